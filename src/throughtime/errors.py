@@ -1,0 +1,60 @@
+"""Every error the package raises on purpose.
+
+ThroughtimeError
+├── CellError        (TypeError)     a cell's equations or declarations cannot be taken
+├── ShapeError       (ValueError)    a tensor of the wrong shape, length or width
+├── OptionError      (ValueError)    an option with a value outside its rule
+├── BackendError     (RuntimeError)  a named backend cannot run this call
+├── TransformError   (RuntimeError)  a transform of torch that could not be right here
+├── DataError        (ValueError)    input data that cannot be read
+├── RunError         (ValueError)    a run folder or checkpoint that cannot be used
+└── MissingExtra     (ImportError)   an optional package is not installed
+
+Each also is the built-in error its kind belongs to, so that callers may catch either.
+"""
+
+from __future__ import annotations
+
+
+class ThroughtimeError(Exception):
+    """Base of every error raised on purpose; its text says what, rule, value and cure."""
+
+
+class CellError(ThroughtimeError, TypeError):
+    """A cell's equations or declarations cannot be taken; names the line where there is one."""
+
+
+class ShapeError(ThroughtimeError, ValueError):
+    """A tensor has a shape, length or width that the call cannot take."""
+
+
+class OptionError(ThroughtimeError, ValueError):
+    """An option has a value outside its rule."""
+
+
+class BackendError(ThroughtimeError, RuntimeError):
+    """A backend named by the caller cannot run this call; says why and which one can."""
+
+
+class TransformError(ThroughtimeError, RuntimeError):
+    """A transform of torch would give a wrong result here, so it is refused."""
+
+
+class DataError(ThroughtimeError, ValueError):
+    """Input data cannot be read or breaks its format."""
+
+
+class RunError(ThroughtimeError, ValueError):
+    """A run folder or checkpoint is missing, damaged or does not fit."""
+
+
+class MissingExtra(ThroughtimeError, ImportError):
+    """An optional package is not installed; the text gives the pip command."""
+
+
+def missing_extra(package: str, extra: str) -> MissingExtra:
+    """The error to raise when `package`, which the extra `extra` installs, is not there."""
+    return MissingExtra(
+        f"{package} is needed here and is not installed; "
+        f"install it with: pip install 'throughtime[{extra}]'"
+    )
