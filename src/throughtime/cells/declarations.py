@@ -1,0 +1,55 @@
+"""What a cell declares must be readable: names are identifiers, widths are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from throughtime.errors import CellError
+
+if TYPE_CHECKING:
+    from throughtime.cells.cell import Cell, Width
+
+
+def check_declarations(cell: Cell) -> None:
+    """Names are identifiers and unique in their namespace, and widths can be read."""
+    name = type(cell).__name__
+    for attribute in ("gates", "state"):
+        value = getattr(cell, attribute, None)
+        if not isinstance(value, tuple | Mapping) or not value:
+            raise CellError(
+                f"{name}.{attribute} must be a tuple of at least one name, got {value!r}"
+            )
+    for what, group in (
+        ("a", (*cell.gates, *cell.inputs)),
+        ("U", (*cell.gates, *cell.products)),
+        ("s", cell.state_names),
+        ("p", tuple(cell.vectors)),
+    ):
+        for word in group:
+            if not isinstance(word, str) or not word.isidentifier() or word.startswith("_"):
+                raise CellError(f"{name}: a name in {what}. must be an identifier, got {word!r}")
+            if group.count(word) > 1:
+                raise CellError(f"{name}: names in {what}. must differ, got {word!r} twice")
+    for width in _declared_widths(cell):
+        _check_width(cell, width)
+
+
+def _declared_widths(cell: Cell) -> Iterator[Width]:
+    if isinstance(cell.state, Mapping):
+        yield from cell.state.values()
+    for to, source in cell.products.values():
+        yield from (to, source)
+    yield from cell.inputs.values()
+
+
+def _check_width(cell: Cell, width: Width) -> None:
+    try:
+        value = cell.width(width, 1)
+    except (AttributeError, TypeError, ValueError):
+        value = 0
+    if value < 1:
+        raise CellError(
+            f"{type(cell).__name__}: a width must be a positive number, 'hidden_size', a state's "
+            f"name or the name of a positive number of the cell, got {width!r}"
+        )

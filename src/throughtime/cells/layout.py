@@ -1,0 +1,119 @@
+"""What `step` touches, found by one dry run: what it never touches gets no parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from throughtime.errors import CellError
+
+if TYPE_CHECKING:
+    from throughtime.cells.cell import Cell
+
+
+class Names:
+    """What `step` reads by attribute (`a`, `U`, `s`, `p`); an unknown name gets a clear error."""
+
+    def __init__(self, what: str, values: Mapping[str, Any]) -> None:
+        self._what = what
+        self.__dict__.update(values)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        known = ", ".join(k for k in self.__dict__ if k != "_what") or "none"
+        raise CellError(f"step reads {self._what}.{name}, which the cell does not declare: {known}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What `step` really touches; nothing else gets a parameter.
+
+    Attributes:
+        input_gates: gates g whose a.g = W_g x + b_g is read; they have rows in weight_ih.
+        recurrent_gates: gates g whose U.g is multiplied; they have rows in weight_hh.
+        products: names of the other matrices that are multiplied.
+        vectors: names of the per-unit vectors that are read.
+        inputs: names of the direct inputs that are read.
+    """
+
+    input_gates: tuple[str, ...]
+    recurrent_gates: tuple[str, ...]
+    products: tuple[str, ...]
+    vectors: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+
+class _Recorder(Names):
+    """Names that write down which of them are read."""
+
+    def __init__(self, what: str, values: Mapping[str, Any]) -> None:
+        super().__init__(what, {})
+        object.__setattr__(self, "_values", values)
+        object.__setattr__(self, "_touched", set())
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self._values:
+            raise CellError(
+                f"step reads {self._what}.{name}, which the cell does not declare: "
+                f"{', '.join(self._values) or 'none'}"
+            )
+        self._touched.add(name)
+        return self._values[name]
+
+    def touched(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of `names` that were read, in the order declared."""
+        return tuple(n for n in names if n in self._touched)
+
+
+class _DryMatrix:
+    """A random matrix of the declared widths."""
+
+    def __init__(self, to: int, source: int) -> None:
+        self.weight = torch.rand(to, source)
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        return torch.nn.functional.linear(v, self.weight)
+
+
+def find_layout(cell: Cell) -> Layout:
+    """Run `step` once on tiny tensors and read off what it touched."""
+    H, B = 3, 2
+    widths = cell.widths(H)
+    with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        direct = {n: torch.rand(B, cell.width(w, H)) for n, w in cell.inputs.items()}
+        a = _Recorder("a", {g: torch.rand(B, H) for g in cell.gates} | direct)
+        matrices = {g: _DryMatrix(H, widths[0]) for g in cell.gates}
+        for name, (to, source) in cell.products.items():
+            matrices[name] = _DryMatrix(cell.width(to, H), cell.width(source, H))
+        U = _Recorder("U", matrices)
+        s = Names("s", {n: torch.rand(B, w) for n, w in zip(cell.state_names, widths, strict=True)})
+        p = _Recorder("p", {n: torch.rand(H) for n in cell.vectors})
+        check_new_state(cell, cell.step(a, U, s, p), [(B, w) for w in widths])
+    return Layout(
+        input_gates=a.touched(cell.gates),
+        recurrent_gates=U.touched(cell.gates),
+        products=U.touched(tuple(cell.products)),
+        vectors=p.touched(tuple(cell.vectors)),
+        inputs=a.touched(tuple(cell.inputs)),
+    )
+
+
+def check_new_state(cell: Cell, new: Any, shapes: list[tuple[int, int]]) -> None:
+    """`step` must return a tuple with one vector of the right width for each state."""
+    name = type(cell).__name__
+    if not isinstance(new, tuple) or len(new) != len(shapes):
+        got = f"{len(new)} values" if isinstance(new, tuple) else type(new).__name__
+        raise CellError(
+            f"{name}.step must return a tuple of {len(shapes)} ({', '.join(cell.state_names)}), "
+            f"got {got}"
+        )
+    for state, value, shape in zip(cell.state_names, new, shapes, strict=True):
+        if tuple(value.shape) != shape:
+            raise CellError(
+                f"{name}.step must return {state} with shape {shape}, got {tuple(value.shape)}"
+            )
