@@ -1,0 +1,61 @@
+# Needs Python 3.11 (with its venv module) and make; everything else goes into .venv.
+# Set-up happens once, at the versions of constraints.txt, and again only when that file or
+# pyproject.toml changes.
+
+PYTHON ?= python3
+JOBS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+TRAIN_READY := $(VENV)/.ready-train
+DEV_READY := $(VENV)/.ready-dev
+HALF_DONE := $(VENV)/.half-done
+
+# pip reads this one, in the build of the package too.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help train test check soak
+
+help:
+	@echo "make train   set up, then the quick main job: spelling to pronunciation"
+	@echo "make test    the whole test suite"
+	@echo "make check   ruff, formatting, strict types, imports one way"
+	@echo "make soak    the long forms of the tests"
+
+train: $(TRAIN_READY)
+	$(BIN)/throughtime train pronounce --preset quick
+
+test: $(DEV_READY)
+	$(BIN)/pytest -n $(JOBS) --durations 10 --durations-min 2
+
+check: $(DEV_READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/house/test_arrows.py
+
+soak: $(DEV_READY)
+	$(BIN)/pytest -m soak --timeout 5400
+
+$(TRAIN_READY): pyproject.toml constraints.txt
+	$(call set_up,train)
+
+$(DEV_READY): $(TRAIN_READY)
+	$(call set_up,train$(,)dev)
+
+, := ,
+
+# $(1): the extras to install. A set-up that was cut off leaves HALF_DONE behind and is begun anew.
+define set_up
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "make needs Python 3.11, and $(PYTHON) is not; name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; \
+	  exit 2; }
+	@echo "Installing throughtime[$(1)] into $(VENV)" \
+	  "(once; one to three minutes when packages must be downloaded)"
+	@if test -e $(HALF_DONE); then rm -rf $(VENV); fi
+	@mkdir -p $(VENV) && touch $(HALF_DONE)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --editable '.[$(1)]'
+	@mv $(HALF_DONE) $@ && touch $@
+endef

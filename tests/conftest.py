@@ -1,0 +1,49 @@
+"""What holds for every test: one thread, a seed of its own, and no mark left on the process."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+
+# Before torch is imported; also for the programs that tests start. A test about threads sets more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+from hypothesis import settings
+
+# The same examples on every machine and in every run; a shared machine makes no test slow.
+settings.register_profile("house", derandomize=True, deadline=None, database=None)
+settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def seed(request: pytest.FixtureRequest) -> int:
+    """Seeds torch from the test's own name: alone, in any order and in any worker the same."""
+    value = zlib.crc32(request.node.nodeid.encode())
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture(autouse=True)
+def process_state() -> Iterator[None]:
+    """Fails the test that leaves torch's process-wide settings changed."""
+    before = _settings()
+    yield
+    after = _settings()
+    torch.set_default_dtype(before["default dtype"])
+    torch.set_num_threads(before["threads"])
+    torch.set_grad_enabled(before["gradients"])
+    torch.use_deterministic_algorithms(before["deterministic"])
+    changed = [name for name in before if before[name] != after[name]]
+    assert not changed, f"the test left changed: {', '.join(changed)}"
+
+
+def _settings() -> dict:
+    return {
+        "default dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }

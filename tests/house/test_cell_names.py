@@ -1,0 +1,64 @@
+"""Only cells/ knows the cells by name; a new one is a new file and no edit elsewhere."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.house.source import Module, modules
+from throughtime import cells
+
+# Files that must name a cell, and why no list found by itself would do.
+MAY_NAME: dict[str, str] = {}
+
+
+def names_said(module: Module) -> Iterator[tuple[int, str]]:
+    """Line and text of every identifier and string literal; docstrings are prose and pass."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Name):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((node.lineno, alias.asname or alias.name) for alias in node.names)
+
+
+def cells_named(found: list[Module]) -> dict[str, list[str]]:
+    """For each file outside cells/ that names a cell: the lines where it does."""
+    known = {name.lower() for name in cells.available()}
+    said: dict[str, list[str]] = {}
+    for module in found:
+        if module.layer != "cells":
+            for line, name in names_said(module):
+                if name.lower() in known:
+                    said.setdefault(module.path, []).append(f"{line}: {name}")
+    return said
+
+
+def test_only_cells_knows_the_cells() -> None:
+    said = cells_named(modules())
+    assert {path: lines for path, lines in said.items() if path not in MAY_NAME} == {}
+
+
+def test_no_permission_outlives_its_need() -> None:
+    assert set(MAY_NAME) - set(cells_named(modules())) == set()
+
+
+@pytest.mark.parametrize(
+    "text", ["cells.LSTM()", "from x import GRU", "class Elman: pass", "kind == 'lstm'"]
+)
+def test_a_named_cell_is_seen(tmp_path: Path, text: str) -> None:
+    (tmp_path / "scan.py").write_text(text)
+    assert list(cells_named(modules(tmp_path))) == ["scan.py"]
+
+
+def test_prose_may_name_a_cell(tmp_path: Path) -> None:
+    (tmp_path / "scan.py").write_text('"""An LSTM, say."""\n# or a GRU')
+    assert cells_named(modules(tmp_path)) == {}

@@ -1,0 +1,81 @@
+"""What is declared is imported, what is imported is declared, each with its reason and its pin."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.house.source import ROOT, imports, modules
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+GROUPS = {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+PINS = {
+    Requirement(line).name: line
+    for line in (ROOT / "constraints.txt").read_text().splitlines()
+    if not line.startswith("#")
+}
+
+
+def names(requirements: list[str]) -> set[str]:
+    """The projects that requirement lines name, spelled in the one canonical way."""
+    return {canonicalize_name(Requirement(line).name) for line in requirements}
+
+
+def brought_in(project: str, extras: frozenset[str] = frozenset()) -> set[str]:
+    """Everything that installing `project` brings in whose version is left open.
+
+    What a project itself asks for at one exact version (torch its GPU libraries) needs no pin.
+    """
+    found: set[str] = set()
+    queue = [(project, extras)]
+    seen = set()
+    while queue:
+        current = queue.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for line in importlib.metadata.requires(current[0]) or []:
+            need = Requirement(line)
+            if _wanted(need, current[1]) and not str(need.specifier).startswith("=="):
+                found.add(canonicalize_name(need.name))
+                queue.append((need.name, frozenset(need.extras)))
+    return found
+
+
+def _wanted(need: Requirement, extras: frozenset[str]) -> bool:
+    return not need.marker or any(need.marker.evaluate({"extra": e}) for e in extras | {""})
+
+
+def test_what_is_declared_is_imported_and_the_other_way_round() -> None:
+    roots = {name.partition(".")[0] for module in modules() for _, name in imports(module)}
+    foreign = roots - set(sys.stdlib_module_names) - {"throughtime"}
+    declared = set().union(*(names(lines) for group, lines in GROUPS.items() if group != "dev"))
+    assert {canonicalize_name(name) for name in foreign} == declared
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_dependency_has_its_reason(group: str) -> None:
+    page = (ROOT / "docs" / "dependencies.md").read_text().partition("## Coming")[0]
+    rows = [row.split("|") for row in page.splitlines() if row.startswith("|")]
+    reasons = {word: row[-2].strip() for row in rows for word in re.findall(r"[\w-]+", row[1])}
+    assert [name for name in sorted(names(GROUPS[group])) if not reasons.get(name)] == []
+
+
+def test_pins_are_exact() -> None:
+    assert [pin for pin in PINS.values() if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)] == []
+
+
+def test_everything_a_set_up_brings_in_is_pinned() -> None:
+    extras = frozenset(PROJECT["optional-dependencies"])
+    assert brought_in("throughtime", extras) - names(list(PINS.values())) == set()
+
+
+def test_nothing_is_pinned_that_no_set_up_brings_in() -> None:
+    extras = frozenset(PROJECT["optional-dependencies"])
+    assert names(list(PINS.values())) - brought_in("throughtime", extras) == set()

@@ -1,0 +1,90 @@
+"""The package as its users see it: names, docstrings, version, and what importing it costs."""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import importlib.metadata
+import re
+import statistics
+import tomllib
+import types
+
+import pytest
+
+import throughtime
+from tests.house.source import ROOT, fresh, modules
+
+OPTIONAL = {
+    "pytorch_lightning",
+    "typer",
+    "rich",
+    "safetensors",
+    "polars",
+    "plotly",
+    "llvmlite",
+}
+
+
+def visible(module: types.ModuleType) -> set[str]:
+    """The public names of a module, its own submodules and `from __future__` aside."""
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and not isinstance(value, __future__._Feature)
+        and not _is_submodule(module, value)
+    }
+
+
+def _is_submodule(module: types.ModuleType, value: object) -> bool:
+    return isinstance(value, types.ModuleType) and value.__name__.startswith(f"{module.__name__}.")
+
+
+def test_all_is_what_is_visible() -> None:
+    listed = [name for name in throughtime.__all__ if not name.startswith("_")]
+    submodules = {name for name in listed if _is_submodule(throughtime, getattr(throughtime, name))}
+    assert set(listed) - submodules == visible(throughtime)
+    assert len(set(listed)) == len(listed)
+
+
+def test_a_name_left_lying_about_is_seen() -> None:
+    module = types.ModuleType("house")
+    module.__dict__.update(torch=pytest, part=types.ModuleType("house.part"), _own=1)
+    assert visible(module) == {"torch"}
+
+
+@pytest.mark.parametrize("name", throughtime.__all__)
+def test_every_public_name_has_a_docstring_of_its_own(name: str) -> None:
+    value = getattr(throughtime, name)
+    if isinstance(value, type):
+        assert vars(value).get("__doc__"), name
+    elif isinstance(value, types.ModuleType) or callable(value):
+        assert value.__doc__, name
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [m.path for m in modules() if not ast.get_docstring(m.tree)]
+    assert silent == []
+
+
+def test_version_stands_in_one_place() -> None:
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    literal = re.compile(rf"(?<![\d.]){re.escape(throughtime.__version__)}(?![\d.])")
+    assert "version" in declared["dynamic"]
+    assert [m.path for m in modules() if literal.search(m.text)] == ["version.py"]
+    assert importlib.metadata.version("throughtime") == throughtime.__version__
+
+
+def test_import_leaves_optional_packages_alone() -> None:
+    loaded = fresh("import sys, throughtime; print(*{n.partition('.')[0] for n in sys.modules})")
+    assert not OPTIONAL & set(loaded.split())
+
+
+def test_import_costs_at_most_a_fifth_of_a_second_over_torch() -> None:
+    code = (
+        "import time, torch; begun = time.perf_counter(); import throughtime; "
+        "print(time.perf_counter() - begun)"
+    )
+    seconds = [float(fresh(code)) for _ in range(3)]
+    assert statistics.median(seconds) <= 0.2, seconds
