@@ -1,0 +1,68 @@
+"""Who carries a cell through time. The order is that of preference; the reference takes all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from throughtime.backends import reference, torch
+from throughtime.backends.call import Call, Result
+from throughtime.errors import BackendError, OptionError
+
+
+class Backend(Protocol):
+    """What each file here offers."""
+
+    name: str
+
+    def refuses(self, call: Call) -> str | None:
+        """Why this backend cannot take the call, or None."""
+
+    def run(self, call: Call) -> Result:
+        """Carry the cell through time."""
+
+
+BACKENDS: dict[str, Backend] = {"torch": torch, "reference": reference}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which backend runs a call, and why those before it do not.
+
+    Attributes:
+        name: the backend's name.
+        refused: name -> reason, of every backend that was preferred and cannot.
+    """
+
+    name: str
+    refused: dict[str, str]
+
+    def __str__(self) -> str:
+        return "\n".join([self.name, *(f"  not {n}: {why}" for n, why in self.refused.items())])
+
+
+def check_backend(backend: str) -> str:
+    """The name itself, if there is such a backend."""
+    if backend != "auto" and backend not in BACKENDS:
+        raise OptionError(
+            f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}"
+        )
+    return backend
+
+
+def choose(call: Call, backend: str = "auto") -> Choice:
+    """The backend for a call: a named one runs or raises, "auto" takes the first that can."""
+    if backend != "auto":
+        reason = BACKENDS[check_backend(backend)].refuses(call)
+        if reason is not None:
+            raise BackendError(
+                f"backend {backend!r} cannot run this call: {reason}; use backend='auto'"
+            )
+        return Choice(backend, {})
+    refused: dict[str, str] = {}
+    for name, candidate in BACKENDS.items():
+        reason = candidate.refuses(call)
+        if reason is None:
+            return Choice(name, refused)
+        refused[name] = reason
+    raise AssertionError("the reference takes every call")

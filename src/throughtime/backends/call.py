@@ -1,0 +1,110 @@
+"""What one layer carries through time: the call every backend takes and the result it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from throughtime.cells import Cell
+
+
+@dataclass(frozen=True)
+class Call:
+    """One layer, D directions, over a whole batch of sequences; time-major.
+
+    Attributes:
+        cell: the equations.
+        hidden_size: H, rows of each gate.
+        x: (T, B, I); packed (N, I) when `batch_sizes` is given.
+        weights: for each direction, name -> tensor, as `parameter_shapes` says.
+        state: where the call starts, for each of the cell's states (D, B, width);
+            None starts at `initial`.
+        initial: where a reset goes, for each state (D, width); None is zero.
+        lengths: (B,) int64, steps of each row; None means T for all.
+        reset: (T, B) bool, the state goes back to `initial` before step t; in the backward
+            direction between t and t-1.
+        batch_sizes: (T,) int64 on the CPU, rows alive at each step of a packed x, sorted.
+        inputs: name -> (T, B, width), inputs multiplied by no matrix.
+        recurrent_mask: (D, B, width of the output), multiplies the state before U.
+        zoneout: for each state m, (D, T, B, width): s_t = m s_{t-1} + (1 - m) s~_t.
+        record: give the sequence of every state, not of the output alone.
+    """
+
+    cell: Cell
+    hidden_size: int
+    x: Tensor
+    weights: tuple[Mapping[str, Tensor], ...]
+    state: tuple[Tensor, ...] | None = None
+    initial: tuple[Tensor, ...] | None = None
+    lengths: Tensor | None = None
+    reset: Tensor | None = None
+    batch_sizes: Tensor | None = None
+    inputs: Mapping[str, Tensor] | None = None
+    recurrent_mask: Tensor | None = None
+    zoneout: tuple[Tensor, ...] | None = None
+    record: bool = False
+
+    @property
+    def directions(self) -> int:
+        """D: one (forward), or two (forward, backward)."""
+        return len(self.weights)
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        if self.batch_sizes is None:
+            return self.x.shape[1]
+        return int(self.batch_sizes[0]) if len(self.batch_sizes) else 0
+
+    def start(self) -> tuple[Tensor, ...]:
+        """The state at the start of the call, for each state (D, B, width)."""
+        return self.initial_rows() if self.state is None else self.state
+
+    def initial_rows(self) -> tuple[Tensor, ...]:
+        """`initial` for every row, for each state (D, B, width)."""
+        D, B = self.directions, self.rows
+        widths = self.cell.widths(self.hidden_size)
+        if self.initial is None:
+            return tuple(self.x.new_zeros(D, B, w) for w in widths)
+        return tuple(v.unsqueeze(1).expand(D, B, w) for v, w in zip(self.initial, widths, strict=True))
+
+    def padded(self) -> Call:
+        """The same call with a padded x (T, B, I) and lengths instead of a packed x."""
+        if self.batch_sizes is None:
+            return self
+        alive = packed_mask(self.batch_sizes.to(self.x.device))
+        return replace(
+            self,
+            x=unpack(self.x, alive),
+            inputs={n: unpack(v, alive) for n, v in (self.inputs or {}).items()},
+            lengths=alive.sum(0),
+            batch_sizes=None,
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a call gives.
+
+    Attributes:
+        sequences: (T, B, D, width) of the output, and with `record` of every state;
+            (N, D, width) for a packed x. Zero behind a row's end.
+        final: for each state (D, B, width), each row's own last state.
+    """
+
+    sequences: tuple[Tensor, ...]
+    final: tuple[Tensor, ...]
+
+
+def packed_mask(batch_sizes: Tensor) -> Tensor:
+    """(T, B) bool: the steps and rows that a packed batch holds, in its own order."""
+    rows = int(batch_sizes[0]) if len(batch_sizes) else 0
+    return torch.arange(rows, device=batch_sizes.device) < batch_sizes.unsqueeze(1)
+
+
+def unpack(data: Tensor, alive: Tensor) -> Tensor:
+    """Packed (N, ...) to padded (T, B, ...), zero where not alive."""
+    return data.new_zeros(*alive.shape, *data.shape[1:]).index_put((alive,), data)

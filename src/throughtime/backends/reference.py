@@ -1,0 +1,155 @@
+"""The plain loop: the cell's own `step` on real tensors. It is the judge of every other backend.
+
+Nothing is hoisted out of the loop and the traced graph is never used, so it shares no code with
+what it judges; every device, dtype and feature of autograd works because torch does all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from throughtime.backends.call import Call, Result, packed_mask
+from throughtime.cells.cell import Names, check_new_state
+
+name = "reference"
+
+State = tuple[Tensor, ...]
+
+
+def refuses(call: Call) -> str | None:
+    """It takes every call."""
+    return None
+
+
+def run(call: Call) -> Result:
+    """Carry the cell through time, one step and one direction after the other."""
+    if call.batch_sizes is not None:
+        return _run_packed(call)
+    if call.lengths is not None:
+        alive = _alive(call)
+        call = replace(call, x=torch.where(alive, call.x, 0), inputs=_masked_inputs(call, alive))
+    parts = [_run_direction(call, d) for d in range(call.directions)]
+    return Result(
+        sequences=tuple(torch.stack(s, 2) for s in zip(*(p.sequences for p in parts), strict=True)),
+        final=tuple(torch.stack(s) for s in zip(*(p.final for p in parts), strict=True)),
+    )
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """`U.g` in a cell's equations: `U.g @ v` = U_g (mask v) + bias."""
+
+    weight: Tensor
+    bias: Tensor | None
+    mask: Tensor | None
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        return linear(v if self.mask is None else v * self.mask, self.weight, self.bias)
+
+
+def _run_packed(call: Call) -> Result:
+    assert call.batch_sizes is not None
+    result = run(call.padded())
+    alive = packed_mask(call.batch_sizes.to(call.x.device))
+    return replace(result, sequences=tuple(s[alive] for s in result.sequences))
+
+
+def _run_direction(call: Call, d: int) -> Result:
+    """One direction: sequences (T, B, width) and the final state (B, width)."""
+    T, B = call.x.shape[0], call.x.shape[1]
+    widths = call.cell.widths(call.hidden_size)
+    count = len(widths) if call.record else 1
+    steps: list[list[Tensor]] = [[call.x.new_empty(0)] * T for _ in range(count)]
+    s = tuple(v[d] for v in call.start())
+    for t, s, output in _walk(call, d, s):
+        for i in range(count):
+            steps[i][t] = output[i]
+    sequences = tuple(
+        torch.stack(v) if T else call.x.new_zeros(0, B, w)
+        for v, w in zip(steps, widths[:count], strict=True)
+    )
+    return Result(sequences, s)
+
+
+def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:
+    """Step after step: t, the state after it, and the same with zeros behind a row's end."""
+    T = call.x.shape[0]
+    U, p = _matrices(call, d), _vectors(call, d)
+    alive = None if call.lengths is None else _alive(call)
+    for t in reversed(range(T)) if d else range(T):
+        s = _restart(call, d, t, s)
+        new = _step(call, d, t, s, U, p)
+        if call.zoneout is not None:
+            new = tuple(m[d, t] * o + (1 - m[d, t]) * n
+                        for m, o, n in zip(call.zoneout, s, new, strict=True))  # fmt: skip
+        if alive is None:
+            s = new
+            yield t, s, s
+        else:
+            s = tuple(torch.where(alive[t], n, o) for n, o in zip(new, s, strict=True))
+            yield t, s, tuple(torch.where(alive[t], n, 0) for n in new)
+
+
+def _step(call: Call, d: int, t: int, s: State, U: Names, p: Names) -> State:
+    """The cell's own equations at step t."""
+    cell, weights = call.cell, call.weights[d]
+    a: dict[str, Tensor] = {n: v[t] for n, v in (call.inputs or {}).items()}
+    if cell.layout.input_gates:
+        pre = linear(call.x[t], weights["weight_ih"], weights.get("bias_ih"))
+        blocks = pre.split(call.hidden_size, -1)
+        a.update(zip(cell.layout.input_gates, blocks, strict=True))
+    named = Names("s", dict(zip(cell.state_names, s, strict=True)))
+    new = cell.step(Names("a", a), U, named, p)
+    check_new_state(cell, new, [(v.shape[0], v.shape[1]) for v in s])
+    return new
+
+
+def _restart(call: Call, d: int, t: int, s: State) -> State:
+    """The state before step t of this direction, put back to `initial` where a reset says so."""
+    if call.reset is None:
+        return s
+    T = call.x.shape[0]
+    if d == 0:
+        reset = call.reset[t].unsqueeze(-1)
+    elif t + 1 < T:
+        reset = call.reset[t + 1].unsqueeze(-1)
+        if call.lengths is not None:
+            reset = reset & _alive(call)[t + 1]
+    else:
+        return s
+    return tuple(torch.where(reset, i[d], v) for i, v in zip(call.initial_rows(), s, strict=True))
+
+
+def _alive(call: Call) -> Tensor:
+    """(T, B, 1) bool: step t lies inside row b."""
+    assert call.lengths is not None
+    steps = torch.arange(call.x.shape[0], device=call.x.device)
+    return (steps.unsqueeze(1) < call.lengths.to(call.x.device)).unsqueeze(-1)
+
+
+def _masked_inputs(call: Call, alive: Tensor) -> dict[str, Tensor]:
+    return {n: torch.where(alive, v, 0) for n, v in (call.inputs or {}).items()}
+
+
+def _matrices(call: Call, d: int) -> Names:
+    """`U` of the cell's equations: a block of weight_hh for each gate, and the products."""
+    cell, weights = call.cell, call.weights[d]
+    mask = None if call.recurrent_mask is None else call.recurrent_mask[d]
+    found: dict[str, Matrix] = {}
+    for i, gate in enumerate(cell.layout.recurrent_gates):
+        block = slice(i * call.hidden_size, (i + 1) * call.hidden_size)
+        bias = weights["bias_hh"][block] if "bias_hh" in weights else None
+        found[gate] = Matrix(weights["weight_hh"][block], bias, mask)
+    for product in cell.layout.products:
+        found[product] = Matrix(weights[f"weight_{product}"], None, None)
+    return Names("U", found)
+
+
+def _vectors(call: Call, d: int) -> Names:
+    weights: Mapping[str, Tensor] = call.weights[d]
+    return Names("p", {n: weights[n] for n in call.cell.layout.vectors})

@@ -1,0 +1,100 @@
+"""torch's own layer, where a cell's file names its equal there: cuDNN, MPS, oneDNN or ATen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from throughtime.backends.call import Call, Result, unpack
+
+name = "torch"
+
+_KERNELS: dict[str, Any] = {
+    "LSTM": torch._VF.lstm,  # type: ignore[attr-defined]
+    "GRU": torch._VF.gru,  # type: ignore[attr-defined]
+    "RNN_TANH": torch._VF.rnn_tanh,  # type: ignore[attr-defined]
+    "RNN_RELU": torch._VF.rnn_relu,  # type: ignore[attr-defined]
+}
+
+
+def refuses(call: Call) -> str | None:
+    """Why torch's layer cannot compute this call, or None."""
+    if call.cell.torch_equivalent is None:
+        return f"torch has no layer that equals {type(call.cell).__name__}"
+    given = {
+        "resets": call.reset,
+        "a recurrent dropout": call.recurrent_mask,
+        "zoneout": call.zoneout,
+        "the sequence of every state": call.record or None,
+    }
+    for what, value in given.items():
+        if value is not None:
+            return f"torch's layer does not offer {what}"
+    if call.x.shape[0] == 0:
+        return "torch's layer needs at least one time step"
+    return _transform()
+
+
+def _transform() -> str | None:
+    """Transforms of torch that its recurrent kernels have no rule for."""
+    if torch.autograd.forward_ad._current_level >= 0:
+        return "torch's LSTM has no forward-mode derivative"
+    if torch._C._functorch.maybe_current_level() is not None:
+        for level in torch._C._functorch.get_interpreter_stack() or ():
+            if level.key() != torch._C._functorch.TransformType.Grad:
+                return f"torch's layer has no rule for {level.key().name.lower()}"
+    return None
+
+
+def run(call: Call) -> Result:
+    """One call of torch's kernel for the layer, both directions."""
+    if call.lengths is not None:
+        return _run_ragged(call)
+    start, flat = _arguments(call)
+    options = (_has_bias(call), 1, 0.0, torch.is_grad_enabled(), call.directions == 2)
+    kernel = _KERNELS[str(call.cell.torch_equivalent)]
+    if call.batch_sizes is None:
+        output, *final = kernel(call.x, start, flat, *options, False)
+    else:
+        output, *final = kernel(call.x, call.batch_sizes, start, flat, *options)
+    return Result((output.unflatten(-1, (call.directions, -1)),), tuple(final))
+
+
+def _arguments(call: Call) -> tuple[Any, list[Tensor]]:
+    state = tuple(v.contiguous() for v in call.start())
+    flat = [v for weights in call.weights for v in weights.values()]
+    return (state if len(state) > 1 else state[0]), flat
+
+
+def _has_bias(call: Call) -> bool:
+    return "bias_ih" in call.weights[0]
+
+
+def _run_ragged(call: Call) -> Result:
+    """Padded rows of different lengths, zero among them, through torch's packed kernel."""
+    assert call.lengths is not None
+    lengths, order = call.lengths.to(call.x.device).sort(descending=True, stable=True)
+    count = int((lengths > 0).sum())
+    T, B = call.x.shape[:2]
+    start = tuple(v.index_select(1, order) for v in call.start())
+    width = start[0].shape[-1]
+    if count == 0:
+        return Result((call.x.new_zeros(T, B, call.directions, width),), call.start())
+    alive = torch.arange(T, device=lengths.device).unsqueeze(1) < lengths[:count]
+    packed = replace(
+        call,
+        x=call.x.index_select(1, order[:count])[alive],
+        batch_sizes=alive.sum(1)[alive.any(1)].cpu(),
+        lengths=None,
+        state=tuple(v[:, :count] for v in start),
+    )
+    result = run(packed)
+    back = order.argsort()
+    output = unpack(result.sequences[0], torch.nn.functional.pad(alive, (0, B - count)))
+    final = (torch.cat((f, s[:, count:]), 1) for f, s in zip(result.final, start, strict=True))
+    return Result(
+        (output.index_select(1, back),), tuple(v.index_select(1, back) for v in final)
+    )

@@ -1,0 +1,9 @@
+"""The one operator: a cell carried through a whole batch of sequences.
+
+Three layers (docs/operator.md says why the obvious ways fail):
+    raw.py       two raw ops, opaque to autograd and to the compiler
+    function.py  the autograd functions over them
+    door.py      the front door, in plain Python: what every layer calls
+"""
+
+from throughtime.scan.door import scan as scan

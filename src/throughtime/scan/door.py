@@ -1,0 +1,37 @@
+"""The front door: every layer calls `scan`, which chooses who computes it."""
+
+from __future__ import annotations
+
+import torch
+
+from throughtime.backends import BACKENDS, choose
+from throughtime.backends.call import Call, Result
+from throughtime.scan.form import flatten, register
+from throughtime.scan.function import Scan
+
+
+def scan(call: Call, backend: str = "auto") -> Result:
+    """Carry a cell through time.
+
+    Args:
+        call: the cell, its weights and the batch.
+        backend: a backend's name (it runs or raises), or "auto".
+
+    Returns:
+        The sequences (T, B, D, width) and the final states, each (D, B, width).
+
+    Raises:
+        BackendError: the named backend cannot run this call.
+        TransformError: a transform of torch could not be right here.
+    """
+    if torch.compiler.is_compiling():
+        return operator(call, backend)
+    return BACKENDS[choose(call, backend).name].run(call)
+
+
+def operator(call: Call, backend: str = "auto") -> Result:
+    """The same through the opaque operator: one node in a graph, whatever T and B."""
+    form, tensors = flatten(call)
+    found = Scan.apply(register(call.cell), backend, tuple(form), *tensors)  # type: ignore[no-untyped-call]
+    count = len(call.cell.state_names) if call.record else 1
+    return Result(tuple(found[:count]), tuple(found[count:]))

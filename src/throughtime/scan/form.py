@@ -1,0 +1,87 @@
+"""A call as flat tensors and a few numbers: the only thing an operator of torch can be given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.cells import Cell
+from throughtime.cells.parameters import parameter_shapes
+from throughtime.errors import CellError
+
+_CELLS: WeakValueDictionary[str, Cell] = WeakValueDictionary()
+
+
+class Form(NamedTuple):
+    """Everything about a call that is no tensor and no name: how its tensor list is read."""
+
+    hidden_size: int
+    directions: int
+    bias: int
+    state: int
+    initial: int
+    zoneout: int
+    record: int
+
+
+def register(cell: Cell) -> str:
+    """A name for the cell by which an operator finds it again in this process."""
+    key, count = cell.key, 1
+    while _CELLS.setdefault(key, cell) != cell:
+        count += 1
+        key = f"{cell.key}#{count}"
+    return key
+
+
+def registered(key: str) -> Cell:
+    """The cell behind a name."""
+    if key not in _CELLS:
+        raise CellError(
+            f"the cell {key} is not known in this process; build a layer of it first "
+            f"(an exported program holds only the cell's name)"
+        )
+    return _CELLS[key]
+
+
+def flatten(call: Call) -> tuple[Form, list[Tensor | None]]:
+    """The call's form and its tensors, in one fixed order."""
+    form = Form(
+        call.hidden_size,
+        call.directions,
+        int("bias_ih" in call.weights[0] or "bias_hh" in call.weights[0]),
+        int(call.state is not None),
+        int(call.initial is not None),
+        int(call.zoneout is not None),
+        int(call.record),
+    )
+    single = [call.x, call.lengths, call.reset, call.batch_sizes, call.recurrent_mask]
+    weights = [v for weights in call.weights for v in weights.values()]
+    inputs = [(call.inputs or {})[n] for n in call.cell.layout.inputs]
+    groups = (weights, inputs, call.state or (), call.initial or (), call.zoneout or ())
+    return form, [*single, *(v for group in groups for v in group)]
+
+
+def unflatten(cell: Cell, form: Sequence[int], tensors: Sequence[Tensor | None]) -> Call:
+    """The call that `flatten` took apart."""
+    f = Form(*form)
+    rest: Iterator[Tensor] = iter(tensors[5:])  # type: ignore[arg-type]
+    names = list(parameter_shapes(cell, 1, f.hidden_size, bool(f.bias)))
+    weights = tuple(dict(zip(names, rest, strict=False)) for _ in range(f.directions))
+    inputs = dict(zip(cell.layout.inputs, islice(rest, len(cell.layout.inputs)), strict=True))
+    count = len(cell.state_names)
+
+    def group(given: int) -> tuple[Tensor, ...] | None:
+        return tuple(islice(rest, count)) if given else None
+
+    x, lengths, reset, batch_sizes, mask = tensors[:5]
+    assert x is not None
+    state, initial, zoneout = group(f.state), group(f.initial), group(f.zoneout)
+    return Call(
+        cell, f.hidden_size, x, weights, state, initial, lengths, reset, batch_sizes,
+        inputs, mask, zoneout, bool(f.record),
+    )  # fmt: skip

@@ -1,0 +1,177 @@
+"""The two raw ops. They compute and nothing else; what they cannot be right about, they refuse.
+
+Made with `Library.define`: `custom_op` loads the whole compile stack at its first call (1.1 s) and
+costs three times as much a call. `register_autograd` would break every transform of torch.func
+and give zeros for a jvp, so the derivative lives in function.py and the Autograd key holds a guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from throughtime.backends import BACKENDS, choose
+from throughtime.backends.call import Call, Result
+from throughtime.cells import Cell
+from throughtime.errors import TransformError
+from throughtime.scan.form import registered, unflatten
+
+Tensors = list[Tensor | None]
+
+_library = torch.library.Library("throughtime", "DEF")
+_library.define(
+    "scan_forward(str cell, str backend, int[] form, Tensor?[] tensors) -> Tensor[]"
+)
+_library.define(
+    "scan_backward(str cell, str backend, int[] form, bool[] needs, Tensor?[] tensors, "
+    "Tensor?[] d_results) -> Tensor[]"
+)
+scan_forward = torch.ops.throughtime.scan_forward.default
+scan_backward = torch.ops.throughtime.scan_backward.default
+
+
+def results(call: Call, backend: str) -> list[Tensor]:
+    """Sequences and final states of a call as one list."""
+    result: Result = BACKENDS[choose(call, backend).name].run(call)
+    return [*result.sequences, *result.final]
+
+
+def _forward(cell: str, backend: str, form: Sequence[int], tensors: Tensors) -> list[Tensor]:
+    """The op's value: fresh contiguous tensors, as the fake below promises."""
+    with torch.no_grad():
+        found = results(unflatten(registered(cell), form, tensors), backend)
+    inputs = {v.data_ptr() for v in tensors if v is not None}
+    return [v.clone() if v.data_ptr() in inputs else v.contiguous() for v in found]
+
+
+def _backward(
+    cell: str, backend: str, form: Sequence[int], needs: Sequence[bool], tensors: Tensors,
+    d_results: Tensors,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of the tensors that need one, by running the backend again under autograd."""
+    with _with_autograd():
+        leaves = [
+            v.detach().requires_grad_(need) if v is not None else None
+            for v, need in zip(tensors, needs, strict=True)
+        ]
+        found = results(unflatten(registered(cell), form, leaves), backend)
+        return gradients(found, leaves, d_results)
+
+
+def gradients(
+    found: Sequence[Tensor], leaves: Sequence[Tensor | None], d_results: Sequence[Tensor | None],
+    create_graph: bool = False,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of the leaves that want one, zero where a result does not depend on it."""
+    wanted = [v for v in leaves if v is not None and v.requires_grad]
+    pairs = [(y, d) for y, d in zip(found, d_results, strict=True) if d is not None]
+    pairs = [(y, d) for y, d in pairs if y.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(v) for v in wanted]
+    outputs, d_outputs = zip(*pairs, strict=True)
+    return list(
+        torch.autograd.grad(
+            outputs, wanted, d_outputs, create_graph=create_graph, materialize_grads=True,
+            allow_unused=True,
+        )
+    )  # fmt: skip
+
+
+class _with_autograd:
+    """Autograd inside a raw op, where the dispatcher has switched it off."""
+
+    def __enter__(self) -> None:
+        keys = torch._C._dispatch_tls_local_exclude_set()
+        for name in ("AutogradCPU", "AutogradCUDA", "AutogradMPS", "AutogradOther"):
+            keys = keys - torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
+        include = torch._C._dispatch_tls_local_include_set()
+        self._keys = torch._C._ForceDispatchKeyGuard(include, keys)
+        self._keys.__enter__()
+        self._grad = torch.enable_grad()
+        self._grad.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._grad.__exit__(*error)
+        self._keys.__exit__(*error)
+
+
+def _result_shapes(cell: Cell, call: Call) -> list[tuple[int, ...]]:
+    widths = cell.widths(call.hidden_size)
+    D = call.directions
+    recorded = widths if call.record else widths[:1]
+    rows = call.rows
+    return [*((*call.x.shape[:-1], D, w) for w in recorded), *((D, rows, w) for w in widths)]
+
+
+def _fake_forward(cell: str, backend: str, form: Sequence[int], tensors: Tensors) -> list[Tensor]:
+    call = unflatten(registered(cell), form, tensors)
+    return [call.x.new_empty(shape) for shape in _result_shapes(call.cell, call)]
+
+
+def _fake_backward(
+    cell: str, backend: str, form: Sequence[int], needs: Sequence[bool], tensors: Tensors,
+    d_results: Tensors,
+) -> list[Tensor]:  # fmt: skip
+    wanted = zip(tensors, needs, strict=True)
+    return [torch.empty_like(v) for v, need in wanted if need and v is not None]
+
+
+def _guarded(op: Any, name: str) -> Callable[..., list[Tensor]]:
+    """The kernel of the Autograd key: pass the call on, unless a derivative would be lost."""
+
+    def guard(*args: Any) -> list[Tensor]:
+        if torch._C._functorch.maybe_current_level() is not None:
+            raise TransformError(
+                f"throughtime::{name} is called below torch.func inside a compiled function, where "
+                f"its derivative would be silently zero; apply the transform outside torch.compile"
+            )
+        tensors = [v for arg in args if isinstance(arg, list) for v in arg if torch.is_tensor(v)]
+        if torch.is_grad_enabled() and any(v.requires_grad for v in tensors):
+            raise TransformError(
+                f"throughtime::{name} has no derivative of its own (training an exported program "
+                f"would lose it); train the layer itself, or run this under torch.no_grad()"
+            )
+        if torch.autograd.forward_ad._current_level >= 0 and any(_tangent(v) for v in tensors):
+            raise TransformError(
+                f"throughtime::{name} has no forward-mode derivative; call the layer itself"
+            )
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)  # type: ignore[no-any-return]
+
+    return guard
+
+
+def _tangent(v: Tensor) -> bool:
+    return torch.autograd.forward_ad.unpack_dual(v).tangent is not None
+
+
+def _vmap(op: Any) -> Callable[..., Any]:
+    """One call for each entry of the mapped dimension, stacked."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[list[Tensor], list[int]]:
+        def entry(value: Any, dim: Any, i: int) -> Any:
+            if isinstance(value, list):
+                dims = dim if isinstance(dim, list | tuple) else [dim] * len(value)
+                return [entry(v, d, i) for v, d in zip(value, dims, strict=True)]
+            return value if dim is None else value.select(dim, i)
+
+        found = [
+            op(*(entry(v, d, i) for v, d in zip(args, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        return [torch.stack(v) for v in zip(*found, strict=True)], [0] * len(found[0])
+
+    return rule
+
+
+for _op, _name, _kernel, _fake in (
+    (scan_forward, "scan_forward", _forward, _fake_forward),
+    (scan_backward, "scan_backward", _backward, _fake_backward),
+):
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+    _library.impl(_name, _guarded(_op, _name), "Autograd")
+    torch.library.register_fake(f"throughtime::{_name}", _fake, lib=_library)
+    torch.library.register_vmap(f"throughtime::{_name}", _vmap(_op), lib=_library)
