@@ -56,6 +56,6 @@ define set_up
 	@if test -e $(HALF_DONE); then rm -rf $(VENV); fi
 	@mkdir -p $(VENV) && touch $(HALF_DONE)
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --editable '.[$(1)]'
+	@$(BIN)/pip install -qq --editable '.[$(1)]'
 	@mv $(HALF_DONE) $@ && touch $@
 endef

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 # Before torch is imported; also for the programs that tests start. A test about threads sets more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,22 +29,22 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(autouse=True)
 def process_state() -> Iterator[None]:
-    """Fails the test that leaves torch's process-wide settings changed."""
-    before = _settings()
+    """Fails the test that leaves one of torch's process-wide settings changed, and restores it."""
+    before = {name: read() for name, (read, _) in SETTINGS.items()}
     yield
-    after = _settings()
-    torch.set_default_dtype(before["default dtype"])
-    torch.set_num_threads(before["threads"])
-    torch.set_grad_enabled(before["gradients"])
-    torch.use_deterministic_algorithms(before["deterministic"])
-    changed = [name for name in before if before[name] != after[name]]
+    changed = [name for name, (read, _) in SETTINGS.items() if read() != before[name]]
+    for name in changed:
+        SETTINGS[name][1](before[name])
     assert not changed, f"the test left changed: {', '.join(changed)}"
 
 
-def _settings() -> dict:
-    return {
-        "default dtype": torch.get_default_dtype(),
-        "threads": torch.get_num_threads(),
-        "gradients": torch.is_grad_enabled(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-    }
+# How to read and how to write each setting; writing some loads the compile stack, for seconds.
+SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "threads": (torch.get_num_threads, torch.set_num_threads),
+    "gradients": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "deterministic": (
+        torch.are_deterministic_algorithms_enabled,
+        torch.use_deterministic_algorithms,
+    ),
+}
