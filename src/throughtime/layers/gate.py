@@ -1,0 +1,81 @@
+"""One gate of a layer, by its name in the equations."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from throughtime.errors import OptionError
+
+if TYPE_CHECKING:
+    from throughtime.layers.sequence import SequenceLayer
+
+
+class Gate:
+    """A gate's rows of the weights: views, so that writing into them changes the layer.
+
+    Attributes:
+        name: the gate's name in the cell's equations.
+    """
+
+    def __init__(self, owner: SequenceLayer, name: str, layer: int, reverse: bool) -> None:
+        if name not in owner.cell.gates:
+            raise OptionError(f"gate must be one of {', '.join(owner.cell.gates)}, got {name!r}")
+        layers = len(owner.hidden_sizes)
+        if not 0 <= layer < layers:
+            raise OptionError(f"layer must be from 0 to {layers - 1}, got {layer}")
+        if reverse and owner.directions == 1:
+            raise OptionError("reverse is for layers of two directions, this one has one")
+        self.name = name
+        self._owner, self._layer, self._direction = owner, layer, int(reverse)
+
+    @property
+    def weight_ih(self) -> Tensor | None:
+        """W_g, (H, I); None when the equations never read it."""
+        return self._rows("weight_ih")
+
+    @property
+    def weight_hh(self) -> Tensor | None:
+        """U_g, (H, width of the output); None when the equations never read it."""
+        return self._rows("weight_hh")
+
+    @property
+    def bias_ih(self) -> Tensor | None:
+        """The bias beside W_g, (H,), if there is one."""
+        return self._rows("bias_ih")
+
+    @property
+    def bias_hh(self) -> Tensor | None:
+        """The bias beside U_g, (H,), if there is one."""
+        return self._rows("bias_hh")
+
+    @property
+    def bias(self) -> Tensor:
+        """The sum of the gate's biases, (H,); setting it puts all of it into the first of them."""
+        return torch.stack(self._biases()).sum(0)
+
+    @bias.setter
+    def bias(self, value: Tensor | float) -> None:
+        with torch.no_grad():
+            first, *rest = self._biases()
+            first.copy_(torch.as_tensor(value, dtype=first.dtype, device=first.device))
+            for other in rest:
+                other.zero_()
+
+    def _biases(self) -> list[Tensor]:
+        found = [v for v in (self.bias_ih, self.bias_hh) if v is not None]
+        if not found:
+            raise OptionError(f"gate {self.name} has no bias; build the layer with bias=True")
+        return found
+
+    def _rows(self, name: str) -> Tensor | None:
+        weights = self._owner.weights(self._layer, self._direction)
+        layout = self._owner.cell.layout
+        gates = layout.input_gates if name.endswith("_ih") else layout.recurrent_gates
+        if name not in weights or self.name not in gates:
+            return None
+        hidden = self._owner.hidden_sizes[self._layer]
+        start = gates.index(self.name) * hidden
+        return weights[name][start : start + hidden]

@@ -1,0 +1,57 @@
+"""Random masks of the options: drawn once before the loop, from torch's generator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout
+
+from throughtime.cells import Cell
+from throughtime.layers.options import Options
+
+
+def recurrent_mask(
+    x: Tensor, shape: tuple[int, ...], options: Options, training: bool
+) -> Tensor | None:
+    """Recurrent dropout's mask, (D, B, width), one for a whole sequence.
+
+    Source: Gal and Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks (2016); the mask is shared by the gates.
+    """
+    if not training or not options.recurrent_dropout:
+        return None
+    return dropout(x.new_ones(shape), options.recurrent_dropout)
+
+
+def zoneout_masks(
+    x: Tensor, cell: Cell, shapes: list[tuple[int, ...]], options: Options, training: bool
+) -> tuple[Tensor, ...] | None:
+    """Zoneout's m for each state, (D, T, B, width): 0 or 1 in training, its mean in eval.
+
+    Source: Krueger et al., Zoneout (2017).
+    """
+    if not options.has_zoneout:
+        return None
+    masks = []
+    for name, shape in zip(cell.state_names, shapes, strict=True):
+        share = options.zoneout_of(name)
+        if training:
+            masks.append(torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_(share))
+        else:
+            masks.append(x.new_full((1,), share).expand(shape))
+    return tuple(masks)
+
+
+def weight_dropped(
+    weights: Mapping[str, Tensor], options: Options, training: bool
+) -> Mapping[str, Tensor]:
+    """The weights with DropConnect on the recurrent matrix.
+
+    Source: Merity, Keskar and Socher, Regularizing and Optimizing LSTM Language Models (2018).
+    """
+    if not training or not options.weight_dropout or "weight_hh" not in weights:
+        return weights
+    dropped = dropout(weights["weight_hh"], options.weight_dropout)
+    return {name: dropped if name == "weight_hh" else v for name, v in weights.items()}

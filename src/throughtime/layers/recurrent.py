@@ -1,0 +1,139 @@
+"""Recurrent: any cell over whole sequences, with what torch.nn's layers do not offer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from throughtime.cells import Cell
+from throughtime.errors import OptionError
+from throughtime.layers.border import enter
+from throughtime.layers.options import Merge, Options
+from throughtime.layers.sequence import SequenceLayer, States
+
+
+class Recurrent(SequenceLayer):
+    """Layers x directions of a cell over whole sequences.
+
+    Args:
+        cell: the equations, an instance of a `Cell`.
+        input_size: width I of the input.
+        hidden_size: H of every layer, or a list with one for each.
+        num_layers: L; left out, the length of `hidden_size`, or 1.
+        bidirectional: run a second, backward direction.
+        bias: whether W and U carry biases.
+        batch_first: x and outputs are (B, T, width) instead of (T, B, width); states never are.
+        merge: how two directions become one: "concat", "sum", "mean", "mul", or a function of
+            the forward and the backward outputs.
+        dropout: share of a layer's outputs dropped before the next, in training.
+        residual: every layer after the first adds its input to its output.
+        recurrent_dropout: share of the state dropped before U, one mask a sequence, in training.
+        zoneout: share of units that keep their old value at a step, for all states or by name;
+            in eval its mean.
+        weight_dropout: share of the recurrent weights dropped, one mask a call, in training.
+        dilation: h_t follows h_{t-d}; one number, or one a layer. Whole sequences only.
+        learn_initial: make the state that sequences start from a parameter (zero at first).
+        return_state: return (outputs, state), or the outputs alone.
+        backend: who computes it; a named backend runs or raises, "auto" chooses.
+
+    Raises:
+        CellError: the cell's equations cannot be taken.
+        OptionError: an option is outside its rule.
+
+    Source: Schuster and Paliwal, Bidirectional Recurrent Neural Networks (1997) for the two
+    directions; masks.py and dilation.py name those of the options.
+    """
+
+    def __init__(
+        self, cell: Cell, input_size: int, hidden_size: int | Sequence[int], *,
+        num_layers: int | None = None, bidirectional: bool = False, bias: bool = True,
+        batch_first: bool = False, merge: Merge = "concat", dropout: float = 0.0,
+        residual: bool = False, recurrent_dropout: float = 0.0,
+        zoneout: float | Mapping[str, float] = 0.0, weight_dropout: float = 0.0,
+        dilation: int | Sequence[int] = 1, learn_initial: bool = False,
+        return_state: bool = True, backend: str = "auto", device: Any = None, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        dilations = tuple(dilation) if isinstance(dilation, Sequence) else (dilation,)
+        options = Options(
+            merge, dropout, residual, recurrent_dropout, zoneout, weight_dropout, dilations,
+            learn_initial,
+        )  # fmt: skip
+        _check_size("input_size", input_size)
+        super().__init__(
+            cell, input_size, _sizes(hidden_size, num_layers),
+            directions=2 if bidirectional else 1, bias=bias, options=options, backend=backend,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+        self.batch_first = batch_first
+        self.return_state = return_state
+
+    def forward(
+        self, x: Any, state: States | None = None, *, lengths: Tensor | Iterable[int] | None = None,
+        reset: Tensor | None = None, inputs: Mapping[str, Tensor] | None = None,
+    ) -> Any:  # fmt: skip
+        """Carry a batch of sequences through all layers.
+
+        Args:
+            x: (T, B, I), with batch_first (B, T, I), without a batch (T, I); or a PackedSequence.
+            state: where it starts, a tuple over layers of a tuple over the cell's states, each
+                (D, B, width); left out, the initial state.
+            lengths: (B,) steps of each row, 0 is legal; outputs behind a row's end are zero.
+            reset: bool, x's shape without its width: True puts the state back to the initial
+                one before that step (in the backward direction, after it).
+            inputs: name -> tensor as x with its own width, for cells that declare `inputs`.
+
+        Returns:
+            (outputs, state), or the outputs with return_state=False: outputs as x, of width
+            `output_size`; each row's own last state in the form of `state`.
+
+        Raises:
+            ShapeError, OptionError: something does not fit; the text says what and the cure.
+        """
+        batch, border = enter(
+            self, x, state, batch_first=self.batch_first, lengths=lengths, reset=reset,
+            inputs=inputs,
+        )  # fmt: skip
+        y, results = self._carry(batch)
+        outputs = border.output(y)
+        if not self.return_state:
+            return outputs
+        return outputs, tuple(tuple(border.state(v) for v in r.final) for r in results)
+
+    def extra_repr(self) -> str:
+        """What was asked for, in the constructor's words."""
+        sizes = self.hidden_sizes
+        words = [repr(self.cell), str(self.input_size), str(sizes[0] if len(sizes) == 1 else sizes)]
+        if self.directions == 2:
+            words += ["bidirectional=True", f"merge={self.options.merge!r}"]
+        default = Options()
+        for name, value in vars(self.options).items():
+            if name != "merge" and value != getattr(default, name):
+                words.append(f"{name}={value!r}")
+        return ", ".join(words)
+
+
+def _check_size(name: str, size: object) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise OptionError(f"{name} must be a positive integer, got {size!r}")
+
+
+def _sizes(hidden_size: int | Sequence[int], num_layers: int | None) -> tuple[int, ...]:
+    """H of each layer."""
+    if isinstance(hidden_size, Sequence) and not isinstance(hidden_size, str):
+        sizes = tuple(hidden_size)
+        if num_layers is not None and num_layers != len(sizes):
+            raise OptionError(
+                f"hidden_size has one number for each layer, so num_layers must be {len(sizes)} "
+                f"or left out, got {num_layers}"
+            )
+        if not sizes:
+            raise OptionError("hidden_size must have at least one number, got none")
+    else:
+        layers = 1 if num_layers is None else num_layers
+        _check_size("num_layers", layers)
+        sizes = (hidden_size,) * layers  # type: ignore[assignment]
+    for size in sizes:
+        _check_size("hidden_size", size)
+    return sizes
