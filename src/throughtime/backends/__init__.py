@@ -44,9 +44,7 @@ class Choice:
 def check_backend(backend: str) -> str:
     """The name itself, if there is such a backend."""
     if backend != "auto" and backend not in BACKENDS:
-        raise OptionError(
-            f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}"
-        )
+        raise OptionError(f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
     return backend
 
 

@@ -69,7 +69,9 @@ class Call:
         widths = self.cell.widths(self.hidden_size)
         if self.initial is None:
             return tuple(self.x.new_zeros(D, B, w) for w in widths)
-        return tuple(v.unsqueeze(1).expand(D, B, w) for v, w in zip(self.initial, widths, strict=True))
+        return tuple(
+            v.unsqueeze(1).expand(D, B, w) for v, w in zip(self.initial, widths, strict=True)
+        )
 
     def padded(self) -> Call:
         """The same call with a padded x (T, B, I) and lengths instead of a packed x."""

@@ -95,6 +95,4 @@ def _run_ragged(call: Call) -> Result:
     back = order.argsort()
     output = unpack(result.sequences[0], torch.nn.functional.pad(alive, (0, B - count)))
     final = (torch.cat((f, s[:, count:]), 1) for f, s in zip(result.final, start, strict=True))
-    return Result(
-        (output.index_select(1, back),), tuple(v.index_select(1, back) for v in final)
-    )
+    return Result((output.index_select(1, back),), tuple(v.index_select(1, back) for v in final))

@@ -15,6 +15,7 @@ from throughtime.cells.declarations import check_declarations
 from throughtime.cells.layout import Layout, find_layout
 from throughtime.cells.layout import Names as Names
 from throughtime.cells.layout import check_new_state as check_new_state
+from throughtime.cells.registry import interned
 from throughtime.errors import CellError
 
 Width = int | str
@@ -40,14 +41,14 @@ def activation_function(activation: str | Callable[[Tensor], Tensor]) -> Callabl
 
 
 class _CellType(ABCMeta):
-    """Keeps the constructor's arguments of a cell and freezes it once it is built."""
+    """Keeps the arguments of a cell, freezes it, and gives one object for equal cells."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         cell = super().__call__(*args, **kwargs)
         object.__setattr__(cell, "arguments", _arguments(cls, cell, args, kwargs))
         check_declarations(cell)
         object.__setattr__(cell, "_frozen", True)
-        return cell
+        return interned(cell)
 
 
 def _arguments(
@@ -85,6 +86,7 @@ class Cell(ABC, metaclass=_CellType):
             multiplied by no matrix, read as `a.name`.
         torch_equivalent: the mode of torch's own kernel that computes the same, if there is one.
         arguments: what the cell was built with.
+        key: the cell in words, unlike that of any other cell of this process.
     """
 
     gates: tuple[str, ...]
@@ -94,6 +96,7 @@ class Cell(ABC, metaclass=_CellType):
     inputs: Mapping[str, Width] = {}
     torch_equivalent: str | None = None
     arguments: dict[str, Any]
+    key: str
     _frozen: ClassVar[bool] = False
 
     @abstractmethod
@@ -136,11 +139,6 @@ class Cell(ABC, metaclass=_CellType):
     def layout(self) -> Layout:
         """What `step` touches, found by one dry run on two rows of random numbers."""
         return find_layout(self)
-
-    @property
-    def key(self) -> str:
-        """The cell in words: its class, and its numbers."""
-        return f"{type(self).__module__}.{self!r}"
 
     def __repr__(self) -> str:
         words = [f"{k}={getattr(v, '__qualname__', repr(v))}" for k, v in self.arguments.items()]

@@ -114,4 +114,3 @@ def _enter_packed(
     alive = packed_mask(x.batch_sizes.to(x.data.device))
     padded = unpack(x.data, alive)
     return Batch(padded, state, alive.sum(0), reset), Border(False, packed=x, alive=alive)
-

@@ -41,9 +41,7 @@ def check_x(layer: SequenceLayer, x: Any, packed: bool = False) -> None:
         )
 
 
-def check_state(
-    layer: SequenceLayer, state: Any, rows: int, batched: bool
-) -> States | None:
+def check_state(layer: SequenceLayer, state: Any, rows: int, batched: bool) -> States | None:
     """The state as a tuple over layers of a tuple over states, each (D, B, width)."""
     if state is None:
         return None
@@ -109,12 +107,14 @@ def check_inputs(layer: SequenceLayer, inputs: Mapping[str, Tensor] | None) -> N
 
 def _hidden_values() -> bool:
     """Whether values of tensors cannot be looked at: a compiler or a transform is at work."""
-    return (
-        torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None
-    )
+    return torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None
 
 
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
-    return f"{type(value).__name__} of {len(value)}" if isinstance(value, tuple | list) else repr(value)
+    return (
+        f"{type(value).__name__} of {len(value)}"
+        if isinstance(value, tuple | list)
+        else repr(value)
+    )

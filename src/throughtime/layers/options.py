@@ -59,7 +59,9 @@ class Options:
     @property
     def has_zoneout(self) -> bool:
         """Whether any state has zoneout."""
-        return any(self.zoneout.values()) if isinstance(self.zoneout, Mapping) else bool(self.zoneout)
+        return (
+            any(self.zoneout.values()) if isinstance(self.zoneout, Mapping) else bool(self.zoneout)
+        )
 
 
 def _check_share(name: str, share: float) -> None:

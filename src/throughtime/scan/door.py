@@ -6,8 +6,9 @@ import torch
 
 from throughtime.backends import BACKENDS, choose
 from throughtime.backends.call import Call, Result
-from throughtime.scan.form import flatten, register
+from throughtime.scan.form import flatten
 from throughtime.scan.function import Scan
+from throughtime.scan.raw import scan_forward
 
 
 def scan(call: Call, backend: str = "auto") -> Result:
@@ -32,6 +33,11 @@ def scan(call: Call, backend: str = "auto") -> Result:
 def operator(call: Call, backend: str = "auto") -> Result:
     """The same through the opaque operator: one node in a graph, whatever T and B."""
     form, tensors = flatten(call)
-    found = Scan.apply(register(call.cell), backend, tuple(form), *tensors)  # type: ignore[no-untyped-call]
+    if torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is not None:
+        # Below torch.func the compiler cannot trace the function; the op itself has a rule for
+        # vmap, and its guard raises where a derivative would be lost.
+        found = scan_forward(call.cell.key, backend, list(form), tensors)
+    else:
+        found = Scan.apply(call.cell.key, backend, tuple(form), *tensors)
     count = len(call.cell.state_names) if call.record else 1
     return Result(tuple(found[:count]), tuple(found[count:]))

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
-from weakref import WeakValueDictionary
 
 from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.cells import Cell
 from throughtime.cells.parameters import parameter_shapes
-from throughtime.errors import CellError
-
-_CELLS: WeakValueDictionary[str, Cell] = WeakValueDictionary()
 
 
 class Form(NamedTuple):
@@ -27,25 +23,6 @@ class Form(NamedTuple):
     initial: int
     zoneout: int
     record: int
-
-
-def register(cell: Cell) -> str:
-    """A name for the cell by which an operator finds it again in this process."""
-    key, count = cell.key, 1
-    while _CELLS.setdefault(key, cell) != cell:
-        count += 1
-        key = f"{cell.key}#{count}"
-    return key
-
-
-def registered(key: str) -> Cell:
-    """The cell behind a name."""
-    if key not in _CELLS:
-        raise CellError(
-            f"the cell {key} is not known in this process; build a layer of it first "
-            f"(an exported program holds only the cell's name)"
-        )
-    return _CELLS[key]
 
 
 def flatten(call: Call) -> tuple[Form, list[Tensor | None]]:

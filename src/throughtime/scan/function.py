@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.scan.form import registered, unflatten
+from throughtime.cells.registry import registered
+from throughtime.scan.form import unflatten
 from throughtime.scan.raw import gradients, results, scan_backward, scan_forward
 
 
@@ -33,12 +34,13 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_results: Any) -> Any:
         needs = tuple(ctx.needs_input_grad[3:])
-        found = iter(
-            ScanBackward.apply(
-                ctx.cell, ctx.backend, ctx.form, needs, *ctx.saved_tensors, *d_results
-            )  # type: ignore[no-untyped-call]
-        )
-        return (None, None, None, *(next(found) if need else None for need in needs))
+        given = (ctx.cell, ctx.backend, ctx.form, needs)
+        if torch.compiler.is_compiling():  # the compiler has no double backward to lose
+            found = ScanBackward.forward(*given, *ctx.saved_tensors, *d_results)
+        else:
+            found = ScanBackward.apply(*given, *ctx.saved_tensors, *d_results)
+        gradients = iter(found)
+        return (None, None, None, *(next(gradients) if need else None for need in needs))
 
 
 class ScanBackward(torch.autograd.Function):

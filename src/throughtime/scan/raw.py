@@ -16,15 +16,14 @@ from torch import Tensor
 from throughtime.backends import BACKENDS, choose
 from throughtime.backends.call import Call, Result
 from throughtime.cells import Cell
+from throughtime.cells.registry import registered
 from throughtime.errors import TransformError
-from throughtime.scan.form import registered, unflatten
+from throughtime.scan.form import unflatten
 
 Tensors = list[Tensor | None]
 
 _library = torch.library.Library("throughtime", "DEF")
-_library.define(
-    "scan_forward(str cell, str backend, int[] form, Tensor?[] tensors) -> Tensor[]"
-)
+_library.define("scan_forward(str cell, str backend, int[] form, Tensor?[] tensors) -> Tensor[]")
 _library.define(
     "scan_backward(str cell, str backend, int[] form, bool[] needs, Tensor?[] tensors, "
     "Tensor?[] d_results) -> Tensor[]"
@@ -129,19 +128,33 @@ def _guarded(op: Any, name: str) -> Callable[..., list[Tensor]]:
                 f"its derivative would be silently zero; apply the transform outside torch.compile"
             )
         tensors = [v for arg in args if isinstance(arg, list) for v in arg if torch.is_tensor(v)]
-        if torch.is_grad_enabled() and any(v.requires_grad for v in tensors):
-            raise TransformError(
-                f"throughtime::{name} has no derivative of its own (training an exported program "
-                f"would lose it); train the layer itself, or run this under torch.no_grad()"
-            )
         if torch.autograd.forward_ad._current_level >= 0 and any(_tangent(v) for v in tensors):
             raise TransformError(
                 f"throughtime::{name} has no forward-mode derivative; call the layer itself"
             )
         with torch._C._AutoDispatchBelowAutograd():
-            return op(*args)  # type: ignore[no-any-return]
+            found: list[Tensor] = op(*args)
+        if torch.is_grad_enabled() and any(v.requires_grad for v in tensors):
+            return list(_Refusal.apply(name, len(found), *found, *tensors))
+        return found
 
     return guard
+
+
+class _Refusal(torch.autograd.Function):
+    """Passes an op's results on and raises where their derivative would be asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, count: int, *tensors: Tensor) -> Any:
+        ctx.name = name
+        return tuple(v.view_as(v) for v in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *d_results: Any) -> Any:
+        raise TransformError(
+            f"throughtime::{ctx.name} has no derivative of its own, so an exported program cannot "
+            f"be trained; train the layer it was exported from"
+        )
 
 
 def _tangent(v: Tensor) -> bool:
