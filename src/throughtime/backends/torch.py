@@ -42,7 +42,7 @@ def _transform() -> str | None:
     """Transforms of torch that its recurrent kernels have no rule for."""
     if torch.autograd.forward_ad._current_level >= 0:
         return "torch's LSTM has no forward-mode derivative"
-    if torch._C._functorch.maybe_current_level() is not None:
+    if torch._C._functorch.peek_interpreter_stack() is not None:
         for level in torch._C._functorch.get_interpreter_stack() or ():
             if level.key() != torch._C._functorch.TransformType.Grad:
                 return f"torch's layer has no rule for {level.key().name.lower()}"

@@ -107,7 +107,7 @@ def check_inputs(layer: SequenceLayer, inputs: Mapping[str, Tensor] | None) -> N
 
 def _hidden_values() -> bool:
     """Whether values of tensors cannot be looked at: a compiler or a transform is at work."""
-    return torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def _described(value: Any) -> str:

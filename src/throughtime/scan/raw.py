@@ -122,7 +122,7 @@ def _guarded(op: Any, name: str) -> Callable[..., list[Tensor]]:
     """The kernel of the Autograd key: pass the call on, unless a derivative would be lost."""
 
     def guard(*args: Any) -> list[Tensor]:
-        if torch._C._functorch.maybe_current_level() is not None:
+        if torch._C._functorch.peek_interpreter_stack() is not None:
             raise TransformError(
                 f"throughtime::{name} is called below torch.func inside a compiled function, where "
                 f"its derivative would be silently zero; apply the transform outside torch.compile"
@@ -152,8 +152,8 @@ class _Refusal(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_results: Any) -> Any:
         raise TransformError(
-            f"throughtime::{ctx.name} has no derivative of its own, so an exported program cannot "
-            f"be trained; train the layer it was exported from"
+            f"throughtime::{ctx.name} has no derivative of its own, so neither an exported program "
+            f"nor a transform inside torch.compile can be trained; train the layer itself"
         )
 
 

@@ -1,0 +1,130 @@
+"""torch.nn's own checks, word for word: a program that reads its errors finds them here too."""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from throughtime.errors import OptionError
+
+if TYPE_CHECKING:
+    from throughtime.layers.drop_in import DropIn
+
+
+def check_arguments(
+    input_size: Any, hidden_size: Any, num_layers: Any, bias: Any, batch_first: Any, dropout: Any
+) -> None:
+    """The constructor's arguments as torch.nn checks them, in its order."""
+    float(dropout)
+    number = isinstance(dropout, numbers.Number) and not isinstance(dropout, bool)
+    if not number or not 0 <= dropout <= 1:
+        raise ValueError(
+            "dropout should be a number in range [0, 1] representing the probability of an "
+            "element being zeroed"
+        )
+    if dropout > 0 and num_layers == 1:
+        warnings.warn(
+            "dropout option adds dropout after all but last recurrent layer, so non-zero dropout "
+            f"expects num_layers greater than 1, but got dropout={dropout} and "
+            f"num_layers={num_layers}",
+            stacklevel=3,
+        )
+    _check_kind("bias", bias, bool)
+    _check_kind("batch_first", batch_first, bool)
+    for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+        _check_kind(name, size, int)
+        if size <= 0:
+            raise ValueError(f"{name} must be greater than zero")
+    if num_layers <= 0:
+        raise ValueError("num_layers must be greater than zero")
+
+
+def check_projection(hidden_size: int, proj_size: int) -> None:
+    """The width of an LSTM's projection, as torch.nn checks it."""
+    if proj_size < 0:
+        raise ValueError("proj_size should be a positive integer or zero to disable projections")
+    if proj_size >= hidden_size:
+        raise ValueError("proj_size has to be smaller than hidden_size")
+
+
+def check_pair(hidden_size: Any, proj_size: int) -> None:
+    """hidden_size as (long, short), which torch.nn does not know."""
+    if len(hidden_size) != 2:
+        raise OptionError(
+            f"hidden_size must be a number or a pair (long, short), got {hidden_size!r}"
+        )
+    for size in hidden_size:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise OptionError(
+                f"hidden_size as a pair (long, short) must hold positive integers, "
+                f"got {hidden_size!r}"
+            )
+    if proj_size:
+        raise OptionError(
+            f"hidden_size as a pair (long, short) already names the width of h, so proj_size must "
+            f"be left out, got {proj_size}"
+        )
+
+
+def check_nothing_projected(proj_size: Any) -> None:
+    """`proj_size` is refused where torch.nn refuses it."""
+    if proj_size is not None:
+        raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+
+
+def _check_kind(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(
+            f"{name} should be of type {kind.__name__}, got: {type(value).__name__}"
+        )
+
+
+def check_dimensions(layer: DropIn, x: Tensor, hx: Any) -> None:
+    """A padded input has two or three dimensions, and the state as many."""
+    name, two = layer.kind, len(layer.cell.state_names) == 2
+    if x.dim() not in (2, 3):
+        tensor = " tensor" if name == "RNN" else ""
+        raise ValueError(
+            f"{name}: Expected input to be 2D or 3D, got {x.dim()}D{tensor} instead"
+        )
+    if hx is None:
+        return
+    batched, need = ("batched", 3) if x.dim() == 3 else ("unbatched", 2)
+    if two and (hx[0].dim() != need or hx[1].dim() != need):
+        raise RuntimeError(
+            f"For {batched} {need}-D input, hx and cx should also be {need}-D but got "
+            f"({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+        )
+    if not two and hx.dim() != need:
+        raise RuntimeError(
+            f"For {batched} {need}-D input, hx should also be {need}-D but got {hx.dim()}-D tensor"
+        )
+
+
+def check_input(layer: DropIn, x: Tensor, dtype: torch.dtype, dimensions: int) -> None:
+    """dtype and width of the input."""
+    if x.dtype != dtype and not torch._C._is_any_autocast_enabled():
+        raise ValueError(
+            f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
+            f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"
+        )
+    if x.dim() != dimensions:
+        raise RuntimeError(f"input must have {dimensions} dimensions, got {x.dim()}")
+    if x.size(-1) != layer.input_size:
+        raise RuntimeError(
+            f"input.size(-1) must be equal to input_size. Expected {layer.input_size}, "
+            f"got {x.size(-1)}"
+        )
+
+
+def check_state(layer: DropIn, state: tuple[Tensor, ...], rows: int) -> None:
+    """Each state is (layers x directions, rows, width)."""
+    for i, (v, width) in enumerate(zip(state, layer.widths[0], strict=True)):
+        expected = (layer.num_layers * layer.directions, rows, width)
+        if v.shape != expected:
+            name = f"hidden[{i}]" if len(state) == 2 else "hidden"
+            raise RuntimeError(f"Expected {name} size {expected}, got {list(v.size())}")
