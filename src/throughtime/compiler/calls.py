@@ -1,0 +1,161 @@
+"""What happens when `step` calls torch on symbols: a node, a refusal, or an opaque node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from throughtime.compiler.arguments import NoRule
+from throughtime.compiler.builder import Builder
+from throughtime.compiler.operations import OPERATIONS
+from throughtime.compiler.symbol import Symbol, lift, value_asked
+
+_SIZES: Final = {"B": 2, "1": 1}
+_WRITES: Final = frozenset("setitem iadd isub imul idiv ifloordiv imod iand ior ixor".split())
+_ASKS: Final = frozenset({"item", "tolist", "numpy", "equal", "allclose", "is_nonzero"})
+
+
+def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of torch's `function` on arguments with symbols among them."""
+    name = function.__name__
+    name = name[2:-2] if name.startswith("__") else name
+    builder = next(_symbols((args, kwargs))).builder
+    _refuse_writing(builder, name, kwargs)
+    if name in _ASKS:
+        raise value_asked(builder, f"{name}()")
+    if name in ("dim", "ndimension"):
+        return len(args[0].symbolic_shape)
+    if name == "size":
+        return shape(*args)[args[1]] if len(args) > 1 else shape(*args)
+    reason = _hidden_from_autograd(builder) if builder.tracing else None
+    if reason is None and name in OPERATIONS:
+        try:
+            return OPERATIONS[name](*_lifted(builder, args), **_lifted(builder, kwargs))
+        except NoRule:
+            pass
+        except TypeError as error:  # the rule does not know these arguments; or a refusal
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise
+    return opaque(builder, reason or name, function, args, kwargs)
+
+
+def shape(symbol: Symbol) -> tuple[Symbol, ...]:
+    """The shape, each size a number that is known when the step runs."""
+    builder = symbol.builder
+    return tuple(
+        Symbol(builder, builder.node("width", (), (w,), ())) for w in symbol.symbolic_shape
+    )
+
+
+def attribute(symbol: Symbol, name: str) -> Any:
+    """What torch says of an attribute of a tensor, which no graph can know in general."""
+
+    def read(tensor: Tensor) -> Any:
+        return getattr(tensor, name)
+
+    if name == "data":
+        return opaque(symbol.builder, "Tensor.data", read, (symbol,), {})
+    symbol.builder.mark(symbol.index, f"Tensor.{name}")
+    result = read(_example(symbol))
+    return lift(symbol.builder, result) if isinstance(result, Tensor) else result
+
+
+def opaque(
+    builder: Builder,
+    operation: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """Opaque nodes for what `function` gives; their shapes come from running it on examples."""
+    inputs = tuple(s.index for s in _symbols((args, kwargs)))
+    with torch.no_grad():
+        result = function(*_examples(args), **_examples(kwargs))
+    names = {size: width for width, size in _sizes(builder).items()}
+
+    def wrap(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            sizes = tuple(names.get(n, str(n)) for n in value.shape)
+            return Symbol(builder, builder.opaque(operation, inputs, sizes))
+        if isinstance(value, tuple | list):
+            return tuple(wrap(v) for v in value)
+        raise value_asked(builder, f"{operation}()")
+
+    return wrap(result)
+
+
+def _refuse_writing(builder: Builder, name: str, kwargs: dict[str, Any]) -> None:
+    """A step that writes into its inputs would change what autograd and the caller hold."""
+    if (
+        name in _WRITES
+        or name.endswith("_")
+        or kwargs.get("inplace")
+        or kwargs.get("out") is not None
+    ):
+        raise builder.refuse(
+            f"step writes into a tensor in place ({name}), which would change the state or input "
+            f"of the caller; compute a new value instead, as in x = x + y"
+        )
+
+
+def _hidden_from_autograd(builder: Builder) -> str | None:
+    """Why the derivative that torch would take here is not that of the operations seen."""
+    if not torch.is_grad_enabled():
+        return "an operation under no_grad"
+    if builder.inside_autograd_function():
+        return "a torch.autograd.Function"
+    return None
+
+
+def _symbols(value: Any) -> Iterator[Symbol]:
+    """The symbols in arguments, also inside tuples, lists and dictionaries."""
+    if type(value) is Symbol:
+        yield value
+    elif type(value) is dict:
+        yield from _symbols(tuple(value.values()))
+    elif type(value) in (tuple, list):
+        for v in value:
+            yield from _symbols(v)
+
+
+def _lifted(builder: Builder, value: Any) -> Any:
+    """Arguments with tensors of no dimension as constants of the graph."""
+    if type(value) is dict:
+        return {k: _lifted(builder, v) for k, v in value.items()}
+    if type(value) is tuple:
+        return tuple(_lifted(builder, v) for v in value)
+    return lift(builder, value) if isinstance(value, Tensor) else value
+
+
+def _examples(value: Any) -> Any:
+    """Arguments with a real tensor (or a size) in the place of each symbol."""
+    if type(value) is Symbol:
+        return _example(value)
+    if type(value) is dict:
+        return {k: _examples(v) for k, v in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(_examples(v) for v in value)
+    return value
+
+
+def _example(symbol: Symbol) -> Any:
+    """A tensor of the symbol's shape; for a size, a number."""
+    node = symbol.builder.nodes[symbol.index]
+    sizes = _sizes(symbol.builder)
+    if node.op == "width":
+        return sizes[str(node.constants[0])]
+    if node.op == "number":
+        return node.constants[0]
+    dtype = torch.bool if symbol.is_boolean else None
+    return torch.ones([sizes[w] for w in node.shape], dtype=dtype, device="cpu")
+
+
+def _sizes(builder: Builder) -> dict[str, int]:
+    """A number for every width in sight: different names, different numbers, all divisible by 4."""
+    sizes = dict(_SIZES)
+    for width in dict.fromkeys(w for node in builder.nodes for w in node.shape):
+        sizes.setdefault(width, int(width) if width.isdigit() else 12 + 8 * len(sizes))
+    return sizes

@@ -1,0 +1,77 @@
+"""From the graph of a step to the graph of its derivative, by the rules and the chain rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from throughtime.compiler.builder import Builder
+from throughtime.compiler.graph import Graph, Node, Product, Shape
+from throughtime.compiler.rules import FLAT, RULES
+from throughtime.compiler.symbol import Symbol
+from throughtime.errors import CellError
+
+
+def derivative(graph: Graph) -> Graph:
+    """The graph of the gradients by everything the step reads.
+
+    Its first nodes are those of the step, under the same numbers; then come d.h, d.c, ..., the
+    gradients by the new state, and what follows from them. Outputs are d_a.g, d_s.h and d_p.u;
+    the products list gradient and vector of each product.
+
+    Raises:
+        CellError: if the graph has an operation without a rule.
+    """
+    if graph.unsupported:
+        operation, line = graph.unsupported[0]
+        raise CellError(
+            f"{graph.name} has no derivative here: no rule for {operation}\n  at {line}"
+        )
+    builder = Builder(graph.nodes)
+    gradients: dict[int, Symbol] = {}
+    for state, index in graph.outputs:
+        shape = graph.nodes[index].shape
+        _add(gradients, index, Symbol(builder, builder.node("d", (), (state,), shape)))
+    outputs: list[tuple[str, int]] = []
+    products: list[Product] = []
+    for index in range(len(graph.nodes) - 1, -1, -1):
+        if index not in gradients:
+            continue
+        node, d = graph.nodes[index], gradients[index]
+        builder.line = node.line
+        if node.op in ("a", "s", "p"):
+            outputs.append((f"d_{node.op}.{node.constants[0]}", d.index))
+        elif node.op == "U":
+            products.append(Product(str(node.constants[0]), node.inputs[0], d.index))
+        for i, value in zip(
+            node.inputs, _gradients_by_inputs(builder, node, index, d), strict=True
+        ):
+            if value is not None:
+                _add(gradients, i, _summed_to(value, graph.nodes[i].shape))
+    order = {f"d_{n.op}.{n.constants[0]}": i for i, n in enumerate(graph.nodes) if n.op in "asp"}
+    outputs.sort(key=lambda output: order[output[0]])
+    return builder.finish(graph.name, outputs, products[::-1], len(graph.nodes))
+
+
+def _gradients_by_inputs(builder: Builder, node: Node, index: int, d: Symbol) -> tuple[Any, ...]:
+    """The gradient by each input of a node whose own gradient is d."""
+    if node.op in FLAT or not node.inputs:
+        return (None,) * len(node.inputs)
+    inputs = [Symbol(builder, i) for i in node.inputs]
+    if node.op == "U":
+        return (d.reshaped("transposed", inputs[0].symbolic_shape, node.constants),)
+    return RULES[node.op](d, Symbol(builder, index), *inputs, *node.constants)
+
+
+def _add(gradients: dict[int, Symbol], index: int, value: Symbol) -> None:
+    gradients[index] = gradients[index].write("add", value) if index in gradients else value
+
+
+def _summed_to(value: Symbol, shape: Shape) -> Symbol:
+    """The gradient by an input of this shape, which was broadcast."""
+    if value.symbolic_shape == shape:
+        return value
+    if shape and shape[-1] == "1":
+        value = value.reshaped("row_sum", (*value.symbolic_shape[:-1], "1"))
+    if len(shape) < 2:
+        value = value.reshaped("sum_rows", value.symbolic_shape[1:])
+    return value

@@ -1,0 +1,97 @@
+"""What `step` is given while it is traced: a, U, s and p, with symbols in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from throughtime.cells.cell import Cell, Width
+from throughtime.compiler.builder import Builder
+from throughtime.compiler.graph import Shape
+from throughtime.compiler.symbol import Symbol
+
+
+class Symbols:
+    """`a`, `s` or `p`: each declared name a symbol, written when it is read."""
+
+    def __init__(self, builder: Builder, what: str, shapes: Mapping[str, Shape]) -> None:
+        self._builder, self._what, self._shapes = builder, what, shapes
+
+    def __getattr__(self, name: str) -> Symbol:
+        _check_declared(self._builder, self._what, name, self._shapes)
+        shape = self._shapes[name]
+        return Symbol(self._builder, self._builder.node(self._what, (), (name,), shape))
+
+
+class Matrix:
+    """`U.name`: only its product with a vector can be written."""
+
+    def __init__(self, builder: Builder, name: str, to: str, source: str) -> None:
+        self._builder, self._name, self._to, self._source = builder, name, to, source
+
+    def __matmul__(self, v: Any) -> Symbol:
+        if type(v) is not Symbol:
+            raise self._builder.refuse(f"{self} multiplies {type(v).__name__}, which is no vector")
+        if v.symbolic_shape != ("B", self._source):
+            raise self._builder.refuse(
+                f"{self} multiplies a vector of shape (B, {self._source}), "
+                f"got {self._builder.describe(v.index)}"
+            )
+        node = self._builder.node("U", (v.index,), (self._name,), ("B", self._to))
+        return Symbol(self._builder, node)
+
+    def __getattr__(self, name: str) -> Any:
+        raise self._builder.refuse(f"step reads {self}.{name}; a matrix has only {self} @ v")
+
+    def __str__(self) -> str:
+        return f"U.{self._name}"
+
+
+class Matrices:
+    """`U`: each declared matrix by its name."""
+
+    def __init__(self, builder: Builder, widths: Mapping[str, tuple[str, str]]) -> None:
+        self._builder, self._widths = builder, widths
+
+    def __getattr__(self, name: str) -> Matrix:
+        _check_declared(self._builder, "U", name, self._widths)
+        return Matrix(self._builder, name, *self._widths[name])
+
+
+def inputs_of(cell: Cell, builder: Builder) -> tuple[Any, ...]:
+    """The arguments a, U, s, p of `step`, as symbols."""
+    state = state_shapes(cell)
+    gates = {g: ("B", "hidden_size") for g in cell.gates}
+    direct = {n: ("B", symbolic_width(cell, w)) for n, w in cell.inputs.items()}
+    recurrent = {g: ("hidden_size", state[cell.state_names[0]][-1]) for g in cell.gates}
+    products = {
+        n: (symbolic_width(cell, to), symbolic_width(cell, source))
+        for n, (to, source) in cell.products.items()
+    }
+    return (
+        Symbols(builder, "a", gates | direct),
+        Matrices(builder, recurrent | products),
+        Symbols(builder, "s", state),
+        Symbols(builder, "p", {n: ("hidden_size",) for n in cell.vectors}),
+    )
+
+
+def state_shapes(cell: Cell) -> dict[str, Shape]:
+    """The shape of each of the state's vectors."""
+    return {n: ("B", symbolic_width(cell, n)) for n in cell.state_names}
+
+
+def symbolic_width(cell: Cell, width: Width) -> str:
+    """The name behind a declared width: hidden_size, a number of the cell, or a number."""
+    if isinstance(width, str) and width in cell.state_names:
+        spec = cell.state[width] if isinstance(cell.state, Mapping) else "hidden_size"
+        return symbolic_width(cell, spec)
+    return str(width)
+
+
+def _check_declared(builder: Builder, what: str, name: str, known: Mapping[str, Any]) -> None:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    if name not in known:
+        words = ", ".join(known) or "none"
+        raise builder.refuse(f"step reads {what}.{name}, which the cell does not declare: {words}")

@@ -1,0 +1,166 @@
+"""Symbols: tensors that are only written down, so that `step` writes its own graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from torch import Tensor
+
+from throughtime.compiler.builder import BOOLEAN, Builder
+from throughtime.compiler.graph import Constant, Shape
+from throughtime.errors import CellError
+
+_CURE = "the equations must be the same for every input; use torch.where(condition, x, y) to choose"
+
+
+class Symbol:
+    """The value of one node. Operators, methods and functions of torch on it write new nodes."""
+
+    __slots__ = ("builder", "index")
+
+    def __init__(self, builder: Builder, index: int) -> None:
+        self.builder = builder
+        self.index = index
+
+    @property
+    def symbolic_shape(self) -> Shape:
+        """The shape, as names of widths."""
+        return self.builder.nodes[self.index].shape
+
+    @property
+    def is_boolean(self) -> bool:
+        """Whether the value is true or false."""
+        return self.builder.nodes[self.index].op in BOOLEAN
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the value is a plain number."""
+        return self.builder.nodes[self.index].op == "number"
+
+    def write(self, op: str, *others: Any, constants: tuple[Constant, ...] = ()) -> Symbol:
+        """The pointwise operation `op` on this value and others, as a new value."""
+        values = (self, *(lift(self.builder, other) for other in others))
+        inputs = tuple(v.index for v in values)
+        return Symbol(self.builder, self.builder.pointwise(op, inputs, constants))
+
+    def reshaped(self, op: str, shape: Shape, constants: tuple[Constant, ...] = ()) -> Symbol:
+        """The operation `op` on this value alone, whose result has another shape."""
+        return Symbol(self.builder, self.builder.node(op, (self.index,), constants, shape))
+
+    def filled(self, value: float) -> Symbol:
+        """A value of this one's shape that is `value` everywhere."""
+        shape = self.symbolic_shape
+        return Symbol(self.builder, self.builder.node("full", (), (value, *shape), shape))
+
+    # What torch calls when a symbol is among the arguments of a function.
+    @classmethod
+    def __torch_function__(
+        cls,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        from throughtime.compiler.calls import call
+
+        return call(function, args, kwargs or {})
+
+    # A symbol says it is a tensor, so that code that asks takes the branch of tensors.
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        return Tensor
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or not hasattr(Tensor, name):
+            raise AttributeError(f"a tensor has no attribute {name!r}")
+        from throughtime.compiler import calls
+
+        if name == "shape":
+            return calls.shape(self)
+        if name == "ndim":
+            return len(self.symbolic_shape)
+        attribute = getattr(Tensor, name)
+        if callable(attribute):
+            return lambda *args, **kwargs: calls.call(attribute, (self, *args), kwargs)
+        return calls.attribute(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in Symbol.__slots__:
+            raise self.builder.refuse(f"step sets .{name} of a tensor, which must not be written")
+        object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"<{self.builder.describe(self.index)}>"
+
+    __hash__ = object.__hash__
+
+
+def lift(builder: Builder, value: Any) -> Symbol:
+    """The value as a symbol: numbers and tensors of no dimension become constants."""
+    if type(value) is Symbol:
+        return value
+    if isinstance(value, bool | int | float):
+        number = float(value)
+    elif isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad:
+        number = float(value)
+    elif isinstance(value, Tensor):
+        return _captured(builder, value)
+    elif type(value).__module__.startswith("throughtime.compiler"):
+        raise builder.refuse(f"{value} is a matrix and stands only left of @, as in {value} @ v")
+    else:
+        raise builder.refuse(f"step computes with {type(value).__name__}, which is no real number")
+    return Symbol(builder, builder.node("number", (), (number,), ()))
+
+
+def _captured(builder: Builder, value: Tensor) -> Symbol:
+    """A tensor that the cell holds or makes itself: the reference may use it, a graph may not."""
+    shape = tuple(str(n) for n in value.shape)
+    operation = f"a tensor of shape ({', '.join(shape)}) that the cell does not declare"
+    return Symbol(builder, builder.opaque(operation, (), shape))
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    def method(self: Symbol, *others: Any) -> Any:
+        from throughtime.compiler.calls import call
+
+        return call(getattr(Tensor, name), (self, *others), {})
+
+    return method
+
+
+def _value_asked(what: str) -> Callable[..., NoReturn]:
+    def method(self: Symbol, *_: Any) -> NoReturn:
+        raise value_asked(self.builder, what)
+
+    return method
+
+
+def value_asked(builder: Builder, what: str) -> CellError:
+    """The error of an equation that depends on data by more than arithmetic."""
+    return builder.refuse(f"step asks for the value of a tensor by {what}, but {_CURE}")
+
+
+_OPERATORS = """
+    __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __pow__ __rpow__
+    __matmul__ __rmatmul__ __mod__ __rmod__ __floordiv__ __rfloordiv__ __and__ __rand__ __or__
+    __ror__ __xor__ __rxor__ __invert__ __neg__ __pos__ __abs__ __gt__ __ge__ __lt__ __le__ __eq__
+    __ne__ __getitem__ __setitem__ __iadd__ __isub__ __imul__ __itruediv__ __ifloordiv__ __imod__
+    __ipow__ __iand__ __ior__ __ixor__
+""".split()
+_VALUES = {
+    "__bool__": "if, while, and, or, not, assert or bool()",
+    "__float__": "float()",
+    "__int__": "int()",
+    "__index__": "using it as an index",
+    "__complex__": "complex()",
+    "__len__": "len()",
+    "__iter__": "iterating over it",
+    "__contains__": "in",
+    "__array__": "making it a NumPy array",
+    "__format__": "writing it into a text",
+}
+for _name in _OPERATORS:
+    setattr(Symbol, _name, _operator(_name))
+for _name, _what in _VALUES.items():
+    setattr(Symbol, _name, _value_asked(_what))
