@@ -30,6 +30,7 @@ def run(call: Call) -> Result:
     """Carry the cell through time, one step and one direction after the other."""
     if call.batch_sizes is not None:
         return _run_packed(call)
+    call = replace(call, x=call.x.contiguous())  # a step's bits may depend on its strides
     if call.lengths is not None:
         alive = _alive(call)
         call = replace(call, x=torch.where(alive, call.x, 0), inputs=_masked_inputs(call, alive))
@@ -65,15 +66,16 @@ def _run_direction(call: Call, d: int) -> Result:
     widths = call.cell.widths(call.hidden_size)
     count = len(widths) if call.record else 1
     steps: list[list[Tensor]] = [[call.x.new_empty(0)] * T for _ in range(count)]
-    s = tuple(v[d] for v in call.start())
-    for t, s, output in _walk(call, d, s):
+    final = tuple(v[d] for v in call.start())
+    for t, state, output in _walk(call, d, final):
+        final = state
         for i in range(count):
             steps[i][t] = output[i]
     sequences = tuple(
         torch.stack(v) if T else call.x.new_zeros(0, B, w)
         for v, w in zip(steps, widths[:count], strict=True)
     )
-    return Result(sequences, s)
+    return Result(sequences, final)
 
 
 def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:

@@ -12,11 +12,11 @@ from throughtime.backends.call import Call, Result, unpack
 
 name = "torch"
 
-_KERNELS: dict[str, Any] = {
-    "LSTM": torch._VF.lstm,  # type: ignore[attr-defined]
-    "GRU": torch._VF.gru,  # type: ignore[attr-defined]
-    "RNN_TANH": torch._VF.rnn_tanh,  # type: ignore[attr-defined]
-    "RNN_RELU": torch._VF.rnn_relu,  # type: ignore[attr-defined]
+KERNELS: dict[str, Any] = {
+    "LSTM": torch._VF.lstm,
+    "GRU": torch._VF.gru,
+    "RNN_TANH": torch._VF.rnn_tanh,
+    "RNN_RELU": torch._VF.rnn_relu,
 }
 
 
@@ -38,6 +38,13 @@ def refuses(call: Call) -> str | None:
     return _transform()
 
 
+def carries_stack(backend: str) -> bool:
+    """Whether one call of torch's kernel may carry all layers of a plain call at once."""
+    if backend not in ("auto", "torch") or torch.compiler.is_compiling():
+        return False
+    return _transform() is None
+
+
 def _transform() -> str | None:
     """Transforms of torch that its recurrent kernels have no rule for."""
     if torch.autograd.forward_ad._current_level >= 0:
@@ -55,7 +62,7 @@ def run(call: Call) -> Result:
         return _run_ragged(call)
     start, flat = _arguments(call)
     options = (_has_bias(call), 1, 0.0, torch.is_grad_enabled(), call.directions == 2)
-    kernel = _KERNELS[str(call.cell.torch_equivalent)]
+    kernel = KERNELS[str(call.cell.torch_equivalent)]
     if call.batch_sizes is None:
         output, *final = kernel(call.x, start, flat, *options, False)
     else:

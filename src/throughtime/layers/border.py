@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends.call import packed_mask, unpack
 from throughtime.errors import OptionError
+from throughtime.layers.batch import Batch, States
 from throughtime.layers.checks import (
     check_inputs,
     check_lengths,
@@ -18,7 +19,7 @@ from throughtime.layers.checks import (
     check_state,
     check_x,
 )
-from throughtime.layers.sequence import Batch, SequenceLayer, States
+from throughtime.layers.passage import Passage
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Border:
 
 
 def enter(
-    layer: SequenceLayer, x: Any, state: States | None, *, batch_first: bool,
+    layer: Passage, x: Any, state: States | None, *, batch_first: bool,
     lengths: Any = None, reset: Any = None, inputs: Mapping[str, Tensor] | None = None,
     checked: bool = False,
 ) -> tuple[Batch, Border]:  # fmt: skip
@@ -92,7 +93,7 @@ def _time_major(v: Tensor, border: Border) -> Tensor:
 
 
 def _enter_packed(
-    layer: SequenceLayer, x: PackedSequence, state: States | None, lengths: Any, reset: Any,
+    layer: Passage, x: PackedSequence, state: States | None, lengths: Any, reset: Any,
     inputs: Any,
 ) -> tuple[Batch, Border]:  # fmt: skip
     if lengths is not None or inputs is not None:

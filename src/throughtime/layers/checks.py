@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import OptionError, ShapeError
-from throughtime.layers.sequence import SequenceLayer, States
+from throughtime.layers.batch import States
+from throughtime.layers.passage import Passage
 
 
-def check_x(layer: SequenceLayer, x: Any, packed: bool = False) -> None:
+def check_x(layer: Passage, x: Any, packed: bool = False) -> None:
     """x is a tensor of the layer's width, dtype and device."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor or a PackedSequence, got {type(x).__name__}")
@@ -41,7 +42,7 @@ def check_x(layer: SequenceLayer, x: Any, packed: bool = False) -> None:
         )
 
 
-def check_state(layer: SequenceLayer, state: Any, rows: int, batched: bool) -> States | None:
+def check_state(layer: Passage, state: Any, rows: int, batched: bool) -> States | None:
     """The state as a tuple over layers of a tuple over states, each (D, B, width)."""
     if state is None:
         return None
@@ -70,32 +71,32 @@ def check_state(layer: SequenceLayer, state: Any, rows: int, batched: bool) -> S
 
 def check_lengths(lengths: Any, steps: int, rows: int, device: torch.device) -> Tensor:
     """lengths as (B,) int64 from 0 to T."""
-    lengths = torch.as_tensor(lengths, device=device)
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise TypeError(f"lengths must be integers, got {lengths.dtype}")
-    if lengths.shape != (rows,):
-        raise ShapeError(f"lengths must be ({rows},), one for each row, got {tuple(lengths.shape)}")
+    found: Tensor = torch.as_tensor(lengths, device=device)
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise TypeError(f"lengths must be integers, got {found.dtype}")
+    if found.shape != (rows,):
+        raise ShapeError(f"lengths must be ({rows},), one for each row, got {tuple(found.shape)}")
     if not _hidden_values() and rows:
-        low, high = int(lengths.min()), int(lengths.max())
+        low, high = int(found.min()), int(found.max())
         if low < 0 or high > steps:
             wrong = low if low < 0 else high
             raise ShapeError(f"lengths must be from 0 to {steps}, the steps of x, got {wrong}")
-    return lengths.to(torch.int64)
+    return found.to(torch.int64)
 
 
 def check_reset(reset: Any, shape: tuple[int, ...]) -> Tensor:
     """reset as a bool tensor of the layout of x without its width."""
-    reset = torch.as_tensor(reset)
-    if reset.dtype != torch.bool:
+    found: Tensor = torch.as_tensor(reset)
+    if found.dtype != torch.bool:
         raise TypeError(
-            f"reset must be bool, True before the steps where a sequence starts, got {reset.dtype}"
+            f"reset must be bool, True before the steps where a sequence starts, got {found.dtype}"
         )
-    if reset.shape != shape:
-        raise ShapeError(f"reset must be {shape} as x, got {tuple(reset.shape)}")
-    return reset
+    if found.shape != shape:
+        raise ShapeError(f"reset must be {shape} as x, got {tuple(found.shape)}")
+    return found
 
 
-def check_inputs(layer: SequenceLayer, inputs: Mapping[str, Tensor] | None) -> None:
+def check_inputs(layer: Passage, inputs: Mapping[str, Tensor] | None) -> None:
     """The direct inputs that the cell reads, and no others."""
     needed, given = set(layer.cell.layout.inputs), set(inputs or {})
     if needed != given:

@@ -51,10 +51,9 @@ def unfold(result: Result, call: Call, d: int) -> Result:
 def _fold(v: Tensor, d: int) -> Tensor:
     """(T, B, ...) to (ceil(T / d), d B, ...), with zeros behind the end."""
     T = v.shape[0]
-    padded = pad(v, [0, 0] * (v.dim() - 1) + [0, -T % d])
-    return padded.unflatten(0, (-1, d) if padded.numel() else (padded.shape[0] // d, d)).flatten(
-        1, 2
-    )
+    padded: Tensor = pad(v, [0, 0] * (v.dim() - 1) + [0, -T % d])
+    chains: Tensor = padded.reshape(padded.shape[0] // d, d * v.shape[1], *v.shape[2:])
+    return chains
 
 
 def _fold_lengths(lengths: Tensor, d: int) -> Tensor:

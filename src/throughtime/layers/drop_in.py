@@ -2,135 +2,138 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
-
-from throughtime.backends.torch import carries_stack, run_stack
-from throughtime.cells import Cell
 from throughtime.cells.elman import Elman
 from throughtime.cells.gru import GRU as GRUEquations
 from throughtime.cells.lstm import LSTM as LSTMEquations
 from throughtime.cells.lstm_projected import LSTMProjected
-from throughtime.layers.border import enter
 from throughtime.layers.drop_in_checks import (
     check_arguments,
-    check_dimensions,
-    check_input,
     check_nothing_projected,
     check_pair,
     check_projection,
-    check_state,
 )
-from throughtime.layers.options import Options
-from throughtime.layers.sequence import SequenceLayer, States
+from throughtime.layers.drop_in_layer import DropIn
 
 
-class DropIn(SequenceLayer):
-    """What the three share: torch.nn's call, and its attributes.
+class RNN(DropIn):
+    """The vanilla recurrent network: torch.nn.RNN's arguments, weights and results.
 
-    Attributes:
-        mode: torch's name of the equations: "RNN_TANH", "RNN_RELU", "LSTM" or "GRU".
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-        proj_size: as given.
+        h_t = tanh(W x_t + b + U h_{t-1} + b')      or relu
+
+    Args:
+        input_size: width I of the input.
+        hidden_size: H, width of the state.
+        num_layers: L, each layer reading the outputs of the one below.
+        nonlinearity: "tanh" or "relu".
+        bias: whether W and U carry biases.
+        batch_first: input and output are (B, T, width); states never are.
+        dropout: share of a layer's outputs dropped before the next, in training.
+        bidirectional: run a second, backward direction; outputs are concatenated.
+        device, dtype: of the weights.
+        backend: who computes it; a named backend runs or raises, "auto" chooses.
+
+    Source: Elman, Finding Structure in Time (1990).
     """
 
-    kind: ClassVar[str]
+    kind = "RNN"
 
-    @abstractmethod
     def __init__(
-        self, cell: Cell, input_size: int, hidden_size: int, num_layers: int, bias: bool,
-        batch_first: bool, dropout: float, bidirectional: bool, device: Any, dtype: Any,
-        backend: str,
+        self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh",
+        bias: bool = True, batch_first: bool = False, dropout: float = 0.0,
+        bidirectional: bool = False, device: Any = None, dtype: Any = None, *,
+        backend: str = "auto", proj_size: None = None,
     ) -> None:  # fmt: skip
+        check_nothing_projected(proj_size)
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(
+                f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
+            )
+        check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout)
         super().__init__(
-            cell, input_size, tuple(hidden_size for _ in range(num_layers)),
-            directions=2 if bidirectional else 1, bias=bias,
-            options=Options(dropout=float(dropout)), backend=backend, device=device, dtype=dtype,
+            Elman(nonlinearity), input_size, hidden_size, num_layers, bias, batch_first, dropout,
+            bidirectional, device, dtype, backend,
         )  # fmt: skip
-        self.mode = str(cell.torch_equivalent)
-        self.hidden_size = hidden_size
-        self.num_layers = num_layers
-        self.batch_first = batch_first
-        self.bidirectional = bidirectional
-        self.proj_size = int(getattr(cell, "proj_size", 0))
+        self.nonlinearity = nonlinearity
 
-    def forward(
-        self, input: Any, hx: Any = None, *, lengths: Tensor | Iterable[int] | None = None,
-        reset: Tensor | None = None,
-    ) -> Any:  # fmt: skip
-        """Carry a batch of sequences through all layers.
 
-        Args:
-            input: (T, B, I), with batch_first (B, T, I), without a batch (T, I); or a
-                PackedSequence.
-            hx: where it starts: h0, or (h0, c0) for an LSTM, each (L D, B, width), without a
-                batch (L D, width); left out, zeros.
-            lengths: (B,) steps of each row of a padded input, in any order, 0 is legal; outputs
-                behind a row's end are zero.
-            reset: bool, the input's shape without its width: True puts the state back to zero
-                before that step (in the backward direction, after it).
+class LSTM(DropIn):
+    """Long short-term memory: torch.nn.LSTM's arguments, weights and results.
 
-        Returns:
-            (output, h_n), or (output, (h_n, c_n)) for an LSTM, as torch.nn.
+        i, f, o = sigmoid(W x_t + b + U h_{t-1} + b')    each with its own W, U, b, b'
+        g = tanh(W x_t + b + U h_{t-1} + b')
+        c_t = f * c_{t-1} + i * g
+        h_t = o * tanh(c_t)                              or V (o * tanh(c_t)) with a projection
 
-        Raises:
-            ValueError, RuntimeError: what torch.nn raises, with its text.
-            ShapeError, OptionError: lengths or reset do not fit.
-        """
-        x, state, rows = self._checked(input, hx)
-        if lengths is None and reset is None and carries_stack(self.backend) and len(input):
-            return self._run_stack(input, x, state, rows)
-        return self._run_layers(input, state, lengths, reset)
+    Args:
+        input_size: width I of the input.
+        hidden_size: H, width of h and c; or a pair (long, short), widths of c and of h. An equal
+            pair needs no projection; short may exceed long.
+        num_layers: L, each layer reading the outputs of the one below.
+        bias: whether W and U carry biases.
+        batch_first: input and output are (B, T, width); states never are.
+        dropout: share of a layer's outputs dropped before the next, in training.
+        bidirectional: run a second, backward direction; outputs are concatenated.
+        proj_size: the width of h, below hidden_size; 0 projects nothing.
+        device, dtype: of the weights.
+        backend: who computes it; a named backend runs or raises, "auto" chooses.
 
-    def _checked(self, input: Any, hx: Any) -> tuple[Tensor, tuple[Tensor, ...] | None, int]:
-        """The input with a batch dimension or packed, the states (L D, B, width), and B."""
-        state = None if hx is None else (hx if self._two else (hx,))
-        weight = self._parameters.get("weight_ih_l0")
-        dtype = (self.weight_ih_l0 if weight is None else weight).dtype
-        if isinstance(input, PackedSequence):
-            x, rows = input.data, int(input.batch_sizes[0])
-            check_input(self, x, dtype, 2)
-        else:
-            check_dimensions(self, input, state)
-            x = input
-            if x.dim() == 2:
-                x = x.unsqueeze(0 if self.batch_first else 1)
-                state = None if state is None else tuple(v.unsqueeze(1) for v in state)
-            rows = x.shape[0 if self.batch_first else 1]
-            check_input(self, x, dtype, 3)
-        if state is not None:
-            check_state(self, state, rows)
-        return x, state, rows
+    Source: Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al. (2000); the
+    projection of Sak et al. (2014).
+    """
 
-    def _run_stack(
-        self, input: Any, x: Tensor, state: tuple[Tensor, ...] | None, rows: int
-    ) -> Any:
-        """All layers in one call of torch's kernel, as torch.nn makes it: same bits, same speed."""
-        packed = input if isinstance(input, PackedSequence) else None
-        start: Any = self._zeros_like(x, rows) if state is None else state
-        if packed is not None and packed.sorted_indices is not None and state is not None:
-            start = tuple(v.index_select(1, packed.sorted_indices) for v in state)
-        start = start if self._two else start[0]
-        options = (
-            self.bias, self.num_layers, self.options.dropout, self.training, self.bidirectional,
+    kind = "LSTM"
+
+    def __init__(
+        self, input_size: int, hidden_size: int | tuple[int, int], num_layers: int = 1,
+        bias: bool = True, batch_first: bool = False, dropout: float = 0.0,
+        bidirectional: bool = False, proj_size: int = 0, device: Any = None, dtype: Any = None, *,
+        backend: str = "auto",
+    ) -> None:  # fmt: skip
+        pair = isinstance(hidden_size, tuple | list)
+        sizes: Any = check_pair(hidden_size, proj_size) if pair else (hidden_size, proj_size)
+        long, short = sizes
+        check_arguments(input_size, long, num_layers, bias, batch_first, dropout)
+        if not pair:
+            check_projection(long, short)
+        super().__init__(
+            LSTMProjected(short) if short not in (0, long) else LSTMEquations(), input_size, long,
+            num_layers, bias, batch_first, dropout, bidirectional, device, dtype, backend,
         )  # fmt: skip
-        kernel, weights = KERNELS[self.mode], self._flat_weights
-        if packed is None:
-            y, *final = kernel(x, start, weights, *options, self.batch_first)
-        else:
-            y, *final = kernel(x, packed.batch_sizes, start, weights, *options)
-        return self._left(y, final, input, packed)
 
-    @property
-    def _flat_weights(self) -> list[Tensor]:
-        """Every weight in torch's order, read by name at every call: any swap of one is seen."""
-        try:
-            return [self._parameters[name] for name in self._flat_weights_names]
-        except KeyError:
-            return [getattr(self, name) for name in self._flat_weights_names]
+
+class GRU(DropIn):
+    """The gated recurrent unit: torch.nn.GRU's arguments, weights and results.
+
+        r, z = sigmoid(W x_t + b + U h_{t-1} + b')       each with its own W, U, b, b'
+        n = tanh(W x_t + b + r * (U h_{t-1} + b'))
+        h_t = (1 - z) * n + z * h_{t-1}
+
+    Args:
+        input_size: width I of the input.
+        hidden_size: H, width of the state.
+        num_layers: L, each layer reading the outputs of the one below.
+        bias: whether W and U carry biases.
+        batch_first: input and output are (B, T, width); states never are.
+        dropout: share of a layer's outputs dropped before the next, in training.
+        bidirectional: run a second, backward direction; outputs are concatenated.
+        device, dtype: of the weights.
+        backend: who computes it; a named backend runs or raises, "auto" chooses.
+
+    Source: Cho et al. (2014), with the reset after the product as in cuDNN.
+    """
+
+    kind = "GRU"
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
+        batch_first: bool = False, dropout: float = 0.0, bidirectional: bool = False,
+        device: Any = None, dtype: Any = None, *, backend: str = "auto", proj_size: None = None,
+    ) -> None:  # fmt: skip
+        check_nothing_projected(proj_size)
+        check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout)
+        super().__init__(
+            GRUEquations(), input_size, hidden_size, num_layers, bias, batch_first, dropout,
+            bidirectional, device, dtype, backend,
+        )  # fmt: skip

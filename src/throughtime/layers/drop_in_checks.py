@@ -12,7 +12,7 @@ from torch import Tensor
 from throughtime.errors import OptionError
 
 if TYPE_CHECKING:
-    from throughtime.layers.drop_in import DropIn
+    from throughtime.layers.drop_in_layer import DropIn
 
 
 def check_arguments(
@@ -51,7 +51,7 @@ def check_projection(hidden_size: int, proj_size: int) -> None:
         raise ValueError("proj_size has to be smaller than hidden_size")
 
 
-def check_pair(hidden_size: Any, proj_size: int) -> None:
+def check_pair(hidden_size: Any, proj_size: int) -> tuple[int, int]:
     """hidden_size as (long, short), which torch.nn does not know."""
     if len(hidden_size) != 2:
         raise OptionError(
@@ -68,6 +68,8 @@ def check_pair(hidden_size: Any, proj_size: int) -> None:
             f"hidden_size as a pair (long, short) already names the width of h, so proj_size must "
             f"be left out, got {proj_size}"
         )
+    long, short = hidden_size
+    return long, short
 
 
 def check_nothing_projected(proj_size: Any) -> None:
@@ -78,30 +80,28 @@ def check_nothing_projected(proj_size: Any) -> None:
 
 def _check_kind(name: str, value: Any, kind: type) -> None:
     if not isinstance(value, kind):
-        raise TypeError(
-            f"{name} should be of type {kind.__name__}, got: {type(value).__name__}"
-        )
+        raise TypeError(f"{name} should be of type {kind.__name__}, got: {type(value).__name__}")
 
 
-def check_dimensions(layer: DropIn, x: Tensor, hx: Any) -> None:
-    """A padded input has two or three dimensions, and the state as many."""
-    name, two = layer.kind, len(layer.cell.state_names) == 2
+def check_dimensions(layer: DropIn, x: Tensor, state: Any) -> None:
+    """A padded input has two or three dimensions, and each state as many."""
+    name = layer.kind
     if x.dim() not in (2, 3):
         tensor = " tensor" if name == "RNN" else ""
-        raise ValueError(
-            f"{name}: Expected input to be 2D or 3D, got {x.dim()}D{tensor} instead"
-        )
-    if hx is None:
+        raise ValueError(f"{name}: Expected input to be 2D or 3D, got {x.dim()}D{tensor} instead")
+    if state is None:
         return
     batched, need = ("batched", 3) if x.dim() == 3 else ("unbatched", 2)
-    if two and (hx[0].dim() != need or hx[1].dim() != need):
+    if name != "LSTM":
+        if state[0].dim() != need:
+            raise RuntimeError(
+                f"For {batched} {need}-D input, hx should also be {need}-D but got "
+                f"{state[0].dim()}-D tensor"
+            )
+    elif state[0].dim() != need or state[1].dim() != need:
         raise RuntimeError(
             f"For {batched} {need}-D input, hx and cx should also be {need}-D but got "
-            f"({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
-        )
-    if not two and hx.dim() != need:
-        raise RuntimeError(
-            f"For {batched} {need}-D input, hx should also be {need}-D but got {hx.dim()}-D tensor"
+            f"({state[0].dim()}-D, {state[1].dim()}-D) tensors"
         )
 
 
@@ -123,6 +123,8 @@ def check_input(layer: DropIn, x: Tensor, dtype: torch.dtype, dimensions: int) -
 
 def check_state(layer: DropIn, state: tuple[Tensor, ...], rows: int) -> None:
     """Each state is (layers x directions, rows, width)."""
+    if len(state) != len(layer.widths[0]):
+        raise RuntimeError("lstm expects two hidden states")
     for i, (v, width) in enumerate(zip(state, layer.widths[0], strict=True)):
         expected = (layer.num_layers * layer.directions, rows, width)
         if v.shape != expected:

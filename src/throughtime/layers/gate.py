@@ -10,7 +10,7 @@ from torch import Tensor
 from throughtime.errors import OptionError
 
 if TYPE_CHECKING:
-    from throughtime.layers.sequence import SequenceLayer
+    from throughtime.layers.weights import Weights
 
 
 class Gate:
@@ -20,7 +20,7 @@ class Gate:
         name: the gate's name in the cell's equations.
     """
 
-    def __init__(self, owner: SequenceLayer, name: str, layer: int, reverse: bool) -> None:
+    def __init__(self, owner: Weights, name: str, layer: int, reverse: bool) -> None:
         if name not in owner.cell.gates:
             raise OptionError(f"gate must be one of {', '.join(owner.cell.gates)}, got {name!r}")
         layers = len(owner.hidden_sizes)

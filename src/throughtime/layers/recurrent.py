@@ -9,9 +9,10 @@ from torch import Tensor
 
 from throughtime.cells import Cell
 from throughtime.errors import OptionError
-from throughtime.layers.border import enter
+from throughtime.layers.batch import States
+from throughtime.layers.border import Border
 from throughtime.layers.options import Merge, Options
-from throughtime.layers.sequence import SequenceLayer, States
+from throughtime.layers.sequence import SequenceLayer
 
 
 class Recurrent(SequenceLayer):
@@ -91,15 +92,14 @@ class Recurrent(SequenceLayer):
         Raises:
             ShapeError, OptionError: something does not fit; the text says what and the cure.
         """
-        batch, border = enter(
-            self, x, state, batch_first=self.batch_first, lengths=lengths, reset=reset,
-            inputs=inputs,
-        )  # fmt: skip
-        y, results = self._carry(batch)
-        outputs = border.output(y)
-        if not self.return_state:
-            return outputs
-        return outputs, tuple(tuple(border.state(v) for v in r.final) for r in results)
+        batch, border = self.enter(x, state, lengths=lengths, reset=reset, inputs=inputs)
+        y, results = self.carry(batch)
+        return self.leave(y, tuple(r.final for r in results), border)
+
+    def leave(self, y: Tensor, states: States, border: Border) -> Any:
+        """Outputs and state in the user's layout, or the outputs alone."""
+        outputs, state = super().leave(y, states, border)
+        return (outputs, state) if self.return_state else outputs
 
     def extra_repr(self) -> str:
         """What was asked for, in the constructor's words."""
@@ -133,7 +133,7 @@ def _sizes(hidden_size: int | Sequence[int], num_layers: int | None) -> tuple[in
     else:
         layers = 1 if num_layers is None else num_layers
         _check_size("num_layers", layers)
-        sizes = (hidden_size,) * layers  # type: ignore[assignment]
+        sizes = (hidden_size,) * layers
     for size in sizes:
         _check_size("hidden_size", size)
     return sizes

@@ -38,6 +38,6 @@ def operator(call: Call, backend: str = "auto") -> Result:
         # vmap, and its guard raises where a derivative would be lost.
         found = scan_forward(call.cell.key, backend, list(form), tensors)
     else:
-        found = Scan.apply(call.cell.key, backend, tuple(form), *tensors)
+        found = Scan.apply(call.cell.key, backend, tuple(form), *tensors)  # type: ignore[no-untyped-call]
     count = len(call.cell.state_names) if call.record else 1
     return Result(tuple(found[:count]), tuple(found[count:]))

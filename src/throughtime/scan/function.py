@@ -38,7 +38,7 @@ class Scan(torch.autograd.Function):
         if torch.compiler.is_compiling():  # the compiler has no double backward to lose
             found = ScanBackward.forward(*given, *ctx.saved_tensors, *d_results)
         else:
-            found = ScanBackward.apply(*given, *ctx.saved_tensors, *d_results)
+            found = ScanBackward.apply(*given, *ctx.saved_tensors, *d_results)  # type: ignore[no-untyped-call]
         gradients = iter(found)
         return (None, None, None, *(next(gradients) if need else None for need in needs))
 

@@ -135,7 +135,8 @@ def _guarded(op: Any, name: str) -> Callable[..., list[Tensor]]:
         with torch._C._AutoDispatchBelowAutograd():
             found: list[Tensor] = op(*args)
         if torch.is_grad_enabled() and any(v.requires_grad for v in tensors):
-            return list(_Refusal.apply(name, len(found), *found, *tensors))
+            refusing = _Refusal.apply(name, len(found), *found, *tensors)  # type: ignore[no-untyped-call]
+            return list(refusing)
         return found
 
     return guard

@@ -1,0 +1,32 @@
+"""A batch as the layers see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+States = tuple[tuple[Tensor, ...], ...]
+"""Over layers, over the cell's states: (D, B, width)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch as the layers see it: time-major, padded or packed.
+
+    Attributes:
+        x: (T, B, I), or packed (N, I) when `batch_sizes` is given.
+        state: where it starts; None starts at each layer's initial state.
+        lengths: (B,), steps of each row; None means T.
+        reset: (T, B) bool.
+        batch_sizes: (T,), of a packed batch.
+        inputs: name -> (T, B, width), inputs of the first layer multiplied by no matrix.
+    """
+
+    x: Tensor
+    state: States | None = None
+    lengths: Tensor | None = None
+    reset: Tensor | None = None
+    batch_sizes: Tensor | None = None
+    inputs: Mapping[str, Tensor] | None = None

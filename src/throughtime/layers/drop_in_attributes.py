@@ -1,0 +1,75 @@
+"""The attributes of torch.nn's recurrent layers, as programs read and set them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from throughtime.layers.sequence import SequenceLayer
+
+
+class TorchAttributes(SequenceLayer):
+    """A layer that can be read like torch.nn's.
+
+    Attributes:
+        mode: torch's name of the equations: "RNN_TANH", "RNN_RELU", "LSTM" or "GRU".
+        input_size, hidden_size, num_layers, bias, batch_first, bidirectional, proj_size: as given.
+    """
+
+    hidden_size: int
+    _flat_weights_names: list[str]
+
+    @property
+    def dropout(self) -> float:
+        """Share of a layer's outputs dropped before the next; may be set at any time."""
+        return self.options.dropout
+
+    @dropout.setter
+    def dropout(self, value: float) -> None:
+        self.options = replace(self.options, dropout=float(value))
+
+    @property
+    def _flat_weights(self) -> list[Tensor | None]:
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @_flat_weights.setter
+    def _flat_weights(self, values: list[Tensor | None]) -> None:
+        for name, value in zip(self._flat_weights_names, values, strict=True):
+            if value is not getattr(self, name, None):
+                setattr(self, name, value)
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """For each layer and direction its weights, in torch's order."""
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
+
+    def flatten_parameters(self) -> None:
+        """Nothing: weights are read by name at every call, so none can be out of place."""
+
+    def _like_torch(self, batch_first: bool) -> None:
+        """Set the attributes that torch.nn's layers have."""
+        self.mode = str(self.cell.torch_equivalent)
+        self.hidden_size = self.hidden_sizes[0]
+        self.num_layers = len(self.hidden_sizes)
+        self.batch_first = batch_first
+        self.bidirectional = self.directions == 2
+        self.proj_size = int(getattr(self.cell, "proj_size", 0))
+        self._all_weights = [list(names.values()) for layer in self._names for names in layer]
+        self._flat_weights_names = [name for names in self._all_weights for name in names]
+
+    def extra_repr(self) -> str:
+        """As torch.nn writes it."""
+        words = [str(self.input_size), str(self.hidden_size)]
+        if self.proj_size > self.hidden_size:
+            words[1] = f"({self.hidden_size}, {self.proj_size})"
+        elif self.proj_size:
+            words.append(f"proj_size={self.proj_size}")
+        defaults = {
+            "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0,
+            "bidirectional": False,
+        }  # fmt: skip
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                words.append(f"{name}={getattr(self, name)}")
+        return ", ".join(words)

@@ -1,0 +1,142 @@
+"""What RNN, LSTM and GRU share: the call of torch.nn, its attributes, its errors and its repr."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from throughtime.backends.torch import KERNELS, carries_stack
+from throughtime.cells import Cell
+from throughtime.layers.batch import Batch, States
+from throughtime.layers.border import Border, enter
+from throughtime.layers.drop_in_attributes import TorchAttributes
+from throughtime.layers.drop_in_checks import (
+    check_dimensions,
+    check_input,
+    check_state,
+)
+from throughtime.layers.options import Options
+
+
+class DropIn(TorchAttributes):
+    """A layer with the call of torch.nn's.
+
+    Attributes:
+        kind: the name of torch's class.
+    """
+
+    kind: ClassVar[str]
+
+    @abstractmethod
+    def __init__(
+        self, cell: Cell, input_size: int, hidden_size: int, num_layers: int, bias: bool,
+        batch_first: bool, dropout: float, bidirectional: bool, device: Any, dtype: Any,
+        backend: str,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            cell, input_size, tuple(hidden_size for _ in range(num_layers)),
+            directions=2 if bidirectional else 1, bias=bias,
+            options=Options(dropout=float(dropout)), backend=backend, device=device, dtype=dtype,
+        )  # fmt: skip
+        self._like_torch(batch_first)
+
+    def forward(
+        self, input: Any, hx: Any = None, *, lengths: Tensor | Iterable[int] | None = None,
+        reset: Tensor | None = None,
+    ) -> Any:  # fmt: skip
+        """Carry a batch of sequences through all layers.
+
+        Args:
+            input: (T, B, I), with batch_first (B, T, I), without a batch (T, I); or a
+                PackedSequence.
+            hx: where it starts: h0, or (h0, c0) for an LSTM, each (L D, B, width), without a
+                batch (L D, width); left out, zeros.
+            lengths: (B,) steps of each row of a padded input, in any order, 0 is legal; outputs
+                behind a row's end are zero.
+            reset: bool, the input's shape without its width: True puts the state back to zero
+                before that step (in the backward direction, after it).
+
+        Returns:
+            (output, h_n), or (output, (h_n, c_n)) for an LSTM, as torch.nn.
+
+        Raises:
+            ValueError, RuntimeError: what torch.nn raises, with its text.
+            ShapeError, OptionError: lengths or reset do not fit.
+        """
+        x, state, rows = self._checked(input, hx)
+        if lengths is None and reset is None and self._takes_stack(x):
+            return self._run_stack(input, x, state, rows)
+        batch, border = self._entered(input, state, lengths=lengths, reset=reset)
+        y, results = self.carry(batch)
+        return self.leave(y, tuple(r.final for r in results), border)
+
+    def enter(self, x: Any, state: Any = None, **given: Any) -> tuple[Batch, Border]:
+        """The user's batch, checked, in the layers' own layout; and the way back."""
+        return self._entered(x, self._checked(x, state)[1], **given)
+
+    def _entered(
+        self, x: Any, state: tuple[Tensor, ...] | None, **given: Any
+    ) -> tuple[Batch, Border]:
+        """torch's states (L D, B, width) become one for each layer, (D, B, width)."""
+        states: States | None = None
+        if state is not None:
+            states = tuple(zip(*(v.split(self.directions) for v in state), strict=True))
+        return enter(self, x, states, batch_first=self.batch_first, checked=True, **given)
+
+    def leave_state(self, states: States, border: Border) -> Any:
+        """The state as torch.nn returns it: h_n, or (h_n, c_n)."""
+        final = tuple(border.state(torch.cat(part)) for part in zip(*states, strict=True))
+        return final if self.mode == "LSTM" else final[0]
+
+    def _checked(self, input: Any, hx: Any) -> tuple[Tensor, tuple[Tensor, ...] | None, int]:
+        """The input with a batch dimension or packed, the states (L D, B, width), and B."""
+        state = None if hx is None else (hx if self.mode == "LSTM" else (hx,))
+        dtype: torch.dtype = getattr(self, self._names[0][0]["weight_ih"]).dtype
+        if isinstance(input, PackedSequence):
+            x, rows = input.data, int(input.batch_sizes[0])
+            check_input(self, x, dtype, 2)
+        else:
+            check_dimensions(self, input, state)
+            x = input
+            if x.dim() == 2:
+                x = x.unsqueeze(0 if self.batch_first else 1)
+                state = None if state is None else tuple(v.unsqueeze(1) for v in state)
+            rows = x.shape[0 if self.batch_first else 1]
+            check_input(self, x, dtype, 3)
+        if state is not None:
+            check_state(self, state, rows)
+        return x, state, rows
+
+    def _takes_stack(self, x: Tensor) -> bool:
+        """Whether torch's kernel takes the call; it needs a time step."""
+        return carries_stack(self.backend) and x.shape[1 if self.batch_first else 0] > 0
+
+    def _run_stack(self, input: Any, x: Tensor, state: tuple[Tensor, ...] | None, rows: int) -> Any:
+        """All layers in one call of torch's kernel, as torch.nn makes it: same bits, same speed."""
+        packed = input if isinstance(input, PackedSequence) else None
+        if state is None:
+            layers = self.num_layers * self.directions
+            state = tuple(x.new_zeros(layers, rows, w) for w in self.widths[0])
+        elif packed is not None and packed.sorted_indices is not None:
+            state = tuple(v.index_select(1, packed.sorted_indices) for v in state)
+        start = state if self.mode == "LSTM" else state[0]
+        weights = [getattr(self, name) for name in self._flat_weights_names]
+        options = (
+            self.bias, self.num_layers, self.options.dropout, self.training, self.bidirectional,
+        )  # fmt: skip
+        kernel = KERNELS[self.mode]
+        if packed is None:
+            y, *final = kernel(x, start, weights, *options, self.batch_first)
+        else:
+            y, *final = kernel(x, packed.batch_sizes, start, weights, *options)
+            y = PackedSequence(y, *packed[1:])
+            if packed.unsorted_indices is not None:
+                final = [v.index_select(1, packed.unsorted_indices) for v in final]
+        if packed is None and input.dim() == 2:
+            y, final = y.squeeze(0 if self.batch_first else 1), [v.squeeze(1) for v in final]
+        return y, (tuple(final) if self.mode == "LSTM" else final[0])

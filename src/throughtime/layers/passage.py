@@ -1,0 +1,87 @@
+"""The way of a batch through all layers, and through time in each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.backends.call import Call, Result
+from throughtime.layers.batch import Batch, States
+from throughtime.layers.dilation import fold, unfold
+from throughtime.layers.masks import recurrent_mask, weight_dropped, zoneout_masks
+from throughtime.layers.merge import merged
+from throughtime.layers.weights import Weights
+from throughtime.scan import scan
+
+
+class Passage(Weights):
+    """Layers that can carry a batch through time."""
+
+    def carry(self, batch: Batch, record: bool = False) -> tuple[Tensor, list[Result]]:
+        """Through all layers: the outputs, and each layer's result."""
+        y, results = batch.x, []
+        for layer in range(len(self.hidden_sizes)):
+            result = self._carry_layer(layer, replace(batch, x=y), record)
+            below, y = y, merged(result.sequences[0], self.options.merge)
+            if self.options.residual and layer:
+                y = y + below
+            if self.options.dropout and self.training and layer + 1 < len(self.hidden_sizes):
+                y = nn.functional.dropout(y, self.options.dropout)
+            results.append(result)
+        return y, results
+
+    def _carry_layer(self, layer: int, batch: Batch, record: bool) -> Result:
+        call, d = self._call(layer, batch, record), self.dilations[layer]
+        if d == 1:
+            return scan(self._masked(call, 1), self.backend)
+        folded = self._masked(fold(call, d), d)
+        return unfold(scan(folded, self.backend), call, d)
+
+    def _call(self, layer: int, batch: Batch, record: bool = False) -> Call:
+        """What one layer has to carry through time."""
+        weights = [self.weights(layer, d) for d in range(self.directions)]
+        initial = None
+        if self.options.learn_initial:
+            names = [f"initial_{s}" for s in self.cell.state_names]
+            initial = tuple(torch.stack([w.pop(n) for w in weights]) for n in names)
+        return Call(
+            cell=self.cell,
+            hidden_size=self.hidden_sizes[layer],
+            x=batch.x,
+            weights=tuple(weight_dropped(w, self.options, self.training) for w in weights),
+            state=None if batch.state is None else batch.state[layer],
+            initial=initial,
+            lengths=batch.lengths,
+            reset=batch.reset,
+            batch_sizes=batch.batch_sizes,
+            inputs=batch.inputs,
+            record=record,
+        )
+
+    def _masked(self, call: Call, d: int) -> Call:
+        """The call with its random masks; those of a sequence are shared by its d chains."""
+        options = self.options
+        if not (options.recurrent_dropout or options.has_zoneout):
+            return call
+        widths = self.cell.widths(call.hidden_size)
+        D, T, B = self.directions, call.x.shape[0], call.rows
+        mask = recurrent_mask(call.x, (D, B // d, widths[0]), options, self.training)
+        return replace(
+            call,
+            recurrent_mask=None if mask is None else mask.repeat(1, d, 1),
+            zoneout=zoneout_masks(
+                call.x, self.cell, [(D, T, B, w) for w in widths], options, self.training
+            ),
+        )
+
+    def initial_state(self, rows: int) -> States:
+        """The state that sequences start from: over layers and states, (D, B, width)."""
+        calls = (self._call(i, Batch(self._zeros(i, 1, rows))) for i in range(len(self.widths)))
+        return tuple(tuple(v.clone() for v in call.initial_rows()) for call in calls)
+
+    def _zeros(self, layer: int, steps: int, batch: int) -> Tensor:
+        width = self.input_size if layer == 0 else self._output_sizes[layer - 1]
+        parameter = next(self.parameters())
+        return torch.zeros(steps, batch, width, dtype=parameter.dtype, device=parameter.device)

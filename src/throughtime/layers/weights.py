@@ -1,0 +1,119 @@
+"""A layer's parameters: torch's names, the cell's shapes, torch's default start."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.backends import check_backend
+from throughtime.cells import Cell
+from throughtime.cells.parameters import parameter_shapes
+from throughtime.compiler.trace import trace
+from throughtime.errors import CellError, OptionError
+from throughtime.layers.gate import Gate
+from throughtime.layers.merge import merged_width
+from throughtime.layers.options import Options
+
+
+class Weights(nn.Module, ABC):
+    """The parameters of layers x directions of one cell.
+
+    Attributes:
+        cell: the equations.
+        input_size: width of the input.
+        hidden_sizes: H of each layer.
+        directions: 1 or 2.
+        bias: whether W and U carry biases.
+        options: what is done around the cell.
+        backend: who computes it, or "auto".
+        output_size: width of the outputs.
+        widths: of each layer, the widths of the cell's states.
+        dilations: d of each layer.
+        batch_first: whether users give and take (B, T, width).
+    """
+
+    batch_first: bool
+
+    def __init__(
+        self, cell: Cell, input_size: int, hidden_sizes: Sequence[int], *, directions: int,
+        bias: bool, options: Options, backend: str, device: Any, dtype: Any,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if not isinstance(cell, Cell):
+            raise CellError(f"cell must be an instance of a Cell, got {cell!r}")
+        trace(cell)
+        self.cell = cell
+        self.input_size = input_size
+        self.hidden_sizes = tuple(hidden_sizes)
+        self.directions = directions
+        self.bias = bias
+        self.options = options
+        self.backend = check_backend(backend)
+        self.widths = tuple(cell.widths(h) for h in self.hidden_sizes)
+        self._output_sizes = tuple(
+            merged_width(w[0], directions, options.merge) for w in self.widths
+        )
+        self.output_size = self._output_sizes[-1]
+        self.dilations = _per_layer(options.dilation, len(self.hidden_sizes))
+        self._check_residual()
+        self._names = [
+            [self._register(layer, d, device, dtype) for d in range(directions)]
+            for layer in range(len(self.hidden_sizes))
+        ]
+        self.reset_parameters()
+
+    def _check_residual(self) -> None:
+        sizes = set(self._output_sizes)
+        if self.options.residual and len(sizes) > 1:
+            raise OptionError(
+                f"residual adds each layer's input to its output, so all layers must give the same "
+                f"width, got {', '.join(map(str, self._output_sizes))}"
+            )
+
+    def _register(self, layer: int, d: int, device: Any, dtype: Any) -> dict[str, str]:
+        """Empty parameters of one layer and direction; gives short name -> name."""
+        hidden = self.hidden_sizes[layer]
+        width = self.input_size if layer == 0 else self._output_sizes[layer - 1]
+        shapes = parameter_shapes(self.cell, width, hidden, self.bias)
+        if self.options.learn_initial:
+            for state, w in zip(self.cell.state_names, self.widths[layer], strict=True):
+                shapes[f"initial_{state}"] = (w,)
+        suffix = f"_l{layer}{'_reverse' if d else ''}"
+        for name, shape in shapes.items():
+            empty = torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name + suffix, nn.Parameter(empty))
+        return {name: name + suffix for name in shapes}
+
+    def reset_parameters(self) -> None:
+        """torch's default start: U(-1/sqrt(H), 1/sqrt(H)); vectors as their cell declares."""
+        for layer, directions in enumerate(self._names):
+            bound = 1 / math.sqrt(self.hidden_sizes[layer]) if self.hidden_sizes[layer] else 0
+            for short, name in (pair for names in directions for pair in names.items()):
+                value = getattr(self, name)
+                if short in self.cell.vectors:
+                    nn.init.constant_(value, self.cell.vectors[short])
+                elif short.startswith("initial_"):
+                    nn.init.zeros_(value)
+                else:
+                    nn.init.uniform_(value, -bound, bound)
+
+    def gate(self, name: str, layer: int = 0, reverse: bool = False) -> Gate:
+        """One gate's rows of the weights, by its name in the equations."""
+        return Gate(self, name, layer, reverse)
+
+    def weights(self, layer: int, d: int) -> dict[str, Tensor]:
+        """Short name -> tensor, read by name at every call so that any swap of one is seen."""
+        return {short: getattr(self, name) for short, name in self._names[layer][d].items()}
+
+
+def _per_layer(values: tuple[int, ...], layers: int) -> tuple[int, ...]:
+    if len(values) not in (1, layers):
+        raise OptionError(
+            f"dilation must be one number or one for each of {layers} layers, got {len(values)}"
+        )
+    return values * layers if len(values) == 1 else values
