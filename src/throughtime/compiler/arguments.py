@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from throughtime.compiler.builder import Builder
+from throughtime.compiler.builder import Builder, Untraceable
 from throughtime.compiler.graph import Constant
 from throughtime.compiler.symbol import Symbol, lift
 
@@ -15,7 +15,10 @@ class NoRule(Exception):
 
 def builder_of(*values: Any) -> Builder:
     """The builder of the first symbol among the values."""
-    return next(v.builder for v in values if type(v) is Symbol)
+    for value in values:
+        if type(value) is Symbol:
+            return value.builder
+    raise Untraceable("no symbol among the arguments")
 
 
 def write(op: str, *values: Any, constants: tuple[Constant, ...] = ()) -> Symbol:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from throughtime.compiler.graph import (
+    READ,
     Constant,
     Graph,
     Line,
@@ -117,7 +118,7 @@ class Builder:
     def describe(self, index: int) -> str:
         """A node in an error: its name where it has one, and its shape."""
         node = self.nodes[index]
-        name = f"{node.op}.{node.constants[0]}" if node.op in ("a", "s", "p") else "a value"
+        name = f"{node.op}.{node.constants[0]}" if node.op in READ else "a value"
         return f"{name} of shape ({', '.join(node.shape)})"
 
     def _refuse_widths(self, op: str, inputs: tuple[int, ...]) -> None:

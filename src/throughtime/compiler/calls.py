@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from throughtime.compiler.arguments import NoRule
+from throughtime.compiler.arguments import NoRule, builder_of
 from throughtime.compiler.builder import Builder
 from throughtime.compiler.operations import OPERATIONS
 from throughtime.compiler.symbol import Symbol, lift, value_asked
@@ -22,14 +22,14 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     """The result of torch's `function` on arguments with symbols among them."""
     name = function.__name__
     name = name[2:-2] if name.startswith("__") else name
-    builder = next(_symbols((args, kwargs))).builder
+    builder = builder_of(*_symbols((args, kwargs)))
     _refuse_writing(builder, name, kwargs)
     if name in _ASKS:
         raise value_asked(builder, f"{name}()")
     if name in ("dim", "ndimension"):
         return len(args[0].symbolic_shape)
     if name == "size":
-        return shape(*args)[args[1]] if len(args) > 1 else shape(*args)
+        return _size(*args, **kwargs)
     reason = _hidden_from_autograd(builder) if builder.tracing else None
     if reason is None and name in OPERATIONS:
         try:
@@ -50,17 +50,17 @@ def shape(symbol: Symbol) -> tuple[Symbol, ...]:
     )
 
 
+def _size(symbol: Symbol, dim: int | None = None) -> Any:
+    return shape(symbol) if dim is None else shape(symbol)[dim]
+
+
 def attribute(symbol: Symbol, name: str) -> Any:
-    """What torch says of an attribute of a tensor, which no graph can know in general."""
+    """What torch says of an attribute of a tensor, as of an example: a graph cannot know it."""
 
     def read(tensor: Tensor) -> Any:
         return getattr(tensor, name)
 
-    if name == "data":
-        return opaque(symbol.builder, "Tensor.data", read, (symbol,), {})
-    symbol.builder.mark(symbol.index, f"Tensor.{name}")
-    result = read(_example(symbol))
-    return lift(symbol.builder, result) if isinstance(result, Tensor) else result
+    return opaque(symbol.builder, f"Tensor.{name}", read, (symbol,), {})
 
 
 def opaque(
@@ -70,9 +70,9 @@ def opaque(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """Opaque nodes for what `function` gives; their shapes come from running it on examples."""
+    """Opaque nodes for the tensors that `function` gives, their shapes found on examples."""
     inputs = tuple(s.index for s in _symbols((args, kwargs)))
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         result = function(*_examples(args), **_examples(kwargs))
     names = {size: width for width, size in _sizes(builder).items()}
 
@@ -82,7 +82,8 @@ def opaque(
             return Symbol(builder, builder.opaque(operation, inputs, sizes))
         if isinstance(value, tuple | list):
             return tuple(wrap(v) for v in value)
-        raise value_asked(builder, f"{operation}()")
+        builder.mark(inputs[0], operation)
+        return value
 
     return wrap(result)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from throughtime.compiler.builder import Builder
-from throughtime.compiler.graph import Graph, Node, Product, Shape
+from throughtime.compiler.graph import READ, Graph, Node, Product, Shape
 from throughtime.compiler.rules import FLAT, RULES
 from throughtime.compiler.symbol import Symbol
 from throughtime.errors import CellError
@@ -38,7 +38,7 @@ def derivative(graph: Graph) -> Graph:
             continue
         node, d = graph.nodes[index], gradients[index]
         builder.line = node.line
-        if node.op in ("a", "s", "p"):
+        if node.op in READ:
             outputs.append((f"d_{node.op}.{node.constants[0]}", d.index))
         elif node.op == "U":
             products.append(Product(str(node.constants[0]), node.inputs[0], d.index))
@@ -47,7 +47,7 @@ def derivative(graph: Graph) -> Graph:
         ):
             if value is not None:
                 _add(gradients, i, _summed_to(value, graph.nodes[i].shape))
-    order = {f"d_{n.op}.{n.constants[0]}": i for i, n in enumerate(graph.nodes) if n.op in "asp"}
+    order = {f"d_{n.op}.{n.constants[0]}": i for i, n in enumerate(graph.nodes) if n.op in READ}
     outputs.sort(key=lambda output: order[output[0]])
     return builder.finish(graph.name, outputs, products[::-1], len(graph.nodes))
 

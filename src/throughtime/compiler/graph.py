@@ -14,8 +14,8 @@ Shape = tuple[str, ...]
 
 Constant = float | int | str | None
 
-INPUTS: Final = frozenset({"a", "s", "p", "d"})
-"""Nodes that are given: a.g, s.h, p.u, and in a derivative d.h, the gradient of the new h."""
+READ: Final = frozenset({"a", "s", "p"})
+"""Nodes that are given to a step: a.g, s.h, p.u."""
 
 _INFIX: Final = {
     "add": "+",
@@ -87,7 +87,7 @@ class Node:
 
     def __str__(self) -> str:
         words = [f"t{i}" for i in self.inputs]
-        if self.op in INPUTS:
+        if self.op in READ or self.op == "d":
             return f"{self.op}.{self.constants[0]}"
         if self.op in ("U", "transposed"):
             return f"U.{self.constants[0]}{'' if self.op == 'U' else '.T'} @ {words[0]}"

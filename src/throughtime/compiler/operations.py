@@ -27,15 +27,26 @@ def _swapped(op: str) -> Operation:
     return lambda input, other: write(op, other, input)
 
 
-def _add(input: Any, other: Any, alpha: float = 1) -> Symbol:
+def _of_two(op: str) -> Operation:
+    """torch.max and torch.min of two tensors; with a number they reduce over a dimension."""
+
+    def rule(input: Any, other: Any) -> Symbol:
+        if type(other) is not Symbol:
+            raise NoRule
+        return write(op, input, other)
+
+    return rule
+
+
+def _add(input: Any, other: Any, *, alpha: float = 1) -> Symbol:
     return write("add", input, other if alpha == 1 else write("mul", other, alpha))
 
 
-def _sub(input: Any, other: Any, alpha: float = 1) -> Symbol:
+def _sub(input: Any, other: Any, *, alpha: float = 1) -> Symbol:
     return write("sub", input, other if alpha == 1 else write("mul", other, alpha))
 
 
-def _rsub(input: Any, other: Any, alpha: float = 1) -> Symbol:
+def _rsub(input: Any, other: Any, *, alpha: float = 1) -> Symbol:
     return write("sub", other, input if alpha == 1 else write("mul", input, alpha))
 
 
@@ -86,11 +97,11 @@ def _lerp(input: Any, end: Any, weight: Any) -> Symbol:
     return write("add", input, write("mul", weight, write("sub", end, input)))
 
 
-def _addcmul(input: Any, tensor1: Any, tensor2: Any, value: float = 1) -> Symbol:
+def _addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Symbol:
     return _add(input, write("mul", tensor1, tensor2), alpha=value)
 
 
-def _addcdiv(input: Any, tensor1: Any, tensor2: Any, value: float = 1) -> Symbol:
+def _addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Symbol:
     return _add(input, write("div", tensor1, tensor2), alpha=value)
 
 
@@ -139,7 +150,6 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "truediv": _binary("div"),
     "rdiv": _swapped("div"),
     "pow": _pow,
-    "float_power": _pow,
     "negative": _unary("neg"),
     "absolute": _unary("abs"),
     "arctan": _unary("atan"),
@@ -147,8 +157,8 @@ OPERATIONS: Final[dict[str, Operation]] = {
     "special_erf": _unary("erf"),
     "maximum": _binary("maximum"),
     "minimum": _binary("minimum"),
-    "max": _binary("maximum"),
-    "min": _binary("minimum"),
+    "max": _of_two("maximum"),
+    "min": _of_two("minimum"),
     "clamp": _clamp,
     "clip": _clamp,
     "clamp_min": lambda input, min: _clamp(input, min),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn
+from numbers import Real
+from typing import Any, Final, NoReturn
 
 from torch import Tensor
 
-from throughtime.compiler.builder import BOOLEAN, Builder
+from throughtime.compiler.builder import BOOLEAN, Builder, Untraceable
 from throughtime.compiler.graph import Constant, Shape
 from throughtime.errors import CellError
 
@@ -18,6 +19,7 @@ class Symbol:
     """The value of one node. Operators, methods and functions of torch on it write new nodes."""
 
     __slots__ = ("builder", "index")
+    __array_priority__: Final = 1000  # so that NumPy's numbers leave the operation to us
 
     def __init__(self, builder: Builder, index: int) -> None:
         self.builder = builder
@@ -100,7 +102,7 @@ def lift(builder: Builder, value: Any) -> Symbol:
     """The value as a symbol: numbers and tensors of no dimension become constants."""
     if type(value) is Symbol:
         return value
-    if isinstance(value, bool | int | float):
+    if isinstance(value, Real):
         number = float(value)
     elif isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad:
         number = float(value)
@@ -109,7 +111,7 @@ def lift(builder: Builder, value: Any) -> Symbol:
     elif type(value).__module__.startswith("throughtime.compiler"):
         raise builder.refuse(f"{value} is a matrix and stands only left of @, as in {value} @ v")
     else:
-        raise builder.refuse(f"step computes with {type(value).__name__}, which is no real number")
+        raise Untraceable(f"step computes with {type(value).__name__}, which is no real number")
     return Symbol(builder, builder.node("number", (), (number,), ()))
 
 

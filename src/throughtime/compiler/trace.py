@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import dis
+import inspect
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from throughtime.cells.cell import Cell
 from throughtime.compiler.builder import Builder
@@ -35,13 +38,15 @@ def trace(cell: Cell) -> Graph:
     except _NOT_FOLLOWED as error:
         return _not_followed(cell, builder, error)
     finally:
-        drawn = not torch.equal(random, torch.get_rng_state())
+        drawn = _content(torch.get_rng_state()) != _content(random)
         torch.set_rng_state(random)
     outputs = _new_state(cell, builder, new)
-    if drawn and not builder.unsupported:
+    if drawn:
         builder.unsupported.append((outputs[0][1], Unsupported("random numbers", _return(cell))))
-    graph = builder.finish(type(cell).__name__, outputs, [])
-    return _with_products(graph)
+    for index, node in enumerate(builder.nodes):
+        if node.op == "width" and node.constants == ("B",) and node.line:
+            builder.unsupported.append((index, Unsupported("the number of rows", node.line)))
+    return _with_products(builder.finish(type(cell).__name__, outputs, []))
 
 
 def _new_state(cell: Cell, builder: Builder, new: Any) -> list[tuple[str, int]]:
@@ -67,9 +72,14 @@ def _new_state(cell: Cell, builder: Builder, new: Any) -> list[tuple[str, int]]:
     return outputs
 
 
+def _content(generator_state: Tensor) -> bytes:
+    """The bytes of a generator's state, read where a mode such as FakeTensorMode cannot refuse."""
+    return ctypes.string_at(generator_state.data_ptr(), generator_state.numel())
+
+
 def _return(cell: Cell) -> Line:
     """The last line of `step` that returns."""
-    code = type(cell).step.__code__
+    code = inspect.unwrap(type(cell).step).__code__
     lines = [
         i.positions.lineno
         for i in dis.get_instructions(code)
