@@ -1,6 +1,8 @@
 """The derivative of every operation, one line each; conventions at kinks and ties as autograd's.
 
-d is the gradient of the loss by the result y; a rule gives the gradients by the inputs.
+d is the gradient of the loss by the result y; a rule gives the gradients by the inputs. For NaN
+autograd has two answers in hardtanh and elu, one in its vector code and one in the rest of a row
+that fills no vector; these are the first.
 """
 
 from __future__ import annotations
@@ -64,7 +66,7 @@ def _normalise(d: Any, y: Any, x: Any, eps: float) -> tuple[Any, ...]:
 
 
 def _elu(d: Any, y: Any, x: Any, alpha: float, scale: float, inner: float) -> tuple[Any, ...]:
-    return (where(x <= 0, d * inner * alpha * scale * exp(x * inner), d * scale),)
+    return (where(x > 0, d * scale, d * inner * alpha * scale * exp(x * inner)),)
 
 
 def _softplus(d: Any, y: Any, x: Any, beta: float, threshold: float) -> tuple[Any, ...]:
@@ -112,7 +114,7 @@ RULES: Final[dict[str, Rule]] = {
     "logsigmoid": lambda d, y, x: (d * sigmoid(-x),),
     "silu": _silu,
     "gelu": _gelu,
-    "hardtanh": lambda d, y, x, low, high: (where((x <= low) | (x >= high), 0, d),),
+    "hardtanh": lambda d, y, x, low, high: (where((x > low) & (x < high), d, 0),),
     "clamp": lambda d, y, x, low, high: (where((x >= low) & (x <= high), d, 0),),
     "maximum": _maximum,
     "minimum": _minimum,

@@ -68,11 +68,6 @@ class Symbol:
 
         return call(function, args, kwargs or {})
 
-    # A symbol says it is a tensor, so that code that asks takes the branch of tensors.
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return Tensor
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or not hasattr(Tensor, name):
             raise AttributeError(f"a tensor has no attribute {name!r}")

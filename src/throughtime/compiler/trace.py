@@ -39,7 +39,8 @@ def trace(cell: Cell) -> Graph:
         return _not_followed(cell, builder, error)
     finally:
         drawn = _content(torch.get_rng_state()) != _content(random)
-        torch.set_rng_state(random)
+        if drawn:
+            torch.set_rng_state(random)
     outputs = _new_state(cell, builder, new)
     if drawn:
         builder.unsupported.append((outputs[0][1], Unsupported("random numbers", _return(cell))))
