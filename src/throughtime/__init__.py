@@ -1,8 +1,29 @@
 """Recurrent networks for PyTorch, compiled from their textbook equations."""
 
 from throughtime import cells as cells
+from throughtime import compat as compat
 from throughtime.cells import Cell as Cell
+from throughtime.layers.convert import from_torch as from_torch
+from throughtime.layers.drop_in import GRU as GRU
+from throughtime.layers.drop_in import LSTM as LSTM
+from throughtime.layers.drop_in import RNN as RNN
+from throughtime.layers.drop_in_cells import GRUCell as GRUCell
+from throughtime.layers.drop_in_cells import LSTMCell as LSTMCell
+from throughtime.layers.drop_in_cells import RNNCell as RNNCell
 from throughtime.layers.recurrent import Recurrent as Recurrent
 from throughtime.version import __version__ as __version__
 
-__all__ = ["Cell", "Recurrent", "__version__", "cells"]
+__all__ = [
+    "Cell",
+    "GRU",
+    "GRUCell",
+    "LSTM",
+    "LSTMCell",
+    "RNN",
+    "RNNCell",
+    "Recurrent",
+    "__version__",
+    "cells",
+    "compat",
+    "from_torch",
+]

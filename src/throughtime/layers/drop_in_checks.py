@@ -12,6 +12,7 @@ from torch import Tensor
 from throughtime.errors import OptionError
 
 if TYPE_CHECKING:
+    from throughtime.layers.drop_in_cell import DropInCell
     from throughtime.layers.drop_in_layer import DropIn
 
 
@@ -130,3 +131,33 @@ def check_state(layer: DropIn, state: tuple[Tensor, ...], rows: int) -> None:
         if v.shape != expected:
             name = f"hidden[{i}]" if len(state) == 2 else "hidden"
             raise RuntimeError(f"Expected {name} size {expected}, got {list(v.size())}")
+
+
+def check_cell_dimensions(cell: DropInCell, x: Tensor, hx: Any) -> None:
+    """The input of one step has one or two dimensions, and so has each state."""
+    if x.dim() not in (1, 2):
+        raise ValueError(f"{cell.kind}: Expected input to be 1D or 2D, got {x.dim()}D instead")
+    for i, v in enumerate(() if hx is None else hx):
+        if v.dim() not in (1, 2):
+            name = f"hx[{i}]" if cell.kind == "LSTMCell" else "hidden"
+            raise ValueError(f"{cell.kind}: Expected {name} to be 1D or 2D, got {v.dim()}D instead")
+
+
+def check_cell_sizes(cell: DropInCell, x: Tensor, state: tuple[Tensor, ...]) -> None:
+    """What torch's own step checks, for the backends that have no such check."""
+    if len(state) != len(cell.cell.state_names):
+        raise RuntimeError("lstm_cell expects two hidden states")
+    if x.shape[1] != cell.input_size:
+        raise RuntimeError(
+            f"input has inconsistent input_size: got {x.shape[1]} expected {cell.input_size}"
+        )
+    for i, v in enumerate(state):
+        if v.shape[0] != x.shape[0]:
+            raise RuntimeError(
+                f"Input batch size {x.shape[0]} doesn't match hidden{i} batch size {v.shape[0]}"
+            )
+        if v.shape[1] != cell.hidden_size:
+            raise RuntimeError(
+                f"hidden{i} has inconsistent hidden_size: got {v.shape[1]}, "
+                f"expected {cell.hidden_size}"
+            )

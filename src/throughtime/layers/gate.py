@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from throughtime.cells import Cell
 from throughtime.errors import OptionError
 
-if TYPE_CHECKING:
-    from throughtime.layers.weights import Weights
+
+class Owner(Protocol):
+    """A module with weights of a cell: a layer, or one step of it."""
+
+    @property
+    def cell(self) -> Cell:
+        """The equations."""
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """H of each layer."""
+
+    @property
+    def directions(self) -> int:
+        """1 or 2."""
+
+    def weights(self, layer: int, d: int) -> Mapping[str, Tensor]:
+        """Short name -> tensor."""
 
 
 class Gate:
@@ -20,7 +38,7 @@ class Gate:
         name: the gate's name in the cell's equations.
     """
 
-    def __init__(self, owner: Weights, name: str, layer: int, reverse: bool) -> None:
+    def __init__(self, owner: Owner, name: str, layer: int, reverse: bool) -> None:
         if name not in owner.cell.gates:
             raise OptionError(f"gate must be one of {', '.join(owner.cell.gates)}, got {name!r}")
         layers = len(owner.hidden_sizes)

@@ -43,7 +43,7 @@ class Weights(nn.Module, ABC):
         self, cell: Cell, input_size: int, hidden_sizes: Sequence[int], *, directions: int,
         bias: bool, options: Options, backend: str, device: Any, dtype: Any,
     ) -> None:  # fmt: skip
-        super().__init__()
+        nn.Module.__init__(self)  # by name: compat puts torch.nn.LSTM behind this class
         if not isinstance(cell, Cell):
             raise CellError(f"cell must be an instance of a Cell, got {cell!r}")
         trace(cell)

@@ -1,0 +1,119 @@
+"""What RNNCell, LSTMCell and GRUCell share: one step of the equations, called as torch.nn's."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.backends import check_backend, choose
+from throughtime.backends.call import Call
+from throughtime.backends.torch import STEPS, carries_stack
+from throughtime.cells import Cell
+from throughtime.layers.drop_in_checks import check_cell_dimensions, check_cell_sizes
+from throughtime.layers.gate import Gate
+from throughtime.scan import scan
+
+
+class DropInCell(nn.Module, ABC):
+    """One step of a cell, with the parameters and the call of torch.nn's.
+
+    Attributes:
+        kind: the name of torch's class.
+        input_size, hidden_size, bias: as given.
+        backend: who computes it, or "auto".
+    """
+
+    kind: ClassVar[str]
+    directions = 1
+    weight_ih: Tensor
+    weight_hh: Tensor
+
+    def __init__(
+        self, gates: int, input_size: int, hidden_size: int, bias: bool, device: Any, dtype: Any,
+        backend: str,
+    ) -> None:  # fmt: skip
+        nn.Module.__init__(self)  # by name: compat puts torch.nn.LSTM behind this class
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.bias = bias
+        self.backend = check_backend(backend)
+        rows = gates * hidden_size
+        shapes = {"weight_ih": (rows, input_size), "weight_hh": (rows, hidden_size)}
+        biases = {"bias_ih": (rows,), "bias_hh": (rows,)}
+        for name, shape in (shapes | biases).items():
+            left_out = name in biases and not bias
+            empty = None if left_out else torch.empty(shape, device=device, dtype=dtype)
+            self.register_parameter(name, None if empty is None else nn.Parameter(empty))
+        self.reset_parameters()
+
+    @property
+    @abstractmethod
+    def cell(self) -> Cell:
+        """The equations."""
+
+    @property
+    def hidden_sizes(self) -> tuple[int]:
+        """H, as a layer of one cell has it."""
+        return (self.hidden_size,)
+
+    def reset_parameters(self) -> None:
+        """torch's default start: U(-1/sqrt(H), 1/sqrt(H))."""
+        bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size > 0 else 0
+        for weight in self.parameters():
+            nn.init.uniform_(weight, -bound, bound)
+
+    def gate(self, name: str) -> Gate:
+        """One gate's rows of the weights, by its name in the equations."""
+        return Gate(self, name, 0, False)
+
+    def weights(self, layer: int = 0, d: int = 0) -> dict[str, Tensor]:
+        """Name -> tensor, read by name at every call so that any swap of one is seen."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
+        return {name: getattr(self, name) for name in names}
+
+    def explain(self, batch: int = 1) -> str:
+        """Which backend a step would take, and why not those before it."""
+        like = self.weight_ih
+        x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
+        return str(choose(self._call(x, None), self.backend))
+
+    def _call(self, x: Tensor, state: tuple[Tensor, ...] | None) -> Call:
+        start = None if state is None else tuple(v.unsqueeze(0) for v in state)
+        return Call(self.cell, self.hidden_size, x.unsqueeze(0), (self.weights(),), start)
+
+    def _step(self, input: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+        """The new state after one step of a batch (B, I) or of one row (I,)."""
+        check_cell_dimensions(self, input, state)
+        single = input.dim() == 1
+        x = input.unsqueeze(0) if single else input
+        if state is None:
+            zeros = torch.zeros(x.shape[0], self.hidden_size, dtype=x.dtype, device=x.device)
+            state = (zeros,) * len(self.cell.state_names)
+        elif single:
+            state = tuple(v.unsqueeze(0) for v in state)
+        if carries_stack(self.backend):
+            new = self._kernel(x, state)
+        else:
+            check_cell_sizes(self, x, state)
+            new = tuple(v.squeeze(0) for v in scan(self._call(x, state), self.backend).final)
+        return tuple(v.squeeze(0) for v in new) if single else new
+
+    def _kernel(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """torch's own kernel, which is one call."""
+        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        kernel = STEPS[str(self.cell.torch_equivalent)]
+        if self.kind == "LSTMCell":
+            h, c = kernel(x, state, *weights)
+            return h, c
+        return (kernel(x, state[0], *weights),)
+
+    def extra_repr(self) -> str:
+        """As torch.nn writes it."""
+        words = [str(self.input_size), str(self.hidden_size)]
+        if self.bias is not True:
+            words.append(f"bias={self.bias}")
+        return ", ".join(words)
