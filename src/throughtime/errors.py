@@ -7,6 +7,7 @@ ThroughtimeError
 ├── BackendError     (RuntimeError)  a named backend cannot run this call
 ├── TransformError   (RuntimeError)  a transform of torch that could not be right here
 ├── DataError        (ValueError)    input data that cannot be read
+├── LawError         (AssertionError) a cell breaks a law that every cell must obey
 ├── RunError         (ValueError)    a run folder or checkpoint that cannot be used
 └── MissingExtra     (ImportError)   an optional package is not installed
 
@@ -42,6 +43,10 @@ class TransformError(ThroughtimeError, RuntimeError):
 
 class DataError(ThroughtimeError, ValueError):
     """Input data cannot be read or breaks its format."""
+
+
+class LawError(ThroughtimeError, AssertionError):
+    """A cell breaks a law that every cell must obey."""
 
 
 class RunError(ThroughtimeError, ValueError):

@@ -30,7 +30,6 @@ def run(call: Call) -> Result:
     """Carry the cell through time, one step and one direction after the other."""
     if call.batch_sizes is not None:
         return _run_packed(call)
-    call = replace(call, x=call.x.contiguous())  # a step's bits may depend on its strides
     if call.lengths is not None:
         alive = _alive(call)
         call = replace(call, x=torch.where(alive, call.x, 0), inputs=_masked_inputs(call, alive))
@@ -66,7 +65,7 @@ def _run_direction(call: Call, d: int) -> Result:
     widths = call.cell.widths(call.hidden_size)
     count = len(widths) if call.record else 1
     steps: list[list[Tensor]] = [[call.x.new_empty(0)] * T for _ in range(count)]
-    final = tuple(v[d] for v in call.start())
+    final = tuple(v[d].clone() for v in call.start())
     for t, state, output in _walk(call, d, final):
         final = state
         for i in range(count):
@@ -102,7 +101,10 @@ def _step(call: Call, d: int, t: int, s: State, U: Names, p: Names) -> State:
     cell, weights = call.cell, call.weights[d]
     a: dict[str, Tensor] = {n: v[t] for n, v in (call.inputs or {}).items()}
     if cell.layout.input_gates:
-        pre = linear(call.x[t], weights["weight_ih"], weights.get("bias_ih"))
+        # A product's bits depend on how its operands are aligned, so each step gets its own tensor:
+        # that makes step by step the same as the whole.
+        x_t = call.x[t].clone(memory_format=torch.contiguous_format)
+        pre = linear(x_t, weights["weight_ih"], weights.get("bias_ih"))
         blocks = pre.split(call.hidden_size, -1)
         a.update(zip(cell.layout.input_gates, blocks, strict=True))
     named = Names("s", dict(zip(cell.state_names, s, strict=True)))

@@ -1,0 +1,83 @@
+"""check(cell): every law, gradcheck and every backend, over random sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from throughtime.cells import Cell
+from throughtime.compiler.trace import trace
+from throughtime.errors import LawError
+from throughtime.laws import LAWS
+from throughtime.layers.recurrent import Recurrent
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `check` found.
+
+    Attributes:
+        cell: the cell.
+        laws: the laws that held.
+        uncompiled: operations without a rule, with their lines; they keep the cell on the
+            reference.
+    """
+
+    cell: Cell
+    laws: tuple[str, ...]
+    uncompiled: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{self.cell!r}: {len(self.laws)} laws hold", *(f"  {law}" for law in self.laws)]
+        lines += [f"  stays uncompiled: {reason}" for reason in self.uncompiled]
+        return "\n".join(lines)
+
+
+def maker(cell: Cell, seed: int, **options: Any) -> Callable[..., Recurrent]:
+    """How the laws build their layers: random odd sizes and weights, float64."""
+
+    def make(**forced: Any) -> Recurrent:
+        torch.manual_seed(seed)
+        sizes = torch.randint(1, 6, (2,)).tolist()
+        given = {"hidden_size": sizes[1], "dtype": torch.float64, **options, **forced}
+        layer = Recurrent(cell, sizes[0], given.pop("hidden_size"), **given)
+        with torch.no_grad():
+            for weight in layer.parameters():
+                weight.add_(torch.randn_like(weight), alpha=0.3)
+        return layer.eval()
+
+    return make
+
+
+def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
+    """Hold a cell against every law, by gradcheck and on every backend that takes it.
+
+    Args:
+        cell: an instance of a `Cell`, of this package or your own.
+        seed: where the random sizes, weights and inputs come from.
+        options: of `Recurrent`, to hold the laws with them.
+
+    Returns:
+        What was checked.
+
+    Raises:
+        CellError: the equations cannot be taken; names the line.
+        LawError: laws that do not hold, each with its number.
+    """
+    unsupported = trace(cell).unsupported
+    held, broken = [], []
+    with torch.random.fork_rng(devices=[]):
+        for name, law in LAWS.items():
+            torch.manual_seed(seed)
+            try:
+                law(maker(cell, seed, **options))
+            except (AssertionError, RuntimeError) as error:
+                broken.append(f"{name} ({(law.__doc__ or '').strip()}): {error}")
+            else:
+                held.append(name)
+    if broken:
+        raise LawError(f"{cell!r} breaks {len(broken)} of {len(LAWS)} laws:\n" + "\n".join(broken))
+    return Checked(cell, tuple(held), tuple(f"{what}: {line}" for what, line in unsupported))
