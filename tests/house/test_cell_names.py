@@ -14,6 +14,9 @@ from throughtime import cells
 
 # Files (patterns of paths) that must name a cell, and why.
 MAY_NAME: dict[str, str] = {
+    "__init__.py": "the public names, spelled out",
+    "compat.py": "subclasses of torch.nn's layers, under torch's names",
+    "layers/convert.py": "which layer of torch.nn becomes which of ours",
     "backends/torch.py": "names torch's layers: what a cell's torch_equivalent may say",
     "layers/drop_in*.py": "the drop-ins: they bear the names of torch.nn's layers",
     "tasks/recipe.py": "spells out what --cell takes: a Literal must be literal",
