@@ -11,7 +11,7 @@ from torch import Tensor
 from throughtime.compiler.arguments import NoRule, builder_of
 from throughtime.compiler.builder import Builder
 from throughtime.compiler.operations import OPERATIONS
-from throughtime.compiler.symbol import Symbol, lift, value_asked
+from throughtime.compiler.symbol import Matrix, Symbol, lift, value_asked
 
 _SIZES: Final = {"B": 2, "1": 1}
 _WRITES: Final = frozenset("setitem iadd isub imul idiv ifloordiv imod iand ior ixor".split())
@@ -30,6 +30,9 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
         return len(args[0].symbolic_shape)
     if name == "size":
         return _size(*args, **kwargs)
+    for value in args:
+        if isinstance(value, Matrix):
+            lift(builder, value)  # refuses it
     reason = _hidden_from_autograd(builder) if builder.tracing else None
     if reason is None and name in OPERATIONS:
         try:

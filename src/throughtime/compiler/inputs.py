@@ -8,7 +8,7 @@ from typing import Any
 from throughtime.cells.cell import Cell, Width
 from throughtime.compiler.builder import Builder
 from throughtime.compiler.graph import Shape
-from throughtime.compiler.symbol import Symbol
+from throughtime.compiler.symbol import Matrix, Symbol
 
 
 class Symbols:
@@ -21,30 +21,6 @@ class Symbols:
         _check_declared(self._builder, self._what, name, self._shapes)
         shape = self._shapes[name]
         return Symbol(self._builder, self._builder.node(self._what, (), (name,), shape))
-
-
-class Matrix:
-    """`U.name`: only its product with a vector can be written."""
-
-    def __init__(self, builder: Builder, name: str, to: str, source: str) -> None:
-        self._builder, self._name, self._to, self._source = builder, name, to, source
-
-    def __matmul__(self, v: Any) -> Symbol:
-        if type(v) is not Symbol:
-            raise self._builder.refuse(f"{self} multiplies {type(v).__name__}, which is no vector")
-        if v.symbolic_shape != ("B", self._source):
-            raise self._builder.refuse(
-                f"{self} multiplies a vector of shape (B, {self._source}), "
-                f"got {self._builder.describe(v.index)}"
-            )
-        node = self._builder.node("U", (v.index,), (self._name,), ("B", self._to))
-        return Symbol(self._builder, node)
-
-    def __getattr__(self, name: str) -> Any:
-        raise self._builder.refuse(f"step reads {self}.{name}; a matrix has only {self} @ v")
-
-    def __str__(self) -> str:
-        return f"U.{self._name}"
 
 
 class Matrices:

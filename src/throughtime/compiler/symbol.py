@@ -93,6 +93,30 @@ class Symbol:
     __hash__ = object.__hash__
 
 
+class Matrix:
+    """`U.name`: only its product with a vector can be written."""
+
+    def __init__(self, builder: Builder, name: str, to: str, source: str) -> None:
+        self._builder, self._name, self._to, self._source = builder, name, to, source
+
+    def __matmul__(self, v: Any) -> Symbol:
+        if type(v) is not Symbol:
+            raise self._builder.refuse(f"{self} multiplies {type(v).__name__}, which is no vector")
+        if v.symbolic_shape != ("B", self._source):
+            raise self._builder.refuse(
+                f"{self} multiplies a vector of shape (B, {self._source}), "
+                f"got {self._builder.describe(v.index)}"
+            )
+        node = self._builder.node("U", (v.index,), (self._name,), ("B", self._to))
+        return Symbol(self._builder, node)
+
+    def __getattr__(self, name: str) -> Any:
+        raise self._builder.refuse(f"step reads {self}.{name}; a matrix has only {self} @ v")
+
+    def __str__(self) -> str:
+        return f"U.{self._name}"
+
+
 def lift(builder: Builder, value: Any) -> Symbol:
     """The value as a symbol: numbers and tensors of no dimension become constants."""
     if type(value) is Symbol:
@@ -103,7 +127,7 @@ def lift(builder: Builder, value: Any) -> Symbol:
         number = float(value)
     elif isinstance(value, Tensor):
         return _captured(builder, value)
-    elif type(value).__module__.startswith("throughtime.compiler"):
+    elif isinstance(value, Matrix):
         raise builder.refuse(f"{value} is a matrix and stands only left of @, as in {value} @ v")
     else:
         raise Untraceable(f"step computes with {type(value).__name__}, which is no real number")

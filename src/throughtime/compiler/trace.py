@@ -14,7 +14,7 @@ from throughtime.cells.cell import Cell
 from throughtime.compiler.builder import Builder
 from throughtime.compiler.graph import Graph, Line, Product, Unsupported
 from throughtime.compiler.inputs import inputs_of, state_shapes
-from throughtime.compiler.symbol import lift
+from throughtime.compiler.symbol import Symbol, lift
 from throughtime.errors import CellError
 
 _NOT_FOLLOWED: Final = (TypeError, ValueError, AttributeError, RuntimeError)
@@ -55,7 +55,8 @@ def _new_state(cell: Cell, builder: Builder, new: Any) -> list[tuple[str, int]]:
     shapes = state_shapes(cell)
     name = type(cell).__name__
     if not isinstance(new, tuple) or len(new) != len(shapes):
-        got = f"{len(new)} values" if isinstance(new, tuple) else type(new).__name__
+        kind = "a tensor" if type(new) is Symbol else type(new).__name__
+        got = f"{len(new)} values" if isinstance(new, tuple) else kind
         words = ", ".join(shapes)
         raise builder.refuse(
             f"{name}.step must return a tuple of {len(shapes)} ({words}), got {got}", _return(cell)
