@@ -1,0 +1,51 @@
+"""`throughtime train TASK`: trains a task, shows how it goes and what it reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from throughtime.cli.options import with_recipe_flags
+from throughtime.cli.shown import show_score
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("train")(with_recipe_flags(train))
+
+
+def train(
+    task: Annotated[str, typer.Argument(help="What is learned: pronounce.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The run's folder. Default: the next free runs/TASK-NUMBER."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in --out, or with the newest one."),
+    ] = False,
+    **flags: Any,
+) -> None:
+    """Train a task. A run that was killed resumes to the same weights, bit for bit."""
+    from throughtime.tasks import find
+    from throughtime.train.begin import begin, go_on
+
+    kind = find(task)
+    given = {name: value for name, value in flags.items() if value is not None}
+    run = go_on(kind, out, given) if resume else begin(kind, out, given)
+    # Lightning is slow to import and mistakes above are quick to tell.
+    from throughtime.train.fit import fit
+    from throughtime.train.result import score_and_keep
+
+    task_made = kind(run.recipe)
+    score, figures = score_and_keep(run, task_made, fit(run))
+    show_score(score, task_made.chance("test"), "test")
+    # TODO(issue 5): the memory report of the trained model goes into run.folder here.
+    typer.echo(
+        f"{figures['parameters']} parameters, {figures['steps']} steps, "
+        f"{figures['wall_seconds']:.0f} s ({figures['cpu_seconds']:.0f} s of processor)\n"
+        f"run folder: {run.folder}\n"
+        f"try it: throughtime predict {run.folder} WORD..."
+    )

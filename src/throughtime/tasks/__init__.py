@@ -1,0 +1,38 @@
+"""The tasks: one a file or folder, each with data, model, loss, metric and chance level.
+
+A new one is found by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from functools import cache
+from types import ModuleType
+
+from throughtime.tasks.choices import one_of
+from throughtime.tasks.task import Task as Task
+
+
+@cache
+def available() -> dict[str, type[Task]]:
+    """Every task of this package by its name, in alphabetical order."""
+    found: dict[str, type[Task]] = {}
+    for entry in pkgutil.iter_modules(__path__):
+        for task in _tasks_in(importlib.import_module(f"{__name__}.{entry.name}")):
+            found[task.name] = task
+    return dict(sorted(found.items()))
+
+
+def find(name: str) -> type[Task]:
+    """The task called `name`.
+
+    Raises:
+        OptionError: no task has that name; says which is closest.
+    """
+    return available()[one_of("task", name, tuple(available()))]
+
+
+def _tasks_in(module: ModuleType) -> list[type[Task]]:
+    kinds = [value for value in vars(module).values() if isinstance(value, type)]
+    return [kind for kind in kinds if issubclass(kind, Task) and kind is not Task]

@@ -1,0 +1,106 @@
+"""Spelling to pronunciation: letters in, the sounds of the CMU Pronouncing Dictionary out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from throughtime.tasks.pronounce.batches import (
+    IGNORED,
+    START,
+    Alphabet,
+    Epoch,
+    Group,
+    alphabet,
+    groups,
+)
+from throughtime.tasks.pronounce.decoding import pronounce
+from throughtime.tasks.pronounce.model import Speller
+from throughtime.tasks.pronounce.score import RULE, rates
+from throughtime.tasks.pronounce.words import Pronunciation, dictionary, split, without_stress
+from throughtime.tasks.task import Batch, Example, Score, Task
+
+_EXAMPLES = 8
+
+
+class Pronounce(Task):
+    """Learns to say English words: 126 thousand of them, split by word."""
+
+    name = "pronounce"
+    monitor = "per"  # it moves before the first whole word is right
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "quick": {"hidden": 128, "steps": 2500, "lr": 4e-3, "dropout": 0.1},
+        "full": {"hidden": 256, "steps": 9000, "lr": 3e-3, "dropout": 0.3, "validate_every": 1000},
+    }
+
+    @cached_property
+    def _symbols(self) -> Alphabet:
+        return alphabet()
+
+    @cached_property
+    def _groups(self) -> list[Group]:
+        return groups(split(dictionary(), "train"), self._symbols)
+
+    def model(self) -> nn.Module:
+        return Speller(self.recipe, len(self._symbols.letters), len(self._symbols.sounds) + 2)
+
+    def epoch(self, number: int) -> Sequence[Batch]:
+        return Epoch(self._groups, self.recipe.batch_size, self.recipe.seed, number)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy a sound; a batch that is not full weighs by the words it has."""
+        letters, sounds = batch
+        first = torch.full_like(sounds[:1], START)
+        given = torch.cat([first, sounds[:-1].clamp(min=0)])
+        loss = cross_entropy(
+            model(letters, given).flatten(0, 1),
+            sounds.flatten(),
+            ignore_index=IGNORED,
+            label_smoothing=self.recipe.smoothing,
+        )
+        return loss * (sounds.shape[1] / self.recipe.batch_size)
+
+    def score(self, model: nn.Module, split: str) -> Score:
+        listed = _side(split)
+        answers = self._answers(model, list(listed))
+        rule = f"{RULE}; wer, per: without stress marks; wer_stress, per_stress: with them"
+        where = f"{split}: {len(listed)} words kept out of training, split by hash of the word"
+        return Score(where, rule, len(listed), rates(answers, listed), _examples(answers))
+
+    def chance(self, split: str) -> dict[str, float]:
+        """Of the answer that is right most often, given to every word unseen."""
+        counted = Counter(one for listed in _side("train").values() for one in set(listed))
+        always = max(counted, key=lambda one: (counted[one], one))
+        return rates(dict.fromkeys(_side(split), always), _side(split))
+
+    def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
+        words = [item.lower() for item in items]
+        answers = self._answers(model, words)
+        return [" ".join(answers[word]) for word in words]
+
+    def _answers(self, model: nn.Module, words: Sequence[str]) -> dict[str, Pronunciation]:
+        assert isinstance(model, Speller)
+        return pronounce(model, words, self._symbols)
+
+
+@cache
+def _side(name: str) -> dict[str, tuple[Pronunciation, ...]]:
+    return split(dictionary(), name)
+
+
+def _examples(answers: Mapping[str, Pronunciation]) -> tuple[Example, ...]:
+    """Words at even distances through the split, so that they are the same in every run."""
+    words = sorted(answers)[:: max(1, len(answers) // _EXAMPLES)][:_EXAMPLES]
+    return tuple(_example(word, answers[word]) for word in words)
+
+
+def _example(word: str, answer: Pronunciation) -> Example:
+    listed = dictionary()[word]
+    right = without_stress(answer) in [without_stress(one) for one in listed]
+    return Example(word, " ".join(answer), " or ".join(map(" ".join, listed)), right)

@@ -1,0 +1,105 @@
+"""The recipe: everything a run of any task is made from, in one frozen dataclass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from throughtime.errors import OptionError
+from throughtime.tasks.choices import did_you_mean, one_of
+
+
+def _option(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[str, ...] = (),
+    at_least: float = -math.inf,
+    below: float = math.inf,
+    above: float = -math.inf,
+) -> Any:
+    """A field with its help line and its rule: the command line and the checks read both here."""
+    rule = {"choices": choices, "at_least": at_least, "below": below, "above": above}
+    return field(default=default, metadata={"help": help, **rule})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a run is made from; saved as `config.json`. Same recipe, same machine: same bits."""
+
+    task: str = _option("pronounce", "What is learned")
+    preset: str = _option("quick", "Where the other values come from", choices=("quick", "full"))
+    cell: Literal["rnn", "gru", "lstm"] = _option(
+        "lstm", "Recurrent cell", choices=("rnn", "gru", "lstm")
+    )
+    directions: int = _option(2, "1: read forward; 2: both ways", at_least=1, below=3)
+    merge: Literal["concat", "sum"] = _option(
+        "concat", "How two directions become one output", choices=("concat", "sum")
+    )
+    layers: int = _option(1, "Recurrent layers on top of each other", at_least=1, below=3)
+    hidden: int = _option(128, "Hidden units a direction", at_least=1)
+    dropout: float = _option(0.1, "Share of activations dropped", at_least=0, below=1)
+    seed: int = _option(0, "Fixes initial weights, batch order, dropout", at_least=0, below=2**31)
+    steps: int = _option(2500, "Training steps", at_least=1)
+    batch_size: int = _option(256, "Examples a step", at_least=1)
+    lr: float = _option(4e-3, "Peak learning rate (Adam)", above=0)
+    schedule: Literal["cosine", "linear", "constant"] = _option(
+        "cosine", "Decay after the warm-up", choices=("cosine", "linear", "constant")
+    )
+    warmup: int = _option(100, "Steps of linear warm-up", at_least=0)
+    weight_decay: float = _option(0.0, "AdamW's weight decay", at_least=0)
+    smoothing: float = _option(0.0, "Label smoothing", at_least=0, below=1)
+    clip: Literal["none", "norm", "value"] = _option(
+        "norm", "Gradient clipping", choices=("none", "norm", "value")
+    )
+    clip_threshold: float = _option(1.0, "Largest gradient norm or value", above=0)
+    validate_every: int = _option(500, "Steps between validations", at_least=1)
+    patience: int = _option(10, "Validations without progress before stopping", at_least=1)
+    checkpoint_every: int = _option(100, "Steps between checkpoints", at_least=1)
+    log_every: int = _option(50, "Steps between rows of metrics.jsonl", at_least=1)
+    threads: int = _option(0, "Threads torch computes with; 0: as many as it finds", at_least=0)
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            _check(f.name, getattr(self, f.name), f.type, f.metadata)
+
+
+def _check(name: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> None:
+    """One field against its kind and its rule; raises OptionError."""
+    if rule["choices"]:
+        one_of(name, value, rule["choices"])
+        return
+    wanted: dict[str, Any] = {"int": int, "float": int | float, "str": str}
+    if not isinstance(value, wanted[str(kind)]) or isinstance(value, bool):
+        raise OptionError(f"{name} must be of kind {kind}, got {value!r}")
+    if isinstance(value, str):
+        return
+    inside = rule["at_least"] <= value < rule["below"] and rule["above"] < value
+    if not (inside and math.isfinite(value)):
+        raise OptionError(f"{name} must be {said(rule, kind)}, got {value!r}")
+
+
+def said(rule: Mapping[str, Any], kind: Any) -> str:
+    """A rule in words: `a whole number of at least 1 and below 3`."""
+    number = "a whole number" if str(kind) == "int" else "a finite number"
+    bounds = [
+        f"{word} {rule[key]:g}"
+        for key, word in (("at_least", "of at least"), ("above", "above"), ("below", "below"))
+        if math.isfinite(rule[key])
+    ]
+    return " ".join([number, " and ".join(bounds)]).strip()
+
+
+def recipe_from(values: Mapping[str, Any]) -> Recipe:
+    """The recipe with these values; fields that are not named keep their defaults.
+
+    Raises:
+        OptionError: a name is no field, or a value is outside its rule.
+    """
+    names = [f.name for f in fields(Recipe)]
+    for name in values:
+        if name not in names:
+            raise OptionError(f"{name!r} is no option of a recipe{did_you_mean(name, names)}")
+    return Recipe(**values)

@@ -1,0 +1,79 @@
+"""What a task is: data, model, loss, metric and chance level behind one contract."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from throughtime.tasks.recipe import Recipe
+
+Batch = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One held-out item as people read it: what was asked, what came, what would be right."""
+
+    given: str
+    answer: str
+    truth: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Score:
+    """The metrics of a split (shares between 0 and 1), the rule they follow, and some examples."""
+
+    split: str
+    rule: str
+    items: int
+    metrics: dict[str, float]
+    examples: tuple[Example, ...]
+
+
+class Task(ABC):
+    """A task made for one recipe; `Task(recipe)` reads no data until it is asked for some."""
+
+    name: ClassVar[str]
+    monitor: ClassVar[
+        str
+    ]  # the metric that early stopping and the best weights go by; less is better
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]]  # preset -> fields of the recipe
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A fresh model; its initial weights are drawn from torch's generator."""
+
+    @abstractmethod
+    def epoch(self, number: int) -> Sequence[Batch]:
+        """The training batches of one pass, in an order that only (seed, number) decides.
+
+        Every pass has the same number of batches; a batch is built when it is indexed.
+        """
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The number to make small, as a scalar (nats)."""
+
+    @abstractmethod
+    def score(self, model: nn.Module, split: str) -> Score:
+        """The metrics of `model`, in eval mode, on `validation` or `test`."""
+
+    @abstractmethod
+    def chance(self, split: str) -> dict[str, float]:
+        """What one reaches on `split` without looking at the input, for the same metrics."""
+
+    @abstractmethod
+    def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
+        """What `model` says to each item a user typed.
+
+        Raises:
+            DataError: an item cannot be taken; says which and why.
+        """

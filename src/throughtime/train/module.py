@@ -1,0 +1,98 @@
+"""The training module: a task and its model as PyTorch Lightning takes them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from throughtime.errors import RunError
+from throughtime.tasks import Task
+from throughtime.tasks.task import Batch
+from throughtime.train.clipping import clip
+from throughtime.train.journal import Journal
+from throughtime.train.schedule import learning_rate
+from throughtime.train.steps import Steps
+
+_BETAS = (0.9, 0.98)
+
+
+class Learner(pl.LightningModule):
+    """Trains `model` on `task` from step `done` on; what is random depends on the step alone."""
+
+    def __init__(self, task: Task, model: nn.Module, journal: Journal) -> None:
+        super().__init__()
+        self.task = task
+        self.model = model
+        self.journal = journal
+        self.done = 0  # steps behind us
+        self.restored: dict[str, Any] | None = None  # the optimizer's state to go on from
+        self.last_loss = math.nan
+
+    def configure_optimizers(self) -> Optimizer:
+        recipe = self.task.recipe
+        optimizer = AdamW(
+            self.model.parameters(),
+            lr=recipe.lr,
+            betas=_BETAS,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        if self.restored is not None:
+            optimizer.load_state_dict(self.restored)
+        return optimizer
+
+    def train_dataloader(self) -> Steps:
+        return Steps(self.task, lambda: self.done)
+
+    def val_dataloader(self) -> list[str]:
+        return ["validation"]  # the whole split is one batch to Lightning; the task cuts it
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, index: int) -> Any:
+        return batch  # the loader made it where it is used
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(step_seed(self.task.recipe.seed, self.done))
+        for group in self.optimizers(use_pl_optimizer=False).param_groups:  # type: ignore[union-attr]
+            group["lr"] = learning_rate(self.task.recipe, self.done)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = self.task.loss(self.model, batch)
+        self.last_loss = float(loss.detach())
+        if not math.isfinite(self.last_loss):
+            raise RunError(
+                f"the loss must stay finite, and it is {self.last_loss} at step {self.done}; "
+                "train again with a lower --lr or with --clip norm; the last checkpoint is kept"
+            )
+        return loss
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        norm, clipped = clip(self.task.recipe, self.model.parameters())
+        self.journal.window.add(self.last_loss, norm, clipped)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step; the callbacks' `on_train_batch_end`, which comes next, finds it counted."""
+        super().optimizer_step(*args, **kwargs)
+        recipe = self.task.recipe
+        self.done += 1
+        if self.done % recipe.log_every == 0 or self.done == recipe.steps:
+            self.journal.steps_row(self.done, learning_rate(recipe, self.done - 1))
+
+    def validation_step(self, batch: str, batch_idx: int) -> None:
+        metrics = self.task.score(self.model, batch).metrics
+        self.journal.row(step=self.done, split=batch, **metrics)
+        self.log_dict(
+            {name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()},
+            batch_size=1,
+        )
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of everything random in one step; -1 is the drawing of the initial weights."""
+    digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
