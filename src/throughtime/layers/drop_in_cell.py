@@ -29,8 +29,10 @@ class DropInCell(nn.Module, ABC):
 
     kind: ClassVar[str]
     directions = 1
-    weight_ih: Tensor
-    weight_hh: Tensor
+    weight_ih: nn.Parameter
+    weight_hh: nn.Parameter
+    bias_ih: nn.Parameter | None
+    bias_hh: nn.Parameter | None
 
     def __init__(
         self, gates: int, input_size: int, hidden_size: int, bias: bool, device: Any, dtype: Any,
@@ -92,7 +94,7 @@ class DropInCell(nn.Module, ABC):
         x = input.unsqueeze(0) if single else input
         if state is None:
             zeros = torch.zeros(x.shape[0], self.hidden_size, dtype=x.dtype, device=x.device)
-            state = (zeros,) * len(self.cell.state_names)
+            state = (zeros, zeros) if self.kind == "LSTMCell" else (zeros,)
         elif single:
             state = tuple(v.unsqueeze(0) for v in state)
         if carries_stack(self.backend):
@@ -104,11 +106,14 @@ class DropInCell(nn.Module, ABC):
 
     def _kernel(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """torch's own kernel, which is one call."""
-        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        found = self._parameters
+        try:
+            weights = found["weight_ih"], found["weight_hh"], found["bias_ih"], found["bias_hh"]
+        except KeyError:
+            weights = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         kernel = STEPS[str(self.cell.torch_equivalent)]
         if self.kind == "LSTMCell":
-            h, c = kernel(x, state, *weights)
-            return h, c
+            return kernel(x, state, *weights)  # type: ignore[no-any-return]
         return (kernel(x, state[0], *weights),)
 
     def extra_repr(self) -> str:

@@ -125,7 +125,10 @@ class DropIn(TorchAttributes):
         elif packed is not None and packed.sorted_indices is not None:
             state = tuple(v.index_select(1, packed.sorted_indices) for v in state)
         start = state if self.mode == "LSTM" else state[0]
-        weights = [getattr(self, name) for name in self._flat_weights_names]
+        try:
+            weights: Any = [self._parameters[name] for name in self._flat_weights_names]
+        except KeyError:  # one of them was swapped for a plain tensor, or is parametrised
+            weights = [getattr(self, name) for name in self._flat_weights_names]
         options = (
             self.bias, self.num_layers, self.options.dropout, self.training, self.bidirectional,
         )  # fmt: skip
