@@ -55,7 +55,7 @@ def _transform() -> str | None:
     """Transforms of torch that its recurrent kernels have no rule for."""
     if torch.autograd.forward_ad._current_level >= 0:
         return "torch's LSTM has no forward-mode derivative"
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch._C._functorch.get_dynamic_layer_stack_depth():
         for level in torch._C._functorch.get_interpreter_stack() or ():
             if level.key() != torch._C._functorch.TransformType.Grad:
                 return f"torch's layer has no rule for {level.key().name.lower()}"

@@ -108,7 +108,7 @@ def check_inputs(layer: Passage, inputs: Mapping[str, Tensor] | None) -> None:
 
 def _hidden_values() -> bool:
     """Whether values of tensors cannot be looked at: a compiler or a transform is at work."""
-    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+    return torch.compiler.is_compiling() or torch._C._functorch.get_dynamic_layer_stack_depth() > 0
 
 
 def _described(value: Any) -> str:

@@ -33,7 +33,7 @@ def scan(call: Call, backend: str = "auto") -> Result:
 def operator(call: Call, backend: str = "auto") -> Result:
     """The same through the opaque operator: one node in a graph, whatever T and B."""
     form, tensors = flatten(call)
-    if torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch.compiler.is_compiling() and torch._C._functorch.get_dynamic_layer_stack_depth():
         # Below torch.func the compiler cannot trace the function; the op itself has a rule for
         # vmap, and its guard raises where a derivative would be lost.
         found = scan_forward(call.cell.key, backend, list(form), tensors)

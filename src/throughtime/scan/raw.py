@@ -122,7 +122,7 @@ def _guarded(op: Any, name: str) -> Callable[..., list[Tensor]]:
     """The kernel of the Autograd key: pass the call on, unless a derivative would be lost."""
 
     def guard(*args: Any) -> list[Tensor]:
-        if torch._C._functorch.peek_interpreter_stack() is not None:
+        if torch._C._functorch.get_dynamic_layer_stack_depth():
             raise TransformError(
                 f"throughtime::{name} is called below torch.func inside a compiled function, where "
                 f"its derivative would be silently zero; apply the transform outside torch.compile"
