@@ -1,0 +1,165 @@
+"""Bad arguments and bad calls raise what torch.nn raises: the same type, the same text."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_sequence
+
+import throughtime
+from tests.drop_in.pairs import KINDS
+from throughtime.errors import OptionError
+
+ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
+    "input_size 0": ((0, 5), {}),
+    "input_size negative": ((-1, 5), {}),
+    "input_size float": ((3.0, 5), {}),
+    "hidden_size 0": ((3, 0), {}),
+    "hidden_size negative": ((3, -2), {}),
+    "hidden_size float": ((3, 5.0), {}),
+    "hidden_size text": ((3, "5"), {}),
+    "num_layers 0": ((3, 5, 0), {}),
+    "num_layers negative": ((3, 5), {"num_layers": -1}),
+    "num_layers float": ((3, 5), {"num_layers": 1.5}),
+    "bias a number": ((3, 5), {"bias": 1}),
+    "batch_first a number": ((3, 5), {"batch_first": 0}),
+    "dropout above 1": ((3, 5, 2), {"dropout": 1.5}),
+    "dropout negative": ((3, 5, 2), {"dropout": -0.1}),
+    "dropout a bool": ((3, 5, 2), {"dropout": True}),
+    "dropout text": ((3, 5, 2), {"dropout": "much"}),
+    "dropout None": ((3, 5, 2), {"dropout": None}),
+    "proj_size negative": ((3, 5), {"proj_size": -1}),
+    "proj_size too large": ((3, 5), {"proj_size": 5}),
+    "several wrong": ((0, 5.0, 0), {"bias": None, "dropout": 2}),
+    "sizes wrong": ((-3, 5.0, 0), {}),
+    "dtype an integer": ((3, 5), {"dtype": torch.int64}),
+    "device unknown": ((3, 5), {"device": "nowhere"}),
+}
+
+
+def zeros(*shape: int, **options: Any) -> torch.Tensor:
+    return torch.zeros(*shape, **options)
+
+
+def state(kind: str, *shape: int, c: tuple[int, ...] | None = None) -> Any:
+    return (zeros(*shape), zeros(*(c or shape))) if "LSTM" in kind else zeros(*shape)
+
+
+CALLS: dict[str, Callable[[str], tuple[Any, ...]]] = {
+    "x of 1 dimension": lambda k: (zeros(3),),
+    "x of 4 dimensions": lambda k: (zeros(4, 2, 3, 1),),
+    "x too wide": lambda k: (zeros(4, 2, 4),),
+    "x too narrow, alone": lambda k: (zeros(4, 2),),
+    "x of another dtype": lambda k: (zeros(4, 2, 3, dtype=torch.float64),),
+    "x of integers": lambda k: (zeros(4, 2, 3, dtype=torch.int64),),
+    "x no tensor": lambda k: ([[[0.0] * 3]],),
+    "x wrong in dtype and width": lambda k: (zeros(4, 2, 4, dtype=torch.float64),),
+    "state for another batch": lambda k: (zeros(4, 2, 3), state(k, 2, 3, 5)),
+    "state for another depth": lambda k: (zeros(4, 2, 3), state(k, 1, 2, 5)),
+    "state too wide": lambda k: (zeros(4, 2, 3), state(k, 2, 2, 6)),
+    "c too wide": lambda k: (zeros(4, 2, 3), state(k, 2, 2, 5, c=(2, 2, 6))),
+    "state without batch": lambda k: (zeros(4, 2, 3), state(k, 2, 5)),
+    "c without batch": lambda k: (zeros(4, 2, 3), state(k, 2, 2, 5, c=(2, 5))),
+    "state with batch, x alone": lambda k: (zeros(4, 3), state(k, 2, 1, 5)),
+    "state wrong, x alone": lambda k: (zeros(4, 3), state(k, 2, 6)),
+    "state of the other kind": lambda k: (zeros(4, 2, 3), state("GRULSTM".replace(k, ""), 2, 2, 5)),
+    "packed x too wide": lambda k: (pack_sequence([zeros(2, 4), zeros(1, 4)]),),
+    "packed x of another dtype": lambda k: (pack_sequence([zeros(2, 3, dtype=torch.float64)]),),
+    "packed, state for another batch": lambda k: (pack_sequence([zeros(2, 3)]), state(k, 2, 2, 5)),
+}
+# For a packed x torch.nn.LSTM leaves these to its kernel, whose texts name matrices; ours are those
+# of torch.nn.GRU.
+KERNELS_OWN = {"packed x too wide", "packed x of another dtype", "packed, state for another batch"}
+
+
+def outcome(call: Callable[[], Any]) -> tuple[type, str] | None:
+    """What a call raises, if it does."""
+    try:
+        call()
+    except Exception as error:
+        return type(error), str(error)
+    return None
+
+
+@pytest.mark.parametrize("wrong", ARGUMENTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_arguments_raise_torchs_errors(kind: str, wrong: str) -> None:
+    args, options = ARGUMENTS[wrong]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = outcome(lambda: getattr(nn, kind)(*args, **options))
+        found = outcome(lambda: getattr(throughtime, kind)(*args, **options))
+    assert expected is not None
+    assert found == expected
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("wrong", CALLS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_calls_raise_torchs_errors(kind: str, wrong: str, backend: str) -> None:
+    judge = "GRU" if wrong in KERNELS_OWN and kind == "LSTM" else kind
+    theirs = getattr(nn, judge)(3, 5, 2)
+    ours = getattr(throughtime, kind)(3, 5, 2, backend=backend)
+    expected = outcome(lambda: theirs(*CALLS[wrong](judge)))
+    found = outcome(lambda: ours(*CALLS[wrong](kind)))
+    if wrong == "c too wide" or wrong == "c without batch":
+        assert (expected is None) == (kind != "LSTM")
+    elif expected is None:
+        pytest.fail(f"torch.nn takes {wrong}")
+    if judge != kind and "state" in wrong:
+        assert expected is not None
+        expected = expected[0], expected[1].replace("hidden", "hidden[0]")
+    assert found == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_on_one_layer_warns_as_torch(kind: str) -> None:
+    said = []
+    for module in (nn, throughtime):
+        with pytest.warns(UserWarning) as caught:
+            getattr(module, kind)(3, 5, dropout=0.25)
+        said.append([str(w.message) for w in caught])
+    assert said[0] == said[1]
+    assert "dropout=0.25 and num_layers=1" in said[1][0]
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "", None])
+def test_unknown_nonlinearity(name: Any) -> None:
+    expected = outcome(lambda: nn.RNN(3, 5, nonlinearity=name))
+    assert expected == outcome(lambda: throughtime.RNN(3, 5, nonlinearity=name))
+    assert expected == (ValueError, f"Unknown nonlinearity '{name}'. Select from 'tanh' or 'relu'.")
+
+
+@pytest.mark.parametrize(
+    ("hidden_size", "more", "text"),
+    [
+        ((5,), {}, r"hidden_size must be a number or a pair \(long, short\), got \(5,\)"),
+        ((5, 0), {}, r"hidden_size as a pair .* must hold positive integers, got \(5, 0\)"),
+        ((True, 5), {}, r"must hold positive integers, got \(True, 5\)"),
+        ((5, 2.0), {}, r"must hold positive integers, got \(5, 2.0\)"),
+        ((5, 3), {"proj_size": 3}, "so proj_size must be left out, got 3"),
+    ],
+)
+def test_bad_pairs(hidden_size: Any, more: dict[str, Any], text: str) -> None:
+    with pytest.raises(OptionError, match=text):
+        throughtime.LSTM(3, hidden_size, **more)
+
+
+def test_a_broken_proj_size_is_named() -> None:
+    with pytest.raises(TypeError):  # torch.nn's text is that of torch.empty
+        nn.LSTM(3, 5, proj_size=2.5)
+    with pytest.raises(TypeError, match="proj_size must be a positive integer, got 2.5"):
+        throughtime.LSTM(3, 5, proj_size=2.5)  # type: ignore[arg-type]
+
+
+def test_an_unknown_backend_is_named() -> None:
+    with pytest.raises(OptionError, match="backend must be one of auto, .*, got 'fast'"):
+        throughtime.GRU(3, 5, backend="fast")
+    with pytest.raises(OptionError, match="backend must be one of auto, .*, got 'fast'"):
+        throughtime.GRUCell(3, 5, backend="fast")
