@@ -94,7 +94,8 @@ class Given:
         return torch.randn(shape, dtype=torch.float64, generator=self.generator)
 
     def sizes(self) -> dict[str, int]:
-        numbers = {n: v for n, v in vars(self.cell).items() if type(v) is int}
+        names = [n for n in dir(self.cell) if type(getattr(self.cell, n)) is int]
+        numbers = {n: getattr(self.cell, n) for n in names}
         return {"B": self.rows, "hidden_size": self.hidden_size, **numbers}
 
     def named(self) -> dict[str, Tensor]:

@@ -84,7 +84,8 @@ def opaque(
             sizes = tuple(names.get(n, str(n)) for n in value.shape)
             return Symbol(builder, builder.opaque(operation, inputs, sizes))
         if isinstance(value, tuple | list):
-            return tuple(wrap(v) for v in value)
+            items = tuple(wrap(v) for v in value)
+            return items if type(value) in (tuple, list) else type(value)(items)
         builder.mark(inputs[0], operation)
         return value
 
@@ -107,10 +108,10 @@ def _refuse_writing(builder: Builder, name: str, kwargs: dict[str, Any]) -> None
 
 def _hidden_from_autograd(builder: Builder) -> str | None:
     """Why the derivative that torch would take here is not that of the operations seen."""
-    if not torch.is_grad_enabled():
-        return "an operation under no_grad"
     if builder.inside_autograd_function():
         return "a torch.autograd.Function"
+    if not torch.is_grad_enabled():
+        return "an operation under no_grad"
     return None
 
 
