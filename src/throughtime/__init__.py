@@ -3,6 +3,7 @@
 from throughtime import cells as cells
 from throughtime import compat as compat
 from throughtime.cells import Cell as Cell
+from throughtime.check import check as check
 from throughtime.layers.convert import from_torch as from_torch
 from throughtime.layers.drop_in import GRU as GRU
 from throughtime.layers.drop_in import LSTM as LSTM
@@ -11,6 +12,7 @@ from throughtime.layers.drop_in_cells import GRUCell as GRUCell
 from throughtime.layers.drop_in_cells import LSTMCell as LSTMCell
 from throughtime.layers.drop_in_cells import RNNCell as RNNCell
 from throughtime.layers.recurrent import Recurrent as Recurrent
+from throughtime.layers.stream import Stream as Stream
 from throughtime.version import __version__ as __version__
 
 __all__ = [
@@ -22,8 +24,10 @@ __all__ = [
     "RNN",
     "RNNCell",
     "Recurrent",
+    "Stream",
     "__version__",
     "cells",
+    "check",
     "compat",
     "from_torch",
 ]
