@@ -38,13 +38,12 @@ def gradients_are_right(make: Make) -> None:
     """Every gradient equals the finite difference, along random directions."""
     layer = make()
     names, weights = zip(*layer.named_parameters(), strict=True)
-    x = _x(layer, 3, 2).requires_grad_()
 
     def outputs(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         y, state = torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,))
         return (y, *(v for part in state for v in part))
 
-    torch.autograd.gradcheck(outputs, (x, *weights), fast_mode=True)
+    torch.autograd.gradcheck(outputs, (_x(layer, 3, 2).requires_grad_(), *weights), fast_mode=True)
 
 
 def split_is_whole(make: Make) -> None:
