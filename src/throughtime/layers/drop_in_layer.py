@@ -96,7 +96,8 @@ class DropIn(TorchAttributes):
     def _checked(self, input: Any, hx: Any) -> tuple[Tensor, tuple[Tensor, ...] | None, int]:
         """The input with a batch dimension or packed, the states (L D, B, width), and B."""
         state = None if hx is None else (hx if self.mode == "LSTM" else (hx,))
-        dtype: torch.dtype = getattr(self, self._names[0][0]["weight_ih"]).dtype
+        weight = next(iter(self._parameters.values()), None)  # a parametrised one costs a call
+        dtype: torch.dtype = (self.all_weights[0][0] if weight is None else weight).dtype
         if isinstance(input, PackedSequence):
             x, rows = input.data, int(input.batch_sizes[0])
             check_input(self, x, dtype, 2)
