@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -42,6 +43,8 @@ def halves(x: Any) -> Any:
 KEPT = torch.linspace(0, 1, 4)
 LEARNED = torch.nn.Parameter(torch.tensor(2.0))
 
+CALLS = itertools.count()
+
 FUNCTIONS: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
     "no rule": (torch.lgamma, ["lgamma"]),
     "method": (lambda x: x.erfinv() + x.lgamma(), ["erfinv", "lgamma"]),
@@ -53,11 +56,12 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
     "max over units": (lambda x: x - x.max(-1, True).values, ["max"]),
     "max over a number": (lambda x: x - x.max(1)[0][:, None], ["max", "getitem"]),
     "sum over rows": (lambda x: x - x.sum(0, keepdim=True), ["sum"]),
-    "halves": (halves, ["chunk", "chunk", "cat"]),
+    "halves": (halves, ["chunk", "cat"]),
     "index": (lambda x: x.flip(-1)[:, :], ["flip", "getitem"]),
     "random": (torch.rand_like, ["rand_like"]),
     "dropout": (lambda x: F.dropout(x, 0.5), ["dropout"]),
-    "random number": (lambda x: x * torch.rand(()), ["random numbers"]),
+    "random number": (lambda x: x * torch.rand(()), ["a number that changes from call to call"]),
+    "count": (lambda x: x + 2 * next(CALLS), ["a number that changes from call to call"]),
     "no_grad": (without_gradient, ["an operation under no_grad"]),
     "own derivative": (Surrogate.apply, ["a torch.autograd.Function"]),
     "data": (lambda x: x * x.data, ["Tensor.data"]),

@@ -143,5 +143,5 @@ class Builder:
             tuple((word, place[i]) for word, i in outputs),
             tuple(Product(p.matrix, place[p.vector], place[p.result]) for p in products),
             forward or len(nodes),
-            tuple(u for i, u in self.unsupported if i in place),
+            tuple(dict.fromkeys(u for i, u in self.unsupported if i in place)),
         )

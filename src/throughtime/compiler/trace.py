@@ -1,18 +1,18 @@
-"""From `step` to its graph: run it once on symbols, which write down what it computes."""
+"""From `step` to its graph: run it on symbols, which write down what it computes."""
 
 from __future__ import annotations
 
-import ctypes
 import dis
 import inspect
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from throughtime.cells.cell import Cell
 from throughtime.compiler.builder import Builder
-from throughtime.compiler.graph import Graph, Line, Product, Unsupported
+from throughtime.compiler.graph import Graph, Line, Node, Product, Unsupported
 from throughtime.compiler.inputs import inputs_of, state_shapes
 from throughtime.compiler.symbol import Symbol, lift
 from throughtime.errors import CellError
@@ -21,33 +21,42 @@ _NOT_FOLLOWED: Final = (TypeError, ValueError, AttributeError, RuntimeError)
 
 
 def trace(cell: Cell) -> Graph:
-    """The graph of one step of the cell.
+    """The graph of one step of the cell, which is run twice: both runs must write the same.
 
     Raises:
         CellError: if what is computed depends on data by more than arithmetic, if widths do not
             fit, or if `step` writes in place; it names the line.
     """
-    builder = Builder(end=trace.__code__)
-    arguments = inputs_of(cell, builder)
-    random = torch.get_rng_state()
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        graph, again = _run(cell), _run(cell)
+    if graph.key == again.key:
+        return graph
+    line = next((n.line for n in _changed(graph, again) if n.line), _return(cell))
+    reason = Unsupported("a number that changes from call to call", line)
+    return replace(graph, unsupported=(*graph.unsupported, reason))
+
+
+def _run(cell: Cell) -> Graph:
+    """The graph of one run of `step`."""
+    builder = Builder(end=_run.__code__)
     try:
-        with torch.enable_grad():
-            new = cell.step(*arguments)
+        new = cell.step(*inputs_of(cell, builder))
     except CellError:
         raise
     except _NOT_FOLLOWED as error:
         return _not_followed(cell, builder, error)
-    finally:
-        drawn = _content(torch.get_rng_state()) != _content(random)
-        if drawn:
-            torch.set_rng_state(random)
     outputs = _new_state(cell, builder, new)
-    if drawn:
-        builder.unsupported.append((outputs[0][1], Unsupported("random numbers", _return(cell))))
     for index, node in enumerate(builder.nodes):
         if node.op == "width" and node.constants == ("B",) and node.line:
             builder.unsupported.append((index, Unsupported("the number of rows", node.line)))
     return _with_products(builder.finish(type(cell).__name__, outputs, []))
+
+
+def _changed(graph: Graph, again: Graph) -> Iterator[Node]:
+    """The nodes of a graph that differ from those of another run."""
+    for one, other in zip(graph.nodes, again.nodes, strict=False):
+        if replace(one, line=None) != replace(other, line=None):
+            yield one
 
 
 def _new_state(cell: Cell, builder: Builder, new: Any) -> list[tuple[str, int]]:
@@ -72,11 +81,6 @@ def _new_state(cell: Cell, builder: Builder, new: Any) -> list[tuple[str, int]]:
             )
         outputs.append((state, symbol.index))
     return outputs
-
-
-def _content(generator_state: Tensor) -> bytes:
-    """The bytes of a generator's state, read where a mode such as FakeTensorMode cannot refuse."""
-    return ctypes.string_at(generator_state.data_ptr(), generator_state.numel())
 
 
 def _return(cell: Cell) -> Line:
@@ -109,4 +113,4 @@ def _with_products(graph: Graph) -> Graph:
         for index, node in enumerate(graph.nodes)
         if node.op == "U"
     )
-    return Graph(graph.name, graph.nodes, graph.outputs, products, graph.forward, graph.unsupported)
+    return replace(graph, products=products)
