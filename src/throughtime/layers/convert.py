@@ -52,7 +52,9 @@ def from_torch(model: nn.Module, *, in_place: bool = False, backend: str = "auto
         OptionError: torch cannot copy the model.
     """
     check_backend(backend)
-    ours = {m: _converted(name, m, backend) for m, name in _convertible(model)}
+    ours = {}
+    for module, name in _convertible(model):
+        ours[module] = _converted(name, module, backend)
     if not in_place:
         return _copied(model, ours)
     for parent in list(model.modules()):
@@ -103,9 +105,8 @@ def _converted(name: str, module: Any, backend: str) -> nn.Module:
         ours: nn.Module = _OURS[kind](**given, device="meta", backend=backend)
     _warn_of_hooks(name, module)
     weights = set(ours._parameters)
-    for container, value in vars(nn.Module()).items():
-        if isinstance(value, dict | set):
-            setattr(ours, container, getattr(module, container))
+    for container in vars(nn.Module()):  # parameters, submodules, hooks and all
+        setattr(ours, container, getattr(module, container))
     for attribute, value in vars(module).items():
         if attribute in weights or not _is_torchs(attribute, ours):
             setattr(ours, attribute, value)
@@ -113,7 +114,6 @@ def _converted(name: str, module: Any, backend: str) -> nn.Module:
         parametrize._inject_new_class(ours)
         for weight in module.parametrizations:
             parametrize._inject_property(ours, weight)
-    ours.training = module.training
     return ours
 
 
