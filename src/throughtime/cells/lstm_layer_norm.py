@@ -14,8 +14,8 @@ class LSTMLayerNorm(Cell):
     """Long short-term memory whose summed inputs are normalised, each gate by its own statistics.
 
     Source: Ba, Kiros and Hinton, Layer Normalization (2016): equation 4 (W x and U h are summed,
-    then normalised) for every gate, and equation 22 of its supplement for the output: h sees the
-    normalised c, while c itself is carried as it is.
+    then normalised) for every gate; as in its supplement, h sees the normalised c, while c itself
+    is carried as it is.
     """
 
     gates = ("i", "f", "g", "o")
