@@ -109,6 +109,7 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "zeros_like": lambda x: x + torch.zeros_like(x),
     "ones_like": lambda x: torch.ones_like(x) - x,
     "full_like": lambda x: x * torch.full_like(x, 3),
+    "signed zeros": lambda x: torch.where(x > 0, 1 / (x * 0.0), 1 / (x * -0.0)),
     "x * (x > 1)": lambda x: x * (x > 1),
     "step": lambda x: x * torch.where(x >= 1, 1.0, 0.0),
     "between": lambda x: torch.where((x > -1) & (x < 3) | (x == 6), x, 2 * x),

@@ -45,7 +45,7 @@ class Builder:
         self.nodes = list(nodes)
         self.unsupported: list[tuple[int, Unsupported]] = []
         self.line: Line | None = None
-        self._known = {(n.op, n.inputs, n.constants): i for i, n in enumerate(nodes)}
+        self._known = {(n.op, n.inputs, repr(n.constants)): i for i, n in enumerate(nodes)}
         self._end = end
 
     @property
@@ -57,7 +57,7 @@ class Builder:
         self, op: str, inputs: tuple[int, ...], constants: tuple[Constant, ...], shape: Shape
     ) -> int:
         """The index of this node, written now unless it is there already."""
-        name = (op, inputs, constants)
+        name = (op, inputs, repr(constants))  # as text, where 0.0 and -0.0 are two numbers
         if name not in self._known:
             line = self.here() if self.tracing else self.line
             self._known[name] = len(self.nodes)

@@ -13,7 +13,7 @@ from throughtime.compiler.builder import Builder
 from throughtime.compiler.operations import OPERATIONS
 from throughtime.compiler.symbol import Matrix, Symbol, lift, value_asked
 
-_SIZES: Final = {"B": 2, "1": 1}
+_SIZES: Final = {"B": 13, "1": 1}
 _WRITES: Final = frozenset("setitem iadd isub imul idiv ifloordiv imod iand ior ixor".split())
 _ASKS: Final = frozenset({"item", "tolist", "numpy", "equal", "allclose", "is_nonzero"})
 
@@ -159,8 +159,8 @@ def _example(symbol: Symbol) -> Any:
 
 
 def _sizes(builder: Builder) -> dict[str, int]:
-    """A number for every width in sight: different names, different numbers, all divisible by 4."""
+    """A number for every width in sight: different names, numbers no cell declares."""
     sizes = dict(_SIZES)
     for width in dict.fromkeys(w for node in builder.nodes for w in node.shape):
-        sizes.setdefault(width, int(width) if width.isdigit() else 12 + 8 * len(sizes))
+        sizes.setdefault(width, int(width) if width.isdigit() else 840 * len(sizes))
     return sizes
