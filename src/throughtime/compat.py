@@ -38,13 +38,13 @@ class GRU(_Ours, drop_in.GRU, nn.GRU):  # type: ignore[misc]
     """`throughtime.GRU` that also is a torch.nn.GRU; torch.compile refuses it."""
 
 
-class RNNCell(drop_in_cells.RNNCell, nn.RNNCell):
+class RNNCell(drop_in_cells.RNNCell, nn.RNNCell):  # type: ignore[misc]
     """`throughtime.RNNCell` that also is a torch.nn.RNNCell."""
 
 
-class LSTMCell(drop_in_cells.LSTMCell, nn.LSTMCell):
+class LSTMCell(drop_in_cells.LSTMCell, nn.LSTMCell):  # type: ignore[misc]
     """`throughtime.LSTMCell` that also is a torch.nn.LSTMCell."""
 
 
-class GRUCell(drop_in_cells.GRUCell, nn.GRUCell):
+class GRUCell(drop_in_cells.GRUCell, nn.GRUCell):  # type: ignore[misc]
     """`throughtime.GRUCell` that also is a torch.nn.GRUCell."""

@@ -16,6 +16,10 @@ import throughtime
 from tests.drop_in.pairs import KINDS, Case, table, tensors
 
 CELLS = ("RNNCell", "LSTMCell", "GRUCell")
+CONSTANTS = (
+    "mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout",
+    "bidirectional", "proj_size", "_flat_weights_names", "_all_weights",
+)  # fmt: skip
 
 
 def both(kind: str, *args: Any, **options: Any) -> tuple[Any, Any]:
@@ -80,9 +84,7 @@ def test_arguments_stand_in_torchs_order(kind: str) -> None:
 def test_attributes_are_torchs(kind: str) -> None:
     third = ("relu",) if kind == "RNN" else ()
     theirs, ours = both(kind, 3, 5, 2, *third, False, True, 0.5, True)
-    names = ["mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout",
-             "bidirectional", "proj_size", "_flat_weights_names", "_all_weights"]  # fmt: skip
-    for name in names:
+    for name in CONSTANTS:
         assert getattr(ours, name) == getattr(theirs, name), name
     for name in ("all_weights", "_flat_weights"):
         expected, found = tensors(getattr(theirs, name)), tensors(getattr(ours, name))
@@ -191,3 +193,29 @@ def test_a_training_step_of_an_optimiser_is_torchs() -> None:
             optimiser.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_start_of_the_users_own_can_read_the_layer(kind: str) -> None:
+    """Programs override reset_parameters, which the constructor calls."""
+
+    class Own(getattr(throughtime, kind)):
+        def reset_parameters(self) -> None:
+            names = [*CONSTANTS, *(("nonlinearity",) if kind == "RNN" else ())]
+            self.seen = {name: getattr(self, name) for name in names}
+            for name in self._flat_weights_names:
+                nn.init.constant_(getattr(self, name), self.hidden_size)
+
+    layer = Own(3, 5, 2, batch_first=True, bidirectional=True)
+    theirs = getattr(nn, kind)(3, 5, 2, batch_first=True, bidirectional=True)
+    assert layer.seen == {name: getattr(theirs, name) for name in layer.seen}
+    assert all(torch.equal(v, torch.full_like(v, 5)) for v in layer.parameters())
+
+
+def test_half_precision_by_autocast_is_torchs() -> None:
+    theirs, ours = both("LSTM", 3, 5, 2)
+    x = torch.randn(4, 2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = tensors(ours(x)), tensors(theirs(x))
+    assert [v.dtype for v in found] == [v.dtype for v in expected]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))

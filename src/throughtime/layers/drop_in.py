@@ -51,11 +51,11 @@ class RNN(DropIn):
                 f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
             )
         check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout)
+        self.nonlinearity = nonlinearity
         super().__init__(
             Elman(nonlinearity), input_size, hidden_size, num_layers, bias, batch_first, dropout,
             bidirectional, device, dtype, backend,
         )  # fmt: skip
-        self.nonlinearity = nonlinearity
 
 
 class LSTM(DropIn):

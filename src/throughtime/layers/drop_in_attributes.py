@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -17,8 +18,11 @@ class TorchAttributes(SequenceLayer):
         input_size, hidden_size, num_layers, bias, batch_first, bidirectional, proj_size: as given.
     """
 
+    mode: str
     hidden_size: int
-    _flat_weights_names: list[str]
+    num_layers: int
+    bidirectional: bool
+    proj_size: int
 
     @property
     def dropout(self) -> float:
@@ -28,6 +32,14 @@ class TorchAttributes(SequenceLayer):
     @dropout.setter
     def dropout(self, value: float) -> None:
         self.options = replace(self.options, dropout=float(value))
+
+    @cached_property
+    def _all_weights(self) -> list[list[str]]:
+        return [list(names.values()) for layer in self._names for names in layer]
+
+    @cached_property
+    def _flat_weights_names(self) -> list[str]:
+        return [name for names in self._all_weights for name in names]
 
     @property
     def _flat_weights(self) -> list[Tensor | None]:
@@ -46,17 +58,6 @@ class TorchAttributes(SequenceLayer):
 
     def flatten_parameters(self) -> None:
         """Nothing: weights are read by name at every call, so none can be out of place."""
-
-    def _like_torch(self, batch_first: bool) -> None:
-        """Set the attributes that torch.nn's layers have."""
-        self.mode = str(self.cell.torch_equivalent)
-        self.hidden_size = self.hidden_sizes[0]
-        self.num_layers = len(self.hidden_sizes)
-        self.batch_first = batch_first
-        self.bidirectional = self.directions == 2
-        self.proj_size = int(getattr(self.cell, "proj_size", 0))
-        self._all_weights = [list(names.values()) for layer in self._names for names in layer]
-        self._flat_weights_names = [name for names in self._all_weights for name in names]
 
     def extra_repr(self) -> str:
         """As torch.nn writes it."""

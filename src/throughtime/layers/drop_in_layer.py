@@ -38,12 +38,18 @@ class DropIn(TorchAttributes):
         batch_first: bool, dropout: float, bidirectional: bool, device: Any, dtype: Any,
         backend: str,
     ) -> None:  # fmt: skip
+        # Before the rest, so that a reset_parameters of the user's own can read them.
+        self.mode = str(cell.torch_equivalent)
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.batch_first = batch_first
+        self.bidirectional = bidirectional
+        self.proj_size = int(getattr(cell, "proj_size", 0))
         super().__init__(
             cell, input_size, tuple(hidden_size for _ in range(num_layers)),
             directions=2 if bidirectional else 1, bias=bias,
             options=Options(dropout=float(dropout)), backend=backend, device=device, dtype=dtype,
         )  # fmt: skip
-        self._like_torch(batch_first)
 
     def forward(
         self, input: Any, hx: Any = None, *, lengths: Tensor | Iterable[int] | None = None,
