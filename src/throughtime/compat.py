@@ -26,15 +26,15 @@ class _Ours:
         return self.__dict__
 
 
-class RNN(_Ours, drop_in.RNN, nn.RNN):  # type: ignore[misc]
+class RNN(_Ours, drop_in.RNN, nn.RNN):  # type: ignore[misc, override]
     """`throughtime.RNN` that also is a torch.nn.RNN; torch.compile refuses it."""
 
 
-class LSTM(_Ours, drop_in.LSTM, nn.LSTM):  # type: ignore[misc]
+class LSTM(_Ours, drop_in.LSTM, nn.LSTM):  # type: ignore[misc, override]
     """`throughtime.LSTM` that also is a torch.nn.LSTM; torch.compile refuses it."""
 
 
-class GRU(_Ours, drop_in.GRU, nn.GRU):  # type: ignore[misc]
+class GRU(_Ours, drop_in.GRU, nn.GRU):  # type: ignore[misc, override]
     """`throughtime.GRU` that also is a torch.nn.GRU; torch.compile refuses it."""
 
 
