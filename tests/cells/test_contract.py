@@ -122,6 +122,18 @@ def test_direct_inputs_are_in_the_layout() -> None:
     assert Leaky().layout.input_gates == ("h",)
 
 
+def test_any_identifier_is_a_good_name() -> None:
+    class Odd(Cell):
+        gates = ("touched", "values", "what")
+        state = ("state",)
+
+        def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+            return (a.touched + a.values + U.what @ s.state,)
+
+    assert Odd().layout.input_gates == ("touched", "values")
+    assert Odd().layout.recurrent_gates == ("what",)
+
+
 def test_torch_equivalents() -> None:
     named = {repr(c): c.torch_equivalent for c in CELLS if c.torch_equivalent is not None}
     assert named == {
@@ -177,6 +189,17 @@ DECLARATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "width unknown": ({"state": {"h": "size"}}, "the name of a positive number of the cell, got"),
     "width zero": ({"state": {"h": 0}}, "a width must be a positive number, 'hidden_size'"),
     "product width": ({"products": {"q": ("h", "size")}}, "a width must be a positive number"),
+    "widths in a circle": ({"state": {"h": "c", "c": "h"}}, "a width must be a positive number"),
+    "product no pair": ({"products": {"q": "h"}}, "products['q'] must be a pair (to, from), got"),
+    "vector no number": ({"vectors": {"u": "x"}}, "vectors['u'] must be a number, got 'x'"),
+    "product named ih": (
+        {"products": {"ih": ("h", "h")}},
+        "two parameters would be named weight_ih; rename the product or vector",
+    ),
+    "vector named as product": (
+        {"products": {"q": ("h", "h")}, "vectors": {"weight_q": 0}},
+        "two parameters would be named weight_q",
+    ),
     "input width": ({"inputs": {"gap": -1}}, "a width must be a positive number"),
 }
 

@@ -31,8 +31,27 @@ def check_declarations(cell: Cell) -> None:
                 raise CellError(f"{name}: a name in {what}. must be an identifier, got {word!r}")
             if group.count(word) > 1:
                 raise CellError(f"{name}: names in {what}. must differ, got {word!r} twice")
+    _check_parameters(cell)
     for width in _declared_widths(cell):
         _check_width(cell, width)
+
+
+def _check_parameters(cell: Cell) -> None:
+    """Products are pairs, vectors start at a number, and no two parameters share a name."""
+    name = type(cell).__name__
+    for word, pair in cell.products.items():
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise CellError(f"{name}.products[{word!r}] must be a pair (to, from), got {pair!r}")
+    for word, value in cell.vectors.items():
+        if not isinstance(value, int | float):
+            raise CellError(f"{name}.vectors[{word!r}] must be a number, got {value!r}")
+    names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+    for word in (*(f"weight_{product}" for product in cell.products), *cell.vectors):
+        if word in names:
+            raise CellError(
+                f"{name}: two parameters would be named {word}; rename the product or vector"
+            )
+        names.append(word)
 
 
 def _declared_widths(cell: Cell) -> Iterator[Width]:
@@ -46,7 +65,7 @@ def _declared_widths(cell: Cell) -> Iterator[Width]:
 def _check_width(cell: Cell, width: Width) -> None:
     try:
         value = cell.width(width, 1)
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, RecursionError):
         value = 0
     if value < 1:
         raise CellError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -65,9 +65,10 @@ class _Recorder(Names):
         self._touched.add(name)
         return self._values[name]
 
-    def touched(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of `names` that were read, in the order declared."""
-        return tuple(n for n in names if n in self._touched)
+
+def _touched(recorder: _Recorder, names: Iterable[str]) -> tuple[str, ...]:
+    """Those of `names` that were read, in the order declared."""
+    return tuple(n for n in names if n in recorder._touched)
 
 
 class _DryMatrix:
@@ -95,11 +96,11 @@ def find_layout(cell: Cell) -> Layout:
         p = _Recorder("p", {n: torch.rand(H) for n in cell.vectors})
         check_new_state(cell, cell.step(a, U, s, p), [(B, w) for w in widths])
     return Layout(
-        input_gates=a.touched(cell.gates),
-        recurrent_gates=U.touched(cell.gates),
-        products=U.touched(tuple(cell.products)),
-        vectors=p.touched(tuple(cell.vectors)),
-        inputs=a.touched(tuple(cell.inputs)),
+        input_gates=_touched(a, cell.gates),
+        recurrent_gates=_touched(U, cell.gates),
+        products=_touched(U, cell.products),
+        vectors=_touched(p, cell.vectors),
+        inputs=_touched(a, cell.inputs),
     )
 
 
