@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor
 from tests.compiler.interpret import Given, assert_equal_to_autograd
 from throughtime.cells import Cell
 from throughtime.compiler import derivative, trace
+from throughtime.compiler.operations import OPERATIONS
 from throughtime.compiler.rules import FLAT, RULES
 
 INF, NAN = float("inf"), float("nan")
@@ -92,6 +94,7 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "logsigmoid": F.logsigmoid,
+    "mish": F.mish,
     "softsign": F.softsign,
     "tanhshrink": F.tanhshrink,
     "positive": lambda x: +x,
@@ -200,3 +203,53 @@ def test_every_rule_is_held() -> None:
 def test_no_gradient_passes_a_comparison() -> None:
     back = derivative(trace(Expression(lambda x, w: torch.where(x > w, 1.0, 0.0))))
     assert back.outputs == ()
+
+
+SAME: list[tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]] = [
+    (torch.multiply, lambda x, w: x * w),
+    (torch.divide, lambda x, w: x / w),
+    (torch.true_divide, lambda x, w: x / w),
+    (torch.subtract, lambda x, w: x - w),
+    (torch.rsub, lambda x, w: w - x),
+    (lambda x, w: 2 + x, lambda x, w: torch.add(2, x)),
+    (lambda x, w: torch.negative(x), lambda x, w: -x),
+    (lambda x, w: torch.arctan(x), lambda x, w: x.atan()),
+    (lambda x, w: F.leaky_relu(x), lambda x, w: torch.nn.LeakyReLU()(x)),
+    (lambda x, w: F.elu(x), lambda x, w: torch.nn.ELU()(x)),
+    (lambda x, w: F.logsigmoid(x), lambda x, w: torch.nn.LogSigmoid()(x)),
+    (lambda x, w: torch.softmax(x, 1), lambda x, w: x.softmax(-1)),
+    (lambda x, w: np.float32(0.5) * x, lambda x, w: 0.5 * x),
+    (lambda x, w: torch.where(x.greater(w), x, w), lambda x, w: torch.where(x > w, x, w)),
+    (lambda x, w: torch.where(x.greater_equal(w), x, w), lambda x, w: torch.where(x >= w, x, w)),
+    (lambda x, w: torch.where(x.less(w), x, w), lambda x, w: torch.where(x < w, x, w)),
+    (lambda x, w: torch.where(x.less_equal(w), x, w), lambda x, w: torch.where(x <= w, x, w)),
+    (lambda x, w: torch.where(x.not_equal(w), x, w), lambda x, w: torch.where(x != w, x, w)),
+    (
+        lambda x, w: torch.where((x > 0).logical_and(w > 0), x, w),
+        lambda x, w: torch.where(torch.bitwise_and(x > 0, w > 0), x, w),
+    ),
+    (
+        lambda x, w: torch.where((x > 0).logical_or(w > 0), x, w),
+        lambda x, w: torch.where(torch.bitwise_or(x > 0, w > 0), x, w),
+    ),
+    (
+        lambda x, w: torch.where((x > 0).logical_not(), x, w),
+        lambda x, w: torch.where(torch.bitwise_not(x > 0), x, w),
+    ),
+]
+
+
+@pytest.mark.parametrize("pair", SAME, ids=range(len(SAME)))
+def test_other_names_give_the_same_graph(pair: Any) -> None:
+    one, other = (trace(Expression(expression)) for expression in pair)
+    assert one.unsupported == other.unsupported == ()
+    assert one.key == other.key
+
+
+def test_every_known_name_is_one_of_torchs() -> None:
+    places = (torch, Tensor, F, torch.special)
+    for name in OPERATIONS:
+        plain = name.removeprefix("special_")
+        words = (plain, f"__{plain}__", f"__{plain.removeprefix('r')}__", f"_{plain}")
+        known = any(hasattr(place, word) for place in places for word in words)
+        assert known or name in ("rdiv", "log_sigmoid"), name

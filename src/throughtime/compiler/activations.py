@@ -55,6 +55,10 @@ def _tanhshrink(input: Any) -> Symbol:
     return write("sub", input, write("tanh", input))
 
 
+def _mish(input: Any, inplace: bool = False) -> Symbol:
+    return write("mul", input, write("tanh", _softplus(input)))
+
+
 ACTIVATIONS: Final[dict[str, Callable[..., Symbol]]] = {
     "sigmoid": _plain("sigmoid"),
     "special_expit": _plain("sigmoid"),
@@ -71,6 +75,7 @@ ACTIVATIONS: Final[dict[str, Callable[..., Symbol]]] = {
     "selu": _selu,
     "celu": _celu,
     "leaky_relu": _leaky_relu,
+    "mish": _mish,
     "softsign": _softsign,
     "tanhshrink": _tanhshrink,
 }
