@@ -163,7 +163,7 @@ def listed(group: dict[str, torch.Tensor], row: int | None = None) -> dict[str, 
     return {n: (v if row is None else v[row]).tolist() for n, v in group.items()}
 
 
-@pytest.mark.parametrize(("cell", "formulas"), FORMULAS, ids=lambda v: str(v))
+@pytest.mark.parametrize(("cell", "formulas"), FORMULAS, ids=[repr(c) for c, _ in FORMULAS])
 def test_step_is_its_formulas(cell: Cell, formulas: Formulas) -> None:
     given = Given(cell, hidden_size=5, rows=3)
     new = step(cell, given)
@@ -206,7 +206,7 @@ def blocks(cell: Cell, value: torch.Tensor) -> dict[str, torch.Tensor]:
     return dict(zip(cell.gates, value.chunk(len(cell.gates), 0), strict=True))
 
 
-@pytest.mark.parametrize(("cell", "build"), TORCH, ids=lambda v: repr(v) if v else "")
+@pytest.mark.parametrize(("cell", "build"), TORCH, ids=[repr(c) for c, _ in TORCH])
 def test_step_is_torchs_cell(cell: Cell, build: Callable[[int, int], Any]) -> None:
     torch.manual_seed(7)
     I, H, B = 3, 5, 4
