@@ -117,15 +117,12 @@ def _restart(call: Call, d: int, t: int, s: State) -> State:
     """The state before step t of this direction, put back to `initial` where a reset says so."""
     if call.reset is None:
         return s
-    T = call.x.shape[0]
-    if d == 0:
-        reset = call.reset[t].unsqueeze(-1)
-    elif t + 1 < T:
-        reset = call.reset[t + 1].unsqueeze(-1)
-        if call.lengths is not None:
-            reset = reset & _alive(call)[t + 1]
-    else:
+    before = t + 1 if d else t
+    if before == call.x.shape[0]:
         return s
+    reset = call.reset[before].unsqueeze(-1)
+    if call.lengths is not None:  # behind a row's end nothing happens
+        reset = reset & _alive(call)[before]
     return tuple(torch.where(reset, i[d], v) for i, v in zip(call.initial_rows(), s, strict=True))
 
 
