@@ -21,7 +21,7 @@ class Batch:
         lengths: (B,), steps of each row; None means T.
         reset: (T, B) bool.
         batch_sizes: (T,), of a packed batch.
-        inputs: name -> (T, B, width), inputs of the first layer multiplied by no matrix.
+        inputs: name -> (T, B, width), inputs multiplied by no matrix; every layer reads them.
     """
 
     x: Tensor

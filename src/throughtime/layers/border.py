@@ -74,7 +74,7 @@ def enter(
     x = _time_major(x, border)
     T, B = x.shape[0], x.shape[1]
     if not checked:
-        check_inputs(layer, inputs)
+        check_inputs(layer, inputs, x)
         state = check_state(layer, state, B, border.batched)
     if lengths is not None:
         lengths = check_lengths(lengths, T, B, x.device)
@@ -96,12 +96,13 @@ def _enter_packed(
     layer: Passage, x: PackedSequence, state: States | None, lengths: Any, reset: Any,
     inputs: Any,
 ) -> tuple[Batch, Border]:  # fmt: skip
-    if lengths is not None or inputs is not None:
+    if lengths is not None or inputs:
         raise OptionError(
             "a PackedSequence holds its own lengths and no direct inputs, so lengths and inputs "
             "go with a padded x only; unpack it with torch.nn.utils.rnn.pad_packed_sequence"
         )
     check_x(layer, x.data, packed=True)
+    check_inputs(layer, inputs, x.data)
     B, T = int(x.batch_sizes[0]), len(x.batch_sizes)
     state = check_state(layer, state, B, True)
     if state is not None and x.sorted_indices is not None:

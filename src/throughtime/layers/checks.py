@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,28 +17,35 @@ def check_x(layer: Passage, x: Any, packed: bool = False) -> None:
     """x is a tensor of the layer's width, dtype and device."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor or a PackedSequence, got {type(x).__name__}")
-    if not packed and x.dim() not in (2, 3):
+    I, order = layer.input_size, "B, T" if layer.batch_first else "T, B"
+    if x.dim() not in ((2,) if packed else (2, 3)):
         raise ShapeError(
-            f"x must be (T, B, {layer.input_size}), or (T, {layer.input_size}) without a batch, "
-            f"got {tuple(x.shape)}"
+            f"the data of a PackedSequence must be (N, {I}), got {tuple(x.shape)}"
+            if packed
+            else f"x must be ({order}, {I}), or (T, {I}) without a batch, got {tuple(x.shape)}"
         )
     if x.shape[-1] != layer.input_size:
         raise ShapeError(
-            f"the last dimension of x must be input_size {layer.input_size}, got {x.shape[-1]} "
-            f"in {tuple(x.shape)}"
+            f"the last dimension of x must be input_size {I}, got {x.shape[-1]} in {tuple(x.shape)}"
         )
     weight = next(layer.parameters(), None)
-    if weight is None:
-        return
-    if x.device != weight.device:
+    if weight is not None:
+        _check_kind("x", x, weight)
+
+
+def _check_kind(name: str, v: Tensor, weight: Tensor) -> None:
+    """A tensor has the device and, unless autocast converts it, the dtype of the weights."""
+    if v.device != weight.device:
         raise ShapeError(
-            f"x must be on {weight.device} as the weights, got {x.device}; move it with "
-            f"x.to({str(weight.device)!r})"
+            f"{name} must be on {weight.device} as the weights, got {v.device}; move it with "
+            f".to({str(weight.device)!r})"
         )
-    if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if v.dtype != weight.dtype and not (
+        v.is_floating_point() and torch.is_autocast_enabled(v.device.type)
+    ):
         raise TypeError(
-            f"x must be {weight.dtype} as the weights, got {x.dtype}; convert it with "
-            f"x.to({weight.dtype})"
+            f"{name} must be {weight.dtype} as the weights, got {v.dtype}; convert it with "
+            f".to({weight.dtype})"
         )
 
 
@@ -51,7 +58,7 @@ def check_state(layer: Passage, state: Any, rows: int, batched: bool) -> States 
             "a dilated layer holds no old states, so it takes whole sequences only; "
             "leave state out, or use dilation=1"
         )
-    names = layer.cell.state_names
+    names, weight = layer.cell.state_names, next(layer.parameters(), None)
     form = f"a tuple over {len(layer.widths)} layers of a tuple over ({', '.join(names)})"
     if not isinstance(state, tuple | list) or len(state) != len(layer.widths):
         raise ShapeError(f"state must be {form}, got {_described(state)}")
@@ -65,18 +72,26 @@ def check_state(layer: Passage, state: Any, rows: int, batched: bool) -> States 
                 raise ShapeError(
                     f"state {name} of layer {number} must be {shape}, got {_described(v)}"
                 )
+            if weight is not None:
+                _check_kind(f"state {name} of layer {number}", v, weight)
         found.append(tuple(v if batched else v.unsqueeze(1) for v in part))
     return tuple(found)
 
 
 def check_lengths(lengths: Any, steps: int, rows: int, device: torch.device) -> Tensor:
     """lengths as (B,) int64 from 0 to T."""
-    found: Tensor = torch.as_tensor(lengths, device=device)
+    try:
+        listed = list(lengths) if isinstance(lengths, Iterator) else lengths
+        found = torch.as_tensor(listed, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"lengths must be {rows} integers, got {lengths!r}") from error
+    if found.numel() == 0:
+        found = found.to(torch.int64)  # an empty list tells no dtype
     if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {found.dtype}")
     if found.shape != (rows,):
         raise ShapeError(f"lengths must be ({rows},), one for each row, got {tuple(found.shape)}")
-    if not _hidden_values() and rows:
+    if not (_hidden_values() or found.is_meta) and rows:
         low, high = int(found.min()), int(found.max())
         if low < 0 or high > steps:
             wrong = low if low < 0 else high
@@ -86,7 +101,10 @@ def check_lengths(lengths: Any, steps: int, rows: int, device: torch.device) -> 
 
 def check_reset(reset: Any, shape: tuple[int, ...]) -> Tensor:
     """reset as a bool tensor of the layout of x without its width."""
-    found: Tensor = torch.as_tensor(reset)
+    try:
+        found = torch.as_tensor(reset)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"reset must be a bool tensor, got {reset!r}") from error
     if found.dtype != torch.bool:
         raise TypeError(
             f"reset must be bool, True before the steps where a sequence starts, got {found.dtype}"
@@ -96,14 +114,23 @@ def check_reset(reset: Any, shape: tuple[int, ...]) -> Tensor:
     return found
 
 
-def check_inputs(layer: Passage, inputs: Mapping[str, Tensor] | None) -> None:
-    """The direct inputs that the cell reads, and no others."""
+def check_inputs(layer: Passage, inputs: Mapping[str, Tensor] | None, x: Tensor) -> None:
+    """The direct inputs that the cell reads, and no others, each as x with its own width."""
+    if inputs is not None and not isinstance(inputs, Mapping):
+        raise TypeError(f"inputs must map names to tensors, got {type(inputs).__name__}")
     needed, given = set(layer.cell.layout.inputs), set(inputs or {})
     if needed != given:
         raise OptionError(
             f"inputs must hold {', '.join(sorted(needed)) or 'nothing'} for this cell, "
-            f"got {', '.join(sorted(given)) or 'nothing'}"
+            f"got {', '.join(sorted(map(str, given))) or 'nothing'}"
         )
+    for name, v in (inputs or {}).items():
+        for hidden in layer.hidden_sizes:
+            width = layer.cell.width(layer.cell.inputs[name], hidden)
+            shape = (*x.shape[:-1], width)
+            if not isinstance(v, Tensor) or tuple(v.shape) != shape:
+                raise ShapeError(f"input {name} must be {shape} as x, got {_described(v)}")
+        _check_kind(f"input {name}", v, x)
 
 
 def _hidden_values() -> bool:

@@ -62,6 +62,10 @@ class Recurrent(SequenceLayer):
             learn_initial,
         )  # fmt: skip
         _check_size("input_size", input_size)
+        _check_flags(
+            bidirectional=bidirectional, bias=bias, batch_first=batch_first, residual=residual,
+            learn_initial=learn_initial, return_state=return_state,
+        )  # fmt: skip
         super().__init__(
             cell, input_size, _sizes(hidden_size, num_layers),
             directions=2 if bidirectional else 1, bias=bias, options=options, backend=backend,
@@ -82,7 +86,8 @@ class Recurrent(SequenceLayer):
                 (D, B, width); left out, the initial state.
             lengths: (B,) steps of each row, 0 is legal; outputs behind a row's end are zero.
             reset: bool, x's shape without its width: True puts the state back to the initial
-                one before that step (in the backward direction, after it).
+                one before that step (in the backward direction, after it); (T, B) for a
+                PackedSequence, in the order of the rows that were packed.
             inputs: name -> tensor as x with its own width, for cells that declare `inputs`.
 
         Returns:
@@ -107,6 +112,9 @@ class Recurrent(SequenceLayer):
         words = [repr(self.cell), str(self.input_size), str(sizes[0] if len(sizes) == 1 else sizes)]
         if self.directions == 2:
             words += ["bidirectional=True", f"merge={self.options.merge!r}"]
+        for name, usual in _USUAL.items():
+            if getattr(self, name) != usual:
+                words.append(f"{name}={getattr(self, name)!r}")
         default = Options()
         for name, value in vars(self.options).items():
             if name != "merge" and value != getattr(default, name):
@@ -114,9 +122,18 @@ class Recurrent(SequenceLayer):
         return ", ".join(words)
 
 
+_USUAL = {"bias": True, "batch_first": False, "return_state": True, "backend": "auto"}
+
+
 def _check_size(name: str, size: object) -> None:
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise OptionError(f"{name} must be a positive integer, got {size!r}")
+
+
+def _check_flags(**flags: object) -> None:
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise OptionError(f"{name} must be True or False, got {flag!r}")
 
 
 def _sizes(hidden_size: int | Sequence[int], num_layers: int | None) -> tuple[int, ...]:

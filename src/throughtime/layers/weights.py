@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,7 +45,8 @@ class Weights(nn.Module, ABC):
     ) -> None:  # fmt: skip
         nn.Module.__init__(self)  # by name: compat puts torch.nn.LSTM behind this class
         if not isinstance(cell, Cell):
-            raise CellError(f"cell must be an instance of a Cell, got {cell!r}")
+            cure = f"; build one: {cell.__name__}()" if isinstance(cell, type) else ""
+            raise CellError(f"cell must be an instance of a Cell, got {cell!r}{cure}")
         trace(cell)
         self.cell = cell
         self.input_size = input_size
@@ -60,14 +61,28 @@ class Weights(nn.Module, ABC):
         )
         self.output_size = self._output_sizes[-1]
         self.dilations = _per_layer(options.dilation, len(self.hidden_sizes))
-        self._check_residual()
+        self._check_options()
         self._names = [
             [self._register(layer, d, device, dtype) for d in range(directions)]
             for layer in range(len(self.hidden_sizes))
         ]
         self.reset_parameters()
 
-    def _check_residual(self) -> None:
+    def _check_options(self) -> None:
+        """What must be known of cell and sizes to judge."""
+        zoneout, names = self.options.zoneout, self.cell.state_names
+        for name in zoneout if isinstance(zoneout, Mapping) else ():
+            if name not in names:
+                raise OptionError(
+                    f"zoneout by name must name states of the cell, which are {', '.join(names)}; "
+                    f"got {name!r}"
+                )
+        for name, width in self.cell.inputs.items():
+            if len({self.cell.width(width, h) for h in self.hidden_sizes}) > 1:
+                raise OptionError(
+                    f"every layer reads the input {name}, whose width is {width}, so hidden_size "
+                    f"must be the same for all layers, got {self.hidden_sizes}"
+                )
         sizes = set(self._output_sizes)
         if self.options.residual and len(sizes) > 1:
             raise OptionError(
