@@ -24,7 +24,7 @@ class Passage(Weights):
         y, results = batch.x, []
         for layer in range(len(self.hidden_sizes)):
             result = self._carry_layer(layer, replace(batch, x=y), record)
-            below, y = y, merged(result.sequences[0], self.options.merge)
+            below, y = y, merged(result.sequences[0], self.options.merge, batch.lengths)
             if self.options.residual and layer:
                 y = y + below
             if self.options.dropout and self.training and layer + 1 < len(self.hidden_sizes):
@@ -50,7 +50,7 @@ class Passage(Weights):
             cell=self.cell,
             hidden_size=self.hidden_sizes[layer],
             x=batch.x,
-            weights=tuple(weight_dropped(w, self.options, self.training) for w in weights),
+            weights=tuple(weights),
             state=None if batch.state is None else batch.state[layer],
             initial=initial,
             lengths=batch.lengths,
@@ -63,13 +63,14 @@ class Passage(Weights):
     def _masked(self, call: Call, d: int) -> Call:
         """The call with its random masks; those of a sequence are shared by its d chains."""
         options = self.options
-        if not (options.recurrent_dropout or options.has_zoneout):
+        if not (options.recurrent_dropout or options.has_zoneout or options.weight_dropout):
             return call
         widths = self.cell.widths(call.hidden_size)
         D, T, B = self.directions, call.x.shape[0], call.rows
         mask = recurrent_mask(call.x, (D, B // d, widths[0]), options, self.training)
         return replace(
             call,
+            weights=tuple(weight_dropped(w, options, self.training) for w in call.weights),
             recurrent_mask=None if mask is None else mask.repeat(1, d, 1),
             zoneout=zoneout_masks(
                 call.x, self.cell, [(D, T, B, w) for w in widths], options, self.training
@@ -83,5 +84,5 @@ class Passage(Weights):
 
     def _zeros(self, layer: int, steps: int, batch: int) -> Tensor:
         width = self.input_size if layer == 0 else self._output_sizes[layer - 1]
-        parameter = next(self.parameters())
-        return torch.zeros(steps, batch, width, dtype=parameter.dtype, device=parameter.device)
+        like = next(self.parameters(), torch.empty(0))
+        return torch.zeros(steps, batch, width, dtype=like.dtype, device=like.device)

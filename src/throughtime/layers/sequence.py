@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from throughtime.backends import choose
@@ -58,12 +59,14 @@ class SequenceLayer(Passage):
 
     def explain(self, steps: int = 16, batch: int = 1) -> str:
         """Which backend each layer would take for such a batch, and why not those before it."""
-        lines = []
-        for layer in range(len(self.hidden_sizes)):
-            call = self._call(layer, Batch(self._zeros(layer, steps, batch)))
-            folded = fold(call, self.dilations[layer]) if self.dilations[layer] > 1 else call
-            choice = choose(self._masked(folded, self.dilations[layer]), self.backend)
-            lines.append(f"layer {layer}: {choice}")
+        with torch.random.fork_rng(devices=[]):  # the options draw their masks for the call
+            lines = [self._explain(layer, steps, batch) for layer in range(len(self.hidden_sizes))]
         for operation, line in trace(self.cell).unsupported:
             lines.append(f"  {operation} has no rule, which keeps the cell uncompiled: {line}")
         return "\n".join(lines)
+
+    def _explain(self, layer: int, steps: int, batch: int) -> str:
+        call = self._call(layer, Batch(self._zeros(layer, steps, batch)))
+        d = self.dilations[layer]
+        masked = self._masked(fold(call, d) if d > 1 else call, d)
+        return f"layer {layer}: {choose(masked, self.backend)}"
