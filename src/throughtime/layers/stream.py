@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import States
 from throughtime.layers.passage import Passage
+from throughtime.layers.stream_step import Step
 
 
 class Stream:
@@ -54,6 +54,12 @@ class Stream:
                 raise OptionError(
                     "a dilated layer keeps no old states, so it has no stream; use dilation=1"
                 )
+        held = [m for parent in self._source.modules() for m in parent._modules.values()]
+        if any(held.count(layer) > 1 for layer in layers):
+            raise OptionError(
+                "a layer stands in the model twice, and a stream cannot tell its two states apart; "
+                "use a copy.deepcopy of it, or a layer of its own"
+            )
         if len({layer.batch_first for layer in layers}) > 1:
             raise OptionError("the layers of a stream must agree on batch_first")
 
@@ -67,7 +73,7 @@ class Stream:
         """A frozen copy of the model in which every layer carries its own state."""
         model = copy.deepcopy(self._source).eval().requires_grad_(False)
         layers = [m for m in model.modules() if isinstance(m, Passage)]
-        self._steps = [_Step(layer, self.batch) for layer in layers]
+        self._steps = [Step(layer, self.batch) for layer in layers]
         wrapped = dict(zip(layers, self._steps, strict=True))
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
@@ -83,10 +89,11 @@ class Stream:
 
     @state.setter
     def state(self, state: tuple[States, ...]) -> None:
-        if len(state) != len(self._steps):
+        if not isinstance(state, tuple | list) or len(state) != len(self._steps):
+            got = len(state) if isinstance(state, tuple | list) else type(state).__name__
             raise ShapeError(
                 f"state must hold one entry for each of {len(self._steps)} recurrent layers, "
-                f"got {len(state)}"
+                f"got {got}"
             )
         for step, value in zip(self._steps, state, strict=True):
             step.set(value)
@@ -96,68 +103,42 @@ class Stream:
         for step in self._steps:
             step.reset(rows)
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any, **given: Any) -> Any:
         """One step.
 
         Args:
             x: (B, I), with batch 1 also (I,); a tensor or a NumPy array.
+            given: what else the model takes: for a layer whose cell reads direct inputs,
+                `inputs`, a mapping of tensors or arrays as x.
 
         Returns:
             The model's output for this step, (B, O) or (O,), of the kind that x is.
         """
-        v = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-        flat = v.dim() == 1 and self.batch == 1
-        v = v.unsqueeze(0) if flat else v
-        if v.dim() != 2 or v.shape[0] != self.batch:
-            raise ShapeError(
-                f"one step of this stream is ({self.batch}, I), one row for each of its batch, "
-                f"got {tuple(x.shape)}"
-            )
+        flat = getattr(x, "ndim", 0) == 1 and self.batch == 1
+        v = self._one_step("x", x)
+        if isinstance(given.get("inputs"), Mapping):
+            given["inputs"] = {n: self._one_step(n, i) for n, i in given["inputs"].items()}
         with torch.no_grad():
-            y = self._model(v.unsqueeze(self._time))
+            calls = [step.calls for step in self._steps]
+            y = self._model(v, **given)
+        if any(step.calls != n + 1 for step, n in zip(self._steps, calls, strict=True)):
+            raise OptionError(
+                "a stream needs a model that calls each of its recurrent layers once a step; "
+                "the state it carries is no longer right, so make a new stream"
+            )
         y = (y[0] if isinstance(y, tuple) else y).squeeze(self._time)
         y = y.squeeze(0) if flat else y
         return y.numpy() if isinstance(x, np.ndarray) else y
 
-
-class _Step(nn.Module):
-    """A layer that carries its own state from call to call."""
-
-    def __init__(self, layer: Any, batch: int) -> None:
-        super().__init__()
-        if layer.backend == "auto":
-            layer.backend = "reference"
-        self.layer = layer
-        self.batch = batch
-        self.state: States = layer.initial_state(batch)
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        batch, border = self.layer.enter(x, None, **kwargs)
-        y, results = self.layer.carry(replace(batch, state=self.state))
-        self.state = tuple(r.final for r in results)
-        return self.layer.leave(y, self.state, border)
-
-    def reset(self, rows: Sequence[int] | Tensor | None) -> None:
-        fresh = self.layer.initial_state(self.batch)
-        if rows is None:
-            self.state = fresh
-            return
-        chosen = torch.as_tensor(rows)
-        mask = torch.zeros(self.batch, dtype=torch.bool)
-        mask[chosen] = True
-        mask = mask.to(fresh[0][0].device).unsqueeze(-1)
-        self.state = _select(mask, fresh, self.state)
-
-    def set(self, state: States) -> None:
-        shapes = [[tuple(v.shape) for v in s] for s in self.state]
-        given = [[tuple(v.shape) for v in s] for s in state]
-        if given != shapes:
-            raise ShapeError(f"the state of a layer of this stream must be {shapes}, got {given}")
-        self.state = tuple(tuple(v.detach().clone() for v in s) for s in state)
-
-
-def _select(mask: Tensor, new: States, old: States) -> States:
-    return tuple(
-        tuple(torch.where(mask, a, b) for a, b in zip(x, y, strict=True))
-        for x, y in zip(new, old, strict=True)
-    )
+    def _one_step(self, name: str, x: Any) -> Tensor:
+        """A tensor or array (B, I) or (I,) as a sequence of one step."""
+        if not isinstance(x, Tensor | np.ndarray):
+            raise TypeError(f"{name} must be a tensor or a NumPy array, got {type(x).__name__}")
+        v = x if isinstance(x, Tensor) else torch.from_numpy(x.copy())
+        v = v.unsqueeze(0) if v.dim() == 1 and self.batch == 1 else v
+        if v.dim() != 2 or v.shape[0] != self.batch:
+            raise ShapeError(
+                f"one step of this stream is ({self.batch}, I), one row for each of its batch, "
+                f"got {tuple(x.shape)} for {name}"
+            )
+        return v.unsqueeze(self._time)

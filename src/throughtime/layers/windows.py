@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from throughtime.errors import OptionError
 
 if TYPE_CHECKING:
+    from throughtime.layers.batch import Batch
+    from throughtime.layers.border import Border
     from throughtime.layers.sequence import SequenceLayer
 
 
@@ -29,7 +31,7 @@ class Window:
 
 def windows(
     layer: SequenceLayer, x: Any, k: int, state: Any = None, *, lengths: Any = None,
-    reset: Any = None,
+    reset: Any = None, **given: Any,
 ) -> Iterator[Window]:  # fmt: skip
     """Run a batch in windows of k steps, the state carried and detached between them.
 
@@ -37,10 +39,10 @@ def windows(
         layer: the layer, of one direction and without dilation.
         x: a padded batch in the layer's layout.
         k: steps a window, and so the furthest that a gradient goes back.
-        state, lengths, reset: as the layer's own call takes them.
+        state, lengths, reset, given: as the layer's own call takes them.
 
-    Yields:
-        A `Window` each; call backward on its loss before asking for the next.
+    Returns:
+        An iterator of a `Window` each; call backward on its loss before asking for the next.
 
     Raises:
         OptionError: the layer cannot be cut in time, or k is no positive integer.
@@ -55,9 +57,14 @@ def windows(
             "windows cut a sequence in time, which a bidirectional or dilated layer does not "
             "survive; use bidirectional=False and dilation=1"
         )
-    batch, border = layer.enter(x, state, lengths=lengths, reset=reset)
+    batch, border = layer.enter(x, state, lengths=lengths, reset=reset, **given)
     if batch.batch_sizes is not None or border.packed is not None:
         raise OptionError("windows take a padded x with lengths, not a PackedSequence")
+    return _cut(layer, batch, border, k)
+
+
+def _cut(layer: SequenceLayer, batch: Batch, border: Border, k: int) -> Iterator[Window]:
+    """The windows of a batch, one after the other."""
     carried = batch.state
     for start in range(0, batch.x.shape[0], k):
         steps = slice(start, min(start + k, batch.x.shape[0]))

@@ -1,0 +1,92 @@
+"""A layer that goes one step at a time: what a stream puts in a layer's place in the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.errors import OptionError, ShapeError
+from throughtime.layers.batch import States
+from throughtime.layers.checks import check_state
+
+
+class Step(nn.Module):
+    """A layer that carries its own state from call to call.
+
+    Attributes:
+        layer: the layer; a model finds the layer's attributes here too.
+        batch: B.
+        state: where the next step starts.
+        calls: how often the model has called it.
+    """
+
+    def __init__(self, layer: Any, batch: int) -> None:
+        super().__init__()
+        if layer.backend == "auto":
+            layer.backend = "reference"
+        self.layer = layer
+        self.batch = batch
+        self.state: States = layer.initial_state(batch)
+        self.calls = 0
+
+    def forward(self, x: Tensor, state: Any = None, **given: Any) -> Any:
+        """One step, a sequence of one, from the state carried."""
+        if state is not None or given.pop("hx", None) is not None:
+            raise OptionError(
+                "a stream carries the state of its layers, so a model must not give them one; "
+                "set the stream's state instead"
+            )
+        self.calls += 1
+        batch, border = self.layer.enter(x, None, **given)
+        y, results = self.layer.carry(replace(batch, state=self.state))
+        self.state = tuple(r.final for r in results)
+        return self.layer.leave(y, self.state, border)
+
+    def __getattr__(self, name: str) -> Any:
+        modules = self.__dict__.get("_modules", {})
+        if name in modules or "layer" not in modules:
+            return super().__getattr__(name)
+        return getattr(modules["layer"], name)
+
+    def reset(self, rows: Sequence[int] | Tensor | None) -> None:
+        """Put all rows, or those given, back to their first state."""
+        fresh = self.layer.initial_state(self.batch)
+        if rows is None:
+            self.state = fresh
+            return
+        mask = _rows(rows, self.batch).to(fresh[0][0].device).unsqueeze(-1)
+        self.state = _select(mask, fresh, self.state)
+
+    def set(self, state: States) -> None:
+        """Go on from this state."""
+        found = check_state(self.layer, state, self.batch, True)
+        if found is None:
+            raise ShapeError("the state of a layer of this stream must be its tensors, got None")
+        self.state = tuple(tuple(v.detach().clone() for v in s) for s in found)
+
+
+def _rows(rows: Any, batch: int) -> Tensor:
+    """Rows given by number or as a bool mask, as a bool mask (B,)."""
+    chosen = torch.as_tensor(rows).cpu()
+    if chosen.dtype == torch.bool:
+        if chosen.shape != (batch,):
+            raise ShapeError(f"rows as a bool mask must be ({batch},), got {tuple(chosen.shape)}")
+        return chosen
+    chosen = chosen.to(torch.int64) if chosen.numel() == 0 else chosen
+    if chosen.is_floating_point() or chosen.is_complex():
+        raise TypeError(f"rows must be numbers of rows or a bool mask, got {chosen.dtype}")
+    wrong = chosen[(chosen < 0) | (chosen >= batch)]
+    if wrong.numel():
+        raise ShapeError(f"rows must be from 0 to {batch - 1}, got {int(wrong[0])}")
+    return torch.zeros(batch, dtype=torch.bool).index_fill(0, chosen.reshape(-1).long(), True)
+
+
+def _select(mask: Tensor, new: States, old: States) -> States:
+    return tuple(
+        tuple(torch.where(mask, a, b) for a, b in zip(x, y, strict=True))
+        for x, y in zip(new, old, strict=True)
+    )
