@@ -35,8 +35,15 @@ class Pronounce(Task):
     name = "pronounce"
     monitor = "per"  # it moves before the first whole word is right
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "quick": {"hidden": 128, "steps": 2500, "lr": 4e-3, "dropout": 0.1},
-        "full": {"hidden": 256, "steps": 9000, "lr": 3e-3, "dropout": 0.3, "validate_every": 1000},
+        "quick": {"hidden": 128, "steps": 2000, "lr": 4e-3, "dropout": 0.1},
+        "full": {
+            "layers": 2,
+            "hidden": 192,
+            "steps": 6000,
+            "lr": 3e-3,
+            "dropout": 0.25,
+            "validate_every": 1000,
+        },
     }
 
     @cached_property
