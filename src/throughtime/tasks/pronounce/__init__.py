@@ -38,10 +38,10 @@ class Pronounce(Task):
         "quick": {"hidden": 128, "steps": 2000, "lr": 4e-3, "dropout": 0.1},
         "full": {
             "layers": 2,
-            "hidden": 192,
-            "steps": 6000,
-            "lr": 3e-3,
-            "dropout": 0.25,
+            "hidden": 128,
+            "steps": 7000,
+            "lr": 4e-3,
+            "dropout": 0.2,
             "validate_every": 1000,
         },
     }
