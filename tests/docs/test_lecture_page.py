@@ -1,4 +1,4 @@
-"""docs/lecture.md against what it names: its tests exist, its figures are those computed now."""
+"""docs/lecture.md against what it names: its tests exist, its figures, and the README's, hold."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from docs import lecture_figures
 from tests.house.source import ROOT
 
 PAGE = (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 # A figure of the page is a number and behind it, in a comment that is not shown, its name.
 MARKED = re.compile(r"([-\d.,]+(?:e-?\d+)?)\s*<!-- ([\w.]+) -->")
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
@@ -24,19 +25,20 @@ def computed(group: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("group", [g.__name__ for g in lecture_figures.GROUPS])
 def test_the_pages_figures_are_those_computed(group: str) -> None:
-    shown = {name: float(text.replace(",", "")) for text, name in MARKED.findall(PAGE)}
     found = computed(group)
-    ours = {name: value for name, value in shown.items() if name in found}
+    marked = [(n, float(v.replace(",", ""))) for v, n in MARKED.findall(PAGE + README)]
+    ours = [(name, value) for name, value in marked if name in found]
     assert ours, f"the page shows no figure of {group}"
-    for name, value in ours.items():
+    for name, value in ours:
         tolerance = lecture_figures.TOLERANCE[name.partition(".")[0]]
         assert value == pytest.approx(found[name], rel=tolerance, abs=0), name
 
 
 def test_every_figure_of_the_page_is_computed_somewhere() -> None:
     everything = {name for g in lecture_figures.GROUPS for name in computed(g.__name__)}
-    assert {name for _, name in MARKED.findall(PAGE)} - everything == set()
-    assert PAGE.count("<!--") == len(MARKED.findall(PAGE)), "a mark without a number before it"
+    marked = MARKED.findall(PAGE + README)
+    assert {name for _, name in marked} - everything == set()
+    assert (PAGE + README).count("<!--") == len(marked), "a mark without a number before it"
 
 
 def test_every_statement_names_a_test_that_exists() -> None:
