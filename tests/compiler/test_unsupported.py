@@ -74,6 +74,14 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
 }
 
 
+class Sliced(Cell):
+    gates = ("h",)
+    state = ("h",)
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (a.h + U.h @ s.h[:, :3],)
+
+
 def cell_of(function: Callable[[Any], Any]) -> Cell:
     return cells.Elman(function)
 
@@ -113,7 +121,9 @@ def test_what_does_not_reach_the_state_is_no_reason() -> None:
 
 def test_widths_behind_an_unknown_operation_are_not_judged() -> None:
     graph = trace(cell_of(lambda x: x + x[:, :3]))
-    assert "add of" in graph.unsupported[0].operation
+    assert "add needs values of one width" in graph.unsupported[0].operation
+    graph = trace(Sliced())
+    assert "U.h multiplies a vector of shape" in graph.unsupported[0].operation
 
 
 def test_tracing_leaves_the_generator_alone() -> None:

@@ -115,6 +115,10 @@ class Builder:
         """The error that says what is wrong with the line being run."""
         return CellError(f"{reason}\n  at {line or self.here()}")
 
+    def refuse_shape(self, reason: str) -> Exception:
+        """The error of a wrong shape, unless an operation without a rule has made it a guess."""
+        return Untraceable(reason) if self.unsupported else self.refuse(reason)
+
     def describe(self, index: int) -> str:
         """A node in an error: its name where it has one, and its shape."""
         node = self.nodes[index]
@@ -123,9 +127,7 @@ class Builder:
 
     def _refuse_widths(self, op: str, inputs: tuple[int, ...]) -> None:
         words = " and ".join(self.describe(i) for i in inputs)
-        if self.unsupported:
-            raise Untraceable(f"{op} of {words}")
-        raise self.refuse(f"{op} needs values of one width, got {words}")
+        raise self.refuse_shape(f"{op} needs values of one width, got {words}")
 
     def finish(
         self, name: str, outputs: list[tuple[str, int]], products: list[Product], forward: int = 0

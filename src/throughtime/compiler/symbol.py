@@ -55,7 +55,8 @@ class Symbol:
         shape = self.symbolic_shape
         return Symbol(self.builder, self.builder.node("full", (), (value, *shape), shape))
 
-    # What torch calls when a symbol is among the arguments of a function.
+    # What torch calls when a symbol is among the arguments of a function. The import waits, since
+    # what is called writes symbols itself.
     @classmethod
     def __torch_function__(
         cls,
@@ -103,7 +104,7 @@ class Matrix:
         if type(v) is not Symbol:
             raise self._builder.refuse(f"{self} multiplies {type(v).__name__}, which is no vector")
         if v.symbolic_shape != ("B", self._source):
-            raise self._builder.refuse(
+            raise self._builder.refuse_shape(
                 f"{self} multiplies a vector of shape (B, {self._source}), "
                 f"got {self._builder.describe(v.index)}"
             )
