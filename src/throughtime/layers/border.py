@@ -69,12 +69,12 @@ def enter(
         return _enter_packed(layer, x, state, lengths, reset, inputs)
     if not checked:
         check_x(layer, x)
+        check_inputs(layer, inputs, x)
     border = Border(batch_first, x.dim() == 3)
     layout = x.shape[:-1]
     x = _time_major(x, border)
     T, B = x.shape[0], x.shape[1]
     if not checked:
-        check_inputs(layer, inputs, x)
         state = check_state(layer, state, B, border.batched)
     if lengths is not None:
         lengths = check_lengths(lengths, T, B, x.device)

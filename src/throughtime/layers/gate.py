@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells import Cell
-from throughtime.errors import OptionError
+from throughtime.errors import OptionError, ShapeError
 
 
 class Owner(Protocol):
@@ -76,16 +76,24 @@ class Gate:
 
     @bias.setter
     def bias(self, value: Tensor | float) -> None:
+        first, *rest = self._biases()
+        given = torch.as_tensor(value, dtype=first.dtype, device=first.device)
+        if given.dim() and given.shape != first.shape:
+            raise ShapeError(
+                f"the bias of gate {self.name} must be a number or {tuple(first.shape)}, "
+                f"got {tuple(given.shape)}"
+            )
         with torch.no_grad():
-            first, *rest = self._biases()
-            first.copy_(torch.as_tensor(value, dtype=first.dtype, device=first.device))
+            first.copy_(given)
             for other in rest:
                 other.zero_()
 
     def _biases(self) -> list[Tensor]:
         found = [v for v in (self.bias_ih, self.bias_hh) if v is not None]
         if not found:
-            raise OptionError(f"gate {self.name} has no bias; build the layer with bias=True")
+            read = any(n.startswith("bias_") for n in self._owner.weights(0, 0))
+            cure = "the equations never read it" if read else "build the layer with bias=True"
+            raise OptionError(f"gate {self.name} has no bias; {cure}")
         return found
 
     def _rows(self, name: str) -> Tensor | None:
