@@ -19,7 +19,6 @@ class _Ours:
 
     __setattr__ = nn.Module.__setattr__
     __setstate__ = nn.Module.__setstate__
-    _apply = nn.Module._apply
     _replicate_for_data_parallel = nn.Module._replicate_for_data_parallel
 
     def __getstate__(self) -> Any:

@@ -23,6 +23,7 @@ ARGUMENTS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "hidden_size negative": ((3, -2), {}),
     "hidden_size float": ((3, 5.0), {}),
     "hidden_size text": ((3, "5"), {}),
+    "hidden_size a list": ((3, [5, 4]), {}),
     "num_layers 0": ((3, 5, 0), {}),
     "num_layers negative": ((3, 5), {"num_layers": -1}),
     "num_layers float": ((3, 5), {"num_layers": 1.5}),

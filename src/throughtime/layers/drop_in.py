@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+from throughtime.cells import Cell
 from throughtime.cells.elman import Elman
 from throughtime.cells.gru import GRU as GRUEquations
 from throughtime.cells.lstm import LSTM as LSTMEquations
@@ -15,6 +18,12 @@ from throughtime.layers.drop_in_checks import (
     check_projection,
 )
 from throughtime.layers.drop_in_layer import DropIn
+
+
+@lru_cache(typed=True)
+def _equations(kind: Callable[..., Cell], *numbers: int | str) -> Cell:
+    """One cell for all layers that share it, so that it is traced once."""
+    return kind(*numbers)
 
 
 class RNN(DropIn):
@@ -53,8 +62,8 @@ class RNN(DropIn):
         check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout)
         self.nonlinearity = nonlinearity
         super().__init__(
-            Elman(nonlinearity), input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, device, dtype, backend,
+            _equations(Elman, nonlinearity), input_size, hidden_size, num_layers, bias,
+            batch_first, dropout, bidirectional, device, dtype, backend,
         )  # fmt: skip
 
 
@@ -91,15 +100,17 @@ class LSTM(DropIn):
         bidirectional: bool = False, proj_size: int = 0, device: Any = None, dtype: Any = None, *,
         backend: str = "auto",
     ) -> None:  # fmt: skip
-        pair = isinstance(hidden_size, tuple | list)
+        pair = isinstance(hidden_size, tuple)
         sizes: Any = check_pair(hidden_size, proj_size) if pair else (hidden_size, proj_size)
         long, short = sizes
         check_arguments(input_size, long, num_layers, bias, batch_first, dropout)
         if not pair:
             check_projection(long, short)
+        projected = short not in (0, long)
+        cell = _equations(LSTMProjected, short) if projected else _equations(LSTMEquations)
         super().__init__(
-            LSTMProjected(short) if short not in (0, long) else LSTMEquations(), input_size, long,
-            num_layers, bias, batch_first, dropout, bidirectional, device, dtype, backend,
+            cell, input_size, long, num_layers, bias, batch_first, dropout, bidirectional,
+            device, dtype, backend,
         )  # fmt: skip
 
 
@@ -134,6 +145,6 @@ class GRU(DropIn):
         check_nothing_projected(proj_size)
         check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout)
         super().__init__(
-            GRUEquations(), input_size, hidden_size, num_layers, bias, batch_first, dropout,
-            bidirectional, device, dtype, backend,
+            _equations(GRUEquations), input_size, hidden_size, num_layers, bias, batch_first,
+            dropout, bidirectional, device, dtype, backend,
         )  # fmt: skip

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from throughtime.layers.sequence import SequenceLayer
 
@@ -57,7 +58,16 @@ class TorchAttributes(SequenceLayer):
         return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def flatten_parameters(self) -> None:
-        """Nothing: weights are read by name at every call, so none can be out of place."""
+        """Put the weights side by side for cuDNN; on all but its GPUs there is nothing to do."""
+        first = next(self.parameters(), None)
+        if first is not None and first.is_cuda:
+            nn.RNNBase.flatten_parameters(cast(Any, self))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # nn.Module's by name: compat puts torch.nn.LSTM behind this class.
+        moved = nn.Module._apply(self, fn, recurse)
+        self.flatten_parameters()
+        return moved
 
     def extra_repr(self) -> str:
         """As torch.nn writes it."""

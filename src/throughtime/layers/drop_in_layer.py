@@ -50,6 +50,7 @@ class DropIn(TorchAttributes):
             directions=2 if bidirectional else 1, bias=bias,
             options=Options(dropout=float(dropout)), backend=backend, device=device, dtype=dtype,
         )  # fmt: skip
+        self.flatten_parameters()
 
     def forward(
         self, input: Any, hx: Any = None, *, lengths: Tensor | Iterable[int] | None = None,
