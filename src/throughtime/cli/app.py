@@ -24,7 +24,8 @@ def run(arguments: list[str]) -> int:
     """Runs the command in `arguments`; the exit code. `--debug`, anywhere, keeps tracebacks."""
     debug = _DEBUG in arguments
     try:
-        _app()([one for one in arguments if one != _DEBUG], standalone_mode=False)
+        rest = [one for one in arguments if one != _DEBUG]
+        _app()(rest, prog_name="throughtime", standalone_mode=False)
         return 0
     except typer.Exit as done:
         return done.exit_code
@@ -34,7 +35,8 @@ def run(arguments: list[str]) -> int:
     except (ThroughtimeError, typer.TyperException, OSError, ModuleNotFoundError) as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {_sentence(error)}", file=sys.stderr)
+        if sentence := _sentence(error):  # called without a command, typer has shown the help
+            print(f"error: {sentence}", file=sys.stderr)
         return 2
 
 
@@ -87,6 +89,8 @@ def _usage(error: typer.TyperException) -> str:
     if close:
         return f"no such option: {getattr(error, 'option_name', '')}; did you mean {close[0]}?"
     text = " ".join(error.format_message().split()).rstrip(".")
+    if not text:
+        return ""
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "throughtime"
     return f"{text[:1].lower()}{text[1:]}" + ("" if text.endswith("?") else f"; see {path} --help")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
 from throughtime.errors import OptionError
@@ -72,24 +72,32 @@ def _check(name: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> None:
         one_of(name, value, rule["choices"])
         return
     wanted: dict[str, Any] = {"int": int, "float": int | float, "str": str}
-    if not isinstance(value, wanted[str(kind)]) or isinstance(value, bool):
-        raise OptionError(f"{name} must be of kind {kind}, got {value!r}")
-    if isinstance(value, str):
-        return
-    inside = rule["at_least"] <= value < rule["below"] and rule["above"] < value
-    if not (inside and math.isfinite(value)):
+    right = isinstance(value, wanted[str(kind)]) and not isinstance(value, bool)
+    if right and kind != "str":
+        inside = rule["at_least"] <= value < rule["below"] and rule["above"] < value
+        right = inside and math.isfinite(value)
+    if not right:
         raise OptionError(f"{name} must be {said(rule, kind)}, got {value!r}")
 
 
 def said(rule: Mapping[str, Any], kind: Any) -> str:
     """A rule in words: `a whole number of at least 1 and below 3`."""
-    number = "a whole number" if str(kind) == "int" else "a finite number"
+    number = {"int": "a whole number", "float": "a finite number"}.get(str(kind), "a text")
     bounds = [
         f"{word} {rule[key]:g}"
         for key, word in (("at_least", "of at least"), ("above", "above"), ("below", "below"))
         if math.isfinite(rule[key])
     ]
     return " ".join([number, " and ".join(bounds)]).strip()
+
+
+def from_text(option: Field[Any], text: str) -> Any:
+    """A field's value as somebody typed it; text that is no number stays text, for the checks."""
+    kind = {"int": int, "float": float}.get(str(option.type), str)
+    try:
+        return kind(text)
+    except ValueError:
+        return text
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:

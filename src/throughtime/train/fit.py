@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytorch_lightning as pl
 import torch
@@ -31,15 +33,16 @@ def fit(run: Run) -> nn.Module:
     Raises:
         RunError: the folder is in use or damaged, or the loss became NaN.
     """
-    with locked(run), _threads(run.recipe.threads), _quiet():
+    with locked(run), _threads(run.recipe.threads), _quiet(), _own_interrupts():
         state = read_checkpoint(run)
         task = find(run.recipe.task)(run.recipe)
         torch.manual_seed(step_seed(run.recipe.seed, -1))
-        learner = Learner(task, task.model(), Journal(run.metrics, state and state["journal"]))
         keeper = Keeper(run, early_stopping(task.monitor, run.recipe.patience))
-        if state is not None:
-            keeper.restore(learner, state)
-        _train(run, learner, keeper)
+        with closing(Journal(run.metrics, state and state["journal"])) as journal:
+            learner = Learner(task, task.model(), journal)
+            if state is not None:
+                keeper.restore(learner, state)
+            _train(run, learner, keeper)
         weights = keeper.best_weights()
         learner.model.load_state_dict(weights)
         write_weights(run, weights)
@@ -59,8 +62,15 @@ def _train(run: Run, learner: Learner, keeper: Keeper) -> None:
         if not keeper.finished:
             _trainer(run, learner, [keeper.stopping, Shown(run, log), keeper]).fit(learner)
         log.info("ended at step %d; best validation at step %d", learner.done, keeper.best["step"])
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        log.info(
+            "stopped at step %d; go on with: throughtime train %s --resume --out %s",
+            learner.done,
+            run.recipe.task,
+            run.folder,
+        )
+        raise KeyboardInterrupt from None
     finally:
-        learner.journal.close()
         close_log(log)
 
 
@@ -79,6 +89,17 @@ def _trainer(run: Run, learner: Learner, callbacks: list[pl.Callback]) -> pl.Tra
         enable_model_summary=False,
         default_root_dir=run.folder,
     )
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Gives Ctrl-C back to the program: Lightning switches it off when it sees one."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
