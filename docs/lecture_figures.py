@@ -176,6 +176,8 @@ def skip_bytes() -> dict[str, float]:
         found[f"bytes.{name}.state"] = float(sum(v.nbytes for v in state[0]))
         found[f"bytes.{name}.saved"] = float(saved_bytes(layer, torch.rand(240, B, 1)))
         found[f"bytes.{name}.weights"] = float(sum(p.nbytes for p in layer.parameters()))
+    padded = SKIPS["dilation_16"]()
+    found["bytes.dilation_16.saved_239"] = float(saved_bytes(padded, torch.rand(239, B, 1)))
     return found
 
 

@@ -55,8 +55,9 @@ def promised(code: str) -> str:
     tokens = tokenize.generate_tokens(io.StringIO(code).readline)
     comments = {t.start[0]: t.string for t in tokens if t.type == tokenize.COMMENT}
     lines, said = code.splitlines(), []
-    for statement in ast.parse(code).body:
-        if isinstance(statement, ast.Expr) and ast.unparse(statement).startswith("print("):
+    calls = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Expr)]
+    for statement in sorted(calls, key=lambda n: n.lineno):
+        if ast.unparse(statement).startswith("print("):
             number = statement.end_lineno
             here = [comments[number]] if number in comments else []
             while number < len(lines) and lines[number].startswith("#"):
@@ -73,6 +74,7 @@ def printed(code: str, names: dict[str, Any]) -> str:
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch's word on its own kernel
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # on its own torch.func
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_a_block_runs_and_prints_what_it_says(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -77,6 +77,12 @@ def test_back_propagation_keeps_old_states_anyway(d: int) -> None:
         assert 1 < found[f"bytes.{kind}_{d}.saved"] / found["bytes.plain.saved"] < 1.1
 
 
+def test_steps_that_dilation_does_not_divide_keep_more() -> None:
+    found = computed("skip_bytes")
+    ratio = found["bytes.dilation_16.saved_239"] / found["bytes.dilation_16.saved"]
+    assert 1.5 < ratio < 2.5
+
+
 def test_a_skip_reaches_further_back() -> None:
     found = computed("skip_reach")
     for kind in ("skip", "dilation"):
