@@ -69,7 +69,7 @@ def reach() -> dict[str, float]:
         "LSTM_forget_3": (cells.LSTM(), forget(3.0)),
         "RNN_times_3": (cells.Elman(), larger(3.0)),
     }
-    found = {}
+    found: dict[str, float] = {}
     for name, (cell, change) in kinds.items():
         gradient = gradients(cell, change)
         logs = gradient.double().norm(dim=-1).log()
@@ -81,7 +81,7 @@ def reach() -> dict[str, float]:
 
 def memory() -> dict[str, float]:
     """What is left of a changed first input in the state: ||s_k - s'_k|| / ||s_0 - s'_0||."""
-    found = {}
+    found: dict[str, float] = {}
     for name, cell in CELLS.items():
         torch.manual_seed(0)
         layer = Recurrent(cell(), 1, H, dtype=torch.float64)
@@ -105,7 +105,7 @@ def adding_gradients(gain: float, batches: int = 60) -> Tensor:
     steps, rows = 100, 20
     layer = Recurrent(cells.Elman(), 2, H, return_state=False, dtype=torch.float64)
     readout = nn.Linear(H, 1, dtype=torch.float64)
-    nn.init.normal_(layer.weight_hh_l0, std=gain / H**0.5)
+    nn.init.normal_(layer.get_parameter("weight_hh_l0"), std=gain / H**0.5)
     found = []
     for _ in range(batches):
         x = torch.rand(steps, rows, 2, dtype=torch.float64)
@@ -122,7 +122,7 @@ def adding_gradients(gain: float, batches: int = 60) -> Tensor:
 
 def clip() -> dict[str, float]:
     """What clipping by norm (1.0) and by value (0.1) does to batches and to their mean."""
-    found = {}
+    found: dict[str, float] = {}
     for gain in (1.0, 2.0):
         g = adding_gradients(gain)
         norm = g.norm(dim=1, keepdim=True)
@@ -168,7 +168,7 @@ SKIPS: dict[str, Callable[[], Recurrent]] = {
 
 def skip_bytes() -> dict[str, float]:
     """Bytes of state, of activations saved for backward (240 steps) and of weights."""
-    found = {}
+    found: dict[str, float] = {}
     for name, make in SKIPS.items():
         torch.manual_seed(0)
         layer = make()
@@ -183,7 +183,7 @@ def skip_bytes() -> dict[str, float]:
 
 def skip_reach() -> dict[str, float]:
     """||dL/dx_{T-96}|| / ||dL/dx_T||: how far back a skip of d steps learns."""
-    found = {}
+    found: dict[str, float] = {}
     for name, make in SKIPS.items():
         torch.manual_seed(0)
         layer = make().double()
@@ -198,18 +198,18 @@ def skip_reach() -> dict[str, float]:
 
 def weights() -> dict[str, float]:
     """How many numbers each cell learns for I = H = 64, and how many sets of W, U and b."""
-    found = {}
+    found: dict[str, float] = {}
     for name, cell in CELLS.items():
         layer = Recurrent(cell(), 64, 64)
         count = sum(p.numel() for p in layer.parameters())
         found[f"weights.{name}.numbers"] = float(count)
-        found[f"weights.{name}.sets"] = layer.weight_hh_l0.shape[0] / 64
+        found[f"weights.{name}.sets"] = layer.get_parameter("weight_hh_l0").shape[0] / 64
     return found
 
 
 def sides() -> dict[str, float]:
     """Loss in bits of telling the next input's sign, after 150 steps: one direction and two."""
-    found = {}
+    found: dict[str, float] = {}
     for directions in (1, 2):
         torch.manual_seed(0)
         layer = Recurrent(cells.GRU(), 1, 8, bidirectional=directions == 2, return_state=False)

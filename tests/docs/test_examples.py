@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import io
 import re
 import tokenize
@@ -21,6 +22,7 @@ import pytest
 from tests.house.source import ROOT
 from throughtime import cells
 from throughtime.laws import LAWS
+from throughtime.tasks.recipe import Recipe, recipe_from
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCED = re.compile(r"^```python( continued)?\n(.*?)^```$", re.M | re.S)
@@ -106,6 +108,31 @@ def test_the_readmes_counts_are_those_of_the_package() -> None:
     words = "no one two three four five six seven eight nine ten eleven twelve thirteen".split()
     assert f"{words[len(cells.available())]} [cells](docs/cells.md)" in text
     assert f"random weights, odd sizes | {len(LAWS)} |" in text
+
+
+COMMANDS = re.findall(r"throughtime ((?:train|predict|evaluate|cells)\b[^`\n]*)", "".join(
+    page.read_text(encoding="utf-8") for page in PAGES
+))  # fmt: skip
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS)))
+def test_a_command_shown_has_only_options_there_are(command: str) -> None:
+    """And only values that the recipe takes; choices are written A|B."""
+    flags = {f.name.replace("_", "-"): f for f in dataclasses.fields(Recipe)}
+    for name, said in re.findall(r"--([\w-]+)(?: ([\w.|/]+))?", command.partition("#")[0]):
+        if name in ("out", "resume", "debug"):
+            continue
+        for value in said.split("|"):
+            kind = {"int": int, "float": float}.get(str(flags[name].type), str)
+            if not value.isupper():  # a placeholder
+                recipe_from({flags[name].name: kind(value)})
+
+
+def test_every_face_of_make_that_is_shown_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for page in PAGES:
+        for target in re.findall(r"(?:^ {4}|`)make (\w+)", page.read_text(encoding="utf-8"), re.M):
+            assert f"\n{target}:" in makefile, f"{page.name}: make {target}"
 
 
 def test_links_between_pages_lead_somewhere() -> None:
