@@ -35,8 +35,8 @@ def from_torch(model: nn.Module, *, in_place: bool = False, backend: str = "auto
 
     Names, weights, ties between weights, `training` and `requires_grad` stay, so do state_dict's
     keys; parametrised weights stay parametrised; hooks are carried over, with a warning that names
-    their layer. Subclasses of torch's layers may compute something else, so they are left alone, with a
-    warning too.
+    their layer. Subclasses of torch's layers may compute something else, so they are left alone,
+    with a warning too.
 
     Args:
         model: any module, or one of torch's layers itself.
