@@ -43,7 +43,7 @@ class Choice:
 
 def check_backend(backend: str) -> str:
     """The name itself, if there is such a backend."""
-    if backend != "auto" and backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in ("auto", *BACKENDS):
         raise OptionError(f"backend must be one of auto, {', '.join(BACKENDS)}, got {backend!r}")
     return backend
 

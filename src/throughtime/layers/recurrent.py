@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from throughtime.cells import Cell
@@ -66,6 +67,8 @@ class Recurrent(SequenceLayer):
             bidirectional=bidirectional, bias=bias, batch_first=batch_first, residual=residual,
             learn_initial=learn_initial, return_state=return_state,
         )  # fmt: skip
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise OptionError(f"dtype must be a floating point dtype of torch, got {dtype!r}")
         super().__init__(
             cell, input_size, _sizes(hidden_size, num_layers),
             directions=2 if bidirectional else 1, bias=bias, options=options, backend=backend,
