@@ -41,6 +41,8 @@ def refuses(call: Call) -> str | None:
             return f"torch's layer does not offer {what}"
     if call.x.shape[0] == 0:
         return "torch's layer needs at least one time step"
+    if call.x.is_cuda and call.cell.widths(call.hidden_size)[0] > call.hidden_size:
+        return "cuDNN projects to a smaller width only"
     return _transform()
 
 

@@ -60,7 +60,7 @@ class TorchAttributes(SequenceLayer):
     def flatten_parameters(self) -> None:
         """Put the weights side by side for cuDNN; on all but its GPUs there is nothing to do."""
         first = next(self.parameters(), None)
-        if first is not None and first.is_cuda:
+        if first is not None and first.is_cuda and self.proj_size < self.hidden_size:
             nn.RNNBase.flatten_parameters(cast(Any, self))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:

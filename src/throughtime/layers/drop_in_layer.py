@@ -121,7 +121,9 @@ class DropIn(TorchAttributes):
         return x, state, rows
 
     def _takes_stack(self, x: Tensor) -> bool:
-        """Whether torch's kernel takes the call; it needs a time step."""
+        """Whether torch's kernel takes the call; it needs a time step, cuDNN a short h."""
+        if x.is_cuda and self.proj_size > self.hidden_size:
+            return False
         return carries_stack(self.backend) and x.shape[1 if self.batch_first else 0] > 0
 
     def _run_stack(self, input: Any, x: Tensor, state: tuple[Tensor, ...] | None, rows: int) -> Any:
