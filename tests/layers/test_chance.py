@@ -174,6 +174,12 @@ def test_bad_share(name: str, share: Any) -> None:
         Recurrent(cells.LSTM(), 3, 4, **{name: share})
 
 
+@pytest.mark.parametrize("name", ["recurrent_dropout", "weight_dropout"])
+def test_no_dropout_of_a_matrix_that_is_not_there(name: str) -> None:
+    with pytest.raises(OptionError, match=f"^{name} acts on U .*IndRNN .* must be 0, got 0.5$"):
+        Recurrent(cells.IndRNN(), 3, 4, **{name: 0.5})
+
+
 def test_bad_zoneout_by_name() -> None:
     with pytest.raises(OptionError, match="^zoneout must be a number from 0 to 1, got 2$"):
         Recurrent(cells.LSTM(), 3, 4, zoneout={"c": 2})

@@ -77,6 +77,12 @@ class Weights(nn.Module, ABC):
                     f"zoneout by name must name states of the cell, which are {', '.join(names)}; "
                     f"got {name!r}"
                 )
+        for option in ("recurrent_dropout", "weight_dropout"):
+            if getattr(self.options, option) and not self.cell.layout.recurrent_gates:
+                raise OptionError(
+                    f"{option} acts on U of the gates, and {type(self.cell).__name__} multiplies "
+                    f"its state by none, so it must be 0, got {getattr(self.options, option)}"
+                )
         for name, width in self.cell.inputs.items():
             if len({self.cell.width(width, h) for h in self.hidden_sizes}) > 1:
                 raise OptionError(
