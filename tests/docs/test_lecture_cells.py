@@ -15,7 +15,8 @@ from throughtime import Cell, Recurrent, cells
 from throughtime.tasks.pronounce.model import Speller
 from throughtime.tasks.recipe import Recipe
 
-F64 = {"dtype": torch.float64}
+F64: dict[str, Any] = {"dtype": torch.float64}
+both_backends = pytest.mark.parametrize("backend", ["torch", "reference"])
 
 
 def randn(*shape: int) -> torch.Tensor:
@@ -68,9 +69,10 @@ def test_an_lstm_has_two_memories_three_gates_and_four_sets_of_weights() -> None
     assert sigmoids == ["i", "f", "o"] and len(cell.gates) == 4
 
 
-def test_an_lstm_with_open_forget_gate_keeps_its_long_memory() -> None:
+@both_backends
+def test_an_lstm_with_open_forget_gate_keeps_its_long_memory(backend: str) -> None:
     """f = 1 and i = 0 (to the last bit): a thousand steps of noise later, c is the same bits."""
-    layer = Recurrent(cells.LSTM(), 2, 3, **F64)
+    layer = Recurrent(cells.LSTM(), 2, 3, backend=backend, **F64)
     layer.gate("f").bias, layer.gate("i").bias = 1e3, -1e3
     c = randn(1, 4, 3)
     _, ((_, last),) = layer(randn(1000, 4, 2), ((0 * c, c),))
@@ -94,9 +96,10 @@ def test_a_gru_has_one_memory_and_three_sets_of_weights() -> None:
     assert [tuple(p.shape) for p in layer.parameters()] == [(21, 5), (21, 7), (21,), (21,)]
 
 
-def test_one_gate_of_a_gru_both_forgets_and_takes_in() -> None:
+@both_backends
+def test_one_gate_of_a_gru_both_forgets_and_takes_in(backend: str) -> None:
     """z = 1 keeps h as it is, z = 0 replaces all of it: f and i of an LSTM, merged."""
-    layer = Recurrent(cells.GRU(), 2, 3, **F64)
+    layer = Recurrent(cells.GRU(), 2, 3, backend=backend, **F64)
     h = randn(1, 4, 3)
     x = randn(50, 4, 2)
     layer.gate("z").bias = 1e3
@@ -107,13 +110,21 @@ def test_one_gate_of_a_gru_both_forgets_and_takes_in() -> None:
     assert_close(layer(x, ((h,),))[0][0], torch.tanh(x[0] @ n.weight_ih.T + n.bias_ih))
 
 
-def test_two_directions_are_concatenated_or_added() -> None:
+@both_backends
+def test_two_directions_are_concatenated_or_added(backend: str) -> None:
     x = randn(6, 2, 5)
     found = {}
     for merge in ("concat", "sum"):
         torch.manual_seed(0)
         layer = Recurrent(
-            cells.GRU(), 5, 3, bidirectional=True, merge=merge, return_state=False, **F64
+            cells.GRU(),
+            5,
+            3,
+            bidirectional=True,
+            merge=merge,
+            return_state=False,
+            backend=backend,
+            **F64,
         )
         found[merge] = layer(x)
         assert layer.output_size == found[merge].shape[-1] == {"concat": 6, "sum": 3}[merge]
@@ -121,11 +132,14 @@ def test_two_directions_are_concatenated_or_added() -> None:
     assert_close(found["sum"], forward + backward)
 
 
-def test_two_directions_see_the_whole_sentence() -> None:
+@both_backends
+def test_two_directions_see_the_whole_sentence(backend: str) -> None:
     """At every step: what follows reaches an output by the backward direction alone."""
     x = randn(6, 1, 2).requires_grad_()
     for both in (False, True):
-        layer = Recurrent(cells.GRU(), 2, 3, bidirectional=both, return_state=False, **F64)
+        layer = Recurrent(
+            cells.GRU(), 2, 3, bidirectional=both, return_state=False, backend=backend, **F64
+        )
         (gradient,) = torch.autograd.grad(layer(x)[2].sum(), x)
         assert gradient[:3].all()
         assert bool(gradient[3:].all()) is both and bool(gradient[3:].any()) is both
