@@ -21,17 +21,14 @@ _DEBUG = "--debug"
 
 
 def run(arguments: list[str]) -> int:
-    """Runs the command in `arguments`; the exit code. `--debug`, anywhere, keeps tracebacks."""
+    """Runs the command in `arguments`; 0, 2 for an error, 130 for Ctrl-C.
+
+    `--debug`, anywhere, keeps the traceback of an error.
+    """
     debug = _DEBUG in arguments
     try:
         rest = [one for one in arguments if one != _DEBUG]
-        _app()(rest, prog_name="throughtime", standalone_mode=False)
-        return 0
-    except typer.Exit as done:
-        return done.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        print("stopped", file=sys.stderr)
-        return 130
+        return _app()(rest, prog_name="throughtime", standalone_mode=False) or 0
     except (ThroughtimeError, typer.TyperException, OSError, ModuleNotFoundError) as error:
         if debug:
             traceback.print_exc()

@@ -52,7 +52,7 @@ class Keeper(Callback):
             "step": learner.done,
             "model": learner.model.state_dict(),
             "optimizer": trainer.optimizers[0].state_dict(),
-            "stopping": self.stopping.state_dict(),
+            "stopping": self.stopping.state_dict() | {"stopped_epoch": learner.done},
             "best": self.best,
             "journal": learner.journal.state(),
             "finished": self.finished,

@@ -26,6 +26,9 @@ IGNORED = -100  # a target the loss does not look at
 # Within a window of this many batches, pronunciations are sorted by length: less padding.
 _WINDOW = 8
 
+# 2^32 over the golden ratio: seeds lie far apart, and the passes of one follow each other.
+_ODD = 2_654_435_769
+
 
 @dataclass(frozen=True)
 class Alphabet:
@@ -109,7 +112,8 @@ class Epoch(Sequence[Batch]):
 
     def __init__(self, groups: Sequence[Group], batch_size: int, seed: int, number: int) -> None:
         self._groups = groups
-        generator = torch.Generator().manual_seed((seed << 32) + number)
+        # torch's generator on the CPU looks at the low 32 bits of a seed only.
+        generator = torch.Generator().manual_seed((seed * _ODD + number) % 2**32)
         plan = [
             (group, rows)
             for group in groups

@@ -1,0 +1,52 @@
+"""A dictionary and a recipe small enough for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from throughtime.tasks import pronounce
+from throughtime.tasks.pronounce import batches, words
+
+TINY: dict[str, Any] = {
+    "hidden": 6,
+    "steps": 24,
+    "batch_size": 16,
+    "lr": 0.02,
+    "warmup": 5,
+    "dropout": 0.3,
+    "validate_every": 8,
+    "checkpoint_every": 3,
+    "log_every": 5,
+    "threads": 1,
+}
+
+CACHES = (words.dictionary, batches.alphabet, pronounce._side)
+
+
+@contextmanager
+def small_dictionary() -> Iterator[None]:
+    """Inside, the task reads every fortieth line of the dictionary."""
+    if words.parse is _parse_few:
+        yield
+        return
+    words.parse = _parse_few
+    _forget()
+    try:
+        yield
+    finally:
+        words.parse = _PARSE
+        _forget()
+
+
+_PARSE = words.parse
+
+
+def _parse_few(lines: Iterable[str]) -> words.Entries:
+    return _PARSE(list(lines)[::40])
+
+
+def _forget() -> None:
+    for cached in CACHES:
+        cached.cache_clear()

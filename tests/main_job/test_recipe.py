@@ -1,0 +1,136 @@
+"""The recipe: every field has its help and its rule, and comes back from config.json as it was."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from throughtime.errors import OptionError, RunError
+from throughtime.tasks import available, find
+from throughtime.tasks.pronounce import Pronounce
+from throughtime.tasks.recipe import Recipe, from_text, recipe_from
+from throughtime.train.begin import begin, go_on, resolve
+from throughtime.train.run import create, read
+
+
+def test_every_field_says_what_it_is() -> None:
+    assert [f.name for f in fields(Recipe) if not f.metadata["help"]] == []
+
+
+def test_a_recipe_survives_its_file(tmp_path: Path) -> None:
+    recipe = Recipe(cell="gru", directions=1, lr=1.25e-3, seed=7, clip="value", threads=2)
+    assert read(create(tmp_path / "run", recipe).folder).recipe == recipe
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("cell", "lstn", "cell must be one of rnn, gru, lstm, got 'lstn'; did you mean lstm?"),
+        ("merge", "sun", "did you mean sum?"),
+        ("clip", "Norm", "clip must be one of none, norm, value, got 'Norm'; did you mean norm?"),
+        ("directions", 3, "directions must be a whole number of at least 1 and below 3, got 3"),
+        ("hidden", 0, "hidden must be a whole number of at least 1, got 0"),
+        ("steps", 2.5, "steps must be a whole number of at least 1, got 2.5"),
+        ("steps", True, "steps must be a whole number of at least 1, got True"),
+        ("lr", 0, "lr must be a finite number above 0, got 0"),
+        ("lr", math.nan, "lr must be a finite number above 0, got nan"),
+        ("lr", math.inf, "lr must be a finite number above 0, got inf"),
+        ("dropout", 1.0, "dropout must be a finite number of at least 0 and below 1, got 1.0"),
+        ("seed", -1, "seed must be a whole number of at least 0"),
+        ("task", 3, "task must be a text, got 3"),
+    ],
+)
+def test_a_value_outside_its_rule_is_refused(field: str, value: object, said: str) -> None:
+    with pytest.raises(OptionError) as caught:
+        replace(Recipe(), **{field: value})
+    assert said in str(caught.value)
+
+
+def test_a_name_that_is_no_field_is_refused_with_the_closest() -> None:
+    with pytest.raises(OptionError, match=r"'hiden' is no option of a recipe; did you mean hidden"):
+        recipe_from({"hiden": 3})
+
+
+@pytest.mark.parametrize("field", fields(Recipe), ids=lambda f: f.name)
+def test_text_is_read_as_the_field_it_is_for(field) -> None:
+    value = getattr(Recipe(), field.name)
+    assert from_text(field, str(value)) == value
+    assert type(from_text(field, str(value))) is type(value)
+    assert from_text(field, "no number") == "no number"
+
+
+def test_what_is_given_goes_before_the_preset_and_the_preset_before_defaults() -> None:
+    full = resolve(Pronounce, {"preset": "full", "hidden": 3})
+    assert full.hidden == 3
+    assert full.layers == Pronounce.presets["full"]["layers"] != Recipe().layers
+    assert full.threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_task_keeps_the_contract(name: str) -> None:
+    kind = find(name)
+    assert kind.name == name
+    assert kind.__doc__
+    for preset in kind.presets:
+        assert resolve(kind, {"preset": preset}).preset == preset
+
+
+def test_an_unknown_task_is_refused_with_the_closest() -> None:
+    with pytest.raises(OptionError, match="task must be one of .*, got 'pronunce'; did you mean"):
+        find("pronunce")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "config.json must be what training wrote, and it is no JSON text"),
+        ("[]", "must hold an object, got list"),
+        ('{"cel": "gru"}', "'cel' is no option of a recipe; did you mean cell?"),
+        ('{"hidden": -4}', "hidden must be a whole number of at least 1, got -4"),
+    ],
+)
+def test_a_damaged_config_is_told(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(RunError) as caught:
+        read(tmp_path)
+    assert said in str(caught.value)
+    assert "restore the file, or train again in another folder" in str(caught.value)
+
+
+def test_runs_are_numbered_and_the_newest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunError, match="--resume goes on with a run, and runs/ has none of"):
+        go_on(Pronounce, None, {})
+    for number in range(1, 12):
+        run = begin(Pronounce, None, {"seed": number})
+        assert run.folder == Path("runs") / f"pronounce-{number}"
+    newest = go_on(Pronounce, None, {"seed": 11})
+    assert newest.recipe.seed == 11
+    with pytest.raises(OptionError, match=r"--seed is 11 in runs/pronounce-11, got 3; leave it"):
+        go_on(Pronounce, None, {"seed": 3})
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="a new run needs a folder that is not there yet or empty"):
+        create(tmp_path, Recipe())
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="the run folder .* must be writable, and it is not"):
+        create(tmp_path / "file" / "run", Recipe())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_config_is_plain_json(tmp_path: Path) -> None:
+    run = create(tmp_path / "run", Recipe())
+    assert json.loads((run.folder / "config.json").read_text()) == asdict(Recipe())
