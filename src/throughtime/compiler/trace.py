@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -17,16 +18,25 @@ from throughtime.compiler.inputs import inputs_of, state_shapes
 from throughtime.compiler.symbol import Symbol, lift
 from throughtime.errors import CellError
 
+_TRACED: Final[WeakKeyDictionary[Cell, Graph]] = WeakKeyDictionary()
 _NOT_FOLLOWED: Final = (TypeError, ValueError, AttributeError, RuntimeError)
 
 
 def trace(cell: Cell) -> Graph:
     """The graph of one step of the cell, which is run twice: both runs must write the same.
 
+    Equal cells are one frozen object, so each is traced once in its life.
+
     Raises:
         CellError: if what is computed depends on data by more than arithmetic, if widths do not
             fit, or if `step` writes in place; it names the line.
     """
+    if cell not in _TRACED:
+        _TRACED[cell] = _traced(cell)
+    return _TRACED[cell]
+
+
+def _traced(cell: Cell) -> Graph:
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         graph, again = _run(cell), _run(cell)
     if graph.key == again.key:
