@@ -72,6 +72,9 @@ LAYER = dict(input_size=3, hidden_size=4, num_layers=2)
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "x a list": (([[1.0] * 3],), {}, "^x must be a tensor or a PackedSequence, got list$"),
     "x an array": ((np.zeros((5, 2, 3)),), {}, "^x must be a tensor or a Pack.*, got ndarray$"),
+    "x sparse": ((x(5, 2, 3).to_sparse(),), {}, r"got layout torch.sparse_coo; .*\.to_dense\(\)$"),
+    "x nested": ((torch.nested.nested_tensor([x(5, 3), x(2, 3)], layout=torch.jagged),), {},
+                 r"got a nested tensor; convert it with .to_padded_tensor\(0\), and give lengths$"),
     "x of 1": ((x(3),), {}, r"^x must be \(T, B, 3\), or \(T, 3\) without a batch, got \(3,\)$"),
     "x of 4": ((x(1, 5, 2, 3),), {}, r"^x must be \(T, B, 3\), .*, got \(1, 5, 2, 3\)$"),
     "x of 0": ((torch.tensor(1.0),), {}, r"^x must be \(T, B, 3\), .*, got \(\)$"),
@@ -127,6 +130,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "state of 1": ((x(5, 2, 3), ((x(1, 2, 4),), (x(1, 2, 4),))), {}, "layer 0 has tuple of 1$"),
     "state of numbers": ((x(5, 2, 3), ((0, 0), (0, 0))), {},
                          r"^state h of layer 0 must be \(1, 2, 4\), got 0$"),
+    "state of arrays": ((x(5, 2, 3), ((np.zeros((1, 2, 4)),) * 2,) * 2), {},
+                        r"^state h of layer 0 must be \(1, 2, 4\), got ndarray$"),
     "state of 1 row": ((x(5, 2, 3), ((x(1, 2, 4), x(1, 1, 4)),) * 2), {},
                        r"^state c of layer 0 must be \(1, 2, 4\), got a tensor \(1, 1, 4\)$"),
     "state float64": ((x(5, 2, 3), ((x(1, 2, 4), x(1, 2, 4).double()),) * 2), {},

@@ -24,6 +24,7 @@ LENGTHS: dict[str, Any] = {
     "int32": torch.tensor([0, 1, 2, 3], dtype=torch.int32),
     "int64": torch.tensor([3, 3, 5, 0]),
     "uint8": torch.tensor([1, 5, 0, 2], dtype=torch.uint8),
+    "uint16": torch.tensor([1, 5, 0, 2], dtype=torch.uint16),
     "array": np.array([2, 4, 1, 1]),
     "generator": lambda: (n for n in (2, 0, 3, 1)),
     "all full": [5, 5, 5, 5],

@@ -17,6 +17,12 @@ def check_x(layer: Passage, x: Any, packed: bool = False) -> None:
     """x is a tensor of the layer's width, dtype and device."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor or a PackedSequence, got {type(x).__name__}")
+    if x.is_nested or x.layout != torch.strided:
+        kind = "a nested tensor" if x.is_nested else f"layout {x.layout}"
+        raise TypeError(
+            f"x must be a dense tensor or a PackedSequence, got {kind}; convert it with "
+            f"{'.to_padded_tensor(0), and give lengths' if x.is_nested else '.to_dense()'}"
+        )
     I, order = layer.input_size, "B, T" if layer.batch_first else "T, B"
     if x.dim() not in ((2,) if packed else (2, 3)):
         raise ShapeError(
@@ -91,12 +97,13 @@ def check_lengths(lengths: Any, steps: int, rows: int, device: torch.device) -> 
         raise TypeError(f"lengths must be integers, got {found.dtype}")
     if found.shape != (rows,):
         raise ShapeError(f"lengths must be ({rows},), one for each row, got {tuple(found.shape)}")
+    found = found.to(torch.int64)  # torch has no minimum of the other unsigned integers
     if not (_hidden_values() or found.is_meta) and rows:
         low, high = int(found.min()), int(found.max())
         if low < 0 or high > steps:
             wrong = low if low < 0 else high
             raise ShapeError(f"lengths must be from 0 to {steps}, the steps of x, got {wrong}")
-    return found.to(torch.int64)
+    return found
 
 
 def check_reset(reset: Any, shape: tuple[int, ...]) -> Tensor:
@@ -141,8 +148,6 @@ def _hidden_values() -> bool:
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
-    return (
-        f"{type(value).__name__} of {len(value)}"
-        if isinstance(value, tuple | list)
-        else repr(value)
-    )
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__} of {len(value)}"
+    return repr(value) if isinstance(value, int | float | str) else type(value).__name__

@@ -128,13 +128,14 @@ class Stream:
             )
         y = (y[0] if isinstance(y, tuple) else y).squeeze(self._time)
         y = y.squeeze(0) if flat else y
-        return y.numpy() if isinstance(x, np.ndarray) else y
+        return y.cpu().numpy() if isinstance(x, np.ndarray) else y
 
     def _one_step(self, name: str, x: Any) -> Tensor:
         """A tensor or array (B, I) or (I,) as a sequence of one step."""
         if not isinstance(x, Tensor | np.ndarray):
             raise TypeError(f"{name} must be a tensor or a NumPy array, got {type(x).__name__}")
-        v = x if isinstance(x, Tensor) else torch.from_numpy(x.copy())
+        device = self._steps[0].state[0][0].device
+        v = x if isinstance(x, Tensor) else torch.from_numpy(x.copy()).to(device)
         v = v.unsqueeze(0) if v.dim() == 1 and self.batch == 1 else v
         if v.dim() != 2 or v.shape[0] != self.batch:
             raise ShapeError(
