@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from throughtime.tasks import pronounce
-from throughtime.tasks.pronounce import batches, words
+from throughtime.tasks.pronounce import words
 
 TINY: dict[str, Any] = {
     "hidden": 6,
@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {
     "threads": 1,
 }
 
-CACHES = (words.dictionary, batches.alphabet, pronounce._side)
+CACHES = (words.dictionary, pronounce._side)
 
 
 @contextmanager

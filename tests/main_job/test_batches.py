@@ -8,54 +8,52 @@ import pytest
 import torch
 
 from throughtime.errors import DataError
-from throughtime.tasks.pronounce.batches import END, IGNORED, Alphabet, Epoch, groups
-from throughtime.tasks.pronounce.words import Entries, split
+from throughtime.tasks.pronounce.alphabet import ALPHABET, END
+from throughtime.tasks.pronounce.batches import IGNORED, Epoch, groups
+from throughtime.tasks.pronounce.words import Entries, dictionary, split
 
 pytestmark = pytest.mark.usefixtures("dictionary_in_small")
 
 
-def training() -> tuple[Entries, Alphabet]:
-    from throughtime.tasks.pronounce.batches import alphabet
-    from throughtime.tasks.pronounce.words import dictionary
-
-    return split(dictionary(), "train"), alphabet()
+def training() -> Entries:
+    return split(dictionary(), "train")
 
 
-def spelled(epoch: Epoch, symbols: Alphabet) -> list[tuple[str, tuple[str, ...]]]:
+def spelled(epoch: Epoch) -> list[tuple[str, tuple[str, ...]]]:
     """Every row of every batch as a word and its sounds, in order."""
     rows = []
     for letters, sounds in epoch:
         for word, one in zip(letters.T.tolist(), sounds.T.tolist(), strict=True):
-            rows.append(("".join(symbols.letters[n] for n in word), symbols.write(one)))
+            rows.append(("".join(ALPHABET.letters[n] for n in word), ALPHABET.write(one)))
     return rows
 
 
 def test_a_pass_has_every_pronunciation_once() -> None:
-    entries, symbols = training()
+    entries = training()
     expected = Counter((word, one) for word, listed in entries.items() for one in listed)
-    assert Counter(spelled(Epoch(groups(entries, symbols), 7, 0, 3), symbols)) == expected
+    assert Counter(spelled(Epoch(groups(entries, ALPHABET), 7, 0, 3))) == expected
 
 
 def test_order_is_a_function_of_seed_and_number_alone() -> None:
-    entries, symbols = training()
-    made = groups(entries, symbols)
+    entries = training()
+    made = groups(entries, ALPHABET)
 
     def order(seed: int, number: int) -> list[tuple[str, tuple[str, ...]]]:
         torch.manual_seed(torch.seed())  # whatever happened before
-        return spelled(Epoch(made, 7, seed, number), symbols)
+        return spelled(Epoch(made, 7, seed, number))
 
     assert order(1, 2) == order(1, 2)
     assert len({tuple(order(seed, number)) for seed in range(2) for number in range(2)}) == 4
 
 
 def test_every_pass_has_the_same_number_of_batches() -> None:
-    made = groups(*training())
+    made = groups(training(), ALPHABET)
     assert len({len(Epoch(made, 7, seed, number)) for seed in range(3) for number in range(3)}) == 1
 
 
 def test_a_batch_needs_no_padding_but_behind_its_sounds() -> None:
-    entries, symbols = training()
-    for letters, sounds in Epoch(groups(entries, symbols), 7, 0, 0):
+    entries = training()
+    for letters, sounds in Epoch(groups(entries, ALPHABET), 7, 0, 0):
         assert letters.shape[1] == sounds.shape[1] <= 7
         ends = (sounds == END).int()
         assert bool((ends.sum(0) == 1).all())
@@ -65,10 +63,10 @@ def test_a_batch_needs_no_padding_but_behind_its_sounds() -> None:
 
 
 def test_writing_undoes_encoding() -> None:
-    entries, symbols = training()
+    entries = training()
     for listed in entries.values():
         for one in listed:
-            assert symbols.write([*symbols.encode(one), 5, 6]) == one
+            assert ALPHABET.write([*ALPHABET.encode(one), 5, 6]) == one
 
 
 @pytest.mark.parametrize(
@@ -81,9 +79,8 @@ def test_writing_undoes_encoding() -> None:
 )
 def test_a_word_that_cannot_be_read_is_refused(word: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
-        training()[1].read(word)
+        ALPHABET.read(word)
 
 
 def test_capitals_are_read_as_small_letters() -> None:
-    symbols = training()[1]
-    assert symbols.read("Time") == symbols.read("time")
+    assert ALPHABET.read("Time") == ALPHABET.read("time")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from throughtime.errors import DataError, OptionError
+from throughtime.tasks.pronounce.alphabet import ALPHABET
 from throughtime.tasks.pronounce.words import (
     SIDES,
     dictionary,
@@ -48,6 +49,14 @@ def test_the_embedded_file_is_the_published_one() -> None:
     published = "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22"
     assert len(packed) < 900_000
     assert hashlib.sha256(lzma.decompress(packed)).hexdigest() == published
+
+
+def test_the_alphabet_is_what_occurs_in_it() -> None:
+    entries = dictionary()
+    assert set(ALPHABET.letters) == {letter for word in entries for letter in word}
+    sounds = {sound for listed in entries.values() for one in listed for sound in one}
+    assert set(ALPHABET.sounds) == sounds
+    assert len(set(ALPHABET.sounds)) == len(ALPHABET.sounds) == 69
 
 
 def test_its_licence_stands_beside_it() -> None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
 if TYPE_CHECKING:
     from throughtime.tasks.task import Score
 
 
 def show_score(score: Score, chance: Mapping[str, float], split: str) -> None:
     """Prints the split, the rule, the figures beside chance, and the examples beside the truth."""
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"\n{score.split}\n{score.rule}\n")
     figures = Table("figure", split, "chance", box=None, pad_edge=False)

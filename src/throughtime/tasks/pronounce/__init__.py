@@ -11,15 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from throughtime.tasks.pronounce.batches import (
-    IGNORED,
-    START,
-    Alphabet,
-    Epoch,
-    Group,
-    alphabet,
-    groups,
-)
+from throughtime.tasks.pronounce.alphabet import ALPHABET, START
+from throughtime.tasks.pronounce.batches import IGNORED, Epoch, Group, groups
 from throughtime.tasks.pronounce.decoding import pronounce
 from throughtime.tasks.pronounce.model import Speller
 from throughtime.tasks.pronounce.score import RULE, rates
@@ -47,15 +40,11 @@ class Pronounce(Task):
     }
 
     @cached_property
-    def _symbols(self) -> Alphabet:
-        return alphabet()
-
-    @cached_property
     def _groups(self) -> list[Group]:
-        return groups(split(dictionary(), "train"), self._symbols)
+        return groups(split(dictionary(), "train"), ALPHABET)
 
     def model(self) -> nn.Module:
-        return Speller(self.recipe, len(self._symbols.letters), len(self._symbols.sounds) + 2)
+        return Speller(self.recipe, len(ALPHABET.letters), len(ALPHABET.sounds) + 2)
 
     def epoch(self, number: int) -> Sequence[Batch]:
         return Epoch(self._groups, self.recipe.batch_size, self.recipe.seed, number)
@@ -93,7 +82,7 @@ class Pronounce(Task):
 
     def _answers(self, model: nn.Module, words: Sequence[str]) -> dict[str, Pronunciation]:
         assert isinstance(model, Speller)
-        return pronounce(model, words, self._symbols)
+        return pronounce(model, words)
 
 
 @cache

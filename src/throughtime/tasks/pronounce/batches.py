@@ -7,20 +7,17 @@ end, where a forward recurrence cannot see it and the loss does not look.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import overload
 
 import torch
 from torch import Tensor
 
-from throughtime.errors import DataError
-from throughtime.tasks.pronounce.words import Entries, Pronunciation, dictionary
+from throughtime.tasks.pronounce.alphabet import END, Alphabet
+from throughtime.tasks.pronounce.words import Entries
 from throughtime.tasks.task import Batch
 
-END = 0  # closes a pronunciation; also what it is padded with
-START = 1  # what the decoder is given first
 IGNORED = -100  # a target the loss does not look at
 
 # Within a window of this many batches, pronunciations are sorted by length: less padding.
@@ -28,52 +25,6 @@ _WINDOW = 8
 
 # 2^32 over the golden ratio: seeds lie far apart, and the passes of one follow each other.
 _ODD = 2_654_435_769
-
-
-@dataclass(frozen=True)
-class Alphabet:
-    """The letters and sounds of the dictionary; a number each, sounds after END and START."""
-
-    letters: tuple[str, ...]
-    sounds: tuple[str, ...]
-
-    def read(self, word: str) -> list[int]:
-        """The letters of a word as numbers.
-
-        Raises:
-            DataError: the word is empty or has a letter the model never saw.
-        """
-        if not word:
-            raise DataError("a word must have at least one letter, got ''; leave it out")
-        unknown = [letter for letter in word.lower() if letter not in self.letters]
-        if unknown:
-            raise DataError(
-                f"a word must be spelled with the letters {''.join(self.letters)}, "
-                f"got {unknown[0]!r} in {word!r}; spell it without that letter"
-            )
-        return [self.letters.index(letter) for letter in word.lower()]
-
-    def write(self, numbers: Iterable[int]) -> Pronunciation:
-        """The sounds behind numbers, up to the first END; START, which is no sound, is `?`."""
-        sounds = []
-        for number in numbers:
-            if number == END:
-                break
-            sounds.append("?" if number == START else self.sounds[number - 2])
-        return tuple(sounds)
-
-    def encode(self, sounds: Pronunciation) -> list[int]:
-        """The sounds as numbers, END behind them."""
-        return [self.sounds.index(sound) + 2 for sound in sounds] + [END]
-
-
-@cache
-def alphabet() -> Alphabet:
-    """The letters and sounds that occur in the embedded dictionary, in code-point order."""
-    entries = dictionary()
-    letters = {letter for word in entries for letter in word}
-    sounds = {sound for listed in entries.values() for one in listed for sound in one}
-    return Alphabet(tuple(sorted(letters)), tuple(sorted(sounds)))
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from throughtime.tasks.pronounce.batches import END, START, Alphabet
+from throughtime.tasks.pronounce.alphabet import ALPHABET, END, START
 from throughtime.tasks.pronounce.model import Speller
 from throughtime.tasks.pronounce.words import Pronunciation
 
 _ROWS = 1024  # words decoded side by side
 
 
-def pronounce(model: Speller, words: Iterable[str], symbols: Alphabet) -> dict[str, Pronunciation]:
+def pronounce(model: Speller, words: Iterable[str]) -> dict[str, Pronunciation]:
     """The model's pronunciation of every word; each word once, in the order given.
 
     Raises:
@@ -24,13 +24,13 @@ def pronounce(model: Speller, words: Iterable[str], symbols: Alphabet) -> dict[s
     by_length: dict[int, list[tuple[str, list[int]]]] = defaultdict(list)
     answers: dict[str, Pronunciation] = dict.fromkeys(words, ())
     for word in answers:
-        by_length[len(word)].append((word, symbols.read(word)))
+        by_length[len(word)].append((word, ALPHABET.read(word)))
     for rows in by_length.values():
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
             letters = torch.tensor([numbers for _, numbers in part]).T.contiguous()
             for (word, _), numbers in zip(part, greedy(model, letters).T.tolist(), strict=True):
-                answers[word] = symbols.write(numbers)
+                answers[word] = ALPHABET.write(numbers)
     return answers
 
 

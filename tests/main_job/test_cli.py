@@ -1,0 +1,230 @@
+"""The command line: what is wrong is one sentence, exit code 2, no traceback, nothing lost."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import throughtime
+from throughtime import cells
+from throughtime.cli import main
+from throughtime.tasks.recipe import Recipe
+from throughtime.train.run import Run, read
+
+pytestmark = pytest.mark.usefixtures("dictionary_in_small")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one sentence a refused command says."""
+    assert main([str(one) for one in arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert "Traceback" not in said.err
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "no such command 'trian'. Did you mean 'train'?"),
+        (["train", "pronounce", "--stesp", "3"], "no such option: --stesp; did you mean --steps?"),
+        (["train", "pronounce", "--qqq"], "no such option: --qqq; see throughtime train --help"),
+        (["train", "pronunce"], "task must be one of pronounce, got 'pronunce'; did you mean pro"),
+        (["train"], "missing argument 'task'; see throughtime train --help"),
+        (["train", "pronounce", "--cell", "lstn"], "got 'lstn'; did you mean lstm?"),
+        (["train", "pronounce", "--preset", "ful"], "preset must be one of quick, full, got 'ful'"),
+        (["train", "pronounce", "--layers", "3"], "layers must be a whole number of at least 1 an"),
+        (["train", "pronounce", "--steps", "-3"], "steps must be a whole number of at least 1, go"),
+        (["train", "pronounce", "--lr", "nan"], "lr must be a finite number above 0, got nan"),
+        (["train", "pronounce", "--lr", "fast"], "lr must be a finite number above 0, got 'fast'"),
+        (
+            ["predict", "nowhere", "word"],
+            "a run is a folder with a config.json, and nowhere/config",
+        ),
+        (["evaluate", "nowhere"], "name the folder that `throughtime train` printed"),
+        (["evaluate", "nowhere", "--split", "tset"], "got 'tset'; did you mean test?"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "missing argument 'words'; see throughtime predict --help"),
+        ([""], "a word must have at least one letter, got ''; leave it out"),
+        (["time", "naïve"], "got 'ï' in 'naïve'; spell it without that letter"),
+        (["two words"], "got ' ' in 'two words'"),
+    ],
+)
+def test_a_word_the_model_cannot_take_is_one_sentence(
+    words: list[str], said: str, trained_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(capsys, "predict", trained_run.folder, *words)
+
+
+def test_a_folder_in_use_or_not_writable_is_one_sentence(
+    trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(trained_run.folder.iterdir())
+    said = refused(capsys, "train", "pronounce", "--out", trained_run.folder)
+    assert "go on with what is there with --resume, or name another folder with --out" in said
+    assert sorted(trained_run.folder.iterdir()) == before
+    (tmp_path / "file").write_text("")
+    said = refused(capsys, "train", "pronounce", "--out", tmp_path / "file" / "a" / "run")
+    assert "must be writable, and it is not (Not a directory); name another folder with" in said
+
+
+def test_a_resumed_run_keeps_its_options(
+    trained_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["train", "pronounce", "--resume", "--out", trained_run.folder, "--hidden", "9"]
+    said = refused(capsys, *arguments)
+    assert f"a resumed run keeps its options, and --hidden is 6 in {trained_run.folder}" in said
+
+
+def damage(file: Path, kind: str) -> None:
+    content = file.read_bytes()
+    middle = len(content) // 2
+    damaged = {
+        "truncated": content[:middle],
+        "empty": b"",
+        "tampered": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+        "longer": content + b"\0",
+    }
+    file.write_bytes(damaged[kind])
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "tampered", "longer"])
+def test_a_damaged_checkpoint_is_one_sentence_and_its_cure_works(
+    kind: str, copied_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(copied_run.checkpoint, kind)
+    resume = ["train", "pronounce", "--resume", "--out", str(copied_run.folder)]
+    said = refused(capsys, *resume)
+    assert "checkpoint.pt must have the content its checksum was made from, and it is trunc" in said
+    assert "delete it to go on from checkpoint-previous.pt, which gives the same weights" in said
+    weights = copied_run.weights.read_bytes()
+    copied_run.weights.unlink()
+    copied_run.checkpoint.unlink()
+    assert main(resume) == 0
+    assert copied_run.weights.read_bytes() == weights
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "tampered", "longer"])
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_damaged_weights_are_one_sentence(
+    kind: str, command: str, copied_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(copied_run.weights, kind)
+    said = refused(capsys, command, copied_run.folder, *(["time"] if command == "predict" else []))
+    assert "weights.safetensors must " in said
+    assert "restore the file, or write it again with --resume while the checkpoint is" in said
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_one_sentence(
+    bad: float, copied_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from throughtime.train.checkpoint import read_checkpoint, write_checkpoint
+    from throughtime.train.weights import write_weights
+
+    state = read_checkpoint(copied_run)
+    assert state is not None
+    state["model"]["mix.bias"][3] = bad
+    write_weights(copied_run, state["model"])
+    del state["recipe"]
+    write_checkpoint(copied_run, state)
+    said = refused(capsys, "predict", copied_run.folder, "time")
+    assert "weights must be finite, and mix.bias in" in said
+    assert "has 1 values that are NaN or infinite" in said
+    said = refused(capsys, "train", "pronounce", "--resume", "--out", copied_run.folder)
+    assert "weights must be finite, and mix.bias in" in said
+
+
+def test_a_config_of_another_run_is_one_sentence(
+    copied_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = copied_run.folder / "config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps(values | {"hidden": 9}))
+    said = refused(capsys, "predict", copied_run.folder, "time")
+    assert "must hold the weights of the model in config.json, and " in said
+    said = refused(capsys, "train", "pronounce", "--resume", "--out", copied_run.folder)
+    assert "must be of one run, and hidden is 9 in the one and 6 in the other; restore" in said
+
+
+def test_a_run_without_weights_says_how_to_get_them(
+    copied_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied_run.weights.unlink()
+    said = refused(capsys, "predict", copied_run.folder, "time")
+    assert f"end it with: throughtime train pronounce --resume --out {copied_run.folder}" in said
+
+
+def test_debug_shows_where_an_error_arose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "nowhere", "word", "--debug"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.splitlines()[-1].startswith("error: a run is a folder with a config.json")
+
+
+def test_a_run_that_was_never_begun_goes_from_nothing_to_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = (
+        "--hidden 4 --steps 4 --batch-size 8 --validate-every 2 --threads 1 --cell gru --merge sum"
+    )
+    assert main(["train", "pronounce", *flags.split()]) == 0
+    said = capsys.readouterr().out
+    for word in ("kept out of training", "WER: share of words", "chance", "truth", "wer_stress"):
+        assert word in said
+    run = read(Path("runs/pronounce-1"))
+    assert (run.recipe.cell, run.recipe.merge, run.recipe.hidden) == ("gru", "sum", 4)
+    results = json.loads(run.results.read_text())
+    assert results["steps"] == 4
+    assert f"{100 * results['test']['metrics']['per']:.2f} %" in said
+    shutil.rmtree("runs")
+
+
+def test_every_option_has_a_flag_with_a_help_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main(["train", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for field in fields(Recipe):
+        if field.name != "task":
+            assert f"--{field.name.replace('_', '-')} " in shown
+            assert field.metadata["help"] in shown
+    assert "--resume" in shown
+    assert "--out" in shown
+
+
+def test_version_and_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"throughtime {throughtime.__version__}\n"
+    assert main(["cells"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in shown] == list(cells.available())
+    for line, kind in zip(shown, cells.available().values(), strict=True):
+        assert line.endswith(inspect.getdoc(kind).splitlines()[0])
+
+
+def test_without_a_command_it_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    for command in ("train", "predict", "evaluate", "cells"):
+        assert command in shown.out + shown.err
+    assert "--debug" in shown.out + shown.err
