@@ -73,6 +73,28 @@ class Call:
             v.unsqueeze(1).expand(D, B, w) for v, w in zip(self.initial, widths, strict=True)
         )
 
+    @property
+    def rounded(self) -> bool:
+        """Whether autocast rounds products of x."""
+        device = self.x.device.type
+        return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+    def in_weights_dtype(self) -> Call:
+        """The same call with all that is no weight in the dtype of the weights."""
+        dtype = next(iter(self.weights[0].values()), self.x).dtype
+
+        def group(values: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+            return None if values is None else tuple(v.to(dtype) for v in values)
+
+        return replace(
+            self,
+            x=self.x.to(dtype),
+            state=group(self.state),
+            initial=group(self.initial),
+            inputs={n: v.to(dtype) for n, v in (self.inputs or {}).items()},
+            zoneout=group(self.zoneout),
+        )
+
     def padded(self) -> Call:
         """The same call with a padded x (T, B, I) and lengths instead of a packed x."""
         if self.batch_sizes is None:

@@ -2,6 +2,9 @@
 
 Nothing is hoisted out of the loop and the traced graph is never used, so it shares no code with
 what it judges; every device, dtype and feature of autograd works because torch does all of it.
+
+Under autocast products are rounded as torch rounds them, and the state, which sums over steps, is
+not: it keeps the dtype of the weights, and so do the outputs.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ def run(call: Call) -> Result:
     """Carry the cell through time, one step and one direction after the other."""
     if call.batch_sizes is not None:
         return _run_packed(call)
+    if call.rounded:
+        call = call.in_weights_dtype()
     if call.lengths is not None:
         alive = _alive(call)
         call = replace(call, x=torch.where(alive, call.x, 0), inputs=_masked_inputs(call, alive))
@@ -81,10 +86,13 @@ def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:
     """Step after step: t, the state after it, and the same with zeros behind a row's end."""
     T = call.x.shape[0]
     U, p = _matrices(call, d), _vectors(call, d)
+    rounded = call.rounded
     alive = None if call.lengths is None else _alive(call)
     for t in reversed(range(T)) if d else range(T):
         s = _restart(call, d, t, s)
         new = _step(call, d, t, s, U, p)
+        if rounded:
+            new = tuple(n.to(o.dtype) for n, o in zip(new, s, strict=True))
         if call.zoneout is not None:
             new = tuple(m[d, t] * o + (1 - m[d, t]) * n
                         for m, o, n in zip(call.zoneout, s, new, strict=True))  # fmt: skip

@@ -32,6 +32,8 @@ def scan(call: Call, backend: str = "auto") -> Result:
 
 def operator(call: Call, backend: str = "auto") -> Result:
     """The same through the opaque operator: one node in a graph, whatever T and B."""
+    if call.rounded:
+        call = call.in_weights_dtype()  # what is compiled runs the op without autocast
     form, tensors = flatten(call)
     if torch.compiler.is_compiling() and torch._C._functorch.get_dynamic_layer_stack_depth():
         # Below torch.func the compiler cannot trace the function; the op itself has a rule for
