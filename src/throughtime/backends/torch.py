@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,11 +58,11 @@ def carries_stack(backend: str) -> bool:
 def _transform() -> str | None:
     """Transforms of torch that its recurrent kernels have no rule for."""
     if torch.autograd.forward_ad._current_level >= 0:
-        return "torch's LSTM has no forward-mode derivative"
+        return "torch's recurrent kernels have no forward-mode derivative"
     if torch._C._functorch.get_dynamic_layer_stack_depth():
         for level in torch._C._functorch.get_interpreter_stack() or ():
             if level.key() != torch._C._functorch.TransformType.Grad:
-                return f"torch's layer has no rule for {level.key().name.lower()}"
+                return f"torch's recurrent kernels have no rule for {level.key().name.lower()}"
     return None
 
 
@@ -68,6 +70,8 @@ def run(call: Call) -> Result:
     """One call of torch's kernel for the layer, both directions."""
     if call.lengths is not None:
         return _run_ragged(call)
+    if "weight_hr" in call.weights[0]:
+        quiet_projections()
     start, flat = _arguments(call)
     options = (_has_bias(call), 1, 0.0, torch.is_grad_enabled(), call.directions == 2)
     kernel = KERNELS[str(call.cell.torch_equivalent)]
@@ -76,6 +80,20 @@ def run(call: Call) -> Result:
     else:
         output, *final = kernel(call.x, call.batch_sizes, start, flat, *options)
     return Result((output.unflatten(-1, (call.directions, -1)),), tuple(final))
+
+
+@cache
+def quiet_projections() -> None:
+    """Take torch's one warning that oneDNN has no projections, where the kernel is our choice.
+
+    It comes once a process, at the first projection in float32, and tells of nothing that a user
+    could do. `proj_size=` is torch's own interface, so there it stays.
+    """
+    x, wide, narrow = (torch.zeros(1, 1, n, device="cpu", dtype=torch.float32) for n in (1, 2, 1))
+    weights = [torch.zeros(s, device="cpu", dtype=torch.float32) for s in ((8, 1), (8, 1), (1, 2))]
+    with warnings.catch_warnings(), torch.autocast("cpu", enabled=False), torch.no_grad():
+        warnings.simplefilter("ignore")
+        KERNELS["LSTM"](x, (narrow, wide), weights, False, 1, 0.0, False, False, False)
 
 
 def _arguments(call: Call) -> tuple[Any, list[Tensor]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from throughtime.backends.torch import quiet_projections
 from throughtime.cells import Cell
 from throughtime.cells.elman import Elman
 from throughtime.cells.gru import GRU as GRUEquations
@@ -107,6 +108,8 @@ class LSTM(DropIn):
         if not pair:
             check_projection(long, short)
         projected = short not in (0, long)
+        if pair and projected:
+            quiet_projections()
         cell = _equations(LSTMProjected, short) if projected else _equations(LSTMEquations)
         super().__init__(
             cell, input_size, long, num_layers, bias, batch_first, dropout, bidirectional,

@@ -1,0 +1,19 @@
+"""Wrong uses of layers, each told what, rule and cure."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from throughtime import GRU
+from throughtime.errors import BackendError
+
+
+def test_forward_mode_is_refused_for_every_kernel_of_torch() -> None:
+    layer = GRU(3, 4, backend="torch")
+    x = torch.randn(5, 2, 3)
+    text = "cannot run this call: torch's recurrent kernels have no forward-mode derivative"
+    with pytest.raises(BackendError, match=text):
+        torch.func.jvp(lambda v: layer(v)[0], (x,), (x,))
+    with pytest.raises(BackendError, match="torch's recurrent kernels have no rule for vmap"):
+        torch.func.vmap(lambda v: layer(v)[0])(x.unsqueeze(0))
