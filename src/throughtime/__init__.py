@@ -11,18 +11,24 @@ from throughtime.layers.drop_in import RNN as RNN
 from throughtime.layers.drop_in_cells import GRUCell as GRUCell
 from throughtime.layers.drop_in_cells import LSTMCell as LSTMCell
 from throughtime.layers.drop_in_cells import RNNCell as RNNCell
+from throughtime.layers.initialise import initialise as initialise
+from throughtime.layers.readout import Gate as Gate
+from throughtime.layers.readout import Readout as Readout
 from throughtime.layers.recurrent import Recurrent as Recurrent
 from throughtime.layers.stream import Stream as Stream
+from throughtime.layers.unroll import unroll as unroll
 from throughtime.version import __version__ as __version__
 
 __all__ = [
     "Cell",
     "GRU",
     "GRUCell",
+    "Gate",
     "LSTM",
     "LSTMCell",
     "RNN",
     "RNNCell",
+    "Readout",
     "Recurrent",
     "Stream",
     "__version__",
@@ -30,4 +36,6 @@ __all__ = [
     "check",
     "compat",
     "from_torch",
+    "initialise",
+    "unroll",
 ]

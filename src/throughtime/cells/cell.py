@@ -84,6 +84,9 @@ class Cell(ABC, metaclass=_CellType):
             used as `U.name @ v`.
         inputs: name -> width (1 or "hidden_size") of an input given at every step and
             multiplied by no matrix, read as `a.name`.
+        keeps: gate (or the vector that is its bias) -> 1 when the old state is kept where the gate
+            is open, -1 where it is closed; its bias sets the cell's time scale.
+        writes: likewise for a gate that lets new values in: 1 where it is open.
         torch_equivalent: the mode of torch's own kernel that computes the same, if there is one.
         arguments: what the cell was built with.
         key: the cell in words, unlike that of any other cell of this process.
@@ -94,6 +97,8 @@ class Cell(ABC, metaclass=_CellType):
     vectors: Mapping[str, float] = {}
     products: Mapping[str, tuple[Width, Width]] = {}
     inputs: Mapping[str, Width] = {}
+    keeps: Mapping[str, int] = {}
+    writes: Mapping[str, int] = {}
     torch_equivalent: str | None = None
     arguments: dict[str, Any]
     key: str

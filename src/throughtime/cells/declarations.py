@@ -52,6 +52,12 @@ def _check_parameters(cell: Cell) -> None:
                 f"{name}: two parameters would be named {word}; rename the product or vector"
             )
         names.append(word)
+    for word, sign in (*cell.keeps.items(), *cell.writes.items()):
+        if word not in (*cell.gates, *cell.vectors) or sign not in (1, -1):
+            raise CellError(
+                f"{name}: keeps and writes must map a gate or vector to 1 or -1, "
+                f"got {word!r}: {sign!r}"
+            )
 
 
 def _declared_widths(cell: Cell) -> Iterator[Width]:

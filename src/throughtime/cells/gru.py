@@ -18,6 +18,7 @@ class GRU(Cell):
 
     gates = ("r", "z", "n")
     state = ("h",)
+    keeps = {"z": 1}
     torch_equivalent = "GRU"
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:

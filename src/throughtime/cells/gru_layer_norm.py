@@ -20,6 +20,7 @@ class GRULayerNorm(Cell):
 
     gates = ("r", "z", "n")
     state = ("h",)
+    keeps = {"bias_z": 1}
     vectors = {f"gain_{g}": 1.0 for g in "rzn"} | {f"bias_{g}": 0.0 for g in "rzn"}
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:

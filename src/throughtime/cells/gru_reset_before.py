@@ -18,6 +18,7 @@ class GRUResetBefore(Cell):
 
     gates = ("r", "z", "n")
     state = ("h",)
+    keeps = {"z": 1}
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
         r = sigmoid(a.r + U.r @ s.h)

@@ -18,6 +18,8 @@ class LSTM(Cell):
 
     gates = ("i", "f", "g", "o")
     state = ("h", "c")
+    keeps = {"f": 1}
+    writes = {"i": 1}
     torch_equivalent = "LSTM"
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:

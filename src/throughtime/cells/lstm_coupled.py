@@ -18,6 +18,7 @@ class LSTMCoupled(Cell):
 
     gates = ("i", "g", "o")
     state = ("h", "c")
+    keeps = {"i": -1}
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
         i = sigmoid(a.i + U.i @ s.h)

@@ -20,6 +20,8 @@ class LSTMLayerNorm(Cell):
 
     gates = ("i", "f", "g", "o")
     state = ("h", "c")
+    keeps = {"bias_f": 1}
+    writes = {"bias_i": 1}
     vectors = {f"gain_{g}": 1.0 for g in "ifgoc"} | {f"bias_{g}": 0.0 for g in "ifgoc"}
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:

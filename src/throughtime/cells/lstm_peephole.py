@@ -19,6 +19,8 @@ class LSTMPeephole(Cell):
 
     gates = ("i", "f", "g", "o")
     state = ("h", "c")
+    keeps = {"f": 1}
+    writes = {"i": 1}
     vectors = {"w_ci": 0.0, "w_cf": 0.0, "w_co": 0.0}
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:

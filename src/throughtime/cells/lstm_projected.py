@@ -24,6 +24,8 @@ class LSTMProjected(Cell):
     gates = ("i", "f", "g", "o")
     state = {"h": "proj_size", "c": "hidden_size"}
     products = {"hr": ("h", "c")}
+    keeps = {"f": 1}
+    writes = {"i": 1}
     torch_equivalent = "LSTM"
 
     def __init__(self, proj_size: int) -> None:

@@ -17,6 +17,7 @@ class MGU(Cell):
 
     gates = ("f", "n")
     state = ("h",)
+    keeps = {"f": -1}
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
         f = sigmoid(a.f + U.f @ s.h)

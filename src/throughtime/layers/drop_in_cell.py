@@ -14,7 +14,7 @@ from throughtime.backends.call import Call
 from throughtime.backends.torch import STEPS, carries_stack
 from throughtime.cells import Cell
 from throughtime.layers.drop_in_checks import check_cell_dimensions, check_cell_sizes
-from throughtime.layers.gate import Gate
+from throughtime.layers.gate_rows import GateRows
 from throughtime.scan import scan
 
 
@@ -68,9 +68,9 @@ class DropInCell(nn.Module, ABC):
         for weight in self.parameters():
             nn.init.uniform_(weight, -bound, bound)
 
-    def gate(self, name: str) -> Gate:
+    def gate(self, name: str) -> GateRows:
         """One gate's rows of the weights, by its name in the equations."""
-        return Gate(self, name, 0, False)
+        return GateRows(self, name, 0, False)
 
     def weights(self, layer: int = 0, d: int = 0) -> dict[str, Tensor]:
         """Name -> tensor, read by name at every call so that any swap of one is seen."""

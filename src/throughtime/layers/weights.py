@@ -15,7 +15,7 @@ from throughtime.cells import Cell
 from throughtime.cells.parameters import parameter_shapes
 from throughtime.compiler.trace import trace
 from throughtime.errors import CellError, OptionError
-from throughtime.layers.gate import Gate
+from throughtime.layers.gate_rows import GateRows
 from throughtime.layers.merge import merged_width
 from throughtime.layers.options import Options
 
@@ -123,9 +123,9 @@ class Weights(nn.Module, ABC):
                 else:
                     nn.init.uniform_(value, -bound, bound)
 
-    def gate(self, name: str, layer: int = 0, reverse: bool = False) -> Gate:
+    def gate(self, name: str, layer: int = 0, reverse: bool = False) -> GateRows:
         """One gate's rows of the weights, by its name in the equations."""
-        return Gate(self, name, layer, reverse)
+        return GateRows(self, name, layer, reverse)
 
     def weights(self, layer: int, d: int) -> dict[str, Tensor]:
         """Short name -> tensor, read by name at every call so that any swap of one is seen."""

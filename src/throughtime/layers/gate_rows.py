@@ -31,7 +31,7 @@ class Owner(Protocol):
         """Short name -> tensor."""
 
 
-class Gate:
+class GateRows:
     """A gate's rows of the weights: views, so that writing into them changes the layer.
 
     Attributes:

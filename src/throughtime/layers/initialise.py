@@ -1,0 +1,166 @@
+"""Initial values: where a network starts decides how far back it can learn.
+
+Which gate of a cell keeps the old state is declared in the cell's own file (`keeps`, `writes`), so
+every recipe here serves every gated cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from throughtime.errors import OptionError
+from throughtime.layers.gate_rows import GateRows
+from throughtime.layers.passage import Passage
+
+Recurrence = Literal["torch", "orthogonal", "identity"]
+
+
+@torch.no_grad()
+def initialise(
+    model: nn.Module, recurrence: Recurrence | None = None, *, gain: float = 1.0,
+    forget_bias: float | None = None, chrono: float | None = None,
+    timescales: tuple[float, float] | None = None,
+) -> nn.Module:  # fmt: skip
+    """Give every recurrent layer of this package inside a model a new start, in place.
+
+    All layers and both directions; each gate by itself. `recurrence` draws the matrices, one of
+    the other three the biases of the gates that keep and write a state; they go together.
+
+    Args:
+        model: a layer, or any module with layers in it.
+        recurrence: "torch": everything U(-1/sqrt(H), 1/sqrt(H)), vectors as the cell declares.
+            "orthogonal": each U_g an orthogonal matrix times `gain`.
+            "identity": each U_g the identity times `gain`, W of standard deviation 0.001, biases 0.
+        gain: the scale of "orthogonal" and "identity".
+        forget_bias: the bias b of the gates that keep a state: sigmoid(b) of it survives a step.
+        chrono: T_max, steps; each unit's b = ln(u), u uniform in [1, T_max - 1].
+        timescales: (lo, hi), steps; each unit's time scale tau log-uniform between them,
+            b = ln(tau - 1). In both, a gate that writes gets -b.
+
+    Returns:
+        The model.
+
+    Raises:
+        OptionError: no layer to start, or a recipe that its cell or options have no place for.
+
+    Source: Henaff, Szlam and LeCun, Recurrent Orthogonal Networks and Long-Memory Tasks (2016);
+    Le, Jaitly and Hinton, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units
+    (2015) for the identity; Jozefowicz, Zaremba and Sutskever, An Empirical Exploration of
+    Recurrent Network Architectures (2015) for the forget bias; Tallec and Ollivier, Can Recurrent
+    Neural Networks Warp Time? (2018) for chrono. The log-uniform time scales are ours.
+    """
+    layers = [m for m in model.modules() if isinstance(m, Passage)]
+    if not layers:
+        raise OptionError("initialise needs a model with a recurrent layer of throughtime in it")
+    biases = _biases(forget_bias, chrono, timescales)
+    for layer in layers:
+        _check(layer, recurrence, biases is not None)
+    for layer in layers:
+        if recurrence == "torch":
+            layer.reset_parameters()
+        elif recurrence is not None:
+            _start_matrices(layer, recurrence, gain)
+        if biases is not None:
+            _start_biases(layer, biases, writes=forget_bias is None)
+    return model
+
+
+Draw = Callable[[Tensor], Tensor]
+"""Biases b for as many units as the tensor has."""
+
+
+def _biases(
+    forget_bias: float | None, chrono: float | None, timescales: tuple[float, float] | None
+) -> Draw | None:
+    """How the biases of the gates that keep a state are drawn, checked."""
+    if sum(v is not None for v in (forget_bias, chrono, timescales)) > 1:
+        raise OptionError(
+            "forget_bias, chrono and timescales set the same biases; give one of them"
+        )
+    if forget_bias is not None:
+        value = float(forget_bias)
+        return lambda like: torch.full_like(like, value)
+    if chrono is not None:
+        if not chrono > 2:
+            raise OptionError(f"chrono must be a number of steps above 2, got {chrono!r}")
+        longest = float(chrono)
+        return lambda like: torch.empty_like(like).uniform_(1, longest - 1).log()
+    if timescales is None:
+        return None
+    return _log_uniform(timescales)
+
+
+def _log_uniform(timescales: tuple[float, float]) -> Draw:
+    low, high = timescales
+    if not 1 < low <= high:
+        raise OptionError(
+            f"timescales must be (lo, hi) in steps with 1 < lo <= hi, got {timescales!r}"
+        )
+    ends = torch.tensor([low, high], dtype=torch.float64).log().tolist()
+    return lambda like: torch.empty_like(like).uniform_(*ends).exp().sub(1).log()
+
+
+def _check(layer: Passage, recurrence: str | None, biases: bool) -> None:
+    name = type(layer.cell).__name__
+    if parametrize.is_parametrized(layer):
+        raise OptionError(
+            f"{name}'s weights are parametrised, so writing into them has no effect; "
+            f"initialise the layer before its parametrisation"
+        )
+    if recurrence not in (None, "torch", "orthogonal", "identity"):
+        raise OptionError(
+            f"recurrence must be torch, orthogonal, identity or None, got {recurrence!r}"
+        )
+    if recurrence in ("orthogonal", "identity") and not layer.cell.layout.recurrent_gates:
+        raise OptionError(f"{name} has no recurrent matrix to make {recurrence}")
+    if biases and not layer.cell.keeps:
+        raise OptionError(
+            f"{name} has no gate that keeps its state, so no bias sets its time scale; "
+            f"start it orthogonal or as the identity"
+        )
+    if biases and not layer.bias and set(layer.cell.keeps) & set(layer.cell.gates):
+        raise OptionError(f"a start of the gates' biases needs them; build {name} with bias=True")
+
+
+def _parts(layer: Passage) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
+    """Layer, direction and weights of every part."""
+    for number in range(len(layer.hidden_sizes)):
+        for d in range(layer.directions):
+            yield number, d, layer.weights(number, d)
+
+
+def _start_matrices(layer: Passage, recurrence: str, gain: float) -> None:
+    for number, _, weights in _parts(layer):
+        for block in weights["weight_hh"].split(layer.hidden_sizes[number]):
+            if recurrence == "orthogonal":
+                nn.init.orthogonal_(block, gain)
+            else:
+                nn.init.eye_(block).mul_(gain)
+        if recurrence == "identity":
+            if "weight_ih" in weights:
+                nn.init.normal_(weights["weight_ih"], std=1e-3)
+            for name in ("bias_ih", "bias_hh"):
+                if name in weights:
+                    nn.init.zeros_(weights[name])
+
+
+def _start_biases(layer: Passage, draw: Draw, writes: bool) -> None:
+    for number, d, weights in _parts(layer):
+        some = next(iter(weights.values()))
+        bias = draw(some.new_empty(layer.hidden_sizes[number]))
+        for name, sign in layer.cell.keeps.items():
+            _set_bias(layer, number, d, name, sign * bias)
+        for name, sign in layer.cell.writes.items() if writes else ():
+            _set_bias(layer, number, d, name, -sign * bias)
+
+
+def _set_bias(layer: Passage, number: int, d: int, name: str, value: Tensor) -> None:
+    if name in layer.cell.vectors:
+        layer.weights(number, d)[name].copy_(value)
+    else:
+        GateRows(layer, name, number, bool(d)).bias = value

@@ -1,0 +1,65 @@
+"""What stands behind and before a recurrence: readouts of its state, gates on its input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.cells.cell import activation_function
+from throughtime.errors import OptionError
+
+
+class Readout(nn.Module):
+    """y_t = s_y(W_y h_t + b_y), or any network of h_t, after the state is updated.
+
+    Args:
+        input_size: width of h_t.
+        output_size: width of y_t.
+        activation: s_y: "identity", "tanh", "relu", "sigmoid", or a function of your own.
+        network: a module to read with instead; then the sizes are left out.
+
+    It takes a layer's outputs (..., input_size), or its (outputs, state) and hands the state on.
+    """
+
+    def __init__(
+        self, input_size: int | None = None, output_size: int | None = None, *,
+        activation: str | Callable[[Tensor], Tensor] = "identity",
+        network: nn.Module | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if network is None:
+            if input_size is None or output_size is None:
+                raise OptionError("Readout needs input_size and output_size, or a network")
+            network = nn.Linear(input_size, output_size)
+        elif input_size is not None or output_size is not None:
+            raise OptionError("Readout takes sizes or a network, and got both")
+        self.network = network
+        self.activation = activation_function(activation)
+
+    def forward(self, h: Any) -> Any:
+        """y of outputs (..., input_size), or (y, state) of a layer's (outputs, state)."""
+        if isinstance(h, tuple):
+            outputs, state = h
+            return self.activation(self.network(outputs)), state
+        return self.activation(self.network(h))
+
+
+class Gate(nn.Module):
+    """A gate: x * sigmoid(W x + b), each number between 0 (shut) and 1 (open) times its input.
+
+    Args:
+        size: width of x.
+        network: a module that decides instead of W x + b; its outputs go through the sigmoid.
+    """
+
+    def __init__(self, size: int, network: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network = nn.Linear(size, size) if network is None else network
+
+    def forward(self, x: Tensor, by: Tensor | None = None) -> Tensor:
+        """x, gated by what the network says of `by` (left out, of x itself)."""
+        opened: Tensor = torch.sigmoid(self.network(x if by is None else by))
+        return x * opened
