@@ -5,8 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import shutil
+import signal
+import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +17,7 @@ import throughtime
 from throughtime import cells
 from throughtime.cli import main
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.run import Run, read
+from throughtime.train.run import Run, create, read
 
 pytestmark = pytest.mark.usefixtures("dictionary_in_small")
 
@@ -228,3 +231,48 @@ def test_without_a_command_it_shows_its_help(capsys: pytest.CaptureFixture[str])
     for command in ("train", "predict", "evaluate", "cells"):
         assert command in shown.out + shown.err
     assert "--debug" in shown.out + shown.err
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_weights_are_the_same(
+    trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from throughtime.train.module import Learner
+
+    run = create(tmp_path / "run", trained_run.recipe)
+    resume = ["train", "pronounce", "--resume", "--out", str(run.folder)]
+    step = Learner.optimizer_step
+
+    def interrupted(self: Learner, *args: Any, **kwargs: Any) -> None:
+        step(self, *args, **kwargs)
+        if self.done == 11:
+            raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "optimizer_step", interrupted)
+        assert main(resume) == 130
+    assert signal.getsignal(signal.SIGINT) is handler
+    said = capsys.readouterr().err
+    assert f"stopped at step 11; go on with: throughtime {' '.join(resume)}" in said
+    assert "Traceback" not in said
+    assert main(resume) == 0
+    assert run.weights.read_bytes() == trained_run.weights.read_bytes()
+
+
+@pytest.mark.parametrize("package", ["typer", "pytorch_lightning", "safetensors"])
+def test_a_missing_package_is_one_sentence_with_the_command_that_installs_it(
+    package: str, copied_run: Run, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, package, None)
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("throughtime.cli.", "throughtime.train.")):
+            parent, _, child = name.rpartition(".")
+            monkeypatch.delitem(sys.modules, name)
+            monkeypatch.delattr(sys.modules[parent], child, raising=False)
+            assert module is not None
+    copied_run.weights.unlink()
+    said = refused(capsys, "train", "pronounce", "--resume", "--out", copied_run.folder)
+    assert f"{package} is needed here and is not installed" in said
+    assert "pip install 'throughtime[train]'" in said

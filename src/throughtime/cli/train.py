@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from throughtime.cli.options import with_recipe_flags
 from throughtime.cli.shown import show_score
+
+if TYPE_CHECKING:
+    from throughtime.train.run import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -34,14 +37,19 @@ def train(
 
     kind = find(task)
     given = {name: value for name, value in flags.items() if value is not None}
-    run = go_on(kind, out, given) if resume else begin(kind, out, given)
+    show_training(go_on(kind, out, given) if resume else begin(kind, out, given))
+
+
+def show_training(run: Run) -> None:
+    """Trains a run and shows what it reached."""
     # Lightning is slow to import and mistakes above are quick to tell.
+    from throughtime.tasks import find
     from throughtime.train.fit import fit
     from throughtime.train.result import score_and_keep
 
-    task_made = kind(run.recipe)
-    score, figures = score_and_keep(run, task_made, fit(run))
-    show_score(score, task_made.chance("test"), "test")
+    task = find(run.recipe.task)(run.recipe)
+    score, figures = score_and_keep(run, task, fit(run))
+    show_score(score, task.chance("test"), "test")
     # TODO(issue 5): the memory report of the trained model goes into run.folder here.
     typer.echo(
         f"{figures['parameters']} parameters, {figures['steps']} steps, "

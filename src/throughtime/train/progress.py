@@ -57,6 +57,9 @@ class Shown(Callback):
             seconds,
         )
 
+    def on_exception(self, *_: Any) -> None:
+        self.bar.stop()
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.bar.stop()
 
