@@ -9,6 +9,7 @@ from throughtime import GRU
 from throughtime.errors import BackendError
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of torch.func
 def test_forward_mode_is_refused_for_every_kernel_of_torch() -> None:
     layer = GRU(3, 4, backend="torch")
     x = torch.randn(5, 2, 3)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from throughtime.compiler.arguments import NoRule, builder_of
 from throughtime.compiler.builder import Builder
+from throughtime.compiler.named import Named
 from throughtime.compiler.operations import OPERATIONS
-from throughtime.compiler.symbol import Matrix, Symbol, lift, value_asked
+from throughtime.compiler.symbol import Symbol, lift, value_asked
 
 _SIZES: Final = {"B": 13, "1": 1}
 _WRITES: Final = frozenset("setitem iadd isub imul idiv ifloordiv imod iand ior ixor".split())
@@ -30,8 +31,8 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
         return len(args[0].symbolic_shape)
     if name == "size":
         return _size(*args, **kwargs)
-    for value in args:
-        if isinstance(value, Matrix):
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Named):
             lift(builder, value)  # refuses it
     reason = _hidden_from_autograd(builder) if builder.tracing else None
     if reason is None and name in OPERATIONS:

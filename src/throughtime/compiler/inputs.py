@@ -8,10 +8,11 @@ from typing import Any
 from throughtime.cells.cell import Cell, Width
 from throughtime.compiler.builder import Builder
 from throughtime.compiler.graph import Shape
+from throughtime.compiler.named import Named
 from throughtime.compiler.symbol import Matrix, Symbol
 
 
-class Symbols:
+class Symbols(Named):
     """`a`, `s` or `p`: each declared name a symbol, written when it is read."""
 
     def __init__(self, builder: Builder, what: str, shapes: Mapping[str, Shape]) -> None:
@@ -22,8 +23,14 @@ class Symbols:
         shape = self._shapes[name]
         return Symbol(self._builder, self._builder.node(self._what, (), (name,), shape))
 
+    def __str__(self) -> str:
+        return self._what
 
-class Matrices:
+    def _cure(self) -> str:
+        return f"it holds names, read as {_said(self._what, self._shapes)}"
+
+
+class Matrices(Named):
     """`U`: each declared matrix by its name."""
 
     def __init__(self, builder: Builder, widths: Mapping[str, tuple[str, str]]) -> None:
@@ -32,6 +39,12 @@ class Matrices:
     def __getattr__(self, name: str) -> Matrix:
         _check_declared(self._builder, "U", name, self._widths)
         return Matrix(self._builder, name, *self._widths[name])
+
+    def __str__(self) -> str:
+        return "U"
+
+    def _cure(self) -> str:
+        return f"it holds matrices, used as {_said('U', self._widths, ' @ v')}"
 
 
 def inputs_of(cell: Cell, builder: Builder) -> tuple[Any, ...]:
@@ -63,6 +76,10 @@ def symbolic_width(cell: Cell, width: Width) -> str:
         spec = cell.state[width] if isinstance(cell.state, Mapping) else "hidden_size"
         return symbolic_width(cell, spec)
     return str(width)
+
+
+def _said(what: str, names: Mapping[str, Any], use: str = "") -> str:
+    return ", ".join(f"{what}.{name}{use}" for name in names) or "none"
 
 
 def _check_declared(builder: Builder, what: str, name: str, known: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from throughtime.compiler.builder import BOOLEAN, Builder, Untraceable
 from throughtime.compiler.graph import Constant, Shape
+from throughtime.compiler.named import Named
 from throughtime.errors import CellError
 
 _CURE = "the equations must be the same for every input; use torch.where(condition, x, y) to choose"
@@ -94,7 +95,7 @@ class Symbol:
     __hash__ = object.__hash__
 
 
-class Matrix:
+class Matrix(Named):
     """`U.name`: only its product with a vector can be written."""
 
     def __init__(self, builder: Builder, name: str, to: str, source: str) -> None:
@@ -102,7 +103,8 @@ class Matrix:
 
     def __matmul__(self, v: Any) -> Symbol:
         if type(v) is not Symbol:
-            raise self._builder.refuse(f"{self} multiplies {type(v).__name__}, which is no vector")
+            got = v if isinstance(v, Named) else type(v).__name__
+            raise self._builder.refuse(f"{self} multiplies {got}, which is no vector")
         if v.symbolic_shape != ("B", self._source):
             raise self._builder.refuse_shape(
                 f"{self} multiplies a vector of shape (B, {self._source}), "
@@ -117,6 +119,9 @@ class Matrix:
     def __str__(self) -> str:
         return f"U.{self._name}"
 
+    def _cure(self) -> str:
+        return f"{self} is a matrix and stands only left of @, as in {self} @ v"
+
 
 def lift(builder: Builder, value: Any) -> Symbol:
     """The value as a symbol: numbers and tensors of no dimension become constants."""
@@ -128,8 +133,8 @@ def lift(builder: Builder, value: Any) -> Symbol:
         number = float(value)
     elif isinstance(value, Tensor):
         return _captured(builder, value)
-    elif isinstance(value, Matrix):
-        raise builder.refuse(f"{value} is a matrix and stands only left of @, as in {value} @ v")
+    elif isinstance(value, Named):
+        value._refuse("computes with {}")
     else:
         raise Untraceable(f"step computes with {type(value).__name__}, which is no real number")
     return Symbol(builder, builder.node("number", (), (number,), ()))

@@ -15,6 +15,7 @@ from throughtime.cells.cell import Cell
 from throughtime.compiler.builder import Builder
 from throughtime.compiler.graph import Graph, Line, Node, Product, Unsupported
 from throughtime.compiler.inputs import inputs_of, state_shapes
+from throughtime.compiler.named import Named
 from throughtime.compiler.symbol import Symbol, lift
 from throughtime.errors import CellError
 
@@ -31,12 +32,24 @@ def trace(cell: Cell) -> Graph:
         CellError: if what is computed depends on data by more than arithmetic, if widths do not
             fit, or if `step` writes in place; it names the line.
     """
+    if not isinstance(cell, Cell):
+        raise _no_cell(cell)
     if cell not in _TRACED:
         _TRACED[cell] = _traced(cell)
     return _TRACED[cell]
 
 
+def _no_cell(value: Any) -> CellError:
+    cure = ""
+    if isinstance(value, type) and issubclass(value, Cell):
+        cure = f"; build one: {value.__name__}()"
+    elif isinstance(getattr(value, "cell", None), Cell):
+        cure = "; a layer holds its own as layer.cell"
+    return CellError(f"cell must be an instance of a Cell, got {value!r}{cure}")
+
+
 def _traced(cell: Cell) -> Graph:
+    _check_arguments(cell)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         graph, again = _run(cell), _run(cell)
     if graph.key == again.key:
@@ -44,6 +57,19 @@ def _traced(cell: Cell) -> Graph:
     line = next((n.line for n in _changed(graph, again) if n.line), _return(cell))
     reason = Unsupported("a number that changes from call to call", line)
     return replace(graph, unsupported=(*graph.unsupported, reason))
+
+
+def _check_arguments(cell: Cell) -> None:
+    """`step` takes self, a, U, s and p."""
+    signature = inspect.signature(type(cell).step)
+    try:
+        inspect.signature(cell.step).bind("a", "U", "s", "p")
+    except TypeError as error:
+        code = inspect.unwrap(type(cell).step).__code__
+        raise CellError(
+            f"{type(cell).__name__}.step must take (self, a, U, s, p), also those that it does not "
+            f"use, got {signature}\n  at {Line(code.co_filename, code.co_firstlineno)}"
+        ) from error
 
 
 def _run(cell: Cell) -> Graph:
@@ -74,7 +100,8 @@ def _new_state(cell: Cell, builder: Builder, new: Any) -> list[tuple[str, int]]:
     shapes = state_shapes(cell)
     name = type(cell).__name__
     if not isinstance(new, tuple) or len(new) != len(shapes):
-        kind = "a tensor" if type(new) is Symbol else type(new).__name__
+        kind = str(new) if isinstance(new, Named) else type(new).__name__
+        kind = "a tensor" if type(new) is Symbol else kind
         got = f"{len(new)} values" if isinstance(new, tuple) else kind
         words = ", ".join(shapes)
         raise builder.refuse(
@@ -82,6 +109,8 @@ def _new_state(cell: Cell, builder: Builder, new: Any) -> list[tuple[str, int]]:
         )
     outputs = []
     for (state, shape), value in zip(shapes.items(), new, strict=True):
+        if isinstance(value, Named):
+            raise builder.refuse(f"{name}.step returns {value} as {state}", _return(cell))
         symbol = lift(builder, value)
         if symbol.is_boolean or (symbol.symbolic_shape != shape and not builder.unsupported):
             raise builder.refuse(
