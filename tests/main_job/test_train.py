@@ -173,9 +173,16 @@ def test_it_stops_early_and_stays_stopped(tmp_path: Path) -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (math.nan, "the loss must stay finite, and it is nan at step 5; train again with a lower"),
+        (5e37, "the norm of the gradient must stay finite, and it is (inf|nan) at step 5"),
+    ],
+)
 @pytest.mark.usefixtures("dictionary_in_small")
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bad: float, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from throughtime.tasks.pronounce import Pronounce
     from throughtime.train.fit import fit
@@ -184,11 +191,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
 
     def breaks_at_step_5(self: Pronounce, model: nn.Module, batch: Any) -> torch.Tensor:
         calls.append(1)
-        return loss(self, model, batch) * (math.nan if len(calls) == 6 else 1.0)
+        return loss(self, model, batch) * (bad if len(calls) == 6 else 1.0)
 
     monkeypatch.setattr(Pronounce, "loss", breaks_at_step_5)
     run = create(tmp_path / "run", Recipe(**TINY))
-    with pytest.raises(RunError, match="the loss must stay finite, and it is nan at step 5"):
+    with pytest.raises(RunError, match=said):
         fit(run)
     assert run.checkpoint.exists()
     assert not run.weights.exists()

@@ -64,15 +64,12 @@ class Learner(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.task.loss(self.model, batch)
         self.last_loss = float(loss.detach())
-        if not math.isfinite(self.last_loss):
-            raise RunError(
-                f"the loss must stay finite, and it is {self.last_loss} at step {self.done}; "
-                "train again with a lower --lr or with --clip norm; the last checkpoint is kept"
-            )
+        self._check_finite("loss", self.last_loss)
         return loss
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         norm, clipped = clip(self.task.recipe, self.model.parameters())
+        self._check_finite("norm of the gradient", norm)
         self.journal.window.add(self.last_loss, norm, clipped)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -90,6 +87,13 @@ class Learner(pl.LightningModule):
             {name: torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()},
             batch_size=1,
         )
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise RunError(
+                f"the {what} must stay finite, and it is {value} at step {self.done}; train "
+                "again with a lower --lr or with --clip norm; the last checkpoint is kept"
+            )
 
 
 def step_seed(seed: int, step: int) -> int:
