@@ -214,6 +214,51 @@ def test_a_wrong_declaration_is_refused(name: str) -> None:
     assert text in str(caught.value)
 
 
+class Holding(Cell):
+    """Holds what it is given, as a user would who thinks of a module."""
+
+    gates = ("h",)
+    state = ("h",)
+    held: Any = None
+
+    def __init__(self, function: Any = None, *, others: Any = ()) -> None:
+        self.function = function
+        self.others = others
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (torch.tanh(a.h + U.h @ s.h),)
+
+
+LINEAR = torch.nn.Linear(2, 2)
+WEIGHTS: dict[str, tuple[Any, str]] = {
+    "module": (lambda: Holding(LINEAR), "Holding.function .* got Linear;"),
+    "by name": (lambda: Holding(others=[LINEAR]), "Holding.others .* got Linear;"),
+    "in a dictionary": (lambda: Holding(others=({"a": 1, "b": LINEAR},)), "got Linear"),
+    "parameter": (lambda: Holding(LINEAR.bias), "Holding.function .* got Parameter;"),
+    "its method": (lambda: Holding(LINEAR.forward), "got Linear;"),
+    "buffers": (lambda: Holding(torch.nn.BatchNorm1d(2, affine=False)), "got BatchNorm1d;"),
+    "activation": (lambda: cells.Elman(torch.nn.PReLU()), "Elman.activation .* got PReLU;"),
+    "of the class": (
+        lambda: type("Sub", (Holding,), {"held": LINEAR})(),
+        "Sub.held .* got Linear;",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_a_cell_holds_no_weights(name: str) -> None:
+    build, text = WEIGHTS[name]
+    with pytest.raises(CellError, match=text) as caught:
+        build()
+    assert "declare them instead: gates (W and U), products (matrices) and vectors" in str(
+        caught.value
+    )
+
+
+def test_a_module_without_weights_is_a_function() -> None:
+    assert cells.Elman(torch.nn.Tanh()).layout == cells.Elman().layout
+
+
 def test_a_cell_without_a_step_cannot_be_built() -> None:
     with pytest.raises(TypeError, match="abstract"):
         type("Stepless", (Cell,), {"gates": ("h",), "state": ("h",)})()

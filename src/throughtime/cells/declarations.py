@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from throughtime.errors import CellError
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 def check_declarations(cell: Cell) -> None:
     """Names are identifiers and unique in their namespace, and widths can be read."""
+    _check_held(cell)
     name = type(cell).__name__
     for attribute in ("gates", "state"):
         value = getattr(cell, attribute, None)
@@ -34,6 +37,37 @@ def check_declarations(cell: Cell) -> None:
     _check_parameters(cell)
     for width in _declared_widths(cell):
         _check_width(cell, width)
+
+
+def _check_held(cell: Cell) -> None:
+    """A cell holds numbers and functions: a weight in it would be no parameter of any layer."""
+    kinds = type(cell).__mro__
+    own = [vars(kind) for kind in reversed(kinds) if not kind.__module__.startswith("throughtime.")]
+    for attribute, value in (item for group in (*own, vars(cell)) for item in group.items()):
+        for held in _inside(value):
+            if _has_weights(held):
+                raise CellError(
+                    f"{type(cell).__name__}.{attribute} must hold no weights, which no layer would "
+                    f"train, move or save, got {type(held).__qualname__}; declare them "
+                    f"instead: gates (W and U), products (matrices) and vectors"
+                )
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """The value, or what is in it when it is a tuple, list or dictionary."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        for v in value:
+            yield from _inside(v)
+    else:
+        yield getattr(value, "__self__", value)  # a method holds its object
+
+
+def _has_weights(value: Any) -> bool:
+    if isinstance(value, nn.Module):
+        return any(True for group in (value.parameters(), value.buffers()) for _ in group)
+    return isinstance(value, nn.Parameter)
 
 
 def _check_parameters(cell: Cell) -> None:
