@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import torch
 
-from throughtime import GRU
+from throughtime import GRU, from_torch
 from throughtime.errors import BackendError
 
 
@@ -18,3 +21,10 @@ def test_forward_mode_is_refused_for_every_kernel_of_torch() -> None:
         torch.func.jvp(lambda v: layer(v)[0], (x,), (x,))
     with pytest.raises(BackendError, match="torch's recurrent kernels have no rule for vmap"):
         torch.func.vmap(lambda v: layer(v)[0])(x.unsqueeze(0))
+
+
+@pytest.mark.parametrize("wrong", ["x", None, torch.nn.LSTM])
+def test_from_torch_takes_a_module(wrong: Any) -> None:
+    text = re.escape(f"model must be a torch.nn.Module, whose layers are converted, got {wrong!r}")
+    with pytest.raises(TypeError, match=f"^{text}$"):
+        from_torch(wrong)

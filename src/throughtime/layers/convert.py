@@ -49,8 +49,13 @@ def from_torch(model: nn.Module, *, in_place: bool = False, backend: str = "auto
         The converted model; with `in_place` the model itself, unless it is a layer of torch's.
 
     Raises:
+        TypeError: the model is no module.
         OptionError: torch cannot copy the model.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, whose layers are converted, got {model!r}"
+        )
     check_backend(backend)
     ours = {}
     for module, name in _convertible(model):
