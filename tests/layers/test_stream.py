@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tests.cells.table import CELLS
 from tests.layers.own import Decaying, decaying
 from tests.layers.plain import agree, build, gru, lstm, plain, random
-from throughtime import LSTM, Cell, Recurrent, cells
+from throughtime import LSTM, Cell, LSTMCell, Recurrent, cells, compat, from_torch
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.stream import Stream
 
@@ -78,6 +78,16 @@ def test_a_drop_in() -> None:
     layer = LSTM(3, 4, 2, dtype=torch.float64)
     x = random(5, 2, 3).detach()
     stream = layer.stream(2)
+    agree(torch.stack([stream(v) for v in x]), layer(x)[0])
+
+
+def test_a_converted_model_and_torchs_own_class() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.LSTM(3, 4)).double()
+    x = random(5, 2, 3).detach()
+    stream = Stream(from_torch(model), 2)
+    agree(torch.stack([stream(v) for v in x]), model(x)[0])
+    layer = compat.GRU(3, 4, dtype=torch.float64)
+    stream = Stream(layer, 2)
     agree(torch.stack([stream(v) for v in x]), layer(x)[0])
 
 
@@ -173,6 +183,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
                                           build(cells.GRU(), 4, 4)), "must agree on batch_first"),
     "one layer twice": (lambda: nn.Sequential(*[build(cells.GRU(), 3, 3)] * 2),
                         "a layer stands in the model twice, .* use a copy.deepcopy of it"),
+    "torch's layer": (lambda: nn.Sequential(build(cells.GRU(), 3, 3), nn.LSTM(3, 3)),
+                      r"1 is a torch.nn LSTM, .* from zero .*throughtime.from_torch\(model\)"),
+    "torch's layer alone": (lambda: nn.GRU(3, 3), "the model is a torch.nn GRU, which would start"),
+    "torch's cell": (lambda: nn.ModuleDict({"a": build(cells.GRU(), 3, 3), "b": nn.GRUCell(3, 3)}),
+                     "b is a GRUCell, one step whose state .* throughtime.RNN, LSTM or GRU$"),
+    "our cell": (lambda: nn.Sequential(build(cells.GRU(), 3, 3), LSTMCell(3, 3)),
+                 "1 is a LSTMCell, one step whose state a stream does not carry; use a layer in"),
+    "our cell as torch's": (lambda: compat.RNNCell(3, 3), "the model is a RNNCell, one step whose"),
 }  # fmt: skip
 
 
@@ -218,9 +236,31 @@ def test_bad_steps() -> None:
         stream(random(2, 4))
     with pytest.raises(TypeError, match="^x must be a tensor or a NumPy array, got list$"):
         stream([[1.0, 2.0, 3.0]] * 2)
-    with pytest.raises(TypeError, match="^x must be torch.float64 as the weights, got torch.float"):
+    text = "^x must be torch.float64 as the weights, got torch.float32; convert it with "
+    with pytest.raises(TypeError, match=text + r"\.astype\(numpy\.float64\)$"):
         stream(np.zeros((2, 3), np.float32))
+    with pytest.raises(TypeError, match=text + r"\.to\(torch\.float64\)$"):
+        stream(torch.zeros(2, 3))
     assert torch.equal(stream.state[0][0][0], torch.zeros(1, 2, 4)), "no step was made"
+
+
+def test_an_array_of_another_precision() -> None:
+    """What was given as an array is told how arrays are converted, wherever it reaches a layer."""
+    cure = r"convert it with \.astype\(numpy\.float32\)$"
+    for layer in (Recurrent(cells.GRU(), 3, 4), LSTM(3, 4), nn.Sequential(LSTM(3, 4))):
+        with pytest.raises(TypeError, match=f"^x must be torch.float32 .* torch.float64; {cure}"):
+            Stream(layer)(np.zeros((1, 3)))
+    arrays = {"dt": np.zeros((1, 1), np.float32), "gain": np.zeros((1, 4))}
+    with pytest.raises(TypeError, match=f"^input gain must be torch.float32 .*float64; {cure}"):
+        Recurrent(Decaying(), 3, 4).stream()(np.zeros((1, 3), np.float32), inputs=arrays)
+    half = Recurrent(cells.GRU(), 3, 4, dtype=torch.bfloat16).stream()
+    with pytest.raises(TypeError, match="give a tensor, since NumPy has no bfloat16$"):
+        half(np.zeros((1, 3), np.float32))
+
+
+def test_repr_names_the_model() -> None:
+    layer = Recurrent(cells.GRU(), 3, 4)
+    assert repr(layer.stream(2)) == "Stream(Recurrent(GRU(), 3, 4), batch=2)"
 
 
 @pytest.mark.parametrize(

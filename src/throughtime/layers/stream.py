@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import States
+from throughtime.layers.drop_in_cell import DropInCell
 from throughtime.layers.passage import Passage
 from throughtime.layers.stream_step import Step
 
@@ -29,7 +30,8 @@ class Stream:
         batch: B, rows that run side by side.
 
     Raises:
-        OptionError: a layer runs backward or is dilated, so that it cannot go step by step.
+        OptionError: a layer runs backward or is dilated, so that it cannot go step by step, or
+            the state of a part could not be carried.
     """
 
     def __init__(self, model: nn.Module, batch: int = 1) -> None:
@@ -41,6 +43,7 @@ class Stream:
         self._copy_model()
 
     def _check(self) -> None:
+        _check_carried(self._source)
         layers = [m for m in self._source.modules() if isinstance(m, Passage)]
         if not layers:
             raise OptionError("a stream needs a model with a recurrent layer of throughtime in it")
@@ -115,6 +118,9 @@ class Stream:
             The model's output for this step, (B, O) or (O,), of the kind that x is.
         """
         flat = getattr(x, "ndim", 0) == 1 and self.batch == 1
+        arrays = _dtypes_of_arrays(x, given.get("inputs"))
+        for step in self._steps:
+            step.arrays = arrays
         v = self._one_step("x", x)
         if isinstance(given.get("inputs"), Mapping):
             given["inputs"] = {n: self._one_step(n, i) for n, i in given["inputs"].items()}
@@ -143,3 +149,28 @@ class Stream:
                 f"got {tuple(x.shape)} for {name}"
             )
         return v.unsqueeze(self._time)
+
+    def __repr__(self) -> str:
+        return f"Stream({self._source!r}, batch={self.batch})"
+
+
+def _check_carried(model: nn.Module) -> None:
+    """No part of the model keeps a state that the stream does not know."""
+    for name, part in model.named_modules():
+        kind, place = type(part), name or "the model"
+        if isinstance(part, nn.RNNCellBase | DropInCell):
+            raise OptionError(
+                f"{place} is a {kind.__name__}, one step whose state a stream does not carry; "
+                f"use a layer in its place: throughtime.RNN, LSTM or GRU"
+            )
+        if isinstance(part, nn.RNNBase) and not isinstance(part, Passage):
+            raise OptionError(
+                f"{place} is a torch.nn {kind.__name__}, which would start from zero at every "
+                f"step; convert it, as in Stream(throughtime.from_torch(model))"
+            )
+
+
+def _dtypes_of_arrays(x: Any, inputs: Any) -> frozenset[torch.dtype]:
+    given = [x, *(inputs.values() if isinstance(inputs, Mapping) else ())]
+    kinds = {v.dtype for v in given if isinstance(v, np.ndarray)}
+    return frozenset(torch.from_numpy(np.empty(0, kind)).dtype for kind in kinds)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ class Step(nn.Module):
         batch: B.
         state: where the next step starts.
         calls: how often the model has called it.
+        arrays: dtypes of what was given as NumPy arrays, which are told so when they are wrong.
     """
 
     def __init__(self, layer: Any, batch: int) -> None:
@@ -32,6 +34,7 @@ class Step(nn.Module):
         self.batch = batch
         self.state: States = layer.initial_state(batch)
         self.calls = 0
+        self.arrays: frozenset[torch.dtype] = frozenset()
 
     def forward(self, x: Tensor, state: Any = None, **given: Any) -> Any:
         """One step, a sequence of one, from the state carried."""
@@ -41,10 +44,25 @@ class Step(nn.Module):
                 "set the stream's state instead"
             )
         self.calls += 1
+        self._check_array("x", x)
+        inputs = given.get("inputs")
+        for name, v in inputs.items() if isinstance(inputs, Mapping) else ():
+            self._check_array(f"input {name}", v)
         batch, border = self.layer.enter(x, None, **given)
         y, results = self.layer.carry(replace(batch, state=self.state))
         self.state = tuple(r.final for r in results)
         return self.layer.leave(y, self.state, border)
+
+    def _check_array(self, name: str, v: Any) -> None:
+        """An array of another precision is told how arrays are converted."""
+        wanted, device = self.state[0][0].dtype, self.state[0][0].device.type
+        if isinstance(v, Tensor) and v.dtype in self.arrays and v.dtype != wanted:
+            if not torch.is_autocast_enabled(device):
+                kind = str(wanted).removeprefix("torch.")
+                cure = f"convert it with .astype(numpy.{kind})"
+                if not hasattr(numpy, kind):
+                    cure = f"give a tensor, since NumPy has no {kind}"
+                raise TypeError(f"{name} must be {wanted} as the weights, got {v.dtype}; {cure}")
 
     def __getattr__(self, name: str) -> Any:
         modules = self.__dict__.get("_modules", {})
