@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import dropout
 from torch.nn.utils.rnn import pack_sequence
 
 from tests.layers.own import Decaying, decaying
@@ -83,6 +84,33 @@ def test_training_in_windows_frees_each_graph() -> None:
         expected += torch.autograd.grad(y.sum(), layer.weight_hh_l0)[0]
         state = tuple(tuple(v.detach() for v in part) for part in state)
     agree(layer.weight_hh_l0.grad, expected)
+
+
+def test_recurrent_dropout_is_one_mask_a_sequence_over_all_windows() -> None:
+    layer = build(cells.LSTM(), 3, [4, 2], recurrent_dropout=0.5)
+    x = random(6, 3, 3)
+    for seed in (3, 4):
+        torch.manual_seed(seed)
+        masks = [dropout(torch.ones(1, 3, width).double(), 0.5) for width in (4, 2)]
+        torch.manual_seed(seed)
+        found = list(layer.windows(x, 4, lengths=[6, 2, 5]))
+        y, last, _ = plain(layer, lstm, x, lengths=[6, 2, 5], masks=masks)
+        agree(torch.cat([w.outputs for w in found]), y)
+        agree(found[-1].state, last)
+    layer.eval()
+    agree(torch.cat([w.outputs for w in layer.windows(x, 4)]), plain(layer, lstm, x)[0])
+
+
+def test_weight_dropout_is_drawn_anew_for_each_window() -> None:
+    layer = build(cells.GRU(), 3, 4, weight_dropout=0.5)
+    x = random(5, 2, 3)
+    torch.manual_seed(19)
+    dropped = [layer.weight_hh_l0 * dropout(torch.ones(12, 4).double(), 0.5) for _ in range(2)]
+    torch.manual_seed(19)
+    state = None
+    for window, weight in zip(layer.windows(x, 3), dropped, strict=True):
+        y, state, _ = plain(layer, gru, x[window.steps], state=state, dropped=[[weight]])
+        agree(window.outputs, y)
 
 
 @pytest.mark.parametrize("k", [0, -1, True, 2.0, None])

@@ -22,6 +22,8 @@ class Batch:
         reset: (T, B) bool.
         batch_sizes: (T,), of a packed batch.
         inputs: name -> (T, B, width), inputs multiplied by no matrix; every layer reads them.
+        recurrent_masks: over layers, recurrent dropout's mask (D, B, width) where it is drawn
+            already; None draws one for this call.
     """
 
     x: Tensor
@@ -30,3 +32,4 @@ class Batch:
     reset: Tensor | None = None
     batch_sizes: Tensor | None = None
     inputs: Mapping[str, Tensor] | None = None
+    recurrent_masks: tuple[Tensor | None, ...] | None = None

@@ -57,6 +57,7 @@ class Passage(Weights):
             reset=batch.reset,
             batch_sizes=batch.batch_sizes,
             inputs=batch.inputs,
+            recurrent_mask=batch.recurrent_masks[layer] if batch.recurrent_masks else None,
             record=record,
         )
 
@@ -67,7 +68,9 @@ class Passage(Weights):
             return call
         widths = self.cell.widths(call.hidden_size)
         D, T, B = self.directions, call.x.shape[0], call.rows
-        mask = recurrent_mask(call.x, (D, B // d, widths[0]), options, self.training)
+        mask = call.recurrent_mask
+        if mask is None:
+            mask = recurrent_mask(call.x, (D, B // d, widths[0]), options, self.training)
         return replace(
             call,
             weights=tuple(weight_dropped(w, options, self.training) for w in call.weights),
@@ -76,6 +79,13 @@ class Passage(Weights):
                 call.x, self.cell, [(D, T, B, w) for w in widths], options, self.training
             ),
         )
+
+    def with_recurrent_masks(self, batch: Batch) -> Batch:
+        """The padded batch with recurrent dropout's masks, for several calls that share them."""
+        D, B = self.directions, batch.x.shape[1]
+        shapes = [(D, B, widths[0]) for widths in self.widths]
+        masks = [recurrent_mask(batch.x, s, self.options, self.training) for s in shapes]
+        return replace(batch, recurrent_masks=tuple(masks))
 
     def initial_state(self, rows: int) -> States:
         """The state that sequences start from: over layers and states, (D, B, width)."""

@@ -35,6 +35,8 @@ def windows(
 ) -> Iterator[Window]:  # fmt: skip
     """Run a batch in windows of k steps, the state carried and detached between them.
 
+    A sequence keeps the one mask of its recurrent dropout over all windows.
+
     Args:
         layer: the layer, of one direction and without dilation.
         x: a padded batch in the layer's layout.
@@ -65,6 +67,7 @@ def windows(
 
 def _cut(layer: SequenceLayer, batch: Batch, border: Border, k: int) -> Iterator[Window]:
     """The windows of a batch, one after the other."""
+    batch = layer.with_recurrent_masks(batch)
     carried = batch.state
     for start in range(0, batch.x.shape[0], k):
         steps = slice(start, min(start + k, batch.x.shape[0]))
