@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from throughtime import Cell, Recurrent, cells
+from tests.layers.own import Decaying
+from throughtime import LSTM, Cell, Recurrent, cells
 from throughtime.errors import BackendError
 
 
@@ -44,8 +45,47 @@ def test_why_not_torch() -> None:
 
 def test_a_named_backend() -> None:
     assert Recurrent(cells.GRU(), 3, 4, backend="reference").explain() == "layer 0: reference"
-    with pytest.raises(BackendError, match="backend 'torch' cannot run this call: torch has no"):
-        Recurrent(cells.MGU(), 3, 4, backend="torch").explain()
+    layer = Recurrent(cells.MGU(), 3, 4, backend="torch")
+    text = "backend 'torch' cannot run this call: torch has no layer that equals MGU"
+    assert layer.explain() == f"layer 0: none, since {text}; use backend='auto'"
+    with pytest.raises(BackendError, match=text):
+        layer(torch.randn(5, 2, 3))
+
+
+KINDS: dict[str, tuple[Any, str | None]] = {
+    "lengths": (lambda layer, x: layer(x, lengths=[3] * 2), None),
+    "reset": (lambda layer, x: layer(x, reset=torch.zeros(5, 2, dtype=torch.bool)), "resets"),
+    "trace": (lambda layer, x: layer.trace(x), "the sequence of every state"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("make", [LSTM, lambda I, H, **o: Recurrent(cells.LSTM(), I, H, **o)])
+def test_what_the_call_is_given(kind: str, dilation: int, make: Any) -> None:
+    """What is told for a call of a kind is what happens to one: torch refuses it or does not."""
+    call, reason = KINDS[kind]
+    options = {} if make is LSTM else {"dilation": dilation}
+    text = (
+        "torch"
+        if reason is None
+        else f"reference\n  not torch: torch's layer does not offer {reason}"
+    )
+    assert make(3, 4, **options).explain(5, 2, **{kind: True}) == f"layer 0: {text}"
+    named, x = make(3, 4, backend="torch", **options), torch.randn(5, 2, 3)
+    if reason is None:
+        assert named.explain(5, 2, **{kind: True}) == "layer 0: torch"
+        call(named, x)
+    else:
+        with pytest.raises(BackendError) as caught:
+            call(named, x)
+        assert named.explain(5, 2, **{kind: True}) == f"layer 0: none, since {caught.value}"
+
+
+def test_a_cell_with_direct_inputs() -> None:
+    layer = Recurrent(Decaying(), 3, [4, 4], dilation=2)
+    told = "reference\n  not torch: torch has no layer that equals Decaying"
+    assert layer.explain(5, lengths=True) == f"layer 0: {told}\nlayer 1: {told}"
 
 
 def test_an_operation_without_a_rule_is_told_with_its_line() -> None:

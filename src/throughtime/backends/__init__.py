@@ -64,3 +64,11 @@ def choose(call: Call, backend: str = "auto") -> Choice:
             return Choice(name, refused)
         refused[name] = reason
     raise AssertionError("the reference takes every call")
+
+
+def explain(call: Call, backend: str = "auto") -> str:
+    """The choice for a call in words; a named backend that refuses is told too."""
+    try:
+        return str(choose(call, backend))
+    except BackendError as error:
+        return f"none, since {error}"

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.backends import choose
-from throughtime.compiler.trace import trace
+from throughtime import backends
+from throughtime.backends.call import Call
+from throughtime.compiler.trace import trace as graph_of
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
 from throughtime.layers.dilation import fold
@@ -57,16 +58,39 @@ class SequenceLayer(Passage):
             {n: border.output(v) for n, v in zip(names, r.sequences, strict=True)} for r in results
         )
 
-    def explain(self, steps: int = 16, batch: int = 1) -> str:
-        """Which backend each layer would take for such a batch, and why not those before it."""
+    def explain(
+        self, steps: int = 16, batch: int = 1, *, lengths: bool = False, reset: bool = False,
+        trace: bool = False,
+    ) -> str:  # fmt: skip
+        """Which backend each layer would take for such a batch, and why not those before it.
+
+        Args:
+            steps: T.
+            batch: B.
+            lengths: whether the call is given lengths.
+            reset: whether it is given resets.
+            trace: whether it is `trace`.
+        """
+        kinds = {"lengths": lengths, "reset": reset, "trace": trace}
         with torch.random.fork_rng(devices=[]):  # the options draw their masks for the call
-            lines = [self._explain(layer, steps, batch) for layer in range(len(self.hidden_sizes))]
-        for operation, line in trace(self.cell).unsupported:
+            calls = [self._example(i, steps, batch, **kinds) for i in range(len(self.widths))]
+        lines = [f"layer {i}: {backends.explain(c, self.backend)}" for i, c in enumerate(calls)]
+        for operation, line in graph_of(self.cell).unsupported:
             lines.append(f"  {operation} has no rule, which keeps the cell uncompiled: {line}")
         return "\n".join(lines)
 
-    def _explain(self, layer: int, steps: int, batch: int) -> str:
-        call = self._call(layer, Batch(self._zeros(layer, steps, batch)))
+    def _example(self, layer: int, T: int, B: int, lengths: bool, reset: bool, trace: bool) -> Call:
+        """A layer's call for a batch of this form."""
+        x = self._zeros(layer, T, B)
+        widths = {
+            n: self.cell.width(w, self.hidden_sizes[layer]) for n, w in self.cell.inputs.items()
+        }
+        batch = Batch(
+            x,
+            lengths=torch.full((B,), T, device=x.device) if lengths else None,
+            reset=torch.zeros(T, B, dtype=torch.bool, device=x.device) if reset else None,
+            inputs={n: x.new_zeros(T, B, w) for n, w in widths.items()},
+        )
         d = self.dilations[layer]
-        masked = self._masked(fold(call, d) if d > 1 else call, d)
-        return f"layer {layer}: {choose(masked, self.backend)}"
+        call = self._call(layer, batch, record=trace)
+        return self._masked(fold(call, d) if d > 1 else call, d)
