@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.cells.table import CELLS
+from tests.layers.own import Decaying
 from throughtime import Cell, cells, check
 from throughtime.check import maker
 from throughtime.errors import LawError
@@ -43,8 +44,10 @@ def test_law_over_cells(cell: Cell, law: Any) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-@pytest.mark.parametrize("cell", [cells.LSTM(), cells.GRUResetBefore()], ids=repr)
+@pytest.mark.parametrize("cell", [cells.LSTM(), cells.GRUResetBefore(), Decaying()], ids=repr)
 def test_law_over_options(cell: Cell, law: Any, options: dict[str, Any]) -> None:
+    if cell.inputs and "hidden_size" in options:
+        pytest.skip("all layers read the same inputs, so they have one size")
     torch.manual_seed(2)
     law(maker(cell, seed=2, **options))
 
@@ -85,6 +88,17 @@ class HiddenMemory(Cell):
         return (torch.tanh(a.h + U.h @ s.h) * (1 + 0.1 * self.calls[0]),)
 
 
+class RowsMixed(Decaying):
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (torch.tanh(a.n + a.z + U.z @ s.h) * a.gain + (a.dt * p.rate).cumsum(0) + U.n @ s.h,)
+
+
+class LostInput(Decaying):
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        h = torch.tanh(a.n + a.z + U.z @ s.h + U.n @ s.h)
+        return (h * a.gain.detach() * p.rate + a.dt,)
+
+
 @pytest.mark.parametrize(
     ("cell", "law"),
     [
@@ -92,6 +106,8 @@ class HiddenMemory(Cell):
         (LostGradient(), "gradients_are_right"),
         (HiddenMemory(), "split_is_whole"),
         (HiddenMemory(), "step_is_whole"),
+        (RowsMixed(), "rows_are_independent"),
+        (LostInput(), "gradients_are_right"),
     ],
     ids=lambda v: v if isinstance(v, str) else repr(v),
 )
@@ -104,6 +120,26 @@ def test_check_says_what_it_held() -> None:
     checked = check(cells.MGU(), seed=4)
     assert checked.laws == tuple(LAWS)
     assert str(checked).startswith(f"MGU(): {len(LAWS)} laws hold\n  gradients_are_right")
+
+
+def test_check_of_a_cell_with_direct_inputs() -> None:
+    checked = check(Decaying(), seed=3)
+    assert checked.laws == tuple(LAWS)
+    assert str(checked).endswith(
+        "\n  not held: packed, since a PackedSequence takes no direct inputs"
+    )
+    assert check(cells.GRU()).skipped == ()
+
+
+@pytest.mark.parametrize(("cell", "name"), [(LostGradient(), "x"), (LostInput(), "gain")])
+def test_a_wrong_gradient_is_told_in_a_few_lines(cell: Cell, name: str) -> None:
+    with pytest.raises(
+        LawError, match=rf"mismatch for output 0 with respect to {name},\n"
+    ) as caught:
+        check(cell)
+    told = str(caught.value)
+    assert "numerical:" in told and "analytical:" in told
+    assert len(told.splitlines()) == 4 and "tensor(" not in told
 
 
 def test_every_cell_is_in_the_table() -> None:
