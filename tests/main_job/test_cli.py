@@ -213,6 +213,10 @@ def test_every_option_has_a_flag_with_a_help_line(
             assert field.metadata["help"] in shown
     assert "--resume" in shown
     assert "--out" in shown
+    (resume,) = (line for line in shown.splitlines() if "--resume" in line)
+    assert "<bool>" not in resume, "it takes no value"
+    assert "come from. Default: quick." in shown
+    assert "Default: lstm, or the preset's." in shown
 
 
 def test_version_and_cells(capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,4 +53,5 @@ def _flag(field: Field[Any]) -> inspect.Parameter:
 
 def _help(field: Field[Any]) -> str:
     rule = "" if field.metadata["choices"] else f" ({said(field.metadata, field.type)})"
-    return f"{field.metadata['help']}{rule}. Default: {field.default}, or the preset's."
+    presets = "" if field.name == "preset" else ", or the preset's"
+    return f"{field.metadata['help']}{rule}. Default: {field.default}{presets}."

@@ -27,7 +27,9 @@ def train(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with the run in --out, or with the newest one."),
+        typer.Option(
+            "--resume", metavar=" ", help="Go on with the run in --out, or with the newest one."
+        ),
     ] = False,
     **flags: Any,
 ) -> None:
