@@ -144,3 +144,9 @@ def test_a_wrong_gradient_is_told_in_a_few_lines(cell: Cell, name: str) -> None:
 
 def test_every_cell_is_in_the_table() -> None:
     assert {type(cell) for cell in CELLS} == set(cells.available().values())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_states_that_are_only_handed_on_pass_the_laws(seed: int) -> None:
+    """More old states than the laws have steps: some results then depend on nothing."""
+    assert check(cells.Skip(distance=7), seed=seed, num_layers=2).laws == tuple(LAWS)
