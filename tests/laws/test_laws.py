@@ -9,7 +9,7 @@ import torch
 
 from tests.cells.table import CELLS
 from tests.layers.own import Decaying
-from throughtime import Cell, cells, check
+from throughtime import Cell, Recurrent, cells, check
 from throughtime.check import maker
 from throughtime.errors import LawError
 from throughtime.laws import LAWS
@@ -150,3 +150,27 @@ def test_every_cell_is_in_the_table() -> None:
 def test_states_that_are_only_handed_on_pass_the_laws(seed: int) -> None:
     """More old states than the laws have steps: some results then depend on nothing."""
     assert check(cells.Skip(distance=7), seed=seed, num_layers=2).laws == tuple(LAWS)
+
+
+class SingularAtZero(Cell):
+    gates = ("h",)
+    state = ("h",)
+    inputs = {"gap": 1}
+    vectors = {"k": 0.5}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (torch.tanh(a.h + U.h @ s.h / a.gap + p.k * torch.log(a.gap)),)
+
+
+def test_padding_reaches_no_gradient_where_an_equation_is_singular() -> None:
+    layer = Recurrent(SingularAtZero(), 2, 3, dtype=torch.float64)
+    x, gap = torch.randn(4, 3, 2).double(), torch.rand(4, 3, 1).double() + 0.1
+    gap[2:, 0], x[2:, 0] = 0.0, torch.nan
+    state = ((torch.randn(1, 3, 3).double(),),)
+    state[0][0][0, 2] = torch.nan  # the state of a row of length 0
+    y, last = layer(x, state, lengths=[2, 4, 0], inputs={"gap": gap})
+    alone, _ = layer(x[:2, :1], ((state[0][0][:, :1],),), inputs={"gap": gap[:2, :1]})
+    torch.testing.assert_close(y[:2, :1], alone)
+    y.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
+    assert last[0][0][0, 2].isnan().all()

@@ -107,3 +107,22 @@ def test_a_wrong_width_is_told() -> None:
     unrolled = unroll(throughtime.GRU(2, 3), 4)
     with pytest.raises(ShapeError, match=r"4 unrolled steps take \(B, 11\): 4 x 2 inputs and 3"):
         unrolled(torch.zeros(2, 10))
+
+
+def test_a_readout_takes_a_packed_sequence() -> None:
+    layer, readout = Recurrent(cells.GRU(), 3, 4), Readout(4, 2)
+    packed = nn.utils.rnn.pack_sequence([torch.randn(n, 3) for n in (2, 5)], enforce_sorted=False)
+    outputs, state = layer(packed)
+    y, handed = readout((outputs, state))
+    assert_close(y.data, readout(outputs.data))
+    assert_close(y.unsorted_indices, packed.unsorted_indices)
+    assert_close(handed, state)
+
+
+def test_the_state_of_empty_rows_is_not_the_callers_own() -> None:
+    for backend in ("torch", "reference"):
+        layer = Recurrent(cells.LSTM(), 2, 3, backend=backend)
+        given = tuple(tuple(torch.randn_like(v) for v in part) for part in layer.initial_state(2))
+        _, last = layer(torch.randn(4, 2, 2), given, lengths=[0, 0])
+        assert_close(last, given)
+        assert all(a.data_ptr() != b.data_ptr() for a, b in zip(last[0], given[0], strict=True))

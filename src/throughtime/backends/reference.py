@@ -88,9 +88,10 @@ def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:
     U, p = _matrices(call, d), _vectors(call, d)
     rounded = call.rounded
     alive = None if call.lengths is None else _alive(call)
+    rows = None if alive is None else _stand_ins(alive.squeeze(-1))
     for t in reversed(range(T)) if d else range(T):
         s = _restart(call, d, t, s)
-        new = _step(call, d, t, s, U, p)
+        new = _step(call, d, t, s, U, p) if rows is None else _step(call, d, t, s, U, p, rows[t])
         if rounded:
             new = tuple(n.to(o.dtype) for n, o in zip(new, s, strict=True))
         if call.zoneout is not None:
@@ -104,14 +105,20 @@ def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:
             yield t, s, tuple(torch.where(alive[t], n, 0) for n in new)
 
 
-def _step(call: Call, d: int, t: int, s: State, U: Names, p: Names) -> State:
-    """The cell's own equations at step t."""
+def _step(
+    call: Call, d: int, t: int, s: State, U: Names, p: Names, rows: Tensor | None = None
+) -> State:
+    """The cell's own equations at step t, of the rows given."""
     cell, weights = call.cell, call.weights[d]
     a: dict[str, Tensor] = {n: v[t] for n, v in (call.inputs or {}).items()}
+    if rows is not None:
+        a = {n: v[rows] for n, v in a.items()}
+        s = tuple(v[rows] for v in s)
     if cell.layout.input_gates:
         # A product's bits depend on how its operands are aligned, so each step gets its own tensor:
         # that makes step by step the same as the whole.
         x_t = call.x[t].clone(memory_format=torch.contiguous_format)
+        x_t = x_t if rows is None else x_t[rows]
         pre = linear(x_t, weights["weight_ih"], weights.get("bias_ih"))
         blocks = pre.split(call.hidden_size, -1)
         a.update(zip(cell.layout.input_gates, blocks, strict=True))
@@ -132,6 +139,19 @@ def _restart(call: Call, d: int, t: int, s: State) -> State:
     if call.lengths is not None:  # behind a row's end nothing happens
         reset = reset & _alive(call)[before]
     return tuple(torch.where(reset, i[d], v) for i, v in zip(call.initial_rows(), s, strict=True))
+
+
+def _stand_ins(alive: Tensor) -> Tensor:
+    """(T, B) the row that each row is stepped as: itself, or behind its end one that lives.
+
+    What a row computes behind its end is thrown away, and so is its gradient; but 0 times the
+    infinite slope of an equation that is singular at zeros, or NaN, would reach the weights.
+    """
+    own = torch.arange(alive.shape[1], device=alive.device).expand_as(alive)
+    if alive.shape[1] == 0:
+        return own
+    first = alive.to(torch.int8).argmax(1, keepdim=True)
+    return torch.where(alive | ~alive.any(1, keepdim=True), own, first)
 
 
 def _alive(call: Call) -> Tensor:

@@ -115,7 +115,10 @@ def _run_ragged(call: Call) -> Result:
     start = tuple(v.index_select(1, order) for v in call.start())
     width = start[0].shape[-1]
     if count == 0:
-        return Result((call.x.new_zeros(T, B, call.directions, width),), call.start())
+        return Result(
+            (call.x.new_zeros(T, B, call.directions, width),),
+            tuple(v.clone() for v in call.start()),
+        )
     alive = torch.arange(T, device=lengths.device).unsqueeze(1) < lengths[:count]
     packed = replace(
         call,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from throughtime.errors import CellError
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from throughtime.cells.cell import Cell
 
 _LIVING: WeakValueDictionary[str, Cell] = WeakValueDictionary()
+_MEANT: dict[str, tuple[type, dict[str, Any]]] = {}  # a key never comes to mean another cell
+_LOCK = Lock()
 
 
 def interned(cell: Cell) -> Cell:
@@ -19,14 +22,17 @@ def interned(cell: Cell) -> Cell:
     Equal cells are one object, so a key stays good as long as any layer holds the cell.
     """
     words = f"{type(cell).__module__}.{cell!r}"
-    key, count = words, 1
-    while (living := _LIVING.get(key)) is not None:
-        if living == cell:
+    meant = (type(cell), cell.arguments)
+    with _LOCK:
+        key, count = words, 1
+        while _MEANT.setdefault(key, meant) != meant:
+            count += 1
+            key = f"{words}#{count}"
+        living = _LIVING.get(key)
+        if living is not None:
             return living
-        count += 1
-        key = f"{words}#{count}"
-    object.__setattr__(cell, "key", key)
-    _LIVING[key] = cell
+        object.__setattr__(cell, "key", key)
+        _LIVING[key] = cell
     return cell
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.cells.cell import activation_function
 from throughtime.errors import OptionError
@@ -41,9 +42,11 @@ class Readout(nn.Module):
 
     def forward(self, h: Any) -> Any:
         """y of outputs (..., input_size), or (y, state) of a layer's (outputs, state)."""
+        if isinstance(h, PackedSequence):
+            return h._replace(data=self(h.data))
         if isinstance(h, tuple):
             outputs, state = h
-            return self.activation(self.network(outputs)), state
+            return self(outputs), state
         return self.activation(self.network(h))
 
 
