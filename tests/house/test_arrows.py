@@ -25,8 +25,9 @@ ARROWS = {
     "layers": {"scan"},
     "scan": {"backends"},
     "backends": {"compiler"},
-    "compiler": {"cells"},
+    "compiler": {"cells", "environment"},
     "cells": {"errors"},
+    "environment": set(),
     "errors": {"version"},
     "version": set(),
 }
