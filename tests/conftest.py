@@ -1,8 +1,10 @@
-"""What holds for every test: one thread, a seed of its own, and no mark left on the process."""
+"""What holds for every test: one thread, a seed and a cache of its own, no mark left behind."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +19,13 @@ from hypothesis import settings
 # The same examples on every machine and in every run; a shared machine makes no test slow.
 settings.register_profile("house", derandomize=True, deadline=None, database=None)
 settings.load_profile("house")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps the user's cache out of it: the whole suite, its workers too, shares a folder."""
+    if not hasattr(config, "workerinput"):
+        folder = os.environ["THROUGHTIME_CACHE"] = tempfile.mkdtemp(prefix="throughtime-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture(autouse=True)

@@ -76,9 +76,7 @@ def call(function: int, argument: int, threads: int, release_gil: bool) -> None:
             runtime how many there are, and which one it is.
         argument: the address it is given.
         threads: 1 runs on the calling thread, without the runtime; at most `available()`.
-        release_gil: lets other Python threads run meanwhile. Getting the lock back costs little
-            when nobody wants it and up to Python's switch interval, 5 ms, when somebody does, so
-            it is worth it only for calls of more than 50 us.
+        release_gil: lets other Python threads run meanwhile; see `worth_releasing`.
     """
     if threads == 1:
         _alone(function, release_gil)(argument)
@@ -86,6 +84,14 @@ def call(function: int, argument: int, threads: int, release_gil: bool) -> None:
     found = runtime()
     assert found is not None, "available() gives one thread where there is no runtime"
     _team(found.GOMP_parallel, release_gil)(function, argument, threads, 0)
+
+
+def worth_releasing(predicted_us: float) -> bool:
+    """Whether a call predicted to take so many microseconds should let other Python threads run.
+
+    Giving the lock up is cheap; getting it back takes as long as who has it then likes to keep it.
+    """
+    return predicted_us > 50
 
 
 def _prototype(release_gil: bool) -> Callable[..., Callable[..., Callable[..., None]]]:
