@@ -1,0 +1,85 @@
+"""Machine code made from the cell's own equations: forward and backward over whole sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from throughtime.backends.call import Call, Result
+from throughtime.backends.transforms import forward_mode
+from throughtime.compiler.plan import plan
+
+name = "cpu"
+
+
+def refuses(call: Call) -> str | None:
+    """Why no machine code can carry this call, or None."""
+    from throughtime.compiler.llvm import machine
+
+    reason = _kind(call) or forward_mode() or machine.reason()
+    if reason is not None:
+        return reason
+    found = plan(call.cell)
+    return found if isinstance(found, str) else None
+
+
+def _kind(call: Call) -> str | None:
+    """What the compiled loops do not offer, or numbers that they do not compute with."""
+    x = call.x
+    if x.device.type != "cpu":
+        return f"it computes on the processor, and the input is on {x.device.type}"
+    if x.dtype not in (torch.float32, torch.float64):
+        return f"it computes in float32 and float64, and the input is {_word(x.dtype)}"
+    if call.rounded:
+        return "autocast rounds products, which compiled code does not"
+    given = {
+        "resets": call.reset,
+        "a recurrent dropout": call.recurrent_mask,
+        "zoneout": call.zoneout,
+        "the sequence of every state": call.record or None,
+    }
+    for what, value in given.items():
+        if value is not None:
+            return f"compiled code does not offer {what}"
+    others = [v for w in call.weights for v in w.values()]
+    others += [*(call.state or ()), *(call.initial or ())]
+    for v in others:
+        if v.dtype != x.dtype or v.device != x.device:
+            return f"weights and states must be {_word(x.dtype)} on cpu like the input"
+    return None
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def forward(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
+    """The result, and what `backward` needs beside the call; nothing with keep=False."""
+    from throughtime.backends.cpu import forward_pass as region
+
+    return region.run(call, keep)
+
+
+def kept_shapes(call: Call) -> list[tuple[int, ...]]:
+    """The shapes of what `forward` keeps, in the numbers of x."""
+    from throughtime.backends.cpu import forward_pass as region
+
+    return region.kept_shapes(call)
+
+
+def backward(
+    call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], needs: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of the call's tensors, in the order of `scan.form`, where they are needed.
+
+    Args:
+        call: as `forward` had it.
+        kept: the output sequence, and what `forward` kept.
+        d_results: gradients by the results; None is zero.
+        needs: for each tensor of the call whether its gradient is asked for.
+    """
+    from throughtime.backends.cpu import backward_pass as region
+
+    return region.run(call, kept, d_results, needs)

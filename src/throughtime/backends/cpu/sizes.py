@@ -1,0 +1,153 @@
+"""How a call is cut for machine code: rows, chunks of them for threads, steps in a block."""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from throughtime.backends.call import Call
+from throughtime.compiler.llvm import threads
+
+FLOPS_PER_US = 60_000
+"""Of one core, for the prediction whether threads pay."""
+
+PARALLEL_US = 30
+"""Predicted microseconds from which more than one thread is asked for."""
+
+CACHED_BYTES = 384 * 1024
+"""What a thread's block of steps may take: about a third of a second-level cache."""
+
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which rows each step has, with addresses of the arrays that compiled code reads.
+
+    Attributes:
+        T: steps.
+        B: rows.
+        N: rows over all steps.
+        alive: (T,) rows of each step, in falling order.
+        offset: (T,) rows before each step.
+        order: (B,) the line of each row in the tensors.
+    """
+
+    T: int
+    B: int
+    N: int
+    alive: np.ndarray
+    offset: np.ndarray
+    order: np.ndarray
+
+    @cached_property
+    def addresses(self) -> tuple[int, int, int]:
+        """Of alive, offset and order."""
+        return tuple(v.ctypes.data for v in (self.alive, self.offset, self.order))  # type: ignore[return-value]
+
+    def bounds(self, chunks: int) -> array[int]:
+        """Where each chunk of rows begins, so that all have as many steps; and where the last ends."""
+        if self.N == self.T * self.B or chunks == 1:
+            return array("q", [i * self.B // chunks for i in range(chunks + 1)])
+        lengths = (self.alive > np.arange(self.B)[:, None]).sum(1)
+        done = np.cumsum(lengths)
+        inner = np.searchsorted(done, [self.N * i // chunks for i in range(1, chunks)]) + 1
+        return array("q", [0, *(min(int(v), self.B) for v in inner), self.B])
+
+
+@functools.lru_cache(maxsize=256)
+def full_rows(T: int, B: int) -> Rows:
+    """Every step has every row."""
+    steps = np.arange(T, dtype=np.int64)
+    return Rows(T, B, T * B, np.full(T, B, np.int64), steps * B, np.arange(B, dtype=np.int64))
+
+
+def rows_of(call: Call) -> Rows:
+    """The rows of a call: padded, padded with lengths, or packed."""
+    if call.batch_sizes is not None:
+        alive = call.batch_sizes.numpy().astype(np.int64)
+        order = np.arange(call.rows, dtype=np.int64)
+    elif call.lengths is not None:
+        lengths = call.lengths.numpy()
+        order = np.argsort(-lengths, kind="stable").astype(np.int64)
+        alive = (lengths[None, :] > np.arange(call.x.shape[0])[:, None]).sum(1).astype(np.int64)
+    else:
+        return full_rows(call.x.shape[0], call.x.shape[1])
+    N = int(alive.sum())
+    return Rows(len(alive), call.rows, N, alive, np.cumsum(alive) - alive, order)
+
+
+@functools.lru_cache(maxsize=256)
+def steps(T: int, bytes: int) -> tuple[np.ndarray, int]:
+    """Bytes to each step, when they lie evenly; with the array's address."""
+    found = np.arange(T, dtype=np.int64) * bytes
+    return found, found.ctypes.data
+
+
+@dataclass(frozen=True)
+class Team:
+    """How many threads, and how rows are cut among them.
+
+    Attributes:
+        threads: asked for.
+        chunks: of rows, for each direction.
+        flops: of the work.
+    """
+
+    threads: int
+    chunks: int
+    flops: float
+
+    @property
+    def release_gil(self) -> bool:
+        """Whether other Python threads may run meanwhile."""
+        return threads.worth_releasing(self.flops / FLOPS_PER_US / self.threads)
+
+
+def team_for(flops: float, directions: int, rows: int) -> Team:
+    """The team for so much work."""
+    free = threads.available() if flops > PARALLEL_US * FLOPS_PER_US else 1
+    chunks = max(1, min(free // directions, rows))
+    return Team(free, chunks, flops)
+
+
+def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:
+    """Steps of a block whose rows take `bytes` each: they stay in cache, and are enough for tiles."""
+    fit = CACHED_BYTES // max(1, rows * bytes)
+    return max(1, min(T, max(fit, -(-least_rows // max(1, rows)))))
+
+
+def padded(count: int, lanes: int, bytes: int) -> int:
+    """Bytes of a row of numbers, padded to whole vectors."""
+    return -(-count // lanes) * lanes * bytes
+
+
+class Arena:
+    """Memory that machine code works in, laid out before it is taken."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def reserve(self, bytes: int) -> int:
+        """Where so many bytes will lie, from the arena's start."""
+        place = self.bytes
+        self.bytes += -(-bytes // 64) * 64
+        return place
+
+    def taken(self) -> torch.Tensor:
+        """The memory."""
+        return torch.empty(self.bytes, dtype=torch.uint8)
+
+
+@functools.lru_cache(maxsize=8)
+def _zeros(bytes: int) -> torch.Tensor:
+    return torch.zeros(bytes, dtype=torch.uint8)
+
+
+def zeros(bytes: int) -> int:
+    """The address of at least so many bytes of zeros, which nobody writes."""
+    return _zeros(1 << (bytes - 1).bit_length() if bytes > 4096 else 4096).data_ptr()

@@ -1,0 +1,70 @@
+"""The argument block: what a region of machine code is given, as whole numbers by name.
+
+One array of 64-bit numbers: COMMON, then DIRECTION for each direction. Addresses point into tensors
+and into arrays that follow in the same block. Sizes are bytes where a name says row, step or size.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from throughtime.compiler.llvm.emit import Emit, Num
+
+COMMON: Final = (
+    # the team: functions of the OpenMP runtime (0: one thread), sched_yield, the barrier's counter
+    "thread", "team", "yield", "counter",
+    # code: tables of tiles, heights of tiles by vectors, the cell's two functions
+    "tiles", "heights", "columns", "column_widest", "cell_forward", "cell_backward",
+    # sizes: directions, steps, units, inputs; bytes of a row of units and of inputs, padded
+    "D", "T", "H", "I", "H_row", "I_row",
+    # the cell: its sums, those with x (first), the first with h, those with h; states; vectors;
+    # unit blocks in a panel, and bytes from a panel's start to the start of each vector's chain
+    "sums", "with_a", "first_u", "with_u", "states", "vectors", "panel", "places", "flat",
+    # rows: chunks and their bounds; rows alive at each step, rows before each step; the line of
+    # each row in the tensors
+    "chunks", "bounds", "rows", "offset", "order",
+    # tensors: x and y with bytes to each step and from row to row; zeros as long as any row
+    "x", "x_steps", "x_row", "y", "y_steps", "y_row", "zeros",
+    # steps in a block; scratch of each thread
+    "block", "scratch", "scratch_size", "pre", "chains",
+    "packs", "saved_row", "state_plane",
+    # backward: gradients of outputs, rows of the block's gradients; what is wanted
+    "d_y", "d_y_steps", "d_y_row", "wants_x", "wants_weights", "reads_y",
+)  # fmt: skip
+
+DIRECTION: Final = (
+    "reverse", "y_first", "d_y_first",
+    # parameters as they are, then packed
+    "W", "U", "W_bias", "U_bias", "own",
+    "W_pack", "U_pack", "W_back", "U_back", "bias", "vector",
+    # for each sum, its gate's number in W and in U, -1 where it has none
+    "gate_a", "gate_u",
+    # the state: where each starts (0: zero) and ends, its buffers, the new output
+    "start", "final", "state", "new", "saved",
+    # backward
+    "d_final", "d_start", "d_state", "direct", "x_block", "old_block", "y_block", "d_y_block",
+    "d_sums",
+    "d_x", "d_W", "d_U", "d_bias",
+)  # fmt: skip
+
+
+class Frame:
+    """Numbers of a block by name, in a function that is being written."""
+
+    def __init__(self, e: Emit, address: Num, names: tuple[str, ...]) -> None:
+        self._e, self._address = e, address
+        self._index = {name: i for i, name in enumerate(names)}
+
+    def __getitem__(self, name: str) -> Num:
+        return self._e.word(self._address, self._index[name])
+
+
+def common(e: Emit) -> Frame:
+    """The common part, in a function whose first argument is `block`."""
+    return Frame(e, e.given["block"], COMMON)
+
+
+def direction(e: Emit, d: Num) -> Frame:
+    """The part of one direction."""
+    address = e.given["block"] + (d * len(DIRECTION) + len(COMMON)) * 8
+    return Frame(e, address, DIRECTION)

@@ -1,0 +1,59 @@
+"""Modules of machine code: the loops and tiles that all cells share, and each cell's own part."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm import backward, forward, products, rows, team, tile
+from throughtime.compiler.llvm.cell import write_cell_backward, write_cell_forward
+from throughtime.compiler.llvm.emit import Kind
+from throughtime.compiler.llvm.machine import Machine
+from throughtime.compiler.llvm.packing import write_packing
+from throughtime.compiler.plan import Plan
+
+
+def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
+    """`forward` or `backward`: the region that a team runs, the same for every cell."""
+    module = ir.Module("loops")
+    copies = rows.write_copies(module, kind)
+    product = products.write_product(module, kind)
+    barrier = team.write_barrier(module, kind)
+    pack = write_packing(module, kind, copies)
+    if back:
+        both = product, products.write_column_product(module, kind)
+        backward.write_backward(module, kind, copies, both, pack, barrier, machine)
+    else:
+        forward.write_forward(module, kind, copies, product, pack, barrier, machine)
+    return module
+
+
+def tiles_module(kind: Kind, registers: int) -> ir.Module:
+    """The register tiles of every size, for products with rows in order."""
+    module = ir.Module("tiles")
+    for vectors in range(1, tile.WIDEST + 1):
+        for height in range(1, tile.most_rows(registers, vectors) + 1):
+            tile.write_tile(module, kind, height, vectors)
+    return module
+
+
+def columns_module(kind: Kind, registers: int) -> ir.Module:
+    """The register tiles for sums over rows: weight gradients."""
+    module = ir.Module("columns")
+    for vectors in range(1, tile.column_widest(registers) + 1):
+        for height in tile.COLUMN_ROWS:
+            tile.write_column_tile(module, kind, height, vectors)
+    return module
+
+
+def forward_module(kind: Kind, plan: Plan) -> ir.Module:
+    """`cell_forward`."""
+    module = ir.Module("cell_forward")
+    write_cell_forward(module, kind, plan)
+    return module
+
+
+def backward_module(kind: Kind, plan: Plan) -> ir.Module:
+    """`cell_backward`."""
+    module = ir.Module("cell_backward")
+    write_cell_backward(module, kind, plan)
+    return module

@@ -1,0 +1,150 @@
+"""A cell's own two functions: its pointwise part forward and backward, over rows and unit blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm.emit import Emit, Kind, Num
+from throughtime.compiler.llvm.pointwise import Pointwise
+from throughtime.compiler.llvm.rows import lanes_below
+from throughtime.compiler.plan import Plan
+
+FORWARD: Final = (
+    "rows", "blocks", "chains", "chains_row", "pre", "pre_row", "state", "state_row",
+    "state_plane", "new", "saved", "saved_row", "vectors", "H_row", "H",
+)  # fmt: skip
+"""Every address is that of the first row and unit."""
+
+BACKWARD: Final = (
+    "rows", "saved", "saved_row", "y", "old", "d_y", "d_state", "state_plane", "direct", "d_sums",
+    "d_sums_row", "vectors", "H_row", "H",
+)  # fmt: skip
+
+Loads = dict[int, Callable[[], Any]]
+
+
+def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
+    """`cell_forward(...)`: new states, output and what is saved, from sums and old states.
+
+    for unit blocks: for rows
+    """
+    e = Emit(module, "cell_forward", kind, FORWARD)
+    g = e.given
+    with e.loop(g["blocks"]) as block, e.loop(g["rows"]) as row:
+        column = block.index * kind.size
+        places = {
+            name: g[name] + g[f"{name}_row"] * row.index + column
+            for name in ("pre", "state", "saved")
+        }
+        places["new"] = g["new"] + g["state_row"] * row.index + column
+        vector = block.index * (len(plan.with_u) * kind.size)
+        places["chains"] = g["chains"] + g["chains_row"] * row.index + vector
+        places["vectors"] = g["vectors"] + column
+        values = Pointwise(e, plan.graph, g["H"], _forward_loads(e, plan, places))
+        new = [values.value(i) for i in plan.new_states]
+        saved = [values.value(i) for i in plan.saved]
+        for k, value in enumerate(saved):
+            e.store(value, places["saved"] + g["H_row"] * k)
+        e.store(new[0], places["new"])
+        for k, value in enumerate(new[1:], 1):
+            e.store(value, places["state"] + g["state_plane"] * k)
+    e.done()
+    return e
+
+
+def _forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
+    """Where the values lie that a step reads."""
+    g = e.given
+    found: Loads = {}
+    for k, s in enumerate(plan.sums):
+        if s.u is None:
+            found[s.node] = _loader(e, places["pre"] + g["H_row"] * k)
+        else:
+            place = k - (len(plan.sums) - len(plan.with_u))
+            found[s.node] = _loader(e, places["chains"] + place * e.kind.size)
+    for k, node in enumerate(plan.states):
+        if node is not None:
+            found[node] = _loader(e, places["state"] + g["state_plane"] * k)
+    return found | _vector_loads(e, plan, places)
+
+
+def _vector_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
+    number = {name: k for k, name in enumerate(plan.vectors)}
+    return {
+        i: _loader(e, places["vectors"] + e.given["H_row"] * number[str(node.constants[0])])
+        for i, node in enumerate(plan.graph.nodes)
+        if node.op == "p"
+    }
+
+
+def _loader(e: Emit, address: Num) -> Callable[[], Any]:
+    return lambda: e.load(address)
+
+
+def write_cell_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
+    """`cell_backward(...)`: gradients by sums, old states and vectors, from those by new states.
+
+    for rows: for unit blocks
+    """
+    e = Emit(module, "cell_backward", kind, BACKWARD)
+    g = e.given
+    blocks = g["H_row"] // kind.size
+    with e.loop(g["rows"]) as row, e.loop(blocks) as block:
+        column, left = block.index * kind.size, g["H"] - block.index * kind.lanes
+        places = {
+            name: g[name] + g["H_row"] * row.index + column
+            for name in ("y", "old", "d_y", "d_state", "direct")
+        }
+        for name in ("saved", "d_sums"):
+            places[name] = g[name] + g[f"{name}_row"] * row.index + column
+        places["vectors"] = g["vectors"] + column
+        values = Pointwise(e, plan.graph, g["H"], _backward_loads(e, plan, places))
+        _store_gradients(e, plan, places, values, left)
+    e.done()
+    return e
+
+
+def _backward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
+    """Where the values lie that the derivative reads."""
+    g = e.given
+    found = _vector_loads(e, plan, places)
+    for k, node in enumerate(plan.saved):
+        found[node] = _loader(e, places["saved"] + g["H_row"] * k)
+    if plan.reads_output:
+        found[plan.new_states[0]] = _loader(e, places["y"])
+    if plan.reads_old and plan.states[0] is not None:
+        found[plan.states[0]] = _loader(e, places["old"])
+    for i, node in enumerate(plan.graph.nodes):
+        if node.op == "d":
+            k = plan.state_names.index(str(node.constants[0]))
+            found[i] = _gradient_loader(e, places, k)
+    return found
+
+
+def _gradient_loader(e: Emit, places: dict[str, Num], k: int) -> Callable[[], Any]:
+    """The gradient by a new state: what later steps say, for h also what the output says."""
+
+    def load() -> Any:
+        value = e.load(places["d_state"] + e.given["state_plane"] * k)
+        return value if k else e.b.fadd(value, e.load(places["d_y"]))
+
+    return load
+
+
+def _store_gradients(
+    e: Emit, plan: Plan, places: dict[str, Num], values: Pointwise, left: Num
+) -> None:
+    """All gradients are computed before the first is written: they share their places."""
+    g = e.given
+    lanes = lanes_below(e, left)
+    sums = [values.value(s.gradient) for s in plan.sums]
+    sums += [values.value(plan.gradients.get(f"d_p.{name}")) for name in plan.vectors]
+    states = [values.value(plan.gradients.get(f"d_s.{name}")) for name in plan.state_names]
+    for k, value in enumerate(sums):  # zeros behind the last unit: products run over them
+        e.store(e.b.select(lanes, value, e.zero()), places["d_sums"] + g["H_row"] * k)
+    e.store(states[0], places["direct"])
+    for k, value in enumerate(states[1:], 1):
+        e.store(value, places["d_state"] + g["state_plane"] * k)

@@ -1,0 +1,148 @@
+"""exp and what is made of it: expm1, sigmoid, tanh, silu, softplus, logsigmoid, elu.
+
+    x = n ln 2 + r, |r| <= ln 2 / 2;  exp(x) = s (1 + r q(r)), s = 2^n
+
+n comes from adding a number so large that the sum has no room for a fraction; its lowest bits are
+then n, and shifted into the place of the exponent they are s. Every lane takes the same path.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from throughtime.compiler.llvm.coefficients import EXP, LOG1P
+from throughtime.compiler.llvm.vector import (
+    Bits,
+    Format,
+    Vector,
+    at_least,
+    at_most,
+    copysign,
+    fma,
+    polynomial,
+    where,
+)
+
+LN2: Final = math.log(2)
+LN2_LOW: Final = 2.3190468138462996e-17
+"""ln 2 less the double before it."""
+
+LIFT: Final = 12
+"""Powers of two by which a tiny exponential is lifted while a product of it is still to come."""
+
+_LARGEST: Final = {32: 88.72283172607422, 64: 709.782712893384}
+_SMALLEST: Final = {32: -87.33654022216797, 64: -708.3964185322641}
+
+
+class Parts(NamedTuple):
+    """exp(x) = s (1 + r q): the bits of s, and r and q."""
+
+    field: Bits
+    r: Vector
+    q: Vector
+
+
+def parts(x: Vector, scale: float, offset: int, low: Vector | None = None) -> Parts:
+    """exp(scale (x + low)) in parts.
+
+    Args:
+        scale: 1 or a small power of two, with its sign; r is the remainder over it.
+        offset: of n in the bits of s; with the format's own, s is 2^n. The bits are right while
+            n + offset is in an exponent's range; at zero s is 0.
+    """
+    f = x.format
+    big = f.integer + offset
+    t = fma(x, scale / LN2, big)
+    n = t - big
+    high = f.rounded(LN2 / scale)
+    r = fma(n, -high, x)
+    r = fma(n, -(LN2 / scale - high + LN2_LOW / scale), r if low is None else r + low)
+    q = polynomial(r, [scale ** (k + 1) * c for k, c in enumerate((1.0, *EXP[f.bits]))])
+    return Parts(t.bits() << f.fraction, r, q)
+
+
+def lowest(offset: int) -> float:
+    """Where s of exp(-x) is 0: later x are put here."""
+    return offset * LN2
+
+
+def exp(x: Vector, low: Vector | None = None) -> Vector:
+    """exp(x + low); less than the smallest normal number is 0."""
+    bits, offset = x.format.bits, 0
+    field, r, q = parts(x, 1, offset, low)
+    y = (fma(r, q, 1).bits() + field).number()
+    y = where(x < _SMALLEST[bits], 0, y)
+    return where(x <= _LARGEST[bits], y, x * math.ldexp(1, x.format.offset))
+
+
+def exp_of_negative(a: Vector, lift: int = 0, low: Vector | None = None) -> Vector:
+    """2^lift exp(-a - low) for a >= 0: s + s r q."""
+    offset = a.format.offset + lift
+    field, r, q = parts(at_most(a, lowest(offset)), -1, offset, low)
+    s = field.number()
+    return fma(s * r, q, s)
+
+
+def expm1(x: Vector) -> Vector:
+    """exp(x) - 1 = 2 (s / 2 - 1 / 2 + s / 2 r q)."""
+    f = x.format
+    x = at_most(at_least(x, -(f.fraction + 3) * LN2), (f.offset + 1.2) * LN2)
+    field, r, q = parts(x, 1, f.offset - 1)
+    s = field.number()
+    y = fma(s * r, q, s - 0.5)
+    return copysign(y + y, x)
+
+
+def sigmoid(x: Vector) -> Vector:
+    """1 / (1 + e) for x >= 0, e / (1 + e) below; e = exp(-|x|)."""
+    e = exp_of_negative(abs(x))
+    return where(x < 0, e, 1) / (e + 1)
+
+
+def tanh(x: Vector) -> Vector:
+    """m / (2 - m) with the sign of x; m = 1 - exp(-2 |x|) = 1 - s + s r q."""
+    f = x.format
+    a = at_most(abs(x), (f.fraction + 3) * LN2 / 2)
+    field, r, q = parts(a, -2, f.offset)
+    s = field.number()
+    m = fma(s * r, -q, 1 - s)
+    return copysign(m / (2 - m), x)
+
+
+def silu(x: Vector) -> Vector:
+    """x sigmoid(x), where e and sigmoid(x) may be too small for a normal number."""
+    e = exp_of_negative(abs(x), LIFT)
+    below = x * e * 2.0**-LIFT
+    return where(x < 0, below, x) / fma(e, 2.0**-LIFT, 1)
+
+
+def log1p_of_small(e: Vector) -> Vector:
+    """log(1 + e) for 0 <= e <= 1: s + s^3 (1 / 12 + ...), s = 2 e / (2 + e)."""
+    s = (e + e) / (e + 2)
+    z = s * s
+    return fma(s * z, polynomial(z, LOG1P[e.format.bits]), s)
+
+
+def softplus(x: Vector, beta: float, threshold: float) -> Vector:
+    """log(1 + exp(z)) / beta = (max(z, 0) + log(1 + exp(-|z|))) / beta; z = x beta."""
+    beta = x.format.rounded(beta)
+    z, low = x, None
+    if beta != 1:
+        z = x * beta
+        low = fma(x, beta, -z)
+        low = where(z < 0, -low, low)
+    y = at_least(z, 0) + log1p_of_small(exp_of_negative(abs(z), low=low))
+    return where(z > threshold, x, y if beta == 1 else y / beta)
+
+
+def logsigmoid(x: Vector) -> Vector:
+    """min(x, 0) - log(1 + exp(-|x|))."""
+    return at_most(x, 0) - log1p_of_small(exp_of_negative(abs(x)))
+
+
+def elu(x: Vector, alpha: float, scale: float, inner: float) -> Vector:
+    """scale x for x > 0, else scale alpha (exp(inner x) - 1)."""
+    f: Format = x.format
+    factor = f.rounded(f.rounded(alpha) * f.rounded(scale))
+    return where(x <= 0, expm1(x * inner) * factor, x * scale)

@@ -1,0 +1,95 @@
+"""The pointwise part of a cell as vector code: each node of its graph once a vector of units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from throughtime.compiler.graph import Graph
+from throughtime.compiler.llvm import maths
+from throughtime.compiler.llvm.emit import Emit, Num
+
+Source = Callable[[int], Any]
+"""From a node that is not computed here to its value."""
+
+_ZERO: Final = "zero"
+"""Stands for a gradient that is nothing: what the products with U^T give comes on top, later."""
+
+
+class Pointwise:
+    """Values of a graph's nodes for one vector of units of one row, computed when first asked for.
+
+    A product whose value only an addition reads is contracted with it, `x y + z` rounded once:
+    that is decided by the graph alone, so every machine and every schedule has the same bits.
+
+    Args:
+        e: the function being written.
+        graph: whose nodes are meant.
+        units: H, what the step reads as its width.
+        given: nodes that lie in memory, and how to load them.
+    """
+
+    def __init__(self, e: Emit, graph: Graph, units: Num, given: dict[int, Callable[[], Any]]):
+        self.e, self.graph, self.units, self.given = e, graph, units, given
+        self._values: dict[int, Any] = {}
+        self._uses = [0] * len(graph.nodes)
+        for node in graph.nodes:
+            for i in node.inputs:
+                self._uses[i] += 1
+
+    def value(self, index: int | None) -> Any:
+        """The vector of a node; zeros for a gradient that is nothing."""
+        found = _ZERO if index is None else self._value(index)
+        return self.e.zero() if found is _ZERO else found
+
+    def _value(self, index: int) -> Any:
+        if index not in self._values:
+            load = self.given.get(index)
+            self._values[index] = load() if load else self._computed(index)
+        return self._values[index]
+
+    def _computed(self, index: int) -> Any:
+        node = self.graph.nodes[index]
+        if node.op in ("number", "full"):
+            return self.e.kind.vector([float(node.constants[0])] * self.e.kind.lanes)  # type: ignore[arg-type]
+        if node.op == "width":
+            return self.e.splat(self.e.b.sitofp(self.units.value, self.e.kind.real))
+        if node.op == "transposed":
+            return _ZERO
+        if node.op == "sum_rows":  # every row's part; the rows are summed when all are there
+            return self._value(node.inputs[0])
+        if node.op in ("add", "sub"):
+            return self._sum(index)
+        values = [self._value(i) for i in node.inputs]
+        assert _ZERO not in [v for v in values if isinstance(v, str)], str(node)
+        return maths.apply(self.e.b, node.op, values, node.constants)
+
+    def _sum(self, index: int) -> Any:
+        """x + z or x - z, contracted where one of them is a product read by nothing else."""
+        node = self.graph.nodes[index]
+        x, z = node.inputs
+        for one, other, first in ((x, z, True), (z, x, False)):
+            if self._is_single_product(one) and not self._is_nothing(other):
+                return self._contracted(node.op, one, other, first)
+        left, right = self._value(x), self._value(z)
+        if left is _ZERO or right is _ZERO:
+            assert node.op == "add"
+            return right if left is _ZERO else left
+        return maths.apply(self.e.b, node.op, [left, right], ())
+
+    def _contracted(self, op: str, product: int, other: int, first: bool) -> Any:
+        x, y = (self._value(i) for i in self.graph.nodes[product].inputs)
+        z = self._value(other)
+        if op == "sub":
+            if first:
+                z = self.e.b.fneg(z)
+            else:
+                x = self.e.b.fneg(x)
+        return self.e.fma(x, y, z)
+
+    def _is_single_product(self, index: int) -> bool:
+        node = self.graph.nodes[index]
+        return node.op == "mul" and self._uses[index] == 1 and index not in self.given
+
+    def _is_nothing(self, index: int) -> bool:
+        return self._value(index) is _ZERO

@@ -1,0 +1,85 @@
+"""Products over many rows and columns, cut into register tiles.
+
+Columns go in panels of at most WIDEST vectors, as even as can be; rows in tiles of at most the
+height that the machine's registers allow, as even as can be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm.block import common
+from throughtime.compiler.llvm.emit import Emit, Kind, Num
+from throughtime.compiler.llvm.tile import COLUMN_ROWS, WIDEST
+
+PLACES = 16
+"""Entries of the table of tiles for each number of vectors."""
+
+
+@contextmanager
+def parts_of(
+    e: Emit, total: Num, most: Num, mine: tuple[Num, Num] | None = None
+) -> Iterator[tuple[Num, Num]]:
+    """Cut `total` things into parts of at most `most`, as even as can be: first and size of each.
+
+    With `mine`, a thread's number and how many there are, only this thread's parts.
+    """
+    count = (total + most - 1) // most
+    least, more = total // count.most(1), total % count.most(1)
+    start, step = mine or (e.number(0), e.number(1))
+    with e.loop(count, start=start, step=step) as part:
+        first = part.index * least + part.index.least(more)
+        yield first, part.index.choose("<", more, least + 1, least)
+
+
+def write_product(module: ir.Module, kind: Kind) -> Emit:
+    """C = start + A B, B packed in panels: `product(block, ...)` as in a tile, and rows, vectors.
+
+    for panels of columns: for tiles of rows: tile
+    """
+    names = ("block", "start", "start_row", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
+             "rows", "vectors")  # fmt: skip
+    e = Emit(module, "product", kind, names, internal=True)
+    c, g = common(e), e.given
+    with parts_of(e, g["vectors"], e.number(WIDEST)) as (first, V):
+        panel = g["B"] + first * (g["parts"] * g["K"] * kind.size)
+        column = first * kind.size
+        with parts_of(e, g["rows"], e.word(c["heights"] + V * 8)) as (row, R):
+            e.call_at(
+                e.word(c["tiles"] + (V * PLACES + R) * 8),
+                g["start"] + g["start_row"] * row + column, g["start_row"], c["flat"],
+                g["A"] + g["A_row"] * row, g["A_row"], g["A_part"], panel, g["parts"], g["K"],
+                g["C"] + g["C_row"] * row + column, g["C_row"],
+            )  # fmt: skip
+    e.done()
+    return e
+
+
+def write_column_product(module: ir.Module, kind: Kind) -> Emit:
+    """C = start + A^T B over K rows of A and B: `column_product(block, ...)`.
+
+    for panels of columns: for tiles of rows (of C): column tile
+    """
+    names = ("block", "start", "start_row", "A", "A_step", "B", "B_step", "K", "C", "C_row", "rows",
+             "vectors")  # fmt: skip
+    e = Emit(module, "column_product", kind, names, internal=True)
+    c, g = common(e), e.given
+    with parts_of(e, g["vectors"], c["column_widest"]) as (first, V):
+        column = first * kind.size
+        done = e.number(0)
+        for R in COLUMN_ROWS:
+            left = g["rows"] - done
+            function = e.word(c["columns"] + (V * PLACES + R) * 8)
+            with e.loop(left // R) as tile:
+                row = done + tile.index * R
+                e.call_at(
+                    function, g["start"] + g["start_row"] * row + column, g["start_row"],
+                    g["A"] + row * kind.bytes, g["A_step"], g["B"] + column, g["B_step"], g["K"],
+                    g["C"] + g["C_row"] * row + column, g["C_row"],
+                )  # fmt: skip
+            done = done + left // R * R
+    e.done()
+    return e

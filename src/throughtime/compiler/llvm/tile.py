@@ -1,0 +1,104 @@
+"""The register tile: R rows times V vectors of a product, one chain of fused multiply-adds each.
+
+    C[r, v] = start[r, v] + sum over k, in order, of A[r, k] B[k, v]
+
+Every element is one chain over k, whatever R and V are: that is the bit contract. The tiles know
+nothing of cells; what a panel of V vectors means is the caller's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm.emit import I64, Emit, Kind, Num
+
+WIDEST: Final = 4
+"""Vectors of the widest tile."""
+
+ARGUMENTS: Final = (
+    "start", "start_row", "places", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
+)  # fmt: skip
+"""Of a tile: where chains start (address, bytes from row to row, and V whole numbers: bytes to each
+vector), A (bytes from row to row, and from one part of a row to the next), B (packed: parts x K x V
+vectors), parts and K of each, and C (bytes from row to row)."""
+
+COLUMN_ARGUMENTS: Final = ("start", "start_row", "A", "A_step", "B", "B_step", "K", "C", "C_row")
+"""Of a tile whose A lies the other way: A[k, r] with r from number to number; bytes from k to k."""
+
+COLUMN_ROWS: Final = (8, 4, 2, 1)
+"""Rows of the tiles of the second kind."""
+
+_ROWS: Final = {32: {4: 6, 3: 8, 2: 12, 1: 12}, 16: {4: 3, 3: 4, 2: 6, 1: 8}}
+
+
+def most_rows(registers: int, vectors: int) -> int:
+    """The rows of the highest tile of so many vectors, on a machine of so many registers."""
+    return _ROWS[registers][vectors]
+
+
+def column_widest(registers: int) -> int:
+    """Vectors of the widest tile of the second kind, COLUMN_ROWS[0] rows high."""
+    return 3 if registers == 32 else 1
+
+
+def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
+    """Write the tile of R rows and V vectors; gives its name."""
+    e = Emit(module, f"tile_{vectors}_{rows}", kind, ARGUMENTS)
+    g = e.given
+    places = [e.word(g["places"], v) for v in range(vectors)]
+    start = [
+        e.load(g["start"] + g["start_row"] * r + places[v])
+        for r in range(rows)
+        for v in range(vectors)
+    ]
+    with e.loop(g["parts"], *start, g["A"].value, g["B"].value) as part:
+        *chains, a, b = part.values
+        with e.loop(g["K"], *chains, a, b) as k:
+            k.next = _step(e, k.values, rows, vectors)
+        *chains, _, b = k.values
+        part.next = [*chains, (Num(e.b, a) + g["A_part"]).value, b]
+    for i, chain in enumerate(part.values[:-2]):
+        r, v = divmod(i, vectors)
+        e.store(chain, g["C"] + g["C_row"] * r + v * kind.size)
+    e.done()
+    return str(e.function.name)
+
+
+def _step(e: Emit, values: list[Any], rows: int, vectors: int) -> list[Any]:
+    """One k: a number of each row of A, spread, times the vectors of B."""
+    *chains, a_value, b_value = values
+    a, b = Num(e.b, a_value), Num(e.b, b_value)
+    weights = [e.load(b + v * e.kind.size) for v in range(vectors)]
+    for r in range(rows):
+        x = e.splat(e.real(a + e.given["A_row"] * r))
+        for v in range(vectors):
+            i = r * vectors + v
+            chains[i] = e.fma(x, weights[v], chains[i])
+    return [*chains, (a + e.kind.bytes).value, (b + vectors * e.kind.size).value]
+
+
+def write_column_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
+    """Write the tile of R rows and V vectors whose A lies with r from number to number."""
+    e = Emit(module, f"column_{vectors}_{rows}", kind, COLUMN_ARGUMENTS)
+    g = e.given
+    start = [
+        e.load(g["start"] + g["start_row"] * r + v * kind.size)
+        for r in range(rows)
+        for v in range(vectors)
+    ]
+    with e.loop(g["K"], *start, g["A"].value, g["B"].value) as k:
+        *chains, a_value, b_value = k.values
+        a, b = Num(e.b, a_value), Num(e.b, b_value)
+        weights = [e.load(b + v * kind.size) for v in range(vectors)]
+        for r in range(rows):
+            x = e.splat(e.real(a + r * kind.bytes))
+            for v in range(vectors):
+                chains[r * vectors + v] = e.fma(x, weights[v], chains[r * vectors + v])
+        k.next = [*chains, (a + g["A_step"]).value, (b + g["B_step"]).value]
+    for i, chain in enumerate(k.values[:-2]):
+        r, v = divmod(i, vectors)
+        e.store(chain, g["C"] + g["C_row"] * r + v * kind.size)
+    e.done()
+    return str(e.function.name)

@@ -1,0 +1,115 @@
+"""What the forward pass keeps for the backward pass: what costs most to compute again.
+
+A value is kept where it came from a function that is dear (an exponential, a division) and cannot
+be had from what is kept anyway; sums and products are computed again. Fewest values win, since each
+is H numbers a row and step, written once and read once.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from throughtime.compiler.graph import Graph
+
+DEAR: Final = frozenset(
+    "sigmoid tanh exp expm1 log log1p sin cos atan erf elu softplus logsigmoid silu gelu "
+    "pow sqrt rsqrt reciprocal div".split()
+)
+"""Operations that cost about as much as writing and reading a vector, or more."""
+
+FREE: Final = frozenset({"p", "number", "width", "full"})
+"""Values that are there without being kept: per-unit vectors and constants."""
+
+
+def needed_values(graph: Graph) -> frozenset[int]:
+    """The nodes of the forward step that the pointwise part of the derivative reads."""
+    found: set[int] = set()
+    seen: set[int] = set()
+    ends = [i for _, i in graph.outputs] + [p.result for p in graph.products]
+    while ends:
+        index = ends.pop()
+        if index in seen:
+            continue
+        seen.add(index)
+        if index < graph.forward:
+            found.add(index)
+        elif graph.nodes[index].op != "transposed":
+            ends.extend(graph.nodes[index].inputs)
+        else:
+            continue
+    return frozenset(found)
+
+
+def saved_values(
+    graph: Graph, needed: frozenset[int], sums: set[int], known: set[int]
+) -> tuple[tuple[int, ...], set[int]]:
+    """The nodes to keep, and those of `known` that are read.
+
+    Args:
+        graph: of the derivative.
+        needed: nodes that must be there in the backward pass.
+        sums: nodes that are sums of products, which backward does not compute again.
+        known: nodes that are there anyway, as the output is.
+    """
+    choice = _Choice(graph, needed, sums, known)
+    kept = choice.kept(set())
+    forced: set[int] = set()
+    for index in range(graph.forward):  # keep one value instead of the two it is computed from
+        trial = choice.kept(forced | {index})
+        if len(trial) < len(kept):
+            forced, kept = forced | {index}, trial
+    for index in sorted(kept, reverse=True):  # compute again what the rest can give
+        rest = kept - {index}
+        if graph.nodes[index].op in DEAR and choice.gives(rest, index):
+            kept = rest
+    return tuple(sorted(kept)), choice.read(kept)
+
+
+class _Choice:
+    """Which values follow from which kept ones."""
+
+    def __init__(
+        self, graph: Graph, needed: frozenset[int], sums: set[int], known: set[int]
+    ) -> None:
+        self.graph, self.needed, self.sums, self.known = graph, needed, sums, known
+
+    def kept(self, forced: set[int]) -> set[int]:
+        """What is kept when dear values and `forced` ones are never computed again."""
+        found: set[int] = set()
+        pending, seen = list(self.needed), set[int]()
+        while pending:
+            index = pending.pop()
+            node = self.graph.nodes[index]
+            if index in seen or node.op in FREE or index in self.known:
+                continue
+            seen.add(index)
+            if index in forced or self._is_source(index) or node.op in DEAR:
+                found.add(index)
+            else:
+                pending.extend(node.inputs)
+        return found
+
+    def gives(self, kept: set[int], index: int) -> bool:
+        """Whether everything needed, this node among it, follows from what is kept."""
+        return all(self._follows(kept, i) for i in (*self.needed, index))
+
+    def _follows(self, kept: set[int], index: int) -> bool:
+        node = self.graph.nodes[index]
+        if index in kept or index in self.known or node.op in FREE:
+            return True
+        return not self._is_source(index) and all(self._follows(kept, i) for i in node.inputs)
+
+    def read(self, kept: set[int]) -> set[int]:
+        """The known nodes that are read when these are kept."""
+        found: set[int] = set()
+        pending = [i for i in self.needed if i not in kept]
+        while pending:
+            index = pending.pop()
+            if index in self.known:
+                found.add(index)
+            elif index not in kept and not self._is_source(index):
+                pending.extend(i for i in self.graph.nodes[index].inputs)
+        return found
+
+    def _is_source(self, index: int) -> bool:
+        return index in self.sums or self.graph.nodes[index].op in ("a", "s", "U")
