@@ -123,6 +123,21 @@ class Result:
     final: tuple[Tensor, ...]
 
 
+@dataclass(frozen=True)
+class Gradients:
+    """What the derivative of a call gives.
+
+    Attributes:
+        x: as the call's; None where it was not asked for.
+        weights: for each direction, name -> gradient; empty where none were asked for.
+        start: by the state at the start of the call, for each state (D, B, width).
+    """
+
+    x: Tensor | None
+    weights: tuple[Mapping[str, Tensor], ...]
+    start: tuple[Tensor, ...]
+
+
 def packed_mask(batch_sizes: Tensor) -> Tensor:
     """(T, B) bool: the steps and rows that a packed batch holds, in its own order."""
     rows = int(batch_sizes[0]) if len(batch_sizes) else 0

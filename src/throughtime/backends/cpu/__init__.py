@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from throughtime.backends.call import Call, Result
+from throughtime.backends.call import Call, Gradients, Result
 from throughtime.backends.transforms import forward_mode
 from throughtime.compiler.plan import plan
 
@@ -57,29 +57,31 @@ def _word(dtype: torch.dtype) -> str:
 
 def forward(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
     """The result, and what `backward` needs beside the call; nothing with keep=False."""
-    from throughtime.backends.cpu import forward_pass as region
+    from throughtime.backends.cpu import forward_pass
 
-    return region.run(call, keep)
+    return forward_pass.run(call, keep)
 
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     """The shapes of what `forward` keeps, in the numbers of x."""
-    from throughtime.backends.cpu import forward_pass as region
+    from throughtime.backends.cpu import forward_pass
 
-    return region.kept_shapes(call)
+    return forward_pass.kept_shapes(call)
 
 
 def backward(
-    call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], needs: Sequence[bool]
-) -> list[Tensor | None]:
-    """Gradients of the call's tensors, in the order of `scan.form`, where they are needed.
+    call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
+    wants_weights: bool,
+) -> Gradients:  # fmt: skip
+    """The derivative.
 
     Args:
         call: as `forward` had it.
         kept: the output sequence, and what `forward` kept.
-        d_results: gradients by the results; None is zero.
-        needs: for each tensor of the call whether its gradient is asked for.
+        d_results: gradients by the sequences and the final states; None is zero.
+        wants_x: whether the gradient by x is asked for.
+        wants_weights: whether one by any weight is.
     """
-    from throughtime.backends.cpu import backward_pass as region
+    from throughtime.backends.cpu import backward_pass
 
-    return region.run(call, kept, d_results, needs)
+    return backward_pass.run(call, kept, d_results, wants_x, wants_weights)
