@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from throughtime.backends import reference, torch
-from throughtime.backends.call import Call, Result
+from torch import Tensor
+
+from throughtime.backends import cpu, reference, torch
+from throughtime.backends.call import Call, Gradients, Result
 from throughtime.errors import BackendError, OptionError
 
 
 class Backend(Protocol):
-    """What each file here offers."""
+    """What every backend offers."""
 
     name: str
 
     def refuses(self, call: Call) -> str | None:
         """Why this backend cannot take the call, or None."""
 
+
+class Open(Backend, Protocol):
+    """A backend made of torch's own operations, which every transform of torch sees through."""
+
     def run(self, call: Call) -> Result:
         """Carry the cell through time."""
 
 
-BACKENDS: dict[str, Backend] = {"torch": torch, "reference": reference}
+class Opaque(Backend, Protocol):
+    """A backend that computes its own derivative, since nothing sees inside."""
+
+    def forward(self, call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
+        """The result, and what `backward` needs beside it; nothing with keep=False."""
+
+    def kept_shapes(self, call: Call) -> list[tuple[int, ...]]:
+        """The shapes of what `forward` keeps, in the numbers of x."""
+
+    def backward(
+        self, call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None],
+        wants_x: bool, wants_weights: bool,
+    ) -> Gradients:  # fmt: skip
+        """The derivative; `kept` is the output sequence and what `forward` kept."""
+
+
+OPAQUE: Mapping[str, Opaque] = {"cpu": cpu}
+OPEN: Mapping[str, Open] = {"torch": torch, "reference": reference}
+BACKENDS: Mapping[str, Backend] = {**OPAQUE, **OPEN}
 
 
 @dataclass(frozen=True)

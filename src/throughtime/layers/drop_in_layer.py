@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from throughtime.backends import cpu
 from throughtime.backends.torch import KERNELS, carries_stack
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
@@ -122,6 +123,8 @@ class DropIn(TorchAttributes):
 
     def _takes_stack(self, x: Tensor) -> bool:
         """Whether torch's kernel takes the call; it needs a time step, cuDNN a short h."""
+        if self.backend == "auto" and cpu.refuses_cell(self.cell, x) is None:
+            return False
         if x.is_cuda and self.proj_size > self.hidden_size:
             return False
         return carries_stack(self.backend) and x.shape[1 if self.batch_first else 0] > 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterable
 
-from throughtime.backends import BACKENDS, choose
+import torch
+from torch import Tensor
+
+from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result
 from throughtime.scan.form import flatten
 from throughtime.scan.function import Scan
@@ -27,7 +30,17 @@ def scan(call: Call, backend: str = "auto") -> Result:
     """
     if torch.compiler.is_compiling():
         return operator(call, backend)
-    return BACKENDS[choose(call, backend).name].run(call)
+    name = choose(call, backend).name
+    if name in OPEN:
+        return OPEN[name].run(call)
+    if torch._C._functorch.get_dynamic_layer_stack_depth() or _recorded(flatten(call)[1]):
+        return operator(call, name)
+    return OPAQUE[name].forward(call, keep=False)[0]
+
+
+def _recorded(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether autograd records what is done with one of these."""
+    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
 
 
 def operator(call: Call, backend: str = "auto") -> Result:
@@ -35,11 +48,14 @@ def operator(call: Call, backend: str = "auto") -> Result:
     if call.rounded:
         call = call.in_weights_dtype()  # what is compiled runs the op without autocast
     form, tensors = flatten(call)
-    if torch.compiler.is_compiling() and torch._C._functorch.get_dynamic_layer_stack_depth():
+    below = torch._C._functorch.get_dynamic_layer_stack_depth()
+    keep = bool(below) or _recorded(tensors)
+    if torch.compiler.is_compiling() and below:
         # Below torch.func the compiler cannot trace the function; the op itself has a rule for
         # vmap, and its guard raises where a derivative would be lost.
-        found = scan_forward(call.cell.key, backend, list(form), tensors)
+        found = scan_forward(call.cell.key, backend, list(form), False, tensors)
     else:
-        found = Scan.apply(call.cell.key, backend, tuple(form), *tensors)  # type: ignore[no-untyped-call]
-    count = len(call.cell.state_names) if call.record else 1
-    return Result(tuple(found[:count]), tuple(found[count:]))
+        found = Scan.apply(call.cell.key, backend, tuple(form), keep, *tensors)  # type: ignore[no-untyped-call]
+    states = len(call.cell.state_names)
+    count = states if call.record else 1
+    return Result(tuple(found[:count]), tuple(found[count : count + states]))

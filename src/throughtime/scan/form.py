@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from throughtime.backends.call import Call
+from throughtime.backends.call import Call, Gradients
 from throughtime.cells import Cell
 from throughtime.cells.parameters import parameter_shapes
 
@@ -62,3 +62,21 @@ def unflatten(cell: Cell, form: Sequence[int], tensors: Sequence[Tensor | None])
         cell, f.hidden_size, x, weights, state, initial, lengths, reset, batch_sizes,
         inputs, mask, zoneout, bool(f.record),
     )  # fmt: skip
+
+
+def result_count(cell: Cell, form: Sequence[int]) -> int:
+    """How many tensors a call gives: its sequences and final states."""
+    states = len(cell.state_names)
+    return states + (states if Form(*form).record else 1)
+
+
+def flatten_gradients(call: Call, found: Gradients) -> list[Tensor | None]:
+    """Gradients in the order of the call's tensors; None where there is none to be had."""
+    weights = [g.get(n) for w, g in zip(call.weights, found.weights, strict=True) for n in w]
+    inputs = [None] * len(call.cell.layout.inputs)
+    state = list(found.start) if call.state is not None else []
+    initial: list[Tensor | None] = []
+    if call.initial is not None:  # with a state given, nothing started there
+        initial = [None if call.state is not None else v.sum(1) for v in found.start]
+    zoneout = [None] * len(call.zoneout or ())
+    return [found.x, None, None, None, None, *weights, *inputs, *state, *initial, *zoneout]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.registry import registered
-from throughtime.scan.form import unflatten
+from throughtime.scan.form import result_count, unflatten
 from throughtime.scan.raw import gradients, results, scan_backward, scan_forward
 
 
@@ -22,25 +22,30 @@ class Scan(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(cell: str, backend: str, form: tuple[int, ...], *tensors: Any) -> Any:
-        return tuple(scan_forward(cell, backend, list(form), list(tensors)))
+    def forward(cell: str, backend: str, form: tuple[int, ...], keep: bool, *tensors: Any) -> Any:
+        return tuple(scan_forward(cell, backend, list(form), keep, list(tensors)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.cell, ctx.backend, ctx.form, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.cell, ctx.backend, ctx.form, _, *tensors = inputs
+        ctx.results = result_count(registered(ctx.cell), ctx.form)
+        kept = output[ctx.results :]
+        ctx.mark_non_differentiable(*kept)
+        ctx.kept = len(kept) + 1 if kept else 0
+        ctx.save_for_backward(*tensors, *((output[0], *kept) if kept else ()))
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *d_results: Any) -> Any:
-        needs = tuple(ctx.needs_input_grad[3:])
-        given = (ctx.cell, ctx.backend, ctx.form, needs)
+        needs = tuple(ctx.needs_input_grad[4:])
+        given = (ctx.cell, ctx.backend, ctx.form, needs, ctx.kept)
+        d_results = d_results[: ctx.results]
         if torch.compiler.is_compiling():  # the compiler has no double backward to lose
             found = ScanBackward.forward(*given, *ctx.saved_tensors, *d_results)
         else:
             found = ScanBackward.apply(*given, *ctx.saved_tensors, *d_results)  # type: ignore[no-untyped-call]
         gradients = iter(found)
-        return (None, None, None, *(next(gradients) if need else None for need in needs))
+        return (None, None, None, None, *(next(gradients) if need else None for need in needs))
 
 
 class ScanBackward(torch.autograd.Function):
@@ -50,22 +55,31 @@ class ScanBackward(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        cell: str, backend: str, form: tuple[int, ...], needs: tuple[bool, ...], *tensors: Any
-    ) -> Any:
-        inputs, d_results = list(tensors[: len(needs)]), list(tensors[len(needs) :])
-        return tuple(scan_backward(cell, backend, list(form), list(needs), inputs, d_results))
+        cell: str, backend: str, form: tuple[int, ...], needs: tuple[bool, ...], kept: int,
+        *tensors: Any,
+    ) -> Any:  # fmt: skip
+        count = len(needs)
+        inputs, saved = list(tensors[:count]), list(tensors[count : count + kept])
+        return tuple(
+            scan_backward(
+                cell, backend, list(form), list(needs), inputs, saved, list(tensors[count + kept :])
+            )
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.cell, _, ctx.form, ctx.needs, *tensors = inputs
-        ctx.save_for_backward(*tensors)
+        ctx.cell, _, ctx.form, ctx.needs, ctx.kept, *tensors = inputs
+        count = len(ctx.needs)
+        ctx.save_for_backward(*tensors[:count], *tensors[count + ctx.kept :])
         ctx.set_materialize_grads(False)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *d_gradients: Any) -> Any:
-        wants = ctx.needs_input_grad[4:]
+        # What the forward pass kept says nothing that the inputs do not say.
         count = len(ctx.needs)
+        asked = ctx.needs_input_grad[5:]
+        wants = (*asked[:count], *asked[count + ctx.kept :])
         with torch.enable_grad():
             leaves = [_leaf(v, want or need) for v, want, need in zip(
                 ctx.saved_tensors, wants, (*ctx.needs, *[False] * (len(wants) - count)), strict=True
@@ -74,9 +88,10 @@ class ScanBackward(torch.autograd.Function):
             call = unflatten(registered(ctx.cell), ctx.form, inputs)
             wanted = [v if need else None for v, need in zip(inputs, ctx.needs, strict=True)]
             first = gradients(results(call, "reference"), wanted, d_results, create_graph=True)
-            asked = [v if want else None for v, want in zip(leaves, wants, strict=True)]
-            found = iter(gradients(first, asked, d_gradients))
-        return (None, None, None, None, *(next(found) if want else None for want in wants))
+            leaves = [v if want else None for v, want in zip(leaves, wants, strict=True)]
+            found = iter(gradients(first, leaves, d_gradients))
+        second = [next(found) if want else None for want in wants]
+        return (*[None] * 5, *second[:count], *[None] * ctx.kept, *second[count:])
 
 
 def _leaf(v: Tensor | None, wanted: bool) -> Tensor | None:

@@ -13,44 +13,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.backends import BACKENDS, choose
+from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result
 from throughtime.cells import Cell
 from throughtime.cells.registry import registered
 from throughtime.errors import TransformError
-from throughtime.scan.form import unflatten
+from throughtime.scan.form import flatten_gradients, unflatten
 
 Tensors = list[Tensor | None]
 
 _library = torch.library.Library("throughtime", "DEF")
-_library.define("scan_forward(str cell, str backend, int[] form, Tensor?[] tensors) -> Tensor[]")
+_library.define(
+    "scan_forward(str cell, str backend, int[] form, bool keep, Tensor?[] tensors) -> Tensor[]"
+)
 _library.define(
     "scan_backward(str cell, str backend, int[] form, bool[] needs, Tensor?[] tensors, "
-    "Tensor?[] d_results) -> Tensor[]"
+    "Tensor[] kept, Tensor?[] d_results) -> Tensor[]"
 )
 scan_forward = torch.ops.throughtime.scan_forward.default
 scan_backward = torch.ops.throughtime.scan_backward.default
 
 
 def results(call: Call, backend: str) -> list[Tensor]:
-    """Sequences and final states of a call as one list."""
-    result: Result = BACKENDS[choose(call, backend).name].run(call)
+    """Sequences and final states of a call as one list, for autograd to see through."""
+    result: Result = OPEN[choose(call, backend).name].run(call)
     return [*result.sequences, *result.final]
 
 
-def _forward(cell: str, backend: str, form: Sequence[int], tensors: Tensors) -> list[Tensor]:
+def _forward(
+    cell: str, backend: str, form: Sequence[int], keep: bool, tensors: Tensors
+) -> list[Tensor]:
     """The op's value: fresh contiguous tensors, as the fake below promises."""
+    call = unflatten(registered(cell), form, tensors)
     with torch.no_grad():
-        found = results(unflatten(registered(cell), form, tensors), backend)
+        name = choose(call, backend).name
+        if name in OPAQUE:
+            result, kept = OPAQUE[name].forward(call, keep)
+            return [*result.sequences, *result.final, *kept]
+        found = results(call, name)
     inputs = {v.data_ptr() for v in tensors if v is not None}
     return [v.clone() if v.data_ptr() in inputs else v.contiguous() for v in found]
 
 
 def _backward(
     cell: str, backend: str, form: Sequence[int], needs: Sequence[bool], tensors: Tensors,
-    d_results: Tensors,
+    kept: list[Tensor], d_results: Tensors,
 ) -> list[Tensor]:  # fmt: skip
-    """Gradients of the tensors that need one, by running the backend again under autograd."""
+    """Gradients of the tensors that need one.
+
+    A backend that kept something computes them; another is run again, under autograd.
+    """
+    if kept:
+        return _opaque_backward(backend, unflatten(registered(cell), form, tensors), needs,
+                                tensors, kept, d_results)  # fmt: skip
     with _with_autograd():
         leaves = [
             v.detach().requires_grad_(need) if v is not None else None
@@ -58,6 +73,21 @@ def _backward(
         ]
         found = results(unflatten(registered(cell), form, leaves), backend)
         return gradients(found, leaves, d_results)
+
+
+def _opaque_backward(
+    backend: str, call: Call, needs: Sequence[bool], tensors: Tensors, kept: list[Tensor],
+    d_results: Tensors,
+) -> list[Tensor]:  # fmt: skip
+    one = OPAQUE[backend] if backend in OPAQUE else next(iter(OPAQUE.values()))
+    with torch.no_grad():
+        found = one.backward(call, kept, d_results, needs[0], any(needs[1:]))
+    flat = flatten_gradients(call, found)
+    return [
+        torch.zeros_like(v) if d is None else d
+        for v, d, need in zip(tensors, flat, needs, strict=True)
+        if need and v is not None
+    ]
 
 
 def gradients(
@@ -106,14 +136,20 @@ def _result_shapes(cell: Cell, call: Call) -> list[tuple[int, ...]]:
     return [*((*call.x.shape[:-1], D, w) for w in recorded), *((D, rows, w) for w in widths)]
 
 
-def _fake_forward(cell: str, backend: str, form: Sequence[int], tensors: Tensors) -> list[Tensor]:
+def _fake_forward(
+    cell: str, backend: str, form: Sequence[int], keep: bool, tensors: Tensors
+) -> list[Tensor]:
     call = unflatten(registered(cell), form, tensors)
-    return [call.x.new_empty(shape) for shape in _result_shapes(call.cell, call)]
+    shapes = _result_shapes(call.cell, call)
+    if keep:
+        name = choose(call, backend).name
+        shapes += OPAQUE[name].kept_shapes(call) if name in OPAQUE else []
+    return [call.x.new_empty(shape) for shape in shapes]
 
 
 def _fake_backward(
     cell: str, backend: str, form: Sequence[int], needs: Sequence[bool], tensors: Tensors,
-    d_results: Tensors,
+    kept: list[Tensor], d_results: Tensors,
 ) -> list[Tensor]:  # fmt: skip
     wanted = zip(tensors, needs, strict=True)
     return [torch.empty_like(v) for v, need in wanted if need and v is not None]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients, Result
 from throughtime.backends.transforms import forward_mode
+from throughtime.cells import Cell
 from throughtime.compiler.plan import plan
 
 name = "cpu"
@@ -16,24 +17,28 @@ name = "cpu"
 
 def refuses(call: Call) -> str | None:
     """Why no machine code can carry this call, or None."""
+    return _kind(call) or refuses_cell(call.cell, call.x)
+
+
+def refuses_cell(cell: Cell, x: Tensor) -> str | None:
+    """Why no plain call of this cell on such an input can be carried, or None."""
     from throughtime.compiler.llvm import machine
 
-    reason = _kind(call) or forward_mode() or machine.reason()
-    if reason is not None:
-        return reason
-    found = plan(call.cell)
-    return found if isinstance(found, str) else None
-
-
-def _kind(call: Call) -> str | None:
-    """What the compiled loops do not offer, or numbers that they do not compute with."""
-    x = call.x
     if x.device.type != "cpu":
         return f"it computes on the processor, and the input is on {x.device.type}"
     if x.dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 and float64, and the input is {_word(x.dtype)}"
-    if call.rounded:
+    if torch.is_autocast_enabled("cpu"):
         return "autocast rounds products, which compiled code does not"
+    reason = forward_mode() or machine.reason()
+    if reason is not None:
+        return reason
+    found = plan(cell)
+    return found if isinstance(found, str) else None
+
+
+def _kind(call: Call) -> str | None:
+    """What the compiled loops do not offer."""
     given = {
         "resets": call.reset,
         "a recurrent dropout": call.recurrent_mask,
@@ -46,8 +51,8 @@ def _kind(call: Call) -> str | None:
     others = [v for w in call.weights for v in w.values()]
     others += [*(call.state or ()), *(call.initial or ())]
     for v in others:
-        if v.dtype != x.dtype or v.device != x.device:
-            return f"weights and states must be {_word(x.dtype)} on cpu like the input"
+        if v.dtype != call.x.dtype or v.device != call.x.device:
+            return f"weights and states must be {_word(call.x.dtype)} on cpu like the input"
     return None
 
 
