@@ -2,28 +2,42 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result
-from throughtime.backends.cpu.sizes import Arena, padded, rows_of, steps_in_block, team_for
+from throughtime.backends.cpu.sizes import (
+    Rows,
+    Team,
+    flops_of,
+
+    rows_of,
+    steps_in_block,
+    team_for,
+    strides_of,
+)
 from throughtime.backends.cpu.words import (
-    Block,
-    Job,
-    addresses,
+    Arena,
+    Given,
+    Shape,
+    Template,
+    call_addresses,
     common_words,
     contiguous,
-    flops_of,
+    direction_words,
     gate_numbers,
-    panel_places,
-    time_steps,
+    shared_lists,
+    start_of,
 )
-from throughtime.compiler.llvm import machine, threads
+from throughtime.compiler.llvm import machine
 from throughtime.compiler.llvm.code import forward_code
 from throughtime.compiler.plan import Plan, plan
 
-TILE_ROWS = 32
-"""Rows of the highest tile, and more."""
+HIGHEST = 12
+"""Rows of the highest tile of any machine."""
 
 LEAST_ROWS = 48
 """Rows of a block's input product, so that its tiles are full."""
@@ -32,16 +46,16 @@ LEAST_ROWS = 48
 def run(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
     """The result, and with `keep` what the backward pass needs beside it."""
     call = contiguous(call)
-    job = _job(call)
-    rows, D, H = job.rows, call.directions, job.H
-    kind = {"dtype": call.x.dtype, "device": "cpu"}
-    lead = call.x.shape[:-1]
-    ragged = call.lengths is not None
-    y = (torch.zeros if ragged else torch.empty)(*lead, D, H, **kind)
-    final = [torch.empty(D, rows.B, H, **kind) for _ in job.plan.state_names]
-    saved = torch.empty(kept_shape(call, job.plan), **kind) if keep else None
+    found, target = plan(call.cell), machine.host()
+    assert isinstance(found, Plan) and target is not None
+    rows = rows_of(call)
+    x, D, H = call.x, call.directions, call.hidden_size
+    new = x.new_empty if call.lengths is None else x.new_zeros
+    y = new((*x.shape[:-1], D, H))
+    final = [x.new_empty((D, rows.B, H)) for _ in found.state_names]
+    saved = x.new_empty(kept_shape(call, found)) if keep else None
     if rows.B:
-        _carry(job, y, final, saved)
+        _carry(call, found, rows, y, final, saved)
     return Result((y,), tuple(final)), [] if saved is None else [saved]
 
 
@@ -62,78 +76,107 @@ def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
     return (call.directions, rows, len(found.saved), units)
 
 
-def _job(call: Call) -> Job:
-    found, target = plan(call.cell), machine.host()
-    assert isinstance(found, Plan) and target is not None
-    code = forward_code(found, call.x.element_size(), target)
-    rows = rows_of(call)
+class _Key(NamedTuple):
+    """What the words of a call with full rows follow from."""
+
+    cell: Any
+    bytes: int
+    target: machine.Machine
+    rows: Rows
+    team: Team
+    sizes: tuple[int, int, int]
+    x: tuple[int, int]
+    y: tuple[int, int]
+    packed: bool
+    keep: bool
+
+
+def _carry(
+    call: Call, found: Plan, rows: Rows, y: Tensor, final: list[Tensor], saved: Tensor | None
+) -> None:
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B)
-    return Job(call, found, code, rows, team)
-
-
-def _carry(job: Job, y: Tensor, final: list[Tensor], saved: Tensor | None) -> None:
-    call, rows, plan = job.call, job.rows, job.plan
-    kind, packed = job.code.kind, call.batch_sizes is not None
-    chunk = -(-rows.B // job.team.chunks)
-    pre_row = len(plan.sums) * job.H_row
-    block_steps = steps_in_block(rows.T, chunk, pre_row + job.I_row, LEAST_ROWS)
-    arena, places = Arena(), {}
-    gates = len(plan.with_u)
-    pre = -(-chunk * block_steps * job.I_row // 64) * 64
-    chains = pre + -(-chunk * block_steps * pre_row // 64) * 64
-    scratch_size = chains + TILE_ROWS * max(1, job.panel * gates) * kind.size
-    scratch_size = -(-scratch_size // 64) * 64
-    scratch = arena.reserve(job.team.threads * scratch_size)
-    if saved is None:  # every row saves to one place
-        scrap = arena.reserve(job.saved_row)
-    sizes = {
-        "W_pack": len(plan.with_a) * job.H_row * job.I,
-        "U_pack": gates * job.H_row * job.H,
-        "bias": len(plan.sums) * job.H_row,
-        "vector": len(plan.vectors) * job.H_row,
-        "state": len(plan.state_names) * rows.B * job.H_row,
-        "new": rows.B * job.H_row,
-    }
-    for d in range(call.directions):
-        places[d] = {name: arena.reserve(bytes) for name, bytes in sizes.items()}
-    memory = arena.taken()
-    base = memory.data_ptr()
-    x_array, x_steps, x_row = time_steps(call.x, rows, packed)
-    y_array, y_steps, y_row = time_steps(y, rows, packed)
-    bounds = rows.bounds(job.team.chunks)
-    common = common_words(
-        job, cell_forward=job.code.cell, x=call.x.data_ptr(), x_steps=x_steps, x_row=x_row,
-        y=y.data_ptr(), y_steps=y_steps, y_row=y_row, block=block_steps, scratch=base + scratch,
-        scratch_size=scratch_size, pre=pre, chains=chains, packs=1,
+    packed = call.batch_sizes is not None
+    sizes = call.directions, call.hidden_size, call.x.shape[-1]
+    target = machine.host()
+    assert target is not None
+    key = _Key(
+        call.cell, call.x.element_size(), target, rows, team, sizes, strides_of(call.x, packed),
+        strides_of(y, packed), packed, saved is not None,
     )  # fmt: skip
-    if saved is None:
+    ragged = packed or call.lengths is not None
+    template, shape = (_template if ragged else _kept_template)(key)
+    start = start_of(call)
+    addresses = call_addresses(call, start)
+    addresses["y"] = y.data_ptr()
+    size = y.element_size()
+    for d in range(call.directions):
+        for s, v in enumerate(final):
+            addresses[f"final{s} {d}"] = v.data_ptr() + d * v.stride(0) * size
+        if saved is not None:
+            addresses[f"saved {d}"] = saved.data_ptr() + d * saved.stride(0) * size
+    template.run(shape, addresses)
+
+
+def _template(key: _Key) -> tuple[Template, Shape]:
+    found = plan(key.cell)
+    assert isinstance(found, Plan)
+    shape = Shape(
+        found, forward_code(found, key.bytes, key.target), key.rows, key.team, *key.sizes, key.x,
+        key.y, key.packed, gate_numbers(found, key.cell),
+    )  # fmt: skip
+    arena = Arena()
+    common = common_words(shape, cell_forward=shape.code.cell, packs=1) | _scratch(shape, arena)
+    scrap = arena.reserve(len(found.saved) * shape.H_row)
+    if not key.keep:  # every row saves to one place
         common["saved_row"] = 0
-    block = Block(common, call.directions, 2 * 64 + call.directions * 64 + len(bounds) + 64)
-    block.set_common("places", block.list_of(panel_places(job) or [0]))
-    block.set_common("flat", block.list_of([v * kind.size for v in range(8)]))
-    block.set_common("bounds", block.list_of(bounds))
-    block.set_common("counter", block.list_of([0]))
-    numbers_a, numbers_u = gate_numbers(plan, call.cell)
-    for d, weights in enumerate(call.weights):
-        found = {name: base + place for name, place in places[d].items()}
-        found |= weight_words(weights)
-        own = addresses([weights[n] for n in plan.vectors])
-        start = [0] * len(final) if call.state is None else addresses([v[d] for v in call.state])
-        found |= {
-            "reverse": d,
-            "y_first": d * y.stride(-2) * y.element_size(),
-            "own": block.list_of(own or [0]),
-            "gate_a": block.list_of(numbers_a),
-            "gate_u": block.list_of(numbers_u),
-            "start": block.list_of(start),
-            "final": block.list_of(addresses([v[d] for v in final])),
-            "saved": base + scrap if saved is None else saved[d].data_ptr(),
-        }
-        block.set_direction(d, found)
-    threads.call(job.code.region, block.address, job.team.threads, job.team.release_gil)
+    gates, states = len(found.with_u), len(found.state_names)
+    sizes = {
+        "W_pack": len(found.with_a) * shape.H_row * shape.I,
+        "U_pack": gates * shape.H_row * shape.H,
+        "bias": len(found.sums) * shape.H_row,
+        "vector": len(found.vectors) * shape.H_row,
+        "state": states * key.rows.B * shape.H_row,
+        "new": key.rows.B * shape.H_row,
+    }
+    places = [arena.reserve_all(sizes) for _ in range(shape.D)]
+    template = Template(arena, common, 64 * (shape.D + 2) + key.team.chunks, shape.D)
+    shared_lists(template, shape)
+    template.set_common("places", template.list_of(_panel_places(shape)))
+    for d in range(shape.D):
+        words = direction_words(template, shape, d) | places[d]
+        words["final"] = template.list_of([Given(f"final{s} {d}") for s in range(states)])
+        if not key.keep:
+            words["saved"] = scrap
+        template.set_direction(d, words)
+    return template, shape
 
 
-def weight_words(weights) -> dict[str, int]:
-    """Addresses of the parameters of one direction; 0 for what it has not."""
-    names = {"W": "weight_ih", "U": "weight_hh", "W_bias": "bias_ih", "U_bias": "bias_hh"}
-    return {w: weights[n].data_ptr() if n in weights else 0 for w, n in names.items()}
+_kept_template = functools.lru_cache(maxsize=256)(_template)
+
+
+def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
+    """What each thread works in: x of a block of steps, its sums, and a tile's chains."""
+    rows, team = shape.rows, shape.team
+    chunk = -(-rows.B // team.chunks)
+    pre_row = len(shape.plan.sums) * shape.H_row
+    block = steps_in_block(rows.T, chunk, pre_row + shape.I_row, LEAST_ROWS)
+    own = Arena()
+    own.reserve(chunk * block * shape.I_row)
+    pre = own.reserve(chunk * block * pre_row)
+    vectors = max(1, shape.panel * len(shape.plan.with_u))
+    chains = own.reserve(HIGHEST * vectors * shape.code.kind.size)
+    return {
+        "block": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,
+        "scratch": arena.reserve(team.threads * own.bytes),
+    }  # fmt: skip
+
+
+def _panel_places(shape: Shape) -> list[int]:
+    """Bytes from the start of a panel's sums to where each of its vectors begins."""
+    gates, first = len(shape.plan.with_u), len(shape.plan.sums) - len(shape.plan.with_u)
+    size = shape.code.kind.size
+    return [
+        (first + g) * shape.H_row + block * size
+        for block in range(shape.panel if gates else 0)
+        for g in range(gates)
+    ]

@@ -6,12 +6,15 @@ import functools
 from array import array
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.compiler.llvm import threads
+from throughtime.compiler.plan import Plan
 
 FLOPS_PER_US = 60_000
 """Of one core, for the prediction whether threads pay."""
@@ -24,7 +27,7 @@ CACHED_BYTES = 384 * 1024
 
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Which rows each step has, with addresses of the arrays that compiled code reads.
 
@@ -81,38 +84,25 @@ def rows_of(call: Call) -> Rows:
     return Rows(len(alive), call.rows, N, alive, np.cumsum(alive) - alive, order)
 
 
-@functools.lru_cache(maxsize=256)
-def steps(T: int, bytes: int) -> tuple[np.ndarray, int]:
-    """Bytes to each step, when they lie evenly; with the array's address."""
-    found = np.arange(T, dtype=np.int64) * bytes
-    return found, found.ctypes.data
-
-
-@dataclass(frozen=True)
-class Team:
+class Team(NamedTuple):
     """How many threads, and how rows are cut among them.
 
     Attributes:
         threads: asked for.
         chunks: of rows, for each direction.
-        flops: of the work.
+        release_gil: whether other Python threads may run meanwhile.
     """
 
     threads: int
     chunks: int
-    flops: float
-
-    @property
-    def release_gil(self) -> bool:
-        """Whether other Python threads may run meanwhile."""
-        return threads.worth_releasing(self.flops / FLOPS_PER_US / self.threads)
+    release_gil: bool
 
 
 def team_for(flops: float, directions: int, rows: int) -> Team:
     """The team for so much work."""
     free = threads.available() if flops > PARALLEL_US * FLOPS_PER_US else 1
     chunks = max(1, min(free // directions, rows))
-    return Team(free, chunks, flops)
+    return Team(free, chunks, threads.worth_releasing(flops / FLOPS_PER_US / free))
 
 
 def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:
@@ -121,29 +111,34 @@ def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:
     return max(1, min(T, max(fit, -(-least_rows // max(1, rows)))))
 
 
+def flops_of(plan: Plan, call: Call, rows: int) -> float:
+    """Of the forward products, and some for the pointwise part."""
+    H, I = call.hidden_size, call.x.shape[-1]
+    products = 2.0 * H * (len(plan.with_a) * I + len(plan.with_u) * H)
+    return (products + 100.0 * H) * rows * call.directions
+
+
+def strides_of(v: Tensor, packed: bool) -> tuple[int, int]:
+    """Bytes of a tensor from step to step, 0 where it is packed, and from row to row."""
+    size = v.element_size()
+    if packed:
+        return 0, v.stride(0) * size
+    return v.stride(0) * size, v.stride(1) * size
+
+
+def time_steps(rows: Rows, strides: tuple[int, int], packed: bool) -> np.ndarray:
+    """Bytes to each step of a tensor."""
+    if packed:
+        return rows.offset * strides[1]
+    return np.arange(rows.T, dtype=np.int64) * strides[0]
+
+
 def padded(count: int, lanes: int, bytes: int) -> int:
     """Bytes of a row of numbers, padded to whole vectors."""
     return -(-count // lanes) * lanes * bytes
 
 
-class Arena:
-    """Memory that machine code works in, laid out before it is taken."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-
-    def reserve(self, bytes: int) -> int:
-        """Where so many bytes will lie, from the arena's start."""
-        place = self.bytes
-        self.bytes += -(-bytes // 64) * 64
-        return place
-
-    def taken(self) -> torch.Tensor:
-        """The memory."""
-        return torch.empty(self.bytes, dtype=torch.uint8)
-
-
-@functools.lru_cache(maxsize=8)
+@functools.cache  # a power of two each, so there are few
 def _zeros(bytes: int) -> torch.Tensor:
     return torch.zeros(bytes, dtype=torch.uint8)
 

@@ -1,49 +1,68 @@
-"""The argument block of a region, from a call: sizes, addresses of tensors, places in the arena."""
+"""The argument block of a region: sizes, places in the arena, and addresses of a call's tensors.
+
+All but the addresses follows from shapes, so it is worked out once for a shape and kept: a
+`Template`. A call adds where its arena lies and writes its tensors' addresses.
+"""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.sizes import Arena, Rows, Team, padded, steps, zeros
+from throughtime.backends.cpu.sizes import Rows, Team, padded, time_steps, zeros
 from throughtime.compiler.llvm import threads
 from throughtime.compiler.llvm.block import COMMON, DIRECTION
-from throughtime.compiler.llvm.code import NO_LIMIT, Code
+from throughtime.compiler.llvm.code import Code
 from throughtime.compiler.plan import Plan
 
 
+class InArena(int):
+    """A place in the arena, counted from its start."""
+
+
+class InBlock(int):
+    """A place in the block itself, counted from its start."""
+
+
+class Given(str):
+    """A word that each call writes: the address of one of its tensors, by name."""
+
+
+Word = int | InArena | InBlock | Given
+
+
 @dataclass(frozen=True)
-class Job:
-    """A call with everything that forward and backward share.
+class Shape:
+    """What the words of a call follow from.
 
     Attributes:
-        call: what to carry, its tensors with numbers side by side.
-        plan: of its cell.
+        plan: of the cell.
         code: forward or backward.
-        rows: of its batch.
+        rows: of the batch.
         team: who does it.
+        D, H, I: directions, units, inputs.
+        x, y: bytes from step to step and from row to row.
+        packed: whether x holds the rows of all steps one behind the other.
+        gates: for each sum, its gate's number in W and in U.
     """
 
-    call: Call
     plan: Plan
     code: Code
     rows: Rows
     team: Team
-
-    @property
-    def H(self) -> int:
-        """Units."""
-        return self.call.hidden_size
-
-    @property
-    def I(self) -> int:
-        """Width of the input."""
-        return self.call.x.shape[-1]
+    D: int
+    H: int
+    I: int
+    x: tuple[int, int]
+    y: tuple[int, int]
+    packed: bool
+    gates: tuple[list[int], list[int]]
 
     @property
     def H_row(self) -> int:
@@ -56,22 +75,95 @@ class Job:
         return padded(self.I, self.code.kind.lanes, self.code.kind.bytes)
 
     @property
-    def saved_row(self) -> int:
-        """Bytes of what is saved of a row."""
-        return len(self.plan.saved) * self.H_row
-
-    @property
     def panel(self) -> int:
         """Unit blocks in a panel of U: so many that its vectors make a tile; all without U."""
         gates = len(self.plan.with_u)
         return max(1, 4 // gates) if gates else max(1, self.H_row // self.code.kind.size)
 
 
-def flops_of(plan: Plan, call: Call, rows: int) -> float:
-    """Of the forward products, and some for the pointwise part."""
-    H, I = call.hidden_size, call.x.shape[-1]
-    products = 2.0 * H * (len(plan.with_a) * I + len(plan.with_u) * H)
-    return (products + 100.0 * H) * rows * call.directions
+class Arena:
+    """Memory that machine code works in, laid out before it is taken."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def reserve(self, bytes: int) -> InArena:
+        """A place for so many bytes."""
+        place = InArena(self.bytes)
+        self.bytes += -(-bytes // 64) * 64
+        return place
+
+    def reserve_all(self, sizes: Mapping[str, int]) -> dict[str, Word]:
+        """A place for each name."""
+        return {name: self.reserve(bytes) for name, bytes in sizes.items()}
+
+
+class Template:
+    """The words of every call of one shape.
+
+    Attributes:
+        arena_bytes: of the memory that a call takes.
+        given: names of the addresses that a call writes, in their order.
+    """
+
+    def __init__(self, arena: Arena, common: Mapping[str, Word], lists: int, D: int) -> None:
+        self.arena_bytes = arena.bytes
+        self.given: list[str] = []
+        self._end = len(COMMON) + D * len(DIRECTION)
+        self._words: np.ndarray = np.zeros(self._end + lists, np.int64)
+        self._arena = np.zeros_like(self._words)
+        self._block = np.zeros_like(self._words)
+        self._places: list[int] = []
+        self._held: list[Any] = []
+        for i, name in enumerate(COMMON):
+            self._set(i, common.get(name, 0))
+
+    def _set(self, place: int, word: Word) -> None:
+        if isinstance(word, Given):
+            self.given.append(word)
+            self._places.append(place)
+            return
+        self._words[place] = word
+        self._arena[place] = isinstance(word, InArena)
+        self._block[place] = isinstance(word, InBlock)
+
+    def set_direction(self, d: int, values: Mapping[str, Word]) -> None:
+        """The part of one direction; what is not named is 0."""
+        for i, name in enumerate(DIRECTION):
+            self._set(len(COMMON) + d * len(DIRECTION) + i, values.get(name, 0))
+
+    def set_common(self, name: str, word: Word) -> None:
+        """One word of the common part."""
+        self._set(COMMON.index(name), word)
+
+    def set_steps(self, name: str, shape: Shape, strides: tuple[int, int]) -> None:
+        """Bytes to each step of a tensor, and from row to row."""
+        found = time_steps(shape.rows, strides, shape.packed)
+        self._held.append(found)
+        self.set_common(f"{name}_steps", found.ctypes.data)
+        self.set_common(f"{name}_row", strides[1])
+
+    def word(self, name: str) -> int:
+        """A word of the common part that is the same for every call."""
+        return int(self._words[COMMON.index(name)])
+
+    def list_of(self, values: Sequence[Word]) -> InBlock:
+        """Numbers that a word points to."""
+        place = self._end
+        self._end += max(1, len(values))
+        for i, value in enumerate(values):
+            self._set(place + i, value)
+        return InBlock(8 * place)
+
+    def run(self, shape: Shape, addresses: Mapping[str, int]) -> None:
+        """Call the region with these tensors."""
+        arena = torch.empty(self.arena_bytes, dtype=torch.uint8)
+        words = self._words + self._arena * arena.data_ptr()
+        address = words.__array_interface__["data"][0]
+        words += self._block * address
+        words[self._places] = [addresses[name] for name in self.given]
+        team = shape.team
+        threads.call(shape.code.region, address, team.threads, team.release_gil)
 
 
 def gate_numbers(plan: Plan, cell: Any) -> tuple[list[int], list[int]]:
@@ -81,100 +173,92 @@ def gate_numbers(plan: Plan, cell: Any) -> tuple[list[int], list[int]]:
     return [a.get(s.a or "", -1) for s in plan.sums], [u.get(s.u or "", -1) for s in plan.sums]
 
 
-def time_steps(v: Tensor, rows: Rows, packed: bool) -> tuple[Any, int, int]:
-    """Bytes to each step of a tensor (array, address), and from row to row."""
-    size = v.element_size()
-    if packed:
-        found = rows.offset * (v.stride(0) * size)
-        return found, found.ctypes.data, v.stride(0) * size
-    return *steps(rows.T, v.stride(0) * size), v.stride(1) * size
-
-
-def common_words(job: Job, **more: int) -> dict[str, int]:
+def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
     """The common part of the block."""
-    plan, code, call = job.plan, job.code, job.call
-    runtime = threads.runtime() if job.team.threads > 1 else None
+    plan, code, rows = shape.plan, shape.code, shape.rows
+    runtime = threads.runtime() if shape.team.threads > 1 else None
     tiles, heights, columns = code.tables
-    alive, offset, order = job.rows.addresses
-    sums, with_a, with_u = len(plan.sums), len(plan.with_a), len(plan.with_u)
-    return dict(
-        zip(
-            COMMON,
-            [0] * len(COMMON),
-            strict=True,
-        ),
-        thread=runtime.omp_get_thread_num if runtime else 0,
-        team=runtime.omp_get_num_threads if runtime else 0,
-        **{"yield": runtime.sched_yield if runtime else 0},
-        tiles=tiles, heights=heights, columns=columns, column_widest=code.column_widest,
-        D=call.directions, T=job.rows.T, H=job.H, I=job.I, H_row=job.H_row, I_row=job.I_row,
-        sums=sums, with_a=with_a, first_u=sums - with_u, with_u=with_u,
-        states=len(plan.state_names), vectors=len(plan.vectors), panel=job.panel,
-        chunks=job.team.chunks, rows=alive, offset=offset, order=order,
-        zeros=zeros(max(job.H_row, job.I_row)), saved_row=job.saved_row,
-        state_plane=job.rows.B * job.H_row, **more,
-    )  # fmt: skip
+    alive, offset, order = rows.addresses
+    sums, with_u = len(plan.sums), len(plan.with_u)
+    found: dict[str, Word] = {
+        "tiles": tiles, "heights": heights, "columns": columns,
+        "column_widest": code.column_widest, "D": shape.D, "T": rows.T, "H": shape.H,
+        "I": shape.I, "H_row": shape.H_row, "I_row": shape.I_row, "sums": sums,
+        "with_a": len(plan.with_a), "first_u": sums - with_u, "with_u": with_u,
+        "states": len(plan.state_names), "vectors": len(plan.vectors), "panel": shape.panel,
+        "chunks": shape.team.chunks, "rows": alive, "offset": offset, "order": order,
+        "zeros": zeros(max(shape.H_row, shape.I_row)),
+        "saved_row": len(plan.saved) * shape.H_row, "state_plane": rows.B * shape.H_row,
+        "x": Given("x"), "y": Given("y"),
+    }  # fmt: skip
+    if runtime:
+        found |= {
+            "thread": runtime.omp_get_thread_num,
+            "team": runtime.omp_get_num_threads,
+            "yield": runtime.sched_yield,
+        }
+    return found | more
 
 
-class Block:
-    """The words of a region in memory, with the lists that they point to."""
-
-    def __init__(self, common: Mapping[str, int], directions: int, lists: int) -> None:
-        self._lists_at = len(COMMON) + directions * len(DIRECTION)
-        self.words = array("q", bytes(8 * (self._lists_at + lists)))
-        self.address = self.words.buffer_info()[0]
-        self.words[: len(COMMON)] = array("q", [common[name] for name in COMMON])
-
-    def set_direction(self, d: int, values: Mapping[str, int]) -> None:
-        """The part of one direction; what is not named is 0."""
-        place = len(COMMON) + d * len(DIRECTION)
-        words = array("q", [values.get(name, 0) for name in DIRECTION])
-        self.words[place : place + len(DIRECTION)] = words
-
-    def set_common(self, name: str, value: int) -> None:
-        """One word of the common part."""
-        self.words[COMMON.index(name)] = value
-
-    def list_of(self, values: Sequence[int]) -> int:
-        """Numbers that a word points to: their address."""
-        place = self._lists_at
-        self._lists_at += len(values)
-        assert self._lists_at <= len(self.words)
-        self.words[place : self._lists_at] = array("q", values)
-        return self.address + 8 * place
-
-    def place_of(self, name: str) -> int:
-        """The address of a word of the common part."""
-        return self.address + 8 * COMMON.index(name)
+def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]:
+    """What forward and backward have in common of one direction."""
+    plan = shape.plan
+    names = {"W": "weight_ih", "U": "weight_hh", "W_bias": "bias_ih", "U_bias": "bias_hh"}
+    states = range(len(plan.state_names))
+    return {
+        **{word: Given(f"{name} {d}") for word, name in names.items()},
+        "reverse": d,
+        "y_first": d * shape.H * shape.code.kind.bytes,
+        "own": template.list_of([Given(f"{name} {d}") for name in plan.vectors]),
+        "gate_a": template.list_of(shape.gates[0]),
+        "gate_u": template.list_of(shape.gates[1]),
+        "start": template.list_of([Given(f"start{s} {d}") for s in states]),
+        "saved": Given(f"saved {d}"),
+    }
 
 
-def panel_places(job: Job) -> list[int]:
-    """Bytes from the start of a panel's sums to where each of its vectors begins."""
-    gates, first = len(job.plan.with_u), len(job.plan.sums) - len(job.plan.with_u)
-    size = job.code.kind.size
-    return [
-        (first + g) * job.H_row + block * size
-        for block in range(job.panel if gates else 0)
-        for g in range(gates)
-    ]
+def shared_lists(template: Template, shape: Shape) -> None:
+    """Lists that the common part points to."""
+    size = shape.code.kind.size
+    template.set_common("flat", template.list_of([v * size for v in range(8)]))
+    bounds = shape.rows.bounds(shape.team.chunks)
+    template.set_common("bounds", template.list_of(bounds))
+    template.set_common("counter", template.list_of([0]))
+    template.set_steps("x", shape, shape.x)
+    template.set_steps("y", shape, shape.y)
 
 
-def addresses(values: Sequence[Tensor | None]) -> list[int]:
-    """Where tensors lie; 0 for none."""
-    return [0 if v is None else v.data_ptr() for v in values]
+def call_addresses(call: Call, state: Sequence[Tensor] | None) -> dict[str, int]:
+    """Addresses of what a call gives: x, the parameters, where it starts; 0 for what is not."""
+    found = {"x": call.x.data_ptr()}
+    size = call.x.element_size()
+    for d, weights in enumerate(call.weights):
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            found[f"{name} {d}"] = 0
+        for name, v in weights.items():
+            found[f"{name} {d}"] = v.data_ptr()
+        for s in range(len(call.cell.state_names)):
+            found[f"start{s} {d}"] = 0
+    for s, v in enumerate(state or ()):
+        for d in range(len(v)):
+            found[f"start{s} {d}"] = v.data_ptr() + d * v.stride(0) * size
+    return found
 
 
 def contiguous(call: Call) -> Call:
     """The call with numbers side by side wherever compiled code reads whole lines."""
-    from dataclasses import replace
+    x, weights = call.x, call.weights
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
+        x = x.contiguous()
+    if not all(v.is_contiguous() for w in weights for v in w.values()):
+        weights = tuple({n: v.contiguous() for n, v in w.items()} for w in weights)
+    if x is call.x and weights is call.weights:
+        return call
+    return replace(call, x=x, weights=weights)
 
-    def whole(v: Tensor) -> Tensor:
-        return v if v.is_contiguous() else v.contiguous()
 
-    x = call.x if call.x.stride(-1) == 1 or call.x.shape[-1] < 2 else call.x.contiguous()
-    return replace(
-        call,
-        x=x,
-        weights=tuple({n: whole(v) for n, v in w.items()} for w in call.weights),
-        state=tuple(whole(v) for v in call.start()) if call.state or call.initial else None,
-    )
+def start_of(call: Call) -> tuple[Tensor, ...] | None:
+    """Where the call starts, whole lines each; None for zeros."""
+    if call.state is None and call.initial is None:
+        return None
+    return tuple(v.contiguous() for v in call.start())

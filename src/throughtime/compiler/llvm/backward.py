@@ -36,6 +36,10 @@ def write_backward(
         thread, team = thread_and_team(e)
         e.call(pack, block, thread, team)
         for_chunks(e, c, thread, team, lambda d, low, high: e.call(start, block, d, low, high))
+        with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
+            lines = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.bytes)
+            e.call(copies["copy"], direction(e, d.index)["d_bias"], kind.size, c["zeros"], 0,
+                   lines // kind.lanes, kind.lanes)  # fmt: skip
         e.call(barrier, block, team)
         with e.loop(c["T"], team.value, step=c["block"]) as j:
             last = (j.index + c["block"]).least(c["T"])
@@ -51,6 +55,8 @@ def write_backward(
             e.call(barrier, block, goal + team * 2)
             j.next = [(goal + team * 2).value]
         for_chunks(e, c, thread, team, lambda d, low, high: e.call(finish, block, d, low, high))
+        with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
+            _give_sums(e, c, direction(e, d.index), copies)
     e.done()
     return e
 
@@ -223,3 +229,21 @@ def _write_sums(module: ir.Module, kind: Kind) -> Emit:
         e.store(n.values[0], g["to"] + column)
     e.done()
     return e
+
+
+def _give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
+    """Sums over all rows and steps, to the biases and vectors they are the gradients of."""
+    with e.when(c["wants_weights"].compare("!=", 0)):
+        with e.loop(c["sums"]) as k:
+            source = f["d_bias"] + k.index * c["H_row"]
+            for gates, to in (("gate_a", "d_W_bias"), ("gate_u", "d_U_bias")):
+                gate = e.word(f[gates] + k.index * 8)
+                with e.when(e.b.and_(gate.compare(">=", 0), f[to].compare("!=", 0))):
+                    _give_line(e, c, copies, f[to] + gate * c["H"] * e.kind.bytes, source)
+        with e.loop(c["vectors"]) as v:
+            source = f["d_bias"] + (c["sums"] + v.index) * c["H_row"]
+            _give_line(e, c, copies, e.word(f["d_own"] + v.index * 8), source)
+
+
+def _give_line(e: Emit, c: Frame, copies: dict[str, Emit], to: Num, source: Num) -> None:
+    e.call(copies["give"], to, 0, source, 0, 1, c["H"], c["zeros"])

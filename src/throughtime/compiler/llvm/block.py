@@ -44,7 +44,7 @@ DIRECTION: Final = (
     # backward
     "d_final", "d_start", "d_state", "direct", "x_block", "old_block", "y_block", "d_y_block",
     "d_sums",
-    "d_x", "d_W", "d_U", "d_bias",
+    "d_x", "d_W", "d_U", "d_bias", "d_W_bias", "d_U_bias", "d_own",
 )  # fmt: skip
 
 

@@ -134,8 +134,8 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
     blocks = c["H_row"] // kind.size
     with parts_of(e, blocks, c["panel"]) as (first, some):
         V = some * c["with_u"]
-        groups = (V + WIDEST - 1) // WIDEST
-        height = e.word(c["heights"] + (V + groups - 1) // groups.most(1) * 8)
+        groups = ((V + WIDEST - 1) // WIDEST).most(1)
+        height = e.word(c["heights"] + (V + groups - 1) // groups * 8)
         with parts_of(e, g["rows"], height) as (row, R):
             _panel(e, c, f, first, some, row, R)
     own = f["state"] + g["low"] * c["H_row"]
