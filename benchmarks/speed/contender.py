@@ -21,11 +21,13 @@ class Contender:
         values: one call; name -> tensor of what it computed ("y", "h_n", "d_x", ...), for the
             parity test. None: it computes nothing that could be compared.
         flops: the arithmetic of one call.
+        clear: lets go of what a call leaves behind: gradients.
     """
 
     run: Callable[[], object]
     values: Callable[[], dict[str, Tensor]] | None
     flops: float
+    clear: Callable[[], object] = lambda: None
 
 
 def torch_contender(
@@ -42,9 +44,12 @@ def torch_contender(
     x = m.x.detach().requires_grad_(training)
     leaves = {"x": x, **weights}
 
-    def train() -> tuple[Tensor, ...]:
+    def clear() -> None:
         for leaf in leaves.values():
             leaf.grad = None
+
+    def train() -> tuple[Tensor, ...]:
+        clear()
         found = forward(x)
         torch.autograd.backward(found[0], m.d_y)
         return found
@@ -61,4 +66,4 @@ def torch_contender(
             found |= {f"d_{n}": v.grad for n, v in leaves.items() if v.grad is not None}
         return found
 
-    return Contender(run, values, flops(m.cell, m.shape, m.mode))
+    return Contender(run, values, flops(m.cell, m.shape, m.mode), clear)

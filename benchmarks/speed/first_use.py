@@ -3,7 +3,8 @@
 The process has imported torch, llvmlite and throughtime and has run one small layer of torch
 forward and backward (torch starts its threads there). Then the clock starts: a layer of the
 user's own cell is built and called on a small batch. With an empty cache folder everything is
-generated and compiled; with a warm one it is read.
+generated and compiled; with a warm one it is read. torch has one thread here: its others, which
+wait busily, would be counted.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def fresh_process(work: str, backend: str, cache: Path) -> dict[str, float]:
     path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, backend, work],
-        env={**os.environ, CACHE: str(cache), "PYTHONPATH": path},
+        env={**os.environ, CACHE: str(cache), "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
     )

@@ -14,6 +14,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "numpy", "llvmlite", "onnxruntime", "openvino", "onnx")
+PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_")
 SIMD = ("avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "asimd", "sve")
 
 
@@ -26,6 +27,7 @@ def describe_machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "flags": [flag for flag in SIMD if flag in flags],
+        "environment": {n: v for n, v in os.environ.items() if n.startswith(PREFIXES)},
         "system": f"{platform.system()} {platform.machine()}",
     }
 
@@ -50,7 +52,7 @@ def describe_versions() -> dict[str, str]:
 
 def describe_source() -> dict[str, Any]:
     """The commit, whether tracked source differs from it, and a mark of the difference."""
-    changes = git("diff", "HEAD", "--", "src", "benchmarks/**/*.py")
+    changes = git("diff", "HEAD", "--", "src", "benchmarks/*.py")
     mark = hashlib.sha256(changes.encode()).hexdigest()[:12] if changes else ""
     return {
         "commit": git("rev-parse", "--short=12", "HEAD").strip(),

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from collections.abc import Callable
 from pathlib import Path
+
+from benchmarks.speed.contender import Contender
 
 SELF = Path("/proc/self")
 
 
-def added_peak(run: Callable[[], object]) -> int | None:
+def added_peak(contender: Contender) -> int | None:
     """Bytes that one call holds at its peak beyond what is resident before it.
 
-    What the call leaves behind (gradients) is counted. Memory freed before is handed back to the
-    system first. None where the system keeps no such count (Linux does).
+    What the call leaves behind (gradients) is counted; what a program keeps from one call to the
+    next is not. Memory freed before is handed back to the system first. None where the system keeps
+    no such count (Linux does).
     """
     try:
+        contender.clear()
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         (SELF / "clear_refs").write_text("5")  # the peak begins anew
         before = _status("VmRSS")
-        run()
-        return max(0, _status("VmHWM") - before)
+        contender.run()
+        peak = _status("VmHWM")
+        contender.clear()
+        return max(0, peak - before)
     except (OSError, AttributeError):
         return None
 

@@ -23,7 +23,7 @@ def measure_case(case: Case, effort: Effort, backend: str) -> Row:
     m = material(case.cell, case.shape, case.work.mode, backend)
     contenders = {name: build(name, m) for name in (OURS, *case.work.beside)}
     parity = check(case, contenders, backend)
-    added = {name: added_peak(c.run) for name, c in contenders.items()}
+    added = {name: added_peak(c) for name, c in contenders.items()}
     begun = now()
     timings = interleave({name: c.run for name, c in contenders.items()}, effort)
     row = head(case) | {"parity": parity, "others_share": others_share(begun, now())}

@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.run                  the stated part of the grid, 10 minutes at most
     python -m benchmarks.speed.run --full           the whole grid, one to two hours
-    python -m benchmarks.speed.run --work training --cells GRU --backend torch
+    python -m benchmarks.speed.run --work training --cells GRU --shapes 16x50x128
     python -m benchmarks.speed.run --full --resume benchmarks/speed/results/FILE.json
 
 Everything is float32 on torch's own number of threads. Contenders take turns (A B C A B C), each
@@ -24,7 +24,6 @@ import torch
 from benchmarks.speed import first_use
 from benchmarks.speed.machine import describe_machine, describe_source, describe_versions
 from benchmarks.speed.measure import Effort
-from benchmarks.speed.peak import measure_machine
 from benchmarks.speed.peers import OURS
 from benchmarks.speed.peers.ours import usual_backend
 from benchmarks.speed.row import Row, headline, measure_case
@@ -61,6 +60,9 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     asked.add_argument("--full", action="store_true", help="the whole grid")
     asked.add_argument("--work", nargs="+", choices=GROUPS, default=list(GROUPS))
     asked.add_argument("--cells", nargs="+", choices=(*BUILT_IN, "own"), default=[*BUILT_IN, "own"])
+    asked.add_argument(
+        "--shapes", nargs="+", default=None, help="of the grid, as 16x50x128: B, T, H"
+    )
     asked.add_argument("--backend", default=usual_backend(), help="of our layers")
     asked.add_argument("--seconds", type=float, default=None, help="of each row")
     asked.add_argument("--minutes", type=float, default=None, help="of the whole run")
@@ -69,7 +71,7 @@ def parse(words: list[str] | None) -> argparse.Namespace:
         "--quiet",
         type=float,
         default=1.0,
-        help="share of the machine: a row during which others took\nmore is measured anew when resumed",
+        help="measure anew what others disturbed by more",
     )
     asked.add_argument("--resume", type=Path, default=None, help="a JSON to go on with")
     options = asked.parse_args(words)
@@ -97,11 +99,13 @@ def begin(options: argparse.Namespace) -> Store:
 def machine(store: Store) -> None:
     """The machine's own figures, once a run."""
     print(
-        "The machine: multiply-adds on registers in GFLOP/s (by the clock; per second of processor\n"
-        "time, which neighbours on the machine cannot take away), and reading in GB/s, of one\n"
-        "thread and of all at once."
+        "The machine: multiply-adds on registers in GFLOP/s, by the clock and per second of a\n"
+        "core's own time (which other programs cannot take away); reading in GB/s; of one thread\n"
+        "and of all at once."
     )
     if "peak" not in store.content:
+        from benchmarks.speed.peak import measure_machine
+
         store.content["peak"] = measure_machine(torch.get_num_threads())
         store.write()
     for name, value in store.content["peak"].items():
@@ -127,7 +131,7 @@ def measure(store: Store, options: argparse.Namespace, end: float) -> None:
     if options.seconds is not None:
         effort = Effort(options.seconds)
     said, left = "", []
-    for case in cases(options.work, options.cells, options.full):
+    for case in cases(options.work, options.cells, options.full, options.shapes):
         if store.has(case.key):
             continue
         if time.monotonic() > end:

@@ -20,6 +20,7 @@ from benchmarks.speed.spread import geometric_mean
 from benchmarks.speed.works import WORKS
 
 MIB = 2**20
+SPREAD = ("mean", "lowest", "quarter", "median", "three quarters", "highest")
 
 
 def main() -> None:
@@ -64,14 +65,14 @@ def summary(rows: list[Row]) -> list[str]:
     lines = []
     for work in WORKS:
         for cell in work.cells:
-            found = [r for r in rows if (r["work"], r["cell"]) == (work.name, cell)]
+            found = [r for r in rows if (r["work"], r.get("cell")) == (work.name, cell)]
             heads = [head for head in map(headline, found) if head]
             if found:
                 beside = ", ".join(sorted({name for name, _ in heads}))
                 values = sorted(ratio["ratio"] for _, ratio in heads)
                 red = len(found) - len(heads)
                 lines.append([work.name, cell, beside, len(found), *spread(values), red])
-    titles = ("work", "cell", "beside", "shapes", "mean", "lowest", "quarter", "median", "three quarters", "highest", "red")  # fmt: skip
+    titles = ("work", "cell", "beside", "shapes", *SPREAD, "red")
     return [table(titles, lines)] if lines else []
 
 
@@ -94,7 +95,9 @@ def detail(work: str, rows: list[Row]) -> list[str]:
     others = list(dict.fromkeys(name for row in rows for name in row["times"] if name != OURS))
     titles = ["cell", "B", "T", "H", "ours ms", *(f"{n} ms" for n in others)]
     titles += ["ratio", "quartiles", "processor ms", "added MiB", "GFLOP/s", "others"]
-    lines = [[*_shape(row), *_times(row, [OURS, *others]), *_ratio(row), *_costs(row)] for row in rows]  # fmt: skip
+    lines = [
+        [*_shape(row), *_times(row, [OURS, *others]), *_ratio(row), *_costs(row)] for row in rows
+    ]
     return [f"### {work}", table(titles, lines)]
 
 

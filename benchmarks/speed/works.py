@@ -52,13 +52,22 @@ class Case:
         return f"{self.work.name} {self.cell} {self.shape}"
 
 
-def cases(groups: list[str], cells: list[str], full: bool) -> list[Case]:
-    """Every case of the groups and cells asked for, works in the order they stand here."""
+def cases(
+    groups: list[str], cells: list[str], full: bool, shapes: list[str] | None = None
+) -> list[Case]:
+    """Every case of the groups and cells asked for, works in the order they stand here.
+
+    Args:
+        groups, cells: which works, on which cells.
+        full: at the shapes of the whole grid.
+        shapes: at these alone, wherever they stand in the grid: "16x50x128" is B, T, H.
+    """
     return [
         Case(work, cell, shape)
         for work in WORKS
         if work.group in groups
-        for shape in (work.full if full else work.stated)
+        for shape in (work.full if full or shapes else work.stated)
+        if not shapes or f"{shape.B}x{shape.T}x{shape.H}" in shapes
         for cell in work.cells
         if cell in cells
     ]
@@ -74,21 +83,21 @@ WORKS = (
     Work(
         "inference", "inference", "inference", BUILT_IN, ("torch.nn", "onnxruntime", "openvino"),
         grid.GRID, grid.STATED,
-        "Inference over whole sequences, time-major, no gradient; every program on as many threads\n"
-        "as torch takes. Ratio: the time of the fastest of the others over ours.",
+        "Inference over whole sequences, time-major, no gradient; every program on as many\n"
+        "threads as torch takes. Ratio: the time of the fastest of the others over ours.",
     ),
     Work(
         "own", "own", "training", ("own",), ("eager loop", "our LSTM"), grid.OWN, grid.OWN,
-        "Training step of a user's own cell (peepholes, coupled gate): ours from its equations, and\n"
-        "a loop written by hand, input product hoisted, gates in one product. Ratio: the loop's time\n"
-        "over ours; and our LSTM's time per flop beside ours.",
+        "Training step of a user's own cell (peepholes, coupled gate): ours from its equations,\n"
+        "and a loop written by hand, input product hoisted, gates in one product. Ratio: the\n"
+        "loop's time over ours; the bars set our LSTM's time per flop beside it, too.",
     ),
     Work(
         "recurrent", "peak", "inference", BUILT_IN, ("peak",),
         grid.recurrent(grid.PEAK), grid.recurrent(grid.PEAK_STATED),
         "The recurrent part: inference with one input, so that the input product is 1/H of the\n"
-        "recurrent one. Share of peak: its flop/s over those of multiply-adds on registers, by the\n"
-        "same threads in turns with it.",
+        "recurrent one. Ratio: its flop/s over those of multiply-adds on registers, by as many\n"
+        "threads, in turns with it.",
     ),
     Work(
         "whole step", "peak", "training", BUILT_IN, ("peak",), grid.PEAK, grid.PEAK_STATED,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import throughtime
 from benchmarks.speed.contender import Contender, torch_contender
 from benchmarks.speed.material import Material, material
-from benchmarks.speed.peers.layer_call import layer_call
 from benchmarks.speed.own_cell import CoupledPeephole
+from benchmarks.speed.peers.layer_call import layer_call
 from throughtime.backends import BACKENDS
 
 

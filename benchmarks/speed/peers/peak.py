@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 
 from benchmarks.speed.contender import Contender
 from benchmarks.speed.material import Material
-from benchmarks.speed.peak import FmaKernel
+
+if TYPE_CHECKING:
+    from benchmarks.speed.peak import FmaKernel
 
 
 def contender(m: Material) -> Contender:
@@ -19,4 +22,6 @@ def contender(m: Material) -> Contender:
 
 @cache
 def _kernel(threads: int) -> FmaKernel:
+    from benchmarks.speed.peak import FmaKernel
+
     return FmaKernel(threads)
