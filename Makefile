@@ -9,19 +9,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 TRAIN_READY := $(VENV)/.ready-train
 DEV_READY := $(VENV)/.ready-dev
+BENCH_READY := $(VENV)/.ready-bench
 HALF_DONE := $(VENV)/.half-done
 
 # pip reads this one, in the build of the package too.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help train test check soak
+.PHONY: help train test check soak bench
 
 help:
 	@echo "make train   set up, then the quick main job: spelling to pronunciation"
 	@echo "make test    the whole test suite"
 	@echo "make check   ruff, formatting, strict types, imports one way"
 	@echo "make soak    the long forms of the tests"
+	@echo "make bench   our speed beside that of others, 10 minutes; FULL=1: all of it, 1 to 2 hours"
 
 train: $(TRAIN_READY)
 	$(BIN)/throughtime train pronounce --preset quick
@@ -38,11 +40,18 @@ check: $(DEV_READY)
 soak: $(DEV_READY)
 	$(BIN)/pytest -m soak --timeout 5400
 
+# RESUME=benchmarks/speed/results/FILE.json goes on with a run that was cut off.
+bench: $(BENCH_READY)
+	$(BIN)/python -m benchmarks.speed.run $(if $(FULL),--full) $(if $(RESUME),--resume $(RESUME))
+
 $(TRAIN_READY): pyproject.toml constraints.txt
 	$(call set_up,train)
 
 $(DEV_READY): $(TRAIN_READY)
 	$(call set_up,train$(,)dev)
+
+$(BENCH_READY): $(DEV_READY)
+	$(call set_up,train$(,)dev$(,)bench)
 
 , := ,
 

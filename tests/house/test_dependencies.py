@@ -15,11 +15,10 @@ from tests.house.source import ROOT, imports, modules
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 GROUPS = {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
-PINS = {
-    Requirement(line).name: line
-    for line in (ROOT / "constraints.txt").read_text().splitlines()
-    if not line.startswith("#")
-}
+EXTRAS = frozenset(PROJECT["optional-dependencies"])
+CONSTRAINTS = (ROOT / "constraints.txt").read_text()
+HEADING = "# What the extra bench brings in beside those.\n"
+PINS = [line for line in CONSTRAINTS.splitlines() if not line.startswith("#")]
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -53,9 +52,21 @@ def _wanted(need: Requirement, extras: frozenset[str]) -> bool:
 
 def test_what_is_declared_is_imported_and_the_other_way_round() -> None:
     roots = {name.partition(".")[0] for module in modules() for _, name in imports(module)}
-    foreign = roots - set(sys.stdlib_module_names) - {"throughtime"}
-    declared = set().union(*(names(lines) for group, lines in GROUPS.items() if group != "dev"))
-    assert {canonicalize_name(name) for name in foreign} == declared
+    groups = [lines for group, lines in GROUPS.items() if group not in ("dev", "bench")]
+    assert foreign(roots) == set().union(*map(names, groups))
+
+
+def test_what_benchmarks_import_is_declared_and_the_other_way_round() -> None:
+    found = modules(ROOT / "benchmarks")
+    roots = {name.partition(".")[0] for module in found for _, name in imports(module)}
+    declared = names(GROUPS["bench"])
+    assert declared <= foreign(roots) <= declared | names(GROUPS["core"])
+
+
+def foreign(roots: set[str]) -> set[str]:
+    """The projects behind imported names, Python's own and ours aside."""
+    ours = {"throughtime", "benchmarks"}
+    return {canonicalize_name(name) for name in roots - set(sys.stdlib_module_names) - ours}
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -67,11 +78,27 @@ def test_every_dependency_has_its_reason(group: str) -> None:
 
 
 def test_pins_are_exact() -> None:
-    assert [pin for pin in PINS.values() if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)] == []
+    assert [pin for pin in PINS if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)] == []
+
+
+def pinned(part: str) -> set[str]:
+    """The projects that lines of constraints.txt pin."""
+    return names([line for line in part.splitlines() if not line.startswith("#")])
 
 
 def test_everything_a_set_up_brings_in_is_pinned_and_nothing_else() -> None:
-    found = brought_in("throughtime", frozenset(PROJECT["optional-dependencies"]))
-    pinned = names(list(PINS.values()))
-    assert {name for name, open_version in found.items() if open_version} - pinned == set()
-    assert pinned - set(found) == set()
+    found = brought_in("throughtime", EXTRAS - {"bench"})
+    pins = pinned(CONSTRAINTS.partition(HEADING)[0])
+    assert {name for name, open_version in found.items() if open_version} - pins == set()
+    assert pins - set(found) == set()
+
+
+def test_so_is_what_the_benchmarks_bring_in() -> None:
+    """Apart from the rest, since only `make bench` installs it."""
+    try:
+        found = brought_in("throughtime", EXTRAS)
+    except importlib.metadata.PackageNotFoundError as missing:
+        pytest.skip(f"{missing.name} not installed; pip install 'throughtime[bench]'")
+    usual = set(brought_in("throughtime", EXTRAS - {"bench"}))
+    pins = pinned(CONSTRAINTS.partition(HEADING)[2])
+    assert pins == {n for n, open_version in found.items() if open_version and n not in usual}
