@@ -33,7 +33,8 @@ def time_of_lstm(row: Row) -> float:
 
 def per_flop_of_lstm(row: Row) -> float:
     """Our time per flop over our LSTM's."""
-    return float(row["times"]["our LSTM"]["gflops"] / row["times"][OURS]["gflops"])
+    flops = row["times"]["our LSTM"]["flops"] / row["times"][OURS]["flops"]
+    return flops * time_of_lstm(row)
 
 
 def of(work: str, cell: str | None = None, H: Callable[[int], bool] | None = None) -> Wants:

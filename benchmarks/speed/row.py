@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.speed.contender import Contender
 from benchmarks.speed.material import material
-from benchmarks.speed.measure import Effort, Timing, interleave
+from benchmarks.speed.measure import Clock, Effort, Timing, interleave
 from benchmarks.speed.memory import added_peak
 from benchmarks.speed.neighbours import now, others_share
 from benchmarks.speed.parity import compare
@@ -18,21 +18,25 @@ from benchmarks.speed.works import Case
 Row = dict[str, Any]
 
 
-def measure_case(case: Case, effort: Effort, backend: str) -> Row:
-    """The whole row; a contender whose values are red has times and no ratio."""
+def measure_case(case: Case, effort: Effort, backend: str, clock: Clock = "wall") -> Row:
+    """The whole row, its ratios by the clock named; a red contender has times and no ratio."""
     m = material(case.cell, case.shape, case.work.mode, backend)
     contenders = {name: build(name, m) for name in (OURS, *case.work.beside)}
     parity = check(case, contenders, backend)
     added = {name: added_peak(c) for name, c in contenders.items()}
     begun = now()
     timings = interleave({name: c.run for name, c in contenders.items()}, effort)
-    row = head(case) | {"parity": parity, "others_share": others_share(begun, now())}
+    row = head(case) | {
+        "clock": clock,
+        "parity": parity,
+        "others_share": others_share(begun, now()),
+    }
     row["times"] = {
         name: describe(timings[name], c.flops) | {"added_peak_bytes": added[name]}
         for name, c in contenders.items()
     }
     flops = {name: c.flops for name, c in contenders.items()}
-    return row | compared(parity, timings, flops)
+    return row | compared(parity, {n: t.by(clock) for n, t in timings.items()}, flops)
 
 
 def head(case: Case) -> Row:
@@ -81,8 +85,15 @@ def describe(timing: Timing, flops: float) -> dict[str, Any]:
     }
 
 
-def compared(parity: dict[str, Any], timings: dict[str, Timing], flops: dict[str, float]) -> Row:
+def compared(
+    parity: dict[str, Any], repeats: dict[str, list[float]], flops: dict[str, float]
+) -> Row:
     """Each green contender beside ours; nothing where one of our own is red.
+
+    Args:
+        parity: name -> what the comparison found.
+        repeats: name -> seconds a call, turn by turn.
+        flops: name -> the arithmetic of a call.
 
     Returns:
         red: the red ones. ratios: name -> its time over ours, or for "peak" our flop/s over its.
@@ -91,8 +102,8 @@ def compared(parity: dict[str, Any], timings: dict[str, Timing], flops: dict[str
     red = [name for name, found in parity.items() if not found["ok"]]
     if {OURS, "our LSTM"} & set(red):
         return {"red": red, "ratios": {}, "best": None}
-    ours = timings[OURS].wall
-    found = {n: ratio(t.wall, ours) for n, t in timings.items() if n != OURS and n not in red}
+    ours = repeats[OURS]
+    found = {n: ratio(t, ours) for n, t in repeats.items() if n != OURS and n not in red}
     if "peak" in found:
         scale = flops[OURS] / flops["peak"]
         found["peak"] = {name: scale * value for name, value in found["peak"].items()}

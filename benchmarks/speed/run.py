@@ -8,7 +8,8 @@
 Everything is float32 on torch's own number of threads. Contenders take turns (A B C A B C), each
 repeat after a short pause and a call that is not timed; a ratio is that of the medians, its
 quartiles are those of the ratios turn by turn. Values and gradients are compared at the very shape
-first: a red one has no ratio. One JSON a run, written after every row.
+first: a red one has no ratio. One JSON a run, written after every row. On a machine that others use
+too, `--threads 1 --clock cpu` compares processor time, which they cannot take away.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from benchmarks.speed.peers import OURS
 from benchmarks.speed.peers.ours import usual_backend
 from benchmarks.speed.row import Row, headline, measure_case
 from benchmarks.speed.store import Store, resume, usual_file
-from benchmarks.speed.table import bars, summary
+from benchmarks.speed.table import bars, milliseconds, summary
 from benchmarks.speed.works import BUILT_IN, GROUPS, cases
 from throughtime.backends import check_backend
 
 STATED, WHOLE = Effort(seconds=1.5), Effort(seconds=5.0)
 MINUTES = 9.5  # of the stated part; what is left then is left out, and the bars say so
+CLOCK_HELP = "cpu: ratios of processor time, with --threads 1\n(threads that wait are counted)"
 QUIET = 0.05  # share of the machine; rows during which others took more are pointed out
 FIRST_REPEATS = {False: 3, True: 7}
 
@@ -60,10 +62,10 @@ def parse(words: list[str] | None) -> argparse.Namespace:
     asked.add_argument("--full", action="store_true", help="the whole grid")
     asked.add_argument("--work", nargs="+", choices=GROUPS, default=list(GROUPS))
     asked.add_argument("--cells", nargs="+", choices=(*BUILT_IN, "own"), default=[*BUILT_IN, "own"])
-    asked.add_argument(
-        "--shapes", nargs="+", default=None, help="of the grid, as 16x50x128: B, T, H"
-    )
+    asked.add_argument("--shapes", nargs="+", default=None, help="B, T, H as 16x50x128")
     asked.add_argument("--backend", default=usual_backend(), help="of our layers")
+    asked.add_argument("--threads", type=int, default=None, help="in place of torch's own number")
+    asked.add_argument("--clock", choices=("wall", "cpu"), default="wall", help=CLOCK_HELP)
     asked.add_argument("--seconds", type=float, default=None, help="of each row")
     asked.add_argument("--minutes", type=float, default=None, help="of the whole run")
     asked.add_argument("--out", type=Path, default=None, help="the JSON")
@@ -84,11 +86,14 @@ def parse(words: list[str] | None) -> argparse.Namespace:
 
 def begin(options: argparse.Namespace) -> Store:
     """An empty store, or the one to go on with."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
     about: dict[str, Any] = {
         "machine": describe_machine(),
         "versions": describe_versions(),
         "source": describe_source(),
         "backend": options.backend,
+        "clock": options.clock,
         "meaning": __doc__,
     }
     if options.resume:
@@ -140,7 +145,7 @@ def measure(store: Store, options: argparse.Namespace, end: float) -> None:
         if case.work.name != said:
             print(f"\n{case.work.name}. {case.work.meaning}")
             said = case.work.name
-        row = measure_case(case, effort, options.backend)
+        row = measure_case(case, effort, options.backend, options.clock)
         store.add(row)
         print(f"  {line(row)}", flush=True)
         gc.collect()
@@ -151,8 +156,8 @@ def measure(store: Store, options: argparse.Namespace, end: float) -> None:
 def line(row: Row) -> str:
     """One row in one line; no ratio where it is red."""
     times = ", ".join(
-        f"{'ours' if name == OURS else name} {1e3 * t['wall_s']['median']:.4g} ms"
-        for name, t in row["times"].items()
+        f"{'ours' if name == OURS else name} {milliseconds(row, name):.4g} ms"
+        for name in row["times"]
     )
     head = headline(row)
     if head is None:
@@ -161,9 +166,8 @@ def line(row: Row) -> str:
         name, found = head
         verdict = f"{found['ratio']:.2f} ({found['q1']:.2f} to {found['q3']:.2f}) beside {name}"
     red = "".join(f"; {n} red: {row['parity'][n]}" for n in row["red"])
-    others = (
-        f"; others took {row['others_share']:.0%}" if (row["others_share"] or 0) > QUIET else ""
-    )
+    loud = (row["others_share"] or 0) > QUIET
+    others = f"; others took {row['others_share']:.0%}" if loud else ""
     shape = f"B {row['B']} T {row['T']} H {row['H']}"
     return f"{row['cell']:4} {shape:20} {verdict}; {times}{red}{others}"
 

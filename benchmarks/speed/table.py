@@ -46,10 +46,11 @@ def describe(content: dict[str, Any]) -> str:
     machine, source = content["machine"], content["source"]
     versions = ", ".join(f"{n} {v}" for n, v in content["versions"].items())
     changed = " with changes" if source["dirty"] else ""
+    clock = "processor time" if content["clock"] == "cpu" else "the wall's clock"
     return (
         f"{machine['processor']}, {machine['cores']} cores, {machine['torch_threads']} threads "
         f"({' '.join(machine['flags'])}); {versions}; commit {source['commit']}{changed}; "
-        f"our backend: {content['backend']}."
+        f"our backend: {content['backend']}; times and ratios by {clock}."
     )
 
 
@@ -106,7 +107,12 @@ def _shape(row: Row) -> list[object]:
 
 
 def _times(row: Row, names: list[str]) -> list[str]:
-    return [f"{1e3 * row['times'][name]['wall_s']['median']:.4g}" for name in names]
+    return [f"{milliseconds(row, name):.4g}" for name in names]
+
+
+def milliseconds(row: Row, name: str) -> float:
+    """A contender's median by the row's clock."""
+    return 1e3 * float(row["times"][name][f"{row['clock']}_s"]["median"])
 
 
 def _ratio(row: Row) -> list[str]:
