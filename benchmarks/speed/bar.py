@@ -63,10 +63,10 @@ class Verdict:
             return "not measured" if self.met is None else f"not met: all {self.red} rows red"
         share = abs(self.got / self.bar.goal - 1)
         side = "past" if self.met or self._reached() else "short of"
-        red = f", {self.red} red" if self.red else ""
+        red = f"{self.red} red; " if self.red else ""
         return (
             f"{'met' if self.met else 'NOT MET'}: {self.got:.3g}, {share:.0%} {side} it "
-            f"({self.shapes} rows{red}; worst {self.worst})"
+            f"({red}worst {self.worst})"
         )
 
     def _reached(self) -> bool:

@@ -8,7 +8,7 @@ from benchmarks.speed import first_use
 from benchmarks.speed.bar import Bar, Value, Wants
 from benchmarks.speed.peers import OURS
 from benchmarks.speed.row import Row
-from benchmarks.speed.works import BUILT_IN
+from benchmarks.speed.works import BUILT_IN, GROUPS, cases
 
 
 def beside(name: str) -> Value:
@@ -133,6 +133,17 @@ def _key(key: str) -> Wants:
 
 def _cpu(row: Row) -> float:
     return float(row["cpu_s"]["median"])
+
+
+def asked(bar: Bar) -> int:
+    """How many rows a bar is about, over the whole grid."""
+    every = [
+        {"key": c.key, "work": c.work.name, "cell": c.cell, "H": c.shape.H}
+        for c in cases(list(GROUPS), [*BUILT_IN, "own"], full=True)
+    ]
+    uses = (first_use.key(what, cache) for what in first_use.WORKS for cache in first_use.CACHES)
+    every += [{"key": key, "work": "first"} for key in uses]
+    return sum(map(bar.wants, every))
 
 
 BARS = [*_training(), *_inference(), *_own(), *_peak(), *_gru(), *_large(), *_first()]

@@ -184,6 +184,8 @@ def report(store: Store) -> None:
             f"\nOther programs took more than {QUIET:.0%} of the machine during {loud} rows; "
             f"--resume FILE --quiet {QUIET} measures those anew."
         )
+    if store.content["clock"] == "cpu":
+        print("\nBy processor time; the bars themselves are meant by the wall's clock.")
     print("\nThe bars:\n")
     print(bars(store.rows))
     print(f"\nEvery row: {store.file}")

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.speed.row import Row
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SAME = ("machine", "versions", "source", "backend")  # what a resumed run must agree in
+SAME = ("machine", "versions", "source", "backend", "clock")  # what a resumed run must agree in
 
 
 class Store:

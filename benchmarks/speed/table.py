@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.speed.bar import judge
-from benchmarks.speed.bars import BARS
+from benchmarks.speed.bars import BARS, asked
 from benchmarks.speed.peers import OURS
 from benchmarks.speed.row import Row, headline
 from benchmarks.speed.spread import geometric_mean
@@ -156,9 +156,12 @@ def first(rows: list[Row]) -> list[str]:
 
 
 def bars(rows: list[Row]) -> str:
-    """Every bar: what is asked, met or not, by how much."""
+    """Every bar: what is asked, of how many rows it was measured, met or not, by how much."""
     verdicts = [judge(bar, rows) for bar in BARS]
-    return table(("bar", "goal", "found"), ([v.bar.text, v.bar.goal_text, v] for v in verdicts))
+    lines = (
+        [v.bar.text, v.bar.goal_text, f"{v.shapes + v.red} of {asked(v.bar)}", v] for v in verdicts
+    )
+    return table(("bar", "goal", "rows", "found"), lines)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import torch
 from benchmarks.speed import figures, grid, neighbours, run, table
 from benchmarks.speed import row as rows_of
 from benchmarks.speed.bar import judge
-from benchmarks.speed.bars import BARS
+from benchmarks.speed.bars import BARS, asked
 from benchmarks.speed.contender import Contender
-from benchmarks.speed.measure import Effort, Timing, interleave
+from benchmarks.speed.measure import Clock, Effort, interleave
 from benchmarks.speed.memory import added_peak
 from benchmarks.speed.spread import geometric_mean, quartiles, ratio
 from benchmarks.speed.store import Store, resume
@@ -24,6 +25,7 @@ from benchmarks.speed.works import WORKS, cases
 from tests.benchmarks.small import TINY, case, row
 
 QUICK = Effort(seconds=0.0, least=2, most=2)
+CLOCKS: tuple[Clock, ...] = ("wall", "cpu")
 
 
 @pytest.mark.parametrize("cell", ["RNN", "GRU", "LSTM", "own"])
@@ -70,18 +72,17 @@ def test_a_ratio_is_that_of_the_medians_with_the_spread_of_turns() -> None:
 
 
 def test_a_share_of_peak_is_one_of_rates() -> None:
-    timings = {"throughtime": Timing(1, [2.0]), "peak": Timing(1, [1.0])}
-    found = rows_of.compared({}, timings, {"throughtime": 6.0, "peak": 4.0})
+    repeats = {"throughtime": [2.0], "peak": [1.0]}
+    found = rows_of.compared({}, repeats, {"throughtime": 6.0, "peak": 4.0})
     assert found["ratios"]["peak"]["ratio"] == pytest.approx(3.0 / 4.0)
     assert found["best"] is None  # the machine is no rival
 
 
 def test_the_best_rival_is_the_fastest_green_one() -> None:
-    seconds = {"throughtime": 1.0, "torch.nn": 3.0, "openvino": 2.0}
-    timings = {name: Timing(1, [s]) for name, s in seconds.items()}
-    flops = dict.fromkeys(timings, 1.0)
-    assert rows_of.compared({}, timings, flops)["best"] == "openvino"
-    red = rows_of.compared({"openvino": {"ok": False}}, timings, flops)
+    repeats = {"throughtime": [1.0], "torch.nn": [3.0], "openvino": [2.0]}
+    flops = dict.fromkeys(repeats, 1.0)
+    assert rows_of.compared({}, repeats, flops)["best"] == "openvino"
+    red = rows_of.compared({"openvino": {"ok": False}}, repeats, flops)
     assert (red["best"], red["red"], set(red["ratios"])) == ("torch.nn", ["openvino"], {"torch.nn"})
 
 
@@ -121,7 +122,7 @@ def test_a_row_end_to_end(work: str, cell: str, beside: str) -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-ABOUT = {"machine": 1, "versions": 2, "source": 3, "backend": "auto"}
+ABOUT = {"machine": 1, "versions": 2, "source": 3, "backend": "auto", "clock": "wall"}
 
 
 def test_a_resumed_run_skips_what_is_there(tmp_path: Path) -> None:
@@ -177,12 +178,19 @@ def test_bars_met_not_met_and_missing() -> None:
     ]
     mean = verdict("GRU training step against torch.nn, geometric mean", rows)
     assert (mean.met, mean.shapes, mean.got) == (True, 2, pytest.approx(6.0))
-    assert str(mean).startswith("met: 6, 20% past it (2 rows; worst training/GRU/16x50x32x32")
+    assert str(mean).startswith("met: 6, 20% past it (worst training/GRU/16x50x32x32")
     every = verdict("LSTM training step against torch.nn, every shape", rows)
     assert (every.met, every.got) == (False, 0.5)
     assert str(every).startswith("NOT MET: 0.5, 41% short of it")
     missing = verdict("RNN training step against torch.nn, every shape", rows)
     assert (missing.met, str(missing)) == (None, "not measured")
+
+
+def test_a_bar_tells_of_how_many_rows_it_was_measured() -> None:
+    text = "GRU training step against torch.nn, geometric mean"
+    found = table.bars([row("training", "GRU", {"torch.nn": 4.0})])
+    assert f"| {text} | at least 5 | 1 of 48 | NOT MET: 4, 20% short of it" in found
+    assert all(asked(bar) > 0 for bar in BARS)
 
 
 def test_a_red_row_misses_its_bar() -> None:
@@ -207,9 +215,9 @@ def test_bars_of_time_are_at_most() -> None:
 def test_every_bar_has_rows_in_the_stated_part() -> None:
     keys = {"first/forward/empty", "first/forward/warm"}
     keys |= {"first/forward and backward/empty", "first/forward and backward/warm"}
-    asked = cases([w.group for w in WORKS], ["RNN", "GRU", "LSTM", "own"], False)
+    stated = cases([w.group for w in WORKS], ["RNN", "GRU", "LSTM", "own"], False)
     rows = [{"key": k, "work": "first"} for k in keys]
-    rows += [{"key": c.key, "work": c.work.name, "cell": c.cell, "H": c.shape.H} for c in asked]
+    rows += [{"key": c.key, "work": c.work.name, "cell": c.cell, "H": c.shape.H} for c in stated]
     assert [bar.text for bar in BARS if not any(map(bar.wants, rows))] == []
 
 
@@ -256,6 +264,22 @@ def test_memory_added_is_what_a_call_holds() -> None:
         pytest.skip("the system does not count it")
     assert held == []
     assert added == pytest.approx(2 * 4 * 2**24, rel=0.1)
+
+
+def test_ratios_follow_the_clock_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rival that sleeps takes time by the wall's clock and none of the processor's."""
+    build = rows_of.build
+
+    def sleepy(name: str, m: Any) -> Contender:
+        right = build(name, m)
+        if name == "throughtime":
+            return right
+        return Contender(lambda: time.sleep(0.05), right.values, right.flops)
+
+    monkeypatch.setattr(rows_of, "build", sleepy)
+    wall, cpu = (rows_of.measure_case(case("training", "RNN"), QUICK, "auto", c) for c in CLOCKS)
+    assert wall["ratios"]["torch.nn"]["ratio"] > cpu["ratios"]["torch.nn"]["ratio"]
+    assert cpu["ratios"]["torch.nn"]["ratio"] < 1
 
 
 def test_others_share_counts_what_is_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
