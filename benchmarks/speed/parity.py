@@ -9,7 +9,7 @@ from torch import Tensor
 # Largest difference over the largest value of the tensor, float32. Outputs are sums over I + H
 # products and what the steps before them carry on; weight gradients sum over all B T on top.
 VALUES = 1e-5
-GRADIENTS = 1e-4
+GRADIENTS = 5e-5
 
 
 @dataclass(frozen=True)
