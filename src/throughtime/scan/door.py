@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result
 from throughtime.scan.form import flatten
-from throughtime.scan.function import Scan
+from throughtime.scan.function import Direct, Scan
 from throughtime.scan.raw import scan_forward
 
 
@@ -33,8 +33,13 @@ def scan(call: Call, backend: str = "auto") -> Result:
     name = choose(call, backend).name
     if name in OPEN:
         return OPEN[name].run(call)
-    if torch._C._functorch.get_dynamic_layer_stack_depth() or _recorded(flatten(call)[1]):
+    if torch._C._functorch.get_dynamic_layer_stack_depth():
         return operator(call, name)
+    if torch.is_grad_enabled():
+        form, tensors = flatten(call)
+        if _recorded(tensors):
+            found = Direct.apply(call.cell, name, form, *tensors)  # type: ignore[no-untyped-call]
+            return _result(call, found)
     return OPAQUE[name].forward(call, keep=False)[0]
 
 
@@ -56,6 +61,10 @@ def operator(call: Call, backend: str = "auto") -> Result:
         found = scan_forward(call.cell.key, backend, list(form), False, tensors)
     else:
         found = Scan.apply(call.cell.key, backend, tuple(form), keep, *tensors)  # type: ignore[no-untyped-call]
+    return _result(call, found)
+
+
+def _result(call: Call, found: Sequence[Tensor]) -> Result:
     states = len(call.cell.state_names)
     count = states if call.record else 1
     return Result(tuple(found[:count]), tuple(found[count : count + states]))

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from throughtime.backends import OPAQUE
+from throughtime.cells import Cell
 from throughtime.cells.registry import registered
-from throughtime.scan.form import result_count, unflatten
+from throughtime.scan.form import flatten_gradients, result_count, unflatten
 from throughtime.scan.raw import gradients, results, scan_backward, scan_forward
 
 
@@ -46,6 +48,38 @@ class Scan(torch.autograd.Function):
             found = ScanBackward.apply(*given, *ctx.saved_tensors, *d_results)  # type: ignore[no-untyped-call]
         gradients = iter(found)
         return (None, None, None, None, *(next(gradients) if need else None for need in needs))
+
+
+class Direct(torch.autograd.Function):
+    """The same for a plain call that no transform sees: straight to the backend, no operator.
+
+    Looking up an operator and binding arguments for transforms takes longer than a small layer.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, cell: Cell, backend: str, form: tuple[int, ...], *tensors: Tensor | None
+    ) -> Any:
+        result, kept = OPAQUE[backend].forward(unflatten(cell, form, tensors), True)
+        ctx.cell, ctx.backend, ctx.form, ctx.kept = cell, backend, form, len(kept) + 1
+        ctx.save_for_backward(*tensors, result.sequences[0], *kept)
+        ctx.set_materialize_grads(False)
+        return (*result.sequences, *result.final)
+
+    @staticmethod
+    def backward(ctx: Any, *d_results: Tensor | None) -> Any:
+        needs = ctx.needs_input_grad[3:]
+        if torch.is_grad_enabled():  # a derivative of this derivative may be asked for
+            given = (ctx.cell.key, ctx.backend, ctx.form, needs, ctx.kept)
+            some = iter(ScanBackward.apply(*given, *ctx.saved_tensors, *d_results))  # type: ignore[no-untyped-call]
+            return (None, None, None, *(next(some) if need else None for need in needs))
+        saved, count = ctx.saved_tensors, len(needs)
+        call = unflatten(ctx.cell, ctx.form, saved[:count])
+        found = OPAQUE[ctx.backend].backward(
+            call, saved[count:], d_results, needs[0], any(needs[1:])
+        )
+        flat = flatten_gradients(call, found)
+        return (None, None, None, *(d if need else None for d, need in zip(flat, needs, strict=True)))
 
 
 class ScanBackward(torch.autograd.Function):
