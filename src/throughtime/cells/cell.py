@@ -156,6 +156,10 @@ class Cell(ABC, metaclass=_CellType):
         return type(self) is type(other) and self.arguments == other.arguments
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash((type(self), repr(self)))
 
     def __setattr__(self, name: str, value: Any) -> None:
