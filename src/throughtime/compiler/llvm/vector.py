@@ -246,13 +246,13 @@ def at_least(x: Vector, low: Vector | float) -> Vector:
 def polynomial(x: Vector, coefficients: Sequence[float]) -> Vector:
     """c_0 + c_1 x + c_2 x^2 + ..., in pairs, and pairs of pairs, so that the chain is short."""
     terms: list[Vector | float] = list(coefficients)
-    power = x
-    while len(terms) > 1:
+    while len(terms) > 3:
         pairs = zip(terms[::2], terms[1::2], strict=False)
-        joined: list[Vector | float] = [fma(power, high, low) for low, high in pairs]
+        joined: list[Vector | float] = [fma(x, high, low) for low, high in pairs]
         terms = joined + terms[len(terms) - len(terms) % 2 :]
-        if len(terms) > 1:
-            power = power * power
-    result = terms[0]
+        x = x * x
+    result = terms.pop()
+    while terms:
+        result = fma(x, result, terms.pop())
     assert isinstance(result, Vector)
     return result
