@@ -45,7 +45,7 @@ def nodes(low: mp.mpf, high: mp.mpf, n: int) -> list[mp.mpf]:
 def fit(f: Function, low: mp.mpf, high: mp.mpf, degree: int, bits: int) -> list[float]:
     """Coefficients in the precision of `bits`, each rounded before the next are fitted."""
     xs = nodes(mp.mpf(low), mp.mpf(high), 2 * degree + 2)
-    weights = [x**2 if f is exp else 1 / f(x) for x in xs]
+    weights = [weight(f, x) for x in xs]
     rest = mp.matrix([f(x) * w for x, w in zip(xs, weights, strict=True)])
     found: list[float] = []
     for first in range(degree + 1):
@@ -68,8 +68,13 @@ def atanh(z: mp.mpf) -> mp.mpf:
     return (2 * mp.atanh(s) / s - 2) / z
 
 
+def atanh_rest(z: mp.mpf) -> mp.mpf:
+    """The same without its first term: (atanh(z) - 2 / 3) / z."""
+    return (atanh(z) - mp.mpf(2) / 3) / z
+
+
 def log1p(z: mp.mpf) -> mp.mpf:
-    """The same with z = (2 s)^2, for 2 s."""
+    """(2 atanh(s) - 2 s) / (2 s)^3 with z = (2 s)^2."""
     return atanh(z / 4) / 8
 
 
@@ -90,20 +95,22 @@ def atan(z: mp.mpf) -> mp.mpf:
     return (mp.atan(x) / x - 1) / z
 
 
-def erf(middle: int) -> Function:
-    """-log(1 - erf(x)) / x with x = middle (1 + t)."""
-
-    def of(t: mp.mpf) -> mp.mpf:
-        x = middle * (1 + t)
-        return -mp.log(mp.erfc(x)) / x
-
-    return of
+def erf(x: mp.mpf) -> mp.mpf:
+    """-log(1 - erf(x)) / x."""
+    return -mp.log(mp.erfc(x)) / x
 
 
-def normal(t: mp.mpf) -> mp.mpf:
-    """exp(a^2 / 2) (a + 4) times the normal distribution below -a, with t = (a - 4) / (a + 4)."""
-    a = 4 * (1 + t) / (1 - t)
+def normal(v: mp.mpf) -> mp.mpf:
+    """exp(a^2 / 2) (a + 4) times the normal distribution below -a, with v = a / (a + 4)."""
+    a = 4 * v / (1 - v)
     return mp.exp(a * a / 2) * (a + 4) * mp.erfc(a / mp.sqrt(2)) / 2
+
+
+def weight(f: Function, x: mp.mpf) -> mp.mpf:
+    """How much an error of f counts: in the exponential, in erf, and elsewhere relative to f."""
+    if f is exp:
+        return x**2
+    return x * mp.erfc(x) / mp.erf(x) if f is erf else 1 / f(x)
 
 
 HALF, THIRD, QUARTER = LN2 / 2 * 1.001, mp.mpf(1) / 9, (mp.pi / 4) ** 2 * 1.001
@@ -111,20 +118,21 @@ ROOT = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2 * 1.001
 
 
 def far(a: float) -> mp.mpf:
-    """Where a of `normal` lies in t."""
-    return (mp.mpf(a) - 4) / (mp.mpf(a) + 4)
+    """Where a of `normal` lies in v."""
+    return mp.mpf(a) / (mp.mpf(a) + 4)
 
 
 # For each, at 32 and at 64 bits: the function, its range and the degree.
 POLYNOMIALS: dict[str, dict[int, tuple[Function, mp.mpf, mp.mpf, int]]] = {
     "EXP": {32: (exp, -HALF, HALF, 4), 64: (exp, -HALF, HALF, 9)},
     "LOG": {32: (atanh, 0, ROOT, 2), 64: (atanh, 0, ROOT, 6)},
+    "LOG_REST": {64: (atanh_rest, 0, ROOT, 6)},
     "LOG1P": {32: (log1p, 0, 4 * THIRD, 4), 64: (log1p, 0, 4 * THIRD, 10)},
     "SIN": {32: (sin, 0, QUARTER, 2), 64: (sin, 0, QUARTER, 5)},
     "COS": {32: (cos, 0, QUARTER, 2), 64: (cos, 0, QUARTER, 5)},
     "ATAN": {32: (atan, 0, 1, 8), 64: (atan, 0, 1, 19)},
-    "ERF": {32: (erf(2), -1, 1, 10), 64: (erf(3), -1, 1, 30)},
-    "NORMAL": {32: (normal, -1, far(14), 9), 64: (normal, -1, far(38), 22)},
+    "ERF": {32: (erf, 0, 4, 8), 64: (erf, 0, 6, 23)},
+    "NORMAL": {32: (normal, 0, far(14), 9), 64: (normal, 0, far(38), 22)},
 }
 
 

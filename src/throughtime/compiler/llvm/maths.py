@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm import exponential, logarithm
+from throughtime.compiler.llvm import exponential, logarithm, normal, power, trigonometric
 from throughtime.compiler.llvm.vector import Mask, Vector, at_least, at_most, sqrt, where
 
 Number = Vector | Mask
@@ -73,6 +73,10 @@ _NUMBERS: Final[dict[str, Callable[..., Vector]]] = {
     "elu": exponential.elu,
     "log": logarithm.log,
     "log1p": logarithm.log1p,
+    "pow": power.power,
+    "erf": normal.erf,
+    "gelu": normal.gelu,
+    "atan": trigonometric.atan,
 }
 """Operations on numbers alone, and their constants."""
 

@@ -190,6 +190,16 @@ class Vector(Value):
     def __ge__(self, other: Vector | float) -> Mask:
         return self.compare(">=", other)
 
+    def widened(self) -> Vector:
+        """The same numbers in double precision."""
+        kind = ir.VectorType(ir.DoubleType(), self.lanes)
+        return Vector(self.b, self.b.fpext(self.value, kind))
+
+    def narrowed(self) -> Vector:
+        """The nearest numbers of single precision."""
+        kind = ir.VectorType(ir.FloatType(), self.lanes)
+        return Vector(self.b, self.b.fptrunc(self.value, kind))
+
     def is_nan(self) -> Mask:
         """In which lanes there is no number."""
         return self.compare("!=", self)
