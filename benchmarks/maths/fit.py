@@ -3,8 +3,9 @@
     python benchmarks/maths/fit.py > src/throughtime/compiler/llvm/coefficients.py
 
 Each polynomial is the least-squares fit of its function at the Chebyshev points of its range in 60
-digits, in relative error, which is within a small factor of the best one. The coefficients are rounded from the lowest up, and what
-a rounding leaves over is fitted again by the higher ones.
+digits, in relative error or what `weight` says, which is within a small factor of the best one. The
+coefficients are rounded from the lowest up, and what a rounding leaves over is fitted again by the
+higher ones.
 """
 
 from __future__ import annotations
@@ -100,9 +101,9 @@ def erf(x: mp.mpf) -> mp.mpf:
     return -mp.log(mp.erfc(x)) / x
 
 
-def normal(v: mp.mpf) -> mp.mpf:
-    """exp(a^2 / 2) (a + 4) times the normal distribution below -a, with v = a / (a + 4)."""
-    a = 4 * v / (1 - v)
+def normal(t: mp.mpf) -> mp.mpf:
+    """exp(a^2 / 2) (a + 4) times the normal distribution below -a, with t = (a - 2) / (a + 4)."""
+    a = (2 + 4 * t) / (1 - t)
     return mp.exp(a * a / 2) * (a + 4) * mp.erfc(a / mp.sqrt(2)) / 2
 
 
@@ -118,8 +119,8 @@ ROOT = ((mp.sqrt(2) - 1) / (mp.sqrt(2) + 1)) ** 2 * 1.001
 
 
 def far(a: float) -> mp.mpf:
-    """Where a of `normal` lies in v."""
-    return mp.mpf(a) / (mp.mpf(a) + 4)
+    """Where a of `normal` lies in t."""
+    return (mp.mpf(a) - 2) / (mp.mpf(a) + 4)
 
 
 # For each, at 32 and at 64 bits: the function, its range and the degree.
@@ -132,7 +133,7 @@ POLYNOMIALS: dict[str, dict[int, tuple[Function, mp.mpf, mp.mpf, int]]] = {
     "COS": {32: (cos, 0, QUARTER, 2), 64: (cos, 0, QUARTER, 5)},
     "ATAN": {32: (atan, 0, 1, 8), 64: (atan, 0, 1, 19)},
     "ERF": {32: (erf, 0, 4, 8), 64: (erf, 0, 6, 23)},
-    "NORMAL": {32: (normal, 0, far(14), 9), 64: (normal, 0, far(38), 22)},
+    "NORMAL": {32: (normal, far(0), far(14), 9), 64: (normal, far(0), far(38), 22)},
 }
 
 

@@ -12,10 +12,8 @@ import math
 from typing import Final, NamedTuple
 
 from throughtime.compiler.llvm.coefficients import EXP, LOG1P
-from throughtime.compiler.llvm.vector import (
-    Bits,
-    Format,
-    Vector,
+from throughtime.compiler.llvm.format import Format
+from throughtime.compiler.llvm.instructions import (
     at_least,
     at_most,
     copysign,
@@ -23,6 +21,7 @@ from throughtime.compiler.llvm.vector import (
     polynomial,
     where,
 )
+from throughtime.compiler.llvm.vector import Bits, Vector
 
 LN2: Final = math.log(2)
 LN2_LOW: Final = 2.3190468138462996e-17
@@ -73,7 +72,9 @@ def exp(x: Vector, low: Vector | None = None) -> Vector:
 def exp_of_negative(a: Vector, lift: int = 0, low: Vector | None = None) -> Vector:
     """2^lift exp(-a - low) for a >= 0: s - s v."""
     offset = a.format.offset + lift
-    field, v = parts(at_most(a, offset * LN2), -1, offset, low)  # at the most s is 0
+    most = offset * LN2  # there s is 0
+    low = low if low is None else where(a < most, low, 0)
+    field, v = parts(at_most(a, most), -1, offset, low)
     s = field.number()
     return fma(s, -v, s)
 
@@ -81,11 +82,11 @@ def exp_of_negative(a: Vector, lift: int = 0, low: Vector | None = None) -> Vect
 def expm1(x: Vector) -> Vector:
     """exp(x) - 1 = 2 (s / 2 - 1 / 2 + s / 2 v), so that s / 2 is finite for all x."""
     f = x.format
-    x = at_most(at_least(x, -(f.fraction + 3) * LN2), (f.offset + 1.2) * LN2)
-    field, v = parts(x, 1, f.offset - 1)
+    inside = at_most(at_least(x, -(f.fraction + 3) * LN2), (f.offset + 1.2) * LN2)
+    field, v = parts(inside, 1, f.offset - 1)
     s = field.number()
     y = fma(s, v, s - 0.5)
-    return copysign(y + y, x)
+    return where(abs(x) < math.ldexp(1, -f.fraction - 3), x, y + y)  # half of it may be no normal
 
 
 def sigmoid(x: Vector) -> Vector:
@@ -120,23 +121,32 @@ def silu(x: Vector) -> Vector:
     return where(x < 0, below, x) / fma(e, 2.0**-LIFT, 1)
 
 
-def log1p_of_small(e: Vector) -> Vector:
-    """log(1 + e) for 0 <= e <= 1: s + s^3 (1 / 12 + ...), s = 2 e / (2 + e)."""
-    s = (e + e) / (e + 2)
-    z = s * s
+def log1p_of_small(e: Vector, lift: int = 0) -> Vector:
+    """2^lift log(1 + e / 2^lift) for e / 2^lift from 0 to 1.
+
+    Without the lift: s + s^3 (1 / 12 + ...), s = 2 e / (2 + e).
+    """
+    s = (e + e) / fma(e, math.ldexp(1, -lift), 2)
+    small = s * math.ldexp(1, -lift) if lift else s
+    z = small * small
     return fma(s * z, polynomial(z, LOG1P[e.format.bits]), s)
 
 
 def softplus(x: Vector, beta: float, threshold: float) -> Vector:
-    """log(1 + exp(z)) / beta = (max(z, 0) + log(1 + exp(-|z|))) / beta; z = x beta."""
+    """log(1 + exp(z)) / beta = max(z, 0) / beta + log(1 + exp(-|z|)) / beta; z = x beta.
+
+    What rounding takes from z goes into the exponential too; a small beta makes it normal again.
+    """
     beta = x.format.rounded(beta)
-    z, low = x, None
-    if beta != 1:
-        z = x * beta
-        low = fma(x, beta, -z)
-        low = where(z < 0, -low, low)
-    y = at_least(z, 0) + log1p_of_small(exp_of_negative(abs(z), low=low))
-    return where(z > threshold, x, y if beta == 1 else y / beta)
+    if beta == 1:
+        y = at_least(x, 0) + log1p_of_small(exp_of_negative(abs(x)))
+        return where(x > threshold, x, y)
+    z = x * beta
+    low = fma(x, beta, -z) * copysign(x.constant(1), z)
+    lift = min(64, max(0, 1 - math.frexp(beta)[1]))
+    y = log1p_of_small(exp_of_negative(abs(z), lift, low), lift) / beta
+    y = y * math.ldexp(1, -lift) if lift else y
+    return where(z > threshold, x, where(z > 0, x, 0) + y)
 
 
 def logsigmoid(x: Vector) -> Vector:

@@ -1,7 +1,7 @@
 """log and log1p.
 
-    x = 2^k m, sqrt(1/2) <= m < sqrt(2);  log(x) = k ln 2 + log(1 + f), f = m - 1
-    log(1 + f) = f - (f^2 / 2 - s (f^2 / 2 + s^2 L(s^2))), s = f / (2 + f)
+x = 2^k m, sqrt(1/2) <= m < sqrt(2);  log(x) = k ln 2 + log(1 + f), f = m - 1
+log(1 + f) = f - (f^2 / 2 - s (f^2 / 2 + s^2 L(s^2))), s = f / (2 + f)
 """
 
 from __future__ import annotations
@@ -11,15 +11,9 @@ from typing import Final
 
 from throughtime.compiler.llvm.coefficients import LOG
 from throughtime.compiler.llvm.exponential import LN2, LN2_LOW
-from throughtime.compiler.llvm.vector import (
-    Bits,
-    Format,
-    Vector,
-    copysign,
-    fma,
-    polynomial,
-    where,
-)
+from throughtime.compiler.llvm.format import Format
+from throughtime.compiler.llvm.instructions import copysign, fma, polynomial, where
+from throughtime.compiler.llvm.vector import Bits, Vector
 
 _ROOT: Final = math.sqrt(0.5)
 

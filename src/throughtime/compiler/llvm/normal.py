@@ -6,7 +6,8 @@ from typing import Final
 
 from throughtime.compiler.llvm.coefficients import ERF, NORMAL
 from throughtime.compiler.llvm.exponential import LIFT, below_one, exp_of_negative
-from throughtime.compiler.llvm.vector import Vector, at_most, copysign, fma, polynomial, where
+from throughtime.compiler.llvm.instructions import at_most, copysign, fma, polynomial, where
+from throughtime.compiler.llvm.vector import Vector
 
 _ONE: Final = {32: 4.0, 64: 6.0}
 """From here on erf is 1."""
@@ -23,13 +24,13 @@ def erf(x: Vector) -> Vector:
 
 
 def gelu(x: Vector) -> Vector:
-    """x p below 0 and x (1 - p) above; p = exp(-a^2 / 2) H(v) / (a + 4), the normal tail.
+    """x p below 0 and x (1 - p) above; p = exp(-a^2 / 2) H(t) / (a + 4), the normal tail.
 
-    a = |x|, v = a / (a + 4). The square's rounding goes into the exponential too.
+    a = |x|, t = (a - 2) / (a + 4). The square's rounding goes into the exponential too.
     """
     a = at_most(abs(x), _FAR[x.format.bits])
     square = a * a
     e = exp_of_negative(square * 0.5, LIFT, fma(a, a, -square) * 0.5)
-    over = 1 / (a + 4)
-    p = e * (polynomial(a * over, NORMAL[x.format.bits]) * over)
+    d = a + 4
+    p = e * polynomial((a - 2) / d, NORMAL[x.format.bits]) / d
     return where(x < 0, x * p * 2.0**-LIFT, x * fma(-p, 2.0**-LIFT, 1))

@@ -7,6 +7,7 @@ from typing import Final
 
 from throughtime.compiler.llvm.coefficients import LOG_REST
 from throughtime.compiler.llvm.exponential import LN2, LN2_LOW, exp
+from throughtime.compiler.llvm.instructions import copysign, fma, polynomial, sqrt, where
 from throughtime.compiler.llvm.logarithm import (
     at_the_ends,
     exponent,
@@ -14,7 +15,7 @@ from throughtime.compiler.llvm.logarithm import (
     log,
     without_exponent,
 )
-from throughtime.compiler.llvm.vector import Vector, copysign, fma, polynomial, sqrt, where
+from throughtime.compiler.llvm.vector import Vector
 
 _LN2_SHORT: Final = math.ldexp(math.floor(math.ldexp(LN2, 42)), -42)
 """The first 42 bits of ln 2: times a power of two's exponent it is exact."""

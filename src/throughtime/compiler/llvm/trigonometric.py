@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from throughtime.compiler.llvm.coefficients import ATAN
-from throughtime.compiler.llvm.vector import Vector, copysign, fma, polynomial, where
+from throughtime.compiler.llvm.instructions import copysign, fma, polynomial, where
+from throughtime.compiler.llvm.vector import Vector
 
 
 def atan(x: Vector) -> Vector:
