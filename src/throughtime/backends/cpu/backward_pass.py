@@ -18,8 +18,8 @@ from throughtime.backends.cpu.sizes import (
     flops_of,
     rows_of,
     steps_in_block,
-    team_for,
     strides_of,
+    team_for,
 )
 from throughtime.backends.cpu.words import (
     Arena,

@@ -203,7 +203,7 @@ def _weight(
     e: Emit, c: Frame, f: Frame, column_product: Emit, count: Num, d_row: Num,
     place: tuple[Num, Num, Num, Num], names: tuple[str, str, str, str],
 ) -> None:  # fmt: skip
-    """The lines low..high of a weight gradient that belong to one sum; the first block begins it."""
+    """The lines low..high of a weight gradient that are one sum's; the first block begins them."""
     k, line, low, high = place
     gates, to, row, block = names
     size = e.kind.size
