@@ -18,9 +18,7 @@ from throughtime.compiler.graph import Graph
 from throughtime.compiler.saving import needed_values, saved_values
 from throughtime.compiler.trace import trace
 
-ROWWISE: Final = frozenset(
-    "row_sum row_mean row_scale spread softmax normalise sum_units".split()
-)
+ROWWISE: Final = frozenset("row_sum row_mean row_scale spread softmax normalise sum_units".split())
 """Operations over the units of a row, which pointwise code cannot compute."""
 
 
@@ -98,7 +96,9 @@ class Plan:
             parts = [f"W.{s.a} x + b"] * bool(s.a) + [f"U.{s.u} h + b"] * bool(s.u)
             lines.append(f"  t{s.node} = {' + '.join(parts)}")
         beside = [*["h_t"] * self.reads_output, *["h_(t-1)"] * self.reads_old]
-        lines.append(f"saved: {saved}" + (f"; read beside it: {', '.join(beside)}" if beside else ""))
+        lines.append(
+            f"saved: {saved}" + (f"; read beside it: {', '.join(beside)}" if beside else "")
+        )
         return "\n".join(lines)
 
 

@@ -57,7 +57,7 @@ class Direct(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, cell: Cell, backend: str, form: tuple[int, ...], *tensors: Tensor | None
     ) -> Any:
         result, kept = OPAQUE[backend].forward(unflatten(cell, form, tensors), True)
@@ -79,7 +79,12 @@ class Direct(torch.autograd.Function):
             call, saved[count:], d_results, needs[0], any(needs[1:])
         )
         flat = flatten_gradients(call, found)
-        return (None, None, None, *(d if need else None for d, need in zip(flat, needs, strict=True)))
+        return (
+            None,
+            None,
+            None,
+            *(d if need else None for d, need in zip(flat, needs, strict=True)),
+        )
 
 
 class ScanBackward(torch.autograd.Function):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result
@@ -13,11 +12,10 @@ from throughtime.backends.cpu.sizes import (
     Rows,
     Team,
     flops_of,
-
     rows_of,
     steps_in_block,
-    team_for,
     strides_of,
+    team_for,
 )
 from throughtime.backends.cpu.words import (
     Arena,

@@ -6,7 +6,7 @@ import functools
 from array import array
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ PARALLEL_US = 30
 
 CACHED_BYTES = 384 * 1024
 """What a thread's block of steps may take: about a third of a second-level cache."""
-
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ class Rows:
         return tuple(v.ctypes.data for v in (self.alive, self.offset, self.order))  # type: ignore[return-value]
 
     def bounds(self, chunks: int) -> array[int]:
-        """Where each chunk of rows begins, so that all have as many steps; and where the last ends."""
+        """Where each chunk of rows begins, all with as many steps; and where the last ends."""
         if self.N == self.T * self.B or chunks == 1:
             return array("q", [i * self.B // chunks for i in range(chunks + 1)])
         lengths = (self.alive > np.arange(self.B)[:, None]).sum(1)
@@ -106,7 +105,7 @@ def team_for(flops: float, directions: int, rows: int) -> Team:
 
 
 def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:
-    """Steps of a block whose rows take `bytes` each: they stay in cache, and are enough for tiles."""
+    """Steps of a block whose rows take `bytes` each: few enough for caches, enough for tiles."""
     fit = CACHED_BYTES // max(1, rows * bytes)
     return max(1, min(T, max(fit, -(-least_rows // max(1, rows)))))
 

@@ -21,7 +21,6 @@ from throughtime.compiler.llvm.block import COMMON, DIRECTION
 from throughtime.compiler.llvm.code import Code
 from throughtime.compiler.plan import Plan
 
-
 KEPT_BYTES: Final = 256 * 1024
 """The largest arena that is kept for the next call of its shape."""
 

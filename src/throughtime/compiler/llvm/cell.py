@@ -1,4 +1,4 @@
-"""A cell's own two functions: its pointwise part forward and backward, over rows and unit blocks."""
+"""A cell's own two functions: its pointwise part forward and backward, over rows and units."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def _backward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
     """Where the values lie that the derivative reads."""
     g = e.given
     found = _vector_loads(e, plan, places)
-    for k, node in enumerate(plan.saved):
-        found[node] = _loader(e, places["saved"] + g["H_row"] * k)
+    for k, kept in enumerate(plan.saved):
+        found[kept] = _loader(e, places["saved"] + g["H_row"] * k)
     if plan.reads_output:
         found[plan.new_states[0]] = _loader(e, places["y"])
     if plan.reads_old and plan.states[0] is not None:

@@ -1,8 +1,8 @@
 """The forward pass: rows of a batch carried through time, a thread for each chunk of rows.
 
-    pack; for my chunks: for blocks of steps:
-        x of the block, gathered; W x + b for the whole block
-        for steps: for panels of units: for tiles of rows:  U h, then the cell on its registers
+pack; for my chunks: for blocks of steps:
+    x of the block, gathered; W x + b for the whole block
+    for steps: for panels of units: for tiles of rows:  U h, then the cell on its registers
 """
 
 from __future__ import annotations

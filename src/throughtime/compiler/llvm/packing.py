@@ -38,7 +38,16 @@ def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
             _pack_bias(e, c, f)
             with e.loop(c["vectors"]) as v:
                 vector = f["vector"] + v.index * c["H_row"]
-                e.call(copies["take"], vector, 0, e.word(f["own"] + v.index * 8), 0, 1, c["H"], c["zeros"])
+                e.call(
+                    copies["take"],
+                    vector,
+                    0,
+                    e.word(f["own"] + v.index * 8),
+                    0,
+                    1,
+                    c["H"],
+                    c["zeros"],
+                )
         with e.when(c["packs"].compare(">=", 2)):
             units = c["H"]
             with e.when(c["wants_x"].compare("!=", 0)):
@@ -79,7 +88,7 @@ def _write_lines(module: ir.Module, kind: Kind) -> Emit:
 
 
 def transposed(e: Emit, square: list[Any]) -> list[Any]:
-    """As many vectors as a vector has lanes, lines for columns: blocks of 1, 2, 4, ... change places."""
+    """A square of vectors, lines for columns: blocks of 1, 2, 4, ... numbers change places."""
     lanes, size = e.kind.lanes, 1
     while size < lanes:
         kept = [lane if not lane & size else lanes + lane - size for lane in range(lanes)]

@@ -34,7 +34,8 @@ def thread_and_team(e: Emit) -> tuple[Num, Num]:
     with e.b.if_then(asked):
         whole = ir.IntType(32)
         values = [
-            e.b.sext(e.b.call(e.foreign(c[name], whole, []), []), I64) for name in ("thread", "team")
+            e.b.sext(e.b.call(e.foreign(c[name], whole, []), []), I64)
+            for name in ("thread", "team")
         ]
         inside = e.b.block
     numbers = []

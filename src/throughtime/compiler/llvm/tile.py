@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.emit import I64, Emit, Kind, Num
+from throughtime.compiler.llvm.emit import Emit, Kind, Num
 
 WIDEST: Final = 4
 """Vectors of the widest tile."""
