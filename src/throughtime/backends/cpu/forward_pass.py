@@ -17,11 +17,9 @@ from throughtime.backends.cpu.sizes import (
     strides_of,
     team_for,
 )
+from throughtime.backends.cpu.template import Arena, Given, Template
 from throughtime.backends.cpu.words import (
-    Arena,
-    Given,
     Shape,
-    Template,
     call_addresses,
     common_words,
     contiguous,
@@ -32,6 +30,7 @@ from throughtime.backends.cpu.words import (
 )
 from throughtime.compiler.llvm import machine
 from throughtime.compiler.llvm.code import forward_code
+from throughtime.compiler.llvm.tile_sizes import WIDEST, panel_vectors, part_sizes
 from throughtime.compiler.plan import Plan, plan
 
 HIGHEST = 12
@@ -112,7 +111,7 @@ def _carry(
             addresses[f"final{s} {d}"] = v.data_ptr() + d * v.stride(0) * size
         if saved is not None:
             addresses[f"saved {d}"] = saved.data_ptr() + d * saved.stride(0) * size
-    template.run(shape, addresses)
+    template.run(shape.code.region, team, addresses)
 
 
 def _template(key: _Key) -> tuple[Template, Shape]:
@@ -122,6 +121,9 @@ def _template(key: _Key) -> tuple[Template, Shape]:
         found, forward_code(found, key.bytes, key.target), key.rows, key.team, *key.sizes, key.x,
         key.y, key.packed, gate_numbers(found, key.cell),
     )  # fmt: skip
+    blocks = shape.H_row // shape.code.kind.size
+    flat = part_sizes(len(found.with_a) * blocks, WIDEST)
+    shape.code.tiles.need(flat | panel_vectors(blocks, shape.panel, len(found.with_u)))
     arena = Arena()
     common = common_words(shape, cell_forward=shape.code.cell, packs=1) | _scratch(shape, arena)
     scrap = arena.reserve(len(found.saved) * shape.H_row)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from throughtime.compiler.llvm.emit import Emit, Num
-
 COMMON: Final = (
     # the team: functions of the OpenMP runtime (0: one thread), sched_yield, the barrier's counter
     "thread", "team", "yield", "counter",
@@ -46,25 +44,3 @@ DIRECTION: Final = (
     "d_sums",
     "d_x", "d_W", "d_U", "d_bias", "d_W_bias", "d_U_bias", "d_own",
 )  # fmt: skip
-
-
-class Frame:
-    """Numbers of a block by name, in a function that is being written."""
-
-    def __init__(self, e: Emit, address: Num, names: tuple[str, ...]) -> None:
-        self._e, self._address = e, address
-        self._index = {name: i for i, name in enumerate(names)}
-
-    def __getitem__(self, name: str) -> Num:
-        return self._e.word(self._address, self._index[name])
-
-
-def common(e: Emit) -> Frame:
-    """The common part, in a function whose first argument is `block`."""
-    return Frame(e, e.given["block"], COMMON)
-
-
-def direction(e: Emit, d: Num) -> Frame:
-    """The part of one direction."""
-    address = e.given["block"] + (d * len(DIRECTION) + len(COMMON)) * 8
-    return Frame(e, address, DIRECTION)

@@ -7,7 +7,9 @@ from typing import Any, Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.emit import Emit, Kind, Num
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.pointwise import Pointwise
 from throughtime.compiler.llvm.rows import lanes_below
 from throughtime.compiler.plan import Plan

@@ -7,16 +7,17 @@ pack; for my chunks: for blocks of steps:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from llvmlite import ir
 
-from throughtime.compiler.llvm.block import Frame, common, direction
-from throughtime.compiler.llvm.emit import Emit, Kind, Num
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.frame import Frame, common, direction
+from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
-from throughtime.compiler.llvm.products import PLACES, parts_of
+from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.products import parts_of
+from throughtime.compiler.llvm.steps import alive, for_chunks, take_states, time_of
 from throughtime.compiler.llvm.team import denormals_flushed, thread_and_team
-from throughtime.compiler.llvm.tile import WIDEST
+from throughtime.compiler.llvm.tile_sizes import PLACES, WIDEST
 
 CHUNK = ("block", "d", "low", "high", "scratch")
 """Arguments of the functions that carry a chunk: its direction, its rows, this thread's scratch."""
@@ -44,25 +45,6 @@ def write_forward(
         for_chunks(e, c, thread, team, run)
     e.done()
     return e
-
-
-def for_chunks(
-    e: Emit, c: Frame, thread: Num, team: Num, run: Callable[[Num, Num, Num], None]
-) -> None:
-    """Write `run(d, low, high)` for each of this thread's chunks."""
-    with e.loop(c["D"] * c["chunks"], start=thread, step=team) as task:
-        d, part = task.index // c["chunks"], task.index % c["chunks"]
-        run(d, e.word(c["bounds"] + part * 8), e.word(c["bounds"] + part * 8, 1))
-
-
-def time_of(e: Emit, c: Frame, f: Frame, i: Num) -> Num:
-    """The step of the sequence that comes i-th in this direction."""
-    return f["reverse"].choose("!=", 0, c["T"] - 1 - i, i)
-
-
-def alive(e: Emit, c: Frame, t: Num, low: Num, high: Num) -> Num:
-    """How many of the rows low..high a step has."""
-    return (e.word(c["rows"] + t * 8).least(high) - low).most(0)
 
 
 def _write_chunk(
@@ -97,17 +79,6 @@ def _write_chunk(
                c["H_row"], rows, c["H"], c["order"] + low * 8)  # fmt: skip
     e.done()
     return e
-
-
-def take_states(
-    e: Emit, c: Frame, copies: dict[str, Emit], to: Num, tensor: Num, low: Num, rows: Num
-) -> None:
-    """Rows from `low` of a tensor (B, H) into padded rows; of zeros where there is no tensor."""
-    there = tensor.compare("!=", 0)
-    source = Num(e.b, e.b.select(there, tensor.value, c["zeros"].value))
-    line = Num(e.b, e.b.select(there, (c["H"] * e.kind.bytes).value, e.number(0).value))
-    order = c["order"] + low * 8
-    e.call(copies["take"], to, c["H_row"], source, line, rows, c["H"], order)
 
 
 def _gather(

@@ -12,11 +12,13 @@ from typing import Any
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.block import Frame, common, direction
-from throughtime.compiler.llvm.emit import Emit, Kind, Num
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.frame import Frame, common, direction
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.products import parts_of
 from throughtime.compiler.llvm.rows import load_part
-from throughtime.compiler.llvm.tile import WIDEST
+from throughtime.compiler.llvm.tile_sizes import WIDEST
 
 
 def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:

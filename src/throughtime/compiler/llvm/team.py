@@ -8,9 +8,11 @@ from typing import Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.block import common
-from throughtime.compiler.llvm.emit import I64, POINTER, VOID, Emit, Kind, Num
+from throughtime.compiler.llvm.emit import POINTER, VOID, Emit
+from throughtime.compiler.llvm.frame import common
+from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
+from throughtime.compiler.llvm.number import I64, Num
 
 SPINS: Final = 20_000
 """Looks at the counter before the processor is offered to others: some ten microseconds."""
