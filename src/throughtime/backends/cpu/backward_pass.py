@@ -137,7 +137,7 @@ def _template(key: _Key) -> tuple[Template, Shape]:
     block, sizes = _blocks(shape, key.wants[0])
     places = [arena.reserve_all(sizes) for _ in range(shape.D)]
     common = common_words(
-        shape, cell_backward=shape.code.cell, packs=2, block=block, d_y=Given("d_y"),
+        shape, cell_backward=shape.code.cell, block=block, d_y=Given("d_y"),
         wants_x=int(key.wants[0]),
         wants_weights=int(key.wants[1]), reads_y=int(found.reads_output),
     )  # fmt: skip

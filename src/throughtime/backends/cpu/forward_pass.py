@@ -125,7 +125,7 @@ def _template(key: _Key) -> tuple[Template, Shape]:
     flat = part_sizes(len(found.with_a) * blocks, WIDEST)
     shape.code.tiles.need(flat | panel_vectors(blocks, shape.panel, len(found.with_u)))
     arena = Arena()
-    common = common_words(shape, cell_forward=shape.code.cell, packs=1) | _scratch(shape, arena)
+    common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)
     scrap = arena.reserve(len(found.saved) * shape.H_row)
     if not key.keep:  # every row saves to one place
         common["saved_row"] = 0

@@ -25,7 +25,7 @@ COMMON: Final = (
     "x", "x_steps", "x_row", "y", "y_steps", "y_row", "zeros",
     # steps in a block; scratch of each thread
     "block", "scratch", "scratch_size", "pre", "chains",
-    "packs", "saved_row", "state_plane",
+    "saved_row", "state_plane",
     # backward: gradients of outputs, rows of the block's gradients; what is wanted
     "d_y", "d_y_steps", "d_y_row", "wants_x", "wants_weights", "reads_y",
 )  # fmt: skip

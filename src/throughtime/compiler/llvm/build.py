@@ -19,7 +19,7 @@ def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
     copies = rows.write_copies(module, kind)
     product = products.write_product(module, kind)
     barrier = team.write_barrier(module, kind)
-    pack = write_packing(module, kind, copies)
+    pack = write_packing(module, kind, copies, back)
     if back:
         both = product, products.write_column_product(module, kind)
         backward.write_backward(module, kind, copies, both, pack, barrier, machine)

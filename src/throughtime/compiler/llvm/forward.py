@@ -34,9 +34,8 @@ def write_forward(
     c, block = common(e), e.given["block"]
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
-        with e.when(c["packs"].compare("!=", 0)):
-            e.call(pack, block, thread, team)
-            e.call(barrier, block, team)
+        e.call(pack, block, thread, team)
+        e.call(barrier, block, team)
         scratch = c["scratch"] + thread * c["scratch_size"]
 
         def run(d: Num, low: Num, high: Num) -> None:
