@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result
+from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.sizes import (
     Rows,
     Team,
@@ -50,7 +51,7 @@ def run(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
     new = x.new_empty if call.lengths is None else x.new_zeros
     y = new((*x.shape[:-1], D, H))
     final = [x.new_empty((D, rows.B, H)) for _ in found.state_names]
-    saved = x.new_empty(kept_shape(call, found)) if keep else None
+    saved = lend(x, kept_shape(call, found)) if keep else None
     if rows.B:
         _carry(call, found, rows, y, final, saved)
     return Result((y,), tuple(final)), [] if saved is None else [saved]
