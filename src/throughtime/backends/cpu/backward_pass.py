@@ -141,7 +141,7 @@ def _template(key: _Key) -> tuple[Template, Shape]:
         wants_x=int(key.wants[0]),
         wants_weights=int(key.wants[1]), reads_y=int(found.reads_output),
     )  # fmt: skip
-    template = Template(arena, common, 64 * (shape.D + 2) + key.team.chunks, shape.D)
+    template = Template(arena, common, shape.D)
     shared_lists(template, shape)
     set_steps(template, "d_y", shape, key.d_y)
     for d in range(shape.D):
@@ -157,7 +157,7 @@ def _template(key: _Key) -> tuple[Template, Shape]:
     return template, shape
 
 
-_kept_template = functools.lru_cache(maxsize=256)(_template)
+_kept_template = functools.lru_cache(maxsize=128)(_template)
 
 
 def _need_tiles(shape: Shape, wants: tuple[bool, bool]) -> None:

@@ -140,7 +140,7 @@ def _template(key: _Key) -> tuple[Template, Shape]:
         "new": key.rows.B * shape.H_row,
     }
     places = [arena.reserve_all(sizes) for _ in range(shape.D)]
-    template = Template(arena, common, 64 * (shape.D + 2) + key.team.chunks, shape.D)
+    template = Template(arena, common, shape.D)
     shared_lists(template, shape)
     template.set_common("places", template.list_of(_panel_places(shape)))
     for d in range(shape.D):
@@ -152,7 +152,7 @@ def _template(key: _Key) -> tuple[Template, Shape]:
     return template, shape
 
 
-_kept_template = functools.lru_cache(maxsize=256)(_template)
+_kept_template = functools.lru_cache(maxsize=128)(_template)
 
 
 def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:

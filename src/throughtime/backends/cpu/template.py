@@ -17,10 +17,10 @@ from throughtime.backends.cpu.sizes import Team
 from throughtime.compiler.llvm import threads
 from throughtime.compiler.llvm.block import COMMON, DIRECTION
 
-KEPT_BYTES: Final = 256 * 1024
+KEPT_BYTES: Final = 128 * 1024
 """The largest arena that is kept for the next call of its shape."""
 
-KEPT_CALLS: Final = 2
+KEPT_CALLS: Final = 1
 """Calls of one shape at once, of several Python threads, whose memory is kept."""
 
 
@@ -82,10 +82,9 @@ class Template:
         in_block: places of words that count from the block's start.
     """
 
-    def __init__(self, arena: Arena, common: Mapping[str, Word], lists: int, D: int) -> None:
+    def __init__(self, arena: Arena, common: Mapping[str, Word], D: int) -> None:
         self.arena_bytes = arena.bytes
-        self._end = len(COMMON) + D * len(DIRECTION)
-        self.words = array("q", bytes(8 * (self._end + lists)))
+        self.words = array("q", bytes(8 * (len(COMMON) + D * len(DIRECTION))))
         self.in_arena: list[int] = []
         self.in_block: list[int] = []
         self._given: list[tuple[int, str]] = []
@@ -121,7 +120,7 @@ class Template:
 
     def set_counter(self) -> None:
         """The barrier's counter, which every call begins at zero."""
-        self._counter = self._end
+        self._counter = len(self.words)
         self.set_common("counter", self.list_of([0]))
 
     def word(self, name: str) -> int:
@@ -130,8 +129,8 @@ class Template:
 
     def list_of(self, values: Sequence[Word]) -> InBlock:
         """Numbers that a word points to."""
-        place = self._end
-        self._end += max(1, len(values))
+        place = len(self.words)
+        self.words.extend([0] * max(1, len(values)))
         for i, value in enumerate(values):
             self._set(place + i, value)
         return InBlock(8 * place)

@@ -51,15 +51,31 @@ def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
 
 
 def _step(e: Emit, values: list[Any], rows: int, vectors: int) -> list[Any]:
-    """One k: a number of each row of A, spread, times the vectors of B."""
+    """One k: a number of each row of A, spread, times the vectors of B.
+
+    The fewer of the two are held in registers while the others come one by one.
+    """
     *chains, a_value, b_value = values
     a, b = Num(e.b, a_value), Num(e.b, b_value)
-    weights = [e.load(b + v * e.kind.size) for v in range(vectors)]
-    for r in range(rows):
-        x = e.splat(e.real(a + e.given["A_row"] * r))
-        for v in range(vectors):
-            i = r * vectors + v
-            chains[i] = e.fma(x, weights[v], chains[i])
+
+    def spread(r: int) -> Any:
+        return e.splat(e.real(a + e.given["A_row"] * r))
+
+    def weight(v: int) -> Any:
+        return e.load(b + v * e.kind.size)
+
+    if rows < vectors:
+        held = [spread(r) for r in range(rows)]
+        pairs = (
+            (r, v, held[r], w) for v in range(vectors) for w in [weight(v)] for r in range(rows)
+        )
+    else:
+        held = [weight(v) for v in range(vectors)]
+        pairs = (
+            (r, v, x, held[v]) for r in range(rows) for x in [spread(r)] for v in range(vectors)
+        )
+    for r, v, x, w in pairs:
+        chains[r * vectors + v] = e.fma(x, w, chains[r * vectors + v])
     return [*chains, (a + e.kind.bytes).value, (b + vectors * e.kind.size).value]
 
 
