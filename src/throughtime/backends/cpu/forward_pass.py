@@ -92,7 +92,8 @@ class _Key(NamedTuple):
 def _carry(
     call: Call, found: Plan, rows: Rows, y: Tensor, final: list[Tensor], saved: Tensor | None
 ) -> None:
-    team = team_for(flops_of(found, call, rows.N), call.directions, rows.B)
+    step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
+    team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
     packed = call.batch_sizes is not None
     sizes = call.directions, call.hidden_size, call.x.shape[-1]
     target = machine.host()

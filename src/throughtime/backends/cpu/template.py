@@ -90,7 +90,7 @@ class Template:
         self._given: list[tuple[int, str]] = []
         self._held: list[Any] = []
         self._ready: list[_Ready] = []
-        self._counter = 0
+        self._counters = range(0)
         for i, name in enumerate(COMMON):
             self._set(i, common.get(name, 0))
 
@@ -118,10 +118,10 @@ class Template:
         self._held.append(found)
         self.set_common(name, found.ctypes.data)
 
-    def set_counter(self) -> None:
-        """The barrier's counter, which every call begins at zero."""
-        self._counter = len(self.words)
-        self.set_common("counter", self.list_of([0]))
+    def set_counters(self, count: int) -> None:
+        """The barriers' counters, each in a line of the cache; every call begins them at zero."""
+        self._counters = range(len(self.words), len(self.words) + count * 8, 8)
+        self.set_common("counter", self.list_of([0] * (8 * count)))
 
     def word(self, name: str) -> int:
         """A word of the common part that is the same for every call."""
@@ -144,7 +144,8 @@ class Template:
         words = ready.words
         for place, name in self._given:
             words[place] = addresses[name]
-        words[self._counter] = 0
+        for place in self._counters:
+            words[place] = 0
         threads.call(region, ready.address, team.threads, team.release_gil)
         if self.arena_bytes <= KEPT_BYTES and len(self._ready) < KEPT_CALLS:
             self._ready.append(ready)

@@ -82,7 +82,8 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
         "I": shape.I, "H_row": shape.H_row, "I_row": shape.I_row, "sums": sums,
         "with_a": len(plan.with_a), "first_u": sums - with_u, "with_u": with_u,
         "states": len(plan.state_names), "vectors": len(plan.vectors), "panel": shape.panel,
-        "chunks": shape.team.chunks, "rows": alive, "offset": offset, "order": order,
+        "chunks": shape.team.chunks, "members": shape.team.members,
+        "rows": alive, "offset": offset, "order": order,
         "zeros": zeros(max(shape.H_row, shape.I_row)),
         "saved_row": len(plan.saved) * shape.H_row, "state_plane": rows.B * shape.H_row,
         "x": Given("x"), "y": Given("y"),
@@ -119,7 +120,7 @@ def shared_lists(template: Template, shape: Shape) -> None:
     template.set_common("flat", template.list_of([v * size for v in range(8)]))
     bounds = shape.rows.bounds(shape.team.chunks)
     template.set_common("bounds", template.list_of(bounds))
-    template.set_counter()
+    template.set_counters(1 + shape.D * shape.team.chunks)
     set_steps(template, "x", shape, shape.x)
     set_steps(template, "y", shape, shape.y)
 

@@ -49,7 +49,7 @@ def write_backward(
             lines = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.bytes)
             e.call(copies["copy"], direction(e, d.index)["d_bias"], kind.size, c["zeros"], 0,
                    lines // kind.lanes, kind.lanes)  # fmt: skip
-        e.call(barrier, block, team)
+        e.call(barrier, block, c["counter"], team)
         with e.loop(c["T"], team.value, step=c["block"]) as j:
             last = (j.index + c["block"]).least(c["T"])
             goal = Num(e.b, j.values[0])
@@ -59,9 +59,9 @@ def write_backward(
                 e.call(back, block, d, low, high, j.index, last)
 
             for_chunks(e, c, thread, team, run)
-            e.call(barrier, block, goal + team)
+            e.call(barrier, block, c["counter"], goal + team)
             e.call(weights, block, thread, team, j.index, last)
-            e.call(barrier, block, goal + team * 2)
+            e.call(barrier, block, c["counter"], goal + team * 2)
             j.next = [(goal + team * 2).value]
         for_chunks(e, c, thread, team, lambda d, low, high: e.call(finish, block, d, low, high))
         with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
