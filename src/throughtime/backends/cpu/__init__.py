@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients, Result
+from throughtime.backends.cpu import backward_pass, forward_pass
 from throughtime.backends.transforms import forward_mode
 from throughtime.cells import Cell
+from throughtime.compiler.llvm import machine
 from throughtime.compiler.plan import plan
 
 name = "cpu"
@@ -22,8 +24,6 @@ def refuses(call: Call) -> str | None:
 
 def refuses_cell(cell: Cell, x: Tensor) -> str | None:
     """Why no plain call of this cell on such an input can be carried, or None."""
-    from throughtime.compiler.llvm import machine
-
     if x.device.type != "cpu":
         return f"it computes on the processor, and the input is on {x.device.type}"
     if x.dtype not in (torch.float32, torch.float64):
@@ -64,15 +64,11 @@ def _word(dtype: torch.dtype) -> str:
 
 def forward(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
     """The result, and what `backward` needs beside the call; nothing with keep=False."""
-    from throughtime.backends.cpu import forward_pass
-
     return forward_pass.run(call, keep)
 
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     """The shapes of what `forward` keeps, in the numbers of x."""
-    from throughtime.backends.cpu import forward_pass
-
     return forward_pass.kept_shapes(call)
 
 
@@ -89,6 +85,4 @@ def backward(
         wants_x: whether the gradient by x is asked for.
         wants_weights: whether one by any weight is.
     """
-    from throughtime.backends.cpu import backward_pass
-
     return backward_pass.run(call, kept, d_results, wants_x, wants_weights)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
+from throughtime.backends.cpu.gradients import Room, by_weights, by_x, room_for
 from throughtime.backends.cpu.sizes import (
     Rows,
     Team,
@@ -21,44 +19,25 @@ from throughtime.backends.cpu.sizes import (
     strides_of,
     team_for,
 )
+from throughtime.backends.cpu.template import Arena, Given, Template
 from throughtime.backends.cpu.words import (
-    Arena,
-    Given,
     Shape,
-    Template,
     call_addresses,
     common_words,
     contiguous,
     direction_words,
     gate_numbers,
+    set_steps,
     shared_lists,
     start_of,
 )
 from throughtime.compiler.llvm import machine
 from throughtime.compiler.llvm.code import backward_code
+from throughtime.compiler.llvm.tile_sizes import WIDEST, part_sizes
 from throughtime.compiler.plan import Plan, plan
 
 LEAST_ROWS = 128
 """Rows of a block, so that sums over them are worth reading and writing the weight gradients."""
-
-
-@dataclass(frozen=True)
-class Room:
-    """Where the region writes gradients; matrices and x padded to whole vectors.
-
-    Attributes:
-        x: (D, N, I), or None.
-        W: for each direction (rows of weight_ih, I); empty like all of weights where not wanted.
-        U: (rows of weight_hh, H).
-        others: by name, biases and vectors as they are.
-        start: for each state (D, B, H).
-    """
-
-    x: Tensor | None
-    W: list[Tensor]
-    U: list[Tensor]
-    others: list[dict[str, Tensor]]
-    start: list[Tensor]
 
 
 def run(
@@ -69,31 +48,11 @@ def run(
     call = contiguous(call)
     found, rows = plan(call.cell), rows_of(call)
     assert isinstance(found, Plan)
-    room = _room(call, found, rows, wants_x, wants_weights)
+    room = room_for(call, found, rows, wants_x, wants_weights)
     if rows.B:
         _carry(call, found, rows, kept, d_results, room)
-    weights = tuple(_weights(call, room, d) for d in range(call.directions))
-    return Gradients(_by_x(call, rows, room.x), weights, tuple(room.start))
-
-
-def _room(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool) -> Room:
-    target = machine.host()
-    assert target is not None
-    lanes = target.lanes(8 * call.x.element_size())
-    D, H, I = call.directions, call.hidden_size, call.x.shape[-1]
-    whole_H, whole_I = (-(-n // lanes) * lanes for n in (H, I))
-    new = call.x.new_empty
-    none = new if rows.T and rows.B else call.x.new_zeros  # the region writes them, if it runs
-    wanted = range(D) if wants_weights else ()
-    matrices = ("weight_ih", "weight_hh")
-    return Room(
-        new((D, rows.N, whole_I)) if wants_x else None,
-        [none((len(found.with_a) * H, whole_I)) for _ in wanted],
-        [none((len(found.with_u) * H, whole_H)) for _ in wanted],
-        [{n: none(v.shape) for n, v in call.weights[d].items() if n not in matrices}
-         for d in wanted],
-        [new((D, rows.B, H)) for _ in found.state_names],
-    )  # fmt: skip
+    weights = tuple(by_weights(call, room, d) for d in range(call.directions))
+    return Gradients(by_x(call, rows, room.x), weights, tuple(room.start))
 
 
 class _Key(NamedTuple):
@@ -138,7 +97,7 @@ def _carry(
     start = start_of(call)
     found_at = call_addresses(call, start) | _addresses(call, y, saved, finals, room)
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
-    template.run(shape, found_at)
+    template.run(shape.code.region, team, found_at)
 
 
 def _addresses(
@@ -173,17 +132,18 @@ def _template(key: _Key) -> tuple[Template, Shape]:
         found, backward_code(found, key.bytes, key.target), key.rows, key.team, *key.sizes, key.x,
         key.y, key.packed, gate_numbers(found, key.cell),
     )  # fmt: skip
+    _need_tiles(shape, key.wants)
     arena = Arena()
     block, sizes = _blocks(shape, key.wants[0])
     places = [arena.reserve_all(sizes) for _ in range(shape.D)]
     common = common_words(
-        shape, cell_backward=shape.code.cell, packs=2, block=block, d_y=Given("d_y"),
+        shape, cell_backward=shape.code.cell, block=block, d_y=Given("d_y"),
         wants_x=int(key.wants[0]),
         wants_weights=int(key.wants[1]), reads_y=int(found.reads_output),
     )  # fmt: skip
-    template = Template(arena, common, 64 * (shape.D + 2) + key.team.chunks, shape.D)
+    template = Template(arena, common, shape.D)
     shared_lists(template, shape)
-    template.set_steps("d_y", shape, key.d_y)
+    set_steps(template, "d_y", shape, key.d_y)
     for d in range(shape.D):
         words = direction_words(template, shape, d) | places[d]
         words["d_y_first"] = d * key.d_y_first
@@ -197,7 +157,18 @@ def _template(key: _Key) -> tuple[Template, Shape]:
     return template, shape
 
 
-_kept_template = functools.lru_cache(maxsize=256)(_template)
+_kept_template = functools.lru_cache(maxsize=128)(_template)
+
+
+def _need_tiles(shape: Shape, wants: tuple[bool, bool]) -> None:
+    """Tiles for U^T and W^T, and for the sums over rows."""
+    size, tiles = shape.code.kind.size, shape.code.tiles
+    H, I = shape.H_row // size, shape.I_row // size
+    columns = part_sizes(H, tiles.column_widest) | part_sizes(I, tiles.column_widest)
+    tiles.need(
+        part_sizes(H, WIDEST) | (part_sizes(I, WIDEST) if wants[0] else set()),
+        columns if wants[1] else (),
+    )
 
 
 def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
@@ -221,31 +192,3 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
         "d_sums": count * line,
         "d_bias": line,
     }
-
-
-def _by_x(call: Call, rows: Rows, found: Tensor | None) -> Tensor | None:
-    """(D, N, padded I) to the gradient in x's own shape."""
-    if found is None:
-        return None
-    x = call.x
-    total = found[0] if len(found) == 1 else found[0] + found[1]
-    if total.shape[-1] != x.shape[-1]:
-        total = total[:, : x.shape[-1]].contiguous()
-    if call.lengths is None:
-        return total.view(x.shape)
-    there = torch.from_numpy(np.arange(rows.B) < rows.alive[:, None])
-    sorted_rows = total.new_zeros(x.shape)
-    sorted_rows[there] = total
-    return torch.zeros_like(sorted_rows).index_copy_(1, torch.from_numpy(rows.order), sorted_rows)
-
-
-def _weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
-    """Gradients of one direction's parameters by name; empty where none were wanted."""
-    if not room.W:
-        return {}
-    grads = dict(room.others[d])
-    for name, found in (("weight_ih", room.W[d]), ("weight_hh", room.U[d])):
-        if name in call.weights[d]:
-            columns = call.weights[d][name].shape[1]
-            grads[name] = found if found.shape[1] == columns else found[:, :columns].contiguous()
-    return grads

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result
+from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.sizes import (
     Rows,
     Team,
@@ -17,11 +18,9 @@ from throughtime.backends.cpu.sizes import (
     strides_of,
     team_for,
 )
+from throughtime.backends.cpu.template import Arena, Given, Template
 from throughtime.backends.cpu.words import (
-    Arena,
-    Given,
     Shape,
-    Template,
     call_addresses,
     common_words,
     contiguous,
@@ -32,6 +31,7 @@ from throughtime.backends.cpu.words import (
 )
 from throughtime.compiler.llvm import machine
 from throughtime.compiler.llvm.code import forward_code
+from throughtime.compiler.llvm.tile_sizes import WIDEST, panel_vectors, part_sizes
 from throughtime.compiler.plan import Plan, plan
 
 HIGHEST = 12
@@ -51,7 +51,7 @@ def run(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
     new = x.new_empty if call.lengths is None else x.new_zeros
     y = new((*x.shape[:-1], D, H))
     final = [x.new_empty((D, rows.B, H)) for _ in found.state_names]
-    saved = x.new_empty(kept_shape(call, found)) if keep else None
+    saved = lend(x, kept_shape(call, found)) if keep else None
     if rows.B:
         _carry(call, found, rows, y, final, saved)
     return Result((y,), tuple(final)), [] if saved is None else [saved]
@@ -92,7 +92,8 @@ class _Key(NamedTuple):
 def _carry(
     call: Call, found: Plan, rows: Rows, y: Tensor, final: list[Tensor], saved: Tensor | None
 ) -> None:
-    team = team_for(flops_of(found, call, rows.N), call.directions, rows.B)
+    step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
+    team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
     packed = call.batch_sizes is not None
     sizes = call.directions, call.hidden_size, call.x.shape[-1]
     target = machine.host()
@@ -112,7 +113,7 @@ def _carry(
             addresses[f"final{s} {d}"] = v.data_ptr() + d * v.stride(0) * size
         if saved is not None:
             addresses[f"saved {d}"] = saved.data_ptr() + d * saved.stride(0) * size
-    template.run(shape, addresses)
+    template.run(shape.code.region, team, addresses)
 
 
 def _template(key: _Key) -> tuple[Template, Shape]:
@@ -122,8 +123,11 @@ def _template(key: _Key) -> tuple[Template, Shape]:
         found, forward_code(found, key.bytes, key.target), key.rows, key.team, *key.sizes, key.x,
         key.y, key.packed, gate_numbers(found, key.cell),
     )  # fmt: skip
+    blocks = shape.H_row // shape.code.kind.size
+    flat = part_sizes(len(found.with_a) * blocks, WIDEST)
+    shape.code.tiles.need(flat | panel_vectors(blocks, shape.panel, len(found.with_u)))
     arena = Arena()
-    common = common_words(shape, cell_forward=shape.code.cell, packs=1) | _scratch(shape, arena)
+    common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)
     scrap = arena.reserve(len(found.saved) * shape.H_row)
     if not key.keep:  # every row saves to one place
         common["saved_row"] = 0
@@ -137,7 +141,7 @@ def _template(key: _Key) -> tuple[Template, Shape]:
         "new": key.rows.B * shape.H_row,
     }
     places = [arena.reserve_all(sizes) for _ in range(shape.D)]
-    template = Template(arena, common, 64 * (shape.D + 2) + key.team.chunks, shape.D)
+    template = Template(arena, common, shape.D)
     shared_lists(template, shape)
     template.set_common("places", template.list_of(_panel_places(shape)))
     for d in range(shape.D):
@@ -149,7 +153,7 @@ def _template(key: _Key) -> tuple[Template, Shape]:
     return template, shape
 
 
-_kept_template = functools.lru_cache(maxsize=256)(_template)
+_kept_template = functools.lru_cache(maxsize=128)(_template)
 
 
 def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:

@@ -22,6 +22,9 @@ FLOPS_PER_US = 60_000
 PARALLEL_US = 30
 """Predicted microseconds from which more than one thread is asked for."""
 
+SHARED_BYTES = 64 * 1024
+"""Bytes of U from which reading them takes longer than several meetings of threads."""
+
 CACHED_BYTES = 384 * 1024
 """What a thread's block of steps may take: about a third of a second-level cache."""
 
@@ -89,19 +92,31 @@ class Team(NamedTuple):
     Attributes:
         threads: asked for.
         chunks: of rows, for each direction.
+        members: threads that share a chunk, at most.
         release_gil: whether other Python threads may run meanwhile.
     """
 
     threads: int
     chunks: int
+    members: int
     release_gil: bool
 
 
-def team_for(flops: float, directions: int, rows: int) -> Team:
-    """The team for so much work."""
+def team_for(flops: float, directions: int, rows: int, step_bytes: int = 0) -> Team:
+    """The team for so much work.
+
+    Args:
+        flops: of the whole call.
+        directions: carried side by side.
+        rows: of the batch.
+        step_bytes: of the matrices that one step reads, where members may share a chunk; sharing
+            costs one meeting a step, and pays where reading takes longer.
+    """
     free = threads.available() if flops > PARALLEL_US * FLOPS_PER_US else 1
     chunks = max(1, min(free // directions, rows))
-    return Team(free, chunks, threads.worth_releasing(flops / FLOPS_PER_US / free))
+    members = free // (chunks * directions) if step_bytes >= SHARED_BYTES else 1
+    release = threads.worth_releasing(flops / FLOPS_PER_US / free)
+    return Team(free, chunks, max(1, members), release)
 
 
 def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:

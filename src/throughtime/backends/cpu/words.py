@@ -1,46 +1,19 @@
-"""The argument block of a region: sizes, places in the arena, and addresses of a call's tensors.
-
-All but the addresses follows from shapes, so it is worked out once for a shape and kept: a
-`Template`. A call adds where its arena lies and writes its tensors' addresses.
-"""
+"""What the words of a region's argument block are: from shapes, and from a call's tensors."""
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.sizes import Rows, Team, padded, time_steps, zeros
+from throughtime.backends.cpu.template import Given, Template, Word
 from throughtime.compiler.llvm import threads
-from throughtime.compiler.llvm.block import COMMON, DIRECTION
 from throughtime.compiler.llvm.code import Code
 from throughtime.compiler.plan import Plan
-
-KEPT_BYTES: Final = 256 * 1024
-"""The largest arena that is kept for the next call of its shape."""
-
-KEPT_CALLS: Final = 2
-"""Calls of one shape at once, of several Python threads, whose memory is kept."""
-
-
-class InArena(int):
-    """A place in the arena, counted from its start."""
-
-
-class InBlock(int):
-    """A place in the block itself, counted from its start."""
-
-
-class Given(str):
-    """A word that each call writes: the address of one of its tensors, by name."""
-
-
-Word = int | InArena | InBlock | Given
 
 
 @dataclass(frozen=True)
@@ -87,120 +60,6 @@ class Shape:
         return max(1, 4 // gates) if gates else max(1, self.H_row // self.code.kind.size)
 
 
-class Arena:
-    """Memory that machine code works in, laid out before it is taken."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-
-    def reserve(self, bytes: int) -> InArena:
-        """A place for so many bytes."""
-        place = InArena(self.bytes)
-        self.bytes += -(-bytes // 64) * 64
-        return place
-
-    def reserve_all(self, sizes: Mapping[str, int]) -> dict[str, Word]:
-        """A place for each name."""
-        return {name: self.reserve(bytes) for name, bytes in sizes.items()}
-
-
-class _Ready:
-    """Memory of one call: the arena, and the words with its addresses in them."""
-
-    def __init__(self, template: Template) -> None:
-        self.arena = torch.empty(template.arena_bytes, dtype=torch.uint8)
-        self.words = array("q", template.words)
-        self.address = self.words.buffer_info()[0]
-        for place in template.in_arena:
-            self.words[place] += self.arena.data_ptr()
-        for place in template.in_block:
-            self.words[place] += self.address
-
-
-class Template:
-    """The words of every call of one shape.
-
-    Small memory is used again by the next call of the shape: taking it and writing the words
-    anew costs more than a small layer computes.
-
-    Attributes:
-        arena_bytes: of the memory that a call takes.
-        words: as they are before a call.
-        in_arena: places of words that count from the arena's start.
-        in_block: places of words that count from the block's start.
-    """
-
-    def __init__(self, arena: Arena, common: Mapping[str, Word], lists: int, D: int) -> None:
-        self.arena_bytes = arena.bytes
-        self._end = len(COMMON) + D * len(DIRECTION)
-        self.words = array("q", bytes(8 * (self._end + lists)))
-        self.in_arena: list[int] = []
-        self.in_block: list[int] = []
-        self._given: list[tuple[int, str]] = []
-        self._held: list[Any] = []
-        self._ready: list[_Ready] = []
-        self._counter = 0
-        for i, name in enumerate(COMMON):
-            self._set(i, common.get(name, 0))
-
-    def _set(self, place: int, word: Word) -> None:
-        if isinstance(word, Given):
-            self._given.append((place, word))
-            return
-        self.words[place] = word
-        if isinstance(word, InArena):
-            self.in_arena.append(place)
-        elif isinstance(word, InBlock):
-            self.in_block.append(place)
-
-    def set_direction(self, d: int, values: Mapping[str, Word]) -> None:
-        """The part of one direction; what is not named is 0."""
-        for i, name in enumerate(DIRECTION):
-            self._set(len(COMMON) + d * len(DIRECTION) + i, values.get(name, 0))
-
-    def set_common(self, name: str, word: Word) -> None:
-        """One word of the common part."""
-        self._set(COMMON.index(name), word)
-
-    def set_steps(self, name: str, shape: Shape, strides: tuple[int, int]) -> None:
-        """Bytes to each step of a tensor, and from row to row."""
-        found = time_steps(shape.rows, strides, shape.packed)
-        self._held.append(found)
-        self.set_common(f"{name}_steps", found.ctypes.data)
-        self.set_common(f"{name}_row", strides[1])
-
-    def set_counter(self) -> None:
-        """The barrier's counter, which every call begins at zero."""
-        self._counter = self._end
-        self.set_common("counter", self.list_of([0]))
-
-    def word(self, name: str) -> int:
-        """A word of the common part that is the same for every call."""
-        return self.words[COMMON.index(name)]
-
-    def list_of(self, values: Sequence[Word]) -> InBlock:
-        """Numbers that a word points to."""
-        place = self._end
-        self._end += max(1, len(values))
-        for i, value in enumerate(values):
-            self._set(place + i, value)
-        return InBlock(8 * place)
-
-    def run(self, shape: Shape, addresses: Mapping[str, int]) -> None:
-        """Call the region with these tensors."""
-        try:
-            ready = self._ready.pop()
-        except IndexError:  # the first call, or others are using what there is
-            ready = _Ready(self)
-        words, team = ready.words, shape.team
-        for place, name in self._given:
-            words[place] = addresses[name]
-        words[self._counter] = 0
-        threads.call(shape.code.region, ready.address, team.threads, team.release_gil)
-        if self.arena_bytes <= KEPT_BYTES and len(self._ready) < KEPT_CALLS:
-            self._ready.append(ready)
-
-
 def gate_numbers(plan: Plan, cell: Any) -> tuple[list[int], list[int]]:
     """For each sum, the number of its gate among the rows of W and of U; -1 where it has none."""
     a = {g: i for i, g in enumerate(cell.layout.input_gates)}
@@ -212,16 +71,19 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
     """The common part of the block."""
     plan, code, rows = shape.plan, shape.code, shape.rows
     runtime = threads.runtime() if shape.team.threads > 1 else None
-    tiles, heights, columns = code.tables
+    tiles, heights, columns = (
+        v.buffer_info()[0] for v in (code.tiles.rows, code.tiles.heights, code.tiles.columns)
+    )
     alive, offset, order = rows.addresses
     sums, with_u = len(plan.sums), len(plan.with_u)
     found: dict[str, Word] = {
         "tiles": tiles, "heights": heights, "columns": columns,
-        "column_widest": code.column_widest, "D": shape.D, "T": rows.T, "H": shape.H,
+        "column_widest": code.tiles.column_widest, "D": shape.D, "T": rows.T, "H": shape.H,
         "I": shape.I, "H_row": shape.H_row, "I_row": shape.I_row, "sums": sums,
         "with_a": len(plan.with_a), "first_u": sums - with_u, "with_u": with_u,
         "states": len(plan.state_names), "vectors": len(plan.vectors), "panel": shape.panel,
-        "chunks": shape.team.chunks, "rows": alive, "offset": offset, "order": order,
+        "chunks": shape.team.chunks, "members": shape.team.members,
+        "rows": alive, "offset": offset, "order": order,
         "zeros": zeros(max(shape.H_row, shape.I_row)),
         "saved_row": len(plan.saved) * shape.H_row, "state_plane": rows.B * shape.H_row,
         "x": Given("x"), "y": Given("y"),
@@ -258,9 +120,15 @@ def shared_lists(template: Template, shape: Shape) -> None:
     template.set_common("flat", template.list_of([v * size for v in range(8)]))
     bounds = shape.rows.bounds(shape.team.chunks)
     template.set_common("bounds", template.list_of(bounds))
-    template.set_counter()
-    template.set_steps("x", shape, shape.x)
-    template.set_steps("y", shape, shape.y)
+    template.set_counters(1 + shape.D * shape.team.chunks)
+    set_steps(template, "x", shape, shape.x)
+    set_steps(template, "y", shape, shape.y)
+
+
+def set_steps(template: Template, name: str, shape: Shape, strides: tuple[int, int]) -> None:
+    """Bytes to each step of a tensor, and from row to row."""
+    template.set_array(f"{name}_steps", time_steps(shape.rows, strides, shape.packed))
+    template.set_common(f"{name}_row", strides[1])
 
 
 def call_addresses(call: Call, state: Sequence[Tensor] | None) -> dict[str, int]:

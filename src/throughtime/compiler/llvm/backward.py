@@ -12,11 +12,20 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.block import Frame, common, direction
-from throughtime.compiler.llvm.emit import Emit, Kind, Num
-from throughtime.compiler.llvm.forward import alive, for_chunks, take_states, time_of
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.frame import Frame, common, direction
+from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
-from throughtime.compiler.llvm.team import denormals_flushed, my_share, thread_and_team
+from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.steps import (
+    alive,
+    first_row,
+    for_chunks,
+    take_states,
+    time_of,
+)
+from throughtime.compiler.llvm.team import denormals_flushed, thread_and_team
+from throughtime.compiler.llvm.weights_back import give_sums, write_sums, write_weights
 
 
 def write_backward(
@@ -28,8 +37,8 @@ def write_backward(
     start, back = _write_start(module, kind, copies), _write_back(module, kind, product)
     finish = _write_finish(module, kind, copies)
     gather = _write_gather(module, kind, copies)
-    sums = _write_sums(module, kind)
-    weights = _write_weights(module, kind, product, column_product, sums)
+    sums = write_sums(module, kind)
+    weights = write_weights(module, kind, product, column_product, sums)
     e = Emit(module, "backward", kind, ("block",))
     c, block = common(e), e.given["block"]
     with denormals_flushed(e, machine):
@@ -40,7 +49,7 @@ def write_backward(
             lines = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.bytes)
             e.call(copies["copy"], direction(e, d.index)["d_bias"], kind.size, c["zeros"], 0,
                    lines // kind.lanes, kind.lanes)  # fmt: skip
-        e.call(barrier, block, team)
+        e.call(barrier, block, c["counter"], team)
         with e.loop(c["T"], team.value, step=c["block"]) as j:
             last = (j.index + c["block"]).least(c["T"])
             goal = Num(e.b, j.values[0])
@@ -50,21 +59,15 @@ def write_backward(
                 e.call(back, block, d, low, high, j.index, last)
 
             for_chunks(e, c, thread, team, run)
-            e.call(barrier, block, goal + team)
+            e.call(barrier, block, c["counter"], goal + team)
             e.call(weights, block, thread, team, j.index, last)
-            e.call(barrier, block, goal + team * 2)
+            e.call(barrier, block, c["counter"], goal + team * 2)
             j.next = [(goal + team * 2).value]
         for_chunks(e, c, thread, team, lambda d, low, high: e.call(finish, block, d, low, high))
         with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
-            _give_sums(e, c, direction(e, d.index), copies)
+            give_sums(e, c, direction(e, d.index), copies)
     e.done()
     return e
-
-
-def _first_row(e: Emit, c: Frame, f: Frame, j: Num, last: Num) -> Num:
-    """Rows before those of the steps j..last, counted from the sequence's end in this direction."""
-    t = f["reverse"].choose("!=", 0, j, c["T"] - last)
-    return e.word(c["offset"] + t * 8)
 
 
 def _time(e: Emit, c: Frame, f: Frame, j: Num) -> tuple[Num, Num]:
@@ -107,7 +110,7 @@ def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
     e = Emit(module, "gather_back", kind, STEPS, internal=True)
     c, g = common(e), e.given
     f, low, high = direction(e, g["d"]), g["low"], g["high"]
-    before, order = _first_row(e, c, f, g["first"], g["last"]), c["order"] + low * 8
+    before, order = first_row(e, c, f, g["first"], g["last"]), c["order"] + low * 8
     with e.loop(g["last"], start=g["first"]) as j:
         i, t = _time(e, c, f, j.index)
         R = alive(e, c, t, low, high)
@@ -141,7 +144,7 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
     e = Emit(module, "back", kind, STEPS, internal=True)
     c, g = common(e), e.given
     f, low = direction(e, g["d"]), g["low"]
-    before = _first_row(e, c, f, g["first"], g["last"])
+    before = first_row(e, c, f, g["first"], g["last"])
     d_row = (c["sums"] + c["vectors"]) * c["H_row"] + kind.size
     with e.loop(g["last"], start=g["first"]) as j:
         _, t = _time(e, c, f, j.index)
@@ -160,93 +163,3 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
                c["H_row"] // kind.size)  # fmt: skip
     e.done()
     return e
-
-
-def _write_weights(
-    module: ir.Module, kind: Kind, product: Emit, column_product: Emit, sums: Emit
-) -> Emit:
-    """`weights_back(...)`: this thread's share of what a block of steps says of W, U, b and x."""
-    names = ("block", "thread", "team", "first", "last")
-    e = Emit(module, "weights_back", kind, names, internal=True)
-    c, g = common(e), e.given
-    mine = g["thread"], g["team"]
-    d_row = (c["sums"] + c["vectors"]) * c["H_row"] + kind.size
-    with e.loop(c["D"]) as d:
-        f = direction(e, d.index)
-        before = _first_row(e, c, f, g["first"], g["last"])
-        top = f["reverse"].choose("!=", 0, g["last"], c["T"] - g["first"]) - 1
-        count = e.word(c["offset"] + top * 8) + e.word(c["rows"] + top * 8) - before
-        with e.when(c["wants_x"].compare("!=", 0)):
-            low, high = my_share(e, count, *mine)
-            e.call(product, g["block"], c["zeros"], 0, f["d_sums"] + low * d_row, d_row, c["H_row"],
-                   f["W_back"], c["with_a"], c["H"], f["d_x"] + (before + low) * c["I_row"],
-                   c["I_row"], high - low, c["I_row"] // kind.size)  # fmt: skip
-        with e.when(c["wants_weights"].compare("!=", 0)):
-            for gates, first, number, to, row, block in (
-                ("gate_a", e.number(0), c["with_a"], "d_W", "I_row", "x_block"),
-                ("gate_u", c["first_u"], c["with_u"], "d_U", "H_row", "old_block"),
-            ):
-                low, high = my_share(e, number * c["H"], *mine)
-                with e.loop(number) as q:
-                    _weight(e, c, f, column_product, count, d_row,
-                            (first + q.index, q.index * c["H"], low, high),
-                            (gates, to, row, block))  # fmt: skip
-            columns = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.size)
-            low, high = my_share(e, columns, *mine)
-            e.call(sums, f["d_bias"] + low * kind.size, f["d_sums"] + low * kind.size, d_row, count,
-                   high - low)  # fmt: skip
-    e.done()
-    return e
-
-
-def _weight(
-    e: Emit, c: Frame, f: Frame, column_product: Emit, count: Num, d_row: Num,
-    place: tuple[Num, Num, Num, Num], names: tuple[str, str, str, str],
-) -> None:  # fmt: skip
-    """The lines low..high of a weight gradient that are one sum's; the first block begins them."""
-    k, line, low, high = place
-    gates, to, row, block = names
-    size = e.kind.size
-    start, stop = low.most(line), high.least(line + c["H"])
-    unit = start - line
-    gate = e.word(f[gates] + k * 8)
-    address = f[to] + (gate * c["H"] + unit) * c[row]
-    begins = e.given["first"].compare("==", 0)
-    source = Num(e.b, e.b.select(begins, c["zeros"].value, address.value))
-    source_row = Num(e.b, e.b.select(begins, e.number(0).value, c[row].value))
-    with e.when(stop.compare(">", start)):
-        e.call(column_product, e.given["block"], source, source_row,
-               f["d_sums"] + k * c["H_row"] + unit * e.kind.bytes, d_row, f[block], c[row], count,
-               address, c[row], stop - start, c[row] // size)  # fmt: skip
-
-
-def _write_sums(module: ir.Module, kind: Kind) -> Emit:
-    """`column_sums(to, source, row, rows, vectors)`: adds every column's sum over the rows."""
-    e = Emit(module, "column_sums", kind, ("to", "source", "row", "rows", "vectors"), internal=True)
-    g = e.given
-    with e.loop(g["vectors"]) as v:
-        column = v.index * kind.size
-        with e.loop(g["rows"], e.load(g["to"] + column)) as n:
-            value = e.load(g["source"] + column + g["row"] * n.index)
-            n.next = [e.b.fadd(n.values[0], value)]
-        e.store(n.values[0], g["to"] + column)
-    e.done()
-    return e
-
-
-def _give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
-    """Sums over all rows and steps, to the biases and vectors they are the gradients of."""
-    with e.when(c["wants_weights"].compare("!=", 0)):
-        with e.loop(c["sums"]) as k:
-            source = f["d_bias"] + k.index * c["H_row"]
-            for gates, to in (("gate_a", "d_W_bias"), ("gate_u", "d_U_bias")):
-                gate = e.word(f[gates] + k.index * 8)
-                with e.when(e.b.and_(gate.compare(">=", 0), f[to].compare("!=", 0))):
-                    _give_line(e, c, copies, f[to] + gate * c["H"] * e.kind.bytes, source)
-        with e.loop(c["vectors"]) as v:
-            source = f["d_bias"] + (c["sums"] + v.index) * c["H_row"]
-            _give_line(e, c, copies, e.word(f["d_own"] + v.index * 8), source)
-
-
-def _give_line(e: Emit, c: Frame, copies: dict[str, Emit], to: Num, source: Num) -> None:
-    e.call(copies["give"], to, 0, source, 0, 1, c["H"], c["zeros"])

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from throughtime.compiler.llvm.emit import Emit, Num
-
 COMMON: Final = (
-    # the team: functions of the OpenMP runtime (0: one thread), sched_yield, the barrier's counter
-    "thread", "team", "yield", "counter",
+    # the team: functions of the OpenMP runtime (0: one thread), sched_yield, the counters of the
+    # whole team's barrier and of each chunk's; how many threads may share a chunk
+    "thread", "team", "yield", "counter", "members",
     # code: tables of tiles, heights of tiles by vectors, the cell's two functions
     "tiles", "heights", "columns", "column_widest", "cell_forward", "cell_backward",
     # sizes: directions, steps, units, inputs; bytes of a row of units and of inputs, padded
@@ -27,7 +26,7 @@ COMMON: Final = (
     "x", "x_steps", "x_row", "y", "y_steps", "y_row", "zeros",
     # steps in a block; scratch of each thread
     "block", "scratch", "scratch_size", "pre", "chains",
-    "packs", "saved_row", "state_plane",
+    "saved_row", "state_plane",
     # backward: gradients of outputs, rows of the block's gradients; what is wanted
     "d_y", "d_y_steps", "d_y_row", "wants_x", "wants_weights", "reads_y",
 )  # fmt: skip
@@ -46,25 +45,3 @@ DIRECTION: Final = (
     "d_sums",
     "d_x", "d_W", "d_U", "d_bias", "d_W_bias", "d_U_bias", "d_own",
 )  # fmt: skip
-
-
-class Frame:
-    """Numbers of a block by name, in a function that is being written."""
-
-    def __init__(self, e: Emit, address: Num, names: tuple[str, ...]) -> None:
-        self._e, self._address = e, address
-        self._index = {name: i for i, name in enumerate(names)}
-
-    def __getitem__(self, name: str) -> Num:
-        return self._e.word(self._address, self._index[name])
-
-
-def common(e: Emit) -> Frame:
-    """The common part, in a function whose first argument is `block`."""
-    return Frame(e, e.given["block"], COMMON)
-
-
-def direction(e: Emit, d: Num) -> Frame:
-    """The part of one direction."""
-    address = e.given["block"] + (d * len(DIRECTION) + len(COMMON)) * 8
-    return Frame(e, address, DIRECTION)

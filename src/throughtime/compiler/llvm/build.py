@@ -6,9 +6,10 @@ from llvmlite import ir
 
 from throughtime.compiler.llvm import backward, forward, products, rows, team, tile
 from throughtime.compiler.llvm.cell import write_cell_backward, write_cell_forward
-from throughtime.compiler.llvm.emit import Kind
+from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
 from throughtime.compiler.llvm.packing import write_packing
+from throughtime.compiler.llvm.tile_sizes import COLUMN_ROWS, most_rows
 from throughtime.compiler.plan import Plan
 
 
@@ -18,7 +19,7 @@ def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
     copies = rows.write_copies(module, kind)
     product = products.write_product(module, kind)
     barrier = team.write_barrier(module, kind)
-    pack = write_packing(module, kind, copies)
+    pack = write_packing(module, kind, copies, back)
     if back:
         both = product, products.write_column_product(module, kind)
         backward.write_backward(module, kind, copies, both, pack, barrier, machine)
@@ -27,21 +28,19 @@ def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
     return module
 
 
-def tiles_module(kind: Kind, registers: int) -> ir.Module:
-    """The register tiles of every size, for products with rows in order."""
+def tiles_module(kind: Kind, registers: int, vectors: int) -> ir.Module:
+    """The register tiles of so many vectors, for products with rows in order."""
     module = ir.Module("tiles")
-    for vectors in range(1, tile.WIDEST + 1):
-        for height in range(1, tile.most_rows(registers, vectors) + 1):
-            tile.write_tile(module, kind, height, vectors)
+    for height in range(1, most_rows(registers, vectors) + 1):
+        tile.write_tile(module, kind, height, vectors)
     return module
 
 
-def columns_module(kind: Kind, registers: int) -> ir.Module:
-    """The register tiles for sums over rows: weight gradients."""
+def columns_module(kind: Kind, vectors: int) -> ir.Module:
+    """The register tiles of so many vectors for sums over rows: weight gradients."""
     module = ir.Module("columns")
-    for vectors in range(1, tile.column_widest(registers) + 1):
-        for height in tile.COLUMN_ROWS:
-            tile.write_column_tile(module, kind, height, vectors)
+    for height in COLUMN_ROWS:
+        tile.write_column_tile(module, kind, height, vectors)
     return module
 
 

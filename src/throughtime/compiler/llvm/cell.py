@@ -7,13 +7,15 @@ from typing import Any, Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.emit import Emit, Kind, Num
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.pointwise import Pointwise
 from throughtime.compiler.llvm.rows import lanes_below
 from throughtime.compiler.plan import Plan
 
 FORWARD: Final = (
-    "rows", "blocks", "chains", "chains_row", "pre", "pre_row", "state", "state_row",
+    "rows", "blocks", "chains", "chains_row", "pre", "pre_row", "old", "state", "state_row",
     "state_plane", "new", "saved", "saved_row", "vectors", "H_row", "H",
 )  # fmt: skip
 """Every address is that of the first row and unit."""
@@ -39,7 +41,8 @@ def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
             name: g[name] + g[f"{name}_row"] * row.index + column
             for name in ("pre", "state", "saved")
         }
-        places["new"] = g["new"] + g["state_row"] * row.index + column
+        for name in ("old", "new"):
+            places[name] = g[name] + g["state_row"] * row.index + column
         vector = block.index * (len(plan.with_u) * kind.size)
         places["chains"] = g["chains"] + g["chains_row"] * row.index + vector
         places["vectors"] = g["vectors"] + column
@@ -67,7 +70,8 @@ def _forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
             found[s.node] = _loader(e, places["chains"] + place * e.kind.size)
     for k, node in enumerate(plan.states):
         if node is not None:
-            found[node] = _loader(e, places["state"] + g["state_plane"] * k)
+            old = places["state"] + g["state_plane"] * k if k else places["old"]
+            found[node] = _loader(e, old)
     return found | _vector_loads(e, plan, places)
 
 

@@ -1,21 +1,78 @@
-"""Machine code that is ready to be called: the loops, the tiles and a cell's own functions."""
+"""Machine code that is ready to be called: the loops, the tiles and a cell's own functions.
+
+What writes code is imported only when the cache has none.
+"""
 
 from __future__ import annotations
 
 import functools
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from threading import Lock
+from typing import Any, Final
 
-from throughtime.compiler.llvm import build, machine, tile
-from throughtime.compiler.llvm.emit import Kind
-from throughtime.compiler.llvm.jit import load
+from throughtime.compiler.llvm import machine
+from throughtime.compiler.llvm.jit import Loaded, load
+from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
-from throughtime.compiler.llvm.products import PLACES
+from throughtime.compiler.llvm.tile_sizes import (
+    COLUMN_ROWS,
+    PLACES,
+    WIDEST,
+    column_widest,
+    most_rows,
+)
 from throughtime.compiler.plan import Plan
 
-NO_LIMIT = 1 << 40
+NO_LIMIT: Final = 1 << 40
+"""The height of a tile that multiplies nothing."""
+
+
+class Tiles:
+    """The tables of tiles that the loops look up, filled with what a shape needs before it runs."""
+
+    def __init__(self, kind: Kind, target: Machine) -> None:
+        registers = target.registers
+        heights = (most_rows(registers, v) for v in range(1, WIDEST + 1))
+        self.kind, self.target = kind, target
+        self.heights = array("q", [NO_LIMIT, *heights])
+        self.rows = array("q", [0] * (PLACES * (WIDEST + 1)))
+        self.columns = array("q", [0] * (PLACES * (WIDEST + 1)))
+        self.column_widest = column_widest(registers)
+        self._there: set[tuple[str, int]] = set()
+        self._lock = Lock()
+
+    def need(self, rows: Iterable[int], columns: Iterable[int] = ()) -> None:
+        """Fill in the tiles of these numbers of vectors."""
+        wanted = [("tile", v) for v in rows] + [("column", v) for v in columns]
+        for name, v in wanted:
+            with self._lock:
+                if (name, v) not in self._there:
+                    self._fill(name, v)
+                    self._there.add((name, v))
+
+    def _fill(self, name: str, v: int) -> None:
+        kind, registers = self.kind, self.target.registers
+
+        def module() -> Any:
+            from throughtime.compiler.llvm import build
+
+            if name == "column":
+                return build.columns_module(kind, v)
+            return build.tiles_module(kind, registers, v)
+
+        found = _loaded(f"{name} {v}", kind, self.target, module)
+        heights = COLUMN_ROWS if name == "column" else range(1, self.heights[v] + 1)
+        table = self.columns if name == "column" else self.rows
+        for r in heights:
+            table[v * PLACES + r] = found.address(f"{name}_{v}_{r}")
+
+
+@functools.cache
+def tiles_of(kind: Kind, target: Machine) -> Tiles:
+    """The tables of a machine and kind of numbers, which live as long as the process."""
+    return Tiles(kind, target)
 
 
 @dataclass(frozen=True)
@@ -26,76 +83,56 @@ class Code:
         kind: the numbers it computes with.
         region: address of what every thread of a team runs.
         cell: address of the cell's own function.
-        tables: addresses that the loops look up: tiles, heights of tiles, column tiles.
-        column_widest: vectors of the widest column tile.
+        tiles: the tables it looks up.
     """
 
     kind: Kind
     region: int
     cell: int
-    tables: tuple[int, int, int]
-    column_widest: int
+    tiles: Tiles
 
 
 def forward_code(plan: Plan, bytes: int, target: Machine) -> Code:
     """The forward pass of a cell, in numbers of so many bytes."""
-    return _code(plan.key, plan, bytes, target, False)
+    return _code(plan, bytes, target, "forward")
 
 
 def backward_code(plan: Plan, bytes: int, target: Machine) -> Code:
     """The backward pass."""
-    return _code(plan.key, plan, bytes, target, True)
+    return _code(plan, bytes, target, "backward")
 
 
-_READY: dict[tuple[str, int, Machine, bool], Code] = {}
+_READY: dict[tuple[str, int, Machine, str], Code] = {}
 
 
-def _code(key: str, plan: Plan, bytes: int, target: Machine, back: bool) -> Code:
-    found = _READY.get((key, bytes, target, back))
-    if found is None:
-        found = _READY[key, bytes, target, back] = _made(key, plan, bytes, target, back)
-    return found
+def _code(plan: Plan, bytes: int, target: Machine, name: str) -> Code:
+    place = (plan.key, bytes, target, name)
+    if place not in _READY:
+        _READY[place] = _made(plan, bytes, target, name)
+    return _READY[place]
 
 
-def _made(key: str, plan: Plan, bytes: int, target: Machine, back: bool) -> Code:
+def _made(plan: Plan, bytes: int, target: Machine, name: str) -> Code:
     kind = Kind(bytes, target.lanes(8 * bytes))
-    name = "backward" if back else "forward"
-    module = build.backward_module if back else build.forward_module
-    own = _loaded(f"{name} {key}", kind, target, lambda: module(kind, plan))
-    loops = _loaded(f"loops {name}", kind, target, lambda: build.loops_module(kind, target, back))
+
+    def own() -> Any:
+        from throughtime.compiler.llvm import build
+
+        write = build.backward_module if name == "backward" else build.forward_module
+        return write(kind, plan)
+
+    def loops() -> Any:
+        from throughtime.compiler.llvm import build
+
+        return build.loops_module(kind, target, name == "backward")
+
     return Code(
         kind,
-        loops.address(name),
-        own.address(f"cell_{name}"),
-        _tables(kind, target, back),
-        tile.column_widest(target.registers),
+        _loaded(f"loops {name}", kind, target, loops).address(name),
+        _loaded(f"{name} {plan.key}", kind, target, own).address(f"cell_{name}"),
+        tiles_of(kind, target),
     )
 
 
-def _loaded(name: str, kind: Kind, target: Machine, module: Callable[[], Any]) -> Any:
+def _loaded(name: str, kind: Kind, target: Machine, module: Callable[[], Any]) -> Loaded:
     return load(f"{name} {kind}", lambda: machine.text(module(), target), target)
-
-
-@functools.cache
-def _tables(kind: Kind, target: Machine, back: bool) -> tuple[int, int, int]:
-    """Addresses of the tables of tiles, of their heights, and of column tiles."""
-    registers = target.registers
-    tiles = _loaded("tiles", kind, target, lambda: build.tiles_module(kind, registers))
-    heights = [NO_LIMIT, *(tile.most_rows(registers, v) for v in range(1, tile.WIDEST + 1))]
-    table = array("q", [0] * (PLACES * (tile.WIDEST + 1)))
-    for v, height in enumerate(heights[1:], 1):
-        for r in range(1, height + 1):
-            table[v * PLACES + r] = tiles.address(f"tile_{v}_{r}")
-    columns = array("q", [0] * len(table))
-    if back:
-        object = _loaded("columns", kind, target, lambda: build.columns_module(kind, registers))
-        for v in range(1, tile.column_widest(registers) + 1):
-            for r in tile.COLUMN_ROWS:
-                columns[v * PLACES + r] = object.address(f"column_{v}_{r}")
-    found = table, array("q", heights), columns
-    _KEPT.append(found)
-    return tuple(v.buffer_info()[0] for v in found)  # type: ignore[return-value]
-
-
-_KEPT: list[Any] = []
-"""Tables whose addresses compiled code holds."""

@@ -12,51 +12,46 @@ from typing import Any
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.block import Frame, common, direction
-from throughtime.compiler.llvm.emit import Emit, Kind, Num
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.frame import Frame, common, direction
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.products import parts_of
 from throughtime.compiler.llvm.rows import load_part
-from throughtime.compiler.llvm.tile import WIDEST
+from throughtime.compiler.llvm.tile_sizes import WIDEST
 
 
-def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
-    """`pack(block, thread, team)`: this thread's share of the packs that `packs` asks for.
-
-    Bits of `packs`: 1 the forward matrices, 2 the backward ones.
-    """
-    lines = _write_lines(module, kind)
-    columns = _write_columns(module, kind)
+def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: bool) -> Emit:
+    """`pack(block, thread, team)`: this thread's share of what forward or backward multiplies."""
+    matrices = _write_columns(module, kind) if back else _write_lines(module, kind)
     e = Emit(module, "pack", kind, ("block", "thread", "team"), internal=True)
     c = common(e)
     mine = e.given["thread"], e.given["team"]
     with e.loop(c["D"]) as d:
         f = direction(e, d.index)
-        with e.when((c["packs"] % 2).compare("!=", 0)):
-            _pack_inputs(e, c, f, lines, mine)
-            _pack_recurrent(e, c, f, lines, mine)
+        (_pack_transposed if back else _pack_panels)(e, c, f, matrices, mine)
         with e.when(e.given["thread"].compare("==", 0)):
             _pack_bias(e, c, f)
             with e.loop(c["vectors"]) as v:
-                vector = f["vector"] + v.index * c["H_row"]
-                e.call(
-                    copies["take"],
-                    vector,
-                    0,
-                    e.word(f["own"] + v.index * 8),
-                    0,
-                    1,
-                    c["H"],
-                    c["zeros"],
-                )
-        with e.when(c["packs"].compare(">=", 2)):
-            units = c["H"]
-            with e.when(c["wants_x"].compare("!=", 0)):
-                e.call(columns, e.given["block"], f["W_back"], f["W"], f["gate_a"], c["with_a"],
-                       c["I"], *mine)  # fmt: skip
-            e.call(columns, e.given["block"], f["U_back"], f["U"], f["gate_u"] + c["first_u"] * 8,
-                   c["with_u"], units, *mine)  # fmt: skip
+                vector, own = f["vector"] + v.index * c["H_row"], e.word(f["own"] + v.index * 8)
+                e.call(copies["take"], vector, 0, own, 0, 1, c["H"], c["zeros"])
     e.done()
     return e
+
+
+def _pack_panels(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]) -> None:
+    """W and U for the forward pass."""
+    _pack_inputs(e, c, f, lines, mine)
+    _pack_recurrent(e, c, f, lines, mine)
+
+
+def _pack_transposed(e: Emit, c: Frame, f: Frame, columns: Emit, mine: tuple[Num, Num]) -> None:
+    """U, and where x wants a gradient W, for the backward pass."""
+    block = e.given["block"]
+    with e.when(c["wants_x"].compare("!=", 0)):
+        e.call(columns, block, f["W_back"], f["W"], f["gate_a"], c["with_a"], c["I"], *mine)
+    gates = f["gate_u"] + c["first_u"] * 8
+    e.call(columns, block, f["U_back"], f["U"], gates, c["with_u"], c["H"], *mine)
 
 
 def _write_lines(module: ir.Module, kind: Kind) -> Emit:
@@ -77,12 +72,12 @@ def _write_lines(module: ir.Module, kind: Kind) -> Emit:
         square = transposed(e, [e.load(line + k.index * kind.bytes) for line in lines])
         for i, vector in enumerate(square):
             e.store(vector, g["to"] + g["to_step"] * (k.index + i))
-    left = g["K"] - whole
-    with e.when(left.compare(">", 0)):
-        parts = [load_part(e, line + whole * kind.bytes, left) for line in lines]
-        for i, vector in enumerate(transposed(e, parts)):
-            with e.when(left.compare(">", i)):
-                e.store(vector, g["to"] + g["to_step"] * (whole + i))
+    with e.loop(g["K"], start=whole) as k:
+        to, source = g["to"] + g["to_step"] * k.index, g["source"] + k.index * kind.bytes
+        e.store(e.zero(), to)
+        with e.loop(g["lines"].least(kind.lanes)) as lane:
+            value = e.real(source + g["source_line"] * lane.index)
+            e.put_real(value, to + lane.index * kind.bytes)
     e.done()
     return e
 

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from throughtime.compiler.graph import Graph
 from throughtime.compiler.llvm import maths
-from throughtime.compiler.llvm.emit import Emit, Num
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.number import Num
 
 Source = Callable[[int], Any]
 """From a node that is not computed here to its value."""

@@ -11,12 +11,11 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.block import common
-from throughtime.compiler.llvm.emit import Emit, Kind, Num
-from throughtime.compiler.llvm.tile import COLUMN_ROWS, WIDEST
-
-PLACES = 16
-"""Entries of the table of tiles for each number of vectors."""
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.frame import common
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.tile_sizes import COLUMN_ROWS, PLACES, WIDEST
 
 
 @contextmanager

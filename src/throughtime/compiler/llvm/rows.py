@@ -6,7 +6,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.emit import I64, POINTER, VOID, Emit, Kind, Num
+from throughtime.compiler.llvm.emit import POINTER, VOID, Emit
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.number import I64, Num
 
 ONE_BIT = ir.IntType(1)
 

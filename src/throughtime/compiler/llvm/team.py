@@ -8,9 +8,14 @@ from typing import Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.block import common
-from throughtime.compiler.llvm.emit import I64, POINTER, VOID, Emit, Kind, Num
+from throughtime.compiler.llvm.emit import POINTER, VOID, Emit
+from throughtime.compiler.llvm.frame import common
+from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
+from throughtime.compiler.llvm.number import I64, Num
+
+MEETING_SIZE: Final = 64
+"""Bytes from one barrier's counter to the next: a line of the cache each."""
 
 SPINS: Final = 20_000
 """Looks at the counter before the processor is offered to others: some ten microseconds."""
@@ -74,14 +79,14 @@ def denormals_flushed(e: Emit, machine: Machine) -> Iterator[None]:
 
 
 def write_barrier(module: ir.Module, kind: Kind) -> Emit:
-    """`barrier(block, goal)`: arrive, then wait until `goal` arrivals were counted.
+    """`barrier(block, counter, goal)`: arrive, then wait until `goal` arrivals were counted.
 
     It spins a bounded while, since a barrier is short, and then yields, since a thread that is
     waited for may have no processor.
     """
-    e = Emit(module, "barrier", kind, ("block", "goal"), internal=True)
+    e = Emit(module, "barrier", kind, ("block", "counter", "goal"), internal=True)
     c, b = common(e), e.b
-    counter = e.pointer(c["counter"])
+    counter = e.pointer(e.given["counter"])
     b.atomic_rmw("add", counter, I64(1), "acq_rel")
     look, rest, out = (e.function.append_basic_block(n) for n in ("look", "rest", "out"))
     before = b.block

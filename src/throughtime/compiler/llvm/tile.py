@@ -12,10 +12,9 @@ from typing import Any, Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.emit import Emit, Kind, Num
-
-WIDEST: Final = 4
-"""Vectors of the widest tile."""
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.number import Num
 
 ARGUMENTS: Final = (
     "start", "start_row", "places", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
@@ -26,21 +25,6 @@ vectors), parts and K of each, and C (bytes from row to row)."""
 
 COLUMN_ARGUMENTS: Final = ("start", "start_row", "A", "A_step", "B", "B_step", "K", "C", "C_row")
 """Of a tile whose A lies the other way: A[k, r] with r from number to number; bytes from k to k."""
-
-COLUMN_ROWS: Final = (8, 4, 2, 1)
-"""Rows of the tiles of the second kind."""
-
-_ROWS: Final = {32: {4: 6, 3: 8, 2: 12, 1: 12}, 16: {4: 3, 3: 4, 2: 6, 1: 8}}
-
-
-def most_rows(registers: int, vectors: int) -> int:
-    """The rows of the highest tile of so many vectors, on a machine of so many registers."""
-    return _ROWS[registers][vectors]
-
-
-def column_widest(registers: int) -> int:
-    """Vectors of the widest tile of the second kind, COLUMN_ROWS[0] rows high."""
-    return 3 if registers == 32 else 1
 
 
 def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
@@ -67,15 +51,31 @@ def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
 
 
 def _step(e: Emit, values: list[Any], rows: int, vectors: int) -> list[Any]:
-    """One k: a number of each row of A, spread, times the vectors of B."""
+    """One k: a number of each row of A, spread, times the vectors of B.
+
+    The fewer of the two are held in registers while the others come one by one.
+    """
     *chains, a_value, b_value = values
     a, b = Num(e.b, a_value), Num(e.b, b_value)
-    weights = [e.load(b + v * e.kind.size) for v in range(vectors)]
-    for r in range(rows):
-        x = e.splat(e.real(a + e.given["A_row"] * r))
-        for v in range(vectors):
-            i = r * vectors + v
-            chains[i] = e.fma(x, weights[v], chains[i])
+
+    def spread(r: int) -> Any:
+        return e.splat(e.real(a + e.given["A_row"] * r))
+
+    def weight(v: int) -> Any:
+        return e.load(b + v * e.kind.size)
+
+    if rows < vectors:
+        held = [spread(r) for r in range(rows)]
+        pairs = (
+            (r, v, held[r], w) for v in range(vectors) for w in [weight(v)] for r in range(rows)
+        )
+    else:
+        held = [weight(v) for v in range(vectors)]
+        pairs = (
+            (r, v, x, held[v]) for r in range(rows) for x in [spread(r)] for v in range(vectors)
+        )
+    for r, v, x, w in pairs:
+        chains[r * vectors + v] = e.fma(x, w, chains[r * vectors + v])
     return [*chains, (a + e.kind.bytes).value, (b + vectors * e.kind.size).value]
 
 

@@ -1,0 +1,82 @@
+"""Where the backward pass writes gradients, and how they become those of the call's tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.backends.cpu.sizes import Rows
+from throughtime.compiler.llvm import machine
+from throughtime.compiler.plan import Plan
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where the region writes gradients; matrices and x padded to whole vectors.
+
+    Attributes:
+        x: (D, N, I), or None.
+        W: for each direction (rows of weight_ih, I); empty like all of weights where not wanted.
+        U: (rows of weight_hh, H).
+        others: by name, biases and vectors as they are.
+        start: for each state (D, B, H).
+    """
+
+    x: Tensor | None
+    W: list[Tensor]
+    U: list[Tensor]
+    others: list[dict[str, Tensor]]
+    start: list[Tensor]
+
+
+def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool) -> Room:
+    """Memory for what is wanted."""
+    target = machine.host()
+    assert target is not None
+    lanes = target.lanes(8 * call.x.element_size())
+    D, H, I = call.directions, call.hidden_size, call.x.shape[-1]
+    whole_H, whole_I = (-(-n // lanes) * lanes for n in (H, I))
+    new = call.x.new_empty
+    none = new if rows.T and rows.B else call.x.new_zeros  # the region writes them, if it runs
+    wanted = range(D) if wants_weights else ()
+    matrices = ("weight_ih", "weight_hh")
+    return Room(
+        new((D, rows.N, whole_I)) if wants_x else None,
+        [none((len(found.with_a) * H, whole_I)) for _ in wanted],
+        [none((len(found.with_u) * H, whole_H)) for _ in wanted],
+        [{n: none(v.shape) for n, v in call.weights[d].items() if n not in matrices}
+         for d in wanted],
+        [new((D, rows.B, H)) for _ in found.state_names],
+    )  # fmt: skip
+
+
+def by_x(call: Call, rows: Rows, found: Tensor | None) -> Tensor | None:
+    """(D, N, padded I) to the gradient in x's own shape."""
+    if found is None:
+        return None
+    x = call.x
+    total = found[0] if len(found) == 1 else found[0] + found[1]
+    if total.shape[-1] != x.shape[-1]:
+        total = total[:, : x.shape[-1]].contiguous()
+    if call.lengths is None:
+        return total.view(x.shape)
+    there = torch.from_numpy(np.arange(rows.B) < rows.alive[:, None])
+    sorted_rows = total.new_zeros(x.shape)
+    sorted_rows[there] = total
+    return torch.zeros_like(sorted_rows).index_copy_(1, torch.from_numpy(rows.order), sorted_rows)
+
+
+def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
+    """Gradients of one direction's parameters by name; empty where none were wanted."""
+    if not room.W:
+        return {}
+    grads = dict(room.others[d])
+    for name, found in (("weight_ih", room.W[d]), ("weight_hh", room.U[d])):
+        if name in call.weights[d]:
+            columns = call.weights[d][name].shape[1]
+            grads[name] = found if found.shape[1] == columns else found[:, :columns].contiguous()
+    return grads

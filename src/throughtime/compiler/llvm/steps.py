@@ -1,0 +1,45 @@
+"""Chunks of rows and steps of time, as forward and backward both walk them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.frame import Frame
+from throughtime.compiler.llvm.number import Num
+
+
+def for_chunks(
+    e: Emit, c: Frame, thread: Num, team: Num, run: Callable[[Num, Num, Num], None]
+) -> None:
+    """Write `run(d, low, high)` for each of this thread's chunks."""
+    with e.loop(c["D"] * c["chunks"], start=thread, step=team) as task:
+        d, part = task.index // c["chunks"], task.index % c["chunks"]
+        run(d, e.word(c["bounds"] + part * 8), e.word(c["bounds"] + part * 8, 1))
+
+
+def time_of(e: Emit, c: Frame, f: Frame, i: Num) -> Num:
+    """The step of the sequence that comes i-th in this direction."""
+    return f["reverse"].choose("!=", 0, c["T"] - 1 - i, i)
+
+
+def alive(e: Emit, c: Frame, t: Num, low: Num, high: Num) -> Num:
+    """How many of the rows low..high a step has."""
+    return (e.word(c["rows"] + t * 8).least(high) - low).most(0)
+
+
+def first_row(e: Emit, c: Frame, f: Frame, j: Num, last: Num) -> Num:
+    """Rows before those of the steps j..last, counted from the sequence's end in this direction."""
+    t = f["reverse"].choose("!=", 0, j, c["T"] - last)
+    return e.word(c["offset"] + t * 8)
+
+
+def take_states(
+    e: Emit, c: Frame, copies: dict[str, Emit], to: Num, tensor: Num, low: Num, rows: Num
+) -> None:
+    """Rows from `low` of a tensor (B, H) into padded rows; of zeros where there is no tensor."""
+    there = tensor.compare("!=", 0)
+    source = Num(e.b, e.b.select(there, tensor.value, c["zeros"].value))
+    line = Num(e.b, e.b.select(there, (c["H"] * e.kind.bytes).value, e.number(0).value))
+    order = c["order"] + low * 8
+    e.call(copies["take"], to, c["H_row"], source, line, rows, c["H"], order)

@@ -1,0 +1,105 @@
+"""What a block of steps says of the weights and of x, a share for each thread.
+
+dW += d_sums^T x,  dU += d_sums^T h,  db += the sum of d_sums over rows,  dx = W^T d_sums
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.frame import Frame, common, direction
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.steps import first_row
+from throughtime.compiler.llvm.team import my_share
+
+
+def write_weights(
+    module: ir.Module, kind: Kind, product: Emit, column_product: Emit, sums: Emit
+) -> Emit:
+    """`weights_back(...)`: this thread's share of what a block of steps says of W, U, b and x."""
+    names = ("block", "thread", "team", "first", "last")
+    e = Emit(module, "weights_back", kind, names, internal=True)
+    c, g = common(e), e.given
+    mine = g["thread"], g["team"]
+    d_row = (c["sums"] + c["vectors"]) * c["H_row"] + kind.size
+    with e.loop(c["D"]) as d:
+        f = direction(e, d.index)
+        before = first_row(e, c, f, g["first"], g["last"])
+        top = f["reverse"].choose("!=", 0, g["last"], c["T"] - g["first"]) - 1
+        count = e.word(c["offset"] + top * 8) + e.word(c["rows"] + top * 8) - before
+        with e.when(c["wants_x"].compare("!=", 0)):
+            low, high = my_share(e, count, *mine)
+            e.call(product, g["block"], c["zeros"], 0, f["d_sums"] + low * d_row, d_row, c["H_row"],
+                   f["W_back"], c["with_a"], c["H"], f["d_x"] + (before + low) * c["I_row"],
+                   c["I_row"], high - low, c["I_row"] // kind.size)  # fmt: skip
+        with e.when(c["wants_weights"].compare("!=", 0)):
+            for gates, first, number, to, row, block in (
+                ("gate_a", e.number(0), c["with_a"], "d_W", "I_row", "x_block"),
+                ("gate_u", c["first_u"], c["with_u"], "d_U", "H_row", "old_block"),
+            ):
+                low, high = my_share(e, number * c["H"], *mine)
+                with e.loop(number) as q:
+                    _weight(e, c, f, column_product, count, d_row,
+                            (first + q.index, q.index * c["H"], low, high),
+                            (gates, to, row, block))  # fmt: skip
+            columns = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.size)
+            low, high = my_share(e, columns, *mine)
+            e.call(sums, f["d_bias"] + low * kind.size, f["d_sums"] + low * kind.size, d_row, count,
+                   high - low)  # fmt: skip
+    e.done()
+    return e
+
+
+def _weight(
+    e: Emit, c: Frame, f: Frame, column_product: Emit, count: Num, d_row: Num,
+    place: tuple[Num, Num, Num, Num], names: tuple[str, str, str, str],
+) -> None:  # fmt: skip
+    """The lines low..high of a weight gradient that are one sum's; the first block begins them."""
+    k, line, low, high = place
+    gates, to, row, block = names
+    size = e.kind.size
+    start, stop = low.most(line), high.least(line + c["H"])
+    unit = start - line
+    gate = e.word(f[gates] + k * 8)
+    address = f[to] + (gate * c["H"] + unit) * c[row]
+    begins = e.given["first"].compare("==", 0)
+    source = Num(e.b, e.b.select(begins, c["zeros"].value, address.value))
+    source_row = Num(e.b, e.b.select(begins, e.number(0).value, c[row].value))
+    with e.when(stop.compare(">", start)):
+        e.call(column_product, e.given["block"], source, source_row,
+               f["d_sums"] + k * c["H_row"] + unit * e.kind.bytes, d_row, f[block], c[row], count,
+               address, c[row], stop - start, c[row] // size)  # fmt: skip
+
+
+def write_sums(module: ir.Module, kind: Kind) -> Emit:
+    """`column_sums(to, source, row, rows, vectors)`: adds every column's sum over the rows."""
+    e = Emit(module, "column_sums", kind, ("to", "source", "row", "rows", "vectors"), internal=True)
+    g = e.given
+    with e.loop(g["vectors"]) as v:
+        column = v.index * kind.size
+        with e.loop(g["rows"], e.load(g["to"] + column)) as n:
+            value = e.load(g["source"] + column + g["row"] * n.index)
+            n.next = [e.b.fadd(n.values[0], value)]
+        e.store(n.values[0], g["to"] + column)
+    e.done()
+    return e
+
+
+def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
+    """Sums over all rows and steps, to the biases and vectors they are the gradients of."""
+    with e.when(c["wants_weights"].compare("!=", 0)):
+        with e.loop(c["sums"]) as k:
+            source = f["d_bias"] + k.index * c["H_row"]
+            for gates, to in (("gate_a", "d_W_bias"), ("gate_u", "d_U_bias")):
+                gate = e.word(f[gates] + k.index * 8)
+                with e.when(e.b.and_(gate.compare(">=", 0), f[to].compare("!=", 0))):
+                    _give_line(e, c, copies, f[to] + gate * c["H"] * e.kind.bytes, source)
+        with e.loop(c["vectors"]) as v:
+            source = f["d_bias"] + (c["sums"] + v.index) * c["H_row"]
+            _give_line(e, c, copies, e.word(f["d_own"] + v.index * 8), source)
+
+
+def _give_line(e: Emit, c: Frame, copies: dict[str, Emit], to: Num, source: Num) -> None:
+    e.call(copies["give"], to, 0, source, 0, 1, c["H"], c["zeros"])
