@@ -81,6 +81,7 @@ def test_unrolled_steps_share_the_layers_weights() -> None:
     assert {id(p) for p in unrolled.parameters()} == {id(p) for p in layer.parameters()}
     assert len(unrolled.steps) == 4
     assert len({id(step) for step in unrolled.steps}) == 1
+    assert list(unrolled.state_dict()) == [f"step.layer.{name}" for name in layer.state_dict()]
 
 
 @pytest.mark.parametrize(
