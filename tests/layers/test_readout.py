@@ -110,6 +110,43 @@ def test_a_wrong_width_is_told() -> None:
         unrolled(torch.zeros(2, 10))
 
 
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Readout(0, 2), "^input_size must be a positive integer, got 0$"),
+        (lambda: Readout(2, 2.0), "^output_size must be a positive integer, got 2.0$"),
+        (lambda: Readout(2), "^Readout needs input_size and output_size, or a network$"),
+        (lambda: Readout(2, 2, network=nn.Linear(2, 2)), "sizes or a network, and got both$"),
+        (
+            lambda: Readout(2, 2, dtype=torch.int64),
+            "^dtype must be a floating point dtype of torch",
+        ),
+        (lambda: Readout(network=nn.Linear(2, 2), dtype=torch.float64), "those of the network; mo"),
+        (lambda: Readout(network=torch.tanh), "^network must be a torch.nn.Module, got builtin"),
+        (lambda: Gate(True), "^size must be a positive integer, got True$"),
+        (
+            lambda: Gate(2, dtype="float32"),
+            "^dtype must be a floating point dtype of torch, got 'f",
+        ),
+        (
+            lambda: Gate(2, nn.Linear(3, 2), device="cpu"),
+            "device and dtype are those of the network",
+        ),
+        (lambda: Gate(2, torch.tanh), "^network must be a torch.nn.Module, got builtin"),
+    ],
+)
+def test_bad_readouts_and_gates(make: Any, text: str) -> None:
+    with pytest.raises((OptionError, TypeError), match=text):
+        make()
+
+
+def test_readouts_and_gates_have_a_device_and_a_dtype() -> None:
+    for part in (Readout(3, 2, dtype=torch.float64), Gate(3, dtype=torch.float64)):
+        assert part(torch.randn(4, 3, dtype=torch.float64)).dtype == torch.float64
+    for part in (Readout(3, 2, device="meta"), Gate(3, device="meta")):
+        assert {v.device.type for v in part.parameters()} == {"meta"}
+
+
 def test_a_readout_takes_a_packed_sequence() -> None:
     layer, readout = Recurrent(cells.GRU(), 3, 4), Readout(4, 2)
     packed = nn.utils.rnn.pack_sequence([torch.randn(n, 3) for n in (2, 5)], enforce_sorted=False)
