@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from throughtime.backends import BACKENDS, choose
 from throughtime.backends.call import Call, Result
@@ -35,11 +36,28 @@ def operator(call: Call, backend: str = "auto") -> Result:
     if call.rounded:
         call = call.in_weights_dtype()  # what is compiled runs the op without autocast
     form, tensors = flatten(call)
-    if torch.compiler.is_compiling() and torch._C._functorch.get_dynamic_layer_stack_depth():
+    compiling = torch.compiler.is_compiling()
+    if compiling:
+        tensors = _apart(tensors)
+    transformed = torch._C._functorch.get_dynamic_layer_stack_depth()
+    if compiling and (transformed or not _differentiable(tensors)):
         # Below torch.func the compiler cannot trace the function; the op itself has a rule for
-        # vmap, and its guard raises where a derivative would be lost.
+        # vmap, and its guard raises where a derivative would be lost. Nor can it trace a function
+        # that no gradient goes through.
         found = scan_forward(call.cell.key, backend, list(form), tensors)
     else:
         found = Scan.apply(call.cell.key, backend, tuple(form), *tensors)  # type: ignore[no-untyped-call]
     count = len(call.cell.state_names) if call.record else 1
     return Result(tuple(found[:count]), tuple(found[count:]))
+
+
+def _differentiable(tensors: list[Tensor | None]) -> bool:
+    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
+
+
+def _apart(tensors: list[Tensor | None]) -> list[Tensor | None]:
+    """The same tensors, each once: the compiler gives a function no tensor in two places."""
+    found: list[Tensor | None] = []
+    for v in tensors:
+        found.append(v.view_as(v) if v is not None and any(v is w for w in found) else v)
+    return found
