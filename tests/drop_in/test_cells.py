@@ -154,6 +154,11 @@ def test_a_named_backend_runs_or_raises() -> None:
         vmap(ours)(torch.randn(2, 4, 3).double())
     assert ours.explain() == "torch"
     assert pair("GRU", "reference")[1].explain() == "reference"
+    with torch.autograd.forward_ad.dual_level():  # a named backend that refuses is told, not raised
+        said = pair("GRU", "torch")[1].explain()
+    assert said.startswith(
+        "none, since backend 'torch' cannot run this call: torch's recurrent ker"
+    )
 
 
 def test_gates_by_name() -> None:

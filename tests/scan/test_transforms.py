@@ -67,6 +67,37 @@ def test_compile_is_one_graph_and_trains_at_any_size(cell: Any) -> None:
 
 
 @every_cell
+def test_compile_is_one_graph_without_a_gradient(cell: Any) -> None:
+    layer, x = _layer(cell), _x()
+    expected = layer(x)
+    for context in (torch.no_grad, torch.inference_mode):
+        torch._dynamo.reset()
+        with context():
+            found = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+        assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch._dynamo.reset()
+    found = torch.compile(layer.requires_grad_(False), fullgraph=True, backend="aot_eager")(x)
+    assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_compile_takes_one_tensor_in_two_places() -> None:
+    """Tied weights, one tensor as both states, x as the state: gradients add up."""
+    layer = Recurrent(cells.LSTM(), 3, 3, num_layers=2, dtype=torch.float64)
+    layer.weight_hh_l0 = layer.weight_ih_l0
+    layer.weight_ih_l1 = layer.weight_ih_l0
+    x = torch.randn(1, 2, 3, dtype=torch.float64, requires_grad=True)
+    leaves = [x, *layer.parameters()]
+
+    def call(run: Any) -> tuple[Tensor, ...]:
+        y, state = run(x, ((x, x), (x, x)))
+        loss = y.square().sum() + state[0][1].sum()
+        return (y, *torch.autograd.grad(loss, leaves))
+
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert_close(call(compiled), call(layer), rtol=1e-12, atol=1e-12)
+
+
+@every_cell
 def test_export_keeps_time_and_batch_free(cell: Any, tmp_path: Path) -> None:
     layer = _layer(cell, bidirectional=True, num_layers=2)
     sizes = {0: torch.export.Dim("T", min=2, max=99), 1: torch.export.Dim("B", min=2, max=99)}

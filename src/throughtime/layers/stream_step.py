@@ -20,9 +20,10 @@ class Step(nn.Module):
 
     Attributes:
         layer: the layer; a model finds the layer's attributes here too.
+        names: of the layer's weights, which a model may set anew at each call.
         batch: B.
         state: where the next step starts.
-        calls: how often the model has called it.
+        calls: how often the model has called it in this step.
         arrays: dtypes of what was given as NumPy arrays, which are told so when they are wrong.
     """
 
@@ -31,6 +32,7 @@ class Step(nn.Module):
         if layer.backend == "auto":
             layer.backend = "reference"
         self.layer = layer
+        self.names = {n for layer in layer._names for short in layer for n in short.values()}
         self.batch = batch
         self.state: States = layer.initial_state(batch)
         self.calls = 0
@@ -70,6 +72,12 @@ class Step(nn.Module):
             return super().__getattr__(name)
         return getattr(modules["layer"], name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("names", ()):
+            setattr(self.layer, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def reset(self, rows: Sequence[int] | Tensor | None) -> None:
         """Put all rows, or those given, back to their first state."""
         fresh = self.layer.initial_state(self.batch)
@@ -79,12 +87,12 @@ class Step(nn.Module):
         mask = _rows(rows, self.batch).to(fresh[0][0].device).unsqueeze(-1)
         self.state = _select(mask, fresh, self.state)
 
-    def set(self, state: States) -> None:
-        """Go on from this state."""
+    def checked(self, state: Any) -> States:
+        """A copy of a state that this layer can go on from."""
         found = check_state(self.layer, state, self.batch, True)
         if found is None:
             raise ShapeError("the state of a layer of this stream must be its tensors, got None")
-        self.state = tuple(tuple(v.detach().clone() for v in s) for s in found)
+        return tuple(tuple(v.detach().clone() for v in s) for s in found)
 
 
 def _rows(rows: Any, batch: int) -> Tensor:

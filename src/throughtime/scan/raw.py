@@ -18,6 +18,7 @@ from throughtime.backends.call import Call, Result
 from throughtime.cells import Cell
 from throughtime.cells.registry import registered
 from throughtime.errors import TransformError
+from throughtime.scan.autocast import unrounded
 from throughtime.scan.form import flatten_gradients, unflatten
 
 Tensors = list[Tensor | None]
@@ -224,5 +225,7 @@ for _op, _name, _kernel, _fake in (
 ):
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
     _library.impl(_name, _guarded(_op, _name), "Autograd")
+    for _key, _off in unrounded(_op).items():
+        _library.impl(_name, _off, _key)
     torch.library.register_fake(f"throughtime::{_name}", _fake, lib=_library)
     torch.library.register_vmap(f"throughtime::{_name}", _vmap(_op), lib=_library)
