@@ -54,7 +54,7 @@ def operator(call: Call, backend: str = "auto") -> Result:
         call = call.in_weights_dtype()  # what is compiled runs the op without autocast
     form, tensors = flatten(call)
     below = torch._C._functorch.get_dynamic_layer_stack_depth()
-    keep = bool(below) or _recorded(tensors)
+    keep = bool(below) or (_recorded(tensors) and not torch.compiler.is_exporting())
     if torch.compiler.is_compiling() and below:
         # Below torch.func the compiler cannot trace the function; the op itself has a rule for
         # vmap, and its guard raises where a derivative would be lost.
