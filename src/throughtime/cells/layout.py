@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -46,6 +47,19 @@ class Layout:
     products: tuple[str, ...]
     vectors: tuple[str, ...]
     inputs: tuple[str, ...]
+
+    def names(self, bias: bool) -> tuple[str, ...]:
+        """The names of the parameters, in torch's order."""
+        return self._with_bias if bias else tuple(n for n in self._with_bias if n not in _BIASES)
+
+    @cached_property
+    def _with_bias(self) -> tuple[str, ...]:
+        a, u = bool(self.input_gates), bool(self.recurrent_gates)
+        names = ["weight_ih"] * a + ["weight_hh"] * u + ["bias_ih"] * a + ["bias_hh"] * u
+        return (*names, *(f"weight_{p}" for p in self.products), *self.vectors)
+
+
+_BIASES = ("bias_ih", "bias_hh")
 
 
 class _Recorder(Names):

@@ -37,4 +37,5 @@ def parameter_shapes(
         shapes[f"weight_{name}"] = (cell.width(to, hidden_size), cell.width(source, hidden_size))
     for name in layout.vectors:
         shapes[name] = (hidden_size,)
+    assert tuple(shapes) == layout.names(bias)
     return shapes

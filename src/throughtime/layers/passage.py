@@ -23,7 +23,8 @@ class Passage(Weights):
         """Through all layers: the outputs, and each layer's result."""
         y, results = batch.x, []
         for layer in range(len(self.hidden_sizes)):
-            result = self._carry_layer(layer, replace(batch, x=y), record)
+            below_it = replace(batch, x=y) if layer else batch
+            result = self._carry_layer(layer, below_it, record)
             below, y = y, merged(result.sequences[0], self.options.merge, batch.lengths)
             if self.options.residual and layer:
                 y = y + below

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
 from throughtime.cells import Cell
-from throughtime.cells.parameters import parameter_shapes
 
 
 class Form(NamedTuple):
@@ -53,7 +52,7 @@ def unflatten(cell: Cell, form: Sequence[int], tensors: Sequence[Tensor | None])
     """The call that `flatten` took apart."""
     f = Form(*form)
     rest: Iterator[Tensor] = iter(tensors[5:])  # type: ignore[arg-type]
-    names = list(parameter_shapes(cell, 1, f.hidden_size, bool(f.bias)))
+    names = cell.layout.names(bool(f.bias))
     weights = tuple(dict(zip(names, rest, strict=False)) for _ in range(f.directions))
     inputs = dict(zip(cell.layout.inputs, islice(rest, len(cell.layout.inputs)), strict=True))
     count = len(cell.state_names)

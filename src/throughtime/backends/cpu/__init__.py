@@ -30,7 +30,9 @@ def refuses_cell(cell: Cell, x: Tensor) -> str | None:
         return f"it computes in float32 and float64, and the input is {_word(x.dtype)}"
     if torch.is_autocast_enabled("cpu"):
         return "autocast rounds products, which compiled code does not"
-    reason = forward_mode() or machine.reason()
+    if machine.host() is None:
+        return machine.reason()
+    reason = forward_mode()
     if reason is not None:
         return reason
     found = plan(cell)

@@ -82,7 +82,8 @@ def _room(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: boo
     lanes = target.lanes(8 * call.x.element_size())
     D, H, I = call.directions, call.hidden_size, call.x.shape[-1]
     whole_H, whole_I = (-(-n // lanes) * lanes for n in (H, I))
-    new, none = call.x.new_empty, call.x.new_zeros
+    new = call.x.new_empty
+    none = new if rows.T and rows.B else call.x.new_zeros  # the region writes them, if it runs
     wanted = range(D) if wants_weights else ()
     matrices = ("weight_ih", "weight_hh")
     return Room(

@@ -6,11 +6,11 @@ All but the addresses follows from shapes, so it is worked out once for a shape 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +20,13 @@ from throughtime.compiler.llvm import threads
 from throughtime.compiler.llvm.block import COMMON, DIRECTION
 from throughtime.compiler.llvm.code import Code
 from throughtime.compiler.plan import Plan
+
+
+KEPT_BYTES: Final = 256 * 1024
+"""The largest arena that is kept for the next call of its shape."""
+
+KEPT_CALLS: Final = 2
+"""Calls of one shape at once, of several Python threads, whose memory is kept."""
 
 
 class InArena(int):
@@ -98,34 +105,54 @@ class Arena:
         return {name: self.reserve(bytes) for name, bytes in sizes.items()}
 
 
+class _Ready:
+    """Memory of one call: the arena, and the words with its addresses in them."""
+
+    def __init__(self, template: Template) -> None:
+        self.arena = torch.empty(template.arena_bytes, dtype=torch.uint8)
+        self.words = array("q", template.words)
+        self.address = self.words.buffer_info()[0]
+        for place in template.in_arena:
+            self.words[place] += self.arena.data_ptr()
+        for place in template.in_block:
+            self.words[place] += self.address
+
+
 class Template:
     """The words of every call of one shape.
 
+    Small memory is used again by the next call of the shape: taking it and writing the words
+    anew costs more than a small layer computes.
+
     Attributes:
         arena_bytes: of the memory that a call takes.
-        given: names of the addresses that a call writes, in their order.
+        words: as they are before a call.
+        in_arena: places of words that count from the arena's start.
+        in_block: places of words that count from the block's start.
     """
 
     def __init__(self, arena: Arena, common: Mapping[str, Word], lists: int, D: int) -> None:
         self.arena_bytes = arena.bytes
-        self.given: list[str] = []
         self._end = len(COMMON) + D * len(DIRECTION)
-        self._words: np.ndarray = np.zeros(self._end + lists, np.int64)
-        self._arena = np.zeros_like(self._words)
-        self._block = np.zeros_like(self._words)
-        self._places: list[int] = []
+        self.words = array("q", bytes(8 * (self._end + lists)))
+        self.in_arena: list[int] = []
+        self.in_block: list[int] = []
+        self._given: list[tuple[int, str]] = []
         self._held: list[Any] = []
+        self._ready: list[_Ready] = []
+        self._counter = 0
         for i, name in enumerate(COMMON):
             self._set(i, common.get(name, 0))
 
     def _set(self, place: int, word: Word) -> None:
         if isinstance(word, Given):
-            self.given.append(word)
-            self._places.append(place)
+            self._given.append((place, word))
             return
-        self._words[place] = word
-        self._arena[place] = isinstance(word, InArena)
-        self._block[place] = isinstance(word, InBlock)
+        self.words[place] = word
+        if isinstance(word, InArena):
+            self.in_arena.append(place)
+        elif isinstance(word, InBlock):
+            self.in_block.append(place)
 
     def set_direction(self, d: int, values: Mapping[str, Word]) -> None:
         """The part of one direction; what is not named is 0."""
@@ -143,9 +170,14 @@ class Template:
         self.set_common(f"{name}_steps", found.ctypes.data)
         self.set_common(f"{name}_row", strides[1])
 
+    def set_counter(self) -> None:
+        """The barrier's counter, which every call begins at zero."""
+        self._counter = self._end
+        self.set_common("counter", self.list_of([0]))
+
     def word(self, name: str) -> int:
         """A word of the common part that is the same for every call."""
-        return int(self._words[COMMON.index(name)])
+        return self.words[COMMON.index(name)]
 
     def list_of(self, values: Sequence[Word]) -> InBlock:
         """Numbers that a word points to."""
@@ -157,13 +189,17 @@ class Template:
 
     def run(self, shape: Shape, addresses: Mapping[str, int]) -> None:
         """Call the region with these tensors."""
-        arena = torch.empty(self.arena_bytes, dtype=torch.uint8)
-        words = self._words + self._arena * arena.data_ptr()
-        address = words.__array_interface__["data"][0]
-        words += self._block * address
-        words[self._places] = [addresses[name] for name in self.given]
-        team = shape.team
-        threads.call(shape.code.region, address, team.threads, team.release_gil)
+        try:
+            ready = self._ready.pop()
+        except IndexError:  # the first call, or others are using what there is
+            ready = _Ready(self)
+        words, team = ready.words, shape.team
+        for place, name in self._given:
+            words[place] = addresses[name]
+        words[self._counter] = 0
+        threads.call(shape.code.region, ready.address, team.threads, team.release_gil)
+        if self.arena_bytes <= KEPT_BYTES and len(self._ready) < KEPT_CALLS:
+            self._ready.append(ready)
 
 
 def gate_numbers(plan: Plan, cell: Any) -> tuple[list[int], list[int]]:
@@ -223,7 +259,7 @@ def shared_lists(template: Template, shape: Shape) -> None:
     template.set_common("flat", template.list_of([v * size for v in range(8)]))
     bounds = shape.rows.bounds(shape.team.chunks)
     template.set_common("bounds", template.list_of(bounds))
-    template.set_common("counter", template.list_of([0]))
+    template.set_counter()
     template.set_steps("x", shape, shape.x)
     template.set_steps("y", shape, shape.y)
 

@@ -203,7 +203,7 @@ def _weight(
     e: Emit, c: Frame, f: Frame, column_product: Emit, count: Num, d_row: Num,
     place: tuple[Num, Num, Num, Num], names: tuple[str, str, str, str],
 ) -> None:  # fmt: skip
-    """The lines low..high of a weight gradient that belong to one sum, added to."""
+    """The lines low..high of a weight gradient that belong to one sum; the first block begins it."""
     k, line, low, high = place
     gates, to, row, block = names
     size = e.kind.size
@@ -211,8 +211,11 @@ def _weight(
     unit = start - line
     gate = e.word(f[gates] + k * 8)
     address = f[to] + (gate * c["H"] + unit) * c[row]
+    begins = e.given["first"].compare("==", 0)
+    source = Num(e.b, e.b.select(begins, c["zeros"].value, address.value))
+    source_row = Num(e.b, e.b.select(begins, e.number(0).value, c[row].value))
     with e.when(stop.compare(">", start)):
-        e.call(column_product, e.given["block"], address, c[row],
+        e.call(column_product, e.given["block"], source, source_row,
                f["d_sums"] + k * c["H_row"] + unit * e.kind.bytes, d_row, f[block], c[row], count,
                address, c[row], stop - start, c[row] // size)  # fmt: skip
 

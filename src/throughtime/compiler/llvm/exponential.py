@@ -1,6 +1,6 @@
 """exp and what is made of it: expm1, sigmoid, tanh, silu, softplus, logsigmoid, elu.
 
-    x = n ln 2 + r, |r| <= ln 2 / 2;  exp(x) = s (1 + r q(r)), s = 2^n
+    x = n ln 2 + r, |r| <= ln 2 / 2;  exp(x) = s (1 + v), s = 2^n, v = r + r^2 P(r)
 
 n comes from adding a number so large that the sum has no room for a fraction; its lowest bits are
 then n, and shifted into the place of the exponent they are s. Every lane takes the same path.
@@ -12,10 +12,8 @@ import math
 from typing import Final, NamedTuple
 
 from throughtime.compiler.llvm.coefficients import EXP, LOG1P
-from throughtime.compiler.llvm.vector import (
-    Bits,
-    Format,
-    Vector,
+from throughtime.compiler.llvm.format import Format
+from throughtime.compiler.llvm.instructions import (
     at_least,
     at_most,
     copysign,
@@ -23,6 +21,7 @@ from throughtime.compiler.llvm.vector import (
     polynomial,
     where,
 )
+from throughtime.compiler.llvm.vector import Bits, Vector
 
 LN2: Final = math.log(2)
 LN2_LOW: Final = 2.3190468138462996e-17
@@ -36,18 +35,17 @@ _SMALLEST: Final = {32: -87.33654022216797, 64: -708.3964185322641}
 
 
 class Parts(NamedTuple):
-    """exp(x) = s (1 + r q): the bits of s, and r and q."""
+    """exp(scale x) = s (1 + scale v): the bits of s, and v."""
 
     field: Bits
-    r: Vector
-    q: Vector
+    v: Vector
 
 
 def parts(x: Vector, scale: float, offset: int, low: Vector | None = None) -> Parts:
     """exp(scale (x + low)) in parts.
 
     Args:
-        scale: 1 or a small power of two, with its sign; r is the remainder over it.
+        scale: 1 or a small power of two, with its sign; r and v are those over it.
         offset: of n in the bits of s; with the format's own, s is 2^n. The bits are right while
             n + offset is in an exponent's range; at zero s is 0.
     """
@@ -58,40 +56,37 @@ def parts(x: Vector, scale: float, offset: int, low: Vector | None = None) -> Pa
     high = f.rounded(LN2 / scale)
     r = fma(n, -high, x)
     r = fma(n, -(LN2 / scale - high + LN2_LOW / scale), r if low is None else r + low)
-    q = polynomial(r, [scale ** (k + 1) * c for k, c in enumerate((1.0, *EXP[f.bits]))])
-    return Parts(t.bits() << f.fraction, r, q)
-
-
-def lowest(offset: int) -> float:
-    """Where s of exp(-x) is 0: later x are put here."""
-    return offset * LN2
+    P = polynomial(r, [scale ** (k + 1) * c for k, c in enumerate(EXP[f.bits])])
+    return Parts(t.bits() << f.fraction, fma(r * r, P, r))
 
 
 def exp(x: Vector, low: Vector | None = None) -> Vector:
     """exp(x + low); less than the smallest normal number is 0."""
-    bits, offset = x.format.bits, 0
-    field, r, q = parts(x, 1, offset, low)
-    y = (fma(r, q, 1).bits() + field).number()
+    bits = x.format.bits
+    field, v = parts(x, 1, 0, low)
+    y = ((v + 1).bits() + field).number()
     y = where(x < _SMALLEST[bits], 0, y)
     return where(x <= _LARGEST[bits], y, x * math.ldexp(1, x.format.offset))
 
 
 def exp_of_negative(a: Vector, lift: int = 0, low: Vector | None = None) -> Vector:
-    """2^lift exp(-a - low) for a >= 0: s + s r q."""
+    """2^lift exp(-a - low) for a >= 0: s - s v."""
     offset = a.format.offset + lift
-    field, r, q = parts(at_most(a, lowest(offset)), -1, offset, low)
+    most = offset * LN2  # there s is 0
+    low = low if low is None else where(a < most, low, 0)
+    field, v = parts(at_most(a, most), -1, offset, low)
     s = field.number()
-    return fma(s * r, q, s)
+    return fma(s, -v, s)
 
 
 def expm1(x: Vector) -> Vector:
-    """exp(x) - 1 = 2 (s / 2 - 1 / 2 + s / 2 r q)."""
+    """exp(x) - 1 = 2 (s / 2 - 1 / 2 + s / 2 v), so that s / 2 is finite for all x."""
     f = x.format
-    x = at_most(at_least(x, -(f.fraction + 3) * LN2), (f.offset + 1.2) * LN2)
-    field, r, q = parts(x, 1, f.offset - 1)
+    inside = at_most(at_least(x, -(f.fraction + 3) * LN2), (f.offset + 1.2) * LN2)
+    field, v = parts(inside, 1, f.offset - 1)
     s = field.number()
-    y = fma(s * r, q, s - 0.5)
-    return copysign(y + y, x)
+    y = fma(s, v, s - 0.5)
+    return where(abs(x) < math.ldexp(1, -f.fraction - 3), x, y + y)  # half of it may be no normal
 
 
 def sigmoid(x: Vector) -> Vector:
@@ -100,13 +95,22 @@ def sigmoid(x: Vector) -> Vector:
     return where(x < 0, e, 1) / (e + 1)
 
 
+def below_one(a: Vector, scale: int) -> Vector:
+    """1 - exp(-scale a) = 1 - s + S v, S = scale s, for a >= 0: at most 1, and right near 0.
+
+    Args:
+        scale: 1 or 2.
+    """
+    f = a.format
+    a = at_most(a, (f.fraction + 3) * LN2 / scale)
+    field, v = parts(a, -scale, f.offset + scale - 1)
+    S = field.number()
+    return fma(S, v, 1 - S if scale == 1 else fma(S, -0.5, 1))
+
+
 def tanh(x: Vector) -> Vector:
-    """m / (2 - m) with the sign of x; m = 1 - exp(-2 |x|) = 1 - s + s r q."""
-    f = x.format
-    a = at_most(abs(x), (f.fraction + 3) * LN2 / 2)
-    field, r, q = parts(a, -2, f.offset)
-    s = field.number()
-    m = fma(s * r, -q, 1 - s)
+    """m / (2 - m) with the sign of x; m = 1 - exp(-2 |x|)."""
+    m = below_one(abs(x), 2)
     return copysign(m / (2 - m), x)
 
 
@@ -117,23 +121,32 @@ def silu(x: Vector) -> Vector:
     return where(x < 0, below, x) / fma(e, 2.0**-LIFT, 1)
 
 
-def log1p_of_small(e: Vector) -> Vector:
-    """log(1 + e) for 0 <= e <= 1: s + s^3 (1 / 12 + ...), s = 2 e / (2 + e)."""
-    s = (e + e) / (e + 2)
-    z = s * s
+def log1p_of_small(e: Vector, lift: int = 0) -> Vector:
+    """2^lift log(1 + e / 2^lift) for e / 2^lift from 0 to 1.
+
+    Without the lift: s + s^3 (1 / 12 + ...), s = 2 e / (2 + e).
+    """
+    s = (e + e) / fma(e, math.ldexp(1, -lift), 2)
+    small = s * math.ldexp(1, -lift) if lift else s
+    z = small * small
     return fma(s * z, polynomial(z, LOG1P[e.format.bits]), s)
 
 
 def softplus(x: Vector, beta: float, threshold: float) -> Vector:
-    """log(1 + exp(z)) / beta = (max(z, 0) + log(1 + exp(-|z|))) / beta; z = x beta."""
+    """log(1 + exp(z)) / beta = max(z, 0) / beta + log(1 + exp(-|z|)) / beta; z = x beta.
+
+    What rounding takes from z goes into the exponential too; a small beta makes it normal again.
+    """
     beta = x.format.rounded(beta)
-    z, low = x, None
-    if beta != 1:
-        z = x * beta
-        low = fma(x, beta, -z)
-        low = where(z < 0, -low, low)
-    y = at_least(z, 0) + log1p_of_small(exp_of_negative(abs(z), low=low))
-    return where(z > threshold, x, y if beta == 1 else y / beta)
+    if beta == 1:
+        y = at_least(x, 0) + log1p_of_small(exp_of_negative(abs(x)))
+        return where(x > threshold, x, y)
+    z = x * beta
+    low = fma(x, beta, -z) * copysign(x.constant(1), z)
+    lift = min(64, max(0, 1 - math.frexp(beta)[1]))
+    y = log1p_of_small(exp_of_negative(abs(z), lift, low), lift) / beta
+    y = y * math.ldexp(1, -lift) if lift else y
+    return where(z > threshold, x, where(z > 0, x, 0) + y)
 
 
 def logsigmoid(x: Vector) -> Vector:

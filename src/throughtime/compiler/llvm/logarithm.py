@@ -1,7 +1,7 @@
 """log and log1p.
 
-    x = 2^k m, sqrt(1/2) <= m < sqrt(2);  log(x) = k ln 2 + log(1 + f), f = m - 1
-    log(1 + f) = f - (f^2 / 2 - s (f^2 / 2 + s^2 L(s^2))), s = f / (2 + f)
+x = 2^k m, sqrt(1/2) <= m < sqrt(2);  log(x) = k ln 2 + log(1 + f), f = m - 1
+log(1 + f) = f - (f^2 / 2 - s (f^2 / 2 + s^2 L(s^2))), s = f / (2 + f)
 """
 
 from __future__ import annotations
@@ -11,15 +11,9 @@ from typing import Final
 
 from throughtime.compiler.llvm.coefficients import LOG
 from throughtime.compiler.llvm.exponential import LN2, LN2_LOW
-from throughtime.compiler.llvm.vector import (
-    Bits,
-    Format,
-    Vector,
-    copysign,
-    fma,
-    polynomial,
-    where,
-)
+from throughtime.compiler.llvm.format import Format
+from throughtime.compiler.llvm.instructions import copysign, fma, polynomial, where
+from throughtime.compiler.llvm.vector import Bits, Vector
 
 _ROOT: Final = math.sqrt(0.5)
 
@@ -38,7 +32,7 @@ def without_exponent(x: Vector, field: Bits) -> Vector:
     return (x.bits() - (field << f.fraction) + f.pattern(1)).number()
 
 
-def normal(x: Vector) -> tuple[Vector, Vector]:
+def lifted_to_normal(x: Vector) -> tuple[Vector, Vector]:
     """x, lifted to a normal number where it is none, and the power of two it was lifted by."""
     f = x.format
     tiny = x < math.ldexp(1, 1 - f.offset)
@@ -56,7 +50,7 @@ def _log(k: Vector, f: Vector) -> Vector:
     return fma(k, high, f - (half - low))
 
 
-def _at_the_ends(y: Vector, x: Vector) -> Vector:
+def at_the_ends(y: Vector, x: Vector) -> Vector:
     """The logarithm of zero, of what is below, and of what is no finite number."""
     y = where(x < math.inf, y, x)
     y = where(x.compare("==", 0), -math.inf, y)
@@ -65,10 +59,10 @@ def _at_the_ends(y: Vector, x: Vector) -> Vector:
 
 def log(x: Vector) -> Vector:
     """The natural logarithm."""
-    lifted, lift = normal(x)
+    lifted, lift = lifted_to_normal(x)
     field, k = exponent(lifted)
     y = _log(k - lift, without_exponent(lifted, field) - 1)
-    return _at_the_ends(y, x)
+    return at_the_ends(y, x)
 
 
 def log1p(x: Vector) -> Vector:
@@ -79,4 +73,4 @@ def log1p(x: Vector) -> Vector:
     power = ((2 * f.offset - field) << f.fraction).number()
     power = where(k > f.offset - 2, 0, power)
     y = _log(k, without_exponent(x, field) + (power - 1))
-    return copysign(_at_the_ends(y, u), x)
+    return copysign(at_the_ends(y, u), x)

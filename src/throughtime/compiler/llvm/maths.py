@@ -1,8 +1,9 @@
 """Every pointwise operation of a graph as vector code, its meaning that of torch.
 
-`apply` is the way in. At most 4 units in the last place from the exact value, where that is a
-normal number; less may become zero. Infinities give what the function tends to, NaN stays NaN.
-What contracts to a fused multiply-add says so, so the bits are those of every machine.
+`apply` is the way in. At most 4 units in the last place from the exact value (5 for gelu), where
+that is a normal number; less may become zero. An infinity gives what the function tends to, but
+NaN for silu and gelu at -inf, where torch has it too. NaN stays NaN, but for sign and the power 0,
+where torch has numbers. A fused multiply-add is written as one: the bits are every machine's.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any, Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm import exponential, logarithm
-from throughtime.compiler.llvm.vector import Mask, Vector, at_least, at_most, sqrt, where
+from throughtime.compiler.llvm import exponential, logarithm, normal, power, trigonometric
+from throughtime.compiler.llvm.instructions import at_least, at_most, sqrt, where
+from throughtime.compiler.llvm.vector import Mask, Vector
 
 Number = Vector | Mask
 
@@ -73,6 +75,10 @@ _NUMBERS: Final[dict[str, Callable[..., Vector]]] = {
     "elu": exponential.elu,
     "log": logarithm.log,
     "log1p": logarithm.log1p,
+    "pow": power.power,
+    "erf": normal.erf,
+    "gelu": normal.gelu,
+    "atan": trigonometric.atan,
 }
 """Operations on numbers alone, and their constants."""
 

@@ -8,6 +8,8 @@ Units and columns that do not fill a vector are followed by zeros.
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import ir
 
 from throughtime.compiler.llvm.block import Frame, common, direction
@@ -49,20 +51,51 @@ def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
 
 
 def _write_lines(module: ir.Module, kind: Kind) -> Emit:
-    """`pack_lines`: one vector of a panel from the matrix's lines, one line a lane."""
-    names = ("to", "to_step", "source", "source_line", "lines", "K")
+    """`pack_lines`: one vector of a panel from the matrix's lines, one line a lane.
+
+    for squares of lanes x lanes numbers: transpose
+    """
+    names = ("block", "to", "to_step", "source", "source_line", "lines", "K")
     e = Emit(module, "pack_lines", kind, names, internal=True)
-    g = e.given
-    lines = g["lines"].least(kind.lanes)
-    with e.loop(g["K"]) as k:
-        to, source = g["to"] + g["to_step"] * k.index, g["source"] + k.index * kind.bytes
-        with e.when(lines.compare("<", kind.lanes)):
-            e.store(e.zero(), to)
-        with e.loop(lines) as lane:
-            value = e.real(source + g["source_line"] * lane.index)
-            e.put_real(value, to + lane.index * kind.bytes)
+    g, zeros = e.given, common(e)["zeros"]
+    lines = [
+        Num(e.b, e.b.select(g["lines"].compare(">", i), (g["source"] + g["source_line"] * i).value,
+                            zeros.value))
+        for i in range(kind.lanes)
+    ]  # fmt: skip
+    whole = g["K"] // kind.lanes * kind.lanes
+    with e.loop(whole, step=kind.lanes) as k:
+        square = transposed(e, [e.load(line + k.index * kind.bytes) for line in lines])
+        for i, vector in enumerate(square):
+            e.store(vector, g["to"] + g["to_step"] * (k.index + i))
+    left = g["K"] - whole
+    with e.when(left.compare(">", 0)):
+        parts = [load_part(e, line + whole * kind.bytes, left) for line in lines]
+        for i, vector in enumerate(transposed(e, parts)):
+            with e.when(left.compare(">", i)):
+                e.store(vector, g["to"] + g["to_step"] * (whole + i))
     e.done()
     return e
+
+
+def transposed(e: Emit, square: list[Any]) -> list[Any]:
+    """As many vectors as a vector has lanes, lines for columns: blocks of 1, 2, 4, ... change places."""
+    lanes, size = e.kind.lanes, 1
+    while size < lanes:
+        kept = [lane if not lane & size else lanes + lane - size for lane in range(lanes)]
+        moved = [lane + size if not lane & size else lanes + lane for lane in range(lanes)]
+        new = list(square)
+        for i in range(lanes):
+            if not i & size:
+                a, b = square[i], square[i + size]
+                new[i], new[i + size] = (_shuffled(e, a, b, m) for m in (kept, moved))
+        square, size = new, 2 * size
+    return square
+
+
+def _shuffled(e: Emit, a: Any, b: Any, places: list[int]) -> Any:
+    mask = ir.VectorType(ir.IntType(32), e.kind.lanes)(places)
+    return e.b.shuffle_vector(a, b, mask)
 
 
 def _write_columns(module: ir.Module, kind: Kind) -> Emit:
@@ -98,7 +131,7 @@ def _pack_inputs(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]
             unit = column % blocks * e.kind.lanes
             gate = e.word(f["gate_a"] + column // blocks * 8)
             line = c["I"] * e.kind.bytes
-            e.call(lines, panel + v.index * e.kind.size, V * e.kind.size,
+            e.call(lines, e.given["block"], panel + v.index * e.kind.size, V * e.kind.size,
                    f["W"] + (gate * c["H"] + unit) * line, line, c["H"] - unit, c["I"])  # fmt: skip
 
 
@@ -113,7 +146,7 @@ def _pack_recurrent(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, N
                 unit = (first + vector // G) * e.kind.lanes
                 gate = e.word(f["gate_u"] + (c["first_u"] + vector % G) * 8)
                 line = K * e.kind.bytes
-                e.call(lines, tile + v.index * e.kind.size, V * e.kind.size,
+                e.call(lines, e.given["block"], tile + v.index * e.kind.size, V * e.kind.size,
                        f["U"] + (gate * K + unit) * line, line, K - unit, K)  # fmt: skip
 
 
