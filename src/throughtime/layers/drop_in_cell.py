@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from throughtime.backends import check_backend, choose
+from throughtime.backends import Choice, check_backend, choose
 from throughtime.backends.call import Call
 from throughtime.backends.torch import STEPS, carries_stack
 from throughtime.cells import Cell
@@ -79,6 +79,9 @@ class DropInCell(nn.Module, ABC):
 
     def explain(self, batch: int = 1) -> str:
         """Which backend a step would take, and why not those before it."""
+        if carries_stack(self.backend):
+            shorter = {"cpu": "one step is one call of torch's kernel"}
+            return str(Choice("torch", shorter if self.backend == "auto" else {}))
         like = self.weight_ih
         x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
         return str(choose(self._call(x, None), self.backend))
