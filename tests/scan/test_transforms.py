@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,18 @@ def test_compile_is_one_graph_and_trains_at_any_size(cell: Any) -> None:
             rtol=1e-12,
             atol=1e-12,
         )
+
+
+@every_cell
+@pytest.mark.parametrize("how", [torch.no_grad, torch.inference_mode, None])
+def test_compiled_inference_is_one_graph(cell: Any, how: Any) -> None:
+    """Without a gradient, by a context or since no weight asks for one."""
+    layer = _layer(cell, num_layers=2, bidirectional=True).requires_grad_(how is not None)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    with how() if how else nullcontext():
+        for T, B in ((5, 2), (7, 3)):
+            x = _x(T, B)
+            assert_close(compiled(x), layer(x), rtol=1e-12, atol=1e-12)
 
 
 @every_cell
@@ -195,3 +208,11 @@ def test_a_named_compiled_backend_tells_that_it_has_one_derivative() -> None:
     layer = _layer(cells.LSTMPeephole(), backend="cpu")
     with pytest.raises(BackendError, match="have one derivative below torch.func, not one of an"):
         jacrev(grad(lambda x: layer(x)[0].square().sum()))(_x())
+
+
+def test_a_compiled_layer_runs_where_others_have_tangents() -> None:
+    layer, x = _layer(cells.LSTM()), _x()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    expected = compiled(x)[0]
+    with torch.autograd.forward_ad.dual_level():
+        assert torch.equal(compiled(x)[0], expected)

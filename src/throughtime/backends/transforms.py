@@ -7,7 +7,7 @@ import torch
 
 def forward_mode() -> str | None:
     """Why a kernel with one derivative, and none in forward mode, cannot be called; or None."""
-    if torch.autograd.forward_ad._current_level >= 0:
+    if torch.autograd.forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled():
         return "compiled kernels have no forward-mode derivative"
     if not torch._C._functorch.get_dynamic_layer_stack_depth():
         return None

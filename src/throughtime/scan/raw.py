@@ -7,8 +7,8 @@ and give zeros for a jvp, so the derivative lives in function.py and the Autogra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -46,7 +46,7 @@ def _forward(
 ) -> list[Tensor]:
     """The op's value: fresh contiguous tensors, as the fake below promises."""
     call = unflatten(registered(cell), form, tensors)
-    with torch.no_grad(), _unrounded(call):
+    with torch.no_grad(), _alone(call):
         name = choose(call, backend).name
         if name in OPAQUE:
             result, kept = OPAQUE[name].forward(call, keep)
@@ -66,7 +66,7 @@ def _backward(
     """
     if kept:
         call = unflatten(registered(cell), form, tensors)
-        with torch.no_grad(), _unrounded(call):
+        with torch.no_grad(), _alone(call):
             name = choose(call, backend).name
             found = OPAQUE[name].backward(call, kept, d_results, needs[0], any(needs[1:]))
         return _asked(flatten_gradients(call, found), tensors, needs)
@@ -76,7 +76,7 @@ def _backward(
             for v, need in zip(tensors, needs, strict=True)
         ]
         call = unflatten(registered(cell), form, leaves)
-        with _unrounded(call):
+        with _alone(call):
             return gradients(results(call, backend), leaves, d_results)
 
 
@@ -89,14 +89,15 @@ def _asked(flat: Tensors, tensors: Tensors, needs: Sequence[bool]) -> list[Tenso
     ]
 
 
-def _unrounded(call: Call) -> AbstractContextManager[object]:
-    """Without autocast: an operator's tensors are in the weights' dtype already.
+@contextmanager
+def _alone(call: Call) -> Iterator[None]:
+    """Without autocast and forward mode: the tensors of an op are rounded and have no tangents.
 
-    The compiler asks a fake under autocast and runs the op without; both must choose the same.
+    The compiler asks a fake at one time and runs the op at another; both must choose the same.
     """
-    if call.rounded:
-        return torch.autocast(call.x.device.type, enabled=False)
-    return nullcontext()
+    rounded = torch.autocast(call.x.device.type, enabled=False) if call.rounded else nullcontext()
+    with torch.autograd.forward_ad._set_fwd_grad_enabled(False), rounded:
+        yield
 
 
 def gradients(
@@ -151,7 +152,7 @@ def _fake_forward(
     call = unflatten(registered(cell), form, tensors)
     shapes = _result_shapes(call.cell, call)
     if keep:
-        with _unrounded(call):
+        with _alone(call):
             name = choose(call, backend).name
         shapes += OPAQUE[name].kept_shapes(call) if name in OPAQUE else []
     return [call.x.new_empty(shape) for shape in shapes]
