@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import backends
-from throughtime.backends import check_backend
+from throughtime.backends import Choice, check_backend
 from throughtime.backends.call import Call
 from throughtime.backends.torch import STEPS, carries_stack
 from throughtime.cells import Cell
@@ -84,6 +84,9 @@ class DropInCell(nn.Module, ABC):
 
     def explain(self, batch: int = 1) -> str:
         """Which backend a step would take, and why not those before it; a refusal is told too."""
+        if carries_stack(self.backend):
+            shorter = {"cpu": "one step is one call of torch's kernel"}
+            return str(Choice("torch", shorter if self.backend == "auto" else {}))
         like = self.weight_ih
         x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
         return backends.explain(self._call(x, None), self.backend)

@@ -20,8 +20,8 @@ class Stream:
     """A model that takes one time step a call and carries its state.
 
     The weights are those of the moment it was made (or of the last `refresh()`), in eval mode,
-    without gradient. Layers with backend "auto" run on the reference here, whose step by step has
-    the same bits as its whole sequence of the same batch.
+    without gradient. Layers with backend "auto" run on compiled code here where it takes them, and
+    else on the reference: step by step both have the bits of their whole sequence.
 
     Args:
         model: a layer of this package, or a module built of them and of parts that look at each

@@ -10,9 +10,17 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from throughtime.backends import choose
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import States
 from throughtime.layers.checks import check_state
+
+
+def _is_compiled(layer: Any, batch: int) -> bool:
+    """Whether compiled code takes the layer's steps, as it takes its whole sequences."""
+    layers = range(len(layer.widths))
+    calls = (layer._example(i, 1, batch, False, False, False) for i in layers)
+    return all(choose(call).name == "cpu" for call in calls)
 
 
 class Step(nn.Module):
@@ -20,6 +28,9 @@ class Step(nn.Module):
 
     Attributes:
         layer: the layer; a model finds the layer's attributes here too.
+        chooses: whether the layer leaves the backend open; then compiled code runs where it takes
+            the layer, and else the reference: both give the bits of the whole sequence.
+        compiled: whether it takes it.
         names: of the layer's weights, which a model may set anew at each call.
         batch: B.
         state: where the next step starts.
@@ -29,9 +40,9 @@ class Step(nn.Module):
 
     def __init__(self, layer: Any, batch: int) -> None:
         super().__init__()
-        if layer.backend == "auto":
-            layer.backend = "reference"
         self.layer = layer
+        self.compiled = layer.backend == "auto" and _is_compiled(layer, batch)
+        self.chooses = layer.backend == "auto"
         self.names = {n for layer in layer._names for short in layer for n in short.values()}
         self.batch = batch
         self.state: States = layer.initial_state(batch)
@@ -50,6 +61,9 @@ class Step(nn.Module):
         inputs = given.get("inputs")
         for name, v in inputs.items() if isinstance(inputs, Mapping) else ():
             self._check_array(f"input {name}", v)
+        if self.chooses:
+            rounded = torch.is_autocast_enabled("cpu")
+            self.layer.backend = "cpu" if self.compiled and not rounded else "reference"
         batch, border = self.layer.enter(x, None, **given)
         y, results = self.layer.carry(replace(batch, state=self.state))
         self.state = tuple(r.final for r in results)

@@ -56,15 +56,14 @@ def operator(call: Call, backend: str = "auto") -> Result:
     compiling = torch.compiler.is_compiling()
     if compiling:
         tensors = _apart(tensors)
-    below = torch._C._functorch.get_dynamic_layer_stack_depth()
+    below = bool(torch._C._functorch.get_dynamic_layer_stack_depth())
     recorded = _recorded(tensors)
     if compiling and (below or not recorded):
-        # Below torch.func the compiler cannot trace the function; the op itself has a rule for
-        # vmap, and its guard raises where a derivative would be lost. Nor can it trace a function
-        # that no gradient goes through.
+        # The compiler cannot trace the function below torch.func, nor where nothing is recorded;
+        # the op itself has a rule for vmap, and its guard raises where a derivative would be lost.
         found = scan_forward(call.cell.key, backend, list(form), False, tensors)
     else:
-        keep = bool(below) or recorded
+        keep = below or (recorded and not torch.compiler.is_exporting())
         found = Scan.apply(call.cell.key, backend, tuple(form), keep, *tensors)  # type: ignore[no-untyped-call]
     return _result(call, found)
 
