@@ -1,0 +1,194 @@
+"""Random calls of compiled code, and the reference's value and gradient of the same numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tests.cells.table import CELLS as ALL
+from tests.compiled.own import OWN
+from throughtime import Cell
+from throughtime.backends import cpu, reference
+from throughtime.backends.call import Call
+from throughtime.cells.parameters import parameter_shapes
+from throughtime.scan import scan
+from throughtime.scan.form import flatten, unflatten
+
+CELLS: Final[list[Cell]] = [*(c for c in ALL if cpu.refuses_cell(c, torch.empty(0)) is None), *OWN]
+"""Every cell that is compiled."""
+
+FLOATS: Final = (torch.float32, torch.float64)
+
+TOLERANCE: Final = {torch.float64: 1e-11, torch.float32: 2e-5}
+"""Largest difference from the reference in float64, as a share of the tensor's largest number.
+
+float32 rounds to 6e-8; sums over at most 33 steps of 17 rows, of states that are themselves sums
+of up to 163 products a step, lose a factor of some hundred at worst. Where a whole tensor is small
+because large terms cancelled, a share of the largest number beside it counts.
+"""
+
+CANCELLED: Final = 0.05
+"""Of the largest number of all tensors, what is too small to be measured by itself."""
+
+
+class Sizes(NamedTuple):
+    """Of a call: steps, rows, inputs, units, directions."""
+
+    T: int
+    B: int
+    I: int
+    H: int
+    D: int = 1
+
+
+FORMS: Final[dict[str, dict[str, bool]]] = {
+    "plain": {},
+    "state": {"state": True},
+    "initial": {"initial": True},
+    "no_bias": {"bias": False, "state": True},
+    "lengths": {"lengths": True, "state": True},
+    "packed": {"packed": True},
+    "packed_initial": {"packed": True, "initial": True},
+}
+
+
+def random_call(
+    cell: Cell, dtype: torch.dtype, sizes: Sizes, form: str = "plain", grad: bool = True
+) -> Call:
+    """A random call whose floating tensors are leaves; numbers as wide as training would have."""
+    T, B, I, H, D = sizes
+    asked = FORMS[form]
+
+    def random(*shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(shape, dtype=dtype) * scale).requires_grad_(grad)
+
+    given: dict[str, Any] = {}
+    widths = cell.widths(H)
+    x = random(T, B, I)
+    if asked.get("state"):
+        given["state"] = tuple(random(D, B, w, scale=0.7) for w in widths)
+    if asked.get("initial"):
+        given["initial"] = tuple(random(D, w, scale=0.7) for w in widths)
+    if asked.get("lengths"):
+        given["lengths"] = torch.randint(0, T + 1, (B,))
+    if asked.get("packed"):
+        sizes_of = torch.randint(1, T + 1, (B,)).sort(descending=True).values if T else None
+        alive = torch.zeros(0, dtype=torch.int64)
+        if sizes_of is not None and B:
+            alive = (sizes_of > torch.arange(int(sizes_of[0])).unsqueeze(1)).sum(1)
+        given["batch_sizes"] = alive
+        x = random(int(alive.sum()), I)
+    scales = {"weight_ih": 1 / math.sqrt(max(I, 1)), "weight_hh": 0.8 / math.sqrt(H)}
+    shapes = parameter_shapes(cell, I, H, asked.get("bias", True))
+    weights = tuple(
+        {n: random(*s, scale=scales.get(n, 0.5)) for n, s in shapes.items()} for _ in range(D)
+    )
+    return Call(cell, H, x, weights, **given)
+
+
+def changed(call: Call, change: Any) -> Call:
+    """The call with every floating tensor changed."""
+    form, tensors = flatten(call)
+    return unflatten(
+        call.cell,
+        form,
+        [v if v is None or not v.is_floating_point() else change(v) for v in tensors],
+    )
+
+
+def leaves(call: Call) -> dict[str, Tensor]:
+    """Every floating tensor of a call by name."""
+    found = {"x": call.x}
+    for d, weights in enumerate(call.weights):
+        found |= {f"{name}[{d}]": v for name, v in weights.items()}
+    for what, group in (("state", call.state), ("initial", call.initial)):
+        if group is not None:
+            names = (f"{what} {n}" for n in call.cell.state_names)
+            found |= zip(names, group, strict=True)
+    return found
+
+
+def results(call: Call, backend: str = "cpu") -> dict[str, Tensor]:
+    """The output sequence and the final states by name."""
+    found = scan(call, backend)
+    finals = {f"final {n}": v for n, v in zip(call.cell.state_names, found.final, strict=True)}
+    return {"y": found.sequences[0], **finals}
+
+
+def gradients(
+    found: dict[str, Tensor], by: dict[str, Tensor], d: dict[str, Tensor | None], **options: Any
+) -> dict[str, Tensor]:
+    """Gradients of the inner product of results and `d`; zeros where nothing flows."""
+    reached = [n for n, v in found.items() if d[n] is not None and v.requires_grad]
+    if not reached:
+        return {n: torch.zeros_like(v) for n, v in by.items()}
+    grads = torch.autograd.grad(
+        [found[n] for n in reached], list(by.values()), [d[n] for n in reached],
+        allow_unused=True, materialize_grads=True, **options,
+    )  # fmt: skip
+    return dict(zip(by, grads, strict=True))
+
+
+def random_gradients(found: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    """A random gradient into each result."""
+    return {n: torch.randn_like(v) for n, v in found.items()}
+
+
+def expected(
+    call: Call, d: dict[str, Tensor | None] | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Value and gradients of the same numbers by the reference in float64."""
+    wide = changed(call, lambda v: v.detach().double().requires_grad_(v.requires_grad))
+    run = reference.run(wide)
+    finals = {f"final {n}": v for n, v in zip(call.cell.state_names, run.final, strict=True)}
+    values = {"y": run.sequences[0], **finals}
+    if d is None:
+        return values, {}
+    by = {n: v for n, v in leaves(wide).items() if v.requires_grad}
+    return values, gradients(values, by, {n: v if v is None else v.double() for n, v in d.items()})
+
+
+def assert_near(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Every tensor differs by no more than TOLERANCE from what is wanted."""
+    assert list(found) == list(wanted)
+    largest = max([w.abs().max().item() for w in wanted.values() if w.numel()], default=0.0)
+    for name, v in found.items():
+        w = wanted[name].detach()
+        assert v.shape == w.shape, f"{name}: {tuple(v.shape)} instead of {tuple(w.shape)}"
+        error = (v.detach().double() - w).abs().max().item() if v.numel() else 0.0
+        own = w.abs().max().item() if w.numel() else 0.0
+        allowed = TOLERANCE[v.dtype] * max(own, CANCELLED * largest)
+        assert error <= allowed, f"{name}: off by {error:.3g}, allowed {allowed:.3g}"
+
+
+def assert_same(found: Sequence[Tensor], wanted: Sequence[Tensor], said: str = "") -> None:
+    """Every tensor has the same bits; two NaN are not the same."""
+    for i, (v, w) in enumerate(zip(found, wanted, strict=True)):
+        assert torch.equal(v, w), (
+            f"{said} tensor {i}: {(v != w).sum().item()} of {v.numel()} differ"
+        )
+
+
+def check_call(call: Call, d: dict[str, Tensor | None] | None = None) -> None:
+    """Compiled value and every gradient equal the reference's."""
+    found = results(call)
+    d = random_gradients(found) if d is None else d
+    by = {n: v for n, v in leaves(call).items() if v.requires_grad}
+    values, grads = expected(call, d)
+    assert_near(found, values)
+    assert_near(gradients(found, by, d), grads)
+
+
+def on_leaves(call: Call) -> Call:
+    """The call on fresh leaves of the same numbers and strides."""
+    return changed(call, lambda v: v.detach().requires_grad_())
+
+
+def with_x(call: Call, x: Tensor) -> Call:
+    """The call on another input."""
+    return replace(call, x=x)

@@ -1,0 +1,176 @@
+"""A row's bits do not depend on the batch around it, the threads, or how time and rows are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.compiled.calls import (
+    CELLS,
+    FLOATS,
+    Sizes,
+    assert_same,
+    changed,
+    gradients,
+    leaves,
+    random_call,
+    random_gradients,
+    results,
+)
+from throughtime import Cell
+from throughtime.backends.call import Call
+from throughtime.backends.cpu import sizes as cutting
+from throughtime.compiler.llvm import threads
+
+every_cell = pytest.mark.parametrize("cell", CELLS, ids=repr)
+every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def whole_teams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small work runs on all threads too."""
+    monkeypatch.setattr(cutting, "PARALLEL_US", 0)
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def _call(cell: Cell, dtype: torch.dtype, sizes: Sizes, form: str = "state") -> Call:
+    return random_call(cell, dtype, sizes, form, grad=False)
+
+
+def _rows(call: Call, rows: slice | list[int], steps: slice = slice(None)) -> Call:
+    """Some rows and steps of a padded call, with the lengths they have there."""
+    assert call.state is not None
+    return replace(
+        call, x=call.x[steps, rows], state=tuple(v[:, rows] for v in call.state), lengths=None
+    )
+
+
+def _of(values: dict[str, Tensor], rows: slice | list[int]) -> list[Tensor]:
+    return [v[:, rows] for v in values.values()]
+
+
+def test_these_teams_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, call = [], threads.call
+
+    def seen(function: int, argument: int, team: int, release_gil: bool) -> None:
+        asked.append(team)
+        call(function, argument, team, release_gil)
+
+    monkeypatch.setattr(threads, "call", seen)
+    small = random_call(CELLS[0], torch.float32, Sizes(1, 1, 1, 1))
+    for number in (1, 2, 4):
+        torch.set_num_threads(number)
+        results(small)["y"].sum().backward()
+    assert asked == [1, 1, 2, 2, 4, 4]
+
+
+@every_dtype
+@every_cell
+def test_a_row_has_its_bits_in_any_batch(cell: Cell, dtype: torch.dtype) -> None:
+    for T, I, H, D in ((3, 5, 17, 2), (2, 1, 64, 1), (3, 33, 3, 1), (1, 5, 130, 1)):
+        call = _call(cell, dtype, Sizes(T, 40, I, H, D))
+        whole = results(call)
+        for B in (1, 2, 3, 5, 7, 8, 11, 12, 13, 17, 25):
+            for first in {0, 40 - B, B % 7}:
+                rows = slice(first, first + B)
+                assert_same(list(results(_rows(call, rows)).values()), _of(whole, rows), f"B={B}")
+        order = torch.randperm(40).tolist()
+        assert_same(list(results(_rows(call, order)).values()), _of(whole, order), "shuffled")
+
+
+@every_dtype
+@every_cell
+def test_outputs_and_gradients_have_their_bits_with_any_threads(
+    cell: Cell, dtype: torch.dtype
+) -> None:
+    cases = {
+        Sizes(5, 7, 5, 17, 2): "state", Sizes(9, 3, 1, 64): "plain",
+        Sizes(3, 1, 33, 100, 2): "initial", Sizes(4, 13, 5, 37): "lengths",
+        Sizes(40, 17, 5, 16): "packed", Sizes(2, 2, 3, 1): "no_bias",
+    }  # fmt: skip
+    for sizes, form in cases.items():
+        call = random_call(cell, dtype, sizes, form)
+        d = random_gradients(results(call))
+        wanted: list[Tensor] = []
+        for number in (1, 2, 3, 4):
+            torch.set_num_threads(number)
+            found = results(call)
+            grads = gradients(found, leaves(call), d)
+            wanted = wanted or [*found.values(), *grads.values()]
+            assert_same([*found.values(), *grads.values()], wanted, f"{number} threads, {form}")
+
+
+@every_dtype
+@every_cell
+def test_a_sequence_has_its_bits_however_it_is_cut(cell: Cell, dtype: torch.dtype) -> None:
+    for B, I, H in ((3, 5, 17), (1, 1, 64), (7, 33, 3)):
+        call = _call(cell, dtype, Sizes(9, B, I, H))
+        whole = list(results(call).values())
+        for cuts in ((3,), (1, 2, 8), (0, 5), tuple(range(1, 9))):
+            assert_same(_in_parts(call, cuts), whole, f"cut at {cuts}")
+
+
+def _in_parts(call: Call, cuts: tuple[int, ...]) -> list[Tensor]:
+    """Outputs and final states of the parts one after the other, the state handed on."""
+    ends, outputs, state = (*cuts, call.x.shape[0]), [], call.state
+    for first, last in zip((0, *cuts), ends, strict=True):
+        y, *final = results(replace(call, x=call.x[first:last], state=state)).values()
+        outputs.append(y)
+        state = tuple(final)
+    assert state is not None
+    return [torch.cat(outputs), *state]
+
+
+@every_dtype
+@every_cell
+def test_padded_packed_and_alone_have_the_same_bits(cell: Cell, dtype: torch.dtype) -> None:
+    lengths = torch.tensor([9, 7, 7, 4, 3, 1, 1])
+    for I, H, D in ((5, 17, 2), (1, 64, 1), (33, 3, 2)):
+        full = _call(cell, dtype, Sizes(9, 7, I, H, D))
+        shuffled = torch.randperm(7)
+        padded = results(replace(full, lengths=lengths))
+        alive = torch.arange(9).unsqueeze(1) < lengths
+        packed = results(replace(full, x=full.x[alive], batch_sizes=alive.sum(1)))
+        assert_same([packed["y"]], [padded["y"][alive]], "packed outputs")
+        assert_same(list(packed.values())[1:], list(padded.values())[1:], "packed states")
+        mixed = replace(_rows(full, shuffled.tolist()), lengths=lengths[shuffled])
+        assert_same(list(results(mixed).values()), _of(padded, shuffled.tolist()), "shuffled")
+        for row, n in enumerate(lengths.tolist()):
+            alone = results(_rows(full, [row], slice(n)))
+            assert_same([padded["y"][:n, [row]]], [alone["y"]], f"outputs of row {row}")
+            assert not padded["y"][n:, row].any()
+            assert_same(_of(padded, [row])[1:], list(alone.values())[1:], f"states of row {row}")
+
+
+@every_cell
+def test_padding_is_not_looked_at_and_gets_no_gradient(cell: Cell) -> None:
+    lengths = torch.tensor([2, 0, 5, 3])
+    call = replace(random_call(cell, torch.float32, Sizes(5, 4, 3, 5, 2), "state"), lengths=lengths)
+    d = random_gradients(results(call))
+    wanted = [*results(call).values(), *gradients(results(call), leaves(call), d).values()]
+    behind = torch.arange(5).unsqueeze(1) >= lengths
+    poisoned = changed(call, lambda v: v.detach().clone())
+    poisoned.x[behind] = torch.nan
+    poisoned = changed(poisoned, lambda v: v.requires_grad_())
+    d = {n: v if v is None or n != "y" else v.clone() for n, v in d.items()}
+    assert d["y"] is not None
+    d["y"][behind] = torch.nan
+    found = results(poisoned)
+    grads = gradients(found, leaves(poisoned), d)
+    assert_same([*found.values(), *grads.values()], wanted)
+    assert not grads["x"][behind].any()
+
+
+@every_cell
+def test_without_a_gradient_the_bits_are_those_of_training(cell: Cell) -> None:
+    for form in ("state", "packed", "lengths"):
+        call = random_call(cell, torch.float32, Sizes(5, 3, 5, 17, 2), form)
+        trained = results(call)
+        with torch.no_grad():
+            assert_same(list(results(call).values()), list(trained.values()), form)
