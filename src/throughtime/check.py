@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from throughtime.cells import Cell
 from throughtime.compiler.trace import trace
-from throughtime.errors import LawError
+from throughtime.errors import LawError, OptionError
 from throughtime.laws import LAWS
 from throughtime.layers.recurrent import Recurrent
 
@@ -39,6 +39,21 @@ class Checked:
         return "\n".join(lines)
 
 
+FIXED: Final = {
+    "batch_first": False, "return_state": True, "backend": "auto", "device": None, "dtype": None,
+}  # fmt: skip
+"""Options that change no equation; the laws set them, or count on them."""
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        if name in FIXED and value != FIXED[name]:
+            raise OptionError(
+                f"check takes options that change what a layer computes, and holds the laws in "
+                f"float64 on every backend; leave {name} out, got {value!r}"
+            )
+
+
 def maker(cell: Cell, seed: int, **options: Any) -> Callable[..., Recurrent]:
     """How the laws build their layers: random odd sizes and weights, float64."""
 
@@ -63,15 +78,17 @@ def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
     Args:
         cell: an instance of a `Cell`, of this package or your own.
         seed: where the random sizes, weights and inputs come from.
-        options: of `Recurrent`, to hold the laws with them.
+        options: of `Recurrent`, to hold the laws with them: those that change what is computed.
 
     Returns:
         What was checked.
 
     Raises:
+        OptionError: an option that a layer does not take, or that changes no equation.
         CellError: this is no cell, or its equations cannot be taken; names the line.
         LawError: laws that do not hold, each with its number.
     """
+    _check_options(options)
     unsupported = trace(cell).unsupported
     held, broken = [], []
     with torch.random.fork_rng(devices=[]):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -200,6 +201,10 @@ DECLARATIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"products": {"q": ("h", "h")}, "vectors": {"weight_q": 0}},
         "two parameters would be named weight_q",
     ),
+    "vector named as a first state": (
+        {"vectors": {"initial_h": 0.5}},
+        "two parameters would be named initial_h; rename the product or vector",
+    ),
     "input width": ({"inputs": {"gap": -1}}, "a width must be a positive number"),
 }
 
@@ -227,6 +232,21 @@ class Holding(Cell):
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
         return (torch.tanh(a.h + U.h @ s.h),)
+
+
+@pytest.mark.parametrize(
+    "value", [[1.0], {"a": 1}, {1.0}, torch.ones(2), numpy.ones(2), (([1.0],), 2)], ids=repr
+)
+def test_an_argument_that_could_change_is_refused(value: Any) -> None:
+    kind = list if isinstance(value, tuple) else type(value)
+    text = f"^Holding: a cell is frozen, so others must be .* got {kind.__name__}; give a tuple$"
+    with pytest.raises(CellError, match=text):
+        Holding(others=value)
+
+
+def test_arguments_that_cannot_change() -> None:
+    for value in (1, 2.5, "a", None, (1, (2, "b")), torch.tanh, torch.float32, numpy.float32(1)):
+        assert Holding(others=value).others == value
 
 
 LINEAR = torch.nn.Linear(2, 2)

@@ -21,6 +21,7 @@ import pytest
 
 from tests.house.source import ROOT
 from throughtime import cells
+from throughtime.compiler.plan import Plan, plan
 from throughtime.laws import LAWS
 from throughtime.tasks.recipe import Recipe, recipe_from
 
@@ -108,6 +109,19 @@ def test_the_readmes_counts_are_those_of_the_package() -> None:
     words = "no one two three four five six seven eight nine ten eleven twelve thirteen".split()
     assert f"{words[len(cells.available())]} [cells](docs/cells.md)" in text
     assert f"random weights, odd sizes | {len(LAWS)} |" in text
+
+
+def test_the_readme_names_the_cells_that_compile_and_those_that_do_not() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"^\| cells \| .*$", text, re.M)
+    _, _, compiled, uncompiled, _ = row.split("|")
+    known = cells.available()
+    built = {n: kind(2) if n in ("LSTMProjected", "Skip") else kind() for n, kind in known.items()}
+    taken = {n for n, cell in built.items() if isinstance(plan(cell), Plan)}
+    assert set(re.findall(r"`(\w+)`", compiled)) == taken
+    assert set(re.findall(r"`(\w+)`", uncompiled)) == set(known) - taken
+    words = "no one two three four five six seven eight".split()
+    assert f"and {words[len(known) - len(taken)]} cells run in a Python loop" in text
 
 
 COMMANDS = re.findall(r"throughtime ((?:train|predict|evaluate|cells)\b[^`\n]*)", "".join(

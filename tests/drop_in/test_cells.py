@@ -154,6 +154,20 @@ def test_a_named_backend_runs_or_raises() -> None:
         vmap(ours)(torch.randn(2, 4, 3).double())
     assert ours.explain() == "torch"
     assert pair("GRU", "reference")[1].explain() == "reference"
+    with torch.autograd.forward_ad.dual_level():  # a named backend that refuses is told, not raised
+        said = pair("GRU", "torch")[1].explain()
+    assert said.startswith(
+        "none, since backend 'torch' cannot run this call: torch's recurrent ker"
+    )
+    assert pair("GRU", "cpu")[1].explain() == "cpu"
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_step_is_torchs_kernel_and_says_so(name: str) -> None:
+    theirs, ours = pair(name)
+    assert ours.explain() == "torch\n  not cpu: one step is one call of torch's kernel"
+    x = torch.randn(4, 3, dtype=torch.float64)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(ours(x)), tensors(theirs(x)), strict=True))
 
 
 def test_gates_by_name() -> None:

@@ -137,7 +137,7 @@ def test_lengths_and_resets_that_do_not_fit(kind: str) -> None:
 
 def test_an_equal_pair_needs_no_projection() -> None:
     torch.manual_seed(1)
-    ours = throughtime.LSTM(I, (H, H), 2)
+    ours = throughtime.LSTM(I, (H, H), 2, backend="torch")
     torch.manual_seed(1)
     theirs = nn.LSTM(I, H, 2)
     assert repr(ours) == repr(theirs)
@@ -194,7 +194,8 @@ def test_gates_by_name() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_explain_and_named_backends(kind: str) -> None:
     layer, x = build(kind, "torch"), torch.randn(T, B, I, dtype=torch.float64)
-    assert build(kind).explain() == "layer 0: torch"
+    assert build(kind).explain() == "layer 0: cpu"
+    assert layer.explain() == "layer 0: torch"
     assert build(kind, "reference", num_layers=2).explain().splitlines()[1] == "layer 1: reference"
     assert torch.equal(layer(x)[0], getattr(nn, kind).forward(from_ours(kind, layer), x)[0])
     with pytest.raises(BackendError, match="backend 'torch' cannot run .* does not offer resets"):

@@ -80,10 +80,19 @@ def test_import_leaves_optional_packages_alone() -> None:
     assert not OPTIONAL & set(loaded.split())
 
 
-def test_import_costs_at_most_a_fifth_of_a_second_over_torch() -> None:
+def import_cost(imported: str) -> float:
+    """Seconds of the processor that an import takes in a process that has torch."""
     code = (
-        "import time, torch; begun = time.perf_counter(); import throughtime; "
-        "print(time.perf_counter() - begun)"
+        f"import time, torch; begun = time.process_time(); import {imported}; "
+        f"print(time.process_time() - begun)"
     )
-    # The fastest counts: a slower one waited for the machine, and none is faster than its work.
-    assert any(float(fresh(code)) <= 0.2 for _ in range(7))
+    return float(fresh(code))
+
+
+def test_import_costs_at_most_a_fifth_of_a_second_over_torch() -> None:
+    # Of several processes the cheapest counts: what else runs can only make one dearer.
+    assert any(import_cost("throughtime") <= 0.2 for _ in range(5))
+
+
+def test_an_import_of_the_compile_stack_would_be_seen() -> None:
+    assert import_cost("throughtime, torch._dynamo") > 0.2

@@ -11,7 +11,7 @@ from tests.cells.table import CELLS
 from tests.layers.own import Decaying
 from throughtime import Cell, Recurrent, cells, check
 from throughtime.check import maker
-from throughtime.errors import LawError
+from throughtime.errors import LawError, OptionError
 from throughtime.laws import LAWS
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -120,6 +120,25 @@ def test_check_says_what_it_held() -> None:
     checked = check(cells.MGU(), seed=4)
     assert checked.laws == tuple(LAWS)
     assert str(checked).startswith(f"MGU(): {len(LAWS)} laws hold\n  gradients_are_right")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"batch_first": True},
+        {"return_state": False},
+        {"backend": "torch"},
+        {"device": "meta"},
+        {"dtype": torch.float32},
+    ],
+    ids=repr,
+)
+def test_options_that_change_no_equation_are_not_blamed_on_the_cell(option: Any) -> None:
+    ((name, value),) = option.items()
+    with pytest.raises(
+        OptionError, match=f"^check takes options .* leave {name} out, got {value!r}$"
+    ):
+        check(cells.GRU(), **option)
 
 
 def test_check_of_a_cell_with_direct_inputs() -> None:

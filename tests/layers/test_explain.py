@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -22,29 +23,80 @@ class Cumulative(Cell):
         return (torch.tanh(a.h + U.h @ s.h).cumsum(-1),)
 
 
-def test_a_cell_with_an_equal_in_torch() -> None:
-    layer = Recurrent(cells.LSTM(), 3, [4, 5])
-    assert layer.explain() == "layer 0: torch\nlayer 1: torch"
-    no_steps = "reference\n  not torch: torch's layer needs at least one time step"
-    assert layer.explain(steps=0) == f"layer 0: {no_steps}\nlayer 1: {no_steps}"
+class Summed(Cell):
+    """It adds up its units, which pointwise code cannot."""
+
+    gates = ("h",)
+    state = ("h",)
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (a.h + s.h - s.h.sum(-1, keepdim=True),)
 
 
-def test_why_not_torch() -> None:
+def refusals(cpu: str, torch: str | None) -> str:
+    """What is told of a call that compiled code does not take, nor torch's layer."""
+    told = f"\n  not cpu: {cpu}"
+    return f"torch{told}" if torch is None else f"reference{told}\n  not torch: {torch}"
+
+
+def test_a_cell_that_is_compiled() -> None:
+    for cell in (cells.LSTM(), cells.LSTMPeephole()):
+        layer = Recurrent(cell, 3, [4, 5])
+        assert layer.explain() == layer.explain(steps=0) == "layer 0: cpu\nlayer 1: cpu"
+    assert Recurrent(cells.GRU(), 3, 4, dilation=5).explain(steps=7) == "layer 0: cpu"
+
+
+def test_why_neither_compiled_nor_torch() -> None:
     layer = Recurrent(cells.GRU(), 3, 4, recurrent_dropout=0.5)
-    reason = "torch's layer does not offer a recurrent dropout"
-    assert layer.explain() == f"layer 0: reference\n  not torch: {reason}"
-    assert layer.eval().explain() == "layer 0: torch"
-    assert "not torch: torch's layer does not offer zoneout" in Recurrent(
-        cells.GRU(), 3, 4, zoneout=0.1
-    ).explain()  # fmt: skip
-    assert Recurrent(cells.MGU(), 3, 4).explain() == (
-        "layer 0: reference\n  not torch: torch has no layer that equals MGU"
+    told = refusals(
+        "compiled code does not offer a recurrent dropout",
+        "torch's layer does not offer a recurrent dropout",
     )
-    assert Recurrent(cells.GRU(), 3, 4, dilation=5).explain(steps=7) == "layer 0: torch"
+    assert layer.explain() == f"layer 0: {told}"
+    assert layer.eval().explain() == "layer 0: cpu"
+    layer = Recurrent(cells.GRU(), 3, 4, zoneout=0.1)
+    assert "not cpu: compiled code does not offer zoneout" in layer.explain()
+    assert "not torch: torch's layer does not offer zoneout" in layer.explain()
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        (cells.MGU(), "MGU multiplies what its own step computes or an older state: "),
+        (cells.LSTMProjected(2), "LSTMProjected multiplies by matrices without an input part (hr)"),
+        (cells.GRULayerNorm(), "GRULayerNorm computes over the units of a row (normalise): "),
+        (Decaying(), "Decaying reads inputs that no matrix multiplies (dt, gain)"),
+        (Summed(), "Summed computes over the units of a row ("),
+        (Cumulative(), "cumsum has no rule, which keeps Cumulative uncompiled: "),
+    ],
+    ids=repr,
+)
+def test_why_a_cell_is_not_compiled(cell: Cell, reason: str) -> None:
+    first, second, *_ = Recurrent(cell, 3, 4).explain().splitlines()
+    assert first == f"layer 0: {'torch' if cell.torch_equivalent else 'reference'}"
+    assert second.startswith(f"  not cpu: {reason}")
+    layer = Recurrent(cell, 3, 4, backend="cpu")
+    inputs = {"dt": torch.zeros(5, 2, 1), "gain": torch.zeros(5, 2, 4)} if cell.inputs else None
+    with pytest.raises(BackendError, match=f"backend 'cpu' cannot run .*{re.escape(reason)}"):
+        layer(torch.randn(5, 2, 3), inputs=inputs)
+
+
+def test_why_a_dtype_is_not_compiled() -> None:
+    told = "it computes in float32 and float64, and the input is bfloat16"
+    layer = Recurrent(cells.LSTM(), 3, 4, dtype=torch.bfloat16)
+    assert layer.explain() == f"layer 0: {refusals(told, None)}"
+
+
+def test_autocast_is_told() -> None:
+    layer = Recurrent(cells.LSTM(), 3, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        told = refusals("autocast rounds products, which compiled code does not", None)
+        assert layer.explain() == f"layer 0: {told}"
 
 
 def test_a_named_backend() -> None:
-    assert Recurrent(cells.GRU(), 3, 4, backend="reference").explain() == "layer 0: reference"
+    for name in ("reference", "torch", "cpu"):
+        assert Recurrent(cells.GRU(), 3, 4, backend=name).explain() == f"layer 0: {name}"
     layer = Recurrent(cells.MGU(), 3, 4, backend="torch")
     text = "backend 'torch' cannot run this call: torch has no layer that equals MGU"
     assert layer.explain() == f"layer 0: none, since {text}; use backend='auto'"
@@ -63,37 +115,31 @@ KINDS: dict[str, tuple[Any, str | None]] = {
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("make", [LSTM, lambda I, H, **o: Recurrent(cells.LSTM(), I, H, **o)])
 def test_what_the_call_is_given(kind: str, dilation: int, make: Any) -> None:
-    """What is told for a call of a kind is what happens to one: torch refuses it or does not."""
+    """What is told for a call of a kind is what happens to one: it is refused or it is not."""
     call, reason = KINDS[kind]
     options = {} if make is LSTM else {"dilation": dilation}
-    text = (
-        "torch"
-        if reason is None
-        else f"reference\n  not torch: torch's layer does not offer {reason}"
-    )
+    text = "cpu"
+    if reason is not None:
+        offers = f"does not offer {reason}"
+        text = refusals(f"compiled code {offers}", f"torch's layer {offers}")
     assert make(3, 4, **options).explain(5, 2, **{kind: True}) == f"layer 0: {text}"
-    named, x = make(3, 4, backend="torch", **options), torch.randn(5, 2, 3)
-    if reason is None:
-        assert named.explain(5, 2, **{kind: True}) == "layer 0: torch"
-        call(named, x)
-    else:
-        with pytest.raises(BackendError) as caught:
+    for backend in ("cpu", "torch"):
+        named, x = make(3, 4, backend=backend, **options), torch.randn(5, 2, 3)
+        if reason is None:
+            assert named.explain(5, 2, **{kind: True}) == f"layer 0: {backend}"
             call(named, x)
-        assert named.explain(5, 2, **{kind: True}) == f"layer 0: none, since {caught.value}"
-
-
-def test_a_cell_with_direct_inputs() -> None:
-    layer = Recurrent(Decaying(), 3, [4, 4], dilation=2)
-    told = "reference\n  not torch: torch has no layer that equals Decaying"
-    assert layer.explain(5, lengths=True) == f"layer 0: {told}\nlayer 1: {told}"
+        else:
+            with pytest.raises(BackendError) as caught:
+                call(named, x)
+            told = f"layer 0: none, since {caught.value}"
+            assert named.explain(5, 2, **{kind: True}) == told
 
 
 def test_an_operation_without_a_rule_is_told_with_its_line() -> None:
     text = Recurrent(Cumulative(), 3, 4).explain()
     first, second, third = text.splitlines()
     assert first == "layer 0: reference"
-    assert second == "  not torch: torch has no layer that equals Cumulative"
-    assert third.startswith("  cumsum has no rule, which keeps the cell uncompiled: ")
     assert (
-        "test_explain.py" in third and "return (torch.tanh(a.h + U.h @ s.h).cumsum(-1),)" in third
+        "test_explain.py" in second and "return (torch.tanh(a.h + U.h @ s.h).cumsum(-1),)" in second
     )
+    assert third == "  not torch: torch has no layer that equals Cumulative"

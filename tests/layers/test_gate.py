@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from tests.layers.plain import agree, build, random
 from throughtime import Cell, cells
@@ -106,3 +108,22 @@ def test_no_bias_and_a_wrong_bias() -> None:
     gate = build(cells.LSTM(), 3, 4).gate("f")
     with pytest.raises(ValueError, match=r"bias of gate f must be a number or \(4,\), got \(3,\)"):
         gate.bias = torch.ones(3)
+
+
+def test_a_bias_that_would_be_written_in_vain_is_told() -> None:
+    layer = build(cells.LSTM(), 3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        old = nn.utils.weight_norm(
+            build(cells.GRU(), 3, 4, bidirectional=True), "bias_ih_l0_reverse"
+        )
+    nn.utils.parametrizations.weight_norm(layer, "bias_hh_l0")
+    for gate, name in ((layer.gate("f"), "bias_hh_l0"), (old.gate("z", 0, True), "bias_ih_l0_rev")):
+        before = gate.bias.detach().clone()
+        with pytest.raises(OptionError, match=f"^{name}.* is parametrised, so writing into it has"):
+            gate.bias = 1.0
+        assert torch.equal(gate.bias, before)
+    other = build(cells.LSTM(), 3, 4)
+    nn.utils.parametrizations.weight_norm(other, "weight_hh_l0")
+    other.gate("f").bias = 2.0  # the biases themselves are parameters
+    assert torch.equal(other.gate("f").bias, torch.full((4,), 2.0, dtype=torch.float64))

@@ -67,6 +67,20 @@ def test_chrono_draws_as_published(cell: Cell) -> None:
     assert_close(u, even, atol=20.0, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["GRUCell", "LSTMCell", "RNNCell"])
+def test_single_steps_start_like_layers(kind: str) -> None:
+    step, layer = (getattr(throughtime, name)(2, 5) for name in (kind, kind.removesuffix("Cell")))
+    recipes: list[dict[str, Any]] = [{"recurrence": "torch"}, {"recurrence": "identity"}]
+    if kind != "RNNCell":
+        recipes.append({"recurrence": "orthogonal", "timescales": (2, 50)})
+    for recipe in recipes:
+        for module in (step, nn.Sequential(layer)):
+            torch.manual_seed(4)
+            assert initialise(module, **recipe) is module
+        for name, value in step.named_parameters():
+            assert torch.equal(value, getattr(layer, f"{name}_l0")), (recipe, name)
+
+
 def test_what_writes_gets_the_opposite_bias() -> None:
     layer = Recurrent(cells.LSTM(), 2, 5, num_layers=2, bidirectional=True)
     initialise(layer, timescales=(3, 90))
@@ -178,7 +192,18 @@ class WrongKeeper(cells.GRU):
             lambda: initialise(Recurrent(cells.GRU(), 2, 3, bias=False), chrono=9),
             "a start of the gates' biases needs them; build GRU with bias=True",
         ),
-        (lambda: _parametrised(), "weights are parametrised, so writing into them has no effect"),
+        (
+            lambda: _parametrised(),
+            "weight_hh_l0 .* is parametrised, so writing into it has no effect",
+        ),
+        (lambda: _gru(timescales=(6,)), "with 1 < lo <= hi, got .6,."),
+        (lambda: _gru(timescales=9), "with 1 < lo <= hi, got 9"),
+        (lambda: _gru(timescales=(2, math.inf)), "timescales must be a finite number, got inf"),
+        (lambda: _gru(chrono=math.inf), "chrono must be a finite number, got inf"),
+        (lambda: _gru(chrono=math.nan), "chrono must be a finite number, got nan"),
+        (lambda: _gru(forget_bias=math.nan), "forget_bias must be a finite number, got nan"),
+        (lambda: _gru(forget_bias=True), "forget_bias must be a finite number, got True"),
+        (lambda: _gru("orthogonal", gain=math.inf), "gain must be a finite number, got inf"),
     ],
 )
 def test_what_cannot_be_started_is_told(make: Any, text: str) -> None:

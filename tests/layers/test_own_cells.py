@@ -127,10 +127,16 @@ class Counter(Cell):
 
 
 def test_a_cell_without_parameters() -> None:
-    layer = Recurrent(Counter(), 3, 2)
-    assert list(layer.parameters()) == []
-    y, ((last,),) = layer(torch.randn(3, 2, 3), lengths=[3, 1])
-    assert y[:, :, 0].T.tolist() == [[1, 2, 3], [1, 0, 0]]
-    assert last.tolist() == [[[3, 3], [1, 1]]]
-    assert layer.stream()(torch.randn(3)).tolist() == [1, 1]
-    assert "layer 0: reference" in layer.explain()
+    """x alone decides the dtype, and both who run it agree."""
+    for backend, dtype in (("cpu", None), ("reference", torch.float64), ("cpu", torch.float64)):
+        layer = Recurrent(Counter(), 3, 2, backend=backend)
+        assert list(layer.parameters()) == []
+        y, ((last,),) = layer(torch.randn(3, 2, 3, dtype=dtype), lengths=[3, 1])
+        assert y[:, :, 0].T.tolist() == [[1, 2, 3], [1, 0, 0]]
+        assert last.tolist() == [[[3, 3], [1, 1]]]
+        assert y.dtype == last.dtype == (dtype or torch.float32)
+    auto = Recurrent(Counter(), 3, 2)
+    x = torch.randn(3, 2, 3, requires_grad=True)
+    assert not torch.autograd.grad(auto(x)[0].sum(), x)[0].any()
+    assert auto.stream()(torch.randn(3)).tolist() == [1, 1]
+    assert auto.explain() == "layer 0: cpu"

@@ -84,6 +84,19 @@ def test_torchs_kernels_give_torchs_dtypes(kind: str, cell: Cell) -> None:
 
 # The compiler makes an instance of every autograd function that it meets.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("name", ["eager", "aot_eager"])
+def test_what_is_compiled_is_not_rounded(name: str) -> None:
+    layer = Recurrent(cells.LSTM(), 3, 4, bidirectional=True)
+    x = torch.randn(4, 2, 3)
+    expected = layer(x)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not torch.allclose(layer(x)[0].float(), expected, rtol=1e-5, atol=1e-6)
+        found = torch.compile(layer, backend=name, fullgraph=True)(x)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    torch._dynamo.reset()
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
 def test_compiled_behind_a_layer_that_rounds(cell: Cell) -> None:
     """Compiled code runs an operator without autocast, on what came out of the layer before."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
+from torch.overrides import TorchFunctionMode
 
 from tests.layers.plain import agree, build, elman, flat, gru, lstm, plain, random
 from tests.layers.test_options import KINDS, start
@@ -229,3 +230,29 @@ def test_no_backend_hides_from_lengths() -> None:
     layer = build(cells.Elman(), 3, 4, backend="torch")
     x = random(5, 4, 3)
     agree(layer(x, lengths=[4, 0, 5, 2]), plain(layer, elman, x, lengths=[4, 0, 5, 2])[:2], [x])
+
+
+class Counting(TorchFunctionMode):
+    """Counts the numbers in all that torch's functions give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for v in found if isinstance(found, tuple | list) else (found,):
+            self.numbers += v.numel() if isinstance(v, Tensor) else 0
+        return found
+
+
+def test_work_grows_with_the_steps_alone() -> None:
+    layer = build(cells.Elman(), 1, 1, backend="reference", bidirectional=True)
+
+    def numbers(T: int) -> int:
+        x, reset = random(T, 40, 1), torch.rand(T, 40) < 0.3
+        with Counting() as counted:
+            layer(x, lengths=[T] * 40, reset=reset)
+        return counted.numbers
+
+    assert numbers(80) < 2.1 * numbers(40)

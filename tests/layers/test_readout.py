@@ -81,6 +81,7 @@ def test_unrolled_steps_share_the_layers_weights() -> None:
     assert {id(p) for p in unrolled.parameters()} == {id(p) for p in layer.parameters()}
     assert len(unrolled.steps) == 4
     assert len({id(step) for step in unrolled.steps}) == 1
+    assert list(unrolled.state_dict()) == [f"step.layer.{name}" for name in layer.state_dict()]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +108,43 @@ def test_a_wrong_width_is_told() -> None:
     unrolled = unroll(throughtime.GRU(2, 3), 4)
     with pytest.raises(ShapeError, match=r"4 unrolled steps take \(B, 11\): 4 x 2 inputs and 3"):
         unrolled(torch.zeros(2, 10))
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Readout(0, 2), "^input_size must be a positive integer, got 0$"),
+        (lambda: Readout(2, 2.0), "^output_size must be a positive integer, got 2.0$"),
+        (lambda: Readout(2), "^Readout needs input_size and output_size, or a network$"),
+        (lambda: Readout(2, 2, network=nn.Linear(2, 2)), "sizes or a network, and got both$"),
+        (
+            lambda: Readout(2, 2, dtype=torch.int64),
+            "^dtype must be a floating point dtype of torch",
+        ),
+        (lambda: Readout(network=nn.Linear(2, 2), dtype=torch.float64), "those of the network; mo"),
+        (lambda: Readout(network=torch.tanh), "^network must be a torch.nn.Module, got builtin"),
+        (lambda: Gate(True), "^size must be a positive integer, got True$"),
+        (
+            lambda: Gate(2, dtype="float32"),
+            "^dtype must be a floating point dtype of torch, got 'f",
+        ),
+        (
+            lambda: Gate(2, nn.Linear(3, 2), device="cpu"),
+            "device and dtype are those of the network",
+        ),
+        (lambda: Gate(2, torch.tanh), "^network must be a torch.nn.Module, got builtin"),
+    ],
+)
+def test_bad_readouts_and_gates(make: Any, text: str) -> None:
+    with pytest.raises((OptionError, TypeError), match=text):
+        make()
+
+
+def test_readouts_and_gates_have_a_device_and_a_dtype() -> None:
+    for part in (Readout(3, 2, dtype=torch.float64), Gate(3, dtype=torch.float64)):
+        assert part(torch.randn(4, 3, dtype=torch.float64)).dtype == torch.float64
+    for part in (Readout(3, 2, device="meta"), Gate(3, device="meta")):
+        assert {v.device.type for v in part.parameters()} == {"meta"}
 
 
 def test_a_readout_takes_a_packed_sequence() -> None:

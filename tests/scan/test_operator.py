@@ -25,6 +25,10 @@ CASES = [(cells.LSTM(), form) for form in FORMS] + [
 every_case = pytest.mark.parametrize(("cell", "form"), CASES, ids=lambda v: str(v))
 
 
+WAYS = ("forward", "backward")
+UTILITIES = ("test_schema", "test_autograd_registration", "test_faketensor")
+
+
 def _all(result: Result) -> list[Tensor]:
     return [*result.sequences, *result.final]
 
@@ -50,7 +54,7 @@ def test_gradient_and_its_gradient_by_finite_differences(cell: Cell, form: str) 
         given = list(tensors)
         for i, v in zip(asks, values, strict=True):
             given[i] = v
-        return Scan.apply(cell.key, "reference", tuple(shape), *given)
+        return Scan.apply(cell.key, "reference", tuple(shape), True, *given)
 
     inputs = [tensors[i] for i in asks]
     assert torch.autograd.gradcheck(results, inputs)
@@ -68,17 +72,37 @@ def test_a_call_survives_its_flat_form(cell: Cell, form: str) -> None:
     assert_close(_all(scan(back, "reference")), _all(scan(call, "reference")), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_raw_ops_pass_opcheck(form: str) -> None:
+@pytest.mark.parametrize(
+    ("backend", "form"), [*(("reference", f) for f in FORMS), ("cpu", "plain"), ("cpu", "state")]
+)
+def test_the_raw_ops_pass_opcheck(backend: str, form: str) -> None:
     call = make_call(form=form, grad=False)
     shape, tensors = flatten(call)
-    utilities = ("test_schema", "test_autograd_registration", "test_faketensor")
-    args = (call.cell.key, "reference", list(shape), tensors)
-    torch.library.opcheck(torch.ops.throughtime.scan_forward.default, args, test_utils=utilities)
+    forward, backward = (getattr(torch.ops.throughtime, f"scan_{n}").default for n in WAYS)
+    for keep in (False, True):
+        args = (call.cell.key, backend, list(shape), keep, tensors)
+        torch.library.opcheck(forward, args, test_utils=UTILITIES)
+    found = forward(*args)
+    results, kept = found[: shape.results], found[shape.results :]
+    assert bool(kept) is (backend == "cpu")
     needs = [v is not None and v.is_floating_point() for v in tensors]
-    d = [torch.randn_like(v) for v in _all(scan(call, "reference"))]
-    args = (call.cell.key, "reference", list(shape), needs, tensors, d)
-    torch.library.opcheck(torch.ops.throughtime.scan_backward.default, args, test_utils=utilities)
+    d = [torch.randn_like(v) for v in results]
+    saved = [found[0], *kept] if kept else []
+    args = (call.cell.key, backend, list(shape), needs, tensors, saved, d)
+    torch.library.opcheck(backward, args, test_utils=UTILITIES)
+
+
+def test_autocast_has_no_say_inside_an_operator() -> None:
+    """The compiler asks a fake under autocast and runs the op without: both choose the same."""
+    call = make_call(grad=False)
+    shape, tensors = flatten(call)
+    args = (call.cell.key, "auto", list(shape), True, tensors)
+    expected = torch.ops.throughtime.scan_forward(*args)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch.ops.throughtime.scan_forward(*args)
+        torch.library.opcheck(torch.ops.throughtime.scan_forward.default, args,
+                              test_utils=("test_faketensor",))  # fmt: skip
+    assert_close(found, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("form", ["plain", "state", "ragged"])
@@ -119,8 +143,8 @@ def test_results_alias_neither_each_other_nor_the_arguments() -> None:
 
 def test_unknown_backend_and_unknown_cell_are_told() -> None:
     call = make_call()
-    with pytest.raises(OptionError, match="backend must be one of auto, torch, reference, got 'g"):
+    with pytest.raises(OptionError, match="must be one of auto, cpu, torch, reference, got 'gpu'"):
         scan(call, "gpu")
     form, tensors = flatten(call)
     with pytest.raises(CellError, match="the cell other.Cell.. is not known in this process"):
-        torch.ops.throughtime.scan_forward("other.Cell()", "auto", list(form), tensors)
+        torch.ops.throughtime.scan_forward("other.Cell()", "auto", list(form), False, tensors)

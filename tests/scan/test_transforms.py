@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 from torch.testing import assert_close
 
 from throughtime import Recurrent, cells
-from throughtime.errors import TransformError
+from throughtime.errors import BackendError, TransformError
 
 CELLS = [cells.LSTM(), cells.GRU(), cells.LSTMPeephole()]
 every_cell = pytest.mark.parametrize("cell", CELLS, ids=repr)
@@ -64,6 +65,49 @@ def test_compile_is_one_graph_and_trains_at_any_size(cell: Any) -> None:
             rtol=1e-12,
             atol=1e-12,
         )
+
+
+@every_cell
+def test_compile_is_one_graph_without_a_gradient(cell: Any) -> None:
+    layer, x = _layer(cell), _x()
+    expected = layer(x)
+    for context in (torch.no_grad, torch.inference_mode):
+        torch._dynamo.reset()
+        with context():
+            found = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+        assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch._dynamo.reset()
+    found = torch.compile(layer.requires_grad_(False), fullgraph=True, backend="aot_eager")(x)
+    assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_compile_takes_one_tensor_in_two_places() -> None:
+    """Tied weights, one tensor as both states, x as the state: gradients add up."""
+    layer = Recurrent(cells.LSTM(), 3, 3, num_layers=2, dtype=torch.float64)
+    layer.weight_hh_l0 = layer.weight_ih_l0
+    layer.weight_ih_l1 = layer.weight_ih_l0
+    x = torch.randn(1, 2, 3, dtype=torch.float64, requires_grad=True)
+    leaves = [x, *layer.parameters()]
+
+    def call(run: Any) -> tuple[Tensor, ...]:
+        y, state = run(x, ((x, x), (x, x)))
+        loss = y.square().sum() + state[0][1].sum()
+        return (y, *torch.autograd.grad(loss, leaves))
+
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert_close(call(compiled), call(layer), rtol=1e-12, atol=1e-12)
+
+
+@every_cell
+@pytest.mark.parametrize("how", [torch.no_grad, torch.inference_mode, None])
+def test_compiled_inference_is_one_graph(cell: Any, how: Any) -> None:
+    """Without a gradient, by a context or since no weight asks for one."""
+    layer = _layer(cell, num_layers=2, bidirectional=True).requires_grad_(how is not None)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    with how() if how else nullcontext():
+        for T, B in ((5, 2), (7, 3)):
+            x = _x(T, B)
+            assert_close(compiled(x), layer(x), rtol=1e-12, atol=1e-12)
 
 
 @every_cell
@@ -164,7 +208,7 @@ def test_a_tangent_into_the_raw_op_is_refused() -> None:
     with torch.autograd.forward_ad.dual_level():
         tensors[0] = torch.autograd.forward_ad.make_dual(call.x, torch.ones_like(call.x))
         with pytest.raises(TransformError, match="has no forward-mode derivative; call the layer"):
-            torch.ops.throughtime.scan_forward(call.cell.key, "auto", list(form), tensors)
+            torch.ops.throughtime.scan_forward(call.cell.key, "auto", list(form), False, tensors)
 
 
 def test_inference_mode_equals_training() -> None:
@@ -172,3 +216,34 @@ def test_inference_mode_equals_training() -> None:
     with torch.inference_mode():
         found = layer(x)[0]
     assert_close(found, layer(x)[0].detach(), rtol=1e-12, atol=1e-12)
+
+
+@every_cell
+def test_derivatives_of_derivatives_agree_with_the_references(cell: Any) -> None:
+    """Compiled code has one derivative below torch.func; where more are asked, `auto` knows."""
+    found: dict[str, list[Tensor]] = {}
+    layer, x = _layer(cell), _x(3, 1)
+    for backend in ("auto", "reference"):
+        layer.backend = backend
+        weights = {n: v.detach().requires_grad_() for n, v in layer.named_parameters()}
+        loss = _loss(layer)
+        first = grad(lambda x, w=weights, loss=loss: loss(w, x))
+        second = jacrev(first)(x)
+        third = grad(lambda x, first=first: jacrev(first)(x).sin().sum())(x)
+        mixed = torch.autograd.grad(first(x).square().sum(), list(weights.values()))
+        found[backend] = [jacrev(lambda x: layer(x)[0])(x), second, third, *mixed]
+    assert_close(found["auto"], found["reference"], rtol=1e-9, atol=1e-11)
+
+
+def test_a_named_compiled_backend_tells_that_it_has_one_derivative() -> None:
+    layer = _layer(cells.LSTMPeephole(), backend="cpu")
+    with pytest.raises(BackendError, match="have one derivative below torch.func, not one of an"):
+        jacrev(grad(lambda x: layer(x)[0].square().sum()))(_x())
+
+
+def test_a_compiled_layer_runs_where_others_have_tangents() -> None:
+    layer, x = _layer(cells.LSTM()), _x()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    expected = compiled(x)[0]
+    with torch.autograd.forward_ad.dual_level():
+        assert torch.equal(compiled(x)[0], expected)

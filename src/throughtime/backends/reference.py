@@ -37,7 +37,10 @@ def run(call: Call) -> Result:
         call = call.in_weights_dtype()
     if call.lengths is not None:
         alive = _alive(call)
-        call = replace(call, x=torch.where(alive, call.x, 0), inputs=_masked_inputs(call, alive))
+        # Behind a row's end nothing is looked at, resets among it.
+        reset = None if call.reset is None else call.reset & alive.squeeze(-1)
+        x, inputs = torch.where(alive, call.x, 0), _masked_inputs(call, alive)
+        call = replace(call, x=x, inputs=inputs, reset=reset)
     parts = [_run_direction(call, d) for d in range(call.directions)]
     return Result(
         sequences=tuple(torch.stack(s, 2) for s in zip(*(p.sequences for p in parts), strict=True)),
@@ -136,8 +139,6 @@ def _restart(call: Call, d: int, t: int, s: State) -> State:
     if before == call.x.shape[0]:
         return s
     reset = call.reset[before].unsqueeze(-1)
-    if call.lengths is not None:  # behind a row's end nothing happens
-        reset = reset & _alive(call)[before]
     return tuple(torch.where(reset, i[d], v) for i, v in zip(call.initial_rows(), s, strict=True))
 
 

@@ -6,11 +6,15 @@ import torch
 
 
 def forward_mode() -> str | None:
-    """Why a kernel that has no forward-mode derivative cannot be called here, or None."""
-    if torch.autograd.forward_ad._current_level >= 0:
+    """Why a kernel with one derivative, and none in forward mode, cannot be called; or None."""
+    if torch.autograd.forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled():
         return "compiled kernels have no forward-mode derivative"
-    if torch._C._functorch.get_dynamic_layer_stack_depth():
-        for level in torch._C._functorch.get_interpreter_stack() or ():
-            if level.key() == torch._C._functorch.TransformType.Jvp:
-                return "compiled kernels have no forward-mode derivative"
+    if not torch._C._functorch.get_dynamic_layer_stack_depth():
+        return None
+    kinds = torch._C._functorch.TransformType
+    levels = [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
+    if kinds.Jvp in levels:
+        return "compiled kernels have no forward-mode derivative"
+    if levels.count(kinds.Grad) > 1:
+        return "compiled kernels have one derivative below torch.func, not one of another"
     return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableSet
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def check_declarations(cell: Cell) -> None:
     """Names are identifiers and unique in their namespace, and widths can be read."""
     _check_held(cell)
+    _check_arguments(cell)
     name = type(cell).__name__
     for attribute in ("gates", "state"):
         value = getattr(cell, attribute, None)
@@ -64,6 +65,26 @@ def _inside(value: Any) -> Iterator[Any]:
         yield getattr(value, "__self__", value)  # a method holds its object
 
 
+def _check_arguments(cell: Cell) -> None:
+    """What a cell was built with cannot change afterwards, since the cell is known by it."""
+    for name, value in cell.arguments.items():
+        for v in _members(value):
+            if hasattr(v, "__setitem__") or isinstance(v, MutableSet):
+                raise CellError(
+                    f"{type(cell).__name__}: a cell is frozen, so {name} must be a number, a text, "
+                    f"a function or a tuple of these, got {type(v).__name__}; give a tuple"
+                )
+
+
+def _members(value: Any) -> Iterator[Any]:
+    """The value, or what is in a tuple, however deep."""
+    if isinstance(value, tuple):
+        for v in value:
+            yield from _members(v)
+    else:
+        yield value
+
+
 def _has_weights(value: Any) -> bool:
     if isinstance(value, nn.Module):
         return any(True for group in (value.parameters(), value.buffers()) for _ in group)
@@ -80,6 +101,7 @@ def _check_parameters(cell: Cell) -> None:
         if not isinstance(value, int | float):
             raise CellError(f"{name}.vectors[{word!r}] must be a number, got {value!r}")
     names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+    names += [f"initial_{state}" for state in cell.state_names]  # with learn_initial
     for word in (*(f"weight_{product}" for product in cell.products), *cell.vectors):
         if word in names:
             raise CellError(

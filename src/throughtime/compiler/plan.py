@@ -21,6 +21,9 @@ from throughtime.compiler.trace import trace
 ROWWISE: Final = frozenset("row_sum row_mean row_scale spread softmax normalise sum_units".split())
 """Operations over the units of a row, which pointwise code cannot compute."""
 
+UNCODED: Final = frozenset({"sin", "cos"})
+"""Operations that have a rule of derivative and no vector code yet."""
+
 
 @dataclass(frozen=True)
 class Sum:
@@ -96,10 +99,8 @@ class Plan:
             parts = [f"W.{s.a} x + b"] * bool(s.a) + [f"U.{s.u} h + b"] * bool(s.u)
             lines.append(f"  t{s.node} = {' + '.join(parts)}")
         beside = [*["h_t"] * self.reads_output, *["h_(t-1)"] * self.reads_old]
-        lines.append(
-            f"saved: {saved}" + (f"; read beside it: {', '.join(beside)}" if beside else "")
-        )
-        return "\n".join(lines)
+        read = f"; read beside it: {', '.join(beside)}" if beside else ""
+        return "\n".join([*lines, f"saved: {saved}{read}"])
 
 
 _PLANS: Final[WeakKeyDictionary[Cell, Plan | str]] = WeakKeyDictionary()
@@ -133,6 +134,8 @@ def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
     for node in graph.nodes:
         if node.op in ROWWISE or "1" in node.shape:
             yield f"{name} computes over the units of a row ({node.op}): {node.line}"
+        if node.op in UNCODED:
+            yield f"{name} computes {node.op}, which has no vector code: {node.line}"
         if node.op == "U":
             vector, matrix = graph.nodes[node.inputs[0]], str(node.constants[0])
             if vector.op != "s" or vector.constants[0] != output:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from throughtime.backends import check_backend, choose
+from throughtime import backends
+from throughtime.backends import Choice, check_backend
 from throughtime.backends.call import Call
 from throughtime.backends.torch import STEPS, carries_stack
 from throughtime.cells import Cell
@@ -74,14 +75,21 @@ class DropInCell(nn.Module, ABC):
 
     def weights(self, layer: int = 0, d: int = 0) -> dict[str, Tensor]:
         """Name -> tensor, read by name at every call so that any swap of one is seen."""
+        return {name: getattr(self, name) for name in self.weight_names()}
+
+    def weight_names(self, layer: int = 0, d: int = 0) -> dict[str, str]:
+        """Name -> name, as a layer of one cell has it."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if self.bias else 2]
-        return {name: getattr(self, name) for name in names}
+        return dict(zip(names, names, strict=True))
 
     def explain(self, batch: int = 1) -> str:
-        """Which backend a step would take, and why not those before it."""
+        """Which backend a step would take, and why not those before it; a refusal is told too."""
+        if carries_stack(self.backend):
+            shorter = {"cpu": "one step is one call of torch's kernel"}
+            return str(Choice("torch", shorter if self.backend == "auto" else {}))
         like = self.weight_ih
         x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
-        return str(choose(self._call(x, None), self.backend))
+        return backends.explain(self._call(x, None), self.backend)
 
     def _call(self, x: Tensor, state: tuple[Tensor, ...] | None) -> Call:
         start = None if state is None else tuple(v.unsqueeze(0) for v in state)

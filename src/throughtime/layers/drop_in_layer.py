@@ -123,11 +123,11 @@ class DropIn(TorchAttributes):
 
     def _takes_stack(self, x: Tensor) -> bool:
         """Whether torch's kernel takes the call; it needs a time step, cuDNN a short h."""
+        if not carries_stack(self.backend) or not x.shape[1 if self.batch_first else 0]:
+            return False
         if self.backend == "auto" and cpu.refuses_cell(self.cell, x) is None:
             return False
-        if x.is_cuda and self.proj_size > self.hidden_size:
-            return False
-        return carries_stack(self.backend) and x.shape[1 if self.batch_first else 0] > 0
+        return not (x.is_cuda and self.proj_size > self.hidden_size)
 
     def _run_stack(self, input: Any, x: Tensor, state: tuple[Tensor, ...] | None, rows: int) -> Any:
         """All layers in one call of torch's kernel, as torch.nn makes it: same bits, same speed."""

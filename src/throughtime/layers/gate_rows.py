@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -29,6 +29,19 @@ class Owner(Protocol):
 
     def weights(self, layer: int, d: int) -> Mapping[str, Tensor]:
         """Short name -> tensor."""
+
+    def weight_names(self, layer: int, d: int) -> Mapping[str, str]:
+        """Short name -> the parameter's name."""
+
+
+def check_writable(owner: Any, names: Iterable[str]) -> None:
+    """The weights are parameters: what is computed from others would be written in vain."""
+    for name in names:
+        if name not in owner._parameters:
+            raise OptionError(
+                f"{name} of {type(owner).__name__} is parametrised, so writing into it has no "
+                f"effect; write before its parametrisation"
+            )
 
 
 class GateRows:
@@ -77,6 +90,8 @@ class GateRows:
     @bias.setter
     def bias(self, value: Tensor | float) -> None:
         first, *rest = self._biases()
+        named = self._owner.weight_names(self._layer, self._direction)
+        check_writable(self._owner, (n for short, n in named.items() if short.startswith("bias_")))
         given = torch.as_tensor(value, dtype=first.dtype, device=first.device)
         if given.dim() and given.shape != first.shape:
             raise ShapeError(

@@ -6,15 +6,18 @@ every recipe here serves every gated cell.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from itertools import product
+from numbers import Real
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from throughtime.errors import OptionError
-from throughtime.layers.gate_rows import GateRows
+from throughtime.layers.drop_in_cell import DropInCell
+from throughtime.layers.gate_rows import GateRows, check_writable
 from throughtime.layers.passage import Passage
 
 Recurrence = Literal["torch", "orthogonal", "identity"]
@@ -26,7 +29,7 @@ def initialise(
     forget_bias: float | None = None, chrono: float | None = None,
     timescales: tuple[float, float] | None = None,
 ) -> nn.Module:  # fmt: skip
-    """Give every recurrent layer of this package inside a model a new start, in place.
+    """Give every recurrent layer and cell of this package inside a model a new start, in place.
 
     All layers and both directions; each gate by itself. `recurrence` draws the matrices, one of
     the other three the biases of the gates that keep and write a state; they go together.
@@ -54,9 +57,10 @@ def initialise(
     Recurrent Network Architectures (2015) for the forget bias; Tallec and Ollivier, Can Recurrent
     Neural Networks Warp Time? (2018) for chrono. The log-uniform time scales are ours.
     """
-    layers = [m for m in model.modules() if isinstance(m, Passage)]
+    layers = [m for m in model.modules() if isinstance(m, Passage | DropInCell)]
     if not layers:
         raise OptionError("initialise needs a model with a recurrent layer of throughtime in it")
+    _check_number("gain", gain)
     biases = _biases(forget_bias, chrono, timescales)
     for layer in layers:
         _check(layer, recurrence, biases is not None)
@@ -69,6 +73,9 @@ def initialise(
             _start_biases(layer, biases, writes=forget_bias is None)
     return model
 
+
+Startable = Passage | DropInCell
+"""What has weights of a cell's equations."""
 
 Draw = Callable[[Tensor], Tensor]
 """Biases b for as many units as the tensor has."""
@@ -83,12 +90,12 @@ def _biases(
             "forget_bias, chrono and timescales set the same biases; give one of them"
         )
     if forget_bias is not None:
-        value = float(forget_bias)
+        value = _check_number("forget_bias", forget_bias)
         return lambda like: torch.full_like(like, value)
     if chrono is not None:
-        if not chrono > 2:
+        longest = _check_number("chrono", chrono)
+        if not longest > 2:
             raise OptionError(f"chrono must be a number of steps above 2, got {chrono!r}")
-        longest = float(chrono)
         return lambda like: torch.empty_like(like).uniform_(1, longest - 1).log()
     if timescales is None:
         return None
@@ -96,7 +103,8 @@ def _biases(
 
 
 def _log_uniform(timescales: tuple[float, float]) -> Draw:
-    low, high = timescales
+    pair = isinstance(timescales, tuple | list) and len(timescales) == 2
+    low, high = (_check_number("timescales", v) for v in timescales) if pair else (0, 0)
     if not 1 < low <= high:
         raise OptionError(
             f"timescales must be (lo, hi) in steps with 1 < lo <= hi, got {timescales!r}"
@@ -105,13 +113,16 @@ def _log_uniform(timescales: tuple[float, float]) -> Draw:
     return lambda like: torch.empty_like(like).uniform_(*ends).exp().sub(1).log()
 
 
-def _check(layer: Passage, recurrence: str | None, biases: bool) -> None:
+def _check_number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise OptionError(f"{name} must be a finite number, got {value!r}")
+    return float(value)
+
+
+def _check(layer: Startable, recurrence: str | None, biases: bool) -> None:
     name = type(layer.cell).__name__
-    if parametrize.is_parametrized(layer):
-        raise OptionError(
-            f"{name}'s weights are parametrised, so writing into them has no effect; "
-            f"initialise the layer before its parametrisation"
-        )
+    for number, d in _places(layer):
+        check_writable(layer, layer.weight_names(number, d).values())
     if recurrence not in (None, "torch", "orthogonal", "identity"):
         raise OptionError(
             f"recurrence must be torch, orthogonal, identity or None, got {recurrence!r}"
@@ -127,15 +138,14 @@ def _check(layer: Passage, recurrence: str | None, biases: bool) -> None:
         raise OptionError(f"a start of the gates' biases needs them; build {name} with bias=True")
 
 
-def _parts(layer: Passage) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
-    """Layer, direction and weights of every part."""
-    for number in range(len(layer.hidden_sizes)):
-        for d in range(layer.directions):
-            yield number, d, layer.weights(number, d)
+def _places(layer: Startable) -> Iterator[tuple[int, int]]:
+    """Number and direction of every part."""
+    return product(range(len(layer.hidden_sizes)), range(layer.directions))
 
 
-def _start_matrices(layer: Passage, recurrence: str, gain: float) -> None:
-    for number, _, weights in _parts(layer):
+def _start_matrices(layer: Startable, recurrence: str, gain: float) -> None:
+    for number, d in _places(layer):
+        weights = layer.weights(number, d)
         for block in weights["weight_hh"].split(layer.hidden_sizes[number]):
             if recurrence == "orthogonal":
                 nn.init.orthogonal_(block, gain)
@@ -149,9 +159,9 @@ def _start_matrices(layer: Passage, recurrence: str, gain: float) -> None:
                     nn.init.zeros_(weights[name])
 
 
-def _start_biases(layer: Passage, draw: Draw, writes: bool) -> None:
-    for number, d, weights in _parts(layer):
-        some = next(iter(weights.values()))
+def _start_biases(layer: Startable, draw: Draw, writes: bool) -> None:
+    for number, d in _places(layer):
+        some = next(iter(layer.weights(number, d).values()))
         bias = draw(some.new_empty(layer.hidden_sizes[number]))
         for name, sign in layer.cell.keeps.items():
             _set_bias(layer, number, d, name, sign * bias)
@@ -159,7 +169,7 @@ def _start_biases(layer: Passage, draw: Draw, writes: bool) -> None:
             _set_bias(layer, number, d, name, -sign * bias)
 
 
-def _set_bias(layer: Passage, number: int, d: int, name: str, value: Tensor) -> None:
+def _set_bias(layer: Startable, number: int, d: int, name: str, value: Tensor) -> None:
     if name in layer.cell.vectors:
         layer.weights(number, d)[name].copy_(value)
     else:

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.cells.cell import activation_function
 from throughtime.errors import OptionError
+from throughtime.layers.arguments import check_dtype, check_size
 
 
 class Readout(nn.Module):
@@ -20,7 +21,8 @@ class Readout(nn.Module):
         input_size: width of h_t.
         output_size: width of y_t.
         activation: s_y: "identity", "tanh", "relu", "sigmoid", or a function of your own.
-        network: a module to read with instead; then the sizes are left out.
+        network: a module to read with instead; then sizes, device and dtype are left out.
+        device, dtype: of the weights.
 
     It takes a layer's outputs (..., input_size), or its (outputs, state) and hands the state on.
     """
@@ -28,15 +30,19 @@ class Readout(nn.Module):
     def __init__(
         self, input_size: int | None = None, output_size: int | None = None, *,
         activation: str | Callable[[Tensor], Tensor] = "identity",
-        network: nn.Module | None = None,
+        network: nn.Module | None = None, device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if network is None:
             if input_size is None or output_size is None:
                 raise OptionError("Readout needs input_size and output_size, or a network")
-            network = nn.Linear(input_size, output_size)
+            check_size("input_size", input_size)
+            check_size("output_size", output_size)
+            network = nn.Linear(input_size, output_size, device=device, dtype=check_dtype(dtype))
         elif input_size is not None or output_size is not None:
             raise OptionError("Readout takes sizes or a network, and got both")
+        else:
+            _check_network(network, device, dtype)
         self.network = network
         self.activation = activation_function(activation)
 
@@ -56,13 +62,28 @@ class Gate(nn.Module):
     Args:
         size: width of x.
         network: a module that decides instead of W x + b; its outputs go through the sigmoid.
+        device, dtype: of the weights; left out with a network.
     """
 
-    def __init__(self, size: int, network: nn.Module | None = None) -> None:
+    def __init__(
+        self, size: int, network: nn.Module | None = None, *, device: Any = None, dtype: Any = None
+    ) -> None:
         super().__init__()
-        self.network = nn.Linear(size, size) if network is None else network
+        check_size("size", size)
+        if network is None:
+            network = nn.Linear(size, size, device=device, dtype=check_dtype(dtype))
+        else:
+            _check_network(network, device, dtype)
+        self.network = network
 
     def forward(self, x: Tensor, by: Tensor | None = None) -> Tensor:
         """x, gated by what the network says of `by` (left out, of x itself)."""
         opened: Tensor = torch.sigmoid(self.network(x if by is None else by))
         return x * opened
+
+
+def _check_network(network: object, device: Any, dtype: Any) -> None:
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
+    if device is not None or dtype is not None:
+        raise OptionError("device and dtype are those of the network; move it with network.to(...)")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from throughtime.cells import Cell
 from throughtime.errors import OptionError
+from throughtime.layers.arguments import check_dtype, check_flags, check_size
 from throughtime.layers.batch import States
 from throughtime.layers.border import Border
 from throughtime.layers.options import Merge, Options
@@ -62,17 +62,15 @@ class Recurrent(SequenceLayer):
             merge, dropout, residual, recurrent_dropout, zoneout, weight_dropout, dilations,
             learn_initial,
         )  # fmt: skip
-        _check_size("input_size", input_size)
-        _check_flags(
+        check_size("input_size", input_size)
+        check_flags(
             bidirectional=bidirectional, bias=bias, batch_first=batch_first, residual=residual,
             learn_initial=learn_initial, return_state=return_state,
         )  # fmt: skip
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise OptionError(f"dtype must be a floating point dtype of torch, got {dtype!r}")
         super().__init__(
             cell, input_size, _sizes(hidden_size, num_layers),
             directions=2 if bidirectional else 1, bias=bias, options=options, backend=backend,
-            device=device, dtype=dtype,
+            device=device, dtype=check_dtype(dtype),
         )  # fmt: skip
         self.batch_first = batch_first
         self.return_state = return_state
@@ -128,17 +126,6 @@ class Recurrent(SequenceLayer):
 _USUAL = {"bias": True, "batch_first": False, "return_state": True, "backend": "auto"}
 
 
-def _check_size(name: str, size: object) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise OptionError(f"{name} must be a positive integer, got {size!r}")
-
-
-def _check_flags(**flags: object) -> None:
-    for name, flag in flags.items():
-        if not isinstance(flag, bool):
-            raise OptionError(f"{name} must be True or False, got {flag!r}")
-
-
 def _sizes(hidden_size: int | Sequence[int], num_layers: int | None) -> tuple[int, ...]:
     """H of each layer."""
     if isinstance(hidden_size, Sequence) and not isinstance(hidden_size, str):
@@ -152,8 +139,8 @@ def _sizes(hidden_size: int | Sequence[int], num_layers: int | None) -> tuple[in
             raise OptionError("hidden_size must have at least one number, got none")
     else:
         layers = 1 if num_layers is None else num_layers
-        _check_size("num_layers", layers)
+        check_size("num_layers", layers)
         sizes = (hidden_size,) * layers
     for size in sizes:
-        _check_size("hidden_size", size)
+        check_size("hidden_size", size)
     return sizes

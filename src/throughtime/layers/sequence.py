@@ -10,7 +10,6 @@ from torch import Tensor
 
 from throughtime import backends
 from throughtime.backends.call import Call
-from throughtime.compiler.trace import trace as graph_of
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
 from throughtime.layers.dilation import fold
@@ -74,10 +73,9 @@ class SequenceLayer(Passage):
         kinds = {"lengths": lengths, "reset": reset, "trace": trace}
         with torch.random.fork_rng(devices=[]):  # the options draw their masks for the call
             calls = [self._example(i, steps, batch, **kinds) for i in range(len(self.widths))]
-        lines = [f"layer {i}: {backends.explain(c, self.backend)}" for i, c in enumerate(calls)]
-        for operation, line in graph_of(self.cell).unsupported:
-            lines.append(f"  {operation} has no rule, which keeps the cell uncompiled: {line}")
-        return "\n".join(lines)
+        return "\n".join(
+            f"layer {i}: {backends.explain(c, self.backend)}" for i, c in enumerate(calls)
+        )
 
     def _example(self, layer: int, T: int, B: int, lengths: bool, reset: bool, trace: bool) -> Call:
         """A layer's call for a batch of this form."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import States
-from throughtime.layers.drop_in_cell import DropInCell
 from throughtime.layers.passage import Passage
+from throughtime.layers.stream_model import check_streamable, frozen
 from throughtime.layers.stream_step import Step
 
 
@@ -21,8 +20,8 @@ class Stream:
     """A model that takes one time step a call and carries its state.
 
     The weights are those of the moment it was made (or of the last `refresh()`), in eval mode,
-    without gradient. Layers with backend "auto" run on the reference here, whose step by step has
-    the same bits as its whole sequence of the same batch.
+    without gradient. Layers with backend "auto" run on compiled code here where it takes them, and
+    else on the reference: step by step both have the bits of their whole sequence.
 
     Args:
         model: a layer of this package, or a module built of them and of parts that look at each
@@ -39,51 +38,36 @@ class Stream:
             raise OptionError(f"batch must be a positive integer, got {batch!r}")
         self.batch = batch
         self._source = model
-        self._check()
-        self._copy_model()
-
-    def _check(self) -> None:
-        _check_carried(self._source)
-        layers = [m for m in self._source.modules() if isinstance(m, Passage)]
-        if not layers:
-            raise OptionError("a stream needs a model with a recurrent layer of throughtime in it")
-        for layer in layers:
-            if layer.directions == 2:
-                raise OptionError(
-                    "a bidirectional layer needs the whole sequence, so it has no stream; "
-                    "build it with bidirectional=False"
-                )
-            if set(layer.dilations) != {1}:
-                raise OptionError(
-                    "a dilated layer keeps no old states, so it has no stream; use dilation=1"
-                )
-        held = [m for parent in self._source.modules() for m in parent._modules.values()]
-        if any(held.count(layer) > 1 for layer in layers):
-            raise OptionError(
-                "a layer stands in the model twice, and a stream cannot tell its two states apart; "
-                "use a copy.deepcopy of it, or a layer of its own"
-            )
-        if len({layer.batch_first for layer in layers}) > 1:
-            raise OptionError("the layers of a stream must agree on batch_first")
+        self._model, self._steps = self._build()
+        self._time = 1 if self._steps[0].layer.batch_first else 0
 
     def refresh(self) -> None:
-        """Take the model's weights as they are now; the state stays."""
-        state = self.state
-        self._copy_model()
-        self.state = state
+        """Take the model's weights as they are now; the state stays, in the weights' own dtype.
 
-    def _copy_model(self) -> None:
+        Where the model has changed so that the state fits no longer, it raises, and the stream
+        goes on as it was.
+        """
+        model, steps = self._build()
+        likes = [step.state[0][0] for step in steps]
+        moved = [
+            [[v.to(like) for v in s] for s in step.state]
+            for step, like in zip(self._steps, likes, strict=False)
+        ]
+        _set_states(steps, moved)
+        self._model, self._steps = model, steps
+
+    def _build(self) -> tuple[nn.Module, list[Step]]:
         """A frozen copy of the model in which every layer carries its own state."""
-        model = copy.deepcopy(self._source).eval().requires_grad_(False)
+        check_streamable(self._source)
+        model = frozen(self._source)
         layers = [m for m in model.modules() if isinstance(m, Passage)]
-        self._steps = [Step(layer, self.batch) for layer in layers]
-        wrapped = dict(zip(layers, self._steps, strict=True))
+        steps = [Step(layer, self.batch) for layer in layers]
+        wrapped = dict(zip(layers, steps, strict=True))
         for parent in list(model.modules()):
             for name, child in list(parent.named_children()):
                 if child in wrapped:
                     setattr(parent, name, wrapped[child])
-        self._model = wrapped[model] if isinstance(model, Passage) else model
-        self._time = 1 if layers[0].batch_first else 0
+        return (wrapped[model] if isinstance(model, Passage) else model), steps
 
     @property
     def state(self) -> tuple[States, ...]:
@@ -92,14 +76,7 @@ class Stream:
 
     @state.setter
     def state(self, state: tuple[States, ...]) -> None:
-        if not isinstance(state, tuple | list) or len(state) != len(self._steps):
-            got = len(state) if isinstance(state, tuple | list) else type(state).__name__
-            raise ShapeError(
-                f"state must hold one entry for each of {len(self._steps)} recurrent layers, "
-                f"got {got}"
-            )
-        for step, value in zip(self._steps, state, strict=True):
-            step.set(value)
+        _set_states(self._steps, state)
 
     def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
         """Put all rows, or those given by number or as a bool mask, back to their first state."""
@@ -124,17 +101,28 @@ class Stream:
         v = self._one_step("x", x)
         if isinstance(given.get("inputs"), Mapping):
             given["inputs"] = {n: self._one_step(n, i) for n, i in given["inputs"].items()}
-        with torch.no_grad():
-            calls = [step.calls for step in self._steps]
-            y = self._model(v, **given)
-        if any(step.calls != n + 1 for step, n in zip(self._steps, calls, strict=True)):
-            raise OptionError(
-                "a stream needs a model that calls each of its recurrent layers once a step; "
-                "the state it carries is no longer right, so make a new stream"
-            )
-        y = (y[0] if isinstance(y, tuple) else y).squeeze(self._time)
-        y = y.squeeze(0) if flat else y
+        states = [step.state for step in self._steps]
+        try:
+            y = self._run(v, given)
+            y = y.squeeze(0) if flat else y
+            states = [step.state for step in self._steps]
+        finally:  # a step that raises is no step of any layer
+            for step, state in zip(self._steps, states, strict=True):
+                step.state = state
         return y.cpu().numpy() if isinstance(x, np.ndarray) else y
+
+    def _run(self, v: Tensor, given: Mapping[str, Any]) -> Tensor:
+        """The model over a sequence of one step."""
+        for step in self._steps:
+            step.calls = 0
+        with torch.no_grad():
+            y = self._model(v, **given)
+        if any(step.calls != 1 for step in self._steps):
+            raise OptionError(
+                "a stream needs a model that calls each of its recurrent layers once a step"
+            )
+        out: Tensor = (y[0] if isinstance(y, tuple) else y).squeeze(self._time)
+        return out
 
     def _one_step(self, name: str, x: Any) -> Tensor:
         """A tensor or array (B, I) or (I,) as a sequence of one step."""
@@ -154,20 +142,16 @@ class Stream:
         return f"Stream({self._source!r}, batch={self.batch})"
 
 
-def _check_carried(model: nn.Module) -> None:
-    """No part of the model keeps a state that the stream does not know."""
-    for name, part in model.named_modules():
-        kind, place = type(part), name or "the model"
-        if isinstance(part, nn.RNNCellBase | DropInCell):
-            raise OptionError(
-                f"{place} is a {kind.__name__}, one step whose state a stream does not carry; "
-                f"use a layer in its place: throughtime.RNN, LSTM or GRU"
-            )
-        if isinstance(part, nn.RNNBase) and not isinstance(part, Passage):
-            raise OptionError(
-                f"{place} is a torch.nn {kind.__name__}, which would start from zero at every "
-                f"step; convert it, as in Stream(throughtime.from_torch(model))"
-            )
+def _set_states(steps: list[Step], state: Any) -> None:
+    """Put each layer's state in its place, all of them or none."""
+    if not isinstance(state, tuple | list) or len(state) != len(steps):
+        got = len(state) if isinstance(state, tuple | list) else type(state).__name__
+        raise ShapeError(
+            f"state must hold one entry for each of {len(steps)} recurrent layers, got {got}"
+        )
+    found = [step.checked(value) for step, value in zip(steps, state, strict=True)]
+    for step, value in zip(steps, found, strict=True):
+        step.state = value
 
 
 def _dtypes_of_arrays(x: Any, inputs: Any) -> frozenset[torch.dtype]:

@@ -10,9 +10,17 @@ import numpy
 import torch
 from torch import Tensor, nn
 
+from throughtime.backends import choose
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import States
 from throughtime.layers.checks import check_state
+
+
+def _is_compiled(layer: Any, batch: int) -> bool:
+    """Whether compiled code takes the layer's steps, as it takes its whole sequences."""
+    layers = range(len(layer.widths))
+    calls = (layer._example(i, 1, batch, False, False, False) for i in layers)
+    return all(choose(call).name == "cpu" for call in calls)
 
 
 class Step(nn.Module):
@@ -20,17 +28,22 @@ class Step(nn.Module):
 
     Attributes:
         layer: the layer; a model finds the layer's attributes here too.
+        chooses: whether the layer leaves the backend open; then compiled code runs where it takes
+            the layer, and else the reference: both give the bits of the whole sequence.
+        compiled: whether it takes it.
+        names: of the layer's weights, which a model may set anew at each call.
         batch: B.
         state: where the next step starts.
-        calls: how often the model has called it.
+        calls: how often the model has called it in this step.
         arrays: dtypes of what was given as NumPy arrays, which are told so when they are wrong.
     """
 
     def __init__(self, layer: Any, batch: int) -> None:
         super().__init__()
-        if layer.backend == "auto":
-            layer.backend = "reference"
         self.layer = layer
+        self.compiled = layer.backend == "auto" and _is_compiled(layer, batch)
+        self.chooses = layer.backend == "auto"
+        self.names = {n for layer in layer._names for short in layer for n in short.values()}
         self.batch = batch
         self.state: States = layer.initial_state(batch)
         self.calls = 0
@@ -48,6 +61,9 @@ class Step(nn.Module):
         inputs = given.get("inputs")
         for name, v in inputs.items() if isinstance(inputs, Mapping) else ():
             self._check_array(f"input {name}", v)
+        if self.chooses:
+            rounded = torch.is_autocast_enabled("cpu")
+            self.layer.backend = "cpu" if self.compiled and not rounded else "reference"
         batch, border = self.layer.enter(x, None, **given)
         y, results = self.layer.carry(replace(batch, state=self.state))
         self.state = tuple(r.final for r in results)
@@ -70,6 +86,12 @@ class Step(nn.Module):
             return super().__getattr__(name)
         return getattr(modules["layer"], name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("names", ()):
+            setattr(self.layer, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def reset(self, rows: Sequence[int] | Tensor | None) -> None:
         """Put all rows, or those given, back to their first state."""
         fresh = self.layer.initial_state(self.batch)
@@ -79,12 +101,12 @@ class Step(nn.Module):
         mask = _rows(rows, self.batch).to(fresh[0][0].device).unsqueeze(-1)
         self.state = _select(mask, fresh, self.state)
 
-    def set(self, state: States) -> None:
-        """Go on from this state."""
+    def checked(self, state: Any) -> States:
+        """A copy of a state that this layer can go on from."""
         found = check_state(self.layer, state, self.batch, True)
         if found is None:
             raise ShapeError("the state of a layer of this stream must be its tensors, got None")
-        self.state = tuple(tuple(v.detach().clone() for v in s) for s in found)
+        return tuple(tuple(v.detach().clone() for v in s) for s in found)
 
 
 def _rows(rows: Any, batch: int) -> Tensor:

@@ -74,15 +74,20 @@ class Unrolled(nn.Module):
     """A layer over a fixed number of steps as one deep feed-forward network, the weights shared.
 
     Attributes:
-        steps: one `StepNetwork` a time step, all of them the same one.
+        step: the `StepNetwork` of every time step.
     """
 
     def __init__(self, layer: Passage, steps: int) -> None:
         super().__init__()
-        step = StepNetwork(layer)
-        self.steps = nn.ModuleList([step] * steps)
+        self.step = StepNetwork(layer)
         self.input_size, self.output_size = layer.input_size, layer.output_size
-        self.state_size = step.state_size
+        self.state_size = self.step.state_size
+        self._count = steps
+
+    @property
+    def steps(self) -> tuple[StepNetwork, ...]:
+        """One network a time step, all of them the same one, whose weights are saved once."""
+        return (self.step,) * self._count
 
     def forward(self, z: Tensor) -> Tensor:
         """All inputs and the first state to all outputs and the last state.
@@ -93,7 +98,7 @@ class Unrolled(nn.Module):
         Returns:
             (B, T O + state_size): y_1, ..., y_T side by side, then the last state.
         """
-        T = len(self.steps)
+        T = self._count
         width = T * self.input_size + self.state_size
         if z.dim() != 2 or z.shape[-1] != width:
             raise ShapeError(

@@ -124,6 +124,10 @@ class Weights(nn.Module, ABC):
         """One gate's rows of the weights, by its name in the equations."""
         return GateRows(self, name, layer, reverse)
 
+    def weight_names(self, layer: int, d: int) -> dict[str, str]:
+        """Short name -> the parameter's name."""
+        return self._names[layer][d]
+
     def weights(self, layer: int, d: int) -> dict[str, Tensor]:
         """Short name -> tensor, read by name at every call so that any swap of one is seen."""
         return {short: getattr(self, name) for short, name in self._names[layer][d].items()}

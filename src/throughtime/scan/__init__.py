@@ -2,6 +2,7 @@
 
 Three layers (docs/operator.md says why the obvious ways fail):
     raw.py       two raw ops, opaque to autograd and to the compiler
+    autocast.py  where autocast ends
     function.py  the autograd functions over them
     door.py      the front door, in plain Python: what every layer calls
 """

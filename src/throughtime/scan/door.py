@@ -53,13 +53,17 @@ def operator(call: Call, backend: str = "auto") -> Result:
     if call.rounded:
         call = call.in_weights_dtype()  # what is compiled runs the op without autocast
     form, tensors = flatten(call)
-    below = torch._C._functorch.get_dynamic_layer_stack_depth()
-    keep = bool(below) or _recorded(tensors)
-    if torch.compiler.is_compiling() and below:
-        # Below torch.func the compiler cannot trace the function; the op itself has a rule for
-        # vmap, and its guard raises where a derivative would be lost.
+    compiling = torch.compiler.is_compiling()
+    if compiling:
+        tensors = _apart(tensors)
+    below = bool(torch._C._functorch.get_dynamic_layer_stack_depth())
+    recorded = _recorded(tensors)
+    if compiling and (below or not recorded):
+        # The compiler cannot trace the function below torch.func, nor where nothing is recorded;
+        # the op itself has a rule for vmap, and its guard raises where a derivative would be lost.
         found = scan_forward(call.cell.key, backend, list(form), False, tensors)
     else:
+        keep = below or (recorded and not torch.compiler.is_exporting())
         found = Scan.apply(call.cell.key, backend, tuple(form), keep, *tensors)  # type: ignore[no-untyped-call]
     return _result(call, found)
 
@@ -68,3 +72,11 @@ def _result(call: Call, found: Sequence[Tensor]) -> Result:
     states = len(call.cell.state_names)
     count = states if call.record else 1
     return Result(tuple(found[:count]), tuple(found[count : count + states]))
+
+
+def _apart(tensors: list[Tensor | None]) -> list[Tensor | None]:
+    """The same tensors, each once: the compiler gives a function no tensor in two places."""
+    found: list[Tensor | None] = []
+    for v in tensors:
+        found.append(v.view_as(v) if v is not None and any(v is w for w in found) else v)
+    return found

@@ -13,7 +13,10 @@ from throughtime.cells import Cell
 
 
 class Form(NamedTuple):
-    """Everything about a call that is no tensor and no name: how its tensor list is read."""
+    """Everything about a call that is no tensor and no name: how its tensor list is read.
+
+    The last number says how many tensors the call gives: its sequences and final states.
+    """
 
     hidden_size: int
     directions: int
@@ -22,10 +25,12 @@ class Form(NamedTuple):
     initial: int
     zoneout: int
     record: int
+    results: int
 
 
 def flatten(call: Call) -> tuple[Form, list[Tensor | None]]:
     """The call's form and its tensors, in one fixed order."""
+    states = len(call.cell.state_names)
     form = Form(
         call.hidden_size,
         call.directions,
@@ -34,6 +39,7 @@ def flatten(call: Call) -> tuple[Form, list[Tensor | None]]:
         int(call.initial is not None),
         int(call.zoneout is not None),
         int(call.record),
+        states + (states if call.record else 1),
     )
     single = [call.x, call.lengths, call.reset, call.batch_sizes, call.recurrent_mask]
     weights = [v for weights in call.weights for v in weights.values()]
@@ -61,12 +67,6 @@ def unflatten(cell: Cell, form: Sequence[int], tensors: Sequence[Tensor | None])
         cell, f.hidden_size, x, weights, state, initial, lengths, reset, batch_sizes,
         inputs, mask, zoneout, bool(f.record),
     )  # fmt: skip
-
-
-def result_count(cell: Cell, form: Sequence[int]) -> int:
-    """How many tensors a call gives: its sequences and final states."""
-    states = len(cell.state_names)
-    return states + (states if Form(*form).record else 1)
 
 
 def flatten_gradients(call: Call, found: Gradients) -> list[Tensor | None]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from throughtime.backends import OPAQUE
 from throughtime.cells import Cell
 from throughtime.cells.registry import registered
-from throughtime.scan.form import flatten_gradients, result_count, unflatten
+from throughtime.scan.form import Form, flatten_gradients, unflatten
 from throughtime.scan.raw import gradients, results, scan_backward, scan_forward
 
 
@@ -30,7 +30,7 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.cell, ctx.backend, ctx.form, _, *tensors = inputs
-        ctx.results = result_count(registered(ctx.cell), ctx.form)
+        ctx.results = Form(*ctx.form).results
         kept = output[ctx.results :]
         ctx.mark_non_differentiable(*kept)
         ctx.kept = len(kept) + 1 if kept else 0
@@ -79,12 +79,8 @@ class Direct(torch.autograd.Function):
             call, saved[count:], d_results, needs[0], any(needs[1:])
         )
         flat = flatten_gradients(call, found)
-        return (
-            None,
-            None,
-            None,
-            *(d if need else None for d, need in zip(flat, needs, strict=True)),
-        )
+        asked = (d if need else None for d, need in zip(flat, needs, strict=True))
+        return (None, None, None, *asked)
 
 
 class ScanBackward(torch.autograd.Function):

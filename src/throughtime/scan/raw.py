@@ -7,7 +7,8 @@ and give zeros for a jvp, so the derivative lives in function.py and the Autogra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result
 from throughtime.cells import Cell
 from throughtime.cells.registry import registered
-from throughtime.errors import TransformError
+from throughtime.scan.autocast import unrounded
 from throughtime.scan.form import flatten_gradients, unflatten
+from throughtime.scan.guard import guarded
 
 Tensors = list[Tensor | None]
 
@@ -45,7 +47,7 @@ def _forward(
 ) -> list[Tensor]:
     """The op's value: fresh contiguous tensors, as the fake below promises."""
     call = unflatten(registered(cell), form, tensors)
-    with torch.no_grad():
+    with torch.no_grad(), _alone(call):
         name = choose(call, backend).name
         if name in OPAQUE:
             result, kept = OPAQUE[name].forward(call, keep)
@@ -64,30 +66,39 @@ def _backward(
     A backend that kept something computes them; another is run again, under autograd.
     """
     if kept:
-        return _opaque_backward(backend, unflatten(registered(cell), form, tensors), needs,
-                                tensors, kept, d_results)  # fmt: skip
+        call = unflatten(registered(cell), form, tensors)
+        with torch.no_grad(), _alone(call):
+            name = choose(call, backend).name
+            found = OPAQUE[name].backward(call, kept, d_results, needs[0], any(needs[1:]))
+        return _asked(flatten_gradients(call, found), tensors, needs)
     with _with_autograd():
         leaves = [
             v.detach().requires_grad_(need) if v is not None else None
             for v, need in zip(tensors, needs, strict=True)
         ]
-        found = results(unflatten(registered(cell), form, leaves), backend)
-        return gradients(found, leaves, d_results)
+        call = unflatten(registered(cell), form, leaves)
+        with _alone(call):
+            return gradients(results(call, backend), leaves, d_results)
 
 
-def _opaque_backward(
-    backend: str, call: Call, needs: Sequence[bool], tensors: Tensors, kept: list[Tensor],
-    d_results: Tensors,
-) -> list[Tensor]:  # fmt: skip
-    one = OPAQUE[backend] if backend in OPAQUE else next(iter(OPAQUE.values()))
-    with torch.no_grad():
-        found = one.backward(call, kept, d_results, needs[0], any(needs[1:]))
-    flat = flatten_gradients(call, found)
+def _asked(flat: Tensors, tensors: Tensors, needs: Sequence[bool]) -> list[Tensor]:
+    """Gradients of the tensors that need one, zero where a result does not depend on it."""
     return [
         torch.zeros_like(v) if d is None else d
         for v, d, need in zip(tensors, flat, needs, strict=True)
         if need and v is not None
     ]
+
+
+@contextmanager
+def _alone(call: Call) -> Iterator[None]:
+    """Without autocast and forward mode: the tensors of an op are rounded and have no tangents.
+
+    The compiler asks a fake at one time and runs the op at another; both must choose the same.
+    """
+    rounded = torch.autocast(call.x.device.type, enabled=False) if call.rounded else nullcontext()
+    with torch.autograd.forward_ad._set_fwd_grad_enabled(False), rounded:
+        yield
 
 
 def gradients(
@@ -142,7 +153,8 @@ def _fake_forward(
     call = unflatten(registered(cell), form, tensors)
     shapes = _result_shapes(call.cell, call)
     if keep:
-        name = choose(call, backend).name
+        with _alone(call):
+            name = choose(call, backend).name
         shapes += OPAQUE[name].kept_shapes(call) if name in OPAQUE else []
     return [call.x.new_empty(shape) for shape in shapes]
 
@@ -153,50 +165,6 @@ def _fake_backward(
 ) -> list[Tensor]:  # fmt: skip
     wanted = zip(tensors, needs, strict=True)
     return [torch.empty_like(v) for v, need in wanted if need and v is not None]
-
-
-def _guarded(op: Any, name: str) -> Callable[..., list[Tensor]]:
-    """The kernel of the Autograd key: pass the call on, unless a derivative would be lost."""
-
-    def guard(*args: Any) -> list[Tensor]:
-        if torch._C._functorch.get_dynamic_layer_stack_depth():
-            raise TransformError(
-                f"throughtime::{name} is called below torch.func inside a compiled function, where "
-                f"its derivative would be silently zero; apply the transform outside torch.compile"
-            )
-        tensors = [v for arg in args if isinstance(arg, list) for v in arg if torch.is_tensor(v)]
-        if torch.autograd.forward_ad._current_level >= 0 and any(_tangent(v) for v in tensors):
-            raise TransformError(
-                f"throughtime::{name} has no forward-mode derivative; call the layer itself"
-            )
-        with torch._C._AutoDispatchBelowAutograd():
-            found: list[Tensor] = op(*args)
-        if torch.is_grad_enabled() and any(v.requires_grad for v in tensors):
-            refusing = _Refusal.apply(name, len(found), *found, *tensors)  # type: ignore[no-untyped-call]
-            return list(refusing)
-        return found
-
-    return guard
-
-
-class _Refusal(torch.autograd.Function):
-    """Passes an op's results on and raises where their derivative would be asked for."""
-
-    @staticmethod
-    def forward(ctx: Any, name: str, count: int, *tensors: Tensor) -> Any:
-        ctx.name = name
-        return tuple(v.view_as(v) for v in tensors[:count])
-
-    @staticmethod
-    def backward(ctx: Any, *d_results: Any) -> Any:
-        raise TransformError(
-            f"throughtime::{ctx.name} has no derivative of its own, so neither an exported program "
-            f"nor a transform inside torch.compile can be trained; train the layer itself"
-        )
-
-
-def _tangent(v: Tensor) -> bool:
-    return torch.autograd.forward_ad.unpack_dual(v).tangent is not None
 
 
 def _vmap(op: Any) -> Callable[..., Any]:
@@ -223,6 +191,8 @@ for _op, _name, _kernel, _fake in (
     (scan_backward, "scan_backward", _backward, _fake_backward),
 ):
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")
-    _library.impl(_name, _guarded(_op, _name), "Autograd")
+    _library.impl(_name, guarded(_op, _name), "Autograd")
+    for _key, _off in unrounded(_op).items():
+        _library.impl(_name, _off, _key)
     torch.library.register_fake(f"throughtime::{_name}", _fake, lib=_library)
     torch.library.register_vmap(f"throughtime::{_name}", _vmap(_op), lib=_library)

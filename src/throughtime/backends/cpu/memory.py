@@ -1,7 +1,8 @@
-"""Large memory that is used again: what a forward pass keeps lives until its backward pass.
+"""Large memory that is used again: what a call works in, and what it keeps for its backward pass.
 
-Fresh pages cost about a tenth of a training step: the system clears each at its first touch, and
-the C library gives large blocks back at once. So blocks come back here when their tensor dies.
+Fresh pages cost more than a small layer computes and a tenth of a large training step: the system
+clears each at its first touch, and the C library gives large blocks back at once. So blocks wait
+here for the next call.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LEAST_BYTES: Final = 1 << 20
-"""Smaller blocks the C library keeps by itself."""
+LEAST_BYTES: Final = 1 << 16
+"""Smaller tensors the C library keeps by itself."""
 
 MOST_BYTES: Final = 256 << 20
 """Of all blocks that wait to be used again."""
+
+LINE: Final = 64
+"""Bytes of a cache line, where blocks begin."""
 
 _waiting: list[np.ndarray] = []
 _lock = Lock()  # never waited for: a block may die while this very thread looks for one
@@ -30,29 +34,32 @@ class _Lent(np.ndarray):
 
 
 def lend(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Memory with anything in it, in the numbers of a tensor on the processor."""
+    """A tensor with anything in it, in the numbers of another; its memory comes back by itself."""
     bytes = math.prod(shape) * like.element_size()
     if bytes < LEAST_BYTES:
         return like.new_empty(shape)
-    block = _fitting(bytes)
+    block = take(bytes)
     lent = block[:bytes].view(_Lent)
-    weakref.finalize(lent, _give_back, block).atexit = False
+    weakref.finalize(lent, give_back, block).atexit = False
     return torch.from_numpy(lent).view(like.dtype).view(shape)
 
 
-def _fitting(bytes: int) -> np.ndarray:
-    """A block that is large enough and not much larger."""
+def take(bytes: int) -> np.ndarray:
+    """A block of at least so many bytes, and not many more."""
     if _lock.acquire(blocking=False):
         try:
-            for i, block in enumerate(_waiting):
-                if bytes <= block.nbytes <= 2 * bytes:
+            for i in range(len(_waiting) - 1, -1, -1):  # the last that came is likely in a cache
+                if bytes <= _waiting[i].nbytes <= 2 * bytes:
                     return _waiting.pop(i)
         finally:
             _lock.release()
-    return np.empty(bytes, np.uint8)
+    fresh = np.empty(bytes + LINE, np.uint8)
+    start = -fresh.ctypes.data % LINE
+    return fresh[start : start + bytes]
 
 
-def _give_back(block: np.ndarray) -> None:
+def give_back(block: np.ndarray) -> None:
+    """Let a block wait for the next call; those that waited longest go when there are too many."""
     if not _lock.acquire(blocking=False):
         return
     try:

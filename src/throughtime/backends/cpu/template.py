@@ -11,17 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-import torch
 
+from throughtime.backends.cpu.memory import give_back, take
 from throughtime.backends.cpu.sizes import Team
 from throughtime.compiler.llvm import threads
 from throughtime.compiler.llvm.block import COMMON, DIRECTION
 
 KEPT_BYTES: Final = 128 * 1024
 """The largest arena that is kept for the next call of its shape."""
-
-KEPT_CALLS: Final = 1
-"""Calls of one shape at once, of several Python threads, whose memory is kept."""
 
 
 class InArena(int):
@@ -60,11 +57,12 @@ class _Ready:
     """Memory of one call: the arena, and the words with its addresses in them."""
 
     def __init__(self, template: Template) -> None:
-        self.arena = torch.empty(template.arena_bytes, dtype=torch.uint8)
+        self.arena = take(template.arena_bytes)
         self.words = array("q", template.words)
         self.address = self.words.buffer_info()[0]
+        start = self.arena.ctypes.data
         for place in template.in_arena:
-            self.words[place] += self.arena.data_ptr()
+            self.words[place] += start
         for place in template.in_block:
             self.words[place] += self.address
 
@@ -147,5 +145,7 @@ class Template:
         for place in self._counters:
             words[place] = 0
         threads.call(region, ready.address, team.threads, team.release_gil)
-        if self.arena_bytes <= KEPT_BYTES and len(self._ready) < KEPT_CALLS:
+        if self.arena_bytes <= KEPT_BYTES and not self._ready:
             self._ready.append(ready)
+        else:
+            give_back(ready.arena)

@@ -1,0 +1,79 @@
+"""The model that a stream runs: whether it can go step by step, and a copy whose weights rest."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.errors import OptionError
+from throughtime.layers.drop_in_cell import DropInCell
+from throughtime.layers.passage import Passage
+
+
+def check_streamable(model: nn.Module) -> None:
+    """Every recurrent layer can go step by step, and no other part of the model keeps a state."""
+    _check_carried(model)
+    layers = [m for m in model.modules() if isinstance(m, Passage)]
+    if not layers:
+        raise OptionError("a stream needs a model with a recurrent layer of throughtime in it")
+    for layer in layers:
+        if layer.directions == 2:
+            raise OptionError(
+                "a bidirectional layer needs the whole sequence, so it has no stream; "
+                "build it with bidirectional=False"
+            )
+        if set(layer.dilations) != {1}:
+            raise OptionError(
+                "a dilated layer keeps no old states, so it has no stream; use dilation=1"
+            )
+    held = [m for parent in model.modules() for m in parent._modules.values()]
+    if any(held.count(layer) > 1 for layer in layers):
+        raise OptionError(
+            "a layer stands in the model twice, and a stream cannot tell its two states apart; "
+            "use a copy.deepcopy of it, or a layer of its own"
+        )
+    if len({layer.batch_first for layer in layers}) > 1:
+        raise OptionError("the layers of a stream must agree on batch_first")
+
+
+def _check_carried(model: nn.Module) -> None:
+    """No part of the model keeps a state that the stream does not know."""
+    for name, part in model.named_modules():
+        kind, place = type(part), name or "the model"
+        if isinstance(part, nn.RNNCellBase | DropInCell):
+            raise OptionError(
+                f"{place} is a {kind.__name__}, one step whose state a stream does not carry; "
+                f"use a layer in its place: throughtime.RNN, LSTM or GRU"
+            )
+        if isinstance(part, nn.RNNBase) and not isinstance(part, Passage):
+            raise OptionError(
+                f"{place} is a torch.nn {kind.__name__}, which would start from zero at every "
+                f"step; convert it, as in Stream(throughtime.from_torch(model))"
+            )
+
+
+@torch.no_grad()
+def frozen(model: nn.Module) -> nn.Module:
+    """A copy in eval mode, without gradient, its weights as the next call would find them."""
+    # torch copies no result of a computation, such as the weight that weight_norm made last.
+    results = [v for m in model.modules() for v in vars(m).values() if _is_result(v)]
+    try:
+        found = copy.deepcopy(model, {id(v): v.detach().clone() for v in results})
+    except RuntimeError as error:
+        raise OptionError(
+            f"a stream runs a copy of the model, and torch cannot copy this one ({error}); let the "
+            f"model hold no tensors that were computed from its weights"
+        ) from error
+    found.eval().requires_grad_(False)
+    for layer in found.modules():
+        if isinstance(layer, Passage):  # a stream calls no layer as a whole, so no hooks of it
+            for hook in layer._forward_pre_hooks.values():
+                if type(hook).__module__.startswith("torch.nn.utils"):
+                    hook(layer, ())
+    return found
+
+
+def _is_result(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_leaf

@@ -1,0 +1,34 @@
+"""What the plan of a cell takes and refuses."""
+
+from __future__ import annotations
+
+import torch
+
+from throughtime import Recurrent, cells
+from throughtime.compiler.llvm.maths import OPS
+from throughtime.compiler.plan import ROWWISE, UNCODED, plan
+from throughtime.compiler.rules import FLAT, RULES
+
+
+def test_every_operation_has_code_or_is_refused() -> None:
+    constants = {"number", "full", "width"}
+    assert (set(RULES) | FLAT) - OPS - ROWWISE - constants == UNCODED
+
+
+def test_an_operation_without_code_is_refused_with_its_line() -> None:
+    reason = plan(cells.Elman(torch.sin))
+    assert isinstance(reason, str)
+    assert reason.startswith("Elman computes sin, which has no vector code: ")
+    assert "elman.py" in reason
+    layer = Recurrent(cells.Elman(torch.sin), 2, 3)
+    assert layer.explain().startswith("layer 0: reference\n  not cpu: Elman computes sin")
+    assert layer(torch.randn(4, 2, 2))[0].shape == (4, 2, 3)
+
+
+def test_a_plan_reads_as_its_phases_and_what_it_saves() -> None:
+    assert str(plan(cells.Elman())) == (
+        "phase 1: products with the old state, then the pointwise part\n"
+        "  t3 = W.h x + b + U.h h + b\n"
+        "saved: nothing; read beside it: h_t"
+    )
+    assert str(plan(cells.LSTM())).endswith("t16 = sigmoid(t15), t17 = s.c")
