@@ -33,9 +33,12 @@ from tests.compiled.calls import (
     random_gradients,
     results,
 )
+from tests.compiled.fresh import memory_from
 from throughtime.backends.call import Call
+from throughtime.backends.cpu import sizes as cutting
 
 PAGE: Final = mmap.PAGESIZE
+NO_ACCESS: Final = 0  # PROT_NONE
 SIZES: Final = [
     Sizes(3, 2, 5, 17, 2), Sizes(2, 7, 33, 3), Sizes(1, 1, 1, 1, 2), Sizes(4, 13, 1, 37),
     Sizes(2, 3, 5, 100), Sizes(1, 1, 7, 130, 2), Sizes(3, 5, 16, 16), Sizes(2, 1, 17, 65),
@@ -69,7 +72,7 @@ class Guard:
         memory[PAGE : PAGE + room] = b"\xff" * room
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         for page in (address, address + PAGE + room):
-            if _libc.mprotect(ctypes.c_void_p(page), PAGE, mmap.PROT_READ * 0):
+            if _libc.mprotect(ctypes.c_void_p(page), PAGE, NO_ACCESS):
                 raise OSError(ctypes.get_errno(), "mprotect")
         offset = PAGE + room - bytes if self.before else PAGE
         return torch.frombuffer(memory, dtype=dtype, count=count, offset=offset).view(whole)
@@ -93,7 +96,8 @@ class Guard:
             new_empty, new_zeros, self.empty,
         )  # fmt: skip
         try:
-            yield
+            with memory_from(lambda bytes: self.empty(bytes, dtype=torch.uint8).numpy()):
+                yield
         finally:
             torch.Tensor.new_empty, torch.Tensor.new_zeros, torch.empty = kept  # type: ignore[method-assign]
 
@@ -109,7 +113,9 @@ def everything(call: Call, d: dict[str, Tensor | None]) -> list[Tensor]:
 def run(before: bool) -> int:
     """All cells and sizes; how many tensors were guarded."""
     guard, count = Guard(before), 0
-    for dtype in FLOATS:
+    cutting.PARALLEL_US = cutting.SHARED_BYTES = 0
+    for dtype, team in zip(FLOATS, (1, 3), strict=True):
+        torch.set_num_threads(team)
         for cell in CELLS:
             for sizes in SIZES:
                 form = list(FORMS)[count % len(FORMS)]

@@ -32,8 +32,9 @@ every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 
 @pytest.fixture(autouse=True)
 def whole_teams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small work runs on all threads too."""
+    """Small work runs on all threads too, which share the units where there are few rows."""
     monkeypatch.setattr(cutting, "PARALLEL_US", 0)
+    monkeypatch.setattr(cutting, "SHARED_BYTES", 0)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -84,11 +85,13 @@ def test_a_row_has_its_bits_in_any_batch(cell: Cell, dtype: torch.dtype) -> None
         assert_same(list(results(_rows(call, order)).values()), _of(whole, order), "shuffled")
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "alone"])
 @every_dtype
 @every_cell
 def test_outputs_and_gradients_have_their_bits_with_any_threads(
-    cell: Cell, dtype: torch.dtype
+    cell: Cell, dtype: torch.dtype, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cutting, "SHARED_BYTES", 0 if shared else 1 << 60)
     cases = {
         Sizes(5, 7, 5, 17, 2): "state", Sizes(9, 3, 1, 64): "plain",
         Sizes(3, 1, 33, 100, 2): "initial", Sizes(4, 13, 5, 37): "lengths",

@@ -22,7 +22,8 @@ from tests.compiled.calls import (
     random_gradients,
     results,
 )
-from throughtime import Cell
+from tests.compiled.fresh import full_of_nan, memory_from
+from throughtime import Cell, cells
 from throughtime.backends.call import Call
 from throughtime.backends.cpu import sizes as cutting
 
@@ -34,15 +35,13 @@ SIZES = [
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Every tensor that torch leaves uninitialised is filled: floats with NaN, bytes with 255.
-
-    Four bytes of 255, and eight, are NaN too.
-    """
+    """Every tensor that torch leaves as it was, and all memory of the backend, is full of NaN."""
     fills = deterministic.fill_uninitialized_memory
     deterministic.fill_uninitialized_memory = True
     torch.use_deterministic_algorithms(True)
     try:
-        yield
+        with memory_from(full_of_nan):
+            yield
     finally:
         torch.use_deterministic_algorithms(False)
         deterministic.fill_uninitialized_memory = fills
@@ -61,8 +60,27 @@ def test_fresh_memory_is_nan() -> None:
     with poisoned():
         for fresh in (torch.empty(99), torch.ones(1).new_empty(7, 3), torch.empty(5).double()):
             assert fresh.isnan().all()
-        arena = torch.empty(64, dtype=torch.uint8)
-        assert arena.view(torch.float32).isnan().all() and arena.view(torch.float64).isnan().all()
+        block = torch.from_numpy(full_of_nan(64))
+        assert block.view(torch.float32).isnan().all() and block.view(torch.float64).isnan().all()
+
+
+def test_large_memory_is_poisoned_too() -> None:
+    call = random_call(cells.LSTM(), torch.float32, Sizes(33, 17, 5, 100, 2), "state")
+    d = random_gradients(results(call))
+    clean = _everything(call, d)
+    with poisoned():
+        assert_same(_everything(call, d), clean)
+
+
+def test_what_one_graph_keeps_another_does_not_use() -> None:
+    calls = [random_call(cells.LSTM(), torch.float32, Sizes(33, 17, 5, 100)) for _ in range(3)]
+    ds = [random_gradients(results(call)) for call in calls]
+    alone = [gradients(results(c), leaves(c), d) for c, d in zip(calls, ds, strict=True)]
+    for _ in range(2):
+        graphs = [results(call) for call in calls]
+        for i in (1, 0, 2, 1):
+            found = gradients(graphs[i], leaves(calls[i]), ds[i], retain_graph=i == 1)
+            assert_same(list(found.values()), list(alone[i].values()), f"graph {i}")
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

@@ -1,0 +1,102 @@
+"""Random equations: straight-line pointwise programs over gates, states and vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+from hypothesis import strategies as st
+
+from throughtime import Cell
+
+Instruction = tuple[str, int, int]
+
+# Two values that are compared differ by a constant, since rounding may break a tie either way.
+TWO: Final[dict[str, Callable[[Any, Any], Any]]] = {
+    "add": lambda u, v: u + v,
+    "sub": lambda u, v: u - v,
+    "mul": lambda u, v: u * v,
+    "mix": lambda u, v: torch.lerp(u, v, 0.3),
+    "where": lambda u, v: torch.where(u > v + 0.137, u * 0.5, v),
+    "maximum": lambda u, v: torch.maximum(u, 0.9 * v + 0.05),
+    "minimum": lambda u, v: torch.minimum(u, 0.9 * v - 0.05),
+    "gated": lambda u, v: torch.sigmoid(u) * v,
+    "ratio": lambda u, v: u / (1 + v * v),
+}
+ONE: Final[dict[str, Callable[[Any], Any]]] = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "exp": lambda v: torch.exp(torch.clamp(v, -1.1, 0.9)),
+    "softplus": torch.nn.functional.softplus,
+    "relu": lambda v: torch.relu(v + 0.031),
+    "square": torch.square,
+    "neg": lambda v: -v,
+    "abs": lambda v: torch.abs(v - 0.029),
+    "root": lambda v: torch.sqrt(v * v + 0.5),
+    "constant": lambda v: 1.5 - 0.25 * v,
+    "sin": torch.sin,
+    "log1p": lambda v: torch.log1p(v * v),
+}
+GROWING: Final = {"mul": 0, "square": 1}
+DEGREE: Final = 4
+"""Highest product of values that is left as it is: squares of squares of squares leave floats."""
+
+
+class Program(Cell):
+    """A cell that runs a list of instructions, each naming an operation and two earlier values.
+
+    Args:
+        program: the instructions.
+        apart: for each gate whether W and U are two values, or one sum.
+        states: how many.
+        vectors: how many.
+    """
+
+    gates = ()
+    state = ()
+
+    def __init__(
+        self, program: tuple[Instruction, ...], apart: tuple[bool, ...], states: int, vectors: int
+    ) -> None:
+        self.program, self.apart = program, apart
+        self.gates = tuple(f"g{i}" for i in range(len(apart)))
+        self.state = ("h", "c", "m")[:states]
+        self.vectors = dict.fromkeys(("p", "q")[:vectors], 0.4)
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, ...]:
+        values: list[tuple[Any, int]] = []
+        for gate, apart in zip(self.gates, self.apart, strict=True):
+            of_x, of_h = getattr(a, gate), getattr(U, gate) @ s.h
+            values += [(of_x, 1), (of_h, 1)] if apart else [(of_x + of_h, 1)]
+        values += [(getattr(s, name), 1) for name in self.state]
+        first = values[0][0]  # one number a unit is no value by itself: it joins a row's
+        values += [(getattr(p, name) * first, 1) for name in self.vectors]
+        for op, i, j in self.program:
+            values.append(_applied(op, values[i % len(values)], values[j % len(values)]))
+        last = [v for v, _ in values[-len(self.state) :]]
+        return tuple(torch.tanh(v) if k else 0.9 * torch.tanh(v) for k, v in enumerate(last))
+
+
+def _applied(op: str, u: tuple[Any, int], v: tuple[Any, int]) -> tuple[Any, int]:
+    """The value and the highest product in it."""
+    (x, degree), (y, other) = u, v
+    grown = degree + (other if op in TWO else degree)
+    if op in GROWING and grown > DEGREE:
+        return torch.tanh(x), 1
+    if op in TWO:
+        return TWO[op](x, y), grown if op == "mul" else max(degree, other)
+    return ONE[op](x), grown if op == "square" else degree
+
+
+def programs() -> st.SearchStrategy[Program]:
+    """Cells of random equations."""
+    number = st.integers(0, 40)
+    instruction = st.tuples(st.sampled_from([*TWO, *ONE]), number, number)
+    return st.builds(
+        Program,
+        st.lists(instruction, min_size=3, max_size=14).map(tuple),
+        st.lists(st.booleans(), min_size=1, max_size=5).map(tuple),
+        st.integers(1, 3),
+        st.integers(0, 2),
+    )
