@@ -111,8 +111,8 @@ def _carry(
     for d in range(call.directions):
         for s, v in enumerate(final):
             addresses[f"final{s} {d}"] = v.data_ptr() + d * v.stride(0) * size
-        if saved is not None:
-            addresses[f"saved {d}"] = saved.data_ptr() + d * saved.stride(0) * size
+        kept = 0 if saved is None else saved.data_ptr() + d * saved.stride(0) * size
+        addresses[f"saved {d}"] = kept
     template.run(shape.code.region, team, addresses)
 
 
@@ -120,37 +120,36 @@ def _template(key: _Key) -> tuple[Template, Shape]:
     found = plan(key.cell)
     assert isinstance(found, Plan)
     shape = Shape(
-        found, forward_code(found, key.bytes, key.target), key.rows, key.team, *key.sizes, key.x,
-        key.y, key.packed, gate_numbers(found, key.cell),
+        found, forward_code(found, key.bytes, key.target, key.keep), key.rows, key.team,
+        *key.sizes, key.x, key.y, key.packed, gate_numbers(found, key.cell),
     )  # fmt: skip
     blocks = shape.H_row // shape.code.kind.size
     flat = part_sizes(len(found.with_a) * blocks, WIDEST)
     shape.code.tiles.need(flat | panel_vectors(blocks, shape.panel, len(found.with_u)))
     arena = Arena()
     common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)
-    scrap = arena.reserve(len(found.saved) * shape.H_row)
-    if not key.keep:  # every row saves to one place
-        common["saved_row"] = 0
-    gates, states = len(found.with_u), len(found.state_names)
-    sizes = {
-        "W_pack": len(found.with_a) * shape.H_row * shape.I,
-        "U_pack": gates * shape.H_row * shape.H,
-        "bias": len(found.sums) * shape.H_row,
-        "vector": len(found.vectors) * shape.H_row,
-        "state": states * key.rows.B * shape.H_row,
-        "new": key.rows.B * shape.H_row,
-    }
-    places = [arena.reserve_all(sizes) for _ in range(shape.D)]
+    places = [arena.reserve_all(_sizes(shape)) for _ in range(shape.D)]
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
     template.set_common("places", template.list_of(_panel_places(shape)))
     for d in range(shape.D):
         words = direction_words(template, shape, d) | places[d]
-        words["final"] = template.list_of([Given(f"final{s} {d}") for s in range(states)])
-        if not key.keep:
-            words["saved"] = scrap
-        template.set_direction(d, words)
+        finals = [Given(f"final{s} {d}") for s in range(len(found.state_names))]
+        template.set_direction(d, words | {"final": template.list_of(finals)})
     return template, shape
+
+
+def _sizes(shape: Shape) -> dict[str, int]:
+    """Bytes of what one direction works in."""
+    plan, H_row = shape.plan, shape.H_row
+    return {
+        "W_pack": len(plan.with_a) * H_row * shape.I,
+        "U_pack": len(plan.with_u) * H_row * shape.H,
+        "bias": len(plan.sums) * H_row,
+        "vector": len(plan.vectors) * H_row,
+        "state": len(plan.state_names) * shape.rows.B * H_row,
+        "new": shape.rows.B * H_row,
+    }
 
 
 _kept_template = functools.lru_cache(maxsize=128)(_template)
