@@ -67,8 +67,7 @@ def _write_chunk(
     """`chunk(...)`: some rows of one direction through all steps."""
     e = Emit(module, "chunk", kind, CHUNK, internal=True)
     c, g = common(e), e.given
-    f = direction(e, g["d"])
-    low, high, pre = g["low"], g["high"], g["shared"] + c["pre"]
+    f, low, high, pre = direction(e, g["d"]), g["low"], g["high"], g["shared"] + c["pre"]
 
     def meet(count: Num) -> None:
         with e.when(g["members"].compare(">", 1)):
@@ -83,11 +82,10 @@ def _write_chunk(
         with e.loop(last, e.number(0).value, start=first.index) as i:
             t, m = time_of(e, c, f, i.index), Num(e.b, i.values[0])
             R = alive(e, c, t, low, high)
-            old, new = _places(c, f, low, i.index)
-            own_rows = pre + m * (c["sums"] * c["H_row"])
-            e.call(step, *(g[n] for n in CHUNK[:-1]), R, t, own_rows, old, new)
+            places, sums = _places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
+            e.call(step, *(g[n] for n in CHUNK[:-1]), R, t, sums, *places)
             meet(i.index + 1 + blocks)
-            _give_output(e, c, f, copies, R, t, new)
+            _give_output(e, c, f, copies, R, t, places[1])
             i.next = [(m + R).value]
     with e.when(g["member"].compare("==", 0)):
         _give_final(e, c, f, copies)
