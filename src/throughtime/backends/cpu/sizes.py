@@ -19,8 +19,12 @@ from throughtime.compiler.plan import Plan
 FLOPS_PER_US = 60_000
 """Of one core, for the prediction whether threads pay."""
 
-PARALLEL_US = 30
-"""Predicted microseconds from which more than one thread is asked for."""
+PARALLEL_US = 200
+"""Predicted microseconds from which more than one thread is asked for.
+
+A team that is awake starts in three. One that sleeps, as after a pause of the program, may take
+hundreds, when the system wakes a thread on the very core that waits for it.
+"""
 
 SHARED_BYTES = 64 * 1024
 """Bytes of U from which reading them takes longer than several meetings of threads."""
