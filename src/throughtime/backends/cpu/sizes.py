@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.compiler.llvm import threads
+from throughtime.compiler.llvm import machine, threads
 from throughtime.compiler.plan import Plan
 
 FLOPS_PER_US = 60_000
@@ -31,6 +31,14 @@ SHARED_BYTES = 64 * 1024
 
 CACHED_BYTES = 384 * 1024
 """What a thread's block of steps may take: about a third of a second-level cache."""
+
+
+@functools.cache
+def target() -> machine.Machine:
+    """The machine compiled for, asked once a process; a call was refused where there is none."""
+    found = machine.host()
+    assert found is not None
+    return found
 
 
 @dataclass(frozen=True, eq=False)

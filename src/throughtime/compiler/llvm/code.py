@@ -9,7 +9,6 @@ import functools
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any, Final
 
 from throughtime.compiler.llvm import machine
@@ -41,16 +40,14 @@ class Tiles:
         self.columns = array("q", [0] * (PLACES * (WIDEST + 1)))
         self.column_widest = column_widest(registers)
         self._there: set[tuple[str, int]] = set()
-        self._lock = Lock()
 
     def need(self, rows: Iterable[int], columns: Iterable[int] = ()) -> None:
         """Fill in the tiles of these numbers of vectors."""
         wanted = [("tile", v) for v in rows] + [("column", v) for v in columns]
         for name, v in wanted:
-            with self._lock:
-                if (name, v) not in self._there:
-                    self._fill(name, v)
-                    self._there.add((name, v))
+            if (name, v) not in self._there:  # two threads at once write the same addresses
+                self._fill(name, v)
+                self._there.add((name, v))
 
     def _fill(self, name: str, v: int) -> None:
         kind, registers = self.kind, self.target.registers
