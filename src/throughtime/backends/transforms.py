@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 
-def forward_mode() -> str | None:
+def no_rule() -> str | None:
     """Why a kernel with one derivative, and none in forward mode, cannot be called; or None."""
     if torch.autograd.forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled():
         return "compiled kernels have no forward-mode derivative"

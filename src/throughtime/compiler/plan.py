@@ -94,7 +94,8 @@ class Plan:
     def __str__(self) -> str:
         nodes = self.graph.nodes
         saved = ", ".join(f"t{i} = {nodes[i]}" for i in self.saved) or "nothing"
-        lines = ["phase 1: products with the old state, then the pointwise part"]
+        products = "products with x and the old state" if self.with_u else "products with x"
+        lines = [f"phase 1: {products}, then the pointwise part"]
         for s in self.sums:
             parts = [f"W.{s.a} x + b"] * bool(s.a) + [f"U.{s.u} h + b"] * bool(s.u)
             lines.append(f"  t{s.node} = {' + '.join(parts)}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from throughtime import backends
 from throughtime.backends import Choice, check_backend
 from throughtime.backends.call import Call
-from throughtime.backends.torch import STEPS, carries_stack
+from throughtime.backends.torch import ONE_STEP, STEPS, carries_stack
 from throughtime.cells import Cell
 from throughtime.layers.drop_in_checks import check_cell_dimensions, check_cell_sizes
 from throughtime.layers.gate_rows import GateRows
@@ -85,8 +85,7 @@ class DropInCell(nn.Module, ABC):
     def explain(self, batch: int = 1) -> str:
         """Which backend a step would take, and why not those before it; a refusal is told too."""
         if carries_stack(self.backend):
-            shorter = {"cpu": "one step is one call of torch's kernel"}
-            return str(Choice("torch", shorter if self.backend == "auto" else {}))
+            return str(Choice("torch", {"cpu": ONE_STEP} if self.backend == "auto" else {}))
         like = self.weight_ih
         x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
         return backends.explain(self._call(x, None), self.backend)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.backends import cpu
-from throughtime.backends.torch import KERNELS, carries_stack
+from throughtime.backends import Choice, cpu
+from throughtime.backends.torch import KERNELS, ONE_STEP, carries_stack
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
@@ -123,11 +123,27 @@ class DropIn(TorchAttributes):
 
     def _takes_stack(self, x: Tensor) -> bool:
         """Whether torch's kernel takes the call; it needs a time step, cuDNN a short h."""
-        if not carries_stack(self.backend) or not x.shape[1 if self.batch_first else 0]:
+        steps = x.shape[1 if self.batch_first else 0]
+        if not carries_stack(self.backend) or not steps:
             return False
-        if self.backend == "auto" and cpu.refuses_cell(self.cell, x) is None:
+        one = x.dim() == 3 and steps == 1
+        if self.backend == "auto" and not one and cpu.refuses_cell(self.cell, x) is None:
             return False
         return not (x.is_cuda and self.proj_size > self.hidden_size)
+
+    def explain(self, steps: int = 16, batch: int = 1, **given: bool) -> str:
+        """Which backend each layer would take for such a batch, and why not those before it.
+
+        Args:
+            steps: T.
+            batch: B.
+            given: lengths, reset or trace, true where the call has them.
+        """
+        if steps == 1 and self.backend == "auto" and not any(given.values()):
+            if carries_stack(self.backend):
+                choice = Choice("torch", {"cpu": ONE_STEP})
+                return "\n".join(f"layer {i}: {choice}" for i in range(self.num_layers))
+        return super().explain(steps, batch, **given)
 
     def _run_stack(self, input: Any, x: Tensor, state: tuple[Tensor, ...] | None, rows: int) -> Any:
         """All layers in one call of torch's kernel, as torch.nn makes it: same bits, same speed."""

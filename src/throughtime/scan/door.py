@@ -38,7 +38,7 @@ def scan(call: Call, backend: str = "auto") -> Result:
     if torch.is_grad_enabled():
         form, tensors = flatten(call)
         if _recorded(tensors):
-            found = Direct.apply(call.cell, name, form, *tensors)  # type: ignore[no-untyped-call]
+            found = Direct.apply(call, name, form, *tensors)  # type: ignore[no-untyped-call]
             return _result(call, found)
     return OPAQUE[name].forward(call, keep=False)[0]
 

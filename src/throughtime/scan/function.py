@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE
-from throughtime.cells import Cell
+from throughtime.backends.call import Call
 from throughtime.cells.registry import registered
 from throughtime.scan.form import Form, flatten_gradients, unflatten
 from throughtime.scan.raw import gradients, results, scan_backward, scan_forward
@@ -58,10 +58,10 @@ class Direct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, cell: Cell, backend: str, form: tuple[int, ...], *tensors: Tensor | None
+        ctx: Any, call: Call, backend: str, form: tuple[int, ...], *tensors: Tensor | None
     ) -> Any:
-        result, kept = OPAQUE[backend].forward(unflatten(cell, form, tensors), True)
-        ctx.cell, ctx.backend, ctx.form, ctx.kept = cell, backend, form, len(kept) + 1
+        result, kept = OPAQUE[backend].forward(call, True)
+        ctx.cell, ctx.backend, ctx.form, ctx.kept = call.cell, backend, form, len(kept) + 1
         ctx.save_for_backward(*tensors, result.sequences[0], *kept)
         ctx.set_materialize_grads(False)
         return (*result.sequences, *result.final)

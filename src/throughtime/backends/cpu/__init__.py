@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients, Result
 from throughtime.backends.cpu import backward_pass, forward_pass
-from throughtime.backends.transforms import forward_mode
+from throughtime.backends.transforms import no_rule
 from throughtime.cells import Cell
 from throughtime.compiler.llvm import machine
 from throughtime.compiler.plan import plan
@@ -30,26 +31,28 @@ def refuses_cell(cell: Cell, x: Tensor) -> str | None:
         return f"it computes in float32 and float64, and the input is {_word(x.dtype)}"
     if torch.is_autocast_enabled("cpu"):
         return "autocast rounds products, which compiled code does not"
-    if machine.host() is None:
-        return machine.reason()
-    reason = forward_mode()
+    reason = _no_machine() or no_rule()
     if reason is not None:
         return reason
     found = plan(cell)
     return found if isinstance(found, str) else None
 
 
+@functools.cache
+def _no_machine() -> str | None:
+    return machine.reason() if machine.host() is None else None
+
+
 def _kind(call: Call) -> str | None:
     """What the compiled loops do not offer."""
-    given = {
-        "resets": call.reset,
-        "a recurrent dropout": call.recurrent_mask,
-        "zoneout": call.zoneout,
-        "the sequence of every state": call.record or None,
-    }
-    for what, value in given.items():
-        if value is not None:
-            return f"compiled code does not offer {what}"
+    if call.reset is not None:
+        return "compiled code does not offer resets"
+    if call.recurrent_mask is not None:
+        return "compiled code does not offer a recurrent dropout"
+    if call.zoneout is not None:
+        return "compiled code does not offer zoneout"
+    if call.record:
+        return "compiled code does not offer the sequence of every state"
     others = [v for w in call.weights for v in w.values()]
     others += [*(call.state or ()), *(call.initial or ())]
     for v in others:

@@ -17,6 +17,7 @@ from throughtime.backends.cpu.sizes import (
     rows_of,
     steps_in_block,
     strides_of,
+    target,
     team_for,
 )
 from throughtime.backends.cpu.template import Arena, Given, Template
@@ -31,7 +32,6 @@ from throughtime.backends.cpu.words import (
     shared_lists,
     start_of,
 )
-from throughtime.compiler.llvm import machine
 from throughtime.compiler.llvm.code import backward_code
 from throughtime.compiler.llvm.tile_sizes import WIDEST, part_sizes
 from throughtime.compiler.plan import Plan, plan
@@ -60,7 +60,6 @@ class _Key(NamedTuple):
 
     cell: Any
     bytes: int
-    target: machine.Machine
     rows: Rows
     team: Team
     sizes: tuple[int, int, int]
@@ -83,11 +82,9 @@ def _carry(
     packed, size = call.batch_sizes is not None, y.element_size()
     team = team_for(2 * flops_of(found, call, rows.N), call.directions, rows.B)
     d_y_strides = (0, 0) if d_y is None else strides_of(d_y, packed)
-    target = machine.host()
-    assert target is not None
     d_y_first = 0 if d_y is None else d_y.stride(-2) * size
     key = _Key(
-        call.cell, size, target, rows, team,
+        call.cell, size, rows, team,
         (call.directions, call.hidden_size, call.x.shape[-1]), strides_of(call.x, packed),
         strides_of(y, packed), packed, d_y_strides, d_y_first, (room.x is not None, bool(room.W)),
     )  # fmt: skip
@@ -129,7 +126,7 @@ def _template(key: _Key) -> tuple[Template, Shape]:
     found = plan(key.cell)
     assert isinstance(found, Plan)
     shape = Shape(
-        found, backward_code(found, key.bytes, key.target), key.rows, key.team, *key.sizes, key.x,
+        found, backward_code(found, key.bytes, target()), key.rows, key.team, *key.sizes, key.x,
         key.y, key.packed, gate_numbers(found, key.cell),
     )  # fmt: skip
     _need_tiles(shape, key.wants)

@@ -16,6 +16,7 @@ from throughtime.backends.cpu.sizes import (
     rows_of,
     steps_in_block,
     strides_of,
+    target,
     team_for,
 )
 from throughtime.backends.cpu.template import Arena, Given, Template
@@ -29,7 +30,6 @@ from throughtime.backends.cpu.words import (
     shared_lists,
     start_of,
 )
-from throughtime.compiler.llvm import machine
 from throughtime.compiler.llvm.code import forward_code
 from throughtime.compiler.llvm.tile_sizes import WIDEST, panel_vectors, part_sizes
 from throughtime.compiler.plan import Plan, plan
@@ -44,9 +44,8 @@ LEAST_ROWS = 48
 def run(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
     """The result, and with `keep` what the backward pass needs beside it."""
     call = contiguous(call)
-    found, target = plan(call.cell), machine.host()
-    assert isinstance(found, Plan) and target is not None
-    rows = rows_of(call)
+    found, rows = plan(call.cell), rows_of(call)
+    assert isinstance(found, Plan)
     x, D, H = call.x, call.directions, call.hidden_size
     new = x.new_empty if call.lengths is None else x.new_zeros
     y = new((*x.shape[:-1], D, H))
@@ -66,9 +65,7 @@ def kept_shapes(call: Call) -> list[tuple[int, ...]]:
 
 def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
     """Of the saved values: directions, rows over all steps (padded ones too), values, units."""
-    target = machine.host()
-    assert target is not None
-    lanes = target.lanes(8 * call.x.element_size())
+    lanes = target().lanes(8 * call.x.element_size())
     units = (call.hidden_size + lanes - 1) // lanes * lanes
     rows = call.x.shape[0] if call.batch_sizes is not None else call.x.shape[0] * call.x.shape[1]
     return (call.directions, rows, len(found.saved), units)
@@ -79,7 +76,6 @@ class _Key(NamedTuple):
 
     cell: Any
     bytes: int
-    target: machine.Machine
     rows: Rows
     team: Team
     sizes: tuple[int, int, int]
@@ -96,10 +92,8 @@ def _carry(
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
     packed = call.batch_sizes is not None
     sizes = call.directions, call.hidden_size, call.x.shape[-1]
-    target = machine.host()
-    assert target is not None
     key = _Key(
-        call.cell, call.x.element_size(), target, rows, team, sizes, strides_of(call.x, packed),
+        call.cell, call.x.element_size(), rows, team, sizes, strides_of(call.x, packed),
         strides_of(y, packed), packed, saved is not None,
     )  # fmt: skip
     ragged = packed or call.lengths is not None
@@ -111,8 +105,8 @@ def _carry(
     for d in range(call.directions):
         for s, v in enumerate(final):
             addresses[f"final{s} {d}"] = v.data_ptr() + d * v.stride(0) * size
-        if saved is not None:
-            addresses[f"saved {d}"] = saved.data_ptr() + d * saved.stride(0) * size
+        kept = 0 if saved is None else saved.data_ptr() + d * saved.stride(0) * size
+        addresses[f"saved {d}"] = kept
     template.run(shape.code.region, team, addresses)
 
 
@@ -120,37 +114,36 @@ def _template(key: _Key) -> tuple[Template, Shape]:
     found = plan(key.cell)
     assert isinstance(found, Plan)
     shape = Shape(
-        found, forward_code(found, key.bytes, key.target), key.rows, key.team, *key.sizes, key.x,
-        key.y, key.packed, gate_numbers(found, key.cell),
+        found, forward_code(found, key.bytes, target(), key.keep), key.rows, key.team,
+        *key.sizes, key.x, key.y, key.packed, gate_numbers(found, key.cell),
     )  # fmt: skip
     blocks = shape.H_row // shape.code.kind.size
     flat = part_sizes(len(found.with_a) * blocks, WIDEST)
     shape.code.tiles.need(flat | panel_vectors(blocks, shape.panel, len(found.with_u)))
     arena = Arena()
     common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)
-    scrap = arena.reserve(len(found.saved) * shape.H_row)
-    if not key.keep:  # every row saves to one place
-        common["saved_row"] = 0
-    gates, states = len(found.with_u), len(found.state_names)
-    sizes = {
-        "W_pack": len(found.with_a) * shape.H_row * shape.I,
-        "U_pack": gates * shape.H_row * shape.H,
-        "bias": len(found.sums) * shape.H_row,
-        "vector": len(found.vectors) * shape.H_row,
-        "state": states * key.rows.B * shape.H_row,
-        "new": key.rows.B * shape.H_row,
-    }
-    places = [arena.reserve_all(sizes) for _ in range(shape.D)]
+    places = [arena.reserve_all(_sizes(shape)) for _ in range(shape.D)]
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
     template.set_common("places", template.list_of(_panel_places(shape)))
     for d in range(shape.D):
         words = direction_words(template, shape, d) | places[d]
-        words["final"] = template.list_of([Given(f"final{s} {d}") for s in range(states)])
-        if not key.keep:
-            words["saved"] = scrap
-        template.set_direction(d, words)
+        finals = [Given(f"final{s} {d}") for s in range(len(found.state_names))]
+        template.set_direction(d, words | {"final": template.list_of(finals)})
     return template, shape
+
+
+def _sizes(shape: Shape) -> dict[str, int]:
+    """Bytes of what one direction works in."""
+    plan, H_row = shape.plan, shape.H_row
+    return {
+        "W_pack": len(plan.with_a) * H_row * shape.I,
+        "U_pack": len(plan.with_u) * H_row * shape.H,
+        "bias": len(plan.sums) * H_row,
+        "vector": len(plan.vectors) * H_row,
+        "state": len(plan.state_names) * shape.rows.B * H_row,
+        "new": shape.rows.B * H_row,
+    }
 
 
 _kept_template = functools.lru_cache(maxsize=128)(_template)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.sizes import Rows
-from throughtime.compiler.llvm import machine
+from throughtime.backends.cpu.sizes import Rows, target
 from throughtime.compiler.plan import Plan
 
 
@@ -35,9 +34,7 @@ class Room:
 
 def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool) -> Room:
     """Memory for what is wanted."""
-    target = machine.host()
-    assert target is not None
-    lanes = target.lanes(8 * call.x.element_size())
+    lanes = target().lanes(8 * call.x.element_size())
     D, H, I = call.directions, call.hidden_size, call.x.shape[-1]
     whole_H, whole_I = (-(-n // lanes) * lanes for n in (H, I))
     new = call.x.new_empty

@@ -13,20 +13,32 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.compiler.llvm import threads
+from throughtime.compiler.llvm import machine, threads
 from throughtime.compiler.plan import Plan
 
 FLOPS_PER_US = 60_000
 """Of one core, for the prediction whether threads pay."""
 
-PARALLEL_US = 30
-"""Predicted microseconds from which more than one thread is asked for."""
+PARALLEL_US = 200
+"""Predicted microseconds from which more than one thread is asked for.
+
+A team that is awake starts in three. One that sleeps, as after a pause of the program, may take
+hundreds, when the system wakes a thread on the very core that waits for it.
+"""
 
 SHARED_BYTES = 64 * 1024
 """Bytes of U from which reading them takes longer than several meetings of threads."""
 
 CACHED_BYTES = 384 * 1024
 """What a thread's block of steps may take: about a third of a second-level cache."""
+
+
+@functools.cache
+def target() -> machine.Machine:
+    """The machine compiled for, asked once a process; a call was refused where there is none."""
+    found = machine.host()
+    assert found is not None
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,8 @@ Weight gradients are summed over rows in one order, whatever the number of threa
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llvmlite import ir
 
 from throughtime.compiler.llvm.emit import Emit
@@ -25,7 +27,7 @@ from throughtime.compiler.llvm.steps import (
     time_of,
 )
 from throughtime.compiler.llvm.team import denormals_flushed, thread_and_team
-from throughtime.compiler.llvm.weights_back import give_sums, write_sums, write_weights
+from throughtime.compiler.llvm.weights_back import begin_sums, give_sums, line_size, write_weights
 
 
 def write_backward(
@@ -33,41 +35,36 @@ def write_backward(
     pack: Emit, barrier: Emit, machine: Machine,
 ) -> Emit:  # fmt: skip
     """`backward(block)`: the region that every thread of the team runs."""
-    product, column_product = products
-    start, back = _write_start(module, kind, copies), _write_back(module, kind, product)
-    finish = _write_finish(module, kind, copies)
-    gather = _write_gather(module, kind, copies)
-    sums = write_sums(module, kind)
-    weights = write_weights(module, kind, product, column_product, sums)
+    start, finish = _write_start(module, kind, copies), _write_finish(module, kind, copies)
+    gather, back = _write_gather(module, kind, copies), _write_back(module, kind, products[0])
+    weights = write_weights(module, kind, *products)
     e = Emit(module, "backward", kind, ("block",))
     c, block = common(e), e.given["block"]
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
         e.call(pack, block, thread, team)
-        for_chunks(e, c, thread, team, lambda d, low, high: e.call(start, block, d, low, high))
+        for_chunks(e, c, thread, team, lambda *chunk: e.call(start, block, *chunk))
         with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
-            lines = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.bytes)
-            e.call(copies["copy"], direction(e, d.index)["d_bias"], kind.size, c["zeros"], 0,
-                   lines // kind.lanes, kind.lanes)  # fmt: skip
+            begin_sums(e, c, direction(e, d.index), copies)
         e.call(barrier, block, c["counter"], team)
-        with e.loop(c["T"], team.value, step=c["block"]) as j:
-            last = (j.index + c["block"]).least(c["T"])
-            goal = Num(e.b, j.values[0])
+        with e.loop(c["T"], step=c["block"]) as j:
+            last, met = (j.index + c["block"]).least(c["T"]), j.index // c["block"] * 2 + 1
 
-            def run(d: Num, low: Num, high: Num) -> None:
-                e.call(gather, block, d, low, high, j.index, last)
-                e.call(back, block, d, low, high, j.index, last)
-
-            for_chunks(e, c, thread, team, run)
-            e.call(barrier, block, c["counter"], goal + team)
+            for function in (gather, back):
+                for_chunks(e, c, thread, team, _caller(e, function, j.index, last))
+            e.call(barrier, block, c["counter"], (met + 1) * team)
             e.call(weights, block, thread, team, j.index, last)
-            e.call(barrier, block, c["counter"], goal + team * 2)
-            j.next = [(goal + team * 2).value]
-        for_chunks(e, c, thread, team, lambda d, low, high: e.call(finish, block, d, low, high))
+            e.call(barrier, block, c["counter"], (met + 2) * team)
+        for_chunks(e, c, thread, team, lambda *chunk: e.call(finish, block, *chunk))
         with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
             give_sums(e, c, direction(e, d.index), copies)
     e.done()
     return e
+
+
+def _caller(e: Emit, function: Emit, *steps: Num) -> Callable[[Num, Num, Num], None]:
+    """Calls a function for a chunk and these steps."""
+    return lambda *chunk: e.call(function, e.given["block"], *chunk, *steps)
 
 
 def _time(e: Emit, c: Frame, f: Frame, j: Num) -> tuple[Num, Num]:
@@ -127,8 +124,7 @@ def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
             take("y", "y_block", "H_row", "H", f["y_first"])
         take("d_y", "d_y_block", "H_row", "H", f["d_y_first"])
         # Rows that had a step before this one go on from its output, the others start here.
-        past = f["reverse"].choose("!=", 0, t + 1, t - 1)
-        inside = i.choose(">", 0, past, 0)
+        inside = i.choose(">", 0, f["reverse"].choose("!=", 0, t + 1, t - 1), 0)
         going = i.choose(">", 0, alive(e, c, inside, low, high).least(R), 0)
         old = f["old_block"] + m * c["H_row"]
         y = c["y"] + f["y_first"] + e.word(c["y_steps"] + inside * 8)
@@ -145,7 +141,7 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
     c, g = common(e), e.given
     f, low = direction(e, g["d"]), g["low"]
     before = first_row(e, c, f, g["first"], g["last"])
-    d_row = (c["sums"] + c["vectors"]) * c["H_row"] + kind.size
+    d_row = line_size(c, kind)
     with e.loop(g["last"], start=g["first"]) as j:
         _, t = _time(e, c, f, j.index)
         R = alive(e, c, t, low, g["high"])

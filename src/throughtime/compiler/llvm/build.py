@@ -44,10 +44,10 @@ def columns_module(kind: Kind, vectors: int) -> ir.Module:
     return module
 
 
-def forward_module(kind: Kind, plan: Plan) -> ir.Module:
-    """`cell_forward`."""
+def forward_module(kind: Kind, plan: Plan, keep: bool = True) -> ir.Module:
+    """`cell_forward`; with `keep` it saves what backward needs."""
     module = ir.Module("cell_forward")
-    write_cell_forward(module, kind, plan)
+    write_cell_forward(module, kind, plan, keep)
     return module
 
 

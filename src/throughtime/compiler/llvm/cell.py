@@ -28,8 +28,8 @@ BACKWARD: Final = (
 Loads = dict[int, Callable[[], Any]]
 
 
-def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
-    """`cell_forward(...)`: new states, output and what is saved, from sums and old states.
+def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> Emit:
+    """`cell_forward(...)`: new states, and with `keep` what is saved, from sums and old states.
 
     for unit blocks: for rows
     """
@@ -48,7 +48,7 @@ def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
         places["vectors"] = g["vectors"] + column
         values = Pointwise(e, plan.graph, g["H"], _forward_loads(e, plan, places))
         new = [values.value(i) for i in plan.new_states]
-        saved = [values.value(i) for i in plan.saved]
+        saved = [values.value(i) for i in plan.saved if keep]
         for k, value in enumerate(saved):
             e.store(value, places["saved"] + g["H_row"] * k)
         e.store(new[0], places["new"])

@@ -9,7 +9,6 @@ import functools
 from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any, Final
 
 from throughtime.compiler.llvm import machine
@@ -41,16 +40,14 @@ class Tiles:
         self.columns = array("q", [0] * (PLACES * (WIDEST + 1)))
         self.column_widest = column_widest(registers)
         self._there: set[tuple[str, int]] = set()
-        self._lock = Lock()
 
     def need(self, rows: Iterable[int], columns: Iterable[int] = ()) -> None:
         """Fill in the tiles of these numbers of vectors."""
         wanted = [("tile", v) for v in rows] + [("column", v) for v in columns]
         for name, v in wanted:
-            with self._lock:
-                if (name, v) not in self._there:
-                    self._fill(name, v)
-                    self._there.add((name, v))
+            if (name, v) not in self._there:  # two threads at once write the same addresses
+                self._fill(name, v)
+                self._there.add((name, v))
 
     def _fill(self, name: str, v: int) -> None:
         kind, registers = self.kind, self.target.registers
@@ -92,34 +89,35 @@ class Code:
     tiles: Tiles
 
 
-def forward_code(plan: Plan, bytes: int, target: Machine) -> Code:
-    """The forward pass of a cell, in numbers of so many bytes."""
-    return _code(plan, bytes, target, "forward")
+def forward_code(plan: Plan, bytes: int, target: Machine, keep: bool) -> Code:
+    """The forward pass of a cell, in numbers of so many bytes; with `keep` for a backward pass."""
+    return _code(plan, bytes, target, "forward", keep)
 
 
 def backward_code(plan: Plan, bytes: int, target: Machine) -> Code:
     """The backward pass."""
-    return _code(plan, bytes, target, "backward")
+    return _code(plan, bytes, target, "backward", True)
 
 
-_READY: dict[tuple[str, int, Machine, str], Code] = {}
+_READY: dict[tuple[str, int, Machine, str, bool], Code] = {}
 
 
-def _code(plan: Plan, bytes: int, target: Machine, name: str) -> Code:
-    place = (plan.key, bytes, target, name)
+def _code(plan: Plan, bytes: int, target: Machine, name: str, keep: bool) -> Code:
+    place = (plan.key, bytes, target, name, keep)
     if place not in _READY:
-        _READY[place] = _made(plan, bytes, target, name)
+        _READY[place] = _made(plan, bytes, target, name, keep)
     return _READY[place]
 
 
-def _made(plan: Plan, bytes: int, target: Machine, name: str) -> Code:
+def _made(plan: Plan, bytes: int, target: Machine, name: str, keep: bool) -> Code:
     kind = Kind(bytes, target.lanes(8 * bytes))
 
     def own() -> Any:
         from throughtime.compiler.llvm import build
 
-        write = build.backward_module if name == "backward" else build.forward_module
-        return write(kind, plan)
+        if name == "backward":
+            return build.backward_module(kind, plan)
+        return build.forward_module(kind, plan, keep)
 
     def loops() -> Any:
         from throughtime.compiler.llvm import build
@@ -129,7 +127,7 @@ def _made(plan: Plan, bytes: int, target: Machine, name: str) -> Code:
     return Code(
         kind,
         _loaded(f"loops {name}", kind, target, loops).address(name),
-        _loaded(f"{name} {plan.key}", kind, target, own).address(f"cell_{name}"),
+        _loaded(f"{name} {keep} {plan.key}", kind, target, own).address(f"cell_{name}"),
         tiles_of(kind, target),
     )
 

@@ -19,7 +19,7 @@ from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
 from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.products import parts_of
-from throughtime.compiler.llvm.steps import alive, for_chunks, take_states, time_of
+from throughtime.compiler.llvm.steps import alive, for_chunks, gather_x, take_states, time_of
 from throughtime.compiler.llvm.team import (
     MEETING_SIZE,
     denormals_flushed,
@@ -67,16 +67,14 @@ def _write_chunk(
     """`chunk(...)`: some rows of one direction through all steps."""
     e = Emit(module, "chunk", kind, CHUNK, internal=True)
     c, g = common(e), e.given
-    f = direction(e, g["d"])
-    low, high, pre = g["low"], g["high"], g["shared"] + c["pre"]
+    f, low, high, pre = direction(e, g["d"]), g["low"], g["high"], g["shared"] + c["pre"]
 
     def meet(count: Num) -> None:
         with e.when(g["members"].compare(">", 1)):
             e.call(barrier, g["block"], g["counter"], count * g["members"])
 
-    with e.when(g["member"].compare("==", 0)), e.loop(c["states"]) as s:
-        own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
-        take_states(e, c, copies, own, e.word(f["start"] + s.index * 8), low, high - low)
+    with e.when(g["member"].compare("==", 0)):
+        _take_start(e, c, f, copies)
     with e.loop(c["T"], step=c["block"]) as first:
         last, blocks = (first.index + c["block"]).least(c["T"]), first.index // c["block"] + 1
         _begin_block(e, c, f, copies, product, first.index, last)
@@ -84,16 +82,23 @@ def _write_chunk(
         with e.loop(last, e.number(0).value, start=first.index) as i:
             t, m = time_of(e, c, f, i.index), Num(e.b, i.values[0])
             R = alive(e, c, t, low, high)
-            old, new = _places(c, f, low, i.index)
-            own_rows = pre + m * (c["sums"] * c["H_row"])
-            e.call(step, *(g[n] for n in CHUNK[:-1]), R, t, own_rows, old, new)
+            places, sums = _places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
+            e.call(step, *(g[n] for n in CHUNK[:-1]), R, t, sums, *places)
             meet(i.index + 1 + blocks)
-            _give_output(e, c, f, copies, R, t, new)
+            _give_output(e, c, f, copies, R, t, places[1])
             i.next = [(m + R).value]
     with e.when(g["member"].compare("==", 0)):
         _give_final(e, c, f, copies)
     e.done()
     return e
+
+
+def _take_start(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
+    """The first states of a chunk's rows."""
+    low, rows = e.given["low"], e.given["high"] - e.given["low"]
+    with e.loop(c["states"]) as s:
+        own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
+        take_states(e, c, copies, own, e.word(f["start"] + s.index * 8), low, rows)
 
 
 def _places(c: Frame, f: Frame, low: Num, i: Num) -> tuple[Num, Num]:
@@ -111,7 +116,7 @@ def _begin_block(
     """x of a block of steps, and this member's share of where its sums stand before h."""
     g, size = e.given, e.kind.size
     pre, pre_row = g["shared"] + c["pre"], c["sums"] * c["H_row"]
-    count = _gather(e, c, f, copies, first, last)
+    count = gather_x(e, c, f, copies, first, last)
     begin, end = my_share(e, count, g["member"], g["members"])
     x, to, rows = g["scratch"] + begin * c["I_row"], pre + begin * pre_row, end - begin
     e.call(product, g["block"], f["bias"], 0, x, c["I_row"], 0, f["W_pack"], 1, c["I"], to,
@@ -119,19 +124,6 @@ def _begin_block(
     alone = c["with_a"] * c["H_row"]
     e.call(copies["copy"], to + alone, pre_row, f["bias"] + alone, 0, rows,
            (pre_row - alone) // e.kind.bytes)  # fmt: skip
-
-
-def _gather(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, last: Num) -> Num:
-    """x of the steps first..last, one row behind the other; gives how many rows."""
-    g = e.given
-    with e.loop(last, e.number(0).value, start=first) as i:
-        t, m = time_of(e, c, f, i.index), Num(e.b, i.values[0])
-        R = alive(e, c, t, g["low"], g["high"])
-        source = c["x"] + e.word(c["x_steps"] + t * 8)
-        e.call(copies["take"], g["scratch"] + m * c["I_row"], c["I_row"], source, c["x_row"], R,
-               c["I"], c["order"] + g["low"] * 8)  # fmt: skip
-        i.next = [(m + R).value]
-    return Num(e.b, i.values[0])
 
 
 def _give_output(

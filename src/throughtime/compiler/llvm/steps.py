@@ -43,3 +43,16 @@ def take_states(
     line = Num(e.b, e.b.select(there, (c["H"] * e.kind.bytes).value, e.number(0).value))
     order = c["order"] + low * 8
     e.call(copies["take"], to, c["H_row"], source, line, rows, c["H"], order)
+
+
+def gather_x(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, last: Num) -> Num:
+    """x of the steps first..last, one row behind the other; gives how many rows."""
+    g = e.given
+    with e.loop(last, e.number(0).value, start=first) as i:
+        t, m = time_of(e, c, f, i.index), Num(e.b, i.values[0])
+        R = alive(e, c, t, g["low"], g["high"])
+        source = c["x"] + e.word(c["x_steps"] + t * 8)
+        e.call(copies["take"], g["scratch"] + m * c["I_row"], c["I_row"], source, c["x_row"], R,
+               c["I"], c["order"] + g["low"] * 8)  # fmt: skip
+        i.next = [(m + R).value]
+    return Num(e.b, i.values[0])

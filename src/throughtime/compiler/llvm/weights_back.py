@@ -15,45 +15,53 @@ from throughtime.compiler.llvm.steps import first_row
 from throughtime.compiler.llvm.team import my_share
 
 
-def write_weights(
-    module: ir.Module, kind: Kind, product: Emit, column_product: Emit, sums: Emit
-) -> Emit:
+def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: Emit) -> Emit:
     """`weights_back(...)`: this thread's share of what a block of steps says of W, U, b and x."""
+    sums = _write_sums(module, kind)
     names = ("block", "thread", "team", "first", "last")
     e = Emit(module, "weights_back", kind, names, internal=True)
     c, g = common(e), e.given
-    mine = g["thread"], g["team"]
-    d_row = (c["sums"] + c["vectors"]) * c["H_row"] + kind.size
     with e.loop(c["D"]) as d:
         f = direction(e, d.index)
         before = first_row(e, c, f, g["first"], g["last"])
         top = f["reverse"].choose("!=", 0, g["last"], c["T"] - g["first"]) - 1
         count = e.word(c["offset"] + top * 8) + e.word(c["rows"] + top * 8) - before
         with e.when(c["wants_x"].compare("!=", 0)):
-            low, high = my_share(e, count, *mine)
-            e.call(product, g["block"], c["zeros"], 0, f["d_sums"] + low * d_row, d_row, c["H_row"],
-                   f["W_back"], c["with_a"], c["H"], f["d_x"] + (before + low) * c["I_row"],
-                   c["I_row"], high - low, c["I_row"] // kind.size)  # fmt: skip
+            _input(e, c, f, product, before, count)
         with e.when(c["wants_weights"].compare("!=", 0)):
-            for gates, first, number, to, row, block in (
-                ("gate_a", e.number(0), c["with_a"], "d_W", "I_row", "x_block"),
-                ("gate_u", c["first_u"], c["with_u"], "d_U", "H_row", "old_block"),
+            for first, number, names_of in (
+                (e.number(0), c["with_a"], ("gate_a", "d_W", "I_row", "x_block")),
+                (c["first_u"], c["with_u"], ("gate_u", "d_U", "H_row", "old_block")),
             ):
-                low, high = my_share(e, number * c["H"], *mine)
+                low, high = my_share(e, number * c["H"], g["thread"], g["team"])
                 with e.loop(number) as q:
-                    _weight(e, c, f, column_product, count, d_row,
-                            (first + q.index, q.index * c["H"], low, high),
-                            (gates, to, row, block))  # fmt: skip
+                    place = first + q.index, q.index * c["H"], low, high
+                    _weight(e, c, f, column_product, count, place, names_of)
             columns = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.size)
-            low, high = my_share(e, columns, *mine)
-            e.call(sums, f["d_bias"] + low * kind.size, f["d_sums"] + low * kind.size, d_row, count,
-                   high - low)  # fmt: skip
+            low, high = my_share(e, columns, g["thread"], g["team"])
+            to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
+            e.call(sums, to, source, line_size(c, kind), count, high - low)
     e.done()
     return e
 
 
+def line_size(c: Frame, kind: Kind) -> Num:
+    """Bytes from row to row of the block's gradients by sums and vectors; the odd vector at the
+    end keeps the rows of large powers of two from falling into the same places of a cache."""
+    return (c["sums"] + c["vectors"]) * c["H_row"] + kind.size
+
+
+def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) -> None:
+    """dx = W^T d_sums, this thread's share of a block's rows."""
+    g, line = e.given, line_size(c, e.kind)
+    low, high = my_share(e, count, g["thread"], g["team"])
+    e.call(product, g["block"], c["zeros"], 0, f["d_sums"] + low * line, line, c["H_row"],
+           f["W_back"], c["with_a"], c["H"], f["d_x"] + (before + low) * c["I_row"], c["I_row"],
+           high - low, c["I_row"] // e.kind.size)  # fmt: skip
+
+
 def _weight(
-    e: Emit, c: Frame, f: Frame, column_product: Emit, count: Num, d_row: Num,
+    e: Emit, c: Frame, f: Frame, column_product: Emit, count: Num,
     place: tuple[Num, Num, Num, Num], names: tuple[str, str, str, str],
 ) -> None:  # fmt: skip
     """The lines low..high of a weight gradient that are one sum's; the first block begins them."""
@@ -68,12 +76,13 @@ def _weight(
     source = Num(e.b, e.b.select(begins, c["zeros"].value, address.value))
     source_row = Num(e.b, e.b.select(begins, e.number(0).value, c[row].value))
     with e.when(stop.compare(">", start)):
-        e.call(column_product, e.given["block"], source, source_row,
-               f["d_sums"] + k * c["H_row"] + unit * e.kind.bytes, d_row, f[block], c[row], count,
-               address, c[row], stop - start, c[row] // size)  # fmt: skip
+        sums = f["d_sums"] + k * c["H_row"] + unit * e.kind.bytes
+        e.call(column_product, e.given["block"], source, source_row, sums, line_size(c, e.kind),
+               f[block], c[row], count, address, c[row], stop - start,
+               c[row] // size)  # fmt: skip
 
 
-def write_sums(module: ir.Module, kind: Kind) -> Emit:
+def _write_sums(module: ir.Module, kind: Kind) -> Emit:
     """`column_sums(to, source, row, rows, vectors)`: adds every column's sum over the rows."""
     e = Emit(module, "column_sums", kind, ("to", "source", "row", "rows", "vectors"), internal=True)
     g = e.given
@@ -85,6 +94,12 @@ def write_sums(module: ir.Module, kind: Kind) -> Emit:
         e.store(n.values[0], g["to"] + column)
     e.done()
     return e
+
+
+def begin_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
+    """Sums over rows and steps begin at zero."""
+    lines = (c["sums"] + c["vectors"]) * (c["H_row"] // e.kind.size)
+    e.call(copies["copy"], f["d_bias"], e.kind.size, c["zeros"], 0, lines, e.kind.lanes)
 
 
 def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
