@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
 from throughtime.backends.cpu.gradients import Room, by_weights, by_x, room_for
+from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
     Rows,
-    Team,
     flops_of,
     rows_of,
     steps_in_block,
@@ -22,12 +22,10 @@ from throughtime.backends.cpu.sizes import (
 )
 from throughtime.backends.cpu.template import Arena, Given, Template
 from throughtime.backends.cpu.words import (
-    Shape,
     call_addresses,
     common_words,
     contiguous,
     direction_words,
-    gate_numbers,
     set_steps,
     shared_lists,
     start_of,
@@ -55,20 +53,19 @@ def run(
     return Gradients(by_x(call, rows, room.x), weights, tuple(room.start))
 
 
-class _Key(NamedTuple):
-    """What the words of a call with full rows follow from."""
+class _Asked(NamedTuple):
+    """What beside its key the words of a call's backward pass follow from.
 
-    cell: Any
-    bytes: int
-    rows: Rows
-    team: Team
-    sizes: tuple[int, int, int]
-    x: tuple[int, int]
-    y: tuple[int, int]
-    packed: bool
+    Attributes:
+        d_y: of the gradient by y, bytes from step to step and from row to row.
+        d_y_first: bytes from one direction to the next.
+        x, weights: whether their gradients are wanted.
+    """
+
     d_y: tuple[int, int]
     d_y_first: int
-    wants: tuple[bool, bool]
+    x: bool
+    weights: bool
 
 
 def _carry(
@@ -79,17 +76,13 @@ def _carry(
     d_y, *d_final = d_results
     if d_y is not None and d_y.stride(-1) != 1 and call.hidden_size > 1:
         d_y = d_y.contiguous()
-    packed, size = call.batch_sizes is not None, y.element_size()
+    packed = call.batch_sizes is not None
     team = team_for(2 * flops_of(found, call, rows.N), call.directions, rows.B)
-    d_y_strides = (0, 0) if d_y is None else strides_of(d_y, packed)
-    d_y_first = 0 if d_y is None else d_y.stride(-2) * size
-    key = _Key(
-        call.cell, size, rows, team,
-        (call.directions, call.hidden_size, call.x.shape[-1]), strides_of(call.x, packed),
-        strides_of(y, packed), packed, d_y_strides, d_y_first, (room.x is not None, bool(room.W)),
-    )  # fmt: skip
-    ragged = packed or call.lengths is not None
-    template, shape = (_template if ragged else _kept_template)(key)
+    strides = (0, 0) if d_y is None else strides_of(d_y, packed)
+    first = 0 if d_y is None else d_y.stride(-2) * d_y.element_size()
+    asked = _Asked(strides, first, room.x is not None, bool(room.W))
+    make = _template if packed or call.lengths is not None else _kept_template
+    template, shape = make(key_of(call, rows, team, y), asked)
     finals = [None if v is None else v.contiguous() for v in d_final]
     start = start_of(call)
     found_at = call_addresses(call, start) | _addresses(call, y, saved, finals, room)
@@ -122,28 +115,24 @@ def _addresses(
     return found
 
 
-def _template(key: _Key) -> tuple[Template, Shape]:
+def _template(key: Key, asked: _Asked) -> tuple[Template, Shape]:
     found = plan(key.cell)
     assert isinstance(found, Plan)
-    shape = Shape(
-        found, backward_code(found, key.bytes, target()), key.rows, key.team, *key.sizes, key.x,
-        key.y, key.packed, gate_numbers(found, key.cell),
-    )  # fmt: skip
-    _need_tiles(shape, key.wants)
+    shape = shape_of(key, backward_code(found, key.bytes, target()))
+    _need_tiles(shape, asked)
     arena = Arena()
-    block, sizes = _blocks(shape, key.wants[0])
+    block, sizes = _blocks(shape, asked.x)
     places = [arena.reserve_all(sizes) for _ in range(shape.D)]
     common = common_words(
-        shape, cell_backward=shape.code.cell, block=block, d_y=Given("d_y"),
-        wants_x=int(key.wants[0]),
-        wants_weights=int(key.wants[1]), reads_y=int(found.reads_output),
+        shape, cell_backward=shape.code.cell, block=block, d_y=Given("d_y"), wants_x=int(asked.x),
+        wants_weights=int(asked.weights), reads_y=int(found.reads_output),
     )  # fmt: skip
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
-    set_steps(template, "d_y", shape, key.d_y)
+    set_steps(template, "d_y", shape, asked.d_y)
     for d in range(shape.D):
         words = direction_words(template, shape, d) | places[d]
-        words["d_y_first"] = d * key.d_y_first
+        words["d_y_first"] = d * asked.d_y_first
         words |= {name: Given(f"{name} {d}") for name in ("d_x", "d_W", "d_U")}
         words |= {"d_W_bias": Given(f"d_bias_ih {d}"), "d_U_bias": Given(f"d_bias_hh {d}")}
         words["d_own"] = template.list_of([Given(f"d_{name} {d}") for name in found.vectors])
@@ -157,14 +146,14 @@ def _template(key: _Key) -> tuple[Template, Shape]:
 _kept_template = functools.lru_cache(maxsize=128)(_template)
 
 
-def _need_tiles(shape: Shape, wants: tuple[bool, bool]) -> None:
+def _need_tiles(shape: Shape, asked: _Asked) -> None:
     """Tiles for U^T and W^T, and for the sums over rows."""
     size, tiles = shape.code.kind.size, shape.code.tiles
     H, I = shape.H_row // size, shape.I_row // size
     columns = part_sizes(H, tiles.column_widest) | part_sizes(I, tiles.column_widest)
     tiles.need(
-        part_sizes(H, WIDEST) | (part_sizes(I, WIDEST) if wants[0] else set()),
-        columns if wants[1] else (),
+        part_sizes(H, WIDEST) | (part_sizes(I, WIDEST) if asked.x else set()),
+        columns if asked.weights else (),
     )
 
 

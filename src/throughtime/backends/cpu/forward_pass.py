@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result
 from throughtime.backends.cpu.memory import lend
+from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
     Rows,
-    Team,
     flops_of,
     rows_of,
     steps_in_block,
-    strides_of,
     target,
     team_for,
 )
 from throughtime.backends.cpu.template import Arena, Given, Template
 from throughtime.backends.cpu.words import (
-    Shape,
     call_addresses,
     common_words,
     contiguous,
     direction_words,
-    gate_numbers,
     shared_lists,
     start_of,
 )
@@ -71,33 +68,14 @@ def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
     return (call.directions, rows, len(found.saved), units)
 
 
-class _Key(NamedTuple):
-    """What the words of a call with full rows follow from."""
-
-    cell: Any
-    bytes: int
-    rows: Rows
-    team: Team
-    sizes: tuple[int, int, int]
-    x: tuple[int, int]
-    y: tuple[int, int]
-    packed: bool
-    keep: bool
-
-
 def _carry(
     call: Call, found: Plan, rows: Rows, y: Tensor, final: list[Tensor], saved: Tensor | None
 ) -> None:
     step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
-    packed = call.batch_sizes is not None
-    sizes = call.directions, call.hidden_size, call.x.shape[-1]
-    key = _Key(
-        call.cell, call.x.element_size(), rows, team, sizes, strides_of(call.x, packed),
-        strides_of(y, packed), packed, saved is not None,
-    )  # fmt: skip
-    ragged = packed or call.lengths is not None
-    template, shape = (_template if ragged else _kept_template)(key)
+    ragged = call.batch_sizes is not None or call.lengths is not None
+    make = _template if ragged else _kept_template
+    template, shape = make(key_of(call, rows, team, y), saved is not None)
     start = start_of(call)
     addresses = call_addresses(call, start)
     addresses["y"] = y.data_ptr()
@@ -110,13 +88,10 @@ def _carry(
     template.run(shape.code.region, team, addresses)
 
 
-def _template(key: _Key) -> tuple[Template, Shape]:
+def _template(key: Key, keep: bool) -> tuple[Template, Shape]:
     found = plan(key.cell)
     assert isinstance(found, Plan)
-    shape = Shape(
-        found, forward_code(found, key.bytes, target(), key.keep), key.rows, key.team,
-        *key.sizes, key.x, key.y, key.packed, gate_numbers(found, key.cell),
-    )  # fmt: skip
+    shape = shape_of(key, forward_code(found, key.bytes, target(), keep))
     blocks = shape.H_row // shape.code.kind.size
     flat = part_sizes(len(found.with_a) * blocks, WIDEST)
     shape.code.tiles.need(flat | panel_vectors(blocks, shape.panel, len(found.with_u)))

@@ -3,68 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.sizes import Rows, Team, padded, time_steps, zeros
+from throughtime.backends.cpu.shape import Shape
+from throughtime.backends.cpu.sizes import time_steps, zeros
 from throughtime.backends.cpu.template import Given, Template, Word
 from throughtime.compiler.llvm import threads
-from throughtime.compiler.llvm.code import Code
-from throughtime.compiler.plan import Plan
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the words of a call follow from.
-
-    Attributes:
-        plan: of the cell.
-        code: forward or backward.
-        rows: of the batch.
-        team: who does it.
-        D, H, I: directions, units, inputs.
-        x, y: bytes from step to step and from row to row.
-        packed: whether x holds the rows of all steps one behind the other.
-        gates: for each sum, its gate's number in W and in U.
-    """
-
-    plan: Plan
-    code: Code
-    rows: Rows
-    team: Team
-    D: int
-    H: int
-    I: int
-    x: tuple[int, int]
-    y: tuple[int, int]
-    packed: bool
-    gates: tuple[list[int], list[int]]
-
-    @property
-    def H_row(self) -> int:
-        """Bytes of a padded row of units."""
-        return padded(self.H, self.code.kind.lanes, self.code.kind.bytes)
-
-    @property
-    def I_row(self) -> int:
-        """Bytes of a padded row of the input."""
-        return padded(self.I, self.code.kind.lanes, self.code.kind.bytes)
-
-    @property
-    def panel(self) -> int:
-        """Unit blocks in a panel of U: so many that its vectors make a tile; all without U."""
-        gates = len(self.plan.with_u)
-        return max(1, 4 // gates) if gates else max(1, self.H_row // self.code.kind.size)
-
-
-def gate_numbers(plan: Plan, cell: Any) -> tuple[list[int], list[int]]:
-    """For each sum, the number of its gate among the rows of W and of U; -1 where it has none."""
-    a = {g: i for i, g in enumerate(cell.layout.input_gates)}
-    u = {g: i for i, g in enumerate(cell.layout.recurrent_gates)}
-    return [a.get(s.a or "", -1) for s in plan.sums], [u.get(s.u or "", -1) for s in plan.sums]
 
 
 def common_words(shape: Shape, **more: Word) -> dict[str, Word]:

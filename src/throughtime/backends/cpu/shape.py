@@ -1,0 +1,104 @@
+"""The shape of a call: all that its argument block follows from, beside addresses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.backends.cpu.sizes import Rows, Team, padded, strides_of
+from throughtime.cells import Cell
+from throughtime.compiler.llvm.code import Code
+from throughtime.compiler.plan import Plan, plan
+
+
+class Key(NamedTuple):
+    """What a call's words follow from, the same for equal calls.
+
+    Attributes:
+        cell: the equations.
+        bytes: of a number.
+        rows: of the batch.
+        team: who does it.
+        sizes: directions, units, inputs.
+        x, y: bytes from step to step and from row to row.
+        packed: whether x holds the rows of all steps one behind the other.
+    """
+
+    cell: Cell
+    bytes: int
+    rows: Rows
+    team: Team
+    sizes: tuple[int, int, int]
+    x: tuple[int, int]
+    y: tuple[int, int]
+    packed: bool
+
+
+def key_of(call: Call, rows: Rows, team: Team, y: Tensor) -> Key:
+    """The key of a call that gives y."""
+    x, packed = call.x, call.batch_sizes is not None
+    sizes = call.directions, call.hidden_size, x.shape[-1]
+    strides = strides_of(x, packed), strides_of(y, packed)
+    return Key(call.cell, x.element_size(), rows, team, sizes, *strides, packed)
+
+
+def shape_of(key: Key, code: Code) -> Shape:
+    """The key's call, with its plan and the code that carries it."""
+    found = plan(key.cell)
+    assert isinstance(found, Plan)
+    gates = gate_numbers(found, key.cell)
+    return Shape(found, code, key.rows, key.team, *key.sizes, key.x, key.y, key.packed, gates)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the words of a call follow from.
+
+    Attributes:
+        plan: of the cell.
+        code: forward or backward.
+        rows: of the batch.
+        team: who does it.
+        D, H, I: directions, units, inputs.
+        x, y: bytes from step to step and from row to row.
+        packed: whether x holds the rows of all steps one behind the other.
+        gates: for each sum, its gate's number in W and in U.
+    """
+
+    plan: Plan
+    code: Code
+    rows: Rows
+    team: Team
+    D: int
+    H: int
+    I: int
+    x: tuple[int, int]
+    y: tuple[int, int]
+    packed: bool
+    gates: tuple[list[int], list[int]]
+
+    @property
+    def H_row(self) -> int:
+        """Bytes of a padded row of units."""
+        return padded(self.H, self.code.kind.lanes, self.code.kind.bytes)
+
+    @property
+    def I_row(self) -> int:
+        """Bytes of a padded row of the input."""
+        return padded(self.I, self.code.kind.lanes, self.code.kind.bytes)
+
+    @property
+    def panel(self) -> int:
+        """Unit blocks in a panel of U: so many that its vectors make a tile; all without U."""
+        gates = len(self.plan.with_u)
+        return max(1, 4 // gates) if gates else max(1, self.H_row // self.code.kind.size)
+
+
+def gate_numbers(plan: Plan, cell: Cell) -> tuple[list[int], list[int]]:
+    """For each sum, the number of its gate among the rows of W and of U; -1 where it has none."""
+    a = {g: i for i, g in enumerate(cell.layout.input_gates)}
+    u = {g: i for i, g in enumerate(cell.layout.recurrent_gates)}
+    return [a.get(s.a or "", -1) for s in plan.sums], [u.get(s.u or "", -1) for s in plan.sums]
