@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.compiled.calls import Sizes, random_call
+from tests.compiled.calls import Sizes, changed, random_call
 from tests.house.source import ROOT
 from throughtime import Recurrent, cells
 from throughtime.backends import choose, explain
+from throughtime.backends.call import Call
 from throughtime.errors import BackendError
 from throughtime.scan import scan
 
@@ -26,16 +27,30 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "zoneout": ({"zoneout": (torch.zeros(1, 3, 2, 5),)}, "does not offer zoneout"),
     "record": ({"record": True}, "does not offer the sequence of every state"),
     "state": ({"state": (torch.zeros(1, 2, 5).double(),)}, "weights and states must be float32"),
-    "bfloat16": ({"x": torch.zeros(3, 2, 4).bfloat16()}, "the input is bfloat16"),
-    "half": ({"x": torch.zeros(3, 2, 4).half()}, "the input is float16"),
     "mixed": ({"x": torch.zeros(3, 2, 4).double()}, "must be float64 on cpu like the input"),
-    "meta": ({"x": torch.zeros(3, 2, 4, device="meta")}, "the input is on meta"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("given", "reason"), CALLS.values(), ids=CALLS)
 def test_a_call_is_refused_with_its_reason(given: dict[str, Any], reason: str) -> None:
-    call = replace(random_call(cells.GRU(), torch.float32, SIZES, grad=False), **given)
+    _refused(replace(random_call(cells.GRU(), torch.float32, SIZES, grad=False), **given), reason)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (torch.bfloat16, "computes in float32 and float64, and the input is bfloat16"),
+        (torch.float16, "computes in float32 and float64, and the input is float16"),
+        ("meta", "computes on the processor, and the input is on meta"),
+    ],
+    ids=str,
+)
+def test_numbers_and_devices_that_it_has_no_code_for(kind: Any, reason: str) -> None:
+    call = random_call(cells.GRU(), torch.float32, SIZES, "state", grad=False)
+    _refused(changed(call, lambda v: v.to(kind)), reason)
+
+
+def _refused(call: Call, reason: str) -> None:
     with pytest.raises(BackendError, match=f"backend 'cpu' cannot run this call: .*{reason}"):
         scan(call, "cpu")
     assert reason in choose(call).refused["cpu"]
@@ -85,11 +100,11 @@ class Blocked:
             raise ModuleNotFoundError(f"No module named {name!r}", name="llvmlite")
 sys.meta_path.insert(0, Blocked())
 import torch
-from throughtime import Recurrent, cells, explain
+from throughtime import Recurrent, cells
 layer = Recurrent(cells.LSTMPeephole(), 3, 4)
 x = torch.randn(3, 2, 3)
 layer(x)[0].sum().backward()
-print(explain(layer, x))
+print(layer.explain())
 layer.backend = "cpu"
 try:
     layer(x)
