@@ -1,4 +1,4 @@
-"""Inside the region denormals count as zero; behind it the caller's mode is as it was."""
+"""Denormal numbers are flushed inside compiled code, and outside everything is as before."""
 
 from __future__ import annotations
 
@@ -7,55 +7,61 @@ import time
 import pytest
 import torch
 
+from tests.compiled.calls import Sizes, leaves, random_call, results
 from throughtime import Recurrent, cells
+from throughtime.backends.cpu import sizes as cutting
 
 
-def _has_denormals() -> bool:
-    """Whether torch keeps a product too small for a normal number, on every thread."""
-    small = torch.full((100_000,), 1e-30)
-    return bool((small * 1e-10 > 0).all())
+def _tiny(dtype: torch.dtype) -> torch.Tensor:
+    """Half of the smallest normal number, on one thread and on many."""
+    smallest = torch.full((1 << 16,), torch.finfo(dtype).tiny, dtype=dtype)
+    return smallest * 0.5
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_callers_mode_comes_back(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("throughtime.backends.cpu.sizes.PARALLEL_US", 0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_mode_is_restored(
+    dtype: torch.dtype, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "PARALLEL_US", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert _has_denormals()
-        layer = Recurrent(cells.GRU(), 3, 40, backend="cpu", return_state=False)
-        layer(torch.randn(5, 6, 3)).sum().backward()
-        assert _has_denormals()
+        torch.set_flush_denormal(False)
+        wanted = _tiny(dtype)
+        assert (wanted != 0).all()
+        call = random_call(cells.LSTM(), dtype, Sizes(3, 4, 2, 5))
+        found = results(call)
+        assert torch.equal(_tiny(dtype), wanted)
+        torch.autograd.grad(found["y"].sum(), list(leaves(call).values()))
+        assert torch.equal(_tiny(dtype), wanted)
+        torch.set_flush_denormal(True)  # of this thread; compiled code must not switch it off
+        results(call)
+        assert torch.full((9,), torch.finfo(dtype).tiny, dtype=dtype).mul(0.5).eq(0).all()
     finally:
+        torch.set_flush_denormal(False)
         torch.set_num_threads(before)
 
 
-def test_a_state_that_fades_is_carried_as_zero() -> None:
-    """A linear cell that halves its state at every step: below the normal numbers it is zero."""
-    layer = Recurrent(cells.IndRNN("identity"), 1, 16, backend="cpu", bias=False)
+def _processor_time(layer: Recurrent, x: torch.Tensor) -> float:
+    """Of a training step, the least of several: others only make it slower."""
+    found = []
+    for _ in range(7):
+        start = time.process_time()
+        y, _ = layer(x)
+        y[-1].sum().backward()
+        found.append(time.process_time() - start)
+    return min(found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_vanishing_sequence_takes_as_long_as_another(dtype: torch.dtype) -> None:
+    """Gradients and states become denormal after few steps, where arithmetic costs 100 times."""
+    layer = Recurrent(cells.LSTM(), 4, 32, backend="cpu", dtype=dtype)
+    x = torch.randn(1500, 4, 4, dtype=dtype)
+    healthy = _processor_time(layer, x)
     with torch.no_grad():
-        layer.u_l0.fill_(0.5)
-    x = torch.zeros(200, 1, 1)
-    y, _ = layer(x, ((torch.ones(1, 1, 16),),))
-    smallest = torch.finfo(torch.float32).tiny
-    assert y[100].min() > 0 and not ((y > 0) & (y < smallest)).any() and not y[-1].any()
-
-
-def test_fading_costs_no_more_than_living() -> None:
-    """Denormal operands take a processor a hundred times as long; flushed ones do not."""
-    layer = Recurrent(cells.LSTM(), 8, 64, backend="cpu", return_state=False)
-    x = torch.randn(300, 4, 8)
-
-    def cost() -> float:
-        times = []
-        for _ in range(7):
-            begun = time.process_time()
-            layer(x).sum().backward()
-            times.append(time.process_time() - begun)
-        return min(times)
-
-    healthy = cost()
-    with torch.no_grad():
-        for weight in layer.parameters():
-            weight.mul_(1e-20)
-    assert cost() < 3 * healthy
+        for v in layer.parameters():
+            v.mul_(1e-6)
+    x = x * 1e-300 if dtype == torch.float64 else x * 1e-36
+    assert _processor_time(layer, x) <= 3 * healthy

@@ -20,7 +20,7 @@ FUNCTIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "sqrt": lambda v: torch.sqrt(torch.abs(v) + 0.1), "rsqrt": lambda v: (v * v + 0.1).rsqrt(),
     "reciprocal": lambda v: torch.reciprocal(v * v + 1), "sign": lambda v: torch.sign(v) * v,
     "leaky_relu": F.leaky_relu, "relu6": F.relu6, "hardtanh": F.hardtanh, "elu": F.elu,
-    "selu": F.selu, "celu": lambda v: F.celu(v, 0.7), "silu": F.silu, "mish": F.mish,
+    "selu": F.selu, "celu": lambda v: F.celu(v, 0.5), "silu": F.silu, "mish": F.mish,
     "logsigmoid": F.logsigmoid, "softsign": F.softsign, "tanhshrink": F.tanhshrink,
     "softplus": lambda v: F.softplus(v, 2.0), "lerp": lambda v: torch.lerp(v, v * v, 0.3),
     "addcmul": lambda v: torch.addcmul(v, v, v, value=0.5), "relu": torch.relu,

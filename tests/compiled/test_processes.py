@@ -1,123 +1,121 @@
-"""Compiled code in forked children, in several threads at once, and over many calls."""
+"""Compiled code in forked processes, in many Python threads, and between changes of the team."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from throughtime import Recurrent, cells
+from tests.compiled.calls import Sizes, assert_same, gradients, leaves, random_call, results
+from tests.house.source import fresh
+from throughtime import cells
+from throughtime.backends.call import Call
+from throughtime.backends.cpu import sizes as cutting
 
-FORKED = """
-import hashlib, os, sys, torch
-from throughtime import Recurrent, cells
+FORK = """
+import os, torch
+from tests.compiled.calls import *
+from throughtime import cells
 from throughtime.backends.cpu import sizes
-sizes.PARALLEL_US = 0
+sizes.PARALLEL_US = sizes.SHARED_BYTES = 0
 torch.set_num_threads(2)
-torch.manual_seed(0)
-layer = Recurrent(cells.LSTM(), 9, 70, bidirectional=True, backend="cpu")
-x = torch.randn(12, 12, 9)  # from 32768 numbers on, torch's own operations hang in a child
-
-def bits():
-    layer.zero_grad()
-    y, _ = layer(x)
-    y.square().sum().backward()
-    data = [y.detach(), *(p.grad for p in layer.parameters())]
-    return hashlib.sha256(b"".join(v.numpy().tobytes() for v in data)).hexdigest()
-
-own = bits()
+torch.manual_seed(1)
+calls = [random_call(cells.LSTM(), torch.float32, Sizes(9, B, 5, 37, 2), "state") for B in (1, 7)]
+def everything():
+    found = []
+    for call in calls:
+        values = results(call)
+        d = {n: torch.ones_like(v) for n, v in values.items()}
+        found += [*values.values(), *gradients(values, leaves(call), d).values()]
+    return found
+wanted = everything()
+def same():
+    return all(map(torch.equal, everything(), wanted))
 child = os.fork()
-if child == 0:
-    os._exit(0 if bits() == own else 3)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+if not child:
+    unseen = random_call(cells.GRU(), torch.float64, Sizes(9, 3, 5, 7), "state", grad=False)
+    right = torch.allclose(results(unseen)["y"], results(unseen, "reference")["y"])
+    grandchild = os.fork()
+    if not grandchild:
+        os._exit(not same())
+    os._exit(os.waitpid(grandchild, 0)[1] or not (same() and right))
+print(os.waitpid(child, 0)[1], same())
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-def test_a_forked_child_computes_the_same_bits() -> None:
-    done = subprocess.run([sys.executable, "-c", FORKED], timeout=100, capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
+@pytest.fixture
+def whole_teams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Small work runs on all threads too."""
+    monkeypatch.setattr(cutting, "PARALLEL_US", 0)
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
-def test_eight_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("throughtime.backends.cpu.sizes.PARALLEL_US", 0)
-    torch.manual_seed(1)
-    layers = [
-        Recurrent(cell, 5, H, backend="cpu")
-        for cell, H in ((cells.LSTM(), 33), (cells.GRU(), 64), (cells.Elman(), 17))
-    ]
-    work = [(layers[i % 3], torch.randn(6 + i % 4, 1 + i % 5, 5)) for i in range(48)]
-
-    def once(job: tuple[Recurrent, Tensor]) -> list[Tensor]:
-        layer, x = job
-        x = x.clone().requires_grad_()
-        y, _ = layer(x)
-        return [y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])]
-
-    alone = [once(job) for job in work]
-    with ThreadPoolExecutor(8) as pool:
-        for _ in range(3):
-            for found, expected in zip(pool.map(once, work), alone, strict=True):
-                assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+def _everything(call: Call) -> list[Tensor]:
+    values = results(call)
+    d = {n: torch.ones_like(v) for n, v in values.items()}
+    return [*values.values(), *gradients(values, leaves(call), d).values()]
 
 
-def test_threads_may_change_between_forward_and_backward() -> None:
-    layer, x = Recurrent(cells.GRU(), 16, 96, backend="cpu"), torch.randn(40, 32, 16)
-    before, found = torch.get_num_threads(), []
-    try:
-        for first, second in ((1, 1), (1, 2), (2, 1), (2, 3)):
+def test_forked_processes_have_the_same_bits() -> None:
+    assert fresh(FORK).split() == ["0", "True"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_eight_python_threads_at_once(threads: int, whole_teams: None) -> None:
+    torch.set_num_threads(threads)
+    sizes = [Sizes(5, 3, 5, 17), Sizes(40, 17, 5, 64), Sizes(1, 1, 1, 1), Sizes(9, 2, 3, 100, 2)]
+    calls = [random_call(cells.LSTM(), torch.float32, s, "state") for s in sizes]
+    wanted = [_everything(call) for call in calls]
+    wrong: list[str] = []
+
+    def work(number: int) -> None:
+        torch.set_num_threads(threads)  # a thread's own setting
+        for turn in range(20):
+            i = 0 if number < 4 else (number + turn) % len(calls)  # four with one size
+            try:
+                assert_same(_everything(calls[i]), wanted[i], f"thread {number} turn {turn}")
+            except Exception as error:  # an error in a thread would pass unseen
+                wrong.append(repr(error))
+
+    at_once = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for one in at_once:
+        one.start()
+    for one in at_once:
+        one.join()
+    assert wrong == []
+
+
+def test_the_team_may_change_between_forward_and_backward(whole_teams: None) -> None:
+    for form in ("state", "lengths", "packed"):
+        call = random_call(cells.GRU(), torch.float32, Sizes(9, 7, 5, 17, 2), form)
+        wanted: list[Tensor] = []
+        for first, second in ((1, 1), (1, 4), (4, 1), (2, 3)):
             torch.set_num_threads(first)
-            y, _ = layer(x)
+            values = results(call)
             torch.set_num_threads(second)
-            found.append([y, *torch.autograd.grad(y.square().sum(), list(layer.parameters()))])
-    finally:
-        torch.set_num_threads(before)
-    for other in found[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
+            d = {n: torch.ones_like(v) for n, v in values.items()}
+            found = [*values.values(), *gradients(values, leaves(call), d).values()]
+            wanted = wanted or found
+            assert_same(found, wanted, f"{first} threads, then {second}")
 
 
-MANY = """
-import sys, resource, torch
-from throughtime import Recurrent, cells
-calls, planted = int(sys.argv[1]), sys.argv[2] == "leak"
-layers = [Recurrent(c, 7, H, backend="cpu") for c in (cells.LSTM(), cells.GRU()) for H in (5, 20)]
-kept = []
-
-def run(n, shapes):
-    for i in range(n):
-        T, B = 1 + i % shapes, 1 + i * 7 % shapes
-        y, _ = layers[i % 4](torch.randn(T, B, 7), lengths=[1 + j % T for j in range(B)] if i % 3
-                             else None)
-        y.sum().backward()
-        if planted:
-            kept.append(torch.ones(2000))
-
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-run(calls, 20)
-before = resident()
-run(calls, 20)
-print((resident() - before) // calls)
-"""
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_anomaly_mode_has_the_same_bits() -> None:
+    call = random_call(cells.LSTM(), torch.float32, Sizes(5, 3, 5, 17, 2), "state")
+    wanted = _everything(call)
+    with torch.autograd.detect_anomaly():
+        assert_same(_everything(call), wanted)
 
 
-def _bytes_a_call(calls: int, what: str) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", MANY, str(calls), what], capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="memory is read from /proc")
-@pytest.mark.parametrize("calls", [1500, pytest.param(10_000, marks=pytest.mark.soak)])
-def test_calls_of_changing_shapes_hold_no_memory(calls: int) -> None:
-    assert _bytes_a_call(calls, "leak") > 6000, "a leak of one tensor a call must be seen"
-    assert _bytes_a_call(calls, "none") < 1500
+@pytest.mark.filterwarnings("ignore:Anomaly Detection")
+def test_anomaly_mode_tells_of_nan() -> None:
+    call = random_call(cells.LSTM(), torch.float32, Sizes(5, 3, 5, 17))
+    with torch.autograd.detect_anomaly():
+        y = results(call)["y"]
+        with pytest.raises(RuntimeError, match="'DirectBackward' returned nan values"):
+            y.backward(torch.full_like(y, torch.nan))

@@ -1,98 +1,122 @@
-"""What compiled code refuses, it says; `auto` goes on, and a machine may be narrowed or missing."""
+"""What compiled code does not take is refused with its reason, and "auto" goes on."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from tests.compiled.calls import Sizes, changed, random_call
+from tests.house.source import ROOT
 from throughtime import Recurrent, cells
+from throughtime.backends import choose, explain
+from throughtime.backends.call import Call
 from throughtime.errors import BackendError
+from throughtime.scan import scan
+
+SIZES = Sizes(3, 2, 4, 5)
+MASK = torch.ones(1, 2, 5)
+
+CALLS: dict[str, tuple[dict[str, Any], str]] = {
+    "reset": ({"reset": torch.zeros(3, 2, dtype=torch.bool)}, "does not offer resets"),
+    "mask": ({"recurrent_mask": MASK}, "does not offer a recurrent dropout"),
+    "zoneout": ({"zoneout": (torch.zeros(1, 3, 2, 5),)}, "does not offer zoneout"),
+    "record": ({"record": True}, "does not offer the sequence of every state"),
+    "state": ({"state": (torch.zeros(1, 2, 5).double(),)}, "weights and states must be float32"),
+    "mixed": ({"x": torch.zeros(3, 2, 4).double()}, "must be float64 on cpu like the input"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "reason"), CALLS.values(), ids=CALLS)
+def test_a_call_is_refused_with_its_reason(given: dict[str, Any], reason: str) -> None:
+    _refused(replace(random_call(cells.GRU(), torch.float32, SIZES, grad=False), **given), reason)
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("kind", "reason"),
     [
-        ({"dtype": torch.bfloat16}, "computes in float32 and float64, and the input is bfloat16"),
-        ({"device": "meta"}, "computes on the processor, and the input is on meta"),
+        (torch.bfloat16, "computes in float32 and float64, and the input is bfloat16"),
+        (torch.float16, "computes in float32 and float64, and the input is float16"),
+        ("meta", "computes on the processor, and the input is on meta"),
     ],
-    ids=["bfloat16", "meta"],
+    ids=str,
 )
-def test_numbers_and_devices_that_are_not_compiled(change: dict[str, Any], reason: str) -> None:
-    x = torch.ones(3, 2, 4, **change)
-    with pytest.raises(BackendError, match=reason):
-        Recurrent(cells.GRU(), 4, 5, backend="cpu", **change)(x)
-    assert Recurrent(cells.GRU(), 4, 5, **change)(x)[0].shape == (3, 2, 5)
+def test_numbers_and_devices_that_it_has_no_code_for(kind: Any, reason: str) -> None:
+    call = random_call(cells.GRU(), torch.float32, SIZES, "state", grad=False)
+    _refused(changed(call, lambda v: v.to(kind)), reason)
 
 
-def test_autocast_and_options_of_the_loop() -> None:
+def _refused(call: Call, reason: str) -> None:
+    with pytest.raises(BackendError, match=f"backend 'cpu' cannot run this call: .*{reason}"):
+        scan(call, "cpu")
+    assert reason in choose(call).refused["cpu"]
+    assert choose(call).name != "cpu"
+    assert reason in explain(call, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        (cells.LSTMProjected(2), "multiplies by matrices without an input part"),
+        (cells.MGU(), "multiplies what its own step computes"),
+        (cells.LSTMLayerNorm(), "computes over the units of a row"),
+    ],
+    ids=repr,
+)
+def test_a_cell_is_refused_or_compiled(cell: Any, reason: str) -> None:
+    layer = Recurrent(cell, 3, 4, backend="cpu")
+    try:
+        y, _ = layer(torch.randn(3, 2, 3))
+    except BackendError as error:
+        assert reason in str(error)
+        layer.backend = "auto"
+        y, _ = layer(torch.randn(3, 2, 3))
+    assert y.isfinite().all()
+
+
+def test_bfloat16_layers_and_autocast_go_on() -> None:
     x = torch.randn(3, 2, 4)
-    with torch.autocast("cpu"), pytest.raises(BackendError, match="autocast rounds products"):
-        Recurrent(cells.GRU(), 4, 5, backend="cpu")(x)
-    with pytest.raises(BackendError, match="does not offer zoneout"):
-        Recurrent(cells.GRU(), 4, 5, backend="cpu", zoneout=0.1)(x)
-    with pytest.raises(BackendError, match="does not offer resets"):
-        Recurrent(cells.GRU(), 4, 5, backend="cpu")(x, reset=torch.zeros(3, 2, dtype=torch.bool))
+    layer = Recurrent(cells.GRU(), 4, 5, backend="cpu")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with pytest.raises(BackendError, match="autocast rounds products"):
+            layer(x)
+        layer.backend = "auto"
+        assert layer(x)[0].isfinite().all()
+    narrow = Recurrent(cells.GRU(), 4, 5, dtype=torch.bfloat16)
+    assert narrow(x.bfloat16())[0].dtype == torch.bfloat16
 
 
-PROGRAM = """
-import hashlib, torch
-from throughtime import Recurrent, cells
-from throughtime.compiler.llvm import machine
-print(machine.host().name)
-for cell in (cells.LSTM(), cells.GRU()):
-    torch.manual_seed(3)
-    for dtype in (torch.float32, torch.float64):
-        layer = Recurrent(cell, 5, 37, bidirectional=True, backend="cpu", dtype=dtype)
-        judge = Recurrent(cell, 5, 37, bidirectional=True, backend="reference", dtype=dtype)
-        judge.load_state_dict(layer.state_dict())
-        x = torch.randn(9, 7, 5, dtype=dtype)
-        y, _ = layer(x, lengths=[9, 1, 0, 4, 9, 2, 7])
-        y.square().sum().backward()
-        expected, _ = judge(x, lengths=[9, 1, 0, 4, 9, 2, 7])
-        expected.square().sum().backward()
-        assert torch.allclose(y, expected, atol=1e-5)
-        for a, b in zip(layer.parameters(), judge.parameters()):
-            assert torch.allclose(a.grad, b.grad, atol=1e-3, rtol=1e-4)
-        print(hashlib.sha256(y.detach().numpy().tobytes()).hexdigest())
-"""
-
-
-def _said(program: str, **environment: str) -> list[str]:
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | environment, capture_output=True,
-        text=True, timeout=110,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
-
-
-def test_a_narrower_machine_has_the_same_bits() -> None:
-    widest, *bits = _said(PROGRAM, THROUGHTIME_MACHINE="")
-    if widest != "avx512":
-        pytest.skip(f"this processor is {widest}, which has no narrower machine to compare with")
-    narrow, *same = _said(PROGRAM, THROUGHTIME_MACHINE="avx2")
-    assert narrow == "avx2"
-    assert same == bits
-
-
-NO_LLVM = """
-import sys, importlib.util, torch
+WITHOUT = """
+import importlib.util, sys
 find = importlib.util.find_spec
 importlib.util.find_spec = lambda name, *a: None if name == "llvmlite" else find(name, *a)
-sys.modules["llvmlite"] = None
-from throughtime import Recurrent, GRU, cells
-print(GRU(3, 4).explain().replace(" ", "_"))
-print(Recurrent(cells.IndRNN(), 3, 4)(torch.ones(2, 1, 3))[0].shape[-1])
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "llvmlite":
+            raise ModuleNotFoundError(f"No module named {name!r}", name="llvmlite")
+sys.meta_path.insert(0, Blocked())
+import torch
+from throughtime import Recurrent, cells
+layer = Recurrent(cells.LSTMPeephole(), 3, 4)
+x = torch.randn(3, 2, 3)
+layer(x)[0].sum().backward()
+print(layer.explain())
+layer.backend = "cpu"
+try:
+    layer(x)
+except RuntimeError as error:
+    print(error)
 """
 
 
-def test_without_llvm_the_next_backend_computes_and_says_why() -> None:
-    chosen, reason, width = _said(NO_LLVM)[0], " ".join(_said(NO_LLVM)[1:-1]), _said(NO_LLVM)[-1]
-    assert chosen == "layer_0:_torch"
-    assert reason.replace("_", " ").strip().startswith("not cpu: llvmlite is not installed")
-    assert width == "4"
+def test_without_llvmlite_auto_goes_on_and_says_why() -> None:
+    command = [sys.executable, "-c", WITHOUT]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1500:]
+    told, error = done.stdout.rsplit("\n", 2)[:2]
+    assert "reference" in told and "not cpu: llvmlite is not installed" in told
+    assert "backend 'cpu' cannot run this call: llvmlite is not installed; install it with" in error
