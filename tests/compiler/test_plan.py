@@ -27,7 +27,7 @@ def test_an_operation_without_code_is_refused_with_its_line() -> None:
 
 def test_a_plan_reads_as_its_phases_and_what_it_saves() -> None:
     assert str(plan(cells.Elman())) == (
-        "phase 1: products with the old state, then the pointwise part\n"
+        "phase 1: products with x and the old state, then the pointwise part\n"
         "  t3 = W.h x + b + U.h h + b\n"
         "saved: nothing; read beside it: h_t"
     )

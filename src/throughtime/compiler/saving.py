@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from throughtime.compiler.builder import BOOLEAN
 from throughtime.compiler.graph import Graph
 
 DEAR: Final = frozenset(
@@ -55,6 +56,8 @@ def saved_values(
     kept = choice.kept(set())
     forced: set[int] = set()
     for index in range(graph.forward):  # keep one value instead of the two it is computed from
+        if graph.nodes[index].op in BOOLEAN:  # only numbers are kept
+            continue
         trial = choice.kept(forced | {index})
         if len(trial) < len(kept):
             forced, kept = forced | {index}, trial

@@ -37,14 +37,17 @@ def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: 
     lanes = target().lanes(8 * call.x.element_size())
     D, H, I = call.directions, call.hidden_size, call.x.shape[-1]
     whole_H, whole_I = (-(-n // lanes) * lanes for n in (H, I))
-    new = call.x.new_empty
-    none = new if rows.T and rows.B else call.x.new_zeros  # the region writes them, if it runs
+    new, layout = call.x.new_empty, call.cell.layout
+    # The region writes all of them, if it runs, but for gates that reach nothing.
+    gates = len(layout.input_gates), len(layout.recurrent_gates)
+    whole = (len(found.with_a), len(found.with_u)) == gates and rows.T and rows.B
+    none = new if whole else call.x.new_zeros
     wanted = range(D) if wants_weights else ()
     matrices = ("weight_ih", "weight_hh")
     return Room(
         new((D, rows.N, whole_I)) if wants_x else None,
-        [none((len(found.with_a) * H, whole_I)) for _ in wanted],
-        [none((len(found.with_u) * H, whole_H)) for _ in wanted],
+        [none((gates[0] * H, whole_I)) for _ in wanted],
+        [none((gates[1] * H, whole_H)) for _ in wanted],
         [{n: none(v.shape) for n, v in call.weights[d].items() if n not in matrices}
          for d in wanted],
         [new((D, rows.B, H)) for _ in found.state_names],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from throughtime.compiler.builder import BOOLEAN
 from throughtime.compiler.graph import Graph
 from throughtime.compiler.llvm import maths
 from throughtime.compiler.llvm.emit import Emit
@@ -70,7 +71,7 @@ class Pointwise:
         node = self.graph.nodes[index]
         x, z = node.inputs
         for one, other, first in ((x, z, True), (z, x, False)):
-            if self._is_single_product(one) and not self._is_nothing(other):
+            if self._is_single_product(one) and self._is_number(other):
                 return self._contracted(node.op, one, other, first)
         left, right = self._value(x), self._value(z)
         if left is _ZERO or right is _ZERO:
@@ -90,7 +91,10 @@ class Pointwise:
 
     def _is_single_product(self, index: int) -> bool:
         node = self.graph.nodes[index]
-        return node.op == "mul" and self._uses[index] == 1 and index not in self.given
+        single = node.op == "mul" and self._uses[index] == 1 and index not in self.given
+        return single and all(self._is_number(i) for i in node.inputs)
 
-    def _is_nothing(self, index: int) -> bool:
-        return self._value(index) is _ZERO
+    def _is_number(self, index: int) -> bool:
+        """Neither a truth value, which counts as 1 or 0 only in plain arithmetic, nor nothing."""
+        truth = self.graph.nodes[index].op in BOOLEAN
+        return not truth and self._value(index) is not _ZERO
