@@ -16,7 +16,7 @@ from throughtime.backends.call import Call
 from throughtime.backends.cpu import sizes as cutting
 
 FORK = """
-import os, torch
+import os, signal, torch
 from tests.compiled.calls import *
 from throughtime import cells
 from throughtime.backends.cpu import sizes
@@ -38,9 +38,11 @@ unseen = random_call(cells.GRU(), torch.float64, Sizes(9, 3, 5, 7), "state", gra
 plain = results(unseen, "reference")["y"]  # torch's own products would hang in the child
 child = os.fork()
 if not child:
+    signal.alarm(60)  # so that what hangs dies
     right = torch.allclose(results(unseen)["y"], plain)
     grandchild = os.fork()
     if not grandchild:
+        signal.alarm(60)
         os._exit(not same())
     os._exit(os.waitpid(grandchild, 0)[1] or not (same() and right))
 print(os.waitpid(child, 0)[1], same())
