@@ -69,11 +69,6 @@ class Emit:
         """The whole number in memory, `index` numbers behind an address."""
         return Num(self.b, self.b.load(self.pointer(address + 8 * index), typ=I64))
 
-    def put_word(self, value: Num | int, address: Num, index: int = 0) -> None:
-        """Write a whole number."""
-        number = value.value if isinstance(value, Num) else I64(value)
-        self.b.store(number, self.pointer(address + 8 * index))
-
     def real(self, address: Num) -> Any:
         """One number in memory."""
         return self.b.load(self.pointer(address), typ=self.kind.real, align=self.kind.bytes)

@@ -88,10 +88,6 @@ class Bits(Value):
         """Zeros come in from above."""
         return self._with(self.b.lshr, other)
 
-    def is_zero(self) -> Mask:
-        """In which lanes no bit is set."""
-        return Mask(self.b, self.b.icmp_signed("==", self.value, splat(self.kind, "0")))
-
     def number(self) -> Vector:
         """The floating-point numbers that have these bits."""
         element = ir.FloatType() if self.kind.element.width == 32 else ir.DoubleType()
