@@ -28,6 +28,7 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
         "column_widest": code.tiles.column_widest, "D": shape.D, "T": rows.T, "H": shape.H,
         "I": shape.I, "H_row": shape.H_row, "I_row": shape.I_row, "sums": sums,
         "with_a": len(plan.with_a), "first_u": sums - with_u, "with_u": with_u,
+        "last_u": len(plan.last), "own_plane": rows.B * shape.H_row,
         "states": len(plan.state_names), "vectors": len(plan.vectors), "panel": shape.panel,
         "chunks": shape.team.chunks, "members": shape.team.members,
         "rows": alive, "offset": offset, "order": order,
