@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import torch
@@ -47,8 +46,8 @@ def _call(cell: Cell, dtype: torch.dtype, sizes: Sizes, form: str = "state") -> 
 def _rows(call: Call, rows: slice | list[int], steps: slice = slice(None)) -> Call:
     """Some rows and steps of a padded call, with the lengths they have there."""
     assert call.state is not None
-    return replace(
-        call, x=call.x[steps, rows], state=tuple(v[:, rows] for v in call.state), lengths=None
+    return call._replace(
+        x=call.x[steps, rows], state=tuple(v[:, rows] for v in call.state), lengths=None
     )
 
 
@@ -123,7 +122,7 @@ def _in_parts(call: Call, cuts: tuple[int, ...]) -> list[Tensor]:
     """Outputs and final states of the parts one after the other, the state handed on."""
     ends, outputs, state = (*cuts, call.x.shape[0]), [], call.state
     for first, last in zip((0, *cuts), ends, strict=True):
-        y, *final = results(replace(call, x=call.x[first:last], state=state)).values()
+        y, *final = results(call._replace(x=call.x[first:last], state=state)).values()
         outputs.append(y)
         state = tuple(final)
     assert state is not None
@@ -137,12 +136,12 @@ def test_padded_packed_and_alone_have_the_same_bits(cell: Cell, dtype: torch.dty
     for I, H, D in ((5, 17, 2), (1, 64, 1), (33, 3, 2)):
         full = _call(cell, dtype, Sizes(9, 7, I, H, D))
         shuffled = torch.randperm(7)
-        padded = results(replace(full, lengths=lengths))
+        padded = results(full._replace(lengths=lengths))
         alive = torch.arange(9).unsqueeze(1) < lengths
-        packed = results(replace(full, x=full.x[alive], batch_sizes=alive.sum(1)))
+        packed = results(full._replace(x=full.x[alive], batch_sizes=alive.sum(1)))
         assert_same([packed["y"]], [padded["y"][alive]], "packed outputs")
         assert_same(list(packed.values())[1:], list(padded.values())[1:], "packed states")
-        mixed = replace(_rows(full, shuffled.tolist()), lengths=lengths[shuffled])
+        mixed = _rows(full, shuffled.tolist())._replace(lengths=lengths[shuffled])
         assert_same(list(results(mixed).values()), _of(padded, shuffled.tolist()), "shuffled")
         for row, n in enumerate(lengths.tolist()):
             alone = results(_rows(full, [row], slice(n)))
@@ -154,7 +153,7 @@ def test_padded_packed_and_alone_have_the_same_bits(cell: Cell, dtype: torch.dty
 @every_cell
 def test_padding_is_not_looked_at_and_gets_no_gradient(cell: Cell) -> None:
     lengths = torch.tensor([2, 0, 5, 3])
-    call = replace(random_call(cell, torch.float32, Sizes(5, 4, 3, 5, 2), "state"), lengths=lengths)
+    call = random_call(cell, torch.float32, Sizes(5, 4, 3, 5, 2), "state")._replace(lengths=lengths)
     d = random_gradients(results(call))
     wanted = [*results(call).values(), *gradients(results(call), leaves(call), d).values()]
     behind = torch.arange(5).unsqueeze(1) >= lengths

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
-from weakref import WeakKeyDictionary
 
 from throughtime.cells.cell import Cell
 from throughtime.compiler.derivative import derivative
@@ -109,14 +108,10 @@ class Plan:
                 yield f"  t{s.node} = {' + '.join(parts)}"
 
 
-_PLANS: Final[WeakKeyDictionary[Cell, Plan | str]] = WeakKeyDictionary()
-
-
+@lru_cache(maxsize=256)  # asked several times a call
 def plan(cell: Cell) -> Plan | str:
     """The plan of a cell, or the reason why there is none."""
-    if cell not in _PLANS:
-        _PLANS[cell] = _reason(cell) or _planned(cell)
-    return _PLANS[cell]
+    return _reason(cell) or _planned(cell)
 
 
 def _reason(cell: Cell) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -105,7 +104,7 @@ def contiguous(call: Call) -> Call:
         weights = tuple({n: v.contiguous() for n, v in w.items()} for w in weights)
     if x is call.x and weights is call.weights:
         return call
-    return replace(call, x=x, weights=weights)
+    return call._replace(x=x, weights=weights)
 
 
 def start_of(call: Call) -> tuple[Tensor, ...] | None:
