@@ -126,11 +126,13 @@ class Gradients(NamedTuple):
         x: as the call's; None where it was not asked for.
         weights: for each direction, name -> gradient; empty where none were asked for.
         start: by the state at the start of the call, for each state (D, B, width).
+        initial: what resets carry to `initial`, for each state (D, width); None is nothing.
     """
 
     x: Tensor | None
     weights: tuple[Mapping[str, Tensor], ...]
     start: tuple[Tensor, ...]
+    initial: tuple[Tensor, ...] | None = None
 
 
 def packed_mask(batch_sizes: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.restarts import sums_by_initial
 from throughtime.backends.cpu.sizes import Rows, target
 from throughtime.compiler.plan import Plan
 
@@ -23,6 +24,7 @@ class Room:
         U: (rows of weight_hh, H).
         others: by name, biases and vectors as they are.
         start: for each state (D, B, H).
+        initial: (D, states, B, H) what resets carry to where they go, padded; or None.
     """
 
     x: Tensor | None
@@ -30,6 +32,7 @@ class Room:
     U: list[Tensor]
     others: list[dict[str, Tensor]]
     start: list[Tensor]
+    initial: Tensor | None
 
 
 def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool) -> Room:
@@ -51,6 +54,7 @@ def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: 
         [{n: none(v.shape) for n, v in call.weights[d].items() if n not in matrices}
          for d in wanted],
         [new((D, rows.B, H)) for _ in found.state_names],
+        sums_by_initial(call, lanes),
     )  # fmt: skip
 
 
