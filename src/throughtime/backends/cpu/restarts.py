@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
@@ -70,4 +69,4 @@ def by_initial(call: Call, found: Tensor | None) -> tuple[Tensor, ...] | None:
     """What resets say of `initial`, for each state (D, H)."""
     if found is None:
         return None
-    return tuple(torch.unbind(found[..., : call.hidden_size].sum(2), 1))
+    return tuple(v[..., : call.hidden_size].sum(1) for v in found.unbind(1))
