@@ -129,12 +129,7 @@ def read_back(
     """
     T, B = signal.shape
     edge = max(lags, 100)
-    if B < 2 or T < 2 * edge + 2:
-        raise ShapeError(
-            f"{lags} lags need at least 2 rows of {2 * edge + 2} steps, got {B} rows of {T}"
-        )
-    if not bool(states.isfinite().all() and signal.isfinite().all()):
-        raise OptionError(f"the signal and the states of layer {layer} must be finite numbers")
+    _check(states, signal, lags, edge, layer)
     targets = _lagged(signal.double(), lags, edge, -1 if direction else 1)
     fit, held = (slice(0, B // 2), slice(B // 2, B))
     if bool((targets[:, fit].std((0, 1)) == 0).any() or (targets[:, held].std((0, 1)) == 0).any()):
@@ -156,6 +151,16 @@ def read_back(
         noise_line=line,
         held_out_steps=len(truth),
     )
+
+
+def _check(states: Tensor, signal: Tensor, lags: int, edge: int, layer: int) -> None:
+    T, B = signal.shape
+    if B < 2 or T < 2 * edge + 2:
+        raise ShapeError(
+            f"{lags} lags need at least 2 rows of {2 * edge + 2} steps, got {B} rows of {T}"
+        )
+    if not bool(states.isfinite().all() and signal.isfinite().all()):
+        raise OptionError(f"the signal and the states of layer {layer} must be finite numbers")
 
 
 def _lagged(signal: Tensor, lags: int, edge: int, way: int) -> Tensor:
