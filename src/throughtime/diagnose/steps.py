@@ -77,12 +77,17 @@ class Product:
 
 
 @torch.no_grad()
-def steps_of(layer: Passage, batch: Batch) -> Iterator[Steps]:
-    """Every layer and direction of one call, in float64, without the masks of training.
+def steps_of(
+    layer: Passage, batch: Batch, dtype: torch.dtype | None = torch.float64
+) -> Iterator[Steps]:
+    """Every layer and direction of one call, without the masks of training.
+
+    Rows come step after step, and in a step as in the batch.
 
     Args:
         layer: a recurrent layer of this package.
         batch: time-major and padded, in the layer's own layout.
+        dtype: of all tensors given; None leaves the layer's own.
 
     Raises:
         ShapeError: no step to look at.
@@ -110,7 +115,7 @@ def steps_of(layer: Passage, batch: Batch) -> Iterator[Steps]:
             after = tuple(v[:, :, d] for v in result.sequences)
             start = tuple(v[d] for v in starts[number])
             before = _before(after, start, alive, layer.dilations[number], d)
-            yield _rows(layer, number, d, below, batch, before, after, alive)
+            yield _rows(layer, number, d, batch, alive, dtype, below, before, after)
         y = merged(result.sequences[0], layer.options.merge, batch.lengths)
         below = y + below if layer.options.residual and number else y
 
@@ -136,18 +141,19 @@ def _before(
 
 
 def _rows(
-    layer: Passage, number: int, d: int, below: Tensor, batch: Batch,
-    before: tuple[Tensor, ...], after: tuple[Tensor, ...], alive: Tensor,
+    layer: Passage, number: int, d: int, batch: Batch, alive: Tensor, dtype: torch.dtype | None,
+    below: Tensor, before: tuple[Tensor, ...], after: tuple[Tensor, ...],
 ) -> Steps:  # fmt: skip
-    weights = {n: v.detach().double() for n, v in layer.weights(number, d).items()}
+    weights = {n: v.detach() for n, v in layer.weights(number, d).items()}
+    dtype = dtype or next(iter(weights.values()), below).dtype
     return Steps(
         layer=number,
         direction=d,
         dilation=layer.dilations[number],
         cell=layer.cell,
-        x=below[alive].double(),
-        inputs={n: v[alive].double() for n, v in (batch.inputs or {}).items()},
-        before=tuple(v[alive].double() for v in before),
-        after=tuple(v[alive].double() for v in after),
-        weights=weights,
+        x=below[alive].to(dtype),
+        inputs={n: v[alive].to(dtype) for n, v in (batch.inputs or {}).items()},
+        before=tuple(v[alive].to(dtype) for v in before),
+        after=tuple(v[alive].to(dtype) for v in after),
+        weights={n: v.to(dtype) for n, v in weights.items()},
     )
