@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -191,4 +190,4 @@ def on_leaves(call: Call) -> Call:
 
 def with_x(call: Call, x: Tensor) -> Call:
     """The call on another input."""
-    return replace(call, x=x)
+    return call._replace(x=x)

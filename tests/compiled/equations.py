@@ -52,35 +52,43 @@ class Program(Cell):
         apart: for each gate whether W and U are two values, or one sum.
         states: how many.
         vectors: how many.
+        later: how many more gates multiply what the instructions gave, one after the other.
     """
 
     gates = ()
     state = ()
 
     def __init__(
-        self, program: tuple[Instruction, ...], apart: tuple[bool, ...], states: int, vectors: int
-    ) -> None:
-        self.program, self.apart = program, apart
-        self.gates = tuple(f"g{i}" for i in range(len(apart)))
+        self, program: tuple[Instruction, ...], apart: tuple[bool, ...], states: int, vectors: int,
+        later: int,
+    ) -> None:  # fmt: skip
+        self.program, self.apart, self.later = program, apart, later
+        self.gates = tuple(f"g{i}" for i in range(len(apart) + later))
         self.state = ("h", "c", "m")[:states]
         self.vectors = dict.fromkeys(("p", "q")[:vectors], 0.4)
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, ...]:
         values: list[tuple[Any, int]] = []
-        for gate, apart in zip(self.gates, self.apart, strict=True):
+        for gate, apart in zip(self.gates, self.apart, strict=False):
             of_x, of_h = getattr(a, gate), getattr(U, gate) @ s.h
             values += [(of_x, 1), (of_h, 1)] if apart else [(of_x + of_h, 1)]
         values += [(getattr(s, name), 1) for name in self.state]
         first = values[0][0]  # one number a unit is no value by itself: it joins a row's
         values += [(getattr(p, name) * first, 1) for name in self.vectors]
         loose = set(range(len(values)))
-        for op, i, j in self.program:
+        for number, (op, i, j) in enumerate(self.program):
             read = {i % len(values)} | ({j % len(values)} if op in TWO else set())
             loose = (loose - read) | {len(values)}
             values.append(_applied(op, values[i % len(values)], values[j % len(values)]))
+            if number < self.later:
+                values[-1] = (self._multiplied(a, U, number, values[-1][0]), 1)
         ends = [values[i][0] for i in sorted(loose)] * len(self.state)
         each = -(-len(ends) // len(self.state))
         return tuple(torch.tanh(0.5 * sum(ends[k * each :][:each])) for k in range(len(self.state)))
+
+    def _multiplied(self, a: Any, U: Any, number: int, v: Any) -> Any:
+        gate = self.gates[len(self.apart) + number]
+        return getattr(a, gate) + getattr(U, gate) @ torch.tanh(v)
 
 
 def _applied(op: str, u: tuple[Any, int], v: tuple[Any, int]) -> tuple[Any, int]:
@@ -104,4 +112,5 @@ def programs() -> st.SearchStrategy[Program]:
         st.lists(st.booleans(), min_size=1, max_size=5).map(tuple),
         st.integers(1, 3),
         st.integers(0, 2),
+        st.integers(0, 3),
     )

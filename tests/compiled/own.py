@@ -147,7 +147,47 @@ class Deaf(Cell):
         return (torch.tanh(U.h @ s.h + p.push) + 0.1 * s.h,)
 
 
+class Chain(Cell):
+    """Four phases, each multiplying what the one before gave; U is apart from W in two of them."""
+
+    gates = ("f", "g", "m", "o", "q")
+    state = ("h", "c")
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        f = torch.sigmoid(a.f + U.f @ s.h)
+        v = f * s.h + 0.3 * s.c
+        g, m = torch.tanh(a.g + U.g @ v), U.m @ v
+        w = torch.sigmoid(m + a.m) * g
+        c = 0.7 * torch.tanh(a.q + f * (U.q @ w)) + 0.3 * s.c
+        return torch.tanh(U.o @ c) + 0.2 * v, c
+
+
+class OfInput(Cell):
+    """Multiplies what x alone gives, and the other state; the old output meets no matrix."""
+
+    gates = ("e", "g", "k", "n")
+    state = ("h", "c")
+    vectors = {"slope": 0.4}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        e = torch.tanh(a.e * p.slope)
+        g = torch.sigmoid(a.g + U.g @ e + U.k @ s.c)
+        return g * s.h + (1 - g) * e, torch.tanh(U.n @ e + 0.5 * s.c)
+
+
+class Lost(Cell):
+    """A later product that reaches nothing, and one whose vector is the new state itself."""
+
+    gates = ("g", "lost", "n")
+    state = ("h", "c")
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        h = torch.tanh(a.g + U.g @ s.h)
+        gone = U.lost @ (h * s.h)
+        return h, torch.sigmoid(U.n @ h) * s.c + 0 * torch.sign(gone)
+
+
 OWN: list[Cell] = [
     Trace(), FiveGates(), ThreeStates(), Rates(), Apart(), Unlike(), Kinks(), HandedOn(), Blind(),
-    Constant(), Forgetful(), Deaf(),
+    Constant(), Forgetful(), Deaf(), Chain(), OfInput(), Lost(),
 ]  # fmt: skip

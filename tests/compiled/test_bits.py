@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +20,7 @@ from tests.compiled.calls import (
     random_gradients,
     results,
 )
-from throughtime import Cell
+from throughtime import Cell, cells
 from throughtime.backends.call import Call
 from throughtime.backends.cpu import sizes as cutting
 from throughtime.compiler.llvm import threads
@@ -47,8 +46,8 @@ def _call(cell: Cell, dtype: torch.dtype, sizes: Sizes, form: str = "state") -> 
 def _rows(call: Call, rows: slice | list[int], steps: slice = slice(None)) -> Call:
     """Some rows and steps of a padded call, with the lengths they have there."""
     assert call.state is not None
-    return replace(
-        call, x=call.x[steps, rows], state=tuple(v[:, rows] for v in call.state), lengths=None
+    return call._replace(
+        x=call.x[steps, rows], state=tuple(v[:, rows] for v in call.state), lengths=None
     )
 
 
@@ -109,6 +108,17 @@ def test_outputs_and_gradients_have_their_bits_with_any_threads(
             assert_same([*found.values(), *grads.values()], wanted, f"{number} threads, {form}")
 
 
+def test_a_chunk_of_many_short_rows_has_its_bits() -> None:
+    """Chunks have equal work, so one long row beside many short ones makes them unequal."""
+    call = _call(cells.LSTM(), torch.float32, Sizes(100, 101, 256, 256))
+    call = call._replace(lengths=torch.tensor([100] + [1] * 100))
+    found = []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        found.append(list(results(call).values()))
+    assert_same(found[1], found[0])
+
+
 @every_dtype
 @every_cell
 def test_a_sequence_has_its_bits_however_it_is_cut(cell: Cell, dtype: torch.dtype) -> None:
@@ -123,7 +133,7 @@ def _in_parts(call: Call, cuts: tuple[int, ...]) -> list[Tensor]:
     """Outputs and final states of the parts one after the other, the state handed on."""
     ends, outputs, state = (*cuts, call.x.shape[0]), [], call.state
     for first, last in zip((0, *cuts), ends, strict=True):
-        y, *final = results(replace(call, x=call.x[first:last], state=state)).values()
+        y, *final = results(call._replace(x=call.x[first:last], state=state)).values()
         outputs.append(y)
         state = tuple(final)
     assert state is not None
@@ -137,12 +147,12 @@ def test_padded_packed_and_alone_have_the_same_bits(cell: Cell, dtype: torch.dty
     for I, H, D in ((5, 17, 2), (1, 64, 1), (33, 3, 2)):
         full = _call(cell, dtype, Sizes(9, 7, I, H, D))
         shuffled = torch.randperm(7)
-        padded = results(replace(full, lengths=lengths))
+        padded = results(full._replace(lengths=lengths))
         alive = torch.arange(9).unsqueeze(1) < lengths
-        packed = results(replace(full, x=full.x[alive], batch_sizes=alive.sum(1)))
+        packed = results(full._replace(x=full.x[alive], batch_sizes=alive.sum(1)))
         assert_same([packed["y"]], [padded["y"][alive]], "packed outputs")
         assert_same(list(packed.values())[1:], list(padded.values())[1:], "packed states")
-        mixed = replace(_rows(full, shuffled.tolist()), lengths=lengths[shuffled])
+        mixed = _rows(full, shuffled.tolist())._replace(lengths=lengths[shuffled])
         assert_same(list(results(mixed).values()), _of(padded, shuffled.tolist()), "shuffled")
         for row, n in enumerate(lengths.tolist()):
             alone = results(_rows(full, [row], slice(n)))
@@ -154,7 +164,7 @@ def test_padded_packed_and_alone_have_the_same_bits(cell: Cell, dtype: torch.dty
 @every_cell
 def test_padding_is_not_looked_at_and_gets_no_gradient(cell: Cell) -> None:
     lengths = torch.tensor([2, 0, 5, 3])
-    call = replace(random_call(cell, torch.float32, Sizes(5, 4, 3, 5, 2), "state"), lengths=lengths)
+    call = random_call(cell, torch.float32, Sizes(5, 4, 3, 5, 2), "state")._replace(lengths=lengths)
     d = random_gradients(results(call))
     wanted = [*results(call).values(), *gradients(results(call), leaves(call), d).values()]
     behind = torch.arange(5).unsqueeze(1) >= lengths

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -79,8 +78,7 @@ def _laid_out(call: Call, layout: Callable[[Tensor], Tensor]) -> Call:
     def lie(v: Tensor) -> Tensor:
         return layout(v.detach()).requires_grad_()
 
-    return replace(
-        call,
+    return call._replace(
         x=lie(call.x),
         weights=tuple({n: lie(v) for n, v in w.items()} for w in call.weights),
         state=None if call.state is None else tuple(map(lie, call.state)),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -61,6 +59,6 @@ def test_results_alias_nothing() -> None:
     for v, start in zip(list(found.values())[1:], call.state, strict=True):
         assert torch.equal(v, start)
         assert v.untyped_storage().data_ptr() != start.untyped_storage().data_ptr()
-    alone = replace(call, x=torch.zeros(2, 3, 2))
+    alone = call._replace(x=torch.zeros(2, 3, 2))
     y, h, _ = results(alone).values()
     assert torch.equal(y[-1, :, 0], h[0]) and y.data_ptr() != h.data_ptr()

@@ -62,7 +62,6 @@ def test_why_neither_compiled_nor_torch() -> None:
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        (cells.MGU(), "MGU multiplies what its own step computes or an older state: "),
         (cells.LSTMProjected(2), "LSTMProjected multiplies by matrices without an input part (hr)"),
         (cells.GRULayerNorm(), "GRULayerNorm computes over the units of a row (normalise): "),
         (Decaying(), "Decaying reads inputs that no matrix multiplies (dt, gain)"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +11,7 @@ from torch import Tensor
 from throughtime.cells import Cell
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One layer, D directions, over a whole batch of sequences; time-major.
 
     Attributes:
@@ -86,8 +85,7 @@ class Call:
         def group(values: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
             return None if values is None else tuple(v.to(dtype) for v in values)
 
-        return replace(
-            self,
+        return self._replace(
             x=self.x.to(dtype),
             state=group(self.state),
             initial=group(self.initial),
@@ -100,8 +98,7 @@ class Call:
         if self.batch_sizes is None:
             return self
         alive = packed_mask(self.batch_sizes.to(self.x.device))
-        return replace(
-            self,
+        return self._replace(
             x=unpack(self.x, alive),
             inputs={n: unpack(v, alive) for n, v in (self.inputs or {}).items()},
             lengths=alive.sum(0),
@@ -109,8 +106,7 @@ class Call:
         )
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """What a call gives.
 
     Attributes:
@@ -123,8 +119,7 @@ class Result:
     final: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
-class Gradients:
+class Gradients(NamedTuple):
     """What the derivative of a call gives.
 
     Attributes:

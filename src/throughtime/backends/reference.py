@@ -10,7 +10,7 @@ not: it keeps the dtype of the weights, and so do the outputs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ def run(call: Call) -> Result:
         # Behind a row's end nothing is looked at, resets among it.
         reset = None if call.reset is None else call.reset & alive.squeeze(-1)
         x, inputs = torch.where(alive, call.x, 0), _masked_inputs(call, alive)
-        call = replace(call, x=x, inputs=inputs, reset=reset)
+        call = call._replace(x=x, inputs=inputs, reset=reset)
     parts = [_run_direction(call, d) for d in range(call.directions)]
     return Result(
         sequences=tuple(torch.stack(s, 2) for s in zip(*(p.sequences for p in parts), strict=True)),
@@ -64,7 +64,7 @@ def _run_packed(call: Call) -> Result:
     assert call.batch_sizes is not None
     result = run(call.padded())
     alive = packed_mask(call.batch_sizes.to(call.x.device))
-    return replace(result, sequences=tuple(s[alive] for s in result.sequences))
+    return result._replace(sequences=tuple(s[alive] for s in result.sequences))
 
 
 def _run_direction(call: Call, d: int) -> Result:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -124,8 +123,7 @@ def _run_ragged(call: Call) -> Result:
             tuple(v.clone() for v in call.start()),
         )
     alive = torch.arange(T, device=lengths.device).unsqueeze(1) < lengths[:count]
-    packed = replace(
-        call,
+    packed = call._replace(
         x=call.x.index_select(1, order[:count])[alive],
         batch_sizes=alive.sum(1)[alive.any(1)].cpu(),
         lengths=None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -11,8 +11,7 @@ States = tuple[tuple[Tensor, ...], ...]
 """Over layers, over the cell's states: (D, B, width)."""
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """A batch as the layers see it: time-major, padded or packed.
 
     Attributes:

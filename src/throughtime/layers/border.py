@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
@@ -22,8 +21,7 @@ from throughtime.layers.checks import (
 from throughtime.layers.passage import Passage
 
 
-@dataclass(frozen=True)
-class Border:
+class Border(NamedTuple):
     """How a batch came in, so that its results go out the same way.
 
     Attributes:

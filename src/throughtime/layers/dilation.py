@@ -6,8 +6,6 @@ of their own: a batch of B sequences of T steps is one of d B sequences of T / d
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -21,8 +19,7 @@ def fold(call: Call, d: int) -> Call:
     lengths = call.lengths
     if lengths is None and T % d:
         lengths = torch.full((B,), T, device=call.x.device)
-    return replace(
-        call,
+    return call._replace(
         x=_fold(call.x, d),
         inputs={n: _fold(v, d) for n, v in (call.inputs or {}).items()},
         reset=None if call.reset is None else _fold(_spread(call.reset, d), d),

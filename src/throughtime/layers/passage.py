@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +21,7 @@ class Passage(Weights):
         """Through all layers: the outputs, and each layer's result."""
         y, results = batch.x, []
         for layer in range(len(self.hidden_sizes)):
-            below_it = replace(batch, x=y) if layer else batch
+            below_it = batch._replace(x=y) if layer else batch
             result = self._carry_layer(layer, below_it, record)
             below, y = y, merged(result.sequences[0], self.options.merge, batch.lengths)
             if self.options.residual and layer:
@@ -72,8 +70,7 @@ class Passage(Weights):
         mask = call.recurrent_mask
         if mask is None:
             mask = recurrent_mask(call.x, (D, B // d, widths[0]), options, self.training)
-        return replace(
-            call,
+        return call._replace(
             weights=tuple(weight_dropped(w, options, self.training) for w in call.weights),
             recurrent_mask=None if mask is None else mask.repeat(1, d, 1),
             zoneout=zoneout_masks(
@@ -86,7 +83,7 @@ class Passage(Weights):
         D, B = self.directions, batch.x.shape[1]
         shapes = [(D, B, widths[0]) for widths in self.widths]
         masks = [recurrent_mask(batch.x, s, self.options, self.training) for s in shapes]
-        return replace(batch, recurrent_masks=tuple(masks))
+        return batch._replace(recurrent_masks=tuple(masks))
 
     def initial_state(self, rows: int) -> States:
         """The state that sequences start from: over layers and states, (D, B, width)."""

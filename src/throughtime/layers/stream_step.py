@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy
@@ -65,7 +64,7 @@ class Step(nn.Module):
             rounded = torch.is_autocast_enabled("cpu")
             self.layer.backend = "cpu" if self.compiled and not rounded else "reference"
         batch, border = self.layer.enter(x, None, **given)
-        y, results = self.layer.carry(replace(batch, state=self.state))
+        y, results = self.layer.carry(batch._replace(state=self.state))
         self.state = tuple(r.final for r in results)
         return self.layer.leave(y, self.state, border)
 

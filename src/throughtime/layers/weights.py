@@ -130,7 +130,14 @@ class Weights(nn.Module, ABC):
 
     def weights(self, layer: int, d: int) -> dict[str, Tensor]:
         """Short name -> tensor, read by name at every call so that any swap of one is seen."""
-        return {short: getattr(self, name) for short, name in self._names[layer][d].items()}
+        names, plain = self._names[layer][d], self._parameters
+        # A parameter that is swapped or parametrised is no longer among the plain ones.
+        return {short: _read(self, plain, name) for short, name in names.items()}
+
+
+def _read(layer: nn.Module, plain: Mapping[str, Any], name: str) -> Tensor:
+    value: Tensor | None = plain.get(name)
+    return getattr(layer, name) if value is None else value
 
 
 def _per_layer(values: tuple[int, ...], layers: int) -> tuple[int, ...]:

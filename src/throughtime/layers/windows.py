@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from throughtime.errors import OptionError
@@ -71,13 +71,12 @@ def _cut(layer: SequenceLayer, batch: Batch, border: Border, k: int) -> Iterator
     carried = batch.state
     for start in range(0, batch.x.shape[0], k):
         steps = slice(start, min(start + k, batch.x.shape[0]))
-        part = replace(
-            batch,
+        part = batch._replace(
             x=batch.x[steps],
             reset=None if batch.reset is None else batch.reset[steps],
             lengths=None if batch.lengths is None else (batch.lengths - start).clamp(0, k),
             inputs=None if batch.inputs is None else {n: v[steps] for n, v in batch.inputs.items()},
         )
-        y, results = layer.carry(replace(part, state=carried))
+        y, results = layer.carry(part._replace(state=carried))
         carried = tuple(tuple(v.detach() for v in r.final) for r in results)
         yield Window(steps, border.output(y), layer.leave_state(carried, border))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
 from throughtime.backends.cpu.gradients import Room, by_weights, by_x, room_for
+from throughtime.backends.cpu.runs import multiplied_rows, runs_backward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
     Rows,
@@ -123,18 +124,22 @@ def _template(key: Key, asked: _Asked) -> tuple[Template, Shape]:
     arena = Arena()
     block, sizes = _blocks(shape, asked.x)
     places = [arena.reserve_all(sizes) for _ in range(shape.D)]
+    plane = min(shape.rows.N, block * shape.rows.B) * shape.H_row
     common = common_words(
-        shape, cell_backward=shape.code.cell, block=block, d_y=Given("d_y"), wants_x=int(asked.x),
-        wants_weights=int(asked.weights), reads_y=int(found.reads_output),
+        shape, block=block, own_block_plane=plane,
+        d_y=Given("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
+        reads_y=int(found.reads_output),
     )  # fmt: skip
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
+    set_runs(template, runs_backward(shape))
     set_steps(template, "d_y", shape, asked.d_y)
     for d in range(shape.D):
         words = direction_words(template, shape, d) | places[d]
         words["d_y_first"] = d * asked.d_y_first
         words |= {name: Given(f"{name} {d}") for name in ("d_x", "d_W", "d_U")}
         words |= {"d_W_bias": Given(f"d_bias_ih {d}"), "d_U_bias": Given(f"d_bias_hh {d}")}
+        words["multiplied"] = template.list_of(multiplied_rows(shape, places[d], plane))
         words["d_own"] = template.list_of([Given(f"d_{name} {d}") for name in found.vectors])
         for name in ("d_final", "d_start"):
             lists = [Given(f"{name}{s} {d}") for s in range(len(found.state_names))]
@@ -173,6 +178,8 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
         "direct": rows.B * H_row,
         "x_block": count * I_row,
         "old_block": count * H_row,
+        "own_block": len(plan.own) * count * H_row,
+        "d_own_rows": len(plan.own) * rows.B * H_row,
         "y_block": count * H_row if plan.reads_output else 0,
         "d_y_block": count * H_row,
         "d_sums": count * line,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result
 from throughtime.backends.cpu.memory import lend
+from throughtime.backends.cpu.runs import early_tiles, runs_forward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
     Rows,
@@ -72,6 +74,8 @@ def _carry(
     call: Call, found: Plan, rows: Rows, y: Tensor, final: list[Tensor], saved: Tensor | None
 ) -> None:
     step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
+    if found.own:  # members of a chunk meet once a step, not once a phase
+        step_bytes = -1
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
     ragged = call.batch_sizes is not None or call.lengths is not None
     make = _template if ragged else _kept_template
@@ -94,16 +98,19 @@ def _template(key: Key, keep: bool) -> tuple[Template, Shape]:
     shape = shape_of(key, forward_code(found, key.bytes, target(), keep))
     blocks = shape.H_row // shape.code.kind.size
     flat = part_sizes(len(found.with_a) * blocks, WIDEST)
-    shape.code.tiles.need(flat | panel_vectors(blocks, shape.panel, len(found.with_u)))
+    panels = panel_vectors(blocks, shape.panel, len(found.last))
+    shape.code.tiles.need(flat | panels | early_tiles(shape))
     arena = Arena()
     common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)
     places = [arena.reserve_all(_sizes(shape)) for _ in range(shape.D)]
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
     template.set_common("places", template.list_of(_panel_places(shape)))
+    set_runs(template, runs_forward(shape))
     for d in range(shape.D):
         words = direction_words(template, shape, d) | places[d]
         finals = [Given(f"final{s} {d}") for s in range(len(found.state_names))]
+        words["gate_last"] = template.list_of([shape.gates[1][k] for k in found.last])
         template.set_direction(d, words | {"final": template.list_of(finals)})
     return template, shape
 
@@ -113,7 +120,8 @@ def _sizes(shape: Shape) -> dict[str, int]:
     plan, H_row = shape.plan, shape.H_row
     return {
         "W_pack": len(plan.with_a) * H_row * shape.I,
-        "U_pack": len(plan.with_u) * H_row * shape.H,
+        "U_pack": len(plan.last) * H_row * shape.H,
+        "U_early": (len(plan.with_u) - len(plan.last)) * H_row * shape.H,
         "bias": len(plan.sums) * H_row,
         "vector": len(plan.vectors) * H_row,
         "state": len(plan.state_names) * shape.rows.B * H_row,
@@ -127,26 +135,25 @@ _kept_template = functools.lru_cache(maxsize=128)(_template)
 def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
     """What each thread works in: x of a block of steps, its sums, and a tile's chains."""
     rows, team = shape.rows, shape.team
-    chunk = -(-rows.B // team.chunks)
+    bounds = rows.bounds(team.chunks)
+    chunk = max(high - low for low, high in pairwise(bounds))
     pre_row = len(shape.plan.sums) * shape.H_row
     block = steps_in_block(rows.T, chunk, pre_row + shape.I_row, LEAST_ROWS)
     own = Arena()
     own.reserve(chunk * block * shape.I_row)
     pre = own.reserve(chunk * block * pre_row)
-    vectors = max(1, shape.panel * len(shape.plan.with_u))
+    vectors = max(1, shape.panel * len(shape.plan.last))
+    rows_of_vector = own.reserve(chunk * shape.H_row if shape.plan.own else 0)
     chains = own.reserve(HIGHEST * vectors * shape.code.kind.size)
     return {
         "block": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,
-        "scratch": arena.reserve(team.threads * own.bytes),
+        "vector_rows": int(rows_of_vector), "scratch": arena.reserve(team.threads * own.bytes),
     }  # fmt: skip
 
 
 def _panel_places(shape: Shape) -> list[int]:
     """Bytes from the start of a panel's sums to where each of its vectors begins."""
-    gates, first = len(shape.plan.with_u), len(shape.plan.sums) - len(shape.plan.with_u)
-    size = shape.code.kind.size
+    size, last = shape.code.kind.size, shape.plan.last
     return [
-        (first + g) * shape.H_row + block * size
-        for block in range(shape.panel if gates else 0)
-        for g in range(gates)
+        k * shape.H_row + block * size for block in range(shape.panel if last else 0) for k in last
     ]

@@ -93,7 +93,7 @@ class Shape:
     @property
     def panel(self) -> int:
         """Unit blocks in a panel of U: so many that its vectors make a tile; all without U."""
-        gates = len(self.plan.with_u)
+        gates = len(self.plan.last)
         return max(1, 4 // gates) if gates else max(1, self.H_row // self.code.kind.size)
 
 

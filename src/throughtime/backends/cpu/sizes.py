@@ -29,6 +29,9 @@ hundreds, when the system wakes a thread on the very core that waits for it.
 SHARED_BYTES = 64 * 1024
 """Bytes of U from which reading them takes longer than several meetings of threads."""
 
+CHUNK_ROWS = 5
+"""Rows from which a chunk of its own keeps a thread's tiles busy; below, threads share a chunk."""
+
 CACHED_BYTES = 384 * 1024
 """What a thread's block of steps may take: about a third of a second-level cache."""
 
@@ -114,19 +117,20 @@ class Team(NamedTuple):
     release_gil: bool
 
 
-def team_for(flops: float, directions: int, rows: int, step_bytes: int = 0) -> Team:
+def team_for(flops: float, directions: int, rows: int, step_bytes: int = -1) -> Team:
     """The team for so much work.
 
     Args:
         flops: of the whole call.
         directions: carried side by side.
         rows: of the batch.
-        step_bytes: of the matrices that one step reads, where members may share a chunk; sharing
-            costs one meeting a step, and pays where reading takes longer.
+        step_bytes: of the matrices that one step reads, where members may share a chunk, else
+            negative; sharing costs one meeting a step, and pays where reading takes longer.
     """
     free = threads.available() if flops > PARALLEL_US * FLOPS_PER_US else 1
-    chunks = max(1, min(free // directions, rows))
-    members = free // (chunks * directions) if step_bytes >= SHARED_BYTES else 1
+    shared = step_bytes >= max(0, SHARED_BYTES)
+    chunks = max(1, min(free // directions, rows // CHUNK_ROWS if shared else rows))
+    members = free // (chunks * directions) if shared else 1
     release = threads.worth_releasing(flops / FLOPS_PER_US / free)
     return Team(free, chunks, max(1, members), release)
 

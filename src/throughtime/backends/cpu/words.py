@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -28,6 +27,7 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
         "column_widest": code.tiles.column_widest, "D": shape.D, "T": rows.T, "H": shape.H,
         "I": shape.I, "H_row": shape.H_row, "I_row": shape.I_row, "sums": sums,
         "with_a": len(plan.with_a), "first_u": sums - with_u, "with_u": with_u,
+        "last_u": len(plan.last), "own_plane": rows.B * shape.H_row,
         "states": len(plan.state_names), "vectors": len(plan.vectors), "panel": shape.panel,
         "chunks": shape.team.chunks, "members": shape.team.members,
         "rows": alive, "offset": offset, "order": order,
@@ -104,7 +104,7 @@ def contiguous(call: Call) -> Call:
         weights = tuple({n: v.contiguous() for n, v in w.items()} for w in weights)
     if x is call.x and weights is call.weights:
         return call
-    return replace(call, x=x, weights=weights)
+    return call._replace(x=x, weights=weights)
 
 
 def start_of(call: Call) -> tuple[Tensor, ...] | None:

@@ -19,6 +19,7 @@ from throughtime.compiler.llvm.frame import Frame, common, direction
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
 from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.phases import phases_back
 from throughtime.compiler.llvm.steps import (
     alive,
     first_row,
@@ -146,16 +147,6 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
         _, t = _time(e, c, f, j.index)
         R = alive(e, c, t, low, g["high"])
         n = e.word(c["offset"] + t * 8) + low
-        m = n - before
-        d_state, direct = f["d_state"] + low * c["H_row"], f["direct"] + low * c["H_row"]
-        d_sums = f["d_sums"] + m * d_row
-        e.call_at(
-            c["cell_backward"], R, f["saved"] + n * c["saved_row"], c["saved_row"],
-            *(f[name] + m * c["H_row"] for name in ("y_block", "old_block", "d_y_block")),
-            d_state, c["state_plane"], direct, d_sums, d_row, f["vector"], c["H_row"], c["H"],
-        )  # fmt: skip
-        e.call(product, g["block"], direct, c["H_row"], d_sums + c["first_u"] * c["H_row"], d_row,
-               c["H_row"], f["U_back"], c["with_u"], c["H"], d_state, c["H_row"], R,
-               c["H_row"] // kind.size)  # fmt: skip
+        phases_back(e, c, f, product, (R, n, n - before, d_row))
     e.done()
     return e

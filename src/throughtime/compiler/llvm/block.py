@@ -12,13 +12,16 @@ COMMON: Final = (
     # the team: functions of the OpenMP runtime (0: one thread), sched_yield, the counters of the
     # whole team's barrier and of each chunk's; how many threads may share a chunk
     "thread", "team", "yield", "counter", "members",
-    # code: tables of tiles, heights of tiles by vectors, the cell's two functions
-    "tiles", "heights", "columns", "column_widest", "cell_forward", "cell_backward",
+    # code: tables of tiles, heights of tiles by vectors, the function of the cell that ends a step
+    "tiles", "heights", "columns", "column_widest", "cell_forward",
     # sizes: directions, steps, units, inputs; bytes of a row of units and of inputs, padded
     "D", "T", "H", "I", "H_row", "I_row",
     # the cell: its sums, those with x (first), the first with h, those with h; states; vectors;
     # unit blocks in a panel, and bytes from a panel's start to the start of each vector's chain
     "sums", "with_a", "first_u", "with_u", "states", "vectors", "panel", "places", "flat",
+    # its phases: runs of sums, how many before the last, sums of the last phase; where the vector
+    # of a phase lies in the scratch; bytes from one such vector's gradients and rows to the next's
+    "runs", "early", "last_u", "vector_rows", "own_plane", "own_block_plane",
     # rows: chunks and their bounds; rows alive at each step, rows before each step; the line of
     # each row in the tensors
     "chunks", "bounds", "rows", "offset", "order",
@@ -35,13 +38,23 @@ DIRECTION: Final = (
     "reverse", "y_first", "d_y_first",
     # parameters as they are, then packed
     "W", "U", "W_bias", "U_bias", "own",
-    "W_pack", "U_pack", "W_back", "U_back", "bias", "vector",
+    "W_pack", "U_pack", "U_early", "W_back", "U_back", "bias", "vector",
     # for each sum, its gate's number in W and in U, -1 where it has none
     "gate_a", "gate_u",
+    # of each sum of the last phase, its gate's number in U
+    "gate_last",
     # the state: where each starts (0: zero) and ends, its buffers, the new output
     "start", "final", "state", "new", "saved",
     # backward
     "d_final", "d_start", "d_state", "direct", "x_block", "old_block", "y_block", "d_y_block",
     "d_sums",
+    # gradients by the vectors that are multiplied, other than the old output, and those vectors in
+    # a block of steps; for each sum with U, where the rows of a block lie that it multiplies
+    "d_own_rows", "own_block", "multiplied",
     "d_x", "d_W", "d_U", "d_bias", "d_W_bias", "d_U_bias", "d_own",
 )  # fmt: skip
+
+RUN: Final = ("line", "count", "before", "stage", "own", "begins", "slot")
+"""Of neighbouring sums with one vector: the first one's number, how many, how many sums of other
+runs are packed before it; the cell's function to call first, or 0; whether the vector lies in rows
+of its own; whether the run is the first of its phase; which of such vectors it is."""

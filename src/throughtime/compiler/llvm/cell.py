@@ -22,8 +22,10 @@ FORWARD: Final = (
 
 BACKWARD: Final = (
     "rows", "saved", "saved_row", "y", "old", "d_y", "d_state", "state_plane", "direct", "d_sums",
-    "d_sums_row", "vectors", "H_row", "H",
+    "d_sums_row", "vectors", "H_row", "H", "d_own", "own_plane", "own_block", "own_block_plane",
 )  # fmt: skip
+"""The last four: gradients by the vectors of phases other than the old output, and these vectors;
+bytes from one of them to the next."""
 
 Loads = dict[int, Callable[[], Any]]
 
@@ -43,10 +45,10 @@ def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) ->
         }
         for name in ("old", "new"):
             places[name] = g[name] + g["state_row"] * row.index + column
-        vector = block.index * (len(plan.with_u) * kind.size)
+        vector = block.index * (len(plan.last) * kind.size)
         places["chains"] = g["chains"] + g["chains_row"] * row.index + vector
         places["vectors"] = g["vectors"] + column
-        values = Pointwise(e, plan.graph, g["H"], _forward_loads(e, plan, places))
+        values = Pointwise(e, plan.graph, g["H"], forward_loads(e, plan, places))
         new = [values.value(i) for i in plan.new_states]
         saved = [values.value(i) for i in plan.saved if keep]
         for k, value in enumerate(saved):
@@ -58,33 +60,33 @@ def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) ->
     return e
 
 
-def _forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
+def forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
     """Where the values lie that a step reads."""
     g = e.given
     found: Loads = {}
     for k, s in enumerate(plan.sums):
-        if s.u is None:
-            found[s.node] = _loader(e, places["pre"] + g["H_row"] * k)
+        if k in plan.last and "chains" in places:
+            chain = places["chains"] + plan.last.index(k) * e.kind.size
+            found[s.node] = loader(e, chain)
         else:
-            place = k - (len(plan.sums) - len(plan.with_u))
-            found[s.node] = _loader(e, places["chains"] + place * e.kind.size)
+            found[s.node] = loader(e, places["pre"] + g["H_row"] * k)
     for k, node in enumerate(plan.states):
         if node is not None:
             old = places["state"] + g["state_plane"] * k if k else places["old"]
-            found[node] = _loader(e, old)
+            found[node] = loader(e, old)
     return found | _vector_loads(e, plan, places)
 
 
 def _vector_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
     number = {name: k for k, name in enumerate(plan.vectors)}
     return {
-        i: _loader(e, places["vectors"] + e.given["H_row"] * number[str(node.constants[0])])
+        i: loader(e, places["vectors"] + e.given["H_row"] * number[str(node.constants[0])])
         for i, node in enumerate(plan.graph.nodes)
         if node.op == "p"
     }
 
 
-def _loader(e: Emit, address: Num) -> Callable[[], Any]:
+def loader(e: Emit, address: Num) -> Callable[[], Any]:
     return lambda: e.load(address)
 
 
@@ -98,33 +100,41 @@ def write_cell_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
     blocks = g["H_row"] // kind.size
     with e.loop(g["rows"]) as row, e.loop(blocks) as block:
         column, left = block.index * kind.size, g["H"] - block.index * kind.lanes
-        places = {
-            name: g[name] + g["H_row"] * row.index + column
-            for name in ("y", "old", "d_y", "d_state", "direct")
-        }
-        for name in ("saved", "d_sums"):
-            places[name] = g[name] + g[f"{name}_row"] * row.index + column
-        places["vectors"] = g["vectors"] + column
-        values = Pointwise(e, plan.graph, g["H"], _backward_loads(e, plan, places))
+        places = places_back(e, row.index, column)
+        loads = backward_loads(e, plan, places, len(plan.own))
+        values = Pointwise(e, plan.graph, g["H"], loads)
         _store_gradients(e, plan, places, values, left)
     e.done()
     return e
 
 
-def _backward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
-    """Where the values lie that the derivative reads."""
+def places_back(e: Emit, row: Num, column: Num) -> dict[str, Num]:
+    """Where a vector of units of one row lies, in everything that a derivative is given."""
+    g = e.given
+    names = ("y", "old", "d_y", "d_state", "direct", "d_own", "own_block")
+    places = {name: g[name] + g["H_row"] * row + column for name in names}
+    for name in ("saved", "d_sums"):
+        places[name] = g[name] + g[f"{name}_row"] * row + column
+    return places | {"vectors": g["vectors"] + column}
+
+
+def backward_loads(e: Emit, plan: Plan, places: dict[str, Num], done: int) -> Loads:
+    """Where the values lie that the derivative reads when the last `done` phases have theirs."""
     g = e.given
     found = _vector_loads(e, plan, places)
     for k, kept in enumerate(plan.saved):
-        found[kept] = _loader(e, places["saved"] + g["H_row"] * k)
+        found[kept] = loader(e, places["saved"] + g["H_row"] * k)
     if plan.reads_output:
-        found[plan.new_states[0]] = _loader(e, places["y"])
+        found[plan.new_states[0]] = loader(e, places["y"])
     if plan.reads_old and plan.states[0] is not None:
-        found[plan.states[0]] = _loader(e, places["old"])
+        found[plan.states[0]] = loader(e, places["old"])
     for i, node in enumerate(plan.graph.nodes):
         if node.op == "d":
             k = plan.state_names.index(str(node.constants[0]))
             found[i] = _gradient_loader(e, places, k)
+    for slot in range(len(plan.own) - done, len(plan.own)):
+        for back in plan.own[slot].transposed[:1]:  # one stands for all, whose sum it is
+            found[back] = loader(e, places["d_own"] + g["own_plane"] * slot)
     return found
 
 
@@ -144,11 +154,13 @@ def _store_gradients(
     """All gradients are computed before the first is written: they share their places."""
     g = e.given
     lanes = lanes_below(e, left)
-    sums = [values.value(s.gradient) for s in plan.sums]
+    there = {k for phase in plan.own for k in phase.places}
+    sums = [None if k in there else values.value(s.gradient) for k, s in enumerate(plan.sums)]
     sums += [values.value(plan.gradients.get(f"d_p.{name}")) for name in plan.vectors]
     states = [values.value(plan.gradients.get(f"d_s.{name}")) for name in plan.state_names]
     for k, value in enumerate(sums):  # zeros behind the last unit: products run over them
-        e.store(e.b.select(lanes, value, e.zero()), places["d_sums"] + g["H_row"] * k)
+        if value is not None:
+            e.store(e.b.select(lanes, value, e.zero()), places["d_sums"] + g["H_row"] * k)
     e.store(states[0], places["direct"])
     for k, value in enumerate(states[1:], 1):
         e.store(value, places["d_state"] + g["state_plane"] * k)

@@ -80,12 +80,14 @@ class Code:
         kind: the numbers it computes with.
         region: address of what every thread of a team runs.
         cell: address of the cell's own function.
+        stages: of those before the phases that multiply something else than the old output.
         tiles: the tables it looks up.
     """
 
     kind: Kind
     region: int
     cell: int
+    stages: tuple[int, ...]
     tiles: Tiles
 
 
@@ -124,10 +126,12 @@ def _made(plan: Plan, bytes: int, target: Machine, name: str, keep: bool) -> Cod
 
         return build.loops_module(kind, target, name == "backward")
 
+    cell = _loaded(f"{name} {keep} {plan.key}", kind, target, own)
     return Code(
         kind,
         _loaded(f"loops {name}", kind, target, loops).address(name),
-        _loaded(f"{name} {keep} {plan.key}", kind, target, own).address(f"cell_{name}"),
+        cell.address(f"cell_{name}"),
+        tuple(cell.address(f"stage_{name}_{slot}") for slot in range(len(plan.own))),
         tiles_of(kind, target),
     )
 

@@ -18,6 +18,7 @@ from throughtime.compiler.llvm.frame import Frame, common, direction
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
 from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.phases import early_phases
 from throughtime.compiler.llvm.products import parts_of
 from throughtime.compiler.llvm.steps import alive, for_chunks, gather_x, take_states, time_of
 from throughtime.compiler.llvm.team import (
@@ -38,7 +39,7 @@ def write_forward(
     barrier: Emit, machine: Machine,
 ) -> Emit:  # fmt: skip
     """`forward(block)`: the region that every thread of the team runs."""
-    step = _write_step(module, kind, copies)
+    step = _write_step(module, kind, copies, product)
     chunk = _write_chunk(module, kind, copies, product, step, barrier)
     e = Emit(module, "forward", kind, ("block",))
     c, block = common(e), e.given["block"]
@@ -149,19 +150,19 @@ def _give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
                c["H_row"], rows, c["H"], c["order"] + low * 8)  # fmt: skip
 
 
-def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
+def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product: Emit) -> Emit:
     """`step(...)`: this member's panels of one step, for `R` rows of a chunk."""
     names = (*CHUNK[:-1], "R", "t", "pre", "old", "new")
     e = Emit(module, "step", kind, names, internal=True)
     c, g = common(e), e.given
     f = direction(e, g["d"])
-    blocks = c["H_row"] // kind.size
+    blocks, vector = c["H_row"] // kind.size, early_phases(e, c, f, product)
     with parts_of(e, blocks, c["panel"], (g["member"], g["members"])) as (first, some):
-        V = some * c["with_u"]
+        V = some * c["last_u"]
         groups = ((V + WIDEST - 1) // WIDEST).most(1)
         height = e.word(c["heights"] + (V + groups - 1) // groups * 8)
         with parts_of(e, g["R"], height) as (row, R):
-            _panel(e, c, f, first, some, row, R)
+            _panel(e, c, f, vector, (first, some), (row, R))
     with e.when(g["member"].compare("==", 0)):  # rows that have ended, or not begun
         ended = g["R"] * c["H_row"]
         e.call(copies["copy"], g["new"] + ended, c["H_row"], g["old"] + ended, c["H_row"],
@@ -170,10 +171,12 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
     return e
 
 
-def _panel(e: Emit, c: Frame, f: Frame, first: Num, some: Num, row: Num, R: Num) -> None:
-    """U h of R rows and some unit blocks into the scratch, then the cell's own code on it."""
-    g, size = e.given, e.kind.size
-    pre_row, G = c["sums"] * c["H_row"], c["with_u"]
+def _panel(
+    e: Emit, c: Frame, f: Frame, vector: Num, units: tuple[Num, Num], rows: tuple[Num, Num]
+) -> None:
+    """U v of some rows and unit blocks into the scratch, then the cell's own code on it."""
+    g, size, (first, some), (row, R) = e.given, e.kind.size, units, rows
+    pre_row, G = c["sums"] * c["H_row"], c["last_u"]
     column, b = first * size, g["low"] + row
     pre = g["pre"] + row * pre_row + column
     chains, chains_row = g["scratch"] + c["chains"], some * G * size
@@ -181,7 +184,7 @@ def _panel(e: Emit, c: Frame, f: Frame, first: Num, some: Num, row: Num, R: Num)
     with parts_of(e, some * G, e.number(WIDEST)) as (group, V):
         e.call_at(
             e.word(c["tiles"] + (V * PLACES + R) * 8),
-            pre, pre_row, c["places"] + group * 8, old, c["H_row"], 0,
+            pre, pre_row, c["places"] + group * 8, vector + row * c["H_row"], c["H_row"], 0,
             f["U_pack"] + (first * G + group) * (c["H"] * size), 1, c["H"],
             chains + group * size, chains_row,
         )  # fmt: skip

@@ -16,6 +16,7 @@ from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.frame import Frame, common, direction
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.phases import run_at
 from throughtime.compiler.llvm.products import parts_of
 from throughtime.compiler.llvm.rows import load_part
 from throughtime.compiler.llvm.tile_sizes import WIDEST
@@ -41,7 +42,13 @@ def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: 
 
 def _pack_panels(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]) -> None:
     """W and U for the forward pass."""
-    _pack_inputs(e, c, f, lines, mine)
+    inputs = f["W_pack"], f["W"], f["gate_a"], c["with_a"], c["I"]
+    _pack_flat(e, c, lines, mine, inputs)
+    with e.loop(c["early"]) as i:
+        run = run_at(e, c, i.index)
+        to = f["U_early"] + run["before"] * (c["H_row"] * c["H"])
+        gates = f["gate_u"] + run["line"] * 8
+        _pack_flat(e, c, lines, mine, (to, f["U"], gates, run["count"], c["H"]))
     _pack_recurrent(e, c, f, lines, mine)
 
 
@@ -50,8 +57,13 @@ def _pack_transposed(e: Emit, c: Frame, f: Frame, columns: Emit, mine: tuple[Num
     block = e.given["block"]
     with e.when(c["wants_x"].compare("!=", 0)):
         e.call(columns, block, f["W_back"], f["W"], f["gate_a"], c["with_a"], c["I"], *mine)
-    gates = f["gate_u"] + c["first_u"] * 8
-    e.call(columns, block, f["U_back"], f["U"], gates, c["with_u"], c["H"], *mine)
+    with e.loop(c["early"] + 1) as i:
+        run = run_at(e, c, i.index)
+        to, gates = (
+            f["U_back"] + run["before"] * (c["H"] * c["H_row"]),
+            f["gate_u"] + run["line"] * 8,
+        )
+        e.call(columns, block, to, f["U"], gates, run["count"], c["H"], *mine)
 
 
 def _write_lines(module: ir.Module, kind: Kind) -> Emit:
@@ -125,30 +137,33 @@ def _write_columns(module: ir.Module, kind: Kind) -> Emit:
     return e
 
 
-def _pack_inputs(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]) -> None:
-    """W: the columns are the units of each sum with x, one sum after the other."""
+def _pack_flat(
+    e: Emit, c: Frame, lines: Emit, mine: tuple[Num, Num], what: tuple[Num, Num, Num, Num, Num]
+) -> None:
+    """W, or U of an early phase: the columns are the units of each sum, one after the other."""
+    to, matrix, gates, count, K = what
     blocks = c["H_row"] // e.kind.size
-    with parts_of(e, c["with_a"] * blocks, e.number(WIDEST), mine) as (first, V):
-        panel = f["W_pack"] + first * (c["I"] * e.kind.size)
+    with parts_of(e, count * blocks, e.number(WIDEST), mine) as (first, V):
+        panel = to + first * (K * e.kind.size)
         with e.loop(V) as v:
             column = first + v.index
             unit = column % blocks * e.kind.lanes
-            gate = e.word(f["gate_a"] + column // blocks * 8)
-            line = c["I"] * e.kind.bytes
+            gate = e.word(gates + column // blocks * 8)
+            line = K * e.kind.bytes
             e.call(lines, e.given["block"], panel + v.index * e.kind.size, V * e.kind.size,
-                   f["W"] + (gate * c["H"] + unit) * line, line, c["H"] - unit, c["I"])  # fmt: skip
+                   matrix + (gate * c["H"] + unit) * line, line, c["H"] - unit, K)  # fmt: skip
 
 
 def _pack_recurrent(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]) -> None:
-    """U: a panel holds all gates of some unit blocks, cut into tiles of at most WIDEST vectors."""
-    blocks, G, K = c["H_row"] // e.kind.size, c["with_u"], c["H"]
+    """U of the last phase: a panel holds all gates of some unit blocks, cut into tiles."""
+    blocks, G, K = c["H_row"] // e.kind.size, c["last_u"], c["H"]
     with parts_of(e, blocks, c["panel"], mine) as (first, some):
         with parts_of(e, some * G, e.number(WIDEST)) as (group, V):
             tile = f["U_pack"] + (first * G + group) * (K * e.kind.size)
             with e.loop(V) as v:
                 vector = group + v.index
                 unit = (first + vector // G) * e.kind.lanes
-                gate = e.word(f["gate_u"] + (c["first_u"] + vector % G) * 8)
+                gate = e.word(f["gate_last"] + vector % G * 8)
                 line = K * e.kind.bytes
                 e.call(lines, e.given["block"], tile + v.index * e.kind.size, V * e.kind.size,
                        f["U"] + (gate * K + unit) * line, line, K - unit, K)  # fmt: skip

@@ -30,13 +30,15 @@ def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: 
             _input(e, c, f, product, before, count)
         with e.when(c["wants_weights"].compare("!=", 0)):
             for first, number, names_of in (
-                (e.number(0), c["with_a"], ("gate_a", "d_W", "I_row", "x_block")),
-                (c["first_u"], c["with_u"], ("gate_u", "d_U", "H_row", "old_block")),
+                (e.number(0), c["with_a"], ("gate_a", "d_W", "I_row")),
+                (c["first_u"], c["with_u"], ("gate_u", "d_U", "H_row")),
             ):
                 low, high = my_share(e, number * c["H"], g["thread"], g["team"])
                 with e.loop(number) as q:
                     place = first + q.index, q.index * c["H"], low, high
-                    _weight(e, c, f, column_product, count, place, names_of)
+                    own = names_of[0] == "gate_u"
+                    block = e.word(f["multiplied"] + q.index * 8) if own else f["x_block"]
+                    _weight(e, c, f, column_product, (block, count), place, names_of)
             columns = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.size)
             low, high = my_share(e, columns, g["thread"], g["team"])
             to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
@@ -61,12 +63,13 @@ def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) 
 
 
 def _weight(
-    e: Emit, c: Frame, f: Frame, column_product: Emit, count: Num,
-    place: tuple[Num, Num, Num, Num], names: tuple[str, str, str, str],
+    e: Emit, c: Frame, f: Frame, column_product: Emit, rows: tuple[Num, Num],
+    place: tuple[Num, Num, Num, Num], names: tuple[str, str, str],
 ) -> None:  # fmt: skip
     """The lines low..high of a weight gradient that are one sum's; the first block begins them."""
     k, line, low, high = place
-    gates, to, row, block = names
+    gates, to, row = names
+    block, count = rows
     size = e.kind.size
     start, stop = low.most(line), high.least(line + c["H"])
     unit = start - line
@@ -78,7 +81,7 @@ def _weight(
     with e.when(stop.compare(">", start)):
         sums = f["d_sums"] + k * c["H_row"] + unit * e.kind.bytes
         e.call(column_product, e.given["block"], source, source_row, sums, line_size(c, e.kind),
-               f[block], c[row], count, address, c[row], stop - start,
+               block, c[row], count, address, c[row], stop - start,
                c[row] // size)  # fmt: skip
 
 

@@ -1,0 +1,77 @@
+"""Phases that multiply what their own step computed, or an older state: rows of a chunk at a time.
+
+Such a vector is written whole before its product begins. Forward, the sums of all phases but the
+last grow where they begin, behind x; the last phase is the step's own panels.
+"""
+
+from __future__ import annotations
+
+from throughtime.compiler.llvm.block import RUN
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.frame import Frame
+from throughtime.compiler.llvm.number import Num
+
+
+def run_at(e: Emit, c: Frame, i: Num) -> Frame:
+    """The i-th run, in the order in which they are computed."""
+    return Frame(e, c["runs"] + i * (8 * len(RUN)), RUN)
+
+
+def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
+    """In `step`: all phases but the last one's product; gives the rows that this multiplies."""
+    g, pre_row = e.given, c["sums"] * c["H_row"]
+    with e.loop(c["early"]) as i:
+        run = run_at(e, c, i.index)
+        vector = _vector(e, c, f, run)
+        sums = g["pre"] + run["line"] * c["H_row"]
+        packed = f["U_early"] + run["before"] * (c["H_row"] * c["H"])
+        e.call(product, g["block"], sums, pre_row, vector, c["H_row"], 0, packed, 1, c["H"], sums,
+               pre_row, g["R"], run["count"] * (c["H_row"] // e.kind.size))  # fmt: skip
+    return _vector(e, c, f, run_at(e, c, c["early"]))
+
+
+def _vector(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
+    """The rows that a run multiplies, computed where they are not there yet."""
+    g = e.given
+    own = g["scratch"] + c["vector_rows"]
+    with e.when(run["stage"].compare("!=", 0)):
+        e.call_at(
+            run["stage"], g["R"], g["pre"], c["sums"] * c["H_row"], g["old"],
+            f["state"] + g["low"] * c["H_row"], c["H_row"], c["state_plane"], own, f["vector"],
+            c["H"],
+        )  # fmt: skip
+    return run["own"].choose("!=", 0, own, g["old"])
+
+
+def phases_back(
+    e: Emit, c: Frame, f: Frame, product: Emit, rows: tuple[Num, Num, Num, Num]
+) -> None:
+    """In `back`: the phases of a step, the last first, each the cell's derivative and its product.
+
+    Args:
+        e, c, f: the function, and its numbers.
+        product: C = start + A B.
+        rows: how many, the first one's number, over all steps and in the block; bytes of a row of
+            the gradients by sums.
+    """
+    R, n, m, d_row = rows
+    low, line = e.given["low"], c["H_row"]
+    d_state, direct = f["d_state"] + low * line, f["direct"] + low * line
+    d_sums, d_vectors = f["d_sums"] + m * d_row, f["d_own_rows"] + low * line
+    with e.loop(c["early"] + 1) as i:
+        run = run_at(e, c, i.index)
+        with e.when(run["stage"].compare("!=", 0)):
+            e.call_at(
+                run["stage"], R, f["saved"] + n * c["saved_row"], c["saved_row"],
+                *(f[name] + m * line for name in ("y_block", "old_block", "d_y_block")),
+                d_state, c["state_plane"], direct, d_sums, d_row, f["vector"], line, c["H"],
+                d_vectors, c["own_plane"], f["own_block"] + m * line, c["own_block_plane"],
+            )  # fmt: skip
+        to = run["own"].choose("!=", 0, d_vectors + run["slot"] * c["own_plane"], d_state)
+        fresh = run["own"].choose("!=", 0, c["zeros"], direct)
+        start = run["begins"].choose("!=", 0, fresh, to)
+        zeros = e.b.and_(run["begins"].compare("!=", 0), run["own"].compare("!=", 0))
+        start_row = Num(e.b, e.b.select(zeros, e.number(0).value, line.value))
+        e.call(product, e.given["block"], start, start_row, d_sums + run["line"] * line, d_row,
+               line, f["U_back"] + run["before"] * (c["H"] * line), run["count"], c["H"], to, line,
+               R, line // e.kind.size)  # fmt: skip

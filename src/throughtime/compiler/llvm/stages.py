@@ -1,0 +1,57 @@
+"""What a cell computes between two phases: the vector that the later one multiplies, and back."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm.cell import BACKWARD, backward_loads, forward_loads, places_back
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.pointwise import Pointwise
+from throughtime.compiler.llvm.rows import lanes_below
+from throughtime.compiler.plan import Plan
+
+FORWARD: Final = (
+    "rows", "pre", "pre_row", "old", "state", "H_row", "state_plane", "to", "vectors", "H",
+)  # fmt: skip
+
+
+def write_stage_forward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
+    """`stage_forward_<slot>(...)`: the vector of a phase, from what the phases before it gave.
+
+    for rows: for unit blocks
+    """
+    e = Emit(module, f"stage_forward_{slot}", kind, FORWARD)
+    g = e.given
+    with e.loop(g["rows"]) as row, e.loop(g["H_row"] // kind.size) as block:
+        column = block.index * kind.size
+        line = g["H_row"] * row.index + column
+        places = {name: g[name] + line for name in ("old", "state", "to")}
+        places["pre"] = g["pre"] + g["pre_row"] * row.index + column
+        places["vectors"] = g["vectors"] + column
+        values = Pointwise(e, plan.graph, g["H"], forward_loads(e, plan, places))
+        e.store(values.value(plan.own[slot].vector), places["to"])
+    e.done()
+    return e
+
+
+def write_stage_backward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
+    """`stage_backward_<slot>(...)`: gradients by a phase's sums, and the vector it multiplied.
+
+    for rows: for unit blocks
+    """
+    e = Emit(module, f"stage_backward_{slot}", kind, BACKWARD)
+    g, phase = e.given, plan.own[slot]
+    with e.loop(g["rows"]) as row, e.loop(g["H_row"] // kind.size) as block:
+        column, left = block.index * kind.size, g["H"] - block.index * kind.lanes
+        places, lanes = places_back(e, row.index, column), lanes_below(e, left)
+        loads = backward_loads(e, plan, places, len(plan.own) - 1 - slot)
+        values = Pointwise(e, plan.graph, g["H"], loads)
+        found = {places["d_sums"] + g["H_row"] * k: plan.sums[k].gradient for k in phase.places}
+        found[places["own_block"] + g["own_block_plane"] * slot] = phase.vector
+        for to, node in found.items():
+            e.store(e.b.select(lanes, values.value(node), e.zero()), to)
+    e.done()
+    return e
