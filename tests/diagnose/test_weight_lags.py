@@ -77,7 +77,8 @@ def test_lags_sum_to_the_gradient(cell: Cell, bidirectional: bool) -> None:
     torch.manual_seed(1)
     layer = Recurrent(cell, 3, 5, bidirectional=bidirectional, merge="mul", dtype=torch.float64)
     x = _x(T, B, 3)
-    for found in weight_lags(layer, lambda: _every_step(layer(x)[0])):
+    inputs = {n: _x(T, B, cell.width(w, 5)).abs() for n, w in cell.inputs.items()}
+    for found in weight_lags(layer, lambda: _every_step(layer(x, inputs=inputs or None)[0])):
         assert found.unexplained_share < 1e-10
         assert found.cosine_by_lag[-1] == pytest.approx(1)
 
