@@ -20,7 +20,7 @@ from tests.compiled.calls import (
     random_gradients,
     results,
 )
-from throughtime import Cell
+from throughtime import Cell, cells
 from throughtime.backends.call import Call
 from throughtime.backends.cpu import sizes as cutting
 from throughtime.compiler.llvm import threads
@@ -106,6 +106,17 @@ def test_outputs_and_gradients_have_their_bits_with_any_threads(
             grads = gradients(found, leaves(call), d)
             wanted = wanted or [*found.values(), *grads.values()]
             assert_same([*found.values(), *grads.values()], wanted, f"{number} threads, {form}")
+
+
+def test_a_chunk_of_many_short_rows_has_its_bits() -> None:
+    """Chunks have equal work, so one long row beside many short ones makes them unequal."""
+    call = _call(cells.LSTM(), torch.float32, Sizes(100, 101, 256, 256))
+    call = call._replace(lengths=torch.tensor([100] + [1] * 100))
+    found = []
+    for number in (1, 2):
+        torch.set_num_threads(number)
+        found.append(list(results(call).values()))
+    assert_same(found[1], found[0])
 
 
 @every_dtype
