@@ -158,7 +158,10 @@ def saved_bytes(layer: Recurrent, x: Tensor) -> int:
 
 SKIPS: dict[str, Callable[[], Recurrent]] = {
     "plain": lambda: Recurrent(cells.Elman(), 1, H, backend="reference"),
-    **{f"skip_{d}": lambda d=d: Recurrent(cells.Skip(d), 1, H) for d in (2, 4, 8, 16)},  # type: ignore[misc]
+    **{
+        f"skip_{d}": lambda d=d: Recurrent(cells.Skip(d), 1, H, backend="reference")  # type: ignore[misc]
+        for d in (2, 4, 8, 16)
+    },
     **{
         f"dilation_{d}": lambda d=d: Recurrent(cells.Elman(), 1, H, dilation=d, backend="reference")  # type: ignore[misc]
         for d in (2, 4, 8, 16)
