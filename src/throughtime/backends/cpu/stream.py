@@ -32,7 +32,8 @@ def refuses(cell: Cell) -> str | None:
     found = plan(cell)
     if isinstance(found, str):
         return found
-    return f"{type(cell).__name__} multiplies what its own step computes" if found.own else None
+    name = type(cell).__name__
+    return f"{name} multiplies what its own step computes, or an older state" if found.own else None
 
 
 class CompiledStream:
