@@ -72,7 +72,7 @@ def unflatten(cell: Cell, form: Sequence[int], tensors: Sequence[Tensor | None])
 def flatten_gradients(call: Call, found: Gradients) -> list[Tensor | None]:
     """Gradients in the order of the call's tensors; None where there is none to be had."""
     weights = [g.get(n) for w, g in zip(call.weights, found.weights, strict=True) for n in w]
-    inputs = [None] * len(call.cell.layout.inputs)
+    inputs = [found.inputs.get(n) for n in call.cell.layout.inputs]
     state = list(found.start) if call.state is not None else []
     initial: list[Tensor | None] = []
     if call.initial is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result
+from throughtime.backends.cpu.inputs import input_lines
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.restarts import Restarts
 from throughtime.backends.cpu.runs import early_tiles, runs_forward, set_runs
@@ -81,8 +82,8 @@ def _carry(
     ragged = call.batch_sizes is not None or call.lengths is not None
     make = _template if ragged else _kept_template
     template, shape = make(key_of(call, rows, team, y), saved is not None)
-    start = start_of(call)
-    addresses = call_addresses(call, start)
+    start, inputs = start_of(call), input_lines(call, found, rows)
+    addresses = call_addresses(call, start, inputs)
     restarts = None if call.reset is None else Restarts(call, rows)
     if restarts is not None:
         addresses |= restarts.addresses

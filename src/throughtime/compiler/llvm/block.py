@@ -27,6 +27,8 @@ COMMON: Final = (
     "chunks", "bounds", "rows", "offset", "order",
     # tensors: x and y with bytes to each step and from row to row; zeros as long as any row
     "x", "x_steps", "x_row", "y", "y_steps", "y_row", "zeros",
+    # the direct inputs of each row over all steps, a line of units for each; bytes of such a row
+    "inputs", "inputs_row",
     # steps in a block; scratch of each thread
     "block", "scratch", "scratch_size", "pre", "chains",
     "saved_row", "state_plane",
@@ -54,6 +56,8 @@ DIRECTION: Final = (
     # a block of steps; for each sum with U, where the rows of a block lie that it multiplies
     "d_own_rows", "own_block", "multiplied",
     "d_x", "d_W", "d_U", "d_bias", "d_W_bias", "d_U_bias", "d_own",
+    # as the direct inputs lie
+    "d_inputs",
 )  # fmt: skip
 
 RUN: Final = ("line", "count", "before", "stage", "own", "begins", "slot")

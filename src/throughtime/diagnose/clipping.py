@@ -1,0 +1,178 @@
+"""What clipping does to the gradient: how often, how much, and where the mean then points."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.errors import OptionError
+
+Kind = Literal["norm", "value"]
+
+NOISE = 0.5
+"""The split-half cosine under which the mean gradient counts as noise."""
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """Clipping at one threshold, seen over M batches at fixed weights.
+
+    A cosine with a vector that is zero counts as 0.
+
+    Attributes:
+        kind: "norm": all gradients together scaled to norm c; "value": each number cut at c.
+        threshold: c, in units of the gradient.
+        norms: ||g|| of each batch.
+        clip_rate: the share of batches of which anything is clipped.
+        mean_shrink: E ||clip(g)|| / ||g||; for a norm E min(1, c / ||g||).
+        mean_cosine: cos(E clip(g), E g), how far the mean gradient is turned.
+        batch_cosine: E cos(clip(g), g), how far each gradient is.
+        mean_bias: ||E clip(g) - E g|| / ||E g||.
+        split_half_cosine: cos of the means over the even and over the odd batches, unclipped:
+            the noise floor of all the above.
+        noise_scale_batches: B = tr Cov(g) / ||E g||^2, in batches of the size given; near M
+            when there is nothing but noise.
+    """
+
+    kind: str
+    threshold: float
+    norms: tuple[float, ...]
+    clip_rate: float
+    mean_shrink: float
+    mean_cosine: float
+    batch_cosine: float
+    mean_bias: float
+    split_half_cosine: float
+    noise_scale_batches: float
+
+    @property
+    def median_norm(self) -> float:
+        """The median of ||g||."""
+        return statistics.median(self.norms)
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether the raw gradient is noise: then mend the Jacobian first, not the clipping."""
+        return self.split_half_cosine < NOISE
+
+
+def gradients(model: nn.Module, losses: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The gradient of each loss by all parameters that train, side by side in float64.
+
+    `.grad` is neither read nor written. Losses may come from a generator, each made when asked
+    for: `gradients(model, (loss(model(x), y) for x, y in batches))`.
+
+    Raises:
+        OptionError: no parameter trains, or a loss does not depend on any of them.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise OptionError("the model has no parameter that requires a gradient; unfreeze it first")
+    for number, loss in enumerate(losses):
+        if not loss.requires_grad:
+            raise OptionError(
+                f"the loss of batch {number} depends on no parameter that requires a gradient"
+            )
+        found = torch.autograd.grad(loss, parameters, allow_unused=True)
+        yield torch.cat([
+            (torch.zeros_like(p) if g is None else g).detach().flatten().double()
+            for p, g in zip(parameters, found, strict=True)
+        ])  # fmt: skip
+
+
+def clipping(gradients: Iterable[Tensor], threshold: float, kind: Kind = "norm") -> Clipping:
+    """Measure what clipping at a threshold does to these gradients.
+
+    Args:
+        gradients: one vector a batch, (P,), of M >= 2 fresh batches at fixed weights; they are
+            looked at once, one after the other.
+        threshold: c, in units of the gradient.
+        kind: "norm" or "value".
+
+    Raises:
+        OptionError: fewer than two gradients, one that is not finite, none that is not zero, or
+            a threshold outside its rule.
+
+    Source: Pascanu, Mikolov and Bengio, On the Difficulty of Training Recurrent Neural Networks
+    (2013) for the norm; McCandlish et al., An Empirical Model of Large-Batch Training (2018) for
+    the noise scale.
+    """
+    if isinstance(threshold, bool) or not 0 < threshold < math.inf:
+        raise OptionError(f"threshold must be a finite number above 0, got {threshold!r}")
+    if kind not in ("norm", "value"):
+        raise OptionError(f"kind must be norm or value, got {kind!r}")
+    norms: list[float] = []
+    shrinks: list[float] = []
+    cosines: list[float] = []
+    halves: list[Tensor | float] = [0.0, 0.0]
+    clipped_sum: Tensor | float = 0.0
+    clipped = 0
+    for number, g in enumerate(gradients):
+        g = _checked(g, number)
+        u, norm = _clip(g, threshold, kind), float(g.norm())
+        norms.append(norm)
+        clipped += not torch.equal(u, g)
+        shrinks.append(float(u.norm()) / norm if norm else 1.0)
+        cosines.append(_cosine(u, g) if norm else 1.0)
+        halves[number % 2] = halves[number % 2] + g
+        clipped_sum = clipped_sum + u
+    return _summed(kind, threshold, clipped, (norms, shrinks, cosines), halves, clipped_sum)
+
+
+def _summed(
+    kind: str, threshold: float, clipped: int, each: tuple[list[float], list[float], list[float]],
+    halves: list[Tensor | float], clipped_sum: Tensor | float,
+) -> Clipping:  # fmt: skip
+    """All the numbers from the sums over the batches."""
+    norms, shrinks, cosines = each
+    M = len(norms)
+    if M < 2:
+        raise OptionError(f"what clipping does to the mean shows over at least 2 batches, got {M}")
+    even, odd = (torch.as_tensor(h) for h in halves)
+    mean, clipped_mean = (even + odd) / M, torch.as_tensor(clipped_sum) / M
+    size = float(mean.norm())
+    if size == 0:
+        raise OptionError("the mean gradient is zero, so there is nothing to clip")
+    spread = (sum(n * n for n in norms) - M * size**2) / (M - 1)
+    return Clipping(
+        kind=kind,
+        threshold=float(threshold),
+        norms=tuple(norms),
+        clip_rate=clipped / M,
+        mean_shrink=sum(shrinks) / M,
+        mean_cosine=_cosine(clipped_mean, mean),
+        batch_cosine=sum(cosines) / M,
+        mean_bias=float((clipped_mean - mean).norm()) / size,
+        split_half_cosine=_cosine(even, odd),
+        noise_scale_batches=max(0.0, spread) / size**2,
+    )
+
+
+def _checked(g: Tensor, number: int) -> Tensor:
+    g = g.detach().flatten().double()
+    if not bool(g.isfinite().all()):
+        raise OptionError(
+            f"the gradient of batch {number} has NaN or infinity in it, which no clipping mends"
+        )
+    return g
+
+
+def _clip(g: Tensor, c: float, kind: str) -> Tensor:
+    if kind == "value":
+        return g.clamp(-c, c)
+    norm = float(g.norm())
+    return g * (c / norm) if norm > c else g
+
+
+def _cosine(a: Tensor, b: Tensor) -> float:
+    """In the size of neither, so that squares of large gradients do not overflow; 0 with zero."""
+    sizes = float(a.norm()), float(b.norm())
+    if 0.0 in sizes:
+        return 0.0
+    return min(1.0, max(-1.0, float((a / sizes[0]) @ (b / sizes[1]))))

@@ -1,0 +1,160 @@
+"""The cure: an untrained copy of a model whose recurrent layers start so that they reach back."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from throughtime.errors import OptionError
+from throughtime.layers.convert import from_torch
+from throughtime.layers.drop_in_cell import DropInCell
+from throughtime.layers.initialise import initialise
+from throughtime.layers.passage import Passage
+
+
+class HasLag(Protocol):
+    """What a cure reads of a report: how many steps back the task needs, in steps."""
+
+    @property
+    def lag(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Started:
+    """What one recurrent layer was given.
+
+    Attributes:
+        name: the layer's name in the model; empty when it is the model.
+        recipe: "timescales", "orthogonal", "identity", or "none" where its cell has no start
+            but its own.
+        words: the same as a sentence, with its numbers.
+    """
+
+    name: str
+    recipe: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Cure:
+    """A cured copy, and what was done to it.
+
+    Attributes:
+        model: the copy; torch's layers in it are torch's still.
+        lag_steps: how far back it is to reach.
+        started: each recurrent layer's new start; nothing with keep_weights.
+        kept: names of the other modules that hold weights and have no `reset_parameters`, so
+            they keep the weights they had; with keep_weights every one that holds weights.
+    """
+
+    model: nn.Module
+    lag_steps: int
+    started: tuple[Started, ...]
+    kept: tuple[str, ...]
+
+
+def cure(
+    model: nn.Module, report: HasLag | None = None, lag: int | None = None,
+    keep_weights: bool = False,
+) -> Cure:  # fmt: skip
+    """Start a copy of a model anew, so that gradients reach `lag` steps back.
+
+    Gated cells get time scales log-uniform from 2 to 3 x lag steps; plain ones orthogonal
+    matrices and no biases, with relu the identity. Everything else is started by its own
+    `reset_parameters`. The numbers come from torch's generator.
+
+    Args:
+        model: any module with layers or cells of this package or of torch.nn; left as it is.
+        report: whose lag is taken where `lag` is not given.
+        lag: steps.
+        keep_weights: change no weight. Every cure here is a start, so the copy is then equal to
+            the model: train it with `UClip`, or start again without this.
+
+    Raises:
+        TypeError: the model is no module.
+        OptionError: no lag, no recurrent layer, or one whose weights are parametrised.
+
+    Source: as `throughtime.initialise`.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    lag = report.lag if lag is None and report is not None else lag
+    if isinstance(lag, bool) or not isinstance(lag, int) or lag < 1:
+        raise OptionError(f"lag must be a positive number of steps, or in a report, got {lag!r}")
+    new = copy.deepcopy(model)
+    layers = dict(_recurrent(new))
+    if not layers:
+        raise OptionError("the model has no recurrent layer of throughtime or torch.nn to cure")
+    if keep_weights:
+        return Cure(new, lag, (), tuple(n for n, m in new.named_modules() if _has_own(m)))
+    started = {id(m) for m in _inside(layers)}
+    kept = [n for n, m in new.named_modules() if id(m) not in started and not _restarted(m)]
+    return Cure(new, lag, tuple(_start(n, m, lag) for n, m in layers.items()), tuple(kept))
+
+
+Ours = Passage | DropInCell
+
+
+def _recurrent(model: nn.Module) -> Iterator[tuple[str, Ours]]:
+    """Name and layer; for torch's own, one of ours that holds the very same parameters."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase) and not isinstance(module, Ours):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of hooks, which stay where they are
+                module = from_torch(module, in_place=True)
+        if isinstance(module, Ours):
+            yield name, module
+
+
+def _inside(layers: dict[str, Ours]) -> Iterator[nn.Module]:
+    for layer in layers.values():
+        yield from layer.modules()
+
+
+def _has_own(module: nn.Module) -> bool:
+    return next(iter(module.parameters(recurse=False)), None) is not None
+
+
+def _restarted(module: nn.Module) -> bool:
+    """Whether a module has no old weights now."""
+    if not _has_own(module):
+        return True
+    reset = getattr(module, "reset_parameters", None)
+    if not callable(reset):
+        return False
+    with torch.no_grad():
+        reset()
+    return True
+
+
+def _start(name: str, layer: Ours, lag: int) -> Started:
+    initialise(layer, "torch")
+    cell = layer.cell
+    kind, far = type(cell).__name__, max(3, 3 * lag)
+    if cell.keeps and (layer.bias or not set(cell.keeps) & set(cell.gates)):
+        initialise(layer, timescales=(2, far))
+        return Started(name, "timescales", f"{kind}: time scales of 2 to {far} steps")
+    if not cell.layout.recurrent_gates:
+        return Started(name, "none", f"{kind}: its own start, since it has no matrix to set")
+    if cell.arguments.get("activation") == "relu":
+        initialise(layer, "identity")
+        return Started(name, "identity", f"{kind}: the identity, which relu carries on unchanged")
+    initialise(layer, "orthogonal")
+    _no_biases(layer)
+    return Started(name, "orthogonal", f"{kind}: orthogonal matrices, biases 0")
+
+
+@torch.no_grad()
+def _no_biases(layer: Ours) -> None:
+    """A bias moves every unit off the middle of its function, and the slopes shrink the rest."""
+    for number in range(len(layer.hidden_sizes)):
+        for d in range(layer.directions):
+            for name, weight in layer.weights(number, d).items():
+                if name in ("bias_ih", "bias_hh"):
+                    weight.zero_()

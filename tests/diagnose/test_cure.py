@@ -1,0 +1,149 @@
+"""The cure: how far the gradient reaches before and after, and what is left alone."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from throughtime import LSTM, Recurrent, cells
+from throughtime.diagnose.cure import cure
+from throughtime.errors import OptionError
+
+T, B, H = 200, 16, 64
+
+
+class Model(nn.Module):
+    """An embedding, a recurrent layer, a head, and a scale without reset_parameters."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.embed, self.layer, self.head = nn.Embedding(5, 3), layer, nn.Linear(H, 1)
+        self.scale = nn.ParameterList([nn.Parameter(torch.full((1,), 7.0))])
+
+
+def _rho(layer: Any) -> float:
+    """log10 of ||dL/ds_0|| / ||dL/ds_T||, L a drawn sum of h_T, by autograd alone."""
+    draw = torch.Generator().manual_seed(0)
+    x, w = torch.rand(T, B, 3, generator=draw), torch.randn(B, H, generator=draw)
+    states = 2 if layer.mode == "LSTM" else 1
+    s = [torch.zeros(1, B, H, requires_grad=True) for _ in range(states)]
+    y, _ = layer(x, tuple(s) if states == 2 else s[0])
+    back = torch.autograd.grad((y[-1] * w).sum(), s)
+    size = torch.cat(back, -1).norm(dim=-1).log10().mean() - w.norm(dim=-1).log10().mean()
+    return float(size)
+
+
+@pytest.mark.parametrize(
+    ("layer", "recipe", "reach"),
+    [
+        (lambda: nn.LSTM(3, H), "timescales", -1.5),
+        (lambda: nn.GRU(3, H), "timescales", -1.5),
+        (lambda: nn.RNN(3, H), "orthogonal", -6.0),
+        (lambda: nn.RNN(3, H, nonlinearity="relu"), "identity", -0.5),
+    ],
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_gradient_reaches_200_steps_back(
+    layer: Any, recipe: str, reach: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    model = Model(layer())
+    found = cure(model, lag=T)
+    assert _rho(model.layer) < -15
+    assert reach < _rho(found.model.layer) < 0.6
+    assert type(found.model.layer) is type(model.layer)
+    (started,) = found.started
+    assert (started.name, started.recipe) == ("layer", recipe)
+    assert type(model.layer).__name__ != "LSTM" or started.words == (
+        "LSTM: time scales of 2 to 600 steps"
+    )
+
+
+def test_the_model_is_left_alone_and_the_copy_is_untrained() -> None:
+    model = Model(LSTM(3, H))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(7)
+    found = cure(model, lag=20)
+    assert all(bool((p == 7).all()) for p in model.parameters())
+    old = [n for n, p in found.model.named_parameters() if bool((p == 7).any())]
+    assert old == ["scale.0"]
+    assert found.kept == ("scale",)
+    assert found.lag_steps == 20
+    head: Any = found.model.get_submodule("head")
+    assert float(head.weight.detach().abs().max()) <= 1 / math.sqrt(H)
+
+
+def test_the_copy_trains_and_shares_nothing() -> None:
+    model = Model(nn.GRU(3, H))
+    new = cure(model, lag=20).model
+    assert not {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in new.parameters()}
+    y: Tensor = new.layer(torch.randn(4, 2, 3))[0]  # type: ignore[operator]
+    y.sum().backward()
+    assert all(p.grad is not None for p in new.get_submodule("layer").parameters())
+
+
+def test_every_layer_gets_its_own_recipe() -> None:
+    model = nn.ModuleDict(
+        {
+            "a": nn.GRUCell(2, 4),
+            "b": Recurrent(cells.MGU(), 2, 4),
+            "c": Recurrent(cells.LSTM(), 2, 4, bias=False),
+            "d": Recurrent(cells.IndRNN(), 2, 4),
+            "e": nn.LSTM(2, 4, num_layers=2, bidirectional=True),
+        }
+    )
+    found = cure(model, lag=10)
+    recipes = [(s.name, s.recipe) for s in found.started]
+    assert recipes == [
+        ("a", "timescales"), ("b", "timescales"), ("c", "orthogonal"), ("d", "none"),
+        ("e", "timescales"),
+    ]  # fmt: skip
+    assert found.kept == ()
+    weights = dict(found.model.get_submodule("e").named_parameters())
+    for suffix in ("l0", "l0_reverse", "l1", "l1_reverse"):
+        b = (weights[f"bias_ih_{suffix}"] + weights[f"bias_hh_{suffix}"]).detach()[4:8]
+        tau = 1 + b.exp()
+        assert 2 - 1e-4 <= float(tau.min()) <= float(tau.max()) <= 30 + 1e-3
+
+
+def test_weights_are_kept_when_asked() -> None:
+    model = Model(nn.GRU(3, H))
+    found = cure(model, lag=20, keep_weights=True)
+    for a, b in zip(model.parameters(), found.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert found.started == ()
+    assert found.kept == ("embed", "layer", "head", "scale")
+
+
+@dataclass(frozen=True)
+class Report:
+    """As much of a report as a cure reads."""
+
+    lag: int
+
+
+def test_the_lag_comes_from_the_report_or_the_call() -> None:
+    model = nn.GRU(2, 4)
+    assert cure(model, Report(9)).lag_steps == 9
+    assert cure(model, Report(9), lag=4).lag_steps == 4
+    assert cure(model, Report(9)).started[0].words == "GRU: time scales of 2 to 27 steps"
+
+
+def test_what_cannot_be_cured_is_refused() -> None:
+    for lag in (None, 0, True, 2.5):
+        with pytest.raises(OptionError, match="lag must be a positive number of steps, or in a re"):
+            cure(nn.GRU(2, 4), lag=lag)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="no recurrent layer of throughtime or torch.nn to cure"):
+        cure(nn.Linear(2, 4), lag=3)
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got 3"):
+        cure(3, lag=3)  # type: ignore[arg-type]
+    wrapped = nn.utils.parametrizations.weight_norm(copy.deepcopy(nn.GRU(2, 4)), "weight_hh_l0")
+    with pytest.raises(OptionError, match="parametri"):
+        cure(wrapped, lag=3)
