@@ -88,3 +88,11 @@ def test_what_is_lost_for_good_is_minus_infinity() -> None:
 def test_short_sequences_are_refused() -> None:
     with pytest.raises(ShapeError, match="more than 10 steps"):
         jacobians(RNN(2, 3), Batch(torch.ones(10, 2, 2)))
+
+
+def test_a_wide_state_gives_the_largest_exponents() -> None:
+    values = torch.cat((torch.linspace(1.3, 0.7, 16), torch.full((114,), 0.1))).double()
+    values = values[torch.randperm(130, generator=torch.Generator().manual_seed(1))]
+    (found,) = jacobians(_linear(values.diag()), Batch(_x(300, 1, 2) * 0))
+    expected = values.sort(descending=True).values[:16].log().tolist()
+    assert found.lyapunov_nats_per_step == pytest.approx(expected, abs=1e-2)

@@ -13,8 +13,9 @@ from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.passage import Passage
 
-DROPPED, WINDOW, SAMPLED = 10, 20, 20
-"""First steps left out of the spectrum; steps of a product; steps with singular values."""
+DROPPED, WINDOW, SAMPLED, WIDEST = 10, 20, 20, 128
+"""First steps left out of the spectrum; steps of a product; steps with singular values; the widest
+state with a whole spectrum."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Jacobians:
         layer: its number.
         direction: 0 forward, 1 backward.
         lyapunov_nats_per_step: largest first, mean over rows, the first 10 steps left out; -inf
-            for a direction that is lost for good.
+            for a direction that is lost for good. The largest 16 where a state has more than 128
+            numbers.
         singular_values: 5th, 50th and 95th percentile of the singular values of J_t over rows and
             up to 20 steps.
         condition_number: of the product over the last `condition_steps` steps, geometric mean
@@ -94,16 +96,25 @@ def _of_part(steps: Steps, T: int) -> Jacobians:
     singular: list[Tensor] = []
     q = product = None
     for number, J in enumerate(step_jacobians(steps, T)):
-        eye = torch.eye(J.shape[-1], dtype=J.dtype, device=J.device).expand_as(J)
-        q, r = torch.linalg.qr(J @ (eye if q is None else q))
+        q, r = torch.linalg.qr(J @ (_start(J) if q is None else q))
         if number >= DROPPED:
             logs.append(r.diagonal(dim1=-2, dim2=-1).abs().log())
-        if number % max(1, T // SAMPLED) == 0:
+        if number % -(-T // SAMPLED) == 0:
             singular.append(torch.linalg.svdvals(J).flatten())
         if number >= T - WINDOW:
             product = J if product is None else J @ product
     assert product is not None
     return _summed(steps, logs, torch.cat(singular), product, min(T, WINDOW))
+
+
+def _start(J: Tensor) -> Tensor:
+    """(B, N, N), the unit vectors; of a wide state (B, N, 16), drawn and fixed."""
+    N = J.shape[-1]
+    if N <= WIDEST:
+        return torch.eye(N, dtype=J.dtype, device=J.device).expand_as(J)
+    draw = torch.Generator().manual_seed(0)
+    drawn = torch.randn(N, 16, dtype=J.dtype, generator=draw).to(J.device)
+    return torch.linalg.qr(drawn)[0].expand(len(J), N, 16)
 
 
 def _summed(

@@ -24,7 +24,7 @@ class Module:
     Attributes:
         name: its name; empty when it is the model.
         cell: its cell in words.
-        jacobians: of each layer and direction; empty for sequences of 10 steps or fewer.
+        jacobians: of each layer and direction, on two rows; empty for 10 steps or fewer.
         gates: time scales and saturation of each layer and direction.
     """
 
