@@ -27,4 +27,11 @@ CELLS: list[Cell] = [
     cells.Skip(4, "relu"),
     cells.LSTMLayerNorm(),
     cells.GRULayerNorm(),
+    cells.GRUD(),
+    cells.LEM(),
+    cells.LEM(0.5),
+    cells.CoRNN(),
+    cells.CoRNN(0.3, 1.5, 0.8),
+    cells.SLSTM(),
+    cells.SLSTM("exp"),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import inspect
+import math
 import pickle
 import shutil
 import sys
@@ -107,6 +108,15 @@ LAYOUTS: dict[str, tuple[Any, ...]] = {
     "MGU": (("f", "n"), ("f", "n"), (), ()),
     "IndRNN": (("h",), (), (), ("u",)),
     "Skip": (("h",), ("h", "skip"), (), ()),
+    "GRUD": (
+        ("r", "z", "n"),
+        ("r", "z", "n"),
+        (),
+        ("rate_h", "shift_h", "rate_x", "shift_x", "v_r", "v_z", "v_n"),
+    ),
+    "LEM": (("t", "r", "z", "y"), ("t", "r", "z", "y"), (), ()),
+    "CoRNN": (("y",), ("y", "z"), (), ()),
+    "SLSTM": (("i", "f", "z", "o"), ("i", "f", "z", "o"), (), ()),
 }
 
 
@@ -115,7 +125,7 @@ def test_only_what_step_touches_is_in_the_layout(cell: Cell) -> None:
     found = cell.layout
     expected = LAYOUTS[type(cell).__name__]
     assert (found.input_gates, found.recurrent_gates, found.products, found.vectors) == expected
-    assert found.inputs == ()
+    assert found.inputs == (("gap", "mask") if type(cell) is cells.GRUD else ())
 
 
 def test_direct_inputs_are_in_the_layout() -> None:
@@ -161,13 +171,23 @@ def test_numbers_and_names_that_cannot_be() -> None:
     for wrong in (1, 0, 2.5, True):
         with pytest.raises(CellError, match=f"distance must be an integer .* 2, got {wrong!r}"):
             cells.Skip(wrong)
+    for wrong in (0, -0.1, math.inf, math.nan, True, "1"):
+        with pytest.raises(CellError, match=f"dt must be a finite number above 0, got {wrong!r}"):
+            cells.LEM(wrong)
+        for name in ("dt", "gamma", "epsilon"):
+            with pytest.raises(CellError, match=f"{name} must be a .* above 0, got {wrong!r}"):
+                cells.CoRNN(**{name: wrong})
+    with pytest.raises(CellError, match="forget must be sigmoid or exp, got 'tanh'"):
+        cells.SLSTM("tanh")
     for kind in (cells.Elman, cells.IndRNN):
         with pytest.raises(
             CellError,
             match="activation must be one of tanh, relu, sigmoid, identity or a function, got 'so'",
         ):
             kind("so")
-    with pytest.raises(AttributeError, match="throughtime.cells has no cell 'Elmann': Elman, GRU"):
+    with pytest.raises(
+        AttributeError, match="throughtime.cells has no cell 'Elmann': CoRNN, Elman, "
+    ):
         cells.Elmann  # noqa: B018
 
 

@@ -137,6 +137,63 @@ def relu(x: float) -> float:
     return max(x, 0.0)
 
 
+def gru_d(a: Any, U: Any, s: Any, p: Any) -> dict[str, Row]:
+    gap, mask = a["gap"][0], a["mask"][0]
+
+    def decay(what: str) -> Row:
+        rates = zip(p[f"rate_{what}"], p[f"shift_{what}"], strict=True)
+        return [math.exp(-max(0, w * gap + b)) for w, b in rates]
+
+    def read(name: str) -> Row:
+        """W of m x + (1 - m) d x, and V m."""
+        parts = zip(a[name], decay("x"), p[f"v_{name}"], strict=True)
+        return [mask * x + (1 - mask) * d * x + v * mask for x, d, v in parts]
+
+    old = times(decay("h"), s["h"])
+    r = gate(sigmoid, read("r"), dot(U["r"], old))
+    z = gate(sigmoid, read("z"), dot(U["z"], old))
+    n = gate(tanh, read("n"), dot(U["n"], times(r, old)))
+    return {"h": [(1 - zk) * hk + zk * nk for zk, hk, nk in zip(z, old, n, strict=True)]}
+
+
+def lem(dt: float) -> Formulas:
+    def formulas(a: Any, U: Any, s: Any, p: Any) -> dict[str, Row]:
+        def stepped(old: Row, gap: str, new: Row) -> Row:
+            d = gate(sigmoid, a[gap], dot(U[gap], s["y"]))
+            return [o - dt * k * o + dt * k * n for o, k, n in zip(old, d, new, strict=True)]
+
+        z = stepped(s["z"], "t", gate(tanh, a["z"], dot(U["z"], s["y"])))
+        return {"y": stepped(s["y"], "r", gate(tanh, a["y"], dot(U["y"], z))), "z": z}
+
+    return formulas
+
+
+def cornn(dt: float, gamma: float, epsilon: float) -> Formulas:
+    def formulas(a: Any, U: Any, s: Any, p: Any) -> dict[str, Row]:
+        force = gate(tanh, a["y"], dot(U["y"], s["y"]), dot(U["z"], s["z"]))
+        z = [
+            v + dt * f - dt * gamma * y - dt * epsilon * v
+            for v, f, y in zip(s["z"], force, s["y"], strict=True)
+        ]
+        return {"y": [y + dt * v for y, v in zip(s["y"], z, strict=True)], "z": z}
+
+    return formulas
+
+
+def slstm(forget: Callable[[float], float]) -> Formulas:
+    def formulas(a: Any, U: Any, s: Any, p: Any) -> dict[str, Row]:
+        i, f, z, o = (gate(float, a[g], dot(U[g], s["h"])) for g in "ifzo")
+        rows = []
+        for ik, fk, zk, ok, c, n, m in zip(i, f, z, o, s["c"], s["n"], s["m"], strict=True):
+            new_m = max(math.log(forget(fk)) + m, ik)
+            keep, write = math.exp(math.log(forget(fk)) + m - new_m), math.exp(ik - new_m)
+            new_c, new_n = keep * c + write * tanh(zk), keep * n + write
+            rows.append((sigmoid(ok) * new_c / new_n, new_c, new_n, new_m))
+        return dict(zip(("h", "c", "n", "m"), map(list, zip(*rows, strict=True)), strict=True))
+
+    return formulas
+
+
 FORMULAS: list[tuple[Cell, Formulas]] = [
     (cells.Elman(), elman(tanh)),
     (cells.Elman("relu"), elman(relu)),
@@ -156,6 +213,13 @@ FORMULAS: list[tuple[Cell, Formulas]] = [
     (cells.IndRNN("tanh"), indrnn(tanh)),
     (cells.Skip(2), skip(2, tanh)),
     (cells.Skip(5, "relu"), skip(5, relu)),
+    (cells.GRUD(), gru_d),
+    (cells.LEM(), lem(1)),
+    (cells.LEM(0.3), lem(0.3)),
+    (cells.CoRNN(), cornn(0.042, 2.7, 4.7)),
+    (cells.CoRNN(0.3, 1.5, 0.8), cornn(0.3, 1.5, 0.8)),
+    (cells.SLSTM(), slstm(sigmoid)),
+    (cells.SLSTM("exp"), slstm(math.exp)),
 ]
 
 

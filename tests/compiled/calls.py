@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.cells.table import CELLS as ALL
+from tests.compiled.fed import FED
 from tests.compiled.own import OWN
 from throughtime import Cell
 from throughtime.backends import cpu, reference
@@ -18,7 +19,9 @@ from throughtime.cells.parameters import parameter_shapes
 from throughtime.scan import scan
 from throughtime.scan.form import flatten, unflatten
 
-CELLS: Final[list[Cell]] = [*(c for c in ALL if cpu.refuses_cell(c, torch.empty(0)) is None), *OWN]
+CELLS: Final[list[Cell]] = [
+    *(c for c in ALL if cpu.refuses_cell(c, torch.empty(0)) is None), *OWN, *FED,
+]  # fmt: skip
 """Every cell that is compiled."""
 
 FLOATS: Final = (torch.float32, torch.float64)
@@ -53,6 +56,11 @@ FORMS: Final[dict[str, dict[str, bool]]] = {
     "lengths": {"lengths": True, "state": True},
     "packed": {"packed": True},
     "packed_initial": {"packed": True, "initial": True},
+    "reset": {"reset": True},
+    "reset_state": {"reset": True, "state": True},
+    "reset_both": {"reset": True, "state": True, "initial": True},
+    "reset_lengths": {"reset": True, "lengths": True, "initial": True},
+    "reset_packed": {"reset": True, "packed": True, "initial": True},
 }
 
 
@@ -82,12 +90,24 @@ def random_call(
             alive = (sizes_of > torch.arange(int(sizes_of[0])).unsqueeze(1)).sum(1)
         given["batch_sizes"] = alive
         x = random(int(alive.sum()), I)
+    widths_of = {n: cell.width(cell.inputs[n], H) for n in cell.layout.inputs}
+    if widths_of:
+        given["inputs"] = {n: random(*x.shape[:-1], w) for n, w in widths_of.items()}
+    if asked.get("reset"):
+        given["reset"] = _random_resets(given.get("batch_sizes"), T, B)
     scales = {"weight_ih": 1 / math.sqrt(max(I, 1)), "weight_hh": 0.8 / math.sqrt(H)}
     shapes = parameter_shapes(cell, I, H, asked.get("bias", True))
     weights = tuple(
         {n: random(*s, scale=scales.get(n, 0.5)) for n, s in shapes.items()} for _ in range(D)
     )
     return Call(cell, H, x, weights, **given)
+
+
+def _random_resets(batch_sizes: Tensor | None, T: int, B: int) -> Tensor:
+    """Some before a third of all steps, the first and those behind a row's end among them."""
+    if batch_sizes is not None:
+        T, B = len(batch_sizes), int(batch_sizes[0]) if len(batch_sizes) else 0
+    return torch.rand(T, B) < 0.3
 
 
 def changed(call: Call, change: Any) -> Call:
@@ -102,7 +122,7 @@ def changed(call: Call, change: Any) -> Call:
 
 def leaves(call: Call) -> dict[str, Tensor]:
     """Every floating tensor of a call by name."""
-    found = {"x": call.x}
+    found = {"x": call.x, **{f"input {n}": v for n, v in (call.inputs or {}).items()}}
     for d, weights in enumerate(call.weights):
         found |= {f"{name}[{d}]": v for name, v in weights.items()}
     for what, group in (("state", call.state), ("initial", call.initial)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -46,9 +47,14 @@ def _call(cell: Cell, dtype: torch.dtype, sizes: Sizes, form: str = "state") -> 
 def _rows(call: Call, rows: slice | list[int], steps: slice = slice(None)) -> Call:
     """Some rows and steps of a padded call, with the lengths they have there."""
     assert call.state is not None
-    return call._replace(
-        x=call.x[steps, rows], state=tuple(v[:, rows] for v in call.state), lengths=None
-    )
+    call = _fed(call, (steps, rows))
+    return call._replace(state=tuple(v[:, rows] for v in call.state or ()), lengths=None)
+
+
+def _fed(call: Call, part: Any) -> Call:
+    """The call with a part of its input, and the same part of its direct inputs."""
+    inputs = None if call.inputs is None else {n: v[part] for n, v in call.inputs.items()}
+    return call._replace(x=call.x[part], inputs=inputs)
 
 
 def _of(values: dict[str, Tensor], rows: slice | list[int]) -> list[Tensor]:
@@ -133,7 +139,7 @@ def _in_parts(call: Call, cuts: tuple[int, ...]) -> list[Tensor]:
     """Outputs and final states of the parts one after the other, the state handed on."""
     ends, outputs, state = (*cuts, call.x.shape[0]), [], call.state
     for first, last in zip((0, *cuts), ends, strict=True):
-        y, *final = results(call._replace(x=call.x[first:last], state=state)).values()
+        y, *final = results(_fed(call, slice(first, last))._replace(state=state)).values()
         outputs.append(y)
         state = tuple(final)
     assert state is not None
@@ -149,7 +155,7 @@ def test_padded_packed_and_alone_have_the_same_bits(cell: Cell, dtype: torch.dty
         shuffled = torch.randperm(7)
         padded = results(full._replace(lengths=lengths))
         alive = torch.arange(9).unsqueeze(1) < lengths
-        packed = results(full._replace(x=full.x[alive], batch_sizes=alive.sum(1)))
+        packed = results(_fed(full, alive)._replace(batch_sizes=alive.sum(1)))
         assert_same([packed["y"]], [padded["y"][alive]], "packed outputs")
         assert_same(list(packed.values())[1:], list(padded.values())[1:], "packed states")
         mixed = _rows(full, shuffled.tolist())._replace(lengths=lengths[shuffled])
@@ -169,7 +175,8 @@ def test_padding_is_not_looked_at_and_gets_no_gradient(cell: Cell) -> None:
     wanted = [*results(call).values(), *gradients(results(call), leaves(call), d).values()]
     behind = torch.arange(5).unsqueeze(1) >= lengths
     poisoned = changed(call, lambda v: v.detach().clone())
-    poisoned.x[behind] = torch.nan
+    for v in (poisoned.x, *(poisoned.inputs or {}).values()):
+        v[behind] = torch.nan
     poisoned = changed(poisoned, lambda v: v.requires_grad_())
     d = {n: v if v is None or n != "y" else v.clone() for n, v in d.items()}
     assert d["y"] is not None
@@ -177,7 +184,7 @@ def test_padding_is_not_looked_at_and_gets_no_gradient(cell: Cell) -> None:
     found = results(poisoned)
     grads = gradients(found, leaves(poisoned), d)
     assert_same([*found.values(), *grads.values()], wanted)
-    assert not grads["x"][behind].any()
+    assert not any(grads[n][behind].any() for n in grads if n == "x" or n.startswith("input "))
 
 
 @every_cell

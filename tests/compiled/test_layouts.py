@@ -21,11 +21,12 @@ from tests.compiled.calls import (
     random_gradients,
     results,
 )
+from tests.compiled.fed import Phased
 from tests.compiled.own import HandedOn, ThreeStates, Unlike
 from throughtime import Cell, cells
 from throughtime.backends.call import Call
 
-CELLS: list[Cell] = [cells.LSTM(), cells.GRU(), ThreeStates(), HandedOn(), Unlike()]
+CELLS: list[Cell] = [cells.LSTM(), cells.GRU(), ThreeStates(), HandedOn(), Unlike(), Phased()]
 SIZES = Sizes(5, 3, 5, 17, 2)
 
 
@@ -80,6 +81,7 @@ def _laid_out(call: Call, layout: Callable[[Tensor], Tensor]) -> Call:
 
     return call._replace(
         x=lie(call.x),
+        inputs=None if call.inputs is None else {n: lie(v) for n, v in call.inputs.items()},
         weights=tuple({n: lie(v) for n, v in w.items()} for w in call.weights),
         state=None if call.state is None else tuple(map(lie, call.state)),
         initial=None if call.initial is None else tuple(map(lie, call.initial)),

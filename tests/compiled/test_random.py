@@ -64,7 +64,10 @@ def _layers_agree(
         chosen = chosen | {"merge": "sum"}
     layer = Recurrent(cell, max(I, 1), H, dtype=dtype, backend="cpu", **chosen)
     x = torch.randn(*((B, T) if chosen["batch_first"] else (T, B)), max(I, 1), dtype=dtype)
-    given = {"lengths": torch.randint(0, T + 1, (B,))} if ragged else {}
+    given: dict[str, Any] = {"lengths": torch.randint(0, T + 1, (B,))} if ragged else {}
+    if cell.inputs:
+        widths = {n: cell.width(w, H) for n, w in cell.inputs.items()}
+        given["inputs"] = {n: torch.randn(*x.shape[:-1], w, dtype=dtype) for n, w in widths.items()}
     found, wanted = _run(layer, x, given), _run(_reference(layer), x.double(), given)
     assert_near(found, {n: v.double() for n, v in wanted.items()})
 
@@ -78,9 +81,12 @@ def _reference(layer: Recurrent) -> Recurrent:
 def _run(layer: Recurrent, x: Tensor, given: dict[str, Any]) -> dict[str, Tensor]:
     """Outputs, states and every gradient, of sums that weigh each number differently."""
     x = x.detach().clone().requires_grad_()
-    y, state = layer(x, **given)
+    inputs = {
+        n: v.to(x).detach().clone().requires_grad_() for n, v in given.get("inputs", {}).items()
+    }
+    y, state = layer(x, **given | ({"inputs": inputs} if inputs else {}))
     found = {"y": y, **{f"{i} {j}": v for i, p in enumerate(state) for j, v in enumerate(p)}}
-    leaves = {"x": x, **dict(layer.named_parameters())}
+    leaves = {"x": x, **inputs, **dict(layer.named_parameters())}
     nothing = 0 * sum(v.sum() for v in leaves.values())  # no step is a legal number of steps
     total = nothing + sum((v * _weights(v)).sum() for v in found.values())
     grads = torch.autograd.grad(total, list(leaves.values()))

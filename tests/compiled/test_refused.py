@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.compiled.calls import Sizes, changed, random_call
+from tests.compiled.fed import Decaying
 from tests.house.source import ROOT
 from throughtime import Recurrent, cells
 from throughtime.backends import choose, explain
@@ -21,11 +22,10 @@ SIZES = Sizes(3, 2, 4, 5)
 MASK = torch.ones(1, 2, 5)
 
 CALLS: dict[str, tuple[dict[str, Any], str]] = {
-    "reset": ({"reset": torch.zeros(3, 2, dtype=torch.bool)}, "does not offer resets"),
     "mask": ({"recurrent_mask": MASK}, "does not offer a recurrent dropout"),
     "zoneout": ({"zoneout": (torch.zeros(1, 3, 2, 5),)}, "does not offer zoneout"),
     "record": ({"record": True}, "does not offer the sequence of every state"),
-    "state": ({"state": (torch.zeros(1, 2, 5).double(),)}, "weights and states must be float32"),
+    "state": ({"state": (torch.zeros(1, 2, 5).double(),)}, "states and inputs must be float32"),
     "mixed": ({"x": torch.zeros(3, 2, 4).double()}, "must be float64 on cpu like the input"),
 }  # fmt: skip
 
@@ -34,6 +34,13 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
 def test_a_call_is_refused_with_its_reason(given: dict[str, Any], reason: str) -> None:
     call = random_call(cells.GRU(), torch.float32, SIZES, grad=False)
     _refused(call._replace(**given), reason)
+
+
+def test_direct_inputs_of_another_precision_are_refused() -> None:
+    call = random_call(Decaying(), torch.float32, SIZES, grad=False)
+    assert call.inputs is not None
+    inputs = {n: v.double() for n, v in call.inputs.items()}
+    _refused(call._replace(inputs=inputs), "weights, states and inputs must be float32")
 
 
 @pytest.mark.parametrize(

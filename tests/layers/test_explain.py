@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from tests.layers.own import Decaying
 from throughtime import LSTM, Cell, Recurrent, cells
 from throughtime.errors import BackendError
 
@@ -64,7 +63,6 @@ def test_why_neither_compiled_nor_torch() -> None:
     [
         (cells.LSTMProjected(2), "LSTMProjected multiplies by matrices without an input part (hr)"),
         (cells.GRULayerNorm(), "GRULayerNorm computes over the units of a row (normalise): "),
-        (Decaying(), "Decaying reads inputs that no matrix multiplies (dt, gain)"),
         (Summed(), "Summed computes over the units of a row ("),
         (Cumulative(), "cumsum has no rule, which keeps Cumulative uncompiled: "),
     ],
@@ -75,9 +73,8 @@ def test_why_a_cell_is_not_compiled(cell: Cell, reason: str) -> None:
     assert first == f"layer 0: {'torch' if cell.torch_equivalent else 'reference'}"
     assert second.startswith(f"  not cpu: {reason}")
     layer = Recurrent(cell, 3, 4, backend="cpu")
-    inputs = {"dt": torch.zeros(5, 2, 1), "gain": torch.zeros(5, 2, 4)} if cell.inputs else None
     with pytest.raises(BackendError, match=f"backend 'cpu' cannot run .*{re.escape(reason)}"):
-        layer(torch.randn(5, 2, 3), inputs=inputs)
+        layer(torch.randn(5, 2, 3))
 
 
 def test_why_a_dtype_is_not_compiled() -> None:

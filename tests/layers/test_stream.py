@@ -42,8 +42,11 @@ def test_same_bits_as_the_whole(cell: Cell, dtype: torch.dtype) -> None:
             cell, width, [width + 2, width], backend="reference", dtype=dtype, learn_initial=True
         )
         x = torch.randn(4, rows, width, dtype=dtype)
-        stream, state = layer.stream(rows), layer(x)[1]
-        assert torch.equal(torch.stack([stream(v) for v in x]), layer(x)[0])
+        inputs = {n: torch.rand(4, rows, 1, dtype=dtype) for n in cell.inputs}
+        stream, (y, state) = layer.stream(rows), layer(x, inputs=inputs or None)
+        given = [{n: v[t] for n, v in inputs.items()} or None for t in range(4)]
+        steps = [stream(v, inputs=g) if g else stream(v) for v, g in zip(x, given, strict=True)]
+        assert torch.equal(torch.stack(steps), y)
         for part, own in zip(state, stream.state[0], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(part, own, strict=True))
 

@@ -125,12 +125,16 @@ class Gradients(NamedTuple):
     Attributes:
         x: as the call's; None where it was not asked for.
         weights: for each direction, name -> gradient; empty where none were asked for.
+        inputs: name -> gradient, as the call's.
         start: by the state at the start of the call, for each state (D, B, width).
+        initial: what resets carry to `initial`, for each state (D, width); None is nothing.
     """
 
     x: Tensor | None
     weights: tuple[Mapping[str, Tensor], ...]
+    inputs: Mapping[str, Tensor]
     start: tuple[Tensor, ...]
+    initial: tuple[Tensor, ...] | None = None
 
 
 def packed_mask(batch_sizes: Tensor) -> Tensor:

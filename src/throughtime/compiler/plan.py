@@ -25,6 +25,9 @@ ROWWISE: Final = frozenset("row_sum row_mean row_scale spread softmax normalise 
 UNCODED: Final = frozenset({"sin", "cos"})
 """Operations that have a rule of derivative and no vector code yet."""
 
+NUMBER: Final = ("B", "1")
+"""The shape of one number a row, such as a direct input of width 1: all units have the same."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -42,6 +45,7 @@ class Plan:
         state_names: of the cell's states; the first is the output.
         vectors: names of the per-unit vectors, whose gradients stand behind those of the sums.
         phases: one for each vector that is multiplied, in order; the old output is the first.
+        inputs: node of each direct input that is read.
     """
 
     name: str
@@ -55,6 +59,12 @@ class Plan:
     state_names: tuple[str, ...]
     vectors: tuple[str, ...]
     phases: tuple[Phase, ...]
+    inputs: tuple[int, ...]
+
+    @cached_property
+    def input_names(self) -> tuple[str, ...]:
+        """Of the direct inputs that are read."""
+        return tuple(str(self.graph.nodes[i].constants[0]) for i in self.inputs)
 
     @cached_property
     def with_a(self) -> tuple[Sum, ...]:
@@ -85,7 +95,8 @@ class Plan:
     def key(self) -> str:
         """Equal plans may share their code."""
         sums = [(s.node, s.gradient, s.a is not None, s.u is not None) for s in self.sums]
-        return repr((self.graph.key, sums, self.states, self.new_states, self.saved, self.vectors))
+        more = self.states, self.new_states, self.saved, self.vectors, self.inputs
+        return repr((self.graph.key, sums, *more))
 
     def __str__(self) -> str:
         nodes = self.graph.nodes
@@ -120,8 +131,6 @@ def _reason(cell: Cell) -> str | None:
     if graph.unsupported:
         operation, line = graph.unsupported[0]
         return f"{operation} has no rule, which keeps {name} uncompiled: {line}"
-    if cell.layout.inputs:
-        return f"{name} reads inputs that no matrix multiplies ({', '.join(cell.layout.inputs)})"
     if cell.layout.products:
         return f"{name} multiplies by matrices without an input part ({', '.join(cell.products)})"
     if any(w != H for H in (2, 3) for w in cell.widths(H)):
@@ -133,7 +142,7 @@ def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
     name = type(cell).__name__
     matrices: set[str] = set()
     for node in graph.nodes:
-        if node.op in ROWWISE or "1" in node.shape:
+        if node.op in ROWWISE or ("1" in node.shape and node.shape != NUMBER):
             yield f"{name} computes over the units of a row ({node.op}): {node.line}"
         if node.op in UNCODED:
             yield f"{name} computes {node.op}, which has no vector code: {node.line}"
@@ -147,15 +156,17 @@ def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
 def _planned(cell: Cell) -> Plan:
     step, graph = trace(cell), derivative(trace(cell))
     output = cell.state_names[0]
-    sums = sums_of(step, graph, output)
+    sums = sums_of(step, graph, output, cell.layout.inputs)
     phases = phases_of(step, graph, output, [s.u for s in sums])
     old = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "s"}
     states = tuple(old.get(name) for name in cell.state_names)
     new_states = tuple(i for _, i in step.outputs)
     needed = needed_values(graph) | {p.vector for p in phases if p.own}
-    known = {i for i in (states[0], new_states[0]) if i is not None}
+    direct = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "a"}
+    inputs = tuple(direct[name] for name in cell.layout.inputs if name in direct)
+    known = {i for i in (states[0], new_states[0], *inputs) if i is not None}
     saved, read = saved_values(graph, needed, {s.node for s in sums}, known)
     return Plan(
         type(cell).__name__, graph, sums, states, new_states, saved, new_states[0] in read,
-        states[0] in read, cell.state_names, cell.layout.vectors, phases,
+        states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
     )  # fmt: skip

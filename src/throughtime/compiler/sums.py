@@ -26,11 +26,19 @@ class Sum:
     u: str | None
 
 
-def sums_of(step: Graph, graph: Graph, output: str) -> tuple[Sum, ...]:
-    """The sums of a step, those of each phase side by side as far as their kinds allow."""
+def sums_of(step: Graph, graph: Graph, output: str, inputs: tuple[str, ...]) -> tuple[Sum, ...]:
+    """The sums of a step, those of each phase side by side as far as their kinds allow.
+
+    Args:
+        step: its graph.
+        graph: of its derivative.
+        output: the name of the state that is the output.
+        inputs: names of what stands beside the gates and is no sum.
+    """
     gradients = dict(graph.outputs)
     results = {p.matrix: p.result for p in graph.products}
-    a = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "a"}
+    read = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "a"}
+    a = {g: i for g, i in read.items() if g not in inputs}
     node_of = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "U"}
     phase = {g: k for k, gates in enumerate(multiplied(step, output).values()) for g in gates}
     u = {g: node_of[g] for g in phase}

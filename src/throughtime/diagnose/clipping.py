@@ -112,19 +112,21 @@ def clipping(gradients: Iterable[Tensor], threshold: float, kind: Kind = "norm")
     cosines: list[float] = []
     halves: list[Tensor | float] = [0.0, 0.0]
     clipped_sum: Tensor | float = 0.0
+    clipped = 0
     for number, g in enumerate(gradients):
         g = _checked(g, number)
         u, norm = _clip(g, threshold, kind), float(g.norm())
         norms.append(norm)
+        clipped += not torch.equal(u, g)
         shrinks.append(float(u.norm()) / norm if norm else 1.0)
         cosines.append(_cosine(u, g) if norm else 1.0)
         halves[number % 2] = halves[number % 2] + g
         clipped_sum = clipped_sum + u
-    return _summed(kind, threshold, (norms, shrinks, cosines), halves, clipped_sum)
+    return _summed(kind, threshold, clipped, (norms, shrinks, cosines), halves, clipped_sum)
 
 
 def _summed(
-    kind: str, threshold: float, each: tuple[list[float], list[float], list[float]],
+    kind: str, threshold: float, clipped: int, each: tuple[list[float], list[float], list[float]],
     halves: list[Tensor | float], clipped_sum: Tensor | float,
 ) -> Clipping:  # fmt: skip
     """All the numbers from the sums over the batches."""
@@ -142,7 +144,7 @@ def _summed(
         kind=kind,
         threshold=float(threshold),
         norms=tuple(norms),
-        clip_rate=sum(s < 1 - 1e-12 for s in shrinks) / M,
+        clip_rate=clipped / M,
         mean_shrink=sum(shrinks) / M,
         mean_cosine=_cosine(clipped_mean, mean),
         batch_cosine=sum(cosines) / M,

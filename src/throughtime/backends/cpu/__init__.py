@@ -45,8 +45,6 @@ def _no_machine() -> str | None:
 
 def _kind(call: Call) -> str | None:
     """What the compiled loops do not offer."""
-    if call.reset is not None:
-        return "compiled code does not offer resets"
     if call.recurrent_mask is not None:
         return "compiled code does not offer a recurrent dropout"
     if call.zoneout is not None:
@@ -54,10 +52,10 @@ def _kind(call: Call) -> str | None:
     if call.record:
         return "compiled code does not offer the sequence of every state"
     others = [v for w in call.weights for v in w.values()]
-    others += [*(call.state or ()), *(call.initial or ())]
+    others += [*(call.state or ()), *(call.initial or ()), *(call.inputs or {}).values()]
     for v in others:
         if v.dtype != call.x.dtype or v.device != call.x.device:
-            return f"weights and states must be {_word(call.x.dtype)} on cpu like the input"
+            return f"weights, states and inputs must be {_word(call.x.dtype)} on cpu like the input"
     return None
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
 from throughtime.backends.cpu.gradients import Room, by_weights, by_x, room_for
+from throughtime.backends.cpu.inputs import by_inputs, input_lines
+from throughtime.backends.cpu.restarts import Restarts, by_initial
 from throughtime.backends.cpu.runs import multiplied_rows, runs_backward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
@@ -51,7 +53,8 @@ def run(
     if rows.B:
         _carry(call, found, rows, kept, d_results, room)
     weights = tuple(by_weights(call, room, d) for d in range(call.directions))
-    return Gradients(by_x(call, rows, room.x), weights, tuple(room.start))
+    inputs, initial = by_inputs(call, found, rows, room.inputs), by_initial(call, room.initial)
+    return Gradients(by_x(call, rows, room.x), weights, inputs, tuple(room.start), initial)
 
 
 class _Asked(NamedTuple):
@@ -85,8 +88,11 @@ def _carry(
     make = _template if packed or call.lengths is not None else _kept_template
     template, shape = make(key_of(call, rows, team, y), asked)
     finals = [None if v is None else v.contiguous() for v in d_final]
-    start = start_of(call)
-    found_at = call_addresses(call, start) | _addresses(call, y, saved, finals, room)
+    start, inputs = start_of(call), input_lines(call, found, rows)
+    found_at = call_addresses(call, start, inputs) | _addresses(call, y, saved, finals, room)
+    restarts = None if call.reset is None else Restarts(call, rows, room.initial)
+    if restarts is not None:
+        found_at |= restarts.addresses
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
     template.run(shape.code.region, team, found_at)
 
@@ -102,7 +108,7 @@ def _addresses(
     found = {"y": y.data_ptr()}
     for d in range(call.directions):
         found[f"saved {d}"] = at(saved, d)
-        found[f"d_x {d}"] = at(room.x, d)
+        found[f"d_x {d}"], found[f"d_inputs {d}"] = at(room.x, d), at(room.inputs, d)
         for s, (final, start) in enumerate(zip(finals, room.start, strict=True)):
             found[f"d_final{s} {d}"], found[f"d_start{s} {d}"] = at(final, d), at(start, d)
         for name in ("d_W", "d_U", "d_bias_ih", "d_bias_hh"):
@@ -137,7 +143,7 @@ def _template(key: Key, asked: _Asked) -> tuple[Template, Shape]:
     for d in range(shape.D):
         words = direction_words(template, shape, d) | places[d]
         words["d_y_first"] = d * asked.d_y_first
-        words |= {name: Given(f"{name} {d}") for name in ("d_x", "d_W", "d_U")}
+        words |= {name: Given(f"{name} {d}") for name in ("d_x", "d_W", "d_U", "d_inputs")}
         words |= {"d_W_bias": Given(f"d_bias_ih {d}"), "d_U_bias": Given(f"d_bias_hh {d}")}
         words["multiplied"] = template.list_of(multiplied_rows(shape, places[d], plane))
         words["d_own"] = template.list_of([Given(f"d_{name} {d}") for name in found.vectors])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.restarts import sums_by_initial
 from throughtime.backends.cpu.sizes import Rows, target
 from throughtime.compiler.plan import Plan
 
@@ -23,6 +24,8 @@ class Room:
         U: (rows of weight_hh, H).
         others: by name, biases and vectors as they are.
         start: for each state (D, B, H).
+        inputs: (D, N, direct inputs, H), padded, or None where there are none.
+        initial: (D, states, B, H) what resets carry to where they go, padded; or None.
     """
 
     x: Tensor | None
@@ -30,6 +33,8 @@ class Room:
     U: list[Tensor]
     others: list[dict[str, Tensor]]
     start: list[Tensor]
+    inputs: Tensor | None
+    initial: Tensor | None
 
 
 def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool) -> Room:
@@ -51,6 +56,8 @@ def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: 
         [{n: none(v.shape) for n, v in call.weights[d].items() if n not in matrices}
          for d in wanted],
         [new((D, rows.B, H)) for _ in found.state_names],
+        new((D, rows.N, len(found.inputs), whole_H)) if found.inputs else None,
+        sums_by_initial(call, lanes),
     )  # fmt: skip
 
 
@@ -58,14 +65,20 @@ def by_x(call: Call, rows: Rows, found: Tensor | None) -> Tensor | None:
     """(D, N, padded I) to the gradient in x's own shape."""
     if found is None:
         return None
-    x = call.x
+    width = call.x.shape[-1]
     total = found[0] if len(found) == 1 else found[0] + found[1]
-    if total.shape[-1] != x.shape[-1]:
-        total = total[:, : x.shape[-1]].contiguous()
+    if total.shape[-1] != width:
+        total = total[:, :width].contiguous()
+    return as_given(call, rows, total)
+
+
+def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
+    """(N, width) to the call's own rows and steps, zero behind a row's end."""
+    whole = (*call.x.shape[:-1], total.shape[-1])
     if call.lengths is None:
-        return total.view(x.shape)
+        return total.view(whole)
     there = torch.from_numpy(np.arange(rows.B) < rows.alive[:, None])
-    sorted_rows = total.new_zeros(x.shape)
+    sorted_rows = total.new_zeros(whole)
     sorted_rows[there] = total
     return torch.zeros_like(sorted_rows).index_copy_(1, torch.from_numpy(rows.order), sorted_rows)
 

@@ -34,6 +34,7 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
         "zeros": zeros(max(shape.H_row, shape.I_row)),
         "saved_row": len(plan.saved) * shape.H_row, "state_plane": rows.B * shape.H_row,
         "x": Given("x"), "y": Given("y"),
+        "inputs": Given("inputs"), "inputs_row": len(plan.inputs) * shape.H_row,
     }  # fmt: skip
     if runtime:
         found |= {
@@ -58,6 +59,7 @@ def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]
         "gate_u": template.list_of(shape.gates[1]),
         "start": template.list_of([Given(f"start{s} {d}") for s in states]),
         "saved": Given(f"saved {d}"),
+        "restarts": Given(f"restarts {d}"),
     }
 
 
@@ -78,15 +80,19 @@ def set_steps(template: Template, name: str, shape: Shape, strides: tuple[int, i
     template.set_common(f"{name}_row", strides[1])
 
 
-def call_addresses(call: Call, state: Sequence[Tensor] | None) -> dict[str, int]:
-    """Addresses of what a call gives: x, the parameters, where it starts; 0 for what is not."""
-    found = {"x": call.x.data_ptr()}
+def call_addresses(
+    call: Call, state: Sequence[Tensor] | None, inputs: Tensor | None
+) -> dict[str, int]:
+    """Addresses of what a call gives: x, direct inputs as lines, the parameters, where it starts;
+    0 for what is not."""
+    found = {"x": call.x.data_ptr(), "inputs": 0 if inputs is None else inputs.data_ptr()}
     size = call.x.element_size()
     for d, weights in enumerate(call.weights):
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             found[f"{name} {d}"] = 0
         for name, v in weights.items():
             found[f"{name} {d}"] = v.data_ptr()
+        found[f"restarts {d}"] = 0
         for s in range(len(call.cell.state_names)):
             found[f"start{s} {d}"] = 0
     for s, v in enumerate(state or ()):

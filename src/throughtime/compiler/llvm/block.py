@@ -27,6 +27,8 @@ COMMON: Final = (
     "chunks", "bounds", "rows", "offset", "order",
     # tensors: x and y with bytes to each step and from row to row; zeros as long as any row
     "x", "x_steps", "x_row", "y", "y_steps", "y_row", "zeros",
+    # the direct inputs of each row over all steps, a line of units for each; bytes of such a row
+    "inputs", "inputs_row",
     # steps in a block; scratch of each thread
     "block", "scratch", "scratch_size", "pre", "chains",
     "saved_row", "state_plane",
@@ -45,6 +47,8 @@ DIRECTION: Final = (
     "gate_last",
     # the state: where each starts (0: zero) and ends, its buffers, the new output
     "start", "final", "state", "new", "saved",
+    # resets: what RESTARTS names, 0 without any
+    "restarts",
     # backward
     "d_final", "d_start", "d_state", "direct", "x_block", "old_block", "y_block", "d_y_block",
     "d_sums",
@@ -52,9 +56,16 @@ DIRECTION: Final = (
     # a block of steps; for each sum with U, where the rows of a block lie that it multiplies
     "d_own_rows", "own_block", "multiplied",
     "d_x", "d_W", "d_U", "d_bias", "d_W_bias", "d_U_bias", "d_own",
+    # as the direct inputs lie
+    "d_inputs",
 )  # fmt: skip
 
 RUN: Final = ("line", "count", "before", "stage", "own", "begins", "slot")
 """Of neighbouring sums with one vector: the first one's number, how many, how many sums of other
 runs are packed before it; the cell's function to call first, or 0; whether the vector lies in rows
 of its own; whether the run is the first of its phase; which of such vectors it is."""
+
+RESTARTS: Final = ("first", "rows", "initial", "d_initial")
+"""Of one direction's resets: before its i-th step the rows first[i] to first[i + 1] of `rows` start
+anew, none behind the last step; for each state where they go (0: zero); the sums of the gradients
+there, padded rows of each state, or 0 where nobody asks."""

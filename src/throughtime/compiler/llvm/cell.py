@@ -16,16 +16,17 @@ from throughtime.compiler.plan import Plan
 
 FORWARD: Final = (
     "rows", "blocks", "chains", "chains_row", "pre", "pre_row", "old", "state", "state_row",
-    "state_plane", "new", "saved", "saved_row", "vectors", "H_row", "H",
+    "state_plane", "new", "saved", "saved_row", "vectors", "H_row", "H", "inputs",
 )  # fmt: skip
 """Every address is that of the first row and unit."""
 
 BACKWARD: Final = (
     "rows", "saved", "saved_row", "y", "old", "d_y", "d_state", "state_plane", "direct", "d_sums",
     "d_sums_row", "vectors", "H_row", "H", "d_own", "own_plane", "own_block", "own_block_plane",
+    "inputs", "d_inputs",
 )  # fmt: skip
-"""The last four: gradients by the vectors of phases other than the old output, and these vectors;
-bytes from one of them to the next."""
+"""`d_own` and so on: gradients by the vectors of phases other than the old output, these vectors,
+and bytes from one of them to the next. Rows of direct inputs have a line of units for each."""
 
 Loads = dict[int, Callable[[], Any]]
 
@@ -48,6 +49,7 @@ def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) ->
         vector = block.index * (len(plan.last) * kind.size)
         places["chains"] = g["chains"] + g["chains_row"] * row.index + vector
         places["vectors"] = g["vectors"] + column
+        places["inputs"] = input_place(e, plan, "inputs", row.index, column)
         values = Pointwise(e, plan.graph, g["H"], forward_loads(e, plan, places))
         new = [values.value(i) for i in plan.new_states]
         saved = [values.value(i) for i in plan.saved if keep]
@@ -74,12 +76,19 @@ def forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
         if node is not None:
             old = places["state"] + g["state_plane"] * k if k else places["old"]
             found[node] = loader(e, old)
-    return found | _vector_loads(e, plan, places)
+    return found | _given_loads(e, plan, places)
 
 
-def _vector_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
+def input_place(e: Emit, plan: Plan, name: str, row: Num, column: Num) -> Num:
+    """Where the first direct input of a row, or its gradient, has a vector of units."""
+    return e.given[name] + e.given["H_row"] * len(plan.inputs) * row + column
+
+
+def _given_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
+    """Per-unit vectors and direct inputs."""
+    lines = {i: places["inputs"] + e.given["H_row"] * k for k, i in enumerate(plan.inputs)}
     number = {name: k for k, name in enumerate(plan.vectors)}
-    return {
+    return {i: loader(e, line) for i, line in lines.items()} | {
         i: loader(e, places["vectors"] + e.given["H_row"] * number[str(node.constants[0])])
         for i, node in enumerate(plan.graph.nodes)
         if node.op == "p"
@@ -100,7 +109,7 @@ def write_cell_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
     blocks = g["H_row"] // kind.size
     with e.loop(g["rows"]) as row, e.loop(blocks) as block:
         column, left = block.index * kind.size, g["H"] - block.index * kind.lanes
-        places = places_back(e, row.index, column)
+        places = places_back(e, plan, row.index, column)
         loads = backward_loads(e, plan, places, len(plan.own))
         values = Pointwise(e, plan.graph, g["H"], loads)
         _store_gradients(e, plan, places, values, left)
@@ -108,20 +117,22 @@ def write_cell_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
     return e
 
 
-def places_back(e: Emit, row: Num, column: Num) -> dict[str, Num]:
+def places_back(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]:
     """Where a vector of units of one row lies, in everything that a derivative is given."""
     g = e.given
     names = ("y", "old", "d_y", "d_state", "direct", "d_own", "own_block")
     places = {name: g[name] + g["H_row"] * row + column for name in names}
     for name in ("saved", "d_sums"):
         places[name] = g[name] + g[f"{name}_row"] * row + column
+    for name in ("inputs", "d_inputs"):
+        places[name] = input_place(e, plan, name, row, column)
     return places | {"vectors": g["vectors"] + column}
 
 
 def backward_loads(e: Emit, plan: Plan, places: dict[str, Num], done: int) -> Loads:
     """Where the values lie that the derivative reads when the last `done` phases have theirs."""
     g = e.given
-    found = _vector_loads(e, plan, places)
+    found = _given_loads(e, plan, places)
     for k, kept in enumerate(plan.saved):
         found[kept] = loader(e, places["saved"] + g["H_row"] * k)
     if plan.reads_output:
@@ -158,9 +169,12 @@ def _store_gradients(
     sums = [None if k in there else values.value(s.gradient) for k, s in enumerate(plan.sums)]
     sums += [values.value(plan.gradients.get(f"d_p.{name}")) for name in plan.vectors]
     states = [values.value(plan.gradients.get(f"d_s.{name}")) for name in plan.state_names]
+    inputs = [values.value(plan.gradients.get(f"d_a.{name}")) for name in plan.input_names]
     for k, value in enumerate(sums):  # zeros behind the last unit: products run over them
         if value is not None:
             e.store(e.b.select(lanes, value, e.zero()), places["d_sums"] + g["H_row"] * k)
     e.store(states[0], places["direct"])
     for k, value in enumerate(states[1:], 1):
         e.store(value, places["d_state"] + g["state_plane"] * k)
+    for k, value in enumerate(inputs):
+        e.store(value, places["d_inputs"] + g["H_row"] * k)

@@ -6,7 +6,13 @@ from typing import Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.cell import BACKWARD, backward_loads, forward_loads, places_back
+from throughtime.compiler.llvm.cell import (
+    BACKWARD,
+    backward_loads,
+    forward_loads,
+    input_place,
+    places_back,
+)
 from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.pointwise import Pointwise
@@ -15,6 +21,7 @@ from throughtime.compiler.plan import Plan
 
 FORWARD: Final = (
     "rows", "pre", "pre_row", "old", "state", "H_row", "state_plane", "to", "vectors", "H",
+    "inputs",
 )  # fmt: skip
 
 
@@ -31,6 +38,7 @@ def write_stage_forward(module: ir.Module, kind: Kind, plan: Plan, slot: int) ->
         places = {name: g[name] + line for name in ("old", "state", "to")}
         places["pre"] = g["pre"] + g["pre_row"] * row.index + column
         places["vectors"] = g["vectors"] + column
+        places["inputs"] = input_place(e, plan, "inputs", row.index, column)
         values = Pointwise(e, plan.graph, g["H"], forward_loads(e, plan, places))
         e.store(values.value(plan.own[slot].vector), places["to"])
     e.done()
@@ -46,7 +54,7 @@ def write_stage_backward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -
     g, phase = e.given, plan.own[slot]
     with e.loop(g["rows"]) as row, e.loop(g["H_row"] // kind.size) as block:
         column, left = block.index * kind.size, g["H"] - block.index * kind.lanes
-        places, lanes = places_back(e, row.index, column), lanes_below(e, left)
+        places, lanes = places_back(e, plan, row.index, column), lanes_below(e, left)
         loads = backward_loads(e, plan, places, len(plan.own) - 1 - slot)
         values = Pointwise(e, plan.graph, g["H"], loads)
         found = {places["d_sums"] + g["H_row"] * k: plan.sums[k].gradient for k in phase.places}

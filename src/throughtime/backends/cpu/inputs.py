@@ -1,0 +1,60 @@
+"""Direct inputs as compiled code reads them, and its gradients as those of the call's tensors.
+
+A row of a step has a line of units for each input; of one number a row, every unit has the same.
+Rows lie one behind the other over all steps, in the order in which both directions walk them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.backends.cpu.gradients import as_given
+from throughtime.backends.cpu.sizes import Rows, target
+from throughtime.compiler.plan import Plan
+
+
+def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
+    """(N, inputs, H padded to whole vectors); None for a cell without direct inputs."""
+    if not found.inputs or call.inputs is None:
+        return None
+    H, lanes = call.hidden_size, target().lanes(8 * call.x.element_size())
+    new = call.x.new_zeros if H % lanes else call.x.new_empty
+    lines = new((rows.N, len(found.inputs), -(-H // lanes) * lanes))
+    for k, name in enumerate(found.input_names):
+        lines[:, k, :H] = _walked(call, rows, call.inputs[name])
+    return lines
+
+
+def _walked(call: Call, rows: Rows, v: Tensor) -> Tensor:
+    """The call's rows and steps to (N, width); padding is never looked at."""
+    if call.batch_sizes is not None:
+        return v
+    if call.lengths is None:
+        return v.reshape(rows.N, v.shape[-1])
+    there = torch.from_numpy(np.arange(rows.B) < rows.alive[:, None])
+    return v.index_select(1, torch.from_numpy(rows.order))[there]
+
+
+def by_inputs(call: Call, found: Plan, rows: Rows, d_lines: Tensor | None) -> dict[str, Tensor]:
+    """(D, N, inputs, H padded) to the gradient by each input, in its own shape."""
+    if d_lines is None or call.inputs is None:
+        return {}
+    total = d_lines[0] if len(d_lines) == 1 else d_lines[0] + d_lines[1]
+    grads = {}
+    for k, name in enumerate(found.input_names):
+        line = total[:, k, : call.hidden_size]
+        one = call.inputs[name].shape[-1] == 1
+        grads[name] = as_given(call, rows, sum_units(line) if one else line.contiguous())
+    return grads
+
+
+def sum_units(line: Tensor) -> Tensor:
+    """(N, H) to (N, 1), by halves: the order of the sum follows from H alone."""
+    while (width := line.shape[-1]) > 1:
+        half = (width + 1) // 2
+        folded = line[:, : width - half] + line[:, half:]
+        line = torch.cat([folded, line[:, width - half : half]], -1)
+    return line.contiguous()
