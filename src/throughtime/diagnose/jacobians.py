@@ -114,7 +114,8 @@ def _start(J: Tensor) -> Tensor:
         return torch.eye(N, dtype=J.dtype, device=J.device).expand_as(J)
     draw = torch.Generator().manual_seed(0)
     drawn = torch.randn(N, 16, dtype=J.dtype, generator=draw).to(J.device)
-    return torch.linalg.qr(drawn)[0].expand(len(J), N, 16)
+    basis: Tensor = torch.linalg.qr(drawn)[0]
+    return basis.expand(len(J), N, 16)
 
 
 def _summed(
