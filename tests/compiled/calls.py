@@ -63,6 +63,9 @@ FORMS: Final[dict[str, dict[str, bool]]] = {
     "reset_packed": {"reset": True, "packed": True, "initial": True},
 }
 
+NORMALISERS = ("n",)
+"""States that outputs are divided by: positive in every network, and without a limit near 0."""
+
 
 def random_call(
     cell: Cell, dtype: torch.dtype, sizes: Sizes, form: str = "plain", grad: bool = True
@@ -77,10 +80,16 @@ def random_call(
     given: dict[str, Any] = {}
     widths = cell.widths(H)
     x = random(T, B, I)
+
+    def start(*rows: int) -> tuple[Tensor, ...]:
+        found = (random(*rows, w, scale=0.7) for w in widths)
+        pairs = zip(cell.state_names, found, strict=True)
+        return tuple(_positive(v) if name in NORMALISERS else v for name, v in pairs)
+
     if asked.get("state"):
-        given["state"] = tuple(random(D, B, w, scale=0.7) for w in widths)
+        given["state"] = start(D, B)
     if asked.get("initial"):
-        given["initial"] = tuple(random(D, w, scale=0.7) for w in widths)
+        given["initial"] = start(D)
     if asked.get("lengths"):
         given["lengths"] = torch.randint(0, T + 1, (B,))
     if asked.get("packed"):
@@ -101,6 +110,10 @@ def random_call(
         {n: random(*s, scale=scales.get(n, 0.5)) for n, s in shapes.items()} for _ in range(D)
     )
     return Call(cell, H, x, weights, **given)
+
+
+def _positive(v: Tensor) -> Tensor:
+    return v.detach().abs().add(0.5).requires_grad_(v.requires_grad)
 
 
 def _random_resets(batch_sizes: Tensor | None, T: int, B: int) -> Tensor:
