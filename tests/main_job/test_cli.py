@@ -39,7 +39,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["trian"], "no such command 'trian'. Did you mean 'train'?"),
         (["train", "pronounce", "--stesp", "3"], "no such option: --stesp; did you mean --steps?"),
         (["train", "pronounce", "--qqq"], "no such option: --qqq; see throughtime train --help"),
-        (["train", "pronunce"], "task must be one of pronounce, got 'pronunce'; did you mean pro"),
+        (["train", "pronunce"], "got 'pronunce'; did you mean pronounce?"),
         (["train"], "missing argument 'task'; see throughtime train --help"),
         (["train", "pronounce", "--cell", "lstn"], "got 'lstn'; did you mean lstm?"),
         (["train", "pronounce", "--preset", "ful"], "preset must be one of quick, full, got 'ful'"),

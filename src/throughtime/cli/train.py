@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="What is learned: pronounce.")],
+    task: Annotated[
+        str, typer.Argument(help="What is learned: pronounce, or a memory task, say latch.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="The run's folder. Default: the next free runs/TASK-NUMBER."),

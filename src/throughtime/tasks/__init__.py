@@ -6,6 +6,7 @@ A new one is found by itself.
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from functools import cache
 from types import ModuleType
@@ -35,4 +36,4 @@ def find(name: str) -> type[Task]:
 
 def _tasks_in(module: ModuleType) -> list[type[Task]]:
     kinds = [value for value in vars(module).values() if isinstance(value, type)]
-    return [kind for kind in kinds if issubclass(kind, Task) and kind is not Task]
+    return [kind for kind in kinds if issubclass(kind, Task) and not inspect.isabstract(kind)]

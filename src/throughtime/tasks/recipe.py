@@ -41,6 +41,15 @@ class Recipe:
     layers: int = _option(1, "Recurrent layers on top of each other", at_least=1, below=3)
     hidden: int = _option(128, "Hidden units a direction", at_least=1)
     dropout: float = _option(0.1, "Share of activations dropped", at_least=0, below=1)
+    length: int = _option(100, "Steps of a sequence, in the memory tasks", at_least=4)
+    start: Literal["torch", "orthogonal", "identity", "forget", "chrono", "timescales"] = _option(
+        "torch",
+        "Initial values, in the memory tasks",
+        choices=("torch", "orthogonal", "identity", "forget", "chrono", "timescales"),
+    )
+    horizon: int = _option(
+        0, "Longest time scale of chrono and timescales, in steps; 0: the length", at_least=0
+    )
     seed: int = _option(0, "Fixes initial weights, batch order, dropout", at_least=0, below=2**31)
     steps: int = _option(2500, "Training steps", at_least=1)
     batch_size: int = _option(256, "Examples a step", at_least=1)

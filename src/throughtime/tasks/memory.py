@@ -1,0 +1,183 @@
+"""What the memory tasks share: sequences drawn afresh, one recurrent layer, a linear read-out.
+
+Every batch and every held-out sequence is drawn from (seed, split, number) alone. The held-out
+splits are the same for every seed of training.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from throughtime import Recurrent, initialise
+from throughtime.errors import DataError
+from throughtime.tasks.pronounce.model import cell_called
+from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.task import Batch, Example, Score, Task
+
+_BATCHES, _HELD_OUT, _EXAMPLES = 100, 512, 4
+_SPLITS = {"train": 0, "validation": 1, "test": 2}
+
+
+class Rememberer(nn.Module):
+    """One recurrent layer that reads forward, and a linear map of its outputs.
+
+    Args:
+        recipe: cell, hidden, layers, start, horizon and length.
+        inputs: numbers a step.
+        outputs: numbers out.
+        every_step: answers at every step, (T, B, outputs), or at the last alone, (B, outputs).
+    """
+
+    def __init__(self, recipe: Recipe, inputs: int, outputs: int, every_step: bool) -> None:
+        super().__init__()
+        self.every_step = every_step
+        self.recurrent = Recurrent(
+            cell_called(recipe.cell), inputs, recipe.hidden, num_layers=recipe.layers
+        )
+        self.readout = nn.Linear(recipe.hidden, outputs)
+        _start(self, recipe)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Answers to sequences (T, B, inputs)."""
+        out = self.recurrent(inputs)[0]
+        answers: Tensor = self.readout(out if self.every_step else out[-1])
+        return answers
+
+
+def _start(model: nn.Module, recipe: Recipe) -> None:
+    """Gives a fresh model the start its recipe names."""
+    longest = recipe.horizon or recipe.length
+    starts: dict[str, dict[str, Any]] = {
+        "torch": {"recurrence": "torch"},
+        "orthogonal": {"recurrence": "orthogonal"},
+        "identity": {"recurrence": "identity"},
+        "forget": {"forget_bias": 1.0},
+        "chrono": {"chrono": longest},
+        "timescales": {"timescales": (2, longest)},
+    }
+    initialise(model, **starts[recipe.start])
+
+
+class MemoryTask(Task):
+    """A task whose answer hangs on what was read long ago; a subclass draws its sequences."""
+
+    inputs: ClassVar[int]
+    outputs: ClassVar[int]
+    every_step: ClassVar[bool] = False
+    rule: ClassVar[str]
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {
+            "directions": 1,
+            "hidden": 32,
+            "batch_size": 32,
+            "lr": 2e-3,
+            "schedule": "constant",
+            "warmup": 0,
+            "steps": steps,
+            "validate_every": 100,
+            "dropout": 0.0,
+        }
+        for name, steps in (("quick", 1000), ("full", 10000))
+    }
+
+    @abstractmethod
+    def draw(self, count: int, generator: torch.Generator) -> Batch:
+        """`count` sequences (T, B, inputs) and what is right."""
+
+    @abstractmethod
+    def hide(self, inputs: Tensor) -> Tensor:
+        """A copy of the sequences without what tells the answer: the leak test's input."""
+
+    def model(self) -> nn.Module:
+        return Rememberer(self.recipe, self.inputs, self.outputs, self.every_step)
+
+    def epoch(self, number: int) -> Sequence[Batch]:
+        return _Epoch(self, number)
+
+    def batch(self, split: str, number: int, count: int) -> Batch:
+        """`count` sequences that (split, number) decides, with the run's seed in training."""
+        seed = self.recipe.seed if split == "train" else 0
+        place = (seed * 3 + _SPLITS[split]) * 2**24 + number
+        return self.draw(count, torch.Generator().manual_seed(place))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        inputs, truth = batch
+        return self.distance(model(inputs), truth)
+
+    def distance(self, answers: Tensor, truth: Tensor) -> Tensor:
+        """What training makes small: cross entropy in nats, unless a task says otherwise."""
+        return cross_entropy(answers.flatten(0, -2), truth.flatten())
+
+    def measure(self, answers: Tensor, truth: Tensor) -> dict[str, float]:
+        """The metrics: the share of wrong answers, unless a task says otherwise."""
+        return {self.monitor: float((answers.argmax(-1) != truth).double().mean())}
+
+    def right(self, answers: Tensor, truth: Tensor) -> Tensor:
+        """Which sequences are answered right, (B,)."""
+        return answers.argmax(-1) == truth
+
+    def score(self, model: nn.Module, split: str) -> Score:
+        inputs, truth = self.batch(split, 0, _HELD_OUT)
+        with torch.no_grad():
+            answers = model(inputs)
+        right = self.right(answers, truth).tolist()
+        examples = tuple(
+            Example(f"sequence {n}", _said(one), _said(two), bool(right[n]))
+            for n, (one, two) in enumerate(self._few(answers, truth))
+        )
+        where = f"{split}: {_HELD_OUT} sequences of {self.recipe.length} steps drawn apart"
+        return Score(where, self.rule, _HELD_OUT, self.measure(answers, truth), examples)
+
+    def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
+        """The answer to held-out sequence number 0, 1, ... of the test split."""
+        return [_said(self._answers(model)[_number(item)]) for item in items]
+
+    def _answers(self, model: nn.Module) -> list[Tensor]:
+        inputs, truth = self.batch("test", 0, _HELD_OUT)
+        with torch.no_grad():
+            return [answer for answer, _ in self._few(model(inputs), truth, _HELD_OUT)]
+
+    def _few(
+        self, answers: Tensor, truth: Tensor, count: int = _EXAMPLES
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Answer and truth of the first sequences."""
+        shown = answers.argmax(-1) if self.outputs > 1 else answers[..., 0]
+        along = 1 if self.every_step else 0
+        pairs = zip(shown.unbind(along), truth.unbind(along), strict=True)
+        return list(pairs)[:count]
+
+
+class _Epoch(Sequence[Batch]):
+    """A pass: batches that are drawn when they are indexed."""
+
+    def __init__(self, task: MemoryTask, number: int) -> None:
+        self._task, self._number = task, number
+
+    def __len__(self) -> int:
+        return _BATCHES
+
+    def __getitem__(self, place: Any) -> Any:
+        if not 0 <= place < _BATCHES:
+            raise IndexError(place)
+        number = self._number * _BATCHES + place
+        return self._task.batch("train", number, self._task.recipe.batch_size)
+
+
+def _number(item: str) -> int:
+    if item.isdecimal() and int(item) < _HELD_OUT:
+        return int(item)
+    raise DataError(
+        f"a held-out sequence is a whole number below {_HELD_OUT}, got {item!r}; say, 0"
+    )
+
+
+def _said(answer: Tensor) -> str:
+    if answer.is_floating_point():
+        return f"{answer.item():.3f}"
+    return " ".join(str(one) for one in answer.flatten().tolist())
