@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benchmarks.memory.learn import Case
 
@@ -13,7 +13,15 @@ WRONG = (0.1, 0.3, 3.0, 10.0)  # times the true length
 
 
 class Bar(NamedTuple):
-    """A learning bar; `default` and `ours` are what the errors must be, on how many of 5 seeds."""
+    """A learning bar.
+
+    Attributes:
+        task, length, cap: what is learned, over how many steps, in how many steps of training.
+        cells: with which.
+        default_above: torch's start must keep every error at least so high.
+        ours_of_five: on so many of five seeds ours must solve it.
+        solved: the error from which it counts as solved.
+    """
 
     task: str
     length: int
@@ -38,6 +46,18 @@ class Bar(NamedTuple):
                 yield "ours T_max", self._ours(cell)._replace(horizon=horizon)
             for lr in SWEEP:
                 yield "default lr", self._plain(cell)._replace(lr=lr)
+
+    def passed(self, rows: list[dict[str, Any]]) -> bool:
+        """Whether the rows at the bar's own rate and length meet it, with the label hidden too."""
+
+        def solved(row: dict[str, Any]) -> bool:
+            return bool(5 * row["solved"] >= self.ours_of_five * row["seeds"])
+
+        def of(what: str) -> list[dict[str, Any]]:
+            return [row for row in rows if row["what"] == what]
+
+        high = all(min(row["errors"]) >= self.default_above for row in of("default"))
+        return high and all(map(solved, of("ours"))) and not any(r["solved"] for r in of("leak"))
 
     def _plain(self, cell: str) -> Case:
         return Case(self.task, self.length, self.cap, cell, "torch")

@@ -40,3 +40,24 @@ def test_a_result_says_every_seed_and_whether_it_is_whole(
     result = json.loads((tmp_path / "bar2.json").read_text())
     assert result["complete"] and len(result["rows"]) == len(list(tiny.cases()))
     assert all(len(row["errors"]) == 2 and row["steps"] == [2, 2] for row in result["rows"])
+
+
+@pytest.mark.parametrize(
+    ("errors", "passes"),
+    [
+        ({}, True),
+        ({"default": [0.5, 0.39]}, False),  # torch's start learned it, too
+        ({"ours": [0.0, 0.5]}, False),  # one seed of two is less than five of five
+        ({"leak": [0.0, 0.5]}, False),  # solved without its label
+        ({"default lr": [0.0, 0.0]}, True),  # published, and no part of the bar
+    ],
+)
+def test_a_bar_is_passed_by_every_seed_it_asks_for(
+    errors: dict[str, list[float]], passes: bool
+) -> None:
+    found = {"default": [0.5, 0.5], "ours": [0.0, 0.02], "leak": [0.5, 0.5], **errors}
+    rows = [
+        {"what": what, "errors": e, "seeds": 2, "solved": sum(v <= 0.02 for v in e)}
+        for what, e in found.items()
+    ]
+    assert protocol.BARS[2].passed(rows) is passes

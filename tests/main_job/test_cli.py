@@ -39,7 +39,15 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["trian"], "no such command 'trian'. Did you mean 'train'?"),
         (["train", "pronounce", "--stesp", "3"], "no such option: --stesp; did you mean --steps?"),
         (["train", "pronounce", "--qqq"], "no such option: --qqq; see throughtime train --help"),
-        (["train", "pronunce"], "got 'pronunce'; did you mean pronounce?"),
+        (
+            ["train", "pronunce"],
+            "task must be one of adding, copy, latch, order, parity, pronounce, got 'pronunce'; "
+            "did you mean pronounce?",
+        ),
+        (
+            ["train", "pronounce", "--length", "9"],
+            "length must be left out, since pronounce does not read it, got 9",
+        ),
         (["train"], "missing argument 'task'; see throughtime train --help"),
         (["train", "pronounce", "--cell", "lstn"], "got 'lstn'; did you mean lstm?"),
         (["train", "pronounce", "--preset", "ful"], "preset must be one of quick, full, got 'ful'"),

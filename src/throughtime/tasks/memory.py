@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from throughtime import Recurrent, initialise
 from throughtime.errors import DataError
-from throughtime.tasks.pronounce.model import cell_called
+from throughtime.tasks.cell import cell_called
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.task import Batch, Example, Score, Task
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from throughtime.errors import OptionError
 from throughtime.tasks.recipe import Recipe
 
 Batch = tuple[Tensor, ...]
@@ -44,7 +45,15 @@ class Task(ABC):
     ]  # the metric that early stopping and the best weights go by; less is better
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]  # preset -> fields of the recipe
 
+    ignores: ClassVar[tuple[str, ...]] = ()  # fields of the recipe that mean nothing here
+
     def __init__(self, recipe: Recipe) -> None:
+        for f in fields(recipe):
+            value = getattr(recipe, f.name)
+            if f.name in self.ignores and value != f.default:
+                raise OptionError(
+                    f"{f.name} must be left out, since {self.name} does not read it, got {value!r}"
+                )
         self.recipe = recipe
 
     @abstractmethod

@@ -26,6 +26,7 @@ class Pronounce(Task):
     """Learns to say English words: 126 thousand of them, split by word."""
 
     name = "pronounce"
+    ignores = ("length", "start", "horizon")
     monitor = "per"  # it moves before the first whole word is right
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"hidden": 128, "steps": 2000, "lr": 4e-3, "dropout": 0.1},

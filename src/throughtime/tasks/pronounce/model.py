@@ -17,19 +17,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from throughtime import Recurrent, cells
-from throughtime.cells import Cell
+from throughtime import Recurrent
+from throughtime.tasks.cell import cell_called
 from throughtime.tasks.recipe import Recipe
 
 State = tuple[tuple[Tensor, ...], ...]
 Memory = tuple[Tensor, Tensor]  # what attention reads: outputs (T, B, E) and their keys (T, B, H)
-
-
-def cell_called(name: str) -> Cell:
-    """The cell a recipe names."""
-    kinds = {"rnn": cells.Elman, "gru": cells.GRU, "lstm": cells.LSTM}
-    made: Cell = kinds[name]()
-    return made
 
 
 class Speller(nn.Module):
