@@ -38,6 +38,10 @@ CANCELLED: Final = 0.05
 """Of the largest number of all tensors, what is too small to be measured by itself."""
 
 
+POSITIVE: Final = frozenset({"n"})
+"""Names of states that divide and that no step takes to zero: near it nothing could be compared."""
+
+
 class Sizes(NamedTuple):
     """Of a call: steps, rows, inputs, units, directions."""
 
@@ -70,12 +74,11 @@ def random_call(
         return (torch.randn(shape, dtype=dtype) * scale).requires_grad_(grad)
 
     given: dict[str, Any] = {}
-    widths = cell.widths(H)
     x = random(T, B, I)
     if asked.get("state"):
-        given["state"] = tuple(random(D, B, w, scale=0.7) for w in widths)
+        given["state"] = _states(cell, random, (D, B), H)
     if asked.get("initial"):
-        given["initial"] = tuple(random(D, w, scale=0.7) for w in widths)
+        given["initial"] = _states(cell, random, (D,), H)
     if asked.get("lengths"):
         given["lengths"] = torch.randint(0, T + 1, (B,))
     if asked.get("packed"):
@@ -94,6 +97,15 @@ def random_call(
         {n: random(*s, scale=scales.get(n, 0.5)) for n, s in shapes.items()} for _ in range(D)
     )
     return Call(cell, H, x, weights, **given)
+
+
+def _states(cell: Cell, random: Any, rows: tuple[int, ...], H: int) -> tuple[Tensor, ...]:
+    found = [random(*rows, w, scale=0.7) for w in cell.widths(H)]
+    with torch.no_grad():
+        for name, v in zip(cell.state_names, found, strict=True):
+            if name in POSITIVE:
+                v.abs_()
+    return tuple(found)
 
 
 def changed(call: Call, change: Any) -> Call:
