@@ -60,6 +60,11 @@ FORMS: Final[dict[str, dict[str, bool]]] = {
     "lengths": {"lengths": True, "state": True},
     "packed": {"packed": True},
     "packed_initial": {"packed": True, "initial": True},
+    "reset": {"reset": True},
+    "reset_state": {"reset": True, "state": True},
+    "reset_both": {"reset": True, "state": True, "initial": True},
+    "reset_lengths": {"reset": True, "lengths": True, "initial": True},
+    "reset_packed": {"reset": True, "packed": True, "initial": True},
 }
 
 
@@ -91,6 +96,8 @@ def random_call(
     widths_of = {n: cell.width(cell.inputs[n], H) for n in cell.layout.inputs}
     if widths_of:
         given["inputs"] = {n: random(*x.shape[:-1], w) for n, w in widths_of.items()}
+    if asked.get("reset"):
+        given["reset"] = _random_resets(given.get("batch_sizes"), T, B)
     scales = {"weight_ih": 1 / math.sqrt(max(I, 1)), "weight_hh": 0.8 / math.sqrt(H)}
     shapes = parameter_shapes(cell, I, H, asked.get("bias", True))
     weights = tuple(
@@ -106,6 +113,13 @@ def _states(cell: Cell, random: Any, rows: tuple[int, ...], H: int) -> tuple[Ten
             if name in POSITIVE:
                 v.abs_()
     return tuple(found)
+
+
+def _random_resets(batch_sizes: Tensor | None, T: int, B: int) -> Tensor:
+    """Some before a third of all steps, the first and those behind a row's end among them."""
+    if batch_sizes is not None:
+        T, B = len(batch_sizes), int(batch_sizes[0]) if len(batch_sizes) else 0
+    return torch.rand(T, B) < 0.3
 
 
 def changed(call: Call, change: Any) -> Call:

@@ -22,7 +22,6 @@ SIZES = Sizes(3, 2, 4, 5)
 MASK = torch.ones(1, 2, 5)
 
 CALLS: dict[str, tuple[dict[str, Any], str]] = {
-    "reset": ({"reset": torch.zeros(3, 2, dtype=torch.bool)}, "does not offer resets"),
     "mask": ({"recurrent_mask": MASK}, "does not offer a recurrent dropout"),
     "zoneout": ({"zoneout": (torch.zeros(1, 3, 2, 5),)}, "does not offer zoneout"),
     "record": ({"record": True}, "does not offer the sequence of every state"),

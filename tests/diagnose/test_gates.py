@@ -88,9 +88,10 @@ def test_a_hand_set_bias_gives_its_time_scale(cell: Cell) -> None:
         for weight in layer.parameters():
             weight.zero_()
     initialise(layer, forget_bias=math.log(49.0))
-    (found,) = gate_times(layer, Batch(_x(9, 2, 3)))
+    inputs = {n: _x(9, 2, cell.width(w, 4)).abs() for n, w in cell.inputs.items()}
+    (found,) = gate_times(layer, Batch(_x(9, 2, 3), inputs=inputs or None))
     expected = 1 / math.log1p(1 / 49)
-    assert found.tau_steps == pytest.approx([expected] * 4, rel=1e-9)
+    assert found.tau_steps == pytest.approx([expected] * 4 * len(cell.keeps), rel=1e-9)
     assert found.share_above(49) == 1
     assert found.share_above(50) == 0
 

@@ -77,7 +77,8 @@ def test_lags_sum_to_the_gradient(cell: Cell, bidirectional: bool) -> None:
     torch.manual_seed(1)
     layer = Recurrent(cell, 3, 5, bidirectional=bidirectional, merge="mul", dtype=torch.float64)
     x = _x(T, B, 3)
-    for found in weight_lags(layer, lambda: _every_step(layer(x)[0])):
+    inputs = {n: _x(T, B, cell.width(w, 5)).abs() for n, w in cell.inputs.items()}
+    for found in weight_lags(layer, lambda: _every_step(layer(x, inputs=inputs or None)[0])):
         assert found.unexplained_share < 1e-10
         assert found.cosine_by_lag[-1] == pytest.approx(1)
 
@@ -170,3 +171,31 @@ def test_what_cannot_be_taken_apart_is_refused() -> None:
     deep = Recurrent(cells.GRU(), 3, [4, 4], bidirectional=True)
     with pytest.raises(OptionError, match="several bidirectional layers a path goes back and for"):
         weight_lags(deep, lambda: x.sum())
+
+
+@pytest.mark.parametrize("kind", [LSTM, GRU])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_the_last_state_alone_of_rows_and_of_a_single_row(kind: Any, bidirectional: bool) -> None:
+    """A loss of h_n alone, which starts at a state given, with and without a batch."""
+    torch.manual_seed(0)
+    layer = kind(3, 5, bidirectional=bidirectional, dtype=torch.float64)
+    D = 2 if bidirectional else 1
+    for x, start in ((_x(T, B, 3), _x(D, B, 5)), (_x(T, 3), _x(D, 5))):
+        given = (start, start.clone()) if kind is LSTM else start
+
+        def loss(x: Tensor = x, given: Any = given) -> Tensor:
+            state = layer(x, given)[1]
+            h: Tensor = state[0] if kind is LSTM else state
+            return h.sin().sum()  # noqa: B023
+
+        for found in weight_lags(layer, loss):
+            assert found.unexplained_share < 1e-10
+            assert len(found.norm_by_lag) == T
+
+
+def test_states_of_every_layer_count() -> None:
+    torch.manual_seed(0)
+    layer = Recurrent(cells.LSTM(), 3, [5, 4], batch_first=True, dtype=torch.float64)
+    x = _x(B, T, 3)
+    (found,) = weight_lags(layer, lambda: sum(v.cos().sum() for part in layer(x)[1] for v in part))
+    assert found.unexplained_share < 1e-10

@@ -132,9 +132,9 @@ def test_a_model_that_torch_cannot_copy_is_told() -> None:
 
 def test_names_of_weights_belong_to_the_layer() -> None:
     gru_layer = GRU(3, 4).double()
-    stream = gru_layer.stream()
-    stream._model.weight_ih_l0 = nn.Parameter(torch.zeros(12, 3, dtype=torch.float64))
-    assert not stream._model.layer.weight_ih_l0.any()
+    stream = Stream(nn.Sequential(gru_layer, nn.Identity()))
+    stream._model[0].weight_ih_l0 = nn.Parameter(torch.zeros(12, 3, dtype=torch.float64))
+    assert not stream._model[0].layer.weight_ih_l0.any()
     x = random(1, 3).detach()
     with torch.no_grad():
         gru_layer.weight_ih_l0.zero_()

@@ -127,12 +127,14 @@ class Gradients(NamedTuple):
         weights: for each direction, name -> gradient; empty where none were asked for.
         inputs: name -> gradient, as the call's.
         start: by the state at the start of the call, for each state (D, B, width).
+        initial: what resets carry to `initial`, for each state (D, width); None is nothing.
     """
 
     x: Tensor | None
     weights: tuple[Mapping[str, Tensor], ...]
     inputs: Mapping[str, Tensor]
     start: tuple[Tensor, ...]
+    initial: tuple[Tensor, ...] | None = None
 
 
 def packed_mask(batch_sizes: Tensor) -> Tensor:

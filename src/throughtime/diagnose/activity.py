@@ -18,6 +18,7 @@ _BOUNDED: dict[Any, str] = {
     Tensor.sigmoid: "sigmoid",
     torch.special.expit: "sigmoid",
     torch.nn.functional.sigmoid: "sigmoid",
+    torch.nn.functional.logsigmoid: "logsigmoid",
     torch.tanh: "tanh",
     Tensor.tanh: "tanh",
     torch.nn.functional.tanh: "tanh",
@@ -88,12 +89,17 @@ class _Watch(TorchFunctionMode):
         value = function(*args, **(kwargs or {}))
         names = frozenset[str]().union(*(self._of(v) for v in (*args, *(kwargs or {}).values())))
         if function in _BOUNDED:
-            self.found.append(Activity(names, _BOUNDED[function], value))
+            self._find(names, _BOUNDED[function], value)
         elif names:
             for v in value if isinstance(value, tuple | list) else (value,):
                 if isinstance(v, Tensor):
                     self.mark(v, names)
         return value
+
+    def _find(self, names: frozenset[str], function: str, value: Tensor) -> None:
+        if function == "logsigmoid":  # a gate that the equations know by its logarithm
+            function, value = "sigmoid", value.exp()
+        self.found.append(Activity(names, function, value))
 
     def _of(self, value: Any) -> frozenset[str]:
         if isinstance(value, tuple | list):

@@ -26,6 +26,7 @@ class Options:
         weight_dropout: share of the recurrent weights dropped, one mask a call.
         dilation: d, a number or one a layer: h_t follows h_{t-d}.
         learn_initial: whether the state a sequence starts from is a parameter.
+        checkpoint_every: k, training keeps every k-th state and computes the rest again.
     """
 
     merge: Merge = "concat"
@@ -36,6 +37,7 @@ class Options:
     weight_dropout: float = 0.0
     dilation: tuple[int, ...] = field(default=(1,))
     learn_initial: bool = False
+    checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.merge) and self.merge not in ("concat", "sum", "mean", "mul"):
@@ -51,6 +53,9 @@ class Options:
         for d in self.dilation:
             if isinstance(d, bool) or not isinstance(d, int) or d < 1:
                 raise OptionError(f"dilation must be a positive integer, got {d!r}")
+        k = self.checkpoint_every
+        if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
+            raise OptionError(f"checkpoint_every must be a positive integer or None, got {k!r}")
 
     def zoneout_of(self, state: str) -> float:
         """The share for one of the cell's states."""

@@ -11,7 +11,7 @@ from throughtime.layers.dilation import fold, unfold
 from throughtime.layers.masks import recurrent_mask, weight_dropped, zoneout_masks
 from throughtime.layers.merge import merged
 from throughtime.layers.weights import Weights
-from throughtime.scan import scan
+from throughtime.scan import scan, scan_in_segments
 
 
 class Passage(Weights):
@@ -34,9 +34,15 @@ class Passage(Weights):
     def _carry_layer(self, layer: int, batch: Batch, record: bool) -> Result:
         call, d = self._call(layer, batch, record), self.dilations[layer]
         if d == 1:
-            return scan(self._masked(call, 1), self.backend)
+            return self._scan(self._masked(call, 1))
         folded = self._masked(fold(call, d), d)
-        return unfold(scan(folded, self.backend), call, d)
+        return unfold(self._scan(folded), call, d)
+
+    def _scan(self, call: Call) -> Result:
+        every = self.options.checkpoint_every
+        if every is None:
+            return scan(call, self.backend)
+        return scan_in_segments(call, self.backend, every)
 
     def _call(self, layer: int, batch: Batch, record: bool = False) -> Call:
         """What one layer has to carry through time."""

@@ -37,6 +37,8 @@ class Recurrent(SequenceLayer):
         weight_dropout: share of the recurrent weights dropped, one mask a call, in training.
         dilation: h_t follows h_{t-d}; one number, or one a layer. Whole sequences only.
         learn_initial: make the state that sequences start from a parameter (zero at first).
+        checkpoint_every: k, steps: training keeps every k-th state only, and backward computes
+            the steps between again, about a forward pass more; None keeps all.
         return_state: return (outputs, state), or the outputs alone.
         backend: who computes it; a named backend runs or raises, "auto" chooses.
 
@@ -55,12 +57,13 @@ class Recurrent(SequenceLayer):
         residual: bool = False, recurrent_dropout: float = 0.0,
         zoneout: float | Mapping[str, float] = 0.0, weight_dropout: float = 0.0,
         dilation: int | Sequence[int] = 1, learn_initial: bool = False,
-        return_state: bool = True, backend: str = "auto", device: Any = None, dtype: Any = None,
+        checkpoint_every: int | None = None, return_state: bool = True, backend: str = "auto",
+        device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
         dilations = tuple(dilation) if isinstance(dilation, Sequence) else (dilation,)
         options = Options(
             merge, dropout, residual, recurrent_dropout, zoneout, weight_dropout, dilations,
-            learn_initial,
+            learn_initial, checkpoint_every,
         )  # fmt: skip
         check_size("input_size", input_size)
         check_flags(

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from throughtime.backends.cpu.stream import CompiledStream
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import States
 from throughtime.layers.passage import Passage
 from throughtime.layers.stream_model import check_streamable, frozen
-from throughtime.layers.stream_step import Step
+from throughtime.layers.stream_parts import Parts, parts_of
+from throughtime.layers.stream_step import Step, dtypes_of_arrays, set_states
 
 
 class Stream:
@@ -21,7 +23,9 @@ class Stream:
 
     The weights are those of the moment it was made (or of the last `refresh()`), in eval mode,
     without gradient. Layers with backend "auto" run on compiled code here where it takes them, and
-    else on the reference: step by step both have the bits of their whole sequence.
+    else on the reference: step by step both have the bits of their whole sequence. A plain stack of
+    compiled layers and linear parts takes a step in one call; `explain()` says so, or why not. One
+    stream must not be stepped by two threads at once.
 
     Args:
         model: a layer of this package, or a module built of them and of parts that look at each
@@ -38,7 +42,8 @@ class Stream:
             raise OptionError(f"batch must be a positive integer, got {batch!r}")
         self.batch = batch
         self._source = model
-        self._model, self._steps = self._build()
+        self._model, self._steps, parts = self._build()
+        self._compile(parts)
         self._time = 1 if self._steps[0].layer.batch_first else 0
 
     def refresh(self) -> None:
@@ -47,19 +52,46 @@ class Stream:
         Where the model has changed so that the state fits no longer, it raises, and the stream
         goes on as it was.
         """
-        model, steps = self._build()
+        model, steps, parts = self._build()
+        self._pull()
         likes = [step.state[0][0] for step in steps]
         moved = [
             [[v.to(like) for v in s] for s in step.state]
             for step, like in zip(self._steps, likes, strict=False)
         ]
-        _set_states(steps, moved)
+        set_states(steps, moved)
         self._model, self._steps = model, steps
+        self._compile(parts)
 
-    def _build(self) -> tuple[nn.Module, list[Step]]:
-        """A frozen copy of the model in which every layer carries its own state."""
+    def _compile(self, parts: Parts | str) -> None:
+        """One call of compiled code for the whole step, where that takes the model."""
+        self._parts = parts
+        self._compiled = None if isinstance(parts, str) else CompiledStream(parts, self.batch)
+        self._push()
+
+    def _pull(self) -> None:
+        """The layers' states as compiled steps have left them."""
+        if self._compiled is not None:
+            states = iter(self._compiled.read())
+            for step in self._steps:
+                step.state = tuple(next(states) for _ in step.state)
+
+    def _push(self) -> None:
+        """The compiled state as the layers have it."""
+        if self._compiled is not None:
+            self._compiled.write([s for step in self._steps for s in step.state])
+
+    def explain(self) -> str:
+        """Whether a step is one call of compiled code, and if not, why not."""
+        if self._compiled is not None:
+            return "compiled: a step of the whole model is one call"
+        return f"layer by layer, since {self._parts}"
+
+    def _build(self) -> tuple[nn.Module, list[Step], Parts | str]:
+        """A frozen copy of the model in which every layer carries its own state; and its parts."""
         check_streamable(self._source)
         model = frozen(self._source)
+        parts = parts_of(model, self.batch)
         layers = [m for m in model.modules() if isinstance(m, Passage)]
         steps = [Step(layer, self.batch) for layer in layers]
         wrapped = dict(zip(layers, steps, strict=True))
@@ -67,21 +99,25 @@ class Stream:
             for name, child in list(parent.named_children()):
                 if child in wrapped:
                     setattr(parent, name, wrapped[child])
-        return (wrapped[model] if isinstance(model, Passage) else model), steps
+        return (wrapped[model] if isinstance(model, Passage) else model), steps, parts
 
     @property
     def state(self) -> tuple[States, ...]:
         """A copy of the state: over the model's recurrent layers, each as its `state`."""
+        self._pull()
         return tuple(tuple(tuple(v.clone() for v in s) for s in step.state) for step in self._steps)
 
     @state.setter
     def state(self, state: tuple[States, ...]) -> None:
-        _set_states(self._steps, state)
+        set_states(self._steps, state)
+        self._push()
 
     def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
         """Put all rows, or those given by number or as a bool mask, back to their first state."""
+        self._pull()
         for step in self._steps:
             step.reset(rows)
+        self._push()
 
     def __call__(self, x: Any, **given: Any) -> Any:
         """One step.
@@ -94,8 +130,19 @@ class Stream:
         Returns:
             The model's output for this step, (B, O) or (O,), of the kind that x is.
         """
+        if self._compiled is not None and not given:
+            y = self._compiled.step(x)
+            if y is not None:
+                return y
+        self._pull()
+        y = self._step(x, given)
+        self._push()
+        return y
+
+    def _step(self, x: Any, given: dict[str, Any]) -> Any:
+        """One step, layer by layer."""
         flat = getattr(x, "ndim", 0) == 1 and self.batch == 1
-        arrays = _dtypes_of_arrays(x, given.get("inputs"))
+        arrays = dtypes_of_arrays(x, given.get("inputs"))
         for step in self._steps:
             step.arrays = arrays
         v = self._one_step("x", x)
@@ -138,23 +185,13 @@ class Stream:
             )
         return v.unsqueeze(self._time)
 
+    def __getstate__(self) -> dict[str, Any]:
+        self._pull()
+        return {**vars(self), "_compiled": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._compile(self._parts)
+
     def __repr__(self) -> str:
         return f"Stream({self._source!r}, batch={self.batch})"
-
-
-def _set_states(steps: list[Step], state: Any) -> None:
-    """Put each layer's state in its place, all of them or none."""
-    if not isinstance(state, tuple | list) or len(state) != len(steps):
-        got = len(state) if isinstance(state, tuple | list) else type(state).__name__
-        raise ShapeError(
-            f"state must hold one entry for each of {len(steps)} recurrent layers, got {got}"
-        )
-    found = [step.checked(value) for step, value in zip(steps, state, strict=True)]
-    for step, value in zip(steps, found, strict=True):
-        step.state = value
-
-
-def _dtypes_of_arrays(x: Any, inputs: Any) -> frozenset[torch.dtype]:
-    given = [x, *(inputs.values() if isinstance(inputs, Mapping) else ())]
-    kinds = {v.dtype for v in given if isinstance(v, np.ndarray)}
-    return frozenset(torch.from_numpy(np.empty(0, kind)).dtype for kind in kinds)

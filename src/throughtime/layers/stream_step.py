@@ -129,3 +129,22 @@ def _select(mask: Tensor, new: States, old: States) -> States:
         tuple(torch.where(mask, a, b) for a, b in zip(x, y, strict=True))
         for x, y in zip(new, old, strict=True)
     )
+
+
+def set_states(steps: list[Step], state: Any) -> None:
+    """Put each layer's state in its place, all of them or none."""
+    if not isinstance(state, tuple | list) or len(state) != len(steps):
+        got = len(state) if isinstance(state, tuple | list) else type(state).__name__
+        raise ShapeError(
+            f"state must hold one entry for each of {len(steps)} recurrent layers, got {got}"
+        )
+    found = [step.checked(value) for step, value in zip(steps, state, strict=True)]
+    for step, value in zip(steps, found, strict=True):
+        step.state = value
+
+
+def dtypes_of_arrays(x: Any, inputs: Any) -> frozenset[torch.dtype]:
+    """The dtypes of what is given as NumPy arrays."""
+    given = [x, *(inputs.values() if isinstance(inputs, Mapping) else ())]
+    kinds = {v.dtype for v in given if isinstance(v, numpy.ndarray)}
+    return frozenset(torch.from_numpy(numpy.empty(0, kind)).dtype for kind in kinds)

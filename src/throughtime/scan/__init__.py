@@ -5,6 +5,8 @@ Three layers (docs/operator.md says why the obvious ways fail):
     autocast.py  where autocast ends
     function.py  the autograd functions over them
     door.py      the front door, in plain Python: what every layer calls
+    segments.py  the same, segment after segment of time, for training in little memory
 """
 
 from throughtime.scan.door import scan as scan
+from throughtime.scan.segments import scan_in_segments as scan_in_segments

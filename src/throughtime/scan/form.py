@@ -75,7 +75,16 @@ def flatten_gradients(call: Call, found: Gradients) -> list[Tensor | None]:
     inputs = [found.inputs.get(n) for n in call.cell.layout.inputs]
     state = list(found.start) if call.state is not None else []
     initial: list[Tensor | None] = []
-    if call.initial is not None:  # with a state given, nothing started there
-        initial = [None if call.state is not None else v.sum(1) for v in found.start]
+    if call.initial is not None:
+        initial = _by_initial(call, found)
     zoneout = [None] * len(call.zoneout or ())
     return [found.x, None, None, None, None, *weights, *inputs, *state, *initial, *zoneout]
+
+
+def _by_initial(call: Call, found: Gradients) -> list[Tensor | None]:
+    """By `initial`: from the start, unless a state is given, and from resets."""
+    resets = found.initial or (None,) * len(found.start)
+    if call.state is not None:
+        return list(resets)
+    starts = (v.sum(1) for v in found.start)
+    return [v if r is None else v + r for v, r in zip(starts, resets, strict=True)]

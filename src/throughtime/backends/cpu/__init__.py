@@ -45,8 +45,6 @@ def _no_machine() -> str | None:
 
 def _kind(call: Call) -> str | None:
     """What the compiled loops do not offer."""
-    if call.reset is not None:
-        return "compiled code does not offer resets"
     if call.recurrent_mask is not None:
         return "compiled code does not offer a recurrent dropout"
     if call.zoneout is not None:

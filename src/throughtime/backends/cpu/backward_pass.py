@@ -11,6 +11,7 @@ from torch import Tensor
 from throughtime.backends.call import Call, Gradients
 from throughtime.backends.cpu.gradients import Room, by_weights, by_x, room_for
 from throughtime.backends.cpu.inputs import by_inputs, input_lines
+from throughtime.backends.cpu.restarts import Restarts, by_initial
 from throughtime.backends.cpu.runs import multiplied_rows, runs_backward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
@@ -52,8 +53,8 @@ def run(
     if rows.B:
         _carry(call, found, rows, kept, d_results, room)
     weights = tuple(by_weights(call, room, d) for d in range(call.directions))
-    inputs = by_inputs(call, found, rows, room.inputs)
-    return Gradients(by_x(call, rows, room.x), weights, inputs, tuple(room.start))
+    inputs, initial = by_inputs(call, found, rows, room.inputs), by_initial(call, room.initial)
+    return Gradients(by_x(call, rows, room.x), weights, inputs, tuple(room.start), initial)
 
 
 class _Asked(NamedTuple):
@@ -89,6 +90,9 @@ def _carry(
     finals = [None if v is None else v.contiguous() for v in d_final]
     start, inputs = start_of(call), input_lines(call, found, rows)
     found_at = call_addresses(call, start, inputs) | _addresses(call, y, saved, finals, room)
+    restarts = None if call.reset is None else Restarts(call, rows, room.initial)
+    if restarts is not None:
+        found_at |= restarts.addresses
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
     template.run(shape.code.region, team, found_at)
 

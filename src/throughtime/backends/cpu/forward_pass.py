@@ -11,6 +11,7 @@ from torch import Tensor
 from throughtime.backends.call import Call, Result
 from throughtime.backends.cpu.inputs import input_lines
 from throughtime.backends.cpu.memory import lend
+from throughtime.backends.cpu.restarts import Restarts
 from throughtime.backends.cpu.runs import early_tiles, runs_forward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
@@ -83,6 +84,9 @@ def _carry(
     template, shape = make(key_of(call, rows, team, y), saved is not None)
     start, inputs = start_of(call), input_lines(call, found, rows)
     addresses = call_addresses(call, start, inputs)
+    restarts = None if call.reset is None else Restarts(call, rows)
+    if restarts is not None:
+        addresses |= restarts.addresses
     addresses["y"] = y.data_ptr()
     size = y.element_size()
     for d in range(call.directions):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.restarts import sums_by_initial
 from throughtime.backends.cpu.sizes import Rows, target
 from throughtime.compiler.plan import Plan
 
@@ -24,6 +25,7 @@ class Room:
         others: by name, biases and vectors as they are.
         start: for each state (D, B, H).
         inputs: (D, N, direct inputs, H), padded, or None where there are none.
+        initial: (D, states, B, H) what resets carry to where they go, padded; or None.
     """
 
     x: Tensor | None
@@ -32,6 +34,7 @@ class Room:
     others: list[dict[str, Tensor]]
     start: list[Tensor]
     inputs: Tensor | None
+    initial: Tensor | None
 
 
 def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool) -> Room:
@@ -54,6 +57,7 @@ def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: 
          for d in wanted],
         [new((D, rows.B, H)) for _ in found.state_names],
         new((D, rows.N, len(found.inputs), whole_H)) if found.inputs else None,
+        sums_by_initial(call, lanes),
     )  # fmt: skip
 
 

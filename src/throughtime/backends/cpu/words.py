@@ -59,6 +59,7 @@ def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]
         "gate_u": template.list_of(shape.gates[1]),
         "start": template.list_of([Given(f"start{s} {d}") for s in states]),
         "saved": Given(f"saved {d}"),
+        "restarts": Given(f"restarts {d}"),
     }
 
 
@@ -91,6 +92,7 @@ def call_addresses(
             found[f"{name} {d}"] = 0
         for name, v in weights.items():
             found[f"{name} {d}"] = v.data_ptr()
+        found[f"restarts {d}"] = 0
         for s in range(len(call.cell.state_names)):
             found[f"start{s} {d}"] = 0
     for s, v in enumerate(state or ()):

@@ -20,6 +20,7 @@ from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
 from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.phases import phases_back
+from throughtime.compiler.llvm.restarts import write_restart, write_restart_back
 from throughtime.compiler.llvm.steps import (
     alive,
     first_row,
@@ -105,6 +106,7 @@ STEPS = ("block", "d", "low", "high", "first", "last")
 
 def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
     """`gather_back(...)`: what a chunk's rows read in a block of steps, padded: x, h, y, d_y."""
+    restart = write_restart(module, kind, copies)
     e = Emit(module, "gather_back", kind, STEPS, internal=True)
     c, g = common(e), e.given
     f, low, high = direction(e, g["d"]), g["low"], g["high"]
@@ -124,29 +126,42 @@ def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
         with e.when(c["reads_y"].compare("!=", 0)):
             take("y", "y_block", "H_row", "H", f["y_first"])
         take("d_y", "d_y_block", "H_row", "H", f["d_y_first"])
-        # Rows that had a step before this one go on from its output, the others start here.
-        inside = i.choose(">", 0, f["reverse"].choose("!=", 0, t + 1, t - 1), 0)
-        going = i.choose(">", 0, alive(e, c, inside, low, high).least(R), 0)
-        old = f["old_block"] + m * c["H_row"]
-        y = c["y"] + f["y_first"] + e.word(c["y_steps"] + inside * 8)
-        e.call(copies["take"], old, c["H_row"], y, c["y_row"], going, c["H"], order)
-        take_states(e, c, copies, old + going * c["H_row"], e.word(f["start"]), low + going,
-                    R - going)  # fmt: skip
+        _gather_old(e, c, f, copies, restart, (i, t, m, R))
     e.done()
     return e
 
 
+def _gather_old(
+    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], restart: Emit,
+    place: tuple[Num, Num, Num, Num],
+) -> None:  # fmt: skip
+    """The old outputs of R rows at the i-th step, which is step t, from row m of the block on."""
+    g, low, high, (i, t, m, R) = e.given, e.given["low"], e.given["high"], place
+    order = c["order"] + low * 8
+    # Rows that had a step before this one go on from its output, the others start here.
+    inside = i.choose(">", 0, f["reverse"].choose("!=", 0, t + 1, t - 1), 0)
+    going = i.choose(">", 0, alive(e, c, inside, low, high).least(R), 0)
+    old = f["old_block"] + m * c["H_row"]
+    y = c["y"] + f["y_first"] + e.word(c["y_steps"] + inside * 8)
+    e.call(copies["take"], old, c["H_row"], y, c["y_row"], going, c["H"], order)
+    take_states(e, c, copies, old + going * c["H_row"], e.word(f["start"]), low + going,
+                R - going)  # fmt: skip
+    e.call(restart, g["block"], g["d"], i, low, high, old - low * c["H_row"], 1)
+
+
 def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
     """`back(...)`: the steps of a block, from the last to the first, for a chunk."""
+    restart_back = write_restart_back(module, kind)
     e = Emit(module, "back", kind, STEPS, internal=True)
     c, g = common(e), e.given
     f, low = direction(e, g["d"]), g["low"]
     before = first_row(e, c, f, g["first"], g["last"])
     d_row = line_size(c, kind)
     with e.loop(g["last"], start=g["first"]) as j:
-        _, t = _time(e, c, f, j.index)
+        i, t = _time(e, c, f, j.index)
         R = alive(e, c, t, low, g["high"])
         n = e.word(c["offset"] + t * 8) + low
         phases_back(e, c, f, product, (R, n, n - before, d_row))
+        e.call(restart_back, g["block"], g["d"], i, low, g["high"])
     e.done()
     return e

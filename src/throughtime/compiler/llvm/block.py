@@ -47,6 +47,8 @@ DIRECTION: Final = (
     "gate_last",
     # the state: where each starts (0: zero) and ends, its buffers, the new output
     "start", "final", "state", "new", "saved",
+    # resets: what RESTARTS names, 0 without any
+    "restarts",
     # backward
     "d_final", "d_start", "d_state", "direct", "x_block", "old_block", "y_block", "d_y_block",
     "d_sums",
@@ -62,3 +64,8 @@ RUN: Final = ("line", "count", "before", "stage", "own", "begins", "slot")
 """Of neighbouring sums with one vector: the first one's number, how many, how many sums of other
 runs are packed before it; the cell's function to call first, or 0; whether the vector lies in rows
 of its own; whether the run is the first of its phase; which of such vectors it is."""
+
+RESTARTS: Final = ("first", "rows", "initial", "d_initial")
+"""Of one direction's resets: before its i-th step the rows first[i] to first[i + 1] of `rows` start
+anew, none behind the last step; for each state where they go (0: zero); the sums of the gradients
+there, padded rows of each state, or 0 where nobody asks."""

@@ -138,3 +138,26 @@ def _made(plan: Plan, bytes: int, target: Machine, name: str, keep: bool) -> Cod
 
 def _loaded(name: str, kind: Kind, target: Machine, module: Callable[[], Any]) -> Loaded:
     return load(f"{name} {kind}", lambda: machine.text(module(), target), target)
+
+
+def stream_region(kind: Kind, target: Machine) -> int:
+    """Address of what works off the program of a stream."""
+
+    def module() -> Any:
+        from throughtime.compiler.llvm import stream
+
+        return stream.stream_module(kind, target)
+
+    return _loaded("stream", kind, target, module).address("stream")
+
+
+def stream_tile(kind: Kind, target: Machine, rows: int, vectors: int) -> int:
+    """Address of a tile for so many rows of a stream."""
+
+    def module() -> Any:
+        from throughtime.compiler.llvm import stream
+
+        return stream.tile_module(kind, rows, vectors)
+
+    name = f"stream tile {rows} {vectors}"
+    return _loaded(name, kind, target, module).address(f"tile_{vectors}_{rows}")

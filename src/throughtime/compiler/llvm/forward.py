@@ -20,7 +20,9 @@ from throughtime.compiler.llvm.machine import Machine
 from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.phases import early_phases
 from throughtime.compiler.llvm.products import parts_of
-from throughtime.compiler.llvm.steps import alive, for_chunks, gather_x, take_states, time_of
+from throughtime.compiler.llvm.restarts import restart_rows, write_restart
+from throughtime.compiler.llvm.states import give_final, give_output, h_places, take_start
+from throughtime.compiler.llvm.steps import alive, for_chunks, gather_x, time_of
 from throughtime.compiler.llvm.team import (
     MEETING_SIZE,
     denormals_flushed,
@@ -66,49 +68,39 @@ def _write_chunk(
     barrier: Emit,
 ) -> Emit:  # fmt: skip
     """`chunk(...)`: some rows of one direction through all steps."""
-    e = Emit(module, "chunk", kind, CHUNK, internal=True)
+    e, restart = Emit(module, "chunk", kind, CHUNK, True), write_restart(module, kind, copies)
     c, g = common(e), e.given
     f, low, high, pre = direction(e, g["d"]), g["low"], g["high"], g["shared"] + c["pre"]
 
-    def meet(count: Num) -> None:
-        with e.when(g["members"].compare(">", 1)):
-            e.call(barrier, g["block"], g["counter"], count * g["members"])
-
     with e.when(g["member"].compare("==", 0)):
-        _take_start(e, c, f, copies)
-    with e.loop(c["T"], step=c["block"]) as first:
+        take_start(e, c, f, copies, restart)
+    with e.loop(c["T"], e.number(0).value, step=c["block"]) as first:
         last, blocks = (first.index + c["block"]).least(c["T"]), first.index // c["block"] + 1
         _begin_block(e, c, f, copies, product, first.index, last)
-        meet(first.index + blocks)
-        with e.loop(last, e.number(0).value, start=first.index) as i:
-            t, m = time_of(e, c, f, i.index), Num(e.b, i.values[0])
-            R = alive(e, c, t, low, high)
-            places, sums = _places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
+        _meet(e, barrier, first.index + blocks + Num(e.b, first.values[0]))
+        with e.loop(last, e.number(0).value, first.values[0], start=first.index) as i:
+            t, (m, more) = time_of(e, c, f, i.index), (Num(e.b, v) for v in i.values)
+            R, met = alive(e, c, t, low, high), i.index + 1 + blocks + more
+            places, sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
             e.call(step, *(g[n] for n in CHUNK[:-1]), R, t, sums, *places)
-            meet(i.index + 1 + blocks)
-            _give_output(e, c, f, copies, R, t, places[1])
-            i.next = [(m + R).value]
+            _meet(e, barrier, met)
+            give_output(e, c, f, copies, R, t, places[1])
+            again = restart_rows(e, c, f, restart, R, i.index + 1, places[1])
+            with e.when(again.compare("!=", 0)):
+                _meet(e, barrier, met + 1)
+            i.next = [(m + R).value, (more + again).value]
+        first.next = [i.values[1]]
     with e.when(g["member"].compare("==", 0)):
-        _give_final(e, c, f, copies)
+        give_final(e, c, f, copies)
     e.done()
     return e
 
 
-def _take_start(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
-    """The first states of a chunk's rows."""
-    low, rows = e.given["low"], e.given["high"] - e.given["low"]
-    with e.loop(c["states"]) as s:
-        own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
-        take_states(e, c, copies, own, e.word(f["start"] + s.index * 8), low, rows)
-
-
-def _places(c: Frame, f: Frame, low: Num, i: Num) -> tuple[Num, Num]:
-    """Where h of a chunk lies before the i-th step, and where it will lie after it."""
-    places = [f[name] + low * c["H_row"] for name in ("state", "new")]
-    return (
-        (i % 2).choose("==", 0, places[0], places[1]),
-        (i % 2).choose("==", 0, places[1], places[0]),
-    )
+def _meet(e: Emit, barrier: Emit, count: Num) -> None:
+    """The count-th meeting of the members of a chunk."""
+    g = e.given
+    with e.when(g["members"].compare(">", 1)):
+        e.call(barrier, g["block"], g["counter"], count * g["members"])
 
 
 def _begin_block(
@@ -125,29 +117,6 @@ def _begin_block(
     alone = c["with_a"] * c["H_row"]
     e.call(copies["copy"], to + alone, pre_row, f["bias"] + alone, 0, rows,
            (pre_row - alone) // e.kind.bytes)  # fmt: skip
-
-
-def _give_output(
-    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num, new: Num
-) -> None:
-    """This member's share of the rows that a step has given."""
-    g = e.given
-    begin, end = my_share(e, R, g["member"], g["members"])
-    y = c["y"] + f["y_first"] + e.word(c["y_steps"] + t * 8)
-    e.call(copies["give"], y, c["y_row"], new + begin * c["H_row"], c["H_row"], end - begin, c["H"],
-           c["order"] + (g["low"] + begin) * 8)  # fmt: skip
-
-
-def _give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
-    """The last states of a chunk's rows."""
-    g = e.given
-    low, rows = g["low"], g["high"] - g["low"]
-    last, _ = _places(c, f, low, c["T"])
-    with e.loop(c["states"]) as s:
-        own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
-        source = s.index.choose("==", 0, last, own)
-        e.call(copies["give"], e.word(f["final"] + s.index * 8), c["H"] * e.kind.bytes, source,
-               c["H_row"], rows, c["H"], c["order"] + low * 8)  # fmt: skip
 
 
 def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product: Emit) -> Emit:

@@ -1,0 +1,72 @@
+"""The resets of a call as machine code reads them: for each step of a direction, some rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.backends.cpu.sizes import Rows
+from throughtime.compiler.llvm.block import RESTARTS
+
+
+class Restarts:
+    """The resets of a call, of which those behind a row's end are none.
+
+    Args:
+        call: with resets.
+        rows: as the loops walk them.
+        d_initial: (D, states, B, padded H) zeros, to which gradients there are added; or None.
+    """
+
+    def __init__(self, call: Call, rows: Rows, d_initial: Tensor | None = None) -> None:
+        assert call.reset is not None
+        inside = np.arange(rows.B) < rows.alive[:, None]
+        there = call.reset.numpy()[:, rows.order] & inside
+        self._initial = tuple(v.contiguous() for v in call.initial or ())
+        self._states = len(call.cell.state_names)
+        self._d_initial = d_initial
+        self._held: list[Any] = []
+        self.addresses = {f"restarts {d}": self._words(there, d) for d in range(call.directions)}
+
+    def _words(self, there: np.ndarray, d: int) -> int:
+        """The address of one direction's words."""
+        before = np.zeros((len(there) + 1, there.shape[1]), bool)
+        if d:  # between t and t - 1: before the step that follows t in this direction
+            before[1:-1] = there[:0:-1]
+        else:
+            before[:-1] = there
+        steps, rows = before.nonzero()
+        first = np.searchsorted(steps, np.arange(len(before) + 1))
+        initial = [_at(v, d) for v in self._initial] or [0] * self._states
+        words = {
+            "first": self._keep(first), "rows": self._keep(rows), "initial": self._keep(initial),
+            "d_initial": 0 if self._d_initial is None else _at(self._d_initial, d),
+        }  # fmt: skip
+        return self._keep([words[name] for name in RESTARTS])
+
+    def _keep(self, numbers: Any) -> int:
+        """The address of whole numbers, which live as long as this."""
+        self._held.append(np.array(numbers, np.int64))
+        return int(self._held[-1].ctypes.data)
+
+
+def _at(v: Tensor, d: int) -> int:
+    return v.data_ptr() + d * v.stride(0) * v.element_size()
+
+
+def sums_by_initial(call: Call, lanes: int) -> Tensor | None:
+    """Room for the gradients that resets carry to `initial`; None where there is none to carry."""
+    if call.reset is None or call.initial is None:
+        return None
+    whole = -(-call.hidden_size // lanes) * lanes
+    return call.x.new_zeros((call.directions, len(call.cell.state_names), call.rows, whole))
+
+
+def by_initial(call: Call, found: Tensor | None) -> tuple[Tensor, ...] | None:
+    """What resets say of `initial`, for each state (D, H)."""
+    if found is None:
+        return None
+    return tuple(v[..., : call.hidden_size].sum(1) for v in found.unbind(1))

@@ -1,0 +1,129 @@
+"""A stack of layers and its readout, one time step a call: one call of machine code.
+
+Weights are packed when it is made. The state lies in its own memory, which each step overwrites, so
+two threads must not step the same stream at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.backends.cpu.sizes import FLOPS_PER_US, target
+from throughtime.backends.cpu.stream_layer import Product, StreamLayer, linear
+from throughtime.backends.cpu.stream_memory import Array, Program
+from throughtime.cells import Cell
+from throughtime.compiler.llvm import threads
+from throughtime.compiler.llvm.code import stream_region
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.plan import plan
+
+States = Sequence[Sequence[Tensor]]
+
+
+def refuses(cell: Cell) -> str | None:
+    """Why a cell has no compiled stream, or None."""
+    found = plan(cell)
+    if isinstance(found, str):
+        return found
+    name = type(cell).__name__
+    if found.inputs:
+        return f"{name} reads direct inputs"
+    return f"{name} multiplies what its own step computes, or an older state" if found.own else None
+
+
+class CompiledStream:
+    """The steps of a stack.
+
+    Args:
+        parts: in order, calls of one step (their weights, no state) and linear parts, which fit
+            each other in width and numbers; `refuses` takes their cells.
+        batch: B.
+
+    Attributes:
+        states: over layers, of each state (B, H): views of the memory that steps overwrite.
+    """
+
+    def __init__(self, parts: Sequence[Call | Product], batch: int) -> None:
+        first = parts[0]
+        like, I = (
+            (first.weight, first.weight.shape[1])
+            if isinstance(first, Product)
+            else (first.x, first.x.shape[-1])
+        )
+        kind = Kind(like.element_size(), target().lanes(8 * like.element_size()))
+        self._program = program = Program(kind, target(), batch)
+        x = place = program.rows(batch, program.padded(I))
+        self.states: list[list[Tensor]] = []
+        width = I
+        for part in parts:
+            if isinstance(part, Product):
+                place, width = linear(program, part, place), len(part.weight)
+            else:
+                layer = StreamLayer(program, part, place)
+                self.states.append(layer.states)
+                place, width = layer.output, part.hidden_size
+        self._open(x.array[:, :I], place.array[:, :width])
+        self._begin(kind)
+
+    def _open(self, x: Array, y: Array) -> None:
+        """What callers may give, by its shape: where it goes and where the result lies."""
+        self._arrays = {x.shape: (x, y)}
+        if len(x) == 1:
+            self._arrays[x.shape[1:]] = x[0], y[0]
+        self._tensors = {
+            shape: (torch.from_numpy(a), torch.from_numpy(b))
+            for shape, (a, b) in self._arrays.items()
+        }
+        self._numbers, self._dtype = x.dtype, self._tensors[x.shape][0].dtype
+
+    def _begin(self, kind: Kind) -> None:
+        release = threads.worth_releasing(self._program.flops / FLOPS_PER_US)
+        make = ctypes.CFUNCTYPE if release else ctypes.PYFUNCTYPE
+        self._call = make(None, ctypes.c_void_p)(stream_region(kind, target()))
+        self._address = ctypes.c_void_p(self._program.address())
+
+    def step(self, x: Any) -> Any:
+        """One step on (B, I), or with one row (I,); None where x is not plainly what it takes."""
+        if torch.is_autocast_enabled("cpu"):
+            return None
+        if type(x) is np.ndarray:
+            places = self._arrays.get(x.shape)
+            if places is None or x.dtype != self._numbers:
+                return None
+            places[0][...] = x
+            self._call(self._address)
+            return places[1].copy()
+        return self._tensor_step(x) if type(x) is Tensor else None
+
+    def _tensor_step(self, x: Tensor) -> Tensor | None:
+        found = self._tensors.get(x.shape)
+        if found is None or x.dtype != self._dtype or not x.is_cpu or x.layout != torch.strided:
+            return None
+        if torch._C._functorch.get_dynamic_layer_stack_depth():
+            return None
+        found[0].copy_(x.detach())
+        self._call(self._address)
+        return found[1].clone(memory_format=torch.contiguous_format)
+
+    def repeat(self, times: int) -> None:
+        """Run the step so often on the last x, in one call: what it costs without Python."""
+        self._program.repeat(times)
+        self._call(self._address)
+        self._program.repeat(1)
+
+    def read(self) -> list[tuple[Tensor, ...]]:
+        """A copy of the state: over layers, of each state (1, B, H)."""
+        return [tuple(v.clone().unsqueeze(0) for v in layer) for layer in self.states]
+
+    def write(self, states: States) -> None:
+        """Go on from these."""
+        for layer, values in zip(self.states, states, strict=True):
+            for place, value in zip(layer, values, strict=True):
+                place.copy_(value[0])

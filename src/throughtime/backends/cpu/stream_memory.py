@@ -1,0 +1,124 @@
+"""What a compiled stream works in: its arrays, the packed weights, and the list of its calls."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from throughtime.backends.cpu.memory import LINE
+from throughtime.compiler.llvm.code import stream_tile
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.machine import Machine
+from throughtime.compiler.llvm.stream_words import CELL, HEAD, OPERATION, TILE, highest, widest
+
+Array = np.ndarray[Any, Any]
+
+
+class Rows(NamedTuple):
+    """Rows of numbers in memory that begin at a cache line.
+
+    Attributes:
+        array: (rows, numbers).
+        address: of the first number.
+        row: bytes from row to row.
+    """
+
+    array: Array
+    address: int
+    row: int
+
+
+class Program:
+    """The calls of one step, in order, and what they read and write.
+
+    Args:
+        kind: the numbers it computes with.
+        target: the machine compiled for.
+        batch: B.
+
+    Attributes:
+        B: the batch.
+        dtype: of the numbers.
+        flops: of one step, for the prediction how long it takes.
+    """
+
+    def __init__(self, kind: Kind, target: Machine, batch: int) -> None:
+        self.kind, self.target, self.B = kind, target, batch
+        self.dtype = np.dtype(np.float32 if kind.bytes == 4 else np.float64)
+        self.flops = 0.0
+        self._words = array("q", [1, 0])
+        self._held: list[Any] = []
+
+    def padded(self, count: int) -> int:
+        """So many numbers in whole vectors."""
+        return -(-count // self.kind.lanes) * self.kind.lanes
+
+    def rows(self, rows: int, numbers: int) -> Rows:
+        """Zeros that live as long as the program."""
+        size = self.kind.bytes
+        memory = np.zeros(rows * numbers * size + LINE, np.uint8)
+        start = -memory.ctypes.data % LINE
+        flat = memory[start : start + rows * numbers * size].view(self.dtype)
+        self._held.append(memory)
+        return Rows(flat.reshape(rows, numbers), memory.ctypes.data + start, numbers * size)
+
+    def add(self, kind: int, function: int, *arguments: int) -> None:
+        """One call."""
+        rest = OPERATION - 2 - len(arguments)
+        self._words.extend([kind, function, *arguments, *([0] * rest)])
+        self._words[1] += 1
+
+    def cell(self, function: int, *arguments: int) -> None:
+        """A call of a cell's own function."""
+        self.add(CELL, function, *arguments)
+
+    def product(
+        self, vectors: Array, x: Rows, start: tuple[int, int], places: list[int], out: Rows
+    ) -> None:
+        """out = start + x W^T, one chain a number.
+
+        Args:
+            vectors: of W, (vectors, lanes, K): each one's lines, zeros behind the last.
+            x: (B, at least K).
+            start: where chains start, and bytes from row to row there.
+            places: bytes from the start of a row to each vector's numbers there.
+            out: (B, vectors * lanes).
+        """
+        V, lanes, K = vectors.shape
+        self.flops += 2.0 * V * lanes * K * self.B
+        where = array("q", places)
+        self._held.append(where)
+        for first, v in _parts(V, widest(self.target.registers, self.B)):
+            packed = self.rows(1, v * lanes * K)
+            packed.array[0] = vectors[first : first + v].transpose(2, 0, 1).reshape(-1)
+            for row, r in _parts(self.B, highest(self.target.registers, self.B)):
+                self.add(
+                    TILE, stream_tile(self.kind, self.target, r, v),
+                    start[0] + start[1] * row, start[1], where.buffer_info()[0] + 8 * first,
+                    x.address + x.row * row, x.row, 0, packed.address, 1, K,
+                    out.address + out.row * row + first * self.kind.size, out.row,
+                )  # fmt: skip
+
+    def address(self) -> int:
+        """Of the program, when all calls are in it."""
+        return self._words.buffer_info()[0]
+
+    def repeat(self, times: int) -> None:
+        """How often one call of the region works it off."""
+        self._words[HEAD - 2] = times
+
+    def lines(self, matrix: Array) -> Array:
+        """A matrix (lines, K) as vectors of lines, (vectors, lanes, K), zeros behind the last."""
+        count, K = matrix.shape
+        found = np.zeros((self.padded(count), K), self.dtype)
+        found[:count] = matrix
+        return found.reshape(-1, self.kind.lanes, K)
+
+
+def _parts(total: int, most: int) -> list[tuple[int, int]]:
+    """First and size of the parts that so many things are cut into, as even as can be."""
+    count = -(-total // most)
+    bounds = [total * i // count for i in range(count + 1)]
+    return [(a, b - a) for a, b in zip(bounds, bounds[1:], strict=False)]

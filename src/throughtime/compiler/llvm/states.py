@@ -1,0 +1,50 @@
+"""Where a chunk's states come from and go to, inside the functions that carry a chunk forward."""
+
+from __future__ import annotations
+
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.frame import Frame
+from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.steps import take_states
+from throughtime.compiler.llvm.team import my_share
+
+
+def take_start(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], restart: Emit) -> None:
+    """The first states of a chunk's rows, a reset before the first step among them."""
+    low, high = e.given["low"], e.given["high"]
+    with e.loop(c["states"]) as s:
+        own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
+        take_states(e, c, copies, own, e.word(f["start"] + s.index * 8), low, high - low)
+    e.call(restart, e.given["block"], e.given["d"], 0, low, high, f["state"], c["states"])
+
+
+def h_places(c: Frame, f: Frame, low: Num, i: Num) -> tuple[Num, Num]:
+    """Where h of a chunk lies before the i-th step, and where it will lie after it."""
+    places = [f[name] + low * c["H_row"] for name in ("state", "new")]
+    return (
+        (i % 2).choose("==", 0, places[0], places[1]),
+        (i % 2).choose("==", 0, places[1], places[0]),
+    )
+
+
+def give_output(
+    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num, new: Num
+) -> None:
+    """This member's share of the rows that a step has given."""
+    g = e.given
+    begin, end = my_share(e, R, g["member"], g["members"])
+    y = c["y"] + f["y_first"] + e.word(c["y_steps"] + t * 8)
+    e.call(copies["give"], y, c["y_row"], new + begin * c["H_row"], c["H_row"], end - begin, c["H"],
+           c["order"] + (g["low"] + begin) * 8)  # fmt: skip
+
+
+def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
+    """The last states of a chunk's rows."""
+    g = e.given
+    low, rows = g["low"], g["high"] - g["low"]
+    last, _ = h_places(c, f, low, c["T"])
+    with e.loop(c["states"]) as s:
+        own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
+        source = s.index.choose("==", 0, last, own)
+        e.call(copies["give"], e.word(f["final"] + s.index * 8), c["H"] * e.kind.bytes, source,
+               c["H_row"], rows, c["H"], c["order"] + low * 8)  # fmt: skip

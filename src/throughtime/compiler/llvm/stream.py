@@ -1,0 +1,48 @@
+"""One time step of a whole stack: a list of calls of tiles and cells, worked off by one function.
+
+    program = times, count, then count operations: kind, function, its arguments
+
+What is called with what was worked out when the stream was made; nothing is decided here, so that
+one piece of code carries every stack.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm import cell, tile
+from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.machine import Machine
+from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.stream_words import HEAD, OPERATION, TILE
+from throughtime.compiler.llvm.team import denormals_flushed
+
+
+def stream_module(kind: Kind, machine: Machine) -> ir.Module:
+    """`stream(program)`: all operations in order, and that as often as the program says."""
+    module = ir.Module("stream")
+    e = Emit(module, "stream", kind, ("program",))
+    program = e.given["program"]
+    times, count = e.word(program), e.word(program, 1)
+    with denormals_flushed(e, machine), e.loop(times), e.loop(count) as i:
+        at = program + 8 * HEAD + i.index * (8 * OPERATION)
+        with e.b.if_else(e.word(at).compare("==", TILE)) as (product, pointwise):
+            with product:
+                _call(e, at, len(tile.ARGUMENTS))
+            with pointwise:
+                _call(e, at, len(cell.FORWARD))
+    e.done()
+    return module
+
+
+def _call(e: Emit, at: Num, count: int) -> None:
+    """One operation, whose function takes so many arguments."""
+    e.call_at(e.word(at, 1), *(e.word(at, 2 + i) for i in range(count)))
+
+
+def tile_module(kind: Kind, rows: int, vectors: int) -> ir.Module:
+    """The tile of a stream's rows: of one row it has more vectors than any tile of many rows."""
+    module = ir.Module("stream tile")
+    tile.write_tile(module, kind, rows, vectors)
+    return module

@@ -1,0 +1,27 @@
+"""How a stream's program lies in memory, and how large its tiles are; known without writing any."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from throughtime.compiler.llvm.tile_sizes import WIDEST, most_rows
+
+HEAD: Final = 2
+"""Words before the operations: how often they run, and how many there are."""
+
+OPERATION: Final = 19
+"""Words of an operation: its kind, its function's address, as many arguments as a cell takes."""
+
+TILE: Final = 0
+CELL: Final = 1
+"""Kinds of operations."""
+
+
+def widest(registers: int, rows: int) -> int:
+    """Vectors of a tile: one row alone needs many chains to keep the multipliers busy."""
+    return (16 if registers == 32 else 8) if rows == 1 else WIDEST
+
+
+def highest(registers: int, rows: int) -> int:
+    """Rows of a tile."""
+    return min(rows, most_rows(registers, WIDEST))

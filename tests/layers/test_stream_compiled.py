@@ -1,0 +1,149 @@
+"""Streams whose step is one call of compiled code: same bits, same promises, and why not."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.cells.table import CELLS
+from throughtime import GRU, LSTM, Cell, Readout, Recurrent, Stream, cells
+from throughtime.compiler.llvm import cell as code
+from throughtime.compiler.llvm import tile
+from throughtime.compiler.llvm.stream_words import OPERATION
+from throughtime.compiler.plan import plan
+
+ONE_CALL = "compiled: a step of the whole model is one call"
+
+
+def steps(stream: Stream, x: Any) -> Tensor:
+    return torch.stack([torch.as_tensor(stream(v)) for v in x])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_bits_of_the_whole_sequence_on_compiled_code(cell: Cell, dtype: torch.dtype) -> None:
+    if isinstance(plan(cell), str) or cell.layout.inputs:
+        pytest.skip("the compiler does not take the cell")
+    for width, rows in ((1, 1), (16, 1), (33, 1), (40, 2), (7, 13)):
+        layer = Recurrent(
+            cell, 3, [width, width + 1], return_state=False, dtype=dtype, learn_initial=True,
+            backend="cpu",
+        )  # fmt: skip
+        with torch.no_grad():
+            for value in layer.parameters():
+                value.normal_(0, 0.3)
+        x = torch.randn(5, rows, 3, dtype=dtype)
+        assert torch.equal(steps(layer.stream(rows), x), layer(x))
+
+
+def test_a_stack_with_its_readout_equals_the_whole() -> None:
+    model = nn.Sequential(nn.Linear(3, 5), LSTM(5, 20, 2), Readout(20, 6)).double()
+    for rows in (1, 4):
+        stream = Stream(model, rows)
+        assert stream.explain() == ONE_CALL
+        x = torch.randn(6, rows, 3, dtype=torch.float64)
+        y, _ = model(x)
+        torch.testing.assert_close(steps(stream, x), y, rtol=1e-12, atol=1e-12)
+        stream.reset()
+        found = steps(stream, x.numpy())
+        torch.testing.assert_close(found, y, rtol=1e-12, atol=1e-12)
+
+
+def test_a_result_is_the_callers() -> None:
+    for rows, shape in ((1, (3,)), (1, (1, 3)), (2, (2, 3))):
+        stream = GRU(3, 4).stream(rows)
+        for x in (torch.randn(shape), np.ones(shape, np.float32)):
+            first = stream(x)
+            kept = copy.deepcopy(first)
+            assert (torch.as_tensor(stream(x)) != torch.as_tensor(kept)).any()
+            assert (torch.as_tensor(first) == torch.as_tensor(kept)).all()
+            assert tuple(first.shape) == (*shape[:-1], 4)
+
+
+def test_steps_of_both_ways_share_one_state() -> None:
+    layer = GRU(3, 4)
+    x = torch.randn(6, 1, 3)
+    stream = layer.stream()
+    found = [stream(x[0])]
+    with torch.autocast("cpu"):  # goes layer by layer, on the reference
+        found.append(stream(x[1]).float())
+    found += [stream(v) for v in x[2:]]
+    torch.testing.assert_close(torch.stack(found), layer(x)[0], rtol=0.05, atol=0.05)
+    before = stream.state
+    with pytest.raises(TypeError, match="x must be torch.float32 as the weights"):
+        stream(np.ones(3))
+    torch.testing.assert_close(stream.state, before, rtol=0, atol=0)
+
+
+def test_state_reset_and_refresh_reach_compiled_steps() -> None:
+    layer = LSTM(3, 4, 2).double()
+    x = torch.randn(8, 3, 3, dtype=torch.float64)
+    stream = layer.stream(3)
+    steps(stream, x[:2])
+    saved = stream.state
+    after = steps(stream, x[2:4])
+    stream.state = saved
+    assert torch.equal(steps(stream, x[2:4]), after)
+    stream.reset([1])
+    expected = layer(x[4:6, 1:2])[0]
+    assert torch.equal(steps(stream, x[4:6])[:, 1:2], expected)
+    with torch.no_grad():
+        layer.weight_hh_l0.mul_(0.5)
+    state = tuple(torch.cat([s[k] for s in stream.state[0]]) for k in (0, 1))
+    stream.refresh()
+    assert torch.equal(steps(stream, x[6:]), layer(x[6:], state)[0])
+
+
+def test_a_copy_and_a_saved_stream_go_on_alone() -> None:
+    layer = GRU(3, 4)
+    x = torch.randn(4, 1, 3)
+    stream = layer.stream()
+    steps(stream, x[:2])
+    others = [copy.deepcopy(stream), pickle.loads(pickle.dumps(stream))]
+    expected = layer(x)[0][2:]
+    for one in (stream, *others):
+        assert torch.equal(steps(one, x[2:]), expected)
+        assert one.explain() == ONE_CALL
+
+
+class Own(Recurrent):
+    """A layer of a user's own."""
+
+
+def _hooked() -> nn.Module:
+    model = nn.Sequential(GRU(3, 4))
+    model.register_forward_hook(lambda *_: None)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (nn.Sequential(GRU(3, 4), nn.Identity()), "holds a Identity"),
+        (nn.Sequential(GRU(3, 4), Readout(4, 2, activation="tanh")), "has an activation"),
+        (Own(cells.GRU(), 3, 4), "Own is changed in your own code"),
+        (Recurrent(cells.GRU(), 3, 4, backend="reference"), "backend='reference'"),
+        (Recurrent(cells.GRU(), 3, [4, 4], residual=True), "residual=True"),
+        (Recurrent(cells.GRU(), 3, 4, zoneout=0.1), "zoneout"),
+        (Recurrent(cells.MGU(), 3, 4), "multiplies what its own step computes"),
+        (Recurrent(cells.GRULayerNorm(), 3, 4), "over the units of a row"),
+        (nn.Sequential(GRU(3, 4), Readout(4, 2, dtype=torch.float64)), "different dtypes"),
+        (nn.Sequential(GRU(3, 4), Readout(5, 2)), "takes 5 numbers and the one before it gives 4"),
+        (nn.Sequential(GRU(3, 4), nn.Linear(4, 2)), "gives its state stands before a part"),
+        (_hooked(), "has hooks"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_what_goes_layer_by_layer_says_why(model: nn.Module, reason: str) -> None:
+    said = Stream(model).explain()
+    assert said.startswith("layer by layer, since ") and reason in said
+
+
+def test_an_operation_has_room_for_all_arguments() -> None:
+    assert max(len(code.FORWARD), len(tile.ARGUMENTS)) + 2 <= OPERATION
