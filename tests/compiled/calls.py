@@ -38,10 +38,6 @@ CANCELLED: Final = 0.05
 """Of the largest number of all tensors, what is too small to be measured by itself."""
 
 
-POSITIVE: Final = frozenset({"n"})
-"""Names of states that divide and that no step takes to zero: near it nothing could be compared."""
-
-
 class Sizes(NamedTuple):
     """Of a call: steps, rows, inputs, units, directions."""
 
@@ -67,6 +63,9 @@ FORMS: Final[dict[str, dict[str, bool]]] = {
     "reset_packed": {"reset": True, "packed": True, "initial": True},
 }
 
+NORMALISERS = ("n",)
+"""States that outputs are divided by: positive in every network, and without a limit near 0."""
+
 
 def random_call(
     cell: Cell, dtype: torch.dtype, sizes: Sizes, form: str = "plain", grad: bool = True
@@ -79,11 +78,18 @@ def random_call(
         return (torch.randn(shape, dtype=dtype) * scale).requires_grad_(grad)
 
     given: dict[str, Any] = {}
+    widths = cell.widths(H)
     x = random(T, B, I)
+
+    def start(*rows: int) -> tuple[Tensor, ...]:
+        found = (random(*rows, w, scale=0.7) for w in widths)
+        pairs = zip(cell.state_names, found, strict=True)
+        return tuple(_positive(v) if name in NORMALISERS else v for name, v in pairs)
+
     if asked.get("state"):
-        given["state"] = _states(cell, random, (D, B), H)
+        given["state"] = start(D, B)
     if asked.get("initial"):
-        given["initial"] = _states(cell, random, (D,), H)
+        given["initial"] = start(D)
     if asked.get("lengths"):
         given["lengths"] = torch.randint(0, T + 1, (B,))
     if asked.get("packed"):
@@ -106,13 +112,8 @@ def random_call(
     return Call(cell, H, x, weights, **given)
 
 
-def _states(cell: Cell, random: Any, rows: tuple[int, ...], H: int) -> tuple[Tensor, ...]:
-    found = [random(*rows, w, scale=0.7) for w in cell.widths(H)]
-    with torch.no_grad():
-        for name, v in zip(cell.state_names, found, strict=True):
-            if name in POSITIVE:
-                v.abs_()
-    return tuple(found)
+def _positive(v: Tensor) -> Tensor:
+    return v.detach().abs().add(0.5).requires_grad_(v.requires_grad)
 
 
 def _random_resets(batch_sizes: Tensor | None, T: int, B: int) -> Tensor:

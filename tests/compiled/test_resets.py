@@ -46,17 +46,18 @@ def _pair(call: Call, row: int, t: int) -> list[Tensor]:
     first = tuple(torch.stack((s[0], i[1])) for s, i in zip(state, initial, strict=True))
     second = tuple(torch.stack((i[0], s[1])) for s, i in zip(state, initial, strict=True))
     plain = call._replace(reset=None, initial=None)
-
-    def part(steps: slice) -> Call:
-        inputs = {n: v[steps, [row]] for n, v in (call.inputs or {}).items()}
-        return plain._replace(x=call.x[steps, [row]], inputs=inputs)
-
     before, after = (
-        list(results(part(steps)._replace(state=start)).values())
+        list(results(_steps(plain, row, steps)._replace(state=start)).values())
         for steps, start in ((slice(t), first), (slice(t, None), second))
     )
     finals = [torch.stack((b[0], a[1])) for a, b in zip(before[1:], after[1:], strict=True)]
     return [torch.cat((before[0], after[0])), *finals]
+
+
+def _steps(call: Call, row: int, steps: slice) -> Call:
+    """What one row is given in some steps."""
+    inputs = {n: v[steps, [row]] for n, v in (call.inputs or {}).items()}
+    return call._replace(x=call.x[steps, [row]], inputs=inputs)
 
 
 @every_dtype

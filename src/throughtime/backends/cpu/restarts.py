@@ -23,8 +23,9 @@ class Restarts:
 
     def __init__(self, call: Call, rows: Rows, d_initial: Tensor | None = None) -> None:
         assert call.reset is not None
-        inside = np.arange(rows.B) < rows.alive[:, None]
-        there = call.reset.numpy()[:, rows.order] & inside
+        there = call.reset.numpy()
+        if rows.N < rows.T * rows.B:
+            there = there[:, rows.order] & (np.arange(rows.B) < rows.alive[:, None])
         self._initial = tuple(v.contiguous() for v in call.initial or ())
         self._states = len(call.cell.state_names)
         self._d_initial = d_initial
@@ -33,16 +34,18 @@ class Restarts:
 
     def _words(self, there: np.ndarray, d: int) -> int:
         """The address of one direction's words."""
-        before = np.zeros((len(there) + 1, there.shape[1]), bool)
+        T, B = there.shape
+        before = np.zeros((T + 1, B), bool)
         if d:  # between t and t - 1: before the step that follows t in this direction
             before[1:-1] = there[:0:-1]
         else:
             before[:-1] = there
-        steps, rows = before.nonzero()
-        first = np.searchsorted(steps, np.arange(len(before) + 1))
+        places = np.flatnonzero(before)
+        first = places.searchsorted(np.arange(T + 2) * B)
         initial = [_at(v, d) for v in self._initial] or [0] * self._states
         words = {
-            "first": self._keep(first), "rows": self._keep(rows), "initial": self._keep(initial),
+            "first": self._keep(first), "rows": self._keep(places % B),
+            "initial": self._keep(initial),
             "d_initial": 0 if self._d_initial is None else _at(self._d_initial, d),
         }  # fmt: skip
         return self._keep([words[name] for name in RESTARTS])

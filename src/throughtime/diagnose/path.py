@@ -1,0 +1,120 @@
+"""A call of a layer walked step by step, every state kept as a node of the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from throughtime.backends import reference
+from throughtime.backends.call import Call, Result
+from throughtime.errors import OptionError, ShapeError
+from throughtime.layers.batch import Batch
+from throughtime.layers.merge import merged
+from throughtime.layers.sequence import SequenceLayer
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Path:
+    """One call of one layer and direction; its states are nodes of the graph of the loss.
+
+    Attributes:
+        name: the module's name in the model; empty when it is the model.
+        layer: number of the layer in the module.
+        direction: 0 forward, 1 backward.
+        x: (T, B, I), what the layer reads.
+        states: T + 1 tuples over the cell's states, each (1, B, width), in the direction's own
+            order: the start, then the state after each step.
+    """
+
+    name: str
+    layer: int
+    direction: int
+    x: Tensor
+    states: tuple[State, ...]
+
+    def gradients(self, value: Tensor) -> Tensor:
+        """(T, B, N): the total gradient of a value by the states side by side after each step."""
+        flat = [v for state in self.states[1:] for v in state]
+        found = torch.autograd.grad(value, flat, retain_graph=True, allow_unused=True)
+        filled = iter(
+            torch.zeros_like(v) if g is None else g for v, g in zip(flat, found, strict=True)
+        )
+        return torch.cat([
+            torch.cat([next(filled) for _ in state], -1) for state in self.states[1:]
+        ])  # fmt: skip
+
+
+@dataclass
+class Record:
+    """What the layers of one run leave behind: see `Seen`."""
+
+    paths: list[Path] = field(default_factory=list)
+    batches: dict[str, Batch] = field(default_factory=dict)
+
+
+def carry(
+    layer: SequenceLayer, name: str, record: Record, last_only: bool, batch: Batch, *_: Any
+) -> tuple[Tensor, list[Result]]:
+    """`Passage.carry` step by step, its states put on record."""
+    _check_batch(name, record, batch)
+    record.batches[name] = batch
+    y, results, count = batch.x, [], len(layer.hidden_sizes)
+    for number in range(count):
+        call = layer._masked(layer._call(number, batch._replace(x=y)), 1)
+        paths = [_walk(call, name, number, d) for d in range(layer.directions)]
+        record.paths += paths
+        cut = last_only and number + 1 == count
+        outputs = torch.stack([_outputs(p, cut) for p in paths], 2)
+        final = tuple(torch.cat(v) for v in zip(*(p.states[-1] for p in paths), strict=True))
+        results.append(Result((outputs,), final))
+        below, y = y, merged(outputs, layer.options.merge)
+        if layer.options.residual and number:
+            y = y + (below.detach() if cut else below)
+    return y, results
+
+
+def _check_batch(name: str, record: Record, batch: Batch) -> None:
+    if name in record.batches:
+        raise OptionError(f"layer {name or 'of the model'} runs twice on a batch; it must run once")
+    if batch.lengths is not None or batch.reset is not None or batch.batch_sizes is not None:
+        raise OptionError(
+            "states are looked at in sequences of one length without resets; give a batch of "
+            "equal rows, not packed, without lengths and reset"
+        )
+    if not batch.x.numel():
+        raise ShapeError(f"a diagnosis needs steps and rows, got x of {tuple(batch.x.shape)}")
+    if not bool(batch.x.isfinite().all()):
+        raise OptionError(f"layer {name or 'of the model'} is given NaN or infinity")
+
+
+def _walk(call: Call, name: str, number: int, d: int) -> Path:
+    """One step a call of the plain loop, in the direction's own order."""
+    T = call.x.shape[0]
+    state = tuple(v[d : d + 1] for v in call.start())
+    state = tuple(v if v.requires_grad else v.detach().requires_grad_() for v in state)
+    one = call._replace(
+        weights=call.weights[d : d + 1],
+        initial=None if call.initial is None else tuple(v[d : d + 1] for v in call.initial),
+        recurrent_mask=None if call.recurrent_mask is None else call.recurrent_mask[d : d + 1],
+    )
+    states = [state]
+    for t in reversed(range(T)) if d else range(T):
+        step = slice(t, t + 1)
+        zoneout = call.zoneout and tuple(v[d : d + 1, step] for v in call.zoneout)
+        inputs = call.inputs and {n: v[step] for n, v in call.inputs.items()}
+        here = one._replace(x=call.x[step], state=states[-1], zoneout=zoneout, inputs=inputs)
+        states.append(reference.run(here).final)
+    return Path(name, number, d, call.x, tuple(states))
+
+
+def _outputs(path: Path, cut: bool) -> Tensor:
+    """(T, B, width) in the order of time; with `cut` all but the own last step as constants."""
+    own = [state[0][0] for state in path.states[1:]]
+    if cut:
+        own = [v.detach() for v in own[:-1]] + own[-1:]
+    return torch.stack(own[::-1] if path.direction else own)
