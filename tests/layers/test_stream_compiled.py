@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from tests.cells.table import CELLS
 from throughtime import GRU, LSTM, Cell, Readout, Recurrent, Stream, cells
+from throughtime.compiler.llvm import cell as code
+from throughtime.compiler.llvm import tile
+from throughtime.compiler.llvm.stream_words import OPERATION
 from throughtime.compiler.plan import plan
 
 ONE_CALL = "compiled: a step of the whole model is one call"
@@ -140,3 +143,7 @@ def _hooked() -> nn.Module:
 def test_what_goes_layer_by_layer_says_why(model: nn.Module, reason: str) -> None:
     said = Stream(model).explain()
     assert said.startswith("layer by layer, since ") and reason in said
+
+
+def test_an_operation_has_room_for_all_arguments() -> None:
+    assert max(len(code.FORWARD), len(tile.ARGUMENTS)) + 2 <= OPERATION

@@ -33,6 +33,8 @@ def refuses(cell: Cell) -> str | None:
     if isinstance(found, str):
         return found
     name = type(cell).__name__
+    if found.inputs:
+        return f"{name} reads direct inputs"
     return f"{name} multiplies what its own step computes, or an older state" if found.own else None
 
 
