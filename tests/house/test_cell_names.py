@@ -20,7 +20,7 @@ MAY_NAME: dict[str, str] = {
     "backends/torch.py": "names torch's layers: what a cell's torch_equivalent may say",
     "layers/drop_in*.py": "the drop-ins: they bear the names of torch.nn's layers",
     "tasks/recipe.py": "spells out what --cell takes: a Literal must be literal",
-    "tasks/pronounce/model.py": "says which cell each of those words means",
+    "tasks/cell.py": "says which cell each of those words means",
 }
 
 

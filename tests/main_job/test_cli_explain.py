@@ -49,7 +49,7 @@ def test_a_compiled_cell_with_its_plan_and_machine(
     assert f"lanes: {target.lanes(32 if dtype == 'float32' else 64)} of {dtype}\n" in end
 
 
-@pytest.mark.parametrize("text", ["Skip(2)", "Skip(3, 'relu')", "MGU"])
+@pytest.mark.parametrize("text", ["GRULayerNorm", "LSTMLayerNorm"])
 def test_a_cell_that_is_not_compiled_says_why(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,7 +81,7 @@ def test_a_cell_of_the_users_own(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["LSTN"], "cell must be one of Elman, GRU, "),
+        (["LSTN"], "cell must be one of CoRNN, Elman, "),
         (["LSTN"], "got 'LSTN'; did you mean LSTM?"),
         (["GRU", "--dtype", "float23"], "got 'float23'; did you mean float32?"),
         (
@@ -96,7 +96,10 @@ def test_a_cell_of_the_users_own(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["mine.py:Mein"], "cell must be one of Mine, got 'Mein'; did you mean Mine?"),
         (["empty.py:Mine"], "empty.py must define a cell, a class below throughtime.Cell"),
         (["(2)"], "cell must be a name or FILE.py:NAME, got '(2)'"),
-        (["MGU", "--llvm"], "there is no code to show: MGU multiplies what its own step compu"),
+        (
+            ["GRULayerNorm", "--llvm"],
+            "there is no code to show: GRULayerNorm computes over the uni",
+        ),
         ([], "missing argument 'cell'; see throughtime explain --help"),
     ],
 )
