@@ -98,7 +98,7 @@ def test_a_cell_of_the_users_own(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["(2)"], "cell must be a name or FILE.py:NAME, got '(2)'"),
         (
             ["GRULayerNorm", "--llvm"],
-            "there is no code to show: GRULayerNorm computes over the uni",
+            "there is no code to show: GRULayerNorm computes over ",
         ),
         ([], "missing argument 'cell'; see throughtime explain --help"),
     ],
