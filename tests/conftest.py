@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -57,3 +58,12 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
         torch.use_deterministic_algorithms,
     ),
 }
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """torch's compiler may warn about itself, and keeps nothing for the next test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    torch._dynamo.reset()

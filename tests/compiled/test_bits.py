@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,14 +29,7 @@ every_cell = pytest.mark.parametrize("cell", CELLS, ids=repr)
 every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 
 
-@pytest.fixture(autouse=True)
-def whole_teams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small work runs on all threads too, which share the units where there are few rows."""
-    monkeypatch.setattr(cutting, "PARALLEL_US", 0)
-    monkeypatch.setattr(cutting, "SHARED_BYTES", 0)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("whole_teams")
 
 
 def _call(cell: Cell, dtype: torch.dtype, sizes: Sizes, form: str = "state") -> Call:

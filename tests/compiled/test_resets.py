@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -23,20 +21,12 @@ from tests.compiled.calls import (
 from throughtime import Cell, cells
 from throughtime.backends import choose
 from throughtime.backends.call import Call
-from throughtime.backends.cpu import sizes as cutting
 
 every_cell = pytest.mark.parametrize("cell", CELLS, ids=repr)
 every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 
 
-@pytest.fixture(autouse=True)
-def whole_teams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small work runs on all threads too, which share the units where there are few rows."""
-    monkeypatch.setattr(cutting, "PARALLEL_US", 0)
-    monkeypatch.setattr(cutting, "SHARED_BYTES", 0)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("whole_teams")
 
 
 def _pair(call: Call, row: int, t: int) -> list[Tensor]:

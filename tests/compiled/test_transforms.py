@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,7 @@ every_cell = pytest.mark.parametrize("cell", CELLS, ids=repr)
 NEAR: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler warns about itself
-        yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def _pair(cell: Any, **options: Any) -> tuple[Recurrent, Recurrent]:

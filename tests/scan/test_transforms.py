@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,7 @@ CELLS = [cells.LSTM(), cells.GRU(), cells.LSTMPeephole()]
 every_cell = pytest.mark.parametrize("cell", CELLS, ids=repr)
 
 
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the compiler warns about itself
-        yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def _layer(cell: Any, **options: Any) -> Recurrent:

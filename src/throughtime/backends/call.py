@@ -72,6 +72,18 @@ class Call(NamedTuple):
             v.unsqueeze(1).expand(D, B, w) for v, w in zip(self.initial, widths, strict=True)
         )
 
+    def direction(self, d: int) -> Call:
+        """One direction of the call, alone."""
+
+        def part(group: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+            return None if group is None else tuple(v[d : d + 1] for v in group)
+
+        mask = self.recurrent_mask
+        return self._replace(
+            weights=self.weights[d : d + 1], state=part(self.state), initial=part(self.initial),
+            recurrent_mask=None if mask is None else mask[d : d + 1], zoneout=part(self.zoneout),
+        )  # fmt: skip
+
     @property
     def rounded(self) -> bool:
         """Whether autocast rounds products of x."""

@@ -79,11 +79,8 @@ def gradients(model: nn.Module, losses: Iterable[Tensor]) -> Iterator[Tensor]:
             raise OptionError(
                 f"the loss of batch {number} depends on no parameter that requires a gradient"
             )
-        found = torch.autograd.grad(loss, parameters, allow_unused=True)
-        yield torch.cat([
-            (torch.zeros_like(p) if g is None else g).detach().flatten().double()
-            for p, g in zip(parameters, found, strict=True)
-        ])  # fmt: skip
+        found = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        yield torch.cat([g.detach().flatten().double() for g in found])
 
 
 def clipping(gradients: Iterable[Tensor], threshold: float, kind: Kind = "norm") -> Clipping:

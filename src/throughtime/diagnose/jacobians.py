@@ -148,11 +148,8 @@ def step_jacobians(steps: Steps, T: int) -> Iterator[Tensor]:
             before = tuple(v[at].requires_grad_() for v in steps.before)
             after = torch.cat(one.again(before), -1)
         picked = torch.eye(N, dtype=after.dtype, device=after.device).repeat(B, 1)
-        found = torch.autograd.grad(after, before, picked, allow_unused=True)
-        parts = [
-            torch.zeros_like(v) if g is None else g for v, g in zip(before, found, strict=True)
-        ]
-        yield torch.cat(parts, -1).unflatten(0, (B, N))
+        found = torch.autograd.grad(after, before, picked, materialize_grads=True)
+        yield torch.cat(found, -1).unflatten(0, (B, N))
 
 
 def _matrices(steps: Steps) -> Iterator[RecurrentMatrix]:

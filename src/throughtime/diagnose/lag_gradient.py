@@ -114,9 +114,8 @@ def _omega(path: Path, d: Tensor) -> float:
     for t in range(len(d) - 1, 0, -1):
         after, before = path.states[t + 1], path.states[t]
         sent = d[t].unsqueeze(0).split([v.shape[-1] for v in after], -1)
-        back = torch.autograd.grad(after, before, sent, retain_graph=True, allow_unused=True)
-        parts = [torch.zeros_like(v) if g is None else g for v, g in zip(before, back, strict=True)]
+        back = torch.autograd.grad(after, before, sent, retain_graph=True, materialize_grads=True)
         size = d[t].double().norm(dim=-1)
-        ratio = torch.cat(parts, -1)[0].double().norm(dim=-1) / size
+        ratio = torch.cat(back, -1)[0].double().norm(dim=-1) / size
         total += float(torch.where(size > 0, (ratio - 1).square(), 1.0).mean())
     return total

@@ -40,12 +40,9 @@ class Path:
     def gradients(self, value: Tensor) -> Tensor:
         """(T, B, N): the total gradient of a value by the states side by side after each step."""
         flat = [v for state in self.states[1:] for v in state]
-        found = torch.autograd.grad(value, flat, retain_graph=True, allow_unused=True)
-        filled = iter(
-            torch.zeros_like(v) if g is None else g for v, g in zip(flat, found, strict=True)
-        )
+        found = iter(torch.autograd.grad(value, flat, retain_graph=True, materialize_grads=True))
         return torch.cat([
-            torch.cat([next(filled) for _ in state], -1) for state in self.states[1:]
+            torch.cat([next(found) for _ in state], -1) for state in self.states[1:]
         ])  # fmt: skip
 
 
@@ -95,17 +92,12 @@ def _check_batch(name: str, record: Record, batch: Batch) -> None:
 def _walk(call: Call, name: str, number: int, d: int) -> Path:
     """One step a call of the plain loop, in the direction's own order."""
     T = call.x.shape[0]
-    state = tuple(v[d : d + 1] for v in call.start())
-    state = tuple(v if v.requires_grad else v.detach().requires_grad_() for v in state)
-    one = call._replace(
-        weights=call.weights[d : d + 1],
-        initial=None if call.initial is None else tuple(v[d : d + 1] for v in call.initial),
-        recurrent_mask=None if call.recurrent_mask is None else call.recurrent_mask[d : d + 1],
-    )
-    states = [state]
+    one = call.direction(d)
+    start = (v if v.requires_grad else v.detach().requires_grad_() for v in one.start())
+    states = [tuple(start)]
     for t in reversed(range(T)) if d else range(T):
         step = slice(t, t + 1)
-        zoneout = call.zoneout and tuple(v[d : d + 1, step] for v in call.zoneout)
+        zoneout = one.zoneout and tuple(v[:, step] for v in one.zoneout)
         inputs = call.inputs and {n: v[step] for n, v in call.inputs.items()}
         here = one._replace(x=call.x[step], state=states[-1], zoneout=zoneout, inputs=inputs)
         states.append(reference.run(here).final)

@@ -38,25 +38,12 @@ def scan_in_segments(call: Call, backend: str, every: int) -> Result:
         return result._replace(sequences=tuple(s[alive] for s in result.sequences))
     parts = []
     for d in range(call.directions):
-        one = _direction(call, d)
+        one = call.direction(d)
         parts.append(_run(one, backend, every) if d == 0 else _run_back(one, backend, every))
     return Result(
         tuple(torch.cat(s, 2) for s in zip(*(p.sequences for p in parts), strict=True)),
         tuple(torch.cat(s) for s in zip(*(p.final for p in parts), strict=True)),
     )
-
-
-def _direction(call: Call, d: int) -> Call:
-    """One direction of the call, alone."""
-
-    def part(group: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
-        return None if group is None else tuple(v[d : d + 1] for v in group)
-
-    mask = call.recurrent_mask
-    return call._replace(
-        weights=call.weights[d : d + 1], state=part(call.state), initial=part(call.initial),
-        recurrent_mask=None if mask is None else mask[d : d + 1], zoneout=part(call.zoneout),
-    )  # fmt: skip
 
 
 def _run(call: Call, backend: str, every: int) -> Result:

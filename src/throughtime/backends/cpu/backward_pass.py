@@ -17,6 +17,7 @@ from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
     Rows,
     flops_of,
+    part_address,
     rows_of,
     steps_in_block,
     strides_of,
@@ -101,10 +102,7 @@ def _addresses(
     call: Call, y: Tensor, saved: Tensor, finals: Sequence[Tensor | None], room: Room
 ) -> dict[str, int]:
     """Addresses of what the backward pass reads and writes beside the call's own tensors."""
-
-    def at(v: Tensor | None, d: int) -> int:
-        return 0 if v is None else v.data_ptr() + d * v.stride(0) * v.element_size()
-
+    at = part_address
     found = {"y": y.data_ptr()}
     for d in range(call.directions):
         found[f"saved {d}"] = at(saved, d)

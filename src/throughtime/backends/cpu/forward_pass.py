@@ -17,6 +17,7 @@ from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
     Rows,
     flops_of,
+    part_address,
     rows_of,
     steps_in_block,
     target,
@@ -88,12 +89,10 @@ def _carry(
     if restarts is not None:
         addresses |= restarts.addresses
     addresses["y"] = y.data_ptr()
-    size = y.element_size()
     for d in range(call.directions):
         for s, v in enumerate(final):
-            addresses[f"final{s} {d}"] = v.data_ptr() + d * v.stride(0) * size
-        kept = 0 if saved is None else saved.data_ptr() + d * saved.stride(0) * size
-        addresses[f"saved {d}"] = kept
+            addresses[f"final{s} {d}"] = part_address(v, d)
+        addresses[f"saved {d}"] = part_address(saved, d)
     template.run(shape.code.region, team, addresses)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,7 +76,7 @@ def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
     whole = (*call.x.shape[:-1], total.shape[-1])
     if call.lengths is None:
         return total.view(whole)
-    there = torch.from_numpy(np.arange(rows.B) < rows.alive[:, None])
+    there = torch.from_numpy(rows.there)
     sorted_rows = total.new_zeros(whole)
     sorted_rows[there] = total
     return torch.zeros_like(sorted_rows).index_copy_(1, torch.from_numpy(rows.order), sorted_rows)

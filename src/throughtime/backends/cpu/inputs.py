@@ -6,7 +6,6 @@ Rows lie one behind the other over all steps, in the order in which both directi
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +33,7 @@ def _walked(call: Call, rows: Rows, v: Tensor) -> Tensor:
         return v
     if call.lengths is None:
         return v.reshape(rows.N, v.shape[-1])
-    there = torch.from_numpy(np.arange(rows.B) < rows.alive[:, None])
+    there = torch.from_numpy(rows.there)
     return v.index_select(1, torch.from_numpy(rows.order))[there]
 
 

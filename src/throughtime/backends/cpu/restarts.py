@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.sizes import Rows
+from throughtime.backends.cpu.sizes import Rows, part_address
 from throughtime.compiler.llvm.block import RESTARTS
 
 
@@ -25,7 +25,7 @@ class Restarts:
         assert call.reset is not None
         there = call.reset.numpy()
         if rows.N < rows.T * rows.B:
-            there = there[:, rows.order] & (np.arange(rows.B) < rows.alive[:, None])
+            there = there[:, rows.order] & rows.there
         self._initial = tuple(v.contiguous() for v in call.initial or ())
         self._states = len(call.cell.state_names)
         self._d_initial = d_initial
@@ -42,11 +42,11 @@ class Restarts:
             before[:-1] = there
         places = np.flatnonzero(before)
         first = places.searchsorted(np.arange(T + 2) * B)
-        initial = [_at(v, d) for v in self._initial] or [0] * self._states
+        initial = [part_address(v, d) for v in self._initial] or [0] * self._states
         words = {
             "first": self._keep(first), "rows": self._keep(places % B),
             "initial": self._keep(initial),
-            "d_initial": 0 if self._d_initial is None else _at(self._d_initial, d),
+            "d_initial": part_address(self._d_initial, d),
         }  # fmt: skip
         return self._keep([words[name] for name in RESTARTS])
 
@@ -54,10 +54,6 @@ class Restarts:
         """The address of whole numbers, which live as long as this."""
         self._held.append(np.array(numbers, np.int64))
         return int(self._held[-1].ctypes.data)
-
-
-def _at(v: Tensor, d: int) -> int:
-    return v.data_ptr() + d * v.stride(0) * v.element_size()
 
 
 def sums_by_initial(call: Call, lanes: int) -> Tensor | None:

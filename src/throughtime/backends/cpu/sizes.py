@@ -69,11 +69,16 @@ class Rows:
         """Of alive, offset and order."""
         return tuple(v.ctypes.data for v in (self.alive, self.offset, self.order))  # type: ignore[return-value]
 
+    @property
+    def there(self) -> np.ndarray:
+        """(T, B) bool: which rows each step has, in their own order."""
+        return np.arange(self.B) < self.alive[:, None]
+
     def bounds(self, chunks: int) -> array[int]:
         """Where each chunk of rows begins, all with as many steps; and where the last ends."""
         if self.N == self.T * self.B or chunks == 1:
             return array("q", [i * self.B // chunks for i in range(chunks + 1)])
-        lengths = (self.alive > np.arange(self.B)[:, None]).sum(1)
+        lengths = self.there.sum(0)
         done = np.cumsum(lengths)
         inner = np.searchsorted(done, [self.N * i // chunks for i in range(1, chunks)]) + 1
         return array("q", [0, *(min(int(v), self.B) for v in inner), self.B])
@@ -154,6 +159,11 @@ def strides_of(v: Tensor, packed: bool) -> tuple[int, int]:
     if packed:
         return 0, v.stride(0) * size
     return v.stride(0) * size, v.stride(1) * size
+
+
+def part_address(v: Tensor | None, d: int) -> int:
+    """Where one direction's part of a tensor (D, ...) begins; 0 for what is not."""
+    return 0 if v is None else v.data_ptr() + d * v.stride(0) * v.element_size()
 
 
 def time_steps(rows: Rows, strides: tuple[int, int], packed: bool) -> np.ndarray:

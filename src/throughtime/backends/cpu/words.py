@@ -8,7 +8,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.shape import Shape
-from throughtime.backends.cpu.sizes import time_steps, zeros
+from throughtime.backends.cpu.sizes import part_address, time_steps, zeros
 from throughtime.backends.cpu.template import Given, Template, Word
 from throughtime.compiler.llvm import threads
 
@@ -86,7 +86,6 @@ def call_addresses(
     """Addresses of what a call gives: x, direct inputs as lines, the parameters, where it starts;
     0 for what is not."""
     found = {"x": call.x.data_ptr(), "inputs": 0 if inputs is None else inputs.data_ptr()}
-    size = call.x.element_size()
     for d, weights in enumerate(call.weights):
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             found[f"{name} {d}"] = 0
@@ -97,7 +96,7 @@ def call_addresses(
             found[f"start{s} {d}"] = 0
     for s, v in enumerate(state or ()):
         for d in range(len(v)):
-            found[f"start{s} {d}"] = v.data_ptr() + d * v.stride(0) * size
+            found[f"start{s} {d}"] = part_address(v, d)
     return found
 
 
