@@ -12,6 +12,7 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.gradients import as_given
 from throughtime.backends.cpu.sizes import Rows, target
+from throughtime.backends.cpu.widths import widths_for
 from throughtime.compiler.plan import Plan
 
 
@@ -20,8 +21,10 @@ def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
     if not found.inputs or call.inputs is None:
         return None
     H, lanes = call.hidden_size, target().lanes(8 * call.x.element_size())
-    new = call.x.new_zeros if H % lanes else call.x.new_empty
-    lines = new((rows.N, len(found.inputs), -(-H // lanes) * lanes))
+    line = widths_for(call.cell, H).line
+    whole = -(-line // lanes) * lanes
+    new = call.x.new_empty if whole == H else call.x.new_zeros
+    lines = new((rows.N, len(found.inputs), whole))
     for k, name in enumerate(found.input_names):
         lines[:, k, :H] = _walked(call, rows, call.inputs[name])
     return lines

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.sizes import Rows, Team, padded, strides_of
+from throughtime.backends.cpu.widths import Widths, widths_for
 from throughtime.cells import Cell
 from throughtime.compiler.llvm.code import Code
 from throughtime.compiler.plan import Plan, plan
@@ -49,8 +50,10 @@ def shape_of(key: Key, code: Code) -> Shape:
     """The key's call, with its plan and the code that carries it."""
     found = plan(key.cell)
     assert isinstance(found, Plan)
-    gates = gate_numbers(found, key.cell)
-    return Shape(found, code, key.rows, key.team, *key.sizes, key.x, key.y, key.packed, gates)
+    gates, widths = gate_numbers(found, key.cell), widths_for(key.cell, key.sizes[1])
+    return Shape(
+        found, code, key.rows, key.team, *key.sizes, key.x, key.y, key.packed, gates, widths
+    )
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ class Shape:
         x, y: bytes from step to step and from row to row.
         packed: whether x holds the rows of all steps one behind the other.
         gates: for each sum, its gate's number in W and in U.
+        widths: of states, sums and matrices.
     """
 
     plan: Plan
@@ -79,16 +83,21 @@ class Shape:
     y: tuple[int, int]
     packed: bool
     gates: tuple[list[int], list[int]]
+    widths: Widths
 
     @property
     def H_row(self) -> int:
-        """Bytes of a padded row of units."""
-        return padded(self.H, self.code.kind.lanes, self.code.kind.bytes)
+        """Bytes of a padded row of units, the same for all widths."""
+        return self.row(self.widths.line)
+
+    def row(self, units: int) -> int:
+        """Bytes of so many units in whole vectors."""
+        return padded(units, self.code.kind.lanes, self.code.kind.bytes)
 
     @property
     def I_row(self) -> int:
         """Bytes of a padded row of the input."""
-        return padded(self.I, self.code.kind.lanes, self.code.kind.bytes)
+        return self.row(self.I)
 
     @property
     def panel(self) -> int:
