@@ -282,7 +282,8 @@ def test_a_missing_package_is_one_sentence_with_the_command_that_installs_it(
         if name.startswith(("throughtime.cli.", "throughtime.train.")):
             parent, _, child = name.rpartition(".")
             monkeypatch.delitem(sys.modules, name)
-            monkeypatch.delattr(sys.modules[parent], child, raising=False)
+            if parent in sys.modules:
+                monkeypatch.delattr(sys.modules[parent], child, raising=False)
             assert module is not None
     copied_run.weights.unlink()
     said = refused(capsys, "train", "pronounce", "--resume", "--out", copied_run.folder)
