@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+from tests.house.source import ROOT
 from tests.study.small import learn_or_die, recipe
 from throughtime.train.study.learn import Outcome, learn
 from throughtime.train.study.workers import Lost, over_processes
@@ -42,7 +43,8 @@ def test_workers_end_when_their_study_is_killed() -> None:
         "print(multiprocessing.active_children()[0].pid, flush=True)\n"
         "next(runs)\n"
     )
-    study = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code]
+    study = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert study.stdout is not None
     worker = int(study.stdout.readline())
     study.kill()
