@@ -154,7 +154,8 @@ def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]
     table, rule = rows(outcomes), memory_task(shared).rule
     left_out = [f"left out: {one}" for one in skipped]
     machine = f"throughtime {__version__}, torch {torch.__version__}, {_cores()} cores"
-    remarks = [*map(_lost, lost), *left_out, rule, machine]
+    options = [f"{n} {getattr(shared, n)}" for n in _FIELDS if n not in _NO_FLAG]
+    remarks = [*map(_lost, lost), *left_out, rule, f"every run: {', '.join(options)}", machine]
     said = {"rule": rule, "machine": machine, "skipped": skipped, "lost": [*map(_lost, lost)]}
     runs = {"table": [asdict(row) for row in table], "outcomes": [asdict(o) for o in outcomes]}
     folder.report(said | runs, page(f"Study of {shared.task}", table, remarks))
