@@ -24,7 +24,7 @@ def plan_of(call: Call) -> Plan:
 
 
 def write_masks(call: Call, found: Plan, rows: Rows, lines: Tensor) -> None:
-    """The masks into (D, N, inputs and masks, units padded), in the order in which rows are walked."""
+    """The masks into (D, N, inputs and masks, units padded), in the order in which rows lie."""
     for k, name in enumerate(found.mask_names, len(found.inputs)):
         mask = _mask(call, name)
         units = mask.shape[-1]
