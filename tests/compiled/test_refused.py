@@ -69,7 +69,6 @@ def _refused(call: Call, reason: str) -> None:
     ("cell", "reason"),
     [
         (cells.LSTMProjected(2), "multiplies by matrices without an input part"),
-        (cells.LSTMLayerNorm(), "computes over the units of a row"),
     ],
     ids=repr,
 )

@@ -22,16 +22,6 @@ class Cumulative(Cell):
         return (torch.tanh(a.h + U.h @ s.h).cumsum(-1),)
 
 
-class Summed(Cell):
-    """It adds up its units, which pointwise code cannot."""
-
-    gates = ("h",)
-    state = ("h",)
-
-    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
-        return (a.h + s.h - s.h.sum(-1, keepdim=True),)
-
-
 def refusals(cpu: str, torch: str | None) -> str:
     """What is told of a call that compiled code does not take, nor torch's layer."""
     told = f"\n  not cpu: {cpu}"
@@ -62,8 +52,6 @@ def test_why_neither_compiled_nor_torch() -> None:
     ("cell", "reason"),
     [
         (cells.LSTMProjected(2), "LSTMProjected multiplies by matrices without an input part (hr)"),
-        (cells.GRULayerNorm(), "GRULayerNorm computes over the units of a row (normalise): "),
-        (Summed(), "Summed computes over the units of a row ("),
         (Cumulative(), "cumsum has no rule, which keeps Cumulative uncompiled: "),
     ],
     ids=repr,

@@ -15,12 +15,10 @@ from throughtime.cells.cell import Cell
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import Graph
 from throughtime.compiler.phases import Phase, phases_of
+from throughtime.compiler.rowwise import ROWWISE, expanded, is_rowwise
 from throughtime.compiler.saving import needed_values, saved_values
-from throughtime.compiler.sums import Sum, sums_of
+from throughtime.compiler.sums import Sum, phase_lines, sums_of
 from throughtime.compiler.trace import trace
-
-ROWWISE: Final = frozenset("row_sum row_mean row_scale spread softmax normalise sum_units".split())
-"""Operations over the units of a row, which pointwise code cannot compute."""
 
 UNCODED: Final = frozenset({"sin", "cos"})
 """Operations that have a rule of derivative and no vector code yet."""
@@ -39,13 +37,15 @@ class Plan:
         sums: first those of W alone, then those of both, last those of U alone.
         states: node of each old state, or None where the step does not read it.
         new_states: node of each new state.
-        saved: nodes kept from the forward pass for the backward pass, beside y.
+        saved: nodes kept from the forward pass for the backward pass, beside y; numbers of a row
+            of a row-wise step come last.
         reads_output: whether backward reads h_t, which is the output.
         reads_old: whether backward's pointwise part reads h_{t-1}.
         state_names: of the cell's states; the first is the output.
         vectors: names of the per-unit vectors, whose gradients stand behind those of the sums.
         phases: one for each vector that is multiplied, in order; the old output is the first.
         inputs: node of each direct input that is read.
+        rowwise: whether the step itself computes over the units of a row.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Plan:
     vectors: tuple[str, ...]
     phases: tuple[Phase, ...]
     inputs: tuple[int, ...]
+    rowwise: bool
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
@@ -77,9 +78,35 @@ class Plan:
         return tuple(s for s in self.sums if s.u is not None)
 
     @cached_property
+    def fused(self) -> tuple[Phase, ...]:
+        """The last phase, whose product and the cell's end share panels of units; none where a
+        step needs all units of a row at once."""
+        return () if self.rowwise else self.phases[-1:]
+
+    @cached_property
+    def early(self) -> tuple[Phase, ...]:
+        """The phases before that."""
+        return self.phases[: len(self.phases) - len(self.fused)]
+
+    @cached_property
     def last(self) -> tuple[int, ...]:
-        """Numbers of the sums of the last phase."""
-        return self.phases[-1].places if self.phases else ()
+        """Numbers of the sums of the fused phase."""
+        return self.fused[0].places if self.fused else ()
+
+    @cached_property
+    def saved_numbers(self) -> tuple[int, ...]:
+        """What is saved as one number a row; of other steps such values are lines of equal ones."""
+        nodes = self.graph.nodes
+        return tuple(i for i in self.saved if self.rowwise and nodes[i].shape == NUMBER)
+
+    @cached_property
+    def saved_lines(self) -> tuple[int, ...]:
+        """What is saved as a line of units."""
+        return self.saved[: len(self.saved) - len(self.saved_numbers)]
+
+    def saved_size(self, units: int) -> int:
+        """Lines of so many units, padded, that a row saves; numbers lie behind the others."""
+        return len(self.saved_lines) + -(-len(self.saved_numbers) // units)
 
     @cached_property
     def own(self) -> tuple[Phase, ...]:
@@ -103,20 +130,7 @@ class Plan:
         saved = ", ".join(f"t{i} = {nodes[i]}" for i in self.saved) or "nothing"
         beside = [*["h_t"] * self.reads_output, *["h_(t-1)"] * self.reads_old]
         read = f"; read beside it: {', '.join(beside)}" if beside else ""
-        return "\n".join([*self._phase_lines(), f"saved: {saved}{read}"])
-
-    def _phase_lines(self) -> Iterator[str]:
-        """Each phase, and the sums that are whole behind its products."""
-        with_x = [k for k, s in enumerate(self.sums) if s.u is None]
-        for number, phase in enumerate(self.phases or (None,), 1):
-            said = ["x"] * (number == 1)
-            if phase is not None:
-                said.append(f"t{phase.vector}" if phase.own else "the old state")
-            yield f"phase {number}: products with {' and '.join(said)}, then the pointwise part"
-            for k in [*(with_x if number == 1 else ()), *(phase.places if phase else ())]:
-                s, v = self.sums[k], f"t{phase.vector}" if phase and phase.own else "h"
-                parts = [f"W.{s.a} x + b"] * bool(s.a) + [f"U.{s.u} {v} + b"] * bool(s.u)
-                yield f"  t{s.node} = {' + '.join(parts)}"
+        return "\n".join([*phase_lines(self.phases, self.sums), f"saved: {saved}{read}"])
 
 
 @lru_cache(maxsize=256)  # asked several times a call
@@ -142,8 +156,11 @@ def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
     name = type(cell).__name__
     matrices: set[str] = set()
     for node in graph.nodes:
-        if node.op in ROWWISE or ("1" in node.shape and node.shape != NUMBER):
-            yield f"{name} computes over the units of a row ({node.op}): {node.line}"
+        over = [graph.nodes[i].shape[-1] for i in node.inputs] if node.op in ROWWISE else []
+        if any(width != "hidden_size" for width in over):
+            yield f"{name} computes over {over[0]} units of a row ({node.op}): {node.line}"
+        if "1" in node.shape and node.shape != NUMBER:
+            yield f"{name} computes one number for all rows ({node.op}): {node.line}"
         if node.op in UNCODED:
             yield f"{name} computes {node.op}, which has no vector code: {node.line}"
         if node.op == "U":
@@ -154,7 +171,7 @@ def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
 
 
 def _planned(cell: Cell) -> Plan:
-    step, graph = trace(cell), derivative(trace(cell))
+    step, graph = expanded(trace(cell), derivative(trace(cell)))
     output = cell.state_names[0]
     sums = sums_of(step, graph, output, cell.layout.inputs)
     phases = phases_of(step, graph, output, [s.u for s in sums])
@@ -166,7 +183,9 @@ def _planned(cell: Cell) -> Plan:
     inputs = tuple(direct[name] for name in cell.layout.inputs if name in direct)
     known = {i for i in (states[0], new_states[0], *inputs) if i is not None}
     saved, read = saved_values(graph, needed, {s.node for s in sums}, known)
+    saved = tuple(sorted(saved, key=lambda i: (graph.nodes[i].shape == NUMBER, i)))
     return Plan(
         type(cell).__name__, graph, sums, states, new_states, saved, new_states[0] in read,
         states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
+        is_rowwise(trace(cell)),
     )  # fmt: skip

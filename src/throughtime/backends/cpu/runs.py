@@ -23,19 +23,19 @@ def set_runs(template: Template, words: list[int]) -> None:
 def early_tiles(shape: Shape) -> set[int]:
     """The widths of the tiles that their products need."""
     blocks = shape.H_row // shape.code.kind.size
-    counts = [count for phase in shape.plan.phases[:-1] for _, count in phase.runs]
+    counts = [count for phase in shape.plan.early for _, count in phase.runs]
     return {v for count in counts for v in part_sizes(count * blocks, WIDEST)}
 
 
 def runs_forward(shape: Shape) -> list[int]:
-    """All runs but those of the last phase, and what to do before its panels."""
+    """All runs but those of a fused phase, and what to do before its panels."""
     words: list[int] = []
     before = 0
-    for phase in shape.plan.phases[:-1]:
+    for phase in shape.plan.early:
         for line, count in phase.runs:
             words += _run(shape, phase, line, count, before)
             before += count
-    last = shape.plan.phases[-1:]
+    last = shape.plan.fused
     return words + (_run(shape, last[0], last[0].places[0], 0, before) if last else [0] * len(RUN))
 
 

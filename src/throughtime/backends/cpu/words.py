@@ -32,7 +32,8 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
         "chunks": shape.team.chunks, "members": shape.team.members,
         "rows": alive, "offset": offset, "order": order,
         "zeros": zeros(max(shape.H_row, shape.I_row)),
-        "saved_row": len(plan.saved) * shape.H_row, "state_plane": rows.B * shape.H_row,
+        "saved_row": plan.saved_size(shape.units) * shape.H_row,
+        "state_plane": rows.B * shape.H_row,
         "x": Given("x"), "y": Given("y"),
         "inputs": Given("inputs"), "inputs_row": len(plan.inputs) * shape.H_row,
     }  # fmt: skip

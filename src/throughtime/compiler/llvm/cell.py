@@ -12,7 +12,7 @@ from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.pointwise import Pointwise
 from throughtime.compiler.llvm.rows import lanes_below
-from throughtime.compiler.plan import Plan
+from throughtime.compiler.plan import NUMBER, Plan
 
 FORWARD: Final = (
     "rows", "blocks", "chains", "chains_row", "pre", "pre_row", "old", "state", "state_row",
@@ -39,27 +39,33 @@ def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) ->
     e = Emit(module, "cell_forward", kind, FORWARD)
     g = e.given
     with e.loop(g["blocks"]) as block, e.loop(g["rows"]) as row:
-        column = block.index * kind.size
-        places = {
-            name: g[name] + g[f"{name}_row"] * row.index + column
-            for name in ("pre", "state", "saved")
-        }
-        for name in ("old", "new"):
-            places[name] = g[name] + g["state_row"] * row.index + column
+        places = places_forward(e, plan, row.index, block.index * kind.size)
         vector = block.index * (len(plan.last) * kind.size)
         places["chains"] = g["chains"] + g["chains_row"] * row.index + vector
-        places["vectors"] = g["vectors"] + column
-        places["inputs"] = input_place(e, plan, "inputs", row.index, column)
         values = Pointwise(e, plan.graph, g["H"], forward_loads(e, plan, places))
-        new = [values.value(i) for i in plan.new_states]
-        saved = [values.value(i) for i in plan.saved if keep]
-        for k, value in enumerate(saved):
-            e.store(value, places["saved"] + g["H_row"] * k)
-        e.store(new[0], places["new"])
-        for k, value in enumerate(new[1:], 1):
-            e.store(value, places["state"] + g["state_plane"] * k)
+        store_step(e, plan, places, values, keep)
     e.done()
     return e
+
+
+def places_forward(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]:
+    """Where a vector of units of one row lies, in everything that a step is given."""
+    g = e.given
+    names = {"pre": "pre", "state": "state", "saved": "saved", "old": "state", "new": "state"}
+    places = {name: g[name] + g[f"{by}_row"] * row + column for name, by in names.items()}
+    places["vectors"] = g["vectors"] + column
+    return places | {"inputs": input_place(e, plan, "inputs", row, column)}
+
+
+def store_step(e: Emit, plan: Plan, places: dict[str, Num], values: Pointwise, keep: bool) -> None:
+    """Write the new states, and with `keep` the lines that are saved."""
+    new = [values.value(i) for i in plan.new_states]
+    saved = [values.value(i) for i in plan.saved_lines if keep]
+    for k, value in enumerate(saved):
+        e.store(value, places["saved"] + e.given["H_row"] * k)
+    e.store(new[0], places["new"])
+    for k, value in enumerate(new[1:], 1):
+        e.store(value, places["state"] + e.given["state_plane"] * k)
 
 
 def forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
@@ -112,7 +118,7 @@ def write_cell_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
         places = places_back(e, plan, row.index, column)
         loads = backward_loads(e, plan, places, len(plan.own))
         values = Pointwise(e, plan.graph, g["H"], loads)
-        _store_gradients(e, plan, places, values, left)
+        store_gradients(e, plan, places, values, left)
     e.done()
     return e
 
@@ -133,7 +139,7 @@ def backward_loads(e: Emit, plan: Plan, places: dict[str, Num], done: int) -> Lo
     """Where the values lie that the derivative reads when the last `done` phases have theirs."""
     g = e.given
     found = _given_loads(e, plan, places)
-    for k, kept in enumerate(plan.saved):
+    for k, kept in enumerate(plan.saved_lines):
         found[kept] = loader(e, places["saved"] + g["H_row"] * k)
     if plan.reads_output:
         found[plan.new_states[0]] = loader(e, places["y"])
@@ -159,7 +165,7 @@ def _gradient_loader(e: Emit, places: dict[str, Num], k: int) -> Callable[[], An
     return load
 
 
-def _store_gradients(
+def store_gradients(
     e: Emit, plan: Plan, places: dict[str, Num], values: Pointwise, left: Num
 ) -> None:
     """All gradients are computed before the first is written: they share their places."""
@@ -170,6 +176,11 @@ def _store_gradients(
     sums += [values.value(plan.gradients.get(f"d_p.{name}")) for name in plan.vectors]
     states = [values.value(plan.gradients.get(f"d_s.{name}")) for name in plan.state_names]
     inputs = [values.value(plan.gradients.get(f"d_a.{name}")) for name in plan.input_names]
+    if plan.rowwise:  # a number that is summed already, in the place of its parts
+        first = lanes_below(e, left - g["H"] + 1)
+        for k, i in enumerate(plan.inputs):
+            if plan.graph.nodes[i].shape == NUMBER:
+                inputs[k] = e.b.select(first, inputs[k], e.zero())
     for k, value in enumerate(sums):  # zeros behind the last unit: products run over them
         if value is not None:
             e.store(e.b.select(lanes, value, e.zero()), places["d_sums"] + g["H_row"] * k)

@@ -15,6 +15,7 @@ from throughtime.compiler.llvm.cell import (
 )
 from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.pointwise import Pointwise
 from throughtime.compiler.llvm.rows import lanes_below
 from throughtime.compiler.plan import Plan
@@ -34,15 +35,20 @@ def write_stage_forward(module: ir.Module, kind: Kind, plan: Plan, slot: int) ->
     g = e.given
     with e.loop(g["rows"]) as row, e.loop(g["H_row"] // kind.size) as block:
         column = block.index * kind.size
-        line = g["H_row"] * row.index + column
-        places = {name: g[name] + line for name in ("old", "state", "to")}
-        places["pre"] = g["pre"] + g["pre_row"] * row.index + column
-        places["vectors"] = g["vectors"] + column
-        places["inputs"] = input_place(e, plan, "inputs", row.index, column)
+        places = places_to_vector(e, plan, row.index, column)
         values = Pointwise(e, plan.graph, g["H"], forward_loads(e, plan, places))
         e.store(values.value(plan.own[slot].vector), places["to"])
     e.done()
     return e
+
+
+def places_to_vector(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]:
+    """Where a vector of units of one row lies, in everything that a stage is given."""
+    g, line = e.given, e.given["H_row"] * row + column
+    places = {name: g[name] + line for name in ("old", "state", "to")}
+    places["pre"] = g["pre"] + g["pre_row"] * row + column
+    places["vectors"] = g["vectors"] + column
+    return places | {"inputs": input_place(e, plan, "inputs", row, column)}
 
 
 def write_stage_backward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
@@ -51,15 +57,23 @@ def write_stage_backward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -
     for rows: for unit blocks
     """
     e = Emit(module, f"stage_backward_{slot}", kind, BACKWARD)
-    g, phase = e.given, plan.own[slot]
+    g = e.given
     with e.loop(g["rows"]) as row, e.loop(g["H_row"] // kind.size) as block:
         column, left = block.index * kind.size, g["H"] - block.index * kind.lanes
-        places, lanes = places_back(e, plan, row.index, column), lanes_below(e, left)
+        places = places_back(e, plan, row.index, column)
         loads = backward_loads(e, plan, places, len(plan.own) - 1 - slot)
         values = Pointwise(e, plan.graph, g["H"], loads)
-        found = {places["d_sums"] + g["H_row"] * k: plan.sums[k].gradient for k in phase.places}
-        found[places["own_block"] + g["own_block_plane"] * slot] = phase.vector
-        for to, node in found.items():
-            e.store(e.b.select(lanes, values.value(node), e.zero()), to)
+        store_vector_gradients(e, plan, slot, places, values, left)
     e.done()
     return e
+
+
+def store_vector_gradients(
+    e: Emit, plan: Plan, slot: int, places: dict[str, Num], values: Pointwise, left: Num
+) -> None:
+    """Write gradients by a phase's sums, and the vector it multiplied; zeros behind the last."""
+    g, phase, lanes = e.given, plan.own[slot], lanes_below(e, left)
+    found = {places["d_sums"] + g["H_row"] * k: plan.sums[k].gradient for k in phase.places}
+    found[places["own_block"] + g["own_block_plane"] * slot] = phase.vector
+    for to, node in found.items():
+        e.store(e.b.select(lanes, values.value(node), e.zero()), to)
