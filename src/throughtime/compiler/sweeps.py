@@ -77,26 +77,16 @@ def _most_lines(found: Iterable[tuple[Sweep, ...]]) -> int:
     return max(sum(len(s.lines) for s in sweeps) for sweeps in found)
 
 
-def _given(plan: Plan) -> set[int]:
-    vectors = (i for i, n in enumerate(plan.graph.nodes) if n.op == "p")
-    return {*plan.inputs, *vectors}
-
-
 def _given_forward(plan: Plan) -> set[int]:
-    """What lies in memory when a step's pointwise part begins."""
-    states = (i for i in plan.states if i is not None)
-    return {*_given(plan), *states, *(s.node for s in plan.sums)}
+    """What lies in memory when a step's pointwise part begins, beside what reads no node."""
+    return {s.node for s in plan.sums}
 
 
 def _given_backward(plan: Plan, first: int) -> set[int]:
     """What lies in memory when the phases from the `first` of their own on have their gradients."""
-    found = {*_given(plan), *plan.saved}
-    found |= {i for i, n in enumerate(plan.graph.nodes) if n.op == "d"}
-    found |= {i for phase in plan.own[first:] for i in phase.transposed[:1]}
+    found = set(plan.saved) | {i for phase in plan.own[first:] for i in phase.transposed[:1]}
     if plan.reads_output:
         found.add(plan.new_states[0])
-    if plan.reads_old and plan.states[0] is not None:
-        found.add(plan.states[0])
     return found
 
 
