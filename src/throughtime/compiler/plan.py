@@ -15,7 +15,7 @@ from throughtime.cells.cell import Cell
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import Graph
 from throughtime.compiler.phases import Phase, phases_of
-from throughtime.compiler.rowwise import ROWWISE, expanded, is_rowwise
+from throughtime.compiler.rowwise import REDUCTIONS, ROWWISE, expanded
 from throughtime.compiler.saving import needed_values, saved_values
 from throughtime.compiler.sums import Sum, phase_lines, sums_of
 from throughtime.compiler.trace import trace
@@ -45,7 +45,6 @@ class Plan:
         vectors: names of the per-unit vectors, whose gradients stand behind those of the sums.
         phases: one for each vector that is multiplied, in order; the old output is the first.
         inputs: node of each direct input that is read.
-        rowwise: whether the step itself computes over the units of a row.
     """
 
     name: str
@@ -60,7 +59,11 @@ class Plan:
     vectors: tuple[str, ...]
     phases: tuple[Phase, ...]
     inputs: tuple[int, ...]
-    rowwise: bool
+
+    @cached_property
+    def rowwise(self) -> bool:
+        """Whether the step itself computes over the units of a row."""
+        return any(n.op in REDUCTIONS for n in self.graph.nodes[: self.graph.forward])
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
@@ -187,5 +190,4 @@ def _planned(cell: Cell) -> Plan:
     return Plan(
         type(cell).__name__, graph, sums, states, new_states, saved, new_states[0] in read,
         states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
-        is_rowwise(trace(cell)),
     )  # fmt: skip

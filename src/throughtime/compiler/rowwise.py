@@ -21,22 +21,16 @@ REDUCTIONS: Final = frozenset({"row_sum", "row_max"})
 """Operations over the units of a row that code has."""
 
 
-def is_rowwise(step: Graph) -> bool:
-    """Whether a step itself computes over the units of a row.
-
-    Sums over units in a derivative alone are gradients by one number a row, summed later.
-    """
-    return any(node.op in ROWWISE for node in step.nodes)
-
-
 def expanded(step: Graph, graph: Graph) -> tuple[Graph, Graph]:
     """A step and its derivative in reductions and pointwise operations; as they are without need.
+
+    Sums over units in a derivative alone are gradients by one number a row, summed later.
 
     Args:
         step: a graph.
         graph: of its derivative.
     """
-    if not is_rowwise(step):
+    if not any(node.op in ROWWISE for node in step.nodes):
         return step, graph
     builder = Builder()
     found: list[int] = []
