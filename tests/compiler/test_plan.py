@@ -9,7 +9,8 @@ import torch
 from throughtime import Cell, Recurrent, cells
 from throughtime.compiler import sweeps
 from throughtime.compiler.llvm.maths import OPS
-from throughtime.compiler.plan import UNCODED, plan
+from throughtime.compiler.plan import plan
+from throughtime.compiler.refused import UNCODED
 from throughtime.compiler.rowwise import ROWWISE
 from throughtime.compiler.rules import FLAT, RULES
 

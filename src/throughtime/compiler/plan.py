@@ -6,25 +6,19 @@ reason is told by `explain`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Final
 
 from throughtime.cells.cell import Cell
 from throughtime.compiler.derivative import derivative
-from throughtime.compiler.graph import Graph
+from throughtime.compiler.graph import NUMBER, Graph
+from throughtime.compiler.masked import NO_MASKS, Masks, with_masks
 from throughtime.compiler.phases import Phase, phases_of
-from throughtime.compiler.rowwise import REDUCTIONS, ROWWISE, expanded
+from throughtime.compiler.refused import reason
+from throughtime.compiler.rowwise import REDUCTIONS, expanded
 from throughtime.compiler.saving import needed_values, saved_values
 from throughtime.compiler.sums import Sum, phase_lines, sums_of
 from throughtime.compiler.trace import trace
-
-UNCODED: Final = frozenset({"sin", "cos"})
-"""Operations that have a rule of derivative and no vector code yet."""
-
-NUMBER: Final = ("B", "1")
-"""The shape of one number a row, such as a direct input of width 1: all units have the same."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +39,7 @@ class Plan:
         vectors: names of the per-unit vectors, whose gradients stand behind those of the sums.
         phases: one for each vector that is multiplied, in order; the old output is the first.
         inputs: node of each direct input that is read.
+        masks: node of each mask.
     """
 
     name: str
@@ -59,6 +54,17 @@ class Plan:
     vectors: tuple[str, ...]
     phases: tuple[Phase, ...]
     inputs: tuple[int, ...]
+    masks: tuple[int, ...] = ()
+
+    @cached_property
+    def lines(self) -> tuple[int, ...]:
+        """What each row of a step is given, a line of units each: direct inputs, then masks."""
+        return self.inputs + self.masks
+
+    @cached_property
+    def mask_names(self) -> tuple[str, ...]:
+        """Of the masks: `DROPOUT`, or a state's name for zoneout."""
+        return tuple(str(self.graph.nodes[i].constants[0]) for i in self.masks)
 
     @cached_property
     def rowwise(self) -> bool:
@@ -125,7 +131,7 @@ class Plan:
     def key(self) -> str:
         """Equal plans may share their code."""
         sums = [(s.node, s.gradient, s.a is not None, s.u is not None) for s in self.sums]
-        more = self.states, self.new_states, self.saved, self.vectors, self.inputs
+        more = self.states, self.new_states, self.saved, self.vectors, self.lines
         return repr((self.graph.key, sums, *more))
 
     def __str__(self) -> str:
@@ -137,44 +143,14 @@ class Plan:
 
 
 @lru_cache(maxsize=256)  # asked several times a call
-def plan(cell: Cell) -> Plan | str:
-    """The plan of a cell, or the reason why there is none."""
-    return _reason(cell) or _planned(cell)
+def plan(cell: Cell, masks: Masks = NO_MASKS) -> Plan | str:
+    """The plan of a cell with these masks, or the reason why there is none."""
+    return reason(cell) or _planned(cell, masks)
 
 
-def _reason(cell: Cell) -> str | None:
-    """Why the compiler does not take the cell, or None."""
-    graph, name = trace(cell), type(cell).__name__
-    if graph.unsupported:
-        operation, line = graph.unsupported[0]
-        return f"{operation} has no rule, which keeps {name} uncompiled: {line}"
-    if cell.layout.products:
-        return f"{name} multiplies by matrices without an input part ({', '.join(cell.products)})"
-    if any(w != H for H in (2, 3) for w in cell.widths(H)):
-        return f"the states of {name} are not all as wide as its gates"
-    return next(_odd_nodes(cell, graph), None)
-
-
-def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
-    name = type(cell).__name__
-    matrices: set[str] = set()
-    for node in graph.nodes:
-        over = [graph.nodes[i].shape[-1] for i in node.inputs] if node.op in ROWWISE else []
-        if any(width != "hidden_size" for width in over):
-            yield f"{name} computes over {over[0]} units of a row ({node.op}): {node.line}"
-        if "1" in node.shape and node.shape != NUMBER:
-            yield f"{name} computes one number for all rows ({node.op}): {node.line}"
-        if node.op in UNCODED:
-            yield f"{name} computes {node.op}, which has no vector code: {node.line}"
-        if node.op == "U":
-            matrix = str(node.constants[0])
-            if matrix in matrices:
-                yield f"{name} multiplies by U.{matrix} twice: {node.line}"
-            matrices.add(matrix)
-
-
-def _planned(cell: Cell) -> Plan:
-    step, graph = expanded(trace(cell), derivative(trace(cell)))
+def _planned(cell: Cell, masks: Masks) -> Plan:
+    masked = with_masks(trace(cell), cell.layout.recurrent_gates, masks)
+    step, graph = expanded(masked, derivative(masked))
     output = cell.state_names[0]
     sums = sums_of(step, graph, output, cell.layout.inputs)
     phases = phases_of(step, graph, output, [s.u for s in sums])
@@ -184,10 +160,11 @@ def _planned(cell: Cell) -> Plan:
     needed = needed_values(graph) | {p.vector for p in phases if p.own}
     direct = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "a"}
     inputs = tuple(direct[name] for name in cell.layout.inputs if name in direct)
-    known = {i for i in (states[0], new_states[0], *inputs) if i is not None}
+    given = tuple(i for i, n in enumerate(step.nodes) if n.op == "mask")
+    known = {i for i in (states[0], new_states[0], *inputs, *given) if i is not None}
     saved, read = saved_values(graph, needed, {s.node for s in sums}, known)
     saved = tuple(sorted(saved, key=lambda i: (graph.nodes[i].shape == NUMBER, i)))
     return Plan(
         type(cell).__name__, graph, sums, states, new_states, saved, new_states[0] in read,
-        states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
+        states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs, given,
     )  # fmt: skip

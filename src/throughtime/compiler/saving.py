@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from throughtime.compiler.builder import BOOLEAN
-from throughtime.compiler.graph import Graph
+from throughtime.compiler.graph import NUMBER, Graph
 from throughtime.compiler.rowwise import REDUCTIONS
 
 DEAR: Final = frozenset(
@@ -118,7 +118,7 @@ class _Choice:
 
     def cost(self, kept: set[int]) -> tuple[int, int]:
         """Lines of units that are kept, and single numbers of a row where such are kept apart."""
-        numbers = sum(self.graph.nodes[i].shape == ("B", "1") for i in kept) * self._whole_rows
+        numbers = sum(self.graph.nodes[i].shape == NUMBER for i in kept) * self._whole_rows
         return len(kept) - numbers, numbers
 
     def _is_source(self, index: int) -> bool:

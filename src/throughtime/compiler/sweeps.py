@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import count
 
 from throughtime.compiler.builder import BOOLEAN
-from throughtime.compiler.graph import Graph
-from throughtime.compiler.plan import NUMBER, Plan
+from throughtime.compiler.graph import NUMBER, Graph
+from throughtime.compiler.plan import Plan
 from throughtime.compiler.rowwise import REDUCTIONS
 from throughtime.compiler.saving import DEAR
 

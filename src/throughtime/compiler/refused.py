@@ -1,0 +1,45 @@
+"""Cells that the compiler does not take, and why, in words that `explain` tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from throughtime.cells.cell import Cell
+from throughtime.compiler.graph import NUMBER, Graph
+from throughtime.compiler.rowwise import ROWWISE
+from throughtime.compiler.trace import trace
+
+UNCODED: Final = frozenset({"sin", "cos"})
+"""Operations that have a rule of derivative and no vector code yet."""
+
+
+def reason(cell: Cell) -> str | None:
+    """Why the compiler does not take the cell, or None."""
+    graph, name = trace(cell), type(cell).__name__
+    if graph.unsupported:
+        operation, line = graph.unsupported[0]
+        return f"{operation} has no rule, which keeps {name} uncompiled: {line}"
+    if cell.layout.products:
+        return f"{name} multiplies by matrices without an input part ({', '.join(cell.products)})"
+    if any(w != H for H in (2, 3) for w in cell.widths(H)):
+        return f"the states of {name} are not all as wide as its gates"
+    return next(_odd_nodes(cell, graph), None)
+
+
+def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
+    name = type(cell).__name__
+    matrices: set[str] = set()
+    for node in graph.nodes:
+        over = [graph.nodes[i].shape[-1] for i in node.inputs] if node.op in ROWWISE else []
+        if any(width != "hidden_size" for width in over):
+            yield f"{name} computes over {over[0]} units of a row ({node.op}): {node.line}"
+        if "1" in node.shape and node.shape != NUMBER:
+            yield f"{name} computes one number for all rows ({node.op}): {node.line}"
+        if node.op in UNCODED:
+            yield f"{name} computes {node.op}, which has no vector code: {node.line}"
+        if node.op == "U":
+            matrix = str(node.constants[0])
+            if matrix in matrices:
+                yield f"{name} multiplies by U.{matrix} twice: {node.line}"
+            matrices.add(matrix)
