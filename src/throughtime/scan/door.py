@@ -37,13 +37,13 @@ def scan(call: Call, backend: str = "auto") -> Result:
         return operator(call, name)
     if torch.is_grad_enabled():
         form, tensors = flatten(call)
-        if _recorded(tensors):
+        if is_recorded(tensors):
             found = Direct.apply(call, name, form, *tensors)  # type: ignore[no-untyped-call]
             return _result(call, found)
     return OPAQUE[name].forward(call, keep=False)[0]
 
 
-def _recorded(tensors: Iterable[Tensor | None]) -> bool:
+def is_recorded(tensors: Iterable[Tensor | None]) -> bool:
     """Whether autograd records what is done with one of these."""
     return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
 
@@ -57,7 +57,7 @@ def operator(call: Call, backend: str = "auto") -> Result:
     if compiling:
         tensors = _apart(tensors)
     below = bool(torch._C._functorch.get_dynamic_layer_stack_depth())
-    recorded = _recorded(tensors)
+    recorded = is_recorded(tensors)
     if compiling and (below or not recorded):
         # The compiler cannot trace the function below torch.func, nor where nothing is recorded;
         # the op itself has a rule for vmap, and its guard raises where a derivative would be lost.

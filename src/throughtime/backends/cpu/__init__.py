@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients, Result
-from throughtime.backends.cpu import backward_pass, forward_pass
+from throughtime.backends.cpu import backward_pass, forward_pass, gradients
+from throughtime.backends.cpu.gradients import Sums
 from throughtime.backends.transforms import no_rule
 from throughtime.cells import Cell
 from throughtime.compiler.llvm import machine
-from throughtime.compiler.plan import plan
+from throughtime.compiler.plan import Plan, plan
 
 name = "cpu"
 
@@ -73,9 +74,16 @@ def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     return forward_pass.kept_shapes(call)
 
 
+def sums_for(call: Call) -> Sums:
+    """Where backward passes of calls with the same weights add up what they say of them."""
+    found = plan(call.cell)
+    assert isinstance(found, Plan)
+    return gradients.sums_for(call, found)
+
+
 def backward(
     call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
-    wants_weights: bool,
+    wants_weights: bool, sums: Sums | None = None,
 ) -> Gradients:  # fmt: skip
     """The derivative.
 
@@ -85,5 +93,7 @@ def backward(
         d_results: gradients by the sequences and the final states; None is zero.
         wants_x: whether the gradient by x is asked for.
         wants_weights: whether one by any weight is.
+        sums: to which gradients by the weights, and what resets carry to `initial`, are added: the
+            result then has the sums so far.
     """
-    return backward_pass.run(call, kept, d_results, wants_x, wants_weights)
+    return backward_pass.run(call, kept, d_results, wants_x, wants_weights, sums)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
-from throughtime.backends.cpu.gradients import Room, by_weights, by_x, room_for
+from throughtime.backends.cpu.gradients import Room, Sums, by_weights, by_x, room_for
 from throughtime.backends.cpu.inputs import by_inputs, input_lines
 from throughtime.backends.cpu.restarts import Restarts, by_initial
 from throughtime.backends.cpu.runs import multiplied_rows, runs_backward, set_runs
@@ -24,7 +24,7 @@ from throughtime.backends.cpu.sizes import (
     target,
     team_for,
 )
-from throughtime.backends.cpu.template import Arena, Given, Template
+from throughtime.backends.cpu.template import Arena, Given, Template, Word
 from throughtime.backends.cpu.words import (
     call_addresses,
     common_words,
@@ -44,13 +44,13 @@ LEAST_ROWS = 128
 
 def run(
     call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
-    wants_weights: bool,
+    wants_weights: bool, sums: Sums | None = None,
 ) -> Gradients:  # fmt: skip
     """Gradients by x, by the weights where they are wanted, and by the state at the start."""
     call = contiguous(call)
     found, rows = plan(call.cell), rows_of(call)
     assert isinstance(found, Plan)
-    room = room_for(call, found, rows, wants_x, wants_weights)
+    room = room_for(call, found, rows, wants_x, wants_weights, sums)
     if rows.B:
         _carry(call, found, rows, kept, d_results, room)
     weights = tuple(by_weights(call, room, d) for d in range(call.directions))
@@ -65,12 +65,14 @@ class _Asked(NamedTuple):
         d_y: of the gradient by y, bytes from step to step and from row to row.
         d_y_first: bytes from one direction to the next.
         x, weights: whether their gradients are wanted.
+        adds: whether those by weights are added to others.
     """
 
     d_y: tuple[int, int]
     d_y_first: int
     x: bool
     weights: bool
+    adds: bool
 
 
 def _carry(
@@ -85,7 +87,7 @@ def _carry(
     team = team_for(2 * flops_of(found, call, rows.N), call.directions, rows.B)
     strides = (0, 0) if d_y is None else strides_of(d_y, packed)
     first = 0 if d_y is None else d_y.stride(-2) * d_y.element_size()
-    asked = _Asked(strides, first, room.x is not None, bool(room.W))
+    asked = _Asked(strides, first, room.x is not None, bool(room.W), room.chains is not None)
     make = _template if packed or call.lengths is not None else _kept_template
     template, shape = make(key_of(call, rows, team, y), asked)
     finals = [None if v is None else v.contiguous() for v in d_final]
@@ -107,6 +109,7 @@ def _addresses(
     for d in range(call.directions):
         found[f"saved {d}"] = at(saved, d)
         found[f"d_x {d}"], found[f"d_inputs {d}"] = at(room.x, d), at(room.inputs, d)
+        found[f"d_bias {d}"] = at(room.chains, d)
         for s, (final, start) in enumerate(zip(finals, room.start, strict=True)):
             found[f"d_final{s} {d}"], found[f"d_start{s} {d}"] = at(final, d), at(start, d)
         for name in ("d_W", "d_U", "d_bias_ih", "d_bias_hh"):
@@ -127,12 +130,12 @@ def _template(key: Key, asked: _Asked) -> tuple[Template, Shape]:
     _need_tiles(shape, asked)
     arena = Arena()
     block, sizes = _blocks(shape, asked.x)
-    places = [arena.reserve_all(sizes) for _ in range(shape.D)]
+    places = [arena.reserve_all(sizes) | _chains(asked, d) for d in range(shape.D)]
     plane = min(shape.rows.N, block * shape.rows.B) * shape.H_row
     common = common_words(
         shape, block=block, own_block_plane=plane,
         d_y=Given("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
-        reads_y=int(found.reads_output),
+        reads_y=int(found.reads_output), adds=int(asked.adds),
     )  # fmt: skip
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
@@ -150,6 +153,11 @@ def _template(key: Key, asked: _Asked) -> tuple[Template, Shape]:
             words[name] = template.list_of(lists)
         template.set_direction(d, words)
     return template, shape
+
+
+def _chains(asked: _Asked, d: int) -> dict[str, Word]:
+    """Where gradients by biases and vectors grow, if not in the arena."""
+    return {"d_bias": Given(f"d_bias {d}")} if asked.adds else {}
 
 
 _kept_template = functools.lru_cache(maxsize=128)(_template)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ class Room:
         start: for each state (D, B, H).
         inputs: (D, N, direct inputs, H), padded, or None where there are none.
         initial: (D, states, B, H) what resets carry to where they go, padded; or None.
+        chains: as in `Sums`; None where gradients begin at zero.
     """
 
     x: Tensor | None
@@ -34,29 +36,77 @@ class Room:
     start: list[Tensor]
     inputs: Tensor | None
     initial: Tensor | None
+    chains: Tensor | None = None
 
 
-def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool) -> Room:
+@dataclass(frozen=True)
+class Sums:
+    """Gradients by the weights and by `initial` so far, to which several backward passes add.
+
+    Attributes:
+        W, U, others, initial: as in `Room`.
+        chains: (D, sums and vectors of a row, padded) where those of biases and vectors grow.
+    """
+
+    W: list[Tensor]
+    U: list[Tensor]
+    others: list[dict[str, Tensor]]
+    initial: Tensor | None
+    chains: Tensor
+
+
+def sums_for(call: Call, found: Plan) -> Sums:
+    """Zeros, for backward passes of calls with these weights, one after the other."""
+    (lanes, whole_H, _), lines = _padded(call), len(found.sums) + len(found.vectors)
+    chains = call.x.new_zeros((call.directions, lines * whole_H + lanes))
+    weights = _weights(call, call.x.new_zeros, call.directions)
+    return Sums(*weights, sums_by_initial(call, lanes), chains)
+
+
+def room_for(
+    call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool,
+    sums: Sums | None = None,
+) -> Room:  # fmt: skip
     """Memory for what is wanted."""
-    lanes = target().lanes(8 * call.x.element_size())
-    D, H, I = call.directions, call.hidden_size, call.x.shape[-1]
-    whole_H, whole_I = (-(-n // lanes) * lanes for n in (H, I))
-    new, layout = call.x.new_empty, call.cell.layout
+    lanes, whole_H, whole_I = _padded(call)
+    D, H, new, layout = call.directions, call.hidden_size, call.x.new_empty, call.cell.layout
     # The region writes all of them, if it runs, but for gates that reach nothing.
     gates = len(layout.input_gates), len(layout.recurrent_gates)
     whole = (len(found.with_a), len(found.with_u)) == gates and rows.T and rows.B
     none = new if whole else call.x.new_zeros
-    wanted = range(D) if wants_weights else ()
-    matrices = ("weight_ih", "weight_hh")
+    if sums is None or not wants_weights:
+        weights = _weights(call, none, D if wants_weights else 0)
+    else:
+        weights = sums.W, sums.U, sums.others
     return Room(
         new((D, rows.N, whole_I)) if wants_x else None,
-        [none((gates[0] * H, whole_I)) for _ in wanted],
-        [none((gates[1] * H, whole_H)) for _ in wanted],
-        [{n: none(v.shape) for n, v in call.weights[d].items() if n not in matrices}
-         for d in wanted],
+        *weights,
         [new((D, rows.B, H)) for _ in found.state_names],
         new((D, rows.N, len(found.inputs), whole_H)) if found.inputs else None,
-        sums_by_initial(call, lanes),
+        sums_by_initial(call, lanes) if sums is None else sums.initial,
+        None if sums is None else sums.chains,
+    )
+
+
+def _padded(call: Call) -> tuple[int, int, int]:
+    """Numbers of a vector, and of units and inputs padded to whole vectors."""
+    lanes = target().lanes(8 * call.x.element_size())
+    whole_H, whole_I = (-(-n // lanes) * lanes for n in (call.hidden_size, call.x.shape[-1]))
+    return lanes, whole_H, whole_I
+
+
+def _weights(
+    call: Call, new: Callable[..., Tensor], directions: int
+) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
+    """W, U and others of a `Room`, for so many directions."""
+    H, layout, matrices = call.hidden_size, call.cell.layout, ("weight_ih", "weight_hh")
+    _, whole_H, whole_I = _padded(call)
+    wanted = range(directions)
+    return (
+        [new((len(layout.input_gates) * H, whole_I)) for _ in wanted],
+        [new((len(layout.recurrent_gates) * H, whole_H)) for _ in wanted],
+        [{n: new(v.shape) for n, v in call.weights[d].items() if n not in matrices}
+         for d in wanted],
     )  # fmt: skip
 
 

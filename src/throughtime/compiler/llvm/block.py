@@ -32,8 +32,9 @@ COMMON: Final = (
     # steps in a block; scratch of each thread
     "block", "scratch", "scratch_size", "pre", "chains",
     "saved_row", "state_plane",
-    # backward: gradients of outputs, rows of the block's gradients; what is wanted
-    "d_y", "d_y_steps", "d_y_row", "wants_x", "wants_weights", "reads_y",
+    # backward: gradients of outputs, rows of the block's gradients; what is wanted; whether those
+    # by weights are added to what is there
+    "d_y", "d_y_steps", "d_y_row", "wants_x", "wants_weights", "reads_y", "adds",
 )  # fmt: skip
 
 DIRECTION: Final = (

@@ -1,6 +1,10 @@
 """What a block of steps says of the weights and of x, a share for each thread.
 
 dW += d_sums^T x,  dU += d_sums^T h,  db += the sum of d_sums over rows,  dx = W^T d_sums
+
+Every number of dW, dU and db is one chain over all rows, a forward direction's from the last to the
+first, a backward direction's from the first to the last: how steps are cut into blocks, and the
+sequence into calls that add to one another, changes no bit.
 """
 
 from __future__ import annotations
@@ -42,7 +46,8 @@ def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: 
             columns = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.size)
             low, high = my_share(e, columns, g["thread"], g["team"])
             to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
-            e.call(sums, to, source, line_size(c, kind), count, high - low)
+            source, row = _walked(f, source, line_size(c, kind), count)
+            e.call(sums, to, source, row, count, high - low)
     e.done()
     return e
 
@@ -51,6 +56,12 @@ def line_size(c: Frame, kind: Kind) -> Num:
     """Bytes from row to row of the block's gradients by sums and vectors; the odd vector at the
     end keeps the rows of large powers of two from falling into the same places of a cache."""
     return (c["sums"] + c["vectors"]) * c["H_row"] + kind.size
+
+
+def _walked(f: Frame, rows: Num, size: Num, count: Num) -> tuple[Num, Num]:
+    """Where a block's rows begin in the order in which they are summed, and bytes to the next."""
+    step = f["reverse"].choose("!=", 0, size, size * -1)
+    return f["reverse"].choose("!=", 0, rows, rows + (count - 1) * size), step
 
 
 def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) -> None:
@@ -66,7 +77,8 @@ def _weight(
     e: Emit, c: Frame, f: Frame, column_product: Emit, rows: tuple[Num, Num],
     place: tuple[Num, Num, Num, Num], names: tuple[str, str, str],
 ) -> None:  # fmt: skip
-    """The lines low..high of a weight gradient that are one sum's; the first block begins them."""
+    """The lines low..high of a weight gradient that are one sum's; the first block begins them,
+    unless they are added to."""
     k, line, low, high = place
     gates, to, row = names
     block, count = rows
@@ -75,13 +87,15 @@ def _weight(
     unit = start - line
     gate = e.word(f[gates] + k * 8)
     address = f[to] + (gate * c["H"] + unit) * c[row]
-    begins = e.given["first"].compare("==", 0)
+    begins = e.b.and_(e.given["first"].compare("==", 0), c["adds"].compare("==", 0))
     source = Num(e.b, e.b.select(begins, c["zeros"].value, address.value))
     source_row = Num(e.b, e.b.select(begins, e.number(0).value, c[row].value))
     with e.when(stop.compare(">", start)):
         sums = f["d_sums"] + k * c["H_row"] + unit * e.kind.bytes
-        e.call(column_product, e.given["block"], source, source_row, sums, line_size(c, e.kind),
-               block, c[row], count, address, c[row], stop - start,
+        sums, sums_step = _walked(f, sums, line_size(c, e.kind), count)
+        block, block_step = _walked(f, block, c[row], count)
+        e.call(column_product, e.given["block"], source, source_row, sums, sums_step,
+               block, block_step, count, address, c[row], stop - start,
                c[row] // size)  # fmt: skip
 
 
@@ -100,9 +114,10 @@ def _write_sums(module: ir.Module, kind: Kind) -> Emit:
 
 
 def begin_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
-    """Sums over rows and steps begin at zero."""
+    """Sums over rows and steps begin at zero, unless they are added to."""
     lines = (c["sums"] + c["vectors"]) * (c["H_row"] // e.kind.size)
-    e.call(copies["copy"], f["d_bias"], e.kind.size, c["zeros"], 0, lines, e.kind.lanes)
+    with e.when(c["adds"].compare("==", 0)):
+        e.call(copies["copy"], f["d_bias"], e.kind.size, c["zeros"], 0, lines, e.kind.lanes)
 
 
 def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
