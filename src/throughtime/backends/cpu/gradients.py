@@ -10,7 +10,8 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.restarts import sums_by_initial
-from throughtime.backends.cpu.sizes import Rows, target
+from throughtime.backends.cpu.rows import Rows
+from throughtime.backends.cpu.sizes import target, whole_vectors
 from throughtime.compiler.plan import Plan
 
 
@@ -91,7 +92,7 @@ def room_for(
 def _padded(call: Call) -> tuple[int, int, int]:
     """Numbers of a vector, and of units and inputs padded to whole vectors."""
     lanes = target().lanes(8 * call.x.element_size())
-    whole_H, whole_I = (-(-n // lanes) * lanes for n in (call.hidden_size, call.x.shape[-1]))
+    whole_H, whole_I = (whole_vectors(n, lanes) for n in (call.hidden_size, call.x.shape[-1]))
     return lanes, whole_H, whole_I
 
 
@@ -126,10 +127,8 @@ def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
     whole = (*call.x.shape[:-1], total.shape[-1])
     if call.lengths is None:
         return total.view(whole)
-    there = torch.from_numpy(rows.there)
-    sorted_rows = total.new_zeros(whole)
-    sorted_rows[there] = total
-    return torch.zeros_like(sorted_rows).index_copy_(1, torch.from_numpy(rows.order), sorted_rows)
+    lines = total.new_zeros((rows.T * rows.B, total.shape[-1]))
+    return lines.index_copy_(0, torch.from_numpy(rows.lines), total).view(whole)
 
 
 def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
