@@ -7,7 +7,7 @@ are added to those of the segments before in the same chains as a whole sequence
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE, Opaque
 from throughtime.backends.call import Call, Gradients, Result
+from throughtime.scan.cut import Joined, segments
 from throughtime.scan.form import Form, flatten_gradients, unflatten
-from throughtime.scan.function import ScanBackward
+from throughtime.scan.function import ScanBackward, check_no_norms
 from throughtime.scan.turned import Turn
 
 
@@ -31,6 +32,7 @@ class Segmented(torch.autograd.Function):
         parts = [Direction(call, d, every, OPAQUE[backend]) for d in range(call.directions)]
         runs = [part.forward() for part in parts]
         ctx.cell, ctx.backend, ctx.every, ctx.form = call.cell, backend, every, form
+        ctx.norms = call.norms
         ctx.save_for_backward(*tensors, *(v for _, borders in runs for v in borders))
         ctx.set_materialize_grads(False)
         results = [result for result, _ in runs]
@@ -41,9 +43,10 @@ class Segmented(torch.autograd.Function):
     def backward(ctx: Any, *d_results: Tensor | None) -> Any:
         needs = ctx.needs_input_grad[4:]
         tensors, borders = ctx.saved_tensors[: len(needs)], ctx.saved_tensors[len(needs) :]
-        call = unflatten(ctx.cell, ctx.form, tensors)
+        call = unflatten(ctx.cell, ctx.form, tensors)._replace(norms=ctx.norms)
         backend = OPAQUE[ctx.backend]
         if torch.is_grad_enabled():  # the derivative of this derivative needs the whole sequence
+            check_no_norms(ctx.norms)
             with torch.no_grad():
                 result, kept = backend.forward(call, True)
             saved = (result.sequences[0], *kept)
@@ -81,7 +84,7 @@ class Direction:
         """The result, and for each state (segments - 1, B, width): where the others start."""
         call, turn = self._call()
         borders: list[tuple[Tensor, ...]] = []
-        state, sequences = call.start(), _Joined(len(call.x))
+        state, sequences = call.start(), Joined(len(call.x))
         for first, segment in segments(call, self.every):
             if first:
                 borders.append(state)
@@ -102,7 +105,7 @@ class Direction:
         d_sequences, d_state = list(d_results[:-states]), list(d_results[-states:])
         if turn is not None:
             d_sequences = [None if v is None else turn.back(v) for v in d_sequences]
-        sums, joined = self.backend.sums_for(call), _Joined(len(call.x))
+        sums, joined = self.backend.sums_for(call), Joined(len(call.x))
         for i, (first, segment) in reversed(list(enumerate(segments(call, self.every)))):
             state = tuple(v[i - 1 : i] for v in borders) if i else call.start()
             segment = segment._replace(state=state)
@@ -115,6 +118,8 @@ class Direction:
             )  # fmt: skip
             joined.put(first, [*([found.x] if found.x is not None else []), *found.inputs.values()])
             d_state = list(found.start)
+        if turn is not None and call.norms is not None:
+            self.whole.norms[:, :, self.d :].copy_(turn.back(call.norms))  # type: ignore[index]
         whole = [v if turn is None else turn.back(v) for v in joined.whole]
         inputs = dict(zip(found.inputs, whole[len(whole) - len(found.inputs) :], strict=True))
         return found._replace(x=None if found.x is None else whole[0], inputs=inputs)
@@ -124,45 +129,6 @@ class Direction:
         one = self.whole.direction(self.d)
         turn = Turn(one) if self.d else None
         return (one if turn is None else turn.call(one)), turn
-
-
-class _Joined:
-    """Tensors (steps, ...) of segments, put into those of all steps as they come.
-
-    Args:
-        steps: T.
-
-    Attributes:
-        whole: of all steps, each (T, ...).
-    """
-
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self.whole: list[Tensor] = []
-
-    def put(self, first: int, parts: Sequence[Tensor]) -> None:
-        """The parts of the segment that begins at step `first`."""
-        if not self.whole:
-            self.whole = [v.new_empty((self._steps, *v.shape[1:])) for v in parts]
-        for whole, v in zip(self.whole, parts, strict=True):
-            whole[first : first + len(v)] = v
-
-
-def segments(call: Call, every: int) -> Iterator[tuple[int, Call]]:
-    """The first step and the call of each piece of time, without the state it starts from."""
-    x = call.x.split(every)
-    inputs = {n: v.split(every) for n, v in (call.inputs or {}).items()}
-    reset = None if call.reset is None else call.reset.split(every)
-    zoneout = None if call.zoneout is None else [v.split(every, 1) for v in call.zoneout]
-    for i, part in enumerate(x):
-        lengths = call.lengths
-        if lengths is not None:
-            lengths = (lengths - i * every).clamp(0, len(part))
-        yield i * every, call._replace(
-            x=part, inputs={n: v[i] for n, v in inputs.items()}, lengths=lengths,
-            reset=None if reset is None else reset[i],
-            zoneout=None if zoneout is None else tuple(v[i] for v in zoneout),
-        )  # fmt: skip
 
 
 def _all(call: Call, found: Sequence[Gradients]) -> Gradients:

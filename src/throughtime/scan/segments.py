@@ -8,9 +8,11 @@ from torch.utils.checkpoint import checkpoint
 
 from throughtime.backends import OPAQUE, choose
 from throughtime.backends.call import Call, Result, packed_mask
-from throughtime.scan.door import is_recorded, scan
+from throughtime.errors import BackendError
+from throughtime.scan.cut import segments
+from throughtime.scan.door import begin_norms, is_recorded, scan
 from throughtime.scan.form import flatten
-from throughtime.scan.segmented import Segmented, segments
+from throughtime.scan.segmented import Segmented
 from throughtime.scan.turned import Turn
 
 
@@ -39,11 +41,17 @@ def scan_in_segments(call: Call, backend: str, every: int) -> Result:
         result = scan_in_segments(call.padded(), backend, every)
         return result._replace(sequences=tuple(s[alive] for s in result.sequences))
     name = choose(call, backend).name
+    if name not in OPAQUE and call.norms is not None:
+        raise BackendError(
+            f"backend {name!r} records no norms of gradients between checkpoints; use "
+            f"backend='cpu', or leave out checkpoint_every"
+        )
     if name not in OPAQUE:
         return _open(call, name, every)
     form, tensors = flatten(call)
     if not is_recorded(tensors):
         return scan(call, name)
+    begin_norms(call)
     found = Segmented.apply(call, name, every, form, *tensors)  # type: ignore[no-untyped-call]
     count = form.results - len(call.cell.state_names)
     return Result(tuple(found[:count]), tuple(found[count:]))

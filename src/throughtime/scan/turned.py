@@ -29,6 +29,7 @@ class Turn:
         """The call of this one backward direction as a forward one."""
         return call._replace(
             x=self._read(call.x), reset=self._reset(call.reset),
+            norms=None if call.norms is None else torch.zeros_like(call.norms),
             inputs={n: self._read(v) for n, v in (call.inputs or {}).items()},
             zoneout=None if call.zoneout is None else tuple(
                 self._read(v[0]).unsqueeze(0) for v in call.zoneout

@@ -54,6 +54,7 @@ def _kind(call: Call) -> str | None:
         return "compiled code does not offer the sequence of every state"
     others = [v for w in call.weights for v in w.values()]
     others += [*(call.state or ()), *(call.initial or ()), *(call.inputs or {}).values()]
+    others += [v for v in (call.clip, call.norms) if v is not None]
     for v in others:
         if v.dtype != call.x.dtype or v.device != call.x.device:
             return f"weights, states and inputs must be {_word(call.x.dtype)} on cpu like the input"

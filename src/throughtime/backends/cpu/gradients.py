@@ -28,6 +28,7 @@ class Room:
         inputs: (D, N, direct inputs, H), padded, or None where there are none.
         initial: (D, states, B, H) what resets carry to where they go, padded; or None.
         chains: as in `Sums`; None where gradients begin at zero.
+        norms: (D, N, states) of each row's gradient by each new state; or None.
     """
 
     x: Tensor | None
@@ -38,6 +39,7 @@ class Room:
     inputs: Tensor | None
     initial: Tensor | None
     chains: Tensor | None = None
+    norms: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def room_for(
         new((D, rows.N, len(found.inputs), whole_H)) if found.inputs else None,
         sums_by_initial(call, lanes) if sums is None else sums.initial,
         None if sums is None else sums.chains,
+        None if call.norms is None else new((D, rows.N, len(found.state_names))),
     )
 
 
@@ -129,6 +132,13 @@ def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
         return total.view(whole)
     lines = total.new_zeros((rows.T * rows.B, total.shape[-1]))
     return lines.index_copy_(0, torch.from_numpy(rows.lines), total).view(whole)
+
+
+def give_norms(call: Call, rows: Rows, found: Tensor | None) -> None:
+    """Norms to where the call wants them, zero behind a row's end."""
+    if call.norms is not None and found is not None:
+        for d, norms in enumerate(found):
+            call.norms[..., d, :] = as_given(call, rows, norms)
 
 
 def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:

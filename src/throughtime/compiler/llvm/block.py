@@ -35,6 +35,8 @@ COMMON: Final = (
     # backward: gradients of outputs, rows of the block's gradients; what is wanted; whether those
     # by weights are added to what is there
     "d_y", "d_y_steps", "d_y_row", "wants_x", "wants_weights", "reads_y", "adds",
+    # the largest norm of a row's gradients by the new states, where it is clipped, else 0
+    "clip",
 )  # fmt: skip
 
 DIRECTION: Final = (
@@ -59,6 +61,8 @@ DIRECTION: Final = (
     "d_x", "d_W", "d_U", "d_bias", "d_W_bias", "d_U_bias", "d_own",
     # as the direct inputs lie
     "d_inputs",
+    # of each row over all steps, a norm for each state; 0 where nobody asks
+    "norms",
 )  # fmt: skip
 
 RUN: Final = ("line", "count", "before", "stage", "own", "begins", "slot")
