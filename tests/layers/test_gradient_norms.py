@@ -108,6 +108,20 @@ def test_compiled_code_is_the_reference(cell: Cell, c: float | None, given: dict
         assert_close(seen(layer, **given), expected, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("c", [None, 0.5])
+@pytest.mark.parametrize("cell", [cells.LSTM(), cells.GRUResetBefore(), cells.SLSTM()], ids=repr)
+def test_masks_as_the_reference_has_them(cell: Cell, c: float | None) -> None:
+    """Gradients are those by the states after zoneout."""
+    options = {"zoneout": 0.3, "recurrent_dropout": 0.4, "clip_gradient": c, "bidirectional": True}
+    found = []
+    for backend, every in (("reference", None), ("cpu", None), ("cpu", 4)):
+        layer = layer_of(cell, backend=backend, checkpoint_every=every, **options)
+        torch.manual_seed(5)
+        found.append(seen(layer, lengths=[9, 0, 5, 1]))
+    assert_close(found[1], found[0], rtol=1e-9, atol=1e-10)
+    assert_close(found[2], found[0], rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("options", [
     {"recurrent_dropout": 0.4}, {"zoneout": 0.3}, {"checkpoint_every": 4},
     {"num_layers": 3, "residual": True, "merge": "sum"},

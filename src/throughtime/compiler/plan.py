@@ -14,6 +14,7 @@ from typing import Final
 from throughtime.cells.cell import Cell
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import Graph
+from throughtime.compiler.masked import NO_MASKS, Masks, with_masks
 from throughtime.compiler.phases import Phase, phases_of
 from throughtime.compiler.saving import needed_values, saved_values
 from throughtime.compiler.sums import Sum, sums_of
@@ -46,6 +47,7 @@ class Plan:
         vectors: names of the per-unit vectors, whose gradients stand behind those of the sums.
         phases: one for each vector that is multiplied, in order; the old output is the first.
         inputs: node of each direct input that is read.
+        masks: node of each mask.
     """
 
     name: str
@@ -60,6 +62,17 @@ class Plan:
     vectors: tuple[str, ...]
     phases: tuple[Phase, ...]
     inputs: tuple[int, ...]
+    masks: tuple[int, ...] = ()
+
+    @cached_property
+    def lines(self) -> tuple[int, ...]:
+        """What each row of a step is given, a line of units each: direct inputs, then masks."""
+        return self.inputs + self.masks
+
+    @cached_property
+    def mask_names(self) -> tuple[str, ...]:
+        """Of the masks: `DROPOUT`, or a state's name for zoneout."""
+        return tuple(str(self.graph.nodes[i].constants[0]) for i in self.masks)
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
@@ -95,7 +108,7 @@ class Plan:
     def key(self) -> str:
         """Equal plans may share their code."""
         sums = [(s.node, s.gradient, s.a is not None, s.u is not None) for s in self.sums]
-        more = self.states, self.new_states, self.saved, self.vectors, self.inputs
+        more = self.states, self.new_states, self.saved, self.vectors, self.lines
         return repr((self.graph.key, sums, *more))
 
     def __str__(self) -> str:
@@ -120,9 +133,9 @@ class Plan:
 
 
 @lru_cache(maxsize=256)  # asked several times a call
-def plan(cell: Cell) -> Plan | str:
-    """The plan of a cell, or the reason why there is none."""
-    return _reason(cell) or _planned(cell)
+def plan(cell: Cell, masks: Masks = NO_MASKS) -> Plan | str:
+    """The plan of a cell with these masks, or the reason why there is none."""
+    return _reason(cell) or _planned(cell, masks)
 
 
 def _reason(cell: Cell) -> str | None:
@@ -153,9 +166,9 @@ def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
             matrices.add(matrix)
 
 
-def _planned(cell: Cell) -> Plan:
-    step, graph = trace(cell), derivative(trace(cell))
-    output = cell.state_names[0]
+def _planned(cell: Cell, masks: Masks) -> Plan:
+    step = with_masks(trace(cell), cell.layout.recurrent_gates, masks)
+    graph, output = derivative(step), cell.state_names[0]
     sums = sums_of(step, graph, output, cell.layout.inputs)
     phases = phases_of(step, graph, output, [s.u for s in sums])
     old = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "s"}
@@ -164,9 +177,10 @@ def _planned(cell: Cell) -> Plan:
     needed = needed_values(graph) | {p.vector for p in phases if p.own}
     direct = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "a"}
     inputs = tuple(direct[name] for name in cell.layout.inputs if name in direct)
-    known = {i for i in (states[0], new_states[0], *inputs) if i is not None}
+    given = tuple(i for i, n in enumerate(step.nodes) if n.op == "mask")
+    known = {i for i in (states[0], new_states[0], *inputs, *given) if i is not None}
     saved, read = saved_values(graph, needed, {s.node for s in sums}, known)
     return Plan(
         type(cell).__name__, graph, sums, states, new_states, saved, new_states[0] in read,
-        states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
+        states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs, given,
     )  # fmt: skip

@@ -11,10 +11,11 @@ from torch import Tensor
 from throughtime.backends.call import Call, Gradients, Result
 from throughtime.backends.cpu import backward_pass, forward_pass, gradients
 from throughtime.backends.cpu.gradients import Sums
+from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.transforms import no_rule
 from throughtime.cells import Cell
 from throughtime.compiler.llvm import machine
-from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.plan import plan
 
 name = "cpu"
 
@@ -46,18 +47,18 @@ def _no_machine() -> str | None:
 
 def _kind(call: Call) -> str | None:
     """What the compiled loops do not offer."""
-    if call.recurrent_mask is not None:
-        return "compiled code does not offer a recurrent dropout"
-    if call.zoneout is not None:
-        return "compiled code does not offer zoneout"
     if call.record:
         return "compiled code does not offer the sequence of every state"
     others = [v for w in call.weights for v in w.values()]
     others += [*(call.state or ()), *(call.initial or ()), *(call.inputs or {}).values()]
     others += [v for v in (call.clip, call.norms) if v is not None]
-    for v in others:
+    masks = [v for v in (call.recurrent_mask, *(call.zoneout or ())) if v is not None]
+    if any(v.requires_grad for v in masks):
+        return "compiled code has no gradient by masks"
+    for v in (*others, *masks):
         if v.dtype != call.x.dtype or v.device != call.x.device:
-            return f"weights, states and inputs must be {_word(call.x.dtype)} on cpu like the input"
+            kind = _word(call.x.dtype)
+            return f"weights, states, inputs and masks must be {kind} on cpu like the input"
     return None
 
 
@@ -77,9 +78,7 @@ def kept_shapes(call: Call) -> list[tuple[int, ...]]:
 
 def sums_for(call: Call) -> Sums:
     """Where backward passes of calls with the same weights add up what they say of them."""
-    found = plan(call.cell)
-    assert isinstance(found, Plan)
-    return gradients.sums_for(call, found)
+    return gradients.sums_for(call, plan_of(call))
 
 
 def backward(

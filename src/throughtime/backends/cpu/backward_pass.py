@@ -11,6 +11,7 @@ from throughtime.backends.call import Call, Gradients
 from throughtime.backends.cpu.asked import Asked
 from throughtime.backends.cpu.gradients import Room, Sums, by_weights, by_x, give_norms, room_for
 from throughtime.backends.cpu.inputs import by_inputs, input_lines
+from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.restarts import Restarts, by_initial
 from throughtime.backends.cpu.rows import Rows, rows_of
 from throughtime.backends.cpu.runs import multiplied_rows, runs_backward, set_runs
@@ -48,8 +49,7 @@ def run(
 ) -> Gradients:  # fmt: skip
     """Gradients by x, by the weights where they are wanted, and by the state at the start."""
     call = contiguous(call)
-    found, rows = plan(call.cell), rows_of(call)
-    assert isinstance(found, Plan)
+    found, rows = plan_of(call), rows_of(call)
     room = room_for(call, found, rows, wants_x, wants_weights, sums)
     if rows.B:
         _carry(call, found, rows, kept, d_results, room)
@@ -112,7 +112,7 @@ def _addresses(
 
 @functools.lru_cache(maxsize=128)
 def _template(key: Key, asked: Asked) -> tuple[Template, Shape]:
-    found = plan(key.cell)
+    found = plan(key.cell, key.masks)
     assert isinstance(found, Plan)
     shape = shape_of(key, backward_code(found, key.bytes, target()))
     _need_tiles(shape, asked)

@@ -25,7 +25,7 @@ class Room:
         U: (rows of weight_hh, H).
         others: by name, biases and vectors as they are.
         start: for each state (D, B, H).
-        inputs: (D, N, direct inputs, H), padded, or None where there are none.
+        inputs: (D, N, direct inputs, then masks left as they are, H), padded; or None.
         initial: (D, states, B, H) what resets carry to where they go, padded; or None.
         chains: as in `Sums`; None where gradients begin at zero.
         norms: (D, N, states) of each row's gradient by each new state; or None.
@@ -85,7 +85,7 @@ def room_for(
         new((D, rows.N, whole_I)) if wants_x else None,
         *weights,
         [new((D, rows.B, H)) for _ in found.state_names],
-        new((D, rows.N, len(found.inputs), whole_H)) if found.inputs else None,
+        new((D, rows.N, len(found.lines), whole_H)) if found.inputs else None,
         sums_by_initial(call, lanes) if sums is None else sums.initial,
         None if sums is None else sums.chains,
         None if call.norms is None else new((D, rows.N, len(found.state_names))),

@@ -26,7 +26,7 @@ BACKWARD: Final = (
     "inputs", "d_inputs",
 )  # fmt: skip
 """`d_own` and so on: gradients by the vectors of phases other than the old output, these vectors,
-and bytes from one of them to the next. Rows of direct inputs have a line of units for each."""
+and bytes from one of them to the next. Rows of direct inputs and masks have a line for each."""
 
 Loads = dict[int, Callable[[], Any]]
 
@@ -80,13 +80,13 @@ def forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
 
 
 def input_place(e: Emit, plan: Plan, name: str, row: Num, column: Num) -> Num:
-    """Where the first direct input of a row, or its gradient, has a vector of units."""
-    return e.given[name] + e.given["H_row"] * len(plan.inputs) * row + column
+    """Where the first line that a row is given, or its gradient, has a vector of units."""
+    return e.given[name] + e.given["H_row"] * len(plan.lines) * row + column
 
 
 def _given_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
-    """Per-unit vectors and direct inputs."""
-    lines = {i: places["inputs"] + e.given["H_row"] * k for k, i in enumerate(plan.inputs)}
+    """Per-unit vectors, direct inputs and masks."""
+    lines = {i: places["inputs"] + e.given["H_row"] * k for k, i in enumerate(plan.lines)}
     number = {name: k for k, name in enumerate(plan.vectors)}
     return {i: loader(e, line) for i, line in lines.items()} | {
         i: loader(e, places["vectors"] + e.given["H_row"] * number[str(node.constants[0])])
