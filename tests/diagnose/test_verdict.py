@@ -22,9 +22,9 @@ SEEDS = [pytest.param(s, marks=pytest.mark.soak if s > 2 else ()) for s in range
 class Net(nn.Module):
     """A recurrent layer and a read-out of its last output."""
 
-    def __init__(self, rnn: nn.Module) -> None:
+    def __init__(self, rnn: nn.Module, width: int = H) -> None:
         super().__init__()
-        self.rnn, self.head = rnn, nn.Linear(H, 1)
+        self.rnn, self.head = rnn, nn.Linear(width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.head(self.rnn(x)[0][-1])
@@ -89,10 +89,11 @@ def test_torch_s_own_start_vanishes_and_the_advice_is_measured(kind: str, seed: 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_large_weights_explode(seed: int) -> None:
+    """Of 128 units, since fewer may fall into a cycle that forgets instead of into chaos."""
     torch.manual_seed(seed)
-    layer = nn.RNN(4, H)
-    nn.init.normal_(layer.get_parameter("weight_hh_l0"), std=3 / math.sqrt(H))
-    report = throughtime.diagnose(Net(layer), _x(seed), _loss, LAG)
+    layer = nn.RNN(4, 128)
+    nn.init.normal_(layer.get_parameter("weight_hh_l0"), std=3 / math.sqrt(128))
+    report = throughtime.diagnose(Net(layer, 128), _x(seed), _loss, LAG)
     assert _kinds(report) == ["exploding"]
     (trouble,) = report.troubles
     assert trouble.log10_rho_after is not None and abs(trouble.log10_rho_after) < 2
@@ -202,6 +203,20 @@ def test_what_is_not_finite_first_is_named(plant: Any, words: str) -> None:
     assert trouble.kind == "not finite"
     assert re.match(words, trouble.sentence)
     assert (report.steps, report.rows) == (T, 8)
+
+
+@pytest.mark.parametrize(
+    ("rank", "named"), [(15, False), (10, False), (9, False), (8, True), (0, True)]
+)
+def test_a_few_clipped_batches_may_be_chance(rank: int, named: bool) -> None:
+    """With p = 0.2, 16 draws give 7 or more with 2.7 %, 8 or more with 0.7 %."""
+    torch.manual_seed(0)
+    model, batches = Net(_healthy("GRU")), _x(0, 16)
+    norms = sorted(_norms(model, batches))
+    clip = (norms[rank] + norms[rank - 1]) / 2 if rank else norms[0] * 0.99
+    report = throughtime.diagnose(model, batches, _loss, LAG, clip=clip)
+    assert report.clipping is not None and report.clipping.clip_rate == (16 - rank) / 16
+    assert ("clipping" in _kinds(report)) == named
 
 
 def test_input_that_is_never_written_is_named() -> None:
