@@ -85,6 +85,7 @@ def test_torch_s_own_start_vanishes_and_the_advice_is_measured(kind: str, seed: 
     assert trouble.log10_rho_before is not None and trouble.log10_rho_after is not None
     assert trouble.log10_rho_before < -3 and trouble.log10_rho_after > -2
     assert f"10^{trouble.log10_rho_after:.1f}" in trouble.advice
+    assert kind == "RNN" or "1/1000 nowhere in the sequence" in trouble.advice
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -113,6 +114,22 @@ def test_saturated_gates_are_frozen(seed: int) -> None:
     assert "r, z stand at an end" in trouble.sentence and "100% or more" in trouble.sentence
     assert "on a copy started so" in trouble.advice
     assert set(_kinds(report)) <= {"vanishing", "frozen gates", "dead units", "written too weakly"}
+
+
+@pytest.mark.parametrize(("step", "named"), [(1e-3, False), (1e-6, True)])
+def test_gates_that_saturate_are_frozen_only_where_updates_are_tiny(
+    step: float, named: bool
+) -> None:
+    """A chrono LSTM keeps: two thirds of its forget gates stand above 0.95."""
+    torch.manual_seed(0)
+    model = Net(_healthy("LSTM"))
+    before = {n: v * (1 + step) for n, v in model.state_dict().items()}
+    report = throughtime.diagnose(model, _x(0), _loss, LAG, before=before)
+    high = next(s.share_high for s in report.modules[0].gates[0].saturation if s.name == "f")
+    assert high > 0.5
+    assert _kinds(report) == ["frozen gates"] * named
+    if named:
+        assert "the update is at most 1e-06 of their weights" in report.troubles[0].sentence
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -158,6 +175,7 @@ def test_the_first_step_of_nan_is_named(seed: int) -> None:
     (trouble,) = report.troubles
     assert trouble.kind == "not finite" and trouble.name == "rnn"
     assert f"State h of layer 0 of rnn is NaN or infinity, first at step {step} " in str(report)
+    assert "a copy started so is finite, with a gradient 20 steps back of 10^-0." in trouble.advice
     assert report.loss is None and {m.quantity for m in report.missing} >= {"lag_gradients"}
     assert Report.from_json(report.to_json()) == report
 

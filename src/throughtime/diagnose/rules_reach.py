@@ -84,11 +84,13 @@ def _vanishes(g: LagGradient, lag: int) -> bool:
 
 def _reaching(kind: str, g: LagGradient, sentence: str, trial: Trial) -> Trouble:
     before = g.log10_rho_by_lag[trial.lag]
-    after = trial.log10_rho.get((g.name, g.layer, g.direction))
-    advice = f"{trial.words}."
-    if after is not None:
-        advice = (
-            f"{trial.words}: on a copy started so, the gradient {trial.lag} steps back is "
-            f"10^{after:.1f} of the last step's where it was 10^{before:.1f}."
-        )
+    new = trial.gradients.get((g.name, g.layer, g.direction))
+    if new is None:
+        return Trouble(kind, g.name, sentence, f"{trial.words}.", before)
+    after, K = new.log10_rho_by_lag[trial.lag], new.horizon_1e3_steps
+    advice = (
+        f"{trial.words}: on a copy started so, the gradient {trial.lag} steps back is "
+        f"10^{after:.1f} of the last step's where it was 10^{before:.1f}, and it falls below "
+        f"1/1000 {'nowhere in the sequence' if K is None else f'after {K} steps'}."
+    )
     return Trouble(kind, g.name, sentence, advice, before, after)
