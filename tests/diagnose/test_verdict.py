@@ -247,6 +247,25 @@ def test_input_that_is_never_written_is_named() -> None:
     assert "r^2(20) is 0." in trouble.advice
 
 
+def test_a_cured_plain_network_is_not_told_of_gates() -> None:
+    """Of 32 units no more than 32 lags can be read, and yet the gradient goes back 99 steps."""
+    torch.manual_seed(0)
+    model = throughtime.cure(Net(nn.RNN(4, H)), lag=99).model
+    report = throughtime.diagnose(model, 0.05 * torch.randn(100, 8, 4), _loss)
+    assert report.capacities[0].r2_by_lag[99] == 0
+    assert report.modules[0].gates[0].share_above(99) > 0.5
+    assert "written too weakly" not in _kinds(report)
+
+
+def test_a_lag_too_far_to_be_read_in_any_network_is_no_trouble() -> None:
+    torch.manual_seed(0)
+    model = initialise(LSTM(4, H), timescales=(500.0, 900.0))
+    report = throughtime.diagnose(model, torch.rand(400, 2, 4), lag=399)
+    assert report.modules[0].gates[0].share_above(399) > 0.5
+    assert report.capacities[0].r2_by_lag[399] == 0
+    assert "written too weakly" not in _kinds(report)
+
+
 def test_a_truncation_that_points_elsewhere_is_named() -> None:
     torch.manual_seed(0)
     model = Net(_healthy("GRU"))
