@@ -21,13 +21,13 @@ PAGE = {
 SERIES = (
     ("#0072b2", "#56b4e9"),
     ("#d55e00", "#f0a04b"),
-    ("#009e73", "#2fcf9f"),
-    ("#a0447f", "#e79fcb"),
-    ("#8a6d00", "#f0e442"),
-    ("#3b3f8f", "#9fa8ff"),
+    ("#138870", "#c2e9e6"),
+    ("#50184d", "#c5458e"),
+    ("#523514", "#e8d6a8"),
+    ("#2930ba", "#6377f6"),
 )
-"""Of the curves, after Okabe and Ito, Color Universal Design (2008), darker or lighter so that
-thin lines are seen on either ground."""
+"""Of the curves; the first two after Okabe and Ito, Color Universal Design (2008), the others
+chosen to stay far from them and each other to eyes that lack one kind of cone."""
 
 
 def light(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
@@ -89,8 +89,27 @@ class Part:
 
 def parts(report: Report) -> dict[Key, Part]:
     """Every layer and direction; each has one colour on all of the page."""
-    keys = [(m.name, g.layer, g.direction) for m in report.modules for g in m.gates]
-    return {key: Part(label(*key), i) for i, key in enumerate(keys)}
+    return {key: Part(label(*key), i) for i, key in enumerate(dict.fromkeys(_keys(report)))}
+
+
+def _keys(report: Report) -> Iterator[Key]:
+    for m in report.modules:
+        yield from ((m.name, g.layer, g.direction) for g in m.gates)
+        yield from ((m.name, j.layer, j.direction) for j in m.jacobians)
+    yield from ((g.name, g.layer, g.direction) for g in report.lag_gradients)
+    yield from ((c.name, c.layer, c.direction) for c in report.capacities)
+
+
+def absent(report: Report, quantity: str) -> tuple[str, ...]:
+    """Why a report lacks a quantity, wholly or for some modules; empty where nothing is said."""
+    return tuple(
+        f"Not measured{f' for {m.name}' if m.name else ''}: {m.reason}"
+        for m in report.missing
+        if m.quantity == quantity
+    )
+
+
+NOTHING = ("This report does not hold it.",)
 
 
 def label(name: str, layer: int, direction: int) -> str:

@@ -45,23 +45,25 @@ def page(report: Report) -> str:
 
 
 def _header(report: Report) -> str:
-    layers = [f"{m.name or 'model'}: {m.cell}, {_count(m)}" for m in report.modules]
+    layers = [f"{m.name or 'model'}: {m.cell}{_count(m)}" for m in report.modules]
     facts = {
         "Model": report.model,
         "Layers": "; ".join(layers),
         "Steps T": str(report.steps),
         "Rows B": str(report.rows),
         "Task lag": f"{report.lag} steps",
-        "Loss": shown(report.loss),
+        "Loss": "not finite" if report.loss is None else shown(report.loss),
     }
     pairs = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
     return f"<dl>{pairs}</dl>"
 
 
 def _count(module: Module) -> str:
+    if not module.gates:
+        return ""
     number = 1 + max(g.layer for g in module.gates)
     both = ", both directions" if any(g.direction for g in module.gates) else ""
-    return f"{number} layer{'s' if number > 1 else ''}{both}"
+    return f", {number} layer{'s' if number > 1 else ''}{both}"
 
 
 def _verdict(report: Report) -> str:

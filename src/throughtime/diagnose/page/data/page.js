@@ -21,11 +21,14 @@
       const figure = JSON.parse(text, inGround);
       figure.layout.dragmode = touch ? false : "zoom"; // a finger scrolls the page
       Plotly.react(place, figure.data, figure.layout, {
-        responsive: true,
         displayModeBar: false, // it would cover the legend; a double click undoes a zoom
       });
     }
   };
+  const fitting = new ResizeObserver((seen) => {
+    for (const { target } of seen) if (target.data) Plotly.Plots.resize(target);
+  });
+  for (const [place] of charts) fitting.observe(place);
   dark.addEventListener("change", draw);
   draw();
 })();

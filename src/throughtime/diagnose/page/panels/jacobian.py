@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from throughtime.diagnose.page.chart import Chart
-from throughtime.diagnose.page.panel import Panel, Part, Table, numbered, parts, shown
+from throughtime.diagnose.page.panel import Panel, Part, Table, absent, numbered, parts, shown
 
 if TYPE_CHECKING:
     from throughtime.diagnose.jacobians import Jacobians
@@ -25,11 +25,12 @@ def panel(report: Report) -> Panel:
     """Lyapunov exponents and singular values of the steps' Jacobians."""
     known = parts(report)
     found = [(known[m.name, j.layer, j.direction], j) for m in report.modules for j in m.jacobians]
+    why = absent(report, "jacobians")
     if not found:
-        return replace(ASKED, says=("Not measured: the spectrum needs more than 10 steps.",))
+        return replace(ASKED, says=why or ("Not measured: it needs more than 10 steps.",))
     return replace(
         ASKED,
-        says=tuple(_sentence(part, j) for part, j in found),
+        says=(*(_sentence(part, j) for part, j in found), *why),
         charts=(_spectrum(found), _stretch(found)),
         tables=(_summary(found), _matrices(found), _exponents(found)),
     )
@@ -37,7 +38,7 @@ def panel(report: Report) -> Panel:
 
 def _sentence(part: Part, j: Jacobians) -> str:
     largest, lost = j.lyapunov_nats_per_step[0], j.lyapunov_nats_per_step.count(-math.inf)
-    gone = f"; {lost} directions are lost for good" if lost else ""
+    gone = f"; lost for good: {lost} of {len(j.lyapunov_nats_per_step)}" if lost else ""
     return (
         f"{part.label}: largest exponent {shown(largest)} nats a step{gone}; over "
         f"{j.condition_steps} steps the condition number is {shown(j.condition_number)}."
@@ -58,11 +59,11 @@ def _stretch(found: list[tuple[Part, Jacobians]]) -> Chart:
         "singular values of one step, 5, 50 and 95 %", "singular value of J", "",
         height=110 + 26 * len(found),
     )  # fmt: skip
-    for part, j in found:
-        chart.spread(part.label, part.label, *j.singular_values, part.number)
+    for row, (part, j) in enumerate(found):
+        chart.spread(part.label, row, *j.singular_values, part.number)
     chart.mark_x(1.0, "")
-    chart.axes(x={"rangemode": "tozero"}, y={"range": [len(found) - 0.5, -0.5]})
-    chart.figure.update_layout(showlegend=False)
+    chart.rows([part.label for part, _ in found])
+    chart.axes(x={"rangemode": "tozero"})
     return chart
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from throughtime.diagnose.page.chart import Chart
-from throughtime.diagnose.page.panel import Panel, Part, Table, numbered, parts
+from throughtime.diagnose.page.panel import NOTHING, Panel, Part, Table, absent, numbered, parts
 
 if TYPE_CHECKING:
     from throughtime.diagnose.gates import GateTimes
@@ -27,9 +27,12 @@ def panel(report: Report) -> Panel:
     """Histogram of the time scales, saturation of the gates, dead units."""
     known = parts(report)
     found = [(known[m.name, g.layer, g.direction], g) for m in report.modules for g in m.gates]
+    why = absent(report, "gates")
+    if not found:
+        return replace(ASKED, says=why or NOTHING)
     return replace(
         ASKED,
-        says=tuple(_sentence(part, g, report.lag) for part, g in found),
+        says=(*(_sentence(part, g, report.lag) for part, g in found), *why),
         charts=(_histogram(found, report.lag), _ends(found)),
         tables=(_summary(found, report.lag), _saturation(found), _units(found)),
     )
@@ -56,7 +59,7 @@ def _histogram(found: list[tuple[Part, GateTimes]], lag: int) -> Chart:
         chart.bars(part.label, [(b + 0.5) / BINS_A_DECADE for b in places],
                    [bins[b] for b in places], part.number)  # fmt: skip
     chart.mark_x(math.log10(lag), "task lag")
-    ticks = {f"{10.0**d:g}": d for d in range(low, top + 1)}
+    ticks: dict[str, float] = {f"{10.0**d:g}": d for d in range(low, top + 1)}
     if any(tau == math.inf for _, g in found for tau in g.tau_steps):
         ticks["∞"] = top + 0.5 / BINS_A_DECADE
     chart.axes(x={"tickvals": list(ticks.values()), "ticktext": list(ticks), "range":
@@ -77,15 +80,12 @@ def _ends(found: list[tuple[Part, GateTimes]]) -> Chart:
         "share of values at either end of each gate", "share of values", "",
         height=120 + 18 * len(gates),
     )  # fmt: skip
-    names = [name for name, _ in gates]
-    for number, end in enumerate(("low", "high")):
-        words = "shut (below 0.05; tanh −0.95)" if end == "low" else "open (above 0.95)"
-        shares = [getattr(s, f"share_{end}") for _, s in gates]
-        chart.bars(words, shares, names, number, sideways=True)
-    chart.axes(
-        x={"range": [0, 1], "tickformat": ".0%"},
-        y={"range": [len(gates) - 0.5, -0.5], "showgrid": False},
-    )
+    rows = range(len(gates))
+    chart.bars("shut (below 0.05)", [s.share_low for _, s in gates], rows, 0,
+               sideways=True)  # fmt: skip
+    chart.bars("open (above 0.95)", [s.share_high for _, s in gates], rows, 1, sideways=True)
+    chart.rows([name for name, _ in gates])
+    chart.axes(x={"range": [0, 1], "tickformat": ".0%"})
     return chart
 
 
