@@ -68,9 +68,11 @@ def _chart(report: Report) -> Chart:
     for g in report.lag_gradients:
         part, rho = known[g.name, g.layer, g.direction], g.log10_rho_by_lag
         chart.line(part.label, range(len(rho)), rho, part.number)
-        at = [k for k in (g.horizon_e_steps, g.horizon_1e3_steps) if k is not None]
-        chart.points(f"{part.label}, horizon", at, [rho[k] for k in at if math.isfinite(rho[k])],
-                     part.number, symbol="diamond", shown=False)  # fmt: skip
+        horizons = (g.horizon_e_steps, g.horizon_1e3_steps)
+        at = [k for k in horizons if k is not None and math.isfinite(rho[k])]
+        if at:
+            chart.points(f"{part.label}, horizon", at, [rho[k] for k in at], part.number,
+                         symbol="diamond", shown=False)  # fmt: skip
     chart.mark_y(math.log10(math.exp(-1)), "1/e")
     chart.mark_y(-3.0, "1/1000")
     chart.mark_y(FLOOR, "float32 ends here")
