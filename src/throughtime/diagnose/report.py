@@ -15,7 +15,7 @@ from throughtime.diagnose.gates import GateTimes
 from throughtime.diagnose.jacobians import Jacobians
 from throughtime.diagnose.lag_gradient import LagGradient
 from throughtime.diagnose.table import compared, table
-from throughtime.diagnose.verdict import Trouble
+from throughtime.diagnose.trouble import Trouble
 from throughtime.diagnose.weight_lags import WeightLags
 from throughtime.errors import OptionError
 
