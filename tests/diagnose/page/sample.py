@@ -13,7 +13,7 @@ from throughtime.diagnose.gates import GateTimes, Saturation
 from throughtime.diagnose.jacobians import Jacobians, RecurrentMatrix
 from throughtime.diagnose.lag_gradient import LagGradient
 from throughtime.diagnose.report import Band, Missing, Module, Report
-from throughtime.diagnose.verdict import Trouble
+from throughtime.diagnose.trouble import Trouble
 from throughtime.diagnose.weight_lags import WeightLags
 
 NAME = "<script>alert('&')</script>"

@@ -14,7 +14,7 @@ from throughtime.diagnose.page.panel import shown
 
 if TYPE_CHECKING:
     from throughtime.diagnose.report import Module, Report
-    from throughtime.diagnose.verdict import Trouble
+    from throughtime.diagnose.trouble import Trouble
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 """What a browser may load for it: nothing."""
