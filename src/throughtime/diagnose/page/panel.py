@@ -100,12 +100,13 @@ def _keys(report: Report) -> Iterator[Key]:
     yield from ((c.name, c.layer, c.direction) for c in report.capacities)
 
 
-def absent(report: Report, quantity: str) -> tuple[str, ...]:
-    """Why a report lacks a quantity, wholly or for some modules; empty where nothing is said."""
+def absent(report: Report, *quantities: str, what: str = "") -> tuple[str, ...]:
+    """Why a report lacks quantities, wholly or for some modules; empty where nothing is said."""
     return tuple(
-        f"Not measured{f' for {m.name}' if m.name else ''}: {m.reason}"
+        f"{f'{what} not' if what else 'Not'} measured{f' for {m.name}' if m.name else ''}: "
+        f"{m.reason.rstrip('.')}."
         for m in report.missing
-        if m.quantity == quantity
+        if m.quantity in quantities
     )
 
 

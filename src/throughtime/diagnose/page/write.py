@@ -54,7 +54,7 @@ def _header(report: Report) -> str:
         "Task lag": f"{report.lag} steps",
         "Loss": "not finite" if report.loss is None else shown(report.loss),
     }
-    pairs = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
+    pairs = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items() if v)
     return f"<dl>{pairs}</dl>"
 
 

@@ -55,7 +55,7 @@ def _chart(c: Clipping) -> Chart:
     chart.points("‖g‖", range(len(c.norms)), c.norms, 0)
     if c.threshold is not None and c.kind == "norm":
         chart.mark_y(c.threshold, "threshold")
-    chart.axes(y={"rangemode": "tozero"})
+    chart.axes(x={"dtick": 1 + len(c.norms) // 10}, y={"rangemode": "tozero"})
     return chart
 
 

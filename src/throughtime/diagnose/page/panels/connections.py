@@ -37,9 +37,10 @@ def panel(report: Report) -> Panel:
 def _sentence(c: Connectivity) -> str:
     last, norms = c.output_steps[-1], c.norms[-1]
     strongest = max(range(len(norms)), key=norms.__getitem__)
+    first = f", and step 0 with {shown(norms[0])}" if strongest else ""
     return (
         f"{c.name or 'model'}: the output at step {last} hears step {strongest} most, "
-        f"{shown(norms[strongest])}, and step 0 with {shown(norms[0])}."
+        f"{shown(norms[strongest])}{first}."
     )
 
 

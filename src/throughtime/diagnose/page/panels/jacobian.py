@@ -25,7 +25,7 @@ def panel(report: Report) -> Panel:
     """Lyapunov exponents and singular values of the steps' Jacobians."""
     known = parts(report)
     found = [(known[m.name, j.layer, j.direction], j) for m in report.modules for j in m.jacobians]
-    why = absent(report, "jacobians")
+    why = absent(report, "jacobians", "modules")
     if not found:
         return replace(ASKED, says=why or ("Not measured: it needs more than 10 steps.",))
     return replace(
@@ -38,10 +38,11 @@ def panel(report: Report) -> Panel:
 
 def _sentence(part: Part, j: Jacobians) -> str:
     largest, lost = j.lyapunov_nats_per_step[0], j.lyapunov_nats_per_step.count(-math.inf)
+    least = "at least " if j.condition_number >= 1e15 else ""
     gone = f"; lost for good: {lost} of {len(j.lyapunov_nats_per_step)}" if lost else ""
     return (
         f"{part.label}: largest exponent {shown(largest)} nats a step{gone}; over "
-        f"{j.condition_steps} steps the condition number is {shown(j.condition_number)}."
+        f"{j.condition_steps} steps the condition number is {least}{shown(j.condition_number)}."
     )
 
 

@@ -40,7 +40,12 @@ def panel(report: Report) -> Panel:
         tables.append(_spread(report))
     return replace(
         ASKED,
-        says=(*said, *why, *absent(report, "bands"), *absent(report, "torch_default")),
+        says=(
+            *said,
+            *why,
+            *absent(report, "bands", what="Spread"),
+            *absent(report, "torch_default", what="torch's own start"),
+        ),
         charts=(_chart(report),),
         tables=tuple(tables),
     )

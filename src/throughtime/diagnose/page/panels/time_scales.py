@@ -27,7 +27,7 @@ def panel(report: Report) -> Panel:
     """Histogram of the time scales, saturation of the gates, dead units."""
     known = parts(report)
     found = [(known[m.name, g.layer, g.direction], g) for m in report.modules for g in m.gates]
-    why = absent(report, "gates")
+    why = absent(report, "gates", "modules")
     if not found:
         return replace(ASKED, says=why or NOTHING)
     return replace(
