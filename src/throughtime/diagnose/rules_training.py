@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -11,9 +12,9 @@ from throughtime.diagnose.report import Report
 from throughtime.diagnose.trial import Trial
 from throughtime.diagnose.trouble import Trouble
 
-POINTS, RATE, BIAS, FEWEST = 0.9, 0.2, 0.3, 4
-"""The least cosine of a truncated gradient; the largest clip rate and bias; how many batches must
-be clipped for a rate to be one."""
+POINTS, RATE, BIAS, CHANCE = 0.9, 0.2, 0.3, 0.01
+"""The least cosine of a truncated gradient; the largest clip rate and bias; how likely so many
+clipped batches may be at that rate before they are held against the threshold."""
 
 
 def truncation(report: Report, trial: Trial) -> Iterator[Trouble]:
@@ -36,12 +37,14 @@ def truncation(report: Report, trial: Trial) -> Iterator[Trouble]:
 
 
 def clipping(report: Report, trial: Trial) -> Iterator[Trouble]:
-    """More than one batch in five is clipped, or the mean gradient is bent by 0.3 of its length."""
+    """The mean gradient is bent by 0.3 of its length, or more than one batch in five is clipped.
+
+    The rate is held against one in five by a binomial test: of few batches some may be clipped.
+    """
     c = report.clipping
     if c is None or c.threshold is None or c.clip_rate is None or c.mean_bias is None:
         return
-    often = c.clip_rate > RATE and round(c.clip_rate * len(c.norms)) >= FEWEST
-    if not often and c.mean_bias <= BIAS:
+    if not _often(c.clip_rate, len(c.norms)) and c.mean_bias <= BIAS:
         return
     low = c.threshold < min(c.norms) / 10
     yield Trouble(
@@ -52,6 +55,14 @@ def clipping(report: Report, trial: Trial) -> Iterator[Trouble]:
         f"mean by {c.mean_bias:.2f} of its length.",
         _better(c, trial),
     )
+
+
+def _often(rate: float, batches: int) -> bool:
+    """Whether so high a rate is no chance where one batch in five is clipped."""
+    clipped = round(rate * batches)
+    chances = (math.comb(batches, k) * RATE**k * (1 - RATE) ** (batches - k)
+               for k in range(clipped, batches + 1))  # fmt: skip
+    return sum(chances) < CHANCE
 
 
 def _better(c: Clipping, trial: Trial) -> str:
