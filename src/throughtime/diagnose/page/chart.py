@@ -137,9 +137,9 @@ class Chart:
             )  # fmt: skip
 
     def mark_y(self, at: float, words: str) -> None:
-        """A line from left to right, its words above its right end."""
+        """A line from left to right, its words above it, clear of a mark at the right end."""
         self.figure.add_hline(y=at, line=_mark())
-        self.figure.add_annotation(x=1, xref="paper", y=at, text=escape(words), xanchor="right",
+        self.figure.add_annotation(x=0.94, xref="paper", y=at, text=escape(words), xanchor="right",
                                    yanchor="bottom", **_small())  # fmt: skip
 
     def axes(self, *, x: dict[str, Any] | None = None, y: dict[str, Any] | None = None) -> None:
