@@ -97,7 +97,8 @@ class Chart:
         """Bars, one above the other where they share a place; sideways, y are their rows."""
         self.figure.add_bar(x=list(x), y=list(y), name=_cut(name),
                             marker={"color": _colour(number)},
-                            orientation="h" if sideways else "v")  # fmt: skip
+                            orientation="h" if sideways else "v",
+                            hovertemplate="%{y}")  # fmt: skip
         self.figure.update_layout(barmode="stack", bargap=0.3 if sideways else 0.06)
 
     def spread(
