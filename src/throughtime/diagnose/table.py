@@ -13,7 +13,7 @@ def table(report: Report) -> str:
     """The verdict, then one line for each layer and direction."""
     lines = [
         f"{report.model}: {report.steps} steps, {report.rows} rows, lag {report.lag}, "
-        f"loss {report.loss:.4g}",
+        f"loss {'not finite' if report.loss is None else f'{report.loss:.4g}'}",
         "",
     ]
     lines += [f"{t.sentence} {t.advice}" for t in report.troubles] or ["No trouble found."]

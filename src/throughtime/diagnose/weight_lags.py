@@ -30,6 +30,7 @@ class WeightLags:
         cosine_by_lag: cos(sum of G_k, k <= K; g): how well back-propagation that reaches K steps
             back points.
         unexplained_share: ||sum of all G_k - g|| / ||g||, with g as autograd gives it: rounding.
+        name: the module's name in the model, in a report.
     """
 
     direction: int
@@ -37,6 +38,7 @@ class WeightLags:
     share_by_lag: tuple[float, ...]
     cosine_by_lag: tuple[float, ...]
     unexplained_share: float
+    name: str = ""
 
     def steps_to(self, cosine: float = 0.99) -> int:
         """The first K from which on the cosine stays at or above so much."""
