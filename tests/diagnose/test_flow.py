@@ -137,7 +137,7 @@ def test_the_numbers_are_those_of_the_report(kind: str) -> None:
         if exact is None:
             assert horizon == T
         else:
-            assert abs(horizon - exact) < 4, "interpolated between lags that double"
+            assert abs(horizon - exact) < 4, "interpolated between lags that triple"
 
 
 @pytest.mark.parametrize("lr", [0.1, 1e-3])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
 from torch import Tensor, nn
 
-from throughtime.diagnose.finite import all_finite, in_backward, in_forward, in_weights
+from throughtime.diagnose.finite import in_backward, in_forward, in_weights
 from throughtime.diagnose.flow_rules import fired
-from throughtime.diagnose.flow_values import gradient_norm, of_layers, trained, updates
+from throughtime.diagnose.flow_values import common_norm, of_layers, trained, updates
 from throughtime.diagnose.pulse import Pulse, pulses
 from throughtime.diagnose.watch import Watch, rows_of
 from throughtime.errors import NotFiniteError, OptionError, ShapeError, missing_extra
@@ -62,27 +63,22 @@ class GradientFlow(pl.Callback):
         self.lag = lag
         self._watch: Watch | None = None
         self._told: set[str] = set()
-        self._norm: Tensor | None = None
+        self._norm: float | None = None
         self._pulses: list[Pulse] = []
         self._before: dict[str, Tensor] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._watch = Watch(pl_module)
+        self._weights = list(pl_module.parameters())
         self._done = 0  # optimizer steps of this fit
         self._seen, self._clipped = 0, 0  # since the last record
         self._forget()
         self._stop(trainer, in_weights(pl_module))
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
-    ) -> None:
-        assert self._watch is not None
-        self._watch.clear()
-
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        if not all_finite([loss.detach()]):
+        if not math.isfinite(loss.sum().item()):
             self._stop(trainer, in_forward(pl_module, self._calls))
 
     def on_before_optimizer_step(
@@ -90,8 +86,8 @@ class GradientFlow(pl.Callback):
     ) -> None:
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return
-        self._norm = gradient_norm(pl_module)
-        if not all_finite([self._norm]):  # a norm overflows before a gradient does
+        self._norm = self._gradient_norm()
+        if not math.isfinite(self._norm):
             self._stop(trainer, in_backward(pl_module, self._calls))
         if self._done % self.every == 0:
             self._pulses = self._measured()
@@ -100,13 +96,14 @@ class GradientFlow(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        if self._norm is None:  # batches that only add to the gradient
+        if self._norm is None:  # a batch that only adds to the gradient
+            self._forget()
             return
-        if not all_finite(p.detach() for p in pl_module.parameters()):
+        if not math.isfinite(common_norm(self._weights)):
             self._stop(trainer, in_weights(pl_module), bad_weights=True)
         clips = _clips(trainer, pl_module)
         self._seen += 1
-        self._clipped += clips and bool(gradient_norm(pl_module) < self._norm * (1 - 1e-5))
+        self._clipped += clips and self._gradient_norm() < self._norm * (1 - 1e-5)
         if self._before is not None:
             self._record(trainer, pl_module, clips)
         self._done += 1
@@ -122,6 +119,10 @@ class GradientFlow(pl.Callback):
     def _calls(self) -> list[Any]:
         assert self._watch is not None
         return self._watch.calls
+
+    def _gradient_norm(self) -> float:
+        """Infinite where a gradient is not finite, and where squares overflow."""
+        return common_norm([p.grad for p in self._weights if p.grad is not None])
 
     def _forget(self) -> None:
         assert self._watch is not None
@@ -147,7 +148,7 @@ class GradientFlow(pl.Callback):
         moved = updates(self._before, trained(module))
         matrices = [v for n, v in moved.items() if self._before[n].dim() > 1]
         rate = self._clipped / self._seen if clips else None
-        values = {"gradient_norm": float(self._norm), **of_layers(self._pulses, self.lag)}
+        values = {"gradient_norm": self._norm, **of_layers(self._pulses, self.lag)}
         values |= {f"update/{name}": value for name, value in moved.items()}
         if matrices and min(matrices) > 0:
             values["update_spread"] = max(matrices) / min(matrices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,21 +19,22 @@ def trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {n: p for n, p in module.named_parameters() if p.requires_grad}
 
 
-def gradient_norm(module: nn.Module) -> Tensor:
-    """||g|| of all gradients there are."""
-    return torch.nn.utils.get_total_norm(
-        [p.grad for p in module.parameters() if p.grad is not None]
-    )
+def common_norm(values: list[Any]) -> float:
+    """The norm of all numbers of some tensors; not finite where a square overflows, too."""
+    if not values:
+        return 0.0
+    with torch.no_grad():
+        sizes = torch._foreach_norm(values)
+        return float(torch.stack([v.to(sizes[0]) for v in sizes]).norm())
 
 
 def updates(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
     """||delta theta|| / ||theta|| of every parameter that is not zero."""
-    sizes = {n: v.norm() for n, v in before.items()}
-    return {
-        n: float((after[n].detach() - v).norm() / sizes[n])
-        for n, v in before.items()
-        if sizes[n] > 0
-    }
+    old = list(before.values())
+    moved = torch._foreach_norm(torch._foreach_sub([after[n].detach() for n in before], old))
+    sizes = [float(v) for v in torch._foreach_norm(old)]
+    found = zip(before, moved, sizes, strict=True)
+    return {n: float(v) / size for n, v, size in found if size > 0}
 
 
 def of_layers(found: Sequence[Pulse], lag: int | None) -> dict[str, float]:

@@ -20,7 +20,7 @@ from throughtime.layers.sequence import SequenceLayer
 class Pulse:
     """One layer and direction in one training step.
 
-    rho(k) is that of `LagGradient`, measured at lags that double and interpolated between
+    rho(k) is that of `LagGradient`, measured at lags that triple and interpolated between
     them on the line through ln rho.
 
     Attributes:
@@ -91,9 +91,12 @@ def pulses(name: str, layer: SequenceLayer, rows: Rows, lag: int | None) -> tupl
 
 
 def lags_of(steps: int, lag: int | None = None) -> list[int]:
-    """0, 1, 2, 4, 8, ... and the longest, T - 1; with one more where it is in reach."""
-    found = {0, steps - 1, *(2**i for i in range((steps - 1).bit_length()))}
-    return sorted(found | ({lag} if lag is not None and lag < steps else set()))
+    """0, ..., (T - 1) / 9, (T - 1) / 3, T - 1; with one more where it is in reach."""
+    found, k = {0} if lag is None or lag >= steps else {0, lag}, steps - 1
+    while k:
+        found.add(k)
+        k //= 3
+    return sorted(found)
 
 
 def _reached(
