@@ -1,4 +1,4 @@
-"""The report: planted faults are named, healthy networks are not, and JSON keeps every number."""
+"""The report as data: JSON keeps every number, and a lag has its rule."""
 
 from __future__ import annotations
 
@@ -10,53 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import throughtime
-from throughtime import GRU, LSTM, RNN, initialise
 from throughtime.diagnose.report import Report
 from throughtime.errors import OptionError
 
-T, LAG = 50, 20
-SEEDS = range(3)
+T = 50
 
 
 def _x(seed: int) -> Tensor:
     return torch.rand(T, 8, 4, generator=torch.Generator().manual_seed(seed))
-
-
-def _healthy(kind: str) -> nn.Module:
-    if kind == "RNN":
-        return initialise(RNN(4, 32), "orthogonal")
-    return initialise((LSTM if kind == "LSTM" else GRU)(4, 32), chrono=3.0 * LAG)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
-def test_healthy_networks_have_no_trouble(kind: str, seed: int) -> None:
-    torch.manual_seed(seed)
-    report = throughtime.diagnose(_healthy(kind), _x(seed), lag=LAG)
-    assert report.troubles == ()
-    assert "No trouble found." in str(report)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_default_lstm_vanishes_and_the_advice_is_measured(seed: int) -> None:
-    torch.manual_seed(seed)
-    report = throughtime.diagnose(nn.LSTM(4, 32), _x(seed), lag=LAG)
-    (trouble,) = report.troubles
-    assert trouble.kind == "vanishing"
-    horizon = report.lag_gradients[0].horizon_1e3_steps
-    assert horizon is not None and horizon < LAG and f"after {horizon} steps" in str(report)
-    assert trouble.log10_rho_before < -3
-    assert trouble.log10_rho_after is not None and trouble.log10_rho_after > -1.5
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_an_rnn_of_large_weights_explodes(seed: int) -> None:
-    torch.manual_seed(seed)
-    model = nn.RNN(4, 32)
-    nn.init.normal_(model.weight_hh_l0, std=3 / math.sqrt(32))
-    report = throughtime.diagnose(model, _x(seed), lag=LAG)
-    assert [t.kind for t in report.troubles] == ["exploding"]
-    assert report.modules[0].jacobians[0].lyapunov_nats_per_step[0] > 0.05
 
 
 class Tagger(nn.Module):

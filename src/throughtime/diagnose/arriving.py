@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from throughtime.diagnose.steps import steps_of
 from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States
+from throughtime.layers.merge import merged
 from throughtime.layers.sequence import SequenceLayer
 
 
@@ -32,12 +34,13 @@ class Arriving:
     d_weights: dict[str, Tensor]
 
 
-def arriving(layer: SequenceLayer, loss: Callable[[], Tensor]) -> Arriving:
+def arriving(layer: SequenceLayer, loss: Callable[[], Tensor], rows: int | None = None) -> Arriving:
     """Compute a loss in eval mode and see what arrives at one layer.
 
     Args:
         layer: a layer inside the model that the loss runs.
         loss: runs the model and gives a scalar; the layer must run in it exactly once.
+        rows: only what the first so many rows of the layer's batch add; left out, all.
 
     Raises:
         OptionError: the layer does not run exactly once, its batch is packed, the loss is not
@@ -60,7 +63,27 @@ def arriving(layer: SequenceLayer, loss: Callable[[], Tensor]) -> Arriving:
     if value.numel() != 1 or not bool(value.isfinite().all()):
         raise OptionError(f"the loss must be one finite number, got {value.tolist()!r}")
     (args, kwargs, out) = seen[0]
-    return _of_call(layer, value, args, kwargs, out)
+    whole = _of_call(layer, value, args, kwargs, out)
+    return whole if rows is None else _of_rows(layer, whole, rows)
+
+
+def _of_rows(layer: SequenceLayer, whole: Arriving, rows: int) -> Arriving:
+    """The layer run again on a few rows alone, with the same gradients arriving at them."""
+    batch, d_y = whole.batch.first_rows(rows), whole.d_outputs[:, :rows]
+    d_final = whole.d_final and tuple(tuple(v[:, :rows] for v in s) for s in whole.d_final)
+    weights = {n: p for n, p in layer.named_parameters() if n in whole.d_weights}
+    was_training = layer.training
+    layer.eval()
+    try:
+        with torch.enable_grad():
+            y, results = layer.carry(batch)
+    finally:
+        layer.train(was_training)
+    ends = [v for r in results for v in r.final] if d_final is not None else []
+    sent = [v for s in d_final or () for v in s]
+    found = torch.autograd.grad([y, *ends], [*weights.values()], [d_y, *sent], allow_unused=True)
+    own = _filled([*weights.values()], found)
+    return Arriving(batch, d_y, d_final, dict(zip(weights, own, strict=True)))
 
 
 def _of_call(layer: SequenceLayer, loss: Tensor, args: Any, kwargs: Any, out: Any) -> Arriving:
@@ -127,3 +150,15 @@ def _detached(batch: Batch) -> Batch:
         batch.batch_sizes,
         batch.inputs and {n: v.detach() for n, v in batch.inputs.items()},
     )
+
+
+def through_merge(layer: SequenceLayer, seen: Arriving, d: int) -> Tensor:
+    """(T, B, width): what arrives at one direction's own outputs of the last layer."""
+    if layer.directions == 1:
+        return seen.d_outputs
+    both = [s.after[0] for s in steps_of(layer, seen.batch, None)]
+    T, B = seen.batch.x.shape[:2]
+    y = torch.stack([v.unflatten(0, (T, B)) for v in both], 2).requires_grad_()
+    with torch.enable_grad():
+        out = merged(y, layer.options.merge)
+    return torch.autograd.grad(out, y, seen.d_outputs)[0][:, :, d]

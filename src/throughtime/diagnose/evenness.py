@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from throughtime.diagnose.subject import Seen, Subject
+from throughtime.errors import OptionError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -79,3 +86,110 @@ class Evenness:
     shares: tuple[Share, ...]
     depth: tuple[Depth, ...]
     neighbours: tuple[Neighbours, ...]
+
+
+def evenness(subject: Subject, seen: Seen, before: Mapping[str, Tensor] | None = None) -> Evenness:
+    """Measure how evenly a model learns from one loss, or has learnt since `before`.
+
+    Args:
+        subject: the model as it is now.
+        seen: of `subject.run`, with the whole loss.
+        before: parameter's name -> its earlier value, as a state_dict holds it; left out, the
+            ratios are those of the gradient.
+
+    Raises:
+        OptionError: a parameter that trains is not in `before`, or a gradient is not finite.
+        ShapeError: it has another shape there.
+    """
+    trained: dict[str, Tensor] = {
+        n: p for n, p in subject.model.named_parameters() if p.requires_grad
+    }
+    if before is None:
+        found = torch.autograd.grad(
+            seen.loss, [*trained.values()], retain_graph=True, materialize_grads=True
+        )
+        moved, old = dict(zip(trained, found, strict=True)), trained
+    else:
+        old = {n: _earlier(n, p, before) for n, p in trained.items()}
+        moved = {n: p.detach() - old[n] for n, p in trained.items()}
+    for name, v in moved.items():
+        if not bool(v.isfinite().all()):
+            raise OptionError(f"the gradient or update of parameter {name} is not finite")
+    d = {(p.name, p.layer, p.direction): _in_time(p.gradients(seen.loss), p.direction)
+         for p in seen.paths}  # fmt: skip
+    return Evenness(
+        kind="gradient" if before is None else "update",
+        shares=tuple(_shares(subject, old, moved)),
+        depth=tuple(_depth(key, v) for key, v in d.items()),
+        neighbours=tuple(_neighbours(d)),
+    )
+
+
+def _earlier(name: str, now: Tensor, before: Mapping[str, Tensor]) -> Tensor:
+    if name not in before:
+        raise OptionError(f"before must hold every parameter that trains, it lacks {name}")
+    if before[name].shape != now.shape:
+        raise ShapeError(
+            f"{name} must have the shape {tuple(now.shape)} before as now, "
+            f"got {tuple(before[name].shape)}"
+        )
+    return before[name].detach().to(now)
+
+
+def _shares(
+    subject: Subject, old: Mapping[str, Tensor], moved: Mapping[str, Tensor]
+) -> Iterator[Share]:
+    places = _places(subject)
+    for parameter, theta in old.items():
+        if parameter not in places:
+            yield Share(parameter, "", None, None, "", _ratio(moved[parameter], theta))
+            continue
+        name, layer, direction, gates = places[parameter]
+        count = max(1, len(gates))
+        blocks = zip(moved[parameter].chunk(count), theta.chunk(count), strict=True)
+        for gate, (m, t) in zip(gates or ("",), blocks, strict=True):
+            yield Share(parameter, name, layer, direction, gate, _ratio(m, t))
+
+
+Place = tuple[str, int, int, tuple[str, ...]]
+
+
+def _places(subject: Subject) -> dict[str, Place]:
+    """Parameter's name in the model -> module, layer, direction and the gates of its rows."""
+    places: dict[str, Place] = {}
+    for name, module in subject.layers.items():
+        layout = module.cell.layout
+        gates = {"ih": layout.input_gates, "hh": layout.recurrent_gates}
+        for layer in range(len(module.hidden_sizes)):
+            for d in range(module.directions):
+                for short, own in module.weight_names(layer, d).items():
+                    rows = gates.get(short.removeprefix("weight_").removeprefix("bias_"), ())
+                    places[f"{name}.{own}" if name else own] = (name, layer, d, rows)
+    return places
+
+
+def _ratio(moved: Tensor, theta: Tensor) -> float | None:
+    size = float(theta.detach().double().norm())
+    return float(moved.double().norm()) / size if size else None
+
+
+def _in_time(d: Tensor, direction: int) -> Tensor:
+    return d.flip(0) if direction else d
+
+
+def _depth(key: tuple[str, int, int], d: Tensor) -> Depth:
+    steps = tuple(sorted({0, len(d) // 2, len(d) - 1}))
+    return Depth(*key, steps, tuple(float(d[t].double().norm()) for t in steps))
+
+
+def _neighbours(d: Mapping[tuple[str, int, int], Tensor]) -> Iterator[Neighbours]:
+    for (name, layer, direction), lower in d.items():
+        upper = d.get((name, layer + 1, direction))
+        if upper is None:
+            continue
+        cosine = None
+        if upper.shape == lower.shape:
+            a, b = lower.double().flatten(), upper.double().flatten()
+            sizes = float(a.norm()), float(b.norm())
+            cosine = float((a / sizes[0]) @ (b / sizes[1])) if all(sizes) else None
+        yield Neighbours(name, layer, direction, cosine)

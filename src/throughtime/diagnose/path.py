@@ -58,8 +58,10 @@ def carry(
     layer: SequenceLayer, name: str, record: Record, last_only: bool, batch: Batch, *_: Any
 ) -> tuple[Tensor, list[Result]]:
     """`Passage.carry` step by step, its states put on record."""
-    _check_batch(name, record, batch)
+    if name in record.batches:
+        raise OptionError(f"layer {name or 'of the model'} runs twice on a batch; it must run once")
     record.batches[name] = batch
+    _check_batch(name, batch)
     y, results, count = batch.x, [], len(layer.hidden_sizes)
     for number in range(count):
         call = layer._masked(layer._call(number, batch._replace(x=y)), 1)
@@ -77,9 +79,7 @@ def carry(
     return y, results
 
 
-def _check_batch(name: str, record: Record, batch: Batch) -> None:
-    if name in record.batches:
-        raise OptionError(f"layer {name or 'of the model'} runs twice on a batch; it must run once")
+def _check_batch(name: str, batch: Batch) -> None:
     if batch.lengths is not None or batch.reset is not None or batch.batch_sizes is not None:
         raise OptionError(
             "states are looked at in sequences of one length without resets; give a batch of "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 
 from throughtime.diagnose import data
 from throughtime.diagnose.capacity import MemoryCapacity
@@ -13,8 +15,9 @@ from throughtime.diagnose.gates import GateTimes
 from throughtime.diagnose.jacobians import Jacobians
 from throughtime.diagnose.lag_gradient import LagGradient
 from throughtime.diagnose.table import compared, table
-from throughtime.diagnose.verdict import Trouble
+from throughtime.diagnose.trouble import Trouble
 from throughtime.diagnose.weight_lags import WeightLags
+from throughtime.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,26 @@ class Report:
             ValueError: the text is not of a report.
         """
         return data.from_json(Report, text)
+
+    def save(self, file: str | PathLike[str]) -> None:
+        """Write one HTML page that needs nothing else, or the JSON, as the name's ending says.
+
+        Args:
+            file: ends in .html or .json.
+
+        Raises:
+            OptionError: another ending.
+            MissingExtra: a page without plotly, which the extra `train` installs.
+        """
+        path = Path(file)
+        if path.suffix not in (".html", ".json"):
+            raise OptionError(f"a report is saved as .html or .json, got {path.name!r}")
+        if path.suffix == ".json":
+            path.write_text(self.to_json(), encoding="utf-8")
+            return
+        from throughtime.diagnose.page.write import page
+
+        path.write_text(page(self), encoding="utf-8")
 
     def compare(self, other: Report) -> str:
         """This report's horizon and gradients beside another's, as a table."""

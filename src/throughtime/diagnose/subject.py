@@ -20,7 +20,7 @@ from throughtime.diagnose.checks import (
     first_tensor,
 )
 from throughtime.diagnose.path import Path, Record, carry
-from throughtime.errors import OptionError, ShapeError
+from throughtime.errors import NotFiniteError, OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.convert import from_torch
 from throughtime.layers.sequence import SequenceLayer
@@ -48,6 +48,11 @@ class Seen:
 class Subject:
     """A copy of a model in eval mode, whose layers are ours; the model itself stays as it is.
 
+    Attributes:
+        model: the copy.
+        layers: its recurrent layers by name.
+        sizes: T and B of what the first of them was given in the last run, finite or not.
+
     Args:
         model: a recurrent layer of torch.nn or of this package, or a module with some in it.
 
@@ -65,6 +70,7 @@ class Subject:
         self.layers = {
             name: m for name, m in self.model.named_modules() if isinstance(m, SequenceLayer)
         }
+        self.sizes = (0, 0)
         check_layers(self.layers)
 
     def run(self, batch: Any, loss: Loss | None = None, *, last_only: bool = False) -> Seen:
@@ -84,16 +90,25 @@ class Subject:
             OptionError: a loss that is not one number or depends on no state; a layer that
                 runs twice; or packed sequences, lengths or resets.
         """
-        check_weights(self.model)
         record = Record()
         for name, layer in self.layers.items():
             vars(layer)["carry"] = partial(carry, layer, name, record, last_only)
         try:
             output, value = self._computed(batch, loss, record)
+        except NotFiniteError:
+            check_weights(self.model)  # of what they spoil, they are the first
+            raise
         finally:
+            T, B = next((b.x.shape[:2] for b in record.batches.values()), (0, 0))
+            self.sizes = (T, B)
             for layer in self.layers.values():
                 vars(layer).pop("carry")
         return Seen(value, output, tuple(record.paths), record.batches)
+
+    def free(self) -> None:
+        """Let any backend compute the layers from now on; `run` records states all the same."""
+        for layer in self.layers.values():
+            layer.backend = "auto"
 
     def value(self, batch: Any, loss: Loss | None = None) -> Tensor:
         """The loss on its graph, as `run` takes it, without a record of the states."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.restarts import sums_by_initial
-from throughtime.backends.cpu.sizes import Rows, target
+from throughtime.backends.cpu.rows import Rows
+from throughtime.backends.cpu.sizes import target, whole_vectors
 from throughtime.compiler.plan import Plan
 
 
@@ -40,7 +41,7 @@ def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: 
     """Memory for what is wanted."""
     lanes = target().lanes(8 * call.x.element_size())
     D, H, I = call.directions, call.hidden_size, call.x.shape[-1]
-    whole_H, whole_I = (-(-n // lanes) * lanes for n in (H, I))
+    whole_H, whole_I = (whole_vectors(n, lanes) for n in (H, I))
     new, layout = call.x.new_empty, call.cell.layout
     # The region writes all of them, if it runs, but for gates that reach nothing.
     gates = len(layout.input_gates), len(layout.recurrent_gates)
@@ -76,10 +77,8 @@ def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
     whole = (*call.x.shape[:-1], total.shape[-1])
     if call.lengths is None:
         return total.view(whole)
-    there = torch.from_numpy(rows.there)
-    sorted_rows = total.new_zeros(whole)
-    sorted_rows[there] = total
-    return torch.zeros_like(sorted_rows).index_copy_(1, torch.from_numpy(rows.order), sorted_rows)
+    lines = total.new_zeros((rows.T * rows.B, total.shape[-1]))
+    return lines.index_copy_(0, torch.from_numpy(rows.lines), total).view(whole)
 
 
 def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
