@@ -156,8 +156,8 @@ class GradientFlow(pl.Callback):
             values["clip_rate"] = rate
         for logger in trainer.loggers:
             logger.log_metrics({f"flow/{n}": v for n, v in values.items()}, trainer.global_step)
-        settled = rate if self._done else None  # the first step says nothing of a rate
-        for rule, sentence in fired(self._pulses, self.lag, settled, min(matrices, default=None)):
+        clipped = (self._clipped, self._seen)
+        for rule, sentence in fired(self._pulses, self.lag, clipped, min(matrices, default=None)):
             self._warn(rule, f"Training step {self._done}: {sentence}")
         self._seen, self._clipped = 0, 0
 

@@ -6,21 +6,20 @@ import math
 from collections.abc import Iterator, Sequence
 
 from throughtime.diagnose.pulse import Pulse
-from throughtime.diagnose.verdict import LARGEST_RHO
-
-LARGEST_CLIP_RATE, MOST_SATURATED, LEAST_UPDATE = 0.2, 0.5, 1e-5
-"""Above which clipping is too hard, gates count as saturated, and below which as frozen."""
+from throughtime.diagnose.rules_reach import LARGEST_RHO
+from throughtime.diagnose.rules_training import RATE, often
+from throughtime.diagnose.rules_units import MOVING, SATURATED
 
 
 def fired(
-    found: Sequence[Pulse], lag: int | None, clip_rate: float | None, least_update: float | None
+    found: Sequence[Pulse], lag: int | None, clipped: tuple[int, int], least_update: float | None
 ) -> Iterator[tuple[str, str]]:
     """Each rule that fires: its name with the place, and a sentence with the number.
 
     Args:
         found: the pulses of one training step.
         lag: how far back the task needs; None: each whole sequence.
-        clip_rate: the share of steps of which something was clipped; None where nothing is.
+        clipped: of how many steps something was clipped, and how many there were.
         least_update: the smallest ||delta theta|| / ||theta|| of the recurrent layers' matrices.
     """
     for pulse in found:
@@ -28,9 +27,9 @@ def fired(
             yield from _of_reach(pulse, pulse.steps - 1 if lag is None else lag)
         if (
             pulse.saturated is not None
-            and pulse.saturated > MOST_SATURATED
+            and pulse.saturated > SATURATED
             and least_update is not None
-            and least_update < LEAST_UPDATE
+            and least_update < MOVING
         ):
             yield (
                 f"frozen {pulse.place}",
@@ -39,14 +38,13 @@ def fired(
                     f"stand at an end, and a matrix moved by {least_update:.1e} of its size."
                 ),
             )
-    if clip_rate is not None and clip_rate > LARGEST_CLIP_RATE:
-        yield (
-            "clipping",
-            (
-                f"Clipping: {clip_rate:.0%} of the steps were clipped, where at most "
-                f"{LARGEST_CLIP_RATE:.0%} should be; raise the threshold or use throughtime.UClip."
-            ),
+    count, steps = clipped
+    if steps and often(count / steps, steps):
+        sentence = (
+            f"Clipping: {count / steps:.0%} of the steps were clipped, where {RATE:.0%} may be; "
+            "raise the threshold or use throughtime.UClip."
         )
+        yield "clipping", sentence
 
 
 def _of_reach(pulse: Pulse, lag: int) -> Iterator[tuple[str, str]]:
