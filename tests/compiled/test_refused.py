@@ -12,20 +12,21 @@ import torch
 from tests.compiled.calls import Sizes, changed, random_call
 from tests.compiled.fed import Decaying
 from tests.house.source import ROOT
-from throughtime import Recurrent, cells
+from throughtime import Cell, Recurrent, cells
 from throughtime.backends import choose, explain
 from throughtime.backends.call import Call
 from throughtime.errors import BackendError
 from throughtime.scan import scan
 
 SIZES = Sizes(3, 2, 4, 5)
-MASK = torch.ones(1, 2, 5)
+MASK = torch.ones(1, 2, 5, requires_grad=True)
+ZONES = torch.zeros(1, 3, 2, 5).double()
 
 CALLS: dict[str, tuple[dict[str, Any], str]] = {
-    "mask": ({"recurrent_mask": MASK}, "does not offer a recurrent dropout"),
-    "zoneout": ({"zoneout": (torch.zeros(1, 3, 2, 5),)}, "does not offer zoneout"),
+    "mask": ({"recurrent_mask": MASK}, "has no gradient by masks"),
+    "zoneout": ({"zoneout": (ZONES,)}, "states, inputs and masks must be float32"),
     "record": ({"record": True}, "does not offer the sequence of every state"),
-    "state": ({"state": (torch.zeros(1, 2, 5).double(),)}, "states and inputs must be float32"),
+    "state": ({"state": (ZONES[:, 0],)}, "states, inputs and masks must be float32"),
     "mixed": ({"x": torch.zeros(3, 2, 4).double()}, "must be float64 on cpu like the input"),
 }  # fmt: skip
 
@@ -40,7 +41,7 @@ def test_direct_inputs_of_another_precision_are_refused() -> None:
     call = random_call(Decaying(), torch.float32, SIZES, grad=False)
     assert call.inputs is not None
     inputs = {n: v.double() for n, v in call.inputs.items()}
-    _refused(call._replace(inputs=inputs), "weights, states and inputs must be float32")
+    _refused(call._replace(inputs=inputs), "weights, states, inputs and masks must be float32")
 
 
 @pytest.mark.parametrize(
@@ -65,10 +66,21 @@ def _refused(call: Call, reason: str) -> None:
     assert reason in explain(call, "cpu")
 
 
+class Spread(Cell):
+    """A product's single unit stands before all units of a row."""
+
+    gates = ("g",)
+    state = ("h",)
+    products = {"one": (1, "h")}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (torch.tanh(a.g + U.one @ s.h),)
+
+
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        (cells.LSTMProjected(2), "multiplies by matrices without an input part"),
+        (Spread(), "computes with one number over units of another width: "),
         (cells.LSTMLayerNorm(), "computes over the units of a row"),
     ],
     ids=repr,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import pytest
@@ -70,3 +71,50 @@ def test_a_lag_outside_the_sequence_is_refused(lag: Any) -> None:
 def test_text_that_is_no_report_is_refused() -> None:
     with pytest.raises(ValueError, match="JSON of a Report"):
         Report.from_json('{"model": "LSTM"}')
+
+
+def test_the_table_has_a_number_of_every_panel() -> None:
+    torch.manual_seed(0)
+    report = throughtime.diagnose(nn.GRU(4, 8), [_x(s) for s in range(4)], lag=9, clip=1e3)
+    lines = str(report).splitlines()
+    (g,), (start,), (c,) = report.lag_gradients, report.torch_default, report.capacities
+    (row,) = [line.split() for line in lines if line.startswith("model.0")]
+    (times,) = report.modules[0].gates
+    assert row == [
+        "model.0", str(g.horizon_e_steps), str(g.horizon_1e3_steps),
+        f"{g.log10_rho_by_lag[9]:.2f}", f"{start.log10_rho_by_lag[9]:.2f}",
+        f"{report.modules[0].jacobians[0].lyapunov_nats_per_step[0]:+.3f}",
+        f"{sum(tau > 9 for tau in times.tau_steps) / 8:.0%}", str(c.memory_steps),
+        f"{c.capacity:.1f}",
+    ]  # fmt: skip
+    text = str(report)
+    assert f"first {report.weight_lags[0].steps_to(0.99)} lags" in text
+    assert "Gradient of 4 batches: median norm" in text and "Clipped at 1e+03: 0% of the" in text
+    assert report.evenness is not None
+    ratios = [s.ratio for s in report.evenness.shares if s.ratio is not None]
+    assert f"from {min(ratios):.1e} (" in text and f" to {max(ratios):.1e} (" in text
+
+
+def test_the_table_tells_what_was_not_measured() -> None:
+    text = str(throughtime.diagnose(nn.GRU(4, 8), _x(0)[:8]))
+    assert "Not measured: jacobians: a Lyapunov spectrum needs more than 10 steps, got 8." in text
+    assert "Not measured: bands: a spread needs at least 2 batches, got 1." in text
+
+
+@pytest.mark.soak
+def test_a_full_report_takes_at_most_20_seconds_of_one_core() -> None:
+    """LSTM 2 x 128, T = 200, B = 32, 16 batches; two cores are no slower than one."""
+    torch.manual_seed(0)
+    batches = [torch.rand(200, 32, 8) for _ in range(16)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        begun = time.process_time()
+        report = throughtime.diagnose(
+            nn.LSTM(8, 128, 2), batches, lambda y: y.square().mean(), clip=1.0, truncation=50
+        )
+        spent = time.process_time() - begun
+    finally:
+        torch.set_num_threads(threads)
+    assert report.missing == ()
+    assert spent <= 20

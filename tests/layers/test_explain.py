@@ -45,23 +45,25 @@ def test_a_cell_that_is_compiled() -> None:
     assert Recurrent(cells.GRU(), 3, 4, dilation=5).explain(steps=7) == "layer 0: cpu"
 
 
+def test_a_layer_with_masks_is_compiled() -> None:
+    layer = Recurrent(cells.LSTM(), 3, 4, recurrent_dropout=0.5, zoneout=0.1)
+    assert layer.explain() == layer.eval().explain() == "layer 0: cpu"
+
+
 def test_why_neither_compiled_nor_torch() -> None:
-    layer = Recurrent(cells.GRU(), 3, 4, recurrent_dropout=0.5)
-    told = refusals(
-        "compiled code does not offer a recurrent dropout",
-        "torch's layer does not offer a recurrent dropout",
-    )
+    cell = cells.LSTMProjected(2)
+    reason = "LSTMProjected multiplies by matrices without an input part (hr)"
+    layer = Recurrent(cell, 3, 4, recurrent_dropout=0.5)
+    told = refusals(reason, "torch's layer does not offer a recurrent dropout")
     assert layer.explain() == f"layer 0: {told}"
-    assert layer.eval().explain() == "layer 0: cpu"
-    layer = Recurrent(cells.GRU(), 3, 4, zoneout=0.1)
-    assert "not cpu: compiled code does not offer zoneout" in layer.explain()
+    assert layer.eval().explain().startswith("layer 0: torch")
+    layer = Recurrent(cell, 3, 4, zoneout=0.1)
     assert "not torch: torch's layer does not offer zoneout" in layer.explain()
 
 
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        (cells.LSTMProjected(2), "LSTMProjected multiplies by matrices without an input part (hr)"),
         (cells.GRULayerNorm(), "GRULayerNorm computes over the units of a row (normalise): "),
         (Summed(), "Summed computes over the units of a row ("),
         (Cumulative(), "cumsum has no rule, which keeps Cumulative uncompiled: "),

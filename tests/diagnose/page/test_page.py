@@ -17,7 +17,7 @@ from torch import nn
 import throughtime
 from tests.diagnose.page.reading import Page
 from tests.diagnose.page.sample import NAME, PLACES, bare, sample
-from tests.house.source import imports, modules
+from tests.house.source import ROOT, imports, modules
 from throughtime.diagnose.page.chart import library
 from throughtime.diagnose.page.write import page
 from throughtime.diagnose.report import Report
@@ -205,6 +205,13 @@ def test_without_plotly_the_error_names_the_extra(
     with pytest.raises(MissingExtra, match=r"plotly .* pip install 'throughtime\[train\]'"):
         REPORT.save(tmp_path / "report.html")
     REPORT.save(tmp_path / "report.json")
+
+
+@pytest.mark.parametrize("name", ["before", "after"])
+def test_the_pictures_of_the_docs_are_there_and_small(name: str) -> None:
+    picture = ROOT / "docs" / "pictures" / f"report_{name}.png"
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size <= 150e3
+    assert f"pictures/{picture.name}" in (ROOT / "docs" / "diagnose.md").read_text("utf-8")
 
 
 def test_one_file_knows_plotly() -> None:

@@ -97,7 +97,8 @@ class Chart:
         """Bars, one above the other where they share a place; sideways, y are their rows."""
         self.figure.add_bar(x=list(x), y=list(y), name=_cut(name),
                             marker={"color": _colour(number)},
-                            orientation="h" if sideways else "v")  # fmt: skip
+                            orientation="h" if sideways else "v",
+                            hovertemplate="%{y}")  # fmt: skip
         self.figure.update_layout(barmode="stack", bargap=0.3 if sideways else 0.06)
 
     def spread(
@@ -137,9 +138,9 @@ class Chart:
             )  # fmt: skip
 
     def mark_y(self, at: float, words: str) -> None:
-        """A line from left to right, its words above its right end."""
+        """A line from left to right, its words above it, clear of a mark at the right end."""
         self.figure.add_hline(y=at, line=_mark())
-        self.figure.add_annotation(x=1, xref="paper", y=at, text=escape(words), xanchor="right",
+        self.figure.add_annotation(x=0.94, xref="paper", y=at, text=escape(words), xanchor="right",
                                    yanchor="bottom", **_small())  # fmt: skip
 
     def axes(self, *, x: dict[str, Any] | None = None, y: dict[str, Any] | None = None) -> None:

@@ -38,7 +38,7 @@ def panel(report: Report) -> Panel:
 
 def _sentence(part: Part, j: Jacobians) -> str:
     largest, lost = j.lyapunov_nats_per_step[0], j.lyapunov_nats_per_step.count(-math.inf)
-    least = "at least " if j.condition_number >= 1e15 else ""
+    least = "at least " if 1e15 <= j.condition_number < math.inf else ""
     gone = f"; lost for good: {lost} of {len(j.lyapunov_nats_per_step)}" if lost else ""
     return (
         f"{part.label}: largest exponent {shown(largest)} nats a step{gone}; over "

@@ -61,16 +61,16 @@ def _histogram(found: list[tuple[Part, GateTimes]], lag: int) -> Chart:
     chart.mark_x(math.log10(lag), "task lag")
     ticks: dict[str, float] = {f"{10.0**d:g}": d for d in range(low, top + 1)}
     if any(tau == math.inf for _, g in found for tau in g.tau_steps):
-        ticks["∞"] = top + 0.5 / BINS_A_DECADE
+        ticks["∞"] = top + 2.5 / BINS_A_DECADE
     chart.axes(x={"tickvals": list(ticks.values()), "ticktext": list(ticks), "range":
-                  [low - 0.1, top + 1 / BINS_A_DECADE]})  # fmt: skip
+                  [low - 0.1, top + 1]})  # fmt: skip
     return chart
 
 
 def _bin(tau: float, low: int, top: int) -> int:
     """Its bin of a quarter decade; what is shorter than the axis stands first, infinity last."""
     if tau == math.inf:
-        return top * BINS_A_DECADE
+        return top * BINS_A_DECADE + 2
     return math.floor(max(low, math.log10(tau) if tau > 0 else low) * BINS_A_DECADE)
 
 
