@@ -358,3 +358,24 @@ def test_without_lightning_the_error_names_the_extra(monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "throughtime.diagnose.flow")
     with pytest.raises(MissingExtra, match=r"throughtime\[train\]"):
         import_module("throughtime.diagnose.flow")
+
+
+def test_clipping_is_warned_of_when_it_is_no_chance() -> None:
+    data = [batch(s) for s in range(12)]
+    for threshold, expected in ((1e-3, 1), (1e3, 0)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fitted(Learner(made("drop_in")), data, GradientFlow(5), gradient_clip_val=threshold)
+        told = [str(w.message) for w in caught if "Clipping: 100% of the steps" in str(w.message)]
+        assert len(told) == expected
+
+
+def test_gates_that_are_shut_and_do_not_move_are_frozen() -> None:
+    model = made("drop_in")
+    with torch.no_grad():
+        model.encoder.bias_ih_l0[:H] = 50.0  # type: ignore[index, operator]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fitted(Learner(model, lr=1e-7), [batch()], GradientFlow())
+    told = [str(w.message) for w in caught if "Frozen gates in model.encoder.0" in str(w.message)]
+    assert len(told) == 1 and "100% of the values of a gate" in told[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -153,8 +154,13 @@ def _remembered(name: str, ours: SequenceLayer, args: Any, kwargs: Any, out: Any
         data.register_hook(lambda d: setattr(call, "d_outputs", d))
     for place, v in enumerate(tensors(final)):
         if v.requires_grad:
-            v.register_hook(lambda d, place=place: call.d_final.__setitem__(place, d))
+            v.register_hook(partial(_keep_final, call, place))
     return call
+
+
+def _keep_final(call: Given, place: int, d: Tensor | None) -> None:
+    if d is not None:  # torch calls with nothing where a neighbour alone has a gradient
+        call.d_final[place] = d
 
 
 def _detached(value: Any) -> Any:
