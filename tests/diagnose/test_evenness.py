@@ -48,7 +48,7 @@ def _shares(net: nn.Module, moved: dict[str, Tensor], count: int) -> dict[tuple[
         size = len(p) // blocks
         for i in range(blocks):
             rows = slice(i * size, (i + 1) * size)
-            sizes = moved[name][rows].double().norm(), p[rows].double().norm()
+            sizes = moved[name][rows].norm(), p[rows].detach().norm()
             found[name, i] = float(sizes[0] / sizes[1])
     return found
 

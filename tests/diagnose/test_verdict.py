@@ -85,6 +85,7 @@ def test_torch_s_own_start_vanishes_and_the_advice_is_measured(kind: str, seed: 
     assert trouble.log10_rho_before is not None and trouble.log10_rho_after is not None
     assert trouble.log10_rho_before < -3 and trouble.log10_rho_after > -2
     assert f"10^{trouble.log10_rho_after:.1f}" in trouble.advice
+    assert kind == "RNN" or "1/1000 nowhere in the sequence" in trouble.advice
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -113,6 +114,22 @@ def test_saturated_gates_are_frozen(seed: int) -> None:
     assert "r, z stand at an end" in trouble.sentence and "100% or more" in trouble.sentence
     assert "on a copy started so" in trouble.advice
     assert set(_kinds(report)) <= {"vanishing", "frozen gates", "dead units", "written too weakly"}
+
+
+@pytest.mark.parametrize(("step", "named"), [(1e-3, False), (1e-6, True)])
+def test_gates_that_saturate_are_frozen_only_where_updates_are_tiny(
+    step: float, named: bool
+) -> None:
+    """A chrono LSTM keeps: two thirds of its forget gates stand above 0.95."""
+    torch.manual_seed(0)
+    model = Net(_healthy("LSTM"))
+    before = {n: v * (1 + step) for n, v in model.state_dict().items()}
+    report = throughtime.diagnose(model, _x(0), _loss, LAG, before=before)
+    high = next(s.share_high for s in report.modules[0].gates[0].saturation if s.name == "f")
+    assert high > 0.5
+    assert _kinds(report) == ["frozen gates"] * named
+    if named:
+        assert "the update is at most 1e-06 of their weights" in report.troubles[0].sentence
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -158,6 +175,7 @@ def test_the_first_step_of_nan_is_named(seed: int) -> None:
     (trouble,) = report.troubles
     assert trouble.kind == "not finite" and trouble.name == "rnn"
     assert f"State h of layer 0 of rnn is NaN or infinity, first at step {step} " in str(report)
+    assert "a copy started so is finite, with a gradient 20 steps back of 10^-0." in trouble.advice
     assert report.loss is None and {m.quantity for m in report.missing} >= {"lag_gradients"}
     assert Report.from_json(report.to_json()) == report
 
@@ -227,6 +245,25 @@ def test_input_that_is_never_written_is_named() -> None:
     trouble = next(t for t in report.troubles if t.kind == "written too weakly")
     assert "100% of the time scales are above 20 steps" in trouble.sentence
     assert "r^2(20) is 0." in trouble.advice
+
+
+def test_a_cured_plain_network_is_not_told_of_gates() -> None:
+    """Of 32 units no more than 32 lags can be read, and yet the gradient goes back 99 steps."""
+    torch.manual_seed(0)
+    model = throughtime.cure(Net(nn.RNN(4, H)), lag=99).model
+    report = throughtime.diagnose(model, 0.05 * torch.randn(100, 8, 4), _loss)
+    assert report.capacities[0].r2_by_lag[99] == 0
+    assert report.modules[0].gates[0].share_above(99) > 0.5
+    assert "written too weakly" not in _kinds(report)
+
+
+def test_a_lag_too_far_to_be_read_in_any_network_is_no_trouble() -> None:
+    torch.manual_seed(0)
+    model = initialise(LSTM(4, H), timescales=(500.0, 900.0))
+    report = throughtime.diagnose(model, torch.rand(400, 2, 4), lag=399)
+    assert report.modules[0].gates[0].share_above(399) > 0.5
+    assert report.capacities[0].r2_by_lag[399] == 0
+    assert "written too weakly" not in _kinds(report)
 
 
 def test_a_truncation_that_points_elsewhere_is_named() -> None:

@@ -71,7 +71,8 @@ def diagnose(
         seen = subject.run(given[0], loss, last_only=True)
         own = lag_gradients(seen)
     except NotFiniteError as error:
-        return _broken(model, subject, lag, truncation, error)
+        lag = _checked_lag(lag, subject.sizes[0])
+        return _broken(subject, Trial(model, given, loss, lag), truncation, error)
     lag = _checked_lag(lag, min(len(g.log10_rho_by_lag) for g in own))
     trial = Trial(model, given, loss, lag)
     empty = _empty(model, subject, lag, truncation)
@@ -153,13 +154,12 @@ def _empty(model: nn.Module, subject: Subject, lag: int, truncation: int | None)
 
 
 def _broken(
-    model: nn.Module, subject: Subject, lag: int | None, truncation: int | None,
-    error: NotFiniteError,
-) -> Report:  # fmt: skip
+    subject: Subject, trial: Trial, truncation: int | None, error: NotFiniteError
+) -> Report:
     """The report of a model that comes to NaN or infinity, in which nothing can be measured."""
-    empty = _empty(model, subject, _checked_lag(lag, subject.sizes[0]), truncation)
+    empty = _empty(trial.model, subject, trial.lag, truncation)
     missing = tuple(Missing(f.name, "", str(error)) for f in fields(Report)[6:-2])
-    return replace(empty, troubles=(not_finite(error),), missing=missing)
+    return replace(empty, troubles=(not_finite(error, trial),), missing=missing)
 
 
 def _checked_lag(lag: int | None, steps: int) -> int:

@@ -42,12 +42,18 @@ def vanishing(report: Report, trial: Trial) -> Iterator[Trouble]:
 
 
 def written_too_weakly(report: Report, trial: Trial) -> Iterator[Trouble]:
-    """Half of the time scales above the lag, but nothing to be read of the input so far back."""
+    """Half of the gates' time scales above the lag, but nothing to be read of the input there.
+
+    Silent for lags so far back that a sound memory would be under the noise line too, and for
+    cells without a gate that keeps, whose time scales come from their mean Jacobian alone.
+    """
     shares = {(m.name, t.layer, t.direction): t.share_above(report.lag)
-              for m in report.modules for t in m.gates}  # fmt: skip
+              for m in report.modules for t in m.gates if t.kind == "gate"}  # fmt: skip
+    sound = _leaky(report.lag)
     for c in report.capacities:
         key = (c.name, c.layer, c.direction)
-        if shares.get(key, 0.0) < 0.5 or c.r2_by_lag[report.lag] > 0:
+        weak = c.r2_by_lag[report.lag] == 0 and sound > c.noise_line
+        if not weak or shares.get(key, 0.0) < 0.5:
             continue
         advice = f"Raise the bias of the gates that write. {trial.words}"
         if key in trial.r2:
@@ -57,10 +63,15 @@ def written_too_weakly(report: Report, trial: Trial) -> Iterator[Trouble]:
             c.name,
             f"Written too weakly in {where(c.layer, c.direction, c.name)}: {shares[key]:.0%} of "
             f"the time scales are above {report.lag} steps, but of the input {report.lag} steps "
-            f"ago nothing can be read (r^2 below {c.noise_line:.2g}, memory of "
-            f"{max(0, c.memory_steps)} steps).",
+            f"ago nothing can be read (r^2 below {c.noise_line:.2g}, where a single leaky unit "
+            f"would have {sound:.2g}).",
             f"{advice}.",
         )
+
+
+def _leaky(lag: int) -> float:
+    """r^2(lag) of s_t = f s_{t-1} + u_t with time scale lag, for white u: (1 - f^2) f^(2 lag)."""
+    return (1 - math.exp(-2 / lag)) * math.exp(-2)
 
 
 def _jacobians(report: Report, g: LagGradient) -> Jacobians | None:
@@ -84,11 +95,13 @@ def _vanishes(g: LagGradient, lag: int) -> bool:
 
 def _reaching(kind: str, g: LagGradient, sentence: str, trial: Trial) -> Trouble:
     before = g.log10_rho_by_lag[trial.lag]
-    after = trial.log10_rho.get((g.name, g.layer, g.direction))
-    advice = f"{trial.words}."
-    if after is not None:
-        advice = (
-            f"{trial.words}: on a copy started so, the gradient {trial.lag} steps back is "
-            f"10^{after:.1f} of the last step's where it was 10^{before:.1f}."
-        )
+    new = trial.gradients.get((g.name, g.layer, g.direction))
+    if new is None:
+        return Trouble(kind, g.name, sentence, f"{trial.words}.", before)
+    after, K = new.log10_rho_by_lag[trial.lag], new.horizon_1e3_steps
+    advice = (
+        f"{trial.words}: on a copy started so, the gradient {trial.lag} steps back is "
+        f"10^{after:.1f} of the last step's where it was 10^{before:.1f}, and it falls below "
+        f"1/1000 {'nowhere in the sequence' if K is None else f'after {K} steps'}."
+    )
     return Trouble(kind, g.name, sentence, advice, before, after)

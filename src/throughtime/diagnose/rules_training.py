@@ -32,7 +32,7 @@ def truncation(report: Report, trial: Trial) -> Iterator[Trouble]:
             f"Truncated too early: back-propagation over {K} steps has a cosine of {cosine:.2f} "
             f"with the whole gradient{of}{', backward' if w.direction else ''}, below {POINTS}.",
             f"Back-propagate over {w.steps_to(POINTS)} steps, from where on the cosine is "
-            f"{POINTS} or more, with checkpoint_every=k where memory is short.",
+            f"{POINTS} or more, with checkpoint_every=k of Recurrent where memory is short.",
         )
 
 

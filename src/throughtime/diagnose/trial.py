@@ -15,7 +15,7 @@ from throughtime.diagnose.clipping import Clipping
 from throughtime.diagnose.cure import cure
 from throughtime.diagnose.evenness import Evenness, evenness
 from throughtime.diagnose.gates import gate_times
-from throughtime.diagnose.lag_gradient import lag_gradients
+from throughtime.diagnose.lag_gradient import LagGradient, lag_gradients
 from throughtime.diagnose.panels import clipped
 from throughtime.diagnose.subject import Loss, Subject
 
@@ -61,9 +61,9 @@ class Trial:
         return self._cured[1]
 
     @cached_property
-    def log10_rho(self) -> dict[Key, float]:
-        """log10 rho(lag) of the copy; empty where it could not be measured."""
-        return self._measured({}, self._log10_rho)
+    def gradients(self) -> dict[Key, LagGradient]:
+        """Lag gradients of the copy; empty where they could not be measured."""
+        return self._measured({}, self._gradients)
 
     @cached_property
     def dead_units(self) -> dict[Key, int]:
@@ -93,9 +93,9 @@ class Trial:
         except (ValueError, TypeError):  # the copy cannot be looked at, so no number is told
             return otherwise
 
-    def _log10_rho(self, subject: Subject) -> dict[Key, float]:
+    def _gradients(self, subject: Subject) -> dict[Key, LagGradient]:
         found = lag_gradients(subject.run(self.batches[0], self.loss, last_only=True))
-        return {(g.name, g.layer, g.direction): g.log10_rho_by_lag[self.lag] for g in found}
+        return {(g.name, g.layer, g.direction): g for g in found}
 
     def _dead_units(self, subject: Subject) -> dict[Key, int]:
         seen = subject.run(self.batches[0], self.loss)

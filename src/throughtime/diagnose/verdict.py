@@ -20,10 +20,10 @@ RULES: tuple[Callable[[Report, Trial], Iterator[Trouble]], ...] = (
 _CAUSES = {
     "parameter": "Load the last good weights, and lower the learning rate or clip the gradient.",
     "input": "Look at the data and at what comes before the layer.",
-    "state": "The weights make the states grow without end: make them smaller or start anew.",
+    "state": "The weights make the states grow without end.",
     "output": "Look at what comes after the recurrent layers.",
     "loss": "Look at the loss: a logarithm or a division of zero, or a target that is no number.",
-    "gradient": "The backward pass overflows: clip it, or start anew with throughtime.cure.",
+    "gradient": "The backward pass leaves what numbers can hold, or the loss has no slope there.",
 }
 
 
@@ -37,8 +37,20 @@ def troubles(report: Report, trial: Trial) -> tuple[Trouble, ...]:
     return tuple(trouble for rule in RULES for trouble in rule(report, trial))
 
 
-def not_finite(error: NotFiniteError) -> Trouble:
-    """The trouble that ends every measurement: the first tensor with NaN or infinity."""
+def not_finite(error: NotFiniteError, trial: Trial) -> Trouble:
+    """The trouble that ends every measurement: the first tensor with NaN or infinity.
+
+    Args:
+        error: which it is.
+        trial: of the same model and batches; asked where another start may help.
+    """
     text = str(error)
     name = "" if error.tensor == "parameter" else error.name
-    return Trouble("not finite", name, f"{text[0].upper()}{text[1:]}.", _CAUSES[error.tensor])
+    advice = _CAUSES[error.tensor]
+    if error.tensor in ("state", "gradient") and trial.gradients:
+        worst = min(trial.gradients.values(), key=lambda g: g.log10_rho_by_lag[trial.lag])
+        advice += (
+            f" {trial.words}: a copy started so is finite, with a gradient {trial.lag} steps back "
+            f"of 10^{worst.log10_rho_by_lag[trial.lag]:.1f} of the last step's or more."
+        )
+    return Trouble("not finite", name, f"{text[0].upper()}{text[1:]}.", advice)
