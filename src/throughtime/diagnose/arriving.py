@@ -87,14 +87,14 @@ def _of_rows(layer: SequenceLayer, whole: Arriving, rows: int) -> Arriving:
 
 
 def _of_call(layer: SequenceLayer, loss: Tensor, args: Any, kwargs: Any, out: Any) -> Arriving:
-    x, state, given = _arguments(args, kwargs)
+    x, state, given = arguments(args, kwargs)
     y, final = out if isinstance(out, tuple) else (out, None)
     if not isinstance(y, Tensor):
         raise OptionError("the layer was given a PackedSequence; give it padded sequences")
     weights = {n: p for n, p in layer.named_parameters() if p.requires_grad}
     if not weights or not loss.requires_grad:
         raise OptionError("no weight of the layer trains, or the loss depends on none; unfreeze it")
-    parts = list(_tensors(final))
+    parts = list(tensors(final))
     found = torch.autograd.grad(loss, [y, *parts, *weights.values()], allow_unused=True)
     if all(v is None for v in found[: 1 + len(parts)]):
         raise OptionError("the loss does not depend on what the layer gives")
@@ -104,7 +104,7 @@ def _of_call(layer: SequenceLayer, loss: Tensor, args: Any, kwargs: Any, out: An
     finals = found[1 : 1 + len(parts)]
     if any(v is not None for v in finals):
         values = iter(_filled(parts, finals))
-        d_final = layer.enter(x, _alike(final, values), **given)[0].state
+        d_final = layer.enter(x, alike(final, values), **given)[0].state
     if d_y.dim() == 2:
         d_y = d_y.unsqueeze(1)
     elif layer.batch_first:
@@ -118,7 +118,7 @@ def _filled(like: list[Any], found: tuple[Tensor | None, ...]) -> list[Tensor]:
     return [torch.zeros_like(v) if f is None else f for v, f in zip(like, found, strict=True)]
 
 
-def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     """x, state and the rest of a call, whatever its layer calls them."""
     given = {k: v for k, v in kwargs.items() if k not in ("x", "input", "state", "hx")}
     x = args[0] if args else kwargs.get("x", kwargs.get("input"))
@@ -126,18 +126,18 @@ def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any,
     return x, state, given
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors(value: Any) -> list[Tensor]:
     """All tensors in a tuple of tuples, in order."""
     if isinstance(value, Tensor):
         return [value]
-    return [] if value is None else [v for part in value for v in _tensors(part)]
+    return [] if value is None else [v for part in value for v in tensors(part)]
 
 
-def _alike(form: Any, values: Any) -> Any:
+def alike(form: Any, values: Any) -> Any:
     """The values in the form of a tuple of tuples."""
     if isinstance(form, Tensor):
         return next(values)
-    return tuple(_alike(part, values) for part in form)
+    return tuple(alike(part, values) for part in form)
 
 
 def _detached(batch: Batch) -> Batch:

@@ -44,7 +44,7 @@ def clipping(report: Report, trial: Trial) -> Iterator[Trouble]:
     c = report.clipping
     if c is None or c.threshold is None or c.clip_rate is None or c.mean_bias is None:
         return
-    if not _often(c.clip_rate, len(c.norms)) and c.mean_bias <= BIAS:
+    if not often(c.clip_rate, len(c.norms)) and c.mean_bias <= BIAS:
         return
     low = c.threshold < min(c.norms) / 10
     yield Trouble(
@@ -57,7 +57,7 @@ def clipping(report: Report, trial: Trial) -> Iterator[Trouble]:
     )
 
 
-def _often(rate: float, batches: int) -> bool:
+def often(rate: float, batches: int) -> bool:
     """Whether so high a rate is no chance where one batch in five is clipped."""
     clipped = round(rate * batches)
     chances = (math.comb(batches, k) * RATE**k * (1 - RATE) ** (batches - k)
