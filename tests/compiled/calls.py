@@ -12,6 +12,7 @@ from torch import Tensor
 from tests.cells.table import CELLS as ALL
 from tests.compiled.fed import FED
 from tests.compiled.own import OWN
+from tests.compiled.uneven import UNEVEN
 from throughtime import Cell
 from throughtime.backends import cpu, reference
 from throughtime.backends.call import Call
@@ -20,7 +21,7 @@ from throughtime.scan import scan
 from throughtime.scan.form import flatten, unflatten
 
 CELLS: Final[list[Cell]] = [
-    *(c for c in ALL if cpu.refuses_cell(c, torch.empty(0)) is None), *OWN, *FED,
+    *(c for c in ALL if cpu.refuses_cell(c, torch.empty(0)) is None), *OWN, *FED, *UNEVEN,
 ]  # fmt: skip
 """Every cell that is compiled."""
 

@@ -12,7 +12,7 @@ import torch
 from tests.compiled.calls import Sizes, changed, random_call
 from tests.compiled.fed import Decaying
 from tests.house.source import ROOT
-from throughtime import Recurrent, cells
+from throughtime import Cell, Recurrent, cells
 from throughtime.backends import choose, explain
 from throughtime.backends.call import Call
 from throughtime.errors import BackendError
@@ -66,10 +66,21 @@ def _refused(call: Call, reason: str) -> None:
     assert reason in explain(call, "cpu")
 
 
+class Spread(Cell):
+    """A product's single unit stands before all units of a row."""
+
+    gates = ("g",)
+    state = ("h",)
+    products = {"one": (1, "h")}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (torch.tanh(a.g + U.one @ s.h),)
+
+
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        (cells.LSTMProjected(2), "multiplies by matrices without an input part"),
+        (Spread(), "computes with one number over units of another width: "),
         (cells.LSTMLayerNorm(), "computes over the units of a row"),
     ],
     ids=repr,

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from throughtime import Recurrent, cells
+from throughtime import Cell, Recurrent, cells
 from throughtime.compiler.llvm.maths import OPS
-from throughtime.compiler.plan import ROWWISE, UNCODED, plan
+from throughtime.compiler.plan import ROWWISE, UNCODED, Plan, plan
 from throughtime.compiler.rules import FLAT, RULES
+
+
+class Wide(Cell):
+    """A direct input as wide as a memory that is no hidden_size wide."""
+
+    gates = ("g",)
+    state = {"h": "hidden_size", "m": 5}
+    inputs = {"v": "m"}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        return torch.tanh(a.g + U.g @ s.h), 0.5 * s.m + a.v
 
 
 def test_every_operation_has_code_or_is_refused() -> None:
@@ -39,3 +52,19 @@ def test_a_plan_reads_as_its_phases_and_what_it_saves() -> None:
         "saved: t4 = sigmoid(t3), t9 = tanh(t8); read beside it: h_(t-1)"
     )
     assert str(plan(cells.LSTM())).endswith("t16 = sigmoid(t15), t17 = s.c")
+
+
+def test_a_direct_input_of_a_width_of_its_own_is_refused() -> None:
+    assert plan(Wide()) == "Wide reads the direct input v, whose width is not 1 or hidden_size"
+
+
+def test_widths_that_no_matrix_joins_are_parts_of_their_own() -> None:
+    found = plan(cells.LSTMProjected(3))
+    assert isinstance(found, Plan)
+    assert found.widths.names == ("hidden_size", "proj_size")
+    assert found.widths.states == ("proj_size", "hidden_size")
+    assert found.fused == () and found.early == found.phases
+    assert str(found).splitlines()[5:7] == [
+        "phase 2: products with t22, then the pointwise part",
+        "  t23 = U.hr t22",
+    ]

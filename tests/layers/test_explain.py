@@ -64,7 +64,6 @@ def test_why_neither_compiled_nor_torch() -> None:
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        (cells.LSTMProjected(2), "LSTMProjected multiplies by matrices without an input part (hr)"),
         (cells.GRULayerNorm(), "GRULayerNorm computes over the units of a row (normalise): "),
         (Summed(), "Summed computes over the units of a row ("),
         (Cumulative(), "cumsum has no rule, which keeps Cumulative uncompiled: "),

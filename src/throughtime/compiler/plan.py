@@ -14,20 +14,19 @@ from typing import Final
 from throughtime.cells.cell import Cell
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import Graph
+from throughtime.compiler.inputs import state_shapes, symbolic_width
 from throughtime.compiler.masked import NO_MASKS, Masks, with_masks
 from throughtime.compiler.phases import Phase, phases_of
 from throughtime.compiler.saving import needed_values, saved_values
 from throughtime.compiler.sums import Sum, sums_of
 from throughtime.compiler.trace import trace
+from throughtime.compiler.widths import HIDDEN, NUMBER, Widths, spread_node, widths_of
 
 ROWWISE: Final = frozenset("row_sum row_mean row_scale spread softmax normalise sum_units".split())
 """Operations over the units of a row, which pointwise code cannot compute."""
 
 UNCODED: Final = frozenset({"sin", "cos"})
 """Operations that have a rule of derivative and no vector code yet."""
-
-NUMBER: Final = ("B", "1")
-"""The shape of one number a row, such as a direct input of width 1: all units have the same."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,8 @@ class Plan:
         vectors: names of the per-unit vectors, whose gradients stand behind those of the sums.
         phases: one for each vector that is multiplied, in order; the old output is the first.
         inputs: node of each direct input that is read.
+        widths: of all nodes.
+        products: names of the matrices that are no gate's, which have no bias.
         masks: node of each mask.
     """
 
@@ -62,6 +63,8 @@ class Plan:
     vectors: tuple[str, ...]
     phases: tuple[Phase, ...]
     inputs: tuple[int, ...]
+    widths: Widths
+    products: tuple[str, ...]
     masks: tuple[int, ...] = ()
 
     @cached_property
@@ -90,14 +93,29 @@ class Plan:
         return tuple(s for s in self.sums if s.u is not None)
 
     @cached_property
+    def fused(self) -> tuple[Phase, ...]:
+        """The last phase, whose product and the cell's end share panels of units; none where
+        widths differ, whose units are not the same."""
+        return self.phases[-1:] if self.widths.even else ()
+
+    @cached_property
+    def early(self) -> tuple[Phase, ...]:
+        """The phases before that."""
+        return self.phases[: len(self.phases) - len(self.fused)]
+
+    @cached_property
     def last(self) -> tuple[int, ...]:
-        """Numbers of the sums of the last phase."""
-        return self.phases[-1].places if self.phases else ()
+        """Numbers of the sums of the fused phase."""
+        return self.fused[0].places if self.fused else ()
 
     @cached_property
     def own(self) -> tuple[Phase, ...]:
         """Phases that multiply something else than the old output."""
         return tuple(p for p in self.phases if p.own)
+
+    def states_of(self, width: str) -> tuple[int, ...]:
+        """Numbers of the states that are so wide."""
+        return tuple(k for k, w in enumerate(self.widths.states) if w == width)
 
     @cached_property
     def gradients(self) -> dict[str, int]:
@@ -128,7 +146,8 @@ class Plan:
             yield f"phase {number}: products with {' and '.join(said)}, then the pointwise part"
             for k in [*(with_x if number == 1 else ()), *(phase.places if phase else ())]:
                 s, v = self.sums[k], f"t{phase.vector}" if phase and phase.own else "h"
-                parts = [f"W.{s.a} x + b"] * bool(s.a) + [f"U.{s.u} {v} + b"] * bool(s.u)
+                own = "" if s.u in self.products else " + b"
+                parts = [f"W.{s.a} x + b"] * bool(s.a) + [f"U.{s.u} {v}{own}"] * bool(s.u)
                 yield f"  t{s.node} = {' + '.join(parts)}"
 
 
@@ -144,10 +163,9 @@ def _reason(cell: Cell) -> str | None:
     if graph.unsupported:
         operation, line = graph.unsupported[0]
         return f"{operation} has no rule, which keeps {name} uncompiled: {line}"
-    if cell.layout.products:
-        return f"{name} multiplies by matrices without an input part ({', '.join(cell.products)})"
-    if any(w != H for H in (2, 3) for w in cell.widths(H)):
-        return f"the states of {name} are not all as wide as its gates"
+    for input in cell.layout.inputs:
+        if symbolic_width(cell, cell.inputs[input]) not in ("1", HIDDEN):
+            return f"{name} reads the direct input {input}, whose width is not 1 or {HIDDEN}"
     return next(_odd_nodes(cell, graph), None)
 
 
@@ -164,6 +182,10 @@ def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
             if matrix in matrices:
                 yield f"{name} multiplies by U.{matrix} twice: {node.line}"
             matrices.add(matrix)
+    number = any(node.shape == NUMBER for node in graph.nodes)
+    spread = spread_node(derivative(graph)) if number else None
+    if spread is not None:
+        yield f"{name} computes with one number over units of another width: {spread.line}"
 
 
 def _planned(cell: Cell, masks: Masks) -> Plan:
@@ -182,5 +204,7 @@ def _planned(cell: Cell, masks: Masks) -> Plan:
     saved, read = saved_values(graph, needed, {s.node for s in sums}, known)
     return Plan(
         type(cell).__name__, graph, sums, states, new_states, saved, new_states[0] in read,
-        states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs, given,
+        states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
+        widths_of(graph, tuple(shape[-1] for shape in state_shapes(cell).values())),
+        cell.layout.products, given,
     )  # fmt: skip

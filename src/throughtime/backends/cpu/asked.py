@@ -25,4 +25,4 @@ class Asked(NamedTuple):
     def given(self) -> tuple[str, ...]:
         """Words of a direction that are addresses of what the call makes."""
         chains = ("d_bias",) if self.adds else ()
-        return ("d_x", "d_W", "d_U", "d_inputs", "norms", *chains)
+        return ("d_x", "d_W", "d_inputs", "norms", *chains)

@@ -12,6 +12,7 @@ from throughtime.backends.call import Call
 from throughtime.backends.cpu.restarts import sums_by_initial
 from throughtime.backends.cpu.rows import Rows
 from throughtime.backends.cpu.sizes import target, whole_vectors
+from throughtime.backends.cpu.widths import matrix_names, widths_for
 from throughtime.compiler.plan import Plan
 
 
@@ -22,7 +23,7 @@ class Room:
     Attributes:
         x: (D, N, I), or None.
         W: for each direction (rows of weight_ih, I); empty like all of weights where not wanted.
-        U: (rows of weight_hh, H).
+        U: weight_hh and each product's matrix, their columns padded likewise.
         others: by name, biases and vectors as they are.
         start: for each state (D, B, H).
         inputs: (D, N, direct inputs, then masks left as they are, H), padded; or None.
@@ -33,7 +34,7 @@ class Room:
 
     x: Tensor | None
     W: list[Tensor]
-    U: list[Tensor]
+    U: list[list[Tensor]]
     others: list[dict[str, Tensor]]
     start: list[Tensor]
     inputs: Tensor | None
@@ -52,7 +53,7 @@ class Sums:
     """
 
     W: list[Tensor]
-    U: list[Tensor]
+    U: list[list[Tensor]]
     others: list[dict[str, Tensor]]
     initial: Tensor | None
     chains: Tensor
@@ -60,8 +61,8 @@ class Sums:
 
 def sums_for(call: Call, found: Plan) -> Sums:
     """Zeros, for backward passes of calls with these weights, one after the other."""
-    (lanes, whole_H, _), lines = _padded(call), len(found.sums) + len(found.vectors)
-    chains = call.x.new_zeros((call.directions, lines * whole_H + lanes))
+    (lanes, line, _), lines = _padded(call), len(found.sums) + len(found.vectors)
+    chains = call.x.new_zeros((call.directions, lines * line + lanes))
     weights = _weights(call, call.x.new_zeros, call.directions)
     return Sums(*weights, sums_by_initial(call, lanes), chains)
 
@@ -71,10 +72,10 @@ def room_for(
     sums: Sums | None = None,
 ) -> Room:  # fmt: skip
     """Memory for what is wanted."""
-    lanes, whole_H, whole_I = _padded(call)
-    D, H, new, layout = call.directions, call.hidden_size, call.x.new_empty, call.cell.layout
+    lanes, line, whole_I = _padded(call)
+    D, new, layout = call.directions, call.x.new_empty, call.cell.layout
     # The region writes all of them, if it runs, but for gates that reach nothing.
-    gates = len(layout.input_gates), len(layout.recurrent_gates)
+    gates = len(layout.input_gates), len(layout.recurrent_gates) + len(layout.products)
     whole = (len(found.with_a), len(found.with_u)) == gates and rows.T and rows.B
     none = new if whole else call.x.new_zeros
     if sums is None or not wants_weights:
@@ -84,8 +85,8 @@ def room_for(
     return Room(
         new((D, rows.N, whole_I)) if wants_x else None,
         *weights,
-        [new((D, rows.B, H)) for _ in found.state_names],
-        new((D, rows.N, len(found.lines), whole_H)) if found.inputs else None,
+        [new((D, rows.B, w)) for w in widths_for(call.cell, call.hidden_size).states],
+        new((D, rows.N, len(found.lines), line)) if found.inputs else None,
         sums_by_initial(call, lanes) if sums is None else sums.initial,
         None if sums is None else sums.chains,
         None if call.norms is None else new((D, rows.N, len(found.state_names))),
@@ -93,22 +94,22 @@ def room_for(
 
 
 def _padded(call: Call) -> tuple[int, int, int]:
-    """Numbers of a vector, and of units and inputs padded to whole vectors."""
+    """Numbers of a vector, and of a line of units and of inputs padded to whole vectors."""
     lanes = target().lanes(8 * call.x.element_size())
-    whole_H, whole_I = (whole_vectors(n, lanes) for n in (call.hidden_size, call.x.shape[-1]))
-    return lanes, whole_H, whole_I
+    widest = widths_for(call.cell, call.hidden_size).line
+    return lanes, whole_vectors(widest, lanes), whole_vectors(call.x.shape[-1], lanes)
 
 
 def _weights(
     call: Call, new: Callable[..., Tensor], directions: int
-) -> tuple[list[Tensor], list[Tensor], list[dict[str, Tensor]]]:
+) -> tuple[list[Tensor], list[list[Tensor]], list[dict[str, Tensor]]]:
     """W, U and others of a `Room`, for so many directions."""
-    H, layout, matrices = call.hidden_size, call.cell.layout, ("weight_ih", "weight_hh")
-    _, whole_H, whole_I = _padded(call)
-    wanted = range(directions)
+    gates, matrices = len(call.cell.layout.input_gates), ("weight_ih", *matrix_names(call.cell))
+    (lanes, _, whole_I), wanted = _padded(call), range(directions)
+    shapes = widths_for(call.cell, call.hidden_size).shapes
     return (
-        [new((len(layout.input_gates) * H, whole_I)) for _ in wanted],
-        [new((len(layout.recurrent_gates) * H, whole_H)) for _ in wanted],
+        [new((gates * call.hidden_size, whole_I)) for _ in wanted],
+        [[new((m, whole_vectors(n, lanes))) for m, n in shapes] for _ in wanted],
         [{n: new(v.shape) for n, v in call.weights[d].items() if n not in matrices}
          for d in wanted],
     )  # fmt: skip
@@ -146,7 +147,8 @@ def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
     if not room.W:
         return {}
     grads = dict(room.others[d])
-    for name, found in (("weight_ih", room.W[d]), ("weight_hh", room.U[d])):
+    names = ("weight_ih", *matrix_names(call.cell))
+    for name, found in zip(names, (room.W[d], *room.U[d]), strict=True):
         if name in call.weights[d]:
             columns = call.weights[d][name].shape[1]
             grads[name] = found if found.shape[1] == columns else found[:, :columns].contiguous()

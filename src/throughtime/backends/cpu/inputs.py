@@ -15,6 +15,7 @@ from throughtime.backends.cpu.gradients import as_given
 from throughtime.backends.cpu.masks import write_masks
 from throughtime.backends.cpu.rows import Rows
 from throughtime.backends.cpu.sizes import target, whole_vectors
+from throughtime.backends.cpu.widths import widths_for
 from throughtime.compiler.plan import Plan
 
 
@@ -23,9 +24,10 @@ def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
     if not found.lines:
         return None
     D, H, lanes = call.directions, call.hidden_size, target().lanes(8 * call.x.element_size())
-    new = call.x.new_zeros if H % lanes else call.x.new_empty
+    line = whole_vectors(widths_for(call.cell, H).line, lanes)
+    new = call.x.new_empty if line == H else call.x.new_zeros
     own = D if found.masks else 1
-    lines = new((own, rows.N, len(found.lines), whole_vectors(H, lanes)))
+    lines = new((own, rows.N, len(found.lines), line))
     for k, name in enumerate(found.input_names):
         lines[:, :, k, :H] = _walked(call, rows, (call.inputs or {})[name])
     write_masks(call, found, rows, lines)

@@ -68,7 +68,7 @@ class StreamLayer:
         program.cell(
             cell, program.B, blocks, chains.address, chains.row, pre.address, pre.row, out.address,
             out.address, out.row, program.B * out.row, out.address, 0, 0, own.address, own.row,
-            self._H, 0,
+            self._H, 0, 0,
         )  # fmt: skip
 
     def _vectors(self, matrix: Array, gates: Sequence[int], sums: Sequence[int]) -> Array:

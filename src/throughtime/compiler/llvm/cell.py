@@ -12,18 +12,20 @@ from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.pointwise import Pointwise
 from throughtime.compiler.llvm.rows import lanes_below
+from throughtime.compiler.llvm.sections import sections, units_of
 from throughtime.compiler.plan import Plan
+from throughtime.compiler.widths import HIDDEN
 
 FORWARD: Final = (
     "rows", "blocks", "chains", "chains_row", "pre", "pre_row", "old", "state", "state_row",
-    "state_plane", "new", "saved", "saved_row", "vectors", "H_row", "H", "inputs",
+    "state_plane", "new", "saved", "saved_row", "vectors", "H_row", "H", "inputs", "widths",
 )  # fmt: skip
-"""Every address is that of the first row and unit."""
+"""Every address is that of the first row and unit; `widths` holds the units of every width."""
 
 BACKWARD: Final = (
     "rows", "saved", "saved_row", "y", "old", "d_y", "d_state", "state_plane", "direct", "d_sums",
     "d_sums_row", "vectors", "H_row", "H", "d_own", "own_plane", "own_block", "own_block_plane",
-    "inputs", "d_inputs",
+    "inputs", "d_inputs", "widths",
 )  # fmt: skip
 """`d_own` and so on: gradients by the vectors of phases other than the old output, these vectors,
 and bytes from one of them to the next. Rows of direct inputs and masks have a line for each."""
@@ -34,32 +36,36 @@ Loads = dict[int, Callable[[], Any]]
 def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> Emit:
     """`cell_forward(...)`: new states, and with `keep` what is saved, from sums and old states.
 
-    for unit blocks: for rows
+    for widths: for unit blocks: for rows
     """
     e = Emit(module, "cell_forward", kind, FORWARD)
-    g = e.given
-    with e.loop(g["blocks"]) as block, e.loop(g["rows"]) as row:
-        column = block.index * kind.size
-        places = {
-            name: g[name] + g[f"{name}_row"] * row.index + column
-            for name in ("pre", "state", "saved")
-        }
-        for name in ("old", "new"):
-            places[name] = g[name] + g["state_row"] * row.index + column
-        vector = block.index * (len(plan.last) * kind.size)
-        places["chains"] = g["chains"] + g["chains_row"] * row.index + vector
-        places["vectors"] = g["vectors"] + column
-        places["inputs"] = input_place(e, plan, "inputs", row.index, column)
-        values = Pointwise(e, plan.graph, g["H"], forward_loads(e, plan, places))
-        new = [values.value(i) for i in plan.new_states]
-        saved = [values.value(i) for i in plan.saved if keep]
-        for k, value in enumerate(saved):
-            e.store(value, places["saved"] + g["H_row"] * k)
-        e.store(new[0], places["new"])
-        for k, value in enumerate(new[1:], 1):
-            e.store(value, places["state"] + g["state_plane"] * k)
+    g, units = e.given, units_of(e, plan)
+    for width, _, blocks in sections(e, plan, g["blocks"]):
+        with e.loop(blocks) as block, e.loop(g["rows"]) as row:
+            places = _places(e, plan, row.index, block.index)
+            values = Pointwise(e, plan.graph, units, forward_loads(e, plan, places))
+            new = {k: values.value(plan.new_states[k]) for k in plan.states_of(width)}
+            own = [k for k, i in enumerate(plan.saved) if keep and plan.widths.of[i] == width]
+            saved = {k: values.value(plan.saved[k]) for k in own}
+            for k, value in saved.items():
+                e.store(value, places["saved"] + g["H_row"] * k)
+            for k, value in new.items():
+                place = places["state"] + g["state_plane"] * k if k else places["new"]
+                e.store(value, place)
     e.done()
     return e
+
+
+def _places(e: Emit, plan: Plan, row: Num, block: Num) -> dict[str, Num]:
+    """Where a vector of units of one row lies, in everything that a step is given."""
+    g = e.given
+    column = block * e.kind.size
+    places = {name: g[name] + g[f"{name}_row"] * row + column for name in ("pre", "state", "saved")}
+    places |= {name: g[name] + g["state_row"] * row + column for name in ("old", "new")}
+    places["chains"] = g["chains"] + g["chains_row"] * row + block * (len(plan.last) * e.kind.size)
+    places["vectors"] = g["vectors"] + column
+    places["inputs"] = input_place(e, plan, "inputs", row, column)
+    return places
 
 
 def forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
@@ -102,17 +108,18 @@ def loader(e: Emit, address: Num) -> Callable[[], Any]:
 def write_cell_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
     """`cell_backward(...)`: gradients by sums, old states and vectors, from those by new states.
 
-    for rows: for unit blocks
+    for rows: for widths: for unit blocks
     """
     e = Emit(module, "cell_backward", kind, BACKWARD)
-    g = e.given
-    blocks = g["H_row"] // kind.size
-    with e.loop(g["rows"]) as row, e.loop(blocks) as block:
-        column, left = block.index * kind.size, g["H"] - block.index * kind.lanes
-        places = places_back(e, plan, row.index, column)
-        loads = backward_loads(e, plan, places, len(plan.own))
-        values = Pointwise(e, plan.graph, g["H"], loads)
-        _store_gradients(e, plan, places, values, left)
+    g, units = e.given, units_of(e, plan)
+    with e.loop(g["rows"]) as row:
+        for width, count, blocks in sections(e, plan, g["H_row"] // kind.size):
+            with e.loop(blocks) as block:
+                column, left = block.index * kind.size, count - block.index * kind.lanes
+                places = places_back(e, plan, row.index, column)
+                loads = backward_loads(e, plan, places, len(plan.own))
+                values = Pointwise(e, plan.graph, units, loads)
+                _store_gradients(e, plan, places, values, (width, left))
     e.done()
     return e
 
@@ -160,21 +167,29 @@ def _gradient_loader(e: Emit, places: dict[str, Num], k: int) -> Callable[[], An
 
 
 def _store_gradients(
-    e: Emit, plan: Plan, places: dict[str, Num], values: Pointwise, left: Num
+    e: Emit, plan: Plan, places: dict[str, Num], values: Pointwise, part: tuple[str, Num]
 ) -> None:
-    """All gradients are computed before the first is written: they share their places."""
-    g = e.given
+    """All gradients of a width are computed before the first is written: they share their places.
+
+    Args:
+        e, plan, places, values: the function, and what it computes from.
+        part: the width, and how many of its units are left.
+    """
+    g, (width, left) = e.given, part
     lanes = lanes_below(e, left)
     there = {k for phase in plan.own for k in phase.places}
-    sums = [None if k in there else values.value(s.gradient) for k, s in enumerate(plan.sums)]
-    sums += [values.value(plan.gradients.get(f"d_p.{name}")) for name in plan.vectors]
-    states = [values.value(plan.gradients.get(f"d_s.{name}")) for name in plan.state_names]
-    inputs = [values.value(plan.gradients.get(f"d_a.{name}")) for name in plan.input_names]
-    for k, value in enumerate(sums):  # zeros behind the last unit: products run over them
-        if value is not None:
-            e.store(e.b.select(lanes, value, e.zero()), places["d_sums"] + g["H_row"] * k)
-    e.store(states[0], places["direct"])
-    for k, value in enumerate(states[1:], 1):
-        e.store(value, places["d_state"] + g["state_plane"] * k)
-    for k, value in enumerate(inputs):
+    sums = {k: s.gradient for k, s in enumerate(plan.sums)
+            if k not in there and plan.widths.of[s.node] == width}  # fmt: skip
+    states = {k: plan.gradients.get(f"d_s.{plan.state_names[k]}") for k in plan.states_of(width)}
+    inputs: dict[int, int | None] = {}
+    if width == HIDDEN:
+        vectors = (plan.gradients.get(f"d_p.{name}") for name in plan.vectors)
+        sums |= dict(enumerate(vectors, len(plan.sums)))
+        inputs = {k: plan.gradients.get(f"d_a.{n}") for k, n in enumerate(plan.input_names)}
+    found = [{k: values.value(i) for k, i in group.items()} for group in (sums, states, inputs)]
+    for k, value in found[0].items():  # zeros behind the last unit: products run over them
+        e.store(e.b.select(lanes, value, e.zero()), places["d_sums"] + g["H_row"] * k)
+    for k, value in found[1].items():
+        e.store(value, places["d_state"] + g["state_plane"] * k if k else places["direct"])
+    for k, value in found[2].items():
         e.store(value, places["d_inputs"] + g["H_row"] * k)
