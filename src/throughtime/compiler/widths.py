@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from throughtime.compiler.graph import Graph, Node
+from throughtime.compiler.graph import NUMBER, Graph, Node
 
 HIDDEN: Final = "hidden_size"
-
-NUMBER: Final = ("B", "1")
-"""The shape of one number a row, and of a vector of one unit."""
 
 _ONE_UNIT: Final = frozenset({"s", "U", "d", "transposed"})
 """Operations that give a vector of one unit where their shape is NUMBER."""
@@ -44,7 +41,7 @@ class Widths:
 
 def widths_of(graph: Graph, states: tuple[str, ...]) -> Widths:
     """The widths of a derivative's nodes, and of states that no step reads."""
-    of = _widths(graph)
+    of = node_widths(graph)
     asked = (str(n.constants[0]) for n in graph.nodes if n.op == "width")
     names = dict.fromkeys([HIDDEN, *states, *of, *(w for w in asked if not w.isdigit())])
     return Widths(tuple(names), of, states)
@@ -52,7 +49,7 @@ def widths_of(graph: Graph, states: tuple[str, ...]) -> Widths:
 
 def spread_node(graph: Graph) -> Node | None:
     """A node of a derivative that joins one number and units of another width, if there is one."""
-    of = _widths(graph)
+    of = node_widths(graph)
     for index, node in enumerate(graph.nodes):
         wanted = HIDDEN if node.op == "row_sum" else of[index]
         for i in () if node.op in ("U", "transposed") else node.inputs:
@@ -63,7 +60,7 @@ def spread_node(graph: Graph) -> Node | None:
     return next((graph.nodes[i] for i in ends), None)
 
 
-def _widths(graph: Graph) -> tuple[str, ...]:
+def node_widths(graph: Graph) -> tuple[str, ...]:
     """For each node, the width it is computed at: constants, where hidden_size is, go with it."""
     found: list[str] = []
     for node in graph.nodes:
