@@ -143,10 +143,8 @@ def _template(key: Key, asked: Asked) -> tuple[Template, Shape]:
 def _direction(template: Template, shape: Shape, d: int) -> dict[str, Word]:
     """Where the gradients of one direction go, and where those by its states come from."""
     plan = shape.plan
-    words: dict[str, Word] = {
-        "d_W_bias": Given(f"d_bias_ih {d}"),
-        "d_U_bias": Given(f"d_bias_hh {d}"),
-    }
+    biases = {"d_W_bias": f"d_bias_ih {d}", "d_U_bias": f"d_bias_hh {d}"}
+    words: dict[str, Word] = {word: Given(name) for word, name in biases.items()}
     words["d_own"] = template.list_of([Given(f"d_{name} {d}") for name in plan.vectors])
     matrices = [Given(f"d_matrix{m} {d}") for m in range(len(shape.widths.shapes))]
     words["d_matrices"] = template.list_of(matrices)
@@ -170,8 +168,7 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
     """Steps of a block, and bytes of what one direction works in."""
     plan, rows, H_row, I_row = shape.plan, shape.rows, shape.H_row, shape.I_row
     line = (len(plan.sums) + len(plan.vectors)) * H_row + shape.code.kind.size
-    bytes = line + I_row + 3 * H_row
-    block = steps_in_block(rows.T, rows.B * shape.D, bytes, LEAST_ROWS)
+    block = steps_in_block(rows.T, rows.B * shape.D, line + I_row + 3 * H_row, LEAST_ROWS)
     count = block * rows.B
     return block, {
         "U_back": packed_backward(shape),

@@ -61,8 +61,8 @@ class Sums:
 
 def sums_for(call: Call, found: Plan) -> Sums:
     """Zeros, for backward passes of calls with these weights, one after the other."""
-    (lanes, line, _), lines = _padded(call), len(found.sums) + len(found.vectors)
-    chains = call.x.new_zeros((call.directions, lines * line + lanes))
+    (lanes, whole_H, _), lines = _padded(call), len(found.sums) + len(found.vectors)
+    chains = call.x.new_zeros((call.directions, lines * whole_H + lanes))
     weights = _weights(call, call.x.new_zeros, call.directions)
     return Sums(*weights, sums_by_initial(call, lanes), chains)
 
@@ -75,8 +75,8 @@ def room_for(
     lanes, line, whole_I = _padded(call)
     D, new, layout = call.directions, call.x.new_empty, call.cell.layout
     # The region writes all of them, if it runs, but for gates that reach nothing.
-    gates = len(layout.input_gates), len(layout.recurrent_gates) + len(layout.products)
-    whole = (len(found.with_a), len(found.with_u)) == gates and rows.T and rows.B
+    every = len(layout.input_gates), len(layout.recurrent_gates) + len(layout.products)
+    whole = (len(found.with_a), len(found.with_u)) == every and rows.T and rows.B
     none = new if whole else call.x.new_zeros
     if sums is None or not wants_weights:
         weights = _weights(call, none, D if wants_weights else 0)
@@ -85,7 +85,7 @@ def room_for(
     return Room(
         new((D, rows.N, whole_I)) if wants_x else None,
         *weights,
-        [new((D, rows.B, w)) for w in widths_for(call.cell, call.hidden_size).states],
+        [new((D, rows.B, width)) for width in call.cell.widths(call.hidden_size)],
         new((D, rows.N, len(found.lines), line)) if found.inputs else None,
         sums_by_initial(call, lanes) if sums is None else sums.initial,
         None if sums is None else sums.chains,
@@ -94,22 +94,23 @@ def room_for(
 
 
 def _padded(call: Call) -> tuple[int, int, int]:
-    """Numbers of a vector, and of a line of units and of inputs padded to whole vectors."""
+    """Numbers of a vector, and of the longest row and inputs padded to whole vectors."""
     lanes = target().lanes(8 * call.x.element_size())
-    widest = widths_for(call.cell, call.hidden_size).line
-    return lanes, whole_vectors(widest, lanes), whole_vectors(call.x.shape[-1], lanes)
+    line = widths_for(call.cell, call.hidden_size).line
+    return lanes, whole_vectors(line, lanes), whole_vectors(call.x.shape[-1], lanes)
 
 
 def _weights(
     call: Call, new: Callable[..., Tensor], directions: int
 ) -> tuple[list[Tensor], list[list[Tensor]], list[dict[str, Tensor]]]:
     """W, U and others of a `Room`, for so many directions."""
-    gates, matrices = len(call.cell.layout.input_gates), ("weight_ih", *matrix_names(call.cell))
-    (lanes, _, whole_I), wanted = _padded(call), range(directions)
-    shapes = widths_for(call.cell, call.hidden_size).shapes
+    H, matrices = call.hidden_size, ("weight_ih", *matrix_names(call.cell))
+    lanes, _, whole_I = _padded(call)
+    shapes = [(lines, whole_vectors(k, lanes)) for lines, k in widths_for(call.cell, H).shapes]
+    wanted = range(directions)
     return (
-        [new((gates * call.hidden_size, whole_I)) for _ in wanted],
-        [[new((m, whole_vectors(n, lanes))) for m, n in shapes] for _ in wanted],
+        [new((len(call.cell.layout.input_gates) * H, whole_I)) for _ in wanted],
+        [[new(shape) for shape in shapes] for _ in wanted],
         [{n: new(v.shape) for n, v in call.weights[d].items() if n not in matrices}
          for d in wanted],
     )  # fmt: skip

@@ -17,7 +17,6 @@ from throughtime.compiler.llvm.frame import Frame, common, direction
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.rows import lanes_below
-from throughtime.compiler.llvm.steps import state_width
 
 DOUBLE = ir.DoubleType()
 ARGUMENTS = ("block", "d", "low", "R", "n", "m")
@@ -33,8 +32,8 @@ def write_seen(module: ir.Module, kind: Kind) -> Emit:
     f = direction(e, g["d"])
     with e.loop(g["R"]) as row:
         with e.loop(c["states"], DOUBLE(0.0)) as s:
-            width = state_width(e, c, s.index)
-            square = _square(e, c, *_places(e, c, f, row.index, s.index), width)
+            units = e.word(c["state_widths"] + s.index * 8)
+            square = _square(e, c, units, *_places(e, c, f, row.index, s.index))
             with e.when(f["norms"].compare("!=", 0)):
                 place = (g["n"] + row.index) * c["states"] + s.index
                 norm = _narrow(e, _root(e, square))
@@ -66,12 +65,12 @@ def _places(e: Emit, c: Frame, f: Frame, row: Num, s: Num) -> tuple[Num, Num]:
     return later, s.choose("==", 0, f["d_y_block"] + (g["m"] + row) * line, c["zeros"])
 
 
-def _square(e: Emit, c: Frame, later: Num, output: Num, width: Num) -> Any:
-    """The squared norm of their sum, in float64."""
+def _square(e: Emit, c: Frame, units: Num, later: Num, output: Num) -> Any:
+    """The squared norm of their sum over so many units, in float64."""
     b, wide = e.b, ir.VectorType(DOUBLE, e.kind.lanes)
     zero = wide([0.0] * e.kind.lanes)
     with e.loop(c["H_row"] // e.kind.size, zero) as block:
-        at, left = block.index * e.kind.size, width - block.index * e.kind.lanes
+        at, left = block.index * e.kind.size, units - block.index * e.kind.lanes
         value = b.fadd(e.load(later + at), e.load(output + at))
         value = b.select(lanes_below(e, left), value, e.zero())
         value = value if e.kind.bytes == 8 else b.fpext(value, wide)

@@ -94,22 +94,21 @@ def _weights(
         matrix: the gradient, lines of each sum, and bytes of a line.
     """
     g, (gates, first, number), (to, width, row) = e.given, sums, matrix
-    block, block_row, count = rows
     low, high = my_share(e, number * width, g["thread"], g["team"])
+    block, block_step = _walked(f, *rows)
+    begins = e.b.and_(g["first"].compare("==", 0), c["adds"].compare("==", 0))
     with e.loop(number) as q:
         line = q.index * width
         start, stop = low.most(line), high.least(line + width)
         unit = start - line
         address = to + (e.word(gates + q.index * 8).most(0) * width + unit) * row
-        begins = e.b.and_(g["first"].compare("==", 0), c["adds"].compare("==", 0))
         source = Num(e.b, e.b.select(begins, c["zeros"].value, address.value))
         source_row = Num(e.b, e.b.select(begins, e.number(0).value, row.value))
         with e.when(stop.compare(">", start)):
             d_sums = f["d_sums"] + (first + q.index) * c["H_row"] + unit * e.kind.bytes
-            walked = (*_walked(f, d_sums, line_size(c, e.kind), count),
-                      *_walked(f, block, block_row, count), count)  # fmt: skip
-            e.call(column_product, g["block"], source, source_row, *walked, address, row,
-                   stop - start, row // e.kind.size)  # fmt: skip
+            e.call(column_product, g["block"], source, source_row,
+                   *_walked(f, d_sums, line_size(c, e.kind), rows[2]), block, block_step, rows[2],
+                   address, row, stop - start, row // e.kind.size)  # fmt: skip
 
 
 def _write_sums(module: ir.Module, kind: Kind) -> Emit:
