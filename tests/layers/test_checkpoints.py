@@ -19,6 +19,7 @@ from throughtime.errors import BackendError, OptionError
 T, B, I, H = 11, 4, 3, 5
 DOUBLE = {"dtype": torch.float64}
 CELLS: list[Cell] = [cells.LSTM(), cells.SLSTM(), Decaying()]
+COMPILED = [*CELLS, cells.GRUD(), cells.GRUResetBefore(), cells.LSTMProjected(3)]
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "bidirectional": {"bidirectional": True},

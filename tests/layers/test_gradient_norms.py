@@ -20,7 +20,7 @@ DOUBLE: Any = {"dtype": torch.float64}
 EXACT: Any = TOLERANCE[torch.float64]
 CELLS: list[Cell] = [
     cells.LSTM(), cells.GRU(), cells.GRUResetBefore(), cells.GRUD(), cells.CoRNN(),
-    cells.SLSTM(), Decaying(),
+    cells.SLSTM(), cells.LSTMProjected(3), cells.LSTMLayerNorm(), Decaying(),
 ]  # fmt: skip
 GIVEN: dict[str, dict[str, Any]] = {
     "all": {},
