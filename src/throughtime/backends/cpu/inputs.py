@@ -13,6 +13,7 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.gradients import as_given
 from throughtime.backends.cpu.masks import write_masks
+from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.rows import Rows
 from throughtime.backends.cpu.sizes import target, whole_vectors
 from throughtime.compiler.plan import Plan
@@ -23,9 +24,9 @@ def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
     if not found.lines:
         return None
     D, H, lanes = call.directions, call.hidden_size, target().lanes(8 * call.x.element_size())
-    new = call.x.new_zeros if H % lanes else call.x.new_empty
     own = D if found.masks else 1
-    lines = new((own, rows.N, len(found.lines), whole_vectors(H, lanes)))
+    lines = lend(call.x, (own, rows.N, len(found.lines), whole_vectors(H, lanes)))
+    lines[..., H:] = 0
     for k, name in enumerate(found.input_names):
         lines[:, :, k, :H] = _walked(call, rows, (call.inputs or {})[name])
     write_masks(call, found, rows, lines)
