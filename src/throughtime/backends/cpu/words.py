@@ -125,7 +125,8 @@ def call_addresses(
             found[f"{name} {d}"] = 0
         for name, v in weights.items():
             found[f"{name} {d}"] = v.data_ptr()
-        found[f"inputs {d}"], found[f"restarts {d}"] = part_address(inputs, d), 0
+        found[f"inputs {d}"] = 0 if inputs is None else part_address(inputs, d)
+        found[f"restarts {d}"] = 0
         for s in range(len(call.cell.state_names)):
             found[f"start{s} {d}"] = 0
     for s, v in enumerate(state or ()):
