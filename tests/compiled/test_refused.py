@@ -12,7 +12,7 @@ import torch
 from tests.compiled.calls import Sizes, changed, random_call
 from tests.compiled.fed import Decaying
 from tests.house.source import ROOT
-from throughtime import Recurrent, cells
+from throughtime import Cell, Recurrent, cells
 from throughtime.backends import choose, explain
 from throughtime.backends.call import Call
 from throughtime.errors import BackendError
@@ -66,11 +66,34 @@ def _refused(call: Call, reason: str) -> None:
     assert reason in explain(call, "cpu")
 
 
+class Spread(Cell):
+    """A product's single unit stands before all units of a row."""
+
+    gates = ("g",)
+    state = ("h",)
+    products = {"one": (1, "h")}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (torch.tanh(a.g + U.one @ s.h),)
+
+
+class NormedProjection(Cell):
+    """A sum over units, and a state of a width of its own."""
+
+    gates = ("h",)
+    state = {"h": "hidden_size", "q": 2}
+    products = {"hq": ("q", "h")}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        h = torch.tanh(torch.nn.functional.layer_norm(a.h + U.h @ s.h, a.h.shape[-1:]))
+        return h, U.hq @ h + s.q
+
+
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        (cells.LSTMProjected(2), "multiplies by matrices without an input part"),
-        (cells.LSTMLayerNorm(), "computes over the units of a row"),
+        (Spread(), "computes with one number over units of another width: "),
+        (NormedProjection(), "computes over units (normalise) and has other widths: "),
     ],
     ids=repr,
 )

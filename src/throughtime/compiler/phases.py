@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from throughtime.compiler.graph import Graph
 
@@ -23,17 +22,6 @@ class Phase:
     own: bool
     places: tuple[int, ...]
     transposed: tuple[int, ...]
-
-    @cached_property
-    def runs(self) -> tuple[tuple[int, int], ...]:
-        """Its sums as runs of neighbours: the first one's number, and how many."""
-        found: list[tuple[int, int]] = []
-        for place in self.places:
-            if found and sum(found[-1]) == place:
-                found[-1] = (found[-1][0], found[-1][1] + 1)
-            else:
-                found.append((place, 1))
-        return tuple(found)
 
 
 def multiplied(step: Graph, output: str) -> dict[int, list[str]]:

@@ -14,7 +14,7 @@ from throughtime.backends.cpu.inputs import by_inputs, input_lines
 from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.restarts import Restarts, by_initial
 from throughtime.backends.cpu.rows import Rows, rows_of
-from throughtime.backends.cpu.runs import multiplied_rows, runs_backward, set_runs
+from throughtime.backends.cpu.runs import packed_backward, runs_backward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
     flops_of,
@@ -24,7 +24,7 @@ from throughtime.backends.cpu.sizes import (
     target,
     team_for,
 )
-from throughtime.backends.cpu.template import Arena, Given, Template
+from throughtime.backends.cpu.template import Arena, Given, Template, Word
 from throughtime.backends.cpu.words import (
     RaggedWords,
     call_addresses,
@@ -38,6 +38,7 @@ from throughtime.backends.cpu.words import (
 from throughtime.compiler.llvm.code import backward_code
 from throughtime.compiler.llvm.tile_sizes import WIDEST, part_sizes
 from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.sweeps import lines_backward
 
 LEAST_ROWS = 128
 """Rows of a block, so that sums over them are worth reading and writing the weight gradients."""
@@ -112,12 +113,14 @@ def _addresses(
         found[f"d_x {d}"], found[f"d_inputs {d}"] = at(room.x, d), at(room.inputs, d)
         for s, (final, start) in enumerate(zip(finals, room.start, strict=True)):
             found[f"d_final{s} {d}"], found[f"d_start{s} {d}"] = at(final, d), at(start, d)
-        for name in ("d_W", "d_U", "d_bias_ih", "d_bias_hh"):
+        for name in ("d_W", "d_bias_ih", "d_bias_hh"):
             found[f"{name} {d}"] = 0
+        for m in range(1 + len(call.cell.layout.products)):
+            found[f"d_matrix{m} {d}"] = at(room.U[d][m], 0) if room.U else 0
         for name in call.cell.layout.vectors:
             found[f"d_{name} {d}"] = 0
         if room.W:
-            found[f"d_W {d}"], found[f"d_U {d}"] = at(room.W[d], 0), at(room.U[d], 0)
+            found[f"d_W {d}"] = at(room.W[d], 0)
             for name, v in room.others[d].items():
                 found[f"d_{name} {d}"] = v.data_ptr()
     return found
@@ -143,28 +146,34 @@ def _template(key: Key, asked: _Asked) -> tuple[Template, Shape]:
     set_runs(template, runs_backward(shape))
     set_steps(template, "d_y", shape, asked.d_y)
     for d in range(shape.D):
-        words = direction_words(template, shape, d) | places[d]
+        words = direction_words(template, shape, d) | places[d] | _direction(template, shape, d)
         words["d_y_first"] = d * asked.d_y_first
-        words |= {name: Given(f"{name} {d}") for name in ("d_x", "d_W", "d_U", "d_inputs")}
-        words |= {"d_W_bias": Given(f"d_bias_ih {d}"), "d_U_bias": Given(f"d_bias_hh {d}")}
-        words["multiplied"] = template.list_of(multiplied_rows(shape, places[d], plane))
-        words["d_own"] = template.list_of([Given(f"d_{name} {d}") for name in found.vectors])
-        for name in ("d_final", "d_start"):
-            lists = [Given(f"{name}{s} {d}") for s in range(len(found.state_names))]
-            words[name] = template.list_of(lists)
         template.set_direction(d, words)
     return template, shape
+
+
+def _direction(template: Template, shape: Shape, d: int) -> dict[str, Word]:
+    """Where the gradients of one direction go, and where those by its states come from."""
+    plan = shape.plan
+    words: dict[str, Word] = {n: Given(f"{n} {d}") for n in ("d_x", "d_W", "d_inputs")}
+    words |= {"d_W_bias": Given(f"d_bias_ih {d}"), "d_U_bias": Given(f"d_bias_hh {d}")}
+    words["d_own"] = template.list_of([Given(f"d_{name} {d}") for name in plan.vectors])
+    matrices = [Given(f"d_matrix{m} {d}") for m in range(len(shape.widths.shapes))]
+    words["d_matrices"] = template.list_of(matrices)
+    for name in ("d_final", "d_start"):
+        lists = [Given(f"{name}{s} {d}") for s in range(len(plan.state_names))]
+        words[name] = template.list_of(lists)
+    return words
 
 
 def _need_tiles(shape: Shape, asked: _Asked) -> None:
     """Tiles for U^T and W^T, and for the sums over rows."""
     size, tiles = shape.code.kind.size, shape.code.tiles
-    H, I = shape.H_row // size, shape.I_row // size
-    columns = part_sizes(H, tiles.column_widest) | part_sizes(I, tiles.column_widest)
-    tiles.need(
-        part_sizes(H, WIDEST) | (part_sizes(I, WIDEST) if asked.x else set()),
-        columns if asked.weights else (),
-    )
+    units = {shape.row(w) // size for w in (shape.widths.out, *shape.widths.sources)}
+    inputs = shape.I_row // size
+    rows = [part_sizes(n, WIDEST) for n in (units | {inputs} if asked.x else units)]
+    columns = [part_sizes(n, tiles.column_widest) for n in units | {inputs}]
+    tiles.need(set().union(*rows), set().union(*columns) if asked.weights else ())
 
 
 def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
@@ -175,7 +184,7 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
     block = steps_in_block(rows.T, rows.B * shape.D, bytes, LEAST_ROWS)
     count = block * rows.B
     return block, {
-        "U_back": len(plan.with_u) * shape.H * H_row,
+        "U_back": packed_backward(shape),
         "W_back": len(plan.with_a) * shape.H * I_row if wants_x else 0,
         "bias": len(plan.sums) * H_row,
         "vector": len(plan.vectors) * H_row,
@@ -184,7 +193,7 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
         "x_block": count * I_row,
         "old_block": count * H_row,
         "own_block": len(plan.own) * count * H_row,
-        "d_own_rows": len(plan.own) * rows.B * H_row,
+        "d_own_rows": (len(plan.own) + lines_backward(plan)) * rows.B * H_row,
         "y_block": count * H_row if plan.reads_output else 0,
         "d_y_block": count * H_row,
         "d_sums": count * line,

@@ -13,7 +13,7 @@ from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.restarts import Restarts
 from throughtime.backends.cpu.rows import Rows, rows_of
-from throughtime.backends.cpu.runs import early_tiles, runs_forward, set_runs
+from throughtime.backends.cpu.runs import early_tiles, packed_forward, runs_forward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
     flops_of,
@@ -24,6 +24,7 @@ from throughtime.backends.cpu.sizes import (
     whole_vectors,
 )
 from throughtime.backends.cpu.template import Arena, Given, Template
+from throughtime.backends.cpu.widths import widths_for
 from throughtime.backends.cpu.words import (
     RaggedWords,
     call_addresses,
@@ -36,6 +37,7 @@ from throughtime.backends.cpu.words import (
 from throughtime.compiler.llvm.code import forward_code
 from throughtime.compiler.llvm.tile_sizes import WIDEST, panel_vectors, part_sizes
 from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.sweeps import lines_forward
 
 HIGHEST = 12
 """Rows of the highest tile of any machine."""
@@ -48,10 +50,11 @@ def run(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
     """The result, and with `keep` what the backward pass needs beside it."""
     call = contiguous(call)
     found, rows = plan_of(call), rows_of(call)
-    x, D, H = call.x, call.directions, call.hidden_size
+    x, D = call.x, call.directions
     new = x.new_empty if call.lengths is None else x.new_zeros
-    y = new((*x.shape[:-1], D, H))
-    final = [x.new_empty((D, rows.B, H)) for _ in found.state_names]
+    widths = call.cell.widths(call.hidden_size)
+    y = new((*x.shape[:-1], D, widths[0]))
+    final = [x.new_empty((D, rows.B, width)) for width in widths]
     saved = lend(x, kept_shape(call, found)) if keep else None
     if rows.B:
         _carry(call, found, rows, y, final, saved)
@@ -66,16 +69,16 @@ def kept_shapes(call: Call) -> list[tuple[int, ...]]:
 def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
     """Of the saved values: directions, rows over all steps (padded ones too), values, units."""
     lanes = target().lanes(8 * call.x.element_size())
-    units = whole_vectors(call.hidden_size, lanes)
+    units = whole_vectors(widths_for(call.cell, call.hidden_size).line, lanes)
     rows = call.x.shape[0] if call.batch_sizes is not None else call.x.shape[0] * call.x.shape[1]
-    return (call.directions, rows, len(found.saved), units)
+    return (call.directions, rows, found.saved_size(units), units)
 
 
 def _carry(
     call: Call, found: Plan, rows: Rows, y: Tensor, final: list[Tensor], saved: Tensor | None
 ) -> None:
     step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
-    if found.own:  # members of a chunk meet once a step, not once a phase
+    if found.own or not found.fused:  # members of a chunk meet once a step, and no oftener
         step_bytes = -1
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
     template, shape = _template(key_of(call, rows, team, y), saved is not None)
@@ -116,6 +119,7 @@ def _template(key: Key, keep: bool) -> tuple[Template, Shape]:
         words = direction_words(template, shape, d) | places[d]
         finals = [Given(f"final{s} {d}") for s in range(len(found.state_names))]
         words["gate_last"] = template.list_of([shape.gates[1][k] for k in found.last])
+        words["matrix_last"] = template.list_of([shape.widths.matrices[k] for k in found.last])
         template.set_direction(d, words | {"final": template.list_of(finals)})
     return template, shape
 
@@ -126,7 +130,7 @@ def _sizes(shape: Shape) -> dict[str, int]:
     return {
         "W_pack": len(plan.with_a) * H_row * shape.I,
         "U_pack": len(plan.last) * H_row * shape.H,
-        "U_early": (len(plan.with_u) - len(plan.last)) * H_row * shape.H,
+        "U_early": packed_forward(shape),
         "bias": len(plan.sums) * H_row,
         "vector": len(plan.vectors) * H_row,
         "state": len(plan.state_names) * shape.rows.B * H_row,
@@ -144,8 +148,9 @@ def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
     own.reserve(chunk * block * shape.I_row)
     pre = own.reserve(chunk * block * pre_row)
     vectors = max(1, shape.panel * len(shape.plan.last))
-    rows_of_vector = own.reserve(chunk * shape.H_row if shape.plan.own else 0)
-    chains = own.reserve(HIGHEST * vectors * shape.code.kind.size)
+    lines = lines_forward(shape.plan) * shape.H_row  # behind the rows of either
+    rows_of_vector = own.reserve(chunk * shape.H_row + lines if shape.plan.own else 0)
+    chains = own.reserve(HIGHEST * vectors * shape.code.kind.size + lines)
     return {
         "block": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,
         "vector_rows": int(rows_of_vector), "scratch": arena.reserve(team.threads * own.bytes),

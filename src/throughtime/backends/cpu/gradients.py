@@ -11,6 +11,7 @@ from throughtime.backends.call import Call
 from throughtime.backends.cpu.restarts import sums_by_initial
 from throughtime.backends.cpu.rows import Rows
 from throughtime.backends.cpu.sizes import target, whole_vectors
+from throughtime.backends.cpu.widths import matrix_names, widths_for
 from throughtime.compiler.plan import Plan
 
 
@@ -21,7 +22,7 @@ class Room:
     Attributes:
         x: (D, N, I), or None.
         W: for each direction (rows of weight_ih, I); empty like all of weights where not wanted.
-        U: (rows of weight_hh, H).
+        U: weight_hh and each product's matrix, their columns padded likewise.
         others: by name, biases and vectors as they are.
         start: for each state (D, B, H).
         inputs: (D, N, direct inputs, then masks left as they are, H), padded; or None.
@@ -30,7 +31,7 @@ class Room:
 
     x: Tensor | None
     W: list[Tensor]
-    U: list[Tensor]
+    U: list[list[Tensor]]
     others: list[dict[str, Tensor]]
     start: list[Tensor]
     inputs: Tensor | None
@@ -41,22 +42,23 @@ def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: 
     """Memory for what is wanted."""
     lanes = target().lanes(8 * call.x.element_size())
     D, H, I = call.directions, call.hidden_size, call.x.shape[-1]
-    whole_H, whole_I = (whole_vectors(n, lanes) for n in (H, I))
-    new, layout = call.x.new_empty, call.cell.layout
+    new, layout, widths = call.x.new_empty, call.cell.layout, widths_for(call.cell, H)
+    line, whole_I = (whole_vectors(n, lanes) for n in (widths.line, I))
     # The region writes all of them, if it runs, but for gates that reach nothing.
-    gates = len(layout.input_gates), len(layout.recurrent_gates)
-    whole = (len(found.with_a), len(found.with_u)) == gates and rows.T and rows.B
-    none = new if whole else call.x.new_zeros
+    sums = len(layout.input_gates), len(layout.recurrent_gates) + len(layout.products)
+    all = (len(found.with_a), len(found.with_u)) == sums and rows.T and rows.B
+    none = new if all else call.x.new_zeros
     wanted = range(D) if wants_weights else ()
-    matrices = ("weight_ih", "weight_hh")
+    matrices = ("weight_ih", *matrix_names(call.cell))
+    shapes = [(lines, whole_vectors(columns, lanes)) for lines, columns in widths.shapes]
     return Room(
         new((D, rows.N, whole_I)) if wants_x else None,
-        [none((gates[0] * H, whole_I)) for _ in wanted],
-        [none((gates[1] * H, whole_H)) for _ in wanted],
+        [none((sums[0] * H, whole_I)) for _ in wanted],
+        [[none(shape) for shape in shapes] for _ in wanted],
         [{n: none(v.shape) for n, v in call.weights[d].items() if n not in matrices}
          for d in wanted],
-        [new((D, rows.B, H)) for _ in found.state_names],
-        new((D, rows.N, len(found.lines), whole_H)) if found.inputs else None,
+        [new((D, rows.B, width)) for width in widths.states],
+        new((D, rows.N, len(found.lines), line)) if found.inputs else None,
         sums_by_initial(call, lanes),
     )  # fmt: skip
 
@@ -86,7 +88,8 @@ def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
     if not room.W:
         return {}
     grads = dict(room.others[d])
-    for name, found in (("weight_ih", room.W[d]), ("weight_hh", room.U[d])):
+    names = ("weight_ih", *matrix_names(call.cell))
+    for name, found in zip(names, (room.W[d], *room.U[d]), strict=True):
         if name in call.weights[d]:
             columns = call.weights[d][name].shape[1]
             grads[name] = found if found.shape[1] == columns else found[:, :columns].contiguous()

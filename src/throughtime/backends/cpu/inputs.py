@@ -16,6 +16,7 @@ from throughtime.backends.cpu.masks import write_masks
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.rows import Rows
 from throughtime.backends.cpu.sizes import target, whole_vectors
+from throughtime.backends.cpu.widths import widths_for
 from throughtime.compiler.plan import Plan
 
 
@@ -24,9 +25,12 @@ def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
     if not found.lines:
         return None
     D, H, lanes = call.directions, call.hidden_size, target().lanes(8 * call.x.element_size())
+    widths = widths_for(call.cell, H)
+    line = whole_vectors(widths.line, lanes)
     own = D if found.masks else 1
-    lines = lend(call.x, (own, rows.N, len(found.lines), whole_vectors(H, lanes)))
-    lines[..., H:] = 0
+    lines = lend(call.x, (own, rows.N, len(found.lines), line))
+    if {line} != {H, *widths.states}:  # units behind the last are zeros
+        lines.zero_()
     for k, name in enumerate(found.input_names):
         lines[:, :, k, :H] = _walked(call, rows, (call.inputs or {})[name])
     write_masks(call, found, rows, lines)

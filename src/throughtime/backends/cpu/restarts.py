@@ -10,6 +10,7 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.rows import Rows
 from throughtime.backends.cpu.sizes import part_address, whole_vectors
+from throughtime.backends.cpu.widths import widths_for
 from throughtime.compiler.llvm.block import RESTARTS
 
 
@@ -61,7 +62,7 @@ def sums_by_initial(call: Call, lanes: int) -> Tensor | None:
     """Room for the gradients that resets carry to `initial`; None where there is none to carry."""
     if call.reset is None or call.initial is None:
         return None
-    units = whole_vectors(call.hidden_size, lanes)
+    units = whole_vectors(widths_for(call.cell, call.hidden_size).line, lanes)
     return call.x.new_zeros((call.directions, len(call.cell.state_names), call.rows, units))
 
 
@@ -69,4 +70,5 @@ def by_initial(call: Call, found: Tensor | None) -> tuple[Tensor, ...] | None:
     """What resets say of `initial`, for each state (D, H)."""
     if found is None:
         return None
-    return tuple(v[..., : call.hidden_size].sum(1) for v in found.unbind(1))
+    widths = call.cell.widths(call.hidden_size)
+    return tuple(v[..., :w].sum(1) for v, w in zip(found.unbind(1), widths, strict=True))

@@ -5,10 +5,8 @@ A run is some neighbouring sums of one phase: as many words as `RUN` has names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from throughtime.backends.cpu.shape import Shape
-from throughtime.backends.cpu.template import InArena, Template, Word
+from throughtime.backends.cpu.template import Template
 from throughtime.compiler.llvm.block import RUN
 from throughtime.compiler.llvm.tile_sizes import WIDEST, part_sizes
 from throughtime.compiler.phases import Phase
@@ -22,59 +20,87 @@ def set_runs(template: Template, words: list[int]) -> None:
 
 def early_tiles(shape: Shape) -> set[int]:
     """The widths of the tiles that their products need."""
-    blocks = shape.H_row // shape.code.kind.size
-    counts = [count for phase in shape.plan.phases[:-1] for _, count in phase.runs]
-    return {v for count in counts for v in part_sizes(count * blocks, WIDEST)}
+    size = shape.code.kind.size
+    runs = (run for phase in shape.plan.early for run in runs_of(shape, phase))
+    counts = {count * shape.row(shape.widths.sums[line]) // size for line, count in runs}
+    return {v for count in counts for v in part_sizes(count, WIDEST)}
+
+
+def runs_of(shape: Shape, phase: Phase) -> list[tuple[int, int]]:
+    """A phase's sums as runs: the first one's number, and how many. One matrix has given all, and
+    their units lie side by side without a gap."""
+    widths, found = shape.widths, list[tuple[int, int]]()
+    for place in phase.places:
+        whole = shape.row(widths.sums[place]) == shape.H_row
+        if found and whole and sum(found[-1]) == place:
+            line, count = found[-1]
+            if widths.matrices[line] == widths.matrices[place]:
+                found[-1] = (line, count + 1)
+                continue
+        found.append((place, 1))
+    return found
+
+
+def packed_forward(shape: Shape) -> int:
+    """Bytes of the matrices of all runs but those of the fused phase."""
+    return sum(_packed_forward(shape, *run) for p in shape.plan.early for run in runs_of(shape, p))
+
+
+def packed_backward(shape: Shape) -> int:
+    """Bytes of the matrices of all runs, packed for the product with their transpose."""
+    return sum(
+        _packed_backward(shape, *run) for p in shape.plan.phases for run in runs_of(shape, p)
+    )
+
+
+def _packed_forward(shape: Shape, line: int, count: int) -> int:
+    return count * shape.row(shape.widths.sums[line]) * shape.widths.sources[line]
+
+
+def _packed_backward(shape: Shape, line: int, count: int) -> int:
+    return count * shape.widths.sums[line] * shape.row(shape.widths.sources[line])
 
 
 def runs_forward(shape: Shape) -> list[int]:
-    """All runs but those of the last phase, and what to do before its panels."""
+    """All runs but those of the fused phase, and what to do before its panels."""
     words: list[int] = []
-    before = 0
-    for phase in shape.plan.phases[:-1]:
-        for line, count in phase.runs:
-            words += _run(shape, phase, line, count, before)
-            before += count
-    last = shape.plan.phases[-1:]
-    return words + (_run(shape, last[0], last[0].places[0], 0, before) if last else [0] * len(RUN))
+    packed = 0
+    for phase in shape.plan.early:
+        for run in runs_of(shape, phase):
+            words += _run(shape, phase, run, packed)
+            packed += _packed_forward(shape, *run)
+    last = shape.plan.fused
+    nothing = [0] * len(RUN)
+    return words + (_run(shape, last[0], (last[0].places[0], 0), packed) if last else nothing)
 
 
 def runs_backward(shape: Shape) -> list[int]:
     """The runs from the last phase to the first; the cell's own function before the old output's,
     which is there, if need be without sums."""
     words: list[int] = []
-    before = 0
+    packed = 0
     for phase in reversed(shape.plan.own):
-        for line, count in phase.runs:
-            words += _run(shape, phase, line, count, before)
-            before += count
+        for run in runs_of(shape, phase):
+            words += _run(shape, phase, run, packed)
+            packed += _packed_backward(shape, *run)
     first = shape.plan.phases[:1]
-    runs = first[0].runs if first and not first[0].own else ((0, 0),)
-    for number, (line, count) in enumerate(runs):
+    there = bool(first) and not first[0].own
+    for number, run in enumerate(runs_of(shape, first[0]) if there else [(0, 0)]):
         cell = 0 if number else shape.code.cell
-        words += [line, count, before, cell, 0, int(number == 0), 0]
-        before += count
+        matrix = _matrix(shape, run[0]) if there else [0, 0, shape.widths.out]
+        words += [*run, packed, cell, 0, int(number == 0), 0, *matrix]
+        packed += _packed_backward(shape, *run) if there else 0
     return words
 
 
-def _run(shape: Shape, phase: Phase, line: int, count: int, before: int) -> list[int]:
-    begins = line == phase.places[0]
+def _run(shape: Shape, phase: Phase, run: tuple[int, int], packed: int) -> list[int]:
+    begins = run[0] == phase.places[0]
     slot = shape.plan.own.index(phase) if phase.own else 0
     stage = shape.code.stages[slot] if phase.own and begins else 0
-    return [line, count, before, stage, int(phase.own), int(begins), slot]
+    return [*run, packed, stage, int(phase.own), int(begins), slot, *_matrix(shape, run[0])]
 
 
-def multiplied_rows(shape: Shape, places: Mapping[str, Word], plane: int) -> list[Word]:
-    """For each sum with U, where the rows of a block lie that it multiplies.
-
-    Args:
-        shape: of the call.
-        places: of one direction.
-        plane: bytes of such rows.
-    """
-    plan = shape.plan
-    found = {k: places["old_block"] for k in range(len(plan.sums))}
-    for slot, phase in enumerate(plan.own):
-        own = InArena(int(places["own_block"]) + slot * plane)
-        found |= dict.fromkeys(phase.places, own)
-    return [found[k] for k in range(len(plan.sums) - len(plan.with_u), len(plan.sums))]
+def _matrix(shape: Shape, line: int) -> list[int]:
+    """The matrix of a sum, the lines of it that are the sum's, and its columns."""
+    widths = shape.widths
+    return [widths.matrices[line], widths.sums[line], widths.sources[line]]

@@ -11,6 +11,7 @@ from throughtime.backends.call import Call
 from throughtime.backends.cpu.masks import masks_of
 from throughtime.backends.cpu.rows import Extent, Rows
 from throughtime.backends.cpu.sizes import Team, strides_of, whole_vectors
+from throughtime.backends.cpu.widths import Widths, widths_for
 from throughtime.cells import Cell
 from throughtime.compiler.llvm.code import Code
 from throughtime.compiler.masked import Masks
@@ -57,7 +58,10 @@ def shape_of(key: Key, code: Code) -> Shape:
     found = plan(key.cell, key.masks)
     assert isinstance(found, Plan)
     gates = gate_numbers(found, key.cell)
-    return Shape(found, code, key.rows, key.team, *key.sizes, key.x, key.y, key.packed, gates)
+    widths = widths_for(key.cell, key.sizes[1], key.masks)
+    return Shape(
+        found, code, key.rows, key.team, *key.sizes, key.x, key.y, key.packed, gates, widths
+    )
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class Shape:
         x, y: bytes from step to step and from row to row.
         packed: whether x holds the rows of all steps one behind the other.
         gates: for each sum, its gate's number in W and in U.
+        widths: of states, sums and matrices.
     """
 
     plan: Plan
@@ -86,16 +91,26 @@ class Shape:
     y: tuple[int, int]
     packed: bool
     gates: tuple[list[int], list[int]]
+    widths: Widths
 
     @property
     def H_row(self) -> int:
-        """Bytes of a padded row of units."""
-        return whole_vectors(self.H, self.code.kind.lanes) * self.code.kind.bytes
+        """Bytes of a padded row of units, the same for all widths."""
+        return self.row(self.widths.line)
+
+    def row(self, units: int) -> int:
+        """Bytes of so many units in whole vectors."""
+        return whole_vectors(units, self.code.kind.lanes) * self.code.kind.bytes
+
+    @property
+    def units(self) -> int:
+        """H, padded to whole vectors."""
+        return self.H_row // self.code.kind.bytes
 
     @property
     def I_row(self) -> int:
         """Bytes of a padded row of the input."""
-        return whole_vectors(self.I, self.code.kind.lanes) * self.code.kind.bytes
+        return self.row(self.I)
 
     def packed_rows(self, **more: int) -> dict[str, int]:
         """Bytes from row to row of packed tensors by name; none where they are not packed."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.widths import widths_for
 from throughtime.compiler.llvm import machine, threads
 from throughtime.compiler.plan import Plan
 
@@ -83,7 +84,9 @@ def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:
 def flops_of(plan: Plan, call: Call, rows: int) -> float:
     """Of the forward products, and some for the pointwise part."""
     H, I = call.hidden_size, call.x.shape[-1]
-    products = 2.0 * H * (len(plan.with_a) * I + len(plan.with_u) * H)
+    widths = widths_for(call.cell, H)
+    recurrent = sum(w * k for w, k in zip(widths.sums, widths.sources, strict=True))
+    products = 2.0 * (len(plan.with_a) * H * I + recurrent)
     return (products + 100.0 * H) * rows * call.directions
 
 

@@ -33,6 +33,8 @@ def refuses(cell: Cell) -> str | None:
     if isinstance(found, str):
         return found
     name = type(cell).__name__
+    if cell.layout.products or not found.widths.even:
+        return f"{name} has products, or states of a width of their own"
     if found.inputs:
         return f"{name} reads direct inputs"
     return f"{name} multiplies what its own step computes, or an older state" if found.own else None

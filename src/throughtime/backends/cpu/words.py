@@ -12,6 +12,7 @@ from throughtime.backends.cpu.rows import Extent, Rows, full_rows
 from throughtime.backends.cpu.shape import Shape
 from throughtime.backends.cpu.sizes import part_address, zeros
 from throughtime.backends.cpu.template import Given, Template, Word
+from throughtime.backends.cpu.widths import matrix_names
 from throughtime.compiler.llvm import threads
 
 ROW_WORDS = ("rows", "offset", "order")
@@ -25,17 +26,17 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
     tiles, heights, columns = (
         v.buffer_info()[0] for v in (code.tiles.rows, code.tiles.heights, code.tiles.columns)
     )
-    sums, with_u = len(plan.sums), len(plan.with_u)
     found: dict[str, Word] = {
         "tiles": tiles, "heights": heights, "columns": columns,
         "column_widest": code.tiles.column_widest, "D": shape.D, "T": rows.T, "H": shape.H,
-        "I": shape.I, "H_row": shape.H_row, "I_row": shape.I_row, "sums": sums,
-        "with_a": len(plan.with_a), "first_u": sums - with_u, "with_u": with_u,
-        "last_u": len(plan.last), "own_plane": rows.B * shape.H_row,
+        "I": shape.I, "H_row": shape.H_row, "I_row": shape.I_row, "sums": len(plan.sums),
+        "out": shape.widths.out, "with_a": len(plan.with_a), "last_u": len(plan.last),
+        "own_plane": rows.B * shape.H_row,
         "states": len(plan.state_names), "vectors": len(plan.vectors), "panel": shape.panel,
         "chunks": shape.team.chunks, "members": shape.team.members,
         "zeros": zeros(max(shape.H_row, shape.I_row)),
-        "saved_row": len(plan.saved) * shape.H_row, "state_plane": rows.B * shape.H_row,
+        "saved_row": plan.saved_size(shape.units) * shape.H_row,
+        "state_plane": rows.B * shape.H_row,
         "x": Given("x"), "y": Given("y"),
         "inputs_row": len(plan.lines) * shape.H_row,
     }  # fmt: skip
@@ -57,12 +58,14 @@ def _row_words(rows: Extent) -> dict[str, Word]:
 def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]:
     """What forward and backward have in common of one direction."""
     plan = shape.plan
-    names = {"W": "weight_ih", "U": "weight_hh", "W_bias": "bias_ih", "U_bias": "bias_hh"}
+    names = {"W": "weight_ih", "W_bias": "bias_ih", "U_bias": "bias_hh"}
+    matrices = range(len(shape.widths.shapes))
     states = range(len(plan.state_names))
     return {
         **{word: Given(f"{name} {d}") for word, name in names.items()},
         "reverse": d,
-        "y_first": d * shape.H * shape.code.kind.bytes,
+        "y_first": d * shape.widths.out * shape.code.kind.bytes,
+        "matrices": template.list_of([Given(f"matrix{m} {d}") for m in matrices]),
         "own": template.list_of([Given(f"{name} {d}") for name in plan.vectors]),
         "gate_a": template.list_of(shape.gates[0]),
         "gate_u": template.list_of(shape.gates[1]),
@@ -76,6 +79,8 @@ def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]
 def shared_lists(template: Template, shape: Shape) -> None:
     """Lists that the common part points to."""
     size = shape.code.kind.size
+    template.set_common("state_widths", template.list_of(shape.widths.states))
+    template.set_common("unit_widths", template.list_of(shape.widths.units))
     template.set_common("flat", template.list_of([v * size for v in range(8)]))
     rows, chunks = shape.rows, shape.team.chunks
     if rows.ragged:
@@ -125,6 +130,8 @@ def call_addresses(
             found[f"{name} {d}"] = 0
         for name, v in weights.items():
             found[f"{name} {d}"] = v.data_ptr()
+        for m, name in enumerate(matrix_names(call.cell)):
+            found[f"matrix{m} {d}"] = found[f"{name} {d}"]
         found[f"inputs {d}"] = 0 if inputs is None else part_address(inputs, d)
         found[f"restarts {d}"] = 0
         for s in range(len(call.cell.state_names)):

@@ -25,6 +25,7 @@ from throughtime.compiler.llvm.steps import (
     alive,
     first_row,
     for_chunks,
+    state_width,
     take_states,
     time_of,
 )
@@ -82,8 +83,8 @@ def _write_start(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit
     f = direction(e, g["d"])
     with e.loop(c["states"]) as s:
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
-        final = e.word(f["d_final"] + s.index * 8)
-        take_states(e, c, copies, own, final, g["low"], g["high"] - g["low"])
+        final, width = e.word(f["d_final"] + s.index * 8), state_width(e, c, s.index)
+        take_states(e, c, copies, (own, width), final, g["low"], g["high"] - g["low"])
     e.done()
     return e
 
@@ -92,11 +93,12 @@ def _write_finish(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
     """`finish_back(...)`: what is left at the start of the sequence is the gradient there."""
     e = Emit(module, "finish_back", kind, ("block", "d", "low", "high"), internal=True)
     c, g = common(e), e.given
-    f, line = direction(e, g["d"]), c["H"] * kind.bytes
+    f = direction(e, g["d"])
     with e.loop(c["states"]) as s:
+        width = state_width(e, c, s.index)
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
-        e.call(copies["give"], e.word(f["d_start"] + s.index * 8), line, own, c["H_row"],
-               g["high"] - g["low"], c["H"], c["order"] + g["low"] * 8)  # fmt: skip
+        e.call(copies["give"], e.word(f["d_start"] + s.index * 8), width * kind.bytes, own,
+               c["H_row"], g["high"] - g["low"], width, c["order"] + g["low"] * 8)  # fmt: skip
     e.done()
     return e
 
@@ -124,8 +126,8 @@ def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
         with e.when(c["wants_weights"].compare("!=", 0)):
             take("x", "x_block", "I_row", "I", 0)
         with e.when(c["reads_y"].compare("!=", 0)):
-            take("y", "y_block", "H_row", "H", f["y_first"])
-        take("d_y", "d_y_block", "H_row", "H", f["d_y_first"])
+            take("y", "y_block", "H_row", "out", f["y_first"])
+        take("d_y", "d_y_block", "H_row", "out", f["d_y_first"])
         _gather_old(e, c, f, copies, restart, (i, t, m, R))
     e.done()
     return e
@@ -143,9 +145,9 @@ def _gather_old(
     going = i.choose(">", 0, alive(e, c, inside, low, high).least(R), 0)
     old = f["old_block"] + m * c["H_row"]
     y = c["y"] + f["y_first"] + e.word(c["y_steps"] + inside * 8)
-    e.call(copies["take"], old, c["H_row"], y, c["y_row"], going, c["H"], order)
-    take_states(e, c, copies, old + going * c["H_row"], e.word(f["start"]), low + going,
-                R - going)  # fmt: skip
+    e.call(copies["take"], old, c["H_row"], y, c["y_row"], going, c["out"], order)
+    start = old + going * c["H_row"], c["out"]
+    take_states(e, c, copies, start, e.word(f["start"]), low + going, R - going)
     e.call(restart, g["block"], g["d"], i, low, high, old - low * c["H_row"], 1)
 
 

@@ -16,9 +16,12 @@ COMMON: Final = (
     "tiles", "heights", "columns", "column_widest", "cell_forward",
     # sizes: directions, steps, units, inputs; bytes of a row of units and of inputs, padded
     "D", "T", "H", "I", "H_row", "I_row",
-    # the cell: its sums, those with x (first), the first with h, those with h; states; vectors;
-    # unit blocks in a panel, and bytes from a panel's start to the start of each vector's chain
-    "sums", "with_a", "first_u", "with_u", "states", "vectors", "panel", "places", "flat",
+    # the output's units, each state's, and those of every width that the cell's code knows; a row
+    # of units is as long as the widest
+    "out", "state_widths", "unit_widths",
+    # the cell: its sums, those with x (first); states; vectors; unit blocks in a panel, and bytes
+    # from a panel's start to the start of each vector's chain
+    "sums", "with_a", "states", "vectors", "panel", "places", "flat",
     # its phases: runs of sums, how many before the last, sums of the last phase; where the vector
     # of a phase lies in the scratch; bytes from one such vector's gradients and rows to the next's
     "runs", "early", "last_u", "vector_rows", "own_plane", "own_block_plane",
@@ -38,13 +41,13 @@ COMMON: Final = (
 
 DIRECTION: Final = (
     "reverse", "y_first", "d_y_first",
-    # parameters as they are, then packed
-    "W", "U", "W_bias", "U_bias", "own",
+    # parameters as they are, all but W that multiply in a list, U as the first; then packed
+    "W", "matrices", "W_bias", "U_bias", "own",
     "W_pack", "U_pack", "U_early", "W_back", "U_back", "bias", "vector",
     # for each sum, its gate's number in W and in U, -1 where it has none
     "gate_a", "gate_u",
-    # of each sum of the last phase, its gate's number in U
-    "gate_last",
+    # of each sum of the last phase, its gate's number in its matrix, and which this is
+    "gate_last", "matrix_last",
     # the state: where each starts (0: zero) and ends, its buffers, the new output
     "start", "final", "state", "new", "saved",
     # direct inputs and masks of each row over all steps, a line of units for each
@@ -55,17 +58,18 @@ DIRECTION: Final = (
     "d_final", "d_start", "d_state", "direct", "x_block", "old_block", "y_block", "d_y_block",
     "d_sums",
     # gradients by the vectors that are multiplied, other than the old output, and those vectors in
-    # a block of steps; for each sum with U, where the rows of a block lie that it multiplies
-    "d_own_rows", "own_block", "multiplied",
-    "d_x", "d_W", "d_U", "d_bias", "d_W_bias", "d_U_bias", "d_own",
+    # a block of steps
+    "d_own_rows", "own_block",
+    "d_x", "d_W", "d_matrices", "d_bias", "d_W_bias", "d_U_bias", "d_own",
     # as the direct inputs lie
     "d_inputs",
 )  # fmt: skip
 
-RUN: Final = ("line", "count", "before", "stage", "own", "begins", "slot")
-"""Of neighbouring sums with one vector: the first one's number, how many, how many sums of other
-runs are packed before it; the cell's function to call first, or 0; whether the vector lies in rows
-of its own; whether the run is the first of its phase; which of such vectors it is."""
+RUN: Final = ("line", "count", "packed", "stage", "own", "begins", "slot", "matrix", "width", "K")
+"""Of neighbouring sums with one vector: the first one's number, how many, bytes of other runs that
+are packed before it; the cell's function to call first, or 0; whether the vector lies in rows of
+its own; whether the run is the first of its phase; which of such vectors it is; their matrix, the
+lines of it that a sum has, and its columns."""
 
 RESTARTS: Final = ("first", "rows", "initial", "d_initial")
 """Of one direction's resets: before its i-th step the rows first[i] to first[i + 1] of `rows` start

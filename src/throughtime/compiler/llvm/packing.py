@@ -19,6 +19,7 @@ from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.phases import run_at
 from throughtime.compiler.llvm.products import parts_of
 from throughtime.compiler.llvm.rows import load_part
+from throughtime.compiler.llvm.sections import blocks_of
 from throughtime.compiler.llvm.tile_sizes import WIDEST
 
 
@@ -42,13 +43,15 @@ def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: 
 
 def _pack_panels(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]) -> None:
     """W and U for the forward pass."""
+    blocks = c["H_row"] // e.kind.size
     inputs = f["W_pack"], f["W"], f["gate_a"], c["with_a"], c["I"]
-    _pack_flat(e, c, lines, mine, inputs)
+    _pack_flat(e, lines, mine, inputs, (c["H"], blocks))
     with e.loop(c["early"]) as i:
         run = run_at(e, c, i.index)
-        to = f["U_early"] + run["before"] * (c["H_row"] * c["H"])
+        to, matrix = f["U_early"] + run["packed"], matrix_of(e, f["matrices"], run["matrix"])
         gates = f["gate_u"] + run["line"] * 8
-        _pack_flat(e, c, lines, mine, (to, f["U"], gates, run["count"], c["H"]))
+        what = to, matrix, gates, run["count"], run["K"]
+        _pack_flat(e, lines, mine, what, (run["width"], blocks_of(e, run["width"])))
     _pack_recurrent(e, c, f, lines, mine)
 
 
@@ -56,14 +59,17 @@ def _pack_transposed(e: Emit, c: Frame, f: Frame, columns: Emit, mine: tuple[Num
     """U, and where x wants a gradient W, for the backward pass."""
     block = e.given["block"]
     with e.when(c["wants_x"].compare("!=", 0)):
-        e.call(columns, block, f["W_back"], f["W"], f["gate_a"], c["with_a"], c["I"], *mine)
+        e.call(columns, block, f["W_back"], f["W"], f["gate_a"], c["with_a"], c["H"], c["I"], *mine)
     with e.loop(c["early"] + 1) as i:
         run = run_at(e, c, i.index)
-        to, gates = (
-            f["U_back"] + run["before"] * (c["H"] * c["H_row"]),
-            f["gate_u"] + run["line"] * 8,
-        )
-        e.call(columns, block, to, f["U"], gates, run["count"], c["H"], *mine)
+        to, gates = f["U_back"] + run["packed"], f["gate_u"] + run["line"] * 8
+        matrix = matrix_of(e, f["matrices"], run["matrix"])
+        e.call(columns, block, to, matrix, gates, run["count"], run["width"], run["K"], *mine)
+
+
+def matrix_of(e: Emit, matrices: Num, number: Num) -> Num:
+    """The address of a matrix among a direction's."""
+    return e.word(matrices + number * 8)
 
 
 def _write_lines(module: ir.Module, kind: Kind) -> Emit:
@@ -115,20 +121,20 @@ def _shuffled(e: Emit, a: Any, b: Any, places: list[int]) -> Any:
 
 
 def _write_columns(module: ir.Module, kind: Kind) -> Emit:
-    """`pack_columns`: a matrix for the product with its transpose, `gates` blocks of H lines.
+    """`pack_columns`: a matrix for the product with its transpose, `gates` blocks of lines.
 
     for panels of columns: for gates: for vectors: for units
     """
-    names = ("block", "to", "source", "gate", "gates", "columns", "thread", "team")
+    names = ("block", "to", "source", "gate", "gates", "lines", "columns", "thread", "team")
     e = Emit(module, "pack_columns", kind, names, internal=True)
-    c, g = common(e), e.given
-    vectors = (g["columns"] + kind.lanes - 1) // kind.lanes
-    line, H = g["columns"] * kind.bytes, c["H"]
+    g = e.given
+    vectors, line, H = blocks_of(e, g["columns"]), g["columns"] * kind.bytes, g["lines"]
     with parts_of(e, vectors, e.number(WIDEST), (g["thread"], g["team"])) as (first, V):
         panel = g["to"] + first * (g["gates"] * H * kind.size)
         with e.loop(g["gates"]) as q, e.loop(V) as v:
             column = (first + v.index) * kind.lanes
-            source = g["source"] + e.word(g["gate"] + q.index * 8) * H * line + column * kind.bytes
+            gate = e.word(g["gate"] + q.index * 8).most(0)
+            source = g["source"] + gate * H * line + column * kind.bytes
             to = panel + (q.index * H * V + v.index) * kind.size
             with e.loop(H) as unit:
                 value = load_part(e, source + unit.index * line, g["columns"] - column)
@@ -138,20 +144,26 @@ def _write_columns(module: ir.Module, kind: Kind) -> Emit:
 
 
 def _pack_flat(
-    e: Emit, c: Frame, lines: Emit, mine: tuple[Num, Num], what: tuple[Num, Num, Num, Num, Num]
-) -> None:
-    """W, or U of an early phase: the columns are the units of each sum, one after the other."""
-    to, matrix, gates, count, K = what
-    blocks = c["H_row"] // e.kind.size
+    e: Emit, lines: Emit, mine: tuple[Num, Num], what: tuple[Num, Num, Num, Num, Num],
+    units: tuple[Num, Num],
+) -> None:  # fmt: skip
+    """W, or an early phase's matrix: columns are the units of each sum, one behind the other.
+
+    Args:
+        e, lines, mine: the function, what packs a vector, and this thread's share.
+        what: where to, the matrix, for each sum its number in it, how many sums, columns.
+        units: how many each sum has, and in how many vectors.
+    """
+    (to, matrix, gates, count, K), (H, blocks) = what, units
     with parts_of(e, count * blocks, e.number(WIDEST), mine) as (first, V):
         panel = to + first * (K * e.kind.size)
         with e.loop(V) as v:
             column = first + v.index
             unit = column % blocks * e.kind.lanes
-            gate = e.word(gates + column // blocks * 8)
+            gate = e.word(gates + column // blocks * 8).most(0)
             line = K * e.kind.bytes
             e.call(lines, e.given["block"], panel + v.index * e.kind.size, V * e.kind.size,
-                   matrix + (gate * c["H"] + unit) * line, line, c["H"] - unit, K)  # fmt: skip
+                   matrix + (gate * H + unit) * line, line, H - unit, K)  # fmt: skip
 
 
 def _pack_recurrent(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]) -> None:
@@ -163,10 +175,11 @@ def _pack_recurrent(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, N
             with e.loop(V) as v:
                 vector = group + v.index
                 unit = (first + vector // G) * e.kind.lanes
-                gate = e.word(f["gate_last"] + vector % G * 8)
-                line = K * e.kind.bytes
+                gate = e.word(f["gate_last"] + vector % G * 8).most(0)
+                which = e.word(f["matrix_last"] + vector % G * 8)
+                matrix, line = matrix_of(e, f["matrices"], which), K * e.kind.bytes
                 e.call(lines, e.given["block"], tile + v.index * e.kind.size, V * e.kind.size,
-                       f["U"] + (gate * K + unit) * line, line, K - unit, K)  # fmt: skip
+                       matrix + (gate * K + unit) * line, line, K - unit, K)  # fmt: skip
 
 
 def _pack_bias(e: Emit, c: Frame, f: Frame) -> None:

@@ -10,6 +10,7 @@ from throughtime.compiler.llvm.block import RUN
 from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.frame import Frame
 from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.sections import blocks_of
 
 
 def run_at(e: Emit, c: Frame, i: Num) -> Frame:
@@ -24,9 +25,10 @@ def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
         run = run_at(e, c, i.index)
         vector = _vector(e, c, f, run)
         sums = g["pre"] + run["line"] * c["H_row"]
-        packed = f["U_early"] + run["before"] * (c["H_row"] * c["H"])
-        e.call(product, g["block"], sums, pre_row, vector, c["H_row"], 0, packed, 1, c["H"], sums,
-               pre_row, g["R"], run["count"] * (c["H_row"] // e.kind.size))  # fmt: skip
+        vectors = run["count"] * blocks_of(e, run["width"])
+        packed = f["U_early"] + run["packed"]
+        e.call(product, g["block"], sums, pre_row, vector, c["H_row"], 0, packed, 1, run["K"],
+               sums, pre_row, g["R"], vectors)  # fmt: skip
     return _vector(e, c, f, run_at(e, c, c["early"]))
 
 
@@ -39,7 +41,7 @@ def _vector(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
         e.call_at(
             run["stage"], g["R"], g["pre"], c["sums"] * c["H_row"], g["old"],
             f["state"] + g["low"] * c["H_row"], c["H_row"], c["state_plane"], own, f["vector"],
-            c["H"], f["inputs"] + n * c["inputs_row"],
+            c["H"], f["inputs"] + n * c["inputs_row"], c["unit_widths"],
         )  # fmt: skip
     return run["own"].choose("!=", 0, own, g["old"])
 
@@ -68,6 +70,7 @@ def phases_back(
                 d_state, c["state_plane"], direct, d_sums, d_row, f["vector"], line, c["H"],
                 d_vectors, c["own_plane"], f["own_block"] + m * line, c["own_block_plane"],
                 *(v + n * c["inputs_row"] for v in (f["inputs"], f["d_inputs"])),
+                c["unit_widths"],
             )  # fmt: skip
         to = run["own"].choose("!=", 0, d_vectors + run["slot"] * c["own_plane"], d_state)
         fresh = run["own"].choose("!=", 0, c["zeros"], direct)
@@ -75,5 +78,5 @@ def phases_back(
         zeros = e.b.and_(run["begins"].compare("!=", 0), run["own"].compare("!=", 0))
         start_row = Num(e.b, e.b.select(zeros, e.number(0).value, line.value))
         e.call(product, e.given["block"], start, start_row, d_sums + run["line"] * line, d_row,
-               line, f["U_back"] + run["before"] * (c["H"] * line), run["count"], c["H"], to, line,
-               R, line // e.kind.size)  # fmt: skip
+               line, f["U_back"] + run["packed"], run["count"], run["width"], to, line,
+               R, blocks_of(e, run["K"]))  # fmt: skip

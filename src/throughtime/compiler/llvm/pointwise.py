@@ -27,11 +27,13 @@ class Pointwise:
     Args:
         e: the function being written.
         graph: whose nodes are meant.
-        units: H, what the step reads as its width.
+        units: what the step reads as its widths, by name.
         given: nodes that lie in memory, and how to load them.
     """
 
-    def __init__(self, e: Emit, graph: Graph, units: Num, given: dict[int, Callable[[], Any]]):
+    def __init__(
+        self, e: Emit, graph: Graph, units: dict[str, Num], given: dict[int, Callable[[], Any]]
+    ) -> None:
         self.e, self.graph, self.units, self.given = e, graph, units, given
         self._values: dict[int, Any] = {}
         self._uses = [0] * len(graph.nodes)
@@ -55,16 +57,21 @@ class Pointwise:
         if node.op in ("number", "full"):
             return self.e.kind.vector([float(node.constants[0])] * self.e.kind.lanes)  # type: ignore[arg-type]
         if node.op == "width":
-            return self.e.splat(self.e.b.sitofp(self.units.value, self.e.kind.real))
+            return self._units(str(node.constants[0]))
         if node.op == "transposed":
             return _ZERO
-        if node.op in ("sum_rows", "row_sum"):  # each part by itself; summed when all are there
+        if node.op in ("sum_rows", "row_sum", "spread"):  # parts by themselves, summed later
             return self._value(node.inputs[0])
         if node.op in ("add", "sub"):
             return self._sum(index)
         values = [self._value(i) for i in node.inputs]
         assert _ZERO not in [v for v in values if isinstance(v, str)], str(node)
         return maths.apply(self.e.b, node.op, values, node.constants)
+
+    def _units(self, width: str) -> Any:
+        if width.isdigit():
+            return self.e.kind.vector([float(width)] * self.e.kind.lanes)
+        return self.e.splat(self.e.b.sitofp(self.units[width].value, self.e.kind.real))
 
     def _sum(self, index: int) -> Any:
         """x + z or x - z, contracted where one of them is a product read by nothing else."""

@@ -15,6 +15,7 @@ from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.frame import Frame, common, direction
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.number import I64, Num
+from throughtime.compiler.llvm.steps import state_width
 from throughtime.compiler.llvm.team import my_share
 
 
@@ -32,7 +33,8 @@ def write_restart(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
         to = s.index.choose("==", 0, g["h"], state) + row * c["H_row"]
         initial = e.word(given["initial"] + s.index * 8)
         source = initial.choose("!=", 0, initial, c["zeros"])
-        e.call(copies["take"], to, c["H_row"], source, 0, 1, c["H"], c["zeros"])
+        width = state_width(e, c, s.index)
+        e.call(copies["take"], to, c["H_row"], source, 0, 1, width, c["zeros"])
     e.done()
     return e
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.frame import Frame
 from throughtime.compiler.llvm.number import Num
-from throughtime.compiler.llvm.steps import take_states
+from throughtime.compiler.llvm.steps import state_width, take_states
 from throughtime.compiler.llvm.team import my_share
 
 
@@ -14,7 +14,8 @@ def take_start(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], restart: Em
     low, high = e.given["low"], e.given["high"]
     with e.loop(c["states"]) as s:
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
-        take_states(e, c, copies, own, e.word(f["start"] + s.index * 8), low, high - low)
+        start, width = e.word(f["start"] + s.index * 8), state_width(e, c, s.index)
+        take_states(e, c, copies, (own, width), start, low, high - low)
     e.call(restart, e.given["block"], e.given["d"], 0, low, high, f["state"], c["states"])
 
 
@@ -34,8 +35,8 @@ def give_output(
     g = e.given
     begin, end = my_share(e, R, g["member"], g["members"])
     y = c["y"] + f["y_first"] + e.word(c["y_steps"] + t * 8)
-    e.call(copies["give"], y, c["y_row"], new + begin * c["H_row"], c["H_row"], end - begin, c["H"],
-           c["order"] + (g["low"] + begin) * 8)  # fmt: skip
+    e.call(copies["give"], y, c["y_row"], new + begin * c["H_row"], c["H_row"], end - begin,
+           c["out"], c["order"] + (g["low"] + begin) * 8)  # fmt: skip
 
 
 def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
@@ -45,6 +46,6 @@ def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
     last, _ = h_places(c, f, low, c["T"])
     with e.loop(c["states"]) as s:
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
-        source = s.index.choose("==", 0, last, own)
-        e.call(copies["give"], e.word(f["final"] + s.index * 8), c["H"] * e.kind.bytes, source,
-               c["H_row"], rows, c["H"], c["order"] + low * 8)  # fmt: skip
+        source, width = s.index.choose("==", 0, last, own), state_width(e, c, s.index)
+        e.call(copies["give"], e.word(f["final"] + s.index * 8), width * e.kind.bytes, source,
+               c["H_row"], rows, width, c["order"] + low * 8)  # fmt: skip

@@ -34,15 +34,22 @@ def first_row(e: Emit, c: Frame, f: Frame, j: Num, last: Num) -> Num:
     return e.word(c["offset"] + t * 8)
 
 
+def state_width(e: Emit, c: Frame, s: Num) -> Num:
+    """How many units a state has."""
+    return e.word(c["state_widths"] + s * 8)
+
+
 def take_states(
-    e: Emit, c: Frame, copies: dict[str, Emit], to: Num, tensor: Num, low: Num, rows: Num
-) -> None:
-    """Rows from `low` of a tensor (B, H) into padded rows; of zeros where there is no tensor."""
+    e: Emit, c: Frame, copies: dict[str, Emit], to: tuple[Num, Num], tensor: Num, low: Num,
+    rows: Num,
+) -> None:  # fmt: skip
+    """Rows from `low` of a tensor (B, width), or zeros where there is none, into padded rows."""
+    place, width = to
     there = tensor.compare("!=", 0)
     source = Num(e.b, e.b.select(there, tensor.value, c["zeros"].value))
-    line = Num(e.b, e.b.select(there, (c["H"] * e.kind.bytes).value, e.number(0).value))
+    line = Num(e.b, e.b.select(there, (width * e.kind.bytes).value, e.number(0).value))
     order = c["order"] + low * 8
-    e.call(copies["take"], to, c["H_row"], source, line, rows, c["H"], order)
+    e.call(copies["take"], place, c["H_row"], source, line, rows, width, order)
 
 
 def gather_x(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, last: Num) -> Num:

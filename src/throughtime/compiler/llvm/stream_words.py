@@ -9,7 +9,7 @@ from throughtime.compiler.llvm.tile_sizes import WIDEST, most_rows
 HEAD: Final = 2
 """Words before the operations: how often they run, and how many there are."""
 
-OPERATION: Final = 19
+OPERATION: Final = 20
 """Words of an operation: its kind, its function's address, as many arguments as a cell takes."""
 
 TILE: Final = 0

@@ -11,6 +11,9 @@ from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.frame import Frame, common, direction
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.packing import matrix_of
+from throughtime.compiler.llvm.phases import run_at
+from throughtime.compiler.llvm.sections import blocks_of
 from throughtime.compiler.llvm.steps import first_row
 from throughtime.compiler.llvm.team import my_share
 
@@ -29,16 +32,10 @@ def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: 
         with e.when(c["wants_x"].compare("!=", 0)):
             _input(e, c, f, product, before, count)
         with e.when(c["wants_weights"].compare("!=", 0)):
-            for first, number, names_of in (
-                (e.number(0), c["with_a"], ("gate_a", "d_W", "I_row")),
-                (c["first_u"], c["with_u"], ("gate_u", "d_U", "H_row")),
-            ):
-                low, high = my_share(e, number * c["H"], g["thread"], g["team"])
-                with e.loop(number) as q:
-                    place = first + q.index, q.index * c["H"], low, high
-                    own = names_of[0] == "gate_u"
-                    block = e.word(f["multiplied"] + q.index * 8) if own else f["x_block"]
-                    _weight(e, c, f, column_product, (block, count), place, names_of)
+            gates, rows = (f["gate_a"], e.number(0), c["with_a"]), (f["x_block"], c["I_row"], count)
+            _weights(e, c, f, column_product, gates, rows, (f["d_W"], c["H"], c["I_row"]))
+            with e.loop(c["early"] + 1) as i:
+                _run(e, c, f, column_product, run_at(e, c, i.index), count)
             columns = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.size)
             low, high = my_share(e, columns, g["thread"], g["team"])
             to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
@@ -62,27 +59,42 @@ def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) 
            high - low, c["I_row"] // e.kind.size)  # fmt: skip
 
 
-def _weight(
-    e: Emit, c: Frame, f: Frame, column_product: Emit, rows: tuple[Num, Num],
-    place: tuple[Num, Num, Num, Num], names: tuple[str, str, str],
+def _run(e: Emit, c: Frame, f: Frame, column_product: Emit, run: Frame, count: Num) -> None:
+    """What a run says of its matrix, in a block of so many rows."""
+    sums = f["gate_u"] + run["line"] * 8, run["line"], run["count"]
+    own = f["own_block"] + run["slot"] * c["own_block_plane"]
+    rows = run["own"].choose("!=", 0, own, f["old_block"]), c["H_row"], count
+    to, row = matrix_of(e, f["d_matrices"], run["matrix"]), blocks_of(e, run["K"]) * e.kind.size
+    _weights(e, c, f, column_product, sums, rows, (to, run["width"], row))
+
+
+def _weights(
+    e: Emit, c: Frame, f: Frame, column_product: Emit, sums: tuple[Num, Num, Num],
+    rows: tuple[Num, Num, Num], matrix: tuple[Num, Num, Num],
 ) -> None:  # fmt: skip
-    """The lines low..high of a weight gradient that are one sum's; the first block begins them."""
-    k, line, low, high = place
-    gates, to, row = names
-    block, count = rows
-    size = e.kind.size
-    start, stop = low.most(line), high.least(line + c["H"])
-    unit = start - line
-    gate = e.word(f[gates] + k * 8)
-    address = f[to] + (gate * c["H"] + unit) * c[row]
-    begins = e.given["first"].compare("==", 0)
-    source = Num(e.b, e.b.select(begins, c["zeros"].value, address.value))
-    source_row = Num(e.b, e.b.select(begins, e.number(0).value, c[row].value))
-    with e.when(stop.compare(">", start)):
-        sums = f["d_sums"] + k * c["H_row"] + unit * e.kind.bytes
-        e.call(column_product, e.given["block"], source, source_row, sums, line_size(c, e.kind),
-               block, c[row], count, address, c[row], stop - start,
-               c[row] // size)  # fmt: skip
+    """This thread's lines of the gradient by a matrix of some sums; the first block begins them.
+
+    Args:
+        e, c, f: the function, and its numbers.
+        column_product: C = start + A^T B.
+        sums: each one's number in the matrix, the first one's among all, and how many.
+        rows: what they multiply, bytes from row to row, and how many.
+        matrix: the gradient, lines of each sum, and bytes of a line.
+    """
+    g, (gates, first, number), (to, width, row) = e.given, sums, matrix
+    low, high = my_share(e, number * width, g["thread"], g["team"])
+    with e.loop(number) as q:
+        line = q.index * width
+        start, stop = low.most(line), high.least(line + width)
+        unit = start - line
+        address = to + (e.word(gates + q.index * 8).most(0) * width + unit) * row
+        begins = g["first"].compare("==", 0)
+        source = Num(e.b, e.b.select(begins, c["zeros"].value, address.value))
+        source_row = Num(e.b, e.b.select(begins, e.number(0).value, row.value))
+        with e.when(stop.compare(">", start)):
+            d_sums = f["d_sums"] + (first + q.index) * c["H_row"] + unit * e.kind.bytes
+            e.call(column_product, g["block"], source, source_row, d_sums, line_size(c, e.kind),
+                   *rows, address, row, stop - start, row // e.kind.size)  # fmt: skip
 
 
 def _write_sums(module: ir.Module, kind: Kind) -> Emit:
