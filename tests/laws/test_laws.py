@@ -12,7 +12,7 @@ from tests.layers.own import Decaying
 from throughtime import Cell, Recurrent, cells, check
 from throughtime.check import maker
 from throughtime.errors import LawError, OptionError
-from throughtime.laws import LAWS
+from throughtime.laws import LAWS, backends_agree
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "bidirectional": {"bidirectional": True},
@@ -50,6 +50,13 @@ def test_law_over_options(cell: Cell, law: Any, options: dict[str, Any]) -> None
         pytest.skip("all layers read the same inputs, so they have one size")
     torch.manual_seed(2)
     law(maker(cell, seed=2, **options))
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_backends_agree_with_the_masks_of_training(cell: Cell) -> None:
+    share = 0.4 if cell.layout.recurrent_gates else 0.0
+    make = maker(cell, seed=5, bidirectional=True, recurrent_dropout=share, zoneout=0.3)
+    backends_agree(lambda **forced: make(**forced).train())
 
 
 @pytest.mark.soak

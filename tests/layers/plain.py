@@ -62,6 +62,12 @@ def weights_of(layer: Recurrent, number: int, d: int) -> Weights:
     return {n.removesuffix(end): v for n, v in layer.named_parameters() if n.endswith(end)}
 
 
+def kept(share: float, *shape: int) -> Tensor:
+    """1 where a number from 0 to 1 is below the share; nothing is drawn for none and all."""
+    drawn = torch.rand(*shape) if 0 < share < 1 else torch.full(shape, 0.5)
+    return (drawn < share).double()
+
+
 def plain(
     layer: Recurrent, step: Step, x: Tensor, *, state: Any = None, lengths: Any = None,
     reset: Tensor | None = None, inputs: dict[str, Tensor] | None = None,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import dropout
 
-from tests.layers.plain import agree, build, gru, lstm, plain, random, weights_of
+from tests.layers.plain import agree, build, gru, kept, lstm, plain, random, weights_of
 from tests.layers.test_options import KINDS
 from throughtime import Recurrent, cells
 from throughtime.errors import OptionError
@@ -22,11 +22,6 @@ RAGGED = [4, 0, 5, 2]
 
 def ones(*shape: int) -> Tensor:
     return torch.ones(*shape, dtype=torch.float64)
-
-
-def kept(share: float, *shape: int) -> Tensor:
-    """1 where a number from 0 to 1 is below the share; nothing is drawn for none and all."""
-    return (torch.rand(*shape) < share).double() if 0 < share < 1 else ones(*shape) * share
 
 
 def compare(layer: Recurrent, step: Any, x: Tensor, seed: int, given: Any, **masks: Any) -> None:

@@ -16,7 +16,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 
 from tests.layers.own import Decaying, LowRank
-from tests.layers.plain import agree, build, flat, gru, lstm, plain, random, weights_of
+from tests.layers.plain import agree, build, flat, gru, kept, lstm, plain, random, weights_of
 from throughtime import Cell, Recurrent, cells
 
 BACKENDS = ("auto", "reference")
@@ -252,7 +252,7 @@ def test_gradient_checkpoints_give_the_same_gradients(reentrant: bool) -> None:
     x = random(5, 2, 3)
     torch.manual_seed(1)
     mask = [nn.functional.dropout(torch.ones(1, 2, 4, dtype=x.dtype), 0.3)]
-    zones = [tuple(torch.empty(1, 5, 2, 4, dtype=x.dtype).bernoulli_(0.2) for _ in "hc")]
+    zones = [tuple(kept(0.2, 1, 5, 2, 4) for _ in "hc")]
     torch.manual_seed(1)
     y, state = checkpoint(layer, x, use_reentrant=reentrant)
     # torch's reentrant kind follows tensors that are outputs themselves, and none in a tuple

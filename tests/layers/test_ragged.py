@@ -137,6 +137,23 @@ def test_packed(lengths: list[int], options: Any, reset: bool) -> None:
             agree(packed_rows(v, 4), [sequence[:n, b] for b, n in enumerate(lengths)])
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_packed_with_the_masks_of_training_is_padded(backend: str) -> None:
+    """Masks are drawn for the padded steps and rows, in the order of the packed ones."""
+    layer = build(
+        cells.LSTM(), 3, [4, 2], bidirectional=True, zoneout=0.3, recurrent_dropout=0.4,
+        backend=backend,
+    )  # fmt: skip
+    x, lengths = random(5, 3, 3), [5, 3, 1]
+    packed = pack_padded_sequence(x, lengths)
+    torch.manual_seed(5)
+    y, state = layer(packed)
+    torch.manual_seed(5)
+    wanted, last = layer(x, lengths=lengths)
+    found = torch.nn.utils.rnn.pad_packed_sequence(y)[0]
+    agree([found, *flat(state)], [wanted, *flat(last)], [x, *layer.parameters()])
+
+
 def test_packed_with_zoneout_in_eval() -> None:
     layer = build(cells.GRU(), 3, 4, bidirectional=True, zoneout=0.3).eval()
     rows = [random(n, 3) for n in (2, 4, 1)]

@@ -58,6 +58,11 @@ class Call(NamedTuple):
         return len(self.weights)
 
     @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.x if self.batch_sizes is None else self.batch_sizes)
+
+    @property
     def rows(self) -> int:
         """B."""
         if self.batch_sizes is None:

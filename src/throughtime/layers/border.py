@@ -105,8 +105,7 @@ def _enter_packed(
     state = check_state(layer, state, B, True)
     if state is not None and x.sorted_indices is not None:
         state = tuple(tuple(v.index_select(1, x.sorted_indices) for v in s) for s in state)
-    plain = not (layer.options.has_zoneout or set(layer.dilations) != {1})
-    if reset is None and plain:
+    if reset is None and set(layer.dilations) == {1}:
         return Batch(x.data, state, None, None, x.batch_sizes), Border(False, packed=x)
     if reset is not None:
         reset = check_reset(reset, (T, B)).to(x.data.device)

@@ -45,7 +45,7 @@ def zoneout_masks(
 
 
 def _drawn(shape: tuple[int, ...], share: float, x: Tensor) -> Tensor:
-    """1 with probability `share`, else 0; a quarter of the time of `bernoulli_` on a CPU.
+    """1 with probability `share`, else 0; in a third of the time of `bernoulli_` on a CPU.
 
     From numbers of 24 random bits, whatever x has: those of bfloat16 have 8, too few for a share.
     """

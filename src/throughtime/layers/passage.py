@@ -74,7 +74,7 @@ class Passage(Weights):
         if not (options.recurrent_dropout or options.has_zoneout or options.weight_dropout):
             return call
         widths = self.cell.widths(call.hidden_size)
-        D, T, B = self.directions, call.x.shape[0], call.rows
+        D, T, B = self.directions, call.steps, call.rows
         mask = call.recurrent_mask
         if mask is None:
             mask = recurrent_mask(call.x, (D, B // d, widths[0]), options, self.training)

@@ -11,10 +11,11 @@ from torch import Tensor
 from throughtime.backends.call import Call, Gradients, Result
 from throughtime.backends.cpu import backward_pass, forward_pass, gradients
 from throughtime.backends.cpu.gradients import Sums
-from throughtime.backends.cpu.masks import plan_of
+from throughtime.backends.cpu.masks import masks_of, plan_of
 from throughtime.backends.transforms import no_rule
 from throughtime.cells import Cell
 from throughtime.compiler.llvm import machine
+from throughtime.compiler.masked import NO_MASKS
 from throughtime.compiler.plan import plan
 
 name = "cpu"
@@ -52,10 +53,12 @@ def _kind(call: Call) -> str | None:
     others = [v for w in call.weights for v in w.values()]
     others += [*(call.state or ()), *(call.initial or ()), *(call.inputs or {}).values()]
     others += [v for v in (call.clip, call.norms) if v is not None]
-    masks = [v for v in (call.recurrent_mask, *(call.zoneout or ())) if v is not None]
-    if any(v.requires_grad for v in masks):
-        return "compiled code has no gradient by masks"
-    for v in (*others, *masks):
+    if masks_of(call) is not NO_MASKS:
+        masks = [v for v in (call.recurrent_mask, *(call.zoneout or ())) if v is not None]
+        if any(v.requires_grad for v in masks):
+            return "compiled code has no gradient by masks"
+        others += masks
+    for v in others:
         if v.dtype != call.x.dtype or v.device != call.x.device:
             kind = _word(call.x.dtype)
             return f"weights, states, inputs and masks must be {kind} on cpu like the input"

@@ -13,6 +13,7 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.gradients import as_given
 from throughtime.backends.cpu.masks import write_masks
+from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.rows import Rows
 from throughtime.backends.cpu.sizes import target, whole_vectors
 from throughtime.backends.cpu.widths import widths_for
@@ -24,10 +25,12 @@ def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
     if not found.lines:
         return None
     D, H, lanes = call.directions, call.hidden_size, target().lanes(8 * call.x.element_size())
-    line = whole_vectors(widths_for(call.cell, H).line, lanes)
-    new = call.x.new_empty if line == H else call.x.new_zeros
+    widths = widths_for(call.cell, H)
+    line = whole_vectors(widths.line, lanes)
     own = D if found.masks else 1
-    lines = new((own, rows.N, len(found.lines), line))
+    lines = lend(call.x, (own, rows.N, len(found.lines), line))
+    if {line} != {H, *widths.states}:  # units behind the last are zeros
+        lines.zero_()
     for k, name in enumerate(found.input_names):
         lines[:, :, k, :H] = _walked(call, rows, (call.inputs or {})[name])
     write_masks(call, found, rows, lines)

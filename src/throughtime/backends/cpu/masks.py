@@ -7,12 +7,14 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.rows import Rows
-from throughtime.compiler.masked import DROPOUT, Masks
+from throughtime.compiler.masked import DROPOUT, NO_MASKS, Masks
 from throughtime.compiler.plan import Plan, plan
 
 
 def masks_of(call: Call) -> Masks:
-    """Which masks a call has."""
+    """Which masks a call has; most have none, and ask several times."""
+    if call.recurrent_mask is None and call.zoneout is None:
+        return NO_MASKS
     return Masks(call.recurrent_mask is not None, call.zoneout is not None)
 
 

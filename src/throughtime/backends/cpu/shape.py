@@ -57,7 +57,8 @@ def shape_of(key: Key, code: Code) -> Shape:
     """The key's call, with its plan and the code that carries it."""
     found = plan(key.cell, key.masks)
     assert isinstance(found, Plan)
-    gates, widths = gate_numbers(found, key.cell), widths_for(key.cell, key.sizes[1])
+    gates = gate_numbers(found, key.cell)
+    widths = widths_for(key.cell, key.sizes[1], key.masks)
     return Shape(
         found, code, key.rows, key.team, *key.sizes, key.x, key.y, key.packed, gates, widths
     )

@@ -132,7 +132,8 @@ def call_addresses(
             found[f"{name} {d}"] = v.data_ptr()
         for m, name in enumerate(matrix_names(call.cell)):
             found[f"matrix{m} {d}"] = found[f"{name} {d}"]
-        found[f"inputs {d}"], found[f"restarts {d}"] = part_address(inputs, d), 0
+        found[f"inputs {d}"] = 0 if inputs is None else part_address(inputs, d)
+        found[f"restarts {d}"] = 0
         for s in range(len(call.cell.state_names)):
             found[f"start{s} {d}"] = 0
     for s, v in enumerate(state or ()):
