@@ -15,7 +15,7 @@ from throughtime.backends.cpu import backward_pass, forward_pass, memory, templa
 def memory_from(take: Callable[[int], np.ndarray]) -> Iterator[None]:
     """Every block that a call works in comes from `take`, and none is used twice."""
     for one in (forward_pass, backward_pass):
-        one._kept_template.cache_clear()
+        one._template.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(template, "KEPT_BYTES", -1)
         for module in (memory, template):

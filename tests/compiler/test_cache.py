@@ -65,9 +65,15 @@ def test_without_a_variable_it_is_the_platforms(
     assert cache.read("key") == b"object"
 
 
-def test_a_user_without_a_home_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_goes_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("THROUGHTIME_CACHE")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: Path("~/.cache") / name)
+    cache.write("key", b"object")
+    assert cache.read("key") is None
+    assert not list(tmp_path.iterdir())
     assert refused().startswith("this user has no home folder; name a folder in")
 
 

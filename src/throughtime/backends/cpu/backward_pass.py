@@ -12,13 +12,12 @@ from throughtime.backends.call import Call, Gradients
 from throughtime.backends.cpu.gradients import Room, by_weights, by_x, room_for
 from throughtime.backends.cpu.inputs import by_inputs, input_lines
 from throughtime.backends.cpu.restarts import Restarts, by_initial
+from throughtime.backends.cpu.rows import Rows, rows_of
 from throughtime.backends.cpu.runs import packed_backward, runs_backward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
-    Rows,
     flops_of,
     part_address,
-    rows_of,
     steps_in_block,
     strides_of,
     target,
@@ -26,6 +25,7 @@ from throughtime.backends.cpu.sizes import (
 )
 from throughtime.backends.cpu.template import Arena, Given, Template, Word
 from throughtime.backends.cpu.words import (
+    RaggedWords,
     call_addresses,
     common_words,
     contiguous,
@@ -86,14 +86,17 @@ def _carry(
     strides = (0, 0) if d_y is None else strides_of(d_y, packed)
     first = 0 if d_y is None else d_y.stride(-2) * d_y.element_size()
     asked = _Asked(strides, first, room.x is not None, bool(room.W))
-    make = _template if packed or call.lengths is not None else _kept_template
-    template, shape = make(key_of(call, rows, team, y), asked)
+    template, shape = _template(key_of(call, rows, team, y), asked)
     finals = [None if v is None else v.contiguous() for v in d_final]
     start, inputs = start_of(call), input_lines(call, found, rows)
     found_at = call_addresses(call, start, inputs) | _addresses(call, y, saved, finals, room)
     restarts = None if call.reset is None else Restarts(call, rows, room.initial)
     if restarts is not None:
         found_at |= restarts.addresses
+    ragged = None
+    if rows.extent.ragged:
+        ragged = RaggedWords(rows, team.chunks, shape.packed_rows(d_y=strides[1]))
+        found_at |= ragged.addresses
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
     template.run(shape.code.region, team, found_at)
 
@@ -122,6 +125,7 @@ def _addresses(
     return found
 
 
+@functools.lru_cache(maxsize=128)
 def _template(key: Key, asked: _Asked) -> tuple[Template, Shape]:
     found = plan(key.cell)
     assert isinstance(found, Plan)
@@ -130,7 +134,7 @@ def _template(key: Key, asked: _Asked) -> tuple[Template, Shape]:
     arena = Arena()
     block, sizes = _blocks(shape, asked.x)
     places = [arena.reserve_all(sizes) for _ in range(shape.D)]
-    plane = min(shape.rows.N, block * shape.rows.B) * shape.H_row
+    plane = block * shape.rows.B * shape.H_row
     common = common_words(
         shape, block=block, own_block_plane=plane,
         d_y=Given("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
@@ -161,9 +165,6 @@ def _direction(template: Template, shape: Shape, d: int) -> dict[str, Word]:
     return words
 
 
-_kept_template = functools.lru_cache(maxsize=128)(_template)
-
-
 def _need_tiles(shape: Shape, asked: _Asked) -> None:
     """Tiles for U^T and W^T, and for the sums over rows."""
     size, tiles = shape.code.kind.size, shape.code.tiles
@@ -180,7 +181,7 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
     line = (len(plan.sums) + len(plan.vectors)) * H_row + shape.code.kind.size
     bytes = line + I_row + 3 * H_row
     block = steps_in_block(rows.T, rows.B * shape.D, bytes, LEAST_ROWS)
-    count = min(rows.N, block * rows.B)
+    count = block * rows.B
     return block, {
         "U_back": packed_backward(shape),
         "W_back": len(plan.with_a) * shape.H * I_row if wants_x else 0,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -12,20 +11,21 @@ from throughtime.backends.call import Call, Result
 from throughtime.backends.cpu.inputs import input_lines
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.restarts import Restarts
+from throughtime.backends.cpu.rows import Rows, rows_of
 from throughtime.backends.cpu.runs import early_tiles, packed_forward, runs_forward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
-    Rows,
     flops_of,
     part_address,
-    rows_of,
     steps_in_block,
     target,
     team_for,
+    whole_vectors,
 )
 from throughtime.backends.cpu.template import Arena, Given, Template
 from throughtime.backends.cpu.widths import widths_for
 from throughtime.backends.cpu.words import (
+    RaggedWords,
     call_addresses,
     common_words,
     contiguous,
@@ -70,8 +70,7 @@ def kept_shapes(call: Call) -> list[tuple[int, ...]]:
 def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
     """Of the saved values: directions, rows over all steps (padded ones too), values, units."""
     lanes = target().lanes(8 * call.x.element_size())
-    line = widths_for(call.cell, call.hidden_size).line
-    units = (line + lanes - 1) // lanes * lanes
+    units = whole_vectors(widths_for(call.cell, call.hidden_size).line, lanes)
     rows = call.x.shape[0] if call.batch_sizes is not None else call.x.shape[0] * call.x.shape[1]
     return (call.directions, rows, len(found.saved), units)
 
@@ -83,14 +82,16 @@ def _carry(
     if found.own or not found.widths.even:  # members of a chunk meet once a step, not a phase
         step_bytes = -1
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
-    ragged = call.batch_sizes is not None or call.lengths is not None
-    make = _template if ragged else _kept_template
-    template, shape = make(key_of(call, rows, team, y), saved is not None)
+    template, shape = _template(key_of(call, rows, team, y), saved is not None)
     start, inputs = start_of(call), input_lines(call, found, rows)
     addresses = call_addresses(call, start, inputs)
     restarts = None if call.reset is None else Restarts(call, rows)
     if restarts is not None:
         addresses |= restarts.addresses
+    ragged = None
+    if rows.extent.ragged:
+        ragged = RaggedWords(rows, team.chunks, shape.packed_rows())
+        addresses |= ragged.addresses
     addresses["y"] = y.data_ptr()
     for d in range(call.directions):
         for s, v in enumerate(final):
@@ -99,6 +100,7 @@ def _carry(
     template.run(shape.code.region, team, addresses)
 
 
+@functools.lru_cache(maxsize=128)
 def _template(key: Key, keep: bool) -> tuple[Template, Shape]:
     found = plan(key.cell)
     assert isinstance(found, Plan)
@@ -137,16 +139,12 @@ def _sizes(shape: Shape) -> dict[str, int]:
     }
 
 
-_kept_template = functools.lru_cache(maxsize=128)(_template)
-
-
 def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
     """What each thread works in: x of a block of steps, its sums, and a tile's chains."""
     rows, team = shape.rows, shape.team
-    bounds = rows.bounds(team.chunks)
-    chunk = max(high - low for low, high in pairwise(bounds))
+    chunk, even = rows.widest_chunk(team.chunks), rows.even_chunk(team.chunks)
     pre_row = len(shape.plan.sums) * shape.H_row
-    block = steps_in_block(rows.T, chunk, pre_row + shape.I_row, LEAST_ROWS)
+    block = steps_in_block(rows.T, even, pre_row + shape.I_row, LEAST_ROWS)
     own = Arena()
     own.reserve(chunk * block * shape.I_row)
     pre = own.reserve(chunk * block * pre_row)

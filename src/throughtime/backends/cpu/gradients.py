@@ -9,7 +9,8 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.restarts import sums_by_initial
-from throughtime.backends.cpu.sizes import Rows, target
+from throughtime.backends.cpu.rows import Rows
+from throughtime.backends.cpu.sizes import target, whole_vectors
 from throughtime.backends.cpu.widths import matrix_names, widths_for
 from throughtime.compiler.plan import Plan
 
@@ -42,14 +43,14 @@ def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: 
     lanes = target().lanes(8 * call.x.element_size())
     D, H, I = call.directions, call.hidden_size, call.x.shape[-1]
     new, layout, widths = call.x.new_empty, call.cell.layout, widths_for(call.cell, H)
-    whole, whole_I = (-(-n // lanes) * lanes for n in (widths.line, I))
+    whole, whole_I = (whole_vectors(n, lanes) for n in (widths.line, I))
     # The region writes all of them, if it runs, but for gates that reach nothing.
     sums = len(layout.input_gates), len(layout.recurrent_gates) + len(layout.products)
     all = (len(found.with_a), len(found.with_u)) == sums and rows.T and rows.B
     none = new if all else call.x.new_zeros
     wanted = range(D) if wants_weights else ()
     matrices = ("weight_ih", *matrix_names(call.cell))
-    shapes = [(lines, -(-columns // lanes) * lanes) for lines, columns in widths.shapes]
+    shapes = [(lines, whole_vectors(columns, lanes)) for lines, columns in widths.shapes]
     return Room(
         new((D, rows.N, whole_I)) if wants_x else None,
         [none((sums[0] * H, whole_I)) for _ in wanted],
@@ -78,10 +79,8 @@ def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
     whole = (*call.x.shape[:-1], total.shape[-1])
     if call.lengths is None:
         return total.view(whole)
-    there = torch.from_numpy(rows.there)
-    sorted_rows = total.new_zeros(whole)
-    sorted_rows[there] = total
-    return torch.zeros_like(sorted_rows).index_copy_(1, torch.from_numpy(rows.order), sorted_rows)
+    lines = total.new_zeros((rows.T * rows.B, total.shape[-1]))
+    return lines.index_copy_(0, torch.from_numpy(rows.lines), total).view(whole)
 
 
 def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.gradients import as_given
-from throughtime.backends.cpu.sizes import Rows, target
+from throughtime.backends.cpu.rows import Rows
+from throughtime.backends.cpu.sizes import target, whole_vectors
 from throughtime.backends.cpu.widths import widths_for
 from throughtime.compiler.plan import Plan
 
@@ -21,8 +22,7 @@ def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
     if not found.inputs or call.inputs is None:
         return None
     H, lanes = call.hidden_size, target().lanes(8 * call.x.element_size())
-    line = widths_for(call.cell, H).line
-    whole = -(-line // lanes) * lanes
+    whole = whole_vectors(widths_for(call.cell, H).line, lanes)
     new = call.x.new_empty if whole == H else call.x.new_zeros
     lines = new((rows.N, len(found.inputs), whole))
     for k, name in enumerate(found.input_names):
@@ -36,8 +36,7 @@ def _walked(call: Call, rows: Rows, v: Tensor) -> Tensor:
         return v
     if call.lengths is None:
         return v.reshape(rows.N, v.shape[-1])
-    there = torch.from_numpy(rows.there)
-    return v.index_select(1, torch.from_numpy(rows.order))[there]
+    return v.reshape(-1, v.shape[-1])[torch.from_numpy(rows.lines)]
 
 
 def by_inputs(call: Call, found: Plan, rows: Rows, d_lines: Tensor | None) -> dict[str, Tensor]:

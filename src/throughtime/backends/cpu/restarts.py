@@ -8,7 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.sizes import Rows, part_address
+from throughtime.backends.cpu.rows import Rows
+from throughtime.backends.cpu.sizes import part_address, whole_vectors
 from throughtime.backends.cpu.widths import widths_for
 from throughtime.compiler.llvm.block import RESTARTS
 
@@ -61,8 +62,8 @@ def sums_by_initial(call: Call, lanes: int) -> Tensor | None:
     """Room for the gradients that resets carry to `initial`; None where there is none to carry."""
     if call.reset is None or call.initial is None:
         return None
-    whole = -(-widths_for(call.cell, call.hidden_size).line // lanes) * lanes
-    return call.x.new_zeros((call.directions, len(call.cell.state_names), call.rows, whole))
+    units = whole_vectors(widths_for(call.cell, call.hidden_size).line, lanes)
+    return call.x.new_zeros((call.directions, len(call.cell.state_names), call.rows, units))
 
 
 def by_initial(call: Call, found: Tensor | None) -> tuple[Tensor, ...] | None:

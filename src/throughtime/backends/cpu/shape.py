@@ -8,7 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.sizes import Rows, Team, padded, strides_of
+from throughtime.backends.cpu.rows import Extent, Rows
+from throughtime.backends.cpu.sizes import Team, strides_of, whole_vectors
 from throughtime.backends.cpu.widths import Widths, widths_for
 from throughtime.cells import Cell
 from throughtime.compiler.llvm.code import Code
@@ -21,7 +22,7 @@ class Key(NamedTuple):
     Attributes:
         cell: the equations.
         bytes: of a number.
-        rows: of the batch.
+        rows: extent of the batch.
         team: who does it.
         sizes: directions, units, inputs.
         x, y: bytes from step to step and from row to row.
@@ -30,7 +31,7 @@ class Key(NamedTuple):
 
     cell: Cell
     bytes: int
-    rows: Rows
+    rows: Extent
     team: Team
     sizes: tuple[int, int, int]
     x: tuple[int, int]
@@ -43,7 +44,7 @@ def key_of(call: Call, rows: Rows, team: Team, y: Tensor) -> Key:
     x, packed = call.x, call.batch_sizes is not None
     sizes = call.directions, call.hidden_size, x.shape[-1]
     strides = strides_of(x, packed), strides_of(y, packed)
-    return Key(call.cell, x.element_size(), rows, team, sizes, *strides, packed)
+    return Key(call.cell, x.element_size(), rows.extent, team, sizes, *strides, packed)
 
 
 def shape_of(key: Key, code: Code) -> Shape:
@@ -63,7 +64,7 @@ class Shape:
     Attributes:
         plan: of the cell.
         code: forward or backward.
-        rows: of the batch.
+        rows: extent of the batch.
         team: who does it.
         D, H, I: directions, units, inputs.
         x, y: bytes from step to step and from row to row.
@@ -74,7 +75,7 @@ class Shape:
 
     plan: Plan
     code: Code
-    rows: Rows
+    rows: Extent
     team: Team
     D: int
     H: int
@@ -92,12 +93,16 @@ class Shape:
 
     def row(self, units: int) -> int:
         """Bytes of so many units in whole vectors."""
-        return padded(units, self.code.kind.lanes, self.code.kind.bytes)
+        return whole_vectors(units, self.code.kind.lanes) * self.code.kind.bytes
 
     @property
     def I_row(self) -> int:
         """Bytes of a padded row of the input."""
         return self.row(self.I)
+
+    def packed_rows(self, **more: int) -> dict[str, int]:
+        """Bytes from row to row of packed tensors by name; none where they are not packed."""
+        return {"x": self.x[1], "y": self.y[1], **more} if self.packed else {}
 
     @property
     def panel(self) -> int:

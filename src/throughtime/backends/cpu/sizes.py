@@ -1,14 +1,10 @@
-"""How a call is cut for machine code: rows, chunks of them for threads, steps in a block."""
+"""How a call is cut for machine code: threads, steps in a block, whole vectors."""
 
 from __future__ import annotations
 
 import functools
-from array import array
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,68 +39,6 @@ def target() -> machine.Machine:
     found = machine.host()
     assert found is not None
     return found
-
-
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """Which rows each step has, with addresses of the arrays that compiled code reads.
-
-    Attributes:
-        T: steps.
-        B: rows.
-        N: rows over all steps.
-        alive: (T,) rows of each step, in falling order.
-        offset: (T,) rows before each step.
-        order: (B,) the line of each row in the tensors.
-    """
-
-    T: int
-    B: int
-    N: int
-    alive: np.ndarray
-    offset: np.ndarray
-    order: np.ndarray
-
-    @cached_property
-    def addresses(self) -> tuple[int, int, int]:
-        """Of alive, offset and order."""
-        return tuple(v.ctypes.data for v in (self.alive, self.offset, self.order))  # type: ignore[return-value]
-
-    @property
-    def there(self) -> np.ndarray:
-        """(T, B) bool: which rows each step has, in their own order."""
-        return np.arange(self.B) < self.alive[:, None]
-
-    def bounds(self, chunks: int) -> array[int]:
-        """Where each chunk of rows begins, all with as many steps; and where the last ends."""
-        if self.N == self.T * self.B or chunks == 1:
-            return array("q", [i * self.B // chunks for i in range(chunks + 1)])
-        lengths = self.there.sum(0)
-        done = np.cumsum(lengths)
-        inner = np.searchsorted(done, [self.N * i // chunks for i in range(1, chunks)]) + 1
-        return array("q", [0, *(min(int(v), self.B) for v in inner), self.B])
-
-
-@functools.lru_cache(maxsize=256)
-def full_rows(T: int, B: int) -> Rows:
-    """Every step has every row."""
-    steps = np.arange(T, dtype=np.int64)
-    return Rows(T, B, T * B, np.full(T, B, np.int64), steps * B, np.arange(B, dtype=np.int64))
-
-
-def rows_of(call: Call) -> Rows:
-    """The rows of a call: padded, padded with lengths, or packed."""
-    if call.batch_sizes is not None:
-        alive = call.batch_sizes.numpy().astype(np.int64)
-        order = np.arange(call.rows, dtype=np.int64)
-    elif call.lengths is not None:
-        lengths = call.lengths.numpy()
-        order = np.argsort(-lengths, kind="stable").astype(np.int64)
-        alive = (lengths[None, :] > np.arange(call.x.shape[0])[:, None]).sum(1).astype(np.int64)
-    else:
-        return full_rows(call.x.shape[0], call.x.shape[1])
-    N = int(alive.sum())
-    return Rows(len(alive), call.rows, N, alive, np.cumsum(alive) - alive, order)
 
 
 class Team(NamedTuple):
@@ -169,16 +103,9 @@ def part_address(v: Tensor | None, d: int) -> int:
     return 0 if v is None else v.data_ptr() + d * v.stride(0) * v.element_size()
 
 
-def time_steps(rows: Rows, strides: tuple[int, int], packed: bool) -> np.ndarray:
-    """Bytes to each step of a tensor."""
-    if packed:
-        return rows.offset * strides[1]
-    return np.arange(rows.T, dtype=np.int64) * strides[0]
-
-
-def padded(count: int, lanes: int, bytes: int) -> int:
-    """Bytes of a row of numbers, padded to whole vectors."""
-    return -(-count // lanes) * lanes * bytes
+def whole_vectors(count: int, lanes: int) -> int:
+    """So many numbers, and as many more as fill the last vector."""
+    return -(-count // lanes) * lanes
 
 
 @functools.cache  # a power of two each, so there are few

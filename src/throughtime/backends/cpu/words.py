@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.rows import Extent, Rows, full_rows
 from throughtime.backends.cpu.shape import Shape
-from throughtime.backends.cpu.sizes import part_address, time_steps, zeros
+from throughtime.backends.cpu.sizes import part_address, zeros
 from throughtime.backends.cpu.template import Given, Template, Word
 from throughtime.backends.cpu.widths import matrix_names
 from throughtime.compiler.llvm import threads
+
+ROW_WORDS = ("rows", "offset", "order")
+"""In the order of `Rows.addresses`."""
 
 
 def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
@@ -21,7 +26,6 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
     tiles, heights, columns = (
         v.buffer_info()[0] for v in (code.tiles.rows, code.tiles.heights, code.tiles.columns)
     )
-    alive, offset, order = rows.addresses
     found: dict[str, Word] = {
         "tiles": tiles, "heights": heights, "columns": columns,
         "column_widest": code.tiles.column_widest, "D": shape.D, "T": rows.T, "H": shape.H,
@@ -30,7 +34,6 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
         "own_plane": rows.B * shape.H_row,
         "states": len(plan.state_names), "vectors": len(plan.vectors), "panel": shape.panel,
         "chunks": shape.team.chunks, "members": shape.team.members,
-        "rows": alive, "offset": offset, "order": order,
         "zeros": zeros(max(shape.H_row, shape.I_row)),
         "saved_row": len(plan.saved) * shape.H_row, "state_plane": rows.B * shape.H_row,
         "x": Given("x"), "y": Given("y"),
@@ -42,7 +45,13 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
             "team": runtime.omp_get_num_threads,
             "yield": runtime.sched_yield,
         }
-    return found | more
+    return found | _row_words(rows) | more
+
+
+def _row_words(rows: Extent) -> dict[str, Word]:
+    if rows.ragged:
+        return {name: Given(name) for name in ROW_WORDS}
+    return dict(zip(ROW_WORDS, full_rows(rows.T, rows.B).addresses, strict=True))
 
 
 def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]:
@@ -71,17 +80,41 @@ def shared_lists(template: Template, shape: Shape) -> None:
     template.set_common("state_widths", template.list_of(shape.widths.states))
     template.set_common("unit_widths", template.list_of(shape.widths.units))
     template.set_common("flat", template.list_of([v * size for v in range(8)]))
-    bounds = shape.rows.bounds(shape.team.chunks)
-    template.set_common("bounds", template.list_of(bounds))
-    template.set_counters(1 + shape.D * shape.team.chunks)
+    rows, chunks = shape.rows, shape.team.chunks
+    if rows.ragged:
+        template.set_common("bounds", Given("bounds"))
+    else:
+        bounds = full_rows(rows.T, rows.B).bounds(chunks)
+        template.set_common("bounds", template.list_of(bounds))
+    template.set_counters(1 + shape.D * chunks)
     set_steps(template, "x", shape, shape.x)
     set_steps(template, "y", shape, shape.y)
 
 
 def set_steps(template: Template, name: str, shape: Shape, strides: tuple[int, int]) -> None:
-    """Bytes to each step of a tensor, and from row to row."""
-    template.set_array(f"{name}_steps", time_steps(shape.rows, strides, shape.packed))
+    """Bytes to each step of a tensor, and from row to row; of packed rows, each call says."""
+    if shape.packed:
+        template.set_common(f"{name}_steps", Given(f"{name}_steps"))
+    else:
+        steps = np.arange(shape.rows.T, dtype=np.int64) * strides[0]
+        template.set_array(f"{name}_steps", steps)
     template.set_common(f"{name}_row", strides[1])
+
+
+class RaggedWords:
+    """What of a ragged call's words follows from its lengths; lives as long as the call.
+
+    Args:
+        rows: of the call.
+        chunks: of them.
+        packed: bytes from row to row of each packed tensor by name; empty for padded ones.
+    """
+
+    def __init__(self, rows: Rows, chunks: int, packed: Mapping[str, int]) -> None:
+        self._steps = {f"{name}_steps": rows.offset * row for name, row in packed.items()}
+        self.addresses = dict(zip(ROW_WORDS, rows.addresses, strict=True))
+        self.addresses["bounds"] = rows.bounds(chunks).buffer_info()[0]
+        self.addresses |= {name: v.ctypes.data for name, v in self._steps.items()}
 
 
 def call_addresses(

@@ -64,7 +64,7 @@ def read(key: str) -> bytes | None:
 def write(key: str, payload: bytes) -> None:
     """Keeps an object under `key`, a name for a file. A folder that cannot take it goes without."""
     place = _folder()
-    if place is None:
+    if place is None or not place.is_absolute():
         return
     with suppress(OSError):
         place.mkdir(0o700, parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""What options cost: ragged batches, resets, masks, layer norm, records, checkpoints, one row."""
