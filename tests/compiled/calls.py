@@ -62,6 +62,9 @@ FORMS: Final[dict[str, dict[str, bool]]] = {
     "reset_both": {"reset": True, "state": True, "initial": True},
     "reset_lengths": {"reset": True, "lengths": True, "initial": True},
     "reset_packed": {"reset": True, "packed": True, "initial": True},
+    "masked": {"dropout": True, "zoneout": True, "state": True},
+    "masked_reset": {"dropout": True, "zoneout": True, "reset": True, "lengths": True},
+    "masked_packed": {"dropout": True, "zoneout": True, "packed": True, "initial": True},
 }
 
 NORMALISERS = ("n",)
@@ -105,8 +108,10 @@ def random_call(
         given["inputs"] = {n: random(*x.shape[:-1], w) for n, w in widths_of.items()}
     if asked.get("reset"):
         given["reset"] = _random_resets(given.get("batch_sizes"), T, B)
+    given |= _random_masks(given.get("batch_sizes"), dtype, sizes, widths, asked)
     scales = {"weight_ih": 1 / math.sqrt(max(I, 1)), "weight_hh": 0.8 / math.sqrt(H)}
     shapes = parameter_shapes(cell, I, H, asked.get("bias", True))
+    scales = {n: 0.8 / math.sqrt(max(s[1], 1)) for n, s in shapes.items() if len(s) == 2} | scales
     weights = tuple(
         {n: random(*s, scale=scales.get(n, 0.5)) for n, s in shapes.items()} for _ in range(D)
     )
@@ -122,6 +127,24 @@ def _random_resets(batch_sizes: Tensor | None, T: int, B: int) -> Tensor:
     if batch_sizes is not None:
         T, B = len(batch_sizes), int(batch_sizes[0]) if len(batch_sizes) else 0
     return torch.rand(T, B) < 0.3
+
+
+def _random_masks(
+    batch_sizes: Tensor | None, dtype: torch.dtype, sizes: Sizes, widths: tuple[int, ...],
+    asked: dict[str, bool],
+) -> dict[str, Any]:  # fmt: skip
+    """Masks as training draws them; zoneout of the last state as eval has it, between 0 and 1."""
+    T, B, D = sizes.T, sizes.B, sizes.D
+    if batch_sizes is not None:
+        T, B = len(batch_sizes), int(batch_sizes[0]) if len(batch_sizes) else 0
+    found: dict[str, Any] = {}
+    if asked.get("dropout"):
+        found["recurrent_mask"] = (torch.rand(D, B, widths[0]) < 0.7).to(dtype) / 0.7
+    if asked.get("zoneout"):
+        zones = [(torch.rand(D, T, B, w) < 0.3).to(dtype) for w in widths]
+        zones[-1] = torch.full((1,), 0.3, dtype=dtype).expand(zones[-1].shape)
+        found["zoneout"] = tuple(zones)
+    return found
 
 
 def changed(call: Call, change: Any) -> Call:

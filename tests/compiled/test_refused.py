@@ -19,13 +19,14 @@ from throughtime.errors import BackendError
 from throughtime.scan import scan
 
 SIZES = Sizes(3, 2, 4, 5)
-MASK = torch.ones(1, 2, 5)
+MASK = torch.ones(1, 2, 5, requires_grad=True)
+ZONES = torch.zeros(1, 3, 2, 5).double()
 
 CALLS: dict[str, tuple[dict[str, Any], str]] = {
-    "mask": ({"recurrent_mask": MASK}, "does not offer a recurrent dropout"),
-    "zoneout": ({"zoneout": (torch.zeros(1, 3, 2, 5),)}, "does not offer zoneout"),
+    "mask": ({"recurrent_mask": MASK}, "has no gradient by masks"),
+    "zoneout": ({"zoneout": (ZONES,)}, "states, inputs and masks must be float32"),
     "record": ({"record": True}, "does not offer the sequence of every state"),
-    "state": ({"state": (torch.zeros(1, 2, 5).double(),)}, "states and inputs must be float32"),
+    "state": ({"state": (ZONES[:, 0],)}, "states, inputs and masks must be float32"),
     "mixed": ({"x": torch.zeros(3, 2, 4).double()}, "must be float64 on cpu like the input"),
 }  # fmt: skip
 
@@ -40,7 +41,7 @@ def test_direct_inputs_of_another_precision_are_refused() -> None:
     call = random_call(Decaying(), torch.float32, SIZES, grad=False)
     assert call.inputs is not None
     inputs = {n: v.double() for n, v in call.inputs.items()}
-    _refused(call._replace(inputs=inputs), "weights, states and inputs must be float32")
+    _refused(call._replace(inputs=inputs), "weights, states, inputs and masks must be float32")
 
 
 @pytest.mark.parametrize(

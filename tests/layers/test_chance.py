@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from tests.layers.plain import agree, build, gru, lstm, plain, random, weights_o
 from tests.layers.test_options import KINDS
 from throughtime import Recurrent, cells
 from throughtime.errors import OptionError
+from throughtime.layers.masks import zoneout_masks
+from throughtime.layers.options import Options
 
 RAGGED = [4, 0, 5, 2]
 
@@ -22,7 +25,8 @@ def ones(*shape: int) -> Tensor:
 
 
 def kept(share: float, *shape: int) -> Tensor:
-    return torch.empty(*shape, dtype=torch.float64).bernoulli_(share)
+    """1 where a number from 0 to 1 is below the share; nothing is drawn for none and all."""
+    return (torch.rand(*shape) < share).double() if 0 < share < 1 else ones(*shape) * share
 
 
 def compare(layer: Recurrent, step: Any, x: Tensor, seed: int, given: Any, **masks: Any) -> None:
@@ -111,6 +115,18 @@ def test_zoneout(zone: str, ragged: bool) -> None:
     compare(layer, lstm, x, 13, given, zones=zones)
     means = [tuple(ones(2, 5, 4, width) * share for share in shares) for width in (4, 2)]
     compare(layer.eval(), lstm, x, 13, given, zones=means)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_zoneout_has_its_share_in_every_precision(dtype: torch.dtype) -> None:
+    """Within four standard deviations; eight bits of a number could not tell 0.003 from 0.004."""
+    torch.manual_seed(3)
+    x, cell, options = torch.zeros(1, dtype=dtype), cells.GRU(), Options(zoneout=0.003)
+    found = zoneout_masks(x, cell, [(1, 1000, 1000, 1)], options, training=True)
+    assert found is not None and found[0].dtype == dtype
+    assert set(found[0].unique().tolist()) == {0.0, 1.0}
+    count = found[0].double().sum().item()
+    assert abs(count - 3000) < 4 * math.sqrt(3000)
 
 
 def test_zoneout_of_a_dilated_layer() -> None:

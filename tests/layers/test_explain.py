@@ -39,22 +39,24 @@ def refusals(cpu: str, torch: str | None) -> str:
 
 
 def test_a_cell_that_is_compiled() -> None:
-    for cell in (cells.LSTM(), cells.LSTMPeephole()):
+    for cell in (cells.LSTM(), cells.LSTMPeephole(), cells.LSTMProjected(2)):
         layer = Recurrent(cell, 3, [4, 5])
         assert layer.explain() == layer.explain(steps=0) == "layer 0: cpu\nlayer 1: cpu"
     assert Recurrent(cells.GRU(), 3, 4, dilation=5).explain(steps=7) == "layer 0: cpu"
 
 
+def test_a_layer_with_masks_is_compiled() -> None:
+    layer = Recurrent(cells.LSTM(), 3, 4, recurrent_dropout=0.5, zoneout=0.1)
+    assert layer.explain() == layer.eval().explain() == "layer 0: cpu"
+
+
 def test_why_neither_compiled_nor_torch() -> None:
-    layer = Recurrent(cells.GRU(), 3, 4, recurrent_dropout=0.5)
-    told = refusals(
-        "compiled code does not offer a recurrent dropout",
-        "torch's layer does not offer a recurrent dropout",
-    )
+    reason = "it computes in float32 and float64, and the input is bfloat16"
+    layer = Recurrent(cells.LSTM(), 3, 4, recurrent_dropout=0.5, dtype=torch.bfloat16)
+    told = refusals(reason, "torch's layer does not offer a recurrent dropout")
     assert layer.explain() == f"layer 0: {told}"
-    assert layer.eval().explain() == "layer 0: cpu"
-    layer = Recurrent(cells.GRU(), 3, 4, zoneout=0.1)
-    assert "not cpu: compiled code does not offer zoneout" in layer.explain()
+    assert layer.eval().explain().startswith("layer 0: torch")
+    layer = Recurrent(cells.LSTM(), 3, 4, zoneout=0.1, dtype=torch.bfloat16)
     assert "not torch: torch's layer does not offer zoneout" in layer.explain()
 
 

@@ -16,6 +16,7 @@ FORMS: dict[str, dict[str, bool]] = {
     "plain": {},
     "state": {"state": True},
     "ragged": {"lengths": True, "reset": True, "initial": True},
+    "zoned": {"mask": True, "zoneout": True},
     "masked": {"mask": True, "zoneout": True, "record": True, "state": True},
 }
 

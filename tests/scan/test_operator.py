@@ -73,7 +73,8 @@ def test_a_call_survives_its_flat_form(cell: Cell, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "form"), [*(("reference", f) for f in FORMS), ("cpu", "plain"), ("cpu", "state")]
+    ("backend", "form"),
+    [*(("reference", f) for f in FORMS), *(("cpu", f) for f in ("plain", "state", "zoned"))],
 )
 def test_the_raw_ops_pass_opcheck(backend: str, form: str) -> None:
     call = make_call(form=form, grad=False)

@@ -45,7 +45,7 @@ def derivative(graph: Graph) -> Graph:
         for i, value in zip(
             node.inputs, _gradients_by_inputs(builder, node, index, d), strict=True
         ):
-            if value is not None:
+            if value is not None and graph.nodes[i].op not in FLAT:  # numbers may meet any width
                 _add(gradients, i, _summed_to(value, graph.nodes[i].shape))
     order = {f"d_{n.op}.{n.constants[0]}": i for i, n in enumerate(graph.nodes) if n.op in READ}
     outputs.sort(key=lambda output: order[output[0]])

@@ -9,17 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Final
 
 from throughtime.cells.cell import Cell
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import Graph
-from throughtime.compiler.inputs import state_shapes, symbolic_width
+from throughtime.compiler.inputs import state_shapes
+from throughtime.compiler.masked import NO_MASKS, Masks, with_masks
 from throughtime.compiler.phases import Phase, phases_of
 from throughtime.compiler.saving import needed_values, saved_values
 from throughtime.compiler.sums import Sum, sums_of
 from throughtime.compiler.trace import trace
-from throughtime.compiler.widths import HIDDEN, NUMBER, Widths, spread_node, widths_of
+from throughtime.compiler.widths import NUMBER, Widths, odd_widths, widths_of
 
 ROWWISE: Final = frozenset("row_sum row_mean row_scale spread softmax normalise sum_units".split())
 """Operations over the units of a row, which pointwise code cannot compute."""
@@ -47,6 +49,7 @@ class Plan:
         inputs: node of each direct input that is read.
         widths: of all nodes.
         products: names of the matrices that are no gate's, which have no bias.
+        masks: node of each mask.
     """
 
     name: str
@@ -63,6 +66,17 @@ class Plan:
     inputs: tuple[int, ...]
     widths: Widths
     products: tuple[str, ...]
+    masks: tuple[int, ...] = ()
+
+    @cached_property
+    def lines(self) -> tuple[int, ...]:
+        """What each row of a step is given, a line of units each: direct inputs, then masks."""
+        return self.inputs + self.masks
+
+    @cached_property
+    def mask_names(self) -> tuple[str, ...]:
+        """Of the masks: `DROPOUT`, or a state's name for zoneout."""
+        return tuple(str(self.graph.nodes[i].constants[0]) for i in self.masks)
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
@@ -100,10 +114,6 @@ class Plan:
         """Phases that multiply something else than the old output."""
         return tuple(p for p in self.phases if p.own)
 
-    def states_of(self, width: str) -> tuple[int, ...]:
-        """Numbers of the states that are so wide."""
-        return tuple(k for k, w in enumerate(self.widths.states) if w == width)
-
     @cached_property
     def gradients(self) -> dict[str, int]:
         """Output of the derivative by name: d_s.h, d_p.u and so on."""
@@ -113,7 +123,7 @@ class Plan:
     def key(self) -> str:
         """Equal plans may share their code."""
         sums = [(s.node, s.gradient, s.a is not None, s.u is not None) for s in self.sums]
-        more = self.states, self.new_states, self.saved, self.vectors, self.inputs
+        more = self.states, self.new_states, self.saved, self.vectors, self.lines
         return repr((self.graph.key, sums, *more))
 
     def __str__(self) -> str:
@@ -139,9 +149,9 @@ class Plan:
 
 
 @lru_cache(maxsize=256)  # asked several times a call
-def plan(cell: Cell) -> Plan | str:
-    """The plan of a cell, or the reason why there is none."""
-    return _reason(cell) or _planned(cell)
+def plan(cell: Cell, masks: Masks = NO_MASKS) -> Plan | str:
+    """The plan of a cell with these masks, or the reason why there is none."""
+    return _reason(cell) or _planned(cell, masks)
 
 
 def _reason(cell: Cell) -> str | None:
@@ -150,10 +160,7 @@ def _reason(cell: Cell) -> str | None:
     if graph.unsupported:
         operation, line = graph.unsupported[0]
         return f"{operation} has no rule, which keeps {name} uncompiled: {line}"
-    for input in cell.layout.inputs:
-        if symbolic_width(cell, cell.inputs[input]) not in ("1", HIDDEN):
-            return f"{name} reads the direct input {input}, whose width is not 1 or {HIDDEN}"
-    return next(_odd_nodes(cell, graph), None)
+    return next(chain(_odd_nodes(cell, graph), odd_widths(cell, graph)), None)
 
 
 def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
@@ -169,15 +176,11 @@ def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
             if matrix in matrices:
                 yield f"{name} multiplies by U.{matrix} twice: {node.line}"
             matrices.add(matrix)
-    number = any(node.shape == NUMBER for node in graph.nodes)
-    spread = spread_node(derivative(graph)) if number else None
-    if spread is not None:
-        yield f"{name} computes with one number over units of another width: {spread.line}"
 
 
-def _planned(cell: Cell) -> Plan:
-    step, graph = trace(cell), derivative(trace(cell))
-    output = cell.state_names[0]
+def _planned(cell: Cell, masks: Masks) -> Plan:
+    step = with_masks(trace(cell), cell.layout.recurrent_gates, masks)
+    graph, output = derivative(step), cell.state_names[0]
     sums = sums_of(step, graph, output, cell.layout.inputs)
     phases = phases_of(step, graph, output, [s.u for s in sums])
     old = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "s"}
@@ -186,11 +189,12 @@ def _planned(cell: Cell) -> Plan:
     needed = needed_values(graph) | {p.vector for p in phases if p.own}
     direct = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "a"}
     inputs = tuple(direct[name] for name in cell.layout.inputs if name in direct)
-    known = {i for i in (states[0], new_states[0], *inputs) if i is not None}
+    given = tuple(i for i, n in enumerate(step.nodes) if n.op == "mask")
+    known = {i for i in (states[0], new_states[0], *inputs, *given) if i is not None}
     saved, read = saved_values(graph, needed, {s.node for s in sums}, known)
     return Plan(
         type(cell).__name__, graph, sums, states, new_states, saved, new_states[0] in read,
         states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
         widths_of(graph, tuple(shape[-1] for shape in state_shapes(cell).values())),
-        cell.layout.products,
+        cell.layout.products, given,
     )  # fmt: skip

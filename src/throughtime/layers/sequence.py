@@ -33,9 +33,9 @@ class SequenceLayer(Passage):
         """The state as the layer's own call takes it."""
         return tuple(tuple(border.state(v) for v in s) for s in states)
 
-    def stream(self, batch: int = 1) -> Stream:
+    def stream(self, batch: int = 1, weights: torch.dtype | None = None) -> Stream:
         """This layer one step at a time, with carried state: see `Stream`."""
-        return Stream(self, batch)
+        return Stream(self, batch, weights)
 
     def windows(self, x: Any, k: int, state: Any = None, **given: Any) -> Iterator[Window]:
         """A batch in windows of k steps, for truncated back-propagation: see `windows`."""

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.backends.cpu.stream import CompiledStream
-from throughtime.errors import OptionError, ShapeError
+from throughtime.errors import OptionError
 from throughtime.layers.batch import States
 from throughtime.layers.passage import Passage
-from throughtime.layers.stream_model import check_streamable, frozen
+from throughtime.layers.stream_given import one_step, written
+from throughtime.layers.stream_model import check_streamable, frozen, round_matrices
 from throughtime.layers.stream_parts import Parts, parts_of
 from throughtime.layers.stream_step import Step, dtypes_of_arrays, set_states
 
@@ -31,16 +32,21 @@ class Stream:
         model: a layer of this package, or a module built of them and of parts that look at each
             time step alone (a linear readout, say).
         batch: B, rows that run side by side.
+        weights: torch.bfloat16: the matrices of a float32 model are rounded to bfloat16, and
+            compiled steps read half the bytes; sums, biases and states stay float32. None: as
+            they are.
 
     Raises:
         OptionError: a layer runs backward or is dilated, so that it cannot go step by step, or
-            the state of a part could not be carried.
+            the state of a part could not be carried, or its weights cannot be rounded.
     """
 
-    def __init__(self, model: nn.Module, batch: int = 1) -> None:
+    def __init__(
+        self, model: nn.Module, batch: int = 1, weights: torch.dtype | None = None
+    ) -> None:
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise OptionError(f"batch must be a positive integer, got {batch!r}")
-        self.batch = batch
+        self.batch, self.weights = batch, weights
         self._source = model
         self._model, self._steps, parts = self._build()
         self._compile(parts)
@@ -66,7 +72,9 @@ class Stream:
     def _compile(self, parts: Parts | str) -> None:
         """One call of compiled code for the whole step, where that takes the model."""
         self._parts = parts
-        self._compiled = None if isinstance(parts, str) else CompiledStream(parts, self.batch)
+        self._compiled = None
+        if not isinstance(parts, str):
+            self._compiled = CompiledStream(parts, self.batch, self.weights is not None)
         self._push()
 
     def _pull(self) -> None:
@@ -91,6 +99,7 @@ class Stream:
         """A frozen copy of the model in which every layer carries its own state; and its parts."""
         check_streamable(self._source)
         model = frozen(self._source)
+        round_matrices(model, self.weights)
         parts = parts_of(model, self.batch)
         layers = [m for m in model.modules() if isinstance(m, Passage)]
         steps = [Step(layer, self.batch) for layer in layers]
@@ -119,46 +128,52 @@ class Stream:
             step.reset(rows)
         self._push()
 
-    def __call__(self, x: Any, **given: Any) -> Any:
+    def __call__(self, x: Any, *, out: Any = None, **given: Any) -> Any:
         """One step.
 
         Args:
             x: (B, I), with batch 1 also (I,); a tensor or a NumPy array.
+            out: where the result goes, of its kind, shape and dtype; left out, a new one is made.
             given: what else the model takes: for a layer whose cell reads direct inputs,
                 `inputs`, a mapping of tensors or arrays as x.
 
         Returns:
-            The model's output for this step, (B, O) or (O,), of the kind that x is.
+            The model's output for this step, (B, O) or (O,), of the kind that x is; or `out`.
+
+        Raises:
+            TypeError, ShapeError: x or `out` does not fit; no step was taken then.
         """
         if self._compiled is not None and not given:
-            y = self._compiled.step(x)
+            y = self._compiled.step(x, out)
             if y is not None:
                 return y
         self._pull()
-        y = self._step(x, given)
+        y = self._step(x, out, given)
         self._push()
         return y
 
-    def _step(self, x: Any, given: dict[str, Any]) -> Any:
+    def _step(self, x: Any, out: Any, given: dict[str, Any]) -> Any:
         """One step, layer by layer."""
         flat = getattr(x, "ndim", 0) == 1 and self.batch == 1
         arrays = dtypes_of_arrays(x, given.get("inputs"))
+        border = self.batch, self._steps[0].state[0][0].device, self._time
         for step in self._steps:
             step.arrays = arrays
-        v = self._one_step("x", x)
+        v = one_step("x", x, *border)
         if isinstance(given.get("inputs"), Mapping):
-            given["inputs"] = {n: self._one_step(n, i) for n, i in given["inputs"].items()}
+            given["inputs"] = {n: one_step(n, i, *border) for n, i in given["inputs"].items()}
         states = [step.state for step in self._steps]
         try:
-            y = self._run(v, given)
-            y = y.squeeze(0) if flat else y
+            y = self._run(v, given, flat)
+            found = y.cpu().numpy() if isinstance(x, np.ndarray) else y
+            found = found if out is None else written(out, found)
             states = [step.state for step in self._steps]
         finally:  # a step that raises is no step of any layer
             for step, state in zip(self._steps, states, strict=True):
                 step.state = state
-        return y.cpu().numpy() if isinstance(x, np.ndarray) else y
+        return found
 
-    def _run(self, v: Tensor, given: Mapping[str, Any]) -> Tensor:
+    def _run(self, v: Tensor, given: Mapping[str, Any], flat: bool) -> Tensor:
         """The model over a sequence of one step."""
         for step in self._steps:
             step.calls = 0
@@ -169,21 +184,7 @@ class Stream:
                 "a stream needs a model that calls each of its recurrent layers once a step"
             )
         out: Tensor = (y[0] if isinstance(y, tuple) else y).squeeze(self._time)
-        return out
-
-    def _one_step(self, name: str, x: Any) -> Tensor:
-        """A tensor or array (B, I) or (I,) as a sequence of one step."""
-        if not isinstance(x, Tensor | np.ndarray):
-            raise TypeError(f"{name} must be a tensor or a NumPy array, got {type(x).__name__}")
-        device = self._steps[0].state[0][0].device
-        v = x if isinstance(x, Tensor) else torch.from_numpy(x.copy()).to(device)
-        v = v.unsqueeze(0) if v.dim() == 1 and self.batch == 1 else v
-        if v.dim() != 2 or v.shape[0] != self.batch:
-            raise ShapeError(
-                f"one step of this stream is ({self.batch}, I), one row for each of its batch, "
-                f"got {tuple(x.shape)} for {name}"
-            )
-        return v.unsqueeze(self._time)
+        return out.squeeze(0) if flat else out
 
     def __getstate__(self) -> dict[str, Any]:
         self._pull()
@@ -194,4 +195,5 @@ class Stream:
         self._compile(self._parts)
 
     def __repr__(self) -> str:
-        return f"Stream({self._source!r}, batch={self.batch})"
+        weights = "" if self.weights is None else f", weights={self.weights}"
+        return f"Stream({self._source!r}, batch={self.batch}{weights})"

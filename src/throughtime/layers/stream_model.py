@@ -75,5 +75,31 @@ def frozen(model: nn.Module) -> nn.Module:
     return found
 
 
+@torch.no_grad()
+def round_matrices(model: nn.Module, dtype: torch.dtype | None) -> None:
+    """Round the matrices of a frozen model's layers and linear parts to bfloat16; None: do not.
+
+    Raises:
+        OptionError: the dtype is another, the weights are no float32 or computed from others.
+    """
+    if dtype is None:
+        return
+    if dtype != torch.bfloat16:
+        raise OptionError(f"weights must be torch.bfloat16 or None, got {dtype!r}")
+    for name, part in model.named_modules():
+        if not isinstance(part, Passage | nn.Linear):
+            continue
+        if part._forward_pre_hooks or "parametrizations" in part._modules:
+            raise OptionError(
+                f"weights={dtype} rounds weights once, and {name or 'the model'} computes its own "
+                f"anew at each call; remove its parametrizations or hooks first"
+            )
+        for kind, v in part.named_parameters(recurse=False):
+            if v.dtype != torch.float32:
+                raise OptionError(f"weights={dtype} needs a float32 model, got {v.dtype} in {kind}")
+            if v.dim() == 2:
+                v.copy_(v.to(dtype))
+
+
 def _is_result(value: object) -> bool:
     return isinstance(value, Tensor) and not value.is_leaf

@@ -75,6 +75,8 @@ def _calls(layer: Any, batch: int) -> list[Call]:
         raise _NoParts("a layer has residual=True")
     calls = [layer._example(i, 1, batch, False, False, False) for i in range(len(layer.widths))]
     for call in calls:
+        if call.zoneout is not None or call.recurrent_mask is not None:
+            raise _NoParts("a layer has zoneout or recurrent dropout")
         reason = cpu.refuses(call) or refuses(call.cell)
         if reason is not None:
             raise _NoParts(reason)

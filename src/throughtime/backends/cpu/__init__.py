@@ -45,17 +45,17 @@ def _no_machine() -> str | None:
 
 def _kind(call: Call) -> str | None:
     """What the compiled loops do not offer."""
-    if call.recurrent_mask is not None:
-        return "compiled code does not offer a recurrent dropout"
-    if call.zoneout is not None:
-        return "compiled code does not offer zoneout"
     if call.record:
         return "compiled code does not offer the sequence of every state"
     others = [v for w in call.weights for v in w.values()]
     others += [*(call.state or ()), *(call.initial or ()), *(call.inputs or {}).values()]
-    for v in others:
+    masks = [v for v in (call.recurrent_mask, *(call.zoneout or ())) if v is not None]
+    if any(v.requires_grad for v in masks):
+        return "compiled code has no gradient by masks"
+    for v in (*others, *masks):
         if v.dtype != call.x.dtype or v.device != call.x.device:
-            return f"weights, states and inputs must be {_word(call.x.dtype)} on cpu like the input"
+            kind = _word(call.x.dtype)
+            return f"weights, states, inputs and masks must be {kind} on cpu like the input"
     return None
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Result
 from throughtime.backends.cpu.inputs import input_lines
+from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.restarts import Restarts
 from throughtime.backends.cpu.rows import Rows, rows_of
@@ -47,8 +48,7 @@ LEAST_ROWS = 48
 def run(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
     """The result, and with `keep` what the backward pass needs beside it."""
     call = contiguous(call)
-    found, rows = plan(call.cell), rows_of(call)
-    assert isinstance(found, Plan)
+    found, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
     new = x.new_empty if call.lengths is None else x.new_zeros
     widths = call.cell.widths(call.hidden_size)
@@ -62,9 +62,7 @@ def run(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     """The shapes of what `run` keeps."""
-    found = plan(call.cell)
-    assert isinstance(found, Plan)
-    return [kept_shape(call, found)]
+    return [kept_shape(call, plan_of(call))]
 
 
 def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
@@ -102,7 +100,7 @@ def _carry(
 
 @functools.lru_cache(maxsize=128)
 def _template(key: Key, keep: bool) -> tuple[Template, Shape]:
-    found = plan(key.cell)
+    found = plan(key.cell, key.masks)
     assert isinstance(found, Plan)
     shape = shape_of(key, forward_code(found, key.bytes, target(), keep))
     blocks = shape.H_row // shape.code.kind.size

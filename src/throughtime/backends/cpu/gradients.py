@@ -25,7 +25,7 @@ class Room:
         U: weight_hh and each product's matrix, their columns padded likewise.
         others: by name, biases and vectors as they are.
         start: for each state (D, B, H).
-        inputs: (D, N, direct inputs, H), padded, or None where there are none.
+        inputs: (D, N, direct inputs, then masks left as they are, H), padded; or None.
         initial: (D, states, B, H) what resets carry to where they go, padded; or None.
     """
 
@@ -58,7 +58,7 @@ def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: 
         [{n: none(v.shape) for n, v in call.weights[d].items() if n not in matrices}
          for d in wanted],
         [new((D, rows.B, width)) for width in widths.states],
-        new((D, rows.N, len(found.inputs), whole)) if found.inputs else None,
+        new((D, rows.N, len(found.lines), whole)) if found.inputs else None,
         sums_by_initial(call, lanes),
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Direct inputs as compiled code reads them, and its gradients as those of the call's tensors.
 
 A row of a step has a line of units for each input; of one number a row, every unit has the same.
+Masks, which each direction has of its own, are lines behind those.
 Rows lie one behind the other over all steps, in the order in which both directions walk them.
 """
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.gradients import as_given
+from throughtime.backends.cpu.masks import write_masks
 from throughtime.backends.cpu.rows import Rows
 from throughtime.backends.cpu.sizes import target, whole_vectors
 from throughtime.backends.cpu.widths import widths_for
@@ -18,16 +20,17 @@ from throughtime.compiler.plan import Plan
 
 
 def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
-    """(N, inputs, H padded to whole vectors); None for a cell without direct inputs."""
-    if not found.inputs or call.inputs is None:
+    """(D, N, inputs and masks, H padded to whole vectors); None without any."""
+    if not found.lines:
         return None
-    H, lanes = call.hidden_size, target().lanes(8 * call.x.element_size())
-    whole = whole_vectors(widths_for(call.cell, H).line, lanes)
+    D, H, lanes = call.directions, call.hidden_size, target().lanes(8 * call.x.element_size())
+    whole, own = whole_vectors(widths_for(call.cell, H).line, lanes), D if found.masks else 1
     new = call.x.new_empty if whole == H else call.x.new_zeros
-    lines = new((rows.N, len(found.inputs), whole))
+    lines = new((own, rows.N, len(found.lines), whole))
     for k, name in enumerate(found.input_names):
-        lines[:, k, :H] = _walked(call, rows, call.inputs[name])
-    return lines
+        lines[:, :, k, :H] = _walked(call, rows, (call.inputs or {})[name])
+    write_masks(call, found, rows, lines)
+    return lines.expand(D, -1, -1, -1)
 
 
 def _walked(call: Call, rows: Rows, v: Tensor) -> Tensor:
@@ -40,7 +43,7 @@ def _walked(call: Call, rows: Rows, v: Tensor) -> Tensor:
 
 
 def by_inputs(call: Call, found: Plan, rows: Rows, d_lines: Tensor | None) -> dict[str, Tensor]:
-    """(D, N, inputs, H padded) to the gradient by each input, in its own shape."""
+    """(D, N, inputs and masks, H padded) to the gradient by each input, in its own shape."""
     if d_lines is None or call.inputs is None:
         return {}
     total = d_lines[0] if len(d_lines) == 1 else d_lines[0] + d_lines[1]

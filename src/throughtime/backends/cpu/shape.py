@@ -8,11 +8,13 @@ from typing import NamedTuple
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.masks import masks_of
 from throughtime.backends.cpu.rows import Extent, Rows
 from throughtime.backends.cpu.sizes import Team, strides_of, whole_vectors
 from throughtime.backends.cpu.widths import Widths, widths_for
 from throughtime.cells import Cell
 from throughtime.compiler.llvm.code import Code
+from throughtime.compiler.masked import Masks
 from throughtime.compiler.plan import Plan, plan
 
 
@@ -21,6 +23,7 @@ class Key(NamedTuple):
 
     Attributes:
         cell: the equations.
+        masks: which it is given.
         bytes: of a number.
         rows: extent of the batch.
         team: who does it.
@@ -30,6 +33,7 @@ class Key(NamedTuple):
     """
 
     cell: Cell
+    masks: Masks
     bytes: int
     rows: Extent
     team: Team
@@ -44,14 +48,16 @@ def key_of(call: Call, rows: Rows, team: Team, y: Tensor) -> Key:
     x, packed = call.x, call.batch_sizes is not None
     sizes = call.directions, call.hidden_size, x.shape[-1]
     strides = strides_of(x, packed), strides_of(y, packed)
-    return Key(call.cell, x.element_size(), rows.extent, team, sizes, *strides, packed)
+    return Key(
+        call.cell, masks_of(call), x.element_size(), rows.extent, team, sizes, *strides, packed
+    )
 
 
 def shape_of(key: Key, code: Code) -> Shape:
     """The key's call, with its plan and the code that carries it."""
-    found = plan(key.cell)
+    found = plan(key.cell, key.masks)
     assert isinstance(found, Plan)
-    gates, widths = gate_numbers(found, key.cell), widths_for(key.cell, key.sizes[1])
+    gates, widths = gate_numbers(found, key.cell), widths_for(key.cell, key.sizes[1], key.masks)
     return Shape(
         found, code, key.rows, key.team, *key.sizes, key.x, key.y, key.packed, gates, widths
     )

@@ -47,12 +47,13 @@ class CompiledStream:
         parts: in order, calls of one step (their weights, no state) and linear parts, which fit
             each other in width and numbers; `refuses` takes their cells.
         batch: B.
+        narrow: keep the matrices, of bfloat16 values in float32, as bfloat16.
 
     Attributes:
         states: over layers, of each state (B, H): views of the memory that steps overwrite.
     """
 
-    def __init__(self, parts: Sequence[Call | Product], batch: int) -> None:
+    def __init__(self, parts: Sequence[Call | Product], batch: int, narrow: bool) -> None:
         first = parts[0]
         like, I = (
             (first.weight, first.weight.shape[1])
@@ -60,7 +61,7 @@ class CompiledStream:
             else (first.x, first.x.shape[-1])
         )
         kind = Kind(like.element_size(), target().lanes(8 * like.element_size()))
-        self._program = program = Program(kind, target(), batch)
+        self._program = program = Program(kind, target(), batch, narrow)
         x = place = program.rows(batch, program.padded(I))
         self.states: list[list[Tensor]] = []
         width = I
@@ -91,28 +92,45 @@ class CompiledStream:
         self._call = make(None, ctypes.c_void_p)(stream_region(kind, target()))
         self._address = ctypes.c_void_p(self._program.address())
 
-    def step(self, x: Any) -> Any:
-        """One step on (B, I), or with one row (I,); None where x is not plainly what it takes."""
+    def step(self, x: Any, out: Any = None) -> Any:
+        """One step on (B, I), or with one row (I,); None where x is not plainly what it takes.
+
+        The result is a copy of its own, or goes into `out` where that is plainly what it takes.
+        """
         if torch.is_autocast_enabled("cpu"):
             return None
         if type(x) is np.ndarray:
             places = self._arrays.get(x.shape)
             if places is None or x.dtype != self._numbers:
                 return None
+            if out is not None and not self._fits(out, places[1]):
+                return None
             places[0][...] = x
             self._call(self._address)
-            return places[1].copy()
-        return self._tensor_step(x) if type(x) is Tensor else None
+            if out is None:
+                return places[1].copy()
+            out[...] = places[1]
+            return out
+        return self._tensor_step(x, out) if type(x) is Tensor else None
 
-    def _tensor_step(self, x: Tensor) -> Tensor | None:
+    def _tensor_step(self, x: Tensor, out: Any) -> Tensor | None:
         found = self._tensors.get(x.shape)
         if found is None or x.dtype != self._dtype or not x.is_cpu or x.layout != torch.strided:
             return None
         if torch._C._functorch.get_dynamic_layer_stack_depth():
             return None
+        if out is not None and (not self._fits(out, found[1]) or out.requires_grad):
+            return None
         found[0].copy_(x.detach())
         self._call(self._address)
-        return found[1].clone(memory_format=torch.contiguous_format)
+        if out is None:
+            return found[1].clone(memory_format=torch.contiguous_format)
+        out.copy_(found[1])
+        return out  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _fits(out: Any, y: Any) -> bool:
+        return type(out) is type(y) and out.shape == y.shape and out.dtype == y.dtype
 
     def repeat(self, times: int) -> None:
         """Run the step so often on the last x, in one call: what it costs without Python."""

@@ -37,6 +37,7 @@ class Program:
         kind: the numbers it computes with.
         target: the machine compiled for.
         batch: B.
+        narrow: keep weights as bfloat16; they are such numbers already.
 
     Attributes:
         B: the batch.
@@ -44,8 +45,8 @@ class Program:
         flops: of one step, for the prediction how long it takes.
     """
 
-    def __init__(self, kind: Kind, target: Machine, batch: int) -> None:
-        self.kind, self.target, self.B = kind, target, batch
+    def __init__(self, kind: Kind, target: Machine, batch: int, narrow: bool) -> None:
+        self.kind, self.target, self.B, self.narrow = kind, target, batch, narrow
         self.dtype = np.dtype(np.float32 if kind.bytes == 4 else np.float64)
         self.flops = 0.0
         self._words = array("q", [1, 0])
@@ -91,15 +92,25 @@ class Program:
         where = array("q", places)
         self._held.append(where)
         for first, v in _parts(V, widest(self.target.registers, self.B)):
-            packed = self.rows(1, v * lanes * K)
-            packed.array[0] = vectors[first : first + v].transpose(2, 0, 1).reshape(-1)
-            for row, r in _parts(self.B, highest(self.target.registers, self.B)):
+            packed = self._packed(vectors[first : first + v].transpose(2, 0, 1))
+            for row, r in _parts(self.B, highest(self.target.registers, self.B, self.narrow)):
                 self.add(
-                    TILE, stream_tile(self.kind, self.target, r, v),
+                    TILE, stream_tile(self.kind, self.target, r, v, self.narrow),
                     start[0] + start[1] * row, start[1], where.buffer_info()[0] + 8 * first,
-                    x.address + x.row * row, x.row, 0, packed.address, 1, K,
+                    x.address + x.row * row, x.row, 0, packed, 1, K,
                     out.address + out.row * row + first * self.kind.size, out.row,
                 )  # fmt: skip
+
+    def _packed(self, panel: Array) -> int:
+        """Where (K, vectors, lanes) lie; narrow ones by pairs, the odd k in the upper halves."""
+        if self.narrow:
+            bits = np.ascontiguousarray(panel).view(np.uint32)
+            pairs = bits[0::2] >> 16
+            pairs[: len(bits) // 2] |= bits[1::2]
+            panel = pairs.view(np.float32)
+        found = self.rows(1, panel.size)
+        found.array[0] = panel.reshape(-1)
+        return found.address
 
     def address(self) -> int:
         """Of the program, when all calls are in it."""

@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 
 from throughtime.cells import Cell
+from throughtime.compiler.masked import NO_MASKS, Masks
 from throughtime.compiler.plan import Plan, plan
 
 
@@ -43,9 +44,9 @@ def matrix_names(cell: Cell) -> tuple[str, ...]:
 
 
 @functools.lru_cache(maxsize=256)
-def widths_for(cell: Cell, H: int) -> Widths:
-    """The widths of a cell that has a plan."""
-    found = plan(cell)
+def widths_for(cell: Cell, H: int, masks: Masks = NO_MASKS) -> Widths:
+    """The widths of a cell that has a plan; masks may change which sums there are."""
+    found = plan(cell, masks)
     assert isinstance(found, Plan)
     states, products = cell.widths(H), cell.layout.products
     units = {w: int(w) if w.isdigit() else cell.width(w, H) for w in found.widths.names}

@@ -37,7 +37,7 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
         "zeros": zeros(max(shape.H_row, shape.I_row)),
         "saved_row": len(plan.saved) * shape.H_row, "state_plane": rows.B * shape.H_row,
         "x": Given("x"), "y": Given("y"),
-        "inputs": Given("inputs"), "inputs_row": len(plan.inputs) * shape.H_row,
+        "inputs_row": len(plan.lines) * shape.H_row,
     }  # fmt: skip
     if runtime:
         found |= {
@@ -70,6 +70,7 @@ def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]
         "gate_u": template.list_of(shape.gates[1]),
         "start": template.list_of([Given(f"start{s} {d}") for s in states]),
         "saved": Given(f"saved {d}"),
+        "inputs": Given(f"inputs {d}"),
         "restarts": Given(f"restarts {d}"),
     }
 
@@ -120,9 +121,9 @@ class RaggedWords:
 def call_addresses(
     call: Call, state: Sequence[Tensor] | None, inputs: Tensor | None
 ) -> dict[str, int]:
-    """Addresses of what a call gives: x, direct inputs as lines, the parameters, where it starts;
-    0 for what is not."""
-    found = {"x": call.x.data_ptr(), "inputs": 0 if inputs is None else inputs.data_ptr()}
+    """Addresses of what a call gives: x, direct inputs and masks as lines, the parameters, where it
+    starts; 0 for what is not."""
+    found = {"x": call.x.data_ptr()}
     for d, weights in enumerate(call.weights):
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             found[f"{name} {d}"] = 0
@@ -130,7 +131,7 @@ def call_addresses(
             found[f"{name} {d}"] = v.data_ptr()
         for m, name in enumerate(matrix_names(call.cell)):
             found[f"matrix{m} {d}"] = found[f"{name} {d}"]
-        found[f"restarts {d}"] = 0
+        found[f"inputs {d}"], found[f"restarts {d}"] = part_address(inputs, d), 0
         for s in range(len(call.cell.state_names)):
             found[f"start{s} {d}"] = 0
     for s, v in enumerate(state or ()):

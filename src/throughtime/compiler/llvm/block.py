@@ -30,8 +30,8 @@ COMMON: Final = (
     "chunks", "bounds", "rows", "offset", "order",
     # tensors: x and y with bytes to each step and from row to row; zeros as long as any row
     "x", "x_steps", "x_row", "y", "y_steps", "y_row", "zeros",
-    # the direct inputs of each row over all steps, a line of units for each; bytes of such a row
-    "inputs", "inputs_row",
+    # bytes of a row of direct inputs and masks
+    "inputs_row",
     # steps in a block; scratch of each thread
     "block", "scratch", "scratch_size", "pre", "chains",
     "saved_row", "state_plane",
@@ -50,6 +50,8 @@ DIRECTION: Final = (
     "gate_last", "matrix_last",
     # the state: where each starts (0: zero) and ends, its buffers, the new output
     "start", "final", "state", "new", "saved",
+    # direct inputs and masks of each row over all steps, a line of units for each
+    "inputs",
     # resets: what RESTARTS names, 0 without any
     "restarts",
     # backward

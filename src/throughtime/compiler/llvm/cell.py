@@ -28,7 +28,7 @@ BACKWARD: Final = (
     "inputs", "d_inputs", "widths",
 )  # fmt: skip
 """`d_own` and so on: gradients by the vectors of phases other than the old output, these vectors,
-and bytes from one of them to the next. Rows of direct inputs have a line of units for each."""
+and bytes from one of them to the next. Rows of direct inputs and masks have a line for each."""
 
 Loads = dict[int, Callable[[], Any]]
 
@@ -44,7 +44,7 @@ def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) ->
         with e.loop(blocks) as block, e.loop(g["rows"]) as row:
             places = _places(e, plan, row.index, block.index)
             values = Pointwise(e, plan.graph, units, forward_loads(e, plan, places))
-            new = {k: values.value(plan.new_states[k]) for k in plan.states_of(width)}
+            new = {k: values.value(plan.new_states[k]) for k in plan.widths.states_of(width)}
             own = [k for k, i in enumerate(plan.saved) if keep and plan.widths.of[i] == width]
             saved = {k: values.value(plan.saved[k]) for k in own}
             for k, value in saved.items():
@@ -86,13 +86,13 @@ def forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
 
 
 def input_place(e: Emit, plan: Plan, name: str, row: Num, column: Num) -> Num:
-    """Where the first direct input of a row, or its gradient, has a vector of units."""
-    return e.given[name] + e.given["H_row"] * len(plan.inputs) * row + column
+    """Where the first line that a row is given, or its gradient, has a vector of units."""
+    return e.given[name] + e.given["H_row"] * len(plan.lines) * row + column
 
 
 def _given_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
-    """Per-unit vectors and direct inputs."""
-    lines = {i: places["inputs"] + e.given["H_row"] * k for k, i in enumerate(plan.inputs)}
+    """Per-unit vectors, direct inputs and masks."""
+    lines = {i: places["inputs"] + e.given["H_row"] * k for k, i in enumerate(plan.lines)}
     number = {name: k for k, name in enumerate(plan.vectors)}
     return {i: loader(e, line) for i, line in lines.items()} | {
         i: loader(e, places["vectors"] + e.given["H_row"] * number[str(node.constants[0])])
@@ -180,7 +180,9 @@ def _store_gradients(
     there = {k for phase in plan.own for k in phase.places}
     sums = {k: s.gradient for k, s in enumerate(plan.sums)
             if k not in there and plan.widths.of[s.node] == width}  # fmt: skip
-    states = {k: plan.gradients.get(f"d_s.{plan.state_names[k]}") for k in plan.states_of(width)}
+    states = {
+        k: plan.gradients.get(f"d_s.{plan.state_names[k]}") for k in plan.widths.states_of(width)
+    }
     inputs: dict[int, int | None] = {}
     if width == HIDDEN:
         vectors = (plan.gradients.get(f"d_p.{name}") for name in plan.vectors)

@@ -151,13 +151,14 @@ def stream_region(kind: Kind, target: Machine) -> int:
     return _loaded("stream", kind, target, module).address("stream")
 
 
-def stream_tile(kind: Kind, target: Machine, rows: int, vectors: int) -> int:
-    """Address of a tile for so many rows of a stream."""
+def stream_tile(kind: Kind, target: Machine, rows: int, vectors: int, narrow: bool) -> int:
+    """Address of a tile for so many rows of a stream; narrow: its weights are bfloat16."""
 
     def module() -> Any:
         from throughtime.compiler.llvm import stream
 
-        return stream.tile_module(kind, rows, vectors)
+        return stream.tile_module(kind, rows, vectors, narrow)
 
-    name = f"stream tile {rows} {vectors}"
-    return _loaded(name, kind, target, module).address(f"tile_{vectors}_{rows}")
+    name = f"{'narrow_' * narrow}tile"
+    found = _loaded(f"stream {name} {rows} {vectors}", kind, target, module)
+    return found.address(f"{name}_{vectors}_{rows}")

@@ -163,5 +163,5 @@ def _panel(
         f["state"] + b * c["H_row"] + column, c["H_row"], c["state_plane"],
         g["new"] + row * c["H_row"] + column, f["saved"] + n * c["saved_row"] + column,
         c["saved_row"], f["vector"] + column, c["H_row"], c["H"],
-        c["inputs"] + n * c["inputs_row"] + column, c["unit_widths"],
+        f["inputs"] + n * c["inputs_row"] + column, c["unit_widths"],
     )  # fmt: skip

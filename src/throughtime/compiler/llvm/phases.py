@@ -41,7 +41,7 @@ def _vector(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
         e.call_at(
             run["stage"], g["R"], g["pre"], c["sums"] * c["H_row"], g["old"],
             f["state"] + g["low"] * c["H_row"], c["H_row"], c["state_plane"], own, f["vector"],
-            c["H"], c["inputs"] + n * c["inputs_row"], c["unit_widths"],
+            c["H"], f["inputs"] + n * c["inputs_row"], c["unit_widths"],
         )  # fmt: skip
     return run["own"].choose("!=", 0, own, g["old"])
 
@@ -69,7 +69,7 @@ def phases_back(
                 *(f[name] + m * line for name in ("y_block", "old_block", "d_y_block")),
                 d_state, c["state_plane"], direct, d_sums, d_row, f["vector"], line, c["H"],
                 d_vectors, c["own_plane"], f["own_block"] + m * line, c["own_block_plane"],
-                *(v + n * c["inputs_row"] for v in (c["inputs"], f["d_inputs"])),
+                *(v + n * c["inputs_row"] for v in (f["inputs"], f["d_inputs"])),
                 c["unit_widths"],
             )  # fmt: skip
         to = run["own"].choose("!=", 0, d_vectors + run["slot"] * c["own_plane"], d_state)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm import cell, tile
+from throughtime.compiler.llvm import cell, narrow_tile, tile
 from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
@@ -41,8 +41,8 @@ def _call(e: Emit, at: Num, count: int) -> None:
     e.call_at(e.word(at, 1), *(e.word(at, 2 + i) for i in range(count)))
 
 
-def tile_module(kind: Kind, rows: int, vectors: int) -> ir.Module:
+def tile_module(kind: Kind, rows: int, vectors: int, narrow: bool) -> ir.Module:
     """The tile of a stream's rows: of one row it has more vectors than any tile of many rows."""
     module = ir.Module("stream tile")
-    tile.write_tile(module, kind, rows, vectors)
+    (narrow_tile.write_narrow_tile if narrow else tile.write_tile)(module, kind, rows, vectors)
     return module

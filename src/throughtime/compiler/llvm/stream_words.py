@@ -22,6 +22,7 @@ def widest(registers: int, rows: int) -> int:
     return (16 if registers == 32 else 8) if rows == 1 else WIDEST
 
 
-def highest(registers: int, rows: int) -> int:
-    """Rows of a tile."""
-    return min(rows, most_rows(registers, WIDEST))
+def highest(registers: int, rows: int, narrow: bool) -> int:
+    """Rows of a tile; a narrow one holds two numbers of each row beside the chains."""
+    most = registers // 8 if narrow else most_rows(registers, WIDEST)
+    return min(rows, most)

@@ -1,0 +1,45 @@
+"""Recurrent dropout and zoneout of a call: the plan with its masks, and the masks as lines."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.backends.cpu.rows import Rows
+from throughtime.compiler.masked import DROPOUT, Masks
+from throughtime.compiler.plan import Plan, plan
+
+
+def masks_of(call: Call) -> Masks:
+    """Which masks a call has."""
+    return Masks(call.recurrent_mask is not None, call.zoneout is not None)
+
+
+def plan_of(call: Call) -> Plan:
+    """The plan of a call that was not refused."""
+    found = plan(call.cell, masks_of(call))
+    assert isinstance(found, Plan)
+    return found
+
+
+def write_masks(call: Call, found: Plan, rows: Rows, lines: Tensor) -> None:
+    """The masks into (D, N, inputs and masks, H padded), in the order in which rows are walked."""
+    for k, name in enumerate(found.mask_names, len(found.inputs)):
+        mask = _mask(call, name)
+        width = mask.shape[-1]
+        if rows.N == rows.T * rows.B:
+            lines.unflatten(1, (rows.T, rows.B))[:, :, :, k, :width] = mask
+        else:  # behind a row's end nothing is read
+            places = torch.from_numpy(rows.lines)
+            steps = places // rows.B if name != DROPOUT else torch.zeros_like(places)
+            lines[:, :, k, :width] = mask[:, steps, places % rows.B]
+
+
+def _mask(call: Call, name: str) -> Tensor:
+    """(D, T, B, width), of recurrent dropout (D, 1, B, width)."""
+    if name == DROPOUT:
+        assert call.recurrent_mask is not None
+        return call.recurrent_mask.unsqueeze(1)
+    assert call.zoneout is not None
+    return call.zoneout[call.cell.state_names.index(name)]
