@@ -48,10 +48,10 @@ $(TRAIN_READY): pyproject.toml constraints.txt
 	$(call set_up,train)
 
 $(DEV_READY): $(TRAIN_READY)
-	$(call set_up,train$(,)dev)
+	$(call set_up,train$(,)data$(,)dev)
 
 $(BENCH_READY): $(DEV_READY)
-	$(call set_up,train$(,)dev$(,)bench)
+	$(call set_up,train$(,)data$(,)dev$(,)bench)
 
 , := ,
 

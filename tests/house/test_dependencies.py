@@ -18,6 +18,8 @@ GROUPS = {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
 EXTRAS = frozenset(PROJECT["optional-dependencies"])
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 HEADING = "# What the extra bench brings in beside those.\n"
+# What is imported under another name than it is installed by.
+OTHER_NAME = {"sklearn": "scikit-learn"}
 PINS = [line for line in CONSTRAINTS.splitlines() if not line.startswith("#")]
 
 
@@ -67,7 +69,8 @@ def test_what_benchmarks_import_is_declared_and_the_other_way_round() -> None:
 def foreign(roots: set[str]) -> set[str]:
     """The projects behind imported names, Python's own and ours aside."""
     ours = {"throughtime", "benchmarks"}
-    return {canonicalize_name(name) for name in roots - set(sys.stdlib_module_names) - ours}
+    found = roots - set(sys.stdlib_module_names) - ours
+    return {canonicalize_name(OTHER_NAME.get(name, name)) for name in found}
 
 
 @pytest.mark.parametrize("group", GROUPS)

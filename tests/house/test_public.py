@@ -22,6 +22,9 @@ OPTIONAL = {
     "polars",
     "plotly",
     "llvmlite",
+    "mnist1d",
+    "sklearn",
+    "matplotlib",
 }
 
 

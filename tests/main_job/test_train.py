@@ -18,7 +18,7 @@ from throughtime.tasks import find
 from throughtime.tasks.recipe import Recipe
 from throughtime.train.clipping import clip
 from throughtime.train.journal import Journal
-from throughtime.train.module import step_seed
+from throughtime.train.optimizer import step_seed
 from throughtime.train.result import trained
 from throughtime.train.run import Run, create, locked
 from throughtime.train.schedule import learning_rate
@@ -123,11 +123,11 @@ def test_a_journal_that_lost_rows_is_told(tmp_path: Path) -> None:
 
 def test_a_run_has_one_trainer_at_a_time(tmp_path: Path) -> None:
     run = create(tmp_path / "run", Recipe())
-    with locked(run):
+    with locked(run.folder):
         with pytest.raises(RunError, match="one process at a time trains in a folder"):
-            with locked(run):
+            with locked(run.folder):
                 pass
-    with locked(run):
+    with locked(run.folder):
         pass
 
 

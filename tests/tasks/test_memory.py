@@ -12,9 +12,14 @@ from throughtime.cli import main
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks import available, find
 from throughtime.tasks.memory import MemoryTask
+from throughtime.tasks.published import PublishedTask
 from throughtime.tasks.recipe import Recipe
 
-NAMES = [name for name, kind in available().items() if issubclass(kind, MemoryTask)]
+NAMES = [
+    name
+    for name, kind in available().items()
+    if issubclass(kind, MemoryTask) and not issubclass(kind, PublishedTask)
+]
 
 
 def made(name: str, **values: object) -> MemoryTask:
@@ -134,6 +139,15 @@ def test_batches_hang_on_seed_and_number_alone(name: str) -> None:
     assert all(map(torch.equal, task.batch("test", 0, 4), other.batch("test", 0, 4)))
     with pytest.raises(IndexError):
         task.epoch(0)[100]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("latch", 0.02), ("adding", 0.02), ("order", 0.02), ("parity", 0.02), ("copy", 0.0866434)],
+)
+def test_the_line_of_solved_is_the_one_of_the_page(name: str, told: float) -> None:
+    """For copy half of 10 ln 8 / 120."""
+    assert made(name).line() == pytest.approx(told)
 
 
 def test_the_start_is_the_one_of_the_recipe() -> None:

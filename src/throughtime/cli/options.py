@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from typing import Annotated, Any
 
@@ -11,22 +11,24 @@ import typer
 
 from throughtime.tasks.recipe import Recipe, from_text, said
 
-# The task is the command's argument.
-_NOT_A_FLAG = ("task",)
 
-
-def with_recipe_flags(command: Callable[..., None]) -> Callable[..., None]:
+def with_recipe_flags(
+    command: Callable[..., None], without: Sequence[str] = ("task",)
+) -> Callable[..., None]:
     """`command(..., **flags)` as typer reads it: `**flags` spelled out, one for each field.
+
+    `without` names the fields that have none here: `train` takes the task as its argument.
 
     A flag that was not given is None, so that the preset decides. All are read as text, so that
     one place, the recipe, tells what is wrong with a value.
     """
     given = inspect.signature(command, eval_str=True)
     own = [p for p in given.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    flags = [_flag(f) for f in fields(Recipe) if f.name not in _NOT_A_FLAG]
+    flagged = [f for f in fields(Recipe) if f.name not in without]
+    flags = [_flag(f) for f in flagged]
 
     def spelled_out(**values: Any) -> None:
-        for field in fields(Recipe):
+        for field in flagged:
             if values.get(field.name) is not None:
                 values[field.name] = from_text(field, values[field.name])
         command(**values)

@@ -45,6 +45,9 @@ class Adding(MemoryTask):
     def measure(self, answers: Tensor, truth: Tensor) -> dict[str, float]:
         return {"mse": float(self.distance(answers, truth))}
 
+    def line(self) -> float:
+        return _SOLVED
+
     def right(self, answers: Tensor, truth: Tensor) -> Tensor:
         return (answers[..., 0] - truth).square() < _SOLVED
 

@@ -46,6 +46,10 @@ class Copy(MemoryTask):
     def right(self, answers: Tensor, truth: Tensor) -> Tensor:
         return (answers.argmax(-1) == truth).all(0)
 
+    def line(self) -> float:
+        """Half of what one reaches without a word of it."""
+        return self.chance("test")["nats"] / 2
+
     def chance(self, split: str) -> dict[str, float]:
         """Of blanks until the signal and any of the eight symbols behind it: 10 ln 8 / (T + 20)."""
         return {"nats": _WORD * math.log(_SYMBOLS) / (self.recipe.length + 2 * _WORD)}

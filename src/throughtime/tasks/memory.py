@@ -1,13 +1,14 @@
 """What the memory tasks share: sequences drawn afresh, one recurrent layer, a linear read-out.
 
 Every batch and every held-out sequence is drawn from (seed, split, number) alone. The held-out
-splits are the same for every seed of training.
+splits are the same for every seed of training. Tasks on published data are in `published`.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -86,6 +87,15 @@ class MemoryTask(Task):
         for name, steps in (("quick", 1000), ("full", 10000))
     }
 
+    @property
+    def steps(self) -> int:
+        """What a model must remember over, and `chrono` and `timescales` are told."""
+        return self.recipe.length
+
+    def line(self) -> float:
+        """The metric `monitor` from which down the task counts as solved."""
+        return 0.02
+
     @abstractmethod
     def draw(self, count: int, generator: torch.Generator) -> Batch:
         """`count` sequences (T, B, inputs) and what is right."""
@@ -95,7 +105,8 @@ class MemoryTask(Task):
         """A copy of the sequences without what tells the answer: the leak test's input."""
 
     def model(self) -> nn.Module:
-        return Rememberer(self.recipe, self.inputs, self.outputs, self.every_step)
+        recipe = replace(self.recipe, length=self.steps)
+        return Rememberer(recipe, self.inputs, self.outputs, self.every_step)
 
     def epoch(self, number: int) -> Sequence[Batch]:
         return _Epoch(self, number)
@@ -122,8 +133,12 @@ class MemoryTask(Task):
         """Which sequences are answered right, (B,)."""
         return answers.argmax(-1) == truth
 
+    def held_out(self, split: str) -> Batch:
+        """The sequences that `validation` or `test` is scored on, the same for every seed."""
+        return self.batch(split, 0, _HELD_OUT)
+
     def score(self, model: nn.Module, split: str) -> Score:
-        inputs, truth = self.batch(split, 0, _HELD_OUT)
+        inputs, truth = self.held_out(split)
         with torch.no_grad():
             answers = model(inputs)
         right = self.right(answers, truth).tolist()
@@ -131,17 +146,15 @@ class MemoryTask(Task):
             Example(f"sequence {n}", _said(one), _said(two), bool(right[n]))
             for n, (one, two) in enumerate(self._few(answers, truth))
         )
-        where = f"{split}: {_HELD_OUT} sequences of {self.recipe.length} steps drawn apart"
-        return Score(where, self.rule, _HELD_OUT, self.measure(answers, truth), examples)
+        where = f"{split}: {len(right)} sequences of {self.steps} steps kept out of training"
+        return Score(where, self.rule, len(right), self.measure(answers, truth), examples)
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """The answer to held-out sequence number 0, 1, ... of the test split."""
-        return [_said(self._answers(model)[_number(item)]) for item in items]
-
-    def _answers(self, model: nn.Module) -> list[Tensor]:
-        inputs, truth = self.batch("test", 0, _HELD_OUT)
+        inputs, truth = self.held_out("test")
         with torch.no_grad():
-            return [answer for answer, _ in self._few(model(inputs), truth, _HELD_OUT)]
+            answers = self._few(model(inputs), truth, inputs.shape[1])
+        return [_said(answers[_number(item, len(answers))][0]) for item in items]
 
     def _few(
         self, answers: Tensor, truth: Tensor, count: int = _EXAMPLES
@@ -169,12 +182,10 @@ class _Epoch(Sequence[Batch]):
         return self._task.batch("train", number, self._task.recipe.batch_size)
 
 
-def _number(item: str) -> int:
-    if item.isdecimal() and int(item) < _HELD_OUT:
+def _number(item: str, count: int) -> int:
+    if item.isdecimal() and int(item) < count:
         return int(item)
-    raise DataError(
-        f"a held-out sequence is a whole number below {_HELD_OUT}, got {item!r}; say, 0"
-    )
+    raise DataError(f"a held-out sequence is a whole number below {count}, got {item!r}; say, 0")
 
 
 def _said(answer: Tensor) -> str:

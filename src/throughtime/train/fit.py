@@ -18,7 +18,8 @@ from throughtime.tasks import find
 from throughtime.train.checkpoint import read_checkpoint
 from throughtime.train.journal import Journal
 from throughtime.train.keeper import Keeper, early_stopping
-from throughtime.train.module import Learner, step_seed
+from throughtime.train.module import Learner
+from throughtime.train.optimizer import step_seed
 from throughtime.train.progress import Shown, close_log, open_log
 from throughtime.train.run import Run, locked
 from throughtime.train.weights import write_weights
@@ -33,7 +34,7 @@ def fit(run: Run) -> nn.Module:
     Raises:
         RunError: the folder is in use or damaged, or the loss became NaN.
     """
-    with locked(run), _threads(run.recipe.threads), _quiet(), _own_interrupts():
+    with locked(run.folder), _threads(run.recipe.threads), _quiet(), _own_interrupts():
         state = read_checkpoint(run)
         task = find(run.recipe.task)(run.recipe)
         torch.manual_seed(step_seed(run.recipe.seed, -1))

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
 from throughtime.errors import RunError
 from throughtime.tasks import Task
 from throughtime.tasks.task import Batch
 from throughtime.train.clipping import clip
 from throughtime.train.journal import Journal
+from throughtime.train.optimizer import optimizer, step_seed
 from throughtime.train.schedule import learning_rate
 from throughtime.train.steps import Steps
-
-_BETAS = (0.9, 0.98)
 
 
 class Learner(pl.LightningModule):
@@ -35,17 +33,10 @@ class Learner(pl.LightningModule):
         self.last_loss = math.nan
 
     def configure_optimizers(self) -> Optimizer:
-        recipe = self.task.recipe
-        optimizer = AdamW(
-            self.model.parameters(),
-            lr=recipe.lr,
-            betas=_BETAS,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-        )
+        made = optimizer(self.task.recipe, self.model.parameters())
         if self.restored is not None:
-            optimizer.load_state_dict(self.restored)
-        return optimizer
+            made.load_state_dict(self.restored)
+        return made
 
     def train_dataloader(self) -> Steps:
         return Steps(self.task, lambda: self.done)
@@ -94,9 +85,3 @@ class Learner(pl.LightningModule):
                 f"the {what} must stay finite, and it is {value} at step {self.done}; train "
                 "again with a lower --lr or with --clip norm; the last checkpoint is kept"
             )
-
-
-def step_seed(seed: int, step: int) -> int:
-    """The seed of everything random in one step; -1 is the drawing of the initial weights."""
-    digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1

@@ -119,17 +119,17 @@ def _json(values: Mapping[str, Any]) -> bytes:
 
 
 @contextmanager
-def locked(run: Run) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Holds a run folder for one process; a killed process lets go by itself.
 
     Raises:
         RunError: another process trains there, or the folder cannot be written.
     """
     try:
-        handle = os.open(run.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise RunError(
-            f"the run folder {run.folder} must be writable, and it is not ({error.strerror}); "
+            f"the run folder {folder} must be writable, and it is not ({error.strerror}); "
             "copy it to a place that is and resume there"
         ) from error
     try:
@@ -137,7 +137,7 @@ def locked(run: Run) -> Iterator[None]:
         yield
     except BlockingIOError as error:
         raise RunError(
-            f"one process at a time trains in a folder, and another one does in {run.folder}; "
+            f"one process at a time trains in a folder, and another one does in {folder}; "
             "wait for it, or name another folder with --out"
         ) from error
     finally:

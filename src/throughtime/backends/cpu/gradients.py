@@ -43,7 +43,7 @@ def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: 
     lanes = target().lanes(8 * call.x.element_size())
     D, H, I = call.directions, call.hidden_size, call.x.shape[-1]
     new, layout, widths = call.x.new_empty, call.cell.layout, widths_for(call.cell, H)
-    whole, whole_I = (whole_vectors(n, lanes) for n in (widths.line, I))
+    line, whole_I = (whole_vectors(n, lanes) for n in (widths.line, I))
     # The region writes all of them, if it runs, but for gates that reach nothing.
     sums = len(layout.input_gates), len(layout.recurrent_gates) + len(layout.products)
     all = (len(found.with_a), len(found.with_u)) == sums and rows.T and rows.B
@@ -58,7 +58,7 @@ def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: 
         [{n: none(v.shape) for n, v in call.weights[d].items() if n not in matrices}
          for d in wanted],
         [new((D, rows.B, width)) for width in widths.states],
-        new((D, rows.N, len(found.lines), whole)) if found.inputs else None,
+        new((D, rows.N, len(found.lines), line)) if found.inputs else None,
         sums_by_initial(call, lanes),
     )  # fmt: skip
 

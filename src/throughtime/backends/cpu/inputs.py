@@ -24,9 +24,10 @@ def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
     if not found.lines:
         return None
     D, H, lanes = call.directions, call.hidden_size, target().lanes(8 * call.x.element_size())
-    whole, own = whole_vectors(widths_for(call.cell, H).line, lanes), D if found.masks else 1
-    new = call.x.new_empty if whole == H else call.x.new_zeros
-    lines = new((own, rows.N, len(found.lines), whole))
+    line = whole_vectors(widths_for(call.cell, H).line, lanes)
+    new = call.x.new_empty if line == H else call.x.new_zeros
+    own = D if found.masks else 1
+    lines = new((own, rows.N, len(found.lines), line))
     for k, name in enumerate(found.input_names):
         lines[:, :, k, :H] = _walked(call, rows, (call.inputs or {})[name])
     write_masks(call, found, rows, lines)

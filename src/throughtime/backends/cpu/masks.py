@@ -24,20 +24,20 @@ def plan_of(call: Call) -> Plan:
 
 
 def write_masks(call: Call, found: Plan, rows: Rows, lines: Tensor) -> None:
-    """The masks into (D, N, inputs and masks, H padded), in the order in which rows are walked."""
+    """The masks into (D, N, inputs and masks, units padded), in the order in which rows lie."""
     for k, name in enumerate(found.mask_names, len(found.inputs)):
         mask = _mask(call, name)
-        width = mask.shape[-1]
+        units = mask.shape[-1]
         if rows.N == rows.T * rows.B:
-            lines.unflatten(1, (rows.T, rows.B))[:, :, :, k, :width] = mask
+            lines.unflatten(1, (rows.T, rows.B))[:, :, :, k, :units] = mask
         else:  # behind a row's end nothing is read
             places = torch.from_numpy(rows.lines)
             steps = places // rows.B if name != DROPOUT else torch.zeros_like(places)
-            lines[:, :, k, :width] = mask[:, steps, places % rows.B]
+            lines[:, :, k, :units] = mask[:, steps, places % rows.B]
 
 
 def _mask(call: Call, name: str) -> Tensor:
-    """(D, T, B, width), of recurrent dropout (D, 1, B, width)."""
+    """(D, T, B, units), of recurrent dropout (D, 1, B, units)."""
     if name == DROPOUT:
         assert call.recurrent_mask is not None
         return call.recurrent_mask.unsqueeze(1)

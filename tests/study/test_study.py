@@ -1,0 +1,167 @@
+"""`throughtime study` from one command to its report, killed, resumed, extended and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.study.small import outcome, recipe
+from throughtime.cli import main
+from throughtime.cli.study import _spread
+from throughtime.errors import RunError
+from throughtime.train.study.folder import Folder
+
+TINY = "--task latch --length 6 --steps 100 --validate-every 25 --hidden 16 --lr 0.01".split()
+
+
+def kept(folder: Path) -> dict[str, tuple[float, str]]:
+    """Time and content of every finished run."""
+    files = (folder / "runs").glob("*.json")
+    return {file.name: (file.stat().st_mtime_ns, file.read_text()) for file in files}
+
+
+def test_a_grid_goes_from_one_command_to_its_report(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "study"
+    words = ["study", *TINY, "--seeds", "2", "--out", str(folder)]
+    words += "--cells rnn lstm --init orthogonal chrono".split()
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    assert shown.err.startswith("6 runs, 0 of them done before\n")
+    assert "left out: rnn from chrono: Elman has no gate that keeps its state" in shown.out
+    assert f"report: {folder}/study.md" in shown.out
+    found = json.loads((folder / "study.json").read_text())
+    assert found["shared"]["task"] == "latch" and found["shared"]["hidden"] == 16
+    assert [(r["cell"], r["start"], r["seeds"]) for r in found["table"]] == [
+        ("lstm", "chrono", 2),
+        ("lstm", "orthogonal", 2),
+        ("rnn", "orthogonal", 2),
+    ]
+    assert len(found["outcomes"]) == 6 and found["lost"] == []
+    rnn = found["table"][2]
+    assert rnn["solved"] == 2 and rnn["steps"] <= 100 and rnn["seconds"] > 0
+    assert rnn["parameters"] == 16 * (16 + 1 + 2) + 2 * (16 + 1)
+    page = (folder / "study.md").read_text()
+    assert f"| rnn | orthogonal | 6 | 2 of 2 | {rnn['steps']:.0f} |" in page
+    assert "share of wrong signs" in page and "left out: rnn from chrono" in page
+    assert "every run: preset quick, layers 1, hidden 16, horizon 0, steps 100, " in page
+    before = kept(folder)
+    assert main(["study", *TINY, "--seeds", "1", "--cells", "gru", "--out", str(folder)]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("over 6, seed") == 6, "every start of the new cell"
+    assert {name: kept(folder)[name] for name in before} == before, "nothing was done again"
+    assert len(json.loads((folder / "study.json").read_text())["outcomes"]) == 12
+    assert "rnn" in shown.out, "the report is of all there is"
+
+
+def test_a_killed_study_goes_on(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "study"
+    words = ["study", *TINY, *"--cells rnn --init torch orthogonal --seeds 3".split()]
+    words += ["--jobs", "2", "--out", str(folder)]
+    code = "import sys; from throughtime.cli import main; sys.exit(main(sys.argv[1:]))"
+    study = subprocess.Popen([sys.executable, "-c", code, *words], stderr=subprocess.DEVNULL)
+    try:
+        while not kept(folder) and study.poll() is None:
+            time.sleep(0.02)
+    finally:
+        os.kill(study.pid, signal.SIGKILL)
+        study.wait()
+    before = kept(folder)
+    assert 1 <= len(before) < 6
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert said.startswith(f"6 runs, {len(before)} of them done before\n")
+    assert said.count("over 6, seed") == 6 - len(before)
+    after = kept(folder)
+    assert len(after) == 6 and {name: after[name] for name in before} == before
+
+
+def test_a_run_that_fails_is_a_row_with_its_reason(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "study"
+    words = "study --task adding --cells rnn --init torch --seeds 1 --length 6 --steps 20".split()
+    words += ["--lr", "1e38", "--clip", "none", "--out", str(folder)]
+    assert main(words) == 0
+    assert "rnn from torch over 6, seed 0: the loss became" in capsys.readouterr().out
+    (row,) = json.loads((folder / "study.json").read_text())["table"]
+    assert row["solved"] == 0 and row["seeds"] == 1 and "became" in row["failed"][0]
+    assert main(words) == 0
+    assert "1 runs, 1 of them done before" in capsys.readouterr().err
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The one sentence a refused study says."""
+    assert main(["study", *map(str, words)]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1 and said.out == ""
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "missing option '--task'; see throughtime study --help"),
+        ("--task lach", "got 'lach'; did you mean latch?"),
+        ("--task pronounce", "a study is of a memory task, adding, copy, "),
+        ("--task latch --cells rnn lstn", "got 'lstn'; did you mean lstm?"),
+        ("--task latch --init chorno", "got 'chorno'; did you mean chrono?"),
+        ("--task latch --cells rnn --init chrono forget", "a cell and a start that go together"),
+        ("--task latch --length 100 3", "length must be a whole number of at least 4, got 3"),
+        ("--task latch --length 100 many", "of at least 4, got 'many'"),
+        ("--task latch --seeds 0", "seeds must be a whole number of at least 1, got 0"),
+        ("--task latch --jobs -1", "jobs must be a whole number of at least 0, got -1"),
+        ("--task latch --steps 0", "steps must be a whole number of at least 1, got 0"),
+        ("--task latch --start tosch", "got 'tosch'; did you mean torch?"),
+        ("--task latch --patience 3", "no such option: --patience"),
+    ],
+)
+def test_a_wrong_command_is_one_sentence(words: str, said: str, capsys, tmp_path) -> None:
+    assert said in refused(capsys, *words.split(), "--out", tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path, capsys) -> None:
+    folder = Folder(tmp_path / "study", recipe())
+    folder.keep(outcome("rnn", "torch", 6, 0))
+    again = Folder(tmp_path / "study", recipe(cell="gru", length=99, seed=4, threads=2))
+    assert again.outcomes() == [outcome("rnn", "torch", 6, 0)]
+    words = ["--task", "latch", "--out", folder.path]
+    assert "goes on with the options it began with, and hidden is 4 in" in refused(capsys, *words)
+    with pytest.raises(RunError, match=r"task is 'latch' in .*, got 'order'; name another folder"):
+        Folder(folder.path, recipe("order"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="must be the folder of a study, or empty, or not there"):
+        Folder(tmp_path / "other", recipe())
+    with pytest.raises(RunError, match="must be writable, and it is not .Not a directory"):
+        Folder(tmp_path / "other" / "notes.txt" / "study", recipe())
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1, 2]", '{"cell": "rnn"'])
+def test_a_damaged_run_is_one_sentence(content: str, tmp_path: Path) -> None:
+    folder = Folder(tmp_path, recipe())
+    folder.keep(outcome("rnn", "torch", 6, 0))
+    (file,) = (tmp_path / "runs").iterdir()
+    file.write_text(content)
+    with pytest.raises(RunError, match=r"torch-6-0.json must be .*; delete it to do the run again"):
+        folder.outcomes()
+
+
+def test_two_studies_do_not_share_a_folder(tmp_path: Path, capsys) -> None:
+    from throughtime.train.run import locked
+
+    words = ["--task", "latch", "--out", tmp_path / "study"]
+    Folder(tmp_path / "study", recipe(hidden=32, length=100))
+    with locked(tmp_path / "study"):
+        assert "one process at a time trains in a folder" in refused(capsys, *words)
+
+
+def test_a_list_may_follow_its_option() -> None:
+    words = "study --cells a b --seeds 3 --length 1 2 --length 3 --out x".split()
+    expected = "study --cells a --cells b --seeds 3 --length 1 --length 2 --length 3 --out x"
+    assert _spread(words) == expected.split()
