@@ -77,11 +77,23 @@ class Spread(Cell):
         return (torch.tanh(a.g + U.one @ s.h),)
 
 
+class NormedProjection(Cell):
+    """A sum over units, and a state of a width of its own."""
+
+    gates = ("h",)
+    state = {"h": "hidden_size", "q": 2}
+    products = {"hq": ("q", "h")}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        h = torch.tanh(torch.nn.functional.layer_norm(a.h + U.h @ s.h, a.h.shape[-1:]))
+        return h, U.hq @ h + s.q
+
+
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
         (Spread(), "computes with one number over units of another width: "),
-        (cells.LSTMLayerNorm(), "computes over the units of a row"),
+        (NormedProjection(), "computes over units (normalise) and has other widths: "),
     ],
     ids=repr,
 )

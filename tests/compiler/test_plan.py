@@ -7,8 +7,11 @@ from typing import Any
 import torch
 
 from throughtime import Cell, Recurrent, cells
+from throughtime.compiler import sweeps
 from throughtime.compiler.llvm.maths import OPS
-from throughtime.compiler.plan import ROWWISE, UNCODED, Plan, plan
+from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.refused import UNCODED
+from throughtime.compiler.rowwise import ROWWISE
 from throughtime.compiler.rules import FLAT, RULES
 
 
@@ -68,3 +71,46 @@ def test_widths_that_no_matrix_joins_are_parts_of_their_own() -> None:
         "phase 2: products with t22, then the pointwise part",
         "  t23 = U.hr t22",
     ]
+
+
+class OfOneNumber(Cell):
+    """The mean over one number is that number, which nobody means."""
+
+    gates = ("h",)
+    state = ("h",)
+    inputs = {"gap": 1}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (torch.tanh(a.h + U.h @ s.h) * a.gap.mean(-1, keepdim=True),)
+
+
+def test_a_sum_over_one_number_is_refused_with_its_line() -> None:
+    reason = plan(OfOneNumber())
+    assert isinstance(reason, str)
+    assert reason.startswith("OfOneNumber computes over 1 units of a row (row_mean): ")
+
+
+def test_a_normalised_cell_saves_what_is_centred_and_one_number_a_row_beside_it() -> None:
+    found = plan(cells.LSTMLayerNorm())
+    assert not isinstance(found, str)
+    nodes = found.graph.nodes
+    assert [nodes[i].op for i in found.saved_lines] == ["s", "sub", "sub", "sub", "sub"]
+    assert [nodes[i].op for i in found.saved_numbers] == [*["rsqrt"] * 4, "div", "rsqrt"]
+    assert (found.saved_size(16), found.saved_size(4)) == (6, 7)
+    assert found.last == () and len(found.early) == 1
+
+
+def test_walks_over_a_row_sum_first_and_leave_what_is_dear() -> None:
+    """Mean and variance of the gates, then of c; backward two sums for c, then two for each gate
+    at once, but that o needs nothing of c."""
+    found = plan(cells.LSTMLayerNorm())
+    assert not isinstance(found, str)
+    forward, back = sweeps.sweeps_forward(found, True), sweeps.sweeps_backward(found)
+    assert [len(w.reductions) for w in forward] == [4, 4, 1, 1, 0]
+    assert [len(w.reductions) for w in back] == [4, 6, 0]
+    nodes = found.graph.nodes
+    assert [nodes[i].op for w in forward for i in w.lines] == ["add"]  # c
+    activations = [nodes[i].op for i in back[0].lines if i < found.graph.forward]
+    assert activations == ["sigmoid", "sigmoid", "tanh", "sigmoid", "tanh"]
+    assert sweeps.lines_forward(found) == 1
+    assert sweeps.lines_backward(plan(cells.LSTM())) == 0  # type: ignore[arg-type]

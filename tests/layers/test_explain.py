@@ -22,16 +22,6 @@ class Cumulative(Cell):
         return (torch.tanh(a.h + U.h @ s.h).cumsum(-1),)
 
 
-class Summed(Cell):
-    """It adds up its units, which pointwise code cannot."""
-
-    gates = ("h",)
-    state = ("h",)
-
-    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
-        return (a.h + s.h - s.h.sum(-1, keepdim=True),)
-
-
 def refusals(cpu: str, torch: str | None) -> str:
     """What is told of a call that compiled code does not take, nor torch's layer."""
     told = f"\n  not cpu: {cpu}"
@@ -51,21 +41,19 @@ def test_a_layer_with_masks_is_compiled() -> None:
 
 
 def test_why_neither_compiled_nor_torch() -> None:
-    cell = cells.LSTMProjected(2)
-    reason = "LSTMProjected multiplies by matrices without an input part (hr)"
-    layer = Recurrent(cell, 3, 4, recurrent_dropout=0.5)
+    cell, half = cells.LSTM(), torch.bfloat16
+    reason = "it computes in float32 and float64, and the input is bfloat16"
+    layer = Recurrent(cell, 3, 4, recurrent_dropout=0.5, dtype=half)
     told = refusals(reason, "torch's layer does not offer a recurrent dropout")
     assert layer.explain() == f"layer 0: {told}"
     assert layer.eval().explain().startswith("layer 0: torch")
-    layer = Recurrent(cell, 3, 4, zoneout=0.1)
+    layer = Recurrent(cell, 3, 4, zoneout=0.1, dtype=half)
     assert "not torch: torch's layer does not offer zoneout" in layer.explain()
 
 
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
-        (cells.GRULayerNorm(), "GRULayerNorm computes over the units of a row (normalise): "),
-        (Summed(), "Summed computes over the units of a row ("),
         (Cumulative(), "cumsum has no rule, which keeps Cumulative uncompiled: "),
     ],
     ids=repr,

@@ -132,7 +132,6 @@ def _hooked() -> nn.Module:
         (Recurrent(cells.GRU(), 3, [4, 4], residual=True), "residual=True"),
         (Recurrent(cells.GRU(), 3, 4, zoneout=0.1), "zoneout"),
         (Recurrent(cells.MGU(), 3, 4), "multiplies what its own step computes"),
-        (Recurrent(cells.GRULayerNorm(), 3, 4), "over the units of a row"),
         (nn.Sequential(GRU(3, 4), Readout(4, 2, dtype=torch.float64)), "different dtypes"),
         (nn.Sequential(GRU(3, 4), Readout(5, 2)), "takes 5 numbers and the one before it gives 4"),
         (nn.Sequential(GRU(3, 4), nn.Linear(4, 2)), "gives its state stands before a part"),

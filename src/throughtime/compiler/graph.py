@@ -12,6 +12,9 @@ from typing import Final, NamedTuple
 Shape = tuple[str, ...]
 """(), (width,) or ("B", width): B stands for the rows, a width is a declared name or a number."""
 
+NUMBER: Final[Shape] = ("B", "1")
+"""The shape of one number a row, such as a direct input of width 1: all units have the same."""
+
 Constant = float | int | str | None
 
 READ: Final = frozenset({"a", "s", "p"})

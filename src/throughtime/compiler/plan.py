@@ -6,28 +6,21 @@ reason is told by `explain`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import chain
-from typing import Final
 
 from throughtime.cells.cell import Cell
 from throughtime.compiler.derivative import derivative
-from throughtime.compiler.graph import Graph
+from throughtime.compiler.graph import NUMBER, Graph
 from throughtime.compiler.inputs import state_shapes
 from throughtime.compiler.masked import NO_MASKS, Masks, with_masks
 from throughtime.compiler.phases import Phase, phases_of
+from throughtime.compiler.refused import reason
+from throughtime.compiler.rowwise import REDUCTIONS, expanded
 from throughtime.compiler.saving import needed_values, saved_values
-from throughtime.compiler.sums import Sum, sums_of
+from throughtime.compiler.sums import Sum, phase_lines, sums_of
 from throughtime.compiler.trace import trace
-from throughtime.compiler.widths import NUMBER, Widths, odd_widths, widths_of
-
-ROWWISE: Final = frozenset("row_sum row_mean row_scale spread softmax normalise sum_units".split())
-"""Operations over the units of a row, which pointwise code cannot compute."""
-
-UNCODED: Final = frozenset({"sin", "cos"})
-"""Operations that have a rule of derivative and no vector code yet."""
+from throughtime.compiler.widths import Widths, widths_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,8 @@ class Plan:
         sums: first those of W alone, then those of both, last those of U alone.
         states: node of each old state, or None where the step does not read it.
         new_states: node of each new state.
-        saved: nodes kept from the forward pass for the backward pass, beside y.
+        saved: nodes kept from the forward pass for the backward pass, beside y; numbers of a row
+            of a row-wise step come last.
         reads_output: whether backward reads h_t, which is the output.
         reads_old: whether backward's pointwise part reads h_{t-1}.
         state_names: of the cell's states; the first is the output.
@@ -79,6 +73,11 @@ class Plan:
         return tuple(str(self.graph.nodes[i].constants[0]) for i in self.masks)
 
     @cached_property
+    def rowwise(self) -> bool:
+        """Whether the step itself computes over the units of a row."""
+        return any(n.op in REDUCTIONS for n in self.graph.nodes[: self.graph.forward])
+
+    @cached_property
     def input_names(self) -> tuple[str, ...]:
         """Of the direct inputs that are read."""
         return tuple(str(self.graph.nodes[i].constants[0]) for i in self.inputs)
@@ -95,9 +94,9 @@ class Plan:
 
     @cached_property
     def fused(self) -> tuple[Phase, ...]:
-        """The last phase, whose product and the cell's end share panels of units; none where
-        widths differ, whose units are not the same."""
-        return self.phases[-1:] if self.widths.even else ()
+        """The last phase, whose product and the cell's end share panels of units; none where a
+        step needs all units of a row at once, or where widths differ."""
+        return self.phases[-1:] if self.widths.even and not self.rowwise else ()
 
     @cached_property
     def early(self) -> tuple[Phase, ...]:
@@ -110,9 +109,28 @@ class Plan:
         return self.fused[0].places if self.fused else ()
 
     @cached_property
+    def saved_numbers(self) -> tuple[int, ...]:
+        """What is saved as one number a row; of other steps such values are lines of equal ones."""
+        nodes = self.graph.nodes
+        return tuple(i for i in self.saved if self.rowwise and nodes[i].shape == NUMBER)
+
+    @cached_property
+    def saved_lines(self) -> tuple[int, ...]:
+        """What is saved as a line of units."""
+        return self.saved[: len(self.saved) - len(self.saved_numbers)]
+
+    def saved_size(self, units: int) -> int:
+        """Lines of so many units, padded, that a row saves; numbers lie behind the others."""
+        return len(self.saved_lines) + -(-len(self.saved_numbers) // units)
+
+    @cached_property
     def own(self) -> tuple[Phase, ...]:
         """Phases that multiply something else than the old output."""
         return tuple(p for p in self.phases if p.own)
+
+    def states_of(self, width: str) -> tuple[int, ...]:
+        """Numbers of the states that are so wide."""
+        return tuple(k for k, w in enumerate(self.widths.states) if w == width)
 
     @cached_property
     def gradients(self) -> dict[str, int]:
@@ -131,56 +149,20 @@ class Plan:
         saved = ", ".join(f"t{i} = {nodes[i]}" for i in self.saved) or "nothing"
         beside = [*["h_t"] * self.reads_output, *["h_(t-1)"] * self.reads_old]
         read = f"; read beside it: {', '.join(beside)}" if beside else ""
-        return "\n".join([*self._phase_lines(), f"saved: {saved}{read}"])
-
-    def _phase_lines(self) -> Iterator[str]:
-        """Each phase, and the sums that are whole behind its products."""
-        with_x = [k for k, s in enumerate(self.sums) if s.u is None]
-        for number, phase in enumerate(self.phases or (None,), 1):
-            said = ["x"] * (number == 1)
-            if phase is not None:
-                said.append(f"t{phase.vector}" if phase.own else "the old state")
-            yield f"phase {number}: products with {' and '.join(said)}, then the pointwise part"
-            for k in [*(with_x if number == 1 else ()), *(phase.places if phase else ())]:
-                s, v = self.sums[k], f"t{phase.vector}" if phase and phase.own else "h"
-                own = "" if s.u in self.products else " + b"
-                parts = [f"W.{s.a} x + b"] * bool(s.a) + [f"U.{s.u} {v}{own}"] * bool(s.u)
-                yield f"  t{s.node} = {' + '.join(parts)}"
+        told = phase_lines(self.phases, self.sums, self.products)
+        return "\n".join([*told, f"saved: {saved}{read}"])
 
 
 @lru_cache(maxsize=256)  # asked several times a call
 def plan(cell: Cell, masks: Masks = NO_MASKS) -> Plan | str:
     """The plan of a cell with these masks, or the reason why there is none."""
-    return _reason(cell) or _planned(cell, masks)
-
-
-def _reason(cell: Cell) -> str | None:
-    """Why the compiler does not take the cell, or None."""
-    graph, name = trace(cell), type(cell).__name__
-    if graph.unsupported:
-        operation, line = graph.unsupported[0]
-        return f"{operation} has no rule, which keeps {name} uncompiled: {line}"
-    return next(chain(_odd_nodes(cell, graph), odd_widths(cell, graph)), None)
-
-
-def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
-    name = type(cell).__name__
-    matrices: set[str] = set()
-    for node in graph.nodes:
-        if node.op in ROWWISE or ("1" in node.shape and node.shape != NUMBER):
-            yield f"{name} computes over the units of a row ({node.op}): {node.line}"
-        if node.op in UNCODED:
-            yield f"{name} computes {node.op}, which has no vector code: {node.line}"
-        if node.op == "U":
-            matrix = str(node.constants[0])
-            if matrix in matrices:
-                yield f"{name} multiplies by U.{matrix} twice: {node.line}"
-            matrices.add(matrix)
+    return reason(cell) or _planned(cell, masks)
 
 
 def _planned(cell: Cell, masks: Masks) -> Plan:
-    step = with_masks(trace(cell), cell.layout.recurrent_gates, masks)
-    graph, output = derivative(step), cell.state_names[0]
+    masked = with_masks(trace(cell), cell.layout.recurrent_gates, masks)
+    step, graph = expanded(masked, derivative(masked))
+    output = cell.state_names[0]
     sums = sums_of(step, graph, output, cell.layout.inputs)
     phases = phases_of(step, graph, output, [s.u for s in sums])
     old = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "s"}
@@ -192,6 +174,7 @@ def _planned(cell: Cell, masks: Masks) -> Plan:
     given = tuple(i for i, n in enumerate(step.nodes) if n.op == "mask")
     known = {i for i in (states[0], new_states[0], *inputs, *given) if i is not None}
     saved, read = saved_values(graph, needed, {s.node for s in sums}, known)
+    saved = tuple(sorted(saved, key=lambda i: (graph.nodes[i].shape == NUMBER, i)))
     return Plan(
         type(cell).__name__, graph, sums, states, new_states, saved, new_states[0] in read,
         states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,

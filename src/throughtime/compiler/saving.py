@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from throughtime.compiler.builder import BOOLEAN
-from throughtime.compiler.graph import Graph
+from throughtime.compiler.graph import NUMBER, Graph
+from throughtime.compiler.rowwise import REDUCTIONS
 
 DEAR: Final = frozenset(
     "sigmoid tanh exp expm1 log log1p sin cos atan erf elu softplus logsigmoid silu gelu "
@@ -59,7 +60,7 @@ def saved_values(
         if graph.nodes[index].op in BOOLEAN:  # only numbers are kept
             continue
         trial = choice.kept(forced | {index})
-        if len(trial) < len(kept):
+        if choice.cost(trial) < choice.cost(kept):
             forced, kept = forced | {index}, trial
     for index in sorted(kept, reverse=True):  # compute again what the rest can give
         rest = kept - {index}
@@ -75,6 +76,7 @@ class _Choice:
         self, graph: Graph, needed: frozenset[int], sums: set[int], known: set[int]
     ) -> None:
         self.graph, self.needed, self.sums, self.known = graph, needed, sums, known
+        self._whole_rows = any(n.op in REDUCTIONS for n in graph.nodes[: graph.forward])
 
     def kept(self, forced: set[int]) -> set[int]:
         """What is kept when dear values and `forced` ones are never computed again."""
@@ -114,5 +116,12 @@ class _Choice:
                 pending.extend(i for i in self.graph.nodes[index].inputs)
         return found
 
+    def cost(self, kept: set[int]) -> tuple[int, int]:
+        """Lines of units that are kept, and single numbers of a row where such are kept apart."""
+        numbers = sum(self.graph.nodes[i].shape == NUMBER for i in kept) * self._whole_rows
+        return len(kept) - numbers, numbers
+
     def _is_source(self, index: int) -> bool:
-        return index in self.sums or self.graph.nodes[index].op in ("a", "s", "U")
+        """Whether a value is never computed again: it came from a product, or from a whole row."""
+        op = self.graph.nodes[index].op
+        return index in self.sums or op in ("a", "s", "U") or op in REDUCTIONS

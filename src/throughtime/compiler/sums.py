@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from throughtime.compiler.graph import Graph
-from throughtime.compiler.phases import multiplied
+from throughtime.compiler.phases import Phase, multiplied
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,20 @@ def _added(step: Graph, a: dict[str, int], u: dict[str, int]) -> Iterator[tuple[
             for i, k in (node.inputs, node.inputs[::-1]):
                 if i in names_a and k in names_u and uses[i] == uses[k] == 1:
                     yield names_a[i], names_u[k], index
+
+
+def phase_lines(
+    phases: tuple[Phase, ...], sums: tuple[Sum, ...], products: tuple[str, ...]
+) -> Iterator[str]:
+    """In words: each phase, and the sums that are whole behind its products, some without bias."""
+    with_x = [k for k, s in enumerate(sums) if s.u is None]
+    for number, phase in enumerate(phases or (None,), 1):
+        said = ["x"] * (number == 1)
+        if phase is not None:
+            said.append(f"t{phase.vector}" if phase.own else "the old state")
+        yield f"phase {number}: products with {' and '.join(said)}, then the pointwise part"
+        for k in [*(with_x if number == 1 else ()), *(phase.places if phase else ())]:
+            s, v = sums[k], f"t{phase.vector}" if phase and phase.own else "h"
+            own = "" if s.u in products else " + b"
+            parts = [f"W.{s.a} x + b"] * bool(s.a) + [f"U.{s.u} {v}{own}"] * bool(s.u)
+            yield f"  t{s.node} = {' + '.join(parts)}"

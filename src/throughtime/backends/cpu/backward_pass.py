@@ -38,6 +38,7 @@ from throughtime.backends.cpu.words import (
 from throughtime.compiler.llvm.code import backward_code
 from throughtime.compiler.llvm.tile_sizes import WIDEST, part_sizes
 from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.sweeps import lines_backward
 
 LEAST_ROWS = 128
 """Rows of a block, so that sums over them are worth reading and writing the weight gradients."""
@@ -192,7 +193,7 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
         "x_block": count * I_row,
         "old_block": count * H_row,
         "own_block": len(plan.own) * count * H_row,
-        "d_own_rows": len(plan.own) * rows.B * H_row,
+        "d_own_rows": (len(plan.own) + lines_backward(plan)) * rows.B * H_row,
         "y_block": count * H_row if plan.reads_output else 0,
         "d_y_block": count * H_row,
         "d_sums": count * line,

@@ -37,6 +37,7 @@ from throughtime.backends.cpu.words import (
 from throughtime.compiler.llvm.code import forward_code
 from throughtime.compiler.llvm.tile_sizes import WIDEST, panel_vectors, part_sizes
 from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.sweeps import lines_forward
 
 HIGHEST = 12
 """Rows of the highest tile of any machine."""
@@ -70,14 +71,14 @@ def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
     lanes = target().lanes(8 * call.x.element_size())
     units = whole_vectors(widths_for(call.cell, call.hidden_size).line, lanes)
     rows = call.x.shape[0] if call.batch_sizes is not None else call.x.shape[0] * call.x.shape[1]
-    return (call.directions, rows, len(found.saved), units)
+    return (call.directions, rows, found.saved_size(units), units)
 
 
 def _carry(
     call: Call, found: Plan, rows: Rows, y: Tensor, final: list[Tensor], saved: Tensor | None
 ) -> None:
     step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
-    if found.own or not found.widths.even:  # members of a chunk meet once a step, not a phase
+    if found.own or not found.fused:  # members of a chunk meet once a step, and no oftener
         step_bytes = -1
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
     template, shape = _template(key_of(call, rows, team, y), saved is not None)
@@ -147,8 +148,9 @@ def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
     own.reserve(chunk * block * shape.I_row)
     pre = own.reserve(chunk * block * pre_row)
     vectors = max(1, shape.panel * len(shape.plan.last))
-    rows_of_vector = own.reserve(chunk * shape.H_row if shape.plan.own else 0)
-    chains = own.reserve(HIGHEST * vectors * shape.code.kind.size)
+    lines = lines_forward(shape.plan) * shape.H_row  # behind the rows of either
+    rows_of_vector = own.reserve(chunk * shape.H_row + lines if shape.plan.own else 0)
+    chains = own.reserve(HIGHEST * vectors * shape.code.kind.size + lines)
     return {
         "block": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,
         "vector_rows": int(rows_of_vector), "scratch": arena.reserve(team.threads * own.bytes),

@@ -102,6 +102,11 @@ class Shape:
         return whole_vectors(units, self.code.kind.lanes) * self.code.kind.bytes
 
     @property
+    def units(self) -> int:
+        """H, padded to whole vectors."""
+        return self.H_row // self.code.kind.bytes
+
+    @property
     def I_row(self) -> int:
         """Bytes of a padded row of the input."""
         return self.row(self.I)

@@ -15,6 +15,7 @@ from throughtime.backends.cpu.sizes import target
 from throughtime.backends.cpu.stream_memory import Array, Program, Rows
 from throughtime.compiler.llvm.code import forward_code
 from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.sweeps import lines_forward
 
 
 class Product(NamedTuple):
@@ -51,6 +52,8 @@ class StreamLayer:
         bias = program.rows(1, len(found.sums) * self._width)
         pre = program.rows(program.B, len(found.sums) * self._width)
         chains = program.rows(program.B, len(found.last) * self._width)
+        if found.rowwise:  # no chains: what walks over a row leave for later ones
+            chains = program.rows(lines_forward(found), self._width)._replace(row=0)
         self._write_bias(weights, bias)
         pre.array[:] = bias.array  # sums of U alone start where x never writes
         if found.with_a:
@@ -62,6 +65,8 @@ class StreamLayer:
             places = [(k * blocks + i) * size for i in range(blocks) for k in found.last]
             V = V.reshape(-1, *V.shape[2:])
             program.product(V, out, (pre.address, pre.row), places, chains)
+        elif found.with_u:
+            self._multiply_in_place(weights["weight_hh"], bias, pre)
         own = program.rows(len(found.vectors), self._width)
         for row, name in zip(own.array, found.vectors, strict=True):
             row[: self._H] = weights[name]
@@ -70,6 +75,22 @@ class StreamLayer:
             out.address, out.row, program.B * out.row, out.address, 0, 0, own.address, own.row,
             self._H, 0, 0,
         )  # fmt: skip
+
+    def _multiply_in_place(self, U: Array, bias: Rows, pre: Rows) -> None:
+        """U h on top of the sums themselves, for a cell that needs whole rows of them."""
+        found, size = self._plan, self._program.kind.size
+        first, split = len(found.sums) - len(found.with_u), len(found.with_a)
+        for start, row, sums in (
+            (pre.address, pre.row, range(first, split)),
+            (bias.address, 0, range(max(first, split), len(found.sums))),
+        ):
+            if sums:
+                V = self._vectors(U, self._gates[1], sums)
+                V = V.reshape(-1, *V.shape[2:])
+                before = sums[0] * self._width * self._program.kind.bytes
+                places, to = [v * size for v in range(len(V))], pre.address + before
+                out = pre._replace(address=to)
+                self._program.product(V, self.output, (start + before, row), places, out)
 
     def _vectors(self, matrix: Array, gates: Sequence[int], sums: Sequence[int]) -> Array:
         """The lines of some sums' gates, (sums, blocks, lanes, K)."""

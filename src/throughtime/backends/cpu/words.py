@@ -35,7 +35,8 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
         "states": len(plan.state_names), "vectors": len(plan.vectors), "panel": shape.panel,
         "chunks": shape.team.chunks, "members": shape.team.members,
         "zeros": zeros(max(shape.H_row, shape.I_row)),
-        "saved_row": len(plan.saved) * shape.H_row, "state_plane": rows.B * shape.H_row,
+        "saved_row": plan.saved_size(shape.units) * shape.H_row,
+        "state_plane": rows.B * shape.H_row,
         "x": Given("x"), "y": Given("y"),
         "inputs_row": len(plan.lines) * shape.H_row,
     }  # fmt: skip

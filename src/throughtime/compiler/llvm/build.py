@@ -9,6 +9,12 @@ from throughtime.compiler.llvm.cell import write_cell_backward, write_cell_forwa
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
 from throughtime.compiler.llvm.packing import write_packing
+from throughtime.compiler.llvm.row_cell import (
+    write_row_backward,
+    write_row_forward,
+    write_row_from_vector,
+    write_row_to_vector,
+)
 from throughtime.compiler.llvm.stages import write_stage_backward, write_stage_forward
 from throughtime.compiler.llvm.tile_sizes import COLUMN_ROWS, most_rows
 from throughtime.compiler.plan import Plan
@@ -48,16 +54,16 @@ def columns_module(kind: Kind, vectors: int) -> ir.Module:
 def forward_module(kind: Kind, plan: Plan, keep: bool = True) -> ir.Module:
     """`cell_forward`, and what comes before later phases; with `keep` it saves for backward."""
     module = ir.Module("cell_forward")
-    write_cell_forward(module, kind, plan, keep)
+    (write_row_forward if plan.rowwise else write_cell_forward)(module, kind, plan, keep)
     for slot in range(len(plan.own)):
-        write_stage_forward(module, kind, plan, slot)
+        (write_row_to_vector if plan.rowwise else write_stage_forward)(module, kind, plan, slot)
     return module
 
 
 def backward_module(kind: Kind, plan: Plan) -> ir.Module:
     """`cell_backward`, and what comes before it for later phases."""
     module = ir.Module("cell_backward")
-    write_cell_backward(module, kind, plan)
+    (write_row_backward if plan.rowwise else write_cell_backward)(module, kind, plan)
     for slot in range(len(plan.own)):
-        write_stage_backward(module, kind, plan, slot)
+        (write_row_from_vector if plan.rowwise else write_stage_backward)(module, kind, plan, slot)
     return module

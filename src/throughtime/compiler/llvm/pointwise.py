@@ -60,7 +60,7 @@ class Pointwise:
             return self._units(str(node.constants[0]))
         if node.op == "transposed":
             return _ZERO
-        if node.op in ("sum_rows", "row_sum"):  # each part by itself; summed when all are there
+        if node.op in ("sum_rows", "row_sum", "spread"):  # parts by themselves, summed later
             return self._value(node.inputs[0])
         if node.op in ("add", "sub"):
             return self._sum(index)

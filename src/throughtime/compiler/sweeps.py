@@ -1,0 +1,163 @@
+"""Walks over the units of a row: each sums what the next one needs, the last one writes results.
+
+A sum over units must be there before anything can read it, as a product's must; but it costs one
+more walk over a row that lies in the nearest cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import count
+
+from throughtime.compiler.builder import BOOLEAN
+from throughtime.compiler.graph import NUMBER, Graph
+from throughtime.compiler.plan import Plan
+from throughtime.compiler.rowwise import REDUCTIONS
+from throughtime.compiler.saving import DEAR
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One walk over the units of a row.
+
+    Attributes:
+        numbers: nodes of one number a row that are worked out before it.
+        reductions: nodes that are there behind it; none in the last walk.
+        ends: nodes whose vectors it computes: what is reduced, or the results.
+        lines: nodes whose vectors it leaves for later walks, since they are dear.
+    """
+
+    numbers: tuple[int, ...]
+    reductions: tuple[int, ...]
+    ends: tuple[int, ...]
+    lines: tuple[int, ...]
+
+
+def sweeps_forward(plan: Plan, keep: bool) -> tuple[Sweep, ...]:
+    """Of a whole step; with `keep` it also gives what is saved."""
+    ends = (*plan.new_states, *(plan.saved if keep else ()))
+    return _sweeps(plan.graph, _given_forward(plan), ends)
+
+
+def sweeps_to_vector(plan: Plan, slot: int) -> tuple[Sweep, ...]:
+    """Of the vector that a phase multiplies."""
+    return _sweeps(plan.graph, _given_forward(plan), (plan.own[slot].vector,))
+
+
+def sweeps_backward(plan: Plan) -> tuple[Sweep, ...]:
+    """Of the gradients that a step gives when all later phases have theirs."""
+    there = {k for phase in plan.own for k in phase.places}
+    sums = (s.gradient for k, s in enumerate(plan.sums) if k not in there)
+    others = (i for name, i in plan.graph.outputs if not name.startswith("d_a."))
+    inputs = (plan.gradients.get(f"d_a.{name}") for name in plan.input_names)
+    return _sweeps(plan.graph, _given_backward(plan, 0), (*sums, *others, *inputs))
+
+
+def sweeps_from_vector(plan: Plan, slot: int) -> tuple[Sweep, ...]:
+    """Of the gradients by the sums of a phase, and the vector that it multiplied."""
+    phase = plan.own[slot]
+    ends = (*(plan.sums[k].gradient for k in phase.places), phase.vector)
+    return _sweeps(plan.graph, _given_backward(plan, slot + 1), ends)
+
+
+def lines_forward(plan: Plan) -> int:
+    """How many lines of a row its walks leave for later ones, at most."""
+    stages = [sweeps_to_vector(plan, slot) for slot in range(len(plan.own))]
+    return _most_lines([sweeps_forward(plan, True), *stages]) if plan.rowwise else 0
+
+
+def lines_backward(plan: Plan) -> int:
+    """Likewise of the derivative."""
+    stages = [sweeps_from_vector(plan, slot) for slot in range(len(plan.own))]
+    return _most_lines([sweeps_backward(plan), *stages]) if plan.rowwise else 0
+
+
+def _most_lines(found: Iterable[tuple[Sweep, ...]]) -> int:
+    return max(sum(len(s.lines) for s in sweeps) for sweeps in found)
+
+
+def _given_forward(plan: Plan) -> set[int]:
+    """What lies in memory when a step's pointwise part begins, beside what reads no node."""
+    return {s.node for s in plan.sums}
+
+
+def _given_backward(plan: Plan, first: int) -> set[int]:
+    """What lies in memory when the phases from the `first` of their own on have their gradients."""
+    found = set(plan.saved) | {i for phase in plan.own[first:] for i in phase.transposed[:1]}
+    if plan.reads_output:
+        found.add(plan.new_states[0])
+    return found
+
+
+def _sweeps(graph: Graph, given: set[int], ends: Iterable[int | None]) -> tuple[Sweep, ...]:
+    wanted = tuple(dict.fromkeys(i for i in ends if i is not None))
+    walk = _Walk(graph, given)
+    levels = walk.levels(wanted)
+    found = []
+    for level in count(1):
+        reductions = tuple(i for i in sorted(levels) if levels[i] == level)
+        inputs = tuple(dict.fromkeys(graph.nodes[i].inputs[0] for i in reductions))
+        found.append((walk.numbers(inputs if reductions else wanted), reductions, inputs or wanted))
+        if not reductions:
+            break
+    lines = [tuple(sorted(i for i in walk.read if walk.left[i] == k)) for k in range(len(found))]
+    return tuple(Sweep(*parts, left) for parts, left in zip(found, lines, strict=True))
+
+
+class _Walk:
+    """Which nodes each walk over the units reaches.
+
+    Attributes:
+        left: the dear nodes, and the number of the walk that computes each.
+        read: those of them that later walks read.
+    """
+
+    def __init__(self, graph: Graph, given: set[int]) -> None:
+        self.graph, self.given = graph, given
+        self.left: dict[int, int] = {}
+        self.read: set[int] = set()
+        self._reduced: set[int] = set()
+        self._walks = 0
+
+    def levels(self, ends: Iterable[int]) -> dict[int, int]:
+        """Of each reduction on the way to `ends`: 1 for what needs none before it, and so on."""
+        nodes, reached, pending = self.graph.nodes, set[int](), list(ends)
+        while pending:
+            index = pending.pop()
+            if index not in reached and not self._ends_at(index):
+                reached.add(index)
+                pending.extend(nodes[index].inputs)
+        level: dict[int, int] = {}
+        for index in sorted(reached):
+            below = max((level.get(i, 0) for i in nodes[index].inputs), default=0)
+            level[index] = below + (nodes[index].op in REDUCTIONS)
+        found = {i: n for i, n in level.items() if nodes[i].op in REDUCTIONS}
+        self._reduced = {nodes[i].inputs[0] for i in found}
+        return found
+
+    def _ends_at(self, index: int) -> bool:
+        return index in self.given or self.graph.nodes[index].op == "transposed"
+
+    def numbers(self, ends: tuple[int, ...]) -> tuple[int, ...]:
+        """The next walk: what it needs as one number a row."""
+        nodes, found, seen, pending = self.graph.nodes, set[int](), set[int](), list(ends)
+        while pending:
+            index = pending.pop()
+            if index in seen or self._ends_at(index):
+                continue
+            seen.add(index)
+            if nodes[index].shape == NUMBER:
+                found.add(index)
+            elif self.left.get(index, self._walks) < self._walks:
+                self.read.add(index)
+            else:
+                if self._is_dear(index):
+                    self.left[index] = self._walks
+                pending.extend(nodes[index].inputs)
+        self._walks += 1
+        return tuple(sorted(found))
+
+    def _is_dear(self, index: int) -> bool:
+        op = self.graph.nodes[index].op
+        return op not in BOOLEAN and (op in DEAR or index in self._reduced)
