@@ -25,8 +25,8 @@ class LowRank(Cell):
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
         low = U.down @ s.h
-        z = torch.sigmoid(a.z + U.z_up @ low)
-        n = torch.tanh(a.n + torch.sigmoid(z) * (U.n_up @ torch.tanh(low)))
+        z = torch.sigmoid(a.z + 0.5 * (U.z_up @ low))  # halved: random weights would be chaos
+        n = torch.tanh(a.n + 0.5 * torch.sigmoid(z) * (U.n_up @ torch.tanh(low)))
         return ((1 - z) * n + z * s.h,)
 
 
