@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
+from throughtime.backends.cpu.gradient_words import gradient_addresses, gradient_words
 from throughtime.backends.cpu.gradients import Room, by_weights, by_x, room_for
 from throughtime.backends.cpu.inputs import by_inputs, input_lines
 from throughtime.backends.cpu.masks import plan_of
@@ -18,13 +19,12 @@ from throughtime.backends.cpu.runs import packed_backward, runs_backward, set_ru
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
     flops_of,
-    part_address,
     steps_in_block,
     strides_of,
     target,
     team_for,
 )
-from throughtime.backends.cpu.template import Arena, Given, Template, Word
+from throughtime.backends.cpu.template import Arena, Given, Template
 from throughtime.backends.cpu.words import (
     RaggedWords,
     call_addresses,
@@ -90,7 +90,8 @@ def _carry(
     template, shape = _template(key_of(call, rows, team, y), asked)
     finals = [None if v is None else v.contiguous() for v in d_final]
     start, inputs = start_of(call), input_lines(call, found, rows)
-    found_at = call_addresses(call, start, inputs) | _addresses(call, y, saved, finals, room)
+    found_at = call_addresses(call, start, inputs)
+    found_at |= gradient_addresses(call, y, saved, finals, room)
     restarts = None if call.reset is None else Restarts(call, rows, room.initial)
     if restarts is not None:
         found_at |= restarts.addresses
@@ -100,30 +101,6 @@ def _carry(
         found_at |= ragged.addresses
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
     template.run(shape.code.region, team, found_at)
-
-
-def _addresses(
-    call: Call, y: Tensor, saved: Tensor, finals: Sequence[Tensor | None], room: Room
-) -> dict[str, int]:
-    """Addresses of what the backward pass reads and writes beside the call's own tensors."""
-    at = part_address
-    found = {"y": y.data_ptr()}
-    for d in range(call.directions):
-        found[f"saved {d}"] = at(saved, d)
-        found[f"d_x {d}"], found[f"d_inputs {d}"] = at(room.x, d), at(room.inputs, d)
-        for s, (final, start) in enumerate(zip(finals, room.start, strict=True)):
-            found[f"d_final{s} {d}"], found[f"d_start{s} {d}"] = at(final, d), at(start, d)
-        for name in ("d_W", "d_bias_ih", "d_bias_hh"):
-            found[f"{name} {d}"] = 0
-        for m in range(1 + len(call.cell.layout.products)):
-            found[f"d_matrix{m} {d}"] = at(room.U[d][m], 0) if room.U else 0
-        for name in call.cell.layout.vectors:
-            found[f"d_{name} {d}"] = 0
-        if room.W:
-            found[f"d_W {d}"] = at(room.W[d], 0)
-            for name, v in room.others[d].items():
-                found[f"d_{name} {d}"] = v.data_ptr()
-    return found
 
 
 @functools.lru_cache(maxsize=128)
@@ -146,24 +123,10 @@ def _template(key: Key, asked: _Asked) -> tuple[Template, Shape]:
     set_runs(template, runs_backward(shape))
     set_steps(template, "d_y", shape, asked.d_y)
     for d in range(shape.D):
-        words = direction_words(template, shape, d) | places[d] | _direction(template, shape, d)
+        words = direction_words(template, shape, d) | places[d] | gradient_words(template, shape, d)
         words["d_y_first"] = d * asked.d_y_first
         template.set_direction(d, words)
     return template, shape
-
-
-def _direction(template: Template, shape: Shape, d: int) -> dict[str, Word]:
-    """Where the gradients of one direction go, and where those by its states come from."""
-    plan = shape.plan
-    words: dict[str, Word] = {n: Given(f"{n} {d}") for n in ("d_x", "d_W", "d_inputs")}
-    words |= {"d_W_bias": Given(f"d_bias_ih {d}"), "d_U_bias": Given(f"d_bias_hh {d}")}
-    words["d_own"] = template.list_of([Given(f"d_{name} {d}") for name in plan.vectors])
-    matrices = [Given(f"d_matrix{m} {d}") for m in range(len(shape.widths.shapes))]
-    words["d_matrices"] = template.list_of(matrices)
-    for name in ("d_final", "d_start"):
-        lists = [Given(f"{name}{s} {d}") for s in range(len(plan.state_names))]
-        words[name] = template.list_of(lists)
-    return words
 
 
 def _need_tiles(shape: Shape, asked: _Asked) -> None:
