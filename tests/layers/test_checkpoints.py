@@ -101,6 +101,32 @@ def test_any_number_of_steps(every: int, dtype: torch.dtype) -> None:
     assert_close(found(other, x), found(plain, x), rtol=tolerance, atol=tolerance)
 
 
+def long(cell: Cell, every: int, **options: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Results and gradients of 300 steps on compiled code, with checkpoints and without."""
+    plain, other = pair(cell, every, backend="cpu", **options)
+    x = torch.randn(300, B, I, requires_grad=True)
+    inputs = {n: torch.rand(300, B, cell.width(w, H)) for n, w in cell.inputs.items()}
+    given = {n: v.requires_grad_() for n, v in inputs.items()} or None
+    reset = torch.rand(300, B) < 0.02
+    return tuple(found(m, x, inputs=given, reset=reset) for m in (other, plain))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("every", [1, 7, 17, 100])
+@pytest.mark.parametrize(
+    "cell", [*CELLS, cells.GRU(), cells.GRUD(), cells.GRUResetBefore()], ids=repr
+)
+def test_compiled_code_gives_the_same_bits(cell: Cell, every: int) -> None:
+    """Sums over steps are one chain, through all segments as through the whole sequence."""
+    ours, theirs = long(cell, every)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_the_backward_direction_and_where_sequences_start_to_a_millionth() -> None:
+    ours, theirs = long(cells.LSTM(), 17, bidirectional=True, learn_initial=True)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).norm() <= 1e-6 * b.norm()
+
+
 def test_a_packed_batch() -> None:
     plain, other = pair(cells.GRU(), 3, bidirectional=True, **DOUBLE)
     x = torch.randn(26, I, **DOUBLE).requires_grad_()

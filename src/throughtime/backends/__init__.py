@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -38,11 +38,17 @@ class Opaque(Backend, Protocol):
     def kept_shapes(self, call: Call) -> list[tuple[int, ...]]:
         """The shapes of what `forward` keeps, in the numbers of x."""
 
+    def sums_for(self, call: Call) -> Any:
+        """Where backward passes of calls with the same weights add up what they say of them."""
+
     def backward(
         self, call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None],
-        wants_x: bool, wants_weights: bool,
+        wants_x: bool, wants_weights: bool, sums: Any = None,
     ) -> Gradients:  # fmt: skip
-        """The derivative; `kept` is the output sequence and what `forward` kept."""
+        """The derivative; `kept` is the output sequence and what `forward` kept.
+
+        With `sums` the gradients by weights and by `initial` are those of all calls so far.
+        """
 
 
 OPAQUE: Mapping[str, Opaque] = {"cpu": cpu}

@@ -30,6 +30,10 @@ class Call(NamedTuple):
         recurrent_mask: (D, B, width of the output), multiplies the state before U.
         zoneout: for each state m, (D, T, B, width): s_t = m s_{t-1} + (1 - m) s~_t.
         record: give the sequence of every state, not of the output alone.
+        clip: (), c: in backward the gradient of a row by its new states at a step, all of them
+            side by side, is scaled to a norm of c where it is larger, before it goes on.
+        norms: (T, B, D, states) that backward fills, of a padded x: the norm of each row's
+            gradient by each new state, before clipping; zero behind a row's end.
     """
 
     cell: Cell
@@ -45,6 +49,8 @@ class Call(NamedTuple):
     recurrent_mask: Tensor | None = None
     zoneout: tuple[Tensor, ...] | None = None
     record: bool = False
+    clip: Tensor | None = None
+    norms: Tensor | None = None
 
     @property
     def directions(self) -> int:
@@ -81,6 +87,7 @@ class Call(NamedTuple):
         mask = self.recurrent_mask
         return self._replace(
             weights=self.weights[d : d + 1], state=part(self.state), initial=part(self.initial),
+            norms=None if self.norms is None else self.norms[..., d : d + 1, :],
             recurrent_mask=None if mask is None else mask[d : d + 1], zoneout=part(self.zoneout),
         )  # fmt: skip
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from throughtime.backends.call import Call, Result, packed_mask
+from throughtime.backends.seen import watched
 from throughtime.cells.cell import Names, check_new_state
 
 name = "reference"
@@ -100,6 +101,8 @@ def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:
         if call.zoneout is not None:
             new = tuple(m[d, t] * o + (1 - m[d, t]) * n
                         for m, o, n in zip(call.zoneout, s, new, strict=True))  # fmt: skip
+        if call.clip is not None or call.norms is not None:
+            new = watched(new, call.clip, None if call.norms is None else call.norms[t, :, d])
         if alive is None:
             s = new
             yield t, s, s

@@ -40,6 +40,8 @@ def refuses(call: Call) -> str | None:
         "a recurrent dropout": call.recurrent_mask,
         "zoneout": call.zoneout,
         "the sequence of every state": call.record or None,
+        "norms of gradients at each step": call.norms,
+        "clipping at each step": call.clip,
     }
     for what, value in given.items():
         if value is not None:

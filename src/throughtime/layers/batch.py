@@ -23,6 +23,7 @@ class Batch(NamedTuple):
         inputs: name -> (T, B, width), inputs multiplied by no matrix; every layer reads them.
         recurrent_masks: over layers, recurrent dropout's mask (D, B, width) where it is drawn
             already; None draws one for this call.
+        norms: over layers, (T, B, D, states) that backward fills; None asks for none.
     """
 
     x: Tensor
@@ -32,3 +33,4 @@ class Batch(NamedTuple):
     batch_sizes: Tensor | None = None
     inputs: Mapping[str, Tensor] | None = None
     recurrent_masks: tuple[Tensor | None, ...] | None = None
+    norms: tuple[Tensor, ...] | None = None

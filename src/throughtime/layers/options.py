@@ -27,6 +27,7 @@ class Options:
         dilation: d, a number or one a layer: h_t follows h_{t-d}.
         learn_initial: whether the state a sequence starts from is a parameter.
         checkpoint_every: k, training keeps every k-th state and computes the rest again.
+        clip_gradient: c, the largest norm of a row's gradient by its states at a step.
     """
 
     merge: Merge = "concat"
@@ -38,6 +39,7 @@ class Options:
     dilation: tuple[int, ...] = field(default=(1,))
     learn_initial: bool = False
     checkpoint_every: int | None = None
+    clip_gradient: float | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.merge) and self.merge not in ("concat", "sum", "mean", "mul"):
@@ -56,6 +58,9 @@ class Options:
         k = self.checkpoint_every
         if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
             raise OptionError(f"checkpoint_every must be a positive integer or None, got {k!r}")
+        c = self.clip_gradient
+        if c is not None and (isinstance(c, bool) or not isinstance(c, int | float) or not c > 0):
+            raise OptionError(f"clip_gradient must be a number above 0 or None, got {c!r}")
 
     def zoneout_of(self, state: str) -> float:
         """The share for one of the cell's states."""

@@ -47,7 +47,7 @@ class Passage(Weights):
     def _call(self, layer: int, batch: Batch, record: bool = False) -> Call:
         """What one layer has to carry through time."""
         weights = [self.weights(layer, d) for d in range(self.directions)]
-        initial = None
+        initial, clip = None, self.options.clip_gradient
         if self.options.learn_initial:
             names = [f"initial_{s}" for s in self.cell.state_names]
             initial = tuple(torch.stack([w.pop(n) for w in weights]) for n in names)
@@ -64,6 +64,8 @@ class Passage(Weights):
             inputs=batch.inputs,
             recurrent_mask=batch.recurrent_masks[layer] if batch.recurrent_masks else None,
             record=record,
+            clip=None if clip is None else batch.x.new_tensor(clip),
+            norms=None if batch.norms is None else batch.norms[layer],
         )
 
     def _masked(self, call: Call, d: int) -> Call:

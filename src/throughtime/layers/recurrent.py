@@ -12,6 +12,7 @@ from throughtime.errors import OptionError
 from throughtime.layers.arguments import check_dtype, check_flags, check_size
 from throughtime.layers.batch import States
 from throughtime.layers.border import Border
+from throughtime.layers.norms import enter_norms
 from throughtime.layers.options import Merge, Options
 from throughtime.layers.sequence import SequenceLayer
 
@@ -39,6 +40,8 @@ class Recurrent(SequenceLayer):
         learn_initial: make the state that sequences start from a parameter (zero at first).
         checkpoint_every: k, steps: training keeps every k-th state only, and backward computes
             the steps between again, about a forward pass more; None keeps all.
+        clip_gradient: c: in backward, each row's gradient by its states after a step, all of them
+            side by side, is scaled to a norm of c where it is larger, at every step.
         return_state: return (outputs, state), or the outputs alone.
         backend: who computes it; a named backend runs or raises, "auto" chooses.
 
@@ -57,13 +60,13 @@ class Recurrent(SequenceLayer):
         residual: bool = False, recurrent_dropout: float = 0.0,
         zoneout: float | Mapping[str, float] = 0.0, weight_dropout: float = 0.0,
         dilation: int | Sequence[int] = 1, learn_initial: bool = False,
-        checkpoint_every: int | None = None, return_state: bool = True, backend: str = "auto",
-        device: Any = None, dtype: Any = None,
+        checkpoint_every: int | None = None, clip_gradient: float | None = None,
+        return_state: bool = True, backend: str = "auto", device: Any = None, dtype: Any = None,
     ) -> None:  # fmt: skip
         dilations = tuple(dilation) if isinstance(dilation, Sequence) else (dilation,)
         options = Options(
             merge, dropout, residual, recurrent_dropout, zoneout, weight_dropout, dilations,
-            learn_initial, checkpoint_every,
+            learn_initial, checkpoint_every, clip_gradient,
         )  # fmt: skip
         check_size("input_size", input_size)
         check_flags(
@@ -81,6 +84,7 @@ class Recurrent(SequenceLayer):
     def forward(
         self, x: Any, state: States | None = None, *, lengths: Tensor | Iterable[int] | None = None,
         reset: Tensor | None = None, inputs: Mapping[str, Tensor] | None = None,
+        gradient_norms: Sequence[Tensor] | None = None,
     ) -> Any:  # fmt: skip
         """Carry a batch of sequences through all layers.
 
@@ -93,6 +97,9 @@ class Recurrent(SequenceLayer):
                 one before that step (in the backward direction, after it); (T, B) for a
                 PackedSequence, in the order of the rows that were packed.
             inputs: name -> tensor as x with its own width, for cells that declare `inputs`.
+            gradient_norms: a tensor a layer, (T, B, D, states) in the layout of x, that backward
+                fills: the norm of each row's gradient by each state after each step, before
+                clipping, zero behind a row's end. Not for a PackedSequence or with dilation.
 
         Returns:
             (outputs, state), or the outputs with return_state=False: outputs as x, of width
@@ -102,6 +109,8 @@ class Recurrent(SequenceLayer):
             ShapeError, OptionError: something does not fit; the text says what and the cure.
         """
         batch, border = self.enter(x, state, lengths=lengths, reset=reset, inputs=inputs)
+        if gradient_norms is not None:
+            batch = batch._replace(norms=enter_norms(self, gradient_norms, batch, border))
         y, results = self.carry(batch)
         return self.leave(y, tuple(r.final for r in results), border)
 

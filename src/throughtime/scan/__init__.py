@@ -5,7 +5,8 @@ Three layers (docs/operator.md says why the obvious ways fail):
     autocast.py  where autocast ends
     function.py  the autograd functions over them
     door.py      the front door, in plain Python: what every layer calls
-    segments.py  the same, segment after segment of time, for training in little memory
+    segments.py  the same, segment after segment of time, for training in little memory; by
+    segmented.py its autograd function, with cut.py and turned.py
 """
 
 from throughtime.scan.door import scan as scan

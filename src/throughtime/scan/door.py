@@ -9,6 +9,7 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result
+from throughtime.errors import TransformError
 from throughtime.scan.form import flatten
 from throughtime.scan.function import Direct, Scan
 from throughtime.scan.raw import scan_forward
@@ -28,6 +29,7 @@ def scan(call: Call, backend: str = "auto") -> Result:
         BackendError: the named backend cannot run this call.
         TransformError: a transform of torch could not be right here.
     """
+    begin_norms(call)
     if torch.compiler.is_compiling():
         return operator(call, backend)
     name = choose(call, backend).name
@@ -37,13 +39,25 @@ def scan(call: Call, backend: str = "auto") -> Result:
         return operator(call, name)
     if torch.is_grad_enabled():
         form, tensors = flatten(call)
-        if _recorded(tensors):
+        if is_recorded(tensors):
             found = Direct.apply(call, name, form, *tensors)  # type: ignore[no-untyped-call]
             return _result(call, found)
     return OPAQUE[name].forward(call, keep=False)[0]
 
 
-def _recorded(tensors: Iterable[Tensor | None]) -> bool:
+def begin_norms(call: Call) -> None:
+    """Norms of gradients, where asked for, are zero until backward fills them."""
+    if call.norms is None:
+        return
+    if torch.compiler.is_compiling() or torch._C._functorch.get_dynamic_layer_stack_depth():
+        raise TransformError(
+            "norms of gradients are written by a plain backward pass, not below torch.compile or "
+            "torch.func; call the layer outside of them"
+        )
+    call.norms.zero_()
+
+
+def is_recorded(tensors: Iterable[Tensor | None]) -> bool:
     """Whether autograd records what is done with one of these."""
     return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
 
@@ -57,7 +71,7 @@ def operator(call: Call, backend: str = "auto") -> Result:
     if compiling:
         tensors = _apart(tensors)
     below = bool(torch._C._functorch.get_dynamic_layer_stack_depth())
-    recorded = _recorded(tensors)
+    recorded = is_recorded(tensors)
     if compiling and (below or not recorded):
         # The compiler cannot trace the function below torch.func, nor where nothing is recorded;
         # the op itself has a rule for vmap, and its guard raises where a derivative would be lost.

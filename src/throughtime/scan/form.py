@@ -29,7 +29,7 @@ class Form(NamedTuple):
 
 
 def flatten(call: Call) -> tuple[Form, list[Tensor | None]]:
-    """The call's form and its tensors, in one fixed order."""
+    """The call's form and its tensors, in one fixed order; but for `norms`, which is no input."""
     states = len(call.cell.state_names)
     form = Form(
         call.hidden_size,
@@ -41,7 +41,7 @@ def flatten(call: Call) -> tuple[Form, list[Tensor | None]]:
         int(call.record),
         states + (states if call.record else 1),
     )
-    single = [call.x, call.lengths, call.reset, call.batch_sizes, call.recurrent_mask]
+    single = [call.x, call.lengths, call.reset, call.batch_sizes, call.recurrent_mask, call.clip]
     weights = [v for weights in call.weights for v in weights.values()]
     inputs = [(call.inputs or {})[n] for n in call.cell.layout.inputs]
     groups = (weights, inputs, call.state or (), call.initial or (), call.zoneout or ())
@@ -51,7 +51,7 @@ def flatten(call: Call) -> tuple[Form, list[Tensor | None]]:
 def unflatten(cell: Cell, form: Sequence[int], tensors: Sequence[Tensor | None]) -> Call:
     """The call that `flatten` took apart."""
     f = Form(*form)
-    rest: Iterator[Tensor] = iter(tensors[5:])  # type: ignore[arg-type]
+    rest: Iterator[Tensor] = iter(tensors[6:])  # type: ignore[arg-type]
     names = cell.layout.names(bool(f.bias))
     weights = tuple(dict(zip(names, rest, strict=False)) for _ in range(f.directions))
     inputs = dict(zip(cell.layout.inputs, islice(rest, len(cell.layout.inputs)), strict=True))
@@ -60,12 +60,12 @@ def unflatten(cell: Cell, form: Sequence[int], tensors: Sequence[Tensor | None])
     def group(given: int) -> tuple[Tensor, ...] | None:
         return tuple(islice(rest, count)) if given else None
 
-    x, lengths, reset, batch_sizes, mask = tensors[:5]
+    x, lengths, reset, batch_sizes, mask, clip = tensors[:6]
     assert x is not None
     state, initial, zoneout = group(f.state), group(f.initial), group(f.zoneout)
     return Call(
         cell, f.hidden_size, x, weights, state, initial, lengths, reset, batch_sizes,
-        inputs, mask, zoneout, bool(f.record),
+        inputs, mask, zoneout, bool(f.record), clip,
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def flatten_gradients(call: Call, found: Gradients) -> list[Tensor | None]:
     if call.initial is not None:
         initial = _by_initial(call, found)
     zoneout = [None] * len(call.zoneout or ())
-    return [found.x, None, None, None, None, *weights, *inputs, *state, *initial, *zoneout]
+    return [found.x, *[None] * 5, *weights, *inputs, *state, *initial, *zoneout]
 
 
 def _by_initial(call: Call, found: Gradients) -> list[Tensor | None]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from throughtime.backends import OPAQUE
 from throughtime.backends.call import Call
 from throughtime.cells.registry import registered
+from throughtime.errors import TransformError
 from throughtime.scan.form import Form, flatten_gradients, unflatten
 from throughtime.scan.raw import gradients, results, scan_backward, scan_forward
 
@@ -62,6 +63,7 @@ class Direct(torch.autograd.Function):
     ) -> Any:
         result, kept = OPAQUE[backend].forward(call, True)
         ctx.cell, ctx.backend, ctx.form, ctx.kept = call.cell, backend, form, len(kept) + 1
+        ctx.norms = call.norms
         ctx.save_for_backward(*tensors, result.sequences[0], *kept)
         ctx.set_materialize_grads(False)
         return (*result.sequences, *result.final)
@@ -70,17 +72,27 @@ class Direct(torch.autograd.Function):
     def backward(ctx: Any, *d_results: Tensor | None) -> Any:
         needs = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # a derivative of this derivative may be asked for
+            check_no_norms(ctx.norms)
             given = (ctx.cell.key, ctx.backend, ctx.form, needs, ctx.kept)
             some = iter(ScanBackward.apply(*given, *ctx.saved_tensors, *d_results))  # type: ignore[no-untyped-call]
             return (None, None, None, *(next(some) if need else None for need in needs))
         saved, count = ctx.saved_tensors, len(needs)
-        call = unflatten(ctx.cell, ctx.form, saved[:count])
+        call = unflatten(ctx.cell, ctx.form, saved[:count])._replace(norms=ctx.norms)
         found = OPAQUE[ctx.backend].backward(
             call, saved[count:], d_results, needs[0], any(needs[1:])
         )
         flat = flatten_gradients(call, found)
         asked = (d if need else None for d, need in zip(flat, needs, strict=True))
         return (None, None, None, *asked)
+
+
+def check_no_norms(norms: Tensor | None) -> None:
+    """A derivative that is to be differentiated again writes no norms."""
+    if norms is not None:
+        raise TransformError(
+            "compiled code writes no norms of gradients with create_graph=True; "
+            "use backend='reference' or leave gradient_norms out"
+        )
 
 
 class ScanBackward(torch.autograd.Function):

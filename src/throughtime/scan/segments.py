@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from throughtime.backends import OPAQUE, choose
 from throughtime.backends.call import Call, Result, packed_mask
-from throughtime.scan.door import scan
+from throughtime.errors import BackendError
+from throughtime.scan.cut import segments
+from throughtime.scan.door import begin_norms, is_recorded, scan
+from throughtime.scan.form import flatten
+from throughtime.scan.segmented import Segmented
+from throughtime.scan.turned import Turn
 
 
 def scan_in_segments(call: Call, backend: str, every: int) -> Result:
@@ -36,10 +40,33 @@ def scan_in_segments(call: Call, backend: str, every: int) -> Result:
         alive = packed_mask(call.batch_sizes.to(call.x.device))
         result = scan_in_segments(call.padded(), backend, every)
         return result._replace(sequences=tuple(s[alive] for s in result.sequences))
+    name = choose(call, backend).name
+    if name not in OPAQUE and call.norms is not None:
+        raise BackendError(
+            f"backend {name!r} records no norms of gradients between checkpoints; use "
+            f"backend='cpu', or leave out checkpoint_every"
+        )
+    if name not in OPAQUE:
+        return _open(call, name, every)
+    form, tensors = flatten(call)
+    if not is_recorded(tensors):
+        return scan(call, name)
+    begin_norms(call)
+    found = Segmented.apply(call, name, every, form, *tensors)  # type: ignore[no-untyped-call]
+    count = form.results - len(call.cell.state_names)
+    return Result(tuple(found[:count]), tuple(found[count:]))
+
+
+def _open(call: Call, backend: str, every: int) -> Result:
+    """By torch's own checkpoints, for what torch's own operations compute."""
     parts = []
     for d in range(call.directions):
         one = call.direction(d)
-        parts.append(_run(one, backend, every) if d == 0 else _run_back(one, backend, every))
+        turn = Turn(one) if d else None
+        result = _run(one if turn is None else turn.call(one), backend, every)
+        if turn is not None:
+            result = result._replace(sequences=tuple(turn.back(v) for v in result.sequences))
+        parts.append(result)
     return Result(
         tuple(torch.cat(s, 2) for s in zip(*(p.sequences for p in parts), strict=True)),
         tuple(torch.cat(s) for s in zip(*(p.final for p in parts), strict=True)),
@@ -50,7 +77,7 @@ def _run(call: Call, backend: str, every: int) -> Result:
     """One forward direction, segment after segment."""
     pieces, state = [], call.state
     count = len(call.cell.widths(call.hidden_size)) if call.record else 1
-    for segment in _segments(call, every):
+    for _, segment in segments(call, every):
 
         def run(state: tuple[Tensor, ...] | None, segment: Call = segment) -> tuple[Tensor, ...]:
             result = scan(segment._replace(state=state), backend)
@@ -61,52 +88,3 @@ def _run(call: Call, backend: str, every: int) -> Result:
         state = found[count:]
     assert state is not None
     return Result(tuple(torch.cat(s) for s in zip(*pieces, strict=True)), state)
-
-
-def _segments(call: Call, every: int) -> Iterator[Call]:
-    """The call's pieces of time, without the state each starts from."""
-    x = call.x.split(every)
-    inputs = {n: v.split(every) for n, v in (call.inputs or {}).items()}
-    reset = None if call.reset is None else call.reset.split(every)
-    zoneout = None if call.zoneout is None else [v.split(every, 1) for v in call.zoneout]
-    for i, part in enumerate(x):
-        lengths = call.lengths
-        if lengths is not None:
-            lengths = (lengths - i * every).clamp(0, len(part))
-        yield call._replace(
-            x=part, inputs={n: v[i] for n, v in inputs.items()}, lengths=lengths,
-            reset=None if reset is None else reset[i],
-            zoneout=None if zoneout is None else tuple(v[i] for v in zoneout),
-        )  # fmt: skip
-
-
-def _run_back(call: Call, backend: str, every: int) -> Result:
-    """The backward direction: each row from its own end, as a forward one, and turned back."""
-    T, B = call.x.shape[:2]
-    steps = torch.arange(T, device=call.x.device).unsqueeze(1)
-    ends = torch.full((B,), T) if call.lengths is None else call.lengths
-    order = ends.to(call.x.device) - 1 - steps  # of what a step reads; below 0 behind the end
-    reset = call.reset
-    if reset is not None:  # between t and t - 1: before the step that reads t - 1
-        reset = reset.gather(0, (order + 1).clamp(0, T - 1)) & (steps > 0) & (order >= 0)
-    turned = call._replace(
-        x=_turned(call.x, order), reset=reset,
-        inputs={n: _turned(v, order) for n, v in (call.inputs or {}).items()},
-        zoneout=None if call.zoneout is None else tuple(
-            _turned(v[0], order).unsqueeze(0) for v in call.zoneout
-        ),
-    )  # fmt: skip
-    result = _run(turned, backend, every)
-    return result._replace(sequences=_back(result.sequences, order))
-
-
-def _turned(v: Tensor, order: Tensor) -> Tensor:
-    """(T, B, ...) with each row's steps in this order."""
-    rows = torch.arange(order.shape[1], device=order.device)
-    return v[order.clamp(min=0), rows]
-
-
-def _back(sequences: Sequence[Tensor], order: Tensor) -> tuple[Tensor, ...]:
-    """Sequences in the order of time, zero behind a row's end."""
-    alive = (order >= 0).view(*order.shape, 1, 1)
-    return tuple(torch.where(alive, _turned(v, order), 0) for v in sequences)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients, Result
-from throughtime.backends.cpu import backward_pass, forward_pass
+from throughtime.backends.cpu import backward_pass, forward_pass, gradients
+from throughtime.backends.cpu.gradients import Sums
+from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.transforms import no_rule
 from throughtime.cells import Cell
 from throughtime.compiler.llvm import machine
@@ -49,6 +51,7 @@ def _kind(call: Call) -> str | None:
         return "compiled code does not offer the sequence of every state"
     others = [v for w in call.weights for v in w.values()]
     others += [*(call.state or ()), *(call.initial or ()), *(call.inputs or {}).values()]
+    others += [v for v in (call.clip, call.norms) if v is not None]
     masks = [v for v in (call.recurrent_mask, *(call.zoneout or ())) if v is not None]
     if any(v.requires_grad for v in masks):
         return "compiled code has no gradient by masks"
@@ -73,9 +76,14 @@ def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     return forward_pass.kept_shapes(call)
 
 
+def sums_for(call: Call) -> Sums:
+    """Where backward passes of calls with the same weights add up what they say of them."""
+    return gradients.sums_for(call, plan_of(call))
+
+
 def backward(
     call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
-    wants_weights: bool,
+    wants_weights: bool, sums: Sums | None = None,
 ) -> Gradients:  # fmt: skip
     """The derivative.
 
@@ -85,5 +93,7 @@ def backward(
         d_results: gradients by the sequences and the final states; None is zero.
         wants_x: whether the gradient by x is asked for.
         wants_weights: whether one by any weight is.
+        sums: to which gradients by the weights, and what resets carry to `initial`, are added: the
+            result then has the sums so far.
     """
-    return backward_pass.run(call, kept, d_results, wants_x, wants_weights)
+    return backward_pass.run(call, kept, d_results, wants_x, wants_weights, sums)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
-from throughtime.backends.cpu.gradient_words import gradient_addresses, gradient_words
-from throughtime.backends.cpu.gradients import Room, by_weights, by_x, room_for
+from throughtime.backends.cpu.asked import Asked
+from throughtime.backends.cpu.gradients import Room, Sums, by_weights, by_x, give_norms, room_for
 from throughtime.backends.cpu.inputs import by_inputs, input_lines
 from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.restarts import Restarts, by_initial
@@ -19,12 +18,13 @@ from throughtime.backends.cpu.runs import packed_backward, runs_backward, set_ru
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
     flops_of,
+    part_address,
     steps_in_block,
     strides_of,
     target,
     team_for,
 )
-from throughtime.backends.cpu.template import Arena, Given, Template
+from throughtime.backends.cpu.template import Arena, Given, Template, Word
 from throughtime.backends.cpu.words import (
     RaggedWords,
     call_addresses,
@@ -46,32 +46,18 @@ LEAST_ROWS = 128
 
 def run(
     call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
-    wants_weights: bool,
+    wants_weights: bool, sums: Sums | None = None,
 ) -> Gradients:  # fmt: skip
     """Gradients by x, by the weights where they are wanted, and by the state at the start."""
     call = contiguous(call)
     found, rows = plan_of(call), rows_of(call)
-    room = room_for(call, found, rows, wants_x, wants_weights)
+    room = room_for(call, found, rows, wants_x, wants_weights, sums)
     if rows.B:
         _carry(call, found, rows, kept, d_results, room)
+    give_norms(call, rows, room.norms)
     weights = tuple(by_weights(call, room, d) for d in range(call.directions))
     inputs, initial = by_inputs(call, found, rows, room.inputs), by_initial(call, room.initial)
     return Gradients(by_x(call, rows, room.x), weights, inputs, tuple(room.start), initial)
-
-
-class _Asked(NamedTuple):
-    """What beside its key the words of a call's backward pass follow from.
-
-    Attributes:
-        d_y: of the gradient by y, bytes from step to step and from row to row.
-        d_y_first: bytes from one direction to the next.
-        x, weights: whether their gradients are wanted.
-    """
-
-    d_y: tuple[int, int]
-    d_y_first: int
-    x: bool
-    weights: bool
 
 
 def _carry(
@@ -86,12 +72,11 @@ def _carry(
     team = team_for(2 * flops_of(found, call, rows.N), call.directions, rows.B)
     strides = (0, 0) if d_y is None else strides_of(d_y, packed)
     first = 0 if d_y is None else d_y.stride(-2) * d_y.element_size()
-    asked = _Asked(strides, first, room.x is not None, bool(room.W))
+    asked = Asked(strides, first, room.x is not None, bool(room.W), room.chains is not None)
     template, shape = _template(key_of(call, rows, team, y), asked)
     finals = [None if v is None else v.contiguous() for v in d_final]
     start, inputs = start_of(call), input_lines(call, found, rows)
-    found_at = call_addresses(call, start, inputs)
-    found_at |= gradient_addresses(call, y, saved, finals, room)
+    found_at = call_addresses(call, start, inputs) | _addresses(call, y, saved, finals, room)
     restarts = None if call.reset is None else Restarts(call, rows, room.initial)
     if restarts is not None:
         found_at |= restarts.addresses
@@ -103,8 +88,33 @@ def _carry(
     template.run(shape.code.region, team, found_at)
 
 
+def _addresses(
+    call: Call, y: Tensor, saved: Tensor, finals: Sequence[Tensor | None], room: Room
+) -> dict[str, int]:
+    """Addresses of what the backward pass reads and writes beside the call's own tensors."""
+    at = part_address
+    found = {"y": y.data_ptr(), "clip": 0 if call.clip is None else call.clip.data_ptr()}
+    for d in range(call.directions):
+        found[f"saved {d}"] = at(saved, d)
+        found[f"d_x {d}"], found[f"d_inputs {d}"] = at(room.x, d), at(room.inputs, d)
+        found[f"d_bias {d}"], found[f"norms {d}"] = at(room.chains, d), at(room.norms, d)
+        for s, (final, start) in enumerate(zip(finals, room.start, strict=True)):
+            found[f"d_final{s} {d}"], found[f"d_start{s} {d}"] = at(final, d), at(start, d)
+        for name in ("d_W", "d_bias_ih", "d_bias_hh"):
+            found[f"{name} {d}"] = 0
+        for m in range(1 + len(call.cell.layout.products)):
+            found[f"d_matrix{m} {d}"] = at(room.U[d][m], 0) if room.U else 0
+        for name in call.cell.layout.vectors:
+            found[f"d_{name} {d}"] = 0
+        if room.W:
+            found[f"d_W {d}"] = at(room.W[d], 0)
+            for name, v in room.others[d].items():
+                found[f"d_{name} {d}"] = v.data_ptr()
+    return found
+
+
 @functools.lru_cache(maxsize=128)
-def _template(key: Key, asked: _Asked) -> tuple[Template, Shape]:
+def _template(key: Key, asked: Asked) -> tuple[Template, Shape]:
     found = plan(key.cell, key.masks)
     assert isinstance(found, Plan)
     shape = shape_of(key, backward_code(found, key.bytes, target()))
@@ -116,20 +126,35 @@ def _template(key: Key, asked: _Asked) -> tuple[Template, Shape]:
     common = common_words(
         shape, block=block, own_block_plane=plane,
         d_y=Given("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
-        reads_y=int(found.reads_output),
+        reads_y=int(found.reads_output), adds=int(asked.adds), clip=Given("clip"),
     )  # fmt: skip
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
     set_runs(template, runs_backward(shape))
     set_steps(template, "d_y", shape, asked.d_y)
     for d in range(shape.D):
-        words = direction_words(template, shape, d) | places[d] | gradient_words(template, shape, d)
+        words = direction_words(template, shape, d) | places[d] | _direction(template, shape, d)
         words["d_y_first"] = d * asked.d_y_first
+        words |= {name: Given(f"{name} {d}") for name in asked.given}
         template.set_direction(d, words)
     return template, shape
 
 
-def _need_tiles(shape: Shape, asked: _Asked) -> None:
+def _direction(template: Template, shape: Shape, d: int) -> dict[str, Word]:
+    """Where the gradients of one direction go, and where those by its states come from."""
+    plan = shape.plan
+    biases = {"d_W_bias": f"d_bias_ih {d}", "d_U_bias": f"d_bias_hh {d}"}
+    words: dict[str, Word] = {word: Given(name) for word, name in biases.items()}
+    words["d_own"] = template.list_of([Given(f"d_{name} {d}") for name in plan.vectors])
+    matrices = [Given(f"d_matrix{m} {d}") for m in range(len(shape.widths.shapes))]
+    words["d_matrices"] = template.list_of(matrices)
+    for name in ("d_final", "d_start"):
+        lists = [Given(f"{name}{s} {d}") for s in range(len(plan.state_names))]
+        words[name] = template.list_of(lists)
+    return words
+
+
+def _need_tiles(shape: Shape, asked: Asked) -> None:
     """Tiles for U^T and W^T, and for the sums over rows."""
     size, tiles = shape.code.kind.size, shape.code.tiles
     units = {shape.row(w) // size for w in (shape.widths.out, *shape.widths.sources)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,8 @@ class Room:
         start: for each state (D, B, H).
         inputs: (D, N, direct inputs, then masks left as they are, H), padded; or None.
         initial: (D, states, B, H) what resets carry to where they go, padded; or None.
+        chains: as in `Sums`; None where gradients begin at zero.
+        norms: (D, N, states) of each row's gradient by each new state; or None.
     """
 
     x: Tensor | None
@@ -36,30 +39,80 @@ class Room:
     start: list[Tensor]
     inputs: Tensor | None
     initial: Tensor | None
+    chains: Tensor | None = None
+    norms: Tensor | None = None
 
 
-def room_for(call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool) -> Room:
+@dataclass(frozen=True)
+class Sums:
+    """Gradients by the weights and by `initial` so far, to which several backward passes add.
+
+    Attributes:
+        W, U, others, initial: as in `Room`.
+        chains: (D, sums and vectors of a row, padded) where those of biases and vectors grow.
+    """
+
+    W: list[Tensor]
+    U: list[list[Tensor]]
+    others: list[dict[str, Tensor]]
+    initial: Tensor | None
+    chains: Tensor
+
+
+def sums_for(call: Call, found: Plan) -> Sums:
+    """Zeros, for backward passes of calls with these weights, one after the other."""
+    (lanes, whole_H, _), lines = _padded(call), len(found.sums) + len(found.vectors)
+    chains = call.x.new_zeros((call.directions, lines * whole_H + lanes))
+    weights = _weights(call, call.x.new_zeros, call.directions)
+    return Sums(*weights, sums_by_initial(call, lanes), chains)
+
+
+def room_for(
+    call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool,
+    sums: Sums | None = None,
+) -> Room:  # fmt: skip
     """Memory for what is wanted."""
-    lanes = target().lanes(8 * call.x.element_size())
-    D, H, I = call.directions, call.hidden_size, call.x.shape[-1]
-    new, layout, widths = call.x.new_empty, call.cell.layout, widths_for(call.cell, H)
-    line, whole_I = (whole_vectors(n, lanes) for n in (widths.line, I))
+    lanes, line, whole_I = _padded(call)
+    D, new, layout = call.directions, call.x.new_empty, call.cell.layout
     # The region writes all of them, if it runs, but for gates that reach nothing.
-    sums = len(layout.input_gates), len(layout.recurrent_gates) + len(layout.products)
-    all = (len(found.with_a), len(found.with_u)) == sums and rows.T and rows.B
-    none = new if all else call.x.new_zeros
-    wanted = range(D) if wants_weights else ()
-    matrices = ("weight_ih", *matrix_names(call.cell))
-    shapes = [(lines, whole_vectors(columns, lanes)) for lines, columns in widths.shapes]
+    every = len(layout.input_gates), len(layout.recurrent_gates) + len(layout.products)
+    whole = (len(found.with_a), len(found.with_u)) == every and rows.T and rows.B
+    none = new if whole else call.x.new_zeros
+    if sums is None or not wants_weights:
+        weights = _weights(call, none, D if wants_weights else 0)
+    else:
+        weights = sums.W, sums.U, sums.others
     return Room(
         new((D, rows.N, whole_I)) if wants_x else None,
-        [none((sums[0] * H, whole_I)) for _ in wanted],
-        [[none(shape) for shape in shapes] for _ in wanted],
-        [{n: none(v.shape) for n, v in call.weights[d].items() if n not in matrices}
-         for d in wanted],
-        [new((D, rows.B, width)) for width in widths.states],
+        *weights,
+        [new((D, rows.B, width)) for width in call.cell.widths(call.hidden_size)],
         new((D, rows.N, len(found.lines), line)) if found.inputs else None,
-        sums_by_initial(call, lanes),
+        sums_by_initial(call, lanes) if sums is None else sums.initial,
+        None if sums is None else sums.chains,
+        None if call.norms is None else new((D, rows.N, len(found.state_names))),
+    )
+
+
+def _padded(call: Call) -> tuple[int, int, int]:
+    """Numbers of a vector, and of the longest row and inputs padded to whole vectors."""
+    lanes = target().lanes(8 * call.x.element_size())
+    line = widths_for(call.cell, call.hidden_size).line
+    return lanes, whole_vectors(line, lanes), whole_vectors(call.x.shape[-1], lanes)
+
+
+def _weights(
+    call: Call, new: Callable[..., Tensor], directions: int
+) -> tuple[list[Tensor], list[list[Tensor]], list[dict[str, Tensor]]]:
+    """W, U and others of a `Room`, for so many directions."""
+    H, matrices = call.hidden_size, ("weight_ih", *matrix_names(call.cell))
+    lanes, _, whole_I = _padded(call)
+    shapes = [(lines, whole_vectors(k, lanes)) for lines, k in widths_for(call.cell, H).shapes]
+    wanted = range(directions)
+    return (
+        [new((len(call.cell.layout.input_gates) * H, whole_I)) for _ in wanted],
+        [[new(shape) for shape in shapes] for _ in wanted],
+        [{n: new(v.shape) for n, v in call.weights[d].items() if n not in matrices}
+         for d in wanted],
     )  # fmt: skip
 
 
@@ -81,6 +134,13 @@ def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
         return total.view(whole)
     lines = total.new_zeros((rows.T * rows.B, total.shape[-1]))
     return lines.index_copy_(0, torch.from_numpy(rows.lines), total).view(whole)
+
+
+def give_norms(call: Call, rows: Rows, found: Tensor | None) -> None:
+    """Norms to where the call wants them, zero behind a row's end."""
+    if call.norms is not None and found is not None:
+        for d, norms in enumerate(found):
+            call.norms[..., d, :] = as_given(call, rows, norms)
 
 
 def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:

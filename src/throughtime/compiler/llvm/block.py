@@ -35,8 +35,11 @@ COMMON: Final = (
     # steps in a block; scratch of each thread
     "block", "scratch", "scratch_size", "pre", "chains",
     "saved_row", "state_plane",
-    # backward: gradients of outputs, rows of the block's gradients; what is wanted
-    "d_y", "d_y_steps", "d_y_row", "wants_x", "wants_weights", "reads_y",
+    # backward: gradients of outputs, rows of the block's gradients; what is wanted; whether those
+    # by weights are added to what is there
+    "d_y", "d_y_steps", "d_y_row", "wants_x", "wants_weights", "reads_y", "adds",
+    # the largest norm of a row's gradients by the new states, where it is clipped, else 0
+    "clip",
 )  # fmt: skip
 
 DIRECTION: Final = (
@@ -63,6 +66,8 @@ DIRECTION: Final = (
     "d_x", "d_W", "d_matrices", "d_bias", "d_W_bias", "d_U_bias", "d_own",
     # as the direct inputs lie
     "d_inputs",
+    # of each row over all steps, a norm for each state; 0 where nobody asks
+    "norms",
 )  # fmt: skip
 
 RUN: Final = ("line", "count", "packed", "stage", "own", "begins", "slot", "matrix", "width", "K")

@@ -1,6 +1,10 @@
 """What a block of steps says of the weights and of x, a share for each thread.
 
 dW += d_sums^T x,  dU += d_sums^T h,  db += the sum of d_sums over rows,  dx = W^T d_sums
+
+Every number of dW, dU and db is one chain over all rows, a forward direction's from the last to the
+first, a backward direction's from the first to the last: how steps are cut into blocks, and the
+sequence into calls that add to one another, changes no bit.
 """
 
 from __future__ import annotations
@@ -39,7 +43,8 @@ def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: 
             columns = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.size)
             low, high = my_share(e, columns, g["thread"], g["team"])
             to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
-            e.call(sums, to, source, line_size(c, kind), count, high - low)
+            source, row = _walked(f, source, line_size(c, kind), count)
+            e.call(sums, to, source, row, count, high - low)
     e.done()
     return e
 
@@ -48,6 +53,12 @@ def line_size(c: Frame, kind: Kind) -> Num:
     """Bytes from row to row of the block's gradients by sums and vectors; the odd vector at the
     end keeps the rows of large powers of two from falling into the same places of a cache."""
     return (c["sums"] + c["vectors"]) * c["H_row"] + kind.size
+
+
+def _walked(f: Frame, rows: Num, size: Num, count: Num) -> tuple[Num, Num]:
+    """Where a block's rows begin in the order in which they are summed, and bytes to the next."""
+    step = f["reverse"].choose("!=", 0, size, size * -1)
+    return f["reverse"].choose("!=", 0, rows, rows + (count - 1) * size), step
 
 
 def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) -> None:
@@ -72,7 +83,8 @@ def _weights(
     e: Emit, c: Frame, f: Frame, column_product: Emit, sums: tuple[Num, Num, Num],
     rows: tuple[Num, Num, Num], matrix: tuple[Num, Num, Num],
 ) -> None:  # fmt: skip
-    """This thread's lines of the gradient by a matrix of some sums; the first block begins them.
+    """This thread's lines of the gradient by a matrix of some sums; the first block begins them,
+    unless they are added to.
 
     Args:
         e, c, f: the function, and its numbers.
@@ -83,18 +95,20 @@ def _weights(
     """
     g, (gates, first, number), (to, width, row) = e.given, sums, matrix
     low, high = my_share(e, number * width, g["thread"], g["team"])
+    block, block_step = _walked(f, *rows)
+    begins = e.b.and_(g["first"].compare("==", 0), c["adds"].compare("==", 0))
     with e.loop(number) as q:
         line = q.index * width
         start, stop = low.most(line), high.least(line + width)
         unit = start - line
         address = to + (e.word(gates + q.index * 8).most(0) * width + unit) * row
-        begins = g["first"].compare("==", 0)
         source = Num(e.b, e.b.select(begins, c["zeros"].value, address.value))
         source_row = Num(e.b, e.b.select(begins, e.number(0).value, row.value))
         with e.when(stop.compare(">", start)):
             d_sums = f["d_sums"] + (first + q.index) * c["H_row"] + unit * e.kind.bytes
-            e.call(column_product, g["block"], source, source_row, d_sums, line_size(c, e.kind),
-                   *rows, address, row, stop - start, row // e.kind.size)  # fmt: skip
+            e.call(column_product, g["block"], source, source_row,
+                   *_walked(f, d_sums, line_size(c, e.kind), rows[2]), block, block_step, rows[2],
+                   address, row, stop - start, row // e.kind.size)  # fmt: skip
 
 
 def _write_sums(module: ir.Module, kind: Kind) -> Emit:
@@ -112,9 +126,10 @@ def _write_sums(module: ir.Module, kind: Kind) -> Emit:
 
 
 def begin_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
-    """Sums over rows and steps begin at zero."""
+    """Sums over rows and steps begin at zero, unless they are added to."""
     lines = (c["sums"] + c["vectors"]) * (c["H_row"] // e.kind.size)
-    e.call(copies["copy"], f["d_bias"], e.kind.size, c["zeros"], 0, lines, e.kind.lanes)
+    with e.when(c["adds"].compare("==", 0)):
+        e.call(copies["copy"], f["d_bias"], e.kind.size, c["zeros"], 0, lines, e.kind.lanes)
 
 
 def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:

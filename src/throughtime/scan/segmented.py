@@ -1,0 +1,163 @@
+"""The autograd function of a call in segments: between them states are kept, within them nothing.
+
+Forward runs each segment without what backward needs. Backward takes the last segment first: once
+more forward, now with all that is needed, and at once its derivative, whose gradients by weights
+are added to those of the segments before in the same chains as a whole sequence has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from throughtime.backends import OPAQUE, Opaque
+from throughtime.backends.call import Call, Gradients, Result
+from throughtime.scan.cut import Joined, segments
+from throughtime.scan.form import Form, flatten_gradients, unflatten
+from throughtime.scan.function import ScanBackward, check_no_norms
+from throughtime.scan.turned import Turn
+
+
+class Segmented(torch.autograd.Function):
+    """`Direct`, with a state for each segment in place of what a backend keeps."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: Call, backend: str, every: int, form: Form, *tensors: Tensor | None
+    ) -> Any:
+        parts = [Direction(call, d, every, OPAQUE[backend]) for d in range(call.directions)]
+        runs = [part.forward() for part in parts]
+        ctx.cell, ctx.backend, ctx.every, ctx.form = call.cell, backend, every, form
+        ctx.norms = call.norms
+        ctx.save_for_backward(*tensors, *(v for _, borders in runs for v in borders))
+        ctx.set_materialize_grads(False)
+        results = [result for result, _ in runs]
+        sequences = [_beside(s, 2) for s in zip(*(r.sequences for r in results), strict=True)]
+        return (*sequences, *(_beside(s, 0) for s in zip(*(r.final for r in results), strict=True)))
+
+    @staticmethod
+    def backward(ctx: Any, *d_results: Tensor | None) -> Any:
+        needs = ctx.needs_input_grad[4:]
+        tensors, borders = ctx.saved_tensors[: len(needs)], ctx.saved_tensors[len(needs) :]
+        call = unflatten(ctx.cell, ctx.form, tensors)._replace(norms=ctx.norms)
+        backend = OPAQUE[ctx.backend]
+        if torch.is_grad_enabled():  # the derivative of this derivative needs the whole sequence
+            check_no_norms(ctx.norms)
+            with torch.no_grad():
+                result, kept = backend.forward(call, True)
+            saved = (result.sequences[0], *kept)
+            given = (ctx.cell.key, ctx.backend, ctx.form, needs, len(saved))
+            some = iter(ScanBackward.apply(*given, *tensors, *saved, *d_results))  # type: ignore[no-untyped-call]
+            return (*[None] * 4, *(next(some) if need else None for need in needs))
+        states = len(call.cell.state_names)
+        found = []
+        for d in range(call.directions):
+            part = Direction(call, d, ctx.every, backend)
+            own = borders[d * states : (d + 1) * states]
+            one = _of_direction(d_results, d, len(d_results) - states)
+            found.append(part.backward(own, one, needs[0], any(needs[1:])))
+        flat = flatten_gradients(call, _all(call, found))
+        return (*[None] * 4, *(v if need else None for v, need in zip(flat, needs, strict=True)))
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction of a call, a segment at a time.
+
+    Attributes:
+        whole: the call.
+        d: which direction.
+        every: k, steps of a segment.
+        backend: who computes.
+    """
+
+    whole: Call
+    d: int
+    every: int
+    backend: Opaque
+
+    def forward(self) -> tuple[Result, list[Tensor]]:
+        """The result, and for each state (segments - 1, B, width): where the others start."""
+        call, turn = self._call()
+        borders: list[tuple[Tensor, ...]] = []
+        state, sequences = call.start(), Joined(len(call.x))
+        for first, segment in segments(call, self.every):
+            if first:
+                borders.append(state)
+            result, _ = self.backend.forward(segment._replace(state=state), False)
+            sequences.put(first, result.sequences)
+            state = result.final
+        kept = [torch.cat(s) for s in zip(*borders, strict=True)]
+        found = tuple(v if turn is None else turn.back(v) for v in sequences.whole)
+        return Result(found, state), kept or [v.new_empty(0) for v in state]
+
+    def backward(
+        self, borders: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
+        wants_weights: bool,
+    ) -> Gradients:  # fmt: skip
+        """The derivative, of x and inputs in the order of time."""
+        call, turn = self._call()
+        states = len(borders)
+        d_sequences, d_state = list(d_results[:-states]), list(d_results[-states:])
+        if turn is not None:
+            d_sequences = [None if v is None else turn.back(v) for v in d_sequences]
+        sums, joined = self.backend.sums_for(call), Joined(len(call.x))
+        for i, (first, segment) in reversed(list(enumerate(segments(call, self.every)))):
+            state = tuple(v[i - 1 : i] for v in borders) if i else call.start()
+            segment = segment._replace(state=state)
+            result, kept = self.backend.forward(segment, True)
+            steps = slice(first, first + len(segment.x))
+            d_part = [None if v is None else v[steps] for v in d_sequences]
+            found = self.backend.backward(
+                segment, [result.sequences[0], *kept], [*d_part, *d_state], wants_x,
+                wants_weights, sums,
+            )  # fmt: skip
+            joined.put(first, [*([found.x] if found.x is not None else []), *found.inputs.values()])
+            d_state = list(found.start)
+        if turn is not None and call.norms is not None:
+            self.whole.norms[:, :, self.d :].copy_(turn.back(call.norms))  # type: ignore[index]
+        whole = [v if turn is None else turn.back(v) for v in joined.whole]
+        inputs = dict(zip(found.inputs, whole[len(whole) - len(found.inputs) :], strict=True))
+        return found._replace(x=None if found.x is None else whole[0], inputs=inputs)
+
+    def _call(self) -> tuple[Call, Turn | None]:
+        """This direction as a forward one, and how it was turned."""
+        one = self.whole.direction(self.d)
+        turn = Turn(one) if self.d else None
+        return (one if turn is None else turn.call(one)), turn
+
+
+def _all(call: Call, found: Sequence[Gradients]) -> Gradients:
+    """Of all directions."""
+    xs = [g.x for g in found if g.x is not None]
+    initial = [g.initial for g in found if g.initial is not None]
+    return Gradients(
+        xs[0] if len(xs) == 1 else xs[0] + xs[1] if xs else None,
+        tuple(w for g in found for w in g.weights),
+        {n: _total([g.inputs[n] for g in found]) for n in found[0].inputs},
+        tuple(_beside(s, 0) for s in zip(*(g.start for g in found), strict=True)),
+        tuple(_beside(s, 0) for s in zip(*initial, strict=True)) if initial else None,
+    )
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+def _beside(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """The directions in one tensor."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+
+
+def _of_direction(
+    d_results: Sequence[Tensor | None], d: int, sequences: int
+) -> list[Tensor | None]:
+    """One direction's part of gradients by sequences (T, B, D, width) and final states."""
+    return [
+        None if v is None else v[:, :, d : d + 1] if i < sequences else v[d : d + 1]
+        for i, v in enumerate(d_results)
+    ]
