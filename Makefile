@@ -49,11 +49,22 @@ $(TRAIN_READY): pyproject.toml constraints.txt
 
 $(DEV_READY): $(TRAIN_READY)
 	$(call set_up,train$(,)data$(,)dev)
+	$(call chromium)
 
 $(BENCH_READY): $(DEV_READY)
 	$(call set_up,train$(,)data$(,)dev$(,)bench)
 
 , := ,
+
+# Tests open the report's page in Chromium; where there is none they are skipped and say so.
+define chromium
+	@if test "$$(id -u)" = 0 && command -v apt-get >/dev/null && ! command -v chromium >/dev/null; then \
+	  echo "Installing Chromium, in which tests open the report's page"; \
+	  { timeout 60 apt-get update -qq; DEBIAN_FRONTEND=noninteractive \
+	    timeout 180 apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
+	  echo "Chromium could not be installed; the tests that open the page in it will be skipped"; \
+	fi
+endef
 
 # $(1): the extras to install. A set-up that was cut off leaves HALF_DONE behind and is begun anew.
 define set_up

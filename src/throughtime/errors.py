@@ -4,6 +4,7 @@ ThroughtimeError
 ├── CellError        (TypeError)     a cell's equations or declarations cannot be taken
 ├── ShapeError       (ValueError)    a tensor of the wrong shape, length or width
 ├── OptionError      (ValueError)    an option with a value outside its rule
+│   └── NotFiniteError               a tensor with NaN or infinity where numbers are needed
 ├── BackendError     (RuntimeError)  a named backend cannot run this call
 ├── TransformError   (RuntimeError)  a transform of torch that could not be right here
 ├── DataError        (ValueError)    input data that cannot be read
@@ -31,6 +32,21 @@ class ShapeError(ThroughtimeError, ValueError):
 
 class OptionError(ThroughtimeError, ValueError):
     """An option has a value outside its rule."""
+
+
+class NotFiniteError(OptionError):
+    """A tensor has NaN or infinity in it; says which and, where it has steps, at which first.
+
+    Args:
+        text: the sentence.
+        tensor: "parameter", "input", "state", "output", "loss" or "gradient".
+        name: of the module or parameter; empty when it is the model's own.
+        step: the first t, counted from 0 in the order of time; None where there is no time.
+    """
+
+    def __init__(self, text: str, tensor: str, name: str = "", step: int | None = None) -> None:
+        super().__init__(text)
+        self.tensor, self.name, self.step = tensor, name, step
 
 
 class BackendError(ThroughtimeError, RuntimeError):

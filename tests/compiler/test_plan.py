@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.functional import layer_norm
 
 from throughtime import Cell, Recurrent, cells
 from throughtime.compiler import sweeps
@@ -88,6 +89,25 @@ def test_a_sum_over_one_number_is_refused_with_its_line() -> None:
     reason = plan(OfOneNumber())
     assert isinstance(reason, str)
     assert reason.startswith("OfOneNumber computes over 1 units of a row (row_mean): ")
+
+
+class NormedProjection(Cell):
+    """A row of gates is normalised beside a state of another width."""
+
+    gates = ("g",)
+    state = {"h": 2, "c": "hidden_size"}
+    products = {"hr": ("h", "c")}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        c = torch.tanh(layer_norm(a.g + U.g @ s.h, s.c.shape[-1:]))
+        return U.hr @ c, c
+
+
+def test_sums_over_units_beside_other_widths_are_refused_with_their_line() -> None:
+    reason = plan(NormedProjection())
+    assert isinstance(reason, str)
+    said = "NormedProjection computes over units (normalise) and has other widths: "
+    assert reason.startswith(said) and "test_plan.py" in reason
 
 
 def test_a_normalised_cell_saves_what_is_centred_and_one_number_a_row_beside_it() -> None:

@@ -199,3 +199,28 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
         fit(run)
     assert run.checkpoint.exists()
     assert not run.weights.exists()
+
+
+@pytest.mark.usefixtures("dictionary_in_small")
+def test_weights_that_are_not_finite_never_take_the_place_of_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from throughtime.train.checkpoint import read_checkpoint
+    from throughtime.train.fit import fit
+    from throughtime.train.module import Learner
+
+    step = Learner.optimizer_step
+
+    def breaks_at_step_6(self: Learner, *args: Any, **kwargs: Any) -> None:
+        step(self, *args, **kwargs)
+        if self.done == 6:
+            with torch.no_grad():
+                self.model.get_parameter("mix.bias")[2] = math.inf
+
+    monkeypatch.setattr(Learner, "optimizer_step", breaks_at_step_6)
+    run = create(tmp_path / "run", Recipe(**TINY))
+    said = "mix.bias in the model after step 6 has 1 values .* the last checkpoint is kept"
+    with pytest.raises(RunError, match=said):
+        fit(run)
+    state = read_checkpoint(run)
+    assert state is not None and state["step"] == 3

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import re
-import sys
 from pathlib import Path
 
 from throughtime.cells import Cell, available
+from throughtime.cli.user_file import executed
 from throughtime.errors import CellError, OptionError
 from throughtime.tasks.choices import one_of
 
@@ -40,13 +39,10 @@ def named_cell(text: str) -> Cell:
 
 def _cells_of(file: Path) -> dict[str, type[Cell]]:
     """The cells that a Python file of the user's defines, by name."""
-    name = f"throughtime_user_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # what the file defines may look itself up there
-    spec.loader.exec_module(module)
-    own = {n: v for n, v in vars(module).items() if getattr(v, "__module__", None) == name}
+    module = executed(file)
+    own = {
+        n: v for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__
+    }
     found = {n: v for n, v in own.items() if isinstance(v, type) and issubclass(v, Cell)}
     if not found:
         raise OptionError(f"{file} must define a cell, a class below throughtime.Cell")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from throughtime.cli.memory_report import show_after_training
 from throughtime.cli.options import with_recipe_flags
 from throughtime.cli.shown import show_score
 
@@ -52,12 +53,13 @@ def show_training(run: Run) -> None:
     from throughtime.train.result import score_and_keep
 
     task = find(run.recipe.task)(run.recipe)
-    score, figures = score_and_keep(run, task, fit(run))
+    model = fit(run)
+    score, figures = score_and_keep(run, task, model)
     show_score(score, task.chance("test"), "test")
-    # TODO(issue 5): the memory report of the trained model goes into run.folder here.
     typer.echo(
         f"{figures['parameters']} parameters, {figures['steps']} steps, "
         f"{figures['wall_seconds']:.0f} s ({figures['cpu_seconds']:.0f} s of processor)\n"
         f"run folder: {run.folder}\n"
         f"try it: throughtime predict {run.folder} WORD..."
     )
+    show_after_training(run, task, model)

@@ -29,6 +29,7 @@ class MemoryCapacity:
         memory_steps: the largest k with r^2(k) > 0.5; -1 when there is none.
         noise_line: 8 / n; r^2 below it is set to 0.
         held_out_steps: n.
+        name: the module's name in the model, in a report.
     """
 
     layer: int
@@ -39,6 +40,7 @@ class MemoryCapacity:
     memory_steps: int
     noise_line: float
     held_out_steps: int
+    name: str = ""
 
     @property
     def lags_suffice(self) -> bool:

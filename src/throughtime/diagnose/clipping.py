@@ -27,7 +27,8 @@ class Clipping:
 
     Attributes:
         kind: "norm": all gradients together scaled to norm c; "value": each number cut at c.
-        threshold: c, in units of the gradient.
+        threshold: c, in units of the gradient; None where only the raw gradients are looked at:
+            then the next five are None too.
         norms: ||g|| of each batch.
         clip_rate: the share of batches of which anything is clipped.
         mean_shrink: E ||clip(g)|| / ||g||; for a norm E min(1, c / ||g||).
@@ -41,13 +42,13 @@ class Clipping:
     """
 
     kind: str
-    threshold: float
+    threshold: float | None
     norms: tuple[float, ...]
-    clip_rate: float
-    mean_shrink: float
-    mean_cosine: float
-    batch_cosine: float
-    mean_bias: float
+    clip_rate: float | None
+    mean_shrink: float | None
+    mean_cosine: float | None
+    batch_cosine: float | None
+    mean_bias: float | None
     split_half_cosine: float
     noise_scale_batches: float
 
@@ -83,13 +84,13 @@ def gradients(model: nn.Module, losses: Iterable[Tensor]) -> Iterator[Tensor]:
         yield torch.cat([g.detach().flatten().double() for g in found])
 
 
-def clipping(gradients: Iterable[Tensor], threshold: float, kind: Kind = "norm") -> Clipping:
+def clipping(gradients: Iterable[Tensor], threshold: float | None, kind: Kind = "norm") -> Clipping:
     """Measure what clipping at a threshold does to these gradients.
 
     Args:
         gradients: one vector a batch, (P,), of M >= 2 fresh batches at fixed weights; they are
             looked at once, one after the other.
-        threshold: c, in units of the gradient.
+        threshold: c, in units of the gradient; None for the norms and the noise alone.
         kind: "norm" or "value".
 
     Raises:
@@ -100,7 +101,7 @@ def clipping(gradients: Iterable[Tensor], threshold: float, kind: Kind = "norm")
     (2013) for the norm; McCandlish et al., An Empirical Model of Large-Batch Training (2018) for
     the noise scale.
     """
-    if isinstance(threshold, bool) or not 0 < threshold < math.inf:
+    if threshold is not None and (isinstance(threshold, bool) or not 0 < threshold < math.inf):
         raise OptionError(f"threshold must be a finite number above 0, got {threshold!r}")
     if kind not in ("norm", "value"):
         raise OptionError(f"kind must be norm or value, got {kind!r}")
@@ -112,7 +113,7 @@ def clipping(gradients: Iterable[Tensor], threshold: float, kind: Kind = "norm")
     clipped = 0
     for number, g in enumerate(gradients):
         g = _checked(g, number)
-        u, norm = _clip(g, threshold, kind), float(g.norm())
+        u, norm = g if threshold is None else _clip(g, threshold, kind), float(g.norm())
         norms.append(norm)
         clipped += not torch.equal(u, g)
         shrinks.append(float(u.norm()) / norm if norm else 1.0)
@@ -123,7 +124,8 @@ def clipping(gradients: Iterable[Tensor], threshold: float, kind: Kind = "norm")
 
 
 def _summed(
-    kind: str, threshold: float, clipped: int, each: tuple[list[float], list[float], list[float]],
+    kind: str, threshold: float | None, clipped: int,
+    each: tuple[list[float], list[float], list[float]],
     halves: list[Tensor | float], clipped_sum: Tensor | float,
 ) -> Clipping:  # fmt: skip
     """All the numbers from the sums over the batches."""
@@ -137,15 +139,16 @@ def _summed(
     if size == 0:
         raise OptionError("the mean gradient is zero, so there is nothing to clip")
     spread = (sum(n * n for n in norms) - M * size**2) / (M - 1)
+    raw = threshold is None
     return Clipping(
         kind=kind,
-        threshold=float(threshold),
+        threshold=None if threshold is None else float(threshold),
         norms=tuple(norms),
-        clip_rate=clipped / M,
-        mean_shrink=sum(shrinks) / M,
-        mean_cosine=_cosine(clipped_mean, mean),
-        batch_cosine=sum(cosines) / M,
-        mean_bias=float((clipped_mean - mean).norm()) / size,
+        clip_rate=None if raw else clipped / M,
+        mean_shrink=None if raw else sum(shrinks) / M,
+        mean_cosine=None if raw else _cosine(clipped_mean, mean),
+        batch_cosine=None if raw else sum(cosines) / M,
+        mean_bias=None if raw else float((clipped_mean - mean).norm()) / size,
         split_half_cosine=_cosine(even, odd),
         noise_scale_batches=max(0.0, spread) / size**2,
     )

@@ -101,7 +101,7 @@ def _of_part(steps: Steps) -> GateTimes:
         direction=steps.direction,
         kind="gate" if keeping else "eigenvalues",
         tau_steps=tuple(steps.dilation * _time(share) for share in times.tolist()),
-        saturation=tuple(_saturation(f, steps) for f in found),
+        saturation=tuple(saturation_of(f, steps) for f in found),
         unit_deviations=tuple(deviation.tolist()),
         dead_units=tuple(torch.nonzero(deviation < STILL).flatten().tolist()),
     )
@@ -142,7 +142,8 @@ def _of_jacobian(steps: Steps) -> Tensor:
     return eigenvalues
 
 
-def _saturation(found: Activity, steps: Steps) -> Saturation:
+def saturation_of(found: Activity, steps: Steps) -> Saturation:
+    """How much of the time one bounded function of these steps stands at its ends."""
     gates = [g for g in steps.cell.gates if g in found.names]
     low = LOW if found.function == "sigmoid" else -HIGH
     return Saturation(

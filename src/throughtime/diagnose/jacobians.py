@@ -81,12 +81,7 @@ def jacobians(layer: Passage, batch: Batch, *, rows: int = 2) -> tuple[Jacobians
     T = batch.x.shape[0]
     if T <= DROPPED:
         raise ShapeError(f"a Lyapunov spectrum needs more than {DROPPED} steps, got {T}")
-    few = batch._replace(
-        x=batch.x[:, :rows],
-        state=batch.state and tuple(tuple(v[:, :rows] for v in s) for s in batch.state),
-        inputs=batch.inputs and {n: v[:, :rows] for n, v in batch.inputs.items()},
-    )
-    return tuple(_of_part(part, T) for part in steps_of(layer, few))
+    return tuple(_of_part(part, T) for part in steps_of(layer, batch.first_rows(rows)))
 
 
 def _of_part(steps: Steps, T: int) -> Jacobians:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from throughtime.diagnose.path import Path
 from throughtime.diagnose.subject import Seen
-from throughtime.errors import OptionError, ShapeError
+from throughtime.errors import NotFiniteError, OptionError, ShapeError
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,14 @@ def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
     found = [(p, p.gradients(seen.loss)) for p in seen.paths]
     for path, d in found:
         if not bool(d.isfinite().all()):
-            step = int(torch.nonzero(~d.isfinite().flatten(1).all(1)).max()) + 1
-            raise OptionError(
-                f"the gradient by the state of layer {path.name or path.layer} after its step "
-                f"{step} is NaN or infinity"
+            own = int(torch.nonzero(~d.isfinite().flatten(1).all(1)).max())
+            t = len(d) - 1 - own if path.direction else own
+            where = f"layer {path.layer}{f' of {path.name}' if path.name else ''}"
+            text = (
+                f"the gradient by the state of {where} is NaN or infinity, going back first at "
+                f"step {t} (counted from 0)"
             )
+            raise NotFiniteError(text, "gradient", path.name, t)
     told = [(p, d) for p, d in found if bool((d[-1] != 0).any())]
     if not told:
         raise OptionError("the loss sends no gradient to the last step of any recurrent layer")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from throughtime.backends import reference
 from throughtime.backends.call import Call, Result
-from throughtime.errors import OptionError, ShapeError
+from throughtime.errors import NotFiniteError, OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.merge import merged
 from throughtime.layers.sequence import SequenceLayer
@@ -58,12 +58,16 @@ def carry(
     layer: SequenceLayer, name: str, record: Record, last_only: bool, batch: Batch, *_: Any
 ) -> tuple[Tensor, list[Result]]:
     """`Passage.carry` step by step, its states put on record."""
-    _check_batch(name, record, batch)
+    if name in record.batches:
+        raise OptionError(f"layer {name or 'of the model'} runs twice on a batch; it must run once")
     record.batches[name] = batch
+    _check_batch(name, batch)
     y, results, count = batch.x, [], len(layer.hidden_sizes)
     for number in range(count):
         call = layer._masked(layer._call(number, batch._replace(x=y)), 1)
         paths = [_walk(call, name, number, d) for d in range(layer.directions)]
+        for path in paths:
+            _check_states(path, layer.cell.state_names)
         record.paths += paths
         cut = last_only and number + 1 == count
         outputs = torch.stack([_outputs(p, cut) for p in paths], 2)
@@ -75,9 +79,7 @@ def carry(
     return y, results
 
 
-def _check_batch(name: str, record: Record, batch: Batch) -> None:
-    if name in record.batches:
-        raise OptionError(f"layer {name or 'of the model'} runs twice on a batch; it must run once")
+def _check_batch(name: str, batch: Batch) -> None:
     if batch.lengths is not None or batch.reset is not None or batch.batch_sizes is not None:
         raise OptionError(
             "states are looked at in sequences of one length without resets; give a batch of "
@@ -85,8 +87,36 @@ def _check_batch(name: str, record: Record, batch: Batch) -> None:
         )
     if not batch.x.numel():
         raise ShapeError(f"a diagnosis needs steps and rows, got x of {tuple(batch.x.shape)}")
-    if not bool(batch.x.isfinite().all()):
-        raise OptionError(f"layer {name or 'of the model'} is given NaN or infinity")
+    for what, v in (("input", batch.x), *(batch.inputs or {}).items()):
+        step = first_step(v)
+        if step is not None:
+            raise NotFiniteError(
+                f"the {what} of layer {name or 'of the model'} is NaN or infinity, first at step "
+                f"{step} (counted from 0)", "input", name, step,
+            )  # fmt: skip
+
+
+def first_step(v: Tensor) -> int | None:
+    """The first t at which (T, ...) has NaN or infinity; None where it has none."""
+    bad = torch.nonzero(~v.isfinite().flatten(1).all(1))
+    return int(bad[0]) if len(bad) else None
+
+
+def _check_states(path: Path, names: tuple[str, ...]) -> None:
+    """Every state finite; the first that is not is named, in the direction's own order."""
+    bad = []
+    for i, name in enumerate(names):
+        step = first_step(torch.cat([state[i].detach() for state in path.states[1:]]))
+        if step is not None:
+            bad.append((step, i, name))
+    if bad:
+        step, _, name = min(bad)
+        t = len(path.states) - 2 - step if path.direction else step
+        where = f"layer {path.layer}{f' of {path.name}' if path.name else ''}"
+        raise NotFiniteError(
+            f"state {name} of {where}{', backward,' if path.direction else ''} is NaN or infinity, "
+            f"first at step {t} (counted from 0)", "state", path.name, t,
+        )  # fmt: skip
 
 
 def _walk(call: Call, name: str, number: int, d: int) -> Path:

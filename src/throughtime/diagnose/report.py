@@ -1,19 +1,22 @@
-"""The report: one call on an unchanged model, and all its numbers as data."""
+"""The report: all the numbers of one diagnosis as data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from torch import nn
+from os import PathLike
+from pathlib import Path
 
 from throughtime.diagnose import data
-from throughtime.diagnose.gates import GateTimes, gate_times
-from throughtime.diagnose.jacobians import DROPPED, Jacobians, jacobians
-from throughtime.diagnose.lag_gradient import LagGradient, lag_gradients
-from throughtime.diagnose.subject import Loss, Subject, as_batches
+from throughtime.diagnose.capacity import MemoryCapacity
+from throughtime.diagnose.clipping import Clipping
+from throughtime.diagnose.connectivity import Connectivity
+from throughtime.diagnose.evenness import Evenness
+from throughtime.diagnose.gates import GateTimes
+from throughtime.diagnose.jacobians import Jacobians
+from throughtime.diagnose.lag_gradient import LagGradient
 from throughtime.diagnose.table import compared, table
-from throughtime.diagnose.verdict import Trouble, troubles
+from throughtime.diagnose.trouble import Trouble
+from throughtime.diagnose.weight_lags import WeightLags
 from throughtime.errors import OptionError
 
 
@@ -35,28 +38,84 @@ class Module:
 
 
 @dataclass(frozen=True)
+class Band:
+    """The lag gradient's spread over batches, of one layer and direction.
+
+    Attributes:
+        name: the module's name in the model.
+        layer: number of the layer in it.
+        direction: 0 forward, 1 backward.
+        batches: how many were measured, the report's own among them.
+        lowest_log10_rho_by_lag: the least of log10 rho(k), k = 0 to T - 1.
+        highest_log10_rho_by_lag: the greatest.
+    """
+
+    name: str
+    layer: int
+    direction: int
+    batches: int
+    lowest_log10_rho_by_lag: tuple[float, ...]
+    highest_log10_rho_by_lag: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A quantity that could not be measured; its place in the report is empty or None.
+
+    Attributes:
+        quantity: the report's field, or a field of a module.
+        name: the module's name where it is one module's; else empty.
+        reason: why, as a sentence.
+    """
+
+    quantity: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Report:
-    """How far back a model learns, why, and what would change it; measured on one batch.
+    """How far back a model learns, why, and what would change it.
+
+    Measured on the first batch; `bands` on up to three, `clipping` on up to sixteen.
 
     Attributes:
         model: its class.
         steps: T.
         rows: B.
         lag: how far back the task needs, steps.
-        loss: its value.
+        loss: its value; None where the run did not come to a finite one.
+        truncation: steps that the user's back-propagation reaches; None where it is not said.
         lag_gradients: of each layer and direction that the last step's loss depends on.
+        bands: their spread over batches; empty with a single batch.
+        torch_default: the same lag gradients with the recurrent layers at torch's own start.
+        connectivity: of each recurrent module.
         modules: the recurrent modules.
+        capacities: what each layer and direction remembers.
+        weight_lags: where each module's weight gradient comes from, on two rows.
+        clipping: what clipping does, or the norms and the noise alone.
+        evenness: how evenly the model learns.
         troubles: what is wrong, in the order of the rules; empty when nothing is.
+        missing: what could not be measured, and why.
     """
 
     model: str
     steps: int
     rows: int
     lag: int
-    loss: float
+    loss: float | None
+    truncation: int | None
     lag_gradients: tuple[LagGradient, ...]
+    bands: tuple[Band, ...]
+    torch_default: tuple[LagGradient, ...]
+    connectivity: tuple[Connectivity, ...]
     modules: tuple[Module, ...]
+    capacities: tuple[MemoryCapacity, ...]
+    weight_lags: tuple[WeightLags, ...]
+    clipping: Clipping | None
+    evenness: Evenness | None
     troubles: tuple[Trouble, ...]
+    missing: tuple[Missing, ...]
 
     def to_json(self) -> str:
         """All numbers as JSON; what is not finite as a word."""
@@ -71,66 +130,29 @@ class Report:
         """
         return data.from_json(Report, text)
 
+    def save(self, file: str | PathLike[str]) -> None:
+        """Write one HTML page that needs nothing else, or the JSON, as the name's ending says.
+
+        Args:
+            file: ends in .html or .json.
+
+        Raises:
+            OptionError: another ending.
+            MissingExtra: a page without plotly, which the extra `train` installs.
+        """
+        path = Path(file)
+        if path.suffix not in (".html", ".json"):
+            raise OptionError(f"a report is saved as .html or .json, got {path.name!r}")
+        if path.suffix == ".json":
+            path.write_text(self.to_json(), encoding="utf-8")
+            return
+        from throughtime.diagnose.page.write import page
+
+        path.write_text(page(self), encoding="utf-8")
+
     def compare(self, other: Report) -> str:
         """This report's horizon and gradients beside another's, as a table."""
         return compared(self, other)
 
     def __str__(self) -> str:
         return table(self)
-
-
-def diagnose(
-    model: nn.Module, batches: Any, loss: Loss | None = None, lag: int | None = None
-) -> Report:
-    """Measure how far back an unchanged model learns, and say what is wrong.
-
-    The model runs in eval mode on a copy; its parameters, gradients, buffers and training flag
-    stay, and so does the state of torch's generators.
-
-    Args:
-        model: a recurrent layer of torch.nn or of this package, or a module with some in it.
-        batches: a batch or an iterable of them, of which the first is measured; a batch is the
-            model's input, or a tuple of input and target.
-        loss: called with output and target, or the output alone where there is no target; left
-            out, a fixed random projection of the last output.
-        lag: how many steps back the task needs; left out, the whole sequence.
-
-    Raises:
-        TypeError, OptionError, ShapeError: what cannot be looked at; the text says why.
-
-    Source: Pascanu, Mikolov and Bengio, On the Difficulty of Training Recurrent Neural Networks
-    (2013); the files of the quantities name theirs.
-    """
-    subject, batch = Subject(model), as_batches(batches)[0]
-    seen = subject.run(batch, loss, last_only=True)
-    gradients = lag_gradients(seen)
-    T, B = seen.paths[0].x.shape[:2]
-    lag = _checked_lag(lag, min(len(g.log10_rho_by_lag) for g in gradients))
-    modules = []
-    for name, given in seen.batches.items():
-        layer = subject.layers[name]
-        J = jacobians(layer, given) if given.x.shape[0] > DROPPED else ()
-        modules.append(Module(name, repr(layer.cell), J, gate_times(layer, given)))
-    exponents = {(m.name, j.layer, j.direction): j for m in modules for j in m.jacobians}
-
-    def measure(other: nn.Module) -> tuple[LagGradient, ...]:
-        return lag_gradients(Subject(other).run(batch, loss, last_only=True))
-
-    return Report(
-        model=type(model).__name__,
-        steps=T,
-        rows=B,
-        lag=lag,
-        loss=seen.loss.item(),
-        lag_gradients=gradients,
-        modules=tuple(modules),
-        troubles=troubles(model, lag, gradients, exponents, measure),
-    )
-
-
-def _checked_lag(lag: int | None, steps: int) -> int:
-    if lag is None:
-        return steps - 1
-    if isinstance(lag, bool) or not isinstance(lag, int) or not 1 <= lag < steps:
-        raise OptionError(f"lag must be a number of steps from 1 to {steps - 1}, got {lag!r}")
-    return lag

@@ -6,13 +6,21 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from throughtime.diagnose.checks import (
+    check_layers,
+    check_loss,
+    check_plain,
+    check_weights,
+    first_tensor,
+)
 from throughtime.diagnose.path import Path, Record, carry
-from throughtime.errors import OptionError, ShapeError
+from throughtime.errors import NotFiniteError, OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.convert import from_torch
 from throughtime.layers.sequence import SequenceLayer
@@ -40,6 +48,11 @@ class Seen:
 class Subject:
     """A copy of a model in eval mode, whose layers are ours; the model itself stays as it is.
 
+    Attributes:
+        model: the copy.
+        layers: its recurrent layers by name.
+        sizes: T and B of what the first of them was given in the last run, finite or not.
+
     Args:
         model: a recurrent layer of torch.nn or of this package, or a module with some in it.
 
@@ -57,7 +70,8 @@ class Subject:
         self.layers = {
             name: m for name, m in self.model.named_modules() if isinstance(m, SequenceLayer)
         }
-        _check_layers(self.layers)
+        self.sizes = (0, 0)
+        check_layers(self.layers)
 
     def run(self, batch: Any, loss: Loss | None = None, *, last_only: bool = False) -> Seen:
         """Run the model and its loss once.
@@ -72,24 +86,46 @@ class Subject:
 
         Raises:
             ShapeError: an empty batch.
-            OptionError: a loss that is not one finite number or depends on no state; a layer that
+            NotFiniteError: the first parameter, input, state, output or loss that is not finite.
+            OptionError: a loss that is not one number or depends on no state; a layer that
                 runs twice; or packed sequences, lengths or resets.
         """
-        x, *target = batch if isinstance(batch, tuple) else (batch,)
         record = Record()
         for name, layer in self.layers.items():
-            layer.backend = "reference"
             vars(layer)["carry"] = partial(carry, layer, name, record, last_only)
         try:
-            with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-                output = _first_tensor(self.model(x))
-                self._check_run(record)
-                value = self._projected(output) if loss is None else loss(output, *target)
+            output, value = self._computed(batch, loss, record)
+        except NotFiniteError:
+            check_weights(self.model)  # of what they spoil, they are the first
+            raise
         finally:
+            T, B = next((b.x.shape[:2] for b in record.batches.values()), (0, 0))
+            self.sizes = (T, B)
             for layer in self.layers.values():
                 vars(layer).pop("carry")
-        _check_loss(value)
         return Seen(value, output, tuple(record.paths), record.batches)
+
+    def free(self) -> None:
+        """Let any backend compute the layers from now on; `run` records states all the same."""
+        for layer in self.layers.values():
+            layer.backend = "auto"
+
+    def value(self, batch: Any, loss: Loss | None = None) -> Tensor:
+        """The loss on its graph, as `run` takes it, without a record of the states."""
+        return self._computed(batch, loss, None)[1]
+
+    def _computed(
+        self, batch: Any, loss: Loss | None, record: Record | None
+    ) -> tuple[Tensor, Tensor]:
+        """Output and loss."""
+        x, *target = batch if isinstance(batch, tuple) else (batch,)
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            output = first_tensor(self.model(x))
+            if record is not None and not record.paths:
+                raise OptionError("the model ran none of its recurrent layers on this batch")
+            value = self._projected(output) if loss is None else loss(output, *target)
+        check_loss(value, output)
+        return output, value
 
     def last_steps(self, output: Tensor) -> Tensor:
         """The output at its last step, and at its first too when the model is bidirectional."""
@@ -108,13 +144,13 @@ class Subject:
         vector = torch.randn(ends.shape[-1], dtype=torch.float64, generator=draw).to(ends)
         return (ends * vector).sum(-1).mean()
 
-    def _check_run(self, record: Record) -> None:
-        if not record.paths:
-            raise OptionError("the model ran none of its recurrent layers on this batch")
+
+MOST = 16
+"""How many batches of an iterable are looked at."""
 
 
 def as_batches(batches: Any) -> list[Any]:
-    """One batch or several, as a list of them.
+    """One batch or the first of several, as a list of them.
 
     Args:
         batches: a tensor, a tuple (input, target), or any other iterable of these.
@@ -129,62 +165,7 @@ def as_batches(batches: Any) -> list[Any]:
             f"batches must be a tensor, a tuple (input, target) or an iterable of these, "
             f"got {type(batches).__name__}"
         )
-    found = [tuple(b) if isinstance(b, list) else b for b in batches]
+    found = [tuple(b) if isinstance(b, list) else b for b in islice(batches, MOST)]
     if not found:
         raise ShapeError("a diagnosis needs at least one batch, got none")
     return found
-
-
-def check_plain(model: nn.Module) -> None:
-    """Refuse what stands in front of a model instead of being one.
-
-    Raises:
-        TypeError: no module.
-        OptionError: a compiled or wrapped one.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        raise OptionError(f"the model is wrapped in {type(model).__name__}; give model.module")
-    if hasattr(model, "_orig_mod"):
-        raise OptionError("the model is compiled by torch.compile; give the model it was made from")
-
-
-def _check_layers(layers: dict[str, SequenceLayer]) -> None:
-    if not layers:
-        raise OptionError(
-            "the model has no recurrent layer of torch.nn or throughtime to look at; cells that "
-            "are stepped by a loop of your own cannot be seen"
-        )
-    if not any(p.requires_grad for layer in layers.values() for p in layer.parameters()):
-        raise OptionError("every weight of the recurrent layers is frozen; unfreeze them first")
-    for name, layer in layers.items():
-        words = f"layer {name}" if name else "the layer"
-        dtypes = {p.dtype for p in layer.parameters()}
-        if not dtypes <= {torch.float32, torch.float64}:
-            raise OptionError(
-                f"{words} is in {sorted(map(str, dtypes))}, in which gradients vanish early; "
-                f"call model.float() first"
-            )
-        if max(layer.dilations, default=1) > 1:
-            raise OptionError(f"{words} is dilated, so its states at one step are not one state")
-
-
-def _check_loss(value: Any) -> None:
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        raise OptionError(f"the loss must be a tensor with one number, got {value!r}")
-    if not bool(value.isfinite()):
-        raise OptionError(f"the loss must be finite from the start, got {value.item()}")
-    if not value.requires_grad:
-        raise OptionError("the loss depends on nothing that trains; do not detach the output")
-
-
-def _first_tensor(output: Any) -> Tensor:
-    while isinstance(output, tuple | list) and output:
-        output = output[0]
-    if not isinstance(output, Tensor):
-        raise OptionError(
-            f"the model must give a tensor, or a tuple that starts with one, "
-            f"got {type(output).__name__}"
-        )
-    return output

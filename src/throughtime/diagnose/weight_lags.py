@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from throughtime.diagnose.arriving import Arriving, arriving
-from throughtime.diagnose.steps import Steps, steps_of
+from throughtime.diagnose.arriving import Arriving, arriving, through_merge
+from throughtime.diagnose.steps import steps_of
 from throughtime.errors import OptionError
-from throughtime.layers.merge import merged
 from throughtime.layers.sequence import SequenceLayer
 
 
@@ -30,6 +29,7 @@ class WeightLags:
         cosine_by_lag: cos(sum of G_k, k <= K; g): how well back-propagation that reaches K steps
             back points.
         unexplained_share: ||sum of all G_k - g|| / ||g||, with g as autograd gives it: rounding.
+        name: the module's name in the model, in a report.
     """
 
     direction: int
@@ -37,6 +37,7 @@ class WeightLags:
     share_by_lag: tuple[float, ...]
     cosine_by_lag: tuple[float, ...]
     unexplained_share: float
+    name: str = ""
 
     def steps_to(self, cosine: float = 0.99) -> int:
         """The first K from which on the cosine stays at or above so much."""
@@ -44,7 +45,9 @@ class WeightLags:
         return low[-1] + 1 if low else 0
 
 
-def weight_lags(layer: SequenceLayer, loss: Callable[[], Tensor]) -> tuple[WeightLags, ...]:
+def weight_lags(
+    layer: SequenceLayer, loss: Callable[[], Tensor], rows: int | None = None
+) -> tuple[WeightLags, ...]:
     """Take the gradient of a layer's weights apart by lag, exactly; one result a direction.
 
     A loss of one step costs a few times one back-propagation; a loss of all T steps up to T / 2
@@ -55,6 +58,7 @@ def weight_lags(layer: SequenceLayer, loss: Callable[[], Tensor]) -> tuple[Weigh
     Args:
         layer: a layer inside the model that the loss runs.
         loss: runs the model and gives a scalar; computed once, in eval mode of the layer.
+        rows: take apart what the first so many rows of the layer's batch add; left out, all.
 
     Raises:
         OptionError: what `arriving` refuses; lengths, resets, dilation, zoneout or several
@@ -64,7 +68,7 @@ def weight_lags(layer: SequenceLayer, loss: Callable[[], Tensor]) -> tuple[Weigh
     sorted by distance; Williams and Peng (1990) for truncation.
     """
     _check(layer)
-    seen = arriving(layer, loss)
+    seen = arriving(layer, loss, rows)
     if seen.batch.lengths is not None:
         raise OptionError("lags are taken apart for rows of one length; leave lengths out")
     return tuple(_of_direction(layer, seen, d) for d in range(layer.directions))
@@ -121,7 +125,7 @@ class _Stack:
         self.names = [n for n in named if n in seen.d_weights]  # frozen ones are left out
         self.trained = [named[n] for n in self.names]
         self.back = 1 if d else -1  # where the step before lies
-        self.d_y = _through_merge(layer, seen, steps, d)
+        self.d_y = through_merge(layer, seen, d)
         last = 0 if d else T - 1
         self.d_s = [v.new_zeros(T, self.B, v.shape[-1]) for s in steps for v in s.after]
         for v, end in zip(self.d_s, _final(seen, d), strict=False):
@@ -184,15 +188,3 @@ def _leaves(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _final(seen: Arriving, d: int) -> list[Tensor]:
     """Over layers and states, (B, width): what arrives at the final state, where anything does."""
     return [] if seen.d_final is None else [v[d] for s in seen.d_final for v in s]
-
-
-def _through_merge(layer: SequenceLayer, seen: Arriving, steps: list[Steps], d: int) -> Tensor:
-    """(T, B, width): what arrives at one direction's own outputs."""
-    if layer.directions == 1:
-        return seen.d_outputs
-    both = [s.after[0] for s in steps_of(layer, seen.batch, None)]
-    T, B = seen.batch.x.shape[:2]
-    y = torch.stack([v.unflatten(0, (T, B)) for v in both], 2).requires_grad_()
-    with torch.enable_grad():
-        out = merged(y, layer.options.merge)
-    return torch.autograd.grad(out, y, seen.d_outputs)[0][:, :, d]

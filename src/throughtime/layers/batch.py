@@ -34,3 +34,15 @@ class Batch(NamedTuple):
     inputs: Mapping[str, Tensor] | None = None
     recurrent_masks: tuple[Tensor | None, ...] | None = None
     norms: tuple[Tensor, ...] | None = None
+
+    def first_rows(self, rows: int) -> Batch:
+        """The first so many rows alone, of a padded batch."""
+        state, masks = self.state, self.recurrent_masks
+        return Batch(
+            x=self.x[:, :rows],
+            state=state and tuple(tuple(v[:, :rows] for v in s) for s in state),
+            lengths=None if self.lengths is None else self.lengths[:rows],
+            reset=None if self.reset is None else self.reset[:, :rows],
+            inputs=self.inputs and {n: v[:, :rows] for n, v in self.inputs.items()},
+            recurrent_masks=masks and tuple(m if m is None else m[:, :rows] for m in masks),
+        )

@@ -19,7 +19,7 @@ from throughtime import Recurrent, initialise
 from throughtime.errors import DataError
 from throughtime.tasks.cell import cell_called
 from throughtime.tasks.recipe import Recipe
-from throughtime.tasks.task import Batch, Example, Score, Task
+from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 
 _BATCHES, _HELD_OUT, _EXAMPLES = 100, 512, 4
 _SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -132,6 +132,12 @@ class MemoryTask(Task):
     def right(self, answers: Tensor, truth: Tensor) -> Tensor:
         """Which sequences are answered right, (B,)."""
         return answers.argmax(-1) == truth
+
+    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+        drawn = (self.epoch(0)[n] for n in range(batches))
+        along = 1 if self.every_step else 0
+        few = [(x[:, :rows], y.narrow(along, 0, min(rows, y.shape[along]))) for x, y in drawn]
+        return Posed(model, few, self.distance)
 
     def held_out(self, split: str) -> Batch:
         """The sequences that `validation` or `test` is scored on, the same for every seed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -34,6 +34,21 @@ class Score:
     items: int
     metrics: dict[str, float]
     examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A task and a model of it as `throughtime.diagnose` takes them.
+
+    Attributes:
+        model: of one input.
+        batches: (input, target) of the training data.
+        loss: of the model's output and a target.
+    """
+
+    model: nn.Module
+    batches: list[tuple[Tensor, Tensor]]
+    loss: Callable[[Tensor, Tensor], Tensor]
 
 
 class Task(ABC):
@@ -86,3 +101,16 @@ class Task(ABC):
         Raises:
             DataError: an item cannot be taken; says which and why.
         """
+
+    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+        """The task and a model of it as a diagnosis takes them.
+
+        Args:
+            model: of this task, in eval mode.
+            batches: at most so many.
+            rows: at most so many sequences in each, all of one length.
+
+        Raises:
+            OptionError: the task does not say how.
+        """
+        raise OptionError(f"{self.name} does not say how its model can be diagnosed")

@@ -10,9 +10,9 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
 from throughtime.train.checkpoint import State, write_checkpoint
-from throughtime.train.module import Learner
+from throughtime.train.module import CURE, Learner
 from throughtime.train.run import Run
-from throughtime.train.weights import fit_into
+from throughtime.train.weights import all_finite, fit_into
 
 
 class Keeper(Callback):
@@ -48,6 +48,9 @@ class Keeper(Callback):
         self._write(trainer, learner)
 
     def _write(self, trainer: pl.Trainer, learner: Learner) -> None:
+        """Writes what is finite alone, so that the checkpoint before stays where it is not."""
+        where = f"the model after step {learner.done}"
+        all_finite(learner.model.state_dict(), where, f"{CURE}; the last checkpoint is kept")
         state = {
             "step": learner.done,
             "model": learner.model.state_dict(),

@@ -19,6 +19,8 @@ from throughtime.train.optimizer import optimizer, step_seed
 from throughtime.train.schedule import learning_rate
 from throughtime.train.steps import Steps
 
+CURE = "train again with a lower --lr or with --clip norm"
+
 
 class Learner(pl.LightningModule):
     """Trains `model` on `task` from step `done` on; what is random depends on the step alone."""
@@ -82,6 +84,6 @@ class Learner(pl.LightningModule):
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
             raise RunError(
-                f"the {what} must stay finite, and it is {value} at step {self.done}; train "
-                "again with a lower --lr or with --clip norm; the last checkpoint is kept"
+                f"the {what} must stay finite, and it is {value} at step {self.done}; {CURE}; the "
+                "last checkpoint is kept"
             )

@@ -168,8 +168,7 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
     """Steps of a block, and bytes of what one direction works in."""
     plan, rows, H_row, I_row = shape.plan, shape.rows, shape.H_row, shape.I_row
     line = (len(plan.sums) + len(plan.vectors)) * H_row + shape.code.kind.size
-    bytes = line + I_row + 3 * H_row
-    block = steps_in_block(rows.T, rows.B * shape.D, bytes, LEAST_ROWS)
+    block = steps_in_block(rows.T, rows.B * shape.D, line + I_row + 3 * H_row, LEAST_ROWS)
     count = block * rows.B
     return block, {
         "U_back": packed_backward(shape),

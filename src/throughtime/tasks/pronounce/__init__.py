@@ -14,12 +14,13 @@ from torch.nn.functional import cross_entropy
 from throughtime.tasks.pronounce.alphabet import ALPHABET, START
 from throughtime.tasks.pronounce.batches import IGNORED, Epoch, Group, groups
 from throughtime.tasks.pronounce.decoding import pronounce
-from throughtime.tasks.pronounce.model import Speller
+from throughtime.tasks.pronounce.model import Reader, Speller
 from throughtime.tasks.pronounce.score import RULE, rates
 from throughtime.tasks.pronounce.words import Pronunciation, dictionary, split, without_stress
-from throughtime.tasks.task import Batch, Example, Score, Task
+from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 
 _EXAMPLES = 8
+_LETTERS, _SPOKEN = 12, 11  # of the words that a diagnosis looks at; the end counts as a sound
 
 
 class Pronounce(Task):
@@ -53,15 +54,27 @@ class Pronounce(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy a sound; a batch that is not full weighs by the words it has."""
         letters, sounds = batch
-        first = torch.full_like(sounds[:1], START)
-        given = torch.cat([first, sounds[:-1].clamp(min=0)])
-        loss = cross_entropy(
-            model(letters, given).flatten(0, 1),
+        loss = self._distance(model(letters, _given(sounds)), sounds)
+        return loss * (sounds.shape[1] / self.recipe.batch_size)
+
+    def _distance(self, logits: Tensor, sounds: Tensor) -> Tensor:
+        return cross_entropy(
+            logits.flatten(0, 1),
             sounds.flatten(),
             ignore_index=IGNORED,
             label_smoothing=self.recipe.smoothing,
         )
-        return loss * (sounds.shape[1] / self.recipe.batch_size)
+
+    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+        """Words of twelve letters and ten sounds, which need no padding."""
+        assert isinstance(model, Speller)
+        found: list[tuple[Tensor, Tensor]] = []
+        for letters, sounds in self.epoch(0):
+            kept = ((sounds != IGNORED).sum(0) == _SPOKEN).nonzero().flatten()[:rows]
+            if len(letters) == _LETTERS and len(kept) and len(found) < batches:
+                spoken = sounds[:_SPOKEN, kept]
+                found.append((torch.cat([letters[:, kept], _given(spoken)]), spoken))
+        return Posed(Reader(model, _LETTERS), found, self._distance)
 
     def score(self, model: nn.Module, split: str) -> Score:
         listed = _side(split)
@@ -84,6 +97,12 @@ class Pronounce(Task):
     def _answers(self, model: nn.Module, words: Sequence[str]) -> dict[str, Pronunciation]:
         assert isinstance(model, Speller)
         return pronounce(model, words)
+
+
+def _given(sounds: Tensor) -> Tensor:
+    """What the decoder reads, (S, B): the sound before each one."""
+    first = torch.full_like(sounds[:1], START)
+    return torch.cat([first, sounds[:-1].clamp(min=0)])
 
 
 @cache

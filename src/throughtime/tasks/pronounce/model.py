@@ -100,3 +100,22 @@ def _bridges(recipe: Recipe, width: int) -> nn.ModuleList:
     states = len(cell_called(recipe.cell).state)
     read = recipe.directions * recipe.hidden
     return nn.ModuleList(nn.Linear(read, recipe.layers * width) for _ in range(states))
+
+
+class Reader(nn.Module):
+    """A speller of one input: letters (T, B) above the sounds (S, B) that it is given.
+
+    Args:
+        speller: the model.
+        letters: T.
+    """
+
+    def __init__(self, speller: Speller, letters: int) -> None:
+        super().__init__()
+        self.speller = speller
+        self.count = letters
+
+    def forward(self, both: Tensor) -> Tensor:
+        """Logits (S, B, symbols)."""
+        logits: Tensor = self.speller(both[: self.count], both[self.count :])
+        return logits

@@ -1,0 +1,98 @@
+"""`throughtime diagnose RUN` and `FILE.py:model`: how far back a model learns and remembers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from throughtime.diagnose.report import Report
+
+_FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<name>\w+))?")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("diagnose")(diagnose)
+
+
+def diagnose(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The folder of a finished run, or FILE.py:model: a Python file, which is "
+            "executed, and which defines a model of that name, `batches`, and where they are "
+            "wanted `loss` and `lag`, as throughtime.diagnose takes them."
+        ),
+    ],
+    lag: Annotated[
+        int | None, typer.Option(help="Steps back that the task needs. Default: the sequence.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of report.json and report.html. Default: beside the model."),
+    ] = None,
+) -> None:
+    """Measure how far back a model learns and remembers, and what would change it."""
+    from throughtime.cli.memory_report import keep
+
+    found = _FILE.fullmatch(model)
+    if found is None:
+        report, beside = _of_run(Path(model), lag), Path(model)
+    else:
+        file = Path(found["file"])
+        report, beside = _of_file(file, found["name"] or "model", lag), file.parent
+    typer.echo(str(report))
+    typer.echo("")
+    keep(report, out or beside)
+
+
+def _of_run(folder: Path, lag: int | None) -> Report:
+    from throughtime.cli.memory_report import of_run
+    from throughtime.train.result import trained
+    from throughtime.train.run import read
+
+    task, model = trained(read(folder))
+    return of_run(task, model, lag)
+
+
+def _of_file(file: Path, name: str, lag: int | None) -> Report:
+    from throughtime.cli.memory_report import measured
+    from throughtime.cli.user_file import executed
+
+    defined = vars(executed(file))
+    model = _defined(file, defined, name)
+    batches = _several(_defined(file, defined, "batches"))
+    wanted = defined.get("lag") if lag is None else lag
+    return measured(model, batches, defined.get("loss"), wanted)
+
+
+def _defined(file: Path, defined: dict[str, Any], name: str) -> Any:
+    """What a file calls so.
+
+    Raises:
+        OptionError: it defines no such name, or a model that is none.
+    """
+    from torch import nn
+
+    from throughtime.errors import OptionError
+    from throughtime.tasks.choices import did_you_mean
+
+    if name not in defined:
+        own = [n for n in defined if not n.startswith("_")]
+        raise OptionError(f"{file} must define `{name}`, got none{did_you_mean(name, own)}")
+    value = defined[name]
+    if name != "batches" and not isinstance(value, nn.Module):
+        raise OptionError(
+            f"`{name}` in {file} must be a torch.nn.Module, got {type(value).__name__}"
+        )
+    return value
+
+
+def _several(batches: Any) -> Any:
+    """A tuple of (input, target) tuples is meant as several; `diagnose` takes one for a batch."""
+    pairs = isinstance(batches, tuple) and all(isinstance(b, tuple | list) for b in batches)
+    return list(batches) if pairs else batches

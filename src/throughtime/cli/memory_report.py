@@ -1,0 +1,83 @@
+"""The memory report of a model, made, shown and kept in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from throughtime.diagnose.report import Report
+    from throughtime.tasks import Task
+    from throughtime.train.run import Run
+
+BATCHES, ROWS = 8, 16
+"""Of a run's training data, so that its report takes seconds."""
+
+
+def of_run(task: Task, model: nn.Module, lag: int | None = None) -> Report:
+    """The report of a run's model on some of its training data.
+
+    Raises:
+        OptionError, ShapeError, TypeError: what cannot be looked at.
+    """
+    recipe = task.recipe
+    posed = task.posed(model, BATCHES, ROWS)
+    clip = recipe.clip_threshold if recipe.clip == "norm" else None
+    return measured(posed.model, posed.batches, posed.loss, lag, clip)
+
+
+def measured(
+    model: Any, batches: Any, loss: Any = None, lag: int | None = None, clip: float | None = None
+) -> Report:
+    """`throughtime.diagnose` on one thread: small steps by the thousand, which more would slow."""
+    from throughtime import diagnose
+
+    with _one_thread():
+        return diagnose(model, batches, loss, lag, clip=clip)
+
+
+def keep(report: Report, folder: Path) -> None:
+    """Writes report.json and report.html and says where.
+
+    Raises:
+        MissingExtra: plotly is not installed; report.json is written before.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("report.json", "report.html"):
+        report.save(folder / name)
+    typer.echo(f"report: {folder / 'report.html'}")
+
+
+def show_after_training(run: Run, task: Task, model: nn.Module) -> None:
+    """Prints a run's verdict and keeps its report; the training stands, whatever comes of it."""
+    from throughtime.errors import MissingExtra
+
+    try:
+        report = of_run(task, model)
+        typer.echo("\nHow far back it learned:")
+        for trouble in report.troubles:
+            typer.echo(f"{trouble.sentence} {trouble.advice}")
+        if not report.troubles:
+            typer.echo("No trouble found.")
+        keep(report, run.folder)
+    except (ValueError, TypeError, RuntimeError, OSError, MissingExtra) as error:
+        typer.echo(f"\nThere is no memory report of this run: {error}")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

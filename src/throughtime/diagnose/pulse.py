@@ -1,0 +1,136 @@
+"""What a training step tells of one layer: how far back its gradient reaches, and saturation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from throughtime.diagnose.activity import activities
+from throughtime.diagnose.gates import saturation_of
+from throughtime.diagnose.walk import Walk, walk
+from throughtime.diagnose.watch import Rows
+from throughtime.errors import OptionError, ShapeError
+from throughtime.layers.sequence import SequenceLayer
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """One layer and direction in one training step.
+
+    rho(k) is that of `LagGradient`, measured at lags that triple and interpolated between
+    them on the line through ln rho.
+
+    Attributes:
+        name: the module's name in the model.
+        layer: number of the layer in it.
+        direction: 0 forward, 1 backward.
+        steps: T.
+        log10_rho: lag -> log10 rho(lag), at the lags measured; empty where the loss does not see
+            the layer's last step.
+        saturated: the share of a bounded function's values, at the steps behind those lags, that
+            stand at its ends; of several functions the largest, None where there are none.
+    """
+
+    name: str
+    layer: int
+    direction: int
+    steps: int
+    log10_rho: dict[int, float]
+    saturated: float | None
+
+    @property
+    def place(self) -> str:
+        """The layer in a word, as in `encoder.0` and `encoder.0.backward`."""
+        return f"{self.name or 'model'}.{self.layer}{'.backward' if self.direction else ''}"
+
+    def horizon_steps(self, share: float = 1e-3) -> float | None:
+        """The lag at which rho falls below the share; None where it does not in the sequence."""
+        level, before = math.log10(share), (0, 0.0)
+        for k, value in self.log10_rho.items():
+            if value < level:
+                drop = before[1] - value
+                part = (before[1] - level) / drop if math.isfinite(drop) else 1.0
+                return before[0] + part * (k - before[0])
+            before = k, value
+        return None
+
+    def at(self, lag: int) -> float:
+        """log10 rho(lag)."""
+        below = max(k for k in self.log10_rho if k <= lag)
+        above = min(k for k in self.log10_rho if k >= lag)
+        low, high = self.log10_rho[below], self.log10_rho[above]
+        if below == above or not math.isfinite(high - low):
+            return high
+        return low + (high - low) * (lag - below) / (above - below)
+
+
+def pulses(name: str, layer: SequenceLayer, rows: Rows, lag: int | None) -> tuple[Pulse, ...]:
+    """Measure every layer and direction of a module on a few rows.
+
+    Args:
+        name: the module's.
+        layer: without dilation.
+        rows: of a training step.
+        lag: one more lag to measure at; left out, the longest.
+
+    Raises:
+        ShapeError: sequences of one step.
+        OptionError: the numbers are not finite, or a cell declares its gates wrongly.
+    """
+    T = rows.batch.x.shape[0]
+    if T < 2:
+        raise ShapeError(f"layer {name or 'of the model'} is given sequences of one step")
+    lags = lags_of(T, lag)
+    return tuple(
+        Pulse(name, w.layer, w.direction, T, rho, _saturated(w))
+        for w, rho in _reached(layer, rows, lags)
+    )
+
+
+def lags_of(steps: int, lag: int | None = None) -> list[int]:
+    """0, ..., (T - 1) / 9, (T - 1) / 3, T - 1; with one more where it is in reach."""
+    found, k = {0} if lag is None or lag >= steps else {0, lag}, steps - 1
+    while k:
+        found.add(k)
+        k //= 3
+    return sorted(found)
+
+
+def _reached(
+    layer: SequenceLayer, rows: Rows, lags: list[int]
+) -> list[tuple[Walk, dict[int, float]]]:
+    """log10 rho at the lags, for the loss that sends these gradients back to the last step."""
+    y, finals, walks = walk(layer, rows.batch, lags, last_only=True)
+    sent = sent_back(y, finals, rows)
+    if sent is None:
+        return [(w, {}) for w in walks]
+    return [(w, _log10_rho(w, w.gradients(sent))) for w in walks]
+
+
+def sent_back(y: Tensor, finals: tuple[tuple[Tensor, ...], ...], rows: Rows) -> Tensor | None:
+    """A scalar of which the outputs and final states have the gradients that came back."""
+    parts = [] if rows.d_outputs is None else [(y * rows.d_outputs).sum()]
+    for state, d_state in zip(finals, rows.d_final or (), strict=rows.d_final is not None):
+        parts += [(v * d).sum() for v, d in zip(state, d_state, strict=True)]
+    total = torch.stack(parts).sum() if parts else None
+    return total if total is not None and total.requires_grad else None
+
+
+def _log10_rho(walked: Walk, d: Tensor) -> dict[int, float]:
+    norms = d.double().norm(dim=-1)
+    norms = norms[:, norms[-1] > 0]  # a row of which the loss is blind has no ratio
+    if not norms.shape[1]:
+        return {}
+    if not bool(norms.isfinite().all()):
+        raise OptionError("a gradient by the states is NaN or infinity")
+    logs = (norms / norms[-1]).log10().mean(1).tolist()
+    return dict(sorted(zip(walked.lags, logs, strict=True)))
+
+
+def _saturated(walked: Walk) -> float | None:
+    steps = walked.steps()
+    found = [saturation_of(f, steps) for f in activities(steps)]
+    return max((s.share_low + s.share_high for s in found), default=None)

@@ -1,0 +1,130 @@
+"""A call of a layer carried from mark to mark: the states at the marks are nodes of the graph.
+
+Between marks whoever computes the layer computes it, so a walk costs about a call of the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.diagnose.steps import Steps
+from throughtime.layers.batch import Batch, States
+from throughtime.layers.merge import merged
+from throughtime.layers.sequence import SequenceLayer
+from throughtime.scan import scan
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One layer and direction.
+
+    Attributes:
+        layer: number of the layer in its module.
+        direction: 0 forward, 1 backward.
+        lags: how many steps before the own last one each mark lies, largest first, 0 last.
+        states: at each mark the cell's states, each (1, B, width).
+        call: what the direction ran, turned to its own order.
+    """
+
+    layer: int
+    direction: int
+    lags: tuple[int, ...]
+    states: tuple[State, ...]
+    call: Call
+
+    def gradients(self, value: Tensor) -> Tensor:
+        """(marks, B, N): the total gradient of a value by the states side by side at each mark."""
+        flat = [v for state in self.states for v in state]
+        found = iter(torch.autograd.grad(value, flat, retain_graph=True, materialize_grads=True))
+        return torch.cat([torch.cat([next(found) for _ in s], -1) for s in self.states])
+
+    def steps(self) -> Steps:
+        """The steps that follow the marks, the last mark aside; what they lead to is left out."""
+        call, at = self.call, [len(self.call.x) - k for k in self.lags[:-1]]
+        return Steps(
+            layer=self.layer, direction=self.direction, dilation=1, cell=call.cell,
+            x=call.x.detach()[at].flatten(0, 1),
+            inputs={n: v[at].flatten(0, 1) for n, v in (call.inputs or {}).items()},
+            before=tuple(torch.cat([v[0] for v in part]).detach() for part in
+                         zip(*self.states[:-1], strict=True)),
+            after=(), weights=dict(call.weights[0]),
+        )  # fmt: skip
+
+
+def walk(
+    layer: SequenceLayer, batch: Batch, lags: Sequence[int], *, last_only: bool
+) -> tuple[Tensor, States, tuple[Walk, ...]]:
+    """Run a layer without the masks of training and without gradients of its weights.
+
+    Args:
+        layer: without dilation.
+        batch: time-major rows of one length, without resets.
+        lags: of the marks, each from 0 to T - 1.
+        last_only: outputs before each direction's own last step count as constants.
+
+    Returns:
+        The outputs (T, B, O), the final states, and the walks of every layer and direction.
+    """
+    was_training = layer.training
+    layer.training = False
+    try:
+        with torch.enable_grad():
+            return _through_layers(layer, batch, sorted({0, *lags}, reverse=True), last_only)
+    finally:
+        layer.training = was_training
+
+
+def _through_layers(
+    layer: SequenceLayer, batch: Batch, lags: list[int], last_only: bool
+) -> tuple[Tensor, States, tuple[Walk, ...]]:
+    y, finals, walks = batch.x.detach(), [], []
+    count = len(layer.hidden_sizes)
+    for number in range(count):
+        call = layer._masked(layer._call(number, batch._replace(x=y)), 1)
+        cut = last_only and number + 1 == count
+        parts = [_one_way(call.direction(d), number, d, lags, cut) for d in range(layer.directions)]
+        walks += [w for w, _ in parts]
+        finals.append(
+            tuple(torch.cat(v) for v in zip(*(w.states[-1] for w, _ in parts), strict=True))
+        )
+        below, y = y, merged(torch.stack([out for _, out in parts], 2), layer.options.merge)
+        if layer.options.residual and number:
+            y = y + (below.detach() if cut else below)
+    return y, tuple(finals), tuple(walks)
+
+
+def _one_way(call: Call, number: int, d: int, lags: list[int], cut: bool) -> tuple[Walk, Tensor]:
+    """From mark to mark in the direction's own order; the outputs (T, B, width) in time's order."""
+    T = call.x.shape[0]
+    call = call._replace(
+        weights=tuple({n: w.detach() for n, w in v.items()} for v in call.weights),
+        x=call.x.flip(0) if d else call.x,
+        inputs=call.inputs and {n: v.flip(0) if d else v for n, v in call.inputs.items()},
+        zoneout=call.zoneout and tuple(v.flip(1) if d else v for v in call.zoneout),
+    )
+    state = tuple(v.detach().requires_grad_() for v in call.start())
+    states, outputs = [], []
+    for start, end in pairwise([0, *(T - k for k in lags)]):
+        y, state = _part(call._replace(state=state), slice(start, end))
+        states.append(state)
+        # The last output is the state itself, so that all that hangs on it hangs on the mark.
+        outputs += [y[:-1].detach() if cut else y[:-1]]
+        outputs += [state[0].detach() if cut and end < T else state[0]]
+    y = torch.cat(outputs)
+    return Walk(number, d, tuple(lags), tuple(states), call), y.flip(0) if d else y
+
+
+def _part(call: Call, steps: slice) -> tuple[Tensor, State]:
+    """The outputs of some steps, and the state after them."""
+    inputs = call.inputs and {n: v[steps] for n, v in call.inputs.items()}
+    zoneout = call.zoneout and tuple(v[:, steps] for v in call.zoneout)
+    (y,), state = scan(call._replace(x=call.x[steps], inputs=inputs, zoneout=zoneout))
+    return y[:, :, 0], state
