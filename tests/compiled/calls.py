@@ -114,6 +114,7 @@ def random_call(
     given |= _random_masks(given.get("batch_sizes"), dtype, sizes, widths, asked)
     scales = {"weight_ih": 1 / math.sqrt(max(I, 1)), "weight_hh": 0.8 / math.sqrt(H)}
     shapes = parameter_shapes(cell, I, H, asked.get("bias", True))
+    scales = {n: 0.8 / math.sqrt(max(s[1], 1)) for n, s in shapes.items() if len(s) == 2} | scales
     weights = tuple(
         {n: random(*s, scale=scales.get(n, 0.5)) for n, s in shapes.items()} for _ in range(D)
     )

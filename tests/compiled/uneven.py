@@ -31,7 +31,7 @@ class LowRank(Cell):
 
 
 class Beside(Cell):
-    """A memory of a fixed width beside the output, written from it and read by nothing else."""
+    """A memory of a fixed width beside the output, read by nothing else; they share a constant."""
 
     gates = ("g",)
     state = {"h": "hidden_size", "m": 5}
@@ -39,7 +39,7 @@ class Beside(Cell):
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
         m = torch.tanh(U.write @ s.h) * 0.7 + 0.5 * torch.sigmoid(U.keep @ s.m) * s.m
-        return torch.tanh(a.g + U.g @ s.h), m
+        return 0.5 * s.h + torch.tanh(a.g + U.g @ s.h), m
 
 
 class Square(Cell):

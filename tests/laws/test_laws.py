@@ -34,6 +34,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+OPTED: list[Cell] = [
+    cells.LSTM(), cells.GRUResetBefore(), cells.LSTMProjected(2), Decaying(),
+]  # fmt: skip
+
 
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
@@ -44,7 +48,7 @@ def test_law_over_cells(cell: Cell, law: Any) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
-@pytest.mark.parametrize("cell", [cells.LSTM(), cells.GRUResetBefore(), Decaying()], ids=repr)
+@pytest.mark.parametrize("cell", OPTED, ids=repr)
 def test_law_over_options(cell: Cell, law: Any, options: dict[str, Any]) -> None:
     if cell.inputs and "hidden_size" in options:
         pytest.skip("all layers read the same inputs, so they have one size")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from throughtime.compiler.builder import Builder
 from throughtime.compiler.graph import READ, Graph, Node, Product, Shape
 from throughtime.compiler.rules import FLAT, RULES
 from throughtime.compiler.symbol import Symbol
 from throughtime.errors import CellError
+
+_UNASKED: Final = FLAT | {"mask"}
+"""Values that nobody asks a gradient by; a number among them may meet values of any width."""
 
 
 def derivative(graph: Graph) -> Graph:
@@ -45,7 +48,7 @@ def derivative(graph: Graph) -> Graph:
         for i, value in zip(
             node.inputs, _gradients_by_inputs(builder, node, index, d), strict=True
         ):
-            if value is not None and graph.nodes[i].op not in ("number", "mask"):
+            if value is not None and graph.nodes[i].op not in _UNASKED:
                 _add(gradients, i, _summed_to(value, graph.nodes[i].shape))
     order = {f"d_{n.op}.{n.constants[0]}": i for i, n in enumerate(graph.nodes) if n.op in READ}
     outputs.sort(key=lambda output: order[output[0]])

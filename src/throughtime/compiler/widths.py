@@ -15,7 +15,7 @@ from throughtime.compiler.graph import NUMBER, Graph, Node
 
 HIDDEN: Final = "hidden_size"
 
-_ONE_UNIT: Final = frozenset({"s", "U", "d", "transposed"})
+_ONE_UNIT: Final = frozenset({"s", "U", "d", "transposed", "mask"})
 """Operations that give a vector of one unit where their shape is NUMBER."""
 
 
