@@ -93,13 +93,19 @@ def test_poison_reaches_nothing(cell: Cell, dtype: torch.dtype, two_threads: Non
         clean = _everything(call, d)
         with poisoned():
             found = _everything(call, d)
-        assert all(v.isfinite().all() for v in clean)
+        if not _is_finite(clean):  # zoneout parts exponential gates from what keeps them small
+            assert not _is_finite(_everything(call, d, "reference"))
+            continue
         assert_same(found, clean, str(sizes))
 
 
-def _everything(call: Call, d: dict[str, Tensor | None]) -> list[Tensor]:
+def _is_finite(values: list[Tensor]) -> bool:
+    return all(bool(v.isfinite().all()) for v in values)
+
+
+def _everything(call: Call, d: dict[str, Tensor | None], backend: str = "cpu") -> list[Tensor]:
     """Results and gradients of training, and results without a gradient."""
-    found = results(call)
+    found = results(call, backend)
     grads = gradients(found, leaves(call), d)
     with torch.no_grad():
-        return [*found.values(), *grads.values(), *results(call).values()]
+        return [*found.values(), *grads.values(), *results(call, backend).values()]
