@@ -23,7 +23,7 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make check   ruff, formatting, strict types, imports one way"
 	@echo "make soak    the long forms of the tests"
-	@echo "make bench   our speed beside that of others, 10 minutes; FULL=1: all of it, 1 to 2 hours"
+	@echo "make bench   our speed beside that of others, 10 minutes; FULL=1: all of it, about an hour"
 
 train: $(TRAIN_READY)
 	$(BIN)/throughtime train pronounce --preset quick

@@ -1,7 +1,7 @@
 """Measures our layers beside the others, shape by shape, and says which bars are met.
 
     python -m benchmarks.speed.run                  the stated part of the grid, 10 minutes at most
-    python -m benchmarks.speed.run --full           the whole grid, one to two hours
+    python -m benchmarks.speed.run --full           the whole grid, about an hour
     python -m benchmarks.speed.run --work training --cells GRU --shapes 16x50x128
     python -m benchmarks.speed.run --full --resume benchmarks/speed/results/FILE.json
 
@@ -33,7 +33,7 @@ from benchmarks.speed.table import bars, milliseconds, summary
 from benchmarks.speed.works import BUILT_IN, GROUPS, cases
 from throughtime.backends import check_backend
 
-STATED, WHOLE = Effort(seconds=1.5), Effort(seconds=5.0)
+STATED, WHOLE = Effort(seconds=1.5), Effort(seconds=2.0)
 MINUTES = 9.5  # of the stated part; what is left then is left out, and the bars say so
 CLOCK_HELP = "cpu: ratios of processor time, with --threads 1\n(threads that wait are counted)"
 QUIET = 0.05  # share of the machine; rows during which others took more are pointed out

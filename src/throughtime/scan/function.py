@@ -77,7 +77,9 @@ class Direct(torch.autograd.Function):
             some = iter(ScanBackward.apply(*given, *ctx.saved_tensors, *d_results))  # type: ignore[no-untyped-call]
             return (None, None, None, *(next(some) if need else None for need in needs))
         saved, count = ctx.saved_tensors, len(needs)
-        call = unflatten(ctx.cell, ctx.form, saved[:count])._replace(norms=ctx.norms)
+        call = unflatten(ctx.cell, ctx.form, saved[:count])
+        if ctx.norms is not None:
+            call = call._replace(norms=ctx.norms)
         found = OPAQUE[ctx.backend].backward(
             call, saved[count:], d_results, needs[0], any(needs[1:])
         )

@@ -81,7 +81,7 @@ def _carry(
     if restarts is not None:
         found_at |= restarts.addresses
     ragged = None
-    if rows.extent.ragged:
+    if rows.ragged:
         ragged = RaggedWords(rows, team.chunks, shape.packed_rows(d_y=strides[1]))
         found_at |= ragged.addresses
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()

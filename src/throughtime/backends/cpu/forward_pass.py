@@ -88,7 +88,7 @@ def _carry(
     if restarts is not None:
         addresses |= restarts.addresses
     ragged = None
-    if rows.extent.ragged:
+    if rows.ragged:
         ragged = RaggedWords(rows, team.chunks, shape.packed_rows())
         addresses |= ragged.addresses
     addresses["y"] = y.data_ptr()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from throughtime.backends.cpu.restarts import sums_by_initial
 from throughtime.backends.cpu.rows import Rows
 from throughtime.backends.cpu.sizes import target, whole_vectors
 from throughtime.backends.cpu.widths import matrix_names, widths_for
+from throughtime.cells import Cell
 from throughtime.compiler.plan import Plan
 
 
@@ -59,12 +62,44 @@ class Sums:
     chains: Tensor
 
 
+class _Shapes(NamedTuple):
+    """Shapes of padded gradients.
+
+    Attributes:
+        lanes: numbers of a vector.
+        line, inputs: numbers of the longest row of units and of x, in whole vectors.
+        W: of weight_ih.
+        U: of weight_hh and each product's matrix.
+        matrices: names of all of these.
+    """
+
+    lanes: int
+    line: int
+    inputs: int
+    W: tuple[int, int]
+    U: tuple[tuple[int, int], ...]
+    matrices: tuple[str, ...]
+
+
+def _shapes_of(call: Call) -> _Shapes:
+    return _shapes(call.cell, call.hidden_size, call.x.shape[-1], call.x.element_size())
+
+
+@functools.lru_cache(maxsize=256)
+def _shapes(cell: Cell, H: int, I: int, bytes: int) -> _Shapes:
+    lanes, widths = target().lanes(8 * bytes), widths_for(cell, H)
+    inputs, matrices = whole_vectors(I, lanes), ("weight_ih", *matrix_names(cell))
+    W = (len(cell.layout.input_gates) * H, inputs)
+    U = tuple((lines, whole_vectors(k, lanes)) for lines, k in widths.shapes)
+    return _Shapes(lanes, whole_vectors(widths.line, lanes), inputs, W, U, matrices)
+
+
 def sums_for(call: Call, found: Plan) -> Sums:
     """Zeros, for backward passes of calls with these weights, one after the other."""
-    (lanes, whole_H, _), lines = _padded(call), len(found.sums) + len(found.vectors)
-    chains = call.x.new_zeros((call.directions, lines * whole_H + lanes))
-    weights = _weights(call, call.x.new_zeros, call.directions)
-    return Sums(*weights, sums_by_initial(call, lanes), chains)
+    shapes, lines = _shapes_of(call), len(found.sums) + len(found.vectors)
+    chains = call.x.new_zeros((call.directions, lines * shapes.line + shapes.lanes))
+    weights = _weights(call, shapes, call.x.new_zeros, call.directions)
+    return Sums(*weights, sums_by_initial(call, shapes.lanes), chains)
 
 
 def room_for(
@@ -72,48 +107,37 @@ def room_for(
     sums: Sums | None = None,
 ) -> Room:  # fmt: skip
     """Memory for what is wanted."""
-    lanes, line, whole_I = _padded(call)
-    D, new, layout = call.directions, call.x.new_empty, call.cell.layout
+    shapes, layout = _shapes_of(call), call.cell.layout
+    D, new = call.directions, call.x.new_empty
     # The region writes all of them, if it runs, but for gates that reach nothing.
     every = len(layout.input_gates), len(layout.recurrent_gates) + len(layout.products)
     whole = (len(found.with_a), len(found.with_u)) == every and rows.T and rows.B
     none = new if whole else call.x.new_zeros
     if sums is None or not wants_weights:
-        weights = _weights(call, none, D if wants_weights else 0)
+        weights = _weights(call, shapes, none, D if wants_weights else 0)
     else:
         weights = sums.W, sums.U, sums.others
     return Room(
-        new((D, rows.N, whole_I)) if wants_x else None,
+        new((D, rows.N, shapes.inputs)) if wants_x else None,
         *weights,
         [new((D, rows.B, width)) for width in call.cell.widths(call.hidden_size)],
-        new((D, rows.N, len(found.lines), line)) if found.inputs else None,
-        sums_by_initial(call, lanes) if sums is None else sums.initial,
+        new((D, rows.N, len(found.lines), shapes.line)) if found.inputs else None,
+        sums_by_initial(call, shapes.lanes) if sums is None else sums.initial,
         None if sums is None else sums.chains,
         None if call.norms is None else new((D, rows.N, len(found.state_names))),
     )
 
 
-def _padded(call: Call) -> tuple[int, int, int]:
-    """Numbers of a vector, and of the longest row and inputs padded to whole vectors."""
-    lanes = target().lanes(8 * call.x.element_size())
-    line = widths_for(call.cell, call.hidden_size).line
-    return lanes, whole_vectors(line, lanes), whole_vectors(call.x.shape[-1], lanes)
-
-
 def _weights(
-    call: Call, new: Callable[..., Tensor], directions: int
+    call: Call, shapes: _Shapes, new: Callable[..., Tensor], directions: int
 ) -> tuple[list[Tensor], list[list[Tensor]], list[dict[str, Tensor]]]:
     """W, U and others of a `Room`, for so many directions."""
-    H, matrices = call.hidden_size, ("weight_ih", *matrix_names(call.cell))
-    lanes, _, whole_I = _padded(call)
-    shapes = [(lines, whole_vectors(k, lanes)) for lines, k in widths_for(call.cell, H).shapes]
-    wanted = range(directions)
+    wanted, matrices = call.weights[:directions], shapes.matrices
     return (
-        [new((len(call.cell.layout.input_gates) * H, whole_I)) for _ in wanted],
-        [[new(shape) for shape in shapes] for _ in wanted],
-        [{n: new(v.shape) for n, v in call.weights[d].items() if n not in matrices}
-         for d in wanted],
-    )  # fmt: skip
+        [new(shapes.W) for _ in wanted],
+        [[new(shape) for shape in shapes.U] for _ in wanted],
+        [{n: new(v.shape) for n, v in weights.items() if n not in matrices} for weights in wanted],
+    )
 
 
 def by_x(call: Call, rows: Rows, found: Tensor | None) -> Tensor | None:
@@ -148,7 +172,7 @@ def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
     if not room.W:
         return {}
     grads = dict(room.others[d])
-    names = ("weight_ih", *matrix_names(call.cell))
+    names = _shapes_of(call).matrices
     for name, found in zip(names, (room.W[d], *room.U[d]), strict=True):
         if name in call.weights[d]:
             columns = call.weights[d][name].shape[1]

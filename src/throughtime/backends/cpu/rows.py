@@ -43,29 +43,28 @@ class Rows:
     """Which rows each step has, with addresses of the arrays that compiled code reads.
 
     Attributes:
-        extent: steps, rows, and whether steps may differ in theirs.
+        T: steps.
+        B: rows.
         N: rows over all steps.
+        ragged: whether steps may differ in their rows.
         alive: (T,) rows of each step, in falling order.
         offset: (T,) rows before each step.
         order: (B,) the line of each row in the tensors.
     """
 
-    extent: Extent
+    T: int
+    B: int
     N: int
+    ragged: bool
     alive: np.ndarray
     offset: np.ndarray
     order: np.ndarray
     _bounds: dict[int, array[int]] = field(default_factory=dict)
 
-    @property
-    def T(self) -> int:
-        """Steps."""
-        return self.extent.T
-
-    @property
-    def B(self) -> int:
-        """Rows."""
-        return self.extent.B
+    @cached_property
+    def extent(self) -> Extent:
+        """What the words of a call follow from."""
+        return Extent(self.T, self.B, self.ragged)
 
     @cached_property
     def addresses(self) -> tuple[int, int, int]:
@@ -108,7 +107,7 @@ def full_rows(T: int, B: int) -> Rows:
     """Every step has every row."""
     steps = np.arange(T, dtype=np.int64)
     order = np.arange(B, dtype=np.int64)
-    return Rows(Extent(T, B, False), T * B, np.full(T, B, np.int64), steps * B, order)
+    return Rows(T, B, T * B, False, np.full(T, B, np.int64), steps * B, order)
 
 
 def rows_of(call: Call) -> Rows:
@@ -136,5 +135,5 @@ def _ragged_rows(lengths: bytes, T: int) -> Rows:
 
 
 def _rows(alive: np.ndarray, order: np.ndarray) -> Rows:
-    extent = Extent(len(alive), len(order), True)
-    return Rows(extent, int(alive.sum()), alive, np.cumsum(alive) - alive, order)
+    offset = np.cumsum(alive) - alive
+    return Rows(len(alive), len(order), int(alive.sum()), True, alive, offset, order)

@@ -84,9 +84,7 @@ def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:
 def flops_of(plan: Plan, call: Call, rows: int) -> float:
     """Of the forward products, and some for the pointwise part."""
     H, I = call.hidden_size, call.x.shape[-1]
-    widths = widths_for(call.cell, H)
-    recurrent = sum(w * k for w, k in zip(widths.sums, widths.sources, strict=True))
-    products = 2.0 * (len(plan.with_a) * H * I + recurrent)
+    products = 2.0 * (len(plan.with_a) * H * I + widths_for(call.cell, H).recurrent)
     return (products + 100.0 * H) * rows * call.directions
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from functools import cached_property
 
 from throughtime.cells import Cell
 from throughtime.compiler.masked import NO_MASKS, Masks
@@ -32,12 +33,18 @@ class Widths:
     matrices: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
 
+    @cached_property
+    def recurrent(self) -> int:
+        """Numbers of all matrices that steps multiply by."""
+        return sum(w * k for w, k in zip(self.sums, self.sources, strict=True))
+
     @property
     def out(self) -> int:
         """Of the output."""
         return self.states[0]
 
 
+@functools.lru_cache(maxsize=256)
 def matrix_names(cell: Cell) -> tuple[str, ...]:
     """The names of the matrices that steps multiply by; weight_hh, if need be of no gate, first."""
     return ("weight_hh", *(f"weight_{name}" for name in cell.layout.products))

@@ -45,6 +45,7 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
             "thread": runtime.omp_get_thread_num,
             "team": runtime.omp_get_num_threads,
             "yield": runtime.sched_yield,
+            "sleep": runtime.usleep,
         }
     return found | _row_words(rows) | more
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Final
 
 COMMON: Final = (
-    # the team: functions of the OpenMP runtime (0: one thread), sched_yield, the counters of the
-    # whole team's barrier and of each chunk's; how many threads may share a chunk
-    "thread", "team", "yield", "counter", "members",
+    # the team: functions of the OpenMP runtime (0: one thread), sched_yield, usleep, the counters
+    # of the whole team's barrier and of each chunk's; how many threads may share a chunk
+    "thread", "team", "yield", "sleep", "counter", "members",
     # code: tables of tiles, heights of tiles by vectors, the function of the cell that ends a step
     "tiles", "heights", "columns", "column_widest", "cell_forward",
     # sizes: directions, steps, units, inputs; bytes of a row of units and of inputs, padded

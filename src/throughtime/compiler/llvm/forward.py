@@ -59,6 +59,7 @@ def write_forward(
             e.call(chunk, block, d, low, high, scratch, shared, member, members, counter)
 
         for_chunks(e, c, task, team // members, run)
+        e.call(barrier, block, c["counter"], team * 2)
     e.done()
     return e
 

@@ -20,6 +20,9 @@ MEETING_SIZE: Final = 64
 SPINS: Final = 20_000
 """Looks at the counter before the processor is offered to others: some ten microseconds."""
 
+OFFERS: Final = 100
+"""Offers before it is left: as long as a thread takes to wake on a processor of its own."""
+
 
 _FLUSH_X86: Final = 0x8040
 _FLUSH_ARM: Final = 1 << 24
@@ -82,7 +85,9 @@ def write_barrier(module: ir.Module, kind: Kind) -> Emit:
     """`barrier(block, counter, goal)`: arrive, then wait until `goal` arrivals were counted.
 
     It spins a bounded while, since a barrier is short, and then yields, since a thread that is
-    waited for may have no processor.
+    waited for may have no processor. Where that one was woken on this thread's own processor, the
+    system may let it wait until the next tick, milliseconds, however often it yields: a short sleep
+    gives it the processor at once, and this thread wakes on an idle one.
     """
     e = Emit(module, "barrier", kind, ("block", "counter", "goal"), internal=True)
     c, b = common(e), e.b
@@ -99,7 +104,13 @@ def write_barrier(module: ir.Module, kind: Kind) -> Emit:
     b.position_at_end(rest)
     following = b.add(spins, I64(1))
     with b.if_then(b.icmp_signed(">", following, I64(SPINS))):
-        b.call(e.foreign(c["yield"], ir.IntType(32), []), [])
+        whole = ir.IntType(32)
+        tired = b.icmp_signed(">", following, I64(SPINS + OFFERS))
+        with b.if_else(tired) as (sleep, offer):
+            with sleep:
+                b.call(e.foreign(c["sleep"], whole, [whole]), [whole(1)])
+            with offer:
+                b.call(e.foreign(c["yield"], whole, []), [])
     spins.add_incoming(following, b.block)
     b.branch(look)
     b.position_at_end(out)

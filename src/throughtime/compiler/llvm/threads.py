@@ -22,7 +22,7 @@ _PROCESS = os.getpid()
 
 @dataclass(frozen=True)
 class Runtime:
-    """Addresses in torch's OpenMP runtime, and of the C library's `sched_yield`.
+    """Addresses in torch's OpenMP runtime, and of the C library's `sched_yield` and `usleep`.
 
     GNU's runtime has `GOMP_parallel` as its own entry and LLVM's and Intel's for compatibility:
     `void GOMP_parallel(void (*f)(void *), void *argument, unsigned threads, unsigned flags)`.
@@ -33,6 +33,7 @@ class Runtime:
     omp_get_num_threads: int
     omp_in_parallel: int
     sched_yield: int
+    usleep: int
 
 
 @functools.cache
