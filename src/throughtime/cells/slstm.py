@@ -21,7 +21,8 @@ class SLSTM(Cell):
     heads: U is full, not block-diagonal. The paper's block around the cell (convolution, group
     norm, projections) is left out. The state m keeps exp from overflowing and cancels in h. Where
     nothing has come in yet (n = 0) m is that of the input gate alone, as in the authors' code, so
-    that h is right however small the first gate.
+    that h is right however small the first gate. Zoneout parts m from the c and n that it keeps
+    small, unit by unit, and values may overflow: leave it off.
     """
 
     gates = ("i", "f", "z", "o")

@@ -60,14 +60,14 @@ def _of_run(folder: Path, lag: int | None) -> Report:
 
 
 def _of_file(file: Path, name: str, lag: int | None) -> Report:
-    from throughtime.cli.memory_report import measured
+    from throughtime import diagnose
     from throughtime.cli.user_file import executed
 
     defined = vars(executed(file))
     model = _defined(file, defined, name)
     batches = _several(_defined(file, defined, "batches"))
     wanted = defined.get("lag") if lag is None else lag
-    return measured(model, batches, defined.get("loss"), wanted)
+    return diagnose(model, batches, defined.get("loss"), wanted)
 
 
 def _defined(file: Path, defined: dict[str, Any], name: str) -> Any:

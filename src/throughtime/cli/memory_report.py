@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -26,20 +24,12 @@ def of_run(task: Task, model: nn.Module, lag: int | None = None) -> Report:
     Raises:
         OptionError, ShapeError, TypeError: what cannot be looked at.
     """
+    from throughtime import diagnose
+
     recipe = task.recipe
     posed = task.posed(model, BATCHES, ROWS)
     clip = recipe.clip_threshold if recipe.clip == "norm" else None
-    return measured(posed.model, posed.batches, posed.loss, lag, clip)
-
-
-def measured(
-    model: Any, batches: Any, loss: Any = None, lag: int | None = None, clip: float | None = None
-) -> Report:
-    """`throughtime.diagnose` on one thread: small steps by the thousand, which more would slow."""
-    from throughtime import diagnose
-
-    with _one_thread():
-        return diagnose(model, batches, loss, lag, clip=clip)
+    return diagnose(posed.model, posed.batches, posed.loss, lag, clip=clip)
 
 
 def keep(report: Report, folder: Path) -> None:
@@ -69,15 +59,3 @@ def show_after_training(run: Run, task: Task, model: nn.Module) -> None:
         keep(report, run.folder)
     except (ValueError, TypeError, RuntimeError, OSError, MissingExtra) as error:
         typer.echo(f"\nThere is no memory report of this run: {error}")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

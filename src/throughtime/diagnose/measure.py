@@ -15,6 +15,7 @@ from throughtime.diagnose.evenness import evenness
 from throughtime.diagnose.gates import gate_times
 from throughtime.diagnose.jacobians import jacobians
 from throughtime.diagnose.lag_gradient import lag_gradients
+from throughtime.diagnose.one_thread import one_thread
 from throughtime.diagnose.panels import (
     Gaps,
     bands,
@@ -43,7 +44,8 @@ def diagnose(
 
     The model runs in eval mode on a copy; its parameters, gradients, buffers and training flag
     stay, and so does the state of torch's generators. A model that comes to NaN or infinity gets
-    a report with that one trouble, naming the first step and tensor.
+    a report with that one trouble, naming the first step and tensor. Meanwhile torch has one
+    thread: it is small steps by the thousand, which more threads slow.
 
     Args:
         model: a recurrent layer of torch.nn or of this package, or a module with some in it.
@@ -66,7 +68,16 @@ def diagnose(
     (2013); the files of the quantities name theirs.
     """
     _check(clip, truncation)
-    subject, given = Subject(model), as_batches(batches)
+    with one_thread():
+        return _measured(model, as_batches(batches), loss, lag, clip, truncation, before)
+
+
+def _measured(
+    model: nn.Module, given: Sequence[Any], loss: Loss | None, lag: int | None,
+    clip: float | None, truncation: int | None, before: Mapping[str, Tensor] | None,
+) -> Report:  # fmt: skip
+    """The report of checked arguments."""
+    subject = Subject(model)
     try:
         seen = subject.run(given[0], loss, last_only=True)
         own = lag_gradients(seen)
