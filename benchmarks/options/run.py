@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.options import checkpoint, masked, one_row, packed, resets
+from benchmarks.options import checkpoint, masked, norms, one_row, packed, resets
 from benchmarks.options.line import Figure, Line, Lines
 from benchmarks.speed.machine import describe_machine, describe_source, describe_versions
 from benchmarks.speed.measure import Effort, interleave
@@ -29,7 +29,7 @@ from benchmarks.speed.spread import quartiles, ratio
 RESULTS = Path(__file__).resolve().parent / "results"
 PARTS: dict[str, Callable[[], Lines]] = {
     part.__name__.rsplit(".", 1)[1]: part.lines
-    for part in (packed, resets, masked, checkpoint, one_row)
+    for part in (packed, resets, masked, checkpoint, norms, one_row)
 }
 
 
@@ -49,7 +49,8 @@ def main(words: list[str] | None = None) -> None:
             rows.append(measured(found, options.seconds))
             print(text(rows[-1]), flush=True)
     RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{date.today().isoformat()}-{source['commit']}.json"
+    part = "" if len(options.only) == len(PARTS) else f"-{'-'.join(options.only)}"
+    file = RESULTS / f"{date.today().isoformat()}-{source['commit']}{part}.json"
     file.write_text(json.dumps({**about, "meaning": __doc__, "rows": rows}, indent=1) + "\n")
     print(file)
 

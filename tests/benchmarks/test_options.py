@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.options import checkpoint, packed, resets
-from benchmarks.options.line import Line, Lines
+from benchmarks.options import checkpoint, masked, norms, packed, resets
+from benchmarks.options.line import Figure, Line, Lines
 from benchmarks.options.run import measured, text
 from throughtime import cells
 
 SMALL: dict[str, Callable[[], Lines]] = {
     "packed": lambda: iter([packed.line("GRU", 9, 5, 7, 1.0)]),
     "resets": lambda: iter([resets.line(cells.LSTM(), 9, 5, 7, t) for t in (True, False)]),
+    "masked": lambda: masked.pair("LSTM", 9, 5, 7),
+    "norms": lambda: iter([norms.line(cells.GRU(), 9, 5, 7)]),
     "checkpoint": lambda: checkpoint.of(cells.GRU(), 16, 3, 7),
 }
 
@@ -26,6 +28,11 @@ def test_both_programs_of_a_line_agree(part: str) -> None:
         if isinstance(found, Line):
             assert found.parity.ok, found
             found.ours(), found.theirs()
+
+
+def test_checkpoints_keep_every_fourth_state_and_less_than_half() -> None:
+    kept = next(f for f in checkpoint.of(cells.LSTM(), 64, 3, 16) if isinstance(f, Figure))
+    assert 0 < kept.value < 0.5
 
 
 def test_a_red_line_has_no_ratio_and_is_not_met() -> None:
