@@ -73,7 +73,7 @@ def diagnose(
 
 
 def _measured(
-    model: nn.Module, given: Sequence[Any], loss: Loss | None, lag: int | None,
+    model: nn.Module, given: list[Any], loss: Loss | None, lag: int | None,
     clip: float | None, truncation: int | None, before: Mapping[str, Tensor] | None,
 ) -> Report:  # fmt: skip
     """The report of checked arguments."""
