@@ -107,6 +107,8 @@ def test_a_model_compiled_in_place_is_looked_at_as_it_was_written() -> None:
         (X[:0], None, ShapeError, r"needs steps and rows, got x of \(0, 4, 3\)"),
         (X[:, :0], None, ShapeError, r"needs steps and rows, got x of \(12, 0, 3\)"),
         ([], None, ShapeError, "a diagnosis needs at least one batch, got none"),
+        ([{"x": X}], None, OptionError, r"a batch must be a tensor or a tuple .* got dict"),
+        (X.numpy(), None, OptionError, r"a batch must be a tensor or a tuple .* got ndarray"),
         (3, None, OptionError, "batches must be a tensor, a tuple .* got int"),
         (X, lambda y: y.detach().sum(), OptionError, "the loss depends on nothing that trains"),
         (X, lambda y: y[0].sum(), OptionError, "the loss sends no gradient to the last step"),

@@ -86,6 +86,7 @@ def test_every_number_is_a_direct_computation_s(kind: Any, c: float, gain: float
     assert found.split_half_cosine == pytest.approx(_cos(g[::2].mean(0), g[1::2].mean(0)), abs=1e-3)
     scale = float(g.var(0).sum() / mean.norm() ** 2)
     assert found.noise_scale_batches == pytest.approx(scale, rel=1e-2)
+    assert found.mean_norm == pytest.approx(float(mean.norm()), rel=1e-2)
     assert all(p.grad is None for p in model.parameters())
 
 

@@ -144,6 +144,8 @@ def test_what_cannot_be_cured_is_refused() -> None:
         cure(nn.Linear(2, 4), lag=3)
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, got 3"):
         cure(3, lag=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="report must be a Report, got 99; name the lag: lag=99"):
+        cure(nn.GRU(2, 4), 99)  # type: ignore[arg-type]
     wrapped = nn.utils.parametrizations.weight_norm(copy.deepcopy(nn.GRU(2, 4)), "weight_hh_l0")
     with pytest.raises(OptionError, match="parametri"):
         cure(wrapped, lag=3)

@@ -156,6 +156,32 @@ def test_a_clip_threshold_far_too_low_is_named(kind: str, seed: int) -> None:
     (trouble,) = report.troubles
     assert "far too low" in trouble.sentence and "changes 100%" in trouble.sentence
     assert f"{np.quantile(norms, 0.9):.3g}" in trouble.advice and "changes 12%" in trouble.advice
+    assert "UClip" not in trouble.advice  # below the mean's norm what it carries grows for ever
+
+
+def test_uclip_is_advised_only_above_the_norm_of_the_mean_gradient() -> None:
+    torch.manual_seed(0)
+    model, signs = Net(_healthy("GRU")), torch.tensor([1.0, -1.0, 1.0, 1.0] * 4)
+    batches = list(zip(_x(0, 16), signs, strict=True))  # gradients that differ from their mean
+
+    def loss(y: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
+        return sign * _loss(y)
+
+    found = throughtime.diagnose(model, batches, loss, LAG).clipping
+    assert found is not None and found.mean_norm < 0.8 * min(found.norms)
+    for c, advised in ((0.9 * found.mean_norm, False), (1.1 * found.mean_norm, True)):
+        told = throughtime.diagnose(model, batches, loss, LAG, clip=c).troubles
+        (trouble,) = (t for t in told if t.kind == "clipping")
+        assert ("UClip" in trouble.advice) == advised
+
+
+def test_a_start_that_leaves_units_dead_is_not_advised() -> None:
+    torch.manual_seed(0)
+    silent = throughtime.cure(nn.RNN(2, 16), lag=50).model  # no biases: nothing in, nothing out
+    report = throughtime.diagnose(silent, torch.zeros(60, 8, 2), lag=50)
+    (dead,) = (t for t in report.troubles if t.kind == "dead units")
+    assert "16 of 16 outputs" in dead.sentence
+    assert "A new start does not help, 16 of 16 are dead on a copy" in dead.advice
 
 
 @pytest.mark.parametrize("seed", SEEDS)

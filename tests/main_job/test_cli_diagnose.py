@@ -82,12 +82,13 @@ def test_a_file_of_the_users_is_diagnosed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "forecaster.py"
-    file.write_text(MODEL + "lag = 11\n")
+    (tmp_path / "beside.py").write_text("lag, clip = 11, 0.5\n")
+    file.write_text("from beside import clip, lag\n" + MODEL)
     assert main(["diagnose", f"{file}:model"]) == 0
     torch.manual_seed(0)
     expected = throughtime.diagnose(torch.nn.LSTM(3, 8), torch.rand(30, 4, 3), lag=11)
     told = kept(tmp_path)
-    assert told.lag == 11, "as the file says"
+    assert told.lag == 11, "as the file beside it says"
     assert told.lag_gradients[0].log10_rho_by_lag == pytest.approx(
         expected.lag_gradients[0].log10_rho_by_lag, rel=1e-4
     )
@@ -102,6 +103,7 @@ def test_a_tuple_of_pairs_is_several_batches_and_a_loss_is_called(tmp_path: Path
     file.write_text(
         MODEL + "net = model\n"
         "batches = tuple((torch.rand(12, 4, 3), torch.full((4, 8), 2.0)) for _ in range(3))\n"
+        "clip = 0.25\n"
         "def loss(y, target):\n    return 5 + 0 * y.sum() + (y[-1].sum() * target.mean())\n"
     )
     assert main(["diagnose", f"{file}:net", "--out", str(tmp_path / "out")]) == 0
@@ -111,6 +113,7 @@ def test_a_tuple_of_pairs_is_several_batches_and_a_loss_is_called(tmp_path: Path
     x = torch.rand(12, 4, 3)
     told = kept(tmp_path / "out")
     assert told.bands[0].batches == 3
+    assert told.clipping is not None and told.clipping.threshold == 0.25
     assert told.loss == pytest.approx(5 + 2 * net(x)[0][-1].sum().item(), rel=1e-4)
 
 

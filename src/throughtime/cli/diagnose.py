@@ -25,7 +25,8 @@ def diagnose(
         typer.Argument(
             help="The folder of a finished run, or FILE.py:model: a Python file, which is "
             "executed, and which defines a model of that name, `batches`, and where they are "
-            "wanted `loss` and `lag`, as throughtime.diagnose takes them."
+            "wanted `loss`, `lag`, `clip`, `truncation` and `before`, as throughtime.diagnose "
+            "takes them."
         ),
     ],
     lag: Annotated[
@@ -67,7 +68,8 @@ def _of_file(file: Path, name: str, lag: int | None) -> Report:
     model = _defined(file, defined, name)
     batches = _several(_defined(file, defined, "batches"))
     wanted = defined.get("lag") if lag is None else lag
-    return diagnose(model, batches, defined.get("loss"), wanted)
+    how = {name: defined.get(name) for name in ("clip", "truncation", "before")}
+    return diagnose(model, batches, defined.get("loss"), wanted, **how)
 
 
 def _defined(file: Path, defined: dict[str, Any], name: str) -> Any:

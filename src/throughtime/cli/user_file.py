@@ -19,5 +19,6 @@ def executed(file: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # what the file defines may look itself up there
+    sys.path.insert(0, str(file.resolve().parent))  # as for a program: its neighbours are found
     spec.loader.exec_module(module)
     return module

@@ -53,6 +53,13 @@ class Clipping:
     noise_scale_batches: float
 
     @property
+    def mean_norm(self) -> float:
+        """||E g||, from E ||g||^2 = ||E g||^2 + the variance that the noise scale tells."""
+        M = len(self.norms)
+        square = sum(n * n for n in self.norms) / M
+        return math.sqrt(square / (1 + self.noise_scale_batches * (M - 1) / M))
+
+    @property
     def median_norm(self) -> float:
         """The median of ||g||."""
         return statistics.median(self.norms)

@@ -77,13 +77,15 @@ def cure(
             the model: train it with `UClip`, or start again without this.
 
     Raises:
-        TypeError: the model is no module.
+        TypeError: the model is no module, or the report none.
         OptionError: no lag, no recurrent layer, or one whose weights are parametrised.
 
     Source: as `throughtime.initialise`.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    if report is not None and not hasattr(report, "lag"):
+        raise TypeError(f"report must be a Report, got {report!r}; name the lag: lag={report!r}")
     lag = report.lag if lag is None and report is not None else lag
     if isinstance(lag, bool) or not isinstance(lag, int) or lag < 1:
         raise OptionError(f"lag must be a positive number of steps, or in a report, got {lag!r}")

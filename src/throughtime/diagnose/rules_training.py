@@ -37,7 +37,7 @@ def truncation(report: Report, trial: Trial) -> Iterator[Trouble]:
 
 
 def clipping(report: Report, trial: Trial) -> Iterator[Trouble]:
-    """The mean gradient is bent by 0.3 of its length, or more than one batch in five is clipped.
+    """The mean gradient changes by 0.3 of its length, or more than one batch in five is clipped.
 
     The rate is held against one in five by a binomial test: of few batches some may be clipped.
     """
@@ -70,8 +70,10 @@ def _better(c: Clipping, trial: Trial) -> str:
     threshold = float(norms.quantile(0.9))
     new = trial.clipping(threshold)
     noise = "The raw gradient is noise: mend the Jacobian first. " if c.is_noise else ""
+    # Below the mean gradient's own norm what UClip carries on grows without end.
+    carried = c.threshold is not None and c.threshold > c.mean_norm
     return (
-        f"{noise}Clip with throughtime.UClip, or at the 90th percentile of the norms, "
-        f"{threshold:.3g}: on the same batches that changes {new.clip_rate or 0:.0%} of the "
-        f"gradients and the mean by {new.mean_bias or 0:.2f} of its length."
+        f"{noise}Clip {'with throughtime.UClip, or ' if carried else ''}at the 90th percentile of "
+        f"the norms, {threshold:.3g}: on the same batches that changes {new.clip_rate or 0:.0%} of "
+        f"the gradients and the mean by {new.mean_bias or 0:.2f} of its length."
     )

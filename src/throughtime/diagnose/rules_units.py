@@ -46,12 +46,18 @@ def dead_units(report: Report, trial: Trial) -> Iterator[Trouble]:
             continue
         after = trial.dead_units.get(key)
         told = "" if after is None else f": on a copy started so, {after} of {units} are dead"
+        words = f"{trial.words}{told}."
+        if after is not None and after >= dead:
+            words = (
+                f"A new start does not help, {after} of {units} are dead on a copy from "
+                f"throughtime.cure too: look at the inputs' scale and sign."
+            )
         yield Trouble(
             "dead units",
             key[0],
             f"Dead units in {where(key[1], key[2], key[0])}: {dead} of {units} outputs deviate by "
             f"less than 0.001 over all steps and rows.",
-            f"{trial.words}{told}.",
+            words,
         )
 
 

@@ -168,4 +168,9 @@ def as_batches(batches: Any) -> list[Any]:
     found = [tuple(b) if isinstance(b, list) else b for b in islice(batches, MOST)]
     if not found:
         raise ShapeError("a diagnosis needs at least one batch, got none")
+    for batch in found:
+        if not isinstance(batch, Tensor | tuple):
+            raise OptionError(
+                f"a batch must be a tensor or a tuple (input, target), got {type(batch).__name__}"
+            )
     return found
