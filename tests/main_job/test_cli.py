@@ -63,10 +63,13 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["evaluate", "nowhere", "--split", "tset"], "got 'tset'; did you mean test?"),
     ],
 )
-def test_a_wrong_command_is_one_sentence(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_command_is_one_sentence_and_makes_nothing(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
     assert said in refused(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

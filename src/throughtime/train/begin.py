@@ -30,8 +30,10 @@ def resolve(kind: type[Task], given: Mapping[str, Any]) -> Recipe:
 
 
 def begin(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Run:
-    """A new run in `folder`, or in the next free one under runs/."""
-    return create(folder or _next_free(kind.name), resolve(kind, given))
+    """A new run in `folder`, or in the next free one under runs/; none of what the task refuses."""
+    recipe = resolve(kind, given)
+    kind(recipe)
+    return create(folder or _next_free(kind.name), recipe)
 
 
 def go_on(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Run:
