@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -29,6 +30,9 @@ CELLS: Final[list[Cell]] = [
 """Every cell that is compiled."""
 
 FLOATS: Final = (torch.float32, torch.float64)
+
+every_cell = pytest.mark.parametrize("cell", CELLS, ids=repr)
+every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 
 TOLERANCE: Final = {torch.float64: 1e-11, torch.float32: 2e-5}
 """Largest difference from the reference in float64, as a share of the tensor's largest number.

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from tests.compiled.calls import (
     CELLS,
-    FLOATS,
     Sizes,
     assert_same,
     changed,
+    every_cell,
+    every_dtype,
     gradients,
     leaves,
     random_call,
@@ -25,10 +26,6 @@ from throughtime.backends.call import Call
 from throughtime.backends.cpu import backward_pass
 from throughtime.backends.cpu import sizes as cutting
 from throughtime.compiler.llvm import threads
-
-every_cell = pytest.mark.parametrize("cell", CELLS, ids=repr)
-every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=str)
-
 
 pytestmark = pytest.mark.usefixtures("whole_teams")
 

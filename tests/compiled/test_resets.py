@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from tests.compiled.calls import (
-    CELLS,
-    FLOATS,
     Sizes,
     assert_same,
     check_call,
+    every_cell,
+    every_dtype,
     gradients,
     leaves,
     random_call,
@@ -21,10 +21,6 @@ from tests.compiled.calls import (
 from throughtime import Cell, cells
 from throughtime.backends import choose
 from throughtime.backends.call import Call
-
-every_cell = pytest.mark.parametrize("cell", CELLS, ids=repr)
-every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=str)
-
 
 pytestmark = pytest.mark.usefixtures("whole_teams")
 

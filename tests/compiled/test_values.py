@@ -7,7 +7,15 @@ import itertools
 import pytest
 import torch
 
-from tests.compiled.calls import CELLS, FLOATS, FORMS, Sizes, check_call, random_call
+from tests.compiled.calls import (
+    CELLS,
+    FORMS,
+    Sizes,
+    check_call,
+    every_cell,
+    every_dtype,
+    random_call,
+)
 from throughtime import Cell
 
 SIZES = [
@@ -15,9 +23,6 @@ SIZES = [
     Sizes(5, 1, 33, 64, 2), Sizes(2, 3, 5, 100), Sizes(5, 7, 1, 130), Sizes(0, 3, 5, 17, 2),
     Sizes(33, 2, 33, 1, 2), Sizes(5, 17, 5, 64), Sizes(2, 0, 5, 3), Sizes(3, 2, 0, 5),
 ]  # fmt: skip
-
-every_cell = pytest.mark.parametrize("cell", CELLS, ids=repr)
-every_dtype = pytest.mark.parametrize("dtype", FLOATS, ids=str)
 
 
 @every_dtype

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from throughtime.backends.cpu.memory import LINE
+from throughtime.backends.cpu.sizes import whole_vectors
 from throughtime.compiler.llvm.code import stream_tile
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
@@ -54,7 +55,7 @@ class Program:
 
     def padded(self, count: int) -> int:
         """So many numbers in whole vectors."""
-        return -(-count // self.kind.lanes) * self.kind.lanes
+        return whole_vectors(count, self.kind.lanes)
 
     def rows(self, rows: int, numbers: int) -> Rows:
         """Zeros that live as long as the program."""
