@@ -10,6 +10,7 @@ from torch import Tensor
 
 from throughtime.diagnose.path import Path
 from throughtime.diagnose.subject import Seen
+from throughtime.diagnose.trouble import where
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
 
 
@@ -68,10 +69,9 @@ def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
         if not bool(d.isfinite().all()):
             own = int(torch.nonzero(~d.isfinite().flatten(1).all(1)).max())
             t = len(d) - 1 - own if path.direction else own
-            where = f"layer {path.layer}{f' of {path.name}' if path.name else ''}"
             text = (
-                f"the gradient by the state of {where} is NaN or infinity, going back first at "
-                f"step {t} (counted from 0)"
+                f"the gradient by the state of {where(path.layer, 0, path.name)} is NaN or "
+                f"infinity, going back first at step {t} (counted from 0)"
             )
             raise NotFiniteError(text, "gradient", path.name, t)
     told = [(p, d) for p, d in found if bool((d[-1] != 0).any())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from throughtime.backends import reference
 from throughtime.backends.call import Call, Result
+from throughtime.diagnose.trouble import where
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.merge import merged
@@ -39,11 +41,14 @@ class Path:
 
     def gradients(self, value: Tensor) -> Tensor:
         """(T, B, N): the total gradient of a value by the states side by side after each step."""
-        flat = [v for state in self.states[1:] for v in state]
-        found = iter(torch.autograd.grad(value, flat, retain_graph=True, materialize_grads=True))
-        return torch.cat([
-            torch.cat([next(found) for _ in state], -1) for state in self.states[1:]
-        ])  # fmt: skip
+        return by_states(value, self.states[1:])
+
+
+def by_states(value: Tensor, states: Sequence[State]) -> Tensor:
+    """(states, B, N): the total gradient of a value by each state, its parts side by side."""
+    flat = [v for state in states for v in state]
+    found = iter(torch.autograd.grad(value, flat, retain_graph=True, materialize_grads=True))
+    return torch.cat([torch.cat([next(found) for _ in state], -1) for state in states])
 
 
 @dataclass
@@ -112,11 +117,9 @@ def _check_states(path: Path, names: tuple[str, ...]) -> None:
     if bad:
         step, _, name = min(bad)
         t = len(path.states) - 2 - step if path.direction else step
-        where = f"layer {path.layer}{f' of {path.name}' if path.name else ''}"
-        raise NotFiniteError(
-            f"state {name} of {where}{', backward,' if path.direction else ''} is NaN or infinity, "
-            f"first at step {t} (counted from 0)", "state", path.name, t,
-        )  # fmt: skip
+        layer = where(path.layer, 0, path.name) + (", backward," if path.direction else "")
+        text = f"state {name} of {layer} is NaN or infinity, first at step {t} (counted from 0)"
+        raise NotFiniteError(text, "state", path.name, t)
 
 
 def _walk(call: Call, name: str, number: int, d: int) -> Path:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.diagnose.path import State, by_states
 from throughtime.diagnose.steps import Steps
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.merge import merged
 from throughtime.layers.sequence import SequenceLayer
 from throughtime.scan import scan
-
-State = tuple[Tensor, ...]
+from throughtime.scan.turned import Turn
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,7 @@ class Walk:
 
     def gradients(self, value: Tensor) -> Tensor:
         """(marks, B, N): the total gradient of a value by the states side by side at each mark."""
-        flat = [v for state in self.states for v in state]
-        found = iter(torch.autograd.grad(value, flat, retain_graph=True, materialize_grads=True))
-        return torch.cat([torch.cat([next(found) for _ in s], -1) for s in self.states])
+        return by_states(value, self.states)
 
     def steps(self) -> Steps:
         """The steps that follow the marks, the last mark aside; what they lead to is left out."""
@@ -103,13 +101,10 @@ def _through_layers(
 
 def _one_way(call: Call, number: int, d: int, lags: list[int], cut: bool) -> tuple[Walk, Tensor]:
     """From mark to mark in the direction's own order; the outputs (T, B, width) in time's order."""
-    T = call.x.shape[0]
-    call = call._replace(
-        weights=tuple({n: w.detach() for n, w in v.items()} for v in call.weights),
-        x=call.x.flip(0) if d else call.x,
-        inputs=call.inputs and {n: v.flip(0) if d else v for n, v in call.inputs.items()},
-        zoneout=call.zoneout and tuple(v.flip(1) if d else v for v in call.zoneout),
-    )
+    T, turn = call.x.shape[0], Turn(call) if d else None
+    call = call if turn is None else turn.call(call)
+    weights = tuple({n: w.detach() for n, w in v.items()} for v in call.weights)
+    call = call._replace(weights=weights)
     state = tuple(v.detach().requires_grad_() for v in call.start())
     states, outputs = [], []
     for start, end in pairwise([0, *(T - k for k in lags)]):
@@ -119,7 +114,7 @@ def _one_way(call: Call, number: int, d: int, lags: list[int], cut: bool) -> tup
         outputs += [y[:-1].detach() if cut else y[:-1]]
         outputs += [state[0].detach() if cut and end < T else state[0]]
     y = torch.cat(outputs)
-    return Walk(number, d, tuple(lags), tuple(states), call), y.flip(0) if d else y
+    return Walk(number, d, tuple(lags), tuple(states), call), y if turn is None else turn.back(y)
 
 
 def _part(call: Call, steps: slice) -> tuple[Tensor, State]:
