@@ -9,10 +9,11 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
 from throughtime.backends.cpu.asked import Asked
+from throughtime.backends.cpu.given import GivenWords
 from throughtime.backends.cpu.gradients import Room, Sums, by_weights, by_x, give_norms, room_for
-from throughtime.backends.cpu.inputs import by_inputs, input_lines
+from throughtime.backends.cpu.inputs import by_inputs
 from throughtime.backends.cpu.masks import plan_of
-from throughtime.backends.cpu.restarts import Restarts, by_initial
+from throughtime.backends.cpu.restarts import by_initial
 from throughtime.backends.cpu.rows import Rows, rows_of
 from throughtime.backends.cpu.runs import packed_backward, runs_backward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
@@ -26,14 +27,11 @@ from throughtime.backends.cpu.sizes import (
 )
 from throughtime.backends.cpu.template import Arena, Given, Template, Word
 from throughtime.backends.cpu.words import (
-    RaggedWords,
-    call_addresses,
     common_words,
     contiguous,
     direction_words,
     set_steps,
     shared_lists,
-    start_of,
 )
 from throughtime.compiler.llvm.code import backward_code
 from throughtime.compiler.llvm.tile_sizes import WIDEST, part_sizes
@@ -75,15 +73,9 @@ def _carry(
     asked = Asked(strides, first, room.x is not None, bool(room.W), room.chains is not None)
     template, shape = _template(key_of(call, rows, team, y), asked)
     finals = [None if v is None else v.contiguous() for v in d_final]
-    start, inputs = start_of(call), input_lines(call, found, rows)
-    found_at = call_addresses(call, start, inputs) | _addresses(call, y, saved, finals, room)
-    restarts = None if call.reset is None else Restarts(call, rows, room.initial)
-    if restarts is not None:
-        found_at |= restarts.addresses
-    ragged = None
-    if rows.ragged:
-        ragged = RaggedWords(rows, team.chunks, shape.packed_rows(d_y=strides[1]))
-        found_at |= ragged.addresses
+    packed_rows = shape.packed_rows(d_y=strides[1])
+    given = GivenWords(call, found, rows, team.chunks, packed_rows, room.initial)
+    found_at = given.addresses | _addresses(call, y, saved, finals, room)
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
     template.run(shape.code.region, team, found_at)
 

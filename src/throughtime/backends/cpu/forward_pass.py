@@ -8,10 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result
-from throughtime.backends.cpu.inputs import input_lines
+from throughtime.backends.cpu.given import GivenWords
 from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.memory import lend
-from throughtime.backends.cpu.restarts import Restarts
 from throughtime.backends.cpu.rows import Rows, rows_of
 from throughtime.backends.cpu.runs import early_tiles, packed_forward, runs_forward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
@@ -26,13 +25,10 @@ from throughtime.backends.cpu.sizes import (
 from throughtime.backends.cpu.template import Arena, Given, Template
 from throughtime.backends.cpu.widths import widths_for
 from throughtime.backends.cpu.words import (
-    RaggedWords,
-    call_addresses,
     common_words,
     contiguous,
     direction_words,
     shared_lists,
-    start_of,
 )
 from throughtime.compiler.llvm.code import forward_code
 from throughtime.compiler.llvm.tile_sizes import WIDEST, panel_vectors, part_sizes
@@ -82,15 +78,8 @@ def _carry(
         step_bytes = -1
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
     template, shape = _template(key_of(call, rows, team, y), saved is not None)
-    start, inputs = start_of(call), input_lines(call, found, rows)
-    addresses = call_addresses(call, start, inputs)
-    restarts = None if call.reset is None else Restarts(call, rows)
-    if restarts is not None:
-        addresses |= restarts.addresses
-    ragged = None
-    if rows.ragged:
-        ragged = RaggedWords(rows, team.chunks, shape.packed_rows())
-        addresses |= ragged.addresses
+    given = GivenWords(call, found, rows, team.chunks, shape.packed_rows())
+    addresses = given.addresses
     addresses["y"] = y.data_ptr()
     for d in range(call.directions):
         for s, v in enumerate(final):
