@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.testing import assert_close
 
+from tests.cells.table import CELLS as ALL
 from tests.layers.own import Decaying
 from tests.tolerance import TOLERANCE
 from throughtime import Cell, Recurrent, cells
@@ -18,10 +19,7 @@ from throughtime.errors import BackendError, OptionError, ShapeError, TransformE
 T, B, I, H = 9, 4, 3, 5
 DOUBLE: Any = {"dtype": torch.float64}
 EXACT: Any = TOLERANCE[torch.float64]
-CELLS: list[Cell] = [
-    cells.LSTM(), cells.GRU(), cells.GRUResetBefore(), cells.GRUD(), cells.CoRNN(),
-    cells.SLSTM(), cells.LSTMProjected(3), cells.LSTMLayerNorm(), Decaying(),
-]  # fmt: skip
+CELLS: list[Cell] = [*ALL, Decaying()]
 GIVEN: dict[str, dict[str, Any]] = {
     "all": {},
     "lengths": {"lengths": [9, 0, 5, 1]},
