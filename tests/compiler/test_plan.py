@@ -7,13 +7,9 @@ from typing import Any
 import torch
 from torch.nn.functional import layer_norm
 
-from throughtime import Cell, Recurrent, cells
+from throughtime import Cell, cells
 from throughtime.compiler import sweeps
-from throughtime.compiler.llvm.maths import OPS
 from throughtime.compiler.plan import Plan, plan
-from throughtime.compiler.refused import UNCODED
-from throughtime.compiler.rowwise import ROWWISE
-from throughtime.compiler.rules import FLAT, RULES
 
 
 class Wide(Cell):
@@ -25,21 +21,6 @@ class Wide(Cell):
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
         return torch.tanh(a.g + U.g @ s.h), 0.5 * s.m + a.v
-
-
-def test_every_operation_has_code_or_is_refused() -> None:
-    constants = {"number", "full", "width"}
-    assert (set(RULES) | FLAT) - OPS - ROWWISE - constants == UNCODED
-
-
-def test_an_operation_without_code_is_refused_with_its_line() -> None:
-    reason = plan(cells.Elman(torch.sin))
-    assert isinstance(reason, str)
-    assert reason.startswith("Elman computes sin, which has no vector code: ")
-    assert "elman.py" in reason
-    layer = Recurrent(cells.Elman(torch.sin), 2, 3)
-    assert layer.explain().startswith("layer 0: reference\n  not cpu: Elman computes sin")
-    assert layer(torch.randn(4, 2, 2))[0].shape == (4, 2, 3)
 
 
 def test_a_plan_reads_as_its_phases_and_what_it_saves() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 from throughtime.cells.cell import Cell
 from throughtime.compiler.derivative import derivative
@@ -12,9 +11,6 @@ from throughtime.compiler.inputs import state_shapes, symbolic_width
 from throughtime.compiler.rowwise import ROWWISE
 from throughtime.compiler.trace import trace
 from throughtime.compiler.widths import HIDDEN, node_widths, spread_node
-
-UNCODED: Final = frozenset({"sin", "cos"})
-"""Operations that have a rule of derivative and no vector code yet."""
 
 
 def reason(cell: Cell) -> str | None:
@@ -42,8 +38,6 @@ def _odd_nodes(cell: Cell, graph: Graph) -> Iterator[str]:
             yield f"{name} computes over units ({node.op}) and has other widths: {node.line}"
         if "1" in node.shape and node.shape != NUMBER:
             yield f"{name} computes one number for all rows ({node.op}): {node.line}"
-        if node.op in UNCODED:
-            yield f"{name} computes {node.op}, which has no vector code: {node.line}"
         if node.op == "U":
             matrix = str(node.constants[0])
             if matrix in matrices:
