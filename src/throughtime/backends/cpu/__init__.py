@@ -48,8 +48,6 @@ def _no_machine() -> str | None:
 
 def _kind(call: Call) -> str | None:
     """What the compiled loops do not offer."""
-    if call.record:
-        return "compiled code does not offer the sequence of every state"
     others = [v for w in call.weights for v in w.values()]
     others += [*(call.state or ()), *(call.initial or ()), *(call.inputs or {}).values()]
     others += [v for v in (call.clip, call.norms) if v is not None]
@@ -93,7 +91,8 @@ def backward(
     Args:
         call: as `forward` had it.
         kept: the output sequence, and what `forward` kept.
-        d_results: gradients by the sequences and the final states; None is zero.
+        d_results: gradients by the sequences, recorded ones too, and by the final states; None is
+            zero.
         wants_x: whether the gradient by x is asked for.
         wants_weights: whether one by any weight is.
         sums: to which gradients by the weights, and what resets carry to `initial`, are added: the
