@@ -47,19 +47,24 @@ LEAST_ROWS = 48
 """Rows of a block's input product, so that its tiles are full."""
 
 
-def run(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
-    """The result, and with `keep` what the backward pass needs beside it."""
+def run(call: Call, keep: bool, y: Tensor | None = None) -> tuple[Result, list[Tensor]]:
+    """The result, its sequence in `y` if there is one, and with `keep` what backward needs."""
     call = contiguous(call)
     found, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
-    new = x.new_empty if call.lengths is None else x.new_zeros
     widths = call.cell.widths(call.hidden_size)
-    sequences = [new((*x.shape[:-1], D, w)) for w in widths[: None if call.record else 1]]
+    first = x.new_empty((*x.shape[:-1], D, widths[0])) if y is None else y
+    others = [x.new_empty((*x.shape[:-1], D, w)) for w in widths[1:] if call.record]
+    sequences = (first, *others)
+    if call.lengths is not None:
+        for v in sequences:
+            v.zero_()
     final = [x.new_empty((D, rows.B, width)) for width in widths]
+    result = Result(sequences, tuple(final))
     saved = lend(x, kept_shape(call, found)) if keep else None
     if rows.B:
-        _carry(call, found, rows, Result(tuple(sequences), tuple(final)), saved)
-    return Result(tuple(sequences), tuple(final)), [] if saved is None else [saved]
+        _carry(call, found, rows, result, saved)
+    return result, [] if saved is None else [saved]
 
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
