@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from throughtime.diagnose.activity import activities
 from throughtime.diagnose.gates import saturation_of
-from throughtime.diagnose.walk import Walk, walk
+from throughtime.diagnose.walk import Walk, sent_back, walk
 from throughtime.diagnose.watch import Rows
+from throughtime.diagnose.whole import norms_by_lag
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.sequence import SequenceLayer
 
@@ -101,33 +102,27 @@ def lags_of(steps: int, lag: int | None = None) -> list[int]:
 
 def _reached(
     layer: SequenceLayer, rows: Rows, lags: list[int]
-) -> list[tuple[Walk, dict[int, float]]]:
-    """log10 rho at the lags, for the loss that sends these gradients back to the last step."""
+) -> Iterator[tuple[Walk, dict[int, float]]]:
+    """log10 rho by lag, for the loss that sends these gradients back to the last step."""
+    if rows.batch.x.device.type == "cpu":
+        for walked, norms in norms_by_lag(layer, rows, lags):
+            yield walked, {} if norms is None else _log10_rho(range(len(norms)), norms)
+        return
     y, finals, walks = walk(layer, rows.batch, lags, last_only=True)
     sent = sent_back(y, finals, rows)
-    if sent is None:
-        return [(w, {}) for w in walks]
-    return [(w, _log10_rho(w, w.gradients(sent))) for w in walks]
+    for walked in walks:
+        norms = None if sent is None else walked.gradients(sent).double().norm(dim=-1).flip(0)
+        yield walked, {} if norms is None else _log10_rho(walked.lags[::-1], norms)
 
 
-def sent_back(y: Tensor, finals: tuple[tuple[Tensor, ...], ...], rows: Rows) -> Tensor | None:
-    """A scalar of which the outputs and final states have the gradients that came back."""
-    parts = [] if rows.d_outputs is None else [(y * rows.d_outputs).sum()]
-    for state, d_state in zip(finals, rows.d_final or (), strict=rows.d_final is not None):
-        parts += [(v * d).sum() for v, d in zip(state, d_state, strict=True)]
-    total = torch.stack(parts).sum() if parts else None
-    return total if total is not None and total.requires_grad else None
-
-
-def _log10_rho(walked: Walk, d: Tensor) -> dict[int, float]:
-    norms = d.double().norm(dim=-1)
-    norms = norms[:, norms[-1] > 0]  # a row of which the loss is blind has no ratio
+def _log10_rho(lags: Sequence[int], norms: Tensor) -> dict[int, float]:
+    """Of the norms (lags, B), lag 0 first."""
+    norms = norms[:, norms[0] > 0]  # a row of which the loss is blind has no ratio
     if not norms.shape[1]:
         return {}
     if not bool(norms.isfinite().all()):
         raise OptionError("a gradient by the states is NaN or infinity")
-    logs = (norms / norms[-1]).log10().mean(1).tolist()
-    return dict(sorted(zip(walked.lags, logs, strict=True)))
+    return dict(zip(lags, (norms / norms[0]).log10().mean(1).tolist(), strict=True))
 
 
 def _saturated(walked: Walk) -> float | None:
