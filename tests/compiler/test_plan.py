@@ -41,7 +41,7 @@ def test_widths_that_no_matrix_joins_are_parts_of_their_own() -> None:
 
 
 class OfOneNumber(Cell):
-    """The mean over one number is that number, which nobody means."""
+    """The mean over one number is that number."""
 
     gates = ("h",)
     state = ("h",)
@@ -51,14 +51,13 @@ class OfOneNumber(Cell):
         return (torch.tanh(a.h + U.h @ s.h) * a.gap.mean(-1, keepdim=True),)
 
 
-def test_a_sum_over_one_number_is_refused_with_its_line() -> None:
-    reason = plan(OfOneNumber())
-    assert isinstance(reason, str)
-    assert reason.startswith("OfOneNumber computes over 1 units of a row (row_mean): ")
+def test_a_sum_over_one_number_is_that_number() -> None:
+    found = plan(OfOneNumber())
+    assert isinstance(found, Plan) and not found.rowwise
 
 
 class NormedProjection(Cell):
-    """A row of gates is normalised beside a state of another width."""
+    """A row of gates is normalised, and so is what is projected, which has a width of its own."""
 
     gates = ("g",)
     state = {"h": 2, "c": "hidden_size"}
@@ -66,14 +65,38 @@ class NormedProjection(Cell):
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
         c = torch.tanh(layer_norm(a.g + U.g @ s.h, s.c.shape[-1:]))
-        return U.hr @ c, c
+        h = U.hr @ c
+        return torch.tanh(layer_norm(h, h.shape[-1:])), c
 
 
-def test_sums_over_units_beside_other_widths_are_refused_with_their_line() -> None:
-    reason = plan(NormedProjection())
-    assert isinstance(reason, str)
-    said = "NormedProjection computes over units (normalise) and has other widths: "
-    assert reason.startswith(said) and "test_plan.py" in reason
+def test_walks_go_over_the_units_of_each_width() -> None:
+    found = plan(NormedProjection())
+    assert isinstance(found, Plan) and found.rowwise and not found.fused
+    walks = sweeps.sweeps_forward(found, True)
+    over = [{found.widths.of[i] for i in w.ends if w.reductions} for w in walks]
+    assert over == [{"hidden_size", "2"}, {"hidden_size", "2"}, set()]
+    to_vector = sweeps.sweeps_to_vector(found, 0)
+    assert [{found.widths.of[i] for i in w.ends} for w in to_vector] == [{"hidden_size"}] * 3
+
+
+class Spread(Cell):
+    """A product's single unit stands before all units of a row."""
+
+    gates = ("g",)
+    state = ("h",)
+    products = {"one": (1, "h")}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (torch.tanh(a.g + U.one @ s.h),)
+
+
+def test_one_unit_over_others_is_a_number_before_the_walk() -> None:
+    """Its gradient is a sum over the units, which backward adds up in a walk of its own."""
+    found = plan(Spread())
+    assert isinstance(found, Plan) and found.rowwise
+    (walk,) = sweeps.sweeps_forward(found, True)
+    assert [found.graph.nodes[i].op for i in walk.numbers] == ["U"]
+    assert [len(w.reductions) for w in sweeps.sweeps_backward(found)] == [1, 0]
 
 
 def test_a_normalised_cell_saves_what_is_centred_and_one_number_a_row_beside_it() -> None:

@@ -109,7 +109,7 @@ def store_gradients(
         vectors = (plan.gradients.get(f"d_p.{name}") for name in plan.vectors)
         sums |= dict(enumerate(vectors, len(plan.sums)))
     found = [{k: values.value(i) for k, i in group.items()} for group in (sums, states, inputs)]
-    if plan.rowwise:  # a number that is summed already, in the place of its parts
+    if plan.rowwise and width == HIDDEN:  # a number that is summed already, in its parts' place
         first = lanes_below(e, left - g["H"] + 1)
         for k in inputs:
             if plan.graph.nodes[plan.inputs[k]].shape == NUMBER:
