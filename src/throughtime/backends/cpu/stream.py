@@ -19,6 +19,7 @@ from throughtime.backends.cpu.sizes import FLOPS_PER_US, target
 from throughtime.backends.cpu.stream_layer import Product, StreamLayer, linear
 from throughtime.backends.cpu.stream_memory import Array, Program
 from throughtime.cells import Cell
+from throughtime.compiler.apart import apart
 from throughtime.compiler.llvm import threads
 from throughtime.compiler.llvm.code import stream_region
 from throughtime.compiler.llvm.kind import Kind
@@ -33,6 +34,8 @@ def refuses(cell: Cell) -> str | None:
     if isinstance(found, str):
         return found
     name = type(cell).__name__
+    if apart(cell) is not cell:
+        return f"{name} multiplies by a matrix several times"
     if cell.layout.products or not found.widths.even:
         return f"{name} has products, or states of a width of their own"
     if found.inputs:
