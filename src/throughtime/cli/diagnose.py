@@ -14,37 +14,40 @@ if TYPE_CHECKING:
 _FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<name>\w+))?")
 
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="The folder of a finished run, or FILE.py:model: a Python file, which is "
+        "executed, and which defines a model of that name, `batches`, and where they are "
+        "wanted `loss`, `lag`, `clip`, `truncation` and `before`, as throughtime.diagnose "
+        "takes them."
+    ),
+]
+Lag = Annotated[
+    int | None, typer.Option(help="Steps back that the task needs. Default: the sequence.")
+]
+Clip = Annotated[
+    float | None,
+    typer.Option(help="The norm at which training clips the gradient. Default: the run's."),
+]
+Truncation = Annotated[
+    int | None, typer.Option(help="Steps over which training back-propagates. Default: all.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder of report.json and report.html. Default: beside the model."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command("diagnose")(diagnose)
 
 
 def diagnose(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="The folder of a finished run, or FILE.py:model: a Python file, which is "
-            "executed, and which defines a model of that name, `batches`, and where they are "
-            "wanted `loss`, `lag`, `clip`, `truncation` and `before`, as throughtime.diagnose "
-            "takes them."
-        ),
-    ],
-    lag: Annotated[
-        int | None, typer.Option(help="Steps back that the task needs. Default: the sequence.")
-    ] = None,
-    clip: Annotated[
-        float | None,
-        typer.Option(help="The norm at which training clips the gradient. Default: the run's."),
-    ] = None,
-    truncation: Annotated[
-        int | None,
-        typer.Option(help="Steps over which training back-propagates. Default: all."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of report.json and report.html. Default: beside the model."),
-    ] = None,
-) -> None:
+    model: Model, lag: Lag = None, clip: Clip = None, truncation: Truncation = None,
+    out: Out = None,
+) -> None:  # fmt: skip
     """Measure how far back a model learns and remembers, and what would change it."""
     from throughtime.cli.memory_report import keep
 
