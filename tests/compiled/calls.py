@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.cells.table import CELLS as ALL
 from tests.compiled.fed import FED
 from tests.compiled.normed import NORMED
+from tests.compiled.normed_widths import NORMED_WIDTHS
 from tests.compiled.own import OWN
 from tests.compiled.uneven import UNEVEN
 from throughtime import Cell
@@ -25,7 +26,7 @@ from throughtime.scan.form import flatten, unflatten
 
 CELLS: Final[list[Cell]] = [
     *(c for c in ALL if cpu.refuses_cell(c, torch.empty(0)) is None),
-    *OWN, *FED, *UNEVEN, *NORMED,
+    *OWN, *FED, *UNEVEN, *NORMED, *NORMED_WIDTHS,
 ]  # fmt: skip
 """Every cell that is compiled."""
 

@@ -45,18 +45,21 @@ LEAST_ROWS = 128
 
 def run(
     call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
-    wants_weights: bool, sums: Sums | None = None,
+    wants_weights: bool, sums: Sums | None = None, d_x: Tensor | None = None,
 ) -> Gradients:  # fmt: skip
     """Gradients by x, by the weights where they are wanted, and by the state at the start."""
     call = contiguous(call)
     found, rows = plan_of(call), rows_of(call)
-    room = room_for(call, found, rows, wants_x, wants_weights, sums)
+    room = room_for(call, found, rows, wants_x, wants_weights, sums, d_x)
     if rows.B:
         _carry(call, found, rows, kept, d_results, room)
     give_norms(call, rows, room.norms)
     weights = tuple(by_weights(call, room, d) for d in range(call.directions))
     inputs, initial = by_inputs(call, found, rows, room.inputs), by_initial(call, room.initial)
-    return Gradients(by_x(call, rows, room.x), weights, inputs, tuple(room.start), initial)
+    x = by_x(call, rows, room.x)
+    if x is not None and d_x is not None and x.data_ptr() != d_x.data_ptr():
+        x = d_x.copy_(x)
+    return Gradients(x, weights, inputs, tuple(room.start), initial)
 
 
 def _carry(

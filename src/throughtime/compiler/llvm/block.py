@@ -30,6 +30,9 @@ COMMON: Final = (
     "chunks", "bounds", "rows", "offset", "order",
     # tensors: x and y with bytes to each step and from row to row; zeros as long as any row
     "x", "x_steps", "x_row", "y", "y_steps", "y_row", "zeros",
+    # packed weights: bytes from a vector to where the copy of its lines is kept, 0 for none;
+    # whether the vector was packed from that copy
+    "twin", "trusted",
     # bytes of a row of direct inputs and masks
     "inputs_row",
     # steps in a block; scratch of each thread
