@@ -5,6 +5,7 @@ from __future__ import annotations
 from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.frame import Frame
 from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.records import give_records
 from throughtime.compiler.llvm.steps import state_width, take_states
 from throughtime.compiler.llvm.team import my_share
 
@@ -30,13 +31,18 @@ def h_places(c: Frame, f: Frame, low: Num, i: Num) -> tuple[Num, Num]:
 
 def give_output(
     e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num, new: Num
-) -> None:
-    """This member's share of the rows that a step has given."""
+) -> Num:
+    """This member's share of the rows that a step has given.
+
+    Gives 1 where other states than the output are recorded, so that the members must meet, else 0.
+    """
     g = e.given
     begin, end = my_share(e, R, g["member"], g["members"])
     y = c["y"] + f["y_first"] + e.word(c["y_steps"] + t * 8)
     e.call(copies["give"], y, c["y_row"], new + begin * c["H_row"], c["H_row"], end - begin,
            c["out"], c["order"] + (g["low"] + begin) * 8)  # fmt: skip
+    give_records(e, c, f, copies, R, t)
+    return f["records"].choose("!=", 0, 1, e.number(0))
 
 
 def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
