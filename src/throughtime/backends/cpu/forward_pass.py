@@ -12,6 +12,7 @@ from throughtime.backends.cpu.given import GivenWords
 from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.packs import Layout, owner_of, packed
+from throughtime.backends.cpu.records import Records
 from throughtime.backends.cpu.rows import Rows, rows_of
 from throughtime.backends.cpu.runs import early_tiles, packed_forward, runs_forward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
@@ -46,19 +47,24 @@ LEAST_ROWS = 48
 """Rows of a block's input product, so that its tiles are full."""
 
 
-def run(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
-    """The result, and with `keep` what the backward pass needs beside it."""
+def run(call: Call, keep: bool, y: Tensor | None = None) -> tuple[Result, list[Tensor]]:
+    """The result, its sequence in `y` if there is one, and with `keep` what backward needs."""
     call = contiguous(call)
     found, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
-    new = x.new_empty if call.lengths is None else x.new_zeros
     widths = call.cell.widths(call.hidden_size)
-    y = new((*x.shape[:-1], D, widths[0]))
+    first = x.new_empty((*x.shape[:-1], D, widths[0])) if y is None else y
+    others = [x.new_empty((*x.shape[:-1], D, w)) for w in widths[1:] if call.record]
+    sequences = (first, *others)
+    if call.lengths is not None:
+        for v in sequences:
+            v.zero_()
     final = [x.new_empty((D, rows.B, width)) for width in widths]
+    result = Result(sequences, tuple(final))
     saved = lend(x, kept_shape(call, found)) if keep else None
     if rows.B:
-        _carry(call, found, rows, y, final, saved)
-    return Result((y,), tuple(final)), [] if saved is None else [saved]
+        _carry(call, found, rows, result, saved)
+    return result, [] if saved is None else [saved]
 
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
@@ -74,21 +80,20 @@ def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
     return (call.directions, rows, found.saved_size(units), units)
 
 
-def _carry(
-    call: Call, found: Plan, rows: Rows, y: Tensor, final: list[Tensor], saved: Tensor | None
-) -> None:
+def _carry(call: Call, found: Plan, rows: Rows, result: Result, saved: Tensor | None) -> None:
     step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
     if found.own or not found.fused:  # members of a chunk meet once a step, and no oftener
         step_bytes = -1
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
     owner = None if saved is not None else owner_of(call, rows.N)
-    key = key_of(call, rows, team, y)
+    key = key_of(call, rows, team, result.sequences[0])
     template, shape, layout = _template(key, saved is not None, owner is not None)
     given = GivenWords(call, found, rows, team.chunks, shape.packed_rows())
-    addresses = given.addresses
-    addresses["y"] = y.data_ptr()
+    records = Records(result.sequences[1:], call.directions, call.batch_sizes is not None)
+    addresses = given.addresses | records.addresses
+    addresses["y"] = result.sequences[0].data_ptr()
     for d in range(call.directions):
-        for s, v in enumerate(final):
+        for s, v in enumerate(result.final):
             addresses[f"final{s} {d}"] = part_address(v, d)
         addresses[f"saved {d}"] = part_address(saved, d)
     if owner is None:

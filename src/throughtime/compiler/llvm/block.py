@@ -60,6 +60,8 @@ DIRECTION: Final = (
     "inputs",
     # resets: what RESTARTS names, 0 without any
     "restarts",
+    # sequences of the states beside the output, or gradients by them: RECORD for each; 0 without
+    "records",
     # backward
     "d_final", "d_start", "d_state", "direct", "x_block", "old_block", "y_block", "d_y_block",
     "d_sums",
@@ -78,6 +80,10 @@ RUN: Final = ("line", "count", "packed", "stage", "own", "begins", "slot", "matr
 are packed before it; the cell's function to call first, or 0; whether the vector lies in rows of
 its own; whether the run is the first of its phase; which of such vectors it is; their matrix, the
 lines of it that a sum has, and its columns."""
+
+RECORD: Final = ("tensor", "step", "before", "row")
+"""Of one state's sequence: where it begins (0: there is none), bytes from step to step, for each
+row of earlier steps, and from row to row; one of the former two is 0."""
 
 RESTARTS: Final = ("first", "rows", "initial", "d_initial")
 """Of one direction's resets: before its i-th step the rows first[i] to first[i + 1] of `rows` start

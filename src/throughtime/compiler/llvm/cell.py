@@ -109,7 +109,7 @@ def store_gradients(
         sums |= dict(enumerate(vectors, len(plan.sums)))
         inputs = {k: plan.gradients.get(f"d_a.{n}") for k, n in enumerate(plan.input_names)}
     found = [{k: values.value(i) for k, i in group.items()} for group in (sums, states, inputs)]
-    if plan.rowwise:  # a number that is summed already, in the place of its parts
+    if plan.rowwise and width == HIDDEN:  # a number that is summed already, in its parts' place
         first = lanes_below(e, left - g["H"] + 1)
         for k, i in enumerate(plan.inputs):
             if plan.graph.nodes[i].shape == NUMBER:
