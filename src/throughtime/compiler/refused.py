@@ -6,9 +6,7 @@ from collections.abc import Iterator
 
 from throughtime.cells.cell import Cell
 from throughtime.compiler.graph import NUMBER, Graph
-from throughtime.compiler.inputs import symbolic_width
 from throughtime.compiler.trace import trace
-from throughtime.compiler.widths import HIDDEN
 
 
 def reason(cell: Cell) -> str | None:
@@ -17,9 +15,6 @@ def reason(cell: Cell) -> str | None:
     if graph.unsupported:
         operation, line = graph.unsupported[0]
         return f"{operation} has no rule, which keeps {name} uncompiled: {line}"
-    for input in cell.layout.inputs:
-        if symbolic_width(cell, cell.inputs[input]) not in ("1", HIDDEN):
-            return f"{name} reads the direct input {input}, whose width is not 1 or {HIDDEN}"
     return next(_odd_nodes(cell, graph), None)
 
 
