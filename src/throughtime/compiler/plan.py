@@ -16,7 +16,6 @@ from throughtime.compiler.graph import NUMBER, Graph
 from throughtime.compiler.inputs import state_shapes
 from throughtime.compiler.masked import NO_MASKS, Masks, with_masks
 from throughtime.compiler.phases import Phase, phases_of
-from throughtime.compiler.refused import reason
 from throughtime.compiler.rowwise import expanded
 from throughtime.compiler.saving import needed_values, saved_values
 from throughtime.compiler.sums import Sum, phase_lines, sums_of
@@ -156,7 +155,16 @@ class Plan:
 @lru_cache(maxsize=256)  # asked several times a call
 def plan(cell: Cell, masks: Masks = NO_MASKS) -> Plan | str:
     """The plan of a cell with these masks, or the reason why there is none."""
-    return reason(cell) or _planned(apart(cell), masks)
+    return _without_rule(cell) or _planned(apart(cell), masks)
+
+
+def _without_rule(cell: Cell) -> str | None:
+    """What the step computes that has no rule, in words that `explain` tells, or None."""
+    graph = step_graph(cell)
+    if not graph.unsupported:
+        return None
+    operation, line = graph.unsupported[0]
+    return f"{operation} has no rule, which keeps {graph.name} uncompiled: {line}"
 
 
 def _planned(cell: Cell, masks: Masks) -> Plan:
