@@ -8,7 +8,6 @@ from torch import nn
 
 from throughtime.backends import cpu
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.stream import refuses
 from throughtime.backends.cpu.stream_layer import Product
 from throughtime.cells.cell import activation_function
 from throughtime.layers.passage import Passage
@@ -24,9 +23,16 @@ class _NoParts(Exception):
 def parts_of(model: nn.Module, batch: int) -> Parts | str:
     """The parts of a frozen model, layers and linear parts one behind the other, or why not."""
     try:
-        return _parts(_pieces(model), batch)
+        found = _parts(_pieces(model), batch)
+        if not isinstance(model, Passage) and any(_reads_inputs(part) for part in found):
+            raise _NoParts(f"a layer in a {type(model).__name__} reads direct inputs")
+        return found
     except _NoParts as reason:
         return str(reason)
+
+
+def _reads_inputs(part: Call | Product) -> bool:
+    return isinstance(part, Call) and bool(part.inputs)
 
 
 def _parts(pieces: list[nn.Module], batch: int) -> Parts:
@@ -75,9 +81,7 @@ def _calls(layer: Any, batch: int) -> list[Call]:
         raise _NoParts("a layer has residual=True")
     calls = [layer._example(i, 1, batch, False, False, False) for i in range(len(layer.widths))]
     for call in calls:
-        if call.zoneout is not None or call.recurrent_mask is not None:
-            raise _NoParts("a layer has zoneout or recurrent dropout")
-        reason = cpu.refuses(call) or refuses(call.cell)
+        reason = cpu.refuses(call)
         if reason is not None:
             raise _NoParts(reason)
     return calls
@@ -87,12 +91,11 @@ def _check_fit(parts: Parts) -> None:
     """Every part takes what the one before gives."""
     kinds, width = set(), None
     for part in parts:
-        linear = isinstance(part, Product)
         like = part.weight if isinstance(part, Product) else part.x
         takes = like.shape[-1]
         if width is not None and width != takes:
             raise _NoParts(f"a part takes {takes} numbers and the one before it gives {width}")
-        width = len(like) if linear else part.hidden_size  # type: ignore[union-attr]
+        width = len(like) if isinstance(part, Product) else part.cell.widths(part.hidden_size)[0]
         kinds.add((like.dtype, like.device))
     if len(kinds) > 1:
         raise _NoParts("the parts of the model have different dtypes or devices")

@@ -8,15 +8,20 @@ one piece of code carries every stack.
 
 from __future__ import annotations
 
+from typing import Final
+
 from llvmlite import ir
 
-from throughtime.compiler.llvm import cell, narrow_tile, tile
+from throughtime.compiler.llvm import cell, narrow_tile, stages, tile
 from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
 from throughtime.compiler.llvm.number import Num
-from throughtime.compiler.llvm.stream_words import HEAD, OPERATION, TILE
+from throughtime.compiler.llvm.stream_words import CELL, HEAD, OPERATION, STAGE, TILE
 from throughtime.compiler.llvm.team import denormals_flushed
+
+OPERATIONS: Final = {TILE: tile.ARGUMENTS, CELL: cell.FORWARD, STAGE: stages.FORWARD}
+"""What the function of each kind takes."""
 
 
 def stream_module(kind: Kind, machine: Machine) -> ir.Module:
@@ -27,11 +32,9 @@ def stream_module(kind: Kind, machine: Machine) -> ir.Module:
     times, count = e.word(program), e.word(program, 1)
     with denormals_flushed(e, machine), e.loop(times), e.loop(count) as i:
         at = program + 8 * HEAD + i.index * (8 * OPERATION)
-        with e.b.if_else(e.word(at).compare("==", TILE)) as (product, pointwise):
-            with product:
-                _call(e, at, len(tile.ARGUMENTS))
-            with pointwise:
-                _call(e, at, len(cell.FORWARD))
+        for operation, arguments in OPERATIONS.items():
+            with e.when(e.word(at).compare("==", operation)):
+                _call(e, at, len(arguments))
     e.done()
     return module
 

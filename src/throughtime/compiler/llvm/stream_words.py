@@ -14,6 +14,7 @@ OPERATION: Final = 20
 
 TILE: Final = 0
 CELL: Final = 1
+STAGE: Final = 2
 """Kinds of operations."""
 
 
