@@ -81,6 +81,21 @@ def test_a_stack_with_its_readout_equals_the_whole() -> None:
         torch.testing.assert_close(found, y, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("cell", [cells.LSTM(), cells.LSTMProjected(proj_size=5)], ids=repr)
+def test_residuals_and_dropouts_in_eval_mode(cell: Cell) -> None:
+    options: dict[str, Any] = {"num_layers": 3, "residual": True, "return_state": False}
+    for rows, H in ((1, 20), (3, 33)):
+        layer = Recurrent(cell, 3, H, dropout=0.5, backend="cpu", **options)
+        x = torch.randn(6, rows, 3)
+        stream = layer.stream(rows)
+        assert stream.explain() == ONE_CALL
+        assert torch.equal(steps(stream, x), layer.eval()(x))
+        model = nn.Sequential(layer, nn.Dropout(0.5), nn.Linear(layer.output_size, 2)).double()
+        assert Stream(model, rows).explain() == ONE_CALL
+        found = steps(Stream(model, rows), x.double())
+        torch.testing.assert_close(found, model.eval()(x.double()), rtol=1e-12, atol=1e-12)
+
+
 def test_a_result_is_the_callers() -> None:
     for rows, shape in ((1, (3,)), (1, (1, 3)), (2, (2, 3))):
         stream = GRU(3, 4).stream(rows)
@@ -151,11 +166,10 @@ def _hooked() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (nn.Sequential(GRU(3, 4), nn.Identity()), "holds a Identity"),
+        (nn.Sequential(GRU(3, 4), nn.Tanh()), "holds a Tanh"),
         (nn.Sequential(GRU(3, 4), Readout(4, 2, activation="tanh")), "has an activation"),
         (Own(cells.GRU(), 3, 4), "Own is changed in your own code"),
         (Recurrent(cells.GRU(), 3, 4, backend="reference"), "backend='reference'"),
-        (Recurrent(cells.GRU(), 3, [4, 4], residual=True), "residual=True"),
         (nn.Sequential(Recurrent(cells.GRUD(), 3, 4)), "Sequential reads direct inputs"),
         (nn.Sequential(GRU(3, 4), Readout(4, 2, dtype=torch.float64)), "different dtypes"),
         (nn.Sequential(GRU(3, 4), Readout(5, 2)), "takes 5 numbers and the one before it gives 4"),

@@ -8,12 +8,12 @@ from torch import nn
 
 from throughtime.backends import cpu
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.stream_layer import Product
+from throughtime.backends.cpu.stream_layer import Part, Product, Residual
 from throughtime.cells.cell import activation_function
 from throughtime.layers.passage import Passage
 from throughtime.layers.readout import Readout
 
-Parts = list[Call | Product]
+Parts = list[Part]
 
 
 class _NoParts(Exception):
@@ -31,7 +31,7 @@ def parts_of(model: nn.Module, batch: int) -> Parts | str:
         return str(reason)
 
 
-def _reads_inputs(part: Call | Product) -> bool:
+def _reads_inputs(part: Part) -> bool:
     return isinstance(part, Call) and bool(part.inputs)
 
 
@@ -39,7 +39,7 @@ def _parts(pieces: list[nn.Module], batch: int) -> Parts:
     found: Parts = []
     for piece, after in zip(pieces, [*pieces[1:], _Reads()], strict=True):
         if isinstance(piece, Passage):
-            found += _calls(piece, batch)
+            found += _layers(piece, batch)
             if getattr(piece, "return_state", True) and not isinstance(after, _Reads):
                 raise _NoParts("a layer that gives its state stands before a part that takes none")
         elif isinstance(piece, nn.Linear):
@@ -64,9 +64,17 @@ def _pieces(model: nn.Module) -> list[nn.Module]:
         if model.activation is not activation_function("identity"):
             raise _NoParts("a readout has an activation, which its own code computes")
         return [_Reads(), *_pieces(model.network)]
-    if type(model) is nn.Linear:
+    if type(model) in (nn.Linear, nn.Dropout):  # which in eval mode gives what it takes
         return [model]
     raise _NoParts(f"the model holds a {type(model).__name__}, which its own code computes")
+
+
+def _layers(layer: Any, batch: int) -> Parts:
+    """The calls of its layers, and behind each but the first its residual."""
+    calls = _calls(layer, batch)
+    if not layer.options.residual:
+        return list(calls)
+    return [*calls[:1], *(part for call in calls[1:] for part in (call, Residual()))]
 
 
 def _calls(layer: Any, batch: int) -> list[Call]:
@@ -77,8 +85,6 @@ def _calls(layer: Any, batch: int) -> list[Call]:
         raise _NoParts(f"{type(layer).__name__} is changed in your own code")
     if layer.backend not in ("auto", "cpu"):
         raise _NoParts(f"a layer has backend={layer.backend!r}")
-    if layer.options.residual and len(layer.widths) > 1:
-        raise _NoParts("a layer has residual=True")
     calls = [layer._example(i, 1, batch, False, False, False) for i in range(len(layer.widths))]
     for call in calls:
         reason = cpu.refuses(call)
@@ -91,6 +97,8 @@ def _check_fit(parts: Parts) -> None:
     """Every part takes what the one before gives."""
     kinds, width = set(), None
     for part in parts:
+        if isinstance(part, Residual):
+            continue
         like = part.weight if isinstance(part, Product) else part.x
         takes = like.shape[-1]
         if width is not None and width != takes:

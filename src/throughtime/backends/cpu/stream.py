@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.backends.call import Call
 from throughtime.backends.cpu.sizes import FLOPS_PER_US, target
 from throughtime.backends.cpu.stream_inputs import StreamInputs
-from throughtime.backends.cpu.stream_layer import Product, StreamLayer, linear
-from throughtime.backends.cpu.stream_memory import Array, Program
+from throughtime.backends.cpu.stream_layer import Part, Product, Residual, StreamLayer, linear
+from throughtime.backends.cpu.stream_memory import Array, Program, Rows
 from throughtime.compiler.llvm import threads
 from throughtime.compiler.llvm.code import stream_region
 from throughtime.compiler.llvm.kind import Kind
@@ -30,8 +29,8 @@ class CompiledStream:
     """The steps of a stack.
 
     Args:
-        parts: in order, calls of one step (their weights, no state) and linear parts, which fit
-            each other in width and numbers.
+        parts: in order, calls of one step (their weights, no state), residuals behind them and
+            linear parts, which fit each other in width and numbers.
         batch: B.
         narrow: keep the matrices, of bfloat16 values in float32, as bfloat16.
 
@@ -39,30 +38,35 @@ class CompiledStream:
         states: over layers, of each state (B, width): views of the memory that steps overwrite.
     """
 
-    def __init__(self, parts: Sequence[Call | Product], batch: int, narrow: bool) -> None:
+    def __init__(self, parts: Sequence[Part], batch: int, narrow: bool) -> None:
         first = parts[0]
-        like, I = (
-            (first.weight, first.weight.shape[1])
-            if isinstance(first, Product)
-            else (first.x, first.x.shape[-1])
-        )
+        assert not isinstance(first, Residual)
+        like = first.weight if isinstance(first, Product) else first.x
+        I = like.shape[-1]
         kind = Kind(like.element_size(), target().lanes(8 * like.element_size()))
         self._program = program = Program(kind, target(), batch, narrow)
-        x = place = program.rows(batch, program.padded(I))
+        places = [program.rows(batch, program.padded(I))]
         self.states: list[list[Tensor]] = []
         self._inputs = StreamInputs(batch)
-        width = I
+        self._width = I
         for part in parts:
-            if isinstance(part, Product):
-                place, width = linear(program, part, place), len(part.weight)
-            else:
-                layer = StreamLayer(program, part, place)
-                self.states.append(layer.states)
-                self._inputs.add(part, layer.inputs)
-                place, width = layer.output, layer.width
+            places.append(self._add(part, places))
         self._reads_inputs = bool(self._inputs)
-        self._open(x.array[:, :I], place.array[:, :width])
+        self._open(places[0].array[:, :I], places[-1].array[:, : self._width])
         self._begin(kind)
+
+    def _add(self, part: Part, places: list[Rows]) -> Rows:
+        """What a part gives, from what the parts before it gave."""
+        if isinstance(part, Residual):
+            return self._program.sum(places[-2], places[-1], self._width)
+        if isinstance(part, Product):
+            self._width = len(part.weight)
+            return linear(self._program, part, places[-1])
+        layer = StreamLayer(self._program, part, places[-1])
+        self._width = layer.width
+        self.states.append(layer.states)
+        self._inputs.add(part, layer.inputs)
+        return layer.output
 
     def _open(self, x: Array, y: Array) -> None:
         """What callers may give, by its shape: where it goes and where the result lies."""

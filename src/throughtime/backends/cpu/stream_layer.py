@@ -29,6 +29,13 @@ class Product(NamedTuple):
     bias: Tensor | None
 
 
+class Residual(NamedTuple):
+    """What the layer before it read, added to what it gives."""
+
+
+Part = Call | Product | Residual
+
+
 class StreamLayer:
     """One layer in a program.
 

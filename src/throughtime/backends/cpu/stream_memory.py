@@ -14,6 +14,7 @@ from throughtime.compiler.llvm.code import stream_tile
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
 from throughtime.compiler.llvm.stream_words import (
+    ADD,
     CELL,
     HEAD,
     OPERATION,
@@ -88,6 +89,13 @@ class Program:
     def stage(self, function: int, *arguments: int) -> None:
         """A call of what a cell computes before a later phase."""
         self.add(STAGE, function, *arguments)
+
+    def sum(self, x: Rows, z: Rows, width: int) -> Rows:
+        """x + z."""
+        out = self.rows(self.B, self.padded(width))
+        blocks = self.padded(width) // self.kind.lanes
+        self.add(ADD, 0, self.B, blocks, *(n for v in (x, z, out) for n in v[1:]))
+        return out
 
     def numbers(self, values: Sequence[int]) -> int:
         """Where whole numbers lie, as long as the program lives."""
