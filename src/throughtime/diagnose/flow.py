@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from throughtime.diagnose.finite import in_backward, in_forward, in_weights
 from throughtime.diagnose.flow_rules import fired
-from throughtime.diagnose.flow_trainer import clips_gradients, last_good
+from throughtime.diagnose.flow_trainer import anywhere, clips_gradients, elsewhere, last_good
 from throughtime.diagnose.flow_values import common_norm, of_layers, trained, updates
 from throughtime.diagnose.pulse import Pulse, pulses
 from throughtime.diagnose.rows import rows_of
@@ -37,6 +37,8 @@ class GradientFlow(pl.Callback):
     Measured are the first eight rows of the training batch (of ragged ones, the longest), without
     the masks of training, in the weights' dtype, with the gradients that came back in that very
     step. What cannot be measured so is warned of once, and the rest is logged.
+
+    Of several processes the first alone measures, its own rows, and logs.
 
     A loss, gradient or weight that is not finite raises `NotFiniteError` before any checkpoint of
     that state is written. Gradients of a scaled loss (16-mixed) may overflow and are left alone.
@@ -82,8 +84,9 @@ class GradientFlow(pl.Callback):
             raise OptionError(
                 "the loss depends on nothing that trains; unfreeze a parameter, or do not detach it"
             )
-        if not math.isfinite(loss.sum().item()):
-            self._stop(trainer, in_forward(pl_module, self._calls))
+        bad = not math.isfinite(loss.sum().item())
+        if anywhere(trainer, bad):
+            self._stop(trainer, in_forward(pl_module, self._calls) if bad else elsewhere())
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
@@ -93,7 +96,8 @@ class GradientFlow(pl.Callback):
         self._norm = self._gradient_norm()
         if not math.isfinite(self._norm):
             self._stop(trainer, in_backward(pl_module, self._calls))
-        if self._done % self.every == 0 and self._has_gradient():
+        due = self._done % self.every == 0 and trainer.is_global_zero
+        if due and self._has_gradient():
             self._pulses = self._measured()
             self._before = {n: p.detach().clone() for n, p in trained(pl_module).items()}
 

@@ -6,13 +6,28 @@ from typing import Any
 
 from torch import nn
 
+from throughtime.errors import NotFiniteError
+
 
 def clips_gradients(trainer: Any, module: nn.Module) -> bool:
     """Whether it clips gradients, or its module does in a hook of its own."""
     from pytorch_lightning.utilities.model_helpers import is_overridden
 
-    own: bool = is_overridden("configure_gradient_clipping", module)  # type: ignore[arg-type]
+    own: bool = is_overridden("configure_gradient_clipping", module)
     return bool(trainer.gradient_clip_val) or own
+
+
+def anywhere(trainer: Any, true: bool) -> bool:
+    """Whether something is true in any of the trainer's processes, which all must ask."""
+    if trainer.world_size == 1:
+        return true
+    found: bool = trainer.strategy.reduce_boolean_decision(true, all=False)
+    return found
+
+
+def elsewhere() -> NotFiniteError:
+    """Of the loss of another process, so that no process waits for one that has stopped."""
+    return NotFiniteError("the loss of another process is NaN or infinity", "loss")
 
 
 def last_good(trainer: Any, bad_weights: bool) -> str:
