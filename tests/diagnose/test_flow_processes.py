@@ -34,7 +34,7 @@ def both() -> list[list[dict[str, Any]]]:
         for rank in range(2)
     ]  # fmt: skip
     try:
-        said = [run.communicate(timeout=120) for run in runs]
+        said = [run.communicate(timeout=240) for run in runs]
     finally:
         for run in runs:
             run.kill()
