@@ -28,7 +28,8 @@ def page(report: Report) -> str:
     """
     data = files(__package__) / "data"
     style, script = ((data / name).read_text("utf-8") for name in ("page.css", "page.js"))
-    title = f"How far back {escape(report.model)} learns"
+    cured = ", cured," if any(m.start for m in report.modules) else ""
+    title = f"How far back {escape(report.model)}{cured} learns"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -49,6 +50,7 @@ def _header(report: Report) -> str:
     facts = {
         "Model": report.model,
         "Layers": "; ".join(layers),
+        "Started by throughtime.cure": _starts(report),
         "Steps T": str(report.steps),
         "Rows B": str(report.rows),
         "Task lag": f"{report.lag} steps",
@@ -59,11 +61,16 @@ def _header(report: Report) -> str:
 
 
 def _count(module: Module) -> str:
-    if not module.gates:
-        return ""
-    number = 1 + max(g.layer for g in module.gates)
+    """How many layers of how many units."""
+    sizes = module.hidden_sizes
+    number = f"{len(sizes)} layer{'s' if len(sizes) > 1 else ''}"
+    each = " and ".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
     both = ", both directions" if any(g.direction for g in module.gates) else ""
-    return f", {number} layer{'s' if number > 1 else ''}{both}"
+    return f", {number} of {each} units{both}"
+
+
+def _starts(report: Report) -> str:
+    return "; ".join(f"{m.name or 'model'}: {m.start}" for m in report.modules if m.start)
 
 
 def _verdict(report: Report) -> str:
