@@ -102,7 +102,19 @@ def cure(
         )
     started = {id(m) for m in _inside(layers)}
     kept = [n for n, m in new.named_modules() if id(m) not in started and not _restarted(m)]
-    return Cure(new, lag, tuple(_start(n, m, lag) for n, m in layers.items()), tuple(kept))
+    given = tuple(_start(n, m, lag) for n, m in layers.items())
+    for found in given:
+        setattr(new.get_submodule(found.name), _MARK, found.words)
+    return Cure(new, lag, given, tuple(kept))
+
+
+_MARK = "throughtime_start"
+"""The attribute of a layer that keeps what it was started with; pickles have it, no state_dict."""
+
+
+def start_of(layer: nn.Module) -> str:
+    """What `cure` started a layer with, in words; empty where it did not."""
+    return str(getattr(layer, _MARK, ""))
 
 
 def _copied(model: nn.Module) -> tuple[nn.Module, dict[str, Ours]]:
