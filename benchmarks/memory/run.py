@@ -27,9 +27,9 @@ import torch
 
 from benchmarks.memory import clipped, published, reach
 from benchmarks.memory.learn import learn
-from benchmarks.memory.protocol import BARS, FAIRNESS, TRAPS, Bar
+from benchmarks.memory.protocol import BARS, TRAPS, Bar
 from benchmarks.memory.store import RESULTS, Store
-from benchmarks.memory.verdict import honest, passed
+from benchmarks.memory.verdict import free, passed, rare
 
 OTHER = {"1": reach, "8a": published, "9": clipped}
 
@@ -63,7 +63,7 @@ def _measure(bar: str, seeds: list[int], store: Store) -> None:
     for row in OTHER[bar].rows(seeds):
         print(row, flush=True)
         store.keep(row)
-    print("passed" if OTHER[bar].passed(store.rows) else "NOT PASSED")
+    _say("the bar", OTHER[bar].passed(store.rows))
 
 
 def _train(bar: Bar, seeds: list[int], store: Store, calibrate: bool) -> None:
@@ -72,16 +72,21 @@ def _train(bar: Bar, seeds: list[int], store: Store, calibrate: bool) -> None:
         if calibrate and what in TRAPS:
             continue
         row = store.row(what, case)
-        for seed in seeds[: bar.fairness_seeds if what in FAIRNESS else None]:
+        for seed in seeds[: bar.trap_seeds if what in TRAPS else None]:
             if seed not in row["seed"]:
                 begun = time.process_time()
                 store.add(row, seed, learn(case, seed), bar.solved, begun)
         told = case.horizon or "as it comes"
         print(f"{what:15}{case.cell:6}{case.start:12}lr {case.lr:<8g}T_max {told}")
         print(f"    errors {row['errors']} steps {row['steps']}", flush=True)
-    print("passed" if passed(bar, store.rows) else "NOT PASSED")
+    _say("the bar", passed(bar, store.rows))
     if bar.unclipped:
-        print("bar 9 (iii)", "passed" if honest(bar, store.rows) else "NOT PASSED")
+        _say("bar 9 (iii), without clipping", free(bar, store.rows))
+        _say("bar 9 (iii), rarely clipped", rare(store.rows))
+
+
+def _say(what: str, meets: bool) -> None:
+    print(f"{what}: {'passed' if meets else 'NOT PASSED'}")
 
 
 if __name__ == "__main__":

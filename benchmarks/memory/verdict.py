@@ -20,11 +20,15 @@ def passed(bar: Bar, rows: list[Row]) -> bool:
     return high and seen and all(_meets(bar, rows, row) for row in _of(rows, "ours"))
 
 
-def honest(bar: Bar, rows: list[Row]) -> bool:
-    """Bar 9 (iii): solved without clipping too, and hardly ever clipped with it."""
+def free(bar: Bar, rows: list[Row]) -> bool:
+    """Bar 9 (iii), first half: ours needs no clipping."""
+    return all(_solved(bar, row) for row in _of(rows, "ours unclipped"))
+
+
+def rare(rows: list[Row]) -> bool:
+    """Bar 9 (iii), second half: where ours is clipped, it hardly ever is, on any seed."""
     rates = [rate for row in _of(rows, "ours") for rate in row["clipped"] if rate is not None]
-    rarely = max(rates, default=0.0) < MOST_CLIPPED
-    return rarely and all(_solved(bar, row) for row in _of(rows, "ours unclipped"))
+    return max(rates, default=0.0) < MOST_CLIPPED
 
 
 def _meets(bar: Bar, rows: list[Row], ours: Row) -> bool:

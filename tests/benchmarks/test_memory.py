@@ -53,7 +53,7 @@ def test_the_share_of_clipped_steps_is_of_those_after_a_hundred(
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> protocol.Bar:
-    bar = protocol.Bar("latch", 4, 2, ("rnn",), 0.4, 5, unclipped=True, fairness_seeds=1)
+    bar = protocol.Bar("latch", 4, 2, ("rnn",), 0.4, 5, unclipped=True, trap_seeds=1)
     monkeypatch.setitem(run.BARS, "2", bar)
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     return bar
@@ -72,7 +72,7 @@ def test_a_result_says_every_seed_and_whether_it_is_whole(
     assert result["complete"] and len(result["rows"]) == len(list(tiny.cases()))
     assert result["torch"] == torch.__version__
     for row in result["rows"]:
-        seeds = [0] if row["what"] == "default lr" else [0, 1]
+        seeds = [0] if row["what"] in ("leak", "default lr") else [0, 1]
         assert row["seed"] == seeds and row["steps"] == [2] * len(seeds)
         assert len(row["errors"]) == row["seeds"] == len(seeds) and row["cpu_seconds"] >= 0
 
