@@ -67,8 +67,8 @@ def cure(
 ) -> Cure:  # fmt: skip
     """Start a copy of a model anew, so that gradients reach `lag` steps back.
 
-    Gated cells get time scales log-uniform from 2 to 3 x lag steps; plain ones orthogonal
-    matrices and no biases, with relu the identity. Everything else is started by its own
+    All get orthogonal matrices, gated cells also time scales log-uniform from 2 to 3 x lag steps;
+    plain ones have no biases, relu gets the identity. Everything else is started by its own
     `reset_parameters`; what is frozen is left as it is. The numbers come from torch's generator.
 
     Args:
@@ -188,23 +188,16 @@ def _started(name: str, layer: Ours, lag: int) -> Started:
     cell = layer.cell
     kind, far = type(cell).__name__, max(3, 3 * lag)
     if cell.keeps and (layer.bias or not set(cell.keeps) & set(cell.gates)):
+        words = f"{kind}: time scales of 2 to {far} steps"
+        if cell.layout.recurrent_gates:
+            initialise(layer, "orthogonal", timescales=(2, far))
+            return Started(name, "timescales", f"{words}, orthogonal matrices")
         initialise(layer, timescales=(2, far))
-        return Started(name, "timescales", f"{kind}: time scales of 2 to {far} steps")
+        return Started(name, "timescales", words)
     if not cell.layout.recurrent_gates:
         return Started(name, "none", f"{kind}: its own start, since it has no matrix to set")
     if cell.arguments.get("activation") == "relu":
         initialise(layer, "identity")
         return Started(name, "identity", f"{kind}: the identity, which relu carries on unchanged")
     initialise(layer, "orthogonal")
-    _no_biases(layer)
     return Started(name, "orthogonal", f"{kind}: orthogonal matrices, biases 0")
-
-
-@torch.no_grad()
-def _no_biases(layer: Ours) -> None:
-    """A bias moves every unit off the middle of its function, and the slopes shrink the rest."""
-    for number in range(len(layer.hidden_sizes)):
-        for d in range(layer.directions):
-            for name, weight in layer.weights(number, d).items():
-                if name in ("bias_ih", "bias_hh"):
-                    weight.zero_()
