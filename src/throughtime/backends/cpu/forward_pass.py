@@ -11,6 +11,7 @@ from throughtime.backends.call import Call, Result
 from throughtime.backends.cpu.given import GivenWords
 from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.memory import lend
+from throughtime.backends.cpu.queue import Queue, carry
 from throughtime.backends.cpu.rows import Rows, rows_of
 from throughtime.backends.cpu.runs import early_tiles, packed_forward, runs_forward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
@@ -42,8 +43,15 @@ LEAST_ROWS = 48
 """Rows of a block's input product, so that its tiles are full."""
 
 
-def run(call: Call, keep: bool, y: Tensor | None = None) -> tuple[Result, list[Tensor]]:
-    """The result, its sequence in `y` if there is one, and with `keep` what backward needs."""
+def run(
+    call: Call, keep: bool, y: Tensor | None = None, saved: Tensor | None = None,
+    queue: Queue | None = None,
+) -> tuple[Result, list[Tensor]]:  # fmt: skip
+    """The result, its sequence in `y` if there is one, and with `keep` what backward needs.
+
+    That is in the first rows of `saved`, if there is one. With a queue, all of it is there once
+    the queue has run.
+    """
     call = contiguous(call)
     found, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
@@ -53,9 +61,10 @@ def run(call: Call, keep: bool, y: Tensor | None = None) -> tuple[Result, list[T
     if call.lengths is not None:
         y.zero_()
     final = [x.new_empty((D, rows.B, width)) for width in widths]
-    saved = lend(x, kept_shape(call, found)) if keep else None
+    shape = kept_shape(call, found)
+    saved = None if not keep else lend(x, shape) if saved is None else saved[:, : shape[1]]
     if rows.B:
-        _carry(call, found, rows, y, final, saved)
+        _carry(call, found, rows, y, final, saved, queue)
     return Result((y,), tuple(final)), [] if saved is None else [saved]
 
 
@@ -73,8 +82,9 @@ def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
 
 
 def _carry(
-    call: Call, found: Plan, rows: Rows, y: Tensor, final: list[Tensor], saved: Tensor | None
-) -> None:
+    call: Call, found: Plan, rows: Rows, y: Tensor, final: list[Tensor], saved: Tensor | None,
+    queue: Queue | None,
+) -> None:  # fmt: skip
     step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
     if found.own or not found.fused:  # members of a chunk meet once a step, and no oftener
         step_bytes = -1
@@ -87,7 +97,8 @@ def _carry(
         for s, v in enumerate(final):
             addresses[f"final{s} {d}"] = part_address(v, d)
         addresses[f"saved {d}"] = part_address(saved, d)
-    template.run(shape.code.region, team, addresses)
+    held = call, final, saved, given
+    carry(queue, template, shape.code.region, team, addresses, None, y, *held)
 
 
 @functools.lru_cache(maxsize=128)
