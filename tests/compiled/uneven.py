@@ -94,7 +94,30 @@ class Lengths(Cell):
         return h, torch.tanh(s.old + (U.put @ h) / s.m.shape[-1]), s.m
 
 
+class Told(Cell):
+    """Direct inputs as wide as a memory, and as wide as nothing but the matrix that reads one.
+
+    Args:
+        slots: of the memory.
+        told: numbers in what is told.
+    """
+
+    gates = ("g",)
+    state = {"h": "hidden_size", "m": "slots"}
+    products = {"hear": ("h", "told"), "get": ("h", "m"), "put": ("m", "h")}
+    inputs = {"told": "told", "write": "m", "gap": 1, "shut": "slots"}
+
+    def __init__(self, slots: int, told: int) -> None:
+        self.slots, self.told = slots, told
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        heard = U.hear @ torch.tanh(a.told)
+        h = torch.tanh(a.g + U.g @ s.h + a.gap * heard + U.get @ (a.write * s.m))
+        keep = torch.sigmoid(a.shut)
+        return h, keep * s.m + (1 - keep) * torch.tanh(U.put @ h + a.write)
+
+
 UNEVEN: list[Cell] = [
     LowRank(1), LowRank(6), LowRank(35), Beside(), Square(), Memories(1), Memories(4),
-    Memories(40), Lengths(3),
+    Memories(40), Lengths(3), Told(4, 1), Told(40, 7), Told(1, 50),
 ]  # fmt: skip

@@ -33,13 +33,13 @@ class Opaque(Backend, Protocol):
     """A backend that computes its own derivative, since nothing sees inside."""
 
     def forward(
-        self, call: Call, keep: bool, y: Tensor | None = None, kept: Sequence[Tensor] = (),
+        self, call: Call, keep: bool, to: Sequence[Tensor] = (), kept: Sequence[Tensor] = (),
         queue: Any = None,
     ) -> tuple[Result, list[Tensor]]:  # fmt: skip
         """The result, and what `backward` needs beside it; nothing with keep=False.
 
-        With `y`, contiguous and of the output's shape, the output sequence is written there; with
-        `kept`, from a call of at least as many steps, that is written over.
+        With `to`, contiguous and of their shapes, the sequences are written there; with `kept`,
+        from a call of at least as many steps, that is written over.
         """
 
     def queue_for(self, call: Call) -> Any:

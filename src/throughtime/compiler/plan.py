@@ -16,7 +16,7 @@ from throughtime.compiler.inputs import state_shapes
 from throughtime.compiler.masked import NO_MASKS, Masks, with_masks
 from throughtime.compiler.phases import Phase, phases_of
 from throughtime.compiler.refused import reason
-from throughtime.compiler.rowwise import REDUCTIONS, expanded
+from throughtime.compiler.rowwise import expanded
 from throughtime.compiler.saving import needed_values, saved_values
 from throughtime.compiler.sums import Sum, phase_lines, sums_of
 from throughtime.compiler.trace import trace
@@ -74,8 +74,8 @@ class Plan:
 
     @cached_property
     def rowwise(self) -> bool:
-        """Whether the step itself computes over the units of a row."""
-        return any(n.op in REDUCTIONS for n in self.graph.nodes[: self.graph.forward])
+        """Whether code works out numbers of a whole row before it goes over its units."""
+        return self.widths.rowwise
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:

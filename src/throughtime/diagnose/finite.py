@@ -11,8 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends.call import packed_mask, unpack
 from throughtime.diagnose.path import first_step
-from throughtime.diagnose.pulse import sent_back
-from throughtime.diagnose.walk import walk
+from throughtime.diagnose.walk import sent_back, walk
 from throughtime.diagnose.watch import Given, rows_of
 from throughtime.errors import NotFiniteError, OptionError
 

@@ -27,8 +27,8 @@ class GradientFlow(pl.Callback):
     """Logs how far back a model learns as it trains, and stops it at the first NaN or infinity.
 
     At training step 0, n, 2 n, ... all loggers of the trainer get, for each recurrent layer and
-    direction as `flow/.../encoder.0`: `horizon_steps`, the lag at which rho(k) falls below 1/1000
-    (T where it does not), `log10_rho` at the lag, and `saturated`, the largest share of a gate's
+    direction as `flow/.../encoder.0`: `horizon_steps`, the first lag with rho(k) below 1/1000
+    (T where there is none), `log10_rho` at the lag, and `saturated`, the largest share of a gate's
     values at its ends. For the model: `flow/gradient_norm` before clipping, `flow/clip_rate` over
     the steps since the last record where something clips, `flow/update/...` =
     ||delta theta|| / ||theta|| of every parameter, and `flow/update_spread`, the largest of the

@@ -49,8 +49,6 @@ def _no_machine() -> str | None:
 
 def _kind(call: Call) -> str | None:
     """What the compiled loops do not offer."""
-    if call.record:
-        return "compiled code does not offer the sequence of every state"
     others = [v for w in call.weights for v in w.values()]
     others += [*(call.state or ()), *(call.initial or ()), *(call.inputs or {}).values()]
     others += [v for v in (call.clip, call.norms) if v is not None]
@@ -71,7 +69,7 @@ def _word(dtype: torch.dtype) -> str:
 
 
 def forward(
-    call: Call, keep: bool, y: Tensor | None = None, kept: Sequence[Tensor] = (),
+    call: Call, keep: bool, to: Sequence[Tensor] = (), kept: Sequence[Tensor] = (),
     queue: Queue | None = None,
 ) -> tuple[Result, list[Tensor]]:  # fmt: skip
     """The result, and what `backward` needs beside the call; nothing with keep=False.
@@ -79,11 +77,11 @@ def forward(
     Args:
         call: what to carry.
         keep: whether `backward` will be called.
-        y: where the output sequence is written, contiguous and of its shape; None is fresh.
+        to: where the sequences are written, contiguous and of their shapes; empty is fresh.
         kept: what a call of at least as many steps kept, to be written over; empty is fresh.
         queue: where the work waits; all values are there once it has run. None is now.
     """
-    return forward_pass.run(call, keep, y, kept[0] if kept else None, queue)
+    return forward_pass.run(call, keep, to, kept[0] if kept else None, queue)
 
 
 def queue_for(call: Call) -> Queue | None:
@@ -112,7 +110,8 @@ def backward(
     Args:
         call: as `forward` had it.
         kept: the output sequence, and what `forward` kept.
-        d_results: gradients by the sequences and the final states; None is zero.
+        d_results: gradients by the sequences, recorded ones too, and by the final states; None is
+            zero.
         wants_x: whether the gradient by x is asked for.
         wants_weights: whether one by any weight is.
         sums: to which gradients by the weights, and what resets carry to `initial`, are added: the

@@ -14,6 +14,7 @@ from throughtime.backends.cpu.gradients import Room, Sums, by_weights, by_x, giv
 from throughtime.backends.cpu.inputs import by_inputs
 from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.queue import Queue, carry
+from throughtime.backends.cpu.records import Records, lines
 from throughtime.backends.cpu.restarts import by_initial
 from throughtime.backends.cpu.rows import Rows, rows_of
 from throughtime.backends.cpu.runs import packed_backward, runs_backward, set_runs
@@ -76,9 +77,9 @@ def _carry(
     finish: Callable[[], object],
 ) -> None:  # fmt: skip
     y, saved = kept
-    d_y, *d_final = d_results
-    if d_y is not None and d_y.stride(-1) != 1 and call.hidden_size > 1:
-        d_y = d_y.contiguous()
+    states = len(found.state_names)
+    d_y, *d_records = d_results[:-states]
+    d_y, d_final = lines(d_y), d_results[-states:]
     packed = call.batch_sizes is not None
     team = team_for(2 * flops_of(found, call, rows.N), call.directions, rows.B)
     strides = (0, 0) if d_y is None else strides_of(d_y, packed)
@@ -88,9 +89,10 @@ def _carry(
     finals = [None if v is None else v.contiguous() for v in d_final]
     packed_rows = shape.packed_rows(d_y=strides[1])
     given = GivenWords(call, found, rows, team.chunks, packed_rows, room.initial)
-    found_at = given.addresses | _addresses(call, y, saved, finals, room)
+    records = Records(d_records, call.directions, packed)
+    found_at = given.addresses | records.addresses | _addresses(call, y, saved, finals, room)
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
-    held = call, kept, d_y, finals, room, given
+    held = call, kept, d_y, finals, room, given, records
     last = None if queue is None else finish
     carry(queue, template, shape.code.region, team, found_at, last, *held)
 
