@@ -100,7 +100,7 @@ def cure(
             "every weight of the recurrent layers is frozen, so a new start would stay untrained; "
             "unfreeze them first"
         )
-    started = {id(m) for m in _inside(layers)}
+    started = {id(m) for layer in layers.values() for m in layer.modules()}
     kept = [n for n, m in new.named_modules() if id(m) not in started and not _restarted(m)]
     given = tuple(_start(n, m, lag) for n, m in layers.items())
     for found in given:
@@ -143,11 +143,6 @@ def _recurrent(model: nn.Module) -> Iterator[tuple[str, Ours]]:
             yield name, module
 
 
-def _inside(layers: dict[str, Ours]) -> Iterator[nn.Module]:
-    for layer in layers.values():
-        yield from layer.modules()
-
-
 def _has_own(module: nn.Module) -> bool:
     return next(iter(module.parameters(recurse=False)), None) is not None
 
@@ -188,12 +183,10 @@ def _started(name: str, layer: Ours, lag: int) -> Started:
     cell = layer.cell
     kind, far = type(cell).__name__, max(3, 3 * lag)
     if cell.keeps and (layer.bias or not set(cell.keeps) & set(cell.gates)):
+        matrices = "orthogonal" if cell.layout.recurrent_gates else None
+        initialise(layer, matrices, timescales=(2, far))
         words = f"{kind}: time scales of 2 to {far} steps"
-        if cell.layout.recurrent_gates:
-            initialise(layer, "orthogonal", timescales=(2, far))
-            return Started(name, "timescales", f"{words}, orthogonal matrices")
-        initialise(layer, timescales=(2, far))
-        return Started(name, "timescales", words)
+        return Started(name, "timescales", words + (", orthogonal matrices" if matrices else ""))
     if not cell.layout.recurrent_gates:
         return Started(name, "none", f"{kind}: its own start, since it has no matrix to set")
     if cell.arguments.get("activation") == "relu":
