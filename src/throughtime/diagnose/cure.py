@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -183,6 +183,7 @@ def _started(name: str, layer: Ours, lag: int) -> Started:
     cell = layer.cell
     kind, far = type(cell).__name__, max(3, 3 * lag)
     if cell.keeps and (layer.bias or not set(cell.keeps) & set(cell.gates)):
+        matrices: Literal["orthogonal"] | None
         matrices = "orthogonal" if cell.layout.recurrent_gates else None
         initialise(layer, matrices, timescales=(2, far))
         words = f"{kind}: time scales of 2 to {far} steps"
