@@ -104,7 +104,7 @@ def cure(
     kept = [n for n, m in new.named_modules() if id(m) not in started and not _restarted(m)]
     given = tuple(_start(n, m, lag) for n, m in layers.items())
     for found in given:
-        setattr(new.get_submodule(found.name), _MARK, found.words)
+        setattr(new.get_submodule(found.name), _MARK, found.words.partition(": ")[2])
     return Cure(new, lag, given, tuple(kept))
 
 
