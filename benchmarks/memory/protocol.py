@@ -78,7 +78,7 @@ BARS = {
     ),
     "5": Bar("order", 100, 700, ("lstm",), 0.60, 4),
     "8b": Bar(
-        "mnist1d", 40, 2000, ("lstm",), 0.0, 0, hidden=64, stop=0.0, beats=2.0,
-        trap_seeds=2,
+        "mnist1d", 40, 1000, ("lstm",), 0.0, 0, hidden=64, stop=0.0, beats=2.0,
+        trap_seeds=1,
     ),
 }  # fmt: skip
