@@ -25,7 +25,6 @@ ZONES = torch.zeros(1, 3, 2, 5).double()
 CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "mask": ({"recurrent_mask": MASK}, "has no gradient by masks"),
     "zoneout": ({"zoneout": (ZONES,)}, "states, inputs and masks must be float32"),
-    "record": ({"record": True}, "does not offer the sequence of every state"),
     "state": ({"state": (ZONES[:, 0],)}, "states, inputs and masks must be float32"),
     "mixed": ({"x": torch.zeros(3, 2, 4).double()}, "must be float64 on cpu like the input"),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -24,7 +25,7 @@ class Room:
     """Where the region writes gradients; matrices and x padded to whole vectors.
 
     Attributes:
-        x: (D, N, I), or None.
+        x: (D, N, I), or None; with lengths (D, N + 1, I), the last row for what is behind an end.
         W: for each direction (rows of weight_ih, I); empty like all of weights where not wanted.
         U: weight_hh and each product's matrix, their columns padded likewise.
         others: by name, biases and vectors as they are.
@@ -104,9 +105,9 @@ def sums_for(call: Call, found: Plan) -> Sums:
 
 def room_for(
     call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool,
-    sums: Sums | None = None,
+    sums: Sums | None = None, d_x: Tensor | None = None,
 ) -> Room:  # fmt: skip
-    """Memory for what is wanted."""
+    """Memory for what is wanted; the gradient by x is written into `d_x` itself where it fits."""
     shapes, layout = _shapes_of(call), call.cell.layout
     D, new = call.directions, call.x.new_empty
     # The region writes all of them, if it runs, but for gates that reach nothing.
@@ -117,8 +118,10 @@ def room_for(
         weights = _weights(call, shapes, none, D if wants_weights else 0)
     else:
         weights = sums.W, sums.U, sums.others
+    x = (D, rows.N + (call.lengths is not None), shapes.inputs)
+    fits = d_x is not None and d_x.numel() == math.prod(x) and call.lengths is None
     return Room(
-        new((D, rows.N, shapes.inputs)) if wants_x else None,
+        (d_x.view(x) if d_x is not None and fits else new(x)) if wants_x else None,
         *weights,
         [new((D, rows.B, width)) for width in call.cell.widths(call.hidden_size)],
         new((D, rows.N, len(found.lines), shapes.line)) if found.inputs else None,
@@ -141,14 +144,17 @@ def _weights(
 
 
 def by_x(call: Call, rows: Rows, found: Tensor | None) -> Tensor | None:
-    """(D, N, padded I) to the gradient in x's own shape."""
+    """(D, N, padded I) to the gradient in x's own shape, zero behind a row's end."""
     if found is None:
         return None
     width = call.x.shape[-1]
     total = found[0] if len(found) == 1 else found[0] + found[1]
     if total.shape[-1] != width:
-        total = total[:, :width].contiguous()
-    return as_given(call, rows, total)
+        total = total[:, :width]
+    if call.lengths is None:
+        return as_given(call, rows, total.contiguous())
+    total[rows.N] = 0
+    return total.index_select(0, torch.from_numpy(rows.places)).view(call.x.shape)
 
 
 def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
