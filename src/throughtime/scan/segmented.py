@@ -84,15 +84,17 @@ class Direction:
         """The result, and for each state (segments - 1, B, width): where the others start."""
         call, turn = self._call()
         borders: list[tuple[Tensor, ...]] = []
-        state, y = call.start(), self._room(call, len(call.x))
+        state, y, others = call.start(), self._room(call, len(call.x)), Joined(len(call.x))
         for first, segment in segments(call, self.every):
             if first:
                 borders.append(state)
             to = y[first : first + len(segment.x)]
-            state = self.backend.forward(segment._replace(state=state), False, to)[0].final
+            result, _ = self.backend.forward(segment._replace(state=state), False, to)
+            others.put(first, result.sequences[1:])
+            state = result.final
         kept = [torch.cat(s) for s in zip(*borders, strict=True)]
-        y = y if turn is None else turn.back(y)
-        return Result((y,), state), kept or [v.new_empty(0) for v in state]
+        sequences = tuple(v if turn is None else turn.back(v) for v in (y, *others.whole))
+        return Result(sequences, state), kept or [v.new_empty(0) for v in state]
 
     def backward(
         self, borders: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
@@ -108,7 +110,7 @@ class Direction:
             state = tuple(v[i - 1 : i] for v in borders) if i else call.start()
             segment = segment._replace(state=state)
             own = y[: len(segment.x)]
-            kept = self.backend.forward(segment, True, own)[1]
+            kept = self.backend.forward(segment._replace(record=False), True, own)[1]
             steps = slice(first, first + len(own))
             d_part = [None if v is None else v[steps] for v in d_sequences]
             found = self.backend.backward(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients, Result
 from throughtime.backends.cpu import backward_pass, forward_pass, gradients
+from throughtime.backends.cpu.apart import call_apart, gradients_together
 from throughtime.backends.cpu.gradients import Sums
 from throughtime.backends.cpu.masks import masks_of, plan_of
 from throughtime.backends.transforms import no_rule
@@ -72,16 +73,17 @@ def forward(call: Call, keep: bool, y: Tensor | None = None) -> tuple[Result, li
 
     With `y`, contiguous and of the output's shape, the output sequence is written there.
     """
-    return forward_pass.run(call, keep, y)
+    return forward_pass.run(call_apart(call), keep, y)
 
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     """The shapes of what `forward` keeps, in the numbers of x."""
-    return forward_pass.kept_shapes(call)
+    return forward_pass.kept_shapes(call_apart(call))
 
 
 def sums_for(call: Call) -> Sums:
     """Where backward passes of calls with the same weights add up what they say of them."""
+    call = call_apart(call)
     return gradients.sums_for(call, plan_of(call))
 
 
@@ -102,4 +104,6 @@ def backward(
             result then has the sums so far.
         d_x: where the gradient by x is written, contiguous and of x's shape; None is fresh.
     """
-    return backward_pass.run(call, kept, d_results, wants_x, wants_weights, sums, d_x)
+    call = call_apart(call)
+    found = backward_pass.run(call, kept, d_results, wants_x, wants_weights, sums, d_x)
+    return gradients_together(call.cell, found)

@@ -169,7 +169,7 @@ def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
     vectors = max(1, shape.panel * len(shape.plan.last))
     lines = lines_forward(shape.plan) * shape.H_row  # behind the rows of either
     rows_of_vector = own.reserve(chunk * shape.H_row + lines if shape.plan.own else 0)
-    chains = own.reserve(HIGHEST * vectors * shape.code.kind.size + lines)
+    chains = own.reserve(min(HIGHEST, chunk) * vectors * shape.code.kind.size + lines)
     return {
         "block": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,
         "vector_rows": int(rows_of_vector), "scratch": arena.reserve(team.threads * own.bytes),

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from throughtime.backends.cpu.apart import call_apart
 from throughtime.backends.cpu.sizes import FLOPS_PER_US, target
 from throughtime.backends.cpu.stream_inputs import StreamInputs
 from throughtime.backends.cpu.stream_layer import Part, Product, Residual, StreamLayer, linear
@@ -65,7 +66,7 @@ class CompiledStream:
         if isinstance(part, Product):
             self._width = len(part.weight)
             return linear(self._program, part, places[-1])
-        layer = StreamLayer(self._program, part, places[-1])
+        layer = StreamLayer(self._program, call_apart(part), places[-1])
         self._width = layer.width
         self.states.append(layer.states)
         self._inputs.add(part, layer.inputs)

@@ -81,7 +81,7 @@ def _chart(report: Report) -> Chart:
     chart.mark_y(math.log10(math.exp(-1)), "1/e")
     chart.mark_y(-3.0, "1/1000")
     chart.mark_y(FLOOR, "float32 ends here")
-    chart.mark_x(report.lag, "task lag")
+    chart.mark_x(report.lag, f"task lag {report.lag}")
     chart.axes(y={"range": _range(report)})
     return chart
 
