@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from throughtime.diagnose.batches import as_batches
 from throughtime.diagnose.connectivity import connectivity
+from throughtime.diagnose.cure import start_of
 from throughtime.diagnose.evenness import evenness
 from throughtime.diagnose.gates import gate_times
 from throughtime.diagnose.jacobians import jacobians
@@ -25,7 +27,7 @@ from throughtime.diagnose.panels import (
     weight_gradient_lags,
 )
 from throughtime.diagnose.report import Missing, Module, Report
-from throughtime.diagnose.subject import Loss, Seen, Subject, as_batches
+from throughtime.diagnose.subject import Loss, Seen, Subject
 from throughtime.diagnose.trial import Trial
 from throughtime.diagnose.verdict import not_finite, troubles
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
@@ -51,7 +53,7 @@ def diagnose(
         model: a recurrent layer of torch.nn or of this package, or a module with some in it.
         batches: a batch or an iterable of them, of which the first is measured, up to three for
             the spread and up to 16 for clipping; a batch is the model's input, or a tuple of
-            input and target.
+            input and target; an input that is a tuple of tensors is several arguments.
         loss: called with output and target, or the output alone where there is no target; left
             out, a fixed random projection of the last output.
         lag: how many steps back the task needs; left out, the whole sequence.
@@ -100,7 +102,7 @@ def _with_panels(
     gaps, loss, first = Gaps(), trial.loss, trial.batches[0]
     layers, given = subject.layers, seen.batches
     tried, each = gaps.tried, partial(_each, gaps, [*given])
-    modules = tuple(_module(gaps, n, layers[n], given[n]) for n in given)
+    modules = tuple(_module(gaps, n, trial.model, layers[n], given[n]) for n in given)
     spread = tried(
         "bands", "", (), lambda: bands(subject, trial.batches, loss, report.lag_gradients)
     )
@@ -131,10 +133,12 @@ def _each(
     return tuple(found)
 
 
-def _module(gaps: Gaps, name: str, layer: SequenceLayer, batch: Batch) -> Module:
+def _module(gaps: Gaps, name: str, model: nn.Module, layer: SequenceLayer, batch: Batch) -> Module:
     return Module(
         name=name,
         cell=repr(layer.cell),
+        hidden_sizes=tuple(layer.hidden_sizes),
+        start=start_of(model.get_submodule(name)),
         jacobians=gaps.tried("jacobians", name, (), lambda: jacobians(layer, batch)),
         gates=gaps.tried("gates", name, (), lambda: gate_times(layer, batch)),
     )

@@ -21,7 +21,6 @@ from throughtime.compiler.llvm.machine import Machine
 from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.phases import early_phases
 from throughtime.compiler.llvm.products import parts_of
-from throughtime.compiler.llvm.records import give_records
 from throughtime.compiler.llvm.restarts import restart_rows, write_restart
 from throughtime.compiler.llvm.states import give_final, give_output, h_places, take_start
 from throughtime.compiler.llvm.steps import alive, for_chunks, gather_x, time_of
@@ -87,10 +86,8 @@ def _write_chunk(
             places, sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
             e.call(step, *(g[n] for n in CHUNK[:-1]), R, t, sums, *places)
             _meet(e, barrier, met)
-            give_output(e, c, f, copies, R, t, places[1])
-            give_records(e, c, f, copies, R, t)
-            again = restart_rows(e, c, f, restart, R, i.index + 1, places[1])
-            again = f["records"].choose("!=", 0, 1, again)
+            recorded = give_output(e, c, f, copies, R, t, places[1])
+            again = restart_rows(e, c, f, restart, R, i.index + 1, places[1]).most(recorded)
             with e.when(again.compare("!=", 0)):
                 _meet(e, barrier, met + 1)
             i.next = [(m + R).value, (more + again).value]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.frame import Frame
 from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.records import give_records
 from throughtime.compiler.llvm.steps import state_width, take_states
 from throughtime.compiler.llvm.team import my_share
 
@@ -30,8 +31,20 @@ def h_places(c: Frame, f: Frame, low: Num, i: Num) -> tuple[Num, Num]:
 
 def give_output(
     e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num, new: Num
+) -> Num:
+    """This member's share of what a step has given.
+
+    Gives 1 where other states than the output are recorded, so that the members must meet, else 0.
+    """
+    _give_share(e, c, f, copies, R, t, new)
+    give_records(e, c, f, copies, R, t)
+    return f["records"].choose("!=", 0, 1, e.number(0))
+
+
+def _give_share(
+    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num, new: Num
 ) -> None:
-    """This member's share of what a step has given: some rows, or some units of all rows.
+    """Some rows of the output, or some units of all rows.
 
     Resets change whole rows of it next, so with them a member gives the rows that it will reset.
     """
