@@ -56,6 +56,24 @@ def test_a_sum_over_one_number_is_that_number() -> None:
     assert isinstance(found, Plan) and not found.rowwise
 
 
+class OfVector(Cell):
+    """A mean over the numbers of a per-unit vector."""
+
+    gates = ("h",)
+    state = ("h",)
+    vectors = {"gain": 0.5}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (torch.tanh(a.h + U.h @ s.h) * p.gain.mean(-1, keepdim=True),)
+
+
+def test_what_has_no_rule_is_told_with_its_line() -> None:
+    found = plan(OfVector())
+    assert isinstance(found, str)
+    assert found.startswith("mean has no rule, which keeps OfVector uncompiled: ")
+    assert found.endswith("return (torch.tanh(a.h + U.h @ s.h) * p.gain.mean(-1, keepdim=True),)")
+
+
 class NormedProjection(Cell):
     """A row of gates is normalised, and so is what is projected, which has a width of its own."""
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tests.tolerance import TOLERANCE
 from throughtime import GRU, LSTM, RNN, Recurrent, cells
+from throughtime.diagnose.rows import Rows
 from throughtime.diagnose.walk import sent_back, walk
-from throughtime.diagnose.watch import Rows
 from throughtime.diagnose.whole import norms_by_lag
 from throughtime.layers.batch import Batch
 

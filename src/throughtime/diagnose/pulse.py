@@ -11,8 +11,8 @@ from torch import Tensor
 
 from throughtime.diagnose.activity import activities
 from throughtime.diagnose.gates import share_at_ends
+from throughtime.diagnose.rows import Rows
 from throughtime.diagnose.walk import Walk, sent_back, walk
-from throughtime.diagnose.watch import Rows
 from throughtime.diagnose.whole import norms_by_lag
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.sequence import SequenceLayer

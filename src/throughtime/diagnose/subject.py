@@ -18,6 +18,7 @@ from throughtime.diagnose.checks import (
     check_plain,
     check_weights,
     first_tensor,
+    not_copied,
 )
 from throughtime.diagnose.path import Path, Record, carry
 from throughtime.errors import NotFiniteError, OptionError
@@ -58,15 +59,15 @@ class Subject:
 
     Raises:
         TypeError: it is no module.
-        OptionError: it is compiled or wrapped, has no recurrent layer, or one that cannot be
-            looked at: frozen, in half precision, or dilated.
+        OptionError: it is compiled or wrapped, cannot be copied, has no recurrent layer, or one
+            that cannot be looked at: frozen, in half precision, or dilated.
     """
 
     def __init__(self, model: nn.Module) -> None:
         check_plain(model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of hooks, which the copy alone runs
-            self.model = from_torch(model, backend="reference").eval()
+            self.model = _copied(model).eval()
         self.layers = {
             name: m for name, m in self.model.named_modules() if isinstance(m, SequenceLayer)
         }
@@ -145,3 +146,12 @@ class Subject:
         draw = torch.Generator().manual_seed(0)
         vector = torch.randn(ends.shape[-1], dtype=torch.float64, generator=draw).to(ends)
         return (ends * vector).sum(-1).mean()
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return from_torch(model, backend="reference")
+    except OptionError as error:
+        if error.__cause__ is None:
+            raise
+        raise not_copied(error.__cause__) from error

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.diagnose.path import State, by_states
+from throughtime.diagnose.rows import Rows
 from throughtime.diagnose.steps import Steps
-from throughtime.diagnose.watch import Rows
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.merge import merged
 from throughtime.layers.sequence import SequenceLayer

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Result
 from throughtime.diagnose.path import State
+from throughtime.diagnose.rows import Rows
 from throughtime.diagnose.walk import Walk, apart, in_own_order, states_at
-from throughtime.diagnose.watch import Rows
 from throughtime.layers.batch import Batch
 from throughtime.layers.merge import merged
 from throughtime.layers.sequence import SequenceLayer

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients, Result
 from throughtime.backends.cpu import backward_pass, forward_pass, gradients
+from throughtime.backends.cpu.apart import call_apart, gradients_together
 from throughtime.backends.cpu.gradients import Sums
 from throughtime.backends.cpu.masks import masks_of, plan_of
 from throughtime.backends.cpu.queue import Queue
@@ -81,7 +82,7 @@ def forward(
         kept: what a call of at least as many steps kept, to be written over; empty is fresh.
         queue: where the work waits; all values are there once it has run. None is now.
     """
-    return forward_pass.run(call, keep, to, kept[0] if kept else None, queue)
+    return forward_pass.run(call_apart(call), keep, to, kept[0] if kept else None, queue)
 
 
 def queue_for(call: Call) -> Queue | None:
@@ -92,11 +93,12 @@ def queue_for(call: Call) -> Queue | None:
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     """The shapes of what `forward` keeps, in the numbers of x."""
-    return forward_pass.kept_shapes(call)
+    return forward_pass.kept_shapes(call_apart(call))
 
 
 def sums_for(call: Call) -> Sums:
     """Where backward passes of calls with the same weights add up what they say of them."""
+    call = call_apart(call)
     return gradients.sums_for(call, plan_of(call))
 
 
@@ -120,4 +122,6 @@ def backward(
         queue: where the work waits; then gradients by the state at the start alone are given, and
             all is there once the queue has run. None is now.
     """
-    return backward_pass.run(call, kept, d_results, wants_x, wants_weights, sums, d_x, queue)
+    call = call_apart(call)
+    found = backward_pass.run(call, kept, d_results, wants_x, wants_weights, sums, d_x, queue)
+    return gradients_together(call.cell, found)
