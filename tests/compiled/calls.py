@@ -129,6 +129,12 @@ def random_call(
     return Call(cell, H, x, weights, **given)
 
 
+def of_parameters(call: Call) -> Call:
+    """The call with parameters for weights, whose packs wait from call to call."""
+    weights = ({n: torch.nn.Parameter(v.detach()) for n, v in w.items()} for w in call.weights)
+    return call._replace(weights=tuple(weights))
+
+
 def _positive(v: Tensor) -> Tensor:
     return v.detach().abs().add(0.5).requires_grad_(v.requires_grad)
 

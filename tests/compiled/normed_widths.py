@@ -127,8 +127,32 @@ class Spread(Cell):
         return h, c, 0.5 * one + 0.2 * s.one
 
 
+class Pointed(Cell):
+    """Sums over direct inputs, one as wide as a memory and one as wide as nothing else.
+
+    Args:
+        places: the width of the memory.
+        told: numbers in what is told.
+    """
+
+    gates = ("g",)
+    state = {"h": "hidden_size", "m": "places"}
+    inputs = {"scores": "places", "told": "told", "gap": 1}
+    products = {"put": ("m", "told"), "get": ("h", "m")}
+
+    def __init__(self, places: int, told: int) -> None:
+        self.places, self.told = places, told
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        w = softmax(a.scores + s.m, -1) * torch.sigmoid(a.gap)
+        told = layer_norm(a.told, a.told.shape[-1:], eps=0.1)
+        m = (1 - w) * s.m + w * torch.tanh(U.put @ told)
+        loud = torch.sigmoid(torch.square(a.told).mean(-1, keepdim=True))
+        return torch.tanh(a.g + U.g @ s.h + U.get @ m) * loud, m
+
+
 NORMED_WIDTHS: list[Cell] = [
     NormedProjection(1), NormedProjection(4), NormedProjection(40), NormedRank(2), NormedRank(19),
     Addressed(3), Addressed(37), NumbersBetween(5), NumbersBetween(35),
-    Spread(1), Spread(6), Spread(34),
+    Spread(1), Spread(6), Spread(34), Pointed(3, 2), Pointed(35, 41),
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from tests.compiled.calls import (
     assert_same,
     every_cell,
     every_dtype,
+    of_parameters,
     random_call,
     results,
 )
@@ -52,17 +53,12 @@ def _outputs(layer: Recurrent, x: Tensor) -> list[Tensor]:
     return [y, *(v for part in state for v in part)]
 
 
-def _of_parameters(call: Call) -> Call:
-    weights = ({n: torch.nn.Parameter(v) for n, v in w.items()} for w in call.weights)
-    return call._replace(weights=tuple(weights))
-
-
 @every_dtype
 @every_cell
 @torch.no_grad()
 def test_any_number_that_changes_is_seen(cell: Cell, dtype: torch.dtype) -> None:
     for sizes, form in zip(SIZES, FORMS, strict=False):
-        call = _of_parameters(random_call(cell, dtype, sizes, form, grad=False))
+        call = of_parameters(random_call(cell, dtype, sizes, form, grad=False))
 
         def run(call: Call = call) -> list[Tensor]:
             return list(results(call).values())

@@ -12,17 +12,6 @@ from throughtime.compiler import sweeps
 from throughtime.compiler.plan import Plan, plan
 
 
-class Wide(Cell):
-    """A direct input as wide as a memory that is no hidden_size wide."""
-
-    gates = ("g",)
-    state = {"h": "hidden_size", "m": 5}
-    inputs = {"v": "m"}
-
-    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
-        return torch.tanh(a.g + U.g @ s.h), 0.5 * s.m + a.v
-
-
 def test_a_plan_reads_as_its_phases_and_what_it_saves() -> None:
     assert str(plan(cells.Elman())) == (
         "phase 1: products with x and the old state, then the pointwise part\n"
@@ -37,10 +26,6 @@ def test_a_plan_reads_as_its_phases_and_what_it_saves() -> None:
         "saved: t4 = sigmoid(t3), t9 = tanh(t8); read beside it: h_(t-1)"
     )
     assert str(plan(cells.LSTM())).endswith("t16 = sigmoid(t15), t17 = s.c")
-
-
-def test_a_direct_input_of_a_width_of_its_own_is_refused() -> None:
-    assert plan(Wide()) == "Wide reads the direct input v, whose width is not 1 or hidden_size"
 
 
 def test_widths_that_no_matrix_joins_are_parts_of_their_own() -> None:
@@ -69,6 +54,24 @@ class OfOneNumber(Cell):
 def test_a_sum_over_one_number_is_that_number() -> None:
     found = plan(OfOneNumber())
     assert isinstance(found, Plan) and not found.rowwise
+
+
+class OfVector(Cell):
+    """A mean over the numbers of a per-unit vector."""
+
+    gates = ("h",)
+    state = ("h",)
+    vectors = {"gain": 0.5}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (torch.tanh(a.h + U.h @ s.h) * p.gain.mean(-1, keepdim=True),)
+
+
+def test_what_has_no_rule_is_told_with_its_line() -> None:
+    found = plan(OfVector())
+    assert isinstance(found, str)
+    assert found.startswith("mean has no rule, which keeps OfVector uncompiled: ")
+    assert found.endswith("return (torch.tanh(a.h + U.h @ s.h) * p.gain.mean(-1, keepdim=True),)")
 
 
 class NormedProjection(Cell):

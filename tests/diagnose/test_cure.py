@@ -62,7 +62,7 @@ def test_the_gradient_reaches_200_steps_back(
     (started,) = found.started
     assert (started.name, started.recipe) == ("layer", recipe)
     assert type(model.layer).__name__ != "LSTM" or started.words == (
-        "LSTM: time scales of 2 to 600 steps"
+        "LSTM: time scales of 2 to 600 steps, orthogonal matrices"
     )
 
 
@@ -134,7 +134,9 @@ def test_the_lag_comes_from_the_report_or_the_call() -> None:
     model = nn.GRU(2, 4)
     assert cure(model, Report(9)).lag_steps == 9
     assert cure(model, Report(9), lag=4).lag_steps == 4
-    assert cure(model, Report(9)).started[0].words == "GRU: time scales of 2 to 27 steps"
+    assert cure(model, Report(9)).started[0].words == (
+        "GRU: time scales of 2 to 27 steps, orthogonal matrices"
+    )
 
 
 def test_what_cannot_be_cured_is_refused() -> None:

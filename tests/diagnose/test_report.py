@@ -89,11 +89,29 @@ def test_the_table_has_a_number_of_every_panel() -> None:
         f"{c.capacity:.1f}",
     ]  # fmt: skip
     text = str(report)
-    assert f"first {report.weight_lags[0].steps_to(0.99)} lags" in text
+    assert f"its part up to lag {report.weight_lags[0].steps_to(0.99)} has" in text
     assert "Gradient of 4 batches: median norm" in text and "Clipped at 1e+03: 0% of the" in text
     assert report.evenness is not None
     ratios = [s.ratio for s in report.evenness.shares if s.ratio is not None]
     assert f"from {min(ratios):.1e} (" in text and f" to {max(ratios):.1e} (" in text
+
+
+def test_two_reports_stand_side_by_side_at_the_lag_of_the_first() -> None:
+    torch.manual_seed(0)
+    model = nn.GRU(4, 8)
+    before = throughtime.diagnose(model, _x(0), lag=20)
+    after = throughtime.diagnose(throughtime.cure(model, before).model, _x(0), lag=25)
+    title, head, row = before.compare(after).splitlines()
+    assert title == "GRU -> cured GRU; trouble: vanishing -> none"
+    assert head.split() == ["layer", "K(1e-3),", "steps", "log10", "rho(20)", "r^2(20)"]
+    (g,), (new,) = before.lag_gradients, after.lag_gradients
+    held = [r.capacities[0].r2_by_lag[20] for r in (before, after)]
+    assert row.split() == [
+        "model.0", str(g.horizon_1e3_steps), "->", "none", f"{g.log10_rho_by_lag[20]:.2f}", "->",
+        f"{new.log10_rho_by_lag[20]:.2f}", f"{held[0]:.2g}", "->", f"{held[1]:.2g}",
+    ]  # fmt: skip
+    (other,) = throughtime.diagnose(nn.LSTM(4, 8, 2), _x(0)).compare(before).splitlines()[3:]
+    assert other.split() == ["model.1", "not", "in", "the", "other"]
 
 
 def test_the_table_tells_what_was_not_measured() -> None:

@@ -88,6 +88,16 @@ def test_torch_s_own_start_vanishes_and_the_advice_is_measured(kind: str, seed: 
     assert kind == "RNN" or "1/1000 nowhere in the sequence" in trouble.advice
 
 
+def test_a_start_is_spelt_out_once_and_a_whole_sequence_is_said() -> None:
+    torch.manual_seed(0)
+    report = throughtime.diagnose(nn.GRU(4, H, bidirectional=True), _x(0))
+    first, second = report.troubles
+    assert "and the task needs 49, the whole sequence." in first.sentence
+    assert first.advice.startswith("Start anew with throughtime.cure (GRU: ")
+    assert second.advice.startswith("The same start: on a copy started so, the gradient 49 steps")
+    assert first.log10_rho_after != second.log10_rho_after
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_large_weights_explode(seed: int) -> None:
     """Of 128 units, since fewer may fall into a cycle that forgets instead of into chaos."""
@@ -182,6 +192,16 @@ def test_a_start_that_leaves_units_dead_is_not_advised() -> None:
     (dead,) = (t for t in report.troubles if t.kind == "dead units")
     assert "16 of 16 outputs" in dead.sentence
     assert "A new start does not help, 16 of 16 are dead on a copy" in dead.advice
+    assert "mean 0 and deviation 0: look at what comes before the layer" in dead.advice
+
+
+def test_inputs_too_small_to_move_a_unit_are_named_with_what_scaling_gives() -> None:
+    torch.manual_seed(0)
+    model = throughtime.cure(nn.RNN(2, 16), lag=50).model  # no biases that move alone
+    report = throughtime.diagnose(model, 1e-6 * torch.randn(60, 8, 2) + 3e-6, lag=50)
+    (dead,) = (t for t in report.troubles if t.kind == "dead units")
+    assert "Its inputs have mean 3e-06 and deviation 1e-06. Standardise them: " in dead.advice
+    assert dead.advice.endswith(": 0 of 16 are then dead on that copy.")
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -247,6 +267,8 @@ def test_what_is_not_finite_first_is_named(plant: Any, words: str) -> None:
     assert trouble.kind == "not finite"
     assert re.match(words, trouble.sentence)
     assert (report.steps, report.rows) == (T, 8)
+    helps = plant is _nan_weight  # there a new start helps, and is measured
+    assert ("a copy started so is finite, with a gradient" in trouble.advice) == helps
 
 
 @pytest.mark.parametrize(

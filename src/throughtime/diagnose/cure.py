@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -67,8 +67,8 @@ def cure(
 ) -> Cure:  # fmt: skip
     """Start a copy of a model anew, so that gradients reach `lag` steps back.
 
-    Gated cells get time scales log-uniform from 2 to 3 x lag steps; plain ones orthogonal
-    matrices and no biases, with relu the identity. Everything else is started by its own
+    All get orthogonal matrices, gated cells also time scales log-uniform from 2 to 3 x lag steps;
+    plain ones have no biases, relu gets the identity. Everything else is started by its own
     `reset_parameters`; what is frozen is left as it is. The numbers come from torch's generator.
 
     Args:
@@ -100,9 +100,21 @@ def cure(
             "every weight of the recurrent layers is frozen, so a new start would stay untrained; "
             "unfreeze them first"
         )
-    started = {id(m) for m in _inside(layers)}
+    started = {id(m) for layer in layers.values() for m in layer.modules()}
     kept = [n for n, m in new.named_modules() if id(m) not in started and not _restarted(m)]
-    return Cure(new, lag, tuple(_start(n, m, lag) for n, m in layers.items()), tuple(kept))
+    given = tuple(_start(n, m, lag) for n, m in layers.items())
+    for found in given:
+        setattr(new.get_submodule(found.name), _MARK, found.words.partition(": ")[2])
+    return Cure(new, lag, given, tuple(kept))
+
+
+_MARK = "throughtime_start"
+"""The attribute of a layer that keeps what it was started with; pickles have it, no state_dict."""
+
+
+def start_of(layer: nn.Module) -> str:
+    """What `cure` started a layer with, in words; empty where it did not."""
+    return str(getattr(layer, _MARK, ""))
 
 
 def _copied(model: nn.Module) -> tuple[nn.Module, dict[str, Ours]]:
@@ -129,11 +141,6 @@ def _recurrent(model: nn.Module) -> Iterator[tuple[str, Ours]]:
                 module = from_torch(module, in_place=True)
         if isinstance(module, Ours):
             yield name, module
-
-
-def _inside(layers: dict[str, Ours]) -> Iterator[nn.Module]:
-    for layer in layers.values():
-        yield from layer.modules()
 
 
 def _has_own(module: nn.Module) -> bool:
@@ -176,23 +183,15 @@ def _started(name: str, layer: Ours, lag: int) -> Started:
     cell = layer.cell
     kind, far = type(cell).__name__, max(3, 3 * lag)
     if cell.keeps and (layer.bias or not set(cell.keeps) & set(cell.gates)):
-        initialise(layer, timescales=(2, far))
-        return Started(name, "timescales", f"{kind}: time scales of 2 to {far} steps")
+        matrices: Literal["orthogonal"] | None
+        matrices = "orthogonal" if cell.layout.recurrent_gates else None
+        initialise(layer, matrices, timescales=(2, far))
+        words = f"{kind}: time scales of 2 to {far} steps"
+        return Started(name, "timescales", words + (", orthogonal matrices" if matrices else ""))
     if not cell.layout.recurrent_gates:
         return Started(name, "none", f"{kind}: its own start, since it has no matrix to set")
     if cell.arguments.get("activation") == "relu":
         initialise(layer, "identity")
         return Started(name, "identity", f"{kind}: the identity, which relu carries on unchanged")
     initialise(layer, "orthogonal")
-    _no_biases(layer)
     return Started(name, "orthogonal", f"{kind}: orthogonal matrices, biases 0")
-
-
-@torch.no_grad()
-def _no_biases(layer: Ours) -> None:
-    """A bias moves every unit off the middle of its function, and the slopes shrink the rest."""
-    for number in range(len(layer.hidden_sizes)):
-        for d in range(layer.directions):
-            for name, weight in layer.weights(number, d).items():
-                if name in ("bias_ih", "bias_hh"):
-                    weight.zero_()

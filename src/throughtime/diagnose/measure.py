@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from throughtime.diagnose.batches import as_batches
 from throughtime.diagnose.connectivity import connectivity
+from throughtime.diagnose.cure import start_of
 from throughtime.diagnose.evenness import evenness
 from throughtime.diagnose.gates import gate_times
 from throughtime.diagnose.jacobians import jacobians
@@ -101,7 +102,7 @@ def _with_panels(
     gaps, loss, first = Gaps(), trial.loss, trial.batches[0]
     layers, given = subject.layers, seen.batches
     tried, each = gaps.tried, partial(_each, gaps, [*given])
-    modules = tuple(_module(gaps, n, layers[n], given[n]) for n in given)
+    modules = tuple(_module(gaps, n, trial.model, layers[n], given[n]) for n in given)
     spread = tried(
         "bands", "", (), lambda: bands(subject, trial.batches, loss, report.lag_gradients)
     )
@@ -132,10 +133,12 @@ def _each(
     return tuple(found)
 
 
-def _module(gaps: Gaps, name: str, layer: SequenceLayer, batch: Batch) -> Module:
+def _module(gaps: Gaps, name: str, model: nn.Module, layer: SequenceLayer, batch: Batch) -> Module:
     return Module(
         name=name,
         cell=repr(layer.cell),
+        hidden_sizes=tuple(layer.hidden_sizes),
+        start=start_of(model.get_submodule(name)),
         jacobians=gaps.tried("jacobians", name, (), lambda: jacobians(layer, batch)),
         gates=gaps.tried("gates", name, (), lambda: gate_times(layer, batch)),
     )

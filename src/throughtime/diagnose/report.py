@@ -27,12 +27,16 @@ class Module:
     Attributes:
         name: its name; empty when it is the model.
         cell: its cell in words.
+        hidden_sizes: units of each layer, of one direction.
+        start: what `throughtime.cure` started it with; empty where it was not.
         jacobians: of each layer and direction, on two rows; empty for 10 steps or fewer.
         gates: time scales and saturation of each layer and direction.
     """
 
     name: str
     cell: str
+    hidden_sizes: tuple[int, ...]
+    start: str
     jacobians: tuple[Jacobians, ...]
     gates: tuple[GateTimes, ...]
 

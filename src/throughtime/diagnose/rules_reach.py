@@ -17,6 +17,7 @@ LARGEST_RHO, LARGEST_EXPONENT = 10.0, 0.05
 
 def exploding(report: Report, trial: Trial) -> Iterator[Trouble]:
     """rho above 10 at any lag, or a Lyapunov exponent above 0.05."""
+    told: set[str] = set()
     for g in report.lag_gradients:
         own = _jacobians(report, g)
         if not _explodes(g, own):
@@ -26,19 +27,21 @@ def exploding(report: Report, trial: Trial) -> Iterator[Trouble]:
             f"Exploding in {where(g.layer, g.direction, g.name)}: going back the gradient grows "
             f"up to 10^{g.largest_log10_rho:.1f} times{exponent}."
         )
-        yield _reaching("exploding", g, sentence, trial)
+        yield _reaching("exploding", g, sentence, trial, told)
 
 
 def vanishing(report: Report, trial: Trial) -> Iterator[Trouble]:
     """rho below 1/1000 before the lag, where it does not explode."""
+    told: set[str] = set()
+    whole = ", the whole sequence" if report.lag == report.steps - 1 else ""
     for g in report.lag_gradients:
         if not _vanishes(g, report.lag) or _explodes(g, _jacobians(report, g)):
             continue
         sentence = (
             f"Vanishing in {where(g.layer, g.direction, g.name)}: the gradient falls below 1/1000 "
-            f"after {g.horizon_1e3_steps} steps, and the task needs {report.lag}."
+            f"after {g.horizon_1e3_steps} steps, and the task needs {report.lag}{whole}."
         )
-        yield _reaching("vanishing", g, sentence, trial)
+        yield _reaching("vanishing", g, sentence, trial, told)
 
 
 def written_too_weakly(report: Report, trial: Trial) -> Iterator[Trouble]:
@@ -55,7 +58,7 @@ def written_too_weakly(report: Report, trial: Trial) -> Iterator[Trouble]:
         weak = c.r2_by_lag[report.lag] == 0 and sound > c.noise_line
         if not weak or shares.get(key, 0.0) < 0.5:
             continue
-        advice = f"Raise the bias of the gates that write. {trial.words}"
+        advice = trial.words
         if key in trial.r2:
             advice += f": on a copy started so, r^2({report.lag}) is {trial.r2[key]:.2g}"
         yield Trouble(
@@ -93,15 +96,19 @@ def _vanishes(g: LagGradient, lag: int) -> bool:
     return g.horizon_1e3_steps is not None and g.horizon_1e3_steps < lag
 
 
-def _reaching(kind: str, g: LagGradient, sentence: str, trial: Trial) -> Trouble:
+def _reaching(kind: str, g: LagGradient, sentence: str, trial: Trial, told: set[str]) -> Trouble:
+    """The trouble, with what a new start gives; `told` has the starts already spelt out."""
     before = g.log10_rho_by_lag[trial.lag]
     new = trial.gradients.get((g.name, g.layer, g.direction))
     if new is None:
         return Trouble(kind, g.name, sentence, f"{trial.words}.", before)
     after, K = new.log10_rho_by_lag[trial.lag], new.horizon_1e3_steps
+    beginning = "The same start" if trial.words in told else trial.words
+    told.add(trial.words)
+    still = "" if K is None or K >= trial.lag else " still"
     advice = (
-        f"{trial.words}: on a copy started so, the gradient {trial.lag} steps back is "
-        f"10^{after:.1f} of the last step's where it was 10^{before:.1f}, and it falls below "
-        f"1/1000 {'nowhere in the sequence' if K is None else f'after {K} steps'}."
+        f"{beginning}: on a copy started so, the gradient {trial.lag} steps back is "
+        f"10^{after:.1f} of the last step's where it was 10^{before:.1f}, and it{still} falls "
+        f"below 1/1000 {'nowhere in the sequence' if K is None else f'after {K} steps'}."
     )
     return Trouble(kind, g.name, sentence, advice, before, after)

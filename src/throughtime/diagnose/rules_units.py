@@ -50,7 +50,7 @@ def dead_units(report: Report, trial: Trial) -> Iterator[Trouble]:
         if after is not None and after >= dead:
             words = (
                 f"A new start does not help, {after} of {units} are dead on a copy from "
-                f"throughtime.cure too: look at the inputs' scale and sign."
+                f"throughtime.cure too. {_inputs(trial, key, units)}"
             )
         yield Trouble(
             "dead units",
@@ -59,6 +59,19 @@ def dead_units(report: Report, trial: Trial) -> Iterator[Trouble]:
             f"less than 0.001 over all steps and rows.",
             words,
         )
+
+
+def _inputs(trial: Trial, key: Key, units: int) -> str:
+    """What the layer is given, and how the copy would do if that were standardised."""
+    given = trial.inputs.get(key[0])
+    if given is None:
+        return "Look at the inputs' scale and sign."
+    said = f"Its inputs have mean {given.mean:.2g} and deviation {given.deviation:.2g}"
+    if given.deviation == 0:
+        return f"{said}: look at what comes before the layer."
+    after = given.dead_units[key]
+    helps = "Standardise them" if after < DEAD * units else "To standardise them does not help"
+    return f"{said}. {helps}: {after} of {units} are then dead on that copy."
 
 
 def moving(found: Evenness, key: Key, gates: str) -> float | None:

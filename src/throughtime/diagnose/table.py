@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from throughtime.diagnose.capacity import MemoryCapacity
     from throughtime.diagnose.lag_gradient import LagGradient
-    from throughtime.diagnose.report import Missing, Report
+    from throughtime.diagnose.report import Missing, Module, Report
+
+Placed = TypeVar("Placed", "LagGradient", "MemoryCapacity")
+"""What is of one layer and direction of a module."""
 
 
 def table(report: Report) -> str:
     """The verdict, one line for each layer and direction, one for each other quantity, the gaps."""
     loss = "not finite" if report.loss is None else f"{report.loss:.4g}"
     lines = [
-        f"{report.model}: {report.steps} steps, {report.rows} rows, lag {report.lag}, loss {loss}",
+        f"{named(report)}: {report.steps} steps, {report.rows} rows, lag {report.lag}, loss {loss}",
+        *(f"  {m.name or 'model'}: {described(m)}" for m in report.modules),
         "",
     ]
     lines += [f"{t.sentence} {t.advice}" for t in report.troubles] or ["No trouble found."]
@@ -28,11 +33,17 @@ def table(report: Report) -> str:
     return "\n".join(lines)
 
 
+HEAD = (("layer", "", 24), ("K(1/e)", "steps", 8), ("K(1e-3)", "steps", 9),
+        ("log10 rho", "at lag", 11), ("of torch", "at lag", 10), ("exponent", "nats/step", 11),
+        ("tau > lag", "of units", 11), ("r^2 > 0.5", "steps", 11),
+        ("capacity", "numbers", 10))  # fmt: skip
+"""Each column with its unit and its width."""
+
+
 def _layers(report: Report) -> Iterator[str]:
-    yield (
-        f"{'layer':<24}{'K(1/e)':>8}{'K(1e-3)':>9}{'log10 rho':>11}{'of torch':>10}"
-        f"{'exponent':>10}{'tau > lag':>11}{'r^2 > 0.5':>11}{'capacity':>10}"
-    )
+    for line in (0, 1):
+        words = (f"{c[line]:>{c[2]}}" if i else f"{c[line]:<{c[2]}}" for i, c in enumerate(HEAD))
+        yield "".join(words).rstrip()
     exponents = {(m.name, j.layer, j.direction): f"{j.lyapunov_nats_per_step[0]:+.3f}"
                  for m in report.modules for j in m.jacobians}  # fmt: skip
     shares = {(m.name, g.layer, g.direction): f"{g.share_above(report.lag):.0%}"
@@ -45,7 +56,7 @@ def _layers(report: Report) -> Iterator[str]:
         memory, capacity = ("-", "-") if c is None else (c.memory_steps, f"{c.capacity:.1f}")
         yield (
             f"{_where(g):<24}{_steps(g.horizon_e_steps):>8}{_steps(g.horizon_1e3_steps):>9}"
-            f"{_rho(g, report.lag):>11}{starts.get(at, '-'):>10}{exponents.get(at, '-'):>10}"
+            f"{_rho(g, report.lag):>11}{starts.get(at, '-'):>10}{exponents.get(at, '-'):>11}"
             f"{shares.get(at, '-'):>11}{memory:>11}{capacity:>10}"
         )
 
@@ -54,7 +65,7 @@ def _weight_gradients(report: Report) -> Iterator[str]:
     for w in report.weight_lags:
         yield (
             f"Weight gradient of {w.name or 'model'}{' backward' if w.direction else ''}: its part "
-            f"of the first {w.steps_to(0.99)} lags has a cosine of 0.99 with the whole."
+            f"up to lag {w.steps_to(0.99)} has a cosine of 0.99 with the whole."
         )
 
 
@@ -90,19 +101,52 @@ def _gap(missing: Missing) -> str:
     return f"{missing.quantity}{f' of {missing.name}' if missing.name else ''}: {missing.reason}."
 
 
+def named(report: Report) -> str:
+    """The model's class, and whether it was cured."""
+    return f"{'cured ' if any(m.start for m in report.modules) else ''}{report.model}"
+
+
+def described(module: Module) -> str:
+    """Its cell, its layers with their units, and what a cure started it with."""
+    sizes = module.hidden_sizes
+    each = " and ".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
+    both = ", both directions" if any(g.direction for g in module.gates) else ""
+    start = f"; started by throughtime.cure with {module.start}" if module.start else ""
+    number = f"{len(sizes)} layer{'s' if len(sizes) > 1 else ''}"
+    return f"{module.cell}, {number} of {each} units{both}{start}"
+
+
 def compared(one: Report, other: Report) -> str:
-    """Horizons and log10 rho at the first report's lag, side by side."""
-    others = {(g.name, g.layer, g.direction): g for g in other.lag_gradients}
-    lines = [f"{'layer':<24}{'K(1e-3)':>18}{f'log10 rho({one.lag})':>22}"]
-    for g in one.lag_gradients:
-        new = others.get((g.name, g.layer, g.direction))
-        if new is None:
+    """Troubles, horizons, and gradients and memory at the first report's lag, side by side."""
+    both = (one, other)
+    troubles = (", ".join(dict.fromkeys(t.kind for t in r.troubles)) or "none" for r in both)
+    lag = one.lag
+    lines = [
+        f"{' -> '.join(map(named, both))}; trouble: {' -> '.join(troubles)}",
+        f"{'layer':<24}{'K(1e-3), steps':>18}{f'log10 rho({lag})':>20}{f'r^2({lag})':>18}",
+    ]
+    found, held = (dict(_by_place(r.lag_gradients)) for r in both), [_r2(r, lag) for r in both]
+    old, new = found
+    for at, g in old.items():
+        if at not in new:
             lines.append(f"{_where(g):<24}{'not in the other':>18}")
             continue
-        steps = f"{_steps(g.horizon_1e3_steps)} -> {_steps(new.horizon_1e3_steps)}"
-        rho = " -> ".join(_rho(v, one.lag) for v in (g, new))
-        lines.append(f"{_where(g):<24}{steps:>18}{rho:>22}")
+        pair = (g, new[at])
+        steps = " -> ".join(_steps(v.horizon_1e3_steps) for v in pair)
+        rho = " -> ".join(_rho(v, lag) for v in pair)
+        r2 = " -> ".join(h.get(at, "-") for h in held)
+        lines.append(f"{_where(g):<24}{steps:>18}{rho:>20}{r2:>18}")
     return "\n".join(lines)
+
+
+def _by_place(found: Iterable[Placed]) -> Iterator[tuple[tuple[str, int, int], Placed]]:
+    return (((v.name, v.layer, v.direction), v) for v in found)
+
+
+def _r2(report: Report, lag: int) -> dict[tuple[str, int, int], str]:
+    """What each layer holds of the input so long ago."""
+    return {at: f"{c.r2_by_lag[lag]:.2g}" for at, c in _by_place(report.capacities)
+            if lag < len(c.r2_by_lag)}  # fmt: skip
 
 
 def _rho(g: LagGradient, lag: int) -> str:

@@ -18,10 +18,29 @@ from throughtime.diagnose.gates import gate_times
 from throughtime.diagnose.lag_gradient import LagGradient, lag_gradients
 from throughtime.diagnose.panels import clipped
 from throughtime.diagnose.subject import Loss, Subject
+from throughtime.layers.batch import Batch
 
 Value = TypeVar("Value")
 Key = tuple[str, int, int]
 """Module, layer and direction."""
+STILL = 1e-12
+"""The deviation up to which a feature of the input never varies."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a module of the copy is given.
+
+    Attributes:
+        mean: of all its numbers.
+        deviation: their standard deviation.
+        dead_units: how many units of each layer and direction are dead where every feature is
+            moved and scaled to mean 0 and deviation 1; one that never varies is set to 0.
+    """
+
+    mean: float
+    deviation: float
+    dead_units: dict[Key, int]
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,11 @@ class Trial:
         return self._measured({}, self._dead_units)
 
     @cached_property
+    def inputs(self) -> dict[str, Inputs]:
+        """What each module of the copy is given."""
+        return self._measured({}, self._inputs)
+
+    @cached_property
     def r2(self) -> dict[Key, float]:
         """r^2(lag) of the copy."""
         return self._measured({}, self._r2)
@@ -99,12 +123,27 @@ class Trial:
 
     def _dead_units(self, subject: Subject) -> dict[Key, int]:
         seen = subject.run(self.batches[0], self.loss)
-        return {(name, g.layer, g.direction): len(g.dead_units)
-                for name, batch in seen.batches.items()
-                for g in gate_times(subject.layers[name], batch)}  # fmt: skip
+        return {key: count for name, batch in seen.batches.items()
+                for key, count in _dead(name, subject, batch).items()}  # fmt: skip
+
+    def _inputs(self, subject: Subject) -> dict[str, Inputs]:
+        found = {}
+        for name, batch in subject.run(self.batches[0], self.loss).batches.items():
+            x = batch.x.detach()
+            centred = x - x.mean((0, 1))
+            even = centred / centred.std((0, 1), correction=0).clamp(min=STILL)
+            dead = _dead(name, subject, batch._replace(x=even))
+            found[name] = Inputs(float(x.mean()), float(x.std(correction=0)), dead)
+        return found
 
     def _r2(self, subject: Subject) -> dict[Key, float]:
         return {(name, c.layer, c.direction): c.r2_by_lag[self.lag]
                 for name, layer in subject.layers.items()
                 for c in memory_capacity(layer, lags=max(self.lag, 2 * max(map(sum, layer.widths))))
                 }  # fmt: skip
+
+
+def _dead(name: str, subject: Subject, batch: Batch) -> dict[Key, int]:
+    """Dead units of each layer and direction of a module."""
+    return {(name, g.layer, g.direction): len(g.dead_units)
+            for g in gate_times(subject.layers[name], batch)}  # fmt: skip

@@ -47,7 +47,7 @@ def not_finite(error: NotFiniteError, trial: Trial) -> Trouble:
     text = str(error)
     name = "" if error.tensor == "parameter" else error.name
     advice = _CAUSES[error.tensor]
-    if error.tensor in ("state", "gradient") and trial.gradients:
+    if error.tensor in ("parameter", "state", "gradient") and trial.gradients:
         worst = min(trial.gradients.values(), key=lambda g: g.log10_rho_by_lag[trial.lag])
         advice += (
             f" {trial.words}: a copy started so is finite, with a gradient {trial.lag} steps back "

@@ -48,6 +48,8 @@ class Draw:
         return Module(
             name,
             "Own(a=1)",
+            (self.units,) * (1 + max(i for i, _ in places)),
+            "",
             tuple(self.jacobians(*p) for p in places),
             tuple(self.gate_times(*p) for p in places),
         )

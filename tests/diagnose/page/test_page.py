@@ -19,6 +19,7 @@ from tests.diagnose.page.reading import Page
 from tests.diagnose.page.sample import NAME, PLACES, bare, sample
 from tests.house.source import ROOT, imports, modules
 from throughtime.diagnose.page.chart import library
+from throughtime.diagnose.page.ticks import powers
 from throughtime.diagnose.page.write import page
 from throughtime.diagnose.report import Report
 from throughtime.errors import MissingExtra, OptionError
@@ -113,14 +114,62 @@ def test_other_charts_draw_the_very_numbers(read: Page) -> None:
     assert gate["x"] == [s.ratio for s in REPORT.evenness.shares if s.gate == "f"]
 
 
-def test_the_histogram_counts_every_time_scale_on_its_side_of_the_lag(read: Page) -> None:
+def test_no_bar_of_the_histogram_crosses_the_lag(read: Page) -> None:
     chart, mark = read.panels[4].charts[0], math.log10(REPORT.lag)
     for label, times in zip(LABELS, (g for m in REPORT.modules for g in m.gates), strict=True):
         (bars,) = [t for t in chart["data"] if _full(t["name"], label)]
         counted = dict(zip(bars["x"], bars["y"], strict=True))
         assert sum(counted.values()) == len(times.tau_steps)
-        above = sum(v for x, v in counted.items() if x - 0.125 >= mark)
-        assert above <= sum(tau > REPORT.lag for tau in times.tau_steps) <= above + max(bars["y"])
+        assert all(abs(x - mark) > bars["width"] / 2 for x in counted)
+        above = sum(v for x, v in counted.items() if x > mark)
+        assert above == sum(tau > REPORT.lag for tau in times.tau_steps)
+        for tau in (t for t in times.tau_steps if 0.1 < t < math.inf):
+            assert min(abs(math.log10(tau) - x) for x in counted) <= 0.05 + 1e-9
+
+
+def test_words_of_an_upright_mark_stand_above_the_chart(read: Page) -> None:
+    reach = read.panels[1].charts[0]["layout"]
+    (words,) = [a for a in reach["annotations"] if a["text"] == "task lag 20"]
+    assert (words["x"], words["y"], words["yref"], words["yanchor"]) == (20, 1, "paper", "bottom")
+    assert words["xanchor"] == "right"  # towards the middle, so that it is not cut off
+    assert words.get("textangle", 0) == 0 and reach["legend"]["y"] > 1.05
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.012, 0.048, ["0.01", "0.02", "0.03", "0.04"]),
+        (0.4, 60, ["0.1", "0.2", "0.5", "1", "2", "5", "10"]),
+        (3e-6, 2e-1, ["10<sup>-6</sup>", "10<sup>-5</sup>", "10<sup>-4</sup>", "0.001"]),
+    ],
+)
+def test_an_axis_of_powers_has_few_ticks_and_enough(
+    low: float, high: float, words: list[str]
+) -> None:
+    ticks, logs = powers(low, high), powers(low, high, logs=True)
+    assert ticks["ticktext"][: len(words)] == words
+    assert 3 <= sum(low <= v <= high for v in ticks["tickvals"]) <= 9
+    assert logs["tickvals"] == pytest.approx([math.log10(v) for v in ticks["tickvals"]])
+
+
+def test_weights_that_are_all_zero_are_named_and_have_no_row(read: Page) -> None:
+    panel = read.panels[8]
+    assert "weights that are all 0" in panel.text and "learn): head.b." in panel.text
+    rows = panel.charts[0]["layout"]["yaxis"]["ticktext"]
+    assert "head.w" in rows and "head.b" not in rows
+
+
+def test_the_head_tells_sizes_and_the_start_of_a_cured_copy(read: Page) -> None:
+    assert "Own(a=1), 2 layers of 12 units;" in read.text and "started by" not in read.text
+    assert "1 layer of 12 units, both directions" in read.text
+    cured = throughtime.cure(nn.LSTM(3, 6), lag=9).model
+    report = throughtime.diagnose(cured, torch.randn(20, 4, 3), lag=9)
+    (module,) = report.modules
+    assert (module.hidden_sizes, module.start) == ((6,), "time scales of 2 to 27 steps")
+    found = Page(page(report)).text
+    assert "How far back cured LSTM learns" in found
+    assert "1 layer of 6 units; started by throughtime.cure with time scales of 2 to" in found
+    assert report.modules[0].start in str(report).splitlines()[1]
 
 
 def _full(drawn: str, label: str) -> bool:

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from throughtime.diagnose.page.colours import SERIES, light
+from throughtime.diagnose.page.ticks import powers
 from throughtime.errors import missing_extra
 
 try:
@@ -17,8 +18,8 @@ except ModuleNotFoundError as error:
     raise missing_extra("plotly", "train") from error
 
 DASHES = ("solid", "dash", "dot")
-WIDTH, LINE, LONGEST = 2, 19, 22
-"""Of a curve and a line of the legend, pixels; of a name in a chart, letters."""
+WIDTH, LINE, LONGEST, TOP = 2, 19, 22, 24
+"""Of a curve, a line of the legend and the room above a chart, pixels; of a name, letters."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
@@ -46,7 +47,7 @@ class Chart:
         line = {"gridcolor": light("grid"), "zeroline": False, "linecolor": light("edge"),
                 "automargin": True, "ticks": "outside", "tickcolor": light("edge")}  # fmt: skip
         self.figure = go.Figure(layout={
-            "template": "none", "height": height, "margin": {"l": 56, "r": 16, "t": 14, "b": 48},
+            "template": "none", "height": height, "margin": {"l": 56, "r": 16, "t": TOP, "b": 48},
             "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"family": FONT, "size": 12, "color": light("ink")},
             "hoverlabel": {"font": {"family": FONT}, "align": "left"},
@@ -56,7 +57,7 @@ class Chart:
             "yaxis": {**line, "title": {"text": escape(y), "standoff": 8}},
         })  # fmt: skip
         if log_x:
-            self.figure.update_xaxes(type="log", exponentformat="power")
+            self.figure.update_xaxes(type="log")
 
     def line(
         self, name: str, x: Sequence[float], y: Sequence[float | None], number: int | None,
@@ -92,13 +93,16 @@ class Chart:
 
     def bars(
         self, name: str, x: Sequence[float], y: Sequence[float], number: int | None,
-        *, sideways: bool = False,
+        *, sideways: bool = False, width: float | None = None, words: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """Bars, one above the other where they share a place; sideways, y are their rows."""
-        self.figure.add_bar(x=list(x), y=list(y), name=_cut(name),
-                            marker={"color": _colour(number)},
+        """Bars, one above the other where they share a place; sideways, y are their rows.
+
+        A width is in units of the axis; words say what each bar counts.
+        """
+        self.figure.add_bar(x=list(x), y=list(y), name=_cut(name), width=width,
+                            marker={"color": _colour(number)}, customdata=list(words) or None,
                             orientation="h" if sideways else "v",
-                            hovertemplate="%{y}")  # fmt: skip
+                            hovertemplate="%{customdata}: %{y}" if words else "%{y}")  # fmt: skip
         self.figure.update_layout(barmode="stack", bargap=0.3 if sideways else 0.06)
 
     def spread(
@@ -129,18 +133,23 @@ class Chart:
             trace.hovertemplate = f"%{{customdata}}<br>{number}"
 
     def mark_x(self, at: float, words: str) -> None:
-        """A line from bottom to top, its words beside its upper end."""
+        """A line from bottom to top, its words above it; call it after what it is to mark."""
         self.figure.add_vline(x=at, line=_mark())
         if words:
+            scale = math.log10 if self.log_x else float
+            drawn = [v for t in self.figure.data for v in t.x if v is not None] or [at]
+            place, middle = scale(at), (scale(min(drawn)) + scale(max(drawn))) / 2
             self.figure.add_annotation(
-                x=math.log10(at) if self.log_x else at, y=1, yref="paper", text=escape(words),
-                textangle=-90, xanchor="right", yanchor="top", **_small(),
+                x=place, y=1, yref="paper", text=escape(words), yanchor="bottom",
+                xanchor="right" if place > middle else "left", **_small(),
             )  # fmt: skip
+            plot = self.figure.layout.height - self.figure.layout.margin.b - TOP
+            self.figure.update_layout(legend={"y": 1 + LINE / plot})
 
     def mark_y(self, at: float, words: str) -> None:
         """A line from left to right, its words above it, clear of a mark at the right end."""
         self.figure.add_hline(y=at, line=_mark())
-        self.figure.add_annotation(x=0.94, xref="paper", y=at, text=escape(words), xanchor="right",
+        self.figure.add_annotation(x=0.8, xref="paper", y=at, text=escape(words), xanchor="right",
                                    yanchor="bottom", **_small())  # fmt: skip
 
     def axes(self, *, x: dict[str, Any] | None = None, y: dict[str, Any] | None = None) -> None:
@@ -152,6 +161,9 @@ class Chart:
         """The chart's place on the page, with its data beside it; a long legend adds height."""
         named = sum(t.type != "heatmap" and t.showlegend is not False for t in self.figure.data)
         more = LINE * max(0, (named - 1) // 2)
+        if self.log_x:
+            drawn = [v for t in self.figure.data for v in t.x if v] or [1.0]
+            self.axes(x={"tickmode": "array", **powers(min(drawn), max(drawn))})
         self.figure.update_layout(showlegend=named > 1, height=self.figure.layout.height + more)
         data: str = self.figure.to_json()
         return (

@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING
 from throughtime.diagnose.page import colours, panels
 from throughtime.diagnose.page.chart import library
 from throughtime.diagnose.page.panel import shown
+from throughtime.diagnose.table import described, named
 
 if TYPE_CHECKING:
-    from throughtime.diagnose.report import Module, Report
+    from throughtime.diagnose.report import Report
     from throughtime.diagnose.trouble import Trouble
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
 """What a browser may load for it: nothing."""
+
+CAVEAT = (
+    "That says how far gradients reach now, not what will be learnt. A task that needs every input "
+    "of the past, and not one or two of them, takes memory too: panel 5."
+)
 
 
 def page(report: Report) -> str:
@@ -28,7 +34,7 @@ def page(report: Report) -> str:
     """
     data = files(__package__) / "data"
     style, script = ((data / name).read_text("utf-8") for name in ("page.css", "page.js"))
-    title = f"How far back {escape(report.model)} learns"
+    title = f"How far back {escape(named(report))} learns"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -45,7 +51,7 @@ def page(report: Report) -> str:
 
 
 def _header(report: Report) -> str:
-    layers = [f"{m.name or 'model'}: {m.cell}{_count(m)}" for m in report.modules]
+    layers = [f"{m.name or 'model'}: {described(m)}" for m in report.modules]
     facts = {
         "Model": report.model,
         "Layers": "; ".join(layers),
@@ -58,16 +64,8 @@ def _header(report: Report) -> str:
     return f"<dl>{pairs}</dl>"
 
 
-def _count(module: Module) -> str:
-    if not module.gates:
-        return ""
-    number = 1 + max(g.layer for g in module.gates)
-    both = ", both directions" if any(g.direction for g in module.gates) else ""
-    return f", {number} layer{'s' if number > 1 else ''}{both}"
-
-
 def _verdict(report: Report) -> str:
-    said, kind = "<p>No trouble found.</p>", "calm"
+    said, kind = f'<p>No trouble found.</p><span class="advice">{CAVEAT}</span>', "calm"
     if report.troubles:
         said, kind = f"<ol>{''.join(map(_trouble, report.troubles))}</ol>", "alarm"
     return f'<section id="verdict" class="{kind}"><h2>Verdict</h2>{said}</section>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ ASKED = Panel(
     lead="Above, the gradient or update of each matrix beside its weights, by gate; updates of "
     "about 1/1000 are usual. Below, the gradient that reaches each layer at three steps.",
 )
-GUIDE = 1e-3
+GUIDE, ZEROS = 1e-3, "biases that a start sets to 0 begin so and do learn"
 
 
 def panel(report: Report) -> Panel:
@@ -44,6 +45,7 @@ def _sentences(e: Evenness) -> list[str]:
         f"From {shown(known[0][0])} ({known[0][1]}) to {shown(known[-1][0])} ({known[-1][1]}), "
         f"as {_symbol(e)}."
     ] if known else ["Every ratio is zero or has no weights to stand beside."]  # fmt: skip
+    said += _left_out(e)
     for n in e.neighbours:
         if n.cosine is not None:
             below, above = (label(n.name, n.layer + i, n.direction) for i in (0, 1))
@@ -51,8 +53,21 @@ def _sentences(e: Evenness) -> list[str]:
     return said
 
 
+def _left_out(e: Evenness) -> Iterator[str]:
+    """Which rows no point stands in, and why."""
+    for what, own in (
+        (f"Not drawn, for a ratio has no meaning beside weights that are all 0 ({ZEROS})",
+         [s for s in e.shares if s.ratio is None]),
+        ("Not drawn, for nothing moves them", [s for s in e.shares if s.ratio == 0]),
+    ):  # fmt: skip
+        if own:
+            names = dict.fromkeys(f"{s.parameter} {s.gate}".strip() for s in own)
+            yield f"{what}: {', '.join(names)}."
+
+
 def _ratios(e: Evenness) -> Chart:
-    rows = {name: i for i, name in enumerate(dict.fromkeys(s.parameter for s in e.shares))}
+    drawn = dict.fromkeys(s.parameter for s in e.shares if s.ratio)
+    rows = {name: i for i, name in enumerate(drawn)}
     chart = Chart(
         "gradient or update beside the weights", f"{_symbol(e)}, log scale", "",
         height=130 + 20 * len(rows), log_x=True,

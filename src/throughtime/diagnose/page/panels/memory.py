@@ -6,7 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from throughtime.diagnose.page.chart import Chart
-from throughtime.diagnose.page.panel import NOTHING, Panel, Part, Table, absent, numbered, parts
+from throughtime.diagnose.page.panel import (
+    NOTHING,
+    Panel,
+    Part,
+    Table,
+    absent,
+    numbered,
+    parts,
+    shown,
+)
 
 if TYPE_CHECKING:
     from throughtime.diagnose.capacity import MemoryCapacity
@@ -30,18 +39,20 @@ def panel(report: Report) -> Panel:
         return replace(ASKED, says=why or NOTHING)
     return replace(
         ASKED,
-        says=(*(_sentence(part, c) for part, c in found), *why),
+        says=(*(_sentence(part, c, report.lag) for part, c in found), *why),
         charts=(_chart(found, report.lag),),
         tables=(_summary(found), _by_lag(found)),
     )
 
 
-def _sentence(part: Part, c: MemoryCapacity) -> str:
-    far = "nothing" if c.memory_steps < 0 else f"{c.memory_steps} steps"
+def _sentence(part: Part, c: MemoryCapacity, lag: int) -> str:
+    steps = f"{c.memory_steps} step{'s' if c.memory_steps != 1 else ''}"
+    far = "nothing" if c.memory_steps < 0 else steps
     more = "" if c.lags_suffice else " or more, for the last lag still counts"
+    at = f"; r² is {shown(c.r2_by_lag[lag])} at the lag of {lag}" if lag < len(c.r2_by_lag) else ""
     return (
         f"{part.label}: remembers {far} (r² above 0.5); its capacity is {c.capacity:.1f}{more}, "
-        f"of at most {c.state_width}."
+        f"of at most {c.state_width}{at}."
     )
 
 
@@ -50,7 +61,7 @@ def _chart(found: list[tuple[Part, MemoryCapacity]], lag: int) -> Chart:
     for part, c in found:
         chart.line(part.label, range(len(c.r2_by_lag)), c.r2_by_lag, part.number)
     chart.mark_y(HALF, "0.5")
-    chart.mark_x(lag, "task lag")
+    chart.mark_x(lag, f"task lag {lag}")
     chart.axes(y={"range": [-0.03, 1.05]})
     return chart
 

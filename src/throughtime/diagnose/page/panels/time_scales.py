@@ -5,10 +5,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING
 
 from throughtime.diagnose.page.chart import Chart
-from throughtime.diagnose.page.panel import NOTHING, Panel, Part, Table, absent, numbered, parts
+from throughtime.diagnose.page.panel import (
+    NOTHING,
+    Panel,
+    Part,
+    Table,
+    absent,
+    numbered,
+    parts,
+    shown,
+)
+from throughtime.diagnose.page.ticks import powers
 
 if TYPE_CHECKING:
     from throughtime.diagnose.gates import GateTimes
@@ -17,10 +28,12 @@ if TYPE_CHECKING:
 ASKED = Panel(
     number=4,
     title="How long do the units keep what they hold?",
-    lead="Above, units by time scale τ; those right of the task lag can bridge it. Below, the "
-    "share of values at either end of each gate, where it learns slowly.",
+    lead="Above, units by time scale τ, after which 1/e of what they hold is left; those right of "
+    "the task lag bridge it. Below, the share of values at either end of each gate (0.05, 0.95) or "
+    "tanh (±0.95), where it learns slowly.",
 )
-BINS_A_DECADE = 4
+BINS_A_DECADE, SHORTEST = 10, 0.1
+"""What is shorter stands in the first bin, steps."""
 
 
 def panel(report: Report) -> Panel:
@@ -42,36 +55,51 @@ def _sentence(part: Part, g: GateTimes, lag: int) -> str:
     dead = len(g.dead_units)
     still = f"; {dead} of {len(g.unit_deviations)} units are dead" if dead else ""
     source = "" if g.kind == "gate" else " (no gate keeps; τ of the mean Jacobian's eigenvalues)"
+    middle = f"half of the time scales are above {shown(median(g.tau_steps))} steps, "
     return (
-        f"{part.label}: {g.share_above(lag):.0%} of the time scales are above {lag} "
-        f"steps{source}{still}."
+        f"{part.label}: {middle if g.tau_steps else ''}{g.share_above(lag):.0%} above the lag of "
+        f"{lag}{source}{still}."
     )
 
 
 def _histogram(found: list[tuple[Part, GateTimes]], lag: int) -> Chart:
-    chart = Chart("units by time scale", "time scale τ, steps", "units")
+    """Bins of a tenth of a decade, one of which ends at the lag, so that no bar crosses it."""
+    chart = Chart("units by time scale", "time scale τ, steps (log scale)", "units")
     finite = [t for _, g in found for t in g.tau_steps if 0 < t < math.inf]
-    top = math.ceil(math.log10(max(1000.0, lag, *finite)))
-    low = max(-3, math.floor(math.log10(min([0.1, *finite]))))
+    low = max(SHORTEST, min([lag / 10, *finite]))
+    first, last = _bin(low, lag), _bin(max([lag * 10, *finite]), lag)
+    beyond = last + 3
     for part, g in found:
-        bins = Counter(_bin(tau, low, top) for tau in g.tau_steps)
-        places = sorted(bins)
-        chart.bars(part.label, [(b + 0.5) / BINS_A_DECADE for b in places],
-                   [bins[b] for b in places], part.number)  # fmt: skip
-    chart.mark_x(math.log10(lag), "task lag")
-    ticks: dict[str, float] = {f"{10.0**d:g}": d for d in range(low, top + 1)}
+        bins = Counter(beyond if tau == math.inf else max(first, _bin(tau, lag) if tau else first)
+                       for tau in g.tau_steps)  # fmt: skip
+        chart.bars(part.label, [_place(b + 0.5, lag) for b in sorted(bins)],
+                   [bins[b] for b in sorted(bins)], part.number, width=0.9 / BINS_A_DECADE,
+                   words=[_span(b, lag, b == beyond) for b in sorted(bins)])  # fmt: skip
+    chart.mark_x(math.log10(lag), f"task lag {lag}")
+    ticks = powers(10 ** _place(first, lag), 10 ** _place(last, lag), logs=True)
     if any(tau == math.inf for _, g in found for tau in g.tau_steps):
-        ticks["∞"] = top + 2.5 / BINS_A_DECADE
-    chart.axes(x={"tickvals": list(ticks.values()), "ticktext": list(ticks), "range":
-                  [low - 0.1, top + 1]})  # fmt: skip
+        ticks["tickvals"].append(_place(beyond + 0.5, lag))
+        ticks["ticktext"].append("∞")
+    ends = [_place(first - 1, lag), _place(beyond + 1, lag)]
+    chart.axes(x={"tickmode": "array", **ticks, "range": ends}, y={"rangemode": "tozero"})
     return chart
 
 
-def _bin(tau: float, low: int, top: int) -> int:
-    """Its bin of a quarter decade; what is shorter than the axis stands first, infinity last."""
-    if tau == math.inf:
-        return top * BINS_A_DECADE + 2
-    return math.floor(max(low, math.log10(tau) if tau > 0 else low) * BINS_A_DECADE)
+def _bin(tau: float, lag: int) -> int:
+    """Its number, from 0 on above the lag."""
+    return math.ceil(BINS_A_DECADE * math.log10(tau / lag)) - 1
+
+
+def _place(edge: float, lag: int) -> float:
+    """log10 of the time scale at which a bin begins."""
+    return math.log10(lag) + edge / BINS_A_DECADE
+
+
+def _span(number: int, lag: int, endless: bool) -> str:
+    """What a bin counts."""
+    if endless:
+        return "τ without end"
+    return f"τ {10 ** _place(number, lag):.3g} to {10 ** _place(number + 1, lag):.3g} steps, units"
 
 
 def _ends(found: list[tuple[Part, GateTimes]]) -> Chart:
@@ -81,9 +109,9 @@ def _ends(found: list[tuple[Part, GateTimes]]) -> Chart:
         height=120 + 18 * len(gates),
     )  # fmt: skip
     rows = range(len(gates))
-    chart.bars("shut (below 0.05)", [s.share_low for _, s in gates], rows, 0,
+    chart.bars("low end", [s.share_low for _, s in gates], rows, 0,
                sideways=True)  # fmt: skip
-    chart.bars("open (above 0.95)", [s.share_high for _, s in gates], rows, 1, sideways=True)
+    chart.bars("high end", [s.share_high for _, s in gates], rows, 1, sideways=True)
     chart.rows([name for name, _ in gates])
     chart.axes(x={"range": [0, 1], "tickformat": ".0%"})
     return chart

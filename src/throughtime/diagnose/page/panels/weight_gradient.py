@@ -58,7 +58,7 @@ def _chart(report: Report) -> Chart:
                          symbol="diamond", shown=False)  # fmt: skip
     chart.mark_y(RIGHT, "0.99")
     if report.truncation is not None:
-        chart.mark_x(report.truncation, "your truncation")
+        chart.mark_x(report.truncation, f"your truncation {report.truncation}")
     chart.axes(y={"rangemode": "tozero"})
     return chart
 
