@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,11 +13,17 @@ from throughtime.tasks.memory import MemoryTask
 from throughtime.tasks.recipe import Recipe
 
 EVERY = 50  # steps between scores
-SOLVED = 0.01  # half of what counts as solved on the test split
+SETTLED = 100  # the step after which clipped ones are counted
 
 
 class Case(NamedTuple):
-    """What one row trains; everything but cell, start, lr and horizon is shared in a bar."""
+    """What one row trains; everything but cell, start, lr, horizon and clip is shared in a bar.
+
+    Attributes:
+        stop: training ends at the first validation with an error of at most this.
+        clip: the largest norm of the gradient; 0 for none.
+        leak: the label is hidden.
+    """
 
     task: str
     length: int
@@ -26,33 +34,57 @@ class Case(NamedTuple):
     horizon: int = 0
     hidden: int = 32
     leak: bool = False
+    stop: float = 0.01
+    clip: float = 1.0
 
 
-def learn(case: Case, seed: int) -> tuple[float, int]:
-    """The error on the test split at the end, and the steps it took.
+class Learned(NamedTuple):
+    """What came of it.
 
-    Training ends once the validation split is solved, or at the cap: the test split is looked at
-    once.
+    Attributes:
+        error: on the test split at the end; the split is looked at once.
+        steps: until the validation split was solved, or the cap.
+        clipped: the share of steps after the first 100 whose gradient was clipped; None if none.
     """
+
+    error: float
+    steps: int
+    clipped: float | None
+
+
+def learn(
+    case: Case, seed: int, begin: Callable[[torch.nn.Module], None] = lambda model: None
+) -> Learned:
+    """Train until the validation split is solved, or to the cap; `begin` may change the start."""
     task = _task(case, seed)
     torch.manual_seed(seed)
     model = task.model()
+    begin(model)
     optimizer = torch.optim.Adam(model.parameters(), case.lr)
+    norms: list[float] = []
     for step in range(1, case.cap + 1):
         inputs, truth = task.batch("train", step, task.recipe.batch_size)
         optimizer.zero_grad()
         task.loss(model, (task.hide(inputs) if case.leak else inputs, truth)).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norms.append(_clip(model, case.clip or math.inf))
         optimizer.step()
         if step % EVERY == 0 or step == case.cap:
-            if _error(task, model, case.leak, "validation") <= SOLVED:
+            if _error(task, model, case.leak, "validation") <= case.stop:
                 break
-    return _error(task, model, case.leak, "test"), step
+    late = [norm > case.clip for norm in norms[SETTLED:]] if case.clip else []
+    clipped = sum(late) / len(late) if late else None
+    return Learned(_error(task, model, case.leak, "test"), step, clipped)
+
+
+def _clip(model: torch.nn.Module, most: float) -> float:
+    return float(torch.nn.utils.clip_grad_norm_(model.parameters(), most))
 
 
 def _task(case: Case, seed: int) -> MemoryTask:
     kind = find(case.task)
-    own = {"task": case.task, "length": case.length, "hidden": case.hidden, "lr": case.lr}
+    own = {"task": case.task, "hidden": case.hidden, "lr": case.lr}
+    if "length" not in kind.ignores:
+        own["length"] = case.length
     start = {"cell": case.cell, "start": case.start, "horizon": case.horizon, "seed": seed}
     task = kind(Recipe(**{**kind.presets["quick"], **own, **start}))
     assert isinstance(task, MemoryTask)
@@ -60,7 +92,7 @@ def _task(case: Case, seed: int) -> MemoryTask:
 
 
 def _error(task: MemoryTask, model: torch.nn.Module, leak: bool, split: str) -> float:
-    inputs, truth = task.batch(split, 0, 512)
+    inputs, truth = task.held_out(split)
     with torch.no_grad():
         answers = model(task.hide(inputs) if leak else inputs)
     return task.measure(answers, truth)[task.monitor]

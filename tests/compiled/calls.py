@@ -13,11 +13,12 @@ from torch import Tensor
 from tests.cells.table import CELLS as ALL
 from tests.compiled.fed import FED
 from tests.compiled.normed import NORMED
+from tests.compiled.normed_widths import NORMED_WIDTHS
 from tests.compiled.own import OWN
 from tests.compiled.uneven import UNEVEN
 from throughtime import Cell
 from throughtime.backends import cpu, reference
-from throughtime.backends.call import Call
+from throughtime.backends.call import Call, Result
 from throughtime.cells.parameters import parameter_shapes
 from throughtime.compiler.plan import Plan, plan
 from throughtime.scan import scan
@@ -25,7 +26,7 @@ from throughtime.scan.form import flatten, unflatten
 
 CELLS: Final[list[Cell]] = [
     *(c for c in ALL if cpu.refuses_cell(c, torch.empty(0)) is None),
-    *OWN, *FED, *UNEVEN, *NORMED,
+    *OWN, *FED, *UNEVEN, *NORMED, *NORMED_WIDTHS,
 ]  # fmt: skip
 """Every cell that is compiled."""
 
@@ -72,6 +73,9 @@ FORMS: Final[dict[str, dict[str, bool]]] = {
     "masked": {"dropout": True, "zoneout": True, "state": True},
     "masked_reset": {"dropout": True, "zoneout": True, "reset": True, "lengths": True},
     "masked_packed": {"dropout": True, "zoneout": True, "packed": True, "initial": True},
+    "record": {"record": True, "state": True},
+    "record_reset": {"record": True, "reset": True, "lengths": True, "initial": True},
+    "record_packed": {"record": True, "packed": True, "dropout": True, "zoneout": True},
 }
 
 NORMALISERS = ("n",)
@@ -88,7 +92,7 @@ def random_call(
     def random(*shape: int, scale: float = 1.0) -> Tensor:
         return (torch.randn(shape, dtype=dtype) * scale).requires_grad_(grad)
 
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"record": asked.get("record", False)}
     widths = cell.widths(H)
     x = random(T, B, I)
 
@@ -123,6 +127,12 @@ def random_call(
         {n: random(*s, scale=scales.get(n, 0.5)) for n, s in shapes.items()} for _ in range(D)
     )
     return Call(cell, H, x, weights, **given)
+
+
+def of_parameters(call: Call) -> Call:
+    """The call with parameters for weights, whose packs wait from call to call."""
+    weights = ({n: torch.nn.Parameter(v.detach()) for n, v in w.items()} for w in call.weights)
+    return call._replace(weights=tuple(weights))
 
 
 def _positive(v: Tensor) -> Tensor:
@@ -177,10 +187,16 @@ def leaves(call: Call) -> dict[str, Tensor]:
 
 
 def results(call: Call, backend: str = "cpu") -> dict[str, Tensor]:
-    """The output sequence and the final states by name."""
-    found = scan(call, backend)
-    finals = {f"final {n}": v for n, v in zip(call.cell.state_names, found.final, strict=True)}
-    return {"y": found.sequences[0], **finals}
+    """The sequences and the final states by name."""
+    return _named(call, scan(call, backend))
+
+
+def _named(call: Call, found: Result) -> dict[str, Tensor]:
+    names = call.cell.state_names
+    others = zip(names[1:], found.sequences[1:], strict=call.record)
+    finals = zip(names, found.final, strict=True)
+    records = {f"sequence {n}": v for n, v in others}
+    return {"y": found.sequences[0], **records, **{f"final {n}": v for n, v in finals}}
 
 
 def gradients(
@@ -207,9 +223,7 @@ def expected(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Value and gradients of the same numbers by the reference in float64."""
     wide = changed(call, lambda v: v.detach().double().requires_grad_(v.requires_grad))
-    run = reference.run(wide)
-    finals = {f"final {n}": v for n, v in zip(call.cell.state_names, run.final, strict=True)}
-    values = {"y": run.sequences[0], **finals}
+    values = _named(wide, reference.run(wide))
     if d is None:
         return values, {}
     by = {n: v for n, v in leaves(wide).items() if v.requires_grad}

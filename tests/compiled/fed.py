@@ -61,4 +61,17 @@ class Only(Cell):
         return (torch.where(a.choice > 0.1, v, 0.5 * v + 0.1 * s.h),)
 
 
-FED: list[Cell] = [Decaying(), Phased(), Multiplied(), Only()]
+class Turning(Cell):
+    """A plane is turned by what it hears, and driven by angles of ten thousand million turns."""
+
+    gates = ("w",)
+    state = ("h", "k")
+    inputs = {"turns": "hidden_size"}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        w, far = a.w + U.w @ s.h, (a.turns * 2.0**36).detach()
+        h = 0.8 * (torch.cos(w) * s.h - torch.sin(w) * s.k) + 0.3 * a.turns * torch.sin(far)
+        return h, 0.8 * (torch.sin(w) * s.h + torch.cos(w) * s.k) + 0.2 * torch.cos(far) * s.h
+
+
+FED: list[Cell] = [Decaying(), Phased(), Multiplied(), Only(), Turning()]

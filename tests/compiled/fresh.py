@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from throughtime.backends.cpu import backward_pass, forward_pass, memory, template
+from throughtime.backends.cpu import backward_pass, forward_pass, memory, packs, template
 
 
 @contextmanager
@@ -21,6 +21,7 @@ def memory_from(take: Callable[[int], np.ndarray]) -> Iterator[None]:
         for module in (memory, template):
             patch.setattr(module, "take", take)
             patch.setattr(module, "give_back", lambda block: None)
+        patch.setattr(packs, "fresh", take)
         yield
 
 

@@ -29,12 +29,14 @@ from tests.compiled.calls import (
     changed,
     gradients,
     leaves,
+    of_parameters,
     random_call,
     random_gradients,
     results,
 )
 from tests.compiled.fresh import memory_from
 from throughtime.backends.call import Call
+from throughtime.backends.cpu import packs
 from throughtime.backends.cpu import sizes as cutting
 
 PAGE: Final = mmap.PAGESIZE
@@ -103,17 +105,18 @@ class Guard:
 
 
 def everything(call: Call, d: dict[str, Tensor | None]) -> list[Tensor]:
-    """Results and gradients of training, and results without a gradient."""
-    found = results(call)
+    """Results and gradients of training, and results without a gradient, of packs that wait too."""
+    found, kept = results(call), of_parameters(call)
     grads = gradients(found, leaves(call), d)
     with torch.no_grad():
-        return [*found.values(), *grads.values(), *results(call).values()]
+        others = [v for one in (call, kept, kept) for v in results(one).values()]
+        return [*found.values(), *grads.values(), *others]
 
 
 def run(before: bool) -> int:
     """All cells and sizes; how many tensors were guarded."""
     guard, count = Guard(before), 0
-    cutting.PARALLEL_US = cutting.SHARED_BYTES = 0
+    cutting.PARALLEL_US = cutting.SHARED_BYTES = packs.LEAST_NUMBERS = 0
     for dtype, team in zip(FLOATS, (1, 3), strict=True):
         torch.set_num_threads(team)
         for cell in CELLS:

@@ -12,7 +12,7 @@ import torch
 from tests.compiled.calls import Sizes, changed, random_call
 from tests.compiled.fed import Decaying
 from tests.house.source import ROOT
-from throughtime import Cell, Recurrent, cells
+from throughtime import Recurrent, cells
 from throughtime.backends import choose, explain
 from throughtime.backends.call import Call
 from throughtime.errors import BackendError
@@ -25,7 +25,6 @@ ZONES = torch.zeros(1, 3, 2, 5).double()
 CALLS: dict[str, tuple[dict[str, Any], str]] = {
     "mask": ({"recurrent_mask": MASK}, "has no gradient by masks"),
     "zoneout": ({"zoneout": (ZONES,)}, "states, inputs and masks must be float32"),
-    "record": ({"record": True}, "does not offer the sequence of every state"),
     "state": ({"state": (ZONES[:, 0],)}, "states, inputs and masks must be float32"),
     "mixed": ({"x": torch.zeros(3, 2, 4).double()}, "must be float64 on cpu like the input"),
 }  # fmt: skip
@@ -64,48 +63,6 @@ def _refused(call: Call, reason: str) -> None:
     assert reason in choose(call).refused["cpu"]
     assert choose(call).name != "cpu"
     assert reason in explain(call, "cpu")
-
-
-class Spread(Cell):
-    """A product's single unit stands before all units of a row."""
-
-    gates = ("g",)
-    state = ("h",)
-    products = {"one": (1, "h")}
-
-    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
-        return (torch.tanh(a.g + U.one @ s.h),)
-
-
-class NormedProjection(Cell):
-    """A sum over units, and a state of a width of its own."""
-
-    gates = ("h",)
-    state = {"h": "hidden_size", "q": 2}
-    products = {"hq": ("q", "h")}
-
-    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
-        h = torch.tanh(torch.nn.functional.layer_norm(a.h + U.h @ s.h, a.h.shape[-1:]))
-        return h, U.hq @ h + s.q
-
-
-@pytest.mark.parametrize(
-    ("cell", "reason"),
-    [
-        (Spread(), "computes with one number over units of another width: "),
-        (NormedProjection(), "computes over units (normalise) and has other widths: "),
-    ],
-    ids=repr,
-)
-def test_a_cell_is_refused_or_compiled(cell: Any, reason: str) -> None:
-    layer = Recurrent(cell, 3, 4, backend="cpu")
-    try:
-        y, _ = layer(torch.randn(3, 2, 3))
-    except BackendError as error:
-        assert reason in str(error)
-        layer.backend = "auto"
-        y, _ = layer(torch.randn(3, 2, 3))
-    assert y.isfinite().all()
 
 
 def test_bfloat16_layers_and_autocast_go_on() -> None:

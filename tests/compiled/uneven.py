@@ -94,7 +94,53 @@ class Lengths(Cell):
         return h, torch.tanh(s.old + (U.put @ h) / s.m.shape[-1]), s.m
 
 
+class Told(Cell):
+    """Direct inputs as wide as a memory, and as wide as nothing but the matrix that reads one.
+
+    Args:
+        slots: of the memory.
+        told: numbers in what is told.
+    """
+
+    gates = ("g",)
+    state = {"h": "hidden_size", "m": "slots"}
+    products = {"hear": ("h", "told"), "get": ("h", "m"), "put": ("m", "h")}
+    inputs = {"told": "told", "write": "m", "gap": 1, "shut": "slots"}
+
+    def __init__(self, slots: int, told: int) -> None:
+        self.slots, self.told = slots, told
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        heard = U.hear @ torch.tanh(a.told)
+        h = torch.tanh(a.g + U.g @ s.h + a.gap * heard + U.get @ (a.write * s.m))
+        keep = torch.sigmoid(a.shut)
+        return h, keep * s.m + (1 - keep) * torch.tanh(U.put @ h + a.write)
+
+
+class Again(Cell):
+    """The same matrices for what comes one after the other, with bias and without, even crosswise.
+
+    Args:
+        rank: units of a low-rank part.
+    """
+
+    gates = ("f", "g")
+    state = ("h", "c")
+    products = {"down": ("rank", "h"), "up": ("h", "rank"), "g_2": ("h", "h")}
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        first = torch.tanh(a.g + U.g @ s.h)
+        second = torch.tanh(U.g @ first + 0.5 * (U.g @ s.c))
+        f = torch.sigmoid(a.f + U.f @ s.h) * torch.sigmoid(U.f @ second + U.g_2 @ s.c)
+        low = U.up @ (U.down @ s.c)
+        c = f * s.c + (1 - f) * torch.tanh(U.up @ torch.tanh(U.down @ second) + low)
+        return torch.tanh(c) * f, 0.7 * c
+
+
 UNEVEN: list[Cell] = [
     LowRank(1), LowRank(6), LowRank(35), Beside(), Square(), Memories(1), Memories(4),
-    Memories(40), Lengths(3),
+    Memories(40), Lengths(3), Told(4, 1), Told(40, 7), Told(1, 50), Again(3), Again(40),
 ]  # fmt: skip

@@ -7,39 +7,9 @@ from typing import Any
 import torch
 from torch.nn.functional import layer_norm
 
-from throughtime import Cell, Recurrent, cells
+from throughtime import Cell, cells
 from throughtime.compiler import sweeps
-from throughtime.compiler.llvm.maths import OPS
 from throughtime.compiler.plan import Plan, plan
-from throughtime.compiler.refused import UNCODED
-from throughtime.compiler.rowwise import ROWWISE
-from throughtime.compiler.rules import FLAT, RULES
-
-
-class Wide(Cell):
-    """A direct input as wide as a memory that is no hidden_size wide."""
-
-    gates = ("g",)
-    state = {"h": "hidden_size", "m": 5}
-    inputs = {"v": "m"}
-
-    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
-        return torch.tanh(a.g + U.g @ s.h), 0.5 * s.m + a.v
-
-
-def test_every_operation_has_code_or_is_refused() -> None:
-    constants = {"number", "full", "width"}
-    assert (set(RULES) | FLAT) - OPS - ROWWISE - constants == UNCODED
-
-
-def test_an_operation_without_code_is_refused_with_its_line() -> None:
-    reason = plan(cells.Elman(torch.sin))
-    assert isinstance(reason, str)
-    assert reason.startswith("Elman computes sin, which has no vector code: ")
-    assert "elman.py" in reason
-    layer = Recurrent(cells.Elman(torch.sin), 2, 3)
-    assert layer.explain().startswith("layer 0: reference\n  not cpu: Elman computes sin")
-    assert layer(torch.randn(4, 2, 2))[0].shape == (4, 2, 3)
 
 
 def test_a_plan_reads_as_its_phases_and_what_it_saves() -> None:
@@ -58,10 +28,6 @@ def test_a_plan_reads_as_its_phases_and_what_it_saves() -> None:
     assert str(plan(cells.LSTM())).endswith("t16 = sigmoid(t15), t17 = s.c")
 
 
-def test_a_direct_input_of_a_width_of_its_own_is_refused() -> None:
-    assert plan(Wide()) == "Wide reads the direct input v, whose width is not 1 or hidden_size"
-
-
 def test_widths_that_no_matrix_joins_are_parts_of_their_own() -> None:
     found = plan(cells.LSTMProjected(3))
     assert isinstance(found, Plan)
@@ -75,7 +41,7 @@ def test_widths_that_no_matrix_joins_are_parts_of_their_own() -> None:
 
 
 class OfOneNumber(Cell):
-    """The mean over one number is that number, which nobody means."""
+    """The mean over one number is that number."""
 
     gates = ("h",)
     state = ("h",)
@@ -85,14 +51,31 @@ class OfOneNumber(Cell):
         return (torch.tanh(a.h + U.h @ s.h) * a.gap.mean(-1, keepdim=True),)
 
 
-def test_a_sum_over_one_number_is_refused_with_its_line() -> None:
-    reason = plan(OfOneNumber())
-    assert isinstance(reason, str)
-    assert reason.startswith("OfOneNumber computes over 1 units of a row (row_mean): ")
+def test_a_sum_over_one_number_is_that_number() -> None:
+    found = plan(OfOneNumber())
+    assert isinstance(found, Plan) and not found.rowwise
+
+
+class OfVector(Cell):
+    """A mean over the numbers of a per-unit vector."""
+
+    gates = ("h",)
+    state = ("h",)
+    vectors = {"gain": 0.5}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (torch.tanh(a.h + U.h @ s.h) * p.gain.mean(-1, keepdim=True),)
+
+
+def test_what_has_no_rule_is_told_with_its_line() -> None:
+    found = plan(OfVector())
+    assert isinstance(found, str)
+    assert found.startswith("mean has no rule, which keeps OfVector uncompiled: ")
+    assert found.endswith("return (torch.tanh(a.h + U.h @ s.h) * p.gain.mean(-1, keepdim=True),)")
 
 
 class NormedProjection(Cell):
-    """A row of gates is normalised beside a state of another width."""
+    """A row of gates is normalised, and so is what is projected, which has a width of its own."""
 
     gates = ("g",)
     state = {"h": 2, "c": "hidden_size"}
@@ -100,14 +83,38 @@ class NormedProjection(Cell):
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
         c = torch.tanh(layer_norm(a.g + U.g @ s.h, s.c.shape[-1:]))
-        return U.hr @ c, c
+        h = U.hr @ c
+        return torch.tanh(layer_norm(h, h.shape[-1:])), c
 
 
-def test_sums_over_units_beside_other_widths_are_refused_with_their_line() -> None:
-    reason = plan(NormedProjection())
-    assert isinstance(reason, str)
-    said = "NormedProjection computes over units (normalise) and has other widths: "
-    assert reason.startswith(said) and "test_plan.py" in reason
+def test_walks_go_over_the_units_of_each_width() -> None:
+    found = plan(NormedProjection())
+    assert isinstance(found, Plan) and found.rowwise and not found.fused
+    walks = sweeps.sweeps_forward(found, True)
+    over = [{found.widths.of[i] for i in w.ends if w.reductions} for w in walks]
+    assert over == [{"hidden_size", "2"}, {"hidden_size", "2"}, set()]
+    to_vector = sweeps.sweeps_to_vector(found, 0)
+    assert [{found.widths.of[i] for i in w.ends} for w in to_vector] == [{"hidden_size"}] * 3
+
+
+class Spread(Cell):
+    """A product's single unit stands before all units of a row."""
+
+    gates = ("g",)
+    state = ("h",)
+    products = {"one": (1, "h")}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any]:
+        return (torch.tanh(a.g + U.one @ s.h),)
+
+
+def test_one_unit_over_others_is_a_number_before_the_walk() -> None:
+    """Its gradient is a sum over the units, which backward adds up in a walk of its own."""
+    found = plan(Spread())
+    assert isinstance(found, Plan) and found.rowwise
+    (walk,) = sweeps.sweeps_forward(found, True)
+    assert [found.graph.nodes[i].op for i in walk.numbers] == ["U"]
+    assert [len(w.reductions) for w in sweeps.sweeps_backward(found)] == [1, 0]
 
 
 def test_a_normalised_cell_saves_what_is_centred_and_one_number_a_row_beside_it() -> None:

@@ -49,7 +49,7 @@ def module(
     values = [_load(b, p, i, lanes, d) for p, d in zip(function.args, dtypes, strict=False)]
     _store(b, apply(b, op, values, constants), function.args[-2], i)
     after = b.add(i, size(lanes))
-    i.add_incoming(after, loop)
+    i.add_incoming(after, b.block)
     b.cbranch(b.icmp_unsigned("<", after, function.args[-1]), loop, end)
     ir.IRBuilder(end).ret_void()
     return text(program, machine)

@@ -103,10 +103,19 @@ def test_capacity_tells_starts_apart() -> None:
     """An orthogonal network remembers its input several times longer than torch's start does."""
     torch.manual_seed(0)
     plain = Recurrent(cells.Elman(), 1, 32)
-    (before,) = memory_capacity(plain, scale=0.1)
-    (after,) = memory_capacity(initialise(plain, "orthogonal"), scale=0.1)  # type: ignore[arg-type]
+    (before,) = memory_capacity(plain)
+    (after,) = memory_capacity(initialise(plain, "orthogonal"))  # type: ignore[arg-type]
     assert after.capacity > 2 * before.capacity
     assert after.capacity <= 32
+
+
+def test_small_inputs_lie_over_one_another_in_an_orthogonal_network() -> None:
+    """Without biases it is nearly linear on them and forgets none, so that none is read well."""
+    torch.manual_seed(0)
+    layer = initialise(Recurrent(cells.Elman(), 1, 32), "orthogonal")
+    (found,) = memory_capacity(layer, scale=0.1)  # type: ignore[arg-type]
+    assert found.memory_steps == -1
+    assert 0.1 < found.r2_by_lag[60] and found.r2_by_lag[0] < 0.4
 
 
 def test_every_layer_is_measured() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import throughtime
 from throughtime import LSTM, Recurrent, cells
 from throughtime.diagnose.cure import cure
 from throughtime.errors import OptionError
@@ -61,7 +62,7 @@ def test_the_gradient_reaches_200_steps_back(
     (started,) = found.started
     assert (started.name, started.recipe) == ("layer", recipe)
     assert type(model.layer).__name__ != "LSTM" or started.words == (
-        "LSTM: time scales of 2 to 600 steps"
+        "LSTM: time scales of 2 to 600 steps, orthogonal matrices"
     )
 
 
@@ -133,7 +134,9 @@ def test_the_lag_comes_from_the_report_or_the_call() -> None:
     model = nn.GRU(2, 4)
     assert cure(model, Report(9)).lag_steps == 9
     assert cure(model, Report(9), lag=4).lag_steps == 4
-    assert cure(model, Report(9)).started[0].words == "GRU: time scales of 2 to 27 steps"
+    assert cure(model, Report(9)).started[0].words == (
+        "GRU: time scales of 2 to 27 steps, orthogonal matrices"
+    )
 
 
 def test_what_cannot_be_cured_is_refused() -> None:
@@ -149,3 +152,58 @@ def test_what_cannot_be_cured_is_refused() -> None:
     wrapped = nn.utils.parametrizations.weight_norm(copy.deepcopy(nn.GRU(2, 4)), "weight_hh_l0")
     with pytest.raises(OptionError, match="parametri"):
         cure(wrapped, lag=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM])
+def test_a_start_in_half_precision_is_that_of_float32_rounded(
+    kind: type[nn.RNNBase], dtype: torch.dtype
+) -> None:
+    layer, found = kind(3, 8), []
+    for model in (layer, kind(3, 8).to(dtype)):
+        torch.manual_seed(0)
+        found.append(cure(model, lag=20).model)
+    for new, expected in zip(found[1].parameters(), found[0].parameters(), strict=True):
+        assert new.dtype == dtype and torch.equal(new, expected.to(dtype))
+
+
+def test_what_is_frozen_keeps_its_weights() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LSTM(3, 8), nn.LSTM(8, 8), nn.Linear(8, 2), nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    model[3].requires_grad_(False)
+    found = cure(model, lag=20)
+    assert [s.name for s in found.started] == ["1"] and found.kept == ("0", "3")
+    for (name, new), (_, old) in zip(
+        found.model.named_parameters(), model.named_parameters(), strict=True
+    ):
+        assert torch.equal(new, old) == (name[0] in "03"), name
+
+
+class Keeps(nn.Module):
+    """Remembers its last output with the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(3, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.layer(x)[0]
+        return self.last
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")
+def test_a_model_that_is_none_or_cannot_be_copied_is_refused() -> None:
+    with pytest.raises(OptionError, match="is frozen, so a new start would stay untrained; unfr"):
+        cure(nn.LSTM(3, 8).requires_grad_(False), lag=20)
+    with pytest.raises(OptionError, match="the model is wrapped in DataParallel; give the one in"):
+        cure(nn.DataParallel(nn.LSTM(3, 8)), lag=20)
+    with pytest.raises(OptionError, match="the model is compiled by torch.compile; give what it"):
+        cure(torch.compile(nn.LSTM(3, 8)), lag=20)  # type: ignore[arg-type]
+    model, x = Keeps(), torch.rand(12, 4, 3)
+    model(x)
+    for call in (lambda: cure(model, lag=5), lambda: throughtime.diagnose(model, x)):
+        with pytest.raises(OptionError, match=r"torch cannot copy this model \(Only Te.* detach"):
+            call()
+    del model.last
+    assert cure(model, lag=5).started and throughtime.diagnose(model, x).steps == 12

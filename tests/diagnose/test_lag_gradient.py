@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import Recurrent, cells
+from throughtime.diagnose.batches import as_batches
 from throughtime.diagnose.lag_gradient import lag_gradients
-from throughtime.diagnose.subject import Subject, as_batches
+from throughtime.diagnose.subject import Subject
 from throughtime.errors import OptionError, ShapeError
 
 T, B = 12, 4

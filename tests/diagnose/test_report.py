@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,3 +137,15 @@ def test_a_full_report_takes_at_most_20_seconds_of_one_core() -> None:
         torch.set_num_threads(threads)
     assert report.missing == ()
     assert spent <= 20
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.html"])
+def test_a_folder_that_is_not_there_is_made(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("plotly")
+    report = throughtime.diagnose(nn.GRU(4, 8), _x(0))
+    file = tmp_path / "of" / "today" / name
+    report.save(file)
+    text = file.read_text(encoding="utf-8")
+    assert "<html" in text if name.endswith("html") else Report.from_json(text) == report
+    with pytest.raises(FileExistsError, match="report"):
+        report.save(file / "below a file.json")

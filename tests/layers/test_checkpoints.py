@@ -171,8 +171,8 @@ def kept_bytes(layer: Recurrent, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> 
     cpu, made = OPAQUE["cpu"], {}
     forward = cpu.forward
 
-    def counted(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
-        result, kept = forward(call, keep)
+    def counted(call: Call, keep: bool, y: Tensor | None = None) -> tuple[Result, list[Tensor]]:
+        result, kept = forward(call, keep, y)
         for v in (*kept, *result.final):
             made[StorageWeakRef(v.untyped_storage())] = v.untyped_storage().nbytes()
         return result, kept

@@ -87,14 +87,17 @@ def test_single_steps_start_like_layers(kind: str) -> None:
             assert torch.equal(value, getattr(layer, f"{name}_l0")), (recipe, name)
 
 
-def test_what_writes_gets_the_opposite_bias() -> None:
+@pytest.mark.parametrize(("recipe", "share"), [("chrono", 1.0), ("timescales", 0.75)])
+def test_what_writes_gets_the_opposite_bias_or_three_quarters(recipe: str, share: float) -> None:
     layer = Recurrent(cells.LSTM(), 2, 5, num_layers=2, bidirectional=True)
-    initialise(layer, timescales=(3, 90))
+    initialise(layer, **{recipe: 90 if recipe == "chrono" else (3, 90)})
     for number in range(2):
         for reverse in (False, True):
             kept = layer.gate("f", number, reverse).bias
-            assert_close(layer.gate("i", number, reverse).bias, -kept)
+            assert_close(layer.gate("i", number, reverse).bias, -share * kept)
             assert kept.unique().numel() == 5
+            for other in "go":
+                assert bool(layer.gate(other, number, reverse).bias.any()) == (recipe == "chrono")
     before = layer.gate("i").bias.clone()
     initialise(layer, forget_bias=1.0)
     assert_close(layer.gate("f", 1, True).bias, torch.ones(5))
@@ -109,6 +112,7 @@ def test_every_gate_is_orthogonal_by_itself_or_the_identity() -> None:
             U = layer.gate(gate, 1, bool(d)).weight_hh
             assert U is not None
             assert_close(U @ U.T, 2.25 * torch.eye(5, dtype=torch.float64))
+            assert not layer.gate(gate, 1, bool(d)).bias.any()
     rnn = Recurrent(cells.Elman("relu"), 3, 50)
     initialise(rnn, "identity")
     assert torch.equal(rnn.weight_hh_l0, torch.eye(50))
@@ -150,8 +154,10 @@ def _reach(layer: Recurrent, lag: int = 199) -> float:
     [
         (cells.LSTM(), None, {"chrono": 200}, -1.5, 0.5),
         (cells.GRU(), None, {"chrono": 200}, -1.5, 0.5),
-        (cells.LSTM(), None, {"timescales": (2, 600)}, -2.0, 0.5),
-        (cells.Elman(), "orthogonal", {}, -6.5, 0.5),
+        (cells.LSTM(), None, {"timescales": (2, 600)}, -1.5, 0.5),
+        (cells.LSTM(), "orthogonal", {"timescales": (2, 600)}, -1.5, 0.5),
+        (cells.GRU(), "orthogonal", {"timescales": (2, 600)}, -1.5, 0.5),
+        (cells.Elman(), "orthogonal", {}, -6.0, 0.5),
         (cells.Elman("relu"), "identity", {}, -0.5, 0.5),
         (cells.LSTM(), "torch", {}, -60.0, -20.0),
         (cells.GRU(), "torch", {}, -60.0, -20.0),

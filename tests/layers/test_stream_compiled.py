@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.cells.table import CELLS
+from tests.compiled.calls import CELLS
 from throughtime import GRU, LSTM, Cell, Readout, Recurrent, Stream, cells
 from throughtime.compiler.llvm import cell as code
 from throughtime.compiler.llvm import tile
 from throughtime.compiler.llvm.stream_words import OPERATION
-from throughtime.compiler.plan import plan
+from throughtime.errors import OptionError, ShapeError
 
 ONE_CALL = "compiled: a step of the whole model is one call"
 
@@ -28,18 +28,44 @@ def steps(stream: Stream, x: Any) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
 def test_bits_of_the_whole_sequence_on_compiled_code(cell: Cell, dtype: torch.dtype) -> None:
-    if isinstance(plan(cell), str) or cell.layout.inputs:
-        pytest.skip("the compiler does not take the cell")
     for width, rows in ((1, 1), (16, 1), (33, 1), (40, 2), (7, 13)):
         layer = Recurrent(
-            cell, 3, [width, width + 1], return_state=False, dtype=dtype, learn_initial=True,
-            backend="cpu",
+            cell, 3, [width, width + (not cell.layout.inputs)], return_state=False, dtype=dtype,
+            learn_initial=True, backend="cpu", zoneout=0.2 if width % 2 else 0.0,
         )  # fmt: skip
+        layer.eval()
         with torch.no_grad():
             for value in layer.parameters():
                 value.normal_(0, 0.3)
-        x = torch.randn(5, rows, 3, dtype=dtype)
-        assert torch.equal(steps(layer.stream(rows), x), layer(x))
+        widths = {n: cell.width(cell.inputs[n], width) for n in cell.layout.inputs}
+        inputs = {n: torch.rand(5, rows, w, dtype=dtype) for n, w in widths.items()}
+        stream, x = layer.stream(rows), torch.randn(5, rows, 3, dtype=dtype)
+        assert stream.explain() == ONE_CALL
+        given = [{"inputs": {n: v[t] for n, v in inputs.items()}} for t in range(5)]
+        y = [stream(v, **(g if inputs else {})) for v, g in zip(x, given, strict=True)]
+        assert torch.equal(torch.stack(y), layer(x, inputs=inputs or None))
+
+
+def test_direct_inputs_of_every_kind() -> None:
+    layer = Recurrent(cells.GRUD(), 3, 4, return_state=False)
+    x, inputs = torch.randn(4, 1, 3), {n: torch.rand(4, 1, 4) for n in cells.GRUD().inputs}
+    inputs = {n: v[..., : layer.cell.width(layer.cell.inputs[n], 4)] for n, v in inputs.items()}
+    stream, y = layer.stream(), layer(x, inputs=inputs)
+    one = [{n: v[t] for n, v in inputs.items()} for t in range(4)]
+    found = [stream(x[0], inputs=one[0])]
+    flat = {n: v[0].numpy() for n, v in one[1].items()}
+    found.append(torch.from_numpy(stream(x[1, 0].numpy(), inputs=flat)).unsqueeze(0))
+    before = stream.state
+    wrong: list[tuple[type[Exception], dict[str, Any]]] = [
+        (OptionError, {}), (TypeError, {"inputs": 3.0}),
+        (ShapeError, {"inputs": {n: v.expand(2, -1) for n, v in one[2].items()}}),
+    ]  # fmt: skip
+    for error, given in wrong:
+        with pytest.raises(error):
+            stream(x[2], **given)
+    assert all(torch.equal(v, w) for v, w in zip(before[0][0], stream.state[0][0], strict=True))
+    found += [stream(x[t], inputs=one[t]) for t in (2, 3)]
+    assert torch.equal(torch.stack(found), y)
 
 
 def test_a_stack_with_its_readout_equals_the_whole() -> None:
@@ -53,6 +79,21 @@ def test_a_stack_with_its_readout_equals_the_whole() -> None:
         stream.reset()
         found = steps(stream, x.numpy())
         torch.testing.assert_close(found, y, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", [cells.LSTM(), cells.LSTMProjected(proj_size=5)], ids=repr)
+def test_residuals_and_dropouts_in_eval_mode(cell: Cell) -> None:
+    options: dict[str, Any] = {"num_layers": 3, "residual": True, "return_state": False}
+    for rows, H in ((1, 20), (3, 33)):
+        layer = Recurrent(cell, 3, H, dropout=0.5, backend="cpu", **options)
+        x = torch.randn(6, rows, 3)
+        stream = layer.stream(rows)
+        assert stream.explain() == ONE_CALL
+        assert torch.equal(steps(stream, x), layer.eval()(x))
+        model = nn.Sequential(layer, nn.Dropout(0.5), nn.Linear(layer.output_size, 2)).double()
+        assert Stream(model, rows).explain() == ONE_CALL
+        found = steps(Stream(model, rows), x.double())
+        torch.testing.assert_close(found, model.eval()(x.double()), rtol=1e-12, atol=1e-12)
 
 
 def test_a_result_is_the_callers() -> None:
@@ -125,13 +166,11 @@ def _hooked() -> nn.Module:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (nn.Sequential(GRU(3, 4), nn.Identity()), "holds a Identity"),
+        (nn.Sequential(GRU(3, 4), nn.Tanh()), "holds a Tanh"),
         (nn.Sequential(GRU(3, 4), Readout(4, 2, activation="tanh")), "has an activation"),
         (Own(cells.GRU(), 3, 4), "Own is changed in your own code"),
         (Recurrent(cells.GRU(), 3, 4, backend="reference"), "backend='reference'"),
-        (Recurrent(cells.GRU(), 3, [4, 4], residual=True), "residual=True"),
-        (Recurrent(cells.GRU(), 3, 4, zoneout=0.1), "zoneout"),
-        (Recurrent(cells.MGU(), 3, 4), "multiplies what its own step computes"),
+        (nn.Sequential(Recurrent(cells.GRUD(), 3, 4)), "Sequential reads direct inputs"),
         (nn.Sequential(GRU(3, 4), Readout(4, 2, dtype=torch.float64)), "different dtypes"),
         (nn.Sequential(GRU(3, 4), Readout(5, 2)), "takes 5 numbers and the one before it gives 4"),
         (nn.Sequential(GRU(3, 4), nn.Linear(4, 2)), "gives its state stands before a part"),

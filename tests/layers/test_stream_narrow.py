@@ -37,7 +37,7 @@ def rounded(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
 def test_bits_of_float32_weights_of_the_same_values(cell: Cell) -> None:
     if cell.layout.inputs:
-        pytest.skip("a stream of direct inputs goes layer by layer, without narrow weights")
+        pytest.skip("a linear part behind the layer takes no direct inputs")
     differs = False
     for I, H, rows in ((3, 16, 1), (1, 33, 1), (7, 1, 2), (4, 20, 13)):
         layer = Recurrent(cell, I, [H, H + 1], return_state=False)

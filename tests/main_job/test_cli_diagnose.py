@@ -117,6 +117,63 @@ def test_a_tuple_of_pairs_is_several_batches_and_a_loss_is_called(tmp_path: Path
     assert told.loss == pytest.approx(5 + 2 * net(x)[0][-1].sum().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("own", ["", "clip, truncation = 7.0, 9\n"])
+def test_clip_and_truncation_are_flags_that_go_before_the_file(own: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(MODEL + "batches = [torch.rand(12, 4, 3) for _ in range(2)]\n" + own)
+    assert main(["diagnose", str(file), "--clip", "0.125", "--truncation", "5"]) == 0
+    told = kept(tmp_path)
+    assert told.clipping is not None
+    assert (told.clipping.threshold, told.truncation) == (0.125, 5)
+
+
+def test_flags_go_before_a_run(latched: Run, tmp_path: Path) -> None:
+    flags = ["--clip", "0.125", "--truncation", "5", "--out", str(tmp_path)]
+    assert main(["diagnose", str(latched.folder), *flags]) == 0
+    told = kept(tmp_path)
+    assert told.clipping is not None
+    assert (told.clipping.threshold, told.truncation) == (0.125, 5)
+
+
+BROKEN = """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 8)
+
+    def forward(self, x):
+        raise ValueError("no such\\nthing")
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import torch\nmodel = 1 / 0\n", ", line 2, raises ZeroDivisionError: division by zero"),
+        ("model = (\n", ", line 1, raises SyntaxError: "),
+        ("import nowhere_at_all\n", ", line 1, raises ModuleNotFoundError: No module named 'no"),
+        ("\nopen('/nowhere/at/all')\n", ", line 2, raises FileNotFoundError: [Errno 2] No such"),
+        ("import sys\nsys.exit(3)\n", ", line 2, raises SystemExit: 3"),
+        ("import torch\nmodel = torch.nn.LSTM(1)\n", ", line 2, raises TypeError: "),
+        (MODEL + BROKEN + "model = Net()\n", ", line 15, raises ValueError: no such thing"),
+        (MODEL + "def loss(y):\n    raise ValueError\n", ", line 9, raises ValueError"),
+    ],
+)
+def test_what_a_file_raises_is_told_with_its_line(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(text)
+    assert f"{file}{said}" in refused(capsys, "diagnose", file)
+
+
+def test_debug_shows_where_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("model = 1 / 0\n")
+    assert main(["diagnose", str(file), "--debug"]) == 2
+    assert "Traceback" in (said := capsys.readouterr().err) and "ZeroDivisionError" in said
+
+
 @pytest.mark.parametrize(
     ("text", "name", "said"),
     [

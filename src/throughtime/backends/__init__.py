@@ -32,8 +32,13 @@ class Open(Backend, Protocol):
 class Opaque(Backend, Protocol):
     """A backend that computes its own derivative, since nothing sees inside."""
 
-    def forward(self, call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
-        """The result, and what `backward` needs beside it; nothing with keep=False."""
+    def forward(
+        self, call: Call, keep: bool, y: Tensor | None = None
+    ) -> tuple[Result, list[Tensor]]:
+        """The result, and what `backward` needs beside it; nothing with keep=False.
+
+        With `y`, contiguous and of the output's shape, the output sequence is written there.
+        """
 
     def kept_shapes(self, call: Call) -> list[tuple[int, ...]]:
         """The shapes of what `forward` keeps, in the numbers of x."""
@@ -43,11 +48,12 @@ class Opaque(Backend, Protocol):
 
     def backward(
         self, call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None],
-        wants_x: bool, wants_weights: bool, sums: Any = None,
+        wants_x: bool, wants_weights: bool, sums: Any = None, d_x: Tensor | None = None,
     ) -> Gradients:  # fmt: skip
         """The derivative; `kept` is the output sequence and what `forward` kept.
 
-        With `sums` the gradients by weights and by `initial` are those of all calls so far.
+        With `sums` the gradients by weights and by `initial` are those of all calls so far; with
+        `d_x`, contiguous and of x's shape, the gradient by x is written there.
         """
 
 

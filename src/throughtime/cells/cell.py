@@ -82,8 +82,9 @@ class Cell(ABC, metaclass=_CellType):
         vectors: name -> initial value of a vector with one number a unit, read as `p.name`.
         products: name -> (to, from), widths of a matrix without input part or bias,
             used as `U.name @ v`.
-        inputs: name -> width (1 or "hidden_size") of an input given at every step and
-            multiplied by no matrix, read as `a.name`.
+        inputs: name -> width of an input given at every step and not multiplied by W, read as
+            `a.name`: 1 for one number a row, which goes with units of hidden_size; "hidden_size";
+            or any other, to meet a state so wide or as `U.product @ a.name`.
         keeps: gate (or the vector that is its bias) -> 1 when the old state is kept where the gate
             is open, -1 where it is closed; its bias sets the cell's time scale.
         writes: likewise for a gate that lets new values in: 1 where it is open.

@@ -14,62 +14,76 @@ if TYPE_CHECKING:
 _FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<name>\w+))?")
 
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="The folder of a finished run, or FILE.py:model: a Python file, which is "
+        "executed, and which defines a model of that name, `batches`, and where they are "
+        "wanted `loss`, `lag`, `clip`, `truncation` and `before`, as throughtime.diagnose "
+        "takes them."
+    ),
+]
+Lag = Annotated[
+    int | None, typer.Option(help="Steps back that the task needs. Default: the sequence.")
+]
+Clip = Annotated[
+    float | None,
+    typer.Option(help="The norm at which training clips the gradient. Default: the run's."),
+]
+Truncation = Annotated[
+    int | None, typer.Option(help="Steps over which training back-propagates. Default: all.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder of report.json and report.html. Default: beside the model."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Adds the command."""
     app.command("diagnose")(diagnose)
 
 
 def diagnose(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="The folder of a finished run, or FILE.py:model: a Python file, which is "
-            "executed, and which defines a model of that name, `batches`, and where they are "
-            "wanted `loss`, `lag`, `clip`, `truncation` and `before`, as throughtime.diagnose "
-            "takes them."
-        ),
-    ],
-    lag: Annotated[
-        int | None, typer.Option(help="Steps back that the task needs. Default: the sequence.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder of report.json and report.html. Default: beside the model."),
-    ] = None,
-) -> None:
+    model: Model, lag: Lag = None, clip: Clip = None, truncation: Truncation = None,
+    out: Out = None,
+) -> None:  # fmt: skip
     """Measure how far back a model learns and remembers, and what would change it."""
     from throughtime.cli.memory_report import keep
 
     found = _FILE.fullmatch(model)
+    how = {"lag": lag, "clip": clip, "truncation": truncation}
+    how = {name: value for name, value in how.items() if value is not None}
     if found is None:
-        report, beside = _of_run(Path(model), lag), Path(model)
+        report, beside = _of_run(Path(model), how), Path(model)
     else:
         file = Path(found["file"])
-        report, beside = _of_file(file, found["name"] or "model", lag), file.parent
+        report, beside = _of_file(file, found["name"] or "model", how), file.parent
     typer.echo(str(report))
     typer.echo("")
     keep(report, out or beside)
 
 
-def _of_run(folder: Path, lag: int | None) -> Report:
+def _of_run(folder: Path, how: dict[str, Any]) -> Report:
     from throughtime.cli.memory_report import of_run
     from throughtime.train.result import trained
     from throughtime.train.run import read
 
     task, model = trained(read(folder))
-    return of_run(task, model, lag)
+    return of_run(task, model, **how)
 
 
-def _of_file(file: Path, name: str, lag: int | None) -> Report:
+def _of_file(file: Path, name: str, how: dict[str, Any]) -> Report:
+    """The report of what a file defines; options of the command line go before the file's."""
     from throughtime import diagnose
-    from throughtime.cli.user_file import executed
+    from throughtime.cli.user_file import executed, told_by_line
 
     defined = vars(executed(file))
     model = _defined(file, defined, name)
     batches = _several(_defined(file, defined, "batches"))
-    wanted = defined.get("lag") if lag is None else lag
-    how = {name: defined.get(name) for name in ("clip", "truncation", "before")}
-    return diagnose(model, batches, defined.get("loss"), wanted, **how)
+    own = {n: defined[n] for n in ("lag", "clip", "truncation", "before") if n in defined}
+    with told_by_line(file):
+        return diagnose(model, batches, defined.get("loss"), **(own | how))
 
 
 def _defined(file: Path, defined: dict[str, Any], name: str) -> Any:

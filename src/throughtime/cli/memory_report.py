@@ -18,8 +18,11 @@ BATCHES, ROWS = 8, 16
 """Of a run's training data, so that its report takes seconds."""
 
 
-def of_run(task: Task, model: nn.Module, lag: int | None = None) -> Report:
-    """The report of a run's model on some of its training data.
+def of_run(
+    task: Task, model: nn.Module, *, lag: int | None = None, clip: float | None = None,
+    truncation: int | None = None,
+) -> Report:  # fmt: skip
+    """The report of a run's model on some of its training data; it clips as the run did.
 
     Raises:
         OptionError, ShapeError, TypeError: what cannot be looked at.
@@ -28,8 +31,9 @@ def of_run(task: Task, model: nn.Module, lag: int | None = None) -> Report:
 
     recipe = task.recipe
     posed = task.posed(model, BATCHES, ROWS)
-    clip = recipe.clip_threshold if recipe.clip == "norm" else None
-    return diagnose(posed.model, posed.batches, posed.loss, lag, clip=clip)
+    if clip is None and recipe.clip == "norm":
+        clip = recipe.clip_threshold
+    return diagnose(posed.model, posed.batches, posed.loss, lag, clip=clip, truncation=truncation)
 
 
 def keep(report: Report, folder: Path) -> None:

@@ -1,11 +1,16 @@
-"""A Python file of the user's, executed, and what it defines."""
+"""A Python file of the user's: executed, what it defines, and what goes wrong in it."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+
+from throughtime.errors import OptionError, ThroughtimeError
 
 
 def executed(file: Path) -> ModuleType:
@@ -13,6 +18,7 @@ def executed(file: Path) -> ModuleType:
 
     Raises:
         OSError: the file cannot be read.
+        OptionError: it raises; names the line.
     """
     name = f"throughtime_user_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
@@ -20,5 +26,36 @@ def executed(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # what the file defines may look itself up there
     sys.path.insert(0, str(file.resolve().parent))  # as for a program: its neighbours are found
-    spec.loader.exec_module(module)
+    with told_by_line(file):
+        spec.loader.exec_module(module)
     return module
+
+
+@contextmanager
+def told_by_line(file: Path) -> Iterator[None]:
+    """An error that arose in a file of the user's, or below it, ends as one sentence with the line.
+
+    Raises:
+        OptionError: in place of the error.
+    """
+    try:
+        yield
+    except ThroughtimeError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
+        line = _line(file, error)
+        if line is None:
+            raise
+        words = " ".join(str(error).split())
+        raise OptionError(
+            f"{file}, line {line}, raises {type(error).__name__}{': ' * bool(words)}{words}"
+        ) from error
+
+
+def _line(file: Path, error: BaseException) -> int | None:
+    """The last line of the file that an error passed through; None for one from elsewhere."""
+    if isinstance(error, SyntaxError) and error.filename == str(file):
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if f.filename == str(file)]
+    return lines[-1] if lines else None

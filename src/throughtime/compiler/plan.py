@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from throughtime.cells.cell import Cell
+from throughtime.compiler.apart import apart, step_graph
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import NUMBER, Graph
 from throughtime.compiler.inputs import state_shapes
 from throughtime.compiler.masked import NO_MASKS, Masks, with_masks
 from throughtime.compiler.phases import Phase, phases_of
-from throughtime.compiler.refused import reason
-from throughtime.compiler.rowwise import REDUCTIONS, expanded
+from throughtime.compiler.rowwise import expanded
 from throughtime.compiler.saving import needed_values, saved_values
 from throughtime.compiler.sums import Sum, phase_lines, sums_of
-from throughtime.compiler.trace import trace
 from throughtime.compiler.widths import Widths, widths_of
 
 
@@ -74,8 +73,8 @@ class Plan:
 
     @cached_property
     def rowwise(self) -> bool:
-        """Whether the step itself computes over the units of a row."""
-        return any(n.op in REDUCTIONS for n in self.graph.nodes[: self.graph.forward])
+        """Whether code works out numbers of a whole row before it goes over its units."""
+        return self.widths.rowwise
 
     @cached_property
     def input_names(self) -> tuple[str, ...]:
@@ -156,11 +155,20 @@ class Plan:
 @lru_cache(maxsize=256)  # asked several times a call
 def plan(cell: Cell, masks: Masks = NO_MASKS) -> Plan | str:
     """The plan of a cell with these masks, or the reason why there is none."""
-    return reason(cell) or _planned(cell, masks)
+    return _without_rule(cell) or _planned(apart(cell), masks)
+
+
+def _without_rule(cell: Cell) -> str | None:
+    """What the step computes that has no rule, in words that `explain` tells, or None."""
+    graph = step_graph(cell)
+    if not graph.unsupported:
+        return None
+    operation, line = graph.unsupported[0]
+    return f"{operation} has no rule, which keeps {graph.name} uncompiled: {line}"
 
 
 def _planned(cell: Cell, masks: Masks) -> Plan:
-    masked = with_masks(trace(cell), cell.layout.recurrent_gates, masks)
+    masked = with_masks(step_graph(cell), cell.layout.recurrent_gates, masks)
     step, graph = expanded(masked, derivative(masked))
     output = cell.state_names[0]
     sums = sums_of(step, graph, output, cell.layout.inputs)
@@ -176,7 +184,7 @@ def _planned(cell: Cell, masks: Masks) -> Plan:
     saved, read = saved_values(graph, needed, {s.node for s in sums}, known)
     saved = tuple(sorted(saved, key=lambda i: (graph.nodes[i].shape == NUMBER, i)))
     return Plan(
-        type(cell).__name__, graph, sums, states, new_states, saved, new_states[0] in read,
+        step.name, graph, sums, states, new_states, saved, new_states[0] in read,
         states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
         widths_of(graph, tuple(shape[-1] for shape in state_shapes(cell).values())),
         cell.layout.products, given,

@@ -60,6 +60,9 @@ def _written(builder: Builder, node: Node, inputs: tuple[int, ...]) -> int:
 
 
 def _reduced(op: str, x: Symbol) -> Symbol:
+    """Over the units of x, of which one alone is its own sum and greatest value."""
+    if x.symbolic_shape[-1] == "1":
+        return x
     return x.reshaped(op, (*x.symbolic_shape[:-1], "1"))
 
 
@@ -87,6 +90,7 @@ def _softmax(x: Symbol) -> Symbol:
 
 
 _RULES: Final[dict[str, Callable[..., Symbol]]] = {
+    "row_sum": lambda x: _reduced("row_sum", x),
     "row_mean": _mean,
     "row_scale": _row_scale,
     "normalise": _normalise,

@@ -12,6 +12,7 @@ from typing import Final
 from throughtime.compiler.builder import BOOLEAN
 from throughtime.compiler.graph import NUMBER, Graph
 from throughtime.compiler.rowwise import REDUCTIONS
+from throughtime.compiler.widths import is_rowwise
 
 DEAR: Final = frozenset(
     "sigmoid tanh exp expm1 log log1p sin cos atan erf elu softplus logsigmoid silu gelu "
@@ -76,7 +77,7 @@ class _Choice:
         self, graph: Graph, needed: frozenset[int], sums: set[int], known: set[int]
     ) -> None:
         self.graph, self.needed, self.sums, self.known = graph, needed, sums, known
-        self._whole_rows = any(n.op in REDUCTIONS for n in graph.nodes[: graph.forward])
+        self._whole_rows = is_rowwise(graph)
 
     def kept(self, forced: set[int]) -> set[int]:
         """What is kept when dear values and `forced` ones are never computed again."""

@@ -19,10 +19,10 @@ from throughtime.compiler.saving import DEAR
 
 @dataclass(frozen=True)
 class Sweep:
-    """One walk over the units of a row.
+    """One walk over the units of a row, those of each width.
 
     Attributes:
-        numbers: nodes of one number a row that are worked out before it.
+        numbers: nodes of one number a row, or for all, that are worked out before it.
         reductions: nodes that are there behind it; none in the last walk.
         ends: nodes whose vectors it computes: what is reduced, or the results.
         lines: nodes whose vectors it leaves for later walks, since they are dear.
@@ -144,11 +144,13 @@ class _Walk:
         nodes, found, seen, pending = self.graph.nodes, set[int](), set[int](), list(ends)
         while pending:
             index = pending.pop()
-            if index in seen or self._ends_at(index):
+            if index in seen:
                 continue
             seen.add(index)
-            if nodes[index].shape == NUMBER:
+            if nodes[index].shape == NUMBER or (not nodes[index].shape and self._is_dear(index)):
                 found.add(index)
+            elif self._ends_at(index):
+                continue
             elif self.left.get(index, self._walks) < self._walks:
                 self.read.add(index)
             else:

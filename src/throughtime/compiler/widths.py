@@ -2,7 +2,9 @@
 
 Pointwise operations join values of one width, so the pointwise part of a step falls into one part
 for each width, which is a loop of its own in code. A number a row, such as a direct input of width
-1, is the same for all units of hidden_size. A product or a state of width 1 has one unit.
+1, is the same for all units of hidden_size. A product or a state of width 1 has one unit; where it
+meets units of another width, or a step computes over units, all numbers a row are worked out
+before the loops.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from throughtime.compiler.graph import NUMBER, Graph, Node
+from throughtime.compiler.graph import NUMBER, Graph
+from throughtime.compiler.rowwise import REDUCTIONS
 
 HIDDEN: Final = "hidden_size"
 
@@ -27,11 +30,13 @@ class Widths:
         names: every width that there is; the first is hidden_size.
         of: for each node its own.
         states: for each state its own.
+        rowwise: whether code works out numbers of a whole row before it goes over its units.
     """
 
     names: tuple[str, ...]
     of: tuple[str, ...]
     states: tuple[str, ...]
+    rowwise: bool
 
     @cached_property
     def even(self) -> bool:
@@ -44,20 +49,26 @@ def widths_of(graph: Graph, states: tuple[str, ...]) -> Widths:
     of = node_widths(graph)
     asked = (str(n.constants[0]) for n in graph.nodes if n.op == "width")
     names = dict.fromkeys([HIDDEN, *states, *of, *(w for w in asked if not w.isdigit())])
-    return Widths(tuple(names), of, states)
+    return Widths(tuple(names), of, states, is_rowwise(graph))
 
 
-def spread_node(graph: Graph) -> Node | None:
-    """A node of a derivative that joins one number and units of another width, if there is one."""
+def is_rowwise(graph: Graph) -> bool:
+    """Whether the step of a derivative computes over units, or spreads one number over them."""
+    return any(n.op in REDUCTIONS for n in graph.nodes[: graph.forward]) or _spreads(graph)
+
+
+def _spreads(graph: Graph) -> bool:
+    """Whether a node of a derivative joins one number and units of another width."""
+    if not any(node.shape == NUMBER for node in graph.nodes[: graph.forward]):
+        return False
     of = node_widths(graph)
     for index, node in enumerate(graph.nodes):
         wanted = HIDDEN if node.op == "row_sum" else of[index]
         for i in () if node.op in ("U", "transposed") else node.inputs:
             free = graph.nodes[i].shape in ((), (HIDDEN,)) or graph.nodes[i].op == "full"
             if not free and of[i] != wanted:
-                return node
-    ends = (i for name, i in graph.outputs if name.startswith("d_a.") and of[i] == "1")
-    return next((graph.nodes[i] for i in ends), None)
+                return True
+    return any(name.startswith("d_a.") and of[i] == "1" for name, i in graph.outputs)
 
 
 def node_widths(graph: Graph) -> tuple[str, ...]:

@@ -119,8 +119,9 @@ def _filled(like: list[Any], found: tuple[Tensor | None, ...]) -> list[Tensor]:
 
 
 def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """x, state and the rest of a call, whatever its layer calls them."""
-    given = {k: v for k, v in kwargs.items() if k not in ("x", "input", "state", "hx")}
+    """x, state and what else the batch of a call is made of, whatever its layer calls them."""
+    others = ("x", "input", "state", "hx", "gradient_norms")
+    given = {k: v for k, v in kwargs.items() if k not in others}
     x = args[0] if args else kwargs.get("x", kwargs.get("input"))
     state = args[1] if len(args) > 1 else kwargs.get("state", kwargs.get("hx"))
     return x, state, given

@@ -29,6 +29,14 @@ def check_plain(model: nn.Module) -> None:
             raise OptionError(f"{words} is compiled by torch.compile; give what it was made from")
 
 
+def not_copied(error: BaseException) -> OptionError:
+    """A model that torch cannot copy, and the usual reason."""
+    return OptionError(
+        f"torch cannot copy this model ({str(error).split('.')[0]}); where it keeps a tensor of an "
+        f"earlier call as an attribute, delete or detach that"
+    )
+
+
 def check_layers(layers: dict[str, SequenceLayer]) -> None:
     """Refuse recurrent layers whose gradients through time cannot be seen.
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from throughtime.diagnose.checks import check_plain, not_copied
 from throughtime.errors import OptionError
 from throughtime.layers.convert import from_torch
 from throughtime.layers.drop_in_cell import DropInCell
@@ -49,8 +50,9 @@ class Cure:
         model: the copy; torch's layers in it are torch's still.
         lag_steps: how far back it is to reach.
         started: each recurrent layer's new start; nothing with keep_weights.
-        kept: names of the other modules that hold weights and have no `reset_parameters`, so
-            they keep the weights they had; with keep_weights every one that holds weights.
+        kept: names of the other modules that hold weights and are frozen or have no
+            `reset_parameters`, so they keep the weights they had; with keep_weights every one
+            that holds weights.
     """
 
     model: nn.Module
@@ -65,9 +67,9 @@ def cure(
 ) -> Cure:  # fmt: skip
     """Start a copy of a model anew, so that gradients reach `lag` steps back.
 
-    Gated cells get time scales log-uniform from 2 to 3 x lag steps; plain ones orthogonal
-    matrices and no biases, with relu the identity. Everything else is started by its own
-    `reset_parameters`. The numbers come from torch's generator.
+    All get orthogonal matrices, gated cells also time scales log-uniform from 2 to 3 x lag steps;
+    plain ones have no biases, relu gets the identity. Everything else is started by its own
+    `reset_parameters`; what is frozen is left as it is. The numbers come from torch's generator.
 
     Args:
         model: any module with layers or cells of this package or of torch.nn; left as it is.
@@ -78,23 +80,26 @@ def cure(
 
     Raises:
         TypeError: the model is no module, or the report none.
-        OptionError: no lag, no recurrent layer, or one whose weights are parametrised.
+        OptionError: no lag, no recurrent layer that trains, or one whose weights are
+            parametrised; a model that is compiled, wrapped, or that torch cannot copy.
 
     Source: as `throughtime.initialise`.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    check_plain(model)
     if report is not None and not hasattr(report, "lag"):
         raise TypeError(f"report must be a Report, got {report!r}; name the lag: lag={report!r}")
     lag = report.lag if lag is None and report is not None else lag
     if isinstance(lag, bool) or not isinstance(lag, int) or lag < 1:
         raise OptionError(f"lag must be a positive number of steps, or in a report, got {lag!r}")
-    new = copy.deepcopy(model)
-    layers = dict(_recurrent(new))
-    if not layers:
-        raise OptionError("the model has no recurrent layer of throughtime or torch.nn to cure")
+    new, layers = _copied(model)
     if keep_weights:
         return Cure(new, lag, (), tuple(n for n, m in new.named_modules() if _has_own(m)))
+    layers = {n: m for n, m in layers.items() if not _frozen(m)}
+    if not layers:
+        raise OptionError(
+            "every weight of the recurrent layers is frozen, so a new start would stay untrained; "
+            "unfreeze them first"
+        )
     started = {id(m) for m in _inside(layers)}
     kept = [n for n, m in new.named_modules() if id(m) not in started and not _restarted(m)]
     given = tuple(_start(n, m, lag) for n, m in layers.items())
@@ -110,6 +115,18 @@ _MARK = "throughtime_start"
 def start_of(layer: nn.Module) -> str:
     """What `cure` started a layer with, in words; empty where it did not."""
     return str(getattr(layer, _MARK, ""))
+
+
+def _copied(model: nn.Module) -> tuple[nn.Module, dict[str, Ours]]:
+    """A copy of a model, and its recurrent layers by name."""
+    try:
+        new = copy.deepcopy(model)
+    except RuntimeError as error:
+        raise not_copied(error) from error
+    layers = dict(_recurrent(new))
+    if not layers:
+        raise OptionError("the model has no recurrent layer of throughtime or torch.nn to cure")
+    return new, layers
 
 
 Ours = Passage | DropInCell
@@ -135,10 +152,18 @@ def _has_own(module: nn.Module) -> bool:
     return next(iter(module.parameters(recurse=False)), None) is not None
 
 
+def _frozen(module: nn.Module) -> bool:
+    """Whether it has weights, and none of them trains."""
+    trains = [p.requires_grad for p in module.parameters()]
+    return bool(trains) and not any(trains)
+
+
 def _restarted(module: nn.Module) -> bool:
     """Whether a module has no old weights now."""
     if not _has_own(module):
         return True
+    if _frozen(module):
+        return False
     reset = getattr(module, "reset_parameters", None)
     if not callable(reset):
         return False
@@ -148,27 +173,31 @@ def _restarted(module: nn.Module) -> bool:
 
 
 def _start(name: str, layer: Ours, lag: int) -> Started:
+    """A new start, in float32 at least: there are no orthogonal matrices in half precision."""
+    dtype = next((p.dtype for p in layer.parameters()), torch.float32)
+    if dtype in (torch.float32, torch.float64):
+        return _started(name, layer, lag)
+    layer.float()
+    started = _started(name, layer, lag)
+    layer.to(dtype)
+    return started
+
+
+def _started(name: str, layer: Ours, lag: int) -> Started:
     initialise(layer, "torch")
     cell = layer.cell
     kind, far = type(cell).__name__, max(3, 3 * lag)
     if cell.keeps and (layer.bias or not set(cell.keeps) & set(cell.gates)):
+        words = f"{kind}: time scales of 2 to {far} steps"
+        if cell.layout.recurrent_gates:
+            initialise(layer, "orthogonal", timescales=(2, far))
+            return Started(name, "timescales", f"{words}, orthogonal matrices")
         initialise(layer, timescales=(2, far))
-        return Started(name, "timescales", f"{kind}: time scales of 2 to {far} steps")
+        return Started(name, "timescales", words)
     if not cell.layout.recurrent_gates:
         return Started(name, "none", f"{kind}: its own start, since it has no matrix to set")
     if cell.arguments.get("activation") == "relu":
         initialise(layer, "identity")
         return Started(name, "identity", f"{kind}: the identity, which relu carries on unchanged")
     initialise(layer, "orthogonal")
-    _no_biases(layer)
     return Started(name, "orthogonal", f"{kind}: orthogonal matrices, biases 0")
-
-
-@torch.no_grad()
-def _no_biases(layer: Ours) -> None:
-    """A bias moves every unit off the middle of its function, and the slopes shrink the rest."""
-    for number in range(len(layer.hidden_sizes)):
-        for d in range(layer.directions):
-            for name, weight in layer.weights(number, d).items():
-                if name in ("bias_ih", "bias_hh"):
-                    weight.zero_()

@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends.call import packed_mask, unpack
 from throughtime.diagnose.path import first_step
-from throughtime.diagnose.pulse import sent_back
-from throughtime.diagnose.walk import walk
-from throughtime.diagnose.watch import Given, rows_of
+from throughtime.diagnose.rows import rows_of
+from throughtime.diagnose.walk import sent_back, walk
+from throughtime.diagnose.watch import Given
 from throughtime.errors import NotFiniteError, OptionError
 
 
@@ -40,6 +40,12 @@ def in_forward(model: nn.Module, calls: Sequence[Given]) -> NotFiniteError:
     if found := in_weights(model):
         return found
     for call in calls:
+        if not _data(call.x).numel():
+            text = (
+                f"the loss is NaN or infinity, and layer {_said(call)} is given no steps or rows, "
+                f"x of {tuple(_data(call.x).shape)}; leave empty batches out"
+            )
+            return NotFiniteError(text, "loss", call.name)
         for what, value in (("input", call.x), ("output", call.outputs)):
             t = first_step(_time_major(call, value))
             if t is not None:
@@ -91,6 +97,11 @@ def _at(call: Given, what: str, tensor: str, t: int, back: bool = False) -> NotF
     way = "going back first" if back else "first"
     text = f"{what} has NaN or infinity, {way} at time step {t} (counted from 0)"
     return NotFiniteError(text, tensor, call.name, t)
+
+
+def _data(x: Any) -> Tensor:
+    found: Tensor = x.data if isinstance(x, PackedSequence) else x
+    return found
 
 
 def _said(call: Given) -> str:

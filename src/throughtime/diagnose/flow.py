@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from throughtime.diagnose.finite import in_backward, in_forward, in_weights
 from throughtime.diagnose.flow_rules import fired
+from throughtime.diagnose.flow_trainer import anywhere, clips_gradients, elsewhere, last_good
 from throughtime.diagnose.flow_values import common_norm, of_layers, trained, updates
 from throughtime.diagnose.pulse import Pulse, pulses
-from throughtime.diagnose.watch import Watch, rows_of
+from throughtime.diagnose.rows import rows_of
+from throughtime.diagnose.watch import Watch
 from throughtime.errors import NotFiniteError, OptionError, ShapeError, missing_extra
 
 try:
     import pytorch_lightning as pl
-    from pytorch_lightning.callbacks import ModelCheckpoint
-    from pytorch_lightning.utilities.model_helpers import is_overridden
 except ModuleNotFoundError as error:
     raise missing_extra("pytorch_lightning", "train") from error
 
@@ -27,16 +27,18 @@ class GradientFlow(pl.Callback):
     """Logs how far back a model learns as it trains, and stops it at the first NaN or infinity.
 
     At training step 0, n, 2 n, ... all loggers of the trainer get, for each recurrent layer and
-    direction as `flow/.../encoder.0`: `horizon_steps`, the lag at which rho(k) falls below 1/1000
-    (T where it does not), `log10_rho` at the lag, and `saturated`, the largest share of a gate's
+    direction as `flow/.../encoder.0`: `horizon_steps`, the first lag with rho(k) below 1/1000
+    (T where there is none), `log10_rho` at the lag, and `saturated`, the largest share of a gate's
     values at its ends. For the model: `flow/gradient_norm` before clipping, `flow/clip_rate` over
     the steps since the last record where something clips, `flow/update/...` =
     ||delta theta|| / ||theta|| of every parameter, and `flow/update_spread`, the largest of the
     matrices' over the smallest.
 
     Measured are the first eight rows of the training batch (of ragged ones, the longest), without
-    the masks of training, with the gradients that came back in that very step. What a layer does
-    that cannot be measured so is warned of once, and the rest is logged.
+    the masks of training, in the weights' dtype, with the gradients that came back in that very
+    step. What cannot be measured so is warned of once, and the rest is logged.
+
+    Of several processes the first alone measures, its own rows, and logs.
 
     A loss, gradient or weight that is not finite raises `NotFiniteError` before any checkpoint of
     that state is written. Gradients of a scaled loss (16-mixed) may overflow and are left alone.
@@ -46,8 +48,8 @@ class GradientFlow(pl.Callback):
         lag: how many steps back the task needs; left out, the whole sequence.
 
     Raises:
-        OptionError: n or lag is no positive whole number, or, when training starts, the model
-            has no recurrent layer.
+        OptionError: n or lag is no positive whole number; or, as training starts, the model has
+            no recurrent layer or its loss depends on nothing that trains.
 
     Source: Pascanu, Mikolov and Bengio, On the Difficulty of Training Recurrent Neural Networks
     (2013).
@@ -78,8 +80,13 @@ class GradientFlow(pl.Callback):
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
     ) -> None:
-        if not math.isfinite(loss.sum().item()):
-            self._stop(trainer, in_forward(pl_module, self._calls))
+        if not loss.requires_grad:
+            raise OptionError(
+                "the loss depends on nothing that trains; unfreeze a parameter, or do not detach it"
+            )
+        bad = not math.isfinite(loss.sum().item())
+        if anywhere(trainer, bad):
+            self._stop(trainer, in_forward(pl_module, self._calls) if bad else elsewhere())
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
@@ -89,7 +96,8 @@ class GradientFlow(pl.Callback):
         self._norm = self._gradient_norm()
         if not math.isfinite(self._norm):
             self._stop(trainer, in_backward(pl_module, self._calls))
-        if self._done % self.every == 0:
+        due = self._done % self.every == 0 and trainer.is_global_zero
+        if due and self._has_gradient():
             self._pulses = self._measured()
             self._before = {n: p.detach().clone() for n, p in trained(pl_module).items()}
 
@@ -101,7 +109,7 @@ class GradientFlow(pl.Callback):
             return
         if not math.isfinite(common_norm(self._weights)):
             self._stop(trainer, in_weights(pl_module), bad_weights=True)
-        clips = _clips(trainer, pl_module)
+        clips = clips_gradients(trainer, pl_module)
         self._seen += 1
         self._clipped += clips and self._gradient_norm() < self._norm * (1 - 1e-5)
         if self._before is not None:
@@ -124,6 +132,12 @@ class GradientFlow(pl.Callback):
         """Infinite where a gradient is not finite, and where squares overflow."""
         return common_norm([p.grad for p in self._weights if p.grad is not None])
 
+    def _has_gradient(self) -> bool:
+        found = any(p.grad is not None for p in self._weights)
+        if not found:
+            self._warn("none", "No parameter has a gradient, so a training step is not logged.")
+        return found
+
     def _forget(self) -> None:
         assert self._watch is not None
         self._watch.clear()
@@ -136,6 +150,12 @@ class GradientFlow(pl.Callback):
     def _measured(self) -> list[Pulse]:
         """The pulses of every module's last call."""
         found: list[Pulse] = []
+        if not self._calls:
+            self._warn(
+                "unseen", "No recurrent layer was seen to run in a training step, so nothing is "
+                "logged of them; one compiled before this training hides them: call "
+                "torch.compiler.reset() before it.",
+            )  # fmt: skip
         for call in {c.name: c for c in self._calls}.values():
             try:
                 found += pulses(call.name, call.layer, rows_of(call), self.lag)
@@ -172,14 +192,6 @@ class GradientFlow(pl.Callback):
         """Ends training with an error that names step and tensor; None goes on."""
         if found is None:
             return
-        files = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        for one in files if bad_weights else ():
-            one.save_on_exception = False  # it would write the weights that are not finite
-        last = [c.last_model_path or c.best_model_path for c in files]
-        kept = next((f"; the last good checkpoint is {p}" for p in last if p), "")
+        kept = last_good(trainer, bad_weights)
         text = f"at training step {self._done} {found}{kept}"
         raise NotFiniteError(text, found.tensor, found.name, found.step)
-
-
-def _clips(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
-    return bool(trainer.gradient_clip_val) or is_overridden("configure_gradient_clipping", module)

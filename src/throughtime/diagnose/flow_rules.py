@@ -62,7 +62,7 @@ def _of_reach(pulse: Pulse, lag: int) -> Iterator[tuple[str, str]]:
         yield (
             f"vanishing {pulse.place}",
             (
-                f"Vanishing in {pulse.place}: the gradient falls below 1/1000 after {horizon:.0f} "
+                f"Vanishing in {pulse.place}: the gradient falls below 1/1000 after {horizon} "
                 f"steps, and the task needs {lag}."
             ),
         )

@@ -145,10 +145,18 @@ def _of_jacobian(steps: Steps) -> Tensor:
 def saturation_of(found: Activity, steps: Steps) -> Saturation:
     """How much of the time one bounded function of these steps stands at its ends."""
     gates = [g for g in steps.cell.gates if g in found.names]
-    low = LOW if found.function == "sigmoid" else -HIGH
     return Saturation(
         name="+".join(gates) or "state",
         function=found.function,
-        share_low=float((found.values < low).double().mean()),
+        share_low=float((found.values < _low(found)).double().mean()),
         share_high=float((found.values > HIGH).double().mean()),
     )
+
+
+def share_at_ends(found: Activity) -> Tensor:
+    """(): the share of a bounded function's values that stand at either end."""
+    return ((found.values < _low(found)) | (found.values > HIGH)).double().mean()
+
+
+def _low(found: Activity) -> float:
+    return LOW if found.function == "sigmoid" else -HIGH

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from throughtime.diagnose.batches import as_batches
 from throughtime.diagnose.connectivity import connectivity
 from throughtime.diagnose.cure import start_of
 from throughtime.diagnose.evenness import evenness
@@ -26,7 +27,7 @@ from throughtime.diagnose.panels import (
     weight_gradient_lags,
 )
 from throughtime.diagnose.report import Missing, Module, Report
-from throughtime.diagnose.subject import Loss, Seen, Subject, as_batches
+from throughtime.diagnose.subject import Loss, Seen, Subject
 from throughtime.diagnose.trial import Trial
 from throughtime.diagnose.verdict import not_finite, troubles
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
@@ -52,7 +53,7 @@ def diagnose(
         model: a recurrent layer of torch.nn or of this package, or a module with some in it.
         batches: a batch or an iterable of them, of which the first is measured, up to three for
             the spread and up to 16 for clipping; a batch is the model's input, or a tuple of
-            input and target.
+            input and target; an input that is a tuple of tensors is several arguments.
         loss: called with output and target, or the output alone where there is no target; left
             out, a fixed random projection of the last output.
         lag: how many steps back the task needs; left out, the whole sequence.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from throughtime.diagnose.activity import activities
-from throughtime.diagnose.gates import saturation_of
-from throughtime.diagnose.walk import Walk, walk
-from throughtime.diagnose.watch import Rows
+from throughtime.diagnose.gates import share_at_ends
+from throughtime.diagnose.rows import Rows
+from throughtime.diagnose.walk import Walk, sent_back, walk
+from throughtime.diagnose.whole import norms_by_lag
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.sequence import SequenceLayer
 
@@ -20,8 +22,8 @@ from throughtime.layers.sequence import SequenceLayer
 class Pulse:
     """One layer and direction in one training step.
 
-    rho(k) is that of `LagGradient`, measured at lags that triple and interpolated between
-    them on the line through ln rho.
+    rho(k) is that of `LagGradient`: on the CPU at every lag, elsewhere at lags that triple and
+    between them on the line through ln rho.
 
     Attributes:
         name: the module's name in the model.
@@ -30,8 +32,8 @@ class Pulse:
         steps: T.
         log10_rho: lag -> log10 rho(lag), at the lags measured; empty where the loss does not see
             the layer's last step.
-        saturated: the share of a bounded function's values, at the steps behind those lags, that
-            stand at its ends; of several functions the largest, None where there are none.
+        saturated: the share of a bounded function's values, at a few steps, that stand at its
+            ends; of several functions the largest, None where there are none.
     """
 
     name: str
@@ -46,14 +48,14 @@ class Pulse:
         """The layer in a word, as in `encoder.0` and `encoder.0.backward`."""
         return f"{self.name or 'model'}.{self.layer}{'.backward' if self.direction else ''}"
 
-    def horizon_steps(self, share: float = 1e-3) -> float | None:
-        """The lag at which rho falls below the share; None where it does not in the sequence."""
+    def horizon_steps(self, share: float = 1e-3) -> int | None:
+        """The first lag at which rho is below the share; None where there is none."""
         level, before = math.log10(share), (0, 0.0)
         for k, value in self.log10_rho.items():
             if value < level:
                 drop = before[1] - value
                 part = (before[1] - level) / drop if math.isfinite(drop) else 1.0
-                return before[0] + part * (k - before[0])
+                return min(k, math.floor(before[0] + part * (k - before[0])) + 1)
             before = k, value
         return None
 
@@ -101,36 +103,30 @@ def lags_of(steps: int, lag: int | None = None) -> list[int]:
 
 def _reached(
     layer: SequenceLayer, rows: Rows, lags: list[int]
-) -> list[tuple[Walk, dict[int, float]]]:
-    """log10 rho at the lags, for the loss that sends these gradients back to the last step."""
+) -> Iterator[tuple[Walk, dict[int, float]]]:
+    """log10 rho by lag, for the loss that sends these gradients back to the last step."""
+    if rows.batch.x.device.type == "cpu":
+        for walked, norms in norms_by_lag(layer, rows):
+            yield walked, {} if norms is None else _log10_rho(range(len(norms)), norms)
+        return
     y, finals, walks = walk(layer, rows.batch, lags, last_only=True)
     sent = sent_back(y, finals, rows)
-    if sent is None:
-        return [(w, {}) for w in walks]
-    return [(w, _log10_rho(w, w.gradients(sent))) for w in walks]
+    for walked in walks:
+        norms = None if sent is None else walked.gradients(sent).double().norm(dim=-1).flip(0)
+        yield walked, {} if norms is None else _log10_rho(walked.lags[::-1], norms)
 
 
-def sent_back(y: Tensor, finals: tuple[tuple[Tensor, ...], ...], rows: Rows) -> Tensor | None:
-    """A scalar of which the outputs and final states have the gradients that came back."""
-    parts = [] if rows.d_outputs is None else [(y * rows.d_outputs).sum()]
-    for state, d_state in zip(finals, rows.d_final or (), strict=rows.d_final is not None):
-        parts += [(v * d).sum() for v, d in zip(state, d_state, strict=True)]
-    total = torch.stack(parts).sum() if parts else None
-    return total if total is not None and total.requires_grad else None
-
-
-def _log10_rho(walked: Walk, d: Tensor) -> dict[int, float]:
-    norms = d.double().norm(dim=-1)
-    norms = norms[:, norms[-1] > 0]  # a row of which the loss is blind has no ratio
+def _log10_rho(lags: Sequence[int], norms: Tensor) -> dict[int, float]:
+    """Of the norms (lags, B), lag 0 first."""
+    norms = norms[:, norms[0] > 0]  # a row of which the loss is blind has no ratio
     if not norms.shape[1]:
         return {}
     if not bool(norms.isfinite().all()):
         raise OptionError("a gradient by the states is NaN or infinity")
-    logs = (norms / norms[-1]).log10().mean(1).tolist()
-    return dict(sorted(zip(walked.lags, logs, strict=True)))
+    return dict(zip(lags, (norms / norms[0]).log10().mean(1).tolist(), strict=True))
 
 
+@torch.no_grad()
 def _saturated(walked: Walk) -> float | None:
-    steps = walked.steps()
-    found = [saturation_of(f, steps) for f in activities(steps)]
-    return max((s.share_low + s.share_high for s in found), default=None)
+    shares = [share_at_ends(f) for f in activities(walked.steps())]
+    return max(torch.stack(shares).tolist()) if shares else None

@@ -138,7 +138,7 @@ class Report:
         """Write one HTML page that needs nothing else, or the JSON, as the name's ending says.
 
         Args:
-            file: ends in .html or .json.
+            file: ends in .html or .json; folders that are not there yet are made.
 
         Raises:
             OptionError: another ending.
@@ -147,12 +147,14 @@ class Report:
         path = Path(file)
         if path.suffix not in (".html", ".json"):
             raise OptionError(f"a report is saved as .html or .json, got {path.name!r}")
-        if path.suffix == ".json":
-            path.write_text(self.to_json(), encoding="utf-8")
-            return
+        text = self.to_json() if path.suffix == ".json" else self._page()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def _page(self) -> str:
         from throughtime.diagnose.page.write import page
 
-        path.write_text(page(self), encoding="utf-8")
+        return page(self)
 
     def compare(self, other: Report) -> str:
         """This report's horizon and gradients beside another's, as a table."""

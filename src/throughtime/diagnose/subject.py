@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from throughtime.diagnose.batches import called, judged, parts
 from throughtime.diagnose.checks import (
     check_layers,
     check_loss,
     check_plain,
     check_weights,
     first_tensor,
+    not_copied,
 )
 from throughtime.diagnose.path import Path, Record, carry
-from throughtime.errors import NotFiniteError, OptionError, ShapeError
+from throughtime.errors import NotFiniteError, OptionError
 from throughtime.layers.batch import Batch
 from throughtime.layers.convert import from_torch
 from throughtime.layers.sequence import SequenceLayer
@@ -58,15 +59,15 @@ class Subject:
 
     Raises:
         TypeError: it is no module.
-        OptionError: it is compiled or wrapped, has no recurrent layer, or one that cannot be
-            looked at: frozen, in half precision, or dilated.
+        OptionError: it is compiled or wrapped, cannot be copied, has no recurrent layer, or one
+            that cannot be looked at: frozen, in half precision, or dilated.
     """
 
     def __init__(self, model: nn.Module) -> None:
         check_plain(model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of hooks, which the copy alone runs
-            self.model = from_torch(model, backend="reference").eval()
+            self.model = _copied(model).eval()
         self.layers = {
             name: m for name, m in self.model.named_modules() if isinstance(m, SequenceLayer)
         }
@@ -77,7 +78,8 @@ class Subject:
         """Run the model and its loss once.
 
         Args:
-            batch: the model's input, or a tuple of input and target.
+            batch: the model's input, or a tuple of input and target; an input that is a tuple of
+                tensors is given to the model as several arguments.
             loss: called with output and target, or the output alone where there is no target;
                 left out, a fixed random projection of the output's last step, and of its first
                 step too when the model is bidirectional.
@@ -88,7 +90,8 @@ class Subject:
             ShapeError: an empty batch.
             NotFiniteError: the first parameter, input, state, output or loss that is not finite.
             OptionError: a loss that is not one number or depends on no state; a layer that
-                runs twice; or packed sequences, lengths or resets.
+                runs twice; packed sequences, lengths or resets; a model or loss that takes
+                another number of arguments.
         """
         record = Record()
         for name, layer in self.layers.items():
@@ -118,12 +121,12 @@ class Subject:
         self, batch: Any, loss: Loss | None, record: Record | None
     ) -> tuple[Tensor, Tensor]:
         """Output and loss."""
-        x, *target = batch if isinstance(batch, tuple) else (batch,)
+        inputs, target = parts(batch)
         with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            output = first_tensor(self.model(x))
+            output = first_tensor(called(self.model, inputs))
             if record is not None and not record.paths:
                 raise OptionError("the model ran none of its recurrent layers on this batch")
-            value = self._projected(output) if loss is None else loss(output, *target)
+            value = self._projected(output) if loss is None else judged(loss, output, target)
         check_loss(value, output)
         return output, value
 
@@ -145,32 +148,10 @@ class Subject:
         return (ends * vector).sum(-1).mean()
 
 
-MOST = 16
-"""How many batches of an iterable are looked at."""
-
-
-def as_batches(batches: Any) -> list[Any]:
-    """One batch or the first of several, as a list of them.
-
-    Args:
-        batches: a tensor, a tuple (input, target), or any other iterable of these.
-
-    Raises:
-        ShapeError: there is none.
-    """
-    if isinstance(batches, Tensor | tuple):
-        return [batches]
-    if not isinstance(batches, Iterable):
-        raise OptionError(
-            f"batches must be a tensor, a tuple (input, target) or an iterable of these, "
-            f"got {type(batches).__name__}"
-        )
-    found = [tuple(b) if isinstance(b, list) else b for b in islice(batches, MOST)]
-    if not found:
-        raise ShapeError("a diagnosis needs at least one batch, got none")
-    for batch in found:
-        if not isinstance(batch, Tensor | tuple):
-            raise OptionError(
-                f"a batch must be a tensor or a tuple (input, target), got {type(batch).__name__}"
-            )
-    return found
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return from_torch(model, backend="reference")
+    except OptionError as error:
+        if error.__cause__ is None:
+            raise
+        raise not_copied(error.__cause__) from error

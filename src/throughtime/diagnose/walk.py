@@ -5,7 +5,7 @@ Between marks whoever computes the layer computes it, so a walk costs about a ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.diagnose.path import State, by_states
+from throughtime.diagnose.rows import Rows
 from throughtime.diagnose.steps import Steps
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.merge import merged
@@ -101,20 +102,41 @@ def _through_layers(
 
 def _one_way(call: Call, number: int, d: int, lags: list[int], cut: bool) -> tuple[Walk, Tensor]:
     """From mark to mark in the direction's own order; the outputs (T, B, width) in time's order."""
-    T, turn = call.x.shape[0], Turn(call) if d else None
-    call = call if turn is None else turn.call(call)
-    weights = tuple({n: w.detach() for n, w in v.items()} for v in call.weights)
-    call = call._replace(weights=weights)
-    state = tuple(v.detach().requires_grad_() for v in call.start())
+    call, turn = in_own_order(apart(call), d)
     states, outputs = [], []
-    for start, end in pairwise([0, *(T - k for k in lags)]):
-        y, state = _part(call._replace(state=state), slice(start, end))
+    for y, state in _parts(call, lags):
         states.append(state)
         # The last output is the state itself, so that all that hangs on it hangs on the mark.
         outputs += [y[:-1].detach() if cut else y[:-1]]
-        outputs += [state[0].detach() if cut and end < T else state[0]]
+        outputs += [state[0].detach() if cut and len(states) < len(lags) else state[0]]
     y = torch.cat(outputs)
     return Walk(number, d, tuple(lags), tuple(states), call), y if turn is None else turn.back(y)
+
+
+def apart(call: Call) -> Call:
+    """The call with its weights as constants, and gradients by the state it starts from."""
+    weights = tuple({n: w.detach() for n, w in v.items()} for v in call.weights)
+    start = tuple(v.detach().requires_grad_() for v in call.start())
+    return call._replace(weights=weights, state=start, initial=None)
+
+
+def in_own_order(call: Call, d: int) -> tuple[Call, Turn | None]:
+    """A call of one direction as a forward one, and the way back for what it gives."""
+    turn = Turn(call) if d else None
+    return (call if turn is None else turn.call(call)), turn
+
+
+def states_at(call: Call, lags: Sequence[int]) -> Iterator[State]:
+    """The states of a forward call so many steps before its last, largest lag first."""
+    return (state for _, state in _parts(call, lags))
+
+
+def _parts(call: Call, lags: Sequence[int]) -> Iterator[tuple[Tensor, State]]:
+    """Outputs up to each mark, from the one before on, and the state there."""
+    state = call.start()
+    for start, end in pairwise([0, *(len(call.x) - k for k in lags)]):
+        y, state = _part(call._replace(state=state), slice(start, end))
+        yield y, state
 
 
 def _part(call: Call, steps: slice) -> tuple[Tensor, State]:
@@ -123,3 +145,12 @@ def _part(call: Call, steps: slice) -> tuple[Tensor, State]:
     zoneout = call.zoneout and tuple(v[:, steps] for v in call.zoneout)
     (y,), state = scan(call._replace(x=call.x[steps], inputs=inputs, zoneout=zoneout))
     return y[:, :, 0], state
+
+
+def sent_back(y: Tensor, finals: States, rows: Rows) -> Tensor | None:
+    """A scalar of which the outputs and final states have the gradients that came back."""
+    parts = [] if rows.d_outputs is None else [(y * rows.d_outputs).sum()]
+    for state, d_state in zip(finals, rows.d_final or (), strict=rows.d_final is not None):
+        parts += [(v * d).sum() for v, d in zip(state, d_state, strict=True)]
+    total = torch.stack(parts).sum() if parts else None
+    return total if total is not None and total.requires_grad else None

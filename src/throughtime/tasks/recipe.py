@@ -48,7 +48,9 @@ class Recipe:
         choices=("torch", "orthogonal", "identity", "forget", "chrono", "timescales"),
     )
     horizon: int = _option(
-        0, "Longest time scale of chrono and timescales, in steps; 0: the length", at_least=0
+        0,
+        "Longest time scale of chrono and timescales, in steps; 0: the length, 3 lengths",
+        at_least=0,
     )
     seed: int = _option(0, "Fixes initial weights, batch order, dropout", at_least=0, below=2**31)
     steps: int = _option(2500, "Training steps", at_least=1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients, Result
 from throughtime.backends.cpu import backward_pass, forward_pass, gradients
+from throughtime.backends.cpu.apart import call_apart, gradients_together
 from throughtime.backends.cpu.gradients import Sums
 from throughtime.backends.cpu.masks import masks_of, plan_of
 from throughtime.backends.transforms import no_rule
@@ -48,8 +49,6 @@ def _no_machine() -> str | None:
 
 def _kind(call: Call) -> str | None:
     """What the compiled loops do not offer."""
-    if call.record:
-        return "compiled code does not offer the sequence of every state"
     others = [v for w in call.weights for v in w.values()]
     others += [*(call.state or ()), *(call.initial or ()), *(call.inputs or {}).values()]
     others += [v for v in (call.clip, call.norms) if v is not None]
@@ -69,34 +68,42 @@ def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def forward(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
-    """The result, and what `backward` needs beside the call; nothing with keep=False."""
-    return forward_pass.run(call, keep)
+def forward(call: Call, keep: bool, y: Tensor | None = None) -> tuple[Result, list[Tensor]]:
+    """The result, and what `backward` needs beside the call; nothing with keep=False.
+
+    With `y`, contiguous and of the output's shape, the output sequence is written there.
+    """
+    return forward_pass.run(call_apart(call), keep, y)
 
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     """The shapes of what `forward` keeps, in the numbers of x."""
-    return forward_pass.kept_shapes(call)
+    return forward_pass.kept_shapes(call_apart(call))
 
 
 def sums_for(call: Call) -> Sums:
     """Where backward passes of calls with the same weights add up what they say of them."""
+    call = call_apart(call)
     return gradients.sums_for(call, plan_of(call))
 
 
 def backward(
     call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
-    wants_weights: bool, sums: Sums | None = None,
+    wants_weights: bool, sums: Sums | None = None, d_x: Tensor | None = None,
 ) -> Gradients:  # fmt: skip
     """The derivative.
 
     Args:
         call: as `forward` had it.
         kept: the output sequence, and what `forward` kept.
-        d_results: gradients by the sequences and the final states; None is zero.
+        d_results: gradients by the sequences, recorded ones too, and by the final states; None is
+            zero.
         wants_x: whether the gradient by x is asked for.
         wants_weights: whether one by any weight is.
         sums: to which gradients by the weights, and what resets carry to `initial`, are added: the
             result then has the sums so far.
+        d_x: where the gradient by x is written, contiguous and of x's shape; None is fresh.
     """
-    return backward_pass.run(call, kept, d_results, wants_x, wants_weights, sums)
+    call = call_apart(call)
+    found = backward_pass.run(call, kept, d_results, wants_x, wants_weights, sums, d_x)
+    return gradients_together(call.cell, found)

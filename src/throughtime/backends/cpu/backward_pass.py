@@ -13,6 +13,7 @@ from throughtime.backends.cpu.given import GivenWords
 from throughtime.backends.cpu.gradients import Room, Sums, by_weights, by_x, give_norms, room_for
 from throughtime.backends.cpu.inputs import by_inputs
 from throughtime.backends.cpu.masks import plan_of
+from throughtime.backends.cpu.records import Records, lines
 from throughtime.backends.cpu.restarts import by_initial
 from throughtime.backends.cpu.rows import Rows, rows_of
 from throughtime.backends.cpu.runs import packed_backward, runs_backward, set_runs
@@ -44,18 +45,21 @@ LEAST_ROWS = 128
 
 def run(
     call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
-    wants_weights: bool, sums: Sums | None = None,
+    wants_weights: bool, sums: Sums | None = None, d_x: Tensor | None = None,
 ) -> Gradients:  # fmt: skip
     """Gradients by x, by the weights where they are wanted, and by the state at the start."""
     call = contiguous(call)
     found, rows = plan_of(call), rows_of(call)
-    room = room_for(call, found, rows, wants_x, wants_weights, sums)
+    room = room_for(call, found, rows, wants_x, wants_weights, sums, d_x)
     if rows.B:
         _carry(call, found, rows, kept, d_results, room)
     give_norms(call, rows, room.norms)
     weights = tuple(by_weights(call, room, d) for d in range(call.directions))
     inputs, initial = by_inputs(call, found, rows, room.inputs), by_initial(call, room.initial)
-    return Gradients(by_x(call, rows, room.x), weights, inputs, tuple(room.start), initial)
+    x = by_x(call, rows, room.x)
+    if x is not None and d_x is not None and x.data_ptr() != d_x.data_ptr():
+        x = d_x.copy_(x)
+    return Gradients(x, weights, inputs, tuple(room.start), initial)
 
 
 def _carry(
@@ -63,9 +67,9 @@ def _carry(
     d_results: Sequence[Tensor | None], room: Room,
 ) -> None:  # fmt: skip
     y, saved = kept
-    d_y, *d_final = d_results
-    if d_y is not None and d_y.stride(-1) != 1 and call.hidden_size > 1:
-        d_y = d_y.contiguous()
+    states = len(found.state_names)
+    d_y, *d_records = d_results[:-states]
+    d_y, d_final = lines(d_y), d_results[-states:]
     packed = call.batch_sizes is not None
     team = team_for(2 * flops_of(found, call, rows.N), call.directions, rows.B)
     strides = (0, 0) if d_y is None else strides_of(d_y, packed)
@@ -75,7 +79,8 @@ def _carry(
     finals = [None if v is None else v.contiguous() for v in d_final]
     packed_rows = shape.packed_rows(d_y=strides[1])
     given = GivenWords(call, found, rows, team.chunks, packed_rows, room.initial)
-    found_at = given.addresses | _addresses(call, y, saved, finals, room)
+    records = Records(d_records, call.directions, packed)
+    found_at = given.addresses | records.addresses | _addresses(call, y, saved, finals, room)
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
     template.run(shape.code.region, team, found_at)
 

@@ -11,6 +11,8 @@ from throughtime.backends.call import Call, Result
 from throughtime.backends.cpu.given import GivenWords
 from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.memory import lend
+from throughtime.backends.cpu.packs import Layout, owner_of, packed
+from throughtime.backends.cpu.records import Records
 from throughtime.backends.cpu.rows import Rows, rows_of
 from throughtime.backends.cpu.runs import early_tiles, packed_forward, runs_forward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
@@ -38,23 +40,31 @@ from throughtime.compiler.sweeps import lines_forward
 HIGHEST = 12
 """Rows of the highest tile of any machine."""
 
+PACKED = ("W_pack", "U_pack", "U_early")
+"""What weights are packed to, of one direction."""
+
 LEAST_ROWS = 48
 """Rows of a block's input product, so that its tiles are full."""
 
 
-def run(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
-    """The result, and with `keep` what the backward pass needs beside it."""
+def run(call: Call, keep: bool, y: Tensor | None = None) -> tuple[Result, list[Tensor]]:
+    """The result, its sequence in `y` if there is one, and with `keep` what backward needs."""
     call = contiguous(call)
     found, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
-    new = x.new_empty if call.lengths is None else x.new_zeros
     widths = call.cell.widths(call.hidden_size)
-    y = new((*x.shape[:-1], D, widths[0]))
+    first = x.new_empty((*x.shape[:-1], D, widths[0])) if y is None else y
+    others = [x.new_empty((*x.shape[:-1], D, w)) for w in widths[1:] if call.record]
+    sequences = (first, *others)
+    if call.lengths is not None:
+        for v in sequences:
+            v.zero_()
     final = [x.new_empty((D, rows.B, width)) for width in widths]
+    result = Result(sequences, tuple(final))
     saved = lend(x, kept_shape(call, found)) if keep else None
     if rows.B:
-        _carry(call, found, rows, y, final, saved)
-    return Result((y,), tuple(final)), [] if saved is None else [saved]
+        _carry(call, found, rows, result, saved)
+    return result, [] if saved is None else [saved]
 
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
@@ -70,26 +80,32 @@ def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
     return (call.directions, rows, found.saved_size(units), units)
 
 
-def _carry(
-    call: Call, found: Plan, rows: Rows, y: Tensor, final: list[Tensor], saved: Tensor | None
-) -> None:
+def _carry(call: Call, found: Plan, rows: Rows, result: Result, saved: Tensor | None) -> None:
     step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
     if found.own or not found.fused:  # members of a chunk meet once a step, and no oftener
         step_bytes = -1
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
-    template, shape = _template(key_of(call, rows, team, y), saved is not None)
+    owner = None if saved is not None else owner_of(call, rows.N)
+    key = key_of(call, rows, team, result.sequences[0])
+    template, shape, layout = _template(key, saved is not None, owner is not None)
     given = GivenWords(call, found, rows, team.chunks, shape.packed_rows())
-    addresses = given.addresses
-    addresses["y"] = y.data_ptr()
+    records = Records(result.sequences[1:], call.directions, call.batch_sizes is not None)
+    addresses = given.addresses | records.addresses
+    addresses["y"] = result.sequences[0].data_ptr()
     for d in range(call.directions):
-        for s, v in enumerate(final):
+        for s, v in enumerate(result.final):
             addresses[f"final{s} {d}"] = part_address(v, d)
         addresses[f"saved {d}"] = part_address(saved, d)
-    template.run(shape.code.region, team, addresses)
+    if owner is None:
+        template.run(shape.code.region, team, addresses)
+        return
+    with packed(owner, layout) as words:
+        template.run(shape.code.region, team, addresses | words)
 
 
 @functools.lru_cache(maxsize=128)
-def _template(key: Key, keep: bool) -> tuple[Template, Shape]:
+def _template(key: Key, keep: bool, kept: bool) -> tuple[Template, Shape, Layout]:
+    """With `kept`, weights are packed where each call says, and compared with the copy there."""
     found = plan(key.cell, key.masks)
     assert isinstance(found, Plan)
     shape = shape_of(key, forward_code(found, key.bytes, target(), keep))
@@ -97,9 +113,11 @@ def _template(key: Key, keep: bool) -> tuple[Template, Shape]:
     flat = part_sizes(len(found.with_a) * blocks, WIDEST)
     panels = panel_vectors(blocks, shape.panel, len(found.last))
     shape.code.tiles.need(flat | panels | early_tiles(shape))
-    arena = Arena()
+    arena, layout = Arena(), _layout(key, shape)
     common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)
-    places = [arena.reserve_all(_sizes(shape)) for _ in range(shape.D)]
+    if kept:
+        common |= {"twin": layout.bytes, "trusted": Given("trusted")}
+    places = [arena.reserve_all(_sizes(shape, kept)) for _ in range(shape.D)]
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
     template.set_common("places", template.list_of(_panel_places(shape)))
@@ -107,19 +125,31 @@ def _template(key: Key, keep: bool) -> tuple[Template, Shape]:
     for d in range(shape.D):
         words = direction_words(template, shape, d) | places[d]
         finals = [Given(f"final{s} {d}") for s in range(len(found.state_names))]
+        if kept:
+            words |= {name: Given(f"{name} {d}") for name in PACKED}
         words["gate_last"] = template.list_of([shape.gates[1][k] for k in found.last])
         words["matrix_last"] = template.list_of([shape.widths.matrices[k] for k in found.last])
         template.set_direction(d, words | {"final": template.list_of(finals)})
-    return template, shape
+    return template, shape, layout
 
 
-def _sizes(shape: Shape) -> dict[str, int]:
+def _layout(key: Key, shape: Shape) -> Layout:
+    """Of the packed weights of all directions, where they are kept from call to call."""
+    arena, sizes = Arena(), _packed_sizes(shape)
+    places = {f"{n} {d}": arena.reserve(sizes[n]) for d in range(shape.D) for n in PACKED}
+    return Layout((key.cell, key.masks, key.bytes, key.sizes, shape.panel), places, arena.bytes)
+
+
+def _packed_sizes(shape: Shape) -> dict[str, int]:
+    plan, H_row = shape.plan, shape.H_row
+    sizes = len(plan.with_a) * H_row * shape.I, len(plan.last) * H_row * shape.H
+    return dict(zip(PACKED, (*sizes, packed_forward(shape)), strict=True))
+
+
+def _sizes(shape: Shape, kept: bool) -> dict[str, int]:
     """Bytes of what one direction works in."""
     plan, H_row = shape.plan, shape.H_row
-    return {
-        "W_pack": len(plan.with_a) * H_row * shape.I,
-        "U_pack": len(plan.last) * H_row * shape.H,
-        "U_early": packed_forward(shape),
+    return ({} if kept else _packed_sizes(shape)) | {
         "bias": len(plan.sums) * H_row,
         "vector": len(plan.vectors) * H_row,
         "state": len(plan.state_names) * shape.rows.B * H_row,
@@ -139,7 +169,7 @@ def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
     vectors = max(1, shape.panel * len(shape.plan.last))
     lines = lines_forward(shape.plan) * shape.H_row  # behind the rows of either
     rows_of_vector = own.reserve(chunk * shape.H_row + lines if shape.plan.own else 0)
-    chains = own.reserve(HIGHEST * vectors * shape.code.kind.size + lines)
+    chains = own.reserve(min(HIGHEST, chunk) * vectors * shape.code.kind.size + lines)
     return {
         "block": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,
         "vector_rows": int(rows_of_vector), "scratch": arena.reserve(team.threads * own.bytes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -104,9 +105,9 @@ def sums_for(call: Call, found: Plan) -> Sums:
 
 def room_for(
     call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool,
-    sums: Sums | None = None,
+    sums: Sums | None = None, d_x: Tensor | None = None,
 ) -> Room:  # fmt: skip
-    """Memory for what is wanted."""
+    """Memory for what is wanted; the gradient by x is written into `d_x` itself where it fits."""
     shapes, layout = _shapes_of(call), call.cell.layout
     D, new = call.directions, call.x.new_empty
     # The region writes all of them, if it runs, but for gates that reach nothing.
@@ -117,8 +118,10 @@ def room_for(
         weights = _weights(call, shapes, none, D if wants_weights else 0)
     else:
         weights = sums.W, sums.U, sums.others
+    x = (D, rows.N, shapes.inputs)
+    fits = d_x is not None and d_x.numel() == math.prod(x) and call.lengths is None
     return Room(
-        new((D, rows.N, shapes.inputs)) if wants_x else None,
+        (d_x.view(x) if d_x is not None and fits else new(x)) if wants_x else None,
         *weights,
         [new((D, rows.B, width)) for width in call.cell.widths(call.hidden_size)],
         new((D, rows.N, len(found.lines), shapes.line)) if found.inputs else None,

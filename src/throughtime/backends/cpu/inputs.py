@@ -1,6 +1,7 @@
 """Direct inputs as compiled code reads them, and its gradients as those of the call's tensors.
 
-A row of a step has a line of units for each input; of one number a row, every unit has the same.
+A row of a step has a line of units for each input; of one number a row, each of hidden_size units
+has the same.
 Masks, which each direction has of its own, are lines behind those.
 Rows lie one behind the other over all steps, in the order in which both directions walk them.
 """
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.gradients import as_given
-from throughtime.backends.cpu.masks import write_masks
+from throughtime.backends.cpu.masks import masks_of, write_masks
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.rows import Rows
 from throughtime.backends.cpu.sizes import target, whole_vectors
@@ -24,17 +25,25 @@ def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
     """(D, N, inputs and masks, H padded to whole vectors); None without any."""
     if not found.lines:
         return None
-    D, H, lanes = call.directions, call.hidden_size, target().lanes(8 * call.x.element_size())
-    widths = widths_for(call.cell, H)
+    D, lanes = call.directions, target().lanes(8 * call.x.element_size())
+    widths = widths_for(call.cell, call.hidden_size, masks_of(call))
     line = whole_vectors(widths.line, lanes)
     own = D if found.masks else 1
     lines = lend(call.x, (own, rows.N, len(found.lines), line))
-    if {line} != {H, *widths.states}:  # units behind the last are zeros
+    if {line} != set(widths.units):  # units behind the last are zeros
         lines.zero_()
-    for k, name in enumerate(found.input_names):
-        lines[:, :, k, :H] = _walked(call, rows, (call.inputs or {})[name])
+    for k, (name, units) in enumerate(_units_of(call, found).items()):
+        lines[:, :, k, :units] = _walked(call, rows, (call.inputs or {})[name])
     write_masks(call, found, rows, lines)
     return lines.expand(D, -1, -1, -1)
+
+
+def _units_of(call: Call, found: Plan) -> dict[str, int]:
+    """How many units the line of each input has."""
+    widths = widths_for(call.cell, call.hidden_size, masks_of(call))
+    units = dict(zip(found.widths.names, widths.units, strict=True))
+    nodes = zip(found.input_names, found.inputs, strict=True)
+    return {name: units[found.widths.of[node]] for name, node in nodes}
 
 
 def _walked(call: Call, rows: Rows, v: Tensor) -> Tensor:
@@ -52,8 +61,8 @@ def by_inputs(call: Call, found: Plan, rows: Rows, d_lines: Tensor | None) -> di
         return {}
     total = d_lines[0] if len(d_lines) == 1 else d_lines[0] + d_lines[1]
     grads = {}
-    for k, name in enumerate(found.input_names):
-        line = total[:, k, : call.hidden_size]
+    for k, (name, units) in enumerate(_units_of(call, found).items()):
+        line = total[:, k, :units]
         one = call.inputs[name].shape[-1] == 1
         grads[name] = as_given(call, rows, sum_units(line) if one else line.contiguous())
     return grads

@@ -53,9 +53,14 @@ def take(bytes: int) -> np.ndarray:
                     return _waiting.pop(i)
         finally:
             _lock.release()
-    fresh = np.empty(bytes + LINE, np.uint8)
-    start = -fresh.ctypes.data % LINE
-    return fresh[start : start + bytes]
+    return fresh(bytes)
+
+
+def fresh(bytes: int) -> np.ndarray:
+    """A block of so many bytes that nobody has used."""
+    found = np.empty(bytes + LINE, np.uint8)
+    start = -found.ctypes.data % LINE
+    return found[start : start + bytes]
 
 
 def give_back(block: np.ndarray) -> None:

@@ -14,8 +14,12 @@ from throughtime.backends.cpu.sizes import Team, strides_of, whole_vectors
 from throughtime.backends.cpu.widths import Widths, widths_for
 from throughtime.cells import Cell
 from throughtime.compiler.llvm.code import Code
+from throughtime.compiler.llvm.tile_sizes import WIDEST
 from throughtime.compiler.masked import Masks
 from throughtime.compiler.plan import Plan, plan
+
+PANEL_VECTORS = 128
+"""Of sums of U, which a panel leaves for the cell's own code: a quarter of a first-level cache."""
 
 
 class Key(NamedTuple):
@@ -118,9 +122,18 @@ class Shape:
 
     @property
     def panel(self) -> int:
-        """Unit blocks in a panel of U: so many that its vectors make a tile; all without U."""
-        gates = len(self.plan.last)
-        return max(1, 4 // gates) if gates else max(1, self.H_row // self.code.kind.size)
+        """Unit blocks in a panel of U: so many that its vectors make a tile; all without U.
+
+        One row alone has all that a member has, or so many that their sums stay in the nearest
+        cache: the cell's code then runs on many units at once, and none waits for another.
+        """
+        gates, blocks = len(self.plan.last), max(1, self.H_row // self.code.kind.size)
+        if not gates:
+            return blocks
+        if self.rows.widest_chunk(self.team.chunks) != 1:
+            return max(1, WIDEST // gates)
+        own = -(-blocks // self.team.members)
+        return -(-own // -(-own * gates // PANEL_VECTORS))
 
 
 def gate_numbers(plan: Plan, cell: Cell) -> tuple[list[int], list[int]]:

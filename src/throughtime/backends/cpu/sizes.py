@@ -76,9 +76,11 @@ def team_for(flops: float, directions: int, rows: int, step_bytes: int = -1) -> 
 
 
 def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:
-    """Steps of a block whose rows take `bytes` each: few enough for caches, enough for tiles."""
+    """Steps of a block whose rows take `bytes` each: few enough for caches, enough for tiles; and
+    so many that blocks are as even as can be."""
     fit = CACHED_BYTES // max(1, rows * bytes)
-    return max(1, min(T, max(fit, -(-least_rows // max(1, rows)))))
+    most = max(1, min(T, max(fit, -(-least_rows // max(1, rows)))))
+    return -(-T // -(-T // most)) if T else 1
 
 
 def flops_of(plan: Plan, call: Call, rows: int) -> float:

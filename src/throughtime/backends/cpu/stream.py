@@ -7,73 +7,67 @@ two threads must not step the same stream at once.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.backends.call import Call
+from throughtime.backends.cpu.apart import call_apart
 from throughtime.backends.cpu.sizes import FLOPS_PER_US, target
-from throughtime.backends.cpu.stream_layer import Product, StreamLayer, linear
-from throughtime.backends.cpu.stream_memory import Array, Program
-from throughtime.cells import Cell
+from throughtime.backends.cpu.stream_inputs import StreamInputs
+from throughtime.backends.cpu.stream_layer import Part, Product, Residual, StreamLayer, linear
+from throughtime.backends.cpu.stream_memory import Array, Program, Rows
 from throughtime.compiler.llvm import threads
 from throughtime.compiler.llvm.code import stream_region
 from throughtime.compiler.llvm.kind import Kind
-from throughtime.compiler.plan import plan
 
 States = Sequence[Sequence[Tensor]]
-
-
-def refuses(cell: Cell) -> str | None:
-    """Why a cell has no compiled stream, or None."""
-    found = plan(cell)
-    if isinstance(found, str):
-        return found
-    name = type(cell).__name__
-    if cell.layout.products or not found.widths.even:
-        return f"{name} has products, or states of a width of their own"
-    if found.inputs:
-        return f"{name} reads direct inputs"
-    return f"{name} multiplies what its own step computes, or an older state" if found.own else None
 
 
 class CompiledStream:
     """The steps of a stack.
 
     Args:
-        parts: in order, calls of one step (their weights, no state) and linear parts, which fit
-            each other in width and numbers; `refuses` takes their cells.
+        parts: in order, calls of one step (their weights, no state), residuals behind them and
+            linear parts, which fit each other in width and numbers.
         batch: B.
         narrow: keep the matrices, of bfloat16 values in float32, as bfloat16.
 
     Attributes:
-        states: over layers, of each state (B, H): views of the memory that steps overwrite.
+        states: over layers, of each state (B, width): views of the memory that steps overwrite.
     """
 
-    def __init__(self, parts: Sequence[Call | Product], batch: int, narrow: bool) -> None:
+    def __init__(self, parts: Sequence[Part], batch: int, narrow: bool) -> None:
         first = parts[0]
-        like, I = (
-            (first.weight, first.weight.shape[1])
-            if isinstance(first, Product)
-            else (first.x, first.x.shape[-1])
-        )
+        assert not isinstance(first, Residual)
+        like = first.weight if isinstance(first, Product) else first.x
+        I = like.shape[-1]
         kind = Kind(like.element_size(), target().lanes(8 * like.element_size()))
         self._program = program = Program(kind, target(), batch, narrow)
-        x = place = program.rows(batch, program.padded(I))
+        places = [program.rows(batch, program.padded(I))]
         self.states: list[list[Tensor]] = []
-        width = I
+        self._inputs = StreamInputs(batch)
+        self._width = I
         for part in parts:
-            if isinstance(part, Product):
-                place, width = linear(program, part, place), len(part.weight)
-            else:
-                layer = StreamLayer(program, part, place)
-                self.states.append(layer.states)
-                place, width = layer.output, part.hidden_size
-        self._open(x.array[:, :I], place.array[:, :width])
+            places.append(self._add(part, places))
+        self._reads_inputs = bool(self._inputs)
+        self._open(places[0].array[:, :I], places[-1].array[:, : self._width])
         self._begin(kind)
+
+    def _add(self, part: Part, places: list[Rows]) -> Rows:
+        """What a part gives, from what the parts before it gave."""
+        if isinstance(part, Residual):
+            return self._program.sum(places[-2], places[-1], self._width)
+        if isinstance(part, Product):
+            self._width = len(part.weight)
+            return linear(self._program, part, places[-1])
+        layer = StreamLayer(self._program, call_apart(part), places[-1])
+        self._width = layer.width
+        self.states.append(layer.states)
+        self._inputs.add(part, layer.inputs)
+        return layer.output
 
     def _open(self, x: Array, y: Array) -> None:
         """What callers may give, by its shape: where it goes and where the result lies."""
@@ -92,13 +86,17 @@ class CompiledStream:
         self._call = make(None, ctypes.c_void_p)(stream_region(kind, target()))
         self._address = ctypes.c_void_p(self._program.address())
 
-    def step(self, x: Any, out: Any = None) -> Any:
+    def step(self, x: Any, out: Any, given: Mapping[str, Any]) -> Any:
         """One step on (B, I), or with one row (I,); None where x is not plainly what it takes.
 
         The result is a copy of its own, or goes into `out` where that is plainly what it takes.
+        `given` is what the call was given beside them: direct inputs, where the cells read such.
         """
         if torch.is_autocast_enabled("cpu"):
             return None
+        if given or self._reads_inputs:
+            if not self._inputs.take(given, self._dtype):
+                return None
         if type(x) is np.ndarray:
             places = self._arrays.get(x.shape)
             if places is None or x.dtype != self._numbers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -10,11 +10,15 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.inputs import input_lines
+from throughtime.backends.cpu.masks import masks_of, plan_of
+from throughtime.backends.cpu.rows import rows_of
 from throughtime.backends.cpu.shape import gate_numbers
 from throughtime.backends.cpu.sizes import target
 from throughtime.backends.cpu.stream_memory import Array, Program, Rows
-from throughtime.compiler.llvm.code import forward_code
-from throughtime.compiler.plan import Plan, plan
+from throughtime.backends.cpu.widths import matrix_names, widths_for
+from throughtime.compiler.llvm.code import Code, forward_code
+from throughtime.compiler.phases import Phase
 from throughtime.compiler.sweeps import lines_forward
 
 
@@ -25,82 +29,142 @@ class Product(NamedTuple):
     bias: Tensor | None
 
 
+class Residual(NamedTuple):
+    """What the layer before it read, added to what it gives."""
+
+
+Part = Call | Product | Residual
+
+
 class StreamLayer:
     """One layer in a program.
 
+    Args:
+        program: to which its calls are added.
+        call: one step of it, with its weights and what masks are in eval mode, without a state.
+        x: what it reads.
+
     Attributes:
-        states: of each state (B, H), views of the memory that steps overwrite.
+        states: of each state (B, width), views of the memory that steps overwrite.
         output: the first of them, in padded rows.
+        width: of the output.
+        inputs: of each direct input (B, H), where a step reads it.
     """
 
     def __init__(self, program: Program, call: Call, x: Rows) -> None:
-        found = plan(call.cell)
-        assert isinstance(found, Plan)
-        self._program, self._plan, self._H = program, found, call.hidden_size
-        self._width, self._gates = program.padded(self._H), gate_numbers(found, call.cell)
-        state = program.rows(len(found.state_names) * program.B, self._width)
-        planes = state.array.reshape(-1, program.B, self._width)
-        self.output = state._replace(array=planes[0])
-        self.states = [torch.from_numpy(plane[:, : self._H]) for plane in planes]
-        weights = {n: v.detach().numpy() for n, v in call.weights[0].items()}
-        self._write(weights, x, forward_code(found, program.kind.bytes, target(), False).cell)
+        found = self._plan = plan_of(call)
+        self._program, self._H = program, call.hidden_size
+        self._widths = widths_for(call.cell, call.hidden_size, masks_of(call))
+        self._line, self._gates = program.padded(self._widths.line), gate_numbers(found, call.cell)
+        state = program.rows(len(found.state_names) * program.B, self._line)
+        planes = state.array.reshape(-1, program.B, self._line)
+        self.output, self.width = state._replace(array=planes[0]), self._widths.out
+        pairs = zip(planes, self._widths.states, strict=True)
+        self.states = [torch.from_numpy(plane[:, :w]) for plane, w in pairs]
+        lines = self._lines(call)
+        self.inputs = {n: lines.array[:, k, : self._H] for k, n in enumerate(found.input_names)}
+        self._weights = {n: v.detach().numpy() for n, v in call.weights[0].items()}
+        self._names = matrix_names(call.cell)
+        self._write(x, lines, forward_code(found, program.kind.bytes, target(), False))
 
-    def _write(self, weights: Mapping[str, Array], x: Rows, cell: int) -> None:
-        """W x + b, then U h, then the cell's function, which puts the new states over the old."""
+    def _lines(self, call: Call) -> Rows:
+        """A line of units for each direct input, and for each mask, which stays as it is."""
+        program, count = self._program, len(self._plan.lines)
+        rows = program.rows(program.B, count * self._line)
+        rows = rows._replace(array=rows.array.reshape(program.B, count, self._line))
+        lines = input_lines(call, self._plan, rows_of(call))
+        if lines is not None:
+            rows.array[:] = lines[0].numpy()
+        return rows
+
+    def _write(self, x: Rows, lines: Rows, code: Code) -> None:
+        """W x + b, then the phases, then the cell's function: new states over the old."""
         program, found, out = self._program, self._plan, self.output
-        size, blocks = program.kind.size, self._width // program.kind.lanes
-        bias = program.rows(1, len(found.sums) * self._width)
-        pre = program.rows(program.B, len(found.sums) * self._width)
-        chains = program.rows(program.B, len(found.last) * self._width)
-        if found.rowwise:  # no chains: what walks over a row leave for later ones
-            chains = program.rows(lines_forward(found), self._width)._replace(row=0)
-        self._write_bias(weights, bias)
-        pre.array[:] = bias.array  # sums of U alone start where x never writes
-        if found.with_a:
-            V = self._vectors(weights["weight_ih"], self._gates[0], range(len(found.with_a)))
-            V = V.reshape(-1, *V.shape[2:])
-            program.product(V, x, (bias.address, 0), [v * size for v in range(len(V))], pre)
-        if found.last:
-            V = self._vectors(weights["weight_hh"], self._gates[1], found.last).swapaxes(0, 1)
-            places = [(k * blocks + i) * size for i in range(blocks) for k in found.last]
-            V = V.reshape(-1, *V.shape[2:])
-            program.product(V, out, (pre.address, pre.row), places, chains)
-        elif found.with_u:
-            self._multiply_in_place(weights["weight_hh"], bias, pre)
-        own = program.rows(len(found.vectors), self._width)
+        bias, pre = (program.rows(n, len(found.sums) * self._line) for n in (1, program.B))
+        own = program.rows(len(found.vectors), self._line)
         for row, name in zip(own.array, found.vectors, strict=True):
-            row[: self._H] = weights[name]
+            row[: self._H] = self._weights[name]
+        self._write_bias(bias)
+        pre.array[:] = bias.array  # sums of U alone start where x never writes
+        for sums in self._runs(range(len(found.with_a))):
+            self._multiply(sums, x, (bias.address, 0), pre, "ih")
+        units = program.numbers(self._widths.units)
+        given = self._H, lines.address, units
+        for phase in found.early:
+            vector = self._vector(phase, pre, own, code, given)
+            for sums in self._runs(phase.places):
+                start = (pre.address, pre.row) if sums[0] < len(found.with_a) else (bias.address, 0)
+                self._multiply(sums, vector, start, pre, "hh")
+        chains = program.rows(lines_forward(found), self._line)._replace(row=0)
+        for phase in found.fused:
+            chains = self._panels(phase, self._vector(phase, pre, own, code, given), pre)
         program.cell(
-            cell, program.B, blocks, chains.address, chains.row, pre.address, pre.row, out.address,
-            out.address, out.row, program.B * out.row, out.address, 0, 0, own.address, own.row,
-            self._H, 0, 0,
+            code.cell, program.B, self._line // program.kind.lanes, chains.address, chains.row,
+            pre.address, pre.row, out.address, out.address, out.row, program.B * out.row,
+            out.address, 0, 0, own.address, own.row, *given,
         )  # fmt: skip
 
-    def _multiply_in_place(self, U: Array, bias: Rows, pre: Rows) -> None:
-        """U h on top of the sums themselves, for a cell that needs whole rows of them."""
-        found, size = self._plan, self._program.kind.size
-        first, split = len(found.sums) - len(found.with_u), len(found.with_a)
-        for start, row, sums in (
-            (pre.address, pre.row, range(first, split)),
-            (bias.address, 0, range(max(first, split), len(found.sums))),
-        ):
-            if sums:
-                V = self._vectors(U, self._gates[1], sums)
-                V = V.reshape(-1, *V.shape[2:])
-                before = sums[0] * self._width * self._program.kind.bytes
-                places, to = [v * size for v in range(len(V))], pre.address + before
-                out = pre._replace(address=to)
-                self._program.product(V, self.output, (start + before, row), places, out)
+    def _vector(
+        self, phase: Phase, pre: Rows, own: Rows, code: Code, given: tuple[int, int, int]
+    ) -> Rows:
+        """What a phase multiplies, computed where it is not the old output."""
+        if not phase.own:
+            return self.output
+        program, found, out = self._program, self._plan, self.output
+        to = program.rows(program.B + lines_forward(found), self._line)
+        program.stage(
+            code.stages[found.own.index(phase)], program.B, pre.address, pre.row, out.address,
+            out.address, out.row, program.B * out.row, to.address, own.address, *given,
+        )  # fmt: skip
+        return to
 
-    def _vectors(self, matrix: Array, gates: Sequence[int], sums: Sequence[int]) -> Array:
-        """The lines of some sums' gates, (sums, blocks, lanes, K)."""
-        H = self._H
-        return np.stack([self._program.lines(matrix[gates[k] * H :][:H]) for k in sums])
+    def _runs(self, places: Iterable[int]) -> list[list[int]]:
+        """Sums in neighbours that begin at the same kind of start, without gaps between them."""
+        split, runs = len(self._plan.with_a), list[list[int]]()
+        for k in places:
+            before = runs[-1][-1] if runs else k
+            whole = self._program.padded(self._widths.sums[before]) == self._line
+            if before == k - 1 and whole and (before < split) == (k < split):
+                runs[-1].append(k)
+            else:
+                runs.append([k])
+        return runs
 
-    def _write_bias(self, weights: Mapping[str, Array], bias: Rows) -> None:
+    def _multiply(
+        self, sums: list[int], vector: Rows, start: tuple[int, int], pre: Rows, name: str
+    ) -> None:
+        """W v of neighbouring sums on top of where they start, into their places."""
+        size, width = self._program.kind.size, self._line * self._program.kind.bytes
+        first = sums[0] * width
+        parts = [self._matrix(k, name) for k in sums]
+        V = np.concatenate([self._program.lines(part) for part in parts])
+        places = [v * size for v in range(len(V))]
+        out = pre._replace(address=pre.address + first)
+        self._program.product(V, vector, (start[0] + first, start[1]), places, out)
+
+    def _panels(self, phase: Phase, vector: Rows, pre: Rows) -> Rows:
+        """U v of the last phase, unit block by unit block, as the cell's function reads it."""
+        program, size = self._program, self._program.kind.size
+        blocks = self._line // program.kind.lanes
+        V = np.stack([program.lines(self._matrix(k, "hh")) for k in phase.places]).swapaxes(0, 1)
+        places = [(k * blocks + i) * size for i in range(blocks) for k in phase.places]
+        chains = program.rows(program.B, len(phase.places) * self._line)
+        V = V.reshape(-1, *V.shape[2:])
+        program.product(V, vector, (pre.address, pre.row), places, chains)
+        return chains
+
+    def _matrix(self, k: int, name: str) -> Array:
+        """The lines of a sum's gate in weight_ih or weight_hh, or its matrix of its own."""
+        own, H = self._widths.matrices[k], self._H
+        if name == "hh" and own:
+            return self._weights[self._names[own]]
+        gate = self._gates[name == "hh"][k]
+        return self._weights[f"weight_{name}"][gate * H :][:H]
+
+    def _write_bias(self, bias: Rows) -> None:
         """Where each sum's chain starts: b_ih, b_hh, or their sum."""
-        H = self._H
-        for k, row in enumerate(bias.array.reshape(-1, self._width)):
+        H, weights = self._H, self._weights
+        for k, row in enumerate(bias.array.reshape(-1, self._line)):
             for name, gates in zip(("bias_ih", "bias_hh"), self._gates, strict=True):
                 if gates[k] >= 0 and name in weights:
                     row[:H] += weights[name][gates[k] * H :][:H]

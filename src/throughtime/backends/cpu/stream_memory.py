@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,16 @@ from throughtime.backends.cpu.sizes import whole_vectors
 from throughtime.compiler.llvm.code import stream_tile
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
-from throughtime.compiler.llvm.stream_words import CELL, HEAD, OPERATION, TILE, highest, widest
+from throughtime.compiler.llvm.stream_words import (
+    ADD,
+    CELL,
+    HEAD,
+    OPERATION,
+    STAGE,
+    TILE,
+    highest,
+    widest,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -76,6 +86,22 @@ class Program:
         """A call of a cell's own function."""
         self.add(CELL, function, *arguments)
 
+    def stage(self, function: int, *arguments: int) -> None:
+        """A call of what a cell computes before a later phase."""
+        self.add(STAGE, function, *arguments)
+
+    def sum(self, x: Rows, z: Rows, width: int) -> Rows:
+        """x + z."""
+        out = self.rows(self.B, self.padded(width))
+        blocks = self.padded(width) // self.kind.lanes
+        self.add(ADD, 0, self.B, blocks, *(n for v in (x, z, out) for n in v[1:]))
+        return out
+
+    def numbers(self, values: Sequence[int]) -> int:
+        """Where whole numbers lie, as long as the program lives."""
+        self._held.append(array("q", values))
+        return int(self._held[-1].buffer_info()[0])
+
     def product(
         self, vectors: Array, x: Rows, start: tuple[int, int], places: list[int], out: Rows
     ) -> None:
@@ -90,14 +116,13 @@ class Program:
         """
         V, lanes, K = vectors.shape
         self.flops += 2.0 * V * lanes * K * self.B
-        where = array("q", places)
-        self._held.append(where)
+        where = self.numbers(places)
         for first, v in _parts(V, widest(self.target.registers, self.B)):
             packed = self._packed(vectors[first : first + v].transpose(2, 0, 1))
             for row, r in _parts(self.B, highest(self.target.registers, self.B, self.narrow)):
                 self.add(
                     TILE, stream_tile(self.kind, self.target, r, v, self.narrow),
-                    start[0] + start[1] * row, start[1], where.buffer_info()[0] + 8 * first,
+                    start[0] + start[1] * row, start[1], where + 8 * first,
                     x.address + x.row * row, x.row, 0, packed, 1, K,
                     out.address + out.row * row + first * self.kind.size, out.row,
                 )  # fmt: skip

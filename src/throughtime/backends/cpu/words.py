@@ -74,6 +74,7 @@ def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]
         "saved": Given(f"saved {d}"),
         "inputs": Given(f"inputs {d}"),
         "restarts": Given(f"restarts {d}"),
+        "records": Given(f"records {d}"),
     }
 
 
@@ -134,7 +135,7 @@ def call_addresses(
         for m, name in enumerate(matrix_names(call.cell)):
             found[f"matrix{m} {d}"] = found[f"{name} {d}"]
         found[f"inputs {d}"] = 0 if inputs is None else part_address(inputs, d)
-        found[f"restarts {d}"] = 0
+        found[f"restarts {d}"] = found[f"records {d}"] = 0
         for s in range(len(call.cell.state_names)):
             found[f"start{s} {d}"] = 0
     for s, v in enumerate(state or ()):

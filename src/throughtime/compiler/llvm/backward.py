@@ -20,6 +20,7 @@ from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
 from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.phases import phases_back
+from throughtime.compiler.llvm.records import write_take_records
 from throughtime.compiler.llvm.restarts import write_restart, write_restart_back
 from throughtime.compiler.llvm.seen import see, write_seen
 from throughtime.compiler.llvm.steps import (
@@ -155,6 +156,7 @@ def _gather_old(
 def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
     """`back(...)`: the steps of a block, from the last to the first, for a chunk."""
     restart_back, seen = write_restart_back(module, kind), write_seen(module, kind)
+    take_records = write_take_records(module, kind)
     e = Emit(module, "back", kind, STEPS, internal=True)
     c, g = common(e), e.given
     f, low = direction(e, g["d"]), g["low"]
@@ -164,6 +166,7 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
         i, t = _time(e, c, f, j.index)
         R = alive(e, c, t, low, g["high"])
         n = e.word(c["offset"] + t * 8) + low
+        e.call(take_records, g["block"], g["d"], low, R, t)
         see(e, c, f, seen, (R, n, n - before))
         phases_back(e, c, f, product, (R, n, n - before, d_row))
         e.call(restart_back, g["block"], g["d"], i, low, g["high"])

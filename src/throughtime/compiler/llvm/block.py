@@ -30,6 +30,9 @@ COMMON: Final = (
     "chunks", "bounds", "rows", "offset", "order",
     # tensors: x and y with bytes to each step and from row to row; zeros as long as any row
     "x", "x_steps", "x_row", "y", "y_steps", "y_row", "zeros",
+    # packed weights: bytes from a vector to where the copy of its lines is kept, 0 for none;
+    # whether the vector was packed from that copy
+    "twin", "trusted",
     # bytes of a row of direct inputs and masks
     "inputs_row",
     # steps in a block; scratch of each thread
@@ -57,6 +60,8 @@ DIRECTION: Final = (
     "inputs",
     # resets: what RESTARTS names, 0 without any
     "restarts",
+    # sequences of the states beside the output, or gradients by them: RECORD for each; 0 without
+    "records",
     # backward
     "d_final", "d_start", "d_state", "direct", "x_block", "old_block", "y_block", "d_y_block",
     "d_sums",
@@ -75,6 +80,10 @@ RUN: Final = ("line", "count", "packed", "stage", "own", "begins", "slot", "matr
 are packed before it; the cell's function to call first, or 0; whether the vector lies in rows of
 its own; whether the run is the first of its phase; which of such vectors it is; their matrix, the
 lines of it that a sum has, and its columns."""
+
+RECORD: Final = ("tensor", "step", "before", "row")
+"""Of one state's sequence: where it begins (0: there is none), bytes from step to step, for each
+row of earlier steps, and from row to row; one of the former two is 0."""
 
 RESTARTS: Final = ("first", "rows", "initial", "d_initial")
 """Of one direction's resets: before its i-th step the rows first[i] to first[i + 1] of `rows` start

@@ -103,16 +103,16 @@ def store_gradients(
     sums = {k: s.gradient for k, s in enumerate(plan.sums)
             if k not in there and plan.widths.of[s.node] == width}  # fmt: skip
     states = {k: plan.gradients.get(f"d_s.{plan.state_names[k]}") for k in plan.states_of(width)}
-    inputs: dict[int, int | None] = {}
+    inputs = {k: plan.gradients.get(f"d_a.{n}") for k, n in enumerate(plan.input_names)
+              if plan.widths.of[plan.inputs[k]] == width}  # fmt: skip
     if width == HIDDEN:
         vectors = (plan.gradients.get(f"d_p.{name}") for name in plan.vectors)
         sums |= dict(enumerate(vectors, len(plan.sums)))
-        inputs = {k: plan.gradients.get(f"d_a.{n}") for k, n in enumerate(plan.input_names)}
     found = [{k: values.value(i) for k, i in group.items()} for group in (sums, states, inputs)]
-    if plan.rowwise:  # a number that is summed already, in the place of its parts
+    if plan.rowwise and width == HIDDEN:  # a number that is summed already, in its parts' place
         first = lanes_below(e, left - g["H"] + 1)
-        for k, i in enumerate(plan.inputs):
-            if plan.graph.nodes[i].shape == NUMBER:
+        for k in inputs:
+            if plan.graph.nodes[plan.inputs[k]].shape == NUMBER:
                 found[2][k] = e.b.select(first, found[2][k], e.zero())
     for k, value in found[0].items():  # zeros behind the last unit: products run over them
         e.store(e.b.select(lanes, value, e.zero()), places["d_sums"] + g["H_row"] * k)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from throughtime.compiler.llvm.emit import Emit
+from throughtime.compiler.llvm.fetch import fetch_shared
 from throughtime.compiler.llvm.frame import Frame, common, direction
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
@@ -85,8 +86,8 @@ def _write_chunk(
             places, sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
             e.call(step, *(g[n] for n in CHUNK[:-1]), R, t, sums, *places)
             _meet(e, barrier, met)
-            give_output(e, c, f, copies, R, t, places[1])
-            again = restart_rows(e, c, f, restart, R, i.index + 1, places[1])
+            recorded = give_output(e, c, f, copies, R, t, places[1])
+            again = restart_rows(e, c, f, restart, R, i.index + 1, places[1]).most(recorded)
             with e.when(again.compare("!=", 0)):
                 _meet(e, barrier, met + 1)
             i.next = [(m + R).value, (more + again).value]
@@ -127,6 +128,8 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product:
     c, g = common(e), e.given
     f = direction(e, g["d"])
     blocks, vector = c["H_row"] // kind.size, early_phases(e, c, f, product)
+    with e.when(g["members"].compare(">", 1)):
+        fetch_shared(e, c)
     with parts_of(e, blocks, c["panel"], (g["member"], g["members"])) as (first, some):
         V = some * c["last_u"]
         groups = ((V + WIDEST - 1) // WIDEST).most(1)
@@ -144,14 +147,17 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product:
 def _panel(
     e: Emit, c: Frame, f: Frame, vector: Num, units: tuple[Num, Num], rows: tuple[Num, Num]
 ) -> None:
-    """U v of some rows and unit blocks into the scratch, then the cell's own code on it."""
+    """U v of some rows and unit blocks into the scratch, then the cell's own code on it.
+
+    Every other step begins with the tile that the step before has ended with: it is still near.
+    """
     g, size, (first, some), (row, R) = e.given, e.kind.size, units, rows
     pre_row, G = c["sums"] * c["H_row"], c["last_u"]
     column, b = first * size, g["low"] + row
     pre = g["pre"] + row * pre_row + column
     chains, chains_row = g["scratch"] + c["chains"], some * G * size
     old = g["old"] + row * c["H_row"]
-    with parts_of(e, some * G, e.number(WIDEST)) as (group, V):
+    with parts_of(e, some * G, e.number(WIDEST), turned=g["t"] % 2) as (group, V):
         e.call_at(
             e.word(c["tiles"] + (V * PLACES + R) * 8),
             pre, pre_row, c["places"] + group * 8, vector + row * c["H_row"], c["H_row"], 0,

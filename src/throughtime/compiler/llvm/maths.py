@@ -78,6 +78,8 @@ _NUMBERS: Final[dict[str, Callable[..., Vector]]] = {
     "pow": power.power,
     "erf": normal.erf,
     "gelu": normal.gelu,
+    "sin": trigonometric.sin,
+    "cos": trigonometric.cos,
     "atan": trigonometric.atan,
 }
 """Operations on numbers alone, and their constants."""

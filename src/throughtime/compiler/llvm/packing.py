@@ -8,13 +8,12 @@ Units and columns that do not fill a vector are followed by zeros.
 
 from __future__ import annotations
 
-from typing import Any
-
 from llvmlite import ir
 
 from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.frame import Frame, common, direction
 from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.lines import write_lines
 from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.phases import run_at
 from throughtime.compiler.llvm.products import parts_of
@@ -25,7 +24,7 @@ from throughtime.compiler.llvm.tile_sizes import WIDEST
 
 def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: bool) -> Emit:
     """`pack(block, thread, team)`: this thread's share of what forward or backward multiplies."""
-    matrices = _write_columns(module, kind) if back else _write_lines(module, kind)
+    matrices = _write_columns(module, kind) if back else write_lines(module, kind)
     e = Emit(module, "pack", kind, ("block", "thread", "team"), internal=True)
     c = common(e)
     mine = e.given["thread"], e.given["team"]
@@ -72,54 +71,6 @@ def matrix_of(e: Emit, matrices: Num, number: Num) -> Num:
     return e.word(matrices + number * 8)
 
 
-def _write_lines(module: ir.Module, kind: Kind) -> Emit:
-    """`pack_lines`: one vector of a panel from the matrix's lines, one line a lane.
-
-    for squares of lanes x lanes numbers: transpose
-    """
-    names = ("block", "to", "to_step", "source", "source_line", "lines", "K")
-    e = Emit(module, "pack_lines", kind, names, internal=True)
-    g, zeros = e.given, common(e)["zeros"]
-    lines = [
-        Num(e.b, e.b.select(g["lines"].compare(">", i), (g["source"] + g["source_line"] * i).value,
-                            zeros.value))
-        for i in range(kind.lanes)
-    ]  # fmt: skip
-    whole = g["K"] // kind.lanes * kind.lanes
-    with e.loop(whole, step=kind.lanes) as k:
-        square = transposed(e, [e.load(line + k.index * kind.bytes) for line in lines])
-        for i, vector in enumerate(square):
-            e.store(vector, g["to"] + g["to_step"] * (k.index + i))
-    with e.loop(g["K"], start=whole) as k:
-        to, source = g["to"] + g["to_step"] * k.index, g["source"] + k.index * kind.bytes
-        e.store(e.zero(), to)
-        with e.loop(g["lines"].least(kind.lanes)) as lane:
-            value = e.real(source + g["source_line"] * lane.index)
-            e.put_real(value, to + lane.index * kind.bytes)
-    e.done()
-    return e
-
-
-def transposed(e: Emit, square: list[Any]) -> list[Any]:
-    """A square of vectors, lines for columns: blocks of 1, 2, 4, ... numbers change places."""
-    lanes, size = e.kind.lanes, 1
-    while size < lanes:
-        kept = [lane if not lane & size else lanes + lane - size for lane in range(lanes)]
-        moved = [lane + size if not lane & size else lanes + lane for lane in range(lanes)]
-        new = list(square)
-        for i in range(lanes):
-            if not i & size:
-                a, b = square[i], square[i + size]
-                new[i], new[i + size] = (_shuffled(e, a, b, m) for m in (kept, moved))
-        square, size = new, 2 * size
-    return square
-
-
-def _shuffled(e: Emit, a: Any, b: Any, places: list[int]) -> Any:
-    mask = ir.VectorType(ir.IntType(32), e.kind.lanes)(places)
-    return e.b.shuffle_vector(a, b, mask)
-
-
 def _write_columns(module: ir.Module, kind: Kind) -> Emit:
     """`pack_columns`: a matrix for the product with its transpose, `gates` blocks of lines.
 
@@ -161,9 +112,8 @@ def _pack_flat(
             column = first + v.index
             unit = column % blocks * e.kind.lanes
             gate = e.word(gates + column // blocks * 8).most(0)
-            line = K * e.kind.bytes
-            e.call(lines, e.given["block"], panel + v.index * e.kind.size, V * e.kind.size,
-                   matrix + (gate * H + unit) * line, line, H - unit, K)  # fmt: skip
+            source = matrix + (gate * H + unit) * K * e.kind.bytes
+            _pack_vector(e, lines, (panel, v.index, V), source, H - unit, K)
 
 
 def _pack_recurrent(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]) -> None:
@@ -177,9 +127,18 @@ def _pack_recurrent(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, N
                 unit = (first + vector // G) * e.kind.lanes
                 gate = e.word(f["gate_last"] + vector % G * 8).most(0)
                 which = e.word(f["matrix_last"] + vector % G * 8)
-                matrix, line = matrix_of(e, f["matrices"], which), K * e.kind.bytes
-                e.call(lines, e.given["block"], tile + v.index * e.kind.size, V * e.kind.size,
-                       matrix + (gate * K + unit) * line, line, K - unit, K)  # fmt: skip
+                source = matrix_of(e, f["matrices"], which) + (gate * K + unit) * K * e.kind.bytes
+                _pack_vector(e, lines, (tile, v.index, V), source, K - unit, K)
+
+
+def _pack_vector(
+    e: Emit, lines: Emit, place: tuple[Num, Num, Num], source: Num, left: Num, K: Num
+) -> None:
+    """One vector, its number and how many there are in its panel; the copy lies in that order."""
+    panel, v, V = place
+    twin = common(e)["twin"]
+    copy = twin.choose("!=", 0, panel + v * (K * e.kind.size) + twin, 0)
+    e.call(lines, e.given["block"], panel + v * e.kind.size, V * e.kind.size, copy, source, left, K)
 
 
 def _pack_bias(e: Emit, c: Frame, f: Frame) -> None:

@@ -20,18 +20,21 @@ from throughtime.compiler.llvm.tile_sizes import COLUMN_ROWS, PLACES, WIDEST
 
 @contextmanager
 def parts_of(
-    e: Emit, total: Num, most: Num, mine: tuple[Num, Num] | None = None
-) -> Iterator[tuple[Num, Num]]:
+    e: Emit, total: Num, most: Num, mine: tuple[Num, Num] | None = None,
+    turned: Num | int = 0,
+) -> Iterator[tuple[Num, Num]]:  # fmt: skip
     """Cut `total` things into parts of at most `most`, as even as can be: first and size of each.
 
-    With `mine`, a thread's number and how many there are, only this thread's parts.
+    With `mine`, a thread's number and how many there are, only this thread's parts; where `turned`
+    is not 0, the last comes first.
     """
     count = (total + most - 1) // most
     least, more = total // count.most(1), total % count.most(1)
     start, step = mine or (e.number(0), e.number(1))
+    turn = e.number(0) + turned
     with e.loop(count, start=start, step=step) as part:
-        first = part.index * least + part.index.least(more)
-        yield first, part.index.choose("<", more, least + 1, least)
+        i = turn.choose("!=", 0, count - 1 - part.index, part.index)
+        yield i * least + i.least(more), i.choose("<", more, least + 1, least)
 
 
 def write_product(module: ir.Module, kind: Kind) -> Emit:

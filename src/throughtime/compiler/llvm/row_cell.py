@@ -25,7 +25,7 @@ Places = dict[str, Num]
 
 
 def write_row_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> Emit:
-    """`cell_forward(...)`: for rows: for walks: for unit blocks."""
+    """`cell_forward(...)`: for rows: for walks: for widths: for unit blocks."""
     e = Emit(module, "cell_forward", kind, cell.FORWARD)
     g = e.given
     lines = g["chains"], g["H_row"]
@@ -34,8 +34,8 @@ def write_row_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> 
         def at(column: Num) -> Places:
             return places.places_forward(e, plan, row.index, column)
 
-        def finish(values: Pointwise, column: Num, left: Num) -> None:
-            cell.store_step(e, plan, at(column), values, keep)
+        def finish(values: Pointwise, column: Num, left: Num, width: str) -> None:
+            cell.store_step(e, plan, at(column), values, keep, width)
 
         one = _row(e, plan, lambda column: places.forward_loads(e, plan, at(column)), lines)
         write_sweeps(one, sweeps.sweeps_forward(plan, keep), finish)
@@ -48,7 +48,7 @@ def write_row_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> 
 
 
 def write_row_to_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
-    """`stage_forward_<slot>(...)`: for rows: for walks: for unit blocks."""
+    """`stage_forward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
     e = Emit(module, f"stage_forward_{slot}", kind, stages.FORWARD)
     g = e.given
     lines = g["to"] + g["H_row"] * g["rows"], g["H_row"]
@@ -57,8 +57,10 @@ def write_row_to_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) ->
         def at(column: Num) -> Places:
             return stages.places_to_vector(e, plan, row.index, column)
 
-        def finish(values: Pointwise, column: Num, left: Num) -> None:
-            e.store(values.value(plan.own[slot].vector), at(column)["to"])
+        def finish(values: Pointwise, column: Num, left: Num, width: str) -> None:
+            vector = plan.own[slot].vector
+            if plan.widths.of[vector] == width:
+                e.store(values.value(vector), at(column)["to"])
 
         one = _row(e, plan, lambda column: places.forward_loads(e, plan, at(column)), lines)
         write_sweeps(one, sweeps.sweeps_to_vector(plan, slot), finish)
@@ -67,20 +69,20 @@ def write_row_to_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) ->
 
 
 def write_row_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
-    """`cell_backward(...)`: for rows: for walks: for unit blocks."""
+    """`cell_backward(...)`: for rows: for walks: for widths: for unit blocks."""
 
-    def finish(e: Emit, places: Places, values: Pointwise, left: Num) -> None:
-        cell.store_gradients(e, plan, places, values, left)
+    def finish(e: Emit, places: Places, values: Pointwise, left: Num, width: str) -> None:
+        cell.store_gradients(e, plan, places, values, left, width)
 
     e = Emit(module, "cell_backward", kind, cell.BACKWARD)
     return _backward(e, plan, len(plan.own), sweeps.sweeps_backward(plan), finish)
 
 
 def write_row_from_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
-    """`stage_backward_<slot>(...)`: for rows: for walks: for unit blocks."""
+    """`stage_backward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
 
-    def finish(e: Emit, places: Places, values: Pointwise, left: Num) -> None:
-        stages.store_vector_gradients(e, plan, slot, places, values, left)
+    def finish(e: Emit, places: Places, values: Pointwise, left: Num, width: str) -> None:
+        stages.store_vector_gradients(e, plan, slot, places, values, left, width)
 
     e = Emit(module, f"stage_backward_{slot}", kind, cell.BACKWARD)
     done = len(plan.own) - 1 - slot
@@ -89,7 +91,7 @@ def write_row_from_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) 
 
 def _backward(
     e: Emit, plan: Plan, done: int, walks: tuple[sweeps.Sweep, ...],
-    finish: Callable[[Emit, Places, Pointwise, Num], None],
+    finish: Callable[[Emit, Places, Pointwise, Num, str], None],
 ) -> Emit:  # fmt: skip
     g = e.given
     with e.loop(g["rows"]) as row:
@@ -97,8 +99,8 @@ def _backward(
         def at(column: Num) -> Places:
             return places.places_back(e, plan, row.index, column)
 
-        def end(values: Pointwise, column: Num, left: Num) -> None:
-            finish(e, at(column), values, left)
+        def end(values: Pointwise, column: Num, left: Num, width: str) -> None:
+            finish(e, at(column), values, left, width)
 
         def loads(column: Num) -> Loads:
             return places.backward_loads(e, plan, at(column), done)
@@ -114,4 +116,4 @@ def _backward(
 
 def _row(e: Emit, plan: Plan, loads: Callable[[Num], Loads], lines: tuple[Num, Num]) -> Row:
     held: dict[int, Any] = {}
-    return Row(e, plan.graph, loads, lines, held)
+    return Row(e, plan, loads, lines, held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.frame import Frame
 from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.records import give_records
 from throughtime.compiler.llvm.steps import state_width, take_states
 from throughtime.compiler.llvm.team import my_share
 
@@ -30,13 +31,41 @@ def h_places(c: Frame, f: Frame, low: Num, i: Num) -> tuple[Num, Num]:
 
 def give_output(
     e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num, new: Num
+) -> Num:
+    """This member's share of what a step has given.
+
+    Gives 1 where other states than the output are recorded, so that the members must meet, else 0.
+    """
+    _give_share(e, c, f, copies, R, t, new)
+    give_records(e, c, f, copies, R, t)
+    return f["records"].choose("!=", 0, 1, e.number(0))
+
+
+def _give_share(
+    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num, new: Num
 ) -> None:
-    """This member's share of the rows that a step has given."""
-    g = e.given
-    begin, end = my_share(e, R, g["member"], g["members"])
-    y = c["y"] + f["y_first"] + e.word(c["y_steps"] + t * 8)
-    e.call(copies["give"], y, c["y_row"], new + begin * c["H_row"], c["H_row"], end - begin,
-           c["out"], c["order"] + (g["low"] + begin) * 8)  # fmt: skip
+    """Some rows of the output, or some units of all rows.
+
+    Resets change whole rows of it next, so with them a member gives the rows that it will reset.
+    """
+    g, lanes = e.given, e.kind.lanes
+    whole = e.b.or_(R.compare(">=", g["members"]), f["restarts"].compare("!=", 0))
+
+    def share(rows: Num, units: Num) -> Num:
+        return Num(e.b, e.b.select(whole, rows.value, units.value))
+
+    (low, high), (first, last) = (
+        my_share(e, count, g["member"], g["members"])
+        for count in (R, (c["out"] + lanes - 1) // lanes)
+    )
+    begin, end = share(low, e.number(0)), share(high, R)
+    unit, behind = (
+        share(e.number(0), first * lanes),
+        share(c["out"], (last * lanes).least(c["out"])),
+    )
+    y = c["y"] + f["y_first"] + e.word(c["y_steps"] + t * 8) + unit * e.kind.bytes
+    e.call(copies["give"], y, c["y_row"], new + begin * c["H_row"] + unit * e.kind.bytes,
+           c["H_row"], end - begin, behind - unit, c["order"] + (g["low"] + begin) * 8)  # fmt: skip
 
 
 def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:

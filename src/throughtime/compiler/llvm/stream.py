@@ -8,32 +8,52 @@ one piece of code carries every stack.
 
 from __future__ import annotations
 
+from typing import Final
+
 from llvmlite import ir
 
-from throughtime.compiler.llvm import cell, narrow_tile, tile
+from throughtime.compiler.llvm import cell, narrow_tile, stages, tile
 from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.machine import Machine
 from throughtime.compiler.llvm.number import Num
-from throughtime.compiler.llvm.stream_words import HEAD, OPERATION, TILE
+from throughtime.compiler.llvm.stream_words import ADD, CELL, HEAD, OPERATION, STAGE, TILE
 from throughtime.compiler.llvm.team import denormals_flushed
+
+OPERATIONS: Final = {TILE: tile.ARGUMENTS, CELL: cell.FORWARD, STAGE: stages.FORWARD}
+"""What the function of each kind takes."""
+
+ADDED: Final = ("rows", "blocks", "x", "x_row", "z", "z_row", "y", "y_row")
+"""What y = x + z takes, which is no cell's function: vectors of a row, and where each begins."""
 
 
 def stream_module(kind: Kind, machine: Machine) -> ir.Module:
     """`stream(program)`: all operations in order, and that as often as the program says."""
     module = ir.Module("stream")
+    add = _write_add(module, kind)
     e = Emit(module, "stream", kind, ("program",))
     program = e.given["program"]
     times, count = e.word(program), e.word(program, 1)
     with denormals_flushed(e, machine), e.loop(times), e.loop(count) as i:
         at = program + 8 * HEAD + i.index * (8 * OPERATION)
-        with e.b.if_else(e.word(at).compare("==", TILE)) as (product, pointwise):
-            with product:
-                _call(e, at, len(tile.ARGUMENTS))
-            with pointwise:
-                _call(e, at, len(cell.FORWARD))
+        for operation, arguments in OPERATIONS.items():
+            with e.when(e.word(at).compare("==", operation)):
+                _call(e, at, len(arguments))
+        with e.when(e.word(at).compare("==", ADD)):
+            e.call(add, *(e.word(at, 2 + i) for i in range(len(ADDED))))
     e.done()
     return module
+
+
+def _write_add(module: ir.Module, kind: Kind) -> Emit:
+    """`add(...)`: y = x + z, for rows: for vectors."""
+    e = Emit(module, "add", kind, ADDED, internal=True)
+    g = e.given
+    with e.loop(g["rows"]) as row, e.loop(g["blocks"]) as block:
+        x, z, to = (g[n] + g[f"{n}_row"] * row.index + block.index * kind.size for n in "xzy")
+        e.store(e.b.fadd(e.load(x), e.load(z)), to)
+    e.done()
+    return e
 
 
 def _call(e: Emit, at: Num, count: int) -> None:

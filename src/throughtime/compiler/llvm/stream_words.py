@@ -14,6 +14,8 @@ OPERATION: Final = 20
 
 TILE: Final = 0
 CELL: Final = 1
+STAGE: Final = 2
+ADD: Final = 3
 """Kinds of operations."""
 
 

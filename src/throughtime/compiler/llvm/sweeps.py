@@ -15,15 +15,16 @@ from typing import Any, Final, NamedTuple
 
 from llvmlite import ir
 
-from throughtime.compiler.graph import Graph
+from throughtime.compiler.graph import NUMBER
 from throughtime.compiler.llvm import maths
 from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.places import Loads, loader
 from throughtime.compiler.llvm.pointwise import Pointwise
 from throughtime.compiler.llvm.rows import lanes_below
+from throughtime.compiler.llvm.sections import blocks_of, units_of
+from throughtime.compiler.plan import Plan
 from throughtime.compiler.sweeps import Sweep
-from throughtime.compiler.widths import HIDDEN
 
 STRANDS: Final = 16
 """Chains of one sum over units, as many as the widest vector has numbers."""
@@ -31,7 +32,7 @@ STRANDS: Final = 16
 _JOIN: Final = {"row_sum": "add", "row_max": "maximum"}
 _NOTHING: Final = {"row_sum": 0.0, "row_max": -math.inf}
 
-Finish = Callable[[Pointwise, Num, Num], None]
+Finish = Callable[[Pointwise, Num, Num, str], None]
 
 
 class Row(NamedTuple):
@@ -39,14 +40,14 @@ class Row(NamedTuple):
 
     Attributes:
         e: the function being written.
-        graph: whose nodes are computed.
+        plan: of the cell whose nodes are computed.
         loads: where the values that begin at a byte of the row's lines are.
         lines: where walks leave what later ones read, and bytes from one line to the next.
         held: nodes of one number a row that are there, in all lanes.
     """
 
     e: Emit
-    graph: Graph
+    plan: Plan
     loads: Callable[[Num], Loads]
     lines: tuple[Num, Num]
     held: dict[int, Any]
@@ -59,31 +60,56 @@ def write_sweeps(row: Row, sweeps: Sequence[Sweep], finish: Finish) -> None:
         row: over which; it holds all single numbers behind them.
         sweeps: what each computes.
         finish: writes what the last does with the values of a vector of units, given the bytes
-            before it and the units from it on.
+            before it, the units from it on and the name of their width.
     """
-    e = row.e
+    e, units = row.e, units_of(row.e, row.plan)
     once = row.loads(e.number(0))
-    single = Pointwise(e, row.graph, {HIDDEN: e.given["H"]}, once)
+    nodes = row.plan.graph.nodes
+    once |= {i: _spread(e, load) for i, load in once.items() if nodes[i].shape == NUMBER}
+    single = Pointwise(e, row.plan.graph, units, once)
     place = {i: k for k, i in enumerate(i for sweep in sweeps for i in sweep.lines)}
     there: list[int] = []
     for sweep in sweeps:
         once |= _held(row)
         row.held.update({i: single.value(i) for i in sweep.numbers})
-        starts = [v for r in sweep.reductions for v in _starts(e, row.graph.nodes[r].op)]
-        with e.loop(e.given["H_row"] // e.kind.size, *starts) as block:
-            column = block.index * e.kind.size
-            left = e.given["H"] - block.index * e.kind.lanes
-            at = {i: row.lines[0] + row.lines[1] * k + column for i, k in place.items()}
-            loads = row.loads(column) | _held(row) | {i: loader(e, at[i]) for i in there}
-            values = Pointwise(e, row.graph, {HIDDEN: e.given["H"]}, loads)
-            for i in sweep.lines:
-                e.store(values.value(i), at[i])
-            block.next = _grown(row, sweep, values, block.values, left)
-            if not sweep.reductions:
-                finish(values, column, left)
+        for width in units:
+            if not sweep.reductions or any(row.plan.widths.of[i] == width for i in sweep.ends):
+                _write_walk(row, sweep, width, (place, there), finish)
         there += sweep.lines
-        for r, strands in zip(sweep.reductions, _parted(e, block.values), strict=True):
-            row.held[r] = _folded(e, row.graph.nodes[r].op, strands)
+
+
+def _write_walk(
+    row: Row, sweep: Sweep, width: str, lines: tuple[dict[int, int], list[int]], finish: Finish
+) -> None:
+    """The part of a walk over the units of one width.
+
+    Args:
+        row, sweep, width, finish: what is walked over, and for what.
+        lines: the number of each line, and which are there.
+    """
+    e, plan, (place, there) = row.e, row.plan, lines
+    units, of = units_of(e, plan), plan.widths.of
+    found = [r for r in sweep.reductions if of[plan.graph.nodes[r].inputs[0]] == width]
+    starts = [v for r in found for v in _starts(e, plan.graph.nodes[r].op)]
+    with e.loop(blocks_of(e, units[width]), *starts) as block:
+        column = block.index * e.kind.size
+        left = units[width] - block.index * e.kind.lanes
+        at = {i: row.lines[0] + row.lines[1] * k + column for i, k in place.items()}
+        loads = row.loads(column) | _held(row) | {i: loader(e, at[i]) for i in there}
+        values = Pointwise(e, plan.graph, units, loads)
+        for i in sweep.lines:
+            if of[i] == width:
+                e.store(values.value(i), at[i])
+        block.next = _grown(row, found, values, block.values, left)
+        if not sweep.reductions:
+            finish(values, column, left, width)
+    for r, strands in zip(found, _parted(e, block.values), strict=True):
+        row.held[r] = _folded(e, plan.graph.nodes[r].op, strands)
+
+
+def _spread(e: Emit, load: Callable[[], Any]) -> Callable[[], Any]:
+    """What loads a number of a row into all lanes, from a line of one unit or of equal ones."""
+    return lambda: _moved(e, load(), 0, spread=True)
 
 
 def _held(row: Row) -> Loads:
@@ -105,12 +131,14 @@ def _parted(e: Emit, values: list[Any]) -> list[list[Any]]:
     return [values[i : i + each] for i in range(0, len(values), each)]
 
 
-def _grown(row: Row, sweep: Sweep, values: Pointwise, strands: list[Any], left: Num) -> list[Any]:
+def _grown(
+    row: Row, reductions: list[int], values: Pointwise, strands: list[Any], left: Num
+) -> list[Any]:
     """The strands with one more vector of units: the first takes it, and comes last."""
     e, found = row.e, []
-    lanes = lanes_below(e, left) if sweep.reductions else None
-    for r, (first, *others) in zip(sweep.reductions, _parted(e, strands), strict=True):
-        node = row.graph.nodes[r]
+    lanes = lanes_below(e, left) if reductions else None
+    for r, (first, *others) in zip(reductions, _parted(e, strands), strict=True):
+        node = row.plan.graph.nodes[r]
         nothing = e.kind.vector([_NOTHING[node.op]] * e.kind.lanes)
         there = e.b.select(lanes, values.value(node.inputs[0]), nothing)
         found += [*others, maths.apply(e.b, _JOIN[node.op], [first, there])]

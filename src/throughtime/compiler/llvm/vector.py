@@ -55,6 +55,11 @@ class Mask(Value):
     def __invert__(self) -> Mask:
         return Mask(self.b, self.b.xor(self.value, splat(self.kind, "true")))
 
+    def any(self) -> Any:
+        """Whether one of them holds, as a truth value of LLVM."""
+        whole = ir.IntType(self.lanes)
+        return self.b.icmp_unsigned("!=", self.b.bitcast(self.value, whole), whole(0))
+
 
 @dataclass(frozen=True, eq=False)
 class Bits(Value):
@@ -87,6 +92,10 @@ class Bits(Value):
     def __rshift__(self, other: int) -> Bits:
         """Zeros come in from above."""
         return self._with(self.b.lshr, other)
+
+    def odd(self) -> Mask:
+        """In which lanes the lowest bit is 1."""
+        return Mask(self.b, self.b.trunc(self.value, ir.VectorType(ir.IntType(1), self.lanes)))
 
     def number(self) -> Vector:
         """The floating-point numbers that have these bits."""

@@ -1,0 +1,104 @@
+"""Packed weights that wait for the next call with the same parameters, for calls without gradient.
+
+Beside them lies a copy of the weights that they were packed from. At every call the region compares
+the weights with that copy, bit by bit, and packs what differs, so it matters to no result what
+waits here, nor how weights were changed meanwhile. One parameter's pack is used by one call at a
+time; another call that comes meanwhile packs anew.
+
+It pays for few rows: packing takes as long as some ten rows do, comparing half as long. A pack dies
+with its parameter, and is none of a layer's own: copies and pickles of a layer carry none.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.backends.cpu.memory import fresh
+
+MOST_ROWS: Final = 512
+"""Rows over all steps up to which packing is more than a hundredth of a call."""
+
+LEAST_NUMBERS: Final = 1 << 16
+"""Weights of a direction from which packing takes longer than finding what waits."""
+
+MOST_BYTES: Final = 256 << 20
+"""Of all packs that wait, copies of weights included; who finds no room packs at every call."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How packed weights lie in memory.
+
+    Attributes:
+        key: what it follows from; equal keys, equal places.
+        places: name -> bytes from the start.
+        bytes: of them all; a copy of the weights, as long, lies behind.
+    """
+
+    key: Hashable
+    places: Mapping[str, int]
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Pack:
+    owner: weakref.ref[Tensor]
+    key: Hashable
+    memory: np.ndarray
+
+
+_waiting: dict[int, _Pack] = {}  # by the parameter's id
+
+
+def owner_of(call: Call, rows: int) -> Tensor | None:
+    """The parameter whose pack a call of so many rows over all steps uses; None: it packs alone."""
+    weights = call.weights[0].values()
+    first = next(iter(weights), None)
+    if rows > MOST_ROWS or not isinstance(first, torch.nn.Parameter):
+        return None
+    numbers = sum(v.numel() for v in weights)
+    if numbers < LEAST_NUMBERS:
+        return None
+    more = 2 * numbers * first.element_size() * call.directions
+    return first if id(first) in _waiting or waiting_bytes() + more <= MOST_BYTES else None
+
+
+@contextmanager
+def packed(owner: Tensor, layout: Layout) -> Iterator[dict[str, int]]:
+    """The words of one region's packed weights; behind it they wait for the next.
+
+    Args:
+        owner: the parameter they belong to.
+        layout: how they lie.
+    """
+    found = _waiting.pop(id(owner), None)
+    trusted = found is not None and found.owner() is owner and found.key == layout.key
+    if found is None or not trusted:
+        known = weakref.ref(owner, partial(_forget, id(owner)))
+        found = _Pack(known, layout.key, fresh(2 * layout.bytes))
+    start = found.memory.ctypes.data
+    yield {name: start + place for name, place in layout.places.items()} | {"trusted": int(trusted)}
+    if waiting_bytes() + found.memory.nbytes <= MOST_BYTES:
+        _waiting[id(owner)] = found
+
+
+def waiting_bytes() -> int:
+    """Of all packs that wait."""
+    return sum(pack.memory.nbytes for pack in list(_waiting.values()))
+
+
+def _forget(place: int, owner: weakref.ref[Tensor]) -> None:
+    """The owner is dead; its id may be another's by now."""
+    found = _waiting.get(place)
+    if found is not None and found.owner is owner:
+        _waiting.pop(place, None)
