@@ -162,10 +162,8 @@ def _restarted(module: nn.Module) -> bool:
     """Whether a module has no old weights now."""
     if not _has_own(module):
         return True
-    if _frozen(module):
-        return False
     reset = getattr(module, "reset_parameters", None)
-    if not callable(reset):
+    if _frozen(module) or not callable(reset):
         return False
     with torch.no_grad():
         reset()
@@ -187,14 +185,12 @@ def _started(name: str, layer: Ours, lag: int) -> Started:
     initialise(layer, "torch")
     cell = layer.cell
     kind, far = type(cell).__name__, max(3, 3 * lag)
+    recurrent = bool(cell.layout.recurrent_gates)
     if cell.keeps and (layer.bias or not set(cell.keeps) & set(cell.gates)):
-        words = f"{kind}: time scales of 2 to {far} steps"
-        if cell.layout.recurrent_gates:
-            initialise(layer, "orthogonal", timescales=(2, far))
-            return Started(name, "timescales", f"{words}, orthogonal matrices")
-        initialise(layer, timescales=(2, far))
+        initialise(layer, "orthogonal" if recurrent else None, timescales=(2, far))
+        words = f"{kind}: time scales of 2 to {far} steps" + ", orthogonal matrices" * recurrent
         return Started(name, "timescales", words)
-    if not cell.layout.recurrent_gates:
+    if not recurrent:
         return Started(name, "none", f"{kind}: its own start, since it has no matrix to set")
     if cell.arguments.get("activation") == "relu":
         initialise(layer, "identity")
