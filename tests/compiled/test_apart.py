@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.func import functional_call, grad
 from torch.testing import assert_close
 
 from throughtime import Cell, Recurrent, Stream
@@ -82,3 +84,20 @@ def test_weights_in_columns_are_taken() -> None:
     layer.weight_hh_l0.data = layer.weight_hh_l0.data.t().contiguous().t()
     x = torch.randn(4, 2, 3).double()
     assert_close(_gradients(layer, x), _gradients(plain, x), **NEAR)
+
+
+def test_torch_compile_and_func() -> None:
+    layer, plain = _pair(5)
+    x = torch.randn(4, 2, 3).double()
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert_close(_gradients(compiled, x), _gradients(plain, x), **NEAR)
+    weights = [{n: v.detach() for n, v in one.named_parameters()} for one in (layer, plain)]
+
+    def loss(one: Recurrent, given: dict[str, Tensor]) -> Tensor:
+        total: Tensor = functional_call(one, given, (x,))[0].square().sum()
+        return total
+
+    found = [
+        grad(partial(loss, one))(given) for one, given in zip((layer, plain), weights, strict=True)
+    ]
+    assert_close(found[0], found[1], **NEAR)

@@ -14,6 +14,7 @@ from throughtime.compiler.llvm import machine
 PROGRAM = """
 import hashlib, torch
 from tests.compiled.calls import *
+from tests.compiled.fed import Turning
 from tests.compiled.normed import NORMED
 from tests.compiled.normed_widths import NORMED_WIDTHS
 from throughtime import cells
@@ -21,7 +22,7 @@ from throughtime.compiler.llvm import machine
 torch.manual_seed(1)
 told = [machine.host().name]
 for cell in (cells.LSTM(), cells.GRU(), cells.Elman("relu"), cells.LSTMPeephole(),
-             cells.LSTMLayerNorm(), *NORMED, *NORMED_WIDTHS[1::3]):
+             cells.LSTMLayerNorm(), Turning(), *NORMED, *NORMED_WIDTHS[1::3]):
     for dtype in FLOATS:
         digest = hashlib.sha256()
         for sizes in (Sizes(7, 5, 3, 37, 2), Sizes(3, 1, 33, 64), Sizes(4, 17, 1, 5)):

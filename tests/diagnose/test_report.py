@@ -89,7 +89,7 @@ def test_the_table_has_a_number_of_every_panel() -> None:
         f"{c.capacity:.1f}",
     ]  # fmt: skip
     text = str(report)
-    assert f"first {report.weight_lags[0].steps_to(0.99)} lags" in text
+    assert f"its part up to lag {report.weight_lags[0].steps_to(0.99)} has" in text
     assert "Gradient of 4 batches: median norm" in text and "Clipped at 1e+03: 0% of the" in text
     assert report.evenness is not None
     ratios = [s.ratio for s in report.evenness.shares if s.ratio is not None]

@@ -267,6 +267,8 @@ def test_what_is_not_finite_first_is_named(plant: Any, words: str) -> None:
     assert trouble.kind == "not finite"
     assert re.match(words, trouble.sentence)
     assert (report.steps, report.rows) == (T, 8)
+    helps = plant is _nan_weight  # there a new start helps, and is measured
+    assert ("a copy started so is finite, with a gradient" in trouble.advice) == helps
 
 
 @pytest.mark.parametrize(

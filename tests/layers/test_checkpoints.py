@@ -15,6 +15,7 @@ from throughtime import Cell, Recurrent, cells
 from throughtime.backends import BACKENDS, OPAQUE
 from throughtime.backends.call import Call, Result
 from throughtime.errors import BackendError, OptionError
+from throughtime.scan import scan, scan_in_segments
 
 T, B, I, H = 11, 4, 3, 5
 DOUBLE = {"dtype": torch.float64}
@@ -128,6 +129,24 @@ def test_the_backward_direction_and_where_sequences_start_to_a_millionth() -> No
         assert (a - b).norm() <= 1e-6 * b.norm()
 
 
+def test_the_sequence_of_every_state() -> None:
+    cell = cells.LSTM()
+    x = torch.randn(T, B, I, **DOUBLE).requires_grad_()
+    shapes = {"weight_ih": (4 * H, I), "weight_hh": (4 * H, H), "bias_ih": (4 * H,)}
+    weights = {n: torch.randn(s, **DOUBLE).requires_grad_() for n, s in shapes.items()}
+    weights["bias_hh"] = torch.randn(4 * H, **DOUBLE).requires_grad_()
+    lengths = torch.tensor([11, 0, 5, 1])
+    call = Call(cell, H, x, (weights, weights), lengths=lengths, record=True)
+    d_h, d_c = torch.randn(2, T, B, 2, H, **DOUBLE)
+
+    def gradients(result: Result) -> list[Tensor]:
+        h, c = result.sequences
+        return [h, c, *torch.autograd.grad([h, c], [x, *weights.values()], [d_h, d_c])]
+
+    ours = gradients(scan_in_segments(call, "cpu", 4))
+    assert_close(ours, gradients(scan(call, "reference")), rtol=1e-10, atol=1e-11)
+
+
 def test_a_packed_batch() -> None:
     plain, other = pair(cells.GRU(), 3, bidirectional=True, **DOUBLE)
     x = torch.randn(26, I, **DOUBLE).requires_grad_()
@@ -171,8 +190,8 @@ def kept_bytes(layer: Recurrent, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> 
     cpu, made = OPAQUE["cpu"], {}
     forward = cpu.forward
 
-    def counted(call: Call, keep: bool, y: Tensor | None = None) -> tuple[Result, list[Tensor]]:
-        result, kept = forward(call, keep, y)
+    def counted(call: Call, keep: bool, *where: Any) -> tuple[Result, list[Tensor]]:
+        result, kept = forward(call, keep, *where)
         for v in (*kept, *result.final):
             made[StorageWeakRef(v.untyped_storage())] = v.untyped_storage().nbytes()
         return result, kept

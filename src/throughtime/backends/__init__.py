@@ -33,11 +33,20 @@ class Opaque(Backend, Protocol):
     """A backend that computes its own derivative, since nothing sees inside."""
 
     def forward(
-        self, call: Call, keep: bool, y: Tensor | None = None
-    ) -> tuple[Result, list[Tensor]]:
+        self, call: Call, keep: bool, to: Sequence[Tensor] = (), kept: Sequence[Tensor] = (),
+        queue: Any = None,
+    ) -> tuple[Result, list[Tensor]]:  # fmt: skip
         """The result, and what `backward` needs beside it; nothing with keep=False.
 
-        With `y`, contiguous and of the output's shape, the output sequence is written there.
+        With `to`, contiguous and of their shapes, the sequences are written there; with `kept`,
+        from a call of at least as many steps, that is written over.
+        """
+
+    def queue_for(self, call: Call) -> Any:
+        """Where the work on segments of a call may wait, to be done with `run`; None: nowhere.
+
+        With it, what `forward` and `backward` write is there once it has run; `backward` gives
+        gradients by the state at the start alone.
         """
 
     def kept_shapes(self, call: Call) -> list[tuple[int, ...]]:
@@ -49,6 +58,7 @@ class Opaque(Backend, Protocol):
     def backward(
         self, call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None],
         wants_x: bool, wants_weights: bool, sums: Any = None, d_x: Tensor | None = None,
+        queue: Any = None,
     ) -> Gradients:  # fmt: skip
         """The derivative; `kept` is the output sequence and what `forward` kept.
 

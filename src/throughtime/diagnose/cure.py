@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import nn
@@ -100,11 +100,11 @@ def cure(
             "every weight of the recurrent layers is frozen, so a new start would stay untrained; "
             "unfreeze them first"
         )
-    started = {id(m) for m in _inside(layers)}
+    started = {id(m) for layer in layers.values() for m in layer.modules()}
     kept = [n for n, m in new.named_modules() if id(m) not in started and not _restarted(m)]
     given = tuple(_start(n, m, lag) for n, m in layers.items())
     for found in given:
-        setattr(new.get_submodule(found.name), _MARK, found.words)
+        setattr(new.get_submodule(found.name), _MARK, found.words.partition(": ")[2])
     return Cure(new, lag, given, tuple(kept))
 
 
@@ -143,11 +143,6 @@ def _recurrent(model: nn.Module) -> Iterator[tuple[str, Ours]]:
             yield name, module
 
 
-def _inside(layers: dict[str, Ours]) -> Iterator[nn.Module]:
-    for layer in layers.values():
-        yield from layer.modules()
-
-
 def _has_own(module: nn.Module) -> bool:
     return next(iter(module.parameters(recurse=False)), None) is not None
 
@@ -162,8 +157,10 @@ def _restarted(module: nn.Module) -> bool:
     """Whether a module has no old weights now."""
     if not _has_own(module):
         return True
+    if _frozen(module):
+        return False
     reset = getattr(module, "reset_parameters", None)
-    if _frozen(module) or not callable(reset):
+    if not callable(reset):
         return False
     with torch.no_grad():
         reset()
@@ -185,12 +182,13 @@ def _started(name: str, layer: Ours, lag: int) -> Started:
     initialise(layer, "torch")
     cell = layer.cell
     kind, far = type(cell).__name__, max(3, 3 * lag)
-    recurrent = bool(cell.layout.recurrent_gates)
     if cell.keeps and (layer.bias or not set(cell.keeps) & set(cell.gates)):
-        initialise(layer, "orthogonal" if recurrent else None, timescales=(2, far))
-        words = f"{kind}: time scales of 2 to {far} steps" + ", orthogonal matrices" * recurrent
-        return Started(name, "timescales", words)
-    if not recurrent:
+        matrices: Literal["orthogonal"] | None
+        matrices = "orthogonal" if cell.layout.recurrent_gates else None
+        initialise(layer, matrices, timescales=(2, far))
+        words = f"{kind}: time scales of 2 to {far} steps"
+        return Started(name, "timescales", words + (", orthogonal matrices" if matrices else ""))
+    if not cell.layout.recurrent_gates:
         return Started(name, "none", f"{kind}: its own start, since it has no matrix to set")
     if cell.arguments.get("activation") == "relu":
         initialise(layer, "identity")

@@ -76,7 +76,10 @@ def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
             raise NotFiniteError(text, "gradient", path.name, t)
     told = [(p, d) for p, d in found if bool((d[-1] != 0).any())]
     if not told:
-        raise OptionError("the loss sends no gradient to the last step of any recurrent layer")
+        raise OptionError(
+            "the loss sends no gradient to the last step of any recurrent layer, from which lags "
+            "are counted; give batches whose last step has a target"
+        )
     return tuple(_of_path(p, d) for p, d in told)
 
 

@@ -65,7 +65,7 @@ def _weight_gradients(report: Report) -> Iterator[str]:
     for w in report.weight_lags:
         yield (
             f"Weight gradient of {w.name or 'model'}{' backward' if w.direction else ''}: its part "
-            f"of the first {w.steps_to(0.99)} lags has a cosine of 0.99 with the whole."
+            f"up to lag {w.steps_to(0.99)} has a cosine of 0.99 with the whole."
         )
 
 
@@ -111,7 +111,7 @@ def described(module: Module) -> str:
     sizes = module.hidden_sizes
     each = " and ".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
     both = ", both directions" if any(g.direction for g in module.gates) else ""
-    start = f"; started by throughtime.cure: {module.start}" if module.start else ""
+    start = f"; started by throughtime.cure with {module.start}" if module.start else ""
     number = f"{len(sizes)} layer{'s' if len(sizes) > 1 else ''}"
     return f"{module.cell}, {number} of {each} units{both}{start}"
 

@@ -84,15 +84,19 @@ class Direction:
         """The result, and for each state (segments - 1, B, width): where the others start."""
         call, turn = self._call()
         borders: list[tuple[Tensor, ...]] = []
-        state, y = call.start(), self._room(call, len(call.x))
+        state, sequences = call.start(), self._room(call, len(call.x))
+        queue = self.backend.queue_for(call)
         for first, segment in segments(call, self.every):
             if first:
                 borders.append(state)
-            to = y[first : first + len(segment.x)]
-            state = self.backend.forward(segment._replace(state=state), False, to)[0].final
+            to = [v[first : first + len(segment.x)] for v in sequences]
+            segment = segment._replace(state=state)
+            state = self.backend.forward(segment, False, to, (), queue)[0].final
+        if queue is not None:
+            queue.run()
         kept = [torch.cat(s) for s in zip(*borders, strict=True)]
-        y = y if turn is None else turn.back(y)
-        return Result((y,), state), kept or [v.new_empty(0) for v in state]
+        found = tuple(v if turn is None else turn.back(v) for v in sequences)
+        return Result(found, state), kept or [v.new_empty(0) for v in state]
 
     def backward(
         self, borders: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
@@ -103,30 +107,38 @@ class Direction:
         states = len(borders)
         d_sequences, d_state = _back(turn, d_results[:-states]), list(d_results[-states:])
         sums, joined = self.backend.sums_for(call), Joined(len(call.x))
-        y, x = self._room(call, min(self.every, len(call.x))), call.x.new_empty(call.x.shape)
+        y = self._room(call._replace(record=False), min(self.every, len(call.x)))[0]
+        x = call.x.new_empty(call.x.shape)
+        kept, queue = self._kept(call), self.backend.queue_for(call)
         for i, (first, segment) in reversed(list(enumerate(segments(call, self.every)))):
             state = tuple(v[i - 1 : i] for v in borders) if i else call.start()
-            segment = segment._replace(state=state)
-            own = y[: len(segment.x)]
-            kept = self.backend.forward(segment, True, own)[1]
+            segment, own = segment._replace(state=state), y[: len(segment.x)]
+            if i == 0 and queue is not None:  # what this one gives is wanted at once
+                queue = queue.run()
+            some = self.backend.forward(segment._replace(record=False), True, [own], kept, queue)[1]
             steps = slice(first, first + len(own))
             d_part = [None if v is None else v[steps] for v in d_sequences]
             found = self.backend.backward(
-                segment, [own, *kept], [*d_part, *d_state], wants_x, wants_weights, sums, x[steps]
-            )
+                segment, [own, *some], [*d_part, *d_state], wants_x, wants_weights, sums,
+                x[steps], queue,
+            )  # fmt: skip
             joined.put(first, found.inputs.values())
             d_state = list(found.start)
-            del kept  # its memory is the next segment's
         if turn is not None and call.norms is not None:
             self.whole.norms[:, :, self.d :].copy_(turn.back(call.norms))  # type: ignore[index]
         (d_x,) = _back(turn, [x if wants_x else None])
         others = [v if turn is None else turn.back(v) for v in joined.whole]
         return found._replace(x=d_x, inputs=dict(zip(found.inputs, others, strict=True)))
 
-    def _room(self, call: Call, steps: int) -> Tensor:
-        """For the output of so many steps."""
-        width = call.cell.widths(call.hidden_size)[0]
-        return call.x.new_empty((steps, call.x.shape[1], 1, width))
+    def _kept(self, call: Call) -> list[Tensor]:
+        """For what is kept of one segment after the other."""
+        longest = call._replace(x=call.x[: self.every], inputs=None)
+        return [call.x.new_empty(shape) for shape in self.backend.kept_shapes(longest)]
+
+    def _room(self, call: Call, steps: int) -> list[Tensor]:
+        """For the sequences of so many steps."""
+        widths, B = call.cell.widths(call.hidden_size), call.x.shape[1]
+        return [call.x.new_empty((steps, B, 1, w)) for w in (widths if call.record else widths[:1])]
 
     def _call(self) -> tuple[Call, Turn | None]:
         """This direction as a forward one, and how it was turned."""

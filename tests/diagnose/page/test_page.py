@@ -131,6 +131,7 @@ def test_words_of_an_upright_mark_stand_above_the_chart(read: Page) -> None:
     reach = read.panels[1].charts[0]["layout"]
     (words,) = [a for a in reach["annotations"] if a["text"] == "task lag 20"]
     assert (words["x"], words["y"], words["yref"], words["yanchor"]) == (20, 1, "paper", "bottom")
+    assert words["xanchor"] == "right"  # towards the middle, so that it is not cut off
     assert words.get("textangle", 0) == 0 and reach["legend"]["y"] > 1.05
 
 
@@ -164,10 +165,10 @@ def test_the_head_tells_sizes_and_the_start_of_a_cured_copy(read: Page) -> None:
     cured = throughtime.cure(nn.LSTM(3, 6), lag=9).model
     report = throughtime.diagnose(cured, torch.randn(20, 4, 3), lag=9)
     (module,) = report.modules
-    assert (module.hidden_sizes, module.start) == ((6,), "LSTM: time scales of 2 to 27 steps")
+    assert (module.hidden_sizes, module.start) == ((6,), "time scales of 2 to 27 steps")
     found = Page(page(report)).text
     assert "How far back cured LSTM learns" in found
-    assert "1 layer of 6 units; started by throughtime.cure: LSTM: time scales of 2 to" in found
+    assert "1 layer of 6 units; started by throughtime.cure with time scales of 2 to" in found
     assert report.modules[0].start in str(report).splitlines()[1]
 
 

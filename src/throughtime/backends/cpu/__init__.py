@@ -13,6 +13,7 @@ from throughtime.backends.cpu import backward_pass, forward_pass, gradients
 from throughtime.backends.cpu.apart import call_apart, gradients_together
 from throughtime.backends.cpu.gradients import Sums
 from throughtime.backends.cpu.masks import masks_of, plan_of
+from throughtime.backends.cpu.queue import Queue
 from throughtime.backends.transforms import no_rule
 from throughtime.cells import Cell
 from throughtime.compiler.llvm import machine
@@ -68,12 +69,26 @@ def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def forward(call: Call, keep: bool, y: Tensor | None = None) -> tuple[Result, list[Tensor]]:
+def forward(
+    call: Call, keep: bool, to: Sequence[Tensor] = (), kept: Sequence[Tensor] = (),
+    queue: Queue | None = None,
+) -> tuple[Result, list[Tensor]]:  # fmt: skip
     """The result, and what `backward` needs beside the call; nothing with keep=False.
 
-    With `y`, contiguous and of the output's shape, the output sequence is written there.
+    Args:
+        call: what to carry.
+        keep: whether `backward` will be called.
+        to: where the sequences are written, contiguous and of their shapes; empty is fresh.
+        kept: what a call of at least as many steps kept, to be written over; empty is fresh.
+        queue: where the work waits; all values are there once it has run. None is now.
     """
-    return forward_pass.run(call_apart(call), keep, y)
+    return forward_pass.run(call_apart(call), keep, to, kept[0] if kept else None, queue)
+
+
+def queue_for(call: Call) -> Queue | None:
+    """Where the work on segments of a call may wait; None where each has direct inputs or masks,
+    of which a copy would wait too."""
+    return None if plan_of(call).lines else Queue()
 
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
@@ -90,6 +105,7 @@ def sums_for(call: Call) -> Sums:
 def backward(
     call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
     wants_weights: bool, sums: Sums | None = None, d_x: Tensor | None = None,
+    queue: Queue | None = None,
 ) -> Gradients:  # fmt: skip
     """The derivative.
 
@@ -103,7 +119,9 @@ def backward(
         sums: to which gradients by the weights, and what resets carry to `initial`, are added: the
             result then has the sums so far.
         d_x: where the gradient by x is written, contiguous and of x's shape; None is fresh.
+        queue: where the work waits; then gradients by the state at the start alone are given, and
+            all is there once the queue has run. None is now.
     """
     call = call_apart(call)
-    found = backward_pass.run(call, kept, d_results, wants_x, wants_weights, sums, d_x)
+    found = backward_pass.run(call, kept, d_results, wants_x, wants_weights, sums, d_x, queue)
     return gradients_together(call.cell, found)

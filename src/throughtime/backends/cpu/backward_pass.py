@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from throughtime.backends.cpu.given import GivenWords
 from throughtime.backends.cpu.gradients import Room, Sums, by_weights, by_x, give_norms, room_for
 from throughtime.backends.cpu.inputs import by_inputs
 from throughtime.backends.cpu.masks import plan_of
+from throughtime.backends.cpu.queue import Queue, carry
 from throughtime.backends.cpu.records import Records, lines
 from throughtime.backends.cpu.restarts import by_initial
 from throughtime.backends.cpu.rows import Rows, rows_of
@@ -46,25 +47,34 @@ LEAST_ROWS = 128
 def run(
     call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
     wants_weights: bool, sums: Sums | None = None, d_x: Tensor | None = None,
+    queue: Queue | None = None,
 ) -> Gradients:  # fmt: skip
-    """Gradients by x, by the weights where they are wanted, and by the state at the start."""
+    """Gradients by x, by the weights where they are wanted, and by the state at the start.
+
+    With a queue only those by the state at the start are given, and there once the queue has run.
+    """
     call = contiguous(call)
     found, rows = plan_of(call), rows_of(call)
     room = room_for(call, found, rows, wants_x, wants_weights, sums, d_x)
+
+    def finish() -> Tensor | None:
+        give_norms(call, rows, room.norms)
+        x = by_x(call, rows, room.x)
+        return x if x is None or d_x is None or x.data_ptr() == d_x.data_ptr() else d_x.copy_(x)
+
     if rows.B:
-        _carry(call, found, rows, kept, d_results, room)
-    give_norms(call, rows, room.norms)
+        _carry(call, found, rows, kept, d_results, room, queue, finish)
+    if queue is not None:
+        return Gradients(None, (), {}, tuple(room.start))
     weights = tuple(by_weights(call, room, d) for d in range(call.directions))
     inputs, initial = by_inputs(call, found, rows, room.inputs), by_initial(call, room.initial)
-    x = by_x(call, rows, room.x)
-    if x is not None and d_x is not None and x.data_ptr() != d_x.data_ptr():
-        x = d_x.copy_(x)
-    return Gradients(x, weights, inputs, tuple(room.start), initial)
+    return Gradients(finish(), weights, inputs, tuple(room.start), initial)
 
 
 def _carry(
     call: Call, found: Plan, rows: Rows, kept: Sequence[Tensor],
-    d_results: Sequence[Tensor | None], room: Room,
+    d_results: Sequence[Tensor | None], room: Room, queue: Queue | None,
+    finish: Callable[[], object],
 ) -> None:  # fmt: skip
     y, saved = kept
     states = len(found.state_names)
@@ -82,7 +92,9 @@ def _carry(
     records = Records(d_records, call.directions, packed)
     found_at = given.addresses | records.addresses | _addresses(call, y, saved, finals, room)
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
-    template.run(shape.code.region, team, found_at)
+    held = call, kept, d_y, finals, room, given, records
+    last = None if queue is None else finish
+    carry(queue, template, shape.code.region, team, found_at, last, *held)
 
 
 def _addresses(

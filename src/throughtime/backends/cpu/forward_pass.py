@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from throughtime.backends.cpu.given import GivenWords
 from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.packs import Layout, owner_of, packed
+from throughtime.backends.cpu.queue import Queue, carry
 from throughtime.backends.cpu.records import Records
 from throughtime.backends.cpu.rows import Rows, rows_of
 from throughtime.backends.cpu.runs import early_tiles, packed_forward, runs_forward, set_runs
@@ -47,23 +49,29 @@ LEAST_ROWS = 48
 """Rows of a block's input product, so that its tiles are full."""
 
 
-def run(call: Call, keep: bool, y: Tensor | None = None) -> tuple[Result, list[Tensor]]:
-    """The result, its sequence in `y` if there is one, and with `keep` what backward needs."""
+def run(
+    call: Call, keep: bool, to: Sequence[Tensor] = (), saved: Tensor | None = None,
+    queue: Queue | None = None,
+) -> tuple[Result, list[Tensor]]:  # fmt: skip
+    """The result, its sequences in `to` if that has some, and with `keep` what backward needs.
+
+    That is in the first rows of `saved`, if there is one. With a queue, all of it is there once
+    the queue has run.
+    """
     call = contiguous(call)
     found, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
     widths = call.cell.widths(call.hidden_size)
-    first = x.new_empty((*x.shape[:-1], D, widths[0])) if y is None else y
-    others = [x.new_empty((*x.shape[:-1], D, w)) for w in widths[1:] if call.record]
-    sequences = (first, *others)
+    recorded = widths if call.record else widths[:1]
+    sequences = tuple(to) or tuple(x.new_empty((*x.shape[:-1], D, w)) for w in recorded)
     if call.lengths is not None:
         for v in sequences:
             v.zero_()
     final = [x.new_empty((D, rows.B, width)) for width in widths]
-    result = Result(sequences, tuple(final))
-    saved = lend(x, kept_shape(call, found)) if keep else None
+    result, shape = Result(sequences, tuple(final)), kept_shape(call, found)
+    saved = None if not keep else lend(x, shape) if saved is None else saved[:, : shape[1]]
     if rows.B:
-        _carry(call, found, rows, result, saved)
+        _carry(call, found, rows, result, saved, queue)
     return result, [] if saved is None else [saved]
 
 
@@ -80,12 +88,14 @@ def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
     return (call.directions, rows, found.saved_size(units), units)
 
 
-def _carry(call: Call, found: Plan, rows: Rows, result: Result, saved: Tensor | None) -> None:
+def _carry(
+    call: Call, found: Plan, rows: Rows, result: Result, saved: Tensor | None, queue: Queue | None
+) -> None:
     step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
     if found.own or not found.fused:  # members of a chunk meet once a step, and no oftener
         step_bytes = -1
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
-    owner = None if saved is not None else owner_of(call, rows.N)
+    owner = None if saved is not None or queue is not None else owner_of(call, rows.N)
     key = key_of(call, rows, team, result.sequences[0])
     template, shape, layout = _template(key, saved is not None, owner is not None)
     given = GivenWords(call, found, rows, team.chunks, shape.packed_rows())
@@ -97,7 +107,8 @@ def _carry(call: Call, found: Plan, rows: Rows, result: Result, saved: Tensor | 
             addresses[f"final{s} {d}"] = part_address(v, d)
         addresses[f"saved {d}"] = part_address(saved, d)
     if owner is None:
-        template.run(shape.code.region, team, addresses)
+        held = call, result, saved, given, records
+        carry(queue, template, shape.code.region, team, addresses, None, *held)
         return
     with packed(owner, layout) as words:
         template.run(shape.code.region, team, addresses | words)

@@ -25,7 +25,7 @@ class Room:
     """Where the region writes gradients; matrices and x padded to whole vectors.
 
     Attributes:
-        x: (D, N, I), or None.
+        x: (D, N, I), or None; with lengths (D, N + 1, I), the last row for what is behind an end.
         W: for each direction (rows of weight_ih, I); empty like all of weights where not wanted.
         U: weight_hh and each product's matrix, their columns padded likewise.
         others: by name, biases and vectors as they are.
@@ -118,7 +118,7 @@ def room_for(
         weights = _weights(call, shapes, none, D if wants_weights else 0)
     else:
         weights = sums.W, sums.U, sums.others
-    x = (D, rows.N, shapes.inputs)
+    x = (D, rows.N + (call.lengths is not None), shapes.inputs)
     fits = d_x is not None and d_x.numel() == math.prod(x) and call.lengths is None
     return Room(
         (d_x.view(x) if d_x is not None and fits else new(x)) if wants_x else None,
@@ -144,14 +144,17 @@ def _weights(
 
 
 def by_x(call: Call, rows: Rows, found: Tensor | None) -> Tensor | None:
-    """(D, N, padded I) to the gradient in x's own shape."""
+    """(D, N, padded I) to the gradient in x's own shape, zero behind a row's end."""
     if found is None:
         return None
     width = call.x.shape[-1]
     total = found[0] if len(found) == 1 else found[0] + found[1]
     if total.shape[-1] != width:
-        total = total[:, :width].contiguous()
-    return as_given(call, rows, total)
+        total = total[:, :width]
+    if call.lengths is None:
+        return as_given(call, rows, total.contiguous())
+    total[rows.N] = 0
+    return total.index_select(0, torch.from_numpy(rows.places)).view(call.x.shape)
 
 
 def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:

@@ -83,6 +83,13 @@ class Rows:
         found: np.ndarray = steps * self.B + self.order[rows]
         return found
 
+    @cached_property
+    def places(self) -> np.ndarray:
+        """(T B,) the other way round: which of the N rows lies there, N where none does."""
+        found = np.full(self.T * self.B, self.N)
+        found[self.lines] = np.arange(self.N)
+        return found
+
     def bounds(self, chunks: int) -> array[int]:
         """Where each chunk of rows begins, all with as many steps; and where the last ends."""
         if chunks not in self._bounds:

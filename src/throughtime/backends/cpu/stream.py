@@ -25,6 +25,9 @@ from throughtime.compiler.llvm.kind import Kind
 
 States = Sequence[Sequence[Tensor]]
 
+_any_autocast = torch._C._is_any_autocast_enabled
+"""Asked first: it is told no device, whose name takes long to read when caches are cold."""
+
 
 class CompiledStream:
     """The steps of a stack.
@@ -92,14 +95,15 @@ class CompiledStream:
         The result is a copy of its own, or goes into `out` where that is plainly what it takes.
         `given` is what the call was given beside them: direct inputs, where the cells read such.
         """
-        if torch.is_autocast_enabled("cpu"):
+        if _any_autocast() and torch.is_autocast_enabled("cpu"):
             return None
         if given or self._reads_inputs:
             if not self._inputs.take(given, self._dtype):
                 return None
         if type(x) is np.ndarray:
             places = self._arrays.get(x.shape)
-            if places is None or x.dtype != self._numbers:
+            dtype = x.dtype
+            if places is None or (dtype is not self._numbers and dtype != self._numbers):
                 return None
             if out is not None and not self._fits(out, places[1]):
                 return None

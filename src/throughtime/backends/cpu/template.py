@@ -1,7 +1,7 @@
 """The argument block of one shape: worked out once, then only addresses are written in.
 
 All words but the addresses of a call's tensors follow from shapes. A call takes an arena and writes
-its tensors' addresses; small arenas are kept for the next call.
+its tensors' addresses; the words, and small arenas, are kept for the next call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from throughtime.compiler.llvm import threads
 from throughtime.compiler.llvm.block import COMMON, DIRECTION
 
 KEPT_BYTES: Final = 128 * 1024
-"""The largest arena that is kept for the next call of its shape."""
+"""The largest arena that only calls of its shape use."""
 
 
 class InArena(int):
@@ -53,25 +53,37 @@ class Arena:
         return {name: self.reserve(bytes) for name, bytes in sizes.items()}
 
 
-class _Ready:
-    """Memory of one call: the arena, and the words with its addresses in them."""
+class Ready:
+    """The words of one call, and the arena whose addresses are in them.
+
+    Attributes:
+        words: the block.
+        address: of it.
+        arena: what the call works in, if it has one now.
+    """
 
     def __init__(self, template: Template) -> None:
-        self.arena = take(template.arena_bytes)
         self.words = array("q", template.words)
         self.address = self.words.buffer_info()[0]
-        start = self.arena.ctypes.data
-        for place in template.in_arena:
-            self.words[place] += start
         for place in template.in_block:
             self.words[place] += self.address
+        self.arena: np.ndarray | None = None
+        self._start = 0
+
+    def work_in(self, template: Template, arena: np.ndarray) -> None:
+        """Have this arena; its addresses are there already if it is the one of the last call."""
+        self.arena, start = arena, arena.ctypes.data
+        if start != self._start:
+            for place in template.in_arena:
+                self.words[place] += start - self._start
+            self._start = start
 
 
 class Template:
     """The words of every call of one shape.
 
-    Small memory is used again by the next call of the shape: taking it and writing the words
-    anew costs more than a small layer computes.
+    Words are used again by the next call of the shape, and so is small memory: to take it and to
+    write the words anew costs more than a small layer computes.
 
     Attributes:
         arena_bytes: of the memory that a call takes.
@@ -87,7 +99,7 @@ class Template:
         self.in_block: list[int] = []
         self._given: list[tuple[int, str]] = []
         self._held: list[Any] = []
-        self._ready: list[_Ready] = []
+        self._ready: list[Ready] = []
         self._counters = range(0)
         for i, name in enumerate(COMMON):
             self._set(i, common.get(name, 0))
@@ -138,14 +150,21 @@ class Template:
         try:
             ready = self._ready.pop()
         except IndexError:  # the first call, or others are using what there is
-            ready = _Ready(self)
+            ready = Ready(self)
+        if ready.arena is None:
+            ready.work_in(self, take(self.arena_bytes))
+        self.write(ready, addresses)
+        threads.call(region, ready.address, team.threads, team.release_gil)
+        if ready.arena is not None and (self.arena_bytes > KEPT_BYTES or self._ready):
+            give_back(ready.arena)
+            ready.arena = None
+        if not self._ready:
+            self._ready.append(ready)
+
+    def write(self, ready: Ready, addresses: Mapping[str, int]) -> None:
+        """Put the addresses of a call's tensors into its words."""
         words = ready.words
         for place, name in self._given:
             words[place] = addresses[name]
         for place in self._counters:
             words[place] = 0
-        threads.call(region, ready.address, team.threads, team.release_gil)
-        if self.arena_bytes <= KEPT_BYTES and not self._ready:
-            self._ready.append(ready)
-        else:
-            give_back(ready.arena)

@@ -133,12 +133,15 @@ class Chart:
             trace.hovertemplate = f"%{{customdata}}<br>{number}"
 
     def mark_x(self, at: float, words: str) -> None:
-        """A line from bottom to top, its words above it, where no curve goes."""
+        """A line from bottom to top, its words above it; call it after what it is to mark."""
         self.figure.add_vline(x=at, line=_mark())
         if words:
+            scale = math.log10 if self.log_x else float
+            drawn = [v for t in self.figure.data for v in t.x if v is not None] or [at]
+            place, middle = scale(at), (scale(min(drawn)) + scale(max(drawn))) / 2
             self.figure.add_annotation(
-                x=math.log10(at) if self.log_x else at, y=1, yref="paper", text=escape(words),
-                yanchor="bottom", **_small(),
+                x=place, y=1, yref="paper", text=escape(words), yanchor="bottom",
+                xanchor="right" if place > middle else "left", **_small(),
             )  # fmt: skip
             plot = self.figure.layout.height - self.figure.layout.margin.b - TOP
             self.figure.update_layout(legend={"y": 1 + LINE / plot})

@@ -24,7 +24,7 @@ def powers(low: float, high: float, *, logs: bool = False) -> dict[str, list[Any
     step = max(1, -(-(last - first) // MOST))
     for multiples in (range(1, 2), (1, 2, 5), range(1, 10)):
         places = [(m, d) for d in range(first, last + 1, step) for m in multiples]
-        if sum(low <= m * 10.0**d <= high for m, d in places) > FEW:
+        if sum(low <= m * 10.0**d <= high for m, d in places) >= FEW:
             break
     at = [m * 10.0**d for m, d in places]
     return {

@@ -21,8 +21,8 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 """What a browser may load for it: nothing."""
 
 CAVEAT = (
-    "That says how far gradients reach now, not what will be learnt. Panel 5 says what is kept of "
-    "every single input, which a task that needs all of them also takes."
+    "That says how far gradients reach now, not what will be learnt. A task that needs every input "
+    "of the past, and not one or two of them, takes memory too: panel 5."
 )
 
 

@@ -82,7 +82,8 @@ def _chart(report: Report) -> Chart:
     chart.mark_y(-3.0, "1/1000")
     chart.mark_y(FLOOR, "float32 ends here")
     chart.mark_x(report.lag, f"task lag {report.lag}")
-    chart.axes(y={"range": _range(report)})
+    last = max(len(g.log10_rho_by_lag) for g in report.lag_gradients) - 1
+    chart.axes(x={"range": [-0.01 * last, 1.03 * last]}, y={"range": _range(report)})
     return chart
 
 
