@@ -108,8 +108,7 @@ def cure(
     return Cure(new, lag, given, tuple(kept))
 
 
-_MARK = "throughtime_start"
-"""The attribute of a layer that keeps what it was started with; pickles have it, no state_dict."""
+_MARK = "throughtime_start"  # an attribute of a layer; pickles have it, no state_dict
 
 
 def start_of(layer: nn.Module) -> str:
@@ -188,11 +187,9 @@ def _started(name: str, layer: Ours, lag: int) -> Started:
     cell = layer.cell
     kind, far = type(cell).__name__, max(3, 3 * lag)
     if cell.keeps and (layer.bias or not set(cell.keeps) & set(cell.gates)):
-        words = f"{kind}: time scales of 2 to {far} steps"
-        if cell.layout.recurrent_gates:
-            initialise(layer, "orthogonal", timescales=(2, far))
-            return Started(name, "timescales", f"{words}, orthogonal matrices")
-        initialise(layer, timescales=(2, far))
+        square = bool(cell.layout.recurrent_gates)
+        initialise(layer, "orthogonal" if square else None, timescales=(2, far))
+        words = f"{kind}: time scales of 2 to {far} steps{', orthogonal matrices' * square}"
         return Started(name, "timescales", words)
     if not cell.layout.recurrent_gates:
         return Started(name, "none", f"{kind}: its own start, since it has no matrix to set")
