@@ -108,8 +108,7 @@ def cure(
     return Cure(new, lag, given, tuple(kept))
 
 
-_MARK = "throughtime_start"
-"""The attribute of a layer that keeps what it was started with; pickles have it, no state_dict."""
+_MARK = "throughtime_start"  # an attribute of a layer; pickles have it, no state_dict
 
 
 def start_of(layer: nn.Module) -> str:
