@@ -158,7 +158,7 @@ def _random_masks(
     if asked.get("dropout"):
         found["recurrent_mask"] = (torch.rand(D, B, widths[0]) < 0.7).to(dtype) / 0.7
     if asked.get("zoneout"):
-        zones = [(torch.rand(D, T, B, w) < 0.3).to(dtype) for w in widths]
+        zones = [(torch.rand(D, T, B, w) < 0.3).to(torch.int16) for w in widths]
         zones[-1] = torch.full((1,), 0.3, dtype=dtype).expand(zones[-1].shape)
         found["zoneout"] = tuple(zones)
     return found

@@ -151,8 +151,31 @@ class Pointed(Cell):
         return torch.tanh(a.g + U.g @ s.h + U.get @ m) * loud, m
 
 
+class NormedGiven(Cell):
+    """Direct inputs of several widths, one of which a matrix reads, in sums over their units.
+
+    Args:
+        slots: the width of the memory.
+    """
+
+    gates = ("g",)
+    state = {"h": "hidden_size", "m": "slots"}
+    inputs = {"v": "slots", "gap": 1, "z": 3}
+    products = {"put": ("m", "h"), "get": ("h", "m"), "mix": ("m", 3)}
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, Any]:
+        v = layer_norm(a.v + U.put @ s.h, a.v.shape[-1:], eps=0.1)
+        total = 0.1 * a.v.sum(-1, keepdim=True)
+        m = torch.tanh(0.5 * s.m * torch.sigmoid(a.gap) + v * total + U.mix @ a.z)
+        return torch.tanh(a.g + U.g @ s.h + U.get @ m + (a.v * m).mean(-1, keepdim=True)), m
+
+
 NORMED_WIDTHS: list[Cell] = [
     NormedProjection(1), NormedProjection(4), NormedProjection(40), NormedRank(2), NormedRank(19),
     Addressed(3), Addressed(37), NumbersBetween(5), NumbersBetween(35),
-    Spread(1), Spread(6), Spread(34), Pointed(3, 2), Pointed(35, 41),
+    Spread(1), Spread(6), Spread(34), Pointed(3, 2), Pointed(35, 41), NormedGiven(4),
+    NormedGiven(37),
 ]  # fmt: skip

@@ -178,7 +178,8 @@ def test_masks_behind_an_end_are_not_looked_at() -> None:
     call = _call(ThreeStates(), torch.float32, Sizes(5, 4, 3, 5, 2))._replace(lengths=lengths)
     assert call.zoneout is not None
     behind = torch.arange(5).unsqueeze(1) >= lengths
-    zones = tuple(v.masked_fill(behind.unsqueeze(-1), torch.nan) for v in call.zoneout)
+    masks = (v.to(call.x.dtype) for v in call.zoneout)
+    zones = tuple(v.masked_fill(behind.unsqueeze(-1), torch.nan) for v in masks)
     assert_same(list(results(call._replace(zoneout=zones)).values()), list(results(call).values()))
 
 

@@ -64,8 +64,8 @@ def test_a_gradient_by_one_record_alone(cell: Cell) -> None:
     for name in [n for n in found if not n.startswith("final")]:
         d: dict[str, Tensor | None] = dict.fromkeys(found)
         apart = torch.randn_like(found[name]).unsqueeze(-1).expand(*found[name].shape, 2)
-        ones = torch.ones((), dtype=torch.float64).expand(found[name].shape)
-        for given in (apart.contiguous()[..., 0], ones):
+        alike = torch.randn(found[name].shape[-1], dtype=torch.float64).expand_as(found[name])
+        for given in (apart.contiguous()[..., 0], alike):
             check_call(call, d | {name: given})
 
 

@@ -28,7 +28,8 @@ class Call(NamedTuple):
         batch_sizes: (T,) int64 on the CPU, rows alive at each step of a packed x, sorted.
         inputs: name -> (T, B, width), inputs multiplied by no matrix.
         recurrent_mask: (D, B, width of the output), multiplies the state before U.
-        zoneout: for each state m, (D, T, B, width): s_t = m s_{t-1} + (1 - m) s~_t.
+        zoneout: for each state m, (D, T, B, width): s_t = m s_{t-1} + (1 - m) s~_t; int16 where
+            it is 0 or 1.
         record: give the sequence of every state, not of the output alone.
         clip: (), c: in backward the gradient of a row by its new states at a step, all of them
             side by side, is scaled to a norm of c where it is larger, before it goes on.

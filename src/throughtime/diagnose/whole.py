@@ -34,7 +34,7 @@ def norms_by_lag(layer: SequenceLayer, rows: Rows) -> list[tuple[Walk, Tensor | 
     try:
         with torch.enable_grad():
             calls, results = _through_layers(layer, rows.batch)
-            seen = _sent_back(layer, results, rows, [v for c in calls for v in c.state or ()])
+            seen = _sent_back(layer, results, rows, _leaves(calls))
         return [
             (_marked(call, r, number, d), _by_lag(call, d) if seen else None)
             for number, (call, r) in enumerate(zip(calls, results, strict=True))
@@ -47,9 +47,12 @@ def norms_by_lag(layer: SequenceLayer, rows: Rows) -> list[tuple[Walk, Tensor | 
 def _through_layers(layer: SequenceLayer, batch: Batch) -> tuple[list[Call], list[Result]]:
     """What each layer is called with, and gives."""
     y, calls, results = batch.x.detach(), [], []
+    y.requires_grad_(bool(layer.cell.layout.input_gates))
     for number in range(len(layer.hidden_sizes)):
         call = apart(layer._masked(layer._call(number, batch._replace(x=y)), 1))
         T, B, D = *call.x.shape[:2], call.directions
+        if call.x.requires_grad:  # the start would have all weights' sums made, too
+            call = call._replace(state=tuple(v.detach() for v in call.start()))
         call = call._replace(norms=call.x.new_zeros(T, B, D, len(layer.cell.state_names)))
         calls.append(call)
         results.append(scan(call))
@@ -59,17 +62,23 @@ def _through_layers(layer: SequenceLayer, batch: Batch) -> tuple[list[Call], lis
     return calls, results
 
 
+def _leaves(calls: list[Call]) -> list[Tensor]:
+    """What gradients go back to on their way past every state."""
+    x = calls[0].x
+    return [x] if x.requires_grad else [v for call in calls for v in call.start()]
+
+
 def _sent_back(
-    layer: SequenceLayer, results: list[Result], rows: Rows, starts: list[Tensor]
+    layer: SequenceLayer, results: list[Result], rows: Rows, leaves: list[Tensor]
 ) -> bool:
-    """Let what came back to each direction's own last step go on to the starts; False: nothing."""
+    """Let what came back to each direction's own last step go on to the leaves; False: nothing."""
     sent = [] if rows.d_outputs is None else [_ends(layer, results[-1], rows.d_outputs)]
     for result, d_state in zip(results, rows.d_final or (), strict=rows.d_final is not None):
         sent += zip(result.final, d_state, strict=True)
     sent = [(v, d) for v, d in sent if v.requires_grad]
     if sent:
         values, gradients = zip(*sent, strict=True)
-        torch.autograd.grad(values, starts, gradients, allow_unused=True)
+        torch.autograd.grad(values, leaves, gradients, allow_unused=True)
     return bool(sent)
 
 

@@ -29,7 +29,7 @@ def recurrent_mask(
 def zoneout_masks(
     x: Tensor, cell: Cell, shapes: list[tuple[int, ...]], options: Options, training: bool
 ) -> tuple[Tensor, ...] | None:
-    """Zoneout's m for each state, (D, T, B, width): 0 or 1 in training, its mean in eval.
+    """Zoneout's m for each state, (D, T, B, width): 0 or 1 in training, as int16; else its mean.
 
     Source: Krueger et al., Zoneout (2017).
     """
@@ -54,7 +54,7 @@ def _drawn(shape: tuple[int, ...], share: float, x: Tensor) -> Tensor:
     count, below = math.prod(shape), min(max(round(share * 2**16), 1), 2**16 - 1) - 2**15
     draws = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),), device=x.device)
     drawn = draws.view(torch.int16)[:count].view(shape)
-    return drawn.lt_(below).to(x.dtype)
+    return drawn.lt_(below)
 
 
 def weight_dropped(

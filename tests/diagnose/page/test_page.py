@@ -162,10 +162,14 @@ def test_weights_that_are_all_zero_are_named_and_have_no_row(read: Page) -> None
 def test_the_head_tells_sizes_and_the_start_of_a_cured_copy(read: Page) -> None:
     assert "Own(a=1), 2 layers of 12 units;" in read.text and "started by" not in read.text
     assert "1 layer of 12 units, both directions" in read.text
-    cured = throughtime.cure(nn.LSTM(3, 6), lag=9).model
+    made = throughtime.cure(nn.LSTM(3, 6), lag=9)
+    cured = made.model
     report = throughtime.diagnose(cured, torch.randn(20, 4, 3), lag=9)
     (module,) = report.modules
-    assert (module.hidden_sizes, module.start) == ((6,), "time scales of 2 to 27 steps")
+    assert (module.hidden_sizes, module.start) == (
+        (6,),
+        made.started[0].words.removeprefix("LSTM: "),
+    )
     found = Page(page(report)).text
     assert "How far back cured LSTM learns" in found
     assert "1 layer of 6 units; started by throughtime.cure with time scales of 2 to" in found

@@ -54,7 +54,8 @@ def _kind(call: Call) -> str | None:
     others += [*(call.state or ()), *(call.initial or ()), *(call.inputs or {}).values()]
     others += [v for v in (call.clip, call.norms) if v is not None]
     if masks_of(call) is not NO_MASKS:
-        masks = [v for v in (call.recurrent_mask, *(call.zoneout or ())) if v is not None]
+        zones = [v for v in call.zoneout or () if v.dtype != torch.int16]
+        masks = [v for v in (call.recurrent_mask, *zones) if v is not None]
         if any(v.requires_grad for v in masks):
             return "compiled code has no gradient by masks"
         others += masks

@@ -60,10 +60,12 @@ def run(
     def finish() -> Tensor | None:
         give_norms(call, rows, room.norms)
         x = by_x(call, rows, room.x)
-        return x if x is None or d_x is None or x.data_ptr() == d_x.data_ptr() else d_x.copy_(x)
+        return x if x is None or d_x is None or room.x_is(d_x) else d_x.copy_(x)
 
     if rows.B:
-        _carry(call, found, rows, kept, d_results, room, queue, finish)
+        done = room.norms is None and (room.x is None or room.x_is(d_x))
+        last = None if queue is None or done else finish
+        _carry(call, found, rows, kept, d_results, room, queue, last)
     if queue is not None:
         return Gradients(None, (), {}, tuple(room.start))
     weights = tuple(by_weights(call, room, d) for d in range(call.directions))
@@ -74,7 +76,7 @@ def run(
 def _carry(
     call: Call, found: Plan, rows: Rows, kept: Sequence[Tensor],
     d_results: Sequence[Tensor | None], room: Room, queue: Queue | None,
-    finish: Callable[[], object],
+    finish: Callable[[], object] | None,
 ) -> None:  # fmt: skip
     y, saved = kept
     states = len(found.state_names)
@@ -93,8 +95,7 @@ def _carry(
     found_at = given.addresses | records.addresses | _addresses(call, y, saved, finals, room)
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
     held = call, kept, d_y, finals, room, given, records
-    last = None if queue is None else finish
-    carry(queue, template, shape.code.region, team, found_at, last, *held)
+    carry(queue, template, shape.code.region, team, found_at, finish, *held)
 
 
 def _addresses(

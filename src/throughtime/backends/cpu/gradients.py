@@ -46,6 +46,10 @@ class Room:
     chains: Tensor | None = None
     norms: Tensor | None = None
 
+    def x_is(self, d_x: Tensor | None) -> bool:
+        """Whether the gradient by x is written into this very tensor."""
+        return d_x is not None and self.x is not None and self.x.data_ptr() == d_x.data_ptr()
+
 
 @dataclass(frozen=True)
 class Sums:

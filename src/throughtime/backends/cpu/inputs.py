@@ -32,13 +32,13 @@ def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
     lines = lend(call.x, (own, rows.N, len(found.lines), line))
     if {line} != set(widths.units):  # units behind the last are zeros
         lines.zero_()
-    for k, (name, units) in enumerate(_units_of(call, found).items()):
+    for k, (name, units) in enumerate(input_units(call, found).items()):
         lines[:, :, k, :units] = _walked(call, rows, (call.inputs or {})[name])
     write_masks(call, found, rows, lines)
     return lines.expand(D, -1, -1, -1)
 
 
-def _units_of(call: Call, found: Plan) -> dict[str, int]:
+def input_units(call: Call, found: Plan) -> dict[str, int]:
     """How many units the line of each input has."""
     widths = widths_for(call.cell, call.hidden_size, masks_of(call))
     units = dict(zip(found.widths.names, widths.units, strict=True))
@@ -61,7 +61,7 @@ def by_inputs(call: Call, found: Plan, rows: Rows, d_lines: Tensor | None) -> di
         return {}
     total = d_lines[0] if len(d_lines) == 1 else d_lines[0] + d_lines[1]
     grads = {}
-    for k, (name, units) in enumerate(_units_of(call, found).items()):
+    for k, (name, units) in enumerate(input_units(call, found).items()):
         line = total[:, k, :units]
         one = call.inputs[name].shape[-1] == 1
         grads[name] = as_given(call, rows, sum_units(line) if one else line.contiguous())

@@ -5,8 +5,9 @@ the weights with that copy, bit by bit, and packs what differs, so it matters to
 waits here, nor how weights were changed meanwhile. One parameter's pack is used by one call at a
 time; another call that comes meanwhile packs anew.
 
-It pays for few rows: packing takes as long as some ten rows do, comparing half as long. A pack dies
-with its parameter, and is none of a layer's own: copies and pickles of a layer carry none.
+It pays for few rows, and where weights have left the near caches: packing takes as long as some ten
+rows do, and comparing reads where packing writes. A pack dies with its parameter, and is none of a
+layer's own: copies and pickles of a layer carry none.
 """
 
 from __future__ import annotations

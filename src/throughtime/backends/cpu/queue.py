@@ -15,13 +15,17 @@ from throughtime.backends.cpu.memory import give_back, take
 from throughtime.backends.cpu.sizes import Team
 from throughtime.backends.cpu.template import Ready, Template
 from throughtime.compiler.llvm import threads
+from throughtime.compiler.llvm.block import COMMON
 
 MOST: Final = 64
 """Regions that wait, each with some kilobytes of words and what it holds."""
 
 
 class Queue:
-    """Regions in the order in which they were put; all work in the same memory."""
+    """Regions of segments of one call, in the order in which they were put.
+
+    Those of one template work in the same arena, where the first of them packs the weights for all.
+    """
 
     def __init__(self) -> None:
         self._waiting: list[tuple[int, Ready, Team, Callable[[], object] | None, Any]] = []
@@ -39,9 +43,11 @@ class Queue:
             finish: called behind the region.
             held: what must live until then.
         """
-        if template not in self._arenas:
-            self._arenas[template] = take(template.arena_bytes)
         ready = Ready(template)
+        if template in self._arenas:
+            ready.words[COMMON.index("packed")] = 1
+        else:
+            self._arenas[template] = take(template.arena_bytes)
         ready.work_in(template, self._arenas[template])
         template.write(ready, addresses)
         self._waiting.append((region, ready, team, finish, held))

@@ -29,7 +29,7 @@ class StreamInputs:
         return bool(self._shapes)
 
     def add(self, call: Call, lines: Mapping[str, Array]) -> None:
-        """Those of one layer's call: where each goes, (B, H), if a step reads it."""
+        """Those of one layer's call: where each goes, (B, units), if a step reads it."""
         cell, B = call.cell, self._batch
         for name in cell.layout.inputs:
             width = cell.width(cell.inputs[name], call.hidden_size)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.inputs import input_lines
+from throughtime.backends.cpu.inputs import input_lines, input_units
 from throughtime.backends.cpu.masks import masks_of, plan_of
 from throughtime.backends.cpu.rows import rows_of
 from throughtime.backends.cpu.shape import gate_numbers
@@ -48,7 +48,7 @@ class StreamLayer:
         states: of each state (B, width), views of the memory that steps overwrite.
         output: the first of them, in padded rows.
         width: of the output.
-        inputs: of each direct input (B, H), where a step reads it.
+        inputs: of each direct input (B, units), where a step reads it.
     """
 
     def __init__(self, program: Program, call: Call, x: Rows) -> None:
@@ -62,7 +62,8 @@ class StreamLayer:
         pairs = zip(planes, self._widths.states, strict=True)
         self.states = [torch.from_numpy(plane[:, :w]) for plane, w in pairs]
         lines = self._lines(call)
-        self.inputs = {n: lines.array[:, k, : self._H] for k, n in enumerate(found.input_names)}
+        units = enumerate(input_units(call, found).items())
+        self.inputs = {name: lines.array[:, k, :n] for k, (name, n) in units}
         self._weights = {n: v.detach().numpy() for n, v in call.weights[0].items()}
         self._names = matrix_names(call.cell)
         self._write(x, lines, forward_code(found, program.kind.bytes, target(), False))

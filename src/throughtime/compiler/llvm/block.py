@@ -41,6 +41,8 @@ COMMON: Final = (
     # backward: gradients of outputs, rows of the block's gradients; what is wanted; whether those
     # by weights are added to what is there
     "d_y", "d_y_steps", "d_y_row", "wants_x", "wants_weights", "reads_y", "adds",
+    # whether the arena has the packed weights already
+    "packed",
     # the largest norm of a row's gradients by the new states, where it is clipped, else 0
     "clip",
 )  # fmt: skip

@@ -23,12 +23,13 @@ from throughtime.compiler.llvm.tile_sizes import WIDEST
 
 
 def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: bool) -> Emit:
-    """`pack(block, thread, team)`: this thread's share of what forward or backward multiplies."""
+    """`pack(block, thread, team)`: this thread's share of what forward or backward multiplies,
+    unless the arena has it from a region before."""
     matrices = _write_columns(module, kind) if back else write_lines(module, kind)
     e = Emit(module, "pack", kind, ("block", "thread", "team"), internal=True)
     c = common(e)
     mine = e.given["thread"], e.given["team"]
-    with e.loop(c["D"]) as d:
+    with e.when(c["packed"].compare("==", 0)), e.loop(c["D"]) as d:
         f = direction(e, d.index)
         (_pack_transposed if back else _pack_panels)(e, c, f, matrices, mine)
         with e.when(e.given["thread"].compare("==", 0)):
