@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import throughtime
-from throughtime import LSTM, Recurrent, cells
+from throughtime import LSTM, Recurrent, cells, initialise
 from throughtime.diagnose.cure import cure
+from throughtime.diagnose.starts import start_of
 from throughtime.errors import OptionError
 
 T, B, H = 200, 16, 64
@@ -79,6 +80,46 @@ def test_the_model_is_left_alone_and_the_copy_is_untrained() -> None:
     assert found.lag_steps == 20
     head: Any = found.model.get_submodule("head")
     assert float(head.weight.detach().abs().max()) <= 1 / math.sqrt(H)
+
+
+def _trained(model: nn.Module) -> None:
+    model(torch.randn(4, 2, 3))[0].sum().backward()
+    torch.optim.SGD(model.parameters(), 1e-4).step()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda new: new.load_state_dict(LSTM(3, 8).state_dict()),
+        lambda new: initialise(new, "orthogonal"),
+        lambda new: new.reset_parameters(),
+        _trained,
+    ],
+    ids=["loaded", "initialised", "reset", "trained"],
+)
+def test_a_start_is_told_of_while_the_weights_are_those_it_gave(change: Any) -> None:
+    model = LSTM(3, 8)
+    found = cure(model, lag=9)
+    new, words = found.model, found.started[0].words.removeprefix("LSTM: ")
+    assert vars(new).keys() == vars(model).keys(), "nothing is put on the user's module"
+    assert (start_of(new), start_of(model)) == (words, "")
+    new(torch.randn(4, 2, 3))
+    assert start_of(new.double()) == words, "the numbers are the same"
+    new.float()
+    new.load_state_dict(copy.deepcopy(new.state_dict()))
+    assert start_of(new) == words
+    change(new)
+    assert start_of(new) == ""
+
+
+def test_a_report_forgets_the_cure_when_the_old_weights_are_loaded() -> None:
+    model, x = nn.LSTM(3, 8), torch.rand(20, 4, 3)
+    new = cure(model, lag=9).model
+    assert "cured LSTM" in str(throughtime.diagnose(new, x, lag=9))
+    new.load_state_dict(model.state_dict())
+    report = throughtime.diagnose(new, x, lag=9)
+    assert report.modules[0].start == ""
+    assert "cured LSTM:" not in str(report) and "started by" not in str(report)
 
 
 def test_the_copy_trains_and_shares_nothing() -> None:

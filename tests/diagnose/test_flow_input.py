@@ -26,6 +26,10 @@ from throughtime import Recurrent, cells
 from throughtime.diagnose.flow import GradientFlow
 from throughtime.errors import NotFiniteError, OptionError
 
+with warnings.catch_warnings():  # Lightning's own at its import
+    warnings.simplefilter("ignore")
+    from pytorch_lightning.plugins import MixedPrecision
+
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 __all__ = ["quiet"]
 PLACE = "model.encoder.0"
@@ -65,6 +69,53 @@ def test_half_precision_has_the_numbers_of_float32_but_for_rounding(
     assert found.keys() == expected.keys()
     for name in (f"flow/log10_rho/{PLACE}", f"flow/horizon_steps/{PLACE}", "flow/gradient_norm"):
         assert found[name] == pytest.approx(expected[name], rel=0.03), name
+
+
+def _scaled(scale: float, backoff: float = 0.5) -> Any:
+    """Training in float16 with a scaled loss."""
+    scaler = torch.amp.GradScaler("cpu", scale, backoff_factor=backoff)
+    return MixedPrecision("16-mixed", "cpu", scaler)
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_a_scaled_loss_has_the_numbers_of_float32_but_for_rounding(clip: float | None) -> None:
+    """Lightning scales gradients back before the optimizer's step, and a ratio has no scale."""
+    torch.manual_seed(0)
+    model = Behind()
+    start = {n: v.clone() for n, v in model.state_dict().items()}
+    ((expected,), _) = told(Learner(model), [batch()], gradient_clip_val=clip)
+    model.load_state_dict(start)
+    plugins = [_scaled(1024.0)]
+    ((found,), _) = told(Learner(model), [batch()], gradient_clip_val=clip, plugins=plugins)
+    assert found.keys() == expected.keys() and ("flow/clip_rate" in found) == (clip is not None)
+    for name in expected:
+        assert found[name] == pytest.approx(expected[name], rel=0.03, abs=1e-6), name
+
+
+def test_a_step_that_a_scaled_loss_overflows_in_is_none() -> None:
+    torch.manual_seed(0)
+    model, data = Behind(), [batch(), batch(1)]
+    start = {n: v.clone() for n, v in model.state_dict().items()}
+    ((expected,), _) = told(Learner(model), data[1:])
+    model.load_state_dict(start)
+    plugins = [_scaled(2.0**100, 2.0**-90)]
+    ((found,), _) = told(Learner(model), data, plugins=plugins)
+    assert found["flow/gradient_norm"] == pytest.approx(expected["flow/gradient_norm"], rel=0.03)
+
+
+def test_gradients_that_a_fused_optimizer_unscales_are_told_of_once() -> None:
+    class Fused(Learner):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), self.lr, fused=True)
+
+    rows, said = told(Fused(Behind()), [batch(), batch(1)], plugins=[_scaled(1024.0)])
+    assert rows == []
+    assert said == [
+        "Gradients of a scaled loss are not looked at where the optimizer itself unscales them, "
+        "so nothing is logged; give it fused=False, or train in bf16-mixed."
+    ]
+    rows, said = told(Fused(Behind()), [batch(), batch(1)])
+    assert len(rows) == 2 and not any("scaled loss" in s for s in said)
 
 
 class Wrapped(Learner):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,9 @@ def test_the_table_has_a_number_of_every_panel() -> None:
     assert report.evenness is not None
     ratios = [s.ratio for s in report.evenness.shares if s.ratio is not None]
     assert f"from {min(ratios):.1e} (" in text and f" to {max(ratios):.1e} (" in text
+    still = replace(report.evenness.shares[0], ratio=0.0, parameter="frozen")
+    even = replace(report.evenness, shares=(*report.evenness.shares, still))
+    assert str(replace(report, evenness=even)) == text, "what nothing moves stands on the page"
 
 
 def test_two_reports_stand_side_by_side_at_the_lag_of_the_first() -> None:

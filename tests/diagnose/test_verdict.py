@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import throughtime
 from throughtime import GRU, LSTM, RNN, initialise
 from throughtime.diagnose.report import Report
+from throughtime.diagnose.trial import Trial
 
 T, LAG, H = 50, 20, 32
 SEEDS = [pytest.param(s, marks=pytest.mark.soak if s > 2 else ()) for s in range(20)]
@@ -192,7 +193,7 @@ def test_a_start_that_leaves_units_dead_is_not_advised() -> None:
     (dead,) = (t for t in report.troubles if t.kind == "dead units")
     assert "16 of 16 outputs" in dead.sentence
     assert "A new start does not help, 16 of 16 are dead on a copy" in dead.advice
-    assert "mean 0 and deviation 0: look at what comes before the layer" in dead.advice
+    assert "mean 0 and deviation 0: look at what comes before it." in dead.advice
 
 
 def test_inputs_too_small_to_move_a_unit_are_named_with_what_scaling_gives() -> None:
@@ -200,8 +201,34 @@ def test_inputs_too_small_to_move_a_unit_are_named_with_what_scaling_gives() -> 
     model = throughtime.cure(nn.RNN(2, 16), lag=50).model  # no biases that move alone
     report = throughtime.diagnose(model, 1e-6 * torch.randn(60, 8, 2) + 3e-6, lag=50)
     (dead,) = (t for t in report.troubles if t.kind == "dead units")
-    assert "Its inputs have mean 3e-06 and deviation 1e-06. Standardise them: " in dead.advice
+    assert (
+        "The module's inputs have mean 3e-06 and deviation 1e-06. Standardise them: " in dead.advice
+    )
     assert dead.advice.endswith(": 0 of 16 are then dead on that copy.")
+
+
+@pytest.mark.parametrize(
+    ("constant", "ulp"), [(0.1, False), (0.1, True), (-3e4, False), (-3e4, True), (0.0, False)]
+)
+def test_a_feature_that_never_varies_but_by_rounding_is_set_to_0(
+    constant: float, ulp: bool
+) -> None:
+    """In float32 the mean of a constant is not that constant."""
+    torch.manual_seed(0)
+    model, x = nn.RNN(2, 16), 1e-6 * torch.randn(60, 8, 2)
+    x[..., 0] = constant
+    if ulp:
+        x[::7, 3, 0] = torch.nextafter(x[::7, 3, 0], torch.tensor(math.inf))
+    found = Trial(model, [x], None, 50).inputs[""]
+    even = np.zeros(x.shape)
+    own = x[..., 1].double().numpy()
+    even[..., 1] = (own - own.mean()) / own.std()
+    torch.manual_seed(0)
+    y = throughtime.cure(model, lag=50).model(torch.tensor(even, dtype=torch.float32))[0]
+    dead = int((y.flatten(0, 1).std(0) < 1e-3).sum())
+    assert dead == 0 and found.dead_units == {("", 0, 0): dead}
+    still = Trial(model, [x[..., :1].expand(60, 8, 2).clone()], None, 50).inputs[""]
+    assert still.deviation == 0 and still.mean == pytest.approx(constant)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

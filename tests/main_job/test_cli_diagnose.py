@@ -167,6 +167,29 @@ def test_what_a_file_raises_is_told_with_its_line(
     assert f"{file}{said}" in refused(capsys, "diagnose", file)
 
 
+@pytest.mark.parametrize("path", ["mine.py", "../here/mine.py"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model = (\n", ", line 1, raises SyntaxError: "),
+        ("model = 1 / 0\n", ", line 1, raises ZeroDivisionError: division by zero"),
+        ("\nopen('/nowhere/at/all')\n", ", line 2, raises FileNotFoundError: [Errno 2] No such"),
+        (
+            f"import os\nos.chdir('/')\n{MODEL}def loss(y):\n    raise ValueError\n",
+            ", line 11, raises ValueError",
+        ),
+    ],
+)
+def test_a_file_named_from_here_is_told_with_its_line(
+    text: str, said: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine.py").write_text(text)
+    monkeypatch.chdir(tmp_path / "here")
+    assert f"{path}{said}" in refused(capsys, "diagnose", Path(path))
+
+
 def test_debug_shows_where_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.py"
     file.write_text("model = 1 / 0\n")

@@ -57,7 +57,7 @@ def diagnose(
     if found is None:
         report, beside = _of_run(Path(model), how), Path(model)
     else:
-        file = Path(found["file"])
+        file = Path(found["file"]).absolute()  # what it executes may go to another folder
         report, beside = _of_file(file, found["name"] or "model", how), file.parent
     typer.echo(str(report))
     typer.echo("")

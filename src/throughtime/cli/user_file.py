@@ -20,12 +20,12 @@ def executed(file: Path) -> ModuleType:
         OSError: the file cannot be read.
         OptionError: it raises; names the line.
     """
-    name = f"throughtime_user_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
+    name, own = f"throughtime_user_{file.stem}", file.resolve()
+    spec = importlib.util.spec_from_file_location(name, own)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # what the file defines may look itself up there
-    sys.path.insert(0, str(file.resolve().parent))  # as for a program: its neighbours are found
+    sys.path.insert(0, str(own.parent))  # as for a program: its neighbours are found
     with told_by_line(file):
         spec.loader.exec_module(module)
     return module
@@ -38,12 +38,13 @@ def told_by_line(file: Path) -> Iterator[None]:
     Raises:
         OptionError: in place of the error.
     """
+    own = file.resolve()  # before the user's code may go to another folder
     try:
         yield
     except ThroughtimeError:
         raise
     except (Exception, SystemExit) as error:  # a user's code may raise anything
-        line = _line(file, error)
+        line = _line(own, error)
         if line is None:
             raise
         words = " ".join(str(error).split())
@@ -52,10 +53,10 @@ def told_by_line(file: Path) -> Iterator[None]:
         ) from error
 
 
-def _line(file: Path, error: BaseException) -> int | None:
+def _line(own: Path, error: BaseException) -> int | None:
     """The last line of the file that an error passed through; None for one from elsewhere."""
-    if isinstance(error, SyntaxError) and error.filename == str(file):
+    if isinstance(error, SyntaxError) and error.filename == str(own):
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [f.lineno for f in frames if f.filename == str(file)]
+    lines = [f.lineno for f in frames if f.filename == str(own)]
     return lines[-1] if lines else None

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from throughtime.diagnose.checks import check_plain, not_copied
+from throughtime.diagnose.starts import remember
 from throughtime.errors import OptionError
 from throughtime.layers.convert import from_torch
-from throughtime.layers.drop_in_cell import DropInCell
-from throughtime.layers.initialise import initialise
-from throughtime.layers.passage import Passage
+from throughtime.layers.initialise import Startable, initialise
 
 
 class HasLag(Protocol):
@@ -67,16 +66,18 @@ def cure(
 ) -> Cure:  # fmt: skip
     """Start a copy of a model anew, so that gradients reach `lag` steps back.
 
-    All get orthogonal matrices, gated cells also time scales log-uniform from 2 to 3 x lag steps;
-    plain ones have no biases, relu gets the identity. Everything else is started by its own
-    `reset_parameters`; what is frozen is left as it is. The numbers come from torch's generator.
+    A cell with gates that keep its state gets time scales log-uniform from 2 to 3 x lag steps, and
+    orthogonal matrices where it has recurrent ones; any other cell, and a gated one with
+    bias=False, orthogonal matrices, or with relu the identity, and biases 0. A cell with neither
+    gets its own start. All else is started by its own `reset_parameters`, and what is frozen is
+    left as it is. The numbers come from torch's generator.
 
     Args:
         model: any module with layers or cells of this package or of torch.nn; left as it is.
         report: whose lag is taken where `lag` is not given.
         lag: steps.
         keep_weights: change no weight. Every cure here is a start, so the copy is then equal to
-            the model: train it with `UClip`, or start again without this.
+            the model.
 
     Raises:
         TypeError: the model is no module, or the report none.
@@ -104,19 +105,11 @@ def cure(
     kept = [n for n, m in new.named_modules() if id(m) not in started and not _restarted(m)]
     given = tuple(_start(n, m, lag) for n, m in layers.items())
     for found in given:
-        setattr(new.get_submodule(found.name), _MARK, found.words.partition(": ")[2])
+        remember(new.get_submodule(found.name), found.words.partition(": ")[2])
     return Cure(new, lag, given, tuple(kept))
 
 
-_MARK = "throughtime_start"  # an attribute of a layer; pickles have it, no state_dict
-
-
-def start_of(layer: nn.Module) -> str:
-    """What `cure` started a layer with, in words; empty where it did not."""
-    return str(getattr(layer, _MARK, ""))
-
-
-def _copied(model: nn.Module) -> tuple[nn.Module, dict[str, Ours]]:
+def _copied(model: nn.Module) -> tuple[nn.Module, dict[str, Startable]]:
     """A copy of a model, and its recurrent layers by name."""
     try:
         new = copy.deepcopy(model)
@@ -128,17 +121,14 @@ def _copied(model: nn.Module) -> tuple[nn.Module, dict[str, Ours]]:
     return new, layers
 
 
-Ours = Passage | DropInCell
-
-
-def _recurrent(model: nn.Module) -> Iterator[tuple[str, Ours]]:
+def _recurrent(model: nn.Module) -> Iterator[tuple[str, Startable]]:
     """Name and layer; for torch's own, one of ours that holds the very same parameters."""
     for name, module in model.named_modules():
-        if isinstance(module, nn.RNNBase | nn.RNNCellBase) and not isinstance(module, Ours):
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase) and not isinstance(module, Startable):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of hooks, which stay where they are
                 module = from_torch(module, in_place=True)
-        if isinstance(module, Ours):
+        if isinstance(module, Startable):
             yield name, module
 
 
@@ -166,7 +156,7 @@ def _restarted(module: nn.Module) -> bool:
     return True
 
 
-def _start(name: str, layer: Ours, lag: int) -> Started:
+def _start(name: str, layer: Startable, lag: int) -> Started:
     """A new start, in float32 at least: there are no orthogonal matrices in half precision."""
     dtype = next((p.dtype for p in layer.parameters()), torch.float32)
     if dtype in (torch.float32, torch.float64):
@@ -177,10 +167,10 @@ def _start(name: str, layer: Ours, lag: int) -> Started:
     return started
 
 
-def _started(name: str, layer: Ours, lag: int) -> Started:
+def _started(name: str, layer: Startable, lag: int) -> Started:
     initialise(layer, "torch")
     cell = layer.cell
-    kind, far = type(cell).__name__, max(3, 3 * lag)
+    kind, far = type(cell).__name__, 3 * lag
     if cell.keeps and (layer.bias or not set(cell.keeps) & set(cell.gates)):
         matrices: Literal["orthogonal"] | None
         matrices = "orthogonal" if cell.layout.recurrent_gates else None

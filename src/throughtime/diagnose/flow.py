@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from throughtime.diagnose import flow_trainer
 from throughtime.diagnose.finite import in_backward, in_forward, in_weights
-from throughtime.diagnose.flow_rules import fired
-from throughtime.diagnose.flow_trainer import anywhere, clips_gradients, elsewhere, last_good
+from throughtime.diagnose.flow_rules import SCALED, UNSEEN, fired
 from throughtime.diagnose.flow_values import common_norm, of_layers, trained, updates
 from throughtime.diagnose.pulse import Pulse, pulses
 from throughtime.diagnose.rows import rows_of
@@ -41,7 +41,8 @@ class GradientFlow(pl.Callback):
     Of several processes the first alone measures, its own rows, and logs.
 
     A loss, gradient or weight that is not finite raises `NotFiniteError` before any checkpoint of
-    that state is written. Gradients of a scaled loss (16-mixed) may overflow and are left alone.
+    that state is written. A step that a scaled loss (16-mixed) overflows in is none, and is left
+    alone; with an optimizer that unscales gradients itself, a fused one, the loss alone is checked.
 
     Args:
         every: n, training steps between records.
@@ -85,17 +86,23 @@ class GradientFlow(pl.Callback):
                 "the loss depends on nothing that trains; unfreeze a parameter, or do not detach it"
             )
         bad = not math.isfinite(loss.sum().item())
-        if anywhere(trainer, bad):
-            self._stop(trainer, in_forward(pl_module, self._calls) if bad else elsewhere())
+        if flow_trainer.anywhere(trainer, bad):
+            found = in_forward(pl_module, self._calls) if bad else flow_trainer.elsewhere()
+            self._stop(trainer, found)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
     ) -> None:
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        scaled = flow_trainer.scales_loss(trainer)
+        if scaled and flow_trainer.unscales_itself(optimizer):
+            self._warn("scaled", SCALED)
             return
-        self._norm = self._gradient_norm()
-        if not math.isfinite(self._norm):
+        norm = self._gradient_norm()
+        if not math.isfinite(norm):
+            if scaled:  # the scaler leaves this step out
+                return
             self._stop(trainer, in_backward(pl_module, self._calls))
+        self._norm = norm
         due = self._done % self.every == 0 and trainer.is_global_zero
         if due and self._has_gradient():
             self._pulses = self._measured()
@@ -104,12 +111,12 @@ class GradientFlow(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
     ) -> None:
-        if self._norm is None:  # a batch that only adds to the gradient
+        if self._norm is None:  # a batch that only adds to the gradient, or one left out
             self._forget()
             return
         if not math.isfinite(common_norm(self._weights)):
             self._stop(trainer, in_weights(pl_module), bad_weights=True)
-        clips = clips_gradients(trainer, pl_module)
+        clips = flow_trainer.clips_gradients(trainer, pl_module)
         self._seen += 1
         self._clipped += clips and self._gradient_norm() < self._norm * (1 - 1e-5)
         if self._before is not None:
@@ -151,11 +158,7 @@ class GradientFlow(pl.Callback):
         """The pulses of every module's last call."""
         found: list[Pulse] = []
         if not self._calls:
-            self._warn(
-                "unseen", "No recurrent layer was seen to run in a training step, so nothing is "
-                "logged of them; one compiled before this training hides them: call "
-                "torch.compiler.reset() before it.",
-            )  # fmt: skip
+            self._warn("unseen", UNSEEN)
         for call in {c.name: c for c in self._calls}.values():
             try:
                 found += pulses(call.name, call.layer, rows_of(call), self.lag)
@@ -192,6 +195,6 @@ class GradientFlow(pl.Callback):
         """Ends training with an error that names step and tensor; None goes on."""
         if found is None:
             return
-        kept = last_good(trainer, bad_weights)
+        kept = flow_trainer.last_good(trainer, bad_weights)
         text = f"at training step {self._done} {found}{kept}"
         raise NotFiniteError(text, found.tensor, found.name, found.step)

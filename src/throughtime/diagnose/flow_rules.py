@@ -10,6 +10,15 @@ from throughtime.diagnose.rules_reach import LARGEST_RHO
 from throughtime.diagnose.rules_training import RATE, often
 from throughtime.diagnose.rules_units import MOVING, SATURATED
 
+UNSEEN = (
+    "No recurrent layer was seen to run in a training step, so nothing is logged of them; one "
+    "compiled before this training hides them: call torch.compiler.reset() before it."
+)
+SCALED = (
+    "Gradients of a scaled loss are not looked at where the optimizer itself unscales them, so "
+    "nothing is logged; give it fused=False, or train in bf16-mixed."
+)
+
 
 def fired(
     found: Sequence[Pulse], lag: int | None, clipped: tuple[int, int], least_update: float | None
@@ -42,7 +51,7 @@ def fired(
     if steps and often(count / steps, steps):
         sentence = (
             f"Clipping: {count / steps:.0%} of the steps were clipped, where {RATE:.0%} may be; "
-            "raise the threshold or use throughtime.UClip."
+            "raise the threshold."
         )
         yield "clipping", sentence
 

@@ -17,6 +17,16 @@ def clips_gradients(trainer: Any, module: nn.Module) -> bool:
     return bool(trainer.gradient_clip_val) or own
 
 
+def scales_loss(trainer: Any) -> bool:
+    """Whether the loss is scaled before it goes back, so that half precision holds gradients."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def unscales_itself(optimizer: Any) -> bool:
+    """Whether an optimizer takes gradients of a scaled loss as they are, as fused ones do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
 def anywhere(trainer: Any, true: bool) -> bool:
     """Whether something is true in any of the trainer's processes, which all must ask."""
     if trainer.world_size == 1:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from throughtime.diagnose.batches import as_batches
 from throughtime.diagnose.connectivity import connectivity
-from throughtime.diagnose.cure import start_of
 from throughtime.diagnose.evenness import evenness
 from throughtime.diagnose.gates import gate_times
 from throughtime.diagnose.jacobians import jacobians
@@ -27,6 +26,7 @@ from throughtime.diagnose.panels import (
     weight_gradient_lags,
 )
 from throughtime.diagnose.report import Missing, Module, Report
+from throughtime.diagnose.starts import start_of
 from throughtime.diagnose.subject import Loss, Seen, Subject
 from throughtime.diagnose.trial import Trial
 from throughtime.diagnose.verdict import not_finite, troubles

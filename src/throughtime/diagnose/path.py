@@ -14,7 +14,6 @@ from throughtime.backends.call import Call, Result
 from throughtime.diagnose.trouble import where
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
 from throughtime.layers.batch import Batch
-from throughtime.layers.merge import merged
 from throughtime.layers.sequence import SequenceLayer
 
 State = tuple[Tensor, ...]
@@ -67,9 +66,10 @@ def carry(
         raise OptionError(f"layer {name or 'of the model'} runs twice on a batch; it must run once")
     record.batches[name] = batch
     _check_batch(name, batch)
-    y, results, count = batch.x, [], len(layer.hidden_sizes)
-    for number in range(count):
-        call = layer._masked(layer._call(number, batch._replace(x=y)), 1)
+    results: list[Result] = []
+    count = len(layer.hidden_sizes)
+
+    def run(number: int, call: Call) -> Tensor:
         paths = [_walk(call, name, number, d) for d in range(layer.directions)]
         for path in paths:
             _check_states(path, layer.cell.state_names)
@@ -78,10 +78,9 @@ def carry(
         outputs = torch.stack([_outputs(p, cut) for p in paths], 2)
         final = tuple(torch.cat(v) for v in zip(*(p.states[-1] for p in paths), strict=True))
         results.append(Result((outputs,), final))
-        below, y = y, merged(outputs, layer.options.merge)
-        if layer.options.residual and number:
-            y = y + (below.detach() if cut else below)
-    return y, results
+        return outputs
+
+    return layer.through(batch, run, cut=last_only), results
 
 
 def _check_batch(name: str, batch: Batch) -> None:

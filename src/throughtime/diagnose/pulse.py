@@ -76,7 +76,7 @@ def pulses(name: str, layer: SequenceLayer, rows: Rows, lag: int | None) -> tupl
         name: the module's.
         layer: without dilation.
         rows: of a training step.
-        lag: one more lag to measure at; left out, the longest.
+        lag: one more lag to measure at; the longest, T - 1, always is one.
 
     Raises:
         ShapeError: sequences of one step.

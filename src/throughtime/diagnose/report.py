@@ -28,7 +28,7 @@ class Module:
         name: its name; empty when it is the model.
         cell: its cell in words.
         hidden_sizes: units of each layer, of one direction.
-        start: what `throughtime.cure` started it with; empty where it was not.
+        start: what `throughtime.cure` started it with, while it has those weights; else empty.
         jacobians: of each layer and direction, on two rows; empty for 10 steps or fewer.
         gates: time scales and saturation of each layer and direction.
     """

@@ -62,13 +62,14 @@ def dead_units(report: Report, trial: Trial) -> Iterator[Trouble]:
 
 
 def _inputs(trial: Trial, key: Key, units: int) -> str:
-    """What the layer is given, and how the copy would do if that were standardised."""
+    """What the module is given, and how the copy would do if that were standardised."""
     given = trial.inputs.get(key[0])
     if given is None:
-        return "Look at the inputs' scale and sign."
-    said = f"Its inputs have mean {given.mean:.2g} and deviation {given.deviation:.2g}"
+        return "Look at the scale and sign of the module's inputs."
+    size = f"mean {given.mean:.2g} and deviation {given.deviation:.2g}"
+    said = f"The module's inputs have {size}"
     if given.deviation == 0:
-        return f"{said}: look at what comes before the layer."
+        return f"{said}: look at what comes before it."
     after = given.dead_units[key]
     helps = "Standardise them" if after < DEAD * units else "To standardise them does not help"
     return f"{said}. {helps}: {after} of {units} are then dead on that copy."

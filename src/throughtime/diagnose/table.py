@@ -42,8 +42,7 @@ HEAD = (("layer", "", 24), ("K(1/e)", "steps", 8), ("K(1e-3)", "steps", 9),
 
 def _layers(report: Report) -> Iterator[str]:
     for line in (0, 1):
-        words = (f"{c[line]:>{c[2]}}" if i else f"{c[line]:<{c[2]}}" for i, c in enumerate(HEAD))
-        yield "".join(words).rstrip()
+        yield _line([str(column[line]) for column in HEAD]).rstrip()
     exponents = {(m.name, j.layer, j.direction): f"{j.lyapunov_nats_per_step[0]:+.3f}"
                  for m in report.modules for j in m.jacobians}  # fmt: skip
     shares = {(m.name, g.layer, g.direction): f"{g.share_above(report.lag):.0%}"
@@ -53,12 +52,19 @@ def _layers(report: Report) -> Iterator[str]:
     for g in report.lag_gradients:
         at = (g.name, g.layer, g.direction)
         c = memories.get(at)
-        memory, capacity = ("-", "-") if c is None else (c.memory_steps, f"{c.capacity:.1f}")
-        yield (
-            f"{_where(g):<24}{_steps(g.horizon_e_steps):>8}{_steps(g.horizon_1e3_steps):>9}"
-            f"{_rho(g, report.lag):>11}{starts.get(at, '-'):>10}{exponents.get(at, '-'):>11}"
-            f"{shares.get(at, '-'):>11}{memory:>11}{capacity:>10}"
-        )
+        memory = ("-", "-") if c is None else (str(c.memory_steps), f"{c.capacity:.1f}")
+        yield _line([
+            _where(g), _steps(g.horizon_e_steps), _steps(g.horizon_1e3_steps),
+            _rho(g, report.lag), *(v.get(at, "-") for v in (starts, exponents, shares)), *memory,
+        ])  # fmt: skip
+
+
+def _line(cells: list[str]) -> str:
+    """Cells in the columns of the head: the first to the left, the others to the right."""
+    sides = "<" + ">" * (len(HEAD) - 1)
+    return "".join(
+        f"{cell:{side}{width}}" for cell, side, (*_, width) in zip(cells, sides, HEAD, strict=True)
+    )
 
 
 def _weight_gradients(report: Report) -> Iterator[str]:
@@ -88,7 +94,7 @@ def _learning(report: Report) -> Iterator[str]:
     if report.evenness is None:
         return
     known = [(s.ratio, f"{s.parameter} {s.gate}".strip())
-             for s in report.evenness.shares if s.ratio is not None]  # fmt: skip
+             for s in report.evenness.shares if s.ratio]  # fmt: skip
     if known:
         (least, where), (most, there) = min(known), max(known)
         yield (

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from throughtime.diagnose.capacity import memory_capacity
 from throughtime.diagnose.clipping import Clipping
@@ -23,8 +23,8 @@ from throughtime.layers.batch import Batch
 Value = TypeVar("Value")
 Key = tuple[str, int, int]
 """Module, layer and direction."""
-STILL = 1e-12
-"""The deviation up to which a feature of the input never varies."""
+ROUNDING = 8.0
+"""How many times the last digit of its largest value a feature deviates by that never varies."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ class Inputs:
 
     Attributes:
         mean: of all its numbers.
-        deviation: their standard deviation.
+        deviation: their standard deviation; 0 where they never vary but by rounding.
         dead_units: how many units of each layer and direction are dead where every feature is
-            moved and scaled to mean 0 and deviation 1; one that never varies is set to 0.
+            moved and scaled to mean 0 and deviation 1; one that never varies but by rounding is
+            set to 0.
     """
 
     mean: float
@@ -129,11 +130,9 @@ class Trial:
     def _inputs(self, subject: Subject) -> dict[str, Inputs]:
         found = {}
         for name, batch in subject.run(self.batches[0], self.loss).batches.items():
-            x = batch.x.detach()
-            centred = x - x.mean((0, 1))
-            even = centred / centred.std((0, 1), correction=0).clamp(min=STILL)
-            dead = _dead(name, subject, batch._replace(x=even))
-            found[name] = Inputs(float(x.mean()), float(x.std(correction=0)), dead)
+            dead = _dead(name, subject, batch._replace(x=_even(batch.x)))
+            deviation = float(_deviation(batch.x, (0, 1, 2)))
+            found[name] = Inputs(float(batch.x.double().mean()), deviation, dead)
         return found
 
     def _r2(self, subject: Subject) -> dict[Key, float]:
@@ -147,3 +146,17 @@ def _dead(name: str, subject: Subject, batch: Batch) -> dict[Key, int]:
     """Dead units of each layer and direction of a module."""
     return {(name, g.layer, g.direction): len(g.dead_units)
             for g in gate_times(subject.layers[name], batch)}  # fmt: skip
+
+
+def _even(x: Tensor) -> Tensor:
+    """(T, B, I) with every feature moved and scaled to mean 0 and deviation 1, or set to 0."""
+    deviation = _deviation(x, (0, 1))
+    even = (x.detach().double() - x.detach().double().mean((0, 1))) / deviation
+    return even.where(deviation > 0, 0).to(x.dtype)
+
+
+def _deviation(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The standard deviation along some dimensions, in float64."""
+    found = x.detach().double().std(dims, correction=0)
+    digit = torch.finfo(x.dtype).eps * x.detach().abs().amax(dims)
+    return found.where(found > ROUNDING * digit, 0)

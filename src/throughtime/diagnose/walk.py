@@ -17,7 +17,6 @@ from throughtime.diagnose.path import State, by_states
 from throughtime.diagnose.rows import Rows
 from throughtime.diagnose.steps import Steps
 from throughtime.layers.batch import Batch, States
-from throughtime.layers.merge import merged
 from throughtime.layers.sequence import SequenceLayer
 from throughtime.scan import scan
 from throughtime.scan.turned import Turn
@@ -72,31 +71,21 @@ def walk(
     Returns:
         The outputs (T, B, O), the final states, and the walks of every layer and direction.
     """
-    was_training = layer.training
-    layer.training = False
-    try:
-        with torch.enable_grad():
-            return _through_layers(layer, batch, sorted({0, *lags}, reverse=True), last_only)
-    finally:
-        layer.training = was_training
+    marks, count = sorted({0, *lags}, reverse=True), len(layer.hidden_sizes)
+    finals: list[State] = []
+    walks: list[Walk] = []
 
-
-def _through_layers(
-    layer: SequenceLayer, batch: Batch, lags: list[int], last_only: bool
-) -> tuple[Tensor, States, tuple[Walk, ...]]:
-    y, finals, walks = batch.x.detach(), [], []
-    count = len(layer.hidden_sizes)
-    for number in range(count):
-        call = layer._masked(layer._call(number, batch._replace(x=y)), 1)
+    def run(number: int, call: Call) -> Tensor:
         cut = last_only and number + 1 == count
-        parts = [_one_way(call.direction(d), number, d, lags, cut) for d in range(layer.directions)]
-        walks += [w for w, _ in parts]
-        finals.append(
-            tuple(torch.cat(v) for v in zip(*(w.states[-1] for w, _ in parts), strict=True))
-        )
-        below, y = y, merged(torch.stack([out for _, out in parts], 2), layer.options.merge)
-        if layer.options.residual and number:
-            y = y + (below.detach() if cut else below)
+        ways = (call.direction(d) for d in range(layer.directions))
+        parts = [_one_way(one, number, d, marks, cut) for d, one in enumerate(ways)]
+        own = [w for w, _ in parts]
+        walks.extend(own)
+        finals.append(tuple(torch.cat(v) for v in zip(*(w.states[-1] for w in own), strict=True)))
+        return torch.stack([out for _, out in parts], 2)
+
+    with torch.enable_grad():
+        y = layer.through(batch._replace(x=batch.x.detach()), run, cut=last_only)
     return y, tuple(finals), tuple(walks)
 
 

@@ -29,36 +29,33 @@ def norms_by_lag(layer: SequenceLayer, rows: Rows) -> list[tuple[Walk, Tensor | 
         rows: time-major, of one length of at least 2 steps, without resets; on the CPU this is
             fast, elsewhere a loop over time.
     """
-    was_training = layer.training
-    layer.training = False
-    try:
-        with torch.enable_grad():
-            calls, results = _through_layers(layer, rows.batch)
-            seen = _sent_back(layer, results, rows, _leaves(calls))
-        return [
-            (_marked(call, r, number, d), _by_lag(call, d) if seen else None)
-            for number, (call, r) in enumerate(zip(calls, results, strict=True))
-            for d in range(layer.directions)
-        ]
-    finally:
-        layer.training = was_training
+    with torch.enable_grad():
+        calls, results = _carried(layer, rows.batch)
+        seen = _sent_back(layer, results, rows, _leaves(calls))
+    return [
+        (_marked(call, r, number, d), _by_lag(call, d) if seen else None)
+        for number, (call, r) in enumerate(zip(calls, results, strict=True))
+        for d in range(layer.directions)
+    ]
 
 
-def _through_layers(layer: SequenceLayer, batch: Batch) -> tuple[list[Call], list[Result]]:
+def _carried(layer: SequenceLayer, batch: Batch) -> tuple[list[Call], list[Result]]:
     """What each layer is called with, and gives."""
-    y, calls, results = batch.x.detach(), [], []
-    y.requires_grad_(bool(layer.cell.layout.input_gates))
-    for number in range(len(layer.hidden_sizes)):
-        call = apart(layer._masked(layer._call(number, batch._replace(x=y)), 1))
+    x = batch.x.detach().requires_grad_(bool(layer.cell.layout.input_gates))
+    calls: list[Call] = []
+    results: list[Result] = []
+
+    def run(_: int, call: Call) -> Tensor:
+        call = apart(call)
         T, B, D = *call.x.shape[:2], call.directions
         if call.x.requires_grad:  # the start would have all weights' sums made, too
             call = call._replace(state=tuple(v.detach() for v in call.start()))
         call = call._replace(norms=call.x.new_zeros(T, B, D, len(layer.cell.state_names)))
         calls.append(call)
         results.append(scan(call))
-        if number + 1 < len(layer.hidden_sizes):
-            below, y = y, merged(results[-1].sequences[0], layer.options.merge)
-            y = y + below if layer.options.residual and number else y
+        return results[-1].sequences[0]
+
+    layer.through(batch._replace(x=x), run)
     return calls, results
 
 

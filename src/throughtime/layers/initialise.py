@@ -21,6 +21,8 @@ from throughtime.layers.gate_rows import GateRows, check_writable
 from throughtime.layers.passage import Passage
 
 Recurrence = Literal["torch", "orthogonal", "identity"]
+Startable = Passage | DropInCell
+"""What has weights of a cell's equations."""
 
 
 @torch.no_grad()
@@ -62,7 +64,7 @@ def initialise(
     Neural Networks Warp Time? (2018) for chrono. The time scales are ours; docs/memory.md has what
     each part of them is good for.
     """
-    layers = [m for m in model.modules() if isinstance(m, Passage | DropInCell)]
+    layers = [m for m in model.modules() if isinstance(m, Startable)]
     if not layers:
         raise OptionError("initialise needs a model with a recurrent layer of throughtime in it")
     _check_number("gain", gain)
@@ -77,10 +79,6 @@ def initialise(
         if biases is not None:
             _start_biases(layer, biases)
     return model
-
-
-Startable = Passage | DropInCell
-"""What has weights of a cell's equations."""
 
 
 class Biases(NamedTuple):

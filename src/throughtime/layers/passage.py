@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +32,31 @@ class Passage(Weights):
                 y = nn.functional.dropout(y, self.options.dropout)
             results.append(result)
         return y, results
+
+    def through(
+        self, batch: Batch, run: Callable[[int, Call], Tensor], *, cut: bool = False
+    ) -> Tensor:
+        """Through all layers without the masks of training, each call carried by `run`.
+
+        Args:
+            batch: time-major rows of one length, for layers without dilation.
+            run: from a layer's number and its call to its outputs (T, B, D, width).
+            cut: what a residual adds to the last layer's outputs counts as a constant.
+
+        Returns:
+            The outputs (T, B, O).
+        """
+        y, last = batch.x, len(self.hidden_sizes) - 1
+        was_training, self.training = self.training, False
+        try:
+            for layer in range(last + 1):
+                call = self._masked(self._call(layer, batch._replace(x=y)), 1)
+                below, y = y, merged(run(layer, call), self.options.merge)
+                if self.options.residual and layer:
+                    y = y + (below.detach() if cut and layer == last else below)
+        finally:
+            self.training = was_training
+        return y
 
     def _carry_layer(self, layer: int, batch: Batch, record: bool) -> Result:
         call, d = self._call(layer, batch, record), self.dilations[layer]

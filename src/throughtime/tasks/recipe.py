@@ -49,7 +49,7 @@ class Recipe:
     )
     horizon: int = _option(
         0,
-        "Longest time scale of chrono and timescales, in steps; 0: the length, 3 lengths",
+        "Longest time scale, in steps; 0: the length for chrono, three times it for timescales",
         at_least=0,
     )
     seed: int = _option(0, "Fixes initial weights, batch order, dropout", at_least=0, below=2**31)
