@@ -145,7 +145,7 @@ class Direction:
         """This direction as a forward one, and how it was turned."""
         one = self.whole.direction(self.d)
         turn = Turn(one) if self.d else None
-        return (one if turn is None else turn.call(one)), turn
+        return self.backend.for_segments(one if turn is None else turn.call(one)), turn
 
 
 def _back(turn: Turn | None, values: Sequence[Tensor | None]) -> list[Tensor | None]:
