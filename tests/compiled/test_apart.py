@@ -12,6 +12,7 @@ from torch.func import functional_call, grad
 from torch.testing import assert_close
 
 from throughtime import Cell, Recurrent, Stream
+from throughtime.backends.cpu import apart
 from throughtime.compiler.plan import plan
 
 NEAR: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-12}
@@ -34,7 +35,7 @@ def _pair(H: int, **given: Any) -> tuple[Recurrent, Recurrent]:
     """A compiled layer, and the same with the reference."""
     layers = [
         Recurrent(Echo(), 3, H, dtype=torch.float64, backend=backend, **more)
-        for backend, more in (("cpu", given), ("reference", {}))
+        for backend, more in (("cpu", given), ("reference", {**given, "checkpoint_every": None}))
     ]
     layers[1].load_state_dict(layers[0].state_dict())
     return layers[0], layers[1]
@@ -77,6 +78,16 @@ def test_checkpoints_add_up_both_products(every: int) -> None:
     layer, plain = _pair(5, checkpoint_every=every)
     x = torch.randn(7, 2, 3).double()
     assert_close(_gradients(layer, x), _gradients(plain, x), **NEAR)
+
+
+def test_checkpoints_set_weights_apart_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of them would wait with each segment."""
+    made, set_apart = [], apart._apart
+    monkeypatch.setattr(apart, "_apart", lambda *given: made.append(1) or set_apart(*given))
+    layer, plain = _pair(5, checkpoint_every=2, bidirectional=True)
+    x = torch.randn(9, 2, 3).double()
+    assert_close(_gradients(layer, x), _gradients(plain, x), **NEAR)
+    assert len(made) == 2 * 2, "forward and backward of each direction"
 
 
 def test_weights_in_columns_are_taken() -> None:

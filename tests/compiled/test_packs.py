@@ -156,6 +156,41 @@ def test_packs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             assert 0 < packs.waiting_bytes() <= most
 
 
+def test_calls_of_one_row_and_of_more_in_turns_take_no_new_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They pack in another order, in the same place."""
+    layer = Recurrent(cells.GRU(), 5, 70, backend="cpu")
+    xs = [torch.randn(3, B, 5) for B in (1, 4)]
+    wanted = [_alone(lambda x=x: _outputs(layer, x)) for x in xs]
+    _outputs(layer, xs[0])
+    monkeypatch.setattr(packs, "fresh", None)
+    for _ in range(2):
+        for x, want in zip(xs, wanted, strict=True):
+            assert_same(_outputs(layer, x), want)
+
+
+def test_who_finds_no_room_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed weights take more room than weights: units are padded to whole vectors."""
+    layer = Recurrent(cells.GRU(), 5, 17, backend="cpu")
+    x = torch.randn(3, 1, 5)
+    wanted = _alone(lambda: _outputs(layer, x))
+    weights = sum(v.nbytes for v in layer.parameters())
+    monkeypatch.setattr(packs, "MOST_BYTES", 2 * weights)
+    monkeypatch.setattr(packs, "fresh", None)
+    assert_same(_outputs(layer, x), wanted)
+    assert packs.waiting_bytes() == 0
+
+
+@pytest.mark.parametrize("cell", [cells.GRU(), cells.GRUD()], ids=repr)
+@pytest.mark.parametrize("zoneout", [0.0, 0.3])
+def test_training_in_segments_keeps_nothing(cell: Cell, zoneout: float) -> None:
+    layer = Recurrent(cell, 5, 40, backend="cpu", checkpoint_every=2, zoneout=zoneout)
+    inputs = {n: torch.rand(6, 1, cell.width(w, 40)) for n, w in cell.inputs.items()}
+    layer(torch.randn(6, 1, 5), inputs=inputs or None)[0].sum().backward()
+    assert packs.waiting_bytes() == 0
+
+
 def test_training_and_many_rows_keep_nothing() -> None:
     layer = Recurrent(cells.GRU(), 5, 40, backend="cpu")
     layer(torch.randn(3, 1, 5))[0].sum().backward()

@@ -68,6 +68,33 @@ def test_direct_inputs_of_every_kind() -> None:
     assert torch.equal(torch.stack(found), y)
 
 
+def _turned(v: np.ndarray) -> np.ndarray:
+    return v[::-1].copy()[::-1]
+
+
+def _between_others(v: np.ndarray) -> np.ndarray:
+    """Numbers with a byte behind each, as those of a structured array."""
+    found = np.zeros(v.shape, [("number", v.dtype), ("byte", np.uint8)])["number"]
+    found[...] = v
+    return found
+
+
+def _read_only(v: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(v, v.shape)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("laid", [_turned, _between_others, _read_only])
+def test_direct_inputs_however_arrays_lie(laid: Any, rows: int) -> None:
+    layer = Recurrent(cells.GRUD(), 3, 4, return_state=False)
+    widths = {n: layer.cell.width(w, 4) for n, w in layer.cell.inputs.items()}
+    x, inputs = torch.randn(4, rows, 3), {n: torch.rand(4, rows, w) for n, w in widths.items()}
+    stream, y = layer.stream(rows), layer(x, inputs=inputs)
+    for t in range(4):
+        given = {n: laid(v[t].numpy()) for n, v in inputs.items()}
+        assert torch.equal(torch.from_numpy(stream(laid(x[t].numpy()), inputs=given)), y[t])
+
+
 def test_a_stack_with_its_readout_equals_the_whole() -> None:
     model = nn.Sequential(nn.Linear(3, 5), LSTM(5, 20, 2), Readout(20, 6)).double()
     for rows in (1, 4):

@@ -42,6 +42,9 @@ class Opaque(Backend, Protocol):
         from a call of at least as many steps, that is written over.
         """
 
+    def for_segments(self, call: Call) -> Call:
+        """The call as its segments take it, so that none of them copies what all have."""
+
     def queue_for(self, call: Call) -> Any:
         """Where the work on segments of a call may wait, to be done with `run`; None: nowhere.
 

@@ -70,6 +70,11 @@ class Call(NamedTuple):
             return self.x.shape[1]
         return int(self.batch_sizes[0]) if len(self.batch_sizes) else 0
 
+    @property
+    def sequences(self) -> int:
+        """How many states' sequences the result has, the output's first."""
+        return len(self.cell.state_names) if self.record else 1
+
     def start(self) -> tuple[Tensor, ...]:
         """The state at the start of the call, for each state (D, B, width)."""
         return self.initial_rows() if self.state is None else self.state

@@ -72,7 +72,7 @@ def _run_direction(call: Call, d: int) -> Result:
     """One direction: sequences (T, B, width) and the final state (B, width)."""
     T, B = call.x.shape[0], call.x.shape[1]
     widths = call.cell.widths(call.hidden_size)
-    count = len(widths) if call.record else 1
+    count = call.sequences
     steps: list[list[Tensor]] = [[call.x.new_empty(0)] * T for _ in range(count)]
     final = tuple(v[d].clone() for v in call.start())
     for t, state, output in _walk(call, d, final):

@@ -83,9 +83,8 @@ def operator(call: Call, backend: str = "auto") -> Result:
 
 
 def _result(call: Call, found: Sequence[Tensor]) -> Result:
-    states = len(call.cell.state_names)
-    count = states if call.record else 1
-    return Result(tuple(found[:count]), tuple(found[count : count + states]))
+    count = call.sequences
+    return Result(tuple(found[:count]), tuple(found[count : count + len(call.cell.state_names)]))
 
 
 def _apart(tensors: list[Tensor | None]) -> list[Tensor | None]:

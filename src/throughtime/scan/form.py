@@ -30,7 +30,6 @@ class Form(NamedTuple):
 
 def flatten(call: Call) -> tuple[Form, list[Tensor | None]]:
     """The call's form and its tensors, in one fixed order; but for `norms`, which is no input."""
-    states = len(call.cell.state_names)
     form = Form(
         call.hidden_size,
         call.directions,
@@ -39,7 +38,7 @@ def flatten(call: Call) -> tuple[Form, list[Tensor | None]]:
         int(call.initial is not None),
         int(call.zoneout is not None),
         int(call.record),
-        states + (states if call.record else 1),
+        call.sequences + len(call.cell.state_names),
     )
     single = [call.x, call.lengths, call.reset, call.batch_sizes, call.recurrent_mask, call.clip]
     weights = [v for weights in call.weights for v in weights.values()]

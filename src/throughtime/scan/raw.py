@@ -141,10 +141,9 @@ class _with_autograd:
 
 def _result_shapes(cell: Cell, call: Call) -> list[tuple[int, ...]]:
     widths = cell.widths(call.hidden_size)
-    D = call.directions
-    recorded = widths if call.record else widths[:1]
-    rows = call.rows
-    return [*((*call.x.shape[:-1], D, w) for w in recorded), *((D, rows, w) for w in widths)]
+    D, rows = call.directions, call.rows
+    recorded = [(*call.x.shape[:-1], D, w) for w in widths[: call.sequences]]
+    return [*recorded, *((D, rows, w) for w in widths)]
 
 
 def _fake_forward(

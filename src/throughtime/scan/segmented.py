@@ -60,7 +60,7 @@ class Segmented(torch.autograd.Function):
             own = borders[d * states : (d + 1) * states]
             one = _of_direction(d_results, d, len(d_results) - states)
             found.append(part.backward(own, one, needs[0], any(needs[1:])))
-        flat = flatten_gradients(call, _all(call, found))
+        flat = flatten_gradients(call, _all(found))
         return (*[None] * 4, *(v if need else None for v, need in zip(flat, needs, strict=True)))
 
 
@@ -108,25 +108,26 @@ class Direction:
         d_sequences, d_state = _back(turn, d_results[:-states]), list(d_results[-states:])
         sums, joined = self.backend.sums_for(call), Joined(len(call.x))
         y = self._room(call._replace(record=False), min(self.every, len(call.x)))[0]
-        x = call.x.new_empty(call.x.shape)
+        x = call.x.new_empty(call.x.shape) if wants_x else None
         kept, queue = self._kept(call), self.backend.queue_for(call)
         for i, (first, segment) in reversed(list(enumerate(segments(call, self.every)))):
             state = tuple(v[i - 1 : i] for v in borders) if i else call.start()
             segment, own = segment._replace(state=state), y[: len(segment.x)]
             if i == 0 and queue is not None:  # what this one gives is wanted at once
-                queue = queue.run()
+                queue.run()
+                queue = None
             some = self.backend.forward(segment._replace(record=False), True, [own], kept, queue)[1]
             steps = slice(first, first + len(own))
             d_part = [None if v is None else v[steps] for v in d_sequences]
             found = self.backend.backward(
                 segment, [own, *some], [*d_part, *d_state], wants_x, wants_weights, sums,
-                x[steps], queue,
+                None if x is None else x[steps], queue,
             )  # fmt: skip
             joined.put(first, found.inputs.values())
             d_state = list(found.start)
         if turn is not None and call.norms is not None:
             self.whole.norms[:, :, self.d :].copy_(turn.back(call.norms))  # type: ignore[index]
-        (d_x,) = _back(turn, [x if wants_x else None])
+        (d_x,) = _back(turn, [x])
         others = [v if turn is None else turn.back(v) for v in joined.whole]
         return found._replace(x=d_x, inputs=dict(zip(found.inputs, others, strict=True)))
 
@@ -138,13 +139,13 @@ class Direction:
     def _room(self, call: Call, steps: int) -> list[Tensor]:
         """For the sequences of so many steps."""
         widths, B = call.cell.widths(call.hidden_size), call.x.shape[1]
-        return [call.x.new_empty((steps, B, 1, w)) for w in (widths if call.record else widths[:1])]
+        return [call.x.new_empty((steps, B, 1, w)) for w in widths[: call.sequences]]
 
     def _call(self) -> tuple[Call, Turn | None]:
         """This direction as a forward one, and how it was turned."""
         one = self.whole.direction(self.d)
         turn = Turn(one) if self.d else None
-        return (one if turn is None else turn.call(one)), turn
+        return self.backend.for_segments(one if turn is None else turn.call(one)), turn
 
 
 def _back(turn: Turn | None, values: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -152,7 +153,7 @@ def _back(turn: Turn | None, values: Sequence[Tensor | None]) -> list[Tensor | N
     return [v if v is None or turn is None else turn.back(v) for v in values]
 
 
-def _all(call: Call, found: Sequence[Gradients]) -> Gradients:
+def _all(found: Sequence[Gradients]) -> Gradients:
     """Of all directions."""
     xs = [g.x for g in found if g.x is not None]
     initial = [g.initial for g in found if g.initial is not None]

@@ -53,7 +53,7 @@ def scan_in_segments(call: Call, backend: str, every: int) -> Result:
         return scan(call, name)
     begin_norms(call)
     found = Segmented.apply(call, name, every, form, *tensors)  # type: ignore[no-untyped-call]
-    count = form.results - len(call.cell.state_names)
+    count = call.sequences
     return Result(tuple(found[:count]), tuple(found[count:]))
 
 
@@ -75,8 +75,7 @@ def _open(call: Call, backend: str, every: int) -> Result:
 
 def _run(call: Call, backend: str, every: int) -> Result:
     """One forward direction, segment after segment."""
-    pieces, state = [], call.state
-    count = len(call.cell.widths(call.hidden_size)) if call.record else 1
+    pieces, state, count = [], call.state, call.sequences
     for _, segment in segments(call, every):
 
         def run(state: tuple[Tensor, ...] | None, segment: Call = segment) -> tuple[Tensor, ...]:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients, Result
 from throughtime.backends.cpu import backward_pass, forward_pass, gradients
-from throughtime.backends.cpu.apart import call_apart, gradients_together
+from throughtime.backends.cpu.apart import call_apart, cell_apart, gradients_together
 from throughtime.backends.cpu.gradients import Sums
 from throughtime.backends.cpu.masks import masks_of, plan_of
 from throughtime.backends.cpu.queue import Queue
+from throughtime.backends.cpu.words import contiguous
 from throughtime.backends.transforms import no_rule
 from throughtime.cells import Cell
 from throughtime.compiler.llvm import machine
@@ -86,6 +87,12 @@ def forward(
     return forward_pass.run(call_apart(call), keep, to, kept[0] if kept else None, queue)
 
 
+def for_segments(call: Call) -> Call:
+    """The call with all that its segments would each copy: weights for every product of a step,
+    numbers side by side."""
+    return contiguous(call_apart(call))
+
+
 def queue_for(call: Call) -> Queue | None:
     """Where the work on segments of a call may wait; None where each has direct inputs or masks,
     of which a copy would wait too."""
@@ -94,7 +101,7 @@ def queue_for(call: Call) -> Queue | None:
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     """The shapes of what `forward` keeps, in the numbers of x."""
-    return forward_pass.kept_shapes(call_apart(call))
+    return forward_pass.kept_shapes(cell_apart(call))
 
 
 def sums_for(call: Call) -> Sums:

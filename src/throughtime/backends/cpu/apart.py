@@ -16,10 +16,15 @@ _OF_GATES = ("weight_hh", "bias_hh")
 def call_apart(call: Call) -> Call:
     """The call with weights for every product of a step; itself, if it has them."""
     cell = apart(call.cell)
-    if not isinstance(cell, Apart):
+    if cell is call.cell or not isinstance(cell, Apart):
         return call
     weights = tuple(_apart(cell, w) for w in call.weights)
     return call._replace(cell=cell, weights=weights)
+
+
+def cell_apart(call: Call) -> Call:
+    """The call with that cell and the weights it had, for shapes that follow from no weight."""
+    return call._replace(cell=apart(call.cell))
 
 
 def gradients_together(cell: object, found: Gradients) -> Gradients:

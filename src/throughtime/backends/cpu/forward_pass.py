@@ -12,7 +12,7 @@ from throughtime.backends.call import Call, Result
 from throughtime.backends.cpu.given import GivenWords
 from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.memory import lend
-from throughtime.backends.cpu.packs import Layout, owner_of, packed
+from throughtime.backends.cpu.packs import Layout, has_room, owner_of, packed
 from throughtime.backends.cpu.queue import Queue, carry
 from throughtime.backends.cpu.records import Records
 from throughtime.backends.cpu.rows import Rows, rows_of
@@ -56,13 +56,14 @@ def run(
     """The result, its sequences in `to` if that has some, and with `keep` what backward needs.
 
     That is in the first rows of `saved`, if there is one. With a queue, all of it is there once
-    the queue has run.
+    the queue has run. Calls in training leave no packed weights: those with keep, and segments,
+    which have a place for their sequences.
     """
     call = contiguous(call)
     found, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
     widths = call.cell.widths(call.hidden_size)
-    recorded = widths if call.record else widths[:1]
+    recorded = widths[: call.sequences]
     sequences = tuple(to) or tuple(x.new_empty((*x.shape[:-1], D, w)) for w in recorded)
     if call.lengths is not None:
         for v in sequences:
@@ -71,7 +72,8 @@ def run(
     result, shape = Result(sequences, tuple(final)), kept_shape(call, found)
     saved = None if not keep else lend(x, shape) if saved is None else saved[:, : shape[1]]
     if rows.B:
-        _carry(call, found, rows, result, saved, queue)
+        owner = None if keep or to else owner_of(call, rows.N)
+        _carry(call, found, rows, result, saved, queue, owner)
     return result, [] if saved is None else [saved]
 
 
@@ -89,23 +91,20 @@ def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
 
 
 def _carry(
-    call: Call, found: Plan, rows: Rows, result: Result, saved: Tensor | None, queue: Queue | None
-) -> None:
+    call: Call, found: Plan, rows: Rows, result: Result, saved: Tensor | None,
+    queue: Queue | None, owner: Tensor | None,
+) -> None:  # fmt: skip
     step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
     if found.own or not found.fused:  # members of a chunk meet once a step, and no oftener
         step_bytes = -1
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
-    owner = None if saved is not None or queue is not None else owner_of(call, rows.N)
     key = key_of(call, rows, team, result.sequences[0])
     template, shape, layout = _template(key, saved is not None, owner is not None)
+    if owner is not None and not has_room(owner, layout):
+        owner, (template, shape, layout) = None, _template(key, False, False)
     given = GivenWords(call, found, rows, team.chunks, shape.packed_rows())
     records = Records(result.sequences[1:], call.directions, call.batch_sizes is not None)
-    addresses = given.addresses | records.addresses
-    addresses["y"] = result.sequences[0].data_ptr()
-    for d in range(call.directions):
-        for s, v in enumerate(result.final):
-            addresses[f"final{s} {d}"] = part_address(v, d)
-        addresses[f"saved {d}"] = part_address(saved, d)
+    addresses = given.addresses | records.addresses | _addresses(call, result, saved)
     if owner is None:
         held = call, result, saved, given, records
         carry(queue, template, shape.code.region, team, addresses, None, *held)
@@ -114,9 +113,19 @@ def _carry(
         template.run(shape.code.region, team, addresses | words)
 
 
+def _addresses(call: Call, result: Result, saved: Tensor | None) -> dict[str, int]:
+    """Addresses of what the forward pass writes."""
+    found = {"y": result.sequences[0].data_ptr()}
+    for d in range(call.directions):
+        for s, v in enumerate(result.final):
+            found[f"final{s} {d}"] = part_address(v, d)
+        found[f"saved {d}"] = part_address(saved, d)
+    return found
+
+
 @functools.lru_cache(maxsize=128)
-def _template(key: Key, keep: bool, kept: bool) -> tuple[Template, Shape, Layout]:
-    """With `kept`, weights are packed where each call says, and compared with the copy there."""
+def _template(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, Layout]:
+    """With `waits`, weights are packed where each call says, and compared with the copy there."""
     found = plan(key.cell, key.masks)
     assert isinstance(found, Plan)
     shape = shape_of(key, forward_code(found, key.bytes, target(), keep))
@@ -126,9 +135,9 @@ def _template(key: Key, keep: bool, kept: bool) -> tuple[Template, Shape, Layout
     shape.code.tiles.need(flat | panels | early_tiles(shape))
     arena, layout = Arena(), _layout(key, shape)
     common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)
-    if kept:
+    if waits:
         common |= {"twin": layout.bytes, "trusted": Given("trusted")}
-    places = [arena.reserve_all(_sizes(shape, kept)) for _ in range(shape.D)]
+    places = [arena.reserve_all(_sizes(shape, waits)) for _ in range(shape.D)]
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
     template.set_common("places", template.list_of(_panel_places(shape)))
@@ -136,7 +145,7 @@ def _template(key: Key, keep: bool, kept: bool) -> tuple[Template, Shape, Layout
     for d in range(shape.D):
         words = direction_words(template, shape, d) | places[d]
         finals = [Given(f"final{s} {d}") for s in range(len(found.state_names))]
-        if kept:
+        if waits:
             words |= {name: Given(f"{name} {d}") for name in PACKED}
         words["gate_last"] = template.list_of([shape.gates[1][k] for k in found.last])
         words["matrix_last"] = template.list_of([shape.widths.matrices[k] for k in found.last])
@@ -157,10 +166,10 @@ def _packed_sizes(shape: Shape) -> dict[str, int]:
     return dict(zip(PACKED, (*sizes, packed_forward(shape)), strict=True))
 
 
-def _sizes(shape: Shape, kept: bool) -> dict[str, int]:
+def _sizes(shape: Shape, waits: bool) -> dict[str, int]:
     """Bytes of what one direction works in."""
     plan, H_row = shape.plan, shape.H_row
-    return ({} if kept else _packed_sizes(shape)) | {
+    return ({} if waits else _packed_sizes(shape)) | {
         "bias": len(plan.sums) * H_row,
         "vector": len(plan.vectors) * H_row,
         "state": len(plan.state_names) * shape.rows.B * H_row,

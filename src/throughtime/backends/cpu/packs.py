@@ -15,7 +15,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -67,11 +67,12 @@ def owner_of(call: Call, rows: int) -> Tensor | None:
     first = next(iter(weights), None)
     if rows > MOST_ROWS or not isinstance(first, torch.nn.Parameter):
         return None
-    numbers = sum(v.numel() for v in weights)
-    if numbers < LEAST_NUMBERS:
-        return None
-    more = 2 * numbers * first.element_size() * call.directions
-    return first if id(first) in _waiting or waiting_bytes() + more <= MOST_BYTES else None
+    return first if sum(v.numel() for v in weights) >= LEAST_NUMBERS else None
+
+
+def has_room(owner: Tensor, layout: Layout) -> bool:
+    """Whether a pack of this parameter may wait: one does already, or there is room for it."""
+    return id(owner) in _waiting or waiting_bytes() + 2 * layout.bytes <= MOST_BYTES
 
 
 @contextmanager
@@ -82,11 +83,12 @@ def packed(owner: Tensor, layout: Layout) -> Iterator[dict[str, int]]:
         owner: the parameter they belong to.
         layout: how they lie.
     """
-    found = _waiting.pop(id(owner), None)
-    trusted = found is not None and found.owner() is owner and found.key == layout.key
-    if found is None or not trusted:
+    old = _waiting.pop(id(owner), None)
+    found = old if old is not None and old.owner() is owner else None
+    if found is None or found.memory.nbytes < 2 * layout.bytes:
         known = weakref.ref(owner, partial(_forget, id(owner)))
-        found = _Pack(known, layout.key, fresh(2 * layout.bytes))
+        found = _Pack(known, None, fresh(2 * layout.bytes))
+    trusted, found = found.key == layout.key, replace(found, key=layout.key)
     start = found.memory.ctypes.data
     yield {name: start + place for name, place in layout.places.items()} | {"trusted": int(trusted)}
     if waiting_bytes() + found.memory.nbytes <= MOST_BYTES:

@@ -68,7 +68,7 @@ def team_for(flops: float, directions: int, rows: int, step_bytes: int = -1) -> 
             negative; sharing costs one meeting a step, and pays where reading takes longer.
     """
     free = threads.available() if flops > PARALLEL_US * FLOPS_PER_US else 1
-    shared = step_bytes >= max(0, SHARED_BYTES)
+    shared = step_bytes >= SHARED_BYTES
     chunks = max(1, min(free // directions, rows // CHUNK_ROWS if shared else rows))
     members = free // (chunks * directions) if shared else 1
     release = threads.worth_releasing(flops / FLOPS_PER_US / free)

@@ -61,7 +61,7 @@ def _transformed() -> bool:
 def _plain(v: Any, dtype: torch.dtype) -> Tensor | None:
     """The numbers of a plain tensor or array in this dtype."""
     if type(v) is np.ndarray and v.dtype in (np.float32, np.float64):
-        v = torch.from_numpy(v if v.flags.writeable else v.copy())
+        v = torch.from_numpy(v.copy())  # torch takes none that is turned round or read-only
     if type(v) is not Tensor or v.dtype != dtype or not v.is_cpu or v.layout != torch.strided:
         return None
     return v.detach()

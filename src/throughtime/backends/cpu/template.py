@@ -125,8 +125,12 @@ class Template:
 
     def set_array(self, name: str, found: np.ndarray) -> None:
         """A word that points to an array, which the template keeps alive."""
-        self._held.append(found)
+        self.hold(found)
         self.set_common(name, found.ctypes.data)
+
+    def hold(self, read: Any) -> None:
+        """Keep alive what words point to, as long as the template is."""
+        self._held.append(read)
 
     def set_counters(self, count: int) -> None:
         """The barriers' counters, each in a line of the cache; every call begins them at zero."""

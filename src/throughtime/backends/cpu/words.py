@@ -47,13 +47,7 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
             "yield": runtime.sched_yield,
             "sleep": runtime.usleep,
         }
-    return found | _row_words(rows) | more
-
-
-def _row_words(rows: Extent) -> dict[str, Word]:
-    if rows.ragged:
-        return {name: Given(name) for name in ROW_WORDS}
-    return dict(zip(ROW_WORDS, full_rows(rows.T, rows.B).addresses, strict=True))
+    return found | more
 
 
 def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]:
@@ -84,15 +78,23 @@ def shared_lists(template: Template, shape: Shape) -> None:
     template.set_common("state_widths", template.list_of(shape.widths.states))
     template.set_common("unit_widths", template.list_of(shape.widths.units))
     template.set_common("flat", template.list_of([v * size for v in range(8)]))
-    rows, chunks = shape.rows, shape.team.chunks
-    if rows.ragged:
-        template.set_common("bounds", Given("bounds"))
-    else:
-        bounds = full_rows(rows.T, rows.B).bounds(chunks)
-        template.set_common("bounds", template.list_of(bounds))
-    template.set_counters(1 + shape.D * chunks)
+    _set_rows(template, shape.rows, shape.team.chunks)
+    template.set_counters(1 + shape.D * shape.team.chunks)
     set_steps(template, "x", shape, shape.x)
     set_steps(template, "y", shape, shape.y)
+
+
+def _set_rows(template: Template, rows: Extent, chunks: int) -> None:
+    """Which rows each step and each chunk has; of ragged ones, each call says."""
+    if rows.ragged:
+        for name in (*ROW_WORDS, "bounds"):
+            template.set_common(name, Given(name))
+        return
+    found = full_rows(rows.T, rows.B)
+    template.hold(found)
+    for name, address in zip(ROW_WORDS, found.addresses, strict=True):
+        template.set_common(name, address)
+    template.set_common("bounds", template.list_of(found.bounds(chunks)))
 
 
 def set_steps(template: Template, name: str, shape: Shape, strides: tuple[int, int]) -> None:
@@ -115,6 +117,7 @@ class RaggedWords:
     """
 
     def __init__(self, rows: Rows, chunks: int, packed: Mapping[str, int]) -> None:
+        self._rows = rows  # its arrays are read, and nobody else may hold it
         self._steps = {f"{name}_steps": rows.offset * row for name, row in packed.items()}
         self.addresses = dict(zip(ROW_WORDS, rows.addresses, strict=True))
         self.addresses["bounds"] = rows.bounds(chunks).buffer_info()[0]

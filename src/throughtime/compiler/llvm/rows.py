@@ -10,8 +10,6 @@ from throughtime.compiler.llvm.emit import POINTER, VOID, Emit
 from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.number import I64, Num
 
-ONE_BIT = ir.IntType(1)
-
 
 def lanes_below(e: Emit, count: Num) -> Any:
     """A truth value for each lane: whether its number is below count."""
