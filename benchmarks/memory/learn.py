@@ -44,7 +44,8 @@ class Learned(NamedTuple):
     Attributes:
         error: on the test split at the end; the split is looked at once.
         steps: until the validation split was solved, or the cap.
-        clipped: the share of steps after the first 100 whose gradient was clipped; None if none.
+        clipped: the share of steps after the first 100 whose gradient was clipped; None without
+            clipping, and where the run ended within the first 100.
     """
 
     error: float

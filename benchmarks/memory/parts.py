@@ -59,6 +59,7 @@ CASES = (
 def rows() -> Iterator[dict[str, Any]]:
     """One row a start."""
     case = next(case for what, case in BAR.cases() if what == "ours")
+    learn(case._replace(cap=1), SEEDS[0])  # first use compiles
     for parts in CASES:
         since = time.process_time()
         found = [learn(case, seed, partial(begin, parts=parts)) for seed in SEEDS]
@@ -88,7 +89,6 @@ def main() -> None:
     """Measure and keep every row."""
     torch.set_num_threads(1)
     store = Store(RESULTS / "parts.json")
-    store.rows.clear()
     for row in rows():
         print(row, flush=True)
         store.keep(row)

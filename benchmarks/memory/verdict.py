@@ -14,10 +14,10 @@ MOST_CLIPPED = 0.05
 
 
 def passed(bar: Bar, rows: list[Row]) -> bool:
-    """By the rows at the bar's own rate and length, with the label hidden too."""
+    """By the rows at the bar's own rate and length; with the label hidden none may learn."""
     high = all(min(row["errors"]) >= bar.default_above for row in _of(rows, "default"))
-    seen = not any(row["solved"] for row in _of(rows, "leak"))
-    return high and seen and all(_meets(bar, rows, row) for row in _of(rows, "ours"))
+    blind = all(min(row["errors"]) > bar.blind_above for row in _of(rows, "leak"))
+    return high and blind and all(_meets(bar, rows, row) for row in _of(rows, "ours"))
 
 
 def free(bar: Bar, rows: list[Row]) -> bool:

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from benchmarks.memory import protocol, run
+from benchmarks.memory import protocol, run, store
 from benchmarks.memory.learn import Case, learn
 from benchmarks.memory.parts import CASES, Parts, begin
+from benchmarks.memory.store import Store
 from throughtime import Recurrent, cells
 
 BARS = protocol.BARS
@@ -53,7 +54,7 @@ def test_the_share_of_clipped_steps_is_of_those_after_a_hundred(
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> protocol.Bar:
-    bar = protocol.Bar("latch", 4, 2, ("rnn",), 0.4, 5, unclipped=True, trap_seeds=1)
+    bar = protocol.Bar("latch", 4, 2, ("rnn",), 0.4, 0.4, 5, unclipped=True, trap_seeds=1)
     monkeypatch.setitem(run.BARS, "2", bar)
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
     return bar
@@ -70,7 +71,8 @@ def test_a_result_says_every_seed_and_whether_it_is_whole(
     run.main(["--bar", "2", "--seeds", "2", "--out", str(tmp_path)])
     result = _result(tmp_path)
     assert result["complete"] and len(result["rows"]) == len(list(tiny.cases()))
-    assert result["torch"] == torch.__version__
+    assert result["versions"]["torch"] == torch.__version__
+    assert result["machine"]["processor"] and "commit" in result["source"]
     for row in result["rows"]:
         seeds = [0] if row["what"] in ("leak", "default lr") else [0, 1]
         assert row["seed"] == seeds and row["steps"] == [2] * len(seeds)
@@ -84,6 +86,8 @@ def test_a_killed_bar_goes_on_where_it_was(
     learned, calls = learn, []
 
     def killed(case: Case, seed: int) -> Any:
+        if case.cap == 1:  # what comes before the first row
+            return learned(case, seed)
         calls.append((case, seed))
         if len(calls) == 4:
             raise KeyboardInterrupt
@@ -96,6 +100,43 @@ def test_a_killed_bar_goes_on_where_it_was(
     run.main(words)
     assert _result(tmp_path)["complete"]
     assert sorted(calls[:3] + calls[4:]) == sorted(set(calls)), "no seed is trained twice"
+
+
+def test_rows_of_another_commit_are_not_gone_on_with(
+    tmp_path: Path,
+    tiny: protocol.Bar,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "bar2.json"
+    Store(file).keep({"what": "default"})
+    assert Store(file, resume=True).rows == [{"what": "default"}]
+    kept = file.read_text()
+    monkeypatch.setattr(store, "describe_source", lambda: {"commit": "another"})
+    with pytest.raises(SystemExit):
+        run.main(["--bar", "2", "--out", str(tmp_path)])
+    assert "differs in source: go back to those" in capsys.readouterr().err
+    assert file.read_text() == kept
+    assert Store(file).rows == [], "what begins anew asks nothing of the file"
+
+
+@pytest.mark.parametrize("bar", ["2", "3"])
+def test_every_cell_takes_a_step_before_the_first_row(
+    tmp_path: Path, bar: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, int]] = []
+
+    def stop(case: Case, seed: int) -> Any:
+        calls.append((case.cell, case.cap))
+        if case.cap > 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "learn", stop)
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    with pytest.raises(KeyboardInterrupt):
+        run.main(["--bar", bar, "--out", str(tmp_path)])
+    cells = BARS[bar].cells
+    assert calls == [*((cell, 1) for cell in cells), (cells[0], BARS[bar].cap)]
 
 
 def test_calibration_has_seeds_and_a_file_of_its_own(tmp_path: Path, tiny: protocol.Bar) -> None:
