@@ -104,8 +104,7 @@ class Direction:
     ) -> Gradients:  # fmt: skip
         """The derivative, of x and inputs in the order of time."""
         call, turn = self._call()
-        states = len(borders)
-        d_sequences, d_state = _back(turn, d_results[:-states]), list(d_results[-states:])
+        *d_y, d_state = *_back(turn, d_results[: -len(borders)]), list(d_results[-len(borders) :])
         sums, joined = self.backend.sums_for(call), Joined(len(call.x))
         y = self._room(call._replace(record=False), min(self.every, len(call.x)))[0]
         x = call.x.new_empty(call.x.shape) if wants_x else None
@@ -118,7 +117,7 @@ class Direction:
                 queue = None
             some = self.backend.forward(segment._replace(record=False), True, [own], kept, queue)[1]
             steps = slice(first, first + len(own))
-            d_part = [None if v is None else v[steps] for v in d_sequences]
+            d_part = [None if v is None else v[steps] for v in d_y]
             found = self.backend.backward(
                 segment, [own, *some], [*d_part, *d_state], wants_x, wants_weights, sums,
                 None if x is None else x[steps], queue,

@@ -12,11 +12,19 @@ from throughtime.backends.call import Call, Result
 from throughtime.backends.cpu.given import GivenWords
 from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.memory import lend
-from throughtime.backends.cpu.packs import Layout, has_room, owner_of, packed
+from throughtime.backends.cpu.packs import (
+    PACKED,
+    Layout,
+    has_room,
+    layout_of,
+    owner_of,
+    packed,
+    packed_sizes,
+)
 from throughtime.backends.cpu.queue import Queue, carry
 from throughtime.backends.cpu.records import Records
 from throughtime.backends.cpu.rows import Rows, rows_of
-from throughtime.backends.cpu.runs import early_tiles, packed_forward, runs_forward, set_runs
+from throughtime.backends.cpu.runs import early_tiles, runs_forward, set_runs
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.backends.cpu.sizes import (
     flops_of,
@@ -42,9 +50,6 @@ from throughtime.compiler.sweeps import lines_forward
 HIGHEST = 12
 """Rows of the highest tile of any machine."""
 
-PACKED = ("W_pack", "U_pack", "U_early")
-"""What weights are packed to, of one direction."""
-
 LEAST_ROWS = 48
 """Rows of a block's input product, so that its tiles are full."""
 
@@ -69,8 +74,10 @@ def run(
         for v in sequences:
             v.zero_()
     final = [x.new_empty((D, rows.B, width)) for width in widths]
-    result, shape = Result(sequences, tuple(final)), kept_shape(call, found)
-    saved = None if not keep else lend(x, shape) if saved is None else saved[:, : shape[1]]
+    result = Result(sequences, tuple(final))
+    if keep:
+        shape = kept_shape(call, found)
+        saved = lend(x, shape) if saved is None else saved[:, : shape[1]]
     if rows.B:
         owner = None if keep or to else owner_of(call, rows.N)
         _carry(call, found, rows, result, saved, queue, owner)
@@ -133,7 +140,7 @@ def _template(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, Layou
     flat = part_sizes(len(found.with_a) * blocks, WIDEST)
     panels = panel_vectors(blocks, shape.panel, len(found.last))
     shape.code.tiles.need(flat | panels | early_tiles(shape))
-    arena, layout = Arena(), _layout(key, shape)
+    arena, layout = Arena(), layout_of(key, shape)
     common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)
     if waits:
         common |= {"twin": layout.bytes, "trusted": Given("trusted")}
@@ -153,23 +160,10 @@ def _template(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, Layou
     return template, shape, layout
 
 
-def _layout(key: Key, shape: Shape) -> Layout:
-    """Of the packed weights of all directions, where they are kept from call to call."""
-    arena, sizes = Arena(), _packed_sizes(shape)
-    places = {f"{n} {d}": arena.reserve(sizes[n]) for d in range(shape.D) for n in PACKED}
-    return Layout((key.cell, key.masks, key.bytes, key.sizes, shape.panel), places, arena.bytes)
-
-
-def _packed_sizes(shape: Shape) -> dict[str, int]:
-    plan, H_row = shape.plan, shape.H_row
-    sizes = len(plan.with_a) * H_row * shape.I, len(plan.last) * H_row * shape.H
-    return dict(zip(PACKED, (*sizes, packed_forward(shape)), strict=True))
-
-
 def _sizes(shape: Shape, waits: bool) -> dict[str, int]:
     """Bytes of what one direction works in."""
     plan, H_row = shape.plan, shape.H_row
-    return ({} if waits else _packed_sizes(shape)) | {
+    return ({} if waits else packed_sizes(shape)) | {
         "bias": len(plan.sums) * H_row,
         "vector": len(plan.vectors) * H_row,
         "state": len(plan.state_names) * shape.rows.B * H_row,

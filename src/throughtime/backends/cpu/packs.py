@@ -25,6 +25,12 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.memory import fresh
+from throughtime.backends.cpu.runs import packed_forward
+from throughtime.backends.cpu.shape import Key, Shape
+from throughtime.backends.cpu.template import Arena
+
+PACKED: Final = ("W_pack", "U_pack", "U_early")
+"""What weights are packed to, of one direction."""
 
 MOST_ROWS: Final = 512
 """Rows over all steps up to which packing is more than a hundredth of a call."""
@@ -49,6 +55,20 @@ class Layout:
     key: Hashable
     places: Mapping[str, int]
     bytes: int
+
+
+def layout_of(key: Key, shape: Shape) -> Layout:
+    """Of the packed weights of all directions, where they are kept from call to call."""
+    arena, sizes = Arena(), packed_sizes(shape)
+    places = {f"{n} {d}": arena.reserve(sizes[n]) for d in range(shape.D) for n in PACKED}
+    return Layout((key.cell, key.masks, key.bytes, key.sizes, shape.panel), places, arena.bytes)
+
+
+def packed_sizes(shape: Shape) -> dict[str, int]:
+    """Bytes of each packed array of one direction."""
+    plan, H_row = shape.plan, shape.H_row
+    sizes = len(plan.with_a) * H_row * shape.I, len(plan.last) * H_row * shape.H
+    return dict(zip(PACKED, (*sizes, packed_forward(shape)), strict=True))
 
 
 @dataclass(frozen=True)
