@@ -1,4 +1,4 @@
-"""Small pieces: a file of at most 200 lines, a function of at most 30, its docstring aside."""
+"""Small pieces: a file of at most 400 lines, a function of at most 30, its docstring aside."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.house.source import modules
 
-FILE, FUNCTION = 200, 30
+FILE, FUNCTION = 400, 30
 
 # What is longer, how long it may be, and why. A line here that is no longer needed fails too.
 LONGER: dict[str, tuple[int, str]] = {}
