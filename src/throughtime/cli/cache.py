@@ -18,15 +18,21 @@ def cache(
     ] = False,
 ) -> None:
     """Show where compiled code is kept and how much there is, or delete it."""
-    from throughtime.compiler.llvm import cache as kept
+    from throughtime.compiler.llvm import cache as objects
+    from throughtime.errors import DataError
 
-    deleted = kept.clear() if clear else 0
-    found = kept.show()
-    if found.folder is not None:
-        typer.echo(f"folder   {found.folder}")
-    if found.refused is not None:
-        typer.echo(f"not used: {found.refused}")
+    cleared = objects.clear() if clear else objects.Cleared(0, ())
+    contents = objects.show()
+    if contents.folder is not None:
+        typer.echo(f"folder   {contents.folder}")
+    if contents.refused is not None:
+        typer.echo(f"not used: {contents.refused}")
         return
     if clear:
-        typer.echo(f"deleted  {deleted}")
-    typer.echo(f"objects  {found.files}\nbytes    {found.bytes}")
+        typer.echo(f"deleted  {cleared.deleted}")
+    typer.echo(f"objects  {contents.files}\nbytes    {contents.bytes}")
+    if cleared.left:
+        raise DataError(
+            f"{contents.folder} has what cannot be deleted: {', '.join(cleared.left)}; "
+            "remove it by hand"
+        )

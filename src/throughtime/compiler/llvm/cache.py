@@ -1,18 +1,20 @@
 """Compiled objects on disk: a folder that only its user can write, one file an object.
 
-A file is the magic word, the SHA-256 of key and object, and the object. What does not check is
-deleted and compiled again. Every failure of the disk is the same as finding nothing there.
+A file is the magic word, the SHA-256 of key and object, and the object. What is read becomes code
+of this process, so a file must be the user's own, as its folder is: both are asked once they are
+open, where no other process can put another in their place. What does not check is deleted and
+compiled again. Every failure of the disk is the same as finding nothing there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,14 @@ _OBJECT = ".object"
 _HALF_WRITTEN = ".part"
 # A file still half written after this many seconds belongs to a process that was killed.
 _GIVEN_UP_AFTER = 3600.0
+
+# What a mode lets other users do.
+_OTHERS, _OTHERS_WRITE = 0o077, 0o022
+
+# Neither follows a link, and neither waits for a writer where somebody put a pipe.
+_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MAKE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
@@ -45,90 +55,149 @@ class Contents:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Cleared:
+    """What became of the cache when it was cleared.
+
+    Attributes:
+        deleted: how many objects are gone.
+        left: the names of those that could not be deleted, each with the reason.
+    """
+
+    deleted: int
+    left: tuple[str, ...]
+
+
+class _Refused(Exception):
+    """The folder is not used; says why."""
+
+
 def read(key: str) -> bytes | None:
     """The object kept under `key`, whole and unchanged, or None; a damaged one is deleted."""
-    place = _folder()
-    if place is None or _refusal(place) is not None:
-        return None
-    file = place / (key + _OBJECT)
-    with suppress(OSError):
-        payload = _unsealed(key, file.read_bytes())
+    with suppress(OSError, _Refused), _open_folder() as folder:
+        name = key + _OBJECT
+        payload = _unsealed(key, _read_own(name, folder))
         if payload is None:
-            file.unlink()
-        elif os.access(file, os.W_OK):
-            os.utime(file)  # what was used last is deleted last
+            os.unlink(name, dir_fd=folder)
         return payload
     return None
 
 
 def write(key: str, payload: bytes) -> None:
     """Keeps an object under `key`, a name for a file. A folder that cannot take it goes without."""
-    place = _folder()
-    if place is None or not place.is_absolute():
-        return
-    with suppress(OSError):
-        place.mkdir(0o700, parents=True, exist_ok=True)
-        if _refusal(place) is None:
-            _put(place / (key + _OBJECT), _sealed(key, payload))
-            _keep_within_limit(place)
+    with suppress(OSError, _Refused):
+        _place().mkdir(0o700, parents=True, exist_ok=True)
+        with _open_folder() as folder:
+            _put(key + _OBJECT, _sealed(key, payload), folder)
+            _keep_within_limit(folder)
 
 
 def show() -> Contents:
     """What the cache holds now."""
-    place = _folder()
-    refused = _refusal(place)
-    found = [] if place is None or refused else [*_files(place, _OBJECT)]
-    return Contents(place, refused, len(found), sum(status.st_size for _, status in found))
+    place, refused, sizes = None, None, []
+    try:
+        place = _place()
+        with _open_folder() as folder:
+            sizes = [status.st_size for _, status in _files(folder, _OBJECT)]
+    except FileNotFoundError:
+        pass  # it will be made
+    except _Refused as error:
+        refused = str(error)
+    except OSError as error:
+        refused = f"it cannot be read ({error.strerror}); name another folder in THROUGHTIME_CACHE"
+    return Contents(place, refused, len(sizes), sum(sizes))
 
 
-def clear() -> int:
-    """Deletes every object, and returns how many.
+def clear() -> Cleared:
+    """Deletes every object, and closes the user's own folder where it was open to others."""
+    deleted, left = 0, []
+    with suppress(OSError, _Refused), _open_folder(trusted=False) as folder:
+        for name, _ in _files(folder, _HALF_WRITTEN, _OBJECT, folders=True):
+            try:
+                os.unlink(name, dir_fd=folder)
+            except FileNotFoundError:
+                continue  # another process was faster
+            except OSError as error:
+                left.append(f"{name} ({error.strerror})")
+            else:
+                deleted += name.endswith(_OBJECT)
+        with suppress(OSError):
+            os.fchmod(folder, stat.S_IMODE(os.fstat(folder).st_mode) & ~_OTHERS)
+    return Cleared(deleted, tuple(left))
+
+
+def _place() -> Path:
+    """Where the folder is or would be.
 
     Raises:
-        OSError: the folder lets nothing be deleted.
+        _Refused: there is none for this user.
     """
-    place = _folder()
-    if place is None or _refusal(place) is not None:
-        return 0
-    for file, _ in _files(place, _HALF_WRITTEN):
-        file.unlink(missing_ok=True)
-    found = [file for file, _ in _files(place, _OBJECT)]
-    for file in found:
-        file.unlink(missing_ok=True)
-    return len(found)
-
-
-def _folder() -> Path | None:
-    given = environment.cache()
-    if given == "":
-        return None
-    if given is not None:
-        return Path(given).absolute() / "objects"
+    variable = environment.cache()
+    if variable == "":
+        raise _Refused("THROUGHTIME_CACHE is empty, so nothing is kept on disk")
+    if variable is not None and not variable.startswith("~"):
+        return Path(variable).absolute() / "objects"
     import platformdirs
 
-    return platformdirs.user_cache_path("throughtime") / "objects"
-
-
-def _refusal(place: Path | None) -> str | None:
-    """Why a folder is not used, or None; one that is not there yet will be made."""
-    if place is None:
-        return "THROUGHTIME_CACHE is empty, so nothing is kept on disk"
-    if not place.is_absolute():
-        return "this user has no home folder; name a folder in THROUGHTIME_CACHE"
     try:
-        status = place.stat()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return f"it cannot be read ({error.strerror}); name another folder in THROUGHTIME_CACHE"
-    mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISDIR(status.st_mode):
-        return "it is not a folder; name another in THROUGHTIME_CACHE"
-    if status.st_uid != os.getuid():
-        return "it belongs to another user; name a folder of your own in THROUGHTIME_CACHE"
-    if mode & 0o077:
-        return f"its mode is {mode:o}, open to other users; close it with: chmod 700 {place}"
-    return None
+        home = variable and Path(variable).expanduser()
+        place = (home or platformdirs.user_cache_path("throughtime")) / "objects"
+    except RuntimeError:  # what pathlib and platformdirs raise where there is no home
+        place = Path()
+    if not place.is_absolute():
+        raise _Refused("this user has no home folder; name a folder in THROUGHTIME_CACHE in full")
+    return place
+
+
+@contextmanager
+def _open_folder(trusted: bool = True) -> Iterator[int]:
+    """The folder's descriptor; `trusted`: only while no other user could have written in it.
+
+    Raises:
+        _Refused: there is none, or it may not be used.
+        OSError: it cannot be opened; FileNotFoundError when it is not there yet.
+    """
+    place = _place()
+    try:
+        folder = os.open(place, _OPEN_FOLDER)
+    except NotADirectoryError as error:
+        if place.parent.is_dir():
+            reason = "it is a file or a link, and no folder; name another in THROUGHTIME_CACHE"
+            raise _Refused(reason) from error
+        raise
+    try:
+        status = os.fstat(folder)
+        if status.st_uid != os.geteuid():
+            raise _Refused(
+                "it belongs to another user; name a folder of your own in THROUGHTIME_CACHE"
+            )
+        if trusted and (mode := stat.S_IMODE(status.st_mode)) & _OTHERS:
+            raise _Refused(
+                f"its mode is {mode:o}, open to other users, who may have left code in it; "
+                "empty and close it with: throughtime cache --clear; or name another folder in "
+                "THROUGHTIME_CACHE"
+            )
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _read_own(name: str, folder: int) -> bytes:
+    """A file's content, and nothing when another user can have written it."""
+    handle = os.open(name, _OPEN_FILE, dir_fd=folder)
+    try:
+        status = os.fstat(handle)
+        # A file with a second name may lie in a folder that another user can write.
+        alone = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+        closed = status.st_uid in (os.geteuid(), 0) and not status.st_mode & _OTHERS_WRITE
+        if not (alone and closed and status.st_size <= LIMIT_BYTES):
+            return b""
+        with suppress(OSError):
+            os.utime(handle)  # what was used last is deleted last
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
 
 
 def _sealed(key: str, payload: bytes) -> bytes:
@@ -141,36 +210,39 @@ def _unsealed(key: str, content: bytes) -> bytes | None:
     return payload if content == _sealed(key, payload) else None
 
 
-def _put(file: Path, content: bytes) -> None:
+def _put(name: str, content: bytes, folder: int) -> None:
     """Writes a file at once: whoever reads sees all of it or what was there before."""
-    handle, name = tempfile.mkstemp(dir=file.parent, suffix=_HALF_WRITTEN)
+    draft = secrets.token_hex(16) + _HALF_WRITTEN
+    handle = os.open(draft, _MAKE_FILE, 0o600, dir_fd=folder)
     try:
         with os.fdopen(handle, "wb") as half_written:
             half_written.write(content)
-        os.replace(name, file)
+        os.replace(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
     finally:
         with suppress(OSError):
-            os.unlink(name)  # still there only when something went wrong
+            os.unlink(draft, dir_fd=folder)  # still there only when something went wrong
 
 
-def _keep_within_limit(place: Path) -> None:
-    for file, status in _files(place, _HALF_WRITTEN):
-        if time.time() - status.st_mtime > _GIVEN_UP_AFTER:
-            file.unlink(missing_ok=True)
-    newest_first = sorted(_files(place, _OBJECT), key=lambda one: -one[1].st_mtime_ns)
+def _keep_within_limit(folder: int) -> None:
+    half_written = _files(folder, _HALF_WRITTEN)
+    given_up = [n for n, s in half_written if time.time() - s.st_mtime > _GIVEN_UP_AFTER]
     total = 0
-    for file, status in newest_first:
+    for name, status in sorted(_files(folder, _OBJECT), key=lambda one: -one[1].st_mtime_ns):
         total += status.st_size
         if total > LIMIT_BYTES:
-            file.unlink(missing_ok=True)
-
-
-def _files(place: Path, suffix: str) -> Iterator[tuple[Path, os.stat_result]]:
-    """The folder's files of one kind with their status; other processes may delete some."""
-    try:
-        found = sorted(place.glob("*" + suffix))
-    except OSError:
-        return
-    for file in found:
+            given_up.append(name)
+    for name in given_up:
         with suppress(FileNotFoundError):
-            yield file, file.stat()
+            os.unlink(name, dir_fd=folder)
+
+
+def _files(
+    folder: int, *suffixes: str, folders: bool = False
+) -> Iterator[tuple[str, os.stat_result]]:
+    """The folder's files of some kinds with their status; other processes may delete some."""
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(suffixes):
+            with suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if folders or not stat.S_ISDIR(status.st_mode):
+                    yield name, status
