@@ -17,6 +17,8 @@ Each also is the built-in error its kind belongs to, so that callers may catch e
 
 from __future__ import annotations
 
+from importlib import metadata
+
 
 class ThroughtimeError(Exception):
     """Base of every error raised on purpose; its text says what, rule, value and cure."""
@@ -76,6 +78,19 @@ class MissingExtra(ThroughtimeError, ImportError):
 def missing_extra(package: str, extra: str) -> MissingExtra:
     """The error to raise when `package`, which the extra `extra` installs, is not there."""
     return MissingExtra(
-        f"{package} is needed here and is not installed; "
-        f"install it with: pip install 'throughtime[{extra}]'"
+        f"{package}, which the extra {extra} brings, is needed here and is not installed; install "
+        f"all of that extra with: {_command(extra)}"
     )
+
+
+def _command(extra: str) -> str:
+    """The command that brings an extra's packages, wherever this one was installed from."""
+    try:
+        needs = metadata.requires("throughtime") or []
+    except metadata.PackageNotFoundError:  # run from a checkout that nobody installed
+        needs = []
+    parts = [need.replace("'", '"').partition(";") for need in needs]
+    wanted = [name.strip() for name, _, marker in parts if f'extra == "{extra}"' in marker]
+    if not wanted:
+        return f"pip install '.[{extra}]', in the checkout"
+    return " ".join(["pip install", *(f"'{one}'" for one in wanted)])

@@ -16,7 +16,6 @@ from tests.house.source import ROOT, fresh, modules
 
 OPTIONAL = {
     "pytorch_lightning",
-    "typer",
     "rich",
     "safetensors",
     "polars",

@@ -78,7 +78,35 @@ def test_a_cell_of_the_users_own(tmp_path: Path, capsys: pytest.CaptureFixture[s
     file = tmp_path / "mine.py"
     file.write_text(OWN)
     assert told(capsys, f"{file}:Mine").startswith("Mine(scale=1.0): cpu\n\nphase 1: ")
+    assert told(capsys, str(file)) == told(capsys, f"{file}:mine") == told(capsys, f"{file}:Mine")
     assert told(capsys, f"{file}:Mine(2.5)").startswith("Mine(scale=2.5): cpu\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("lstm", cells.LSTM()), ("Lstm", cells.LSTM()), ("lstm_peephole", cells.LSTMPeephole()),
+        ("skip(3)", cells.Skip(3)), ("rnn", cells.Elman()), ("elman('relu')", cells.Elman("relu")),
+    ],
+)  # fmt: skip
+def test_a_name_is_known_whatever_its_case(
+    name: str, cell: cells.Cell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert told(capsys, name).startswith(f"{cell!r}: cpu\n")
+
+
+def test_check_says_which_laws_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OWN)
+    assert main(["check", f"{file}:Mine", "--seed", "3"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Mine(scale=1.0): 11 laws hold\n  gradients_are_right\n")
+    file.write_text(OWN.replace("s.h)),)", "s.h).detach()),)"))
+    assert main(["check", f"{file}:Mine"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: Mine(scale=1.0) breaks ") and "gradients_are_right (" in said
+    assert main(["check", "lstn"]) == 2
+    assert "got 'lstn'; did you mean LSTM?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -89,12 +117,24 @@ def test_a_cell_of_the_users_own(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["GRU", "--dtype", "float23"], "got 'float23'; did you mean float32?"),
         (
             ["Skip"],
-            "a name with the values it is built of, as in 'Name(2)', got 'Skip' (Skip.__init",
+            "a name with the values it is built of, as in 'Skip(2)' or \"Elman('relu')\", got",
         ),
         (["Skip"], "missing 1 required positional argument: 'distance')"),
         (["Skip(1)"], "distance must be an integer of at least 2, got 1"),
-        (["Elman(os.system)"], "got 'Elman(os.system)' (malformed"),
-        (["GRU(1)"], "as in 'Name(2)', got 'GRU(1)' ("),
+        (["Elman(os.system)"], "got 'Elman(os.system)' (they must be written"),
+        (["GRU(1)"], "got 'GRU(1)' (GRU"),
+        ([f"Skip({'(' * 500}{')' * 500})"], "(they must be written out)"),
+        (["Skip(((("], "cell must be a name or FILE.py:NAME, got 'Skip(((('"),
+        ([""], "cell must be a name or FILE.py:NAME, got ''"),
+        (["two.py"], "two.py defines several cells, Mine, Other; name one: two.py:Mine"),
+        (["broken.py:Mine"], "broken.py, line 2, raises SyntaxError: "),
+        (
+            ["zeros.py:Mine"],
+            "must be Python, and it is not (source code string cannot contain null",
+        ),
+        (["folder.py:Mine"], "folder.py cannot be used (Is a directory)"),
+        (["raises.py:Mine"], "raises.py, line 13, raises ZeroDivisionError: division by zero"),
+        (["later.py:Mine"], "later.py, line 16, raises KeyError: 'h'"),
         (["nowhere.py:Mine"], "nowhere.py cannot be used (No such file or directory)"),
         (["mine.py:Mein"], "cell must be one of Mine, got 'Mein'; did you mean Mine?"),
         (["empty.py:Mine"], "empty.py must define a cell, a class below throughtime.Cell"),
@@ -103,7 +143,7 @@ def test_a_cell_of_the_users_own(tmp_path: Path, capsys: pytest.CaptureFixture[s
             ["running.py:Running", "--llvm"],
             "there is no code to show: cumsum has no rule",
         ),
-        ([], "missing argument 'cell'; see throughtime explain --help"),
+        ([], "missing CELL; see throughtime explain --help"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(
@@ -113,6 +153,12 @@ def test_what_is_wrong_is_one_sentence(
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "running.py").write_text(UNCOMPILED)
+    (tmp_path / "two.py").write_text(OWN + OWN.replace("Mine", "Other"))
+    (tmp_path / "broken.py").write_text("x = 1\nclass (:\n")
+    (tmp_path / "zeros.py").write_bytes(b"x = 1\0")
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "raises.py").write_text(OWN.replace("self.scale = scale", "self.scale = 1 / 0"))
+    (tmp_path / "later.py").write_text(OWN.replace("return (", "{}['h']\n        return ("))
     monkeypatch.chdir(tmp_path)
     assert main(["explain", *arguments]) == 2
     found = capsys.readouterr()

@@ -17,17 +17,15 @@ from throughtime.train.run import read
 COMMAND = '''
 """`throughtime greet NAME`: greets."""
 
-import typer
 
-
-def register(app: typer.Typer) -> None:
+def register(commands):
     """Adds the command."""
-    app.command("greet")(greet)
+    commands.add("greet", greet).add_argument("name", metavar="NAME")
 
 
 def greet(name: str) -> None:
     """Greet somebody."""
-    typer.echo(f"hello {name}")
+    print(f"hello {name}")
 '''
 
 TASK = '''
@@ -98,9 +96,11 @@ def test_a_new_task_is_one_new_file(
     folder = tmp_path / "run"
     assert main(["train", "doubling", "--threads", "1", "--out", str(folder)]) == 0
     assert "how far from twice 3" in capsys.readouterr().out
-    assert main(["predict", str(folder), "4", "-1"]) == 2  # -1 looks like an option
-    assert main(["predict", str(folder), "4", "5"]) == 0
-    assert capsys.readouterr().out == "4\t8.0\n5\t10.0\n"
+    capsys.readouterr()
+    assert main(["predict", str(folder), "4", "-5"]) == 0
+    assert capsys.readouterr().out == "4\t8.0\n-5\t-10.0\n"
+    assert main(["predict", str(folder), ""]) == 2
+    assert "what doubling is asked must not be empty" in capsys.readouterr().err
     task, model = trained(read(folder))
     assert task.score(model, "test").examples[0].right
     assert isinstance(task, Task)

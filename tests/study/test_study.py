@@ -14,7 +14,8 @@ import pytest
 
 from tests.study.small import outcome, recipe
 from throughtime.cli import main
-from throughtime.cli.study import _spread
+from throughtime.cli.app import Commands
+from throughtime.cli.study import register
 from throughtime.errors import RunError
 from throughtime.train.study.folder import Folder
 
@@ -105,7 +106,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("", "missing option '--task'; see throughtime study --help"),
+        ("", "missing --task; see throughtime study --help"),
         ("--task lach", "got 'lach'; did you mean latch?"),
         ("--task pronounce", "a study is of a memory task, adding, copy, "),
         ("--task latch --cells rnn lstn", "got 'lstn'; did you mean lstm?"),
@@ -162,6 +163,13 @@ def test_two_studies_do_not_share_a_folder(tmp_path: Path, capsys) -> None:
 
 
 def test_a_list_may_follow_its_option() -> None:
-    words = "study --cells a b --seeds 3 --length 1 2 --length 3 --out x".split()
-    expected = "study --cells a --cells b --seeds 3 --length 1 --length 2 --length 3 --out x"
-    assert _spread(words) == expected.split()
+    commands = Commands([])
+    register(commands)
+    words = "--cells a b --seeds 3 --length 1 2 --length 3 --init x --start y --task t".split()
+    values = commands.find("study").parse(words)
+    expected = {
+        "cells": ["a", "b"], "seeds": 3, "length": ["1", "2", "3"], "init": ["x", "y"], "task": "t",
+    }  # fmt: skip
+    assert {name: value for name, value in values.items() if value is not None} == {
+        **expected, "jobs": 0,
+    }  # fmt: skip

@@ -156,7 +156,8 @@ def test_without_its_package_the_extra_is_named(
         read.cache_clear()
     assert main(["train", name, "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == (
-        f"error: {package} is needed here and is not installed; "
-        "install it with: pip install 'throughtime[data]'"
+    assert said.startswith(
+        f"error: {package}, which the extra data brings, is needed here and is not installed; "
+        "install all of that extra with: pip install 'mnist1d"
     )
+    assert not list(tmp_path.iterdir()), "no folder of a run that never began"

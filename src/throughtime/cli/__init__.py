@@ -1,23 +1,20 @@
 """The command line: parses, shows, maps errors to exit codes.
 
-Every file beside this one that has a `register(app)` is a command; a new one is found by itself.
+Every file beside this one that has a `register(commands)` is a command; a new one is found by
+itself. It is Python's argparse, so that what needs no training works with the core alone.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, or 2 with one sentence on stderr."""
-    try:
-        from throughtime.cli import app
-    except ModuleNotFoundError as error:
-        if error.name != "typer":
-            raise
-        from throughtime.errors import missing_extra
+    from throughtime.cli import app
 
-        print(f"error: {missing_extra('typer', 'train')}", file=sys.stderr)
-        return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     return app.run(list(sys.argv[1:] if arguments is None else arguments))

@@ -2,22 +2,118 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import inspect
+import os
 import pkgutil
+import re
 import sys
 import traceback
-from typing import Annotated
-
-import typer
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import throughtime
 from throughtime import cli
 from throughtime.errors import ThroughtimeError, missing_extra
+from throughtime.tasks.choices import did_you_mean
 
 # Packages of the extra `train`, by the name they are imported under.
-_EXTRA = ("pytorch_lightning", "safetensors", "rich")
+_EXTRA = ("pytorch_lightning", "safetensors", "rich", "plotly")
 
 _DEBUG = "--debug"
+_CTRL_C, _NO_READER = 130, 141  # what a shell calls a program that SIGINT or SIGPIPE ended
+
+
+class UsageError(Exception):
+    """A command line that does not fit; its text says what, and where to look."""
+
+
+class Parser(argparse.ArgumentParser):
+    """The options of one command, as argparse has them; what does not fit is a UsageError."""
+
+    def __init__(self, **how: Any) -> None:
+        self.options: list[str] = []
+        layout = argparse.RawDescriptionHelpFormatter
+        super().__init__(**how, allow_abbrev=False, add_help=False, formatter_class=layout)
+        self.add_argument("--help", "-h", action="help", help="Show this help.")
+
+    def add_argument(self, *names: str, **how: Any) -> argparse.Action:
+        """One argument or option, as argparse takes it."""
+        self.options += [name for name in names if name.startswith("-")]
+        return super().add_argument(*names, **how)
+
+    def parse(self, words: Sequence[str]) -> dict[str, Any]:
+        """The values of all arguments, by name.
+
+        Raises:
+            UsageError: the words do not fit.
+            SystemExit: the help was asked for, and has been shown.
+        """
+        for word in words[: words.index("--")] if "--" in words else words:
+            option = word.partition("=")[0]
+            if option.startswith("--") and option not in self.options:
+                hint = did_you_mean(option, self.options)
+                raise UsageError(f"no such option: {option}{hint or self._see()}")
+        values, rest = self.parse_known_args(words)
+        if rest:
+            what = "no such option: " if rest[0].startswith("-") else "unexpected argument: "
+            raise UsageError(f"{what}{rest[0]}{self._see()}")
+        return vars(values)
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse with what does not fit."""
+        missing = message.removeprefix("the following arguments are required: ")
+        option = re.sub(r"^argument (\S+):", r"\1", message)  # --lag: must be a whole number
+        text = f"missing {missing}" if missing != message else option
+        raise UsageError(f"{text}{self._see()}")
+
+    def _see(self) -> str:
+        return f"; see {self.prog} --help"
+
+
+class Commands:
+    """The program's commands, as their files register them.
+
+    Attributes:
+        words: of the command line, behind the command's name; help may depend on them.
+    """
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = words
+        self.program = Parser(
+            prog="throughtime", description=throughtime.__doc__,
+            epilog="Every command takes --debug: an error then shows where it arose.",
+        )  # fmt: skip
+        self.program.add_argument(
+            "--version", action="version", version=f"throughtime {throughtime.__version__}",
+            help="Show the version.",
+        )  # fmt: skip
+        self._parsers = self.program.add_subparsers(title="commands", metavar="COMMAND")
+        self._calls: dict[str, tuple[Parser, Callable[..., None]]] = {}
+
+    def add(self, name: str, call: Callable[..., None]) -> Parser:
+        """A new command; `call` gets the values of its arguments by name."""
+        about = (inspect.getdoc(call) or "").replace("%", "%%")
+        parser: Parser = self._parsers.add_parser(name, help=about, description=about)
+        self._calls[name] = parser, call
+        return parser
+
+    def find(self, name: str) -> Parser:
+        """The options of a command."""
+        return self._calls[name][0]
+
+    def run(self, name: str) -> None:
+        """Runs one, or shows the help or version that was asked for in its place."""
+        if name not in self._calls:
+            kind = "option" if name.startswith("-") else "command"
+            names = self.program.options if kind == "option" else list(self._calls)
+            if name not in names:
+                hint = did_you_mean(name, names) or "; see throughtime --help"
+                raise UsageError(f"no such {kind}: {name}{hint}")
+            self.program.parse_args([name])
+        parser, call = self._calls[name]
+        call(**parser.parse(self.words))
 
 
 def run(arguments: list[str]) -> int:
@@ -27,73 +123,50 @@ def run(arguments: list[str]) -> int:
     """
     debug = _DEBUG in arguments
     try:
-        rest = [one for one in arguments if one != _DEBUG]
-        return _app()(rest, prog_name="throughtime", standalone_mode=False) or 0
-    except (ThroughtimeError, typer.TyperException, OSError, ModuleNotFoundError) as error:
+        return _run([one for one in arguments if one != _DEBUG])
+    except SystemExit as done:  # argparse has shown a help or the version
+        return int(done.code or 0)
+    except KeyboardInterrupt:
+        return _CTRL_C
+    except BrokenPipeError:  # as in `throughtime cells | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _NO_READER
+    except (ThroughtimeError, UsageError, OSError, ImportError, RuntimeError, MemoryError) as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
         if debug:
             traceback.print_exc()
-        if sentence := _sentence(error):  # called without a command, typer has shown the help
-            print(f"error: {sentence}", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         return 2
 
 
-def _app() -> typer.Typer:
-    app = typer.Typer(
-        name="throughtime",
-        add_completion=False,
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        epilog="Every command takes --debug: an error then shows where it arose.",
-    )
-    app.callback()(_root)
+def _run(words: list[str]) -> int:
+    commands = Commands(words[1:])
     for entry in pkgutil.iter_modules(cli.__path__):
         module = importlib.import_module(f"{cli.__name__}.{entry.name}")
         if hasattr(module, "register"):
-            module.register(app)
-    return app
+            module.register(commands)
+    if not words:
+        commands.program.print_help(sys.stderr)
+        return 2
+    commands.run(words[0])
+    if sys.stdout is not None:
+        sys.stdout.flush()  # what cannot be written is seen here, not when the program has ended
+    return 0
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"throughtime {throughtime.__version__}")
-        raise typer.Exit
-
-
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            metavar=" ",
-            callback=_show_version,
-            is_eager=True,
-            help="Show the version.",
-        ),
-    ] = False,
-) -> None:
-    """Recurrent networks for PyTorch, compiled from their textbook equations."""
-
-
-def _sentence(error: Exception) -> str:
-    """What is wrong in one sentence, with the closest name where there is one."""
-    if isinstance(error, ModuleNotFoundError) and not isinstance(error, ThroughtimeError):
-        if error.name not in _EXTRA:
-            raise error
+def _sentence(error: Exception) -> str | None:
+    """What is wrong in one sentence; None when it is a fault of the program."""
+    if isinstance(error, ThroughtimeError | UsageError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRA:
         return str(missing_extra(str(error.name), "train"))
-    if isinstance(error, typer.TyperException):
-        return _usage(error)
-    if isinstance(error, OSError) and not isinstance(error, ThroughtimeError):
-        return f"{error.filename or 'a file'} cannot be used ({error.strerror}); see that it can"
-    return str(error)
-
-
-def _usage(error: typer.TyperException) -> str:
-    close = getattr(error, "possibilities", None)
-    if close:
-        return f"no such option: {getattr(error, 'option_name', '')}; did you mean {close[0]}?"
-    text = " ".join(error.format_message().split()).rstrip(".")
-    if not text:
-        return ""
-    context = getattr(error, "ctx", None)
-    path = context.command_path if context else "throughtime"
-    return f"{text[:1].lower()}{text[1:]}" + ("" if text.endswith("?") else f"; see {path} --help")
+    if isinstance(error, OSError):
+        what = error.filename or "the output, or a file,"
+        return f"{what} cannot be used ({error.strerror or error}); see that it can"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
+        bytes = re.search(r"allocate (\d+) bytes", str(error))
+        size = f" {int(bytes[1]) / 2**30:.3g} GiB at once" if bytes else " more"
+        return f"this machine has not enough memory for{size}; make sizes smaller, say --batch-size"
+    return None

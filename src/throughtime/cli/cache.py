@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+if TYPE_CHECKING:
+    from throughtime.cli.app import Commands
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: Commands) -> None:
     """Adds the command."""
-    app.command("cache")(cache)
+    parser = commands.add("cache", show_cache)
+    parser.add_argument(
+        "--clear", action="store_true", help="Delete it; it is made anew when needed."
+    )
 
 
-def cache(
-    clear: Annotated[
-        bool, typer.Option("--clear", metavar=" ", help="Delete it; it is made anew when needed.")
-    ] = False,
-) -> None:
+def show_cache(clear: bool) -> None:
     """Show where compiled code is kept and how much there is, or delete it."""
     from throughtime.compiler.llvm import cache as objects
     from throughtime.errors import DataError
@@ -24,13 +24,13 @@ def cache(
     cleared = objects.clear() if clear else objects.Cleared(0, ())
     contents = objects.show()
     if contents.folder is not None:
-        typer.echo(f"folder   {contents.folder}")
+        print(f"folder   {contents.folder}")
     if contents.refused is not None:
-        typer.echo(f"not used: {contents.refused}")
+        print(f"not used: {contents.refused}")
         return
     if clear:
-        typer.echo(f"deleted  {cleared.deleted}")
-    typer.echo(f"objects  {contents.files}\nbytes    {contents.bytes}")
+        print(f"deleted  {cleared.deleted}")
+    print(f"objects  {contents.files}\nbytes    {contents.bytes}")
     if cleared.left:
         raise DataError(
             f"{contents.folder} has what cannot be deleted: {', '.join(cleared.left)}; "

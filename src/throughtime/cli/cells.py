@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import inspect
+from typing import TYPE_CHECKING
 
-import typer
+if TYPE_CHECKING:
+    from throughtime.cli.app import Commands
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: Commands) -> None:
     """Adds the command."""
-    app.command("cells")(cells)
+    commands.add("cells", list_cells)
 
 
-def cells() -> None:
+def list_cells() -> None:
     """List the cells, each with the first line of its description."""
     from throughtime.cells import available
 
     for name, kind in available().items():
-        typer.echo(f"{name:<20} {(inspect.getdoc(kind) or '').partition(chr(10))[0]}")
+        print(f"{name:<20} {(inspect.getdoc(kind) or '').partition(chr(10))[0]}")

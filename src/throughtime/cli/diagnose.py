@@ -4,50 +4,47 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from throughtime.cli.options import number, whole_number
 
 if TYPE_CHECKING:
+    from throughtime.cli.app import Commands
     from throughtime.diagnose.report import Report
 
 _FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<name>\w+))?")
 
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="The folder of a finished run, or FILE.py:model: a Python file, which is "
-        "executed, and which defines a model of that name, `batches`, and where they are "
-        "wanted `loss`, `lag`, `clip`, `truncation` and `before`, as throughtime.diagnose "
-        "takes them."
-    ),
-]
-Lag = Annotated[
-    int | None, typer.Option(help="Steps back that the task needs. Default: the sequence.")
-]
-Clip = Annotated[
-    float | None,
-    typer.Option(help="The norm at which training clips the gradient. Default: the run's."),
-]
-Truncation = Annotated[
-    int | None, typer.Option(help="Steps over which training back-propagates. Default: all.")
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(help="Folder of report.json and report.html. Default: beside the model."),
-]
-
-
-def register(app: typer.Typer) -> None:
+def register(commands: Commands) -> None:
     """Adds the command."""
-    app.command("diagnose")(diagnose)
+    parser = commands.add("diagnose", diagnose)
+    parser.add_argument(
+        "model", metavar="MODEL",
+        help="The folder of a finished run, or FILE.py:MODEL: a Python file, which is executed, "
+        "and which defines a model of that name, `batches`, and where they are wanted `loss`, "
+        "`lag`, `clip`, `truncation` and `before`, as throughtime.diagnose takes them.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lag", type=whole_number, metavar="INT",
+        help="Steps back that the task needs. Default: the sequence.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--clip", type=number, metavar="FLOAT",
+        help="The norm at which training clips the gradient. Default: the run's.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--truncation", type=whole_number, metavar="INT",
+        help="Steps over which training back-propagates. Default: all.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER",
+        help="Folder of report.json and report.html. Default: beside the model.",
+    )  # fmt: skip
 
 
 def diagnose(
-    model: Model, lag: Lag = None, clip: Clip = None, truncation: Truncation = None,
-    out: Out = None,
-) -> None:  # fmt: skip
+    model: str, lag: int | None, clip: float | None, truncation: int | None, out: Path | None
+) -> None:
     """Measure how far back a model learns and remembers, and what would change it."""
     from throughtime.cli.memory_report import keep
 
@@ -59,8 +56,8 @@ def diagnose(
     else:
         file = Path(found["file"]).absolute()  # what it executes may go to another folder
         report, beside = _of_file(file, found["name"] or "model", how), file.parent
-    typer.echo(str(report))
-    typer.echo("")
+    print(str(report))
+    print("")
     keep(report, out or beside)
 
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from throughtime.cli.shown import show_score
 
+if TYPE_CHECKING:
+    from throughtime.cli.app import Commands
 
-def register(app: typer.Typer) -> None:
+
+def register(commands: Commands) -> None:
     """Adds the command."""
-    app.command("evaluate")(evaluate)
+    parser = commands.add("evaluate", evaluate)
+    parser.add_argument("run", type=Path, metavar="RUN", help="The folder of a finished run.")
+    parser.add_argument(
+        "--split", metavar="NAME", default="test", help="validation or test. Default: test."
+    )
 
 
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
-) -> None:
+def evaluate(run: Path, split: str) -> None:
     """Score a trained model on items it never trained on."""
     from throughtime.tasks.choices import one_of
     from throughtime.train.result import trained

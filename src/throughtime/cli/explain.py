@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from throughtime.cells import Cell
+    from throughtime.cli.app import Commands
     from throughtime.compiler.llvm.machine import Machine
 
 DTYPES = {"float32": 4, "float64": 8}
 
 
-def register(app: typer.Typer) -> None:
+def register(commands: Commands) -> None:
     """Adds the command."""
-    app.command("explain")(explain)
+    parser = commands.add("explain", explain)
+    parser.add_argument(
+        "cell", metavar="CELL", help="A name of `throughtime cells`, or FILE.py:CLASS."
+    )
+    for option, text in (
+        ("--llvm", "The LLVM text of its own function."),
+        ("--assembly", "The assembly of its own function."),
+        ("--backward", "Of the derivative instead."),
+    ):
+        parser.add_argument(option, action="store_true", help=text)
+    parser.add_argument(
+        "--dtype", metavar="NAME", default="float32", help="float32 or float64. Default: float32."
+    )
 
 
-def explain(
-    cell: Annotated[str, typer.Argument(help="A name of `throughtime cells`, or FILE.py:Class.")],
-    llvm: Annotated[
-        bool, typer.Option("--llvm", metavar=" ", help="The LLVM text of its own function.")
-    ] = False,
-    assembly: Annotated[
-        bool, typer.Option("--assembly", metavar=" ", help="The assembly of its own function.")
-    ] = False,
-    backward: Annotated[
-        bool, typer.Option("--backward", metavar=" ", help="Of the derivative instead.")
-    ] = False,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-) -> None:
+def explain(cell: str, llvm: bool, assembly: bool, backward: bool, dtype: str) -> None:
     """Tell who computes a cell and why not the others, its plan, the machine, and its code."""
-    from throughtime.cli.named_cell import named_cell
+    from throughtime.cli.named_cell import named_cell, user_file
+    from throughtime.cli.user_file import told_by_line
     from throughtime.tasks.choices import one_of
 
     one_of("dtype", dtype, tuple(DTYPES))
-    found = named_cell(cell)
-    if llvm or assembly:
-        show_code(found, DTYPES[dtype], backward, llvm, assembly)
-    else:
-        show_choice(found, dtype)
+    with told_by_line(user_file(cell)):
+        built = named_cell(cell)
+        if llvm or assembly:
+            show_code(built, DTYPES[dtype], backward, llvm, assembly)
+        else:
+            show_choice(built, dtype)
 
 
 def show_choice(cell: Cell, dtype: str) -> None:
@@ -52,12 +53,12 @@ def show_choice(cell: Cell, dtype: str) -> None:
     from throughtime.compiler.plan import plan
 
     told = Recurrent(cell, 8, 8, dtype=getattr(torch, dtype)).explain()
-    typer.echo(f"{cell!r}: {told.removeprefix('layer 0: ')}")
+    print(f"{cell!r}: {told.removeprefix('layer 0: ')}")
     found, target = plan(cell), machine.host()
     if not isinstance(found, str):
-        typer.echo(f"\n{found}")
+        print(f"\n{found}")
     if target is not None:
-        typer.echo(f"\n{machine_told(target, dtype)}")
+        print(f"\n{machine_told(target, dtype)}")
 
 
 def machine_told(target: Machine, dtype: str) -> str:
@@ -88,6 +89,6 @@ def show_code(cell: Cell, bytes: int, backward: bool, llvm: bool, assembly: bool
     write = build.backward_module if backward else build.forward_module
     text = machine.text(write(Kind(bytes, target.lanes(8 * bytes)), found), target)
     if llvm:
-        typer.echo(text)
+        print(text)
     if assembly:
-        typer.echo(jit.assembly(lambda: text, target))
+        print(jit.assembly(lambda: text, target))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 if TYPE_CHECKING:
     from torch import nn
 
@@ -46,7 +44,7 @@ def keep(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("report.json", "report.html"):
         report.save(folder / name)
-    typer.echo(f"report: {folder / 'report.html'}")
+    print(f"report: {folder / 'report.html'}")
 
 
 def show_after_training(run: Run, task: Task, model: nn.Module) -> None:
@@ -55,11 +53,11 @@ def show_after_training(run: Run, task: Task, model: nn.Module) -> None:
 
     try:
         report = of_run(task, model)
-        typer.echo("\nHow far back it learned:")
+        print("\nHow far back it learned:")
         for trouble in report.troubles:
-            typer.echo(f"{trouble.sentence} {trouble.advice}")
+            print(f"{trouble.sentence} {trouble.advice}")
         if not report.troubles:
-            typer.echo("No trouble found.")
+            print("No trouble found.")
         keep(report, run.folder)
     except (ValueError, TypeError, RuntimeError, OSError, MissingExtra) as error:
-        typer.echo(f"\nThere is no memory report of this run: {error}")
+        print(f"\nThere is no memory report of this run: {error}")

@@ -2,58 +2,82 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
-from typing import Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from throughtime.tasks.recipe import Recipe, from_text, said
 
+if TYPE_CHECKING:
+    from throughtime.cli.app import Commands, Parser
+    from throughtime.tasks import Task
 
-def with_recipe_flags(
-    command: Callable[..., None], without: Sequence[str] = ("task",)
-) -> Callable[..., None]:
-    """`command(..., **flags)` as typer reads it: `**flags` spelled out, one for each field.
+_FIELDS = {f.name: f for f in fields(Recipe)}
 
-    `without` names the fields that have none here: `train` takes the task as its argument.
 
-    A flag that was not given is None, so that the preset decides. All are read as text, so that
-    one place, the recipe, tells what is wrong with a value.
+def add_recipe_flags(
+    parser: Parser, commands: Commands, kinds: Mapping[str, type[Task]], without: Sequence[str] = ()
+) -> None:
+    """One flag for each field of a recipe, but `task` and those of `without`.
+
+    The help has the defaults of the task that the command line names, and leaves out what that
+    task does not read; without one it lists the tasks. All are read as text, so that one place,
+    the recipe, tells what is wrong with a value.
     """
-    given = inspect.signature(command, eval_str=True)
-    own = [p for p in given.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    flagged = [f for f in fields(Recipe) if f.name not in without]
-    flags = [_flag(f) for f in flagged]
-
-    def spelled_out(**values: Any) -> None:
-        for field in flagged:
-            if values.get(field.name) is not None:
-                values[field.name] = from_text(field, values[field.name])
-        command(**values)
-
-    spelled_out.__doc__ = command.__doc__
-    spelled_out.__signature__ = given.replace(parameters=own + flags)  # type: ignore[attr-defined]
-    return spelled_out
+    named = [kinds[word] for word in commands.words if word in kinds][:1]
+    for field in _FIELDS.values():
+        if field.name not in ("task", *without):
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                metavar="|".join(field.metadata["choices"]) or str(field.type).upper(),
+                help=_help(field, named or [*kinds.values()]),
+            )
+    lines = [f"  {name:<10} {_first_line(kind)}" for name, kind in kinds.items()]
+    if not named:
+        lines.append(f"\nDefaults of one of them: {parser.prog} {_example(parser)} --help")
+    parser.epilog = "\n".join(["tasks:", *lines])
 
 
-def _flag(field: Field[Any]) -> inspect.Parameter:
-    option = typer.Option(
-        f"--{field.name.replace('_', '-')}",
-        help=_help(field),
-        show_default=False,
-        metavar="|".join(field.metadata["choices"]) or str(field.type).upper(),
-    )
-    return inspect.Parameter(
-        field.name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[str | None, option],
-    )
+def given_values(flags: Mapping[str, str | None]) -> dict[str, Any]:
+    """What was given of the flags, as the recipe takes it; what was not is the preset's."""
+    return {n: from_text(_FIELDS[n], text) for n, text in flags.items() if text is not None}
 
 
-def _help(field: Field[Any]) -> str:
+def whole_number(text: str) -> int:
+    """The number that somebody typed; argparse says what is wrong with another text."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from error
+
+
+def number(text: str) -> float:
+    """The number that somebody typed; argparse says what is wrong with another text."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from error
+
+
+def _help(field: Field[Any], kinds: Sequence[type[Task]]) -> str:
+    """The help line of a field with its default in some tasks, all of them or the one asked for."""
+    if all(field.name in kind.ignores for kind in kinds):
+        return argparse.SUPPRESS
     rule = "" if field.metadata["choices"] else f" ({said(field.metadata, field.type)})"
-    presets = "" if field.name == "preset" else ", or the preset's"
-    return f"{field.metadata['help']}{rule}. Default: {field.default}{presets}."
+    quick, full = ({k.presets[p].get(field.name, field.default) for k in kinds if p in k.presets}
+                   for p in ("quick", "full"))  # fmt: skip
+    if len(quick) > 1 or len(full) > 1:
+        default = "the task's"
+    else:
+        default = str(*quick)
+        default += f", with --preset full {full.pop()}" if full and full != quick else ""
+    return f"{field.metadata['help']}{rule}. Default: {default}.".replace("%", "%%")
+
+
+def _first_line(kind: type[Task]) -> str:
+    return (kind.__doc__ or "").partition("\n")[0]
+
+
+def _example(parser: Parser) -> str:
+    return "--task latch" if "--task" in parser.options else "latch"

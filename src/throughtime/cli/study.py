@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-import typer
-from typer.core import TyperCommand
-
-from throughtime.cli.options import with_recipe_flags
+from throughtime.cli.options import add_recipe_flags, given_values, whole_number
 from throughtime.tasks.recipe import Recipe, from_text
 
 if TYPE_CHECKING:
+    from throughtime.cli.app import Commands
     from throughtime.train.study.folder import Folder
     from throughtime.train.study.learn import Outcome
     from throughtime.train.study.table import Row
@@ -26,54 +23,46 @@ _NO_FLAG = (
     "task", "cell", "start", "length", "seed", "threads",
     "directions", "merge", "dropout", "smoothing", "patience", "checkpoint_every", "log_every",
 )  # fmt: skip
-_LISTS = ("--cells", "--init", "--start", "--length")
 _FIELDS = {f.name: f for f in fields(Recipe)}
 _CELLS, _STARTS = (_FIELDS[name].metadata["choices"] for name in ("cell", "start"))
 
 
-class _Lists(TyperCommand):
-    """Takes `--cells a b` for `--cells a --cells b`; there is nothing else it could mean."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _spread(args))
-
-
-def _spread(words: Sequence[str]) -> list[str]:
-    spread: list[str] = []
-    option = ""
-    for word in words:
-        if word.startswith("--"):
-            option = word if word in _LISTS else ""
-        elif option and spread[-1] != option:
-            spread.append(option)
-        spread.append(word)
-    return spread
-
-
-def register(app: typer.Typer) -> None:
+def register(commands: Commands) -> None:
     """Adds the command."""
-    app.command("study", cls=_Lists)(with_recipe_flags(study, without=_NO_FLAG))
+    from throughtime.tasks import available
+    from throughtime.tasks.memory import MemoryTask
 
-
-_Task = Annotated[str, typer.Option(help="A memory task, say latch.")]
-_Cells = Annotated[
-    list[str] | None, typer.Option(help=f"Some of {', '.join(_CELLS)}. Default: all.")
-]
-_Init = Annotated[
-    list[str] | None,
-    typer.Option("--init", "--start", help=f"Some of {', '.join(_STARTS)}. Default: all."),
-]
-_Length = Annotated[
-    list[str] | None, typer.Option(metavar="INT", help="Steps of the sequences. Default: 100.")
-]
-_Seeds = Annotated[int, typer.Option(help="How many: 0, 1, ...")]
-_Jobs = Annotated[int, typer.Option(help="Runs at the same time. 0: as many as there are cores.")]
-_Out = Annotated[Path | None, typer.Option(help="The study's folder. Default: runs/study-TASK.")]
+    kinds = {name: kind for name, kind in available().items() if issubclass(kind, MemoryTask)}
+    parser = commands.add("study", study)
+    parser.usage = "throughtime study --task TASK [options]"
+    parser.add_argument("--task", required=True, metavar="TASK", help="One of those below.")
+    for names, values in ((("--cells",), _CELLS), (("--init", "--start"), _STARTS)):
+        text = f"Some of {', '.join(values)}. Default: all."
+        parser.add_argument(*names, nargs="+", action="extend", metavar="NAME", help=text)
+    parser.add_argument(
+        "--length", nargs="+", action="extend", metavar="INT",
+        help="Steps of the sequences. Default: 100.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds",
+        type=whole_number,
+        metavar="INT",
+        default=5,
+        help="How many: 0, 1, ... Default: 5.",
+    )
+    parser.add_argument(
+        "--jobs", type=whole_number, metavar="INT", default=0,
+        help="Runs at the same time. Default: as many as there are cores.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="The study's folder. Default: runs/study-TASK."
+    )
+    add_recipe_flags(parser, commands, kinds, without=_NO_FLAG)
 
 
 def study(
-    task: _Task, cells: _Cells = None, init: _Init = None, length: _Length = None,
-    seeds: _Seeds = 5, jobs: _Jobs = 0, out: _Out = None, **flags: Any,
+    task: str, cells: list[str] | None, init: list[str] | None, length: list[str] | None,
+    seeds: int, jobs: int, out: Path | None, **flags: str | None,
 ) -> None:  # fmt: skip
     """Compare cells and starts on one memory task. The same command again goes on where it was."""
     from throughtime.errors import OptionError
@@ -85,8 +74,7 @@ def study(
 
     if jobs < 0:
         raise OptionError(f"jobs must be a whole number of at least 0, got {jobs}")
-    given = {name: value for name, value in flags.items() if value is not None}
-    shared = resolve(find(task), given)
+    shared = resolve(find(task), given_values(flags))
     lengths = [from_text(_FIELDS["length"], one) for one in length or [str(shared.length)]]
     recipes, skipped = plan(shared, Grid(cells or _CELLS, init or _STARTS, lengths, seeds))
     folder = Folder(out or RUNS / f"study-{task}", shared)
@@ -160,7 +148,7 @@ def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]
     runs = {"table": [asdict(row) for row in table], "outcomes": [asdict(o) for o in outcomes]}
     folder.report(said | runs, page(f"Study of {shared.task}", table, remarks))
     _show(table, remarks)
-    typer.echo(f"report: {folder.path / 'study.md'}, and with every run study.json")
+    print(f"report: {folder.path / 'study.md'}, and with every run study.json")
 
 
 def _show(table: list[Row], remarks: list[str]) -> None:

@@ -7,8 +7,9 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from throughtime.errors import OptionError, ThroughtimeError
 
@@ -27,24 +28,38 @@ def executed(file: Path) -> ModuleType:
     sys.modules[name] = module  # what the file defines may look itself up there
     sys.path.insert(0, str(own.parent))  # as for a program: its neighbours are found
     with told_by_line(file):
-        spec.loader.exec_module(module)
+        exec(_compiled(own, name), vars(module))
     return module
 
 
+def _compiled(file: Path, name: str) -> CodeType:
+    """The code of a file."""
+    try:
+        code = SourceFileLoader(name, str(file)).get_code(name)
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        if isinstance(error, SyntaxError) and error.lineno:
+            raise
+        raise OptionError(f"{file} must be Python, and it is not ({error})") from error
+    assert code is not None
+    return code
+
+
 @contextmanager
-def told_by_line(file: Path) -> Iterator[None]:
+def told_by_line(file: Path | None) -> Iterator[None]:
     """An error that arose in a file of the user's, or below it, ends as one sentence with the line.
+
+    Without a file, an error stays as it is.
 
     Raises:
         OptionError: in place of the error.
     """
-    own = file.resolve()  # before the user's code may go to another folder
+    own = file and file.resolve()  # before the user's code may go to another folder
     try:
         yield
     except ThroughtimeError:
         raise
     except (Exception, SystemExit) as error:  # a user's code may raise anything
-        line = _line(own, error)
+        line = own and _line(own, error)
         if line is None:
             raise
         words = " ".join(str(error).split())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from throughtime import cells
 from throughtime.cells import Cell
 
+KINDS: dict[str, type[Cell]] = {"rnn": cells.Elman, "gru": cells.GRU, "lstm": cells.LSTM}
+"""By their names in a recipe."""
+
 
 def cell_called(name: str) -> Cell:
     """The cell of a recipe's name, as it comes."""
-    kinds = {"rnn": cells.Elman, "gru": cells.GRU, "lstm": cells.LSTM}
-    made: Cell = kinds[name]()
-    return made
+    return KINDS[name]()

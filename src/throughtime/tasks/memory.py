@@ -71,6 +71,7 @@ class MemoryTask(Task):
     inputs: ClassVar[int]
     outputs: ClassVar[int]
     every_step: ClassVar[bool] = False
+    ignores: ClassVar[tuple[str, ...]] = ("directions", "merge", "dropout", "smoothing")
     rule: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         name: {
@@ -117,6 +118,10 @@ class MemoryTask(Task):
         place = (seed * 3 + _SPLITS[split]) * 2**24 + number
         return self.draw(count, torch.Generator().manual_seed(place))
 
+    def step_bytes(self) -> int:
+        rows = max(self.recipe.batch_size, self.held_out_rows("test"))
+        return 4 * rows * self.steps * (self.inputs + self.recipe.hidden * self.recipe.layers)
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         inputs, truth = batch
         return self.distance(model(inputs), truth)
@@ -143,6 +148,10 @@ class MemoryTask(Task):
         """The sequences that `validation` or `test` is scored on, the same for every seed."""
         return self.batch(split, 0, _HELD_OUT)
 
+    def held_out_rows(self, split: str) -> int:
+        """How many those are."""
+        return _HELD_OUT
+
     def score(self, model: nn.Module, split: str) -> Score:
         inputs, truth = self.held_out(split)
         with torch.no_grad():
@@ -161,6 +170,9 @@ class MemoryTask(Task):
         with torch.no_grad():
             answers = self._few(model(inputs), truth, inputs.shape[1])
         return [_said(answers[_number(item, len(answers))][0]) for item in items]
+
+    def check_item(self, item: str) -> None:
+        _number(item, self.held_out_rows("test"))
 
     def _few(
         self, answers: Tensor, truth: Tensor, count: int = _EXAMPLES
@@ -189,7 +201,7 @@ class _Epoch(Sequence[Batch]):
 
 
 def _number(item: str, count: int) -> int:
-    if item.isdecimal() and int(item) < count:
+    if item.isdecimal() and len(item) < 10 and int(item) < count:
         return int(item)
     raise DataError(f"a held-out sequence is a whole number below {count}, got {item!r}; say, 0")
 

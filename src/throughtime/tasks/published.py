@@ -22,7 +22,7 @@ _SOLVED = 0.1
 class PublishedTask(MemoryTask):
     """A task on sequences that others collected, one number a step; a subclass reads them."""
 
-    ignores = ("length",)
+    ignores = (*MemoryTask.ignores, "length")
     monitor = "error"
     inputs, outputs = 1, 10
     rule = f"error: share of wrong digits of ten; solved: at most {_SOLVED}"
@@ -56,6 +56,9 @@ class PublishedTask(MemoryTask):
 
     def held_out(self, split: str) -> Batch:
         return self.split(split)
+
+    def held_out_rows(self, split: str) -> int:
+        return len(self.split(split)[1])
 
     def hide(self, inputs: Tensor) -> Tensor:
         """All but the last step: what is left to a model without memory."""

@@ -8,7 +8,9 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any, Literal
 
 from throughtime.errors import OptionError
-from throughtime.tasks.choices import did_you_mean, one_of
+from throughtime.tasks.choices import did_you_mean, one_of, short
+
+_NO_COUNT = 2**31  # no option that counts something gets here
 
 
 def _option(
@@ -70,7 +72,9 @@ class Recipe:
     patience: int = _option(10, "Validations without progress before stopping", at_least=1)
     checkpoint_every: int = _option(100, "Steps between checkpoints", at_least=1)
     log_every: int = _option(50, "Steps between rows of metrics.jsonl", at_least=1)
-    threads: int = _option(0, "Threads torch computes with; 0: as many as it finds", at_least=0)
+    threads: int = _option(
+        0, "Threads torch computes with; 0: as many as it finds", at_least=0, below=1025
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -84,18 +88,20 @@ def _check(name: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> None:
         return
     wanted: dict[str, Any] = {"int": int, "float": int | float, "str": str}
     right = isinstance(value, wanted[str(kind)]) and not isinstance(value, bool)
+    if right and isinstance(value, int) and value >= _NO_COUNT:
+        rule = {**rule, "below": min(rule["below"], _NO_COUNT)}
     if right and kind != "str":
         inside = rule["at_least"] <= value < rule["below"] and rule["above"] < value
         right = inside and math.isfinite(value)
     if not right:
-        raise OptionError(f"{name} must be {said(rule, kind)}, got {value!r}")
+        raise OptionError(f"{name} must be {said(rule, kind)}, got {short(value)}")
 
 
 def said(rule: Mapping[str, Any], kind: Any) -> str:
     """A rule in words: `a whole number of at least 1 and below 3`."""
     number = {"int": "a whole number", "float": "a finite number"}.get(str(kind), "a text")
     bounds = [
-        f"{word} {rule[key]:g}"
+        f"{word} {rule[key]}"
         for key, word in (("at_least", "of at least"), ("above", "above"), ("below", "below"))
         if math.isfinite(rule[key])
     ]
@@ -105,6 +111,8 @@ def said(rule: Mapping[str, Any], kind: Any) -> str:
 def from_text(option: Field[Any], text: str) -> Any:
     """A field's value as somebody typed it; text that is no number stays text, for the checks."""
     kind = {"int": int, "float": float}.get(str(option.type), str)
+    if text.casefold() in option.metadata["choices"]:
+        return text.casefold()
     try:
         return kind(text)
     except ValueError:
@@ -120,5 +128,5 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     names = [f.name for f in fields(Recipe)]
     for name in values:
         if name not in names:
-            raise OptionError(f"{name!r} is no option of a recipe{did_you_mean(name, names)}")
+            raise OptionError(f"{short(name)} is no option of a recipe{did_you_mean(name, names)}")
     return Recipe(**values)

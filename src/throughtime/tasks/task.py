@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from throughtime.errors import OptionError
+from throughtime.errors import DataError, OptionError
 from throughtime.tasks.recipe import Recipe
 
 Batch = tuple[Tensor, ...]
@@ -61,15 +61,24 @@ class Task(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]  # preset -> fields of the recipe
 
     ignores: ClassVar[tuple[str, ...]] = ()  # fields of the recipe that mean nothing here
+    asks: ClassVar[str] = ""  # what users ask its model, say WORD; empty: it answers no one
 
     def __init__(self, recipe: Recipe) -> None:
-        for f in fields(recipe):
-            value = getattr(recipe, f.name)
-            if f.name in self.ignores and value != f.default:
-                raise OptionError(
-                    f"{f.name} must be left out, since {self.name} does not read it, got {value!r}"
-                )
+        usual = [{f.name: f.default for f in fields(recipe)}, *self.presets.values()]
+        for name in self.ignores:
+            value = getattr(recipe, name)
+            if value not in [values[name] for values in usual if name in values]:
+                self.refuse_unread({name: value})
         self.recipe = recipe
+
+    @classmethod
+    def refuse_unread(cls, values: Mapping[str, Any]) -> None:
+        """Raises OptionError where a field of the recipe is given that means nothing here."""
+        for name, value in values.items():
+            if name in cls.ignores:
+                raise OptionError(
+                    f"{name} must be left out, since {cls.name} does not read it, got {value!r}"
+                )
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -101,6 +110,19 @@ class Task(ABC):
         Raises:
             DataError: an item cannot be taken; says which and why.
         """
+
+    def check_item(self, item: str) -> None:
+        """Sees that a model can be asked this; `answer` takes all items that pass.
+
+        Raises:
+            DataError: it cannot; says why.
+        """
+        if not item:
+            raise DataError(f"what {self.name} is asked must not be empty, got ''; leave it out")
+
+    def step_bytes(self) -> int:
+        """What a step's data and outputs take in memory at the least; 0 where it is not known."""
+        return 0
 
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         """The task and a model of it as a diagnosis takes them.

@@ -255,7 +255,9 @@ def test_without_plotly_the_error_names_the_extra(
             monkeypatch.delitem(sys.modules, name)
         elif name.partition(".")[0] == "plotly":
             monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtra, match=r"plotly .* pip install 'throughtime\[train\]'"):
+    with pytest.raises(
+        MissingExtra, match=r"plotly, which the extra train brings, .* pip install "
+    ):
         REPORT.save(tmp_path / "report.html")
     REPORT.save(tmp_path / "report.json")
 

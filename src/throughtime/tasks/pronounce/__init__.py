@@ -28,6 +28,7 @@ class Pronounce(Task):
 
     name = "pronounce"
     ignores = ("length", "start", "horizon")
+    asks = "WORD"
     monitor = "per"  # it moves before the first whole word is right
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"hidden": 128, "steps": 2000, "lr": 4e-3, "dropout": 0.1},
@@ -93,6 +94,9 @@ class Pronounce(Task):
         words = [item.lower() for item in items]
         answers = self._answers(model, words)
         return [" ".join(answers[word]) for word in words]
+
+    def check_item(self, item: str) -> None:
+        ALPHABET.read(item)
 
     def _answers(self, model: nn.Module, words: Sequence[str]) -> dict[str, Pronunciation]:
         assert isinstance(model, Speller)

@@ -10,6 +10,7 @@ from throughtime.tasks.pronounce.words import Pronunciation
 
 END = 0  # closes a pronunciation
 START = 1  # what the decoder is given first
+LONGEST = 100  # letters of a word that is asked; the dictionary's longest has 28
 
 # ARPAbet: consonants as they are, every vowel with each of its stress marks.
 _CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split()
@@ -28,10 +29,14 @@ class Alphabet:
         """The letters of a word as numbers.
 
         Raises:
-            DataError: the word is empty or has a letter the model never saw.
+            DataError: the word is empty, too long or has a letter the model never saw.
         """
         if not word:
             raise DataError("a word must have at least one letter, got ''; leave it out")
+        if len(word) > LONGEST:
+            raise DataError(
+                f"a word must have at most {LONGEST} letters, and {word[:20]!r}... has {len(word)}"
+            )
         unknown = [letter for letter in word.lower() if letter not in self.letters]
         if unknown:
             raise DataError(
