@@ -6,7 +6,6 @@ import inspect
 import json
 import shutil
 import signal
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 import throughtime
 from throughtime import cells
 from throughtime.cli import main
+from throughtime.tasks import available, find
 from throughtime.tasks.recipe import Recipe
 from throughtime.train.run import Run, create, read
 
@@ -36,7 +36,17 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trian"], "no such command 'trian'. Did you mean 'train'?"),
+        (["trian"], "no such command: trian; did you mean train?"),
+        (["help"], "no such command: help; see throughtime --help"),
+        (["--hlep"], "no such option: --hlep; did you mean --help?"),
+        (["-x"], "no such option: -x; see throughtime --help"),
+        ([""], "no such command: ; see throughtime --help"),
+        (["train", "latch", "-q"], "no such option: -q; see throughtime train --help"),
+        (["train", "latch", "parity"], "unexpected argument: parity; see throughtime train"),
+        (["train", "latch", "--steps"], "--steps expected one argument; see throughtime train"),
+        (["cells", "gru"], "unexpected argument: gru; see throughtime cells --help"),
+        (["diagnose", "run", "--lag", "far"], "--lag must be a whole number, got 'far'; see"),
+        (["diagnose", "run", "--clip", "far"], "--clip must be a number, got 'far'; see thr"),
         (["train", "pronounce", "--stesp", "3"], "no such option: --stesp; did you mean --steps?"),
         (["train", "pronounce", "--qqq"], "no such option: --qqq; see throughtime train --help"),
         (
@@ -48,8 +58,17 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
             ["train", "pronounce", "--length", "9"],
             "length must be left out, since pronounce does not read it, got 9",
         ),
-        (["train"], "missing argument 'task'; see throughtime train --help"),
+        (["train"], "missing TASK; see throughtime train --help"),
         (["train", "pronounce", "--cell", "lstn"], "got 'lstn'; did you mean lstm?"),
+        (["train", "latch", "--dropout", "0.1"], "dropout must be left out, since latch does not"),
+        (["train", "latch", "--threads", "1025"], "threads must be a whole number of at least 0 a"),
+        (["train", "latch", "--hidden", "9" * 30], "and below 2147483648, got 99999"),
+        (["train", "latch", "--hidden", "9" * 400], "got a number of some 400 digits"),
+        (["train", "latch", "--hidden", "100000000"], "GiB of memory, and it needs at least 596,"),
+        (["train", "pronounce", "--hidden", "100000000"], "with hidden 100000000, batch_size 256;"),
+        (["train", "latch", "--length", "100000000"], "length 100000000; make them smaller"),
+        (["train", "latch", "--batch-size", "1000000000"], "hidden 32, batch_size 1000000000, len"),
+        (["train", "latch", "--cell", "rnn", "--start", "chrono"], "no gate that keeps its state"),
         (["train", "pronounce", "--preset", "ful"], "preset must be one of quick, full, got 'ful'"),
         (["train", "pronounce", "--layers", "3"], "layers must be a whole number of at least 1 an"),
         (["train", "pronounce", "--steps", "-3"], "steps must be a whole number of at least 1, go"),
@@ -75,9 +94,14 @@ def test_a_wrong_command_is_one_sentence_and_makes_nothing(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "missing argument 'words'; see throughtime predict --help"),
+        ([], "missing ITEM; see throughtime predict --help"),
+        (
+            ["a" * 101],
+            "a word must have at most 100 letters, and 'aaaaaaaaaaaaaaaaaaaa'... has 101",
+        ),
+        (["./nowhere"], "./nowhere cannot be used (No such file or directory); see that it can"),
         ([""], "a word must have at least one letter, got ''; leave it out"),
-        (["time", "naïve"], "got 'ï' in 'naïve'; spell it without that letter"),
+        (["naïve"], "got 'ï' in 'naïve'; spell it without that letter"),
         (["two words"], "got ' ' in 'two words'"),
     ],
 )
@@ -227,7 +251,29 @@ def test_every_option_has_a_flag_with_a_help_line(
     (resume,) = (line for line in shown.splitlines() if "--resume" in line)
     assert "<bool>" not in resume, "it takes no value"
     assert "come from. Default: quick." in shown
-    assert "Default: lstm, or the preset's." in shown
+    assert "Training steps (a whole number of at least 1). Default: the task's." in shown
+    for name, kind in available().items():
+        assert f"  {name:<10} {inspect.getdoc(kind).splitlines()[0]}" in shown
+    assert "Defaults of one of them: throughtime train latch --help" in shown
+
+
+@pytest.mark.parametrize("name", ["latch", "pronounce", "digits"])
+def test_the_help_of_a_task_has_its_defaults_and_no_option_it_does_not_read(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    assert main(["train", name, "--help"]) == 0
+    parts = " ".join(capsys.readouterr().out.partition("\ntasks:")[0].split()).split(". --")
+    shown = {f"--{part.partition(' ')[0]}": part.rstrip(".") for part in parts}
+    kind = find(name)
+    for field in fields(Recipe):
+        option = f"--{field.name.replace('_', '-')}"
+        if field.name in ("task", *kind.ignores):
+            assert option not in shown
+            continue
+        quick, full = (kind.presets[p].get(field.name, field.default) for p in ("quick", "full"))
+        more = "" if quick == full else f", with --preset full {full}"
+        assert shown[option].endswith(f"Default: {quick}{more}")
 
 
 def test_version_and_cells(capsys: pytest.CaptureFixture[str]) -> None:
@@ -273,22 +319,3 @@ def test_ctrl_c_says_how_to_go_on_and_the_weights_are_the_same(
     assert "Traceback" not in said
     assert main(resume) == 0
     assert run.weights.read_bytes() == trained_run.weights.read_bytes()
-
-
-@pytest.mark.parametrize("package", ["typer", "pytorch_lightning", "safetensors"])
-def test_a_missing_package_is_one_sentence_with_the_command_that_installs_it(
-    package: str, copied_run: Run, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.setitem(sys.modules, package, None)
-    for name, module in list(sys.modules.items()):
-        if name.startswith(("throughtime.cli.", "throughtime.train.")):
-            parent, _, child = name.rpartition(".")
-            monkeypatch.delitem(sys.modules, name)
-            if parent in sys.modules:
-                monkeypatch.delattr(sys.modules[parent], child, raising=False)
-            assert module is not None
-    copied_run.weights.unlink()
-    said = refused(capsys, "train", "pronounce", "--resume", "--out", copied_run.folder)
-    assert f"{package} is needed here and is not installed" in said
-    assert "pip install 'throughtime[train]'" in said

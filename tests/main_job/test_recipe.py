@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,20 +88,56 @@ def test_an_unknown_task_is_refused_with_the_closest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    "content",
     [
-        ("{", "config.json must be what training wrote, and it is no JSON text"),
-        ("[]", "must hold an object, got list"),
+        ("{", "must be what this version of throughtime writes, and it is no JSON text; "),
+        ("", "it is no JSON text"),
+        ("[" * 100_000, "it is no JSON text"),
+        ("1" * 5000, "it is no JSON text"),
+        ("\udcff", "it is no JSON text"),
+        ("[]", "it holds no object but []"),
+        ("{}", "it does not say task, preset, cell, "),
         ('{"cel": "gru"}', "'cel' is no option of a recipe; did you mean cell?"),
-        ('{"hidden": -4}', "hidden must be a whole number of at least 1, got -4"),
+        ("hidden", "hidden must be a whole number of at least 1, got -4", -4),
+        ("hidden", "1 and below 2147483648, got a number of some 400 digits", 10**400),
+        ("lr", "lr must be a finite number above 0 and below 2147483648, got a num", 10**400),
+        ("lr", "lr must be a finite number above 0, got inf", float("inf")),
+        ("steps", "steps must be a whole number of at least 1, got nan", float("nan")),
+        ("steps", "steps must be a whole number of at least 1, got 3.0", 3.0),
+        ("steps", "steps must be a whole number of at least 1, got True", True),
+        ("hidden", "hidden must be a whole number of at least 1, got None", None),
+        ("task", "task must be one of adding, copy, ", "forecast"),
+        ("task", "task must be a text, got 5", 5),
+        ("cell", "cell must be one of rnn, gru, lstm, got ['gru']", ["gru"]),
+        ("cell", f"got '{'x' * 59}...", "x" * 10**6),
+        ("length", "length must be left out, since pronounce does not read it, got 9", 9),
+        ("of_a_newer_version", "'of_a_newer_version' is no option of a recipe", 1),
     ],
+    ids=range(22),
 )
-def test_a_damaged_config_is_told(tmp_path: Path, content: str, said: str) -> None:
-    (tmp_path / "config.json").write_text(content)
+def test_a_damaged_config_is_told(tmp_path: Path, content: tuple[Any, ...]) -> None:
+    name, said, *value = content
+    whole = json.dumps(asdict(Recipe()) | dict.fromkeys([name], *value)) if value else name
+    (tmp_path / "config.json").write_text(whole, errors="surrogateescape")
     with pytest.raises(RunError) as caught:
         read(tmp_path)
     assert said in str(caught.value)
     assert "restore the file, or train again in another folder" in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a link to itself", "a link to nothing"])
+def test_a_config_that_is_no_file_is_told(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "config.json"
+    make = {
+        "a folder": path.mkdir,
+        "a pipe": lambda: os.mkfifo(path),
+        "a link to itself": lambda: path.symlink_to(path),
+        "a link to nothing": lambda: path.symlink_to(tmp_path / "nothing"),
+    }
+    make[kind]()
+    with pytest.raises(RunError, match=r"config.json cannot be read \(.*\); name the folder that"):
+        read(tmp_path)
 
 
 def test_runs_are_numbered_and_the_newest_goes_on(
@@ -109,8 +147,8 @@ def test_runs_are_numbered_and_the_newest_goes_on(
     with pytest.raises(RunError, match="--resume goes on with a run, and runs/ has none of"):
         go_on(Pronounce, None, {})
     for number in range(1, 12):
-        run = begin(Pronounce, None, {"seed": number})
-        assert run.folder == Path("runs") / f"pronounce-{number}"
+        with begin(Pronounce, None, {"seed": number}) as run:
+            assert run.folder == Path("runs") / f"pronounce-{number}"
     newest = go_on(Pronounce, None, {"seed": 11})
     assert newest.recipe.seed == 11
     with pytest.raises(OptionError, match=r"--seed is 11 in runs/pronounce-11, got 3; leave it"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,14 @@ from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task
 from throughtime.tasks.choices import one_of
 from throughtime.tasks.recipe import Recipe, recipe_from
-from throughtime.train.run import Run, create, read
+from throughtime.train.checkpoint import MAY_GROW, ended, read_checkpoint
+from throughtime.train.run import Run, create, keep_recipe, locked, read
 
 RUNS = Path("runs")
+
+_LIMITS = tuple(
+    Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory/memory.limit_in_bytes")
+)
 
 
 def resolve(kind: type[Task], given: Mapping[str, Any]) -> Recipe:
@@ -24,20 +31,84 @@ def resolve(kind: type[Task], given: Mapping[str, Any]) -> Recipe:
     Raises:
         OptionError: a value is outside its rule.
     """
+    kind.refuse_unread(given)
     preset = one_of("preset", str(given.get("preset", "quick")), tuple(kind.presets))
     recipe = recipe_from({"task": kind.name, **kind.presets[preset], **given})
     return replace(recipe, threads=recipe.threads or torch.get_num_threads())
 
 
-def begin(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Run:
-    """A new run in `folder`, or in the next free one under runs/; none of what the task refuses."""
+@contextmanager
+def begin(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Iterator[Run]:
+    """A new run in `folder`, or in the next free one under runs/; none of what the task refuses.
+
+    What fails inside before anything was learned leaves no folder behind.
+
+    Raises:
+        OptionError: a value is outside its rule, or the model is too large for this machine.
+        RunError: the folder cannot be made.
+    """
     recipe = resolve(kind, given)
-    kind(recipe)
-    return create(folder or _next_free(kind.name), recipe)
+    check_memory(kind(recipe))
+    place = folder or _next_free(kind.name)
+    made = [path for path in (place, *place.parents) if not path.exists()]
+    run = create(place, recipe)
+    try:
+        yield run
+    except (ValueError, TypeError, RuntimeError, ImportError, OSError, MemoryError):
+        if not run.checkpoint.exists() and not (
+            run.metrics.exists() and run.metrics.stat().st_size
+        ):
+            _remove(run, made)
+        raise
+
+
+def _remove(run: Run, made: Sequence[Path]) -> None:
+    """Deletes a run that nothing came of, and the folders that were made for it."""
+    for file in (run.folder / "config.json", run.folder / "lock", run.log, run.metrics):
+        file.unlink(missing_ok=True)
+    with suppress(OSError):  # somebody put something there meanwhile
+        for path in made:
+            path.rmdir()
+
+
+def check_memory(task: Task) -> None:
+    """Refuses a model that this machine cannot train: sizes are a slip of the finger away.
+
+    Its parameters are counted in three small ones of its kind, since they grow with the square of
+    `hidden`; training holds each four times, with its gradient and the optimizer's two.
+
+    Raises:
+        OptionError: it takes more memory than there is.
+    """
+    recipe = task.recipe
+    with torch.random.fork_rng(devices=[]):
+        small = [type(task)(replace(recipe, hidden=units)).model() for units in (2, 4, 6)]
+    one, two, three = (sum(p.numel() for p in model.parameters()) for model in small)
+    n = recipe.hidden / 2 - 1
+    count = one + n * (two - one) + n * (n - 1) / 2 * (three - 2 * two + one)
+    needed, there = 16 * count + task.step_bytes(), _memory_bytes()
+    if needed > there:
+        names = [n for n in ("hidden", "batch_size", "length") if n not in task.ignores]
+        raise OptionError(
+            f"a training must fit into this machine's {there / 2**30:,.1f} GiB of memory, and it "
+            f"needs at least {needed / 2**30:,.1f} with "
+            f"{', '.join(f'{n} {getattr(recipe, n)}' for n in names)}; make them smaller"
+        )
+
+
+def _memory_bytes() -> int:
+    """What there is for this process: of the machine, or of the container it runs in."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for limit in _LIMITS:
+        with suppress(OSError, ValueError):  # no such limit here, or `max`
+            sizes.append(int(limit.read_text()))
+    return min(sizes)
 
 
 def go_on(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Run:
     """The run in `folder`, or the newest of the task, with the recipe it began with.
+
+    More steps or more patience than it began with are taken, and kept in its config.json.
 
     Raises:
         RunError: there is none.
@@ -47,16 +118,37 @@ def go_on(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Ru
     if run.recipe.task != kind.name:
         raise RunError(
             f"{run.folder} must be a run of {kind.name}, and it is one of {run.recipe.task}; "
-            f"resume it with: throughtime train {run.recipe.task} --resume --out {run.folder}"
+            f"resume it with: {run.resume}"
         )
-    for name, value in given.items():
-        if getattr(run.recipe, name) != value:
+    kind.refuse_unread(given)
+    changed = {n: v for n, v in given.items() if getattr(run.recipe, n) != v}
+    recipe = replace(run.recipe, **changed)
+    for name, value in changed.items():
+        old, option = getattr(run.recipe, name), f"--{name.replace('_', '-')}"
+        if name not in MAY_GROW:
             raise OptionError(
-                f"a resumed run keeps its options, and --{name.replace('_', '-')} is "
-                f"{getattr(run.recipe, name)!r} in {run.folder}, got {value!r}; leave it out, "
-                "or begin a new run without --resume"
+                f"a resumed run keeps its options, and {option} is {old!r} in {run.folder}, got "
+                f"{value!r}; leave it out, or begin a new run without --resume"
             )
-    return run
+        if value < old:
+            raise OptionError(
+                f"a resumed run may get a larger {option}, not a smaller one, and it is {old} in "
+                f"{run.folder}, got {value}; leave it out, or begin a new run without --resume"
+            )
+    return _grown(run, recipe) if changed else run
+
+
+def _grown(run: Run, recipe: Recipe) -> Run:
+    """The run with more steps or patience, when more of it follows."""
+    with locked(run.folder):
+        state = read_checkpoint(run)
+        if state is not None and state["finished"] is True and ended(recipe, state):
+            raise OptionError(
+                f"{run.folder} stopped at step {state['step']} of {run.recipe.steps}, since "
+                f"{run.recipe.patience} validations in a row brought no progress, and more steps "
+                "change nothing about that; give it a larger --patience too"
+            )
+        return keep_recipe(run, recipe)
 
 
 def _numbered(task: str) -> dict[int, Path]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import json
 import os
+import stat
 from pathlib import Path
+from typing import Any
 
 from throughtime.errors import RunError
 
@@ -21,13 +25,47 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_draft(path: Path, content: bytes) -> Path:
-    """Writes beside `path` and waits until the disk has it; the caller renames."""
+    """Writes beside `path` and waits until the disk has it; the caller renames.
+
+    Raises:
+        OSError: the disk is full, say; names `path`, and nothing is left beside it.
+    """
     draft = path.with_name(path.name + ".draft")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
     return draft
+
+
+def read_whole(path: Path) -> bytes:
+    """The content of a file; of a pipe, which would be waited for, there is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return path.read_bytes()
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON text.
+    """
+    try:
+        return json.loads(read_whole(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it is no JSON text") from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -14,14 +14,18 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from throughtime.tasks import find
-from throughtime.train.checkpoint import read_checkpoint
+from throughtime.errors import RunError
+from throughtime.tasks import Task, find
+from throughtime.tasks.recipe import Recipe
+from throughtime.train.begin import check_memory
+from throughtime.train.checkpoint import check_checkpoint, read_checkpoint
 from throughtime.train.journal import Journal
 from throughtime.train.keeper import Keeper, early_stopping
 from throughtime.train.module import Learner
 from throughtime.train.optimizer import step_seed
 from throughtime.train.progress import Shown, close_log, open_log
 from throughtime.train.run import Run, locked
+from throughtime.train.schedule import learning_rate
 from throughtime.train.weights import write_weights
 
 
@@ -32,47 +36,76 @@ def fit(run: Run) -> nn.Module:
     break, bit for bit; one that has ended is read back.
 
     Raises:
-        RunError: the folder is in use or damaged, or the loss became NaN.
+        RunError: the folder is in use, damaged or full, or the loss became NaN.
+        OptionError: the model is too large for this machine.
     """
-    with locked(run.folder), _threads(run.recipe.threads), _quiet(), _own_interrupts():
-        state = read_checkpoint(run)
-        task = find(run.recipe.task)(run.recipe)
-        torch.manual_seed(step_seed(run.recipe.seed, -1))
-        keeper = Keeper(run, early_stopping(task.monitor, run.recipe.patience))
-        with closing(Journal(run.metrics, state and state["journal"])) as journal:
-            learner = Learner(task, task.model(), journal)
-            if state is not None:
-                keeper.restore(learner, state)
-            _train(run, learner, keeper)
-        weights = keeper.best_weights()
-        learner.model.load_state_dict(weights)
-        write_weights(run, weights)
-        return learner.model.eval()
+    task = find(run.recipe.task)(run.recipe)
+    check_memory(task)
+    with _told_of_the_disk(run), locked(run.folder), _threads(run.recipe.threads), _quiet():
+        with _own_interrupts():
+            model = _fit(run, task)
+    return model.eval()
+
+
+def _fit(run: Run, task: Task) -> nn.Module:
+    state = read_checkpoint(run)
+    torch.manual_seed(step_seed(run.recipe.seed, -1))
+    model = task.model()
+    keeper = Keeper(run, early_stopping(task.monitor, run.recipe.patience))
+    if state is not None:
+        check_checkpoint(run, state, model, keeper.stopping.state_dict())
+    with closing(Journal(run.metrics, state and state["journal"])) as journal:
+        learner = Learner(task, model, journal)
+        if state is not None:
+            keeper.restore(learner, state)
+        _train(run, learner, keeper)
+    weights = keeper.best_weights()
+    model.load_state_dict(weights)
+    write_weights(run, weights)
+    return model
 
 
 def _train(run: Run, learner: Learner, keeper: Keeper) -> None:
     log = open_log(run)
     try:
-        log.info(
-            "%s at step %d of %d in %s",
-            "resumed" if learner.done else "started",
-            learner.done,
-            run.recipe.steps,
-            run.folder,
-        )
+        begun = "resumed" if learner.done else "started"
+        log.info("%s at step %d of %d in %s", begun, learner.done, run.recipe.steps, run.folder)
+        if keeper.more_steps is not None:
+            log.info("%s", _rate_from_here(keeper.more_steps, run.recipe, learner.done))
         if not keeper.finished:
             _trainer(run, learner, [keeper.stopping, Shown(run, log), keeper]).fit(learner)
         log.info("ended at step %d; best validation at step %d", learner.done, keeper.best["step"])
     except SystemExit:  # what Lightning makes of Ctrl-C
-        log.info(
-            "stopped at step %d; go on with: throughtime train %s --resume --out %s",
-            learner.done,
-            run.recipe.task,
-            run.folder,
-        )
+        log.info("stopped at step %d; go on with: %s", learner.done, run.resume)
         raise KeyboardInterrupt from None
     finally:
         close_log(log)
+
+
+def _rate_from_here(before: Recipe, recipe: Recipe, step: int) -> str:
+    """What more steps than the run began with do to its learning rate."""
+    old, new = learning_rate(before, max(0, step - 1)), learning_rate(recipe, step)
+    text = f"it goes on to step {recipe.steps}, where it was to end at {before.steps}; "
+    if recipe.schedule == "constant":
+        return f"{text}the learning rate stays {new:.3g}"
+    return (
+        f"{text}from here the learning rate follows the {recipe.schedule} over {recipe.steps} "
+        f"steps, {new:.3g} after {old:.3g}, so that the weights will be others than those of a "
+        f"run that had {recipe.steps} steps from its beginning"
+    )
+
+
+@contextmanager
+def _told_of_the_disk(run: Run) -> Iterator[None]:
+    """What the disk refuses is one sentence; what was written before stays."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or run.folder} must take what training writes, and it does not "
+            f"({error.strerror or error}); the last checkpoint is kept: make room, then go on "
+            f"with: {run.resume}"
+        ) from error
 
 
 def _trainer(run: Run, learner: Learner, callbacks: list[pl.Callback]) -> pl.Trainer:

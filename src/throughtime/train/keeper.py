@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from torch import Tensor
 
-from throughtime.train.checkpoint import State, write_checkpoint
+from throughtime.errors import RunError
+from throughtime.tasks.recipe import Recipe
+from throughtime.train.checkpoint import State, ended, write_checkpoint
 from throughtime.train.module import CURE, Learner
 from throughtime.train.run import Run
-from throughtime.train.weights import all_finite, fit_into
+from throughtime.train.weights import all_finite
 
 
 class Keeper(Callback):
@@ -25,6 +28,7 @@ class Keeper(Callback):
         self.run = run
         self.stopping = stopping
         self.finished = False
+        self.more_steps: Recipe | None = None  # the recipe that a run with more steps had before
         self.best: dict[str, Any] = {"value": math.inf, "step": 0, "weights": {}}
 
     def on_train_batch_end(
@@ -63,15 +67,36 @@ class Keeper(Callback):
         write_checkpoint(self.run, state)
 
     def restore(self, learner: Learner, state: State) -> None:
-        """Puts everything back as it was when `state` was written."""
-        fit_into(learner.model, state["model"], str(self.run.checkpoint), "restore config.json")
+        """Puts everything back as it was when `state`, which was checked, was written.
+
+        Where the run has more steps or patience since, what ended it may end it no longer.
+        """
+        recipe, written = self.run.recipe, replace(self.run.recipe, **state["recipe"])
+        learner.model.load_state_dict(state["model"])
         learner.restored, learner.done = state["optimizer"], state["step"]
-        self.stopping.load_state_dict(state["stopping"])
+        try:
+            self.stopping.load_state_dict(state["stopping"])
+        except ValueError as error:  # a reason to stop that this version of Lightning has not
+            raise RunError(f"{self.run.checkpoint} is of another version: {error}") from error
+        self.stopping.patience = recipe.patience
         self.best, self.finished = state["best"], state["finished"]
+        if written.steps < recipe.steps:
+            self.more_steps = written
+        if ended(written, state) and not ended(recipe, state):
+            self.finished = False
 
     def best_weights(self) -> dict[str, Tensor]:
-        """The weights of the best validation."""
+        """The weights of the best validation.
+
+        Raises:
+            RunError: every figure of every validation was NaN or infinite.
+        """
         weights: dict[str, Tensor] = self.best["weights"]
+        if not weights:
+            raise RunError(
+                f"the {self.stopping.monitor} of a validation must be finite once, and it never "
+                f"was in {self.run.folder}; {CURE}"
+            )
         return weights
 
 

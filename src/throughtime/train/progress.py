@@ -64,13 +64,20 @@ class Shown(Callback):
         self.bar.stop()
 
 
+class _LogFile(logging.FileHandler):
+    """A file of which it is said that it cannot be written; logging would print a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # what arose while writing
+
+
 def open_log(run: Run) -> logging.Logger:
     """A logger to log.txt and to the terminal's error channel."""
     log = logging.getLogger(f"throughtime.run.{run.folder.name}")
     log.setLevel(logging.INFO)
     log.propagate = False
     close_log(log)
-    file = logging.FileHandler(run.log, encoding="utf-8")
+    file = _LogFile(run.log, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(file)
     log.addHandler(logging.StreamHandler())

@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from throughtime.errors import RunError
 from throughtime.tasks import Task, find
 from throughtime.tasks.task import Score
+from throughtime.train.begin import check_memory
+from throughtime.train.files import read_whole
 from throughtime.train.run import Run
 from throughtime.train.weights import load_weights
 
@@ -20,8 +23,10 @@ def trained(run: Run) -> tuple[Task, nn.Module]:
 
     Raises:
         RunError: the run has no weights, or they are damaged.
+        OptionError: its model is too large for this machine.
     """
     task = find(run.recipe.task)(run.recipe)
+    check_memory(task)
     with torch.random.fork_rng():
         model = task.model()
     load_weights(run, model)
@@ -43,5 +48,12 @@ def score_and_keep(run: Run, task: Task, model: nn.Module) -> tuple[Score, dict[
 
 
 def _last_row(run: Run) -> dict[str, Any]:
-    row: dict[str, Any] = json.loads(run.metrics.read_text(encoding="utf-8").splitlines()[-1])
-    return row
+    """The last row of metrics.jsonl: a run that has ended has one with the steps and seconds."""
+    try:
+        row = json.loads(read_whole(run.metrics).splitlines()[-1])
+        return {name: row[name] for name in ("step", "wall_seconds", "cpu_seconds")}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise RunError(
+            f"{run.metrics} must end with the last row that training wrote, and it does not; "
+            "restore it, or train again in another folder"
+        ) from error

@@ -14,16 +14,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from throughtime.errors import OptionError, RunError
+from throughtime.errors import RunError
+from throughtime.tasks import find
+from throughtime.tasks.choices import short
 from throughtime.tasks.recipe import Recipe, recipe_from
-from throughtime.train.files import write_whole
+from throughtime.train.files import read_json, write_whole
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,13 @@ class Run:
     def results(self) -> Path:
         return self.folder / "results.json"
 
+    @property
+    def resume(self) -> str:
+        """The command that goes on with it."""
+        return (
+            f"throughtime train {self.recipe.task} --resume --out {shlex.quote(str(self.folder))}"
+        )
+
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Keeps the figures of a finished run."""
         write_whole(self.results, _json(results))
@@ -68,24 +78,33 @@ def create(folder: Path, recipe: Recipe) -> Run:
     Raises:
         RunError: something is there already, or the folder cannot be written.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    there = folder.exists() or folder.is_symlink()
+    if there and not (folder.is_dir() and not any(folder.iterdir())):
         raise RunError(
             f"a new run needs a folder that is not there yet or empty, and {folder} is neither; "
             "go on with what is there with --resume, or name another folder with --out"
         )
-    draft = folder.with_name(f".{folder.name}.draft-{os.getpid()}")
+    draft = folder if there else folder.with_name(f".{folder.name[:40]}.draft-{os.getpid()}")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft.mkdir()
+        if not there:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            draft.mkdir()
         write_whole(draft / "config.json", _json(asdict(recipe)))
         draft.rename(folder)
     except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
+        if not there:
+            shutil.rmtree(draft, ignore_errors=True)
         raise RunError(
             f"the run folder {folder} must be writable, and it is not ({error.strerror}); "
             "name another folder with --out"
         ) from error
     return Run(folder, recipe)
+
+
+def keep_recipe(run: Run, recipe: Recipe) -> Run:
+    """The same run with another recipe, in its config.json too."""
+    write_whole(run.folder / "config.json", _json(asdict(recipe)))
+    return Run(run.folder, recipe)
 
 
 def read(folder: Path) -> Run:
@@ -96,23 +115,25 @@ def read(folder: Path) -> Run:
     """
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
         if not isinstance(values, dict):
-            raise RunError(f"{path} must hold an object, got {type(values).__name__}; {_CURE}")
-        return Run(folder, recipe_from(values))
+            raise ValueError(f"it holds no object but {short(values)}")
+        recipe = recipe_from(values)
+        missing = [f.name for f in fields(Recipe) if f.name not in values]
+        if missing:
+            raise ValueError(f"it does not say {', '.join(missing)}")
+        find(recipe.task)(recipe)
     except OSError as error:
         raise RunError(
             f"a run is a folder with a config.json, and {path} cannot be read ({error.strerror}); "
             "name the folder that `throughtime train` printed"
         ) from error
     except ValueError as error:
-        if isinstance(error, RunError):
-            raise
-        said = error if isinstance(error, OptionError) else "it is no JSON text"
-        raise RunError(f"{path} must be what training wrote, and {said}; {_CURE}") from error
-
-
-_CURE = "restore the file, or train again in another folder"
+        raise RunError(
+            f"{path} must be what this version of throughtime writes, and {error}; restore the "
+            "file, or train again in another folder"
+        ) from error
+    return Run(folder, recipe)
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from throughtime.errors import RunError
-from throughtime.train.files import write_whole
+from throughtime.train.files import read_whole, write_whole
 from throughtime.train.run import Run
 
 _CURE = "restore the file, or write it again with --resume while the checkpoint is there"
@@ -31,22 +33,23 @@ def load_weights(run: Run, model: nn.Module) -> None:
     if not run.weights.exists():
         raise RunError(
             f"a run has weights when its training has ended, and {run.folder} has none; "
-            f"end it with: throughtime train {run.recipe.task} --resume --out {run.folder}"
+            f"end it with: {run.resume}"
         )
     weights = _read(run)
-    all_finite(weights, str(run.weights), _CURE)
     fit_into(model, weights, str(run.weights), "restore config.json and the weights together")
+    all_finite(weights, str(run.weights), _CURE)
 
 
 def _read(run: Run) -> dict[str, Tensor]:
     try:
-        with safe_open(run.weights, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            written = (file.metadata() or {}).get("sha256")
-    except (SafetensorError, OSError) as error:
+        content = read_whole(run.weights)
+        weights, written = load(content), _written(content)
+    # A header of another's making may be anything, and safetensors reads it as it is.
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise RunError(
             f"{run.weights} must be a whole safetensors file, and it is truncated or damaged "
-            f"({error}); {_CURE}"
+            f"({reason}); {_CURE}"
         ) from error
     if _digest(weights) != written:
         raise RunError(
@@ -54,6 +57,12 @@ def _read(run: Run) -> dict[str, Tensor]:
             f"{_CURE}"
         )
     return weights
+
+
+def _written(content: bytes) -> object:
+    """The checksum that a safetensors file carries; `load` has found its header whole."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("sha256")
 
 
 def all_finite(weights: Mapping[str, Tensor], where: str, cure: str) -> None:
@@ -67,30 +76,29 @@ def all_finite(weights: Mapping[str, Tensor], where: str, cure: str) -> None:
 
 
 def fit_into(model: nn.Module, weights: Mapping[str, Tensor], where: str, cure: str) -> None:
-    """Loads weights into a model; raises RunError when names or shapes are another model's."""
+    """Loads weights into a model; raises RunError when names, shapes or dtypes are another's."""
     expected = model.state_dict()
-    odd = sorted(set(expected) ^ set(weights))
-    odd += [
-        name
-        for name in expected
-        if name not in odd and _shape(expected, name) != _shape(weights, name)
-    ]
-    if odd:
-        raise RunError(
-            f"{where} must hold the weights of the model in config.json, and {odd[0]} does not "
-            f"fit ({_shape(weights, odd[0])} for {_shape(expected, odd[0])}); {cure}"
-        )
+    for name in [*expected, *sorted(set(weights) - set(expected))]:
+        if _form(expected, name) != _form(weights, name):
+            raise RunError(
+                f"{where} must hold the weights of the model in config.json, and {name} does not "
+                f"fit ({_form(weights, name)} for {_form(expected, name)}); {cure}"
+            )
     model.load_state_dict(dict(weights))
 
 
-def _shape(weights: Mapping[str, Tensor], name: str) -> str:
-    return str(tuple(weights[name].shape)) if name in weights else "nothing"
+def _form(weights: Mapping[str, Tensor], name: str) -> str:
+    """Shape and dtype of a weight in words."""
+    if name not in weights:
+        return "nothing"
+    return f"{tuple(weights[name].shape)} {str(weights[name].dtype).removeprefix('torch.')}"
 
 
 def _digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes, in the order of the names."""
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
+        bytes = weights[name].detach().contiguous().flatten().view(torch.uint8)
         digest.update(f"{name} {weights[name].dtype} {tuple(weights[name].shape)}\n".encode())
-        digest.update(weights[name].detach().contiguous().cpu().numpy().tobytes())
+        digest.update(bytes.numpy().tobytes())
     return digest.hexdigest()
