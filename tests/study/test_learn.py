@@ -103,6 +103,7 @@ def test_what_does_not_go_together_is_left_out_with_a_sentence() -> None:
     [
         ("latch", Grid(["rnn"], ["chrono"], [6], 1), "a cell and a start that go together; rnn fr"),
         ("latch", Grid(["rnn"], ["torch"], [6], 0), "seeds must be a whole number of at least 1"),
+        ("latch", Grid(["rnn"], ["torch"], [10**9], 1), "GiB of memory, and it needs at least"),
         ("latch", Grid(["rnm"], ["torch"], [6], 1), "cell must be one of .*did you mean rnn"),
         ("latch", Grid(["rnn"], ["othogonal"], [6], 1), "start must be .*did you mean orthogonal"),
         ("latch", Grid(["rnn"], ["torch"], [3], 1), "length must be a whole number of at least 4"),

@@ -114,7 +114,18 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
         ("--task latch --cells rnn --init chrono forget", "a cell and a start that go together"),
         ("--task latch --length 100 3", "length must be a whole number of at least 4, got 3"),
         ("--task latch --length 100 many", "of at least 4, got 'many'"),
-        ("--task latch --seeds 0", "seeds must be a whole number of at least 1, got 0"),
+        ("--task latch --seeds 0", "of at least 1 and at most 1000, got 0"),
+        (
+            "--task latch --seeds 1001",
+            "seeds must be a whole number of at least 1 and at most 1000",
+        ),
+        (
+            "--task latch --seeds many",
+            "--seeds must be a whole number, got 'many'; see throughtime",
+        ),
+        ("--task latch --hidden 100000000", "with hidden 100000000, batch_size 32, length 100; ma"),
+        ("--task latch --length 100000000", "length 100000000; make them smaller"),
+        ("--task latch --dropout 0.5", "no such option: --dropout"),
         ("--task latch --jobs -1", "jobs must be a whole number of at least 0, got -1"),
         ("--task latch --steps 0", "steps must be a whole number of at least 1, got 0"),
         ("--task latch --start tosch", "got 'tosch'; did you mean torch?"),
@@ -143,14 +154,72 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, capsys) -> None:
         Folder(tmp_path / "other" / "notes.txt" / "study", recipe())
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1, 2]", '{"cell": "rnn"'])
-def test_a_damaged_run_is_one_sentence(content: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    ["", "[", "[" * 100_000, "[]", "{}", '{"shared": 3}', '{"shared": [1]}', '{"shared": null}'],
+    ids=range(8),
+)
+def test_a_damaged_study_is_one_sentence(content: str, tmp_path: Path, capsys) -> None:
+    (tmp_path / "study.json").write_text(content)
+    said = refused(capsys, "--task", "latch", "--out", tmp_path)
+    assert (
+        "must be the folder of a study, or empty, or not there yet, and its study.json is" in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hidden": 4.0}, "and hidden is 4.0 in .*, got 4; name another folder"),
+        ({"hidden": 10**400}, "and hidden is a number of some 400 digits in"),
+        ({"hidden": [4]}, r"and hidden is \[4\] in"),
+        ({"of_a_newer_version": 1}, "and of_a_newer_version is 1 in .*, got None"),
+        ("hidden", "and hidden is None in .*, got 4"),
+    ],
+)
+def test_other_options_of_a_study_are_named(change: object, said: str, tmp_path: Path) -> None:
+    Folder(tmp_path, recipe())
+    file = tmp_path / "study.json"
+    shared = json.loads(file.read_text())["shared"]
+    if isinstance(change, dict):
+        shared |= change
+    else:
+        del shared[change]
+    file.write_text(json.dumps({"shared": shared}))
+    with pytest.raises(RunError, match=said):
+        Folder(tmp_path, recipe())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "", "{}", "[1, 2]", '{"cell": "rnn"', "[" * 100_000, '"text"', "3",
+        {"seed": -1}, {"seed": 1.5}, {"seed": True}, {"seed": None}, {"cell": ["rnn"]},
+        {"seconds": "long"}, {"metric": 10**400}, {"parameters": 10**400}, {"solved": 1},
+        {"validations": [[1]]}, {"validations": [[1, "x"]]}, {"validations": None},
+        {"failed": 3}, {"solved_at_step": -1}, {"more": 1},
+    ],
+    ids=range(22),
+)  # fmt: skip
+def test_a_damaged_run_is_one_sentence(content: str | dict, tmp_path: Path) -> None:
     folder = Folder(tmp_path, recipe())
     folder.keep(outcome("rnn", "torch", 6, 0))
     (file,) = (tmp_path / "runs").iterdir()
-    file.write_text(content)
+    whole = json.loads(file.read_text())
+    file.write_text(content if isinstance(content, str) else json.dumps(whole | content))
     with pytest.raises(RunError, match=r"torch-6-0.json must be .*; delete it to do the run again"):
         folder.outcomes()
+
+
+def test_what_a_run_came_to_is_read_back_as_it_was(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, recipe())
+    many = [
+        outcome("rnn", "torch", 6, 0, metric=float("inf"), failed="it broke", solved_at_step=3),
+        outcome("rnn", "torch", 6, 1, metric=None, validations=[[20, 0.5]], seconds=1.5),
+    ]
+    for one in many:
+        folder.keep(one)
+    assert folder.outcomes() == many
 
 
 def test_two_studies_do_not_share_a_folder(tmp_path: Path, capsys) -> None:

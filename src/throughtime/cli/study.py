@@ -12,6 +12,8 @@ from throughtime.cli.options import add_recipe_flags, given_values, whole_number
 from throughtime.tasks.recipe import Recipe, from_text
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from throughtime.cli.app import Commands
     from throughtime.train.study.folder import Folder
     from throughtime.train.study.learn import Outcome
@@ -65,6 +67,8 @@ def study(
     seeds: int, jobs: int, out: Path | None, **flags: str | None,
 ) -> None:  # fmt: skip
     """Compare cells and starts on one memory task. The same command again goes on where it was."""
+    from rich.console import Console  # before there is a folder
+
     from throughtime.errors import OptionError
     from throughtime.tasks import find
     from throughtime.train.begin import RUNS, resolve
@@ -75,11 +79,13 @@ def study(
     if jobs < 0:
         raise OptionError(f"jobs must be a whole number of at least 0, got {jobs}")
     shared = resolve(find(task), given_values(flags))
-    lengths = [from_text(_FIELDS["length"], one) for one in length or [str(shared.length)]]
-    recipes, skipped = plan(shared, Grid(cells or _CELLS, init or _STARTS, lengths, seeds))
+    axes = {"cell": cells or _CELLS, "start": init or _STARTS, "length": length or ["100"]}
+    values = [[from_text(_FIELDS[axis], one) for one in texts] for axis, texts in axes.items()]
+    recipes, skipped = plan(shared, Grid(*values, seeds))
     folder = Folder(out or RUNS / f"study-{task}", shared)
     with locked(folder.path):
-        lost = _run(folder, recipes, jobs or _cores())
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        lost = _run(folder, recipes, jobs or _cores(), console)
         _report(folder, shared, skipped, lost)
 
 
@@ -87,9 +93,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _run(folder: Folder, recipes: list[Recipe], jobs: int) -> list[Lost]:
+def _run(folder: Folder, recipes: list[Recipe], jobs: int, console: Console) -> list[Lost]:
     """Has the missing runs done and keeps each; returns those without an outcome."""
-    from rich.console import Console
     from rich.progress import track
 
     from throughtime.train.study.grid import key
@@ -97,7 +102,7 @@ def _run(folder: Folder, recipes: list[Recipe], jobs: int) -> list[Lost]:
 
     done = {(one.cell, one.start, one.length, one.seed) for one in folder.outcomes()}
     missing = [one for one in recipes if key(one) not in done]
-    console, lost = Console(stderr=True, highlight=False, soft_wrap=True), []
+    lost: list[Lost] = []
     console.print(f"{len(recipes)} runs, {len(recipes) - len(missing)} of them done before")
     total, hidden = len(missing), not console.is_terminal
     with closing(over_processes(missing, jobs, max(1, _cores() // jobs))) as ended:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -51,24 +51,28 @@ def begin(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> It
     check_memory(kind(recipe))
     place = folder or _next_free(kind.name)
     made = [path for path in (place, *place.parents) if not path.exists()]
-    run = create(place, recipe)
     try:
-        yield run
+        run = create(place, recipe)
+        with _removed_in_vain(run):
+            yield run
     except (ValueError, TypeError, RuntimeError, ImportError, OSError, MemoryError):
-        if not run.checkpoint.exists() and not (
-            run.metrics.exists() and run.metrics.stat().st_size
-        ):
-            _remove(run, made)
+        for path in made:
+            with suppress(OSError):  # it was not made, or there is something in it
+                path.rmdir()
         raise
 
 
-def _remove(run: Run, made: Sequence[Path]) -> None:
-    """Deletes a run that nothing came of, and the folders that were made for it."""
-    for file in (run.folder / "config.json", run.folder / "lock", run.log, run.metrics):
-        file.unlink(missing_ok=True)
-    with suppress(OSError):  # somebody put something there meanwhile
-        for path in made:
-            path.rmdir()
+@contextmanager
+def _removed_in_vain(run: Run) -> Iterator[None]:
+    """Deletes what was made of a new run when it fails before there is anything to go on from."""
+    try:
+        yield
+    except (ValueError, TypeError, RuntimeError, ImportError, OSError, MemoryError):
+        rows = run.metrics.exists() and run.metrics.stat().st_size
+        if not rows and not run.checkpoint.exists():
+            for file in (run.folder / "config.json", run.folder / "lock", run.log, run.metrics):
+                file.unlink(missing_ok=True)
+        raise
 
 
 def check_memory(task: Task) -> None:

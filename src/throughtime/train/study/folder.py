@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from throughtime.errors import RunError
+from throughtime.tasks.choices import short
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.files import write_whole
+from throughtime.train.files import read_json, write_whole
 from throughtime.train.study.grid import AXES
 from throughtime.train.study.learn import Outcome
 
@@ -39,11 +40,13 @@ class Folder:
         self.shared = {n: v for n, v in asdict(shared).items() if n not in _FREE}
         if not path.exists() or (path.is_dir() and {p.name for p in path.iterdir()} <= _BEGUN):
             self._make()
-        for name, value in self._read_shared().items():
-            if name not in self.shared or self.shared[name] != value:
+        before = self._read_shared()
+        for name in {**before, **self.shared}:
+            old, new = before.get(name), self.shared.get(name)
+            if type(old) is not type(new) or old != new:
                 raise RunError(
-                    f"a study goes on with the options it began with, and {name} is {value!r} in "
-                    f"{path}, got {self.shared.get(name)!r}; name another folder with --out"
+                    f"a study goes on with the options it began with, and {name} is {short(old)} "
+                    f"in {path}, got {short(new)}; name another folder with --out"
                 )
 
     def _make(self) -> None:
@@ -57,15 +60,14 @@ class Folder:
             ) from error
 
     def _read_shared(self) -> dict[str, Any]:
-        file = self.path / "study.json"
         try:
-            values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["shared"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            values = read_json(self.path / "study.json")["shared"]
+            return dict(values.items())
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise RunError(
                 f"{self.path} must be the folder of a study, or empty, or not there yet, and its "
                 "study.json is not what a study wrote; name another folder with --out"
             ) from error
-        return values
 
     def outcomes(self) -> list[Outcome]:
         """Every finished run, whatever the grid that asked for it.
@@ -89,16 +91,39 @@ class Folder:
 
 
 def _read(file: Path) -> Outcome:
-    names = {f.name for f in fields(Outcome)}
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if set(values) != names:
-            raise ValueError
-    except (OSError, ValueError, TypeError) as error:
+        values = read_json(file)
+        kinds = {f.name: str(f.type) for f in fields(Outcome)}
+        if not isinstance(values, dict) or set(values) != set(kinds):
+            raise ValueError("it has other names in it")
+        for name, kind in kinds.items():
+            if not _fits(values[name], kind):
+                raise ValueError(f"{name} in it is {short(values[name])}")
+    except (OSError, ValueError) as error:
         raise RunError(
-            f"{file} must be what a study wrote, and it is not; delete it to do the run again"
+            f"{file} must be what a study wrote, and it is not ({error}); delete it to do the run "
+            "again"
         ) from error
     return Outcome(**values)
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a value of a JSON file is of a field's kind, as it is annotated."""
+    number = type(value) is int and abs(value) < 2**63
+    rules = {
+        "str": type(value) is str,
+        "int": number and value >= 0,
+        "float": number or type(value) is float,
+        "bool": type(value) is bool,
+        "list[tuple[int, float]]": type(value) is list and all(map(_is_pair, value)),
+    }
+    return rules[kind.removesuffix(" | None")] or (value is None and kind.endswith("None"))
+
+
+def _is_pair(value: Any) -> bool:
+    """A step and the figure of its validation."""
+    right = type(value) is list and len(value) == 2
+    return right and _fits(value[0], "int") and _fits(value[1], "float")
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

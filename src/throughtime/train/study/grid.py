@@ -9,8 +9,12 @@ from typing import Any
 
 from throughtime.errors import OptionError
 from throughtime.tasks import available, find
+from throughtime.tasks.choices import short
 from throughtime.tasks.memory import MemoryTask
 from throughtime.tasks.recipe import Recipe
+from throughtime.train.begin import check_memory
+
+_MOST_SEEDS = 1000
 
 AXES = ("cell", "start", "length", "seed")
 """Fields of the recipe that differ within a study."""
@@ -45,8 +49,11 @@ def plan(shared: Recipe, grid: Grid) -> tuple[list[Recipe], list[str]]:
     Raises:
         OptionError: a value is outside its rule, or nothing is left to run.
     """
-    if grid.seeds < 1:
-        raise OptionError(f"seeds must be a whole number of at least 1, got {grid.seeds}")
+    if not 1 <= grid.seeds <= _MOST_SEEDS:
+        raise OptionError(
+            f"seeds must be a whole number of at least 1 and at most {_MOST_SEEDS}, got "
+            f"{short(grid.seeds)}"
+        )
     wanted = grid.recipes(shared)
     reasons = {key(one)[:3]: _reason(one) for one in wanted if one.seed == 0}
     skipped = {f"{cell} from {start}: {why}" for (cell, start, _), why in reasons.items() if why}
@@ -65,12 +72,17 @@ def key(recipe: Recipe) -> tuple[str, str, int, int]:
 
 
 def _reason(recipe: Recipe) -> str:
-    """Why a cell has no such start, or nothing."""
-    task = memory_task(recipe)
+    """Why a cell has no such start, or nothing.
+
+    Raises:
+        OptionError: the model is too large for this machine.
+    """
+    small = memory_task(replace(recipe, hidden=2))
     try:
-        task.model()
+        small.model()
     except OptionError as error:
         return str(error)
+    check_memory(memory_task(recipe))
     return ""
 
 
