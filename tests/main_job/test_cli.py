@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 
 import throughtime
+from tests.house.source import ROOT
 from throughtime import cells
 from throughtime.cli import main
 from throughtime.tasks import available, find
@@ -45,7 +49,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["train", "latch", "parity"], "unexpected argument: parity; see throughtime train"),
         (["train", "latch", "--steps"], "--steps expected one argument; see throughtime train"),
         (["cells", "gru"], "unexpected argument: gru; see throughtime cells --help"),
-        (["diagnose", "run", "--lag", "far"], "--lag must be a whole number, got 'far'; see"),
+        (
+            ["diagnose", "run", "--lag", "far"],
+            "--lag must be a whole number below 2147483648, got 'far'; see",
+        ),
         (["diagnose", "run", "--clip", "far"], "--clip must be a number, got 'far'; see thr"),
         (["train", "pronounce", "--stesp", "3"], "no such option: --stesp; did you mean --steps?"),
         (["train", "pronounce", "--qqq"], "no such option: --qqq; see throughtime train --help"),
@@ -61,6 +68,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["train"], "missing TASK; see throughtime train --help"),
         (["train", "pronounce", "--cell", "lstn"], "got 'lstn'; did you mean lstm?"),
         (["train", "latch", "--dropout", "0.1"], "dropout must be left out, since latch does not"),
+        (
+            ["train", "latch", "--horizon", "2"],
+            "horizon must be 0 or a whole number of at least 3, g",
+        ),
         (["train", "latch", "--threads", "1025"], "threads must be a whole number of at least 0 a"),
         (["train", "latch", "--hidden", "9" * 30], "and below 2147483648, got 99999"),
         (["train", "latch", "--hidden", "9" * 400], "got a number of some 400 digits"),
@@ -187,7 +198,7 @@ def test_weights_that_are_not_finite_are_one_sentence(
     assert "weights must be finite, and mix.bias in" in said
     assert "has 1 values that are NaN or infinite" in said
     said = refused(capsys, "train", "pronounce", "--resume", "--out", copied_run.folder)
-    assert "weights must be finite, and mix.bias in" in said
+    assert "and model.mix.bias has values that are NaN or infinite; delete it to go on from" in said
 
 
 def test_a_config_of_another_run_is_one_sentence(
@@ -226,6 +237,7 @@ def test_a_run_that_was_never_begun_goes_from_nothing_to_figures(
     )
     assert main(["train", "pronounce", *flags.split()]) == 0
     said = capsys.readouterr().out
+    assert "try it: throughtime predict runs/pronounce-1 WORD..." in said
     for word in ("kept out of training", "WER: share of words", "chance", "truth", "wer_stress"):
         assert word in said
     run = read(Path("runs/pronounce-1"))
@@ -319,3 +331,80 @@ def test_ctrl_c_says_how_to_go_on_and_the_weights_are_the_same(
     assert "Traceback" not in said
     assert main(resume) == 0
     assert run.weights.read_bytes() == trained_run.weights.read_bytes()
+
+
+def test_ctrl_c_before_the_first_step_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from throughtime.cli import train
+
+    def interrupted(run: Run) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "show_training", interrupted)
+    assert main(["train", "latch", "--out", str(tmp_path / "runs" / "run")]) == 130
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_there_stays_when_nothing_comes_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from throughtime.cli import train
+
+    def failed(run: Run) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(train, "show_training", failed)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "latch", "--out", "."]) == 2
+    assert tmp_path.is_dir() and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("where", "code"), [("/dev/full", 2), ("a closed pipe", 141)])
+def test_an_output_that_takes_nothing(where: str, code: int) -> None:
+    program = "import sys; from throughtime.cli import main; sys.exit(main(['cells']))"
+    if where == "/dev/full":
+        output = os.open(where, os.O_WRONLY)
+    else:
+        reader, output = os.pipe()
+        os.close(reader)
+    with os.fdopen(output, "wb") as sink:
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, cwd=ROOT, stdout=sink, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == code
+    expected = "error: the output, or a file, cannot be used (No space left on device); see that"
+    assert done.stderr.startswith(expected) if code == 2 else done.stderr == ""
+    assert done.stderr.count("\n") == (code == 2)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 2147483648 b"),
+    ],
+)
+def test_memory_that_is_not_there_is_one_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cells, "available", fail)
+    size = "2 GiB at once" if isinstance(error, RuntimeError) else "more"
+    assert refused(capsys, "cells") == (
+        f"error: this machine has not enough memory for {size}; make sizes smaller, say "
+        "--batch-size\n"
+    )
+
+
+def test_what_is_no_share_is_not_shown_in_percent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "--steps 1 --length 6 --hidden 2 --batch-size 4 --threads 1".split()
+    assert main(["train", "adding", *flags, "--out", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr()
+    (row,) = (line.split() for line in shown.out.splitlines() if line.startswith("mse "))
+    assert row[2] == "0.1667" and float(row[1]) > 0 and "%" not in row
+    assert "validation: mse" in shown.err and "%" not in shown.err
+    assert "predict" not in shown.out, "nobody has questions for it"

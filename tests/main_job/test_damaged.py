@@ -220,7 +220,7 @@ def test_weights_that_are_a_folder_are_one_sentence(copied_run: Run) -> None:
     copied_run.weights.unlink()
     copied_run.weights.mkdir()
     with pytest.raises(
-        RunError, match=r"truncated or damaged \(Is a directory\); restore the file"
+        RunError, match=r"must be readable, and it is not \(Is a directory\); restor"
     ):
         trained(copied_run)
 
@@ -277,7 +277,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(copied_run: Run) -> None:
     done = with_a_full_disk(copied_run.checkpoint.stat().st_size // 2, *longer)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "checkpoint.pt must take what training writes, and it does not" in done.stderr
-    assert "make room, then go on with: throughtime train pronounce --resume --out" in done.stderr
+    assert "see that it can, then go on with: throughtime train pronounce --resume" in done.stderr
     for name in ("checkpoint.pt", "checkpoint-previous.pt", "weights.safetensors"):
         assert (copied_run.folder / name).read_bytes() == before[name]
     with small_dictionary():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +46,48 @@ def test_a_word_has_one_answer_whatever_stands_beside_it(trained_run: Run) -> No
     together = task.answer(model, words)
     assert together == [task.answer(model, [word])[0] for word in words]
     assert together[0] == together[3] == together[4]
+
+
+@pytest.mark.usefixtures("dictionary_in_small")
+def test_files_and_standard_input_are_read_and_what_has_no_answer_is_named(
+    trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_bytes(b"\xef\xbb\xbftime\r\n\n na\xc3\xafve \n\xff\nwork")
+    Path("time").write_text("a word may be the name of a file")
+    pipe = io.TextIOWrapper(io.BytesIO(b"hello\nw0rld\n"))
+    monkeypatch.setattr(sys, "stdin", pipe)
+    assert main(["predict", str(trained_run.folder), "time", "", "words.txt", "-", "a"]) == 2
+    shown = capsys.readouterr()
+    words = ["time", "time", "work", "hello", "a"]
+    task, model = trained(trained_run)
+    answers = task.answer(model, words)
+    assert shown.out == "".join(f"{w}\t{a}\n" for w, a in zip(words, answers, strict=True))
+    assert [line.partition(" must")[0] for line in shown.err.splitlines()] == [
+        "error: a word",
+        "error: words.txt, line 3: a word",
+        "error: words.txt, line 4: a word",
+        "error: standard input, line 2: a word",
+    ]
+    assert "got 'ï' in 'naïve'" in shown.err and "got '0' in 'w0rld'" in shown.err
+    assert main(["predict", str(trained_run.folder), "./time"]) == 2
+    assert "./time, line 1: a word must be spelled" in capsys.readouterr().err
+    assert main(["predict", str(trained_run.folder), "wrods.txt"]) == 2
+    assert "wrods.txt cannot be used (No such file" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("dictionary_in_small")
+def test_many_lines_are_answered_in_their_order(
+    trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word for word in dictionary() if len(word) < 5][:400]
+    file = tmp_path / "many.txt"
+    file.write_text("\n".join(words * 3))
+    assert main(["predict", str(trained_run.folder), str(file)]) == 0
+    task, model = trained(trained_run)
+    expected = [f"{w}\t{a}" for w, a in zip(words, task.answer(model, words), strict=True)]
+    assert capsys.readouterr().out.splitlines() == expected * 3
 
 
 @pytest.mark.usefixtures("dictionary_in_small")

@@ -121,7 +121,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
         ),
         (
             "--task latch --seeds many",
-            "--seeds must be a whole number, got 'many'; see throughtime",
+            "--seeds must be a whole number below 2147483648, got 'many'",
         ),
         ("--task latch --hidden 100000000", "with hidden 100000000, batch_size 32, length 100; ma"),
         ("--task latch --length 100000000", "length 100000000; make them smaller"),

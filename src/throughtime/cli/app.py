@@ -22,6 +22,7 @@ from throughtime.tasks.choices import did_you_mean
 _EXTRA = ("pytorch_lightning", "safetensors", "rich", "plotly")
 
 _DEBUG = "--debug"
+_OPTION = re.compile(r"-\D.*", re.DOTALL)  # a single dash, and -5, are values
 _CTRL_C, _NO_READER = 130, 141  # what a shell calls a program that SIGINT or SIGPIPE ended
 
 
@@ -52,13 +53,12 @@ class Parser(argparse.ArgumentParser):
         """
         for word in words[: words.index("--")] if "--" in words else words:
             option = word.partition("=")[0]
-            if option.startswith("--") and option not in self.options:
+            if _OPTION.fullmatch(option) and option not in self.options:
                 hint = did_you_mean(option, self.options)
                 raise UsageError(f"no such option: {option}{hint or self._see()}")
         values, rest = self.parse_known_args(words)
         if rest:
-            what = "no such option: " if rest[0].startswith("-") else "unexpected argument: "
-            raise UsageError(f"{what}{rest[0]}{self._see()}")
+            raise UsageError(f"unexpected argument: {rest[0]}{self._see()}")
         return vars(values)
 
     def error(self, message: str) -> NoReturn:
@@ -166,7 +166,7 @@ def _sentence(error: Exception) -> str | None:
         what = error.filename or "the output, or a file,"
         return f"{what} cannot be used ({error.strerror or error}); see that it can"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        bytes = re.search(r"allocate (\d+) bytes", str(error))
+        bytes = re.search(r"allocate (\d+) b", str(error))
         size = f" {int(bytes[1]) / 2**30:.3g} GiB at once" if bytes else " more"
         return f"this machine has not enough memory for{size}; make sizes smaller, say --batch-size"
     return None

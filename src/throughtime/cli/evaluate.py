@@ -28,4 +28,4 @@ def evaluate(run: Path, split: str) -> None:
 
     one_of("split", split, ("validation", "test"))
     task, model = trained(read(run))
-    show_score(task.score(model, split), task.chance(split), split)
+    show_score(task, task.score(model, split), split)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any
 
-from throughtime.tasks.recipe import Recipe, from_text, said
+from throughtime.tasks.recipe import NO_COUNT, Recipe, from_text, said
 
 if TYPE_CHECKING:
     from throughtime.cli.app import Commands, Parser
@@ -47,9 +47,12 @@ def given_values(flags: Mapping[str, str | None]) -> dict[str, Any]:
 def whole_number(text: str) -> int:
     """The number that somebody typed; argparse says what is wrong with another text."""
     try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from error
+        value = int(text)
+    except ValueError:
+        value = NO_COUNT
+    if abs(value) >= NO_COUNT:
+        raise argparse.ArgumentTypeError(f"must be a whole number below {NO_COUNT}, got {text!r}")
+    return value
 
 
 def number(text: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -26,8 +27,8 @@ def register(commands: Commands) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="The folder of a finished run.")
     parser.add_argument(
         "items", nargs="+", metavar="ITEM",
-        help="What the model is asked, say a word; a file of such, one a line, by a name with an "
-        "ending or a slash in it; or - for those of standard input.",
+        help="What the model is asked, say a word; or a file of such, one a line, by a name that "
+        "ends in .txt or has a slash; or - for those of standard input.",
     )  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def _asked(items: Iterable[str]) -> Iterator[Item]:
     for item in items:
         if item == "-":
             yield from _lines(sys.stdin.buffer if sys.stdin else (), "standard input")
-        elif "/" in item or (Path(item).suffix and Path(item).is_file()):
+        elif "/" in item or item.endswith(".txt") or (Path(item).suffix and os.path.exists(item)):
             with open(item, "rb") as file:
                 yield from _lines(file, item)
         else:

@@ -80,8 +80,9 @@ def study(
         raise OptionError(f"jobs must be a whole number of at least 0, got {jobs}")
     shared = resolve(find(task), given_values(flags))
     axes = {"cell": cells or _CELLS, "start": init or _STARTS, "length": length or ["100"]}
-    values = [[from_text(_FIELDS[axis], one) for one in texts] for axis, texts in axes.items()]
-    recipes, skipped = plan(shared, Grid(*values, seeds))
+    named = {axis: [from_text(_FIELDS[axis], one) for one in texts] for axis, texts in axes.items()}
+    grid = Grid(named["cell"], named["start"], named["length"], seeds)
+    recipes, skipped = plan(shared, grid)
     folder = Folder(out or RUNS / f"study-{task}", shared)
     with locked(folder.path):
         console = Console(stderr=True, highlight=False, soft_wrap=True)

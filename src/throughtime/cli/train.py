@@ -57,7 +57,7 @@ def show_training(run: Run) -> None:
     task = find(run.recipe.task)(run.recipe)
     model = fit(run)
     score, figures = score_and_keep(run, task, model)
-    show_score(score, task.chance("test"), "test")
+    show_score(task, score, "test")
     print(
         f"{figures['parameters']} parameters, {figures['steps']} steps, "
         f"{figures['wall_seconds']:.0f} s ({figures['cpu_seconds']:.0f} s of processor)\n"

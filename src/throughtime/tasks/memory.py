@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from throughtime import Recurrent, initialise
-from throughtime.errors import DataError
+from throughtime.errors import DataError, OptionError
 from throughtime.tasks.cell import cell_called
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 
 _BATCHES, _HELD_OUT, _EXAMPLES = 100, 512, 4
+_SHORTEST = 3  # steps of a time scale that a start can be given
 _SPLITS = {"train": 0, "validation": 1, "test": 2}
 
 
@@ -87,6 +88,13 @@ class MemoryTask(Task):
         }
         for name, steps in (("quick", 1000), ("full", 10000))
     }
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        if 0 < recipe.horizon < _SHORTEST:
+            raise OptionError(
+                f"horizon must be 0 or a whole number of at least {_SHORTEST}, got {recipe.horizon}"
+            )
 
     @property
     def steps(self) -> int:

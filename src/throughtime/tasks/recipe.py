@@ -10,7 +10,7 @@ from typing import Any, Literal
 from throughtime.errors import OptionError
 from throughtime.tasks.choices import did_you_mean, one_of, short
 
-_NO_COUNT = 2**31  # no option that counts something gets here
+NO_COUNT = 2**31  # no option that counts something gets here
 
 
 def _option(
@@ -88,8 +88,8 @@ def _check(name: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> None:
         return
     wanted: dict[str, Any] = {"int": int, "float": int | float, "str": str}
     right = isinstance(value, wanted[str(kind)]) and not isinstance(value, bool)
-    if right and isinstance(value, int) and value >= _NO_COUNT:
-        rule = {**rule, "below": min(rule["below"], _NO_COUNT)}
+    if right and isinstance(value, int) and value >= NO_COUNT:
+        rule = {**rule, "below": min(rule["below"], NO_COUNT)}
     if right and kind != "str":
         inside = rule["at_least"] <= value < rule["below"] and rule["above"] < value
         right = inside and math.isfinite(value)

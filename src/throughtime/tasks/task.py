@@ -27,7 +27,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Score:
-    """The metrics of a split (shares between 0 and 1), the rule they follow, and some examples."""
+    """The metrics of a split, the rule they follow, and some examples."""
 
     split: str
     rule: str
@@ -61,6 +61,7 @@ class Task(ABC):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]  # preset -> fields of the recipe
 
     ignores: ClassVar[tuple[str, ...]] = ()  # fields of the recipe that mean nothing here
+    shares: ClassVar[bool] = True  # its metrics are between 0 and 1; people read them in percent
     asks: ClassVar[str] = ""  # what users ask its model, say WORD; empty: it answers no one
 
     def __init__(self, recipe: Recipe) -> None:
@@ -119,6 +120,10 @@ class Task(ABC):
         """
         if not item:
             raise DataError(f"what {self.name} is asked must not be empty, got ''; leave it out")
+
+    def shown(self, value: float) -> str:
+        """A metric as people read it."""
+        return f"{100 * value:.2f} %" if self.shares else f"{value:.4g}"
 
     def step_bytes(self) -> int:
         """What a step's data and outputs take in memory at the least; 0 where it is not known."""

@@ -20,6 +20,9 @@ from throughtime.train.run import Run, create, keep_recipe, locked, read
 
 RUNS = Path("runs")
 
+_FAILURES = (
+    ValueError, TypeError, RuntimeError, ImportError, OSError, MemoryError, KeyboardInterrupt,
+)  # fmt: skip
 _LIMITS = tuple(
     Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory/memory.limit_in_bytes")
 )
@@ -55,7 +58,7 @@ def begin(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> It
         run = create(place, recipe)
         with _removed_in_vain(run):
             yield run
-    except (ValueError, TypeError, RuntimeError, ImportError, OSError, MemoryError):
+    except _FAILURES:
         for path in made:
             with suppress(OSError):  # it was not made, or there is something in it
                 path.rmdir()
@@ -67,9 +70,10 @@ def _removed_in_vain(run: Run) -> Iterator[None]:
     """Deletes what was made of a new run when it fails before there is anything to go on from."""
     try:
         yield
-    except (ValueError, TypeError, RuntimeError, ImportError, OSError, MemoryError):
+    except _FAILURES as error:
         rows = run.metrics.exists() and run.metrics.stat().st_size
-        if not rows and not run.checkpoint.exists():
+        told = isinstance(error, KeyboardInterrupt) and run.log.exists()  # how to go on
+        if not rows and not told and not run.checkpoint.exists():
             for file in (run.folder / "config.json", run.folder / "lock", run.log, run.metrics):
                 file.unlink(missing_ok=True)
         raise

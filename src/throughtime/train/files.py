@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ _LENGTHS = len(_SEAL) + 64 + 1
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a kill at any moment, finds the old one or the new one."""
+    """Writes a file so that a reader, or a kill at any moment, finds the old one or the new one.
+
+    Raises:
+        OSError: the disk is full, say; names `path`, and nothing is left beside it.
+    """
     draft = write_draft(path, content)
-    os.replace(draft, path)
+    with _undone(draft, path):
+        os.replace(draft, path)
     sync_folder(path.parent)
 
 
@@ -28,19 +34,25 @@ def write_draft(path: Path, content: bytes) -> Path:
     """Writes beside `path` and waits until the disk has it; the caller renames.
 
     Raises:
-        OSError: the disk is full, say; names `path`, and nothing is left beside it.
+        OSError: as `write_whole`.
     """
     draft = path.with_name(path.name + ".draft")
+    with _undone(draft, path), draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return draft
+
+
+@contextlib.contextmanager
+def _undone(draft: Path, path: Path) -> Iterator[None]:
+    """Deletes a draft that could not become `path`."""
     try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink()
         raise OSError(error.errno, error.strerror, str(path)) from error
-    return draft
 
 
 def read_whole(path: Path) -> bytes:

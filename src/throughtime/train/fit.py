@@ -103,8 +103,8 @@ def _told_of_the_disk(run: Run) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"{error.filename or run.folder} must take what training writes, and it does not "
-            f"({error.strerror or error}); the last checkpoint is kept: make room, then go on "
-            f"with: {run.resume}"
+            f"({error.strerror or error}); the last checkpoint is kept: see that it can, then go "
+            f"on with: {run.resume}"
         ) from error
 
 

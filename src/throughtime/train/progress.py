@@ -46,7 +46,9 @@ class Shown(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Learner)
         metrics = trainer.callback_metrics.items()
-        figures = " ".join(f"{name} {100 * float(value):.1f} %" for name, value in metrics)
+        figures = " ".join(
+            f"{name} {pl_module.task.shown(float(value))}" for name, value in metrics
+        )
         seconds = pl_module.journal.clock.seconds()["wall_seconds"]
         self.lines.info(
             "step %d/%d  loss %.3f  validation: %s  %.0f s",
@@ -77,7 +79,7 @@ def open_log(run: Run) -> logging.Logger:
     log.setLevel(logging.INFO)
     log.propagate = False
     close_log(log)
-    file = _LogFile(run.log, encoding="utf-8")
+    file = _LogFile(run.log, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(file)
     log.addHandler(logging.StreamHandler())

@@ -90,7 +90,8 @@ def create(folder: Path, recipe: Recipe) -> Run:
             folder.parent.mkdir(parents=True, exist_ok=True)
             draft.mkdir()
         write_whole(draft / "config.json", _json(asdict(recipe)))
-        draft.rename(folder)
+        if not there:
+            draft.rename(folder)
     except OSError as error:
         if not there:
             shutil.rmtree(draft, ignore_errors=True)

@@ -43,13 +43,17 @@ def load_weights(run: Run, model: nn.Module) -> None:
 def _read(run: Run) -> dict[str, Tensor]:
     try:
         content = read_whole(run.weights)
+    except OSError as error:
+        raise RunError(
+            f"{run.weights} must be readable, and it is not ({error.strerror}); {_CURE}"
+        ) from error
+    try:
         weights, written = load(content), _written(content)
     # A header of another's making may be anything, and safetensors reads it as it is.
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(
             f"{run.weights} must be a whole safetensors file, and it is truncated or damaged "
-            f"({reason}); {_CURE}"
+            f"({error}); {_CURE}"
         ) from error
     if _digest(weights) != written:
         raise RunError(
