@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import subprocess
+import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.house.source import ROOT
 from throughtime.errors import OptionError, RunError
 from throughtime.tasks import available, find
 from throughtime.tasks.pronounce import Pronounce
 from throughtime.tasks.recipe import Recipe, from_text, recipe_from
-from throughtime.train.begin import begin, go_on, resolve
+from throughtime.train.begin import begin, check_memory, go_on, parameters, resolve
 from throughtime.train.run import create, read
 
 
@@ -155,6 +158,33 @@ def test_runs_are_numbered_and_the_newest_goes_on(
         go_on(Pronounce, None, {"seed": 3})
 
 
+def test_processes_that_begin_at_once_get_a_folder_each(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from throughtime.tasks import find
+from throughtime.train.begin import begin
+os.chdir(sys.argv[1])
+begun, go = os.pipe()
+children = []
+for seed in range(8):
+    child = os.fork()
+    if not child:
+        os.close(go)
+        os.read(begun, 1)
+        with begin(find("pronounce"), None, {"seed": seed}):
+            os._exit(0)
+    children.append(child)
+os.close(go)
+print(*(os.waitpid(child, 0)[1] for child in children))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.stdout.split() == ["0"] * 8, done.stderr
+    folders = sorted((tmp_path / "runs").iterdir())
+    assert [folder.name for folder in folders] == [f"pronounce-{n}" for n in range(1, 9)]
+    assert sorted(read(folder).recipe.seed for folder in folders) == list(range(8))
+
+
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="a new run needs a folder that is not there yet or empty"):
@@ -172,3 +202,33 @@ def test_a_folder_that_cannot_be_written_is_told_and_nothing_is_left(tmp_path: P
 def test_config_is_plain_json(tmp_path: Path) -> None:
     run = create(tmp_path / "run", Recipe())
     assert json.loads((run.folder / "config.json").read_text()) == asdict(Recipe())
+
+
+@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize(("cell", "layers"), [("rnn", 1), ("gru", 2), ("lstm", 2)])
+def test_the_parameters_of_a_model_are_known_before_it_is_made(
+    name: str, cell: str, layers: int
+) -> None:
+    kind = find(name)
+    for hidden in (2, 4, 10, 34):
+        task = kind(resolve(kind, {"cell": cell, "layers": layers, "hidden": hidden}))
+        assert parameters(task) == sum(p.numel() for p in task.model().parameters())
+
+
+def test_a_machine_that_can_hold_a_model_may_be_too_small_to_train_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = Pronounce(resolve(Pronounce, {}))
+    bytes = 4 * parameters(task)
+    for there, training, fits in (
+        (4 * bytes, True, True), (4 * bytes - 1, True, False),
+        (bytes, False, True), (bytes - 1, False, False),
+    ):  # fmt: skip
+        monkeypatch.setattr("throughtime.train.begin._memory_bytes", lambda there=there: there)
+        if fits:
+            check_memory(task, training)
+        else:
+            with pytest.raises(
+                OptionError, match="GiB of memory, and it needs at least 0.0 with h"
+            ):
+                check_memory(task, training)

@@ -25,7 +25,8 @@ def add_recipe_flags(
     task does not read; without one it lists the tasks. All are read as text, so that one place,
     the recipe, tells what is wrong with a value.
     """
-    named = [kinds[word] for word in commands.words if word in kinds][:1]
+    values = [word.rpartition("=")[2] for word in commands.words]
+    named = [kinds[value] for value in values if value in kinds][:1]
     for field in _FIELDS.values():
         if field.name not in ("task", *without):
             parser.add_argument(

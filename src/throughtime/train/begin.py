@@ -52,11 +52,11 @@ def begin(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> It
     """
     recipe = resolve(kind, given)
     check_memory(kind(recipe))
-    place = folder or _next_free(kind.name)
-    made = [path for path in (place, *place.parents) if not path.exists()]
+    top = folder or RUNS
+    made = [path for path in (top, *top.parents) if not path.exists()]
     try:
-        run = create(place, recipe)
-        with _removed_in_vain(run):
+        run = _create(folder, recipe)
+        with _removed_in_vain(run, folder is None):
             yield run
     except _FAILURES:
         for path in made:
@@ -65,8 +65,20 @@ def begin(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> It
         raise
 
 
+def _create(folder: Path | None, recipe: Recipe) -> Run:
+    """The run in a folder, or in the next free one, whatever other processes take meanwhile."""
+    while folder is None:
+        place = _next_free(recipe.task)
+        try:
+            return create(place, recipe)
+        except RunError:
+            if not place.exists():
+                raise
+    return create(folder, recipe)
+
+
 @contextmanager
-def _removed_in_vain(run: Run) -> Iterator[None]:
+def _removed_in_vain(run: Run, with_folder: bool) -> Iterator[None]:
     """Deletes what was made of a new run when it fails before there is anything to go on from."""
     try:
         yield
@@ -76,32 +88,42 @@ def _removed_in_vain(run: Run) -> Iterator[None]:
         if not rows and not told and not run.checkpoint.exists():
             for file in (run.folder / "config.json", run.folder / "lock", run.log, run.metrics):
                 file.unlink(missing_ok=True)
+            with suppress(OSError):
+                if with_folder:
+                    run.folder.rmdir()
         raise
 
 
-def check_memory(task: Task) -> None:
-    """Refuses a model that this machine cannot train: sizes are a slip of the finger away.
+def check_memory(task: Task, training: bool = True) -> None:
+    """Refuses a model that this machine cannot hold: sizes are a slip of the finger away.
 
-    Its parameters are counted in three small ones of its kind, since they grow with the square of
-    `hidden`; training holds each four times, with its gradient and the optimizer's two.
+    Training holds each parameter four times, with its gradient and the optimizer's two.
 
     Raises:
         OptionError: it takes more memory than there is.
     """
-    recipe = task.recipe
-    with torch.random.fork_rng(devices=[]):
-        small = [type(task)(replace(recipe, hidden=units)).model() for units in (2, 4, 6)]
-    one, two, three = (sum(p.numel() for p in model.parameters()) for model in small)
-    n = recipe.hidden / 2 - 1
-    count = one + n * (two - one) + n * (n - 1) / 2 * (three - 2 * two + one)
-    needed, there = 16 * count + task.step_bytes(), _memory_bytes()
+    needed = 4 * parameters(task) * (4 if training else 1) + (task.step_bytes() if training else 0)
+    there = _memory_bytes()
     if needed > there:
         names = [n for n in ("hidden", "batch_size", "length") if n not in task.ignores]
         raise OptionError(
-            f"a training must fit into this machine's {there / 2**30:,.1f} GiB of memory, and it "
-            f"needs at least {needed / 2**30:,.1f} with "
-            f"{', '.join(f'{n} {getattr(recipe, n)}' for n in names)}; make them smaller"
+            f"a {'training' if training else 'model'} must fit into this machine's "
+            f"{there / 2**30:,.1f} GiB of memory, and it needs at least {needed / 2**30:,.1f} with "
+            f"{', '.join(f'{n} {getattr(task.recipe, n)}' for n in names)}; make them smaller"
         )
+
+
+def parameters(task: Task) -> int:
+    """How many numbers its model has, found without making it.
+
+    They are counted in three small models of its kind, for they grow with the square of `hidden`:
+    at 2, 4, 6 units a, b, c, and at 2 + 2 n units a + n (b - a) + n (n - 1) / 2 (c - 2 b + a).
+    """
+    with torch.random.fork_rng(devices=[]):
+        kinds = [type(task)(replace(task.recipe, hidden=units)) for units in (2, 4, 6)]
+        a, b, c = (sum(p.numel() for p in kind.model().parameters()) for kind in kinds)
+    n = (task.recipe.hidden - 1) // 2
+    return a + n * (b - a) + n * (n - 1) // 2 * (c - 2 * b + a)
 
 
 def _memory_bytes() -> int:

@@ -26,7 +26,7 @@ def trained(run: Run) -> tuple[Task, nn.Module]:
         OptionError: its model is too large for this machine.
     """
     task = find(run.recipe.task)(run.recipe)
-    check_memory(task)
+    check_memory(task, training=False)
     with torch.random.fork_rng():
         model = task.model()
     load_weights(run, model)
