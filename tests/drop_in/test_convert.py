@@ -38,9 +38,9 @@ class Model(nn.Module):
 
 
 def theirs_left(model: nn.Module) -> list[nn.Module]:
-    """Modules of torch's recurrent classes."""
-    kinds = (nn.RNNBase, nn.RNNCellBase)
-    return [m for m in model.modules() if isinstance(m, kinds)]
+    """Modules of torch's own recurrent classes."""
+    found = [m for m in model.modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)]
+    return [m for m in found if not type(m).__module__.startswith("throughtime.")]
 
 
 def draw() -> Tensor:

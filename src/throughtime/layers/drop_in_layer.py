@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends import Choice, cpu
@@ -15,7 +14,7 @@ from throughtime.backends.torch import KERNELS, ONE_STEP, carries_stack
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
-from throughtime.layers.drop_in_attributes import TorchAttributes
+from throughtime.layers.drop_in_attributes import PastRNNBase, TorchAttributes
 from throughtime.layers.drop_in_checks import (
     check_dimensions,
     check_input,
@@ -24,33 +23,33 @@ from throughtime.layers.drop_in_checks import (
 from throughtime.layers.options import Options
 
 
-class DropIn(TorchAttributes):
-    """A layer with the call of torch.nn's.
+class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, override]
+    """A layer with the call of torch.nn's, which also is a torch.nn.RNNBase.
 
     Attributes:
         kind: the name of torch's class.
     """
 
     kind: ClassVar[str]
+    _quantised_otherwise = "quantise throughtime.to_torch(model)"
 
-    @abstractmethod
     def __init__(
         self, cell: Cell, input_size: int, hidden_size: int, num_layers: int, bias: bool,
         batch_first: bool, dropout: float, bidirectional: bool, device: Any, dtype: Any,
         backend: str,
     ) -> None:  # fmt: skip
-        # Before the rest, so that a reset_parameters of the user's own can read them.
+        super().__init__(
+            cell, input_size, tuple(hidden_size for _ in range(num_layers)),
+            directions=2 if bidirectional else 1, bias=bias,
+            options=Options(dropout=float(dropout)), backend=backend, device=device, dtype=dtype,
+        )  # fmt: skip
         self.mode = str(cell.torch_equivalent)
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.batch_first = batch_first
         self.bidirectional = bidirectional
         self.proj_size = int(getattr(cell, "proj_size", 0))
-        super().__init__(
-            cell, input_size, tuple(hidden_size for _ in range(num_layers)),
-            directions=2 if bidirectional else 1, bias=bias,
-            options=Options(dropout=float(dropout)), backend=backend, device=device, dtype=dtype,
-        )  # fmt: skip
+        self.reset_parameters()
         self.flatten_parameters()
 
     def forward(
@@ -155,7 +154,8 @@ class DropIn(TorchAttributes):
             state = tuple(v.index_select(1, packed.sorted_indices) for v in state)
         start = state if self.mode == "LSTM" else state[0]
         try:
-            weights: Any = [self._parameters[name] for name in self._flat_weights_names]
+            plain = self.plain_parameters()
+            weights: Any = [plain[name] for name in self._flat_weights_names]
         except KeyError:  # one of them was swapped for a plain tensor, or is parametrised
             weights = [getattr(self, name) for name in self._flat_weights_names]
         options = (

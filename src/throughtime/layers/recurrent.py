@@ -80,6 +80,7 @@ class Recurrent(SequenceLayer):
         )  # fmt: skip
         self.batch_first = batch_first
         self.return_state = return_state
+        self.reset_parameters()
 
     def forward(
         self, x: Any, state: States | None = None, *, lengths: Tensor | Iterable[int] | None = None,
