@@ -86,24 +86,46 @@ def check_state(layer: Passage, state: Any, rows: int, batched: bool) -> States 
 
 def check_lengths(lengths: Any, steps: int, rows: int, device: torch.device) -> Tensor:
     """lengths as (B,) int64 from 0 to T."""
-    try:
-        listed = list(lengths) if isinstance(lengths, Iterator) else lengths
-        found = torch.as_tensor(listed, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"lengths must be {rows} integers, got {lengths!r}") from error
-    if found.numel() == 0:
-        found = found.to(torch.int64)  # an empty list tells no dtype
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise TypeError(f"lengths must be integers, got {found.dtype}")
-    if found.shape != (rows,):
-        raise ShapeError(f"lengths must be ({rows},), one for each row, got {tuple(found.shape)}")
-    found = found.to(torch.int64)  # torch has no minimum of the other unsigned integers
-    if not (_hidden_values() or found.is_meta) and rows:
+    found = _check_steps("lengths", lengths, rows, device)
+    if readable(found) and rows:
         low, high = int(found.min()), int(found.max())
         if low < 0 or high > steps:
             wrong = low if low < 0 else high
             raise ShapeError(f"lengths must be from 0 to {steps}, the steps of x, got {wrong}")
     return found
+
+
+def check_starts(
+    starts: Any, lengths: Tensor | None, steps: int, rows: int, device: torch.device
+) -> Tensor:
+    """starts as (B,) int64 from 0 to each row's end."""
+    found = _check_steps("starts", starts, rows, device)
+    ends = torch.full_like(found, steps) if lengths is None else lengths
+    if readable(found):
+        wrong = ((found < 0) | (found > ends)).nonzero().flatten().tolist()
+        if wrong:
+            row = wrong[0]
+            raise ShapeError(
+                f"starts must be from 0 to each row's end, which is {int(ends[row])} for row "
+                f"{row}, got {int(found[row])}"
+            )
+    return found
+
+
+def _check_steps(name: str, values: Any, rows: int, device: torch.device) -> Tensor:
+    """Numbers of steps, one a row, as (B,) int64."""
+    try:
+        listed = list(values) if isinstance(values, Iterator) else values
+        found = torch.as_tensor(listed, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be {rows} integers, got {values!r}") from error
+    if found.numel() == 0:
+        found = found.to(torch.int64)  # an empty list tells no dtype
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {found.dtype}")
+    if found.shape != (rows,):
+        raise ShapeError(f"{name} must be ({rows},), one for each row, got {tuple(found.shape)}")
+    return found.to(torch.int64)  # torch has no minimum of the other unsigned integers
 
 
 def check_reset(reset: Any, shape: tuple[int, ...]) -> Tensor:
@@ -140,9 +162,10 @@ def check_inputs(layer: Passage, inputs: Mapping[str, Tensor] | None, x: Tensor)
         _check_kind(f"input {name}", v, x)
 
 
-def _hidden_values() -> bool:
-    """Whether values of tensors cannot be looked at: a compiler or a transform is at work."""
-    return torch.compiler.is_compiling() or torch._C._functorch.get_dynamic_layer_stack_depth() > 0
+def readable(v: Tensor) -> bool:
+    """Whether numbers can be looked at: not below a compiler or a transform."""
+    below = torch._C._functorch.get_dynamic_layer_stack_depth() > 0
+    return not (torch.compiler.is_compiling() or below or v.is_meta)
 
 
 def _described(value: Any) -> str:

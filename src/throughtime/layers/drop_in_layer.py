@@ -54,7 +54,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
 
     def forward(
         self, input: Any, hx: Any = None, *, lengths: Tensor | Iterable[int] | None = None,
-        reset: Tensor | None = None,
+        starts: Tensor | Iterable[int] | None = None, reset: Tensor | None = None,
     ) -> Any:  # fmt: skip
         """Carry a batch of sequences through all layers.
 
@@ -63,8 +63,10 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
                 PackedSequence.
             hx: where it starts: h0, or (h0, c0) for an LSTM, each (L D, B, width), without a
                 batch (L D, width); left out, zeros.
-            lengths: (B,) steps of each row of a padded input, in any order, 0 is legal; outputs
-                behind a row's end are zero.
+            lengths: (B,) the step at which each row of a padded input ends, T where left out, in
+                any order, 0 is legal; outputs from there on are zero.
+            starts: (B,) the step at which each row begins, 0 where left out, for batches padded on
+                the left: row b is the steps from starts[b] to lengths[b] - 1.
             reset: bool, the input's shape without its width: True puts the state back to zero
                 before that step (in the backward direction, after it).
 
@@ -73,12 +75,13 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
 
         Raises:
             ValueError, RuntimeError: what torch.nn raises, with its text.
-            ShapeError, OptionError: lengths or reset do not fit.
+            ShapeError, OptionError: lengths, starts or reset do not fit.
         """
         x, state, rows = self._checked(input, hx)
-        if lengths is None and reset is None and self._takes_stack(x):
+        plain = lengths is None and starts is None and reset is None
+        if plain and self._takes_stack(x):
             return self._run_stack(input, x, state, rows)
-        batch, border = self._entered(input, state, lengths=lengths, reset=reset)
+        batch, border = self._entered(input, state, lengths=lengths, starts=starts, reset=reset)
         y, results = self.carry(batch)
         return self.leave(y, tuple(r.final for r in results), border)
 
