@@ -205,8 +205,12 @@ _ENCODE = (
 def _hand_over(leaf: Tensor, part: Tensor) -> None:
     """Send the gradient of a window's x through what computed x."""
     gradient, leaf.grad = leaf.grad, None
+    if gradient is not None and gradient.requires_grad:
+        raise OptionError(
+            f"x was computed before its windows, so no second derivative goes through it; {_ENCODE}"
+        )
     try:
-        part.backward(gradient, retain_graph=True, create_graph=torch.is_grad_enabled())
+        part.backward(gradient, retain_graph=True)
     except RuntimeError as error:
         if "modified by an inplace operation" not in str(error):
             raise
