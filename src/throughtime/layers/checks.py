@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from throughtime.layers.passage import Passage
 def check_x(layer: Passage, x: Any, packed: bool = False) -> None:
     """x is a tensor of the layer's width, dtype and device."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor or a PackedSequence, got {type(x).__name__}")
+        raise no_tensor("x", x)
     if x.is_nested or x.layout != torch.strided:
         kind = "a nested tensor" if x.is_nested else f"layout {x.layout}"
         raise TypeError(
@@ -24,6 +25,9 @@ def check_x(layer: Passage, x: Any, packed: bool = False) -> None:
             f"{'.to_padded_tensor(0), and give lengths' if x.is_nested else '.to_dense()'}"
         )
     I, order = layer.input_size, "B, T" if layer.batch_first else "T, B"
+    weight = next(layer.parameters(), None)
+    if weight is not None and not x.is_floating_point():
+        _check_kind("x", x, weight)
     if x.dim() not in ((2,) if packed else (2, 3)):
         raise ShapeError(
             f"the data of a PackedSequence must be (N, {I}), got {tuple(x.shape)}"
@@ -34,9 +38,20 @@ def check_x(layer: Passage, x: Any, packed: bool = False) -> None:
         raise ShapeError(
             f"the last dimension of x must be input_size {I}, got {x.shape[-1]} in {tuple(x.shape)}"
         )
-    weight = next(layer.parameters(), None)
     if weight is not None:
         _check_kind("x", x, weight)
+
+
+def no_tensor(name: str, value: object) -> TypeError:
+    """The error for an input that is no tensor, with the call that makes it one."""
+    cure = "give a tensor"
+    if isinstance(value, np.ndarray):
+        cure = "convert it with torch.from_numpy"
+    elif isinstance(value, list):
+        cure = "convert it with torch.tensor"
+    elif isinstance(value, tuple) and value and isinstance(value[0], Tensor):
+        cure = "of a layer's (outputs, state) give the outputs"
+    return TypeError(f"{name} must be a tensor or a PackedSequence, got {described(value)}; {cure}")
 
 
 def _check_kind(name: str, v: Tensor, weight: Tensor) -> None:
@@ -49,9 +64,11 @@ def _check_kind(name: str, v: Tensor, weight: Tensor) -> None:
     if v.dtype != weight.dtype and not (
         v.is_floating_point() and torch.is_autocast_enabled(v.device.type)
     ):
+        whole = not (v.is_floating_point() or v.is_complex() or v.dtype == torch.bool)
+        words = ", or numbers of words with an nn.Embedding" if whole and name == "x" else ""
         raise TypeError(
             f"{name} must be {weight.dtype} as the weights, got {v.dtype}; convert it with "
-            f".to({weight.dtype})"
+            f".to({weight.dtype}){words}"
         )
 
 
@@ -67,21 +84,45 @@ def check_state(layer: Passage, state: Any, rows: int, batched: bool) -> States 
     names, weight = layer.cell.state_names, next(layer.parameters(), None)
     form = f"a tuple over {len(layer.widths)} layers of a tuple over ({', '.join(names)})"
     if not isinstance(state, tuple | list) or len(state) != len(layer.widths):
-        raise ShapeError(f"state must be {form}, got {_described(state)}")
+        raise ShapeError(f"state must be {form}, got {described(state)}{_of_torch(layer, state)}")
     found = []
     for number, (part, widths) in enumerate(zip(state, layer.widths, strict=True)):
         if not isinstance(part, tuple | list) or len(part) != len(names):
-            raise ShapeError(f"state must be {form}; layer {number} has {_described(part)}")
+            raise ShapeError(
+                f"state must be {form}; layer {number} has {described(part)}"
+                f"{_of_torch(layer, state)}"
+            )
         for name, v, width in zip(names, part, widths, strict=True):
             shape = (layer.directions, rows, width) if batched else (layer.directions, width)
             if not isinstance(v, Tensor) or tuple(v.shape) != shape:
                 raise ShapeError(
-                    f"state {name} of layer {number} must be {shape}, got {_described(v)}"
+                    f"state {name} of layer {number} must be {shape}, got {described(v)}"
+                    f"{transposed(v, shape)}"
                 )
             if weight is not None:
                 _check_kind(f"state {name} of layer {number}", v, weight)
         found.append(tuple(v if batched else v.unsqueeze(1) for v in part))
     return tuple(found)
+
+
+def _of_torch(layer: Passage, state: Any) -> str:
+    """How torch.nn's state becomes a layer's, where it looks like one."""
+    parts = state if isinstance(state, tuple | list) else (state,)
+    if not all(isinstance(v, Tensor) for v in parts):
+        return ""
+    split = f"h_n.split({layer.directions})"
+    if len(layer.cell.state_names) == 1:
+        return f"; torch.nn's h_n becomes that with tuple((h,) for h in {split})"
+    return (
+        f"; torch.nn's (h_n, c_n) becomes that with tuple(zip({split}, {split.replace('h', 'c')}))"
+    )
+
+
+def transposed(v: Any, shape: tuple[int, ...]) -> str:
+    """The cure of a state that has the batch in front, as an x with batch_first has it."""
+    if len(shape) == 3 and isinstance(v, Tensor) and v.shape == (shape[1], shape[0], shape[2]):
+        return "; states are never batch-first, so turn it with .transpose(0, 1)"
+    return ""
 
 
 def check_lengths(lengths: Any, steps: int, rows: int, device: torch.device) -> Tensor:
@@ -158,7 +199,7 @@ def check_inputs(layer: Passage, inputs: Mapping[str, Tensor] | None, x: Tensor)
             width = layer.cell.width(layer.cell.inputs[name], hidden)
             shape = (*x.shape[:-1], width)
             if not isinstance(v, Tensor) or tuple(v.shape) != shape:
-                raise ShapeError(f"input {name} must be {shape} as x, got {_described(v)}")
+                raise ShapeError(f"input {name} must be {shape} as x, got {described(v)}")
         _check_kind(f"input {name}", v, x)
 
 
@@ -168,7 +209,8 @@ def readable(v: Tensor) -> bool:
     return not (torch.compiler.is_compiling() or below or v.is_meta)
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
+    """What a value is, in a word or with its shape."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
     if isinstance(value, tuple | list):
