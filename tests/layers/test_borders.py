@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 import throughtime
-from throughtime import Recurrent, cells
+from throughtime import Recurrent, cells, initialise
 from throughtime.errors import BackendError, CellError, OptionError, ShapeError
 
 ANY = (CellError, OptionError, ShapeError, TypeError, ValueError)
@@ -130,7 +130,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
                        r"^state must be a tuple over 2 layers of a .*, got a tensor"),
     "state torch's": ((x(5, 2, 3), (x(2, 2, 4), x(2, 2, 4))), {},
                       r"^state must be .*; layer 0 has a tensor \(2, 2, 4\); torch.nn's "
-                      r"\(h_n, c_n\) becomes that with tuple\(zip\(h_n.split\(1\), c_n.split\(1\)\)\)$"),
+                      r"\(h_n, c_n\) becomes that with tuple\(zip\(h_n.split\(1\), c_n.split\(1"),
     "state with the batch in front": ((x(5, 2, 3), ((x(2, 1, 4), x(2, 1, 4)),) * 2), {},
         r"got a tensor \(2, 1, 4\); states are never batch-first, so turn it with .transpose\(0"),
     "state of 1 layer": ((x(5, 2, 3), ((x(1, 2, 4), x(1, 2, 4)),)), {},
@@ -224,3 +224,19 @@ def test_empty_batches_take_empty_lengths() -> None:
     for lengths in ([], torch.zeros(0, dtype=torch.int64), np.zeros(0, int)):
         y, ((h, c),) = layer(x(5, 0, 3), lengths=lengths)
         assert (y.shape, h.shape, c.shape) == ((5, 0, 4), (1, 0, 4), (1, 0, 4))
+
+
+def test_the_default_device_is_not_where_a_layer_looks() -> None:
+    """Lists of numbers and what a layer tries out belong to the layer, wherever else tensors go."""
+    plain = {"backend": "reference", "bidirectional": True}
+    layer = Recurrent(cells.GRU(), 3, 4, **plain)
+    inputs, reset = torch.randn(5, 2, 3), [[False, True]] * 5
+    given: dict[str, Any] = {"lengths": [5, 4], "starts": [0, 2], "reset": reset}
+    expected = layer(inputs, **given)[0]
+    with torch.device("meta"):
+        found = layer(inputs, **given)[0]
+        other = layer(inputs, **given | {"reset": torch.tensor(reset, device="cpu")})[0]
+        initialise(layer, timescales=(2, 30))
+        merged = Recurrent(cells.GRU(), 3, 4, **plain, merge=torch.add, device="cpu")
+    assert torch.equal(found, expected) and torch.equal(other, expected)
+    assert layer.gate("z").bias.isfinite().all() and merged.output_size == 4

@@ -172,7 +172,7 @@ def _check_steps(name: str, values: Any, rows: int, device: torch.device) -> Ten
 def check_reset(reset: Any, shape: tuple[int, ...]) -> Tensor:
     """reset as a bool tensor of the layout of x without its width."""
     try:
-        found = torch.as_tensor(reset)
+        found = reset if isinstance(reset, Tensor) else torch.as_tensor(reset, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"reset must be a bool tensor, got {reset!r}") from error
     if found.dtype != torch.bool:
