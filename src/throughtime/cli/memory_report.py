@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from torch import nn
 
-    from throughtime.diagnose.report import Report
+    from throughtime.diagnosis.report import Report
     from throughtime.tasks import Task
     from throughtime.train.run import Run
 
