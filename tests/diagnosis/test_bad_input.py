@@ -145,3 +145,15 @@ def test_several_layers_of_which_one_is_frozen_are_measured() -> None:
     assert [(m.name, m.reason) for m in report.missing if m.quantity == "weight_lags"] == [
         ("parts.a", "no weight of the layer trains, or the loss depends on none; unfreeze it")
     ]
+
+
+def test_rows_that_begin_late_are_refused() -> None:
+    """Lags are counted from each row's own end, in steps that `starts` moves."""
+
+    class Late(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.inner(x, starts=[0, 2, 4, 1])[0]
+            return y
+
+    with pytest.raises(OptionError, match="starts|sequences of one length"):
+        throughtime.diagnose(Late(throughtime.GRU(3, 8)), X)

@@ -176,8 +176,10 @@ def test_all_that_is_refused_is_named() -> None:
         to_torch(nn.Sequential(Own(3, 4), Recurrent(cells.MGU(), 3, 4)))
     with pytest.raises(OptionError, match="and the model is a Recurrent"):
         to_torch(Recurrent(cells.MGU(), 3, 4))
-    with pytest.raises(TypeError, match="model must be a torch.nn.Module, .*, got int"):
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module, .*, got 3$"):
         to_torch(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="whose layers are converted, got a list$"):
+        to_torch([0] * 100)  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per")

@@ -42,7 +42,7 @@ def check_x(layer: Passage, x: Any, packed: bool = False) -> None:
         _check_kind("x", x, weight)
 
 
-def no_tensor(name: str, value: object) -> TypeError:
+def no_tensor(name: str, value: object, kinds: str = "tensor or a PackedSequence") -> TypeError:
     """The error for an input that is no tensor, with the call that makes it one."""
     cure = "give a tensor"
     if isinstance(value, np.ndarray):
@@ -51,7 +51,7 @@ def no_tensor(name: str, value: object) -> TypeError:
         cure = "convert it with torch.tensor"
     elif isinstance(value, tuple) and value and isinstance(value[0], Tensor):
         cure = "of a layer's (outputs, state) give the outputs"
-    return TypeError(f"{name} must be a tensor or a PackedSequence, got {described(value)}; {cure}")
+    return TypeError(f"{name} must be a {kinds}, got {described(value)}; {cure}")
 
 
 def _check_kind(name: str, v: Tensor, weight: Tensor) -> None:

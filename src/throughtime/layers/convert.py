@@ -113,10 +113,9 @@ def _kind(module: nn.Module) -> Any:
 
 def _check_module(model: object) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"model must be a torch.nn.Module, whose layers are converted, "
-            f"got {type(model).__name__}"
-        )
+        text = repr(model)  # a torch.export.ExportedProgram's fills pages
+        short = text if len(text) < 80 else f"a {type(model).__name__}"
+        raise TypeError(f"model must be a torch.nn.Module, whose layers are converted, got {short}")
 
 
 def _refused(module: nn.Module) -> str | None:

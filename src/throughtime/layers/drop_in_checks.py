@@ -178,7 +178,7 @@ def check_cell_dimensions(cell: DropInCell, x: Tensor, hx: Any) -> None:
                 )
     except AttributeError:  # torch.nn's, whose words name what Python lacks
         if not isinstance(x, Tensor):
-            raise no_tensor("input", x) from None
+            raise no_tensor("input", x, "tensor") from None
         raise _no_state(cell, hx) from None
 
 
