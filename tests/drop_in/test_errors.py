@@ -150,7 +150,7 @@ NO_TENSORS: dict[str, tuple[str, tuple[Any, ...], str]] = {
         "GRU", (pack_sequence([zeros(4, 3)]), (zeros(1, 1, 5),) * 2),
         "hx of GRU must be one tensor h_0, got tuple of 2; an LSTM takes two",
     ),
-    "a cell, an array": ("GRUCell", (X[0].numpy(),), "input must be a tensor .*, got ndarray"),
+    "a cell, an array": ("GRUCell", (X[0].numpy(),), "input must be a tensor, got ndarray; conv"),
     "a cell, two states": ("RNNCell", (X[0], (X, X)), "hx of RNNCell must be one tensor h_0, got"),
     "a cell, words": ("LSTMCell", (X[0], "ab"), "hx of LSTMCell must be two tensors .*, got 'ab'"),
 }  # fmt: skip

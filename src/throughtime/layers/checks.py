@@ -140,17 +140,17 @@ def check_starts(
     starts: Any, lengths: Tensor | None, steps: int, rows: int, device: torch.device
 ) -> Tensor:
     """starts as (B,) int64 from 0 to each row's end."""
-    found = _check_steps("starts", starts, rows, device)
-    ends = torch.full_like(found, steps) if lengths is None else lengths
-    if readable(found):
-        wrong = ((found < 0) | (found > ends)).nonzero().flatten().tolist()
+    begins = _check_steps("starts", starts, rows, device)
+    ends = torch.full_like(begins, steps) if lengths is None else lengths
+    if readable(begins):
+        wrong = ((begins < 0) | (begins > ends)).nonzero().flatten().tolist()
         if wrong:
             row = wrong[0]
             raise ShapeError(
                 f"starts must be from 0 to each row's end, which is {int(ends[row])} for row "
-                f"{row}, got {int(found[row])}"
+                f"{row}, got {int(begins[row])}"
             )
-    return found
+    return begins
 
 
 def _check_steps(name: str, values: Any, rows: int, device: torch.device) -> Tensor:

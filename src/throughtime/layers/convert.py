@@ -98,12 +98,12 @@ def to_torch(model: nn.Module, *, in_place: bool = False) -> nn.Module:
     if not in_place:
         model = _copy(model, {})
     kinds = {ours: theirs for theirs, ours in _OURS.items()}
-    found: dict[nn.Module, nn.Module] = {}
+    new: dict[nn.Module, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, DropIn | DropInCell):
             theirs = next(kinds[k] for k in type(module).__mro__ if k in kinds)
-            found[module] = _converted(name or "the model", module, theirs)
-    return _replaced(model, found)
+            new[module] = _converted(name or "the model", module, theirs)
+    return _replaced(model, new)
 
 
 def _kind(module: nn.Module) -> Any:

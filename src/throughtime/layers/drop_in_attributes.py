@@ -75,7 +75,12 @@ class TorchAttributes(SequenceLayer):
 
     @property
     def _flat_weights(self) -> list[Tensor | None]:
-        return [getattr(self, name, None) for name in self._flat_weights_names]
+        # Read at every setting of a weight, by torch.nn.RNNBase.
+        plain = self.plain_parameters()
+        return [
+            plain[name] if name in plain else getattr(self, name, None)
+            for name in self._flat_weights_names
+        ]
 
     @_flat_weights.setter
     def _flat_weights(self, values: list[Tensor | None]) -> None:

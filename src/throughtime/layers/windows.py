@@ -222,12 +222,12 @@ def _hand_over(leaf: Tensor, part: Tensor) -> None:
 
 def _leaves(v: Tensor) -> list[Tensor]:
     """Everything that wants a gradient and that a tensor was computed from."""
-    nodes, seen, found = [v.grad_fn], set(), []
+    nodes, seen, leaves = [v.grad_fn], set(), []
     while nodes:
         node = nodes.pop()
         if node is not None and node not in seen:
             seen.add(node)
             if hasattr(node, "variable"):
-                found.append(node.variable)
+                leaves.append(node.variable)
             nodes += [n for n, _ in node.next_functions]
-    return found
+    return leaves
