@@ -12,10 +12,10 @@ from tests.house.source import Module, imports, modules
 # `throughtime` is the package's own file with the public names: above the layers, below all that
 # is built with them.
 ARROWS = {
-    "cli": {"train", "diagnose", "export", "tasks"},
+    "cli": {"train", "diagnosis", "export", "tasks"},
     "train": {"tasks", "layers"},
     "tasks": {"throughtime"},
-    "diagnose": {"layers"},
+    "diagnosis": {"layers"},
     "export": {"throughtime"},
     "throughtime": {"check", "compat"},
     "check": {"laws"},
@@ -35,7 +35,7 @@ ARROWS = {
 
 # What the package's own file shows beside its arrows. `train` and `tasks` import public names from
 # that file, and that gives them no arrow to these.
-SHOWN = {"diagnose"}
+SHOWN = {"diagnosis"}
 
 
 def reach(layer: str) -> set[str]:
@@ -81,8 +81,8 @@ def test_arrows_make_no_circle() -> None:
         assert all(layer not in reach(other) for other in below), layer
 
 
-def test_train_diagnose_and_export_never_meet() -> None:
-    apart = {"train", "diagnose", "export"}
+def test_train_diagnosis_and_export_never_meet() -> None:
+    apart = {"train", "diagnosis", "export"}
     assert all(reach(layer) & apart == {layer} for layer in apart)
 
 
@@ -92,7 +92,7 @@ def test_train_diagnose_and_export_never_meet() -> None:
         ("cells/lstm.py", "from throughtime.layers import Recurrent", "cells imports layers"),
         ("cells/lstm.py", "from ..layers.recurrent import Recurrent", "cells imports layers"),
         ("cells/__init__.py", "from .. import scan", "cells imports scan"),
-        ("train/loop.py", "import throughtime.diagnose.norms as n", "train imports diagnose"),
+        ("train/loop.py", "import throughtime.diagnosis.norms as n", "train imports diagnosis"),
         ("export/onnx.py", "def f():\n    from throughtime import train", "export imports train"),
         ("layers/stream.py", "from throughtime import LSTM", "layers imports throughtime"),
         ("scan.py", "if TYPE_CHECKING:\n    from .layers import x", "scan imports layers"),

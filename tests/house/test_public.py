@@ -5,14 +5,16 @@ import __future__
 
 import ast
 import importlib.metadata
+import operator
 import re
 import tomllib
 import types
+from collections.abc import Iterator
 
 import pytest
 
 import throughtime
-from tests.house.source import ROOT, fresh, modules
+from tests.house.source import ROOT, Module, fresh, modules, tracked
 
 OPTIONAL = {
     "pytorch_lightning",
@@ -67,6 +69,44 @@ def test_every_public_name_has_a_docstring_of_its_own(name: str) -> None:
 def test_every_module_says_what_it_is() -> None:
     silent = [m.path for m in modules() if not ast.get_docstring(m.tree)]
     assert silent == []
+
+
+def sentences(module: Module) -> Iterator[str]:
+    """The texts of a module that hold a space: errors, advice, docstrings but its own."""
+    for node in (n for part in module.tree.body[1:] for n in ast.walk(part)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.value
+
+
+def named_paths() -> set[str]:
+    """Every dotted path into the package that a page or a sentence of the code names."""
+    pages = [p.read_text("utf-8") for p in tracked() if p.suffix == ".md"]
+    texts = [*pages, *(text for m in modules() for text in sentences(m))]
+    return {path for text in texts for path in PATH.findall(text)}
+
+
+PATH = re.compile(r"(?<![\w./])throughtime(?:\.[A-Za-z_]\w*)+")
+
+
+def test_every_dotted_path_that_is_named_leads_somewhere() -> None:
+    """In a process that has imported nothing else."""
+    paths = sorted(named_paths())
+    assert "throughtime.diagnosis.flow.GradientFlow" in paths and len(paths) > 20
+    code = (
+        "import operator, throughtime\n"
+        f"for path in {paths}:\n"
+        "    operator.attrgetter(path.partition('.')[2])(throughtime)"
+    )
+    fresh(code)
+
+
+def test_a_path_that_leads_nowhere_is_seen() -> None:
+    (path,) = PATH.findall("call `throughtime.diagnose.flow`, of torch.ops.throughtime.scan.")
+    assert path == "throughtime.diagnose.flow"
+    with pytest.raises(AttributeError, match="function.* has no attribute 'flow'"):
+        operator.attrgetter("diagnose.flow")(throughtime)
+    with pytest.raises(AttributeError, match="'throughtime.diagnosis' has no attribute 'flaw'"):
+        operator.attrgetter("diagnosis.flaw")(throughtime)
 
 
 def test_version_stands_in_one_place() -> None:

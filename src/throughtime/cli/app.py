@@ -166,7 +166,7 @@ def _sentence(error: Exception) -> str | None:
         what = error.filename or "the output, or a file,"
         return f"{what} cannot be used ({error.strerror or error}); see that it can"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):
-        bytes = re.search(r"allocate (\d+) b", str(error))
-        size = f" {int(bytes[1]) / 2**30:.3g} GiB at once" if bytes else " more"
+        sizes = re.search(r"allocate (\d+) b", str(error))
+        size = f" {int(sizes[1]) / 2**30:.3g} GiB at once" if sizes else " more"
         return f"this machine has not enough memory for{size}; make sizes smaller, say --batch-size"
     return None

@@ -10,7 +10,7 @@ from throughtime.cli.options import number, whole_number
 
 if TYPE_CHECKING:
     from throughtime.cli.app import Commands
-    from throughtime.diagnose.report import Report
+    from throughtime.diagnosis.report import Report
 
 _FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<name>\w+))?")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from throughtime.diagnose.report import Report
+    from throughtime.diagnosis.report import Report
     from throughtime.tasks import Task
     from throughtime.train.run import Run
 

@@ -1,1 +1,0 @@
-"""Diagnose: how far back a network learns and remembers, and why. One quantity a file."""

@@ -1,0 +1,196 @@
+"""One call on an unchanged model: everything measured, put in a report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from throughtime.diagnosis.batches import as_batches
+from throughtime.diagnosis.connectivity import connectivity
+from throughtime.diagnosis.evenness import evenness
+from throughtime.diagnosis.gates import gate_times
+from throughtime.diagnosis.jacobians import jacobians
+from throughtime.diagnosis.lag_gradient import lag_gradients
+from throughtime.diagnosis.one_thread import one_thread
+from throughtime.diagnosis.panels import (
+    Gaps,
+    bands,
+    capacities,
+    clipped,
+    torch_default,
+    weight_gradient_lags,
+)
+from throughtime.diagnosis.report import Missing, Module, Report
+from throughtime.diagnosis.starts import start_of
+from throughtime.diagnosis.subject import Loss, Seen, Subject
+from throughtime.diagnosis.trial import Trial
+from throughtime.diagnosis.verdict import not_finite, troubles
+from throughtime.errors import NotFiniteError, OptionError, ShapeError
+from throughtime.layers.batch import Batch
+from throughtime.layers.sequence import SequenceLayer
+
+Value = TypeVar("Value")
+
+
+def diagnose(
+    model: nn.Module, batches: Any, loss: Loss | None = None, lag: int | None = None, *,
+    clip: float | None = None, truncation: int | None = None,
+    before: Mapping[str, Tensor] | None = None,
+) -> Report:  # fmt: skip
+    """Measure how far back an unchanged model learns and remembers, and say what is wrong.
+
+    The model runs in eval mode on a copy; its parameters, gradients, buffers and training flag
+    stay, and so does the state of torch's generators. A model that comes to NaN or infinity gets
+    a report with that one trouble, naming the first step and tensor. Meanwhile torch has one
+    thread: it is small steps by the thousand, which more threads slow.
+
+    Args:
+        model: a recurrent layer of torch.nn or of this package, or a module with some in it.
+        batches: a batch or an iterable of them, of which the first is measured, up to three for
+            the spread and up to 16 for clipping; a batch is the model's input, or a tuple of
+            input and target; an input that is a tuple of tensors is several arguments.
+        loss: called with output and target, or the output alone where there is no target; left
+            out, a fixed random projection of the last output.
+        lag: how many steps back the task needs; left out, the whole sequence.
+        clip: the norm at which training clips the gradient; left out, only norms and noise are
+            looked at.
+        truncation: over how many steps training back-propagates; left out, over all.
+        before: parameter's name -> its value some steps of training ago, as a state_dict has it;
+            with it, evenness is that of the update since, else that of the gradient.
+
+    Raises:
+        TypeError, OptionError, ShapeError: what cannot be looked at; the text says why.
+
+    Source: Pascanu, Mikolov and Bengio, On the Difficulty of Training Recurrent Neural Networks
+    (2013); the files of the quantities name theirs.
+    """
+    _check(clip, truncation)
+    with one_thread():
+        return _measured(model, as_batches(batches), loss, lag, clip, truncation, before)
+
+
+def _measured(
+    model: nn.Module, given: list[Any], loss: Loss | None, lag: int | None,
+    clip: float | None, truncation: int | None, before: Mapping[str, Tensor] | None,
+) -> Report:  # fmt: skip
+    """The report of checked arguments."""
+    subject = Subject(model)
+    try:
+        seen = subject.run(given[0], loss, last_only=True)
+        own = lag_gradients(seen)
+    except NotFiniteError as error:
+        lag = _checked_lag(lag, subject.sizes[0])
+        return _broken(subject, Trial(model, given, loss, lag), truncation, error)
+    lag = _checked_lag(lag, min(len(g.log10_rho_by_lag) for g in own))
+    trial = Trial(model, given, loss, lag)
+    empty = _empty(model, subject, lag, truncation)
+    report = replace(empty, loss=seen.loss.item(), lag_gradients=own)
+    report = _with_panels(report, subject, seen, trial, clip, before)
+    return replace(report, troubles=troubles(report, trial))
+
+
+def _with_panels(
+    report: Report, subject: Subject, seen: Seen, trial: Trial, clip: float | None,
+    before: Mapping[str, Tensor] | None,
+) -> Report:  # fmt: skip
+    """The report with every quantity that can be measured, and the reasons for the others."""
+    gaps, loss, first = Gaps(), trial.loss, trial.batches[0]
+    layers, given = subject.layers, seen.batches
+    tried, each = gaps.tried, partial(_each, gaps, [*given])
+    modules = tuple(_module(gaps, n, trial.model, layers[n], given[n]) for n in given)
+    spread = tried(
+        "bands", "", (), lambda: bands(subject, trial.batches, loss, report.lag_gradients)
+    )
+    default = tried("torch_default", "", (), lambda: torch_default(trial.model, first, loss))
+    even = tried("evenness", "", None, lambda: evenness(subject, subject.run(first, loss), before))
+    subject.free()
+    return replace(
+        report,
+        bands=spread,
+        torch_default=default,
+        connectivity=each("connectivity", lambda n: (connectivity(layers[n], given[n], name=n),)),
+        modules=modules,
+        capacities=each("capacities", lambda n: capacities(subject, n, trial.lag)),
+        weight_lags=each("weight_lags", lambda n: weight_gradient_lags(subject, n, first, loss)),
+        clipping=tried("clipping", "", None, lambda: clipped(subject, trial.batches, loss, clip)),
+        evenness=even,
+        missing=tuple(gaps.missing),
+    )
+
+
+def _each(
+    gaps: Gaps, names: Sequence[str], quantity: str, measure: Callable[[str], Sequence[Value]]
+) -> tuple[Value, ...]:
+    """A quantity of every module, one after the other."""
+    found: list[Value] = []
+    for name in names:
+        found += gaps.tried(quantity, name, (), partial(measure, name))
+    return tuple(found)
+
+
+def _module(gaps: Gaps, name: str, model: nn.Module, layer: SequenceLayer, batch: Batch) -> Module:
+    return Module(
+        name=name,
+        cell=repr(layer.cell),
+        hidden_sizes=tuple(layer.hidden_sizes),
+        start=start_of(model.get_submodule(name)),
+        jacobians=gaps.tried("jacobians", name, (), lambda: jacobians(layer, batch)),
+        gates=gaps.tried("gates", name, (), lambda: gate_times(layer, batch)),
+    )
+
+
+def _empty(model: nn.Module, subject: Subject, lag: int, truncation: int | None) -> Report:
+    """A report in which nothing is measured yet."""
+    T, B = subject.sizes
+    return Report(
+        model=type(model).__name__,
+        steps=T,
+        rows=B,
+        lag=lag,
+        loss=None,
+        truncation=truncation,
+        lag_gradients=(),
+        bands=(),
+        torch_default=(),
+        connectivity=(),
+        modules=(),
+        capacities=(),
+        weight_lags=(),
+        clipping=None,
+        evenness=None,
+        troubles=(),
+        missing=(),
+    )
+
+
+def _broken(
+    subject: Subject, trial: Trial, truncation: int | None, error: NotFiniteError
+) -> Report:
+    """The report of a model that comes to NaN or infinity, in which nothing can be measured."""
+    empty = _empty(trial.model, subject, trial.lag, truncation)
+    missing = tuple(Missing(f.name, "", str(error)) for f in fields(Report)[6:-2])
+    return replace(empty, troubles=(not_finite(error, trial),), missing=missing)
+
+
+def _checked_lag(lag: int | None, steps: int) -> int:
+    if steps < 2:
+        raise ShapeError(f"a lag needs sequences of at least 2 steps, got {steps}")
+    if lag is None:
+        return steps - 1
+    if isinstance(lag, bool) or not isinstance(lag, int) or not 1 <= lag < steps:
+        raise OptionError(f"lag must be a number of steps from 1 to {steps - 1}, got {lag!r}")
+    return lag
+
+
+def _check(clip: float | None, truncation: int | None) -> None:
+    if clip is not None and (isinstance(clip, bool) or not 0 < clip < math.inf):
+        raise OptionError(f"clip must be a finite number above 0, got {clip!r}")
+    if truncation is not None and (
+        isinstance(truncation, bool) or not isinstance(truncation, int) or truncation < 1
+    ):
+        raise OptionError(f"truncation must be a positive number of steps, got {truncation!r}")

@@ -1,0 +1,62 @@
+"""Panel 2: who talks to whom."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from throughtime.diagnosis.page.chart import Chart
+from throughtime.diagnosis.page.panel import NOTHING, Panel, Table, absent, numbered, shown
+
+if TYPE_CHECKING:
+    from throughtime.diagnosis.connectivity import Connectivity
+    from throughtime.diagnosis.report import Report
+
+ASKED = Panel(
+    number=2,
+    title="Who talks to whom?",
+    lead="How much the output at one step changes with the input at another. Gates that write "
+    "little make it small, which harms no gradient of panel 1. Empty: exactly zero.",
+)
+
+
+def panel(report: Report) -> Panel:
+    """The connectivity of each recurrent module as a map of colours."""
+    why = absent(report, "connectivity")
+    if not report.connectivity:
+        return replace(ASKED, says=why or NOTHING)
+    return replace(
+        ASKED,
+        says=(*map(_sentence, report.connectivity), *why),
+        charts=tuple(map(_map, report.connectivity)),
+        tables=tuple(map(_norms, report.connectivity)),
+    )
+
+
+def _sentence(c: Connectivity) -> str:
+    last, norms = c.output_steps[-1], c.norms[-1]
+    strongest = max(range(len(norms)), key=norms.__getitem__)
+    first = f", and step 0 with {shown(norms[0])}" if strongest else ""
+    return (
+        f"{c.name or 'model'}: the output at step {last} hears step {strongest} most, "
+        f"{shown(norms[strongest])}{first}."
+    )
+
+
+def _map(c: Connectivity) -> Chart:
+    chart = Chart(
+        f"inputs that outputs of {c.name or 'model'} depend on",
+        f"input step t of {c.name or 'model'}", "output step t′",
+        height=120 + 22 * len(c.output_steps),
+    )  # fmt: skip
+    logs = [[math.log10(v) if v > 0 else None for v in row] for row in c.norms]
+    chart.heat(range(len(c.norms[0])), logs, "log₁₀ C")
+    chart.rows([str(t) for t in c.output_steps])
+    return chart
+
+
+def _norms(c: Connectivity) -> Table:
+    head = ("t", *(f"t′ = {t}" for t in c.output_steps))
+    caption = f"C(t, t′) of {c.name or 'model'}, outputs by inputs"
+    return Table(caption, head, numbered(c.norms))

@@ -1,0 +1,83 @@
+"""The page: header, verdict, panels, and plotly.js once."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from throughtime.diagnosis.page import colours, panels
+from throughtime.diagnosis.page.chart import library
+from throughtime.diagnosis.page.panel import shown
+from throughtime.diagnosis.table import described, named
+
+if TYPE_CHECKING:
+    from throughtime.diagnosis.report import Report
+    from throughtime.diagnosis.trouble import Trouble
+
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
+"""What a browser may load for it: nothing."""
+
+CAVEAT = (
+    "That says how far gradients reach now, not what will be learnt. A task that needs every input "
+    "of the past, and not one or two of them, takes memory too: panel 5."
+)
+
+
+def page(report: Report) -> str:
+    """A report as HTML that loads nothing; it reads well on a phone, in light and in dark.
+
+    Raises:
+        MissingExtra: plotly is not installed.
+    """
+    data = files(__package__) / "data"
+    style, script = ((data / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    title = f"How far back {escape(named(report))} learns"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{colours.variables()}{style}</style></head><body>"
+        f"<header><h1>{title}</h1>{_header(report)}</header><main>{_verdict(report)}"
+        '<p id="fault" role="alert" hidden></p>'
+        "<noscript><p>The charts need scripts; the tables hold the same numbers.</p></noscript>"
+        f'<div class="panels">{"".join(p.html() for p in panels.drawn(report))}</div></main>'
+        f"<script>{library()}</script>"
+        f'<script type="application/json" id="swaps">{json.dumps(colours.swaps())}</script>'
+        f"<script>{script}</script></body></html>\n"
+    )
+
+
+def _header(report: Report) -> str:
+    layers = [f"{m.name or 'model'}: {described(m)}" for m in report.modules]
+    facts = {
+        "Model": report.model,
+        "Layers": "; ".join(layers),
+        "Steps T": str(report.steps),
+        "Rows B": str(report.rows),
+        "Task lag": f"{report.lag} steps",
+        "Loss": "not finite" if report.loss is None else shown(report.loss),
+    }
+    pairs = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items() if v)
+    return f"<dl>{pairs}</dl>"
+
+
+def _verdict(report: Report) -> str:
+    said, kind = f'<p>No trouble found.</p><span class="advice">{CAVEAT}</span>', "calm"
+    if report.troubles:
+        said, kind = f"<ol>{''.join(map(_trouble, report.troubles))}</ol>", "alarm"
+    return f'<section id="verdict" class="{kind}"><h2>Verdict</h2>{said}</section>'
+
+
+def _trouble(trouble: Trouble) -> str:
+    return (
+        f"<li><strong>{_raised(trouble.sentence)}</strong>"
+        f'<span class="advice">{_raised(trouble.advice)}</span></li>'
+    )
+
+
+def _raised(sentence: str) -> str:
+    """Escaped, its powers of ten written as such."""
+    return re.sub(r"\b10\^([+-]?[\d.]*\d)", r"10<sup>\1</sup>", escape(sentence))
