@@ -17,8 +17,6 @@ Each also is the built-in error its kind belongs to, so that callers may catch e
 
 from __future__ import annotations
 
-from importlib import metadata
-
 
 class ThroughtimeError(Exception):
     """Base of every error raised on purpose; its text says what, rule, value and cure."""
@@ -85,6 +83,8 @@ def missing_extra(package: str, extra: str) -> MissingExtra:
 
 def _command(extra: str) -> str:
     """The command that brings an extra's packages, wherever this one was installed from."""
+    from importlib import metadata  # slow, and seldom needed
+
     try:
         needs = metadata.requires("throughtime") or []
     except metadata.PackageNotFoundError:  # run from a checkout that nobody installed
