@@ -140,8 +140,11 @@ def _summed(
     M = len(norms)
     if M < 2:
         raise OptionError(f"what clipping does to the mean shows over at least 2 batches, got {M}")
-    even, odd = (torch.as_tensor(h) for h in halves)
-    mean, clipped_mean = (even + odd) / M, torch.as_tensor(clipped_sum) / M
+    even, odd, clipped_all = (
+        torch.as_tensor(v, device="cpu") if isinstance(v, float) else v
+        for v in (*halves, clipped_sum)
+    )
+    mean, clipped_mean = (even + odd) / M, clipped_all / M
     size = float(mean.norm())
     if size == 0:
         raise OptionError("the mean gradient is zero, so there is nothing to clip")

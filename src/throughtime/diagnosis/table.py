@@ -16,13 +16,14 @@ Placed = TypeVar("Placed", "LagGradient", "MemoryCapacity")
 
 def table(report: Report) -> str:
     """The verdict, one line for each layer and direction, one for each other quantity, the gaps."""
-    loss = "not finite" if report.loss is None else f"{report.loss:.4g}"
+    loss = "not finite" if report.loss is None else f"{report.loss:.3g}"
     lines = [
-        f"{named(report)}: {report.steps} steps, {report.rows} rows, lag {report.lag}, loss {loss}",
+        f"{named(report)}: {steps_in_words(report)}, {report.rows} rows, lag {report.lag}, "
+        f"loss {loss}",
         *(f"  {m.name or 'model'}: {described(m)}" for m in report.modules),
         "",
     ]
-    lines += [f"{t.sentence} {t.advice}" for t in report.troubles] or ["No trouble found."]
+    lines += verdict(report)
     if report.lag_gradients:
         lines += ["", *_layers(report)]
     others = [*_weight_gradients(report), *_batches(report), *_learning(report)]
@@ -103,8 +104,22 @@ def _learning(report: Report) -> Iterator[str]:
         )
 
 
+def verdict(report: Report) -> list[str]:
+    """The troubles and cautions, a line each; or that there is none."""
+    said = [f"{t.sentence} {t.advice}" for t in (*report.troubles, *report.cautions)]
+    return said or ["No trouble found."]
+
+
+def steps_in_words(report: Report) -> str:
+    """T, or the shortest and longest row's."""
+    if not report.lengths:
+        return f"{report.steps} steps"
+    return f"{min(report.lengths)} to {max(report.lengths)} steps"
+
+
 def _gap(missing: Missing) -> str:
-    return f"{missing.quantity}{f' of {missing.name}' if missing.name else ''}: {missing.reason}."
+    of = f" of {missing.name}" if missing.name else ""
+    return f"{missing.quantity}{of}: {missing.reason.rstrip('.')}."
 
 
 def named(report: Report) -> str:
