@@ -9,16 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.backends.call import Result
-from throughtime.diagnosis.calls import (
-    Calls,
-    ModuleCall,
-    as_layer,
-    observed,
-    of_rows,
-    rows_by_length,
-    to_the_front,
-    whole,
-)
+from throughtime.diagnosis.alignment import of_rows, rows_by_length, to_the_front
+from throughtime.diagnosis.calls import Calls, ModuleCall, as_layer, observed, whole
 from throughtime.diagnosis.steps import steps_of
 from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States

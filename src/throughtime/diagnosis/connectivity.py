@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from throughtime.diagnosis.calls import alive_steps, to_the_end
+from throughtime.diagnosis.alignment import alive_steps, to_the_end
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.passage import Passage

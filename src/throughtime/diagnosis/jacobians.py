@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from throughtime.diagnosis.calls import of_rows, rows_by_length
+from throughtime.diagnosis.alignment import of_rows, rows_by_length
 from throughtime.diagnosis.steps import Steps, steps_of
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from throughtime.diagnosis.batches import as_batches
 from throughtime.diagnosis.connectivity import connectivity
-from throughtime.diagnosis.evenness import Evenness, evenness
+from throughtime.diagnosis.evenness import evenness
 from throughtime.diagnosis.gates import gate_times
 from throughtime.diagnosis.jacobians import jacobians
 from throughtime.diagnosis.lag_gradient import Unseen, find_unseen, lag_gradients
@@ -119,12 +119,9 @@ def _with_panels(
     modules = tuple(_module(gaps, n, trial.model, layers[n], seen) for n in batches)
     spread = tried("bands", "", (), lambda: bands(subject, trial.batches, loss, gradients))
     default = tried("torch_default", "", (), lambda: torch_default(trial.model, first, loss))
-    run = tried("evenness", "", None, lambda: subject.run(first, loss))
-    even: Evenness | None = None
-    blind: tuple[Unseen, ...] = ()
-    if run is not None:
-        blind = find_unseen(run, gradients)
-        even = tried("evenness", "", None, lambda: evenness(subject, run, before))
+    run = subject.run(first, loss)
+    even = tried("evenness", "", None, lambda: evenness(subject, run, before))
+    blind = find_unseen(run, gradients)
     gaps.missing += [*_left_out(subject, seen), *_seen_late(blind, report.lag)]
     subject.free()
     return replace(

@@ -11,7 +11,8 @@ from torch.nn.functional import pad
 
 from throughtime.backends import reference
 from throughtime.backends.call import Call, Result
-from throughtime.diagnosis.calls import Calls, ModuleCall, State, to_the_end
+from throughtime.diagnosis.alignment import to_the_end
+from throughtime.diagnosis.calls import Calls, ModuleCall, State
 from throughtime.diagnosis.trouble import where
 from throughtime.errors import NotFiniteError, ShapeError
 from throughtime.layers.batch import Batch

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from throughtime.cells.cell import Cell, Names
-from throughtime.diagnosis.calls import alive_steps
+from throughtime.diagnosis.alignment import alive_steps
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.merge import merged
