@@ -230,6 +230,7 @@ class Changed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The same with a graph of torch's own, whose states are kept."""
         h, v, outputs, self.states = x.new_zeros(B, H), x[0], [], []
+        self.kept = h
         for t in range(T):
             if self.how == "norm":
                 h = self.norm(h)
@@ -245,6 +246,22 @@ class Changed(nn.Module):
             v = self.back(h)
             outputs.append(self.head(h))
         return torch.stack(outputs)
+
+
+def test_rows_that_a_loop_carries_past_their_end_count_from_there() -> None:
+    """What a mask keeps unchanged is no step of the row."""
+    torch.manual_seed(0)
+    model = Changed("masked")
+    seen = Subject(model).run(_x(), lambda y: _loss(y[-1]), last_only=True)
+    (found,) = lag_gradients(seen)
+    _loss(model(_x())[-1]).backward()
+    norms = torch.stack([h.grad for h in model.states if h.grad is not None]).norm(dim=-1)
+    ends = [T, 12, 5, 9]
+    for k in range(T):
+        logs = [float((norms[n - 1 - k, b] / norms[n - 1, b]).log10())
+                for b, n in enumerate(ends) if n > k]  # fmt: skip
+        assert found.log10_rho_by_lag[k] == pytest.approx(sum(logs) / len(logs), abs=1e-4)
+        assert found.rows_by_lag[k] == len(logs)
 
 
 @pytest.mark.parametrize("every", [False, True])

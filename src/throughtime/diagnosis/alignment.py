@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,3 +92,10 @@ def side_by_side(parts: list[Batch], layer: Passage) -> Batch:
         lengths=None if bool((lengths == T).all()) else lengths,
         inputs=inputs,
     )
+
+
+def alike(form: Any, values: Any) -> Any:
+    """The values in the form of a tuple of tuples."""
+    if isinstance(form, Tensor):
+        return next(values)
+    return tuple(alike(part, values) for part in form)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from throughtime.backends.call import Result
 from throughtime.diagnosis.alignment import of_rows, rows_by_length, to_the_front
-from throughtime.diagnosis.calls import Calls, ModuleCall, as_layer, observed, whole
+from throughtime.diagnosis.calls import Calls, ModuleCall, whole
+from throughtime.diagnosis.observe import as_layer, observed
 from throughtime.diagnosis.steps import steps_of
 from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States

@@ -7,27 +7,20 @@ of a module are the rows of one batch, each of its own length.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from throughtime.backends.call import Result, packed_mask, unpack
-from throughtime.diagnosis.alignment import alive_steps, side_by_side, to_the_front
+from throughtime.backends.call import packed_mask, unpack
+from throughtime.diagnosis.alignment import alike, alive_steps, side_by_side, to_the_front
 from throughtime.errors import NotFiniteError, OptionError
 from throughtime.layers.batch import Batch, States
-from throughtime.layers.drop_in_cell import DropInCell
-from throughtime.layers.drop_in_checks import check_cell_dimensions, check_cell_sizes
-from throughtime.layers.recurrent import Recurrent
 from throughtime.layers.sequence import SequenceLayer
 
 State = tuple[Tensor, ...]
-Carry = Callable[[str, SequenceLayer, Batch], tuple[Tensor, list[Result]]]
-"""Module's name, layer and batch -> outputs and each layer's result, as `Passage.carry`."""
 
 
 @dataclass(eq=False)
@@ -76,12 +69,14 @@ class Calls:
         by_name: module's name -> its calls in order.
         fault: the first input or state that is not finite; the run goes on, so that its steps
             can be counted.
+        joining: whether a gradient is on its way from one call of a module to those before.
     """
 
     def __init__(self, last_only: bool = False, direct: bool = False) -> None:
         self.last_only, self.direct = last_only, direct
         self.by_name: dict[str, list[ModuleCall]] = {}
         self.fault: NotFiniteError | None = None
+        self.joining = False
 
     def enter(self, name: str, layer: SequenceLayer, batch: Batch) -> ModuleCall:
         """A call that begins, with what it is given.
@@ -107,7 +102,7 @@ class Calls:
     ) -> tuple[Tensor, States]:  # fmt: skip
         """What the caller is given: the same numbers, of which it is known whose they are."""
         call.computed = (y, *(v for s in final for v in s))
-        call.returned = _Gate.apply(call, self.last_only, *call.computed)  # type: ignore[no-untyped-call]
+        call.returned = _Gate.apply(self, call, *call.computed)  # type: ignore[no-untyped-call]
         values = iter(call.returned[1:])
         return call.returned[0], tuple(tuple(next(values) for _ in s) for s in final)
 
@@ -118,11 +113,8 @@ class Calls:
         batch = call.batch
         states = _flat(batch.state)
         read = [batch.x, *(batch.inputs or {}).values()]
-        among = earlier if self.direct else None
-        by_state, by_input = (
-            [c for c in earlier if c in found]
-            for found in (_sources(states), _sources(read, among))
-        )
+        groups = _sources(states), _sources(read, earlier if self.direct else None)
+        by_state, by_input = ([c for c in earlier if c in group] for group in groups)
         before = by_state[-1] if by_state else None
         chain = set(_chain_to(before))
         if not chain.issuperset(by_input) or not chain.issuperset(by_state):
@@ -138,7 +130,8 @@ class Calls:
         call.changed = any(not torch.equal(v, w) for v, w in zip(states, returned, strict=True))
         before.goes_on = call.alive.any(0)
         if self.last_only:
-            call.batch = _joined(batch, [*by_state, *(c for c in by_input if c not in by_state)])
+            sources = [c for c in earlier if c in {*by_state, *by_input}]
+            call.batch = _joined(self, batch, sources)
         elif self.direct:
             call.batch = batch._replace(state=alike(batch.state, iter(before.computed[1:])))
 
@@ -150,6 +143,24 @@ class Calls:
             chains[call] = [*chain, call]
         begun = {id(call): i for i, call in enumerate(self.by_name[name])}
         return sorted(chains.values(), key=lambda chain: begun[id(chain[0])])
+
+    def end_rows(self, loss: Tensor) -> None:
+        """Rows that a loop carries on past their end, as under a mask, end where they are felt
+        last."""
+        for name in self.by_name:
+            for chain in self.sequences(name) if self.reason_apart(name) else ():
+                self.last_only = False
+                returned = [v for call in chain for v in call.returned]
+                sent = iter(torch.autograd.grad(
+                    loss, returned, retain_graph=True, materialize_grads=True
+                ))  # fmt: skip
+                self.last_only = True
+                later = torch.zeros_like(chain[0].alive[0])
+                felt = [[next(sent) for _ in call.returned] for call in chain]
+                for call, d in zip(reversed(chain), reversed(felt), strict=True):
+                    if call.goes_on is not None:
+                        call.goes_on = call.goes_on & later
+                    later = later | torch.stack([(v != 0).any(-1).any(0) for v in d]).any(0)
 
     def reason_apart(self, name: str) -> str:
         """Why a module's calls are not whole sequences of its layer; empty where they are."""
@@ -172,78 +183,22 @@ class Calls:
         return parts[0] if len(parts) == 1 else side_by_side(parts, layer)
 
 
-@contextmanager
-def observed(
-    modules: Mapping[str, tuple[nn.Module, SequenceLayer]], carry: Carry
-) -> Iterator[None]:
-    """Inside, every call of these modules is carried by a function of the caller's.
-
-    Args:
-        modules: name -> a layer or cell, and it or the layer that stands for it.
-        carry: what is called instead of the layer's own `carry`.
-    """
-    for name, (module, layer) in modules.items():
-        attributes, carried = vars(module), partial(carry, name, layer)
-        if isinstance(module, DropInCell):
-            attributes["_step"] = partial(_step, module, carried)
-            continue
-        attributes["carry"] = lambda batch, *_, carried=carried: carried(batch)
-        attributes["_takes_stack"] = lambda _: False  # torch's kernel would go past `carry`
-    try:
-        yield
-    finally:
-        for module, _ in modules.values():
-            for name in ("_step", "carry", "_takes_stack"):
-                vars(module).pop(name, None)
-
-
-def as_layer(module: nn.Module) -> SequenceLayer:
-    """A layer of the same equations and the very same weights; a layer is its own."""
-    if isinstance(module, SequenceLayer):
-        return module
-    assert isinstance(module, DropInCell)
-    layer = Recurrent(
-        module.cell, module.input_size, module.hidden_size, bias=module.bias, device="meta"
-    )
-    for short, name in layer.weight_names(0, 0).items():
-        if isinstance(weight := module._parameters.get(short), nn.Parameter):
-            layer._parameters[name] = weight
-        else:  # a parametrised one comes anew at each call
-            del layer._parameters[name]
-    vars(layer)["weights"] = lambda *_: module.weights()
-    return layer.train(module.training)
-
-
-def _step(
-    cell: DropInCell, carry: Callable[[Batch], tuple[Tensor, list[Result]]], input: Tensor,
-    state: State | None,
-) -> State:  # fmt: skip
-    """`DropInCell._step` through a layer of one step."""
-    check_cell_dimensions(cell, input, state)
-    single = input.dim() == 1
-    x = input.unsqueeze(0) if single else input
-    if state is not None:
-        state = tuple(v.unsqueeze(0) for v in state) if single else state
-    zeros = tuple(x.new_zeros(x.shape[0], cell.hidden_size) for _ in cell.cell.state_names)
-    check_cell_sizes(cell, x, zeros if state is None else state)
-    start = None if state is None else (tuple(v.unsqueeze(0) for v in state),)
-    (result,) = carry(Batch(x.unsqueeze(0), start))[1]
-    return tuple(v[0, 0] if single else v[0] for v in result.final)
-
-
 class _Gate(torch.autograd.Function):
     """The values as they are; gradients of rows that a later call carries on are stopped."""
 
     @staticmethod
-    def forward(ctx: Any, call: ModuleCall, last_only: bool, *values: Tensor) -> Any:
-        ctx.call, ctx.last_only = call, last_only
+    def forward(ctx: Any, calls: Calls, call: ModuleCall, *values: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.calls, ctx.call = calls, call
         return tuple(v.view_as(v) for v in values)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        goes_on = ctx.call.goes_on if ctx.last_only else None
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        goes_on = ctx.call.goes_on if ctx.calls.last_only else None
+        if ctx.calls.joining or (goes_on is not None and bool(goes_on.all())):
+            return (None,) * (2 + len(gradients))
         if goes_on is not None:
-            gradients = tuple(torch.where(goes_on.unsqueeze(1), 0, d) for d in gradients)
+            gradients = tuple(_of_these(d, ~goes_on) for d in gradients)
         return None, None, *gradients
 
 
@@ -251,29 +206,50 @@ class _Join(torch.autograd.Function):
     """What a module is given, which its own earlier calls feel although their gates are shut."""
 
     @staticmethod
-    def forward(ctx: Any, sources: tuple[Tensor, ...], count: int, *tensors: Tensor) -> Any:
-        ctx.sources, ctx.values = sources, tensors[:count]
-        return tuple(v.view_as(v) for v in tensors[:count])
+    def forward(
+        ctx: Any, calls: Calls, sources: list[tuple[ModuleCall, Tensor]], *tensors: Tensor
+    ) -> Any:
+        """Of the values, and as many tensors as sources that get what comes back to those."""
+        ctx.set_materialize_grads(False)
+        ctx.calls, ctx.sources = calls, sources
+        ctx.values = tensors[: len(tensors) - len(sources)]
+        return tuple(v.view_as(v) for v in ctx.values)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        back = torch.autograd.grad(
-            ctx.values, ctx.sources, gradients, retain_graph=True, allow_unused=True
-        )
-        return None, None, *gradients, *back
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        back: Sequence[Tensor | None] = [None] * len(ctx.sources)
+        felt = [(v, d) for v, d in zip(ctx.values, gradients, strict=True) if d is not None]
+        if felt and ctx.calls.last_only:
+            values, sent = zip(*felt, strict=True)
+            returned = [v for _, v in ctx.sources]
+            ctx.calls.joining = True  # so that the way ends at every gate
+            try:
+                back = torch.autograd.grad(
+                    values, returned, sent, retain_graph=True, allow_unused=True
+                )
+            finally:
+                ctx.calls.joining = False
+        calls = (call for call, _ in ctx.sources)
+        rows = [_of_these(d, call.goes_on) for call, d in zip(calls, back, strict=True)]
+        return None, None, *gradients, *rows
 
 
-def _joined(batch: Batch, sources: list[ModuleCall]) -> Batch:
+def _of_these(d: Tensor | None, rows: Tensor) -> Tensor | None:
+    """The gradient (., B, .) of some rows, zero of the others."""
+    return None if d is None else torch.where(rows.unsqueeze(1), d, 0)
+
+
+def _joined(calls: Calls, batch: Batch, earlier: list[ModuleCall]) -> Batch:
     """The batch, whose gradients also reach what these calls made of their steps."""
-    states = _flat(batch.state)
-    values = [batch.x, *states, *(batch.inputs or {}).values()]
+    values = [batch.x, *_flat(batch.state), *(batch.inputs or {}).values()]
     felt = [v for v in values if v.requires_grad]
-    pairs = [(v, w) for c in sources for v, w in zip(c.returned, c.computed, strict=True)]
-    returned, computed = zip(*((v, w) for v, w in pairs if v.requires_grad), strict=True)
-    new = iter(_Join.apply(returned, len(felt), *felt, *computed))  # type: ignore[no-untyped-call]
+    pairs = [(c, v, w) for c in earlier for v, w in zip(c.returned, c.computed, strict=True)
+             if v.requires_grad]  # fmt: skip
+    sources, computed = [(c, v) for c, v, _ in pairs], [w for *_, w in pairs]
+    new = iter(_Join.apply(calls, sources, *felt, *computed))  # type: ignore[no-untyped-call]
     x, *rest = [next(new) if v.requires_grad else v for v in values]
     parts = iter(rest)
-    state = batch.state and tuple(tuple(next(parts) for _ in s) for s in batch.state)
+    state = batch.state and alike(batch.state, parts)
     inputs = batch.inputs and {n: next(parts) for n in batch.inputs}
     return batch._replace(x=x, state=state, inputs=inputs)
 
@@ -353,29 +329,6 @@ def whole(chain: list[ModuleCall]) -> Batch:
         inputs=inputs and {n: to_the_front(v, alive) for n, v in inputs.items()},
         lengths=None if bool(alive.all()) else alive.sum(0),
     )
-
-
-def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """x, state and what else the batch of a call is made of, whatever its layer calls them."""
-    others = ("x", "input", "state", "hx", "gradient_norms")
-    given = {k: v for k, v in kwargs.items() if k not in others}
-    x = args[0] if args else kwargs.get("x", kwargs.get("input"))
-    state = args[1] if len(args) > 1 else kwargs.get("state", kwargs.get("hx"))
-    return x, state, given
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """All tensors in a tuple of tuples, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    return [] if value is None else [v for part in value for v in tensors(part)]
-
-
-def alike(form: Any, values: Any) -> Any:
-    """The values in the form of a tuple of tuples."""
-    if isinstance(form, Tensor):
-        return next(values)
-    return tuple(alike(part, values) for part in form)
 
 
 def _flat(states: States | None) -> list[Tensor]:

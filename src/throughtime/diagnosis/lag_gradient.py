@@ -91,8 +91,8 @@ class Unseen:
 def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
     """Measure every layer and direction whose last step the loss depends on.
 
-    Rows of several lengths count their lags from their own ends; at lag k those of more than k
-    steps count.
+    Rows of several lengths count their lags from their own ends, as do those that a loop carries
+    unchanged past their ends; at lag k those of more than k steps count.
 
     Args:
         seen: of `Subject.run(..., last_only=True)`.
@@ -109,8 +109,10 @@ def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
     found = []
     for path in seen.paths:
         parts = path.by_chain(seen.loss)
+        _check_finite(path, path.ended(parts))
+        if path.name in seen.apart:
+            path = path.felt(parts)
         d = path.ended(parts)
-        _check_finite(path, d)
         if bool((d[-1] != 0).any()) and path.steps > 1:
             found.append(_of_path(path, parts, d))
     if not found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -75,6 +75,17 @@ class Path:
         T = self.steps
         rows = [_ended(v, c.alive, T) for v, c in zip(parts, self.chains, strict=True)]
         return torch.cat(rows, 1)
+
+    def felt(self, parts: Sequence[Tensor]) -> Path:
+        """The path whose rows end where a gradient, given for each chain, is felt last.
+
+        A row of which it is felt nowhere stays as it is.
+        """
+        chains = []
+        for c, d in zip(self.chains, parts, strict=True):
+            later = (d != 0).any(-1).flip(0).cumsum(0).flip(0) > 0
+            chains.append(replace(c, alive=c.alive & (later | ~later[0])))
+        return replace(self, chains=tuple(chains))
 
     def gradients(self, value: Tensor) -> Tensor:
         """(T, B, N): the total gradient of a value by the states side by side after each step.

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends.call import packed_mask, unpack
-from throughtime.diagnosis.calls import alike, tensors
+from throughtime.diagnosis.alignment import alike
+from throughtime.diagnosis.observe import tensors
 from throughtime.diagnosis.watch import Given
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch, States

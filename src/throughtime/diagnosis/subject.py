@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from throughtime.diagnosis.batches import called, first_tensor, judged, own_loss, split
-from throughtime.diagnosis.calls import Calls, arguments, as_layer, observed
+from throughtime.diagnosis.calls import Calls
 from throughtime.diagnosis.checks import (
     check_layers,
     check_loss,
@@ -20,6 +20,7 @@ from throughtime.diagnosis.checks import (
     check_weights,
     not_copied,
 )
+from throughtime.diagnosis.observe import arguments, as_layer, observed
 from throughtime.diagnosis.path import Path, paths, walked
 from throughtime.errors import NotFiniteError, OptionError
 from throughtime.layers.batch import Batch
@@ -111,6 +112,8 @@ class Subject:
         try:
             with observed(pairs, lambda n, layer, given: walked(n, layer, calls, given)):
                 value = self._computed(batch, loss, calls)
+            if last_only:
+                calls.end_rows(value)
             return self._seen(value, calls)
         except NotFiniteError:
             check_weights(self.model)  # of what they spoil, they are the first

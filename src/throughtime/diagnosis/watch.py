@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
-from throughtime.diagnosis.calls import arguments, tensors
+from throughtime.diagnosis.observe import arguments, tensors
 from throughtime.errors import OptionError
 from throughtime.layers.convert import from_torch
 from throughtime.layers.sequence import SequenceLayer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.diagnosis.arriving import Arriving, arriving, through_merge
-from throughtime.diagnosis.calls import as_layer
+from throughtime.diagnosis.observe import as_layer
 from throughtime.diagnosis.steps import steps_of
 from throughtime.errors import OptionError
 from throughtime.layers.sequence import SequenceLayer
