@@ -140,6 +140,22 @@ def _assert_close(found: Any, expected: Any, name: str = "report") -> None:
         assert found == expected, name
 
 
+class Asking(Layer):
+    """Takes a state apart by the class of its layer, as programs of torch's layers do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = self.rnn(x)[1]
+        h = state[0] if isinstance(self.rnn, nn.LSTM) else state
+        out: Tensor = self.head(h[-1])
+        return out
+
+
+def test_a_model_may_ask_whether_its_layer_is_torchs() -> None:
+    model, _ = _made("LSTM", "torch", False)
+    report = throughtime.diagnose(Asking(model.rnn, model.head, False), _x(), _loss)
+    assert report.lag_gradients == throughtime.diagnose(model, _x(), _loss).lag_gradients
+
+
 class Stacked(nn.Module):
     """Two layers that are modules of their own."""
 
@@ -230,7 +246,6 @@ class Changed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The same with a graph of torch's own, whose states are kept."""
         h, v, outputs, self.states = x.new_zeros(B, H), x[0], [], []
-        self.kept = h
         for t in range(T):
             if self.how == "norm":
                 h = self.norm(h)
@@ -239,29 +254,72 @@ class Changed(nn.Module):
                 new.retain_grad()
             self.states.append(new)
             h = new
-            if self.how == "masked":  # the rows end at T, 12, 5 and 9
-                ends = torch.tensor([T, 12, 5, 9])
-                h = torch.where((t < ends).unsqueeze(1), new, self.kept)
-            self.kept = h
             v = self.back(h)
             outputs.append(self.head(h))
         return torch.stack(outputs)
 
 
-def test_rows_that_a_loop_carries_past_their_end_count_from_there() -> None:
-    """What a mask keeps unchanged is no step of the row."""
-    torch.manual_seed(0)
-    model = Changed("masked")
-    seen = Subject(model).run(_x(), lambda y: _loss(y[-1]), last_only=True)
-    (found,) = lag_gradients(seen)
-    _loss(model(_x())[-1]).backward()
-    norms = torch.stack([h.grad for h in model.states if h.grad is not None]).norm(dim=-1)
-    ends = [T, 12, 5, 9]
-    for k in range(T):
-        logs = [float((norms[n - 1 - k, b] / norms[n - 1, b]).log10())
-                for b, n in enumerate(ends) if n > k]  # fmt: skip
-        assert found.log10_rho_by_lag[k] == pytest.approx(sum(logs) / len(logs), abs=1e-4)
-        assert found.rows_by_lag[k] == len(logs)
+LENGTHS = torch.tensor([T, 12, 5, 9])
+
+
+class Masked(nn.Module):
+    """A loop over cells that keeps the state of rows where a mask is 0."""
+
+    def __init__(self, cell: Any, head: nn.Module, how: str) -> None:
+        super().__init__()
+        self.rnn, self.head, self.how = cell, head, how
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        pair = isinstance(self.rnn, nn.LSTMCell)
+        state = (x.new_zeros(B, H),) * (2 if pair else 1)
+        for v, m in zip(x, mask.unsqueeze(-1), strict=True):
+            new = self.rnn(v, state if pair else state[0])
+            both = list(zip(new if pair else (new,), state, strict=True))
+            if self.how == "product":
+                state = tuple(m * n + (1 - m) * o for n, o in both)
+            else:
+                state = tuple(torch.where(m > 0, n, o) for n, o in both)
+        out: Tensor = self.head(state[0])
+        return out
+
+
+class Ragged(nn.Module):
+    """A layer that is given lengths."""
+
+    def __init__(self, layer: Any, head: nn.Module) -> None:
+        super().__init__()
+        self.rnn, self.head = layer, head
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        state = self.rnn(x, lengths=lengths)[1]
+        out: Tensor = self.head((state[0] if isinstance(state, tuple) else state)[0])
+        return out
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("how", ["product", "where"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_a_loop_under_a_mask_has_the_report_of_rows_with_lengths(
+    kind: str, how: str, left: bool
+) -> None:
+    """Rows that end early, or begin late."""
+    _, cell = _made(kind, "torch", False)
+    layer, head = getattr(throughtime, kind)(I, H), nn.Linear(H, 2)
+    layer.load_state_dict({f"{n}_l0": v for n, v in cell.state_dict().items()})
+    behind = (torch.arange(T).unsqueeze(1) >= LENGTHS).float()
+    plain, masked = [], []
+    for seed in range(3):
+        x, mask = _x(seed), 1 - behind
+        plain.append(((x, LENGTHS),))
+        if left:  # each row's own steps at the end
+            order = torch.arange(T).unsqueeze(1) - (T - LENGTHS)
+            x, mask = x.gather(0, order.clamp(0).unsqueeze(-1).expand_as(x)), mask.flip(0)
+        masked.append(((x, mask),))
+    found = _names_aside(throughtime.diagnose(Masked(cell, head, how), masked, _loss, lag=9))
+    expected = _names_aside(throughtime.diagnose(Ragged(layer, head), plain, _loss, lag=9))
+    assert found.missing == expected.missing == ()
+    assert found.lengths == tuple(LENGTHS.tolist())
+    _assert_close(found, expected)
 
 
 @pytest.mark.parametrize("every", [False, True])

@@ -420,6 +420,9 @@ def test_a_direction_that_the_loss_cannot_see_is_named(
     cure = "the final states of both" if read else "Let the loss depend on its output"
     assert cure in trouble.advice
     assert [(g.layer, g.direction) for g in report.lag_gradients] == [(0, 1 - direction)]
+    row = next(line for line in str(report).splitlines()
+               if line.startswith(f"rnn.0{' backward' if direction else ''}  "))  # fmt: skip
+    assert "not     seen" in row
     assert Report.from_json(report.to_json()) == report
 
 

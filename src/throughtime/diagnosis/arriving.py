@@ -74,7 +74,7 @@ def arriving(
             value = loss()
     finally:
         module.train(was_training)
-    return list(_by_length(layer, _of_loss(layer, _chain(calls), value), rows))
+    return list(_by_length(layer, _of_loss(layer, calls, value), rows))
 
 
 def _chain(calls: Calls) -> list[ModuleCall]:
@@ -92,13 +92,15 @@ def _chain(calls: Calls) -> list[ModuleCall]:
     return chains[0]
 
 
-def _of_loss(layer: SequenceLayer, chain: list[ModuleCall], loss: Tensor) -> Arriving:
+def _of_loss(layer: SequenceLayer, calls: Calls, loss: Tensor) -> Arriving:
     """What a loss sends back to all rows of a chain of calls, padded."""
+    chain = _chain(calls)
     if loss.numel() != 1 or not bool(loss.isfinite().all()):
         raise OptionError(f"the loss must be one finite number, got {loss.tolist()!r}")
     weights = {n: p for n, p in layer.named_parameters() if p.requires_grad}
     if not weights or not loss.requires_grad:
         raise OptionError("no weight of the layer trains, or the loss depends on none; unfreeze it")
+    calls.finish(loss)
     returned = [v for call in chain for v in call.returned]
     gradients = torch.autograd.grad(loss, [*returned, *weights.values()], allow_unused=True)
     if all(v is None for v in gradients[: len(returned)]):

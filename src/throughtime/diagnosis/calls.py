@@ -31,23 +31,27 @@ class ModuleCall:
         batch: padded and time-major; `lengths` where its rows differ.
         alive: (T, B) bool, step t lies inside row b.
         before: the call from whose final state this one goes on; None where sequences begin.
-        changed: the state came with other numbers than that call had given out.
+        masked: rows came with the state from before that call, as a mask leaves them.
+        changed: rows came with other numbers than either.
         fed_back: the input depends on what the module gave before.
         walks: over layers and directions, T + 1 states in the direction's own order, where the
             call was walked step by step.
         computed: outputs and final states as the layer made them.
         returned: the same as its caller has them.
-        goes_on: (B,) bool, rows that a later call carries on; None before one does.
+        carried_on: whether a later call goes on from it.
+        goes_on: (B,) bool, rows that a later call carries on; None where there is none.
     """
 
     batch: Batch
     alive: Tensor
     before: ModuleCall | None = None
+    masked: bool = False
     changed: bool = False
     fed_back: bool = False
     walks: list[tuple[State, ...]] = field(default_factory=list)
     computed: tuple[Tensor, ...] = ()
     returned: tuple[Tensor, ...] = ()
+    carried_on: bool = False
     goes_on: Tensor | None = None
 
     @property
@@ -125,15 +129,59 @@ class Calls:
         if before is None:
             return
         _check_chain(before, call, layer, words)
-        returned = before.returned[1:]
         call.before, call.fed_back = before, bool(by_input)
-        call.changed = any(not torch.equal(v, w) for v, w in zip(states, returned, strict=True))
-        before.goes_on = call.alive.any(0)
-        if self.last_only:
-            sources = [c for c in earlier if c in {*by_state, *by_input}]
-            call.batch = _joined(self, batch, sources)
-        elif self.direct:
-            call.batch = batch._replace(state=alike(batch.state, iter(before.computed[1:])))
+        self._go_on(call, before, layer)
+        if self.last_only and call.changed:
+            call.batch = _joined(self, call.batch, [c for c in earlier if c in chain])
+        elif self.last_only and by_input:
+            call.batch = _joined(self, call.batch, by_input, inputs_only=True)
+
+    def _go_on(self, call: ModuleCall, before: ModuleCall, layer: SequenceLayer) -> None:
+        """Compare a state with what it goes on from; where it is that, take it from there."""
+        states, old = _flat(call.batch.state), _flat(before.batch.state)
+        old = old or _flat(layer.initial_state(before.alive.shape[1]))
+        new, kept = before.computed[1:], _same_rows(states, before.returned[1:])
+        call.masked = not bool(kept.all())
+        call.changed = call.masked and not bool((kept | _same_rows(states, old)).all())
+        before.carried_on = True
+        if call.changed:
+            return
+        before.alive = before.alive & kept
+        if self.last_only or self.direct:
+            taken = [torch.where(kept.unsqueeze(1), v, w) if call.masked else v
+                     for v, w in zip(new, old, strict=True)]  # fmt: skip
+            call.batch = call.batch._replace(state=alike(call.batch.state, iter(taken)))
+
+    def finish(self, loss: Tensor) -> None:
+        """Where the rows of every chain end, once its loss is known.
+
+        Under a mask the last call is a step of those rows of which the loss feels it; where a
+        state is changed in between, a row ends with the call that is felt last.
+        """
+        for name in self.by_name:
+            for chain in self.sequences(name):
+                later = torch.zeros_like(chain[0].alive[0])
+                felt = self._felt(chain, loss)
+                for call, rows in zip(reversed(chain), reversed(felt), strict=True):
+                    call.goes_on = later if call.carried_on else None
+                    later = later | (call.alive.any(0) if rows is None else rows)
+
+    def _felt(self, chain: list[ModuleCall], loss: Tensor) -> list[Tensor | None]:
+        """(B,) bool of each call, rows whose states the loss feels; None where all that live do."""
+        changed = any(call.changed for call in chain)
+        if not changed and not any(call.masked for call in chain):
+            return [None] * len(chain)
+        seen = chain if changed else chain[-1:]
+        returned = [v for call in seen for v in call.returned]
+        last_only, self.last_only = self.last_only, False  # all gates open
+        d = torch.autograd.grad(loss, returned, retain_graph=True, materialize_grads=True)
+        self.last_only = last_only
+        each = iter((v != 0).any(-1).any(0) for v in d)
+        rows = [torch.stack([next(each) for _ in call.returned]).any(0) for call in seen]
+        if changed:
+            return [*rows]
+        chain[-1].alive = chain[-1].alive & rows[0]
+        return [None] * len(chain)
 
     def sequences(self, name: str) -> list[list[ModuleCall]]:
         """The chains of a module's calls, in the order in which they begin."""
@@ -143,24 +191,6 @@ class Calls:
             chains[call] = [*chain, call]
         begun = {id(call): i for i, call in enumerate(self.by_name[name])}
         return sorted(chains.values(), key=lambda chain: begun[id(chain[0])])
-
-    def end_rows(self, loss: Tensor) -> None:
-        """Rows that a loop carries on past their end, as under a mask, end where they are felt
-        last."""
-        for name in self.by_name:
-            for chain in self.sequences(name) if self.reason_apart(name) else ():
-                self.last_only = False
-                returned = [v for call in chain for v in call.returned]
-                sent = iter(torch.autograd.grad(
-                    loss, returned, retain_graph=True, materialize_grads=True
-                ))  # fmt: skip
-                self.last_only = True
-                later = torch.zeros_like(chain[0].alive[0])
-                felt = [[next(sent) for _ in call.returned] for call in chain]
-                for call, d in zip(reversed(chain), reversed(felt), strict=True):
-                    if call.goes_on is not None:
-                        call.goes_on = call.goes_on & later
-                    later = later | torch.stack([(v != 0).any(-1).any(0) for v in d]).any(0)
 
     def reason_apart(self, name: str) -> str:
         """Why a module's calls are not whole sequences of its layer; empty where they are."""
@@ -239,9 +269,12 @@ def _of_these(d: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if d is None else torch.where(rows.unsqueeze(1), d, 0)
 
 
-def _joined(calls: Calls, batch: Batch, earlier: list[ModuleCall]) -> Batch:
+def _joined(
+    calls: Calls, batch: Batch, earlier: list[ModuleCall], *, inputs_only: bool = False
+) -> Batch:
     """The batch, whose gradients also reach what these calls made of their steps."""
-    values = [batch.x, *_flat(batch.state), *(batch.inputs or {}).values()]
+    states = [] if inputs_only else _flat(batch.state)
+    values = [batch.x, *(batch.inputs or {}).values(), *states]
     felt = [v for v in values if v.requires_grad]
     pairs = [(c, v, w) for c in earlier for v, w in zip(c.returned, c.computed, strict=True)
              if v.requires_grad]  # fmt: skip
@@ -249,9 +282,14 @@ def _joined(calls: Calls, batch: Batch, earlier: list[ModuleCall]) -> Batch:
     new = iter(_Join.apply(calls, sources, *felt, *computed))  # type: ignore[no-untyped-call]
     x, *rest = [next(new) if v.requires_grad else v for v in values]
     parts = iter(rest)
-    state = batch.state and alike(batch.state, parts)
     inputs = batch.inputs and {n: next(parts) for n in batch.inputs}
+    state = batch.state if inputs_only else alike(batch.state, parts)
     return batch._replace(x=x, state=state, inputs=inputs)
+
+
+def _same_rows(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """(B,) bool: rows of which all states (D, B, width) are equal."""
+    return torch.stack([(v == w).all(-1).all(0) for v, w in zip(a, b, strict=True)]).all(0)
 
 
 def _sources(
@@ -281,7 +319,7 @@ def _chain_to(call: ModuleCall | None) -> Iterator[ModuleCall]:
 
 
 def _check_chain(before: ModuleCall, call: ModuleCall, layer: SequenceLayer, words: str) -> None:
-    if before.goes_on is not None:
+    if before.carried_on:
         raise OptionError(
             f"two calls of {words} go on from one state, so that its steps have no one order; "
             f"give a batch on which each state is carried on once"

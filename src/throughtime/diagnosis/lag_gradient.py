@@ -194,7 +194,6 @@ def _omega(path: Path, parts: list[Tensor]) -> float:
     """One step back from every state, through its own layer alone."""
     total = 0.0
     for chain, d in zip(path.chains, parts, strict=True):
-        begun = chain.alive.cumsum(0) > 1  # a step with another before it in its row
         for t in range(len(d) - 1, 0, -1):
             after, before = chain.states[t + 1], chain.states[t]
             sent = d[t].unsqueeze(0).split([v.shape[-1] for v in after], -1)
@@ -204,5 +203,5 @@ def _omega(path: Path, parts: list[Tensor]) -> float:
             size = d[t].double().norm(dim=-1)
             ratio = torch.cat(back, -1)[0].double().norm(dim=-1) / size
             change = torch.where(size > 0, (ratio - 1).square(), 1.0)
-            total += float(change[chain.alive[t] & begun[t]].sum())
+            total += float(change[chain.alive[t] & chain.alive[t - 1]].sum())
     return total / int(path.alive[-1].sum())

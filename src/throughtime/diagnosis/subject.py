@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from throughtime import compat
 from throughtime.diagnosis.batches import called, first_tensor, judged, own_loss, split
 from throughtime.diagnosis.calls import Calls
 from throughtime.diagnosis.checks import (
@@ -23,6 +24,7 @@ from throughtime.diagnosis.checks import (
 from throughtime.diagnosis.observe import arguments, as_layer, observed
 from throughtime.diagnosis.path import Path, paths, walked
 from throughtime.errors import NotFiniteError, OptionError
+from throughtime.layers import drop_in, drop_in_cells
 from throughtime.layers.batch import Batch
 from throughtime.layers.convert import from_torch
 from throughtime.layers.drop_in_cell import DropInCell
@@ -112,8 +114,7 @@ class Subject:
         try:
             with observed(pairs, lambda n, layer, given: walked(n, layer, calls, given)):
                 value = self._computed(batch, loss, calls)
-            if last_only:
-                calls.end_rows(value)
+            calls.finish(value)
             return self._seen(value, calls)
         except NotFiniteError:
             check_weights(self.model)  # of what they spoil, they are the first
@@ -230,9 +231,24 @@ def _sizes(calls: Calls, name: str) -> tuple[int, int]:
 
 
 def _copied(model: nn.Module) -> nn.Module:
+    """With layers of ours, which are torch's to a model that asks."""
     try:
-        return from_torch(model, backend="reference")
+        copied = from_torch(model, backend="reference")
     except OptionError as error:
         if error.__cause__ is None:
             raise
         raise not_copied(error.__cause__) from error
+    for module in copied.modules():
+        if type(module) in _TORCHS:
+            module.__class__ = _TORCHS[type(module)]
+    return copied
+
+
+_TORCHS: dict[type[nn.Module], type[nn.Module]] = {
+    drop_in.RNN: compat.RNN,
+    drop_in.LSTM: compat.LSTM,
+    drop_in.GRU: compat.GRU,
+    drop_in_cells.RNNCell: compat.RNNCell,
+    drop_in_cells.LSTMCell: compat.LSTMCell,
+    drop_in_cells.GRUCell: compat.GRUCell,
+}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+from throughtime.diagnosis.lag_gradient import LagGradient, Unseen
+
 if TYPE_CHECKING:
     from throughtime.diagnosis.capacity import MemoryCapacity
-    from throughtime.diagnosis.lag_gradient import LagGradient
     from throughtime.diagnosis.report import Missing, Module, Report
 
-Placed = TypeVar("Placed", "LagGradient", "MemoryCapacity")
+Placed = TypeVar("Placed", LagGradient, "MemoryCapacity")
 """What is of one layer and direction of a module."""
 
 
@@ -50,14 +51,21 @@ def _layers(report: Report) -> Iterator[str]:
               for m in report.modules for g in m.gates}  # fmt: skip
     starts = {(g.name, g.layer, g.direction): _rho(g, report.lag) for g in report.torch_default}
     memories = {(c.name, c.layer, c.direction): c for c in report.capacities}
-    for g in report.lag_gradients:
+    rows: tuple[LagGradient | Unseen, ...] = (*report.lag_gradients, *report.unseen)
+    for g in rows:
         at = (g.name, g.layer, g.direction)
         c = memories.get(at)
         memory = ("-", "-") if c is None else (str(c.memory_steps), f"{c.capacity:.1f}")
         yield _line([
-            _where(g), _steps(g.horizon_e_steps), _steps(g.horizon_1e3_steps),
-            _rho(g, report.lag), *(v.get(at, "-") for v in (starts, exponents, shares)), *memory,
+            _where(g), *_reach(g, report.lag),
+            *(v.get(at, "-") for v in (starts, exponents, shares)), *memory,
         ])  # fmt: skip
+
+
+def _reach(g: LagGradient | Unseen, lag: int) -> tuple[str, str, str]:
+    if not isinstance(g, LagGradient):
+        return "not", "seen", "-"
+    return _steps(g.horizon_e_steps), _steps(g.horizon_1e3_steps), _rho(g, lag)
 
 
 def _line(cells: list[str]) -> str:
@@ -174,7 +182,7 @@ def _rho(g: LagGradient, lag: int) -> str:
     return f"{g.log10_rho_by_lag[lag]:.2f}" if lag < len(g.log10_rho_by_lag) else "-"
 
 
-def _where(g: LagGradient) -> str:
+def _where(g: LagGradient | Unseen) -> str:
     return f"{g.name or 'model'}.{g.layer}{' backward' if g.direction else ''}"
 
 
