@@ -51,15 +51,14 @@ def keep(report: Report, folder: Path) -> None:
 
 def show_after_training(run: Run, task: Task, model: nn.Module) -> None:
     """Prints a run's verdict and keeps its report; the training stands, whatever comes of it."""
+    from throughtime.diagnosis.table import verdict
     from throughtime.errors import MissingExtra
 
     try:
         report = of_run(task, model)
         typer.echo("\nHow far back it learned:")
-        for trouble in report.troubles:
-            typer.echo(f"{trouble.sentence} {trouble.advice}")
-        if not report.troubles:
-            typer.echo("No trouble found.")
+        for line in verdict(report):
+            typer.echo(line)
         keep(report, run.folder)
     except (ValueError, TypeError, RuntimeError, OSError, MissingExtra) as error:
         typer.echo(f"\nThere is no memory report of this run: {error}")

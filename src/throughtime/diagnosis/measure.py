@@ -71,7 +71,7 @@ def diagnose(
     Source: Pascanu, Mikolov and Bengio, On the Difficulty of Training Recurrent Neural Networks
     (2013); the files of the quantities name theirs.
     """
-    _check(clip, truncation)
+    _check(loss, clip, truncation, before)
     with one_thread():
         return _measured(model, as_batches(batches), loss, lag, clip, truncation, before)
 
@@ -236,10 +236,16 @@ def _checked_lag(lag: int | None, steps: int) -> int:
     return lag
 
 
-def _check(clip: float | None, truncation: int | None) -> None:
-    if clip is not None and (isinstance(clip, bool) or not 0 < clip < math.inf):
+def _check(loss: Any, clip: Any, truncation: Any, before: Any) -> None:
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss must be a function of output and target, got {loss!r}")
+    number = isinstance(clip, int | float) and not isinstance(clip, bool)
+    if clip is not None and not (number and 0 < clip < math.inf):
         raise OptionError(f"clip must be a finite number above 0, got {clip!r}")
-    if truncation is not None and (
-        isinstance(truncation, bool) or not isinstance(truncation, int) or truncation < 1
-    ):
+    steps = isinstance(truncation, int) and not isinstance(truncation, bool)
+    if truncation is not None and not (steps and truncation >= 1):
         raise OptionError(f"truncation must be a positive number of steps, got {truncation!r}")
+    if before is not None and not isinstance(before, Mapping):
+        raise OptionError(
+            f"before must be a state_dict, parameters by name, got {type(before).__name__}"
+        )
