@@ -47,7 +47,7 @@ def in_forward(model: nn.Module, calls: Sequence[Given]) -> NotFiniteError:
             )
             return NotFiniteError(text, "loss", call.name)
         for what, value in (("input", call.x), ("output", call.outputs)):
-            t = first_step(_time_major(call, value))
+            t = first_step(_of_rows(call, _time_major(call, value)))
             if t is not None:
                 return _at(call, f"the {what} of layer {_said(call)}", what, t)
     return NotFiniteError(
@@ -102,6 +102,16 @@ def _at(call: Given, what: str, tensor: str, t: int, back: bool = False) -> NotF
 def _data(x: Any) -> Tensor:
     found: Tensor = x.data if isinstance(x, PackedSequence) else x
     return found
+
+
+def _of_rows(call: Given, v: Tensor) -> Tensor:
+    """(T, B, width), zero behind the end of each row, where anything may stand."""
+    lengths = call.given.get("lengths")
+    if lengths is None:
+        return v
+    ends = torch.as_tensor(lengths, device=v.device)
+    steps = torch.arange(len(v), device=v.device).unsqueeze(1)
+    return torch.where((steps < ends).unsqueeze(-1), v, 0)
 
 
 def _said(call: Given) -> str:

@@ -93,4 +93,5 @@ def _trouble(trouble: Trouble) -> str:
 
 def _raised(sentence: str) -> str:
     """Escaped, its powers of ten written as such."""
-    return re.sub(r"\b10\^([+-]?[\d.]*\d)", r"10<sup>\1</sup>", escape(sentence))
+    powers = re.sub(r"\b10\^([+-]?[\d.]*\d)", r"10<sup>\1</sup>", escape(sentence))
+    return powers.replace("r^2", "r²")
