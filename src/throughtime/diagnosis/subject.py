@@ -24,7 +24,6 @@ from throughtime.diagnosis.checks import (
 from throughtime.diagnosis.observe import arguments, as_layer, observed
 from throughtime.diagnosis.path import Path, paths, walked
 from throughtime.errors import NotFiniteError, OptionError
-from throughtime.layers import drop_in, drop_in_cells
 from throughtime.layers.batch import Batch
 from throughtime.layers.convert import from_torch
 from throughtime.layers.drop_in_cell import DropInCell
@@ -238,17 +237,5 @@ def _copied(model: nn.Module) -> nn.Module:
         if error.__cause__ is None:
             raise
         raise not_copied(error.__cause__) from error
-    for module in copied.modules():
-        if type(module) in _TORCHS:
-            module.__class__ = _TORCHS[type(module)]
+    compat.become_torchs(copied)
     return copied
-
-
-_TORCHS: dict[type[nn.Module], type[nn.Module]] = {
-    drop_in.RNN: compat.RNN,
-    drop_in.LSTM: compat.LSTM,
-    drop_in.GRU: compat.GRU,
-    drop_in_cells.RNNCell: compat.RNNCell,
-    drop_in_cells.LSTMCell: compat.LSTMCell,
-    drop_in_cells.GRUCell: compat.GRUCell,
-}
