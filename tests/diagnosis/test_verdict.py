@@ -464,6 +464,79 @@ def test_a_branch_without_a_gradient_is_named_and_its_gates_are_not_frozen() -> 
     assert "a ReLU below 0" in named[0].advice
 
 
+class Stacked(nn.Module):
+    """Two two-way layers, read at the last step or at each direction's own."""
+
+    def __init__(self, ends: bool) -> None:
+        super().__init__()
+        self.ends, self.rnn = ends, nn.GRU(4, 16, 2, bidirectional=True)
+        self.head = nn.Linear(32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, h = self.rnn(x)
+        out: Tensor = self.head(torch.cat((h[2], h[3]), -1) if self.ends else y[-1])
+        return out
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_below_a_two_way_layer_a_gradient_that_arrives_late_is_no_explosion(ends: bool) -> None:
+    """What the upper layer sends to the first steps is large beside what went all the way."""
+    torch.manual_seed(0)
+    report = throughtime.diagnose(Stacked(ends), _x(0), _loss, LAG)
+    assert max(g.largest_log10_rho for g in report.lag_gradients if g.layer == 0) > 1 or ends
+    assert "exploding" not in _kinds(report)
+    assert [t.name for t in report.troubles if t.kind == "not seen"] == ["rnn"] * (not ends)
+    assert [(u.layer, u.direction) for u in report.unseen] == [(1, 1)] * (not ends)
+
+
+@pytest.mark.parametrize("cut", ["detach", "no_grad"])
+def test_a_layer_that_is_cut_off_is_not_seen(cut: str) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.low, self.high = nn.GRU(4, 8), nn.GRU(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if cut == "detach":
+                y = self.low(x)[0].detach()
+            else:
+                with torch.no_grad():
+                    y = self.low(x)[0]
+            out: Tensor = self.high(y)[0][-1]
+            return out
+
+    torch.manual_seed(0)
+    report = throughtime.diagnose(Two(), _x(0, 2), _loss, LAG)
+    (trouble, *_) = report.troubles
+    assert trouble.kind == "not seen" and trouble.name == "low"
+    assert "its gradient by every state of it is zero" in trouble.sentence
+    assert [(m.quantity, m.reason) for m in report.missing] == [
+        ("weight_lags", "the loss does not depend on what the layer gives")
+    ]
+    assert len(report.capacities) == 2 and len(report.modules) == 2
+
+
+def test_a_row_of_one_step_says_nothing_of_a_direction() -> None:
+    """Its first step is its last, so that alone it would pass for a direction that is seen."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = GRU(4, 16, bidirectional=True), nn.Linear(32, 1)
+
+        def forward(self, x: Tensor, n: Tensor) -> Tensor:
+            y = self.rnn(x, lengths=n)[0]
+            out: Tensor = self.head(y[n - 1, torch.arange(8)])
+            return out
+
+    torch.manual_seed(0)
+    lengths = torch.tensor([50, 1, 30, 1, 12, 44, 7, 20])
+    report = throughtime.diagnose(Last(), ((_x(0)[0], lengths),), _loss, LAG)
+    assert [(u.direction, u.read_steps) for u in report.unseen] == [(1, 1)]
+    (forward,) = report.lag_gradients
+    assert forward.rows_by_lag[:2] == (6, 6) and report.troubles[0].kind == "not seen"
+
+
 def _growing(report: Report, rho: float, exponent: float) -> list[str]:
     """The kinds named where log10 rho rises to a number, and the largest exponent is another."""
     (g,), (module,) = report.lag_gradients, report.modules

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from throughtime.backends.call import Result
 from throughtime.diagnosis.alignment import of_rows, rows_by_length, to_the_front
-from throughtime.diagnosis.calls import Calls, ModuleCall, whole
+from throughtime.diagnosis.calls import Calls, ModuleCall, gradients_by, whole
 from throughtime.diagnosis.observe import as_layer, observed
 from throughtime.diagnosis.steps import steps_of
 from throughtime.errors import OptionError
@@ -102,12 +102,14 @@ def _of_loss(layer: SequenceLayer, calls: Calls, loss: Tensor) -> Arriving:
         raise OptionError("no weight of the layer trains, or the loss depends on none; unfreeze it")
     calls.finish(loss)
     returned = [v for call in chain for v in call.returned]
-    gradients = torch.autograd.grad(loss, [*returned, *weights.values()], allow_unused=True)
-    if all(v is None for v in gradients[: len(returned)]):
+    recorded = [v for v in returned if v.requires_grad]
+    if not recorded or all(
+        d is None for d in torch.autograd.grad(loss, recorded, retain_graph=True, allow_unused=True)
+    ):
         raise OptionError("the loss does not depend on what the layer gives")
-    sent = iter(_filled(returned, gradients[: len(returned)]))
+    sent = iter(gradients_by(loss, returned))
     by_call = [tuple(next(sent) for _ in call.returned) for call in chain]
-    d_weights = _filled([*weights.values()], gradients[len(returned) :])
+    d_weights = gradients_by(loss, [*weights.values()])
     return Arriving(
         batch=_detached(whole(chain)),
         d_outputs=to_the_front(

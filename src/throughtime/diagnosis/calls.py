@@ -160,7 +160,7 @@ class Calls:
         """
         for name in self.by_name:
             for chain in self.sequences(name):
-                later = torch.zeros_like(chain[0].alive[0])
+                later = torch.zeros_like(chain[0].alive.any(0))
                 felt = self._felt(chain, loss)
                 for call, rows in zip(reversed(chain), reversed(felt), strict=True):
                     call.goes_on = later if call.carried_on else None
@@ -174,7 +174,7 @@ class Calls:
         seen = chain if changed else chain[-1:]
         returned = [v for call in seen for v in call.returned]
         last_only, self.last_only = self.last_only, False  # all gates open
-        d = torch.autograd.grad(loss, returned, retain_graph=True, materialize_grads=True)
+        d = gradients_by(loss, returned)
         self.last_only = last_only
         each = iter((v != 0).any(-1).any(0) for v in d)
         rows = [torch.stack([next(each) for _ in call.returned]).any(0) for call in seen]
@@ -211,6 +211,14 @@ class Calls:
             chains = [[call] for chain in chains for call in chain]
         parts = [whole(chain) for chain in chains]
         return parts[0] if len(parts) == 1 else side_by_side(parts, layer)
+
+
+def gradients_by(value: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Of a value by tensors; zeros where it does not depend on one, or nothing is recorded."""
+    recorded = [v for v in tensors if v.requires_grad]
+    found = iter(torch.autograd.grad(value, recorded, retain_graph=True, materialize_grads=True)
+                 if recorded else ())  # fmt: skip
+    return [next(found) if v.requires_grad else torch.zeros_like(v) for v in tensors]
 
 
 class _Gate(torch.autograd.Function):

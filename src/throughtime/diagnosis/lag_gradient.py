@@ -33,8 +33,8 @@ class LagGradient:
         zero_share: of all lags and rows, gradients that are exactly zero.
         omega: sum over steps of (||d_t J_t|| / ||d_t|| - 1)^2, d_t = dL/ds_t, mean over rows;
             a zero gradient counts 1.
-        rows_by_lag: how many rows rho(k) is the mean of: those of more than k steps whose last
-            step the loss sees.
+        rows_by_lag: how many rows rho(k) is the mean of: those of more than k steps, and of two
+            at least, whose last step the loss sees.
     """
 
     name: str
@@ -112,8 +112,8 @@ def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
         _check_finite(path, path.ended(parts))
         if path.name in seen.apart:
             path = path.felt(parts)
-        d = path.ended(parts)
-        if bool((d[-1] != 0).any()) and path.steps > 1:
+        d, several = path.ended(parts), path.alive.sum(0) > 1
+        if bool((d[-1, several] != 0).any()):
             found.append(_of_path(path, parts, d))
     if not found:
         raise OptionError(
@@ -157,7 +157,7 @@ def _check_finite(path: Path, d: Tensor) -> None:
 
 def _of_path(path: Path, parts: list[Tensor], d: Tensor) -> LagGradient:
     norms, alive = d.double().norm(dim=-1).flip(0), path.alive.flip(0)  # (T, B) by lag
-    seen = norms[0] > 0  # a row of which the loss is blind has no ratio
+    seen = (norms[0] > 0) & (alive.sum(0) > 1)  # the others have no ratio, or no lag
     norms, alive = norms[:, seen], alive[:, seen]
     T = int(alive.sum(0).max())
     ratios, alive = (norms / norms[0]).log()[:T], alive[:T]

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from throughtime.backends import reference
 from throughtime.backends.call import Call, Result
 from throughtime.diagnosis.alignment import to_the_end
-from throughtime.diagnosis.calls import Calls, ModuleCall, State
+from throughtime.diagnosis.calls import Calls, ModuleCall, State, gradients_by
 from throughtime.diagnosis.trouble import where
 from throughtime.errors import NotFiniteError, ShapeError
 from throughtime.layers.batch import Batch
@@ -63,7 +63,7 @@ class Path:
         """(T, B, N) of each chain: the total gradient of a value by the states after each step,
         side by side, in the chain's order; zero outside of a row."""
         flat = [v for c in self.chains for state in c.states[1:] for v in state]
-        found = iter(torch.autograd.grad(value, flat, retain_graph=True, materialize_grads=True))
+        found = iter(gradients_by(value, flat))
         parts = []
         for c in self.chains:
             d = torch.cat([torch.cat([next(found) for _ in s], -1) for s in c.states[1:]])
@@ -97,8 +97,7 @@ class Path:
 
 def by_states(value: Tensor, states: Sequence[State]) -> Tensor:
     """(states, B, N): the total gradient of a value by each state, its parts side by side."""
-    flat = [v for state in states for v in state]
-    found = iter(torch.autograd.grad(value, flat, retain_graph=True, materialize_grads=True))
+    found = iter(gradients_by(value, [v for state in states for v in state]))
     return torch.cat([torch.cat([next(found) for _ in state], -1) for state in states])
 
 

@@ -54,7 +54,7 @@ def exploding(report: Report, trial: Trial) -> Iterator[Trouble]:
     told: set[str] = set()
     for g in report.lag_gradients:
         known = _jacobians(report, g)
-        if not _explodes(g, known):
+        if not _explodes(report, g):
             continue
         exponent = "" if known is None else f", Lyapunov exponent {_largest(known):+.3f}"
         sentence = (
@@ -69,7 +69,7 @@ def vanishing(report: Report, trial: Trial) -> Iterator[Trouble]:
     told: set[str] = set()
     for g in report.lag_gradients:
         need = min(report.lag, g.last_lag)
-        if not _vanishes(g, need) or _explodes(g, _jacobians(report, g)):
+        if not _vanishes(g, need) or _explodes(report, g):
             continue
         whole = ", the whole sequence" if need == g.last_lag else ""
         sentence = (
@@ -149,12 +149,24 @@ def _largest(own: Jacobians) -> float:
     return own.lyapunov_nats_per_step[0]
 
 
-def _explodes(g: LagGradient, known: Jacobians | None) -> bool:
-    """By the gradient itself; states that grow do not make one explode that shrinks."""
-    if g.largest_log10_rho > math.log10(LARGEST_RHO):
-        return True
+def _explodes(report: Report, g: LagGradient) -> bool:
+    """By the gradient itself; states that grow do not make one explode that shrinks.
+
+    Below a two-way layer gradients arrive at every step, the last ones too, and not by going back
+    alone; there the exponent must agree.
+    """
+    known, size = _jacobians(report, g), g.largest_log10_rho
     grows = known is not None and _largest(known) > LARGEST_EXPONENT
-    return grows and g.largest_log10_rho > math.log10(DOUBLED)
+    if size > math.log10(DOUBLED) and grows:
+        return True
+    return size > math.log10(LARGEST_RHO) and not _below_both_ways(report, g)
+
+
+def _below_both_ways(report: Report, g: LagGradient) -> bool:
+    module = next((m for m in report.modules if m.name == g.name), None)
+    if module is None or g.layer + 1 == len(module.hidden_sizes):
+        return False
+    return any(times.direction for times in module.gates)
 
 
 def _vanishes(g: LagGradient, lag: int) -> bool:
