@@ -145,3 +145,28 @@ def test_several_layers_of_which_one_is_frozen_are_measured() -> None:
     assert [(m.name, m.reason) for m in report.missing if m.quantity == "weight_lags"] == [
         ("parts.a", "no weight of the layer trains, or the loss depends on none; unfreeze it")
     ]
+
+
+def test_another_default_device_changes_no_number() -> None:
+    """A program that begins with `torch.set_default_device`, and a model on the processor."""
+    torch.manual_seed(0)
+
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(3, 8, bidirectional=True), nn.Linear(16, 2)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+            h = self.rnn(packed)[1][0]
+            y: Tensor = self.head(torch.cat((h[0], h[1]), -1))
+            return y
+
+    model, batches = Packed(), [((X, torch.tensor([12, 5, 11, 12])),)] * 2
+    long = X.repeat(5, 1, 1)
+    expected = throughtime.diagnose(model, batches, lambda y: y.sin().mean(), clip=1.0)
+    with torch.device("meta"):
+        report = throughtime.diagnose(model, batches, lambda y: y.sin().mean(), clip=1.0)
+        whole = throughtime.diagnose(Net(model.rnn), long)
+    assert report == expected
+    assert whole == throughtime.diagnose(Net(model.rnn), long) and whole.troubles

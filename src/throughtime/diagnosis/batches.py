@@ -33,19 +33,19 @@ def as_batches(batches: Any) -> list[Any]:
         OptionError: it is none of these.
     """
     if isinstance(batches, Tensor | tuple | Mapping):
-        found = [batches]
+        several = [batches]
     elif isinstance(batches, Iterable):
-        found = [_one(b) for b in islice(batches, MOST)]
+        several = [_one(b) for b in islice(batches, MOST)]
     else:
         raise OptionError(
             f"batches must be a tensor, a tuple (input, target), a dict or an iterable of these, "
             f"got {type(batches).__name__}"
         )
-    if not found:
+    if not several:
         raise ShapeError("a diagnosis needs at least one batch, got none")
-    for batch in found:
+    for batch in several:
         _check(batch)
-    return found
+    return several
 
 
 def _one(batch: Any) -> Any:
@@ -174,11 +174,11 @@ def judged(loss: Callable[..., Tensor], output: Any, inputs: Inputs) -> Tensor:
     for args, kwargs in ways:
         if _takes(function, args, kwargs):
             return loss(*args, **kwargs)
-    given = "output and target" if target else "the output alone, for there is no target"
+    what = "output and target" if target else "the output alone, for there is no target"
     if named and not target:
-        given = f"the output and {', '.join(named)}"
+        what = f"the output and {', '.join(named)}"
     raise OptionError(
-        f"the loss cannot be called with {given}, it takes {inspect.signature(function)}; {_RULE}"
+        f"the loss cannot be called with {what}, it takes {inspect.signature(function)}; {_RULE}"
     )
 
 

@@ -216,9 +216,9 @@ class Calls:
 def gradients_by(value: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Of a value by tensors; zeros where it does not depend on one, or nothing is recorded."""
     recorded = [v for v in tensors if v.requires_grad]
-    found = iter(torch.autograd.grad(value, recorded, retain_graph=True, materialize_grads=True)
+    each = iter(torch.autograd.grad(value, recorded, retain_graph=True, materialize_grads=True)
                  if recorded else ())  # fmt: skip
-    return [next(found) if v.requires_grad else torch.zeros_like(v) for v in tensors]
+    return [next(each) if v.requires_grad else torch.zeros_like(v) for v in tensors]
 
 
 class _Gate(torch.autograd.Function):

@@ -106,7 +106,7 @@ def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
     """
     if all(p.steps < 2 for p in seen.paths):
         raise ShapeError("a lag needs sequences of at least 2 steps, got 1")
-    found = []
+    measured = []
     for path in seen.paths:
         parts = path.by_chain(seen.loss)
         _check_finite(path, path.ended(parts))
@@ -114,13 +114,13 @@ def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
             path = path.felt(parts)
         d, several = path.ended(parts), path.alive.sum(0) > 1
         if bool((d[-1, several] != 0).any()):
-            found.append(_of_path(path, parts, d))
-    if not found:
+            measured.append(_of_path(path, parts, d))
+    if not measured:
         raise OptionError(
             "the loss sends no gradient to the last step of any recurrent layer, from which lags "
             "are counted; give batches whose last step has a target, or end them where it has"
         )
-    return tuple(found)
+    return tuple(measured)
 
 
 def find_unseen(whole: Seen, gradients: Sequence[LagGradient]) -> tuple[Unseen, ...]:
@@ -145,9 +145,9 @@ def _check_finite(path: Path, d: Tensor) -> None:
     bad = torch.nonzero(~d.isfinite().all(-1))
     if not len(bad):
         return
-    own, row = max(bad.tolist())
+    last, row = max(bad.tolist())
     before = path.steps - int(path.alive[:, row].sum())  # steps that the longest row has more
-    t = path.steps - 1 - own if path.direction else own - before
+    t = path.steps - 1 - last if path.direction else last - before
     text = (
         f"the gradient by the state of {where(path.layer, 0, path.name)} is NaN or "
         f"infinity, going back first at step {t} (counted from 0)"

@@ -63,10 +63,10 @@ class Path:
         """(T, B, N) of each chain: the total gradient of a value by the states after each step,
         side by side, in the chain's order; zero outside of a row."""
         flat = [v for c in self.chains for state in c.states[1:] for v in state]
-        found = iter(gradients_by(value, flat))
+        each = iter(gradients_by(value, flat))
         parts = []
         for c in self.chains:
-            d = torch.cat([torch.cat([next(found) for _ in s], -1) for s in c.states[1:]])
+            d = torch.cat([torch.cat([next(each) for _ in s], -1) for s in c.states[1:]])
             parts.append(torch.where(c.alive.unsqueeze(-1), d, 0))
         return parts
 
@@ -97,21 +97,21 @@ class Path:
 
 def by_states(value: Tensor, states: Sequence[State]) -> Tensor:
     """(states, B, N): the total gradient of a value by each state, its parts side by side."""
-    found = iter(gradients_by(value, [v for state in states for v in state]))
-    return torch.cat([torch.cat([next(found) for _ in state], -1) for state in states])
+    each = iter(gradients_by(value, [v for state in states for v in state]))
+    return torch.cat([torch.cat([next(each) for _ in state], -1) for state in states])
 
 
 def paths(calls: Calls, layers: dict[str, SequenceLayer]) -> tuple[Path, ...]:
     """Every layer and direction of the modules that were walked, in the order they first ran."""
-    found = []
+    every = []
     for name in calls.by_name:
         chains, layer = calls.sequences(name), layers[name]
         for number in range(len(layer.hidden_sizes)):
             for d in range(layer.directions):
                 at = number * layer.directions + d
                 parts = tuple(_chain(chain, at, d) for chain in chains)
-                found.append(Path(name, number, d, parts))
-    return tuple(found)
+                every.append(Path(name, number, d, parts))
+    return tuple(every)
 
 
 def _chain(calls: list[ModuleCall], at: int, d: int) -> Chain:
@@ -224,11 +224,11 @@ def _outputs(states: Sequence[State], alive: Tensor, d: int, cut: bool) -> Tenso
 
     With `cut` all but each row's own last step are constants.
     """
-    own = [state[0][0] for state in states[1:]]
+    outputs = [state[0][0] for state in states[1:]]
     whole = bool(alive.all())
     if cut and (whole or d):  # backward every row ends with the last step
-        own = [v.detach() for v in own[:-1]] + own[-1:]
-    y = torch.stack(own[::-1] if d else own)
+        outputs = [v.detach() for v in outputs[:-1]] + outputs[-1:]
+    y = torch.stack(outputs[::-1] if d else outputs)
     if whole:
         return y
     if cut and not d:

@@ -111,7 +111,7 @@ class Subject:
         calls = Calls(last_only)
         pairs = {n: (m, self.layers[n]) for n, m in self.modules.items()}
         try:
-            with observed(pairs, lambda n, layer, given: walked(n, layer, calls, given)):
+            with observed(pairs, lambda n, layer, x: walked(n, layer, calls, x)):
                 value = self._computed(batch, loss, calls)
             calls.finish(value)
             return self._seen(value, calls)
@@ -179,9 +179,9 @@ class _Ends:
         self._hook.remove()
 
     def _look(self, module: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
-        x, _, given = arguments(args, kwargs)
+        x, _, others = arguments(args, kwargs)
         self.steps += 1  # of a cell; of a layer its own layout says which they are
-        self.lengths = given.get("lengths")
+        self.lengths = others.get("lengths")
         if isinstance(x, PackedSequence):
             self.lengths = pad_packed_sequence(x)[1]
 

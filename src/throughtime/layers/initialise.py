@@ -123,7 +123,7 @@ def _log_uniform(timescales: tuple[float, float]) -> Biases:
         raise OptionError(
             f"timescales must be (lo, hi) in steps with 1 < lo <= hi, got {timescales!r}"
         )
-    ends = torch.tensor([low, high], dtype=torch.float64).log().tolist()
+    ends = torch.tensor([low, high], dtype=torch.float64, device="cpu").log().tolist()
     return Biases(
         lambda like: torch.empty_like(like).uniform_(*ends).exp().sub(1).log(), 0.75, alone=True
     )
