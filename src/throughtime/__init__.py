@@ -8,6 +8,7 @@ from throughtime.diagnosis.cure import cure as cure
 from throughtime.diagnosis.measure import diagnose as diagnose
 from throughtime.layers.clip import UClip as UClip
 from throughtime.layers.convert import from_torch as from_torch
+from throughtime.layers.convert import to_torch as to_torch
 from throughtime.layers.drop_in import GRU as GRU
 from throughtime.layers.drop_in import LSTM as LSTM
 from throughtime.layers.drop_in import RNN as RNN
@@ -43,5 +44,6 @@ __all__ = [
     "diagnose",
     "from_torch",
     "initialise",
+    "to_torch",
     "unroll",
 ]

@@ -1,51 +1,38 @@
 """The drop-ins as subclasses of torch's own classes, for programs that check or build on those.
 
-`throughtime.LSTM` is a plain module; `throughtime.compat.LSTM` is the same layer, and
+`throughtime.LSTM` is a torch.nn.RNNBase; `throughtime.compat.LSTM` is the same layer, and
 `isinstance(layer, torch.nn.LSTM)` holds too. Prefer the plain ones: torch.compile (2.13) refuses
 every instance of torch.nn.RNN, LSTM and GRU, subclasses included, and so refuses these.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 from throughtime.layers import drop_in, drop_in_cells
 
 
-class _Ours:
-    """Takes back what torch's classes do with a list of weights that ours do not keep."""
-
-    __setattr__ = nn.Module.__setattr__
-    __setstate__ = nn.Module.__setstate__
-    _replicate_for_data_parallel = nn.Module._replicate_for_data_parallel
-
-    def __getstate__(self) -> Any:
-        return self.__dict__
-
-
-class RNN(_Ours, drop_in.RNN, nn.RNN):  # type: ignore[misc, override]
+class RNN(drop_in.RNN, nn.RNN):  # type: ignore[misc, override]
     """`throughtime.RNN` that also is a torch.nn.RNN; torch.compile refuses it."""
 
 
-class LSTM(_Ours, drop_in.LSTM, nn.LSTM):  # type: ignore[misc, override]
+class LSTM(drop_in.LSTM, nn.LSTM):  # type: ignore[misc, override]
     """`throughtime.LSTM` that also is a torch.nn.LSTM; torch.compile refuses it."""
 
 
-class GRU(_Ours, drop_in.GRU, nn.GRU):  # type: ignore[misc, override]
+class GRU(drop_in.GRU, nn.GRU):  # type: ignore[misc, override]
     """`throughtime.GRU` that also is a torch.nn.GRU; torch.compile refuses it."""
 
 
-class RNNCell(drop_in_cells.RNNCell, nn.RNNCell):  # type: ignore[misc]
+class RNNCell(drop_in_cells.RNNCell, nn.RNNCell):
     """`throughtime.RNNCell` that also is a torch.nn.RNNCell."""
 
 
-class LSTMCell(drop_in_cells.LSTMCell, nn.LSTMCell):  # type: ignore[misc]
+class LSTMCell(drop_in_cells.LSTMCell, nn.LSTMCell):
     """`throughtime.LSTMCell` that also is a torch.nn.LSTMCell."""
 
 
-class GRUCell(drop_in_cells.GRUCell, nn.GRUCell):  # type: ignore[misc]
+class GRUCell(drop_in_cells.GRUCell, nn.GRUCell):
     """`throughtime.GRUCell` that also is a torch.nn.GRUCell."""
 
 

@@ -242,6 +242,31 @@ class Reader(Plain):
         return self.readout(read[self.how]())
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_rows_that_begin_late_are_measured_on_the_longest(bidirectional: bool) -> None:
+    class Late(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.encoder(x, starts=STARTS)[0]
+            first = y[STARTS, torch.arange(B), H:] if bidirectional else y[-1, :, :0]
+            return self.readout(torch.cat((y[-1, :, :H], first), -1))
+
+    torch.manual_seed(0)
+    layer = GRU(I, H, bidirectional=bidirectional)
+    model, (x, target) = Late(layer, 2 * H if bidirectional else H), batch()
+    seen = Subject(model).run((x, target), nn.functional.cross_entropy, last_only=True)
+    expected = {}
+    for path in seen.paths:
+        norms = path.gradients(seen.loss)[:, [0, 2]].norm(dim=-1)
+        place = f"model.encoder.0{'.backward' if path.direction else ''}"
+        expected[place] = float((norms[-8] / norms[-1]).log10().mean())
+    ((_, row),) = fitted(Learner(model), [(x, target)], GradientFlow(lag=7)).rows
+    found = {n.removeprefix("flow/log10_rho/"): v for n, v in row.items() if "rho" in n}
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+STARTS = torch.tensor([3, 12, 3, 9])
+
+
 @pytest.mark.parametrize(
     ("layer", "width", "how"),
     [

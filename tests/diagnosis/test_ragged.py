@@ -314,6 +314,54 @@ def test_a_whole_report_of_ragged_rows_leaves_nothing_out() -> None:
     assert [len(b.lowest_log10_rho_by_lag) for b in report.bands] == [T, T]
 
 
+class Outputs(nn.Module):
+    """The outputs of a layer that is given lengths."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.rnn = layer
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        y: Tensor = self.rnn(x, lengths=lengths)[0]
+        return y
+
+
+class Late(nn.Module):
+    """A layer whose rows begin late, as batches padded on the left have them."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.rnn = layer
+
+    def forward(self, x: Tensor, starts: Tensor) -> Tensor:
+        y: Tensor = self.rnn(x, starts=starts)[0]
+        return y
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_rows_that_begin_late_have_the_numbers_of_rows_that_end_early(bidirectional: bool) -> None:
+    torch.manual_seed(0)
+    layer = throughtime.GRU(I, H, bidirectional=bidirectional, dtype=torch.float64)
+    lengths = torch.tensor(LENGTHS)
+    order = (torch.arange(T).unsqueeze(1) + lengths) % T  # each row's own steps at the end
+
+    def turned(y: Tensor, order: Tensor) -> Tensor:
+        return y.gather(0, order.unsqueeze(-1).expand_as(y))
+
+    def loss(y: Tensor) -> Tensor:
+        return (y * WEIGHT[..., : y.shape[-1]]).sum()
+
+    plain, late = _poisoned(_x()), turned(_poisoned(_x()), order)
+    back = (torch.arange(T).unsqueeze(1) - lengths) % T
+    found = throughtime.diagnose(
+        Late(layer), ((late, T - lengths),), lambda y: loss(turned(y, back))
+    )
+    expected = throughtime.diagnose(Outputs(layer), ((plain, lengths),), loss)
+    assert found.lengths == expected.lengths == tuple(LENGTHS)
+    for name in ("lag_gradients", "connectivity", "weight_lags", "evenness", "modules"):
+        assert getattr(found, name) == getattr(expected, name), name
+
+
 def test_rows_without_a_step_are_left_aside() -> None:
     torch.manual_seed(0)
     layer = throughtime.GRU(I, H, dtype=torch.float64)
@@ -356,17 +404,7 @@ def test_batches_of_other_lengths_share_the_lags_that_all_have() -> None:
 def test_a_loss_left_out_reads_each_rows_own_last_output() -> None:
     torch.manual_seed(0)
     layer = throughtime.GRU(I, H, dtype=torch.float64)
-
-    class Outputs(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rnn = layer
-
-        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-            y: Tensor = self.rnn(x, lengths=lengths)[0]
-            return y
-
-    report = throughtime.diagnose(Outputs(), ((_x(), torch.tensor(LENGTHS)),))
+    report = throughtime.diagnose(Outputs(layer), ((_x(), torch.tensor(LENGTHS)),))
     draw = torch.Generator().manual_seed(0)
     vector = torch.randn(H, dtype=torch.float64, generator=draw)
     ends = torch.stack([layer(_x()[:n, b : b + 1])[0][-1, 0] for b, n in enumerate(LENGTHS)])

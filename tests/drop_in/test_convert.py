@@ -38,9 +38,9 @@ class Model(nn.Module):
 
 
 def theirs_left(model: nn.Module) -> list[nn.Module]:
-    """Modules of torch's recurrent classes."""
-    kinds = (nn.RNNBase, nn.RNNCellBase)
-    return [m for m in model.modules() if isinstance(m, kinds)]
+    """Modules of torch's own recurrent classes."""
+    found = [m for m in model.modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)]
+    return [m for m in found if not type(m).__module__.startswith("throughtime.")]
 
 
 def draw() -> Tensor:
@@ -183,6 +183,89 @@ def test_attributes_that_users_set_come_along() -> None:
     layer = nn.LSTM(3, 4)
     layer.note = "first"
     assert throughtime.from_torch(layer).note == "first"
+
+
+class Net(nn.Module):
+    """What torch's tools make other modules of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.step, self.head = nn.LSTM(3, 6), nn.GRUCell(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.step(self.rnn(x)[0][-1]))
+
+
+def made(how: str, net: nn.Module, x: Tensor) -> nn.Module:
+    """What a tool of torch makes of a model."""
+    if "script" in how:
+        scripted = torch.jit.script(net)
+        if how == "a frozen script":
+            return torch.jit.freeze(scripted)
+        return nn.Sequential(nn.Identity(), scripted) if how == "a scripted part" else scripted
+    if how == "a trace":
+        return torch.jit.trace(net, (x,))
+    if how == "quantised":
+        return torch.ao.quantization.quantize_dynamic(net, {nn.LSTM, nn.GRUCell}, torch.qint8)
+    program = torch.export.export(net, (x,))
+    if how == "an export, decomposed":
+        return program.run_decompositions().module()
+    return torch.export.unflatten(program) if how == "an export in parts" else program.module()
+
+
+LEFT = "so it is left as it is; convert the model that it was made from"
+
+
+@pytest.mark.parametrize(
+    ("how", "texts"),
+    [
+        ("a script", ["the model is TorchScript with a recurrent layer"]),
+        ("a frozen script", ["the model is TorchScript with a recurrent layer"]),
+        ("a scripted part", ["1 is TorchScript with a recurrent layer"]),
+        ("a trace", ["the model is TorchScript with a recurrent layer"]),
+        ("quantised", ["rnn is torch's quantised LSTM", "step is torch's quantised GRUCell"]),
+        ("an export", ["the model is a graph with a recurrent layer"]),
+        ("an export, decomposed", ["the model is a graph with a recurrent layer"]),
+        ("an export in parts", ["rnn is a graph with a rec", "step is a graph with a rec"]),
+    ],
+)
+def test_what_torchs_tools_made_is_left_alone_with_a_warning(how: str, texts: list[str]) -> None:
+    x = torch.randn(5, 2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = made(how, Net().eval(), x)
+        expected = model(x)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        # torch cannot copy what it took apart again.
+        ours = throughtime.from_torch(model, in_place=how == "an export in parts")
+    said = [str(w.message) for w in caught if w.category is UserWarning]
+    assert [w.filename for w in caught if LEFT in str(w.message)] == [__file__] * len(texts)
+    assert all(t in s and LEFT in s for s, t in zip(said, texts, strict=True))
+    assert torch.equal(ours(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_holds_no_recurrent_layer_is_copied_without_a_word() -> None:
+    linear, x = nn.Linear(3, 2), torch.randn(4, 3)
+    scripted = nn.Sequential(torch.jit.script(linear), torch.fx.symbolic_trace(nn.Linear(2, 2)))
+    assert torch.equal(throughtime.from_torch(scripted)(x), scripted(x))
+
+
+def test_a_graph_converts_the_layers_it_calls() -> None:
+    x = torch.randn(5, 2, 3)
+    model = torch.fx.symbolic_trace(nn.Sequential(nn.LSTM(3, 4)))
+    ours = throughtime.from_torch(model)
+    assert theirs_left(ours) == []
+    torch.testing.assert_close(ours(x)[0], model(x)[0])
+
+
+def test_the_hidden_parts_of_a_subclass_are_converted() -> None:
+    layer = Own(3, 4)
+    layer.inner = nn.GRU(3, 4)
+    with pytest.warns(UserWarning, match="the model is a .*Own, a subclass of torch's layer"):
+        ours = throughtime.from_torch(layer)
+    assert type(ours) is Own and type(ours.inner) is throughtime.GRU
 
 
 def test_a_model_without_recurrent_layers_is_a_plain_copy() -> None:

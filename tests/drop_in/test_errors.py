@@ -115,7 +115,62 @@ def test_bad_calls_raise_torchs_errors(kind: str, wrong: str, backend: str) -> N
     if judge != kind and "state" in wrong:
         assert expected is not None
         expected = expected[0], expected[1].replace("hidden", "hidden[0]")
+    if expected is not None and expected[0] is AttributeError:
+        expected = TypeError, NO_WORDS_OF_TORCHS[wrong].format(kind=kind)
     assert found == expected
+
+
+# Where torch.nn runs into what Python says of a list, ours say what is wrong.
+NO_WORDS_OF_TORCHS = {
+    "x no tensor": "input must be a tensor or a PackedSequence, got list of 1; convert it with "
+    "torch.tensor",
+    "state of the other kind": "hx of {kind} must be one tensor h_0, got tuple of 2; an LSTM "
+    "takes two",
+}
+X = zeros(4, 2, 3)
+NO_TENSORS: dict[str, tuple[str, tuple[Any, ...], str]] = {
+    "an array": ("GRU", (X.numpy(),), "input must be .* got ndarray; convert it with torch.fro"),
+    "nothing": ("RNN", (None,), "input must be a tensor or a PackedSequence, got NoneType; give a"),
+    "a layer's result": ("GRU", ((X, X),), r"got tuple of 2; of a layer's \(outputs, state\) give"),
+    "one state of two": (
+        "LSTM", (X, (zeros(1, 2, 5),)), r"LSTM must be two tensors \(h_0, c_0\), got tuple of 1",
+    ),
+    "h of two": ("LSTM", (X, zeros(1, 2, 5)), r"must be two tensors .*, got a tensor \(1, 2, 5\)"),
+    "arrays as states": (
+        "LSTM", (X, (zeros(1, 2, 5).numpy(),) * 2), "hx of LSTM must .*, got tuple of 2 of ndarray",
+    ),
+    "a Recurrent's state": (
+        "LSTM", (X, ((zeros(1, 2, 5),) * 2,)),
+        r"of a Recurrent give tuple\(torch.cat\(v\) for v in zip\(\*state\)\)",
+    ),
+    "a Recurrent's h": (
+        "GRU", (X, ((zeros(1, 2, 5),),)), r"of a Recurrent give torch.cat\(\[h for h, in state\]\)",
+    ),
+    "packed, states of another kind": (
+        "GRU", (pack_sequence([zeros(4, 3)]), (zeros(1, 1, 5),) * 2),
+        "hx of GRU must be one tensor h_0, got tuple of 2; an LSTM takes two",
+    ),
+    "a cell, an array": ("GRUCell", (X[0].numpy(),), "input must be a tensor, got ndarray; conv"),
+    "a cell, two states": ("RNNCell", (X[0], (X, X)), "hx of RNNCell must be one tensor h_0, got"),
+    "a cell, words": ("LSTMCell", (X[0], "ab"), "hx of LSTMCell must be two tensors .*, got 'ab'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", [throughtime, throughtime.compat])
+@pytest.mark.parametrize("wrong", NO_TENSORS)
+def test_what_is_no_tensor_is_told_in_a_sentence(wrong: str, module: Any) -> None:
+    kind, args, text = NO_TENSORS[wrong]
+    with pytest.raises(TypeError, match=text):
+        getattr(module, kind)(3, 5)(*args)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_state_with_the_batch_in_front_is_recognised(kind: str) -> None:
+    layer, hx = getattr(throughtime, kind)(3, 5, batch_first=True), state(kind, 2, 1, 5)
+    with pytest.raises(
+        RuntimeError, match=r"size \(1, 2, 5\), got \[2, 1, 5\]; states are never b"
+    ):
+        layer(zeros(2, 4, 3), hx)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from throughtime import Recurrent, cells
+import throughtime
+from throughtime import Recurrent, cells, initialise
 from throughtime.errors import BackendError, CellError, OptionError, ShapeError
 
 ANY = (CellError, OptionError, ShapeError, TypeError, ValueError)
@@ -70,8 +71,12 @@ def x(*shape: int, **options: Any) -> Tensor:
 
 LAYER = dict(input_size=3, hidden_size=4, num_layers=2)
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
-    "x a list": (([[1.0] * 3],), {}, "^x must be a tensor or a PackedSequence, got list$"),
-    "x an array": ((np.zeros((5, 2, 3)),), {}, "^x must be a tensor or a Pack.*, got ndarray$"),
+    "x a list": (([[1.0] * 3],), {}, "^x must be a tensor or a PackedSequence, got list of 1; "
+        "convert it with torch.tensor$"),
+    "x an array": ((np.zeros((5, 2, 3)),), {}, "^x must be a tensor or a Pack.*, got ndarray; "
+        "convert it with torch.from_numpy$"),
+    "x with a state": (((x(5, 2, 3), ()),), {}, r"layer's \(outputs, state\) give the outputs$"),
+    "x words": ((x(5, 2).long(),), {}, "got torch.int64; .*, or numbers of words with an nn.Embe"),
     "x sparse": ((x(5, 2, 3).to_sparse(),), {}, r"got layout torch.sparse_coo; .*\.to_dense\(\)$"),
     "x nested": ((torch.nested.nested_tensor([x(5, 3), x(2, 3)], layout=torch.jagged),), {},
                  r"got a nested tensor; convert it with .to_padded_tensor\(0\), and give lengths$"),
@@ -124,7 +129,10 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "state a tensor": ((x(5, 2, 3), x(2, 2, 4)), {},
                        r"^state must be a tuple over 2 layers of a .*, got a tensor"),
     "state torch's": ((x(5, 2, 3), (x(2, 2, 4), x(2, 2, 4))), {},
-                      r"^state must be .*; layer 0 has a tensor \(2, 2, 4\)$"),
+                      r"^state must be .*; layer 0 has a tensor \(2, 2, 4\); torch.nn's "
+                      r"\(h_n, c_n\) becomes that with tuple\(zip\(h_n.split\(1\), c_n.split\(1"),
+    "state with the batch in front": ((x(5, 2, 3), ((x(2, 1, 4), x(2, 1, 4)),) * 2), {},
+        r"got a tensor \(2, 1, 4\); states are never batch-first, so turn it with .transpose\(0"),
     "state of 1 layer": ((x(5, 2, 3), ((x(1, 2, 4), x(1, 2, 4)),)), {},
                          "^state must be a tuple over 2 layers .*, got tuple of 1$"),
     "state of 1": ((x(5, 2, 3), ((x(1, 2, 4),), (x(1, 2, 4),))), {}, "layer 0 has tuple of 1$"),
@@ -151,6 +159,28 @@ def test_bad_calls(kind: str, backend: str) -> None:
     for call in (layer, layer.trace):
         with pytest.raises(ANY, match=text):
             call(*args, **given)
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+def test_the_state_of_torchs_layer_and_back(kind: str) -> None:
+    """The cures of the error texts, followed."""
+    theirs = getattr(nn, kind)(3, 4, 2, bidirectional=True)
+    cell = getattr(cells, kind)()
+    ours = Recurrent(cell, 3, 4, num_layers=2, bidirectional=True)
+    ours.load_state_dict(theirs.state_dict())
+    inputs = torch.randn(5, 2, 3)
+    h_n = theirs(inputs)[1]
+    with pytest.raises(ShapeError, match="; torch.nn's .* becomes that with tuple") as caught:
+        ours(inputs, h_n)
+    cure = str(caught.value).partition("becomes that with ")[2]
+    names = {"h_n": h_n[0], "c_n": h_n[1]} if kind == "LSTM" else {"h_n": h_n}
+    y, state = ours(inputs, eval(cure, names))
+    torch.testing.assert_close(y, theirs(inputs, h_n)[0])
+    with pytest.raises(TypeError, match="of the state of a Recurrent give") as caught_back:
+        throughtime.from_torch(theirs)(inputs, state)
+    cure = str(caught_back.value).partition("of a Recurrent give ")[2]
+    back = eval(cure, {"torch": torch, "state": state})
+    torch.testing.assert_close(back, theirs(inputs, h_n)[1])
 
 
 def test_bad_batch_first_calls_speak_of_its_layout() -> None:
@@ -194,3 +224,19 @@ def test_empty_batches_take_empty_lengths() -> None:
     for lengths in ([], torch.zeros(0, dtype=torch.int64), np.zeros(0, int)):
         y, ((h, c),) = layer(x(5, 0, 3), lengths=lengths)
         assert (y.shape, h.shape, c.shape) == ((5, 0, 4), (1, 0, 4), (1, 0, 4))
+
+
+def test_the_default_device_is_not_where_a_layer_looks() -> None:
+    """Lists of numbers and what a layer tries out belong to the layer, wherever else tensors go."""
+    plain = {"backend": "reference", "bidirectional": True}
+    layer = Recurrent(cells.GRU(), 3, 4, **plain)
+    inputs, reset = torch.randn(5, 2, 3), [[False, True]] * 5
+    given: dict[str, Any] = {"lengths": [5, 4], "starts": [0, 2], "reset": reset}
+    expected = layer(inputs, **given)[0]
+    with torch.device("meta"):
+        found = layer(inputs, **given)[0]
+        other = layer(inputs, **given | {"reset": torch.tensor(reset, device="cpu")})[0]
+        initialise(layer, timescales=(2, 30))
+        merged = Recurrent(cells.GRU(), 3, 4, **plain, merge=torch.add, device="cpu")
+    assert torch.equal(found, expected) and torch.equal(other, expected)
+    assert layer.gate("z").bias.isfinite().all() and merged.output_size == 4

@@ -172,16 +172,34 @@ def test_a_closure_is_called_once_and_its_loss_returned() -> None:
     assert_close(p.detach(), torch.full((2,), -math.sqrt(0.5), dtype=torch.float64), **EXACT)
 
 
-@pytest.mark.parametrize("kind", ["norm", "value"])
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_leaves_the_carry(kind: Any, bad: float) -> None:
-    (p,) = _parameters((2,))
-    optimizer = UClip(torch.optim.SGD([p], lr=0.0), 1.0, kind)
-    _stepped(optimizer, [p], [torch.tensor([3.0, 0.0], dtype=torch.float64)])
-    _stepped(optimizer, [p], [torch.tensor([bad, 1.0], dtype=torch.float64)])
-    assert p.grad is not None
-    assert not p.grad.isfinite().all()
-    assert optimizer.carry(p).tolist() == [2.0, 0.0]
+INF, NAN = math.inf, math.nan
+NOT_FINITE: dict[str, tuple[Any, list[float], list[float], list[float]]] = {
+    # kind, gradient, u and carry; the carry before is [2, 0, 0], and c is 1
+    "value, inf": ("value", [INF, 1e6, 0.5], [1.0, 1.0, 0.5], [2.0, 1e6 - 1, 0.0]),
+    "value, -inf": ("value", [-INF, -1e6, 0.5], [-1.0, -1.0, 0.5], [2.0, 1 - 1e6, 0.0]),
+    "value, NaN": ("value", [NAN, 1e6, 0.5], [NAN, 1.0, 0.5], [2.0, 1e6 - 1, 0.0]),
+    "norm, inf": ("norm", [INF, 1e6, 0.5], [1.0, 0.0, 0.0], [2.0, 1e6, 0.5]),
+    "norm, two inf": ("norm", [INF, -INF, 0.5], [0.5**0.5, -(0.5**0.5), 0.0], [2.0, 0.0, 0.5]),
+    "norm, NaN": ("norm", [NAN, 3.0, -4.0], [NAN, 0.6, -0.8], [2.0, 2.4, -3.2]),
+    "norm, NaN and zeros": ("norm", [NAN, 0.0, 0.0], [NAN, 0.0, 0.0], [2.0, 0.0, 0.0]),
+    "norm, both": ("norm", [NAN, INF, 4.0], [NAN, 1.0, 0.0], [2.0, 0.0, 4.0]),
+}
+
+
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_a_gradient_that_is_not_finite(name: str) -> None:
+    """What torch's own clipping makes NaN or throws away is clipped or kept; NaN stays NaN."""
+    kind, gradient, u, carry = NOT_FINITE[name]
+    one, two = _parameters((1,), (2,))
+    optimizer = UClip(torch.optim.SGD([one, two], lr=1.0), 1.0, kind)
+    _stepped(optimizer, [one, two], [torch.tensor([3.0]).double(), torch.zeros(2).double()])
+    before = torch.cat((one, two)).detach()
+    g = torch.tensor(gradient, dtype=torch.float64)
+    _stepped(optimizer, [one, two], [g[:1], g[1:]])
+    moved = before - torch.cat((one, two)).detach()
+    assert_close(moved, torch.tensor(u, dtype=torch.float64), equal_nan=True, **EXACT)
+    found = torch.cat((optimizer.carry(one), optimizer.carry(two)))
+    assert_close(found, torch.tensor(carry, dtype=torch.float64), **EXACT)
 
 
 def test_a_norm_whose_square_overflows_is_clipped_too() -> None:

@@ -105,13 +105,13 @@ def _data(x: Any) -> Tensor:
 
 
 def _of_rows(call: Given, v: Tensor) -> Tensor:
-    """(T, B, width), zero behind the end of each row, where anything may stand."""
-    lengths = call.given.get("lengths")
-    if lengths is None:
-        return v
-    ends = torch.as_tensor(lengths, device=v.device)
+    """(T, B, width), zero outside of each row, where anything may stand."""
     steps = torch.arange(len(v), device=v.device).unsqueeze(1)
-    return torch.where((steps < ends).unsqueeze(-1), v, 0)
+    for name, inside in (("starts", torch.ge), ("lengths", torch.lt)):
+        if (ends := call.given.get(name)) is not None:
+            ends = torch.as_tensor(ends, device=v.device)
+            v = torch.where(inside(steps, ends).unsqueeze(-1), v, 0)
+    return v
 
 
 def _said(call: Given) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -15,6 +16,7 @@ from throughtime.layers.checks import (
     check_inputs,
     check_lengths,
     check_reset,
+    check_starts,
     check_state,
     check_x,
 )
@@ -29,15 +31,19 @@ class Border(NamedTuple):
         batched: x came with a batch dimension.
         packed: the PackedSequence x came as.
         alive: (T, B) the steps of a packed batch that had to be padded.
+        back: (T B,) where each step and row stands in a batch that `align` has moved.
     """
 
     batch_first: bool
     batched: bool = True
     packed: PackedSequence | None = None
     alive: Tensor | None = None
+    back: Tensor | None = None
 
-    def output(self, y: Tensor, time: int = 0) -> Any:
-        """Outputs in the layout x came in; `time` is the dimension that holds the steps."""
+    def output(self, y: Tensor) -> Any:
+        """Outputs in the layout x came in."""
+        if self.back is not None:
+            y = _reorder(y, self.back)
         if self.packed is not None:
             data = y if self.alive is None else y[self.alive]
             return PackedSequence(
@@ -45,8 +51,8 @@ class Border(NamedTuple):
                 self.packed.unsorted_indices,
             )  # fmt: skip
         if not self.batched:
-            return y.squeeze(time + 1)
-        return y.transpose(time, time + 1) if self.batch_first else y
+            return y.squeeze(1)
+        return y.transpose(0, 1) if self.batch_first else y
 
     def state(self, v: Tensor) -> Tensor:
         """A state (D, B, width) in the order and shape of the user's rows."""
@@ -59,12 +65,13 @@ class Border(NamedTuple):
 
 def enter(
     layer: Passage, x: Any, state: States | None, *, batch_first: bool,
-    lengths: Any = None, reset: Any = None, inputs: Mapping[str, Tensor] | None = None,
-    checked: bool = False,
+    lengths: Any = None, starts: Any = None, reset: Any = None,
+    inputs: Mapping[str, Tensor] | None = None, checked: bool = False,
 ) -> tuple[Batch, Border]:  # fmt: skip
     """The batch in the layers' own layout, and the way back; `checked` skips what is known."""
     if isinstance(x, PackedSequence):
-        return _enter_packed(layer, x, state, lengths, reset, inputs)
+        _check_packed_alone(lengths, starts, inputs)
+        return _enter_packed(layer, x, state, reset, inputs)
     if not checked:
         check_x(layer, x)
         check_inputs(layer, inputs, x)
@@ -81,7 +88,33 @@ def enter(
         reset = _time_major(reset, border).to(x.device)
     if inputs is not None:
         inputs = {n: _time_major(v, border) for n, v in inputs.items()}
-    return Batch(x, state, lengths, reset, None, inputs), border
+    batch = Batch(x, state, lengths, reset, None, inputs)
+    if starts is None:
+        return batch, border
+    return align(batch, border, check_starts(starts, lengths, T, B, x.device))
+
+
+def align(batch: Batch, border: Border, starts: Tensor) -> tuple[Batch, Border]:
+    """A padded batch whose rows begin at `starts`, as one whose rows begin at step 0."""
+    T, B = batch.x.shape[:2]
+    if not T:
+        return batch, border
+    steps = torch.arange(T, device=batch.x.device).unsqueeze(1)
+    rows = torch.arange(B, device=batch.x.device)
+    order, back = (((steps + s) % T * B + rows).flatten() for s in (starts, -starts))
+    aligned = batch._replace(
+        x=_reorder(batch.x, order),
+        lengths=(T if batch.lengths is None else batch.lengths) - starts,
+        reset=None if batch.reset is None else _reorder(batch.reset, order),
+        inputs=batch.inputs and {n: _reorder(v, order) for n, v in batch.inputs.items()},
+    )
+    return aligned, border._replace(back=back)
+
+
+def _reorder(v: Tensor, order: Tensor) -> Tensor:
+    """(T, B, ...) with each row's steps in another order."""
+    moved: Tensor = v.flatten(0, 1).index_select(0, order).unflatten(0, v.shape[:2])
+    return moved
 
 
 def _time_major(v: Tensor, border: Border) -> Tensor:
@@ -90,15 +123,17 @@ def _time_major(v: Tensor, border: Border) -> Tensor:
     return v.transpose(0, 1) if border.batch_first else v
 
 
-def _enter_packed(
-    layer: Passage, x: PackedSequence, state: States | None, lengths: Any, reset: Any,
-    inputs: Any,
-) -> tuple[Batch, Border]:  # fmt: skip
-    if lengths is not None or inputs:
+def _check_packed_alone(lengths: Any, starts: Any, inputs: Any) -> None:
+    if lengths is not None or starts is not None or inputs:
         raise OptionError(
-            "a PackedSequence holds its own lengths and no direct inputs, so lengths and inputs "
-            "go with a padded x only; unpack it with torch.nn.utils.rnn.pad_packed_sequence"
+            "a PackedSequence holds its own lengths and no direct inputs, so lengths, starts and "
+            "inputs go with a padded x only; unpack it with torch.nn.utils.rnn.pad_packed_sequence"
         )
+
+
+def _enter_packed(
+    layer: Passage, x: PackedSequence, state: States | None, reset: Any, inputs: Any
+) -> tuple[Batch, Border]:
     check_x(layer, x.data, packed=True)
     check_inputs(layer, inputs, x.data)
     B, T = int(x.batch_sizes[0]), len(x.batch_sizes)

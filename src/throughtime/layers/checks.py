@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from throughtime.layers.passage import Passage
 def check_x(layer: Passage, x: Any, packed: bool = False) -> None:
     """x is a tensor of the layer's width, dtype and device."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a tensor or a PackedSequence, got {type(x).__name__}")
+        raise no_tensor("x", x)
     if x.is_nested or x.layout != torch.strided:
         kind = "a nested tensor" if x.is_nested else f"layout {x.layout}"
         raise TypeError(
@@ -24,6 +25,9 @@ def check_x(layer: Passage, x: Any, packed: bool = False) -> None:
             f"{'.to_padded_tensor(0), and give lengths' if x.is_nested else '.to_dense()'}"
         )
     I, order = layer.input_size, "B, T" if layer.batch_first else "T, B"
+    weight = next(layer.parameters(), None)
+    if weight is not None and not x.is_floating_point():
+        _check_kind("x", x, weight)
     if x.dim() not in ((2,) if packed else (2, 3)):
         raise ShapeError(
             f"the data of a PackedSequence must be (N, {I}), got {tuple(x.shape)}"
@@ -34,9 +38,20 @@ def check_x(layer: Passage, x: Any, packed: bool = False) -> None:
         raise ShapeError(
             f"the last dimension of x must be input_size {I}, got {x.shape[-1]} in {tuple(x.shape)}"
         )
-    weight = next(layer.parameters(), None)
     if weight is not None:
         _check_kind("x", x, weight)
+
+
+def no_tensor(name: str, value: object, kinds: str = "tensor or a PackedSequence") -> TypeError:
+    """The error for an input that is no tensor, with the call that makes it one."""
+    cure = "give a tensor"
+    if isinstance(value, np.ndarray):
+        cure = "convert it with torch.from_numpy"
+    elif isinstance(value, list):
+        cure = "convert it with torch.tensor"
+    elif isinstance(value, tuple) and value and isinstance(value[0], Tensor):
+        cure = "of a layer's (outputs, state) give the outputs"
+    return TypeError(f"{name} must be a {kinds}, got {described(value)}; {cure}")
 
 
 def _check_kind(name: str, v: Tensor, weight: Tensor) -> None:
@@ -49,9 +64,11 @@ def _check_kind(name: str, v: Tensor, weight: Tensor) -> None:
     if v.dtype != weight.dtype and not (
         v.is_floating_point() and torch.is_autocast_enabled(v.device.type)
     ):
+        whole = not (v.is_floating_point() or v.is_complex() or v.dtype == torch.bool)
+        words = ", or numbers of words with an nn.Embedding" if whole and name == "x" else ""
         raise TypeError(
             f"{name} must be {weight.dtype} as the weights, got {v.dtype}; convert it with "
-            f".to({weight.dtype})"
+            f".to({weight.dtype}){words}"
         )
 
 
@@ -67,16 +84,20 @@ def check_state(layer: Passage, state: Any, rows: int, batched: bool) -> States 
     names, weight = layer.cell.state_names, next(layer.parameters(), None)
     form = f"a tuple over {len(layer.widths)} layers of a tuple over ({', '.join(names)})"
     if not isinstance(state, tuple | list) or len(state) != len(layer.widths):
-        raise ShapeError(f"state must be {form}, got {_described(state)}")
+        raise ShapeError(f"state must be {form}, got {described(state)}{_of_torch(layer, state)}")
     found = []
     for number, (part, widths) in enumerate(zip(state, layer.widths, strict=True)):
         if not isinstance(part, tuple | list) or len(part) != len(names):
-            raise ShapeError(f"state must be {form}; layer {number} has {_described(part)}")
+            raise ShapeError(
+                f"state must be {form}; layer {number} has {described(part)}"
+                f"{_of_torch(layer, state)}"
+            )
         for name, v, width in zip(names, part, widths, strict=True):
             shape = (layer.directions, rows, width) if batched else (layer.directions, width)
             if not isinstance(v, Tensor) or tuple(v.shape) != shape:
                 raise ShapeError(
-                    f"state {name} of layer {number} must be {shape}, got {_described(v)}"
+                    f"state {name} of layer {number} must be {shape}, got {described(v)}"
+                    f"{transposed(v, shape)}"
                 )
             if weight is not None:
                 _check_kind(f"state {name} of layer {number}", v, weight)
@@ -84,21 +105,30 @@ def check_state(layer: Passage, state: Any, rows: int, batched: bool) -> States 
     return tuple(found)
 
 
+def _of_torch(layer: Passage, state: Any) -> str:
+    """How torch.nn's state becomes a layer's, where it looks like one."""
+    parts = state if isinstance(state, tuple | list) else (state,)
+    if not all(isinstance(v, Tensor) for v in parts):
+        return ""
+    split = f"h_n.split({layer.directions})"
+    if len(layer.cell.state_names) == 1:
+        return f"; torch.nn's h_n becomes that with tuple((h,) for h in {split})"
+    return (
+        f"; torch.nn's (h_n, c_n) becomes that with tuple(zip({split}, {split.replace('h', 'c')}))"
+    )
+
+
+def transposed(v: Any, shape: tuple[int, ...]) -> str:
+    """The cure of a state that has the batch in front, as an x with batch_first has it."""
+    if len(shape) == 3 and isinstance(v, Tensor) and v.shape == (shape[1], shape[0], shape[2]):
+        return "; states are never batch-first, so turn it with .transpose(0, 1)"
+    return ""
+
+
 def check_lengths(lengths: Any, steps: int, rows: int, device: torch.device) -> Tensor:
     """lengths as (B,) int64 from 0 to T."""
-    try:
-        listed = list(lengths) if isinstance(lengths, Iterator) else lengths
-        found = torch.as_tensor(listed, device=device)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"lengths must be {rows} integers, got {lengths!r}") from error
-    if found.numel() == 0:
-        found = found.to(torch.int64)  # an empty list tells no dtype
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise TypeError(f"lengths must be integers, got {found.dtype}")
-    if found.shape != (rows,):
-        raise ShapeError(f"lengths must be ({rows},), one for each row, got {tuple(found.shape)}")
-    found = found.to(torch.int64)  # torch has no minimum of the other unsigned integers
-    if not (_hidden_values() or found.is_meta) and rows:
+    found = _check_steps("lengths", lengths, rows, device)
+    if readable(found) and rows:
         low, high = int(found.min()), int(found.max())
         if low < 0 or high > steps:
             wrong = low if low < 0 else high
@@ -106,10 +136,43 @@ def check_lengths(lengths: Any, steps: int, rows: int, device: torch.device) -> 
     return found
 
 
+def check_starts(
+    starts: Any, lengths: Tensor | None, steps: int, rows: int, device: torch.device
+) -> Tensor:
+    """starts as (B,) int64 from 0 to each row's end."""
+    begins = _check_steps("starts", starts, rows, device)
+    ends = torch.full_like(begins, steps) if lengths is None else lengths
+    if readable(begins):
+        wrong = ((begins < 0) | (begins > ends)).nonzero().flatten().tolist()
+        if wrong:
+            row = wrong[0]
+            raise ShapeError(
+                f"starts must be from 0 to each row's end, which is {int(ends[row])} for row "
+                f"{row}, got {int(begins[row])}"
+            )
+    return begins
+
+
+def _check_steps(name: str, values: Any, rows: int, device: torch.device) -> Tensor:
+    """Numbers of steps, one a row, as (B,) int64."""
+    try:
+        listed = list(values) if isinstance(values, Iterator) else values
+        found = torch.as_tensor(listed, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be {rows} integers, got {values!r}") from error
+    if found.numel() == 0:
+        found = found.to(torch.int64)  # an empty list tells no dtype
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {found.dtype}")
+    if found.shape != (rows,):
+        raise ShapeError(f"{name} must be ({rows},), one for each row, got {tuple(found.shape)}")
+    return found.to(torch.int64)  # torch has no minimum of the other unsigned integers
+
+
 def check_reset(reset: Any, shape: tuple[int, ...]) -> Tensor:
     """reset as a bool tensor of the layout of x without its width."""
     try:
-        found = torch.as_tensor(reset)
+        found = reset if isinstance(reset, Tensor) else torch.as_tensor(reset, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"reset must be a bool tensor, got {reset!r}") from error
     if found.dtype != torch.bool:
@@ -136,16 +199,18 @@ def check_inputs(layer: Passage, inputs: Mapping[str, Tensor] | None, x: Tensor)
             width = layer.cell.width(layer.cell.inputs[name], hidden)
             shape = (*x.shape[:-1], width)
             if not isinstance(v, Tensor) or tuple(v.shape) != shape:
-                raise ShapeError(f"input {name} must be {shape} as x, got {_described(v)}")
+                raise ShapeError(f"input {name} must be {shape} as x, got {described(v)}")
         _check_kind(f"input {name}", v, x)
 
 
-def _hidden_values() -> bool:
-    """Whether values of tensors cannot be looked at: a compiler or a transform is at work."""
-    return torch.compiler.is_compiling() or torch._C._functorch.get_dynamic_layer_stack_depth() > 0
+def readable(v: Tensor) -> bool:
+    """Whether numbers can be looked at: not below a compiler or a transform."""
+    below = torch._C._functorch.get_dynamic_layer_stack_depth() > 0
+    return not (torch.compiler.is_compiling() or below or v.is_meta)
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
+    """What a value is, in a word or with its shape."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
     if isinstance(value, tuple | list):

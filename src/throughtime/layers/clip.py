@@ -30,7 +30,10 @@ class UClip(Optimizer):
 
     It is used in the optimizer's place: `step`, `zero_grad`, `param_groups`, learning-rate
     schedules and checkpoints are the optimizer's own; the carries are saved with its state.
-    A gradient that is not finite is passed on as it is, and leaves the carries as they are.
+
+    An infinite number of a gradient is clipped as a very large one would be: to c with "value";
+    with "norm" all infinite ones share c and every other number waits in its carry. NaN stays NaN,
+    so that it is seen, and counts for nothing in the norm. Neither changes the carry of its place.
 
     Args:
         optimizer: the optimizer that takes the steps.
@@ -93,13 +96,31 @@ class UClip(Optimizer):
         sums = [g + self._carries[p] if p in self._carries else g.clone()
                 for p, g in zip(held, gradients, strict=True)]  # fmt: skip
         largest = max((float(s.abs().max()) for s in sums if s.numel()), default=0.0)
-        if not math.isfinite(largest):
-            return
-        scale = self._scale(sums, largest)
-        for p, g, s in zip(held, gradients, sums, strict=True):
-            c = self.threshold
-            g.copy_(s * scale if self.kind == "norm" else s.clamp(-c, c))
-            self._carries[p] = s - g
+        clipped = self._clipped(sums, largest)
+        for p, g, s, u in zip(held, gradients, sums, clipped, strict=True):
+            g.copy_(u)
+            if math.isfinite(largest):
+                self._carries[p] = s - g
+            else:
+                self._carries[p] = torch.where(s.isfinite(), s - g, self.carry(p))
+
+    def _clipped(self, sums: list[Tensor], largest: float) -> list[Tensor]:
+        """u of every g + b; `largest` is the largest size of a number, NaN where one is."""
+        c = self.threshold
+        if self.kind == "value":
+            return [s.clamp(-c, c) for s in sums]
+        if math.isfinite(largest):
+            scale = self._scale(sums, largest)
+            return [s * scale for s in sums]
+        infinite = sum(int(s.isinf().sum()) for s in sums)
+        if infinite:
+            share = c / math.sqrt(infinite)
+            zero_or_nan = [s.masked_fill(s.isinf(), 0) * 0 for s in sums]
+            return [torch.where(s.isinf(), share * s.sign(), z)
+                    for s, z in zip(sums, zero_or_nan, strict=True)]  # fmt: skip
+        numbers = [s.nan_to_num(nan=0.0) for s in sums]
+        scale = self._scale(numbers, max(float(s.abs().max()) for s in numbers if s.numel()))
+        return [s * scale for s in sums]
 
     def _scale(self, sums: list[Tensor], largest: float) -> float:
         """min(1, c / norm of all); the squares of a norm in float32 overflow, so not by them."""

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from torch import nn
+
 from throughtime.backends.torch import quiet_projections
 from throughtime.cells import Cell
 from throughtime.cells.elman import Elman
@@ -61,7 +63,7 @@ class RNN(DropIn):
                 f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
             )
         check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout)
-        self.nonlinearity = nonlinearity
+        vars(self)["nonlinearity"] = nonlinearity  # a start of the user's own may read it
         super().__init__(
             _equations(Elman, nonlinearity), input_size, hidden_size, num_layers, bias,
             batch_first, dropout, bidirectional, device, dtype, backend,
@@ -115,6 +117,11 @@ class LSTM(DropIn):
             cell, input_size, long, num_layers, bias, batch_first, dropout, bidirectional,
             device, dtype, backend,
         )  # fmt: skip
+
+    # What programs that write their own `forward` call, for a state of two tensors.
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
 
 class GRU(DropIn):

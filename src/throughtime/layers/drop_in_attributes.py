@@ -11,6 +11,37 @@ from torch import Tensor, nn
 from throughtime.layers.sequence import SequenceLayer
 
 
+class PastRNNBase:
+    """Stands before torch.nn.RNNBase among the bases of a layer, and passes on what RNNBase does.
+
+    So a layer is a torch.nn.RNNBase, and has its methods, without a second set of weights or a list
+    of them. Classes after RNNBase, mixins of the user's own among them, are called as after a layer
+    of torch's.
+    """
+
+    def __init__(self) -> None:
+        _after_rnn_base(self).__init__()
+
+    def __getstate__(self) -> Any:
+        return _after_rnn_base(self).__getstate__()
+
+    def __setstate__(self, state: Any) -> None:
+        _after_rnn_base(self).__setstate__(state)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        return _after_rnn_base(self)._apply(fn, recurse)
+
+    def _replicate_for_data_parallel(self) -> Any:
+        return _after_rnn_base(self)._replicate_for_data_parallel()
+
+    def _weights_have_changed(self) -> bool:
+        return False  # they are read by name at every call
+
+
+def _after_rnn_base(layer: Any) -> Any:
+    return super(nn.RNNBase, layer)
+
+
 class TorchAttributes(SequenceLayer):
     """A layer that can be read like torch.nn's.
 
@@ -44,7 +75,12 @@ class TorchAttributes(SequenceLayer):
 
     @property
     def _flat_weights(self) -> list[Tensor | None]:
-        return [getattr(self, name, None) for name in self._flat_weights_names]
+        # Read at every setting of a weight, by torch.nn.RNNBase.
+        plain = self.plain_parameters()
+        return [
+            plain[name] if name in plain else getattr(self, name, None)
+            for name in self._flat_weights_names
+        ]
 
     @_flat_weights.setter
     def _flat_weights(self, values: list[Tensor | None]) -> None:
@@ -63,9 +99,11 @@ class TorchAttributes(SequenceLayer):
         if first is not None and first.is_cuda and self.proj_size < self.hidden_size:
             nn.RNNBase.flatten_parameters(cast(Any, self))
 
+    def _init_flat_weights(self) -> None:
+        self.flatten_parameters()
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        # nn.Module's by name: compat puts torch.nn.LSTM behind this class.
-        moved = nn.Module._apply(self, fn, recurse)
+        moved: Any = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.flatten_parameters()
         return moved
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -16,11 +15,23 @@ from throughtime.backends.torch import ONE_STEP, STEPS, carries_stack
 from throughtime.cells import Cell
 from throughtime.layers.drop_in_checks import check_cell_dimensions, check_cell_sizes
 from throughtime.layers.gate_rows import GateRows
+from throughtime.layers.weights import CellModule
 from throughtime.scan import scan
 
 
-class DropInCell(nn.Module, ABC):
-    """One step of a cell, with the parameters and the call of torch.nn's.
+class PastRNNCellBase:
+    """Stands before torch.nn.RNNCellBase among the bases of a cell, and makes no second weights."""
+
+    def __init__(self) -> None:
+        _after_rnn_cell_base(self).__init__()
+
+
+def _after_rnn_cell_base(cell: Any) -> Any:
+    return super(nn.RNNCellBase, cell)
+
+
+class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
+    """One step of a cell, with the parameters and the call of torch.nn's; also an RNNCellBase.
 
     Attributes:
         kind: the name of torch's class.
@@ -29,17 +40,18 @@ class DropInCell(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
+    _quantised_otherwise = "quantise throughtime.to_torch(model)"
     directions = 1
     weight_ih: nn.Parameter
     weight_hh: nn.Parameter
-    bias_ih: nn.Parameter | None
-    bias_hh: nn.Parameter | None
+    bias_ih: nn.Parameter | None  # type: ignore[assignment]
+    bias_hh: nn.Parameter | None  # type: ignore[assignment]
 
     def __init__(
         self, gates: int, input_size: int, hidden_size: int, bias: bool, device: Any, dtype: Any,
         backend: str,
     ) -> None:  # fmt: skip
-        nn.Module.__init__(self)  # by name: compat puts torch.nn.LSTM behind this class
+        super().__init__()
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.bias = bias
@@ -54,9 +66,9 @@ class DropInCell(nn.Module, ABC):
         self.reset_parameters()
 
     @property
-    @abstractmethod
     def cell(self) -> Cell:
-        """The equations."""
+        """The equations, which each subclass names."""
+        raise NotImplementedError
 
     @property
     def hidden_sizes(self) -> tuple[int]:
@@ -113,9 +125,9 @@ class DropInCell(nn.Module, ABC):
 
     def _kernel(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """torch's own kernel, which is one call."""
-        found = self._parameters
+        plain = self.plain_parameters()
         try:
-            weights = found["weight_ih"], found["weight_hh"], found["bias_ih"], found["bias_hh"]
+            weights = plain["weight_ih"], plain["weight_hh"], plain["bias_ih"], plain["bias_hh"]
         except KeyError:
             weights = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
         kernel = STEPS[str(self.cell.torch_equivalent)]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import OptionError
+from throughtime.layers.checks import described, no_tensor, transposed
 
 if TYPE_CHECKING:
     from throughtime.layers.drop_in_cell import DropInCell
@@ -86,6 +87,15 @@ def _check_kind(name: str, value: Any, kind: type) -> None:
 
 def check_dimensions(layer: DropIn, x: Tensor, state: Any) -> None:
     """A padded input has two or three dimensions, and each state as many."""
+    try:
+        _check_dimensions(layer, x, state)
+    except (AttributeError, IndexError):  # torch.nn's, whose words name what Python lacks
+        if not isinstance(x, Tensor):
+            raise no_tensor("input", x) from None
+        raise _no_state(layer, state) from None
+
+
+def _check_dimensions(layer: DropIn, x: Tensor, state: Any) -> None:
     name = layer.kind
     if x.dim() not in (2, 3):
         tensor = " tensor" if name == "RNN" else ""
@@ -104,6 +114,24 @@ def check_dimensions(layer: DropIn, x: Tensor, state: Any) -> None:
             f"For {batched} {need}-D input, hx and cx should also be {need}-D but got "
             f"({state[0].dim()}-D, {state[1].dim()}-D) tensors"
         )
+
+
+def _no_state(layer: DropIn | DropInCell, state: Any) -> TypeError:
+    """The error for states that are no tensors, or too few of them."""
+    two = layer.kind.startswith("LSTM")
+    hx = state if two else state[0]
+    cure = ""
+    parts = hx if isinstance(hx, tuple | list) else ()
+    if parts and all(isinstance(part, tuple | list) for part in parts):
+        join = (
+            "tuple(torch.cat(v) for v in zip(*state))" if two else "torch.cat([h for h, in state])"
+        )
+        cure = f"; of the state of a Recurrent give {join}"
+    elif not two and len(parts) == 2:
+        cure = "; an LSTM takes two"
+    names = "two tensors (h_0, c_0)" if two else "one tensor h_0"
+    kinds = f" of {described(parts[0])}" if len(parts) and not isinstance(parts[0], Tensor) else ""
+    return TypeError(f"hx of {layer.kind} must be {names}, got {described(hx)}{kinds}{cure}")
 
 
 def check_input(layer: DropIn, x: Tensor, dtype: torch.dtype, dimensions: int) -> None:
@@ -128,19 +156,30 @@ def check_state(layer: DropIn, state: tuple[Tensor, ...], rows: int) -> None:
         raise RuntimeError("lstm expects two hidden states")
     for i, (v, width) in enumerate(zip(state, layer.widths[0], strict=True)):
         expected = (layer.num_layers * layer.directions, rows, width)
+        if not isinstance(v, Tensor):
+            raise _no_state(layer, state)
         if v.shape != expected:
             name = f"hidden[{i}]" if len(state) == 2 else "hidden"
-            raise RuntimeError(f"Expected {name} size {expected}, got {list(v.size())}")
+            raise RuntimeError(
+                f"Expected {name} size {expected}, got {list(v.size())}{transposed(v, expected)}"
+            )
 
 
 def check_cell_dimensions(cell: DropInCell, x: Tensor, hx: Any) -> None:
     """The input of one step has one or two dimensions, and so has each state."""
-    if x.dim() not in (1, 2):
-        raise ValueError(f"{cell.kind}: Expected input to be 1D or 2D, got {x.dim()}D instead")
-    for i, v in enumerate(() if hx is None else hx):
-        if v.dim() not in (1, 2):
-            name = f"hx[{i}]" if cell.kind == "LSTMCell" else "hidden"
-            raise ValueError(f"{cell.kind}: Expected {name} to be 1D or 2D, got {v.dim()}D instead")
+    try:
+        if x.dim() not in (1, 2):
+            raise ValueError(f"{cell.kind}: Expected input to be 1D or 2D, got {x.dim()}D instead")
+        for i, v in enumerate(() if hx is None else hx):
+            if v.dim() not in (1, 2):
+                name = f"hx[{i}]" if cell.kind == "LSTMCell" else "hidden"
+                raise ValueError(
+                    f"{cell.kind}: Expected {name} to be 1D or 2D, got {v.dim()}D instead"
+                )
+    except AttributeError:  # torch.nn's, whose words name what Python lacks
+        if not isinstance(x, Tensor):
+            raise no_tensor("input", x, "tensor") from None
+        raise _no_state(cell, hx) from None
 
 
 def check_cell_sizes(cell: DropInCell, x: Tensor, state: tuple[Tensor, ...]) -> None:

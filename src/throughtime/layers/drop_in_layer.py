@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends import Choice, cpu
@@ -15,7 +14,7 @@ from throughtime.backends.torch import KERNELS, ONE_STEP, carries_stack
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
-from throughtime.layers.drop_in_attributes import TorchAttributes
+from throughtime.layers.drop_in_attributes import PastRNNBase, TorchAttributes
 from throughtime.layers.drop_in_checks import (
     check_dimensions,
     check_input,
@@ -24,38 +23,38 @@ from throughtime.layers.drop_in_checks import (
 from throughtime.layers.options import Options
 
 
-class DropIn(TorchAttributes):
-    """A layer with the call of torch.nn's.
+class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, override]
+    """A layer with the call of torch.nn's, which also is a torch.nn.RNNBase.
 
     Attributes:
         kind: the name of torch's class.
     """
 
     kind: ClassVar[str]
+    _quantised_otherwise = "quantise throughtime.to_torch(model)"
 
-    @abstractmethod
     def __init__(
         self, cell: Cell, input_size: int, hidden_size: int, num_layers: int, bias: bool,
         batch_first: bool, dropout: float, bidirectional: bool, device: Any, dtype: Any,
         backend: str,
     ) -> None:  # fmt: skip
-        # Before the rest, so that a reset_parameters of the user's own can read them.
+        super().__init__(
+            cell, input_size, tuple(hidden_size for _ in range(num_layers)),
+            directions=2 if bidirectional else 1, bias=bias,
+            options=Options(dropout=float(dropout)), backend=backend, device=device, dtype=dtype,
+        )  # fmt: skip
         self.mode = str(cell.torch_equivalent)
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.batch_first = batch_first
         self.bidirectional = bidirectional
         self.proj_size = int(getattr(cell, "proj_size", 0))
-        super().__init__(
-            cell, input_size, tuple(hidden_size for _ in range(num_layers)),
-            directions=2 if bidirectional else 1, bias=bias,
-            options=Options(dropout=float(dropout)), backend=backend, device=device, dtype=dtype,
-        )  # fmt: skip
+        self.reset_parameters()
         self.flatten_parameters()
 
     def forward(
         self, input: Any, hx: Any = None, *, lengths: Tensor | Iterable[int] | None = None,
-        reset: Tensor | None = None,
+        starts: Tensor | Iterable[int] | None = None, reset: Tensor | None = None,
     ) -> Any:  # fmt: skip
         """Carry a batch of sequences through all layers.
 
@@ -64,8 +63,10 @@ class DropIn(TorchAttributes):
                 PackedSequence.
             hx: where it starts: h0, or (h0, c0) for an LSTM, each (L D, B, width), without a
                 batch (L D, width); left out, zeros.
-            lengths: (B,) steps of each row of a padded input, in any order, 0 is legal; outputs
-                behind a row's end are zero.
+            lengths: (B,) the step at which each row of a padded input ends, T where left out, in
+                any order, 0 is legal; outputs from there on are zero.
+            starts: (B,) the step at which each row begins, 0 where left out, for batches padded on
+                the left: row b is the steps from starts[b] to lengths[b] - 1.
             reset: bool, the input's shape without its width: True puts the state back to zero
                 before that step (in the backward direction, after it).
 
@@ -74,12 +75,13 @@ class DropIn(TorchAttributes):
 
         Raises:
             ValueError, RuntimeError: what torch.nn raises, with its text.
-            ShapeError, OptionError: lengths or reset do not fit.
+            ShapeError, OptionError: lengths, starts or reset do not fit.
         """
         x, state, rows = self._checked(input, hx)
-        if lengths is None and reset is None and self._takes_stack(x):
+        plain = lengths is None and starts is None and reset is None
+        if plain and self._takes_stack(x):
             return self._run_stack(input, x, state, rows)
-        batch, border = self._entered(input, state, lengths=lengths, reset=reset)
+        batch, border = self._entered(input, state, lengths=lengths, starts=starts, reset=reset)
         y, results = self.carry(batch)
         return self.leave(y, tuple(r.final for r in results), border)
 
@@ -155,7 +157,8 @@ class DropIn(TorchAttributes):
             state = tuple(v.index_select(1, packed.sorted_indices) for v in state)
         start = state if self.mode == "LSTM" else state[0]
         try:
-            weights: Any = [self._parameters[name] for name in self._flat_weights_names]
+            plain = self.plain_parameters()
+            weights: Any = [plain[name] for name in self._flat_weights_names]
         except KeyError:  # one of them was swapped for a plain tensor, or is parametrised
             weights = [getattr(self, name) for name in self._flat_weights_names]
         options = (

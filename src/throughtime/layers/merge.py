@@ -45,7 +45,8 @@ def merged_width(width: int, directions: int, merge: Merge) -> int:
             f"got {type(merge).__name__}; use merge='concat' and put the module behind the layer"
         )
     try:
-        found = merge(torch.zeros(2, 3, width), torch.zeros(2, 3, width))
+        zeros = torch.zeros(2, 2, 3, width, device="cpu")
+        found = merge(zeros[0], zeros[1])
     except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError(
             f"merge must take two tensors (..., {width}), the forward and the backward outputs; "

@@ -17,10 +17,11 @@ def enter_norms(
     layer: Passage, norms: Sequence[Tensor], batch: Batch, border: Border
 ) -> tuple[Tensor, ...]:
     """Time-major views (T, B, D, states) of a tensor for each layer, each checked."""
-    if border.packed is not None or set(layer.dilations) != {1}:
+    if border.packed is not None or border.back is not None or set(layer.dilations) != {1}:
         raise OptionError(
-            "gradient_norms go with a padded x and no dilation; unpack a PackedSequence with "
-            "torch.nn.utils.rnn.pad_packed_sequence and give its lengths"
+            "gradient_norms go with a padded x and no dilation, and with no starts; unpack a "
+            "PackedSequence with torch.nn.utils.rnn.pad_packed_sequence and give its lengths, and "
+            "pad on the right in place of giving starts"
         )
     count = len(layer.hidden_sizes)
     if len(norms) != count:

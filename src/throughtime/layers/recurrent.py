@@ -80,10 +80,12 @@ class Recurrent(SequenceLayer):
         )  # fmt: skip
         self.batch_first = batch_first
         self.return_state = return_state
+        self.reset_parameters()
 
     def forward(
         self, x: Any, state: States | None = None, *, lengths: Tensor | Iterable[int] | None = None,
-        reset: Tensor | None = None, inputs: Mapping[str, Tensor] | None = None,
+        starts: Tensor | Iterable[int] | None = None, reset: Tensor | None = None,
+        inputs: Mapping[str, Tensor] | None = None,
         gradient_norms: Sequence[Tensor] | None = None,
     ) -> Any:  # fmt: skip
         """Carry a batch of sequences through all layers.
@@ -92,14 +94,18 @@ class Recurrent(SequenceLayer):
             x: (T, B, I), with batch_first (B, T, I), without a batch (T, I); or a PackedSequence.
             state: where it starts, a tuple over layers of a tuple over the cell's states, each
                 (D, B, width); left out, the initial state.
-            lengths: (B,) steps of each row, 0 is legal; outputs behind a row's end are zero.
+            lengths: (B,) the step at which each row ends, T where left out, 0 is legal; outputs
+                from there on are zero.
+            starts: (B,) the step at which each row begins, 0 where left out, for batches padded on
+                the left: row b is the steps from starts[b] to lengths[b] - 1, and nothing before
+                them is read or written.
             reset: bool, x's shape without its width: True puts the state back to the initial
                 one before that step (in the backward direction, after it); (T, B) for a
                 PackedSequence, in the order of the rows that were packed.
             inputs: name -> tensor as x with its own width, for cells that declare `inputs`.
             gradient_norms: a tensor a layer, (T, B, D, states) in the layout of x, that backward
                 fills: the norm of each row's gradient by each state after each step, before
-                clipping, zero behind a row's end. Not for a PackedSequence or with dilation.
+                clipping, zero behind a row's end. Not with a PackedSequence, starts or dilation.
 
         Returns:
             (outputs, state), or the outputs with return_state=False: outputs as x, of width
@@ -108,7 +114,9 @@ class Recurrent(SequenceLayer):
         Raises:
             ShapeError, OptionError: something does not fit; the text says what and the cure.
         """
-        batch, border = self.enter(x, state, lengths=lengths, reset=reset, inputs=inputs)
+        batch, border = self.enter(
+            x, state, lengths=lengths, starts=starts, reset=reset, inputs=inputs
+        )
         if gradient_norms is not None:
             batch = batch._replace(norms=enter_norms(self, gradient_norms, batch, border))
         y, results = self.carry(batch)

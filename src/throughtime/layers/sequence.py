@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -37,9 +37,12 @@ class SequenceLayer(Passage):
         """This layer one step at a time, with carried state: see `Stream`."""
         return Stream(self, batch, weights)
 
-    def windows(self, x: Any, k: int, state: Any = None, **given: Any) -> Iterator[Window]:
+    def windows(
+        self, x: Any, k: int, state: Any = None, *,
+        encode: Callable[[Tensor], Tensor] | None = None, **given: Any,
+    ) -> Iterator[Window]:  # fmt: skip
         """A batch in windows of k steps, for truncated back-propagation: see `windows`."""
-        return windows(self, x, k, state, **given)
+        return windows(self, x, k, state, encode=encode, **given)
 
     def trace(self, x: Any, state: Any = None, **given: Any) -> tuple[dict[str, Any], ...]:
         """Every layer's whole sequence of every state.

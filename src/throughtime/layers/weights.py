@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from abc import ABC
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,8 +21,58 @@ from throughtime.layers.merge import merged_width
 from throughtime.layers.options import Options
 
 
-class Weights(nn.Module, ABC):
-    """The parameters of layers x directions of one cell.
+class CellModule(nn.Module):
+    """A module with the weights of a cell, as torch's tools see it."""
+
+    _quantised_otherwise = "a Stream of it takes weights=torch.bfloat16"
+
+    def plain_parameters(self) -> Mapping[str, Tensor | None]:
+        """The parameters to read without asking the module for each by its name.
+
+        There are none where a class of the user's own is to be asked, as in Pyro, whose modules
+        register a weight when it is read.
+        """
+        return self._parameters if type(self).__getattr__ is nn.Module.__getattr__ else {}
+
+    @property
+    def qconfig(self) -> Any:
+        """How torch.ao.quantization would treat it; that passes over all classes but torch's."""
+        try:
+            return vars(self)["qconfig"]
+        except KeyError as error:
+            raise AttributeError("qconfig") from error
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        excluded = vars(self).get("qconfig", self) is None
+        vars(self)["qconfig"] = value
+        level, by_torch = _frames_to_user()
+        if by_torch and not excluded:
+            warnings.warn(
+                f"torch's quantisation knows torch.nn's own classes only, so it leaves this "
+                f"throughtime {type(self).__name__} as it is; {self._quantised_otherwise}",
+                stacklevel=level,
+            )
+
+    @qconfig.deleter
+    def qconfig(self) -> None:
+        del vars(self)["qconfig"]
+
+
+def _frames_to_user() -> tuple[int, bool]:
+    """The user's line as `warnings` counts from the caller's; and if torch quantises below it."""
+    frame, level, by_torch = sys._getframe(1), 1, False
+    while frame.f_back is not None:
+        name = str(frame.f_globals.get("__name__"))
+        if name.partition(".")[0] not in ("torch", "throughtime", "typing_extensions"):
+            break
+        by_torch = by_torch or name.startswith("torch.ao.quantization")
+        frame, level = frame.f_back, level + 1
+    return level, by_torch
+
+
+class Weights(CellModule):
+    """The parameters of layers x directions of one cell; a subclass starts them when it is built.
 
     Attributes:
         cell: the equations.
@@ -43,7 +94,7 @@ class Weights(nn.Module, ABC):
         self, cell: Cell, input_size: int, hidden_sizes: Sequence[int], *, directions: int,
         bias: bool, options: Options, backend: str, device: Any, dtype: Any,
     ) -> None:  # fmt: skip
-        nn.Module.__init__(self)  # by name: compat puts torch.nn.LSTM behind this class
+        super().__init__()
         trace(cell)  # refuses what is no cell, or none that can be taken
         self.cell = cell
         self.input_size = input_size
@@ -63,7 +114,6 @@ class Weights(nn.Module, ABC):
             [self._register(layer, d, device, dtype) for d in range(directions)]
             for layer in range(len(self.hidden_sizes))
         ]
-        self.reset_parameters()
 
     def _check_options(self) -> None:
         """What must be known of cell and sizes to judge."""
@@ -130,7 +180,7 @@ class Weights(nn.Module, ABC):
 
     def weights(self, layer: int, d: int) -> dict[str, Tensor]:
         """Short name -> tensor, read by name at every call so that any swap of one is seen."""
-        names, plain = self._names[layer][d], self._parameters
+        names, plain = self._names[layer][d], self.plain_parameters()
         # A parameter that is swapped or parametrised is no longer among the plain ones.
         return {short: _read(self, plain, name) for short, name in names.items()}
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from throughtime.errors import OptionError
+import torch
+from torch import Tensor
+
+from throughtime.errors import OptionError, ShapeError
+from throughtime.layers.border import align
+from throughtime.layers.checks import check_lengths, check_reset, check_starts, readable
 
 if TYPE_CHECKING:
-    from throughtime.layers.batch import Batch
+    from throughtime.layers.batch import Batch, States
     from throughtime.layers.border import Border
     from throughtime.layers.sequence import SequenceLayer
 
@@ -30,7 +36,8 @@ class Window:
 
 
 def windows(
-    layer: SequenceLayer, x: Any, k: int, state: Any = None, *, lengths: Any = None,
+    layer: SequenceLayer, x: Any, k: int, state: Any = None, *,
+    encode: Callable[[Tensor], Tensor] | None = None, lengths: Any = None, starts: Any = None,
     reset: Any = None, **given: Any,
 ) -> Iterator[Window]:  # fmt: skip
     """Run a batch in windows of k steps, the state carried and detached between them.
@@ -39,9 +46,13 @@ def windows(
 
     Args:
         layer: the layer, of one direction and without dilation.
-        x: a padded batch in the layer's layout.
+        x: a padded batch in the layer's layout; with `encode` whatever that takes, (T, B, ...),
+            with batch_first (B, T, ...), or the tokens (T,) of one sequence.
         k: steps a window, and so the furthest that a gradient goes back.
-        state, lengths, reset, given: as the layer's own call takes them.
+        encode: makes the layer's x of the steps of a window, (k, B, ...) to (k, B, I): an
+            embedding, say, or any module or function that looks at each step alone. It is called
+            anew for every window, so that each has a graph of its own and current weights.
+        state, lengths, starts, reset, given: as the layer's own call takes them.
 
     Returns:
         An iterator of a `Window` each; call backward on its loss before asking for the next.
@@ -59,24 +70,164 @@ def windows(
             "windows cut a sequence in time, which a bidirectional or dilated layer does not "
             "survive; use bidirectional=False and dilation=1"
         )
-    batch, border = layer.enter(x, state, lengths=lengths, reset=reset, **given)
-    if batch.batch_sizes is not None or border.packed is not None:
-        raise OptionError("windows take a padded x with lengths, not a PackedSequence")
-    return _cut(layer, batch, border, k)
+    if encode is None:
+        cut: _Entered | _Encoded = _Entered(layer, x, state, lengths=lengths, reset=reset, **given)
+    else:
+        cut = _Encoded(layer, x, state, encode, lengths=lengths, reset=reset, **given)
+    if starts is not None:
+        starts = check_starts(starts, cut.ends, cut.steps, cut.rows, cut.device)
+    return _run(layer, cut, k, starts)
 
 
-def _cut(layer: SequenceLayer, batch: Batch, border: Border, k: int) -> Iterator[Window]:
-    """The windows of a batch, one after the other."""
-    batch = layer.with_recurrent_masks(batch)
-    carried = batch.state
-    for start in range(0, batch.x.shape[0], k):
-        steps = slice(start, min(start + k, batch.x.shape[0]))
-        part = batch._replace(
-            x=batch.x[steps],
-            reset=None if batch.reset is None else batch.reset[steps],
-            lengths=None if batch.lengths is None else (batch.lengths - start).clamp(0, k),
-            inputs=None if batch.inputs is None else {n: v[steps] for n, v in batch.inputs.items()},
-        )
-        y, results = layer.carry(part._replace(state=carried))
+def _run(
+    layer: SequenceLayer, cut: _Entered | _Encoded, k: int, starts: Tensor | None
+) -> Iterator[Window]:
+    """The windows, one after the other."""
+    carried: States | None = None
+    masks: tuple[Tensor | None, ...] | None = None
+    for first in range(0, cut.steps, k):
+        steps = slice(first, min(first + k, cut.steps))
+        batch, border = cut(steps)
+        if cut.ends is not None:
+            batch = batch._replace(lengths=(cut.ends - first).clamp(0, steps.stop - first))
+        if starts is not None:
+            batch, border = align(batch, border, (starts - first).clamp(0, steps.stop - first))
+        if first:
+            batch = batch._replace(state=carried, recurrent_masks=masks)
+        else:
+            batch = layer.with_recurrent_masks(batch)
+            masks = batch.recurrent_masks
+        y, results = layer.carry(batch)
         carried = tuple(tuple(v.detach() for v in r.final) for r in results)
         yield Window(steps, border.output(y), layer.leave_state(carried, border))
+
+
+class _Entered:
+    """A batch that is there, cut in time."""
+
+    def __init__(self, layer: SequenceLayer, x: Any, state: Any, **given: Any) -> None:
+        self.batch, self.border = layer.enter(x, state, **given)
+        if self.border.packed is not None:
+            raise OptionError("windows take a padded x with lengths, not a PackedSequence")
+        self.steps, self.rows = self.batch.x.shape[:2]
+        self.ends, self.device = self.batch.lengths, self.batch.x.device
+        self.x = _Source(self.batch.x)
+        self.inputs = {n: _Source(v) for n, v in (self.batch.inputs or {}).items()}
+
+    def __call__(self, steps: slice) -> tuple[Batch, Border]:
+        batch = self.batch._replace(
+            x=self.x.read(steps),
+            reset=None if self.batch.reset is None else self.batch.reset[steps],
+            inputs=self.batch.inputs and {n: v.read(steps) for n, v in self.inputs.items()},
+        )
+        return batch, self.border
+
+
+class _Encoded:
+    """A batch that is encoded window by window."""
+
+    def __init__(
+        self, layer: SequenceLayer, x: Any, state: Any, encode: Callable[[Tensor], Any], *,
+        lengths: Any, reset: Any, inputs: Mapping[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        if not isinstance(x, Tensor) or not x.dim():
+            raise TypeError(
+                f"x must be a tensor whose steps encode takes, (T, B, ...) or with batch_first "
+                f"(B, T, ...), got {f'{x!r}' if isinstance(x, Tensor) else type(x).__name__}"
+            )
+        batched = x.dim() > 1
+        self.time = 1 if layer.batch_first and batched else 0
+        self.steps = x.shape[self.time]
+        self.rows = x.shape[1 - self.time] if batched else 1
+        self.device = x.device
+        self.ends = None
+        if lengths is not None:
+            self.ends = check_lengths(lengths, self.steps, self.rows, self.device)
+        if reset is not None:
+            reset = check_reset(reset, tuple(x.shape[:2]))
+        self.layer, self.encode = layer, encode
+        self.x, self.state, self.reset, self.inputs = x, state, reset, inputs
+
+    def __call__(self, steps: slice) -> tuple[Batch, Border]:
+        x, state = self.encode(self._cut(self.x, steps)), None if steps.start else self.state
+        if not isinstance(x, Tensor):
+            raise TypeError(f"encode must give a tensor, got {type(x).__name__}")
+        batch, border = self.layer.enter(
+            x, state, reset=None if self.reset is None else self._cut(self.reset, steps),
+            inputs=self.inputs and {n: self._cut(v, steps) for n, v in self.inputs.items()},
+        )  # fmt: skip
+        if batch.x.shape[:2] != (steps.stop - steps.start, self.rows):
+            raise ShapeError(
+                f"encode must give as many steps and rows as it takes, "
+                f"{tuple(self._cut(self.x, steps).shape[:2])}, got {tuple(x.shape)}"
+            )
+        return batch, border
+
+    def _cut(self, v: Tensor, steps: slice) -> Tensor:
+        return v.narrow(self.time, steps.start, steps.stop - steps.start)
+
+
+class _Source:
+    """A tensor that is read window by window, and may be what something that learns gave.
+
+    Its gradient then goes through what gave it at each window's backward, whose graph is kept.
+    """
+
+    def __init__(self, v: Tensor) -> None:
+        self.v = v
+        computed = v.requires_grad and not (v if v._base is None else v._base).is_leaf
+        self.computed = computed and torch.is_grad_enabled() and readable(v)
+        weights = _leaves(v) if self.computed else []
+        self.versions = [(w, w._version) for w in weights]
+
+    def read(self, steps: slice) -> Tensor:
+        part = self.v[steps]
+        if not self.computed:
+            return part
+        if any(w._version != version for w, version in self.versions):
+            self.versions = []
+            warnings.warn(
+                f"x was computed from weights that have changed since, so from step {steps.start} "
+                f"on windows read what the old ones gave; {_ENCODE}",
+                stacklevel=4,
+            )
+        leaf = part.detach().requires_grad_()
+        leaf.register_post_accumulate_grad_hook(lambda v: _hand_over(v, part))
+        return leaf
+
+
+_ENCODE = (
+    "give windows what x was computed of, and as encode= the function that computes it, which is "
+    "then called for each window"
+)
+
+
+def _hand_over(leaf: Tensor, part: Tensor) -> None:
+    """Send the gradient of a window's x through what computed x."""
+    gradient, leaf.grad = leaf.grad, None
+    if gradient is not None and gradient.requires_grad:
+        raise OptionError(
+            f"x was computed before its windows, so no second derivative goes through it; {_ENCODE}"
+        )
+    try:
+        part.backward(gradient, retain_graph=True)
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+        raise OptionError(
+            f"x was computed from weights that have changed since, so no gradient goes through "
+            f"them any more; {_ENCODE}"
+        ) from error
+
+
+def _leaves(v: Tensor) -> list[Tensor]:
+    """Everything that wants a gradient and that a tensor was computed from."""
+    nodes, seen, leaves = [v.grad_fn], set(), []
+    while nodes:
+        node = nodes.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            if hasattr(node, "variable"):
+                leaves.append(node.variable)
+            nodes += [n for n, _ in node.next_functions]
+    return leaves
