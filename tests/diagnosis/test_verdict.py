@@ -400,11 +400,11 @@ def _of_both(where: str) -> Report:
 @pytest.mark.parametrize(
     ("where", "direction", "read", "words"),
     [
-        ("last", 1, 1, "at none after number 1, when one input only has been read, and never at "
-         "its own last, the first of the sequence."),
-        ("first", 0, 1, "at none after number 1, when one input only has been read, and never at "
-         "its own last, the last of the sequence."),
-        ("third", 1, 3, "at none after number 3, when 3 inputs only has been read"),
+        ("last", 1, 1, "after 1 of its 50 steps at the latest, when it has read one input only, "
+         "and never after its own last step, at the beginning of the sequence."),
+        ("first", 0, 1, "after 1 of its 50 steps at the latest, when it has read one input only, "
+         "and never after its own last step, at the end of the sequence."),
+        ("third", 1, 3, "after 3 of its 50 steps at the latest, when it has read 3 inputs, and"),
         ("forward", 1, 0, "The loss cannot see layer 0 of rnn, backward: its gradient by every "),
     ],
 )  # fmt: skip

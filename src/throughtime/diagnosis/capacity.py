@@ -103,7 +103,7 @@ def _driven(
     """The noise u (T, B), and for each layer its states (T, B, D, N); 16 rows run side by side."""
     rows = 16
     steps = 2 * max(lags, 100) + -(-2 * samples // rows)
-    draw = torch.Generator(device="cpu").manual_seed(seed)
+    draw = torch.Generator().manual_seed(seed)
     u = scale * (2 * torch.rand(steps, rows, dtype=torch.float64, generator=draw, device="cpu") - 1)
     v = torch.randn(layer.input_size, dtype=torch.float64, generator=draw, device="cpu")
     like = next(layer.parameters(), torch.empty(0, device="cpu"))

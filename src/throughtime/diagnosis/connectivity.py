@@ -79,7 +79,7 @@ def _run(layer: Passage, batch: Batch) -> tuple[Tensor, Tensor]:
     try:
         with torch.enable_grad():
             y = layer.carry(batch._replace(x=x))[0]
-            draw = torch.Generator(device="cpu").manual_seed(0)
+            draw = torch.Generator().manual_seed(0)
             vector = torch.randn(y.shape[-1], dtype=torch.float64, generator=draw, device="cpu")
             return x, y @ (vector / vector.norm()).to(y)
     finally:

@@ -120,7 +120,7 @@ def _start(J: Tensor) -> Tensor:
     N = J.shape[-1]
     if N <= WIDEST:
         return torch.eye(N, dtype=J.dtype, device=J.device).expand_as(J)
-    draw = torch.Generator(device="cpu").manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
     drawn = torch.randn(N, 16, dtype=J.dtype, generator=draw, device="cpu").to(J.device)
     basis: Tensor = torch.linalg.qr(drawn)[0]
     return basis.expand(len(J), N, 16)

@@ -69,7 +69,7 @@ def probes(
         raise ShapeError(f"types must be {tuple(labels.shape)} as labels, got {tuple(types.shape)}")
     if B < 2:
         raise ShapeError(f"a probe needs at least 2 rows, one to hold out, got {B}")
-    draw = torch.Generator(device="cpu").manual_seed(seed)
+    draw = torch.Generator().manual_seed(seed)
     fitted = (torch.randperm(B, generator=draw, device="cpu") < (B + 1) // 2).expand(labels.shape)
     control = _control(labels, types, draw)
     kept = labels >= 0

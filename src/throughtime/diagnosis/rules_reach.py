@@ -24,12 +24,12 @@ def not_seen(report: Report, trial: Trial) -> Iterator[Trouble]:
         place = where(u.layer, u.direction, u.name)
         sentence = f"The loss cannot see {place}: its gradient by every state of it is zero."
         if u.read_steps:
-            inputs = "one input" if u.read_steps == 1 else f"{u.read_steps} inputs"
-            end = "the first of the sequence" if u.direction else "the last of the sequence"
+            inputs = "one input only" if u.read_steps == 1 else f"{u.read_steps} inputs"
+            end = f"at the {'beginning' if u.direction else 'end'} of the sequence"
             sentence = (
-                f"The loss cannot see the end of {place}: of its {u.steps} steps it looks at none "
-                f"after number {u.read_steps}, when {inputs} only has been read, and never at "
-                f"its own last, {end}. What comes after is not learnt from."
+                f"The loss cannot see the end of {place}: it looks at it after {u.read_steps} of "
+                f"its {u.steps} steps at the latest, when it has read {inputs}, and never after "
+                f"its own last step, {end}. What is read later is not learnt from."
             )
         yield Trouble("not seen", u.name, sentence, _to_be_read(u))
 

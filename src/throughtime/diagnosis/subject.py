@@ -215,7 +215,7 @@ class _Ends:
 
 def _projected(ends: Tensor) -> Tensor:
     """A fixed random projection."""
-    draw = torch.Generator(device="cpu").manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
     vector = torch.randn(ends.shape[-1], dtype=torch.float64, generator=draw, device="cpu")
     return (ends * vector.to(ends)).sum(-1).mean()
 
