@@ -191,22 +191,22 @@ loss = nn.functional.cross_entropy
         ("loss = 3\n", "`loss` in {0} must be a function of output and target, got 3"),
         ("clip = '1'\n", "clip must be a finite number above 0, got '1'"),
         ("before = [1]\n", "before must be a state_dict, parameters by name, got list"),
-        ("from beside import Net\nnet = Net()\n",
-         "{1}/beside.py, line 6, raises RuntimeError: shape '[7, -1]' is invalid for input of"),
+        ("from next_door import Net\nnet = Net()\n",
+         "{1}/next_door.py, line 6, raises RuntimeError: shape '[7, -1]' is invalid for input of"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_together_is_one_sentence(
     text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No line of the file itself raises, or one of a file beside it."""
-    (tmp_path / "beside.py").write_text(
+    (tmp_path / "next_door.py").write_text(
         "import torch\nclass Net(torch.nn.LSTM):\n    def __init__(self):\n"
         "        super().__init__(3, 8)\n    def forward(self, x):\n"
         "        return x.view(7, -1)\n"
     )
     file = tmp_path / "mine.py"
     file.write_text(f"{MODEL}net = model\n{text}")
-    if "beside" in text:  # a subclass is not looked at, the layer beside it is
+    if "next_door" in text:  # a subclass is not looked at, the layer beside it is
         file.write_text(file.read_text() + "net = nn.Sequential(net, nn.LSTM(3, 8))\n")
     assert said.format(file, tmp_path) in refused(capsys, "diagnose", f"{file}:net")
 
