@@ -20,7 +20,7 @@ import throughtime
 
 PICTURES = Path(__file__).with_name("pictures")
 T, B, UNITS, BATCHES = 100, 32, 32, 8
-SIZE = "1180,872"
+SIZE = "1180,826"
 """What is photographed of each page, from its top, pixels."""
 
 

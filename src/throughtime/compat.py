@@ -34,3 +34,21 @@ class LSTMCell(drop_in_cells.LSTMCell, nn.LSTMCell):
 
 class GRUCell(drop_in_cells.GRUCell, nn.GRUCell):
     """`throughtime.GRUCell` that also is a torch.nn.GRUCell."""
+
+
+def become_torchs(model: nn.Module) -> None:
+    """Every plain drop-in inside a model becomes one of these, in place and with its weights."""
+    for module in model.modules():
+        for plain, ours in _PAIRS:
+            if type(module) is plain:
+                module.__class__ = ours
+
+
+_PAIRS: tuple[tuple[type[nn.Module], type[nn.Module]], ...] = (
+    (drop_in.RNN, RNN),
+    (drop_in.LSTM, LSTM),
+    (drop_in.GRU, GRU),
+    (drop_in_cells.RNNCell, RNNCell),
+    (drop_in_cells.LSTMCell, LSTMCell),
+    (drop_in_cells.GRUCell, GRUCell),
+)

@@ -30,16 +30,16 @@ class Net(nn.Module):
 
 
 class Loop(nn.Module):
-    """A cell stepped by a loop of its own."""
+    """Equations written out in a loop of its own."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.cell = nn.GRUCell(3, 8)
+        self.cell = nn.Linear(11, 8)
 
     def forward(self, x: Tensor) -> Tensor:
         h = torch.zeros(x.shape[1], 8)
         for v in x:
-            h = self.cell(v, h)
+            h = self.cell(torch.cat((v, h), -1)).tanh()
         return h
 
 
@@ -60,7 +60,7 @@ class Twice(nn.Module):
     ("model", "words"),
     [
         (lambda: nn.Linear(3, 3), "the model has no recurrent layer of torch.nn or throughtime"),
-        (Loop, "cells that are stepped by a loop of your own cannot be seen"),
+        (Loop, "equations written out in a loop of your own .* make them a Cell for throughtime"),
         (lambda: nn.LSTM(3, 8).requires_grad_(False), "every weight .* is frozen; unfreeze them"),
         (lambda: nn.LSTM(3, 8).half(), "is in .*float16.*, .* call model.float"),
         (lambda: nn.LSTM(3, 8).bfloat16(), "is in .*bfloat16.*, .* call model.float"),
@@ -107,7 +107,7 @@ def test_a_model_compiled_in_place_is_looked_at_as_it_was_written() -> None:
         (X[:0], None, ShapeError, r"needs steps and rows, got x of \(0, 4, 3\)"),
         (X[:, :0], None, ShapeError, r"needs steps and rows, got x of \(12, 0, 3\)"),
         ([], None, ShapeError, "a diagnosis needs at least one batch, got none"),
-        ([{"x": X}], None, OptionError, r"a batch must be a tensor or a tuple .* got dict"),
+        ([{"z": X}], None, OptionError, "none of the keys z names, so it was given the dict its"),
         (X.numpy(), None, OptionError, r"a batch must be a tensor or a tuple .* got ndarray"),
         (3, None, OptionError, "batches must be a tensor, a tuple .* got int"),
         (X, lambda y: y.detach().sum(), OptionError, "the loss depends on nothing that trains"),
@@ -147,13 +147,26 @@ def test_several_layers_of_which_one_is_frozen_are_measured() -> None:
     ]
 
 
-def test_rows_that_begin_late_are_refused() -> None:
-    """Lags are counted from each row's own end, in steps that `starts` moves."""
+def test_another_default_device_changes_no_number() -> None:
+    """A program that begins with `torch.set_default_device`, and a model on the processor."""
+    torch.manual_seed(0)
 
-    class Late(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.inner(x, starts=[0, 2, 4, 1])[0]
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(3, 8, bidirectional=True), nn.Linear(16, 2)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+            h = self.rnn(packed)[1][0]
+            y: Tensor = self.head(torch.cat((h[0], h[1]), -1))
             return y
 
-    with pytest.raises(OptionError, match="starts|sequences of one length"):
-        throughtime.diagnose(Late(throughtime.GRU(3, 8)), X)
+    model, batches = Packed(), [((X, torch.tensor([12, 5, 11, 12])),)] * 2
+    long = X.repeat(5, 1, 1)
+    expected = throughtime.diagnose(model, batches, lambda y: y.sin().mean(), clip=1.0)
+    with torch.device("meta"):
+        report = throughtime.diagnose(model, batches, lambda y: y.sin().mean(), clip=1.0)
+        whole = throughtime.diagnose(Net(model.rnn), long)
+    assert report == expected
+    assert whole == throughtime.diagnose(Net(model.rnn), long) and whole.troubles

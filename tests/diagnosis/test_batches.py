@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,7 +87,106 @@ def loss_of_two(y: Tensor, target: Tensor) -> Tensor:
     return (y - target).square().mean()
 
 
-PACKED = nn.utils.rnn.pack_padded_sequence(X, torch.tensor([12, 12, 12, 12]))
+class Own(nn.Module):
+    """Gives its loss, in one of the ways that models do."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.rnn = how, nn.GRU(3, 8)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Any:
+        out = self.rnn(x)[0]
+        loss = None if y is None else loss_of_two(out, y)
+        gives: dict[str, Any] = {
+            "number": loss, "first": (loss, out), "second": (out, loss),
+            "dict": {"logits": out, "loss": loss}, "object": SimpleNamespace(logits=out, loss=loss),
+            "both": {"first": loss, "second": loss}, "nothing": {"out": None},
+        }  # fmt: skip
+        return gives[self.how]
+
+
+@pytest.mark.parametrize("how", ["number", "first", "second", "dict", "object"])
+@pytest.mark.parametrize("form", ["dict", "list of dicts", "tuple"])
+def test_a_model_that_gives_its_loss_has_the_numbers_of_one_that_is_given_it(
+    how: str, form: str
+) -> None:
+    torch.manual_seed(0)
+    model = Own(how)
+    batch = {"dict": {"x": X, "y": Y}, "list of dicts": [{"x": X, "y": Y}] * 2,
+             "tuple": ((X, Y),)}[form]  # fmt: skip
+    report = throughtime.diagnose(model, batch)
+    expected = throughtime.diagnose(Both(model), (X, Y), loss_of_two)
+    assert report.loss == expected.loss
+    assert report.lag_gradients == expected.lag_gradients
+    assert report.weight_lags == expected.weight_lags
+    assert (report.clipping is None) == (form != "list of dicts")
+
+
+@pytest.mark.parametrize("how", ["dict", "object"])
+def test_a_loss_is_given_the_dict_or_object_that_a_model_gives(how: str) -> None:
+    torch.manual_seed(0)
+    model = Own(how)
+
+    def loss(output: Any, target: Tensor) -> Tensor:
+        logits = output["logits"] if how == "dict" else output.logits
+        return loss_of_two(logits, target)
+
+    expected = throughtime.diagnose(Both(model), (X, Y), loss_of_two)
+    assert throughtime.diagnose(model, (X, Y), loss).lag_gradients == expected.lag_gradients
+    free = throughtime.diagnose(model, X)
+    assert free.lag_gradients == throughtime.diagnose(Both(model), X).lag_gradients
+
+
+class Whole(Both):
+    """Takes the whole batch."""
+
+    def forward(self, batch: Any) -> Tensor:
+        return super().forward(batch["x"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch", "loss"),
+    [
+        (Both, {"x": X, "y": Y}, loss_of_two),
+        (Both, {"y": Y, "x": X}, lambda output, y: loss_of_two(output, y)),
+        (Both, {"x": X, "target": Y, "number": 3}, lambda output, *, target, number: loss_of_two(
+            output, target)),
+        (Both, ({"x": X}, Y), loss_of_two),
+        (Whole, {"x": X, "y": Y}, lambda output, batch: loss_of_two(output, batch["y"])),
+        (Whole, ({"x": X}, Y), loss_of_two),
+        (Both, {"x": X, "name": "of no use"}, None),
+    ],
+)  # fmt: skip
+def test_a_dict_is_given_by_name_and_what_is_left_is_the_losss(
+    kind: Any, batch: Any, loss: Any
+) -> None:
+    torch.manual_seed(0)
+    both = Both(Two())
+    both.rnn = nn.GRU(3, 8)
+    model = kind(both)
+    plain = (X, Y) if loss is not None else X
+    expected = throughtime.diagnose(both, plain, loss and loss_of_two)
+    report = throughtime.diagnose(model, batch, loss)
+    assert report.loss == expected.loss and report.lag_gradients == expected.lag_gradients
+
+
+def test_lengths_may_be_numbers() -> None:
+    torch.manual_seed(0)
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = throughtime.GRU(3, 8)
+
+        def forward(self, x: Tensor, lengths: Any) -> Tensor:
+            y: Tensor = self.rnn(x, lengths=lengths)[1]
+            return y
+
+    model, lengths = Reader(), [12, 5, 7, 3]
+    found, expected = (
+        throughtime.diagnose(model, ((X, n),)) for n in (lengths, torch.tensor(lengths))
+    )
+    assert found == expected and found.lengths == tuple(lengths)
 
 
 @pytest.mark.parametrize(
@@ -101,11 +201,16 @@ PACKED = nn.utils.rnn.pack_padded_sequence(X, torch.tensor([12, 12, 12, 12]))
          r"model cannot be called with 1 input, it takes \(x.*other.*is given as several arg"),
         (Both(Two()), ((X, OTHER), Y), None, OptionError, "model cannot be called with 2 inputs"),
         (Both(Two()), ((X, Y), (X, Y)), None, OptionError, "a list is several batches"),
-        (nn.GRU(3, 8), [({"x": X}, Y)], None, OptionError, "inputs must be tensors, got dict"),
+        (nn.GRU(3, 8), [({"x": X}, Y)], None, OptionError,
+         r"model cannot be called with a dict of x, it takes \(input.*a dict by their names"),
+        (nn.GRU(3, 8), [({"input": 3}, Y)], None, OptionError, "inputs must be tensors, got int"),
+        (nn.GRU(3, 8), [{}], None, ShapeError, "a batch without input was given; a batch is the m"),
+        (nn.GRU(3, 8), [(X.numpy(), Y)], None, OptionError, "must be tensors, got ndarray"),
         (nn.GRU(3, 8), [X.numpy()], None, OptionError, r"a batch must be a tensor .* got ndarray"),
         (nn.GRU(3, 8), (), None, ShapeError, "a batch without input was given; a batch is the mod"),
-        (nn.GRU(3, 8), PACKED, None, OptionError, "of equal rows, not packed, without lengths"),
-        (nn.GRU(3, 8), (PACKED, Y), None, OptionError, "of equal rows, not packed, without len"),
+        (Own("both"), {"x": X, "y": Y}, None, OptionError,
+         r"the model gives several numbers \(first, second\); say which is the loss, as in loss=l"),
+        (Own("nothing"), {"x": X, "y": Y}, None, OptionError, "must give a tensor, or a tuple"),
     ],
 )  # fmt: skip
 def test_a_batch_of_another_form_is_one_sentence(

@@ -73,7 +73,5 @@ def test_what_cannot_be_measured_is_refused() -> None:
     layer = from_torch(nn.GRU(3, 6))
     with pytest.raises(ShapeError, match="needs steps and rows"):
         connectivity(layer, Batch(torch.rand(0, 2, 3)))
-    with pytest.raises(OptionError, match="rows of one length"):
-        connectivity(layer, Batch(torch.rand(3, 2, 3), lengths=torch.tensor([3, 2])))
     with pytest.raises(OptionError, match="at step 0 by the inputs is not finite"):
         connectivity(layer, Batch(torch.full((1, 2, 3), math.nan)))

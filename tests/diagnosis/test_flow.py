@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from throughtime import LSTM, Recurrent, cells, initialise
+from throughtime import GRU, LSTM, Recurrent, cells, initialise
 from throughtime.diagnosis.lag_gradient import lag_gradients
 from throughtime.diagnosis.subject import Subject
 from throughtime.errors import MissingExtra, NotFiniteError, OptionError
@@ -219,6 +219,93 @@ def test_ragged_rows_are_measured_on_the_longest() -> None:
     ((_, row),) = fitted(Learner(model), [(x, target)], GradientFlow(lag=7)).rows
     told = row["flow/log10_rho/model.encoder.0"]
     assert told == pytest.approx(expected.log10_rho_by_lag[7], rel=1e-4)
+
+
+class Reader(Plain):
+    """A layer that is given lengths, read at each row's own end in one of the ways there are."""
+
+    lengths = torch.tensor([5, 17, 9, 17])
+
+    def __init__(self, layer: nn.Module, width: int, how: str) -> None:
+        super().__init__(layer, width)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, state = self.encoder(x, lengths=self.lengths)
+        own, rows = self.lengths - 1, torch.arange(B)
+        read = {
+            "output": lambda: y[own, rows],
+            "both": lambda: torch.cat((y[own, rows, :H], y[0, :, H:]), -1),
+            "mean": lambda: y.sum(0) / self.lengths.unsqueeze(1),
+            "state": lambda: state[0][-1],
+        }
+        return self.readout(read[self.how]())
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_rows_that_begin_late_are_measured_on_the_longest(bidirectional: bool) -> None:
+    class Late(Plain):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.encoder(x, starts=STARTS)[0]
+            first = y[STARTS, torch.arange(B), H:] if bidirectional else y[-1, :, :0]
+            return self.readout(torch.cat((y[-1, :, :H], first), -1))
+
+    torch.manual_seed(0)
+    layer = GRU(I, H, bidirectional=bidirectional)
+    model, (x, target) = Late(layer, 2 * H if bidirectional else H), batch()
+    seen = Subject(model).run((x, target), nn.functional.cross_entropy, last_only=True)
+    expected = {}
+    for path in seen.paths:
+        norms = path.gradients(seen.loss)[:, [0, 2]].norm(dim=-1)
+        place = f"model.encoder.0{'.backward' if path.direction else ''}"
+        expected[place] = float((norms[-8] / norms[-1]).log10().mean())
+    ((_, row),) = fitted(Learner(model), [(x, target)], GradientFlow(lag=7)).rows
+    found = {n.removeprefix("flow/log10_rho/"): v for n, v in row.items() if "rho" in n}
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+STARTS = torch.tensor([3, 12, 3, 9])
+
+
+@pytest.mark.parametrize(
+    ("layer", "width", "how"),
+    [
+        (lambda: LSTM(I, H), H, "output"),
+        (lambda: GRU(I, H, bidirectional=True), 2 * H, "both"),
+        (lambda: Recurrent(cells.GRU(), I, H), H, "mean"),
+        (lambda: LSTM(I, H, 2), H, "state"),
+    ],
+)
+def test_rows_with_lengths_are_measured_on_the_longest(layer: Any, width: int, how: str) -> None:
+    """With NaN behind every row's end."""
+    torch.manual_seed(0)
+    model, (x, target) = Reader(layer(), width, how), batch()
+    x = torch.where(torch.arange(T).view(T, 1, 1) < model.lengths.unsqueeze(1), x, math.nan)
+    seen = Subject(model).run((x, target), nn.functional.cross_entropy, last_only=True)
+    expected = {}
+    for path in seen.paths:
+        norms = path.gradients(seen.loss)[:, [1, 3]].norm(dim=-1)
+        place = f"model.encoder.{path.layer}{'.backward' if path.direction else ''}"
+        expected[place] = float((norms[-8] / norms[-1]).log10().mean())
+    ((_, row),) = fitted(Learner(model), [(x, target)], GradientFlow(lag=7)).rows
+    found = {n.removeprefix("flow/log10_rho/"): v for n, v in row.items() if "rho" in n}
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_stands_behind_a_rows_end_is_no_fault() -> None:
+    torch.manual_seed(0)
+    model, (x, target) = Reader(LSTM(I, H), H, "output"), batch()
+    x = torch.where(torch.arange(T).view(T, 1, 1) < model.lengths.unsqueeze(1), x, math.nan)
+
+    class Broken(Learner):
+        def training_step(self, batch: tuple[Tensor, Tensor], number: int) -> Tensor:
+            return super().training_step(batch, number) * math.nan
+
+    with pytest.raises(NotFiniteError, match="the outputs of all recurrent layers are finite"):
+        fitted(Broken(model), [(x, target)], GradientFlow())
+    x[3, 2] = math.nan
+    with pytest.raises(NotFiniteError, match="the input of layer model.encoder .* time step 3 "):
+        fitted(Broken(model), [(x, target)], GradientFlow())
 
 
 class Faulty(Learner):

@@ -117,8 +117,6 @@ def test_what_cannot_be_measured_has_its_reason() -> None:
     assert "at least 2 batches, got 1" in reasons["bands"]
     assert "at least 2 batches, got 1" in reasons["clipping"]
     assert short.bands == () and short.clipping is None and short.modules[0].jacobians == ()
-    uneven = throughtime.diagnose(nn.GRU(3, H), [_x(0), _x(1, T - 4)])
-    assert "differ in their steps" in _reasons(uneven)["bands"]
     stack = throughtime.diagnose(nn.GRU(3, H, 2, bidirectional=True), _x(0))
     assert "several bidirectional layers" in _reasons(stack)["weight_lags"]
     assert stack.weight_lags == () and len(stack.capacities) == 4

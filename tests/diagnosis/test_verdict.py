@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 import throughtime
 from throughtime import GRU, LSTM, RNN, initialise
+from throughtime.diagnosis.lag_gradient import LagGradient
 from throughtime.diagnosis.report import Report
+from throughtime.diagnosis.rules_reach import exploding
 from throughtime.diagnosis.trial import Trial
 
 T, LAG, H = 50, 20, 32
@@ -364,3 +367,216 @@ def test_the_rules_speak_in_their_order() -> None:
     order = ["exploding", "vanishing", "written too weakly", "frozen gates", "dead units",
              "truncation", "clipping"]  # fmt: skip
     assert kinds == sorted(kinds, key=order.index) and len(kinds) >= 3
+
+
+class BothWays(nn.Module):
+    """A two-way layer whose read-out looks at one end, or at each direction's own."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where, self.rnn = where, nn.LSTM(4, 16, bidirectional=True)
+        self.head = nn.Linear(32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, (h, _) = self.rnn(x)
+        read = {
+            "last": lambda: y[-1], "first": lambda: y[0],
+            "third": lambda: torch.cat((y[-1, :, :16], y[-3, :, 16:]), -1),
+            "middle": lambda: torch.cat((y[-1, :, :16], y[T // 2, :, 16:]), -1),
+            "states": lambda: torch.cat((h[0], h[1]), -1),
+            "mean": lambda: y.mean(0), "ends": lambda: torch.cat((y[-1, :, :16], y[0, :, 16:]), -1),
+            "forward": lambda: torch.cat((h[0], h[0]), -1),
+        }  # fmt: skip
+        out: Tensor = self.head(read[self.where]())
+        return out
+
+
+def _of_both(where: str) -> Report:
+    torch.manual_seed(0)
+    cured = throughtime.cure(BothWays(where), lag=LAG).model
+    return throughtime.diagnose(cured, _x(0), _loss, LAG)
+
+
+@pytest.mark.parametrize(
+    ("where", "direction", "read", "words"),
+    [
+        ("last", 1, 1, "after 1 of its 50 steps at the latest, when it has read one input only, "
+         "and never after its own last step, at the beginning of the sequence."),
+        ("first", 0, 1, "after 1 of its 50 steps at the latest, when it has read one input only, "
+         "and never after its own last step, at the end of the sequence."),
+        ("third", 1, 3, "after 3 of its 50 steps at the latest, when it has read 3 inputs, and"),
+        ("forward", 1, 0, "The loss cannot see layer 0 of rnn, backward: its gradient by every "),
+    ],
+)  # fmt: skip
+def test_a_direction_that_the_loss_cannot_see_is_named(
+    where: str, direction: int, read: int, words: str
+) -> None:
+    report = _of_both(where)
+    assert _kinds(report) == ["not seen"]
+    (trouble,), (blind,) = report.troubles, report.unseen
+    assert (blind.direction, blind.read_steps, blind.steps) == (direction, read, T)
+    place = f"layer 0 of rnn{', backward' if direction else ''}"
+    assert place in trouble.sentence and words in trouble.sentence
+    cure = "the final states of both" if read else "Let the loss depend on its output"
+    assert cure in trouble.advice
+    assert [(g.layer, g.direction) for g in report.lag_gradients] == [(0, 1 - direction)]
+    row = next(line for line in str(report).splitlines()
+               if line.startswith(f"rnn.0{' backward' if direction else ''}  "))  # fmt: skip
+    assert "not     seen" in row
+    assert Report.from_json(report.to_json()) == report
+
+
+@pytest.mark.parametrize("where", ["states", "mean", "ends"])
+def test_directions_that_are_read_at_their_ends_get_no_word(where: str) -> None:
+    report = _of_both(where)
+    assert report.unseen == () and report.troubles == ()
+    for word in ("cannot see", "one step", "one input", "its own last"):
+        assert word not in str(report)
+
+
+def test_a_direction_that_is_read_far_enough_is_no_trouble_but_has_a_reason() -> None:
+    report = _of_both("middle")
+    assert [u.read_steps for u in report.unseen] == [25] and report.troubles == ()
+    reasons = [m.reason for m in report.missing if m.quantity == "lag_gradients"]
+    assert reasons == [
+        "the loss reads layer 0, backward after 25 of its 50 steps at the latest, and lags are "
+        "counted from the last",
+    ]
+
+
+def test_a_branch_without_a_gradient_is_named_and_its_gates_are_not_frozen() -> None:
+    class Branches(Net):
+        def __init__(self) -> None:
+            super().__init__(_healthy("GRU"))
+            self.other = _healthy("GRU")
+            with torch.no_grad():  # saturated, too
+                self.other.get_parameter("bias_ih_l0")[: 2 * H] = 20
+
+        def forward(self, x: Tensor) -> Tensor:
+            shut = (self.other(x)[0][-1] - 9).relu().sum()
+            return super().forward(x) + shut
+
+    torch.manual_seed(0)
+    report = throughtime.diagnose(Branches(), _x(0), _loss, LAG)
+    named = [t for t in report.troubles if t.name == "other"]
+    assert [t.kind for t in named if t.kind != "dead units"] == ["not seen"]
+    assert "cannot see layer 0 of other: its gradient by every state" in named[0].sentence
+    assert "a ReLU below 0" in named[0].advice
+
+
+class Stacked(nn.Module):
+    """Two two-way layers, read at the last step or at each direction's own."""
+
+    def __init__(self, ends: bool) -> None:
+        super().__init__()
+        self.ends, self.rnn = ends, nn.GRU(4, 16, 2, bidirectional=True)
+        self.head = nn.Linear(32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, h = self.rnn(x)
+        out: Tensor = self.head(torch.cat((h[2], h[3]), -1) if self.ends else y[-1])
+        return out
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_below_a_two_way_layer_a_gradient_that_arrives_late_is_no_explosion(ends: bool) -> None:
+    """What the upper layer sends to the first steps is large beside what went all the way."""
+    torch.manual_seed(0)
+    report = throughtime.diagnose(Stacked(ends), _x(0), _loss, LAG)
+    assert max(g.largest_log10_rho for g in report.lag_gradients if g.layer == 0) > 1 or ends
+    assert "exploding" not in _kinds(report)
+    assert [t.name for t in report.troubles if t.kind == "not seen"] == ["rnn"] * (not ends)
+    assert [(u.layer, u.direction) for u in report.unseen] == [(1, 1)] * (not ends)
+
+
+@pytest.mark.parametrize("cut", ["detach", "no_grad"])
+def test_a_layer_that_is_cut_off_is_not_seen(cut: str) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.low, self.high = nn.GRU(4, 8), nn.GRU(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if cut == "detach":
+                y = self.low(x)[0].detach()
+            else:
+                with torch.no_grad():
+                    y = self.low(x)[0]
+            out: Tensor = self.high(y)[0][-1]
+            return out
+
+    torch.manual_seed(0)
+    report = throughtime.diagnose(Two(), _x(0, 2), _loss, LAG)
+    (trouble, *_) = report.troubles
+    assert trouble.kind == "not seen" and trouble.name == "low"
+    assert "its gradient by every state of it is zero" in trouble.sentence
+    assert [(m.quantity, m.reason) for m in report.missing] == [
+        ("weight_lags", "the loss does not depend on what the layer gives")
+    ]
+    assert len(report.capacities) == 2 and len(report.modules) == 2
+
+
+def test_a_row_of_one_step_says_nothing_of_a_direction() -> None:
+    """Its first step is its last, so that alone it would pass for a direction that is seen."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = GRU(4, 16, bidirectional=True), nn.Linear(32, 1)
+
+        def forward(self, x: Tensor, n: Tensor) -> Tensor:
+            y = self.rnn(x, lengths=n)[0]
+            out: Tensor = self.head(y[n - 1, torch.arange(8)])
+            return out
+
+    torch.manual_seed(0)
+    lengths = torch.tensor([50, 1, 30, 1, 12, 44, 7, 20])
+    report = throughtime.diagnose(Last(), ((_x(0)[0], lengths),), _loss, LAG)
+    assert [(u.direction, u.read_steps) for u in report.unseen] == [(1, 1)]
+    (forward,) = report.lag_gradients
+    assert forward.rows_by_lag[:2] == (6, 6) and report.troubles[0].kind == "not seen"
+
+
+def _growing(report: Report, rho: float, exponent: float) -> list[str]:
+    """The kinds named where log10 rho rises to a number, and the largest exponent is another."""
+    (g,), (module,) = report.lag_gradients, report.modules
+    curve = tuple(rho * k / 49 for k in range(50))
+    j = replace(module.jacobians[0], lyapunov_nats_per_step=(exponent,))
+    changed: LagGradient = replace(g, log10_rho_by_lag=curve, horizon_1e3_steps=None)
+    report = replace(
+        report, lag_gradients=(changed,), modules=(replace(module, jacobians=(j,)),), unseen=()
+    )
+    model = Net(_healthy("RNN"))
+    return [t.kind for t in exploding(report, Trial(model, _x(0), _loss, LAG))]
+
+
+def test_a_gradient_that_shrinks_is_not_said_to_explode() -> None:
+    torch.manual_seed(0)
+    report = throughtime.diagnose(Net(_healthy("RNN")), _x(0), _loss, LAG)
+    assert _growing(report, -0.5, 0.2) == []  # states that grow, and a gradient that does not
+    assert _growing(report, 0.1, 0.2) == []
+    assert _growing(report, 0.5, 0.2) == ["exploding"]
+    assert _growing(report, 0.5, 0.01) == []
+    assert _growing(report, 1.5, -0.1) == ["exploding"]
+
+
+@pytest.mark.parametrize(("lag", "units", "said"), [(39, 16, True), (99, 32, True), (5, 32, False)])
+def test_a_reach_without_memory_is_no_plain_health(lag: int, units: int, said: bool) -> None:
+    """r^2 at the lag under a twentieth is told beside gradients that reach."""
+    torch.manual_seed(0)
+    model = throughtime.cure(Net(nn.LSTM(4, units), units), lag=lag).model
+    report = throughtime.diagnose(model, torch.rand(lag + 1, 8, 4), _loss)
+    most = report.capacities[0].r2_by_lag[lag]
+    assert report.troubles == () and (most < 0.05) == said
+    assert bool(report.cautions) == said and ("No trouble found." in str(report)) == (not said)
+    if said:
+        (caution,) = report.cautions
+        assert caution.kind == "remembers little"
+        assert f"r^2({lag}) = {most:.2g} at most, in layer 0 of rnn," in str(report)
+        assert Report.from_json(report.to_json()) == report
+
+
+def test_a_memory_is_no_news_where_the_gradient_vanishes() -> None:
+    torch.manual_seed(0)
+    report = throughtime.diagnose(Net(nn.LSTM(4, H)), _x(0), _loss, LAG)
+    assert _kinds(report) == ["vanishing"] and report.cautions == ()

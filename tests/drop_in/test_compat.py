@@ -34,6 +34,19 @@ def test_they_are_torchs_and_ours(kind: str) -> None:
     assert kind in CELLS or "torch.compile refuses it" in getattr(compat, kind).__doc__
 
 
+@pytest.mark.parametrize("kind", [*KINDS, *CELLS])
+def test_a_plain_drop_in_becomes_one_in_place(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(getattr(throughtime, kind)(3, 5), nn.Linear(5, 2))
+    layer, x = model[0], torch.randn(4, 3) if kind in CELLS else torch.randn(7, 4, 3)
+    weights, before = list(model.parameters()), layer(x)
+    compat.become_torchs(model)
+    assert model[0] is layer and isinstance(layer, getattr(nn, kind))
+    assert all(a is b for a, b in zip(weights, model.parameters(), strict=True))
+    pairs = zip(tensors(before), tensors(layer(x)), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("form", ["batched", "alone", "packed, unsorted"])
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,7 +15,7 @@ ARROWS = {
     "cli": {"train", "diagnosis", "export", "tasks"},
     "train": {"tasks", "layers"},
     "tasks": {"throughtime"},
-    "diagnosis": {"layers"},
+    "diagnosis": {"layers", "compat"},
     "export": {"throughtime"},
     "throughtime": {"check", "compat"},
     "check": {"laws"},

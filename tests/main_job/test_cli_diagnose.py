@@ -167,6 +167,50 @@ def test_what_a_file_raises_is_told_with_its_line(
     assert f"{file}{said}" in refused(capsys, "diagnose", file)
 
 
+SEQUENCE = """
+class Last(nn.Module):
+    def forward(self, y):
+        return y[0][-1]
+
+net = nn.Sequential(nn.Linear(5, 3), nn.LSTM(3, 8), Last())
+loss = nn.functional.cross_entropy
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("batches = torch.rand(30, 4, 5)\n",
+         "`net` in {0} cannot take what `batches` holds: RuntimeError: input.size(-1) must be"),
+        (SEQUENCE + "batches = [(torch.rand(30, 4, 6), torch.randint(2, (4,)))]\n",
+         "`net` in {0} cannot take what `batches` holds: RuntimeError: mat1 and mat2 shapes"),
+        (SEQUENCE + "batches = [(torch.rand(30, 4, 5), torch.randint(2, (3,)))]\n",
+         "`loss` in {0} cannot take what `batches` holds: ValueError: Expected input batch_size"),
+        (SEQUENCE + "batches = torch.utils.data.DataLoader([torch.rand(3), torch.rand(4)], 2)\n",
+         "`batches` in {0} gives no batch: RuntimeError: stack expects each tensor to be equal"),
+        ("loss = 3\n", "`loss` in {0} must be a function of output and target, got 3"),
+        ("clip = '1'\n", "clip must be a finite number above 0, got '1'"),
+        ("before = [1]\n", "before must be a state_dict, parameters by name, got list"),
+        ("from next_door import Net\nnet = Net()\n",
+         "{1}/next_door.py, line 6, raises RuntimeError: shape '[7, -1]' is invalid for input of"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_one_sentence(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No line of the file itself raises, or one of a file beside it."""
+    (tmp_path / "next_door.py").write_text(
+        "import torch\nclass Net(torch.nn.LSTM):\n    def __init__(self):\n"
+        "        super().__init__(3, 8)\n    def forward(self, x):\n"
+        "        return x.view(7, -1)\n"
+    )
+    file = tmp_path / "mine.py"
+    file.write_text(f"{MODEL}net = model\n{text}")
+    if "next_door" in text:  # a subclass is not looked at, the layer beside it is
+        file.write_text(file.read_text() + "net = nn.Sequential(net, nn.LSTM(3, 8))\n")
+    assert said.format(file, tmp_path) in refused(capsys, "diagnose", f"{file}:net")
+
+
 @pytest.mark.parametrize("path", ["mine.py", "../here/mine.py"])
 @pytest.mark.parametrize(
     ("text", "said"),

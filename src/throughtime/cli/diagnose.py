@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,13 +77,46 @@ def _of_file(file: Path, name: str, how: dict[str, Any]) -> Report:
     """The report of what a file defines; options of the command line go before the file's."""
     from throughtime import diagnose
     from throughtime.cli.user_file import executed, told_by_line
+    from throughtime.errors import OptionError
 
     defined = vars(executed(file))
     model = _defined(file, defined, name)
     batches = _several(_defined(file, defined, "batches"))
+    loss = defined.get("loss")
+    if loss is not None and not callable(loss):
+        raise OptionError(f"`loss` in {file} must be a function of output and target, got {loss!r}")
     own = {n: defined[n] for n in ("lag", "clip", "truncation", "before") if n in defined}
-    with told_by_line(file):
-        return diagnose(model, batches, defined.get("loss"), **(own | how))
+    with _told_by_part(file, name), told_by_line(file):
+        return diagnose(model, batches, loss, **(own | how))
+
+
+@contextmanager
+def _told_by_part(file: Path, model: str) -> Iterator[None]:
+    """An error below the model, its loss or its batches ends as one sentence that names them.
+
+    Raises:
+        OptionError: in place of the error; with the line, where it is in another file of theirs.
+    """
+    from throughtime.errors import OptionError, ThroughtimeError
+
+    try:
+        yield
+    except ThroughtimeError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        words = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+        neighbours = [f for f in frames if file.parent.resolve() in Path(f.filename).parents]
+        if neighbours:
+            last = neighbours[-1]
+            raise OptionError(f"{last.filename}, line {last.lineno}, raises {words}") from error
+        asked = {f.name for f in frames if Path(f.filename).match("diagnosis/batches.py")}
+        parts = {"called": f"`{model}`", "judged": "`loss`", "as_batches": "`batches`"}
+        part = next((words for name, words in parts.items() if name in asked), None)
+        if part is None:
+            raise
+        fits = "gives no batch" if part == "`batches`" else "cannot take what `batches` holds"
+        raise OptionError(f"{part} in {file} {fits}: {words}") from error
 
 
 def _defined(file: Path, defined: dict[str, Any], name: str) -> Any:

@@ -49,15 +49,14 @@ def keep(report: Report, folder: Path) -> None:
 
 def show_after_training(run: Run, task: Task, model: nn.Module) -> None:
     """Prints a run's verdict and keeps its report; the training stands, whatever comes of it."""
+    from throughtime.diagnosis.table import verdict
     from throughtime.errors import MissingExtra
 
     try:
         report = of_run(task, model)
         print("\nHow far back it learned:")
-        for trouble in report.troubles:
-            print(f"{trouble.sentence} {trouble.advice}")
-        if not report.troubles:
-            print("No trouble found.")
+        for line in verdict(report):
+            print(line)
         keep(report, run.folder)
     except (ValueError, TypeError, RuntimeError, OSError, MissingExtra) as error:
         print(f"\nThere is no memory report of this run: {error}")

@@ -2,154 +2,189 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from throughtime.backends.call import Result
+from throughtime.diagnosis.alignment import of_rows, rows_by_length, to_the_front
+from throughtime.diagnosis.calls import Calls, ModuleCall, gradients_by, whole
+from throughtime.diagnosis.observe import as_layer, observed
 from throughtime.diagnosis.steps import steps_of
 from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.merge import merged
+from throughtime.layers.passage import Passage
 from throughtime.layers.sequence import SequenceLayer
 
 
 @dataclass(frozen=True)
 class Arriving:
-    """One call of a layer inside a model, and what a loss sends back to it.
+    """Sequences of a layer inside a model, and what a loss sends back to them.
 
     Attributes:
-        batch: what the layer was given, in its own layout.
+        batch: what the layer was given, rows of one length in its own layout.
         d_outputs: (T, B, O), of the loss by the outputs of each step, paths through later steps
             of this layer aside.
-        d_final: of the loss by the final state that the call gave; None where it is not used.
+        d_states: over layers and states (T, B, D, width): of the loss by what its caller was
+            given as the state after a step, likewise.
         d_weights: parameter's name -> gradient of the loss, all paths together.
     """
 
     batch: Batch
     d_outputs: Tensor
-    d_final: States | None
+    d_states: States
     d_weights: dict[str, Tensor]
 
 
-def arriving(layer: SequenceLayer, loss: Callable[[], Tensor], rows: int | None = None) -> Arriving:
-    """Compute a loss in eval mode and see what arrives at one layer.
+def arriving(
+    module: nn.Module, loss: Callable[[], Tensor], rows: int | None = None
+) -> list[Arriving]:
+    """Compute a loss in eval mode and see what arrives at one layer or cell.
 
     Args:
-        layer: a layer inside the model that the loss runs.
-        loss: runs the model and gives a scalar; the layer must run in it exactly once.
-        rows: only what the first so many rows of the layer's batch add; left out, all.
+        module: inside the model that the loss runs.
+        loss: runs the model and gives a scalar; the module must run in it exactly once, or piece
+            by piece with its state handed on.
+        rows: only what so many rows of the module's batch add, the longest; left out, all.
+
+    Returns:
+        One for each length of row, the longest first.
 
     Raises:
-        OptionError: the layer does not run exactly once, its batch is packed, the loss is not
-            finite or does not depend on it, or none of its weights trains.
+        OptionError: the module does not run exactly once, its state is changed or its outputs
+            are fed back between its calls, the loss is not finite or does not depend on it, or
+            none of its weights trains.
     """
-    seen: list[tuple[Any, Any, Any]] = []
-    hook = layer.register_forward_hook(
-        lambda _, args, kwargs, out: seen.append((args, kwargs, out)), with_kwargs=True
-    )
-    was_training = layer.training
-    layer.eval()
+    layer, calls = as_layer(module), Calls(direct=True)
+
+    def carried(name: str, layer: SequenceLayer, batch: Batch) -> tuple[Tensor, list[Result]]:
+        call = calls.enter(name, layer, batch)
+        y, results = Passage.carry(layer, call.batch)
+        y, states = calls.leave(call, y, tuple(r.final for r in results))
+        results = [r._replace(final=s) for r, s in zip(results, states, strict=True)]
+        return y if batch.batch_sizes is None else y[call.alive], results
+
+    was_training = module.training
+    module.eval()
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), observed({"": (module, layer)}, carried):
             value = loss()
     finally:
-        hook.remove()
-        layer.train(was_training)
-    if len(seen) != 1:
-        raise OptionError(f"the layer must run once in the loss, it ran {len(seen)} times")
-    if value.numel() != 1 or not bool(value.isfinite().all()):
-        raise OptionError(f"the loss must be one finite number, got {value.tolist()!r}")
-    (args, kwargs, out) = seen[0]
-    whole = _of_call(layer, value, args, kwargs, out)
-    return whole if rows is None else _of_rows(layer, whole, rows)
+        module.train(was_training)
+    return list(_by_length(layer, _of_loss(layer, calls, value), rows))
 
 
-def _of_rows(layer: SequenceLayer, whole: Arriving, rows: int) -> Arriving:
-    """The layer run again on a few rows alone, with the same gradients arriving at them."""
-    batch, d_y = whole.batch.first_rows(rows), whole.d_outputs[:, :rows]
-    d_final = whole.d_final and tuple(tuple(v[:, :rows] for v in s) for s in whole.d_final)
-    weights = {n: p for n, p in layer.named_parameters() if n in whole.d_weights}
-    was_training = layer.training
-    layer.eval()
-    try:
-        with torch.enable_grad():
-            y, results = layer.carry(batch)
-    finally:
-        layer.train(was_training)
-    ends = [v for r in results for v in r.final] if d_final is not None else []
-    sent = [v for s in d_final or () for v in s]
-    found = torch.autograd.grad([y, *ends], [*weights.values()], [d_y, *sent], allow_unused=True)
-    own = _filled([*weights.values()], found)
-    return Arriving(batch, d_y, d_final, dict(zip(weights, own, strict=True)))
+def _chain(calls: Calls) -> list[ModuleCall]:
+    """The calls of the module's one sequence."""
+    chains = calls.sequences("") if "" in calls.by_name else []
+    if len(chains) != 1:
+        raise OptionError(f"the layer must run once in the loss, it ran {len(chains)} times")
+    if reason := calls.reason_apart(""):
+        raise OptionError(reason)
+    if any(call.fed_back for call in chains[0]):
+        raise OptionError(
+            "what the layer is given is made of what it gave before, so that a path from a loss "
+            "back to a weight has no one lag"
+        )
+    return chains[0]
 
 
-def _of_call(layer: SequenceLayer, loss: Tensor, args: Any, kwargs: Any, out: Any) -> Arriving:
-    x, state, given = arguments(args, kwargs)
-    y, final = out if isinstance(out, tuple) else (out, None)
-    if not isinstance(y, Tensor):
-        raise OptionError("the layer was given a PackedSequence; give it padded sequences")
+def _of_loss(layer: SequenceLayer, calls: Calls, loss: Tensor) -> Arriving:
+    """What a loss sends back to all rows of a chain of calls, padded."""
+    chain = _chain(calls)
+    if loss.numel() != 1 or not bool(loss.isfinite().all()):
+        raise OptionError(f"the loss must be one finite number, got {loss.tolist()!r}")
     weights = {n: p for n, p in layer.named_parameters() if p.requires_grad}
     if not weights or not loss.requires_grad:
         raise OptionError("no weight of the layer trains, or the loss depends on none; unfreeze it")
-    parts = list(tensors(final))
-    found = torch.autograd.grad(loss, [y, *parts, *weights.values()], allow_unused=True)
-    if all(v is None for v in found[: 1 + len(parts)]):
+    calls.finish(loss)
+    returned = [v for call in chain for v in call.returned]
+    recorded = [v for v in returned if v.requires_grad]
+    if not recorded or all(
+        d is None for d in torch.autograd.grad(loss, recorded, retain_graph=True, allow_unused=True)
+    ):
         raise OptionError("the loss does not depend on what the layer gives")
-    d_y = torch.zeros_like(y) if found[0] is None else found[0]
-    batch = layer.enter(x, state, **given)[0]
-    d_final = None
-    finals = found[1 : 1 + len(parts)]
-    if any(v is not None for v in finals):
-        values = iter(_filled(parts, finals))
-        d_final = layer.enter(x, alike(final, values), **given)[0].state
-    if d_y.dim() == 2:
-        d_y = d_y.unsqueeze(1)
-    elif layer.batch_first:
-        d_y = d_y.transpose(0, 1)
-    own = _filled([*weights.values()], found[1 + len(parts) :])
-    return Arriving(_detached(batch), d_y, d_final, dict(zip(weights, own, strict=True)))
+    sent = iter(gradients_by(loss, returned))
+    by_call = [tuple(next(sent) for _ in call.returned) for call in chain]
+    d_weights = gradients_by(loss, [*weights.values()])
+    return Arriving(
+        batch=_detached(whole(chain)),
+        d_outputs=to_the_front(
+            torch.cat([d[0] for d in by_call]), torch.cat([c.alive for c in chain])
+        ),
+        d_states=_d_states(layer, chain, [d[1:] for d in by_call]),
+        d_weights=dict(zip(weights, d_weights, strict=True)),
+    )
 
 
-def _filled(like: list[Any], found: tuple[Tensor | None, ...]) -> list[Tensor]:
-    """The gradients found, zeros where there are none."""
-    return [torch.zeros_like(v) if f is None else f for v, f in zip(like, found, strict=True)]
+def _d_states(
+    layer: SequenceLayer, chain: list[ModuleCall], by_call: list[tuple[Tensor, ...]]
+) -> States:
+    """What arrives at the final states of each call, at the step after which they were."""
+    T, B = sum(len(c.alive) for c in chain), chain[0].alive.shape[1]
+    rows = torch.arange(B, device=chain[0].alive.device)
+    flat = [d.new_zeros(T, B, layer.directions, d.shape[-1]) for d in by_call[0]]
+    taken = torch.zeros_like(rows)
+    for call, sent in zip(chain, by_call, strict=True):
+        taken = taken + call.alive.sum(0)
+        begun = taken > 0  # a row without a step gives back where it starts
+        for d, end in zip(flat, sent, strict=True):
+            for way in range(layer.directions):
+                at = torch.zeros_like(taken) if way else taken - 1
+                d[at[begun], rows[begun], way] += end[way, begun]
+    parts = iter(flat)
+    return tuple(tuple(next(parts) for _ in layer.cell.state_names) for _ in layer.hidden_sizes)
 
 
-def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """x, state and what else the batch of a call is made of, whatever its layer calls them."""
-    others = ("x", "input", "state", "hx", "gradient_norms")
-    given = {k: v for k, v in kwargs.items() if k not in others}
-    x = args[0] if args else kwargs.get("x", kwargs.get("input"))
-    state = args[1] if len(args) > 1 else kwargs.get("state", kwargs.get("hx"))
-    return x, state, given
+def _by_length(layer: SequenceLayer, arrived: Arriving, rows: int | None) -> Iterator[Arriving]:
+    """So many rows, the longest, each length by itself."""
+    batch = arrived.batch
+    if batch.lengths is None and rows is None:
+        yield arrived
+        return
+    for n, at in rows_by_length(batch, rows):
+        yield _of_rows(
+            layer,
+            of_rows(batch, n, at),
+            arrived.d_outputs[:n, at],
+            tuple(tuple(d[:n, at] for d in s) for s in arrived.d_states),
+            [*arrived.d_weights],
+        )
 
 
-def tensors(value: Any) -> list[Tensor]:
-    """All tensors in a tuple of tuples, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    return [] if value is None else [v for part in value for v in tensors(part)]
+def _of_rows(
+    layer: SequenceLayer, batch: Batch, d_y: Tensor, d_states: States, names: list[str]
+) -> Arriving:
+    """The layer run again on a few rows alone, with the same gradients arriving at them."""
+    weights = [dict(layer.named_parameters())[n] for n in names]
+    was_training = layer.training
+    layer.eval()
+    try:
+        with torch.enable_grad():
+            y, results = layer.carry(batch, record=True)
+    finally:
+        layer.train(was_training)
+    values = [y, *(v for r in results for v in r.sequences)]
+    sent = [d_y, *(d for s in d_states for d in s)]
+    gradients = _filled(weights, torch.autograd.grad(values, weights, sent, allow_unused=True))
+    return Arriving(batch, d_y, d_states, dict(zip(names, gradients, strict=True)))
 
 
-def alike(form: Any, values: Any) -> Any:
-    """The values in the form of a tuple of tuples."""
-    if isinstance(form, Tensor):
-        return next(values)
-    return tuple(alike(part, values) for part in form)
+def _filled(values: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:
+    """The gradients by these values, zeros where there are none."""
+    pairs = zip(values, gradients, strict=True)
+    return [torch.zeros_like(v) if d is None else d for v, d in pairs]
 
 
 def _detached(batch: Batch) -> Batch:
-    state = batch.state
-    return Batch(
-        batch.x.detach(),
-        None if state is None else tuple(tuple(v.detach() for v in s) for s in state),
-        batch.lengths,
-        batch.reset,
-        batch.batch_sizes,
-        batch.inputs and {n: v.detach() for n, v in batch.inputs.items()},
+    state, inputs = batch.state, batch.inputs
+    return batch._replace(
+        x=batch.x.detach(),
+        state=state and tuple(tuple(v.detach() for v in s) for s in state),
+        inputs=inputs and {n: v.detach() for n, v in inputs.items()},
     )
 
 

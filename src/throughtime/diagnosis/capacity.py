@@ -43,6 +43,11 @@ class MemoryCapacity:
     name: str = ""
 
     @property
+    def place(self) -> tuple[str, int, int]:
+        """Module, layer and direction."""
+        return self.name, self.layer, self.direction
+
+    @property
     def lags_suffice(self) -> bool:
         """Whether r^2 had come to 0 at the last lag, so that the capacity lacks nothing."""
         return self.r2_by_lag[-1] == 0
@@ -99,9 +104,9 @@ def _driven(
     rows = 16
     steps = 2 * max(lags, 100) + -(-2 * samples // rows)
     draw = torch.Generator().manual_seed(seed)
-    u = scale * (2 * torch.rand(steps, rows, dtype=torch.float64, generator=draw) - 1)
-    v = torch.randn(layer.input_size, dtype=torch.float64, generator=draw)
-    like = next(layer.parameters(), torch.empty(0))
+    u = scale * (2 * torch.rand(steps, rows, dtype=torch.float64, generator=draw, device="cpu") - 1)
+    v = torch.randn(layer.input_size, dtype=torch.float64, generator=draw, device="cpu")
+    like = next(layer.parameters(), torch.empty(0, device="cpu"))
     x = (u.unsqueeze(-1) * v / v.norm()).to(like)
     was_training = layer.training
     layer.eval()
@@ -178,8 +183,8 @@ def _fitted(s: Tensor, targets: Tensor, held: Tensor) -> Tensor:
     covariance = s.T @ s
     ridge = RIDGE * float(covariance.trace()) / max(1, s.shape[1])
     if ridge == 0:  # a state that never moves knows nothing
-        return torch.zeros(len(held), targets.shape[1], dtype=s.dtype)
-    eye = torch.eye(s.shape[1], dtype=s.dtype)
+        return torch.zeros(len(held), targets.shape[1], dtype=s.dtype, device=s.device)
+    eye = torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
     weights = torch.linalg.solve(covariance + ridge * eye, s.T @ (targets - targets.mean(0)))
     guess: Tensor = (held - mean) @ weights
     return guess

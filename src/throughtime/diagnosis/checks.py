@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
+from throughtime.diagnosis.batches import first_tensor
 from throughtime.errors import NotFiniteError, OptionError
 from throughtime.layers.sequence import SequenceLayer
 
@@ -45,8 +47,9 @@ def check_layers(layers: dict[str, SequenceLayer]) -> None:
     """
     if not layers:
         raise OptionError(
-            "the model has no recurrent layer of torch.nn or throughtime to look at; cells that "
-            "are stepped by a loop of your own cannot be seen"
+            "the model has no recurrent layer of torch.nn or throughtime to look at, and no cell; "
+            "equations written out in a loop of your own and subclasses of torch's layers cannot "
+            "be seen, so make them a Cell for throughtime.Recurrent"
         )
     if not any(p.requires_grad for layer in layers.values() for p in layer.parameters()):
         raise OptionError("every weight of the recurrent layers is frozen; unfreeze them first")
@@ -74,8 +77,12 @@ def check_weights(model: nn.Module) -> None:
             raise NotFiniteError(text, "parameter", name)
 
 
-def check_loss(value: Any, output: Tensor) -> None:
+def check_loss(value: Any, output: Any) -> None:
     """Refuse a loss without a gradient.
+
+    Args:
+        value: the loss.
+        output: what the model gave.
 
     Raises:
         NotFiniteError: the output or the loss is NaN or infinite.
@@ -84,7 +91,7 @@ def check_loss(value: Any, output: Tensor) -> None:
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise OptionError(f"the loss must be a tensor with one number, got {value!r}")
     if not bool(value.isfinite()):
-        if not bool(output.isfinite().all()):
+        if output is not value and not bool(_numbers(output).isfinite().all()):
             text = "the model's output is NaN or infinity, while all states before it are finite"
             raise NotFiniteError(text, "output")
         text = f"the loss must be finite from the start, got {value.item()} of a finite output"
@@ -93,17 +100,7 @@ def check_loss(value: Any, output: Tensor) -> None:
         raise OptionError("the loss depends on nothing that trains; do not detach the output")
 
 
-def first_tensor(output: Any) -> Tensor:
-    """What a model gives, or the first thing in it.
-
-    Raises:
-        OptionError: that is no tensor.
-    """
-    while isinstance(output, tuple | list) and output:
-        output = output[0]
-    if not isinstance(output, Tensor):
-        raise OptionError(
-            f"the model must give a tensor, or a tuple that starts with one, "
-            f"got {type(output).__name__}"
-        )
-    return output
+def _numbers(output: Any) -> Tensor:
+    y = first_tensor(output)
+    numbers: Tensor = y.data if isinstance(y, PackedSequence) else y
+    return numbers

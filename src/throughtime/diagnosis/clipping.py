@@ -140,8 +140,8 @@ def _summed(
     M = len(norms)
     if M < 2:
         raise OptionError(f"what clipping does to the mean shows over at least 2 batches, got {M}")
-    even, odd = (torch.as_tensor(h) for h in halves)
-    mean, clipped_mean = (even + odd) / M, torch.as_tensor(clipped_sum) / M
+    even, odd, clipped_all = (_tensor(v) for v in (*halves, clipped_sum))
+    mean, clipped_mean = (even + odd) / M, clipped_all / M
     size = float(mean.norm())
     if size == 0:
         raise OptionError("the mean gradient is zero, so there is nothing to clip")
@@ -159,6 +159,10 @@ def _summed(
         split_half_cosine=_cosine(even, odd),
         noise_scale_batches=max(0.0, spread) / size**2,
     )
+
+
+def _tensor(value: Tensor | float) -> Tensor:
+    return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
 
 
 def _checked(g: Tensor, number: int) -> Tensor:

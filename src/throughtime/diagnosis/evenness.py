@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from throughtime.diagnosis.path import Path
 from throughtime.diagnosis.subject import Seen, Subject
 from throughtime.errors import OptionError, ShapeError
 
@@ -41,8 +42,10 @@ class Depth:
         name: the module's name in the model.
         layer: number of the layer in it.
         direction: 0 forward, 1 backward.
-        steps: t, counted from 0 in the order of time.
-        norms: ||d_t|| of all rows at each of them, d_t = dL/ds_t of the whole loss.
+        steps: t, counted from 0 in the order of time: the first, middle and last of the longest
+            row.
+        norms: ||d_t|| of all rows at their own first, middle and last step, d_t = dL/ds_t of the
+            whole loss.
     """
 
     name: str
@@ -115,12 +118,11 @@ def evenness(subject: Subject, seen: Seen, before: Mapping[str, Tensor] | None =
     for name, v in moved.items():
         if not bool(v.isfinite().all()):
             raise OptionError(f"the gradient or update of parameter {name} is not finite")
-    d = {(p.name, p.layer, p.direction): _in_time(p.gradients(seen.loss), p.direction)
-         for p in seen.paths}  # fmt: skip
+    d = {(p.name, p.layer, p.direction): p.gradients(seen.loss) for p in seen.paths}
     return Evenness(
         kind="gradient" if before is None else "update",
         shares=tuple(_shares(subject, old, moved)),
-        depth=tuple(_depth(key, v) for key, v in d.items()),
+        depth=tuple(_depth(p, v) for p, v in zip(seen.paths, d.values(), strict=True)),
         neighbours=tuple(_neighbours(d)),
     )
 
@@ -162,9 +164,10 @@ def _places(subject: Subject) -> dict[str, Place]:
         gates = {"ih": layout.input_gates, "hh": layout.recurrent_gates}
         for layer in range(len(module.hidden_sizes)):
             for d in range(module.directions):
-                for short, own in module.weight_names(layer, d).items():
+                names: dict[str, str] = subject.modules[name].weight_names(layer, d)
+                for short, parameter in names.items():
                     rows = gates.get(short.removeprefix("weight_").removeprefix("bias_"), ())
-                    places[f"{name}.{own}" if name else own] = (name, layer, d, rows)
+                    places[f"{name}.{parameter}" if name else parameter] = (name, layer, d, rows)
     return places
 
 
@@ -173,13 +176,15 @@ def _ratio(moved: Tensor, theta: Tensor) -> float | None:
     return float(moved.double().norm()) / size if size else None
 
 
-def _in_time(d: Tensor, direction: int) -> Tensor:
-    return d.flip(0) if direction else d
-
-
-def _depth(key: tuple[str, int, int], d: Tensor) -> Depth:
-    steps = tuple(sorted({0, len(d) // 2, len(d) - 1}))
-    return Depth(*key, steps, tuple(float(d[t].double().norm()) for t in steps))
+def _depth(path: Path, d: Tensor) -> Depth:
+    """Each row's own first, middle and last step; d ends with each row's own last."""
+    T, n = path.steps, path.alive.sum(0)
+    n, d = n[n > 0], d[:, n > 0]
+    rows = torch.arange(len(n), device=d.device)
+    at = {0: torch.zeros_like(n), T // 2: n // 2, T - 1: n - 1}
+    places = [T - 1 - t if path.direction else T - n + t for t in at.values()]
+    norms = tuple(float(d[place, rows].double().norm()) for place in places)
+    return Depth(path.name, path.layer, path.direction, tuple(at), norms)
 
 
 def _neighbours(d: Mapping[tuple[str, int, int], Tensor]) -> Iterator[Neighbours]:

@@ -47,7 +47,7 @@ def in_forward(model: nn.Module, calls: Sequence[Given]) -> NotFiniteError:
             )
             return NotFiniteError(text, "loss", call.name)
         for what, value in (("input", call.x), ("output", call.outputs)):
-            t = first_step(_time_major(call, value))
+            t = first_step(_of_rows(call, _time_major(call, value)))
             if t is not None:
                 return _at(call, f"the {what} of layer {_said(call)}", what, t)
     return NotFiniteError(
@@ -102,6 +102,16 @@ def _at(call: Given, what: str, tensor: str, t: int, back: bool = False) -> NotF
 def _data(x: Any) -> Tensor:
     found: Tensor = x.data if isinstance(x, PackedSequence) else x
     return found
+
+
+def _of_rows(call: Given, v: Tensor) -> Tensor:
+    """(T, B, width), zero outside of each row, where anything may stand."""
+    steps = torch.arange(len(v), device=v.device).unsqueeze(1)
+    for name, inside in (("starts", torch.ge), ("lengths", torch.lt)):
+        if (ends := call.given.get(name)) is not None:
+            ends = torch.as_tensor(ends, device=v.device)
+            v = torch.where(inside(steps, ends).unsqueeze(-1), v, 0)
+    return v
 
 
 def _said(call: Given) -> str:

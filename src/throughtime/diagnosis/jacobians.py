@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from throughtime.diagnosis.alignment import of_rows, rows_by_length
 from throughtime.diagnosis.steps import Steps, steps_of
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
@@ -49,7 +50,7 @@ class Jacobians:
             up to 20 steps.
         condition_number: of the product over the last `condition_steps` steps, geometric mean
             over rows; infinite where it is singular, a lower bound from 1e15 on.
-        condition_steps: 20, or fewer in a shorter sequence.
+        condition_steps: 20, or fewer where a row looked at is shorter.
         matrices: each square block of the recurrent weights.
     """
 
@@ -67,24 +68,36 @@ def jacobians(layer: Passage, batch: Batch, *, rows: int = 2) -> tuple[Jacobians
 
     Args:
         layer: a recurrent layer of this package.
-        batch: time-major, rows of one length, in the layer's own layout.
-        rows: how many rows of it.
+        batch: time-major and padded, in the layer's own layout.
+        rows: how many rows of it; of several lengths the longest, each over its own steps.
 
     Raises:
         ShapeError: no more than 10 steps, which the spectrum leaves out.
-        OptionError: lengths, resets, dilation, or states that are not finite.
+        OptionError: resets, dilation, or states that are not finite.
 
     Source: Vogt, Puelma Touzel, Shlizerman and Lajoie, On Lyapunov Exponents for RNNs (2020).
     """
-    if batch.lengths is not None or max(layer.dilations, default=1) > 1:
-        raise OptionError("Jacobians are taken in rows of one length, without dilation")
-    T = batch.x.shape[0]
+    if max(layer.dilations, default=1) > 1:
+        raise OptionError("Jacobians are taken of layers without dilation")
+    by_length = [(n, of_rows(batch, n, at)) for n, at in rows_by_length(batch, rows)]
+    T = by_length[0][0] if by_length else 0
     if T <= DROPPED:
         raise ShapeError(f"a Lyapunov spectrum needs more than {DROPPED} steps, got {T}")
-    return tuple(_of_part(part, T) for part in steps_of(layer, batch.first_rows(rows)))
+    long = [(n, few) for n, few in by_length if n > DROPPED]
+    window = min(WINDOW, *(n for n, _ in long))
+    parts = [[(steps, n) for steps in steps_of(layer, few)] for n, few in long]
+    return tuple(_of_parts(one, window) for one in zip(*parts, strict=True))
 
 
-def _of_part(steps: Steps, T: int) -> Jacobians:
+def _of_parts(parts: tuple[tuple[Steps, int], ...], window: int) -> Jacobians:
+    """Of one layer and direction: the rows of one length after those of another."""
+    runs = [_run(steps, T, window) for steps, T in parts]
+    exponents, singular, products = (torch.cat(v) for v in zip(*runs, strict=True))
+    return _summed(parts[0][0], exponents, singular, products, window)
+
+
+def _run(steps: Steps, T: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Exponents (B, .), singular values, and each row's product of its last steps."""
     if not all(bool(v.isfinite().all()) for v in steps.after):
         raise OptionError(f"layer {steps.layer} makes NaN or infinity of this batch")
     logs: list[Tensor] = []
@@ -96,10 +109,10 @@ def _of_part(steps: Steps, T: int) -> Jacobians:
             logs.append(r.diagonal(dim1=-2, dim2=-1).abs().log())
         if number % -(-T // SAMPLED) == 0:
             singular.append(torch.linalg.svdvals(J).flatten())
-        if number >= T - WINDOW:
+        if number >= T - window:
             product = J if product is None else J @ product
     assert product is not None
-    return _summed(steps, logs, torch.cat(singular), product, min(T, WINDOW))
+    return torch.stack(logs).mean(0), torch.cat(singular), product
 
 
 def _start(J: Tensor) -> Tensor:
@@ -108,19 +121,19 @@ def _start(J: Tensor) -> Tensor:
     if N <= WIDEST:
         return torch.eye(N, dtype=J.dtype, device=J.device).expand_as(J)
     draw = torch.Generator().manual_seed(0)
-    drawn = torch.randn(N, 16, dtype=J.dtype, generator=draw).to(J.device)
+    drawn = torch.randn(N, 16, dtype=J.dtype, generator=draw, device="cpu").to(J.device)
     basis: Tensor = torch.linalg.qr(drawn)[0]
     return basis.expand(len(J), N, 16)
 
 
 def _summed(
-    steps: Steps, logs: list[Tensor], singular: Tensor, product: Tensor, count: int
+    steps: Steps, exponents: Tensor, singular: Tensor, product: Tensor, count: int
 ) -> Jacobians:
-    ends = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+    ends = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64, device="cpu")
     low, middle, high = torch.quantile(singular.cpu(), ends).tolist()
     s = torch.linalg.svdvals(product)
     condition = torch.where(s[:, -1] > 0, s[:, 0] / s[:, -1], torch.inf)
-    exponents = torch.stack(logs).mean((0, 1)).sort(descending=True).values
+    exponents = exponents.mean(0).sort(descending=True).values
     return Jacobians(
         layer=steps.layer,
         direction=steps.direction,

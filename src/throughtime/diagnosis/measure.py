@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from throughtime.diagnosis.connectivity import connectivity
 from throughtime.diagnosis.evenness import evenness
 from throughtime.diagnosis.gates import gate_times
 from throughtime.diagnosis.jacobians import jacobians
-from throughtime.diagnosis.lag_gradient import lag_gradients
+from throughtime.diagnosis.lag_gradient import Unseen, find_unseen, lag_gradients
 from throughtime.diagnosis.one_thread import one_thread
 from throughtime.diagnosis.panels import (
     Gaps,
@@ -25,14 +26,15 @@ from throughtime.diagnosis.panels import (
     torch_default,
     weight_gradient_lags,
 )
-from throughtime.diagnosis.report import Missing, Module, Report
+from throughtime.diagnosis.report import QUANTITIES, Missing, Module, Report
 from throughtime.diagnosis.starts import start_of
 from throughtime.diagnosis.subject import Loss, Seen, Subject
 from throughtime.diagnosis.trial import Trial
-from throughtime.diagnosis.verdict import not_finite, troubles
+from throughtime.diagnosis.trouble import where
+from throughtime.diagnosis.verdict import cautions, not_finite, troubles
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
-from throughtime.layers.batch import Batch
 from throughtime.layers.sequence import SequenceLayer
+from throughtime.version import __version__
 
 Value = TypeVar("Value")
 
@@ -69,29 +71,41 @@ def diagnose(
     Source: Pascanu, Mikolov and Bengio, On the Difficulty of Training Recurrent Neural Networks
     (2013); the files of the quantities name theirs.
     """
-    _check(clip, truncation)
+    _check(loss, clip, truncation, before)
     with one_thread():
         return _measured(model, as_batches(batches), loss, lag, clip, truncation, before)
 
 
 def _measured(
-    model: nn.Module, given: list[Any], loss: Loss | None, lag: int | None,
+    model: nn.Module, batches: list[Any], loss: Loss | None, lag: int | None,
     clip: float | None, truncation: int | None, before: Mapping[str, Tensor] | None,
 ) -> Report:  # fmt: skip
     """The report of checked arguments."""
     subject = Subject(model)
     try:
-        seen = subject.run(given[0], loss, last_only=True)
-        own = lag_gradients(seen)
+        seen = subject.run(batches[0], loss, last_only=True)
+        gradients = lag_gradients(seen)
     except NotFiniteError as error:
         lag = _checked_lag(lag, subject.sizes[0])
-        return _broken(subject, Trial(model, given, loss, lag), truncation, error)
-    lag = _checked_lag(lag, min(len(g.log10_rho_by_lag) for g in own))
-    trial = Trial(model, given, loss, lag)
-    empty = _empty(model, subject, lag, truncation)
-    report = replace(empty, loss=seen.loss.item(), lag_gradients=own)
+        return _broken(subject, Trial(model, batches, loss, lag), truncation, error)
+    last_lags = [g.last_lag for g in gradients]
+    lag = _checked_lag(lag, 1 + (min(last_lags) if lag is None else max(last_lags)))
+    trial = Trial(model, batches, loss, lag)
+    report = replace(
+        _empty(model, subject, lag, truncation),
+        loss=seen.loss.item(),
+        lag_gradients=gradients,
+        lengths=_lengths(seen),
+    )
     report = _with_panels(report, subject, seen, trial, clip, before)
-    return replace(report, troubles=troubles(report, trial))
+    report = replace(report, troubles=troubles(report, trial))
+    return replace(report, cautions=cautions(report))
+
+
+def _lengths(seen: Seen) -> tuple[int, ...]:
+    """Steps of each row of the first module, where they differ."""
+    first = next(iter(seen.batches.values()))
+    return () if first.lengths is None else tuple(first.lengths.tolist())
 
 
 def _with_panels(
@@ -100,46 +114,78 @@ def _with_panels(
 ) -> Report:  # fmt: skip
     """The report with every quantity that can be measured, and the reasons for the others."""
     gaps, loss, first = Gaps(), trial.loss, trial.batches[0]
-    layers, given = subject.layers, seen.batches
-    tried, each = gaps.tried, partial(_each, gaps, [*given])
-    modules = tuple(_module(gaps, n, trial.model, layers[n], given[n]) for n in given)
-    spread = tried(
-        "bands", "", (), lambda: bands(subject, trial.batches, loss, report.lag_gradients)
-    )
+    layers, batches, gradients = subject.layers, seen.batches, report.lag_gradients
+    tried, each = gaps.tried, partial(_each, gaps, seen)
+    modules = tuple(_module(gaps, n, trial.model, layers[n], seen) for n in batches)
+    spread = tried("bands", "", (), lambda: bands(subject, trial.batches, loss, gradients))
     default = tried("torch_default", "", (), lambda: torch_default(trial.model, first, loss))
-    even = tried("evenness", "", None, lambda: evenness(subject, subject.run(first, loss), before))
+    run = subject.run(first, loss)
+    even = tried("evenness", "", None, lambda: evenness(subject, run, before))
+    blind = find_unseen(run, gradients)
+    gaps.missing += [*_left_out(subject, seen), *_seen_late(blind, report.lag)]
     subject.free()
     return replace(
         report,
         bands=spread,
         torch_default=default,
-        connectivity=each("connectivity", lambda n: (connectivity(layers[n], given[n], name=n),)),
+        connectivity=each("connectivity", lambda n: (connectivity(layers[n], batches[n], name=n),)),
         modules=modules,
         capacities=each("capacities", lambda n: capacities(subject, n, trial.lag)),
         weight_lags=each("weight_lags", lambda n: weight_gradient_lags(subject, n, first, loss)),
         clipping=tried("clipping", "", None, lambda: clipped(subject, trial.batches, loss, clip)),
         evenness=even,
+        unseen=blind,
         missing=tuple(gaps.missing),
     )
 
 
+def _left_out(subject: Subject, seen: Seen) -> Iterator[Missing]:
+    """Modules of which nothing is measured, or no lag."""
+    for name in subject.modules:
+        if name not in seen.batches:
+            yield Missing("modules", name, "it did not run on the first batch")
+    for name in subject.others:
+        yield Missing(
+            "modules", name,
+            "it is of a subclass of torch's own class, which may compute something else",
+        )  # fmt: skip
+    for name in dict.fromkeys(p.name for p in seen.paths if p.steps < 2):
+        yield Missing("lag_gradients", name, "it is given sequences of one step, without a lag")
+
+
+def _seen_late(blind: Sequence[Unseen], lag: int) -> Iterator[Missing]:
+    """What the loss sees far enough, but not to the end."""
+    for u in blind:
+        if not u.is_trouble(lag):
+            yield Missing(
+                "lag_gradients",
+                u.name,
+                f"the loss reads {where(u.layer, u.direction, '')} after {u.read_steps} of its "
+                f"{u.steps} steps at the latest, and lags are counted from the last",
+            )
+
+
 def _each(
-    gaps: Gaps, names: Sequence[str], quantity: str, measure: Callable[[str], Sequence[Value]]
+    gaps: Gaps, seen: Seen, quantity: str, measure: Callable[[str], Sequence[Value]]
 ) -> tuple[Value, ...]:
-    """A quantity of every module, one after the other."""
-    found: list[Value] = []
-    for name in names:
-        found += gaps.tried(quantity, name, (), partial(measure, name))
-    return tuple(found)
+    """A quantity of every module, one after the other; of those that run whole sequences."""
+    values: list[Value] = []
+    for name in seen.batches:
+        if name in seen.apart:
+            gaps.missing.append(Missing(quantity, name, seen.apart[name]))
+        else:
+            values += gaps.tried(quantity, name, (), partial(measure, name))
+    return tuple(values)
 
 
-def _module(gaps: Gaps, name: str, model: nn.Module, layer: SequenceLayer, batch: Batch) -> Module:
+def _module(gaps: Gaps, name: str, model: nn.Module, layer: SequenceLayer, seen: Seen) -> Module:
+    only, batch = Seen(seen.loss, (), {name: seen.batches[name]}, seen.apart), seen.batches[name]
     return Module(
         name=name,
         cell=repr(layer.cell),
         hidden_sizes=tuple(layer.hidden_sizes),
         start=start_of(model.get_submodule(name)),
-        jacobians=gaps.tried("jacobians", name, (), lambda: jacobians(layer, batch)),
+        jacobians=_each(gaps, only, "jacobians", lambda _: jacobians(layer, batch)),
         gates=gaps.tried("gates", name, (), lambda: gate_times(layer, batch)),
     )
 
@@ -165,6 +211,9 @@ def _empty(model: nn.Module, subject: Subject, lag: int, truncation: int | None)
         evenness=None,
         troubles=(),
         missing=(),
+        parameters=sum(p.numel() for p in model.parameters()),
+        version=__version__,
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
@@ -173,7 +222,7 @@ def _broken(
 ) -> Report:
     """The report of a model that comes to NaN or infinity, in which nothing can be measured."""
     empty = _empty(trial.model, subject, trial.lag, truncation)
-    missing = tuple(Missing(f.name, "", str(error)) for f in fields(Report)[6:-2])
+    missing = tuple(Missing(quantity, "", str(error)) for quantity in QUANTITIES)
     return replace(empty, troubles=(not_finite(error, trial),), missing=missing)
 
 
@@ -187,10 +236,16 @@ def _checked_lag(lag: int | None, steps: int) -> int:
     return lag
 
 
-def _check(clip: float | None, truncation: int | None) -> None:
-    if clip is not None and (isinstance(clip, bool) or not 0 < clip < math.inf):
+def _check(loss: Any, clip: Any, truncation: Any, before: Any) -> None:
+    if loss is not None and not callable(loss):
+        raise TypeError(f"loss must be a function of output and target, got {loss!r}")
+    number = isinstance(clip, int | float) and not isinstance(clip, bool)
+    if clip is not None and not (number and 0 < clip < math.inf):
         raise OptionError(f"clip must be a finite number above 0, got {clip!r}")
-    if truncation is not None and (
-        isinstance(truncation, bool) or not isinstance(truncation, int) or truncation < 1
-    ):
+    steps = isinstance(truncation, int) and not isinstance(truncation, bool)
+    if truncation is not None and not (steps and truncation >= 1):
         raise OptionError(f"truncation must be a positive number of steps, got {truncation!r}")
+    if before is not None and not isinstance(before, Mapping):
+        raise OptionError(
+            f"before must be a state_dict, parameters by name, got {type(before).__name__}"
+        )

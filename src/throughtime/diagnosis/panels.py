@@ -55,21 +55,22 @@ def bands(
         own: the lag gradients of the first.
 
     Raises:
-        OptionError: a single batch, or batches of different lengths.
+        OptionError: a single batch, or batches of which the loss sees different layers.
     """
     if len(batches) < 2:
         raise OptionError("a spread needs at least 2 batches, got 1")
     found = [tuple(own)]
     for batch in batches[1:BATCHES]:
         found.append(lag_gradients(subject.run(batch, loss, last_only=True)))
-    keys = [[(g.name, g.layer, g.direction, len(g.log10_rho_by_lag)) for g in f] for f in found]
+    keys = [[(g.name, g.layer, g.direction) for g in gradients] for gradients in found]
     if any(k != keys[0] for k in keys):
-        raise OptionError("the batches differ in their steps, so their lags have no common spread")
+        raise OptionError("the loss sees other layers on one batch than on another")
     return tuple(_band(same) for same in zip(*found, strict=True))
 
 
 def _band(same: Sequence[LagGradient]) -> Band:
-    curves = [*zip(*(g.log10_rho_by_lag for g in same), strict=True)]
+    """Over the lags that all batches have."""
+    curves = [*zip(*(g.log10_rho_by_lag for g in same), strict=False)]
     return Band(
         name=same[0].name,
         layer=same[0].layer,
@@ -91,8 +92,8 @@ def torch_default(model: nn.Module, batch: Any, loss: Loss | None) -> tuple[LagG
     subject = Subject(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for layer in subject.layers.values():
-            initialise(layer, "torch")
+        for module in subject.modules.values():
+            initialise(module, "torch")
     return lag_gradients(subject.run(batch, loss, last_only=True))
 
 
@@ -123,7 +124,7 @@ def weight_gradient_lags(
     Raises:
         OptionError: what `weight_lags` refuses.
     """
-    found = weight_lags(subject.layers[name], lambda: subject.value(batch, loss), ROWS)
+    found = weight_lags(subject.modules[name], lambda: subject.value(batch, loss), ROWS)
     return tuple(replace(w, name=name) for w in found)
 
 

@@ -1,103 +1,179 @@
-"""A call of a layer walked step by step, every state kept as a node of the graph."""
+"""A module's sequences walked step by step, every state kept as a node of the graph."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from throughtime.backends import reference
 from throughtime.backends.call import Call, Result
+from throughtime.diagnosis.alignment import to_the_end
+from throughtime.diagnosis.calls import Calls, ModuleCall, State, gradients_by
 from throughtime.diagnosis.trouble import where
-from throughtime.errors import NotFiniteError, OptionError, ShapeError
+from throughtime.errors import NotFiniteError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.sequence import SequenceLayer
 
-State = tuple[Tensor, ...]
+
+@dataclass(frozen=True)
+class Chain:
+    """Rows that run side by side.
+
+    Attributes:
+        states: the start, then after each step the cell's states, each (1, B, width), in the
+            direction's own order.
+        alive: (T, B) bool in the same order, whether the step lies inside the row.
+    """
+
+    states: tuple[State, ...]
+    alive: Tensor
 
 
 @dataclass(frozen=True)
 class Path:
-    """One call of one layer and direction; its states are nodes of the graph of the loss.
+    """All sequences of one layer and direction; its states are nodes of the graph of the loss.
 
     Attributes:
         name: the module's name in the model; empty when it is the model.
         layer: number of the layer in the module.
         direction: 0 forward, 1 backward.
-        x: (T, B, I), what the layer reads.
-        states: T + 1 tuples over the cell's states, each (1, B, width), in the direction's own
-            order: the start, then the state after each step.
+        chains: whose rows are those of the path, one chain after the other.
     """
 
     name: str
     layer: int
     direction: int
-    x: Tensor
-    states: tuple[State, ...]
+    chains: tuple[Chain, ...]
+
+    @property
+    def steps(self) -> int:
+        """T, of the longest row."""
+        return max(int(c.alive.sum(0).max()) for c in self.chains)
+
+    @property
+    def alive(self) -> Tensor:
+        """(T, B) bool in the direction's own order; every row ends with the last step."""
+        return self.ended([c.alive for c in self.chains])
+
+    def by_chain(self, value: Tensor) -> list[Tensor]:
+        """(T, B, N) of each chain: the total gradient of a value by the states after each step,
+        side by side, in the chain's order; zero outside of a row."""
+        flat = [v for c in self.chains for state in c.states[1:] for v in state]
+        each = iter(gradients_by(value, flat))
+        parts = []
+        for c in self.chains:
+            d = torch.cat([torch.cat([next(each) for _ in s], -1) for s in c.states[1:]])
+            parts.append(torch.where(c.alive.unsqueeze(-1), d, 0))
+        return parts
+
+    def ended(self, parts: Sequence[Tensor]) -> Tensor:
+        """What each chain has, (T, B, ...), as one; every row ends with the last step."""
+        T = self.steps
+        rows = [_ended(v, c.alive, T) for v, c in zip(parts, self.chains, strict=True)]
+        return torch.cat(rows, 1)
+
+    def felt(self, parts: Sequence[Tensor]) -> Path:
+        """The path whose rows end where a gradient, given for each chain, is felt last.
+
+        A row of which it is felt nowhere stays as it is.
+        """
+        chains = []
+        for c, d in zip(self.chains, parts, strict=True):
+            later = (d != 0).any(-1).flip(0).cumsum(0).flip(0) > 0
+            chains.append(replace(c, alive=c.alive & (later | ~later[0])))
+        return replace(self, chains=tuple(chains))
 
     def gradients(self, value: Tensor) -> Tensor:
-        """(T, B, N): the total gradient of a value by the states side by side after each step."""
-        return by_states(value, self.states[1:])
+        """(T, B, N): the total gradient of a value by the states side by side after each step.
+
+        Every row ends with the last step, and is zero before its first.
+        """
+        return self.ended(self.by_chain(value))
 
 
 def by_states(value: Tensor, states: Sequence[State]) -> Tensor:
     """(states, B, N): the total gradient of a value by each state, its parts side by side."""
-    flat = [v for state in states for v in state]
-    found = iter(torch.autograd.grad(value, flat, retain_graph=True, materialize_grads=True))
-    return torch.cat([torch.cat([next(found) for _ in state], -1) for state in states])
+    each = iter(gradients_by(value, [v for state in states for v in state]))
+    return torch.cat([torch.cat([next(each) for _ in state], -1) for state in states])
 
 
-@dataclass
-class Record:
-    """What the layers of one run leave behind: see `Seen`."""
+def paths(calls: Calls, layers: dict[str, SequenceLayer]) -> tuple[Path, ...]:
+    """Every layer and direction of the modules that were walked, in the order they first ran."""
+    every = []
+    for name in calls.by_name:
+        chains, layer = calls.sequences(name), layers[name]
+        for number in range(len(layer.hidden_sizes)):
+            for d in range(layer.directions):
+                at = number * layer.directions + d
+                parts = tuple(_chain(chain, at, d) for chain in chains)
+                every.append(Path(name, number, d, parts))
+    return tuple(every)
 
-    paths: list[Path] = field(default_factory=list)
-    batches: dict[str, Batch] = field(default_factory=dict)
+
+def _chain(calls: list[ModuleCall], at: int, d: int) -> Chain:
+    """The walks of calls that go on from each other as one."""
+    first, *rest = (call.walks[at] for call in calls)
+    states = (*first, *(state for walk in rest for state in walk[1:]))
+    alive = torch.cat([call.alive for call in calls])
+    return Chain(states, alive.flip(0) if d else alive)
 
 
-def carry(
-    layer: SequenceLayer, name: str, record: Record, last_only: bool, batch: Batch, *_: Any
+def _ended(v: Tensor, alive: Tensor, T: int) -> Tensor:
+    """(T, B, ...): each row's own steps at the end, zeros before them."""
+    v = to_the_end(v, alive)
+    more = T - len(v)
+    return v[-more:] if more < 0 else pad(v, [0, 0] * (v.dim() - 1) + [more, 0])
+
+
+def walked(
+    name: str, layer: SequenceLayer, calls: Calls, batch: Batch
 ) -> tuple[Tensor, list[Result]]:
     """`Passage.carry` step by step, its states put on record."""
-    if name in record.batches:
-        raise OptionError(f"layer {name or 'of the model'} runs twice on a batch; it must run once")
-    record.batches[name] = batch
-    _check_batch(name, batch)
-    results: list[Result] = []
-    count = len(layer.hidden_sizes)
+    call = calls.enter(name, layer, batch)
+    calls.fault = calls.fault or _bad_input(name, call)
+    finals: list[State] = []
+    last = len(layer.hidden_sizes) - 1
 
-    def run(number: int, call: Call) -> Tensor:
-        paths = [_walk(call, name, number, d) for d in range(layer.directions)]
-        for path in paths:
-            _check_states(path, layer.cell.state_names)
-        record.paths += paths
-        cut = last_only and number + 1 == count
-        outputs = torch.stack([_outputs(p, cut) for p in paths], 2)
-        final = tuple(torch.cat(v) for v in zip(*(p.states[-1] for p in paths), strict=True))
-        results.append(Result((outputs,), final))
-        return outputs
+    def run(number: int, one: Call) -> Tensor:
+        cut, outputs = calls.last_only and number == last, []
+        for d in range(layer.directions):
+            states = _walk(one, d, call.alive)
+            names = layer.cell.state_names
+            calls.fault = calls.fault or _bad_state(states, call, names, (name, number, d))
+            call.walks.append(states)
+            outputs.append(_outputs(states, call.alive, d, cut))
+        ends = [walk[-1] for walk in call.walks[-layer.directions :]]
+        finals.append(tuple(torch.cat(v) for v in zip(*ends, strict=True)))
+        return torch.stack(outputs, 2)
 
-    return layer.through(batch, run, cut=last_only), results
+    y = layer.through(call.batch, run, cut=calls.last_only)
+    y, states = calls.leave(call, y, tuple(finals))
+    results = [Result((y,), state) for state in states]
+    return y if batch.batch_sizes is None else y[call.alive], results
 
 
-def _check_batch(name: str, batch: Batch) -> None:
-    if batch.lengths is not None or batch.reset is not None or batch.batch_sizes is not None:
-        raise OptionError(
-            "states are looked at in sequences of one length without resets; give a batch of "
-            "equal rows, not packed, without lengths and reset"
-        )
-    if not batch.x.numel():
+def _bad_input(name: str, call: ModuleCall) -> NotFiniteError | None:
+    """What a call is given that is not finite.
+
+    Raises:
+        ShapeError: it is given no steps or rows.
+    """
+    batch, alive = call.batch, call.alive
+    if not batch.x.numel() or not bool(alive.any()):
         raise ShapeError(f"a diagnosis needs steps and rows, got x of {tuple(batch.x.shape)}")
     for what, v in (("input", batch.x), *(batch.inputs or {}).items()):
-        step = first_step(v)
+        step = first_step(torch.where(alive.unsqueeze(-1), v, 0))
         if step is not None:
-            raise NotFiniteError(
+            step += call.first_step
+            return NotFiniteError(
                 f"the {what} of layer {name or 'of the model'} is NaN or infinity, first at step "
                 f"{step} (counted from 0)", "input", name, step,
             )  # fmt: skip
+    return None
 
 
 def first_step(v: Tensor) -> int | None:
@@ -106,24 +182,28 @@ def first_step(v: Tensor) -> int | None:
     return int(bad[0]) if len(bad) else None
 
 
-def _check_states(path: Path, names: tuple[str, ...]) -> None:
-    """Every state finite; the first that is not is named, in the direction's own order."""
+def _bad_state(
+    states: Sequence[State], call: ModuleCall, names: tuple[str, ...], place: tuple[str, int, int]
+) -> NotFiniteError | None:
+    """The first state that is not finite, in the direction's own order."""
     bad = []
     for i, name in enumerate(names):
-        step = first_step(torch.cat([state[i].detach() for state in path.states[1:]]))
+        step = first_step(torch.cat([state[i].detach() for state in states[1:]]))
         if step is not None:
             bad.append((step, i, name))
-    if bad:
-        step, _, name = min(bad)
-        t = len(path.states) - 2 - step if path.direction else step
-        layer = where(path.layer, 0, path.name) + (", backward," if path.direction else "")
-        text = f"state {name} of {layer} is NaN or infinity, first at step {t} (counted from 0)"
-        raise NotFiniteError(text, "state", path.name, t)
+    if not bad:
+        return None
+    module, number, d = place
+    step, _, name = min(bad)
+    t = len(states) - 2 - step if d else call.first_step + step
+    layer = where(number, 0, module) + (", backward," if d else "")
+    text = f"state {name} of {layer} is NaN or infinity, first at step {t} (counted from 0)"
+    return NotFiniteError(text, "state", module, t)
 
 
-def _walk(call: Call, name: str, number: int, d: int) -> Path:
-    """One step a call of the plain loop, in the direction's own order."""
-    T = call.x.shape[0]
+def _walk(call: Call, d: int, alive: Tensor) -> tuple[State, ...]:
+    """One step a call of the plain loop, in the direction's own order; T + 1 states."""
+    T, ragged = call.x.shape[0], call.lengths is not None
     one = call.direction(d)
     start = (v if v.requires_grad else v.detach().requires_grad_() for v in one.start())
     states = [tuple(start)]
@@ -131,14 +211,27 @@ def _walk(call: Call, name: str, number: int, d: int) -> Path:
         step = slice(t, t + 1)
         zoneout = one.zoneout and tuple(v[:, step] for v in one.zoneout)
         inputs = call.inputs and {n: v[step] for n, v in call.inputs.items()}
-        here = one._replace(x=call.x[step], state=states[-1], zoneout=zoneout, inputs=inputs)
+        here = one._replace(
+            x=call.x[step], state=states[-1], zoneout=zoneout, inputs=inputs,
+            lengths=alive[t].long() if ragged else None,
+        )  # fmt: skip
         states.append(reference.run(here).final)
-    return Path(name, number, d, call.x, tuple(states))
+    return tuple(states)
 
 
-def _outputs(path: Path, cut: bool) -> Tensor:
-    """(T, B, width) in the order of time; with `cut` all but the own last step as constants."""
-    own = [state[0][0] for state in path.states[1:]]
-    if cut:
-        own = [v.detach() for v in own[:-1]] + own[-1:]
-    return torch.stack(own[::-1] if path.direction else own)
+def _outputs(states: Sequence[State], alive: Tensor, d: int, cut: bool) -> Tensor:
+    """(T, B, width) in the order of time, zero behind a row's end.
+
+    With `cut` all but each row's own last step are constants.
+    """
+    outputs = [state[0][0] for state in states[1:]]
+    whole = bool(alive.all())
+    if cut and (whole or d):  # backward every row ends with the last step
+        outputs = [v.detach() for v in outputs[:-1]] + outputs[-1:]
+    y = torch.stack(outputs[::-1] if d else outputs)
+    if whole:
+        return y
+    if cut and not d:
+        last = alive & ~torch.cat((alive[1:], torch.zeros_like(alive[:1])))
+        y = torch.where(last.unsqueeze(-1), y, y.detach())
+    return torch.where(alive.unsqueeze(-1), y, 0)

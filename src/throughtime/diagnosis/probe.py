@@ -70,11 +70,11 @@ def probes(
     if B < 2:
         raise ShapeError(f"a probe needs at least 2 rows, one to hold out, got {B}")
     draw = torch.Generator().manual_seed(seed)
-    fitted = (torch.randperm(B, generator=draw) < (B + 1) // 2).expand(labels.shape)
+    fitted = (torch.randperm(B, generator=draw, device="cpu") < (B + 1) // 2).expand(labels.shape)
     control = _control(labels, types, draw)
     kept = labels >= 0
     if labels.dim() == 2 and batch.lengths is not None:
-        kept = kept & (torch.arange(T).unsqueeze(1) < batch.lengths.cpu())
+        kept = kept & (torch.arange(T, device="cpu").unsqueeze(1) < batch.lengths.cpu())
     return tuple(
         _probe(number, f[kept], labels[kept], control[kept], fitted[kept])
         for number, f in enumerate(_features(layer, batch, labels.dim() == 2))
@@ -101,9 +101,9 @@ def _control(labels: Tensor, types: Tensor | None, draw: torch.Generator) -> Ten
     if not len(pool):
         raise OptionError("there are no labels; give integers from 0, -1 where there is none")
     if types is None:
-        return pool[torch.randint(len(pool), labels.shape, generator=draw)]
+        return pool[torch.randint(len(pool), labels.shape, generator=draw, device="cpu")]
     kinds, number = types.unique(return_inverse=True)
-    return pool[torch.randint(len(pool), kinds.shape, generator=draw)][number]
+    return pool[torch.randint(len(pool), kinds.shape, generator=draw, device="cpu")][number]
 
 
 def _probe(number: int, f: Tensor, labels: Tensor, control: Tensor, fitted: Tensor) -> Probe:
@@ -143,7 +143,9 @@ def softmax_regression(f: Tensor, labels: Tensor, classes: int) -> Tensor:
         f: (n, S), float64.
         labels: (n,), integers below `classes`.
     """
-    weights = torch.zeros(f.shape[1] + 1, classes, dtype=f.dtype, requires_grad=True)
+    weights = torch.zeros(
+        f.shape[1] + 1, classes, dtype=f.dtype, device=f.device, requires_grad=True
+    )
     solver = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
@@ -13,11 +13,17 @@ from throughtime.diagnosis.connectivity import Connectivity
 from throughtime.diagnosis.evenness import Evenness
 from throughtime.diagnosis.gates import GateTimes
 from throughtime.diagnosis.jacobians import Jacobians
-from throughtime.diagnosis.lag_gradient import LagGradient
+from throughtime.diagnosis.lag_gradient import LagGradient, Unseen
 from throughtime.diagnosis.table import compared, table
 from throughtime.diagnosis.trouble import Trouble
 from throughtime.diagnosis.weight_lags import WeightLags
 from throughtime.errors import OptionError
+
+QUANTITIES = (
+    "lag_gradients", "bands", "torch_default", "connectivity", "modules", "capacities",
+    "weight_lags", "clipping", "evenness",
+)  # fmt: skip
+"""The fields of a report that are measured."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class Band:
         layer: number of the layer in it.
         direction: 0 forward, 1 backward.
         batches: how many were measured, the report's own among them.
-        lowest_log10_rho_by_lag: the least of log10 rho(k), k = 0 to T - 1.
+        lowest_log10_rho_by_lag: the least of log10 rho(k), from k = 0 to the last lag that all
+            of them have.
         highest_log10_rho_by_lag: the greatest.
     """
 
@@ -85,8 +92,8 @@ class Report:
 
     Attributes:
         model: its class.
-        steps: T.
-        rows: B.
+        steps: T, of the longest row.
+        rows: B, all sequences of the first recurrent module.
         lag: how far back the task needs, steps.
         loss: its value; None where the run did not come to a finite one.
         truncation: steps that the user's back-propagation reaches; None where it is not said.
@@ -101,6 +108,12 @@ class Report:
         evenness: how evenly the model learns.
         troubles: what is wrong, in the order of the rules; empty when nothing is.
         missing: what could not be measured, and why.
+        cautions: what is no trouble, but must not be taken for health.
+        lengths: steps of each row, where they differ.
+        unseen: layers and directions whose own last step the loss does not see.
+        parameters: how many numbers the model has that can train, frozen ones among them.
+        version: of throughtime, that measured it.
+        made: when, in UTC; no part of what makes two reports equal.
     """
 
     model: str
@@ -120,6 +133,12 @@ class Report:
     evenness: Evenness | None
     troubles: tuple[Trouble, ...]
     missing: tuple[Missing, ...]
+    cautions: tuple[Trouble, ...] = ()
+    lengths: tuple[int, ...] = ()
+    unseen: tuple[Unseen, ...] = ()
+    parameters: int | None = None
+    version: str = ""
+    made: str = field(default="", compare=False)
 
     def to_json(self) -> str:
         """All numbers as JSON; what is not finite as a word."""

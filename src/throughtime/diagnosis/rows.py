@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends.call import packed_mask, unpack
-from throughtime.diagnosis.arriving import alike, tensors
+from throughtime.diagnosis.alignment import alike
+from throughtime.diagnosis.observe import tensors
 from throughtime.diagnosis.watch import Given
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch, States
+from throughtime.layers.border import Border
 
 ROWS = 8
 """How many rows of a training batch are looked at."""
@@ -43,7 +45,7 @@ def rows_of(call: Given, rows: int | None = ROWS) -> Rows:
         OptionError: the call has resets, or the layer is dilated.
         ShapeError: it has no rows or no steps.
     """
-    batch = _entered(call, call.state)
+    batch, border = _entered(call, call.state)
     if batch.reset is not None or max(call.layer.dilations, default=1) > 1:
         raise OptionError(
             f"gradients by lag are measured without resets and dilation, which layer "
@@ -56,6 +58,9 @@ def rows_of(call: Given, rows: int | None = ROWS) -> Rows:
         batch = batch._replace(x=unpack(batch.x, alive), lengths=alive.sum(0), batch_sizes=None)
     elif d_y is not None:
         d_y = _time_major(d_y, call.layer.batch_first)
+        if border.back is not None:  # rows that begin late were moved to step 0
+            flat = d_y.flatten(0, 1)
+            d_y = torch.zeros_like(flat).index_copy(0, border.back, flat).view_as(d_y)
     kept = _longest(batch)[:rows]
     T = batch.x.shape[0] if batch.lengths is None else int(batch.lengths[kept].max())
     inputs = batch.inputs and {n: v[:T, kept] for n, v in batch.inputs.items()}
@@ -63,8 +68,8 @@ def rows_of(call: Given, rows: int | None = ROWS) -> Rows:
     return Rows(few, None if d_y is None else d_y[:T, kept].to(few.x), _rows(d_final, kept))
 
 
-def _entered(call: Given, state: Any) -> Batch:
-    """The batch in the layer's own layout and its weights' dtype."""
+def _entered(call: Given, state: Any) -> tuple[Batch, Border]:
+    """The batch in the layer's own layout and its weights' dtype, and the way back."""
     weight = next(call.layer.parameters(), None)
     x, given = call.x, call.given
     data = x.data if isinstance(x, PackedSequence) else x
@@ -75,7 +80,7 @@ def _entered(call: Given, state: Any) -> Batch:
         )
     if weight is not None and weight.dtype != data.dtype:
         x, state, given = _cast((x, state, given), weight.dtype)
-    return call.layer.enter(x, state, **given)[0]
+    return call.layer.enter(x, state, **given)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
@@ -94,7 +99,7 @@ def _entered_final(call: Given) -> States | None:
     if not call.d_final:
         return None
     found = (call.d_final.get(i, torch.zeros_like(v)) for i, v in enumerate(tensors(call.final)))
-    return _entered(call, alike(call.final, found)).state
+    return _entered(call, alike(call.final, found))[0].state
 
 
 def _time_major(d: Tensor, batch_first: bool) -> Tensor:

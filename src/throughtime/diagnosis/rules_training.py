@@ -66,7 +66,7 @@ def often(rate: float, batches: int) -> bool:
 
 
 def _better(c: Clipping, trial: Trial) -> str:
-    norms = torch.tensor(c.norms, dtype=torch.float64)
+    norms = torch.tensor(c.norms, dtype=torch.float64, device="cpu")
     threshold = float(norms.quantile(0.9))
     new = trial.clipping(threshold)
     noise = "The raw gradient is noise: mend the Jacobian first. " if c.is_noise else ""

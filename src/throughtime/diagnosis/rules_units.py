@@ -18,8 +18,10 @@ def frozen_gates(report: Report, trial: Trial) -> Iterator[Trouble]:
     """Gates of which half stands at its ends and whose weights hardly move."""
     if report.evenness is None:
         return
-    what = report.evenness.kind
+    what, blind = report.evenness.kind, {(u.name, u.layer, u.direction) for u in report.unseen}
     for key, times in _gates(report):
+        if key in blind:  # it stands still for want of a loss, not of a slope
+            continue
         found = {s.name: (s.share_low + s.share_high, moving(report.evenness, key, s.name))
                  for s in times.saturation if s.name != "state"}  # fmt: skip
         frozen = {n: (share, moved) for n, (share, moved) in found.items()

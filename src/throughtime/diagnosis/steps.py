@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from throughtime.cells.cell import Cell, Names
+from throughtime.diagnosis.alignment import alive_steps
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.merge import merged
@@ -95,7 +96,7 @@ def steps_of(
     """
     if batch.reset is not None or batch.batch_sizes is not None:
         raise OptionError("steps are looked at in padded batches without reset; cut at the resets")
-    alive = _alive(batch)
+    alive = alive_steps(batch)
     if not bool(alive.any()):
         raise ShapeError(
             f"a diagnosis needs at least one step, got {tuple(batch.x.shape[:2])} steps and rows"
@@ -118,14 +119,6 @@ def steps_of(
             yield _rows(layer, number, d, batch, alive, dtype, below, before, after)
         y = merged(result.sequences[0], layer.options.merge, batch.lengths)
         below = y + below if layer.options.residual and number else y
-
-
-def _alive(batch: Batch) -> Tensor:
-    """(T, B) bool: step t lies inside row b."""
-    T, B = batch.x.shape[:2]
-    if batch.lengths is None:
-        return torch.ones(T, B, dtype=torch.bool, device=batch.x.device)
-    return torch.arange(T, device=batch.x.device).unsqueeze(1) < batch.lengths.to(batch.x.device)
 
 
 def _before(

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+from throughtime.diagnosis.lag_gradient import LagGradient, Unseen
+
 if TYPE_CHECKING:
     from throughtime.diagnosis.capacity import MemoryCapacity
-    from throughtime.diagnosis.lag_gradient import LagGradient
     from throughtime.diagnosis.report import Missing, Module, Report
 
-Placed = TypeVar("Placed", "LagGradient", "MemoryCapacity")
+Placed = TypeVar("Placed", LagGradient, "MemoryCapacity")
 """What is of one layer and direction of a module."""
 
 
 def table(report: Report) -> str:
     """The verdict, one line for each layer and direction, one for each other quantity, the gaps."""
-    loss = "not finite" if report.loss is None else f"{report.loss:.4g}"
+    loss = "not finite" if report.loss is None else f"{report.loss:.3g}"
     lines = [
-        f"{named(report)}: {report.steps} steps, {report.rows} rows, lag {report.lag}, loss {loss}",
+        f"{named(report)}: {steps_in_words(report)}, {report.rows} rows, lag {report.lag}, "
+        f"loss {loss}",
         *(f"  {m.name or 'model'}: {described(m)}" for m in report.modules),
         "",
     ]
-    lines += [f"{t.sentence} {t.advice}" for t in report.troubles] or ["No trouble found."]
+    lines += verdict(report)
     if report.lag_gradients:
         lines += ["", *_layers(report)]
     others = [*_weight_gradients(report), *_batches(report), *_learning(report)]
@@ -49,14 +51,21 @@ def _layers(report: Report) -> Iterator[str]:
               for m in report.modules for g in m.gates}  # fmt: skip
     starts = {(g.name, g.layer, g.direction): _rho(g, report.lag) for g in report.torch_default}
     memories = {(c.name, c.layer, c.direction): c for c in report.capacities}
-    for g in report.lag_gradients:
+    rows: tuple[LagGradient | Unseen, ...] = (*report.lag_gradients, *report.unseen)
+    for g in rows:
         at = (g.name, g.layer, g.direction)
         c = memories.get(at)
         memory = ("-", "-") if c is None else (str(c.memory_steps), f"{c.capacity:.1f}")
         yield _line([
-            _where(g), _steps(g.horizon_e_steps), _steps(g.horizon_1e3_steps),
-            _rho(g, report.lag), *(v.get(at, "-") for v in (starts, exponents, shares)), *memory,
+            _where(g), *_reach(g, report.lag),
+            *(v.get(at, "-") for v in (starts, exponents, shares)), *memory,
         ])  # fmt: skip
+
+
+def _reach(g: LagGradient | Unseen, lag: int) -> tuple[str, str, str]:
+    if not isinstance(g, LagGradient):
+        return "not", "seen", "-"
+    return _steps(g.horizon_e_steps), _steps(g.horizon_1e3_steps), _rho(g, lag)
 
 
 def _line(cells: list[str]) -> str:
@@ -103,8 +112,22 @@ def _learning(report: Report) -> Iterator[str]:
         )
 
 
+def verdict(report: Report) -> list[str]:
+    """The troubles and cautions, a line each; or that there is none."""
+    said = [f"{t.sentence} {t.advice}" for t in (*report.troubles, *report.cautions)]
+    return said or ["No trouble found."]
+
+
+def steps_in_words(report: Report) -> str:
+    """T, or the shortest and longest row's."""
+    if not report.lengths:
+        return f"{report.steps} steps"
+    return f"{min(report.lengths)} to {max(report.lengths)} steps"
+
+
 def _gap(missing: Missing) -> str:
-    return f"{missing.quantity}{f' of {missing.name}' if missing.name else ''}: {missing.reason}."
+    of = f" of {missing.name}" if missing.name else ""
+    return f"{missing.quantity}{of}: {missing.reason.rstrip('.')}."
 
 
 def named(report: Report) -> str:
@@ -159,7 +182,7 @@ def _rho(g: LagGradient, lag: int) -> str:
     return f"{g.log10_rho_by_lag[lag]:.2f}" if lag < len(g.log10_rho_by_lag) else "-"
 
 
-def _where(g: LagGradient) -> str:
+def _where(g: LagGradient | Unseen) -> str:
     return f"{g.name or 'model'}.{g.layer}{' backward' if g.direction else ''}"
 
 

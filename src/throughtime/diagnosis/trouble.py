@@ -10,8 +10,9 @@ class Trouble:
     """One trouble and what would change it.
 
     Attributes:
-        kind: "not finite", "exploding", "vanishing", "written too weakly", "frozen gates",
-            "dead units", "truncation" or "clipping".
+        kind: "not finite", "not seen", "exploding", "vanishing", "written too weakly",
+            "frozen gates", "dead units", "truncation" or "clipping"; of a caution "remembers
+            little".
         name: the module's name in the model; empty when it is the model or not one module's.
         sentence: the trouble with its number.
         advice: what to change, with the number measured after the change where one can be.

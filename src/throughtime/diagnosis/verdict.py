@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from throughtime.diagnosis.report import Report
-from throughtime.diagnosis.rules_reach import exploding, vanishing, written_too_weakly
+from throughtime.diagnosis.rules_reach import (
+    exploding,
+    not_seen,
+    remembers_little,
+    vanishing,
+    written_too_weakly,
+)
 from throughtime.diagnosis.rules_training import clipping, truncation
 from throughtime.diagnosis.rules_units import dead_units, frozen_gates
 from throughtime.diagnosis.trial import Trial
@@ -13,7 +19,8 @@ from throughtime.diagnosis.trouble import Trouble
 from throughtime.errors import NotFiniteError
 
 RULES: tuple[Callable[[Report, Trial], Iterator[Trouble]], ...] = (
-    exploding, vanishing, written_too_weakly, frozen_gates, dead_units, truncation, clipping,
+    not_seen, exploding, vanishing, written_too_weakly, frozen_gates, dead_units, truncation,
+    clipping,
 )  # fmt: skip
 """In the order of the verdict; what is not finite comes before them, and then alone."""
 
@@ -37,6 +44,11 @@ def troubles(report: Report, trial: Trial) -> tuple[Trouble, ...]:
     return tuple(trouble for rule in RULES for trouble in rule(report, trial))
 
 
+def cautions(report: Report) -> tuple[Trouble, ...]:
+    """What is no trouble, but must not be taken for health."""
+    return tuple(remembers_little(report))
+
+
 def not_finite(error: NotFiniteError, trial: Trial) -> Trouble:
     """The trouble that ends every measurement: the first tensor with NaN or infinity.
 
@@ -48,9 +60,9 @@ def not_finite(error: NotFiniteError, trial: Trial) -> Trouble:
     name = "" if error.tensor == "parameter" else error.name
     advice = _CAUSES[error.tensor]
     if error.tensor in ("parameter", "state", "gradient") and trial.gradients:
-        worst = min(trial.gradients.values(), key=lambda g: g.log10_rho_by_lag[trial.lag])
+        worst = min(trial.gradients.values(), key=lambda g: g.at(trial.lag))
         advice += (
             f" {trial.words}: a copy started so is finite, with a gradient {trial.lag} steps back "
-            f"of 10^{worst.log10_rho_by_lag[trial.lag]:.1f} of the last step's or more."
+            f"of 10^{worst.at(trial.lag):.1f} of the last step's or more."
         )
     return Trouble("not finite", name, f"{text[0].upper()}{text[1:]}.", advice)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.diagnosis.path import State, by_states
+from throughtime.diagnosis.calls import State
+from throughtime.diagnosis.path import by_states
 from throughtime.diagnosis.rows import Rows
 from throughtime.diagnosis.steps import Steps
 from throughtime.layers.batch import Batch, States

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
-from throughtime.diagnosis.arriving import arguments, tensors
+from throughtime.diagnosis.observe import arguments, tensors
 from throughtime.errors import OptionError
 from throughtime.layers.convert import from_torch
 from throughtime.layers.sequence import SequenceLayer
@@ -62,8 +62,9 @@ class Watch:
         found = {name: ours for name, m in model.named_modules() if (ours := _ours(m)) is not None}
         if not found:
             raise OptionError(
-                "the model has no recurrent layer of torch.nn or throughtime to watch; leave the "
-                "callback out"
+                "the model has no recurrent layer of torch.nn or throughtime to watch, and cells "
+                "that a loop steps are not watched; leave the callback out, and look at the model "
+                "with throughtime.diagnose"
             )
         modules = dict(model.named_modules())
         self._handles = [self._hook(name, modules[name], found[name]) for name in found]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from throughtime.diagnosis.arriving import Arriving, arriving, through_merge
+from throughtime.diagnosis.observe import as_layer
 from throughtime.diagnosis.steps import steps_of
 from throughtime.errors import OptionError
 from throughtime.layers.sequence import SequenceLayer
@@ -46,7 +48,7 @@ class WeightLags:
 
 
 def weight_lags(
-    layer: SequenceLayer, loss: Callable[[], Tensor], rows: int | None = None
+    module: nn.Module, loss: Callable[[], Tensor], rows: int | None = None
 ) -> tuple[WeightLags, ...]:
     """Take the gradient of a layer's weights apart by lag, exactly; one result a direction.
 
@@ -56,21 +58,20 @@ def weight_lags(
     Weights that are frozen are left out.
 
     Args:
-        layer: a layer inside the model that the loss runs.
-        loss: runs the model and gives a scalar; computed once, in eval mode of the layer.
-        rows: take apart what the first so many rows of the layer's batch add; left out, all.
+        module: a layer or cell inside the model that the loss runs.
+        loss: runs the model and gives a scalar; computed once, in eval mode of the module.
+        rows: take apart what so many rows of the module's batch add, the longest; left out, all.
 
     Raises:
-        OptionError: what `arriving` refuses; lengths, resets, dilation, zoneout or several
-            bidirectional layers, where a lag is not one number; or no gradient at all.
+        OptionError: what `arriving` refuses; dilation, zoneout or several bidirectional layers,
+            where a lag is not one number; or no gradient at all.
 
     Source: the sum over time of back-propagation through time (Werbos, 1990) with its terms
     sorted by distance; Williams and Peng (1990) for truncation.
     """
+    layer = as_layer(module)
     _check(layer)
-    seen = arriving(layer, loss, rows)
-    if seen.batch.lengths is not None:
-        raise OptionError("lags are taken apart for rows of one length; leave lengths out")
+    seen = arriving(module, loss, rows)
     return tuple(_of_direction(layer, seen, d) for d in range(layer.directions))
 
 
@@ -89,20 +90,25 @@ def _check(layer: SequenceLayer) -> None:
         )
 
 
-def _of_direction(layer: SequenceLayer, seen: Arriving, d: int) -> WeightLags:
-    stack = _Stack(layer, seen, d)
-    g = torch.cat([seen.d_weights[n].flatten() for n in stack.names]).double()
+def _of_direction(layer: SequenceLayer, seen: list[Arriving], d: int) -> WeightLags:
+    stacks = [_Stack(layer, one, d) for one in seen]
+    names = stacks[0].names if stacks else []
+    if not seen:
+        raise OptionError("a diagnosis needs at least one step, and every row has none")
+    each = [torch.cat([one.d_weights[n].flatten() for n in names]) for one in seen]
+    g = torch.stack(each).double().sum(0)
     size = float(g.norm())
     if size == 0 or not bool(g.isfinite().all()):
         what = "zero" if size == 0 else "not finite"
         raise OptionError(f"the gradient of the layer's weights is {what}, so it has no parts")
     norms, shares, cosines, total = [], [], [], torch.zeros_like(g)
-    for part in stack.parts():
+    for parts in zip_longest(*(stack.parts() for stack in stacks)):
+        part = torch.stack([p for p in parts if p is not None]).sum(0)
         total += part
         norms.append(float(part.norm()))
         shares.append(float(total.norm()) / size)
         cosines.append(float(total @ g) / max(size * float(total.norm()), 1e-300))
-    rest = len(seen.d_outputs) - len(norms)
+    rest = max(len(one.d_outputs) for one in seen) - len(norms)
     return WeightLags(
         direction=d,
         norm_by_lag=(*norms, *([0.0] * rest)),
@@ -116,7 +122,7 @@ class _Stack:
     """All layers of one direction as one step, at any of the T steps."""
 
     def __init__(self, layer: SequenceLayer, seen: Arriving, d: int) -> None:
-        T, self.B = seen.batch.x.shape[:2]
+        self.B = seen.batch.x.shape[1]
         self.residual = layer.options.residual
         steps = [s for s in steps_of(layer, seen.batch, None) if s.direction == d]
         self.layers = [replace(s, weights=_leaves(s.weights)) for s in steps]
@@ -126,10 +132,7 @@ class _Stack:
         self.trained = [named[n] for n in self.names]
         self.back = 1 if d else -1  # where the step before lies
         self.d_y = through_merge(layer, seen, d)
-        last = 0 if d else T - 1
-        self.d_s = [v.new_zeros(T, self.B, v.shape[-1]) for s in steps for v in s.after]
-        for v, end in zip(self.d_s, _final(seen, d), strict=False):
-            v[last] = end
+        self.d_s = [v[:, :, d] for s in seen.d_states for v in s]
 
     def parts(self) -> Iterator[Tensor]:
         """G_0, G_1, ... while anything comes back; each a vector in float64."""
@@ -183,8 +186,3 @@ def _leaves(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies that train; where a sequence starts is no use of weights at a step."""
     used = {n: v for n, v in weights.items() if not n.startswith("initial_")}
     return {n: v.clone().requires_grad_() for n, v in used.items()}
-
-
-def _final(seen: Arriving, d: int) -> list[Tensor]:
-    """Over layers and states, (B, width): what arrives at the final state, where anything does."""
-    return [] if seen.d_final is None else [v[d] for s in seen.d_final for v in s]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result
-from throughtime.diagnosis.path import State
+from throughtime.diagnosis.calls import State
 from throughtime.diagnosis.rows import Rows
 from throughtime.diagnosis.walk import Walk, apart, in_own_order, states_at
 from throughtime.layers.batch import Batch

@@ -39,7 +39,7 @@ class Passage(Weights):
         """Through all layers without the masks of training, each call carried by `run`.
 
         Args:
-            batch: time-major rows of one length, for layers without dilation.
+            batch: time-major and padded, for layers without dilation.
             run: from a layer's number and its call to its outputs (T, B, D, width).
             cut: what a residual adds to the last layer's outputs counts as a constant.
 
@@ -51,7 +51,7 @@ class Passage(Weights):
         try:
             for layer in range(last + 1):
                 call = self._masked(self._call(layer, batch._replace(x=y)), 1)
-                below, y = y, merged(run(layer, call), self.options.merge)
+                below, y = y, merged(run(layer, call), self.options.merge, batch.lengths)
                 if self.options.residual and layer:
                     y = y + (below.detach() if cut and layer == last else below)
         finally:

@@ -7,6 +7,8 @@ import math
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,18 @@ import throughtime
 from tests.diagnosis.page.reading import Page
 from tests.diagnosis.page.sample import NAME, PLACES, bare, sample
 from tests.house.source import ROOT, imports, modules
+from throughtime.diagnosis.lag_gradient import Unseen
 from throughtime.diagnosis.page.chart import library
+from throughtime.diagnosis.page.panel import shown
 from throughtime.diagnosis.page.ticks import powers
 from throughtime.diagnosis.page.write import page
 from throughtime.diagnosis.report import Report
+from throughtime.diagnosis.trouble import Trouble
 from throughtime.errors import MissingExtra, OptionError
 
 REPORT = sample()
 LABELS = [f"{n or 'model'}.{i}{' backward' if d else ''}" for n, i, d in PLACES]
-IN_WORDS = {"layer", "direction", "log10_rho_before", "log10_rho_after"}
+IN_WORDS = {"layer", "direction", "log10_rho_before", "log10_rho_after", "rows_by_lag"}
 """Fields that stand in labels or in the verdict's sentences."""
 
 
@@ -57,14 +62,14 @@ def as_number(cell: str) -> float:
     return float(cell.replace("∞", "inf"))
 
 
-def test_every_number_stands_in_a_table_to_four_digits(read: Page) -> None:
+def test_every_number_stands_in_a_table_to_three_digits(read: Page) -> None:
     tables = [t for panel in read.panels.values() for t in panel.tables.items()]
     said = " ".join(w for caption, rows in tables for w in (caption, *sum(rows, [])))
     said += " ".join(re.findall(r"[\w.]+", read.text[: read.text.index("Verdict")]))
     found = sorted({float(w) for w in re.findall(r"-?\d+\.?\d*(?:e[+-]\d+)?", said)})
     said_of_truncation = {float(REPORT.truncation or 0)}
     for v in numbers(json.loads(REPORT.to_json())):
-        near = any(math.isclose(v, w, rel_tol=6e-4) for w in found) or v in said_of_truncation
+        near = any(math.isclose(v, w, rel_tol=6e-3) for w in found) or v in said_of_truncation
         assert near, v
 
 
@@ -83,7 +88,7 @@ def test_each_column_is_its_layers_curve(
 ) -> None:
     for label, curve in zip(LABELS, curves, strict=True):
         column = list(map(as_number, read.panels[number].column(caption, label)))
-        assert column == pytest.approx(curve, rel=6e-4, abs=1e-12)
+        assert column == pytest.approx(curve, rel=6e-3, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +137,7 @@ def test_words_of_an_upright_mark_stand_above_the_chart(read: Page) -> None:
     (words,) = [a for a in reach["annotations"] if a["text"] == "task lag 20"]
     assert (words["x"], words["y"], words["yref"], words["yanchor"]) == (20, 1, "paper", "bottom")
     assert words["xanchor"] == "right"  # towards the middle, so that it is not cut off
-    assert words.get("textangle", 0) == 0 and reach["legend"]["y"] > 1.05
+    assert words.get("textangle", 0) == 0 and reach["showlegend"] is False
 
 
 @pytest.mark.parametrize(
@@ -176,10 +181,140 @@ def test_the_head_tells_sizes_and_the_start_of_a_cured_copy(read: Page) -> None:
     assert report.modules[0].start in str(report).splitlines()[1]
 
 
+def test_the_head_tells_when_by_what_and_of_how_many_parameters() -> None:
+    model = nn.GRU(3, 30)
+    report = throughtime.diagnose(model, torch.randn(20, 4, 3))
+    assert report.parameters == sum(p.numel() for p in model.parameters()) == 3150
+    found = Page(page(report)).text
+    assert "Parameters3,150" in found
+    assert f"throughtime{throughtime.__version__}" in found
+    made = re.search(r"Measured(\d{4}-\d\d-\d\d \d\d:\d\d) UTC", found)
+    assert made is not None
+    then = datetime.strptime(made[1], "%Y-%m-%d %H:%M").replace(tzinfo=UTC)
+    assert abs((datetime.now(UTC) - then).total_seconds()) < 3600
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.0612345, "0.0612"), (61.2345, "61.2"), (1234.5, "1230"), (123456.0, "123000"),
+        (1.23456e9, "1.23e+09"), (1.23456e-7, "1.23e-07"), (-3.0, "-3"), (0.0, "0"), (7, "7"),
+        (math.inf, "∞"), (None, "none"),
+    ],
+)  # fmt: skip
+def test_numbers_have_three_digits(value: Any, words: str) -> None:
+    assert shown(value) == words
+
+
+LONG = "encoder.backbone.layers.0.recurrent_block.rnn"
+
+
+def test_names_are_whole_in_legends_and_labels() -> None:
+    """However long; in a label they are broken into lines."""
+    told = Report.from_json(REPORT.to_json().replace(json.dumps(NAME)[1:-1], LONG))
+    text = page(told)
+    read = Page(text)
+    names = {}
+    for number, part in enumerate(text.split('<section class="panel"')):
+        legends = re.findall(r'<ul class="legend">(.*?)</ul>', part)
+        names[number] = {re.sub(r"<.*?>", "", li) for ul in legends for li in ul.split("</li>")}
+    assert all({f"{LONG}.0", f"{LONG}.0 backward"} <= names[n] for n in (1, 3, 4, 5))
+    assert f"{LONG} backward, size" in names[6]
+    labels = read.panels[3].charts[1]["layout"]["yaxis"]["ticktext"]
+    assert [label.replace("<br>", "") for label in labels[2:]] == [
+        f"{LONG}.0", f"{LONG}.0 backward",
+    ]  # fmt: skip
+    assert all(len(line) <= 22 for label in labels for line in label.split("<br>"))
+    assert LONG in read.panels[2].text and "…" not in text.replace(library(), "")
+
+
+def test_axes_end_where_the_data_ends(read: Page) -> None:
+    def drawn(chart: dict[str, Any]) -> list[float]:
+        return [x for t in chart["data"] for x, y in zip(t["x"], t["y"], strict=True)
+                if x is not None and y is not None]  # fmt: skip
+
+    for number, at in ((1, 0), (3, 0), (6, 0)):
+        chart = read.panels[number].charts[at]
+        values = drawn(chart) + marks(chart, "x")
+        assert chart["layout"]["xaxis"]["range"] == [min(values), max(values)], number
+    capacity = read.panels[5].charts[0]["layout"]["xaxis"]["range"]
+    held = [k for c in REPORT.capacities for k, r2 in enumerate(c.r2_by_lag) if r2]
+    assert capacity == [0, max(held) + 1]
+    low, high = read.panels[4].charts[0]["layout"]["xaxis"]["range"]
+    times = [t for m in REPORT.modules for g in m.gates for t in g.tau_steps if 0 < t < math.inf]
+    assert low == pytest.approx(math.log10(min(times)), abs=0.11) and 10**high < 4 * max(times)
+    for number in (2, 8):
+        for chart in read.panels[number].charts:
+            assert number == 2 or len(chart["layout"]["xaxis"]["range"]) == 2
+
+
+def test_a_chart_of_nothing_is_a_sentence() -> None:
+    (module, *_), e = REPORT.modules, REPORT.evenness
+    assert e is not None
+    still = tuple(replace(s, share_low=0.0, share_high=0.0) for s in module.gates[0].saturation)
+    gates = replace(module.gates[0], saturation=still)
+    lost = replace(module.jacobians[0], lyapunov_nats_per_step=(-math.inf,) * 4)
+    zeros = tuple(replace(d, norms=(0.0,) * 3) for d in e.depth)
+    report = replace(
+        REPORT,
+        modules=(replace(module, gates=(gates,), jacobians=(lost,)),),
+        connectivity=(replace(REPORT.connectivity[0], norms=((0.0,) * 30,) * 2),),
+        evenness=replace(e, depth=zeros, shares=tuple(replace(s, ratio=0.0) for s in e.shares)),
+    )
+    read = Page(page(report))
+    said = {
+        2: "Nothing to draw of inputs that outputs of model depend on.",
+        3: "Nothing to draw of Lyapunov exponents, largest first.",
+        4: "Nothing to draw of share of values at either end of each gate.",
+        8: "Nothing to draw of gradient that reaches each layer.",
+    }
+    for number, sentence in said.items():
+        assert sentence in read.panels[number].text
+    assert [len(read.panels[n].charts) for n in said] == [0, 1, 1, 0]
+
+
+def test_every_unit_has_a_line(read: Page) -> None:
+    words = {1: "nats a step", 2: "C(t, t′)", 3: "condition number", 4: "τ", 5: "r²(k)",
+             6: "cosine", 7: "noise scale", 8: "‖dL/ds‖"}  # fmt: skip
+    for number, word in words.items():
+        assert f"{word} " in read.panels[number].text
+    assert "slope of ln ρ: -0.1 means 10 % less" in read.panels[1].text
+    assert "‖Δθ‖ / ‖θ‖" in read.panels[8].text and "‖g‖ / ‖θ‖" not in read.panels[8].text
+    assert math.exp(-0.1) == pytest.approx(0.9, abs=0.01)
+    assert math.exp(-0.7) == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_caution_stands_in_the_verdict() -> None:
+    caution = Trouble("remembers little", "", "Little is remembered.", "Ask the task.")
+    healthy = replace(REPORT, troubles=())
+    for report, kind, words in (
+        (replace(healthy, cautions=(caution,)), "warn", "Little is remembered."),
+        (replace(REPORT, cautions=(caution,)), "alarm", "Little is remembered."),
+        (healthy, "calm", "No trouble found."),
+    ):
+        text = page(report)
+        assert f'<section id="verdict" class="{kind}">' in text and words in Page(text).text
+    at_lag = max(c.r2_by_lag[20] for c in healthy.capacities)
+    assert f"There r² is {shown(at_lag)} at the lag" in Page(page(healthy)).text
+
+
+def test_ragged_rows_and_what_is_not_seen_are_told() -> None:
+    g = replace(REPORT.lag_gradients[0], rows_by_lag=(7, *[5] * 28, 2))
+    blind = Unseen(NAME, 0, 1, True, 1, 30)
+    report = replace(
+        REPORT, lengths=(30, 12, 30, 9, 3, 3, 3, 3), lag_gradients=(g,), unseen=(blind,)
+    )
+    read = Page(page(report))
+    assert "Steps T3 to 30" in read.text
+    assert "7 of 8 rows at lag 0 and 2 at lag 29." in read.panels[1].text
+    assert "no curve, for the loss reads it after 1 of its 30 steps" in read.panels[1].text
+    assert "Rows of several lengths all end at step 29." in read.panels[2].text
+
+
 def _full(drawn: str, label: str) -> bool:
-    """Whether a name in a chart, cut and escaped, is of this label."""
-    end = drawn.replace("&lt;", "<").replace("&gt;", ">").replace("&#x27;", "'")
-    return label.endswith(end.replace("&amp;", "&").removeprefix("…"))
+    """Whether a name in a chart, escaped, is this label."""
+    name = drawn.replace("&lt;", "<").replace("&gt;", ">").replace("&#x27;", "'")
+    return label == name.replace("&amp;", "&")
 
 
 def marks(chart: dict[str, Any], axis: str) -> list[float]:
@@ -235,7 +370,7 @@ def test_what_diagnose_measures_is_what_the_page_shows(tmp_path: Path) -> None:
     read = Page((tmp_path / "report.html").read_text("utf-8"))
     column = read.panels[1].column("log₁₀ ρ(k)", "model.0")
     (gradient,) = report.lag_gradients
-    assert list(map(as_number, column)) == pytest.approx(gradient.log10_rho_by_lag, rel=6e-4)
+    assert list(map(as_number, column)) == pytest.approx(gradient.log10_rho_by_lag, rel=6e-3)
     assert report.troubles and all(t.sentence in read.text for t in report.troubles)
 
 

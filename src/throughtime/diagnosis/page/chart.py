@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-from throughtime.diagnosis.page.colours import SERIES, light
+from throughtime.diagnosis.page.colours import PAGE, SERIES, light
 from throughtime.diagnosis.page.ticks import powers
 from throughtime.errors import missing_extra
 
@@ -17,9 +18,9 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra("plotly", "train") from error
 
-DASHES = ("solid", "dash", "dot")
-WIDTH, LINE, LONGEST, TOP = 2, 19, 22, 24
-"""Of a curve, a line of the legend and the room above a chart, pixels; of a name, letters."""
+DASHES = {"solid": "", "dash": "7 4", "dot": "2 3"}
+WIDTH, LINE, LONGEST, TOP = 2, 17, 22, 24
+"""Of a curve, a line of a label and the room above a chart, pixels; of a label's line, letters."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
@@ -38,21 +39,22 @@ class Chart:
         y: the vertical axis with its unit.
         height: pixels.
         log_x: the horizontal axis counts in powers of ten.
+        of: whose chart it is, above it.
     """
 
     def __init__(
-        self, says: str, x: str, y: str, *, height: int = 300, log_x: bool = False
+        self, says: str, x: str, y: str, *, height: int = 300, log_x: bool = False, of: str = ""
     ) -> None:
-        self.says, self.log_x = says, log_x
+        self.says, self.log_x, self.of = says, log_x, of
+        self.legend: dict[str, str] = {}
         line = {"gridcolor": light("grid"), "zeroline": False, "linecolor": light("edge"),
-                "automargin": True, "ticks": "outside", "tickcolor": light("edge")}  # fmt: skip
+                "automargin": True, "ticks": "outside", "tickcolor": light("edge"),
+                "ticklabeloverflow": "allow"}  # fmt: skip
         self.figure = go.Figure(layout={
-            "template": "none", "height": height, "margin": {"l": 56, "r": 16, "t": TOP, "b": 48},
+            "template": "none", "height": height, "margin": {"l": 56, "r": 22, "t": TOP, "b": 48},
             "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"family": FONT, "size": 12, "color": light("ink")},
-            "hoverlabel": {"font": {"family": FONT}, "align": "left"},
-            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom",
-                       "traceorder": "normal"},
+            "hoverlabel": {"font": {"family": FONT}, "align": "left"}, "showlegend": False,
             "xaxis": {**line, "tickangle": 0, "title": {"text": escape(x), "standoff": 8}},
             "yaxis": {**line, "title": {"text": escape(y), "standoff": 8}},
         })  # fmt: skip
@@ -64,10 +66,13 @@ class Chart:
         *, points: bool = False, dash: str | None = None, shown: bool = True,
     ) -> None:  # fmt: skip
         """A curve; what is not finite leaves a gap. Without a number it is grey: a comparison."""
-        style = {"color": _colour(number), "width": WIDTH, "dash": dash or _dash(number)}
+        dash = dash or _dash(number)
+        style = {"color": _colour(number), "width": WIDTH, "dash": dash}
         mode = "lines+markers" if points or len(x) == 1 else "lines"
-        self.figure.add_scatter(x=list(x), y=_drawn(y), name=_cut(name), mode=mode, line=style,
-                                marker={"size": 5}, showlegend=shown)  # fmt: skip
+        self.figure.add_scatter(x=list(x), y=_drawn(y), name=escape(name), mode=mode, line=style,
+                                marker={"size": 5}, cliponaxis=False)  # fmt: skip
+        sign = f'<path d="M0 6H26" stroke-width="2" stroke-dasharray="{DASHES[dash]}"/>'
+        self._name(name, number, sign, shown)
 
     def points(
         self, name: str, x: Sequence[float], y: Sequence[float], number: int | None,
@@ -75,8 +80,9 @@ class Chart:
     ) -> None:  # fmt: skip
         """Single points."""
         marker = {"color": _colour(number), "size": 8, "symbol": symbol}
-        self.figure.add_scatter(x=_drawn(x), y=list(y), name=_cut(name), mode="markers",
-                                marker=marker, showlegend=shown)  # fmt: skip
+        self.figure.add_scatter(x=_drawn(x), y=list(y), name=escape(name), mode="markers",
+                                marker=marker, cliponaxis=False)  # fmt: skip
+        self._name(name, number, '<circle cx="13" cy="6" r="4" fill="currentColor"/>', shown)
 
     def band(
         self, name: str, x: Sequence[float], low: Sequence[float], high: Sequence[float],
@@ -87,9 +93,9 @@ class Chart:
                 if math.isfinite(a) and math.isfinite(b)]  # fmt: skip
         around = [(k, b) for k, _, b in kept] + [(k, a) for k, a, _ in reversed(kept)]
         self.figure.add_scatter(x=[k for k, _ in around], y=[v for _, v in around],
-                                name=_cut(name), fill="toself", fillcolor=light("band"),
-                                line={"width": 0}, mode="lines", hoverinfo="none",
-                                showlegend=shown)  # fmt: skip
+                                name=escape(name), fill="toself", fillcolor=light("band"),
+                                line={"width": 0}, mode="lines", hoverinfo="none")  # fmt: skip
+        self._name(name, "band", '<path d="M0 1H26V11H0Z" fill="currentColor"/>', shown)
 
     def bars(
         self, name: str, x: Sequence[float], y: Sequence[float], number: int | None,
@@ -99,11 +105,12 @@ class Chart:
 
         A width is in units of the axis; words say what each bar counts.
         """
-        self.figure.add_bar(x=list(x), y=list(y), name=_cut(name), width=width,
+        self.figure.add_bar(x=list(x), y=list(y), name=escape(name), width=width,
                             marker={"color": _colour(number)}, customdata=list(words) or None,
                             orientation="h" if sideways else "v",
                             hovertemplate="%{customdata}: %{y}" if words else "%{y}")  # fmt: skip
         self.figure.update_layout(barmode="stack", bargap=0.3 if sideways else 0.06)
+        self._name(name, number, '<path d="M7 0H19V12H7Z" fill="currentColor"/>', True)
 
     def spread(
         self, name: str, row: int, low: float, middle: float, high: float, number: int
@@ -111,9 +118,9 @@ class Chart:
         """A point with its range, sideways."""
         reach = {"type": "data", "symmetric": False, "array": [high - middle],
                  "arrayminus": [middle - low], "color": _colour(number)}  # fmt: skip
-        self.figure.add_scatter(x=[middle], y=[row], name=_cut(name), mode="markers",
+        self.figure.add_scatter(x=[middle], y=[row], name=escape(name), mode="markers",
                                 marker={"color": _colour(number), "size": 9}, error_x=reach,
-                                showlegend=False)  # fmt: skip
+                                cliponaxis=False)  # fmt: skip
 
     def heat(self, x: Sequence[float], z: Sequence[Sequence[float | None]], unit: str) -> None:
         """A map of colours, one row of z for each row of the chart."""
@@ -123,28 +130,31 @@ class Chart:
 
     def rows(self, names: Sequence[str]) -> None:
         """Names on the vertical axis, from the top: row i is at y = i. Call it last."""
-        ticks = {"tickvals": list(range(len(names))), "ticktext": list(map(_cut, names))}
+        labels = [*map(_wrapped, names)]
+        lines = max((label.count("<br>") for label in labels), default=0)
+        self.figure.update_layout(height=self.figure.layout.height + LINE * lines * len(names))
+        ticks = {"tickvals": list(range(len(names))), "ticktext": labels}
         self.figure.update_yaxes(range=[len(names) - 0.5, -0.5], showgrid=False, **ticks)
         for trace in self.figure.data:
             trace.customdata = [escape(names[i]) for i in trace.y]
             if trace.type == "heatmap":
                 trace.customdata = [[n] * len(trace.x) for n in trace.customdata]
-            number = "%{x}: %{z:.3f}" if trace.type == "heatmap" else "%{x:.4g}"
+            number = "%{x}: %{z:.3f}" if trace.type == "heatmap" else "%{x:.3g}"
             trace.hovertemplate = f"%{{customdata}}<br>{number}"
 
     def mark_x(self, at: float, words: str) -> None:
-        """A line from bottom to top, its words above it; call it after what it is to mark."""
+        """A line from bottom to top, its words above it; call it after what it is to mark, and
+        after a range of the axis."""
         self.figure.add_vline(x=at, line=_mark())
         if words:
             scale = math.log10 if self.log_x else float
-            drawn = [v for t in self.figure.data for v in t.x if v is not None] or [at]
-            place, middle = scale(at), (scale(min(drawn)) + scale(max(drawn))) / 2
+            drawn = [scale(v) for t in self.figure.data for v in t.x if v is not None]
+            ends = self.figure.layout.xaxis.range or drawn or [scale(at)]
+            place, middle = scale(at), (min(ends) + max(ends)) / 2
             self.figure.add_annotation(
                 x=place, y=1, yref="paper", text=escape(words), yanchor="bottom",
                 xanchor="right" if place > middle else "left", **_small(),
             )  # fmt: skip
-            plot = self.figure.layout.height - self.figure.layout.margin.b - TOP
-            self.figure.update_layout(legend={"y": 1 + LINE / plot})
 
     def mark_y(self, at: float, words: str) -> None:
         """A line from left to right, its words above it, clear of a mark at the right end."""
@@ -157,24 +167,70 @@ class Chart:
         self.figure.update_xaxes(x or {})
         self.figure.update_yaxes(y or {})
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing would be seen: no number, or bars of no length."""
+        return not any(self._seen())
+
+    def _seen(self) -> Iterator[bool]:
+        for t in self.figure.data:
+            if t.type == "heatmap":
+                yield any(v is not None for row in t.z for v in row)
+            elif t.type == "bar":
+                yield any(t.x if t.orientation == "h" else t.y)
+            else:
+                yield any(a is not None and b is not None for a, b in zip(t.x, t.y, strict=True))
+
     def html(self) -> str:
-        """The chart's place on the page, with its data beside it; a long legend adds height."""
-        named = sum(t.type != "heatmap" and t.showlegend is not False for t in self.figure.data)
-        more = LINE * max(0, (named - 1) // 2)
-        if self.log_x:
-            drawn = [v for t in self.figure.data for v in t.x if v] or [1.0]
-            self.axes(x={"tickmode": "array", **powers(min(drawn), max(drawn))})
-        self.figure.update_layout(showlegend=named > 1, height=self.figure.layout.height + more)
+        """The chart's place on the page, with its legend above and its data inside."""
+        self._end_with_the_data()
         data: str = self.figure.to_json()
+        names = "".join(self.legend.values()) if len(self.legend) > 1 else ""
         return (
-            f'<div class="chart" role="img" aria-label="{escape(self.says)}">'
+            (f'<p class="of">{escape(self.of)}</p>' if self.of else "")
+            + (f'<ul class="legend">{names}</ul>' if names else "")
+            + f'<div class="chart" role="img" aria-label="{escape(self.says)}">'
             f'<script type="application/json">{data}</script></div>'
         )
 
+    def _end_with_the_data(self) -> None:
+        """The horizontal axis from the first to the last number, marks among them."""
+        marks = [s.x0 for s in self.figure.layout.shapes if s.x0 == s.x1]
+        kinds = {t.type for t in self.figure.data}
+        drawn = [x for t in self.figure.data for x, y in zip(t.x, t.y, strict=True)
+                 if x is not None and y is not None] if "heatmap" not in kinds else []  # fmt: skip
+        drawn += marks if drawn else []
+        if self.log_x:
+            drawn = [v for v in drawn if v > 0] or [1.0]
+            self.axes(x={"tickmode": "array", **powers(min(drawn), max(drawn))})
+        if self.figure.layout.xaxis.range is not None or not drawn or "bar" in kinds:
+            return
+        low, high = (math.log10(v) if self.log_x else v for v in (min(drawn), max(drawn)))
+        curves = any("lines" in t.mode for t in self.figure.data)
+        room = 0.0 if curves and high > low else 0.03 * (high - low) or 0.5
+        self.axes(x={"range": [low - room, high + room]})
 
-def _cut(name: str) -> str:
-    """A name escaped, and its beginning left out where it is long."""
-    return escape(name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}")
+    def _name(self, name: str, number: int | str | None, sign: str, shown: bool) -> None:
+        """One entry of the legend, the name whole."""
+        if shown and name not in self.legend:
+            pair = PAGE["grey"] if number is None else PAGE.get(str(number))
+            one, other = pair or SERIES[int(str(number)) % len(SERIES)]
+            self.legend[name] = (
+                f'<li style="--light:{one};--dark:{other}"><svg width="26" height="12" '
+                f'stroke="currentColor" fill="none" stroke-width="0" aria-hidden="true">{sign}'
+                f"</svg>{escape(name)}</li>"
+            )
+
+
+def _wrapped(name: str) -> str:
+    """A name escaped, in lines that break after its dots and the like."""
+    lines = [""]
+    for part in re.findall(r"[^._\s/-]*[._\s/-]?", name):
+        for piece in (part[i : i + LONGEST] for i in range(0, len(part), LONGEST)):
+            if lines[-1] and len(lines[-1] + piece.rstrip()) > LONGEST:
+                lines.append("")
+            lines[-1] += piece
+    return "<br>".join(escape(line.strip()) for line in lines)
 
 
 def _colour(number: int | None) -> str:
@@ -182,7 +238,7 @@ def _colour(number: int | None) -> str:
 
 
 def _dash(number: int | None) -> str:
-    return "dash" if number is None else DASHES[number // len(SERIES) % len(DASHES)]
+    return "dash" if number is None else [*DASHES][number // len(SERIES) % len(DASHES)]
 
 
 def _drawn(values: Sequence[float | None]) -> list[float | None]:

@@ -14,6 +14,7 @@ PAGE = {
     "grey": ("#8b949e", "#7d8791"),
     "mark": ("#59636f", "#a3acb7"),
     "alarm": ("#b3261e", "#ff9d8f"),
+    "warn": ("#8a5a00", "#f0c36b"),
     "calm": ("#00694f", "#4fd1a5"),
 }
 """Name -> the colour on light ground, the colour on dark ground; no light one stands twice."""

@@ -52,6 +52,7 @@ class Panel:
         number: its place on the page.
         title: the question.
         lead: how to read the charts.
+        units: symbol or unit -> what it means, one line each.
         says: the answer, one sentence each.
         charts: none where the report lacks the quantity; `says` then tells so.
         tables: all numbers of the panel.
@@ -60,20 +61,24 @@ class Panel:
     number: int
     title: str
     lead: str
+    units: tuple[tuple[str, str], ...] = ()
     says: tuple[str, ...] = ()
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
 
     def html(self) -> str:
-        """The panel as a section of the page."""
-        says = "".join(f"<li>{escape(sentence)}</li>" for sentence in self.says)
+        """The panel as a section of the page; a chart of nothing is a sentence."""
+        empty = [f"Nothing to draw of {c.says}." for c in self.charts if c.is_empty]
+        says = "".join(f"<li>{escape(sentence)}</li>" for sentence in (*self.says, *empty))
+        units = "".join(f"<dt>{escape(n)}</dt> <dd>{escape(w)}</dd>" for n, w in self.units)
         tables = "".join(table.html() for table in self.tables)
         return (
             f'<section class="panel" id="panel-{self.number}">'
             f"<h2><span>{self.number}</span> {escape(self.title)}</h2>"
             f'<p class="lead">{escape(self.lead)}</p>'
-            f"{''.join(chart.html() for chart in self.charts)}"
+            f"{''.join(chart.html() for chart in self.charts if not chart.is_empty)}"
             f"<ul>{says}</ul>"
+            + (f'<dl class="units">{units}</dl>' if units else "")
             + (f"<details><summary>Numbers</summary>{tables}</details>" if tables else "")
             + "</section>"
         )
@@ -125,7 +130,7 @@ def numbered(columns: Sequence[Sequence[Cell]], first: int = 0) -> tuple[tuple[C
 
 
 def shown(value: Cell) -> str:
-    """A number as the tables print it, four digits of it."""
+    """A number as the page prints it, three digits of it."""
     if value is None:
         return "none"
     if not isinstance(value, float):
@@ -134,4 +139,5 @@ def shown(value: Cell) -> str:
         return "NaN"
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
-    return f"{value:.4g}"
+    text = f"{value:.3g}"
+    return f"{float(text):.0f}" if "e" in text and 1 <= abs(value) < 1e6 else text

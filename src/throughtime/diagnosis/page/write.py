@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from throughtime.diagnosis.page import colours, panels
 from throughtime.diagnosis.page.chart import library
 from throughtime.diagnosis.page.panel import shown
-from throughtime.diagnosis.table import described, named
+from throughtime.diagnosis.table import described, named, steps_in_words
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.report import Report
@@ -55,20 +55,33 @@ def _header(report: Report) -> str:
     facts = {
         "Model": report.model,
         "Layers": "; ".join(layers),
-        "Steps T": str(report.steps),
+        "Parameters": "" if report.parameters is None else f"{report.parameters:,}",
+        "Steps T": steps_in_words(report).removesuffix(" steps"),
         "Rows B": str(report.rows),
         "Task lag": f"{report.lag} steps",
         "Loss": "not finite" if report.loss is None else shown(report.loss),
+        "Measured": report.made,
+        "throughtime": report.version,
     }
     pairs = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items() if v)
     return f"<dl>{pairs}</dl>"
 
 
 def _verdict(report: Report) -> str:
-    said, kind = f'<p>No trouble found.</p><span class="advice">{CAVEAT}</span>', "calm"
-    if report.troubles:
-        said, kind = f"<ol>{''.join(map(_trouble, report.troubles))}</ol>", "alarm"
+    said, kind = f'<p>No trouble found.</p><span class="advice">{_caveat(report)}</span>', "calm"
+    if named := (*report.troubles, *report.cautions):
+        said, kind = f"<ol>{''.join(map(_trouble, named))}</ol>", "alarm"
+    if report.cautions and not report.troubles:
+        kind = "warn"
     return f'<section id="verdict" class="{kind}"><h2>Verdict</h2>{said}</section>'
+
+
+def _caveat(report: Report) -> str:
+    """What health does not say, with the memory at the lag."""
+    held = [c.r2_by_lag[report.lag] for c in report.capacities if report.lag < len(c.r2_by_lag)]
+    if not held:
+        return CAVEAT
+    return f"{CAVEAT} There r² is {shown(max(held))} at the lag, where 1 is every input."
 
 
 def _trouble(trouble: Trouble) -> str:
@@ -80,4 +93,5 @@ def _trouble(trouble: Trouble) -> str:
 
 def _raised(sentence: str) -> str:
     """Escaped, its powers of ten written as such."""
-    return re.sub(r"\b10\^([+-]?[\d.]*\d)", r"10<sup>\1</sup>", escape(sentence))
+    powers = re.sub(r"\b10\^([+-]?[\d.]*\d)", r"10<sup>\1</sup>", escape(sentence))
+    return powers.replace("r^2", "r²")

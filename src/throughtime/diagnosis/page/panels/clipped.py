@@ -16,7 +16,12 @@ ASKED = Panel(
     number=7,
     title="What does clipping do?",
     lead="The size of the whole gradient of fresh batches at fixed weights, and the threshold.",
-)
+    units=(
+        ("‖g‖", "length of the gradient by all parameters together."),
+        ("noise scale", "so many batches must be averaged until noise and gradient are equal; "
+         "far below 1: batches agree."),
+    ),
+)  # fmt: skip
 
 
 def panel(report: Report) -> Panel:

@@ -18,12 +18,18 @@ ASKED = Panel(
     title="Who talks to whom?",
     lead="How much the output at one step changes with the input at another. Gates that write "
     "little make it small, which harms no gradient of panel 1. Empty: exactly zero.",
-)
+    units=(
+        ("C(t, t′)", "size of the change of an output at step t′ by the input at step t; log₁₀ C "
+         "is -3 where a change of 1 arrives as a thousandth."),
+    ),
+)  # fmt: skip
 
 
 def panel(report: Report) -> Panel:
     """The connectivity of each recurrent module as a map of colours."""
     why = absent(report, "connectivity")
+    if report.lengths and report.connectivity:
+        why = (*why, f"Rows of several lengths all end at step {report.steps - 1}.")
     if not report.connectivity:
         return replace(ASKED, says=why or NOTHING)
     return replace(
@@ -47,8 +53,8 @@ def _sentence(c: Connectivity) -> str:
 def _map(c: Connectivity) -> Chart:
     chart = Chart(
         f"inputs that outputs of {c.name or 'model'} depend on",
-        f"input step t of {c.name or 'model'}", "output step t′",
-        height=120 + 22 * len(c.output_steps),
+        "input step t", "output step t′", height=max(190, 120 + 22 * len(c.output_steps)),
+        of=c.name,
     )  # fmt: skip
     logs = [[math.log10(v) if v > 0 else None for v in row] for row in c.norms]
     chart.heat(range(len(c.norms[0])), logs, "log₁₀ C")

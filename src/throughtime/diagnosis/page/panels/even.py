@@ -18,7 +18,13 @@ ASKED = Panel(
     title="Is it learning evenly?",
     lead="Above, the gradient or update of each matrix beside its weights, by gate; updates of "
     "about 1/1000 are usual. Below, the gradient that reaches each layer at three steps.",
-)
+    units=(
+        ("‖g‖ / ‖θ‖", "length of a block's gradient beside that of its weights; gradients are as "
+         "large as the loss is, so compare blocks with each other."),
+        ("‖Δθ‖ / ‖θ‖", "length of the change since `before` beside that of the weights."),
+        ("‖dL/ds‖", "length of the gradient of the loss by the states at a step, of all rows."),
+    ),
+)  # fmt: skip
 GUIDE, ZEROS = 1e-3, "biases that a start sets to 0 begin so and do learn"
 
 
@@ -29,6 +35,7 @@ def panel(report: Report) -> Panel:
         return replace(ASKED, says=why or NOTHING)
     return replace(
         ASKED,
+        units=tuple(u for u in ASKED.units if u[0] == _symbol(e) or "dL" in u[0]),
         says=(*_sentences(e), *why),
         charts=(_ratios(e), _depth(e)),
         tables=(_shares(e), _norms(e), *([_neighbours(e)] if e.neighbours else [])),

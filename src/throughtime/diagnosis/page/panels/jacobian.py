@@ -18,7 +18,14 @@ ASKED = Panel(
     title="Why? The Jacobians of one step",
     lead="Above, the Lyapunov exponents: how fast each direction of the state grows or fades. "
     "Below, how much one step stretches: the median singular value and 5 to 95 % of them.",
-)
+    units=(
+        ("nats a step", "an exponent of -0.1 loses 10 % a step, 0 keeps all, 0.7 doubles."),
+        ("J", "the change of all states after a step by those before it; a singular value of 1 "
+         "keeps a direction's length."),
+        ("condition number", "the longest beside the shortest direction after those steps; from "
+         "1e15 on a lower bound, for numbers end there."),
+    ),
+)  # fmt: skip
 
 
 def panel(report: Report) -> Panel:
@@ -64,7 +71,7 @@ def _stretch(found: list[tuple[Part, Jacobians]]) -> Chart:
         chart.spread(part.label, row, *j.singular_values, part.number)
     chart.mark_x(1.0, "")
     chart.rows([part.label for part, _ in found])
-    chart.axes(x={"rangemode": "tozero"})
+    chart.axes(x={"range": [0, max(1.0, *(j.singular_values[2] for _, j in found))]})
     return chart
 
 

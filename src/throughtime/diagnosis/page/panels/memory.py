@@ -26,6 +26,10 @@ ASKED = Panel(
     title="What does it remember?",
     lead="Noise fed in and read back from the state k steps later by a linear read-out: r² on "
     "steps held out. A layer may have much of this and little of panel 1's reach, or the reverse.",
+    units=(
+        ("r²(k)", "share of the input k steps ago that the state holds: 1 all, 0 nothing."),
+        ("capacity", "the sum of r² over all lags: how many past inputs it holds, in numbers."),
+    ),
 )
 HALF = 0.5
 
@@ -51,7 +55,7 @@ def _sentence(part: Part, c: MemoryCapacity, lag: int) -> str:
     more = "" if c.lags_suffice else " or more, for the last lag still counts"
     at = f"; r² is {shown(c.r2_by_lag[lag])} at the lag of {lag}" if lag < len(c.r2_by_lag) else ""
     return (
-        f"{part.label}: remembers {far} (r² above 0.5); its capacity is {c.capacity:.1f}{more}, "
+        f"{part.label}: remembers {far} (r² above 0.5); its capacity is {shown(c.capacity)}{more}, "
         f"of at most {c.state_width}{at}."
     )
 
@@ -60,9 +64,12 @@ def _chart(found: list[tuple[Part, MemoryCapacity]], lag: int) -> Chart:
     chart = Chart("share of past input that the state holds, by lag", "lag k, steps", "r²(k)")
     for part, c in found:
         chart.line(part.label, range(len(c.r2_by_lag)), c.r2_by_lag, part.number)
+    held = [k for _, c in found for k, r2 in enumerate(c.r2_by_lag) if r2]
+    # Beyond the last that is held, or the lag, all are zeros.
+    end = min(1 + max([lag, *held]), max(len(c.r2_by_lag) for _, c in found) - 1)
+    chart.axes(x={"range": [0, end]}, y={"range": [-0.03, 1.05]})
     chart.mark_y(HALF, "0.5")
     chart.mark_x(lag, f"task lag {lag}")
-    chart.axes(y={"range": [-0.03, 1.05]})
     return chart
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,12 @@ ASKED = Panel(
     lead="The gradient k steps before the last one, against that of the last step; only the loss "
     "of the last step counts. Diamonds: the horizons K(1/e) and K(1/1000). Grey ground: the "
     "spread over batches. Grey line: torch's own start, same sizes.",
-)
+    units=(
+        ("ρ(k)", "size of the gradient k steps back beside that of the last step; log₁₀ ρ is 0 "
+         "where it arrives whole and -3 where a thousandth does."),
+        ("nats a step", "slope of ln ρ: -0.1 means 10 % less with each step back, -0.7 half."),
+    ),
+)  # fmt: skip
 
 
 def panel(report: Report) -> Panel:
@@ -32,7 +37,7 @@ def panel(report: Report) -> Panel:
     why = absent(report, "lag_gradients")
     if not report.lag_gradients:
         return replace(ASKED, says=why or NOTHING)
-    said = tuple(map(_sentence, report.lag_gradients))
+    said = (*map(_sentence, report.lag_gradients), *_blind(report), *_of_rows(report))
     tables = [*_tables("", report.lag_gradients)]
     if report.torch_default:
         tables += _tables(" of torch's own start", report.torch_default)
@@ -56,9 +61,31 @@ def _sentence(g: LagGradient) -> str:
     if g.horizon_1e3_steps is None:
         said = f"{where}: above 1/1000 in all {last} lags"
     else:
-        said = f"{where}: below 1/1000 from {g.horizon_1e3_steps} steps back on"
+        said = f"{where}: below 1/1000 after {g.horizon_1e3_steps} steps"
     zeros = f"; {g.zero_share:.0%} of the gradients are exactly zero" if g.zero_share else ""
     return f"{said}, {g.slope_nats_per_step:+.3f} nats a step{zeros}."
+
+
+def _blind(report: Report) -> Iterator[str]:
+    """What has no curve, since the loss does not see it."""
+    for u in report.unseen:
+        seen = f"reads it after {u.read_steps} of its {u.steps} steps at the latest"
+        yield (
+            f"{label(u.name, u.layer, u.direction)}: no curve, for the loss "
+            f"{seen if u.read_steps else 'depends on nothing of it'}."
+        )
+
+
+def _of_rows(report: Report) -> Iterator[str]:
+    """How many rows count, where not all do at every lag."""
+    for g in report.lag_gradients:
+        rows = g.rows_by_lag
+        if rows and (rows[0] < report.rows or rows[-1] < rows[0]):
+            yield (
+                f"{label(g.name, g.layer, g.direction)}: each row counts its lags from its own "
+                f"end, {rows[0]} of {report.rows} rows at lag 0 and {rows[-1]} at lag "
+                f"{len(rows) - 1}."
+            )
 
 
 def _chart(report: Report) -> Chart:
@@ -82,8 +109,7 @@ def _chart(report: Report) -> Chart:
     chart.mark_y(-3.0, "1/1000")
     chart.mark_y(FLOOR, "float32 ends here")
     chart.mark_x(report.lag, f"task lag {report.lag}")
-    last = max(len(g.log10_rho_by_lag) for g in report.lag_gradients) - 1
-    chart.axes(x={"range": [-0.01 * last, 1.03 * last]}, y={"range": _range(report)})
+    chart.axes(y={"range": _range(report)})
     return chart
 
 

@@ -31,7 +31,12 @@ ASKED = Panel(
     lead="Above, units by time scale τ, after which 1/e of what they hold is left; those right of "
     "the task lag bridge it. Below, the share of values at either end of each gate (0.05, 0.95) or "
     "tanh (±0.95), where it learns slowly.",
-)
+    units=(
+        ("τ", "time scale, steps: how long a unit keeps what it holds until 1/e, 37 %, is left."),
+        ("low, high end", "a gate at its end is shut or open whatever comes, and its gradient is "
+         "small."),
+    ),
+)  # fmt: skip
 BINS_A_DECADE, SHORTEST = 10, 0.1
 """What is shorter stands in the first bin, steps."""
 
@@ -66,9 +71,10 @@ def _histogram(found: list[tuple[Part, GateTimes]], lag: int) -> Chart:
     """Bins of a tenth of a decade, one of which ends at the lag, so that no bar crosses it."""
     chart = Chart("units by time scale", "time scale τ, steps (log scale)", "units")
     finite = [t for _, g in found for t in g.tau_steps if 0 < t < math.inf]
-    low = max(SHORTEST, min([lag / 10, *finite]))
-    first, last = _bin(low, lag), _bin(max([lag * 10, *finite]), lag)
+    low = max(SHORTEST, min([lag, *finite]))
+    first, last = _bin(low, lag), _bin(max([lag, *finite]), lag)
     beyond = last + 3
+    endless = any(tau == math.inf for _, g in found for tau in g.tau_steps)
     for part, g in found:
         bins = Counter(beyond if tau == math.inf else max(first, _bin(tau, lag) if tau else first)
                        for tau in g.tau_steps)  # fmt: skip
@@ -77,10 +83,10 @@ def _histogram(found: list[tuple[Part, GateTimes]], lag: int) -> Chart:
                    words=[_span(b, lag, b == beyond) for b in sorted(bins)])  # fmt: skip
     chart.mark_x(math.log10(lag), f"task lag {lag}")
     ticks = powers(10 ** _place(first, lag), 10 ** _place(last, lag), logs=True)
-    if any(tau == math.inf for _, g in found for tau in g.tau_steps):
+    if endless:
         ticks["tickvals"].append(_place(beyond + 0.5, lag))
         ticks["ticktext"].append("∞")
-    ends = [_place(first - 1, lag), _place(beyond + 1, lag)]
+    ends = [_place(first, lag), _place(beyond + 1 if endless else last + 1, lag)]
     chart.axes(x={"tickmode": "array", **ticks, "range": ends}, y={"rangemode": "tozero"})
     return chart
 
@@ -113,7 +119,8 @@ def _ends(found: list[tuple[Part, GateTimes]]) -> Chart:
                sideways=True)  # fmt: skip
     chart.bars("high end", [s.share_high for _, s in gates], rows, 1, sideways=True)
     chart.rows([name for name, _ in gates])
-    chart.axes(x={"range": [0, 1], "tickformat": ".0%"})
+    most = max([s.share_low + s.share_high for _, s in gates], default=0)
+    chart.axes(x={"range": [0, max(0.1, most)], "tickformat": ".0%"})
     return chart
 
 

@@ -17,6 +17,10 @@ ASKED = Panel(
     title="Where does the weight gradient come from?",
     lead="Line: the cosine of what back-propagation truncated at K steps gives with the whole "
     "gradient. Dots: its size beside the whole. Diamond: from here on the cosine is 0.99.",
+    units=(
+        ("cosine", "1: the truncated gradient points as the whole does; 0: across; -1: away."),
+        ("size", "length of the truncated gradient beside the whole, which is 1."),
+    ),
 )
 RIGHT = 0.99
 
