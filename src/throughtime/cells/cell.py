@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.declarations import check_declarations
-from throughtime.cells.layout import Layout, find_layout
+from throughtime.cells.layout import Layout, first_layout, layout_of_size
 from throughtime.cells.layout import Names as Names
 from throughtime.cells.layout import check_new_state as check_new_state
 from throughtime.cells.registry import interned
@@ -143,8 +143,28 @@ class Cell(ABC, metaclass=_CellType):
 
     @cached_property
     def layout(self) -> Layout:
-        """What `step` touches, found by one dry run on two rows of random numbers."""
-        return find_layout(self)
+        """What `step` touches, found by a dry run: a layer's own, or at a size that fits."""
+        return next(iter(self._layouts.values()), None) or first_layout(self)
+
+    def layout_at(self, hidden_size: int) -> Layout:
+        """What `step` touches at a layer's own size, which is tried once.
+
+        Raises:
+            CellError: it is not what it touches at another size.
+        """
+        if hidden_size not in self._layouts:
+            found = layout_of_size(self, hidden_size)
+            if self._layouts and found != self.layout:
+                raise CellError(
+                    f"{type(self).__name__}.step must read the same names at every size, got "
+                    f"{found} at hidden_size {hidden_size} and {self.layout}"
+                )
+            self._layouts[hidden_size] = found
+        return self._layouts[hidden_size]
+
+    @cached_property
+    def _layouts(self) -> dict[int, Layout]:
+        return {}
 
     def __repr__(self) -> str:
         words = [f"{k}={getattr(v, '__qualname__', repr(v))}" for k, v in self.arguments.items()]

@@ -20,7 +20,7 @@ def parameter_shapes(
         "weight_ih" (G_a H, I), "weight_hh" (G_u H, width of the output), "bias_ih" (G_a H,),
         "bias_hh" (G_u H,), "weight_<product>" (to, from), and each vector (H,).
     """
-    layout = cell.layout
+    layout = cell.layout_at(hidden_size) if hidden_size else cell.layout
     rows_a = len(layout.input_gates) * hidden_size
     rows_u = len(layout.recurrent_gates) * hidden_size
     shapes: dict[str, tuple[int, ...]] = {}
