@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import throughtime
 from throughtime import GRU, LSTM, RNN, initialise
-from throughtime.diagnosis.lag_gradient import LagGradient
-from throughtime.diagnosis.report import Report
-from throughtime.diagnosis.rules_reach import exploding
-from throughtime.diagnosis.trial import Trial
+from throughtime.diagnosis.quantities.lag_gradient import LagGradient
+from throughtime.diagnosis.report.report import Report
+from throughtime.diagnosis.verdict.cured_copy import Trial
+from throughtime.diagnosis.verdict.reach import exploding
 
 T, LAG, H = 50, 20, 32
 SEEDS = [pytest.param(s, marks=pytest.mark.soak if s > 2 else ()) for s in range(20)]

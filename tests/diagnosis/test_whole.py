@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tests.tolerance import TOLERANCE
 from throughtime import GRU, LSTM, RNN, Recurrent, cells
-from throughtime.diagnosis.rows import Rows
-from throughtime.diagnosis.walk import sent_back, walk
-from throughtime.diagnosis.whole import norms_by_lag
+from throughtime.diagnosis.observe.marked_states import sent_back, walk
+from throughtime.diagnosis.observe.watch import Rows
+from throughtime.diagnosis.quantities.reach import norms_by_lag
 from throughtime.layers.batch import Batch
 
 T, B, I, H = 13, 3, 4, 5

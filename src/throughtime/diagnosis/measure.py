@@ -11,14 +11,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from throughtime.diagnosis.batches import as_batches
-from throughtime.diagnosis.connectivity import connectivity
-from throughtime.diagnosis.evenness import evenness
-from throughtime.diagnosis.gates import gate_times
-from throughtime.diagnosis.jacobians import jacobians
-from throughtime.diagnosis.lag_gradient import Unseen, find_unseen, lag_gradients
-from throughtime.diagnosis.one_thread import one_thread
-from throughtime.diagnosis.panels import (
+from throughtime.diagnosis.cure import start_of
+from throughtime.diagnosis.model_quantities import (
     Gaps,
     bands,
     capacities,
@@ -26,12 +20,18 @@ from throughtime.diagnosis.panels import (
     torch_default,
     weight_gradient_lags,
 )
-from throughtime.diagnosis.report import QUANTITIES, Missing, Module, Report
-from throughtime.diagnosis.starts import start_of
-from throughtime.diagnosis.subject import Loss, Seen, Subject
-from throughtime.diagnosis.trial import Trial
-from throughtime.diagnosis.trouble import where
-from throughtime.diagnosis.verdict import cautions, not_finite, troubles
+from throughtime.diagnosis.observe.batches import as_batches
+from throughtime.diagnosis.observe.examined import Loss, Seen, Subject
+from throughtime.diagnosis.observe.observe import one_thread
+from throughtime.diagnosis.quantities.connectivity import connectivity
+from throughtime.diagnosis.quantities.evenness import evenness
+from throughtime.diagnosis.quantities.gates import gate_times
+from throughtime.diagnosis.quantities.jacobians import jacobians
+from throughtime.diagnosis.quantities.lag_gradient import Unseen, find_unseen, lag_gradients
+from throughtime.diagnosis.report.report import QUANTITIES, Missing, Module, Report
+from throughtime.diagnosis.verdict.cured_copy import Trial
+from throughtime.diagnosis.verdict.trouble import where
+from throughtime.diagnosis.verdict.verdict import cautions, not_finite, troubles
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
 from throughtime.layers.sequence import SequenceLayer
 from throughtime.version import __version__

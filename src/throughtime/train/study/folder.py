@@ -16,7 +16,7 @@ from typing import Any
 from throughtime.errors import RunError
 from throughtime.tasks.choices import short
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.files import read_json, write_whole
+from throughtime.train.run import read_json, write_whole
 from throughtime.train.study.grid import AXES
 from throughtime.train.study.learn import Outcome
 

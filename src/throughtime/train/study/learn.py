@@ -18,10 +18,7 @@ from torch import nn
 from throughtime.errors import RunError
 from throughtime.tasks.memory import MemoryTask
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.clipping import clip
-from throughtime.train.optimizer import optimizer, step_seed
-from throughtime.train.schedule import learning_rate
-from throughtime.train.steps import Steps
+from throughtime.train.step import Steps, clip, learning_rate, optimizer, step_seed
 from throughtime.train.study.grid import memory_task
 
 _ENOUGH = 0.5  # times the line: a validation this low ends a run
