@@ -14,7 +14,7 @@ from throughtime.cli import main, shown
 from throughtime.diagnosis.report.report import Report
 from throughtime.errors import MissingExtra, OptionError
 from throughtime.tasks import find
-from throughtime.tasks.pronounce.alphabet import START
+from throughtime.tasks.pronounce.words import START
 from throughtime.tasks.recipe import Recipe
 from throughtime.train.run import Run, create, read
 

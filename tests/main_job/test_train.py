@@ -19,7 +19,7 @@ from throughtime.tasks.recipe import Recipe
 from throughtime.train.journal import Journal
 from throughtime.train.result import trained
 from throughtime.train.run import Run, create, locked
-from throughtime.train.step import Steps, clip, learning_rate, step_seed
+from throughtime.train.step import StepLoader, clip, learning_rate, step_seed
 
 
 def rows(run: Run) -> list[dict[str, Any]]:
@@ -75,11 +75,11 @@ def test_seeds_differ_in_the_bits_torch_looks_at() -> None:
 @pytest.mark.usefixtures("dictionary_in_small")
 def test_the_loader_is_a_function_of_the_step() -> None:
     task = find("pronounce")(Recipe(**{**TINY, "steps": 500, "validate_every": 150}))
-    whole = Steps(task, lambda: 0)
+    whole = StepLoader(task, lambda: 0)
     passed = len(task.epoch(0))
     assert passed < 450  # so that the steps below cross into further passes
     for first in (0, 1, 149, 150, 299, 450, 499):
-        found = list(Steps(task, lambda first=first: first))
+        found = list(StepLoader(task, lambda first=first: first))
         assert len(found) == min(first - first % 150 + 150, 500) - first
         for step, batch in enumerate(found, start=first):
             assert all(map(torch.equal, batch, whole.batch(step)))

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import throughtime
 from throughtime.cli import commands as folder
 from throughtime.errors import ThroughtimeError, missing_extra
-from throughtime.tasks.choices import did_you_mean
+from throughtime.tasks.recipe import did_you_mean
 
 # Packages of the extra `train`, by the name they are imported under.
 _EXTRA = ("pytorch_lightning", "safetensors", "rich", "plotly")

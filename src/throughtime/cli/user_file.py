@@ -16,8 +16,7 @@ from typing import Any
 
 from throughtime.cells import Cell, available
 from throughtime.errors import CellError, OptionError, ThroughtimeError
-from throughtime.tasks.cell import KINDS
-from throughtime.tasks.choices import one_of
+from throughtime.tasks.recipe import KINDS, one_of
 
 
 def executed(file: Path) -> ModuleType:

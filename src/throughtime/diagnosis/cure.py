@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from throughtime.diagnosis.observe.checks import check_plain, not_copied
+from throughtime.diagnosis.observe.batches import check_plain, not_copied
 from throughtime.errors import OptionError
 from throughtime.layers.convert import from_torch
 from throughtime.layers.initialise import Startable, initialise

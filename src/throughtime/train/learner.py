@@ -21,7 +21,7 @@ from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.task import Batch
 from throughtime.train.journal import Journal
 from throughtime.train.run import Run
-from throughtime.train.step import Steps, clip, learning_rate, optimizer, step_seed
+from throughtime.train.step import StepLoader, clip, learning_rate, optimizer, step_seed
 from throughtime.train.storage import State, all_finite, ended, write_checkpoint
 
 CURE = "train again with a lower --lr or with --clip norm"
@@ -45,8 +45,8 @@ class Learner(pl.LightningModule):
             made.load_state_dict(self.restored)
         return made
 
-    def train_dataloader(self) -> Steps:
-        return Steps(self.task, lambda: self.done)
+    def train_dataloader(self) -> StepLoader:
+        return StepLoader(self.task, lambda: self.done)
 
     def val_dataloader(self) -> list[str]:
         return ["validation"]  # the whole split is one batch to Lightning; the task cuts it

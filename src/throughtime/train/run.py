@@ -19,8 +19,7 @@ from typing import Any
 
 from throughtime.errors import RunError
 from throughtime.tasks import find
-from throughtime.tasks.choices import short
-from throughtime.tasks.recipe import Recipe, recipe_from
+from throughtime.tasks.recipe import Recipe, recipe_from, short
 
 _SEAL = b"throughtime sealed 1 "
 _LENGTHS = len(_SEAL) + 64 + 1

@@ -70,7 +70,7 @@ def step_seed(seed: int, step: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class Steps:
+class StepLoader:
     """The batches from the present step to the next validation, anew each time it is iterated.
 
     Which batch a step gets is decided by (seed, epoch, step) and by nothing that happened before,

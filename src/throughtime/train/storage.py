@@ -17,13 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from throughtime.errors import RunError
-from throughtime.tasks.choices import short
-from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.recipe import Recipe, short
 from throughtime.train.run import (
     Run,
     read_whole,
@@ -40,6 +37,8 @@ _CURE = "restore the file, or write it again with --resume while the checkpoint 
 
 def write_weights(run: Run, weights: Mapping[str, Tensor]) -> None:
     """Writes the weights of a finished run."""
+    from safetensors.torch import save
+
     content = {name: value.contiguous() for name, value in weights.items()}
     write_whole(run.weights, save(content, metadata={"sha256": _digest(content)}))
 
@@ -61,6 +60,9 @@ def load_weights(run: Run, model: nn.Module) -> None:
 
 
 def _read(run: Run) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
         content = read_whole(run.weights)
     except OSError as error:

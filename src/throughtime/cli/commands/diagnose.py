@@ -129,7 +129,7 @@ def _defined(file: Path, defined: dict[str, Any], name: str) -> Any:
     from torch import nn
 
     from throughtime.errors import OptionError
-    from throughtime.tasks.choices import did_you_mean
+    from throughtime.tasks.recipe import did_you_mean
 
     if name not in defined:
         own = [n for n in defined if not n.startswith("_")]

@@ -22,7 +22,7 @@ def register(commands: Commands) -> None:
 
 def evaluate(run: Path, split: str) -> None:
     """Score a trained model on items it never trained on."""
-    from throughtime.tasks.choices import one_of
+    from throughtime.tasks.recipe import one_of
     from throughtime.train.result import trained
     from throughtime.train.run import read
 

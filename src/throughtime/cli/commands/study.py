@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from throughtime.cli.app import Commands
-    from throughtime.train.study.folder import Folder
+    from throughtime.train.study.folder import Folder, StudyRow
     from throughtime.train.study.learn import Outcome
-    from throughtime.train.study.table import Row
     from throughtime.train.study.workers import Lost
 
 
@@ -142,8 +141,8 @@ def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]
     import torch
 
     from throughtime import __version__
+    from throughtime.train.study.folder import page, rows
     from throughtime.train.study.grid import memory_task
-    from throughtime.train.study.table import page, rows
 
     outcomes = folder.outcomes()
     table, rule = rows(outcomes), memory_task(shared).rule
@@ -158,11 +157,11 @@ def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]
     print(f"report: {folder.path / 'study.md'}, and with every run study.json")
 
 
-def _show(table: list[Row], remarks: list[str]) -> None:
+def _show(table: list[StudyRow], remarks: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from throughtime.train.study.table import HEADINGS, failures, reach
+    from throughtime.train.study.folder import HEADINGS, failures, reach
 
     console = Console(highlight=False, soft_wrap=True)
     console.print("\nthe longest length, in steps, that most seeds solved")

@@ -12,15 +12,19 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from throughtime import compat
-from throughtime.diagnosis.observe.batches import called, first_tensor, judged, own_loss, split
-from throughtime.diagnosis.observe.calls import Calls
-from throughtime.diagnosis.observe.checks import (
+from throughtime.diagnosis.observe.batches import (
+    called,
     check_layers,
     check_loss,
     check_plain,
     check_weights,
+    first_tensor,
+    judged,
     not_copied,
+    own_loss,
+    split,
 )
+from throughtime.diagnosis.observe.calls import Calls
 from throughtime.diagnosis.observe.every_state import Path, paths, walked
 from throughtime.diagnosis.observe.observe import arguments, as_layer, observed
 from throughtime.errors import NotFiniteError, OptionError

@@ -43,7 +43,7 @@ class Steps:
     after: tuple[Tensor, ...]
     weights: dict[str, Tensor]
 
-    def parts(self) -> tuple[Names, dict[str, Product], Names]:
+    def parts(self) -> tuple[Names, dict[str, StepProduct], Names]:
         """`a`, the matrices of `U` by name, and `p` of the cell's equations, for all rows."""
         layout, w = self.cell.layout, self.weights
         a = dict(self.inputs)
@@ -53,10 +53,10 @@ class Steps:
             )
             a.update(zip(layout.input_gates, blocks, strict=True))
         count = len(layout.recurrent_gates)
-        U = {n: Product(w[f"weight_{n}"], None) for n in layout.products}
+        U = {n: StepProduct(w[f"weight_{n}"], None) for n in layout.products}
         for i, gate in enumerate(layout.recurrent_gates):
             bias = w["bias_hh"].chunk(count)[i] if "bias_hh" in w else None
-            U[gate] = Product(w["weight_hh"].chunk(count)[i], bias)
+            U[gate] = StepProduct(w["weight_hh"].chunk(count)[i], bias)
         return Names("a", a), U, Names("p", {n: w[n] for n in layout.vectors})
 
     def again(self, before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -67,7 +67,7 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class Product:
+class StepProduct:
     """`U.g` of the equations: `U.g @ v` = U_g v + bias."""
 
     weight: Tensor

@@ -23,7 +23,7 @@ from throughtime.layers.sequence import SequenceLayer
 
 
 @dataclass
-class Given:
+class WatchedCall:
     """One call of a recurrent module in a training step; its tensors are detached.
 
     Attributes:
@@ -62,7 +62,7 @@ class Watch:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.calls: list[Given] = []
+        self.calls: list[WatchedCall] = []
         found = {name: ours for name, m in model.named_modules() if (ours := _ours(m)) is not None}
         if not found:
             raise OptionError(
@@ -100,12 +100,14 @@ def _ours(module: nn.Module) -> SequenceLayer | None:
     return module if isinstance(module, SequenceLayer) else None
 
 
-def _remembered(name: str, ours: SequenceLayer, args: Any, kwargs: Any, out: Any) -> Given:
+def _remembered(name: str, ours: SequenceLayer, args: Any, kwargs: Any, out: Any) -> WatchedCall:
     x, state, given = arguments(args, kwargs)
     y, final = (
         out if isinstance(out, tuple) and not isinstance(out, PackedSequence) else (out, None)
     )
-    call = Given(name, ours, _detached(x), _detached(state), given, _detached(y), _detached(final))
+    call = WatchedCall(
+        name, ours, _detached(x), _detached(state), given, _detached(y), _detached(final)
+    )
     data = y.data if isinstance(y, PackedSequence) else y
     if data.requires_grad:
         data.register_hook(lambda d: setattr(call, "d_outputs", d))
@@ -115,7 +117,7 @@ def _remembered(name: str, ours: SequenceLayer, args: Any, kwargs: Any, out: Any
     return call
 
 
-def _keep_final(call: Given, place: int, d: Tensor | None) -> None:
+def _keep_final(call: WatchedCall, place: int, d: Tensor | None) -> None:
     if d is not None:  # torch calls with nothing where a neighbour alone has a gradient
         call.d_final[place] = d
 
@@ -134,7 +136,7 @@ ROWS = 8
 
 
 @dataclass(frozen=True)
-class Rows:
+class WatchedRows:
     """A few whole sequences of one call, time-major.
 
     Attributes:
@@ -148,7 +150,7 @@ class Rows:
     d_final: States | None
 
 
-def rows_of(call: Given, rows: int | None = ROWS) -> Rows:
+def rows_of(call: WatchedCall, rows: int | None = ROWS) -> WatchedRows:
     """The first whole sequences of a call, at most so many; all rows for None.
 
     Of ragged batches the rows that are longest. What autocast rounded is in the weights' dtype.
@@ -177,10 +179,10 @@ def rows_of(call: Given, rows: int | None = ROWS) -> Rows:
     T = batch.x.shape[0] if batch.lengths is None else int(batch.lengths[kept].max())
     inputs = batch.inputs and {n: v[:T, kept] for n, v in batch.inputs.items()}
     few = Batch(batch.x[:T, kept], _rows(batch.state, kept), inputs=inputs)
-    return Rows(few, None if d_y is None else d_y[:T, kept].to(few.x), _rows(d_final, kept))
+    return WatchedRows(few, None if d_y is None else d_y[:T, kept].to(few.x), _rows(d_final, kept))
 
 
-def _entered(call: Given, state: Any) -> tuple[Batch, Border]:
+def _entered(call: WatchedCall, state: Any) -> tuple[Batch, Border]:
     """The batch in the layer's own layout and its weights' dtype, and the way back."""
     weight = next(call.layer.parameters(), None)
     x, given = call.x, call.given
@@ -206,7 +208,7 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return tuple(_cast(v, dtype) for v in value) if isinstance(value, tuple | list) else value
 
 
-def _entered_final(call: Given) -> States | None:
+def _entered_final(call: WatchedCall) -> States | None:
     """The gradient by the final states in the layer's own layout."""
     if not call.d_final:
         return None

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from throughtime.cells.cell import Names
-from throughtime.diagnosis.observe.steps import Product, Steps, steps_of
+from throughtime.diagnosis.observe.steps import StepProduct, Steps, steps_of
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.passage import Passage
@@ -64,7 +64,7 @@ def activities(steps: Steps) -> list[Activity]:
 class _Named:
     """A matrix whose products are marked with its gate's name."""
 
-    matrix: Product
+    matrix: StepProduct
     name: str
     watch: _Watch
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Result
 from throughtime.diagnosis.observe.calls import State
-from throughtime.diagnosis.observe.marked_states import (
+from throughtime.diagnosis.observe.every_state import (
     Walk,
     apart,
     in_own_order,
@@ -19,7 +19,7 @@ from throughtime.diagnosis.observe.marked_states import (
     states_at,
     walk,
 )
-from throughtime.diagnosis.observe.watch import Rows
+from throughtime.diagnosis.observe.watch import WatchedRows
 from throughtime.diagnosis.quantities.gates import activities, share_at_ends
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
@@ -28,7 +28,7 @@ from throughtime.layers.sequence import SequenceLayer
 from throughtime.scan import scan
 
 
-def norms_by_lag(layer: SequenceLayer, rows: Rows) -> list[tuple[Walk, Tensor | None]]:
+def norms_by_lag(layer: SequenceLayer, rows: WatchedRows) -> list[tuple[Walk, Tensor | None]]:
     """Every layer and direction: its states at a few marks, and (T, B) the norms by lag, 0 first.
 
     The norms are those of the gradient by all states of a step side by side, of the loss that
@@ -76,7 +76,7 @@ def _leaves(calls: list[Call]) -> list[Tensor]:
 
 
 def _sent_back(
-    layer: SequenceLayer, results: list[Result], rows: Rows, leaves: list[Tensor]
+    layer: SequenceLayer, results: list[Result], rows: WatchedRows, leaves: list[Tensor]
 ) -> bool:
     """Let what came back to each direction's own last step go on to the leaves; False: nothing."""
     sent = [] if rows.d_outputs is None else [_ends(layer, results[-1], rows.d_outputs)]
@@ -181,7 +181,9 @@ class Pulse:
         return low + (high - low) * (lag - below) / (above - below)
 
 
-def pulses(name: str, layer: SequenceLayer, rows: Rows, lag: int | None) -> tuple[Pulse, ...]:
+def pulses(
+    name: str, layer: SequenceLayer, rows: WatchedRows, lag: int | None
+) -> tuple[Pulse, ...]:
     """Measure every layer and direction of a module on a few rows.
 
     Args:
@@ -214,7 +216,7 @@ def lags_of(steps: int, lag: int | None = None) -> list[int]:
 
 
 def _reached(
-    layer: SequenceLayer, rows: Rows, lags: list[int]
+    layer: SequenceLayer, rows: WatchedRows, lags: list[int]
 ) -> Iterator[tuple[Walk, dict[int, float]]]:
     """log10 rho by lag, for the loss that sends these gradients back to the last step."""
     if rows.batch.x.device.type == "cpu":

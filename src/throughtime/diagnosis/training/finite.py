@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends.call import packed_mask, unpack
-from throughtime.diagnosis.observe.every_state import first_step
-from throughtime.diagnosis.observe.marked_states import sent_back, walk
-from throughtime.diagnosis.observe.watch import Given, rows_of
+from throughtime.diagnosis.observe.every_state import first_step, sent_back, walk
+from throughtime.diagnosis.observe.watch import WatchedCall, rows_of
 from throughtime.errors import NotFiniteError, OptionError
 
 
@@ -34,7 +33,7 @@ def in_weights(model: nn.Module) -> NotFiniteError | None:
     return None
 
 
-def in_forward(model: nn.Module, calls: Sequence[Given]) -> NotFiniteError:
+def in_forward(model: nn.Module, calls: Sequence[WatchedCall]) -> NotFiniteError:
     """What is not finite first on the way to a loss that is not: weight, input, output, or it."""
     if found := in_weights(model):
         return found
@@ -54,7 +53,7 @@ def in_forward(model: nn.Module, calls: Sequence[Given]) -> NotFiniteError:
     )
 
 
-def in_backward(model: nn.Module, calls: Sequence[Given]) -> NotFiniteError | None:
+def in_backward(model: nn.Module, calls: Sequence[WatchedCall]) -> NotFiniteError | None:
     """The gradient that is not finite, at the step it met first going back; None: all are."""
     odd = [n for n, p in model.named_parameters() if not all_finite([p.grad])]
     if not odd:
@@ -73,7 +72,7 @@ def in_backward(model: nn.Module, calls: Sequence[Given]) -> NotFiniteError | No
     return NotFiniteError(text, "gradient", odd[-1])
 
 
-def _through_time(call: Given) -> NotFiniteError | None:
+def _through_time(call: WatchedCall) -> NotFiniteError | None:
     """The call walked again with every state kept; None where its gradients are finite."""
     try:
         rows = rows_of(call, None)
@@ -92,7 +91,7 @@ def _through_time(call: Given) -> NotFiniteError | None:
     return None
 
 
-def _at(call: Given, what: str, tensor: str, t: int, back: bool = False) -> NotFiniteError:
+def _at(call: WatchedCall, what: str, tensor: str, t: int, back: bool = False) -> NotFiniteError:
     way = "going back first" if back else "first"
     text = f"{what} has NaN or infinity, {way} at time step {t} (counted from 0)"
     return NotFiniteError(text, tensor, call.name, t)
@@ -103,7 +102,7 @@ def _data(x: Any) -> Tensor:
     return found
 
 
-def _of_rows(call: Given, v: Tensor) -> Tensor:
+def _of_rows(call: WatchedCall, v: Tensor) -> Tensor:
     """(T, B, width), zero outside of each row, where anything may stand."""
     steps = torch.arange(len(v), device=v.device).unsqueeze(1)
     for name, inside in (("starts", torch.ge), ("lengths", torch.lt)):
@@ -113,11 +112,11 @@ def _of_rows(call: Given, v: Tensor) -> Tensor:
     return v
 
 
-def _said(call: Given) -> str:
+def _said(call: WatchedCall) -> str:
     return call.name or "the model"
 
 
-def _time_major(call: Given, value: Any) -> Tensor:
+def _time_major(call: WatchedCall, value: Any) -> Tensor:
     """(T, B, width) of what a call was given or gave in the user's layout."""
     x = call.x
     if isinstance(x, PackedSequence):

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from throughtime.diagnosis.observe.watch import Watch, rows_of
 from throughtime.diagnosis.quantities.reach import Pulse, pulses
 from throughtime.diagnosis.training.finite import in_backward, in_forward, in_weights
-from throughtime.diagnosis.verdict.reach import LARGEST_RHO
-from throughtime.diagnosis.verdict.training import RATE, often
-from throughtime.diagnosis.verdict.units import MOVING, SATURATED
+from throughtime.diagnosis.verdict.rules import LARGEST_RHO, MOVING, RATE, SATURATED, often
 from throughtime.errors import NotFiniteError, OptionError, ShapeError, missing_extra
 
 _LEAST = -45.0

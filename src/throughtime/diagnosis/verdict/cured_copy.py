@@ -28,7 +28,7 @@ ROUNDING = 8.0
 
 
 @dataclass(frozen=True)
-class Inputs:
+class InputStatistics:
     """What a module of the copy is given.
 
     Attributes:
@@ -45,7 +45,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Trial:
+class CuredCopy:
     """The model, its batches, and how its cured copy would do on them.
 
     Attributes:
@@ -91,7 +91,7 @@ class Trial:
         return self._measured({}, self._dead_units)
 
     @cached_property
-    def inputs(self) -> dict[str, Inputs]:
+    def inputs(self) -> dict[str, InputStatistics]:
         """What each module of the copy is given."""
         return self._measured({}, self._inputs)
 
@@ -127,12 +127,12 @@ class Trial:
         return {key: count for name, batch in seen.batches.items()
                 for key, count in _dead(name, subject, batch).items()}  # fmt: skip
 
-    def _inputs(self, subject: Subject) -> dict[str, Inputs]:
+    def _inputs(self, subject: Subject) -> dict[str, InputStatistics]:
         found = {}
         for name, batch in subject.run(self.batches[0], self.loss).batches.items():
             dead = _dead(name, subject, batch._replace(x=_even(batch.x)))
             deviation = float(_deviation(batch.x, (0, 1, 2)))
-            found[name] = Inputs(float(batch.x.double().mean()), deviation, dead)
+            found[name] = InputStatistics(float(batch.x.double().mean()), deviation, dead)
         return found
 
     def _r2(self, subject: Subject) -> dict[Key, float]:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from throughtime.diagnosis.report.report import Report
-from throughtime.diagnosis.verdict.cured_copy import Trial
-from throughtime.diagnosis.verdict.reach import (
+from throughtime.diagnosis.verdict.cured_copy import CuredCopy
+from throughtime.diagnosis.verdict.rules import (
+    clipping,
+    dead_units,
     exploding,
+    frozen_gates,
     not_seen,
     remembers_little,
+    truncation,
     vanishing,
     written_too_weakly,
 )
-from throughtime.diagnosis.verdict.training import clipping, truncation
 from throughtime.diagnosis.verdict.trouble import Trouble
-from throughtime.diagnosis.verdict.units import dead_units, frozen_gates
 from throughtime.errors import NotFiniteError
 
-RULES: tuple[Callable[[Report, Trial], Iterator[Trouble]], ...] = (
+RULES: tuple[Callable[[Report, CuredCopy], Iterator[Trouble]], ...] = (
     not_seen, exploding, vanishing, written_too_weakly, frozen_gates, dead_units, truncation,
     clipping,
 )  # fmt: skip
@@ -34,7 +36,7 @@ _CAUSES = {
 }
 
 
-def troubles(report: Report, trial: Trial) -> tuple[Trouble, ...]:
+def troubles(report: Report, trial: CuredCopy) -> tuple[Trouble, ...]:
     """Apply the rules in order.
 
     Args:
@@ -49,7 +51,7 @@ def cautions(report: Report) -> tuple[Trouble, ...]:
     return tuple(remembers_little(report))
 
 
-def not_finite(error: NotFiniteError, trial: Trial) -> Trouble:
+def not_finite(error: NotFiniteError, trial: CuredCopy) -> Trouble:
     """The trouble that ends every measurement: the first tensor with NaN or infinity.
 
     Args:
