@@ -82,6 +82,8 @@ class Cell(ABC, metaclass=_CellType):
         vectors: name -> initial value of a vector with one number a unit, read as `p.name`.
         products: name -> (to, from), widths of a matrix without input part or bias,
             used as `U.name @ v`.
+        blocks: product -> n, a number or the name of a number of the cell: its matrix is
+            block-diagonal, n matrices that each multiply their own part of v (heads of their own).
         inputs: name -> width of an input given at every step and not multiplied by W, read as
             `a.name`: 1 for one number a row, which goes with units of hidden_size; "hidden_size";
             or any other, to meet a state so wide or as `U.product @ a.name`.
@@ -97,6 +99,7 @@ class Cell(ABC, metaclass=_CellType):
     state: tuple[str, ...] | Mapping[str, Width]
     vectors: Mapping[str, float] = {}
     products: Mapping[str, tuple[Width, Width]] = {}
+    blocks: Mapping[str, Width] = {}
     inputs: Mapping[str, Width] = {}
     keeps: Mapping[str, int] = {}
     writes: Mapping[str, int] = {}
@@ -140,6 +143,10 @@ class Cell(ABC, metaclass=_CellType):
             spec = self.state[width] if isinstance(self.state, Mapping) else "hidden_size"
             return self.width(spec, hidden_size)
         return int(getattr(self, width))
+
+    def blocks_of(self, product: str) -> int:
+        """How many blocks the matrix of a product has on its diagonal; 1 is a full one."""
+        return self.width(self.blocks.get(product, 1), 1)
 
     @cached_property
     def layout(self) -> Layout:

@@ -107,6 +107,9 @@ class _DryMatrix:
 TRIED: Final = (3, 4, 6, 8, 12, 16, 24, 32, 48, 60, 64, 96, 128, 256)
 """Hidden sizes at which a cell is tried where no layer says one: heads must divide it."""
 
+MOST_TRIED: Final = 256
+"""Sizes that are tried from one on, for one that heads divide."""
+
 _MISTAKES: Final = (CellError, RuntimeError, ValueError, TypeError, IndexError)
 
 
@@ -124,6 +127,17 @@ def first_layout(cell: Cell) -> Layout:
             mistake = mistake or error
     assert mistake is not None
     raise mistake
+
+
+def fitting(cell: Cell, H: int) -> int:
+    """The first size from H on that the cell takes; H itself where it takes none."""
+    for size in range(H, H + MOST_TRIED):
+        try:
+            find_layout(cell, size)
+        except _MISTAKES:
+            continue
+        return size
+    return H
 
 
 def layout_of_size(cell: Cell, H: int) -> Layout:
@@ -158,6 +172,7 @@ def find_layout(cell: Cell, H: int) -> Layout:
     """Run `step` once on two rows of random numbers, H units wide, and read off what it touched."""
     B = 2
     widths = cell.widths(H)
+    _check_blocks(cell, H)
     with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
         direct = {n: torch.rand(B, cell.width(w, H)) for n, w in cell.inputs.items()}
         a = _Recorder("a", {g: torch.rand(B, H) for g in cell.gates} | direct)
@@ -175,6 +190,17 @@ def find_layout(cell: Cell, H: int) -> Layout:
         vectors=_touched(p, cell.vectors),
         inputs=_touched(a, cell.inputs),
     )
+
+
+def _check_blocks(cell: Cell, H: int) -> None:
+    """Blocks divide the widths of their matrix."""
+    for name in cell.blocks:
+        shape, blocks = tuple(cell.width(w, H) for w in cell.products[name]), cell.blocks_of(name)
+        if any(width % blocks for width in shape):
+            raise CellError(
+                f"{type(cell).__name__}.blocks must divide the widths of U.{name}, got {blocks} "
+                f"blocks of {shape} at hidden_size {H}"
+            )
 
 
 def check_new_state(cell: Cell, new: Any, shapes: list[tuple[int, int]]) -> None:
