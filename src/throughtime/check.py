@@ -91,7 +91,7 @@ def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
     _check_options(options)
     unsupported = trace(cell).unsupported
     held, broken = [], []
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         for name, law in LAWS.items():
             torch.manual_seed(seed)
             try:
