@@ -101,7 +101,9 @@ def strides_of(v: Tensor, packed: bool) -> tuple[int, int]:
 
 def part_address(v: Tensor | None, d: int) -> int:
     """Where one direction's part of a tensor (D, ...) begins; 0 for what is not."""
-    return 0 if v is None else v.data_ptr() + d * v.stride(0) * v.element_size()
+    if v is None:
+        return 0
+    return v.data_ptr() + d * v.stride(0) * v.element_size() if d else v.data_ptr()
 
 
 def whole_vectors(count: int, lanes: int) -> int:
