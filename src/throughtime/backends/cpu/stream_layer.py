@@ -125,6 +125,7 @@ class StreamLayer:
         for k in places:
             before = runs[-1][-1] if runs else k
             whole = self._program.padded(self._widths.sums[before]) == self._line
+            whole = whole and self._widths.blocks[before] == self._widths.blocks[k] == 1
             if before == k - 1 and whole and (before < split) == (k < split):
                 runs[-1].append(k)
             else:
@@ -135,13 +136,18 @@ class StreamLayer:
         self, sums: list[int], vector: Rows, start: tuple[int, int], pre: Rows, name: str
     ) -> None:
         """W v of neighbouring sums on top of where they start, into their places."""
-        size, width = self._program.kind.size, self._line * self._program.kind.bytes
-        first = sums[0] * width
+        bytes = self._program.kind.bytes
+        first = sums[0] * self._line * bytes
         parts = [self._matrix(k, name) for k in sums]
-        V = np.concatenate([self._program.lines(part) for part in parts])
-        places = [v * size for v in range(len(V))]
-        out = pre._replace(address=pre.address + first)
-        self._program.product(V, vector, (start[0] + first, start[1]), places, out)
+        blocks = list(parts[0]) if parts[0].ndim == 3 else []
+        for b, block in enumerate(blocks or [None]):  # in order: each is written over the next
+            matrices = parts if block is None else [block]
+            V = np.concatenate([self._program.lines(m) for m in matrices])
+            lines, columns = (0, 0) if block is None else (b * n * bytes for n in block.shape)
+            places = [v * self._program.kind.size for v in range(len(V))]
+            out = pre._replace(address=pre.address + first + lines)
+            of = vector._replace(address=vector.address + columns)
+            self._program.product(V, of, (start[0] + first + lines, start[1]), places, out)
 
     def _panels(self, phase: Phase, vector: Rows, pre: Rows) -> Rows:
         """U v of the last phase, unit block by unit block, as the cell's function reads it."""
