@@ -110,7 +110,7 @@ class Step(nn.Module):
 
 def _rows(rows: Any, batch: int) -> Tensor:
     """Rows given by number or as a bool mask, as a bool mask (B,)."""
-    chosen = torch.as_tensor(rows).cpu()
+    chosen = torch.as_tensor(rows, device="cpu")
     if chosen.dtype == torch.bool:
         if chosen.shape != (batch,):
             raise ShapeError(f"rows as a bool mask must be ({batch},), got {tuple(chosen.shape)}")
@@ -121,7 +121,8 @@ def _rows(rows: Any, batch: int) -> Tensor:
     wrong = chosen[(chosen < 0) | (chosen >= batch)]
     if wrong.numel():
         raise ShapeError(f"rows must be from 0 to {batch - 1}, got {int(wrong[0])}")
-    return torch.zeros(batch, dtype=torch.bool).index_fill(0, chosen.reshape(-1).long(), True)
+    found = torch.zeros(batch, dtype=torch.bool, device="cpu")
+    return found.index_fill_(0, chosen.reshape(-1).long(), True)
 
 
 def _select(mask: Tensor, new: States, old: States) -> States:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.cpu.apart import call_apart
+from throughtime.backends.cpu.look import see_layer, see_product
 from throughtime.backends.cpu.sizes import FLOPS_PER_US, target
 from throughtime.backends.cpu.stream_inputs import StreamInputs
 from throughtime.backends.cpu.stream_layer import Part, Product, Residual, StreamLayer, linear
@@ -64,9 +65,11 @@ class CompiledStream:
         if isinstance(part, Residual):
             return self._program.sum(places[-2], places[-1], self._width)
         if isinstance(part, Product):
+            see_product(part.weight, part.bias, self._width)
             self._width = len(part.weight)
             return linear(self._program, part, places[-1])
-        layer = StreamLayer(self._program, call_apart(part), places[-1])
+        call = see_layer(call_apart(part), self._width)
+        layer = StreamLayer(self._program, call, places[-1])
         self._width = layer.width
         self.states.append(layer.states)
         self._inputs.add(part, layer.inputs)
