@@ -76,12 +76,13 @@ class Sums:
         chains = k.values if whole else chains
         for i in range(whole, columns):
             chains = column(chains, e.number(i))
-        for j, i in enumerate(places):
-            value = chains[j]
-            if scales is not None:
-                scale = e.load(self._address(scales) + i * e.kind.size)
-                value = self._sum(scale, value, begun[j])
-            e.store(value, outs[i])
+        for start, chain, i in zip(begun, chains, places, strict=True):
+            e.store(chain if scales is None else self._scaled(scales, i, chain, start), outs[i])
+
+    def _scaled(self, scales: Any, vector: int, total: Any, start: Any) -> Any:
+        """start + scale total, a scale a line."""
+        scale = self.e.load(self._address(scales) + vector * self.e.kind.size)
+        return self._sum(scale, total, start)
 
     def _start(self, place: Num | None) -> Any:
         return self.e.zero() if place is None else self.e.load(place)
