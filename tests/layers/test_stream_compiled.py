@@ -184,6 +184,10 @@ class Own(Recurrent):
     """A layer of a user's own."""
 
 
+def _turned_round(x: Tensor) -> Tensor:
+    return x.flip(-1)
+
+
 def _hooked() -> nn.Module:
     model = nn.Sequential(GRU(3, 4))
     model.register_forward_hook(lambda *_: None)
@@ -194,7 +198,7 @@ def _hooked() -> nn.Module:
     ("model", "reason"),
     [
         (nn.Sequential(GRU(3, 4), nn.Tanh()), "holds a Tanh"),
-        (nn.Sequential(GRU(3, 4), Readout(4, 2, activation="tanh")), "has an activation"),
+        (nn.Sequential(GRU(3, 4), Readout(4, 2, activation=_turned_round)), "flip has no rule"),
         (Own(cells.GRU(), 3, 4), "Own is changed in your own code"),
         (Recurrent(cells.GRU(), 3, 4, backend="reference"), "backend='reference'"),
         (nn.Sequential(Recurrent(cells.GRUD(), 3, 4)), "Sequential reads direct inputs"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,12 +56,17 @@ def _check_carried(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def frozen(model: nn.Module) -> nn.Module:
-    """A copy in eval mode, without gradient, its weights as the next call would find them."""
+def frozen(model: nn.Module) -> tuple[nn.Module, dict[int, Any]]:
+    """A copy in eval mode, without gradient, its weights as the next call would find them.
+
+    Returns:
+        It, and what was copied of what: id of an object of the model -> its copy.
+    """
     # torch copies no result of a computation, such as the weight that weight_norm made last.
     results = [v for m in model.modules() for v in vars(m).values() if _is_result(v)]
+    copies: dict[int, Any] = {id(v): v.detach().clone() for v in results}
     try:
-        found = copy.deepcopy(model, {id(v): v.detach().clone() for v in results})
+        found = copy.deepcopy(model, copies)
     except RuntimeError as error:
         raise OptionError(
             f"a stream runs a copy of the model, and torch cannot copy this one ({error}); let the "
@@ -72,7 +78,7 @@ def frozen(model: nn.Module) -> nn.Module:
             for hook in layer._forward_pre_hooks.values():
                 if type(hook).__module__.startswith("torch.nn.utils"):
                     hook(layer, ())
-    return found
+    return found, copies
 
 
 @torch.no_grad()
