@@ -22,6 +22,7 @@ A cell is one step of a recurrent network, written as its equations. In them
 
 - `a.g` is W_g x_t + b_g, what gate g gets from the input;
 - `U.g @ v` is U_g v + its bias for a gate g, and a plain product for a matrix of `products`;
+  one that `blocks` names is block-diagonal, n matrices of heads (n, to / n, from / n);
 - `s.name` is the state at t-1, and what `step` returns is the state at t, the output first;
 - `p.name` is a vector with one number a unit.
 

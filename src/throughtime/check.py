@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 import torch
 
 from throughtime.cells import Cell
+from throughtime.cells.layout import fitting
 from throughtime.compiler.trace import trace
 from throughtime.errors import LawError, OptionError
 from throughtime.laws import LAWS
@@ -55,13 +57,16 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def maker(cell: Cell, seed: int, **options: Any) -> Callable[..., Recurrent]:
-    """How the laws build their layers: random odd sizes and weights, float64."""
+    """How the laws build their layers: random odd sizes that fit, random weights, float64."""
 
     def make(**forced: Any) -> Recurrent:
         torch.manual_seed(seed)
         sizes = torch.randint(1, 6, (2,)).tolist()
         given = {"hidden_size": sizes[1], "dtype": torch.float64, **options, **forced}
-        layer = Recurrent(cell, sizes[0], given.pop("hidden_size"), **given)
+        asked = given.pop("hidden_size")
+        several = isinstance(asked, list | tuple)
+        sizes_of = [fitting(cell, h) for h in (asked if several else [asked])]
+        layer = Recurrent(cell, sizes[0], sizes_of if several else sizes_of[0], **given)
         with torch.no_grad():
             for weight in layer.parameters():
                 weight.add_(torch.randn_like(weight), alpha=0.3)
@@ -91,7 +96,8 @@ def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
     _check_options(options)
     unsupported = trace(cell).unsupported
     held, broken = [], []
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
         for name, law in LAWS.items():
             torch.manual_seed(seed)
             try:

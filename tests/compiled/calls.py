@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tests.cells.table import CELLS as ALL
 from tests.compiled.fed import FED
+from tests.compiled.headed import HEADED
 from tests.compiled.normed import NORMED
 from tests.compiled.normed_widths import NORMED_WIDTHS
 from tests.compiled.own import OWN
@@ -19,6 +20,7 @@ from tests.compiled.uneven import UNEVEN
 from throughtime import Cell
 from throughtime.backends import cpu, reference
 from throughtime.backends.call import Call, Result
+from throughtime.cells.layout import fitting
 from throughtime.cells.parameters import parameter_shapes
 from throughtime.compiler.plan import Plan, plan
 from throughtime.scan import scan
@@ -26,7 +28,7 @@ from throughtime.scan.form import flatten, unflatten
 
 CELLS: Final[list[Cell]] = [
     *(c for c in ALL if cpu.refuses_cell(c, torch.empty(0)) is None),
-    *OWN, *FED, *UNEVEN, *NORMED, *NORMED_WIDTHS,
+    *OWN, *FED, *UNEVEN, *NORMED, *NORMED_WIDTHS, *HEADED,
 ]  # fmt: skip
 """Every cell that is compiled."""
 
@@ -85,7 +87,11 @@ NORMALISERS = ("n",)
 def random_call(
     cell: Cell, dtype: torch.dtype, sizes: Sizes, form: str = "plain", grad: bool = True
 ) -> Call:
-    """A random call whose floating tensors are leaves; numbers as wide as training would have."""
+    """A random call whose floating tensors are leaves; numbers as wide as training would have.
+
+    A cell with heads gets the next H that they divide.
+    """
+    sizes = sizes._replace(H=fitting(cell, sizes.H))
     T, B, I, H, D = sizes
     asked = FORMS[form]
 
@@ -122,7 +128,7 @@ def random_call(
     given |= _random_masks(given.get("batch_sizes"), dtype, sizes, widths, asked)
     scales = {"weight_ih": 1 / math.sqrt(max(I, 1)), "weight_hh": 0.8 / math.sqrt(H)}
     shapes = parameter_shapes(cell, I, H, asked.get("bias", True))
-    scales = {n: 0.8 / math.sqrt(max(s[1], 1)) for n, s in shapes.items() if len(s) == 2} | scales
+    scales = {n: 0.8 / math.sqrt(max(s[-1], 1)) for n, s in shapes.items() if len(s) > 1} | scales
     weights = tuple(
         {n: random(*s, scale=scales.get(n, 0.5)) for n, s in shapes.items()} for _ in range(D)
     )

@@ -19,6 +19,7 @@ from torch.nn.functional import linear
 from throughtime.backends.call import Call, Result, packed_mask
 from throughtime.backends.seen import watched
 from throughtime.cells.cell import Names, check_new_state
+from throughtime.cells.product import multiply
 
 name = "reference"
 
@@ -58,7 +59,7 @@ class Matrix:
     mask: Tensor | None
 
     def __matmul__(self, v: Tensor) -> Tensor:
-        return linear(v if self.mask is None else v * self.mask, self.weight, self.bias)
+        return multiply(self.weight, v if self.mask is None else v * self.mask, self.bias)
 
 
 def _run_packed(call: Call) -> Result:

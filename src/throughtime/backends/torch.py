@@ -65,8 +65,9 @@ def _transform() -> str | None:
     if torch.autograd.forward_ad._current_level >= 0:
         return "torch's recurrent kernels have no forward-mode derivative"
     if torch._C._functorch.get_dynamic_layer_stack_depth():
+        kinds = torch._C._functorch.TransformType
         for level in torch._C._functorch.get_interpreter_stack() or ():
-            if level.key() != torch._C._functorch.TransformType.Grad:
+            if level.key() not in (kinds.Grad, kinds.Functionalize):
                 return f"torch's recurrent kernels have no rule for {level.key().name.lower()}"
     return None
 
@@ -78,7 +79,9 @@ def run(call: Call) -> Result:
     if "weight_hr" in call.weights[0]:
         quiet_projections()
     start, flat = _arguments(call)
-    options = (_has_bias(call), 1, 0.0, torch.is_grad_enabled(), call.directions == 2)
+    # A trace is made and checked with and without gradients, and must be the same.
+    trains = torch.is_grad_enabled() or bool(torch._C._get_tracing_state())
+    options = (_has_bias(call), 1, 0.0, trains, call.directions == 2)
     kernel = KERNELS[str(call.cell.torch_equivalent)]
     if call.batch_sizes is None:
         output, *final = kernel(call.x, start, flat, *options, False)

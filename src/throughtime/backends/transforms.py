@@ -15,6 +15,8 @@ def no_rule() -> str | None:
     levels = [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
     if kinds.Jvp in levels:
         return "compiled kernels have no forward-mode derivative"
+    if kinds.Functionalize in levels:
+        return "functionalize has no rule for the derivative of compiled kernels"
     if levels.count(kinds.Grad) > 1:
         return "compiled kernels have one derivative below torch.func, not one of another"
     return None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from throughtime.cells.declarations import check_declarations
-from throughtime.cells.layout import Layout, find_layout
+from throughtime.cells.layout import Layout, first_layout, layout_of_size
 from throughtime.cells.layout import Names as Names
 from throughtime.cells.layout import check_new_state as check_new_state
 from throughtime.cells.registry import interned
@@ -82,6 +82,8 @@ class Cell(ABC, metaclass=_CellType):
         vectors: name -> initial value of a vector with one number a unit, read as `p.name`.
         products: name -> (to, from), widths of a matrix without input part or bias,
             used as `U.name @ v`.
+        blocks: product -> n, a number or the name of a number of the cell: its matrix is
+            block-diagonal, n matrices that each multiply their own part of v (heads of their own).
         inputs: name -> width of an input given at every step and not multiplied by W, read as
             `a.name`: 1 for one number a row, which goes with units of hidden_size; "hidden_size";
             or any other, to meet a state so wide or as `U.product @ a.name`.
@@ -97,6 +99,7 @@ class Cell(ABC, metaclass=_CellType):
     state: tuple[str, ...] | Mapping[str, Width]
     vectors: Mapping[str, float] = {}
     products: Mapping[str, tuple[Width, Width]] = {}
+    blocks: Mapping[str, Width] = {}
     inputs: Mapping[str, Width] = {}
     keeps: Mapping[str, int] = {}
     writes: Mapping[str, int] = {}
@@ -141,10 +144,34 @@ class Cell(ABC, metaclass=_CellType):
             return self.width(spec, hidden_size)
         return int(getattr(self, width))
 
+    def blocks_of(self, product: str) -> int:
+        """How many blocks the matrix of a product has on its diagonal; 1 is a full one."""
+        return self.width(self.blocks.get(product, 1), 1)
+
     @cached_property
     def layout(self) -> Layout:
-        """What `step` touches, found by one dry run on two rows of random numbers."""
-        return find_layout(self)
+        """What `step` touches, found by a dry run: a layer's own, or at a size that fits."""
+        return next(iter(self._layouts.values()), None) or first_layout(self)
+
+    def layout_at(self, hidden_size: int) -> Layout:
+        """What `step` touches at a layer's own size, which is tried once.
+
+        Raises:
+            CellError: it is not what it touches at another size.
+        """
+        if hidden_size not in self._layouts:
+            found = layout_of_size(self, hidden_size)
+            if self._layouts and found != self.layout:
+                raise CellError(
+                    f"{type(self).__name__}.step must read the same names at every size, got "
+                    f"{found} at hidden_size {hidden_size} and {self.layout}"
+                )
+            self._layouts[hidden_size] = found
+        return self._layouts[hidden_size]
+
+    @cached_property
+    def _layouts(self) -> dict[int, Layout]:
+        return {}
 
     def __repr__(self) -> str:
         words = [f"{k}={getattr(v, '__qualname__', repr(v))}" for k, v in self.arguments.items()]

@@ -97,6 +97,14 @@ def _check_parameters(cell: Cell) -> None:
     for word, pair in cell.products.items():
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise CellError(f"{name}.products[{word!r}] must be a pair (to, from), got {pair!r}")
+    for word, count in cell.blocks.items():
+        if word not in cell.products:
+            raise CellError(f"{name}.blocks must name products, got {word!r}")
+        if count in ("hidden_size", *cell.state_names):
+            raise CellError(
+                f"{name}.blocks[{word!r}] must be a number, or the name of a number of the cell, "
+                f"got {count!r}"
+            )
     for word, value in cell.vectors.items():
         if not isinstance(value, int | float):
             raise CellError(f"{name}.vectors[{word!r}] must be a number, got {value!r}")
@@ -121,6 +129,7 @@ def _declared_widths(cell: Cell) -> Iterator[Width]:
         yield from cell.state.values()
     for to, source in cell.products.values():
         yield from (to, source)
+    yield from cell.blocks.values()
     yield from cell.inputs.values()
 
 

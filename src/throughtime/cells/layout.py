@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import torch
 from torch import Tensor
@@ -86,25 +88,97 @@ def _touched(recorder: _Recorder, names: Iterable[str]) -> tuple[str, ...]:
 
 
 class _DryMatrix:
-    """A random matrix of the declared widths."""
+    """A matrix of the declared widths, of which a dry run needs no number."""
 
-    def __init__(self, to: int, source: int) -> None:
-        self.weight = torch.rand(to, source)
+    def __init__(self, name: str, to: int, source: int) -> None:
+        self._name, self._to, self._source = name, to, source
 
-    def __matmul__(self, v: Tensor) -> Tensor:
-        return torch.nn.functional.linear(v, self.weight)
+    def __matmul__(self, v: Any) -> Tensor:
+        if not isinstance(v, Tensor):
+            raise CellError(f"U.{self._name} multiplies {type(v).__name__}, which is no vector")
+        if v.dim() == 0 or v.shape[-1] != self._source:
+            raise CellError(
+                f"U.{self._name} multiplies a vector of width {self._source}, got a value of shape "
+                f"{tuple(v.shape)}"
+            )
+        return torch.rand(*v.shape[:-1], self._to)
 
 
-def find_layout(cell: Cell) -> Layout:
-    """Run `step` once on tiny tensors and read off what it touched."""
-    H, B = 3, 2
+TRIED: Final = (3, 4, 6, 8, 12, 16, 24, 32, 48, 60, 64, 96, 128, 256)
+"""Hidden sizes at which a cell is tried where no layer says one: heads must divide it."""
+
+MOST_TRIED: Final = 256
+"""Sizes that are tried from one on, for one that heads divide."""
+
+_MISTAKES: Final = (CellError, RuntimeError, ValueError, TypeError, IndexError)
+
+
+def first_layout(cell: Cell) -> Layout:
+    """What `step` touches at the first size of TRIED that it takes.
+
+    Raises:
+        CellError, RuntimeError, ValueError, TypeError, IndexError: what it raises at the first.
+    """
+    mistake: Exception | None = None
+    for H in TRIED:
+        try:
+            return find_layout(cell, H)
+        except _MISTAKES as error:
+            mistake = mistake or error
+    assert mistake is not None
+    raise mistake
+
+
+def fitting(cell: Cell, H: int) -> int:
+    """The first size from H on that the cell takes; H itself where it takes none."""
+    for size in range(H, H + MOST_TRIED):
+        try:
+            find_layout(cell, size)
+        except _MISTAKES:
+            continue
+        return size
+    return H
+
+
+def layout_of_size(cell: Cell, H: int) -> Layout:
+    """What `step` touches at a layer's own size.
+
+    Raises:
+        CellError: it cannot take this size; says why, and names the line.
+    """
+    try:
+        return find_layout(cell, H)
+    except CellError:
+        raise
+    except _MISTAKES as error:
+        raise CellError(
+            f"{type(cell).__name__}.step must be able to take the sizes of its layer, and at "
+            f"hidden_size {H} it raises {type(error).__name__}: {error}\n  at {_line_of(error)}"
+        ) from error
+
+
+def _line_of(error: BaseException) -> str:
+    """The line of the user's from which an error came."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if f.filename not in _INNER]
+    own = [f for f in frames if not f.filename.startswith(_TORCH)] or frames
+    return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "step"
+
+
+_INNER: Final = frozenset({__file__})
+_TORCH: Final = os.path.dirname(torch.__file__) + os.sep
+
+
+def find_layout(cell: Cell, H: int) -> Layout:
+    """Run `step` once on two rows of random numbers, H units wide, and read off what it touched."""
+    B = 2
     widths = cell.widths(H)
+    _check_blocks(cell, H)
     with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
         direct = {n: torch.rand(B, cell.width(w, H)) for n, w in cell.inputs.items()}
         a = _Recorder("a", {g: torch.rand(B, H) for g in cell.gates} | direct)
-        matrices = {g: _DryMatrix(H, widths[0]) for g in cell.gates}
+        matrices = {g: _DryMatrix(g, H, widths[0]) for g in cell.gates}
         for name, (to, source) in cell.products.items():
-            matrices[name] = _DryMatrix(cell.width(to, H), cell.width(source, H))
+            matrices[name] = _DryMatrix(name, cell.width(to, H), cell.width(source, H))
         U = _Recorder("U", matrices)
         s = Names("s", {n: torch.rand(B, w) for n, w in zip(cell.state_names, widths, strict=True)})
         p = _Recorder("p", {n: torch.rand(H) for n in cell.vectors})
@@ -116,6 +190,17 @@ def find_layout(cell: Cell) -> Layout:
         vectors=_touched(p, cell.vectors),
         inputs=_touched(a, cell.inputs),
     )
+
+
+def _check_blocks(cell: Cell, H: int) -> None:
+    """Blocks divide the widths of their matrix."""
+    for name in cell.blocks:
+        shape, blocks = tuple(cell.width(w, H) for w in cell.products[name]), cell.blocks_of(name)
+        if any(width % blocks for width in shape):
+            raise CellError(
+                f"{type(cell).__name__}.blocks must divide the widths of U.{name}, got {blocks} "
+                f"blocks of {shape} at hidden_size {H}"
+            )
 
 
 def check_new_state(cell: Cell, new: Any, shapes: list[tuple[int, int]]) -> None:

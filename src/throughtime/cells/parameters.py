@@ -18,9 +18,10 @@ def parameter_shapes(
 
     Returns:
         "weight_ih" (G_a H, I), "weight_hh" (G_u H, width of the output), "bias_ih" (G_a H,),
-        "bias_hh" (G_u H,), "weight_<product>" (to, from), and each vector (H,).
+        "bias_hh" (G_u H,), "weight_<product>" (to, from), or with blocks (n, to / n, from / n), and
+        each vector (H,).
     """
-    layout = cell.layout
+    layout = cell.layout_at(hidden_size) if hidden_size else cell.layout
     rows_a = len(layout.input_gates) * hidden_size
     rows_u = len(layout.recurrent_gates) * hidden_size
     shapes: dict[str, tuple[int, ...]] = {}
@@ -34,7 +35,10 @@ def parameter_shapes(
         shapes["bias_hh"] = (rows_u,)
     for name in layout.products:
         to, source = cell.products[name]
-        shapes[f"weight_{name}"] = (cell.width(to, hidden_size), cell.width(source, hidden_size))
+        lines, columns = cell.width(to, hidden_size), cell.width(source, hidden_size)
+        blocks = cell.blocks_of(name)
+        one = (lines // blocks, columns // blocks)
+        shapes[f"weight_{name}"] = one if blocks == 1 else (blocks, *one)
     for name in layout.vectors:
         shapes[name] = (hidden_size,)
     assert tuple(shapes) == layout.names(bias)

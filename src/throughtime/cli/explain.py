@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -49,10 +50,14 @@ def show_choice(cell: Cell, dtype: str) -> None:
     import torch
 
     from throughtime import Recurrent
+    from throughtime.cells.layout import fitting
     from throughtime.compiler.llvm import machine
     from throughtime.compiler.plan import plan
 
-    told = Recurrent(cell, 8, 8, dtype=getattr(torch, dtype)).explain()
+    with warnings.catch_warnings():  # what keeps a cell uncompiled is told below
+        warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
+        layer = Recurrent(cell, 8, fitting(cell, 8), dtype=getattr(torch, dtype))
+    told = layer.explain()
     print(f"{cell!r}: {told.removeprefix('layer 0: ')}")
     found, target = plan(cell), machine.host()
     if not isinstance(found, str):

@@ -35,6 +35,7 @@ class Apart(Cell):
         self.gates = (*cell.gates, *(copy for copy, name in of if name in cell.gates))
         more = {copy: cell.products[name] for copy, name in of if name in cell.products}
         self.products = {**cell.products, **more}
+        self.blocks = {name: cell.blocks_of(self.copies.get(name, name)) for name in self.products}
         self.state, self.vectors, self.inputs = cell.state, cell.vectors, cell.inputs
 
     @cached_property

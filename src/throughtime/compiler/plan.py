@@ -43,6 +43,7 @@ class Plan:
         widths: of all nodes.
         products: names of the matrices that are no gate's, which have no bias.
         masks: node of each mask.
+        in_blocks: whether a matrix is block-diagonal.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Plan:
     widths: Widths
     products: tuple[str, ...]
     masks: tuple[int, ...] = ()
+    in_blocks: bool = False
 
     @cached_property
     def lines(self) -> tuple[int, ...]:
@@ -94,8 +96,9 @@ class Plan:
     @cached_property
     def fused(self) -> tuple[Phase, ...]:
         """The last phase, whose product and the cell's end share panels of units; none where a
-        step needs all units of a row at once, or where widths differ."""
-        return self.phases[-1:] if self.widths.even and not self.rowwise else ()
+        step needs all units of a row at once, where widths differ, or a matrix has blocks."""
+        alone = self.widths.even and not self.rowwise and not self.in_blocks
+        return self.phases[-1:] if alone else ()
 
     @cached_property
     def early(self) -> tuple[Phase, ...]:
@@ -140,7 +143,7 @@ class Plan:
     def key(self) -> str:
         """Equal plans may share their code."""
         sums = [(s.node, s.gradient, s.a is not None, s.u is not None) for s in self.sums]
-        more = self.states, self.new_states, self.saved, self.vectors, self.lines
+        more = self.states, self.new_states, self.saved, self.vectors, self.lines, self.in_blocks
         return repr((self.graph.key, sums, *more))
 
     def __str__(self) -> str:
@@ -171,7 +174,8 @@ def _planned(cell: Cell, masks: Masks) -> Plan:
     masked = with_masks(step_graph(cell), cell.layout.recurrent_gates, masks)
     step, graph = expanded(masked, derivative(masked))
     output = cell.state_names[0]
-    sums = sums_of(step, graph, output, cell.layout.inputs)
+    blocks = frozenset(n for n in cell.layout.products if cell.blocks_of(n) > 1)
+    sums = sums_of(step, graph, output, cell.layout.inputs, blocks)
     phases = phases_of(step, graph, output, [s.u for s in sums])
     old = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "s"}
     states = tuple(old.get(name) for name in cell.state_names)
@@ -187,5 +191,5 @@ def _planned(cell: Cell, masks: Masks) -> Plan:
         step.name, graph, sums, states, new_states, saved, new_states[0] in read,
         states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
         widths_of(graph, tuple(shape[-1] for shape in state_shapes(cell).values())),
-        cell.layout.products, given,
+        cell.layout.products, given, bool(blocks),
     )  # fmt: skip

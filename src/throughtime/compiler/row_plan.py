@@ -93,6 +93,7 @@ def _renamed(graph: Graph, width: int) -> Graph:
 def _planned(graph: Graph, vectors: tuple[str, ...]) -> Plan:
     step, both = expanded(graph, derivative(graph))
     return Plan(
-        step.name, both, sums_of(step, both, _RESULT, ()), (None,), (step.outputs[0][1],), (),
-        False, False, (_RESULT,), vectors, (), (), widths_of(both, (HIDDEN,)), (),
+        step.name, both, sums_of(step, both, _RESULT, (), frozenset()), (None,),
+        (step.outputs[0][1],), (), False, False, (_RESULT,), vectors, (), (),
+        widths_of(both, (HIDDEN,)), (),
     )  # fmt: skip

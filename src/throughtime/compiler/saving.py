@@ -97,13 +97,13 @@ class _Choice:
 
     def gives(self, kept: set[int], index: int) -> bool:
         """Whether everything needed, this node among it, follows from what is kept."""
-        return all(self._follows(kept, i) for i in (*self.needed, index))
-
-    def _follows(self, kept: set[int], index: int) -> bool:
-        node = self.graph.nodes[index]
-        if index in kept or index in self.known or node.op in FREE:
-            return True
-        return not self._is_source(index) and all(self._follows(kept, i) for i in node.inputs)
+        follows: list[bool] = []
+        for i in range(max((*self.needed, index)) + 1):  # from the first on, however deep the step
+            node = self.graph.nodes[i]
+            there = i in kept or i in self.known or node.op in FREE
+            again = not self._is_source(i) and all(follows[k] for k in node.inputs)
+            follows.append(there or again)
+        return all(follows[i] for i in (*self.needed, index))
 
     def read(self, kept: set[int]) -> set[int]:
         """The known nodes that are read when these are kept."""

@@ -26,7 +26,9 @@ class Sum:
     u: str | None
 
 
-def sums_of(step: Graph, graph: Graph, output: str, inputs: tuple[str, ...]) -> tuple[Sum, ...]:
+def sums_of(
+    step: Graph, graph: Graph, output: str, inputs: tuple[str, ...], blocks: frozenset[str]
+) -> tuple[Sum, ...]:
     """The sums of a step, those of each phase side by side as far as their kinds allow.
 
     Args:
@@ -34,6 +36,7 @@ def sums_of(step: Graph, graph: Graph, output: str, inputs: tuple[str, ...]) -> 
         graph: of its derivative.
         output: the name of the state that is the output.
         inputs: names of what stands beside the gates and is no sum.
+        blocks: names of the block-diagonal matrices, whose products are sums by themselves.
     """
     gradients = dict(graph.outputs)
     results = {p.matrix: p.result for p in graph.products}
@@ -43,7 +46,8 @@ def sums_of(step: Graph, graph: Graph, output: str, inputs: tuple[str, ...]) -> 
     phase = {g: k for k, gates in enumerate(multiplied(step, output).values()) for g in gates}
     u = {g: node_of[g] for g in phase}
     both: list[Sum] = []
-    for gate_a, gate_u, node in _added(step, a, u):
+    alone = {g: i for g, i in u.items() if g not in blocks}
+    for gate_a, gate_u, node in _added(step, a, alone):
         d_a, d_u = gradients.get(f"d_a.{gate_a}"), results.get(gate_u)
         if d_a == d_u:
             both.append(Sum(node, d_a, gate_a, gate_u))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from throughtime.cells.cell import Cell, Names
+from throughtime.cells.product import multiply
 from throughtime.diagnosis.alignment import alive_steps
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
@@ -74,7 +75,7 @@ class Product:
     bias: Tensor | None
 
     def __matmul__(self, v: Tensor) -> Tensor:
-        return linear(v, self.weight, self.bias)
+        return multiply(self.weight, v, self.bias)
 
 
 @torch.no_grad()

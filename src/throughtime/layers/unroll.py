@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from throughtime.cells.cell import Names
+from throughtime.cells.product import multiply
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.options import Options
 from throughtime.layers.passage import Passage
@@ -63,7 +64,7 @@ class _Product:
         self.weight, self.bias = weight, bias
 
     def __matmul__(self, v: Tensor) -> Tensor:
-        return linear(v, self.weight, self.bias)
+        return multiply(self.weight, v, self.bias)
 
 
 def _rows(weights: dict[str, Tensor], name: str, rows: slice) -> Tensor | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +18,8 @@ from throughtime.errors import OptionError
 from throughtime.layers.gate_rows import GateRows
 from throughtime.layers.merge import merged_width
 from throughtime.layers.options import Options
+from throughtime.layers.uncompiled import warn_uncompiled
+from throughtime.layers.user_line import frames_to_user
 
 
 class CellModule(nn.Module):
@@ -46,7 +47,7 @@ class CellModule(nn.Module):
     def qconfig(self, value: Any) -> None:
         excluded = vars(self).get("qconfig", self) is None
         vars(self)["qconfig"] = value
-        level, by_torch = _frames_to_user()
+        level, by_torch = frames_to_user()
         if by_torch and not excluded:
             warnings.warn(
                 f"torch's quantisation knows torch.nn's own classes only, so it leaves this "
@@ -57,18 +58,6 @@ class CellModule(nn.Module):
     @qconfig.deleter
     def qconfig(self) -> None:
         del vars(self)["qconfig"]
-
-
-def _frames_to_user() -> tuple[int, bool]:
-    """The user's line as `warnings` counts from the caller's; and if torch quantises below it."""
-    frame, level, by_torch = sys._getframe(1), 1, False
-    while frame.f_back is not None:
-        name = str(frame.f_globals.get("__name__"))
-        if name.partition(".")[0] not in ("torch", "throughtime", "typing_extensions"):
-            break
-        by_torch = by_torch or name.startswith("torch.ao.quantization")
-        frame, level = frame.f_back, level + 1
-    return level, by_torch
 
 
 class Weights(CellModule):
@@ -114,6 +103,8 @@ class Weights(CellModule):
             [self._register(layer, d, device, dtype) for d in range(directions)]
             for layer in range(len(self.hidden_sizes))
         ]
+        if self.backend == "auto":
+            warn_uncompiled(cell, device)
 
     def _check_options(self) -> None:
         """What must be known of cell and sizes to judge."""

@@ -10,9 +10,12 @@ from torch import Tensor
 from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result
 from throughtime.errors import TransformError
+from throughtime.scan import flops as flops
 from throughtime.scan.form import flatten
 from throughtime.scan.function import Direct, Scan
-from throughtime.scan.raw import scan_forward
+from throughtime.scan.plain import has_plain_memory, is_watched
+from throughtime.scan.raw import scan_forward, scan_traced
+from throughtime.scan.watched import choose_open, is_dispatched, resolved, stranger
 
 
 def scan(call: Call, backend: str = "auto") -> Result:
@@ -32,11 +35,37 @@ def scan(call: Call, backend: str = "auto") -> Result:
     begin_norms(call)
     if torch.compiler.is_compiling():
         return operator(call, backend)
+    if is_watched() or not has_plain_memory(call):
+        return _scan_watched(call, backend)
+    return _scan_plain(call, backend)
+
+
+def _scan_watched(call: Call, backend: str) -> Result:
+    """A call that is looked on, or that has a tensor without plain memory."""
+    if torch._C._get_tracing_state():  # a plain loop would be written down with its number of steps
+        by_torch = backend in ("auto", "torch") and call.lengths is None
+        by_torch = by_torch and OPEN["torch"].refuses(call) is None
+        return OPEN["torch"].run(call) if by_torch else operator(call, backend)
+    if torch._C._functorch.get_dynamic_layer_stack_depth():
+        name = choose(call, backend).name
+        return OPEN[name].run(call) if name in OPEN else operator(call, name)
+    call = resolved(call)
+    kind = stranger(call)
+    if kind is not None:
+        return OPEN[choose_open(call, backend, kind)].run(call)
     name = choose(call, backend).name
     if name in OPEN:
         return OPEN[name].run(call)
-    if torch._C._functorch.get_dynamic_layer_stack_depth():
+    if is_watched() or is_dispatched(call):
         return operator(call, name)
+    return _scan_plain(call, backend)
+
+
+def _scan_plain(call: Call, backend: str) -> Result:
+    """A call of plain tensors, which nobody looks on."""
+    name = choose(call, backend).name
+    if name in OPEN:
+        return OPEN[name].run(call)
     if torch.is_grad_enabled():
         form, tensors = flatten(call)
         if is_recorded(tensors):
@@ -72,7 +101,11 @@ def operator(call: Call, backend: str = "auto") -> Result:
         tensors = _apart(tensors)
     below = bool(torch._C._functorch.get_dynamic_layer_stack_depth())
     recorded = is_recorded(tensors)
-    if compiling and (below or not recorded):
+    if torch._C._get_tracing_state():
+        some = [v for v in tensors if v is not None]
+        given = [int(v is not None) for v in tensors]
+        found = scan_traced(call.cell.key, backend, list(form), given, some)
+    elif compiling and (below or not recorded):
         # The compiler cannot trace the function below torch.func, nor where nothing is recorded;
         # the op itself has a rule for vmap, and its guard raises where a derivative would be lost.
         found = scan_forward(call.cell.key, backend, list(form), False, tensors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from throughtime.backends.call import Call
 from throughtime.cells.registry import registered
 from throughtime.errors import TransformError
 from throughtime.scan.form import Form, flatten_gradients, unflatten
+from throughtime.scan.old_vmap import for_each, is_batched
+from throughtime.scan.plain import is_watched, plain_gradients
 from throughtime.scan.raw import gradients, results, scan_backward, scan_forward
 
 
@@ -46,7 +49,7 @@ class Scan(torch.autograd.Function):
         if torch.compiler.is_compiling():  # the compiler has no double backward to lose
             found = ScanBackward.forward(*given, *ctx.saved_tensors, *d_results)
         else:
-            found = ScanBackward.apply(*given, *ctx.saved_tensors, *d_results)  # type: ignore[no-untyped-call]
+            found = derivative(given, (*ctx.saved_tensors, *d_results))
         gradients = iter(found)
         return (None, None, None, None, *(next(gradients) if need else None for need in needs))
 
@@ -69,12 +72,14 @@ class Direct(torch.autograd.Function):
         return (*result.sequences, *result.final)
 
     @staticmethod
-    def backward(ctx: Any, *d_results: Tensor | None) -> Any:
+    def backward(ctx: Any, *d_given: Tensor | None) -> Any:
         needs = ctx.needs_input_grad[3:]
-        if torch.is_grad_enabled():  # a derivative of this derivative may be asked for
+        d_results, plain = plain_gradients(d_given)
+        # A derivative of this derivative may be asked for, or many at once, or their shapes alone.
+        if torch.is_grad_enabled() or not plain or is_watched():
             check_no_norms(ctx.norms)
             given = (ctx.cell.key, ctx.backend, ctx.form, needs, ctx.kept)
-            some = iter(ScanBackward.apply(*given, *ctx.saved_tensors, *d_results))  # type: ignore[no-untyped-call]
+            some = iter(derivative(given, (*ctx.saved_tensors, *d_results)))
             return (None, None, None, *(next(some) if need else None for need in needs))
         saved, count = ctx.saved_tensors, len(needs)
         call = unflatten(ctx.cell, ctx.form, saved[:count])
@@ -86,6 +91,13 @@ class Direct(torch.autograd.Function):
         flat = flatten_gradients(call, found)
         asked = (d if need else None for d, need in zip(flat, needs, strict=True))
         return (None, None, None, *asked)
+
+
+def derivative(given: tuple[Any, ...], values: Sequence[Tensor | None]) -> Sequence[Tensor]:
+    """Gradients by `ScanBackward`, of one vector or of many at once."""
+    if is_batched(values):
+        return for_each(lambda entry: derivative(given, entry), values)
+    return ScanBackward.apply(*given, *values)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def check_no_norms(norms: Tensor | None) -> None:

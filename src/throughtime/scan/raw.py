@@ -21,6 +21,7 @@ from throughtime.cells.registry import registered
 from throughtime.scan.autocast import unrounded
 from throughtime.scan.form import flatten_gradients, unflatten
 from throughtime.scan.guard import guarded
+from throughtime.scan.plain import are_plain
 
 Tensors = list[Tensor | None]
 
@@ -32,8 +33,12 @@ _library.define(
     "scan_backward(str cell, str backend, int[] form, bool[] needs, Tensor?[] tensors, "
     "Tensor[] kept, Tensor?[] d_results) -> Tensor[]"
 )
+_library.define(
+    "scan_traced(str cell, str backend, int[] form, int[] given, Tensor[] tensors) -> Tensor[]"
+)
 scan_forward = torch.ops.throughtime.scan_forward.default
 scan_backward = torch.ops.throughtime.scan_backward.default
+scan_traced = torch.ops.throughtime.scan_traced.default
 
 
 def results(call: Call, backend: str) -> list[Tensor]:
@@ -81,6 +86,18 @@ def _backward(
             return gradients(results(call, backend), leaves, d_results)
 
 
+def _traced(
+    cell: str, backend: str, form: Sequence[int], given: Sequence[int], tensors: list[Tensor]
+) -> list[Tensor]:
+    """`scan_forward` without optional tensors, which torch.jit.trace cannot write down.
+
+    `given` says of each place, by 1 or 0, whether there is a tensor.
+    """
+    some = iter(tensors)
+    each = [next(some) if here else None for here in given]
+    return list(scan_forward(cell, backend, form, False, each))
+
+
 def _asked(flat: Tensors, tensors: Tensors, needs: Sequence[bool]) -> list[Tensor]:
     """Gradients of the tensors that need one, zero where a result does not depend on it."""
     return [
@@ -111,14 +128,18 @@ def gradients(
     pairs = [(y, d) for y, d in pairs if y.requires_grad]
     if not pairs:
         return [torch.zeros_like(v) for v in wanted]
-    # The inner product's gradient by y is d itself; handing d to `grad` would load the whole
-    # compile stack at the first call (0.4 s).
-    total = torch.stack([(y * d).sum() for y, d in pairs]).sum()
+    outputs: list[Tensor] = [y for y, _ in pairs]
+    given: list[Tensor] | None = [d for _, d in pairs]
+    if are_plain(d for _, d in pairs):
+        # The inner product's gradient by y is d itself; handing d to `grad` would load the whole
+        # compile stack at the first call (0.4 s). Many at once, as by vmap, have no other way.
+        outputs, given = [torch.stack([(y * d).sum() for y, d in pairs]).sum()], None
     return list(
         torch.autograd.grad(
-            total, wanted, create_graph=create_graph, materialize_grads=True, allow_unused=True
+            outputs, wanted, given, create_graph=create_graph, materialize_grads=True,
+            allow_unused=True,
         )
-    )
+    )  # fmt: skip
 
 
 class _with_autograd:
@@ -185,6 +206,7 @@ def _vmap(op: Any) -> Callable[..., Any]:
     return rule
 
 
+_library.impl("scan_traced", _traced, "CompositeImplicitAutograd")
 for _op, _name, _kernel, _fake in (
     (scan_forward, "scan_forward", _forward, _fake_forward),
     (scan_backward, "scan_backward", _backward, _fake_backward),

@@ -18,7 +18,8 @@ from throughtime.backends import OPAQUE, Opaque
 from throughtime.backends.call import Call, Gradients, Result
 from throughtime.scan.cut import Joined, segments
 from throughtime.scan.form import Form, flatten_gradients, unflatten
-from throughtime.scan.function import ScanBackward, check_no_norms
+from throughtime.scan.function import check_no_norms, derivative
+from throughtime.scan.plain import is_watched, plain_gradients
 from throughtime.scan.turned import Turn
 
 
@@ -40,18 +41,20 @@ class Segmented(torch.autograd.Function):
         return (*sequences, *(_beside(s, 0) for s in zip(*(r.final for r in results), strict=True)))
 
     @staticmethod
-    def backward(ctx: Any, *d_results: Tensor | None) -> Any:
+    def backward(ctx: Any, *d_given: Tensor | None) -> Any:
         needs = ctx.needs_input_grad[4:]
         tensors, borders = ctx.saved_tensors[: len(needs)], ctx.saved_tensors[len(needs) :]
         call = unflatten(ctx.cell, ctx.form, tensors)._replace(norms=ctx.norms)
         backend = OPAQUE[ctx.backend]
-        if torch.is_grad_enabled():  # the derivative of this derivative needs the whole sequence
+        d_results, plain = plain_gradients(d_given)
+        if torch.is_grad_enabled() or not plain or is_watched():
+            # The derivative of this derivative, or many at once, need the whole sequence.
             check_no_norms(ctx.norms)
             with torch.no_grad():
                 result, kept = backend.forward(call, True)
             saved = (result.sequences[0], *kept)
             given = (ctx.cell.key, ctx.backend, ctx.form, needs, len(saved))
-            some = iter(ScanBackward.apply(*given, *tensors, *saved, *d_results))  # type: ignore[no-untyped-call]
+            some = iter(derivative(given, (*tensors, *saved, *d_results)))
             return (*[None] * 4, *(next(some) if need else None for need in needs))
         states = len(call.cell.state_names)
         found = []

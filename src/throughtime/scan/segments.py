@@ -12,6 +12,7 @@ from throughtime.errors import BackendError
 from throughtime.scan.cut import segments
 from throughtime.scan.door import begin_norms, is_recorded, scan
 from throughtime.scan.form import flatten
+from throughtime.scan.plain import has_plain_memory, is_watched
 from throughtime.scan.segmented import Segmented
 from throughtime.scan.turned import Turn
 
@@ -30,8 +31,10 @@ def scan_in_segments(call: Call, backend: str, every: int) -> Result:
 
     Source: Chen, Xu, Zhang and Guestrin, Training Deep Nets with Sublinear Memory Cost (2016).
     """
-    transformed = torch.compiler.is_compiling() or (
-        torch._C._functorch.get_dynamic_layer_stack_depth() > 0
+    transformed = (
+        torch.compiler.is_compiling()
+        or is_watched()
+        or not has_plain_memory(call)
         or torch.autograd.forward_ad._current_level >= 0
     )
     if transformed or not torch.is_grad_enabled() or call.x.shape[0] == 0:

@@ -185,6 +185,7 @@ def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
     names = _shapes_of(call).matrices
     for name, found in zip(names, (room.W[d], *room.U[d]), strict=True):
         if name in call.weights[d]:
-            columns = call.weights[d][name].shape[1]
-            grads[name] = found if found.shape[1] == columns else found[:, :columns].contiguous()
+            shape = call.weights[d][name].shape  # of a matrix with blocks they are apart
+            whole = found.shape[1] == shape[-1]
+            grads[name] = (found if whole else found[:, : shape[-1]].contiguous()).view(shape)
     return grads

@@ -22,7 +22,7 @@ def early_tiles(shape: Shape) -> set[int]:
     """The widths of the tiles that their products need."""
     size = shape.code.kind.size
     runs = (run for phase in shape.plan.early for run in runs_of(shape, phase))
-    counts = {count * shape.row(shape.widths.sums[line]) // size for line, count in runs}
+    counts = {count * shape.row(_lines(shape, line)) // size for line, count in runs}
     return {v for count in counts for v in part_sizes(count, WIDEST)}
 
 
@@ -31,7 +31,7 @@ def runs_of(shape: Shape, phase: Phase) -> list[tuple[int, int]]:
     their units lie side by side without a gap."""
     widths, found = shape.widths, list[tuple[int, int]]()
     for place in phase.places:
-        whole = shape.row(widths.sums[place]) == shape.H_row
+        whole = shape.row(widths.sums[place]) == shape.H_row and widths.blocks[place] == 1
         if found and whole and sum(found[-1]) == place:
             line, count = found[-1]
             if widths.matrices[line] == widths.matrices[place]:
@@ -54,11 +54,17 @@ def packed_backward(shape: Shape) -> int:
 
 
 def _packed_forward(shape: Shape, line: int, count: int) -> int:
-    return count * shape.row(shape.widths.sums[line]) * shape.widths.sources[line]
+    one = shape.row(_lines(shape, line)) * shape.widths.sources[line]
+    return count * shape.widths.blocks[line] * one
 
 
 def _packed_backward(shape: Shape, line: int, count: int) -> int:
     return count * shape.widths.sums[line] * shape.row(shape.widths.sources[line])
+
+
+def _lines(shape: Shape, line: int) -> int:
+    """Of one block of a sum's matrix."""
+    return shape.widths.sums[line] // shape.widths.blocks[line]
 
 
 def runs_forward(shape: Shape) -> list[int]:
@@ -87,7 +93,7 @@ def runs_backward(shape: Shape) -> list[int]:
     there = bool(first) and not first[0].own
     for number, run in enumerate(runs_of(shape, first[0]) if there else [(0, 0)]):
         cell = 0 if number else shape.code.cell
-        matrix = _matrix(shape, run[0]) if there else [0, 0, shape.widths.out]
+        matrix = _matrix(shape, run[0]) if there else [0, 0, shape.widths.out, 1]
         words += [*run, packed, cell, 0, int(number == 0), 0, *matrix]
         packed += _packed_backward(shape, *run) if there else 0
     return words
@@ -101,6 +107,7 @@ def _run(shape: Shape, phase: Phase, run: tuple[int, int], packed: int) -> list[
 
 
 def _matrix(shape: Shape, line: int) -> list[int]:
-    """The matrix of a sum, the lines of it that are the sum's, and its columns."""
+    """The matrix of a sum, the lines of it that are the sum's, its columns, and its blocks."""
     widths = shape.widths
-    return [widths.matrices[line], widths.sums[line], widths.sources[line]]
+    own = _lines(shape, line), widths.sources[line], widths.blocks[line]
+    return [widths.matrices[line], *own]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 import numpy as np
 
@@ -108,6 +108,7 @@ class StreamLayer:
         for k in places:
             before = runs[-1][-1] if runs else k
             whole = self._program.padded(self._widths.sums[before]) == self._line
+            whole = whole and self._widths.blocks[before] == self._widths.blocks[k] == 1
             if before == k - 1 and whole and (before < split) == (k < split):
                 runs[-1].append(k)
             else:
@@ -118,18 +119,28 @@ class StreamLayer:
         self, sums: list[int], vector: Rows, start: tuple[int, int], pre: Rows, name: str
     ) -> None:
         """W v of neighbouring sums on top of where they start, into their places."""
-        size, width = self._program.kind.size, self._line * self._program.kind.bytes
-        first = sums[0] * width
+        bytes = self._program.kind.bytes
+        first = sums[0] * self._line * bytes
+        parts = [self._matrix(k, name) for k in sums]
+        blocks = list(parts[0]) if parts[0].ndim == 3 else []
+        for b, block in enumerate(blocks or [None]):  # in order: each is written over the next
+            matrix = self._rows_of((name, tuple(sums), b), parts if block is None else [block])
+            lines, columns = (0, 0) if block is None else (b * n * bytes for n in block.shape)
+            places = [v * self._program.kind.size for v in range(matrix.vectors)]
+            out = pre._replace(address=pre.address + first + lines)
+            of = vector._replace(address=vector.address + columns)
+            self._program.product(matrix, of, (start[0] + first + lines, start[1]), places, out)
+
+    def _rows_of(self, name: Hashable, parts: list[Array]) -> Matrix:
+        """Matrices one above the other, each in whole vectors."""
+        program = self._program
 
         def make() -> Array:
-            return np.concatenate([self._program.lines(self._matrix(k, name)) for k in sums])
+            return np.concatenate([program.lines(part) for part in parts])
 
-        lines = (self._program.padded(self._matrix(k, name).shape[0]) for k in sums)
-        vectors, K = sum(lines) // self._program.kind.lanes, self._matrix(sums[0], name).shape[1]
-        places = [v * size for v in range(vectors)]
-        out = pre._replace(address=pre.address + first)
-        matrix = Matrix((self._name, name, tuple(sums)), vectors, K, make)
-        self._program.product(matrix, vector, (start[0] + first, start[1]), places, out)
+        lines = sum(program.padded(len(part)) for part in parts)
+        K = parts[0].shape[1]
+        return Matrix((self._name, name), lines // program.kind.lanes, K, make)
 
     def _panels(self, phase: Phase, vector: Rows, pre: Rows) -> Rows:
         """U v of the last phase, unit block by unit block, as the cell's function reads it."""

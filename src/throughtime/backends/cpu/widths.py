@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from throughtime.cells import Cell
+from throughtime.compiler.llvm.tile_sizes import MOST_LANES
 from throughtime.compiler.masked import NO_MASKS, Masks
 from throughtime.compiler.plan import Plan, plan
 
@@ -21,6 +22,7 @@ class Widths:
         units: of each width that the plan names.
         sums: of each sum.
         sources: of what each sum's matrix multiplies, that is its columns; 0 where it has none.
+        blocks: of each sum's matrix on its diagonal; then sources are those of one block.
         matrices: for each sum the number of its matrix; the first is weight_hh.
         shapes: lines and columns of each matrix.
     """
@@ -30,6 +32,7 @@ class Widths:
     units: tuple[int, ...]
     sums: tuple[int, ...]
     sources: tuple[int, ...]
+    blocks: tuple[int, ...]
     matrices: tuple[int, ...]
     shapes: tuple[tuple[int, int], ...]
 
@@ -59,13 +62,15 @@ def widths_for(cell: Cell, H: int, masks: Masks = NO_MASKS) -> Widths:
     units = {w: int(w) if w.isdigit() else cell.width(w, H) for w in found.widths.names}
     gates = (len(cell.layout.recurrent_gates) * H, states[0])
     shapes = [gates, *(_shape(cell, name, H) for name in products)]
+    blocks = [1, *(cell.blocks_of(name) for name in products)]
     matrices = tuple(products.index(s.u) + 1 if s.u in products else 0 for s in found.sums)
     return Widths(
-        max(H, *states, *units.values(), *(max(shape) for shape in shapes[1:])),
+        max(H, *states, *units.values(), *map(_longest, shapes[1:], blocks[1:])),
         states,
         tuple(units.values()),
         tuple(shapes[m][0] if m else H for m in matrices),
         tuple(shapes[m][1] if s.u else 0 for m, s in zip(matrices, found.sums, strict=True)),
+        tuple(blocks[m] for m in matrices),
         matrices,
         tuple(shapes),
     )
@@ -73,4 +78,13 @@ def widths_for(cell: Cell, H: int, masks: Masks = NO_MASKS) -> Widths:
 
 def _shape(cell: Cell, product: str, H: int) -> tuple[int, int]:
     to, source = cell.products[product]
-    return cell.width(to, H), cell.width(source, H)
+    return cell.width(to, H), cell.width(source, H) // cell.blocks_of(product)
+
+
+def _longest(shape: tuple[int, int], blocks: int) -> int:
+    """Units of a line that takes either side of a product; of blocks that are written one after the
+    other, each in whole vectors, so that the last one reaches beyond the last unit."""
+    if blocks == 1:
+        return max(shape)
+    lines, columns = shape[0] // blocks, shape[1]
+    return max((blocks - 1) * n + -(-n // MOST_LANES) * MOST_LANES for n in (lines, columns))

@@ -77,11 +77,24 @@ DIRECTION: Final = (
     "norms",
 )  # fmt: skip
 
-RUN: Final = ("line", "count", "packed", "stage", "own", "begins", "slot", "matrix", "width", "K")
+RUN: Final = (
+    "line",
+    "count",
+    "packed",
+    "stage",
+    "own",
+    "begins",
+    "slot",
+    "matrix",
+    "width",
+    "K",
+    "blocks",
+)
 """Of neighbouring sums with one vector: the first one's number, how many, bytes of other runs that
 are packed before it; the cell's function to call first, or 0; whether the vector lies in rows of
 its own; whether the run is the first of its phase; which of such vectors it is; their matrix, the
-lines of it that a sum has, and its columns."""
+lines of it that a sum has, its columns, and how many blocks of such lines and columns it has on its
+diagonal: 1 is a full one."""
 
 RECORD: Final = ("tensor", "step", "before", "row")
 """Of one state's sequence: where it begins (0: there is none), bytes from step to step, for each

@@ -50,8 +50,12 @@ def _pack_panels(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]
         run = run_at(e, c, i.index)
         to, matrix = f["U_early"] + run["packed"], matrix_of(e, f["matrices"], run["matrix"])
         gates = f["gate_u"] + run["line"] * 8
-        what = to, matrix, gates, run["count"], run["K"]
-        _pack_flat(e, lines, mine, what, (run["width"], blocks_of(e, run["width"])))
+        blocks = blocks_of(e, run["width"])
+        one = run["count"] * blocks * (run["K"] * e.kind.size)
+        with e.loop(run["blocks"]) as b:
+            part = matrix + b.index * (run["width"] * run["K"] * e.kind.bytes)
+            what = to + b.index * one, part, gates, run["count"], run["K"]
+            _pack_flat(e, lines, mine, what, (run["width"], blocks))
     _pack_recurrent(e, c, f, lines, mine)
 
 
@@ -64,7 +68,11 @@ def _pack_transposed(e: Emit, c: Frame, f: Frame, columns: Emit, mine: tuple[Num
         run = run_at(e, c, i.index)
         to, gates = f["U_back"] + run["packed"], f["gate_u"] + run["line"] * 8
         matrix = matrix_of(e, f["matrices"], run["matrix"])
-        e.call(columns, block, to, matrix, gates, run["count"], run["width"], run["K"], *mine)
+        one = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
+        with e.loop(run["blocks"]) as b:
+            part = matrix + b.index * (run["width"] * run["K"] * e.kind.bytes)
+            what = gates, run["count"], run["width"], run["K"]
+            e.call(columns, block, to + b.index * one, part, *what, *mine)
 
 
 def matrix_of(e: Emit, matrices: Num, number: Num) -> Num:

@@ -26,9 +26,18 @@ def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
         vector = _vector(e, c, f, run)
         sums = g["pre"] + run["line"] * c["H_row"]
         vectors = run["count"] * blocks_of(e, run["width"])
-        packed = f["U_early"] + run["packed"]
-        e.call(product, g["block"], sums, pre_row, vector, c["H_row"], 0, packed, 1, run["K"],
-               sums, pre_row, g["R"], vectors)  # fmt: skip
+        packed, size = f["U_early"] + run["packed"], vectors * (run["K"] * e.kind.size)
+        # Blocks are written in whole vectors over the next one's first units, so none may start
+        # from its own place.
+        alone = run["blocks"].compare(">", 1)
+        bias = f["bias"] + run["line"] * c["H_row"]
+        start = Num(e.b, e.b.select(alone, bias.value, sums.value))
+        start_row = Num(e.b, e.b.select(alone, e.number(0).value, pre_row.value))
+        with e.loop(run["blocks"]) as b:
+            to, of = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
+            e.call(product, g["block"], start + to, start_row, vector + of, c["H_row"], 0,
+                   packed + b.index * size, 1, run["K"], sums + to, pre_row, g["R"],
+                   vectors)  # fmt: skip
     return _vector(e, c, f, run_at(e, c, c["early"]))
 
 
@@ -77,6 +86,10 @@ def phases_back(
         start = run["begins"].choose("!=", 0, fresh, to)
         zeros = e.b.and_(run["begins"].compare("!=", 0), run["own"].compare("!=", 0))
         start_row = Num(e.b, e.b.select(zeros, e.number(0).value, line.value))
-        e.call(product, e.given["block"], start, start_row, d_sums + run["line"] * line, d_row,
-               line, f["U_back"] + run["packed"], run["count"], run["width"], to, line,
-               R, blocks_of(e, run["K"]))  # fmt: skip
+        source, packed = d_sums + run["line"] * line, f["U_back"] + run["packed"]
+        size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
+        with e.loop(run["blocks"]) as b:
+            lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
+            e.call(product, e.given["block"], start + columns, start_row, source + lines, d_row,
+                   line, packed + b.index * size, run["count"], run["width"], to + columns, line,
+                   R, blocks_of(e, run["K"]))  # fmt: skip

@@ -18,6 +18,10 @@ _ZERO: Final = "zero"
 """Stands for a gradient that is nothing: what the products with U^T give comes on top, later."""
 
 
+_DEEP: Final = 64
+"""Nodes of a chain that are computed in one go."""
+
+
 class Pointwise:
     """Values of a graph's nodes for one vector of units of one row, computed when first asked for.
 
@@ -43,8 +47,26 @@ class Pointwise:
 
     def value(self, index: int | None) -> Any:
         """The vector of a node; zeros for a gradient that is nothing."""
+        if index is not None and index not in self._values:
+            self._prepare(index)
         found = _ZERO if index is None else self._value(index)
         return self.e.zero() if found is _ZERO else found
+
+    def _prepare(self, index: int) -> None:
+        """Compute what a node follows from, a few nodes at a time, where its chain is long: each
+        computes its own inputs, so that a whole chain would be as many calls deep."""
+        nodes, pending, reached = self.graph.nodes, [index], set[int]()
+        while pending:
+            i = pending.pop()
+            if i not in reached and i not in self._values and i not in self.given:
+                reached.add(i)
+                pending.extend(nodes[i].inputs)
+        depth: dict[int, int] = {}
+        for i in sorted(reached):
+            depth[i] = 1 + max((depth.get(k, 0) for k in nodes[i].inputs), default=0)
+            if depth[i] > _DEEP and not self._is_product(i):
+                self._value(i)
+                depth[i] = 0
 
     def _value(self, index: int) -> Any:
         if index not in self._values:
@@ -96,10 +118,14 @@ class Pointwise:
                 x = self.e.b.fneg(x)
         return self.e.fma(x, y, z)
 
+    def _is_product(self, index: int) -> bool:
+        """Whether a product is read once, and may be contracted with an addition."""
+        single = self.graph.nodes[index].op == "mul" and self._uses[index] == 1
+        return single and index not in self.given
+
     def _is_single_product(self, index: int) -> bool:
         node = self.graph.nodes[index]
-        single = node.op == "mul" and self._uses[index] == 1 and index not in self.given
-        return single and all(self._is_number(i) for i in node.inputs)
+        return self._is_product(index) and all(self._is_number(i) for i in node.inputs)
 
     def _is_number(self, index: int) -> bool:
         """Neither a truth value, which counts as 1 or 0 only in plain arithmetic, nor nothing."""

@@ -8,6 +8,9 @@ from typing import Final
 WIDEST: Final = 4
 """Vectors of the widest tile."""
 
+MOST_LANES: Final = 16
+"""Numbers of the widest vector of any machine."""
+
 PLACES: Final = 16
 """Entries of the table of tiles for each number of vectors."""
 

@@ -76,12 +76,17 @@ def _run(e: Emit, c: Frame, f: Frame, column_product: Emit, run: Frame, count: N
     own = f["own_block"] + run["slot"] * c["own_block_plane"]
     rows = run["own"].choose("!=", 0, own, f["old_block"]), c["H_row"], count
     to, row = matrix_of(e, f["d_matrices"], run["matrix"]), blocks_of(e, run["K"]) * e.kind.size
-    _weights(e, c, f, column_product, sums, rows, (to, run["width"], row))
+    matrix = to, run["width"], row
+    with e.b.if_else(run["blocks"].compare("==", 1)) as (whole, parted):
+        with whole:
+            _weights(e, c, f, column_product, sums, rows, matrix)
+        with parted:
+            _weights(e, c, f, column_product, sums, rows, matrix, run)
 
 
 def _weights(
     e: Emit, c: Frame, f: Frame, column_product: Emit, sums: tuple[Num, Num, Num],
-    rows: tuple[Num, Num, Num], matrix: tuple[Num, Num, Num],
+    rows: tuple[Num, Num, Num], matrix: tuple[Num, Num, Num], run: Frame | None = None,
 ) -> None:  # fmt: skip
     """This thread's lines of the gradient by a matrix of some sums; the first block begins them,
     unless they are added to.
@@ -92,8 +97,10 @@ def _weights(
         sums: each one's number in the matrix, the first one's among all, and how many.
         rows: what they multiply, bytes from row to row, and how many.
         matrix: the gradient, lines of each sum, and bytes of a line.
+        run: of one sum whose matrix has blocks, each of which is a part by itself.
     """
     g, (gates, first, number), (to, width, row) = e.given, sums, matrix
+    number = number if run is None else run["blocks"]
     low, high = my_share(e, number * width, g["thread"], g["team"])
     block, block_step = _walked(f, *rows)
     begins = e.b.and_(g["first"].compare("==", 0), c["adds"].compare("==", 0))
@@ -101,13 +108,18 @@ def _weights(
         line = q.index * width
         start, stop = low.most(line), high.least(line + width)
         unit = start - line
-        address = to + (e.word(gates + q.index * 8).most(0) * width + unit) * row
+        part = e.word(gates + q.index * 8).most(0) if run is None else q.index
+        address = to + (part * width + unit) * row
         source = Num(e.b, e.b.select(begins, c["zeros"].value, address.value))
         source_row = Num(e.b, e.b.select(begins, e.number(0).value, row.value))
         with e.when(stop.compare(">", start)):
-            d_sums = f["d_sums"] + (first + q.index) * c["H_row"] + unit * e.kind.bytes
+            place, own = (first + q.index) * c["H_row"] + unit * e.kind.bytes, block
+            if run is not None:
+                place = first * c["H_row"] + start * e.kind.bytes
+                own = block + q.index * (run["K"] * e.kind.bytes)
             e.call(column_product, g["block"], source, source_row,
-                   *_walked(f, d_sums, line_size(c, e.kind), rows[2]), block, block_step, rows[2],
+                   *_walked(f, f["d_sums"] + place, line_size(c, e.kind), rows[2]), own, block_step,
+                   rows[2],
                    address, row, stop - start, row // e.kind.size)  # fmt: skip
 
 

@@ -1,0 +1,54 @@
+"""What torch's FlopCounterMode counts for the raw ops: their products, as it counts torch.nn's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.utils.flop_counter import register_flop_formula
+
+from throughtime.cells.registry import registered
+from throughtime.scan.form import unflatten
+from throughtime.scan.raw import scan_backward, scan_forward
+
+Shape = Sequence[int]
+
+
+def _products(cell: str, form: Sequence[int], shapes: Any) -> tuple[int, int]:
+    """Flops of one pass of all rows through the matrices by x, and through those by the state."""
+    call = unflatten(registered(cell), form, shapes)
+    named = [pair for weights in call.weights for pair in weights.items()]
+    rows = math.prod(call.x[:-1])
+    of = {
+        by_x: sum(2 * rows * math.prod(v) for n, v in named if len(v) == 2 and by_x == (n == _W))
+        for by_x in (True, False)
+    }
+    return of[True], of[False]
+
+
+_W = "weight_ih"
+
+
+def _forward(
+    cell: str, backend: str, form: Sequence[int], keep: bool, tensors: list[Any], **_: Any
+) -> int:
+    return sum(_products(cell, form, tensors))
+
+
+def _backward(
+    cell: str, backend: str, form: Sequence[int], needs: Sequence[bool], tensors: list[Any],
+    kept: list[Any], d_results: list[Any], **_: Any,
+) -> int:  # fmt: skip
+    """By x where it is asked for, by the state always, and by the weights where any is."""
+    by_x, by_state = _products(cell, form, tensors)
+    by_weights = by_x + by_state if any(needs[1:]) else 0
+    return by_x * needs[0] + by_state + by_weights
+
+
+def _register(op: Any, formula: Callable[..., int]) -> None:
+    register_flop_formula(op.overloadpacket)(formula)
+
+
+_register(scan_forward, _forward)
+_register(scan_backward, _backward)
