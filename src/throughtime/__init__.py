@@ -2,6 +2,7 @@
 
 from throughtime import cells as cells
 from throughtime import compat as compat
+from throughtime import export as export
 from throughtime.cells import Cell as Cell
 from throughtime.check import check as check
 from throughtime.diagnosis.cure import cure as cure
@@ -42,6 +43,7 @@ __all__ = [
     "compat",
     "cure",
     "diagnose",
+    "export",
     "from_torch",
     "initialise",
     "to_torch",

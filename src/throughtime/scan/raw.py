@@ -56,6 +56,8 @@ def _forward(
         name = choose(call, backend).name
         if name in OPAQUE:
             result, kept = OPAQUE[name].forward(call, keep)
+            if keep:  # the output too, of which the user's own may be written over
+                kept = [result.sequences[0].clone(), *kept]
             return [*result.sequences, *result.final, *kept]
         found = results(call, name)
     inputs = {v.data_ptr() for v in tensors if v is not None}
@@ -175,7 +177,7 @@ def _fake_forward(
     if keep:
         with _alone(call):
             name = choose(call, backend).name
-        shapes += OPAQUE[name].kept_shapes(call) if name in OPAQUE else []
+        shapes += [shapes[0], *OPAQUE[name].kept_shapes(call)] if name in OPAQUE else []
     return [call.x.new_empty(shape) for shape in shapes]
 
 

@@ -51,6 +51,10 @@ class Rememberer(nn.Module):
         answers: Tensor = self.readout(out if self.every_step else out[-1])
         return answers
 
+    def plain_stack(self) -> list[nn.Module]:
+        """The parts in the order in which a step goes through them, for an export."""
+        return [self.recurrent, self.readout]
+
 
 def _start(model: nn.Module, recipe: Recipe) -> None:
     """Gives a fresh model the start its recipe names."""
