@@ -99,7 +99,8 @@ def frozen_model(source: nn.Module, weights: torch.dtype | None) -> Frozen:
         if known.fits(outline, tensors):
             return shared
     check_streamable(source)
-    model, copies = frozen(source)
+    copies: dict[int, Any] = {}
+    model = frozen(source, copies)
     values = [copies.get(id(v), v) for v in tensors]
     if weights is not None:
         values = [v.detach().clone() for v in values]

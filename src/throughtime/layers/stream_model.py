@@ -56,15 +56,17 @@ def _check_carried(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def frozen(model: nn.Module) -> tuple[nn.Module, dict[int, Any]]:
+def frozen(model: nn.Module, copies: dict[int, Any] | None = None) -> nn.Module:
     """A copy in eval mode, without gradient, its weights as the next call would find them.
 
-    Returns:
-        It, and what was copied of what: id of an object of the model -> its copy.
+    Args:
+        model: of what.
+        copies: takes up what was copied: id of an object of the model -> its copy.
     """
+    copies = {} if copies is None else copies
     # torch copies no result of a computation, such as the weight that weight_norm made last.
     results = [v for m in model.modules() for v in vars(m).values() if _is_result(v)]
-    copies: dict[int, Any] = {id(v): v.detach().clone() for v in results}
+    copies.update({id(v): v.detach().clone() for v in results})
     try:
         found = copy.deepcopy(model, copies)
     except RuntimeError as error:
@@ -78,7 +80,7 @@ def frozen(model: nn.Module) -> tuple[nn.Module, dict[int, Any]]:
             for hook in layer._forward_pre_hooks.values():
                 if type(hook).__module__.startswith("torch.nn.utils"):
                     hook(layer, ())
-    return found, copies
+    return found
 
 
 @torch.no_grad()
