@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from throughtime.backends.cpu.stream_memory import Array
 from throughtime.errors import ShapeError
 
 
@@ -29,18 +30,20 @@ def one_step(name: str, x: Any, batch: int, device: torch.device, time: int) -> 
     return v.unsqueeze(time)
 
 
-def are_tokens(x: Tensor, batch: int) -> bool:
+def are_tokens(x: Tensor | Array, batch: int) -> bool:
     """Whether x holds one whole number for each row, which a model looks up."""
-    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-        return False
-    return x.shape == (batch,) or (batch == 1 and x.dim() == 0)
+    if isinstance(x, Tensor):
+        whole = not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+    else:
+        whole = x.dtype.kind in "iu"
+    return whole and (x.shape == (batch,) or (batch == 1 and x.ndim == 0))
 
 
 def is_flat(x: Any, batch: int) -> bool:
     """Whether x is one row alone, without the dimension of rows."""
     if batch != 1 or not isinstance(x, Tensor | np.ndarray):
         return False
-    return x.ndim == 0 or (x.ndim == 1 and not are_tokens(torch.as_tensor(x), 1))
+    return x.ndim == 0 or (x.ndim == 1 and not are_tokens(x, 1))
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -199,7 +199,7 @@ def _add_function(chain: _Chain, function: Callable[[Any], Any], name: str) -> N
         raise _NoParts(f"{known}: {plan}")
     for v in tensors.values():
         chain.hold(v)
-    if not _is_of_rows(function, width, next(iter(tensors.values()), torch.empty(0))):
+    if not _is_of_rows(function, width, next(iter(tensors.values()), torch.empty(0, device="cpu"))):
         raise _NoParts(f"{known}: it does not look at each row of a sequence alone")
     chain.add(RowFunction(plan, tensors, width))
 
@@ -208,7 +208,7 @@ def _add_function(chain: _Chain, function: Callable[[Any], Any], name: str) -> N
 def _is_of_rows(function: Callable[[Any], Any], width: int, like: Tensor) -> bool:
     """Whether a sequence (T, B, width) goes through it as its rows do, one by one."""
     with torch.random.fork_rng(devices=[]):
-        x = torch.randn(3, 2, width, dtype=like.dtype)
+        x = torch.randn(3, 2, width, dtype=like.dtype, device="cpu")
         whole = function(x.clone())
         rows = torch.cat([function(row.clone()) for row in x.flatten(0, 1).split(1)])
     if whole.shape != x.shape or rows.shape != (6, width):

@@ -33,7 +33,7 @@ def row_numbers(rows: Any, batch: int) -> Array:
 
 def row_mask(rows: Any, batch: int) -> Tensor:
     """Rows given by number or as a bool mask, as a bool mask (B,)."""
-    chosen = torch.as_tensor(rows).cpu()
+    chosen = torch.as_tensor(rows, device="cpu")
     if chosen.dtype == torch.bool:
         if chosen.shape != (batch,):
             raise ShapeError(f"rows as a bool mask must be ({batch},), got {tuple(chosen.shape)}")
@@ -44,7 +44,8 @@ def row_mask(rows: Any, batch: int) -> Tensor:
     wrong = chosen[(chosen < 0) | (chosen >= batch)]
     if wrong.numel():
         raise ShapeError(f"rows must be from 0 to {batch - 1}, got {int(wrong[0])}")
-    return torch.zeros(batch, dtype=torch.bool).index_fill(0, chosen.reshape(-1).long(), True)
+    found = torch.zeros(batch, dtype=torch.bool, device="cpu")
+    return found.index_fill_(0, chosen.reshape(-1).long(), True)
 
 
 def check_row(row: Any, batch: int) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.apart import call_apart
+from throughtime.backends.cpu.look import see_layer, see_product, seen
 from throughtime.backends.cpu.sizes import FLOPS_PER_US, target
 from throughtime.backends.cpu.stream_layer import (
     StreamLayer,
@@ -19,6 +20,7 @@ from throughtime.backends.cpu.stream_layer import (
 )
 from throughtime.backends.cpu.stream_memory import Array, Packs, Program, Rows
 from throughtime.backends.cpu.stream_part import (
+    Part,
     Placed,
     Product,
     RowFunction,
@@ -54,12 +56,6 @@ class Stack:
     """
 
     def __init__(self, parts: Sequence[Placed], narrow: bool) -> None:
-        self.parts = [
-            placed._replace(part=call_apart(placed.part))
-            if isinstance(placed.part, Call)
-            else placed
-            for placed in parts
-        ]
         first = next(v for v in (like(p.part) for p in parts) if v is not None)
         self.kind = Kind(first.element_size(), target().lanes(8 * first.element_size()))
         self.packs, self.dtype = Packs(narrow), first.dtype
@@ -67,8 +63,11 @@ class Stack:
         self.table = head.rows.detach().numpy() if isinstance(head, Table) else None
         self.width = first.shape[-1]
         self._widths = [self.width]
-        for part, sources in parts:
-            self._widths.append(output_width(part, self._widths[sources[0]]))
+        self.parts: list[Placed] = []
+        for placed in parts:
+            width = self._widths[placed.sources[0]]
+            self.parts.append(placed._replace(part=_seen(placed.part, width, self.dtype)))
+            self._widths.append(output_width(placed.part, width))
         self.output = self._widths[-1]
         calls = [part for part, _ in self.parts if isinstance(part, Call)]
         self.states = [call.cell.widths(call.hidden_size) for call in calls]
@@ -90,6 +89,18 @@ class Stack:
     def width_of(self, place: int) -> int:
         """Of what a part gives, or of what is given."""
         return self._widths[place]
+
+
+def _seen(part: Part, width: int, dtype: torch.dtype) -> Part:
+    """A part that reads so many numbers, its tensors looked at: machine code believes the sizes."""
+    if isinstance(part, Call):
+        return see_layer(call_apart(part), width)
+    if isinstance(part, Product):
+        see_product(part.weight, part.bias, width)
+    if isinstance(part, RowFunction):
+        for name, v in part.vectors.items():
+            seen(name, v, (width,), dtype)
+    return part
 
 
 class Region:
