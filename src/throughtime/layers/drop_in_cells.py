@@ -32,13 +32,18 @@ class RNNCell(DropInCell):
     """
 
     kind = "RNNCell"
+    nonlinearity: str
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh",
         device: Any = None, dtype: Any = None, *, backend: str = "auto",
     ) -> None:  # fmt: skip
+        vars(self)["nonlinearity"] = nonlinearity
         super().__init__(1, input_size, hidden_size, bias, device, dtype, backend)
-        self.nonlinearity = nonlinearity
+
+    def _prepare(self) -> None:
+        if self.nonlinearity in _ELMAN:  # another one is refused when it is called, as torch's
+            super()._prepare()
 
     @property
     def cell(self) -> Cell:

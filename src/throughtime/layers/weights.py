@@ -27,6 +27,15 @@ class CellModule(nn.Module):
 
     _quantised_otherwise = "a Stream of it takes weights=torch.bfloat16"
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Find now what neither a compiler nor a transform of torch takes in a first call."""
+        cell: Any = self.cell
+        cell.prepare()
+
     def plain_parameters(self) -> Mapping[str, Tensor | None]:
         """The parameters to read without asking the module for each by its name.
 
@@ -103,6 +112,7 @@ class Weights(CellModule):
             [self._register(layer, d, device, dtype) for d in range(directions)]
             for layer in range(len(self.hidden_sizes))
         ]
+        self._prepare()
         if self.backend == "auto":
             warn_uncompiled(cell, device)
 
