@@ -96,7 +96,7 @@ def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
     _check_options(options)
     unsupported = trace(cell).unsupported
     held, broken = [], []
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
         for name, law in LAWS.items():
             torch.manual_seed(seed)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime import LSTM, Recurrent, cells
-from throughtime.diagnosis.probe import probes, softmax_regression
+from throughtime.diagnosis.quantities.probe import probes, softmax_regression
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 

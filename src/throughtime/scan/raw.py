@@ -18,6 +18,7 @@ from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result
 from throughtime.cells import Cell
 from throughtime.cells.registry import registered
+from throughtime.errors import ShapeError
 from throughtime.scan.autocast import unrounded
 from throughtime.scan.form import flatten_gradients, unflatten
 from throughtime.scan.guard import guarded
@@ -74,6 +75,7 @@ def _backward(
     """
     if kept:
         call = unflatten(registered(cell), form, tensors)
+        _check_shapes(call, d_results)
         with torch.no_grad(), _alone(call):
             name = choose(call, backend).name
             found = OPAQUE[name].backward(call, kept, d_results, needs[0], any(needs[1:]))
@@ -86,6 +88,13 @@ def _backward(
         call = unflatten(registered(cell), form, leaves)
         with _alone(call):
             return gradients(results(call, backend), leaves, d_results)
+
+
+def _check_shapes(call: Call, d_results: Tensors) -> None:
+    """Gradients of results have their shapes, which autograd sees to where it is asked."""
+    for shape, d in zip(_result_shapes(call.cell, call), d_results, strict=True):
+        if d is not None and d.shape != shape:
+            raise ShapeError(f"a gradient of a result must be {shape}, got {tuple(d.shape)}")
 
 
 def _traced(
