@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from throughtime.cli.app import Commands
 
-FORMS = ("c",)
+FORMS = ("c", "object")
 
 
 def register(commands: Commands) -> None:
@@ -21,6 +21,10 @@ def register(commands: Commands) -> None:
         help="The folder of a finished run; or a model, or a function that gives one, in a file.",
     )  # fmt: skip
     parser.add_argument("--to", required=True, metavar="|".join(FORMS), help="What to write.")
+    parser.add_argument(
+        "--target", metavar="NAME",
+        help="Of an object: x86-64-v3, x86-64-v4, aarch64, cortex-m4f, cortex-m55 or riscv64.",
+    )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=Path("."), metavar="DIR", help="The folder. Default: here."
     )
@@ -41,18 +45,25 @@ def register(commands: Commands) -> None:
 
 
 def export(
-    what: str, to: str, out: Path, name: str, weights: str, libm: bool, measure: bool
-) -> None:
+    what: str, to: str, target: str | None, out: Path, name: str, weights: str, libm: bool,
+    measure: bool,
+) -> None:  # fmt: skip
     """Write a trained model as code that takes one time step a call, with its own test."""
     from throughtime.cli.user_file import told_by_line
-    from throughtime.export import to_c
+    from throughtime.errors import OptionError
+    from throughtime.export import to_c, to_object
     from throughtime.tasks.recipe import one_of
 
     one_of("to", to, FORMS)
+    if (target is not None) != (to == "object"):
+        raise OptionError("--target is asked of --to object, and of nothing else; see --help")
     file, _, member = what.rpartition(":")
     with told_by_line(Path(file) if file.endswith(".py") else None):
         model = _model(what, file, member)
-        done = to_c(model, out, name=name, weights=weights, libm=libm)
+        if target is None:
+            done = to_c(model, out, name=name, weights=weights, libm=libm)
+        else:
+            done = to_object(model, out, target=target, name=name, weights=weights)
     print("\n".join(str(done.folder / one) for one in done.files))
     if measure:
         show_measured(done)
