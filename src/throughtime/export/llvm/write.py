@@ -60,26 +60,19 @@ def write_object(prepared: Prepared, folder: Path, weights: str, target: Target)
         f"{name}.o": image,
         f"{name}_test.c": texts.self_test(program, x, y, texts.TOLERANCE),
     }
-    done = Exported(
-        folder,
-        (),
-        code_size(image),
-        weight_bytes(program, weights),
-        4 * module.state,
-        4 * module.work,
-    )
+    stored, code = weight_bytes(program, weights), code_size(image)
+    done = Exported(folder, (), code, stored, 4 * module.state, 4 * module.work)
     _check_needs(image, target)
     if target.name == "wasm32":
         files |= browser_files(prepared, image, module)
-    what = {f"{name}.h": "what to include", f"{name}.o": f"the program, for {target.name}",
-            f"{name}_test.c": "its own test: prints PASS"}  # fmt: skip
-    what |= {n: _BROWSER[n.removeprefix(name)] for n in files if n.removeprefix(name) in _BROWSER}
+    what = {n: _WHAT[n.removeprefix(name)] for n in files}
     files["README.md"] = texts.readme(program, said, facts(done, sizes), what)
     write_files(folder, files)
     return done._replace(files=tuple(files))
 
 
-_BROWSER: Final = {
+_WHAT: Final = {
+    ".h": "what to include", ".o": "the program", "_test.c": "its own test: prints PASS",
     ".wasm": "the program by itself, for browsers and node", ".mjs": "its loader",
     "_test.mjs": "its test: node prints PASS", ".html": "a page to try it, in one file",
 }  # fmt: skip

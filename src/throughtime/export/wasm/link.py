@@ -220,18 +220,12 @@ def linked(
     stack = bytes((_I32, 1, 0x41)) + _signed(below) + b"\x0b"
     constants = [bytes((_I32, 0, 0x41)) + _signed(v) + b"\x0b" for v in values.values()]
     data = [b"\0\x41" + _signed(at) + b"\x0b" + _number(len(d)) + d for at, d in segments]
-    return _HEAD + b"".join(
-        (
-            _section(_TYPE, found.sections[_TYPE]),
-            _section(_FUNCTION, found.sections[_FUNCTION]),
-            _section(_MEMORY, b"\1\0" + _number(pages)),
-            _section(_GLOBAL, _vector([stack, *constants])),
-            _section(_EXPORT, _vector(exports)),
-            _section(_COUNT, _number(len(data))),
-            _section(_CODE, code),
-            _section(_DATA, _vector(data)),
-        )
-    )
+    parts = {
+        _TYPE: found.sections[_TYPE], _FUNCTION: found.sections[_FUNCTION],
+        _MEMORY: b"\1\0" + _number(pages), _GLOBAL: _vector([stack, *constants]),
+        _EXPORT: _vector(exports), _COUNT: _number(len(data)), _CODE: code, _DATA: _vector(data),
+    }  # fmt: skip
+    return _HEAD + b"".join(_section(kind, content) for kind, content in parts.items())
 
 
 def _placed(content: bytes, below: int) -> tuple[list[tuple[int, bytes]], int]:
