@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from throughtime.export.c.write import to_c as to_c
     from throughtime.export.evidence import Measured as Measured
     from throughtime.export.evidence import measure as measure
+    from throughtime.export.llvm.write import to_object as to_object
     from throughtime.export.prepare import Exported as Exported
 
 _PLACES: Final = {
     "to_c": "throughtime.export.c.write",
+    "to_object": "throughtime.export.llvm.write",
     "measure": "throughtime.export.evidence",
     "Measured": "throughtime.export.evidence",
     "Exported": "throughtime.export.prepare",
 }
 
-__all__ = ["Exported", "Measured", "measure", "to_c"]
+__all__ = ["Exported", "Measured", "measure", "to_c", "to_object"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from throughtime.backends.cpu.masks import masks_of
 from throughtime.backends.cpu.shape import gate_numbers
 from throughtime.backends.cpu.widths import matrix_names, widths_for
 from throughtime.compiler import sweeps
+from throughtime.compiler.llvm.tile_sizes import MOST_LANES
 from throughtime.compiler.masked import DROPOUT
 from throughtime.compiler.phases import Phase
 from throughtime.compiler.plan import Plan, plan
@@ -57,20 +58,38 @@ class _Layer:
         self.gates = gate_numbers(found, call.cell)
         self.states = self._states()
         H, count = max([call.hidden_size, *self.widths.sums]), len(found.sums)
-        self.pre = writer.array("pre", "work", count, H) if count else ""
-        self.bias = writer.constant("bias", self._bias(H)) if count else ""
+        pre = writer.array("pre", "work", count, H) if count else ""
+        bias = writer.constant("bias", self._bias(H)) if count else ""
+        self.pre = [self._line(pre, k) for k in range(count)]
+        self.bias = [self._line(bias, k) for k in range(count)]
         self.given = self._given()
 
     def write(self) -> Place:
         """All operations."""
         found, source = self.plan, self.writer.at
         with_a = range(len(found.with_a))
-        self._multiply(source, tuple(with_a), "ih", self.bias)
+        self._multiply(source, tuple(with_a), "ih")
         for phase in found.phases:
-            self._multiply(self._vector(phase), phase.places, "hh", None)
+            self._multiply(self._vector(phase), phase.places, "hh")
         stores = zip(found.new_states, self.states, found.widths.states, strict=True)
         self._stage(sweeps.sweeps_forward(found, False), tuple(stores))
         return self.states[0]
+
+    def _line(self, array: str, k: int) -> Place:
+        """Where a sum lies, or what it starts from; of a matrix in blocks in a line of its own.
+
+        Blocks are written one behind the other in whole vectors, so that line is longer.
+        """
+        width, blocks = self.widths.sums[k], self.widths.blocks[k]
+        if blocks == 1:
+            return Place(array, width, k)
+        rows = width // blocks
+        longest = rows * (blocks - 1) + -(-rows // MOST_LANES) * MOST_LANES
+        if self.writer.arrays[array].kind == "work":
+            return Place(self.writer.array("pre", "work", 1, longest), width)
+        bias, own = np.zeros(longest, np.float32), self.call.hidden_size
+        bias[: min(own, longest)] = self.writer.constants[array][k, : min(own, longest)]
+        return Place(self.writer.constant("bias", bias), width)
 
     def _states(self) -> list[Place]:
         places, first = [], self.call.initial_rows()
@@ -89,7 +108,7 @@ class _Layer:
         found, nodes = self.plan, self.plan.graph.nodes
         loads: dict[int, Place | float] = {}
         for k, s in enumerate(found.sums):
-            loads[s.node] = Place(self.pre, self.widths.sums[k], k)
+            loads[s.node] = self.pre[k]
         loads |= {i: p for i, p in zip(found.states, self.states, strict=True) if i is not None}
         vectors = {
             n: Place(self.writer.constant(n, self.weights[n]), self.call.hidden_size)
@@ -145,18 +164,32 @@ class _Layer:
                     numbers = ()
         self.writer.stage(self.plan.graph, self.given, self.units, walks)
 
-    def _multiply(self, source: Place, sums: tuple[int, ...], name: str, start: str | None) -> None:
+    def _multiply(self, source: Place, sums: tuple[int, ...], name: str) -> None:
         """W v of sums on top of where they start, into their places."""
-        blocks = []
+        whole = []
         for k in sums:
-            width, found = self.widths.sums[k], self.plan.sums[k]
-            first = start or (self.pre if found.a is not None else self.bias)
-            gate = found.a if name == "ih" else found.u
-            said = f"{'W' if name == 'ih' else 'U'}_{gate}"
-            place = Place(self.pre, width, k)
-            blocks.append(Block(self._matrix(k, name), Place(first, width, k), place, said))
-        for same in _same_columns(blocks):
+            found = self.plan.sums[k]
+            first = self.pre if name == "hh" and found.a is not None else self.bias
+            said = f"W_{found.a}" if name == "ih" else f"U_{found.u}"
+            block = Block(self._matrix(k, name), first[k], self.pre[k], said)
+            if block.matrix.ndim == 2:
+                whole.append(block)
+            else:
+                self._multiply_blocks(source, block)
+        for same in _same_columns(whole):
             self.writer.add(Product(source, tuple(same)))
+
+    def _multiply_blocks(self, source: Place, whole: Block) -> None:
+        """A matrix in blocks, each times its own part of v; in order, as each is written."""
+        _, lines, columns = whole.matrix.shape
+        assert whole.start is not None
+        for b, matrix in enumerate(whole.matrix):
+            first = source._replace(size=columns, offset=source.offset + b * columns)
+            start, out = (
+                place._replace(size=lines, offset=b * lines) for place in (whole.start, whole.out)
+            )
+            block = Block(np.ascontiguousarray(matrix), start, out, f"{whole.name}[{b}]")
+            self.writer.add(Product(first, (block,)))
 
     def _matrix(self, k: int, name: str) -> Values:
         """The lines of a sum's gate in weight_ih or weight_hh, or its matrix of its own."""

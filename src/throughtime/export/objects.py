@@ -59,3 +59,32 @@ def undefined(image: bytes) -> set[str]:
             if name and section == 0:
                 found.add(names[name : names.index(b"\0", name)].decode())
     return found
+
+
+_ARM_ATTRIBUTES: Final = 0x70000003
+_ANY_FLOAT_ARGUMENTS: Final = bytes((28, 3))
+"""Tag_ABI_VFP_args: no function takes floats, so hard and soft callers may both link it."""
+
+
+def for_any_caller(image: bytes) -> bytes:
+    """An ARM object that says that it fits callers of either kind of float arguments.
+
+    Its functions take addresses alone, and LLVM says nothing of it, which linkers take for soft.
+    """
+    (start,), (size, count) = (
+        struct.unpack_from("<I", image, 0x20), struct.unpack_from("<HH", image, 0x2E),
+    )  # fmt: skip
+    for k in range(count):
+        head = start + k * size
+        _, kind, _, _, offset, length = struct.unpack_from("<6I", image, head)
+        if kind != _ARM_ATTRIBUTES:
+            continue
+        data = bytearray(image[offset : offset + length]) + _ANY_FLOAT_ARGUMENTS
+        more = len(_ANY_FLOAT_ARGUMENTS)
+        inner = 5 + data[5:].index(b"\0") + 2  # behind the vendor's name and the tag "file"
+        for at in (1, inner):
+            struct.pack_into("<I", data, at, struct.unpack_from("<I", data, at)[0] + more)
+        whole = bytearray(image)
+        struct.pack_into("<II", whole, head + 16, len(image), len(data))
+        return bytes(whole + data)
+    return image

@@ -17,8 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from throughtime import Recurrent, initialise
 from throughtime.errors import DataError, OptionError
-from throughtime.tasks.cell import cell_called
-from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.recipe import Recipe, cell_called
 from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 
 _BATCHES, _HELD_OUT, _EXAMPLES = 100, 512, 4

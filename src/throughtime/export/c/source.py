@@ -116,6 +116,10 @@ class Source:
             return f"{name}[{first}]"
         return f"{name}[{index}]" if first == 0 else f"{name}[{first} + {index}]"
 
+    def _number(self, place: Place, index: str) -> str:
+        """One number of a vector, also of one that has no more."""
+        return self._element(place._replace(size=max(2, place.size)), index)
+
     def _lookup(self, operation: Lookup) -> str:
         lines, width = operation.table.shape
         table = self._matrix_table(operation.table)
@@ -168,9 +172,8 @@ class Source:
                 continue
             yield f"        for (size_t k = {first}; k < {last}; k += {many}) {{"
             for i in range(many):
-                place = source._replace(size=2)  # an index, also where it has one number alone
                 index = "k" if i == 0 else f"k + {i}"
-                yield f"            const float v{i} = {self._element(place, index)};"
+                yield f"            const float v{i} = {self._number(source, index)};"
             yield f"            for (size_t r = 0; r < {R}; r++) {{"
             total = f"{to}[r]"
             for i in range(many):
