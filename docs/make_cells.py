@@ -1,4 +1,7 @@
-"""Writes docs/cells.md from the cells' own source: python docs/make_cells.py"""
+"""Writes docs/cells.md and the list in cells/__init__.py from the cells: python docs/make_cells.py
+
+The list is for type checkers and editors; what cells there are, their files alone decide.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+from throughtime import cells
 from throughtime.cells import Cell, available
 from throughtime.cells.cell import Width
 
 PAGE = Path(__file__).with_name("cells.md")
+LIST = Path(cells.__file__)
+BEGIN, END = "if TYPE_CHECKING:  # written by docs/make_cells.py\n", "\n\n@cache"
 
 HEAD = """\
 # The cells
@@ -36,8 +42,18 @@ parameters are those of the first layer, forward direction, as in torch.nn.
 
 
 def main() -> None:
-    """Writes the page."""
+    """Writes the page and the list."""
     PAGE.write_text(page())
+    LIST.write_text(listed(LIST.read_text()))
+
+
+def listed(text: str) -> str:
+    """The text of cells/__init__.py with an import of every cell where BEGIN stands."""
+    before, rest = text.split(BEGIN)
+    after = rest[rest.index(END) :]
+    modules = sorted((kind.__module__, name) for name, kind in available().items())
+    lines = [f"    from {module} import {name} as {name}\n" for module, name in modules]
+    return before + BEGIN + "".join(lines) + after
 
 
 def page() -> str:

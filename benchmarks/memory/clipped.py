@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import UClip
-from throughtime.diagnosis.clipping import clipping, gradients
+from throughtime.diagnosis.quantities.clipping import clipping, gradients
 from throughtime.tasks import find
 from throughtime.tasks.memory import MemoryTask
 from throughtime.tasks.recipe import Recipe

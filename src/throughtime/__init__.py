@@ -2,10 +2,12 @@
 
 from throughtime import cells as cells
 from throughtime import compat as compat
+from throughtime import export as export
 from throughtime.cells import Cell as Cell
 from throughtime.check import check as check
-from throughtime.diagnosis.cure import cure as cure
-from throughtime.diagnosis.measure import diagnose as diagnose
+from throughtime.diagnosis.cure import cure
+from throughtime.diagnosis.measure import diagnose
+from throughtime.diagnosis.quantities.probe import probe
 from throughtime.layers.clip import UClip as UClip
 from throughtime.layers.convert import from_torch as from_torch
 from throughtime.layers.convert import to_torch as to_torch
@@ -42,8 +44,10 @@ __all__ = [
     "compat",
     "cure",
     "diagnose",
+    "export",
     "from_torch",
     "initialise",
+    "probe",
     "to_torch",
     "unroll",
 ]

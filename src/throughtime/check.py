@@ -99,7 +99,7 @@ def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
     why = why_not(cell, fitting(cell, 4))
     unsupported = () if why is None else (why,)
     held, broken = [], []
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
         for name, law in LAWS.items():
             torch.manual_seed(seed)

@@ -27,6 +27,13 @@ def test_the_page_is_up_to_date() -> None:
     assert (DOCS / "cells.md").read_text() == generator().page(), "run: python docs/make_cells.py"
 
 
+def test_the_list_for_type_checkers_is_up_to_date() -> None:
+    make = generator()
+    text = make.LIST.read_text()
+    assert text == make.listed(text), "run: python docs/make_cells.py"
+    assert all(f" import {name} as {name}\n" in text for name in cells.available())
+
+
 @pytest.mark.parametrize("kind", cells.available().values(), ids=cells.available())
 def test_the_parameters_on_the_page_are_those_of_the_layer(kind: type[Cell]) -> None:
     make = generator()

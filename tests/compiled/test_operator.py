@@ -30,8 +30,7 @@ def test_the_raw_ops_pass_opcheck(cell: Cell, form: str) -> None:
         count = len(results(call))
         needs = [v is not None and v.is_floating_point() for v in tensors]
         d = [torch.randn_like(v) for v in found[:count]]
-        kept = [found[0], *found[count:]]
-        given = (cell.key, "cpu", list(shape), needs, tensors, kept, d)
+        given = (cell.key, "cpu", list(shape), needs, tensors, found[count:], d)
         torch.library.opcheck(
             torch.ops.throughtime.scan_backward.default, given, test_utils=UTILITIES
         )

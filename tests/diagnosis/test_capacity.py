@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from throughtime import LSTM, Recurrent, cells, initialise
-from throughtime.diagnosis.capacity import memory_capacity, read_back
+from throughtime.diagnosis.quantities.capacity import memory_capacity, read_back
 from throughtime.errors import OptionError, ShapeError
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
-from throughtime.diagnosis.clipping import clipping, gradients
+from throughtime.diagnosis.quantities.clipping import clipping, gradients
 from throughtime.errors import OptionError
 
 T, H, B, M = 60, 24, 10, 24

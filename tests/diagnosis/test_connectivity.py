@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.tolerance import TOLERANCE
 from throughtime import Recurrent, cells, from_torch
-from throughtime.diagnosis.connectivity import connectivity
+from throughtime.diagnosis.quantities.connectivity import connectivity
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 

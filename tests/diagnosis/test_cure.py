@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 import throughtime
 from throughtime import LSTM, Recurrent, cells, initialise
-from throughtime.diagnosis.cure import cure
-from throughtime.diagnosis.starts import start_of
+from throughtime.diagnosis.cure import cure, start_of
 from throughtime.errors import OptionError
 
 T, B, H = 200, 16, 64

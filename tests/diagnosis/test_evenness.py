@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from throughtime.diagnosis.evenness import evenness
-from throughtime.diagnosis.subject import Subject
+from throughtime.diagnosis.observe.examined import Subject
+from throughtime.diagnosis.quantities.evenness import evenness
 from throughtime.errors import OptionError, ShapeError
 
 T, B, H = 9, 4, 5

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import GRU, LSTM, Recurrent, cells, initialise
-from throughtime.diagnosis.lag_gradient import lag_gradients
-from throughtime.diagnosis.subject import Subject
+from throughtime.diagnosis.observe.examined import Subject
+from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
 from throughtime.errors import MissingExtra, NotFiniteError, OptionError
 
 with warnings.catch_warnings():  # Lightning's own at its first import
@@ -25,7 +25,7 @@ with warnings.catch_warnings():  # Lightning's own at its first import
     from pytorch_lightning.callbacks import ModelCheckpoint
     from pytorch_lightning.loggers.logger import Logger, rank_zero_experiment
 
-from throughtime.diagnosis.flow import GradientFlow
+from throughtime.diagnosis import GradientFlow
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pytorch_lightning")
 T, B, I, H = 20, 4, 3, 8
@@ -439,9 +439,9 @@ def test_what_cannot_be_measured_is_told_once_and_the_rest_is_logged() -> None:
 
 def test_without_lightning_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
-    monkeypatch.delitem(sys.modules, "throughtime.diagnosis.flow")
+    monkeypatch.delitem(sys.modules, "throughtime.diagnosis.training.flow")
     with pytest.raises(MissingExtra, match=r"pytorch_lightning, which the extra train brings"):
-        import_module("throughtime.diagnosis.flow")
+        import_module("throughtime.diagnosis.training.flow")
 
 
 def test_clipping_is_warned_of_when_it_is_no_chance() -> None:

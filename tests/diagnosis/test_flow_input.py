@@ -23,7 +23,7 @@ from tests.diagnosis.test_flow import (
     quiet,
 )  # fmt: skip
 from throughtime import Recurrent, cells
-from throughtime.diagnosis.flow import GradientFlow
+from throughtime.diagnosis import GradientFlow
 from throughtime.errors import NotFiniteError, OptionError
 
 with warnings.catch_warnings():  # Lightning's own at its import

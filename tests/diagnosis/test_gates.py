@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from tests.cells.table import CELLS
 from tests.tolerance import TOLERANCE
 from throughtime import GRU, Cell, Recurrent, cells, initialise
-from throughtime.diagnosis.gates import GateTimes, gate_times
+from throughtime.diagnosis.quantities.gates import GateTimes, gate_times
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import GRU, RNN, Recurrent, cells
-from throughtime.diagnosis.jacobians import jacobians, step_jacobians
-from throughtime.diagnosis.steps import steps_of
+from throughtime.diagnosis.observe.steps import steps_of
+from throughtime.diagnosis.quantities.jacobians import jacobians, step_jacobians
 from throughtime.errors import ShapeError
 from throughtime.layers.batch import Batch
 

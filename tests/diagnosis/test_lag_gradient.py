@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import Recurrent, cells
-from throughtime.diagnosis.batches import as_batches
-from throughtime.diagnosis.lag_gradient import lag_gradients
-from throughtime.diagnosis.subject import Subject
+from throughtime.diagnosis.observe.batches import as_batches
+from throughtime.diagnosis.observe.examined import Subject
+from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
 from throughtime.errors import OptionError, ShapeError
 
 T, B = 12, 4

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from throughtime import LSTM, Recurrent, cells
-from throughtime.diagnosis.probe import probes, softmax_regression
-from throughtime.errors import OptionError, ShapeError
-from throughtime.layers.batch import Batch
+from throughtime import LSTM, Recurrent, cells, probe
+from throughtime.diagnosis.quantities.probe import softmax_regression
+from throughtime.errors import NotFiniteError, OptionError, ShapeError
 
 T, B = 30, 24
 
@@ -45,13 +44,50 @@ def _labels(signs: Tensor, k: int) -> Tensor:
 def test_each_layer_knows_what_it_holds(k: int, knows: tuple[bool, bool]) -> None:
     """The first holds the signs of lags 0 to 2, the second those of 2 to 4."""
     signs = _signs()
-    found = probes(_shifting([3, 3]), Batch(signs.unsqueeze(-1)), _labels(signs, k))
-    for probe, known in zip(found, knows, strict=True):
-        assert probe.classes == 2
-        assert probe.held_out_count == (T - k) * B // 2
-        assert probe.accuracy == 1 if known else probe.accuracy < 0.62
-        assert probe.control_accuracy < 0.62
-        assert probe.selectivity == probe.accuracy - probe.control_accuracy
+    found = probe(_shifting([3, 3]), signs.unsqueeze(-1), _labels(signs, k))
+    assert [(one.module, one.layer) for one in found] == [("", None), ("", 0), ("", 1)]
+    for one, known in zip(found, (k == 0, *knows), strict=True):
+        assert one.classes == 2
+        assert one.held_out_count == (T - k) * B // 2
+        assert one.accuracy == 1 if known else one.accuracy < 0.62
+        assert one.control_accuracy < 0.62
+        assert one.selectivity == one.accuracy - one.control_accuracy
+
+
+def test_several_batches_are_one_set_of_rows() -> None:
+    """Rows of two batches, of other lengths too, are held out and fitted together."""
+    signs = _signs()
+    layer = _shifting([3])
+    parts = [signs[:, :9], signs[: T - 5, 9:]]
+    labels = [(part > 0).long() for part in parts]
+    raw, found = probe(layer, [part.unsqueeze(-1) for part in parts], labels)
+    assert (raw.accuracy, found.accuracy) == (1, 1)
+    fitted = torch.randperm(B, generator=torch.Generator().manual_seed(0)) < B // 2
+    steps = torch.tensor([T] * 9 + [T - 5] * (B - 9))
+    assert found.held_out_count == int(steps[~fitted].sum())
+
+
+def test_every_recurrent_module_of_a_model_of_torchs_is_probed() -> None:
+    """Behind a layer that forgets, the next one cannot know; labels in the layout of the model."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.GRU(1, 4, batch_first=True)
+            self.cut = nn.Linear(4, 1)
+            self.second = nn.LSTM(1, 4, batch_first=True)
+            nn.init.zeros_(self.cut.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.cut(self.first(x)[0]))[0]
+
+    signs = _signs().float().t()
+    found = probe(Two(), signs.unsqueeze(-1), (signs > 0).long())
+    places = [("first", None), ("first", 0), ("second", None), ("second", 0)]
+    assert [(one.module, one.layer) for one in found] == places
+    assert found[0].accuracy == 1 and found[1].accuracy > 0.9
+    assert max(one.accuracy for one in found[2:]) < 0.62
+    assert str(found[0]).startswith("first, input: 100.0 %, shuffled labels ")
 
 
 def test_what_is_memorised_is_not_selective() -> None:
@@ -63,10 +99,11 @@ def test_what_is_memorised_is_not_selective() -> None:
         layer.get_parameter("weight_hh_l0").zero_()
         layer.get_parameter("weight_ih_l0").copy_(torch.eye(12))
     x = torch.nn.functional.one_hot(types, 12).double()
-    (found,) = probes(layer, Batch(x), types % 3, types=types)
+    raw, found = probe(layer, x, types % 3, types=types)
+    assert raw.selectivity == 0
     assert (found.classes, found.accuracy, found.control_accuracy) == (3, 1, 1)
     assert found.selectivity == 0
-    (alone,) = probes(layer, Batch(x), types % 3)
+    _, alone = probe(layer, x, types % 3)
     assert alone.selectivity > 0.5
 
 
@@ -80,11 +117,11 @@ def test_final_states_of_both_directions_and_rows_of_their_own_lengths() -> None
             layer.weights(0, d)["weight_hh"].zero_()
             layer.weights(0, d)["weight_ih"].fill_(1)
     signs, lengths = _signs(), torch.arange(B) + 2
-    batch = Batch(signs.unsqueeze(-1), lengths=lengths)
+    batch = {"x": signs.unsqueeze(-1), "lengths": lengths}
     for labels in (signs[0], signs[lengths - 1, torch.arange(B)]):
-        (found,) = probes(layer, batch, (labels > 0).long())
+        _, found = probe(layer, batch, (labels > 0).long())
         assert (found.accuracy, found.held_out_count) == (1, B // 2)
-    (found,) = probes(layer, batch, (signs > 0).long())
+    _, found = probe(layer, batch, (signs > 0).long())
     assert found.accuracy == 1
     assert found.held_out_count < T * B / 2
 
@@ -109,8 +146,8 @@ def test_the_regression_is_that_of_plain_descent() -> None:
 
 def test_the_layer_is_left_as_it_was_and_a_seed_repeats() -> None:
     layer, signs = LSTM(1, 6, num_layers=2, dropout=0.5), _signs()
-    batch, labels = Batch(signs.unsqueeze(-1).float()), (signs > 0).long()
-    assert probes(layer, batch, labels) == probes(layer, batch, labels)
+    batch, labels = signs.unsqueeze(-1).float(), (signs > 0).long()
+    assert probe(layer, batch, labels) == probe(layer, batch, labels)
     assert layer.training
 
 
@@ -119,21 +156,22 @@ def test_the_layer_is_left_as_it_was_and_a_seed_repeats() -> None:
     [
         (4, torch.zeros(3, 4).long(), OptionError, "two different labels among the rows it is fit"),
         (4, torch.full((4,), -1), OptionError, "there are no labels; give integers from 0"),
-        (4, torch.zeros(5).long(), ShapeError, r"labels must be \(3, 4\) or \(4,\), got \(5,\)"),
+        (4, torch.zeros(5).long(), ShapeError, r"\(T, B\) is one of \[\(3, 4\)\]; got \(5,\)"),
         (1, torch.zeros(1).long(), ShapeError, "at least 2 rows, one to hold out, got 1"),
-        (0, torch.zeros(0).long(), ShapeError, "at least 2 rows, one to hold out, got 0"),
     ],
 )
 def test_what_cannot_be_probed_is_refused(rows: int, labels: Tensor, kind: Any, text: str) -> None:
     layer = Recurrent(cells.GRU(), 1, 2)
     with pytest.raises(kind, match=text):
-        probes(layer, Batch(torch.randn(3, rows, 1)), labels)
+        probe(layer, torch.randn(3, rows, 1), labels)
 
 
-def test_types_of_another_shape_and_states_that_are_not_finite_are_refused() -> None:
+def test_what_does_not_belong_together_is_refused() -> None:
     layer, x = Recurrent(cells.GRU(), 1, 2), torch.randn(3, 4, 1)
     labels = torch.tensor([0, 1, 0, 1])
     with pytest.raises(ShapeError, match=r"types must be \(4,\) as labels, got \(3,\)"):
-        probes(layer, Batch(x), labels, types=torch.zeros(3))
-    with pytest.raises(OptionError, match="layer 0 gives NaN or infinity, so there is nothing"):
-        probes(layer, Batch(x * torch.nan), labels)
+        probe(layer, x, labels, types=torch.zeros(3))
+    with pytest.raises(ShapeError, match="labels must be one tensor a batch, 2, got 1"):
+        probe(layer, [x, x], labels)
+    with pytest.raises(NotFiniteError, match="is NaN or infinity, first at step 0"):
+        probe(layer, x * torch.nan, labels)

@@ -12,15 +12,15 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import throughtime
 from throughtime import Recurrent, cells, from_torch
-from throughtime.diagnosis.connectivity import connectivity
-from throughtime.diagnosis.evenness import evenness
-from throughtime.diagnosis.gates import gate_times
-from throughtime.diagnosis.jacobians import jacobians, step_jacobians
-from throughtime.diagnosis.lag_gradient import lag_gradients
-from throughtime.diagnosis.report import Report
-from throughtime.diagnosis.steps import Steps, steps_of
-from throughtime.diagnosis.subject import Subject
-from throughtime.diagnosis.weight_lags import weight_lags
+from throughtime.diagnosis.observe.examined import Subject
+from throughtime.diagnosis.observe.steps import Steps, steps_of
+from throughtime.diagnosis.quantities.connectivity import connectivity
+from throughtime.diagnosis.quantities.evenness import evenness
+from throughtime.diagnosis.quantities.gates import gate_times
+from throughtime.diagnosis.quantities.jacobians import jacobians, step_jacobians
+from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
+from throughtime.diagnosis.quantities.weight_lags import weight_lags
+from throughtime.diagnosis.report.report import Report
 from throughtime.layers.batch import Batch
 
 T, B, I, H = 15, 5, 3, 4

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import throughtime
 from throughtime import GRU, LSTM, RNN, initialise
-from throughtime.diagnosis.lag_gradient import LagGradient
-from throughtime.diagnosis.report import Report
-from throughtime.diagnosis.rules_reach import exploding
-from throughtime.diagnosis.trial import Trial
+from throughtime.diagnosis.quantities.lag_gradient import LagGradient
+from throughtime.diagnosis.report.report import Report
+from throughtime.diagnosis.verdict.cured_copy import CuredCopy
+from throughtime.diagnosis.verdict.rules import exploding
 
 T, LAG, H = 50, 20, 32
 SEEDS = [pytest.param(s, marks=pytest.mark.soak if s > 2 else ()) for s in range(20)]
@@ -222,7 +222,7 @@ def test_a_feature_that_never_varies_but_by_rounding_is_set_to_0(
     x[..., 0] = constant
     if ulp:
         x[::7, 3, 0] = torch.nextafter(x[::7, 3, 0], torch.tensor(math.inf))
-    found = Trial(model, [x], None, 50).inputs[""]
+    found = CuredCopy(model, [x], None, 50).inputs[""]
     even = np.zeros(x.shape)
     own = x[..., 1].double().numpy()
     even[..., 1] = (own - own.mean()) / own.std()
@@ -230,7 +230,7 @@ def test_a_feature_that_never_varies_but_by_rounding_is_set_to_0(
     y = throughtime.cure(model, lag=50).model(torch.tensor(even, dtype=torch.float32))[0]
     dead = int((y.flatten(0, 1).std(0) < 1e-3).sum())
     assert dead == 0 and found.dead_units == {("", 0, 0): dead}
-    still = Trial(model, [x[..., :1].expand(60, 8, 2).clone()], None, 50).inputs[""]
+    still = CuredCopy(model, [x[..., :1].expand(60, 8, 2).clone()], None, 50).inputs[""]
     assert still.deviation == 0 and still.mean == pytest.approx(constant)
 
 
@@ -547,7 +547,7 @@ def _growing(report: Report, rho: float, exponent: float) -> list[str]:
         report, lag_gradients=(changed,), modules=(replace(module, jacobians=(j,)),), unseen=()
     )
     model = Net(_healthy("RNN"))
-    return [t.kind for t in exploding(report, Trial(model, _x(0), _loss, LAG))]
+    return [t.kind for t in exploding(report, CuredCopy(model, _x(0), _loss, LAG))]
 
 
 def test_a_gradient_that_shrinks_is_not_said_to_explode() -> None:

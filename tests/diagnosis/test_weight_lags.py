@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.cells.table import CELLS
 from throughtime import GRU, LSTM, Cell, Recurrent, cells
-from throughtime.diagnosis.weight_lags import weight_lags
+from throughtime.diagnosis.quantities.weight_lags import weight_lags
 from throughtime.errors import OptionError
 
 T, B = 9, 2

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from tests.tolerance import TOLERANCE
 from throughtime import GRU, LSTM, RNN, Recurrent, cells
-from throughtime.diagnosis.rows import Rows
-from throughtime.diagnosis.walk import sent_back, walk
-from throughtime.diagnosis.whole import norms_by_lag
+from throughtime.diagnosis.observe.every_state import sent_back, walk
+from throughtime.diagnosis.observe.watch import WatchedRows
+from throughtime.diagnosis.quantities.reach import norms_by_lag
 from throughtime.layers.batch import Batch
 
 T, B, I, H = 13, 3, 4, 5
@@ -36,10 +36,10 @@ LAYERS: dict[str, Any] = {
 }
 
 
-def rows_for(layer: Any, final: bool) -> Rows:
+def rows_for(layer: Any, final: bool) -> WatchedRows:
     x = torch.randn(T, B, I)
     d_final = tuple(tuple(torch.randn_like(v) for v in s) for s in layer.initial_state(B))
-    return Rows(Batch(x), torch.randn(T, B, layer.output_size), d_final if final else None)
+    return WatchedRows(Batch(x), torch.randn(T, B, layer.output_size), d_final if final else None)
 
 
 @pytest.mark.parametrize("final", [False, True])
@@ -68,7 +68,7 @@ def test_the_norms_are_those_of_the_gradients_at_every_mark(kind: str, final: bo
 
 def test_a_loss_that_reads_nothing_has_no_norms_and_layers_stay_as_they_were() -> None:
     layer = RNN(I, H).train()
-    found = norms_by_lag(layer, Rows(Batch(torch.randn(T, B, I)), None, None))
+    found = norms_by_lag(layer, WatchedRows(Batch(torch.randn(T, B, I)), None, None))
     assert [n for _, n in found] == [None]
     assert layer.training and all(p.grad is None for p in layer.parameters())
 

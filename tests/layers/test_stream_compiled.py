@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tests.compiled.calls import CELLS
 from throughtime import GRU, LSTM, Cell, Readout, Recurrent, Stream, cells
+from throughtime.cells.layout import fitting
 from throughtime.compiler.llvm import cell as code
 from throughtime.compiler.llvm import tile
 from throughtime.compiler.llvm.stream_words import OPERATION
@@ -29,8 +30,9 @@ def steps(stream: Stream, x: Any) -> Tensor:
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
 def test_bits_of_the_whole_sequence_on_compiled_code(cell: Cell, dtype: torch.dtype) -> None:
     for width, rows in ((1, 1), (16, 1), (33, 1), (40, 2), (7, 13)):
+        width, wider = fitting(cell, width), fitting(cell, width + (not cell.layout.inputs))
         layer = Recurrent(
-            cell, 3, [width, width + (not cell.layout.inputs)], return_state=False, dtype=dtype,
+            cell, 3, [width, wider], return_state=False, dtype=dtype,
             learn_initial=True, backend="cpu", zoneout=0.2 if width % 2 else 0.0,
         )  # fmt: skip
         layer.eval()
@@ -184,6 +186,10 @@ class Own(Recurrent):
     """A layer of a user's own."""
 
 
+def _turned_round(x: Tensor) -> Tensor:
+    return x.flip(-1)
+
+
 def _hooked() -> nn.Module:
     model = nn.Sequential(GRU(3, 4))
     model.register_forward_hook(lambda *_: None)
@@ -194,7 +200,7 @@ def _hooked() -> nn.Module:
     ("model", "reason"),
     [
         (nn.Sequential(GRU(3, 4), nn.Tanh()), "holds a Tanh"),
-        (nn.Sequential(GRU(3, 4), Readout(4, 2, activation="tanh")), "has an activation"),
+        (nn.Sequential(GRU(3, 4), Readout(4, 2, activation=_turned_round)), "flip has no rule"),
         (Own(cells.GRU(), 3, 4), "Own is changed in your own code"),
         (Recurrent(cells.GRU(), 3, 4, backend="reference"), "backend='reference'"),
         (nn.Sequential(Recurrent(cells.GRUD(), 3, 4)), "Sequential reads direct inputs"),

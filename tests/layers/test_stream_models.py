@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.layers.plain import agree, build, gru, plain, random
-from throughtime import GRU, Recurrent, cells
+from throughtime import GRU, Readout, Recurrent, cells
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.stream import Stream
 
 
 class Fragile(nn.Module):
-    """Hands its input on, and raises when it is told to."""
+    """Turns its input round, which no compiled step does, and raises when it is told to."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Fragile(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.broken:
             raise ZeroDivisionError
-        return x
+        return x.flip(-1)
 
 
 def layer(I: int, H: int) -> Recurrent:
@@ -132,10 +132,10 @@ def test_a_model_that_torch_cannot_copy_is_told() -> None:
 
 def test_names_of_weights_belong_to_the_layer() -> None:
     gru_layer = GRU(3, 4).double()
-    stream = Stream(nn.Sequential(gru_layer, nn.Identity()))
+    stream = Stream(nn.Sequential(gru_layer, Readout(network=Fragile())))
     stream._model[0].weight_ih_l0 = nn.Parameter(torch.zeros(12, 3, dtype=torch.float64))
     assert not stream._model[0].layer.weight_ih_l0.any()
     x = random(1, 3).detach()
     with torch.no_grad():
         gru_layer.weight_ih_l0.zero_()
-    agree(stream(x), plain(gru_layer, gru, x.unsqueeze(0))[0][0])
+    agree(stream(x), plain(gru_layer, gru, x.unsqueeze(0))[0][0].flip(-1))

@@ -23,7 +23,7 @@ def dictionary_in_small() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that was trained to its end, of a model that has learned next to nothing."""
-    from throughtime.train.fit import fit
+    from throughtime.train.loop import fit
 
     run = create(tmp_path_factory.mktemp("runs") / "tiny", Recipe(**TINY))
     with warnings.catch_warnings():  # Lightning's own at its first import

@@ -31,7 +31,7 @@ def main() -> None:
     runs = json.load(sys.stdin)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        importlib.import_module("throughtime.train.fit")  # once, for all children
+        importlib.import_module("throughtime.train.loop")  # once, for all children
     with small_dictionary():
         find("pronounce")(Recipe()).epoch(0)  # the words too
         print(json.dumps([train(**run) for run in runs]))
@@ -55,7 +55,7 @@ def train_until(folder: Path, moment: Moment | None) -> int:
     try:
         if moment and moment[0] != "seconds":
             set_trap(moment)
-        from throughtime.train.fit import fit
+        from throughtime.train.loop import fit
 
         fit(read(folder))
         os._exit(0)
@@ -66,7 +66,7 @@ def train_until(folder: Path, moment: Moment | None) -> int:
 
 def set_trap(moment: Moment) -> None:
     """Makes one call deadly."""
-    from throughtime.train.module import Learner
+    from throughtime.train.learner import Learner
 
     name, count, part = moment
     owners: dict[str, tuple[Any, str]] = {
@@ -100,9 +100,9 @@ def _deadly(call: Callable[..., Any], count: int, part: int) -> Callable[..., An
 
 def _trap_write(count: int) -> None:
     """Kills when half of the count-th checkpoint is in its file."""
-    from throughtime.train import checkpoint
+    from throughtime.train import storage
 
-    whole, calls = checkpoint.write_draft, 0
+    whole, calls = storage.write_draft, 0
 
     def half(path: Path, content: bytes) -> Path:
         nonlocal calls
@@ -113,7 +113,7 @@ def _trap_write(count: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
         return path
 
-    checkpoint.write_draft = half  # type: ignore[assignment]
+    storage.write_draft = half  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from throughtime.errors import DataError
-from throughtime.tasks.pronounce.alphabet import ALPHABET, END
 from throughtime.tasks.pronounce.batches import IGNORED, Epoch, groups
-from throughtime.tasks.pronounce.words import Entries, dictionary, split
+from throughtime.tasks.pronounce.words import ALPHABET, END, Entries, dictionary, split
 
 pytestmark = pytest.mark.usefixtures("dictionary_in_small")
 

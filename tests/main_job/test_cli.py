@@ -185,8 +185,7 @@ def test_damaged_weights_are_one_sentence(
 def test_weights_that_are_not_finite_are_one_sentence(
     bad: float, copied_run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from throughtime.train.checkpoint import read_checkpoint, write_checkpoint
-    from throughtime.train.weights import write_weights
+    from throughtime.train.storage import read_checkpoint, write_checkpoint, write_weights
 
     state = read_checkpoint(copied_run)
     assert state is not None
@@ -310,7 +309,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_weights_are_the_same(
     trained_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from throughtime.train.module import Learner
+    from throughtime.train.learner import Learner
 
     run = create(tmp_path / "run", trained_run.recipe)
     resume = ["train", "pronounce", "--resume", "--out", str(run.folder)]
@@ -336,7 +335,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_weights_are_the_same(
 def test_ctrl_c_before_the_first_step_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from throughtime.cli import train
+    from throughtime.cli.commands import train
 
     def interrupted(run: Run) -> None:
         raise KeyboardInterrupt
@@ -349,7 +348,7 @@ def test_ctrl_c_before_the_first_step_leaves_no_folder(
 def test_a_folder_that_was_there_stays_when_nothing_comes_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from throughtime.cli import train
+    from throughtime.cli.commands import train
 
     def failed(run: Run) -> None:
         raise OSError(5, "Input/output error")

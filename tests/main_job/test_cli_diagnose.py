@@ -10,11 +10,11 @@ import torch
 
 import throughtime
 from tests.main_job.test_cli import refused
-from throughtime.cli import main, memory_report
-from throughtime.diagnosis.report import Report
+from throughtime.cli import main, shown
+from throughtime.diagnosis.report.report import Report
 from throughtime.errors import MissingExtra, OptionError
 from throughtime.tasks import find
-from throughtime.tasks.pronounce.alphabet import START
+from throughtime.tasks.pronounce.words import START
 from throughtime.tasks.recipe import Recipe
 from throughtime.train.run import Run, create, read
 
@@ -323,7 +323,7 @@ def test_a_report_that_cannot_be_made_never_fails_a_training(
         raise error
 
     folder = Path(shutil.copytree(latched.folder, tmp_path / "copy"))
-    monkeypatch.setattr(memory_report, "of_run", refuse)
+    monkeypatch.setattr(shown, "of_run", refuse)
     assert main(["train", "latch", "--resume", "--out", str(folder)]) == 0
     said = capsys.readouterr().out
     assert said.rstrip().endswith(f"There is no memory report of this run: {error}")

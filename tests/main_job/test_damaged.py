@@ -22,11 +22,9 @@ from tests.main_job.small import TINY, small_dictionary
 from throughtime.cli import main
 from throughtime.errors import RunError
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.checkpoint import read_checkpoint
-from throughtime.train.files import seal, unseal
 from throughtime.train.result import score_and_keep, trained
-from throughtime.train.run import Run
-from throughtime.train.weights import _digest
+from throughtime.train.run import Run, seal, unseal
+from throughtime.train.storage import _digest, read_checkpoint
 
 pytestmark = pytest.mark.usefixtures("dictionary_in_small")
 
@@ -58,7 +56,7 @@ def changed(state: dict[str, Any], path: str, value: object) -> dict[str, Any]:
 
 def refused(run: Run) -> str:
     """What a checkpoint is refused with, before it is used for anything."""
-    from throughtime.train.fit import fit
+    from throughtime.train.loop import fit
 
     before = run.metrics.read_bytes()
     with pytest.raises(RunError) as caught:
@@ -239,7 +237,7 @@ warnings.simplefilter("ignore")
 import resource, signal
 from tests.main_job.small import small_dictionary
 from throughtime.cli import main
-import throughtime.train.fit
+import throughtime.train.loop
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with small_dictionary():
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))

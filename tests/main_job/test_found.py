@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from throughtime import cli, tasks
-from throughtime.cli import main
+from throughtime import tasks
+from throughtime.cli import commands, main
 from throughtime.tasks.task import Task
 from throughtime.train.result import trained
 from throughtime.train.run import read
@@ -71,7 +71,7 @@ class Doubling(Task):
 @pytest.fixture
 def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file with a command and one with a task, each in a folder of its package."""
-    for package, name, text in ((cli, "greet", COMMAND), (tasks, "doubling", TASK)):
+    for package, name, text in ((commands, "greet", COMMAND), (tasks, "doubling", TASK)):
         folder = tmp_path / package.__name__
         folder.mkdir()
         (folder / f"{name}.py").write_text(text)

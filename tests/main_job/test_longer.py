@@ -16,13 +16,13 @@ from throughtime.tasks import find
 from throughtime.tasks.recipe import Recipe
 from throughtime.train.begin import go_on
 from throughtime.train.run import Run, create, read
-from throughtime.train.schedule import learning_rate
+from throughtime.train.step import learning_rate
 
 pytestmark = pytest.mark.usefixtures("dictionary_in_small")
 
 
 def trained(folder: Path, **values: object) -> Run:
-    from throughtime.train.fit import fit
+    from throughtime.train.loop import fit
 
     run = create(folder, Recipe(**{**TINY, "steps": 8, **values}))
     fit(run)

@@ -10,10 +10,10 @@ import torch
 
 from tests.main_job.small import TINY
 from throughtime.tasks import find
-from throughtime.tasks.pronounce.alphabet import END, START
+from throughtime.tasks.pronounce.answers import greedy
 from throughtime.tasks.pronounce.batches import IGNORED
-from throughtime.tasks.pronounce.decoding import greedy
 from throughtime.tasks.pronounce.model import Speller
+from throughtime.tasks.pronounce.words import END, START
 from throughtime.tasks.recipe import Recipe
 
 LETTERS, SYMBOLS = 5, 7

@@ -18,9 +18,9 @@ import torch
 from tests.house.source import ROOT
 from tests.main_job.small import TINY, small_dictionary
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.checkpoint import read_checkpoint
-from throughtime.train.fit import fit
+from throughtime.train.loop import fit
 from throughtime.train.run import read
+from throughtime.train.storage import read_checkpoint
 
 KILLED = -9
 

@@ -16,13 +16,10 @@ from tests.main_job.small import TINY
 from throughtime.errors import RunError
 from throughtime.tasks import find
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.clipping import clip
 from throughtime.train.journal import Journal
-from throughtime.train.optimizer import step_seed
 from throughtime.train.result import trained
 from throughtime.train.run import Run, create, locked
-from throughtime.train.schedule import learning_rate
-from throughtime.train.steps import Steps
+from throughtime.train.step import StepLoader, clip, learning_rate, step_seed
 
 
 def rows(run: Run) -> list[dict[str, Any]]:
@@ -78,11 +75,11 @@ def test_seeds_differ_in_the_bits_torch_looks_at() -> None:
 @pytest.mark.usefixtures("dictionary_in_small")
 def test_the_loader_is_a_function_of_the_step() -> None:
     task = find("pronounce")(Recipe(**{**TINY, "steps": 500, "validate_every": 150}))
-    whole = Steps(task, lambda: 0)
+    whole = StepLoader(task, lambda: 0)
     passed = len(task.epoch(0))
     assert passed < 450  # so that the steps below cross into further passes
     for first in (0, 1, 149, 150, 299, 450, 499):
-        found = list(Steps(task, lambda first=first: first))
+        found = list(StepLoader(task, lambda first=first: first))
         assert len(found) == min(first - first % 150 + 150, 500) - first
         for step, batch in enumerate(found, start=first):
             assert all(map(torch.equal, batch, whole.batch(step)))
@@ -161,7 +158,7 @@ def test_training_learns(trained_run: Run) -> None:
 
 @pytest.mark.usefixtures("dictionary_in_small")
 def test_it_stops_early_and_stays_stopped(tmp_path: Path) -> None:
-    from throughtime.train.fit import fit
+    from throughtime.train.loop import fit
 
     recipe = Recipe(**{**TINY, "steps": 400, "validate_every": 2, "patience": 2, "lr": 1e-9})
     run = create(tmp_path / "run", recipe)
@@ -185,7 +182,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     bad: float, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from throughtime.tasks.pronounce import Pronounce
-    from throughtime.train.fit import fit
+    from throughtime.train.loop import fit
 
     loss, calls = Pronounce.loss, []
 
@@ -205,9 +202,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
 def test_weights_that_are_not_finite_never_take_the_place_of_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from throughtime.train.checkpoint import read_checkpoint
-    from throughtime.train.fit import fit
-    from throughtime.train.module import Learner
+    from throughtime.train.learner import Learner
+    from throughtime.train.loop import fit
+    from throughtime.train.storage import read_checkpoint
 
     step = Learner.optimizer_step
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from throughtime.errors import DataError, OptionError
-from throughtime.tasks.pronounce.alphabet import ALPHABET
 from throughtime.tasks.pronounce.words import (
+    ALPHABET,
     SIDES,
     dictionary,
     parse,

@@ -88,8 +88,7 @@ def test_the_raw_ops_pass_opcheck(backend: str, form: str) -> None:
     assert bool(kept) is (backend == "cpu")
     needs = [v is not None and v.is_floating_point() for v in tensors]
     d = [torch.randn_like(v) for v in results]
-    saved = [found[0], *kept] if kept else []
-    args = (call.cell.key, backend, list(shape), needs, tensors, saved, d)
+    args = (call.cell.key, backend, list(shape), needs, tensors, kept, d)
     torch.library.opcheck(backward, args, test_utils=UTILITIES)
 
 

@@ -29,7 +29,7 @@ def test_a_run_is_the_one_of_train_bit_for_bit(values: dict, tmp_path: Path) -> 
     made = recipe(**values, steps=25, validate_every=10, seed=3)
     with warnings.catch_warnings():  # Lightning's own at its first import
         warnings.simplefilter("ignore")
-        from throughtime.train.fit import fit
+        from throughtime.train.loop import fit
 
         run = create(tmp_path / "run", made)
         model = fit(run)

@@ -15,7 +15,7 @@ import pytest
 from tests.study.small import outcome, recipe
 from throughtime.cli import main
 from throughtime.cli.app import Commands
-from throughtime.cli.study import register
+from throughtime.cli.commands.study import register
 from throughtime.errors import RunError
 from throughtime.train.study.folder import Folder
 

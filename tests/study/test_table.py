@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.study.small import outcome
-from throughtime.train.study.table import HEADINGS, failures, page, reach, rows
+from throughtime.train.study.folder import HEADINGS, failures, page, reach, rows
 
 
 def solved(seed: int, step: int, seconds: float, length: int = 10):

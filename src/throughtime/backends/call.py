@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from throughtime.cells import Cell
+from throughtime.errors import ShapeError
 
 
 class Call(NamedTuple):
@@ -166,6 +169,30 @@ class Gradients(NamedTuple):
     inputs: Mapping[str, Tensor]
     start: tuple[Tensor, ...]
     initial: tuple[Tensor, ...] | None = None
+
+
+@functools.lru_cache(maxsize=16)
+def check_batch_sizes(batch_sizes: bytes, N: int) -> np.ndarray:
+    """Rows of the steps of a packed batch, int64, never grow; and its data has as many lines.
+
+    Raises:
+        ShapeError: they are not so.
+    """
+    sizes = np.frombuffer(batch_sizes, np.int64)
+    cure = "make it with torch.nn.utils.rnn.pack_padded_sequence or pack_sequence"
+    wrong = (sizes < 1) | (np.diff(sizes, prepend=sizes[:1]) > 0)
+    if wrong.any():
+        t = int(wrong.argmax())
+        raise ShapeError(
+            f"batch_sizes of a PackedSequence must be positive and never grow, got {sizes[t]} at "
+            f"step {t}{f' behind {sizes[t - 1]}' if t else ''}; {cure}"
+        )
+    if sizes.sum() != N:
+        raise ShapeError(
+            f"batch_sizes of a PackedSequence must add up to the {N} lines of its data, got "
+            f"{sizes.sum()}; {cure}"
+        )
+    return sizes
 
 
 def packed_mask(batch_sizes: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import throughtime
-from throughtime import cli
+from throughtime.cli import commands as folder
 from throughtime.errors import ThroughtimeError, missing_extra
-from throughtime.tasks.choices import did_you_mean
+from throughtime.tasks.recipe import did_you_mean
 
 # Packages of the extra `train`, by the name they are imported under.
 _EXTRA = ("pytorch_lightning", "safetensors", "rich", "plotly")
@@ -143,10 +143,8 @@ def run(arguments: list[str]) -> int:
 
 def _run(words: list[str]) -> int:
     commands = Commands(words[1:])
-    for entry in pkgutil.iter_modules(cli.__path__):
-        module = importlib.import_module(f"{cli.__name__}.{entry.name}")
-        if hasattr(module, "register"):
-            module.register(commands)
+    for entry in pkgutil.iter_modules(folder.__path__):
+        importlib.import_module(f"{folder.__name__}.{entry.name}").register(commands)
     if not words:
         commands.program.print_help(sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""How figures and examples look on the terminal."""
+"""How figures, examples and the memory report look on the terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from throughtime.tasks import Task
     from throughtime.tasks.task import Score
+from pathlib import Path
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from throughtime.diagnosis.report.report import Report
+    from throughtime.tasks import Task
+    from throughtime.train.run import Run
 
 
 def show_score(task: Task, score: Score, split: str) -> None:
@@ -26,3 +34,53 @@ def show_score(task: Task, score: Score, split: str) -> None:
         examples.add_row(one.given, one.answer, one.truth, "right" if one.right else "wrong")
     console.print()
     console.print(examples)
+
+
+BATCHES, ROWS = 8, 16
+"""Of a run's training data, so that its report takes seconds."""
+
+
+def of_run(
+    task: Task, model: nn.Module, *, lag: int | None = None, clip: float | None = None,
+    truncation: int | None = None,
+) -> Report:  # fmt: skip
+    """The report of a run's model on some of its training data; it clips as the run did.
+
+    Raises:
+        OptionError, ShapeError, TypeError: what cannot be looked at.
+    """
+    from throughtime import diagnose
+
+    recipe = task.recipe
+    posed = task.posed(model, BATCHES, ROWS)
+    if clip is None and recipe.clip == "norm":
+        clip = recipe.clip_threshold
+    return diagnose(posed.model, posed.batches, posed.loss, lag, clip=clip, truncation=truncation)
+
+
+def keep(report: Report, folder: Path) -> None:
+    """Writes report.json and report.html and says where.
+
+    Raises:
+        MissingExtra: plotly is not installed; report.json is written before.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("report.json", "report.html"):
+        report.save(folder / name)
+    print(f"report: {folder / 'report.html'}")
+
+
+def show_after_training(run: Run, task: Task, model: nn.Module) -> None:
+    """Prints a run's verdict and keeps its report; the training stands, whatever comes of it."""
+    from throughtime.diagnosis.report.report import verdict
+    from throughtime.errors import MissingExtra
+
+    try:
+        report = of_run(task, model)
+        print("\nHow far back it learned:")
+        for line in verdict(report):
+            print(line)
+        keep(report, run.folder)
+    except (ValueError, TypeError, RuntimeError, OSError, MissingExtra) as error:
+        print(f"\nThere is no memory report of this run: {error}")

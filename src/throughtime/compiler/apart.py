@@ -49,6 +49,11 @@ class Apart(Cell):
             products=(*found.products, *(p for p in self.products if p in copies)),
         )
 
+    def layout_at(self, hidden_size: int) -> Layout:
+        """The same, since a cell touches the same names at every size."""
+        self.cell.layout_at(hidden_size)
+        return self.layout
+
     def width(self, width: int | str, hidden_size: int) -> int:
         """The cell's own."""
         return self.cell.width(width, hidden_size)

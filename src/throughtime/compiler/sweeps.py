@@ -84,6 +84,11 @@ def _most_lines(found: Iterable[tuple[Sweep, ...]]) -> int:
     return max(sum(len(s.lines) + len(s.made) for s in sweeps) for sweeps in found)
 
 
+def sweeps_of(graph: Graph, given: set[int], ends: Iterable[int]) -> tuple[Sweep, ...]:
+    """Of any graph without products: to the nodes `ends`, from nodes that are there."""
+    return _sweeps(graph, given, ends)
+
+
 def _given_forward(plan: Plan) -> set[int]:
     """What lies in memory when a step's pointwise part begins, beside what reads no node."""
     return {s.node for s in plan.sums}

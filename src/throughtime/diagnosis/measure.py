@@ -11,14 +11,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from throughtime.diagnosis.batches import as_batches
-from throughtime.diagnosis.connectivity import connectivity
-from throughtime.diagnosis.evenness import evenness
-from throughtime.diagnosis.gates import gate_times
-from throughtime.diagnosis.jacobians import jacobians
-from throughtime.diagnosis.lag_gradient import Unseen, find_unseen, lag_gradients
-from throughtime.diagnosis.one_thread import one_thread
-from throughtime.diagnosis.panels import (
+from throughtime.diagnosis.cure import start_of
+from throughtime.diagnosis.model_quantities import (
     Gaps,
     bands,
     capacities,
@@ -26,12 +20,18 @@ from throughtime.diagnosis.panels import (
     torch_default,
     weight_gradient_lags,
 )
-from throughtime.diagnosis.report import QUANTITIES, Missing, Module, Report
-from throughtime.diagnosis.starts import start_of
-from throughtime.diagnosis.subject import Loss, Seen, Subject
-from throughtime.diagnosis.trial import Trial
-from throughtime.diagnosis.trouble import where
-from throughtime.diagnosis.verdict import cautions, not_finite, troubles
+from throughtime.diagnosis.observe.batches import as_batches
+from throughtime.diagnosis.observe.examined import Loss, Seen, Subject
+from throughtime.diagnosis.observe.observe import one_thread
+from throughtime.diagnosis.quantities.connectivity import connectivity
+from throughtime.diagnosis.quantities.evenness import evenness
+from throughtime.diagnosis.quantities.gates import gate_times
+from throughtime.diagnosis.quantities.jacobians import jacobians
+from throughtime.diagnosis.quantities.lag_gradient import Unseen, find_unseen, lag_gradients
+from throughtime.diagnosis.report.report import QUANTITIES, Missing, Module, Report
+from throughtime.diagnosis.verdict.cured_copy import CuredCopy
+from throughtime.diagnosis.verdict.trouble import where
+from throughtime.diagnosis.verdict.verdict import cautions, not_finite, troubles
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
 from throughtime.layers.sequence import SequenceLayer
 from throughtime.version import __version__
@@ -87,10 +87,10 @@ def _measured(
         gradients = lag_gradients(seen)
     except NotFiniteError as error:
         lag = _checked_lag(lag, subject.sizes[0])
-        return _broken(subject, Trial(model, batches, loss, lag), truncation, error)
+        return _broken(subject, CuredCopy(model, batches, loss, lag), truncation, error)
     last_lags = [g.last_lag for g in gradients]
     lag = _checked_lag(lag, 1 + (min(last_lags) if lag is None else max(last_lags)))
-    trial = Trial(model, batches, loss, lag)
+    trial = CuredCopy(model, batches, loss, lag)
     report = replace(
         _empty(model, subject, lag, truncation),
         loss=seen.loss.item(),
@@ -109,7 +109,7 @@ def _lengths(seen: Seen) -> tuple[int, ...]:
 
 
 def _with_panels(
-    report: Report, subject: Subject, seen: Seen, trial: Trial, clip: float | None,
+    report: Report, subject: Subject, seen: Seen, trial: CuredCopy, clip: float | None,
     before: Mapping[str, Tensor] | None,
 ) -> Report:  # fmt: skip
     """The report with every quantity that can be measured, and the reasons for the others."""
@@ -218,7 +218,7 @@ def _empty(model: nn.Module, subject: Subject, lag: int, truncation: int | None)
 
 
 def _broken(
-    subject: Subject, trial: Trial, truncation: int | None, error: NotFiniteError
+    subject: Subject, trial: CuredCopy, truncation: int | None, error: NotFiniteError
 ) -> Report:
     """The report of a model that comes to NaN or infinity, in which nothing can be measured."""
     empty = _empty(trial.model, subject, trial.lag, truncation)

@@ -15,6 +15,7 @@ from throughtime.layers.batch import Batch, States
 from throughtime.layers.checks import (
     check_inputs,
     check_lengths,
+    check_packed,
     check_reset,
     check_starts,
     check_state,
@@ -136,15 +137,16 @@ def _enter_packed(
 ) -> tuple[Batch, Border]:
     check_x(layer, x.data, packed=True)
     check_inputs(layer, inputs, x.data)
-    B, T = int(x.batch_sizes[0]), len(x.batch_sizes)
+    sizes = check_packed(x)
+    B, T = int(sizes[0]), len(sizes)
     state = check_state(layer, state, B, True)
     if state is not None and x.sorted_indices is not None:
         state = tuple(tuple(v.index_select(1, x.sorted_indices) for v in s) for s in state)
     if reset is None and set(layer.dilations) == {1}:
-        return Batch(x.data, state, None, None, x.batch_sizes), Border(False, packed=x)
+        return Batch(x.data, state, None, None, sizes), Border(False, packed=x)
     if reset is not None:
         reset = check_reset(reset, (T, B)).to(x.data.device)
         reset = reset if x.sorted_indices is None else reset.index_select(1, x.sorted_indices)
-    alive = packed_mask(x.batch_sizes.to(x.data.device))
+    alive = packed_mask(sizes.to(x.data.device))
     padded = unpack(x.data, alive)
     return Batch(padded, state, alive.sum(0), reset), Border(False, packed=x, alive=alive)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
+from throughtime.backends.call import check_batch_sizes
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import States
 from throughtime.layers.passage import Passage
@@ -166,7 +168,24 @@ def _check_steps(name: str, values: Any, rows: int, device: torch.device) -> Ten
         raise TypeError(f"{name} must be integers, got {found.dtype}")
     if found.shape != (rows,):
         raise ShapeError(f"{name} must be ({rows},), one for each row, got {tuple(found.shape)}")
-    return found.to(torch.int64)  # torch has no minimum of the other unsigned integers
+    if found.dtype != torch.int64:  # torch has no minimum of the other unsigned integers
+        return found.to(torch.int64)
+    return found.clone()  # who gave them may write others there before the backward pass
+
+
+def check_packed(x: PackedSequence) -> Tensor:
+    """A copy of batch_sizes, which fit the data."""
+    sizes = x.batch_sizes
+    if sizes.dtype != torch.int64 or sizes.dim() != 1 or sizes.device.type != "cpu":
+        raise TypeError(
+            f"batch_sizes of a PackedSequence must be (T,) of torch.int64 on cpu, got "
+            f"{tuple(sizes.shape)} of {sizes.dtype} on {sizes.device}"
+        )
+    if not readable(sizes):
+        return sizes
+    found = sizes.clone()
+    check_batch_sizes(found.numpy().tobytes(), len(x.data))
+    return found
 
 
 def check_reset(reset: Any, shape: tuple[int, ...]) -> Tensor:
@@ -181,7 +200,7 @@ def check_reset(reset: Any, shape: tuple[int, ...]) -> Tensor:
         )
     if found.shape != shape:
         raise ShapeError(f"reset must be {shape} as x, got {tuple(found.shape)}")
-    return found
+    return found.clone()  # as lengths
 
 
 def check_inputs(layer: Passage, inputs: Mapping[str, Tensor] | None, x: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,12 +56,19 @@ def _check_carried(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def frozen(model: nn.Module) -> nn.Module:
-    """A copy in eval mode, without gradient, its weights as the next call would find them."""
+def frozen(model: nn.Module, copies: dict[int, Any] | None = None) -> nn.Module:
+    """A copy in eval mode, without gradient, its weights as the next call would find them.
+
+    Args:
+        model: of what.
+        copies: takes up what was copied: id of an object of the model -> its copy.
+    """
+    copies = {} if copies is None else copies
     # torch copies no result of a computation, such as the weight that weight_norm made last.
     results = [v for m in model.modules() for v in vars(m).values() if _is_result(v)]
+    copies.update({id(v): v.detach().clone() for v in results})
     try:
-        found = copy.deepcopy(model, {id(v): v.detach().clone() for v in results})
+        found = copy.deepcopy(model, copies)
     except RuntimeError as error:
         raise OptionError(
             f"a stream runs a copy of the model, and torch cannot copy this one ({error}); let the "

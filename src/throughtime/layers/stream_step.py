@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy
@@ -10,9 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.backends import choose
-from throughtime.errors import OptionError, ShapeError
+from throughtime.backends.cpu.stream import CompiledStream
+from throughtime.backends.cpu.stream_memory import Array
+from throughtime.backends.cpu.stream_stack import Stack
+from throughtime.errors import OptionError
 from throughtime.layers.batch import States
-from throughtime.layers.checks import check_state
+from throughtime.layers.border import Border
+from throughtime.layers.stream_given import tensors_in
+from throughtime.layers.stream_rows import chosen_rows, with_rows
 
 
 def _is_compiled(layer: Any, batch: int) -> bool:
@@ -22,8 +28,30 @@ def _is_compiled(layer: Any, batch: int) -> bool:
     return all(choose(call).name == "cpu" for call in calls)
 
 
+@dataclass
+class Now:
+    """The step being taken.
+
+    Attributes:
+        rows: numbers of those that step; None for all.
+        calls: how often the model has called the layer in this step.
+        arrays: dtypes of what was given as NumPy arrays, which are told so when they are wrong.
+        given: the states that the layer gave in this step.
+    """
+
+    rows: Array | None = None
+    calls: int = 0
+    arrays: frozenset[torch.dtype] = frozenset()
+    given: list[Tensor] = field(default_factory=list)
+
+
 class Step(nn.Module):
     """A layer that carries its own state from call to call.
+
+    Args:
+        layer: the layer.
+        batch: B.
+        stack: the layer as one call of compiled code, or None.
 
     Attributes:
         layer: the layer; a model finds the layer's attributes here too.
@@ -32,21 +60,51 @@ class Step(nn.Module):
         compiled: whether it takes it.
         names: of the layer's weights, which a model may set anew at each call.
         batch: B.
-        state: where the next step starts.
-        calls: how often the model has called it in this step.
-        arrays: dtypes of what was given as NumPy arrays, which are told so when they are wrong.
+        now: the step being taken.
     """
 
-    def __init__(self, layer: Any, batch: int) -> None:
+    def __init__(self, layer: Any, batch: int, stack: Stack | None) -> None:
         super().__init__()
         self.layer = layer
         self.compiled = layer.backend == "auto" and _is_compiled(layer, batch)
         self.chooses = layer.backend == "auto"
         self.names = {n for layer in layer._names for short in layer for n in short.values()}
         self.batch = batch
-        self.state: States = layer.initial_state(batch)
-        self.calls = 0
-        self.arrays: frozenset[torch.dtype] = frozenset()
+        self.now = Now()
+        self._state: States = layer.initial_state(batch)
+        self._call = None if stack is None else CompiledStream(stack, batch)
+        self._border = Border(layer.batch_first)
+        if self._call is not None:
+            self._call.write(self._state)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its state lies."""
+        return self._state[0][0].device
+
+    @property
+    def state(self) -> States:
+        """Where the next step starts."""
+        return self._state if self._call is None else tuple(self._call.read())
+
+    @state.setter
+    def state(self, state: States) -> None:
+        self._state = state
+        if self._call is not None:
+            self._call.write(state)
+
+    def kept(self) -> Any:
+        """What `restore` takes, the state of the rows that step."""
+        if self._call is None:
+            return self._state
+        return self._call.kept(slice(None) if self.now.rows is None else self.now.rows)
+
+    def restore(self, kept: Any) -> None:
+        """The state as it was."""
+        if self._call is None:
+            self._state = kept
+        else:
+            self._call.restore(kept, slice(None) if self.now.rows is None else self.now.rows)
 
     def forward(self, x: Tensor, state: Any = None, **given: Any) -> Any:
         """One step, a sequence of one, from the state carried."""
@@ -55,7 +113,11 @@ class Step(nn.Module):
                 "a stream carries the state of its layers, so a model must not give them one; "
                 "set the stream's state instead"
             )
-        self.calls += 1
+        self.now.calls += 1
+        if self._call is not None and not given and type(x) is Tensor and x.dim() == 3:
+            found = self._call_compiled(x, self._call)
+            if found is not None:
+                return found
         self._check_array("x", x)
         inputs = given.get("inputs")
         for name, v in inputs.items() if isinstance(inputs, Mapping) else ():
@@ -64,14 +126,37 @@ class Step(nn.Module):
             rounded = torch.is_autocast_enabled("cpu")
             self.layer.backend = "cpu" if self.compiled and not rounded else "reference"
         batch, border = self.layer.enter(x, None, **given)
-        y, results = self.layer.carry(batch._replace(state=self.state))
-        self.state = tuple(r.final for r in results)
-        return self.layer.leave(y, self.state, border)
+        whole = self.state
+        y, results = self.layer.carry(batch._replace(state=chosen_rows(whole, self.now.rows)))
+        new = tuple(r.final for r in results)
+        self.state = with_rows(whole, self.now.rows, new)
+        return self._leave(y, new, border)
+
+    def _call_compiled(self, x: Tensor, call: CompiledStream) -> Any:
+        """One call of compiled code, or None where x is not plainly what it takes."""
+        time = int(self.layer.batch_first)
+        if x.shape[time] != 1:
+            return None
+        y = call.step(x.select(time, 0), None, {}, self.now.rows)
+        if y is None:
+            return None
+        if getattr(self.layer, "return_state", True):
+            states = tuple(call.read(slice(None) if self.now.rows is None else self.now.rows))
+        else:
+            states = ()
+        return self._leave(y.unsqueeze(0), states, self._border)
+
+    def _leave(self, y: Tensor, states: States, border: Border) -> Any:
+        if not getattr(self.layer, "return_state", True):
+            return border.output(y)
+        found = self.layer.leave(y, states, border)
+        self.now.given = list(tensors_in(found[1]))
+        return found
 
     def _check_array(self, name: str, v: Any) -> None:
         """An array of another precision is told how arrays are converted."""
-        wanted, device = self.state[0][0].dtype, self.state[0][0].device.type
-        if isinstance(v, Tensor) and v.dtype in self.arrays and v.dtype != wanted:
+        wanted, device = self._state[0][0].dtype, self._state[0][0].device.type
+        if isinstance(v, Tensor) and v.dtype in self.now.arrays and v.dtype != wanted:
             if not torch.is_autocast_enabled(device):
                 kind = str(wanted).removeprefix("torch.")
                 cure = f"convert it with .astype(numpy.{kind})"
@@ -87,64 +172,7 @@ class Step(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__.get("names", ()):
+            self._state, self._call = self.state, None  # packed weights are those of then
             setattr(self.layer, name, value)
         else:
             super().__setattr__(name, value)
-
-    def reset(self, rows: Sequence[int] | Tensor | None) -> None:
-        """Put all rows, or those given, back to their first state."""
-        fresh = self.layer.initial_state(self.batch)
-        if rows is None:
-            self.state = fresh
-            return
-        mask = _rows(rows, self.batch).to(fresh[0][0].device).unsqueeze(-1)
-        self.state = _select(mask, fresh, self.state)
-
-    def checked(self, state: Any) -> States:
-        """A copy of a state that this layer can go on from."""
-        found = check_state(self.layer, state, self.batch, True)
-        if found is None:
-            raise ShapeError("the state of a layer of this stream must be its tensors, got None")
-        return tuple(tuple(v.detach().clone() for v in s) for s in found)
-
-
-def _rows(rows: Any, batch: int) -> Tensor:
-    """Rows given by number or as a bool mask, as a bool mask (B,)."""
-    chosen = torch.as_tensor(rows).cpu()
-    if chosen.dtype == torch.bool:
-        if chosen.shape != (batch,):
-            raise ShapeError(f"rows as a bool mask must be ({batch},), got {tuple(chosen.shape)}")
-        return chosen
-    chosen = chosen.to(torch.int64) if chosen.numel() == 0 else chosen
-    if chosen.is_floating_point() or chosen.is_complex():
-        raise TypeError(f"rows must be numbers of rows or a bool mask, got {chosen.dtype}")
-    wrong = chosen[(chosen < 0) | (chosen >= batch)]
-    if wrong.numel():
-        raise ShapeError(f"rows must be from 0 to {batch - 1}, got {int(wrong[0])}")
-    return torch.zeros(batch, dtype=torch.bool).index_fill(0, chosen.reshape(-1).long(), True)
-
-
-def _select(mask: Tensor, new: States, old: States) -> States:
-    return tuple(
-        tuple(torch.where(mask, a, b) for a, b in zip(x, y, strict=True))
-        for x, y in zip(new, old, strict=True)
-    )
-
-
-def set_states(steps: list[Step], state: Any) -> None:
-    """Put each layer's state in its place, all of them or none."""
-    if not isinstance(state, tuple | list) or len(state) != len(steps):
-        got = len(state) if isinstance(state, tuple | list) else type(state).__name__
-        raise ShapeError(
-            f"state must hold one entry for each of {len(steps)} recurrent layers, got {got}"
-        )
-    found = [step.checked(value) for step, value in zip(steps, state, strict=True)]
-    for step, value in zip(steps, found, strict=True):
-        step.state = value
-
-
-def dtypes_of_arrays(x: Any, inputs: Any) -> frozenset[torch.dtype]:
-    """The dtypes of what is given as NumPy arrays."""
-    given = [x, *(inputs.values() if isinstance(inputs, Mapping) else ())]
-    kinds = {v.dtype for v in given if isinstance(v, numpy.ndarray)}
-    return frozenset(torch.from_numpy(numpy.empty(0, kind)).dtype for kind in kinds)

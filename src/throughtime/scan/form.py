@@ -52,16 +52,14 @@ def unflatten(cell: Cell, form: Sequence[int], tensors: Sequence[Tensor | None])
     f = Form(*form)
     rest: Iterator[Tensor] = iter(tensors[6:])  # type: ignore[arg-type]
     names = cell.layout.names(bool(f.bias))
-    weights = tuple(dict(zip(names, rest, strict=False)) for _ in range(f.directions))
-    inputs = dict(zip(cell.layout.inputs, islice(rest, len(cell.layout.inputs)), strict=True))
-    count = len(cell.state_names)
-
-    def group(given: int) -> tuple[Tensor, ...] | None:
-        return tuple(islice(rest, count)) if given else None
-
+    weights = tuple([dict(zip(names, rest, strict=False)) for _ in range(f.directions)])
+    direct, count = cell.layout.inputs, len(cell.state_names)
+    inputs = {name: next(rest) for name in direct}
+    state, initial, zoneout = (
+        tuple(islice(rest, count)) if given else None for given in (f.state, f.initial, f.zoneout)
+    )
     x, lengths, reset, batch_sizes, mask, clip = tensors[:6]
     assert x is not None
-    state, initial, zoneout = group(f.state), group(f.initial), group(f.zoneout)
     return Call(
         cell, f.hidden_size, x, weights, state, initial, lengths, reset, batch_sizes,
         inputs, mask, zoneout, bool(f.record), clip,

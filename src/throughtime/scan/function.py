@@ -14,6 +14,7 @@ from throughtime.cells.registry import registered
 from throughtime.errors import TransformError
 from throughtime.scan.form import Form, flatten_gradients, unflatten
 from throughtime.scan.old_vmap import for_each, is_batched
+from throughtime.scan.outputs import kept_output, recall
 from throughtime.scan.plain import is_watched, plain_gradients
 from throughtime.scan.raw import gradients, results, scan_backward, scan_forward
 
@@ -37,8 +38,8 @@ class Scan(torch.autograd.Function):
         ctx.results = Form(*ctx.form).results
         kept = output[ctx.results :]
         ctx.mark_non_differentiable(*kept)
-        ctx.kept = len(kept) + 1 if kept else 0
-        ctx.save_for_backward(*tensors, *((output[0], *kept) if kept else ()))
+        ctx.kept = len(kept)
+        ctx.save_for_backward(*tensors, *kept)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -67,7 +68,7 @@ class Direct(torch.autograd.Function):
         result, kept = OPAQUE[backend].forward(call, True)
         ctx.cell, ctx.backend, ctx.form, ctx.kept = call.cell, backend, form, len(kept) + 1
         ctx.norms = call.norms
-        ctx.save_for_backward(*tensors, result.sequences[0], *kept)
+        ctx.save_for_backward(*tensors, kept_output(result.sequences[0]), *kept)
         ctx.set_materialize_grads(False)
         return (*result.sequences, *result.final)
 
@@ -79,9 +80,10 @@ class Direct(torch.autograd.Function):
         if torch.is_grad_enabled() or not plain or is_watched():
             check_no_norms(ctx.norms)
             given = (ctx.cell.key, ctx.backend, ctx.form, needs, ctx.kept)
-            some = iter(derivative(given, (*ctx.saved_tensors, *d_results)))
+            some = iter(derivative(given, (*recall(ctx, len(needs)), *d_results)))
             return (None, None, None, *(next(some) if need else None for need in needs))
-        saved, count = ctx.saved_tensors, len(needs)
+        count = len(needs)
+        saved = recall(ctx, count)
         call = unflatten(ctx.cell, ctx.form, saved[:count])
         if ctx.norms is not None:
             call = call._replace(norms=ctx.norms)

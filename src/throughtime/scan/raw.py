@@ -18,6 +18,7 @@ from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result
 from throughtime.cells import Cell
 from throughtime.cells.registry import registered
+from throughtime.errors import ShapeError
 from throughtime.scan.autocast import unrounded
 from throughtime.scan.form import flatten_gradients, unflatten
 from throughtime.scan.guard import guarded
@@ -56,6 +57,8 @@ def _forward(
         name = choose(call, backend).name
         if name in OPAQUE:
             result, kept = OPAQUE[name].forward(call, keep)
+            if keep:  # the output too, of which the user's own may be written over
+                kept = [result.sequences[0].clone(), *kept]
             return [*result.sequences, *result.final, *kept]
         found = results(call, name)
     inputs = {v.data_ptr() for v in tensors if v is not None}
@@ -72,6 +75,7 @@ def _backward(
     """
     if kept:
         call = unflatten(registered(cell), form, tensors)
+        _check_shapes(call, d_results)
         with torch.no_grad(), _alone(call):
             name = choose(call, backend).name
             found = OPAQUE[name].backward(call, kept, d_results, needs[0], any(needs[1:]))
@@ -84,6 +88,13 @@ def _backward(
         call = unflatten(registered(cell), form, leaves)
         with _alone(call):
             return gradients(results(call, backend), leaves, d_results)
+
+
+def _check_shapes(call: Call, d_results: Tensors) -> None:
+    """Gradients of results have their shapes, which autograd sees to where it is asked."""
+    for shape, d in zip(_result_shapes(call.cell, call), d_results, strict=True):
+        if d is not None and d.shape != shape:
+            raise ShapeError(f"a gradient of a result must be {shape}, got {tuple(d.shape)}")
 
 
 def _traced(
@@ -175,7 +186,7 @@ def _fake_forward(
     if keep:
         with _alone(call):
             name = choose(call, backend).name
-        shapes += OPAQUE[name].kept_shapes(call) if name in OPAQUE else []
+        shapes += [shapes[0], *OPAQUE[name].kept_shapes(call)] if name in OPAQUE else []
     return [call.x.new_empty(shape) for shape in shapes]
 
 

@@ -21,7 +21,7 @@ class Turn:
         T, B = call.x.shape[:2]
         self._whole = call.lengths is None
         steps = torch.arange(T, device=call.x.device).unsqueeze(1)
-        ends = torch.full((B,), T) if call.lengths is None else call.lengths
+        ends = torch.full((B,), T, device=call.x.device) if call.lengths is None else call.lengths
         self._order = ends.to(call.x.device) - 1 - steps  # below 0 behind the end
         self._steps = steps
 

@@ -11,7 +11,7 @@ import pkgutil
 from functools import cache
 from types import ModuleType
 
-from throughtime.tasks.choices import one_of
+from throughtime.tasks.recipe import one_of
 from throughtime.tasks.task import Task as Task
 
 

@@ -17,8 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from throughtime import Recurrent, initialise
 from throughtime.errors import DataError, OptionError
-from throughtime.tasks.cell import cell_called
-from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.recipe import Recipe, cell_called
 from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 
 _BATCHES, _HELD_OUT, _EXAMPLES = 100, 512, 4
@@ -50,6 +49,10 @@ class Rememberer(nn.Module):
         out = self.recurrent(inputs)[0]
         answers: Tensor = self.readout(out if self.every_step else out[-1])
         return answers
+
+    def plain_stack(self) -> list[nn.Module]:
+        """The parts in the order in which a step goes through them, for an export."""
+        return [self.recurrent, self.readout]
 
 
 def _start(model: nn.Module, recipe: Recipe) -> None:

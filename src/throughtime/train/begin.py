@@ -13,10 +13,9 @@ import torch
 
 from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task
-from throughtime.tasks.choices import one_of
-from throughtime.tasks.recipe import Recipe, recipe_from
-from throughtime.train.checkpoint import MAY_GROW, ended, read_checkpoint
+from throughtime.tasks.recipe import Recipe, one_of, recipe_from
 from throughtime.train.run import Run, create, keep_recipe, locked, read
+from throughtime.train.storage import MAY_GROW, ended, read_checkpoint
 
 RUNS = Path("runs")
 

@@ -13,7 +13,7 @@ from throughtime.errors import RunError
 
 
 @dataclass
-class Window:
+class SinceLastRow:
     """What was seen since the last row."""
 
     steps: int = 0
@@ -53,7 +53,7 @@ class Journal:
 
     def __init__(self, path: Path, state: dict[str, Any] | None = None) -> None:
         state = state or {"bytes": 0, "window": {}, "wall": 0.0, "cpu": 0.0}
-        self.window = Window(**state["window"])
+        self.window = SinceLastRow(**state["window"])
         self.clock = Clock(state["wall"], state["cpu"])
         self._file = path.open("ab")
         if self._file.tell() < state["bytes"]:
@@ -72,7 +72,7 @@ class Journal:
     def steps_row(self, step: int, lr: float) -> None:
         """Appends the means since the last such row."""
         self.row(step=step, lr=lr, **self.window.means())
-        self.window = Window()
+        self.window = SinceLastRow()
 
     def state(self) -> dict[str, Any]:
         """Where the file ends now, what waits for the next row, and the seconds."""

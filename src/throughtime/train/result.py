@@ -13,9 +13,8 @@ from throughtime.errors import RunError
 from throughtime.tasks import Task, find
 from throughtime.tasks.task import Score
 from throughtime.train.begin import check_memory
-from throughtime.train.files import read_whole
-from throughtime.train.run import Run
-from throughtime.train.weights import load_weights
+from throughtime.train.run import Run, read_whole
+from throughtime.train.storage import load_weights
 
 
 def trained(run: Run) -> tuple[Task, nn.Module]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import random
 
-from throughtime.diagnosis.capacity import MemoryCapacity
-from throughtime.diagnosis.clipping import Clipping
-from throughtime.diagnosis.connectivity import Connectivity
-from throughtime.diagnosis.evenness import Depth, Evenness, Neighbours, Share
-from throughtime.diagnosis.gates import GateTimes, Saturation
-from throughtime.diagnosis.jacobians import Jacobians, RecurrentMatrix
-from throughtime.diagnosis.lag_gradient import LagGradient
-from throughtime.diagnosis.report import Band, Missing, Module, Report
-from throughtime.diagnosis.trouble import Trouble
-from throughtime.diagnosis.weight_lags import WeightLags
+from throughtime.diagnosis.quantities.capacity import MemoryCapacity
+from throughtime.diagnosis.quantities.clipping import Clipping
+from throughtime.diagnosis.quantities.connectivity import Connectivity
+from throughtime.diagnosis.quantities.evenness import Depth, Evenness, Neighbours, Share
+from throughtime.diagnosis.quantities.gates import GateTimes, Saturation
+from throughtime.diagnosis.quantities.jacobians import Jacobians, RecurrentMatrix
+from throughtime.diagnosis.quantities.lag_gradient import LagGradient
+from throughtime.diagnosis.quantities.weight_lags import WeightLags
+from throughtime.diagnosis.report.report import Band, Missing, Module, Report
+from throughtime.diagnosis.verdict.trouble import Trouble
 
 NAME = "<script>alert('&')</script>"
 """A module's name as torch allows it."""

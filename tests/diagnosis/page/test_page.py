@@ -20,13 +20,12 @@ import throughtime
 from tests.diagnosis.page.reading import Page
 from tests.diagnosis.page.sample import NAME, PLACES, bare, sample
 from tests.house.source import ROOT, imports, modules
-from throughtime.diagnosis.lag_gradient import Unseen
-from throughtime.diagnosis.page.chart import library
-from throughtime.diagnosis.page.panel import shown
-from throughtime.diagnosis.page.ticks import powers
-from throughtime.diagnosis.page.write import page
-from throughtime.diagnosis.report import Report
-from throughtime.diagnosis.trouble import Trouble
+from throughtime.diagnosis.quantities.lag_gradient import Unseen
+from throughtime.diagnosis.report.page.chart import library, powers
+from throughtime.diagnosis.report.page.panel import shown
+from throughtime.diagnosis.report.page.write import page
+from throughtime.diagnosis.report.report import Report
+from throughtime.diagnosis.verdict.trouble import Trouble
 from throughtime.errors import MissingExtra, OptionError
 
 REPORT = sample()
@@ -386,7 +385,7 @@ def test_without_plotly_the_error_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith("throughtime.diagnosis.page"):
+        if name.startswith("throughtime.diagnosis.report.page"):
             monkeypatch.delitem(sys.modules, name)
         elif name.partition(".")[0] == "plotly":
             monkeypatch.setitem(sys.modules, name, None)
@@ -406,4 +405,4 @@ def test_the_pictures_of_the_docs_are_there_and_small(name: str) -> None:
 
 def test_one_file_knows_plotly() -> None:
     users = {m.path for m in modules() for _, name in imports(m) if name.startswith("plotly")}
-    assert users == {"diagnosis/page/chart.py"}
+    assert users == {"diagnosis/report/page/chart.py"}

@@ -12,9 +12,9 @@ from throughtime.backends.call import Call, Gradients, Result
 from throughtime.backends.cpu import backward_pass, forward_pass, gradients
 from throughtime.backends.cpu.apart import call_apart, cell_apart, gradients_together
 from throughtime.backends.cpu.gradients import Sums
+from throughtime.backends.cpu.look import see_input, see_layer
 from throughtime.backends.cpu.masks import masks_of, plan_of
 from throughtime.backends.cpu.queue import Queue
-from throughtime.backends.cpu.words import contiguous
 from throughtime.backends.transforms import no_rule
 from throughtime.cells import Cell
 from throughtime.compiler.llvm import machine
@@ -26,7 +26,7 @@ name = "cpu"
 
 def refuses(call: Call) -> str | None:
     """Why no machine code can carry this call, or None."""
-    return _kind(call) or refuses_cell(call.cell, call.x, call.hidden_size)
+    return refuses_cell(call.cell, call.x, call.hidden_size) or _kind(call)
 
 
 def refuses_cell(cell: Cell, x: Tensor, hidden_size: int | None = None) -> str | None:
@@ -51,8 +51,9 @@ def _no_machine() -> str | None:
 
 def _kind(call: Call) -> str | None:
     """What the compiled loops do not offer."""
-    others = [v for w in call.weights for v in w.values()]
-    others += [*(call.state or ()), *(call.initial or ()), *(call.inputs or {}).values()]
+    x, others = call.x, [v for w in call.weights for v in w.values()]
+    if call.state or call.initial or call.inputs:
+        others += [*(call.state or ()), *(call.initial or ()), *(call.inputs or {}).values()]
     others += [v for v in (call.clip, call.norms) if v is not None]
     if masks_of(call) is not NO_MASKS:
         zones = [v for v in call.zoneout or () if v.dtype != torch.int16]
@@ -60,9 +61,10 @@ def _kind(call: Call) -> str | None:
         if any(v.requires_grad for v in masks):
             return "compiled code has no gradient by masks"
         others += masks
+    dtype, is_cpu = x.dtype, x.is_cpu
     for v in others:
-        if v.dtype != call.x.dtype or v.device != call.x.device:
-            kind = _word(call.x.dtype)
+        if v.dtype != dtype or v.is_cpu != is_cpu:
+            kind = _word(dtype)
             return f"weights, states, inputs and masks must be {kind} on cpu like the input"
     return None
 
@@ -90,7 +92,7 @@ def forward(
 def for_segments(call: Call) -> Call:
     """The call with all that its segments would each copy: weights for every product of a step,
     numbers side by side."""
-    return contiguous(call_apart(call))
+    return see_layer(see_input(call_apart(call)), call.x.shape[-1])
 
 
 def queue_for(call: Call) -> Queue | None:

@@ -12,9 +12,10 @@ from throughtime.backends.cpu.asked import Asked
 from throughtime.backends.cpu.given import GivenWords
 from throughtime.backends.cpu.gradients import Room, Sums, by_weights, by_x, give_norms, room_for
 from throughtime.backends.cpu.inputs import by_inputs
+from throughtime.backends.cpu.look import see_input, seen, seen_lines
 from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.queue import Queue, carry
-from throughtime.backends.cpu.records import Records, lines
+from throughtime.backends.cpu.records import Records
 from throughtime.backends.cpu.restarts import by_initial
 from throughtime.backends.cpu.rows import Rows, rows_of
 from throughtime.backends.cpu.runs import packed_backward, runs_backward, set_runs
@@ -30,7 +31,6 @@ from throughtime.backends.cpu.sizes import (
 from throughtime.backends.cpu.template import Arena, Given, Template, Word
 from throughtime.backends.cpu.words import (
     common_words,
-    contiguous,
     direction_words,
     set_steps,
     shared_lists,
@@ -53,7 +53,7 @@ def run(
 
     With a queue only those by the state at the start are given, and there once the queue has run.
     """
-    call = contiguous(call)
+    call = see_input(call)
     found, rows = plan_of(call), rows_of(call)
     room = room_for(call, found, rows, wants_x, wants_weights, sums, d_x)
 
@@ -79,18 +79,19 @@ def _carry(
     finish: Callable[[], object] | None,
 ) -> None:  # fmt: skip
     y, saved = kept
-    states = len(found.state_names)
-    d_y, *d_records = d_results[:-states]
-    d_y, d_final = lines(d_y), d_results[-states:]
+    widths, D, dtype = call.cell.widths(call.hidden_size), call.directions, call.x.dtype
+    y = seen_lines("y", y, (*call.x.shape[:-1], D, widths[0]), dtype)
+    (d_y, *d_records), finals = _gradients(y, len(widths), d_results)
     packed = call.batch_sizes is not None
     team = team_for(2 * flops_of(found, call, rows.N), call.directions, rows.B)
     strides = (0, 0) if d_y is None else strides_of(d_y, packed)
     first = 0 if d_y is None else d_y.stride(-2) * d_y.element_size()
     asked = Asked(strides, first, room.x is not None, bool(room.W), room.chains is not None)
     template, shape = _template(key_of(call, rows, team, y), asked)
-    finals = [None if v is None else v.contiguous() for v in d_final]
+    N = len(call.x) if packed else rows.T * rows.B
+    saved = seen("what the forward pass kept", saved, (D, N, *shape.saved), dtype)
     packed_rows = shape.packed_rows(d_y=strides[1])
-    given = GivenWords(call, found, rows, team.chunks, packed_rows, room.initial)
+    given = GivenWords(call, shape, rows, packed_rows, room.initial)
     records = Records(d_records, call.directions, packed)
     found_at = given.addresses | records.addresses | _addresses(call, y, saved, finals, room)
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
@@ -98,29 +99,46 @@ def _carry(
     carry(queue, template, shape.code.region, team, found_at, finish, *held)
 
 
+def _gradients(
+    y: Tensor, states: int, d_results: Sequence[Tensor | None]
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Those by sequences, of which each line's units lie side by side, and by final states."""
+    found, dtype, count = list(d_results), y.dtype, len(d_results) - states
+    for i, v in enumerate(d_results):
+        if v is not None:
+            see = seen_lines if i < count else seen
+            found[i] = see("a gradient", v, None, dtype)  # autograd has seen to its shape
+    return found[:count], found[count:]
+
+
 def _addresses(
     call: Call, y: Tensor, saved: Tensor, finals: Sequence[Tensor | None], room: Room
 ) -> dict[str, int]:
     """Addresses of what the backward pass reads and writes beside the call's own tensors."""
-    at = part_address
-    found = {"y": y.data_ptr(), "clip": 0 if call.clip is None else call.clip.data_ptr()}
+    clip = None if call.clip is None else seen("clip", call.clip, (), call.x.dtype)
+    at, found = part_address, {"y": y.data_ptr(), "clip": 0 if clip is None else clip.data_ptr()}
     for d in range(call.directions):
-        found[f"saved {d}"] = at(saved, d)
-        found[f"d_x {d}"], found[f"d_inputs {d}"] = at(room.x, d), at(room.inputs, d)
-        found[f"d_bias {d}"], found[f"norms {d}"] = at(room.chains, d), at(room.norms, d)
+        word = _WORDS[d]
+        found[word["saved"]] = at(saved, d)
+        found[word["d_x"]], found[word["d_inputs"]] = at(room.x, d), at(room.inputs, d)
+        found[word["d_bias"]], found[word["norms"]] = at(room.chains, d), at(room.norms, d)
         for s, (final, start) in enumerate(zip(finals, room.start, strict=True)):
             found[f"d_final{s} {d}"], found[f"d_start{s} {d}"] = at(final, d), at(start, d)
         for name in ("d_W", "d_bias_ih", "d_bias_hh"):
-            found[f"{name} {d}"] = 0
+            found[word[name]] = 0
         for m in range(1 + len(call.cell.layout.products)):
-            found[f"d_matrix{m} {d}"] = at(room.U[d][m], 0) if room.U else 0
+            found[f"d_matrix{m} {d}"] = room.U[d][m].data_ptr() if room.U else 0
         for name in call.cell.layout.vectors:
             found[f"d_{name} {d}"] = 0
         if room.W:
-            found[f"d_W {d}"] = at(room.W[d], 0)
+            found[word["d_W"]] = room.W[d].data_ptr()
             for name, v in room.others[d].items():
                 found[f"d_{name} {d}"] = v.data_ptr()
     return found
+
+
+_NAMES = ("saved", "d_x", "d_inputs", "d_bias", "norms", "d_W", "d_bias_ih", "d_bias_hh")
+_WORDS = [{name: f"{name} {d}" for name in _NAMES} for d in range(2)]
 
 
 @functools.lru_cache(maxsize=128)

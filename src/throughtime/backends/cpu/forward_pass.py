@@ -10,6 +10,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Result
 from throughtime.backends.cpu.given import GivenWords
+from throughtime.backends.cpu.look import see_input
 from throughtime.backends.cpu.masks import plan_of
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.packs import (
@@ -38,7 +39,6 @@ from throughtime.backends.cpu.template import Arena, Given, Template
 from throughtime.backends.cpu.widths import widths_for
 from throughtime.backends.cpu.words import (
     common_words,
-    contiguous,
     direction_words,
     shared_lists,
 )
@@ -64,7 +64,7 @@ def run(
     the queue has run. Calls in training leave no packed weights: those with keep, and segments,
     which have a place for their sequences.
     """
-    call = contiguous(call)
+    call = see_input(call)
     found, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
     widths = call.cell.widths(call.hidden_size)
@@ -109,7 +109,7 @@ def _carry(
     template, shape, layout = _template(key, saved is not None, owner is not None)
     if owner is not None and not has_room(owner, layout):
         owner, (template, shape, layout) = None, _template(key, False, False)
-    given = GivenWords(call, found, rows, team.chunks, shape.packed_rows())
+    given = GivenWords(call, shape, rows, shape.packed_rows())
     records = Records(result.sequences[1:], call.directions, call.batch_sizes is not None)
     addresses = given.addresses | records.addresses | _addresses(call, result, saved)
     if owner is None:

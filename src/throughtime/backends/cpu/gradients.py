@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.look import parameters_of
 from throughtime.backends.cpu.restarts import sums_by_initial
 from throughtime.backends.cpu.rows import Rows
 from throughtime.backends.cpu.sizes import target, whole_vectors
@@ -34,6 +35,7 @@ class Room:
         initial: (D, states, B, H) what resets carry to where they go, padded; or None.
         chains: as in `Sums`; None where gradients begin at zero.
         norms: (D, N, states) of each row's gradient by each new state; or None.
+        matrices: names of W and those of U.
     """
 
     x: Tensor | None
@@ -45,6 +47,7 @@ class Room:
     initial: Tensor | None
     chains: Tensor | None = None
     norms: Tensor | None = None
+    matrices: tuple[str, ...] = ()
 
     def x_is(self, d_x: Tensor | None) -> bool:
         """Whether the gradient by x is written into this very tensor."""
@@ -76,6 +79,7 @@ class _Shapes(NamedTuple):
         W: of weight_ih.
         U: of weight_hh and each product's matrix.
         matrices: names of all of these.
+        others: of biases and vectors, by name.
     """
 
     lanes: int
@@ -84,6 +88,7 @@ class _Shapes(NamedTuple):
     W: tuple[int, int]
     U: tuple[tuple[int, int], ...]
     matrices: tuple[str, ...]
+    others: Mapping[str, torch.Size]
 
 
 def _shapes_of(call: Call) -> _Shapes:
@@ -96,7 +101,10 @@ def _shapes(cell: Cell, H: int, I: int, bytes: int) -> _Shapes:
     inputs, matrices = whole_vectors(I, lanes), ("weight_ih", *matrix_names(cell))
     W = (len(cell.layout.input_gates) * H, inputs)
     U = tuple((lines, whole_vectors(k, lanes)) for lines, k in widths.shapes)
-    return _Shapes(lanes, whole_vectors(widths.line, lanes), inputs, W, U, matrices)
+    line = whole_vectors(widths.line, lanes)
+    everyone = parameters_of(cell, I, H, bytes)
+    others = {p.name: p.shape for p in everyone[max(everyone)][0] if p.name not in matrices}
+    return _Shapes(lanes, line, inputs, W, U, matrices, others)
 
 
 def sums_for(call: Call, found: Plan) -> Sums:
@@ -132,6 +140,7 @@ def room_for(
         sums_by_initial(call, shapes.lanes) if sums is None else sums.initial,
         None if sums is None else sums.chains,
         None if call.norms is None else new((D, rows.N, len(found.state_names))),
+        shapes.matrices,
     )
 
 
@@ -143,7 +152,7 @@ def _weights(
     return (
         [new(shapes.W) for _ in wanted],
         [[new(shape) for shape in shapes.U] for _ in wanted],
-        [{n: new(v.shape) for n, v in weights.items() if n not in matrices} for weights in wanted],
+        [{n: new(shapes.others[n]) for n in w if n not in matrices} for w in wanted],
     )
 
 
@@ -182,8 +191,7 @@ def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
     if not room.W:
         return {}
     grads = dict(room.others[d])
-    names = _shapes_of(call).matrices
-    for name, found in zip(names, (room.W[d], *room.U[d]), strict=True):
+    for name, found in zip(room.matrices, (room.W[d], *room.U[d]), strict=True):
         if name in call.weights[d]:
             shape = call.weights[d][name].shape  # of a matrix with blocks they are apart
             whole = found.shape[1] == shape[-1]

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.look import seen
 from throughtime.backends.cpu.rows import Rows
 from throughtime.backends.cpu.sizes import part_address, whole_vectors
 from throughtime.backends.cpu.widths import widths_for
@@ -25,10 +27,10 @@ class Restarts:
 
     def __init__(self, call: Call, rows: Rows, d_initial: Tensor | None = None) -> None:
         assert call.reset is not None
-        there = call.reset.numpy()
+        there = seen("reset", call.reset, (rows.T, rows.B), torch.bool).numpy()
         if rows.N < rows.T * rows.B:
             there = there[:, rows.order] & rows.there
-        self._initial = tuple(v.contiguous() for v in call.initial or ())
+        self._initial = _initial(call)
         self._states = len(call.cell.state_names)
         self._d_initial = d_initial
         self._held: list[Any] = []
@@ -56,6 +58,15 @@ class Restarts:
         """The address of whole numbers, which live as long as this."""
         self._held.append(np.array(numbers, np.int64))
         return int(self._held[-1].ctypes.data)
+
+
+def _initial(call: Call) -> tuple[Tensor, ...]:
+    """Where resets go, whole lines each; none for zeros."""
+    if call.initial is None:
+        return ()
+    D, names, widths = call.directions, call.cell.state_names, call.cell.widths(call.hidden_size)
+    given = zip(names, call.initial, widths, strict=True)
+    return tuple(seen(f"initial {n}", v, (D, w), call.x.dtype) for n, v, w in given)
 
 
 def sums_by_initial(call: Call, lanes: int) -> Tensor | None:

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from throughtime.backends.call import Call
+from throughtime.backends.call import Call, check_batch_sizes
+from throughtime.errors import ShapeError
 
 UNEVEN = 4
 """How many times the rows of an even chunk one may have, where rows are of many lengths."""
@@ -120,24 +121,28 @@ def full_rows(T: int, B: int) -> Rows:
 def rows_of(call: Call) -> Rows:
     """The rows of a call: padded, padded with lengths, or packed."""
     if call.batch_sizes is not None:
-        return _packed_rows(call.batch_sizes.numpy().astype(np.int64).tobytes(), call.rows)
+        return _packed_rows(
+            call.batch_sizes.numpy().astype(np.int64, copy=False).tobytes(), len(call.x)
+        )
     if call.lengths is not None:
         lengths = call.lengths.numpy().astype(np.int64)
-        return _ragged_rows(lengths.tobytes(), call.x.shape[0])
+        return _ragged_rows(lengths.tobytes(), *call.x.shape[:2])
     return full_rows(call.x.shape[0], call.x.shape[1])
 
 
 # A forward and a backward pass ask for the same rows, and a batch may come again.
 @functools.lru_cache(maxsize=16)
-def _packed_rows(batch_sizes: bytes, B: int) -> Rows:
-    alive = np.frombuffer(batch_sizes, np.int64)
-    return _rows(alive, np.arange(B, dtype=np.int64))
+def _packed_rows(batch_sizes: bytes, N: int) -> Rows:
+    alive = check_batch_sizes(batch_sizes, N)
+    return _rows(alive, np.arange(alive[0] if len(alive) else 0, dtype=np.int64))
 
 
 @functools.lru_cache(maxsize=16)
-def _ragged_rows(lengths: bytes, T: int) -> Rows:
+def _ragged_rows(lengths: bytes, T: int, B: int) -> Rows:
     found = np.frombuffer(lengths, np.int64)
-    alive = len(found) - np.searchsorted(np.sort(found), np.arange(T), "right")
+    if len(found) != B:
+        raise ShapeError(f"lengths must be ({B},), one for each row, got ({len(found)},)")
+    alive = B - np.searchsorted(np.sort(found), np.arange(T), "right")
     return _rows(alive.astype(np.int64), np.argsort(-found, kind="stable").astype(np.int64))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.look import Parameters, parameters_of
 from throughtime.backends.cpu.masks import masks_of
 from throughtime.backends.cpu.rows import Extent, Rows
 from throughtime.backends.cpu.sizes import Team, strides_of, whole_vectors
@@ -64,7 +66,17 @@ def shape_of(key: Key, code: Code) -> Shape:
     gates = gate_numbers(found, key.cell)
     widths = widths_for(key.cell, key.sizes[1], key.masks)
     return Shape(
-        found, code, key.rows, key.team, *key.sizes, key.x, key.y, key.packed, gates, widths
+        found,
+        code,
+        key.rows,
+        key.team,
+        *key.sizes,
+        key.x,
+        key.y,
+        key.packed,
+        gates,
+        widths,
+        parameters_of(key.cell, key.sizes[2], key.sizes[1], key.bytes),
     )
 
 
@@ -82,6 +94,7 @@ class Shape:
         packed: whether x holds the rows of all steps one behind the other.
         gates: for each sum, its gate's number in W and in U.
         widths: of states, sums and matrices.
+        parameters: as the look at them takes them.
     """
 
     plan: Plan
@@ -96,6 +109,7 @@ class Shape:
     packed: bool
     gates: tuple[list[int], list[int]]
     widths: Widths
+    parameters: Parameters
 
     @property
     def H_row(self) -> int:
@@ -110,6 +124,19 @@ class Shape:
     def units(self) -> int:
         """H, padded to whole vectors."""
         return self.H_row // self.code.kind.bytes
+
+    @cached_property
+    def nothing(self) -> dict[str, int]:
+        """Words that are addresses of what a call may give, where it gives none of it."""
+        names = ["weight_ih", "bias_ih", "bias_hh", "inputs", "restarts", "records"]
+        names += [f"matrix{m}" for m in range(len(self.widths.shapes))]
+        names += [f"start{s}" for s in range(len(self.plan.state_names))]
+        return {f"{name} {d}": 0 for d in range(self.D) for name in names}
+
+    @cached_property
+    def saved(self) -> tuple[int, int]:
+        """Values and padded units of a row of what the forward pass keeps."""
+        return self.plan.saved_size(self.units), self.units
 
     @property
     def I_row(self) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.memory import fresh
 from throughtime.backends.cpu.widths import widths_for
 from throughtime.compiler.llvm import machine, threads
 from throughtime.compiler.plan import Plan
@@ -100,7 +101,9 @@ def strides_of(v: Tensor, packed: bool) -> tuple[int, int]:
 
 def part_address(v: Tensor | None, d: int) -> int:
     """Where one direction's part of a tensor (D, ...) begins; 0 for what is not."""
-    return 0 if v is None else v.data_ptr() + d * v.stride(0) * v.element_size()
+    if v is None:
+        return 0
+    return v.data_ptr() + d * v.stride(0) * v.element_size() if d else v.data_ptr()
 
 
 def whole_vectors(count: int, lanes: int) -> int:
@@ -109,10 +112,12 @@ def whole_vectors(count: int, lanes: int) -> int:
 
 
 @functools.cache  # a power of two each, so there are few
-def _zeros(bytes: int) -> torch.Tensor:
-    return torch.zeros(bytes, dtype=torch.uint8)
+def _zeros(bytes: int) -> np.ndarray:
+    found = fresh(bytes)  # by NumPy: no mode of torch, nor its default device, has a say in it
+    found.fill(0)
+    return found
 
 
 def zeros(bytes: int) -> int:
     """The address of at least so many bytes of zeros, which nobody writes."""
-    return _zeros(1 << (bytes - 1).bit_length() if bytes > 4096 else 4096).data_ptr()
+    return _zeros(1 << (bytes - 1).bit_length() if bytes > 4096 else 4096).ctypes.data

@@ -1,13 +1,10 @@
-"""The parts of a compiled stream: a layer of a cell, and a linear part, as calls of a program."""
+"""The parts of a compiled stream as calls of a program: layers, and what stands between them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.inputs import input_lines, input_units
@@ -15,25 +12,12 @@ from throughtime.backends.cpu.masks import masks_of, plan_of
 from throughtime.backends.cpu.rows import rows_of
 from throughtime.backends.cpu.shape import gate_numbers
 from throughtime.backends.cpu.sizes import target
-from throughtime.backends.cpu.stream_memory import Array, Program, Rows
+from throughtime.backends.cpu.stream_memory import Array, Matrix, Program, Rows
+from throughtime.backends.cpu.stream_part import Product, RowFunction
 from throughtime.backends.cpu.widths import matrix_names, widths_for
 from throughtime.compiler.llvm.code import Code, forward_code
 from throughtime.compiler.phases import Phase
 from throughtime.compiler.sweeps import lines_forward
-
-
-class Product(NamedTuple):
-    """A linear part: weight (O, K), and bias (O,) or None."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-
-class Residual(NamedTuple):
-    """What the layer before it read, added to what it gives."""
-
-
-Part = Call | Product | Residual
 
 
 class StreamLayer:
@@ -41,26 +25,25 @@ class StreamLayer:
 
     Args:
         program: to which its calls are added.
-        call: one step of it, with its weights and what masks are in eval mode, without a state.
+        name: of the layer in its model.
+        call: one step of one row, with its weights and what masks are in eval mode, without a
+            state.
         x: what it reads.
 
     Attributes:
-        states: of each state (B, width), views of the memory that steps overwrite.
+        states: of each state (B, padded), which steps overwrite.
         output: the first of them, in padded rows.
-        width: of the output.
         inputs: of each direct input (B, units), where a step reads it.
     """
 
-    def __init__(self, program: Program, call: Call, x: Rows) -> None:
+    def __init__(self, program: Program, name: int, call: Call, x: Rows) -> None:
         found = self._plan = plan_of(call)
-        self._program, self._H = program, call.hidden_size
+        self._program, self._name, self._H = program, name, call.hidden_size
         self._widths = widths_for(call.cell, call.hidden_size, masks_of(call))
         self._line, self._gates = program.padded(self._widths.line), gate_numbers(found, call.cell)
         state = program.rows(len(found.state_names) * program.B, self._line)
-        planes = state.array.reshape(-1, program.B, self._line)
-        self.output, self.width = state._replace(array=planes[0]), self._widths.out
-        pairs = zip(planes, self._widths.states, strict=True)
-        self.states = [torch.from_numpy(plane[:, :w]) for plane, w in pairs]
+        self.states = list(state.array.reshape(-1, program.B, self._line))
+        self.output = state._replace(array=self.states[0])
         lines = self._lines(call)
         units = enumerate(input_units(call, found).items())
         self.inputs = {name: lines.array[:, k, :n] for k, (name, n) in units}
@@ -74,7 +57,7 @@ class StreamLayer:
         rows = program.rows(program.B, count * self._line)
         rows = rows._replace(array=rows.array.reshape(program.B, count, self._line))
         lines = input_lines(call, self._plan, rows_of(call))
-        if lines is not None:
+        if lines is not None:  # those of all rows are the same in eval mode
             rows.array[:] = lines[0].numpy()
         return rows
 
@@ -141,23 +124,38 @@ class StreamLayer:
         parts = [self._matrix(k, name) for k in sums]
         blocks = list(parts[0]) if parts[0].ndim == 3 else []
         for b, block in enumerate(blocks or [None]):  # in order: each is written over the next
-            matrices = parts if block is None else [block]
-            V = np.concatenate([self._program.lines(m) for m in matrices])
+            matrix = self._rows_of((name, tuple(sums), b), parts if block is None else [block])
             lines, columns = (0, 0) if block is None else (b * n * bytes for n in block.shape)
-            places = [v * self._program.kind.size for v in range(len(V))]
+            places = [v * self._program.kind.size for v in range(matrix.vectors)]
             out = pre._replace(address=pre.address + first + lines)
             of = vector._replace(address=vector.address + columns)
-            self._program.product(V, of, (start[0] + first + lines, start[1]), places, out)
+            self._program.product(matrix, of, (start[0] + first + lines, start[1]), places, out)
+
+    def _rows_of(self, name: Hashable, parts: list[Array]) -> Matrix:
+        """Matrices one above the other, each in whole vectors."""
+        program = self._program
+
+        def make() -> Array:
+            return np.concatenate([program.lines(part) for part in parts])
+
+        lines = sum(program.padded(len(part)) for part in parts)
+        K = parts[0].shape[1]
+        return Matrix((self._name, name), lines // program.kind.lanes, K, make)
 
     def _panels(self, phase: Phase, vector: Rows, pre: Rows) -> Rows:
         """U v of the last phase, unit block by unit block, as the cell's function reads it."""
         program, size = self._program, self._program.kind.size
         blocks = self._line // program.kind.lanes
-        V = np.stack([program.lines(self._matrix(k, "hh")) for k in phase.places]).swapaxes(0, 1)
+
+        def make() -> Array:
+            V = np.stack([program.lines(self._matrix(k, "hh")) for k in phase.places])
+            return V.swapaxes(0, 1).reshape(-1, *V.shape[2:])
+
         places = [(k * blocks + i) * size for i in range(blocks) for k in phase.places]
         chains = program.rows(program.B, len(phase.places) * self._line)
-        V = V.reshape(-1, *V.shape[2:])
-        program.product(V, vector, (pre.address, pre.row), places, chains)
+        K = self._matrix(phase.places[0], "hh").shape[1]
+        matrix = Matrix((self._name, "panels"), blocks * len(phase.places), K, make)
+        program.product(matrix, vector, (pre.address, pre.row), places, chains)
         return chains
 
     def _matrix(self, k: int, name: str) -> Array:
@@ -177,12 +175,30 @@ class StreamLayer:
                     row[:H] += weights[name][gates[k] * H :][:H]
 
 
-def linear(program: Program, part: Product, x: Rows) -> Rows:
+def linear(program: Program, name: int, part: Product, x: Rows) -> Rows:
     """W x + b."""
-    V = program.lines(part.weight.detach().numpy())
-    bias, out = (program.rows(rows, V.shape[0] * V.shape[1]) for rows in (1, program.B))
+    O, K = part.weight.shape
+    bias, out = (program.rows(rows, program.padded(O)) for rows in (1, program.B))
     if part.bias is not None:
-        bias.array[0, : len(part.bias)] = part.bias.detach().numpy()
-    places = [v * program.kind.size for v in range(len(V))]
-    program.product(V, x, (bias.address, 0), places, out)
+        bias.array[0, :O] = part.bias.detach().numpy()
+    vectors = program.padded(O) // program.kind.lanes
+    matrix = Matrix(name, vectors, K, lambda: program.lines(part.weight.detach().numpy()))
+    places = [v * program.kind.size for v in range(vectors)]
+    program.product(matrix, x, (bias.address, 0), places, out)
+    return out
+
+
+def function_of_rows(program: Program, part: RowFunction, x: Rows) -> Rows:
+    """f(x), by the code of a cell that has x in a sum's place, and no old state."""
+    found, line = part.plan, program.padded(part.width)
+    code = forward_code(found, program.kind.bytes, target(), False)
+    own = program.rows(len(found.vectors), line)
+    for row, name in zip(own.array, found.vectors, strict=True):
+        row[: part.width] = part.vectors[name].detach().numpy()
+    kept, out = program.rows(lines_forward(found), line), program.rows(program.B, line)
+    program.cell(
+        code.cell, program.B, line // program.kind.lanes, kept.address, 0, x.address, x.row,
+        out.address, out.address, out.row, 0, out.address, 0, 0, own.address, own.row, part.width,
+        0, program.numbers([part.width]),
+    )  # fmt: skip
     return out

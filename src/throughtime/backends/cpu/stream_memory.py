@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,54 @@ class Rows(NamedTuple):
     row: int
 
 
+class Matrix(NamedTuple):
+    """A matrix that programs multiply by.
+
+    Attributes:
+        name: unlike that of any other matrix of the model.
+        vectors: of lanes, which its lines fill.
+        K: columns.
+        make: gives (vectors, lanes, K), each vector's lines, zeros behind the last.
+    """
+
+    name: Hashable
+    vectors: int
+    K: int
+    make: Callable[[], Array]
+
+
+class Packs:
+    """A model's matrices as tiles read them, each packed once for all streams of the model.
+
+    Args:
+        narrow: keep weights as bfloat16; they are such numbers already.
+    """
+
+    def __init__(self, narrow: bool) -> None:
+        self.narrow = narrow
+        self._packed: dict[Hashable, Array] = {}
+
+    def address(self, matrix: Matrix, parts: list[tuple[int, int]]) -> list[int]:
+        """Where (K, vectors, lanes) lie, for each of the parts that the vectors are cut into."""
+        names = [(matrix.name, part) for part in parts]
+        if any(name not in self._packed for name in names):
+            lines = matrix.make()
+            for name, (first, v) in zip(names, parts, strict=True):
+                self._packed[name] = self._pack(lines[first : first + v].transpose(2, 0, 1))
+        return [self._packed[name].ctypes.data for name in names]
+
+    def _pack(self, panel: Array) -> Array:
+        """Begins at a cache line; narrow ones by pairs, the odd k in the upper halves."""
+        if self.narrow:
+            bits = np.ascontiguousarray(panel).view(np.uint32)
+            pairs = bits[0::2] >> 16
+            pairs[: len(bits) // 2] |= bits[1::2]
+            panel = pairs.view(np.float32)
+        found = lined_up(panel.size, panel.dtype)
+        found[:] = panel.reshape(-1)
+        return found
+
+
 class Program:
     """The calls of one step, in order, and what they read and write.
 
@@ -48,7 +96,7 @@ class Program:
         kind: the numbers it computes with.
         target: the machine compiled for.
         batch: B.
-        narrow: keep weights as bfloat16; they are such numbers already.
+        packs: of the model's matrices.
 
     Attributes:
         B: the batch.
@@ -56,8 +104,8 @@ class Program:
         flops: of one step, for the prediction how long it takes.
     """
 
-    def __init__(self, kind: Kind, target: Machine, batch: int, narrow: bool) -> None:
-        self.kind, self.target, self.B, self.narrow = kind, target, batch, narrow
+    def __init__(self, kind: Kind, target: Machine, batch: int, packs: Packs) -> None:
+        self.kind, self.target, self.B, self.packs = kind, target, batch, packs
         self.dtype = np.dtype(np.float32 if kind.bytes == 4 else np.float64)
         self.flops = 0.0
         self._words = array("q", [1, 0])
@@ -69,12 +117,9 @@ class Program:
 
     def rows(self, rows: int, numbers: int) -> Rows:
         """Zeros that live as long as the program."""
-        size = self.kind.bytes
-        memory = np.zeros(rows * numbers * size + LINE, np.uint8)
-        start = -memory.ctypes.data % LINE
-        flat = memory[start : start + rows * numbers * size].view(self.dtype)
-        self._held.append(memory)
-        return Rows(flat.reshape(rows, numbers), memory.ctypes.data + start, numbers * size)
+        flat = lined_up(rows * numbers, self.dtype)
+        self._held.append(flat)
+        return Rows(flat.reshape(rows, numbers), flat.ctypes.data, numbers * self.kind.bytes)
 
     def add(self, kind: int, function: int, *arguments: int) -> None:
         """One call."""
@@ -103,40 +148,29 @@ class Program:
         return int(self._held[-1].buffer_info()[0])
 
     def product(
-        self, vectors: Array, x: Rows, start: tuple[int, int], places: list[int], out: Rows
+        self, matrix: Matrix, x: Rows, start: tuple[int, int], places: list[int], out: Rows
     ) -> None:
         """out = start + x W^T, one chain a number.
 
         Args:
-            vectors: of W, (vectors, lanes, K): each one's lines, zeros behind the last.
+            matrix: W.
             x: (B, at least K).
             start: where chains start, and bytes from row to row there.
             places: bytes from the start of a row to each vector's numbers there.
             out: (B, vectors * lanes).
         """
-        V, lanes, K = vectors.shape
-        self.flops += 2.0 * V * lanes * K * self.B
+        V, K, narrow, registers = matrix.vectors, matrix.K, self.packs.narrow, self.target.registers
+        self.flops += 2.0 * V * self.kind.lanes * K * self.B
         where = self.numbers(places)
-        for first, v in _parts(V, widest(self.target.registers, self.B)):
-            packed = self._packed(vectors[first : first + v].transpose(2, 0, 1))
-            for row, r in _parts(self.B, highest(self.target.registers, self.B, self.narrow)):
+        cut = _parts(V, widest(registers, self.B))
+        for (first, v), packed in zip(cut, self.packs.address(matrix, cut), strict=True):
+            for row, r in _parts(self.B, highest(registers, self.B, narrow)):
                 self.add(
-                    TILE, stream_tile(self.kind, self.target, r, v, self.narrow),
+                    TILE, stream_tile(self.kind, self.target, r, v, narrow),
                     start[0] + start[1] * row, start[1], where + 8 * first,
                     x.address + x.row * row, x.row, 0, packed, 1, K,
                     out.address + out.row * row + first * self.kind.size, out.row,
                 )  # fmt: skip
-
-    def _packed(self, panel: Array) -> int:
-        """Where (K, vectors, lanes) lie; narrow ones by pairs, the odd k in the upper halves."""
-        if self.narrow:
-            bits = np.ascontiguousarray(panel).view(np.uint32)
-            pairs = bits[0::2] >> 16
-            pairs[: len(bits) // 2] |= bits[1::2]
-            panel = pairs.view(np.float32)
-        found = self.rows(1, panel.size)
-        found.array[0] = panel.reshape(-1)
-        return found.address
 
     def address(self) -> int:
         """Of the program, when all calls are in it."""
@@ -152,6 +186,14 @@ class Program:
         found = np.zeros((self.padded(count), K), self.dtype)
         found[:count] = matrix
         return found.reshape(-1, self.kind.lanes, K)
+
+
+def lined_up(count: int, dtype: Any) -> Array:
+    """So many zeros that begin at a cache line."""
+    bytes = count * np.dtype(dtype).itemsize
+    memory = np.zeros(bytes + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    return memory[start : start + bytes].view(dtype)
 
 
 def _parts(total: int, most: int) -> list[tuple[int, int]]:

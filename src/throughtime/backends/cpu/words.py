@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.look import seen
 from throughtime.backends.cpu.rows import Extent, Rows, full_rows
 from throughtime.backends.cpu.shape import Shape
-from throughtime.backends.cpu.sizes import part_address, zeros
+from throughtime.backends.cpu.sizes import zeros
 from throughtime.backends.cpu.template import Given, Template, Word
-from throughtime.backends.cpu.widths import matrix_names
 from throughtime.compiler.llvm import threads
 
 ROW_WORDS = ("rows", "offset", "order")
@@ -124,43 +124,11 @@ class RaggedWords:
         self.addresses |= {name: v.ctypes.data for name, v in self._steps.items()}
 
 
-def call_addresses(
-    call: Call, state: Sequence[Tensor] | None, inputs: Tensor | None
-) -> dict[str, int]:
-    """Addresses of what a call gives: x, direct inputs and masks as lines, the parameters, where it
-    starts; 0 for what is not."""
-    found = {"x": call.x.data_ptr()}
-    for d, weights in enumerate(call.weights):
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
-            found[f"{name} {d}"] = 0
-        for name, v in weights.items():
-            found[f"{name} {d}"] = v.data_ptr()
-        for m, name in enumerate(matrix_names(call.cell)):
-            found[f"matrix{m} {d}"] = found[f"{name} {d}"]
-        found[f"inputs {d}"] = 0 if inputs is None else part_address(inputs, d)
-        found[f"restarts {d}"] = found[f"records {d}"] = 0
-        for s in range(len(call.cell.state_names)):
-            found[f"start{s} {d}"] = 0
-    for s, v in enumerate(state or ()):
-        for d in range(len(v)):
-            found[f"start{s} {d}"] = part_address(v, d)
-    return found
-
-
-def contiguous(call: Call) -> Call:
-    """The call with numbers side by side wherever compiled code reads whole lines."""
-    x, weights = call.x, call.weights
-    if x.stride(-1) != 1 and x.shape[-1] > 1:
-        x = x.contiguous()
-    if not all(v.is_contiguous() for w in weights for v in w.values()):
-        weights = tuple({n: v.contiguous() for n, v in w.items()} for w in weights)
-    if x is call.x and weights is call.weights:
-        return call
-    return call._replace(x=x, weights=weights)
-
-
 def start_of(call: Call) -> tuple[Tensor, ...] | None:
     """Where the call starts, whole lines each; None for zeros."""
     if call.state is None and call.initial is None:
         return None
-    return tuple(v.contiguous() for v in call.start())
+    D, B, dtype = call.directions, call.rows, call.x.dtype
+    names, widths = call.cell.state_names, call.cell.widths(call.hidden_size)
+    given = zip(names, call.start(), widths, strict=True)
+    return tuple(seen(f"state {name}", v, (D, B, w), dtype) for name, v, w in given)

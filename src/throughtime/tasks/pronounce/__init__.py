@@ -11,12 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from throughtime.tasks.pronounce.alphabet import ALPHABET, START
+from throughtime.tasks.pronounce.answers import RULE, pronounce, rates
 from throughtime.tasks.pronounce.batches import IGNORED, Epoch, Group, groups
-from throughtime.tasks.pronounce.decoding import pronounce
 from throughtime.tasks.pronounce.model import Reader, Speller
-from throughtime.tasks.pronounce.score import RULE, rates
-from throughtime.tasks.pronounce.words import Pronunciation, dictionary, split, without_stress
+from throughtime.tasks.pronounce.words import (
+    ALPHABET,
+    START,
+    Pronunciation,
+    dictionary,
+    split,
+    without_stress,
+)
 from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 
 _EXAMPLES = 8

@@ -14,8 +14,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from throughtime.tasks.pronounce.alphabet import END, Alphabet
-from throughtime.tasks.pronounce.words import Entries
+from throughtime.tasks.pronounce.words import END, Alphabet, Entries
 from throughtime.tasks.task import Batch
 
 IGNORED = -100  # a target the loss does not look at

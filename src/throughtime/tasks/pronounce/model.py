@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import Recurrent
-from throughtime.tasks.cell import cell_called
-from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.recipe import Recipe, cell_called
 
 State = tuple[tuple[Tensor, ...], ...]
 Memory = tuple[Tensor, Tensor]  # what attention reads: outputs (T, B, E) and their keys (T, B, H)

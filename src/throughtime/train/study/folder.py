@@ -1,22 +1,17 @@
-"""The folder of a study: what it is of, each finished run, and the report.
-
-study.json   what all runs share, and at the end every outcome and the table
-study.md     the report for people
-runs/        one file a finished run, whole or not there, by which a study goes on
-"""
+"""The folder of a study: what it is of, its finished runs, and what they mean."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from throughtime.errors import RunError
-from throughtime.tasks.choices import short
-from throughtime.tasks.recipe import Recipe
-from throughtime.train.files import read_json, write_whole
+from throughtime.tasks.recipe import Recipe, short
+from throughtime.train.run import read_json, write_whole
 from throughtime.train.study.grid import AXES
 from throughtime.train.study.learn import Outcome
 
@@ -128,3 +123,117 @@ def _is_pair(value: Any) -> bool:
 
 def _json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=1) + "\n").encode()
+
+
+HEADINGS = (
+    "cell", "start", "length", "solved", "steps", "seconds", "metric", "parameters", "ms a step",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """All seeds of one cell, start and length.
+
+    Attributes:
+        cell, start, length: which; the length in steps.
+        seeds: how many runs ended.
+        solved: how many of them solved the task.
+        steps, seconds: medians, over those that did, until the first validation that shows it.
+        metric: median over the runs that did not fail, on the test split.
+        parameters: how many numbers are trained.
+        step_milliseconds: of the processor; median of a training step.
+        failed: the reasons of runs that ended before their time.
+    """
+
+    cell: str
+    start: str
+    length: int
+    seeds: int
+    solved: int
+    steps: float | None
+    seconds: float | None
+    metric: float | None
+    parameters: int
+    step_milliseconds: float
+    failed: tuple[str, ...]
+
+    def cells(self) -> tuple[str, ...]:
+        """As text, under HEADINGS."""
+        return (
+            self.cell, self.start, str(self.length), f"{self.solved} of {self.seeds}",
+            _said(self.steps, ".0f"), _said(self.seconds, ".1f"), _said(self.metric, ".3g"),
+            str(self.parameters), f"{self.step_milliseconds:.2f}",
+        )  # fmt: skip
+
+
+def rows(outcomes: Iterable[Outcome]) -> list[StudyRow]:
+    """One row each, by length, cell and start."""
+    groups: dict[tuple[int, str, str], list[Outcome]] = {}
+    for one in outcomes:
+        groups.setdefault((one.length, one.cell, one.start), []).append(one)
+    return [_row(group) for _, group in sorted(groups.items())]
+
+
+def _row(group: list[Outcome]) -> StudyRow:
+    group = sorted(group, key=lambda one: one.seed)
+    first, solved = group[0], [one for one in group if one.solved]
+    return StudyRow(
+        first.cell, first.start, first.length, len(group), len(solved),
+        _median([one.solved_at_step for one in solved]),
+        _median([one.solved_at_seconds for one in solved]),
+        _median([one.metric for one in group]),
+        first.parameters,
+        statistics.median(one.step_milliseconds for one in group),
+        tuple(f"seed {one.seed}: {one.failed}" for one in group if one.failed),
+    )  # fmt: skip
+
+
+def reach(table: Sequence[StudyRow]) -> tuple[list[str], list[list[str]]]:
+    """The longest length that most seeds solved, a line a cell and a column a start.
+
+    `-` where there is none, nothing where nothing was run.
+    """
+    starts = list(dict.fromkeys(row.start for row in table))
+    lines = []
+    for cell in dict.fromkeys(row.cell for row in table):
+        own = {start: [r for r in table if (r.cell, r.start) == (cell, start)] for start in starts}
+        lines.append([cell, *(_longest(part) for part in own.values())])
+    return ["cell", *starts], lines
+
+
+def _longest(table: Sequence[StudyRow]) -> str:
+    solved = [row.length for row in table if 2 * row.solved > row.seeds]
+    return str(max(solved)) if solved else "-" * bool(table)
+
+
+def failures(table: Sequence[StudyRow]) -> list[str]:
+    """A line for each run that ended before its time."""
+    return [f"{r.cell} from {r.start} over {r.length}, {why}" for r in table for why in r.failed]
+
+
+def page(title: str, table: Sequence[StudyRow], remarks: Sequence[str]) -> str:
+    """The report in Markdown."""
+    parts = [
+        f"# {title}",
+        "The longest length, in steps, that most seeds solved:",
+        _markdown(*reach(table)),
+        "Every cell, start and length; steps and seconds until it is solved are medians over the "
+        "seeds that solve it, the metric is the median on the test split:",
+        _markdown(HEADINGS, [row.cells() for row in table]),
+        "\n".join(f"- {line}" for line in [*failures(table), *remarks]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    every = [headings, ["---"] * len(headings), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in every)
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _said(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

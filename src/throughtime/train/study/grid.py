@@ -9,9 +9,8 @@ from typing import Any
 
 from throughtime.errors import OptionError
 from throughtime.tasks import available, find
-from throughtime.tasks.choices import short
 from throughtime.tasks.memory import MemoryTask
-from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.recipe import Recipe, short
 from throughtime.train.begin import check_memory
 
 _MOST_SEEDS = 1000

@@ -18,10 +18,7 @@ from torch import nn
 from throughtime.errors import RunError
 from throughtime.tasks.memory import MemoryTask
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.clipping import clip
-from throughtime.train.optimizer import optimizer, step_seed
-from throughtime.train.schedule import learning_rate
-from throughtime.train.steps import Steps
+from throughtime.train.step import StepLoader, clip, learning_rate, optimizer, step_seed
 from throughtime.train.study.grid import memory_task
 
 _ENOUGH = 0.5  # times the line: a validation this low ends a run
@@ -84,7 +81,7 @@ def learn(recipe: Recipe) -> Outcome:
 
 def _train(task: MemoryTask, model: nn.Module, outcome: Outcome) -> dict[str, torch.Tensor]:
     """Trains, writes into the outcome, and returns the weights of the best validation."""
-    recipe, batches, times = task.recipe, Steps(task, lambda: 0), []
+    recipe, batches, times = task.recipe, StepLoader(task, lambda: 0), []
     rule, best, lowest = optimizer(recipe, model.parameters()), model.state_dict(), math.inf
     for step in range(recipe.steps):
         begun, processor = time.perf_counter(), time.process_time()
@@ -104,7 +101,7 @@ def _train(task: MemoryTask, model: nn.Module, outcome: Outcome) -> dict[str, to
 
 
 def _step(
-    task: MemoryTask, model: nn.Module, rule: torch.optim.Optimizer, batches: Steps, step: int
+    task: MemoryTask, model: nn.Module, rule: torch.optim.Optimizer, batches: StepLoader, step: int
 ) -> None:
     torch.manual_seed(step_seed(task.recipe.seed, step))
     for group in rule.param_groups:

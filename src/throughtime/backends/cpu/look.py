@@ -1,0 +1,203 @@
+"""The look at each tensor of a call before its address is taken: machine code believes the sizes.
+
+Weights may be another's by then, through `.data`, a parametrisation or `functional_call`, and what
+autograd saved may have changed until backward. What is as it should be passes one comparison each;
+what is not is brought into shape, where that changes no number, or refused.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.backends.cpu.widths import matrix_names
+from throughtime.cells import Cell
+from throughtime.cells.parameters import parameter_shapes
+from throughtime.errors import ShapeError
+
+FLOATS = (torch.float32, torch.float64)
+
+
+class Parameter(NamedTuple):
+    """A weight as a layer's sizes ask for it.
+
+    Attributes:
+        name: as the layer has it.
+        shape: of the tensor.
+        bytes: of its numbers.
+        word: what the region calls its address.
+    """
+
+    name: str
+    shape: torch.Size
+    bytes: int
+    word: str
+
+
+Parameters = Mapping[int, tuple[tuple[Parameter, ...], ...]]
+"""The weights of either direction in their order, by how many there are: with biases or without."""
+
+
+@functools.lru_cache(maxsize=256)
+def parameters_of(cell: Cell, I: int, H: int, bytes: int) -> Parameters:
+    """What a layer of these sizes has for weights, `bytes` a number."""
+    matrices = {name: f"matrix{m}" for m, name in enumerate(matrix_names(cell))}
+    found = {}
+    for bias in (False, True):
+        shapes = {n: torch.Size(s) for n, s in parameter_shapes(cell, I, H, bias).items()}
+        found[len(shapes)] = tuple(
+            tuple(
+                Parameter(n, s, s.numel() * bytes, f"{matrices.get(n, n)} {d}")
+                for n, s in shapes.items()
+            )
+            for d in range(2)
+        )
+    return found
+
+
+def see_input(call: Call) -> Call:
+    """The call with an x whose lines of numbers lie side by side."""
+    x = call.x
+    if not x.is_cpu or x.dtype not in FLOATS:
+        raise TypeError(f"x must be {FLOATS[0]} or {FLOATS[1]} on cpu, got {x.dtype} on {x.device}")
+    if x.is_neg() or x.untyped_storage().nbytes() < x.nbytes:
+        x = _own("x", x)
+    if x.stride(-1) != 1 and x.shape[-1] > 1:
+        x = x.contiguous()
+    return call if x is call.x else call._replace(x=x)
+
+
+def take_weights(call: Call, parameters: Parameters) -> tuple[Call, dict[str, int]]:
+    """The call with weights as its sizes and x ask for, and their addresses by word.
+
+    Args:
+        call: whose x has been seen.
+        parameters: of its layer.
+    """
+    dtype, found = call.x.dtype, {}
+    for d, weights in enumerate(call.weights):
+        own = parameters.get(len(weights))
+        if own is None:
+            return _take_own(call, parameters)
+        for (wanted, shape, bytes, word), (name, v) in zip(own[d], weights.items(), strict=True):
+            if (
+                v.shape != shape
+                or v.dtype != dtype
+                or not v.is_cpu
+                or not v.is_contiguous()
+                or v.is_neg()
+                or (v.untyped_storage().nbytes() != bytes and _is_short(v))
+                or name != wanted
+            ):
+                return _take_own(call, parameters)
+            found[word] = v.data_ptr()
+    return call, found
+
+
+def _take_own(call: Call, parameters: Parameters) -> tuple[Call, dict[str, int]]:
+    """The same, where not all are as they should be: copied where that is all they need."""
+    some = parameters.get(len(call.weights[0]), parameters[max(parameters)])
+    own = {p.name: p for p in some[0]}
+    found = []
+    for weights in call.weights:
+        if weights.keys() != own.keys():
+            raise ShapeError(
+                f"the weights of this layer must be {', '.join(own) or 'none'}, "
+                f"got {', '.join(weights) or 'none'}"
+            )
+        for name, v in weights.items():
+            if v.shape != own[name].shape:
+                raise ShapeError(
+                    f"{name} must be {tuple(own[name].shape)} for input_size {call.x.shape[-1]} "
+                    f"and hidden_size {call.hidden_size}, got {tuple(v.shape)}; give it the "
+                    f"layer's shape, or build a layer of its sizes"
+                )
+            _check_kind(name, v, call.x.dtype)
+        found.append({name: _own(name, weights[name]).contiguous() for name in own})
+    pairs = [(p.word, w[p.name]) for d, w in enumerate(found) for p in some[d]]
+    return call._replace(weights=tuple(found)), {word: v.data_ptr() for word, v in pairs}
+
+
+def see_layer(call: Call, width: int) -> Call:
+    """The call with an x of this width, and with weights as its sizes ask for."""
+    I = call.x.shape[-1]
+    if I != width:
+        raise ShapeError(f"a layer of input_size {I} cannot read the {width} numbers before it")
+    sizes = I, call.hidden_size, call.x.element_size()
+    return take_weights(call, parameters_of(call.cell, *sizes))[0]
+
+
+def see_product(weight: Tensor, bias: Tensor | None, width: int) -> None:
+    """A linear part reads so many numbers and adds a bias to each that it gives."""
+    lines = len(weight)
+    seen("weight", weight, (lines, width), weight.dtype)
+    if bias is not None:
+        seen("bias", bias, (lines,), weight.dtype)
+
+
+def seen(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype) -> Tensor:
+    """A tensor of this shape, if one is named, and dtype, its numbers side by side."""
+    if (
+        (shape is None or v.shape == shape)
+        and v.dtype == dtype
+        and v.is_contiguous()
+        and _is_plain(v)
+    ):
+        return v
+    return _fitting(name, v, shape, dtype).contiguous()
+
+
+def seen_lines(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype) -> Tensor:
+    """The same, if only those of each line of units lie side by side."""
+    if (
+        (shape is None or v.shape == shape)
+        and v.dtype == dtype
+        and v.stride(-1) == 1
+        and _is_plain(v)
+    ):
+        return v
+    v = _fitting(name, v, shape, dtype)
+    return v if v.stride(-1) == 1 or v.shape[-1] < 2 else v.contiguous()
+
+
+def _is_plain(v: Tensor) -> bool:
+    return v.data_ptr() != 0 and v.is_cpu and not v.is_neg()
+
+
+def _fitting(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype) -> Tensor:
+    if shape is not None and v.shape != shape:
+        raise ShapeError(f"{name} must be {tuple(shape)} in this call, got {tuple(v.shape)}")
+    _check_kind(name, v, dtype)
+    return _own(name, v)
+
+
+def _check_kind(name: str, v: Tensor, dtype: torch.dtype) -> None:
+    if v.dtype != dtype or not v.is_cpu:
+        raise TypeError(
+            f"{name} must be {dtype} on cpu as the rest of its call, got {v.dtype} on {v.device}; "
+            f"leave tensors as they are between a forward pass and its backward pass"
+        )
+
+
+def _own(name: str, v: Tensor) -> Tensor:
+    """A tensor with memory for its numbers, none of them a sign or a zero that is only thought."""
+    if v._is_zerotensor():
+        return torch.zeros(v.shape, dtype=v.dtype, device=v.device)
+    if _is_short(v):
+        raise ShapeError(
+            f"{name} has {tuple(v.shape)} numbers, for which its memory of "
+            f"{v.untyped_storage().nbytes()} bytes is too small; give its storage back its size"
+        )
+    return v.resolve_neg()
+
+
+def _is_short(v: Tensor) -> bool:
+    """Whether a tensor's last number lies behind the end of its storage."""
+    steps = zip(v.shape, v.stride(), strict=True)
+    last = v.storage_offset() + sum((size - 1) * stride for size, stride in steps)
+    return v.numel() > 0 and (last + 1) * v.element_size() > v.untyped_storage().nbytes()

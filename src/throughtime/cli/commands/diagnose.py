@@ -1,0 +1,148 @@
+"""`throughtime diagnose RUN` and `FILE.py:model`: how far back a model learns and remembers."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from throughtime.cli.options import number, whole_number
+
+if TYPE_CHECKING:
+    from throughtime.cli.app import Commands
+    from throughtime.diagnosis.report.report import Report
+
+
+_FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<name>\w+))?")
+
+
+def register(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add("diagnose", diagnose)
+    parser.add_argument(
+        "model", metavar="MODEL",
+        help="The folder of a finished run, or FILE.py:MODEL: a Python file, which is executed, "
+        "and which defines a model of that name, `batches`, and where they are wanted `loss`, "
+        "`lag`, `clip`, `truncation` and `before`, as throughtime.diagnose takes them.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lag", type=whole_number, metavar="INT",
+        help="Steps back that the task needs. Default: the sequence.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--clip", type=number, metavar="FLOAT",
+        help="The norm at which training clips the gradient. Default: the run's.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--truncation", type=whole_number, metavar="INT",
+        help="Steps over which training back-propagates. Default: all.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER",
+        help="Folder of report.json and report.html. Default: beside the model.",
+    )  # fmt: skip
+
+
+def diagnose(
+    model: str, lag: int | None, clip: float | None, truncation: int | None, out: Path | None
+) -> None:
+    """Measure how far back a model learns and remembers, and what would change it."""
+    from throughtime.cli.shown import keep
+
+    found = _FILE.fullmatch(model)
+    how = {"lag": lag, "clip": clip, "truncation": truncation}
+    how = {name: value for name, value in how.items() if value is not None}
+    if found is None:
+        report, beside = _of_run(Path(model), how), Path(model)
+    else:
+        file = Path(found["file"]).absolute()  # what it executes may go to another folder
+        report, beside = _of_file(file, found["name"] or "model", how), file.parent
+    print(str(report))
+    print("")
+    keep(report, out or beside)
+
+
+def _of_run(folder: Path, how: dict[str, Any]) -> Report:
+    from throughtime.cli.shown import of_run
+    from throughtime.train.result import trained
+    from throughtime.train.run import read
+
+    task, model = trained(read(folder))
+    return of_run(task, model, **how)
+
+
+def _of_file(file: Path, name: str, how: dict[str, Any]) -> Report:
+    """The report of what a file defines; options of the command line go before the file's."""
+    from throughtime import diagnose
+    from throughtime.cli.user_file import executed, told_by_line
+    from throughtime.errors import OptionError
+
+    defined = vars(executed(file))
+    model = _defined(file, defined, name)
+    batches = _several(_defined(file, defined, "batches"))
+    loss = defined.get("loss")
+    if loss is not None and not callable(loss):
+        raise OptionError(f"`loss` in {file} must be a function of output and target, got {loss!r}")
+    own = {n: defined[n] for n in ("lag", "clip", "truncation", "before") if n in defined}
+    with _told_by_part(file, name), told_by_line(file):
+        return diagnose(model, batches, loss, **(own | how))
+
+
+@contextmanager
+def _told_by_part(file: Path, model: str) -> Iterator[None]:
+    """An error below the model, its loss or its batches ends as one sentence that names them.
+
+    Raises:
+        OptionError: in place of the error; with the line, where it is in another file of theirs.
+    """
+    from throughtime.errors import OptionError, ThroughtimeError
+
+    try:
+        yield
+    except ThroughtimeError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
+        frames = traceback.extract_tb(error.__traceback__)
+        words = f"{type(error).__name__}: {' '.join(str(error).split())}".rstrip(": ")
+        neighbours = [f for f in frames if file.parent.resolve() in Path(f.filename).parents]
+        if neighbours:
+            last = neighbours[-1]
+            raise OptionError(f"{last.filename}, line {last.lineno}, raises {words}") from error
+        asked = {f.name for f in frames if Path(f.filename).match("diagnosis/observe/batches.py")}
+        parts = {"called": f"`{model}`", "judged": "`loss`", "as_batches": "`batches`"}
+        part = next((words for name, words in parts.items() if name in asked), None)
+        if part is None:
+            raise
+        fits = "gives no batch" if part == "`batches`" else "cannot take what `batches` holds"
+        raise OptionError(f"{part} in {file} {fits}: {words}") from error
+
+
+def _defined(file: Path, defined: dict[str, Any], name: str) -> Any:
+    """What a file calls so.
+
+    Raises:
+        OptionError: it defines no such name, or a model that is none.
+    """
+    from torch import nn
+
+    from throughtime.errors import OptionError
+    from throughtime.tasks.recipe import did_you_mean
+
+    if name not in defined:
+        own = [n for n in defined if not n.startswith("_")]
+        raise OptionError(f"{file} must define `{name}`, got none{did_you_mean(name, own)}")
+    value = defined[name]
+    if name != "batches" and not isinstance(value, nn.Module):
+        raise OptionError(
+            f"`{name}` in {file} must be a torch.nn.Module, got {type(value).__name__}"
+        )
+    return value
+
+
+def _several(batches: Any) -> Any:
+    """A tuple of (input, target) tuples is meant as several; `diagnose` takes one for a batch."""
+    pairs = isinstance(batches, tuple) and all(isinstance(b, tuple | list) for b in batches)
+    return list(batches) if pairs else batches

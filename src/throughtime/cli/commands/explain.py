@@ -1,0 +1,102 @@
+"""`throughtime explain CELL`: who computes a cell, and the code it becomes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from throughtime.cells import Cell
+    from throughtime.cli.app import Commands
+    from throughtime.compiler.llvm.machine import Machine
+
+
+DTYPES = {"float32": 4, "float64": 8}
+
+
+def register(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add("explain", explain)
+    parser.add_argument(
+        "cell", metavar="CELL", help="A name of `throughtime cells`, or FILE.py:CLASS."
+    )
+    for option, text in (
+        ("--llvm", "The LLVM text of its own function."),
+        ("--assembly", "The assembly of its own function."),
+        ("--backward", "Of the derivative instead."),
+    ):
+        parser.add_argument(option, action="store_true", help=text)
+    parser.add_argument(
+        "--dtype", metavar="NAME", default="float32", help="float32 or float64. Default: float32."
+    )
+
+
+def explain(cell: str, llvm: bool, assembly: bool, backward: bool, dtype: str) -> None:
+    """Tell who computes a cell and why not the others, its plan, the machine, and its code."""
+    from throughtime.cli.user_file import named_cell, told_by_line, user_file
+    from throughtime.tasks.recipe import one_of
+
+    one_of("dtype", dtype, tuple(DTYPES))
+    with told_by_line(user_file(cell)):
+        built = named_cell(cell)
+        if llvm or assembly:
+            show_code(built, DTYPES[dtype], backward, llvm, assembly)
+        else:
+            show_choice(built, dtype)
+
+
+def show_choice(cell: Cell, dtype: str) -> None:
+    """Prints the backend for a plain call, the plan, and the machine with its tiles."""
+    import torch
+
+    from throughtime import Recurrent
+    from throughtime.cells.layout import fitting
+    from throughtime.compiler.llvm import machine
+    from throughtime.compiler.masked import NO_MASKS
+    from throughtime.compiler.plan import plan
+
+    with warnings.catch_warnings():  # what keeps a cell uncompiled is told below
+        warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
+        layer = Recurrent(cell, 8, fitting(cell, 8), dtype=getattr(torch, dtype))
+    told = layer.explain()
+    print(f"{cell!r}: {told.removeprefix('layer 0: ')}")
+    found, target = plan(cell, NO_MASKS, fitting(cell, 8)), machine.host()
+    if not isinstance(found, str):
+        print(f"\n{found}")
+    if target is not None:
+        print(f"\n{machine_told(target, dtype)}")
+
+
+def machine_told(target: Machine, dtype: str) -> str:
+    """The machine compiled for, its lanes, and the tiles that fill its registers."""
+    from throughtime.compiler.llvm.tile_sizes import WIDEST, most_rows
+
+    heights = (f"{most_rows(target.registers, v)} x {v}" for v in range(1, WIDEST + 1))
+    return (
+        f"machine: {target.name}, {target.registers} registers of {target.bits} bits\n"
+        f"lanes: {target.lanes(8 * DTYPES[dtype])} of {dtype}\n"
+        f"highest tiles, rows x vectors: {', '.join(heights)}"
+    )
+
+
+def show_code(cell: Cell, bytes: int, backward: bool, llvm: bool, assembly: bool) -> None:
+    """Prints the cell's own function; loops and tiles are the same for every cell."""
+    from throughtime.cells.layout import fitting
+    from throughtime.compiler.llvm import machine
+    from throughtime.compiler.masked import NO_MASKS
+    from throughtime.compiler.plan import plan
+    from throughtime.errors import BackendError
+
+    found, target = plan(cell, NO_MASKS, fitting(cell, 8)), machine.host()
+    if isinstance(found, str) or target is None:
+        reason = found if isinstance(found, str) else machine.reason()
+        raise BackendError(f"there is no code to show: {reason}")
+    from throughtime.compiler.llvm import build, jit
+    from throughtime.compiler.llvm.kind import Kind
+
+    write = build.backward_module if backward else build.forward_module
+    text = machine.text(write(Kind(bytes, target.lanes(8 * bytes)), found), target)
+    if llvm:
+        print(text)
+    if assembly:
+        print(jit.assembly(lambda: text, target))

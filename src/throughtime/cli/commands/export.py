@@ -1,0 +1,106 @@
+"""`throughtime export WHAT --to FORM`: a trained model as native code, with its own test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from throughtime.cli.app import Commands
+
+FORMS = ("c", "object")
+
+
+def register(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add("export", export)
+    parser.add_argument(
+        "what", metavar="RUN|FILE.py:NAME",
+        help="The folder of a finished run; or a model, or a function that gives one, in a file.",
+    )  # fmt: skip
+    parser.add_argument("--to", required=True, metavar="|".join(FORMS), help="What to write.")
+    parser.add_argument(
+        "--target", metavar="NAME",
+        help="Of an object: x86-64-v3, x86-64-v4, aarch64, cortex-m4f, cortex-m55 or riscv64.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, default=Path("."), metavar="DIR", help="The folder. Default: here."
+    )
+    parser.add_argument(
+        "--name", default="net", metavar="NAME", help="What all names begin with. Default: net."
+    )
+    parser.add_argument(
+        "--weights", default="float32", metavar="KIND",
+        help="float32, bfloat16 or int8; sums are float32 always. Default: float32.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-libm", dest="libm", action="store_false", help="C that calls nothing of libm."
+    )
+    parser.add_argument(
+        "--measure", action="store_true",
+        help="Build the test with the compiler found, run it, and tell error, bytes and time.",
+    )  # fmt: skip
+
+
+def export(
+    what: str, to: str, target: str | None, out: Path, name: str, weights: str, libm: bool,
+    measure: bool,
+) -> None:  # fmt: skip
+    """Write a trained model as code that takes one time step a call, with its own test."""
+    from throughtime.cli.user_file import told_by_line
+    from throughtime.errors import OptionError
+    from throughtime.export import to_c, to_object
+    from throughtime.tasks.recipe import one_of
+
+    one_of("to", to, FORMS)
+    if (target is not None) != (to == "object"):
+        raise OptionError("--target is asked of --to object, and of nothing else; see --help")
+    file, _, member = what.rpartition(":")
+    with told_by_line(Path(file) if file.endswith(".py") else None):
+        model = _model(what, file, member)
+        if target is None:
+            done = to_c(model, out, name=name, weights=weights, libm=libm)
+        else:
+            done = to_object(model, out, target=target, name=name, weights=weights)
+    print("\n".join(str(done.folder / one) for one in done.files))
+    if measure:
+        show_measured(done)
+
+
+def show_measured(done: Any) -> None:
+    """Prints what the export's own test says here."""
+    from throughtime.export import measure
+
+    found = measure(done)
+    print(
+        f"{'passed' if found.passed else 'FAILED'}: largest error {found.error:.3g}, "
+        f"allowed {found.allowed:.3g}\n"
+        f"code {found.code_bytes} bytes, weights {done.weight_bytes}, a state {done.state_bytes}, "
+        f"stack {done.work_bytes}\n"
+        f"{found.step_nanoseconds:.1f} ns a step, built by {found.compiler}"
+    )
+
+
+def _model(what: str, file: str, member: str) -> nn.Module:
+    """The model of a run, or the one that a file defines."""
+    from torch import nn
+
+    from throughtime.cli.user_file import executed
+    from throughtime.errors import OptionError
+
+    if not file.endswith(".py"):
+        from throughtime.train.result import trained
+        from throughtime.train.run import read
+
+        return trained(read(Path(what)))[1]
+    value: Any = getattr(executed(Path(file)), member, None)
+    if callable(value) and not isinstance(value, nn.Module):
+        value = value()
+    if not isinstance(value, nn.Module):
+        raise OptionError(
+            f"{what} must name a torch.nn.Module, or a function that gives one, "
+            f"got {type(value).__name__}"
+        )
+    return value

@@ -1,0 +1,347 @@
+"""What a batch is, how a model and a loss are called with it, and what cannot be looked at."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from throughtime.errors import NotFiniteError, OptionError, ShapeError
+from throughtime.layers.sequence import SequenceLayer
+
+MOST = 16
+"""How many batches of an iterable are looked at."""
+
+_RULE = (
+    "a batch is the model's input or a tuple (input, target), and an input that is a tuple of "
+    "tensors is given as several arguments, a dict by their names; a list is several batches"
+)
+
+
+def as_batches(batches: Any) -> list[Any]:
+    """One batch or the first of several, as a list of them.
+
+    Args:
+        batches: a tensor, a dict, a tuple (input, target), or any other iterable of these.
+
+    Raises:
+        ShapeError: there is none.
+        OptionError: it is none of these.
+    """
+    if isinstance(batches, Tensor | tuple | Mapping):
+        several = [batches]
+    elif isinstance(batches, Iterable):
+        several = [_one(b) for b in islice(batches, MOST)]
+    else:
+        raise OptionError(
+            f"batches must be a tensor, a tuple (input, target), a dict or an iterable of these, "
+            f"got {type(batches).__name__}"
+        )
+    if not several:
+        raise ShapeError("a diagnosis needs at least one batch, got none")
+    for batch in several:
+        _check(batch)
+    return several
+
+
+def _one(batch: Any) -> Any:
+    """A loader of torch's makes lists of what a data set gives as tuples."""
+    return tuple(batch) if isinstance(batch, list) else batch
+
+
+def _check(batch: Any) -> None:
+    if not isinstance(batch, Tensor | tuple | Mapping):
+        raise OptionError(
+            f"a batch must be a tensor or a tuple (input, target), or a dict, "
+            f"got {type(batch).__name__}"
+        )
+    if isinstance(batch, tuple | Mapping) and not batch:
+        raise ShapeError(f"a batch without input was given; {_RULE}")
+    x, _ = _parts(batch)
+    values = x.values() if isinstance(x, Mapping) else x if _is_several(x) else (x,)
+    if not any(True for value in values for _ in _tensors(value)):
+        kinds = ", ".join(dict.fromkeys(type(v).__name__ for v in values))
+        raise OptionError(f"the model's inputs must be tensors, got {kinds}; {_RULE}")
+
+
+def _is_several(x: Any) -> bool:
+    return isinstance(x, tuple | list) and not isinstance(x, PackedSequence)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _tensors(part)
+
+
+def _parts(batch: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The input, and what comes after it."""
+    if isinstance(batch, Tensor | PackedSequence | Mapping):
+        return batch, ()
+    return batch[0], tuple(batch[1:])
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a model and a loss are called with.
+
+    Attributes:
+        args, kwargs: of the model.
+        target: of the loss, after the output.
+        named: of the loss by name: what of a dict the model does not take.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    target: tuple[Any, ...]
+    named: dict[str, Any]
+
+
+def split(model: nn.Module, batch: Any, loss: Callable[..., Any] | None) -> Inputs:
+    """A batch as the arguments of a model and a loss.
+
+    A dict is given by the names of its keys; what the model does not take so is the loss's. A
+    model whose only argument none of the keys names is given the dict itself.
+
+    Raises:
+        OptionError: the model takes other arguments.
+    """
+    x, target = _parts(batch)
+    if not isinstance(x, Mapping):
+        inputs = Inputs(tuple(x) if _is_several(x) else (x,), {}, target, {})
+    else:
+        inputs = _of_dict(model, {str(k): v for k, v in x.items()}, target, loss)
+    if not _takes(model.forward, inputs.args, inputs.kwargs):
+        count = len(inputs.args)
+        what = f"{count} input{'s' if count != 1 else ''}"
+        if isinstance(x, Mapping):
+            what = f"a dict of {', '.join(map(str, x))}"
+        raise OptionError(
+            f"the model cannot be called with {what}, it takes "
+            f"{inspect.signature(model.forward)}; {_RULE}"
+        )
+    return inputs
+
+
+def _of_dict(
+    model: nn.Module, x: dict[str, Any], target: tuple[Any, ...], loss: Callable[..., Any] | None
+) -> Inputs:
+    parameters = _parameters(model.forward)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    kwargs = {k: v for k, v in x.items() if takes_all or k in names}
+    if not kwargs and len(parameters) == 1:
+        alone = loss is None or target or _takes(_function(loss), (None,), {})
+        return Inputs((x,), {}, target if alone else (x,), {})
+    return Inputs((), kwargs, target, {k: v for k, v in x.items() if k not in kwargs})
+
+
+def called(model: nn.Module, inputs: Inputs) -> Any:
+    """What the model gives.
+
+    Raises:
+        OptionError: it was given a dict whose keys it does not know, and cannot take that.
+    """
+    try:
+        return model(*inputs.args, **inputs.kwargs)
+    except (TypeError, AttributeError) as error:
+        if not (inputs.args and isinstance(inputs.args[0], Mapping)):
+            raise
+        raise OptionError(
+            f"the model takes {inspect.signature(model.forward)}, which none of the keys "
+            f"{', '.join(map(str, inputs.args[0]))} names, so it was given the dict itself, and "
+            f"raised {type(error).__name__}: {error}; {_RULE}"
+        ) from error
+
+
+def judged(loss: Callable[..., Tensor], output: Any, inputs: Inputs) -> Tensor:
+    """The loss of an output: the first of a tuple, or all that a dict or object holds.
+
+    Raises:
+        OptionError: it takes another number of arguments.
+    """
+    function, target, named = _function(loss), inputs.target, inputs.named
+    y = first_tensor(output) if isinstance(output, Tensor | tuple | list) else output
+    ways: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = (((y, *target), {}),)
+    if named and not target:
+        ways = (((y, *named.values()), {}), ((y,), named), ((y,), {}))
+    for args, kwargs in ways:
+        if _takes(function, args, kwargs):
+            return loss(*args, **kwargs)
+    what = "output and target" if target else "the output alone, for there is no target"
+    if named and not target:
+        what = f"the output and {', '.join(named)}"
+    raise OptionError(
+        f"the loss cannot be called with {what}, it takes {inspect.signature(function)}; {_RULE}"
+    )
+
+
+def own_loss(output: Any) -> Tensor | None:
+    """The loss that a model gives itself: a single number, or the one called loss; else None.
+
+    Raises:
+        OptionError: it gives several numbers, none of them called loss.
+    """
+    if isinstance(output, Tensor):
+        return output if output.dim() == 0 else None
+    numbers = {n: v for n, v in _members(output) if isinstance(v, Tensor) and v.dim() == 0}
+    numbers = {n: v for n, v in numbers.items() if v.requires_grad}
+    if "loss" in numbers or len(numbers) == 1:
+        return numbers.get("loss", next(iter(numbers.values())))
+    if numbers:
+        raise OptionError(
+            f"the model gives several numbers ({', '.join(numbers)}); say which is the loss, as "
+            f"in loss=lambda output: output[{next(iter(numbers))!r}]"
+        )
+    return None
+
+
+def first_tensor(output: Any) -> Any:
+    """What a model gives, or the first tensor or PackedSequence in it.
+
+    Raises:
+        OptionError: there is none.
+    """
+    if isinstance(output, Tensor | PackedSequence):
+        return output
+    for _, value in _members(output):
+        if value is None or isinstance(value, int | float | str):
+            continue
+        return first_tensor(value)
+    raise OptionError(
+        f"the model must give a tensor, or a tuple, dict or object with one in it, "
+        f"got {type(output).__name__}"
+    )
+
+
+def _members(output: Any) -> list[tuple[Any, Any]]:
+    """Names and values of what a model gives."""
+    if isinstance(output, Mapping):
+        return [*output.items()]
+    if isinstance(output, tuple | list) and not isinstance(output, PackedSequence):
+        return [*enumerate(output)]
+    return [*getattr(output, "__dict__", {}).items()]
+
+
+def _function(loss: Callable[..., Any]) -> Callable[..., Any]:
+    return loss.forward if isinstance(loss, nn.Module) else loss
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return [*inspect.signature(function).parameters.values()]
+    except (TypeError, ValueError):  # one in C, which does not say
+        return []
+
+
+def _takes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # one in C, which does not say
+        return True
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def check_plain(model: nn.Module) -> None:
+    """Refuse what stands in front of a model instead of being one.
+
+    Raises:
+        TypeError: no module.
+        OptionError: a compiled or wrapped one.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
+    for name, module in model.named_modules():
+        words = f"module {name}" if name else "the model"
+        if isinstance(module, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            kind = type(module).__name__
+            raise OptionError(f"{words} is wrapped in {kind}; give the one in its .module")
+        if hasattr(module, "_orig_mod"):
+            raise OptionError(f"{words} is compiled by torch.compile; give what it was made from")
+
+
+def not_copied(error: BaseException) -> OptionError:
+    """A model that torch cannot copy, and the usual reason."""
+    return OptionError(
+        f"torch cannot copy this model ({str(error).split('.')[0]}); where it keeps a tensor of an "
+        f"earlier call as an attribute, delete or detach that"
+    )
+
+
+def check_layers(layers: dict[str, SequenceLayer]) -> None:
+    """Refuse recurrent layers whose gradients through time cannot be seen.
+
+    Raises:
+        OptionError: there is none, all are frozen, one is in half precision or dilated.
+    """
+    if not layers:
+        raise OptionError(
+            "the model has no recurrent layer of torch.nn or throughtime to look at, and no cell; "
+            "equations written out in a loop of your own and subclasses of torch's layers cannot "
+            "be seen, so make them a Cell for throughtime.Recurrent"
+        )
+    if not any(p.requires_grad for layer in layers.values() for p in layer.parameters()):
+        raise OptionError("every weight of the recurrent layers is frozen; unfreeze them first")
+    for name, layer in layers.items():
+        words = f"layer {name}" if name else "the layer"
+        dtypes = {p.dtype for p in layer.parameters()}
+        if not dtypes <= {torch.float32, torch.float64}:
+            raise OptionError(
+                f"{words} is in {sorted(map(str, dtypes))}, in which gradients vanish early; "
+                f"call model.float() first"
+            )
+        if max(layer.dilations, default=1) > 1:
+            raise OptionError(f"{words} is dilated, so its states at one step are not one state")
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse weights that are no numbers.
+
+    Raises:
+        NotFiniteError: the first such parameter.
+    """
+    for name, p in model.named_parameters():
+        if not bool(p.isfinite().all()):
+            text = f"parameter {name} has NaN or infinity in it before any step"
+            raise NotFiniteError(text, "parameter", name)
+
+
+def check_loss(value: Any, output: Any) -> None:
+    """Refuse a loss without a gradient.
+
+    Args:
+        value: the loss.
+        output: what the model gave.
+
+    Raises:
+        NotFiniteError: the output or the loss is NaN or infinite.
+        OptionError: it is no single number, or depends on nothing that trains.
+    """
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        raise OptionError(f"the loss must be a tensor with one number, got {value!r}")
+    if not bool(value.isfinite()):
+        if output is not value and not bool(_numbers(output).isfinite().all()):
+            text = "the model's output is NaN or infinity, while all states before it are finite"
+            raise NotFiniteError(text, "output")
+        text = f"the loss must be finite from the start, got {value.item()} of a finite output"
+        raise NotFiniteError(text, "loss")
+    if not value.requires_grad:
+        raise OptionError("the loss depends on nothing that trains; do not detach the output")
+
+
+def _numbers(output: Any) -> Tensor:
+    y = first_tensor(output)
+    numbers: Tensor = y.data if isinstance(y, PackedSequence) else y
+    return numbers

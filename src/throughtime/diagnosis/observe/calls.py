@@ -1,0 +1,381 @@
+"""The calls that one run of a model makes of its recurrent modules, and which goes on from which.
+
+A module may be called once with whole sequences, piece by piece with the state handed on (as cells
+are, one step at a time), or on several batches apart. A sequence is a chain of calls; the sequences
+of a module are the rows of one batch, each of its own length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from throughtime.backends.call import packed_mask, unpack
+from throughtime.diagnosis.observe.alignment import alike, alive_steps, side_by_side, to_the_front
+from throughtime.errors import NotFiniteError, OptionError
+from throughtime.layers.batch import Batch, States
+from throughtime.layers.sequence import SequenceLayer
+
+State = tuple[Tensor, ...]
+
+
+@dataclass(eq=False)
+class ModuleCall:
+    """One call of a recurrent module.
+
+    Attributes:
+        batch: padded and time-major; `lengths` where its rows differ.
+        alive: (T, B) bool, step t lies inside row b.
+        before: the call from whose final state this one goes on; None where sequences begin.
+        masked: rows came with the state from before that call, as a mask leaves them.
+        changed: rows came with other numbers than either.
+        fed_back: the input depends on what the module gave before.
+        walks: over layers and directions, T + 1 states in the direction's own order, where the
+            call was walked step by step.
+        computed: outputs and final states as the layer made them.
+        returned: the same as its caller has them.
+        carried_on: whether a later call goes on from it.
+        goes_on: (B,) bool, rows that a later call carries on; None where there is none.
+    """
+
+    batch: Batch
+    alive: Tensor
+    before: ModuleCall | None = None
+    masked: bool = False
+    changed: bool = False
+    fed_back: bool = False
+    walks: list[tuple[State, ...]] = field(default_factory=list)
+    computed: tuple[Tensor, ...] = ()
+    returned: tuple[Tensor, ...] = ()
+    carried_on: bool = False
+    goes_on: Tensor | None = None
+
+    @property
+    def first_step(self) -> int:
+        """How many steps the calls before it in its chain have taken."""
+        return 0 if self.before is None else self.before.first_step + len(self.before.alive)
+
+
+class Calls:
+    """Every call of every recurrent module in one run.
+
+    Args:
+        last_only: what a module gave before its own last step counts as a constant for all but
+            the module's own later steps.
+        direct: what a caller is given is felt apart from the module's own later steps; and an
+            input counts as fed back that comes by way of another module, too.
+
+    Attributes:
+        by_name: module's name -> its calls in order.
+        fault: the first input or state that is not finite; the run goes on, so that its steps
+            can be counted.
+        joining: whether a gradient is on its way from one call of a module to those before.
+    """
+
+    def __init__(self, last_only: bool = False, direct: bool = False) -> None:
+        self.last_only, self.direct = last_only, direct
+        self.by_name: dict[str, list[ModuleCall]] = {}
+        self.fault: NotFiniteError | None = None
+        self.joining = False
+
+    def enter(self, name: str, layer: SequenceLayer, batch: Batch) -> ModuleCall:
+        """A call that begins, with what it is given.
+
+        Raises:
+            OptionError: its state or input depends on the module's own outputs in a way that
+                leaves its steps without one order; resets.
+        """
+        words = f"layer {name or 'of the model'}"
+        if batch.reset is not None:
+            raise OptionError(
+                f"{words} is given resets, across which no lag is counted; give each sequence a "
+                f"row of its own"
+            )
+        call = _padded(batch)
+        earlier = self.by_name.setdefault(name, [])
+        self._place(call, earlier, layer, words)
+        earlier.append(call)
+        return call
+
+    def leave(
+        self, call: ModuleCall, y: Tensor, final: States
+    ) -> tuple[Tensor, States]:  # fmt: skip
+        """What the caller is given: the same numbers, of which it is known whose they are."""
+        call.computed = (y, *(v for s in final for v in s))
+        call.returned = _Gate.apply(self, call, *call.computed)  # type: ignore[no-untyped-call]
+        values = iter(call.returned[1:])
+        return call.returned[0], tuple(tuple(next(values) for _ in s) for s in final)
+
+    def _place(
+        self, call: ModuleCall, earlier: list[ModuleCall], layer: SequenceLayer, words: str
+    ) -> None:
+        """Find the call that this one goes on from, and join the two where gradients need it."""
+        batch = call.batch
+        states = _flat(batch.state)
+        read = [batch.x, *(batch.inputs or {}).values()]
+        groups = _sources(states), _sources(read, earlier if self.direct else None)
+        by_state, by_input = ([c for c in earlier if c in group] for group in groups)
+        before = by_state[-1] if by_state else None
+        chain = set(_chain_to(before))
+        if not chain.issuperset(by_input) or not chain.issuperset(by_state):
+            raise OptionError(
+                f"{words} runs twice on a batch; it must run once, or on from the state it gave, "
+                f"and not on outputs of its own as if they were another layer's"
+            )
+        if before is None:
+            return
+        _check_chain(before, call, layer, words)
+        call.before, call.fed_back = before, bool(by_input)
+        self._go_on(call, before, layer)
+        if self.last_only and call.changed:
+            call.batch = _joined(self, call.batch, [c for c in earlier if c in chain])
+        elif self.last_only and by_input:
+            call.batch = _joined(self, call.batch, by_input, inputs_only=True)
+
+    def _go_on(self, call: ModuleCall, before: ModuleCall, layer: SequenceLayer) -> None:
+        """Compare a state with what it goes on from; where it is that, take it from there."""
+        states, old = _flat(call.batch.state), _flat(before.batch.state)
+        old = old or _flat(layer.initial_state(before.alive.shape[1]))
+        new, kept = before.computed[1:], _same_rows(states, before.returned[1:])
+        call.masked = not bool(kept.all())
+        call.changed = call.masked and not bool((kept | _same_rows(states, old)).all())
+        before.carried_on = True
+        if call.changed:
+            return
+        before.alive = before.alive & kept
+        if self.last_only or self.direct:
+            taken = [torch.where(kept.unsqueeze(1), v, w) if call.masked else v
+                     for v, w in zip(new, old, strict=True)]  # fmt: skip
+            call.batch = call.batch._replace(state=alike(call.batch.state, iter(taken)))
+
+    def finish(self, loss: Tensor) -> None:
+        """Where the rows of every chain end, once its loss is known.
+
+        Under a mask the last call is a step of those rows of which the loss feels it; where a
+        state is changed in between, a row ends with the call that is felt last.
+        """
+        for name in self.by_name:
+            for chain in self.sequences(name):
+                later = torch.zeros_like(chain[0].alive.any(0))
+                felt = self._felt(chain, loss)
+                for call, rows in zip(reversed(chain), reversed(felt), strict=True):
+                    call.goes_on = later if call.carried_on else None
+                    later = later | (call.alive.any(0) if rows is None else rows)
+
+    def _felt(self, chain: list[ModuleCall], loss: Tensor) -> list[Tensor | None]:
+        """(B,) bool of each call, rows whose states the loss feels; None where all that live do."""
+        changed = any(call.changed for call in chain)
+        if not changed and not any(call.masked for call in chain):
+            return [None] * len(chain)
+        seen = chain if changed else chain[-1:]
+        returned = [v for call in seen for v in call.returned]
+        last_only, self.last_only = self.last_only, False  # all gates open
+        d = gradients_by(loss, returned)
+        self.last_only = last_only
+        each = iter((v != 0).any(-1).any(0) for v in d)
+        rows = [torch.stack([next(each) for _ in call.returned]).any(0) for call in seen]
+        if changed:
+            return [*rows]
+        chain[-1].alive = chain[-1].alive & rows[0]
+        return [None] * len(chain)
+
+    def sequences(self, name: str) -> list[list[ModuleCall]]:
+        """The chains of a module's calls, in the order in which they begin."""
+        chains: dict[ModuleCall, list[ModuleCall]] = {}
+        for call in self.by_name[name]:
+            chain = chains.pop(call.before) if call.before is not None else []
+            chains[call] = [*chain, call]
+        begun = {id(call): i for i, call in enumerate(self.by_name[name])}
+        return sorted(chains.values(), key=lambda chain: begun[id(chain[0])])
+
+    def reason_apart(self, name: str) -> str:
+        """Why a module's calls are not whole sequences of its layer; empty where they are."""
+        if any(call.changed for call in self.by_name[name]):
+            return (
+                f"between two calls of {name or 'the model'} its state is changed, so that its "
+                f"equations alone are not what one step does"
+            )
+        return ""
+
+    def batch(self, name: str, layer: SequenceLayer) -> Batch:
+        """All sequences of a module as the rows of one batch.
+
+        Those whose state is changed in between are many short ones, each from what it was given.
+        """
+        chains = self.sequences(name)
+        if self.reason_apart(name):
+            chains = [[call] for chain in chains for call in chain]
+        parts = [whole(chain) for chain in chains]
+        return parts[0] if len(parts) == 1 else side_by_side(parts, layer)
+
+
+def gradients_by(value: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Of a value by tensors; zeros where it does not depend on one, or nothing is recorded."""
+    recorded = [v for v in tensors if v.requires_grad]
+    each = iter(torch.autograd.grad(value, recorded, retain_graph=True, materialize_grads=True)
+                 if recorded else ())  # fmt: skip
+    return [next(each) if v.requires_grad else torch.zeros_like(v) for v in tensors]
+
+
+class _Gate(torch.autograd.Function):
+    """The values as they are; gradients of rows that a later call carries on are stopped."""
+
+    @staticmethod
+    def forward(ctx: Any, calls: Calls, call: ModuleCall, *values: Tensor) -> Any:
+        ctx.set_materialize_grads(False)
+        ctx.calls, ctx.call = calls, call
+        return tuple(v.view_as(v) for v in values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        goes_on = ctx.call.goes_on if ctx.calls.last_only else None
+        if ctx.calls.joining or (goes_on is not None and bool(goes_on.all())):
+            return (None,) * (2 + len(gradients))
+        if goes_on is not None:
+            gradients = tuple(_of_these(d, ~goes_on) for d in gradients)
+        return None, None, *gradients
+
+
+class _Join(torch.autograd.Function):
+    """What a module is given, which its own earlier calls feel although their gates are shut."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, calls: Calls, sources: list[tuple[ModuleCall, Tensor]], *tensors: Tensor
+    ) -> Any:
+        """Of the values, and as many tensors as sources that get what comes back to those."""
+        ctx.set_materialize_grads(False)
+        ctx.calls, ctx.sources = calls, sources
+        ctx.values = tensors[: len(tensors) - len(sources)]
+        return tuple(v.view_as(v) for v in ctx.values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        back: Sequence[Tensor | None] = [None] * len(ctx.sources)
+        felt = [(v, d) for v, d in zip(ctx.values, gradients, strict=True) if d is not None]
+        if felt and ctx.calls.last_only:
+            values, sent = zip(*felt, strict=True)
+            returned = [v for _, v in ctx.sources]
+            ctx.calls.joining = True  # so that the way ends at every gate
+            try:
+                back = torch.autograd.grad(
+                    values, returned, sent, retain_graph=True, allow_unused=True
+                )
+            finally:
+                ctx.calls.joining = False
+        calls = (call for call, _ in ctx.sources)
+        rows = [_of_these(d, call.goes_on) for call, d in zip(calls, back, strict=True)]
+        return None, None, *gradients, *rows
+
+
+def _of_these(d: Tensor | None, rows: Tensor) -> Tensor | None:
+    """The gradient (., B, .) of some rows, zero of the others."""
+    return None if d is None else torch.where(rows.unsqueeze(1), d, 0)
+
+
+def _joined(
+    calls: Calls, batch: Batch, earlier: list[ModuleCall], *, inputs_only: bool = False
+) -> Batch:
+    """The batch, whose gradients also reach what these calls made of their steps."""
+    states = [] if inputs_only else _flat(batch.state)
+    values = [batch.x, *(batch.inputs or {}).values(), *states]
+    felt = [v for v in values if v.requires_grad]
+    pairs = [(c, v, w) for c in earlier for v, w in zip(c.returned, c.computed, strict=True)
+             if v.requires_grad]  # fmt: skip
+    sources, computed = [(c, v) for c, v, _ in pairs], [w for *_, w in pairs]
+    new = iter(_Join.apply(calls, sources, *felt, *computed))  # type: ignore[no-untyped-call]
+    x, *rest = [next(new) if v.requires_grad else v for v in values]
+    parts = iter(rest)
+    inputs = batch.inputs and {n: next(parts) for n in batch.inputs}
+    state = batch.state if inputs_only else alike(batch.state, parts)
+    return batch._replace(x=x, state=state, inputs=inputs)
+
+
+def _same_rows(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """(B,) bool: rows of which all states (D, B, width) are equal."""
+    return torch.stack([(v == w).all(-1).all(0) for v, w in zip(a, b, strict=True)]).all(0)
+
+
+def _sources(
+    values: Iterable[Tensor], among: Sequence[ModuleCall] | None = None
+) -> set[ModuleCall]:  # fmt: skip
+    """The calls whose outputs values depend on, with no other call of these in between."""
+    stack: list[Any] = [v.grad_fn for v in values]
+    seen, calls = set(), set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        call = getattr(node, "call", None)
+        if isinstance(call, ModuleCall) and (among is None or call in among):
+            calls.add(call)
+        else:
+            stack += [n for n, _ in node.next_functions]
+    return calls
+
+
+def _chain_to(call: ModuleCall | None) -> Iterator[ModuleCall]:
+    """The call and all before it."""
+    while call is not None:
+        yield call
+        call = call.before
+
+
+def _check_chain(before: ModuleCall, call: ModuleCall, layer: SequenceLayer, words: str) -> None:
+    if before.carried_on:
+        raise OptionError(
+            f"two calls of {words} go on from one state, so that its steps have no one order; "
+            f"give a batch on which each state is carried on once"
+        )
+    if layer.directions > 1:
+        raise OptionError(
+            f"{words} runs piece by piece and both ways, so that its backward direction has no "
+            f"one order; give it whole sequences"
+        )
+    rows = before.alive.shape[1], call.alive.shape[1]
+    if rows[0] != rows[1]:
+        raise OptionError(
+            f"the rows of {words} change from {rows[0]} to {rows[1]} between two of its calls; "
+            f"give a batch of rows that all run to the end"
+        )
+
+
+def _padded(batch: Batch) -> ModuleCall:
+    """The call of a batch; one of packed rows is padded."""
+    batch = batch._replace(norms=None)
+    if batch.batch_sizes is not None:
+        alive = packed_mask(batch.batch_sizes.to(batch.x.device))
+        batch = batch._replace(
+            x=unpack(batch.x, alive),
+            lengths=alive.sum(0),
+            batch_sizes=None,
+            inputs=batch.inputs and {n: unpack(v, alive) for n, v in batch.inputs.items()},
+        )
+    alive = alive_steps(batch)
+    return ModuleCall(batch._replace(lengths=None) if bool(alive.all()) else batch, alive)
+
+
+def whole(chain: list[ModuleCall]) -> Batch:
+    """The rows of a chain of calls as whole sequences."""
+    first = chain[0].batch
+    if len(chain) == 1:
+        return first
+    alive = torch.cat([c.alive for c in chain])
+    x = torch.cat([c.batch.x for c in chain])
+    inputs = first.inputs and {
+        n: torch.cat([(c.batch.inputs or {})[n] for c in chain]) for n in first.inputs
+    }
+    return first._replace(
+        x=to_the_front(x, alive),
+        inputs=inputs and {n: to_the_front(v, alive) for n, v in inputs.items()},
+        lengths=None if bool(alive.all()) else alive.sum(0),
+    )
+
+
+def _flat(states: States | None) -> list[Tensor]:
+    return [v for s in states or () for v in s]

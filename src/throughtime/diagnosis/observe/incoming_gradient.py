@@ -1,0 +1,200 @@
+"""What arrives at a layer: the gradient of a loss by its outputs, before it goes back in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.backends.call import Result
+from throughtime.diagnosis.observe.alignment import of_rows, rows_by_length, to_the_front
+from throughtime.diagnosis.observe.calls import Calls, ModuleCall, gradients_by, whole
+from throughtime.diagnosis.observe.observe import as_layer, observed
+from throughtime.diagnosis.observe.steps import steps_of
+from throughtime.errors import OptionError
+from throughtime.layers.batch import Batch, States
+from throughtime.layers.merge import merged
+from throughtime.layers.passage import Passage
+from throughtime.layers.sequence import SequenceLayer
+
+
+@dataclass(frozen=True)
+class Arriving:
+    """Sequences of a layer inside a model, and what a loss sends back to them.
+
+    Attributes:
+        batch: what the layer was given, rows of one length in its own layout.
+        d_outputs: (T, B, O), of the loss by the outputs of each step, paths through later steps
+            of this layer aside.
+        d_states: over layers and states (T, B, D, width): of the loss by what its caller was
+            given as the state after a step, likewise.
+        d_weights: parameter's name -> gradient of the loss, all paths together.
+    """
+
+    batch: Batch
+    d_outputs: Tensor
+    d_states: States
+    d_weights: dict[str, Tensor]
+
+
+def arriving(
+    module: nn.Module, loss: Callable[[], Tensor], rows: int | None = None
+) -> list[Arriving]:
+    """Compute a loss in eval mode and see what arrives at one layer or cell.
+
+    Args:
+        module: inside the model that the loss runs.
+        loss: runs the model and gives a scalar; the module must run in it exactly once, or piece
+            by piece with its state handed on.
+        rows: only what so many rows of the module's batch add, the longest; left out, all.
+
+    Returns:
+        One for each length of row, the longest first.
+
+    Raises:
+        OptionError: the module does not run exactly once, its state is changed or its outputs
+            are fed back between its calls, the loss is not finite or does not depend on it, or
+            none of its weights trains.
+    """
+    layer, calls = as_layer(module), Calls(direct=True)
+
+    def carried(name: str, layer: SequenceLayer, batch: Batch) -> tuple[Tensor, list[Result]]:
+        call = calls.enter(name, layer, batch)
+        y, results = Passage.carry(layer, call.batch)
+        y, states = calls.leave(call, y, tuple(r.final for r in results))
+        results = [r._replace(final=s) for r, s in zip(results, states, strict=True)]
+        return y if batch.batch_sizes is None else y[call.alive], results
+
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.enable_grad(), observed({"": (module, layer)}, carried):
+            value = loss()
+    finally:
+        module.train(was_training)
+    return list(_by_length(layer, _of_loss(layer, calls, value), rows))
+
+
+def _chain(calls: Calls) -> list[ModuleCall]:
+    """The calls of the module's one sequence."""
+    chains = calls.sequences("") if "" in calls.by_name else []
+    if len(chains) != 1:
+        raise OptionError(f"the layer must run once in the loss, it ran {len(chains)} times")
+    if reason := calls.reason_apart(""):
+        raise OptionError(reason)
+    if any(call.fed_back for call in chains[0]):
+        raise OptionError(
+            "what the layer is given is made of what it gave before, so that a path from a loss "
+            "back to a weight has no one lag"
+        )
+    return chains[0]
+
+
+def _of_loss(layer: SequenceLayer, calls: Calls, loss: Tensor) -> Arriving:
+    """What a loss sends back to all rows of a chain of calls, padded."""
+    chain = _chain(calls)
+    if loss.numel() != 1 or not bool(loss.isfinite().all()):
+        raise OptionError(f"the loss must be one finite number, got {loss.tolist()!r}")
+    weights = {n: p for n, p in layer.named_parameters() if p.requires_grad}
+    if not weights or not loss.requires_grad:
+        raise OptionError("no weight of the layer trains, or the loss depends on none; unfreeze it")
+    calls.finish(loss)
+    returned = [v for call in chain for v in call.returned]
+    recorded = [v for v in returned if v.requires_grad]
+    if not recorded or all(
+        d is None for d in torch.autograd.grad(loss, recorded, retain_graph=True, allow_unused=True)
+    ):
+        raise OptionError("the loss does not depend on what the layer gives")
+    sent = iter(gradients_by(loss, returned))
+    by_call = [tuple(next(sent) for _ in call.returned) for call in chain]
+    d_weights = gradients_by(loss, [*weights.values()])
+    return Arriving(
+        batch=_detached(whole(chain)),
+        d_outputs=to_the_front(
+            torch.cat([d[0] for d in by_call]), torch.cat([c.alive for c in chain])
+        ),
+        d_states=_d_states(layer, chain, [d[1:] for d in by_call]),
+        d_weights=dict(zip(weights, d_weights, strict=True)),
+    )
+
+
+def _d_states(
+    layer: SequenceLayer, chain: list[ModuleCall], by_call: list[tuple[Tensor, ...]]
+) -> States:
+    """What arrives at the final states of each call, at the step after which they were."""
+    T, B = sum(len(c.alive) for c in chain), chain[0].alive.shape[1]
+    rows = torch.arange(B, device=chain[0].alive.device)
+    flat = [d.new_zeros(T, B, layer.directions, d.shape[-1]) for d in by_call[0]]
+    taken = torch.zeros_like(rows)
+    for call, sent in zip(chain, by_call, strict=True):
+        taken = taken + call.alive.sum(0)
+        begun = taken > 0  # a row without a step gives back where it starts
+        for d, end in zip(flat, sent, strict=True):
+            for way in range(layer.directions):
+                at = torch.zeros_like(taken) if way else taken - 1
+                d[at[begun], rows[begun], way] += end[way, begun]
+    parts = iter(flat)
+    return tuple(tuple(next(parts) for _ in layer.cell.state_names) for _ in layer.hidden_sizes)
+
+
+def _by_length(layer: SequenceLayer, arrived: Arriving, rows: int | None) -> Iterator[Arriving]:
+    """So many rows, the longest, each length by itself."""
+    batch = arrived.batch
+    if batch.lengths is None and rows is None:
+        yield arrived
+        return
+    for n, at in rows_by_length(batch, rows):
+        yield _of_rows(
+            layer,
+            of_rows(batch, n, at),
+            arrived.d_outputs[:n, at],
+            tuple(tuple(d[:n, at] for d in s) for s in arrived.d_states),
+            [*arrived.d_weights],
+        )
+
+
+def _of_rows(
+    layer: SequenceLayer, batch: Batch, d_y: Tensor, d_states: States, names: list[str]
+) -> Arriving:
+    """The layer run again on a few rows alone, with the same gradients arriving at them."""
+    weights = [dict(layer.named_parameters())[n] for n in names]
+    was_training = layer.training
+    layer.eval()
+    try:
+        with torch.enable_grad():
+            y, results = layer.carry(batch, record=True)
+    finally:
+        layer.train(was_training)
+    values = [y, *(v for r in results for v in r.sequences)]
+    sent = [d_y, *(d for s in d_states for d in s)]
+    gradients = _filled(weights, torch.autograd.grad(values, weights, sent, allow_unused=True))
+    return Arriving(batch, d_y, d_states, dict(zip(names, gradients, strict=True)))
+
+
+def _filled(values: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:
+    """The gradients by these values, zeros where there are none."""
+    pairs = zip(values, gradients, strict=True)
+    return [torch.zeros_like(v) if d is None else d for v, d in pairs]
+
+
+def _detached(batch: Batch) -> Batch:
+    state, inputs = batch.state, batch.inputs
+    return batch._replace(
+        x=batch.x.detach(),
+        state=state and tuple(tuple(v.detach() for v in s) for s in state),
+        inputs=inputs and {n: v.detach() for n, v in inputs.items()},
+    )
+
+
+def through_merge(layer: SequenceLayer, seen: Arriving, d: int) -> Tensor:
+    """(T, B, width): what arrives at one direction's own outputs of the last layer."""
+    if layer.directions == 1:
+        return seen.d_outputs
+    both = [s.after[0] for s in steps_of(layer, seen.batch, None)]
+    T, B = seen.batch.x.shape[:2]
+    y = torch.stack([v.unflatten(0, (T, B)) for v in both], 2).requires_grad_()
+    with torch.enable_grad():
+        out = merged(y, layer.options.merge)
+    return torch.autograd.grad(out, y, seen.d_outputs)[0][:, :, d]

@@ -1,0 +1,1 @@
+"""What a diagnosis measures: one quantity a file."""

@@ -1,0 +1,19 @@
+"""The panels of the page: one question a file, each with `panel(report) -> Panel`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING
+
+from throughtime.diagnosis.report.page.panel import Panel
+
+if TYPE_CHECKING:
+    from throughtime.diagnosis.report.report import Report
+
+
+def drawn(report: Report) -> list[Panel]:
+    """Every panel of this folder, in the order of their numbers."""
+    files = [entry.name for entry in pkgutil.iter_modules(__path__)]
+    found = [importlib.import_module(f"{__name__}.{name}").panel(report) for name in files]
+    return sorted(found, key=lambda panel: panel.number)

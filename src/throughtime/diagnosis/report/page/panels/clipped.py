@@ -1,0 +1,84 @@
+"""Panel 7: what clipping does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from throughtime.diagnosis.report.page.chart import Chart
+from throughtime.diagnosis.report.page.panel import NOTHING, Panel, Table, absent, numbered, shown
+
+if TYPE_CHECKING:
+    from throughtime.diagnosis.quantities.clipping import Clipping
+    from throughtime.diagnosis.report.report import Report
+
+
+ASKED = Panel(
+    number=7,
+    title="What does clipping do?",
+    lead="The size of the whole gradient of fresh batches at fixed weights, and the threshold.",
+    units=(
+        ("‖g‖", "length of the gradient by all parameters together."),
+        ("noise scale", "so many batches must be averaged until noise and gradient are equal; "
+         "far below 1: batches agree."),
+    ),
+)  # fmt: skip
+
+
+def panel(report: Report) -> Panel:
+    """Gradient norms by batch, and what the threshold makes of them."""
+    c, why = report.clipping, absent(report, "clipping")
+    if c is None:
+        return replace(ASKED, says=why or NOTHING)
+    return replace(
+        ASKED, says=(*_sentences(c), *why), charts=(_chart(c),), tables=(_summary(c), _norms(c))
+    )
+
+
+def _sentences(c: Clipping) -> list[str]:
+    said = [f"Median size {shown(c.median_norm)} over {len(c.norms)} batches; "
+            f"noise scale {shown(c.noise_scale_batches)} batches."]  # fmt: skip
+    if c.threshold is None:
+        said.append("No threshold was given, so nothing is clipped.")
+    else:
+        said.append(
+            f"Clipped by {c.kind} at {shown(c.threshold)}: {c.clip_rate:.0%} of the batches, "
+            f"shrunk to {c.mean_shrink:.0%} on average; the mean gradient keeps a cosine of "
+            f"{shown(c.mean_cosine)} and is off by {c.mean_bias:.0%} of its size."
+        )
+    if c.is_noise:
+        said.append(
+            f"Two halves of the batches agree by a cosine of {shown(c.split_half_cosine)} only: "
+            f"the raw gradient is noise; mend the Jacobian first."
+        )
+    else:
+        said.append(f"Two halves of the batches agree by a cosine of {shown(c.split_half_cosine)}.")
+    return said
+
+
+def _chart(c: Clipping) -> Chart:
+    chart = Chart("size of the gradient by batch", "batch", "‖g‖")
+    chart.points("‖g‖", range(len(c.norms)), c.norms, 0)
+    if c.threshold is not None and c.kind == "norm":
+        chart.mark_y(c.threshold, "threshold")
+    chart.axes(x={"dtick": 1 + len(c.norms) // 10}, y={"rangemode": "tozero"})
+    return chart
+
+
+def _summary(c: Clipping) -> Table:
+    rows = (
+        ("kind", c.kind),
+        ("threshold", c.threshold),
+        ("clip rate", c.clip_rate),
+        ("mean shrink", c.mean_shrink),
+        ("cosine of the means", c.mean_cosine),
+        ("cosine of a batch", c.batch_cosine),
+        ("bias of the mean", c.mean_bias),
+        ("split-half cosine", c.split_half_cosine),
+        ("noise scale, batches", c.noise_scale_batches),
+    )
+    return Table("Clipping; none: no threshold was given", ("quantity", "value"), rows)
+
+
+def _norms(c: Clipping) -> Table:
+    return Table("‖g‖ of each batch", ("batch", "‖g‖"), numbered([c.norms]))

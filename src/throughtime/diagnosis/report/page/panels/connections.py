@@ -1,0 +1,69 @@
+"""Panel 2: who talks to whom."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from throughtime.diagnosis.report.page.chart import Chart
+from throughtime.diagnosis.report.page.panel import NOTHING, Panel, Table, absent, numbered, shown
+
+if TYPE_CHECKING:
+    from throughtime.diagnosis.quantities.connectivity import Connectivity
+    from throughtime.diagnosis.report.report import Report
+
+
+ASKED = Panel(
+    number=2,
+    title="Who talks to whom?",
+    lead="How much the output at one step changes with the input at another. Gates that write "
+    "little make it small, which harms no gradient of panel 1. Empty: exactly zero.",
+    units=(
+        ("C(t, t′)", "size of the change of an output at step t′ by the input at step t; log₁₀ C "
+         "is -3 where a change of 1 arrives as a thousandth."),
+    ),
+)  # fmt: skip
+
+
+def panel(report: Report) -> Panel:
+    """The connectivity of each recurrent module as a map of colours."""
+    why = absent(report, "connectivity")
+    if report.lengths and report.connectivity:
+        why = (*why, f"Rows of several lengths all end at step {report.steps - 1}.")
+    if not report.connectivity:
+        return replace(ASKED, says=why or NOTHING)
+    return replace(
+        ASKED,
+        says=(*map(_sentence, report.connectivity), *why),
+        charts=tuple(map(_map, report.connectivity)),
+        tables=tuple(map(_norms, report.connectivity)),
+    )
+
+
+def _sentence(c: Connectivity) -> str:
+    last, norms = c.output_steps[-1], c.norms[-1]
+    strongest = max(range(len(norms)), key=norms.__getitem__)
+    first = f", and step 0 with {shown(norms[0])}" if strongest else ""
+    return (
+        f"{c.name or 'model'}: the output at step {last} hears step {strongest} most, "
+        f"{shown(norms[strongest])}{first}."
+    )
+
+
+def _map(c: Connectivity) -> Chart:
+    chart = Chart(
+        f"inputs that outputs of {c.name or 'model'} depend on",
+        "input step t", "output step t′", height=max(190, 120 + 22 * len(c.output_steps)),
+        of=c.name,
+    )  # fmt: skip
+    logs = [[math.log10(v) if v > 0 else None for v in row] for row in c.norms]
+    chart.heat(range(len(c.norms[0])), logs, "log₁₀ C")
+    chart.rows([str(t) for t in c.output_steps])
+    return chart
+
+
+def _norms(c: Connectivity) -> Table:
+    head = ("t", *(f"t′ = {t}" for t in c.output_steps))
+    caption = f"C(t, t′) of {c.name or 'model'}, outputs by inputs"
+    return Table(caption, head, numbered(c.norms))

@@ -1,0 +1,123 @@
+"""Panel 8: whether it learns evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from throughtime.diagnosis.report.page.chart import Chart
+from throughtime.diagnosis.report.page.panel import NOTHING, Panel, Table, absent, label, shown
+
+if TYPE_CHECKING:
+    from throughtime.diagnosis.quantities.evenness import Evenness
+    from throughtime.diagnosis.report.report import Report
+
+
+ASKED = Panel(
+    number=8,
+    title="Is it learning evenly?",
+    lead="Above, the gradient or update of each matrix beside its weights, by gate; updates of "
+    "about 1/1000 are usual. Below, the gradient that reaches each layer at three steps.",
+    units=(
+        ("‖g‖ / ‖θ‖", "length of a block's gradient beside that of its weights; gradients are as "
+         "large as the loss is, so compare blocks with each other."),
+        ("‖Δθ‖ / ‖θ‖", "length of the change since `before` beside that of the weights."),
+        ("‖dL/ds‖", "length of the gradient of the loss by the states at a step, of all rows."),
+    ),
+)  # fmt: skip
+GUIDE, ZEROS = 1e-3, "biases that a start sets to 0 begin so and do learn"
+
+
+def panel(report: Report) -> Panel:
+    """Ratios by matrix and gate, gradients by depth."""
+    e, why = report.evenness, absent(report, "evenness")
+    if e is None:
+        return replace(ASKED, says=why or NOTHING)
+    return replace(
+        ASKED,
+        units=tuple(u for u in ASKED.units if u[0] == _symbol(e) or "dL" in u[0]),
+        says=(*_sentences(e), *why),
+        charts=(_ratios(e), _depth(e)),
+        tables=(_shares(e), _norms(e), *([_neighbours(e)] if e.neighbours else [])),
+    )
+
+
+def _symbol(e: Evenness) -> str:
+    return "‖Δθ‖ / ‖θ‖" if e.kind == "update" else "‖g‖ / ‖θ‖"
+
+
+def _sentences(e: Evenness) -> list[str]:
+    known = sorted((s.ratio, f"{s.parameter} {s.gate}".strip()) for s in e.shares if s.ratio)
+    said = [
+        f"From {shown(known[0][0])} ({known[0][1]}) to {shown(known[-1][0])} ({known[-1][1]}), "
+        f"as {_symbol(e)}."
+    ] if known else ["Every ratio is zero or has no weights to stand beside."]  # fmt: skip
+    said += _left_out(e)
+    for n in e.neighbours:
+        if n.cosine is not None:
+            below, above = (label(n.name, n.layer + i, n.direction) for i in (0, 1))
+            said.append(f"Gradients of {below} and {above}: cosine {shown(n.cosine)}.")
+    return said
+
+
+def _left_out(e: Evenness) -> Iterator[str]:
+    """Which rows no point stands in, and why."""
+    for what, own in (
+        (f"Not drawn, for a ratio has no meaning beside weights that are all 0 ({ZEROS})",
+         [s for s in e.shares if s.ratio is None]),
+        ("Not drawn, for nothing moves them", [s for s in e.shares if s.ratio == 0]),
+    ):  # fmt: skip
+        if own:
+            names = dict.fromkeys(f"{s.parameter} {s.gate}".strip() for s in own)
+            yield f"{what}: {', '.join(names)}."
+
+
+def _ratios(e: Evenness) -> Chart:
+    drawn = dict.fromkeys(s.parameter for s in e.shares if s.ratio)
+    rows = {name: i for i, name in enumerate(drawn)}
+    chart = Chart(
+        "gradient or update beside the weights", f"{_symbol(e)}, log scale", "",
+        height=130 + 20 * len(rows), log_x=True,
+    )  # fmt: skip
+    gates = dict.fromkeys(s.gate for s in e.shares if s.gate)
+    for number, gate in [*enumerate(gates), (None, "")]:
+        own = [(s.ratio, rows[s.parameter]) for s in e.shares if s.gate == gate and s.ratio]
+        if own:
+            chart.points(gate or "whole", [r for r, _ in own], [row for _, row in own], number)
+    chart.mark_x(GUIDE, "1/1000")
+    chart.rows(list(rows))
+    return chart
+
+
+def _depth(e: Evenness) -> Chart:
+    chart = Chart(
+        "gradient that reaches each layer", "‖dL/ds‖, log scale", "",
+        height=130 + 24 * len(e.depth), log_x=True,
+    )  # fmt: skip
+    for number, t in enumerate(dict.fromkeys(t for d in e.depth for t in d.steps)):
+        own = [(d.norms[d.steps.index(t)], row) for row, d in enumerate(e.depth) if t in d.steps]
+        seen = [(norm, row) for norm, row in own if norm > 0]
+        chart.points(f"step {t}", [v for v, _ in seen], [row for _, row in seen], number)
+    chart.rows([label(d.name, d.layer, d.direction) for d in e.depth])
+    return chart
+
+
+def _shares(e: Evenness) -> Table:
+    rows = tuple((s.parameter, s.gate, s.ratio) for s in e.shares)
+    return Table("Beside the weights; none: the weights are 0", ("parameter", "gate", _symbol(e)),
+                 rows)  # fmt: skip
+
+
+def _norms(e: Evenness) -> Table:
+    rows = tuple(
+        (label(d.name, d.layer, d.direction), t, norm)
+        for d in e.depth
+        for t, norm in zip(d.steps, d.norms, strict=True)
+    )
+    return Table("Gradient at a step, of all rows", ("layer", "step", "‖dL/ds‖"), rows)
+
+
+def _neighbours(e: Evenness) -> Table:
+    rows = tuple((label(n.name, n.layer, n.direction), n.cosine) for n in e.neighbours)
+    return Table("Cosine with the layer above", ("layer", "cosine"), rows)

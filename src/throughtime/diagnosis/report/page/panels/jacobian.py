@@ -1,0 +1,105 @@
+"""Panel 3: why gradients vanish or explode."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from throughtime.diagnosis.report.page.chart import Chart
+from throughtime.diagnosis.report.page.panel import (
+    Panel,
+    Part,
+    Table,
+    absent,
+    numbered,
+    parts,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from throughtime.diagnosis.quantities.jacobians import Jacobians
+    from throughtime.diagnosis.report.report import Report
+
+
+ASKED = Panel(
+    number=3,
+    title="Why? The Jacobians of one step",
+    lead="Above, the Lyapunov exponents: how fast each direction of the state grows or fades. "
+    "Below, how much one step stretches: the median singular value and 5 to 95 % of them.",
+    units=(
+        ("nats a step", "an exponent of -0.1 loses 10 % a step, 0 keeps all, 0.7 doubles."),
+        ("J", "the change of all states after a step by those before it; a singular value of 1 "
+         "keeps a direction's length."),
+        ("condition number", "the longest beside the shortest direction after those steps; from "
+         "1e15 on a lower bound, for numbers end there."),
+    ),
+)  # fmt: skip
+
+
+def panel(report: Report) -> Panel:
+    """Lyapunov exponents and singular values of the steps' Jacobians."""
+    known = parts(report)
+    found = [(known[m.name, j.layer, j.direction], j) for m in report.modules for j in m.jacobians]
+    why = absent(report, "jacobians", "modules")
+    if not found:
+        return replace(ASKED, says=why or ("Not measured: it needs more than 10 steps.",))
+    return replace(
+        ASKED,
+        says=(*(_sentence(part, j) for part, j in found), *why),
+        charts=(_spectrum(found), _stretch(found)),
+        tables=(_summary(found), _matrices(found), _exponents(found)),
+    )
+
+
+def _sentence(part: Part, j: Jacobians) -> str:
+    largest, lost = j.lyapunov_nats_per_step[0], j.lyapunov_nats_per_step.count(-math.inf)
+    least = "at least " if 1e15 <= j.condition_number < math.inf else ""
+    gone = f"; lost for good: {lost} of {len(j.lyapunov_nats_per_step)}" if lost else ""
+    return (
+        f"{part.label}: largest exponent {shown(largest)} nats a step{gone}; over "
+        f"{j.condition_steps} steps the condition number is {least}{shown(j.condition_number)}."
+    )
+
+
+def _spectrum(found: list[tuple[Part, Jacobians]]) -> Chart:
+    chart = Chart("Lyapunov exponents, largest first", "number", "exponent, nats a step")
+    for part, j in found:
+        values = j.lyapunov_nats_per_step
+        chart.line(part.label, range(1, len(values) + 1), values, part.number, points=True)
+    chart.mark_y(0.0, "neither grows nor fades")
+    return chart
+
+
+def _stretch(found: list[tuple[Part, Jacobians]]) -> Chart:
+    chart = Chart(
+        "singular values of one step, 5, 50 and 95 %", "singular value of J", "",
+        height=110 + 26 * len(found),
+    )  # fmt: skip
+    for row, (part, j) in enumerate(found):
+        chart.spread(part.label, row, *j.singular_values, part.number)
+    chart.mark_x(1.0, "")
+    chart.rows([part.label for part, _ in found])
+    chart.axes(x={"range": [0, max(1.0, *(j.singular_values[2] for _, j in found))]})
+    return chart
+
+
+def _summary(found: list[tuple[Part, Jacobians]]) -> Table:
+    head = ("layer", "singular 5 %", "50 %", "95 %", "condition number", "of steps")
+    rows = ((p.label, *j.singular_values, j.condition_number, j.condition_steps) for p, j in found)
+    return Table("Singular values of one step; condition number of a product", head, tuple(rows))
+
+
+def _matrices(found: list[tuple[Part, Jacobians]]) -> Table:
+    head = ("layer", "gate", "spectral radius", "σ max", "orthogonality defect")
+    rows = (
+        (p.label, m.gate, m.spectral_radius, m.largest_singular_value, m.orthogonality_defect)
+        for p, j in found
+        for m in j.matrices
+    )
+    return Table("Recurrent matrices U; the defect is ‖UᵀU − I‖ / √H", head, tuple(rows))
+
+
+def _exponents(found: list[tuple[Part, Jacobians]]) -> Table:
+    rows = numbered([j.lyapunov_nats_per_step for _, j in found], first=1)
+    return Table("Lyapunov exponents, nats a step", ("number", *(p.label for p, _ in found)), rows)

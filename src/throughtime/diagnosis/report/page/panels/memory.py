@@ -1,0 +1,88 @@
+"""Panel 5: what it remembers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from throughtime.diagnosis.report.page.chart import Chart
+from throughtime.diagnosis.report.page.panel import (
+    NOTHING,
+    Panel,
+    Part,
+    Table,
+    absent,
+    numbered,
+    parts,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from throughtime.diagnosis.quantities.capacity import MemoryCapacity
+    from throughtime.diagnosis.report.report import Report
+
+
+ASKED = Panel(
+    number=5,
+    title="What does it remember?",
+    lead="Noise fed in and read back from the state k steps later by a linear read-out: r² on "
+    "steps held out. A layer may have much of this and little of panel 1's reach, or the reverse.",
+    units=(
+        ("r²(k)", "share of the input k steps ago that the state holds: 1 all, 0 nothing."),
+        ("capacity", "the sum of r² over all lags: how many past inputs it holds, in numbers."),
+    ),
+)
+HALF = 0.5
+
+
+def panel(report: Report) -> Panel:
+    """r^2 by lag of each layer and direction."""
+    known = parts(report)
+    found = [(known[c.name, c.layer, c.direction], c) for c in report.capacities]
+    why = absent(report, "capacities")
+    if not found:
+        return replace(ASKED, says=why or NOTHING)
+    return replace(
+        ASKED,
+        says=(*(_sentence(part, c, report.lag) for part, c in found), *why),
+        charts=(_chart(found, report.lag),),
+        tables=(_summary(found), _by_lag(found)),
+    )
+
+
+def _sentence(part: Part, c: MemoryCapacity, lag: int) -> str:
+    steps = f"{c.memory_steps} step{'s' if c.memory_steps != 1 else ''}"
+    far = "nothing" if c.memory_steps < 0 else steps
+    more = "" if c.lags_suffice else " or more, for the last lag still counts"
+    at = f"; r² is {shown(c.r2_by_lag[lag])} at the lag of {lag}" if lag < len(c.r2_by_lag) else ""
+    return (
+        f"{part.label}: remembers {far} (r² above 0.5); its capacity is {shown(c.capacity)}{more}, "
+        f"of at most {c.state_width}{at}."
+    )
+
+
+def _chart(found: list[tuple[Part, MemoryCapacity]], lag: int) -> Chart:
+    chart = Chart("share of past input that the state holds, by lag", "lag k, steps", "r²(k)")
+    for part, c in found:
+        chart.line(part.label, range(len(c.r2_by_lag)), c.r2_by_lag, part.number)
+    held = [k for _, c in found for k, r2 in enumerate(c.r2_by_lag) if r2]
+    # Beyond the last that is held, or the lag, all are zeros.
+    end = min(1 + max([lag, *held]), max(len(c.r2_by_lag) for _, c in found) - 1)
+    chart.axes(x={"range": [0, end]}, y={"range": [-0.03, 1.05]})
+    chart.mark_y(HALF, "0.5")
+    chart.mark_x(lag, f"task lag {lag}")
+    return chart
+
+
+def _summary(found: list[tuple[Part, MemoryCapacity]]) -> Table:
+    head = ("layer", "capacity", "at most", "remembers, steps", "noise line", "steps held out")
+    rows = (
+        (p.label, c.capacity, c.state_width, c.memory_steps, c.noise_line, c.held_out_steps)
+        for p, c in found
+    )
+    return Table("Memory capacity; -1 step: nothing is remembered", head, tuple(rows))
+
+
+def _by_lag(found: list[tuple[Part, MemoryCapacity]]) -> Table:
+    return Table("r²(k)", ("k", *(p.label for p, _ in found)),
+                 numbered([c.r2_by_lag for _, c in found]))  # fmt: skip

@@ -1,0 +1,82 @@
+"""Panel 6: where the weight gradient comes from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from throughtime.diagnosis.report.page.chart import Chart
+from throughtime.diagnosis.report.page.panel import NOTHING, Panel, Table, absent, numbered, shown
+
+if TYPE_CHECKING:
+    from throughtime.diagnosis.quantities.weight_lags import WeightLags
+    from throughtime.diagnosis.report.report import Report
+
+
+ASKED = Panel(
+    number=6,
+    title="Where does the weight gradient come from?",
+    lead="Line: the cosine of what back-propagation truncated at K steps gives with the whole "
+    "gradient. Dots: its size beside the whole. Diamond: from here on the cosine is 0.99.",
+    units=(
+        ("cosine", "1: the truncated gradient points as the whole does; 0: across; -1: away."),
+        ("size", "length of the truncated gradient beside the whole, which is 1."),
+    ),
+)
+RIGHT = 0.99
+
+
+def panel(report: Report) -> Panel:
+    """The direction error of truncated back-propagation, each module and direction."""
+    found, why = report.weight_lags, absent(report, "weight_lags")
+    if not found:
+        return replace(ASKED, says=why or NOTHING)
+    said = [_sentence(w, report.truncation) for w in found]
+    return replace(
+        ASKED,
+        says=(*said, *why),
+        charts=(_chart(report),),
+        tables=(_summary(found), _by_lag(found)),
+    )
+
+
+def _label(w: WeightLags) -> str:
+    return f"{w.name or 'model'}{' backward' if w.direction else ''}"
+
+
+def _sentence(w: WeightLags, truncation: int | None) -> str:
+    cut = ""
+    if truncation is not None:
+        cosine = w.cosine_by_lag[min(truncation, len(w.cosine_by_lag) - 1)]
+        cut = f"; at your {truncation} steps the cosine is {shown(cosine)}"
+    return f"{_label(w)}: points right (cosine {RIGHT}) from K = {w.steps_to(RIGHT)} steps on{cut}."
+
+
+def _chart(report: Report) -> Chart:
+    chart = Chart("cosine and size of the truncated gradient", "K, steps", "cosine; share of size")
+    for number, w in enumerate(report.weight_lags):
+        lags, right = range(len(w.cosine_by_lag)), w.steps_to(RIGHT)
+        chart.line(_label(w), lags, w.cosine_by_lag, number)
+        chart.line(f"{_label(w)}, size", lags, w.share_by_lag, number, dash="dot")
+        if right < len(lags):
+            chart.points(f"{_label(w)}, right", [right], [w.cosine_by_lag[right]], number,
+                         symbol="diamond", shown=False)  # fmt: skip
+    chart.mark_y(RIGHT, "0.99")
+    if report.truncation is not None:
+        chart.mark_x(report.truncation, f"your truncation {report.truncation}")
+    chart.axes(y={"rangemode": "tozero"})
+    return chart
+
+
+def _summary(found: tuple[WeightLags, ...]) -> Table:
+    rows = tuple((_label(w), w.steps_to(RIGHT), w.unexplained_share) for w in found)
+    head = ("module", "K(0.99), steps", "unexplained share")
+    return Table("From where on it points right; what rounding leaves unexplained", head, rows)
+
+
+def _by_lag(found: tuple[WeightLags, ...]) -> Table:
+    columns = [(f"{_label(w)} {word}", values) for w in found for word, values in (
+        ("‖G‖", w.norm_by_lag), ("share", w.share_by_lag), ("cosine", w.cosine_by_lag)
+    )]  # fmt: skip
+    head = ("K", *(name for name, _ in columns))
+    return Table("By lag", head, numbered([values for _, values in columns]))

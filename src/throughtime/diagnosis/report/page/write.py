@@ -1,0 +1,98 @@
+"""The page: header, verdict, panels, and plotly.js once."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from throughtime.diagnosis.report.page import chart, panels
+from throughtime.diagnosis.report.page.chart import library
+from throughtime.diagnosis.report.page.panel import shown
+from throughtime.diagnosis.report.report import described, named, steps_in_words
+
+if TYPE_CHECKING:
+    from throughtime.diagnosis.report.report import Report
+    from throughtime.diagnosis.verdict.trouble import Trouble
+
+
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
+"""What a browser may load for it: nothing."""
+
+CAVEAT = (
+    "That says how far gradients reach now, not what will be learnt. A task that needs every input "
+    "of the past, and not one or two of them, takes memory too: panel 5."
+)
+
+
+def page(report: Report) -> str:
+    """A report as HTML that loads nothing; it reads well on a phone, in light and in dark.
+
+    Raises:
+        MissingExtra: plotly is not installed.
+    """
+    data = files(__package__) / "data"
+    style, script = ((data / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    title = f"How far back {escape(named(report))} learns"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{chart.variables()}{style}</style></head><body>"
+        f"<header><h1>{title}</h1>{_header(report)}</header><main>{_verdict(report)}"
+        '<p id="fault" role="alert" hidden></p>'
+        "<noscript><p>The charts need scripts; the tables hold the same numbers.</p></noscript>"
+        f'<div class="panels">{"".join(p.html() for p in panels.drawn(report))}</div></main>'
+        f"<script>{library()}</script>"
+        f'<script type="application/json" id="swaps">{json.dumps(chart.swaps())}</script>'
+        f"<script>{script}</script></body></html>\n"
+    )
+
+
+def _header(report: Report) -> str:
+    layers = [f"{m.name or 'model'}: {described(m)}" for m in report.modules]
+    facts = {
+        "Model": report.model,
+        "Layers": "; ".join(layers),
+        "Parameters": "" if report.parameters is None else f"{report.parameters:,}",
+        "Steps T": steps_in_words(report).removesuffix(" steps"),
+        "Rows B": str(report.rows),
+        "Task lag": f"{report.lag} steps",
+        "Loss": "not finite" if report.loss is None else shown(report.loss),
+        "Measured": report.made,
+        "throughtime": report.version,
+    }
+    pairs = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items() if v)
+    return f"<dl>{pairs}</dl>"
+
+
+def _verdict(report: Report) -> str:
+    said, kind = f'<p>No trouble found.</p><span class="advice">{_caveat(report)}</span>', "calm"
+    if named := (*report.troubles, *report.cautions):
+        said, kind = f"<ol>{''.join(map(_trouble, named))}</ol>", "alarm"
+    if report.cautions and not report.troubles:
+        kind = "warn"
+    return f'<section id="verdict" class="{kind}"><h2>Verdict</h2>{said}</section>'
+
+
+def _caveat(report: Report) -> str:
+    """What health does not say, with the memory at the lag."""
+    held = [c.r2_by_lag[report.lag] for c in report.capacities if report.lag < len(c.r2_by_lag)]
+    if not held:
+        return CAVEAT
+    return f"{CAVEAT} There r² is {shown(max(held))} at the lag, where 1 is every input."
+
+
+def _trouble(trouble: Trouble) -> str:
+    return (
+        f"<li><strong>{_raised(trouble.sentence)}</strong>"
+        f'<span class="advice">{_raised(trouble.advice)}</span></li>'
+    )
+
+
+def _raised(sentence: str) -> str:
+    """Escaped, its powers of ten written as such."""
+    powers = re.sub(r"\b10\^([+-]?[\d.]*\d)", r"10<sup>\1</sup>", escape(sentence))
+    return powers.replace("r^2", "r²")

@@ -1,0 +1,354 @@
+"""`GradientFlow`: what the gradients of a model do while Lightning trains it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.diagnosis.observe.watch import Watch, rows_of
+from throughtime.diagnosis.quantities.reach import Pulse, pulses
+from throughtime.diagnosis.training.finite import in_backward, in_forward, in_weights
+from throughtime.diagnosis.verdict.rules import LARGEST_RHO, MOVING, RATE, SATURATED, often
+from throughtime.errors import NotFiniteError, OptionError, ShapeError, missing_extra
+
+_LEAST = -45.0
+"""log10 of less than float32 holds: what is logged for a gradient that is exactly zero."""
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that train, by name."""
+    return {n: p for n, p in module.named_parameters() if p.requires_grad}
+
+
+def common_norm(values: list[Any]) -> float:
+    """The norm of all numbers of some tensors; not finite where a square overflows, too."""
+    if not values:
+        return 0.0
+    with torch.no_grad():
+        sizes = torch._foreach_norm(values)
+        return float(torch.stack([v.to(sizes[0]) for v in sizes]).norm())
+
+
+def updates(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
+    """||delta theta|| / ||theta|| of every parameter that is not zero."""
+    old = list(before.values())
+    moved = torch._foreach_norm(torch._foreach_sub([after[n].detach() for n in before], old))
+    sizes = [float(v) for v in torch._foreach_norm(old)]
+    found = zip(before, moved, sizes, strict=True)
+    return {n: float(v) / size for n, v, size in found if size > 0}
+
+
+def of_layers(found: Sequence[Pulse], lag: int | None) -> dict[str, float]:
+    """Horizon, log10 rho at the lag and saturation of each layer and direction."""
+    values: dict[str, float] = {}
+    for pulse in found:
+        if pulse.log10_rho:
+            horizon = pulse.horizon_steps()
+            values[f"horizon_steps/{pulse.place}"] = pulse.steps if horizon is None else horizon
+            far = min(pulse.steps - 1, pulse.steps if lag is None else lag)
+            values[f"log10_rho/{pulse.place}"] = max(_LEAST, pulse.at(far))
+        if pulse.saturated is not None:
+            values[f"saturated/{pulse.place}"] = pulse.saturated
+    return values
+
+
+def clips_gradients(trainer: Any, module: nn.Module) -> bool:
+    """Whether it clips gradients, or its module does in a hook of its own."""
+    from pytorch_lightning.utilities.model_helpers import is_overridden
+
+    own: bool = is_overridden("configure_gradient_clipping", module)
+    return bool(trainer.gradient_clip_val) or own
+
+
+def scales_loss(trainer: Any) -> bool:
+    """Whether the loss is scaled before it goes back, so that half precision holds gradients."""
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def unscales_itself(optimizer: Any) -> bool:
+    """Whether an optimizer takes gradients of a scaled loss as they are, as fused ones do."""
+    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+
+def anywhere(trainer: Any, true: bool) -> bool:
+    """Whether something is true in any of the trainer's processes, which all must ask."""
+    if trainer.world_size == 1:
+        return true
+    found: bool = trainer.strategy.reduce_boolean_decision(true, all=False)
+    return found
+
+
+def elsewhere() -> NotFiniteError:
+    """Of the loss of another process, so that no process waits for one that has stopped."""
+    return NotFiniteError("the loss of another process is NaN or infinity", "loss")
+
+
+def last_good(trainer: Any, bad_weights: bool) -> str:
+    """Which checkpoint is kept, as the end of a sentence; nothing without one.
+
+    Args:
+        trainer: Lightning's.
+        bad_weights: let no checkpoint be written of the weights as they are.
+    """
+    from pytorch_lightning.callbacks import ModelCheckpoint
+
+    files = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    for one in files if bad_weights else ():
+        one.save_on_exception = False
+    last = [c.last_model_path or c.best_model_path for c in files]
+    return next((f"; the last good checkpoint is {p}" for p in last if p), "")
+
+
+UNSEEN = (
+    "No recurrent layer was seen to run in a training step, so nothing is logged of them; one "
+    "compiled before this training hides them: call torch.compiler.reset() before it."
+)
+SCALED = (
+    "Gradients of a scaled loss are not looked at where the optimizer itself unscales them, so "
+    "nothing is logged; give it fused=False, or train in bf16-mixed."
+)
+
+
+def fired(
+    found: Sequence[Pulse], lag: int | None, clipped: tuple[int, int], least_update: float | None
+) -> Iterator[tuple[str, str]]:
+    """Each rule that fires: its name with the place, and a sentence with the number.
+
+    Args:
+        found: the pulses of one training step.
+        lag: how far back the task needs; None: each whole sequence.
+        clipped: of how many steps something was clipped, and how many there were.
+        least_update: the smallest ||delta theta|| / ||theta|| of the recurrent layers' matrices.
+    """
+    for pulse in found:
+        if pulse.log10_rho:
+            yield from _of_reach(pulse, pulse.steps - 1 if lag is None else lag)
+        if (
+            pulse.saturated is not None
+            and pulse.saturated > SATURATED
+            and least_update is not None
+            and least_update < MOVING
+        ):
+            yield (
+                f"frozen {pulse.place}",
+                (
+                    f"Frozen gates in {pulse.place}: {pulse.saturated:.0%} of the values of a gate "
+                    f"stand at an end, and a matrix moved by {least_update:.1e} of its size."
+                ),
+            )
+    count, steps = clipped
+    if steps and often(count / steps, steps):
+        sentence = (
+            f"Clipping: {count / steps:.0%} of the steps were clipped, where {RATE:.0%} may be; "
+            "raise the threshold."
+        )
+        yield "clipping", sentence
+
+
+def _of_reach(pulse: Pulse, lag: int) -> Iterator[tuple[str, str]]:
+    largest = max(pulse.log10_rho.values())
+    horizon = pulse.horizon_steps()
+    if largest > math.log10(LARGEST_RHO):
+        yield (
+            f"exploding {pulse.place}",
+            (
+                f"Exploding in {pulse.place}: going back the gradient grows up to 10^{largest:.1f} "
+                f"times."
+            ),
+        )
+    elif horizon is not None and horizon < lag:
+        yield (
+            f"vanishing {pulse.place}",
+            (
+                f"Vanishing in {pulse.place}: the gradient falls below 1/1000 after {horizon} "
+                f"steps, and the task needs {lag}."
+            ),
+        )
+
+
+try:
+    import pytorch_lightning as pl
+except ModuleNotFoundError as error:
+    raise missing_extra("pytorch_lightning", "train") from error
+
+
+class GradientFlow(pl.Callback):
+    """Logs how far back a model learns as it trains, and stops it at the first NaN or infinity.
+
+    At training step 0, n, 2 n, ... all loggers of the trainer get, for each recurrent layer and
+    direction as `flow/.../encoder.0`: `horizon_steps`, the first lag with rho(k) below 1/1000
+    (T where there is none), `log10_rho` at the lag, and `saturated`, the largest share of a gate's
+    values at its ends. For the model: `flow/gradient_norm` before clipping, `flow/clip_rate` over
+    the steps since the last record where something clips, `flow/update/...` =
+    ||delta theta|| / ||theta|| of every parameter, and `flow/update_spread`, the largest of the
+    matrices' over the smallest.
+
+    Measured are the first eight rows of the training batch (of ragged ones, the longest), without
+    the masks of training, in the weights' dtype, with the gradients that came back in that very
+    step. What cannot be measured so is warned of once, and the rest is logged.
+
+    Of several processes the first alone measures, its own rows, and logs.
+
+    A loss, gradient or weight that is not finite raises `NotFiniteError` before any checkpoint of
+    that state is written. A step that a scaled loss (16-mixed) overflows in is none, and is left
+    alone; with an optimizer that unscales gradients itself, a fused one, the loss alone is checked.
+
+    Args:
+        every: n, training steps between records.
+        lag: how many steps back the task needs; left out, the whole sequence.
+
+    Raises:
+        OptionError: n or lag is no positive whole number; or, as training starts, the model has
+            no recurrent layer or its loss depends on nothing that trains.
+
+    Source: Pascanu, Mikolov and Bengio, On the Difficulty of Training Recurrent Neural Networks
+    (2013).
+    """
+
+    def __init__(self, every: int = 100, lag: int | None = None) -> None:
+        for name, value in (("every", every), ("lag", lag)):
+            if name == "lag" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise OptionError(f"{name} must be a positive number of steps, got {value!r}")
+        self.every = every
+        self.lag = lag
+        self._watch: Watch | None = None
+        self._told: set[str] = set()
+        self._norm: float | None = None
+        self._pulses: list[Pulse] = []
+        self._before: dict[str, Tensor] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._watch = Watch(pl_module)
+        self._weights = list(pl_module.parameters())
+        self._done = 0  # optimizer steps of this fit
+        self._seen, self._clipped = 0, 0  # since the last record
+        self._forget()
+        self._stop(trainer, in_weights(pl_module))
+
+    def on_before_backward(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
+    ) -> None:
+        if not loss.requires_grad:
+            raise OptionError(
+                "the loss depends on nothing that trains; unfreeze a parameter, or do not detach it"
+            )
+        bad = not math.isfinite(loss.sum().item())
+        if anywhere(trainer, bad):
+            found = in_forward(pl_module, self._calls) if bad else elsewhere()
+            self._stop(trainer, found)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    ) -> None:
+        scaled = scales_loss(trainer)
+        if scaled and unscales_itself(optimizer):
+            self._warn("scaled", SCALED)
+            return
+        norm = self._gradient_norm()
+        if not math.isfinite(norm):
+            if scaled:  # the scaler leaves this step out
+                return
+            self._stop(trainer, in_backward(pl_module, self._calls))
+        self._norm = norm
+        due = self._done % self.every == 0 and trainer.is_global_zero
+        if due and self._has_gradient():
+            self._pulses = self._measured()
+            self._before = {n: p.detach().clone() for n, p in trained(pl_module).items()}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
+    ) -> None:
+        if self._norm is None:  # a batch that only adds to the gradient, or one left out
+            self._forget()
+            return
+        if not math.isfinite(common_norm(self._weights)):
+            self._stop(trainer, in_weights(pl_module), bad_weights=True)
+        clips = clips_gradients(trainer, pl_module)
+        self._seen += 1
+        self._clipped += clips and self._gradient_norm() < self._norm * (1 - 1e-5)
+        if self._before is not None:
+            self._record(trainer, pl_module, clips)
+        self._done += 1
+        self._forget()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, *_: Any) -> None:
+        self._close()
+
+    @property
+    def _calls(self) -> list[Any]:
+        assert self._watch is not None
+        return self._watch.calls
+
+    def _gradient_norm(self) -> float:
+        """Infinite where a gradient is not finite, and where squares overflow."""
+        return common_norm([p.grad for p in self._weights if p.grad is not None])
+
+    def _has_gradient(self) -> bool:
+        found = any(p.grad is not None for p in self._weights)
+        if not found:
+            self._warn("none", "No parameter has a gradient, so a training step is not logged.")
+        return found
+
+    def _forget(self) -> None:
+        assert self._watch is not None
+        self._watch.clear()
+        self._norm, self._pulses, self._before = None, [], None
+
+    def _close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+
+    def _measured(self) -> list[Pulse]:
+        """The pulses of every module's last call."""
+        found: list[Pulse] = []
+        if not self._calls:
+            self._warn("unseen", UNSEEN)
+        for call in {c.name: c for c in self._calls}.values():
+            try:
+                found += pulses(call.name, call.layer, rows_of(call), self.lag)
+            except (OptionError, ShapeError) as error:
+                self._warn(f"unmeasured {call.name}", f"Nothing is logged of a layer: {error}.")
+        return found
+
+    def _record(self, trainer: pl.Trainer, module: nn.Module, clips: bool) -> None:
+        assert self._before is not None and self._norm is not None
+        moved = updates(self._before, trained(module))
+        matrices = [v for n, v in moved.items() if self._before[n].dim() > 1]
+        rate = self._clipped / self._seen if clips else None
+        values = {"gradient_norm": self._norm, **of_layers(self._pulses, self.lag)}
+        values |= {f"update/{name}": value for name, value in moved.items()}
+        if matrices and min(matrices) > 0:
+            values["update_spread"] = max(matrices) / min(matrices)
+        if rate is not None:
+            values["clip_rate"] = rate
+        for logger in trainer.loggers:
+            logger.log_metrics({f"flow/{n}": v for n, v in values.items()}, trainer.global_step)
+        clipped = (self._clipped, self._seen)
+        for rule, sentence in fired(self._pulses, self.lag, clipped, min(matrices, default=None)):
+            self._warn(rule, f"Training step {self._done}: {sentence}")
+        self._seen, self._clipped = 0, 0
+
+    def _warn(self, rule: str, sentence: str) -> None:
+        if rule not in self._told:
+            self._told.add(rule)
+            warnings.warn(sentence, stacklevel=2)
+
+    def _stop(
+        self, trainer: pl.Trainer, found: NotFiniteError | None, bad_weights: bool = False
+    ) -> None:
+        """Ends training with an error that names step and tensor; None goes on."""
+        if found is None:
+            return
+        kept = last_good(trainer, bad_weights)
+        text = f"at training step {self._done} {found}{kept}"
+        raise NotFiniteError(text, found.tensor, found.name, found.step)

@@ -1,0 +1,365 @@
+"""The rules of the verdict: on reach back in time, on training, on single units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+
+from throughtime.diagnosis.quantities.clipping import Clipping
+from throughtime.diagnosis.quantities.evenness import Evenness
+from throughtime.diagnosis.quantities.gates import GateTimes
+from throughtime.diagnosis.quantities.jacobians import Jacobians
+from throughtime.diagnosis.quantities.lag_gradient import LagGradient, Unseen
+from throughtime.diagnosis.report.report import Report
+from throughtime.diagnosis.verdict.cured_copy import CuredCopy, Key
+from throughtime.diagnosis.verdict.trouble import Trouble, where
+
+LARGEST_RHO, LARGEST_EXPONENT, DOUBLED, HELD = 10.0, 0.05, 2.0, 0.05
+"""Above which gradients count as exploding: rho, or the exponent where rho has doubled; r^2 at the
+lag under which little is remembered."""
+
+
+def not_seen(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+    """Layers and directions of which the loss reads the first steps alone, or nothing."""
+    for u in report.unseen:
+        if not u.is_trouble(report.lag):
+            continue
+        place = where(u.layer, u.direction, u.name)
+        sentence = f"The loss cannot see {place}: its gradient by every state of it is zero."
+        if u.read_steps:
+            inputs = "one input only" if u.read_steps == 1 else f"{u.read_steps} inputs"
+            end = f"at the {'beginning' if u.direction else 'end'} of the sequence"
+            sentence = (
+                f"The loss cannot see the end of {place}: it looks at it after {u.read_steps} of "
+                f"its {u.steps} steps at the latest, when it has read {inputs}, and never after "
+                f"its own last step, {end}. What is read later is not learnt from."
+            )
+        yield Trouble("not seen", u.name, sentence, _to_be_read(u))
+
+
+def _to_be_read(u: Unseen) -> str:
+    if not u.read_steps:
+        return (
+            "Let the loss depend on its output or final state, or leave it out; a detached output "
+            "or a unit that is shut, as a ReLU below 0, hides it too."
+        )
+    if u.both_ways:
+        return (
+            "Read each direction at its own end: the final states of both (h_n), or the forward "
+            "half of the output at the last step and the backward half at the first, or the mean "
+            "over all steps."
+        )
+    return "Read its last output or its final state, or the mean over all steps."
+
+
+def exploding(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+    """rho above 10 at any lag, or above 2 with a Lyapunov exponent above 0.05."""
+    told: set[str] = set()
+    for g in report.lag_gradients:
+        known = _jacobians(report, g)
+        if not _explodes(report, g):
+            continue
+        exponent = "" if known is None else f", Lyapunov exponent {_largest(known):+.3f}"
+        sentence = (
+            f"Exploding in {where(g.layer, g.direction, g.name)}: going back the gradient grows "
+            f"up to 10^{g.largest_log10_rho:.1f} times{exponent}."
+        )
+        yield _reaching("exploding", g, sentence, trial, told)
+
+
+def vanishing(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+    """rho below 1/1000 before the lag, where it does not explode."""
+    told: set[str] = set()
+    for g in report.lag_gradients:
+        need = min(report.lag, g.last_lag)
+        if not _vanishes(g, need) or _explodes(report, g):
+            continue
+        whole = ", the whole sequence" if need == g.last_lag else ""
+        sentence = (
+            f"Vanishing in {where(g.layer, g.direction, g.name)}: the gradient falls below 1/1000 "
+            f"after {g.horizon_1e3_steps} steps, and the task needs {need}{whole}."
+        )
+        yield _reaching("vanishing", g, sentence, trial, told)
+
+
+def written_too_weakly(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+    """Half of the gates' time scales above the lag, but nothing to be read of the input there.
+
+    Silent for lags so far back that a sound memory would be under the noise line too, and for
+    cells without a gate that keeps, whose time scales come from their mean Jacobian alone.
+    """
+    shares = {(m.name, t.layer, t.direction): t.share_above(report.lag)
+              for m in report.modules for t in m.gates if t.kind == "gate"}  # fmt: skip
+    sound, blind = _leaky(report.lag), {(u.name, u.layer, u.direction) for u in report.unseen}
+    for c in report.capacities:
+        key = (c.name, c.layer, c.direction)
+        if key in blind:
+            continue
+        weak = c.r2_by_lag[report.lag] == 0 and sound > c.noise_line
+        if not weak or shares.get(key, 0.0) < 0.5:
+            continue
+        advice = trial.words
+        if key in trial.r2:
+            advice += f": on a copy started so, r^2({report.lag}) is {trial.r2[key]:.2g}"
+        yield Trouble(
+            "written too weakly",
+            c.name,
+            f"Written too weakly in {where(c.layer, c.direction, c.name)}: {shares[key]:.0%} of "
+            f"the time scales are above {report.lag} steps, but of the input {report.lag} steps "
+            f"ago nothing can be read (r^2 below {c.noise_line:.2g}, where a single leaky unit "
+            f"would have {sound:.2g}).",
+            f"{advice}.",
+        )
+
+
+def remembers_little(report: Report) -> Iterator[Trouble]:
+    """r^2(lag) under a twentieth in every layer: no trouble yet, but no health either.
+
+    One event that stands out can still be carried so far, every input cannot. Silent where a
+    trouble is named that has to be mended first.
+    """
+    blind = {(u.name, u.layer, u.direction) for u in report.unseen}
+    held = {c.place: c.r2_by_lag[report.lag] for c in report.capacities if c.place not in blind}
+    first = {"not finite", "not seen", "exploding", "vanishing", "written too weakly"}
+    if not held or max(held.values()) >= HELD or first & {t.kind for t in report.troubles}:
+        return
+    name, layer, direction = max(held, key=lambda place: held[place])
+    most = held[name, layer, direction]
+    r2 = f"{most:.2g}" if most else "0"
+    yield Trouble(
+        "remembers little",
+        name,
+        f"Gradients reach back, but little is remembered: of inputs {report.lag} steps ago a "
+        f"linear read-out finds r^2({report.lag}) = {r2} at most, in "
+        f"{where(layer, direction, name)}, where 1 is everything.",
+        "One event that stands out can be carried so far all the same. Where the task needs many "
+        "of the inputs in between, give it the input of so long ago beside the present one "
+        "(dilation, attention) or more units.",
+    )
+
+
+def _leaky(lag: int) -> float:
+    """r^2(lag) of s_t = f s_{t-1} + u_t with time scale lag, for white u: (1 - f^2) f^(2 lag)."""
+    return (1 - math.exp(-2 / lag)) * math.exp(-2)
+
+
+def _jacobians(report: Report, g: LagGradient) -> Jacobians | None:
+    own = (j for m in report.modules if m.name == g.name for j in m.jacobians)
+    return next((j for j in own if (j.layer, j.direction) == (g.layer, g.direction)), None)
+
+
+def _largest(own: Jacobians) -> float:
+    return own.lyapunov_nats_per_step[0]
+
+
+def _explodes(report: Report, g: LagGradient) -> bool:
+    """By the gradient itself; states that grow do not make one explode that shrinks.
+
+    Below a two-way layer gradients arrive at every step, the last ones too, and not by going back
+    alone; there the exponent must agree.
+    """
+    known, size = _jacobians(report, g), g.largest_log10_rho
+    grows = known is not None and _largest(known) > LARGEST_EXPONENT
+    if size > math.log10(DOUBLED) and grows:
+        return True
+    return size > math.log10(LARGEST_RHO) and not _below_both_ways(report, g)
+
+
+def _below_both_ways(report: Report, g: LagGradient) -> bool:
+    module = next((m for m in report.modules if m.name == g.name), None)
+    if module is None or g.layer + 1 == len(module.hidden_sizes):
+        return False
+    return any(times.direction for times in module.gates)
+
+
+def _vanishes(g: LagGradient, lag: int) -> bool:
+    return g.horizon_1e3_steps is not None and g.horizon_1e3_steps < lag
+
+
+def _reaching(
+    kind: str, g: LagGradient, sentence: str, trial: CuredCopy, told: set[str]
+) -> Trouble:
+    """The trouble, with what a new start gives; `told` has the starts already spelt out."""
+    lag, before = min(trial.lag, g.last_lag), g.at(trial.lag)
+    new = trial.gradients.get((g.name, g.layer, g.direction))
+    if new is None or new.last_lag < lag:
+        return Trouble(kind, g.name, sentence, f"{trial.words}.", before)
+    after, K = new.at(lag), new.horizon_1e3_steps
+    beginning = "The same start" if trial.words in told else trial.words
+    told.add(trial.words)
+    still = "" if K is None or K >= lag else " still"
+    advice = (
+        f"{beginning}: on a copy started so, the gradient {lag} steps back is "
+        f"10^{after:.1f} of the last step's where it was 10^{before:.1f}, and it{still} falls "
+        f"below 1/1000 {'nowhere in the sequence' if K is None else f'after {K} steps'}."
+    )
+    return Trouble(kind, g.name, sentence, advice, before, after)
+
+
+POINTS, RATE, BIAS, CHANCE = 0.9, 0.2, 0.3, 0.01
+"""The least cosine of a truncated gradient; the largest clip rate and bias; how likely so many
+clipped batches may be at that rate before they are held against the threshold."""
+
+
+def truncation(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+    """The gradient of back-propagation as far as the user's points elsewhere."""
+    K = report.truncation
+    for w in report.weight_lags if K is not None else ():
+        assert K is not None
+        cosine = w.cosine_by_lag[min(K, len(w.cosine_by_lag) - 1)]
+        if cosine >= POINTS:
+            continue
+        of = f" of {w.name}" if w.name else ""
+        yield Trouble(
+            "truncation",
+            w.name,
+            f"Truncated too early: back-propagation over {K} steps has a cosine of {cosine:.2f} "
+            f"with the whole gradient{of}{', backward' if w.direction else ''}, below {POINTS}.",
+            f"Back-propagate over {w.steps_to(POINTS)} steps, from where on the cosine is "
+            f"{POINTS} or more, with checkpoint_every=k of Recurrent where memory is short.",
+        )
+
+
+def clipping(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+    """The mean gradient changes by 0.3 of its length, or more than one batch in five is clipped.
+
+    The rate is held against one in five by a binomial test: of few batches some may be clipped.
+    """
+    c = report.clipping
+    if c is None or c.threshold is None or c.clip_rate is None or c.mean_bias is None:
+        return
+    if not often(c.clip_rate, len(c.norms)) and c.mean_bias <= BIAS:
+        return
+    low = c.threshold < min(c.norms) / 10
+    yield Trouble(
+        "clipping",
+        "",
+        f"Clipping at {c.threshold:.3g} {'is far too low: it ' if low else ''}changes "
+        f"{c.clip_rate:.0%} of the gradients, whose median norm is {c.median_norm:.3g}, and the "
+        f"mean by {c.mean_bias:.2f} of its length.",
+        _better(c, trial),
+    )
+
+
+def often(rate: float, batches: int) -> bool:
+    """Whether so high a rate is no chance where one batch in five is clipped."""
+    clipped = round(rate * batches)
+    chances = (math.comb(batches, k) * RATE**k * (1 - RATE) ** (batches - k)
+               for k in range(clipped, batches + 1))  # fmt: skip
+    return sum(chances) < CHANCE
+
+
+def _better(c: Clipping, trial: CuredCopy) -> str:
+    norms = torch.tensor(c.norms, dtype=torch.float64, device="cpu")
+    threshold = float(norms.quantile(0.9))
+    new = trial.clipping(threshold)
+    noise = "The raw gradient is noise: mend the Jacobian first. " if c.is_noise else ""
+    # Below the mean gradient's own norm what UClip carries on grows without end.
+    carried = c.threshold is not None and c.threshold > c.mean_norm
+    return (
+        f"{noise}Clip {'with throughtime.UClip, or ' if carried else ''}at the 90th percentile of "
+        f"the norms, {threshold:.3g}: on the same batches that changes {new.clip_rate or 0:.0%} of "
+        f"the gradients and the mean by {new.mean_bias or 0:.2f} of its length."
+    )
+
+
+SATURATED, MOVING, DEAD = 0.5, 1e-5, 0.1
+"""Share of a gate's values at its ends; what it must learn beside its weights; share of units."""
+
+
+def frozen_gates(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+    """Gates of which half stands at its ends and whose weights hardly move."""
+    if report.evenness is None:
+        return
+    what, blind = report.evenness.kind, {(u.name, u.layer, u.direction) for u in report.unseen}
+    for key, times in _gates(report):
+        if key in blind:  # it stands still for want of a loss, not of a slope
+            continue
+        found = {s.name: (s.share_low + s.share_high, moving(report.evenness, key, s.name))
+                 for s in times.saturation if s.name != "state"}  # fmt: skip
+        frozen = {n: (share, moved) for n, (share, moved) in found.items()
+                  if share > SATURATED and moved is not None and moved < MOVING}  # fmt: skip
+        if not frozen:
+            continue
+        share = min(share for share, _ in frozen.values())
+        moved = max(moved or 0.0 for _, moved in frozen.values())
+        yield Trouble(
+            "frozen gates",
+            key[0],
+            f"Frozen gates in {where(key[1], key[2], key[0])}: {share:.0%} or more of the values "
+            f"of {', '.join(frozen)} stand at an end, and the {what} is at most {moved:.1g} of "
+            f"their weights.",
+            _thawed(trial, key, "+".join(frozen)),
+        )
+
+
+def dead_units(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+    """One unit in ten, or more, whose output does not move."""
+    for key, times in _gates(report):
+        dead, units = len(times.dead_units), len(times.unit_deviations)
+        if not units or dead / units < DEAD:
+            continue
+        after = trial.dead_units.get(key)
+        told = "" if after is None else f": on a copy started so, {after} of {units} are dead"
+        words = f"{trial.words}{told}."
+        if after is not None and after >= dead:
+            words = (
+                f"A new start does not help, {after} of {units} are dead on a copy from "
+                f"throughtime.cure too. {_inputs(trial, key, units)}"
+            )
+        yield Trouble(
+            "dead units",
+            key[0],
+            f"Dead units in {where(key[1], key[2], key[0])}: {dead} of {units} outputs deviate by "
+            f"less than 0.001 over all steps and rows.",
+            words,
+        )
+
+
+def _inputs(trial: CuredCopy, key: Key, units: int) -> str:
+    """What the module is given, and how the copy would do if that were standardised."""
+    given = trial.inputs.get(key[0])
+    if given is None:
+        return "Look at the scale and sign of the module's inputs."
+    size = f"mean {given.mean:.2g} and deviation {given.deviation:.2g}"
+    said = f"The module's inputs have {size}"
+    if given.deviation == 0:
+        return f"{said}: look at what comes before it."
+    after = given.dead_units[key]
+    helps = "Standardise them" if after < DEAD * units else "To standardise them does not help"
+    return f"{said}. {helps}: {after} of {units} are then dead on that copy."
+
+
+def moving(found: Evenness, key: Key, gates: str) -> float | None:
+    """The largest ratio of the blocks of gates joined by +; None where none is known.
+
+    Gradients are as large as the loss is, so they count beside the largest that reaches the
+    states of the layer; updates count as they are.
+    """
+    names = gates.split("+")
+    own = [
+        s.ratio
+        for s in found.shares
+        if (s.name, s.layer, s.direction) == key and s.gate in names and s.ratio is not None
+    ]
+    if not own:
+        return None
+    if found.kind == "update":
+        return max(own)
+    reaching = [n for d in found.depth if (d.name, d.layer, d.direction) == key for n in d.norms]
+    size = max(reaching, default=0.0)
+    return max(own) / size if size else None
+
+
+def _gates(report: Report) -> Iterator[tuple[Key, GateTimes]]:
+    return (((m.name, t.layer, t.direction), t) for m in report.modules for t in m.gates)
+
+
+def _thawed(trial: CuredCopy, key: Key, gates: str) -> str:
+    after = trial.evenness and moving(trial.evenness, key, gates)
+    advice = f"Lower the learning rate. {trial.words}"
+    if after is None:
+        return f"{advice}."
+    return f"{advice}: on a copy started so, the gradient is up to {after:.1g} of their weights."

@@ -1,0 +1,36 @@
+"""Trained models leave Python: as C99, and as what is made of it.
+
+What it takes to write them is imported when a function is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from throughtime.export.c.write import to_c as to_c
+    from throughtime.export.evidence import Measured as Measured
+    from throughtime.export.evidence import measure as measure
+    from throughtime.export.llvm.write import to_object as to_object
+    from throughtime.export.prepare import Exported as Exported
+
+_PLACES: Final = {
+    "to_c": "throughtime.export.c.write",
+    "to_object": "throughtime.export.llvm.write",
+    "measure": "throughtime.export.evidence",
+    "Measured": "throughtime.export.evidence",
+    "Exported": "throughtime.export.prepare",
+}
+
+__all__ = ["Exported", "Measured", "measure", "to_c", "to_object"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"throughtime.export has no {name!r}: {', '.join(__all__)}")
+    return getattr(importlib.import_module(_PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

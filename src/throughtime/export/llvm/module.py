@@ -1,0 +1,195 @@
+"""The module of a program: one step as a function, and the functions of the header."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from llvmlite import ir
+
+from throughtime.compiler.llvm.emit import POINTER, VOID, Emit
+from throughtime.compiler.llvm.kind import Kind
+from throughtime.compiler.llvm.number import I64, Num
+from throughtime.export.llvm.constants import Constants, padded
+from throughtime.export.llvm.sums import Sums
+from throughtime.export.llvm.targets import Target
+from throughtime.export.llvm.walks import Walks
+from throughtime.export.program import Lookup, Place, Product, Program, Stage
+
+_BYTES: Final = 4
+
+
+class Module:
+    """A program as a module of LLVM.
+
+    Args:
+        program: what it does.
+        target: for which processor.
+        weights: how matrices are kept.
+        about: the line that it tells of itself.
+
+    Attributes:
+        state: numbers of a state, each array padded to whole vectors.
+        work: likewise of what a step works with.
+    """
+
+    def __init__(self, program: Program, target: Target, weights: str, about: str) -> None:
+        self.program, self.target = program, target
+        self.kind = Kind(_BYTES, target.lanes)
+        self.module = ir.Module(program.name)
+        self.constants = Constants(self.module, target.lanes, weights)
+        self._places: dict[str, tuple[str, int]] = {}
+        self.state = max(1, self._place("state"))
+        self.work = self._place("work")
+        self._vector_inputs = any(
+            isinstance(o, Stage) and any(_is_line(p) for p in o.loads.values())
+            for part in program.parts for o in part.operations
+        )  # fmt: skip
+        self._tables = {n: self.constants.lines(v) for n, v in program.constants.items()}
+        self._one = self._write_one()
+        self._write_public(about)
+
+    def _line(self, name: str) -> int:
+        return padded(self.program.arrays[name].size, self.target.lanes)
+
+    def _place(self, kind: str) -> int:
+        """Where each array of a kind begins, and how many numbers they have together."""
+        count = 0
+        for name, array in self.program.arrays.items():
+            if array.kind == kind or (kind == "work" and array.kind == "input"):
+                self._places[name] = (kind, count)
+                count += array.lines * self._line(name)
+        return count
+
+    def _write_one(self) -> Emit:
+        """`one(state, x, y)`: a step."""
+        e = Emit(self.module, "one", self.kind, ("state", "x", "y"), internal=True)
+        memory = ir.ArrayType(self.kind.real, max(1, self.work))
+        place = e.b.alloca(memory)
+        place.align = max(4, self.kind.size)
+        self._e, self._memory = e, Num(e.b, e.b.ptrtoint(place, I64))
+        self._sums = Sums(e, self.constants, self.target.fused, self.target.vectors)
+        if self._vector_inputs:
+            self._copy(e.given["x"], self._memory + self._places["x"][1] * _BYTES,
+                       len(self.program.inputs))  # fmt: skip
+        for part in self.program.parts:
+            for operation in part.operations:
+                if isinstance(operation, Product):
+                    self._product(operation)
+                elif isinstance(operation, Stage):
+                    walks = Walks(e, operation, self._address)
+                    for walk in operation.walks:
+                        walks.write(walk)
+                else:
+                    self._lookup(operation)
+        self._copy(self._address(self.program.result), e.given["y"], self.program.outputs)
+        e.done()
+        return e
+
+    def _address(self, place: Place) -> Num:
+        """Where a place begins."""
+        e, first = self._e, place.offset * _BYTES
+        if place.array == "x" and not self._vector_inputs:
+            return e.given["x"] + first
+        if place.array in self._tables:
+            table = Num(e.b, e.b.ptrtoint(self._tables[place.array], I64))
+            return table + (place.line * self._line(place.array) * _BYTES + first)
+        kind, offset = self._places[place.array]
+        base = e.given["state"] if kind == "state" else self._memory
+        return base + ((offset + place.line * self._line(place.array)) * _BYTES + first)
+
+    def _copy(self, source: Num, to: Num, count: int) -> None:
+        """So many numbers, whole vectors first."""
+        e, lanes = self._e, self.target.lanes
+        whole = count // lanes * lanes
+        with e.loop(e.number(whole), step=lanes) as k:
+            e.store(e.load(source + k.index * _BYTES), to + k.index * _BYTES)
+        for i in range(whole, count):
+            e.put_real(e.real(source + i * _BYTES), to + i * _BYTES)
+
+    def _product(self, operation: Product) -> None:
+        size, lanes = self.kind.size, self.target.lanes
+        weights, scales = self.constants.packed([b.matrix for b in operation.blocks])
+        starts, outs = list[Num | None](), list[Num]()
+        for block in operation.blocks:
+            for v in range(padded(len(block.matrix), lanes) // lanes):
+                start = None if block.start is None else self._address(block.start) + v * size
+                starts.append(start)
+                outs.append(self._address(block.out) + v * size)
+        columns = operation.blocks[0].matrix.shape[1]
+        source = self._address(operation.source)
+        self._sums.write(weights, scales, columns, source, starts, outs)
+
+    def _lookup(self, operation: Lookup) -> None:
+        """The line of a table that a number says, held inside the table."""
+        e, lines = self._e, len(operation.table)
+        table, scales = self.constants.plain(operation.table)
+        one = e.real(self._address(operation.row))
+        zero, last = self.kind.real(0.0), self.kind.real(float(lines - 1))
+        above = e.b.select(e.b.fcmp_ordered(">", one, zero), one, zero)
+        held = e.b.select(e.b.fcmp_ordered("<", above, last), above, last)
+        row = Num(e.b, e.b.zext(e.b.fptosi(held, ir.IntType(32)), I64))
+        width = padded(operation.table.shape[1], self.target.lanes)
+        base = Num(e.b, e.b.ptrtoint(table, I64)) + row * (width * self.constants.bytes)
+        out = self._address(operation.out)
+        with e.loop(e.number(width), step=self.target.lanes) as k:
+            value = self._sums.weight(base + k.index * self.constants.bytes)
+            if scales is not None:
+                scale = Num(e.b, e.b.ptrtoint(scales, I64)) + row * _BYTES
+                value = e.b.fmul(e.splat(e.real(scale)), value)
+            e.store(value, out + k.index * _BYTES)
+
+    def _write_public(self, about: str) -> None:
+        """The functions of the header, and its line of text."""
+        name, size = self.program.name, ir.IntType(self.target.pointer)
+        reset = self._function("reset", 1, [])
+        b = ir.IRBuilder(reset.append_basic_block("entry"))
+        b.call(self._write_reset().function, [b.ptrtoint(reset.args[0], I64)])
+        b.ret_void()
+        step = self._function("step", 3, [])
+        b = ir.IRBuilder(step.append_basic_block("entry"))
+        b.call(self._one.function, [b.ptrtoint(v, I64) for v in step.args])
+        b.ret_void()
+        run = self._function("run", 3, [size])
+        b = ir.IRBuilder(run.append_basic_block("entry"))
+        steps = run.args[3] if self.target.pointer == 64 else b.zext(run.args[3], I64)
+        b.call(self._write_run().function, [*(b.ptrtoint(v, I64) for v in run.args[:3]), steps])
+        b.ret_void()
+        said = np.frombuffer(about.encode() + b"\0", np.uint8)
+        text = self.constants.table(said, f"{name}_about")
+        text.linkage = ""
+
+    def _function(self, word: str, pointers: int, more: list[Any]) -> Any:
+        kind = ir.FunctionType(VOID, [POINTER] * pointers + more)
+        return ir.Function(self.module, kind, f"{self.program.name}_{word}")
+
+    def _write_reset(self) -> Emit:
+        """`clear(state)`: zeros, and what sequences start from."""
+        e = Emit(self.module, "clear", self.kind, ("state",), internal=True)
+        for i in range(0, self.state, self.target.lanes):
+            if self.state >= self.target.lanes:
+                e.store(e.zero(), e.given["state"] + i * _BYTES)
+            else:
+                e.put_real(self.kind.real(0.0), e.given["state"])
+        for name, values in self.program.resets.items():
+            first = self._places[name][1]
+            for i, value in enumerate(values.reshape(-1).tolist()):
+                e.put_real(self.kind.real(value), e.given["state"] + (first + i) * _BYTES)
+        e.done()
+        return e
+
+    def _write_run(self) -> Emit:
+        """`steps(state, x, y, count)`: one step behind the other."""
+        e = Emit(self.module, "steps", self.kind, ("state", "x", "y", "count"), internal=True)
+        g = e.given
+        with e.loop(g["count"]) as t:
+            x = g["x"] + t.index * (len(self.program.inputs) * _BYTES)
+            y = g["y"] + t.index * (self.program.outputs * _BYTES)
+            e.call(self._one, g["state"], x, y)
+        e.done()
+        return e
+
+
+def _is_line(place: Place | float) -> bool:
+    """Whether a place is a line of the input that is read in vectors."""
+    return isinstance(place, Place) and place.array == "x" and place.size > 1

@@ -1,0 +1,261 @@
+"""From a model to its program: the pieces of a plain stack in order, or why it is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from throughtime.cells.cell import activation_function
+from throughtime.errors import NotFiniteError, OptionError
+from throughtime.export.builder import Writer
+from throughtime.export.layer import input_labels, said_of, write_layer
+from throughtime.export.pointwise import write_pointwise
+from throughtime.export.program import Place, Program
+from throughtime.layers.convert import from_torch
+from throughtime.layers.passage import Passage
+from throughtime.layers.readout import Gate, Readout
+from throughtime.layers.stream_model import frozen
+
+
+class Piece(NamedTuple):
+    """A part of a plain stack.
+
+    Attributes:
+        path: where it stands in the model.
+        module: a module, or a function of torch.
+    """
+
+    path: str
+    module: nn.Module | Callable[..., Any]
+
+
+def taken(model: nn.Module) -> nn.Module:
+    """A copy that rests, with layers of ours in the place of torch.nn's; its weights checked.
+
+    Raises:
+        OptionError: a weight is not float32, or not finite.
+    """
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    copy = frozen(from_torch(model)).cpu()
+    for name, v in (*copy.named_parameters(), *copy.named_buffers()):
+        if v.is_floating_point() and v.dtype != torch.float32:
+            raise OptionError(
+                f"exported programs compute in float32, got {v.dtype} in {name}; "
+                f"convert the model with model.float()"
+            )
+        if not bool(torch.isfinite(v).all()):
+            raise NotFiniteError(f"{name} must be finite numbers, got NaN or infinity", "parameter",
+                                 name)  # fmt: skip
+    return copy
+
+
+def pieces_of(model: nn.Module, path: str = "") -> list[Piece]:
+    """The pieces in order, sequences, readouts and plain stacks opened.
+
+    Raises:
+        OptionError: a part has code of its own or hooks.
+    """
+    place = path or "the model"
+    if model._forward_hooks or (model._forward_pre_hooks and not isinstance(model, Passage)):
+        raise OptionError(f"{place} has hooks, which no exported program runs; remove them first")
+    if type(model) is nn.Sequential:
+        return _inside(model, path, list(model.named_children()))
+    if type(model) is Readout:
+        read = pieces_of(model.network, f"{path}.network".strip("."))
+        identity = model.activation is activation_function("identity")
+        return read if identity else [*read, Piece(place, model.activation)]
+    stack = getattr(model, "plain_stack", None)
+    if stack is not None:
+        return _inside(model, path, [(str(k), part) for k, part in enumerate(stack())])
+    if type(model) in (nn.Dropout, nn.Identity):
+        return []
+    if type(model) in _WRITTEN or isinstance(model, Passage) or _is_activation(model):
+        return [Piece(place, model)]
+    raise OptionError(
+        f"{place} is a {type(model).__name__} with code of its own, which an export does not "
+        f"follow; build it of torch.nn.Sequential, or give it a method plain_stack() that returns "
+        f"its parts in order"
+    )
+
+
+def _inside(model: nn.Module, path: str, parts: list[tuple[str, nn.Module]]) -> list[Piece]:
+    return [p for name, part in parts for p in pieces_of(part, f"{path}.{name}".strip("."))]
+
+
+def _is_activation(model: nn.Module) -> bool:
+    """One of torch's functions of each unit, which has no weights."""
+    own = type(model).__module__ == "torch.nn.modules.activation"
+    return own and not any(True for _ in model.parameters())
+
+
+def program_of(pieces: list[Piece], name: str) -> Program:
+    """The program of a plain stack."""
+    if not pieces:
+        raise OptionError("a model to export must have at least one part, got an empty one")
+    writer = Writer(*_inputs(pieces[0]))
+    for number, piece in enumerate(pieces):
+        module = piece.module
+        if isinstance(module, Passage):
+            _write_passage(writer, module, piece.path, number)
+        elif isinstance(module, nn.Embedding) and number:
+            raise OptionError(
+                f"{piece.path} is an embedding behind other parts; an exported program looks up "
+                f"its input alone, so it must come first"
+            )
+        else:
+            _check_width(piece, writer.at.size)
+            write = _WRITTEN.get(type(module), _write_function)
+            writer.end(f"{piece.path}: {_said(module)}", write(writer, module))
+    return writer.finish(name)
+
+
+def _said(module: Any) -> str:
+    return (
+        repr(module) if isinstance(module, nn.Module) else getattr(module, "__name__", "function")
+    )
+
+
+def _inputs(first: Piece) -> tuple[tuple[str, ...], int]:
+    """What each input number is, and how many of them the first piece reads as its x."""
+    module: Any = first.module
+    if isinstance(module, nn.Embedding):
+        return (f"whole number from 0 to {module.num_embeddings - 1}",), 1
+    if isinstance(module, Passage):
+        width = module.input_size
+        call = _calls(module, first.path)[0]
+        return (*(f"x[{k}]" for k in range(width)), *input_labels(call)), width
+    takes = _takes(module)
+    if takes is None:
+        raise OptionError(
+            f"{first.path} comes first and says not how many numbers it takes; let a layer or a "
+            f"linear part come first"
+        )
+    return tuple(f"x[{k}]" for k in range(takes)), takes
+
+
+def _takes(module: Any) -> int | None:
+    """How many numbers a piece takes; None for one that takes any."""
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    if isinstance(module, Passage):
+        return module.input_size
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) == 1:
+        return module.normalized_shape[0]
+    return None
+
+
+def _check_width(piece: Piece, width: int) -> None:
+    takes = _takes(piece.module)
+    if takes is not None and takes != width:
+        raise OptionError(
+            f"{piece.path} takes {takes} numbers and what stands before it gives {width}"
+        )
+
+
+def _calls(layer: Passage, path: str) -> list[Any]:
+    """A call of one step for each layer."""
+    if layer.directions == 2:
+        raise OptionError(
+            f"{path} is bidirectional and needs the whole sequence, and an exported program has "
+            f"one step at a time; build it with bidirectional=False"
+        )
+    if set(layer.dilations) != {1}:
+        raise OptionError(
+            f"{path} is dilated and keeps no old states, so no exported program can run it; "
+            f"use dilation=1"
+        )
+    if _kind(layer).__module__.partition(".")[0] != "throughtime":
+        raise OptionError(
+            f"{path} is a {type(layer).__name__} with code of its own, which an export does not "
+            f"follow; use the layer it is built on"
+        )
+    make: Any = layer
+    return [make._example(i, 1, 1, False, False, False) for i in range(len(layer.widths))]
+
+
+def _kind(layer: Passage) -> type:
+    """The layer's class; not the one that torch's parametrisation puts in its place."""
+    own = type(layer).__mro__
+    return own[1] if "parametrizations" in layer._modules else own[0]
+
+
+def _write_passage(writer: Writer, layer: Passage, path: str, number: int) -> None:
+    calls = _calls(layer, path)
+    _check_width(Piece(path, layer), writer.at.size)
+    for k, call in enumerate(calls):
+        if number and call.cell.layout.inputs or k and call.cell.layout.inputs:
+            raise OptionError(f"{path} reads direct inputs, so it must be the model's first layer")
+        title = path if len(calls) == 1 else f"{path}, layer {k}"
+        before = writer.at
+        out = write_layer(writer, call, title)
+        if k and layer.options.residual:
+            out = write_pointwise(writer, torch.add, {"h": before, "below": out}, {}, "sum")
+        writer.end(f"{title}: {said_of(call)}", out)
+
+
+def _write_linear(writer: Writer, part: Any) -> Place:
+    out = writer.work("y", part.out_features)
+    bias = None if part.bias is None else part.bias.numpy()
+    writer.product(writer.at, part.weight.numpy(), bias, out, "W")
+    return out
+
+
+def _write_gate(writer: Writer, part: Any) -> Place:
+    """x sigmoid(network(x))."""
+    x = writer.at
+    for piece in pieces_of(part.network):
+        _check_width(piece, writer.at.size)
+        writer.at = _WRITTEN.get(type(piece.module), _write_function)(writer, piece.module)
+    if writer.at.size != x.size:
+        raise OptionError(f"a gate's network must give {x.size} numbers, got {writer.at.size}")
+    given = {"x": x, "z": writer.at}
+    return write_pointwise(writer, lambda x, z: x * torch.sigmoid(z), given, {}, "gated")
+
+
+def _write_embedding(writer: Writer, part: Any) -> Place:
+    out = writer.work("e", part.embedding_dim)
+    writer.lookup(part.weight.numpy(), writer.at, out)
+    return out
+
+
+def _write_norm(writer: Writer, part: Any) -> Place:
+    """Layer norm or RMS norm over the units."""
+    vectors = {
+        n: v.numpy() for n, v in (("gain", part.weight), ("shift", _bias(part))) if v is not None
+    }
+    eps = part.eps if part.eps is not None else torch.finfo(torch.float32).eps
+
+    def layer_norm(x: Any, gain: Any = None, shift: Any = None) -> Any:
+        return functional.layer_norm(x, x.shape[-1:], gain, shift, eps)
+
+    def rms_norm(x: Any, gain: Any = None) -> Any:
+        return functional.rms_norm(x, x.shape[-1:], gain, eps)
+
+    function = layer_norm if isinstance(part, nn.LayerNorm) else rms_norm
+    return write_pointwise(writer, function, {"x": writer.at}, vectors, "normed")
+
+
+def _bias(part: Any) -> Tensor | None:
+    return getattr(part, "bias", None)
+
+
+def _write_function(writer: Writer, part: Any) -> Place:
+    function = part.forward if isinstance(part, nn.Module) else part
+    try:
+        return write_pointwise(writer, function, {"x": writer.at}, {}, "y")
+    except OptionError as error:
+        raise OptionError(f"{_said(part)} cannot be exported: {error}") from error
+
+
+_WRITTEN: dict[Any, Callable[[Writer, Any], Place]] = {
+    nn.Linear: _write_linear,
+    nn.Embedding: _write_embedding,
+    nn.LayerNorm: _write_norm,
+    nn.RMSNorm: _write_norm,
+    Gate: _write_gate,
+}

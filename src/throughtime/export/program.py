@@ -1,0 +1,183 @@
+"""An exported program: what one time step does, in order, before it is C or machine code.
+
+    part        a piece of the model: a layer, a linear map, an activation
+    operation   a product with matrices, a walk over units, a look-up, a copy
+
+Every array and every matrix has the sizes of this one model; nothing is decided at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from throughtime.compiler.graph import Graph
+
+Values = np.ndarray[Any, Any]
+
+
+class Array(NamedTuple):
+    """Numbers that a step reads or writes.
+
+    Attributes:
+        kind: "input" and "output" are the caller's, "state" is carried, "work" is the step's own,
+            "constant" is never written.
+        lines: how many lines of numbers it has.
+        size: numbers of a line.
+    """
+
+    kind: str
+    lines: int
+    size: int
+
+
+class Place(NamedTuple):
+    """Numbers of an array.
+
+    Attributes:
+        array: its name.
+        size: how many numbers; 1 where units of any count read the same one.
+        line: which of its lines.
+        offset: where they begin in that line.
+    """
+
+    array: str
+    size: int
+    line: int = 0
+    offset: int = 0
+
+
+class Block(NamedTuple):
+    """out = start + matrix @ v, one chain of sums a number, in the order of the columns.
+
+    Attributes:
+        matrix: (lines, columns), float32.
+        start: where chains start; None is zero.
+        out: where they end.
+        name: of the matrix, as a person reads it.
+    """
+
+    matrix: Values
+    start: Place | None
+    out: Place
+    name: str
+
+
+class Product(NamedTuple):
+    """Matrices times one vector.
+
+    Attributes:
+        source: v.
+        blocks: one a matrix, all with as many columns as v has numbers.
+    """
+
+    source: Place
+    blocks: tuple[Block, ...]
+
+
+class Walk(NamedTuple):
+    """Once over units: nodes of a graph, unit by unit.
+
+    Attributes:
+        size: how many units.
+        numbers: nodes of one number that are worked out before it.
+        lines: nodes whose values are left for later walks, and where.
+        reductions: nodes over all units, there behind it.
+        stores: nodes that are results, and where they go; all are known before one is written.
+    """
+
+    size: int
+    numbers: tuple[int, ...]
+    lines: tuple[tuple[int, Place], ...]
+    reductions: tuple[int, ...]
+    stores: tuple[tuple[int, Place], ...]
+
+
+class Stage(NamedTuple):
+    """Walks one behind the other; later ones know the single numbers of those before.
+
+    Attributes:
+        graph: whose nodes are computed.
+        loads: nodes that are there: where they lie, or the one number they are.
+        units: the number behind each width that the graph names.
+        walks: in order.
+    """
+
+    graph: Graph
+    loads: Mapping[int, Place | float]
+    units: Mapping[str, int]
+    walks: tuple[Walk, ...]
+
+
+class Lookup(NamedTuple):
+    """A line of a table: `row` is a whole number as a float, held inside the table.
+
+    Attributes:
+        table: (lines, width), float32.
+        row: where the number lies.
+        out: where the line goes.
+    """
+
+    table: Values
+    row: Place
+    out: Place
+
+
+Operation = Product | Stage | Lookup
+
+
+class Part(NamedTuple):
+    """The operations of one piece of the model.
+
+    Attributes:
+        title: the piece in words.
+        operations: in order.
+    """
+
+    title: str
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True)
+class Program:
+    """One time step of a model.
+
+    Attributes:
+        name: a C identifier, with which all names begin.
+        inputs: what each input number is.
+        outputs: how many numbers a step gives.
+        arrays: by name; "x" is the input.
+        constants: values of the constant arrays, (lines, size).
+        resets: values that states start from, where they are not zero.
+        parts: in order.
+        result: where the output lies when all parts are done.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: int
+    arrays: Mapping[str, Array]
+    constants: Mapping[str, Values]
+    resets: Mapping[str, Values]
+    parts: tuple[Part, ...]
+    result: Place
+
+    @property
+    def states(self) -> dict[str, Array]:
+        """The arrays that are carried from step to step."""
+        return {n: a for n, a in self.arrays.items() if a.kind == "state"}
+
+    @property
+    def matrices(self) -> list[Values]:
+        """All matrices and tables."""
+        found: list[Values] = []
+        for part in self.parts:
+            for operation in part.operations:
+                if isinstance(operation, Product):
+                    found += [block.matrix for block in operation.blocks]
+                elif isinstance(operation, Lookup):
+                    found.append(operation.table)
+        return found

@@ -1,0 +1,141 @@
+"""A model whose weights rest, and what is packed of it, once for all streams of the model."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import weakref
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.backends.cpu.stream_stack import Stack
+from throughtime.layers.passage import Passage
+from throughtime.layers.stream_model import check_streamable, frozen, round_matrices
+from throughtime.layers.stream_parts import Parts, parts_of
+
+
+class Frozen:
+    """A copy of a model in eval mode, which many streams read and none changes.
+
+    Args:
+        model: the copy.
+        narrow: its matrices are of bfloat16 values in float32.
+
+    Attributes:
+        model: the same.
+        narrow: likewise.
+        layers: its recurrent layers.
+        batch_first: of all of them.
+        parts: of one call of compiled code, or why there are none.
+    """
+
+    def __init__(self, model: nn.Module, narrow: bool) -> None:
+        self.model, self.narrow = model, narrow
+        self.layers = [m for m in model.modules() if isinstance(m, Passage)]
+        self.batch_first = bool(self.layers[0].batch_first)
+        self.parts: Parts | str = parts_of(model)
+
+    @cached_property
+    def stack(self) -> Stack | None:
+        """The whole model as one call, where compiled code takes it."""
+        return None if isinstance(self.parts, str) else Stack(self.parts, self.narrow)
+
+    @cached_property
+    def stacks(self) -> list[Stack | None]:
+        """Each of its layers as a call of its own, where compiled code takes that."""
+        found = [parts_of(layer) for layer in self.layers]
+        return [None if isinstance(p, str) else Stack(p, self.narrow) for p in found]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Frozen, (self.model, self.narrow)
+
+
+class _Known:
+    """A frozen model, while a stream lives that reads it, and what it was made of.
+
+    Args:
+        found: the frozen model.
+        outline: the source in bytes, without its tensors.
+        values: copies of these, which nobody changes; they live as long as the frozen model.
+    """
+
+    def __init__(self, found: Frozen, outline: bytes, values: list[Tensor]) -> None:
+        self.frozen = weakref.ref(found)
+        self._outline = outline
+        self._values: list[Callable[[], Tensor | None]] = [
+            partial(_same, v) if found.narrow else weakref.ref(v) for v in values
+        ]
+
+    def fits(self, outline: bytes, tensors: list[Tensor]) -> bool:
+        """Whether a model is the one that was frozen, its weights those of then."""
+        if outline != self._outline or len(tensors) != len(self._values):
+            return False
+        for value, v in zip(self._values, tensors, strict=True):
+            old = value()
+            if old is None or old.dtype != v.dtype or old.device != v.device:
+                return False
+            if old.shape != v.shape or not torch.equal(old, v):
+                return False
+        return True
+
+
+def _same(value: Tensor) -> Tensor:
+    return value
+
+
+_KNOWN: Final[weakref.WeakKeyDictionary[nn.Module, dict[Any, _Known]]] = weakref.WeakKeyDictionary()
+
+
+def frozen_model(source: nn.Module, weights: torch.dtype | None) -> Frozen:
+    """The frozen copy of a model as it is now: that of another stream, if it is the same still."""
+    outline, tensors = _outline(source)
+    known = _KNOWN.get(source, {}).get(weights)
+    shared = known.frozen() if known is not None else None
+    if shared is not None and known is not None and outline is not None:
+        if known.fits(outline, tensors):
+            return shared
+    check_streamable(source)
+    copies: dict[int, Any] = {}
+    model = frozen(source, copies)
+    values = [copies.get(id(v), v) for v in tensors]
+    if weights is not None:
+        values = [v.detach().clone() for v in values]
+    round_matrices(model, weights)
+    found = Frozen(model, weights is not None)
+    if outline is not None:
+        _KNOWN.setdefault(source, {})[weights] = _Known(found, outline, values)
+    return found
+
+
+class _Outline(pickle.Pickler):
+    """Writes a model without its tensors, which it gathers."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
+        self.tensors: list[Tensor] = []
+
+    def persistent_id(self, value: Any) -> Any:
+        """Tensors by their number."""
+        if not isinstance(value, Tensor):
+            return None
+        self.tensors.append(value)
+        return type(value).__name__, len(self.tensors)
+
+
+def _outline(model: nn.Module) -> tuple[bytes | None, list[Tensor]]:
+    """A model in bytes, without its tensors; None where it cannot be written or compared."""
+    file = io.BytesIO()
+    writer = _Outline(file)
+    try:
+        writer.dump(model)
+    except (pickle.PicklingError, TypeError, AttributeError, RuntimeError, RecursionError):
+        return None, []
+    plain = all(
+        type(v) in (Tensor, nn.Parameter) and v.layout == torch.strided and v.device.type != "meta"
+        for v in writer.tensors
+    )
+    return (file.getvalue() if plain else None), writer.tensors

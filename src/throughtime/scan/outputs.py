@@ -1,0 +1,41 @@
+"""Outputs that backward needs and that are the user's own, who may write over them.
+
+torch.nn's layers keep copies. Here backward reads the outputs themselves, and only where their
+version says that they are no longer what the layer gave, computes them once more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from throughtime.backends import OPAQUE
+from throughtime.scan.form import unflatten
+
+
+def kept_output(y: Tensor) -> Tensor:
+    """What is kept of the output: itself; a copy where hooks take it, which hide its version."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return y if hooks is None else y.clone()
+
+
+def recall(ctx: Any, count: int) -> tuple[Any, ...]:
+    """What `Direct` saved: `count` tensors of the call, the output, and what the backend kept.
+
+    Raises:
+        RuntimeError: torch's own, if a tensor of the call has been changed.
+    """
+    try:
+        return ctx.saved_tensors  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+    saved = [v.unpack() for i, v in enumerate(ctx._raw_saved_tensors) if i != count]
+    call = unflatten(ctx.cell, ctx.form, saved[:count])
+    width = call.cell.widths(call.hidden_size)[0]
+    y = call.x.new_empty((*call.x.shape[:-1], call.directions, width))
+    with torch.no_grad():
+        OPAQUE[ctx.backend].forward(call._replace(record=False), False, [y])
+    return (*saved[:count], y, *saved[count:])

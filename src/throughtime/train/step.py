@@ -1,0 +1,103 @@
+"""What a training step follows from: its batch, learning rate, optimizer, clipping and seed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import AdamW, Optimizer
+
+from throughtime.tasks import Task
+from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.task import Batch
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """The learning rate of step 0, 1, ...: a linear warm-up, then the decay of the recipe.
+
+    warm-up    lr (step + 1) / warmup
+    cosine     lr (1 + cos(pi q)) / 2      q = (step - warmup) / (steps - warmup)
+    linear     lr (1 - q)
+    constant   lr
+    """
+    if step < recipe.warmup:
+        return recipe.lr * (step + 1) / recipe.warmup
+    q = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    decay = {"cosine": (1 + math.cos(math.pi * q)) / 2, "linear": 1 - q, "constant": 1.0}
+    return recipe.lr * decay[recipe.schedule]
+
+
+def clip(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> tuple[float, bool]:
+    """Clips gradients in place: by their common norm, by value, or not.
+
+    Returns:
+        The norm of all gradients before clipping, and whether anything was clipped.
+    """
+    held = [p for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in held if p.grad is not None]
+    if recipe.clip == "norm":
+        norm = clip_grad_norm_(held, recipe.clip_threshold)
+        return float(norm), bool(norm > recipe.clip_threshold)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if recipe.clip == "none":
+        return float(norm), False
+    clipped = _largest(gradients) > recipe.clip_threshold
+    clip_grad_value_(held, recipe.clip_threshold)
+    return float(norm), clipped
+
+
+def _largest(gradients: Iterable[Tensor]) -> float:
+    return max(float(g.abs().max()) for g in gradients)
+
+
+_BETAS = (0.9, 0.98)
+
+
+def optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """The optimizer of a recipe, in its first state."""
+    return AdamW(
+        parameters, lr=recipe.lr, betas=_BETAS, weight_decay=recipe.weight_decay, fused=True
+    )
+
+
+def step_seed(seed: int, step: int) -> int:
+    """The seed of everything random in one step; -1 is the drawing of the initial weights."""
+    digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class StepLoader:
+    """The batches from the present step to the next validation, anew each time it is iterated.
+
+    Which batch a step gets is decided by (seed, epoch, step) and by nothing that happened before,
+    so a run that was killed goes on with the batch it would have had.
+    """
+
+    def __init__(self, task: Task, present: Callable[[], int]) -> None:
+        self._task = task
+        self._present = present
+        self._epoch = -1
+        self._batches: Sequence[Batch] = ()
+
+    def __iter__(self) -> Iterator[Batch]:
+        recipe = self._task.recipe
+        first = self._present()
+        last = first - first % recipe.validate_every + recipe.validate_every
+        for step in range(first, min(last, recipe.steps)):
+            yield self.batch(step)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of step 0, 1, ...; every pass over the data has the same number of steps."""
+        if self._epoch < 0:
+            self._turn_to(0)
+        epoch, place = divmod(step, len(self._batches))
+        if epoch != self._epoch:
+            self._turn_to(epoch)
+        return self._batches[place]
+
+    def _turn_to(self, epoch: int) -> None:
+        self._epoch, self._batches = epoch, self._task.epoch(epoch)

@@ -1,0 +1,26 @@
+/* Where a Cortex-M begins: the floating-point unit is switched on, then C starts. */
+#include <stdint.h>
+
+extern uint32_t top_of_stack;
+extern void _start(void);
+void begin(void);
+
+void begin(void)
+{
+    *(volatile uint32_t *)0xE000ED88u |= 0xFu << 20; /* CPACR: coprocessors 10 and 11 */
+    __asm volatile("dsb\n isb");
+    _start();
+}
+
+static void stop(void)
+{
+    for (;;) {
+    }
+}
+
+typedef void (*handler)(void);
+
+__attribute__((section(".vectors"), used)) static const handler vectors[16] = {
+    (handler)&top_of_stack, begin, stop, stop, stop, stop, stop, stop, stop, stop, stop, stop,
+    stop,                   stop,  stop, stop,
+};

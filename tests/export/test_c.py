@@ -1,0 +1,199 @@
+"""C99 from every cell: it builds without a warning, passes its own test, and calls nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.export.built import STRICT, TABLE, need, random_layer, run, test_of
+from throughtime import GRU, LSTM, Cell, Gate, Readout, Recurrent, cells, from_torch
+from throughtime.export import to_c
+from throughtime.export.objects import undefined
+
+HERE = Path(__file__).parent
+
+
+def error_in(said: str) -> float:
+    """The largest difference that a test printed."""
+    match = re.search(r"error (\S+)", said)
+    assert match is not None
+    return float(match[1])
+
+
+@pytest.mark.parametrize("cell", TABLE, ids=repr)
+def test_every_cell_passes_its_own_test(cell: Cell, tmp_path: Path) -> None:
+    to_c(random_layer(cell, 11), tmp_path)
+    said = test_of(tmp_path, need("gcc", "gcc"), "-O1", *STRICT)
+    assert said.startswith("PASS") and "steps 1000" in said
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("flags", ["-O3 -march=native", "-O2 -ffast-math", "-Os"])
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("cell", TABLE, ids=repr)
+def test_every_cell_by_every_compiler(
+    cell: Cell, compiler: str, flags: str, tmp_path: Path
+) -> None:
+    for hidden in (8, 33):
+        to_c(random_layer(cell, hidden), tmp_path)
+        said = test_of(tmp_path, need(compiler, compiler), *flags.split(), *STRICT)
+        assert said.startswith("PASS")
+
+
+@pytest.mark.parametrize("cell", [cells.LSTM(), cells.SLSTM(), cells.GRUD()], ids=repr)
+def test_clang_warns_of_nothing_either(cell: Cell, tmp_path: Path) -> None:
+    to_c(random_layer(cell, 16), tmp_path)
+    assert test_of(tmp_path, need("clang", "clang"), "-O3", *STRICT).startswith("PASS")
+
+
+def stack() -> nn.Module:
+    return nn.Sequential(
+        nn.Embedding(10, 4), nn.LayerNorm(4), nn.GELU(), Gate(4), LSTM(4, 8, 2),
+        Readout(8, 3, activation="tanh"), nn.Dropout(0.5), nn.Softmax(-1), nn.RMSNorm(3),
+    )  # fmt: skip
+
+
+MODELS: dict[str, Any] = {
+    "a stack": stack,
+    "torch's": lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.GRU(5, 7, batch_first=True)),
+    "residuals": lambda: Recurrent(
+        cells.GRU(), 3, 6, num_layers=3, residual=True, zoneout=0.1, dropout=0.3
+    ),
+    "a start that was learned": lambda: random_layer(cells.LSTM(), 5, learn_initial=True),
+    "no bias": lambda: LSTM(2, 5, bias=False),
+    "every activation": lambda: nn.Sequential(
+        nn.Linear(2, 9), nn.SiLU(), nn.ELU(), nn.Softplus(), nn.LogSigmoid(), nn.Linear(9, 9),
+        nn.Hardtanh(), nn.LeakyReLU(), nn.Mish(), nn.SELU(), nn.Softsign(), nn.ReLU6(),
+        nn.Linear(9, 2), nn.Sigmoid(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("name", MODELS)
+def test_plain_stacks_of_all_that_may_stand_in_them(
+    name: str, weights: str, tmp_path: Path
+) -> None:
+    model = MODELS[name]()
+    done = to_c(model, tmp_path, weights=weights)
+    assert test_of(tmp_path, need("gcc", "gcc"), "-O1", *STRICT).startswith("PASS")
+    assert set(done.files) == {"net.h", "net.c", "net_test.c", "README.md"}
+
+
+def test_a_step_gives_what_the_model_gives(tmp_path: Path) -> None:
+    """By our own reading of its outputs, not by the test that the export wrote."""
+    model = nn.Sequential(LSTM(2, 7, 2), Readout(7, 3))
+    to_c(model, tmp_path)
+    library = shared(tmp_path)
+    x = torch.randn(50, 1, 2)
+    state = (ctypes.c_float * 28)()
+    library.net_reset(state)
+    y = np.empty((50, 3), np.float32)
+    for t in range(50):
+        one = np.ascontiguousarray(x[t, 0].numpy())
+        library.net_step(state, one.ctypes.data_as(ctypes.c_void_p), y[t].ctypes.data_as(
+            ctypes.c_void_p))  # fmt: skip
+    wanted, _ = model(x)
+    torch.testing.assert_close(torch.from_numpy(y), wanted[:, 0].detach(), rtol=1e-5, atol=1e-6)
+
+
+def shared(folder: Path) -> ctypes.CDLL:
+    run([need("gcc", "gcc"), "-O2", "-shared", "-fPIC", "net.c", "-o", "net.so", "-lm"], folder)
+    return ctypes.CDLL(str(folder / "net.so"))
+
+
+def test_it_needs_nothing_but_memory_functions_and_the_libm_it_names(tmp_path: Path) -> None:
+    needs: dict[str, set[str]] = {}
+    for name, cell, libm in (
+        ("lstm", cells.LSTM(), True), ("norm", cells.LSTMLayerNorm(), True),
+        ("free", cells.LSTMLayerNorm(), False),
+    ):  # fmt: skip
+        to_c(random_layer(cell, 9), tmp_path, libm=libm)
+        run([need("gcc", "gcc"), "-O1", "-fmath-errno", "-c", "net.c", "-o", "only.obj"], tmp_path)
+        needs[name] = undefined((tmp_path / "only.obj").read_bytes()) - {"_GLOBAL_OFFSET_TABLE_"}
+    assert needs["lstm"] <= {"memcpy", "memset"}
+    assert needs["norm"] <= {"memcpy", "memset", "sqrtf"} and "sqrtf" in needs["norm"]
+    assert needs["free"] <= {"memcpy", "memset"}
+
+
+def test_without_libm_it_passes_too(tmp_path: Path) -> None:
+    to_c(random_layer(cells.LSTMLayerNorm(), 9), tmp_path, libm=False)
+    assert test_of(tmp_path, need("gcc", "gcc"), "-O2", *STRICT).startswith("PASS")
+
+
+@pytest.mark.parametrize("cell", [cells.GRUD(), cells.LSTMProjected(3)], ids=repr)
+def test_sanitizers_find_nothing(cell: Cell, tmp_path: Path) -> None:
+    to_c(random_layer(cell, 5), tmp_path)
+    checks = "-fsanitize=address,undefined,float-cast-overflow"
+    flags = ("-O1", "-g", checks, "-fno-sanitize-recover=all")
+    assert test_of(tmp_path, need("gcc", "gcc"), *flags).startswith("PASS")
+
+
+def test_steps_allocate_nothing(tmp_path: Path) -> None:
+    """An allocator that ends the program when a step calls it; the same program traps otherwise."""
+    to_c(nn.Sequential(LSTM(2, 9), nn.LayerNorm(9)), tmp_path)
+    flags = ["-O1", "-I", str(tmp_path), str(HERE / "no_allocation.c"), "net.c", "-lm"]
+    run([need("gcc", "gcc"), *flags, "-o", "trapped"], tmp_path)
+    assert run(["./trapped"], tmp_path) == "0 allocations\n"
+    assert run(["./trapped", "one"], tmp_path) == "1 allocations\n"
+
+
+def test_header_and_source_are_c_plus_plus_too(tmp_path: Path) -> None:
+    to_c(random_layer(cells.GRU(), 5), tmp_path)
+    run([need("g++", "g++"), "-x", "c++", "-O1", "-Wall", "-Wextra", "-Werror", "net.c",
+         "net_test.c", "-o", "tested"], tmp_path)  # fmt: skip
+    assert run(["./tested"], tmp_path).startswith("PASS")
+
+
+def test_whole_numbers_outside_a_table_are_held_inside(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Embedding(4, 3))
+    to_c(model, tmp_path)
+    library, y = shared(tmp_path), np.empty(3, np.float32)
+    table = model[0].weight.detach().numpy()
+    for x, row in ((2.0, 2), (-5.0, 0), (1e30, 3), (float("nan"), 0), (float("inf"), 3)):
+        given = np.array([x], np.float32)
+        library.net_step(None, given.ctypes.data_as(ctypes.c_void_p), y.ctypes.data_as(
+            ctypes.c_void_p))  # fmt: skip
+        assert np.array_equal(y, table[row])
+
+
+def test_a_run_is_as_small_as_it_says(tmp_path: Path) -> None:
+    model = from_torch(nn.LSTM(64, 64))
+    found = {w: to_c(model, tmp_path, weights=w) for w in ("float32", "bfloat16", "int8")}
+    matrices = 4 * 64 * 128
+    assert found["float32"].weight_bytes == 4 * (matrices + 256)
+    assert found["bfloat16"].weight_bytes == 2 * matrices + 4 * 256
+    assert found["int8"].weight_bytes == matrices + 4 * 512 + 4 * 256
+    assert found["int8"].weight_bytes / found["float32"].weight_bytes <= 0.28
+    assert found["float32"].state_bytes == 4 * 128
+
+
+def test_same_model_same_bytes(tmp_path: Path) -> None:
+    model = GRU(2, 4)
+    for folder in ("one", "two"):
+        to_c(model, tmp_path / folder)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+
+
+def test_about_says_what_it_is(tmp_path: Path) -> None:
+    to_c(nn.Sequential(GRU(2, 4), Readout(4, 1)), tmp_path, name="knob")
+    library = ctypes.CDLL(str(_shared_as(tmp_path, "knob")))
+    said = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(library, "knob_about"))).decode()
+    assert re.fullmatch(
+        r"knob: 0: GRU\(\), 2 -> 4; 1\.network: Linear\(.*\); 2 inputs \(x\[0\], x\[1\]\), 1 "
+        r"outputs; weights float32, sha256 [0-9a-f]{16}; throughtime [\w.]+",
+        said,
+    )
+
+
+def _shared_as(folder: Path, name: str) -> Path:
+    run([need("gcc", "gcc"), "-shared", "-fPIC", f"{name}.c", "-o", "it.so", "-lm"], folder)
+    return folder / "it.so"

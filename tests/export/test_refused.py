@@ -1,0 +1,175 @@
+"""What cannot leave is refused by name, in one sentence with the reason."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from throughtime import LSTM, Gate, Readout, Recurrent, cells
+from throughtime.cli import main
+from throughtime.errors import NotFiniteError, OptionError
+from throughtime.export import to_c
+
+
+class Own(nn.Module):
+    """A module with code of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = LSTM(1, 2)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.layer(x)
+
+
+class Changed(LSTM):
+    """A layer with code of its own."""
+
+
+def hooked() -> nn.Module:
+    model = nn.Sequential(LSTM(1, 2))
+    model[0].register_forward_hook(lambda *_: None)
+    return model
+
+
+def not_a_number() -> nn.Module:
+    model = LSTM(1, 2)
+    with torch.no_grad():
+        model.bias_ih_l0[1] = float("nan")
+    return model
+
+
+def sorted_units(x: torch.Tensor) -> torch.Tensor:
+    return torch.sort(x).values
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "bidirectional": (
+        lambda: nn.Sequential(LSTM(1, 2, bidirectional=True)),
+        "0 is bidirectional and needs the whole sequence, and an exported program has one step at "
+        "a time; build it with bidirectional=False",
+    ),
+    "dilated": (
+        lambda: Recurrent(cells.GRU(), 1, 2, dilation=2),
+        "the model is dilated and keeps no old states, so no exported program can run it; use "
+        "dilation=1",
+    ),
+    "hook": (hooked, "0 has hooks, which no exported program runs; remove them first"),
+    "own": (
+        Own,
+        "the model is a Own with code of its own, which an export does not follow; build it of "
+        "torch.nn.Sequential, or give it a method plain_stack() that returns its parts in order",
+    ),
+    "changed": (
+        lambda: Changed(1, 2),
+        "the model is a Changed with code of its own, which an export does not follow; use the "
+        "layer it is built on",
+    ),
+    "double": (
+        lambda: LSTM(1, 2).double(),
+        "exported programs compute in float32, got torch.float64 in weight_ih_l0; convert the "
+        "model with model.float()",
+    ),
+    "embedding behind": (
+        lambda: nn.Sequential(nn.Linear(1, 2), nn.Embedding(2, 2)),
+        "1 is an embedding behind other parts; an exported program looks up its input alone, so "
+        "it must come first",
+    ),
+    "widths": (
+        lambda: nn.Sequential(LSTM(1, 2), Readout(3, 1)),
+        "1.network takes 3 numbers and what stands before it gives 2",
+    ),
+    "empty": (nn.Sequential, "a model to export must have at least one part, got an empty one"),
+    "no width": (
+        lambda: nn.Sequential(nn.Tanh(), LSTM(1, 2)),
+        "0 comes first and says not how many numbers it takes; let a layer or a linear part come "
+        "first",
+    ),
+    "no rule": (
+        lambda: nn.Sequential(LSTM(1, 2), Readout(2, 2, activation=sorted_units)),
+        "sorted_units cannot be exported: sort has no rule",
+    ),
+    "a gate's network": (
+        lambda: nn.Sequential(nn.Linear(1, 2), Gate(2, nn.Linear(2, 1))),
+        "a gate's network must give 2 numbers, got 1",
+    ),
+    "direct inputs behind": (
+        lambda: nn.Sequential(nn.Linear(1, 2), Recurrent(cells.GRUD(), 2, 3)),
+        "1 reads direct inputs, so it must be the model's first layer",
+    ),
+    "no module": (lambda: 3, "model must be a torch.nn.Module, got int"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_model_that_cannot_leave(case: str, tmp_path: Path) -> None:
+    make, said = REFUSED[case]
+    with pytest.raises((OptionError, TypeError)) as found:
+        to_c(make(), tmp_path)
+    assert str(found.value) == said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_weight_that_is_no_number(tmp_path: Path) -> None:
+    with pytest.raises(NotFiniteError, match="bias_ih_l0 must be finite numbers, got NaN or inf"):
+        to_c(not_a_number(), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "2net", "a-b", "int", "class", "a__b", "_x", "é", "n" * 41])
+def test_a_name_that_is_no_identifier(name: str, tmp_path: Path) -> None:
+    said = rf"name must be an identifier of C and C\+\+ .* got {re.escape(repr(name))}; say, net"
+    with pytest.raises(OptionError, match=said):
+        to_c(LSTM(1, 2), tmp_path, name=name)
+
+
+def test_weights_of_another_kind(tmp_path: Path) -> None:
+    said = "weights must be one of float32, bfloat16, int8, got 'int4'"
+    with pytest.raises(OptionError, match=said):
+        to_c(LSTM(1, 2), tmp_path, weights="int4")
+
+
+FILE = """
+import torch
+from throughtime import LSTM, Readout
+
+model = torch.nn.Sequential(LSTM(1, 4), Readout(4, 1))
+
+
+def both():
+    return LSTM(1, 2, bidirectional=True)
+
+
+number = 3
+"""
+
+
+def test_the_command_writes_measures_and_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "nets.py"
+    file.write_text(FILE)
+    words = ["export", f"{file}:model", "--to", "c", "--out", str(tmp_path / "c"), "--name", "knob"]
+    assert main([*words, "--measure"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"passed: largest error \S+, allowed \S+\n"
+        r"code \d+ bytes, weights 404, a state 32, stack \d+\n"
+        r"\S+ ns a step, built by \S+\n$",
+        said,
+    )
+    assert (tmp_path / "c" / "knob.h").exists()
+    for what, to, wanted in (
+        (f"{file}:both", "c", "the model is bidirectional"),
+        (f"{file}:number", "c", "must name a torch.nn.Module, or a function that gives one"),
+        (f"{file}:model", "pascal", "to must be one of c"),
+    ):  # fmt: skip
+        assert main(["export", what, "--to", to, "--out", str(tmp_path / "no")]) == 2
+        assert wanted in capsys.readouterr().err
+    (tmp_path / "taken").write_text("a file")
+    assert main(["export", f"{file}:model", "--to", "c", "--out", str(tmp_path / "taken")]) == 2
+    assert f"{tmp_path / 'taken'} cannot be used" in capsys.readouterr().err
