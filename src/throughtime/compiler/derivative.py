@@ -54,14 +54,18 @@ def derivative(graph: Graph) -> Graph:
         elif node.op == "slice":
             parts.setdefault(node.inputs[0], []).append((*node.constants, d))  # type: ignore[arg-type]
             continue
-        for i, value in zip(
-            node.inputs, _gradients_by_inputs(builder, node, index, d), strict=True
-        ):
-            if value is not None and graph.nodes[i].op not in _UNASKED:
-                _add(gradients, i, _summed_to(value, graph.nodes[i].shape))
+        _hand_on(builder, graph, gradients, index)
     order = {f"d_{n.op}.{n.constants[0]}": i for i, n in enumerate(graph.nodes) if n.op in READ}
     outputs.sort(key=lambda output: order[output[0]])
     return builder.finish(graph.name, outputs, products[::-1], len(graph.nodes))
+
+
+def _hand_on(builder: Builder, graph: Graph, gradients: dict[int, Symbol], index: int) -> None:
+    """Add what a node's gradient says of its inputs to theirs."""
+    node, d = graph.nodes[index], gradients[index]
+    for i, value in zip(node.inputs, _gradients_by_inputs(builder, node, index, d), strict=True):
+        if value is not None and graph.nodes[i].op not in _UNASKED:
+            _add(gradients, i, _summed_to(value, graph.nodes[i].shape))
 
 
 def _assembled(builder: Builder, shape: Shape, found: list[_Part]) -> Symbol:
