@@ -27,11 +27,7 @@ def derivative(graph: Graph) -> Graph:
     Raises:
         CellError: if the graph has an operation without a rule.
     """
-    if graph.unsupported:
-        operation, line = graph.unsupported[0]
-        raise CellError(
-            f"{graph.name} has no derivative here: no rule for {operation}\n  at {line}"
-        )
+    _check_rules(graph)
     builder = Builder(graph.nodes, H=graph.H)
     gradients: dict[int, Symbol] = {}
     for state, index in graph.outputs:
@@ -55,9 +51,22 @@ def derivative(graph: Graph) -> Graph:
             parts.setdefault(node.inputs[0], []).append((*node.constants, d))  # type: ignore[arg-type]
             continue
         _hand_on(builder, graph, gradients, index)
-    order = {f"d_{n.op}.{n.constants[0]}": i for i, n in enumerate(graph.nodes) if n.op in READ}
+    order = _order(graph)
     outputs.sort(key=lambda output: order[output[0]])
     return builder.finish(graph.name, outputs, products[::-1], len(graph.nodes))
+
+
+def _check_rules(graph: Graph) -> None:
+    if graph.unsupported:
+        operation, line = graph.unsupported[0]
+        raise CellError(
+            f"{graph.name} has no derivative here: no rule for {operation}\n  at {line}"
+        )
+
+
+def _order(graph: Graph) -> dict[str, int]:
+    """The place of each gradient among those of what the step reads."""
+    return {f"d_{n.op}.{n.constants[0]}": i for i, n in enumerate(graph.nodes) if n.op in READ}
 
 
 def _hand_on(builder: Builder, graph: Graph, gradients: dict[int, Symbol], index: int) -> None:
