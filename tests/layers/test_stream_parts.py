@@ -115,7 +115,9 @@ def test_steps_of_tokens(kind: Any, rows: int, own: bool) -> None:
         whole = whole.transpose(0, 1) if batch_first else whole
         stream = Stream(model, rows)
         assert (stream.explain() == ONE_CALL) == own
-        for given in (tokens, tokens.int(), tokens.numpy(), tokens.numpy().astype(np.uint8)):
+        numbers = tokens.numpy()
+        forms = (tokens, tokens.int(), tokens.unsqueeze(-1), numbers, numbers.astype(np.uint8))
+        for given in forms:
             stream.reset()
             found = steps(stream, given)
             torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)

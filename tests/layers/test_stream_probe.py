@@ -93,6 +93,29 @@ def test_what_only_the_first_step_tells_is_refused_then() -> None:
     torch.testing.assert_close(torch.stack([stream(v) for v in x]), model(x))
 
 
+class Rounding(nn.Module):
+    """An encoder that rounds otherwise where a step is alone, as matrix products may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = Recurrent(cells.Elman(), 64, 64)
+        with torch.no_grad():
+            self.rnn.weight_hh_l0.normal_(0, 0.6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.rnn(x + 1e-6 * (len(x) == 1))[0]
+        return y
+
+
+def test_a_layer_that_grows_roundings_does_not_look_over_time() -> None:
+    torch.manual_seed(0)
+    model, x = Rounding(), torch.randn(33, 2, 64)
+    stream = Stream(model, 2)
+    found, whole = torch.stack([stream(v) for v in x]), model(x)
+    torch.testing.assert_close(found[:3], whole[:3], rtol=1e-3, atol=1e-3)
+    assert (found[-1] - whole[-1]).abs().max() > 0.1, "roundings grow, and no part is to blame"
+
+
 ALONE: dict[str, Any] = {
     "last step": lambda: Own(lambda m, y: m.out(y[-1])),
     "last step, one number": lambda: Own(lambda m, y: m.out(y[:, -1])[:, :1], True),

@@ -16,7 +16,7 @@ from throughtime.layers.batch import States
 from throughtime.layers.stream_frozen import Frozen, frozen_model
 from throughtime.layers.stream_given import one_step
 from throughtime.layers.stream_layers import LayerByLayer
-from throughtime.layers.stream_probe import probe
+from throughtime.layers.stream_probe import Found, probe
 from throughtime.layers.stream_rows import (
     check_row,
     checked_states,
@@ -56,6 +56,7 @@ class Stream:
         self.batch, self.weights = _checked_batch(batch), weights
         self._lock = RLock()
         self._source = model
+        self._told: Found | None = None
         self._open(frozen_model(model, weights), batch)
         self._proven = self._is_proven()
 
@@ -78,15 +79,21 @@ class Stream:
             return True
         if len(self._frozen.layers) == 1 and self._frozen.model is self._frozen.layers[0]:
             return True
-        self._layered.timed = probe(self._frozen, self.batch)
-        return self._layered.timed is not None
+        return self._learn(probe(self._frozen, self.batch))
 
     def _prove(self, x: Any, batch: int, given: dict[str, Any]) -> None:
         """The same, when the first x tells what the model takes."""
         if self._layered is not None and not given:
             border = batch, self._layered.steps[0].device, self._layered.time
-            self._layered.timed = probe(self._frozen, batch, one_step("x", x, *border))
+            self._learn(probe(self._frozen, batch, one_step("x", x, *border)))
         self._proven = True
+
+    def _learn(self, found: Found | None) -> bool:
+        """Keep what steps have told, if they have."""
+        self._told = found
+        if found is not None and self._layered is not None:
+            self._layered.timed, self._layered.tokens = found
+        return found is not None
 
     def refresh(self) -> None:
         """Take the model's weights as they are now; the state stays, in the weights' own dtype.
@@ -185,12 +192,11 @@ class Stream:
             self._compiled = self._compiled.resized(rows, flat)
             self.batch, self._layered = batch, None
             return self
-        old, timed = self._states(rows), self._timed
+        old = self._states(rows)
         kept = slice(0, len(rows))
         states = [with_rows(a, kept, b) for a, b in zip(first, old, strict=True)]
         self._open(self._frozen, batch, states)
-        assert self._layered is not None
-        self._layered.timed = timed
+        self._learn(self._told)
         return self
 
     def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
@@ -268,11 +274,6 @@ class Stream:
         return y
 
     @property
-    def _timed(self) -> list[bool] | None:
-        """Which of the model's tensors have a step for each of x, where that is known."""
-        return None if self._layered is None else self._layered.timed
-
-    @property
     def _model(self) -> nn.Module:
         """The model as it runs layer by layer."""
         if self._layered is None:
@@ -281,16 +282,15 @@ class Stream:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
-            kept = ("batch", "weights", "_source", "_frozen", "_proven")
+            kept = ("batch", "weights", "_source", "_frozen", "_proven", "_told")
             found = {n: getattr(self, n) for n in kept}
-            return found | {"state": self.state, "timed": self._timed}
+            return found | {"state": self.state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.batch, self.weights, self._source = (state[n] for n in ("batch", "weights", "_source"))
         self._lock, self._proven = RLock(), state["_proven"]
         self._open(state["_frozen"], self.batch, list(state["state"]))
-        if self._layered is not None:
-            self._layered.timed = state["timed"]
+        self._learn(state["_told"])
 
     def __repr__(self) -> str:
         weights = "" if self.weights is None else f", weights={self.weights}"

@@ -132,7 +132,7 @@ def _outline(model: nn.Module) -> tuple[bytes | None, list[Tensor]]:
     writer = _Outline(file)
     try:
         writer.dump(model)
-    except (pickle.PicklingError, TypeError, AttributeError, RuntimeError, RecursionError):
+    except (pickle.PicklingError, TypeError, ValueError, AttributeError, RuntimeError, OSError):
         return None, []
     plain = all(
         type(v) in (Tensor, nn.Parameter) and v.layout == torch.strided and v.device.type != "meta"

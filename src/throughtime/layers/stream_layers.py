@@ -38,6 +38,7 @@ class LayerByLayer:
         steps: what stands in the layers' places.
         timed: of each tensor that the model gives, whether it has a step for each of x; None
             where nobody has looked.
+        tokens: whether it is known to take one whole number for each row.
     """
 
     def __init__(self, frozen: Frozen, batch: int) -> None:
@@ -55,6 +56,7 @@ class LayerByLayer:
                     setattr(parent, name, wrapped[child])
         self.model: nn.Module = wrapped[model] if isinstance(model, Passage) else model
         self.timed: list[bool] | None = None
+        self.tokens = False
 
     @property
     def states(self) -> list[States]:
@@ -92,6 +94,8 @@ class LayerByLayer:
         for step in self.steps:
             step.now.arrays = arrays
         border = batch, self.steps[0].device, self.time
+        if self.tokens and getattr(x, "shape", None) == (batch, 1):
+            x = x[:, 0]
         v = one_step("x", x, *border)
         if isinstance(given.get("inputs"), Mapping):
             given["inputs"] = {n: one_step(n, i, *border) for n, i in given["inputs"].items()}

@@ -208,9 +208,12 @@ def _add_function(chain: _Chain, function: Callable[[Any], Any], name: str) -> N
 def _is_of_rows(function: Callable[[Any], Any], width: int, like: Tensor) -> bool:
     """Whether a sequence (T, B, width) goes through it as its rows do, one by one."""
     with torch.random.fork_rng(devices=[]):
-        x = torch.randn(3, 2, width, dtype=like.dtype, device="cpu")
-        whole = function(x.clone())
-        rows = torch.cat([function(row.clone()) for row in x.flatten(0, 1).split(1)])
+        x = torch.randn(3, 2, width, dtype=like.dtype, device=like.device)
+        try:
+            whole = function(x.clone())
+            rows = torch.cat([function(row.clone()) for row in x.flatten(0, 1).split(1)])
+        except (TypeError, ValueError, RuntimeError, IndexError):
+            return False
     if whole.shape != x.shape or rows.shape != (6, width):
         return False
     return torch.allclose(whole.flatten(0, 1), rows, rtol=1e-3, atol=1e-5, equal_nan=True)

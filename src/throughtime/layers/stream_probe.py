@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from throughtime.layers.passage import Passage
 from throughtime.layers.stream_frozen import Frozen
 from throughtime.layers.stream_given import tensors_in
 from throughtime.layers.stream_layers import LayerByLayer
+from throughtime.layers.stream_step import Step
 
 STEPS: Final = (33, 5)
 """How many are taken; the second where a model takes no more."""
@@ -33,9 +34,21 @@ _CURE: Final = (
 )
 
 
+class Found(NamedTuple):
+    """What a model's random steps have told.
+
+    Attributes:
+        timed: of each tensor that the model gives, whether it has a step for each step of x.
+        tokens: whether x is one whole number for each row.
+    """
+
+    timed: list[bool]
+    tokens: bool
+
+
 @torch.no_grad()
-def probe(frozen: Frozen, batch: int, like: Tensor | None = None) -> list[bool] | None:
-    """Of each tensor that the model gives, whether it has a step for each step of x.
+def probe(frozen: Frozen, batch: int, like: Tensor | None = None) -> Found | None:
+    """What random steps, one by one and as a whole sequence, tell of a model.
 
     Args:
         frozen: the model.
@@ -58,9 +71,12 @@ def probe(frozen: Frozen, batch: int, like: Tensor | None = None) -> list[bool] 
                     again = whole.model(x)
                 except RAISED:
                     continue
-                if all(_close(a, b) for a, b in zip(tensors_in(y), tensors_in(again), strict=True)):
-                    return _compare(frozen, x, whole, y)
-                return None  # a model that tosses coins: nothing can be said
+                if not all(map(_close, tensors_in(y), tensors_in(again))):
+                    return None  # a model that tosses coins: nothing can be said
+                timed = _compare(frozen, x, whole, y, last=steps == STEPS[-1])
+                if timed is not None:
+                    return Found(timed, x.dim() == 2)
+                break
     return None
 
 
@@ -112,8 +128,9 @@ class _Record:
         self.model = model
         self.taken: dict[str, Tensor] = {}
         self.given: dict[str, Tensor] = {}
+        inner = {id(step.layer) for step in model.modules() if isinstance(step, Step)}
         for name, part in model.named_modules():
-            if name and not name.endswith(".layer"):
+            if name and id(part) not in inner:
                 part.register_forward_hook(self._hook(name))
 
     def _hook(self, name: str) -> Any:
@@ -126,14 +143,38 @@ class _Record:
         return hook
 
 
-def _compare(frozen: Frozen, x: Tensor, whole: _Record, y: Any) -> list[bool]:
-    """The model's outputs of all steps, and of one after the other."""
+def _compare(frozen: Frozen, x: Tensor, whole: _Record, y: Any, last: bool) -> list[bool] | None:
+    """Which outputs of all steps are those of one step after the other.
+
+    None where a recurrent layer alone differs, which makes much of little: fewer steps tell more,
+    and of the fewest, the `last`, it is believed.
+    """
+    outputs, taken, given = _stepped(frozen, x, whole)
+    wanted = _without_states(y, outputs[0])
+    timed = [_joins(v, [o[i] for o in outputs]) for i, v in enumerate(wanted)]
+    same = len(wanted) == len(outputs[0]) and all(
+        joined or _close(v, outputs[-1][i])
+        for i, (v, joined) in enumerate(zip(wanted, timed, strict=True))
+    )
+    name = "" if same else _culprit(whole, taken, given)
+    if name and isinstance(whole.model.get_submodule(name), Passage):
+        return timed if last else None
+    if not same:
+        raise OptionError(
+            f"{_said(whole, name)} looks over time: its steps, one by one, are not "
+            f"those of a whole sequence; {_CURE}"
+        )
+    return timed
+
+
+def _stepped(
+    frozen: Frozen, x: Tensor, whole: _Record
+) -> tuple[list[list[Tensor]], list[dict[str, Tensor]], list[dict[str, Tensor]]]:
+    """Of each step what the model gives, and what its parts have taken and given."""
     time = int(frozen.batch_first)
     layered = LayerByLayer(frozen, x.shape[1 - time])
     single = _Record(layered.model)
-    taken: list[dict[str, Tensor]] = []
-    given: list[dict[str, Tensor]] = []
-    outputs: list[list[Tensor]] = []
+    outputs, taken, given = [], [], []
     for v in x.split(1, time):
         try:
             outputs.append([t.clone() for t in tensors_in(layered.call(v, {}))])
@@ -146,17 +187,7 @@ def _compare(frozen: Frozen, x: Tensor, whole: _Record, y: Any) -> list[bool]:
             ) from error
         taken.append(dict(single.taken))
         given.append(dict(single.given))
-    wanted = _without_states(y, outputs[0])
-    timed = [_joins(v, [o[i] for o in outputs]) for i, v in enumerate(wanted)]
-    if len(wanted) != len(outputs[0]) or any(
-        not joined and not _close(v, outputs[-1][i])
-        for i, (v, joined) in enumerate(zip(wanted, timed, strict=True))
-    ):
-        raise OptionError(
-            f"{_culprit(whole, taken, given)} looks over time: its steps, one by one, are not "
-            f"those of a whole sequence; {_CURE}"
-        )
-    return timed
+    return outputs, taken, given
 
 
 def _without_states(y: Any, like: list[Tensor]) -> list[Tensor]:
@@ -166,7 +197,7 @@ def _without_states(y: Any, like: list[Tensor]) -> list[Tensor]:
 
 
 def _culprit(whole: _Record, taken: list[dict[str, Tensor]], given: list[dict[str, Tensor]]) -> str:
-    """The first part that gives other numbers than those of the whole on the same ones."""
+    """The first part that gives other numbers than those of the whole on the same ones, or ""."""
     for name, y in whole.given.items():
         steps = [v[name] for v in given if name in v]
         if len(steps) == len(given) and (_joins(y, steps) or _close(y, steps[-1])):
@@ -174,17 +205,21 @@ def _culprit(whole: _Record, taken: list[dict[str, Tensor]], given: list[dict[st
         x = whole.taken.get(name)
         before = [v[name] for v in taken if name in v]
         if x is not None and len(before) == len(taken) and _joins(x, before):
-            return f"{name}, a {type(whole.model.get_submodule(name)).__name__},"
+            return name
         break
-    return f"the forward of {type(whole.model).__name__}"
+    return ""
+
+
+def _said(whole: _Record, name: str) -> str:
+    """A part in words."""
+    if not name:
+        return f"the forward of {type(whole.model).__name__}"
+    return f"{name}, a {type(whole.model.get_submodule(name)).__name__},"
 
 
 def _next(whole: _Record, single: _Record) -> str:
     """The first part that a step has not reached."""
-    name = next((n for n in whole.given if n not in single.given), "")
-    if not name:
-        return f"the forward of {type(whole.model).__name__}"
-    return f"{name}, a {type(whole.model.get_submodule(name)).__name__},"
+    return _said(whole, next((n for n in whole.given if n not in single.given), ""))
 
 
 def _joins(whole: Tensor, steps: list[Tensor]) -> bool:

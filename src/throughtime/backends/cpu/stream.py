@@ -186,7 +186,7 @@ class CompiledStream:
         if type(x) is not np.ndarray:
             return None
         if self.stack.table is not None:
-            shapes: tuple[tuple[int, ...], ...] = ((count,), ()) if count == 1 else ((count,),)
+            shapes: tuple[tuple[int, ...], ...] = ((count,), (count, 1), *([()] * (count == 1)))
             return x if x.dtype.kind in "iu" and x.shape in shapes else None
         row = (self.stack.width,)
         shapes = ((count, *row), row) if count == 1 else ((count, *row),)
