@@ -170,6 +170,11 @@ def test_the_command_writes_measures_and_refuses(
     ):  # fmt: skip
         assert main(["export", what, "--to", to, "--out", str(tmp_path / "no")]) == 2
         assert wanted in capsys.readouterr().err
+    pytest.importorskip("onnx", reason="no onnx here; pip install 'throughtime[export]'")
+    assert main(["export", f"{file}:model", "--to", "onnx", "--out", str(tmp_path / "o")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'o' / 'net.onnx'}\n"
+    words = ["export", f"{file}:model", "--to", "onnx", "--weights", "int8"]
+    assert main(words) == 2 and "--weights is for --to c" in capsys.readouterr().err
     (tmp_path / "taken").write_text("a file")
     assert main(["export", f"{file}:model", "--to", "c", "--out", str(tmp_path / "taken")]) == 2
     assert f"{tmp_path / 'taken'} cannot be used" in capsys.readouterr().err

@@ -19,6 +19,7 @@ MAY_NAME: dict[str, str] = {
     "layers/convert.py": "which layer of torch.nn becomes which of ours",
     "backends/torch.py": "names torch's layers: what a cell's torch_equivalent may say",
     "layers/drop_in*.py": "the drop-ins: they bear the names of torch.nn's layers",
+    "export/onnx/*.py": "ONNX's three operators bear these names",
     "tasks/recipe.py": "spells out what --cell takes and which cell each word means",
 }
 

@@ -1,4 +1,4 @@
-"""Trained models leave Python: as C99, and as what is made of it.
+"""Trained models leave Python: as C99, machine code, WebAssembly and ONNX.
 
 What it takes to write them is imported when a function is first asked for.
 """
@@ -13,17 +13,21 @@ if TYPE_CHECKING:
     from throughtime.export.evidence import Measured as Measured
     from throughtime.export.evidence import measure as measure
     from throughtime.export.llvm.write import to_object as to_object
+    from throughtime.export.onnx.read import from_onnx as from_onnx
+    from throughtime.export.onnx.write import to_onnx as to_onnx
     from throughtime.export.prepare import Exported as Exported
 
 _PLACES: Final = {
     "to_c": "throughtime.export.c.write",
     "to_object": "throughtime.export.llvm.write",
+    "to_onnx": "throughtime.export.onnx.write",
+    "from_onnx": "throughtime.export.onnx.read",
     "measure": "throughtime.export.evidence",
     "Measured": "throughtime.export.evidence",
     "Exported": "throughtime.export.prepare",
 }
 
-__all__ = ["Exported", "Measured", "measure", "to_c", "to_object"]
+__all__ = ["Exported", "Measured", "from_onnx", "measure", "to_c", "to_object", "to_onnx"]
 
 
 def __getattr__(name: str) -> Any:

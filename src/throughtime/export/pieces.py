@@ -13,6 +13,7 @@ from throughtime.cells.cell import activation_function
 from throughtime.errors import NotFiniteError, OptionError
 from throughtime.export.builder import Writer
 from throughtime.export.layer import input_labels, said_of, write_layer
+from throughtime.export.onnx.reverse import Reversed
 from throughtime.export.pointwise import write_pointwise
 from throughtime.export.program import Place, Program
 from throughtime.layers.convert import from_torch
@@ -74,7 +75,7 @@ def pieces_of(model: nn.Module, path: str = "") -> list[Piece]:
         return _inside(model, path, [(str(k), part) for k, part in enumerate(stack())])
     if type(model) in (nn.Dropout, nn.Identity):
         return []
-    if type(model) in _WRITTEN or isinstance(model, Passage) or _is_activation(model):
+    if type(model) in (*_WRITTEN, Reversed) or isinstance(model, Passage) or _is_activation(model):
         return [Piece(place, model)]
     raise OptionError(
         f"{place} is a {type(model).__name__} with code of its own, which an export does not "
@@ -95,6 +96,9 @@ def _is_activation(model: nn.Module) -> bool:
 
 def program_of(pieces: list[Piece], name: str) -> Program:
     """The program of a plain stack."""
+    for piece in pieces:
+        if isinstance(piece.module, Reversed):
+            raise OptionError(f"{piece.path} reads backward, which no step at a time can")
     if not pieces:
         raise OptionError("a model to export must have at least one part, got an empty one")
     writer = Writer(*_inputs(pieces[0]))
@@ -224,10 +228,14 @@ def _write_embedding(writer: Writer, part: Any) -> Place:
 
 
 def _write_norm(writer: Writer, part: Any) -> Place:
-    """Layer norm or RMS norm over the units."""
-    vectors = {
-        n: v.numpy() for n, v in (("gain", part.weight), ("shift", _bias(part))) if v is not None
-    }
+    function, vectors = norm_function(part)
+    return write_pointwise(writer, function, {"x": writer.at}, vectors, "normed")
+
+
+def norm_function(part: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Layer norm or RMS norm over the units, as a function of x and of the vectors by name."""
+    given = (("gain", part.weight), ("shift", _bias(part)))
+    vectors = {n: v.numpy() for n, v in given if v is not None}
     eps = part.eps if part.eps is not None else torch.finfo(torch.float32).eps
 
     def layer_norm(x: Any, gain: Any = None, shift: Any = None) -> Any:
@@ -236,8 +244,7 @@ def _write_norm(writer: Writer, part: Any) -> Place:
     def rms_norm(x: Any, gain: Any = None) -> Any:
         return functional.rms_norm(x, x.shape[-1:], gain, eps)
 
-    function = layer_norm if isinstance(part, nn.LayerNorm) else rms_norm
-    return write_pointwise(writer, function, {"x": writer.at}, vectors, "normed")
+    return layer_norm if isinstance(part, nn.LayerNorm) else rms_norm, vectors
 
 
 def _bias(part: Any) -> Tensor | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from throughtime.cli.options import whole_number
+
 if TYPE_CHECKING:
     from torch import nn
 
-    from throughtime.cli.app import Commands
+    from throughtime.cli.app import Commands, Parser
 
-FORMS = ("c", "object")
+FORMS = ("c", "object", "onnx")
 
 
 def register(commands: Commands) -> None:
@@ -32,9 +34,18 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--name", default="net", metavar="NAME", help="What all names begin with. Default: net."
     )
+    _add_ways(parser)
+
+
+def _add_ways(parser: Parser) -> None:
+    """How it is written."""
     parser.add_argument(
         "--weights", default="float32", metavar="KIND",
         help="float32, bfloat16 or int8; sums are float32 always. Default: float32.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--opset", type=whole_number, default=22, metavar="N",
+        help="Of ONNX's operators. Default: 22.",
     )  # fmt: skip
     parser.add_argument(
         "--no-libm", dest="libm", action="store_false", help="C that calls nothing of libm."
@@ -46,13 +57,13 @@ def register(commands: Commands) -> None:
 
 
 def export(
-    what: str, to: str, target: str | None, out: Path, name: str, weights: str, libm: bool,
-    measure: bool,
+    what: str, to: str, target: str | None, out: Path, name: str, weights: str, opset: int,
+    libm: bool, measure: bool,
 ) -> None:  # fmt: skip
     """Write a trained model as code that takes one time step a call, with its own test."""
     from throughtime.cli.user_file import told_by_line
     from throughtime.errors import OptionError
-    from throughtime.export import to_c, to_object
+    from throughtime.export import to_c, to_object, to_onnx
     from throughtime.tasks.recipe import one_of
 
     one_of("to", to, FORMS)
@@ -61,6 +72,11 @@ def export(
     file, _, member = what.rpartition(":")
     with told_by_line(Path(file) if file.endswith(".py") else None):
         model = _model(what, file, member)
+        if to == "onnx":
+            _check_onnx(weights, measure)
+            out.mkdir(parents=True, exist_ok=True)
+            print(to_onnx(model, out / f"{name}.onnx", opset=opset))
+            return
         if target is None:
             done = to_c(model, out, name=name, weights=weights, libm=libm)
         else:
@@ -68,6 +84,15 @@ def export(
     print("\n".join(str(done.folder / one) for one in done.files))
     if measure:
         show_measured(done)
+
+
+def _check_onnx(weights: str, measure: bool) -> None:
+    """A file of ONNX has float32 weights, and no test of its own."""
+    from throughtime.errors import OptionError
+
+    if weights != "float32" or measure:
+        option = "--measure" if measure else "--weights"
+        raise OptionError(f"{option} is for --to c and --to object; a file of ONNX has none")
 
 
 def show_measured(done: Any) -> None:

@@ -1,0 +1,1 @@
+"""Models as ONNX, written by hand: whole sequences, any number of steps and rows."""

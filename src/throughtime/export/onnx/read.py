@@ -1,0 +1,200 @@
+"""from_onnx: the recurrent operators of a file as layers of ours. Nothing in a file is executed."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from throughtime import cells
+from throughtime.cells import Cell
+from throughtime.errors import DataError
+from throughtime.export.onnx.names import onnx_package
+from throughtime.export.onnx.operators import Operator, operator_of
+from throughtime.export.onnx.reverse import Reversed
+from throughtime.export.program import Values
+from throughtime.layers.recurrent import Recurrent
+
+_INPUTS: Final = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+_USUAL: Final = {
+    "LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",),
+}  # fmt: skip
+_SIMPLE: Final = {"Tanh": "tanh", "Relu": "relu", "Sigmoid": "sigmoid"}
+
+
+class _Node(NamedTuple):
+    """A recurrent operator of a file.
+
+    Attributes:
+        place: where it stands, for errors.
+        op: its name.
+        attributes: by name.
+        weights: W, R, B and P by name, those that are there.
+    """
+
+    place: str
+    op: str
+    attributes: Mapping[str, Any]
+    weights: Mapping[str, Values]
+
+
+def from_onnx(file: str | os.PathLike[str]) -> dict[str, nn.Module]:
+    """Every RNN, GRU and LSTM of a file as a layer of ours, by the node's name or its output's.
+
+    A layer takes x (T, B, I), where the node has layout 1 (B, T, I), and gives (outputs, state);
+    two directions stand side by side in its outputs.
+
+    Raises:
+        DataError: the file is no ONNX, holds no recurrent operator, or one that no cell of ours is;
+            its weights are missing, of a wrong shape or kept outside of the file.
+        MissingExtra: onnx is not installed.
+    """
+    path = Path(file)
+    model = _loaded(path)
+    initializers = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and len(node.output) == 1:
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    initializers[node.output[0]] = attribute.t
+    found: dict[str, nn.Module] = {}
+    for number, node in enumerate(model.graph.node):
+        if node.op_type in _USUAL and node.domain in ("", "ai.onnx"):
+            name = node.name or next(filter(None, node.output), f"{node.op_type}_{number}")
+            place = f"{path}, node {name!r},"
+            found[name] = _layer(_node(place, node, initializers, path.stat().st_size))
+    if not found:
+        raise DataError(f"{path} must hold an RNN, GRU or LSTM of ONNX, and it has none")
+    return found
+
+
+def _loaded(path: Path) -> Any:
+    onnx = onnx_package()
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(path.read_bytes())
+    except Exception as error:  # protobuf's own, whose place differs from version to version
+        if isinstance(error, OSError):
+            raise
+        raise DataError(f"{path} must be a file of ONNX, and it is not ({error})") from error
+    return model
+
+
+def _node(place: str, node: Any, initializers: Mapping[str, Any], size: int) -> _Node:
+    helper = onnx_package().helper
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    names = dict(zip(_INPUTS, node.input, strict=False))
+    weights: dict[str, Values] = {}
+    for key in ("W", "R", "B", "P"):
+        name = names.get(key)
+        if not name:
+            continue
+        if name not in initializers:
+            raise DataError(
+                f"{place} must have its {key} as a constant of the file, got {name!r}, which is "
+                f"computed or given"
+            )
+        weights[key] = _values(place, key, initializers[name], size)
+    return _Node(place, node.op_type, attributes, weights)
+
+
+def _values(place: str, key: str, tensor: Any, size: int) -> Values:
+    """The numbers of a constant, which must be in the file and no more than it can hold."""
+    onnx = onnx_package()
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+        raise DataError(
+            f"{place} keeps {key} in another file, which is not opened; write the model again with "
+            f"all weights inside"
+        )
+    count = math.prod(tensor.dims)
+    if any(n < 0 for n in tensor.dims) or count * 4 > 2 * size:
+        raise DataError(f"{place} says {key} is {list(tensor.dims)}, more than the file holds")
+    if tensor.data_type != onnx.TensorProto.FLOAT:
+        raise DataError(f"{place} must have float32 weights, got another type for {key}")
+    try:
+        found: Values = np.array(onnx.numpy_helper.to_array(tensor), np.float32)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{place} has a {key} that cannot be read ({error})") from error
+    return found
+
+
+def _layer(node: _Node) -> nn.Module:
+    """The layer of a node."""
+    D, found = _directions(node), _cell(node)
+    W, R = node.weights.get("W"), node.weights.get("R")
+    if W is None or R is None or W.ndim != 3 or R.ndim != 3:
+        raise DataError(f"{node.place} must have W and R of three dimensions")
+    H = int(node.attributes.get("hidden_size", R.shape[-1]))
+    cell, op = found
+    G, I = len(op.gates), W.shape[-1]
+    wanted = {"W": (D, G * H, I), "R": (D, G * H, H), "B": (D, 2 * G * H), "P": (D, 3 * H)}
+    for key, v in node.weights.items():
+        if v.shape != wanted[key] or I < 1 or H < 1:
+            raise DataError(f"{node.place} must have {key} of shape {wanted[key]}, got {v.shape}")
+    layer = Recurrent(
+        cell, I, H, bidirectional=D == 2, batch_first=bool(node.attributes.get("layout", 0))
+    )
+    _fill(layer, node, op, H)
+    return Reversed(layer) if _direction(node) == "reverse" else layer
+
+
+def _direction(node: _Node) -> str:
+    value = node.attributes.get("direction", b"forward")
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _directions(node: _Node) -> int:
+    direction = _direction(node)
+    if direction not in ("forward", "reverse", "bidirectional"):
+        raise DataError(f"{node.place} has direction {direction!r}, which there is not")
+    return 2 if direction == "bidirectional" else 1
+
+
+def _cell(node: _Node) -> tuple[Cell, Operator]:
+    """The cell that computes the same, and how its gates are ordered."""
+    given = [a.decode() for a in node.attributes.get("activations", [])]
+    each = len(_USUAL[node.op])
+    sets = {tuple(given[i : i + each]) for i in range(0, len(given), each)} or {_USUAL[node.op]}
+    simple = node.op == "RNN" and len(sets) == 1 and next(iter(sets))[0] in _SIMPLE
+    if sets != {_USUAL[node.op]} and not simple:
+        raise DataError(f"{node.place} has activations {given}, which no cell of ours has")
+    for name in ("clip", "input_forget"):
+        if node.attributes.get(name):
+            raise DataError(f"{node.place} has {name}={node.attributes[name]}, which no cell has")
+    if node.op == "RNN":
+        cell: Cell = cells.Elman(_SIMPLE[next(iter(sets))[0]])
+    elif node.op == "GRU":
+        after = node.attributes.get("linear_before_reset", 0)
+        cell = cells.GRU() if after else cells.GRUResetBefore()
+    else:
+        cell = cells.LSTMPeephole() if "P" in node.weights else cells.LSTM()
+    found = operator_of(Recurrent(cell, 1, 1)._example(0, 1, 1, False, False, False))
+    assert found is not None
+    return cell, found
+
+
+@torch.no_grad()
+def _fill(layer: Any, node: _Node, op: Operator, H: int) -> None:
+    """The node's weights into the layer, the gates in our order."""
+    layout, W = layer.cell.layout, node.weights
+    B = W.get("B", np.zeros((len(W["W"]), 2 * len(op.gates) * H), np.float32))
+    half = len(op.gates) * H
+    for d in range(len(W["W"])):
+        own = layer.weights(0, d)
+        sides = (
+            ("ih", layout.input_gates, W["W"][d], B[d, :half]),
+            ("hh", layout.recurrent_gates, W["R"][d], B[d, half:]),
+        )
+        for name, gates, matrix, bias in sides:
+            for k, gate in enumerate(gates):
+                there = slice(op.gates.index(gate) * H, (op.gates.index(gate) + 1) * H)
+                own[f"weight_{name}"][k * H : (k + 1) * H] = torch.from_numpy(matrix[there].copy())
+                own[f"bias_{name}"][k * H : (k + 1) * H] = torch.from_numpy(bias[there].copy())
+        for k, name in enumerate(op.peepholes):
+            own[name].copy_(torch.from_numpy(W["P"][d, k * H : (k + 1) * H].copy()))

@@ -1,0 +1,221 @@
+"""ONNX both ways: what onnxruntime says of our files, and what we say of others'."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.export.built import TABLE
+from tests.export.test_c import MODELS
+from throughtime import LSTM, Cell, Gate, Readout, Recurrent, cells
+from throughtime.errors import DataError, OptionError
+from throughtime.export import from_onnx, to_onnx
+from throughtime.layers.stream_model import frozen
+
+onnx = pytest.importorskip("onnx", reason="no onnx here; pip install 'throughtime[export]'")
+
+SIZES = ((1, 1), (4, 2), (9, 3), (17, 1), (30, 5))
+"""Steps and rows, none of which an export knows."""
+
+
+def session(file: Path) -> Any:
+    runtime = pytest.importorskip("onnxruntime", reason="no onnxruntime; pip install onnxruntime")
+    return runtime.InferenceSession(str(file))
+
+
+def near(found: Any, wanted: Any) -> None:
+    w = np.asarray(wanted.detach() if isinstance(wanted, torch.Tensor) else wanted)
+    assert found.shape == w.shape
+    assert np.abs(found - w).max(initial=0) <= 1e-5 * max(1.0, np.abs(w).max(initial=0))
+
+
+@pytest.mark.parametrize("both", [False, True], ids=["forward", "both"])
+@pytest.mark.parametrize("cell", TABLE, ids=repr)
+def test_every_cell_with_lengths_and_states(cell: Cell, both: bool, tmp_path: Path) -> None:
+    layers = 1 if cell.layout.inputs else 2
+    model = Recurrent(cell, 3, 7, num_layers=layers, bidirectional=both)
+    with torch.no_grad():
+        for value in model.parameters():
+            value.normal_(0, 0.2)
+    run = session(to_onnx(model, tmp_path / "net.onnx", lengths=True, states=True))
+    for T, B in SIZES:
+        x, lengths = torch.randn(T, B, 3), torch.randint(0, T + 1, (B,))
+        state = tuple(tuple(torch.rand_like(v) for v in s) for s in model.initial_state(B))
+        inputs = {n: torch.rand(T, B, cell.width(cell.inputs[n], 7)) for n in cell.layout.inputs}
+        y, last = model(x, state, lengths=lengths, inputs=inputs or None)
+        feed = {"x": x.numpy(), "lengths": lengths.int().numpy()}
+        feed |= {n: v.numpy() for n, v in inputs.items()}
+        for i, layer in enumerate(state):
+            feed |= {f"{n}_{i}": v.numpy() for n, v in zip(cell.state_names, layer, strict=True)}
+        found, *states = run.run(None, feed)
+        near(found, y)
+        for a, b in zip(states, [v for layer in last for v in layer], strict=True):
+            near(a, b)
+
+
+def through(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    from throughtime.export.pieces import pieces_of, taken
+    from throughtime.export.record import _through
+
+    pieces = pieces_of(taken(model))
+    with torch.no_grad():
+        v: Any = x
+        for piece in pieces:
+            v = piece.module(v)
+            v = v[0] if isinstance(v, tuple) else v
+        assert callable(_through)
+        return v
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_plain_stacks_of_all_that_may_stand_in_them(name: str, tmp_path: Path) -> None:
+    model = MODELS[name]()
+    run = session(to_onnx(model, tmp_path / "net.onnx"))
+    first = run.get_inputs()[0]
+    for T, B in SIZES:
+        whole = first.type == "tensor(int64)"
+        x = torch.randint(10, (T, B)) if whole else torch.randn(T, B, first.shape[-1])
+        near(run.run(None, {"x": x.numpy()})[0], through(frozen(model), x))
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum", "mean", "mul"])
+def test_merges(merge: Any, tmp_path: Path) -> None:
+    model = Recurrent(cells.GRU(), 3, 5, bidirectional=True, merge=merge, return_state=False)
+    run = session(to_onnx(nn.Sequential(model, nn.Linear(model.output_size, 2)), tmp_path / "n"))
+    assert run.get_outputs()[0].shape == ["T", "B", 2]
+
+
+RECURRENT = (
+    "gru_defaults gru_with_initial_bias gru_seq_length gru_batchwise gru_reverse gru_bidirectional "
+    "lstm_defaults lstm_with_initial_bias lstm_with_peepholes lstm_batchwise lstm_reverse "
+    "lstm_bidirectional simple_rnn_defaults simple_rnn_with_initial_bias rnn_seq_length "
+    "simple_rnn_batchwise simple_rnn_reverse simple_rnn_bidirectional"
+).split()
+
+
+@pytest.fixture(scope="module")
+def published() -> dict[str, Any]:
+    """The recurrent cases of ONNX's own tests."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from onnx.backend.test.case.node import collect_testcases
+
+        found = collect_testcases(None)
+    kinds = ("GRU", "LSTM", "RNN")
+    recurrent = (t for t in found if t.model and t.model.graph.node[0].op_type in kinds)
+    return {t.name.removeprefix("test_"): t for t in recurrent}
+
+
+@pytest.mark.parametrize("case", RECURRENT)
+def test_published_cases_in_and_out(case: str, published: Any, tmp_path: Path) -> None:
+    """Their weights as constants; imported, run, exported, run by onnxruntime."""
+    test = published[case]
+    (given, wanted), node = test.data_sets[0], test.model.graph.node[0]
+    by_name = dict(zip([i.name for i in test.model.graph.input], given, strict=True))
+    for n in ("W", "R", "B", "P"):
+        if n in by_name:
+            tensor = onnx.numpy_helper.from_array(np.asarray(by_name[n]), n)
+            test.model.graph.initializer.append(tensor)
+    (tmp_path / "given.onnx").write_bytes(test.model.SerializeToString())
+    (layer,) = from_onnx(tmp_path / "given.onnx").values()
+    x = torch.from_numpy(np.asarray(by_name["X"]))
+    y, last = layer(x)
+    batch_first = any(a.name == "layout" and a.i for a in node.attribute)
+    outputs = dict(zip([o for o in node.output if o], wanted, strict=True))
+    h = last[0][0].transpose(0, 1) if batch_first else last[0][0]
+    near(np.asarray(outputs["Y_h"]), h)
+    run = session(to_onnx(layer, tmp_path / "again.onnx"))
+    near(run.run(None, {"x": x.numpy()})[0], y)
+
+
+def test_the_published_cases_are_all_there_are(published: Any) -> None:
+    assert sorted(published) == sorted(RECURRENT)
+
+
+def test_a_layer_goes_out_and_comes_back(tmp_path: Path) -> None:
+    for cell in (cells.LSTM(), cells.LSTMPeephole(), cells.GRU(), cells.GRUResetBefore(),
+                 cells.Elman("relu"), cells.Elman("sigmoid")):  # fmt: skip
+        layer = Recurrent(cell, 3, 5, bidirectional=True)
+        (again,) = from_onnx(to_onnx(layer, tmp_path / "net.onnx")).values()
+        assert again.cell is layer.cell
+        for name, value in layer.state_dict().items():
+            assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_an_import_leaves_as_c(tmp_path: Path) -> None:
+    from tests.export.built import need, test_of
+    from throughtime.export import to_c
+
+    (layer,) = from_onnx(to_onnx(nn.LSTM(2, 6), tmp_path / "net.onnx")).values()
+    to_c(layer, tmp_path / "c")
+    assert test_of(tmp_path / "c", need("gcc", "gcc"), "-O1").startswith("PASS")
+
+
+def changed(file: Path, change: Any) -> Path:
+    """A file of ONNX with something else in it."""
+    model = onnx.load(file)
+    change(model)
+    file.write_bytes(model.SerializeToString())
+    return file
+
+
+def _outside(model: Any) -> None:
+    tensor = next(t for t in model.graph.initializer if list(t.dims) == [1, 12, 2])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../../etc/passwd")
+    tensor.ClearField("raw_data")
+
+
+def _huge(model: Any) -> None:
+    tensor = next(t for t in model.graph.initializer if list(t.dims) == [1, 12, 2])
+    tensor.dims[0] = 2**40
+
+
+def _clipped(model: Any) -> None:
+    node = next(n for n in model.graph.node if n.op_type == "LSTM")
+    node.attribute.append(onnx.helper.make_attribute("clip", 1.0))
+
+
+def _computed(model: Any) -> None:
+    node = next(n for n in model.graph.node if n.op_type == "LSTM")
+    node.input[1] = "x"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_outside, "keeps W in another file, which is not opened; write the model again with all"),
+        (_huge, "says W is .*, more than the file holds"),
+        (_clipped, "has clip=1.0, which no cell has"),
+        (_computed, "must have its W as a constant of the file, got 'x', which is computed"),
+        (lambda model: model.graph.ClearField("node"), "must hold an RNN, GRU or LSTM of ONNX"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_taken(change: Any, said: str, tmp_path: Path) -> None:
+    file = changed(to_onnx(LSTM(2, 3), tmp_path / "net.onnx"), change)
+    with pytest.raises(DataError, match=said):
+        from_onnx(file)
+
+
+def test_what_is_no_onnx(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"\xff" * 100)
+    with pytest.raises(DataError, match="must be a file of ONNX, and it is not"):
+        from_onnx(tmp_path / "net.onnx")
+
+
+def test_models_that_are_not_written(tmp_path: Path) -> None:
+    file = tmp_path / "net.onnx"
+    with pytest.raises(OptionError, match="opset must be a whole number of at least 18, got 9"):
+        to_onnx(LSTM(1, 2), file, opset=9)
+    with pytest.raises(OptionError, match="a dilated layer has no form in ONNX here"):
+        to_onnx(Recurrent(cells.GRU(), 1, 2, dilation=2), file)
+    own = Recurrent(cells.GRU(), 1, 2, bidirectional=True, merge=torch.maximum)
+    with pytest.raises(OptionError, match="a merge of your own has no form in ONNX"):
+        to_onnx(nn.Sequential(own, Gate(2), Readout(2, 1)), file)
+    assert not file.exists()
