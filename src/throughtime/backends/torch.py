@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result, unpack
+from throughtime.backends.transforms import is_traced
 
 name = "torch"
 
@@ -80,7 +81,7 @@ def run(call: Call) -> Result:
         quiet_projections()
     start, flat = _arguments(call)
     # A trace is made and checked with and without gradients, and must be the same.
-    trains = torch.is_grad_enabled() or bool(torch._C._get_tracing_state())
+    trains = torch.is_grad_enabled() or is_traced()
     options = (_has_bias(call), 1, 0.0, trains, call.directions == 2)
     kernel = KERNELS[str(call.cell.torch_equivalent)]
     if call.batch_sizes is None:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import torch
 
 
+def is_traced() -> bool:
+    """Whether torch.jit.trace, or what rests on it, writes down what is computed."""
+    return torch._C._get_tracing_state() is not None
+
+
 def no_rule() -> str | None:
     """Why a kernel with one derivative, and none in forward mode, cannot be called; or None."""
     if torch.autograd.forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled():

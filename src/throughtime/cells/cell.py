@@ -153,6 +153,10 @@ class Cell(ABC, metaclass=_CellType):
         """What `step` touches, found by a dry run: a layer's own, or at a size that fits."""
         return next(iter(self._layouts.values()), None) or first_layout(self)
 
+    def prepare(self) -> None:
+        """Find now what a first call would, as layers do when they are made or loaded."""
+        self.layout.names(True)
+
     def layout_at(self, hidden_size: int) -> Layout:
         """What `step` touches at a layer's own size, which is tried once.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import traceback
 from collections.abc import Iterable, Mapping
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from throughtime.errors import CellError
 
@@ -101,7 +104,7 @@ class _DryMatrix:
                 f"U.{self._name} multiplies a vector of width {self._source}, got a value of shape "
                 f"{tuple(v.shape)}"
             )
-        return torch.rand(*v.shape[:-1], self._to)
+        return _numbers(*v.shape[:-1], self._to)
 
 
 TRIED: Final = (3, 4, 6, 8, 12, 16, 24, 32, 48, 60, 64, 96, 128, 256)
@@ -173,15 +176,18 @@ def find_layout(cell: Cell, H: int) -> Layout:
     B = 2
     widths = cell.widths(H)
     _check_blocks(cell, H)
-    with torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        direct = {n: torch.rand(B, cell.width(w, H)) for n, w in cell.inputs.items()}
-        a = _Recorder("a", {g: torch.rand(B, H) for g in cell.gates} | direct)
+    with (
+        torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]),
+        _disable_current_modes(),
+    ):  # fmt: skip
+        direct = {n: _numbers(B, cell.width(w, H)) for n, w in cell.inputs.items()}
+        a = _Recorder("a", {g: _numbers(B, H) for g in cell.gates} | direct)
         matrices = {g: _DryMatrix(g, H, widths[0]) for g in cell.gates}
         for name, (to, source) in cell.products.items():
             matrices[name] = _DryMatrix(name, cell.width(to, H), cell.width(source, H))
         U = _Recorder("U", matrices)
-        s = Names("s", {n: torch.rand(B, w) for n, w in zip(cell.state_names, widths, strict=True)})
-        p = _Recorder("p", {n: torch.rand(H) for n in cell.vectors})
+        s = Names("s", {n: _numbers(B, w) for n, w in zip(cell.state_names, widths, strict=True)})
+        p = _Recorder("p", {n: _numbers(H) for n in cell.vectors})
         check_new_state(cell, cell.step(a, U, s, p), [(B, w) for w in widths])
     return Layout(
         input_gates=_touched(a, cell.gates),
@@ -190,6 +196,12 @@ def find_layout(cell: Cell, H: int) -> Layout:
         vectors=_touched(p, cell.vectors),
         inputs=_touched(a, cell.inputs),
     )
+
+
+def _numbers(*shape: int) -> Tensor:
+    """Random ones by NumPy: below vmap torch draws none unless it is told how."""
+    drawn = np.random.default_rng(math.prod(shape)).random(shape)
+    return torch.from_numpy(drawn).to(torch.get_default_dtype())
 
 
 def _check_blocks(cell: Cell, H: int) -> None:

@@ -64,6 +64,7 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
             empty = None if left_out else torch.empty(shape, device=device, dtype=dtype)
             self.register_parameter(name, None if empty is None else nn.Parameter(empty))
         self.reset_parameters()
+        self._prepare()
 
     @property
     def cell(self) -> Cell:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
+from torch.fx import Proxy
 
 from throughtime.cells import Cell
 from throughtime.cells.elman import Elman
 from throughtime.cells.gru import GRU
 from throughtime.cells.lstm import LSTM
 from throughtime.layers.drop_in_cell import DropInCell
+from throughtime.layers.graphs import written
 
 _ELMAN = {"tanh": Elman("tanh"), "relu": Elman("relu")}
 
@@ -32,13 +34,18 @@ class RNNCell(DropInCell):
     """
 
     kind = "RNNCell"
+    nonlinearity: str
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh",
         device: Any = None, dtype: Any = None, *, backend: str = "auto",
     ) -> None:  # fmt: skip
+        vars(self)["nonlinearity"] = nonlinearity
         super().__init__(1, input_size, hidden_size, bias, device, dtype, backend)
-        self.nonlinearity = nonlinearity
+
+    def _prepare(self) -> None:
+        if self.nonlinearity in _ELMAN:  # another one is refused when it is called, as torch's
+            super()._prepare()
 
     @property
     def cell(self) -> Cell:
@@ -49,6 +56,8 @@ class RNNCell(DropInCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """h_t from x_t, (B, I) or (I,), and h_{t-1}, (B, H) or (H,); left out, zero."""
+        if isinstance(input, Proxy):
+            return written(self, input, hx)
         return self._step(input, None if hx is None else (hx,))[0]
 
     def extra_repr(self) -> str:
@@ -88,6 +97,8 @@ class LSTMCell(DropInCell):
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """(h_t, c_t) from x_t, (B, I) or (I,), and (h_{t-1}, c_{t-1}); left out, zero."""
+        if isinstance(input, Proxy):
+            return written(self, input, hx)
         h, c = self._step(input, hx)
         return h, c
 
@@ -120,4 +131,6 @@ class GRUCell(DropInCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """h_t from x_t, (B, I) or (I,), and h_{t-1}, (B, H) or (H,); left out, zero."""
+        if isinstance(input, Proxy):
+            return written(self, input, hx)
         return self._step(input, None if hx is None else (hx,))[0]

@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends import Choice, cpu
 from throughtime.backends.torch import KERNELS, ONE_STEP, carries_stack
+from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
@@ -20,6 +22,7 @@ from throughtime.layers.drop_in_checks import (
     check_input,
     check_state,
 )
+from throughtime.layers.graphs import check_nothing_more, written
 from throughtime.layers.options import Options
 
 
@@ -53,7 +56,8 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         self.flatten_parameters()
 
     def forward(
-        self, input: Any, hx: Any = None, *, lengths: Tensor | Iterable[int] | None = None,
+        self, input: Any, hx: Any = None, *nothing: None,
+        lengths: Tensor | Iterable[int] | None = None,
         starts: Tensor | Iterable[int] | None = None, reset: Tensor | None = None,
     ) -> Any:  # fmt: skip
         """Carry a batch of sequences through all layers.
@@ -69,6 +73,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
                 the left: row b is the steps from starts[b] to lengths[b] - 1.
             reset: bool, the input's shape without its width: True puts the state back to zero
                 before that step (in the backward direction, after it).
+            nothing: is for torch.onnx.export, which hands defaults of names on by place.
 
         Returns:
             (output, h_n), or (output, (h_n, c_n)) for an LSTM, as torch.nn.
@@ -77,6 +82,10 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
             ValueError, RuntimeError: what torch.nn raises, with its text.
             ShapeError, OptionError: lengths, starts or reset do not fit.
         """
+        if type(input) is Proxy:
+            return written(self, input, hx, lengths=lengths, starts=starts, reset=reset)
+        if nothing:
+            check_nothing_more(self, nothing)
         x, state, rows = self._checked(input, hx)
         plain = lengths is None and starts is None and reset is None
         if plain and self._takes_stack(x):
@@ -130,7 +139,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
             return False
         one = x.dim() == 3 and steps == 1
         if self.backend == "auto" and not one and cpu.refuses_cell(self.cell, x) is None:
-            return False
+            return is_traced()  # which writes one operator of torch's for all layers
         return not (x.is_cuda and self.proj_size > self.hidden_size)
 
     def explain(self, steps: int = 16, batch: int = 1, **given: bool) -> str:

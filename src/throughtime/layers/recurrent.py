@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.fx import Proxy
 
 from throughtime.cells import Cell
 from throughtime.errors import OptionError
 from throughtime.layers.arguments import check_dtype, check_flags, check_size
 from throughtime.layers.batch import States
 from throughtime.layers.border import Border
+from throughtime.layers.graphs import check_nothing_more, written
 from throughtime.layers.norms import enter_norms
 from throughtime.layers.options import Merge, Options
 from throughtime.layers.sequence import SequenceLayer
@@ -83,7 +85,8 @@ class Recurrent(SequenceLayer):
         self.reset_parameters()
 
     def forward(
-        self, x: Any, state: States | None = None, *, lengths: Tensor | Iterable[int] | None = None,
+        self, x: Any, state: States | None = None, *nothing: None,
+        lengths: Tensor | Iterable[int] | None = None,
         starts: Tensor | Iterable[int] | None = None, reset: Tensor | None = None,
         inputs: Mapping[str, Tensor] | None = None,
         gradient_norms: Sequence[Tensor] | None = None,
@@ -106,6 +109,7 @@ class Recurrent(SequenceLayer):
             gradient_norms: a tensor a layer, (T, B, D, states) in the layout of x, that backward
                 fills: the norm of each row's gradient by each state after each step, before
                 clipping, zero behind a row's end. Not with a PackedSequence, starts or dilation.
+            nothing: is for torch.onnx.export, which hands defaults of names on by place.
 
         Returns:
             (outputs, state), or the outputs with return_state=False: outputs as x, of width
@@ -114,6 +118,13 @@ class Recurrent(SequenceLayer):
         Raises:
             ShapeError, OptionError: something does not fit; the text says what and the cure.
         """
+        if type(x) is Proxy:
+            return written(
+                self, x, state, lengths=lengths, starts=starts, reset=reset, inputs=inputs,
+                gradient_norms=gradient_norms,
+            )  # fmt: skip
+        if nothing:
+            check_nothing_more(self, nothing)
         batch, border = self.enter(
             x, state, lengths=lengths, starts=starts, reset=reset, inputs=inputs
         )

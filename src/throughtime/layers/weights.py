@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from throughtime.cells.parameters import parameter_shapes
 from throughtime.compiler.trace import trace
 from throughtime.errors import OptionError
 from throughtime.layers.gate_rows import GateRows
+from throughtime.layers.graphs import no_script
 from throughtime.layers.merge import merged_width
 from throughtime.layers.options import Options
 from throughtime.layers.uncompiled import warn_uncompiled
@@ -26,6 +27,18 @@ class CellModule(nn.Module):
     """A module with the weights of a cell, as torch's tools see it."""
 
     _quantised_otherwise = "a Stream of it takes weights=torch.bfloat16"
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise no_script(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Find now what neither a compiler nor a transform of torch takes in a first call."""
+        cell: Any = self.cell
+        cell.prepare()
 
     def plain_parameters(self) -> Mapping[str, Tensor | None]:
         """The parameters to read without asking the module for each by its name.
@@ -103,6 +116,7 @@ class Weights(CellModule):
             [self._register(layer, d, device, dtype) for d in range(directions)]
             for layer in range(len(self.hidden_sizes))
         ]
+        self._prepare()
         if self.backend == "auto":
             warn_uncompiled(cell, device)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result
+from throughtime.backends.transforms import is_traced
 from throughtime.errors import TransformError
 from throughtime.scan import flops as flops
 from throughtime.scan.form import flatten
@@ -42,9 +43,14 @@ def scan(call: Call, backend: str = "auto") -> Result:
 
 def _scan_watched(call: Call, backend: str) -> Result:
     """A call that is looked on, or that has a tensor without plain memory."""
-    if torch._C._get_tracing_state():  # a plain loop would be written down with its number of steps
+    if is_traced():  # a plain loop would be written down with its number of steps
         by_torch = backend in ("auto", "torch") and call.lengths is None
         by_torch = by_torch and OPEN["torch"].refuses(call) is None
+        if not by_torch and torch.onnx.is_in_onnx_export():
+            raise TransformError(
+                f"torch.onnx.export has operators for plain calls of throughtime's and torch.nn's "
+                f"RNN, LSTM and GRU alone, not for this call of {type(call.cell).__name__}"
+            )
         return OPEN["torch"].run(call) if by_torch else operator(call, backend)
     if torch._C._functorch.get_dynamic_layer_stack_depth():
         name = choose(call, backend).name
@@ -101,7 +107,7 @@ def operator(call: Call, backend: str = "auto") -> Result:
         tensors = _apart(tensors)
     below = bool(torch._C._functorch.get_dynamic_layer_stack_depth())
     recorded = is_recorded(tensors)
-    if torch._C._get_tracing_state():
+    if is_traced():
         some = [v for v in tensors if v is not None]
         given = [int(v is not None) for v in tensors]
         found = scan_traced(call.cell.key, backend, list(form), given, some)

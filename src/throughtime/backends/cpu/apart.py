@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
+from throughtime.backends.cpu.look import see_layer
 from throughtime.compiler.apart import Apart, apart
 
 _OF_GATES = ("weight_hh", "bias_hh")
@@ -18,6 +19,11 @@ def call_apart(call: Call) -> Call:
     cell = apart(call.cell)
     if cell is call.cell or not isinstance(cell, Apart):
         return call
+    lines = len(call.cell.layout.recurrent_gates) * call.hidden_size
+    shapes = ((lines, call.cell.widths(call.hidden_size)[0]), (lines,))
+    for name, shape in zip(_OF_GATES, shapes, strict=True):
+        if any(name in w and w[name].shape != shape for w in call.weights):
+            see_layer(call, call.x.shape[-1])  # says which weight it is
     weights = tuple(_apart(cell, w) for w in call.weights)
     return call._replace(cell=cell, weights=weights)
 
