@@ -55,8 +55,6 @@ def add(chain: Chain, model: nn.Module) -> None:
     """The parts of a model behind those that are there."""
     if isinstance(model, Passage):
         _add_layers(chain, model)
-        chain.layers.append(model)
-        chain.with_state = bool(getattr(model, "return_state", True))
         return
     kind = type(model)
     if model._forward_hooks or model._forward_pre_hooks:
@@ -106,6 +104,8 @@ def _add_layers(chain: Chain, layer: Any) -> None:
         chain.add(call)
         if layer.options.residual and number:
             chain.add(Sum(), below, chain.last)
+    chain.layers.append(layer)
+    chain.with_state = bool(getattr(layer, "return_state", True))
 
 
 def _calls(layer: Any) -> list[Call]:
