@@ -66,6 +66,24 @@ def test_vectors_and_matrices_of_a_cell(cell: cells.Cell) -> None:
             layer(torch.randn(T, B, I))
 
 
+class Twice(cells.Cell):
+    """One matrix multiplied twice in a step."""
+
+    gates, state = ("g",), ("h",)
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, ...]:
+        """h' = tanh(a + U tanh(U h))"""
+        return (torch.tanh(a.g + U.g @ torch.tanh(U.g @ s.h)),)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (1,), (H + 1, H), (2 * H, H)])
+def test_a_matrix_that_is_multiplied_twice(shape: tuple[int, ...]) -> None:
+    layer = Recurrent(Twice(), I, H, backend="cpu")
+    layer.weight_hh_l0.data = torch.zeros(shape)
+    with pytest.raises(ShapeError, match=r"weight_hh must be \(8, 8\) for"):
+        layer(torch.randn(T, B, I))
+
+
 def test_weights_of_functional_call_and_of_another_hidden_size() -> None:
     layer = GRU(I, H, backend="cpu")
     with pytest.raises(ShapeError, match=r"weight_hh must be \(24, 8\)"):

@@ -8,10 +8,12 @@ import io
 import pickle
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from tests.compiled.calls import (
     FORMS,
@@ -26,7 +28,8 @@ from tests.compiled.calls import (
 from tests.compiled.test_stale_weights import CHANGES
 from throughtime import GRU, LSTM, Cell, Recurrent, cells
 from throughtime.backends.call import Call
-from throughtime.backends.cpu import packs
+from throughtime.backends.cpu import forward_pass, packs
+from throughtime.backends.cpu.memory import fresh
 
 SIZES = (Sizes(3, 2, 5, 17, 2), Sizes(2, 1, 33, 16), Sizes(4, 3, 1, 37), Sizes(1, 7, 19, 3, 2))
 
@@ -212,3 +215,29 @@ def test_python_threads_call_one_layer_at_once() -> None:
             for found, want in zip(pool.map(lambda x: _outputs(layer, x), xs), wanted, strict=True):
                 assert_same(found, want)
     assert len(packs._waiting) == 1
+
+
+def test_what_is_packed_is_the_copy_whoever_writes_the_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The weights lie behind their own copy, which overwrites them before they are packed: as
+    another thread may. Packs and copy must then say the same, or what is wrong stays so."""
+    H, x, layouts = 64, torch.randn(2, 1, 5), list[packs.Layout]()
+    layer = Recurrent(cells.Elman(), 5, H, backend="cpu")
+    expected = _outputs(layer, x)
+
+    def noted(owner: Tensor, layout: packs.Layout) -> Any:
+        layouts.append(layout)
+        return packs.packed(owner, layout)
+
+    monkeypatch.setattr(forward_pass, "packed", noted)
+    _outputs(layer, x)
+    layout, shift = layouts[0], 64
+    memory = fresh(2 * layout.bytes + shift + 4 * H * H)
+    start = layout.bytes + layout.places["U_pack 0"] + shift
+    weight = torch.from_numpy(memory[start : start + 4 * H * H]).view(torch.float32).view(H, H)
+    weight.copy_(layer.weight_hh_l0.detach())
+    layer.weight_hh_l0 = torch.nn.Parameter(weight)
+    packs._waiting.clear()
+    monkeypatch.setattr(packs, "fresh", lambda bytes: memory[:bytes])
+    assert_close(_outputs(layer, x), expected, rtol=0, atol=0)

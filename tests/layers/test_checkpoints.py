@@ -226,3 +226,17 @@ def test_a_number_that_cannot_be(wrong: Any) -> None:
 def test_it_is_in_the_layers_words() -> None:
     assert "checkpoint_every=4" in repr(Recurrent(cells.LSTM(), I, H, checkpoint_every=4))
     assert "checkpoint" not in repr(Recurrent(cells.LSTM(), I, H))
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_inside_a_checkpoint_of_torchs(directions: int) -> None:
+    """Which lets what was saved be read once."""
+    plain, other = pair(cells.LSTM(), 3, bidirectional=directions == 2)
+    x = torch.randn(T, B, I, requires_grad=True)
+
+    def gradients(layer: Recurrent, **how: Any) -> tuple[Tensor, ...]:
+        y = torch.utils.checkpoint.checkpoint(lambda v: layer(v)[0], x, **how)
+        return torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+
+    found = gradients(other, use_reentrant=False)
+    assert_close(found, gradients(plain, use_reentrant=False))

@@ -106,6 +106,27 @@ def test_compiled_code_is_the_reference(cell: Cell, c: float | None, given: dict
         assert_close(seen(layer, **given), expected, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
+@pytest.mark.parametrize("cell", [*CELLS, cells.Skip(3), cells.Skip(12, "sigmoid")], ids=repr)
+def test_states_that_depend_on_no_parameter_yet(cell: Cell, given: dict[str, Any]) -> None:
+    """From zeros, which are no parameter: as the first steps of Skip, whose states are copies."""
+    expected = seen(layer_of(cell, backend="reference", bidirectional=True), **given)
+    for every in (None, 4):
+        layer = layer_of(cell, backend="cpu", checkpoint_every=every, bidirectional=True)
+        assert_close(seen(layer, **given), expected, rtol=1e-9, atol=1e-10)
+
+
+def test_the_first_states_of_a_skip_by_hand() -> None:
+    """After one step each state is its own variable, the copies among them."""
+    layer = layer_of(cells.Skip(3), backend="reference")
+    norms, x = room(layer, 1, 1), torch.randn(1, 1, I, **DOUBLE)
+    weights = torch.arange(1.0, H + 1, **DOUBLE)
+    states = layer(x, gradient_norms=norms)[1][0]
+    sum((k * (v * weights).sum() for k, v in enumerate(states, 1)), start=0 * x.sum()).backward()
+    expected = weights.norm() * torch.arange(1.0, len(states) + 1, **DOUBLE)
+    assert_close(norms[0][0, 0, 0], expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("c", [None, 0.5])
 @pytest.mark.parametrize("cell", [cells.LSTM(), cells.GRUResetBefore(), cells.SLSTM()], ids=repr)
 def test_masks_as_the_reference_has_them(cell: Cell, c: float | None) -> None:

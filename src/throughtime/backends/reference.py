@@ -90,7 +90,7 @@ def _run_direction(call: Call, d: int) -> Result:
 def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:
     """Step after step: t, the state after it, and the same with zeros behind a row's end."""
     T = call.x.shape[0]
-    U, p = _matrices(call, d), _vectors(call, d)
+    U, p, roots = _matrices(call, d), _vectors(call, d), _roots(call, d)
     rounded = call.rounded
     alive = None if call.lengths is None else _alive(call)
     rows = None if alive is None else _stand_ins(alive.squeeze(-1))
@@ -103,7 +103,9 @@ def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:
             new = tuple(m[d, t] * o + (1 - m[d, t]) * n
                         for m, o, n in zip(call.zoneout, s, new, strict=True))  # fmt: skip
         if call.clip is not None or call.norms is not None:
-            new = watched(new, call.clip, None if call.norms is None else call.norms[t, :, d])
+            new = watched(
+                new, call.clip, None if call.norms is None else call.norms[t, :, d], roots
+            )
         if alive is None:
             s = new
             yield t, s, s
@@ -133,6 +135,14 @@ def _step(
     new = cell.step(Names("a", a), U, named, p)
     check_new_state(cell, new, [(v.shape[0], v.shape[1]) for v in s])
     return new
+
+
+def _roots(call: Call, d: int) -> list[Tensor]:
+    """What of a call gradients may be asked by, where their norms are."""
+    if call.norms is None or not torch.is_grad_enabled():
+        return []
+    given = (call.x, *call.weights[d].values(), *(call.state or ()), *(call.initial or ()))
+    return [v for v in (*given, *(call.inputs or {}).values()) if v.requires_grad]
 
 
 def _restart(call: Call, d: int, t: int, s: State) -> State:

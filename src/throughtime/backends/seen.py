@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 State = tuple[Tensor, ...]
 
 
-def watched(state: State, clip: Tensor | None, norms: Tensor | None) -> State:
+def watched(
+    state: State, clip: Tensor | None, norms: Tensor | None, roots: Sequence[Tensor]
+) -> State:
     """The new states of a step, whose gradients will be looked at.
 
     Each is a variable of its own: what a cell computes from its own new c, as an LSTM's h, is no
@@ -21,11 +24,15 @@ def watched(state: State, clip: Tensor | None, norms: Tensor | None) -> State:
         clip: (), the largest norm of a row's gradients, all states side by side; None clips none.
         norms: (B, states), to be filled with the norm of each row's gradient by each state,
             before clipping.
+        roots: what gradients are asked by; a state that depends on none of them has one too.
     """
     if clip is not None:
         state = tuple(_Clipped.apply(clip, *state))  # type: ignore[no-untyped-call]
     if norms is not None:
-        state = tuple(v.view_as(v) for v in state)
+        state = tuple(
+            v.view_as(v) if v.requires_grad or not roots else _Rooted.apply(v, *roots)  # type: ignore[no-untyped-call]
+            for v in state
+        )
         for k, v in enumerate(state):
             if v.requires_grad:
                 v.register_hook(_Norm(norms[:, k]))
@@ -42,6 +49,24 @@ class _Norm:
         self._to.copy_(
             torch.zeros_like(self._to) if d is None else d.detach().double().norm(dim=-1)
         )
+
+
+class _Rooted(torch.autograd.Function):
+    """A state as it is, which backward reaches on its way to the roots, and goes no further."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: Tensor, *roots: Tensor) -> Any:
+        return v.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.count = len(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, d: Any) -> Any:
+        return (None,) * ctx.count
 
 
 class _Clipped(torch.autograd.Function):

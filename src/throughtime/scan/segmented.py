@@ -43,7 +43,8 @@ class Segmented(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *d_given: Tensor | None) -> Any:
         needs = ctx.needs_input_grad[4:]
-        tensors, borders = ctx.saved_tensors[: len(needs)], ctx.saved_tensors[len(needs) :]
+        saved = ctx.saved_tensors  # read once: a checkpoint around the layer allows no more
+        tensors, borders = saved[: len(needs)], saved[len(needs) :]
         call = unflatten(ctx.cell, ctx.form, tensors)._replace(norms=ctx.norms)
         backend = OPAQUE[ctx.backend]
         d_results, plain = plain_gradients(d_given)
@@ -52,9 +53,8 @@ class Segmented(torch.autograd.Function):
             check_no_norms(ctx.norms)
             with torch.no_grad():
                 result, kept = backend.forward(call, True)
-            saved = (result.sequences[0], *kept)
-            given = (ctx.cell.key, ctx.backend, ctx.form, needs, len(saved))
-            some = iter(derivative(given, (*tensors, *saved, *d_results)))
+            given = (ctx.cell.key, ctx.backend, ctx.form, needs, 1 + len(kept))
+            some = iter(derivative(given, (*tensors, result.sequences[0], *kept, *d_results)))
             return (*[None] * 4, *(next(some) if need else None for need in needs))
         states = len(call.cell.state_names)
         found = []

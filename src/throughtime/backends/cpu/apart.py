@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
+from throughtime.backends.cpu.look import see_layer
 from throughtime.compiler.apart import Apart, apart
 
 _OF_GATES = ("weight_hh", "bias_hh")
@@ -15,16 +16,21 @@ _OF_GATES = ("weight_hh", "bias_hh")
 
 def call_apart(call: Call) -> Call:
     """The call with weights for every product of a step; itself, if it has them."""
-    cell = apart(call.cell)
+    cell = apart(call.cell, call.hidden_size)
     if cell is call.cell or not isinstance(cell, Apart):
         return call
+    lines = len(call.cell.layout.recurrent_gates) * call.hidden_size
+    shapes = ((lines, call.cell.widths(call.hidden_size)[0]), (lines,))
+    for name, shape in zip(_OF_GATES, shapes, strict=True):
+        if any(name in w and w[name].shape != shape for w in call.weights):
+            see_layer(call, call.x.shape[-1])  # says which weight it is
     weights = tuple(_apart(cell, w) for w in call.weights)
     return call._replace(cell=cell, weights=weights)
 
 
 def cell_apart(call: Call) -> Call:
     """The call with that cell and the weights it had, for shapes that follow from no weight."""
-    return call._replace(cell=apart(call.cell))
+    return call._replace(cell=apart(call.cell, call.hidden_size))
 
 
 def gradients_together(cell: object, found: Gradients) -> Gradients:

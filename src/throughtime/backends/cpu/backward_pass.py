@@ -54,6 +54,8 @@ def run(
     With a queue only those by the state at the start are given, and there once the queue has run.
     """
     call = see_input(call)
+    if call.clip is not None:
+        call = call._replace(clip=seen("clip", call.clip, (), call.x.dtype))
     found, rows = plan_of(call), rows_of(call)
     room = room_for(call, found, rows, wants_x, wants_weights, sums, d_x)
 
@@ -95,7 +97,7 @@ def _carry(
     records = Records(d_records, call.directions, packed)
     found_at = given.addresses | records.addresses | _addresses(call, y, saved, finals, room)
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
-    held = call, kept, d_y, finals, room, given, records
+    held = call, y, saved, d_y, finals, room, given, records
     carry(queue, template, shape.code.region, team, found_at, finish, *held)
 
 
@@ -115,8 +117,8 @@ def _addresses(
     call: Call, y: Tensor, saved: Tensor, finals: Sequence[Tensor | None], room: Room
 ) -> dict[str, int]:
     """Addresses of what the backward pass reads and writes beside the call's own tensors."""
-    clip = None if call.clip is None else seen("clip", call.clip, (), call.x.dtype)
-    at, found = part_address, {"y": y.data_ptr(), "clip": 0 if clip is None else clip.data_ptr()}
+    at, clip = part_address, 0 if call.clip is None else call.clip.data_ptr()
+    found = {"y": y.data_ptr(), "clip": clip}
     for d in range(call.directions):
         word = _WORDS[d]
         found[word["saved"]] = at(saved, d)

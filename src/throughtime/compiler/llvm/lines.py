@@ -1,7 +1,8 @@
 """One vector of a packed panel from lines of a matrix: lines for columns, a square at a time.
 
 Where a copy of the lines is kept beside the panels, they are first compared with it, bit by bit,
-and packed only where they differ: a vector that is up to date costs two reads.
+and packed from the copy, made anew, only where they differ: a vector that is up to date costs two
+reads.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ def write_lines(module: ir.Module, kind: Kind) -> Emit:
         with e.when(kept), e.loop(count, step=kind.lanes) as k:
             at, left = k.index * kind.bytes, count - k.index
             store_part(e, load_part(e, g["source"] + at, left), g["copy"] + at, left)
-        e.call(squares, *(g[n] for n in names if n != "copy"))
+        # What is packed is what is compared from now on, whoever writes the weights meanwhile.
+        read = g["copy"].choose("!=", 0, g["copy"], g["source"])
+        e.call(squares, *(read if n == "source" else g[n] for n in names if n != "copy"))
     e.done()
     return e
 
