@@ -9,13 +9,16 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from throughtime.backends.cpu.stream_stack import Stack
 from throughtime.layers.passage import Passage
+from throughtime.layers.stream_chain import Parts
 from throughtime.layers.stream_model import check_streamable, frozen, round_matrices
-from throughtime.layers.stream_parts import Parts, parts_of
+from throughtime.layers.stream_parts import parts_of
+from throughtime.layers.stream_trial import agrees
 
 
 class Frozen:
@@ -37,17 +40,25 @@ class Frozen:
         self.model, self.narrow = model, narrow
         self.layers = [m for m in model.modules() if isinstance(m, Passage)]
         self.batch_first = bool(self.layers[0].batch_first)
-        self.parts: Parts | str = parts_of(model)
+        self.parts: Parts | str
+        self.parts, self._followed = parts_of(model)
 
     @cached_property
     def stack(self) -> Stack | None:
         """The whole model as one call, where compiled code takes it."""
-        return None if isinstance(self.parts, str) else Stack(self.parts, self.narrow)
+        if isinstance(self.parts, str):
+            return None
+        found = Stack(self.parts, self.narrow)
+        if self._followed and not agrees(self.model, self.layers, found):
+            name = type(self.model).__name__
+            self.parts = f"the model holds a {name}, whose forward does more than call its parts"
+            return None
+        return found
 
     @cached_property
     def stacks(self) -> list[Stack | None]:
         """Each of its layers as a call of its own, where compiled code takes that."""
-        found = [parts_of(layer) for layer in self.layers]
+        found = [parts_of(layer)[0] for layer in self.layers]
         return [None if isinstance(p, str) else Stack(p, self.narrow) for p in found]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -78,9 +89,17 @@ class _Known:
             old = value()
             if old is None or old.dtype != v.dtype or old.device != v.device:
                 return False
-            if old.shape != v.shape or not torch.equal(old, v):
+            if old.shape != v.shape or not _equal(old, v):
                 return False
         return True
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether the numbers are the same; without torch's threads, which hang in a forked process."""
+    if not one.is_cpu:
+        return torch.equal(one, other)
+    a, b = (v.detach().reshape(-1).view(torch.uint8).numpy() for v in (one, other))
+    return np.array_equal(a, b)
 
 
 def _same(value: Tensor) -> Tensor:
