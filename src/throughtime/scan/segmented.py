@@ -16,6 +16,7 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE, Opaque
 from throughtime.backends.call import Call, Gradients, Result
+from throughtime.errors import ShapeError
 from throughtime.scan.cut import Joined, segments
 from throughtime.scan.form import Form, flatten_gradients, unflatten
 from throughtime.scan.function import check_no_norms, derivative
@@ -112,7 +113,11 @@ class Direction:
         y = self._room(call._replace(record=False), min(self.every, len(call.x)))[0]
         x = call.x.new_empty(call.x.shape) if wants_x else None
         kept, queue = self._kept(call), self.backend.queue_for(call)
-        for i, (first, segment) in reversed(list(enumerate(segments(call, self.every)))):
+        parts = list(enumerate(segments(call, self.every)))
+        for v in borders:
+            if len(v) != len(parts) - 1:
+                raise ShapeError(f"{len(parts) - 1} borders of segments were kept, got {len(v)}")
+        for i, (first, segment) in reversed(parts):
             state = tuple(v[i - 1 : i] for v in borders) if i else call.start()
             segment, own = segment._replace(state=state), y[: len(segment.x)]
             if i == 0 and queue is not None:  # what this one gives is wanted at once
