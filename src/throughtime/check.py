@@ -11,6 +11,7 @@ import torch
 
 from throughtime.cells import Cell
 from throughtime.cells.layout import fitting
+from throughtime.compiler.apart import why_not
 from throughtime.compiler.trace import trace
 from throughtime.errors import LawError, OptionError
 from throughtime.laws import LAWS
@@ -94,7 +95,9 @@ def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
         LawError: laws that do not hold, each with its number.
     """
     _check_options(options)
-    unsupported = trace(cell).unsupported
+    trace(cell)  # refuses what is no cell
+    why = why_not(cell, fitting(cell, 4))
+    unsupported = () if why is None else (why,)
     held, broken = [], []
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")

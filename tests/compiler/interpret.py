@@ -64,6 +64,11 @@ OPS: dict[str, Callable[..., Any]] = {
     "row_scale": lambda x, eps: (x.var(-1, correction=0, keepdim=True) + eps).rsqrt(),
     "normalise": lambda x, eps: F.layer_norm(x, x.shape[-1:], eps=eps),
     "softmax": lambda x: torch.softmax(x, -1),
+    "row_max": lambda x, ties: x.amax(-1, keepdim=True),
+    "row_norm": lambda x: x.norm(dim=-1, keepdim=True),
+    "cumsum": lambda x: x.cumsum(-1),
+    "cumsum_back": lambda x: x.flip(-1).cumsum(-1).flip(-1),
+    "epsilon": lambda: torch.tensor(torch.finfo(torch.float64).eps, dtype=torch.float64),
     "sum_rows": lambda x: x.sum(0),
 }
 

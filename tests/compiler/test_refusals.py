@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -98,7 +97,6 @@ BY_VALUE: dict[str, tuple[Any, str]] = {
     "equal": (lambda a, U, s, p: s.h * torch.equal(s.h, s.h), "equal()"),
     "in": (lambda a, U, s, p: s.h * (1 in s.h), "in"),
     "format": (lambda a, U, s, p: s.h * len(f"{s.h:.3f}"), "writing it into a text"),
-    "width": (lambda a, U, s, p: s.h / math.sqrt(s.h.shape[-1]), "float()"),
     "chained": (lambda a, U, s, p: torch.where(-1 < s.h < 1, s.h, 1), "if, while, and, or, not"),
 }
 

@@ -145,6 +145,10 @@ BINARY: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 SMOOTH: dict[str, Callable[[Any, Any], Any]] = {
+    "amax": lambda x, w: x * w.amax(-1, keepdim=True) + w.amin(-1, keepdim=True),
+    "norm": lambda x, w: x * torch.linalg.vector_norm(w, dim=-1, keepdim=True),
+    "cumsum": lambda x, w: w * torch.cumsum(x * w, -1),
+    "no eps": lambda x, w: F.rms_norm(x * w, x.shape[-1:]),
     "lerp": lambda x, w: torch.lerp(x, w, torch.sigmoid(x)),
     "lerp number": lambda x, w: torch.lerp(x, w, 0.7),
     "row sum": lambda x, w: w - x.sum(-1, keepdim=True),
@@ -196,7 +200,7 @@ def test_every_rule_is_held() -> None:
         seen |= {node.op for node in trace(Expression(expression)).nodes}
     for expression in SMOOTH.values():
         seen |= {node.op for node in trace(Expression(expression)).nodes}
-    assert set(RULES) - seen == set()
+    assert set(RULES) - seen == {"cat"}  # of heads, which only a step at known sizes has
     assert FLAT - seen == set()
 
 
@@ -252,4 +256,4 @@ def test_every_known_name_is_one_of_torchs() -> None:
         plain = name.removeprefix("special_")
         words = (plain, f"__{plain}__", f"__{plain.removeprefix('r')}__", f"_{plain}")
         known = any(hasattr(place, word) for place in places for word in words)
-        assert known or name in ("rdiv", "log_sigmoid"), name
+        assert known or name in ("rdiv", "log_sigmoid", "linalg_vector_norm"), name

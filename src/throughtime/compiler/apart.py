@@ -14,8 +14,8 @@ from typing import Any
 
 from throughtime.cells.cell import Cell
 from throughtime.cells.layout import Layout
-from throughtime.compiler.graph import Graph
-from throughtime.compiler.trace import trace
+from throughtime.compiler.graph import Graph, Unsupported
+from throughtime.compiler.trace import trace, trace_at
 
 
 class Apart(Cell):
@@ -23,14 +23,15 @@ class Apart(Cell):
 
     Args:
         cell: whose step this is.
+        size: the hidden size that its step is written for; None is any.
 
     Attributes:
         copies: name of what was added -> name of what it is the same as.
     """
 
-    def __init__(self, cell: Cell) -> None:
-        names = _copies(cell)
-        self.cell, self.copies = cell, dict(names.values())
+    def __init__(self, cell: Cell, size: int | None = None) -> None:
+        names = _copies(cell, size)
+        self.cell, self.size, self.copies = cell, size, dict(names.values())
         of = self.copies.items()
         self.gates = (*cell.gates, *(copy for copy, name in of if name in cell.gates))
         more = {copy: cell.products[name] for copy, name in of if name in cell.products}
@@ -63,15 +64,34 @@ class Apart(Cell):
 
 
 @lru_cache(maxsize=256)
-def apart(cell: Cell) -> Cell:
-    """The cell with a matrix for each product; itself, if it has one for each."""
-    return Apart(cell) if not isinstance(cell, Apart) and _copies(cell) else cell
+def apart(cell: Cell, H: int | None = None) -> Cell:
+    """The cell with a matrix for each product, and written for H where only that has rules; itself,
+    if it has a matrix for each and is written for any size."""
+    if isinstance(cell, Apart):
+        return cell
+    size = size_of(cell, H)
+    return Apart(cell, size) if size is not None or _copies(cell, None) else cell
+
+
+def size_of(cell: Cell, H: int | None) -> int | None:
+    """The hidden size that a step must be written for; None where it is written for any, or not."""
+    if not H or H == 1 or not trace(cell).unsupported:
+        return None
+    return None if trace_at(cell, H).unsupported else H
+
+
+def why_not(cell: Cell, H: int | None) -> Unsupported | None:
+    """The first operation of a step without a rule, at this size; None where there is none."""
+    unsupported = trace(cell).unsupported
+    if not unsupported or size_of(cell, H) is not None:
+        return None
+    return (trace_at(cell, H).unsupported if H and H > 1 else unsupported)[0]
 
 
 def step_graph(cell: Cell) -> Graph:
     """The graph of a cell's step, each of its products with a matrix of its own."""
-    cell = cell.cell if isinstance(cell, Apart) else cell
-    graph, names = trace(cell), _copies(cell)
+    cell, size = (cell.cell, cell.size) if isinstance(cell, Apart) else (cell, None)
+    graph, names = _graph(cell, size), _copies(cell, size)
     nodes = list(graph.nodes)
     for index, (copy, _) in names.items():
         nodes[index] = replace(nodes[index], constants=(copy,))
@@ -81,12 +101,16 @@ def step_graph(cell: Cell) -> Graph:
     return replace(graph, nodes=tuple(nodes), products=tuple(products)) if names else graph
 
 
-def _copies(cell: Cell) -> Mapping[int, tuple[str, str]]:
+def _graph(cell: Cell, size: int | None) -> Graph:
+    return trace(cell) if size is None else trace_at(cell, size)
+
+
+def _copies(cell: Cell, size: int | None) -> Mapping[int, tuple[str, str]]:
     """Node of a product -> its matrix's new name and the old one, but for each one's first use."""
     taken = {*cell.gates, *cell.products, *(v.removeprefix("weight_") for v in cell.vectors)}
     used: set[str] = set()
     found = {}
-    for index, node in enumerate(trace(cell).nodes):
+    for index, node in enumerate(_graph(cell, size).nodes):
         if node.op == "U":
             name = str(node.constants[0])
             if name in used:

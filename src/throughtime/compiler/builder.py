@@ -33,18 +33,25 @@ class Untraceable(TypeError):
     """The tracer cannot follow `step` here, though `step` may be right on tensors."""
 
 
+class SizeAsked(Untraceable):
+    """`step` needs a size as a number, which only a layer knows."""
+
+
 class Builder:
     """Writes nodes: equal ones once, each with its shape and the line it comes from.
 
     Args:
         nodes: the nodes to go on from.
         end: the code object of the caller of `step`, where looking for the line stops.
+        H: the hidden size, where the step is written for one; then all widths are numbers, tensors
+            may have heads, and what has no rule raises `Untraceable`.
     """
 
-    def __init__(self, nodes: tuple[Node, ...] = (), end: Any = None) -> None:
+    def __init__(self, nodes: tuple[Node, ...] = (), end: Any = None, H: int | None = None) -> None:
         self.nodes = list(nodes)
         self.unsupported: list[tuple[int, Unsupported]] = []
         self.line: Line | None = None
+        self.H = H
         self._known = {(n.op, n.inputs, repr(n.constants)): i for i, n in enumerate(nodes)}
         self._end = end
 
@@ -52,6 +59,15 @@ class Builder:
     def tracing(self) -> bool:
         """Whether a `step` is being run, and not a derivative written."""
         return self._end is not None
+
+    def width_name(self, count: int) -> str:
+        """What a width of so many units is called, where H is known."""
+        return "hidden_size" if count == self.H else str(count)
+
+    def number_of(self, width: str) -> int:
+        """The units of a width, where H is known."""
+        assert self.H is not None
+        return self.H if width == "hidden_size" else int(width)
 
     def node(
         self, op: str, inputs: tuple[int, ...], constants: tuple[Constant, ...], shape: Shape
@@ -76,6 +92,7 @@ class Builder:
 
     def opaque(self, operation: str, inputs: tuple[int, ...], shape: Shape) -> int:
         """The index of a new node for an operation without a rule: only its shape is known."""
+        self._refuse_sized(operation)
         constants = (operation, len(self.nodes))
         index = self.node("opaque", inputs, constants, shape)
         self.mark(index, operation)
@@ -83,7 +100,12 @@ class Builder:
 
     def mark(self, index: int, operation: str) -> None:
         """Write down that this node keeps the cell on the reference."""
+        self._refuse_sized(operation)
         self.unsupported.append((index, Unsupported(operation, self.here())))
+
+    def _refuse_sized(self, operation: str) -> None:
+        if self.H is not None:
+            raise Untraceable(operation)
 
     def here(self) -> Line:
         """The line of the user's that is being run."""
@@ -146,4 +168,5 @@ class Builder:
             tuple(Product(p.matrix, place[p.vector], place[p.result]) for p in products),
             forward or len(nodes),
             tuple(dict.fromkeys(u for i, u in self.unsupported if i in place)),
+            self.H,
         )

@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from throughtime.compiler.arguments import NoRule, builder_of
-from throughtime.compiler.builder import Builder
+from throughtime.compiler.builder import Builder, Untraceable
+from throughtime.compiler.heads import is_parts, pointwise
 from throughtime.compiler.named import Named
 from throughtime.compiler.operations import OPERATIONS
+from throughtime.compiler.over import over
+from throughtime.compiler.rows import ROWS
 from throughtime.compiler.symbol import Symbol, lift, value_asked
+from throughtime.compiler.views import view
 
 _SIZES: Final = {"B": 13, "1": 1}
 _WRITES: Final = frozenset("setitem iadd isub imul idiv ifloordiv imod iand ior ixor".split())
@@ -28,12 +32,16 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     if name in _ASKS:
         raise value_asked(builder, f"{name}()")
     if name in ("dim", "ndimension"):
-        return len(args[0].symbolic_shape)
+        return args[0].ndim
     if name == "size":
         return _size(*args, **kwargs)
     for value in (*args, *kwargs.values()):
         if isinstance(value, Named):
             lift(builder, value)  # refuses it
+    if builder.H is not None and builder.tracing:
+        found = _headed(builder, name, function, args, kwargs)
+        if found is not NotImplemented:
+            return found
     reason = _hidden_from_autograd(builder) if builder.tracing else None
     if reason is None and name in OPERATIONS:
         try:
@@ -46,16 +54,45 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     return opaque(builder, reason or name, function, args, kwargs)
 
 
-def shape(symbol: Symbol) -> tuple[Symbol, ...]:
-    """The shape, each size a number that is known when the step runs."""
+def _headed(
+    builder: Builder, name: str, function: Callable[..., Any], args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:  # fmt: skip
+    """What a step written at known sizes may do with tensors of heads; else NotImplemented."""
+    if _hidden_from_autograd(builder):
+        raise Untraceable("an operation hidden from autograd")
+    for rule in (view, over):
+        found = rule(name, args, kwargs)
+        if found is not NotImplemented:
+            return found
+    if not any(is_parts(v) for v in (*args, *kwargs.values())):
+        return NotImplemented
+    if name not in OPERATIONS or name in ROWS:
+        raise Untraceable(name)
+    names = list(kwargs)
+
+    def write(*given: Any) -> Any:
+        named = dict(zip(names, given[len(args) :], strict=True))
+        return call(function, given[: len(args)], named)
+
+    return pointwise(builder, write, [*args, *kwargs.values()])
+
+
+def shape(symbol: Symbol) -> tuple[Any, ...]:
+    """The shape, each size a number that is known when the step runs; with H, all but B now."""
     builder = symbol.builder
+    if builder.H is not None:
+        rows = Symbol(builder, builder.node("width", (), ("B",), ()))
+        sizes = symbol.symbolic_shape
+        return tuple(rows if w == "B" else builder.number_of(w) for w in sizes)
     return tuple(
         Symbol(builder, builder.node("width", (), (w,), ())) for w in symbol.symbolic_shape
     )
 
 
-def _size(symbol: Symbol, dim: int | None = None) -> Any:
-    return shape(symbol) if dim is None else shape(symbol)[dim]
+def _size(symbol: Any, dim: int | None = None) -> Any:
+    sizes = symbol.shape
+    return sizes if dim is None else sizes[dim]
 
 
 def attribute(symbol: Symbol, name: str) -> Any:
@@ -120,6 +157,8 @@ def _symbols(value: Any) -> Iterator[Symbol]:
     """The symbols in arguments, also inside tuples, lists and dictionaries."""
     if type(value) is Symbol:
         yield value
+    elif is_parts(value):
+        yield Symbol(value.builder, 0)
     elif type(value) is dict:
         yield from _symbols(tuple(value.values()))
     elif type(value) in (tuple, list):

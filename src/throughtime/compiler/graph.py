@@ -15,6 +15,10 @@ Shape = tuple[str, ...]
 NUMBER: Final[Shape] = ("B", "1")
 """The shape of one number a row, such as a direct input of width 1: all units have the same."""
 
+LINES: Final = frozenset({"slice", "cat", "cumsum", "cumsum_back"})
+"""Operations that give a line of units from whole lines of others: slice (constants say from which
+unit to which), cat (where each part starts, and the end), sums from the first or the last unit."""
+
 Constant = float | int | str | None
 
 READ: Final = frozenset({"a", "s", "p"})
@@ -113,6 +117,7 @@ class Graph:
         products: the products with matrices, one entry a product.
         forward: how many of the first nodes are those of the forward step, with its numbers.
         unsupported: operations without a rule: reasons why only the reference can run the cell.
+        H: the hidden size that it is written for; None is any.
     """
 
     name: str
@@ -121,6 +126,7 @@ class Graph:
     products: tuple[Product, ...]
     forward: int
     unsupported: tuple[Unsupported, ...] = ()
+    H: int | None = None
 
     @property
     def key(self) -> str:

@@ -49,12 +49,12 @@ class Matrices(Named):
 
 def inputs_of(cell: Cell, builder: Builder) -> tuple[Any, ...]:
     """The arguments a, U, s, p of `step`, as symbols."""
-    state = state_shapes(cell)
+    state = state_shapes(cell, builder.H)
     gates = {g: ("B", "hidden_size") for g in cell.gates}
-    direct = {n: ("B", symbolic_width(cell, w)) for n, w in cell.inputs.items()}
+    direct = {n: ("B", symbolic_width(cell, w, builder.H)) for n, w in cell.inputs.items()}
     recurrent = {g: ("hidden_size", state[cell.state_names[0]][-1]) for g in cell.gates}
     products = {
-        n: (symbolic_width(cell, to), symbolic_width(cell, source))
+        n: (symbolic_width(cell, to, builder.H), symbolic_width(cell, source, builder.H))
         for n, (to, source) in cell.products.items()
     }
     return (
@@ -65,13 +65,17 @@ def inputs_of(cell: Cell, builder: Builder) -> tuple[Any, ...]:
     )
 
 
-def state_shapes(cell: Cell) -> dict[str, Shape]:
+def state_shapes(cell: Cell, H: int | None = None) -> dict[str, Shape]:
     """The shape of each of the state's vectors."""
-    return {n: ("B", symbolic_width(cell, n)) for n in cell.state_names}
+    return {n: ("B", symbolic_width(cell, n, H)) for n in cell.state_names}
 
 
-def symbolic_width(cell: Cell, width: Width) -> str:
-    """The name behind a declared width: hidden_size, a number of the cell, or a number."""
+def symbolic_width(cell: Cell, width: Width, H: int | None = None) -> str:
+    """The name behind a declared width: hidden_size, a number of the cell, or a number; where H is
+    known, hidden_size or a number."""
+    if H is not None:
+        count = cell.width(width, H)
+        return "hidden_size" if count == H else str(count)
     if isinstance(width, str) and width in cell.state_names:
         spec = cell.state[width] if isinstance(cell.state, Mapping) else "hidden_size"
         return symbolic_width(cell, spec)

@@ -43,7 +43,7 @@ def with_masks(step: Graph, gates: tuple[str, ...], masks: Masks) -> Graph:
     """
     if masks == NO_MASKS:
         return step
-    builder, place, products = Builder(), list[int](), list[Product]()
+    builder, place, products = Builder(H=step.H), list[int](), list[Product]()
     for node in step.nodes:
         builder.line = node.line
         inputs = tuple(place[i] for i in node.inputs)

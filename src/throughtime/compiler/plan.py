@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from throughtime.cells.cell import Cell
-from throughtime.compiler.apart import apart, step_graph
+from throughtime.compiler.apart import Apart, apart, step_graph, why_not
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import NUMBER, Graph
 from throughtime.compiler.inputs import state_shapes
@@ -156,18 +156,18 @@ class Plan:
 
 
 @lru_cache(maxsize=256)  # asked several times a call
-def plan(cell: Cell, masks: Masks = NO_MASKS) -> Plan | str:
-    """The plan of a cell with these masks, or the reason why there is none."""
-    return _without_rule(cell) or _planned(apart(cell), masks)
+def plan(cell: Cell, masks: Masks = NO_MASKS, H: int | None = None) -> Plan | str:
+    """The plan of a cell with these masks at a hidden size, or the reason why there is none."""
+    return _without_rule(cell, H) or _planned(apart(cell, H), masks)
 
 
-def _without_rule(cell: Cell) -> str | None:
+def _without_rule(cell: Cell, H: int | None) -> str | None:
     """What the step computes that has no rule, in words that `explain` tells, or None."""
-    graph = step_graph(cell)
-    if not graph.unsupported:
+    found = None if isinstance(cell, Apart) else why_not(cell, H)
+    if found is None:
         return None
-    operation, line = graph.unsupported[0]
-    return f"{operation} has no rule, which keeps {graph.name} uncompiled: {line}"
+    name = type(cell).__name__
+    return f"{found.operation} has no rule, which keeps {name} uncompiled: {found.line}"
 
 
 def _planned(cell: Cell, masks: Masks) -> Plan:
@@ -190,6 +190,6 @@ def _planned(cell: Cell, masks: Masks) -> Plan:
     return Plan(
         step.name, graph, sums, states, new_states, saved, new_states[0] in read,
         states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
-        widths_of(graph, tuple(shape[-1] for shape in state_shapes(cell).values())),
+        widths_of(graph, tuple(shape[-1] for shape in state_shapes(cell, step.H).values())),
         cell.layout.products, given, bool(blocks),
     )  # fmt: skip

@@ -31,6 +31,33 @@ def _reduction(op: str) -> Callable[..., Symbol]:
     return rule
 
 
+def _greatest(sign: int) -> Callable[..., Symbol]:
+    def rule(input: Any, dim: Any = None, keepdim: bool = False) -> Symbol:
+        if not keepdim:
+            raise NoRule
+        value = input if sign > 0 else write("neg", input)
+        found: Symbol = value.reshaped("row_max", _one_a_row(input, dim), ("even",))
+        return found if sign > 0 else write("neg", found)
+
+    return rule
+
+
+def _norm(
+    input: Any, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Symbol:
+    left_out(dtype)
+    if p not in (2, "fro", None) or not keepdim:
+        raise NoRule
+    found: Symbol = input.reshaped("row_norm", _one_a_row(input, dim))
+    return found
+
+
+def _cumsum(input: Any, dim: Any, *, dtype: Any = None) -> Symbol:
+    left_out(dtype)
+    _one_a_row(input, dim)
+    return write("cumsum", input)
+
+
 def _softmax(input: Any, dim: Any = None, dtype: Any = None, _stacklevel: int = 3) -> Symbol:
     left_out(dtype)
     _one_a_row(input, dim)
@@ -43,6 +70,8 @@ def _check_units(input: Any, normalized_shape: Any) -> None:
     if len(input.symbolic_shape) != 2 or len(shape) != 1:
         raise NoRule
     width = shape[0]
+    if input.builder.H is not None and isinstance(width, int):
+        width = input.builder.width_name(width)
     if type(width) is Symbol:
         node = width.builder.nodes[width.index]
         width = node.constants[0] if node.op == "width" else None
@@ -70,13 +99,26 @@ def _layer_norm(
 def _rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Symbol:
     _check_units(input, normalized_shape)
     squares = write("square", input).reshaped("row_mean", _one_a_row(input, -1))
-    scale = write("rsqrt", write("add", squares, number(eps)))
+    least = lift(squares.builder, number(eps)) if eps is not None else _epsilon(squares)
+    scale = write("rsqrt", write("add", squares, least))
     return _affine(write("mul", input, scale), weight, None)
+
+
+def _epsilon(like: Symbol) -> Symbol:
+    """What torch adds where nothing is said: the distance from 1 to the next number."""
+    return Symbol(like.builder, like.builder.node("epsilon", (), (), ()))
 
 
 ROWS: Final[dict[str, Callable[..., Symbol]]] = {
     "sum": _reduction("row_sum"),
     "mean": _reduction("row_mean"),
+    "amax": _greatest(1),
+    "amin": _greatest(-1),
+    "norm": _norm,
+    "linalg_vector_norm": lambda input, ord=2, dim=None, keepdim=False, **named: _norm(
+        input, ord, dim, keepdim, **named
+    ),
+    "cumsum": _cumsum,
     "softmax": _softmax,
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,

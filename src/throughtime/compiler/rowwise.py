@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Final
 
 from throughtime.compiler.builder import Builder
-from throughtime.compiler.graph import Graph, Node
+from throughtime.compiler.graph import LINES, Graph, Node
 from throughtime.compiler.symbol import Symbol
 
-ROWWISE: Final = frozenset("row_sum row_mean row_scale spread softmax normalise".split())
+_NAMES: Final = "row_sum row_mean row_scale row_max row_norm spread softmax normalise"
+ROWWISE: Final = frozenset(_NAMES.split()) | LINES
 """Operations over the units of a row, as traced and derived."""
 
 REDUCTIONS: Final = frozenset({"row_sum", "row_max"})
@@ -32,7 +33,7 @@ def expanded(step: Graph, graph: Graph) -> tuple[Graph, Graph]:
     """
     if not any(node.op in ROWWISE for node in step.nodes):
         return step, graph
-    builder = Builder()
+    builder = Builder(H=step.H)
     found: list[int] = []
     forward = 0
     for index, node in enumerate(graph.nodes):
@@ -80,6 +81,10 @@ def _row_scale(x: Symbol, eps: float) -> Symbol:
     return _mean(_centred(x).write("square")).write("add", eps).write("rsqrt")
 
 
+def _row_norm(x: Symbol) -> Symbol:
+    return _reduced("row_sum", x.write("square")).write("sqrt")
+
+
 def _normalise(x: Symbol, eps: float) -> Symbol:
     return _centred(x).write("mul", _row_scale(x, eps))
 
@@ -92,6 +97,8 @@ def _softmax(x: Symbol) -> Symbol:
 _RULES: Final[dict[str, Callable[..., Symbol]]] = {
     "row_sum": lambda x: _reduced("row_sum", x),
     "row_mean": _mean,
+    "row_max": lambda x, ties: _reduced("row_max", x),
+    "row_norm": _row_norm,
     "row_scale": _row_scale,
     "normalise": _normalise,
     "softmax": _softmax,

@@ -85,6 +85,28 @@ def _gelu(d: Any, y: Any, x: Any) -> tuple[Any, ...]:
     return (d * (below + x * density),)
 
 
+def _cat(d: Any, y: Any, *inputs: Any) -> tuple[Any, ...]:
+    """Each part's own units of d; behind the inputs stand where they begin, and the end."""
+    count = len(inputs) // 2  # there is one end more than there are parts
+    values, ends = inputs[:count], inputs[count:]
+    return tuple(
+        d.reshaped("slice", ("B", v.symbolic_shape[-1]), (start, stop))
+        for v, start, stop in zip(values, ends, ends[1:], strict=False)
+    )
+
+
+def _row_max(d: Any, y: Any, x: Any, ties: str) -> tuple[Any, ...]:
+    """To the greatest, all of them alike or the first alone."""
+    equal = where(x == y, 1, 0)
+    if ties == "first":
+        return (where((equal.write("cumsum") == 1) & (x == y), _spread(d, x), 0),)
+    return (equal * _spread(d / _sum(equal), x),)
+
+
+def _row_norm(d: Any, y: Any, x: Any) -> tuple[Any, ...]:
+    return (_spread(d, x) * where(y == 0, 0, x / y),)
+
+
 RULES: Final[dict[str, Rule]] = {
     "add": lambda d, y, x, w: (d, d),
     "sub": lambda d, y, x, w: (d, -d),
@@ -123,7 +145,12 @@ RULES: Final[dict[str, Rule]] = {
     "row_mean": lambda d, y, x: (_spread(d / _units(x), x),),
     "softmax": lambda d, y, x: (y * (d - _sum(d * y)),),
     "normalise": _normalise,
+    "row_max": _row_max,
+    "row_norm": _row_norm,
+    "cat": _cat,
+    "cumsum": lambda d, y, x: (d.write("cumsum_back"),),
 }
 
-FLAT: Final = frozenset("gt ge lt le eq ne and or not sign detach full number width".split())
+_FLAT: Final = "gt ge lt le eq ne and or not sign detach full number width epsilon"
+FLAT: Final = frozenset(_FLAT.split())
 """Operations through which no gradient passes."""

@@ -16,11 +16,11 @@ from throughtime.compiler.widths import is_rowwise
 
 DEAR: Final = frozenset(
     "sigmoid tanh exp expm1 log log1p sin cos atan erf elu softplus logsigmoid silu gelu "
-    "pow sqrt rsqrt reciprocal div".split()
+    "pow sqrt rsqrt reciprocal div cumsum".split()
 )
 """Operations that cost about as much as writing and reading a vector, or more."""
 
-FREE: Final = frozenset({"p", "number", "width", "full"})
+FREE: Final = frozenset({"p", "number", "width", "full", "epsilon"})
 """Values that are there without being kept: per-unit vectors and constants."""
 
 

@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
+from typing import Final
 
 from throughtime.compiler.builder import BOOLEAN
-from throughtime.compiler.graph import NUMBER, Graph
+from throughtime.compiler.graph import LINES, NUMBER, Graph
 from throughtime.compiler.plan import Plan
 from throughtime.compiler.rowwise import REDUCTIONS
 from throughtime.compiler.saving import DEAR
+
+_WHOLE: Final = REDUCTIONS | LINES
+"""Operations that need all units of a row."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,18 @@ class Sweep:
 
     Attributes:
         numbers: nodes of one number a row, or for all, that are worked out before it.
-        reductions: nodes that are there behind it; none in the last walk.
+        reductions: nodes of one number a row that are there behind it.
         ends: nodes whose vectors it computes: what is reduced, or the results.
-        lines: nodes whose vectors it leaves for later walks, since they are dear.
+        lines: nodes whose vectors it leaves for later walks, since they are dear, or since lines
+            are made of them behind it.
+        made: these lines, whose nodes are operations of LINES.
     """
 
     numbers: tuple[int, ...]
     reductions: tuple[int, ...]
     ends: tuple[int, ...]
     lines: tuple[int, ...]
+    made: tuple[int, ...] = ()
 
 
 def sweeps_forward(plan: Plan, keep: bool) -> tuple[Sweep, ...]:
@@ -74,7 +81,7 @@ def lines_backward(plan: Plan) -> int:
 
 
 def _most_lines(found: Iterable[tuple[Sweep, ...]]) -> int:
-    return max(sum(len(s.lines) for s in sweeps) for sweeps in found)
+    return max(sum(len(s.lines) + len(s.made) for s in sweeps) for sweeps in found)
 
 
 def sweeps_of(graph: Graph, given: set[int], ends: Iterable[int]) -> tuple[Sweep, ...]:
@@ -101,13 +108,20 @@ def _sweeps(graph: Graph, given: set[int], ends: Iterable[int | None]) -> tuple[
     levels = walk.levels(wanted)
     found = []
     for level in count(1):
-        reductions = tuple(i for i in sorted(levels) if levels[i] == level)
-        inputs = tuple(dict.fromkeys(graph.nodes[i].inputs[0] for i in reductions))
-        found.append((walk.numbers(inputs if reductions else wanted), reductions, inputs or wanted))
-        if not reductions:
+        whole = tuple(i for i in sorted(levels) if levels[i] == level)
+        inputs = tuple(dict.fromkeys(k for i in whole for k in graph.nodes[i].inputs))
+        made = tuple(i for i in whole if graph.nodes[i].op in LINES)
+        reductions = tuple(i for i in whole if i not in made)
+        numbers = walk.numbers(inputs if whole else wanted)
+        walk.keep(made)
+        found.append((numbers, reductions, inputs or wanted, made))
+        if not whole:
             break
     lines = [tuple(sorted(i for i in walk.read if walk.left[i] == k)) for k in range(len(found))]
-    return tuple(Sweep(*parts, left) for parts, left in zip(found, lines, strict=True))
+    return tuple(
+        Sweep(numbers, reductions, ends, left, made)
+        for (numbers, reductions, ends, made), left in zip(found, lines, strict=True)
+    )
 
 
 class _Walk:
@@ -136,9 +150,9 @@ class _Walk:
         level: dict[int, int] = {}
         for index in sorted(reached):
             below = max((level.get(i, 0) for i in nodes[index].inputs), default=0)
-            level[index] = below + (nodes[index].op in REDUCTIONS)
-        found = {i: n for i, n in level.items() if nodes[i].op in REDUCTIONS}
-        self._reduced = {nodes[i].inputs[0] for i in found}
+            level[index] = below + (nodes[index].op in _WHOLE)
+        found = {i: n for i, n in level.items() if nodes[i].op in _WHOLE}
+        self._reduced = {nodes[i].inputs[0] for i in found if nodes[i].op in REDUCTIONS}
         return found
 
     def _ends_at(self, index: int) -> bool:
@@ -154,7 +168,7 @@ class _Walk:
             seen.add(index)
             if nodes[index].shape == NUMBER or (not nodes[index].shape and self._is_dear(index)):
                 found.add(index)
-            elif self._ends_at(index):
+            elif self._ends_at(index) or nodes[index].op in LINES:
                 continue
             elif self.left.get(index, self._walks) < self._walks:
                 self.read.add(index)
@@ -164,6 +178,14 @@ class _Walk:
                 pending.extend(nodes[index].inputs)
         self._walks += 1
         return tuple(sorted(found))
+
+    def keep(self, made: tuple[int, ...]) -> None:
+        """Behind a walk lines are made, so what they are made of is left there."""
+        nodes = self.graph.nodes
+        for i in (k for index in made for k in nodes[index].inputs):
+            if nodes[i].shape != NUMBER and nodes[i].op not in ("full", *LINES):
+                self.left.setdefault(i, self._walks - 1)
+                self.read.add(i)
 
     def _is_dear(self, index: int) -> bool:
         op = self.graph.nodes[index].op

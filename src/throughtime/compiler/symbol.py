@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn
 
 from torch import Tensor
 
-from throughtime.compiler.builder import BOOLEAN, Builder, Untraceable
+from throughtime.compiler.builder import BOOLEAN, Builder, SizeAsked, Untraceable
 from throughtime.compiler.graph import Constant, Shape
 from throughtime.compiler.named import Named
 from throughtime.errors import CellError
@@ -95,13 +95,23 @@ class Symbol:
     __hash__ = object.__hash__
 
 
+class Headed:
+    """A tensor of more than one width; heads.py has the one kind."""
+
+    __slots__ = ()
+
+
 class Matrix(Named):
     """`U.name`: only its product with a vector can be written."""
 
     def __init__(self, builder: Builder, name: str, to: str, source: str) -> None:
         self._builder, self._name, self._to, self._source = builder, name, to, source
 
-    def __matmul__(self, v: Any) -> Symbol:
+    def __matmul__(self, v: Any) -> Any:
+        if isinstance(v, Headed):
+            from throughtime.compiler.heads import multiplied
+
+            return multiplied(v, self)  # type: ignore[arg-type]  # the one kind
         if type(v) is not Symbol:
             got = v if isinstance(v, Named) else type(v).__name__
             raise self._builder.refuse(f"{self} multiplies {got}, which is no vector")
@@ -127,6 +137,10 @@ def lift(builder: Builder, value: Any) -> Symbol:
     """The value as a symbol: numbers and tensors of no dimension become constants."""
     if type(value) is Symbol:
         return value
+    if isinstance(value, Headed):
+        from throughtime.compiler.heads import closed
+
+        return closed(value)
     if isinstance(value, Real):
         number = float(value)
     elif isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad:
@@ -158,9 +172,23 @@ def _operator(name: str) -> Callable[..., Any]:
 
 def _value_asked(what: str) -> Callable[..., NoReturn]:
     def method(self: Symbol, *_: Any) -> NoReturn:
+        if _is_size(self.builder, self.index):
+            raise SizeAsked(f"a size that is asked for by {what}")
         raise value_asked(self.builder, what)
 
     return method
+
+
+def _is_size(builder: Builder, index: int) -> bool:
+    """Whether a number follows from sizes alone, which are known when a layer is there."""
+    pending, sizes = [index], False
+    while pending:
+        node = builder.nodes[pending.pop()]
+        sizes = sizes or node.op == "width"
+        if node.shape or not (node.inputs or node.op in ("width", "number")):
+            return False
+        pending.extend(node.inputs)
+    return sizes
 
 
 def value_asked(builder: Builder, what: str) -> CellError:
@@ -187,7 +215,14 @@ _VALUES = {
     "__array__": "making it a NumPy array",
     "__format__": "writing it into a text",
 }
-for _name in _OPERATORS:
-    setattr(Symbol, _name, _operator(_name))
+
+
+def share_operators(kind: type) -> None:
+    """Give a class the operators of a tensor."""
+    for name in _OPERATORS:
+        setattr(kind, name, _operator(name))
+
+
+share_operators(Symbol)
 for _name, _what in _VALUES.items():
     setattr(Symbol, _name, _value_asked(_what))

@@ -12,14 +12,14 @@ from weakref import WeakKeyDictionary
 import torch
 
 from throughtime.cells.cell import Cell
-from throughtime.compiler.builder import Builder
+from throughtime.compiler.builder import Builder, Untraceable
 from throughtime.compiler.graph import Graph, Line, Node, Product, Unsupported
 from throughtime.compiler.inputs import inputs_of, state_shapes
 from throughtime.compiler.named import Named
 from throughtime.compiler.symbol import Symbol, lift
 from throughtime.errors import CellError
 
-_TRACED: Final[WeakKeyDictionary[Cell, Graph]] = WeakKeyDictionary()
+_TRACED: Final[WeakKeyDictionary[Cell, dict[int | None, Graph]]] = WeakKeyDictionary()
 _NOT_FOLLOWED: Final = (TypeError, ValueError, AttributeError, RuntimeError)
 
 
@@ -34,9 +34,21 @@ def trace(cell: Cell) -> Graph:
     """
     if not isinstance(cell, Cell):
         raise _no_cell(cell)
-    if cell not in _TRACED:
-        _TRACED[cell] = _traced(cell)
-    return _TRACED[cell]
+    found = _TRACED.setdefault(cell, {})
+    if None not in found:
+        found[None] = _traced(cell)
+    return found[None]
+
+
+def trace_at(cell: Cell, H: int) -> Graph:
+    """The graph of a step at one hidden size, where tensors may have heads.
+
+    What has no rule even there is `unsupported`, and then there are no nodes.
+    """
+    found = _TRACED.setdefault(cell, {})
+    if H not in found:
+        found[H] = _traced(cell, H)
+    return found[H]
 
 
 def _no_cell(value: Any) -> CellError:
@@ -48,10 +60,10 @@ def _no_cell(value: Any) -> CellError:
     return CellError(f"cell must be an instance of a Cell, got {value!r}{cure}")
 
 
-def _traced(cell: Cell) -> Graph:
+def _traced(cell: Cell, H: int | None = None) -> Graph:
     _check_arguments(cell)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        graph, again = _run(cell), _run(cell)
+        graph, again = _run(cell, H), _run(cell, H)
     if graph.key == again.key:
         return graph
     line = next((n.line for n in _changed(graph, again) if n.line), _return(cell))
@@ -72,16 +84,21 @@ def _check_arguments(cell: Cell) -> None:
         ) from error
 
 
-def _run(cell: Cell) -> Graph:
+def _run(cell: Cell, H: int | None) -> Graph:
     """The graph of one run of `step`."""
-    builder = Builder(end=_run.__code__)
+    builder = Builder(end=_run.__code__, H=H)
     try:
         new = cell.step(*inputs_of(cell, builder))
-    except CellError:
-        raise
-    except _NOT_FOLLOWED as error:
+    except (CellError, *_NOT_FOLLOWED) as error:
+        if isinstance(error, CellError) and H is None:
+            raise
         return _not_followed(cell, builder, error)
-    outputs = _new_state(cell, builder, new)
+    try:
+        outputs = _new_state(cell, builder, new)
+    except (CellError, Untraceable) as error:
+        if isinstance(error, CellError) and H is None:
+            raise
+        return _not_followed(cell, builder, error)
     for index, node in enumerate(builder.nodes):
         if node.op == "width" and node.constants == ("B",) and node.line:
             builder.unsupported.append((index, Unsupported("the number of rows", node.line)))
@@ -97,7 +114,7 @@ def _changed(graph: Graph, again: Graph) -> Iterator[Node]:
 
 def _new_state(cell: Cell, builder: Builder, new: Any) -> list[tuple[str, int]]:
     """What `step` returned, by the names of the state; refused if it is not the state."""
-    shapes = state_shapes(cell)
+    shapes = state_shapes(cell, builder.H)
     name = type(cell).__name__
     if not isinstance(new, tuple) or len(new) != len(shapes):
         kind = str(new) if isinstance(new, Named) else type(new).__name__
@@ -137,6 +154,9 @@ def _not_followed(cell: Cell, builder: Builder, error: Exception) -> Graph:
     """The graph of a step that symbols cannot follow, though real tensors can."""
     cell.layout  # noqa: B018  # a mistake of the cell's own shows on real tensors, and is raised
     line = builder.line_of(error)
+    if builder.H is not None:
+        reason = Unsupported(str(error).partition("\n")[0] or repr(error), line)
+        return Graph(type(cell).__name__, (), (), (), 0, (reason,), builder.H)
     outputs = []
     for state, shape in state_shapes(cell).items():
         index = builder.opaque("step", (), shape)

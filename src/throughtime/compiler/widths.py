@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from throughtime.compiler.graph import NUMBER, Graph
+from throughtime.compiler.graph import LINES, NUMBER, Graph
 from throughtime.compiler.rowwise import REDUCTIONS
 
 HIDDEN: Final = "hidden_size"
 
-_ONE_UNIT: Final = frozenset({"s", "U", "d", "transposed", "mask"})
+_ONE_UNIT: Final = frozenset({"s", "U", "d", "transposed", "mask", "slice"})
 """Operations that give a vector of one unit where their shape is NUMBER."""
 
 
@@ -54,7 +54,8 @@ def widths_of(graph: Graph, states: tuple[str, ...]) -> Widths:
 
 def is_rowwise(graph: Graph) -> bool:
     """Whether the step of a derivative computes over units, or spreads one number over them."""
-    return any(n.op in REDUCTIONS for n in graph.nodes[: graph.forward]) or _spreads(graph)
+    whole = REDUCTIONS | LINES
+    return any(n.op in whole for n in graph.nodes[: graph.forward]) or _spreads(graph)
 
 
 def _spreads(graph: Graph) -> bool:
@@ -64,7 +65,7 @@ def _spreads(graph: Graph) -> bool:
     of = node_widths(graph)
     for index, node in enumerate(graph.nodes):
         wanted = HIDDEN if node.op == "row_sum" else of[index]
-        for i in () if node.op in ("U", "transposed") else node.inputs:
+        for i in () if node.op in ("U", "transposed", *LINES) else node.inputs:
             free = graph.nodes[i].shape in ((), (HIDDEN,)) or graph.nodes[i].op == "full"
             if not free and of[i] != wanted:
                 return True

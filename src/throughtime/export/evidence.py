@@ -76,13 +76,13 @@ def _number(pattern: str, said: str) -> str:
 
 def _code_bytes(compiler: str, exported: Exported, work: Path) -> int:
     """Bytes of machine code that the compiler makes of NAME.c."""
-    from throughtime.export.objects import code_bytes
+    from throughtime.export.objects import code_size
 
     source = next(f for f in exported.files if f.endswith(".c") and not f.endswith("_test.c"))
     image = work / "measured.o"
     path = str(exported.folder.resolve() / source)
     _run([compiler, *_FLAGS, "-c", path, "-o", str(image)])
-    return code_bytes(image.read_bytes())
+    return code_size(image.read_bytes())
 
 
 def _run(command: Sequence[str], may_fail: bool = False) -> str:

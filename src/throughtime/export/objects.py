@@ -5,7 +5,9 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-_ELF: Final = b"\x7fELF"
+from throughtime.export.wasm.link import wasm_code_size
+
+ELF: Final = b"\x7fELF"
 _EXECUTABLE: Final = 4
 _SYMBOLS: Final = 2
 
@@ -40,8 +42,10 @@ def sections(image: bytes) -> list[Section]:
     return found
 
 
-def code_bytes(image: bytes) -> int:
-    """Bytes of machine code in an ELF object."""
+def code_size(image: bytes) -> int:
+    """Bytes of machine code in an ELF object, or in one of WebAssembly."""
+    if image[:4] != ELF:
+        return wasm_code_size(image)
     return sum(len(s.data) for s in sections(image) if s.flags & _EXECUTABLE)
 
 

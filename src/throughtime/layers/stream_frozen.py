@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from throughtime.backends.cpu.stream_stack import Stack
 from throughtime.layers.passage import Passage
+from throughtime.layers.stream_chain import Parts
 from throughtime.layers.stream_model import check_streamable, frozen, round_matrices
-from throughtime.layers.stream_parts import Parts, parts_of
+from throughtime.layers.stream_parts import parts_of
+from throughtime.layers.stream_trial import agrees
 
 
 class Frozen:
@@ -37,17 +39,25 @@ class Frozen:
         self.model, self.narrow = model, narrow
         self.layers = [m for m in model.modules() if isinstance(m, Passage)]
         self.batch_first = bool(self.layers[0].batch_first)
-        self.parts: Parts | str = parts_of(model)
+        self.parts: Parts | str
+        self.parts, self._followed = parts_of(model)
 
     @cached_property
     def stack(self) -> Stack | None:
         """The whole model as one call, where compiled code takes it."""
-        return None if isinstance(self.parts, str) else Stack(self.parts, self.narrow)
+        if isinstance(self.parts, str):
+            return None
+        found = Stack(self.parts, self.narrow)
+        if self._followed and not agrees(self.model, self.layers, found):
+            name = type(self.model).__name__
+            self.parts = f"the model holds a {name}, whose forward does more than call its parts"
+            return None
+        return found
 
     @cached_property
     def stacks(self) -> list[Stack | None]:
         """Each of its layers as a call of its own, where compiled code takes that."""
-        found = [parts_of(layer) for layer in self.layers]
+        found = [parts_of(layer)[0] for layer in self.layers]
         return [None if isinstance(p, str) else Stack(p, self.narrow) for p in found]
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -15,18 +14,7 @@ from throughtime.layers.stream_frozen import Frozen
 from throughtime.layers.stream_given import tensors_in
 from throughtime.layers.stream_layers import LayerByLayer
 from throughtime.layers.stream_step import Step
-
-STEPS: Final = (33, 5)
-"""How many are taken; the second where a model takes no more."""
-
-ROWS: Final = 3
-"""At most so many."""
-
-RAISED: Final = (
-    TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError,
-    ArithmeticError, NotImplementedError,
-)  # fmt: skip
-"""What a model may raise on an input that is not its own."""
+from throughtime.layers.stream_trial import RAISED, ROWS, STEPS, close, trial_inputs
 
 _CURE: Final = (
     "a stream needs parts that look at each step alone, or carry their state as throughtime's "
@@ -64,56 +52,20 @@ def probe(frozen: Frozen, batch: int, like: Tensor | None = None) -> Found | Non
     """
     with torch.random.fork_rng(devices=[]):
         for steps in STEPS:
-            for x in _inputs(frozen, min(batch, ROWS), steps, like):
+            for x in trial_inputs(frozen.model, frozen.batch_first, min(batch, ROWS), steps, like):
                 whole = _Record(copy.deepcopy(frozen.model))
                 try:
                     y = whole.model(x)
                     again = whole.model(x)
                 except RAISED:
                     continue
-                if not all(map(_close, tensors_in(y), tensors_in(again))):
+                if not all(map(close, tensors_in(y), tensors_in(again))):
                     return None  # a model that tosses coins: nothing can be said
                 timed = _compare(frozen, x, whole, y, last=steps == STEPS[-1])
                 if timed is not None:
                     return Found(timed, x.dim() == 2)
                 break
     return None
-
-
-def _inputs(frozen: Frozen, rows: int, steps: int, like: Tensor | None) -> Iterator[Tensor]:
-    """Sequences that the model may take."""
-    if like is not None:
-        time = int(frozen.batch_first)
-        shape = list(like.shape)
-        shape[time] = steps
-        if like.is_floating_point():
-            yield torch.randn(shape, dtype=like.dtype, device=like.device)
-        else:
-            yield torch.randint(int(like.max()) + 1, shape, dtype=like.dtype, device=like.device)
-        return
-    shape = [rows, steps] if frozen.batch_first else [steps, rows]
-    seen = set()
-    for module in frozen.model.modules():
-        weight = next(module.parameters(recurse=False), None)
-        width = _width(module)
-        if weight is None or width is None or (type(module) is nn.Embedding, width) in seen:
-            continue
-        seen.add((type(module) is nn.Embedding, width))
-        if type(module) is nn.Embedding:
-            yield torch.randint(width, shape, device=weight.device)
-        elif weight.is_floating_point():
-            yield torch.randn(*shape, width, dtype=weight.dtype, device=weight.device)
-
-
-def _width(module: nn.Module) -> int | None:
-    """What a part takes, as far as it tells."""
-    if isinstance(module, Passage):
-        return module.input_size
-    names = ("num_embeddings", "in_features", "in_channels", "num_features", "embed_dim")
-    found = next((getattr(module, n) for n in names if hasattr(module, n)), None)
-    if found is None and isinstance(shape := getattr(module, "normalized_shape", None), tuple):
-        found = shape[-1]
-    return found if isinstance(found, int) else None
 
 
 class _Record:
@@ -153,7 +105,7 @@ def _compare(frozen: Frozen, x: Tensor, whole: _Record, y: Any, last: bool) -> l
     wanted = _without_states(y, outputs[0])
     timed = [_joins(v, [o[i] for o in outputs]) for i, v in enumerate(wanted)]
     same = len(wanted) == len(outputs[0]) and all(
-        joined or _close(v, outputs[-1][i])
+        joined or close(v, outputs[-1][i])
         for i, (v, joined) in enumerate(zip(wanted, timed, strict=True))
     )
     name = "" if same else _culprit(whole, taken, given)
@@ -200,7 +152,7 @@ def _culprit(whole: _Record, taken: list[dict[str, Tensor]], given: list[dict[st
     """The first part that gives other numbers than those of the whole on the same ones, or ""."""
     for name, y in whole.given.items():
         steps = [v[name] for v in given if name in v]
-        if len(steps) == len(given) and (_joins(y, steps) or _close(y, steps[-1])):
+        if len(steps) == len(given) and (_joins(y, steps) or close(y, steps[-1])):
             continue
         x = whole.taken.get(name)
         before = [v[name] for v in taken if name in v]
@@ -234,20 +186,6 @@ def _joins(whole: Tensor, steps: list[Tensor]) -> bool:
         if rest != [*one.shape[:d], *one.shape[d + 1 :]]:
             continue
         inner = torch.stack(steps, d + 1).flatten(d, d + 1)
-        if _close(whole, torch.cat(steps, d)) or _close(whole, inner):
+        if close(whole, torch.cat(steps, d)) or close(whole, inner):
             return True
-    return whole.shape == one.shape and all(_close(whole, v) for v in steps)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
-    if not a.is_floating_point():
-        return a.numel() == 0 or float((a != b).float().mean()) < 0.1
-    tolerance = 1e-3 if a.dtype in (torch.float32, torch.float64) else 0.05
-    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * _size(a), equal_nan=True)
-
-
-def _size(v: Tensor) -> float:
-    finite = v[v.isfinite()].abs()
-    return float(finite.max()) if finite.numel() else 1.0
+    return whole.shape == one.shape and all(close(whole, v) for v in steps)

@@ -8,22 +8,23 @@ from typing import Any, Final
 import torch
 
 from throughtime.cells import Cell
+from throughtime.compiler.apart import why_not
 from throughtime.compiler.llvm import machine
-from throughtime.compiler.trace import trace
 from throughtime.layers.user_line import frames_to_user
 
 _TOLD: Final[set[str]] = set()
 """Classes and lines, so that cells of one class that differ in a number are told once."""
 
 
-def warn_uncompiled(cell: Cell, device: Any) -> None:
+def warn_uncompiled(cell: Cell, sizes: tuple[int, ...], device: Any) -> None:
     """Say once that a layer of this cell, left to choose, runs on the reference, and why.
 
     Args:
         cell: the equations.
+        sizes: of the layer.
         device: where the layer is built; elsewhere than on the processor nothing is compiled.
     """
-    unsupported = trace(cell).unsupported
+    unsupported = [why for why in (why_not(cell, H) for H in sizes) if why is not None]
     on_cpu = torch.device(device or torch.get_default_device()).type == "cpu"
     if not unsupported or not on_cpu or machine.host() is None:
         return

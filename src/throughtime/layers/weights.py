@@ -118,7 +118,7 @@ class Weights(CellModule):
         ]
         self._prepare()
         if self.backend == "auto":
-            warn_uncompiled(cell, device)
+            warn_uncompiled(cell, self.hidden_sizes, device)
 
     def _check_options(self) -> None:
         """What must be known of cell and sizes to judge."""

@@ -26,10 +26,10 @@ name = "cpu"
 
 def refuses(call: Call) -> str | None:
     """Why no machine code can carry this call, or None."""
-    return refuses_cell(call.cell, call.x) or _kind(call)
+    return refuses_cell(call.cell, call.x, call.hidden_size) or _kind(call)
 
 
-def refuses_cell(cell: Cell, x: Tensor) -> str | None:
+def refuses_cell(cell: Cell, x: Tensor, hidden_size: int | None = None) -> str | None:
     """Why no plain call of this cell on such an input can be carried, or None."""
     if x.device.type != "cpu":
         return f"it computes on the processor, and the input is on {x.device.type}"
@@ -40,7 +40,7 @@ def refuses_cell(cell: Cell, x: Tensor) -> str | None:
     reason = _no_machine() or no_rule()
     if reason is not None:
         return reason
-    found = plan(cell)
+    found = plan(cell, NO_MASKS, hidden_size)
     return found if isinstance(found, str) else None
 
 

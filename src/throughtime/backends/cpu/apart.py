@@ -16,7 +16,7 @@ _OF_GATES = ("weight_hh", "bias_hh")
 
 def call_apart(call: Call) -> Call:
     """The call with weights for every product of a step; itself, if it has them."""
-    cell = apart(call.cell)
+    cell = apart(call.cell, call.hidden_size)
     if cell is call.cell or not isinstance(cell, Apart):
         return call
     lines = len(call.cell.layout.recurrent_gates) * call.hidden_size
@@ -30,7 +30,7 @@ def call_apart(call: Call) -> Call:
 
 def cell_apart(call: Call) -> Call:
     """The call with that cell and the weights it had, for shapes that follow from no weight."""
-    return call._replace(cell=apart(call.cell))
+    return call._replace(cell=apart(call.cell, call.hidden_size))
 
 
 def gradients_together(cell: object, found: Gradients) -> Gradients:

@@ -21,7 +21,7 @@ def masks_of(call: Call) -> Masks:
 
 def plan_of(call: Call) -> Plan:
     """The plan of a call that was not refused."""
-    found = plan(call.cell, masks_of(call))
+    found = plan(call.cell, masks_of(call), call.hidden_size)
     assert isinstance(found, Plan)
     return found
 

@@ -52,6 +52,7 @@ def show_choice(cell: Cell, dtype: str) -> None:
     from throughtime import Recurrent
     from throughtime.cells.layout import fitting
     from throughtime.compiler.llvm import machine
+    from throughtime.compiler.masked import NO_MASKS
     from throughtime.compiler.plan import plan
 
     with warnings.catch_warnings():  # what keeps a cell uncompiled is told below
@@ -59,7 +60,7 @@ def show_choice(cell: Cell, dtype: str) -> None:
         layer = Recurrent(cell, 8, fitting(cell, 8), dtype=getattr(torch, dtype))
     told = layer.explain()
     print(f"{cell!r}: {told.removeprefix('layer 0: ')}")
-    found, target = plan(cell), machine.host()
+    found, target = plan(cell, NO_MASKS, fitting(cell, 8)), machine.host()
     if not isinstance(found, str):
         print(f"\n{found}")
     if target is not None:
@@ -80,11 +81,13 @@ def machine_told(target: Machine, dtype: str) -> str:
 
 def show_code(cell: Cell, bytes: int, backward: bool, llvm: bool, assembly: bool) -> None:
     """Prints the cell's own function; loops and tiles are the same for every cell."""
+    from throughtime.cells.layout import fitting
     from throughtime.compiler.llvm import machine
+    from throughtime.compiler.masked import NO_MASKS
     from throughtime.compiler.plan import plan
     from throughtime.errors import BackendError
 
-    found, target = plan(cell), machine.host()
+    found, target = plan(cell, NO_MASKS, fitting(cell, 8)), machine.host()
     if isinstance(found, str) or target is None:
         reason = found if isinstance(found, str) else machine.reason()
         raise BackendError(f"there is no code to show: {reason}")

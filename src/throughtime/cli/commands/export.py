@@ -23,7 +23,8 @@ def register(commands: Commands) -> None:
     parser.add_argument("--to", required=True, metavar="|".join(FORMS), help="What to write.")
     parser.add_argument(
         "--target", metavar="NAME",
-        help="Of an object: x86-64-v3, x86-64-v4, aarch64, cortex-m4f, cortex-m55 or riscv64.",
+        help="Of an object: x86-64-v3, x86-64-v4, aarch64, cortex-m4f, cortex-m55, riscv64 or "
+        "wasm32.",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=Path("."), metavar="DIR", help="The folder. Default: here."

@@ -80,6 +80,9 @@ class Pointwise:
             return self.e.kind.vector([float(node.constants[0])] * self.e.kind.lanes)  # type: ignore[arg-type]
         if node.op == "width":
             return self._units(str(node.constants[0]))
+        if node.op == "epsilon":  # of float32 or float64
+            bits = 23 if self.e.kind.bytes == 4 else 52
+            return self.e.kind.vector([2.0**-bits] * self.e.kind.lanes)
         if node.op == "transposed":
             return _ZERO
         if node.op in ("sum_rows", "row_sum", "spread"):  # parts by themselves, summed later

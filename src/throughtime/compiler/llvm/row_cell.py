@@ -18,7 +18,8 @@ from throughtime.compiler.llvm.kind import Kind
 from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.places import Loads
 from throughtime.compiler.llvm.pointwise import Pointwise
-from throughtime.compiler.llvm.sweeps import Row, write_sweeps
+from throughtime.compiler.llvm.row import Row
+from throughtime.compiler.llvm.sweeps import write_sweeps
 from throughtime.compiler.plan import Plan
 
 Places = dict[str, Num]

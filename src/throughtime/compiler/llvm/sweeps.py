@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from llvmlite import ir
 
@@ -21,9 +21,10 @@ from throughtime.compiler.llvm.emit import Emit
 from throughtime.compiler.llvm.number import Num
 from throughtime.compiler.llvm.places import Loads, loader
 from throughtime.compiler.llvm.pointwise import Pointwise
+from throughtime.compiler.llvm.row import Row
+from throughtime.compiler.llvm.row_lines import write_line
 from throughtime.compiler.llvm.rows import lanes_below
 from throughtime.compiler.llvm.sections import blocks_of, units_of
-from throughtime.compiler.plan import Plan
 from throughtime.compiler.sweeps import Sweep
 
 STRANDS: Final = 16
@@ -33,24 +34,6 @@ _JOIN: Final = {"row_sum": "add", "row_max": "maximum"}
 _NOTHING: Final = {"row_sum": 0.0, "row_max": -math.inf}
 
 Finish = Callable[[Pointwise, Num, Num, str], None]
-
-
-class Row(NamedTuple):
-    """A row of units that code walks over.
-
-    Attributes:
-        e: the function being written.
-        plan: of the cell whose nodes are computed.
-        loads: where the values that begin at a byte of the row's lines are.
-        lines: where walks leave what later ones read, and bytes from one line to the next.
-        held: nodes of one number a row that are there, in all lanes.
-    """
-
-    e: Emit
-    plan: Plan
-    loads: Callable[[Num], Loads]
-    lines: tuple[Num, Num]
-    held: dict[int, Any]
 
 
 def write_sweeps(row: Row, sweeps: Sequence[Sweep], finish: Finish) -> None:
@@ -67,15 +50,19 @@ def write_sweeps(row: Row, sweeps: Sequence[Sweep], finish: Finish) -> None:
     nodes = row.plan.graph.nodes
     once |= {i: _spread(e, load) for i, load in once.items() if nodes[i].shape == NUMBER}
     single = Pointwise(e, row.plan.graph, units, once)
-    place = {i: k for k, i in enumerate(i for sweep in sweeps for i in sweep.lines)}
+    place = {i: k for k, i in enumerate(i for s in sweeps for i in (*s.lines, *s.made))}
     there: list[int] = []
     for sweep in sweeps:
         once |= _held(row)
         row.held.update({i: single.value(i) for i in sweep.numbers})
         for width in units:
-            if not sweep.reductions or any(row.plan.widths.of[i] == width for i in sweep.ends):
+            last = not sweep.reductions and not sweep.made
+            if last or any(row.plan.widths.of[i] == width for i in sweep.ends):
                 _write_walk(row, sweep, width, (place, there), finish)
         there += sweep.lines
+        for i in sweep.made:
+            write_line(row, i, place)
+        there += [i for i in sweep.made if nodes[i].shape != NUMBER]
 
 
 def _write_walk(
@@ -101,7 +88,7 @@ def _write_walk(
             if of[i] == width:
                 e.store(values.value(i), at[i])
         block.next = _grown(row, found, values, block.values, left)
-        if not sweep.reductions:
+        if not sweep.reductions and not sweep.made:
             finish(values, column, left, width)
     for r, strands in zip(found, _parted(e, block.values), strict=True):
         row.held[r] = _folded(e, plan.graph.nodes[r].op, strands)

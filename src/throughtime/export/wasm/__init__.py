@@ -1,0 +1,1 @@
+"""Programs in browsers: a WebAssembly module that needs no linker, its loader and a page."""
