@@ -324,7 +324,8 @@ def _shrunk(bytes: int) -> Callable[[Tensor], Tensor]:
 
 HOOKS: dict[str, Callable[[Tensor], Tensor]] = {
     "given back": _shrunk(0), "shorter memory": _shrunk(8), "none": lambda v: v.new_empty(0),
-    "int": lambda v: v.int(), "elsewhere": lambda v: v.to("meta"), "flat": lambda v: v.flatten()[1:],
+    "int": lambda v: v.int(), "elsewhere": lambda v: v.to("meta"),
+    "flat": lambda v: v.flatten()[1:],
     "many": lambda v: v.expand(700, *v.shape),
 }  # fmt: skip
 KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
