@@ -15,6 +15,7 @@ from throughtime.cells.declarations import check_declarations
 from throughtime.cells.layout import Layout, first_layout, layout_of_size
 from throughtime.cells.layout import Names as Names
 from throughtime.cells.layout import check_new_state as check_new_state
+from throughtime.cells.outside import read_outside
 from throughtime.cells.registry import interned
 from throughtime.errors import CellError
 
@@ -47,6 +48,7 @@ class _CellType(ABCMeta):
         cell = super().__call__(*args, **kwargs)
         object.__setattr__(cell, "arguments", _arguments(cls, cell, args, kwargs))
         check_declarations(cell)
+        object.__setattr__(cell, "outside", read_outside(cell))
         object.__setattr__(cell, "_frozen", True)
         return interned(cell)
 
@@ -92,6 +94,9 @@ class Cell(ABC, metaclass=_CellType):
         writes: likewise for a gate that lets new values in: 1 where it is open.
         torch_equivalent: the mode of torch's own kernel that computes the same, if there is one.
         arguments: what the cell was built with.
+        outside: names and values of what `step` reads beside its arguments, such as attributes of
+            the class and globals, as they were when the cell was built: compiled code has those
+            numbers, and a cell built after a change is another cell.
         key: the cell in words, unlike that of any other cell of this process.
     """
 
@@ -105,6 +110,7 @@ class Cell(ABC, metaclass=_CellType):
     writes: Mapping[str, int] = {}
     torch_equivalent: str | None = None
     arguments: dict[str, Any]
+    outside: tuple[tuple[str, Any], ...]
     key: str
     _frozen: ClassVar[bool] = False
 
@@ -185,7 +191,9 @@ class Cell(ABC, metaclass=_CellType):
         return _rebuild, (type(self), self.arguments)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.arguments == other.arguments
+        if not isinstance(other, Cell) or type(self) is not type(other):
+            return False
+        return self.arguments == other.arguments and self.outside == other.outside
 
     def __hash__(self) -> int:
         return self._hash

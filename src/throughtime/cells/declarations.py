@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableSet
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
@@ -11,6 +11,16 @@ from throughtime.errors import CellError
 
 if TYPE_CHECKING:
     from throughtime.cells.cell import Cell, Width
+
+
+_MAPPINGS: Final = {
+    "vectors": {"rate": 0.0},
+    "products": {"m": ("hidden_size", "hidden_size")},
+    "blocks": {"m": 4},
+    "inputs": {"gap": 1},
+    "keeps": {"f": 1},
+    "writes": {"i": 1},
+}
 
 
 def check_declarations(cell: Cell) -> None:
@@ -21,9 +31,11 @@ def check_declarations(cell: Cell) -> None:
     for attribute in ("gates", "state"):
         value = getattr(cell, attribute, None)
         if not isinstance(value, tuple | Mapping) or not value:
+            cure = f"; write {tuple(value)!r}" if isinstance(value, list) and value else ""
             raise CellError(
-                f"{name}.{attribute} must be a tuple of at least one name, got {value!r}"
+                f"{name}.{attribute} must be a tuple of at least one name, got {value!r}{cure}"
             )
+    _check_mappings(cell)
     for what, group in (
         ("a", (*cell.gates, *cell.inputs)),
         ("U", (*cell.gates, *cell.products)),
@@ -38,6 +50,17 @@ def check_declarations(cell: Cell) -> None:
     _check_parameters(cell)
     for width in _declared_widths(cell):
         _check_width(cell, width)
+
+
+def _check_mappings(cell: Cell) -> None:
+    """What has a value for each name is a dictionary."""
+    for attribute, like in _MAPPINGS.items():
+        value = getattr(cell, attribute)
+        if not isinstance(value, Mapping):
+            raise CellError(
+                f"{type(cell).__name__}.{attribute} must be a dictionary, such as {like}, "
+                f"got {value!r}"
+            )
 
 
 def _check_held(cell: Cell) -> None:
@@ -120,7 +143,7 @@ def _check_parameters(cell: Cell) -> None:
         if word not in (*cell.gates, *cell.vectors) or sign not in (1, -1):
             raise CellError(
                 f"{name}: keeps and writes must map a gate or vector to 1 or -1, "
-                f"got {word!r}: {sign!r}"
+                f"got {word!r}: {sign!r}; there are {', '.join((*cell.gates, *cell.vectors))}"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import traceback
@@ -226,6 +227,8 @@ def check_new_state(cell: Cell, new: Any, shapes: list[tuple[int, int]]) -> None
         )
     for state, value, shape in zip(cell.state_names, new, shapes, strict=True):
         if tuple(value.shape) != shape:
+            code = inspect.unwrap(type(cell).step).__code__
             raise CellError(
-                f"{name}.step must return {state} with shape {shape}, got {tuple(value.shape)}"
+                f"{name}.step must return {state} with shape {shape}, got {tuple(value.shape)}\n"
+                f"  at {code.co_filename}:{code.co_firstlineno}, the step"
             )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from throughtime.cells.cell import Cell
 
 _LIVING: WeakValueDictionary[str, Cell] = WeakValueDictionary()
-_MEANT: dict[str, tuple[type, dict[str, Any]]] = {}  # a key never comes to mean another cell
+_MEANT: dict[str, tuple[Any, ...]] = {}  # a key never comes to mean another cell
 _LOCK = Lock()
 _TOKEN = secrets.token_hex(8)  # no other process has it
 
@@ -26,10 +26,10 @@ def interned(cell: Cell) -> Cell:
     another process could use for another cell, since a closure's name does not say what it does,
     holds the token of this process.
     """
-    meant = (type(cell), cell.arguments)
+    meant = (type(cell), cell.arguments, cell.outside)
     words = _in_words(cell)
     with _LOCK:
-        key = words if _is_importable(meant) else f"{words}#{_TOKEN}"
+        key = words if _is_importable(meant[:2]) else f"{words}#{_TOKEN}"
         count = 1
         while _MEANT.setdefault(key, meant) != meant:
             count += 1
@@ -65,7 +65,7 @@ def _in_words(cell: Cell) -> str:
     return f"{kind.__module__}.{kind.__qualname__}({', '.join(words)})"
 
 
-def _is_importable(meant: tuple[type, dict[str, Any]]) -> bool:
+def _is_importable(meant: tuple[Any, ...]) -> bool:
     """Whether another process that has the same modules would mean the same by the same words."""
     try:
         pickle.dumps(meant)

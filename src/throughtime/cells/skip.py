@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
 from throughtime.cells.cell import Cell, activation_function
 from throughtime.errors import CellError
+
+FARTHEST: Final = 256
+"""Steps that the farthest connection may skip."""
 
 
 class Skip(Cell):
@@ -18,7 +21,7 @@ class Skip(Cell):
     `s.hk` is h_{t-1-k}, for k = 1 .. d-1.
 
     Args:
-        distance: d, at least 2.
+        distance: d, from 2 to 256.
         activation: the pointwise function, as in Elman.
 
     Source: Lin, Horne, Tino and Giles, Learning Long-Term Dependencies in NARX Recurrent Neural
@@ -32,6 +35,11 @@ class Skip(Cell):
     ) -> None:
         if not isinstance(distance, int) or isinstance(distance, bool) or distance < 2:
             raise CellError(f"distance must be an integer of at least 2, got {distance!r}")
+        if distance > FARTHEST:
+            raise CellError(
+                f"distance must be at most {FARTHEST}, since so many states are carried, "
+                f"got {distance!r}"
+            )
         self.distance = distance
         self.activation = activation_function(activation)
         self.state = ("h", *(f"h{k}" for k in range(1, distance)))

@@ -15,6 +15,8 @@ from throughtime.errors import CellError
 
 _CURE = "the equations must be the same for every input; use torch.where(condition, x, y) to choose"
 
+_NUMPY_CURE = "NumPy's functions know no gradients; use torch's own, such as torch.tanh for np.tanh"
+
 
 class Symbol:
     """The value of one node. Operators, methods and functions of torch on it write new nodes."""
@@ -193,7 +195,8 @@ def _is_size(builder: Builder, index: int) -> bool:
 
 def value_asked(builder: Builder, what: str) -> CellError:
     """The error of an equation that depends on data by more than arithmetic."""
-    return builder.refuse(f"step asks for the value of a tensor by {what}, but {_CURE}")
+    cure = _NUMPY_CURE if what == _VALUES["__array__"] else _CURE
+    return builder.refuse(f"step asks for the value of a tensor by {what}, but {cure}")
 
 
 _OPERATORS = """

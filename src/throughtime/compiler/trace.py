@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dis
 import inspect
+import random
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 
 from throughtime.cells.cell import Cell
@@ -63,12 +65,25 @@ def _no_cell(value: Any) -> CellError:
 def _traced(cell: Cell, H: int | None = None) -> Graph:
     _check_arguments(cell)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        chance = _chance()
         graph, again = _run(cell, H), _run(cell, H)
-    if graph.key == again.key:
+        drawn = _chance() != chance
+        random.setstate(chance[0])
+        np.random.set_state(chance[1])
+    if graph.key == again.key and not drawn:
         return graph
+    if graph.key == again.key:
+        reason = Unsupported("a random number drawn by step", _return(cell))
+        return replace(graph, unsupported=(*graph.unsupported, reason))
     line = next((n.line for n in _changed(graph, again) if n.line), _return(cell))
     reason = Unsupported("a number that changes from call to call", line)
     return replace(graph, unsupported=(*graph.unsupported, reason))
+
+
+def _chance() -> tuple[Any, ...]:
+    """Where the generators of random numbers stand that a step may draw from."""
+    name, words, *rest = np.random.get_state(legacy=True)
+    return random.getstate(), (name, tuple(words), *rest), torch.get_rng_state().tolist()
 
 
 def _check_arguments(cell: Cell) -> None:
