@@ -47,6 +47,7 @@ class Segmented(torch.autograd.Function):
         saved = ctx.saved_tensors  # read once: a checkpoint around the layer allows no more
         tensors, borders = saved[: len(needs)], saved[len(needs) :]
         call = unflatten(ctx.cell, ctx.form, tensors)._replace(norms=ctx.norms)
+        _check_borders(borders, -(-len(call.x) // ctx.every) - 1)
         backend = OPAQUE[ctx.backend]
         d_results, plain = plain_gradients(d_given)
         if torch.is_grad_enabled() or not plain or is_watched():
@@ -113,11 +114,7 @@ class Direction:
         y = self._room(call._replace(record=False), min(self.every, len(call.x)))[0]
         x = call.x.new_empty(call.x.shape) if wants_x else None
         kept, queue = self._kept(call), self.backend.queue_for(call)
-        parts = list(enumerate(segments(call, self.every)))
-        for v in borders:
-            if len(v) != len(parts) - 1:
-                raise ShapeError(f"{len(parts) - 1} borders of segments were kept, got {len(v)}")
-        for i, (first, segment) in reversed(parts):
+        for i, (first, segment) in reversed(list(enumerate(segments(call, self.every)))):
             state = tuple(v[i - 1 : i] for v in borders) if i else call.start()
             segment, own = segment._replace(state=state), y[: len(segment.x)]
             if i == 0 and queue is not None:  # what this one gives is wanted at once
@@ -153,6 +150,13 @@ class Direction:
         one = self.whole.direction(self.d)
         turn = Turn(one) if self.d else None
         return self.backend.for_segments(one if turn is None else turn.call(one)), turn
+
+
+def _check_borders(borders: Sequence[Tensor], count: int) -> None:
+    """What was kept is a state for each segment but the first."""
+    for v in borders if count else ():
+        if len(v) != count:
+            raise ShapeError(f"{count} borders of segments were kept, got {len(v)}")
 
 
 def _back(turn: Turn | None, values: Sequence[Tensor | None]) -> list[Tensor | None]:
