@@ -311,3 +311,61 @@ def test_the_operator_refuses_a_gradient_of_another_shape() -> None:
             cells.GRU().key, "cpu", form, [True] * len(tensors), tensors,
             [y.detach(), torch.zeros(1)], [torch.zeros(1, B, 1, H), None],
         )  # fmt: skip
+
+
+def _shrunk(bytes: int) -> Callable[[Tensor], Tensor]:
+    def change(v: Tensor) -> Tensor:
+        v = v.clone()
+        v.untyped_storage().resize_(bytes)
+        return v
+
+    return change
+
+
+HOOKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "given back": _shrunk(0), "shorter memory": _shrunk(8), "none": lambda v: v.new_empty(0),
+    "int": lambda v: v.int(), "elsewhere": lambda v: v.to("meta"),
+    "flat": lambda v: v.flatten()[1:],
+    "many": lambda v: v.expand(700, *v.shape),
+}  # fmt: skip
+KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "masks": ({"zoneout": 0.3, "recurrent_dropout": 0.2}, {}),
+    "lengths": ({"bidirectional": True}, {"lengths": [6, 2, 4]}),
+    "resets": ({"learn_initial": True, "clip_gradient": 1.0}, {"reset": torch.ones(T, B) > 0}),
+    "segments": ({"checkpoint_every": 2}, {}),
+}
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_hooks_make_of_a_saved_tensor(kind: str, hook: str) -> None:
+    """One of all that is saved comes back otherwise: an error, or the right gradient."""
+    options, given = KINDS[kind]
+    layer = Recurrent(cells.GRUD(), I, H, backend="cpu", **options)
+    x = torch.randn(T, B, I)
+    widths = {n: layer.cell.width(w, H) for n, w in layer.cell.inputs.items()}
+    inputs = {n: torch.rand(T, B, w) for n, w in widths.items()}
+
+    def gradients(number: int) -> tuple[int, tuple[Tensor, ...]]:
+        torch.manual_seed(1)
+        places: list[Tensor] = []
+
+        def pack(v: Tensor) -> int:
+            places.append(v)
+            return len(places) - 1
+
+        def unpack(i: int) -> Tensor:
+            return HOOKS[hook](places[i]) if i == number else places[i]
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            y = layer(x, inputs=inputs, **given)[0]
+        found = torch.autograd.grad(y.sum(), list(layer.parameters()), allow_unused=True)
+        return len(places), tuple(v for v in found if v is not None)
+
+    count, expected = gradients(-1)
+    for i in range(count):
+        try:
+            found = gradients(i)[1]
+        except (ValueError, TypeError, RuntimeError, IndexError):
+            continue
+        assert_close(found, expected, rtol=1e-5, atol=1e-5)

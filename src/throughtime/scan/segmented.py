@@ -16,6 +16,7 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE, Opaque
 from throughtime.backends.call import Call, Gradients, Result
+from throughtime.errors import ShapeError
 from throughtime.scan.cut import Joined, segments
 from throughtime.scan.form import Form, flatten_gradients, unflatten
 from throughtime.scan.function import check_no_norms, derivative
@@ -46,6 +47,7 @@ class Segmented(torch.autograd.Function):
         saved = ctx.saved_tensors  # read once: a checkpoint around the layer allows no more
         tensors, borders = saved[: len(needs)], saved[len(needs) :]
         call = unflatten(ctx.cell, ctx.form, tensors)._replace(norms=ctx.norms)
+        _check_borders(borders, -(-len(call.x) // ctx.every) - 1)
         backend = OPAQUE[ctx.backend]
         d_results, plain = plain_gradients(d_given)
         if torch.is_grad_enabled() or not plain or is_watched():
@@ -148,6 +150,13 @@ class Direction:
         one = self.whole.direction(self.d)
         turn = Turn(one) if self.d else None
         return self.backend.for_segments(one if turn is None else turn.call(one)), turn
+
+
+def _check_borders(borders: Sequence[Tensor], count: int) -> None:
+    """What was kept is a state for each segment but the first."""
+    for v in borders if count else ():
+        if len(v) != count:
+            raise ShapeError(f"{count} borders of segments were kept, got {len(v)}")
 
 
 def _back(turn: Turn | None, values: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -95,7 +95,7 @@ def _carry(
     packed_rows = shape.packed_rows(d_y=strides[1])
     given = GivenWords(call, shape, rows, packed_rows, room.initial)
     records = Records(d_records, call.directions, packed)
-    found_at = given.addresses | records.addresses | _addresses(call, y, saved, finals, room)
+    found_at = given.addresses | records.addresses | _addresses(call, shape, y, saved, finals, room)
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
     held = call, y, saved, d_y, finals, room, given, records
     carry(queue, template, shape.code.region, team, found_at, finish, *held)
@@ -114,33 +114,27 @@ def _gradients(
 
 
 def _addresses(
-    call: Call, y: Tensor, saved: Tensor, finals: Sequence[Tensor | None], room: Room
+    call: Call, shape: Shape, y: Tensor, saved: Tensor, finals: Sequence[Tensor | None], room: Room
 ) -> dict[str, int]:
     """Addresses of what the backward pass reads and writes beside the call's own tensors."""
-    at, clip = part_address, 0 if call.clip is None else call.clip.data_ptr()
-    found = {"y": y.data_ptr(), "clip": clip}
-    for d in range(call.directions):
-        word = _WORDS[d]
-        found[word["saved"]] = at(saved, d)
-        found[word["d_x"]], found[word["d_inputs"]] = at(room.x, d), at(room.inputs, d)
-        found[word["d_bias"]], found[word["norms"]] = at(room.chains, d), at(room.norms, d)
-        for s, (final, start) in enumerate(zip(finals, room.start, strict=True)):
-            found[f"d_final{s} {d}"], found[f"d_start{s} {d}"] = at(final, d), at(start, d)
-        for name in ("d_W", "d_bias_ih", "d_bias_hh"):
-            found[word[name]] = 0
-        for m in range(1 + len(call.cell.layout.products)):
-            found[f"d_matrix{m} {d}"] = room.U[d][m].data_ptr() if room.U else 0
-        for name in call.cell.layout.vectors:
-            found[f"d_{name} {d}"] = 0
+    at, found = part_address, {"y": y.data_ptr()}
+    found["clip"] = 0 if call.clip is None else call.clip.data_ptr()
+    for d, word in enumerate(shape.gradient_words):
+        found |= word.nothing
+        found[word.saved], found[word.x] = at(saved, d), at(room.x, d)
+        found[word.inputs], found[word.norms] = at(room.inputs, d), at(room.norms, d)
+        found[word.chains] = at(room.chains, d)
+        for place, final in zip(word.finals, finals, strict=True):
+            found[place] = at(final, d)
+        for place, start in zip(word.starts, room.start, strict=True):
+            found[place] = at(start, d)
         if room.W:
-            found[word["d_W"]] = room.W[d].data_ptr()
+            found[word.W] = room.W[d].data_ptr()
+            for place, v in zip(word.matrices, room.U[d], strict=True):
+                found[place] = v.data_ptr()
             for name, v in room.others[d].items():
-                found[f"d_{name} {d}"] = v.data_ptr()
+                found[word.others[name]] = v.data_ptr()
     return found
-
-
-_NAMES = ("saved", "d_x", "d_inputs", "d_bias", "norms", "d_W", "d_bias_ih", "d_bias_hh")
-_WORDS = [{name: f"{name} {d}" for name in _NAMES} for d in range(2)]
 
 
 @functools.lru_cache(maxsize=128)

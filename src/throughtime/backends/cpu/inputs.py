@@ -13,6 +13,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.gradients import as_given
+from throughtime.backends.cpu.look import readable
 from throughtime.backends.cpu.masks import masks_of, write_masks
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.rows import Rows
@@ -33,7 +34,10 @@ def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
     if {line} != set(widths.units):  # units behind the last are zeros
         lines.zero_()
     for k, (name, units) in enumerate(input_units(call, found).items()):
-        lines[:, :, k, :units] = _walked(call, rows, (call.inputs or {})[name])
+        v = (call.inputs or {})[name]
+        width = call.cell.width(call.cell.inputs[name], call.hidden_size)
+        v = readable(f"input {name}", v, (*call.x.shape[:-1], width), call.x.dtype)
+        lines[:, :, k, :units] = _walked(call, rows, v)
     write_masks(call, found, rows, lines)
     return lines.expand(D, -1, -1, -1)
 

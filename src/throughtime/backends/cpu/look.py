@@ -149,7 +149,7 @@ def seen(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype
         and _is_plain(v)
     ):
         return v
-    return _fitting(name, v, shape, dtype).contiguous()
+    return readable(name, v, shape, dtype).contiguous()
 
 
 def seen_lines(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype) -> Tensor:
@@ -161,15 +161,16 @@ def seen_lines(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch
         and _is_plain(v)
     ):
         return v
-    v = _fitting(name, v, shape, dtype)
+    v = readable(name, v, shape, dtype)
     return v if v.stride(-1) == 1 or v.shape[-1] < 2 else v.contiguous()
 
 
 def _is_plain(v: Tensor) -> bool:
-    return v.data_ptr() != 0 and v.is_cpu and not v.is_neg()
+    return v.is_cpu and not v.is_neg() and 0 < v.nbytes <= v.untyped_storage().nbytes()
 
 
-def _fitting(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype) -> Tensor:
+def readable(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype) -> Tensor:
+    """A tensor of this shape and dtype that torch may read, however its numbers lie."""
     if shape is not None and v.shape != shape:
         raise ShapeError(f"{name} must be {tuple(shape)} in this call, got {tuple(v.shape)}")
     _check_kind(name, v, dtype)

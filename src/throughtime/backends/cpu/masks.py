@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.look import readable
 from throughtime.backends.cpu.rows import Rows
 from throughtime.compiler.masked import DROPOUT, NO_MASKS, Masks
 from throughtime.compiler.plan import Plan, plan
@@ -28,7 +29,7 @@ def plan_of(call: Call) -> Plan:
 def write_masks(call: Call, found: Plan, rows: Rows, lines: Tensor) -> None:
     """The masks into (D, N, inputs and masks, units padded), in the order in which rows lie."""
     for k, name in enumerate(found.mask_names, len(found.inputs)):
-        mask = _mask(call, name)
+        mask = _mask(call, name, rows)
         units = mask.shape[-1]
         if rows.N == rows.T * rows.B:
             lines.unflatten(1, (rows.T, rows.B))[:, :, :, k, :units] = mask
@@ -38,10 +39,15 @@ def write_masks(call: Call, found: Plan, rows: Rows, lines: Tensor) -> None:
             lines[:, :, k, :units] = mask[:, steps, places % rows.B]
 
 
-def _mask(call: Call, name: str) -> Tensor:
+def _mask(call: Call, name: str, rows: Rows) -> Tensor:
     """(D, T, B, units), of recurrent dropout (D, 1, B, units)."""
+    D, B, dtype = call.directions, rows.B, call.x.dtype
+    widths = call.cell.widths(call.hidden_size)
     if name == DROPOUT:
         assert call.recurrent_mask is not None
-        return call.recurrent_mask.unsqueeze(1)
+        return readable(name, call.recurrent_mask, (D, B, widths[0]), dtype).unsqueeze(1)
     assert call.zoneout is not None
-    return call.zoneout[call.cell.state_names.index(name)]
+    k = call.cell.state_names.index(name)
+    mask = call.zoneout[k]
+    dtype = torch.int16 if mask.dtype == torch.int16 else dtype
+    return readable(f"zoneout of {name}", mask, (D, rows.T, B, widths[k]), dtype)

@@ -49,6 +49,45 @@ class Key(NamedTuple):
     packed: bool
 
 
+class GradientWords(NamedTuple):
+    """Words of one direction of a backward pass, made once: they name tensors of every call.
+
+    Attributes:
+        saved, x, inputs, chains, norms, W: each of one tensor.
+        finals, starts: of each state.
+        matrices: of each.
+        others: of biases and vectors, by their names.
+        nothing: those of weights, where no gradient by them is wanted.
+    """
+
+    saved: str
+    x: str
+    inputs: str
+    chains: str
+    norms: str
+    W: str
+    finals: list[str]
+    starts: list[str]
+    matrices: list[str]
+    others: dict[str, str]
+    nothing: dict[str, int]
+
+    @staticmethod
+    def of(d: int, states: int, matrices: int, others: tuple[str, ...]) -> GradientWords:
+        """For so many states and matrices."""
+        each = (f"{n} {d}" for n in ("saved", "d_x", "d_inputs", "d_bias", "norms", "d_W"))
+        saved, x, inputs, chains, norms, W = each
+        finals, starts = (
+            [f"d_{name}{s} {d}" for s in range(states)] for name in ("final", "start")
+        )
+        found = [f"d_matrix{m} {d}" for m in range(matrices)]
+        named = {name: f"d_{name} {d}" for name in ("bias_ih", "bias_hh", *others)}
+        nothing = dict.fromkeys((W, *found, *named.values()), 0)
+        return GradientWords(
+            saved, x, inputs, chains, norms, W, finals, starts, found, named, nothing
+        )
+
+
 def key_of(call: Call, rows: Rows, team: Team, y: Tensor) -> Key:
     """The key of a call that gives y."""
     x, packed = call.x, call.batch_sizes is not None
@@ -132,6 +171,14 @@ class Shape:
         names += [f"matrix{m}" for m in range(len(self.widths.shapes))]
         names += [f"start{s}" for s in range(len(self.plan.state_names))]
         return {f"{name} {d}": 0 for d in range(self.D) for name in names}
+
+    @cached_property
+    def gradient_words(self) -> tuple[GradientWords, ...]:
+        """Of each direction."""
+        states, matrices = len(self.plan.state_names), len(self.widths.shapes)
+        most = self.parameters[max(self.parameters)][0]
+        names = tuple(p.name for p in most if len(p.shape) == 1)
+        return tuple(GradientWords.of(d, states, matrices, names) for d in range(self.D))
 
     @cached_property
     def saved(self) -> tuple[int, int]:
