@@ -219,3 +219,75 @@ def test_models_that_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="a merge of your own has no form in ONNX"):
         to_onnx(nn.Sequential(own, Gate(2), Readout(2, 1)), file)
     assert not file.exists()
+
+
+def test_operators_inside_branches_are_found(tmp_path: Path) -> None:
+    """As published models have them: the branches of an If, each with constants of its own."""
+    helper = onnx.helper
+    inner = onnx.load(to_onnx(LSTM(2, 3), tmp_path / "net.onnx")).graph
+    branch = helper.make_graph(inner.node, "b", [], inner.output, inner.initializer)
+    other = helper.make_graph(inner.node, "c", [], inner.output, inner.initializer)
+    node = helper.make_node("If", ["which"], ["y"], then_branch=branch, else_branch=other)
+    which = helper.make_tensor_value_info("which", 9, [])
+    graph = helper.make_graph([node], "g", [which, *inner.input], inner.output)
+    (tmp_path / "if.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    found = from_onnx(tmp_path / "if.onnx")
+    assert list(found) == ["LSTM_node", "LSTM_node_2"]
+
+
+def test_the_command_reads_layers_that_export_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from throughtime.cli import main
+
+    layer = Recurrent(cells.GRUResetBefore(), 3, 5)
+    file = to_onnx(layer, tmp_path / "net.onnx")
+    assert main(["import", str(file), "--out", str(tmp_path / "in")]) == 0
+    place, said = capsys.readouterr().out.strip().split("\t")
+    assert place == f"{tmp_path / 'in' / 'layers.py'}:gru_node"
+    assert said == "Recurrent(GRUResetBefore(), 3, 5)"
+    assert main(["export", place, "--to", "onnx", "--out", str(tmp_path / "out")]) == 0
+    (again,) = from_onnx(tmp_path / "out" / "net.onnx").values()
+    for name, value in layer.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
+def _in_pieces(model: Any, times: int = 1) -> None:
+    """W cut in two, joined again and put into a dimension, as exporters of frameworks write it."""
+    graph, helper = model.graph, onnx.helper
+    node = next(n for n in graph.node if n.op_type == "LSTM")
+    whole = next(t for t in graph.initializer if t.name == node.input[1])
+    W = onnx.numpy_helper.to_array(whole)[0]
+    graph.initializer.remove(whole)
+    numbers = {"w": W, "zero": [0], "five": [5], "end": [12]}
+    for name, v in numbers.items():
+        array = np.asarray(v, np.float32 if name == "w" else np.int64)
+        graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    made = [
+        helper.make_node("Slice", ["w", "zero", "five", "zero"], ["first"]),
+        helper.make_node("Slice", ["w", "five", "end", "zero"], ["rest"]),
+        helper.make_node("Concat", ["first", "rest"], ["joined"], axis=0),
+        *(
+            helper.make_node("Concat", [f"j{k}"] * 2, [f"j{k + 1}"], axis=0)
+            for k in range(1, times)
+        ),
+        helper.make_node("Unsqueeze", [f"j{times}" if times > 1 else "joined", "zero"], ["W"]),
+    ]
+    if times > 1:
+        made.insert(3, helper.make_node("Identity", ["joined"], ["j1"]))
+    node.input[1] = "W"
+    nodes = [*made, *graph.node]
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+
+
+def test_weights_that_are_cut_and_joined_are_put_together(tmp_path: Path) -> None:
+    layer = LSTM(2, 3)
+    (again,) = from_onnx(changed(to_onnx(layer, tmp_path / "net.onnx"), _in_pieces)).values()
+    assert torch.equal(again.weight_ih_l0, layer.weight_ih_l0)
+
+
+def test_weights_that_grow_by_being_joined_are_refused(tmp_path: Path) -> None:
+    file = changed(to_onnx(LSTM(2, 3), tmp_path / "net.onnx"), lambda m: _in_pieces(m, 25))
+    with pytest.raises(DataError, match="says W is .*, more than the file holds"):
+        from_onnx(file)

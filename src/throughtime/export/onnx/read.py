@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +15,7 @@ from torch import nn
 from throughtime import cells
 from throughtime.cells import Cell
 from throughtime.errors import DataError
+from throughtime.export.onnx.constants import Constants, Made, is_made
 from throughtime.export.onnx.names import onnx_package
 from throughtime.export.onnx.operators import Operator, operator_of
 from throughtime.export.onnx.reverse import Reversed
@@ -25,6 +26,9 @@ _INPUTS: Final = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c",
 _USUAL: Final = {
     "LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",),
 }  # fmt: skip
+_DEEPEST: Final = 16
+"""Graphs inside graphs that are looked into."""
+
 _SIMPLE: Final = {"Tanh": "tanh", "Relu": "relu", "Sigmoid": "sigmoid"}
 
 
@@ -56,22 +60,33 @@ def from_onnx(file: str | os.PathLike[str]) -> dict[str, nn.Module]:
         MissingExtra: onnx is not installed.
     """
     path = Path(file)
-    model = _loaded(path)
-    initializers = {t.name: t for t in model.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type == "Constant" and len(node.output) == 1:
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    initializers[node.output[0]] = attribute.t
     found: dict[str, nn.Module] = {}
-    for number, node in enumerate(model.graph.node):
-        if node.op_type in _USUAL and node.domain in ("", "ai.onnx"):
-            name = node.name or next(filter(None, node.output), f"{node.op_type}_{number}")
-            place = f"{path}, node {name!r},"
-            found[name] = _layer(_node(place, node, initializers, path.stat().st_size))
+    for node, constants in _recurrent(_loaded(path).graph, {}):
+        word = node.name or next(filter(None, node.output), node.op_type)
+        name = next(n for k in count(1) if (n := f"{word}_{k}" if k > 1 else word) not in found)
+        place = f"{path}, node {name!r},"
+        found[name] = _layer(_node(place, node, constants, path.stat().st_size))
     if not found:
         raise DataError(f"{path} must hold an RNN, GRU or LSTM of ONNX, and it has none")
     return found
+
+
+def _recurrent(
+    graph: Any, outer: Mapping[str, Any], depth: int = 0
+) -> Iterator[tuple[Any, Mapping[str, Any]]]:
+    """The recurrent operators of a graph and of those in it, each with the constants it sees."""
+    constants = {**outer, **{t.name: t for t in graph.initializer}}
+    for node in graph.node:
+        values = [a.t for a in node.attribute if a.name == "value" and a.HasField("t")]
+        if node.op_type == "Constant" and values and node.output:
+            constants[node.output[0]] = values[0]
+        elif is_made(node, constants):
+            constants[node.output[0]] = Made(node, {i: constants[i] for i in node.input if i})
+        if node.op_type in _USUAL and node.domain in ("", "ai.onnx"):
+            yield node, constants
+        inside = [a.g for a in node.attribute if a.HasField("g")]
+        for part in inside if depth < _DEEPEST else ():
+            yield from _recurrent(part, constants, depth + 1)
 
 
 def _loaded(path: Path) -> Any:
@@ -86,42 +101,13 @@ def _loaded(path: Path) -> Any:
     return model
 
 
-def _node(place: str, node: Any, initializers: Mapping[str, Any], size: int) -> _Node:
+def _node(place: str, node: Any, constants: Mapping[str, Any], size: int) -> _Node:
     helper = onnx_package().helper
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     names = dict(zip(_INPUTS, node.input, strict=False))
-    weights: dict[str, Values] = {}
-    for key in ("W", "R", "B", "P"):
-        name = names.get(key)
-        if not name:
-            continue
-        if name not in initializers:
-            raise DataError(
-                f"{place} must have its {key} as a constant of the file, got {name!r}, which is "
-                f"computed or given"
-            )
-        weights[key] = _values(place, key, initializers[name], size)
+    read = Constants(place, constants, size)
+    weights = {key: read.floats(key, names[key]) for key in ("W", "R", "B", "P") if names.get(key)}
     return _Node(place, node.op_type, attributes, weights)
-
-
-def _values(place: str, key: str, tensor: Any, size: int) -> Values:
-    """The numbers of a constant, which must be in the file and no more than it can hold."""
-    onnx = onnx_package()
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-        raise DataError(
-            f"{place} keeps {key} in another file, which is not opened; write the model again with "
-            f"all weights inside"
-        )
-    count = math.prod(tensor.dims)
-    if any(n < 0 for n in tensor.dims) or count * 4 > 2 * size:
-        raise DataError(f"{place} says {key} is {list(tensor.dims)}, more than the file holds")
-    if tensor.data_type != onnx.TensorProto.FLOAT:
-        raise DataError(f"{place} must have float32 weights, got another type for {key}")
-    try:
-        found: Values = np.array(onnx.numpy_helper.to_array(tensor), np.float32)
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{place} has a {key} that cannot be read ({error})") from error
-    return found
 
 
 def _layer(node: _Node) -> nn.Module:
