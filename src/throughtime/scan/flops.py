@@ -8,9 +8,9 @@ from typing import Any
 
 from torch.utils.flop_counter import register_flop_formula
 
-from throughtime.cells.registry import registered
-from throughtime.scan.form import unflatten
-from throughtime.scan.raw import scan_backward, scan_forward
+from throughtime.cell.registry import registered
+from throughtime.scan.flatten import unflatten
+from throughtime.scan.operator import scan_backward, scan_forward
 
 Shape = Sequence[int]
 
