@@ -13,6 +13,7 @@ from throughtime.backends.call import Call
 from throughtime.cell.registry import registered
 from throughtime.errors import TransformError
 from throughtime.scan.flatten import Form, flatten_gradients, unflatten
+from throughtime.scan.flops import tell_counters
 from throughtime.scan.old_vmap import for_each, is_batched
 from throughtime.scan.operator import gradients, results, scan_backward, scan_forward
 from throughtime.scan.outputs import kept_output, recall
@@ -97,6 +98,7 @@ class Direct(torch.autograd.Function):
 
 def derivative(given: tuple[Any, ...], values: Sequence[Tensor | None]) -> Sequence[Tensor]:
     """Gradients by `ScanBackward`, of one vector or of many at once."""
+    tell_counters()
     if is_batched(values):
         return for_each(lambda entry: derivative(given, entry), values)
     return ScanBackward.apply(*given, *values)  # type: ignore[no-untyped-call, no-any-return]

@@ -11,9 +11,9 @@ from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result
 from throughtime.backends.transforms import is_traced
 from throughtime.errors import TransformError
-from throughtime.scan import flops as flops
 from throughtime.scan.autograd import Direct, Scan
 from throughtime.scan.flatten import flatten
+from throughtime.scan.flops import tell_counters
 from throughtime.scan.operator import scan_forward, scan_traced
 from throughtime.scan.plain import has_plain_memory, is_watched
 from throughtime.scan.watched import choose_open, is_dispatched, resolved, stranger
@@ -43,6 +43,7 @@ def scan(call: Call, backend: str = "auto") -> Result:
 
 def _scan_watched(call: Call, backend: str) -> Result:
     """A call that is looked on, or that has a tensor without plain memory."""
+    tell_counters()
     if is_traced():  # a plain loop would be written down with its number of steps
         by_torch = backend in ("auto", "torch") and call.lengths is None
         by_torch = by_torch and OPEN["torch"].refuses(call) is None
