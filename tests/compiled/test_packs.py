@@ -222,11 +222,11 @@ def test_what_is_packed_is_the_copy_whoever_writes_the_weights(
 ) -> None:
     """The weights lie behind their own copy, which overwrites them before they are packed: as
     another thread may. Packs and copy must then say the same, or what is wrong stays so."""
-    H, x, layouts = 64, torch.randn(2, 1, 5), list[products.Layout]()
+    H, x, layouts = 64, torch.randn(2, 1, 5), list[products.PackLayout]()
     layer = Recurrent(cells.Elman(), 5, H, backend="cpu")
     expected = _outputs(layer, x)
 
-    def noted(owner: Tensor, layout: products.Layout) -> Any:
+    def noted(owner: Tensor, layout: products.PackLayout) -> Any:
         layouts.append(layout)
         return products.packed(owner, layout)
 

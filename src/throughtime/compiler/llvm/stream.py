@@ -20,7 +20,7 @@ from throughtime.compiler.llvm.sizes import ADD, CELL, HEAD, OPERATION, STAGE, T
 from throughtime.compiler.llvm.writer import Emit, Num
 from throughtime.compiler.runtime.machine import Machine
 
-OPERATIONS: Final = {TILE: tile.ARGUMENTS, CELL: functions.FORWARD, STAGE: functions.FORWARD}
+OPERATIONS: Final = {TILE: tile.ARGUMENTS, CELL: functions.FORWARD, STAGE: functions.STAGE_FORWARD}
 """What the function of each kind takes."""
 
 ADDED: Final = ("rows", "blocks", "x", "x_row", "z", "z_row", "y", "y_row")

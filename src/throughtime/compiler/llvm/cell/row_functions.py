@@ -50,7 +50,7 @@ def write_row_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> 
 
 def write_row_to_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
     """`stage_forward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
-    e = Emit(module, f"stage_forward_{slot}", kind, functions.FORWARD)
+    e = Emit(module, f"stage_forward_{slot}", kind, functions.STAGE_FORWARD)
     g = e.given
     lines = g["to"] + g["H_row"] * g["rows"], g["H_row"]
     with e.loop(g["rows"]) as row:
