@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from throughtime import cells
+from throughtime.cell.contract import Width
 from throughtime.cells import Cell, available
-from throughtime.cells.cell import Width
 
 PAGE = Path(__file__).with_name("cells.md")
 LIST = Path(cells.__file__)

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import throughtime
 from tests.compiled.calls import CELLS
 from throughtime import Recurrent
-from throughtime.cells.layout import fitting
+from throughtime.cell.layout import fitting
 from throughtime.errors import ThroughtimeError
 
 T, B, I, H = 9, 5, 3, 7

@@ -1,6 +1,6 @@
-"""Prints src/throughtime/compiler/llvm/coefficients.py: the polynomials of the vector maths.
+"""Prints src/throughtime/compiler/llvm/maths/coefficients.py: the polynomials of the vector maths.
 
-    python benchmarks/maths/fit.py > src/throughtime/compiler/llvm/coefficients.py
+    python benchmarks/maths/fit.py > src/throughtime/compiler/llvm/maths/coefficients.py
 
 Each polynomial is the least-squares fit of its function at the Chebyshev points of its range in 60
 digits, in relative error or what `weight` says, which is within a small factor of the best one. The

@@ -4,25 +4,25 @@ from throughtime import cells as cells
 from throughtime import compat as compat
 from throughtime import export as export
 from throughtime.cells import Cell as Cell
-from throughtime.check import check as check
 from throughtime.diagnosis.cure import cure
 from throughtime.diagnosis.measure import diagnose
 from throughtime.diagnosis.quantities.probe import probe
-from throughtime.layers.clip import UClip as UClip
-from throughtime.layers.convert import from_torch as from_torch
-from throughtime.layers.convert import to_torch as to_torch
-from throughtime.layers.drop_in import GRU as GRU
-from throughtime.layers.drop_in import LSTM as LSTM
-from throughtime.layers.drop_in import RNN as RNN
-from throughtime.layers.drop_in_cells import GRUCell as GRUCell
-from throughtime.layers.drop_in_cells import LSTMCell as LSTMCell
-from throughtime.layers.drop_in_cells import RNNCell as RNNCell
+from throughtime.laws import check as check
+from throughtime.layers.drop_in.cells import GRUCell as GRUCell
+from throughtime.layers.drop_in.cells import LSTMCell as LSTMCell
+from throughtime.layers.drop_in.cells import RNNCell as RNNCell
+from throughtime.layers.drop_in.convert import from_torch as from_torch
+from throughtime.layers.drop_in.convert import to_torch as to_torch
+from throughtime.layers.drop_in.layers import GRU as GRU
+from throughtime.layers.drop_in.layers import LSTM as LSTM
+from throughtime.layers.drop_in.layers import RNN as RNN
 from throughtime.layers.initialise import initialise as initialise
 from throughtime.layers.readout import Gate as Gate
 from throughtime.layers.readout import Readout as Readout
 from throughtime.layers.recurrent import Recurrent as Recurrent
-from throughtime.layers.stream import Stream as Stream
+from throughtime.layers.stream.stream import Stream as Stream
 from throughtime.layers.unroll import unroll as unroll
+from throughtime.uclip import UClip as UClip
 from throughtime.version import __version__ as __version__
 
 __all__ = [

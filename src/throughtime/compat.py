@@ -9,30 +9,30 @@ from __future__ import annotations
 
 from torch import nn
 
-from throughtime.layers import drop_in, drop_in_cells
+from throughtime.layers.drop_in import cells, layers
 
 
-class RNN(drop_in.RNN, nn.RNN):  # type: ignore[misc, override]
+class RNN(layers.RNN, nn.RNN):  # type: ignore[misc, override]
     """`throughtime.RNN` that also is a torch.nn.RNN; torch.compile refuses it."""
 
 
-class LSTM(drop_in.LSTM, nn.LSTM):  # type: ignore[misc, override]
+class LSTM(layers.LSTM, nn.LSTM):  # type: ignore[misc, override]
     """`throughtime.LSTM` that also is a torch.nn.LSTM; torch.compile refuses it."""
 
 
-class GRU(drop_in.GRU, nn.GRU):  # type: ignore[misc, override]
+class GRU(layers.GRU, nn.GRU):  # type: ignore[misc, override]
     """`throughtime.GRU` that also is a torch.nn.GRU; torch.compile refuses it."""
 
 
-class RNNCell(drop_in_cells.RNNCell, nn.RNNCell):
+class RNNCell(cells.RNNCell, nn.RNNCell):
     """`throughtime.RNNCell` that also is a torch.nn.RNNCell."""
 
 
-class LSTMCell(drop_in_cells.LSTMCell, nn.LSTMCell):
+class LSTMCell(cells.LSTMCell, nn.LSTMCell):
     """`throughtime.LSTMCell` that also is a torch.nn.LSTMCell."""
 
 
-class GRUCell(drop_in_cells.GRUCell, nn.GRUCell):
+class GRUCell(cells.GRUCell, nn.GRUCell):
     """`throughtime.GRUCell` that also is a torch.nn.GRUCell."""
 
 
@@ -45,10 +45,10 @@ def become_torchs(model: nn.Module) -> None:
 
 
 _PAIRS: tuple[tuple[type[nn.Module], type[nn.Module]], ...] = (
-    (drop_in.RNN, RNN),
-    (drop_in.LSTM, LSTM),
-    (drop_in.GRU, GRU),
-    (drop_in_cells.RNNCell, RNNCell),
-    (drop_in_cells.LSTMCell, LSTMCell),
-    (drop_in_cells.GRUCell, GRUCell),
+    (layers.RNN, RNN),
+    (layers.LSTM, LSTM),
+    (layers.GRU, GRU),
+    (cells.RNNCell, RNNCell),
+    (cells.LSTMCell, LSTMCell),
+    (cells.GRUCell, GRUCell),
 )

@@ -339,7 +339,8 @@ def copied(tmp_path: Path) -> Iterator[Path]:
     shutil.copy(Path(cells.__file__), folder / "__init__.py")
     source = inspect.getsource(Leaky).replace("class Leaky", "class Found")
     (folder / "found.py").write_text(
-        f"from typing import Any\nimport torch\nfrom throughtime.cells.cell import Cell\n\n{source}"
+        "from typing import Any\nimport torch\nfrom throughtime.cell.contract import Cell\n\n"
+        f"{source}"
     )
     before = set(sys.modules)
     yield folder

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.house.source import ROOT
 from throughtime import cells
-from throughtime.cells.cell import Cell
+from throughtime.cell.contract import Cell
 
 
 def _scaled(by: float) -> Callable[[Tensor], Tensor]:
@@ -44,7 +44,7 @@ def _local_class() -> Cell:
 ELSEWHERE = """
 import sys
 from tests.cells.test_registry import MADE
-from throughtime.cells.registry import registered
+from throughtime.cell.registry import registered
 from throughtime.errors import CellError
 
 made = [make() for make in MADE]

@@ -20,11 +20,10 @@ from tests.compiled.uneven import UNEVEN
 from throughtime import Cell
 from throughtime.backends import cpu, reference
 from throughtime.backends.call import Call, Result
-from throughtime.cells.layout import fitting
-from throughtime.cells.parameters import parameter_shapes
+from throughtime.cell.layout import fitting, parameter_shapes
 from throughtime.compiler.plan import Plan, plan
 from throughtime.scan import scan
-from throughtime.scan.form import flatten, unflatten
+from throughtime.scan.flatten import flatten, unflatten
 
 CELLS: Final[list[Cell]] = [
     *(c for c in ALL if cpu.refuses_cell(c, torch.empty(0)) is None),

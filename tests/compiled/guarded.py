@@ -36,8 +36,8 @@ from tests.compiled.calls import (
 )
 from tests.compiled.fresh import memory_from
 from throughtime.backends.call import Call
-from throughtime.backends.cpu import packs
-from throughtime.backends.cpu import sizes as cutting
+from throughtime.backends.cpu import products
+from throughtime.backends.cpu import schedule as cutting
 
 PAGE: Final = mmap.PAGESIZE
 NO_ACCESS: Final = 0  # PROT_NONE
@@ -116,7 +116,7 @@ def everything(call: Call, d: dict[str, Tensor | None]) -> list[Tensor]:
 def run(before: bool) -> int:
     """All cells and sizes; how many tensors were guarded."""
     guard, count = Guard(before), 0
-    cutting.PARALLEL_US = cutting.SHARED_BYTES = packs.LEAST_NUMBERS = 0
+    cutting.PARALLEL_US = cutting.SHARED_BYTES = products.LEAST_NUMBERS = 0
     for dtype, team in zip(FLOATS, (1, 3), strict=True):
         torch.set_num_threads(team)
         for cell in CELLS:

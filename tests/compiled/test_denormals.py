@@ -9,7 +9,7 @@ import torch
 
 from tests.compiled.calls import Sizes, leaves, random_call, results
 from throughtime import Recurrent, cells
-from throughtime.backends.cpu import sizes as cutting
+from throughtime.backends.cpu import schedule as cutting
 
 
 def _tiny(dtype: torch.dtype) -> torch.Tensor:

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from tests.compiled.fed import Decaying, Phased
 from tests.compiled.uneven import Told
 from throughtime import Cell, Recurrent
-from throughtime.backends.cpu.inputs import sum_units
+from throughtime.backends.cpu.gradients import sum_units
 
 every_cell = pytest.mark.parametrize("cell", [Decaying(), Phased(), Told(4, 3)], ids=repr)
 NEAR: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}

@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from throughtime import Recurrent, cells
-from throughtime.backends.cpu import backward_pass, forward_pass, rows, words
+from throughtime.backends.cpu import active_rows, backward, block, forward
 
 
-def _mortal(make: Callable[..., rows.Rows]) -> Callable[..., rows.Rows]:
+def _mortal(make: Callable[..., active_rows.Rows]) -> Callable[..., active_rows.Rows]:
     """The same rows, which no cache keeps; once they are dead, all are the first one."""
     memory = []  # lives on, so that who reads it then gives wrong numbers and no crash
 
-    def made(*sizes: bytes | int) -> rows.Rows:
+    def made(*sizes: bytes | int) -> active_rows.Rows:
         found = make(*sizes)
         memory.append((found.alive, found.offset, found.order, found._bounds))
         weakref.finalize(found, found.order.fill, 0)
@@ -38,7 +38,7 @@ def _gradients(layer: Recurrent, x: Tensor, **given: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("wants_x", [True, False])
 def test_rows_of_segments_that_wait(wants_x: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty segments of a ragged batch, each with other rows."""
-    monkeypatch.setattr(rows, "_ragged_rows", _mortal(rows._ragged_rows.__wrapped__))
+    monkeypatch.setattr(active_rows, "_ragged_rows", _mortal(active_rows._ragged_rows.__wrapped__))
     ours, plain = (
         Recurrent(cells.LSTM(), 3, 8, dtype=torch.float64, backend=backend, checkpoint_every=every)
         for backend, every in (("cpu", 8), ("reference", None))
@@ -52,10 +52,10 @@ def test_rows_of_segments_that_wait(wants_x: bool, monkeypatch: pytest.MonkeyPat
 
 def test_rows_of_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its words are used by calls long after it was made."""
-    mortal = _mortal(rows.full_rows.__wrapped__)
-    for module in (rows, words):
+    mortal = _mortal(active_rows.full_rows.__wrapped__)
+    for module in (active_rows, block):
         monkeypatch.setattr(module, "full_rows", mortal)
-    for made in (forward_pass, backward_pass):
+    for made in (forward, backward):
         monkeypatch.setattr(made, "_template", lru_cache(made._template.__wrapped__))
     ours, plain = (Recurrent(cells.GRU(), 3, 8, backend=name) for name in ("cpu", "reference"))
     plain.load_state_dict(ours.state_dict())

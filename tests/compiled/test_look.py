@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from tests.tolerance import TOLERANCE
 from throughtime import GRU, LSTM, Recurrent, Stream, cells
 from throughtime.errors import ShapeError
-from throughtime.scan.raw import scan_backward
+from throughtime.scan.operator import scan_backward
 
 T, B, I, H = 6, 3, 4, 8
 CLOSE = TOLERANCE[torch.float32]

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.house.source import ROOT
-from throughtime.compiler.llvm import machine
+from throughtime.compiler.runtime import machine
 
 PROGRAM = """
 import hashlib, torch
@@ -18,7 +18,7 @@ from tests.compiled.fed import Turning
 from tests.compiled.normed import NORMED
 from tests.compiled.normed_widths import NORMED_WIDTHS
 from throughtime import cells
-from throughtime.compiler.llvm import machine
+from throughtime.compiler.runtime import machine
 torch.manual_seed(1)
 told = [machine.host().name]
 for cell in (cells.LSTM(), cells.GRU(), cells.Elman("relu"), cells.LSTMPeephole(),

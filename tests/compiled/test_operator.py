@@ -8,8 +8,8 @@ import torch
 from tests.compiled.calls import FORMS, Sizes, assert_same, gradients, leaves, random_call, results
 from tests.compiled.own import Apart, ThreeStates
 from throughtime import Cell, cells
-from throughtime.scan.door import operator
-from throughtime.scan.form import flatten
+from throughtime.scan.dispatch import operator
+from throughtime.scan.flatten import flatten
 
 UTILITIES = ("test_schema", "test_autograd_registration", "test_faketensor")
 every_form = pytest.mark.parametrize("form", FORMS)

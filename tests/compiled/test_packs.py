@@ -28,7 +28,7 @@ from tests.compiled.calls import (
 from tests.compiled.test_stale_weights import CHANGES
 from throughtime import GRU, LSTM, Cell, Recurrent, cells
 from throughtime.backends.call import Call
-from throughtime.backends.cpu import forward_pass, packs
+from throughtime.backends.cpu import forward, products
 from throughtime.backends.cpu.memory import fresh
 
 SIZES = (Sizes(3, 2, 5, 17, 2), Sizes(2, 1, 33, 16), Sizes(4, 3, 1, 37), Sizes(1, 7, 19, 3, 2))
@@ -37,16 +37,16 @@ SIZES = (Sizes(3, 2, 5, 17, 2), Sizes(2, 1, 33, 16), Sizes(4, 3, 1, 37), Sizes(1
 @pytest.fixture(autouse=True)
 def all_wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small packs wait too, and none from another test."""
-    monkeypatch.setattr(packs, "LEAST_NUMBERS", 1)
-    packs._waiting.clear()
+    monkeypatch.setattr(products, "LEAST_NUMBERS", 1)
+    products._waiting.clear()
     yield
-    packs._waiting.clear()
+    products._waiting.clear()
 
 
 def _alone(run: Callable[[], list[Tensor]]) -> list[Tensor]:
     """What a call gives that packs for itself."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packs, "MOST_ROWS", -1)
+        patch.setattr(products, "MOST_ROWS", -1)
         return run()
 
 
@@ -68,7 +68,7 @@ def test_any_number_that_changes_is_seen(cell: Cell, dtype: torch.dtype) -> None
 
         assert_same(run(), _alone(run), f"packed anew, {sizes}")
         assert_same(run(), _alone(run), f"found, {sizes}")
-        assert packs.waiting_bytes() > 0 or not any(call.weights)
+        assert products.waiting_bytes() > 0 or not any(call.weights)
         for weights in call.weights:
             for name, v in weights.items():
                 for place in {0, v.numel() // 2, v.numel() - 1}:
@@ -96,7 +96,7 @@ def test_calls_of_other_shapes_share_a_pack() -> None:
     xs = [torch.randn(T, B, 5) for T, B in ((3, 1), (2, 30), (9, 1), (1, 1), (3, 7))]
     for x in [*xs, *reversed(xs)]:
         assert_same(_outputs(layer, x), _alone(lambda x=x: _outputs(layer, x)))
-    assert len(packs._waiting) == 1
+    assert len(products._waiting) == 1
 
 
 def test_layers_that_share_a_parameter_do_not_mix() -> None:
@@ -128,7 +128,7 @@ def test_a_pickle_carries_no_pack() -> None:
     x = torch.randn(4, 1, 3)
     fresh, saved = len(pickle.dumps(layer)), io.BytesIO()
     before = _outputs(layer, x)
-    assert packs.waiting_bytes() > 0
+    assert products.waiting_bytes() > 0
     assert len(pickle.dumps(layer)) == fresh
     torch.save(layer, saved)
     saved.seek(0)
@@ -141,22 +141,22 @@ def test_a_pack_dies_with_its_layer() -> None:
     with torch.no_grad():
         for layer in layers:
             layer(torch.randn(3, 1, 5))
-    assert len(packs._waiting) == 4, "one a layer of the stack"
+    assert len(products._waiting) == 4, "one a layer of the stack"
     del layers, layer
     gc.collect()
-    assert packs.waiting_bytes() == 0
+    assert products.waiting_bytes() == 0
 
 
 def test_packs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     layers = [Recurrent(cells.GRU(), 5, 40, backend="cpu") for _ in range(5)]
     x = torch.randn(3, 1, 5)
     _outputs(layers[0], x)
-    most = 5 * packs.waiting_bytes() // 2
-    monkeypatch.setattr(packs, "MOST_BYTES", most)
+    most = 5 * products.waiting_bytes() // 2
+    monkeypatch.setattr(products, "MOST_BYTES", most)
     for _ in range(2):
         for layer in layers:
             assert_same(_outputs(layer, x), _alone(lambda layer=layer: _outputs(layer, x)))
-            assert 0 < packs.waiting_bytes() <= most
+            assert 0 < products.waiting_bytes() <= most
 
 
 def test_calls_of_one_row_and_of_more_in_turns_take_no_new_memory(
@@ -167,7 +167,7 @@ def test_calls_of_one_row_and_of_more_in_turns_take_no_new_memory(
     xs = [torch.randn(3, B, 5) for B in (1, 4)]
     wanted = [_alone(lambda x=x: _outputs(layer, x)) for x in xs]
     _outputs(layer, xs[0])
-    monkeypatch.setattr(packs, "fresh", None)
+    monkeypatch.setattr(products, "fresh", None)
     for _ in range(2):
         for x, want in zip(xs, wanted, strict=True):
             assert_same(_outputs(layer, x), want)
@@ -179,10 +179,10 @@ def test_who_finds_no_room_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(3, 1, 5)
     wanted = _alone(lambda: _outputs(layer, x))
     weights = sum(v.nbytes for v in layer.parameters())
-    monkeypatch.setattr(packs, "MOST_BYTES", 2 * weights)
-    monkeypatch.setattr(packs, "fresh", None)
+    monkeypatch.setattr(products, "MOST_BYTES", 2 * weights)
+    monkeypatch.setattr(products, "fresh", None)
     assert_same(_outputs(layer, x), wanted)
-    assert packs.waiting_bytes() == 0
+    assert products.waiting_bytes() == 0
 
 
 @pytest.mark.parametrize("cell", [cells.GRU(), cells.GRUD()], ids=repr)
@@ -191,19 +191,19 @@ def test_training_in_segments_keeps_nothing(cell: Cell, zoneout: float) -> None:
     layer = Recurrent(cell, 5, 40, backend="cpu", checkpoint_every=2, zoneout=zoneout)
     inputs = {n: torch.rand(6, 1, cell.width(w, 40)) for n, w in cell.inputs.items()}
     layer(torch.randn(6, 1, 5), inputs=inputs or None)[0].sum().backward()
-    assert packs.waiting_bytes() == 0
+    assert products.waiting_bytes() == 0
 
 
 def test_training_and_many_rows_keep_nothing() -> None:
     layer = Recurrent(cells.GRU(), 5, 40, backend="cpu")
     layer(torch.randn(3, 1, 5))[0].sum().backward()
     with torch.no_grad():
-        layer(torch.randn(packs.MOST_ROWS + 1, 1, 5))
-        layer(torch.randn(1, packs.MOST_ROWS + 1, 5))
-    assert packs.waiting_bytes() == 0
+        layer(torch.randn(products.MOST_ROWS + 1, 1, 5))
+        layer(torch.randn(1, products.MOST_ROWS + 1, 5))
+    assert products.waiting_bytes() == 0
     with torch.no_grad():
-        layer(torch.randn(packs.MOST_ROWS, 1, 5))
-    assert packs.waiting_bytes() > 0
+        layer(torch.randn(products.MOST_ROWS, 1, 5))
+    assert products.waiting_bytes() > 0
 
 
 def test_python_threads_call_one_layer_at_once() -> None:
@@ -214,7 +214,7 @@ def test_python_threads_call_one_layer_at_once() -> None:
         for _ in range(10):
             for found, want in zip(pool.map(lambda x: _outputs(layer, x), xs), wanted, strict=True):
                 assert_same(found, want)
-    assert len(packs._waiting) == 1
+    assert len(products._waiting) == 1
 
 
 def test_what_is_packed_is_the_copy_whoever_writes_the_weights(
@@ -222,15 +222,15 @@ def test_what_is_packed_is_the_copy_whoever_writes_the_weights(
 ) -> None:
     """The weights lie behind their own copy, which overwrites them before they are packed: as
     another thread may. Packs and copy must then say the same, or what is wrong stays so."""
-    H, x, layouts = 64, torch.randn(2, 1, 5), list[packs.Layout]()
+    H, x, layouts = 64, torch.randn(2, 1, 5), list[products.PackLayout]()
     layer = Recurrent(cells.Elman(), 5, H, backend="cpu")
     expected = _outputs(layer, x)
 
-    def noted(owner: Tensor, layout: packs.Layout) -> Any:
+    def noted(owner: Tensor, layout: products.PackLayout) -> Any:
         layouts.append(layout)
-        return packs.packed(owner, layout)
+        return products.packed(owner, layout)
 
-    monkeypatch.setattr(forward_pass, "packed", noted)
+    monkeypatch.setattr(forward, "packed", noted)
     _outputs(layer, x)
     layout, shift = layouts[0], 64
     memory = fresh(2 * layout.bytes + shift + 4 * H * H)
@@ -238,6 +238,6 @@ def test_what_is_packed_is_the_copy_whoever_writes_the_weights(
     weight = torch.from_numpy(memory[start : start + 4 * H * H]).view(torch.float32).view(H, H)
     weight.copy_(layer.weight_hh_l0.detach())
     layer.weight_hh_l0 = torch.nn.Parameter(weight)
-    packs._waiting.clear()
-    monkeypatch.setattr(packs, "fresh", lambda bytes: memory[:bytes])
+    products._waiting.clear()
+    monkeypatch.setattr(products, "fresh", lambda bytes: memory[:bytes])
     assert_close(_outputs(layer, x), expected, rtol=0, atol=0)

@@ -25,7 +25,7 @@ from tests.compiled.calls import (
 from tests.compiled.fresh import full_of_nan, memory_from
 from throughtime import Cell, cells
 from throughtime.backends.call import Call
-from throughtime.backends.cpu import sizes as cutting
+from throughtime.backends.cpu import schedule as cutting
 
 SIZES = [
     Sizes(5, 3, 5, 17, 2), Sizes(1, 1, 1, 1), Sizes(0, 2, 3, 5, 2), Sizes(9, 13, 33, 37),

@@ -13,13 +13,13 @@ from tests.compiled.calls import Sizes, assert_same, gradients, leaves, random_c
 from tests.house.source import fresh
 from throughtime import cells
 from throughtime.backends.call import Call
-from throughtime.backends.cpu import sizes as cutting
+from throughtime.backends.cpu import schedule as cutting
 
 FORK = """
 import os, signal, torch
 from tests.compiled.calls import *
 from throughtime import cells
-from throughtime.backends.cpu import sizes
+from throughtime.backends.cpu import schedule as sizes
 sizes.PARALLEL_US = sizes.SHARED_BYTES = 0
 torch.set_num_threads(2)
 torch.manual_seed(1)

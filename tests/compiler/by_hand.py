@@ -10,8 +10,8 @@ from pathlib import Path
 
 import llvmlite.binding as llvm
 
-from throughtime.compiler.llvm.jit import Loaded
-from throughtime.compiler.llvm.machine import Machine
+from throughtime.compiler.runtime.jit import Loaded
+from throughtime.compiler.runtime.machine import Machine
 
 ROOT = Path(__file__).resolve().parents[2]
 

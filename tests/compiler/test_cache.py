@@ -16,7 +16,7 @@ import pytest
 from tests.compiler.by_hand import said
 from tests.house.source import fresh
 from throughtime.cli import main
-from throughtime.compiler.llvm import cache
+from throughtime.compiler.runtime import cache
 
 
 @pytest.fixture(autouse=True)
@@ -334,7 +334,7 @@ def test_a_read_only_folder_is_read(folder: Path) -> None:
     cache.write("key", b"object")
     folder.chmod(0o500)
     code = """
-from throughtime.compiler.llvm import cache
+from throughtime.compiler.runtime import cache
 # A user who may override what modes forbid gives that up first.
 header, nothing = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
 assert ctypes.CDLL(None).capset(header, nothing) == 0
@@ -358,7 +358,7 @@ def test_no_folder_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_reader_ever_sees_half_an_object() -> None:
     code = """
 import os, shutil
-from throughtime.compiler.llvm import cache
+from throughtime.compiler.runtime import cache
 def work(number):
     for turn in range(100):
         if turn % 8 == number:

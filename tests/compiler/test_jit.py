@@ -12,7 +12,7 @@ import pytest
 
 from tests.compiler.by_hand import ADD, COPY, add, host, said
 from tests.house.source import fresh
-from throughtime.compiler.llvm import cache, jit
+from throughtime.compiler.runtime import cache, jit
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +167,7 @@ def test_eight_threads_compile_once() -> None:
 def test_eight_processes_race_on_an_empty_cache(folder: Path) -> None:
     code = """
 import os, sys
-from throughtime.compiler.llvm import jit
+from throughtime.compiler.runtime import jit
 gate, go = os.pipe()
 children = []
 for _ in range(8):
@@ -189,7 +189,7 @@ print(*(os.waitpid(child, 0)[1] for child in children))
 def test_a_child_can_compile_when_it_was_forked_amid_a_compilation() -> None:
     code = """
 import os, threading, time
-from throughtime.compiler.llvm import jit
+from throughtime.compiler.runtime import jit
 begun = threading.Event()
 def slow():
     begun.set()
@@ -210,7 +210,7 @@ print(os.waitpid(child, 0)[1])
 def test_first_use_from_the_cache_takes_at_most_twenty_milliseconds() -> None:
     code = """
 import time, torch
-from throughtime.compiler.llvm import jit
+from throughtime.compiler.runtime import jit
 def never(): raise AssertionError("it was in the cache")
 machine = host()
 begun = time.process_time()
@@ -223,5 +223,5 @@ print(time.process_time() - begun)
 
 
 def test_llvm_is_loaded_when_something_is_compiled() -> None:
-    code = "import sys, throughtime.compiler.llvm.jit; print('llvmlite' in sys.modules)"
+    code = "import sys, throughtime.compiler.runtime.jit; print('llvmlite' in sys.modules)"
     assert fresh(code).strip() == "False"

@@ -11,8 +11,15 @@ from llvmlite import ir
 
 from tests.compiler.vectors import assembly
 from tests.house.source import fresh
-from throughtime.compiler.llvm import machine as machines
-from throughtime.compiler.llvm.machine import MACHINES, choose, host, reason, target_machine, text
+from throughtime.compiler.runtime import machine as machines
+from throughtime.compiler.runtime.machine import (
+    MACHINES,
+    choose,
+    host,
+    reason,
+    target_machine,
+    text,
+)
 from throughtime.errors import OptionError
 
 AVX2 = {"avx2", "fma", "bmi2"}
@@ -98,7 +105,7 @@ def test_without_llvmlite_there_is_no_machine(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_asking_for_the_reason_of_a_missing_package_loads_nothing() -> None:
-    code = "import sys, throughtime.compiler.llvm.machine; print('llvmlite' in sys.modules)"
+    code = "import sys, throughtime.compiler.runtime.machine; print('llvmlite' in sys.modules)"
     assert fresh(code).strip() == "False"
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from throughtime import cells
-from throughtime.compiler.llvm import build, jit
-from throughtime.compiler.llvm.kind import Kind
-from throughtime.compiler.llvm.machine import MACHINES, Machine, text
-from throughtime.compiler.llvm.tile_sizes import WIDEST, column_widest
+from throughtime.compiler.llvm import modules
+from throughtime.compiler.llvm.sizes import WIDEST, Kind, column_widest
 from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.runtime import jit
+from throughtime.compiler.runtime.machine import MACHINES, Machine, text
 
 MULTIPLY_ADD = {
     "avx512": r"vfmadd\d+p[sd]\t.*%zmm",
@@ -41,11 +41,13 @@ def planned(cell: Any) -> Plan:
 def test_every_tile_multiplies_and_adds_in_whole_vectors(machine: Machine, bytes: int) -> None:
     registers = machine.registers
     for v in range(1, WIDEST + 1):
-        found = assembled(lambda kind, v=v: build.tiles_module(kind, registers, v), machine, bytes)
+        found = assembled(
+            lambda kind, v=v: modules.tiles_module(kind, registers, v), machine, bytes
+        )
         assert re.search(MULTIPLY_ADD[machine.name], found)
         assert not _spills(found), f"a tile of {v} vectors keeps no chain in memory"
     for v in range(1, column_widest(registers) + 1):
-        found = assembled(lambda kind, v=v: build.columns_module(kind, v), machine, bytes)
+        found = assembled(lambda kind, v=v: modules.columns_module(kind, v), machine, bytes)
         assert re.search(MULTIPLY_ADD[machine.name], found)
 
 
@@ -61,10 +63,10 @@ def _spills(assembly: str) -> bool:
 def test_loops_and_cells_are_assembled(machine: Machine, cell: Any) -> None:
     found = planned(cell)
     for module in (
-        lambda kind: build.loops_module(kind, machine, False),
-        lambda kind: build.loops_module(kind, machine, True),
-        lambda kind: build.forward_module(kind, found),
-        lambda kind: build.backward_module(kind, found),
+        lambda kind: modules.loops_module(kind, machine, False),
+        lambda kind: modules.loops_module(kind, machine, True),
+        lambda kind: modules.forward_module(kind, found),
+        lambda kind: modules.backward_module(kind, found),
     ):
         written = assembled(module, machine, 4)
         if machine.name in FOREIGN:

@@ -14,8 +14,8 @@ from torch import Tensor
 from tests.compiler.interpret import Given, assert_equal_to_autograd
 from throughtime.cells import Cell
 from throughtime.compiler import derivative, trace
+from throughtime.compiler.derivative import FLAT, RULES
 from throughtime.compiler.operations import OPERATIONS
-from throughtime.compiler.rules import FLAT, RULES
 
 INF, NAN = float("inf"), float("nan")
 # As many points as fill whole vectors: at NaN autograd's vector code has answers of its own.

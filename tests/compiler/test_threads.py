@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from tests.compiler.by_hand import WAIT, host, said
-from throughtime.compiler.llvm import jit, threads
+from throughtime.compiler.runtime import jit, threads
 
 BLOCK = """
 import ctypes, os, threading, torch
-from throughtime.compiler.llvm import jit, threads
+from throughtime.compiler.runtime import jit; from throughtime.compiler.runtime import threads
 found = threads.runtime()
 record = jit.load("record", lambda: RECORD, host()).address("record")
 def team(asked, release_gil=True):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from throughtime.compiler.llvm.machine import MACHINES, Machine, choose, target_machine, text
-from throughtime.compiler.llvm.maths import apply
+from throughtime.compiler.llvm.maths.operations import apply
+from throughtime.compiler.runtime.machine import MACHINES, Machine, choose, target_machine, text
 
 LANES = 64  # a multiple of every machine's
 """Arrays are mapped in blocks of so many numbers."""

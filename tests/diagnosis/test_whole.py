@@ -80,6 +80,6 @@ def test_a_loop_of_torchs_operations_has_the_same_norms(monkeypatch: pytest.Monk
     rows = rows_for(layer, True)
     ((_, compiled),) = norms_by_lag(layer, rows)
     monkeypatch.setattr("throughtime.backends.cpu.refuses", lambda _: "not here")
-    monkeypatch.setattr("throughtime.backends.torch.refuses", lambda _: "not here")
+    monkeypatch.setattr("throughtime.backends.torch_kernels.refuses", lambda _: "not here")
     ((_, looped),) = norms_by_lag(layer, rows)
     torch.testing.assert_close(compiled, looped, rtol=1e-4, atol=1e-8)

@@ -14,7 +14,7 @@ from torch import nn
 from tests.export.built import TABLE, need, random_layer, run, test_of
 from tests.export.test_c import MODELS
 from throughtime import LSTM, Cell, Readout, Stream, cells
-from throughtime.compiler.llvm import machine
+from throughtime.compiler.runtime import machine
 from throughtime.errors import BackendError, OptionError
 from throughtime.export import to_object
 from throughtime.export.llvm.targets import TARGETS

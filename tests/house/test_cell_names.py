@@ -16,9 +16,8 @@ from throughtime import cells
 MAY_NAME: dict[str, str] = {
     "__init__.py": "the public names, spelled out",
     "compat.py": "subclasses of torch.nn's layers, under torch's names",
-    "layers/convert.py": "which layer of torch.nn becomes which of ours",
-    "backends/torch.py": "names torch's layers: what a cell's torch_equivalent may say",
-    "layers/drop_in*.py": "the drop-ins: they bear the names of torch.nn's layers",
+    "backends/torch_kernels.py": "names torch's layers: what a cell's torch_equivalent may say",
+    "layers/drop_in/*.py": "the drop-ins: they bear the names of torch.nn's layers",
     "export/onnx/*.py": "ONNX's three operators bear these names",
     "tasks/recipe.py": "spells out what --cell takes and which cell each word means",
 }

@@ -10,9 +10,8 @@ import torch
 from tests.cells.table import CELLS
 from tests.layers.own import Decaying
 from throughtime import Cell, Recurrent, cells, check
-from throughtime.check import maker
 from throughtime.errors import LawError, OptionError
-from throughtime.laws import LAWS, backends_agree
+from throughtime.laws import LAWS, backends_agree, maker
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "bidirectional": {"bidirectional": True},

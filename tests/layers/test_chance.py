@@ -14,8 +14,7 @@ from tests.layers.plain import agree, build, gru, kept, lstm, plain, random, wei
 from tests.layers.test_options import KINDS
 from throughtime import Recurrent, cells
 from throughtime.errors import OptionError
-from throughtime.layers.masks import zoneout_masks
-from throughtime.layers.options import Options
+from throughtime.layers.options import Options, zoneout_masks
 
 RAGGED = [4, 0, 5, 2]
 

@@ -22,7 +22,7 @@ from tests.house.source import ROOT
 from tests.layers.many_calls import CALLS, caller
 from tests.layers.plain import agree, build, gru, lstm, plain, random
 from throughtime import Recurrent, cells
-from throughtime.cells import registry
+from throughtime.cell import registry
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from tests.compiled.calls import CELLS
 from throughtime import GRU, LSTM, Cell, Readout, Recurrent, Stream, cells
-from throughtime.cells.layout import fitting
-from throughtime.compiler.llvm import cell as code
-from throughtime.compiler.llvm import tile
-from throughtime.compiler.llvm.stream_words import OPERATION
+from throughtime.cell.layout import fitting
+from throughtime.compiler.llvm.cell import functions as code
+from throughtime.compiler.llvm.products import tile
+from throughtime.compiler.llvm.sizes import OPERATION
 from throughtime.errors import OptionError, ShapeError
 
 ONE_CALL = "compiled: a step of the whole model is one call"

@@ -41,7 +41,7 @@ BEHIND: list[Any] = [
 
 
 @pytest.mark.parametrize("rows", [1, 3, 70])
-@pytest.mark.parametrize("make", BEHIND, ids=str)
+@pytest.mark.parametrize("make", BEHIND, ids=lambda make: repr(make()).partition("(")[0])
 def test_a_step_with_what_looks_at_each_row_equals_the_whole(make: Any, rows: int) -> None:
     model = nn.Sequential(layer(), make()).double()
     with torch.no_grad():

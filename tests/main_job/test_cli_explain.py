@@ -8,8 +8,8 @@ import pytest
 
 from throughtime import cells
 from throughtime.cli import main
-from throughtime.compiler.llvm.machine import host
 from throughtime.compiler.plan import plan
+from throughtime.compiler.runtime.machine import host
 
 OWN = '''
 from throughtime import Cell

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from throughtime import Cell, cells
 from throughtime.backends.call import Call
-from throughtime.cells.parameters import parameter_shapes
-from throughtime.scan.form import flatten
+from throughtime.cell.layout import parameter_shapes
+from throughtime.scan.flatten import flatten
 
 FORMS: dict[str, dict[str, bool]] = {
     "plain": {},

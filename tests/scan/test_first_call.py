@@ -9,7 +9,7 @@ PROGRAM = """
 import sys, time
 import torch
 from tests.scan.calls import make_call
-from throughtime.scan.door import operator
+from throughtime.scan.dispatch import operator
 
 def seconds(also):
     start = time.process_time()

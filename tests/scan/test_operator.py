@@ -14,9 +14,9 @@ from throughtime import Cell, cells
 from throughtime.backends.call import Call, Result
 from throughtime.errors import BackendError, CellError, OptionError
 from throughtime.scan import scan
-from throughtime.scan.door import operator
-from throughtime.scan.form import flatten, unflatten
-from throughtime.scan.function import Scan
+from throughtime.scan.autograd import Scan
+from throughtime.scan.dispatch import operator
+from throughtime.scan.flatten import flatten, unflatten
 
 CASES = [(cells.LSTM(), form) for form in FORMS] + [
     (cells.LSTMPeephole(), "ragged"), (cells.LSTMProjected(2), "masked"), (cells.GRU(), "state"),

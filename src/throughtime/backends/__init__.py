@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from throughtime.backends import cpu, reference, torch
+from throughtime.backends import cpu, reference, torch_kernels
 from throughtime.backends.call import Call, Gradients, Result
 from throughtime.errors import BackendError, OptionError
 
@@ -71,7 +71,7 @@ class Opaque(Backend, Protocol):
 
 
 OPAQUE: Mapping[str, Opaque] = {"cpu": cpu}
-OPEN: Mapping[str, Open] = {"torch": torch, "reference": reference}
+OPEN: Mapping[str, Open] = {"torch": torch_kernels, "reference": reference}
 BACKENDS: Mapping[str, Backend] = {**OPAQUE, **OPEN}
 
 

@@ -1,25 +1,18 @@
-"""The plain loop: the cell's own `step` on real tensors. It is the judge of every other backend.
-
-Nothing is hoisted out of the loop and the traced graph is never used, so it shares no code with
-what it judges; every device, dtype and feature of autograd works because torch does all of it.
-
-Under autocast products are rounded as torch rounds them, and the state, which sums over steps, is
-not: it keeps the dtype of the weights, and so do the outputs.
-"""
+"""The plain loop: the cell's own `step` on real tensors. It is the judge of every other backend."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from throughtime.backends.call import Call, Result, packed_mask
-from throughtime.backends.seen import watched
-from throughtime.cells.cell import Names, check_new_state
-from throughtime.cells.product import multiply
+from throughtime.cell.contract import Names, check_new_state
+from throughtime.cell.product import multiply
 
 name = "reference"
 
@@ -51,7 +44,7 @@ def run(call: Call) -> Result:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class WeightMatrix:
     """`U.g` in a cell's equations: `U.g @ v` = U_g (mask v) + bias."""
 
     weight: Tensor
@@ -184,16 +177,96 @@ def _matrices(call: Call, d: int) -> Names:
     """`U` of the cell's equations: a block of weight_hh for each gate, and the products."""
     cell, weights = call.cell, call.weights[d]
     mask = None if call.recurrent_mask is None else call.recurrent_mask[d]
-    found: dict[str, Matrix] = {}
+    found: dict[str, WeightMatrix] = {}
     for i, gate in enumerate(cell.layout.recurrent_gates):
         block = slice(i * call.hidden_size, (i + 1) * call.hidden_size)
         bias = weights["bias_hh"][block] if "bias_hh" in weights else None
-        found[gate] = Matrix(weights["weight_hh"][block], bias, mask)
+        found[gate] = WeightMatrix(weights["weight_hh"][block], bias, mask)
     for product in cell.layout.products:
-        found[product] = Matrix(weights[f"weight_{product}"], None, None)
+        found[product] = WeightMatrix(weights[f"weight_{product}"], None, None)
     return Names("U", found)
 
 
 def _vectors(call: Call, d: int) -> Names:
     weights: Mapping[str, Tensor] = call.weights[d]
     return Names("p", {n: weights[n] for n in call.cell.layout.vectors})
+
+
+def watched(
+    state: State, clip: Tensor | None, norms: Tensor | None, roots: Sequence[Tensor]
+) -> State:
+    """The new states of a step, whose gradients will be looked at.
+
+    Each is a variable of its own: what a cell computes from its own new c, as an LSTM's h, is no
+    path by which the state c matters to the loss.
+
+    Args:
+        state: each (B, width).
+        clip: (), the largest norm of a row's gradients, all states side by side; None clips none.
+        norms: (B, states), to be filled with the norm of each row's gradient by each state,
+            before clipping.
+        roots: what gradients are asked by; a state that depends on none of them has one too.
+    """
+    if clip is not None:
+        state = tuple(_Clipped.apply(clip, *state))  # type: ignore[no-untyped-call]
+    if norms is not None:
+        state = tuple(
+            v.view_as(v) if v.requires_grad or not roots else _Rooted.apply(v, *roots)  # type: ignore[no-untyped-call]
+            for v in state
+        )
+        for k, v in enumerate(state):
+            if v.requires_grad:
+                v.register_hook(_Norm(norms[:, k]))
+    return state
+
+
+class _Norm:
+    """A hook that writes each row's norm, squares summed in float64."""
+
+    def __init__(self, to: Tensor) -> None:
+        self._to = to
+
+    def __call__(self, d: Tensor | None) -> None:
+        self._to.copy_(
+            torch.zeros_like(self._to) if d is None else d.detach().double().norm(dim=-1)
+        )
+
+
+class _Rooted(torch.autograd.Function):
+    """A state as it is, which backward reaches on its way to the roots, and goes no further."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: Tensor, *roots: Tensor) -> Any:
+        return v.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.count = len(inputs)
+
+    @staticmethod
+    def backward(ctx: Any, d: Any) -> Any:
+        return (None,) * ctx.count
+
+
+class _Clipped(torch.autograd.Function):
+    """States as they are; rows of their gradients times c / n where their norm n is above c."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(clip: Tensor, *state: Tensor) -> Any:
+        return tuple(v.clone() for v in state)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, *d: Any) -> Any:
+        c = ctx.saved_tensors[0].double()
+        square = torch.stack([v.double().square().sum(-1, keepdim=True) for v in d]).sum(0)
+        over = square > c.square()
+        scale = torch.where(over, c / torch.where(over, square, 1).sqrt(), 1)
+        return (None, *(v * scale.to(v.dtype) for v in d))

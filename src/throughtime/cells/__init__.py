@@ -7,7 +7,7 @@ import pkgutil
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from throughtime.cells.cell import Cell as Cell
+from throughtime.cell.contract import Cell as Cell
 
 if TYPE_CHECKING:  # written by docs/make_cells.py
     from throughtime.cells.cornn import CoRNN as CoRNN

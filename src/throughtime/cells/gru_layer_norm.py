@@ -7,7 +7,7 @@ from typing import Any
 from torch import sigmoid, tanh
 from torch.nn.functional import layer_norm
 
-from throughtime.cells.cell import Cell
+from throughtime.cell.contract import Cell
 
 
 class GRULayerNorm(Cell):

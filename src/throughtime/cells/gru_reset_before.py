@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import sigmoid, tanh
 
-from throughtime.cells.cell import Cell
+from throughtime.cell.contract import Cell
 
 
 class GRUResetBefore(Cell):

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from throughtime.cells.cell import Cell, activation_function
+from throughtime.cell.contract import Cell, activation_function
 
 
 class IndRNN(Cell):

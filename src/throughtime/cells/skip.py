@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from throughtime.cells.cell import Cell, activation_function
+from throughtime.cell.contract import Cell, activation_function
 from throughtime.errors import CellError
 
 FARTHEST: Final = 256

@@ -7,7 +7,7 @@ from typing import Any
 from torch import clamp, exp, maximum, sigmoid, tanh, where
 from torch.nn.functional import logsigmoid
 
-from throughtime.cells.cell import Cell
+from throughtime.cell.contract import Cell
 from throughtime.errors import CellError
 
 

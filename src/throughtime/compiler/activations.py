@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from throughtime.compiler.arguments import left_out, write
-from throughtime.compiler.symbol import Symbol
+from throughtime.compiler.symbols import Symbol, left_out, write
 
 
 def _plain(op: str) -> Callable[..., Symbol]:

@@ -8,15 +8,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from throughtime.compiler.arguments import NoRule, builder_of
-from throughtime.compiler.builder import Builder, Untraceable
-from throughtime.compiler.heads import is_parts, pointwise
-from throughtime.compiler.named import Named
-from throughtime.compiler.operations import OPERATIONS
-from throughtime.compiler.over import over
-from throughtime.compiler.rows import ROWS
-from throughtime.compiler.symbol import Symbol, lift, value_asked
-from throughtime.compiler.views import view
+from throughtime.compiler.graph import Builder, Untraceable
+from throughtime.compiler.heads.over import over
+from throughtime.compiler.heads.parts import is_parts, pointwise
+from throughtime.compiler.heads.views import view
+from throughtime.compiler.operations import OPERATIONS, ROWS
+from throughtime.compiler.symbols import Named, NoRule, Symbol, builder_of, lift, value_asked
 
 _SIZES: Final = {"B": 13, "1": 1}
 _WRITES: Final = frozenset("setitem iadd isub imul idiv ifloordiv imod iand ior ixor".split())

@@ -9,13 +9,11 @@ from typing import Any, Final
 
 import torch
 
-from throughtime.compiler.builder import Builder
 from throughtime.compiler.derivative import derivative
-from throughtime.compiler.graph import Graph
-from throughtime.compiler.plan import Plan
-from throughtime.compiler.rowwise import expanded
-from throughtime.compiler.sums import sums_of
-from throughtime.compiler.symbol import Symbol
+from throughtime.compiler.graph import Builder, Graph
+from throughtime.compiler.passes.reductions import expanded
+from throughtime.compiler.plan import Plan, sums_of
+from throughtime.compiler.symbols import Symbol
 from throughtime.compiler.widths import HIDDEN, widths_of
 from throughtime.errors import CellError
 

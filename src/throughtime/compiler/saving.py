@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from throughtime.compiler.builder import BOOLEAN
-from throughtime.compiler.graph import NUMBER, Graph
-from throughtime.compiler.rowwise import REDUCTIONS
+from throughtime.compiler.graph import BOOLEAN, NUMBER, Graph
+from throughtime.compiler.passes.reductions import REDUCTIONS
 from throughtime.compiler.widths import is_rowwise
 
 DEAR: Final = frozenset(

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-from throughtime.compiler.builder import BOOLEAN
-from throughtime.compiler.graph import LINES, NUMBER, Graph
+from throughtime.compiler.graph import BOOLEAN, LINES, NUMBER, Graph
+from throughtime.compiler.passes.reductions import REDUCTIONS
 from throughtime.compiler.plan import Plan
-from throughtime.compiler.rowwise import REDUCTIONS
 from throughtime.compiler.saving import DEAR
 
 _WHOLE: Final = REDUCTIONS | LINES

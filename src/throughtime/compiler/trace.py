@@ -13,12 +13,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from throughtime.cells.cell import Cell
-from throughtime.compiler.builder import Builder, Untraceable
-from throughtime.compiler.graph import Graph, Line, Node, Product, Unsupported
-from throughtime.compiler.inputs import inputs_of, state_shapes
-from throughtime.compiler.named import Named
-from throughtime.compiler.symbol import Symbol, lift
+from throughtime.cell.contract import Cell
+from throughtime.compiler.graph import Builder, Graph, Line, Node, Product, Unsupported, Untraceable
+from throughtime.compiler.step_arguments import inputs_of, state_shapes
+from throughtime.compiler.symbols import Named, Symbol, lift
 from throughtime.errors import CellError
 
 _TRACED: Final[WeakKeyDictionary[Cell, dict[int | None, Graph]]] = WeakKeyDictionary()

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Final
 
 from throughtime.compiler.graph import LINES, NUMBER, Graph
-from throughtime.compiler.rowwise import REDUCTIONS
+from throughtime.compiler.passes.reductions import REDUCTIONS
 
 HIDDEN: Final = "hidden_size"
 

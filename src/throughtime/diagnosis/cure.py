@@ -15,7 +15,7 @@ from torch import nn
 
 from throughtime.diagnosis.observe.batches import check_plain, not_copied
 from throughtime.errors import OptionError
-from throughtime.layers.convert import from_torch
+from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.initialise import Startable, initialise
 
 _STARTS: WeakKeyDictionary[nn.Module, tuple[str, bytes]] = WeakKeyDictionary()

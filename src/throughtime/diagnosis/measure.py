@@ -28,12 +28,12 @@ from throughtime.diagnosis.quantities.evenness import evenness
 from throughtime.diagnosis.quantities.gates import gate_times
 from throughtime.diagnosis.quantities.jacobians import jacobians
 from throughtime.diagnosis.quantities.lag_gradient import Unseen, find_unseen, lag_gradients
-from throughtime.diagnosis.report.report import QUANTITIES, Missing, Module, Report
+from throughtime.diagnosis.report.report import QUANTITIES, Missing, ModuleReport, Report
 from throughtime.diagnosis.verdict.cured_copy import CuredCopy
 from throughtime.diagnosis.verdict.trouble import where
 from throughtime.diagnosis.verdict.verdict import cautions, not_finite, troubles
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
-from throughtime.layers.sequence import SequenceLayer
+from throughtime.layers.recurrent import SequenceLayer
 from throughtime.version import __version__
 
 Value = TypeVar("Value")
@@ -178,9 +178,11 @@ def _each(
     return tuple(values)
 
 
-def _module(gaps: Gaps, name: str, model: nn.Module, layer: SequenceLayer, seen: Seen) -> Module:
+def _module(
+    gaps: Gaps, name: str, model: nn.Module, layer: SequenceLayer, seen: Seen
+) -> ModuleReport:
     only, batch = Seen(seen.loss, (), {name: seen.batches[name]}, seen.apart), seen.batches[name]
-    return Module(
+    return ModuleReport(
         name=name,
         cell=repr(layer.cell),
         hidden_sizes=tuple(layer.hidden_sizes),

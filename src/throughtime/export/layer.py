@@ -7,15 +7,14 @@ import re
 import numpy as np
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.apart import call_apart
-from throughtime.backends.cpu.masks import masks_of
+from throughtime.backends.cpu.operands import masks_of
+from throughtime.backends.cpu.schedule import matrix_names, widths_for
 from throughtime.backends.cpu.shape import gate_numbers
-from throughtime.backends.cpu.widths import matrix_names, widths_for
+from throughtime.backends.cpu.unshare import call_apart
 from throughtime.compiler import sweeps
-from throughtime.compiler.llvm.tile_sizes import MOST_LANES
-from throughtime.compiler.masked import DROPOUT
-from throughtime.compiler.phases import Phase
-from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.llvm.sizes import MOST_LANES
+from throughtime.compiler.passes.masks import DROPOUT
+from throughtime.compiler.plan import Phase, Plan, plan
 from throughtime.compiler.sweeps import Sweep
 from throughtime.errors import OptionError
 from throughtime.export.builder import Writer

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from throughtime.cells.cell import activation_function
+from throughtime.cell.contract import activation_function
 from throughtime.errors import NotFiniteError, OptionError
 from throughtime.export.builder import Writer
 from throughtime.export.layer import input_labels, said_of, write_layer
 from throughtime.export.onnx.reverse import Reversed
 from throughtime.export.pointwise import write_pointwise
 from throughtime.export.program import Place, Program
-from throughtime.layers.convert import from_torch
-from throughtime.layers.passage import Passage
+from throughtime.layers.drop_in.convert import from_torch
+from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate, Readout
-from throughtime.layers.stream_model import frozen
+from throughtime.layers.stream.model import frozen
 
 
 class Piece(NamedTuple):

@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from throughtime.compiler import sweeps
-from throughtime.compiler.builder import Builder
-from throughtime.compiler.graph import Graph
-from throughtime.compiler.rowwise import REDUCTIONS, expanded
-from throughtime.compiler.symbol import Symbol, lift
+from throughtime.compiler.graph import Builder, Graph
+from throughtime.compiler.passes.reductions import REDUCTIONS, expanded
+from throughtime.compiler.symbols import Symbol, lift
 from throughtime.compiler.widths import HIDDEN
 from throughtime.errors import OptionError, ThroughtimeError
 from throughtime.export.builder import Writer

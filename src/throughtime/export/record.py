@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from throughtime.export.pieces import Piece
 from throughtime.export.program import Values
-from throughtime.layers.passage import Passage
+from throughtime.layers.layer import Passage
 
 STEPS = 1000
 _MOST = 200_000

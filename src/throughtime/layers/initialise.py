@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import OptionError
-from throughtime.layers.drop_in_cell import DropInCell
-from throughtime.layers.gate_rows import GateRows, check_writable
-from throughtime.layers.passage import Passage
+from throughtime.layers.drop_in.cells import DropInCell
+from throughtime.layers.gates import GateRows, check_writable
+from throughtime.layers.layer import Passage
 
 Recurrence = Literal["torch", "orthogonal", "identity"]
 Startable = Passage | DropInCell

@@ -1,14 +1,76 @@
-"""What a layer does around its cell, as one frozen record."""
+"""What a layer does around its cell: its options, its masks, its directions made one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
+from torch.nn.functional import dropout
 
+from throughtime.cells import Cell
 from throughtime.errors import OptionError
+
+
+def recurrent_mask(
+    x: Tensor, shape: tuple[int, ...], options: Options, training: bool
+) -> Tensor | None:
+    """Recurrent dropout's mask, (D, B, width), one for a whole sequence.
+
+    Source: Gal and Ghahramani, A Theoretically Grounded Application of Dropout in Recurrent
+    Neural Networks (2016); the mask is shared by the gates.
+    """
+    if not training or not options.recurrent_dropout:
+        return None
+    return dropout(x.new_ones(shape), options.recurrent_dropout)
+
+
+def zoneout_masks(
+    x: Tensor, cell: Cell, shapes: list[tuple[int, ...]], options: Options, training: bool
+) -> tuple[Tensor, ...] | None:
+    """Zoneout's m for each state, (D, T, B, width): 0 or 1 in training, as int16; else its mean.
+
+    Source: Krueger et al., Zoneout (2017).
+    """
+    if not options.has_zoneout:
+        return None
+    masks = []
+    for name, shape in zip(cell.state_names, shapes, strict=True):
+        share = options.zoneout_of(name)
+        if training and 0 < share < 1:
+            masks.append(_drawn(shape, share, x))
+        else:
+            masks.append(x.new_full((1,), share).expand(shape))
+    return tuple(masks)
+
+
+def _drawn(shape: tuple[int, ...], share: float, x: Tensor) -> Tensor:
+    """1 with probability `share`, else 0; in a fifth of the time of `bernoulli_` on a CPU.
+
+    A draw of 64 bits makes four of the mask's numbers, for which `share` is rounded to 16 bits:
+    less than what a mask of a million numbers has by chance.
+    """
+    count, below = math.prod(shape), min(max(round(share * 2**16), 1), 2**16 - 1) - 2**15
+    draws = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),), device=x.device)
+    drawn = draws.view(torch.int16)[:count].view(shape)
+    return drawn.lt_(below)
+
+
+def weight_dropped(
+    weights: Mapping[str, Tensor], options: Options, training: bool
+) -> Mapping[str, Tensor]:
+    """The weights with DropConnect on the recurrent matrix.
+
+    Source: Merity, Keskar and Socher, Regularizing and Optimizing LSTM Language Models (2018).
+    """
+    if not training or not options.weight_dropout or "weight_hh" not in weights:
+        return weights
+    dropped = dropout(weights["weight_hh"], options.weight_dropout)
+    return {name: dropped if name == "weight_hh" else v for name, v in weights.items()}
+
 
 Merge = Literal["concat", "sum", "mean", "mul"] | Callable[[Tensor, Tensor], Tensor]
 
@@ -77,3 +139,55 @@ class Options:
 def _check_share(name: str, share: float) -> None:
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         raise OptionError(f"{name} must be a number from 0 to 1, got {share!r}")
+
+
+def merged(y: Tensor, merge: Merge, lengths: Tensor | None = None) -> Tensor:
+    """The outputs of one or two directions as one.
+
+    Args:
+        y: (..., D, W), the outputs of each direction.
+        merge: "concat" gives (..., D W); "sum", "mean", "mul" and most functions (..., W).
+        lengths: (B,), steps of each row of y (T, B, D, W); zero stays zero behind a row's end,
+            whatever a function makes of zeros.
+    """
+    if merge == "concat" or y.shape[-2] == 1:
+        return y.flatten(-2)
+    forward, backward = y.unbind(-2)
+    if callable(merge):
+        found = merge(forward, backward)
+        if lengths is None:
+            return found
+        steps = torch.arange(y.shape[0], device=y.device).unsqueeze(1)
+        return torch.where((steps < lengths.to(y.device)).unsqueeze(-1), found, 0)
+    if merge == "mul":
+        return forward * backward
+    total = forward + backward
+    return total / 2 if merge == "mean" else total
+
+
+def merged_width(width: int, directions: int, merge: Merge) -> int:
+    """The width of the outputs after `merge`."""
+    if merge == "concat":
+        return width * directions
+    if not callable(merge) or directions == 1:
+        return width
+    if isinstance(merge, torch.nn.Module) and merge.state_dict():
+        raise OptionError(
+            f"merge must be a function without tensors of its own, which the layer would not hold, "
+            f"got {type(merge).__name__}; use merge='concat' and put the module behind the layer"
+        )
+    try:
+        zeros = torch.zeros(2, 2, 3, width, device="cpu")
+        found = merge(zeros[0], zeros[1])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(
+            f"merge must take two tensors (..., {width}), the forward and the backward outputs; "
+            f"from (2, 3, {width}) it raised {error!r}"
+        ) from error
+    if not isinstance(found, Tensor) or found.shape[:-1] != (2, 3):
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise OptionError(
+            f"merge must give (..., width) from two tensors (..., {width}); from (2, 3, {width}) "
+            f"it gave {got}"
+        )
+    return found.shape[-1]

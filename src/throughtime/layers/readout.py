@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.cells.cell import activation_function
+from throughtime.cell.contract import activation_function
 from throughtime.errors import OptionError
-from throughtime.layers.arguments import check_dtype, check_size
+from throughtime.layers.checks import check_dtype, check_size
 
 
 class Readout(nn.Module):

@@ -1,16 +1,29 @@
-"""A cell that no compiled code can carry runs on the reference, which is far slower: said once."""
+"""Warnings at the user's line: a cell that no compiled code can carry is far slower."""
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import Any, Final
 
 import torch
 
 from throughtime.cells import Cell
-from throughtime.compiler.apart import why_not
-from throughtime.compiler.llvm import machine
-from throughtime.layers.user_line import frames_to_user
+from throughtime.compiler.passes.unshare import why_not
+from throughtime.compiler.runtime import machine
+
+
+def frames_to_user() -> tuple[int, bool]:
+    """The user's line as `warnings` counts from the caller's; and if torch quantises below it."""
+    frame, level, by_torch = sys._getframe(1), 1, False
+    while frame.f_back is not None:
+        name = str(frame.f_globals.get("__name__"))
+        if name.partition(".")[0] not in ("torch", "throughtime", "typing_extensions"):
+            break
+        by_torch = by_torch or name.startswith("torch.ao.quantization")
+        frame, level = frame.f_back, level + 1
+    return level, by_torch
+
 
 _TOLD: Final[set[str]] = set()
 """Classes and lines, so that cells of one class that differ in a number are told once."""

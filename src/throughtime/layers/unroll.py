@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from throughtime.cells.cell import Names
-from throughtime.cells.product import multiply
+from throughtime.cell.contract import Names
+from throughtime.cell.product import multiply
 from throughtime.errors import OptionError, ShapeError
+from throughtime.layers.layer import Passage
 from throughtime.layers.options import Options
-from throughtime.layers.passage import Passage
 
 
 class StepNetwork(nn.Module):

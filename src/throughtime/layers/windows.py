@@ -17,7 +17,7 @@ from throughtime.layers.checks import check_lengths, check_reset, check_starts, 
 if TYPE_CHECKING:
     from throughtime.layers.batch import Batch, States
     from throughtime.layers.border import Border
-    from throughtime.layers.sequence import SequenceLayer
+    from throughtime.layers.recurrent import SequenceLayer
 
 
 @dataclass(frozen=True)

@@ -9,5 +9,5 @@ Three layers (docs/operator.md says why the obvious ways fail):
     segmented.py its autograd function, with cut.py and turned.py
 """
 
-from throughtime.scan.door import scan as scan
+from throughtime.scan.dispatch import scan as scan
 from throughtime.scan.segments import scan_in_segments as scan_in_segments

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Sequence
 from typing import Any
 
-from torch.utils.flop_counter import register_flop_formula
+import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from throughtime.cells.registry import registered
-from throughtime.scan.form import unflatten
-from throughtime.scan.raw import scan_backward, scan_forward
+from throughtime.cell.registry import registered
+from throughtime.scan.flatten import unflatten
+from throughtime.scan.operator import scan_backward, scan_forward
 
 Shape = Sequence[int]
 
@@ -46,9 +49,21 @@ def _backward(
     return by_x * needs[0] + by_state + by_weights
 
 
-def _register(op: Any, formula: Callable[..., int]) -> None:
-    register_flop_formula(op.overloadpacket)(formula)
+def tell_counters() -> None:
+    """Give the formulas to each FlopCounterMode that looks on: its module is not imported here."""
+    module = sys.modules.get("torch.utils.flop_counter")
+    if module is None or not torch._C._len_torch_dispatch_stack():
+        return
+    formulas = _registered(module)
+    for mode in _get_current_dispatch_mode_stack():
+        if isinstance(mode, module._FlopCounterMode):
+            mode.counter.flop_registry.update(formulas)
 
 
-_register(scan_forward, _forward)
-_register(scan_backward, _backward)
+@functools.cache
+def _registered(module: Any) -> dict[Any, Any]:
+    """The formulas as torch holds them, by operator."""
+    ops = (scan_forward.overloadpacket, _forward), (scan_backward.overloadpacket, _backward)
+    for op, formula in ops:
+        module.register_flop_formula(op)(formula)
+    return {op: module.flop_registry[op] for op, _ in ops}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE
-from throughtime.scan.form import unflatten
+from throughtime.scan.flatten import unflatten
 
 
 def kept_output(y: Tensor) -> Tensor:

@@ -2,19 +2,234 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from throughtime.backends import OPAQUE, choose
-from throughtime.backends.call import Call, Result, packed_mask
-from throughtime.errors import BackendError
-from throughtime.scan.cut import segments
-from throughtime.scan.door import begin_norms, is_recorded, scan
-from throughtime.scan.form import flatten
-from throughtime.scan.plain import has_plain_memory, is_watched
-from throughtime.scan.segmented import Segmented
-from throughtime.scan.turned import Turn
+from throughtime.backends import OPAQUE, Opaque, choose
+from throughtime.backends.call import Call, Gradients, Result, packed_mask
+from throughtime.errors import BackendError, ShapeError
+from throughtime.scan.autograd import check_no_norms, derivative
+from throughtime.scan.dispatch import begin_norms, is_recorded, scan
+from throughtime.scan.flatten import Form, flatten, flatten_gradients, unflatten
+from throughtime.scan.plain import has_plain_memory, is_watched, plain_gradients
+from throughtime.scan.reversed_time import Turn
+
+
+class Joined:
+    """Tensors (steps, ...) of segments, put into those of all steps as they come.
+
+    Args:
+        steps: T.
+
+    Attributes:
+        whole: of all steps, each (T, ...).
+    """
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self.whole: list[Tensor] = []
+
+    def put(self, first: int, parts: Collection[Tensor]) -> None:
+        """The parts of the segment that begins at step `first`."""
+        if not self.whole:
+            self.whole = [v.new_empty((self._steps, *v.shape[1:])) for v in parts]
+        for whole, v in zip(self.whole, parts, strict=True):
+            whole[first : first + len(v)] = v
+
+
+def segments(call: Call, every: int) -> Iterator[tuple[int, Call]]:
+    """The first step and the call of each piece of time, without the state it starts from."""
+    x = call.x.split(every)
+    inputs = {n: v.split(every) for n, v in (call.inputs or {}).items()}
+    reset = None if call.reset is None else call.reset.split(every)
+    zoneout = None if call.zoneout is None else [v.split(every, 1) for v in call.zoneout]
+    for i, part in enumerate(x):
+        lengths = call.lengths
+        if lengths is not None:
+            lengths = (lengths - i * every).clamp(0, len(part))
+        yield i * every, call._replace(
+            x=part, inputs={n: v[i] for n, v in inputs.items()}, lengths=lengths,
+            reset=None if reset is None else reset[i],
+            norms=None if call.norms is None else call.norms[i * every : i * every + len(part)],
+            zoneout=None if zoneout is None else tuple(v[i] for v in zoneout),
+        )  # fmt: skip
+
+
+class Segmented(torch.autograd.Function):
+    """`Direct`, with a state for each segment in place of what a backend keeps."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: Call, backend: str, every: int, form: Form, *tensors: Tensor | None
+    ) -> Any:
+        parts = [Direction(call, d, every, OPAQUE[backend]) for d in range(call.directions)]
+        runs = [part.forward() for part in parts]
+        ctx.cell, ctx.backend, ctx.every, ctx.form = call.cell, backend, every, form
+        ctx.norms = call.norms
+        ctx.save_for_backward(*tensors, *(v for _, borders in runs for v in borders))
+        ctx.set_materialize_grads(False)
+        results = [result for result, _ in runs]
+        sequences = [_beside(s, 2) for s in zip(*(r.sequences for r in results), strict=True)]
+        return (*sequences, *(_beside(s, 0) for s in zip(*(r.final for r in results), strict=True)))
+
+    @staticmethod
+    def backward(ctx: Any, *d_given: Tensor | None) -> Any:
+        needs = ctx.needs_input_grad[4:]
+        saved = ctx.saved_tensors  # read once: a checkpoint around the layer allows no more
+        tensors, borders = saved[: len(needs)], saved[len(needs) :]
+        call = unflatten(ctx.cell, ctx.form, tensors)._replace(norms=ctx.norms)
+        _check_borders(borders, -(-len(call.x) // ctx.every) - 1)
+        backend = OPAQUE[ctx.backend]
+        d_results, plain = plain_gradients(d_given)
+        if torch.is_grad_enabled() or not plain or is_watched():
+            # The derivative of this derivative, or many at once, need the whole sequence.
+            check_no_norms(ctx.norms)
+            with torch.no_grad():
+                result, kept = backend.forward(call, True)
+            given = (ctx.cell.key, ctx.backend, ctx.form, needs, 1 + len(kept))
+            some = iter(derivative(given, (*tensors, result.sequences[0], *kept, *d_results)))
+            return (*[None] * 4, *(next(some) if need else None for need in needs))
+        states = len(call.cell.state_names)
+        found = []
+        for d in range(call.directions):
+            part = Direction(call, d, ctx.every, backend)
+            own = borders[d * states : (d + 1) * states]
+            one = _of_direction(d_results, d, len(d_results) - states)
+            found.append(part.backward(own, one, needs[0], any(needs[1:])))
+        flat = flatten_gradients(call, _all(found))
+        return (*[None] * 4, *(v if need else None for v, need in zip(flat, needs, strict=True)))
+
+
+@dataclass(frozen=True)
+class Direction:
+    """One direction of a call, a segment at a time.
+
+    Attributes:
+        whole: the call.
+        d: which direction.
+        every: k, steps of a segment.
+        backend: who computes.
+    """
+
+    whole: Call
+    d: int
+    every: int
+    backend: Opaque
+
+    def forward(self) -> tuple[Result, list[Tensor]]:
+        """The result, and for each state (segments - 1, B, width): where the others start."""
+        call, turn = self._call()
+        borders: list[tuple[Tensor, ...]] = []
+        state, sequences = call.start(), self._room(call, len(call.x))
+        queue = self.backend.queue_for(call)
+        for first, segment in segments(call, self.every):
+            if first:
+                borders.append(state)
+            to = [v[first : first + len(segment.x)] for v in sequences]
+            segment = segment._replace(state=state)
+            state = self.backend.forward(segment, False, to, (), queue)[0].final
+        if queue is not None:
+            queue.run()
+        kept = [torch.cat(s) for s in zip(*borders, strict=True)]
+        found = tuple(v if turn is None else turn.back(v) for v in sequences)
+        return Result(found, state), kept or [v.new_empty(0) for v in state]
+
+    def backward(
+        self, borders: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
+        wants_weights: bool,
+    ) -> Gradients:  # fmt: skip
+        """The derivative, of x and inputs in the order of time."""
+        call, turn = self._call()
+        *d_y, d_state = *_back(turn, d_results[: -len(borders)]), list(d_results[-len(borders) :])
+        sums, joined = self.backend.sums_for(call), Joined(len(call.x))
+        y = self._room(call._replace(record=False), min(self.every, len(call.x)))[0]
+        x = call.x.new_empty(call.x.shape) if wants_x else None
+        kept, queue = self._kept(call), self.backend.queue_for(call)
+        for i, (first, segment) in reversed(list(enumerate(segments(call, self.every)))):
+            state = tuple(v[i - 1 : i] for v in borders) if i else call.start()
+            segment, own = segment._replace(state=state), y[: len(segment.x)]
+            if i == 0 and queue is not None:  # what this one gives is wanted at once
+                queue.run()
+                queue = None
+            some = self.backend.forward(segment._replace(record=False), True, [own], kept, queue)[1]
+            steps = slice(first, first + len(own))
+            d_part = [None if v is None else v[steps] for v in d_y]
+            found = self.backend.backward(
+                segment, [own, *some], [*d_part, *d_state], wants_x, wants_weights, sums,
+                None if x is None else x[steps], queue,
+            )  # fmt: skip
+            joined.put(first, found.inputs.values())
+            d_state = list(found.start)
+        if turn is not None and call.norms is not None:
+            self.whole.norms[:, :, self.d :].copy_(turn.back(call.norms))  # type: ignore[index]
+        (d_x,) = _back(turn, [x])
+        others = [v if turn is None else turn.back(v) for v in joined.whole]
+        return found._replace(x=d_x, inputs=dict(zip(found.inputs, others, strict=True)))
+
+    def _kept(self, call: Call) -> list[Tensor]:
+        """For what is kept of one segment after the other."""
+        longest = call._replace(x=call.x[: self.every], inputs=None)
+        return [call.x.new_empty(shape) for shape in self.backend.kept_shapes(longest)]
+
+    def _room(self, call: Call, steps: int) -> list[Tensor]:
+        """For the sequences of so many steps."""
+        widths, B = call.cell.widths(call.hidden_size), call.x.shape[1]
+        return [call.x.new_empty((steps, B, 1, w)) for w in widths[: call.sequences]]
+
+    def _call(self) -> tuple[Call, Turn | None]:
+        """This direction as a forward one, and how it was turned."""
+        one = self.whole.direction(self.d)
+        turn = Turn(one) if self.d else None
+        return self.backend.for_segments(one if turn is None else turn.call(one)), turn
+
+
+def _check_borders(borders: Sequence[Tensor], count: int) -> None:
+    """What was kept is a state for each segment but the first."""
+    for v in borders if count else ():
+        if len(v) != count:
+            raise ShapeError(f"{count} borders of segments were kept, got {len(v)}")
+
+
+def _back(turn: Turn | None, values: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Sequences in the other order of time, where there is one."""
+    return [v if v is None or turn is None else turn.back(v) for v in values]
+
+
+def _all(found: Sequence[Gradients]) -> Gradients:
+    """Of all directions."""
+    xs = [g.x for g in found if g.x is not None]
+    initial = [g.initial for g in found if g.initial is not None]
+    return Gradients(
+        xs[0] if len(xs) == 1 else xs[0] + xs[1] if xs else None,
+        tuple(w for g in found for w in g.weights),
+        {n: _total([g.inputs[n] for g in found]) for n in found[0].inputs},
+        tuple(_beside(s, 0) for s in zip(*(g.start for g in found), strict=True)),
+        tuple(_beside(s, 0) for s in zip(*initial, strict=True)) if initial else None,
+    )
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+def _beside(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """The directions in one tensor."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+
+
+def _of_direction(
+    d_results: Sequence[Tensor | None], d: int, sequences: int
+) -> list[Tensor | None]:
+    """One direction's part of gradients by sequences (T, B, D, width) and final states."""
+    return [
+        None if v is None else v[:, :, d : d + 1] if i < sequences else v[d : d + 1]
+        for i, v in enumerate(d_results)
+    ]
 
 
 def scan_in_segments(call: Call, backend: str, every: int) -> Result:

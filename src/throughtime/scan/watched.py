@@ -13,7 +13,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call
 from throughtime.errors import BackendError
-from throughtime.scan.form import flatten
+from throughtime.scan.flatten import flatten
 from throughtime.scan.plain import numbers
 
 DISPATCHED = (FakeTensor, FunctionalTensor)

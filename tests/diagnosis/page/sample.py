@@ -13,7 +13,7 @@ from throughtime.diagnosis.quantities.gates import GateTimes, Saturation
 from throughtime.diagnosis.quantities.jacobians import Jacobians, RecurrentMatrix
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient
 from throughtime.diagnosis.quantities.weight_lags import WeightLags
-from throughtime.diagnosis.report.report import Band, Missing, Module, Report
+from throughtime.diagnosis.report.report import Band, Missing, ModuleReport, Report
 from throughtime.diagnosis.verdict.trouble import Trouble
 
 NAME = "<script>alert('&')</script>"
@@ -43,9 +43,9 @@ class Draw:
         near, far = (next((k for k, v in enumerate(rho) if v < w), None) for w in (-0.434, -3))
         return LagGradient(*place, rho, near, far, end / self.T, 0.071, self.uniform(0, 9))
 
-    def module(self, name: str) -> Module:
+    def module(self, name: str) -> ModuleReport:
         places = [(i, d) for n, i, d in PLACES if n == name]
-        return Module(
+        return ModuleReport(
             name,
             "Own(a=1)",
             (self.units,) * (1 + max(i for i, _ in places)),

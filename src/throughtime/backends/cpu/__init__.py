@@ -9,17 +9,19 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients, Result
-from throughtime.backends.cpu import backward_pass, forward_pass, gradients
-from throughtime.backends.cpu.apart import call_apart, cell_apart, gradients_together
-from throughtime.backends.cpu.gradients import Sums
+from throughtime.backends.cpu import backward as backward_pass
+from throughtime.backends.cpu import forward as forward_pass
+from throughtime.backends.cpu import gradients
+from throughtime.backends.cpu.deferred import Queue
+from throughtime.backends.cpu.gradients import GradientSums
 from throughtime.backends.cpu.look import see_input, see_layer
-from throughtime.backends.cpu.masks import masks_of, plan_of
-from throughtime.backends.cpu.queue import Queue
+from throughtime.backends.cpu.operands import masks_of, plan_of
+from throughtime.backends.cpu.unshare import call_apart, cell_apart, gradients_together
 from throughtime.backends.transforms import no_rule
 from throughtime.cells import Cell
-from throughtime.compiler.llvm import machine
-from throughtime.compiler.masked import NO_MASKS
+from throughtime.compiler.passes.masks import NO_MASKS
 from throughtime.compiler.plan import plan
+from throughtime.compiler.runtime import machine
 
 name = "cpu"
 
@@ -106,7 +108,7 @@ def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     return forward_pass.kept_shapes(cell_apart(call))
 
 
-def sums_for(call: Call) -> Sums:
+def sums_for(call: Call) -> GradientSums:
     """Where backward passes of calls with the same weights add up what they say of them."""
     call = call_apart(call)
     return gradients.sums_for(call, plan_of(call))
@@ -114,7 +116,7 @@ def sums_for(call: Call) -> Sums:
 
 def backward(
     call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
-    wants_weights: bool, sums: Sums | None = None, d_x: Tensor | None = None,
+    wants_weights: bool, sums: GradientSums | None = None, d_x: Tensor | None = None,
     queue: Queue | None = None,
 ) -> Gradients:  # fmt: skip
     """The derivative.

@@ -1,4 +1,4 @@
-"""Where the backward pass writes gradients, and how they become those of the call's tensors."""
+"""Where backward writes gradients, by weights and direct inputs, and how a call gets them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.look import parameters_of
-from throughtime.backends.cpu.restarts import sums_by_initial
-from throughtime.backends.cpu.rows import Rows
-from throughtime.backends.cpu.sizes import target, whole_vectors
-from throughtime.backends.cpu.widths import matrix_names, widths_for
+from throughtime.backends.cpu.active_rows import Rows
+from throughtime.backends.cpu.look import parameters_of, readable
+from throughtime.backends.cpu.memory import lend
+from throughtime.backends.cpu.operands import masks_of, sums_by_initial, write_masks
+from throughtime.backends.cpu.schedule import matrix_names, target, whole_vectors, widths_for
 from throughtime.cells import Cell
 from throughtime.compiler.plan import Plan
 
@@ -55,7 +55,7 @@ class Room:
 
 
 @dataclass(frozen=True)
-class Sums:
+class GradientSums:
     """Gradients by the weights and by `initial` so far, to which several backward passes add.
 
     Attributes:
@@ -107,17 +107,17 @@ def _shapes(cell: Cell, H: int, I: int, bytes: int) -> _Shapes:
     return _Shapes(lanes, line, inputs, W, U, matrices, others)
 
 
-def sums_for(call: Call, found: Plan) -> Sums:
+def sums_for(call: Call, found: Plan) -> GradientSums:
     """Zeros, for backward passes of calls with these weights, one after the other."""
     shapes, lines = _shapes_of(call), len(found.sums) + len(found.vectors)
     chains = call.x.new_zeros((call.directions, lines * shapes.line + shapes.lanes))
     weights = _weights(call, shapes, call.x.new_zeros, call.directions)
-    return Sums(*weights, sums_by_initial(call, shapes.lanes), chains)
+    return GradientSums(*weights, sums_by_initial(call, shapes.lanes), chains)
 
 
 def room_for(
     call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool,
-    sums: Sums | None = None, d_x: Tensor | None = None,
+    sums: GradientSums | None = None, d_x: Tensor | None = None,
 ) -> Room:  # fmt: skip
     """Memory for what is wanted; the gradient by x is written into `d_x` itself where it fits."""
     shapes, layout = _shapes_of(call), call.cell.layout
@@ -197,3 +197,62 @@ def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
             whole = found.shape[1] == shape[-1]
             grads[name] = (found if whole else found[:, : shape[-1]].contiguous()).view(shape)
     return grads
+
+
+def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
+    """(D, N, inputs and masks, H padded to whole vectors); None without any."""
+    if not found.lines:
+        return None
+    D, lanes = call.directions, target().lanes(8 * call.x.element_size())
+    widths = widths_for(call.cell, call.hidden_size, masks_of(call))
+    line = whole_vectors(widths.line, lanes)
+    own = D if found.masks else 1
+    lines = lend(call.x, (own, rows.N, len(found.lines), line))
+    if {line} != set(widths.units):  # units behind the last are zeros
+        lines.zero_()
+    for k, (name, units) in enumerate(input_units(call, found).items()):
+        v = (call.inputs or {})[name]
+        width = call.cell.width(call.cell.inputs[name], call.hidden_size)
+        v = readable(f"input {name}", v, (*call.x.shape[:-1], width), call.x.dtype)
+        lines[:, :, k, :units] = _walked(call, rows, v)
+    write_masks(call, found, rows, lines)
+    return lines.expand(D, -1, -1, -1)
+
+
+def input_units(call: Call, found: Plan) -> dict[str, int]:
+    """How many units the line of each input has."""
+    widths = widths_for(call.cell, call.hidden_size, masks_of(call))
+    units = dict(zip(found.widths.names, widths.units, strict=True))
+    nodes = zip(found.input_names, found.inputs, strict=True)
+    return {name: units[found.widths.of[node]] for name, node in nodes}
+
+
+def _walked(call: Call, rows: Rows, v: Tensor) -> Tensor:
+    """The call's rows and steps to (N, width); padding is never looked at."""
+    if call.batch_sizes is not None:
+        return v
+    if call.lengths is None:
+        return v.reshape(rows.N, v.shape[-1])
+    return v.reshape(-1, v.shape[-1])[torch.from_numpy(rows.lines)]
+
+
+def by_inputs(call: Call, found: Plan, rows: Rows, d_lines: Tensor | None) -> dict[str, Tensor]:
+    """(D, N, inputs and masks, H padded) to the gradient by each input, in its own shape."""
+    if d_lines is None or call.inputs is None:
+        return {}
+    total = d_lines[0] if len(d_lines) == 1 else d_lines[0] + d_lines[1]
+    grads = {}
+    for k, (name, units) in enumerate(input_units(call, found).items()):
+        line = total[:, k, :units]
+        one = call.inputs[name].shape[-1] == 1
+        grads[name] = as_given(call, rows, sum_units(line) if one else line.contiguous())
+    return grads
+
+
+def sum_units(line: Tensor) -> Tensor:
+    """(N, H) to (N, 1), by halves: the order of the sum follows from H alone."""
+    while (width := line.shape[-1]) > 1:
+        half = (width + 1) // 2
+        folded = line[:, : width - half] + line[:, half:]
+        line = torch.cat([folded, line[:, width - half : half]], -1)
+    return line.contiguous()

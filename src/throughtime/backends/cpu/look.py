@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.widths import matrix_names
+from throughtime.backends.cpu.schedule import matrix_names
+from throughtime.cell.layout import parameter_shapes
 from throughtime.cells import Cell
-from throughtime.cells.parameters import parameter_shapes
 from throughtime.errors import ShapeError
 
 FLOATS = (torch.float32, torch.float64)

@@ -9,15 +9,20 @@ from typing import NamedTuple
 from torch import Tensor
 
 from throughtime.backends.call import Call
+from throughtime.backends.cpu.active_rows import Extent, Rows
 from throughtime.backends.cpu.look import Parameters, parameters_of
-from throughtime.backends.cpu.masks import masks_of
-from throughtime.backends.cpu.rows import Extent, Rows
-from throughtime.backends.cpu.sizes import Team, strides_of, whole_vectors
-from throughtime.backends.cpu.widths import Widths, widths_for
+from throughtime.backends.cpu.operands import masks_of
+from throughtime.backends.cpu.schedule import (
+    Team,
+    UnitCounts,
+    strides_of,
+    whole_vectors,
+    widths_for,
+)
 from throughtime.cells import Cell
-from throughtime.compiler.llvm.code import Code
-from throughtime.compiler.llvm.tile_sizes import WIDEST
-from throughtime.compiler.masked import Masks
+from throughtime.compiler.llvm.library import Code
+from throughtime.compiler.llvm.sizes import WIDEST
+from throughtime.compiler.passes.masks import Masks
 from throughtime.compiler.plan import Plan, plan
 
 PANEL_VECTORS = 128
@@ -147,7 +152,7 @@ class Shape:
     y: tuple[int, int]
     packed: bool
     gates: tuple[list[int], list[int]]
-    widths: Widths
+    widths: UnitCounts
     parameters: Parameters
 
     @property

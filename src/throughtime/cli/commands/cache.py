@@ -18,7 +18,7 @@ def register(commands: Commands) -> None:
 
 def show_cache(clear: bool) -> None:
     """Show where compiled code is kept and how much there is, or delete it."""
-    from throughtime.compiler.llvm import cache as objects
+    from throughtime.compiler.runtime import cache as objects
     from throughtime.errors import DataError
 
     cleared = objects.clear() if clear else objects.Cleared(0, ())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from throughtime.cells import Cell
     from throughtime.cli.app import Commands
-    from throughtime.compiler.llvm.machine import Machine
+    from throughtime.compiler.runtime.machine import Machine
 
 
 DTYPES = {"float32": 4, "float64": 8}
@@ -50,10 +50,10 @@ def show_choice(cell: Cell, dtype: str) -> None:
     import torch
 
     from throughtime import Recurrent
-    from throughtime.cells.layout import fitting
-    from throughtime.compiler.llvm import machine
-    from throughtime.compiler.masked import NO_MASKS
+    from throughtime.cell.layout import fitting
+    from throughtime.compiler.passes.masks import NO_MASKS
     from throughtime.compiler.plan import plan
+    from throughtime.compiler.runtime import machine
 
     with warnings.catch_warnings():  # what keeps a cell uncompiled is told below
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
@@ -69,7 +69,7 @@ def show_choice(cell: Cell, dtype: str) -> None:
 
 def machine_told(target: Machine, dtype: str) -> str:
     """The machine compiled for, its lanes, and the tiles that fill its registers."""
-    from throughtime.compiler.llvm.tile_sizes import WIDEST, most_rows
+    from throughtime.compiler.llvm.sizes import WIDEST, most_rows
 
     heights = (f"{most_rows(target.registers, v)} x {v}" for v in range(1, WIDEST + 1))
     return (
@@ -81,20 +81,21 @@ def machine_told(target: Machine, dtype: str) -> str:
 
 def show_code(cell: Cell, bytes: int, backward: bool, llvm: bool, assembly: bool) -> None:
     """Prints the cell's own function; loops and tiles are the same for every cell."""
-    from throughtime.cells.layout import fitting
-    from throughtime.compiler.llvm import machine
-    from throughtime.compiler.masked import NO_MASKS
+    from throughtime.cell.layout import fitting
+    from throughtime.compiler.passes.masks import NO_MASKS
     from throughtime.compiler.plan import plan
+    from throughtime.compiler.runtime import machine
     from throughtime.errors import BackendError
 
     found, target = plan(cell, NO_MASKS, fitting(cell, 8)), machine.host()
     if isinstance(found, str) or target is None:
         reason = found if isinstance(found, str) else machine.reason()
         raise BackendError(f"there is no code to show: {reason}")
-    from throughtime.compiler.llvm import build, jit
-    from throughtime.compiler.llvm.kind import Kind
+    from throughtime.compiler.llvm import modules
+    from throughtime.compiler.llvm.sizes import Kind
+    from throughtime.compiler.runtime import jit
 
-    write = build.backward_module if backward else build.forward_module
+    write = modules.backward_module if backward else modules.forward_module
     text = machine.text(write(Kind(bytes, target.lanes(8 * bytes)), found), target)
     if llvm:
         print(text)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from throughtime.compiler.llvm.emit import Emit
-from throughtime.compiler.llvm.number import Num
-from throughtime.compiler.llvm.places import Loads
+from throughtime.compiler.llvm.cell.operands import Loads
+from throughtime.compiler.llvm.writer import Emit, Num
 from throughtime.compiler.plan import Plan
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from llvmlite import ir
 
 from throughtime.compiler.graph import NUMBER, Node
-from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.loops.phases import units_of
+from throughtime.compiler.llvm.loops.rows import load_part, store_part
 from throughtime.compiler.llvm.row import Row
-from throughtime.compiler.llvm.rows import load_part, store_part
-from throughtime.compiler.llvm.sections import units_of
+from throughtime.compiler.llvm.writer import Num
 
 
 def write_line(row: Row, index: int, place: dict[int, int]) -> None:

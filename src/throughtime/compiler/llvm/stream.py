@@ -12,15 +12,15 @@ from typing import Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm import cell, narrow_tile, stages, tile
-from throughtime.compiler.llvm.emit import Emit
-from throughtime.compiler.llvm.kind import Kind
-from throughtime.compiler.llvm.machine import Machine
-from throughtime.compiler.llvm.number import Num
-from throughtime.compiler.llvm.stream_words import ADD, CELL, HEAD, OPERATION, STAGE, TILE
-from throughtime.compiler.llvm.team import denormals_flushed
+from throughtime.compiler.llvm.cell import functions
+from throughtime.compiler.llvm.loops.team import denormals_flushed
+from throughtime.compiler.llvm.products import tile
+from throughtime.compiler.llvm.products import tile as narrow_tile
+from throughtime.compiler.llvm.sizes import ADD, CELL, HEAD, OPERATION, STAGE, TILE, Kind
+from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.runtime.machine import Machine
 
-OPERATIONS: Final = {TILE: tile.ARGUMENTS, CELL: cell.FORWARD, STAGE: stages.FORWARD}
+OPERATIONS: Final = {TILE: tile.ARGUMENTS, CELL: functions.FORWARD, STAGE: functions.STAGE_FORWARD}
 """What the function of each kind takes."""
 
 ADDED: Final = ("rows", "blocks", "x", "x_row", "z", "z_row", "y", "y_row")

@@ -1,17 +1,48 @@
-"""Vectors of numbers while code is written: an operator emits its instruction, and no other.
-
-No instruction carries a fast-math flag, so the results are those of IEEE arithmetic, in the order
-and with the fused multiply-adds that the equations say.
-"""
+"""Vectors of numbers while code is written: an operator emits its instruction, and no other."""
 
 from __future__ import annotations
 
+import math
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.format import DOUBLE, SINGLE, Format
+
+class Format(NamedTuple):
+    """A floating-point format: bits in all and of the fraction, and the exponent's offset."""
+
+    bits: int
+    fraction: int
+    offset: int
+
+    @property
+    def integer(self) -> float:
+        """Added to a small number and taken away again, it rounds to a whole number.
+
+        What stands in the sum's lowest bits is that whole number.
+        """
+        return math.ldexp(1.5, self.fraction)
+
+    def rounded(self, number: float) -> float:
+        """The nearest number of this format."""
+        if self.bits == 64 or not math.isfinite(number):
+            return number
+        try:
+            return float(struct.unpack("f", struct.pack("f", number))[0])
+        except OverflowError:
+            return math.copysign(math.inf, number)
+
+    def pattern(self, number: float) -> int:
+        """The bits of a number, as a whole number."""
+        codes = ("f", "I") if self.bits == 32 else ("d", "Q")
+        return int(struct.unpack(codes[1], struct.pack(codes[0], number))[0])
+
+
+SINGLE: Final = Format(32, 23, 127)
+DOUBLE: Final = Format(64, 52, 1023)
 
 
 def splat(kind: Any, pattern: str) -> Any:
@@ -189,3 +220,51 @@ def intrinsic(name: str, *values: Vector) -> Vector:
     if function is None:
         function = ir.Function(b.module, ir.FunctionType(kind, [kind] * len(values)), name)
     return Vector(b, b.call(function, [v.value for v in values]))
+
+
+def fma(x: Vector, y: Vector | float, z: Vector | float) -> Vector:
+    """x y + z, rounded once."""
+    others = (v if isinstance(v, Vector) else x.constant(v) for v in (y, z))
+    return intrinsic("llvm.fma", x, *others)
+
+
+def sqrt(x: Vector) -> Vector:
+    """The square root, rounded once."""
+    return intrinsic("llvm.sqrt", x)
+
+
+def copysign(x: Vector, sign: Vector) -> Vector:
+    """x with the sign bit of another."""
+    return intrinsic("llvm.copysign", x, sign)
+
+
+def where(mask: Mask, x: Vector | float, y: Vector | float) -> Vector:
+    """x where the mask holds, else y; one of them is a vector."""
+    like = x if isinstance(x, Vector) else y
+    assert isinstance(like, Vector)
+    return Vector(like.b, like.b.select(mask.value, like._of(x), like._of(y)))
+
+
+def at_most(x: Vector, high: Vector | float) -> Vector:
+    """The smaller one; NaN in x stays."""
+    return where(x > high, high, x)
+
+
+def at_least(x: Vector, low: Vector | float) -> Vector:
+    """The larger one; NaN in x stays."""
+    return where(x < low, low, x)
+
+
+def polynomial(x: Vector, coefficients: Sequence[float]) -> Vector:
+    """c_0 + c_1 x + c_2 x^2 + ..., in pairs, and pairs of pairs, so that the chain is short."""
+    terms: list[Vector | float] = list(coefficients)
+    while len(terms) > 3:
+        pairs = zip(terms[::2], terms[1::2], strict=False)
+        joined: list[Vector | float] = [fma(x, high, low) for low, high in pairs]
+        terms = joined + terms[len(terms) - len(terms) % 2 :]
+        x = x * x
+    result = terms.pop()
+    while terms:
+        result = fma(x, result, terms.pop())
+    assert isinstance(result, Vector)
+    return result

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from throughtime.layers.batch import Batch
-from throughtime.layers.passage import Passage
+from throughtime.layers.layer import Passage
 
 
 def alive_steps(batch: Batch) -> Tensor:

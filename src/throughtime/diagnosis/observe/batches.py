@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
-from throughtime.layers.sequence import SequenceLayer
+from throughtime.layers.recurrent import SequenceLayer
 
 MOST = 16
 """How many batches of an iterable are looked at."""

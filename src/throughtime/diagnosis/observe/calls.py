@@ -18,7 +18,7 @@ from throughtime.backends.call import packed_mask, unpack
 from throughtime.diagnosis.observe.alignment import alike, alive_steps, side_by_side, to_the_front
 from throughtime.errors import NotFiniteError, OptionError
 from throughtime.layers.batch import Batch, States
-from throughtime.layers.sequence import SequenceLayer
+from throughtime.layers.recurrent import SequenceLayer
 
 State = tuple[Tensor, ...]
 

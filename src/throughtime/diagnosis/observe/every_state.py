@@ -19,9 +19,9 @@ from throughtime.diagnosis.observe.watch import WatchedRows
 from throughtime.diagnosis.verdict.trouble import where
 from throughtime.errors import NotFiniteError, ShapeError
 from throughtime.layers.batch import Batch, States
-from throughtime.layers.sequence import SequenceLayer
+from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan import scan
-from throughtime.scan.turned import Turn
+from throughtime.scan.reversed_time import Turn
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def _outputs(states: Sequence[State], alive: Tensor, d: int, cut: bool) -> Tenso
 
 
 @dataclass(frozen=True)
-class Walk:
+class MarkedWalk:
     """One layer and direction.
 
     Attributes:
@@ -279,7 +279,7 @@ class Walk:
 
 def walk(
     layer: SequenceLayer, batch: Batch, lags: Sequence[int], *, last_only: bool
-) -> tuple[Tensor, States, tuple[Walk, ...]]:
+) -> tuple[Tensor, States, tuple[MarkedWalk, ...]]:
     """Run a layer without the masks of training and without gradients of its weights.
 
     Args:
@@ -293,7 +293,7 @@ def walk(
     """
     marks, count = sorted({0, *lags}, reverse=True), len(layer.hidden_sizes)
     finals: list[State] = []
-    walks: list[Walk] = []
+    walks: list[MarkedWalk] = []
 
     def run(number: int, call: Call) -> Tensor:
         cut = last_only and number + 1 == count
@@ -309,7 +309,9 @@ def walk(
     return y, tuple(finals), tuple(walks)
 
 
-def _one_way(call: Call, number: int, d: int, lags: list[int], cut: bool) -> tuple[Walk, Tensor]:
+def _one_way(
+    call: Call, number: int, d: int, lags: list[int], cut: bool
+) -> tuple[MarkedWalk, Tensor]:
     """From mark to mark in the direction's own order; the outputs (T, B, width) in time's order."""
     call, turn = in_own_order(apart(call), d)
     states, outputs = [], []
@@ -319,7 +321,9 @@ def _one_way(call: Call, number: int, d: int, lags: list[int], cut: bool) -> tup
         outputs += [y[:-1].detach() if cut else y[:-1]]
         outputs += [state[0].detach() if cut and len(states) < len(lags) else state[0]]
     y = torch.cat(outputs)
-    return Walk(number, d, tuple(lags), tuple(states), call), y if turn is None else turn.back(y)
+    return MarkedWalk(
+        number, d, tuple(lags), tuple(states), call
+    ), y if turn is None else turn.back(y)
 
 
 def apart(call: Call) -> Call:

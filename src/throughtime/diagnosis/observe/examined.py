@@ -29,9 +29,9 @@ from throughtime.diagnosis.observe.every_state import Path, paths, walked
 from throughtime.diagnosis.observe.observe import arguments, as_layer, observed
 from throughtime.errors import NotFiniteError, OptionError
 from throughtime.layers.batch import Batch
-from throughtime.layers.convert import from_torch
-from throughtime.layers.drop_in_cell import DropInCell
-from throughtime.layers.sequence import SequenceLayer
+from throughtime.layers.drop_in.cells import DropInCell
+from throughtime.layers.drop_in.convert import from_torch
+from throughtime.layers.recurrent import SequenceLayer
 
 Loss = Callable[..., Tensor]
 

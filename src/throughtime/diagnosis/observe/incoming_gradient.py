@@ -15,9 +15,9 @@ from throughtime.diagnosis.observe.observe import as_layer, observed
 from throughtime.diagnosis.observe.steps import steps_of
 from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States
-from throughtime.layers.merge import merged
-from throughtime.layers.passage import Passage
-from throughtime.layers.sequence import SequenceLayer
+from throughtime.layers.layer import Passage
+from throughtime.layers.options import merged
+from throughtime.layers.recurrent import SequenceLayer
 
 
 @dataclass(frozen=True)

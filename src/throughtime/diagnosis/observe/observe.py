@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from throughtime.backends.call import Result
 from throughtime.diagnosis.observe.calls import State
 from throughtime.layers.batch import Batch
-from throughtime.layers.drop_in_cell import DropInCell
-from throughtime.layers.drop_in_checks import check_cell_dimensions, check_cell_sizes
-from throughtime.layers.recurrent import Recurrent
-from throughtime.layers.sequence import SequenceLayer
+from throughtime.layers.drop_in.cells import DropInCell
+from throughtime.layers.drop_in.checks import check_cell_dimensions, check_cell_sizes
+from throughtime.layers.recurrent import Recurrent, SequenceLayer
 
 
 @contextmanager

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from throughtime.cells.cell import Cell, Names
-from throughtime.cells.product import multiply
+from throughtime.cell.contract import Cell, Names
+from throughtime.cell.product import multiply
 from throughtime.diagnosis.observe.alignment import alive_steps
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
-from throughtime.layers.merge import merged
-from throughtime.layers.passage import Passage
+from throughtime.layers.layer import Passage
+from throughtime.layers.options import merged
 
 
 @dataclass(frozen=True)

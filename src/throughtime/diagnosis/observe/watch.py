@@ -18,8 +18,8 @@ from throughtime.diagnosis.observe.observe import arguments, tensors
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border
-from throughtime.layers.convert import from_torch
-from throughtime.layers.sequence import SequenceLayer
+from throughtime.layers.drop_in.convert import from_torch
+from throughtime.layers.recurrent import SequenceLayer
 
 
 @dataclass

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
-from throughtime.layers.passage import Passage
+from throughtime.layers.layer import Passage
 
 RIDGE = 1e-6
 """Ridge of the read-outs, in mean variances of the states."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from throughtime.diagnosis.observe.alignment import alive_steps, to_the_end
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
-from throughtime.layers.passage import Passage
+from throughtime.layers.layer import Passage
 
 SHOWN, ROWS = 8, 8
 """How many output steps are looked at; on how many rows."""

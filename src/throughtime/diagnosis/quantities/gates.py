@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from throughtime.cells.cell import Names
+from throughtime.cell.contract import Names
 from throughtime.diagnosis.observe.steps import StepProduct, Steps, steps_of
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
-from throughtime.layers.passage import Passage
+from throughtime.layers.layer import Passage
 
 _BOUNDED: dict[Any, str] = {
     torch.sigmoid: "sigmoid",

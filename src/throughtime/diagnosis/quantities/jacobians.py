@@ -12,7 +12,7 @@ from throughtime.diagnosis.observe.alignment import of_rows, rows_by_length
 from throughtime.diagnosis.observe.steps import Steps, steps_of
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
-from throughtime.layers.passage import Passage
+from throughtime.layers.layer import Passage
 
 DROPPED, WINDOW, SAMPLED, WIDEST = 10, 20, 20, 128
 """First steps left out of the spectrum; steps of a product; steps with singular values; the widest

@@ -15,7 +15,7 @@ from throughtime.diagnosis.observe.examined import Seen, Subject
 from throughtime.diagnosis.observe.observe import one_thread
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
-from throughtime.layers.sequence import SequenceLayer
+from throughtime.layers.recurrent import SequenceLayer
 
 DECAY = 1e-3
 """Weight decay of the read-outs, whose inputs have deviation 1."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from throughtime.backends.call import Call, Result
 from throughtime.diagnosis.observe.calls import State
 from throughtime.diagnosis.observe.every_state import (
-    Walk,
+    MarkedWalk,
     apart,
     in_own_order,
     sent_back,
@@ -23,12 +23,12 @@ from throughtime.diagnosis.observe.watch import WatchedRows
 from throughtime.diagnosis.quantities.gates import activities, share_at_ends
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
-from throughtime.layers.merge import merged
-from throughtime.layers.sequence import SequenceLayer
+from throughtime.layers.options import merged
+from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan import scan
 
 
-def norms_by_lag(layer: SequenceLayer, rows: WatchedRows) -> list[tuple[Walk, Tensor | None]]:
+def norms_by_lag(layer: SequenceLayer, rows: WatchedRows) -> list[tuple[MarkedWalk, Tensor | None]]:
     """Every layer and direction: its states at a few marks, and (T, B) the norms by lag, 0 first.
 
     The norms are those of the gradient by all states of a step side by side, of the loss that
@@ -112,7 +112,7 @@ def _by_lag(call: Call, d: int) -> Tensor:
 
 
 @torch.no_grad()
-def _marked(call: Call, result: Result, number: int, d: int) -> Walk:
+def _marked(call: Call, result: Result, number: int, d: int) -> MarkedWalk:
     """The states a third of the steps back and one step back.
 
     The output is one of them; where there are others, they are carried there once more.
@@ -127,7 +127,7 @@ def _marked(call: Call, result: Result, number: int, d: int) -> Walk:
     else:
         last = tuple(v[d : d + 1].detach() for v in result.final)
         states = (*states_at(one, lags[:-1]), last)
-    return Walk(number, d, tuple(lags), states, one)
+    return MarkedWalk(number, d, tuple(lags), states, one)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def lags_of(steps: int, lag: int | None = None) -> list[int]:
 
 def _reached(
     layer: SequenceLayer, rows: WatchedRows, lags: list[int]
-) -> Iterator[tuple[Walk, dict[int, float]]]:
+) -> Iterator[tuple[MarkedWalk, dict[int, float]]]:
     """log10 rho by lag, for the loss that sends these gradients back to the last step."""
     if rows.batch.x.device.type == "cpu":
         for walked, norms in norms_by_lag(layer, rows):
@@ -241,6 +241,6 @@ def _log10_rho(lags: Sequence[int], norms: Tensor) -> dict[int, float]:
 
 
 @torch.no_grad()
-def _saturated(walked: Walk) -> float | None:
+def _saturated(walked: MarkedWalk) -> float | None:
     shares = [share_at_ends(f) for f in activities(walked.steps())]
     return max(torch.stack(shares).tolist()) if shares else None

@@ -13,7 +13,7 @@ from throughtime.diagnosis.observe.incoming_gradient import Arriving, arriving, 
 from throughtime.diagnosis.observe.observe import as_layer
 from throughtime.diagnosis.observe.steps import steps_of
 from throughtime.errors import OptionError
-from throughtime.layers.sequence import SequenceLayer
+from throughtime.layers.recurrent import SequenceLayer
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ QUANTITIES = (
 
 
 @dataclass(frozen=True)
-class Module:
+class ModuleReport:
     """One recurrent module of the model.
 
     Attributes:
@@ -131,7 +131,7 @@ class Report:
     bands: tuple[Band, ...]
     torch_default: tuple[LagGradient, ...]
     connectivity: tuple[Connectivity, ...]
-    modules: tuple[Module, ...]
+    modules: tuple[ModuleReport, ...]
     capacities: tuple[MemoryCapacity, ...]
     weight_lags: tuple[WeightLags, ...]
     clipping: Clipping | None
@@ -312,7 +312,7 @@ def named(report: Report) -> str:
     return f"{'cured ' if any(m.start for m in report.modules) else ''}{report.model}"
 
 
-def described(module: Module) -> str:
+def described(module: ModuleReport) -> str:
     """Its cell, its layers with their units, and what a cure started it with."""
     sizes = module.hidden_sizes
     each = " and ".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))

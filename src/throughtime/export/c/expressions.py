@@ -8,8 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from throughtime.compiler.builder import BOOLEAN
-from throughtime.compiler.graph import Graph
+from throughtime.compiler.graph import BOOLEAN, Graph
 from throughtime.export.c.maths import number
 
 _SIGNS: Final = {

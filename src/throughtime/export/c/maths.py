@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from throughtime.compiler.llvm import coefficients as table
+from throughtime.compiler.llvm.maths import coefficients as table
 
 
 def number(value: float) -> str:

@@ -7,9 +7,8 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 
-from throughtime.compiler.llvm.emit import POINTER, VOID, Emit
-from throughtime.compiler.llvm.kind import Kind
-from throughtime.compiler.llvm.number import I64, Num
+from throughtime.compiler.llvm.sizes import Kind
+from throughtime.compiler.llvm.writer import I64, POINTER, VOID, Emit, Num
 from throughtime.export.llvm.constants import Constants, padded
 from throughtime.export.llvm.sums import Sums
 from throughtime.export.llvm.targets import Target

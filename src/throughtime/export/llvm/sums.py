@@ -6,8 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.emit import Emit
-from throughtime.compiler.llvm.number import Num
+from throughtime.compiler.llvm.writer import Emit, Num
 from throughtime.export.llvm.constants import Constants
 
 _AT_ONCE = 4

@@ -8,12 +8,11 @@ from typing import Any, Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm import maths
-from throughtime.compiler.llvm.emit import Emit
-from throughtime.compiler.llvm.number import Num
-from throughtime.compiler.llvm.pointwise import Pointwise
-from throughtime.compiler.llvm.rows import lanes_below
-from throughtime.compiler.llvm.sweeps import STRANDS
+from throughtime.compiler.llvm.cell.pointwise import Pointwise
+from throughtime.compiler.llvm.cell.sweeps import STRANDS
+from throughtime.compiler.llvm.loops.rows import lanes_below
+from throughtime.compiler.llvm.maths import operations
+from throughtime.compiler.llvm.writer import Emit, Num
 from throughtime.export.program import Place, Stage, Walk
 
 _JOIN: Final = {"row_sum": "add", "row_max": "maximum"}
@@ -72,7 +71,7 @@ class Walks:
             value = values.value(nodes[r].inputs[0])
             if walk.size % e.kind.lanes:
                 value = e.b.select(lanes_below(e, left), value, self._nothing(r))
-            found += [*others, maths.apply(e.b, _JOIN[nodes[r].op], [first, value])]
+            found += [*others, operations.apply(e.b, _JOIN[nodes[r].op], [first, value])]
         for value, place in results:
             e.store(value, self.address(place) + column)
         return found
@@ -111,11 +110,11 @@ class Walks:
         while len(strands) > 1:
             half = len(strands) // 2
             strands = [
-                maths.apply(e.b, op, [strands[i], strands[i + half]]) for i in range(half)
+                operations.apply(e.b, op, [strands[i], strands[i + half]]) for i in range(half)
             ]  # fmt: skip
         (value,), width = strands, e.kind.lanes // 2
         while width:
-            value = maths.apply(e.b, op, [value, self._moved(value, width)])
+            value = operations.apply(e.b, op, [value, self._moved(value, width)])
             width //= 2
         return self._moved(value, None)
 

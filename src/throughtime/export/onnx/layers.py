@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.apart import call_apart
-from throughtime.backends.cpu.masks import masks_of
+from throughtime.backends.cpu.operands import masks_of
+from throughtime.backends.cpu.unshare import call_apart
 from throughtime.compiler.plan import Plan, plan
 from throughtime.errors import OptionError
 from throughtime.export.onnx.names import OnnxGraph, onnx_package

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from throughtime.compiler.builder import BOOLEAN
-from throughtime.compiler.graph import Graph
+from throughtime.compiler.graph import BOOLEAN, Graph
 from throughtime.export.onnx.names import OnnxGraph
 from throughtime.export.program import Values
 

@@ -18,7 +18,7 @@ from throughtime.export.onnx.operations import Operations
 from throughtime.export.onnx.reverse import Reversed
 from throughtime.export.pieces import Piece, norm_function, pieces_of, taken
 from throughtime.export.pointwise import traced
-from throughtime.layers.passage import Passage
+from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate
 from throughtime.version import __version__
 

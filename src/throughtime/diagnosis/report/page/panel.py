@@ -86,16 +86,16 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Part:
+class PanelPart:
     """One layer and direction of the model, as the page calls and colours it."""
 
     label: str
     number: int
 
 
-def parts(report: Report) -> dict[Key, Part]:
+def parts(report: Report) -> dict[Key, PanelPart]:
     """Every layer and direction; each has one colour on all of the page."""
-    return {key: Part(label(*key), i) for i, key in enumerate(dict.fromkeys(_keys(report)))}
+    return {key: PanelPart(label(*key), i) for i, key in enumerate(dict.fromkeys(_keys(report)))}
 
 
 def _keys(report: Report) -> Iterator[Key]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from throughtime.diagnosis.report.page.chart import Chart
 from throughtime.diagnosis.report.page.panel import (
     Panel,
-    Part,
+    PanelPart,
     Table,
     absent,
     numbered,
@@ -52,7 +52,7 @@ def panel(report: Report) -> Panel:
     )
 
 
-def _sentence(part: Part, j: Jacobians) -> str:
+def _sentence(part: PanelPart, j: Jacobians) -> str:
     largest, lost = j.lyapunov_nats_per_step[0], j.lyapunov_nats_per_step.count(-math.inf)
     least = "at least " if 1e15 <= j.condition_number < math.inf else ""
     gone = f"; lost for good: {lost} of {len(j.lyapunov_nats_per_step)}" if lost else ""
@@ -62,7 +62,7 @@ def _sentence(part: Part, j: Jacobians) -> str:
     )
 
 
-def _spectrum(found: list[tuple[Part, Jacobians]]) -> Chart:
+def _spectrum(found: list[tuple[PanelPart, Jacobians]]) -> Chart:
     chart = Chart("Lyapunov exponents, largest first", "number", "exponent, nats a step")
     for part, j in found:
         values = j.lyapunov_nats_per_step
@@ -71,7 +71,7 @@ def _spectrum(found: list[tuple[Part, Jacobians]]) -> Chart:
     return chart
 
 
-def _stretch(found: list[tuple[Part, Jacobians]]) -> Chart:
+def _stretch(found: list[tuple[PanelPart, Jacobians]]) -> Chart:
     chart = Chart(
         "singular values of one step, 5, 50 and 95 %", "singular value of J", "",
         height=110 + 26 * len(found),
@@ -84,13 +84,13 @@ def _stretch(found: list[tuple[Part, Jacobians]]) -> Chart:
     return chart
 
 
-def _summary(found: list[tuple[Part, Jacobians]]) -> Table:
+def _summary(found: list[tuple[PanelPart, Jacobians]]) -> Table:
     head = ("layer", "singular 5 %", "50 %", "95 %", "condition number", "of steps")
     rows = ((p.label, *j.singular_values, j.condition_number, j.condition_steps) for p, j in found)
     return Table("Singular values of one step; condition number of a product", head, tuple(rows))
 
 
-def _matrices(found: list[tuple[Part, Jacobians]]) -> Table:
+def _matrices(found: list[tuple[PanelPart, Jacobians]]) -> Table:
     head = ("layer", "gate", "spectral radius", "σ max", "orthogonality defect")
     rows = (
         (p.label, m.gate, m.spectral_radius, m.largest_singular_value, m.orthogonality_defect)
@@ -100,6 +100,6 @@ def _matrices(found: list[tuple[Part, Jacobians]]) -> Table:
     return Table("Recurrent matrices U; the defect is ‖UᵀU − I‖ / √H", head, tuple(rows))
 
 
-def _exponents(found: list[tuple[Part, Jacobians]]) -> Table:
+def _exponents(found: list[tuple[PanelPart, Jacobians]]) -> Table:
     rows = numbered([j.lyapunov_nats_per_step for _, j in found], first=1)
     return Table("Lyapunov exponents, nats a step", ("number", *(p.label for p, _ in found)), rows)

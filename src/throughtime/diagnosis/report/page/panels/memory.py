@@ -9,7 +9,7 @@ from throughtime.diagnosis.report.page.chart import Chart
 from throughtime.diagnosis.report.page.panel import (
     NOTHING,
     Panel,
-    Part,
+    PanelPart,
     Table,
     absent,
     numbered,
@@ -50,7 +50,7 @@ def panel(report: Report) -> Panel:
     )
 
 
-def _sentence(part: Part, c: MemoryCapacity, lag: int) -> str:
+def _sentence(part: PanelPart, c: MemoryCapacity, lag: int) -> str:
     steps = f"{c.memory_steps} step{'s' if c.memory_steps != 1 else ''}"
     far = "nothing" if c.memory_steps < 0 else steps
     more = "" if c.lags_suffice else " or more, for the last lag still counts"
@@ -61,7 +61,7 @@ def _sentence(part: Part, c: MemoryCapacity, lag: int) -> str:
     )
 
 
-def _chart(found: list[tuple[Part, MemoryCapacity]], lag: int) -> Chart:
+def _chart(found: list[tuple[PanelPart, MemoryCapacity]], lag: int) -> Chart:
     chart = Chart("share of past input that the state holds, by lag", "lag k, steps", "r²(k)")
     for part, c in found:
         chart.line(part.label, range(len(c.r2_by_lag)), c.r2_by_lag, part.number)
@@ -74,7 +74,7 @@ def _chart(found: list[tuple[Part, MemoryCapacity]], lag: int) -> Chart:
     return chart
 
 
-def _summary(found: list[tuple[Part, MemoryCapacity]]) -> Table:
+def _summary(found: list[tuple[PanelPart, MemoryCapacity]]) -> Table:
     head = ("layer", "capacity", "at most", "remembers, steps", "noise line", "steps held out")
     rows = (
         (p.label, c.capacity, c.state_width, c.memory_steps, c.noise_line, c.held_out_steps)
@@ -83,6 +83,6 @@ def _summary(found: list[tuple[Part, MemoryCapacity]]) -> Table:
     return Table("Memory capacity; -1 step: nothing is remembered", head, tuple(rows))
 
 
-def _by_lag(found: list[tuple[Part, MemoryCapacity]]) -> Table:
+def _by_lag(found: list[tuple[PanelPart, MemoryCapacity]]) -> Table:
     return Table("r²(k)", ("k", *(p.label for p, _ in found)),
                  numbered([c.r2_by_lag for _, c in found]))  # fmt: skip

@@ -12,7 +12,7 @@ from throughtime.diagnosis.report.page.chart import Chart, powers
 from throughtime.diagnosis.report.page.panel import (
     NOTHING,
     Panel,
-    Part,
+    PanelPart,
     Table,
     absent,
     numbered,
@@ -56,7 +56,7 @@ def panel(report: Report) -> Panel:
     )
 
 
-def _sentence(part: Part, g: GateTimes, lag: int) -> str:
+def _sentence(part: PanelPart, g: GateTimes, lag: int) -> str:
     dead = len(g.dead_units)
     still = f"; {dead} of {len(g.unit_deviations)} units are dead" if dead else ""
     source = "" if g.kind == "gate" else " (no gate keeps; τ of the mean Jacobian's eigenvalues)"
@@ -67,7 +67,7 @@ def _sentence(part: Part, g: GateTimes, lag: int) -> str:
     )
 
 
-def _histogram(found: list[tuple[Part, GateTimes]], lag: int) -> Chart:
+def _histogram(found: list[tuple[PanelPart, GateTimes]], lag: int) -> Chart:
     """Bins of a tenth of a decade, one of which ends at the lag, so that no bar crosses it."""
     chart = Chart("units by time scale", "time scale τ, steps (log scale)", "units")
     finite = [t for _, g in found for t in g.tau_steps if 0 < t < math.inf]
@@ -108,7 +108,7 @@ def _span(number: int, lag: int, endless: bool) -> str:
     return f"τ {10 ** _place(number, lag):.3g} to {10 ** _place(number + 1, lag):.3g} steps, units"
 
 
-def _ends(found: list[tuple[Part, GateTimes]]) -> Chart:
+def _ends(found: list[tuple[PanelPart, GateTimes]]) -> Chart:
     gates = [(f"{part.label} {s.name}", s) for part, g in found for s in g.saturation]
     chart = Chart(
         "share of values at either end of each gate", "share of values", "",
@@ -124,7 +124,7 @@ def _ends(found: list[tuple[Part, GateTimes]]) -> Chart:
     return chart
 
 
-def _summary(found: list[tuple[Part, GateTimes]], lag: int) -> Table:
+def _summary(found: list[tuple[PanelPart, GateTimes]], lag: int) -> Table:
     head = ("layer", "τ from", f"share above {lag} steps", "dead units", "which")
     rows = (
         (p.label, g.kind, g.share_above(lag), len(g.dead_units), ", ".join(map(str, g.dead_units)))
@@ -133,7 +133,7 @@ def _summary(found: list[tuple[Part, GateTimes]], lag: int) -> Table:
     return Table("Time scales", head, tuple(rows))
 
 
-def _saturation(found: list[tuple[Part, GateTimes]]) -> Table:
+def _saturation(found: list[tuple[PanelPart, GateTimes]]) -> Table:
     head = ("layer", "of", "function", "share low", "share high")
     rows = (
         (p.label, s.name, s.function, s.share_low, s.share_high)
@@ -143,7 +143,7 @@ def _saturation(found: list[tuple[Part, GateTimes]]) -> Table:
     return Table("Saturation: below 0.05 (tanh −0.95) and above 0.95", head, tuple(rows))
 
 
-def _units(found: list[tuple[Part, GateTimes]]) -> Table:
+def _units(found: list[tuple[PanelPart, GateTimes]]) -> Table:
     """Time scales and deviations; a time scale is no unit's where eigenvalues give it."""
     columns = [c for _, g in found for c in (g.tau_steps, g.unit_deviations)]
     head = [f"{p.label} {word}" for p, _ in found for word in ("τ, steps", "deviation")]

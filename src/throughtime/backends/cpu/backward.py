@@ -1,0 +1,244 @@
+"""The backward pass of a call in one region of machine code."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from throughtime.backends.call import Call, Gradients
+from throughtime.backends.cpu.active_rows import Rows, rows_of
+from throughtime.backends.cpu.block import (
+    Arena,
+    CallAddress,
+    GivenWords,
+    Template,
+    Word,
+    common_words,
+    direction_words,
+    set_steps,
+    shared_lists,
+)
+from throughtime.backends.cpu.deferred import Queue, carry
+from throughtime.backends.cpu.gradients import (
+    GradientSums,
+    Room,
+    by_inputs,
+    by_weights,
+    by_x,
+    give_norms,
+    room_for,
+)
+from throughtime.backends.cpu.look import see_input, seen, seen_lines
+from throughtime.backends.cpu.operands import Records, by_initial, plan_of
+from throughtime.backends.cpu.products import packed_backward, runs_backward, set_runs
+from throughtime.backends.cpu.schedule import (
+    flops_of,
+    part_address,
+    steps_in_block,
+    strides_of,
+    target,
+    team_for,
+)
+from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
+from throughtime.compiler.llvm.library import backward_code
+from throughtime.compiler.llvm.sizes import WIDEST, part_sizes
+from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.sweeps import lines_backward
+
+
+class Asked(NamedTuple):
+    """What beside its key the words of a call's backward pass follow from.
+
+    Attributes:
+        d_y: of the gradient by y, bytes from step to step and from row to row.
+        d_y_first: bytes from one direction to the next.
+        x, weights: whether their gradients are wanted.
+        adds: whether those by weights are added to others.
+    """
+
+    d_y: tuple[int, int]
+    d_y_first: int
+    x: bool
+    weights: bool
+    adds: bool
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Words of a direction that are addresses of what the call makes."""
+        chains = ("d_bias",) if self.adds else ()
+        return ("d_x", "d_W", "d_inputs", "norms", *chains)
+
+
+LEAST_ROWS = 128
+"""Rows of a block, so that sums over them are worth reading and writing the weight gradients."""
+
+
+def run(
+    call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
+    wants_weights: bool, sums: GradientSums | None = None, d_x: Tensor | None = None,
+    queue: Queue | None = None,
+) -> Gradients:  # fmt: skip
+    """Gradients by x, by the weights where they are wanted, and by the state at the start.
+
+    With a queue only those by the state at the start are given, and there once the queue has run.
+    """
+    call = see_input(call)
+    if call.clip is not None:
+        call = call._replace(clip=seen("clip", call.clip, (), call.x.dtype))
+    found, rows = plan_of(call), rows_of(call)
+    room = room_for(call, found, rows, wants_x, wants_weights, sums, d_x)
+
+    def finish() -> Tensor | None:
+        give_norms(call, rows, room.norms)
+        x = by_x(call, rows, room.x)
+        return x if x is None or d_x is None or room.x_is(d_x) else d_x.copy_(x)
+
+    if rows.B:
+        done = room.norms is None and (room.x is None or room.x_is(d_x))
+        last = None if queue is None or done else finish
+        _carry(call, found, rows, kept, d_results, room, queue, last)
+    if queue is not None:
+        return Gradients(None, (), {}, tuple(room.start))
+    weights = tuple(by_weights(call, room, d) for d in range(call.directions))
+    inputs, initial = by_inputs(call, found, rows, room.inputs), by_initial(call, room.initial)
+    return Gradients(finish(), weights, inputs, tuple(room.start), initial)
+
+
+def _carry(
+    call: Call, found: Plan, rows: Rows, kept: Sequence[Tensor],
+    d_results: Sequence[Tensor | None], room: Room, queue: Queue | None,
+    finish: Callable[[], object] | None,
+) -> None:  # fmt: skip
+    y, saved = kept
+    widths, D, dtype = call.cell.widths(call.hidden_size), call.directions, call.x.dtype
+    y = seen_lines("y", y, (*call.x.shape[:-1], D, widths[0]), dtype)
+    (d_y, *d_records), finals = _gradients(y, len(widths), d_results)
+    packed = call.batch_sizes is not None
+    team = team_for(2 * flops_of(found, call, rows.N), call.directions, rows.B)
+    strides = (0, 0) if d_y is None else strides_of(d_y, packed)
+    first = 0 if d_y is None else d_y.stride(-2) * d_y.element_size()
+    asked = Asked(strides, first, room.x is not None, bool(room.W), room.chains is not None)
+    template, shape = _template(key_of(call, rows, team, y), asked)
+    N = len(call.x) if packed else rows.T * rows.B
+    saved = seen("what the forward pass kept", saved, (D, N, *shape.saved), dtype)
+    packed_rows = shape.packed_rows(d_y=strides[1])
+    given = GivenWords(call, shape, rows, packed_rows, room.initial)
+    records = Records(d_records, call.directions, packed)
+    found_at = given.addresses | records.addresses | _addresses(call, shape, y, saved, finals, room)
+    found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
+    held = call, y, saved, d_y, finals, room, given, records
+    carry(queue, template, shape.code.region, team, found_at, finish, *held)
+
+
+def _gradients(
+    y: Tensor, states: int, d_results: Sequence[Tensor | None]
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """Those by sequences, of which each line's units lie side by side, and by final states."""
+    found, dtype, count = list(d_results), y.dtype, len(d_results) - states
+    for i, v in enumerate(d_results):
+        if v is not None:
+            see = seen_lines if i < count else seen
+            found[i] = see("a gradient", v, None, dtype)  # autograd has seen to its shape
+    return found[:count], found[count:]
+
+
+def _addresses(
+    call: Call, shape: Shape, y: Tensor, saved: Tensor, finals: Sequence[Tensor | None], room: Room
+) -> dict[str, int]:
+    """Addresses of what the backward pass reads and writes beside the call's own tensors."""
+    at, found = part_address, {"y": y.data_ptr()}
+    found["clip"] = 0 if call.clip is None else call.clip.data_ptr()
+    for d, word in enumerate(shape.gradient_words):
+        found |= word.nothing
+        found[word.saved], found[word.x] = at(saved, d), at(room.x, d)
+        found[word.inputs], found[word.norms] = at(room.inputs, d), at(room.norms, d)
+        found[word.chains] = at(room.chains, d)
+        for place, final in zip(word.finals, finals, strict=True):
+            found[place] = at(final, d)
+        for place, start in zip(word.starts, room.start, strict=True):
+            found[place] = at(start, d)
+        if room.W:
+            found[word.W] = room.W[d].data_ptr()
+            for place, v in zip(word.matrices, room.U[d], strict=True):
+                found[place] = v.data_ptr()
+            for name, v in room.others[d].items():
+                found[word.others[name]] = v.data_ptr()
+    return found
+
+
+@functools.lru_cache(maxsize=128)
+def _template(key: Key, asked: Asked) -> tuple[Template, Shape]:
+    found = plan(key.cell, key.masks)
+    assert isinstance(found, Plan)
+    shape = shape_of(key, backward_code(found, key.bytes, target()))
+    _need_tiles(shape, asked)
+    arena = Arena()
+    block, sizes = _blocks(shape, asked.x)
+    places = [arena.reserve_all(sizes) for _ in range(shape.D)]
+    plane = block * shape.rows.B * shape.H_row
+    common = common_words(
+        shape, block=block, own_block_plane=plane,
+        d_y=CallAddress("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
+        reads_y=int(found.reads_output), adds=int(asked.adds), clip=CallAddress("clip"),
+    )  # fmt: skip
+    template = Template(arena, common, shape.D)
+    shared_lists(template, shape)
+    set_runs(template, runs_backward(shape))
+    set_steps(template, "d_y", shape, asked.d_y)
+    for d in range(shape.D):
+        words = direction_words(template, shape, d) | places[d] | _direction(template, shape, d)
+        words["d_y_first"] = d * asked.d_y_first
+        words |= {name: CallAddress(f"{name} {d}") for name in asked.given}
+        template.set_direction(d, words)
+    return template, shape
+
+
+def _direction(template: Template, shape: Shape, d: int) -> dict[str, Word]:
+    """Where the gradients of one direction go, and where those by its states come from."""
+    plan = shape.plan
+    biases = {"d_W_bias": f"d_bias_ih {d}", "d_U_bias": f"d_bias_hh {d}"}
+    words: dict[str, Word] = {word: CallAddress(name) for word, name in biases.items()}
+    words["d_own"] = template.list_of([CallAddress(f"d_{name} {d}") for name in plan.vectors])
+    matrices = [CallAddress(f"d_matrix{m} {d}") for m in range(len(shape.widths.shapes))]
+    words["d_matrices"] = template.list_of(matrices)
+    for name in ("d_final", "d_start"):
+        lists = [CallAddress(f"{name}{s} {d}") for s in range(len(plan.state_names))]
+        words[name] = template.list_of(lists)
+    return words
+
+
+def _need_tiles(shape: Shape, asked: Asked) -> None:
+    """Tiles for U^T and W^T, and for the sums over rows."""
+    size, tiles = shape.code.kind.size, shape.code.tiles
+    units = {shape.row(w) // size for w in (shape.widths.out, *shape.widths.sources)}
+    inputs = shape.I_row // size
+    rows = [part_sizes(n, WIDEST) for n in (units | {inputs} if asked.x else units)]
+    columns = [part_sizes(n, tiles.column_widest) for n in units | {inputs}]
+    tiles.need(set().union(*rows), set().union(*columns) if asked.weights else ())
+
+
+def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
+    """Steps of a block, and bytes of what one direction works in."""
+    plan, rows, H_row, I_row = shape.plan, shape.rows, shape.H_row, shape.I_row
+    line = (len(plan.sums) + len(plan.vectors)) * H_row + shape.code.kind.size
+    block = steps_in_block(rows.T, rows.B * shape.D, line + I_row + 3 * H_row, LEAST_ROWS)
+    count = block * rows.B
+    return block, {
+        "U_back": packed_backward(shape),
+        "W_back": len(plan.with_a) * shape.H * I_row if wants_x else 0,
+        "bias": len(plan.sums) * H_row,
+        "vector": len(plan.vectors) * H_row,
+        "d_state": len(plan.state_names) * rows.B * H_row,
+        "direct": rows.B * H_row,
+        "x_block": count * I_row,
+        "old_block": count * H_row,
+        "own_block": len(plan.own) * count * H_row,
+        "d_own_rows": (len(plan.own) + lines_backward(plan)) * rows.B * H_row,
+        "y_block": count * H_row if plan.reads_output else 0,
+        "d_y_block": count * H_row,
+        "d_sums": count * line,
+        "d_bias": line,
+    }

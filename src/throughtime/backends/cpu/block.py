@@ -1,0 +1,334 @@
+"""The argument block of a call: worked out once a shape, then only addresses are written in."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.backends.cpu.active_rows import Extent, Rows, full_rows
+from throughtime.backends.cpu.gradients import input_lines
+from throughtime.backends.cpu.look import seen, take_weights
+from throughtime.backends.cpu.memory import give_back, take
+from throughtime.backends.cpu.operands import Restarts
+from throughtime.backends.cpu.schedule import Team, part_address, zeros
+from throughtime.backends.cpu.shape import Shape
+from throughtime.compiler.llvm.arguments import COMMON, DIRECTION
+from throughtime.compiler.runtime import threads
+
+KEPT_BYTES: Final = 128 * 1024
+"""The largest arena that only calls of its shape use."""
+
+
+class InArena(int):
+    """A place in the arena, counted from its start."""
+
+
+class InBlock(int):
+    """A place in the block itself, counted from its start."""
+
+
+class CallAddress(str):
+    """A word that each call writes: the address of one of its tensors, by name."""
+
+
+Word = int | InArena | InBlock | CallAddress
+
+
+class Arena:
+    """Memory that machine code works in, laid out before it is taken."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def reserve(self, bytes: int) -> InArena:
+        """A place for so many bytes."""
+        place = InArena(self.bytes)
+        self.bytes += -(-bytes // 64) * 64
+        return place
+
+    def reserve_all(self, sizes: Mapping[str, int]) -> dict[str, Word]:
+        """A place for each name."""
+        return {name: self.reserve(bytes) for name, bytes in sizes.items()}
+
+
+class Ready:
+    """The words of one call, and the arena whose addresses are in them.
+
+    Attributes:
+        words: the block.
+        address: of it.
+        arena: what the call works in, if it has one now.
+    """
+
+    def __init__(self, template: Template) -> None:
+        self.words = array("q", template.words)
+        self.address = self.words.buffer_info()[0]
+        for place in template.in_block:
+            self.words[place] += self.address
+        self.arena: np.ndarray | None = None
+        self._start = 0
+
+    def work_in(self, template: Template, arena: np.ndarray) -> None:
+        """Have this arena; its addresses are there already if it is the one of the last call."""
+        self.arena, start = arena, arena.ctypes.data
+        if start != self._start:
+            for place in template.in_arena:
+                self.words[place] += start - self._start
+            self._start = start
+
+
+class Template:
+    """The words of every call of one shape.
+
+    Words are used again by the next call of the shape, and so is small memory: to take it and to
+    write the words anew costs more than a small layer computes.
+
+    Attributes:
+        arena_bytes: of the memory that a call takes.
+        words: as they are before a call.
+        in_arena: places of words that count from the arena's start.
+        in_block: places of words that count from the block's start.
+    """
+
+    def __init__(self, arena: Arena, common: Mapping[str, Word], D: int) -> None:
+        self.arena_bytes = arena.bytes
+        self.words = array("q", bytes(8 * (len(COMMON) + D * len(DIRECTION))))
+        self.in_arena: list[int] = []
+        self.in_block: list[int] = []
+        self._given: list[tuple[int, str]] = []
+        self._held: list[Any] = []
+        self._ready: list[Ready] = []
+        self._counters = range(0)
+        for i, name in enumerate(COMMON):
+            self._set(i, common.get(name, 0))
+
+    def _set(self, place: int, word: Word) -> None:
+        if isinstance(word, CallAddress):
+            self._given.append((place, word))
+            return
+        self.words[place] = word
+        if isinstance(word, InArena):
+            self.in_arena.append(place)
+        elif isinstance(word, InBlock):
+            self.in_block.append(place)
+
+    def set_direction(self, d: int, values: Mapping[str, Word]) -> None:
+        """The part of one direction; what is not named is 0."""
+        for i, name in enumerate(DIRECTION):
+            self._set(len(COMMON) + d * len(DIRECTION) + i, values.get(name, 0))
+
+    def set_common(self, name: str, word: Word) -> None:
+        """One word of the common part."""
+        self._set(COMMON.index(name), word)
+
+    def set_array(self, name: str, found: np.ndarray) -> None:
+        """A word that points to an array, which the template keeps alive."""
+        self.hold(found)
+        self.set_common(name, found.ctypes.data)
+
+    def hold(self, read: Any) -> None:
+        """Keep alive what words point to, as long as the template is."""
+        self._held.append(read)
+
+    def set_counters(self, count: int) -> None:
+        """The barriers' counters, each in a line of the cache; every call begins them at zero."""
+        self._counters = range(len(self.words), len(self.words) + count * 8, 8)
+        self.set_common("counter", self.list_of([0] * (8 * count)))
+
+    def word(self, name: str) -> int:
+        """A word of the common part that is the same for every call."""
+        return self.words[COMMON.index(name)]
+
+    def list_of(self, values: Sequence[Word]) -> InBlock:
+        """Numbers that a word points to."""
+        place = len(self.words)
+        self.words.extend([0] * max(1, len(values)))
+        for i, value in enumerate(values):
+            self._set(place + i, value)
+        return InBlock(8 * place)
+
+    def run(self, region: int, team: Team, addresses: Mapping[str, int]) -> None:
+        """Call the region with these tensors."""
+        try:
+            ready = self._ready.pop()
+        except IndexError:  # the first call, or others are using what there is
+            ready = Ready(self)
+        if ready.arena is None:
+            ready.work_in(self, take(self.arena_bytes))
+        self.write(ready, addresses)
+        threads.call(region, ready.address, team.threads, team.release_gil)
+        if ready.arena is not None and (self.arena_bytes > KEPT_BYTES or self._ready):
+            give_back(ready.arena)
+            ready.arena = None
+        if not self._ready:
+            self._ready.append(ready)
+
+    def write(self, ready: Ready, addresses: Mapping[str, int]) -> None:
+        """Put the addresses of a call's tensors into its words."""
+        words = ready.words
+        for place, name in self._given:
+            words[place] = addresses[name]
+        for place in self._counters:
+            words[place] = 0
+
+
+ROW_WORDS = ("rows", "offset", "order")
+"""In the order of `Rows.addresses`."""
+
+
+def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
+    """The common part of the block."""
+    plan, code, rows = shape.plan, shape.code, shape.rows
+    runtime = threads.runtime() if shape.team.threads > 1 else None
+    tiles, heights, columns = (
+        v.buffer_info()[0] for v in (code.tiles.rows, code.tiles.heights, code.tiles.columns)
+    )
+    found: dict[str, Word] = {
+        "tiles": tiles, "heights": heights, "columns": columns,
+        "column_widest": code.tiles.column_widest, "D": shape.D, "T": rows.T, "H": shape.H,
+        "I": shape.I, "H_row": shape.H_row, "I_row": shape.I_row, "sums": len(plan.sums),
+        "out": shape.widths.out, "with_a": len(plan.with_a), "last_u": len(plan.last),
+        "own_plane": rows.B * shape.H_row,
+        "states": len(plan.state_names), "vectors": len(plan.vectors), "panel": shape.panel,
+        "chunks": shape.team.chunks, "members": shape.team.members,
+        "zeros": zeros(max(shape.H_row, shape.I_row)),
+        "saved_row": plan.saved_size(shape.units) * shape.H_row,
+        "state_plane": rows.B * shape.H_row,
+        "x": CallAddress("x"), "y": CallAddress("y"),
+        "inputs_row": len(plan.lines) * shape.H_row,
+    }  # fmt: skip
+    if runtime:
+        found |= {
+            "thread": runtime.omp_get_thread_num,
+            "team": runtime.omp_get_num_threads,
+            "yield": runtime.sched_yield,
+            "sleep": runtime.usleep,
+        }
+    return found | more
+
+
+def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]:
+    """What forward and backward have in common of one direction."""
+    plan = shape.plan
+    names = {"W": "weight_ih", "W_bias": "bias_ih", "U_bias": "bias_hh"}
+    matrices = range(len(shape.widths.shapes))
+    states = range(len(plan.state_names))
+    return {
+        **{word: CallAddress(f"{name} {d}") for word, name in names.items()},
+        "reverse": d,
+        "y_first": d * shape.widths.out * shape.code.kind.bytes,
+        "matrices": template.list_of([CallAddress(f"matrix{m} {d}") for m in matrices]),
+        "own": template.list_of([CallAddress(f"{name} {d}") for name in plan.vectors]),
+        "gate_a": template.list_of(shape.gates[0]),
+        "gate_u": template.list_of(shape.gates[1]),
+        "start": template.list_of([CallAddress(f"start{s} {d}") for s in states]),
+        "saved": CallAddress(f"saved {d}"),
+        "inputs": CallAddress(f"inputs {d}"),
+        "restarts": CallAddress(f"restarts {d}"),
+        "records": CallAddress(f"records {d}"),
+    }
+
+
+def shared_lists(template: Template, shape: Shape) -> None:
+    """Lists that the common part points to."""
+    size = shape.code.kind.size
+    template.set_common("state_widths", template.list_of(shape.widths.states))
+    template.set_common("unit_widths", template.list_of(shape.widths.units))
+    template.set_common("flat", template.list_of([v * size for v in range(8)]))
+    _set_rows(template, shape.rows, shape.team.chunks)
+    template.set_counters(1 + shape.D * shape.team.chunks)
+    set_steps(template, "x", shape, shape.x)
+    set_steps(template, "y", shape, shape.y)
+
+
+def _set_rows(template: Template, rows: Extent, chunks: int) -> None:
+    """Which rows each step and each chunk has; of ragged ones, each call says."""
+    if rows.ragged:
+        for name in (*ROW_WORDS, "bounds"):
+            template.set_common(name, CallAddress(name))
+        return
+    found = full_rows(rows.T, rows.B)
+    template.hold(found)
+    for name, address in zip(ROW_WORDS, found.addresses, strict=True):
+        template.set_common(name, address)
+    template.set_common("bounds", template.list_of(found.bounds(chunks)))
+
+
+def set_steps(template: Template, name: str, shape: Shape, strides: tuple[int, int]) -> None:
+    """Bytes to each step of a tensor, and from row to row; of packed rows, each call says."""
+    if shape.packed:
+        template.set_common(f"{name}_steps", CallAddress(f"{name}_steps"))
+    else:
+        steps = np.arange(shape.rows.T, dtype=np.int64) * strides[0]
+        template.set_array(f"{name}_steps", steps)
+    template.set_common(f"{name}_row", strides[1])
+
+
+class RaggedWords:
+    """What of a ragged call's words follows from its lengths; lives as long as the call.
+
+    Args:
+        rows: of the call.
+        chunks: of them.
+        packed: bytes from row to row of each packed tensor by name; empty for padded ones.
+    """
+
+    def __init__(self, rows: Rows, chunks: int, packed: Mapping[str, int]) -> None:
+        self._rows = rows  # its arrays are read, and nobody else may hold it
+        self._steps = {f"{name}_steps": rows.offset * row for name, row in packed.items()}
+        self.addresses = dict(zip(ROW_WORDS, rows.addresses, strict=True))
+        self.addresses["bounds"] = rows.bounds(chunks).buffer_info()[0]
+        self.addresses |= {name: v.ctypes.data for name, v in self._steps.items()}
+
+
+def start_of(call: Call) -> tuple[Tensor, ...] | None:
+    """Where the call starts, whole lines each; None for zeros."""
+    if call.state is None and call.initial is None:
+        return None
+    D, B, dtype = call.directions, call.rows, call.x.dtype
+    names, widths = call.cell.state_names, call.cell.widths(call.hidden_size)
+    given = zip(names, call.start(), widths, strict=True)
+    return tuple(seen(f"state {name}", v, (D, B, w), dtype) for name, v, w in given)
+
+
+class GivenWords:
+    """The words that follow from a call's tensors; it must live until the region has run.
+
+    Args:
+        call: what is carried.
+        shape: of it.
+        rows: as the loops walk them.
+        packed: bytes from row to row of each packed tensor by name; empty for padded ones.
+        d_initial: where gradients that resets carry to `initial` are added, in a backward pass.
+
+    Attributes:
+        addresses: by name; 0 for what is not given.
+    """
+
+    def __init__(
+        self, call: Call, shape: Shape, rows: Rows, packed: Mapping[str, int],
+        d_initial: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        call, weights = take_weights(call, shape.parameters)
+        start, inputs = start_of(call), input_lines(call, shape.plan, rows)
+        self.addresses = found = shape.nothing | weights
+        found["x"] = call.x.data_ptr()
+        for d in range(shape.D if inputs is not None else 0):
+            found[f"inputs {d}"] = part_address(inputs, d)
+        for s, v in enumerate(start or ()):
+            for d in range(shape.D):
+                found[f"start{s} {d}"] = part_address(v, d)
+        self._held: list[Any] = [call, start, inputs]
+        if call.reset is not None:
+            self._hold(Restarts(call, rows, d_initial))
+        if rows.ragged:
+            self._hold(RaggedWords(rows, shape.team.chunks, packed))
+
+    def _hold(self, words: Restarts | RaggedWords) -> None:
+        self._held.append(words)
+        self.addresses |= words.addresses

@@ -1,0 +1,201 @@
+"""The forward pass of a call in one region of machine code."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from throughtime.backends.call import Call, Result
+from throughtime.backends.cpu.active_rows import Rows, rows_of
+from throughtime.backends.cpu.block import (
+    Arena,
+    CallAddress,
+    GivenWords,
+    Template,
+    common_words,
+    direction_words,
+    shared_lists,
+)
+from throughtime.backends.cpu.deferred import Queue, carry
+from throughtime.backends.cpu.look import see_input
+from throughtime.backends.cpu.memory import lend
+from throughtime.backends.cpu.operands import Records, plan_of
+from throughtime.backends.cpu.products import (
+    PACKED,
+    PackLayout,
+    early_tiles,
+    has_room,
+    layout_of,
+    owner_of,
+    packed,
+    packed_sizes,
+    runs_forward,
+    set_runs,
+)
+from throughtime.backends.cpu.schedule import (
+    flops_of,
+    part_address,
+    steps_in_block,
+    target,
+    team_for,
+    whole_vectors,
+    widths_for,
+)
+from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
+from throughtime.compiler.llvm.library import forward_code
+from throughtime.compiler.llvm.sizes import WIDEST, panel_vectors, part_sizes
+from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.sweeps import lines_forward
+
+HIGHEST = 12
+"""Rows of the highest tile of any machine."""
+
+LEAST_ROWS = 48
+"""Rows of a block's input product, so that its tiles are full."""
+
+
+def run(
+    call: Call, keep: bool, to: Sequence[Tensor] = (), saved: Tensor | None = None,
+    queue: Queue | None = None,
+) -> tuple[Result, list[Tensor]]:  # fmt: skip
+    """The result, its sequences in `to` if that has some, and with `keep` what backward needs.
+
+    That is in the first rows of `saved`, if there is one. With a queue, all of it is there once
+    the queue has run. Calls in training leave no packed weights: those with keep, and segments,
+    which have a place for their sequences.
+    """
+    call = see_input(call)
+    found, rows = plan_of(call), rows_of(call)
+    x, D = call.x, call.directions
+    widths = call.cell.widths(call.hidden_size)
+    recorded = widths[: call.sequences]
+    sequences = tuple(to) or tuple(x.new_empty((*x.shape[:-1], D, w)) for w in recorded)
+    if call.lengths is not None:
+        for v in sequences:
+            v.zero_()
+    final = [x.new_empty((D, rows.B, width)) for width in widths]
+    result = Result(sequences, tuple(final))
+    if keep:
+        shape = kept_shape(call, found)
+        saved = lend(x, shape) if saved is None else saved[:, : shape[1]]
+    if rows.B:
+        owner = None if keep or to else owner_of(call, rows.N)
+        _carry(call, found, rows, result, saved, queue, owner)
+    return result, [] if saved is None else [saved]
+
+
+def kept_shapes(call: Call) -> list[tuple[int, ...]]:
+    """The shapes of what `run` keeps."""
+    return [kept_shape(call, plan_of(call))]
+
+
+def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
+    """Of the saved values: directions, rows over all steps (padded ones too), values, units."""
+    lanes = target().lanes(8 * call.x.element_size())
+    units = whole_vectors(widths_for(call.cell, call.hidden_size).line, lanes)
+    rows = call.x.shape[0] if call.batch_sizes is not None else call.x.shape[0] * call.x.shape[1]
+    return (call.directions, rows, found.saved_size(units), units)
+
+
+def _carry(
+    call: Call, found: Plan, rows: Rows, result: Result, saved: Tensor | None,
+    queue: Queue | None, owner: Tensor | None,
+) -> None:  # fmt: skip
+    step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
+    if found.own or not found.fused:  # members of a chunk meet once a step, and no oftener
+        step_bytes = -1
+    team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
+    key = key_of(call, rows, team, result.sequences[0])
+    template, shape, layout = _template(key, saved is not None, owner is not None)
+    if owner is not None and not has_room(owner, layout):
+        owner, (template, shape, layout) = None, _template(key, False, False)
+    given = GivenWords(call, shape, rows, shape.packed_rows())
+    records = Records(result.sequences[1:], call.directions, call.batch_sizes is not None)
+    addresses = given.addresses | records.addresses | _addresses(call, result, saved)
+    if owner is None:
+        held = call, result, saved, given, records
+        carry(queue, template, shape.code.region, team, addresses, None, *held)
+        return
+    with packed(owner, layout) as words:
+        template.run(shape.code.region, team, addresses | words)
+
+
+def _addresses(call: Call, result: Result, saved: Tensor | None) -> dict[str, int]:
+    """Addresses of what the forward pass writes."""
+    found = {"y": result.sequences[0].data_ptr()}
+    for d in range(call.directions):
+        for s, v in enumerate(result.final):
+            found[f"final{s} {d}"] = part_address(v, d)
+        found[f"saved {d}"] = part_address(saved, d)
+    return found
+
+
+@functools.lru_cache(maxsize=128)
+def _template(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, PackLayout]:
+    """With `waits`, weights are packed where each call says, and compared with the copy there."""
+    found = plan(key.cell, key.masks)
+    assert isinstance(found, Plan)
+    shape = shape_of(key, forward_code(found, key.bytes, target(), keep))
+    blocks = shape.H_row // shape.code.kind.size
+    flat = part_sizes(len(found.with_a) * blocks, WIDEST)
+    panels = panel_vectors(blocks, shape.panel, len(found.last))
+    shape.code.tiles.need(flat | panels | early_tiles(shape))
+    arena, layout = Arena(), layout_of(key, shape)
+    common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)
+    if waits:
+        common |= {"twin": layout.bytes, "trusted": CallAddress("trusted")}
+    places = [arena.reserve_all(_sizes(shape, waits)) for _ in range(shape.D)]
+    template = Template(arena, common, shape.D)
+    shared_lists(template, shape)
+    template.set_common("places", template.list_of(_panel_places(shape)))
+    set_runs(template, runs_forward(shape))
+    for d in range(shape.D):
+        words = direction_words(template, shape, d) | places[d]
+        finals = [CallAddress(f"final{s} {d}") for s in range(len(found.state_names))]
+        if waits:
+            words |= {name: CallAddress(f"{name} {d}") for name in PACKED}
+        words["gate_last"] = template.list_of([shape.gates[1][k] for k in found.last])
+        words["matrix_last"] = template.list_of([shape.widths.matrices[k] for k in found.last])
+        template.set_direction(d, words | {"final": template.list_of(finals)})
+    return template, shape, layout
+
+
+def _sizes(shape: Shape, waits: bool) -> dict[str, int]:
+    """Bytes of what one direction works in."""
+    plan, H_row = shape.plan, shape.H_row
+    return ({} if waits else packed_sizes(shape)) | {
+        "bias": len(plan.sums) * H_row,
+        "vector": len(plan.vectors) * H_row,
+        "state": len(plan.state_names) * shape.rows.B * H_row,
+        "new": shape.rows.B * H_row,
+    }
+
+
+def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
+    """What each thread works in: x of a block of steps, its sums, and a tile's chains."""
+    rows, team = shape.rows, shape.team
+    chunk, even = rows.widest_chunk(team.chunks), rows.even_chunk(team.chunks)
+    pre_row = len(shape.plan.sums) * shape.H_row
+    block = steps_in_block(rows.T, even, pre_row + shape.I_row, LEAST_ROWS)
+    own = Arena()
+    own.reserve(chunk * block * shape.I_row)
+    pre = own.reserve(chunk * block * pre_row)
+    vectors = max(1, shape.panel * len(shape.plan.last))
+    lines = lines_forward(shape.plan) * shape.H_row  # behind the rows of either
+    rows_of_vector = own.reserve(chunk * shape.H_row + lines if shape.plan.own else 0)
+    chains = own.reserve(min(HIGHEST, chunk) * vectors * shape.code.kind.size + lines)
+    return {
+        "block": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,
+        "vector_rows": int(rows_of_vector), "scratch": arena.reserve(team.threads * own.bytes),
+    }  # fmt: skip
+
+
+def _panel_places(shape: Shape) -> list[int]:
+    """Bytes from the start of a panel's sums to where each of its vectors begins."""
+    size, last = shape.code.kind.size, shape.plan.last
+    return [
+        k * shape.H_row + block * size for block in range(shape.panel if last else 0) for k in last
+    ]

@@ -1,0 +1,221 @@
+"""The products of a call in their order, and packed weights that wait for the next call."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.backends.cpu.block import Arena, Template
+from throughtime.backends.cpu.memory import fresh
+from throughtime.backends.cpu.shape import Key, Shape
+from throughtime.compiler.llvm.arguments import RUN
+from throughtime.compiler.llvm.sizes import WIDEST, part_sizes
+from throughtime.compiler.plan import Phase
+
+
+def set_runs(template: Template, words: list[int]) -> None:
+    """The runs, of which the last comes behind all early ones."""
+    template.set_common("runs", template.list_of(words))
+    template.set_common("early", len(words) // len(RUN) - 1)
+
+
+def early_tiles(shape: Shape) -> set[int]:
+    """The widths of the tiles that their products need."""
+    size = shape.code.kind.size
+    runs = (run for phase in shape.plan.early for run in runs_of(shape, phase))
+    counts = {count * shape.row(_lines(shape, line)) // size for line, count in runs}
+    return {v for count in counts for v in part_sizes(count, WIDEST)}
+
+
+def runs_of(shape: Shape, phase: Phase) -> list[tuple[int, int]]:
+    """A phase's sums as runs: the first one's number, and how many. One matrix has given all, and
+    their units lie side by side without a gap."""
+    widths, found = shape.widths, list[tuple[int, int]]()
+    for place in phase.places:
+        whole = shape.row(widths.sums[place]) == shape.H_row and widths.blocks[place] == 1
+        if found and whole and sum(found[-1]) == place:
+            line, count = found[-1]
+            if widths.matrices[line] == widths.matrices[place]:
+                found[-1] = (line, count + 1)
+                continue
+        found.append((place, 1))
+    return found
+
+
+def packed_forward(shape: Shape) -> int:
+    """Bytes of the matrices of all runs but those of the fused phase."""
+    return sum(_packed_forward(shape, *run) for p in shape.plan.early for run in runs_of(shape, p))
+
+
+def packed_backward(shape: Shape) -> int:
+    """Bytes of the matrices of all runs, packed for the product with their transpose."""
+    return sum(
+        _packed_backward(shape, *run) for p in shape.plan.phases for run in runs_of(shape, p)
+    )
+
+
+def _packed_forward(shape: Shape, line: int, count: int) -> int:
+    one = shape.row(_lines(shape, line)) * shape.widths.sources[line]
+    return count * shape.widths.blocks[line] * one
+
+
+def _packed_backward(shape: Shape, line: int, count: int) -> int:
+    return count * shape.widths.sums[line] * shape.row(shape.widths.sources[line])
+
+
+def _lines(shape: Shape, line: int) -> int:
+    """Of one block of a sum's matrix."""
+    return shape.widths.sums[line] // shape.widths.blocks[line]
+
+
+def runs_forward(shape: Shape) -> list[int]:
+    """All runs but those of the fused phase, and what to do before its panels."""
+    words: list[int] = []
+    packed = 0
+    for phase in shape.plan.early:
+        for run in runs_of(shape, phase):
+            words += _run(shape, phase, run, packed)
+            packed += _packed_forward(shape, *run)
+    last = shape.plan.fused
+    nothing = [0] * len(RUN)
+    return words + (_run(shape, last[0], (last[0].places[0], 0), packed) if last else nothing)
+
+
+def runs_backward(shape: Shape) -> list[int]:
+    """The runs from the last phase to the first; the cell's own function before the old output's,
+    which is there, if need be without sums."""
+    words: list[int] = []
+    packed = 0
+    for phase in reversed(shape.plan.own):
+        for run in runs_of(shape, phase):
+            words += _run(shape, phase, run, packed)
+            packed += _packed_backward(shape, *run)
+    first = shape.plan.phases[:1]
+    there = bool(first) and not first[0].own
+    for number, run in enumerate(runs_of(shape, first[0]) if there else [(0, 0)]):
+        cell = 0 if number else shape.code.cell
+        matrix = _matrix(shape, run[0]) if there else [0, 0, shape.widths.out, 1]
+        words += [*run, packed, cell, 0, int(number == 0), 0, *matrix]
+        packed += _packed_backward(shape, *run) if there else 0
+    return words
+
+
+def _run(shape: Shape, phase: Phase, run: tuple[int, int], packed: int) -> list[int]:
+    begins = run[0] == phase.places[0]
+    slot = shape.plan.own.index(phase) if phase.own else 0
+    stage = shape.code.stages[slot] if phase.own and begins else 0
+    return [*run, packed, stage, int(phase.own), int(begins), slot, *_matrix(shape, run[0])]
+
+
+def _matrix(shape: Shape, line: int) -> list[int]:
+    """The matrix of a sum, the lines of it that are the sum's, its columns, and its blocks."""
+    widths = shape.widths
+    own = _lines(shape, line), widths.sources[line], widths.blocks[line]
+    return [widths.matrices[line], *own]
+
+
+PACKED: Final = ("W_pack", "U_pack", "U_early")
+"""What weights are packed to, of one direction."""
+
+MOST_ROWS: Final = 512
+"""Rows over all steps up to which packing is more than a hundredth of a call."""
+
+LEAST_NUMBERS: Final = 1 << 16
+"""Weights of a direction from which packing takes longer than finding what waits."""
+
+MOST_BYTES: Final = 256 << 20
+"""Of all packs that wait, copies of weights included; who finds no room packs at every call."""
+
+
+@dataclass(frozen=True)
+class PackLayout:
+    """How packed weights lie in memory.
+
+    Attributes:
+        key: what it follows from; equal keys, equal places.
+        places: name -> bytes from the start.
+        bytes: of them all; a copy of the weights, as long, lies behind.
+    """
+
+    key: Hashable
+    places: Mapping[str, int]
+    bytes: int
+
+
+def layout_of(key: Key, shape: Shape) -> PackLayout:
+    """Of the packed weights of all directions, where they are kept from call to call."""
+    arena, sizes = Arena(), packed_sizes(shape)
+    places = {f"{n} {d}": arena.reserve(sizes[n]) for d in range(shape.D) for n in PACKED}
+    return PackLayout((key.cell, key.masks, key.bytes, key.sizes, shape.panel), places, arena.bytes)
+
+
+def packed_sizes(shape: Shape) -> dict[str, int]:
+    """Bytes of each packed array of one direction."""
+    plan, H_row = shape.plan, shape.H_row
+    sizes = len(plan.with_a) * H_row * shape.I, len(plan.last) * H_row * shape.H
+    return dict(zip(PACKED, (*sizes, packed_forward(shape)), strict=True))
+
+
+@dataclass(frozen=True)
+class _Pack:
+    owner: weakref.ref[Tensor]
+    key: Hashable
+    memory: np.ndarray
+
+
+_waiting: dict[int, _Pack] = {}  # by the parameter's id
+
+
+def owner_of(call: Call, rows: int) -> Tensor | None:
+    """The parameter whose pack a call of so many rows over all steps uses; None: it packs alone."""
+    weights = call.weights[0].values()
+    first = next(iter(weights), None)
+    if rows > MOST_ROWS or not isinstance(first, torch.nn.Parameter):
+        return None
+    return first if sum(v.numel() for v in weights) >= LEAST_NUMBERS else None
+
+
+def has_room(owner: Tensor, layout: PackLayout) -> bool:
+    """Whether a pack of this parameter may wait: one does already, or there is room for it."""
+    return id(owner) in _waiting or waiting_bytes() + 2 * layout.bytes <= MOST_BYTES
+
+
+@contextmanager
+def packed(owner: Tensor, layout: PackLayout) -> Iterator[dict[str, int]]:
+    """The words of one region's packed weights; behind it they wait for the next.
+
+    Args:
+        owner: the parameter they belong to.
+        layout: how they lie.
+    """
+    old = _waiting.pop(id(owner), None)
+    found = old if old is not None and old.owner() is owner else None
+    if found is None or found.memory.nbytes < 2 * layout.bytes:
+        known = weakref.ref(owner, partial(_forget, id(owner)))
+        found = _Pack(known, None, fresh(2 * layout.bytes))
+    trusted, found = found.key == layout.key, replace(found, key=layout.key)
+    start = found.memory.ctypes.data
+    yield {name: start + place for name, place in layout.places.items()} | {"trusted": int(trusted)}
+    if waiting_bytes() + found.memory.nbytes <= MOST_BYTES:
+        _waiting[id(owner)] = found
+
+
+def waiting_bytes() -> int:
+    """Of all packs that wait."""
+    return sum(pack.memory.nbytes for pack in list(_waiting.values()))
+
+
+def _forget(place: int, owner: weakref.ref[Tensor]) -> None:
+    """The owner is dead; its id may be another's by now."""
+    found = _waiting.get(place)
+    if found is not None and found.owner is owner:
+        _waiting.pop(place, None)

@@ -1,0 +1,206 @@
+"""How a call is cut for machine code: threads, steps in a block, whole vectors, widths."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.backends.cpu.memory import fresh
+from throughtime.cells import Cell
+from throughtime.compiler.llvm.sizes import MOST_LANES
+from throughtime.compiler.passes.masks import NO_MASKS, Masks
+from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.runtime import machine, threads
+
+
+@dataclass(frozen=True)
+class UnitCounts:
+    """How many units the parts of a step have.
+
+    Attributes:
+        line: of the longest row.
+        states: of each state; the first is the output's.
+        units: of each width that the plan names.
+        sums: of each sum.
+        sources: of what each sum's matrix multiplies, that is its columns; 0 where it has none.
+        blocks: of each sum's matrix on its diagonal; then sources are those of one block.
+        matrices: for each sum the number of its matrix; the first is weight_hh.
+        shapes: lines and columns of each matrix.
+    """
+
+    line: int
+    states: tuple[int, ...]
+    units: tuple[int, ...]
+    sums: tuple[int, ...]
+    sources: tuple[int, ...]
+    blocks: tuple[int, ...]
+    matrices: tuple[int, ...]
+    shapes: tuple[tuple[int, int], ...]
+
+    @cached_property
+    def recurrent(self) -> int:
+        """Numbers of all matrices that steps multiply by."""
+        return sum(w * k for w, k in zip(self.sums, self.sources, strict=True))
+
+    @property
+    def out(self) -> int:
+        """Of the output."""
+        return self.states[0]
+
+
+@functools.lru_cache(maxsize=256)
+def matrix_names(cell: Cell) -> tuple[str, ...]:
+    """The names of the matrices that steps multiply by; weight_hh, if need be of no gate, first."""
+    return ("weight_hh", *(f"weight_{name}" for name in cell.layout.products))
+
+
+@functools.lru_cache(maxsize=256)
+def widths_for(cell: Cell, H: int, masks: Masks = NO_MASKS) -> UnitCounts:
+    """The widths of a cell that has a plan; with masks its sums may come in another order."""
+    found = plan(cell, masks)
+    assert isinstance(found, Plan)
+    states, products = cell.widths(H), cell.layout.products
+    units = {w: int(w) if w.isdigit() else cell.width(w, H) for w in found.widths.names}
+    gates = (len(cell.layout.recurrent_gates) * H, states[0])
+    shapes = [gates, *(_shape(cell, name, H) for name in products)]
+    blocks = [1, *(cell.blocks_of(name) for name in products)]
+    matrices = tuple(products.index(s.u) + 1 if s.u in products else 0 for s in found.sums)
+    return UnitCounts(
+        max(H, *states, *units.values(), *map(_longest, shapes[1:], blocks[1:])),
+        states,
+        tuple(units.values()),
+        tuple(shapes[m][0] if m else H for m in matrices),
+        tuple(shapes[m][1] if s.u else 0 for m, s in zip(matrices, found.sums, strict=True)),
+        tuple(blocks[m] for m in matrices),
+        matrices,
+        tuple(shapes),
+    )
+
+
+def _shape(cell: Cell, product: str, H: int) -> tuple[int, int]:
+    to, source = cell.products[product]
+    return cell.width(to, H), cell.width(source, H) // cell.blocks_of(product)
+
+
+def _longest(shape: tuple[int, int], blocks: int) -> int:
+    """Units of a line that takes either side of a product; of blocks that are written one after the
+    other, each in whole vectors, so that the last one reaches beyond the last unit."""
+    if blocks == 1:
+        return max(shape)
+    lines, columns = shape[0] // blocks, shape[1]
+    return max((blocks - 1) * n + -(-n // MOST_LANES) * MOST_LANES for n in (lines, columns))
+
+
+FLOPS_PER_US = 60_000
+"""Of one core, for the prediction whether threads pay."""
+
+PARALLEL_US = 200
+"""Predicted microseconds from which more than one thread is asked for.
+
+A team that is awake starts in three. One that sleeps, as after a pause of the program, may take
+hundreds, when the system wakes a thread on the very core that waits for it.
+"""
+
+SHARED_BYTES = 64 * 1024
+"""Bytes of U from which reading them takes longer than several meetings of threads."""
+
+CHUNK_ROWS = 5
+"""Rows from which a chunk of its own keeps a thread's tiles busy; below, threads share a chunk."""
+
+CACHED_BYTES = 384 * 1024
+"""What a thread's block of steps may take: about a third of a second-level cache."""
+
+
+@functools.cache
+def target() -> machine.Machine:
+    """The machine compiled for, asked once a process; a call was refused where there is none."""
+    found = machine.host()
+    assert found is not None
+    return found
+
+
+class Team(NamedTuple):
+    """How many threads, and how rows are cut among them.
+
+    Attributes:
+        threads: asked for.
+        chunks: of rows, for each direction.
+        members: threads that share a chunk, at most.
+        release_gil: whether other Python threads may run meanwhile.
+    """
+
+    threads: int
+    chunks: int
+    members: int
+    release_gil: bool
+
+
+def team_for(flops: float, directions: int, rows: int, step_bytes: int = -1) -> Team:
+    """The team for so much work.
+
+    Args:
+        flops: of the whole call.
+        directions: carried side by side.
+        rows: of the batch.
+        step_bytes: of the matrices that one step reads, where members may share a chunk, else
+            negative; sharing costs one meeting a step, and pays where reading takes longer.
+    """
+    free = threads.available() if flops > PARALLEL_US * FLOPS_PER_US else 1
+    shared = step_bytes >= SHARED_BYTES
+    chunks = max(1, min(free // directions, rows // CHUNK_ROWS if shared else rows))
+    members = free // (chunks * directions) if shared else 1
+    release = threads.worth_releasing(flops / FLOPS_PER_US / free)
+    return Team(free, chunks, max(1, members), release)
+
+
+def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:
+    """Steps of a block whose rows take `bytes` each: few enough for caches, enough for tiles; and
+    so many that blocks are as even as can be."""
+    fit = CACHED_BYTES // max(1, rows * bytes)
+    most = max(1, min(T, max(fit, -(-least_rows // max(1, rows)))))
+    return -(-T // -(-T // most)) if T else 1
+
+
+def flops_of(plan: Plan, call: Call, rows: int) -> float:
+    """Of the forward products, and some for the pointwise part."""
+    H, I = call.hidden_size, call.x.shape[-1]
+    products = 2.0 * (len(plan.with_a) * H * I + widths_for(call.cell, H).recurrent)
+    return (products + 100.0 * H) * rows * call.directions
+
+
+def strides_of(v: Tensor, packed: bool) -> tuple[int, int]:
+    """Bytes of a tensor from step to step, 0 where it is packed, and from row to row."""
+    size = v.element_size()
+    if packed:
+        return 0, v.stride(0) * size
+    return v.stride(0) * size, v.stride(1) * size
+
+
+def part_address(v: Tensor | None, d: int) -> int:
+    """Where one direction's part of a tensor (D, ...) begins; 0 for what is not."""
+    if v is None:
+        return 0
+    return v.data_ptr() + d * v.stride(0) * v.element_size() if d else v.data_ptr()
+
+
+def whole_vectors(count: int, lanes: int) -> int:
+    """So many numbers, and as many more as fill the last vector."""
+    return -(-count // lanes) * lanes
+
+
+@functools.cache  # a power of two each, so there are few
+def _zeros(bytes: int) -> np.ndarray:
+    found = fresh(bytes)  # by NumPy: no mode of torch, nor its default device, has a say in it
+    found.fill(0)
+    return found
+
+
+def zeros(bytes: int) -> int:
+    """The address of at least so many bytes of zeros, which nobody writes."""
+    return _zeros(1 << (bytes - 1).bit_length() if bytes > 4096 else 4096).ctypes.data

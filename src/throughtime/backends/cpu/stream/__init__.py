@@ -1,0 +1,1 @@
+"""One time step of a whole stack: one call of machine code."""

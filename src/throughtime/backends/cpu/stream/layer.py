@@ -1,0 +1,265 @@
+"""The parts of a compiled stream: a layer of a cell, a linear part, and their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from throughtime.backends.call import Call
+from throughtime.backends.cpu.active_rows import rows_of
+from throughtime.backends.cpu.gradients import input_lines, input_units
+from throughtime.backends.cpu.operands import masks_of, plan_of
+from throughtime.backends.cpu.schedule import matrix_names, target, widths_for
+from throughtime.backends.cpu.shape import gate_numbers
+from throughtime.backends.cpu.stream.memory import AlignedRows, Array, CallList, PackedMatrix
+from throughtime.backends.cpu.stream.part import PartProduct, RowFunction
+from throughtime.compiler.llvm.library import Code, forward_code
+from throughtime.compiler.plan import Phase
+from throughtime.compiler.sweeps import lines_forward
+
+
+def direct_inputs(
+    given: Mapping[str, Any], widths: Mapping[str, set[int]], rows: int, dtype: torch.dtype
+) -> dict[str, Tensor] | None:
+    """The direct inputs of a step, (B, width); None where they are not plainly what it takes.
+
+    Args:
+        given: what the call was given beside x.
+        widths: name -> what widths the input may have.
+        rows: B.
+        dtype: of the numbers.
+    """
+    if not given and not widths:
+        return {}
+    inputs = given.get("inputs")
+    if len(given) != 1 or not isinstance(inputs, Mapping) or inputs.keys() != widths.keys():
+        return None
+    if transformed():
+        return None
+    found = {}
+    for name, v in inputs.items():
+        plain = _plain(v, dtype)
+        if plain is None or plain.shape[-1:].numel() not in widths[name]:
+            return None
+        shapes = ((rows, *plain.shape[-1:]), *((plain.shape[-1:],) if rows == 1 else ()))
+        if plain.shape not in shapes:
+            return None
+        found[name] = plain.reshape(rows, -1)
+    return found
+
+
+def is_plain(v: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor has memory of numbers of this dtype on the CPU."""
+    return v.dtype == dtype and v.is_cpu and v.layout == torch.strided
+
+
+def transformed() -> bool:
+    """Whether a function of torch.func runs."""
+    return torch._C._functorch.get_dynamic_layer_stack_depth() > 0
+
+
+def _plain(v: Any, dtype: torch.dtype) -> Tensor | None:
+    """The numbers of a plain tensor or array in this dtype."""
+    if type(v) is np.ndarray and v.dtype in (np.float32, np.float64):
+        v = torch.from_numpy(v.copy())  # torch takes none that is turned round or read-only
+    if type(v) is not Tensor or not is_plain(v, dtype):
+        return None
+    return v.detach()
+
+
+class StreamLayer:
+    """One layer in a program.
+
+    Args:
+        program: to which its calls are added.
+        name: of the layer in its model.
+        call: one step of one row, with its weights and what masks are in eval mode, without a
+            state.
+        x: what it reads.
+
+    Attributes:
+        states: of each state (B, padded), which steps overwrite.
+        output: the first of them, in padded rows.
+        inputs: of each direct input (B, units), where a step reads it.
+    """
+
+    def __init__(self, program: CallList, name: int, call: Call, x: AlignedRows) -> None:
+        found = self._plan = plan_of(call)
+        self._program, self._name, self._H = program, name, call.hidden_size
+        self._widths = widths_for(call.cell, call.hidden_size, masks_of(call))
+        self._line, self._gates = program.padded(self._widths.line), gate_numbers(found, call.cell)
+        state = program.rows(len(found.state_names) * program.B, self._line)
+        self.states = list(state.array.reshape(-1, program.B, self._line))
+        self.output = state._replace(array=self.states[0])
+        lines = self._lines(call)
+        units = enumerate(input_units(call, found).items())
+        self.inputs = {name: lines.array[:, k, :n] for k, (name, n) in units}
+        self._weights = {n: v.detach().numpy() for n, v in call.weights[0].items()}
+        self._names = matrix_names(call.cell)
+        self._write(x, lines, forward_code(found, program.kind.bytes, target(), False))
+
+    def _lines(self, call: Call) -> AlignedRows:
+        """A line of units for each direct input, and for each mask, which stays as it is."""
+        program, count = self._program, len(self._plan.lines)
+        rows = program.rows(program.B, count * self._line)
+        rows = rows._replace(array=rows.array.reshape(program.B, count, self._line))
+        lines = input_lines(call, self._plan, rows_of(call))
+        if lines is not None:  # those of all rows are the same in eval mode
+            rows.array[:] = lines[0].numpy()
+        return rows
+
+    def _write(self, x: AlignedRows, lines: AlignedRows, code: Code) -> None:
+        """W x + b, then the phases, then the cell's function: new states over the old."""
+        program, found, out = self._program, self._plan, self.output
+        bias, pre = (program.rows(n, len(found.sums) * self._line) for n in (1, program.B))
+        own = program.rows(len(found.vectors), self._line)
+        for row, name in zip(own.array, found.vectors, strict=True):
+            row[: self._H] = self._weights[name]
+        self._write_bias(bias)
+        pre.array[:] = bias.array  # sums of U alone start where x never writes
+        for sums in self._runs(range(len(found.with_a))):
+            self._multiply(sums, x, (bias.address, 0), pre, "ih")
+        units = program.numbers(self._widths.units)
+        given = self._H, lines.address, units
+        for phase in found.early:
+            vector = self._vector(phase, pre, own, code, given)
+            for sums in self._runs(phase.places):
+                start = (pre.address, pre.row) if sums[0] < len(found.with_a) else (bias.address, 0)
+                self._multiply(sums, vector, start, pre, "hh")
+        chains = program.rows(lines_forward(found), self._line)._replace(row=0)
+        for phase in found.fused:
+            chains = self._panels(phase, self._vector(phase, pre, own, code, given), pre)
+        program.cell(
+            code.cell, program.B, self._line // program.kind.lanes, chains.address, chains.row,
+            pre.address, pre.row, out.address, out.address, out.row, program.B * out.row,
+            out.address, 0, 0, own.address, own.row, *given,
+        )  # fmt: skip
+
+    def _vector(
+        self,
+        phase: Phase,
+        pre: AlignedRows,
+        own: AlignedRows,
+        code: Code,
+        given: tuple[int, int, int],
+    ) -> AlignedRows:
+        """What a phase multiplies, computed where it is not the old output."""
+        if not phase.own:
+            return self.output
+        program, found, out = self._program, self._plan, self.output
+        to = program.rows(program.B + lines_forward(found), self._line)
+        program.stage(
+            code.stages[found.own.index(phase)], program.B, pre.address, pre.row, out.address,
+            out.address, out.row, program.B * out.row, to.address, own.address, *given,
+        )  # fmt: skip
+        return to
+
+    def _runs(self, places: Iterable[int]) -> list[list[int]]:
+        """Sums in neighbours that begin at the same kind of start, without gaps between them."""
+        split, runs = len(self._plan.with_a), list[list[int]]()
+        for k in places:
+            before = runs[-1][-1] if runs else k
+            whole = self._program.padded(self._widths.sums[before]) == self._line
+            whole = whole and self._widths.blocks[before] == self._widths.blocks[k] == 1
+            if before == k - 1 and whole and (before < split) == (k < split):
+                runs[-1].append(k)
+            else:
+                runs.append([k])
+        return runs
+
+    def _multiply(
+        self,
+        sums: list[int],
+        vector: AlignedRows,
+        start: tuple[int, int],
+        pre: AlignedRows,
+        name: str,
+    ) -> None:
+        """W v of neighbouring sums on top of where they start, into their places."""
+        bytes = self._program.kind.bytes
+        first = sums[0] * self._line * bytes
+        parts = [self._matrix(k, name) for k in sums]
+        blocks = list(parts[0]) if parts[0].ndim == 3 else []
+        for b, block in enumerate(blocks or [None]):  # in order: each is written over the next
+            matrix = self._rows_of((name, tuple(sums), b), parts if block is None else [block])
+            lines, columns = (0, 0) if block is None else (b * n * bytes for n in block.shape)
+            places = [v * self._program.kind.size for v in range(matrix.vectors)]
+            out = pre._replace(address=pre.address + first + lines)
+            of = vector._replace(address=vector.address + columns)
+            self._program.product(matrix, of, (start[0] + first + lines, start[1]), places, out)
+
+    def _rows_of(self, name: Hashable, parts: list[Array]) -> PackedMatrix:
+        """Matrices one above the other, each in whole vectors."""
+        program = self._program
+
+        def make() -> Array:
+            return np.concatenate([program.lines(part) for part in parts])
+
+        lines = sum(program.padded(len(part)) for part in parts)
+        K = parts[0].shape[1]
+        return PackedMatrix((self._name, name), lines // program.kind.lanes, K, make)
+
+    def _panels(self, phase: Phase, vector: AlignedRows, pre: AlignedRows) -> AlignedRows:
+        """U v of the last phase, unit block by unit block, as the cell's function reads it."""
+        program, size = self._program, self._program.kind.size
+        blocks = self._line // program.kind.lanes
+
+        def make() -> Array:
+            V = np.stack([program.lines(self._matrix(k, "hh")) for k in phase.places])
+            return V.swapaxes(0, 1).reshape(-1, *V.shape[2:])
+
+        places = [(k * blocks + i) * size for i in range(blocks) for k in phase.places]
+        chains = program.rows(program.B, len(phase.places) * self._line)
+        K = self._matrix(phase.places[0], "hh").shape[1]
+        matrix = PackedMatrix((self._name, "panels"), blocks * len(phase.places), K, make)
+        program.product(matrix, vector, (pre.address, pre.row), places, chains)
+        return chains
+
+    def _matrix(self, k: int, name: str) -> Array:
+        """The lines of a sum's gate in weight_ih or weight_hh, or its matrix of its own."""
+        own, H = self._widths.matrices[k], self._H
+        if name == "hh" and own:
+            return self._weights[self._names[own]]
+        gate = self._gates[name == "hh"][k]
+        return self._weights[f"weight_{name}"][gate * H :][:H]
+
+    def _write_bias(self, bias: AlignedRows) -> None:
+        """Where each sum's chain starts: b_ih, b_hh, or their sum."""
+        H, weights = self._H, self._weights
+        for k, row in enumerate(bias.array.reshape(-1, self._line)):
+            for name, gates in zip(("bias_ih", "bias_hh"), self._gates, strict=True):
+                if gates[k] >= 0 and name in weights:
+                    row[:H] += weights[name][gates[k] * H :][:H]
+
+
+def linear(program: CallList, name: int, part: PartProduct, x: AlignedRows) -> AlignedRows:
+    """W x + b."""
+    O, K = part.weight.shape
+    bias, out = (program.rows(rows, program.padded(O)) for rows in (1, program.B))
+    if part.bias is not None:
+        bias.array[0, :O] = part.bias.detach().numpy()
+    vectors = program.padded(O) // program.kind.lanes
+    matrix = PackedMatrix(name, vectors, K, lambda: program.lines(part.weight.detach().numpy()))
+    places = [v * program.kind.size for v in range(vectors)]
+    program.product(matrix, x, (bias.address, 0), places, out)
+    return out
+
+
+def function_of_rows(program: CallList, part: RowFunction, x: AlignedRows) -> AlignedRows:
+    """f(x), by the code of a cell that has x in a sum's place, and no old state."""
+    found, line = part.plan, program.padded(part.width)
+    code = forward_code(found, program.kind.bytes, target(), False)
+    own = program.rows(len(found.vectors), line)
+    for row, name in zip(own.array, found.vectors, strict=True):
+        row[: part.width] = part.vectors[name].detach().numpy()
+    kept, out = program.rows(lines_forward(found), line), program.rows(program.B, line)
+    program.cell(
+        code.cell, program.B, line // program.kind.lanes, kept.address, 0, x.address, x.row,
+        out.address, out.address, out.row, 0, out.address, 0, 0, own.address, own.row, part.width,
+        0, program.numbers([part.width]),
+    )  # fmt: skip
+    return out

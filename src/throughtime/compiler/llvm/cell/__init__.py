@@ -1,0 +1,1 @@
+"""A cell's own functions: its pointwise part, forward and backward."""

@@ -1,0 +1,192 @@
+"""A cell's own functions: pointwise parts and stages, forward and backward, over rows and units."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llvmlite import ir
+
+from throughtime.compiler.graph import NUMBER
+from throughtime.compiler.llvm.cell.operands import (
+    backward_loads,
+    forward_loads,
+    input_place,
+    places_back,
+    places_forward,
+)
+from throughtime.compiler.llvm.cell.pointwise import Pointwise
+from throughtime.compiler.llvm.loops.phases import blocks_of, sections, units_of
+from throughtime.compiler.llvm.loops.rows import lanes_below
+from throughtime.compiler.llvm.sizes import Kind
+from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.plan import Plan
+from throughtime.compiler.widths import HIDDEN
+
+FORWARD: Final = (
+    "rows", "blocks", "chains", "chains_row", "pre", "pre_row", "old", "state", "state_row",
+    "state_plane", "new", "saved", "saved_row", "vectors", "H_row", "H", "inputs", "widths",
+)  # fmt: skip
+"""Every address is that of the first row and unit; `widths` holds the units of every width."""
+
+BACKWARD: Final = (
+    "rows", "saved", "saved_row", "y", "old", "d_y", "d_state", "state_plane", "direct", "d_sums",
+    "d_sums_row", "vectors", "H_row", "H", "d_own", "own_plane", "own_block", "own_block_plane",
+    "inputs", "d_inputs", "widths",
+)  # fmt: skip
+"""`d_own` and so on: gradients by the vectors of phases other than the old output, these vectors,
+and bytes from one of them to the next. Rows of direct inputs and masks have a line for each."""
+
+
+def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> Emit:
+    """`cell_forward(...)`: new states, and with `keep` what is saved, from sums and old states.
+
+    for widths: for unit blocks: for rows
+    """
+    e = Emit(module, "cell_forward", kind, FORWARD)
+    g, units = e.given, units_of(e, plan)
+    for width, _, blocks in sections(e, plan, g["blocks"]):
+        with e.loop(blocks) as block, e.loop(g["rows"]) as row:
+            places = places_forward(e, plan, row.index, block.index * kind.size)
+            vector = block.index * (len(plan.last) * kind.size)
+            places["chains"] = g["chains"] + g["chains_row"] * row.index + vector
+            values = Pointwise(e, plan.graph, units, forward_loads(e, plan, places))
+            store_step(e, plan, places, values, keep, width)
+    e.done()
+    return e
+
+
+def store_step(
+    e: Emit, plan: Plan, places: dict[str, Num], values: Pointwise, keep: bool, width: str = HIDDEN
+) -> None:
+    """Write the new states of a width, and with `keep` the lines of it that are saved."""
+    new = {k: values.value(plan.new_states[k]) for k in plan.states_of(width)}
+    lines = plan.saved_lines if keep else ()
+    saved = {k: values.value(i) for k, i in enumerate(lines) if plan.widths.of[i] == width}
+    for k, value in saved.items():
+        e.store(value, places["saved"] + e.given["H_row"] * k)
+    for k, value in new.items():
+        place = places["state"] + e.given["state_plane"] * k if k else places["new"]
+        e.store(value, place)
+
+
+def write_cell_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
+    """`cell_backward(...)`: gradients by sums, old states and vectors, from those by new states.
+
+    for rows: for widths: for unit blocks
+    """
+    e = Emit(module, "cell_backward", kind, BACKWARD)
+    g, units = e.given, units_of(e, plan)
+    with e.loop(g["rows"]) as row:
+        for width, count, blocks in sections(e, plan, g["H_row"] // kind.size):
+            with e.loop(blocks) as block:
+                column, left = block.index * kind.size, count - block.index * kind.lanes
+                places = places_back(e, plan, row.index, column)
+                loads = backward_loads(e, plan, places, len(plan.own))
+                values = Pointwise(e, plan.graph, units, loads)
+                store_gradients(e, plan, places, values, left, width)
+    e.done()
+    return e
+
+
+def store_gradients(
+    e: Emit, plan: Plan, places: dict[str, Num], values: Pointwise, left: Num, width: str = HIDDEN
+) -> None:
+    """All gradients of a width are computed before the first is written: they share their places.
+
+    Args:
+        e, plan, places, values: the function, and what it computes from.
+        left: units of the width from this vector on.
+        width: its name.
+    """
+    g, lanes = e.given, lanes_below(e, left)
+    there = {k for phase in plan.own for k in phase.places}
+    sums = {k: s.gradient for k, s in enumerate(plan.sums)
+            if k not in there and plan.widths.of[s.node] == width}  # fmt: skip
+    states = {k: plan.gradients.get(f"d_s.{plan.state_names[k]}") for k in plan.states_of(width)}
+    inputs = {k: plan.gradients.get(f"d_a.{n}") for k, n in enumerate(plan.input_names)
+              if plan.widths.of[plan.inputs[k]] == width}  # fmt: skip
+    if width == HIDDEN:
+        vectors = (plan.gradients.get(f"d_p.{name}") for name in plan.vectors)
+        sums |= dict(enumerate(vectors, len(plan.sums)))
+    found = [{k: values.value(i) for k, i in group.items()} for group in (sums, states, inputs)]
+    if plan.rowwise and width == HIDDEN:  # a number that is summed already, in its parts' place
+        first = lanes_below(e, left - g["H"] + 1)
+        for k in inputs:
+            if plan.graph.nodes[plan.inputs[k]].shape == NUMBER:
+                found[2][k] = e.b.select(first, found[2][k], e.zero())
+    for k, value in found[0].items():  # zeros behind the last unit: products run over them
+        e.store(e.b.select(lanes, value, e.zero()), places["d_sums"] + g["H_row"] * k)
+    for k, value in found[1].items():
+        e.store(value, places["d_state"] + g["state_plane"] * k if k else places["direct"])
+    for k, value in found[2].items():
+        e.store(value, places["d_inputs"] + g["H_row"] * k)
+
+
+STAGE_FORWARD: Final = (
+    "rows", "pre", "pre_row", "old", "state", "H_row", "state_plane", "to", "vectors", "H",
+    "inputs", "widths",
+)  # fmt: skip
+
+
+def write_stage_forward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
+    """`stage_forward_<slot>(...)`: the vector of a phase, from what the phases before it gave.
+
+    for rows: for unit blocks
+    """
+    e = Emit(module, f"stage_forward_{slot}", kind, STAGE_FORWARD)
+    g, vector, units = e.given, plan.own[slot].vector, units_of(e, plan)
+    blocks = blocks_of(e, units[plan.widths.of[vector]])
+    with e.loop(g["rows"]) as row, e.loop(blocks) as block:
+        column = block.index * kind.size
+        places = places_to_vector(e, plan, row.index, column)
+        values = Pointwise(e, plan.graph, units, forward_loads(e, plan, places))
+        e.store(values.value(vector), places["to"])
+    e.done()
+    return e
+
+
+def places_to_vector(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]:
+    """Where a vector of units of one row lies, in everything that a stage is given."""
+    g, line = e.given, e.given["H_row"] * row + column
+    places = {name: g[name] + line for name in ("old", "state", "to")}
+    places["pre"] = g["pre"] + g["pre_row"] * row + column
+    places["vectors"] = g["vectors"] + column
+    return places | {"inputs": input_place(e, plan, "inputs", row, column)}
+
+
+def write_stage_backward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
+    """`stage_backward_<slot>(...)`: gradients by a phase's sums, and the vector it multiplied.
+
+    for rows: for widths: for unit blocks
+    """
+    e = Emit(module, f"stage_backward_{slot}", kind, BACKWARD)
+    g, units = e.given, units_of(e, plan)
+    with e.loop(g["rows"]) as row:
+        for width, count, blocks in sections(e, plan, g["H_row"] // kind.size):
+            with e.loop(blocks if _wanted(plan, slot, width) else e.number(0)) as block:
+                column, left = block.index * kind.size, count - block.index * kind.lanes
+                places = places_back(e, plan, row.index, column)
+                loads = backward_loads(e, plan, places, len(plan.own) - 1 - slot)
+                values = Pointwise(e, plan.graph, units, loads)
+                store_vector_gradients(e, plan, slot, places, values, left, width)
+    e.done()
+    return e
+
+
+def _wanted(plan: Plan, slot: int, width: str) -> dict[int, int | None]:
+    """The gradients by a phase's sums of some width; at -1 the vector itself."""
+    phase, of = plan.own[slot], plan.widths.of
+    found = {k: plan.sums[k].gradient for k in phase.places if of[plan.sums[k].node] == width}
+    return found | ({-1: phase.vector} if of[phase.vector] == width else {})
+
+
+def store_vector_gradients(
+    e: Emit, plan: Plan, slot: int, places: dict[str, Num], values: Pointwise, left: Num,
+    width: str = HIDDEN,
+) -> None:  # fmt: skip
+    """Write gradients by a phase's sums, and the vector it multiplied; zeros behind the last."""
+    g, lanes = e.given, lanes_below(e, left)
+    for k, node in _wanted(plan, slot, width).items():
+        own = places["own_block"] + g["own_block_plane"] * slot
+        to = own if k < 0 else places["d_sums"] + g["H_row"] * k
+        e.store(e.b.select(lanes, values.value(node), e.zero()), to)

@@ -1,0 +1,101 @@
+"""Where a cell's own functions find what they compute with: places in memory, and their loads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.plan import Plan
+
+Loads = dict[int, Callable[[], Any]]
+"""From a node to what loads its value."""
+
+
+def places_forward(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]:
+    """Where a vector of units of one row lies, in everything that a step is given."""
+    g = e.given
+    names = {"pre": "pre", "state": "state", "saved": "saved", "old": "state", "new": "state"}
+    places = {name: g[name] + g[f"{by}_row"] * row + column for name, by in names.items()}
+    places["vectors"] = g["vectors"] + column
+    return places | {"inputs": input_place(e, plan, "inputs", row, column)}
+
+
+def places_back(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]:
+    """Where a vector of units of one row lies, in everything that a derivative is given."""
+    g = e.given
+    names = ("y", "old", "d_y", "d_state", "direct", "d_own", "own_block")
+    places = {name: g[name] + g["H_row"] * row + column for name in names}
+    for name in ("saved", "d_sums"):
+        places[name] = g[name] + g[f"{name}_row"] * row + column
+    for name in ("inputs", "d_inputs"):
+        places[name] = input_place(e, plan, name, row, column)
+    return places | {"vectors": g["vectors"] + column}
+
+
+def input_place(e: Emit, plan: Plan, name: str, row: Num, column: Num) -> Num:
+    """Where the first line that a row is given, or its gradient, has a vector of units."""
+    return e.given[name] + e.given["H_row"] * len(plan.lines) * row + column
+
+
+def forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
+    """Where the values lie that a step reads."""
+    g = e.given
+    found: Loads = {}
+    for k, s in enumerate(plan.sums):
+        if k in plan.last and "chains" in places:
+            chain = places["chains"] + plan.last.index(k) * e.kind.size
+            found[s.node] = loader(e, chain)
+        else:
+            found[s.node] = loader(e, places["pre"] + g["H_row"] * k)
+    for k, node in enumerate(plan.states):
+        if node is not None:
+            old = places["state"] + g["state_plane"] * k if k else places["old"]
+            found[node] = loader(e, old)
+    return found | _given_loads(e, plan, places)
+
+
+def backward_loads(e: Emit, plan: Plan, places: dict[str, Num], done: int) -> Loads:
+    """Where the values lie that the derivative reads when the last `done` phases have theirs."""
+    g = e.given
+    found = _given_loads(e, plan, places)
+    for k, kept in enumerate(plan.saved_lines):
+        found[kept] = loader(e, places["saved"] + g["H_row"] * k)
+    if plan.reads_output:
+        found[plan.new_states[0]] = loader(e, places["y"])
+    if plan.reads_old and plan.states[0] is not None:
+        found[plan.states[0]] = loader(e, places["old"])
+    for i, node in enumerate(plan.graph.nodes):
+        if node.op == "d":
+            k = plan.state_names.index(str(node.constants[0]))
+            found[i] = _gradient_loader(e, places, k)
+    for slot in range(len(plan.own) - done, len(plan.own)):
+        for back in plan.own[slot].transposed[:1]:  # one stands for all, whose sum it is
+            found[back] = loader(e, places["d_own"] + g["own_plane"] * slot)
+    return found
+
+
+def _given_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
+    """Per-unit vectors, direct inputs and masks."""
+    lines = {i: places["inputs"] + e.given["H_row"] * k for k, i in enumerate(plan.lines)}
+    number = {name: k for k, name in enumerate(plan.vectors)}
+    return {i: loader(e, line) for i, line in lines.items()} | {
+        i: loader(e, places["vectors"] + e.given["H_row"] * number[str(node.constants[0])])
+        for i, node in enumerate(plan.graph.nodes)
+        if node.op == "p"
+    }
+
+
+def _gradient_loader(e: Emit, places: dict[str, Num], k: int) -> Callable[[], Any]:
+    """The gradient by a new state: what later steps say, for h also what the output says."""
+
+    def load() -> Any:
+        value = e.load(places["d_state"] + e.given["state_plane"] * k)
+        return value if k else e.b.fadd(value, e.load(places["d_y"]))
+
+    return load
+
+
+def loader(e: Emit, address: Num) -> Callable[[], Any]:
+    """What loads a vector of units."""
+    return lambda: e.load(address)

@@ -1,0 +1,134 @@
+"""The pointwise part of a cell as vector code: each node of its graph once a vector of units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from throughtime.compiler.graph import BOOLEAN, Graph
+from throughtime.compiler.llvm.maths import operations
+from throughtime.compiler.llvm.writer import Emit, Num
+
+Source = Callable[[int], Any]
+"""From a node that is not computed here to its value."""
+
+_ZERO: Final = "zero"
+"""Stands for a gradient that is nothing: what the products with U^T give comes on top, later."""
+
+
+_DEEP: Final = 64
+"""Nodes of a chain that are computed in one go."""
+
+
+class Pointwise:
+    """Values of a graph's nodes for one vector of units of one row, computed when first asked for.
+
+    A product whose value only an addition reads is contracted with it, `x y + z` rounded once:
+    that is decided by the graph alone, so every machine and every schedule has the same bits.
+
+    Args:
+        e: the function being written.
+        graph: whose nodes are meant.
+        units: what the step reads as its widths, by name.
+        given: nodes that lie in memory, and how to load them.
+    """
+
+    def __init__(
+        self, e: Emit, graph: Graph, units: dict[str, Num], given: dict[int, Callable[[], Any]]
+    ) -> None:
+        self.e, self.graph, self.units, self.given = e, graph, units, given
+        self._values: dict[int, Any] = {}
+        self._uses = [0] * len(graph.nodes)
+        for node in graph.nodes:
+            for i in node.inputs:
+                self._uses[i] += 1
+
+    def value(self, index: int | None) -> Any:
+        """The vector of a node; zeros for a gradient that is nothing."""
+        if index is not None and index not in self._values:
+            self._prepare(index)
+        found = _ZERO if index is None else self._value(index)
+        return self.e.zero() if found is _ZERO else found
+
+    def _prepare(self, index: int) -> None:
+        """Compute what a node follows from, a few nodes at a time, where its chain is long: each
+        computes its own inputs, so that a whole chain would be as many calls deep."""
+        nodes, pending, reached = self.graph.nodes, [index], set[int]()
+        while pending:
+            i = pending.pop()
+            if i not in reached and i not in self._values and i not in self.given:
+                reached.add(i)
+                pending.extend(nodes[i].inputs)
+        depth: dict[int, int] = {}
+        for i in sorted(reached):
+            depth[i] = 1 + max((depth.get(k, 0) for k in nodes[i].inputs), default=0)
+            if depth[i] > _DEEP and not self._is_product(i):
+                self._value(i)
+                depth[i] = 0
+
+    def _value(self, index: int) -> Any:
+        if index not in self._values:
+            load = self.given.get(index)
+            self._values[index] = load() if load else self._computed(index)
+        return self._values[index]
+
+    def _computed(self, index: int) -> Any:
+        node = self.graph.nodes[index]
+        if node.op in ("number", "full"):
+            return self.e.kind.vector([float(node.constants[0])] * self.e.kind.lanes)  # type: ignore[arg-type]
+        if node.op == "width":
+            return self._units(str(node.constants[0]))
+        if node.op == "epsilon":  # of float32 or float64
+            bits = 23 if self.e.kind.bytes == 4 else 52
+            return self.e.kind.vector([2.0**-bits] * self.e.kind.lanes)
+        if node.op == "transposed":
+            return _ZERO
+        if node.op in ("sum_rows", "row_sum", "spread"):  # parts by themselves, summed later
+            return self._value(node.inputs[0])
+        if node.op in ("add", "sub"):
+            return self._sum(index)
+        values = [self._value(i) for i in node.inputs]
+        assert _ZERO not in [v for v in values if isinstance(v, str)], str(node)
+        return operations.apply(self.e.b, node.op, values, node.constants)
+
+    def _units(self, width: str) -> Any:
+        if width.isdigit():
+            return self.e.kind.vector([float(width)] * self.e.kind.lanes)
+        return self.e.splat(self.e.b.sitofp(self.units[width].value, self.e.kind.real))
+
+    def _sum(self, index: int) -> Any:
+        """x + z or x - z, contracted where one of them is a product read by nothing else."""
+        node = self.graph.nodes[index]
+        x, z = node.inputs
+        for one, other, first in ((x, z, True), (z, x, False)):
+            if self._is_single_product(one) and self._is_number(other):
+                return self._contracted(node.op, one, other, first)
+        left, right = self._value(x), self._value(z)
+        if left is _ZERO or right is _ZERO:
+            assert node.op == "add"
+            return right if left is _ZERO else left
+        return operations.apply(self.e.b, node.op, [left, right], ())
+
+    def _contracted(self, op: str, product: int, other: int, first: bool) -> Any:
+        x, y = (self._value(i) for i in self.graph.nodes[product].inputs)
+        z = self._value(other)
+        if op == "sub":
+            if first:
+                z = self.e.b.fneg(z)
+            else:
+                x = self.e.b.fneg(x)
+        return self.e.fma(x, y, z)
+
+    def _is_product(self, index: int) -> bool:
+        """Whether a product is read once, and may be contracted with an addition."""
+        single = self.graph.nodes[index].op == "mul" and self._uses[index] == 1
+        return single and index not in self.given
+
+    def _is_single_product(self, index: int) -> bool:
+        node = self.graph.nodes[index]
+        return self._is_product(index) and all(self._is_number(i) for i in node.inputs)
+
+    def _is_number(self, index: int) -> bool:
+        """Neither a truth value, which counts as 1 or 0 only in plain arithmetic, nor nothing."""
+        truth = self.graph.nodes[index].op in BOOLEAN
+        return not truth and self._value(index) is not _ZERO

@@ -1,0 +1,154 @@
+"""Walks over the units of a row that sum over them, and the order in which they do.
+
+    sum = fold of 16 strands; strand j: x[j] + x[j + 16] + ..., in order
+    fold: strand j + strand j + 8, then + 4, + 2, + 1
+
+The strands are the same for vectors of any length, so every machine has the same bits. Units behind
+the last count as nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from llvmlite import ir
+
+from throughtime.compiler.graph import NUMBER
+from throughtime.compiler.llvm.cell.operands import Loads, loader
+from throughtime.compiler.llvm.cell.pointwise import Pointwise
+from throughtime.compiler.llvm.loops.phases import blocks_of, units_of
+from throughtime.compiler.llvm.loops.rows import lanes_below
+from throughtime.compiler.llvm.maths import operations
+from throughtime.compiler.llvm.row import Row
+from throughtime.compiler.llvm.row_lines import write_line
+from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.sweeps import Sweep
+
+STRANDS: Final = 16
+"""Chains of one sum over units, as many as the widest vector has numbers."""
+
+_JOIN: Final = {"row_sum": "add", "row_max": "maximum"}
+_NOTHING: Final = {"row_sum": 0.0, "row_max": -math.inf}
+
+Finish = Callable[[Pointwise, Num, Num, str], None]
+
+
+def write_sweeps(row: Row, sweeps: Sequence[Sweep], finish: Finish) -> None:
+    """Write the walks.
+
+    Args:
+        row: over which; it holds all single numbers behind them.
+        sweeps: what each computes.
+        finish: writes what the last does with the values of a vector of units, given the bytes
+            before it, the units from it on and the name of their width.
+    """
+    e, units = row.e, units_of(row.e, row.plan)
+    once = row.loads(e.number(0))
+    nodes = row.plan.graph.nodes
+    once |= {i: _spread(e, load) for i, load in once.items() if nodes[i].shape == NUMBER}
+    single = Pointwise(e, row.plan.graph, units, once)
+    place = {i: k for k, i in enumerate(i for s in sweeps for i in (*s.lines, *s.made))}
+    there: list[int] = []
+    for sweep in sweeps:
+        once |= _held(row)
+        row.held.update({i: single.value(i) for i in sweep.numbers})
+        for width in units:
+            last = not sweep.reductions and not sweep.made
+            if last or any(row.plan.widths.of[i] == width for i in sweep.ends):
+                _write_walk(row, sweep, width, (place, there), finish)
+        there += sweep.lines
+        for i in sweep.made:
+            write_line(row, i, place)
+        there += [i for i in sweep.made if nodes[i].shape != NUMBER]
+
+
+def _write_walk(
+    row: Row, sweep: Sweep, width: str, lines: tuple[dict[int, int], list[int]], finish: Finish
+) -> None:
+    """The part of a walk over the units of one width.
+
+    Args:
+        row, sweep, width, finish: what is walked over, and for what.
+        lines: the number of each line, and which are there.
+    """
+    e, plan, (place, there) = row.e, row.plan, lines
+    units, of = units_of(e, plan), plan.widths.of
+    found = [r for r in sweep.reductions if of[plan.graph.nodes[r].inputs[0]] == width]
+    starts = [v for r in found for v in _starts(e, plan.graph.nodes[r].op)]
+    with e.loop(blocks_of(e, units[width]), *starts) as block:
+        column = block.index * e.kind.size
+        left = units[width] - block.index * e.kind.lanes
+        at = {i: row.lines[0] + row.lines[1] * k + column for i, k in place.items()}
+        loads = row.loads(column) | _held(row) | {i: loader(e, at[i]) for i in there}
+        values = Pointwise(e, plan.graph, units, loads)
+        for i in sweep.lines:
+            if of[i] == width:
+                e.store(values.value(i), at[i])
+        block.next = _grown(row, found, values, block.values, left)
+        if not sweep.reductions and not sweep.made:
+            finish(values, column, left, width)
+    for r, strands in zip(found, _parted(e, block.values), strict=True):
+        row.held[r] = _folded(e, plan.graph.nodes[r].op, strands)
+
+
+def _spread(e: Emit, load: Callable[[], Any]) -> Callable[[], Any]:
+    """What loads a number of a row into all lanes, from a line of one unit or of equal ones."""
+    return lambda: _moved(e, load(), 0, spread=True)
+
+
+def _held(row: Row) -> Loads:
+    return {i: _constant(v) for i, v in row.held.items()}
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _starts(e: Emit, op: str) -> list[Any]:
+    """The strands of a reduction before its first unit."""
+    return [e.kind.vector([_NOTHING[op]] * e.kind.lanes)] * (STRANDS // e.kind.lanes)
+
+
+def _parted(e: Emit, values: list[Any]) -> list[list[Any]]:
+    """The strands of each reduction."""
+    each = STRANDS // e.kind.lanes
+    return [values[i : i + each] for i in range(0, len(values), each)]
+
+
+def _grown(
+    row: Row, reductions: list[int], values: Pointwise, strands: list[Any], left: Num
+) -> list[Any]:
+    """The strands with one more vector of units: the first takes it, and comes last."""
+    e, found = row.e, []
+    lanes = lanes_below(e, left) if reductions else None
+    for r, (first, *others) in zip(reductions, _parted(e, strands), strict=True):
+        node = row.plan.graph.nodes[r]
+        nothing = e.kind.vector([_NOTHING[node.op]] * e.kind.lanes)
+        there = e.b.select(lanes, values.value(node.inputs[0]), nothing)
+        found += [*others, operations.apply(e.b, _JOIN[node.op], [first, there])]
+    return found
+
+
+def _folded(e: Emit, op: str, strands: list[Any]) -> Any:
+    """One number in all lanes; strands that have changed places in turn meet the same ones."""
+
+    def join(x: Any, w: Any) -> Any:
+        return operations.apply(e.b, _JOIN[op], [x, w])
+
+    while len(strands) > 1:
+        half = len(strands) // 2
+        strands = [join(strands[i], strands[i + half]) for i in range(half)]
+    (value,), width = strands, e.kind.lanes // 2
+    while width:
+        value = join(value, _moved(e, value, width))
+        width //= 2
+    return _moved(e, value, 0, spread=True)
+
+
+def _moved(e: Emit, value: Any, by: int, spread: bool = False) -> Any:
+    """The lanes `by` further on; or the first one's number in all."""
+    places = [0 if spread else (i + by) % e.kind.lanes for i in range(e.kind.lanes)]
+    mask = ir.VectorType(ir.IntType(32), e.kind.lanes)(places)
+    return e.b.shuffle_vector(value, value, mask)

@@ -1,0 +1,164 @@
+"""Machine code that is ready to be called: the loops, the tiles and a cell's own functions.
+
+What writes code is imported only when the cache has none.
+"""
+
+from __future__ import annotations
+
+import functools
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from throughtime.compiler.llvm.sizes import (
+    COLUMN_ROWS,
+    PLACES,
+    WIDEST,
+    Kind,
+    column_widest,
+    most_rows,
+)
+from throughtime.compiler.plan import Plan
+from throughtime.compiler.runtime import machine
+from throughtime.compiler.runtime.jit import Loaded, load
+from throughtime.compiler.runtime.machine import Machine
+
+NO_LIMIT: Final = 1 << 40
+"""The height of a tile that multiplies nothing."""
+
+
+class Tiles:
+    """The tables of tiles that the loops look up, filled with what a shape needs before it runs."""
+
+    def __init__(self, kind: Kind, target: Machine) -> None:
+        registers = target.registers
+        heights = (most_rows(registers, v) for v in range(1, WIDEST + 1))
+        self.kind, self.target = kind, target
+        self.heights = array("q", [NO_LIMIT, *heights])
+        self.rows = array("q", [0] * (PLACES * (WIDEST + 1)))
+        self.columns = array("q", [0] * (PLACES * (WIDEST + 1)))
+        self.column_widest = column_widest(registers)
+        self._there: set[tuple[str, int]] = set()
+
+    def need(self, rows: Iterable[int], columns: Iterable[int] = ()) -> None:
+        """Fill in the tiles of these numbers of vectors."""
+        wanted = [("tile", v) for v in rows] + [("column", v) for v in columns]
+        for name, v in wanted:
+            if (name, v) not in self._there:  # two threads at once write the same addresses
+                self._fill(name, v)
+                self._there.add((name, v))
+
+    def _fill(self, name: str, v: int) -> None:
+        kind, registers = self.kind, self.target.registers
+
+        def module() -> Any:
+            from throughtime.compiler.llvm import modules
+
+            if name == "column":
+                return modules.columns_module(kind, v)
+            return modules.tiles_module(kind, registers, v)
+
+        found = _loaded(f"{name} {v}", kind, self.target, module)
+        heights = COLUMN_ROWS if name == "column" else range(1, self.heights[v] + 1)
+        table = self.columns if name == "column" else self.rows
+        for r in heights:
+            table[v * PLACES + r] = found.address(f"{name}_{v}_{r}")
+
+
+@functools.cache
+def tiles_of(kind: Kind, target: Machine) -> Tiles:
+    """The tables of a machine and kind of numbers, which live as long as the process."""
+    return Tiles(kind, target)
+
+
+@dataclass(frozen=True)
+class Code:
+    """One direction of computing, forward or backward, of one cell.
+
+    Attributes:
+        kind: the numbers it computes with.
+        region: address of what every thread of a team runs.
+        cell: address of the cell's own function.
+        stages: of those before the phases that multiply something else than the old output.
+        tiles: the tables it looks up.
+    """
+
+    kind: Kind
+    region: int
+    cell: int
+    stages: tuple[int, ...]
+    tiles: Tiles
+
+
+def forward_code(plan: Plan, bytes: int, target: Machine, keep: bool) -> Code:
+    """The forward pass of a cell, in numbers of so many bytes; with `keep` for a backward pass."""
+    return _code(plan, bytes, target, "forward", keep)
+
+
+def backward_code(plan: Plan, bytes: int, target: Machine) -> Code:
+    """The backward pass."""
+    return _code(plan, bytes, target, "backward", True)
+
+
+_READY: dict[tuple[str, int, Machine, str, bool], Code] = {}
+
+
+def _code(plan: Plan, bytes: int, target: Machine, name: str, keep: bool) -> Code:
+    place = (plan.key, bytes, target, name, keep)
+    if place not in _READY:
+        _READY[place] = _made(plan, bytes, target, name, keep)
+    return _READY[place]
+
+
+def _made(plan: Plan, bytes: int, target: Machine, name: str, keep: bool) -> Code:
+    kind = Kind(bytes, target.lanes(8 * bytes))
+
+    def own() -> Any:
+        from throughtime.compiler.llvm import modules
+
+        if name == "backward":
+            return modules.backward_module(kind, plan)
+        return modules.forward_module(kind, plan, keep)
+
+    def loops() -> Any:
+        from throughtime.compiler.llvm import modules
+
+        return modules.loops_module(kind, target, name == "backward")
+
+    cell = _loaded(f"{name} {keep} {plan.key}", kind, target, own)
+    return Code(
+        kind,
+        _loaded(f"loops {name}", kind, target, loops).address(name),
+        cell.address(f"cell_{name}"),
+        tuple(cell.address(f"stage_{name}_{slot}") for slot in range(len(plan.own))),
+        tiles_of(kind, target),
+    )
+
+
+def _loaded(name: str, kind: Kind, target: Machine, module: Callable[[], Any]) -> Loaded:
+    return load(f"{name} {kind}", lambda: machine.text(module(), target), target)
+
+
+def stream_region(kind: Kind, target: Machine) -> int:
+    """Address of what works off the program of a stream."""
+
+    def module() -> Any:
+        from throughtime.compiler.llvm import stream
+
+        return stream.stream_module(kind, target)
+
+    return _loaded("stream", kind, target, module).address("stream")
+
+
+def stream_tile(kind: Kind, target: Machine, rows: int, vectors: int, narrow: bool) -> int:
+    """Address of a tile for so many rows of a stream; narrow: its weights are bfloat16."""
+
+    def module() -> Any:
+        from throughtime.compiler.llvm import stream
+
+        return stream.tile_module(kind, rows, vectors, narrow)
+
+    name = f"{'narrow_' * narrow}tile"
+    found = _loaded(f"stream {name} {rows} {vectors}", kind, target, module)
+    return found.address(f"{name}_{vectors}_{rows}")

@@ -1,0 +1,1 @@
+"""The loops over time, rows and phases that all cells share."""

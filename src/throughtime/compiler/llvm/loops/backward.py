@@ -1,0 +1,177 @@
+"""The backward pass: blocks of steps from the last to the first, two phases a block.
+
+    pack; for blocks of steps:
+        my chunks, step by step: the cell's derivative, then dh = direct + U^T d_sums
+        all wait; my share of  dW += d_sums^T x,  dU += d_sums^T h,  db,  dx = W^T d_sums; all wait
+
+The gradients of the sums live in one block that stays in cache; what was saved is never written.
+Weight gradients are summed over rows in one order, whatever the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm.loops.gradient_norms import see, write_seen
+from throughtime.compiler.llvm.loops.phases import phases_back
+from throughtime.compiler.llvm.loops.resets import write_restart, write_restart_back
+from throughtime.compiler.llvm.loops.steps import (
+    alive,
+    first_row,
+    for_chunks,
+    state_width,
+    take_states,
+    time_of,
+)
+from throughtime.compiler.llvm.loops.team import denormals_flushed, thread_and_team
+from throughtime.compiler.llvm.loops.trace import write_take_records
+from throughtime.compiler.llvm.loops.weight_gradients import (
+    begin_sums,
+    give_sums,
+    line_size,
+    write_weights,
+)
+from throughtime.compiler.llvm.sizes import Kind
+from throughtime.compiler.llvm.writer import Emit, Frame, Num, common, direction
+from throughtime.compiler.runtime.machine import Machine
+
+
+def write_backward(
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit],
+    pack: Emit, barrier: Emit, machine: Machine,
+) -> Emit:  # fmt: skip
+    """`backward(block)`: the region that every thread of the team runs."""
+    start, finish = _write_start(module, kind, copies), _write_finish(module, kind, copies)
+    gather, back = _write_gather(module, kind, copies), _write_back(module, kind, products[0])
+    weights = write_weights(module, kind, *products)
+    e = Emit(module, "backward", kind, ("block",))
+    c, block = common(e), e.given["block"]
+    with denormals_flushed(e, machine):
+        thread, team = thread_and_team(e)
+        e.call(pack, block, thread, team)
+        for_chunks(e, c, thread, team, lambda *chunk: e.call(start, block, *chunk))
+        with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
+            begin_sums(e, c, direction(e, d.index), copies)
+        e.call(barrier, block, c["counter"], team)
+        with e.loop(c["T"], step=c["block"]) as j:
+            last, met = (j.index + c["block"]).least(c["T"]), j.index // c["block"] * 2 + 1
+
+            for function in (gather, back):
+                for_chunks(e, c, thread, team, _caller(e, function, j.index, last))
+            e.call(barrier, block, c["counter"], (met + 1) * team)
+            e.call(weights, block, thread, team, j.index, last)
+            e.call(barrier, block, c["counter"], (met + 2) * team)
+        for_chunks(e, c, thread, team, lambda *chunk: e.call(finish, block, *chunk))
+        with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
+            give_sums(e, c, direction(e, d.index), copies)
+    e.done()
+    return e
+
+
+def _caller(e: Emit, function: Emit, *steps: Num) -> Callable[[Num, Num, Num], None]:
+    """Calls a function for a chunk and these steps."""
+    return lambda *chunk: e.call(function, e.given["block"], *chunk, *steps)
+
+
+def _time(e: Emit, c: Frame, f: Frame, j: Num) -> tuple[Num, Num]:
+    """The j-th step from the end: its place i in this direction, and its time t."""
+    i = c["T"] - 1 - j
+    return i, time_of(e, c, f, i)
+
+
+def _write_start(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
+    """`start_back(...)`: gradients by the final states are where a chunk begins."""
+    e = Emit(module, "start_back", kind, ("block", "d", "low", "high"), internal=True)
+    c, g = common(e), e.given
+    f = direction(e, g["d"])
+    with e.loop(c["states"]) as s:
+        own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
+        final, width = e.word(f["d_final"] + s.index * 8), state_width(e, c, s.index)
+        take_states(e, c, copies, (own, width), final, g["low"], g["high"] - g["low"])
+    e.done()
+    return e
+
+
+def _write_finish(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
+    """`finish_back(...)`: what is left at the start of the sequence is the gradient there."""
+    e = Emit(module, "finish_back", kind, ("block", "d", "low", "high"), internal=True)
+    c, g = common(e), e.given
+    f = direction(e, g["d"])
+    with e.loop(c["states"]) as s:
+        width = state_width(e, c, s.index)
+        own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
+        e.call(copies["give"], e.word(f["d_start"] + s.index * 8), width * kind.bytes, own,
+               c["H_row"], g["high"] - g["low"], width, c["order"] + g["low"] * 8)  # fmt: skip
+    e.done()
+    return e
+
+
+STEPS = ("block", "d", "low", "high", "first", "last")
+
+
+def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
+    """`gather_back(...)`: what a chunk's rows read in a block of steps, padded: x, h, y, d_y."""
+    restart = write_restart(module, kind, copies)
+    e = Emit(module, "gather_back", kind, STEPS, internal=True)
+    c, g = common(e), e.given
+    f, low, high = direction(e, g["d"]), g["low"], g["high"]
+    before, order = first_row(e, c, f, g["first"], g["last"]), c["order"] + low * 8
+    with e.loop(g["last"], start=g["first"]) as j:
+        i, t = _time(e, c, f, j.index)
+        R = alive(e, c, t, low, high)
+        m = e.word(c["offset"] + t * 8) - before + low
+
+        def take(name: str, block: str, row: str, count: str, first: Num | int) -> None:
+            source = c[name] + first + e.word(c[f"{name}_steps"] + t * 8)
+            e.call(copies["take"], f[block] + m * c[row], c[row], source, c[f"{name}_row"], R,
+                   c[count], order)  # fmt: skip
+
+        with e.when(c["wants_weights"].compare("!=", 0)):
+            take("x", "x_block", "I_row", "I", 0)
+        with e.when(c["reads_y"].compare("!=", 0)):
+            take("y", "y_block", "H_row", "out", f["y_first"])
+        take("d_y", "d_y_block", "H_row", "out", f["d_y_first"])
+        _gather_old(e, c, f, copies, restart, (i, t, m, R))
+    e.done()
+    return e
+
+
+def _gather_old(
+    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], restart: Emit,
+    place: tuple[Num, Num, Num, Num],
+) -> None:  # fmt: skip
+    """The old outputs of R rows at the i-th step, which is step t, from row m of the block on."""
+    g, low, high, (i, t, m, R) = e.given, e.given["low"], e.given["high"], place
+    order = c["order"] + low * 8
+    # Rows that had a step before this one go on from its output, the others start here.
+    inside = i.choose(">", 0, f["reverse"].choose("!=", 0, t + 1, t - 1), 0)
+    going = i.choose(">", 0, alive(e, c, inside, low, high).least(R), 0)
+    old = f["old_block"] + m * c["H_row"]
+    y = c["y"] + f["y_first"] + e.word(c["y_steps"] + inside * 8)
+    e.call(copies["take"], old, c["H_row"], y, c["y_row"], going, c["out"], order)
+    start = old + going * c["H_row"], c["out"]
+    take_states(e, c, copies, start, e.word(f["start"]), low + going, R - going)
+    e.call(restart, g["block"], g["d"], i, low, high, old - low * c["H_row"], 1)
+
+
+def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
+    """`back(...)`: the steps of a block, from the last to the first, for a chunk."""
+    restart_back, seen = write_restart_back(module, kind), write_seen(module, kind)
+    take_records = write_take_records(module, kind)
+    e = Emit(module, "back", kind, STEPS, internal=True)
+    c, g = common(e), e.given
+    f, low = direction(e, g["d"]), g["low"]
+    before = first_row(e, c, f, g["first"], g["last"])
+    d_row = line_size(c, kind)
+    with e.loop(g["last"], start=g["first"]) as j:
+        i, t = _time(e, c, f, j.index)
+        R = alive(e, c, t, low, g["high"])
+        n = e.word(c["offset"] + t * 8) + low
+        e.call(take_records, g["block"], g["d"], low, R, t)
+        see(e, c, f, seen, (R, n, n - before))
+        phases_back(e, c, f, product, (R, n, n - before, d_row))
+        e.call(restart_back, g["block"], g["d"], i, low, g["high"])
+    e.done()
+    return e

@@ -1,0 +1,239 @@
+"""The forward pass: rows of a batch carried through time, their states with them."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm.loops.phases import early_phases
+from throughtime.compiler.llvm.loops.resets import restart_rows, write_restart
+from throughtime.compiler.llvm.loops.steps import (
+    alive,
+    for_chunks,
+    gather_x,
+    state_width,
+    take_states,
+    time_of,
+)
+from throughtime.compiler.llvm.loops.team import (
+    MEETING_SIZE,
+    denormals_flushed,
+    my_share,
+    thread_and_team,
+)
+from throughtime.compiler.llvm.loops.trace import give_records
+from throughtime.compiler.llvm.products.product import fetch_shared, parts_of
+from throughtime.compiler.llvm.sizes import PLACES, WIDEST, Kind
+from throughtime.compiler.llvm.writer import Emit, Frame, Num, common, direction
+from throughtime.compiler.runtime.machine import Machine
+
+
+def take_start(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], restart: Emit) -> None:
+    """The first states of a chunk's rows, a reset before the first step among them."""
+    low, high = e.given["low"], e.given["high"]
+    with e.loop(c["states"]) as s:
+        own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
+        start, width = e.word(f["start"] + s.index * 8), state_width(e, c, s.index)
+        take_states(e, c, copies, (own, width), start, low, high - low)
+    e.call(restart, e.given["block"], e.given["d"], 0, low, high, f["state"], c["states"])
+
+
+def h_places(c: Frame, f: Frame, low: Num, i: Num) -> tuple[Num, Num]:
+    """Where h of a chunk lies before the i-th step, and where it will lie after it."""
+    places = [f[name] + low * c["H_row"] for name in ("state", "new")]
+    return (
+        (i % 2).choose("==", 0, places[0], places[1]),
+        (i % 2).choose("==", 0, places[1], places[0]),
+    )
+
+
+def give_output(
+    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num, new: Num
+) -> Num:
+    """This member's share of what a step has given.
+
+    Gives 1 where other states than the output are recorded, so that the members must meet, else 0.
+    """
+    _give_share(e, c, f, copies, R, t, new)
+    give_records(e, c, f, copies, R, t)
+    return f["records"].choose("!=", 0, 1, e.number(0))
+
+
+def _give_share(
+    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num, new: Num
+) -> None:
+    """Some rows of the output, or some units of all rows.
+
+    Resets change whole rows of it next, so with them a member gives the rows that it will reset.
+    """
+    g, lanes = e.given, e.kind.lanes
+    whole = e.b.or_(R.compare(">=", g["members"]), f["restarts"].compare("!=", 0))
+
+    def share(rows: Num, units: Num) -> Num:
+        return Num(e.b, e.b.select(whole, rows.value, units.value))
+
+    (low, high), (first, last) = (
+        my_share(e, count, g["member"], g["members"])
+        for count in (R, (c["out"] + lanes - 1) // lanes)
+    )
+    begin, end = share(low, e.number(0)), share(high, R)
+    unit, behind = (
+        share(e.number(0), first * lanes),
+        share(c["out"], (last * lanes).least(c["out"])),
+    )
+    y = c["y"] + f["y_first"] + e.word(c["y_steps"] + t * 8) + unit * e.kind.bytes
+    e.call(copies["give"], y, c["y_row"], new + begin * c["H_row"] + unit * e.kind.bytes,
+           c["H_row"], end - begin, behind - unit, c["order"] + (g["low"] + begin) * 8)  # fmt: skip
+
+
+def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
+    """The last states of a chunk's rows."""
+    g = e.given
+    low, rows = g["low"], g["high"] - g["low"]
+    last, _ = h_places(c, f, low, c["T"])
+    with e.loop(c["states"]) as s:
+        own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
+        source, width = s.index.choose("==", 0, last, own), state_width(e, c, s.index)
+        e.call(copies["give"], e.word(f["final"] + s.index * 8), width * e.kind.bytes, source,
+               c["H_row"], rows, width, c["order"] + low * 8)  # fmt: skip
+
+
+CHUNK = ("block", "d", "low", "high", "scratch", "shared", "member", "members", "counter")
+"""Arguments of the functions that carry a chunk: its direction and rows, this thread's scratch and
+that of the chunk's first member, which member this is and of how many, and where they meet."""
+
+
+def write_forward(
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], product: Emit, pack: Emit,
+    barrier: Emit, machine: Machine,
+) -> Emit:  # fmt: skip
+    """`forward(block)`: the region that every thread of the team runs."""
+    step = _write_step(module, kind, copies, product)
+    chunk = _write_chunk(module, kind, copies, product, step, barrier)
+    e = Emit(module, "forward", kind, ("block",))
+    c, block = common(e), e.given["block"]
+    with denormals_flushed(e, machine):
+        thread, team = thread_and_team(e)
+        e.call(pack, block, thread, team)
+        e.call(barrier, block, c["counter"], team)
+        members = (team // (c["D"] * c["chunks"])).least(c["members"]).most(1)
+        task, member = thread // members, thread % members
+        scratch = c["scratch"] + thread * c["scratch_size"]
+        shared = c["scratch"] + (thread - member) * c["scratch_size"]
+
+        def run(d: Num, low: Num, high: Num) -> None:
+            counter = c["counter"] + (task + 1) * MEETING_SIZE
+            e.call(chunk, block, d, low, high, scratch, shared, member, members, counter)
+
+        for_chunks(e, c, task, team // members, run)
+        e.call(barrier, block, c["counter"], team * 2)
+    e.done()
+    return e
+
+
+def _write_chunk(
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], product: Emit, step: Emit,
+    barrier: Emit,
+) -> Emit:  # fmt: skip
+    """`chunk(...)`: some rows of one direction through all steps."""
+    e, restart = Emit(module, "chunk", kind, CHUNK, True), write_restart(module, kind, copies)
+    c, g = common(e), e.given
+    f, low, high, pre = direction(e, g["d"]), g["low"], g["high"], g["shared"] + c["pre"]
+
+    with e.when(g["member"].compare("==", 0)):
+        take_start(e, c, f, copies, restart)
+    with e.loop(c["T"], e.number(0).value, step=c["block"]) as first:
+        last, blocks = (first.index + c["block"]).least(c["T"]), first.index // c["block"] + 1
+        _begin_block(e, c, f, copies, product, first.index, last)
+        _meet(e, barrier, first.index + blocks + Num(e.b, first.values[0]))
+        with e.loop(last, e.number(0).value, first.values[0], start=first.index) as i:
+            t, (m, more) = time_of(e, c, f, i.index), (Num(e.b, v) for v in i.values)
+            R, met = alive(e, c, t, low, high), i.index + 1 + blocks + more
+            places, sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
+            e.call(step, *(g[n] for n in CHUNK[:-1]), R, t, sums, *places)
+            _meet(e, barrier, met)
+            recorded = give_output(e, c, f, copies, R, t, places[1])
+            again = restart_rows(e, c, f, restart, R, i.index + 1, places[1]).most(recorded)
+            with e.when(again.compare("!=", 0)):
+                _meet(e, barrier, met + 1)
+            i.next = [(m + R).value, (more + again).value]
+        first.next = [i.values[1]]
+    with e.when(g["member"].compare("==", 0)):
+        give_final(e, c, f, copies)
+    e.done()
+    return e
+
+
+def _meet(e: Emit, barrier: Emit, count: Num) -> None:
+    """The count-th meeting of the members of a chunk."""
+    g = e.given
+    with e.when(g["members"].compare(">", 1)):
+        e.call(barrier, g["block"], g["counter"], count * g["members"])
+
+
+def _begin_block(
+    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], product: Emit, first: Num, last: Num
+) -> None:
+    """x of a block of steps, and this member's share of where its sums stand before h."""
+    g, size = e.given, e.kind.size
+    pre, pre_row = g["shared"] + c["pre"], c["sums"] * c["H_row"]
+    count = gather_x(e, c, f, copies, first, last)
+    begin, end = my_share(e, count, g["member"], g["members"])
+    x, to, rows = g["scratch"] + begin * c["I_row"], pre + begin * pre_row, end - begin
+    e.call(product, g["block"], f["bias"], 0, x, c["I_row"], 0, f["W_pack"], 1, c["I"], to,
+           pre_row, rows, c["with_a"] * (c["H_row"] // size))  # fmt: skip
+    alone = c["with_a"] * c["H_row"]
+    e.call(copies["copy"], to + alone, pre_row, f["bias"] + alone, 0, rows,
+           (pre_row - alone) // e.kind.bytes)  # fmt: skip
+
+
+def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product: Emit) -> Emit:
+    """`step(...)`: this member's panels of one step, for `R` rows of a chunk."""
+    names = (*CHUNK[:-1], "R", "t", "pre", "old", "new")
+    e = Emit(module, "step", kind, names, internal=True)
+    c, g = common(e), e.given
+    f = direction(e, g["d"])
+    blocks, vector = c["H_row"] // kind.size, early_phases(e, c, f, product)
+    with e.when(g["members"].compare(">", 1)):
+        fetch_shared(e, c)
+    with parts_of(e, blocks, c["panel"], (g["member"], g["members"])) as (first, some):
+        V = some * c["last_u"]
+        groups = ((V + WIDEST - 1) // WIDEST).most(1)
+        height = e.word(c["heights"] + (V + groups - 1) // groups * 8)
+        with parts_of(e, g["R"], height) as (row, R):
+            _panel(e, c, f, vector, (first, some), (row, R))
+    with e.when(g["member"].compare("==", 0)):  # rows that have ended, or not begun
+        ended = g["R"] * c["H_row"]
+        e.call(copies["copy"], g["new"] + ended, c["H_row"], g["old"] + ended, c["H_row"],
+               g["high"] - g["low"] - g["R"], c["H_row"] // kind.bytes)  # fmt: skip
+    e.done()
+    return e
+
+
+def _panel(
+    e: Emit, c: Frame, f: Frame, vector: Num, units: tuple[Num, Num], rows: tuple[Num, Num]
+) -> None:
+    """U v of some rows and unit blocks into the scratch, then the cell's own code on it.
+
+    Every other step begins with the tile that the step before has ended with: it is still near.
+    """
+    g, size, (first, some), (row, R) = e.given, e.kind.size, units, rows
+    pre_row, G = c["sums"] * c["H_row"], c["last_u"]
+    column, b = first * size, g["low"] + row
+    pre = g["pre"] + row * pre_row + column
+    chains, chains_row = g["scratch"] + c["chains"], some * G * size
+    old = g["old"] + row * c["H_row"]
+    with parts_of(e, some * G, e.number(WIDEST), turned=g["t"] % 2) as (group, V):
+        e.call_at(
+            e.word(c["tiles"] + (V * PLACES + R) * 8),
+            pre, pre_row, c["places"] + group * 8, vector + row * c["H_row"], c["H_row"], 0,
+            f["U_pack"] + (first * G + group) * (c["H"] * size), 1, c["H"],
+            chains + group * size, chains_row,
+        )  # fmt: skip
+    n = e.word(c["offset"] + g["t"] * 8) + b
+    e.call_at(
+        c["cell_forward"], R, some, chains, chains_row, pre, pre_row, old + column,
+        f["state"] + b * c["H_row"] + column, c["H_row"], c["state_plane"],
+        g["new"] + row * c["H_row"] + column, f["saved"] + n * c["saved_row"] + column,
+        c["saved_row"], f["vector"] + column, c["H_row"], c["H"],
+        f["inputs"] + n * c["inputs_row"] + column, c["unit_widths"],
+    )  # fmt: skip

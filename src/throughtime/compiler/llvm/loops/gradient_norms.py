@@ -1,0 +1,110 @@
+"""What backward sees at a step: the norms of each row's gradients by the new states, and clipping.
+
+    n_s = || dL/ds ||  for each state s;  all of them times c / n where n = sqrt(sum n_s^2) > c
+
+Norms are those before clipping. Squares are summed in float64: no gradient that a number can hold
+overflows in them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm.loops.rows import lanes_below
+from throughtime.compiler.llvm.sizes import Kind
+from throughtime.compiler.llvm.writer import Emit, Frame, Num, common, direction
+
+DOUBLE = ir.DoubleType()
+ARGUMENTS = ("block", "d", "low", "R", "n", "m")
+
+
+def write_seen(module: ir.Module, kind: Kind) -> Emit:
+    """`seen(...)`: of R rows from row `low` on, the n-th over all steps and the m-th of the block.
+
+    for rows: for states: norm; where too large: for states: scale
+    """
+    e = Emit(module, "seen", kind, ARGUMENTS, internal=True)
+    c, g = common(e), e.given
+    f = direction(e, g["d"])
+    with e.loop(g["R"]) as row:
+        with e.loop(c["states"], DOUBLE(0.0)) as s:
+            units = e.word(c["state_widths"] + s.index * 8)
+            square = _square(e, c, units, *_places(e, c, f, row.index, s.index))
+            with e.when(f["norms"].compare("!=", 0)):
+                place = (g["n"] + row.index) * c["states"] + s.index
+                norm = _narrow(e, _root(e, square))
+                e.put_real(norm, f["norms"] + place * kind.bytes)
+            s.next = [e.b.fadd(s.values[0], square)]
+        with e.when(c["clip"].compare("!=", 0)):
+            _clip(e, c, f, row.index, _root(e, s.values[0]))
+    e.done()
+    return e
+
+
+def see(e: Emit, c: Frame, f: Frame, seen: Emit, rows: tuple[Num, Num, Num]) -> None:
+    """In `back`: look at the rows of a step where somebody asks, before its derivative.
+
+    Args:
+        e, c, f: the function, and its numbers.
+        seen: of `write_seen`.
+        rows: how many, the first one's number over all steps, and in the block.
+    """
+    asked = e.b.or_(f["norms"].compare("!=", 0), c["clip"].compare("!=", 0))
+    with e.when(asked):
+        e.call(seen, e.given["block"], e.given["d"], e.given["low"], *rows)
+
+
+def _places(e: Emit, c: Frame, f: Frame, row: Num, s: Num) -> tuple[Num, Num]:
+    """Where a row's gradient by a state lies: what later steps say, and the output; else zeros."""
+    g, line = e.given, c["H_row"]
+    later = f["d_state"] + s * c["state_plane"] + (g["low"] + row) * line
+    return later, s.choose("==", 0, f["d_y_block"] + (g["m"] + row) * line, c["zeros"])
+
+
+def _square(e: Emit, c: Frame, units: Num, later: Num, output: Num) -> Any:
+    """The squared norm of their sum over so many units, in float64."""
+    b, wide = e.b, ir.VectorType(DOUBLE, e.kind.lanes)
+    zero = wide([0.0] * e.kind.lanes)
+    with e.loop(c["H_row"] // e.kind.size, zero) as block:
+        at, left = block.index * e.kind.size, units - block.index * e.kind.lanes
+        value = b.fadd(e.load(later + at), e.load(output + at))
+        value = b.select(lanes_below(e, left), value, e.zero())
+        value = value if e.kind.bytes == 8 else b.fpext(value, wide)
+        block.next = [b.fadd(block.values[0], b.fmul(value, value))]
+    return _across(e, block.values[0])
+
+
+def _across(e: Emit, v: Any) -> Any:
+    """The sum of a vector's numbers, by halves."""
+    lanes = e.kind.lanes
+    while lanes > 1:
+        lanes //= 2
+        index = ir.VectorType(ir.IntType(32), lanes)
+        low, high = index(list(range(lanes))), index(list(range(lanes, 2 * lanes)))
+        undefined = v.type(ir.Undefined)
+        v = e.b.fadd(e.b.shuffle_vector(v, undefined, low), e.b.shuffle_vector(v, undefined, high))
+    return e.b.extract_element(v, ir.IntType(32)(0))
+
+
+def _clip(e: Emit, c: Frame, f: Frame, row: Num, norm: Any) -> None:
+    """The row's gradients scaled to the norm asked for, where theirs is larger."""
+    most = e.real(c["clip"])
+    most = most if e.kind.bytes == 8 else e.b.fpext(most, DOUBLE)
+    with e.when(e.b.fcmp_ordered(">", norm, most)):
+        scale = e.splat(_narrow(e, e.b.fdiv(most, norm)))
+        with e.loop(c["states"]) as s, e.loop(c["H_row"] // e.kind.size) as block:
+            at = block.index * e.kind.size
+            later, output = (v + at for v in _places(e, c, f, row, s.index))
+            e.store(e.b.fmul(e.load(later), scale), later)
+            with e.when(s.index.compare("==", 0)):
+                e.store(e.b.fmul(e.load(output), scale), output)
+
+
+def _root(e: Emit, square: Any) -> Any:
+    return e.b.call(e.plain("llvm.sqrt.f64", DOUBLE, [DOUBLE]), [square])
+
+
+def _narrow(e: Emit, value: Any) -> Any:
+    return value if e.kind.bytes == 8 else e.b.fptrunc(value, e.kind.real)

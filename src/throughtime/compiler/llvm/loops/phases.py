@@ -1,0 +1,115 @@
+"""Phases that multiply what their own step computed, and the units of a row, by width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from throughtime.compiler.llvm.arguments import RUN
+from throughtime.compiler.llvm.writer import Emit, Frame, Num
+from throughtime.compiler.plan import Plan
+
+
+def blocks_of(e: Emit, units: Num) -> Num:
+    """How many vectors so many units fill."""
+    return (units + e.kind.lanes - 1) // e.kind.lanes
+
+
+def units_of(e: Emit, plan: Plan) -> dict[str, Num]:
+    """How many units each width has; arguments of the function are H and a list, `widths`."""
+    names = plan.widths.names
+    g = e.given
+    return {names[0]: g["H"]} | {w: e.word(g["widths"], i) for i, w in enumerate(names[1:], 1)}
+
+
+def sections(e: Emit, plan: Plan, blocks: Num) -> Iterator[tuple[str, Num, Num]]:
+    """For each width its name, how many units it has, and of how many blocks.
+
+    Args:
+        e: the function.
+        plan: of the cell.
+        blocks: of a step whose widths are all the same, which may be a part of them.
+    """
+    for name, units in units_of(e, plan).items():
+        yield name, units, blocks if plan.widths.even else blocks_of(e, units)
+
+
+def run_at(e: Emit, c: Frame, i: Num) -> Frame:
+    """The i-th run, in the order in which they are computed."""
+    return Frame(e, c["runs"] + i * (8 * len(RUN)), RUN)
+
+
+def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
+    """In `step`: all phases but the last one's product; gives the rows that this multiplies."""
+    g, pre_row = e.given, c["sums"] * c["H_row"]
+    with e.loop(c["early"]) as i:
+        run = run_at(e, c, i.index)
+        vector = _vector(e, c, f, run)
+        sums = g["pre"] + run["line"] * c["H_row"]
+        vectors = run["count"] * blocks_of(e, run["width"])
+        packed, size = f["U_early"] + run["packed"], vectors * (run["K"] * e.kind.size)
+        # Blocks are written in whole vectors over the next one's first units, so none may start
+        # from its own place.
+        alone = run["blocks"].compare(">", 1)
+        bias = f["bias"] + run["line"] * c["H_row"]
+        start = Num(e.b, e.b.select(alone, bias.value, sums.value))
+        start_row = Num(e.b, e.b.select(alone, e.number(0).value, pre_row.value))
+        with e.loop(run["blocks"]) as b:
+            to, of = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
+            e.call(product, g["block"], start + to, start_row, vector + of, c["H_row"], 0,
+                   packed + b.index * size, 1, run["K"], sums + to, pre_row, g["R"],
+                   vectors)  # fmt: skip
+    return _vector(e, c, f, run_at(e, c, c["early"]))
+
+
+def _vector(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
+    """The rows that a run multiplies, computed where they are not there yet."""
+    g = e.given
+    own = g["scratch"] + c["vector_rows"]
+    n = e.word(c["offset"] + g["t"] * 8) + g["low"]
+    with e.when(run["stage"].compare("!=", 0)):
+        e.call_at(
+            run["stage"], g["R"], g["pre"], c["sums"] * c["H_row"], g["old"],
+            f["state"] + g["low"] * c["H_row"], c["H_row"], c["state_plane"], own, f["vector"],
+            c["H"], f["inputs"] + n * c["inputs_row"], c["unit_widths"],
+        )  # fmt: skip
+    return run["own"].choose("!=", 0, own, g["old"])
+
+
+def phases_back(
+    e: Emit, c: Frame, f: Frame, product: Emit, rows: tuple[Num, Num, Num, Num]
+) -> None:
+    """In `back`: the phases of a step, the last first, each the cell's derivative and its product.
+
+    Args:
+        e, c, f: the function, and its numbers.
+        product: C = start + A B.
+        rows: how many, the first one's number, over all steps and in the block; bytes of a row of
+            the gradients by sums.
+    """
+    R, n, m, d_row = rows
+    low, line = e.given["low"], c["H_row"]
+    d_state, direct = f["d_state"] + low * line, f["direct"] + low * line
+    d_sums, d_vectors = f["d_sums"] + m * d_row, f["d_own_rows"] + low * line
+    with e.loop(c["early"] + 1) as i:
+        run = run_at(e, c, i.index)
+        with e.when(run["stage"].compare("!=", 0)):
+            e.call_at(
+                run["stage"], R, f["saved"] + n * c["saved_row"], c["saved_row"],
+                *(f[name] + m * line for name in ("y_block", "old_block", "d_y_block")),
+                d_state, c["state_plane"], direct, d_sums, d_row, f["vector"], line, c["H"],
+                d_vectors, c["own_plane"], f["own_block"] + m * line, c["own_block_plane"],
+                *(v + n * c["inputs_row"] for v in (f["inputs"], f["d_inputs"])),
+                c["unit_widths"],
+            )  # fmt: skip
+        to = run["own"].choose("!=", 0, d_vectors + run["slot"] * c["own_plane"], d_state)
+        fresh = run["own"].choose("!=", 0, c["zeros"], direct)
+        start = run["begins"].choose("!=", 0, fresh, to)
+        zeros = e.b.and_(run["begins"].compare("!=", 0), run["own"].compare("!=", 0))
+        start_row = Num(e.b, e.b.select(zeros, e.number(0).value, line.value))
+        source, packed = d_sums + run["line"] * line, f["U_back"] + run["packed"]
+        size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
+        with e.loop(run["blocks"]) as b:
+            lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
+            e.call(product, e.given["block"], start + columns, start_row, source + lines, d_row,
+                   line, packed + b.index * size, run["count"], run["width"], to + columns, line,
+                   R, blocks_of(e, run["K"]))  # fmt: skip

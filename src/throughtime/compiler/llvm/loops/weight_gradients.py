@@ -1,0 +1,159 @@
+"""What a block of steps says of the weights and of x, a share for each thread.
+
+dW += d_sums^T x,  dU += d_sums^T h,  db += the sum of d_sums over rows,  dx = W^T d_sums
+
+Every number of dW, dU and db is one chain over all rows, a forward direction's from the last to the
+first, a backward direction's from the first to the last: how steps are cut into blocks, and the
+sequence into calls that add to one another, changes no bit.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm.loops.phases import blocks_of, run_at
+from throughtime.compiler.llvm.loops.steps import first_row
+from throughtime.compiler.llvm.loops.team import my_share
+from throughtime.compiler.llvm.products.packing import matrix_of
+from throughtime.compiler.llvm.sizes import Kind
+from throughtime.compiler.llvm.writer import Emit, Frame, Num, common, direction
+
+
+def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: Emit) -> Emit:
+    """`weights_back(...)`: this thread's share of what a block of steps says of W, U, b and x."""
+    sums = _write_sums(module, kind)
+    names = ("block", "thread", "team", "first", "last")
+    e = Emit(module, "weights_back", kind, names, internal=True)
+    c, g = common(e), e.given
+    with e.loop(c["D"]) as d:
+        f = direction(e, d.index)
+        before = first_row(e, c, f, g["first"], g["last"])
+        top = f["reverse"].choose("!=", 0, g["last"], c["T"] - g["first"]) - 1
+        count = e.word(c["offset"] + top * 8) + e.word(c["rows"] + top * 8) - before
+        with e.when(c["wants_x"].compare("!=", 0)):
+            _input(e, c, f, product, before, count)
+        with e.when(c["wants_weights"].compare("!=", 0)):
+            gates, rows = (f["gate_a"], e.number(0), c["with_a"]), (f["x_block"], c["I_row"], count)
+            _weights(e, c, f, column_product, gates, rows, (f["d_W"], c["H"], c["I_row"]))
+            with e.loop(c["early"] + 1) as i:
+                _run(e, c, f, column_product, run_at(e, c, i.index), count)
+            columns = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.size)
+            low, high = my_share(e, columns, g["thread"], g["team"])
+            to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
+            source, row = _walked(f, source, line_size(c, kind), count)
+            e.call(sums, to, source, row, count, high - low)
+    e.done()
+    return e
+
+
+def line_size(c: Frame, kind: Kind) -> Num:
+    """Bytes from row to row of the block's gradients by sums and vectors; the odd vector at the
+    end keeps the rows of large powers of two from falling into the same places of a cache."""
+    return (c["sums"] + c["vectors"]) * c["H_row"] + kind.size
+
+
+def _walked(f: Frame, rows: Num, size: Num, count: Num) -> tuple[Num, Num]:
+    """Where a block's rows begin in the order in which they are summed, and bytes to the next."""
+    step = f["reverse"].choose("!=", 0, size, size * -1)
+    return f["reverse"].choose("!=", 0, rows, rows + (count - 1) * size), step
+
+
+def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) -> None:
+    """dx = W^T d_sums, this thread's share of a block's rows."""
+    g, line = e.given, line_size(c, e.kind)
+    low, high = my_share(e, count, g["thread"], g["team"])
+    e.call(product, g["block"], c["zeros"], 0, f["d_sums"] + low * line, line, c["H_row"],
+           f["W_back"], c["with_a"], c["H"], f["d_x"] + (before + low) * c["I_row"], c["I_row"],
+           high - low, c["I_row"] // e.kind.size)  # fmt: skip
+
+
+def _run(e: Emit, c: Frame, f: Frame, column_product: Emit, run: Frame, count: Num) -> None:
+    """What a run says of its matrix, in a block of so many rows."""
+    sums = f["gate_u"] + run["line"] * 8, run["line"], run["count"]
+    own = f["own_block"] + run["slot"] * c["own_block_plane"]
+    rows = run["own"].choose("!=", 0, own, f["old_block"]), c["H_row"], count
+    to, row = matrix_of(e, f["d_matrices"], run["matrix"]), blocks_of(e, run["K"]) * e.kind.size
+    matrix = to, run["width"], row
+    with e.b.if_else(run["blocks"].compare("==", 1)) as (whole, parted):
+        with whole:
+            _weights(e, c, f, column_product, sums, rows, matrix)
+        with parted:
+            _weights(e, c, f, column_product, sums, rows, matrix, run)
+
+
+def _weights(
+    e: Emit, c: Frame, f: Frame, column_product: Emit, sums: tuple[Num, Num, Num],
+    rows: tuple[Num, Num, Num], matrix: tuple[Num, Num, Num], run: Frame | None = None,
+) -> None:  # fmt: skip
+    """This thread's lines of the gradient by a matrix of some sums; the first block begins them,
+    unless they are added to.
+
+    Args:
+        e, c, f: the function, and its numbers.
+        column_product: C = start + A^T B.
+        sums: each one's number in the matrix, the first one's among all, and how many.
+        rows: what they multiply, bytes from row to row, and how many.
+        matrix: the gradient, lines of each sum, and bytes of a line.
+        run: of one sum whose matrix has blocks, each of which is a part by itself.
+    """
+    g, (gates, first, number), (to, width, row) = e.given, sums, matrix
+    number = number if run is None else run["blocks"]
+    low, high = my_share(e, number * width, g["thread"], g["team"])
+    block, block_step = _walked(f, *rows)
+    begins = e.b.and_(g["first"].compare("==", 0), c["adds"].compare("==", 0))
+    with e.loop(number) as q:
+        line = q.index * width
+        start, stop = low.most(line), high.least(line + width)
+        unit = start - line
+        part = e.word(gates + q.index * 8).most(0) if run is None else q.index
+        address = to + (part * width + unit) * row
+        source = Num(e.b, e.b.select(begins, c["zeros"].value, address.value))
+        source_row = Num(e.b, e.b.select(begins, e.number(0).value, row.value))
+        with e.when(stop.compare(">", start)):
+            place, own = (first + q.index) * c["H_row"] + unit * e.kind.bytes, block
+            if run is not None:
+                place = first * c["H_row"] + start * e.kind.bytes
+                own = block + q.index * (run["K"] * e.kind.bytes)
+            e.call(column_product, g["block"], source, source_row,
+                   *_walked(f, f["d_sums"] + place, line_size(c, e.kind), rows[2]), own, block_step,
+                   rows[2],
+                   address, row, stop - start, row // e.kind.size)  # fmt: skip
+
+
+def _write_sums(module: ir.Module, kind: Kind) -> Emit:
+    """`column_sums(to, source, row, rows, vectors)`: adds every column's sum over the rows."""
+    e = Emit(module, "column_sums", kind, ("to", "source", "row", "rows", "vectors"), internal=True)
+    g = e.given
+    with e.loop(g["vectors"]) as v:
+        column = v.index * kind.size
+        with e.loop(g["rows"], e.load(g["to"] + column)) as n:
+            value = e.load(g["source"] + column + g["row"] * n.index)
+            n.next = [e.b.fadd(n.values[0], value)]
+        e.store(n.values[0], g["to"] + column)
+    e.done()
+    return e
+
+
+def begin_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
+    """Sums over rows and steps begin at zero, unless they are added to."""
+    lines = (c["sums"] + c["vectors"]) * (c["H_row"] // e.kind.size)
+    with e.when(c["adds"].compare("==", 0)):
+        e.call(copies["copy"], f["d_bias"], e.kind.size, c["zeros"], 0, lines, e.kind.lanes)
+
+
+def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
+    """Sums over all rows and steps, to the biases and vectors they are the gradients of."""
+    with e.when(c["wants_weights"].compare("!=", 0)):
+        with e.loop(c["sums"]) as k:
+            source = f["d_bias"] + k.index * c["H_row"]
+            for gates, to in (("gate_a", "d_W_bias"), ("gate_u", "d_U_bias")):
+                gate = e.word(f[gates] + k.index * 8)
+                with e.when(e.b.and_(gate.compare(">=", 0), f[to].compare("!=", 0))):
+                    _give_line(e, c, copies, f[to] + gate * c["H"] * e.kind.bytes, source)
+        with e.loop(c["vectors"]) as v:
+            source = f["d_bias"] + (c["sums"] + v.index) * c["H_row"]
+            _give_line(e, c, copies, e.word(f["d_own"] + v.index * 8), source)
+
+
+def _give_line(e: Emit, c: Frame, copies: dict[str, Emit], to: Num, source: Num) -> None:
+    e.call(copies["give"], to, 0, source, 0, 1, c["H"], c["zeros"])

@@ -1,0 +1,1 @@
+"""Vector maths: torch's pointwise operations with stated error bounds."""

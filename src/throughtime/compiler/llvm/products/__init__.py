@@ -1,0 +1,1 @@
+"""Products in register tiles, and weights packed for them."""

@@ -1,0 +1,255 @@
+"""Weights packed for the tiles: each panel's numbers in the order a tile reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm.loops.phases import blocks_of, run_at
+from throughtime.compiler.llvm.loops.rows import load_part, store_part
+from throughtime.compiler.llvm.products.product import parts_of
+from throughtime.compiler.llvm.sizes import WIDEST, Kind
+from throughtime.compiler.llvm.writer import Emit, Frame, Num, common, direction
+
+_AT_ONCE = 4
+"""Vectors that are compared in one turn of a loop."""
+
+
+def write_lines(module: ir.Module, kind: Kind) -> Emit:
+    """`pack_lines`: one vector of a panel from the matrix's lines, one line a lane.
+
+    Lines lie one behind the other, and so does the copy of them; `copy` = 0: none is kept.
+    """
+    squares = _write_squares(module, kind)
+    names = ("block", "to", "to_step", "copy", "source", "lines", "K")
+    e = Emit(module, "pack_lines", kind, names, internal=True)
+    g, kept = e.given, e.given["copy"].compare("!=", 0)
+    count = g["lines"].least(kind.lanes).most(0) * g["K"]
+    asked, before = e.b.and_(kept, common(e)["trusted"].compare("!=", 0)), e.b.block
+    with e.when(asked):
+        differ, inside = _differ(e, g["source"], g["copy"], count), e.b.block
+    stale = e.b.phi(ir.IntType(1))
+    stale.add_incoming(stale.type(1), before)
+    stale.add_incoming(differ, inside)
+    with e.when(stale):
+        with e.when(kept), e.loop(count, step=kind.lanes) as k:
+            at, left = k.index * kind.bytes, count - k.index
+            store_part(e, load_part(e, g["source"] + at, left), g["copy"] + at, left)
+        # What is packed is what is compared from now on, whoever writes the weights meanwhile.
+        read = g["copy"].choose("!=", 0, g["copy"], g["source"])
+        e.call(squares, *(read if n == "source" else g[n] for n in names if n != "copy"))
+    e.done()
+    return e
+
+
+def _differ(e: Emit, first: Num, second: Num, count: Num) -> Any:
+    """A truth value: whether two rows of so many numbers differ in any bit."""
+    kind = e.kind
+    turn, bits = _AT_ONCE * kind.lanes, ir.VectorType(ir.IntType(8 * kind.bytes), kind.lanes)
+    whole = count // turn * turn
+
+    def other(total: Any, a: Any, b: Any) -> Any:
+        return e.b.or_(total, e.b.xor(e.b.bitcast(a, bits), e.b.bitcast(b, bits)))
+
+    with e.loop(whole, bits([0] * kind.lanes), step=turn) as k:
+        for i in range(_AT_ONCE):
+            at = (k.index + i * kind.lanes) * kind.bytes
+            k.next = [other(k.next[0], e.load(first + at), e.load(second + at))]
+    with e.loop(count, k.values[0], start=whole, step=kind.lanes) as k:
+        at, left = k.index * kind.bytes, count - k.index
+        parts = (load_part(e, address + at, left) for address in (first, second))
+        k.next = [other(k.values[0], *parts)]
+    lanes = e.b.icmp_signed("!=", k.values[0], bits([0] * kind.lanes))
+    some = e.b.bitcast(lanes, ir.IntType(kind.lanes))
+    return e.b.icmp_signed("!=", some, some.type(0))
+
+
+def _write_squares(module: ir.Module, kind: Kind) -> Emit:
+    """`pack_squares`: the vector itself.
+
+    for squares of lanes x lanes numbers: transpose
+    """
+    names = ("block", "to", "to_step", "source", "lines", "K")
+    e = Emit(module, "pack_squares", kind, names, internal=True)
+    g, zeros, line = e.given, common(e)["zeros"], e.given["K"] * kind.bytes
+    lines = [
+        Num(e.b, e.b.select(g["lines"].compare(">", i), (g["source"] + line * i).value,
+                            zeros.value))
+        for i in range(kind.lanes)
+    ]  # fmt: skip
+    whole = g["K"] // kind.lanes * kind.lanes
+    with e.loop(whole, step=kind.lanes) as k:
+        square = _transposed(e, [e.load(line + k.index * kind.bytes) for line in lines])
+        for i, vector in enumerate(square):
+            e.store(vector, g["to"] + g["to_step"] * (k.index + i))
+    with e.loop(g["K"], start=whole) as k:
+        to, source = g["to"] + g["to_step"] * k.index, g["source"] + k.index * kind.bytes
+        e.store(e.zero(), to)
+        with e.loop(g["lines"].least(kind.lanes)) as lane:
+            e.put_real(e.real(source + line * lane.index), to + lane.index * kind.bytes)
+    e.done()
+    return e
+
+
+def _transposed(e: Emit, square: list[Any]) -> list[Any]:
+    """A square of vectors, lines for columns: blocks of 1, 2, 4, ... numbers change places."""
+    lanes, size = e.kind.lanes, 1
+    while size < lanes:
+        kept = [lane if not lane & size else lanes + lane - size for lane in range(lanes)]
+        moved = [lane + size if not lane & size else lanes + lane for lane in range(lanes)]
+        new = list(square)
+        for i in range(lanes):
+            if not i & size:
+                a, b = square[i], square[i + size]
+                new[i], new[i + size] = (_shuffled(e, a, b, m) for m in (kept, moved))
+        square, size = new, 2 * size
+    return square
+
+
+def _shuffled(e: Emit, a: Any, b: Any, places: list[int]) -> Any:
+    mask = ir.VectorType(ir.IntType(32), e.kind.lanes)(places)
+    return e.b.shuffle_vector(a, b, mask)
+
+
+def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: bool) -> Emit:
+    """`pack(block, thread, team)`: this thread's share of what forward or backward multiplies,
+    unless the arena has it from a region before."""
+    matrices = _write_columns(module, kind) if back else write_lines(module, kind)
+    e = Emit(module, "pack", kind, ("block", "thread", "team"), internal=True)
+    c = common(e)
+    mine = e.given["thread"], e.given["team"]
+    with e.when(c["packed"].compare("==", 0)), e.loop(c["D"]) as d:
+        f = direction(e, d.index)
+        (_pack_transposed if back else _pack_panels)(e, c, f, matrices, mine)
+        with e.when(e.given["thread"].compare("==", 0)):
+            _pack_bias(e, c, f)
+            with e.loop(c["vectors"]) as v:
+                vector, own = f["vector"] + v.index * c["H_row"], e.word(f["own"] + v.index * 8)
+                e.call(copies["take"], vector, 0, own, 0, 1, c["H"], c["zeros"])
+    e.done()
+    return e
+
+
+def _pack_panels(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]) -> None:
+    """W and U for the forward pass."""
+    blocks = c["H_row"] // e.kind.size
+    inputs = f["W_pack"], f["W"], f["gate_a"], c["with_a"], c["I"]
+    _pack_flat(e, lines, mine, inputs, (c["H"], blocks))
+    with e.loop(c["early"]) as i:
+        run = run_at(e, c, i.index)
+        to, matrix = f["U_early"] + run["packed"], matrix_of(e, f["matrices"], run["matrix"])
+        gates = f["gate_u"] + run["line"] * 8
+        blocks = blocks_of(e, run["width"])
+        one = run["count"] * blocks * (run["K"] * e.kind.size)
+        with e.loop(run["blocks"]) as b:
+            part = matrix + b.index * (run["width"] * run["K"] * e.kind.bytes)
+            what = to + b.index * one, part, gates, run["count"], run["K"]
+            _pack_flat(e, lines, mine, what, (run["width"], blocks))
+    _pack_recurrent(e, c, f, lines, mine)
+
+
+def _pack_transposed(e: Emit, c: Frame, f: Frame, columns: Emit, mine: tuple[Num, Num]) -> None:
+    """U, and where x wants a gradient W, for the backward pass."""
+    block = e.given["block"]
+    with e.when(c["wants_x"].compare("!=", 0)):
+        e.call(columns, block, f["W_back"], f["W"], f["gate_a"], c["with_a"], c["H"], c["I"], *mine)
+    with e.loop(c["early"] + 1) as i:
+        run = run_at(e, c, i.index)
+        to, gates = f["U_back"] + run["packed"], f["gate_u"] + run["line"] * 8
+        matrix = matrix_of(e, f["matrices"], run["matrix"])
+        one = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
+        with e.loop(run["blocks"]) as b:
+            part = matrix + b.index * (run["width"] * run["K"] * e.kind.bytes)
+            what = gates, run["count"], run["width"], run["K"]
+            e.call(columns, block, to + b.index * one, part, *what, *mine)
+
+
+def matrix_of(e: Emit, matrices: Num, number: Num) -> Num:
+    """The address of a matrix among a direction's."""
+    return e.word(matrices + number * 8)
+
+
+def _write_columns(module: ir.Module, kind: Kind) -> Emit:
+    """`pack_columns`: a matrix for the product with its transpose, `gates` blocks of lines.
+
+    for panels of columns: for gates: for vectors: for units
+    """
+    names = ("block", "to", "source", "gate", "gates", "lines", "columns", "thread", "team")
+    e = Emit(module, "pack_columns", kind, names, internal=True)
+    g = e.given
+    vectors, line, H = blocks_of(e, g["columns"]), g["columns"] * kind.bytes, g["lines"]
+    with parts_of(e, vectors, e.number(WIDEST), (g["thread"], g["team"])) as (first, V):
+        panel = g["to"] + first * (g["gates"] * H * kind.size)
+        with e.loop(g["gates"]) as q, e.loop(V) as v:
+            column = (first + v.index) * kind.lanes
+            gate = e.word(g["gate"] + q.index * 8).most(0)
+            source = g["source"] + gate * H * line + column * kind.bytes
+            to = panel + (q.index * H * V + v.index) * kind.size
+            with e.loop(H) as unit:
+                value = load_part(e, source + unit.index * line, g["columns"] - column)
+                e.store(value, to + unit.index * V * kind.size)
+    e.done()
+    return e
+
+
+def _pack_flat(
+    e: Emit, lines: Emit, mine: tuple[Num, Num], what: tuple[Num, Num, Num, Num, Num],
+    units: tuple[Num, Num],
+) -> None:  # fmt: skip
+    """W, or an early phase's matrix: columns are the units of each sum, one behind the other.
+
+    Args:
+        e, lines, mine: the function, what packs a vector, and this thread's share.
+        what: where to, the matrix, for each sum its number in it, how many sums, columns.
+        units: how many each sum has, and in how many vectors.
+    """
+    (to, matrix, gates, count, K), (H, blocks) = what, units
+    with parts_of(e, count * blocks, e.number(WIDEST), mine) as (first, V):
+        panel = to + first * (K * e.kind.size)
+        with e.loop(V) as v:
+            column = first + v.index
+            unit = column % blocks * e.kind.lanes
+            gate = e.word(gates + column // blocks * 8).most(0)
+            source = matrix + (gate * H + unit) * K * e.kind.bytes
+            _pack_vector(e, lines, (panel, v.index, V), source, H - unit, K)
+
+
+def _pack_recurrent(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]) -> None:
+    """U of the last phase: a panel holds all gates of some unit blocks, cut into tiles."""
+    blocks, G, K = c["H_row"] // e.kind.size, c["last_u"], c["H"]
+    with parts_of(e, blocks, c["panel"], mine) as (first, some):
+        with parts_of(e, some * G, e.number(WIDEST)) as (group, V):
+            tile = f["U_pack"] + (first * G + group) * (K * e.kind.size)
+            with e.loop(V) as v:
+                vector = group + v.index
+                unit = (first + vector // G) * e.kind.lanes
+                gate = e.word(f["gate_last"] + vector % G * 8).most(0)
+                which = e.word(f["matrix_last"] + vector % G * 8)
+                source = matrix_of(e, f["matrices"], which) + (gate * K + unit) * K * e.kind.bytes
+                _pack_vector(e, lines, (tile, v.index, V), source, K - unit, K)
+
+
+def _pack_vector(
+    e: Emit, lines: Emit, place: tuple[Num, Num, Num], source: Num, left: Num, K: Num
+) -> None:
+    """One vector, its number and how many there are in its panel; the copy lies in that order."""
+    panel, v, V = place
+    twin = common(e)["twin"]
+    copy = twin.choose("!=", 0, panel + v * (K * e.kind.size) + twin, 0)
+    e.call(lines, e.given["block"], panel + v * e.kind.size, V * e.kind.size, copy, source, left, K)
+
+
+def _pack_bias(e: Emit, c: Frame, f: Frame) -> None:
+    """Where the chain of each sum starts: b_ih, b_hh, or their sum."""
+    blocks = c["H_row"] // e.kind.size
+    with e.loop(c["sums"]) as k, e.loop(blocks) as block:
+        unit = block.index * e.kind.lanes
+        total = e.zero()
+        for name, gates in (("W_bias", "gate_a"), ("U_bias", "gate_u")):
+            gate = e.word(f[gates] + k.index * 8)
+            there = e.b.and_(gate.compare(">=", 0), f[name].compare("!=", 0))
+            left = Num(e.b, e.b.select(there, (c["H"] - unit).value, e.number(0).value))
+            address = f[name] + (gate * c["H"] + unit) * e.kind.bytes
+            total = e.b.fadd(total, load_part(e, address, left))
+        e.store(total, f["bias"] + k.index * c["H_row"] + unit * e.kind.bytes)

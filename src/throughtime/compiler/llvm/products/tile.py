@@ -1,0 +1,145 @@
+"""The register tile: R rows times V vectors of a product, of float32, float64 or bfloat16."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llvmlite import ir
+
+from throughtime.compiler.llvm.sizes import Kind
+from throughtime.compiler.llvm.vector import Bits
+from throughtime.compiler.llvm.writer import Emit, Num
+
+ARGUMENTS: Final = (
+    "start", "start_row", "places", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
+)  # fmt: skip
+"""Of a tile: where chains start (address, bytes from row to row, and V whole numbers: bytes to each
+vector), A (bytes from row to row, and from one part of a row to the next), B (packed: parts x K x V
+vectors), parts and K of each, and C (bytes from row to row)."""
+
+COLUMN_ARGUMENTS: Final = ("start", "start_row", "A", "A_step", "B", "B_step", "K", "C", "C_row")
+"""Of a tile whose A lies the other way: A[k, r] with r from number to number; bytes from k to k."""
+
+
+def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
+    """Write the tile of R rows and V vectors; gives its name."""
+    e = Emit(module, f"tile_{vectors}_{rows}", kind, ARGUMENTS)
+    g = e.given
+    places = [e.word(g["places"], v) for v in range(vectors)]
+    start = [
+        e.load(g["start"] + g["start_row"] * r + places[v])
+        for r in range(rows)
+        for v in range(vectors)
+    ]
+    with e.loop(g["parts"], *start, g["A"].value, g["B"].value) as part:
+        *chains, a, b = part.values
+        with e.loop(g["K"], *chains, a, b) as k:
+            k.next = _step(e, k.values, rows, vectors)
+        *chains, _, b = k.values
+        part.next = [*chains, (Num(e.b, a) + g["A_part"]).value, b]
+    for i, chain in enumerate(part.values[:-2]):
+        r, v = divmod(i, vectors)
+        e.store(chain, g["C"] + g["C_row"] * r + v * kind.size)
+    e.done()
+    return str(e.function.name)
+
+
+def _step(e: Emit, values: list[Any], rows: int, vectors: int) -> list[Any]:
+    """One k: a number of each row of A, spread, times the vectors of B.
+
+    The fewer of the two are held in registers while the others come one by one.
+    """
+    *chains, a_value, b_value = values
+    a, b = Num(e.b, a_value), Num(e.b, b_value)
+
+    def spread(r: int) -> Any:
+        return e.splat(e.real(a + e.given["A_row"] * r))
+
+    def weight(v: int) -> Any:
+        return e.load(b + v * e.kind.size)
+
+    if rows < vectors:
+        held = [spread(r) for r in range(rows)]
+        pairs = (
+            (r, v, held[r], w) for v in range(vectors) for w in [weight(v)] for r in range(rows)
+        )
+    else:
+        held = [weight(v) for v in range(vectors)]
+        pairs = (
+            (r, v, x, held[v]) for r in range(rows) for x in [spread(r)] for v in range(vectors)
+        )
+    for r, v, x, w in pairs:
+        chains[r * vectors + v] = e.fma(x, w, chains[r * vectors + v])
+    return [*chains, (a + e.kind.bytes).value, (b + vectors * e.kind.size).value]
+
+
+def write_column_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
+    """Write the tile of R rows and V vectors whose A lies with r from number to number."""
+    e = Emit(module, f"column_{vectors}_{rows}", kind, COLUMN_ARGUMENTS)
+    g = e.given
+    start = [
+        e.load(g["start"] + g["start_row"] * r + v * kind.size)
+        for r in range(rows)
+        for v in range(vectors)
+    ]
+    with e.loop(g["K"], *start, g["A"].value, g["B"].value) as k:
+        *chains, a_value, b_value = k.values
+        a, b = Num(e.b, a_value), Num(e.b, b_value)
+        weights = [e.load(b + v * kind.size) for v in range(vectors)]
+        for r in range(rows):
+            x = e.splat(e.real(a + r * kind.bytes))
+            for v in range(vectors):
+                chains[r * vectors + v] = e.fma(x, weights[v], chains[r * vectors + v])
+        k.next = [*chains, (a + g["A_step"]).value, (b + g["B_step"]).value]
+    for i, chain in enumerate(k.values[:-2]):
+        r, v = divmod(i, vectors)
+        e.store(chain, g["C"] + g["C_row"] * r + v * kind.size)
+    e.done()
+    return str(e.function.name)
+
+
+UPPER_HALF = 0xFFFF0000
+
+
+def write_narrow_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
+    """Write the tile of R rows and V vectors; gives its name. It takes one part of each row."""
+    e = Emit(module, f"narrow_tile_{vectors}_{rows}", kind, ARGUMENTS)
+    g = e.given
+    places = [e.word(g["places"], v) for v in range(vectors)]
+    chains = [
+        e.load(g["start"] + g["start_row"] * r + places[v])
+        for r in range(rows)
+        for v in range(vectors)
+    ]
+    # The loop of the last k runs once or not at all.
+    for times, halves in ((g["K"] // 2, 2), (g["K"] % 2, 1)):
+        a = g["A"] if halves == 2 else g["A"] + (g["K"] + -1) * kind.bytes
+        b = g["B"] if halves == 2 else g["B"] + g["K"] // 2 * (vectors * kind.size)
+        with e.loop(times, *chains, a.value, b.value) as k:
+            k.next = _narrow_step(e, k.values, rows, vectors, halves)
+        chains = k.values[:-2]
+    for i, chain in enumerate(chains):
+        r, v = divmod(i, vectors)
+        e.store(chain, g["C"] + g["C_row"] * r + v * kind.size)
+    e.done()
+    return str(e.function.name)
+
+
+def _narrow_step(e: Emit, values: list[Any], rows: int, vectors: int, halves: int) -> list[Any]:
+    """One or two k: numbers of each row of A, spread, times the weights in the halves of B."""
+    *chains, a_value, b_value = values
+    a, b = Num(e.b, a_value), Num(e.b, b_value)
+    spread = [
+        [e.splat(e.real(a + e.given["A_row"] * r + half * e.kind.bytes)) for r in range(rows)]
+        for half in range(halves)
+    ]
+    pair = ir.VectorType(ir.IntType(32), e.kind.lanes)
+    for v in range(vectors):
+        address = e.pointer(b + v * e.kind.size)
+        bits = Bits(e.b, e.b.load(address, typ=pair, align=e.kind.bytes))
+        weights = [(bits << 16).number().value, (bits & UPPER_HALF).number().value]
+        for half in range(halves):
+            for r in range(rows):
+                i = r * vectors + v
+                chains[i] = e.fma(spread[half][r], weights[half], chains[i])
+    return [*chains, (a + halves * e.kind.bytes).value, (b + vectors * e.kind.size).value]

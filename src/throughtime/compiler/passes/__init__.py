@@ -1,0 +1,1 @@
+"""Graphs made into graphs that are simpler to turn into code."""

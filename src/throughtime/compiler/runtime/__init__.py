@@ -1,0 +1,1 @@
+"""Machine code at run time: made for this machine, kept on disk, called on torch's threads."""

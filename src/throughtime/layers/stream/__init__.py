@@ -1,0 +1,1 @@
+"""One time step at a time with carried state, for a layer or a whole model."""

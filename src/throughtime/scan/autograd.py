@@ -1,0 +1,163 @@
+"""The autograd functions over the raw ops: a derivative, and a derivative of that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from throughtime.backends import OPAQUE
+from throughtime.backends.call import Call
+from throughtime.cell.registry import registered
+from throughtime.errors import TransformError
+from throughtime.scan.flatten import Form, flatten_gradients, unflatten
+from throughtime.scan.flops import tell_counters
+from throughtime.scan.old_vmap import for_each, is_batched
+from throughtime.scan.operator import gradients, results, scan_backward, scan_forward
+from throughtime.scan.outputs import kept_output, recall
+from throughtime.scan.plain import is_watched, plain_gradients
+
+
+class Scan(torch.autograd.Function):
+    """Value by `scan_forward`, gradient by `ScanBackward`.
+
+    It has no `jvp`: the compiler refuses functions that define one; forward mode goes to the
+    reference at the front door.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(cell: str, backend: str, form: tuple[int, ...], keep: bool, *tensors: Any) -> Any:
+        return tuple(scan_forward(cell, backend, list(form), keep, list(tensors)))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.cell, ctx.backend, ctx.form, _, *tensors = inputs
+        ctx.results = Form(*ctx.form).results
+        kept = output[ctx.results :]
+        ctx.mark_non_differentiable(*kept)
+        ctx.kept = len(kept)
+        ctx.save_for_backward(*tensors, *kept)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, *d_results: Any) -> Any:
+        needs = tuple(ctx.needs_input_grad[4:])
+        given = (ctx.cell, ctx.backend, ctx.form, needs, ctx.kept)
+        d_results = d_results[: ctx.results]
+        if torch.compiler.is_compiling():  # the compiler has no double backward to lose
+            found = ScanBackward.forward(*given, *ctx.saved_tensors, *d_results)
+        else:
+            found = derivative(given, (*ctx.saved_tensors, *d_results))
+        gradients = iter(found)
+        return (None, None, None, None, *(next(gradients) if need else None for need in needs))
+
+
+class Direct(torch.autograd.Function):
+    """The same for a plain call that no transform sees: straight to the backend, no operator.
+
+    Looking up an operator and binding arguments for transforms takes longer than a small layer.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, call: Call, backend: str, form: tuple[int, ...], *tensors: Tensor | None
+    ) -> Any:
+        result, kept = OPAQUE[backend].forward(call, True)
+        ctx.cell, ctx.backend, ctx.form, ctx.kept = call.cell, backend, form, len(kept) + 1
+        ctx.norms = call.norms
+        ctx.save_for_backward(*tensors, kept_output(result.sequences[0]), *kept)
+        ctx.set_materialize_grads(False)
+        return (*result.sequences, *result.final)
+
+    @staticmethod
+    def backward(ctx: Any, *d_given: Tensor | None) -> Any:
+        needs = ctx.needs_input_grad[3:]
+        d_results, plain = plain_gradients(d_given)
+        # A derivative of this derivative may be asked for, or many at once, or their shapes alone.
+        if torch.is_grad_enabled() or not plain or is_watched():
+            check_no_norms(ctx.norms)
+            given = (ctx.cell.key, ctx.backend, ctx.form, needs, ctx.kept)
+            some = iter(derivative(given, (*recall(ctx, len(needs)), *d_results)))
+            return (None, None, None, *(next(some) if need else None for need in needs))
+        count = len(needs)
+        saved = recall(ctx, count)
+        call = unflatten(ctx.cell, ctx.form, saved[:count])
+        if ctx.norms is not None:
+            call = call._replace(norms=ctx.norms)
+        found = OPAQUE[ctx.backend].backward(
+            call, saved[count:], d_results, needs[0], any(needs[1:])
+        )
+        flat = flatten_gradients(call, found)
+        asked = (d if need else None for d, need in zip(flat, needs, strict=True))
+        return (None, None, None, *asked)
+
+
+def derivative(given: tuple[Any, ...], values: Sequence[Tensor | None]) -> Sequence[Tensor]:
+    """Gradients by `ScanBackward`, of one vector or of many at once."""
+    tell_counters()
+    if is_batched(values):
+        return for_each(lambda entry: derivative(given, entry), values)
+    return ScanBackward.apply(*given, *values)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def check_no_norms(norms: Tensor | None) -> None:
+    """A derivative that is to be differentiated again writes no norms."""
+    if norms is not None:
+        raise TransformError(
+            "compiled code writes no norms of gradients with create_graph=True; "
+            "use backend='reference' or leave gradient_norms out"
+        )
+
+
+class ScanBackward(torch.autograd.Function):
+    """Gradient by `scan_backward`; its own gradient by differentiating the reference twice."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        cell: str, backend: str, form: tuple[int, ...], needs: tuple[bool, ...], kept: int,
+        *tensors: Any,
+    ) -> Any:  # fmt: skip
+        count = len(needs)
+        inputs, saved = list(tensors[:count]), list(tensors[count : count + kept])
+        return tuple(
+            scan_backward(
+                cell, backend, list(form), list(needs), inputs, saved, list(tensors[count + kept :])
+            )
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.cell, _, ctx.form, ctx.needs, ctx.kept, *tensors = inputs
+        count = len(ctx.needs)
+        ctx.save_for_backward(*tensors[:count], *tensors[count + ctx.kept :])
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *d_gradients: Any) -> Any:
+        # What the forward pass kept says nothing that the inputs do not say.
+        count = len(ctx.needs)
+        asked = ctx.needs_input_grad[5:]
+        wants = (*asked[:count], *asked[count + ctx.kept :])
+        with torch.enable_grad():
+            leaves = [_leaf(v, want or need) for v, want, need in zip(
+                ctx.saved_tensors, wants, (*ctx.needs, *[False] * (len(wants) - count)), strict=True
+            )]  # fmt: skip
+            inputs, d_results = leaves[:count], leaves[count:]
+            call = unflatten(registered(ctx.cell), ctx.form, inputs)
+            wanted = [v if need else None for v, need in zip(inputs, ctx.needs, strict=True)]
+            first = gradients(results(call, "reference"), wanted, d_results, create_graph=True)
+            leaves = [v if want else None for v, want in zip(leaves, wants, strict=True)]
+            found = iter(gradients(first, leaves, d_gradients))
+        second = [next(found) if want else None for want in wants]
+        return (*[None] * 5, *second[:count], *[None] * ctx.kept, *second[count:])
+
+
+def _leaf(v: Tensor | None, wanted: bool) -> Tensor | None:
+    return None if v is None else v.detach().requires_grad_(wanted)

@@ -1,0 +1,135 @@
+"""The front door: every layer calls `scan`, which chooses who computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from throughtime.backends import OPAQUE, OPEN, choose
+from throughtime.backends.call import Call, Result
+from throughtime.backends.transforms import is_traced
+from throughtime.errors import TransformError
+from throughtime.scan.autograd import Direct, Scan
+from throughtime.scan.flatten import flatten
+from throughtime.scan.flops import tell_counters
+from throughtime.scan.operator import scan_forward, scan_traced
+from throughtime.scan.plain import has_plain_memory, is_watched
+from throughtime.scan.watched import choose_open, is_dispatched, resolved, stranger
+
+
+def scan(call: Call, backend: str = "auto") -> Result:
+    """Carry a cell through time.
+
+    Args:
+        call: the cell, its weights and the batch.
+        backend: a backend's name (it runs or raises), or "auto".
+
+    Returns:
+        The sequences (T, B, D, width) and the final states, each (D, B, width).
+
+    Raises:
+        BackendError: the named backend cannot run this call.
+        TransformError: a transform of torch could not be right here.
+    """
+    begin_norms(call)
+    if torch.compiler.is_compiling():
+        return operator(call, backend)
+    if is_watched() or not has_plain_memory(call):
+        return _scan_watched(call, backend)
+    return _scan_plain(call, backend)
+
+
+def _scan_watched(call: Call, backend: str) -> Result:
+    """A call that is looked on, or that has a tensor without plain memory."""
+    tell_counters()
+    if is_traced():  # a plain loop would be written down with its number of steps
+        by_torch = backend in ("auto", "torch") and call.lengths is None
+        by_torch = by_torch and OPEN["torch"].refuses(call) is None
+        if not by_torch and torch.onnx.is_in_onnx_export():
+            raise TransformError(
+                f"torch.onnx.export has operators for plain calls of throughtime's and torch.nn's "
+                f"RNN, LSTM and GRU alone, not for this call of {type(call.cell).__name__}"
+            )
+        return OPEN["torch"].run(call) if by_torch else operator(call, backend)
+    if torch._C._functorch.get_dynamic_layer_stack_depth():
+        name = choose(call, backend).name
+        return OPEN[name].run(call) if name in OPEN else operator(call, name)
+    call = resolved(call)
+    kind = stranger(call)
+    if kind is not None:
+        return OPEN[choose_open(call, backend, kind)].run(call)
+    name = choose(call, backend).name
+    if name in OPEN:
+        return OPEN[name].run(call)
+    if is_watched() or is_dispatched(call):
+        return operator(call, name)
+    return _scan_plain(call, backend)
+
+
+def _scan_plain(call: Call, backend: str) -> Result:
+    """A call of plain tensors, which nobody looks on."""
+    name = choose(call, backend).name
+    if name in OPEN:
+        return OPEN[name].run(call)
+    if torch.is_grad_enabled():
+        form, tensors = flatten(call)
+        if is_recorded(tensors):
+            found = Direct.apply(call, name, form, *tensors)  # type: ignore[no-untyped-call]
+            return _result(call, found)
+    return OPAQUE[name].forward(call, keep=False)[0]
+
+
+def begin_norms(call: Call) -> None:
+    """Norms of gradients, where asked for, are zero until backward fills them."""
+    if call.norms is None:
+        return
+    if torch.compiler.is_compiling() or torch._C._functorch.get_dynamic_layer_stack_depth():
+        raise TransformError(
+            "norms of gradients are written by a plain backward pass, not below torch.compile or "
+            "torch.func; call the layer outside of them"
+        )
+    call.norms.zero_()
+
+
+def is_recorded(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether autograd records what is done with one of these."""
+    return torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in tensors)
+
+
+def operator(call: Call, backend: str = "auto") -> Result:
+    """The same through the opaque operator: one node in a graph, whatever T and B."""
+    if call.rounded:
+        call = call.in_weights_dtype()  # what is compiled runs the op without autocast
+    form, tensors = flatten(call)
+    compiling = torch.compiler.is_compiling()
+    if compiling:
+        tensors = _apart(tensors)
+    below = bool(torch._C._functorch.get_dynamic_layer_stack_depth())
+    recorded = is_recorded(tensors)
+    if is_traced():
+        some = [v for v in tensors if v is not None]
+        given = [int(v is not None) for v in tensors]
+        found = scan_traced(call.cell.key, backend, list(form), given, some)
+    elif compiling and (below or not recorded):
+        # The compiler cannot trace the function below torch.func, nor where nothing is recorded;
+        # the op itself has a rule for vmap, and its guard raises where a derivative would be lost.
+        found = scan_forward(call.cell.key, backend, list(form), False, tensors)
+    else:
+        keep = below or (recorded and not torch.compiler.is_exporting())
+        found = Scan.apply(call.cell.key, backend, tuple(form), keep, *tensors)  # type: ignore[no-untyped-call]
+    return _result(call, found)
+
+
+def _result(call: Call, found: Sequence[Tensor]) -> Result:
+    count = call.sequences
+    return Result(tuple(found[:count]), tuple(found[count : count + len(call.cell.state_names)]))
+
+
+def _apart(tensors: list[Tensor | None]) -> list[Tensor | None]:
+    """The same tensors, each once: the compiler gives a function no tensor in two places."""
+    found: list[Tensor | None] = []
+    for v in tensors:
+        found.append(v.view_as(v) if v is not None and any(v is w for w in found) else v)
+    return found

@@ -1,0 +1,293 @@
+"""The raw operators: they compute, and refuse what they cannot be right about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from throughtime.backends import OPAQUE, OPEN, choose
+from throughtime.backends.call import Call, Result
+from throughtime.cell.registry import registered
+from throughtime.cells import Cell
+from throughtime.errors import ShapeError, TransformError
+from throughtime.scan.flatten import flatten_gradients, unflatten
+from throughtime.scan.plain import are_plain
+
+_KEYS = tuple(
+    key
+    for key in ("AutocastCPU", "AutocastCUDA", "AutocastMPS")
+    if hasattr(torch._C.DispatchKey, key)
+)
+
+
+def unrounded(op: Any) -> dict[str, Callable[..., Any]]:
+    """Kernels of the autocast keys for an operator: the same call with autocast off.
+
+    So a compiler that traces under autocast and runs without it, or the other way round, chooses
+    the same backend and gets the same numbers.
+    """
+
+    def kernel(key: str) -> Callable[..., Any]:
+        off = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+        def call(*args: Any) -> Any:
+            with torch._C._ExcludeDispatchKeyGuard(off):
+                return op(*args)
+
+        return call
+
+    return {key: kernel(key) for key in _KEYS}
+
+
+def guarded(op: Any, name: str) -> Callable[..., list[Tensor]]:
+    """The kernel of the Autograd key: pass the call on, unless a derivative would be lost."""
+
+    def guard(*args: Any) -> list[Tensor]:
+        if torch._C._functorch.get_dynamic_layer_stack_depth():
+            raise TransformError(
+                f"throughtime::{name} is called below torch.func inside a compiled function, where "
+                f"its derivative would be silently zero; apply the transform outside torch.compile"
+            )
+        tensors = [v for arg in args if isinstance(arg, list) for v in arg if torch.is_tensor(v)]
+        if torch.autograd.forward_ad._current_level >= 0 and any(_tangent(v) for v in tensors):
+            raise TransformError(
+                f"throughtime::{name} has no forward-mode derivative; call the layer itself"
+            )
+        with torch._C._AutoDispatchBelowAutograd():
+            found: list[Tensor] = op(*args)
+        if torch.is_grad_enabled() and any(v.requires_grad for v in tensors):
+            refusing = _Refusal.apply(name, len(found), *found, *tensors)  # type: ignore[no-untyped-call]
+            return list(refusing)
+        return found
+
+    return guard
+
+
+class _Refusal(torch.autograd.Function):
+    """Passes an op's results on and raises where their derivative would be asked for."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, count: int, *tensors: Tensor) -> Any:
+        ctx.name = name
+        return tuple(v.view_as(v) for v in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *d_results: Any) -> Any:
+        raise TransformError(
+            f"throughtime::{ctx.name} has no derivative of its own, so neither an exported program "
+            f"nor a transform inside torch.compile can be trained; train the layer itself"
+        )
+
+
+def _tangent(v: Tensor) -> bool:
+    return torch.autograd.forward_ad.unpack_dual(v).tangent is not None
+
+
+Tensors = list[Tensor | None]
+
+_library = torch.library.Library("throughtime", "DEF")
+_library.define(
+    "scan_forward(str cell, str backend, int[] form, bool keep, Tensor?[] tensors) -> Tensor[]"
+)
+_library.define(
+    "scan_backward(str cell, str backend, int[] form, bool[] needs, Tensor?[] tensors, "
+    "Tensor[] kept, Tensor?[] d_results) -> Tensor[]"
+)
+_library.define(
+    "scan_traced(str cell, str backend, int[] form, int[] given, Tensor[] tensors) -> Tensor[]"
+)
+scan_forward = torch.ops.throughtime.scan_forward.default
+scan_backward = torch.ops.throughtime.scan_backward.default
+scan_traced = torch.ops.throughtime.scan_traced.default
+
+
+def results(call: Call, backend: str) -> list[Tensor]:
+    """Sequences and final states of a call as one list, for autograd to see through."""
+    result: Result = OPEN[choose(call, backend).name].run(call)
+    return [*result.sequences, *result.final]
+
+
+def _forward(
+    cell: str, backend: str, form: Sequence[int], keep: bool, tensors: Tensors
+) -> list[Tensor]:
+    """The op's value: fresh contiguous tensors, as the fake below promises."""
+    call = unflatten(registered(cell), form, tensors)
+    with torch.no_grad(), _alone(call):
+        name = choose(call, backend).name
+        if name in OPAQUE:
+            result, kept = OPAQUE[name].forward(call, keep)
+            if keep:  # the output too, of which the user's own may be written over
+                kept = [result.sequences[0].clone(), *kept]
+            return [*result.sequences, *result.final, *kept]
+        found = results(call, name)
+    inputs = {v.data_ptr() for v in tensors if v is not None}
+    return [v.clone() if v.data_ptr() in inputs else v.contiguous() for v in found]
+
+
+def _backward(
+    cell: str, backend: str, form: Sequence[int], needs: Sequence[bool], tensors: Tensors,
+    kept: list[Tensor], d_results: Tensors,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of the tensors that need one.
+
+    A backend that kept something computes them; another is run again, under autograd.
+    """
+    if kept:
+        call = unflatten(registered(cell), form, tensors)
+        _check_shapes(call, d_results)
+        with torch.no_grad(), _alone(call):
+            name = choose(call, backend).name
+            found = OPAQUE[name].backward(call, kept, d_results, needs[0], any(needs[1:]))
+        return _asked(flatten_gradients(call, found), tensors, needs)
+    with _with_autograd():
+        leaves = [
+            v.detach().requires_grad_(need) if v is not None else None
+            for v, need in zip(tensors, needs, strict=True)
+        ]
+        call = unflatten(registered(cell), form, leaves)
+        with _alone(call):
+            return gradients(results(call, backend), leaves, d_results)
+
+
+def _check_shapes(call: Call, d_results: Tensors) -> None:
+    """Gradients of results have their shapes, which autograd sees to where it is asked."""
+    for shape, d in zip(_result_shapes(call.cell, call), d_results, strict=True):
+        if d is not None and d.shape != shape:
+            raise ShapeError(f"a gradient of a result must be {shape}, got {tuple(d.shape)}")
+
+
+def _traced(
+    cell: str, backend: str, form: Sequence[int], given: Sequence[int], tensors: list[Tensor]
+) -> list[Tensor]:
+    """`scan_forward` without optional tensors, which torch.jit.trace cannot write down.
+
+    `given` says of each place, by 1 or 0, whether there is a tensor.
+    """
+    some = iter(tensors)
+    each = [next(some) if here else None for here in given]
+    return list(scan_forward(cell, backend, form, False, each))
+
+
+def _asked(flat: Tensors, tensors: Tensors, needs: Sequence[bool]) -> list[Tensor]:
+    """Gradients of the tensors that need one, zero where a result does not depend on it."""
+    return [
+        torch.zeros_like(v) if d is None else d
+        for v, d, need in zip(tensors, flat, needs, strict=True)
+        if need and v is not None
+    ]
+
+
+@contextmanager
+def _alone(call: Call) -> Iterator[None]:
+    """Without autocast and forward mode: the tensors of an op are rounded and have no tangents.
+
+    The compiler asks a fake at one time and runs the op at another; both must choose the same.
+    """
+    rounded = torch.autocast(call.x.device.type, enabled=False) if call.rounded else nullcontext()
+    with torch.autograd.forward_ad._set_fwd_grad_enabled(False), rounded:
+        yield
+
+
+def gradients(
+    found: Sequence[Tensor], leaves: Sequence[Tensor | None], d_results: Sequence[Tensor | None],
+    create_graph: bool = False,
+) -> list[Tensor]:  # fmt: skip
+    """Gradients of the leaves that want one, zero where a result does not depend on it."""
+    wanted = [v for v in leaves if v is not None and v.requires_grad]
+    pairs = [(y, d) for y, d in zip(found, d_results, strict=True) if d is not None]
+    pairs = [(y, d) for y, d in pairs if y.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(v) for v in wanted]
+    outputs: list[Tensor] = [y for y, _ in pairs]
+    given: list[Tensor] | None = [d for _, d in pairs]
+    if are_plain(d for _, d in pairs):
+        # The inner product's gradient by y is d itself; handing d to `grad` would load the whole
+        # compile stack at the first call (0.4 s). Many at once, as by vmap, have no other way.
+        outputs, given = [torch.stack([(y * d).sum() for y, d in pairs]).sum()], None
+    return list(
+        torch.autograd.grad(
+            outputs, wanted, given, create_graph=create_graph, materialize_grads=True,
+            allow_unused=True,
+        )
+    )  # fmt: skip
+
+
+class _with_autograd:
+    """Autograd inside a raw op, where the dispatcher has switched it off."""
+
+    def __enter__(self) -> None:
+        keys = torch._C._dispatch_tls_local_exclude_set()
+        for name in ("AutogradCPU", "AutogradCUDA", "AutogradMPS", "AutogradOther"):
+            keys = keys - torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
+        include = torch._C._dispatch_tls_local_include_set()
+        self._keys = torch._C._ForceDispatchKeyGuard(include, keys)
+        self._keys.__enter__()
+        self._grad = torch.enable_grad()
+        self._grad.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._grad.__exit__(*error)
+        self._keys.__exit__(*error)
+
+
+def _result_shapes(cell: Cell, call: Call) -> list[tuple[int, ...]]:
+    widths = cell.widths(call.hidden_size)
+    D, rows = call.directions, call.rows
+    recorded = [(*call.x.shape[:-1], D, w) for w in widths[: call.sequences]]
+    return [*recorded, *((D, rows, w) for w in widths)]
+
+
+def _fake_forward(
+    cell: str, backend: str, form: Sequence[int], keep: bool, tensors: Tensors
+) -> list[Tensor]:
+    call = unflatten(registered(cell), form, tensors)
+    shapes = _result_shapes(call.cell, call)
+    if keep:
+        with _alone(call):
+            name = choose(call, backend).name
+        shapes += [shapes[0], *OPAQUE[name].kept_shapes(call)] if name in OPAQUE else []
+    return [call.x.new_empty(shape) for shape in shapes]
+
+
+def _fake_backward(
+    cell: str, backend: str, form: Sequence[int], needs: Sequence[bool], tensors: Tensors,
+    kept: list[Tensor], d_results: Tensors,
+) -> list[Tensor]:  # fmt: skip
+    wanted = zip(tensors, needs, strict=True)
+    return [torch.empty_like(v) for v, need in wanted if need and v is not None]
+
+
+def _vmap(op: Any) -> Callable[..., Any]:
+    """One call for each entry of the mapped dimension, stacked."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[list[Tensor], list[int]]:
+        def entry(value: Any, dim: Any, i: int) -> Any:
+            if isinstance(value, list):
+                dims = dim if isinstance(dim, list | tuple) else [dim] * len(value)
+                return [entry(v, d, i) for v, d in zip(value, dims, strict=True)]
+            return value if dim is None else value.select(dim, i)
+
+        found = [
+            op(*(entry(v, d, i) for v, d in zip(args, in_dims, strict=True)))
+            for i in range(info.batch_size)
+        ]
+        return [torch.stack(v) for v in zip(*found, strict=True)], [0] * len(found[0])
+
+    return rule
+
+
+_library.impl("scan_traced", _traced, "CompositeImplicitAutograd")
+for _op, _name, _kernel, _fake in (
+    (scan_forward, "scan_forward", _forward, _fake_forward),
+    (scan_backward, "scan_backward", _backward, _fake_backward),
+):
+    _library.impl(_name, _kernel, "CompositeExplicitAutograd")
+    _library.impl(_name, guarded(_op, _name), "Autograd")
+    for _key, _off in unrounded(_op).items():
+        _library.impl(_name, _off, _key)
+    torch.library.register_fake(f"throughtime::{_name}", _fake, lib=_library)
+    torch.library.register_vmap(f"throughtime::{_name}", _vmap(_op), lib=_library)
