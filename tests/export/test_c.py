@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.export.built import STRICT, TABLE, need, random_layer, run, test_of
+from tests.export.built import EVERY, STRICT, TABLE, need, random_layer, run, test_of
 from throughtime import GRU, LSTM, Cell, Gate, Readout, Recurrent, cells, from_torch
 from throughtime.export import to_c
 from throughtime.export.objects import undefined
@@ -37,7 +37,7 @@ def test_every_cell_passes_its_own_test(cell: Cell, tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("flags", ["-O3 -march=native", "-O2 -ffast-math", "-Os"])
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-@pytest.mark.parametrize("cell", TABLE, ids=repr)
+@pytest.mark.parametrize("cell", EVERY, ids=repr)
 def test_every_cell_by_every_compiler(
     cell: Cell, compiler: str, flags: str, tmp_path: Path
 ) -> None:
