@@ -197,3 +197,17 @@ def test_about_says_what_it_is(tmp_path: Path) -> None:
 def _shared_as(folder: Path, name: str) -> Path:
     run([need("gcc", "gcc"), "-shared", "-fPIC", f"{name}.c", "-o", "it.so", "-lm"], folder)
     return folder / "it.so"
+
+
+def test_a_task_says_of_its_model_that_it_is_a_plain_stack(tmp_path: Path) -> None:
+    """So that a run can be exported; it answers at every step, the task at the last alone."""
+    from throughtime.export.prepare import prepare
+    from throughtime.tasks import find
+    from throughtime.tasks.recipe import Recipe
+
+    model = find("latch")(Recipe(task="latch", hidden=6, length=10)).model()
+    to_c(model, tmp_path)
+    assert test_of(tmp_path, need("gcc", "gcc"), "-O1", *STRICT).startswith("PASS")
+    _, x, y = prepare(model, "net", "float32")
+    last = model(torch.from_numpy(x[:40]).unsqueeze(1))[0]
+    torch.testing.assert_close(torch.from_numpy(y[39]), last.detach(), rtol=1e-5, atol=1e-6)
