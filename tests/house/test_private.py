@@ -110,6 +110,7 @@ def test_flop_counters_have_a_mode_of_their_own() -> None:
 
 # The names are away while the package is imported; torch itself then has them again.
 WITHOUT = """
+import warnings
 import torch
 import torch._subclasses.fake_tensor, torch._subclasses.functional_tensor
 taken = []
@@ -120,7 +121,10 @@ for name in {names}:
         place = getattr(place, part)
     taken.append((place, last, getattr(place, last)))
     delattr(place, last)
-import throughtime
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    import throughtime
+assert "lacks torch." + {names}[0] in str(said[-1].message), said
 for place in taken:
     setattr(*place)
 import throughtime as tt
