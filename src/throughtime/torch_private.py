@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any, Final, NoReturn
@@ -123,17 +124,22 @@ UNKNOWN: Final = f"torch {torch.__version__} does not tell which transform of to
 """Why a backend with fewer rules than the reference is not used where `transforms` is None."""
 
 
-def in_dual_level() -> bool:
-    """Whether a level of forward-mode differentiation is open."""
-    if "autograd.forward_ad._current_level" not in LOST:
-        return forward_ad._current_level >= 0
+def _probe_dual_level() -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what torch loads for its first dual tensor
         try:
             forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
         except RuntimeError:
-            return False
-    return True
+            return -1
+    return 0
+
+
+dual_level: Final[Callable[[], int]] = (
+    _probe_dual_level
+    if "autograd.forward_ad._current_level" in LOST
+    else partial(getattr, forward_ad, "_current_level")
+)
+"""The level of forward-mode differentiation that is open; -1: none."""
 
 
 takes_tangents: Final[Callable[[], bool]] = _or("_C._is_fwd_grad_enabled", lambda: True)

@@ -202,7 +202,7 @@ assert not torch_private.any_autocast()
 with torch.autocast("cpu"):
     assert torch_private.any_autocast()
 with torch.autograd.forward_ad.dual_level():
-    assert torch_private.in_dual_level()
-assert not torch_private.in_dual_level()
+    assert torch_private.dual_level() >= 0
+assert torch_private.dual_level() == -1
 """
     assert without(*names, more=more) == ""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Result, unpack
 from throughtime.backends.transforms import is_traced
-from throughtime.torch_private import UNKNOWN, in_dual_level, transforms
+from throughtime.torch_private import UNKNOWN, dual_level, transform_depth, transforms
 
 name = "torch"
 
@@ -64,8 +64,10 @@ def carries_stack(backend: str) -> bool:
 
 def _transform() -> str | None:
     """Transforms of torch that its recurrent kernels have no rule for."""
-    if in_dual_level():
+    if dual_level() >= 0:
         return "torch's recurrent kernels have no forward-mode derivative"
+    if not transform_depth():
+        return None
     kinds = transforms()
     if kinds is None:
         return UNKNOWN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from throughtime.torch_private import (
     UNKNOWN,
-    in_dual_level,
+    dual_level,
     takes_tangents,
     tracer,
     transform_depth,
@@ -19,7 +19,7 @@ def is_traced() -> bool:
 
 def no_rule() -> str | None:
     """Why a kernel with one derivative, and none in forward mode, cannot be called; or None."""
-    if in_dual_level() and takes_tangents():
+    if dual_level() >= 0 and takes_tangents():
         return "compiled kernels have no forward-mode derivative"
     if not transform_depth():
         return None

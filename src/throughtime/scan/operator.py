@@ -20,7 +20,7 @@ from throughtime.torch_private import (
     AUTOCAST,
     above_autograd,
     below_autograd,
-    in_dual_level,
+    dual_level,
     transform_depth,
     without_autocast,
     without_tangents,
@@ -54,7 +54,7 @@ def guarded(op: Any, name: str) -> Callable[..., list[Tensor]]:
                 f"its derivative would be silently zero; apply the transform outside torch.compile"
             )
         tensors = [v for arg in args if isinstance(arg, list) for v in arg if torch.is_tensor(v)]
-        if in_dual_level() and any(_tangent(v) for v in tensors):
+        if dual_level() >= 0 and any(_tangent(v) for v in tensors):
             raise TransformError(
                 f"throughtime::{name} has no forward-mode derivative; call the layer itself"
             )
