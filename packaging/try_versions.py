@@ -140,13 +140,13 @@ def page(record: dict[str, dict[str, Any]]) -> str:
     ]
     notes: list[str] = []
     for pair in [*PAIRS, *sorted(set(record) - set(PAIRS))]:
-        found = record.get(pair, {"untried": "not run yet"})
+        found = record.get(pair, {"untried": "not run by `make matrix` yet"})
         python, torch = (
             found.get("python", pair.split("-")[0]),
             found.get("torch", pair.split("-")[1]),
         )
         if "untried" in found:
-            lines.append(f"| {python} | {torch} | untried: {found['untried']} | | | | |")
+            lines.append(f"| {python} | {torch} | {found['untried']} | | | | |")
             continue
         for what, n in found["tests"].items():
             when = f"{found['day']}, {found['machine']}"
