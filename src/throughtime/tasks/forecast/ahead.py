@@ -19,7 +19,7 @@ from throughtime.tasks.forecast.series import (
     make_series,
 )
 from throughtime.tasks.forecast.windows import encode, layout_of, scale_of
-from throughtime.tasks.tables.clock import written
+from throughtime.tasks.tables.clock import MONTHS, NATIVE, NUMBER, written
 from throughtime.tasks.tables.table import Table
 from throughtime.tasks.tables.task import check_like_training
 
@@ -43,6 +43,11 @@ def predict(
 
     check_like_training(table, [*columns_of(facts), facts.time, facts.series])
     rows = find_rows(table, facts.time, facts.series)
+    if _kind(rows.times.form) != _kind(facts.form):
+        raise DataError(
+            f"column {facts.time} of {table.name} must hold times as in the training, "
+            f"{facts.form}, and it holds {rows.times.form}"
+        )
     _check_steps(table, facts, rows)
     series = make_series(table, rows, columns_of(facts), facts.step, facts.even)
     cut = [_window(one, table, facts, horizon) for one in series]
@@ -54,6 +59,12 @@ def predict(
         _rows(one, answers[:, number], facts) for number, (one, _) in enumerate(cut)
     ]  # fmt: skip
     return pl.concat(parts), _notes([one for one, _ in cut], [n for _, n in cut], facts)
+
+
+def _kind(form: str) -> str:
+    """What the values of times in this form count."""
+    named = {NUMBER: NUMBER, "": ""}
+    return MONTHS if form.startswith(MONTHS) else named.get(form, NATIVE)
 
 
 def _check_steps(table: Table, facts: Facts, rows: Rows) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from throughtime.errors import DataError
-from throughtime.tasks.tables.clock import NUMBER, Times, find_step, read_times
+from throughtime.tasks.tables.clock import MONTHS, NUMBER, Times, find_step, read_times
 from throughtime.tasks.tables.table import Numbers, Table
 
 _DAY = 86400.0
@@ -115,7 +115,7 @@ def make_series(table: Table, rows: Rows, columns: list[str], step: float, even:
 
 def find_periods(form: str, step: float, spans: list[float]) -> list[float]:
     """Cycles of the calendar, in seconds, that the longest series has at least twice."""
-    if form in (NUMBER, ""):
+    if form in (NUMBER, "") or form.startswith(MONTHS):
         return []
     return [cycle for cycle in _CYCLES if 2 * step < cycle and 2 * cycle <= max(spans)]
 
@@ -123,13 +123,13 @@ def find_periods(form: str, step: float, spans: list[float]) -> list[float]:
 def find_season(series: list[Series], ends: list[float], longest: int) -> int:
     """The lag at which the first target resembles itself best in the training part, or 1.
 
-    e_m = mean |y_t - y_{t-m}|, over at most 20 series; the smallest m within 5 % of the least,
-    where that is below 0.8 of the median of all.
+    e_m = mean |y_t - y_{t-m}|, over at most 20 series; the first dip of e that is above the lowest
+    one by at most 5 % and 1 / sqrt(steps), where that is below 0.8 of the median of all.
     """
     parts = [one.values[one.times < ends[0], 0][-20_000:] for one in series[:20]]
     longest = min(longest, max(len(part) for part in parts) // 3)
     errors = np.full(longest + 1, np.inf)
-    for lag in range(2, longest + 1):
+    for lag in range(1, longest + 1):
         differences = [
             np.abs(part[lag:] - part[:-lag]) / (np.nanstd(part) or 1)
             for part in parts
@@ -139,6 +139,13 @@ def find_season(series: list[Series], ends: list[float], longest: int) -> int:
         if np.isfinite(every).any():
             errors[lag] = np.nanmean(every)
     finite = errors[np.isfinite(errors)]
-    if len(finite) < 3 or finite.min() > 0.8 * np.median(finite):
+    dips = [
+        lag
+        for lag in range(2, longest)
+        if errors[lag - 1] > errors[lag] <= errors[lag + 1] < np.inf
+    ]
+    slack = 1.05 + sum(map(len, parts)) ** -0.5
+    lowest = min((errors[lag] for lag in dips), default=np.inf)
+    if not dips or lowest > 0.8 * np.median(finite):
         return 1
-    return int((errors <= 1.05 * finite.min() + 1e-12).argmax())
+    return next(lag for lag in dips if errors[lag] <= slack * lowest + 1e-12)

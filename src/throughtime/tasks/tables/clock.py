@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ FORMS = [
     *_DAYS, "%Y-%m",
     *(day + hour + zone for day in _DAYS for hour in _HOURS for zone in ("", "%z")),
 ]  # fmt: skip
-NUMBER, NATIVE = "a number", "dates"
+NUMBER, NATIVE, MONTHS = "a number", "dates", "months, day "
 _UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
@@ -31,8 +32,10 @@ class Times:
     """The times of all rows.
 
     Attributes:
-        values: seconds since 1970, or the numbers of a column of numbers.
-        form: how they are written: NUMBER, NATIVE (a type of the file's own), or a format.
+        values: seconds since 1970; or months since the year 0, where each is the same day of a
+            month; or the numbers of a column of numbers.
+        form: how they are written: NUMBER, NATIVE (a type of the file's own), a format, or MONTHS
+            with the day behind it.
     """
 
     values: Numbers
@@ -88,8 +91,20 @@ def read_times(table: Table, column: str) -> Times:
             f"{short(values[row])}, which is none"
             + (f" of {form}" if len(wrong) < len(values) else "; name another with --time")
         )
-    seconds = parsed.cast(pl.Datetime("us")).dt.epoch("us").to_numpy() / 1e6
-    return Times(seconds.astype(np.float64), form)
+    dates = parsed.cast(pl.Datetime("us"))
+    return _months(dates) or Times(dates.dt.epoch("us").to_numpy().astype(np.float64) / 1e6, form)
+
+
+def _months(dates: pl.Series) -> Times | None:
+    """The dates as months, where all are the same day of one, or its last."""
+    days, last = dates.dt.day(), dates.dt.month_end().dt.day()
+    same = days.n_unique() == 1 or bool((days == last).all())
+    if not same or not bool((dates.dt.truncate("1d") == dates).all()):
+        return None
+    months = (dates.dt.year().cast(int) * 12 + dates.dt.month().cast(int) - 1).to_numpy()
+    if len(np.unique(months)) < 2:
+        return None
+    return Times(months.astype(np.float64), f"{MONTHS}{days.max()}")
 
 
 def _parsed(values: pl.Series) -> tuple[pl.Series, str]:
@@ -126,6 +141,10 @@ def written(value: float, form: str) -> str | float:
     """A time as people read it: a date in the ISO form, a number as it is."""
     if form in (NUMBER, ""):
         return int(value) if value == int(value) else value
+    if form.startswith(MONTHS):
+        year, month = divmod(round(value), 12)
+        day = min(int(form.removeprefix(MONTHS)), monthrange(year, month + 1)[1])
+        return f"{year:04}-{month + 1:02}-{day:02}"
     date = datetime.fromtimestamp(round(value, 6), UTC).replace(tzinfo=None)
     whole = value % 86400 == 0
     return date.date().isoformat() if whole else date.isoformat(sep=" ")
@@ -135,6 +154,8 @@ def said_step(step: float, form: str) -> str:
     """A step in words."""
     if form in (NUMBER, ""):
         return f"{step:g}"
+    if form.startswith(MONTHS):
+        return f"{step:g} months"
     for unit, seconds in _UNITS:
         if step >= seconds:
             return f"{step / seconds:g} {unit}"
@@ -143,6 +164,8 @@ def said_step(step: float, form: str) -> str:
 
 def find_step(differences: Numbers) -> tuple[float, bool]:
     """The step that stands most often, and whether all are whole multiples of it.
+
+    Where they are not, the middle one.
 
     Args:
         differences: between times that follow each other in one series, all above 0.
@@ -153,4 +176,5 @@ def find_step(differences: Numbers) -> tuple[float, bool]:
     step = float(values[counts.argmax()])
     multiples = differences / step
     even = bool(np.all(np.abs(multiples - np.round(multiples)) < 1e-3))
-    return step, even and bool(multiples.mean() < 20)
+    even = even and bool(multiples.mean() < 20)
+    return (step, True) if even else (float(np.median(differences)), False)

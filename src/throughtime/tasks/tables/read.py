@@ -44,7 +44,7 @@ def read(path: str) -> Table:
     kind = _read_text if ending in _TEXT else _read_lines if ending in _LINES else _read_parquet
     table = kind(path)
     if not len(table.frame):
-        raise DataError(f"{path} must hold rows, and it has none behind its column names")
+        raise DataError(f"{path} must hold rows, and it has none")
     return table
 
 
@@ -134,7 +134,7 @@ def _read_text(path: str) -> Table:
         )  # fmt: skip
     if len(names) > 1:  # an empty line is no row
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    word = {"\t": "tab"}.get(delimiter, delimiter)
+    word = "tab" if delimiter == "\t" else f"'{delimiter}'"
     form = f"text, delimiter {word}, {'with' if header else 'without'} a header"
     return Table(_numbered(frame), path, form, 1 + header, "line")
 
@@ -164,13 +164,17 @@ def _check_rows(path: str, delimiter: str) -> tuple[list[str], bool]:
         first = next(rows, [])
         if not any(cell.strip() for cell in first):
             raise DataError(f"line 1 of {path} must hold column names or values, and it is empty")
+        count = 0
         for row in rows:
+            count += 1
             if row and len(row) != len(first):
                 raise DataError(
                     f"every line of {path} must have {len(first)} cells, as its first has, and "
                     f"line {rows.line_num} has {len(row)}"
                 )
     header = not any(_is_number(cell) or _is_date(cell) for cell in first)
+    if header and not count:
+        raise DataError(f"{path} must hold rows, and it has none behind its column names")
     names = [
         cell.strip() if header and cell.strip() else f"column_{n}"
         for n, cell in enumerate(first, start=1)
