@@ -83,7 +83,7 @@ def _check_steps(table: Table, facts: Facts, rows: Rows) -> None:
 
 def _window(one: Series, table: Table, facts: Facts, horizon: int) -> tuple[Series, int]:
     """The last `length` steps with a target and `horizon` after them; how many the file lacks."""
-    seen = np.isfinite(one.values[:, : len(facts.targets)]).any(1).nonzero()[0]
+    seen = np.flatnonzero(np.isfinite(one.values[:, : len(facts.targets)]).any(1))
     count = int(seen[-1]) + 1 if len(seen) else 0
     if count < facts.length:
         name = f"series {one.name}" if facts.series else "the series"

@@ -104,7 +104,7 @@ def _months(dates: pl.Series) -> Times | None:
     months = (dates.dt.year().cast(int) * 12 + dates.dt.month().cast(int) - 1).to_numpy()
     if len(np.unique(months)) < 2:
         return None
-    return Times(months.astype(np.float64), f"{MONTHS}{days.max()}")
+    return Times(months.astype(np.float64), f"{MONTHS}{max(days.to_list())}")
 
 
 def _parsed(values: pl.Series) -> tuple[pl.Series, str]:
