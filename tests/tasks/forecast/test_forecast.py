@@ -73,7 +73,9 @@ def test_a_window_lies_in_the_split_of_its_future_and_none_crosses_a_border() ->
         windows.deviations[0, 0].item()
     )
     assert np.allclose(truth[:, 0, 0], expected, atol=1e-6)
-    assert (inputs[windows.length :, :, : windows.layout.width - windows.layout.known] == 0).all()
+    assert (
+        inputs[windows.length :, :, : windows.channels.width - windows.channels.known] == 0
+    ).all()
 
 
 def test_what_comes_later_changes_neither_scales_nor_training_windows() -> None:

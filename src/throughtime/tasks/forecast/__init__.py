@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from throughtime.errors import DataError
 from throughtime.tasks.forecast.ahead import predict
 from throughtime.tasks.forecast.baselines import make_baselines
-from throughtime.tasks.forecast.epoch import Epoch
 from throughtime.tasks.forecast.find import border, columns_of, find_facts, table_of
 from throughtime.tasks.forecast.metrics import RULE, measure
 from throughtime.tasks.forecast.model import Forecaster, pinball
 from throughtime.tasks.forecast.options import Facts, ForecastRecipe, facts_in
+from throughtime.tasks.forecast.passes import Pass
 from throughtime.tasks.forecast.series import find_rows, make_series
 from throughtime.tasks.forecast.windows import Windows
 from throughtime.tasks.recipe import Recipe
@@ -100,7 +100,7 @@ class Forecast(TableTask):
 
     def epoch(self, number: int) -> Sequence[Batch]:
         recipe = self.recipe
-        return Epoch(self._windows, recipe.batch_size, recipe.seed, number)
+        return Pass(self._windows, recipe.batch_size, recipe.seed, number)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Pinball loss of the quantiles 0.1, 0.5 and 0.9, in deviations of the training part."""
@@ -121,7 +121,7 @@ class Forecast(TableTask):
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Persistence, the season before, and a line through the lags."""
         windows, origins = self._windows, self._windows.few(split)
-        past = windows.cut(origins)[0][: windows.length, :, : windows.layout.targets]
+        past = windows.cut(origins)[0][: windows.length, :, : windows.channels.targets]
         return {
             name: measure(windows, origins, answer(past))
             for name, answer in self._baselines.items()

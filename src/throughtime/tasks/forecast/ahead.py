@@ -18,7 +18,7 @@ from throughtime.tasks.forecast.series import (
     find_rows,
     make_series,
 )
-from throughtime.tasks.forecast.windows import encode, layout_of, scale_of
+from throughtime.tasks.forecast.windows import channels_of, encode, scale_of
 from throughtime.tasks.tables.clock import MONTHS, NATIVE, NUMBER, written
 from throughtime.tasks.tables.table import Table
 from throughtime.tasks.tables.task import check_like_training
@@ -52,7 +52,7 @@ def predict(
     series = make_series(table, rows, columns_of(facts), facts.step, facts.even)
     cut = [_window(one, table, facts, horizon) for one in series]
     inputs = torch.stack([encode(window, facts)[0] for window, _ in cut], 1)
-    inputs[facts.length :, :, : layout_of(facts).width - layout_of(facts).known] = 0
+    inputs[facts.length :, :, : channels_of(facts).width - channels_of(facts).known] = 0
     with torch.no_grad():
         answers = model(inputs).sort(-1).values.double()
     parts = [

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from throughtime import Recurrent
 from throughtime.tasks.forecast.options import Facts
-from throughtime.tasks.forecast.windows import layout_of
+from throughtime.tasks.forecast.windows import channels_of
 from throughtime.tasks.recipe import Recipe, cell_called
 
 QUANTILES = (0.1, 0.5, 0.9)
@@ -36,11 +36,11 @@ class Forecaster(nn.Module):
     def __init__(self, recipe: Recipe, facts: Facts) -> None:
         super().__init__()
         self.length, self.horizon, self.season = facts.length, recipe.horizon, facts.season
-        self.layout = layout_of(facts)
-        targets, hidden = self.layout.targets, recipe.hidden
+        self.channels = channels_of(facts)
+        targets, hidden = self.channels.targets, recipe.hidden
         between = recipe.dropout if recipe.layers > 1 else 0.0
         self.recurrent = Recurrent(
-            cell_called(recipe.cell), self.layout.width, hidden, num_layers=recipe.layers,
+            cell_called(recipe.cell), self.channels.width, hidden, num_layers=recipe.layers,
             dropout=between,
         )  # fmt: skip
         self.dropout = nn.Dropout(recipe.dropout)
@@ -48,7 +48,7 @@ class Forecaster(nn.Module):
         self.direct = nn.Linear(hidden, self.horizon * targets * len(QUANTILES))
         self.place = nn.Embedding(self.horizon, hidden)
         self.state = nn.Linear(hidden, hidden)
-        self.ahead = nn.Linear(max(1, self.layout.known), hidden, bias=False)
+        self.ahead = nn.Linear(max(1, self.channels.known), hidden, bias=False)
         self.readout = nn.Linear(hidden, targets * len(QUANTILES))
         for weight in self.straight.parameters():
             nn.init.zeros_(weight)
@@ -56,15 +56,15 @@ class Forecaster(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Quantiles, not yet in their order, from histories above what is known ahead."""
         past, future = x[: self.length], x[self.length :]
-        known = future[..., self.layout.width - self.layout.known :]
-        targets = past[..., : self.layout.targets]
+        known = future[..., self.channels.width - self.channels.known :]
+        targets = past[..., : self.channels.targets]
         state: Tensor = self.dropout(self.recurrent(past)[0][-1])
         straight = self.straight((targets - targets[-1]).movedim(0, 1).flatten(1))
         base = before(targets, self.horizon, self.season)
         base = base + straight.unflatten(-1, (self.horizon, -1)).movedim(1, 0)
         direct = self.direct(state).unflatten(-1, (self.horizon, -1)).movedim(1, 0)
         mixed = self.state(state) + self.place.weight[:, None]
-        if self.layout.known:
+        if self.channels.known:
             mixed = mixed + self.ahead(known)
         spread = (direct + self.readout(torch.tanh(mixed))).unflatten(-1, (-1, len(QUANTILES)))
         quantiles: Tensor = base[..., None] + spread

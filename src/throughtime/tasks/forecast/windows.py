@@ -19,7 +19,7 @@ _MOST = 2000  # windows that validation and test are scored on
 
 
 @dataclass(frozen=True)
-class Layout:
+class Channels:
     """Which columns of a step's input are what.
 
     targets, scaled, the last seen one where one is missing | whether each is seen | log of the
@@ -35,10 +35,10 @@ class Layout:
         return 2 * self.targets + 1 + self.inputs + self.known
 
 
-def layout_of(facts: Facts) -> Layout:
-    """The layout for a file's columns."""
+def channels_of(facts: Facts) -> Channels:
+    """The channels for a file's columns."""
     known = len(facts.known) + 2 * len(facts.periods)
-    return Layout(len(facts.targets), len(facts.inputs), known)
+    return Channels(len(facts.targets), len(facts.inputs), known)
 
 
 class Windows:
@@ -52,7 +52,7 @@ class Windows:
 
     def __init__(self, series: list[Series], facts: Facts, horizon: int) -> None:
         self.series, self.facts, self.horizon = series, facts, horizon
-        self.layout, self.length = layout_of(facts), facts.length
+        self.channels, self.length = channels_of(facts), facts.length
         parts = [encode(one, facts) for one in series]
         self.steps = torch.cat([x for x, _ in parts])
         self.truth = torch.cat([y for _, y in parts])
@@ -99,7 +99,7 @@ class Windows:
         past = torch.arange(-self.length, 0)[:, None] + origins
         future = torch.arange(self.horizon)[:, None] + origins
         ahead = self.steps[future].clone()
-        ahead[..., : self.layout.width - self.layout.known] = 0
+        ahead[..., : self.channels.width - self.channels.known] = 0
         return torch.cat([self.steps[past], ahead]), self.truth[future]
 
     def series_of(self, origins: Tensor) -> Tensor:
@@ -132,11 +132,11 @@ def scale_of(series: Series, facts: Facts) -> tuple[Numbers, Numbers]:
 
 def encode(series: Series, facts: Facts) -> tuple[Tensor, Tensor]:
     """The steps of a series as a net reads them, (n, width), and its scaled targets, (n, D)."""
-    layout = layout_of(facts)
+    channels = channels_of(facts)
     means, deviations = facts.scales.get(series.name, facts.whole)
     scaled = (series.values - np.array(means)) / np.array(deviations)
-    targets, rest = scaled[:, : layout.targets], scaled[:, layout.targets :]
-    inputs, known = rest[:, : layout.inputs], rest[:, layout.inputs :]
+    targets, rest = scaled[:, : channels.targets], scaled[:, channels.targets :]
+    inputs, known = rest[:, : channels.inputs], rest[:, channels.inputs :]
     seen = np.isfinite(targets)
     angles = [2 * np.pi * series.times / period for period in facts.periods]
     cycles = [turn(angle)[:, None] for angle in angles for turn in (np.sin, np.cos)]

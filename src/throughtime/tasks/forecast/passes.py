@@ -14,7 +14,7 @@ from throughtime.tasks.task import Batch
 _ODD = 2_654_435_769
 
 
-class Epoch(Sequence[Batch]):
+class Pass(Sequence[Batch]):
     """The batches of a pass, inputs (T, B, width) and truth (horizon, B, D); built when indexed.
 
     All but the last are full; where there are fewer windows than a batch has, it is one batch.
