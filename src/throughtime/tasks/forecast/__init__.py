@@ -23,7 +23,7 @@ from throughtime.tasks.forecast.series import find_rows, make_series
 from throughtime.tasks.forecast.windows import Windows
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tables.clock import written
-from throughtime.tasks.tables.table import Table
+from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask
 from throughtime.tasks.task import Batch, Example, Posed, Score
 
@@ -131,7 +131,7 @@ class Forecast(TableTask):
     def _baselines(self) -> dict[str, Any]:
         return dict(make_baselines(self._windows))
 
-    def predict(self, model: nn.Module, table: Table) -> tuple[pl.DataFrame, list[str]]:
+    def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
         return predict(model, table, self.facts, self.options_given.horizon)
 
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:

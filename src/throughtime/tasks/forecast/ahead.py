@@ -13,14 +13,14 @@ from throughtime.tasks.forecast.find import columns_of
 from throughtime.tasks.forecast.model import QUANTILES
 from throughtime.tasks.forecast.options import Facts
 from throughtime.tasks.forecast.series import (
-    Rows,
     Series,
+    TimedRows,
     find_rows,
     make_series,
 )
 from throughtime.tasks.forecast.windows import channels_of, encode, scale_of
 from throughtime.tasks.tables.clock import MONTHS, NATIVE, NUMBER, written
-from throughtime.tasks.tables.table import Table
+from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import check_like_training
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: nn.Module, table: Table, facts: Facts, horizon: int
+    model: nn.Module, table: DataTable, facts: Facts, horizon: int
 ) -> tuple[pl.DataFrame, list[str]]:
     """The quantiles of every target for `horizon` steps after the last one seen, series by series.
 
-    Rows behind it, with known columns and no target, say what is known ahead.
+    TimedRows behind it, with known columns and no target, say what is known ahead.
 
     Returns:
         The column of series, where there is one, of time (or `step`, counted from 1), and of each
@@ -67,7 +67,7 @@ def _kind(form: str) -> str:
     return MONTHS if form.startswith(MONTHS) else named.get(form, NATIVE)
 
 
-def _check_steps(table: Table, facts: Facts, rows: Rows) -> None:
+def _check_steps(table: DataTable, facts: Facts, rows: TimedRows) -> None:
     for places in rows.places.values() if facts.even else ():
         times = rows.times.values[places]
         steps = (times - times[0]) / facts.step
@@ -81,7 +81,7 @@ def _check_steps(table: Table, facts: Facts, rows: Rows) -> None:
             )
 
 
-def _window(one: Series, table: Table, facts: Facts, horizon: int) -> tuple[Series, int]:
+def _window(one: Series, table: DataTable, facts: Facts, horizon: int) -> tuple[Series, int]:
     """The last `length` steps with a target and `horizon` after them; how many the file lacks."""
     seen = np.flatnonzero(np.isfinite(one.values[:, : len(facts.targets)]).any(1))
     count = int(seen[-1]) + 1 if len(seen) else 0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from throughtime.tasks.tables.table import Table
+from throughtime.tasks.tables.table import DataTable
 
 _STEPS = 24 * 7 * 8
 
 
-def make_builtin() -> Table:
+def make_builtin() -> DataTable:
     """Eight weeks by the hour: a day's and a week's cycle, holidays, a slow drift, noise."""
     from datetime import datetime, timedelta
 
@@ -34,4 +34,4 @@ def make_builtin() -> Table:
                 "load": np.round(size * load + 0.02 * size * generator.standard_normal(_STEPS), 3),
             })
         )  # fmt: skip
-    return Table(pl.concat(parts), "builtin", "made here")
+    return DataTable(pl.concat(parts), "builtin", "made here")

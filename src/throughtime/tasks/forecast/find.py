@@ -11,8 +11,8 @@ from throughtime.errors import DataError
 from throughtime.tasks.forecast.builtin import make_builtin
 from throughtime.tasks.forecast.options import Facts, ForecastRecipe
 from throughtime.tasks.forecast.series import (
-    Rows,
     Series,
+    TimedRows,
     find_periods,
     find_rows,
     find_season,
@@ -22,13 +22,13 @@ from throughtime.tasks.forecast.series import (
 )
 from throughtime.tasks.tables.clock import find_time, said_step, written
 from throughtime.tasks.tables.read import check_apart, digest, names_in, read
-from throughtime.tasks.tables.table import Numbers, Table
+from throughtime.tasks.tables.table import DataTable, Numbers
 
 _BUILTIN = "builtin"
 _LONGEST = 750  # steps of a season that is looked for, and of a history that is found
 
 
-def table_of(recipe: ForecastRecipe) -> tuple[Table, str]:
+def table_of(recipe: ForecastRecipe) -> tuple[DataTable, str]:
     """The table of a recipe and the digest of its file."""
     if recipe.data == _BUILTIN:
         return make_builtin(), _BUILTIN
@@ -64,7 +64,7 @@ def columns_of(facts: Facts) -> list[str]:
     return [*facts.targets, *facts.inputs, *facts.known]
 
 
-def _columns(recipe: ForecastRecipe, table: Table, seal: str) -> tuple[Facts, Rows]:
+def _columns(recipe: ForecastRecipe, table: DataTable, seal: str) -> tuple[Facts, TimedRows]:
     targets, known = names_in(recipe.target), names_in(recipe.known)
     if recipe.data == _BUILTIN:
         targets, known = targets or ["load"], known or ["holiday"]
@@ -93,11 +93,11 @@ def _columns(recipe: ForecastRecipe, table: Table, seal: str) -> tuple[Facts, Ro
     ), rows  # fmt: skip
 
 
-def _varies(table: Table, column: str) -> bool:
+def _varies(table: DataTable, column: str) -> bool:
     return table.is_number(column) and table.frame[column].drop_nulls().n_unique() > 1
 
 
-def _check_targets(table: Table, facts: Facts, series: list[Series]) -> None:
+def _check_targets(table: DataTable, facts: Facts, series: list[Series]) -> None:
     for place, target in enumerate(facts.targets):
         values = np.concatenate([one.values[:, place] for one in series])
         seen = values[np.isfinite(values)]
@@ -113,7 +113,9 @@ def _check_targets(table: Table, facts: Facts, series: list[Series]) -> None:
             )
 
 
-def _ends(recipe: ForecastRecipe, table: Table, facts: Facts, series: list[Series]) -> list[float]:
+def _ends(
+    recipe: ForecastRecipe, table: DataTable, facts: Facts, series: list[Series]
+) -> list[float]:
     """Where validation and test begin, at the same time in all series.
 
     The last steps are the test, as many as the share says and at least one horizon.
@@ -151,7 +153,7 @@ def _length(recipe: ForecastRecipe, facts: Facts, series: list[Series]) -> int:
     return recipe.length or max(1, min(found, _LONGEST, max(room // 2, min(room, facts.season))))
 
 
-def _scaled(facts: Facts, table: Table, series: list[Series]) -> Facts:
+def _scaled(facts: Facts, table: DataTable, series: list[Series]) -> Facts:
     """The facts with mean and deviation of every column in the training part."""
     parts = {one.name: one.values[one.times < facts.ends[0]] for one in series}
     whole = _scale(np.concatenate(list(parts.values())))
@@ -187,7 +189,7 @@ def _usable(scale: list[list[float]], whole: list[list[float]]) -> list[list[flo
     ]
 
 
-def check_leaks(facts: Facts, table: Table, series: list[Series], horizon: int) -> None:
+def check_leaks(facts: Facts, table: DataTable, series: list[Series], horizon: int) -> None:
     """Refuses a column that tells a target before its time.
 
     An input may not be a linear copy of a target of a later step of the horizon, and a known
@@ -229,7 +231,7 @@ def _copies(facts: Facts, series: list[Series], number: int, place: int, lead: i
 
 
 def _shown(
-    recipe: ForecastRecipe, table: Table, facts: Facts, series: list[Series]
+    recipe: ForecastRecipe, table: DataTable, facts: Facts, series: list[Series]
 ) -> list[list[str]]:
     """What was read, for people."""
     steps = sum(len(one) for one in series)

@@ -8,7 +8,7 @@ import numpy as np
 
 from throughtime.errors import DataError
 from throughtime.tasks.tables.clock import MONTHS, NUMBER, Times, find_step, read_times
-from throughtime.tasks.tables.table import Numbers, Table
+from throughtime.tasks.tables.table import DataTable, Numbers
 
 _DAY = 86400.0
 _CYCLES = (_DAY, 7 * _DAY, 365.2425 * _DAY)
@@ -35,7 +35,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TimedRows:
     """Where the rows of each series stand, in the order of their time."""
 
     places: dict[str, list[int]]
@@ -47,7 +47,7 @@ class Rows:
         return np.concatenate(parts) if parts else np.zeros(0)
 
 
-def find_rows(table: Table, time: str, series: str) -> Rows:
+def find_rows(table: DataTable, time: str, series: str) -> TimedRows:
     """The rows of every series, sorted by time.
 
     Raises:
@@ -74,10 +74,10 @@ def find_rows(table: Table, time: str, series: str) -> Rows:
                 f"{table.unit} {table.first + second}; take one out"
                 + ("" if series else ", or name the column of series with --series")
             )
-    return Rows(places, times)
+    return TimedRows(places, times)
 
 
-def find_series(table: Table, time: str, taken: list[str]) -> str:
+def find_series(table: DataTable, time: str, taken: list[str]) -> str:
     """The column that tells series apart: with it no time stands twice; "" where none does."""
     frame = table.frame
     if not time or not frame[time].is_duplicated().any():
@@ -91,12 +91,12 @@ def find_series(table: Table, time: str, taken: list[str]) -> str:
     return ""
 
 
-def step_of(rows: Rows) -> tuple[float, bool]:
+def step_of(rows: TimedRows) -> tuple[float, bool]:
     """The step of all series, and whether their times are whole multiples of it."""
     return find_step(rows.differences())
 
 
-def make_series(table: Table, rows: Rows, columns: list[str], step: float, even: bool) -> list[
+def make_series(table: DataTable, rows: TimedRows, columns: list[str], step: float, even: bool) -> list[
     Series
 ]:  # fmt: skip
     """Every series on its own steps; where times are uneven, each row is a step."""

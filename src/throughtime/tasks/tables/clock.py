@@ -11,7 +11,7 @@ import numpy as np
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import short
-from throughtime.tasks.tables.table import Numbers, Table
+from throughtime.tasks.tables.table import DataTable, Numbers
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,7 +42,7 @@ class Times:
     form: str
 
 
-def find_time(table: Table, given: str, taken: list[str]) -> str:
+def find_time(table: DataTable, given: str, taken: list[str]) -> str:
     """The column of time: as given, or the first that reads like one; "" for the order of rows."""
     if given:
         table.check_columns("time", [given])
@@ -55,7 +55,7 @@ def find_time(table: Table, given: str, taken: list[str]) -> str:
     return numbers[0] if numbers else ""
 
 
-def _is_dates(table: Table, column: str) -> bool:
+def _is_dates(table: DataTable, column: str) -> bool:
     values = table.frame[column]
     if values.dtype.is_temporal():
         return True
@@ -65,7 +65,7 @@ def _is_dates(table: Table, column: str) -> bool:
     return parsed.null_count() == 0
 
 
-def read_times(table: Table, column: str) -> Times:
+def read_times(table: DataTable, column: str) -> Times:
     """The times in a column.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
-from throughtime.tasks.tables.table import Table
+from throughtime.tasks.tables.table import DataTable
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,7 +25,7 @@ _TEXT, _LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _ENDINGS = (*_TEXT, ".parquet", *_LINES)
 
 
-def read(path: str) -> Table:
+def read(path: str) -> DataTable:
     """The table in a file, by the ending of its name.
 
     Raises:
@@ -54,14 +54,14 @@ def digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _read_parquet(path: str) -> Table:
+def _read_parquet(path: str) -> DataTable:
     import polars as pl
 
     with _told_by_polars(path, "a Parquet file"):
-        return Table(_numbered(pl.read_parquet(path)), path, "Parquet")
+        return DataTable(_numbered(pl.read_parquet(path)), path, "Parquet")
 
 
-def _read_lines(path: str) -> Table:
+def _read_lines(path: str) -> DataTable:
     import polars as pl
 
     with _text(path) as file:
@@ -73,7 +73,7 @@ def _read_lines(path: str) -> Table:
                 )
     with _told_by_polars(path, "a file of JSON lines"):
         frame = pl.read_ndjson(path, infer_schema_length=None)
-    return Table(_numbered(frame), path, "JSON lines", 1, "line")
+    return DataTable(_numbered(frame), path, "JSON lines", 1, "line")
 
 
 def _is_object(line: str) -> bool:
@@ -122,7 +122,7 @@ def _undecodable_line(path: str) -> int:
     return 1
 
 
-def _read_text(path: str) -> Table:
+def _read_text(path: str) -> DataTable:
     import polars as pl
 
     delimiter = "\t" if path.casefold().endswith(".tsv") else _delimiter(path)
@@ -136,7 +136,7 @@ def _read_text(path: str) -> Table:
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     word = "tab" if delimiter == "\t" else f"'{delimiter}'"
     form = f"text, delimiter {word}, {'with' if header else 'without'} a header"
-    return Table(_numbered(frame), path, form, 1 + header, "line")
+    return DataTable(_numbered(frame), path, form, 1 + header, "line")
 
 
 def _delimiter(path: str) -> str:

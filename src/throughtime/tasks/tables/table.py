@@ -18,7 +18,7 @@ Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Table:
+class DataTable:
     """The rows of a file.
 
     Attributes:

@@ -11,7 +11,7 @@ from torch import nn
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean
 from throughtime.tasks.tables.read import read
-from throughtime.tasks.tables.table import Table
+from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class TableTask(Task):
     asks = "FILE"
 
     @abstractmethod
-    def predict(self, model: nn.Module, table: Table) -> tuple[pl.DataFrame, list[str]]:
+    def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
         """What `model` says to a table, as a table, and what people should know of it.
 
         Raises:
@@ -43,7 +43,7 @@ class TableTask(Task):
         return next(iter(self.baselines(split).values()))
 
 
-def check_like_training(table: Table, columns: Sequence[str]) -> None:
+def check_like_training(table: DataTable, columns: Sequence[str]) -> None:
     """Raises DataError where a table has not a column that training had."""
     for column in columns:
         if column and column not in table.frame.columns:
