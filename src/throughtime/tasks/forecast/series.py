@@ -96,9 +96,9 @@ def step_of(rows: TimedRows) -> tuple[float, bool]:
     return find_step(rows.differences())
 
 
-def make_series(table: DataTable, rows: TimedRows, columns: list[str], step: float, even: bool) -> list[
-    Series
-]:  # fmt: skip
+def make_series(
+    table: DataTable, rows: TimedRows, columns: list[str], step: float, even: bool
+) -> list[Series]:
     """Every series on its own steps; where times are uneven, each row is a step."""
     whole = np.stack([table.numbers(column) for column in columns], 1)
     made = []
