@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from throughtime import Recurrent, cells
-from throughtime.backends.cpu import active_rows, backward, block, forward
+from throughtime.backends.cpu import active_rows, block
 
 
 def _mortal(make: Callable[..., active_rows.Rows]) -> Callable[..., active_rows.Rows]:
@@ -55,7 +56,8 @@ def test_rows_of_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
     mortal = _mortal(active_rows.full_rows.__wrapped__)
     for module in (active_rows, block):
         monkeypatch.setattr(module, "full_rows", mortal)
-    for made in (forward, backward):
+    for name in ("forward", "backward"):  # whose functions in the package have their names
+        made = import_module(f"throughtime.backends.cpu.{name}")
         monkeypatch.setattr(made, "template_for", lru_cache(made.template_for.__wrapped__))
     ours, plain = (Recurrent(cells.GRU(), 3, 8, backend=name) for name in ("cpu", "reference"))
     plain.load_state_dict(ours.state_dict())

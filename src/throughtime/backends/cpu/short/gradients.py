@@ -88,9 +88,8 @@ class Derivative:
         d_final = [v if v is None else seen("a gradient", v, None, dtype) for v in d_final]
         ends = [0 if v is None else v.data_ptr() for v in d_final]
         places += layer.each(ends, way.planes)
-        d_x, weights, d_start = self._write(back, way, x, places, wants)
-        nothing = self._nothing if not wants.weights else ()
-        return [d_x, *weights, *nothing, *(d_start or [None] * len(start))]
+        d_x, by_weights, d_start = self._write(back, way, x, places, wants)
+        return [d_x, *(by_weights or self._nothing), *(d_start or [None] * len(start))]
 
     def _places(
         self, way: Way, x: Tensor, weights: Sequence[Tensor], start: Sequence[Tensor],
@@ -111,7 +110,7 @@ class Derivative:
 
     def _write(
         self, back: Back, way: Way, x: Tensor, places: list[int], wants: Wants
-    ) -> tuple[Tensor | None, Sequence[Tensor | None], Sequence[Tensor]]:
+    ) -> tuple[Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
         """Run the region with room for what is wanted."""
         layer, new = self._layer, x.new_empty
         d_x = new((layer.D, x.shape[0] * x.shape[1], self._line)) if wants.x else None
