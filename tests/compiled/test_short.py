@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import throughtime
-from throughtime.backends.cpu.short.shapes import MOST_SHAPES
+from throughtime.backends.cpu.short.region import MOST_SHAPES
 from throughtime.errors import ShapeError
 from throughtime.layers.drop_in.base import DropIn
 from throughtime.layers.drop_in.short import ShortWay

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE
 from throughtime.backends.cpu.memory import lend
-from throughtime.backends.cpu.short import Derivative, Prepared, Wants, Way
+from throughtime.backends.cpu.short import Derivative, ShortForward, Wants, Way
 from throughtime.scan.autograd import derivative
 from throughtime.scan.flatten import Form, flatten_gradients, unflatten
 from throughtime.scan.outputs import kept_output, recall
@@ -31,7 +31,7 @@ class ShortLayer:
         forms: of calls without a start, and with one.
     """
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: ShortForward) -> None:
         self.forward, self.backward = prepared, Derivative(prepared)
         sizes = prepared.H, prepared.D, int(prepared.bias)
         results = 1 + len(prepared.widths)

@@ -36,7 +36,7 @@ _dual = torch.autograd.forward_ad
 Weights = Sequence[Tensor | None]
 
 
-class Stack(NamedTuple):
+class ShortStack(NamedTuple):
     """The layers of one dtype.
 
     Attributes:
@@ -57,7 +57,7 @@ class ShortWay:
     """What a layer keeps prepared for plain calls; a copy of the layer prepares its own."""
 
     def __init__(self) -> None:
-        self._stacks: dict[tuple[type, torch.dtype], Stack | None] = {}
+        self._stacks: dict[tuple[type, torch.dtype], ShortStack | None] = {}
 
     def __reduce__(self) -> Any:
         return ShortWay, ()
@@ -94,7 +94,7 @@ class ShortWay:
         y = y.transpose(0, 1) if layer.batch_first else y
         return y, (tuple(final) if layer.mode == "LSTM" else final[0])
 
-    def _stack(self, layer: DropIn, dtype: torch.dtype) -> Stack | None:
+    def _stack(self, layer: DropIn, dtype: torch.dtype) -> ShortStack | None:
         kind = type(layer), dtype
         try:
             found = self._stacks[kind]
@@ -107,7 +107,7 @@ class ShortWay:
         return found
 
 
-def _stack_of(layer: DropIn, dtype: torch.dtype) -> Stack | None:
+def _stack_of(layer: DropIn, dtype: torch.dtype) -> ShortStack | None:
     kind: Any = type(layer)
     asks = kind.__getattr__ is not nn.Module.__getattr__  # a class of the user's own reads weights
     if asks or any(getattr(kind, name) is not getattr(Passage, name) for name in _OWN):
@@ -124,10 +124,12 @@ def _stack_of(layer: DropIn, dtype: torch.dtype) -> Stack | None:
         for i in range(len(layers))
     ]
     zeros = ((0,) * len(layer.widths[0]),) * len(layers)
-    return Stack(layer.cell, layer.hidden_sizes, tuple(layers), tuple(names), zeros)
+    return ShortStack(layer.cell, layer.hidden_sizes, tuple(layers), tuple(names), zeros)
 
 
-def _start(layer: DropIn, stack: Stack, state: Sequence[Tensor], x: Tensor) -> list[Sequence[int]]:
+def _start(
+    layer: DropIn, stack: ShortStack, state: Sequence[Tensor], x: Tensor
+) -> list[Sequence[int]]:
     """For each layer the addresses of its states; empty where one needs a closer look."""
     widths, count, B = layer.widths[0], len(stack.layers), x.shape[1]
     if len(state) != len(widths):
@@ -154,7 +156,7 @@ def _learns(x: Tensor, weights: Sequence[Weights], state: Sequence[Tensor]) -> b
 
 
 def _carried(
-    stack: Stack, x: Tensor, weights: Sequence[Weights], state: Sequence[Tensor],
+    stack: ShortStack, x: Tensor, weights: Sequence[Weights], state: Sequence[Tensor],
     start: Sequence[Sequence[int]],
 ) -> tuple[Tensor, Sequence[Tensor]] | None:  # fmt: skip
     """Outputs, and the final states of all layers, of a call that is not recorded."""
@@ -176,7 +178,7 @@ def _carried(
 
 
 def _recorded(
-    stack: Stack, x: Tensor, weights: Sequence[Weights], state: Sequence[Tensor],
+    stack: ShortStack, x: Tensor, weights: Sequence[Weights], state: Sequence[Tensor],
     start: Sequence[Sequence[int]],
 ) -> tuple[Tensor, Sequence[Tensor]] | None:  # fmt: skip
     """The same of one that is."""

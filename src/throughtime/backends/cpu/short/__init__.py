@@ -7,6 +7,6 @@ same code and the same bits.
 
 from throughtime.backends.cpu.short.gradients import Derivative as Derivative
 from throughtime.backends.cpu.short.gradients import Wants as Wants
-from throughtime.backends.cpu.short.layer import Prepared as Prepared
+from throughtime.backends.cpu.short.layer import ShortForward as ShortForward
 from throughtime.backends.cpu.short.layer import Way as Way
 from throughtime.backends.cpu.short.layer import prepare as prepare

@@ -12,9 +12,8 @@ from throughtime.backends.cpu.gradients import shapes_for
 from throughtime.backends.cpu.look import seen, seen_lines, take_lines, take_plain, take_whole
 from throughtime.backends.cpu.operands import plan_of
 from throughtime.backends.cpu.schedule import flops_of, strides_of, team_for
-from throughtime.backends.cpu.short.layer import Prepared, Way
-from throughtime.backends.cpu.short.region import Region
-from throughtime.backends.cpu.short.shapes import Shapes
+from throughtime.backends.cpu.short.layer import ShortForward, Way
+from throughtime.backends.cpu.short.region import Shapes, ShortRegion
 
 
 class Wants(NamedTuple):
@@ -34,7 +33,7 @@ class Back(NamedTuple):
         nothing: the address of a gradient by y that is zero.
     """
 
-    region: Region
+    region: ShortRegion
     nothing: int
 
 
@@ -45,7 +44,7 @@ class Derivative:
         layer: prepared for forward ones.
     """
 
-    def __init__(self, layer: Prepared) -> None:
+    def __init__(self, layer: ShortForward) -> None:
         self._layer = layer
         self._backs = Shapes[Back]()
         shapes = shapes_for(layer.cell, layer.I, layer.H, layer.dtype.itemsize)
@@ -89,7 +88,10 @@ class Derivative:
         ends = [0 if v is None else v.data_ptr() for v in d_final]
         places += layer.each(ends, way.planes)
         d_x, by_weights, d_start = self._write(back, way, x, places, wants)
-        return [d_x, *(by_weights or self._nothing), *(d_start or [None] * len(start))]
+        others: list[Tensor | None] = [*by_weights, *d_start]
+        if not by_weights:
+            others = [*self._nothing, *others]
+        return [d_x, *others, *(() if d_start else (None,) * len(start))]
 
     def _places(
         self, way: Way, x: Tensor, weights: Sequence[Tensor], start: Sequence[Tensor],
@@ -159,7 +161,7 @@ class Derivative:
         planes = [B * w * bytes for w in layer.widths for _ in D]
         aside = {} if wants.state else dict(zip(written, planes, strict=True))
         names = [*read, *(written if wants.state else ())]
-        region = Region(template, shape.code.region, team.release_gil, names, aside)
+        region = ShortRegion(template, shape.code.region, team.release_gil, names, aside)
         return Back(region, template.word("zeros"))
 
 

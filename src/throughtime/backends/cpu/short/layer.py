@@ -24,8 +24,7 @@ from throughtime.backends.cpu.schedule import (
     team_for,
 )
 from throughtime.backends.cpu.shape import Key
-from throughtime.backends.cpu.short.region import Region
-from throughtime.backends.cpu.short.shapes import Shapes
+from throughtime.backends.cpu.short.region import Shapes, ShortRegion
 from throughtime.cells import Cell
 from throughtime.compiler.passes.masks import NO_MASKS
 from throughtime.compiler.passes.unshare import apart
@@ -46,7 +45,7 @@ class Way(NamedTuple):
         zeros: what stands for the addresses of states that are zero.
     """
 
-    region: Region
+    region: ShortRegion
     y: tuple[int, int, int]
     states: tuple[tuple[int, int, int], ...]
     planes: tuple[int, ...]
@@ -54,7 +53,7 @@ class Way(NamedTuple):
     zeros: tuple[int, ...]
 
 
-class Prepared:
+class ShortForward:
     """The plain calls of a layer of these sizes.
 
     Attributes:
@@ -96,7 +95,7 @@ class Prepared:
         names = ["x", "y", *(p.word for p in self.parameters)]
         names += [f"{word}{s} {d}" for word in ("start", "final") for s in states for d in D]
         names += [f"saved {d}" for d in D if keep]
-        region = Region(template, shape.code.region, team.release_gil, names)
+        region = ShortRegion(template, shape.code.region, team.release_gil, names)
         return Way(
             region,
             (T, B, self.D * self.widths[0]),
@@ -162,7 +161,9 @@ class Prepared:
         ]
 
 
-def prepare(cell: Cell, I: int, H: int, D: int, bias: bool, dtype: torch.dtype) -> Prepared | None:
+def prepare(
+    cell: Cell, I: int, H: int, D: int, bias: bool, dtype: torch.dtype
+) -> ShortForward | None:
     """A layer with a short way, or None: not all cells, machines and numbers have one."""
     if dtype not in FLOATS or machine.host() is None or cell.layout.inputs:
         return None
@@ -177,5 +178,5 @@ def prepare(cell: Cell, I: int, H: int, D: int, bias: bool, dtype: torch.dtype) 
     return (
         None
         if any(cell.blocks_of(n) > 1 for n in layout.products)
-        else Prepared(cell, I, H, D, bias, dtype)
+        else ShortForward(cell, I, H, D, bias, dtype)
     )
