@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
-from importlib import import_module
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from throughtime import Recurrent, cells
-from throughtime.backends.cpu import active_rows, block
+from throughtime.backends.cpu import active_rows, backward_pass, block, forward_pass
 
 
 def _mortal(make: Callable[..., active_rows.Rows]) -> Callable[..., active_rows.Rows]:
@@ -56,8 +55,7 @@ def test_rows_of_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
     mortal = _mortal(active_rows.full_rows.__wrapped__)
     for module in (active_rows, block):
         monkeypatch.setattr(module, "full_rows", mortal)
-    for name in ("forward", "backward"):  # whose functions in the package have their names
-        made = import_module(f"throughtime.backends.cpu.{name}")
+    for made in (forward_pass, backward_pass):
         monkeypatch.setattr(made, "template_for", lru_cache(made.template_for.__wrapped__))
     ours, plain = (Recurrent(cells.GRU(), 3, 8, backend=name) for name in ("cpu", "reference"))
     plain.load_state_dict(ours.state_dict())

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from throughtime.backends.cpu.backward import Asked, template_for
+from throughtime.backends.cpu.backward_pass import Asked, template_for
 from throughtime.backends.cpu.gradients import shapes_for
 from throughtime.backends.cpu.look import seen, seen_lines, take_lines, take_plain, take_whole
 from throughtime.backends.cpu.operands import plan_of

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import Extent
-from throughtime.backends.cpu.forward import kept_shapes, template_for
+from throughtime.backends.cpu.forward_pass import kept_shapes, template_for
 from throughtime.backends.cpu.look import FLOATS, parameters_of, take_lines, take_plain
 from throughtime.backends.cpu.operands import plan_of
 from throughtime.backends.cpu.products import LEAST_NUMBERS
