@@ -6,12 +6,14 @@ import dis
 import inspect
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from throughtime.cell.contract import Cell
 from throughtime.compiler.graph import Builder, Graph, Line, Node, Product, Unsupported, Untraceable
@@ -62,7 +64,7 @@ def _no_cell(value: Any) -> CellError:
 
 def _traced(cell: Cell, H: int | None = None) -> Graph:
     _check_arguments(cell)
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    with on_symbols():
         chance = _chance()
         graph, again = _run(cell, H), _run(cell, H)
         drawn = _chance() != chance
@@ -76,6 +78,17 @@ def _traced(cell: Cell, H: int | None = None) -> Graph:
     line = next((n.line for n in _changed(graph, again) if n.line), _return(cell))
     reason = Unsupported("a number that changes from call to call", line)
     return replace(graph, unsupported=(*graph.unsupported, reason))
+
+
+@contextmanager
+def on_symbols() -> Iterator[None]:
+    """Where a function runs on symbols: no mode of torch, such as a compiler's, has a say in it,
+    and what it draws at random is nowhere missed."""
+    with (
+        _disable_current_modes(), torch.device("cpu"), torch.enable_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):  # fmt: skip
+        yield
 
 
 def _chance() -> tuple[Any, ...]:
