@@ -1,5 +1,8 @@
 """Recurrent networks for PyTorch, compiled from their textbook equations."""
 
+from throughtime import supported as supported
+
+# isort: split
 from throughtime import cells as cells
 from throughtime import compat as compat
 from throughtime import export as export

@@ -10,7 +10,8 @@ ThroughtimeError
 ├── DataError        (ValueError)    input data that cannot be read
 ├── LawError         (AssertionError) a cell breaks a law that every cell must obey
 ├── RunError         (ValueError)    a run folder or checkpoint that cannot be used
-└── MissingExtra     (ImportError)   an optional package is not installed
+├── MissingExtra     (ImportError)   an optional package is not installed
+└── VersionError     (ImportError)   a Python or torch that is too old
 
 Each also is the built-in error its kind belongs to, so that callers may catch either.
 """
@@ -71,6 +72,10 @@ class RunError(ThroughtimeError, ValueError):
 
 class MissingExtra(ThroughtimeError, ImportError):
     """An optional package is not installed; the text gives the pip command."""
+
+
+class VersionError(ThroughtimeError, ImportError):
+    """Python or torch is older than the package takes; says which will do, and how to get it."""
 
 
 def missing_extra(package: str, extra: str) -> MissingExtra:

@@ -19,8 +19,11 @@ from throughtime import Cell, Recurrent
 
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror"]
 
-TABLE = [*CELLS, FiveGates(), Kinks(), LowRank(3)]
-"""The package's cells and three of one's own."""
+EVERY = [*CELLS, FiveGates(), Kinks(), LowRank(3)]
+"""The package's cells, each in several ways, and three of one's own."""
+
+TABLE = list({type(cell): cell for cell in reversed(EVERY)}.values())[::-1]
+"""Each of them once; soaks take every one."""
 
 
 def need(program: str, package: str) -> str:

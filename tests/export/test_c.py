@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.export.built import STRICT, TABLE, need, random_layer, run, test_of
+from tests.export.built import EVERY, STRICT, TABLE, need, random_layer, run, test_of
 from throughtime import GRU, LSTM, Cell, Gate, Readout, Recurrent, cells, from_torch
 from throughtime.export import to_c
 from throughtime.export.objects import undefined
@@ -37,7 +37,7 @@ def test_every_cell_passes_its_own_test(cell: Cell, tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("flags", ["-O3 -march=native", "-O2 -ffast-math", "-Os"])
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-@pytest.mark.parametrize("cell", TABLE, ids=repr)
+@pytest.mark.parametrize("cell", EVERY, ids=repr)
 def test_every_cell_by_every_compiler(
     cell: Cell, compiler: str, flags: str, tmp_path: Path
 ) -> None:
@@ -197,3 +197,17 @@ def test_about_says_what_it_is(tmp_path: Path) -> None:
 def _shared_as(folder: Path, name: str) -> Path:
     run([need("gcc", "gcc"), "-shared", "-fPIC", f"{name}.c", "-o", "it.so", "-lm"], folder)
     return folder / "it.so"
+
+
+def test_a_task_says_of_its_model_that_it_is_a_plain_stack(tmp_path: Path) -> None:
+    """So that a run can be exported; it answers at every step, the task at the last alone."""
+    from throughtime.export.prepare import prepare
+    from throughtime.tasks import find
+    from throughtime.tasks.recipe import Recipe
+
+    model = find("latch")(Recipe(task="latch", hidden=6, length=10)).model()
+    to_c(model, tmp_path)
+    assert test_of(tmp_path, need("gcc", "gcc"), "-O1", *STRICT).startswith("PASS")
+    _, x, y = prepare(model, "net", "float32")
+    last = model(torch.from_numpy(x[:40]).unsqueeze(1))[0]
+    torch.testing.assert_close(torch.from_numpy(y[39]), last.detach(), rtol=1e-5, atol=1e-6)

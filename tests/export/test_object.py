@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.export.built import TABLE, need, random_layer, run, test_of
+from tests.export.built import EVERY, TABLE, need, random_layer, run, test_of
 from tests.export.test_c import MODELS
 from throughtime import LSTM, Cell, Readout, Stream, cells
 from throughtime.compiler.runtime import machine
@@ -37,9 +37,17 @@ def here() -> list[str]:
 
 @pytest.mark.parametrize("cell", TABLE, ids=repr)
 def test_every_cell_has_the_bits_of_the_model(cell: Cell, tmp_path: Path) -> None:
+    to_object(random_layer(cell, 11), tmp_path, target=here()[0])
+    assert test_of(tmp_path, need("gcc", "gcc"), "-O1").startswith(SAME)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("cell", EVERY, ids=repr)
+def test_every_cell_of_many_widths_has_the_bits_of_the_model(cell: Cell, tmp_path: Path) -> None:
     for target in here():
-        to_object(random_layer(cell, 11), tmp_path, target=target)
-        assert test_of(tmp_path, need("gcc", "gcc"), "-O1").startswith(SAME)
+        for hidden in (3, 16, 33, 70):
+            to_object(random_layer(cell, hidden), tmp_path, target=target)
+            assert test_of(tmp_path, need("gcc", "gcc"), "-O1").startswith(SAME)
 
 
 def test_bits_of_a_stream(tmp_path: Path) -> None:
@@ -112,7 +120,7 @@ def test_controllers_have_the_same_bits(target: str, cell: Cell, tmp_path: Path)
 
 @pytest.mark.soak
 @pytest.mark.parametrize("target", [*OTHERS, *CORTEX])
-@pytest.mark.parametrize("cell", TABLE, ids=repr)
+@pytest.mark.parametrize("cell", EVERY, ids=repr)
 def test_every_cell_on_every_processor(target: str, cell: Cell, tmp_path: Path) -> None:
     from throughtime.export import to_c
 

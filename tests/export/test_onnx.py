@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.export.built import TABLE
+from tests.export.built import TABLE, random_layer
 from tests.export.test_c import MODELS
 from throughtime import LSTM, Cell, Gate, Readout, Recurrent, cells
 from throughtime.errors import DataError, OptionError
@@ -82,6 +82,17 @@ def test_plain_stacks_of_all_that_may_stand_in_them(name: str, tmp_path: Path) -
         whole = first.type == "tensor(int64)"
         x = torch.randint(10, (T, B)) if whole else torch.randn(T, B, first.shape[-1])
         near(run.run(None, {"x": x.numpy()})[0], through(frozen(model), x))
+
+
+@pytest.mark.parametrize("cell", [cells.LSTM(), cells.LSTMPeephole(), cells.GRU()], ids=repr)
+def test_every_layer_as_its_equations(cell: Cell, tmp_path: Path) -> None:
+    """No operator in it, and the same answers."""
+    model = random_layer(cell, 5, bidirectional=True)
+    file = to_onnx(model, tmp_path / "net.onnx", operators=False)
+    kinds = {node.op_type for node in onnx.load(file).graph.node}
+    assert "Scan" in kinds and not kinds & {"LSTM", "GRU", "RNN"}
+    x = torch.randn(6, 2, 3)
+    near(session(file).run(None, {"x": x.numpy()})[0], model(x)[0])
 
 
 @pytest.mark.parametrize("merge", ["concat", "sum", "mean", "mul"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.house.source import Module, imports, modules
+from tests.house.source import ROOT, Module, imports, modules
 
 # Who may import whom, one arrow each; an arrow of an arrow is an arrow too.
 # `throughtime` is the package's own file with the public names: above the layers, below all that
@@ -17,7 +19,7 @@ ARROWS = {
     "tasks": {"throughtime"},
     "diagnosis": {"layers", "compat"},
     "export": {"throughtime"},
-    "throughtime": {"laws", "compat", "uclip"},
+    "throughtime": {"laws", "compat", "uclip", "supported"},
     "laws": {"layers"},
     "uclip": {"errors"},
     "compat": {"layers"},
@@ -26,7 +28,9 @@ ARROWS = {
     "backends": {"compiler"},
     "compiler": {"cells", "environment"},
     "cells": {"cell"},
-    "cell": {"errors"},
+    "cell": {"torch_private"},
+    "supported": {"torch_private"},
+    "torch_private": {"errors"},
     "environment": set(),
     "errors": {"version"},
     "version": set(),
@@ -79,6 +83,16 @@ def test_imports_run_one_way() -> None:
 def test_arrows_make_no_circle() -> None:
     for layer, below in ARROWS.items():
         assert all(layer not in reach(other) for other in below), layer
+
+
+def test_contributing_draws_these_arrows() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    drawn: dict[str, set[str]] = {}
+    for line in re.findall(r"^    (\w+ -> .*)$", text, re.M):
+        places = [re.findall(r"\w+", part.split("(")[0]) for part in line.split("->")]
+        for (*_, source), targets in itertools.pairwise(places):
+            drawn.setdefault(source, set()).update(targets)
+    assert drawn == {source: set(targets) for source, targets in ARROWS.items() if targets}
 
 
 def test_train_diagnosis_and_export_never_meet() -> None:

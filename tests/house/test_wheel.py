@@ -13,6 +13,7 @@ import pytest
 
 import throughtime
 from tests.house.source import ROOT, tracked
+from throughtime import supported
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,12 @@ def test_it_promises_what_was_run(wheel: zipfile.ZipFile) -> None:
     info = f"throughtime-{throughtime.__version__}.dist-info"
     said = Parser().parsestr(wheel.read(f"{info}/METADATA").decode())
     assert said["Version"] == throughtime.__version__
-    assert said["Requires-Python"] == "<3.12,>=3.11"
+    assert said["Requires-Python"] == f">={dotted(supported.OLDEST_PYTHON)}"
     assert said["License-Expression"] == "BSD-3-Clause"
-    assert "torch<2.14,>=2.13" in said.get_all("Requires-Dist")
+    assert f"torch>={dotted(supported.OLDEST_TORCH)}" in said.get_all("Requires-Dist")
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
     assert "throughtime = throughtime.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
+
+
+def dotted(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))

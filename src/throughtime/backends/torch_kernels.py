@@ -11,14 +11,15 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Result, unpack
 from throughtime.backends.transforms import is_traced
+from throughtime.torch_private import UNKNOWN, dual_level, transform_depth, transforms
 
 name = "torch"
 
 KERNELS: dict[str, Any] = {
-    "LSTM": torch._VF.lstm,
-    "GRU": torch._VF.gru,
-    "RNN_TANH": torch._VF.rnn_tanh,
-    "RNN_RELU": torch._VF.rnn_relu,
+    "LSTM": torch.lstm,
+    "GRU": torch.gru,
+    "RNN_TANH": torch.rnn_tanh,
+    "RNN_RELU": torch.rnn_relu,
 }
 STEPS: dict[str, Any] = {
     "LSTM": torch.lstm_cell,
@@ -63,13 +64,16 @@ def carries_stack(backend: str) -> bool:
 
 def _transform() -> str | None:
     """Transforms of torch that its recurrent kernels have no rule for."""
-    if torch.autograd.forward_ad._current_level >= 0:
+    if dual_level() >= 0:
         return "torch's recurrent kernels have no forward-mode derivative"
-    if torch._C._functorch.get_dynamic_layer_stack_depth():
-        kinds = torch._C._functorch.TransformType
-        for level in torch._C._functorch.get_interpreter_stack() or ():
-            if level.key() not in (kinds.Grad, kinds.Functionalize):
-                return f"torch's recurrent kernels have no rule for {level.key().name.lower()}"
+    if not transform_depth():
+        return None
+    kinds = transforms()
+    if kinds is None:
+        return UNKNOWN
+    for kind in kinds:
+        if kind not in ("Grad", "Functionalize"):
+            return f"torch's recurrent kernels have no rule for {kind.lower()}"
     return None
 
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from throughtime.errors import CellError
+from throughtime.torch_private import without_modes
 
 if TYPE_CHECKING:
     from throughtime.cell.contract import Cell
@@ -179,7 +179,7 @@ def find_layout(cell: Cell, H: int) -> Layout:
     _check_blocks(cell, H)
     with (
         torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]),
-        _disable_current_modes(),
+        without_modes(),
     ):  # fmt: skip
         direct = {n: _numbers(B, cell.width(w, H)) for n, w in cell.inputs.items()}
         a = _Recorder("a", {g: _numbers(B, H) for g in cell.gates} | direct)

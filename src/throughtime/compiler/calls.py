@@ -13,7 +13,15 @@ from throughtime.compiler.heads.over import over
 from throughtime.compiler.heads.parts import is_parts, pointwise
 from throughtime.compiler.heads.views import view
 from throughtime.compiler.operations import OPERATIONS, ROWS
-from throughtime.compiler.symbols import Named, NoRule, Symbol, builder_of, lift, value_asked
+from throughtime.compiler.symbols import (
+    Named,
+    NoRule,
+    Symbol,
+    answers,
+    builder_of,
+    lift,
+    value_asked,
+)
 
 _SIZES: Final = {"B": 13, "1": 1}
 _WRITES: Final = frozenset("setitem iadd isub imul idiv ifloordiv imod iand ior ixor".split())
@@ -201,3 +209,6 @@ def _sizes(builder: Builder) -> dict[str, int]:
     for width in dict.fromkeys(w for node in builder.nodes for w in node.shape):
         sizes.setdefault(width, int(width) if width.isdigit() else 840 * len(sizes))
     return sizes
+
+
+answers.call, answers.shape, answers.attribute = call, shape, attribute

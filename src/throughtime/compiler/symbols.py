@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from numbers import Real
 from typing import Any, Final, NoReturn
@@ -80,6 +81,20 @@ _CURE = "the equations must be the same for every input; use torch.where(conditi
 _NUMPY_CURE = "NumPy's functions know no gradients; use torch's own, such as torch.tanh for np.tanh"
 
 
+class Answers:
+    """What answers torch when it is called with symbols: `calls`, which enters itself here.
+
+    It writes symbols, so it imports this file and not the other way round.
+    """
+
+    call: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+    shape: Callable[[Symbol], tuple[Any, ...]]
+    attribute: Callable[[Symbol, str], Any]
+
+
+answers: Final = Answers()
+
+
 class Symbol:
     """The value of one node. Operators, methods and functions of torch on it write new nodes."""
 
@@ -120,8 +135,7 @@ class Symbol:
         shape = self.symbolic_shape
         return Symbol(self.builder, self.builder.node("full", (), (value, *shape), shape))
 
-    # What torch calls when a symbol is among the arguments of a function. The import waits, since
-    # what is called writes symbols itself.
+    # What torch calls when a symbol is among the arguments of a function.
     @classmethod
     def __torch_function__(
         cls,
@@ -130,23 +144,19 @@ class Symbol:
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        from throughtime.compiler.calls import call
-
-        return call(function, args, kwargs or {})
+        return answers.call(function, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or not hasattr(Tensor, name):
             raise AttributeError(f"a tensor has no attribute {name!r}")
-        from throughtime.compiler import calls
-
         if name == "shape":
-            return calls.shape(self)
+            return answers.shape(self)
         if name == "ndim":
             return len(self.symbolic_shape)
         attribute = getattr(Tensor, name)
         if callable(attribute):
-            return lambda *args, **kwargs: calls.call(attribute, (self, *args), kwargs)
-        return calls.attribute(self, name)
+            return lambda *args, **kwargs: answers.call(attribute, (self, *args), kwargs)
+        return answers.attribute(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in Symbol.__slots__:
@@ -159,10 +169,18 @@ class Symbol:
     __hash__ = object.__hash__
 
 
-class Headed:
-    """A tensor of more than one width; heads.py has the one kind."""
+class Headed(ABC):
+    """A tensor of more than one width; `heads` has the one kind."""
 
     __slots__ = ()
+
+    @abstractmethod
+    def multiplied_by(self, matrix: Matrix) -> Any:
+        """The matrix times each line of the last dimension."""
+
+    @abstractmethod
+    def closed(self) -> Symbol:
+        """A tensor (B, width) as a value of a row."""
 
 
 class Matrix(Named):
@@ -173,9 +191,7 @@ class Matrix(Named):
 
     def __matmul__(self, v: Any) -> Any:
         if isinstance(v, Headed):
-            from throughtime.compiler.heads.parts import multiplied
-
-            return multiplied(v, self)  # type: ignore[arg-type]  # the one kind
+            return v.multiplied_by(self)
         if type(v) is not Symbol:
             got = v if isinstance(v, Named) else type(v).__name__
             raise self._builder.refuse(f"{self} multiplies {got}, which is no vector")
@@ -202,9 +218,7 @@ def lift(builder: Builder, value: Any) -> Symbol:
     if type(value) is Symbol:
         return value
     if isinstance(value, Headed):
-        from throughtime.compiler.heads.parts import closed
-
-        return closed(value)
+        return value.closed()
     if isinstance(value, Real):
         number = float(value)
     elif isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad:
@@ -227,9 +241,7 @@ def _captured(builder: Builder, value: Tensor) -> Symbol:
 
 def _operator(name: str) -> Callable[..., Any]:
     def method(self: Symbol, *others: Any) -> Any:
-        from throughtime.compiler.calls import call
-
-        return call(getattr(Tensor, name), (self, *others), {})
+        return answers.call(getattr(Tensor, name), (self, *others), {})
 
     return method
 

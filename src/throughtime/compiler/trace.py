@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from throughtime.cell.contract import Cell
+from throughtime.compiler import calls as calls  # answers torch while a step is written
 from throughtime.compiler.graph import Builder, Graph, Line, Node, Product, Unsupported, Untraceable
 from throughtime.compiler.step_arguments import inputs_of, state_shapes
 from throughtime.compiler.symbols import Named, Symbol, lift

@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.training.flow import GradientFlow
+    from throughtime.layers.batch import Batch
 
-__all__ = ["GradientFlow"]
+__all__ = ["Batch", "GradientFlow"]
+
+_PLACES = {"Batch": "throughtime.layers.batch", "GradientFlow": f"{__name__}.training.flow"}
 
 
 def __getattr__(name: str) -> Any:
-    """`GradientFlow`, or a module or folder of this package, imported when it is first named."""
-    if name == "GradientFlow":
-        return importlib.import_module(f"{__name__}.training.flow").GradientFlow
-    if name in {entry.name for entry in pkgutil.iter_modules(__path__)}:
-        return importlib.import_module(f"{__name__}.{name}")
+    """`Batch`, `GradientFlow`, a quantity, or a part of this package, when it is first named."""
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), name)
+    for package in (__name__, f"{__name__}.quantities"):
+        folders = __path__ if package == __name__ else importlib.import_module(package).__path__
+        if name in {entry.name for entry in pkgutil.iter_modules(folders)}:
+            return importlib.import_module(f"{package}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

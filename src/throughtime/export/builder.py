@@ -14,7 +14,7 @@ from throughtime.export.program import (
     Operation,
     Part,
     Place,
-    Product,
+    ProductPart,
     Program,
     Stage,
     Values,
@@ -73,7 +73,7 @@ class Writer:
         if bias is not None:
             start = Place(self.constant("bias", bias), len(bias))
         block = Block(np.ascontiguousarray(matrix, np.float32), start, out, name)
-        self.add(Product(source, (block,)))
+        self.add(ProductPart(source, (block,)))
 
     def lookup(self, table: Values, row: Place, out: Place) -> None:
         """out = the line of a table."""

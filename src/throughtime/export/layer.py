@@ -18,7 +18,7 @@ from throughtime.compiler.plan import Phase, Plan, plan
 from throughtime.compiler.sweeps import Sweep
 from throughtime.errors import OptionError
 from throughtime.export.builder import Writer
-from throughtime.export.program import Block, Place, Product, Values, Walk
+from throughtime.export.program import Block, Place, ProductPart, Values, Walk
 
 
 def write_layer(writer: Writer, call: Call, title: str) -> Place:
@@ -176,7 +176,7 @@ class _Layer:
             else:
                 self._multiply_blocks(source, block)
         for same in _same_columns(whole):
-            self.writer.add(Product(source, tuple(same)))
+            self.writer.add(ProductPart(source, tuple(same)))
 
     def _multiply_blocks(self, source: Place, whole: Block) -> None:
         """A matrix in blocks, each times its own part of v; in order, as each is written."""
@@ -188,7 +188,7 @@ class _Layer:
                 place._replace(size=lines, offset=b * lines) for place in (whole.start, whole.out)
             )
             block = Block(np.ascontiguousarray(matrix), start, out, f"{whole.name}[{b}]")
-            self.writer.add(Product(first, (block,)))
+            self.writer.add(ProductPart(first, (block,)))
 
     def _matrix(self, k: int, name: str) -> Values:
         """The lines of a sum's gate in weight_ih or weight_hh, or its matrix of its own."""

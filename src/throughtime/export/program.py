@@ -66,7 +66,7 @@ class Block(NamedTuple):
     name: str
 
 
-class Product(NamedTuple):
+class ProductPart(NamedTuple):
     """Matrices times one vector.
 
     Attributes:
@@ -126,7 +126,7 @@ class Lookup(NamedTuple):
     out: Place
 
 
-Operation = Product | Stage | Lookup
+Operation = ProductPart | Stage | Lookup
 
 
 class Part(NamedTuple):
@@ -176,7 +176,7 @@ class Program:
         found: list[Values] = []
         for part in self.parts:
             for operation in part.operations:
-                if isinstance(operation, Product):
+                if isinstance(operation, ProductPart):
                     found += [block.matrix for block in operation.blocks]
                 elif isinstance(operation, Lookup):
                     found.append(operation.table)

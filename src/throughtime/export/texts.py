@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from throughtime.errors import OptionError
-from throughtime.export.program import Product, Program, Values
+from throughtime.export.program import ProductPart, Program, Values
 from throughtime.version import __version__
 
 TOLERANCE: Final = 2e-6
@@ -184,7 +184,7 @@ def sizes(program: Program) -> dict[str, int]:
         b.matrix.size
         for part in program.parts
         for operation in part.operations
-        if isinstance(operation, Product)
+        if isinstance(operation, ProductPart)
         for b in operation.blocks
     )
     return {"work": work, "constants": constants, "products": products}

@@ -14,6 +14,7 @@ from throughtime.backends.call import check_batch_sizes
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import States
 from throughtime.layers.layer import Passage
+from throughtime.torch_private import transform_depth
 
 
 def check_size(name: str, size: object) -> None:
@@ -244,7 +245,7 @@ def check_inputs(layer: Passage, inputs: Mapping[str, Tensor] | None, x: Tensor)
 
 def readable(v: Tensor) -> bool:
     """Whether numbers can be looked at: not below a compiler or a transform."""
-    below = torch._C._functorch.get_dynamic_layer_stack_depth() > 0
+    below = transform_depth() > 0
     return not (torch.compiler.is_compiling() or below or v.is_meta)
 
 

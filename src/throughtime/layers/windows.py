@@ -13,6 +13,7 @@ from torch import Tensor
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.border import align
 from throughtime.layers.checks import check_lengths, check_reset, check_starts, readable
+from throughtime.torch_private import base_of, version_of
 
 if TYPE_CHECKING:
     from throughtime.layers.batch import Batch, States
@@ -175,16 +176,16 @@ class _Source:
 
     def __init__(self, v: Tensor) -> None:
         self.v = v
-        computed = v.requires_grad and not (v if v._base is None else v._base).is_leaf
+        computed = v.requires_grad and not base_of(v).is_leaf
         self.computed = computed and torch.is_grad_enabled() and readable(v)
         weights = _leaves(v) if self.computed else []
-        self.versions = [(w, w._version) for w in weights]
+        self.versions = [(w, version_of(w)) for w in weights]
 
     def read(self, steps: slice) -> Tensor:
         part = self.v[steps]
         if not self.computed:
             return part
-        if any(w._version != version for w, version in self.versions):
+        if any(version_of(w) != version for w, version in self.versions):
             self.versions = []
             warnings.warn(
                 f"x was computed from weights that have changed since, so from step {steps.start} "

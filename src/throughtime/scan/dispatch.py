@@ -17,6 +17,7 @@ from throughtime.scan.flops import tell_counters
 from throughtime.scan.operator import scan_forward, scan_traced
 from throughtime.scan.plain import has_plain_memory, is_watched
 from throughtime.scan.watched import choose_open, is_dispatched, resolved, stranger
+from throughtime.torch_private import transform_depth
 
 
 def scan(call: Call, backend: str = "auto") -> Result:
@@ -53,7 +54,7 @@ def _scan_watched(call: Call, backend: str) -> Result:
                 f"RNN, LSTM and GRU alone, not for this call of {type(call.cell).__name__}"
             )
         return OPEN["torch"].run(call) if by_torch else operator(call, backend)
-    if torch._C._functorch.get_dynamic_layer_stack_depth():
+    if transform_depth():
         name = choose(call, backend).name
         return OPEN[name].run(call) if name in OPEN else operator(call, name)
     call = resolved(call)
@@ -85,7 +86,7 @@ def begin_norms(call: Call) -> None:
     """Norms of gradients, where asked for, are zero until backward fills them."""
     if call.norms is None:
         return
-    if torch.compiler.is_compiling() or torch._C._functorch.get_dynamic_layer_stack_depth():
+    if torch.compiler.is_compiling() or transform_depth():
         raise TransformError(
             "norms of gradients are written by a plain backward pass, not below torch.compile or "
             "torch.func; call the layer outside of them"
@@ -106,7 +107,7 @@ def operator(call: Call, backend: str = "auto") -> Result:
     compiling = torch.compiler.is_compiling()
     if compiling:
         tensors = _apart(tensors)
-    below = bool(torch._C._functorch.get_dynamic_layer_stack_depth())
+    below = bool(transform_depth())
     recorded = is_recorded(tensors)
     if is_traced():
         some = [v for v in tensors if v is not None]

@@ -8,12 +8,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
-
 from throughtime.cell.registry import registered
 from throughtime.scan.flatten import unflatten
 from throughtime.scan.operator import scan_backward, scan_forward
+from throughtime.torch_private import counts_flops, mode_count, modes
 
 Shape = Sequence[int]
 
@@ -52,11 +50,11 @@ def _backward(
 def tell_counters() -> None:
     """Give the formulas to each FlopCounterMode that looks on: its module is not imported here."""
     module = sys.modules.get("torch.utils.flop_counter")
-    if module is None or not torch._C._len_torch_dispatch_stack():
+    if module is None or not mode_count():
         return
     formulas = _registered(module)
-    for mode in _get_current_dispatch_mode_stack():
-        if isinstance(mode, module._FlopCounterMode):
+    for mode in modes():
+        if counts_flops(mode, module):
             mode.counter.flop_registry.update(formulas)
 
 

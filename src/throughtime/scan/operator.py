@@ -16,11 +16,14 @@ from throughtime.cells import Cell
 from throughtime.errors import ShapeError, TransformError
 from throughtime.scan.flatten import flatten_gradients, unflatten
 from throughtime.scan.plain import are_plain
-
-_KEYS = tuple(
-    key
-    for key in ("AutocastCPU", "AutocastCUDA", "AutocastMPS")
-    if hasattr(torch._C.DispatchKey, key)
+from throughtime.torch_private import (
+    AUTOCAST,
+    above_autograd,
+    below_autograd,
+    dual_level,
+    transform_depth,
+    without_autocast,
+    without_tangents,
 )
 
 
@@ -31,33 +34,31 @@ def unrounded(op: Any) -> dict[str, Callable[..., Any]]:
     the same backend and gets the same numbers.
     """
 
-    def kernel(key: str) -> Callable[..., Any]:
-        off = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
-
+    def kernel(key: str, device: str) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
-            with torch._C._ExcludeDispatchKeyGuard(off):
+            with without_autocast(key, device):
                 return op(*args)
 
         return call
 
-    return {key: kernel(key) for key in _KEYS}
+    return {key: kernel(key, device) for key, device in AUTOCAST}
 
 
 def guarded(op: Any, name: str) -> Callable[..., list[Tensor]]:
     """The kernel of the Autograd key: pass the call on, unless a derivative would be lost."""
 
     def guard(*args: Any) -> list[Tensor]:
-        if torch._C._functorch.get_dynamic_layer_stack_depth():
+        if transform_depth():
             raise TransformError(
                 f"throughtime::{name} is called below torch.func inside a compiled function, where "
                 f"its derivative would be silently zero; apply the transform outside torch.compile"
             )
         tensors = [v for arg in args if isinstance(arg, list) for v in arg if torch.is_tensor(v)]
-        if torch.autograd.forward_ad._current_level >= 0 and any(_tangent(v) for v in tensors):
+        if dual_level() >= 0 and any(_tangent(v) for v in tensors):
             raise TransformError(
                 f"throughtime::{name} has no forward-mode derivative; call the layer itself"
             )
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             found: list[Tensor] = op(*args)
         if torch.is_grad_enabled() and any(v.requires_grad for v in tensors):
             refusing = _Refusal.apply(name, len(found), *found, *tensors)  # type: ignore[no-untyped-call]
@@ -143,7 +144,7 @@ def _backward(
             name = choose(call, backend).name
             found = OPAQUE[name].backward(call, kept, d_results, needs[0], any(needs[1:]))
         return _asked(flatten_gradients(call, found), tensors, needs)
-    with _with_autograd():
+    with above_autograd(), torch.enable_grad():
         leaves = [
             v.detach().requires_grad_(need) if v is not None else None
             for v, need in zip(tensors, needs, strict=True)
@@ -188,7 +189,7 @@ def _alone(call: Call) -> Iterator[None]:
     The compiler asks a fake at one time and runs the op at another; both must choose the same.
     """
     rounded = torch.autocast(call.x.device.type, enabled=False) if call.rounded else nullcontext()
-    with torch.autograd.forward_ad._set_fwd_grad_enabled(False), rounded:
+    with without_tangents(), rounded:
         yield
 
 
@@ -214,24 +215,6 @@ def gradients(
             allow_unused=True,
         )
     )  # fmt: skip
-
-
-class _with_autograd:
-    """Autograd inside a raw op, where the dispatcher has switched it off."""
-
-    def __enter__(self) -> None:
-        keys = torch._C._dispatch_tls_local_exclude_set()
-        for name in ("AutogradCPU", "AutogradCUDA", "AutogradMPS", "AutogradOther"):
-            keys = keys - torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, name))
-        include = torch._C._dispatch_tls_local_include_set()
-        self._keys = torch._C._ForceDispatchKeyGuard(include, keys)
-        self._keys.__enter__()
-        self._grad = torch.enable_grad()
-        self._grad.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._grad.__exit__(*error)
-        self._keys.__exit__(*error)
 
 
 def _result_shapes(cell: Cell, call: Call) -> list[tuple[int, ...]]:

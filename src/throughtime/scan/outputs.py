@@ -13,12 +13,12 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE
 from throughtime.scan.flatten import unflatten
+from throughtime.torch_private import has_saving_hooks, saved_but_one
 
 
 def kept_output(y: Tensor) -> Tensor:
     """What is kept of the output: itself; a copy where hooks take it, which hide its version."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
-    return y if hooks is None else y.clone()
+    return y.clone() if has_saving_hooks() else y
 
 
 def recall(ctx: Any, count: int) -> tuple[Any, ...]:
@@ -32,7 +32,7 @@ def recall(ctx: Any, count: int) -> tuple[Any, ...]:
     except RuntimeError as error:
         if "modified by an inplace operation" not in str(error):
             raise
-    saved = [v.unpack() for i, v in enumerate(ctx._raw_saved_tensors) if i != count]
+    saved = saved_but_one(ctx, count)
     call = unflatten(ctx.cell, ctx.form, saved[:count])
     width = call.cell.widths(call.hidden_size)[0]
     y = call.x.new_empty((*call.x.shape[:-1], call.directions, width))

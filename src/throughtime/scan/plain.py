@@ -8,25 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from throughtime.backends.call import Call
+from throughtime.torch_private import is_zero_tensor, mode_count, tracer, transform_depth
 
 _MORE = Call._fields.index("state")
 _NO_MORE = tuple(Call._field_defaults.values())
 """Of a call that gives x and weights alone."""
 
 
-_modes = torch._C._len_torch_dispatch_stack  # bound once: this is asked at every call
-_transforms = torch._C._functorch.get_dynamic_layer_stack_depth
-_tracer = torch._C._get_tracing_state
-
-
 def is_watched() -> bool:
     """Whether a mode, a transform or a tracer of torch wants to see each operation."""
-    return bool(_modes() or _transforms() or _tracer())
+    return bool(mode_count() or transform_depth() or tracer())
 
 
 def has_plain_memory(call: Call) -> bool:
@@ -79,6 +74,6 @@ def numbers(v: Tensor) -> Tensor:
     """A tensor with a negative bit, or one of zeros alone without memory, written out."""
     if type(v) is not Tensor and type(v) is not Parameter:
         return v
-    if v._is_zerotensor():
+    if is_zero_tensor(v):
         return v.clone()
     return v.resolve_neg() if v.is_neg() else v

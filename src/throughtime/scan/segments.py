@@ -18,6 +18,7 @@ from throughtime.scan.dispatch import begin_norms, is_recorded, scan
 from throughtime.scan.flatten import Form, flatten, flatten_gradients, unflatten
 from throughtime.scan.plain import has_plain_memory, is_watched, plain_gradients
 from throughtime.scan.reversed_time import Turn
+from throughtime.torch_private import dual_level
 
 
 class Joined:
@@ -250,7 +251,7 @@ def scan_in_segments(call: Call, backend: str, every: int) -> Result:
         torch.compiler.is_compiling()
         or is_watched()
         or not has_plain_memory(call)
-        or torch.autograd.forward_ad._current_level >= 0
+        or dual_level() >= 0
     )
     if transformed or not torch.is_grad_enabled() or call.x.shape[0] == 0:
         return scan(call, backend)

@@ -6,18 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from torch._subclasses.functional_tensor import FunctionalTensor
+from torch import Tensor, nn
 
 from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call
 from throughtime.errors import BackendError
 from throughtime.scan.flatten import flatten
 from throughtime.scan.plain import numbers
-
-DISPATCHED = (FakeTensor, FunctionalTensor)
-"""Subclasses that any operator of the dispatcher takes."""
+from throughtime.torch_private import DISPATCHED, is_functional, is_python
 
 
 def resolved(call: Call) -> Call:
@@ -51,7 +47,7 @@ def stranger(call: Call) -> str | None:
                 f"weights, states and inputs must be dense tensors, got one of layout {v.layout}; "
                 f"convert it with .to_dense()"
             )
-        if torch._C._dispatch_keys(v).has(torch._C.DispatchKey.Python):
+        if is_python(v):
             return type(v).__name__
     return None
 
@@ -61,7 +57,7 @@ def _overrides(kind: type[Tensor]) -> bool:
     way: Any = kind.__torch_function__
     usual: Any = Tensor.__torch_function__
     return (
-        way is not torch._C._disabled_torch_function_impl
+        way is not nn.Parameter.__torch_function__  # which has none of its own
         and getattr(way, "__func__", way) is not usual.__func__
     )
 
@@ -69,13 +65,8 @@ def _overrides(kind: type[Tensor]) -> bool:
 def is_dispatched(call: Call) -> bool:
     """Whether a tensor of the call is one that only the dispatcher can read."""
     return any(
-        isinstance(v, DISPATCHED) or torch._C._dispatch_keys(v).has(_FUNCTIONAL)
-        for v in flatten(call)[1]
-        if v is not None
+        isinstance(v, DISPATCHED) or is_functional(v) for v in flatten(call)[1] if v is not None
     )
-
-
-_FUNCTIONAL = torch._C.DispatchKey.Functionalize
 
 
 def choose_open(call: Call, backend: str, kind: str) -> str:

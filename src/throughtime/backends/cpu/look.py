@@ -19,6 +19,7 @@ from throughtime.backends.cpu.schedule import matrix_names
 from throughtime.cell.layout import parameter_shapes
 from throughtime.cells import Cell
 from throughtime.errors import ShapeError
+from throughtime.torch_private import is_zero_tensor
 
 FLOATS = (torch.float32, torch.float64)
 
@@ -187,7 +188,7 @@ def _check_kind(name: str, v: Tensor, dtype: torch.dtype) -> None:
 
 def _own(name: str, v: Tensor) -> Tensor:
     """A tensor with memory for its numbers, none of them a sign or a zero that is only thought."""
-    if v._is_zerotensor():
+    if is_zero_tensor(v):
         return torch.zeros(v.shape, dtype=v.dtype, device=v.device)
     if _is_short(v):
         raise ShapeError(

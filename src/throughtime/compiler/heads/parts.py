@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from throughtime.compiler.graph import Builder, Untraceable
-from throughtime.compiler.symbols import Headed, Symbol, lift, share_operators, value_asked
+from throughtime.compiler.symbols import Headed, Symbol, answers, share_operators, value_asked
 
 MOST: Final = 64
 """Values that one operation may be written for: each is a loop in code."""
@@ -52,18 +52,14 @@ class Parts(Headed):
     def __torch_function__(
         cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        from throughtime.compiler.calls import call
-
-        return call(function, args, kwargs or {})
+        return answers.call(function, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or not hasattr(Tensor, name):
             raise AttributeError(f"a tensor has no attribute {name!r}")
-        from throughtime.compiler.calls import call
-
         attribute = getattr(Tensor, name)
         if callable(attribute):
-            return lambda *args, **kwargs: call(attribute, (self, *args), kwargs)
+            return lambda *args, **kwargs: answers.call(attribute, (self, *args), kwargs)
         if name in ("mT", "T"):
             return parts(self.builder, self.units.swapaxes(-1, -2), self.rows)
         raise Untraceable(f"a tensor's {name} is not known while a step is written")
@@ -72,6 +68,18 @@ class Parts(Headed):
         if self.rows:
             raise value_asked(self.builder, "len()")
         return len(self.units)
+
+    def closed(self) -> Symbol:
+        """A tensor (B, width) as a value of a row."""
+        if not self.rows or self.units.ndim != 1:
+            raise Untraceable("a state that is no vector")
+        return joined(self.builder, self.units, wide=True)
+
+    def multiplied_by(self, matrix: Any) -> Any:
+        """The matrix times each line of the last dimension."""
+        found = [opened(v).units for v in each_row(self, lambda x: matrix @ x)]
+        shape = (*self.units.shape[:-1], len(found[0]))
+        return parts(self.builder, np.stack(found).reshape(shape), self.rows)
 
     def __iter__(self) -> Iterator[Any]:
         raise value_asked(self.builder, "iterating over it")
@@ -301,19 +309,3 @@ def _across(value: Parts, axes: tuple[int, ...], join: Callable[[Any, Any], Any]
         total = pointwise(value.builder, join, [total, Parts(value.builder, units[k], value.rows)])
     found = opened(total).units
     return np.expand_dims(found, axes)
-
-
-def closed(value: Any) -> Symbol:
-    """A tensor (B, width) as a value of a row."""
-    if is_parts(value):
-        if not value.rows or value.units.ndim != 1:
-            raise Untraceable("a state that is no vector")
-        return joined(value.builder, value.units, wide=True)
-    return lift(value.builder, value)
-
-
-def multiplied(value: Parts, matrix: Any) -> Any:
-    """A matrix times each line of the last dimension."""
-    found = [opened(v).units for v in each_row(value, lambda x: matrix @ x)]
-    shape = (*value.units.shape[:-1], len(found[0]))
-    return parts(value.builder, np.stack(found).reshape(shape), value.rows)

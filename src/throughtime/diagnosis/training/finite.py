@@ -13,6 +13,7 @@ from throughtime.backends.call import packed_mask, unpack
 from throughtime.diagnosis.observe.every_state import first_step, sent_back, walk
 from throughtime.diagnosis.observe.watch import WatchedCall, rows_of
 from throughtime.errors import NotFiniteError, OptionError
+from throughtime.torch_private import norms
 
 
 def all_finite(values: Iterable[Tensor | None]) -> bool:
@@ -21,7 +22,7 @@ def all_finite(values: Iterable[Tensor | None]) -> bool:
     if not found:
         return True
     # The largest size of all: NaN goes through, and unlike the sum of squares it cannot overflow.
-    sizes = torch._foreach_norm(found, float("inf"))
+    sizes = norms(found, float("inf"))
     return bool(torch.stack([s.to(sizes[0]) for s in sizes]).isfinite().all())
 
 

@@ -15,6 +15,7 @@ from throughtime.diagnosis.quantities.reach import Pulse, pulses
 from throughtime.diagnosis.training.finite import in_backward, in_forward, in_weights
 from throughtime.diagnosis.verdict.rules import LARGEST_RHO, MOVING, RATE, SATURATED, often
 from throughtime.errors import NotFiniteError, OptionError, ShapeError, missing_extra
+from throughtime.torch_private import differences, norms
 
 _LEAST = -45.0
 """log10 of less than float32 holds: what is logged for a gradient that is exactly zero."""
@@ -30,15 +31,15 @@ def common_norm(values: list[Any]) -> float:
     if not values:
         return 0.0
     with torch.no_grad():
-        sizes = torch._foreach_norm(values)
+        sizes = norms(values)
         return float(torch.stack([v.to(sizes[0]) for v in sizes]).norm())
 
 
 def updates(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
     """||delta theta|| / ||theta|| of every parameter that is not zero."""
     old = list(before.values())
-    moved = torch._foreach_norm(torch._foreach_sub([after[n].detach() for n in before], old))
-    sizes = [float(v) for v in torch._foreach_norm(old)]
+    moved = norms(differences([after[n].detach() for n in before], old))
+    sizes = [float(v) for v in norms(old)]
     found = zip(before, moved, sizes, strict=True)
     return {n: float(v) / size for n, v, size in found if size > 0}
 

@@ -14,7 +14,7 @@ from throughtime.export.program import (
     Block,
     Lookup,
     Place,
-    Product,
+    ProductPart,
     Program,
     Stage,
     Values,
@@ -93,7 +93,7 @@ class Source:
         for part in self.program.parts:
             yield f"\n    /* {_comment(part.title)} */\n"
             for operation in part.operations:
-                if isinstance(operation, Product):
+                if isinstance(operation, ProductPart):
                     yield from self._product(operation)
                 elif isinstance(operation, Stage):
                     yield from self._stage(operation)
@@ -133,7 +133,7 @@ class Source:
             f"            {self._element(operation.out, 'k')} = {scaled};\n        }}\n    }}\n"
         )
 
-    def _product(self, operation: Product) -> Iterator[str]:
+    def _product(self, operation: ProductPart) -> Iterator[str]:
         for blocks in _joined(self.program, operation.blocks):
             yield self._sums(operation.source, blocks)
 

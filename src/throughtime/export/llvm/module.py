@@ -13,7 +13,7 @@ from throughtime.export.llvm.constants import Constants, padded
 from throughtime.export.llvm.sums import Sums
 from throughtime.export.llvm.targets import Target
 from throughtime.export.llvm.walks import Walks
-from throughtime.export.program import Lookup, Place, Product, Program, Stage
+from throughtime.export.program import Lookup, Place, ProductPart, Program, Stage
 
 _BYTES: Final = 4
 
@@ -73,7 +73,7 @@ class Module:
                        len(self.program.inputs))  # fmt: skip
         for part in self.program.parts:
             for operation in part.operations:
-                if isinstance(operation, Product):
+                if isinstance(operation, ProductPart):
                     self._product(operation)
                 elif isinstance(operation, Stage):
                     walks = Walks(e, operation, self._address)
@@ -106,7 +106,7 @@ class Module:
         for i in range(whole, count):
             e.put_real(e.real(source + i * _BYTES), to + i * _BYTES)
 
-    def _product(self, operation: Product) -> None:
+    def _product(self, operation: ProductPart) -> None:
         size, lanes = self.kind.size, self.target.lanes
         weights, scales = self.constants.packed([b.matrix for b in operation.blocks])
         starts, outs = list[Num | None](), list[Num]()

@@ -31,7 +31,7 @@ def is_made(node: Any, constants: Mapping[str, Any]) -> bool:
     return node.op_type in _RULES and len(node.output) == 1 and there
 
 
-class Constants:
+class Initialisers:
     """Reads constants.
 
     Args:

@@ -28,6 +28,7 @@ class Given(NamedTuple):
         states: of each state (D, B, width), or None where it starts by itself.
         inputs: direct inputs, (T, B, width).
         backward: whether a single direction reads from the end.
+        operators: whether a cell that is an operator becomes it.
     """
 
     x: str
@@ -36,12 +37,13 @@ class Given(NamedTuple):
     states: list[str] | None
     inputs: Mapping[str, str]
     backward: bool = False
+    operators: bool = True
 
 
 def write_layer(out: OnnxGraph, call: Call, given: Given) -> tuple[str, list[str]]:
     """One layer's nodes; gives (T, B, D, width) and of each state (D, B, width)."""
     states = given.states or _starts(out, call, given.rows)
-    found = operator_of(call)
+    found = operator_of(call) if given.operators else None
     if found is not None:
         return _write_operator(out, call, found, given, states)
     return _write_scans(out, call, given, states)

@@ -15,7 +15,7 @@ from torch import nn
 from throughtime import cells
 from throughtime.cells import Cell
 from throughtime.errors import DataError
-from throughtime.export.onnx.constants import Constants, Made, is_made
+from throughtime.export.onnx.constants import Initialisers, Made, is_made
 from throughtime.export.onnx.names import onnx_package
 from throughtime.export.onnx.operators import Operator, operator_of
 from throughtime.export.onnx.reverse import Reversed
@@ -105,7 +105,7 @@ def _node(place: str, node: Any, constants: Mapping[str, Any], size: int) -> _No
     helper = onnx_package().helper
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     names = dict(zip(_INPUTS, node.input, strict=False))
-    read = Constants(place, constants, size)
+    read = Initialisers(place, constants, size)
     weights = {key: read.floats(key, names[key]) for key in ("W", "R", "B", "P") if names.get(key)}
     return _Node(place, node.op_type, attributes, weights)
 

@@ -27,7 +27,7 @@ _LEAST_OPSET: Final = 18
 
 def to_onnx(
     model: nn.Module, file: str | os.PathLike[str], *, opset: int = 22, lengths: bool = False,
-    states: bool = False,
+    states: bool = False, operators: bool = True,
 ) -> Path:  # fmt: skip
     """Write a model as ONNX that takes whole sequences, of any number of steps and rows.
 
@@ -41,6 +41,9 @@ def to_onnx(
         lengths: whether it takes `lengths` (B,), int32: outputs behind a row's end are zero.
         states: whether it takes and gives the states of every layer, (D, B, width), named
             `h_0`, `c_0` and so on, given back as `h_0_last`.
+        operators: whether a cell that is an operator of ONNX becomes it; False writes every layer
+            as its equations, for runtimes that leave out what an operator has (OpenVINO, say, the
+            peepholes).
 
     Raises:
         OptionError: the model or an option cannot be taken; says why.
@@ -53,7 +56,7 @@ def to_onnx(
     pieces = pieces_of(taken(model))
     if not pieces:
         raise OptionError("a model to export must have at least one part, got an empty one")
-    graph = _Model(pieces, lengths, states).write()
+    graph = _Model(pieces, lengths, states, operators).write()
     whole = onnx.helper.make_model(
         graph, producer_name="throughtime", producer_version=__version__, ir_version=10,
         opset_imports=[onnx.helper.make_opsetid("", opset)],
@@ -67,8 +70,8 @@ def to_onnx(
 class _Model:
     """A model's graph while it is written."""
 
-    def __init__(self, pieces: list[Piece], lengths: bool, states: bool) -> None:
-        self.pieces, self.states = pieces, states
+    def __init__(self, pieces: list[Piece], lengths: bool, states: bool, operators: bool) -> None:
+        self.pieces, self.states, self.operators = pieces, states, operators
         self.out, self.ins, self.outs = OnnxGraph(), list[Any](), list[Any]()
         self.value = onnx_package().helper.make_tensor_value_info
         for word in ("x", "y", "lengths"):
@@ -136,7 +139,10 @@ class _Model:
         for i in range(len(layer.widths)):
             call = layer._example(i, 1, 1, False, False, False)
             states = self._states_in(call)
-            given = Given(at, self.rows, self.lengths, states, self.inputs, layer is not module)
+            backward = layer is not module
+            given = Given(
+                at, self.rows, self.lengths, states, self.inputs, backward, self.operators
+            )  # fmt: skip
             y, last = write_layer(self.out, call, given)
             merged = _merged(self.out, y, layer.options.merge, call.directions)
             if i and layer.options.residual:

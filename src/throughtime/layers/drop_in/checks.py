@@ -11,6 +11,7 @@ from torch import Tensor
 
 from throughtime.errors import OptionError
 from throughtime.layers.checks import described, no_tensor, transposed
+from throughtime.torch_private import any_autocast
 
 if TYPE_CHECKING:
     from throughtime.layers.drop_in.base import DropIn
@@ -136,7 +137,7 @@ def _no_state(layer: DropIn | DropInCell, state: Any) -> TypeError:
 
 def check_input(layer: DropIn, x: Tensor, dtype: torch.dtype, dimensions: int) -> None:
     """dtype and width of the input."""
-    if x.dtype != dtype and not torch._C._is_any_autocast_enabled():
+    if x.dtype != dtype and not any_autocast():
         raise ValueError(
             f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
             f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"

@@ -19,6 +19,7 @@ from throughtime.layers.drop_in.cells import DropInCell
 from throughtime.layers.layer import Passage
 from throughtime.layers.options import Options
 from throughtime.layers.unroll import StepNetwork
+from throughtime.torch_private import parametrize_anew
 
 _OURS: dict[type[nn.Module], Any] = {
     nn.RNN: layers.RNN,
@@ -259,9 +260,7 @@ def _converted(name: str, module: Any, kind: Any, **more: Any) -> nn.Module:
         if attribute in weights or users:
             setattr(new, attribute, value)
     if parametrize.is_parametrized(module):
-        parametrize._inject_new_class(new)
-        for weight in module.parametrizations:
-            parametrize._inject_property(new, weight)
+        parametrize_anew(new, list(module.parametrizations))
     _list_weights(new)
     return new
 

@@ -20,6 +20,7 @@ from throughtime.backends.cpu.stream.part import PartProduct, RowFunction
 from throughtime.compiler.llvm.library import Code, forward_code
 from throughtime.compiler.plan import Phase
 from throughtime.compiler.sweeps import lines_forward
+from throughtime.torch_private import transform_depth
 
 
 def direct_inputs(
@@ -59,7 +60,7 @@ def is_plain(v: Tensor, dtype: torch.dtype) -> bool:
 
 def transformed() -> bool:
     """Whether a function of torch.func runs."""
-    return torch._C._functorch.get_dynamic_layer_stack_depth() > 0
+    return transform_depth() > 0
 
 
 def _plain(v: Any, dtype: torch.dtype) -> Tensor | None:

@@ -16,14 +16,12 @@ from torch import Tensor
 from throughtime.backends.cpu.stream.layer import direct_inputs, is_plain, transformed
 from throughtime.backends.cpu.stream.memory import Array
 from throughtime.backends.cpu.stream.stack import MOST_ROWS, Region, Stack, lookup
+from throughtime.torch_private import any_autocast
 
 States = Sequence[Sequence[Tensor]]
 
 SIZES: Final = (1, 4, 16, MOST_ROWS)
 """Rows of the programs that some rows of a stream are brought to."""
-
-_any_autocast = torch._C._is_any_autocast_enabled
-"""Asked first: it is told no device, whose name takes long to read when caches are cold."""
 
 
 class CompiledStream:
@@ -76,7 +74,8 @@ class CompiledStream:
             given: what the call was given beside them: direct inputs, where cells read such.
             rows: numbers of the rows that x is for; None for all.
         """
-        if _any_autocast() and torch.is_autocast_enabled("cpu"):
+        # Asked first: it is told no device, whose name takes long to read when caches are cold.
+        if any_autocast() and torch.is_autocast_enabled("cpu"):
             return None
         if rows is not None or given or not self._arrays:
             return self._some(x, out, given, rows)
