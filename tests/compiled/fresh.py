@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from throughtime.backends.cpu import backward, forward, memory, products
+from throughtime.backends.cpu import backward_pass, forward_pass, memory, products
 from throughtime.backends.cpu import block as template
 
 
 @contextmanager
 def memory_from(take: Callable[[int], np.ndarray]) -> Iterator[None]:
     """Every block that a call works in comes from `take`, and none is used twice."""
-    for one in (forward, backward):
+    for one in (forward_pass, backward_pass):
         one._template.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(template, "KEPT_BYTES", -1)

@@ -23,7 +23,7 @@ from tests.compiled.calls import (
 )
 from throughtime import Cell, cells
 from throughtime.backends.call import Call
-from throughtime.backends.cpu import backward
+from throughtime.backends.cpu import backward_pass
 from throughtime.backends.cpu import schedule as cutting
 from throughtime.compiler.runtime import threads
 
@@ -110,13 +110,13 @@ def test_gradients_have_their_bits_however_steps_are_blocked(
     cell: Cell, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A weight gradient is one chain over the rows of all steps, of few blocks as of many."""
-    monkeypatch.setattr(backward, "_template", backward._template.__wrapped__)
+    monkeypatch.setattr(backward_pass, "_template", backward_pass._template.__wrapped__)
     for sizes, form in {Sizes(40, 3, 5, 17): "state", Sizes(40, 7, 3, 8): "lengths"}.items():
         call, wanted = random_call(cell, dtype, sizes, form), []
         d = random_gradients(results(call))
         for least in (1, 128):
             monkeypatch.setattr(cutting, "CACHED_BYTES", least)
-            monkeypatch.setattr(backward, "LEAST_ROWS", least)
+            monkeypatch.setattr(backward_pass, "LEAST_ROWS", least)
             wanted.append(list(gradients(results(call), leaves(call), d).values()))
         assert_same(wanted[0], wanted[1], form)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from throughtime import Recurrent, cells
-from throughtime.backends.cpu import active_rows, backward, block, forward
+from throughtime.backends.cpu import active_rows, backward_pass, block, forward_pass
 
 
 def _mortal(make: Callable[..., active_rows.Rows]) -> Callable[..., active_rows.Rows]:
@@ -55,7 +55,7 @@ def test_rows_of_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
     mortal = _mortal(active_rows.full_rows.__wrapped__)
     for module in (active_rows, block):
         monkeypatch.setattr(module, "full_rows", mortal)
-    for made in (forward, backward):
+    for made in (forward_pass, backward_pass):
         monkeypatch.setattr(made, "_template", lru_cache(made._template.__wrapped__))
     ours, plain = (Recurrent(cells.GRU(), 3, 8, backend=name) for name in ("cpu", "reference"))
     plain.load_state_dict(ours.state_dict())

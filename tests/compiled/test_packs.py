@@ -28,7 +28,7 @@ from tests.compiled.calls import (
 from tests.compiled.test_stale_weights import CHANGES
 from throughtime import GRU, LSTM, Cell, Recurrent, cells
 from throughtime.backends.call import Call
-from throughtime.backends.cpu import forward, products
+from throughtime.backends.cpu import forward_pass, products
 from throughtime.backends.cpu.memory import fresh
 
 SIZES = (Sizes(3, 2, 5, 17, 2), Sizes(2, 1, 33, 16), Sizes(4, 3, 1, 37), Sizes(1, 7, 19, 3, 2))
@@ -230,7 +230,7 @@ def test_what_is_packed_is_the_copy_whoever_writes_the_weights(
         layouts.append(layout)
         return products.packed(owner, layout)
 
-    monkeypatch.setattr(forward, "packed", noted)
+    monkeypatch.setattr(forward_pass, "packed", noted)
     _outputs(layer, x)
     layout, shift = layouts[0], 64
     memory = fresh(2 * layout.bytes + shift + 4 * H * H)

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients, Result
-from throughtime.backends.cpu import backward as backward_pass
-from throughtime.backends.cpu import forward as forward_pass
-from throughtime.backends.cpu import gradients
+from throughtime.backends.cpu import backward_pass, forward_pass, gradients
 from throughtime.backends.cpu.deferred import Queue
 from throughtime.backends.cpu.gradients import GradientSums
 from throughtime.backends.cpu.look import see_input, see_layer
