@@ -16,12 +16,14 @@ HALF_DONE := $(VENV)/.half-done
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help train test check soak bench
+.PHONY: help train test check wheel matrix soak bench
 
 help:
 	@echo "make train   set up, then the quick main job: spelling to pronunciation"
 	@echo "make test    the whole test suite"
 	@echo "make check   ruff, formatting, strict types, imports one way"
+	@echo "make wheel   sdist and wheel in dist/, the wheel tried in an environment of its own"
+	@echo "make matrix  tests on other Pythons and torches, into docs/support.md; 5 GB of disk for a while"
 	@echo "make soak    the long forms of the tests"
 	@echo "make bench   our speed beside that of others, 10 minutes; FULL=1: all of it, about an hour"
 
@@ -36,6 +38,13 @@ check: $(DEV_READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/house/test_arrows.py
+
+wheel: $(DEV_READY)
+	$(BIN)/python packaging/build_wheel.py
+
+# PAIRS="3.11-2.9.1 3.13-2.15.0": these alone, and the others' rows stay as they are.
+matrix: $(DEV_READY)
+	$(BIN)/python packaging/try_versions.py $(PAIRS)
 
 soak: $(DEV_READY)
 	$(BIN)/pytest -m soak --timeout 5400

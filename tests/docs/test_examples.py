@@ -23,6 +23,7 @@ from tests.house.source import ROOT
 from throughtime import cells
 from throughtime.compiler.plan import Plan, plan
 from throughtime.laws import LAWS
+from throughtime.tasks import available
 from throughtime.tasks.recipe import Recipe, recipe_from
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -130,14 +131,16 @@ COMMANDS = re.findall(r"throughtime ((?:train|predict|evaluate|cells)\b[^`\n]*)"
 @pytest.mark.parametrize("command", sorted(set(COMMANDS)))
 def test_a_command_shown_has_only_options_there_are(command: str) -> None:
     """And only values that the recipe takes; choices are written A|B."""
-    flags = {f.name.replace("_", "-"): f for f in dataclasses.fields(Recipe)}
+    named = [kind.options for name, kind in available().items() if name in command.split()]
+    options = named[0] if named else Recipe
+    flags = {f.name.replace("_", "-"): f for f in dataclasses.fields(options)}
     for name, said in re.findall(r"--([\w-]+)(?: ([\w.|/]+))?", command.partition("#")[0]):
         if name in ("out", "resume", "debug"):
             continue
         for value in said.split("|"):
             kind = {"int": int, "float": float}.get(str(flags[name].type), str)
             if not value.isupper():  # a placeholder
-                recipe_from({flags[name].name: kind(value)})
+                recipe_from({flags[name].name: kind(value)}, options)
 
 
 def test_every_face_of_make_that_is_shown_is_there() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -14,6 +17,11 @@ import pytest
 import throughtime
 from tests.house.source import ROOT, tracked
 from throughtime import supported
+
+_spec = importlib.util.spec_from_file_location("build_wheel", ROOT / "packaging" / "build_wheel.py")
+assert _spec is not None and _spec.loader is not None
+build_wheel = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(build_wheel)
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +62,25 @@ def test_it_promises_what_was_run(wheel: zipfile.ZipFile) -> None:
 
 def dotted(numbers: tuple[int, ...]) -> str:
     return ".".join(map(str, numbers))
+
+
+def test_the_conda_recipe_asks_for_the_same() -> None:
+    recipe = (ROOT / "packaging" / "conda" / "recipe.yaml").read_text()
+    asked = re.findall(r"^    - (\S+) (>=\S+)$", recipe.partition("  run:")[2], re.M)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needs = [("python", project["requires-python"])]
+    needs += [(need.partition(">=")[0], ">=" + need.partition(">=")[2])
+              for need in project["dependencies"]]  # fmt: skip
+    assert [(name.replace("pytorch", "torch"), version) for name, version in asked] == needs
+
+
+def test_make_wheel_tells_what_is_wrong(tmp_path: Path, wheel: zipfile.ZipFile) -> None:
+    assert wheel.filename is not None
+    right, wrong = Path(wheel.filename), tmp_path / "throughtime-0-cp311-cp311-linux_x86_64.whl"
+    assert build_wheel.faults(right) == []
+    with zipfile.ZipFile(wrong, "w") as made:
+        made.writestr("x.dist-info/METADATA", "License-Expression: MIT\n\nno page")
+    assert build_wheel.faults(wrong) == [
+        f"{wrong.name} must be for any system", "its page must be README.md",
+        "its page must be Markdown", "it must say which Pythons", "it must have a licence",
+    ]  # fmt: skip

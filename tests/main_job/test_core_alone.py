@@ -19,7 +19,7 @@ from throughtime.train.run import Run
 WITHOUT = """
 import sys
 gone = {"pytorch_lightning", "lightning_utilities", "torchmetrics", "safetensors", "rich", "plotly",
-        "typer", "pydantic", "sklearn", "mnist1d"}
+        "polars", "typer", "pydantic", "sklearn", "mnist1d"}
 class Nowhere:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in gone:

@@ -109,7 +109,7 @@ def test_an_unknown_task_is_refused_with_the_closest() -> None:
         ("steps", "steps must be a whole number of at least 1, got 3.0", 3.0),
         ("steps", "steps must be a whole number of at least 1, got True", True),
         ("hidden", "hidden must be a whole number of at least 1, got None", None),
-        ("task", "task must be one of adding, copy, ", "forecast"),
+        ("task", "task must be one of adding, ", "forecasts"),
         ("task", "task must be a text, got 5", 5),
         ("cell", "cell must be one of rnn, gru, lstm, got ['gru']", ["gru"]),
         ("cell", f"got '{'x' * 59}...", "x" * 10**6),

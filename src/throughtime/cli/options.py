@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import Field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import Field
 from typing import TYPE_CHECKING, Any
 
-from throughtime.tasks.recipe import NO_COUNT, Recipe, from_text, said
+from throughtime.tasks.recipe import NO_COUNT, Recipe, from_text, options_of, said
 
 if TYPE_CHECKING:
     from throughtime.cli.app import Commands, Parser
     from throughtime.tasks import Task
 
-_FIELDS = {f.name: f for f in fields(Recipe)}
-
 
 def add_recipe_flags(
     parser: Parser, commands: Commands, kinds: Mapping[str, type[Task]], without: Sequence[str] = ()
 ) -> None:
-    """One flag for each field of a recipe, but `task` and those of `without`.
+    """One flag for each field that a task's recipe has, but `task` and those of `without`.
 
     The help has the defaults of the task that the command line names, and leaves out what that
-    task does not read; without one it lists the tasks. All are read as text, so that one place,
-    the recipe, tells what is wrong with a value.
+    task does not read; without one it has what all tasks share, and lists them. All are read as
+    text, so that one place, the recipe, tells what is wrong with a value.
     """
     values = [word.rpartition("=")[2] for word in commands.words]
     named = [kinds[value] for value in values if value in kinds][:1]
-    for field in _FIELDS.values():
+    for field in _fields([*named, *kinds.values()]).values():
         if field.name not in ("task", *without):
             parser.add_argument(
                 f"--{field.name.replace('_', '-')}",
                 metavar="|".join(field.metadata["choices"]) or str(field.type).upper(),
-                help=_help(field, named or [*kinds.values()]),
+                help=_help(field.name, named or [*kinds.values()]),
             )
     lines = [f"  {name:<10} {_first_line(kind)}" for name, kind in kinds.items()]
     if not named:
@@ -42,7 +40,18 @@ def add_recipe_flags(
 
 def given_values(flags: Mapping[str, str | None]) -> dict[str, Any]:
     """What was given of the flags, as the recipe takes it; what was not is the preset's."""
-    return {n: from_text(_FIELDS[n], text) for n, text in flags.items() if text is not None}
+    from throughtime.tasks import available
+
+    known = _fields(available().values())
+    return {n: from_text(known[n], text) for n, text in flags.items() if text is not None}
+
+
+def _fields(kinds: Iterable[type[Task]]) -> dict[str, Field[Any]]:
+    """The options of some tasks by name: those that all share first."""
+    every = options_of(Recipe)
+    for kind in kinds:
+        every |= {n: f for n, f in options_of(kind.options).items() if n not in every}
+    return every
 
 
 def whole_number(text: str) -> int:
@@ -64,17 +73,18 @@ def number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from error
 
 
-def _help(field: Field[Any], kinds: Sequence[type[Task]]) -> str:
+def _help(name: str, kinds: Sequence[type[Task]]) -> str:
     """The help line of a field with its default in some tasks, all of them or the one asked for."""
-    if all(field.name in kind.ignores for kind in kinds):
+    field = options_of(kinds[0].options if len(kinds) == 1 else Recipe).get(name)
+    if field is None or all(name in kind.ignores for kind in kinds):
         return argparse.SUPPRESS
     rule = "" if field.metadata["choices"] else f" ({said(field.metadata, field.type)})"
-    quick, full = ({k.presets[p].get(field.name, field.default) for k in kinds if p in k.presets}
-                   for p in ("quick", "full"))  # fmt: skip
+    quick, full = ({k.presets[p].get(name, options_of(k.options)[name].default) for k in kinds
+                    if p in k.presets} for p in ("quick", "full"))  # fmt: skip
     if len(quick) > 1 or len(full) > 1:
         default = "the task's"
     else:
-        default = str(*quick)
+        default = str(*quick) or "none"
         default += f", with --preset full {full.pop()}" if full and full != quick else ""
     return f"{field.metadata['help']}{rule}. Default: {default}.".replace("%", "%%")
 

@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from throughtime.tasks import Task
-    from throughtime.tasks.task import Score
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import nn
 
     from throughtime.diagnosis.report.report import Report
     from throughtime.tasks import Task
+    from throughtime.tasks.task import Score
     from throughtime.train.run import Run
 
 
 def show_score(task: Task, score: Score, split: str) -> None:
-    """Prints the split, the rule, the figures beside chance, and the examples beside the truth."""
+    """Prints the split, the rule, the figures beside the baselines', and examples beside truth."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"\n{score.split}\n{score.rule}\n")
-    figures = Table("figure", split, "chance", box=None, pad_edge=False)
-    chance = task.chance(split)
+    baselines = task.baselines(split)
+    figures = Table("figure", split, *baselines, box=None, pad_edge=False)
     for name, value in score.metrics.items():
-        figures.add_row(name, task.shown(value), task.shown(chance[name]))
+        beside = [task.shown(one[name]) for one in baselines.values()]
+        figures.add_row(name, task.shown(value), *beside)
     console.print(figures)
     examples = Table("given", "answer", "truth", "", box=None, pad_edge=False)
     for one in score.examples:
         examples.add_row(one.given, one.answer, one.truth, "right" if one.right else "wrong")
     console.print()
     console.print(examples)
+    if "chance" not in baselines and (sentence := _beaten(task, score, baselines)):
+        console.print(f"\n{sentence}")
+
+
+def _beaten(task: Task, score: Score, baselines: Mapping[str, Mapping[str, float]]) -> str:
+    """The sentence on a net that is no better than a baseline by the first figure; or nothing."""
+    headline = next(iter(score.metrics))
+    best = min(baselines, key=lambda name: baselines[name][headline])
+    value, bar = score.metrics[headline], baselines[best][headline]
+    if value < bar:
+        return ""
+    return (
+        f"The net does not beat the best baseline: {headline} {task.shown(value)}, and "
+        f"{best} has {task.shown(bar)}; take that one, or train longer, say with --preset full."
+    )
+
+
+def show_read(task: Task) -> None:
+    """Prints what was read of the user's data, where the task reads any."""
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = Table(show_header=False, box=None, pad_edge=False)
+    for name, words in task.read():
+        rows.add_row(name, words)
+    if rows.row_count:
+        Console(highlight=False, soft_wrap=True).print(rows)
 
 
 BATCHES, ROWS = 8, 16

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from throughtime.backends.call import Call, Result
 
@@ -87,7 +86,8 @@ def unfold(result: Result, call: Call, d: int) -> Result:
 def _fold(v: Tensor, d: int) -> Tensor:
     """(T, B, ...) to (ceil(T / d), d B, ...), with zeros behind the end."""
     T = v.shape[0]
-    padded: Tensor = pad(v, [0, 0] * (v.dim() - 1) + [0, -T % d])
+    # Not by pad, which torch 2.9 refuses where there are no rows.
+    padded = torch.cat((v, v.new_zeros(-T % d, *v.shape[1:])))
     chains: Tensor = padded.reshape(padded.shape[0] // d, d * v.shape[1], *v.shape[2:])
     return chains
 
@@ -100,5 +100,7 @@ def _fold_lengths(lengths: Tensor, d: int) -> Tensor:
 
 def _spread(reset: Tensor, d: int) -> Tensor:
     """A reset before t cuts every chain: each at its first step from t on."""
-    shifted = [pad(reset, [0, 0, i, 0])[: reset.shape[0]] for i in range(d)]
+    shifted = [
+        torch.cat((reset.new_zeros(i, *reset.shape[1:]), reset))[: reset.shape[0]] for i in range(d)
+    ]
     return torch.stack(shifted).any(0)

@@ -54,7 +54,7 @@ def cell_called(name: str) -> Cell:
 NO_COUNT = 2**31  # no option that counts something gets here
 
 
-def _option(
+def option(
     default: Any,
     help: str,
     *,
@@ -68,52 +68,60 @@ def _option(
     return field(default=default, metadata={"help": help, **rule})
 
 
+def settled() -> Any:
+    """A field of plain values by name that no one gives: a task finds them when a run begins."""
+    return field(default_factory=dict, metadata={"help": "Found by the task", "choices": ()})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a run is made from; saved as `config.json`. Same recipe, same machine: same bits."""
+    """What a run is made from; saved as `config.json`. Same recipe, same machine: same bits.
 
-    task: str = _option("pronounce", "What is learned")
-    preset: str = _option("quick", "Where the other values come from", choices=("quick", "full"))
-    cell: Literal["rnn", "gru", "lstm"] = _option(
+    A task with options of its own has a dataclass with these fields and its own.
+    """
+
+    task: str = option("pronounce", "What is learned")
+    preset: str = option("quick", "Where the other values come from", choices=("quick", "full"))
+    cell: Literal["rnn", "gru", "lstm"] = option(
         "lstm", "Recurrent cell", choices=("rnn", "gru", "lstm")
     )
-    directions: int = _option(2, "1: read forward; 2: both ways", at_least=1, below=3)
-    merge: Literal["concat", "sum"] = _option(
+    directions: int = option(2, "1: read forward; 2: both ways", at_least=1, below=3)
+    merge: Literal["concat", "sum"] = option(
         "concat", "How two directions become one output", choices=("concat", "sum")
     )
-    layers: int = _option(1, "Recurrent layers on top of each other", at_least=1, below=3)
-    hidden: int = _option(128, "Hidden units a direction", at_least=1)
-    dropout: float = _option(0.1, "Share of activations dropped", at_least=0, below=1)
-    length: int = _option(100, "Steps of a sequence, in the memory tasks", at_least=4)
-    start: Literal["torch", "orthogonal", "identity", "forget", "chrono", "timescales"] = _option(
+    layers: int = option(1, "Recurrent layers on top of each other", at_least=1, below=3)
+    hidden: int = option(128, "Hidden units a direction", at_least=1)
+    dropout: float = option(0.1, "Share of activations dropped", at_least=0, below=1)
+    length: int = option(100, "Steps of a sequence, in the memory tasks", at_least=4)
+    start: Literal["torch", "orthogonal", "identity", "forget", "chrono", "timescales"] = option(
         "torch",
         "Initial values, in the memory tasks",
         choices=("torch", "orthogonal", "identity", "forget", "chrono", "timescales"),
     )
-    horizon: int = _option(
+    horizon: int = option(
         0,
         "Longest time scale, in steps; 0: the length for chrono, three times it for timescales",
         at_least=0,
     )
-    seed: int = _option(0, "Fixes initial weights, batch order, dropout", at_least=0, below=2**31)
-    steps: int = _option(2500, "Training steps", at_least=1)
-    batch_size: int = _option(256, "Examples a step", at_least=1)
-    lr: float = _option(4e-3, "Peak learning rate (Adam)", above=0)
-    schedule: Literal["cosine", "linear", "constant"] = _option(
+    seed: int = option(0, "Fixes initial weights, batch order, dropout", at_least=0, below=2**31)
+    steps: int = option(2500, "Training steps", at_least=1)
+    batch_size: int = option(256, "Examples a step", at_least=1)
+    lr: float = option(4e-3, "Peak learning rate (Adam)", above=0)
+    schedule: Literal["cosine", "linear", "constant"] = option(
         "cosine", "Decay after the warm-up", choices=("cosine", "linear", "constant")
     )
-    warmup: int = _option(100, "Steps of linear warm-up", at_least=0)
-    weight_decay: float = _option(0.0, "AdamW's weight decay", at_least=0)
-    smoothing: float = _option(0.0, "Label smoothing", at_least=0, below=1)
-    clip: Literal["none", "norm", "value"] = _option(
+    warmup: int = option(100, "Steps of linear warm-up", at_least=0)
+    weight_decay: float = option(0.0, "AdamW's weight decay", at_least=0)
+    smoothing: float = option(0.0, "Label smoothing", at_least=0, below=1)
+    clip: Literal["none", "norm", "value"] = option(
         "norm", "Gradient clipping", choices=("none", "norm", "value")
     )
-    clip_threshold: float = _option(1.0, "Largest gradient norm or value", above=0)
-    validate_every: int = _option(500, "Steps between validations", at_least=1)
-    patience: int = _option(10, "Validations without progress before stopping", at_least=1)
-    checkpoint_every: int = _option(100, "Steps between checkpoints", at_least=1)
-    log_every: int = _option(50, "Steps between rows of metrics.jsonl", at_least=1)
-    threads: int = _option(
+    clip_threshold: float = option(1.0, "Largest gradient norm or value", above=0)
+    validate_every: int = option(500, "Steps between validations", at_least=1)
+    patience: int = option(10, "Validations without progress before stopping", at_least=1)
+    checkpoint_every: int = option(100, "Steps between checkpoints", at_least=1)
+    log_every: int = option(50, "Steps between rows of metrics.jsonl", at_least=1)
+    threads: int = option(
         0, "Threads torch computes with; 0: as many as it finds", at_least=0, below=1025
     )
 
@@ -126,6 +134,10 @@ def _check(name: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> None:
     """One field against its kind and its rule; raises OptionError."""
     if rule["choices"]:
         one_of(name, value, rule["choices"])
+        return
+    if "at_least" not in rule:
+        if not isinstance(value, dict):
+            raise OptionError(f"{name} must be an object, got {short(value)}")
         return
     wanted: dict[str, Any] = {"int": int, "float": int | float, "str": str}
     right = isinstance(value, wanted[str(kind)]) and not isinstance(value, bool)
@@ -160,14 +172,19 @@ def from_text(option: Field[Any], text: str) -> Any:
         return text
 
 
-def recipe_from(values: Mapping[str, Any]) -> Recipe:
+def options_of(kind: type[Recipe]) -> dict[str, Field[Any]]:
+    """The fields of a kind of recipe that people give, by name."""
+    return {f.name: f for f in fields(kind) if "at_least" in f.metadata}
+
+
+def recipe_from(values: Mapping[str, Any], kind: type[Recipe] = Recipe) -> Recipe:
     """The recipe with these values; fields that are not named keep their defaults.
 
     Raises:
         OptionError: a name is no field, or a value is outside its rule.
     """
-    names = [f.name for f in fields(Recipe)]
+    names = [f.name for f in fields(kind)]
     for name in values:
         if name not in names:
             raise OptionError(f"{short(name)} is no option of a recipe{did_you_mean(name, names)}")
-    return Recipe(**values)
+    return kind(**values)

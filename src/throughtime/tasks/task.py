@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from throughtime.errors import DataError, OptionError
-from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.recipe import Recipe, did_you_mean
 
 Batch = tuple[Tensor, ...]
 
@@ -60,6 +60,7 @@ class Task(ABC):
     ]  # the metric that early stopping and the best weights go by; less is better
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]  # preset -> fields of the recipe
 
+    options: ClassVar[type[Recipe]] = Recipe  # the fields of its recipes
     ignores: ClassVar[tuple[str, ...]] = ()  # fields of the recipe that mean nothing here
     shares: ClassVar[bool] = True  # its metrics are between 0 and 1; people read them in percent
     asks: ClassVar[str] = ""  # what users ask its model, say WORD; empty: it answers no one
@@ -75,11 +76,28 @@ class Task(ABC):
     @classmethod
     def refuse_unread(cls, values: Mapping[str, Any]) -> None:
         """Raises OptionError where a field of the recipe is given that means nothing here."""
+        names = [f.name for f in fields(cls.options)]
         for name, value in values.items():
+            if name not in names:
+                hint = did_you_mean(name, names)
+                raise OptionError(f"{cls.name} has no option {name}, got {value!r} for it{hint}")
             if name in cls.ignores:
                 raise OptionError(
                     f"{name} must be left out, since {cls.name} does not read it, got {value!r}"
                 )
+
+    @classmethod
+    def settle(cls, recipe: Recipe) -> Recipe:
+        """The recipe with all that the task finds in its data, when a run begins.
+
+        Raises:
+            DataError: the data cannot be learned from.
+        """
+        return recipe
+
+    def read(self) -> list[tuple[str, str]]:
+        """What was read of the user's data, for people: name and words; nothing of our own."""
+        return []
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -103,6 +121,10 @@ class Task(ABC):
     @abstractmethod
     def chance(self, split: str) -> dict[str, float]:
         """What one reaches on `split` without looking at the input, for the same metrics."""
+
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """What simple answers reach on `split`, by their names, for the same metrics."""
+        return {"chance": self.chance(split)}
 
     @abstractmethod
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:

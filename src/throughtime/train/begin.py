@@ -32,10 +32,12 @@ def resolve(kind: type[Task], given: Mapping[str, Any]) -> Recipe:
 
     Raises:
         OptionError: a value is outside its rule.
+        DataError: the task cannot learn from the data.
     """
     kind.refuse_unread(given)
     preset = one_of("preset", str(given.get("preset", "quick")), tuple(kind.presets))
-    recipe = recipe_from({"task": kind.name, **kind.presets[preset], **given})
+    values = {"task": kind.name, **kind.presets[preset], **given}
+    recipe = kind.settle(recipe_from(values, kind.options))
     return replace(recipe, threads=recipe.threads or torch.get_num_threads())
 
 

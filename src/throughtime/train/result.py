@@ -42,7 +42,17 @@ def score_and_keep(run: Run, task: Task, model: nn.Module) -> tuple[Score, dict[
         "wall_seconds": row["wall_seconds"],
         "cpu_seconds": row["cpu_seconds"],
     }
-    run.write_results(figures | {"test": asdict(score), "chance": task.chance("test")})
+    run.write_results(
+        {
+            "task": task.name,
+            "metrics": score.metrics,
+            "baselines": task.baselines("test"),
+            "split": score.split,
+            "seconds": figures["wall_seconds"],
+        }
+        | figures
+        | {"test": asdict(score), "chance": task.chance("test")}
+    )
     return score, figures
 
 

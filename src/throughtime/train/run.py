@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from throughtime.errors import RunError
-from throughtime.tasks import find
+from throughtime.tasks import available, find
 from throughtime.tasks.recipe import Recipe, recipe_from, short
 
 _SEAL = b"throughtime sealed 1 "
@@ -212,8 +212,9 @@ def read(folder: Path) -> Run:
         values = read_json(path)
         if not isinstance(values, dict):
             raise ValueError(f"it holds no object but {short(values)}")
-        recipe = recipe_from(values)
-        missing = [f.name for f in fields(Recipe) if f.name not in values]
+        kind = _options_of(values)
+        recipe = recipe_from(values, kind)
+        missing = [f.name for f in fields(kind) if f.name not in values]
         if missing:
             raise ValueError(f"it does not say {', '.join(missing)}")
         find(recipe.task)(recipe)
@@ -228,6 +229,12 @@ def read(folder: Path) -> Run:
             "file, or train again in another folder"
         ) from error
     return Run(folder, recipe)
+
+
+def _options_of(values: Mapping[str, Any]) -> type[Recipe]:
+    """The kind of recipe that values are of: the task's, where they name one."""
+    task = values.get("task")
+    return available()[task].options if task in tuple(available()) else Recipe
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

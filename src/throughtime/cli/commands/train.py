@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from throughtime.cli.options import add_recipe_flags, given_values
-from throughtime.cli.shown import show_after_training, show_score
+from throughtime.cli.shown import show_after_training, show_read, show_score
 
 if TYPE_CHECKING:
     from throughtime.cli.app import Commands
@@ -54,6 +54,7 @@ def show_training(run: Run) -> None:
     from throughtime.train.result import score_and_keep
 
     task = find(run.recipe.task)(run.recipe)
+    show_read(task)
     model = fit(run)
     score, figures = score_and_keep(run, task, model)
     show_score(task, score, "test")

@@ -1,0 +1,168 @@
+"""Forecast: the next steps of the users' own series, with what is sure of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.errors import DataError
+from throughtime.tasks.forecast.ahead import predict
+from throughtime.tasks.forecast.baselines import make_baselines
+from throughtime.tasks.forecast.find import border, columns_of, find_facts, table_of
+from throughtime.tasks.forecast.metrics import RULE, measure
+from throughtime.tasks.forecast.model import Forecaster, pinball
+from throughtime.tasks.forecast.options import Facts, ForecastRecipe, facts_in
+from throughtime.tasks.forecast.passes import Pass
+from throughtime.tasks.forecast.series import find_rows, make_series
+from throughtime.tasks.forecast.windows import Windows
+from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.tables.clock import written
+from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.task import TableTask
+from throughtime.tasks.task import Batch, Example, Posed, Score
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_EXAMPLES, _AT_ONCE = 6, 500
+
+
+class Forecast(TableTask):
+    """Forecasts columns of your file, step by step ahead, beside the usual baselines."""
+
+    name = "forecast"
+    options = ForecastRecipe
+    monitor = "pinball"
+    ignores = ("directions", "merge", "start", "smoothing")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"directions": 1, "hidden": 32, "batch_size": 64, "lr": 3e-3, "steps": 600,
+                  "warmup": 50, "validate_every": 100, "length": 0, "horizon": 24},
+        "full": {"directions": 1, "hidden": 64, "batch_size": 64, "lr": 2e-3, "steps": 4000,
+                 "warmup": 100, "validate_every": 200, "length": 0, "horizon": 24},
+    }  # fmt: skip
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        assert isinstance(recipe, ForecastRecipe)
+        self.options_given = recipe
+
+    @classmethod
+    def settle(cls, recipe: Recipe) -> Recipe:
+        assert isinstance(recipe, ForecastRecipe)
+        facts = asdict(find_facts(recipe))
+        return replace(recipe, facts=json.loads(json.dumps(facts)))
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What the file says."""
+        return facts_in(self.options_given.facts)
+
+    def read(self) -> list[tuple[str, str]]:
+        rows = [(name, words) for name, words in self.facts.read]
+        counts = ", ".join(f"{name} {len(at)}" for name, at in self._windows.origins.items())
+        dropped = self._windows.dropped
+        return [*rows, ("windows", f"{counts}; {dropped} that cross a border are left out")]
+
+    @cached_property
+    def _windows(self) -> Windows:
+        """Every window of the file, which is as it was when the run began.
+
+        Raises:
+            DataError: it is another one, or a split has no window.
+        """
+        recipe, facts = self.options_given, self.facts
+        table, digest = table_of(recipe)
+        if digest != facts.digest:
+            raise DataError(
+                f"{recipe.data} must be as it was when the run began, and it was changed; restore "
+                "it, or begin a new run"
+            )
+        rows = find_rows(table, facts.time, facts.series)
+        series = make_series(table, rows, columns_of(facts), facts.step, facts.even)
+        windows = Windows(series, facts, recipe.horizon)
+        for split, origins in windows.origins.items():
+            if not len(origins):
+                raise DataError(
+                    f"{table.name} must have {facts.length} steps and a horizon of "
+                    f"{recipe.horizon} after them with values for the {split} part, and it has no "
+                    "such place; give a smaller --horizon or --length, or more rows"
+                )
+        return windows
+
+    def model(self) -> nn.Module:
+        return Forecaster(self.recipe, self.facts)
+
+    def epoch(self, number: int) -> Sequence[Batch]:
+        recipe = self.recipe
+        return Pass(self._windows, recipe.batch_size, recipe.seed, number)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Pinball loss of the quantiles 0.1, 0.5 and 0.9, in deviations of the training part."""
+        inputs, truth = batch
+        return pinball(model(inputs), truth)
+
+    def score(self, model: nn.Module, split: str) -> Score:
+        windows, origins = self._windows, self._windows.few(split)
+        answers = forecast(model, windows, origins)
+        metrics = measure(windows, origins, answers)
+        begins = dict(zip(("validation", "test"), self.facts.ends, strict=True))[split]
+        where = (
+            f"{split}: {len(origins)} windows of {self.options_given.horizon} steps from "
+            f"{border(self.facts, begins)} on"
+        )
+        return Score(where, RULE, len(origins), metrics, self._examples(origins, answers))
+
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Persistence, the season before, and a line through the lags."""
+        windows, origins = self._windows, self._windows.few(split)
+        past = windows.cut(origins)[0][: windows.length, :, : windows.channels.targets]
+        return {
+            name: measure(windows, origins, answer(past))
+            for name, answer in self._baselines.items()
+        }
+
+    @cached_property
+    def _baselines(self) -> dict[str, Any]:
+        return dict(make_baselines(self._windows))
+
+    def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
+        return predict(model, table, self.facts, self.options_given.horizon)
+
+    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+        drawn = self.epoch(0)
+        few = [drawn[n] for n in range(min(batches, len(drawn)))]
+        return Posed(model, [(x[:, :rows], y[:, :rows]) for x, y in few], pinball)
+
+    def step_bytes(self) -> int:
+        steps = self.facts.length + self.options_given.horizon
+        return 4 * self.recipe.batch_size * steps * self.recipe.hidden * self.recipe.layers
+
+    def _examples(self, origins: Tensor, answers: Tensor) -> tuple[Example, ...]:
+        """The last step ahead of windows at even distances."""
+        windows = self._windows
+        chosen = range(0, len(origins), max(1, len(origins) // _EXAMPLES))
+        return tuple(self._example(windows, origins[n : n + 1], answers[:, n]) for n in chosen)
+
+    def _example(self, windows: Windows, origin: Tensor, answer: Tensor) -> Example:
+        number = int(windows.series_of(origin))
+        one, place = windows.series[number], int(origin) - int(windows.firsts[number])
+        last = place + windows.horizon - 1
+        mean, deviation = windows.means[number, 0], windows.deviations[number, 0]
+        low, middle, high = (answer[-1, 0].double() * deviation + mean).tolist()
+        truth = float(one.values[last, 0])
+        given = f"{one.name} {written(float(one.times[last]), self.facts.form)}".strip()
+        said = f"{middle:.4g} ({low:.4g} to {high:.4g})"
+        return Example(given, said, f"{truth:.4g}", low <= truth <= high)
+
+
+@torch.no_grad()
+def forecast(model: nn.Module, windows: Windows, origins: Tensor) -> Tensor:
+    """Quantiles in their order (horizon, B, D, 3), scaled, of some windows."""
+    parts = [model(windows.cut(part)[0]).sort(-1).values for part in origins.split(_AT_ONCE)]
+    return torch.cat(parts, 1)

@@ -1,0 +1,263 @@
+"""What a table says about a forecast: roles of columns, step, season, scales; and what is wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from throughtime.errors import DataError
+from throughtime.tasks.forecast.builtin import make_builtin
+from throughtime.tasks.forecast.options import Facts, ForecastRecipe
+from throughtime.tasks.forecast.series import (
+    Series,
+    TimedRows,
+    find_periods,
+    find_rows,
+    find_season,
+    find_series,
+    make_series,
+    step_of,
+)
+from throughtime.tasks.tables.clock import find_time, said_step, written
+from throughtime.tasks.tables.read import check_apart, digest, names_in, read
+from throughtime.tasks.tables.table import DataTable, Numbers
+
+_BUILTIN = "builtin"
+_LONGEST = 750  # steps of a season that is looked for, and of a history that is found
+
+
+def table_of(recipe: ForecastRecipe) -> tuple[DataTable, str]:
+    """The table of a recipe and the digest of its file."""
+    if recipe.data == _BUILTIN:
+        return make_builtin(), _BUILTIN
+    return read(recipe.data), digest(recipe.data)
+
+
+def find_facts(recipe: ForecastRecipe) -> Facts:
+    """All that the file of a recipe says.
+
+    Raises:
+        DataError: the file cannot be learned from; names file, row and column.
+    """
+    table, seal = table_of(recipe)
+    facts, rows = _columns(recipe, table, seal)
+    series = make_series(table, rows, columns_of(facts), facts.step, facts.even)
+    _check_targets(table, facts, series)
+    ends = _ends(recipe, table, facts, series)
+    facts = replace(facts, ends=ends)
+    facts = replace(facts, season=find_season(series, ends, _LONGEST))
+    facts = replace(facts, length=_length(recipe, facts, series))
+    facts = _scaled(facts, table, series)
+    check_leaks(facts, table, series, recipe.horizon)
+    return replace(facts, read=_shown(recipe, table, facts, series))
+
+
+def border(facts: Facts, end: float) -> str | float:
+    """The first step of a part; where steps are even, `ends` are half a step before it."""
+    return written(end + (facts.step / 2 if facts.even else 0), facts.form)
+
+
+def columns_of(facts: Facts) -> list[str]:
+    """Every column that is read as numbers, in the order of a series' values."""
+    return [*facts.targets, *facts.inputs, *facts.known]
+
+
+def _columns(recipe: ForecastRecipe, table: DataTable, seal: str) -> tuple[Facts, TimedRows]:
+    targets, known = names_in(recipe.target), names_in(recipe.known)
+    if recipe.data == _BUILTIN:
+        targets, known = targets or ["load"], known or ["holiday"]
+    if not targets:
+        raise DataError(
+            f"a forecast needs --target, a column of {table.name}, which has "
+            f"{', '.join(table.frame.columns[:20])}"
+        )
+    table.check_columns("target", targets)
+    table.check_columns("known", known)
+    time = find_time(table, recipe.time, [*targets, *known, recipe.series])
+    if recipe.series:
+        table.check_columns("series", [recipe.series])
+    series = recipe.series or find_series(table, time, [*targets, *known])
+    roles = {"target": targets, "known": known, "time": [time], "series": [series]}
+    check_apart([(n, [c for c in columns if c]) for n, columns in roles.items()])
+    rows = find_rows(table, time, series)
+    step, even = step_of(rows)
+    used = {*targets, *known, time, series}
+    inputs = [c for c in table.frame.columns if c not in used and _varies(table, c)]
+    spans = [float(np.ptp(rows.times.values[places])) for places in rows.places.values()]
+    return Facts(
+        digest=seal, read=[], time=time, series=series, form=rows.times.form, step=step, even=even,
+        targets=targets, inputs=inputs, known=known,
+        periods=find_periods(rows.times.form, step, spans),
+    ), rows  # fmt: skip
+
+
+def _varies(table: DataTable, column: str) -> bool:
+    return table.is_number(column) and table.frame[column].drop_nulls().n_unique() > 1
+
+
+def _check_targets(table: DataTable, facts: Facts, series: list[Series]) -> None:
+    for place, target in enumerate(facts.targets):
+        values = np.concatenate([one.values[:, place] for one in series])
+        seen = values[np.isfinite(values)]
+        if not len(seen):
+            raise DataError(
+                f"column {target} of {table.name} must have values to forecast, and all "
+                f"{len(table.frame)} rows are empty there"
+            )
+        if seen.min() == seen.max():
+            raise DataError(
+                f"column {target} of {table.name} must vary to be forecast, and it is "
+                f"{seen[0]:g} in every row, from {table.unit} {table.first} on"
+            )
+
+
+def _ends(
+    recipe: ForecastRecipe, table: DataTable, facts: Facts, series: list[Series]
+) -> list[float]:
+    """Where validation and test begin, at the same time in all series.
+
+    The last steps are the test, as many as the share says and at least one horizon.
+    """
+    least = 4 * recipe.horizon
+    for one in series:
+        if len(one) < least:
+            name = f"series {one.name}" if facts.series else "the series"
+            raise DataError(
+                f"{name} of {table.name} must have at least 4 horizons, {least} steps, and it has "
+                f"{len(one)}, in {one.seen} rows; give a --horizon of at most {len(one) // 4}"
+                + (", or take the series out" if facts.series else "")
+            )
+    first = min(float(one.times[0]) for one in series)
+    last = max(float(one.times[-1]) for one in series)
+    if facts.even:
+        count = round((last - first) / facts.step) + 1
+        held = max(recipe.horizon, math.ceil(recipe.held_out * count))
+        return [last + facts.step * (0.5 - many * held) for many in (2, 1)]
+    every = np.sort(np.concatenate([one.times for one in series]))
+    held = max(recipe.horizon * len(series), math.ceil(recipe.held_out * len(every)))
+    return [float(every[-2 * held]), float(every[-held])]
+
+
+def _length(recipe: ForecastRecipe, facts: Facts, series: list[Series]) -> int:
+    """Steps of history: as given, or two horizons and a season, as far as training has them."""
+    train = max(int((one.times < facts.ends[0]).sum()) for one in series)
+    room = train - recipe.horizon
+    if recipe.length > room:
+        raise DataError(
+            f"length must leave room for a horizon in the training part of {train} steps, so be "
+            f"at most {max(room, 0)}, got {recipe.length}; make it smaller"
+        )
+    found = max(2 * recipe.horizon, facts.season, 8)
+    return recipe.length or max(1, min(found, _LONGEST, max(room // 2, min(room, facts.season))))
+
+
+def _scaled(facts: Facts, table: DataTable, series: list[Series]) -> Facts:
+    """The facts with mean and deviation of every column in the training part."""
+    parts = {one.name: one.values[one.times < facts.ends[0]] for one in series}
+    whole = _scale(np.concatenate(list(parts.values())))
+    for place, target in enumerate(facts.targets):
+        if whole[1][place] == 0 or math.isnan(whole[0][place]):
+            raise DataError(
+                f"column {target} of {table.name} must vary in the training part, the rows before "
+                f"{border(facts, facts.ends[0])}, and it does not; give more rows, or a "
+                "smaller --held-out"
+            )
+    whole = _usable(whole, whole)
+    scales = {name: _usable(_scale(part), whole) for name, part in parts.items()}
+    return replace(facts, scales=scales, whole=whole)
+
+
+def _scale(values: Numbers) -> list[list[float]]:
+    counts = np.isfinite(values).sum(0)
+    filled = np.nan_to_num(values)
+    means = np.where(counts, filled.sum(0) / np.maximum(counts, 1), np.nan)
+    squares = np.where(np.isfinite(values), (values - means) ** 2, 0).sum(0)
+    return [means.tolist(), np.sqrt(squares / np.maximum(counts, 1)).tolist()]
+
+
+def _usable(scale: list[list[float]], whole: list[list[float]]) -> list[list[float]]:
+    """The scale, of all series where one has no values, with 1 in place of no deviation."""
+    pairs = [
+        (m, d) if math.isfinite(m) else (w, e)
+        for m, d, w, e in zip(*scale, *whole, strict=True)
+    ]  # fmt: skip
+    return [
+        [m if math.isfinite(m) else 0.0 for m, _ in pairs],
+        [d if d > 1e-9 * abs(m) and math.isfinite(m) else 1.0 for m, d in pairs],
+    ]
+
+
+def check_leaks(facts: Facts, table: DataTable, series: list[Series], horizon: int) -> None:
+    """Refuses a column that tells a target before its time.
+
+    An input may not be a linear copy of a target of a later step of the horizon, and a known
+    column of none less than a horizon away, unless the target itself copies itself so.
+
+    Raises:
+        DataError: names the column and the steps between.
+    """
+    count = len(facts.targets)
+    for number, column in enumerate(columns_of(facts)[count:], start=count):
+        is_known = column in facts.known
+        for place, target in enumerate(facts.targets):
+            for lead in range(1 - horizon if is_known else 1, horizon + 1):
+                if _copies(facts, series, number, place, lead) and not (
+                    lead and _copies(facts, series, place, place, lead)
+                ):
+                    when = "at its own step" if not lead else (
+                        f"{abs(lead)} steps {'before' if lead > 0 else 'after'} its time"
+                    )  # fmt: skip
+                    raise DataError(
+                        f"column {column} of {table.name} must not tell {target}, and it copies "
+                        f"it {when}; take that column out of the file"
+                    )
+
+
+def _copies(facts: Facts, series: list[Series], number: int, place: int, lead: int) -> bool:
+    """Whether a column is, in the training part, a linear function of a target `lead` steps on."""
+    for one in series[:5]:
+        inside = one.values[one.times < facts.ends[0]][:5000]
+        there, count = max(lead, 0), len(inside) - abs(lead)
+        x = inside[there - lead :][:count, number]
+        y = inside[there:][:count, place]
+        both = np.isfinite(x) & np.isfinite(y)
+        if both.sum() < 8 or x[both].std() == 0 or y[both].std() == 0:
+            return False
+        if abs(float(np.corrcoef(x[both], y[both])[0, 1])) < 1 - 1e-6:
+            return False
+    return True
+
+
+def _shown(
+    recipe: ForecastRecipe, table: DataTable, facts: Facts, series: list[Series]
+) -> list[list[str]]:
+    """What was read, for people."""
+    steps = sum(len(one) for one in series)
+    seen = sum(one.seen for one in series)
+    missing = {c: table.frame[c].null_count() for c in columns_of(facts)}
+    empty = ", ".join(f"{count} of {name}" for name, count in missing.items() if count)
+    used = [*columns_of(facts), facts.time, facts.series]
+    left = [c for c in table.frame.columns if c not in used]
+    even = "" if facts.even else ", uneven: each row is a step"
+    cuts = [str(border(facts, end)) for end in facts.ends]
+    return [
+        ["file", f"{recipe.data}: {table.form}, {len(table.frame)} rows"],
+        ["time", f"{facts.time or 'the order of rows'}, step {said_step(facts.step, facts.form)}"
+                 f"{even}" + (f", written as {facts.form}" if "%" in facts.form else "")],
+        ["series", f"{len(series)}, by {facts.series}" if facts.series else "1"],
+        ["target", ", ".join(facts.targets)],
+        ["inputs", ", ".join(facts.inputs) or "none beside the target"],
+        ["known ahead", ", ".join([*facts.known, *_cycles(facts)]) or "nothing"],
+        ["left out", ", ".join(left) or "nothing"],
+        ["missing", f"{steps - seen} steps without a row; values: {empty or 'none'}"],
+        ["season", f"{facts.season} steps" if facts.season > 1 else "none found"],
+        ["reads", f"{facts.length} steps, forecasts {recipe.horizon}"],
+        ["split by time", f"training to {cuts[0]}, validation to {cuts[1]}, then test"],
+    ]  # fmt: skip
+
+
+def _cycles(facts: Facts) -> list[str]:
+    names = {86400.0: "hour of the day", 604800.0: "day of the week"}
+    return [names.get(period, "day of the year") for period in facts.periods]

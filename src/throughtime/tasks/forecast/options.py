@@ -1,0 +1,89 @@
+"""What a forecast is made from: its options, and what its file says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from throughtime.errors import OptionError
+from throughtime.tasks.recipe import Recipe, option, settled
+
+Scale = tuple[list[float], list[float]]  # mean and deviation of each column
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastRecipe(Recipe):
+    """A recipe with the columns of a table and their roles."""
+
+    task: str = option("forecast", "What is learned")
+    data: str = option("builtin", "File to learn from; builtin: two series made here")
+    target: str = option("", "Columns to forecast, by comma; needed with a file")
+    time: str = option("", "Column of time; empty: found, or the order of rows")
+    series: str = option("", "Column that tells series apart; empty: found, or one series")
+    known: str = option("", "Columns known for the future too, by comma")
+    horizon: int = option(24, "Steps to forecast", at_least=1)
+    length: int = option(0, "Steps of history a forecast reads; 0: found in the data", at_least=0)
+    held_out: float = option(
+        0.15, "Share of the steps kept for the test, and as much to choose by", above=0, below=0.4
+    )
+    facts: dict[str, Any] = settled()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the file says, as far as later steps go by it; all of it plain, for config.json.
+
+    Attributes:
+        digest: SHA-256 of the file.
+        read: what people are shown before training, name and words.
+        time, series: columns, "" where there is none.
+        form: how times are written.
+        step: the time of a step, in seconds or in the numbers of the column.
+        even: whether every time is a whole number of steps after the first.
+        targets, inputs, known: columns; inputs are known of the past alone.
+        periods: seconds of the cycles that the calendar has and the data may follow.
+        season: steps after which the training part resembles itself best; 1: none was found.
+        length: steps of history.
+        ends: the times at which the validation and the test part begin.
+        scales: of every series by its name, over its targets, inputs and known columns.
+        whole: the scale of all series together, for those that training had not.
+    """
+
+    digest: str
+    read: list[list[str]]
+    time: str
+    series: str
+    form: str
+    step: float
+    even: bool
+    targets: list[str]
+    inputs: list[str]
+    known: list[str]
+    periods: list[float]
+    season: int = 1
+    length: int = 1
+    ends: list[float] = field(default_factory=list)
+    scales: dict[str, list[list[float]]] = field(default_factory=dict)
+    whole: list[list[float]] = field(default_factory=list)
+
+
+def facts_in(values: dict[str, Any]) -> Facts:
+    """The facts of a recipe.
+
+    Raises:
+        OptionError: one is missing or of another kind.
+    """
+    forms = {f.name: str(f.type).partition("[")[0] for f in fields(Facts)}
+    odd = set(forms) ^ set(values)
+    odd |= {n for n, form in forms.items() if n in values and not _fits(values[n], form)}
+    if odd:
+        raise OptionError(
+            f"facts must hold what this version finds in a file, and {min(odd)} is not as it "
+            "writes it; begin the run again"
+        )
+    return Facts(**values)
+
+
+def _fits(value: Any, form: str) -> bool:
+    kinds: dict[str, Any] = {"float": int | float, "str": str, "int": int, "bool": bool}
+    return isinstance(value, kinds.get(form) or {"list": list, "dict": dict}[form])

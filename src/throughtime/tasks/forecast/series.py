@@ -1,0 +1,151 @@
+"""The rows of a table as series of even steps, with gaps where nothing was seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from throughtime.errors import DataError
+from throughtime.tasks.tables.clock import MONTHS, NUMBER, Times, find_step, read_times
+from throughtime.tasks.tables.table import DataTable, Numbers
+
+_DAY = 86400.0
+_CYCLES = (_DAY, 7 * _DAY, 365.2425 * _DAY)
+
+
+@dataclass
+class Series:
+    """One series; missing values are NaN.
+
+    Attributes:
+        name: its value in the column of series, "" where there is one alone.
+        times: (n,) of its steps.
+        values: (n, targets + inputs + known).
+        seen: how many of its steps stand in the table.
+    """
+
+    name: str
+    times: Numbers
+    values: Numbers
+    seen: int
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+@dataclass(frozen=True)
+class TimedRows:
+    """Where the rows of each series stand, in the order of their time."""
+
+    places: dict[str, list[int]]
+    times: Times
+
+    def differences(self) -> Numbers:
+        """Between times that follow each other in a series."""
+        parts = [np.diff(self.times.values[rows]) for rows in self.places.values()]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def find_rows(table: DataTable, time: str, series: str) -> TimedRows:
+    """The rows of every series, sorted by time.
+
+    Raises:
+        DataError: a series has one time twice; names both rows.
+    """
+    count = len(table.frame)
+    times = read_times(table, time) if time else Times(np.arange(count, dtype=np.float64), "")
+    names = table.texts(series) if series else [""] * count
+    places: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        places.setdefault(name, []).append(row)
+    if not time:  # every series counts its own steps
+        for rows in places.values():
+            times.values[rows] = np.arange(len(rows))
+    for name, rows in places.items():
+        order = np.argsort(times.values[rows], kind="stable")
+        places[name] = [rows[place] for place in order]
+        same = (np.diff(times.values[places[name]]) == 0).nonzero()[0]
+        if len(same):
+            first, second = places[name][same[0]], places[name][same[0] + 1]
+            raise DataError(
+                f"a time must stand once{f' in series {name}' if series else ''}, and column "
+                f"{time} has {table.frame[time][first]} in {table.place(first)} and in "
+                f"{table.unit} {table.first + second}; take one out"
+                + ("" if series else ", or name the column of series with --series")
+            )
+    return TimedRows(places, times)
+
+
+def find_series(table: DataTable, time: str, taken: list[str]) -> str:
+    """The column that tells series apart: with it no time stands twice; "" where none does."""
+    frame = table.frame
+    if not time or not frame[time].is_duplicated().any():
+        return ""
+    for column in frame.columns:
+        if column not in (time, *taken) and not frame[column].dtype.is_float():
+            groups = frame[column].n_unique()
+            enough = frame[column].null_count() == 0 and groups <= len(frame) // 2
+            if enough and not frame.select(time, column).is_duplicated().any():
+                return column
+    return ""
+
+
+def step_of(rows: TimedRows) -> tuple[float, bool]:
+    """The step of all series, and whether their times are whole multiples of it."""
+    return find_step(rows.differences())
+
+
+def make_series(
+    table: DataTable, rows: TimedRows, columns: list[str], step: float, even: bool
+) -> list[Series]:
+    """Every series on its own steps; where times are uneven, each row is a step."""
+    whole = np.stack([table.numbers(column) for column in columns], 1)
+    made = []
+    for name, places in rows.places.items():
+        times, values = rows.times.values[places], whole[places]
+        if even and len(times) > 1:
+            at = np.round((times - times[0]) / step).astype(np.int64)
+            spread = np.full((at[-1] + 1, values.shape[1]), np.nan)
+            spread[at] = values
+            values, times = spread, times[0] + step * np.arange(at[-1] + 1)
+        made.append(Series(name, times, values, len(places)))
+    return made
+
+
+def find_periods(form: str, step: float, spans: list[float]) -> list[float]:
+    """Cycles of the calendar, in seconds, that the longest series has at least twice."""
+    if form in (NUMBER, "") or form.startswith(MONTHS):
+        return []
+    return [cycle for cycle in _CYCLES if 2 * step < cycle and 2 * cycle <= max(spans)]
+
+
+def find_season(series: list[Series], ends: list[float], longest: int) -> int:
+    """The lag at which the first target resembles itself best in the training part, or 1.
+
+    e_m = mean |y_t - y_{t-m}|, over at most 20 series; the first dip of e that is above the lowest
+    one by at most 5 % and 1 / sqrt(steps), where that is below 0.8 of the median of all.
+    """
+    parts = [one.values[one.times < ends[0], 0][-20_000:] for one in series[:20]]
+    longest = min(longest, max(len(part) for part in parts) // 3)
+    errors = np.full(longest + 1, np.inf)
+    for lag in range(1, longest + 1):
+        differences = [
+            np.abs(part[lag:] - part[:-lag]) / (np.nanstd(part) or 1)
+            for part in parts
+            if len(part) > 2 * lag and np.isfinite(part).any()
+        ]
+        every = np.concatenate(differences) if differences else np.zeros(0)
+        if np.isfinite(every).any():
+            errors[lag] = np.nanmean(every)
+    finite = errors[np.isfinite(errors)]
+    dips = [
+        lag
+        for lag in range(2, longest)
+        if errors[lag - 1] > errors[lag] <= errors[lag + 1] < np.inf
+    ]
+    slack = 1.05 + sum(map(len, parts)) ** -0.5
+    lowest = min((errors[lag] for lag in dips), default=np.inf)
+    if not dips or lowest > 0.8 * np.median(finite):
+        return 1
+    return next(lag for lag in dips if errors[lag] <= slack * lowest + 1e-12)

@@ -1,0 +1,162 @@
+"""Windows of history and future over series, scaled, each in the split its future lies in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from throughtime.tasks.forecast.options import Facts
+from throughtime.tasks.forecast.series import Series
+from throughtime.tasks.tables.table import Numbers
+
+SPLITS = ("train", "validation", "test")
+_MOST = 2000  # windows that validation and test are scored on
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Which columns of a step's input are what.
+
+    targets, scaled, the last seen one where one is missing | whether each is seen | log of the
+    steps since the last was seen | inputs | known columns, then sine and cosine of each cycle
+    """
+
+    targets: int
+    inputs: int
+    known: int
+
+    @property
+    def width(self) -> int:
+        return 2 * self.targets + 1 + self.inputs + self.known
+
+
+def channels_of(facts: Facts) -> Channels:
+    """The channels for a file's columns."""
+    known = len(facts.known) + 2 * len(facts.periods)
+    return Channels(len(facts.targets), len(facts.inputs), known)
+
+
+class Windows:
+    """Every window of some series: `length` steps read, `horizon` steps after them forecast.
+
+    Args:
+        series: on their steps.
+        facts: columns, scales and ends.
+        horizon: steps to forecast.
+    """
+
+    def __init__(self, series: list[Series], facts: Facts, horizon: int) -> None:
+        self.series, self.facts, self.horizon = series, facts, horizon
+        self.channels, self.length = channels_of(facts), facts.length
+        parts = [encode(one, facts) for one in series]
+        self.steps = torch.cat([x for x, _ in parts])
+        self.truth = torch.cat([y for _, y in parts])
+        self.firsts = np.cumsum([0, *(len(one) for one in series)])
+        scales = [scale_of(one, facts) for one in series]
+        self.means, self.deviations = (torch.tensor(np.stack(s)) for s in zip(*scales, strict=True))
+
+    @cached_property
+    def origins(self) -> dict[str, Tensor]:
+        """Split -> the first future step of each of its windows, among all steps."""
+        parts = [self._sides(number) for number in range(len(self.series))]
+        found = {}
+        for side, split in enumerate(SPLITS):
+            every = np.concatenate([at[sides == side] for at, sides in parts])
+            found[split] = torch.from_numpy(every)
+        return found
+
+    @property
+    def dropped(self) -> int:
+        """Windows whose future lies on both sides of a border."""
+        return sum(int((sides < 0).sum()) for _, sides in map(self._sides, range(len(self.series))))
+
+    def _sides(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The windows of a series and which side each belongs to: 0, 1, 2; -1 for none."""
+        one, first = self.series[number], int(self.firsts[number])
+        at = np.arange(self.length, len(one) - self.horizon + 1)
+        side: NDArray[np.int64] = np.searchsorted(self.facts.ends, one.times, side="right")
+        sides = np.where(side[at] == side[at + self.horizon - 1], side[at], -1)
+        seen = torch.isfinite(self.truth[first : first + len(one)]).any(1).numpy()
+        sums = np.cumsum(np.concatenate([[0], seen]))
+        useful = (sums[at] > sums[at - self.length]) & (sums[at + self.horizon] > sums[at])
+        return at[useful] + first, sides[useful]
+
+    def few(self, split: str) -> Tensor:
+        """The windows that a split is scored on, at even distances when they are many."""
+        origins = self.origins[split]
+        return origins[:: max(1, -(-len(origins) // _MOST))]
+
+    def cut(self, origins: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs (length + horizon, B, width) and truth (horizon, B, targets), NaN if missing.
+
+        Of the future, the inputs hold what is known ahead alone.
+        """
+        past = torch.arange(-self.length, 0)[:, None] + origins
+        future = torch.arange(self.horizon)[:, None] + origins
+        ahead = self.steps[future].clone()
+        ahead[..., : self.channels.width - self.channels.known] = 0
+        return torch.cat([self.steps[past], ahead]), self.truth[future]
+
+    def series_of(self, origins: Tensor) -> Tensor:
+        """The number of each window's series."""
+        ends = torch.from_numpy(self.firsts[1:])
+        return torch.searchsorted(ends, origins, right=True)
+
+    @cached_property
+    def naive(self) -> Tensor:
+        """Mean error of the season before, in the training part of each series; (series, targets).
+
+        What `mase` divides by.
+        """
+        lag, found = self.facts.season, []
+        for number, one in enumerate(self.series):
+            inside = self.truth[self.firsts[number] : self.firsts[number + 1]].double()
+            inside = inside[torch.from_numpy(one.times < self.facts.ends[0])]
+            errors = (inside[lag:] - inside[:-lag]).abs() * self.deviations[number]
+            found.append(errors.nanmean(0))
+        stacked = torch.stack(found)
+        return torch.where(stacked > 0, stacked, self.deviations)
+
+
+def scale_of(series: Series, facts: Facts) -> tuple[Numbers, Numbers]:
+    """Mean and deviation of the targets of a series; of all series for an unknown one."""
+    means, deviations = facts.scales.get(series.name, facts.whole)
+    count = len(facts.targets)
+    return np.array(means[:count], np.float64), np.array(deviations[:count], np.float64)
+
+
+def encode(series: Series, facts: Facts) -> tuple[Tensor, Tensor]:
+    """The steps of a series as a net reads them, (n, width), and its scaled targets, (n, D)."""
+    channels = channels_of(facts)
+    means, deviations = facts.scales.get(series.name, facts.whole)
+    scaled = (series.values - np.array(means)) / np.array(deviations)
+    targets, rest = scaled[:, : channels.targets], scaled[:, channels.targets :]
+    inputs, known = rest[:, : channels.inputs], rest[:, channels.inputs :]
+    seen = np.isfinite(targets)
+    angles = [2 * np.pi * series.times / period for period in facts.periods]
+    cycles = [turn(angle)[:, None] for angle in angles for turn in (np.sin, np.cos)]
+    gap = _gaps(series.times, seen.any(1), facts.step)
+    parts = [_filled(targets), seen, gap, _filled(inputs), np.nan_to_num(known), *cycles]
+    steps = np.concatenate([part.astype(np.float32) for part in parts], 1)
+    return torch.from_numpy(steps), torch.from_numpy(targets.astype(np.float32))
+
+
+def _filled(values: Numbers) -> Numbers:
+    """The values with the last one before in place of a missing one; 0, the mean, before all."""
+    rows = np.where(np.isfinite(values), np.arange(len(values))[:, None], -1)
+    last = np.maximum.accumulate(rows, 0) if len(values) else rows
+    taken = np.take_along_axis(values, np.maximum(last, 0), 0)
+    return np.where(last >= 0, taken, 0.0)
+
+
+def _gaps(times: Numbers, seen: NDArray[np.bool_], step: float) -> Numbers:
+    """log(1 + g) - log 2, (n, 1), g the steps since a target was seen before; 0 at the first."""
+    last = np.maximum.accumulate(np.where(seen, times, -np.inf))
+    before = np.concatenate([[-np.inf], last[:-1]])
+    steps = np.where(np.isfinite(before), (times - before) / step, 1.0)
+    return np.asarray((np.log1p(steps) - np.log(2))[:, None])

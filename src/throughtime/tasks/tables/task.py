@@ -1,0 +1,54 @@
+"""What the tasks on tables of the users' own share: facts from a file, answers to a file."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from throughtime.errors import DataError
+from throughtime.tasks.recipe import did_you_mean
+from throughtime.tasks.tables.read import read
+from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.task import Task
+
+if TYPE_CHECKING:
+    import polars as pl
+
+BUILTIN = "builtin"
+
+
+class TableTask(Task):
+    """A task whose data are a table; a subclass finds what it holds and answers to another."""
+
+    shares = False
+    asks = "FILE"
+
+    @abstractmethod
+    def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
+        """What `model` says to a table, as a table, and what people should know of it.
+
+        Raises:
+            DataError: the table cannot be taken; names the column or the row.
+        """
+
+    def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
+        """The answers to files, each as JSON lines."""
+        return [self.predict(model, read(item))[0].write_ndjson() for item in items]
+
+    def chance(self, split: str) -> dict[str, float]:
+        """Of the simplest baseline."""
+        return next(iter(self.baselines(split).values()))
+
+
+def check_like_training(table: DataTable, columns: Sequence[str]) -> None:
+    """Raises DataError where a table has not a column that training had."""
+    for column in columns:
+        if column and column not in table.frame.columns:
+            hint = did_you_mean(column, table.frame.columns)
+            raise DataError(
+                f"{table.name} must have the column {column}, as the file of the training had, "
+                f"and it has {', '.join(table.frame.columns[:20])}{hint}"
+            )
