@@ -246,9 +246,9 @@ def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]
 
 def shared_lists(template: Template, shape: Shape) -> None:
     """Lists that the common part points to."""
-    size = shape.code.kind.size
+    size, words = shape.code.kind.size, shape.widths.units + shape.numbers
     template.set_common("state_widths", template.list_of(shape.widths.states))
-    template.set_common("unit_widths", template.list_of(shape.widths.units))
+    template.set_common("unit_widths", template.list_of(words))
     template.set_common("flat", template.list_of([v * size for v in range(8)]))
     _set_rows(template, shape.rows, shape.team.chunks)
     template.set_counters(1 + shape.D * shape.team.chunks)

@@ -18,6 +18,7 @@ from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
+from throughtime.layers.checks import check_packed
 from throughtime.layers.drop_in.checks import check_dimensions, check_input, check_state
 from throughtime.layers.drop_in.short import BACKENDS, ShortWay
 from throughtime.layers.graphs import check_nothing_more, written
@@ -302,7 +303,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         if packed is None:
             y, *final = kernel(x, start, weights, *options, self.batch_first)
         else:
-            y, *final = kernel(x, packed.batch_sizes, start, weights, *options)
+            y, *final = kernel(x, check_packed(packed), start, weights, *options)
             y = PackedSequence(y, *packed[1:])
             if packed.unsorted_indices is not None:
                 final = [v.index_select(1, packed.unsorted_indices) for v in final]
