@@ -24,6 +24,7 @@ from throughtime.errors import TransformError
 INSTEAD: Final = {
     "_C._functorch.get_dynamic_layer_stack_depth": "every call is computed by the reference",
     "_C._functorch.get_interpreter_stack": "calls below torch.func are computed by the reference",
+    "_C._are_functorch_transforms_active": "the depth of transforms is asked in its place",
     "_C._len_torch_dispatch_stack": "every call goes through the dispatcher",
     "_C._get_tracing_state": "torch.jit.is_tracing is asked",
     "_C._is_fwd_grad_enabled": "forward mode is taken to be on at each of its levels",
@@ -97,6 +98,11 @@ transform_depth: Final[Callable[[], int]] = _or(
     "_C._functorch.get_dynamic_layer_stack_depth", lambda: 1
 )
 """How many transforms of torch.func the call stands below."""
+
+below_transform: Final[Callable[[], bool]] = _or(
+    "_C._are_functorch_transforms_active", lambda: transform_depth() > 0
+)
+"""Whether there is one; torch 2.9 traces this inside a compiled function, and not the depth."""
 
 mode_count: Final[Callable[[], int]] = _or("_C._len_torch_dispatch_stack", lambda: 1)
 """How many dispatch modes look on."""

@@ -245,8 +245,7 @@ def check_inputs(layer: Passage, inputs: Mapping[str, Tensor] | None, x: Tensor)
 
 def readable(v: Tensor) -> bool:
     """Whether numbers can be looked at: not below a compiler or a transform."""
-    below = transform_depth() > 0
-    return not (torch.compiler.is_compiling() or below or v.is_meta)
+    return not (torch.compiler.is_compiling() or transform_depth() > 0 or v.is_meta)
 
 
 def described(value: Any) -> str:

@@ -17,7 +17,7 @@ from throughtime.scan.flops import tell_counters
 from throughtime.scan.operator import scan_forward, scan_traced
 from throughtime.scan.plain import has_plain_memory, is_watched
 from throughtime.scan.watched import choose_open, is_dispatched, resolved, stranger
-from throughtime.torch_private import transform_depth
+from throughtime.torch_private import below_transform, transform_depth
 
 
 def scan(call: Call, backend: str = "auto") -> Result:
@@ -107,7 +107,7 @@ def operator(call: Call, backend: str = "auto") -> Result:
     compiling = torch.compiler.is_compiling()
     if compiling:
         tensors = _apart(tensors)
-    below = bool(transform_depth())
+    below = below_transform() if compiling else bool(transform_depth())
     recorded = is_recorded(tensors)
     if is_traced():
         some = [v for v in tensors if v is not None]
