@@ -18,6 +18,7 @@ from throughtime.cells import Cell
 from throughtime.layers.layer import Passage
 from throughtime.scan.plain import is_watched
 from throughtime.scan.short import ShortLayer, scan_short
+from throughtime.torch_private import any_autocast, dual_level
 
 if TYPE_CHECKING:
     from throughtime.layers.drop_in.base import DropIn
@@ -29,9 +30,7 @@ _OWN = ("carry", "_carry_layer", "_scan", "_call", "weights", "plain_parameters"
 """Methods that the short way passes by, so a class that has its own of them goes the long way."""
 
 _is_compiling = torch.compiler.is_compiling  # bound once: these are asked at every call
-_is_rounding = torch._C._is_any_autocast_enabled
 _records = torch.is_grad_enabled
-_dual = torch.autograd.forward_ad
 
 Weights = Sequence[Tensor | None]
 
@@ -66,7 +65,7 @@ class ShortWay:
         """What the call of the layer gives; None: it goes the long way."""
         if _is_compiling() or type(input) is not Tensor or input.dim() != 3:
             return None
-        if is_watched() or _is_rounding() or _dual._current_level >= 0:
+        if is_watched() or any_autocast() or dual_level() >= 0:
             return None
         x = input.transpose(0, 1) if layer.batch_first else input
         T, B, I = x.shape
