@@ -16,7 +16,7 @@ from throughtime.backends.cpu import block as template
 def memory_from(take: Callable[[int], np.ndarray]) -> Iterator[None]:
     """Every block that a call works in comes from `take`, and none is used twice."""
     for one in (forward_pass, backward_pass):
-        one._template.cache_clear()
+        one.template_for.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(template, "KEPT_BYTES", -1)
         for module in (memory, template):

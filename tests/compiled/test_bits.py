@@ -110,7 +110,7 @@ def test_gradients_have_their_bits_however_steps_are_blocked(
     cell: Cell, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A weight gradient is one chain over the rows of all steps, of few blocks as of many."""
-    monkeypatch.setattr(backward_pass, "_template", backward_pass._template.__wrapped__)
+    monkeypatch.setattr(backward_pass, "template_for", backward_pass.template_for.__wrapped__)
     for sizes, form in {Sizes(40, 3, 5, 17): "state", Sizes(40, 7, 3, 8): "lengths"}.items():
         call, wanted = random_call(cell, dtype, sizes, form), []
         d = random_gradients(results(call))

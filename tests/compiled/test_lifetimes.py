@@ -56,7 +56,7 @@ def test_rows_of_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (active_rows, block):
         monkeypatch.setattr(module, "full_rows", mortal)
     for made in (forward_pass, backward_pass):
-        monkeypatch.setattr(made, "_template", lru_cache(made._template.__wrapped__))
+        monkeypatch.setattr(made, "template_for", lru_cache(made.template_for.__wrapped__))
     ours, plain = (Recurrent(cells.GRU(), 3, 8, backend=name) for name in ("cpu", "reference"))
     plain.load_state_dict(ours.state_dict())
     x = torch.randn(200, 3, 3, requires_grad=True)

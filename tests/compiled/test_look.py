@@ -270,7 +270,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("backend", ["cpu", "torch", "reference"])
 @pytest.mark.parametrize("kind", BROKEN)
 def test_batch_sizes_that_do_not_fit_are_named(kind: str, backend: str) -> None:
     sizes, text = BROKEN[kind]

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
-from throughtime import GRU, LSTM, Recurrent, cells, check
+from throughtime import GRU, LSTM, Cell, Recurrent, cells, check, tasks
+from throughtime.tasks.recipe import Recipe
 
 T, B, I, H = 5, 2, 3, 6
 LENGTHS = torch.tensor([3, 5])
@@ -81,6 +83,34 @@ def test_what_a_process_makes_once_is_made_on_the_processor(first: str, hidden: 
     program = ON_CPU.format(first=first, hidden=hidden)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "True"), done.stderr
+
+
+class Counter(Cell):
+    """Adds what it reads: without a parameter of its own."""
+
+    gates = ("h",)
+    state = ("h",)
+    inputs = {"u": "hidden_size"}
+
+    def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Tensor]:
+        return (s.h + a.u,)
+
+
+def test_a_layer_without_parameters() -> None:
+    layer = Recurrent(Counter(), I, H)
+    assert not list(layer.parameters())
+    with torch.device("meta"):
+        ((state,),) = layer.initial_state(B)
+    assert_close(state, torch.zeros(1, B, H), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["adding", "copy", "latch", "order", "parity"])
+def test_sequences_of_tasks_are_drawn_on_the_processor(name: str) -> None:
+    task = tasks.find(name)(Recipe(task=name, length=40))
+    expected = task.epoch(0)[3]
+    with torch.device("meta"):
+        found = task.epoch(0)[3]
+    assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_both_kinds_of_packed_rows() -> None:

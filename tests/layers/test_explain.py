@@ -132,3 +132,11 @@ def test_an_operation_without_a_rule_is_told_with_its_line() -> None:
         and "return (torch.tanh(a.h + U.h @ s.h).sort(-1).values,)" in second
     )
     assert third == "  not torch: torch has no layer that equals Sorting"
+
+
+def test_it_says_that_there_is_one_thread_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = LSTM(3, 4)
+    assert layer.explain() == "layer 0: cpu"
+    monkeypatch.setattr("throughtime.backends.runtime", lambda: None)
+    said = "layer 0: cpu\n  on one thread, since torch's OpenMP runtime was not found"
+    assert layer.explain() == said

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys, time
 import torch
@@ -48,3 +50,27 @@ def test_a_first_call_that_does_more_is_seen() -> None:
     cost, loaded = first_call("import sympy; sum(range(20_000_000))")
     assert loaded == ["sympy"]
     assert cost > 0.02
+
+
+BELOW = """
+import torch, throughtime
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+def fake(layer, x):
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        layer(mode.from_tensor(x))
+
+def compiled(layer, x):
+    found = torch.compile(layer, backend="aot_eager", fullgraph=True)(x)
+    torch.testing.assert_close(found, layer(x))
+
+for kind in ("RNNCell", "GRUCell", "LSTMCell"):
+    {way}(getattr(throughtime, kind)(3, 4), torch.randn(2, 3))
+"""
+
+
+@pytest.mark.parametrize("way", ["fake", "compiled"])
+def test_the_first_call_of_a_cell_may_stand_below_a_mode(way: str) -> None:
+    program = BELOW.format(way=way)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from throughtime.backends import cpu, reference, torch_kernels
 from throughtime.backends.call import Call, Gradients, Result
+from throughtime.compiler.runtime.threads import runtime
 from throughtime.errors import BackendError, OptionError
 
 
@@ -119,6 +120,9 @@ def choose(call: Call, backend: str = "auto") -> Choice:
 def explain(call: Call, backend: str = "auto") -> str:
     """The choice for a call in words; a named backend that refuses is told too."""
     try:
-        return str(choose(call, backend))
+        choice = choose(call, backend)
     except BackendError as error:
         return f"none, since {error}"
+    if choice.name in OPAQUE and runtime() is None:
+        return f"{choice}\n  on one thread, since torch's OpenMP runtime was not found"
+    return str(choice)

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -28,6 +29,9 @@ Constant = float | int | str | None
 
 READ: Final = frozenset({"a", "s", "p"})
 """Nodes that are given to a step: a.g, s.h, p.u."""
+
+_HELD: Final = frozenset(repr(v) for v in (0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0))
+"""Numbers that equations are made of, which code holds: those of a cell are hardly among them."""
 
 _INFIX: Final = {
     "add": "+",
@@ -135,8 +139,26 @@ class Graph:
 
     @property
     def key(self) -> str:
-        """A hash of the content, without sizes and lines: equal graphs may share their code."""
-        nodes = [(n.op, n.inputs, n.constants, n.shape) for n in self.nodes]
+        """A hash of the content, without sizes and lines: equal graphs compute the same."""
+        return self._hash(())
+
+    @cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """The nodes of numbers that code is given, and does not hold."""
+        nodes = enumerate(self.nodes)
+        return tuple(i for i, n in nodes if n.op == "number" and repr(n.constants[0]) not in _HELD)
+
+    @cached_property
+    def code_key(self) -> str:
+        """Like `key`, but of graphs that differ in `numbers` alone, which share their code."""
+        return self._hash(self.numbers)
+
+    def _hash(self, without: tuple[int, ...]) -> str:
+        left_out = frozenset(without)
+        nodes = [
+            (n.op, n.inputs, "given" if i in left_out else n.constants, n.shape)
+            for i, n in enumerate(self.nodes)
+        ]
         content = repr((nodes, self.outputs, self.products, self.forward))
         return hashlib.sha256(content.encode()).hexdigest()
 

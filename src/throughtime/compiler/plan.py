@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import numpy as np
+
 from throughtime.cell.contract import Cell
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import NUMBER, Graph
@@ -282,12 +284,20 @@ class Plan:
         """Output of the derivative by name: d_s.h, d_p.u and so on."""
         return dict(self.graph.outputs)
 
+    def numbers(self, bytes: int) -> list[int]:
+        """The numbers that code is given, of so many bytes, each at the start of a word."""
+        words = np.zeros(len(self.graph.numbers), np.int64)
+        with np.errstate(over="ignore"):  # beyond float32 they are infinite, as in code
+            given = [self.graph.nodes[i].constants[0] for i in self.graph.numbers]
+            words.view(f"f{bytes}")[:: 8 // bytes] = np.array(given, np.float64)
+        return [int(word) for word in words]
+
     @cached_property
     def key(self) -> str:
-        """Equal plans may share their code."""
+        """Plans with equal keys share their code, which is given the numbers that differ."""
         sums = [(s.node, s.gradient, s.a is not None, s.u is not None) for s in self.sums]
         more = self.states, self.new_states, self.saved, self.vectors, self.lines, self.in_blocks
-        return repr((self.graph.key, sums, *more))
+        return repr((self.graph.code_key, sums, *more))
 
     def __str__(self) -> str:
         nodes = self.graph.nodes

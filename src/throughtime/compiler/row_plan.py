@@ -7,13 +7,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
-import torch
-
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import Builder, Graph
 from throughtime.compiler.passes.reductions import expanded
 from throughtime.compiler.plan import Plan, sums_of
 from throughtime.compiler.symbols import Symbol
+from throughtime.compiler.trace import on_symbols
 from throughtime.compiler.widths import HIDDEN, widths_of
 from throughtime.errors import CellError
 
@@ -33,7 +32,7 @@ def row_plan(name: str, function: Function, width: int, vectors: tuple[str, ...]
         vectors: names of what it reads beside a row.
     """
     try:
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with on_symbols():
             graph, again = (_run(name, function, width, vectors) for _ in range(2))
     except _NOT_FOLLOWED as error:
         return f"it {_words(error)}"

@@ -6,6 +6,7 @@ import dis
 import inspect
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -19,6 +20,7 @@ from throughtime.compiler.graph import Builder, Graph, Line, Node, Product, Unsu
 from throughtime.compiler.step_arguments import inputs_of, state_shapes
 from throughtime.compiler.symbols import Named, Symbol, lift
 from throughtime.errors import CellError
+from throughtime.torch_private import without_modes
 
 _TRACED: Final[WeakKeyDictionary[Cell, dict[int | None, Graph]]] = WeakKeyDictionary()
 _NOT_FOLLOWED: Final = (TypeError, ValueError, AttributeError, RuntimeError)
@@ -63,7 +65,7 @@ def _no_cell(value: Any) -> CellError:
 
 def _traced(cell: Cell, H: int | None = None) -> Graph:
     _check_arguments(cell)
-    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    with on_symbols():
         chance = _chance()
         graph, again = _run(cell, H), _run(cell, H)
         drawn = _chance() != chance
@@ -77,6 +79,17 @@ def _traced(cell: Cell, H: int | None = None) -> Graph:
     line = next((n.line for n in _changed(graph, again) if n.line), _return(cell))
     reason = Unsupported("a number that changes from call to call", line)
     return replace(graph, unsupported=(*graph.unsupported, reason))
+
+
+@contextmanager
+def on_symbols() -> Iterator[None]:
+    """Where a function runs on symbols: no mode of torch, such as a compiler's, has a say in it,
+    and what it draws at random is nowhere missed."""
+    with (
+        without_modes(), torch.device("cpu"), torch.enable_grad(),
+        torch.random.fork_rng(devices=[]),
+    ):  # fmt: skip
+        yield
 
 
 def _chance() -> tuple[Any, ...]:

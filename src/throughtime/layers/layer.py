@@ -322,5 +322,5 @@ class Passage(Weights):
 
     def _zeros(self, layer: int, steps: int, batch: int) -> Tensor:
         width = self.input_size if layer == 0 else self._output_sizes[layer - 1]
-        like = next(self.parameters(), torch.empty(0))
+        like = next(self.parameters(), torch.empty(0, device="cpu"))
         return torch.zeros(steps, batch, width, dtype=like.dtype, device=like.device)

@@ -28,7 +28,7 @@ class Digits(PublishedTask):
     def split(self, name: str) -> Batch:
         """Pixels between 0 and 1."""
         inputs, truth = _all()
-        place = torch.arange(len(truth)) % _EVERY
+        place = torch.arange(len(truth), device="cpu") % _EVERY
         own = {"test": place == 0, "validation": place == 1, "train": place > 1}[name]
         return inputs[:, own], truth[own]
 
@@ -41,5 +41,5 @@ def _all() -> tuple[Tensor, Tensor]:
     except ModuleNotFoundError as error:
         raise missing_extra("scikit-learn", "data") from error
     pixels, digits = load_digits(return_X_y=True)
-    inputs = torch.tensor(pixels / _WHITE, dtype=torch.float32)
-    return inputs.T[..., None].contiguous(), torch.tensor(digits)
+    inputs = torch.tensor(pixels / _WHITE, dtype=torch.float32, device="cpu")
+    return inputs.T[..., None].contiguous(), torch.tensor(digits, device="cpu")

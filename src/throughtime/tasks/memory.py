@@ -127,7 +127,8 @@ class MemoryTask(Task):
         """`count` sequences that (split, number) decides, with the run's seed in training."""
         seed = self.recipe.seed if split == "train" else 0
         place = (seed * 3 + _SPLITS[split]) * 2**24 + number
-        return self.draw(count, torch.Generator().manual_seed(place))
+        with torch.device("cpu"):  # where the generator is, whatever torch's default device
+            return self.draw(count, torch.Generator().manual_seed(place))
 
     def step_bytes(self) -> int:
         rows = max(self.recipe.batch_size, self.held_out_rows("test"))

@@ -51,8 +51,8 @@ def _all() -> tuple[Tensor, Tensor]:
         made = make_dataset(get_dataset_args())
     values = np.concatenate([made["x"], made["x_test"]])
     truth = np.concatenate([made["y"], made["y_test"]])
-    inputs = torch.tensor(values, dtype=torch.float32)
-    return inputs.T[..., None].contiguous(), torch.tensor(truth)
+    inputs = torch.tensor(values, dtype=torch.float32, device="cpu")
+    return inputs.T[..., None].contiguous(), torch.tensor(truth, device="cpu")
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class PublishedTask(MemoryTask):
 
     def draw(self, count: int, generator: torch.Generator) -> Batch:
         inputs, truth = self.split("train")
-        drawn = torch.randint(len(truth), (count,), generator=generator)
+        drawn = torch.randint(len(truth), (count,), generator=generator, device="cpu")
         return inputs[:, drawn], truth[drawn]
 
     def batch(self, split: str, number: int, count: int) -> Batch:

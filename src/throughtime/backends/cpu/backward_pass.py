@@ -121,7 +121,7 @@ def _carry(
     strides = (0, 0) if d_y is None else strides_of(d_y, packed)
     first = 0 if d_y is None else d_y.stride(-2) * d_y.element_size()
     asked = Asked(strides, first, room.x is not None, bool(room.W), room.chains is not None)
-    template, shape = _template(key_of(call, rows, team, y), asked)
+    template, shape = template_for(key_of(call, rows, team, y), asked)
     N = len(call.x) if packed else rows.T * rows.B
     saved = seen("what the forward pass kept", saved, (D, N, *shape.saved), dtype)
     packed_rows = shape.packed_rows(d_y=strides[1])
@@ -170,7 +170,8 @@ def _addresses(
 
 
 @functools.lru_cache(maxsize=128)
-def _template(key: Key, asked: Asked) -> tuple[Template, Shape]:
+def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
+    """The words of a call, and its shape."""
     found = plan(key.cell, key.masks)
     assert isinstance(found, Plan)
     shape = shape_of(key, backward_code(found, key.bytes, target()))

@@ -72,6 +72,11 @@ class Ready:
             self.words[place] += self.address
         self.arena: np.ndarray | None = None
         self._start = 0
+        self._held: list[Any] = []
+
+    def hold(self, read: Any) -> None:
+        """Keep alive what words point to, as long as these are."""
+        self._held.append(read)
 
     def work_in(self, template: Template, arena: np.ndarray) -> None:
         """Have this arena; its addresses are there already if it is the one of the last call."""
@@ -93,6 +98,7 @@ class Template:
         words: as they are before a call.
         in_arena: places of words that count from the arena's start.
         in_block: places of words that count from the block's start.
+        counters: places of words that are 0 before each call.
     """
 
     def __init__(self, arena: Arena, common: Mapping[str, Word], D: int) -> None:
@@ -103,7 +109,7 @@ class Template:
         self._given: list[tuple[int, str]] = []
         self._held: list[Any] = []
         self._ready: list[Ready] = []
-        self._counters = range(0)
+        self.counters = range(0)
         for i, name in enumerate(COMMON):
             self._set(i, common.get(name, 0))
 
@@ -137,8 +143,12 @@ class Template:
 
     def set_counters(self, count: int) -> None:
         """The barriers' counters, each in a line of the cache; every call begins them at zero."""
-        self._counters = range(len(self.words), len(self.words) + count * 8, 8)
+        self.counters = range(len(self.words), len(self.words) + count * 8, 8)
         self.set_common("counter", self.list_of([0] * (8 * count)))
+
+    def places(self) -> dict[str, int]:
+        """Where each word stands that a call writes, by name."""
+        return {name: place for place, name in self._given}
 
     def word(self, name: str) -> int:
         """A word of the common part that is the same for every call."""
@@ -173,7 +183,7 @@ class Template:
         words = ready.words
         for place, name in self._given:
             words[place] = addresses[name]
-        for place in self._counters:
+        for place in self.counters:
             words[place] = 0
 
 
@@ -236,9 +246,9 @@ def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]
 
 def shared_lists(template: Template, shape: Shape) -> None:
     """Lists that the common part points to."""
-    size = shape.code.kind.size
+    size, words = shape.code.kind.size, shape.widths.units + shape.numbers
     template.set_common("state_widths", template.list_of(shape.widths.states))
-    template.set_common("unit_widths", template.list_of(shape.widths.units))
+    template.set_common("unit_widths", template.list_of(words))
     template.set_common("flat", template.list_of([v * size for v in range(8)]))
     _set_rows(template, shape.rows, shape.team.chunks)
     template.set_counters(1 + shape.D * shape.team.chunks)

@@ -109,9 +109,9 @@ def _carry(
         step_bytes = -1
     team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
     key = key_of(call, rows, team, result.sequences[0])
-    template, shape, layout = _template(key, saved is not None, owner is not None)
+    template, shape, layout = template_for(key, saved is not None, owner is not None)
     if owner is not None and not has_room(owner, layout):
-        owner, (template, shape, layout) = None, _template(key, False, False)
+        owner, (template, shape, layout) = None, template_for(key, False, False)
     given = GivenWords(call, shape, rows, shape.packed_rows())
     records = Records(result.sequences[1:], call.directions, call.batch_sizes is not None)
     addresses = given.addresses | records.addresses | _addresses(call, result, saved)
@@ -134,8 +134,11 @@ def _addresses(call: Call, result: Result, saved: Tensor | None) -> dict[str, in
 
 
 @functools.lru_cache(maxsize=128)
-def _template(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, PackLayout]:
-    """With `waits`, weights are packed where each call says, and compared with the copy there."""
+def template_for(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, PackLayout]:
+    """The words of a call, those of its shape, and how packed weights lie.
+
+    With `waits`, weights are packed where each call says, and compared with the copy there.
+    """
     found = plan(key.cell, key.masks)
     assert isinstance(found, Plan)
     shape = shape_of(key, forward_code(found, key.bytes, target(), keep))

@@ -70,7 +70,7 @@ class GradientSums:
     chains: Tensor
 
 
-class _Shapes(NamedTuple):
+class Padded(NamedTuple):
     """Shapes of padded gradients.
 
     Attributes:
@@ -91,12 +91,12 @@ class _Shapes(NamedTuple):
     others: Mapping[str, torch.Size]
 
 
-def _shapes_of(call: Call) -> _Shapes:
-    return _shapes(call.cell, call.hidden_size, call.x.shape[-1], call.x.element_size())
+def _shapes_of(call: Call) -> Padded:
+    return shapes_for(call.cell, call.x.shape[-1], call.hidden_size, call.x.element_size())
 
 
 @functools.lru_cache(maxsize=256)
-def _shapes(cell: Cell, H: int, I: int, bytes: int) -> _Shapes:
+def shapes_for(cell: Cell, I: int, H: int, bytes: int) -> Padded:
     lanes, widths = target().lanes(8 * bytes), widths_for(cell, H)
     inputs, matrices = whole_vectors(I, lanes), ("weight_ih", *matrix_names(cell))
     W = (len(cell.layout.input_gates) * H, inputs)
@@ -104,7 +104,7 @@ def _shapes(cell: Cell, H: int, I: int, bytes: int) -> _Shapes:
     line = whole_vectors(widths.line, lanes)
     everyone = parameters_of(cell, I, H, bytes)
     others = {p.name: p.shape for p in everyone[max(everyone)][0] if p.name not in matrices}
-    return _Shapes(lanes, line, inputs, W, U, matrices, others)
+    return Padded(lanes, line, inputs, W, U, matrices, others)
 
 
 def sums_for(call: Call, found: Plan) -> GradientSums:
@@ -145,7 +145,7 @@ def room_for(
 
 
 def _weights(
-    call: Call, shapes: _Shapes, new: Callable[..., Tensor], directions: int
+    call: Call, shapes: Padded, new: Callable[..., Tensor], directions: int
 ) -> tuple[list[Tensor], list[list[Tensor]], list[dict[str, Tensor]]]:
     """W, U and others of a `Room`, for so many directions."""
     wanted, matrices = call.weights[:directions], shapes.matrices

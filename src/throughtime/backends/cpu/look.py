@@ -8,11 +8,12 @@ what is not is brought into shape, where that changes no number, or refused.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter as Leaf
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.schedule import matrix_names
@@ -22,6 +23,7 @@ from throughtime.errors import ShapeError
 from throughtime.torch_private import is_zero_tensor
 
 FLOATS = (torch.float32, torch.float64)
+PLAIN = (Tensor, Leaf)
 
 
 class Parameter(NamedTuple):
@@ -98,6 +100,51 @@ def take_weights(call: Call, parameters: Parameters) -> tuple[Call, dict[str, in
                 return _take_own(call, parameters)
             found[word] = v.data_ptr()
     return call, found
+
+
+def take_plain(
+    weights: Sequence[Tensor | None], wanted: Sequence[tuple[torch.Size, int]], dtype: torch.dtype
+) -> list[int] | None:
+    """Addresses of parameters in their order; None if one of them is not as it should be.
+
+    Args:
+        weights: of all directions.
+        wanted: shape and bytes of each.
+        dtype: of their numbers.
+    """
+    found = []
+    for (shape, bytes), v in zip(wanted, weights, strict=True):
+        if (
+            type(v) is not Leaf
+            or v.shape != shape
+            or v.dtype is not dtype
+            or not v.is_cpu
+            or not v.is_contiguous()
+            or v.is_neg()
+            or (v.untyped_storage().nbytes() != bytes and _is_short(v))
+        ):
+            return None
+        found.append(v.data_ptr())
+    return found
+
+
+def take_lines(v: Tensor, dtype: torch.dtype) -> int:
+    """The address of a tensor whose lines of numbers lie side by side; 0 if it is not so."""
+    if (
+        type(v) not in PLAIN
+        or v.dtype != dtype
+        or not v.is_cpu
+        or v.stride(-1) != 1
+        or v.is_neg()
+        or not 0 < v.nbytes <= v.untyped_storage().nbytes()
+    ):
+        return 0
+    return v.data_ptr()
+
+
+def take_whole(v: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """The address of a tensor of this shape whose numbers lie side by side; 0 if it is not so."""
+    return take_lines(v, dtype) if v.shape == shape and v.is_contiguous() else 0
 
 
 def _take_own(call: Call, parameters: Parameters) -> tuple[Call, dict[str, int]]:
@@ -200,6 +247,7 @@ def _own(name: str, v: Tensor) -> Tensor:
 
 def _is_short(v: Tensor) -> bool:
     """Whether a tensor's last number lies behind the end of its storage."""
-    steps = zip(v.shape, v.stride(), strict=True)
-    last = v.storage_offset() + sum((size - 1) * stride for size, stride in steps)
+    last = v.storage_offset()
+    for size, stride in zip(v.shape, v.stride(), strict=True):
+        last += (size - 1) * stride
     return v.numel() > 0 and (last + 1) * v.element_size() > v.untyped_storage().nbytes()

@@ -185,6 +185,11 @@ class Shape:
         names = tuple(p.name for p in most if len(p.shape) == 1)
         return tuple(GradientWords.of(d, states, matrices, names) for d in range(self.D))
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Those that the cell's code is given, behind the units of its widths."""
+        return tuple(self.plan.numbers(self.code.kind.bytes))
+
     @cached_property
     def saved(self) -> tuple[int, int]:
         """Values and padded units of a row of what the forward pass keeps."""

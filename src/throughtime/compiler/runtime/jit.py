@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import struct
 import threading
@@ -24,6 +25,7 @@ _MAY_NEED = {"memcpy", "memmove", "memset"}
 
 _lock = threading.RLock()
 _loaded: dict[tuple[str, Machine], Loaded] = {}
+_numbers = itertools.count()
 
 os.register_at_fork(
     before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
@@ -44,10 +46,9 @@ class Loaded:
     def __init__(self, image: bytes, machine: Machine) -> None:
         import llvmlite.binding as llvm
 
-        # JITLink lays code and constants side by side; the older linker may place them too far
-        # apart to reach each other.
-        self._linker = llvm.create_lljit_compiler(target_machine(machine), use_jit_link=True)
-        llvm.JITLibraryBuilder().add_object_img(image).link(self._linker, "object").detach()
+        with _lock:
+            self._linker, self._name = _linker(machine), f"object {next(_numbers)}"
+            llvm.JITLibraryBuilder().add_object_img(image).link(self._linker, self._name).detach()
         self._addresses: dict[str, int] = {}
 
     def address(self, name: str) -> int:
@@ -58,10 +59,21 @@ class Loaded:
         """
         if name not in self._addresses:
             with _lock:
-                tracker = self._linker.lookup("object", name)
+                tracker = self._linker.lookup(self._name, name)
                 self._addresses[name] = tracker[name]
                 tracker.detach()
         return self._addresses[name]
+
+
+@functools.cache
+def _linker(machine: Machine) -> Any:
+    """What links all objects of a machine, each as a library of its own: a linker for each would
+    take ten times the memory of its code."""
+    import llvmlite.binding as llvm
+
+    # JITLink lays code and constants side by side; the older linker may place them too far apart
+    # to reach each other.
+    return llvm.create_lljit_compiler(target_machine(machine), use_jit_link=True)
 
 
 def load(key: str, source: Callable[[], str], machine: Machine) -> Loaded:

@@ -80,7 +80,7 @@ def call(function: int, argument: int, threads: int, release_gil: bool) -> None:
         release_gil: lets other Python threads run meanwhile; see `worth_releasing`.
     """
     if threads == 1:
-        _alone(function, release_gil)(argument)
+        alone(function, release_gil)(argument)
         return
     found = runtime()
     assert found is not None, "available() gives one thread where there is no runtime"
@@ -100,7 +100,8 @@ def _prototype(release_gil: bool) -> Callable[..., Callable[..., Callable[..., N
 
 
 @functools.cache
-def _alone(function: int, release_gil: bool) -> Callable[[int], None]:
+def alone(function: int, release_gil: bool) -> Callable[[int], None]:
+    """The function on the calling thread, to be called with its argument's address."""
     return _prototype(release_gil)(None, ctypes.c_void_p)(function)
 
 

@@ -50,11 +50,12 @@ def observed(
             continue
         attributes["carry"] = lambda batch, *_, carried=carried: carried(batch)
         attributes["_takes_stack"] = lambda _: False  # torch's kernel would go past `carry`
+        attributes["_run_short"] = lambda *_: None  # and so would what is prepared
     try:
         yield
     finally:
         for module, _ in modules.values():
-            for name in ("_step", "carry", "_takes_stack"):
+            for name in ("_step", "carry", "_takes_stack", "_run_short"):
                 vars(module).pop(name, None)
 
 

@@ -18,7 +18,9 @@ from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
+from throughtime.layers.checks import check_packed
 from throughtime.layers.drop_in.checks import check_dimensions, check_input, check_state
+from throughtime.layers.drop_in.short import BACKENDS, ShortWay
 from throughtime.layers.graphs import check_nothing_more, written
 from throughtime.layers.options import Options
 from throughtime.layers.recurrent import SequenceLayer
@@ -146,6 +148,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
 
     kind: ClassVar[str]
     _quantised_otherwise = "quantise throughtime.to_torch(model)"
+    _short: ShortWay
 
     def __init__(
         self, cell: Cell, input_size: int, hidden_size: int, num_layers: int, bias: bool,
@@ -197,13 +200,25 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
             return written(self, input, hx, lengths=lengths, starts=starts, reset=reset)
         if nothing:
             check_nothing_more(self, nothing)
-        x, state, rows = self._checked(input, hx)
         plain = lengths is None and starts is None and reset is None
+        if plain and self.backend in BACKENDS:
+            found = self._run_short(input, hx)
+            if found is not None:
+                return found
+        x, state, rows = self._checked(input, hx)
         if plain and self._takes_stack(x):
             return self._run_stack(input, x, state, rows)
         batch, border = self._entered(input, state, lengths=lengths, starts=starts, reset=reset)
         y, results = self.carry(batch)
         return self.leave(y, tuple(r.final for r in results), border)
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        vars(self)["_short"] = ShortWay()  # a class of the user's own may watch what is set
+
+    def _run_short(self, input: Any, hx: Any) -> Any:
+        """What a plain call gives, by what is prepared; None: it goes the long way."""
+        return self._short.run(self, input, hx)
 
     def enter(self, x: Any, state: Any = None, **given: Any) -> tuple[Batch, Border]:
         """The user's batch, checked, in the layers' own layout; and the way back."""
@@ -288,7 +303,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         if packed is None:
             y, *final = kernel(x, start, weights, *options, self.batch_first)
         else:
-            y, *final = kernel(x, packed.batch_sizes, start, weights, *options)
+            y, *final = kernel(x, check_packed(packed), start, weights, *options)
             y = PackedSequence(y, *packed[1:])
             if packed.unsorted_indices is not None:
                 final = [v.index_select(1, packed.unsorted_indices) for v in final]

@@ -86,7 +86,7 @@ def pronounce(model: Speller, words: Iterable[str]) -> dict[str, Pronunciation]:
     for rows in by_length.values():
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
-            letters = torch.tensor([numbers for _, numbers in part]).T.contiguous()
+            letters = torch.tensor([numbers for _, numbers in part], device="cpu").T.contiguous()
             for (word, _), numbers in zip(part, greedy(model, letters).T.tolist(), strict=True):
                 answers[word] = ALPHABET.write(numbers)
     return answers
@@ -101,8 +101,8 @@ def greedy(model: Speller, letters: Tensor) -> Tensor:
     training = model.training
     model.eval()
     memory, state = model.encode(letters)
-    given = torch.full((1, letters.shape[1]), START)
-    done = torch.zeros(letters.shape[1], dtype=torch.bool)
+    given = torch.full((1, letters.shape[1]), START, device=letters.device)
+    done = torch.zeros(letters.shape[1], dtype=torch.bool, device=letters.device)
     said = []
     for _ in range(2 * len(letters) + 8):
         logits, state = model.decode(given, memory, state)

@@ -48,10 +48,11 @@ def groups(entries: Entries, symbols: Alphabet) -> list[Group]:
 
 
 def _group(rows: list[tuple[list[int], list[int]]]) -> Group:
-    lengths = torch.tensor([len(sounds) for _, sounds in rows])
+    lengths = torch.tensor([len(sounds) for _, sounds in rows], device="cpu")
     longest = int(lengths.max())
     sounds = [numbers + [IGNORED] * (longest - len(numbers)) for _, numbers in rows]
-    return Group(torch.tensor([letters for letters, _ in rows]), torch.tensor(sounds), lengths)
+    letters = torch.tensor([letters for letters, _ in rows], device="cpu")
+    return Group(letters, torch.tensor(sounds, device="cpu"), lengths)
 
 
 class Epoch(Sequence[Batch]):
@@ -69,7 +70,7 @@ class Epoch(Sequence[Batch]):
             for group in groups
             for rows in _deal(group.lengths, batch_size, generator)
         ]
-        order = torch.randperm(len(plan), generator=generator).tolist()
+        order = torch.randperm(len(plan), generator=generator, device="cpu").tolist()
         self._plan = [plan[place] for place in order]
 
     def __len__(self) -> int:
@@ -90,6 +91,7 @@ class Epoch(Sequence[Batch]):
 def _deal(lengths: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
     """Row numbers, shuffled, sorted by length within windows, cut into batches."""
     batches: list[Tensor] = []
-    for window in torch.randperm(len(lengths), generator=generator).split(batch_size * _WINDOW):
+    order = torch.randperm(len(lengths), generator=generator, device="cpu")
+    for window in order.split(batch_size * _WINDOW):
         batches += window[torch.argsort(lengths[window], stable=True)].split(batch_size)
     return batches

@@ -124,7 +124,7 @@ class StreamLayer:
         pre.array[:] = bias.array  # sums of U alone start where x never writes
         for sums in self._runs(range(len(found.with_a))):
             self._multiply(sums, x, (bias.address, 0), pre, "ih")
-        units = program.numbers(self._widths.units)
+        units = program.numbers([*self._widths.units, *found.numbers(program.kind.bytes)])
         given = self._H, lines.address, units
         for phase in found.early:
             vector = self._vector(phase, pre, own, code, given)
@@ -261,6 +261,6 @@ def function_of_rows(program: CallList, part: RowFunction, x: AlignedRows) -> Al
     program.cell(
         code.cell, program.B, line // program.kind.lanes, kept.address, 0, x.address, x.row,
         out.address, out.address, out.row, 0, out.address, 0, 0, own.address, own.row, part.width,
-        0, program.numbers([part.width]),
+        0, program.numbers([part.width, *found.numbers(program.kind.bytes)]),
     )  # fmt: skip
     return out

@@ -76,14 +76,28 @@ def backward_loads(e: Emit, plan: Plan, places: dict[str, Num], done: int) -> Lo
 
 
 def _given_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
-    """Per-unit vectors, direct inputs and masks."""
+    """Per-unit vectors, direct inputs, masks, and the numbers that code is given."""
     lines = {i: places["inputs"] + e.given["H_row"] * k for k, i in enumerate(plan.lines)}
     number = {name: k for k, name in enumerate(plan.vectors)}
-    return {i: loader(e, line) for i, line in lines.items()} | {
-        i: loader(e, places["vectors"] + e.given["H_row"] * number[str(node.constants[0])])
-        for i, node in enumerate(plan.graph.nodes)
-        if node.op == "p"
-    }
+    return (
+        {i: loader(e, line) for i, line in lines.items()}
+        | {
+            i: loader(e, places["vectors"] + e.given["H_row"] * number[str(node.constants[0])])
+            for i, node in enumerate(plan.graph.nodes)
+            if node.op == "p"
+        }
+        | {i: _number_loader(e, plan, k) for k, i in enumerate(plan.graph.numbers)}
+    )
+
+
+def _number_loader(e: Emit, plan: Plan, k: int) -> Callable[[], Any]:
+    """What has a number in all lanes before any loop; it lies behind the units of every width."""
+
+    def load() -> Any:
+        with e.b.goto_entry_block():
+            return e.splat(e.real(e.given["widths"] + 8 * (len(plan.widths.names) + k)))
+
+    return load
 
 
 def _gradient_loader(e: Emit, places: dict[str, Num], k: int) -> Callable[[], Any]:

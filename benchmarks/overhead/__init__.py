@@ -1,0 +1,1 @@
+"""What a call costs before it computes: small layers and single steps beside torch.nn."""

@@ -1,0 +1,101 @@
+"""Measures calls that compute next to nothing, so that what is left is the way to them.
+
+    python -m benchmarks.overhead.run [--turns 41]
+
+One thread, float32, I = 8, H = 16, one layer, B 1; a training step is forward, sum and backward.
+torch.nn and ours take turns; a turn is some dozens of calls, of which the mean counts. Printed are
+the medians over turns, in microseconds, and the median of the turns' ratios torch.nn / ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+import throughtime
+
+I, H, CALLS = 8, 16, 50
+BARS = {  # T 4, B 1: what the calls must reach, inference and training
+    "RNN": (2.5, 1.1), "GRU": (4.0, 2.2), "LSTM": (4.0, 2.2),
+}  # fmt: skip
+TOLERANCE = 1e-5
+
+Work = Callable[[], object]
+
+
+def works(module: nn.Module, x: Tensor) -> tuple[Work, Work]:
+    """A call in inference, and a training step."""
+
+    def infer() -> object:
+        with torch.no_grad():
+            return module(x)
+
+    def train() -> None:
+        y = module(x)
+        (y if isinstance(y, Tensor) else y[0]).sum().backward()
+
+    return infer, train
+
+
+def turn(work: Work) -> float:
+    """Microseconds of the processor that a call takes, the mean of some dozens."""
+    start = time.thread_time()
+    for _ in range(CALLS):
+        work()
+    return (time.thread_time() - start) / CALLS * 1e6
+
+
+def measure(pair: tuple[Work, Work], turns: int) -> tuple[float, float, float]:
+    """Of torch.nn's work and ours: medians in microseconds, and the median ratio."""
+    for work in pair:
+        turn(work)
+    found = [(turn(pair[0]), turn(pair[1])) for _ in range(turns)]
+    torchs, ours = zip(*found, strict=True)
+    ratio = statistics.median(a / b for a, b in found)
+    return statistics.median(torchs), statistics.median(ours), ratio
+
+
+def cases() -> Iterator[tuple[str, nn.Module, Tensor, tuple[float, float] | None]]:
+    """What is measured: torch.nn's module, x, and what the ratios must reach."""
+    for name, bars in BARS.items():
+        for T in (4, 1):
+            layer = getattr(nn, name)(I, H)
+            yield f"{name} T {T}", layer, torch.randn(T, 1, I), bars if T == 4 else (1.0, 1.0)
+    for name in BARS:
+        yield f"{name}Cell", getattr(nn, f"{name}Cell")(I, H), torch.randn(1, I), (1.0, 1.0)
+
+
+def agree(theirs: nn.Module, ours: nn.Module, x: Tensor) -> None:
+    """Raise unless both give the same numbers."""
+    for a, b in zip(theirs(x), ours(x), strict=True):
+        pairs = zip(a, b, strict=True) if isinstance(a, tuple) else [(a, b)]
+        for v, w in pairs:
+            torch.testing.assert_close(v, w, rtol=0, atol=TOLERANCE)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=41)
+    turns = parser.parse_args().turns
+    torch.set_num_threads(1)
+    print(f"{'':12}{'inference':>36}{'training':>36}")
+    for name, theirs, x, bars in cases():
+        ours = throughtime.from_torch(theirs)
+        agree(theirs, ours, x)
+        line = f"{name:12}"
+        pairs = zip(works(theirs, x), works(ours, x), strict=True)
+        for pair, bar in zip(pairs, bars or (), strict=True):
+            a, b, ratio = measure(pair, turns)
+            met = "met" if ratio >= bar else "MISSED"
+            line += f"{a:8.0f} /{b:5.0f} us {ratio:5.2f} ({bar}: {met})"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""The short way: what plain calls of one layer have in common is prepared, shape by shape.
+
+Nothing here knows lengths, resets, masks, records, norms, segments or queues. A call that has one
+of them, or a tensor that needs more than one comparison, goes the long way (forward_pass.py), to
+the same code and the same bits.
+"""
+
+from throughtime.backends.cpu.short.gradients import Derivative as Derivative
+from throughtime.backends.cpu.short.gradients import Wants as Wants
+from throughtime.backends.cpu.short.layer import ShortForward as ShortForward
+from throughtime.backends.cpu.short.layer import Way as Way
+from throughtime.backends.cpu.short.layer import prepare as prepare

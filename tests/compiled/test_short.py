@@ -1,0 +1,252 @@
+"""The short way of plain calls: the same bits as the long way, and nothing stale."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import throughtime
+from throughtime.backends.cpu.short.region import MOST_SHAPES
+from throughtime.errors import ShapeError
+from throughtime.layers.drop_in.base import DropIn
+from throughtime.layers.drop_in.short import ShortWay
+
+KINDS = ["RNN", "GRU", "LSTM"]
+OPTIONS: list[dict[str, Any]] = [
+    {}, {"bidirectional": True}, {"num_layers": 2}, {"batch_first": True}, {"bias": False},
+    {"num_layers": 2, "bidirectional": True, "batch_first": True, "dtype": torch.float64},
+]  # fmt: skip
+
+
+@contextmanager
+def long_way() -> Iterator[None]:
+    """Inside, no call goes the short way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShortWay, "run", lambda *_: None)
+        yield
+
+
+@contextmanager
+def only_short() -> Iterator[None]:
+    """Inside, a call that goes the long way fails."""
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("went the long way")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DropIn, "_checked", fail)
+        yield
+
+
+def flat(value: Any) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else [v for part in value for v in flat(part)]
+
+
+def start_of(layer: Any, rows: int) -> Any:
+    count = layer.num_layers * layer.directions
+    state = tuple(torch.randn(count, rows, w, dtype=layer.weight_hh_l0.dtype)
+                  for w in layer.widths[0])  # fmt: skip
+    return state if layer.mode == "LSTM" else state[0]
+
+
+def step(layer: Any, x: Tensor, state: Any) -> list[Tensor]:
+    """Values, and gradients by everything that has one, of random weights of the results."""
+    leaves = [x, *flat(state if state is not None else ()), *layer.parameters()]
+    for v in leaves:
+        v.requires_grad_()
+    found = flat(layer(x, state))
+    torch.manual_seed(3)
+    loss = sum((v * torch.randn_like(v)).sum() for v in found)
+    return [*found, *torch.autograd.grad(loss, leaves)]  # type: ignore[arg-type]
+
+
+def same(found: list[Tensor], wanted: list[Tensor]) -> None:
+    for v, w in zip(found, wanted, strict=True):
+        assert v.shape == w.shape and v.stride() == w.stride() and torch.equal(v, w)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("given", [False, True])
+def test_both_ways_give_the_same_bits(kind: str, options: dict[str, Any], given: bool) -> None:
+    layer = getattr(throughtime, kind)(3, 5, **options)
+    x = torch.randn(2, 4, 3, dtype=layer.weight_hh_l0.dtype)
+    state = start_of(layer, 2 if layer.batch_first else 4) if given else None
+    with long_way():
+        wanted = step(layer, x, state)
+    with only_short():
+        found = step(layer, x, state)
+        again = step(layer, x, state)
+        with torch.no_grad():
+            values = flat(layer(x, state))
+    same(found, wanted)
+    same(again, wanted)
+    same(values, [v.detach() for v in wanted[: len(values)]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_is_asked_for_has_a_gradient(kind: str) -> None:
+    layer, x = getattr(throughtime, kind)(3, 5), torch.randn(4, 2, 3)
+    layer.weight_hh_l0.requires_grad_(False)
+    with only_short():
+        layer(x)[0].sum().backward()
+    assert x.grad is None and layer.weight_hh_l0.grad is None
+    assert layer.weight_ih_l0.grad is not None
+    layer.requires_grad_(False)
+    x.requires_grad_()
+    with only_short():
+        layer(x)[0].sum().backward()
+    with long_way():
+        wanted = torch.autograd.grad(layer(x)[0].sum(), x)[0]
+    assert torch.equal(x.grad, wanted)  # type: ignore[arg-type]
+
+
+def _in_place(layer: Any) -> None:
+    with torch.no_grad():
+        layer.weight_hh_l0.mul_(2)
+
+
+def _data(layer: Any) -> None:
+    layer.weight_hh_l0.data = layer.weight_hh_l0.data * 2
+
+
+def _another(layer: Any) -> None:
+    layer.weight_hh_l0 = nn.Parameter(layer.weight_hh_l0.detach() * 2)
+
+
+def _swapped(layer: Any) -> None:
+    weight = layer.weight_hh_l0.detach() * 2
+    del layer.weight_hh_l0
+    layer.weight_hh_l0 = weight
+
+
+def _loaded(layer: Any) -> None:
+    layer.load_state_dict({n: 2 * v for n, v in layer.state_dict().items()})
+
+
+def _strided(layer: Any) -> None:
+    layer.weight_hh_l0.data = (layer.weight_hh_l0.data * 2).t().contiguous().t()
+
+
+class _Twice(nn.Module):
+    def forward(self, v: Tensor) -> Tensor:
+        return 2 * v
+
+
+def _parametrised(layer: Any) -> None:
+    nn.utils.parametrize.register_parametrization(layer, "weight_hh_l0", _Twice())
+
+
+def _doubled(layer: Any) -> None:
+    layer.double()
+
+
+CHANGES = [
+    _in_place, _data, _another, _swapped, _loaded, _strided, _parametrised, _doubled,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_weight_is_stale(kind: str, change: Callable[[Any], None]) -> None:
+    layer, x = getattr(throughtime, kind)(3, 5), torch.randn(4, 2, 3)
+    before = layer(x)[0]
+    change(layer)
+    x = x.to(layer.all_weights[0][0].dtype)
+    found = flat(layer(x))
+    with torch.no_grad():
+        values = flat(layer(x))
+    with long_way():
+        wanted = flat(layer(x))
+    same(found, wanted)
+    same(values, wanted)
+    assert change is _doubled or not torch.equal(found[0], before)
+
+
+def test_functional_call_reads_what_it_is_given() -> None:
+    layer, x = throughtime.GRU(3, 5), torch.randn(4, 2, 3)
+    layer(x)
+    given = {n: 2 * v.detach() for n, v in layer.named_parameters()}
+    found = torch.func.functional_call(layer, given, x)[0]
+    layer.load_state_dict(given)
+    assert torch.equal(found, layer(x)[0])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda v: pickle.loads(pickle.dumps(v))])
+def test_a_copy_has_its_own(copied: Callable[[Any], Any]) -> None:
+    layer, x = throughtime.LSTM(3, 5), torch.randn(4, 2, 3)
+    y = layer(x)[0]
+    other = copied(layer)
+    assert other._short is not layer._short and not other._short._stacks
+    _in_place(layer)
+    assert torch.equal(other(x)[0], y)
+
+
+def test_weights_too_short_or_of_another_shape_are_refused() -> None:
+    layer, x = throughtime.GRU(3, 5), torch.randn(4, 2, 3)
+    layer(x)
+    layer.weight_hh_l0.data = torch.zeros(15, 4)
+    with pytest.raises(ShapeError, match=r"weight_hh must be \(15, 5\)"):
+        layer(x)
+
+
+def test_outputs_that_were_written_over_are_computed_again() -> None:
+    layer, x = throughtime.GRU(3, 5), torch.randn(4, 2, 3)
+    wanted = torch.autograd.grad(layer(x)[0].sum(), layer.weight_hh_l0)[0]
+    y = layer(x)[0]
+    loss = y.sum()
+    with torch.no_grad():
+        y.zero_()
+    assert torch.equal(torch.autograd.grad(loss, layer.weight_hh_l0)[0], wanted)
+
+
+def test_outputs_may_be_written_in_place() -> None:
+    for first in (False, True):
+        layer, x = throughtime.GRU(3, 5, batch_first=first), torch.randn(4, 2, 3)
+        wanted = torch.autograd.grad((2 * layer(x)[0]).sum(), layer.weight_hh_l0)[0]
+        y = layer(x)[0]
+        y *= 2
+        assert torch.equal(torch.autograd.grad(y.sum(), layer.weight_hh_l0)[0], wanted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_derivative_has_a_derivative(kind: str) -> None:
+    layer = getattr(throughtime, kind)(2, 3, bidirectional=True, dtype=torch.float64)
+    x = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: layer(x)[0], x)
+
+
+def test_many_shapes_are_not_all_kept() -> None:
+    layer = throughtime.LSTM(3, 5)
+    xs = [torch.randn(T, 1, 3) for T in range(2, 3 * MOST_SHAPES)]
+    with long_way():
+        wanted = [layer(x)[0] for x in xs]
+    for _ in range(2):
+        assert all(torch.equal(layer(x)[0], y) for x, y in zip(xs, wanted, strict=True))
+    (stack,) = layer._short._stacks.values()
+    assert stack is not None
+    assert len(stack.layers[0].forward._ways.known) == MOST_SHAPES
+    layer(xs[-1])
+    layer(xs[-1])
+    with only_short():  # a shape that comes again is prepared in the place of another
+        layer(xs[-1])
+    assert len(stack.layers[0].forward._ways.known) == MOST_SHAPES
+
+
+def test_a_class_with_its_own_carry_is_asked() -> None:
+    class Own(throughtime.GRU):
+        def carry(self, batch: Any, record: bool = False) -> Any:
+            y, results = super().carry(batch, record)
+            return 2 * y, results
+
+    layer, x = Own(3, 5), torch.randn(4, 2, 3)
+    plain = throughtime.GRU(3, 5)
+    plain.load_state_dict(layer.state_dict())
+    assert torch.equal(layer(x)[0], 2 * plain(x)[0])
