@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -250,3 +251,18 @@ def test_a_class_with_its_own_carry_is_asked() -> None:
     plain = throughtime.GRU(3, 5)
     plain.load_state_dict(layer.state_dict())
     assert torch.equal(layer(x)[0], 2 * plain(x)[0])
+
+
+def test_threads_may_share_a_layer() -> None:
+    layer = throughtime.LSTM(3, 5)
+    xs = [torch.randn(T, B, 3) for T in (2, 5) for B in (1, 2, 3, 4)]
+    with long_way():
+        wanted = [layer(x)[0] for x in xs]
+
+    def run(i: int) -> bool:
+        same = [torch.equal(layer(xs[i])[0], wanted[i]) for _ in range(200)]
+        layer(xs[i])[0].sum().backward()
+        return all(same)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(run, range(8)))
