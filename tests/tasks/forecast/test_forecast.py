@@ -234,6 +234,19 @@ def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
     assert "must have the 10 steps that a forecast reads, and it has 9" in capsys.readouterr().err
 
 
+def test_a_run_that_goes_on_has_the_bits_of_one_that_never_stopped() -> None:
+    weekly().select("y").write_csv("data.csv")  # nothing is known ahead
+    usual = "--target y --horizon 5 --hidden 4 --schedule constant --validate-every 4 --threads 1"
+    with warnings.catch_warnings():  # Lightning's own at its first import
+        warnings.simplefilter("ignore")
+        for out, steps in (("one", 4), ("two", 8)):
+            words = f"train forecast --data data.csv {usual} --out {out} --steps {steps}"
+            assert main(words.split()) == 0
+        assert main("train forecast --resume --out one --steps 8".split()) == 0
+    one, two = (Path(out, "weights.safetensors").read_bytes() for out in ("one", "two"))
+    assert one == two
+
+
 def test_a_file_that_was_changed_since_is_told() -> None:
     task = made(weekly())
     weekly(seed=2).write_csv("data.csv")

@@ -48,7 +48,8 @@ class Forecaster(nn.Module):
         self.direct = nn.Linear(hidden, self.horizon * targets * len(QUANTILES))
         self.place = nn.Embedding(self.horizon, hidden)
         self.state = nn.Linear(hidden, hidden)
-        self.ahead = nn.Linear(max(1, self.channels.known), hidden, bias=False)
+        known = self.channels.known
+        self.ahead = nn.Linear(known, hidden, bias=False) if known else None
         self.readout = nn.Linear(hidden, targets * len(QUANTILES))
         for weight in self.straight.parameters():
             nn.init.zeros_(weight)
@@ -64,7 +65,7 @@ class Forecaster(nn.Module):
         base = base + straight.unflatten(-1, (self.horizon, -1)).movedim(1, 0)
         direct = self.direct(state).unflatten(-1, (self.horizon, -1)).movedim(1, 0)
         mixed = self.state(state) + self.place.weight[:, None]
-        if self.channels.known:
+        if self.ahead is not None:
             mixed = mixed + self.ahead(known)
         spread = (direct + self.readout(torch.tanh(mixed))).unflatten(-1, (-1, len(QUANTILES)))
         quantiles: Tensor = base[..., None] + spread

@@ -1,0 +1,162 @@
+"""Classify: a class for each sequence of the users' own."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from throughtime.errors import DataError
+from throughtime.tasks.classify.baselines import make_answers
+from throughtime.tasks.classify.find import find_labels, source
+from throughtime.tasks.classify.items import Items, encode_items, items_in
+from throughtime.tasks.classify.labels import ClassifyRecipe, Labels, labels_in
+from throughtime.tasks.classify.model import Classifier, Unpadded
+from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.task import TableTask, check_like_training
+from throughtime.tasks.task import Batch, Example, Posed, Score
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_EXAMPLES, _AT_ONCE = 6, 256
+_ODD = 2_654_435_769  # 2^32 over the golden ratio: seeds lie far apart
+RULE = (
+    "error: share of wrong classes; balanced_error: its mean over the classes; nats: cross entropy"
+)
+
+
+class Classify(TableTask):
+    """Tells the class of each sequence of your file, beside majority and a linear model."""
+
+    name = "classify"
+    options = ClassifyRecipe
+    monitor = "nats"
+    ignores = ("length", "start", "horizon", "smoothing")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"hidden": 32, "batch_size": 32, "lr": 3e-3, "steps": 400, "warmup": 50,
+                  "validate_every": 50, "dropout": 0.2},
+        "full": {"hidden": 64, "batch_size": 32, "lr": 2e-3, "steps": 3000, "warmup": 100,
+                 "validate_every": 100, "dropout": 0.3},
+    }  # fmt: skip
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        assert isinstance(recipe, ClassifyRecipe)
+        self.options_given = recipe
+
+    @classmethod
+    def settle(cls, recipe: Recipe) -> Recipe:
+        assert isinstance(recipe, ClassifyRecipe)
+        return replace(recipe, facts=json.loads(json.dumps(asdict(find_labels(recipe)))))
+
+    @cached_property
+    def facts(self) -> Labels:
+        """What the file says."""
+        return labels_in(self.options_given.facts)
+
+    def read(self) -> list[tuple[str, str]]:
+        return [(name, words) for name, words in self.facts.read]
+
+    @cached_property
+    def _items(self) -> dict[str, Items]:
+        """The sequences of each split.
+
+        Raises:
+            DataError: the file is another one than when the run began.
+        """
+        table, digest = source(self.options_given.data)
+        if digest != self.facts.digest:
+            raise DataError(
+                f"{table.name} must be as it was when the run began, and it was changed; restore "
+                "it, or begin a new run"
+            )
+        every = encode_items(items_in(table, self.facts, labelled=True), self.facts)
+        return {split: every.of(numbers) for split, numbers in self.facts.splits.items()}
+
+    def model(self) -> nn.Module:
+        return Classifier(self.recipe, self.facts)
+
+    def epoch(self, number: int) -> Sequence[Batch]:
+        """Every training sequence once, in an order that only (seed, number) decides."""
+        generator = torch.Generator().manual_seed((self.recipe.seed * _ODD + number) % 2**32)
+        train = self._items["train"]
+        order = torch.randperm(len(train.names), generator=generator)
+        return [train.batch(part) for part in order.split(self.recipe.batch_size)]
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy; each class weighs as much as any other."""
+        inputs, lengths, truth = batch
+        weights = torch.tensor(self.facts.weights)
+        return cross_entropy(model(inputs, lengths), truth, weight=weights)
+
+    def score(self, model: nn.Module, split: str) -> Score:
+        items = self._items[split]
+        logits = answers(model, items)
+        right = (logits.argmax(-1) == items.truth).tolist()
+        classes = self.facts.classes
+        chosen = range(0, len(right), max(1, len(right) // _EXAMPLES))
+        examples = tuple(
+            Example(items.names[n], classes[int(logits[n].argmax())],
+                    classes[int(items.truth[n])], right[n])
+            for n in chosen
+        )  # fmt: skip
+        where = f"{split}: {len(right)} sequences kept out of training, split by a hash of each"
+        return Score(where, RULE, len(right), measure(logits, items.truth), examples)
+
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """The most frequent class, and a linear model on the means of each sequence."""
+        items = self._items[split]
+        return {name: measure(answer(items), items.truth) for name, answer in self._simple.items()}
+
+    @cached_property
+    def _simple(self) -> dict[str, Any]:
+        return dict(make_answers(self._items["train"], len(self.facts.classes)))
+
+    def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
+        """The class of each sequence, and how probable each class is."""
+        import polars as pl
+
+        facts = self.facts
+        check_like_training(table, [*facts.inputs, facts.time, facts.series])
+        items = encode_items(items_in(table, facts, labelled=False), facts)
+        shares = answers(model, items).softmax(-1).double()
+        columns: dict[str, Any] = {facts.series or "row": items.names}
+        columns[facts.label] = [facts.classes[n] for n in shares.argmax(-1).tolist()]
+        for number, name in enumerate(facts.classes):
+            columns[f"p_{name}"] = shares[:, number].tolist()
+        return pl.DataFrame(columns), []
+
+    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+        """Training sequences of the length that stands most often, which need no padding."""
+        train = self._items["train"]
+        (length, _), *_ = Counter(len(one) for one in train.steps).most_common()
+        chosen = [n for n, one in enumerate(train.steps) if len(one) == length][: batches * rows]
+        few = [train.batch(part) for part in torch.tensor(chosen).split(rows)]
+        return Posed(Unpadded(model), [(x, truth) for x, _, truth in few], cross_entropy)
+
+
+@torch.no_grad()
+def answers(model: nn.Module, items: Items) -> Tensor:
+    """Logits (N, classes) of sequences, in their order."""
+    every = torch.arange(len(items.names)).split(_AT_ONCE)
+    return torch.cat([model(*items.batch(part)[:2]) for part in every])
+
+
+def measure(logits: Tensor, truth: Tensor) -> dict[str, float]:
+    """The metrics of logits (N, classes)."""
+    wrong = (logits.argmax(-1) != truth).double()
+    by_class = [wrong[truth == one].mean() for one in truth.unique()]
+    return {
+        "error": float(wrong.mean()),
+        "balanced_error": float(torch.stack(by_class).mean()),
+        "nats": float(cross_entropy(logits.double(), truth)),
+    }

@@ -1,0 +1,130 @@
+"""What a table says about classes: roles of columns, sequences, splits, scales."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from throughtime.errors import DataError
+from throughtime.tasks.classify.builtin import make_waves
+from throughtime.tasks.classify.items import items_in
+from throughtime.tasks.classify.labels import ClassifyRecipe, Labels
+from throughtime.tasks.tables.clock import find_time
+from throughtime.tasks.tables.read import check_apart, digest, read
+from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.task import BUILTIN
+
+_TEST, _VALIDATION = 0.15, 0.15
+
+
+def source(data: str) -> tuple[DataTable, str]:
+    """The table of a recipe and the digest of its file."""
+    return (make_waves(), BUILTIN) if data == BUILTIN else (read(data), digest(data))
+
+
+def find_labels(recipe: ClassifyRecipe) -> Labels:
+    """All that the file of a recipe says.
+
+    Raises:
+        DataError: the file cannot be learned from; names file, row and column.
+    """
+    table, seal = source(recipe.data)
+    label, series = recipe.label, recipe.series
+    if recipe.data == BUILTIN:
+        label, series = label or "shape", series or "wave"
+    if not label:
+        raise DataError(
+            f"classes need --label, a column of {table.name}, which has "
+            f"{', '.join(table.frame.columns[:20])}"
+        )
+    table.check_columns("label", [label])
+    table.check_columns("series", [series] if series else [])
+    time = find_time(table, recipe.time, [label, series]) if series else ""
+    roles = (("label", label), ("time", time), ("series", series))
+    check_apart([(name, [column]) for name, column in roles if column])
+    columns = [c for c in table.frame.columns if c not in (label, time, series)
+               and table.is_number(c)]  # fmt: skip
+    if not columns:
+        raise DataError(f"{table.name} must have a column of numbers beside {label}; it has none")
+    facts = Labels(
+        digest=seal, read=[], label=label, time=time, series=series, columns=columns,
+        classes=sorted(set(table.texts(label))), inputs=columns if series else ["value"],
+    )  # fmt: skip
+    if len(facts.classes) < 2:
+        raise DataError(
+            f"column {label} of {table.name} must hold two classes or more, and it holds "
+            f"{facts.classes[0]} alone, from {table.unit} {table.first} on"
+        )
+    found = items_in(table, facts, labelled=True)
+    return _completed(facts, table, found.names, found.values, found.labels)
+
+
+def _completed(
+    facts: Labels, table: DataTable, names: list[str], values: list[Any], labels: list[str]
+) -> Labels:
+    splits = _splits(names, values, labels)
+    count = Counter(labels[n] for n in splits["train"])
+    for name in facts.classes:
+        if count[name] < 1 or Counter(labels)[name] < 3:
+            raise DataError(
+                f"a class must have at least 3 sequences, one for each part, and {name} of column "
+                f"{facts.label} of {table.name} has {Counter(labels)[name]}; add some, or take "
+                "it out"
+            )
+    train = np.concatenate([values[n] for n in splits["train"]])
+    seen = np.isfinite(train)
+    total = np.maximum(seen.sum(0), 1)
+    means = np.where(seen, train, 0).sum(0) / total
+    spread = np.sqrt(np.where(seen, (train - means) ** 2, 0).sum(0) / total)
+    weights = [len(splits["train"]) / (len(facts.classes) * count[name]) for name in facts.classes]
+    deviations = np.where(spread > 0, spread, 1.0).tolist()
+    return replace(
+        facts, read=_shown(facts, table, values, labels, splits), splits=splits, weights=weights,
+        means=means.tolist(), deviations=deviations,
+    )  # fmt: skip
+
+
+def _shown(
+    facts: Labels, table: DataTable, values: list[Any], labels: list[str],
+    splits: dict[str, list[int]],
+) -> list[list[str]]:  # fmt: skip
+    """What was read, for people."""
+    lengths, count = [len(one) for one in values], Counter(labels)
+    return [
+        ["file", f"{table.name}: {table.form}, {len(table.frame)} rows"],
+        ["sequences", f"{len(values)}, {f'by {facts.series}' if facts.series else 'a row each'}"],
+        ["steps", f"{min(lengths)} to {max(lengths)}, "
+                  f"in the order of {facts.time or ('rows' if facts.series else 'columns')}"],
+        ["inputs", f"{len(facts.columns)} columns: {', '.join(facts.columns[:8])}"],
+        ["missing", f"{sum(int((~np.isfinite(one)).sum()) for one in values)} values"],
+        ["classes", ", ".join(f"{name} {count[name]}" for name in facts.classes)],
+        ["split by hash", ", ".join(f"{name} {len(part)}" for name, part in splits.items())],
+    ]  # fmt: skip
+
+
+def _splits(names: list[str], values: list[Any], labels: list[str]) -> dict[str, list[int]]:
+    """In each class the sequences in the order of their content's hash: test, validation, rest.
+
+    Equal sequences have one hash and stay on one side.
+    """
+    by_class: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for number, (one, label) in enumerate(zip(values, labels, strict=True)):
+        seal = hashlib.sha256(np.ascontiguousarray(one).tobytes()).hexdigest()
+        by_class[label].append((seal, number))
+    found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for rows in by_class.values():
+        rows.sort()
+        test = max(1, math.floor(_TEST * len(rows)))
+        validation = test + max(1, math.floor(_VALIDATION * len(rows)))
+        side, before = "test", ""
+        for place, (seal, number) in enumerate(rows):
+            if seal != before:
+                side = "test" if place < test else "validation" if place < validation else "train"
+            found[side].append(number)
+            before = seal
+    return {name: sorted(part) for name, part in found.items()}

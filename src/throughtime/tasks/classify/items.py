@@ -1,0 +1,94 @@
+"""The sequences of a table, and as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from throughtime.errors import DataError
+from throughtime.tasks.classify.labels import Labels
+from throughtime.tasks.tables.clock import read_times
+from throughtime.tasks.tables.table import DataTable, Numbers
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """As they stand in a file: name, steps (T, inputs) with NaN where missing, label."""
+
+    names: list[str]
+    values: list[Numbers]
+    labels: list[str]
+
+
+def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
+    """The sequences of a table, in the order in which they begin.
+
+    Raises:
+        DataError: the label changes within a sequence, or is missing; names the row.
+    """
+    whole = np.stack([table.numbers(column) for column in facts.columns], 1)
+    labels = table.texts(facts.label) if labelled else [""] * len(whole)
+    if not facts.series:
+        names = [str(table.first + row) for row in range(len(whole))]
+        return Sequences(names, [_ended(row)[:, None] for row in whole], labels)
+    places: dict[str, list[int]] = {}
+    for row, name in enumerate(table.texts(facts.series)):
+        places.setdefault(name, []).append(row)
+    times = read_times(table, facts.time).values if facts.time else np.arange(len(whole))
+    found = Sequences([], [], [])
+    for name, rows in places.items():
+        odd = next((row for row in rows if labels[row] != labels[rows[0]]), None)
+        if odd is not None:
+            raise DataError(
+                f"column {facts.label} must be the same within series {name}, and it is "
+                f"{labels[rows[0]]} in {table.place(rows[0])} and {labels[odd]} in {table.unit} "
+                f"{table.first + odd}; mend it, or name another --series"
+            )
+        order = sorted(rows, key=lambda row: float(times[row]))
+        found.names.append(name)
+        found.values.append(whole[order])
+        found.labels.append(labels[rows[0]])
+    return found
+
+
+def _ended(row: Numbers) -> Numbers:
+    """A row as a sequence: up to its last value that is there."""
+    seen = np.flatnonzero(np.isfinite(row))
+    return row[: int(seen[-1]) + 1 if len(seen) else 1]
+
+
+@dataclass(frozen=True)
+class Items:
+    """Sequences as a net reads them: (T, 2 inputs), scaled, and whether each was seen."""
+
+    names: list[str]
+    steps: list[Tensor]
+    truth: Tensor
+
+    def of(self, numbers: list[int]) -> Items:
+        """Some of them."""
+        return Items([self.names[n] for n in numbers], [self.steps[n] for n in numbers],
+                     self.truth[numbers])  # fmt: skip
+
+    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs (T, B, width), padded at the end, lengths (B,) and truth (B,)."""
+        chosen = [self.steps[row] for row in rows.tolist()]
+        lengths = torch.tensor([len(one) for one in chosen])
+        return torch.nn.utils.rnn.pad_sequence(chosen), lengths, self.truth[rows]
+
+
+def encode_items(found: Sequences, facts: Labels) -> Items:
+    """Scaled by the training part; a missing value is the mean, 0, and its mask says so."""
+    means, deviations = np.array(facts.means), np.array(facts.deviations)
+    steps = []
+    for one in found.values:
+        scaled = (one - means) / deviations
+        both = np.concatenate([np.nan_to_num(scaled), np.isfinite(scaled)], 1)
+        steps.append(torch.from_numpy(both.astype(np.float32)))
+    number = {name: place for place, name in enumerate(facts.classes)}
+    return Items(
+        found.names, steps, torch.tensor([number.get(label, -1) for label in found.labels])
+    )

@@ -1,0 +1,62 @@
+"""What classes are made from: their options, and what their file says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from throughtime.errors import OptionError
+from throughtime.tasks.recipe import Recipe, option, settled
+from throughtime.tasks.tables.task import BUILTIN
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyRecipe(Recipe):
+    """A recipe with the columns of a table and their roles."""
+
+    task: str = option("classify", "What is learned")
+    data: str = option(BUILTIN, "File to learn from; builtin: waves made here")
+    label: str = option("", "Column of classes; needed with a file")
+    time: str = option("", "Column of time; empty: found, or the order of rows")
+    series: str = option("", "Column that tells sequences apart; empty: each row is a sequence")
+    facts: dict[str, Any] = settled()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What the file says, all of it plain, for config.json.
+
+    Attributes:
+        digest: SHA-256 of the file.
+        read: what people are shown before training, name and words.
+        label, time, series: columns; without one of series, each row is a sequence.
+        inputs: the columns of a step; of a row that is a sequence, one, "value".
+        columns: that are read as numbers.
+        classes: sorted; weights: of each in the loss.
+        splits: the numbers of the sequences of each.
+        means, deviations: of the inputs in the training part.
+    """
+
+    digest: str
+    read: list[list[str]]
+    label: str
+    time: str
+    series: str
+    columns: list[str]
+    classes: list[str]
+    inputs: list[str] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    splits: dict[str, list[int]] = field(default_factory=dict)
+    means: list[float] = field(default_factory=list)
+    deviations: list[float] = field(default_factory=list)
+
+
+def labels_in(values: dict[str, Any]) -> Labels:
+    """The facts of a recipe; raises OptionError where one is missing."""
+    odd = {f.name for f in fields(Labels)} ^ set(values)
+    if odd:
+        raise OptionError(
+            f"facts must hold what this version finds in a file, and {min(odd)} is not as it "
+            "writes it; begin the run again"
+        )
+    return Labels(**values)

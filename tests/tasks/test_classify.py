@@ -1,0 +1,138 @@
+"""Classes: what stands on which side, what the net reads, a run from file to predictions."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from throughtime.cli import main
+from throughtime.errors import DataError
+from throughtime.tasks.classify import Classify, measure
+from throughtime.tasks.classify.builtin import make_waves
+from throughtime.tasks.classify.find import find_labels
+from throughtime.tasks.classify.items import encode_items, items_in
+from throughtime.tasks.classify.labels import ClassifyRecipe
+from throughtime.tasks.tables.read import read
+from throughtime.train.begin import resolve
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def made(**options: object) -> Classify:
+    task = Classify(resolve(Classify, {"hidden": 4, "threads": 1, **options}))
+    assert isinstance(task, Classify)
+    return task
+
+
+def test_sides_hang_on_the_content_alone_and_have_every_class() -> None:
+    frame = make_waves().frame
+    frame.write_csv("data.csv")
+    steps = frame.with_row_index("n").sort("wave", "n", descending=[True, False]).drop("n")
+    steps.with_columns(wave="y" + pl.col("wave")).write_csv("other.csv")
+    sides = []
+    for name, cut in (("data.csv", 0), ("other.csv", 1)):
+        facts = find_labels(ClassifyRecipe(data=name, label="shape", series="wave"))
+        names = pl.read_csv(name)["wave"].unique(maintain_order=True).to_list()
+        sides.append({s: {names[n][cut:] for n in p} for s, p in facts.splits.items()})
+        assert facts.weights == pytest.approx([1, 1, 1])
+        assert facts.classes == ["chirp", "saw", "sine"]
+    assert sides[0] == sides[1]
+    assert [len(sides[0][s]) for s in ("train", "validation", "test")] == [168, 36, 36]
+
+
+def test_equal_sequences_stay_on_one_side_and_rows_may_be_sequences() -> None:
+    rows = np.random.default_rng(0).standard_normal((30, 5)).round(3)
+    rows[10:20] = rows[10]
+    frame = pl.DataFrame(rows).with_columns(kind=pl.Series(["a"] * 20 + ["b"] * 10))
+    frame.write_csv("data.csv")
+    facts = made(data="data.csv", label="kind").facts
+    (side,) = [s for s, part in facts.splits.items() if 12 in part]
+    assert set(range(10, 20)) <= set(facts.splits[side])
+    train = rows[facts.splits["train"]]
+    assert facts.means[0] == pytest.approx(train.mean())
+    assert facts.deviations[0] == pytest.approx(train.std())
+
+
+def test_a_missing_value_is_the_mean_and_its_mask_says_so() -> None:
+    values = {"s": ["p", "p", "q"], "k": ["u", "u", "v"], "x": [1.0, None, 3.0]}
+    frame = pl.concat([pl.DataFrame(values)] * 9)
+    frame = frame.with_columns(s=pl.col("s") + (pl.int_range(pl.len()) // 3).cast(str))
+    frame.with_columns(x=pl.col("x") + pl.int_range(pl.len())).write_csv("data.csv")
+    facts = made(data="data.csv", label="k", series="s").facts
+    items = encode_items(items_in(read("data.csv"), facts, labelled=True), facts)
+    assert items.steps[0][:, 1].tolist() == [1, 0] and items.steps[0][1, 0] == 0
+    inputs, lengths, truth = items.batch(torch.tensor([0, 1]))
+    assert inputs.shape == (2, 2, 2) and lengths.tolist() == [2, 1] and truth.tolist() == [0, 1]
+
+
+def test_padding_changes_no_answer() -> None:
+    frame = make_waves().frame
+    frame.write_csv("data.csv")
+    task = made(data="data.csv", label="shape", series="wave")
+    model = task.model().eval()
+    items = encode_items(items_in(read("data.csv"), task.facts, labelled=True), task.facts)
+    rows = torch.arange(9)
+    together = model(*items.batch(rows)[:2])
+    alone = torch.cat([model(*items.batch(row)[:2]) for row in rows.split(1)])
+    assert torch.allclose(together, alone, rtol=0, atol=1e-6)
+
+
+def test_figures_are_those_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 1.0]])
+    figures = measure(logits, torch.tensor([0, 0, 1, 1]))
+    nats = (2 * np.log1p(np.exp(-2)) + np.log(2) + np.log1p(np.exp(-1))) / 4
+    assert figures == {"error": 0.25, "balanced_error": 0.25, "nats": pytest.approx(nats)}
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "said"),
+    [
+        ({}, {"label": "shap"}, "data.csv, which has wave, shape, a, b, got 'shap'; did you mean"),
+        ({}, {"label": ""}, "classes need --label, a column of data.csv"),
+        ({"shape": pl.lit("x")}, {}, "two classes or more, and it holds x alone, from line 2 on"),
+        ({"shape": pl.lit("z") + pl.col("a").cast(str)}, {}, "the same within series w000, and it"),
+        ({"shape": pl.lit(None)}, {}, "must have a value in every row, and line 2 of data.csv has"),
+        ({"a": pl.lit("m"), "b": pl.lit("n")}, {}, "must have a column of numbers beside shape"),
+        (
+            {"shape": pl.when(wave="w001").then(pl.lit("odd")).otherwise("shape")},
+            {},
+            "at least 3 sequences, one for each part, and odd of column shape of data.csv has 1",
+        ),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(
+    change: dict[str, pl.Expr], options: dict[str, str], said: str
+) -> None:
+    make_waves().frame.with_columns(**change).write_csv("data.csv")
+    given = {"data": "data.csv", "label": "shape", "series": "wave", **options}
+    with pytest.raises(DataError) as caught:
+        made(**given)
+    assert said in str(caught.value)
+
+
+def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
+    make_waves().frame.write_csv("data.csv")
+    with warnings.catch_warnings():  # Lightning's own at its first import
+        warnings.simplefilter("ignore")
+        flags = "--label shape --series wave --hidden 8 --steps 20 --validate-every 10"
+        assert main(["train", "classify", "--data", "data.csv", *flags.split()]) == 0
+    shown = capsys.readouterr().out
+    for words in ("240, by wave", "20 to 40", "majority", "linear on means", "How far back"):
+        assert words in shown
+    results = json.loads(Path("runs/classify-1/results.json").read_text())
+    assert list(results["metrics"])[0] == "error"
+    assert results["baselines"]["majority"]["error"] == pytest.approx(2 / 3)
+    make_waves().frame.drop("shape").head(70).write_csv("new.csv")
+    assert main(["predict", "runs/classify-1", "new.csv", "--out", "out.parquet"]) == 0
+    out = pl.read_parquet("out.parquet")
+    assert out.columns == ["wave", "shape", "p_chirp", "p_saw", "p_sine"]
+    assert np.allclose(out.select(pl.sum_horizontal("^p_.*$")).to_series(), 1)
