@@ -183,16 +183,16 @@ def saved_but_one(ctx: Any, left_out: int) -> tuple[Any, ...]:
     return tuple(v.unpack() for i, v in enumerate(ctx._raw_saved_tensors) if i != left_out)
 
 
-without_modes: Final[Callable[[], AbstractContextManager[Any]]] = _or(
-    "utils._python_dispatch._disable_current_modes", nullcontext
-)
-"""No dispatch mode sees what is done inside."""
-
-
 def modes() -> Sequence[Any]:
     """The dispatch modes that look on."""
     stack = _HAS["utils._python_dispatch._get_current_dispatch_mode_stack"]
     return stack() if stack is not None else ()
+
+
+def without_modes() -> AbstractContextManager[Any]:
+    """Inside, no dispatch mode looks on; where none does, nothing of torch is imported for it."""
+    disable = _HAS["utils._python_dispatch._disable_current_modes"]
+    return disable() if disable is not None and modes() else nullcontext()
 
 
 def counts_flops(mode: Any, module: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,7 @@ def tracked() -> list[Path]:
 def fresh(code: str) -> str:
     """What a new Python process prints for `code`; its errors and warnings fail the test."""
     command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    keeps = os.environ | {"PYTHONDONTWRITEBYTECODE": ""}  # as on users' machines
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=keeps)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -123,7 +123,7 @@ def test_import_leaves_optional_packages_alone() -> None:
 
 
 def import_cost(imported: str) -> float:
-    """Seconds of the processor that an import takes in a process that has torch."""
+    """Seconds of the processor that an import takes in a process that has torch, once compiled."""
     code = (
         f"import time, torch; begun = time.process_time(); import {imported}; "
         f"print(time.process_time() - begun)"
