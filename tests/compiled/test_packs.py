@@ -137,7 +137,7 @@ def test_a_pickle_carries_no_pack() -> None:
 
 
 def test_a_pack_dies_with_its_layer() -> None:
-    layers = [kind(5, 40, num_layers=2, bidirectional=True) for kind in (GRU, LSTM)]
+    layers = [kind(5, 400, num_layers=2, bidirectional=True) for kind in (GRU, LSTM)]
     with torch.no_grad():
         for layer in layers:
             layer(torch.randn(3, 1, 5))

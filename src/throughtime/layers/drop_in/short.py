@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from throughtime.backends.cpu.look import take_whole
 from throughtime.backends.cpu.short import prepare
@@ -85,7 +86,10 @@ class ShortWay:
                 return None
         known = layer._parameters
         weights = [[known.get(name) for name in names] for names in stack.names]
-        carry = _recorded if _records() and _learns(x, weights, state) else _carried
+        learns = _records() and _learns(x, weights, state)
+        if learns is None:
+            return None
+        carry = _recorded if learns else _carried
         found = carry(stack, x, weights, state, start)
         if found is None:
             return None
@@ -143,15 +147,15 @@ def _start(
     return list(zip(*places, strict=True))
 
 
-def _learns(x: Tensor, weights: Sequence[Weights], state: Sequence[Tensor]) -> bool:
-    """Whether autograd records what is done with one of these."""
-    if x.requires_grad:
-        return True
+def _learns(x: Tensor, weights: Sequence[Weights], state: Sequence[Tensor]) -> bool | None:
+    """Whether autograd records what is done with one of these; None: a weight tells it its way."""
+    learns = x.requires_grad
     for some in weights:
         for v in some:
-            if v is not None and v.requires_grad:
-                return True
-    return any(v.requires_grad for v in state)
+            if v is not None and type(v) is not Parameter and type(v) is not Tensor:
+                return None
+            learns = learns or (v is not None and v.requires_grad)
+    return learns or any(v.requires_grad for v in state)
 
 
 def _carried(
