@@ -64,9 +64,7 @@ class ShortWay:
 
     def run(self, layer: DropIn, input: Any, hx: Any) -> Any:
         """What the call of the layer gives; None: it goes the long way."""
-        if _is_compiling() or type(input) is not Tensor or input.dim() != 3:
-            return None
-        if is_watched() or any_autocast() or dual_level() >= 0:
+        if type(input) is not Tensor or input.dim() != 3 or _is_looked_on():
             return None
         x = input.transpose(0, 1) if layer.batch_first else input
         T, B, I = x.shape
@@ -89,8 +87,7 @@ class ShortWay:
         learns = _records() and _learns(x, weights, state)
         if learns is None:
             return None
-        carry = _recorded if learns else _carried
-        found = carry(stack, x, weights, state, start)
+        found = (_recorded if learns else _carried)(stack, x, weights, state, start)
         if found is None:
             return None
         y, final = found
@@ -108,6 +105,11 @@ class ShortWay:
         if len(found.layers) > 1 and layer.training and layer.options.dropout:
             return None
         return found
+
+
+def _is_looked_on() -> bool:
+    """Whether a compiler, a mode, autocast or forward differentiation has a say in the call."""
+    return _is_compiling() or is_watched() or any_autocast() or dual_level() >= 0
 
 
 def _stack_of(layer: DropIn, dtype: torch.dtype) -> ShortStack | None:
