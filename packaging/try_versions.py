@@ -129,8 +129,8 @@ def page(record: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# What was run where",
         "",
-        "Written by `packaging/try_versions.py`; `make matrix` runs all of it, and what stands here "
-        "was run part by part.",
+        "Written by `packaging/try_versions.py`; `make matrix` runs all of it, and what stands "
+        "here was run part by part.",
         "With the versions of `constraints.txt` the whole suite runs at every change. Of other "
         "pairs these parts of it were run; what is not in the table was not.",
         "Python 3.14, other systems than Linux and other processors than x86-64 are untried.",
