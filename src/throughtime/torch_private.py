@@ -7,6 +7,7 @@ What is unknown is taken for the worst: a transform that may run is one that run
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -193,6 +194,14 @@ def without_modes() -> AbstractContextManager[Any]:
     """Inside, no dispatch mode looks on; where none does, nothing of torch is imported for it."""
     disable = _HAS["utils._python_dispatch._disable_current_modes"]
     return disable() if disable is not None and modes() else nullcontext()
+
+
+def on_processor() -> AbstractContextManager[Any]:
+    """Inside, new tensors lie on the processor; where no default device was set, this is nothing.
+
+    Setting one imports torch.utils._device, and so would asking.
+    """
+    return torch.device("cpu") if "torch.utils._device" in sys.modules else nullcontext()
 
 
 def counts_flops(mode: Any, module: Any) -> bool:

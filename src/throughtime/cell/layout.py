@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import CellError
-from throughtime.torch_private import without_modes
+from throughtime.torch_private import on_processor, without_modes
 
 if TYPE_CHECKING:
     from throughtime.cell.contract import Cell
@@ -178,7 +178,7 @@ def find_layout(cell: Cell, H: int) -> Layout:
     widths = cell.widths(H)
     _check_blocks(cell, H)
     with (
-        torch.no_grad(), torch.device("cpu"), torch.random.fork_rng(devices=[]),
+        torch.no_grad(), on_processor(), torch.random.fork_rng(devices=[]),
         without_modes(),
     ):  # fmt: skip
         direct = {n: _numbers(B, cell.width(w, H)) for n, w in cell.inputs.items()}

@@ -20,7 +20,7 @@ from throughtime.compiler.graph import Builder, Graph, Line, Node, Product, Unsu
 from throughtime.compiler.step_arguments import inputs_of, state_shapes
 from throughtime.compiler.symbols import Named, Symbol, lift
 from throughtime.errors import CellError
-from throughtime.torch_private import without_modes
+from throughtime.torch_private import on_processor, without_modes
 
 _TRACED: Final[WeakKeyDictionary[Cell, dict[int | None, Graph]]] = WeakKeyDictionary()
 _NOT_FOLLOWED: Final = (TypeError, ValueError, AttributeError, RuntimeError)
@@ -86,7 +86,7 @@ def on_symbols() -> Iterator[None]:
     """Where a function runs on symbols: no mode of torch, such as a compiler's, has a say in it,
     and what it draws at random is nowhere missed."""
     with (
-        without_modes(), torch.device("cpu"), torch.enable_grad(),
+        without_modes(), on_processor(), torch.enable_grad(),
         torch.random.fork_rng(devices=[]),
     ):  # fmt: skip
         yield
