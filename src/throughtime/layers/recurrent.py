@@ -135,7 +135,7 @@ class Recurrent(SequenceLayer):
         OptionError: an option is outside its rule.
 
     Source: Schuster and Paliwal, Bidirectional Recurrent Neural Networks (1997) for the two
-    directions; masks.py and dilation.py name those of the options.
+    directions; options.py and batch.py name those of the options.
     """
 
     def __init__(

@@ -1,12 +1,12 @@
 """The one operator: a cell carried through a whole batch of sequences.
 
 Three layers (docs/operator.md says why the obvious ways fail):
-    raw.py       two raw ops, opaque to autograd and to the compiler
-    autocast.py  where autocast ends
-    function.py  the autograd functions over them
-    door.py      the front door, in plain Python: what every layer calls
-    segments.py  the same, segment after segment of time, for training in little memory; by
-    segmented.py its autograd function, with cut.py and turned.py
+    operator.py  the raw ops, opaque to autograd and to the compiler; autocast ends there
+    autograd.py  the autograd functions over them
+    dispatch.py  the front door, in plain Python: what every layer calls; plain.py and watched.py
+                 say which calls may go straight to machine code, and where the others go
+    segments.py  the same, segment after segment of time, for training in little memory
+    short.py     one autograd node for the small plain calls that a layer has prepared
 """
 
 from throughtime.scan.dispatch import scan as scan

@@ -1,5 +1,5 @@
-"""A cell's own functions where its step computes over the units of a row: as cell.py and stages.py
-have them, but each row takes several walks over its units.
+"""A cell's own functions where its step computes over the units of a row: as functions.py has
+them, but each row takes several walks over its units.
 
 What a walk leaves for later ones lies in a few lines that every row uses again.
 """
