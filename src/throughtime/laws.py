@@ -1,4 +1,10 @@
-"""check(cell): the laws that every cell must obey, whoever computes it, over random sizes."""
+"""check(cell): the laws that every cell must obey, whoever computes it, over random sizes.
+
+A law takes `make(**forced) -> Recurrent`, which builds a float64 layer of the cell under test with
+random weights (and whatever options are tested), `forced` options winning. Cells that declare
+`inputs` are given random ones. Two computations of the same thing may differ by TOLERANCE; where
+the law is about bits it is exact.
+"""
 
 from __future__ import annotations
 

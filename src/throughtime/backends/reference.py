@@ -1,4 +1,11 @@
-"""The plain loop: the cell's own `step` on real tensors. It is the judge of every other backend."""
+"""The plain loop: the cell's own `step` on real tensors. It is the judge of every other backend.
+
+Nothing is hoisted out of the loop and the traced graph is never used, so it shares no code with
+what it judges; every device, dtype and feature of autograd works because torch does all of it.
+
+Under autocast products are rounded as torch rounds them, and the state, which sums over steps, is
+not: it keeps the dtype of the weights, and so do the outputs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""From the graph of a step to that of its derivative: one rule for each operation."""
+"""From the graph of a step to that of its derivative: one rule for each operation.
+
+d is the gradient of the loss by the result y; a rule gives the gradients by the inputs. For NaN
+autograd has two answers in hardtanh and elu, one in its vector code and one in the rest of a row
+that fills no vector; these are the first.
+"""
 
 from __future__ import annotations
 

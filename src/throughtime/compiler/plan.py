@@ -1,4 +1,8 @@
-"""What a step's code looks like before it is code: phases, sums, what is saved."""
+"""What a step's code looks like before it is code: phases, sums, what is saved.
+
+The plan knows nothing of machines. A cell that it refuses stays with another backend, and the
+reason is told by `explain`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""A batch as the layers see it, and as d interleaved sequences for a skip of d steps."""
+"""A batch as the layers see it, and as d interleaved sequences for a skip of d steps.
+
+With dilation d the state at t follows the one at t - d, so the steps t = j (mod d) form a sequence
+of their own: a batch of B sequences of T steps is one of d B sequences of T / d steps.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Training that keeps only every k-th state: backward computes each segment of time again."""
+"""Training that keeps only every k-th state: backward computes each segment of time again.
+
+Forward runs each segment without what backward needs. Backward takes the last segment first: once
+more forward, now with all that is needed, and at once its derivative, whose gradients by weights
+are added to those of the segments before in the same chains as a whole sequence has.
+"""
 
 from __future__ import annotations
 

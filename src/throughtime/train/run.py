@@ -1,4 +1,13 @@
-"""A run folder: its files, whole or not there at all, and reading it back without Lightning."""
+"""A run folder: its files, whole or not there at all, and reading it back without Lightning.
+
+config.json          the recipe
+metrics.jsonl        a row every few steps and every validation
+log.txt              the same for people
+checkpoint.pt        where to go on, sealed; the one before it as checkpoint-previous.pt
+weights.safetensors  the best weights, when training has ended
+results.json         the figures on held-out items, when training has ended
+report.json          how far back the model learned, and report.html the same as a page
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Where backward writes gradients, by weights and direct inputs, and how a call gets them."""
+"""Where backward writes gradients, by weights and direct inputs, and how a call gets them.
+
+A row of a step has a line of units for each input; of one number a row, each of hidden_size units
+has the same.
+Masks, which each direction has of its own, are lines behind those.
+Rows lie one behind the other over all steps, in the order in which both directions walk them.
+"""
 
 from __future__ import annotations
 

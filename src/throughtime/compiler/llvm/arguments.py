@@ -1,4 +1,8 @@
-"""The argument block: what a region of machine code is given, as whole numbers by name."""
+"""The argument block: what a region of machine code is given, as whole numbers by name.
+
+One array of 64-bit numbers: COMMON, then DIRECTION for each direction. Addresses point into tensors
+and into arrays that follow in the same block. Sizes are bytes where a name says row, step or size.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Vectors of numbers while code is written: an operator emits its instruction, and no other."""
+"""Vectors of numbers while code is written: an operator emits its instruction, and no other.
+
+No instruction carries a fast-math flag, so the results are those of IEEE arithmetic, in the order
+and with the fused multiply-adds that the equations say.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Sequences walked so that every state, or every marked one, is a node of the graph."""
+"""Sequences walked so that every state, or every marked one, is a node of the graph.
+
+Between marks whoever computes the layer computes it, so a walk costs about a call of the layer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How far back one training step reaches: the gradient of every state, by its lag."""
+"""How far back one training step reaches: the gradient of every state, by its lag.
+
+One pass forward and one back for all layers and directions, where `walk` takes one a mark.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The words: letters and sounds as numbers, and the dictionary, read and split by word."""
+"""The words: letters and sounds as numbers, and the dictionary, read and split by word.
+
+The file beside this one is the dictionary as its authors publish it (a word, then the sounds it is
+made of, in ARPAbet with stress marks 0, 1, 2 on vowels), compressed. A further pronunciation of
+`word` is listed as `word(2)`; what follows `#` is a comment.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""The folder of a study: what it is of, its finished runs, and what they mean."""
+"""The folder of a study: what it is of, its finished runs, and what they mean.
+
+study.json   what all runs share, and at the end every outcome and the table
+study.md     the report for people
+runs/        one file a finished run, whole or not there, by which a study goes on
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""The forward pass: rows of a batch carried through time, their states with them."""
+"""The forward pass: rows of a batch carried through time, their states with them.
+
+pack; for my chunks: for blocks of steps:
+    x of the block, gathered; W x + b for the whole block
+    for steps: for panels of units: for tiles of rows:  U h, then the cell on its registers
+
+Chunks of rows are carried side by side and never wait for each other. Where there are fewer chunks
+than threads, several members share one: each has some panels of every step, and they meet once a
+step. h lies in two places by turns, so that nobody writes what another still reads.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Phases that multiply what their own step computed, and the units of a row, by width."""
+"""Phases that multiply what their own step computed, and the units of a row, by width.
+
+Such a vector is written whole before its product begins. Forward, the sums of all phases but the
+last grow where they begin, behind x; the last phase is the step's own panels.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""exp, and what is made of it: expm1, sigmoid, tanh, silu, softplus, elu, erf, gelu."""
+"""exp, and what is made of it: expm1, sigmoid, tanh, silu, softplus, elu, erf, gelu.
+
+    x = n ln 2 + r, |r| <= ln 2 / 2;  exp(x) = s (1 + v), s = 2^n, v = r + r^2 P(r)
+
+n comes from adding a number so large that the sum has no room for a fraction; its lowest bits are
+then n, and shifted into the place of the exponent they are s. Every lane takes the same path.
+"""
 
 from __future__ import annotations
 

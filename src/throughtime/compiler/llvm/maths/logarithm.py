@@ -1,4 +1,8 @@
-"""log, log1p, and pow with a constant exponent."""
+"""log, log1p, and pow with a constant exponent.
+
+x = 2^k m, sqrt(1/2) <= m < sqrt(2);  log(x) = k ln 2 + log(1 + f), f = m - 1
+log(1 + f) = f - (f^2 / 2 - s (f^2 / 2 + s^2 L(s^2))), s = f / (2 + f)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""Weights packed for the tiles: each panel's numbers in the order a tile reads them."""
+"""Weights packed for the tiles: each panel's numbers in the order a tile reads them.
+
+Where a copy of the lines is kept beside the panels, they are first compared with it, bit by bit,
+and packed only where they differ: a vector that is up to date costs two reads.
+
+    forward   panel of V vectors: [K][V][lanes], a vector being the same gate of `lanes` units
+    backward  panel of V vectors: [gates][H][V][lanes], a vector being `lanes` columns of the matrix
+
+Units and columns that do not fill a vector are followed by zeros.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Products over many rows and columns, cut into register tiles."""
+"""Products over many rows and columns, cut into register tiles.
+
+Columns go in panels of at most WIDEST vectors, as even as can be; rows in tiles of at most the
+height that the machine's registers allow, as even as can be.
+"""
 
 from __future__ import annotations
 
