@@ -1,5 +1,5 @@
-"""Training on PyTorch Lightning: run folders, checkpoints, resume to the same bits.
+"""Training: one loop, run folders, checkpoints, resume to the same bits.
 
-`throughtime.train.run` reads and writes run folders and needs no Lightning, which
-`throughtime.train.loop` trains with. Both need the extra `train`.
+`loop` trains a `learner` while others watch: `keeper` writes rows and checkpoints, `shown` shows,
+a study's `learn` times. `run` and `storage` read and write run folders. All need the extra `train`.
 """
