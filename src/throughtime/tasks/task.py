@@ -126,6 +126,18 @@ class Task(ABC):
         """What simple answers reach on `split`, by their names, for the same metrics."""
         return {"chance": self.chance(split)}
 
+    def evaluate(self, model: nn.Module, file: str) -> tuple[Score, dict[str, dict[str, float]]]:
+        """The metrics of `model`, and of the baselines, on what stands in a file with its truth.
+
+        Raises:
+            OptionError: the task's items come from no file.
+            DataError: the file cannot be taken; names the column or the row.
+        """
+        raise OptionError(
+            f"a run of {self.name} is measured on its own held-out items, got the file {file}; "
+            "leave it out"
+        )
+
     @abstractmethod
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """What `model` says to each item a user typed.

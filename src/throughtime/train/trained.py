@@ -71,6 +71,23 @@ class TrainedRun:
         """The same figures of each baseline."""
         return dict(self.results["baselines"])
 
+    def evaluate(self, data: Any) -> dict[str, dict[str, float]]:
+        """The figures of the model, under "model", and of the baselines on new data with the truth.
+
+        What the training saw of them is left out.
+
+        Args:
+            data: a file, or for a run on a table a frame.
+
+        Raises:
+            DataError: the data are not as those of the training.
+        """
+        if isinstance(self.task, TableTask):
+            score, baselines = self.task.measure_on(self.model, table_of(data))
+        else:
+            score, baselines = self.task.evaluate(self.model, str(data))
+        return {"model": score.metrics, **baselines}
+
     def predict(self, data: Any) -> Any:
         """What the model says to new data; what it did not know is warned of.
 

@@ -56,7 +56,7 @@ def show_training(run: Run) -> None:
     show_read(task)
     model = fit(run)
     score, figures = score_and_keep(run, task, model)
-    show_score(task, score, "test")
+    show_score(task, score, "test", task.baselines("test"))
     print(
         f"{figures['parameters']} parameters, {figures['steps']} steps, "
         f"{figures['wall_seconds']:.0f} s ({figures['cpu_seconds']:.0f} s of processor)\n"
