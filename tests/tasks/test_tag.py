@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
+import throughtime
 from throughtime.cli import main
 from throughtime.errors import DataError
 from throughtime.tasks.tables.sides import join_keys, make_sides
@@ -239,6 +240,14 @@ def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
     out = pl.read_parquet("out.parquet")
     assert out.columns == ["sentence", "token", "upos", "probability"]
     assert out["token"].to_list() == make_tagged().frame["token"].head(70).to_list()
+    make_tagged().frame.tail(900).write_csv("later.csv")
+    assert main(["evaluate", "runs/tag-1", "later.csv"]) == 0
+    assert "later.csv: 8" in capsys.readouterr().out
+    run = throughtime.load("runs/tag-1")
+    assert run.predict(["the garden"]) == [run.predict("the garden")[0]]
+    with pytest.warns(UserWarning, match="of 70 words are none that training had"):
+        assert run.predict(make_tagged().frame.head(70)).equals(out)
+    assert run.evaluate("later.csv")["model"]["accuracy"] > 0
     Path("lines.txt").write_text("the garden\n\nwe walk\n")
     assert main(["predict", "runs/tag-1", "lines.txt"]) == 0
     assert [x.partition("\t")[0] for x in capsys.readouterr().out.splitlines()] == [

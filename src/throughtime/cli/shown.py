@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from throughtime.train.run import Run
 
 
-def show_score(task: Task, score: Score, split: str) -> None:
+def show_score(
+    task: Task, score: Score, split: str, baselines: Mapping[str, Mapping[str, float]]
+) -> None:
     """Prints the split, the rule, the figures beside the baselines', and examples beside truth."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"\n{score.split}\n{score.rule}\n")
-    baselines = task.baselines(split)
     figures = Table("figure", split, *baselines, box=None, pad_edge=False)
     for name, value in score.metrics.items():
         beside = [task.shown(one[name]) if name in one else "" for one in baselines.values()]
@@ -74,7 +75,7 @@ def show_read(task: Task) -> None:
     for name, words in task.read():
         rows.add_row(name, words)
     if rows.row_count:
-        Console(highlight=False, soft_wrap=True).print(rows)
+        Console(highlight=False, soft_wrap=True, markup=False).print(rows)
 
 
 BATCHES, ROWS = 8, 16

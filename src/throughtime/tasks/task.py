@@ -131,6 +131,18 @@ class Task(ABC):
         """Tables on a trained model beside its figures, by name, as rows; for results.json."""
         return {}
 
+    def evaluate(self, model: nn.Module, file: str) -> tuple[Score, dict[str, dict[str, float]]]:
+        """The metrics of `model`, and of the baselines, on what stands in a file with its truth.
+
+        Raises:
+            OptionError: the task's items come from no file.
+            DataError: the file cannot be taken; names the column or the row.
+        """
+        raise OptionError(
+            f"a run of {self.name} is measured on its own held-out items, got the file {file}; "
+            "leave it out"
+        )
+
     @abstractmethod
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """What `model` says to each item a user typed.

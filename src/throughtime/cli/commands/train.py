@@ -57,7 +57,7 @@ def show_training(run: Run) -> None:
     show_read(task)
     model = fit(run)
     score, figures = score_and_keep(run, task, model)
-    show_score(task, score, "test")
+    show_score(task, score, "test", task.baselines("test"))
     show_findings(figures["findings"])
     print(
         f"{figures['parameters']} parameters, {figures['steps']} steps, "

@@ -58,7 +58,7 @@ def _read_parquet(path: str) -> DataTable:
     import polars as pl
 
     with told_by_polars(path, "a Parquet file"):
-        return DataTable(_numbered(pl.read_parquet(path)), path, "Parquet")
+        return DataTable(as_numbers(pl.read_parquet(path)), path, "Parquet")
 
 
 def _read_lines(path: str) -> DataTable:
@@ -73,7 +73,7 @@ def _read_lines(path: str) -> DataTable:
                 )
     with told_by_polars(path, "a file of JSON lines"):
         frame = pl.read_ndjson(path, infer_schema_length=None)
-    return DataTable(_numbered(frame), path, "JSON lines", 1, "line")
+    return DataTable(as_numbers(frame), path, "JSON lines", 1, "line")
 
 
 def _is_object(line: str) -> bool:
@@ -136,7 +136,7 @@ def _read_text(path: str) -> DataTable:
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     word = "tab" if delimiter == "\t" else f"'{delimiter}'"
     form = f"text, delimiter {word}, {'with' if header else 'without'} a header"
-    return DataTable(_numbered(frame), path, form, 1 + header, "line")
+    return DataTable(as_numbers(frame), path, form, 1 + header, "line")
 
 
 def _delimiter(path: str) -> str:
@@ -197,12 +197,12 @@ def _is_date(cell: str) -> bool:
     return bool(re.match(r"\s*\d{1,4}[-./]\d{1,2}[-./]\d{1,4}", cell))
 
 
-def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
+def as_numbers(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with numbers where a column of text holds nothing else."""
-    return frame.with_columns([_as_numbers(column) for column in frame.get_columns()])
+    return frame.with_columns([_one_as_numbers(column) for column in frame.get_columns()])
 
 
-def _as_numbers(column: pl.Series) -> pl.Series:
+def _one_as_numbers(column: pl.Series) -> pl.Series:
     import polars as pl
 
     if column.dtype != pl.String:

@@ -12,7 +12,7 @@ from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean
 from throughtime.tasks.tables.read import read
 from throughtime.tasks.tables.table import DataTable
-from throughtime.tasks.task import Task
+from throughtime.tasks.task import Score, Task
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,6 +42,20 @@ class TableTask(Task):
         Raises:
             DataError: the table cannot be taken; names the column or the row.
         """
+
+    @abstractmethod
+    def measure_on(
+        self, model: nn.Module, table: DataTable
+    ) -> tuple[Score, dict[str, dict[str, float]]]:
+        """The metrics of `model`, and of the baselines, on a table that has the truth.
+
+        Raises:
+            DataError: the table cannot be taken; names the column or the row.
+        """
+
+    def evaluate(self, model: nn.Module, file: str) -> tuple[Score, dict[str, dict[str, float]]]:
+        """As `measure_on`, of the table in a file."""
+        return self.measure_on(model, self.table(file))
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """The answers to files, each as JSON lines."""

@@ -23,7 +23,7 @@ from throughtime.tasks.tables.task import TableTask, check_like_training
 from throughtime.tasks.tables.text import digest_of
 from throughtime.tasks.tag.baselines import RULE, Counts, measure
 from throughtime.tasks.tag.facts import TagFacts, TagRecipe, tag_facts_in
-from throughtime.tasks.tag.find import find_tags, sides_of, source
+from throughtime.tasks.tag.find import check_labels, find_tags, sides_of, source
 from throughtime.tasks.tag.model import IGNORED, Numbered, Tagger, encode
 from throughtime.tasks.tag.sentences import Sentences, read_tokens, sentences_in
 from throughtime.tasks.task import Batch, Example, Posed, Score
@@ -105,11 +105,7 @@ class Tag(TableTask):
         table = source(self.options_given)
         found = sentences_in(table, self.facts, labelled=True)
         sides, _ = sides_of(found, table, self.facts)
-        parts = (found.names, found.tokens, found.labels, found.groups, found.rows)
-        return {
-            side: Sentences(*([part[n] for n in numbers] for part in parts))  # type: ignore[arg-type]
-            for side, numbers in sides.items()
-        }
+        return {side: found.of(numbers) for side, numbers in sides.items()}
 
     @cached_property
     def _items(self) -> dict[str, Numbered]:
@@ -135,41 +131,67 @@ class Tag(TableTask):
         )  # fmt: skip
 
     def score(self, model: nn.Module, split: str) -> Score:
-        items, found = self._items[split], self._sentences[split]
+        how = f"by {self.facts.group}" if self.facts.group else "by hash of the sentence"
+        where = f"kept out of training, split {how}"
+        return self._score(model, self._sentences[split], self._items[split], split, where)
+
+    def _score(
+        self, model: nn.Module, found: Sentences, items: Numbered, name: str, where: str
+    ) -> Score:
         logits = answers(model, items)
-        figures = measure(torch.cat(logits), torch.cat(items.truth), self._unseen(split))
+        figures = measure(torch.cat(logits), torch.cat(items.truth), self._unseen(found))
         short = [n for n, one in enumerate(found.tokens) if len(one) <= _LONGEST]
         chosen = (short or [0])[:: max(1, len(short) // _EXAMPLES)][:_EXAMPLES]
         examples = []
         for n in chosen:
             said = [self.facts.labels[int(k)] for k in logits[n].argmax(-1)]
-            truth = found.labels[n]
-            given = " ".join(found.tokens[n])
+            truth, given = found.labels[n], " ".join(found.tokens[n])
             examples.append(Example(given, " ".join(said), " ".join(truth), said == truth))
-        how = f"by {self.facts.group}" if self.facts.group else "by hash of the sentence"
-        where = (
-            f"{split}: {len(found.tokens)} sentences, {sum(map(len, found.tokens))} tokens, kept "
-            f"out of training, split {how}"
-        )
-        return Score(where, RULE, len(found.tokens), figures, tuple(examples))
+        count = f"{len(found.tokens)} sentences, {sum(map(len, found.tokens))} tokens"
+        return Score(f"{name}: {count}, {where}", RULE, len(found.tokens), figures, (*examples,))
 
-    def _unseen(self, split: str) -> Tensor:
+    def _unseen(self, found: Sentences) -> Tensor:
         seen = self.facts.word_numbers
-        tokens = [token for one in self._sentences[split].tokens for token in one]
+        tokens = [token for one in found.tokens for token in one]
         return torch.tensor([token.casefold() not in seen for token in tokens])
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Each word's most frequent label, and by suffix for the words that training had not."""
-        found, truth = self._sentences[split], torch.cat(self._items[split].truth)
-        figures = {}
+        return self._simple_on(self._sentences[split], self._items[split])
+
+    def _simple_on(self, found: Sentences, items: Numbered) -> dict[str, dict[str, float]]:
         guesses = {
             "most frequent tag": self._counts.frequent,
             "and by suffix": self._counts.by_suffix,
         }
-        for name, guess in guesses.items():
-            logits = torch.stack([guess(token) for one in found.tokens for token in one])
-            figures[name] = measure(logits, truth, self._unseen(split))
-        return figures
+        truth, unseen = torch.cat(items.truth), self._unseen(found)
+        tokens = [token for one in found.tokens for token in one]
+        return {
+            name: measure(torch.stack([guess(token) for token in tokens]), truth, unseen)
+            for name, guess in guesses.items()
+        }
+
+    def measure_on(
+        self, model: nn.Module, table: DataTable
+    ) -> tuple[Score, dict[str, dict[str, float]]]:
+        """On the sentences of a table that no training saw."""
+        facts = replace(self.facts, group="")
+        check_like_training(table, [facts.token, facts.series, facts.label])
+        found = sentences_in(table, facts, labelled=True)
+        check_labels(found, range(len(found.names)), {*facts.labels}, table, facts)
+        trained_on = (self._sentences["train"], self._sentences["validation"])
+        old = {tuple(tokens) for side in trained_on for tokens in side.tokens}
+        new = [n for n, tokens in enumerate(found.tokens) if tuple(tokens) not in old]
+        if not new:
+            raise DataError(
+                f"{table.name} must have sentences that the training did not see, and it has "
+                "none; give others"
+            )
+        left, found = len(found.names) - len(new), found.of(new)
+        items = encode(found.tokens, found.labels, facts)
+        where = f"{left} that the training saw are left out" if left else "none that training saw"
+        score = self._score(model, found, items, table.name, where)
+        return score, self._simple_on(found, items)
 
     @cached_property
     def _counts(self) -> Counts:

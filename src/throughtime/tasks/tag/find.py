@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 from throughtime.errors import DataError
@@ -110,8 +111,15 @@ def _check_sides(sides: Sides, found: Sentences, table: DataTable, facts: TagFac
                 f"{side} has none, split by {facts.group or 'sentence'}; add sentences, or name "
                 "another --group"
             )
-    known = _labels(found, sides["train"])
-    for n in (n for s in ("validation", "test") for n in sides[s]):
+    held_out = [*sides["validation"], *sides["test"]]
+    check_labels(found, held_out, _labels(found, sides["train"]), table, facts)
+
+
+def check_labels(
+    found: Sentences, numbers: Iterable[int], known: set[str], table: DataTable, facts: TagFacts
+) -> None:
+    """Raises DataError where a sentence has a label that training had not; names its row."""
+    for n in numbers:
         for mark, row in zip(found.labels[n], found.rows[n], strict=True):
             if mark not in known:
                 raise DataError(

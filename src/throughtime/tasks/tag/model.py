@@ -99,6 +99,8 @@ class Tagger(nn.Module):
         width = max(1, recipe.hidden // 2)
         self.dropout = nn.Dropout(recipe.dropout)
         self.words = nn.Embedding(len(facts.word_numbers), recipe.hidden)
+        # So small that a rare word begins as an unknown one.
+        nn.init.normal_(self.words.weight, std=recipe.hidden**-0.5)
         self.characters = nn.Embedding(len(facts.character_numbers), width)
         self.speller = Recurrent(cell_called(recipe.cell), width, width, bidirectional=True)
         self.layers = Recurrent(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -31,6 +31,15 @@ class Sentences:
     labels: list[list[str]] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     rows: list[list[int]] = field(default_factory=list)
+
+    def of(self, numbers: Iterable[int]) -> Sentences:
+        """Some of them."""
+        chosen = list(numbers)
+        return Sentences(
+            [self.names[n] for n in chosen], [self.tokens[n] for n in chosen],
+            [self.labels[n] for n in chosen], [self.groups[n] for n in chosen],
+            [self.rows[n] for n in chosen],
+        )  # fmt: skip
 
 
 def read_tokens(path: str, recipe: TextRecipe) -> DataTable:
