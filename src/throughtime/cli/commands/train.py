@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from throughtime.cli.options import add_recipe_flags, given_values
-from throughtime.cli.shown import show_after_training, show_read, show_score
+from throughtime.cli.shown import show_after_training, show_findings, show_read, show_score
 
 if TYPE_CHECKING:
     from throughtime.cli.app import Commands
@@ -57,6 +57,7 @@ def show_training(run: Run) -> None:
     model = fit(run)
     score, figures = score_and_keep(run, task, model)
     show_score(task, score, "test", task.baselines("test"))
+    show_findings(figures["findings"])
     print(
         f"{figures['parameters']} parameters, {figures['steps']} steps, "
         f"{figures['wall_seconds']:.0f} s ({figures['cpu_seconds']:.0f} s of processor)\n"

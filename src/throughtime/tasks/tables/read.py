@@ -57,21 +57,21 @@ def digest(path: str) -> str:
 def _read_parquet(path: str) -> DataTable:
     import polars as pl
 
-    with _told_by_polars(path, "a Parquet file"):
+    with told_by_polars(path, "a Parquet file"):
         return DataTable(as_numbers(pl.read_parquet(path)), path, "Parquet")
 
 
 def _read_lines(path: str) -> DataTable:
     import polars as pl
 
-    with _text(path) as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip() and not _is_object(line):
                 raise DataError(
                     f"every line of {path} must be a JSON object, and line {number} is "
                     f"{short(line.strip())}"
                 )
-    with _told_by_polars(path, "a file of JSON lines"):
+    with told_by_polars(path, "a file of JSON lines"):
         frame = pl.read_ndjson(path, infer_schema_length=None)
     return DataTable(as_numbers(frame), path, "JSON lines", 1, "line")
 
@@ -84,7 +84,7 @@ def _is_object(line: str) -> bool:
 
 
 @contextmanager
-def _told_by_polars(path: str, form: str) -> Iterator[None]:
+def told_by_polars(path: str, form: str) -> Iterator[None]:
     from polars.exceptions import PolarsError
 
     try:
@@ -95,7 +95,7 @@ def _told_by_polars(path: str, form: str) -> Iterator[None]:
 
 
 @contextmanager
-def _text(path: str) -> Iterator[TextIO]:
+def open_text(path: str) -> Iterator[TextIO]:
     """A file of text, opened.
 
     Raises:
@@ -127,7 +127,7 @@ def _read_text(path: str) -> DataTable:
 
     delimiter = "\t" if path.casefold().endswith(".tsv") else _delimiter(path)
     names, header = _check_rows(path, delimiter)
-    with _told_by_polars(path, "a table of text"):
+    with told_by_polars(path, "a table of text"):
         frame = pl.read_csv(
             path, separator=delimiter, has_header=False, skip_rows=int(header), infer_schema=False,
             new_columns=names,
@@ -141,7 +141,7 @@ def _read_text(path: str) -> DataTable:
 
 def _delimiter(path: str) -> str:
     """The delimiter that cuts most of the first lines into equally many cells."""
-    with _text(path) as file:
+    with open_text(path) as file:
         lines = [line for line, _ in zip(file, range(_SNIFFED), strict=False) if line.strip()]
     best, most = ",", (0, 1)
     for delimiter in _DELIMITERS:
@@ -159,7 +159,7 @@ def _check_rows(path: str, delimiter: str) -> tuple[list[str], bool]:
     Raises:
         DataError: a row is longer or shorter, or a name stands twice.
     """
-    with _text(path) as file:
+    with open_text(path) as file:
         rows = csv.reader(file, delimiter=delimiter)
         first = next(rows, [])
         if not any(cell.strip() for cell in first):
