@@ -19,7 +19,7 @@ from throughtime.tasks.recipe import Recipe
 from throughtime.train.journal import Journal
 from throughtime.train.result import trained
 from throughtime.train.run import Run, create, locked
-from throughtime.train.step import Batches, clip, learning_rate, step_seed
+from throughtime.train.step import StepBatches, clip, learning_rate, step_seed
 
 
 def rows(run: Run) -> list[dict[str, Any]]:
@@ -75,11 +75,11 @@ def test_seeds_differ_in_the_bits_torch_looks_at() -> None:
 @pytest.mark.usefixtures("dictionary_in_small")
 def test_a_batch_is_a_function_of_the_step() -> None:
     task = find("pronounce")(Recipe(**{**TINY, "steps": 500, "validate_every": 150}))
-    whole = [Batches(task).batch(step) for step in range(500)]
+    whole = [StepBatches(task).batch(step) for step in range(500)]
     passed = len(task.epoch(0))
     assert passed < 450  # so that the steps below cross into further passes
     for first in (0, 1, 149, 150, 299, 450, 499):
-        found = Batches(task)
+        found = StepBatches(task)
         for step in range(first, min(first + 150, 500)):
             assert all(map(torch.equal, found.batch(step), whole[step]))
 

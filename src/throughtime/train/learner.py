@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from throughtime.errors import RunError
 from throughtime.tasks import Task
-from throughtime.train.step import Batches, clip, learning_rate, optimizer, step_seed
+from throughtime.train.step import StepBatches, clip, learning_rate, optimizer, step_seed
 
 
 class Learner:
@@ -34,7 +34,7 @@ class Learner:
         self.done = 0
         self.loss, self.norm, self.clipped = math.nan, math.nan, False
         self._cure = cure
-        self._batches = Batches(task)
+        self._batches = StepBatches(task)
         self._parameters = list(model.parameters())
 
     def step(self) -> None:

@@ -70,7 +70,7 @@ def step_seed(seed: int, step: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class Batches:
+class StepBatches:
     """The batch of every step.
 
     Which one a step gets is decided by (seed, epoch, step) and by nothing that happened before,
