@@ -18,7 +18,7 @@ from throughtime.train.storage import load_weights
 
 
 def trained(run: Run) -> tuple[Task, nn.Module]:
-    """The task of a finished run and its model in eval mode; needs no Lightning.
+    """The task of a finished run and its model in eval mode.
 
     Raises:
         RunError: the run has no weights, or they are damaged.

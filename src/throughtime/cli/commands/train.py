@@ -48,7 +48,6 @@ def train(task: str, out: Path | None, resume: bool, **flags: str | None) -> Non
 
 def show_training(run: Run) -> None:
     """Trains a run and shows what it reached."""
-    # Lightning is slow to import and mistakes above are quick to tell.
     from throughtime.tasks import find
     from throughtime.train.loop import fit
     from throughtime.train.result import score_and_keep
