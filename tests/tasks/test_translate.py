@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -242,3 +243,13 @@ def test_from_a_file_to_predictions(units: str, capsys: pytest.CaptureFixture[st
     assert main(["evaluate", "runs/translate-1", "later.csv"]) == 0
     assert "later.csv: 9 pairs" in capsys.readouterr().out
     assert len(throughtime.load("runs/translate-1").predict(["a dog"])) == 1
+
+
+def test_without_sacrebleu_nothing_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("sacrebleu.metrics.bleu", "sacrebleu.metrics.chrf"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["train", "translate"]) == 2
+    assert "sacrebleu, which the extra data brings, is needed here" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
