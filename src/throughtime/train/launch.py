@@ -12,16 +12,22 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from throughtime.environment import Placed, for_process, launched, node
+from throughtime.environment import Placed, for_process, launched, node, of_torchrun
 from throughtime.errors import OptionError, RunError
 from throughtime.train.world import FAILURE, LAST_WORDS, SUPERVISED, meet, said
 
-_CODE = "import sys; from throughtime.train.launch import serve; sys.exit(serve(sys.argv[1:]))"
+_CODE = """
+import sys
+from throughtime.cli import main
+from throughtime.train.launch import serve
+sys.exit(serve(main))
+"""
 _MOST = 1024
 _LOOK = 0.05  # seconds between looks at the processes
 
@@ -59,16 +65,12 @@ def launch(words: Sequence[str], processes: int, nodes: int, wait: int) -> int |
         return _attend(children, store, number * processes)
 
 
-def serve(words: list[str]) -> int:
+def serve(command: Callable[[], int]) -> int:
     """The life of a process that was launched: the command, until its launcher is gone."""
-    import threading
-
-    from throughtime.cli import main
-
     threading.Thread(target=_end_with_launcher, daemon=True).start()
-    if int(os.environ["RANK"]):
+    if of_torchrun().rank:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first says how to go on
-    return main(words)
+    return command()
 
 
 def _end_with_launcher() -> None:
