@@ -17,7 +17,7 @@ def cache() -> str | None:
 
 
 @dataclass(frozen=True)
-class Placed:
+class ProcessPlace:
     """Which process of how many this is, as a launcher says.
 
     Attributes:
@@ -44,7 +44,7 @@ def launched() -> str | None:
     return "srun" if "SLURM_PROCID" in os.environ and tasks != "1" and not by_hand else None
 
 
-def of_torchrun() -> Placed:
+def of_torchrun() -> ProcessPlace:
     """`RANK`, `WORLD_SIZE`, `LOCAL_WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT`.
 
     Raises:
@@ -52,7 +52,7 @@ def of_torchrun() -> Placed:
     """
     values = os.environ
     size = int(values["WORLD_SIZE"])
-    return Placed(
+    return ProcessPlace(
         int(values["RANK"]), size, int(values.get("LOCAL_WORLD_SIZE", size)),
         values["MASTER_ADDR"], int(values["MASTER_PORT"]),
         values.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
@@ -73,7 +73,7 @@ def node() -> tuple[int, str, int] | None:
     return int(rank), host, int(port)
 
 
-def for_process(place: Placed, local_rank: int) -> dict[str, str]:
+def for_process(place: ProcessPlace, local_rank: int) -> dict[str, str]:
     """The environment of a process that is to be at a place."""
     alone = place.size == place.local and "GLOO_SOCKET_IFNAME" not in os.environ
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.house.source import ROOT
-from throughtime.environment import Placed, for_process
+from throughtime.environment import ProcessPlace, for_process
 
 LIMIT = 100  # seconds; a test hangs no longer
 CODE = "import sys; from throughtime.cli import main; sys.exit(main())"
@@ -64,5 +64,5 @@ def refusal(said: str) -> str:
 
 def by_torchrun(rank: int, size: int, port: int) -> dict[str, str]:
     """The environment of one of several processes on this machine, as torchrun sets it."""
-    variables = for_process(Placed(rank, size, size, "127.0.0.1", port, hosted=False), rank)
+    variables = for_process(ProcessPlace(rank, size, size, "127.0.0.1", port, hosted=False), rank)
     return {n: v for n, v in variables.items() if os.environ.get(n) != v}

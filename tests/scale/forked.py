@@ -19,7 +19,7 @@ from typing import Any
 import torch.distributed
 
 from tests.main_job.killed import set_trap
-from throughtime.environment import Placed, for_process
+from throughtime.environment import ProcessPlace, for_process
 from throughtime.errors import EndedElsewhere
 from throughtime.tasks import find
 from throughtime.tasks.adding import Adding
@@ -44,13 +44,15 @@ def train(folder: str, recipe: dict[str, Any], size: int, kill: list[Any] | None
     store = torch.distributed.TCPStore(
         "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
     )
-    places = [Placed(n, size, size, "127.0.0.1", store.port, hosted=True) for n in range(size)]
+    places = [
+        ProcessPlace(n, size, size, "127.0.0.1", store.port, hosted=True) for n in range(size)
+    ]
     children = [begin(path, place, kill) for place in places]
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     return [*codes, store.get(FAILURE).decode() if store.check([FAILURE]) else ""]
 
 
-def begin(folder: Path, place: Placed, kill: list[Any] | None) -> int:
+def begin(folder: Path, place: ProcessPlace, kill: list[Any] | None) -> int:
     """Forks one process of a run."""
     if child := os.fork():
         return child

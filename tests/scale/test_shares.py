@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.main_job.small import small_dictionary
-from throughtime.environment import Placed
+from throughtime.environment import ProcessPlace
 from throughtime.errors import OptionError
 from throughtime.tasks import available, find
 from throughtime.tasks.task import Task
@@ -137,7 +137,7 @@ def test_the_place_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> Non
     assert find_place() is None
     where = {"MASTER_ADDR": "a", "MASTER_PORT": 7}
     environment(monkeypatch, RANK=3, WORLD_SIZE=4, LOCAL_WORLD_SIZE=2, **where)
-    assert find_place() == Placed(3, 4, 2, "a", 7, hosted=False)
+    assert find_place() == ProcessPlace(3, 4, 2, "a", 7, hosted=False)
     environment(monkeypatch, RANK=0, WORLD_SIZE=1, LOCAL_WORLD_SIZE=1, **where)
     assert find_place() is None
     environment(monkeypatch, RANK=3, WORLD_SIZE=5, LOCAL_WORLD_SIZE=2, **where)
@@ -152,7 +152,7 @@ def test_the_place_is_what_srun_says(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"SLURM_NTASKS": 4, "SLURM_PROCID": 2, "SLURM_LOCALID": 0, "SLURM_NODEID": 1}
     said |= {"SLURM_JOB_ID": 1234567, "SLURM_NODELIST": "node[3-5]", "SLURM_JOB_NAME": "run"}
     environment(monkeypatch, SLURM_NTASKS_PER_NODE=2, **said)
-    assert find_place() == Placed(2, 4, 2, "node3", 19567, hosted=False)
+    assert find_place() == ProcessPlace(2, 4, 2, "node3", 19567, hosted=False)
     monkeypatch.setenv("SLURM_JOB_NAME", "bash")
     assert find_place() is None, "an interactive shell has begun one process"
     monkeypatch.setenv("SLURM_JOB_NAME", "run")

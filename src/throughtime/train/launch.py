@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from throughtime.environment import Placed, for_process, launched, node, of_torchrun
+from throughtime.environment import ProcessPlace, for_process, launched, node, of_torchrun
 from throughtime.errors import OptionError, RunError
 from throughtime.train.world import FAILURE, LAST_WORDS, SUPERVISED, meet, said
 
@@ -80,11 +80,11 @@ def _end_with_launcher() -> None:
     os._exit(1)
 
 
-def _first_of_node(processes: int, nodes: int) -> tuple[int, Placed]:
+def _first_of_node(processes: int, nodes: int) -> tuple[int, ProcessPlace]:
     """The number of this node, and the place of its first process."""
     size = processes * nodes
     if nodes == 1:
-        return 0, Placed(0, size, processes, "127.0.0.1", 0, hosted=True)
+        return 0, ProcessPlace(0, size, processes, "127.0.0.1", 0, hosted=True)
     try:
         here = node()
     except ValueError as error:
@@ -95,12 +95,12 @@ def _first_of_node(processes: int, nodes: int) -> tuple[int, Placed]:
             "address of node 0, and MASTER_PORT in its environment; or begin all with torchrun"
         )
     number, host, port = here
-    return number, Placed(number * processes, size, processes, host, port, hosted=True)
+    return number, ProcessPlace(number * processes, size, processes, host, port, hosted=True)
 
 
 @contextmanager
 def _begun(
-    words: Sequence[str], number: int, place: Placed, wait: int
+    words: Sequence[str], number: int, place: ProcessPlace, wait: int
 ) -> Iterator[tuple[list[subprocess.Popen[bytes]], Any]]:
     """The processes of this node and the store where all meet; none outlives this."""
     store = meet(place, wait, here=number == 0)
@@ -109,7 +109,9 @@ def _begun(
     children: list[subprocess.Popen[bytes]] = []
     try:
         for local in range(place.local):
-            at = Placed(place.rank + local, place.size, place.local, place.host, port, hosted=True)
+            at = ProcessPlace(
+                place.rank + local, place.size, place.local, place.host, port, hosted=True
+            )
             children.append(
                 subprocess.Popen(
                     [sys.executable, "-c", _CODE, *words], stdin=subprocess.PIPE,

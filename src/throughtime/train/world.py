@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from throughtime.environment import Placed, launched, of_torchrun
+from throughtime.environment import ProcessPlace, launched, of_torchrun
 from throughtime.errors import EndedElsewhere, OptionError, RunError, ThroughtimeError
 from throughtime.tasks.task import Batch
 
@@ -173,7 +173,7 @@ def join(wait: int = WAIT) -> Iterator[World]:
     world.end(None)
 
 
-def find_place() -> Placed | None:
+def find_place() -> ProcessPlace | None:
     """Which process this is of several, or None.
 
     Raises:
@@ -195,17 +195,17 @@ def find_place() -> Placed | None:
     return place if place and place.size > 1 else None
 
 
-def _of_srun() -> Placed:
+def _of_srun() -> ProcessPlace:
     """As Fabric reads srun's environment."""
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
     here = SLURMEnvironment()
     local = int(os.environ["SLURM_NTASKS_PER_NODE"])
-    return Placed(here.global_rank(), here.world_size(), local, here.main_address, here.main_port,
+    return ProcessPlace(here.global_rank(), here.world_size(), local, here.main_address, here.main_port,
                   hosted=False)  # fmt: skip
 
 
-def meet(place: Placed, wait: int, here: bool | None = None) -> Any:
+def meet(place: ProcessPlace, wait: int, here: bool | None = None) -> Any:
     """The store of all processes.
 
     Args:
@@ -235,7 +235,7 @@ def meet(place: Placed, wait: int, here: bool | None = None) -> Any:
         ) from error
 
 
-def _check_in(place: Placed, store: Any, wait: int) -> None:
+def _check_in(place: ProcessPlace, store: Any, wait: int) -> None:
     """Waits until all are there; raises RunError that names who did not come."""
     store.set(f"here/{place.rank}", "")
     names = [f"here/{rank}" for rank in range(place.size)]
@@ -255,7 +255,7 @@ def _check_in(place: Placed, store: Any, wait: int) -> None:
             time.sleep(0.05)
 
 
-def _told_by_one(place: Placed, store: Any, word: str) -> ThroughtimeError:
+def _told_by_one(place: ProcessPlace, store: Any, word: str) -> ThroughtimeError:
     """The error of one process, for its launcher or else the first tells it."""
     if place.rank or store.check([SUPERVISED]):
         return EndedElsewhere()
@@ -272,7 +272,7 @@ def _unreachable_store() -> Iterator[None]:
         raise EndedElsewhere from error
 
 
-def _launch(place: Placed, store: Any) -> Any:
+def _launch(place: ProcessPlace, store: Any) -> Any:
     """Fabric over the processes that met."""
     distributed.init_process_group(
         "gloo", store=distributed.PrefixStore("gloo", store), rank=place.rank,
