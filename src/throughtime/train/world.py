@@ -201,8 +201,10 @@ def _of_srun() -> ProcessPlace:
 
     here = SLURMEnvironment()
     local = int(os.environ["SLURM_NTASKS_PER_NODE"])
-    return ProcessPlace(here.global_rank(), here.world_size(), local, here.main_address, here.main_port,
-                  hosted=False)  # fmt: skip
+    return ProcessPlace(
+        here.global_rank(), here.world_size(), local, here.main_address, here.main_port,
+        hosted=False,
+    )  # fmt: skip
 
 
 def meet(place: ProcessPlace, wait: int, here: bool | None = None) -> Any:
