@@ -147,6 +147,14 @@ def take_whole(v: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> int:
     return take_lines(v, dtype) if v.shape == shape and v.is_contiguous() else 0
 
 
+def are_short(tensors: Sequence[Tensor], bytes: Sequence[int]) -> bool:
+    """Whether one of these has a storage too small for it; `bytes`: of storages that are not."""
+    for v, wanted in zip(tensors, bytes, strict=True):
+        if v.untyped_storage().nbytes() != wanted and _is_short(v):
+            return True
+    return False
+
+
 def _take_own(call: Call, parameters: Parameters) -> tuple[Call, dict[str, int]]:
     """The same, where not all are as they should be: copied where that is all they need."""
     some = parameters.get(len(call.weights[0]), parameters[max(parameters)])

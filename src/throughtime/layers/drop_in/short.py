@@ -7,19 +7,18 @@ A call that it does not know, for a kind of tensor, a mode of torch or a shape, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
+from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.backends.cpu.look import take_whole
-from throughtime.backends.cpu.short import prepare
-from throughtime.cells import Cell
+from throughtime.backends.cpu.look import are_short, take_lines, take_plain, take_whole
+from throughtime.backends.cpu.short import Layout, ShortLayer, Way, find_way, prepare
 from throughtime.layers.layer import Passage
 from throughtime.scan.plain import is_watched
-from throughtime.scan.short import ShortLayer, scan_short
-from throughtime.torch_private import any_autocast, dual_level
+from throughtime.scan.short import Recorded, record
+from throughtime.torch_private import Guard, any_autocast, dual_level, guard
 
 if TYPE_CHECKING:
     from throughtime.layers.drop_in.base import DropIn
@@ -27,92 +26,185 @@ if TYPE_CHECKING:
 BACKENDS = ("auto", "cpu")
 """Whose layers have a short way."""
 
+MOST_SHAPES: Final = 512
+"""Shapes that a layer keeps prepared."""
+
 _OWN = ("carry", "_carry_layer", "_scan", "_call", "weights", "plain_parameters")
 """Methods that the short way passes by, so a class that has its own of them goes the long way."""
 
 _is_compiling = torch.compiler.is_compiling  # bound once: these are asked at every call
 _records = torch.is_grad_enabled
+_infers = torch.is_inference_mode_enabled
 
-Weights = Sequence[Tensor | None]
 
-
-class ShortStack(NamedTuple):
-    """The layers of one dtype.
+class ShortCall(NamedTuple):
+    """What is prepared for calls of one shape.
 
     Attributes:
-        cell, sizes: whose equations they carry, and H of each.
-        layers: each layer,
-        names: and of each the weights of all directions.
-        zeros: what stands for the addresses of states that are zero, for each layer.
+        check: whether x, the weights and the states are like those it was prepared for.
+        bytes: of the storage of each.
+        kind: what of the layer it follows from.
+        names: of the weights of all layers.
+        ways: of each layer, with where its weights begin and end among these.
+        recorded: the same where a backward pass may follow; empty where none does.
+        finals: shapes of the final states of all layers.
+        turned: whether outputs are given as (B, T, width).
     """
 
-    cell: Cell
-    sizes: tuple[int, ...]
-    layers: tuple[ShortLayer, ...]
-    names: tuple[tuple[str, ...], ...]
-    zeros: tuple[tuple[int, ...], ...]
+    check: Guard
+    bytes: tuple[int, ...]
+    kind: tuple[object, ...]
+    names: tuple[str, ...]
+    ways: tuple[tuple[Way, slice], ...]
+    recorded: tuple[tuple[Recorded, slice], ...]
+    finals: tuple[tuple[int, ...], ...]
+    turned: bool
 
 
 class ShortWay:
     """What a layer keeps prepared for plain calls; a copy of the layer prepares its own."""
 
     def __init__(self) -> None:
-        self._stacks: dict[tuple[type, torch.dtype], ShortStack | None] = {}
+        self.calls: dict[tuple[object, ...], ShortCall | None] = {}
+        self._layers: dict[tuple[object, ...], tuple[ShortLayer, ...] | None] = {}
 
     def __reduce__(self) -> Any:
         return ShortWay, ()
 
     def run(self, layer: DropIn, input: Any, hx: Any) -> Any:
         """What the call of the layer gives; None: it goes the long way."""
-        if type(input) is not Tensor or input.dim() != 3 or _is_looked_on():
+        if _is_compiling() or is_watched() or dual_level() >= 0:
             return None
-        x = input.transpose(0, 1) if layer.batch_first else input
-        T, B, I = x.shape
-        if I != layer.input_size or not T or not B:
+        state = () if hx is None else hx if layer.mode == "LSTM" else (hx,)
+        if type(state) is not tuple and type(state) is not list:
             return None
-        if T == 1 and layer.backend == "auto":
+        if type(input) is Tensor:
+            found = self._run(layer, input, state, 0)
+        elif type(input) is PackedSequence:
+            found = self._run_packed(layer, input, state)
+        else:
             return None
-        stack = self._stack(layer, x.dtype)
-        if stack is None:
-            return None
-        state: Sequence[Tensor] = ()
-        start: Sequence[Sequence[int]] = stack.zeros
-        if hx is not None:
-            state = hx if layer.mode == "LSTM" else (hx,)
-            start = _start(layer, stack, state, x)
-            if not start:
-                return None
-        known = layer._parameters
-        weights = [[known.get(name) for name in names] for names in stack.names]
-        learns = _records() and _learns(x, weights, state)
-        if learns is None:
-            return None
-        found = (_recorded if learns else _carried)(stack, x, weights, state, start)
         if found is None:
             return None
         y, final = found
-        y = y.transpose(0, 1) if layer.batch_first else y
         return y, (tuple(final) if layer.mode == "LSTM" else final[0])
 
-    def _stack(self, layer: DropIn, dtype: torch.dtype) -> ShortStack | None:
-        kind = type(layer), dtype
-        try:
-            found = self._stacks[kind]
-        except KeyError:
-            found = self._stacks[kind] = _stack_of(layer, dtype)
-        if found is None or found.cell is not layer.cell or found.sizes is not layer.hidden_sizes:
+    def _run_packed(self, layer: DropIn, input: PackedSequence, state: Sequence[Tensor]) -> Any:
+        """Of rows of one length, which lie as a padded batch does."""
+        x, sizes = input.data, input.batch_sizes
+        if type(x) is not Tensor or type(sizes) is not Tensor or x.dim() != 2:
             return None
-        if len(found.layers) > 1 and layer.training and layer.options.dropout:
+        if sizes.dtype is not torch.int64 or sizes.dim() != 1 or not sizes.is_cpu:
             return None
-        return found
+        rows, order, back = sizes.tolist(), input.sorted_indices, input.unsorted_indices
+        T = len(rows)
+        if not T or T * rows[0] != x.shape[0] or rows.count(rows[0]) != T:
+            return None
+        if order is not None and state:
+            if type(state[0]) is not Tensor or type(state[-1]) is not Tensor:
+                return None
+            state = [v.index_select(1, order) for v in state]
+        found = self._run(layer, x, state, T)
+        if found is None:
+            return None
+        y, final = found
+        if back is not None:
+            final = [v.index_select(1, back) for v in final]
+        return PackedSequence(y, sizes, order, back), final
+
+    def _run(self, layer: DropIn, x: Tensor, state: Sequence[Tensor], steps: int) -> Any:
+        """Outputs and final states, for an x that holds so many steps if it is packed."""
+        records, known = _records(), layer._parameters
+        key = x.shape, x.stride(), x.requires_grad, records, len(state), steps, _infers()
+        call = self.calls.get(key, _NEW)
+        if call is None:
+            return None
+        tensors = [known.get(name) for name in call.names]
+        tensors += state
+        if (
+            call.kind != _kind(layer)
+            or not call.check(x, *tensors)
+            or are_short((x, *tensors), call.bytes)  # type: ignore[arg-type]
+        ):
+            call = self._prepare(layer, key, x, tensors[len(call.names) :], records, steps)
+            if call is None:
+                return None
+            tensors = [*(known[name] for name in call.names), *state]
+        y, final = (_recorded if call.recorded else _carried)(call, x, tensors)
+        return (y.transpose(0, 1) if call.turned else y), final
+
+    def _prepare(
+        self, layer: DropIn, key: tuple[object, ...], x: Tensor, state: Sequence[Any],
+        records: bool, steps: int,
+    ) -> ShortCall | None:  # fmt: skip
+        """For tensors that are looked at one by one here; None where one is not plain."""
+        layout, kind = _layout(layer, x, steps), _kind(layer)
+        layers = None if layout is None else self._layers_of(layer, x.dtype)
+        if layout is None or layers is None or any_autocast() or kind[-1]:
+            return None
+        found = _weights_of(layer, layers)
+        if found is None or not _are_whole(layers, layout, x, state):
+            return None
+        names, weights, parts = found
+        tensors = x, *weights, *state
+        keep = records and any(v.requires_grad for v in tensors)
+        ways = _ways(layers, layout, x, keep, bool(state))
+        if None in ways:
+            self._add(key, None)
+            return None
+        pairs = list(zip(ways, parts, strict=True))
+        count = len(layers) * layers[0].D
+        call = ShortCall(
+            guard(tensors), tuple(v.untyped_storage().nbytes() for v in tensors), kind, names,
+            () if keep else tuple(pairs),
+            tuple((Recorded(way), part) for way, part in pairs) if keep else (),
+            tuple(layout.state(count, w) for w in layers[0].widths), layout.turned,
+        )  # fmt: skip
+        self._add(key, call)
+        return call
+
+    def _add(self, key: tuple[object, ...], call: ShortCall | None) -> None:
+        while len(self.calls) >= MOST_SHAPES:
+            self.calls.pop(next(iter(self.calls)), None)
+        self.calls[key] = call
+
+    def _layers_of(self, layer: DropIn, dtype: torch.dtype) -> tuple[ShortLayer, ...] | None:
+        kind = type(layer), layer.cell, layer.hidden_sizes, layer.input_size, dtype
+        if kind not in self._layers:
+            self._layers.clear()
+            self._layers[kind] = _prepare_layers(layer, dtype)
+        return self._layers[kind]
 
 
-def _is_looked_on() -> bool:
-    """Whether a compiler, a mode, autocast or forward differentiation has a say in the call."""
-    return _is_compiling() or is_watched() or any_autocast() or dual_level() >= 0
+_NEW = ShortCall(lambda *_: False, (), (), (), (), (), (), False)
+"""Of a shape that has not come before."""
 
 
-def _stack_of(layer: DropIn, dtype: torch.dtype) -> ShortStack | None:
+def _kind(layer: DropIn) -> tuple[object, ...]:
+    """What a call follows from beside tensors; the last says whether outputs are dropped."""
+    drops = layer.training and layer.options.dropout and len(layer.hidden_sizes) > 1
+    cell, sizes = layer.cell, layer.hidden_sizes
+    return type(layer), cell, sizes, layer.input_size, layer.batch_first, bool(drops)
+
+
+def _layout(layer: DropIn, x: Tensor, steps: int) -> Layout | None:
+    """How the batch lies; None where it is none for the layer."""
+    if x.shape[-1:] != (layer.input_size,) or not x.numel():
+        return None
+    lead = tuple(x.shape[:-1])
+    if steps:
+        rows = lead[0] // steps
+        return Layout(steps, rows, lead, (rows,))
+    if len(lead) == 1:
+        return Layout(lead[0], 1, lead, ())
+    if len(lead) != 2:
+        return None
+    if layer.batch_first:
+        return Layout(lead[1], lead[0], lead[::-1], lead[:1], turned=True)
+    return Layout(*lead, lead, lead[1:])
+
+
+def _prepare_layers(layer: DropIn, dtype: torch.dtype) -> tuple[ShortLayer, ...] | None:
     kind: Any = type(layer)
     asks = kind.__getattr__ is not nn.Module.__getattr__  # a class of the user's own reads weights
     if asks or any(getattr(kind, name) is not getattr(Passage, name) for name in _OWN):
@@ -122,79 +214,77 @@ def _stack_of(layer: DropIn, dtype: torch.dtype) -> ShortStack | None:
         prepared = prepare(layer.cell, width, H, layer.directions, layer.bias, dtype)
         if prepared is None:
             return None
-        layers.append(ShortLayer(prepared))
+        layers.append(prepared)
         width = layer.directions * prepared.widths[0]
-    names = [
-        tuple(name for d in range(layer.directions) for name in layer.weight_names(i, d).values())
-        for i in range(len(layers))
-    ]
-    zeros = ((0,) * len(layer.widths[0]),) * len(layers)
-    return ShortStack(layer.cell, layer.hidden_sizes, tuple(layers), tuple(names), zeros)
+    return tuple(layers)
 
 
-def _start(
-    layer: DropIn, stack: ShortStack, state: Sequence[Tensor], x: Tensor
-) -> list[Sequence[int]]:
-    """For each layer the addresses of its states; empty where one needs a closer look."""
-    widths, count, B = layer.widths[0], len(stack.layers), x.shape[1]
-    if len(state) != len(widths):
-        return []
-    D, places = layer.directions, []
-    for v, width in zip(state, widths, strict=True):
-        at = take_whole(v, (count * D, B, width), x.dtype) if type(v) is Tensor else 0
-        if not at:
-            return []
-        plane = D * B * width * x.element_size()
-        places.append([at + i * plane for i in range(count)])
-    return list(zip(*places, strict=True))
-
-
-def _learns(x: Tensor, weights: Sequence[Weights], state: Sequence[Tensor]) -> bool | None:
-    """Whether autograd records what is done with one of these; None: a weight tells it its way."""
-    learns = x.requires_grad
-    for some in weights:
-        for v in some:
-            if v is not None and type(v) is not Parameter and type(v) is not Tensor:
-                return None
-            learns = learns or (v is not None and v.requires_grad)
-    return learns or any(v.requires_grad for v in state)
-
-
-def _carried(
-    stack: ShortStack, x: Tensor, weights: Sequence[Weights], state: Sequence[Tensor],
-    start: Sequence[Sequence[int]],
-) -> tuple[Tensor, Sequence[Tensor]] | None:  # fmt: skip
-    """Outputs, and the final states of all layers, of a call that is not recorded."""
-    final: list[Tensor] = []
-    for i, one in enumerate(stack.layers):
-        layer = one.forward
-        way, read = layer.way(x, False), layer.read(x, weights[i])
-        if way is None or read is None:
+def _weights_of(
+    layer: DropIn, layers: Sequence[ShortLayer]
+) -> tuple[tuple[str, ...], list[Tensor], list[slice]] | None:
+    """Names and weights of all layers, and which of them each has; None: one is not plain."""
+    names: list[str] = []
+    weights: list[Tensor] = []
+    parts = []
+    for i, one in enumerate(layers):
+        own = [n for d in range(one.D) for n in layer.weight_names(i, d).values()]
+        found = [v for n in own if (v := layer._parameters.get(n)) is not None]
+        if len(found) < len(own) or take_plain(found, one.wanted, one.dtype) is None:
             return None
-        if not final:
-            count = len(stack.layers)
-            final = [x.new_empty((count * D, B, width)) for D, B, width in way.states]
-            places = [v.data_ptr() for v in final]
-        else:
-            planes = zip(places, way.planes, strict=True)
-            places = [at + layer.D * plane for at, plane in planes]
-        x = layer.run(way, x, read, start[i], places)
+        parts.append(slice(len(names), len(names) + len(own)))
+        names += own
+        weights += found
+    return tuple(names), weights, parts
+
+
+def _are_whole(
+    layers: Sequence[ShortLayer], layout: Layout, x: Tensor, state: Sequence[Any]
+) -> bool:
+    """Whether x and the states may be read as they are."""
+    widths, count = layers[0].widths, len(layers) * layers[0].D
+    if not take_lines(x, layers[0].dtype) or len(state) not in (0, len(widths)):
+        return False
+    for v, width in zip(state, widths, strict=False):
+        if not isinstance(v, Tensor) or not take_whole(v, layout.state(count, width), x.dtype):
+            return False
+    return True
+
+
+def _ways(
+    layers: Sequence[ShortLayer], layout: Layout, x: Tensor, keep: bool, given: bool
+) -> list[Way | None]:
+    """Of each layer; in training each has states of its own."""
+    ways = []
+    for i, layer in enumerate(layers):
+        place, count = (0, 1) if keep else (i, len(layers))
+        ways.append(find_way(layer, layout, x, keep, given, place, count))
+        layout = layout._replace(turned=False)
+        x = x.new_empty((*layout.lead, layer.D * layer.widths[0]))
+    return ways
+
+
+def _carried(call: ShortCall, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor, Sequence[Tensor]]:
+    """Outputs, and the final states of all layers, of a call that is not recorded."""
+    final = [x.new_empty(shape) for shape in call.finals]
+    state = tensors[len(call.names) :]
+    for way, part in call.ways:
+        y = x.new_empty(way.y)
+        way.region.run((x, y, *tensors[part], *state, *final))
+        x = y
     return x, final
 
 
 def _recorded(
-    stack: ShortStack, x: Tensor, weights: Sequence[Weights], state: Sequence[Tensor],
-    start: Sequence[Sequence[int]],
-) -> tuple[Tensor, Sequence[Tensor]] | None:  # fmt: skip
+    call: ShortCall, x: Tensor, tensors: Sequence[Any]
+) -> tuple[Tensor, Sequence[Tensor]]:
     """The same of one that is."""
-    count = len(stack.layers)
-    finals: list[Sequence[Tensor]] = []
-    for i, (layer, own) in enumerate(zip(stack.layers, weights, strict=True)):
-        D = layer.forward.D
-        part = state if count == 1 else [v[i * D : (i + 1) * D] for v in state]
-        found = scan_short(layer, x, own, part, start[i])
-        if found is None:
-            return None
-        x, *final = found
+    if len(call.recorded) == 1:
+        y, *final = record(call.recorded[0][0], x, tensors)
+        return y, final
+    state, finals = tensors[len(call.names) :], []
+    D = call.recorded[0][0].way.layer.D
+    for i, (way, part) in enumerate(call.recorded):
+        own = [v[i * D : (i + 1) * D] for v in state]
+        x, *final = record(way, x, [*tensors[part], *own])
         finals.append(final)
-    return x, finals[0] if count == 1 else [torch.cat(v) for v in zip(*finals, strict=True)]
+    return x, [torch.cat(v) for v in zip(*finals, strict=True)]
