@@ -29,10 +29,6 @@ STEPS: dict[str, Any] = {
 }
 
 
-ONE_STEP = "one step is one call of torch's kernel"
-"""Why auto leaves one step of torch's layers to torch: nothing is quicker than one call."""
-
-
 def refuses(call: Call) -> str | None:
     """Why torch's layer cannot compute this call, or None."""
     if call.cell.torch_equivalent is None:

@@ -57,7 +57,7 @@ class Recorded:
         found = [None if v is None else v.reshape(s) for v, s in zip(finals, shapes, strict=False)]
         return [None if y is None else y.reshape(layout.T, layout.B, layer.D, -1), *found]
 
-    def short(self, gradients: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> list[Any]:
+    def short(self, gradients: list[Tensor | None], tensors: Sequence[Tensor]) -> list[Any]:
         """Gradients of the long way's tensors as those of these."""
         d_x, *others = gradients[:1] + gradients[1 + len(_OTHERS) :]
         d_x = None if d_x is None else self.way.layout.as_given(d_x, tensors[0])

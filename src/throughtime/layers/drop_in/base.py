@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.backends import Choice, cpu
-from throughtime.backends.torch_kernels import KERNELS, ONE_STEP, carries_stack
+from throughtime.backends import cpu
+from throughtime.backends.torch_kernels import KERNELS, carries_stack
 from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
@@ -24,6 +24,9 @@ from throughtime.layers.drop_in.short import BACKENDS, ShortWay
 from throughtime.layers.graphs import check_nothing_more, written
 from throughtime.layers.options import Options
 from throughtime.layers.recurrent import SequenceLayer
+
+PASSED_BY = ("carry", "_carry_layer", "_scan", "_call", "weights", "plain_parameters")
+"""Methods that the short way does not call, so a class with its own of them goes the long way."""
 
 
 class PastRNNBase:
@@ -149,6 +152,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
     kind: ClassVar[str]
     _quantised_otherwise = "quantise throughtime.to_torch(model)"
     _short: ShortWay
+    passed_by = tuple((name, getattr(SequenceLayer, name)) for name in PASSED_BY)
 
     def __init__(
         self, cell: Cell, input_size: int, hidden_size: int, num_layers: int, bias: bool,
@@ -263,24 +267,9 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         steps = x.shape[1 if self.batch_first else 0]
         if not carries_stack(self.backend) or not steps:
             return False
-        one = x.dim() == 3 and steps == 1
-        if self.backend == "auto" and not one and cpu.refuses_cell(self.cell, x) is None:
+        if self.backend == "auto" and cpu.refuses_cell(self.cell, x) is None:
             return is_traced()  # which writes one operator of torch's for all layers
         return not (x.is_cuda and self.proj_size > self.hidden_size)
-
-    def explain(self, steps: int = 16, batch: int = 1, **given: bool) -> str:
-        """Which backend each layer would take for such a batch, and why not those before it.
-
-        Args:
-            steps: T.
-            batch: B.
-            given: lengths, reset or trace, true where the call has them.
-        """
-        if steps == 1 and self.backend == "auto" and not any(given.values()):
-            if carries_stack(self.backend):
-                choice = Choice("torch", {"cpu": ONE_STEP})
-                return "\n".join(f"layer {i}: {choice}" for i in range(self.num_layers))
-        return super().explain(steps, batch, **given)
 
     def _run_stack(self, input: Any, x: Tensor, state: tuple[Tensor, ...] | None, rows: int) -> Any:
         """All layers in one call of torch's kernel, as torch.nn makes it: same bits, same speed."""

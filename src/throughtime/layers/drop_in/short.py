@@ -7,7 +7,7 @@ A call that it does not know, for a kind of tensor, a mode of torch or a shape, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +15,15 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends.cpu.look import are_short, take_lines, take_plain, take_whole
 from throughtime.backends.cpu.short import Layout, ShortLayer, Way, find_way, prepare
-from throughtime.layers.layer import Passage
 from throughtime.scan.plain import is_watched
 from throughtime.scan.short import Recorded, record
 from throughtime.torch_private import Guard, any_autocast, dual_level, guard
-
-if TYPE_CHECKING:
-    from throughtime.layers.drop_in.base import DropIn
 
 BACKENDS = ("auto", "cpu")
 """Whose layers have a short way."""
 
 MOST_SHAPES: Final = 512
 """Shapes that a layer keeps prepared."""
-
-_OWN = ("carry", "_carry_layer", "_scan", "_call", "weights", "plain_parameters")
-"""Methods that the short way passes by, so a class that has its own of them goes the long way."""
 
 _is_compiling = torch.compiler.is_compiling  # bound once: these are asked at every call
 _records = torch.is_grad_enabled
@@ -71,7 +64,7 @@ class ShortWay:
     def __reduce__(self) -> Any:
         return ShortWay, ()
 
-    def run(self, layer: DropIn, input: Any, hx: Any) -> Any:
+    def run(self, layer: Any, input: Any, hx: Any) -> Any:
         """What the call of the layer gives; None: it goes the long way."""
         if _is_compiling() or is_watched() or dual_level() >= 0:
             return None
@@ -89,7 +82,7 @@ class ShortWay:
         y, final = found
         return y, (tuple(final) if layer.mode == "LSTM" else final[0])
 
-    def _run_packed(self, layer: DropIn, input: PackedSequence, state: Sequence[Tensor]) -> Any:
+    def _run_packed(self, layer: Any, input: PackedSequence, state: Sequence[Tensor]) -> Any:
         """Of rows of one length, which lie as a padded batch does."""
         x, sizes = input.data, input.batch_sizes
         if type(x) is not Tensor or type(sizes) is not Tensor or x.dim() != 2:
@@ -112,33 +105,34 @@ class ShortWay:
             final = [v.index_select(1, back) for v in final]
         return PackedSequence(y, sizes, order, back), final
 
-    def _run(self, layer: DropIn, x: Tensor, state: Sequence[Tensor], steps: int) -> Any:
+    def _run(self, layer: Any, x: Tensor, state: Sequence[Tensor], steps: int) -> Any:
         """Outputs and final states, for an x that holds so many steps if it is packed."""
         records, known = _records(), layer._parameters
         key = x.shape, x.stride(), x.requires_grad, records, len(state), steps, _infers()
         call = self.calls.get(key, _NEW)
         if call is None:
             return None
-        tensors = [known.get(name) for name in call.names]
+        tensors: list[Any] = [known.get(name) for name in call.names]
         tensors += state
         if (
-            call.kind != _kind(layer)
+            call.kind != self._kind(layer)
             or not call.check(x, *tensors)
-            or are_short((x, *tensors), call.bytes)  # type: ignore[arg-type]
+            or are_short((x, *tensors), call.bytes)
         ):
             call = self._prepare(layer, key, x, tensors[len(call.names) :], records, steps)
             if call is None:
                 return None
-            tensors = [*(known[name] for name in call.names), *state]
+            tensors = [known[name] for name in call.names]
+            tensors += state
         y, final = (_recorded if call.recorded else _carried)(call, x, tensors)
         return (y.transpose(0, 1) if call.turned else y), final
 
     def _prepare(
-        self, layer: DropIn, key: tuple[object, ...], x: Tensor, state: Sequence[Any],
+        self, layer: Any, key: tuple[object, ...], x: Tensor, state: Sequence[Any],
         records: bool, steps: int,
     ) -> ShortCall | None:  # fmt: skip
         """For tensors that are looked at one by one here; None where one is not plain."""
-        layout, kind = _layout(layer, x, steps), _kind(layer)
+        layout, kind = self._layout(layer, x, steps), self._kind(layer)
         layers = None if layout is None else self._layers_of(layer, x.dtype)
         if layout is None or layers is None or any_autocast() or kind[-1]:
             return None
@@ -149,7 +143,7 @@ class ShortWay:
         tensors = x, *weights, *state
         keep = records and any(v.requires_grad for v in tensors)
         ways = _ways(layers, layout, x, keep, bool(state))
-        if None in ways:
+        if ways is None:
             self._add(key, None)
             return None
         pairs = list(zip(ways, parts, strict=True))
@@ -158,7 +152,7 @@ class ShortWay:
             guard(tensors), tuple(v.untyped_storage().nbytes() for v in tensors), kind, names,
             () if keep else tuple(pairs),
             tuple((Recorded(way), part) for way, part in pairs) if keep else (),
-            tuple(layout.state(count, w) for w in layers[0].widths), layout.turned,
+            tuple(layout.state(count, w) for w in layers[0].widths)[layout.single :], layout.turned,
         )  # fmt: skip
         self._add(key, call)
         return call
@@ -168,7 +162,29 @@ class ShortWay:
             self.calls.pop(next(iter(self.calls)), None)
         self.calls[key] = call
 
-    def _layers_of(self, layer: DropIn, dtype: torch.dtype) -> tuple[ShortLayer, ...] | None:
+    def _kind(self, layer: Any) -> tuple[object, ...]:
+        """What a call follows from beside tensors; the last says whether outputs are dropped."""
+        drops = layer.training and layer.options.dropout and len(layer.hidden_sizes) > 1
+        cell, sizes = layer.cell, layer.hidden_sizes
+        return type(layer), cell, sizes, layer.input_size, layer.batch_first, bool(drops)
+
+    def _layout(self, layer: Any, x: Tensor, steps: int) -> Layout | None:
+        """How the batch lies; None where it is none for the layer."""
+        if x.shape[-1:] != (layer.input_size,) or not x.numel():
+            return None
+        lead = tuple(x.shape[:-1])
+        if steps:
+            rows = lead[0] // steps
+            return Layout(steps, rows, lead, (rows,))
+        if len(lead) == 1:
+            return Layout(lead[0], 1, lead, ())
+        if len(lead) != 2:
+            return None
+        if layer.batch_first:
+            return Layout(lead[1], lead[0], lead[::-1], lead[:1], turned=True)
+        return Layout(*lead, lead, lead[1:])
+
+    def _layers_of(self, layer: Any, dtype: torch.dtype) -> tuple[ShortLayer, ...] | None:
         kind = type(layer), layer.cell, layer.hidden_sizes, layer.input_size, dtype
         if kind not in self._layers:
             self._layers.clear()
@@ -176,38 +192,39 @@ class ShortWay:
         return self._layers[kind]
 
 
+class ShortStep(ShortWay):
+    """What a module of one step keeps prepared: its x is (B, I) or (I,), its states likewise."""
+
+    def __reduce__(self) -> Any:
+        return ShortStep, ()
+
+    def step(self, module: Any, x: Any, state: Any) -> tuple[Tensor, ...] | None:
+        """The new states; None: the call goes the long way."""
+        if type(x) is not Tensor or _is_compiling() or is_watched() or dual_level() >= 0:
+            return None
+        if state is not None and type(state) is not tuple and type(state) is not list:
+            return None
+        found = self._run(module, x, state or (), 1)
+        return None if found is None else (found[0], *found[1])
+
+    def _kind(self, layer: Any) -> tuple[object, ...]:
+        return type(layer), layer.cell, layer.hidden_size, layer.input_size, False
+
+    def _layout(self, layer: Any, x: Tensor, steps: int) -> Layout | None:
+        lead = tuple(x.shape[:-1])
+        if x.shape[-1:] != (layer.input_size,) or not x.numel() or len(lead) > 1:
+            return None
+        return Layout(1, lead[0] if lead else 1, lead, lead, single=True)
+
+
 _NEW = ShortCall(lambda *_: False, (), (), (), (), (), (), False)
 """Of a shape that has not come before."""
 
 
-def _kind(layer: DropIn) -> tuple[object, ...]:
-    """What a call follows from beside tensors; the last says whether outputs are dropped."""
-    drops = layer.training and layer.options.dropout and len(layer.hidden_sizes) > 1
-    cell, sizes = layer.cell, layer.hidden_sizes
-    return type(layer), cell, sizes, layer.input_size, layer.batch_first, bool(drops)
-
-
-def _layout(layer: DropIn, x: Tensor, steps: int) -> Layout | None:
-    """How the batch lies; None where it is none for the layer."""
-    if x.shape[-1:] != (layer.input_size,) or not x.numel():
-        return None
-    lead = tuple(x.shape[:-1])
-    if steps:
-        rows = lead[0] // steps
-        return Layout(steps, rows, lead, (rows,))
-    if len(lead) == 1:
-        return Layout(lead[0], 1, lead, ())
-    if len(lead) != 2:
-        return None
-    if layer.batch_first:
-        return Layout(lead[1], lead[0], lead[::-1], lead[:1], turned=True)
-    return Layout(*lead, lead, lead[1:])
-
-
-def _prepare_layers(layer: DropIn, dtype: torch.dtype) -> tuple[ShortLayer, ...] | None:
+def _prepare_layers(layer: Any, dtype: torch.dtype) -> tuple[ShortLayer, ...] | None:
     kind: Any = type(layer)
     asks = kind.__getattr__ is not nn.Module.__getattr__  # a class of the user's own reads weights
-    if asks or any(getattr(kind, name) is not getattr(Passage, name) for name in _OWN):
+    if asks or any(getattr(kind, name) is not whole for name, whole in layer.passed_by):
         return None
     layers, width = [], layer.input_size
     for H in layer.hidden_sizes:
@@ -220,7 +237,7 @@ def _prepare_layers(layer: DropIn, dtype: torch.dtype) -> tuple[ShortLayer, ...]
 
 
 def _weights_of(
-    layer: DropIn, layers: Sequence[ShortLayer]
+    layer: Any, layers: Sequence[ShortLayer]
 ) -> tuple[tuple[str, ...], list[Tensor], list[slice]] | None:
     """Names and weights of all layers, and which of them each has; None: one is not plain."""
     names: list[str] = []
@@ -252,12 +269,15 @@ def _are_whole(
 
 def _ways(
     layers: Sequence[ShortLayer], layout: Layout, x: Tensor, keep: bool, given: bool
-) -> list[Way | None]:
-    """Of each layer; in training each has states of its own."""
+) -> list[Way] | None:
+    """Of each layer; in training each has states of its own. None: the call is too large."""
     ways = []
     for i, layer in enumerate(layers):
         place, count = (0, 1) if keep else (i, len(layers))
-        ways.append(find_way(layer, layout, x, keep, given, place, count))
+        way = find_way(layer, layout, x, keep, given, place, count)
+        if way is None:
+            return None
+        ways.append(way)
         layout = layout._replace(turned=False)
         x = x.new_empty((*layout.lead, layer.D * layer.widths[0]))
     return ways

@@ -140,7 +140,8 @@ class Derivative:
         first = 0 if d_y is None else layer.widths[0] * layer.bytes
         asked = Asked(strides, first, wants_x, wants, False)
         template, shape = template_for(layer.key(layout, tensors[0], team), asked)
-        places, aside = self._read(len(needs) > 1 + count, d_results), {}
+        places = self._read(len(needs) > 1 + count, d_results)
+        aside: dict[str, int] = {}
         rooms, order, planes = [], [-1] * len(needs), layer.planes(layout.B)
         if wants_x:
             plane = self._room_x[0][1] * self._room_x[0][2] * layer.bytes
@@ -149,8 +150,9 @@ class Derivative:
             rooms.append((tuple(tensors[0].shape), 0) if self._as_given else self._room_x)
         if wants:
             order[1 : 1 + count] = range(len(rooms), len(rooms) + count)
-            words = enumerate((_gradient(p.word) for p in layer.parameters), len(rooms))
-            places += [(word, len(tensors) + i, 0) for i, word in words]
+            first_room = len(tensors) + len(rooms)
+            for i, p in enumerate(layer.parameters):
+                places.append((_gradient(p.word), first_room + i, 0))
             rooms += self._rooms
         for s in states:
             words = [(f"d_start{s} {d}", d * planes[s]) for d in range(layer.D)]
@@ -174,7 +176,8 @@ class Derivative:
         """Places of what is read; `given`: states to start from are."""
         layer, layout = self._way.layer, self._way.layout
         planes, each = layer.planes(layout.B), range(layer.D)
-        places = [("x", 0, 0), *((p.word, 1 + i, 0) for i, p in enumerate(layer.parameters))]
+        places: list[Place] = [("x", 0, 0)]
+        places += [(p.word, 1 + i, 0) for i, p in enumerate(layer.parameters)]
         at = 1 + len(layer.parameters)
         for s, plane in enumerate(planes if given else ()):
             places += [(f"start{s} {d}", at + s, d * plane) for d in each]
