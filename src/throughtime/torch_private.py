@@ -233,7 +233,9 @@ def guard(tensors: Sequence[Tensor]) -> Guard:
     gradient is wanted. Not looked at: how large the storage is, and modes of Python functions.
     """
     kind = _HAS["_C._dynamo.guards.TensorGuards"]
-    if kind is None:
+    if kind is None or len({id(v) for v in tensors}) < len(
+        tensors
+    ):  # torch's takes no tensor twice
         return _guard_in_python(tensors)
     made = kind(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
     return made.check  # type: ignore[no-any-return]

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import copy
 import pickle
+import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import throughtime
+from throughtime import torch_private
 from throughtime.errors import ShapeError
 from throughtime.layers.drop_in import short
 from throughtime.layers.drop_in.base import DropIn
-from throughtime.layers.drop_in.short import ShortWay
+from throughtime.layers.drop_in.short import ShortStep, ShortWay
 
 KINDS = ["RNN", "GRU", "LSTM"]
 OPTIONS: list[dict[str, Any]] = [
@@ -90,6 +94,117 @@ def test_both_ways_give_the_same_bits(kind: str, options: dict[str, Any], given:
     same(found, wanted)
     same(again, wanted)
     same(values, [v.detach() for v in wanted[: len(values)]])
+
+
+FORMS: list[tuple[str, tuple[int, ...]]] = [
+    ("one step", (1, 4, 3)), ("one row", (4, 1, 3)), ("unbatched", (4, 3)), ("one of one", (1, 3)),
+    ("packed", (2, 4, 3)), ("packed in no order", (2, 4, 3)), ("packed one step", (1, 4, 3)),
+    ("packed, ragged", (3, 4, 3)),
+]  # fmt: skip
+
+
+def packed(x: Tensor, sort: bool) -> PackedSequence:
+    T, B = x.shape[:2]
+    if T == 3:
+        return pack_padded_sequence(x, torch.tensor([2, 3, 1, 3]), enforce_sorted=False)
+    order = torch.tensor([2, 0, 3, 1]) if sort else None
+    back = None if order is None else order.argsort()
+    x = x if order is None else x[:, order]
+    sizes = torch.tensor([B] * T)
+    return PackedSequence(x.reshape(T * B, -1), sizes, order, back)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f[0])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}], ids=str)
+@pytest.mark.parametrize("given", [False, True])
+def test_every_form_of_a_batch(
+    kind: str, form: tuple[str, tuple[int, ...]], options: dict[str, Any], given: bool
+) -> None:
+    name, shape = form
+    layer, x = getattr(throughtime, kind)(3, 5, **options), torch.randn(shape)
+    state = start_of(layer, shape[1] if len(shape) == 3 else 1) if given else None
+    if given and len(shape) == 2:
+        state = tuple(v[:, 0] for v in state) if kind == "LSTM" else state[:, 0]
+
+    class Packs(nn.Module):
+        def forward(self, x: Tensor, state: Any) -> Any:
+            y, final = layer(packed(x, "order" in name) if "packed" in name else x, state)
+            return (y.data if "packed" in name else y), final
+
+    module = Packs()
+    module.layer = layer
+    with long_way():
+        wanted = step(module, x, state)
+    same(step(module, x, state), wanted)  # lengths are prepared for when they come again
+    with torch.no_grad():
+        module(x, state)
+    with only_short():
+        same(step(module, x, state), wanted)
+        with torch.no_grad():
+            values = flat(module(x, state))
+    same(values, [v.detach() for v in wanted[: len(values)]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(4, 3), (3,)], ids=str)
+@pytest.mark.parametrize("given", [False, True])
+def test_single_steps(kind: str, shape: tuple[int, ...], given: bool) -> None:
+    cell, x = getattr(throughtime, f"{kind}Cell")(3, 5), torch.randn(shape)
+    hx = [torch.randn(*shape[:-1], 5) for _ in range(2)]
+    state = (tuple(hx) if kind == "LSTM" else hx[0]) if given else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShortStep, "step", lambda *_: None)
+        wanted = step(cell, x, state)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("throughtime.layers.drop_in.cells.scan", None)
+        found = step(cell, x, state)
+        again = step(cell, x, state)
+    same(found, wanted)
+    same(again, wanted)
+
+
+def test_one_step_of_a_cell_may_be_differentiated_twice() -> None:
+    cell = throughtime.LSTMCell(2, 3, dtype=torch.float64)
+    x = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: cell(x), x)
+
+
+def test_one_tensor_may_be_two_states() -> None:
+    layer, x, h = throughtime.LSTM(3, 5), torch.randn(4, 2, 3), torch.randn(1, 2, 5)
+    with long_way():
+        wanted = layer(x, (h, h))[0]
+    with only_short():
+        assert torch.equal(layer(x, (h, h))[0], wanted)
+        assert torch.equal(layer(x, (h, h.clone()))[0], wanted)
+
+
+def test_twenty_thousand_calls_leave_nothing() -> None:
+    layer = throughtime.GRU(3, 5)
+    xs = [torch.randn(T, B, 3) for T in range(1, 21) for B in range(1, 11)]
+
+    def run(turns: int) -> int:
+        for _ in range(turns):
+            for x in xs:
+                layer(x)[0].sum().backward()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = run(10)
+    assert run(40) - before < 4 << 20
+
+
+def test_guards_written_in_python_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torch_private._HAS, "_C._dynamo.guards.TensorGuards", None)
+    layer, x = throughtime.GRU(3, 5), torch.randn(4, 2, 3)
+    with long_way():
+        wanted = step(layer, x, None)
+    with only_short():
+        same(step(layer, x, None), wanted)
+        same(step(layer, x, None), wanted)
+    _strided(layer)
+    with long_way():
+        wanted = step(layer, x, None)
+    same(step(layer, x, None), wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -29,6 +29,20 @@ STEPS: dict[str, Any] = {
 }
 
 
+LARGE_STEP = 1 << 16
+"""Weights of a layer's direction from which "auto" leaves one single step to torch's kernel.
+
+It reads them as they lie; compiled code would pack them first, which the second step pays.
+"""
+
+ONE_LARGE_STEP = f"one step of {LARGE_STEP:,} weights or more is sooner done than packed"
+
+
+def is_large_step(weights: int, steps: int) -> bool:
+    """Whether a call of so many weights a direction is left to torch's kernel."""
+    return steps == 1 and weights >= LARGE_STEP
+
+
 def refuses(call: Call) -> str | None:
     """Why torch's layer cannot compute this call, or None."""
     if call.cell.torch_equivalent is None:

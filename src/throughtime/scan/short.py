@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE
+from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.short import Derivative, Way
 from throughtime.scan.autograd import derivative
 from throughtime.scan.flatten import Form, flatten_gradients, unflatten
@@ -16,8 +17,9 @@ from throughtime.scan.outputs import compute_again, kept_output
 from throughtime.scan.plain import is_watched, plain_gradients
 from throughtime.torch_private import saved_but_one
 
-_OTHERS = (None,) * 5
-"""Tensors of a call, after x as `flatten` orders them, that a plain one does not have."""
+_records = torch.is_grad_enabled  # bound once: it is asked at every call
+_OTHERS = 5
+"""Tensors of a call, after x as `flatten` orders them; of these it may have batch sizes alone."""
 
 
 class Recorded:
@@ -33,6 +35,8 @@ class Recorded:
         self.cell, self.key = layer.cell, layer.cell.key
         sizes = layer.H, layer.D, int(layer.bias)
         count = 1 + len(layer.widths)
+        ragged = way.layout.sizes is not None
+        self._lead = way.layout.lead if ragged else (way.layout.T, way.layout.B)
         self._forms = tuple(Form(*sizes, state, 0, 0, 0, count) for state in (0, 1))
 
     def form(self, tensors: Sequence[Tensor]) -> Form:
@@ -45,7 +49,8 @@ class Recorded:
         first = 1 + len(layer.parameters)
         shapes = [(layer.D, layout.B, w) for w in layer.widths]
         states = [v.view(s) for v, s in zip(tensors[first:], shapes, strict=False)]
-        return [layout.time_major(tensors[0]), *_OTHERS, *tensors[1:first], *states]
+        others = None, None, layout.sizes, None, None
+        return [layout.long(tensors[0]), *others, *tensors[1:first], *states]
 
     def long_results(self, values: Sequence[Tensor | None]) -> list[Tensor | None]:
         """y, or the gradient by it, and those by the final states in the same way."""
@@ -55,25 +60,14 @@ class Recorded:
             finals = [None, *finals]
         shapes = [(layer.D, layout.B, w) for w in layer.widths]
         found = [None if v is None else v.reshape(s) for v, s in zip(finals, shapes, strict=False)]
-        return [None if y is None else y.reshape(layout.T, layout.B, layer.D, -1), *found]
+        return [None if y is None else y.reshape(*self._lead, layer.D, -1), *found]
 
     def short(self, gradients: list[Tensor | None], tensors: Sequence[Tensor]) -> list[Any]:
         """Gradients of the long way's tensors as those of these."""
-        d_x, *others = gradients[:1] + gradients[1 + len(_OTHERS) :]
+        d_x, *others = gradients[:1] + gradients[1 + _OTHERS :]
         d_x = None if d_x is None else self.way.layout.as_given(d_x, tensors[0])
         pairs = zip(others, tensors[1:], strict=True)
         return [d_x, *(None if d is None else d.reshape(v.shape) for d, v in pairs)]
-
-
-def record(call: Recorded, x: Tensor, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """A call that is recorded: the outputs and the final states, of one step without the first.
-
-    Args:
-        call: prepared.
-        x: as it is given.
-        tensors: weights of all directions, and where it starts; all of them looked at.
-    """
-    return _apply(call, x, *tensors)  # type: ignore[no-any-return]
 
 
 class Short(torch.autograd.Function):
@@ -81,9 +75,9 @@ class Short(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, call: Recorded, x: Tensor, *tensors: Tensor) -> Any:
-        way = call.way
-        y, saved = x.new_empty(way.y), way.keep(x)
-        final = [x.new_empty(shape) for shape in way.finals]
+        way, new = call.way, x.new_empty
+        y, saved = new(way.y), new(way.saved) if way.small else lend(x, way.saved)
+        final = [new(shape) for shape in way.finals]
         way.region.run((x, y, *tensors, *final, saved))
         ctx.call = call
         ctx.save_for_backward(x, *tensors, kept_output(y), saved)
@@ -95,15 +89,20 @@ class Short(torch.autograd.Function):
         call, needs = ctx.call, ctx.needs_input_grad[1:]
         saved = _recall(ctx, call)
         # A derivative of this derivative may be asked for, or many at once, or their shapes alone.
-        if not (torch.is_grad_enabled() or is_watched()):
+        if not (_records() or is_watched()):
             found = call.backward.run(saved, d_results, needs)
             if found is not None:
                 return (None, *found)
         return (None, *_long(call, saved, d_results, needs))
 
 
-# Without the look for dead wrappers of torch.func, which have no address and so came not here.
-_apply: Any = super(torch.autograd.Function, Short).apply
+record: Any = super(torch.autograd.Function, Short).apply
+"""A call that is recorded: the outputs and the final states, of one step without the first.
+
+Its arguments are the `Recorded`, x as it is given, and the weights of all directions and where it
+starts, all of them looked at. `Short.apply` would look for dead wrappers of torch.func too, which
+have no address and so came not here.
+"""
 
 
 def _recall(ctx: Any, call: Recorded) -> tuple[Any, ...]:
@@ -129,7 +128,7 @@ def _long(
     given, plain = plain_gradients(call.long_results(d_results))
     long, form = call.long(tensors), call.form(tensors)
     values = [call.long_results([y])[0], kept]
-    wants = (needs[0], *(False,) * len(_OTHERS), *needs[1:])
+    wants = (needs[0], *(False,) * _OTHERS, *needs[1:])
     if torch.is_grad_enabled() or not plain or is_watched():
         some = iter(derivative((call.key, "cpu", form, wants, 2), (*long, *values, *given)))
         found = [next(some) if need else None for need in wants]

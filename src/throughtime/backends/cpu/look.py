@@ -147,12 +147,9 @@ def take_whole(v: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> int:
     return take_lines(v, dtype) if v.shape == shape and v.is_contiguous() else 0
 
 
-def are_short(tensors: Sequence[Tensor], bytes: Sequence[int]) -> bool:
-    """Whether one of these has a storage too small for it; `bytes`: of storages that are not."""
-    for v, wanted in zip(tensors, bytes, strict=True):
-        if v.untyped_storage().nbytes() != wanted and _is_short(v):
-            return True
-    return False
+def any_short(tensors: Sequence[Tensor]) -> bool:
+    """Whether one of these has a storage that is too small for it."""
+    return any(_is_short(v) for v in tensors)
 
 
 def _take_own(call: Call, parameters: Parameters) -> tuple[Call, dict[str, int]]:

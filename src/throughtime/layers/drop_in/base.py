@@ -12,8 +12,13 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.backends import cpu
-from throughtime.backends.torch_kernels import KERNELS, carries_stack
+from throughtime.backends import Choice, cpu
+from throughtime.backends.torch_kernels import (
+    KERNELS,
+    ONE_LARGE_STEP,
+    carries_stack,
+    is_large_step,
+)
 from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
@@ -268,8 +273,30 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         if not carries_stack(self.backend) or not steps:
             return False
         if self.backend == "auto" and cpu.refuses_cell(self.cell, x) is None:
-            return is_traced()  # which writes one operator of torch's for all layers
+            # Tracing writes one operator of torch's for all layers.
+            return is_traced() or (x.dim() == 3 and is_large_step(self.numbers, steps))
         return not (x.is_cuda and self.proj_size > self.hidden_size)
+
+    @property
+    def numbers(self) -> int:
+        """Weights of one direction of a layer, on average."""
+        some = (v.numel() for v in self.plain_parameters().values() if v is not None)
+        return sum(some) // (self.directions * self.num_layers)
+
+    def explain(self, steps: int = 16, batch: int = 1, **given: bool) -> str:
+        """Which backend each layer would take for such a batch, and why not those before it.
+
+        Args:
+            steps: T.
+            batch: B.
+            given: lengths, reset or trace, true where the call has them.
+        """
+        like = next(iter(self._parameters.values()), None)
+        if is_large_step(self.numbers, steps) and not any(given.values()) and like is not None:
+            if self.backend == "auto" and self._takes_stack(like.new_zeros(1, 1, self.input_size)):
+                choice = Choice("torch", {"cpu": ONE_LARGE_STEP})
+                return "\n".join(f"layer {i}: {choice}" for i in range(self.num_layers))
+        return super().explain(steps, batch, **given)
 
     def _run_stack(self, input: Any, x: Tensor, state: tuple[Tensor, ...] | None, rows: int) -> Any:
         """All layers in one call of torch's kernel, as torch.nn makes it: same bits, same speed."""

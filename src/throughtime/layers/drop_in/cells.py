@@ -12,7 +12,12 @@ from torch.fx import Proxy
 from throughtime import backends
 from throughtime.backends import Choice, check_backend, cpu
 from throughtime.backends.call import Call
-from throughtime.backends.torch_kernels import STEPS, carries_stack
+from throughtime.backends.torch_kernels import (
+    ONE_LARGE_STEP,
+    STEPS,
+    carries_stack,
+    is_large_step,
+)
 from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.cells.elman import Elman
@@ -118,8 +123,8 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         """Which backend a step would take, and why not those before it; a refusal is told too."""
         like = self.weight_ih
         if self._takes_kernel(like):
-            refused = cpu.refuses_cell(self.cell, like) if self.backend == "auto" else None
-            return str(Choice("torch", {"cpu": refused} if refused else {}))
+            why = cpu.refuses_cell(self.cell, like) or ONE_LARGE_STEP
+            return str(Choice("torch", {"cpu": why} if self.backend == "auto" else {}))
         x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
         return backends.explain(self._call(x, None), self.backend)
 
@@ -152,7 +157,14 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         """Whether torch's own kernel takes the call; "auto" leaves it what is not compiled."""
         if not carries_stack(self.backend):
             return False
-        return self.backend != "auto" or is_traced() or cpu.refuses_cell(self.cell, x) is not None
+        if self.backend != "auto" or is_traced() or is_large_step(self.numbers, 1):
+            return True
+        return cpu.refuses_cell(self.cell, x) is not None
+
+    @property
+    def numbers(self) -> int:
+        """How many weights it has."""
+        return sum(v.numel() for v in self.plain_parameters().values() if v is not None)
 
     def _kernel(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """torch's own kernel, which is one call."""

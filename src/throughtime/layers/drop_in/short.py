@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.backends.cpu.look import are_short, take_lines, take_plain, take_whole
+from throughtime.backends.cpu.look import take_lines, take_plain, take_whole
 from throughtime.backends.cpu.short import Layout, ShortLayer, Way, find_way, prepare
+from throughtime.backends.torch_kernels import is_large_step
 from throughtime.scan.plain import is_watched
 from throughtime.scan.short import Recorded, record
 from throughtime.torch_private import Guard, any_autocast, dual_level, guard
@@ -27,7 +28,10 @@ MOST_SHAPES: Final = 512
 
 _is_compiling = torch.compiler.is_compiling  # bound once: these are asked at every call
 _records = torch.is_grad_enabled
-_infers = torch.is_inference_mode_enabled
+
+
+Steps = int | tuple[int, ...]
+"""0 of a padded batch, of a packed one its steps, or the rows of each where lengths differ."""
 
 
 class ShortCall(NamedTuple):
@@ -35,7 +39,8 @@ class ShortCall(NamedTuple):
 
     Attributes:
         check: whether x, the weights and the states are like those it was prepared for.
-        bytes: of the storage of each.
+        bytes: of the storage of each but x.
+        x_bytes: that the storage of x has at least.
         kind: what of the layer it follows from.
         names: of the weights of all layers.
         ways: of each layer, with where its weights begin and end among these.
@@ -45,7 +50,8 @@ class ShortCall(NamedTuple):
     """
 
     check: Guard
-    bytes: tuple[int, ...]
+    bytes: list[int]
+    x_bytes: int
     kind: tuple[object, ...]
     names: tuple[str, ...]
     ways: tuple[tuple[Way, slice], ...]
@@ -59,6 +65,7 @@ class ShortWay:
 
     def __init__(self) -> None:
         self.calls: dict[tuple[object, ...], ShortCall | None] = {}
+        self._seen: set[tuple[object, ...]] = set()
         self._layers: dict[tuple[object, ...], tuple[ShortLayer, ...] | None] = {}
 
     def __reduce__(self) -> Any:
@@ -83,21 +90,21 @@ class ShortWay:
         return y, (tuple(final) if layer.mode == "LSTM" else final[0])
 
     def _run_packed(self, layer: Any, input: PackedSequence, state: Sequence[Tensor]) -> Any:
-        """Of rows of one length, which lie as a padded batch does."""
+        """Rows of one length lie as a padded batch does."""
         x, sizes = input.data, input.batch_sizes
         if type(x) is not Tensor or type(sizes) is not Tensor or x.dim() != 2:
             return None
         if sizes.dtype is not torch.int64 or sizes.dim() != 1 or not sizes.is_cpu:
             return None
         rows, order, back = sizes.tolist(), input.sorted_indices, input.unsorted_indices
-        T = len(rows)
-        if not T or T * rows[0] != x.shape[0] or rows.count(rows[0]) != T:
+        if not rows or sum(rows) != x.shape[0]:
             return None
+        steps = len(rows) if rows.count(rows[0]) == len(rows) else tuple(rows)
         if order is not None and state:
             if type(state[0]) is not Tensor or type(state[-1]) is not Tensor:
                 return None
             state = [v.index_select(1, order) for v in state]
-        found = self._run(layer, x, state, T)
+        found = self._run(layer, x, state, steps)
         if found is None:
             return None
         y, final = found
@@ -105,19 +112,20 @@ class ShortWay:
             final = [v.index_select(1, back) for v in final]
         return PackedSequence(y, sizes, order, back), final
 
-    def _run(self, layer: Any, x: Tensor, state: Sequence[Tensor], steps: int) -> Any:
-        """Outputs and final states, for an x that holds so many steps if it is packed."""
+    def _run(self, layer: Any, x: Tensor, state: Sequence[Tensor], steps: Steps) -> Any:
+        """Outputs and final states."""
         records, known = _records(), layer._parameters
-        key = x.shape, x.stride(), x.requires_grad, records, len(state), steps, _infers()
+        key = x.shape, x.stride(), records, len(state), steps
         call = self.calls.get(key, _NEW)
         if call is None:
             return None
         tensors: list[Any] = [known.get(name) for name in call.names]
         tensors += state
         if (
-            call.kind != self._kind(layer)
-            or not call.check(x, *tensors)
-            or are_short((x, *tensors), call.bytes)
+            not call.check(x, *tensors)
+            or call.kind != self._kind(layer)
+            or [v.untyped_storage().nbytes() for v in tensors] != call.bytes
+            or x.untyped_storage().nbytes() < call.x_bytes
         ):
             call = self._prepare(layer, key, x, tensors[len(call.names) :], records, steps)
             if call is None:
@@ -129,9 +137,11 @@ class ShortWay:
 
     def _prepare(
         self, layer: Any, key: tuple[object, ...], x: Tensor, state: Sequence[Any],
-        records: bool, steps: int,
+        records: bool, steps: Steps,
     ) -> ShortCall | None:  # fmt: skip
         """For tensors that are looked at one by one here; None where one is not plain."""
+        if isinstance(steps, tuple) and not self._comes_again(key):
+            return None
         layout, kind = self._layout(layer, x, steps), self._kind(layer)
         layers = None if layout is None else self._layers_of(layer, x.dtype)
         if layout is None or layers is None or any_autocast() or kind[-1]:
@@ -142,20 +152,31 @@ class ShortWay:
         names, weights, parts = found
         tensors = x, *weights, *state
         keep = records and any(v.requires_grad for v in tensors)
-        ways = _ways(layers, layout, x, keep, bool(state))
+        large = layer.backend == "auto" and is_large_step(layer.numbers, layout.T)
+        ways = None if large else _ways(layers, layout, x, keep, bool(state))
         if ways is None:
             self._add(key, None)
             return None
         pairs = list(zip(ways, parts, strict=True))
         count = len(layers) * layers[0].D
         call = ShortCall(
-            guard(tensors), tuple(v.untyped_storage().nbytes() for v in tensors), kind, names,
+            guard(tensors), [v.untyped_storage().nbytes() for v in tensors[1:]], x.nbytes,
+            kind, names,
             () if keep else tuple(pairs),
             tuple((Recorded(way), part) for way, part in pairs) if keep else (),
             tuple(layout.state(count, w) for w in layers[0].widths)[layout.single :], layout.turned,
         )  # fmt: skip
         self._add(key, call)
         return call
+
+    def _comes_again(self, key: tuple[object, ...]) -> bool:
+        """Whether lengths were there before: most batches have new ones, which pay for nothing."""
+        if key in self._seen or key in self.calls:
+            return True
+        if len(self._seen) >= MOST_SHAPES:
+            self._seen.clear()
+        self._seen.add(key)
+        return False
 
     def _add(self, key: tuple[object, ...], call: ShortCall | None) -> None:
         while len(self.calls) >= MOST_SHAPES:
@@ -168,11 +189,16 @@ class ShortWay:
         cell, sizes = layer.cell, layer.hidden_sizes
         return type(layer), cell, sizes, layer.input_size, layer.batch_first, bool(drops)
 
-    def _layout(self, layer: Any, x: Tensor, steps: int) -> Layout | None:
+    def _layout(self, layer: Any, x: Tensor, steps: Steps) -> Layout | None:
         """How the batch lies; None where it is none for the layer."""
         if x.shape[-1:] != (layer.input_size,) or not x.numel():
             return None
         lead = tuple(x.shape[:-1])
+        if isinstance(steps, tuple):
+            if list(steps) != sorted(steps, reverse=True) or steps[-1] < 1:
+                return None
+            rows = steps[0]
+            return Layout(len(steps), rows, lead, (rows,), sizes=torch.tensor(steps, device="cpu"))
         if steps:
             rows = lead[0] // steps
             return Layout(steps, rows, lead, (rows,))
@@ -210,14 +236,14 @@ class ShortStep(ShortWay):
     def _kind(self, layer: Any) -> tuple[object, ...]:
         return type(layer), layer.cell, layer.hidden_size, layer.input_size, False
 
-    def _layout(self, layer: Any, x: Tensor, steps: int) -> Layout | None:
+    def _layout(self, layer: Any, x: Tensor, steps: Steps) -> Layout | None:
         lead = tuple(x.shape[:-1])
         if x.shape[-1:] != (layer.input_size,) or not x.numel() or len(lead) > 1:
             return None
         return Layout(1, lead[0] if lead else 1, lead, lead, single=True)
 
 
-_NEW = ShortCall(lambda *_: False, (), (), (), (), (), (), False)
+_NEW = ShortCall(lambda *_: False, [], 0, (), (), (), (), (), False)
 """Of a shape that has not come before."""
 
 
@@ -299,12 +325,12 @@ def _recorded(
 ) -> tuple[Tensor, Sequence[Tensor]]:
     """The same of one that is."""
     if len(call.recorded) == 1:
-        y, *final = record(call.recorded[0][0], x, tensors)
+        y, *final = record(call.recorded[0][0], x, *tensors)
         return y, final
     state, finals = tensors[len(call.names) :], []
     D = call.recorded[0][0].way.layer.D
     for i, (way, part) in enumerate(call.recorded):
         own = [v[i * D : (i + 1) * D] for v in state]
-        x, *final = record(way, x, [*tensors[part], *own])
+        x, *final = record(way, x, *tensors[part], *own)
         finals.append(final)
     return x, [torch.cat(v) for v in zip(*finals, strict=True)]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from torch import Tensor
 
 from throughtime.backends.cpu.backward_pass import Asked, template_for
 from throughtime.backends.cpu.gradients import shapes_for
-from throughtime.backends.cpu.look import are_short, take_lines, take_whole
-from throughtime.backends.cpu.operands import plan_of
-from throughtime.backends.cpu.schedule import flops_of, team_for
+from throughtime.backends.cpu.look import any_short, take_lines, take_whole
+from throughtime.backends.cpu.memory import LEAST_BYTES, lend
+from throughtime.backends.cpu.schedule import team_for
 from throughtime.backends.cpu.short.layer import Way
 from throughtime.backends.cpu.short.region import Place, ShortRegion
 from throughtime.torch_private import Guard, guard
@@ -27,15 +28,16 @@ class Back(NamedTuple):
         check: whether the tensors that are read are like those it was prepared for.
         bytes: of the storage of each.
         region: takes those tensors, then the rooms.
-        rooms: shape of each gradient that is written, and how long its lines are, where longer
-            ones are written; else 0.
+        rooms: shape of each gradient that is written, and whether its memory is needed again.
+        cuts: number and length of those whose lines are written longer than they are.
         order: for each input the number of its room; -1: it has no gradient.
     """
 
     check: Guard
-    bytes: tuple[int, ...]
+    bytes: list[int]
     region: ShortRegion
-    rooms: tuple[tuple[tuple[int, ...], int], ...]
+    rooms: tuple[tuple[tuple[int, ...], bool], ...]
+    cuts: tuple[tuple[int, int], ...]
     order: tuple[int, ...]
 
 
@@ -58,7 +60,7 @@ class Derivative:
         # The gradient by x is written as x lies, or in time-major lines of each direction.
         line = shapes.inputs
         self._as_given = layer.D == 1 and line == layer.I and not way.layout.turned
-        lines = (layer.D, way.layout.T * way.layout.B, line)
+        lines = (layer.D, way.layout.lines, line)
         self._room_x = lines, 0 if line == layer.I else layer.I
 
     def run(
@@ -75,27 +77,31 @@ class Derivative:
         Returns:
             Or None, where a tensor needs a closer look.
         """
-        tensors, strides = list(saved), None
-        for i, v in enumerate(d_results):
-            if v is None:
-                continue
-            if v.stride(-1) != 1 or (i and not v.is_contiguous()):
-                v = v.contiguous()
-            if not i:
-                strides = v.stride()
-            tensors.append(v)
-        key = needs, strides, *[v is None for v in d_results]
+        d_y, *d_final = d_results
+        tensors, key = list(saved), (needs, *[v is None for v in d_results])
+        if d_y is not None:
+            d_y = d_y if d_y.stride(-1) == 1 else d_y.contiguous()
+            tensors.append(d_y)
+            key = d_y.stride(), *key
+        tensors += [v.contiguous() for v in d_final if v is not None]
         back = self._backs.get(key)
-        if back is None or not back.check(*tensors) or are_short(tensors, back.bytes):
+        if (
+            back is None
+            or not back.check(*tensors)
+            or (
+                [v.untyped_storage().nbytes() for v in tensors] != back.bytes and any_short(tensors)
+            )
+        ):
             if not self._sees(tensors, needs):
                 return None
             back = self._prepare(key, tensors, d_results, needs)
         new = saved[0].new_empty
-        rooms: list[Tensor | None] = [new(shape) for shape, _ in back.rooms]
-        back.region.run([*tensors, *rooms])  # type: ignore[list-item]
-        for i, (_, cut) in enumerate(back.rooms):
-            if cut:
-                rooms[i] = rooms[i][..., :cut].contiguous()  # type: ignore[index]
+        rooms: list[Any] = [
+            lend(saved[0], shape) if large else new(shape) for shape, large in back.rooms
+        ]
+        back.region.run(tensors + rooms)
+        for i, cut in back.cuts:
+            rooms[i] = rooms[i][..., :cut].contiguous()
         rooms.append(None)
         found = [rooms[i] for i in back.order]
         if not self._as_given and found[0] is not None:
@@ -104,9 +110,8 @@ class Derivative:
 
     def _by_x(self, found: Tensor, x: Tensor) -> Tensor:
         """Lines (D, T B, I) in the shape of x."""
-        layout, D = self._way.layout, self._way.layer.D
-        total = found[0] if D == 1 else found[0] + found[1]
-        return layout.as_given(total.view(layout.T, layout.B, -1), x)
+        total = found[0] if self._way.layer.D == 1 else found[0] + found[1]
+        return self._way.layout.as_given(total, x)
 
     def _sees(self, tensors: Sequence[Tensor], needs: tuple[bool, ...]) -> bool:
         """Whether the region may read these, looked at one by one."""
@@ -133,8 +138,7 @@ class Derivative:
         wants_x, wants, wants_start = (any(v) for v in (
             needs[:1], needs[1 : 1 + count], needs[1 + count :]
         ))  # fmt: skip
-        call = layer.call(layout.time_major(tensors[0]))
-        team = team_for(2 * flops_of(plan_of(call), call, layout.T * layout.B), layer.D, layout.B)
+        team = team_for(2 * layer.work(layout, tensors[0]), layer.D, layout.B)
         d_y = None if d_results[0] is None else tensors[len(needs) + 2]
         strides = (0, 0) if d_y is None else layout.strides(d_y)
         first = 0 if d_y is None else layer.widths[0] * layer.bytes
@@ -163,12 +167,19 @@ class Derivative:
             places += [(word, len(tensors) + len(rooms), at) for word, at in words]
             rooms.append((layout.state(layer.D, layer.widths[s]), 0))
         region = ShortRegion(template, shape.code.region, team.release_gil, places, aside)
+        region.fix_all(layer.ragged_words(layout, tensors[0], shape, d_y=strides[1]))
         if d_y is None:
             region.fix("d_y", template.word("zeros"))
-        bytes = tuple(v.untyped_storage().nbytes() for v in tensors)
+        bytes = [v.untyped_storage().nbytes() for v in tensors]
         while len(self._backs) >= MOST_KINDS:
             self._backs.pop(next(iter(self._backs)), None)
-        back = Back(guard(tensors), bytes, region, tuple(rooms), tuple(order))
+        cuts = tuple((i, cut) for i, (_, cut) in enumerate(rooms) if cut)
+        # What is cut is given back at once, so large rooms of it are worth keeping.
+        lent = tuple(
+            (shape, cut * math.prod(shape[:-1]) * layer.bytes >= LEAST_BYTES)
+            for shape, cut in rooms
+        )
+        back = Back(guard(tensors), bytes, region, lent, cuts, tuple(order))
         self._backs[key] = back
         return back
 

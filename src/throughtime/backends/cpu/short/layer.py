@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,12 +10,12 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.active_rows import Extent
+from throughtime.backends.cpu.active_rows import rows_of
+from throughtime.backends.cpu.block import RaggedWords
 from throughtime.backends.cpu.forward_pass import kept_shapes, template_for
 from throughtime.backends.cpu.look import FLOATS, parameters_of, take_lines, take_plain, take_whole
-from throughtime.backends.cpu.memory import lend
+from throughtime.backends.cpu.memory import LEAST_BYTES
 from throughtime.backends.cpu.operands import plan_of
-from throughtime.backends.cpu.products import LEAST_NUMBERS
 from throughtime.backends.cpu.schedule import (
     FLOPS_PER_US,
     PARALLEL_US,
@@ -23,7 +24,7 @@ from throughtime.backends.cpu.schedule import (
     matrix_names,
     team_for,
 )
-from throughtime.backends.cpu.shape import Key
+from throughtime.backends.cpu.shape import Key, Shape
 from throughtime.backends.cpu.short.region import ShortRegion
 from throughtime.cells import Cell
 from throughtime.compiler.passes.masks import NO_MASKS
@@ -41,6 +42,7 @@ class Layout(NamedTuple):
         rows: (B,), or () where there is no dimension for rows.
         turned: whether x is (B, T, width); the outputs never are.
         single: whether it is one step, whose first state is the output.
+        sizes: of packed rows of several lengths, how many each step has; else None.
     """
 
     T: int
@@ -49,19 +51,31 @@ class Layout(NamedTuple):
     rows: tuple[int, ...]
     turned: bool = False
     single: bool = False
+    sizes: Tensor | None = None
 
-    def time_major(self, x: Tensor) -> Tensor:
-        """x as (T, B, width)."""
+    @property
+    def lines(self) -> int:
+        """Rows over all steps."""
+        return math.prod(self.lead)
+
+    def long(self, x: Tensor) -> Tensor:
+        """x as the long way has it: (T, B, width), or (N, width) where rows are ragged."""
+        if self.sizes is not None:
+            return x
         x = x.transpose(0, 1) if self.turned else x
         return x.reshape(self.T, self.B, x.shape[-1])
 
     def as_given(self, d_x: Tensor, x: Tensor) -> Tensor:
-        """A gradient (T, B, width) in the shape of x."""
-        return (d_x.transpose(0, 1) if self.turned else d_x).reshape(x.shape)
+        """A gradient (N, width), or as the long way has it, in the shape of x."""
+        if self.turned:
+            d_x = d_x.reshape(self.T, self.B, -1).transpose(0, 1)
+        return d_x.reshape(x.shape)
 
     def strides(self, v: Tensor, turned: bool = False) -> tuple[int, int]:
         """Bytes from step to step and from row to row; of one step, or one row, any do."""
         size, strides = v.element_size(), v.stride()
+        if self.sizes is not None:
+            return 0, strides[0] * size
         if len(strides) == 3:
             step, row = strides[:2][:: -1 if turned else 1]
         else:
@@ -90,21 +104,33 @@ class ShortLayer:
         one = parameters_of(cell, I, H, self.bytes)[len(cell.layout.names(bias))]
         self.parameters = tuple(p for d in range(D) for p in one[d])
         self.wanted = tuple((p.shape, p.bytes) for p in self.parameters)
-        # Inference of large layers finds weights that are packed already, the long way.
-        self.leaves_packs = sum(p.shape.numel() for p in one[0]) >= LEAST_NUMBERS
 
-    def call(self, x: Tensor) -> Call:
-        """A call as its shape (T, B, I) needs it, without weights."""
-        return Call(self.cell, self.H, x, ({},) * self.D)
+    def call(self, layout: Layout, x: Tensor) -> Call:
+        """A call as its shape needs it, without weights."""
+        weights: tuple[dict[str, Tensor], ...] = ({},) * self.D
+        return Call(self.cell, self.H, layout.long(x), weights, batch_sizes=layout.sizes)
+
+    def work(self, layout: Layout, x: Tensor) -> float:
+        """Operations of a forward pass."""
+        call = self.call(layout, x)
+        return flops_of(plan_of(call), call, layout.lines)
 
     def key(self, layout: Layout, x: Tensor, team: Team) -> Key:
         """Of a call that gives its outputs side by side."""
-        T, B, row = layout.T, layout.B, self.D * self.widths[0] * self.bytes
+        row, packed = self.D * self.widths[0] * self.bytes, layout.sizes is not None
         sizes, strides = (self.D, self.H, self.I), layout.strides(x, layout.turned)
-        rows = Extent(T, B, False)
-        return Key(
-            self.cell, NO_MASKS, self.bytes, rows, team, sizes, strides, (B * row, row), False
-        )
+        rows = rows_of(self.call(layout, x)).extent
+        y = (0 if packed else layout.B * row), row
+        return Key(self.cell, NO_MASKS, self.bytes, rows, team, sizes, strides, y, packed)
+
+    def ragged_words(
+        self, layout: Layout, x: Tensor, shape: Shape, **more: int
+    ) -> RaggedWords | None:
+        """What follows from the lengths of packed rows, if they are ragged."""
+        if layout.sizes is None:
+            return None
+        rows = rows_of(self.call(layout, x))
+        return RaggedWords(rows, shape.team.chunks, shape.packed_rows(**more))
 
     def planes(self, B: int) -> tuple[int, ...]:
         """Bytes of one direction of each state."""
@@ -121,6 +147,7 @@ class Way(NamedTuple):
         y: shape of the outputs.
         finals: of each final state; of one step, all but the first, which is the output.
         saved: of what is kept for the backward pass; () in inference.
+        small: whether that is no more than the C library keeps by itself.
     """
 
     layer: ShortLayer
@@ -129,10 +156,7 @@ class Way(NamedTuple):
     y: tuple[int, ...]
     finals: tuple[tuple[int, ...], ...]
     saved: tuple[int, ...]
-
-    def keep(self, x: Tensor) -> Tensor:
-        """Room for what is kept."""
-        return lend(x, self.saved)
+    small: bool
 
     def sees(self, x: Tensor, weights: Sequence[Tensor | None], state: Sequence[Tensor]) -> bool:
         """Whether the region may read these tensors, looked at one by one."""
@@ -157,10 +181,8 @@ def find_way(
         given: whether states to start from are.
         place, count: of this layer, and how many share their tensors of states.
     """
-    T, B, D = layout.T, layout.B, layer.D
-    call = layer.call(layout.time_major(x))
-    flops = flops_of(plan_of(call), call, T * B)
-    if flops * (1 + keep) > PARALLEL_US * FLOPS_PER_US or (layer.leaves_packs and not keep):
+    B, D, flops = layout.B, layer.D, layer.work(layout, x)
+    if flops * (1 + keep) > PARALLEL_US * FLOPS_PER_US:
         return None
     team = team_for(flops, D, B)
     template, shape, _ = template_for(layer.key(layout, x, team), keep, False)
@@ -174,13 +196,15 @@ def find_way(
                 continue
             places += [(f"{word}{s} {d}", first, (place * D + d) * plane) for d in range(D)]
             first += 1
-    saved = kept_shapes(call)[0] if keep else ()
+    saved = kept_shapes(layer.call(layout, x))[0] if keep else ()
     if keep:
         plane = saved[1] * saved[2] * saved[3] * layer.bytes
         places += [(f"saved {d}", first, d * plane) for d in range(D)]
     region = ShortRegion(template, shape.code.region, team.release_gil, places, aside)
+    region.fix_all(layer.ragged_words(layout, x, shape))
     finals = tuple(layout.state(count * D, w) for w in layer.widths)[layout.single :]
-    return Way(layer, layout, region, (*layout.lead, D * layer.widths[0]), finals, saved)
+    small = math.prod(saved) * layer.bytes < LEAST_BYTES
+    return Way(layer, layout, region, (*layout.lead, D * layer.widths[0]), finals, saved, small)
 
 
 def prepare(

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from throughtime.backends.cpu.block import KEPT_BYTES, Ready, Template
+from throughtime.backends.cpu.block import KEPT_BYTES, RaggedWords, Ready, Template
 from throughtime.backends.cpu.memory import fresh, give_back, take
 from throughtime.compiler.runtime import threads
 
@@ -37,6 +37,7 @@ class ShortRegion:
         self._counters = tuple(template.counters)
         self._aside = tuple((words[name], bytes) for name, bytes in aside.items())
         self._fixed: list[tuple[int, int]] = []
+        self._held: RaggedWords | None = None
         self._keeps = template.arena_bytes <= KEPT_BYTES
         self._ready: list[Ready] = []
 
@@ -64,6 +65,13 @@ class ShortRegion:
     def fix(self, name: str, address: int) -> None:
         """One word for all calls."""
         self._fixed.append((self._template.places()[name], address))
+
+    def fix_all(self, words: RaggedWords | None) -> None:
+        """The words of ragged rows for all calls, if these are any."""
+        if words is not None:
+            self._held = words
+            for name, address in words.addresses.items():
+                self.fix(name, address)
 
     def _new(self) -> Ready:
         ready = Ready(self._template)
