@@ -18,10 +18,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import throughtime
 from throughtime import torch_private
+from throughtime.cells import Cell, available
 from throughtime.errors import ShapeError
-from throughtime.layers.drop_in import short
+from throughtime.layers import short
 from throughtime.layers.drop_in.base import DropIn
-from throughtime.layers.drop_in.short import ShortStep, ShortWay
+from throughtime.layers.short import ShortLayers, ShortStep, ShortWay
 
 KINDS = ["RNN", "GRU", "LSTM"]
 OPTIONS: list[dict[str, Any]] = [
@@ -96,6 +97,11 @@ def test_both_ways_give_the_same_bits(kind: str, options: dict[str, Any], given:
     same(values, [v.detach() for v in wanted[: len(values)]])
 
 
+def cell_of(name: str) -> Cell:
+    kind: Any = available()[name]
+    return kind(2) if name in ("LSTMProjected", "Skip") else kind()
+
+
 FORMS: list[tuple[str, tuple[int, ...]]] = [
     ("one step", (1, 4, 3)), ("one row", (4, 1, 3)), ("unbatched", (4, 3)), ("one of one", (1, 3)),
     ("packed", (2, 4, 3)), ("packed in no order", (2, 4, 3)), ("packed one step", (1, 4, 3)),
@@ -168,6 +174,35 @@ def test_one_step_of_a_cell_may_be_differentiated_twice() -> None:
     cell = throughtime.LSTMCell(2, 3, dtype=torch.float64)
     x = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(lambda x: cell(x), x)
+
+
+@pytest.mark.parametrize("name", [n for n in available() if not cell_of(n).layout.inputs])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}], ids=str)
+def test_any_cell_both_ways(name: str, options: dict[str, Any]) -> None:
+    layer = throughtime.Recurrent(cell_of(name), 3, [6, 6], **options)
+    x = torch.randn(4, 2, 3)
+    state = tuple(
+        tuple(torch.randn(layer.directions, 2, w) for w in widths) for widths in layer.widths
+    )
+    for given in (None, state):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ShortLayers, "run", lambda *_: None)
+            wanted = step(layer, x, given)
+        same(step(layer, x, given), wanted)
+        with torch.no_grad():
+            values = flat(layer(x, given))
+        same(values, [v.detach() for v in wanted[: len(values)]])
+
+
+@pytest.mark.parametrize("options", [{"zoneout": {"h": 0.1}}, {"residual": True}, {"merge": "sum"},
+                                     {"learn_initial": True}], ids=str)  # fmt: skip
+def test_options_go_the_long_way(options: dict[str, Any]) -> None:
+    layer = throughtime.Recurrent(cell_of("GRU"), 3, [6, 6], bidirectional=True, **options).eval()
+    x = torch.randn(4, 2, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShortLayers, "run", lambda *_: None)
+        wanted = step(layer, x, None)
+    same(step(layer, x, None), wanted)
 
 
 def test_one_tensor_may_be_two_states() -> None:

@@ -38,9 +38,9 @@ It reads them as they lie; compiled code would pack them first, which the second
 ONE_LARGE_STEP = f"one step of {LARGE_STEP:,} weights or more is sooner done than packed"
 
 
-def is_large_step(weights: int, steps: int) -> bool:
-    """Whether a call of so many weights a direction is left to torch's kernel."""
-    return steps == 1 and weights >= LARGE_STEP
+def is_large_step(layer: Any, steps: int) -> bool:
+    """Whether "auto" leaves a call of a layer of torch's to torch's kernel."""
+    return steps == 1 and layer.numbers >= LARGE_STEP
 
 
 def refuses(call: Call) -> str | None:

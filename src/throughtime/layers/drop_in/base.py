@@ -25,10 +25,10 @@ from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
 from throughtime.layers.checks import check_packed
 from throughtime.layers.drop_in.checks import check_dimensions, check_input, check_state
-from throughtime.layers.drop_in.short import BACKENDS, ShortWay
 from throughtime.layers.graphs import check_nothing_more, written
 from throughtime.layers.options import Options
 from throughtime.layers.recurrent import SequenceLayer
+from throughtime.layers.short import BACKENDS, ShortWay
 
 PASSED_BY = ("carry", "_carry_layer", "_scan", "_call", "weights", "plain_parameters")
 """Methods that the short way does not call, so a class with its own of them goes the long way."""
@@ -156,7 +156,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
 
     kind: ClassVar[str]
     _quantised_otherwise = "quantise throughtime.to_torch(model)"
-    _short: ShortWay
+    _short_kind = ShortWay
     passed_by = tuple((name, getattr(SequenceLayer, name)) for name in PASSED_BY)
 
     def __init__(
@@ -221,14 +221,6 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         y, results = self.carry(batch)
         return self.leave(y, tuple(r.final for r in results), border)
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        vars(self)["_short"] = ShortWay()  # a class of the user's own may watch what is set
-
-    def _run_short(self, input: Any, hx: Any) -> Any:
-        """What a plain call gives, by what is prepared; None: it goes the long way."""
-        return self._short.run(self, input, hx)
-
     def enter(self, x: Any, state: Any = None, **given: Any) -> tuple[Batch, Border]:
         """The user's batch, checked, in the layers' own layout; and the way back."""
         return self._entered(x, self._checked(x, state)[1], **given)
@@ -274,7 +266,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
             return False
         if self.backend == "auto" and cpu.refuses_cell(self.cell, x) is None:
             # Tracing writes one operator of torch's for all layers.
-            return is_traced() or (x.dim() == 3 and is_large_step(self.numbers, steps))
+            return is_traced() or (x.dim() == 3 and is_large_step(self, steps))
         return not (x.is_cuda and self.proj_size > self.hidden_size)
 
     @property
@@ -292,7 +284,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
             given: lengths, reset or trace, true where the call has them.
         """
         like = next(iter(self._parameters.values()), None)
-        if is_large_step(self.numbers, steps) and not any(given.values()) and like is not None:
+        if is_large_step(self, steps) and not any(given.values()) and like is not None:
             if self.backend == "auto" and self._takes_stack(like.new_zeros(1, 1, self.input_size)):
                 choice = Choice("torch", {"cpu": ONE_LARGE_STEP})
                 return "\n".join(f"layer {i}: {choice}" for i in range(self.num_layers))

@@ -24,10 +24,10 @@ from throughtime.cells.elman import Elman
 from throughtime.cells.gru import GRU
 from throughtime.cells.lstm import LSTM
 from throughtime.layers.drop_in.checks import check_cell_dimensions, check_cell_sizes
-from throughtime.layers.drop_in.short import BACKENDS, ShortStep
 from throughtime.layers.gates import GateRows
 from throughtime.layers.graphs import written
 from throughtime.layers.layer import CellModule
+from throughtime.layers.short import BACKENDS, ShortStep
 from throughtime.scan import scan
 
 PASSED_BY = ("_step", "_call", "_kernel", "weights", "weight_names", "plain_parameters")
@@ -56,6 +56,7 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
     kind: ClassVar[str]
     _quantised_otherwise = "quantise throughtime.to_torch(model)"
     directions = 1
+    options = None
     weight_ih: nn.Parameter
     weight_hh: nn.Parameter
     bias_ih: nn.Parameter | None  # type: ignore[assignment]
@@ -157,7 +158,7 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         """Whether torch's own kernel takes the call; "auto" leaves it what is not compiled."""
         if not carries_stack(self.backend):
             return False
-        if self.backend != "auto" or is_traced() or is_large_step(self.numbers, 1):
+        if self.backend != "auto" or is_traced() or is_large_step(self, 1):
             return True
         return cpu.refuses_cell(self.cell, x) is not None
 

@@ -1,12 +1,13 @@
-"""The short way of a drop-in: plain calls of small work, all layers, without what they do not use.
+"""The short way of a layer: plain calls of small work, without all that they do not use.
 
 A call that it does not know, for a kind of tensor, a mode of torch or a shape, goes the long way
-(base.py), with the same bits.
+(border.py, layer.py), with the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.backends.cpu.look import take_lines, take_plain, take_whole
 from throughtime.backends.cpu.short import Layout, ShortLayer, Way, find_way, prepare
 from throughtime.backends.torch_kernels import is_large_step
+from throughtime.layers.options import Options
 from throughtime.scan.plain import is_watched
 from throughtime.scan.short import Recorded, record
 from throughtime.torch_private import Guard, any_autocast, dual_level, guard
@@ -43,9 +45,10 @@ class ShortCall(NamedTuple):
         x_bytes: that the storage of x has at least.
         kind: what of the layer it follows from.
         names: of the weights of all layers.
-        ways: of each layer, with where its weights begin and end among these.
+        parts: for each layer where its weights, and its own states, are among the tensors.
+        ways: of each layer,
         recorded: the same where a backward pass may follow; empty where none does.
-        finals: shapes of the final states of all layers.
+        finals: shapes of the final states of all layers; empty where each has its own.
         turned: whether outputs are given as (B, T, width).
     """
 
@@ -54,14 +57,18 @@ class ShortCall(NamedTuple):
     x_bytes: int
     kind: tuple[object, ...]
     names: tuple[str, ...]
-    ways: tuple[tuple[Way, slice], ...]
-    recorded: tuple[tuple[Recorded, slice], ...]
+    parts: tuple[tuple[slice, slice], ...]
+    ways: tuple[Way, ...]
+    recorded: tuple[Recorded, ...]
     finals: tuple[tuple[int, ...], ...]
     turned: bool
 
 
 class ShortWay:
-    """What a layer keeps prepared for plain calls; a copy of the layer prepares its own."""
+    """What a drop-in keeps prepared for plain calls; a copy of the layer prepares its own."""
+
+    own_states = False
+    """Whether each layer has tensors of states of its own, as `Recurrent` gives them."""
 
     def __init__(self) -> None:
         self.calls: dict[tuple[object, ...], ShortCall | None] = {}
@@ -69,7 +76,7 @@ class ShortWay:
         self._layers: dict[tuple[object, ...], tuple[ShortLayer, ...] | None] = {}
 
     def __reduce__(self) -> Any:
-        return ShortWay, ()
+        return type(self), ()
 
     def run(self, layer: Any, input: Any, hx: Any) -> Any:
         """What the call of the layer gives; None: it goes the long way."""
@@ -78,16 +85,19 @@ class ShortWay:
         state = () if hx is None else hx if layer.mode == "LSTM" else (hx,)
         if type(state) is not tuple and type(state) is not list:
             return None
-        if type(input) is Tensor:
-            found = self._run(layer, input, state, 0)
-        elif type(input) is PackedSequence:
-            found = self._run_packed(layer, input, state)
-        else:
-            return None
+        found = self._run_any(layer, input, state)
         if found is None:
             return None
         y, final = found
         return y, (tuple(final) if layer.mode == "LSTM" else final[0])
+
+    def _run_any(self, layer: Any, input: Any, state: Sequence[Tensor]) -> Any:
+        """Outputs and final states; None: the call goes the long way."""
+        if type(input) is Tensor:
+            return self._run(layer, input, state, 0)
+        if type(input) is PackedSequence:
+            return self._run_packed(layer, input, state)
+        return None
 
     def _run_packed(self, layer: Any, input: PackedSequence, state: Sequence[Tensor]) -> Any:
         """Rows of one length lie as a padded batch does."""
@@ -101,7 +111,7 @@ class ShortWay:
             return None
         steps = len(rows) if rows.count(rows[0]) == len(rows) else tuple(rows)
         if order is not None and state:
-            if type(state[0]) is not Tensor or type(state[-1]) is not Tensor:
+            if any(type(v) is not Tensor for v in state):
                 return None
             state = [v.index_select(1, order) for v in state]
         found = self._run(layer, x, state, steps)
@@ -142,32 +152,56 @@ class ShortWay:
         """For tensors that are looked at one by one here; None where one is not plain."""
         if isinstance(steps, tuple) and not self._comes_again(key):
             return None
+        if layer.options is not None and replace(layer.options, dropout=0.0) != Options():
+            return None
         layout, kind = self._layout(layer, x, steps), self._kind(layer)
         layers = None if layout is None else self._layers_of(layer, x.dtype)
         if layout is None or layers is None or any_autocast() or kind[-1]:
             return None
         found = _weights_of(layer, layers)
-        if found is None or not _are_whole(layers, layout, x, state):
+        if found is None or not self._are_whole(layers, layout, x, state):
             return None
         names, weights, parts = found
         tensors = x, *weights, *state
         keep = records and any(v.requires_grad for v in tensors)
-        large = layer.backend == "auto" and is_large_step(layer.numbers, layout.T)
-        ways = None if large else _ways(layers, layout, x, keep, bool(state))
+        large = layer.backend == "auto" and is_large_step(layer, layout.T)
+        own = keep or self.own_states
+        ways = None if large else _ways(layers, layout, x, keep, bool(state), own)
         if ways is None:
             self._add(key, None)
             return None
-        pairs = list(zip(ways, parts, strict=True))
-        count = len(layers) * layers[0].D
+        finals = [layout.state(len(layers) * layers[0].D, w) for w in layers[0].widths]
         call = ShortCall(
             guard(tensors), [v.untyped_storage().nbytes() for v in tensors[1:]], x.nbytes,
-            kind, names,
-            () if keep else tuple(pairs),
-            tuple((Recorded(way), part) for way, part in pairs) if keep else (),
-            tuple(layout.state(count, w) for w in layers[0].widths)[layout.single :], layout.turned,
+            kind, names, tuple(zip(parts, self._states(layers, len(names), state), strict=True)),
+            tuple(ways), tuple(Recorded(way) for way in ways) if keep else (),
+            () if self.own_states else tuple(finals[layout.single :]), layout.turned,
         )  # fmt: skip
         self._add(key, call)
         return call
+
+    def _states(
+        self, layers: Sequence[ShortLayer], first: int, state: Sequence[Tensor]
+    ) -> list[slice]:
+        """Where the states of each layer are among the tensors, of which they come last."""
+        if not self.own_states or not state:
+            return [slice(first, None)] * len(layers)
+        each = len(layers[0].widths)
+        return [slice(i, i + each) for i in range(first, first + len(state), each)]
+
+    def _are_whole(
+        self, layers: Sequence[ShortLayer], layout: Layout, x: Tensor, state: Sequence[Any]
+    ) -> bool:
+        """Whether x and the states may be read as they are."""
+        if self.own_states:
+            shapes = [layout.state(one.D, w) for one in layers for w in one.widths]
+        else:
+            count = len(layers) * layers[0].D
+            shapes = [layout.state(count, w) for w in layers[0].widths]
+        if not take_lines(x, layers[0].dtype) or len(state) not in (0, len(shapes)):
+            return False
+        pairs = zip(state, shapes, strict=False)
+        return all(isinstance(v, Tensor) and take_whole(v, s, x.dtype) for v, s in pairs)
 
     def _comes_again(self, key: tuple[object, ...]) -> bool:
         """Whether lengths were there before: most batches have new ones, which pay for nothing."""
@@ -185,9 +219,9 @@ class ShortWay:
 
     def _kind(self, layer: Any) -> tuple[object, ...]:
         """What a call follows from beside tensors; the last says whether outputs are dropped."""
-        drops = layer.training and layer.options.dropout and len(layer.hidden_sizes) > 1
-        cell, sizes = layer.cell, layer.hidden_sizes
-        return type(layer), cell, sizes, layer.input_size, layer.batch_first, bool(drops)
+        options, sizes, first = layer.options, layer.hidden_sizes, layer.batch_first
+        drops = bool(options.dropout and layer.training and len(sizes) > 1)
+        return type(layer), layer.cell, sizes, layer.input_size, first, options, drops
 
     def _layout(self, layer: Any, x: Tensor, steps: Steps) -> Layout | None:
         """How the batch lies; None where it is none for the layer."""
@@ -211,18 +245,39 @@ class ShortWay:
         return Layout(*lead, lead, lead[1:])
 
     def _layers_of(self, layer: Any, dtype: torch.dtype) -> tuple[ShortLayer, ...] | None:
-        kind = type(layer), layer.cell, layer.hidden_sizes, layer.input_size, dtype
+        kind = *self._kind(layer)[:4], dtype
         if kind not in self._layers:
             self._layers.clear()
             self._layers[kind] = _prepare_layers(layer, dtype)
         return self._layers[kind]
 
 
+class ShortLayers(ShortWay):
+    """What a `Recurrent` keeps prepared, whose layers have states of their own."""
+
+    own_states = True
+
+    def run(self, layer: Any, input: Any, hx: Any) -> Any:
+        """What the call of the layer gives; None: it goes the long way."""
+        if _is_compiling() or is_watched() or dual_level() >= 0:
+            return None
+        state: list[Tensor] = []
+        for part in () if hx is None else hx:
+            if type(part) is not tuple and type(part) is not list:
+                return None
+            state += part
+        found = self._run_any(layer, input, state)
+        if found is None:
+            return None
+        y, final = found
+        if not layer.return_state:
+            return y
+        count = len(layer.widths[0])
+        return y, tuple(tuple(final[i : i + count]) for i in range(0, len(final), count))
+
+
 class ShortStep(ShortWay):
     """What a module of one step keeps prepared: its x is (B, I) or (I,), its states likewise."""
-
-    def __reduce__(self) -> Any:
-        return ShortStep, ()
 
     def step(self, module: Any, x: Any, state: Any) -> tuple[Tensor, ...] | None:
         """The new states; None: the call goes the long way."""
@@ -243,7 +298,7 @@ class ShortStep(ShortWay):
         return Layout(1, lead[0] if lead else 1, lead, lead, single=True)
 
 
-_NEW = ShortCall(lambda *_: False, [], 0, (), (), (), (), (), False)
+_NEW = ShortCall(lambda *_: False, [], 0, (), (), (), (), (), (), False)
 """Of a shape that has not come before."""
 
 
@@ -280,26 +335,13 @@ def _weights_of(
     return tuple(names), weights, parts
 
 
-def _are_whole(
-    layers: Sequence[ShortLayer], layout: Layout, x: Tensor, state: Sequence[Any]
-) -> bool:
-    """Whether x and the states may be read as they are."""
-    widths, count = layers[0].widths, len(layers) * layers[0].D
-    if not take_lines(x, layers[0].dtype) or len(state) not in (0, len(widths)):
-        return False
-    for v, width in zip(state, widths, strict=False):
-        if not isinstance(v, Tensor) or not take_whole(v, layout.state(count, width), x.dtype):
-            return False
-    return True
-
-
 def _ways(
-    layers: Sequence[ShortLayer], layout: Layout, x: Tensor, keep: bool, given: bool
+    layers: Sequence[ShortLayer], layout: Layout, x: Tensor, keep: bool, given: bool, own: bool
 ) -> list[Way] | None:
-    """Of each layer; in training each has states of its own. None: the call is too large."""
+    """Of each layer; `own`: with tensors of states of its own. None: the call is too large."""
     ways = []
     for i, layer in enumerate(layers):
-        place, count = (0, 1) if keep else (i, len(layers))
+        place, count = (0, 1) if own else (i, len(layers))
         way = find_way(layer, layout, x, keep, given, place, count)
         if way is None:
             return None
@@ -309,28 +351,31 @@ def _ways(
     return ways
 
 
-def _carried(call: ShortCall, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor, Sequence[Tensor]]:
-    """Outputs, and the final states of all layers, of a call that is not recorded."""
-    final = [x.new_empty(shape) for shape in call.finals]
-    state = tensors[len(call.names) :]
-    for way, part in call.ways:
+def _carried(call: ShortCall, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor, list[Tensor]]:
+    """Outputs and final states of a call that is not recorded."""
+    final = finals = [x.new_empty(shape) for shape in call.finals]
+    for way, (part, states) in zip(call.ways, call.parts, strict=True):
+        if not call.finals:
+            final = [x.new_empty(shape) for shape in way.finals]
+            finals = finals + final
         y = x.new_empty(way.y)
-        way.region.run((x, y, *tensors[part], *state, *final))
+        way.region.run((x, y, *tensors[part], *tensors[states], *final))
         x = y
-    return x, final
+    return x, finals
 
 
-def _recorded(
-    call: ShortCall, x: Tensor, tensors: Sequence[Any]
-) -> tuple[Tensor, Sequence[Tensor]]:
+def _recorded(call: ShortCall, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor, list[Tensor]]:
     """The same of one that is."""
     if len(call.recorded) == 1:
-        y, *final = record(call.recorded[0][0], x, *tensors)
+        y, *final = record(call.recorded[0], x, *tensors)
         return y, final
-    state, finals = tensors[len(call.names) :], []
-    D = call.recorded[0][0].way.layer.D
-    for i, (way, part) in enumerate(call.recorded):
-        own = [v[i * D : (i + 1) * D] for v in state]
-        x, *final = record(way, x, *tensors[part], *own)
+    finals, D = [], call.ways[0].layer.D
+    for i, (one, (part, states)) in enumerate(zip(call.recorded, call.parts, strict=True)):
+        own = tensors[states]
+        if call.finals:
+            own = [v[i * D : (i + 1) * D] for v in own]
+        x, *final = record(one, x, *tensors[part], *own)
         finals.append(final)
-    return x, [torch.cat(v) for v in zip(*finals, strict=True)]
+    if call.finals:
+        return x, [torch.cat(v) for v in zip(*finals, strict=True)]
+    return x, [v for final in finals for v in final]
