@@ -6,6 +6,7 @@ from throughtime import supported as supported
 from throughtime import cells as cells
 from throughtime import compat as compat
 from throughtime import export as export
+from throughtime import train as train
 from throughtime.cells import Cell as Cell
 from throughtime.diagnosis.cure import cure
 from throughtime.diagnosis.measure import diagnose
@@ -25,6 +26,7 @@ from throughtime.layers.readout import Readout as Readout
 from throughtime.layers.recurrent import Recurrent as Recurrent
 from throughtime.layers.stream.stream import Stream as Stream
 from throughtime.layers.unroll import unroll as unroll
+from throughtime.train import load as load
 from throughtime.uclip import UClip as UClip
 from throughtime.version import __version__ as __version__
 
@@ -50,7 +52,9 @@ __all__ = [
     "export",
     "from_torch",
     "initialise",
+    "load",
     "probe",
     "to_torch",
+    "train",
     "unroll",
 ]

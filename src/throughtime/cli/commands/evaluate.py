@@ -1,4 +1,4 @@
-"""`throughtime evaluate RUN`: the figures of a trained model on held-out items."""
+"""`throughtime evaluate RUN [FILE]`: a trained model's figures on held-out items, or a file's."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ def register(commands: Commands) -> None:
     parser = commands.add("evaluate", evaluate)
     parser.add_argument("run", type=Path, metavar="RUN", help="The folder of a finished run.")
     parser.add_argument(
-        "--split", metavar="NAME", default="test", help="validation or test. Default: test."
-    )
+        "file", nargs="?", metavar="FILE",
+        help="Another file with the columns of the training. What the training saw is left out.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--split", metavar="NAME", default="test",
+        help="Without FILE: validation or test. Default: test.",
+    )  # fmt: skip
 
 
-def evaluate(run: Path, split: str) -> None:
-    """Score a trained model on items it never trained on."""
+def evaluate(run: Path, file: str | None, split: str) -> None:
+    """Score a trained model, beside the baselines, on items it never trained on."""
     from throughtime.tasks.recipe import one_of
     from throughtime.train.result import trained
     from throughtime.train.run import read
 
     one_of("split", split, ("validation", "test"))
     task, model = trained(read(run))
-    show_score(task, task.score(model, split), split)
+    if file is not None:
+        score, baselines = task.evaluate(model, file)
+        show_score(task, score, "file", baselines)
+    else:
+        show_score(task, task.score(model, split), split, task.baselines(split))

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from throughtime.errors import DataError
 from throughtime.tasks.classify.baselines import make_answers
 from throughtime.tasks.classify.find import find_labels, source
-from throughtime.tasks.classify.items import Items, encode_items, items_in
+from throughtime.tasks.classify.items import Items, check_classes, content, encode_items, items_in
 from throughtime.tasks.classify.labels import ClassifyRecipe, Labels, labels_in
 from throughtime.tasks.classify.model import Classifier, Unpadded
 from throughtime.tasks.recipe import Recipe
@@ -100,6 +100,10 @@ class Classify(TableTask):
 
     def score(self, model: nn.Module, split: str) -> Score:
         items = self._items[split]
+        where = f"{len(items.names)} sequences kept out of training, split by a hash of each"
+        return self._score(model, items, f"{split}: {where}")
+
+    def _score(self, model: nn.Module, items: Items, where: str) -> Score:
         logits = answers(model, items)
         right = (logits.argmax(-1) == items.truth).tolist()
         classes = self.facts.classes
@@ -109,13 +113,35 @@ class Classify(TableTask):
                     classes[int(items.truth[n])], right[n])
             for n in chosen
         )  # fmt: skip
-        where = f"{split}: {len(right)} sequences kept out of training, split by a hash of each"
         return Score(where, RULE, len(right), measure(logits, items.truth), examples)
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """The most frequent class, and a linear model on the means of each sequence."""
-        items = self._items[split]
+        return self._simple_on(self._items[split])
+
+    def _simple_on(self, items: Items) -> dict[str, dict[str, float]]:
         return {name: measure(answer(items), items.truth) for name, answer in self._simple.items()}
+
+    def measure_on(
+        self, model: nn.Module, table: DataTable
+    ) -> tuple[Score, dict[str, dict[str, float]]]:
+        """On the sequences of a table that no training saw."""
+        facts = self.facts
+        check_like_training(table, [*facts.inputs, facts.time, facts.series, facts.label])
+        check_classes(table, facts)
+        every = encode_items(items_in(table, facts, labelled=True), facts)
+        trained_on = [*self._items["train"].steps, *self._items["validation"].steps]
+        old = {content(one) for one in trained_on}
+        new = [n for n, one in enumerate(every.steps) if content(one) not in old]
+        if not new:
+            raise DataError(
+                f"{table.name} must have sequences that the training did not see, and it has none; "
+                "give others"
+            )
+        items, left = every.of(new), len(every.steps) - len(new)
+        where = f"{table.name}: {len(new)} sequences"
+        where += f"; {left} that the training saw are left out" if left else ""
+        return self._score(model, items, where), self._simple_on(items)
 
     @cached_property
     def _simple(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from throughtime.errors import DataError
 from throughtime.tasks.classify.labels import Labels
+from throughtime.tasks.recipe import did_you_mean, short
 from throughtime.tasks.tables.clock import read_times
 from throughtime.tasks.tables.table import DataTable, Numbers
 
@@ -52,6 +53,22 @@ def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
         found.values.append(whole[order])
         found.labels.append(labels[rows[0]])
     return found
+
+
+def content(steps: Tensor) -> tuple[int, bytes]:
+    """What equal sequences have in common."""
+    return len(steps), steps.numpy().tobytes()
+
+
+def check_classes(table: DataTable, facts: Labels) -> None:
+    """Raises DataError where a table has a class that the training had not; names the row."""
+    for row, label in enumerate(table.texts(facts.label)):
+        if label not in facts.classes:
+            raise DataError(
+                f"column {facts.label} must hold classes of the training, "
+                f"{', '.join(facts.classes[:20])}, and {table.place(row)} has {short(label)}"
+                f"{did_you_mean(label, facts.classes)}"
+            )
 
 
 def _ended(row: Numbers) -> Numbers:

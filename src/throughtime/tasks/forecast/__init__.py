@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import DataError
-from throughtime.tasks.forecast.ahead import predict
+from throughtime.tasks.forecast.ahead import predict, series_like
 from throughtime.tasks.forecast.baselines import make_baselines
 from throughtime.tasks.forecast.find import border, columns_of, find_facts, table_of
 from throughtime.tasks.forecast.metrics import RULE, measure
@@ -116,11 +116,13 @@ class Forecast(TableTask):
             f"{split}: {len(origins)} windows of {self.options_given.horizon} steps from "
             f"{border(self.facts, begins)} on"
         )
-        return Score(where, RULE, len(origins), metrics, self._examples(origins, answers))
+        return Score(where, RULE, len(origins), metrics, self._examples(windows, origins, answers))
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Persistence, the season before, and a line through the lags."""
-        windows, origins = self._windows, self._windows.few(split)
+        return self._simple_on(self._windows, self._windows.few(split))
+
+    def _simple_on(self, windows: Windows, origins: Tensor) -> dict[str, dict[str, float]]:
         past = windows.cut(origins)[0][: windows.length, :, : windows.channels.targets]
         return {
             name: measure(windows, origins, answer(past))
@@ -134,6 +136,31 @@ class Forecast(TableTask):
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
         return predict(model, table, self.facts, self.options_given.horizon)
 
+    def measure_on(
+        self, model: nn.Module, table: DataTable
+    ) -> tuple[Score, dict[str, dict[str, float]]]:
+        """On the windows of a table that no training saw; what `mase` divides by is as there."""
+        facts, horizon = self.facts, self.options_given.horizon
+        windows = Windows(series_like(table, facts), facts, horizon)
+        origins, left = windows.unseen()
+        if not len(origins):
+            raise DataError(
+                f"{table.name} must have {facts.length} steps and a horizon of {horizon} after "
+                "them that the training did not see, and it has no such place; give later rows, "
+                "or other series"
+            )
+        before = {one.name: naive for one, naive in
+                  zip(self._windows.series, self._windows.naive, strict=True)}  # fmt: skip
+        usual = self._windows.naive.mean(0)
+        windows.naive = torch.stack([before.get(one.name, usual) for one in windows.series])
+        answers = forecast(model, windows, origins)
+        metrics = measure(windows, origins, answers)
+        where = f"{table.name}: {len(origins)} windows of {horizon} steps"
+        where += f"; {left} before the end of the validation part are left out" if left else ""
+        examples = self._examples(windows, origins, answers)
+        score = Score(where, RULE, len(origins), metrics, examples)
+        return score, self._simple_on(windows, origins)
+
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         drawn = self.epoch(0)
         few = [drawn[n] for n in range(min(batches, len(drawn)))]
@@ -143,9 +170,8 @@ class Forecast(TableTask):
         steps = self.facts.length + self.options_given.horizon
         return 4 * self.recipe.batch_size * steps * self.recipe.hidden * self.recipe.layers
 
-    def _examples(self, origins: Tensor, answers: Tensor) -> tuple[Example, ...]:
+    def _examples(self, windows: Windows, origins: Tensor, answers: Tensor) -> tuple[Example, ...]:
         """The last step ahead of windows at even distances."""
-        windows = self._windows
         chosen = range(0, len(origins), max(1, len(origins) // _EXAMPLES))
         return tuple(self._example(windows, origins[n : n + 1], answers[:, n]) for n in chosen)
 

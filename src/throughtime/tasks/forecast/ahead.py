@@ -41,15 +41,7 @@ def predict(
     """
     import polars as pl
 
-    check_like_training(table, [*columns_of(facts), facts.time, facts.series])
-    rows = find_rows(table, facts.time, facts.series)
-    if _kind(rows.times.form) != _kind(facts.form):
-        raise DataError(
-            f"column {facts.time} of {table.name} must hold times as in the training, "
-            f"{facts.form}, and it holds {rows.times.form}"
-        )
-    _check_steps(table, facts, rows)
-    series = make_series(table, rows, columns_of(facts), facts.step, facts.even)
+    series = series_like(table, facts)
     cut = [_window(one, table, facts, horizon) for one in series]
     inputs = torch.stack([encode(window, facts)[0] for window, _ in cut], 1)
     inputs[facts.length :, :, : channels_of(facts).width - channels_of(facts).known] = 0
@@ -59,6 +51,23 @@ def predict(
         _rows(one, answers[:, number], facts) for number, (one, _) in enumerate(cut)
     ]  # fmt: skip
     return pl.concat(parts), _notes([one for one, _ in cut], [n for _, n in cut], facts)
+
+
+def series_like(table: DataTable, facts: Facts) -> list[Series]:
+    """The series of another table than the training's, on steps of the same length.
+
+    Raises:
+        DataError: a column is missing, or a time is of another form or between two steps.
+    """
+    check_like_training(table, [*columns_of(facts), facts.time, facts.series])
+    rows = find_rows(table, facts.time, facts.series)
+    if _kind(rows.times.form) != _kind(facts.form):
+        raise DataError(
+            f"column {facts.time} of {table.name} must hold times as in the training, "
+            f"{facts.form}, and it holds {rows.times.form}"
+        )
+    _check_steps(table, facts, rows)
+    return make_series(table, rows, columns_of(facts), facts.step, facts.even)
 
 
 def _kind(form: str) -> str:

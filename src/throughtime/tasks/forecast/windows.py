@@ -75,6 +75,21 @@ class Windows:
         """Windows whose future lies on both sides of a border."""
         return sum(int((sides < 0).sum()) for _, sides in map(self._sides, range(len(self.series))))
 
+    def unseen(self) -> tuple[Tensor, int]:
+        """Windows whose future no training saw, and how many others there are.
+
+        Of a series of the training they are those after its last border; of other series, and
+        where rows alone count the time, all.
+        """
+        kept, left = [], 0
+        for number, one in enumerate(self.series):
+            at, sides = self._sides(number)
+            old = bool(self.facts.time) and one.name in self.facts.scales
+            chosen = at[sides == len(SPLITS) - 1] if old else at
+            kept.append(chosen)
+            left += len(at) - len(chosen)
+        return _few(torch.from_numpy(np.concatenate(kept))), left
+
     def _sides(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The windows of a series and which side each belongs to: 0, 1, 2; -1 for none."""
         one, first = self.series[number], int(self.firsts[number])
@@ -88,8 +103,7 @@ class Windows:
 
     def few(self, split: str) -> Tensor:
         """The windows that a split is scored on, at even distances when they are many."""
-        origins = self.origins[split]
-        return origins[:: max(1, -(-len(origins) // _MOST))]
+        return _few(self.origins[split])
 
     def cut(self, origins: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs (length + horizon, B, width) and truth (horizon, B, targets), NaN if missing.
@@ -121,6 +135,11 @@ class Windows:
             found.append(errors.nanmean(0))
         stacked = torch.stack(found)
         return torch.where(stacked > 0, stacked, self.deviations)
+
+
+def _few(origins: Tensor) -> Tensor:
+    """At most 2000, at even distances."""
+    return origins[:: max(1, -(-len(origins) // _MOST))].contiguous()
 
 
 def scale_of(series: Series, facts: Facts) -> tuple[Numbers, Numbers]:

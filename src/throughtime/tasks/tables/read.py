@@ -57,23 +57,23 @@ def digest(path: str) -> str:
 def _read_parquet(path: str) -> DataTable:
     import polars as pl
 
-    with _told_by_polars(path, "a Parquet file"):
-        return DataTable(_numbered(pl.read_parquet(path)), path, "Parquet")
+    with told_by_polars(path, "a Parquet file"):
+        return DataTable(as_numbers(pl.read_parquet(path)), path, "Parquet")
 
 
 def _read_lines(path: str) -> DataTable:
     import polars as pl
 
-    with _text(path) as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip() and not _is_object(line):
                 raise DataError(
                     f"every line of {path} must be a JSON object, and line {number} is "
                     f"{short(line.strip())}"
                 )
-    with _told_by_polars(path, "a file of JSON lines"):
+    with told_by_polars(path, "a file of JSON lines"):
         frame = pl.read_ndjson(path, infer_schema_length=None)
-    return DataTable(_numbered(frame), path, "JSON lines", 1, "line")
+    return DataTable(as_numbers(frame), path, "JSON lines", 1, "line")
 
 
 def _is_object(line: str) -> bool:
@@ -84,7 +84,7 @@ def _is_object(line: str) -> bool:
 
 
 @contextmanager
-def _told_by_polars(path: str, form: str) -> Iterator[None]:
+def told_by_polars(path: str, form: str) -> Iterator[None]:
     from polars.exceptions import PolarsError
 
     try:
@@ -95,7 +95,7 @@ def _told_by_polars(path: str, form: str) -> Iterator[None]:
 
 
 @contextmanager
-def _text(path: str) -> Iterator[TextIO]:
+def open_text(path: str) -> Iterator[TextIO]:
     """A file of text, opened.
 
     Raises:
@@ -127,7 +127,7 @@ def _read_text(path: str) -> DataTable:
 
     delimiter = "\t" if path.casefold().endswith(".tsv") else _delimiter(path)
     names, header = _check_rows(path, delimiter)
-    with _told_by_polars(path, "a table of text"):
+    with told_by_polars(path, "a table of text"):
         frame = pl.read_csv(
             path, separator=delimiter, has_header=False, skip_rows=int(header), infer_schema=False,
             new_columns=names,
@@ -136,12 +136,12 @@ def _read_text(path: str) -> DataTable:
         frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     word = "tab" if delimiter == "\t" else f"'{delimiter}'"
     form = f"text, delimiter {word}, {'with' if header else 'without'} a header"
-    return DataTable(_numbered(frame), path, form, 1 + header, "line")
+    return DataTable(as_numbers(frame), path, form, 1 + header, "line")
 
 
 def _delimiter(path: str) -> str:
     """The delimiter that cuts most of the first lines into equally many cells."""
-    with _text(path) as file:
+    with open_text(path) as file:
         lines = [line for line, _ in zip(file, range(_SNIFFED), strict=False) if line.strip()]
     best, most = ",", (0, 1)
     for delimiter in _DELIMITERS:
@@ -159,7 +159,7 @@ def _check_rows(path: str, delimiter: str) -> tuple[list[str], bool]:
     Raises:
         DataError: a row is longer or shorter, or a name stands twice.
     """
-    with _text(path) as file:
+    with open_text(path) as file:
         rows = csv.reader(file, delimiter=delimiter)
         first = next(rows, [])
         if not any(cell.strip() for cell in first):
@@ -197,12 +197,12 @@ def _is_date(cell: str) -> bool:
     return bool(re.match(r"\s*\d{1,4}[-./]\d{1,2}[-./]\d{1,4}", cell))
 
 
-def _numbered(frame: pl.DataFrame) -> pl.DataFrame:
+def as_numbers(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with numbers where a column of text holds nothing else."""
-    return frame.with_columns([_as_numbers(column) for column in frame.get_columns()])
+    return frame.with_columns([_one_as_numbers(column) for column in frame.get_columns()])
 
 
-def _as_numbers(column: pl.Series) -> pl.Series:
+def _one_as_numbers(column: pl.Series) -> pl.Series:
     import polars as pl
 
     if column.dtype != pl.String:

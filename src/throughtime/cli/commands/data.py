@@ -1,0 +1,79 @@
+"""`throughtime data FILE`: what training would read of a file; nothing is trained."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from throughtime.cli.app import Commands
+    from throughtime.tasks.tables.table import DataTable
+
+
+def register(commands: Commands) -> None:
+    """Adds the command."""
+    parser = commands.add("data", data)
+    parser.add_argument("file", metavar="FILE", help="As `throughtime train` takes it in --data.")
+    parser.add_argument("--time", metavar="COL", default="", help="Column of time. Default: found.")
+    parser.add_argument(
+        "--series", metavar="COL", default="",
+        help="Column that tells series apart. Default: found.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target", metavar="COL,..", default="", help="Also what a forecast of these would read."
+    )
+    parser.add_argument(
+        "--label", metavar="COL", default="", help="Also what classes by this would be made from."
+    )
+
+
+def data(file: str, time: str, series: str, target: str, label: str) -> None:
+    """Show what would be read: columns, types, steps, gaps, series, splits. Trains nothing."""
+    from throughtime.tasks.tables.describe import describe_columns, describe_rows
+    from throughtime.tasks.tables.read import read
+
+    table = read(file)
+    _print(describe_columns(table, time), "column", "type", "missing", "values")
+    # A file of classes need have no even time; what is wrong there is told by its own task.
+    if not label or time or target:
+        _print(describe_rows(table, time, series))
+    given = {"data": file, "time": time, "series": series}
+    if target:
+        _print_read("forecast", given | {"target": target})
+    if label:
+        _print_read("classify", given | {"label": label})
+    if not target and not label:
+        print(f"\n{_advice(table, file)}")
+
+
+def _print_read(task: str, given: dict[str, str]) -> None:
+    from throughtime.tasks import find
+    from throughtime.train.begin import resolve
+
+    kind = find(task)
+    made = kind(resolve(kind, {name: value for name, value in given.items() if value}))
+    print(f"\n{task}:")
+    _print(made.read())
+
+
+def _print(rows: Sequence[tuple[str, ...]], *heads: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(*heads, show_header=bool(heads), box=None, pad_edge=False)
+    for row in rows:
+        shown.add_row(*row)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print()
+    console.print(shown)
+
+
+def _advice(table: DataTable, file: str) -> str:
+    """A command that trains on one of its columns."""
+    name, columns = shlex.quote(file), table.frame.columns
+    numbers = [column for column in columns if table.frame[column].dtype.is_float()]
+    numbers = numbers or [column for column in columns if table.is_number(column)]
+    if not numbers:
+        return f"try: throughtime train classify --data {name} --label {shlex.quote(columns[-1])}"
+    return f"try: throughtime train forecast --data {name} --target {shlex.quote(numbers[0])}"
