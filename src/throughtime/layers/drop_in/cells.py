@@ -30,7 +30,7 @@ from throughtime.layers.layer import CellModule
 from throughtime.layers.short import BACKENDS, ShortStep
 from throughtime.scan import scan
 
-PASSED_BY = ("_step", "_call", "_kernel", "weights", "weight_names", "plain_parameters")
+PASSED_BY = ("_step", "_call", "step_by_torch", "weights", "weight_names", "plain_parameters")
 
 
 class PastRNNCellBase:
@@ -147,19 +147,13 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
             state = (zeros, zeros) if self.kind == "LSTMCell" else (zeros,)
         elif single:
             state = tuple(v.unsqueeze(0) for v in state)
-<<<<<<< HEAD
         if self._takes_kernel(x):
-            new = self._kernel(x, state)
-=======
-        if carries_stack(self.backend):
             new = self.step_by_torch(x, state)
->>>>>>> main
         else:
             check_cell_sizes(self, x, state)
             new = tuple(v.squeeze(0) for v in scan(self._call(x, state), self.backend).final)
         return tuple(v.squeeze(0) for v in new) if single else new
 
-<<<<<<< HEAD
     def _takes_kernel(self, x: Tensor) -> bool:
         """Whether torch's own kernel takes the call; "auto" leaves it what is not compiled."""
         if not carries_stack(self.backend):
@@ -173,10 +167,7 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         """How many weights it has."""
         return sum(v.numel() for v in self.plain_parameters().values() if v is not None)
 
-    def _kernel(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-=======
     def step_by_torch(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
->>>>>>> main
         """torch's own kernel, which is one call."""
         plain = self.plain_parameters()
         try:
