@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 import resource
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,7 +21,9 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import throughtime
 from throughtime import torch_private
+from throughtime.backends.cpu.stream.memory import PackedMatrix, Packs
 from throughtime.cells import Cell, available
+from throughtime.compiler.trace import trace
 from throughtime.errors import ShapeError
 from throughtime.layers import short
 from throughtime.layers.drop_in.base import DropIn
@@ -411,3 +416,41 @@ def test_threads_may_share_a_layer() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(run, range(8)))
+
+
+def test_two_threads_may_pack_a_matrix_at_once() -> None:
+    packs, found = Packs(narrow=False), []
+
+    def make(depth: int) -> Any:
+        if depth:  # as far as another thread would be
+            found.append(packs.address(matrix(depth - 1), [(0, 1)]))
+        return np.ones((1, 16, 4), np.float32)
+
+    def matrix(depth: int) -> PackedMatrix:
+        return PackedMatrix("U", 1, 4, lambda: make(depth))
+
+    found.append(packs.address(matrix(1), [(0, 1)]))
+    assert found[0] == found[1]
+
+
+def test_a_thread_that_draws_is_not_taken_for_the_step() -> None:
+    class Mine(Cell):
+        gates = state = ("h",)
+
+        def step(self, a: Any, U: Any, s: Any, p: Any) -> Any:
+            time.sleep(0.002)
+            return (torch.tanh(a.h + U.h @ s.h),)
+
+    done = threading.Event()
+
+    def draw() -> None:
+        while not done.wait(0.005):
+            torch.rand(1)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        assert not trace(Mine()).unsupported
+    finally:
+        done.set()
+        thread.join()
