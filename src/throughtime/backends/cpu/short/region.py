@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Final
 
 from torch import Tensor
 
-from throughtime.backends.cpu.block import KEPT_BYTES, RaggedWords, Ready, Template
+from throughtime.backends.cpu.block import RaggedWords, Ready, Template
 from throughtime.backends.cpu.memory import fresh, give_back, take
 from throughtime.compiler.runtime import threads
+
+KEPT_BYTES: Final = 16 * 1024
+"""The largest arena that a region keeps; others are taken anew by each call, in two microseconds.
+
+A layer keeps hundreds of regions.
+"""
 
 Place = tuple[str, int, int]
 """A word of the block, the number of the tensor it points into, and bytes from its start."""
