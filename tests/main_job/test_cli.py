@@ -58,7 +58,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (
             ["train", "pronunce"],
             "task must be one of adding, classify, copy, digits, forecast, latch, mnist1d, order, "
-            "parity, pronounce, tag, got 'pronunce'; did you mean pronounce?",
+            "parity, pronounce, tag, translate, got 'pronunce'; did you mean pronounce?",
         ),
         (
             ["train", "pronounce", "--length", "9"],
