@@ -25,9 +25,9 @@ from throughtime.backends.cpu.stream.memory import PackedMatrix, Packs
 from throughtime.cells import Cell, available
 from throughtime.compiler.trace import trace
 from throughtime.errors import ShapeError
-from throughtime.layers import short
 from throughtime.layers.drop_in.base import DropIn
-from throughtime.layers.short import ShortLayers, ShortStep, ShortWay
+from throughtime.scan import prepared as short
+from throughtime.scan.prepared import ShortLayers, ShortStep, ShortWay
 
 KINDS = ["RNN", "GRU", "LSTM"]
 OPTIONS: list[dict[str, Any]] = [

@@ -19,9 +19,9 @@ from throughtime.layers.checks import check_dtype, check_flags, check_size
 from throughtime.layers.graphs import check_nothing_more, written
 from throughtime.layers.layer import Passage
 from throughtime.layers.options import Merge, Options
-from throughtime.layers.short import BACKENDS, ShortLayers, ShortWay
 from throughtime.layers.stream.stream import Stream
 from throughtime.layers.windows import Window, windows
+from throughtime.scan.prepared import BACKENDS, ShortLayers, ShortWay
 
 PASSED_BY = ("carry", "_carry_layer", "_scan", "_call", "weights", "plain_parameters", "enter",
              "leave_state")  # fmt: skip
@@ -49,7 +49,18 @@ class SequenceLayer(Passage):
 
     def _run_short(self, x: Any, state: Any) -> Any:
         """What a plain call gives, by what is prepared; None: it goes the long way."""
-        return self._short.run(self, x, state)
+        start: list[Tensor] = []
+        for part in () if state is None else state:
+            if type(part) is not tuple and type(part) is not list:
+                return None
+            start += part
+        found = self._short.run(self, x, start)
+        if found is None:
+            return None
+        y, final = found
+        count = len(self.widths[0])
+        states = tuple(tuple(final[i : i + count]) for i in range(0, len(final), count))
+        return (y, states) if self.return_state else y
 
     def enter(self, x: Any, state: Any = None, **given: Any) -> tuple[Batch, Border]:
         """The user's batch, checked, in the layers' own layout; and the way back."""

@@ -28,7 +28,7 @@ from throughtime.layers.drop_in.checks import check_dimensions, check_input, che
 from throughtime.layers.graphs import check_nothing_more, written
 from throughtime.layers.options import Options
 from throughtime.layers.recurrent import SequenceLayer
-from throughtime.layers.short import BACKENDS, ShortWay
+from throughtime.scan.prepared import BACKENDS, ShortWay
 
 PASSED_BY = ("carry", "_carry_layer", "_scan", "_call", "weights", "plain_parameters")
 """Methods that the short way does not call, so a class with its own of them goes the long way."""
@@ -220,6 +220,18 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         batch, border = self._entered(input, state, lengths=lengths, starts=starts, reset=reset)
         y, results = self.carry(batch)
         return self.leave(y, tuple(r.final for r in results), border)
+
+    def _run_short(self, x: Any, state: Any) -> Any:
+        """What a plain call gives, by what is prepared; None: it goes the long way."""
+        several = self.mode == "LSTM"
+        start = () if state is None else state if several else (state,)
+        if type(start) is not tuple and type(start) is not list:
+            return None
+        found = self._short.run(self, x, start)
+        if found is None:
+            return None
+        y, final = found
+        return y, (tuple(final) if several else final[0])
 
     def enter(self, x: Any, state: Any = None, **given: Any) -> tuple[Batch, Border]:
         """The user's batch, checked, in the layers' own layout; and the way back."""

@@ -27,8 +27,8 @@ from throughtime.layers.drop_in.checks import check_cell_dimensions, check_cell_
 from throughtime.layers.gates import GateRows
 from throughtime.layers.graphs import written
 from throughtime.layers.layer import CellModule
-from throughtime.layers.short import BACKENDS, ShortStep
 from throughtime.scan import scan
+from throughtime.scan.prepared import BACKENDS, ShortStep
 
 PASSED_BY = ("_step", "_call", "step_by_torch", "weights", "weight_names", "plain_parameters")
 
@@ -56,7 +56,6 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
     kind: ClassVar[str]
     _quantised_otherwise = "quantise throughtime.to_torch(model)"
     directions = 1
-    options = None
     weight_ih: nn.Parameter
     weight_hh: nn.Parameter
     bias_ih: nn.Parameter | None  # type: ignore[assignment]

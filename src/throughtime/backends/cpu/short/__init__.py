@@ -6,7 +6,7 @@ the same code and the same bits.
 """
 
 from throughtime.backends.cpu.short.gradients import Derivative as Derivative
-from throughtime.backends.cpu.short.layer import Layout as Layout
+from throughtime.backends.cpu.short.layer import BatchForm as BatchForm
 from throughtime.backends.cpu.short.layer import ShortLayer as ShortLayer
 from throughtime.backends.cpu.short.layer import Way as Way
 from throughtime.backends.cpu.short.layer import find_way as find_way

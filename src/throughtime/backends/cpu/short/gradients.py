@@ -21,6 +21,18 @@ MOST_KINDS: Final = 4
 """Backward passes of a shape that are prepared: of other gradients wanted, or given otherwise."""
 
 
+Room = tuple[tuple[int, ...], int]
+"""Shape of a gradient as it is written, and the length of its lines where these are longer."""
+
+
+class Wants(NamedTuple):
+    """Which gradients a backward pass gives."""
+
+    x: bool
+    weights: bool
+    start: bool
+
+
 class Back(NamedTuple):
     """A backward pass of one shape and of one set of gradients.
 
@@ -39,6 +51,10 @@ class Back(NamedTuple):
     rooms: tuple[tuple[tuple[int, ...], bool], ...]
     cuts: tuple[tuple[int, int], ...]
     order: tuple[int, ...]
+
+    def any_short(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether one of these has a storage that is too small for it."""
+        return [v.untyped_storage().nbytes() for v in tensors] != self.bytes and any_short(tensors)
 
 
 class Derivative:
@@ -85,20 +101,12 @@ class Derivative:
             key = d_y.stride(), *key
         tensors += [v.contiguous() for v in d_final if v is not None]
         back = self._backs.get(key)
-        if (
-            back is None
-            or not back.check(*tensors)
-            or (
-                [v.untyped_storage().nbytes() for v in tensors] != back.bytes and any_short(tensors)
-            )
-        ):
+        if back is None or not back.check(*tensors) or back.any_short(tensors):
             if not self._sees(tensors, needs):
                 return None
             back = self._prepare(key, tensors, d_results, needs)
-        new = saved[0].new_empty
-        rooms: list[Any] = [
-            lend(saved[0], shape) if large else new(shape) for shape, large in back.rooms
-        ]
+        x, new = saved[0], saved[0].new_empty
+        rooms: list[Any] = [lend(x, s) if large else new(s) for s, large in back.rooms]
         back.region.run(tensors + rooms)
         for i, cut in back.cuts:
             rooms[i] = rooms[i][..., :cut].contiguous()
@@ -134,38 +142,16 @@ class Derivative:
     ) -> Back:  # fmt: skip
         """For tensors that were looked at."""
         layer, layout = self._way.layer, self._way.layout
-        count, states = len(layer.parameters), range(len(layer.widths))
-        wants_x, wants, wants_start = (any(v) for v in (
-            needs[:1], needs[1 : 1 + count], needs[1 + count :]
-        ))  # fmt: skip
+        count = 1 + len(layer.parameters)
+        wants = Wants(needs[0], any(needs[1:count]), any(needs[count:]))
         team = team_for(2 * layer.work(layout, tensors[0]), layer.D, layout.B)
         d_y = None if d_results[0] is None else tensors[len(needs) + 2]
         strides = (0, 0) if d_y is None else layout.strides(d_y)
         first = 0 if d_y is None else layer.widths[0] * layer.bytes
-        asked = Asked(strides, first, wants_x, wants, False)
+        asked = Asked(strides, first, wants.x, wants.weights, False)
         template, shape = template_for(layer.key(layout, tensors[0], team), asked)
-        places = self._read(len(needs) > 1 + count, d_results)
-        aside: dict[str, int] = {}
-        rooms, order, planes = [], [-1] * len(needs), layer.planes(layout.B)
-        if wants_x:
-            plane = self._room_x[0][1] * self._room_x[0][2] * layer.bytes
-            places += [(f"d_x {d}", len(tensors), d * plane) for d in range(layer.D)]
-            order[0] = 0
-            rooms.append((tuple(tensors[0].shape), 0) if self._as_given else self._room_x)
-        if wants:
-            order[1 : 1 + count] = range(len(rooms), len(rooms) + count)
-            first_room = len(tensors) + len(rooms)
-            for i, p in enumerate(layer.parameters):
-                places.append((_gradient(p.word), first_room + i, 0))
-            rooms += self._rooms
-        for s in states:
-            words = [(f"d_start{s} {d}", d * planes[s]) for d in range(layer.D)]
-            if not wants_start:
-                aside |= {word: planes[s] for word, _ in words}
-                continue
-            order[1 + count + s] = len(rooms)
-            places += [(word, len(tensors) + len(rooms), at) for word, at in words]
-            rooms.append((layout.state(layer.D, layer.widths[s]), 0))
+        rooms, written, order, aside = self._written(tensors, wants, needs)
+        places = [*self._read(len(needs) > count, d_results), *written]
         region = ShortRegion(template, shape.code.region, team.release_gil, places, aside)
         region.fix_all(layer.ragged_words(layout, tensors[0], shape, d_y=strides[1]))
         if d_y is None:
@@ -175,13 +161,39 @@ class Derivative:
             self._backs.pop(next(iter(self._backs)), None)
         cuts = tuple((i, cut) for i, (_, cut) in enumerate(rooms) if cut)
         # What is cut is given back at once, so large rooms of it are worth keeping.
-        lent = tuple(
-            (shape, cut * math.prod(shape[:-1]) * layer.bytes >= LEAST_BYTES)
-            for shape, cut in rooms
-        )
-        back = Back(guard(tensors), bytes, region, lent, cuts, tuple(order))
+        least = LEAST_BYTES / layer.bytes
+        lent = tuple((shape, cut * math.prod(shape[:-1]) >= least) for shape, cut in rooms)
+        back = Back(guard(tensors), bytes, region, lent, cuts, order)
         self._backs[key] = back
         return back
+
+    def _written(
+        self, tensors: Sequence[Tensor], wants: Wants, needs: tuple[bool, ...]
+    ) -> tuple[list[Room], list[Place], tuple[int, ...], dict[str, int]]:
+        """Rooms, places in them, for each input the number of its room, and what is not kept."""
+        layer, layout, first = self._way.layer, self._way.layout, len(tensors)
+        rooms: list[Room] = []
+        places: list[Place] = []
+        aside: dict[str, int] = {}
+        order = [-1] * len(needs)
+        if wants.x:
+            plane = self._room_x[0][1] * self._room_x[0][2] * layer.bytes
+            places += [(f"d_x {d}", first, d * plane) for d in range(layer.D)]
+            order[0] = 0
+            rooms.append((tuple(tensors[0].shape), 0) if self._as_given else self._room_x)
+        for i, p in enumerate(layer.parameters if wants.weights else ()):
+            order[1 + i] = len(rooms)
+            places.append((_gradient(p.word), first + len(rooms), 0))
+            rooms.append(self._rooms[i])
+        for s, plane in enumerate(layer.planes(layout.B)):
+            words = [(f"d_start{s} {d}", d * plane) for d in range(layer.D)]
+            if wants.start:
+                order[1 + len(layer.parameters) + s] = len(rooms)
+                places += [(word, first + len(rooms), at) for word, at in words]
+                rooms.append((layout.state(layer.D, layer.widths[s]), 0))
+            else:
+                aside |= {word: plane for word, _ in words}
+        return rooms, places, tuple(order), aside
 
     def _read(self, given: bool, d_results: Sequence[Tensor | None]) -> list[Place]:
         """Places of what is read; `given`: states to start from are."""

@@ -33,7 +33,7 @@ from throughtime.compiler.plan import Plan, plan
 from throughtime.compiler.runtime import machine
 
 
-class Layout(NamedTuple):
+class BatchForm(NamedTuple):
     """How a batch comes and goes: (T, B, width), (B, T, width), (T, width), packed, or one step.
 
     Attributes:
@@ -105,17 +105,17 @@ class ShortLayer:
         self.parameters = tuple(p for d in range(D) for p in one[d])
         self.wanted = tuple((p.shape, p.bytes) for p in self.parameters)
 
-    def call(self, layout: Layout, x: Tensor) -> Call:
+    def call(self, layout: BatchForm, x: Tensor) -> Call:
         """A call as its shape needs it, without weights."""
         weights: tuple[dict[str, Tensor], ...] = ({},) * self.D
         return Call(self.cell, self.H, layout.long(x), weights, batch_sizes=layout.sizes)
 
-    def work(self, layout: Layout, x: Tensor) -> float:
+    def work(self, layout: BatchForm, x: Tensor) -> float:
         """Operations of a forward pass."""
         call = self.call(layout, x)
         return flops_of(plan_of(call), call, layout.lines)
 
-    def key(self, layout: Layout, x: Tensor, team: Team) -> Key:
+    def key(self, layout: BatchForm, x: Tensor, team: Team) -> Key:
         """Of a call that gives its outputs side by side."""
         row, packed = self.D * self.widths[0] * self.bytes, layout.sizes is not None
         sizes, strides = (self.D, self.H, self.I), layout.strides(x, layout.turned)
@@ -124,7 +124,7 @@ class ShortLayer:
         return Key(self.cell, NO_MASKS, self.bytes, rows, team, sizes, strides, y, packed)
 
     def ragged_words(
-        self, layout: Layout, x: Tensor, shape: Shape, **more: int
+        self, layout: BatchForm, x: Tensor, shape: Shape, **more: int
     ) -> RaggedWords | None:
         """What follows from the lengths of packed rows, if they are ragged."""
         if layout.sizes is None:
@@ -151,7 +151,7 @@ class Way(NamedTuple):
     """
 
     layer: ShortLayer
-    layout: Layout
+    layout: BatchForm
     region: ShortRegion
     y: tuple[int, ...]
     finals: tuple[tuple[int, ...], ...]
@@ -169,7 +169,7 @@ class Way(NamedTuple):
 
 
 def find_way(
-    layer: ShortLayer, layout: Layout, x: Tensor, keep: bool, given: bool, place: int, count: int
+    layer: ShortLayer, layout: BatchForm, x: Tensor, keep: bool, given: bool, place: int, count: int
 ) -> Way | None:
     """The forward pass of calls like this one; None: the call is too large for a short way.
 

@@ -1,13 +1,12 @@
 """The short way of a layer: plain calls of small work, without all that they do not use.
 
 A call that it does not know, for a kind of tensor, a mode of torch or a shape, goes the long way
-(border.py, layer.py), with the same bits.
+(layers/), with the same bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import torch
@@ -15,9 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends.cpu.look import take_lines, take_plain, take_whole
-from throughtime.backends.cpu.short import Layout, ShortLayer, Way, find_way, prepare
+from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, find_way, prepare
 from throughtime.backends.torch_kernels import is_large_step
-from throughtime.layers.options import Options
 from throughtime.scan.plain import is_watched
 from throughtime.scan.short import Recorded, record
 from throughtime.torch_private import Guard, any_autocast, dual_level, guard
@@ -78,21 +76,10 @@ class ShortWay:
     def __reduce__(self) -> Any:
         return type(self), ()
 
-    def run(self, layer: Any, input: Any, hx: Any) -> Any:
-        """What the call of the layer gives; None: it goes the long way."""
+    def run(self, layer: Any, input: Any, state: Sequence[Tensor]) -> Any:
+        """Outputs and final states of a call; None: it goes the long way."""
         if _is_compiling() or is_watched() or dual_level() >= 0:
             return None
-        state = () if hx is None else hx if layer.mode == "LSTM" else (hx,)
-        if type(state) is not tuple and type(state) is not list:
-            return None
-        found = self._run_any(layer, input, state)
-        if found is None:
-            return None
-        y, final = found
-        return y, (tuple(final) if layer.mode == "LSTM" else final[0])
-
-    def _run_any(self, layer: Any, input: Any, state: Sequence[Tensor]) -> Any:
-        """Outputs and final states; None: the call goes the long way."""
         if type(input) is Tensor:
             return self._run(layer, input, state, 0)
         if type(input) is PackedSequence:
@@ -150,9 +137,7 @@ class ShortWay:
         records: bool, steps: Steps,
     ) -> ShortCall | None:  # fmt: skip
         """For tensors that are looked at one by one here; None where one is not plain."""
-        if isinstance(steps, tuple) and not self._comes_again(key):
-            return None
-        if layer.options is not None and replace(layer.options, dropout=0.0) != Options():
+        if not layer.is_plain or (isinstance(steps, tuple) and not self._comes_again(key)):
             return None
         layout, kind = self._layout(layer, x, steps), self._kind(layer)
         layers = None if layout is None else self._layers_of(layer, x.dtype)
@@ -170,15 +155,23 @@ class ShortWay:
         if ways is None:
             self._add(key, None)
             return None
-        finals = [layout.state(len(layers) * layers[0].D, w) for w in layers[0].widths]
         call = ShortCall(
             guard(tensors), [v.untyped_storage().nbytes() for v in tensors[1:]], x.nbytes,
             kind, names, tuple(zip(parts, self._states(layers, len(names), state), strict=True)),
             tuple(ways), tuple(Recorded(way) for way in ways) if keep else (),
-            () if self.own_states else tuple(finals[layout.single :]), layout.turned,
+            self._finals(layers, layout), layout.turned,
         )  # fmt: skip
         self._add(key, call)
         return call
+
+    def _finals(
+        self, layers: Sequence[ShortLayer], layout: BatchForm
+    ) -> tuple[tuple[int, ...], ...]:
+        """The shapes of final states of all layers, if layers share them."""
+        if self.own_states:
+            return ()
+        shapes = [layout.state(len(layers) * layers[0].D, w) for w in layers[0].widths]
+        return tuple(shapes[layout.single :])
 
     def _states(
         self, layers: Sequence[ShortLayer], first: int, state: Sequence[Tensor]
@@ -190,7 +183,7 @@ class ShortWay:
         return [slice(i, i + each) for i in range(first, first + len(state), each)]
 
     def _are_whole(
-        self, layers: Sequence[ShortLayer], layout: Layout, x: Tensor, state: Sequence[Any]
+        self, layers: Sequence[ShortLayer], layout: BatchForm, x: Tensor, state: Sequence[Any]
     ) -> bool:
         """Whether x and the states may be read as they are."""
         if self.own_states:
@@ -223,7 +216,7 @@ class ShortWay:
         drops = bool(options.dropout and layer.training and len(sizes) > 1)
         return type(layer), layer.cell, sizes, layer.input_size, first, options, drops
 
-    def _layout(self, layer: Any, x: Tensor, steps: Steps) -> Layout | None:
+    def _layout(self, layer: Any, x: Tensor, steps: Steps) -> BatchForm | None:
         """How the batch lies; None where it is none for the layer."""
         if x.shape[-1:] != (layer.input_size,) or not x.numel():
             return None
@@ -231,18 +224,18 @@ class ShortWay:
         if isinstance(steps, tuple):
             if list(steps) != sorted(steps, reverse=True) or steps[-1] < 1:
                 return None
-            rows = steps[0]
-            return Layout(len(steps), rows, lead, (rows,), sizes=torch.tensor(steps, device="cpu"))
+            rows, sizes = steps[0], torch.tensor(steps, device="cpu")
+            return BatchForm(len(steps), rows, lead, (rows,), sizes=sizes)
         if steps:
             rows = lead[0] // steps
-            return Layout(steps, rows, lead, (rows,))
+            return BatchForm(steps, rows, lead, (rows,))
         if len(lead) == 1:
-            return Layout(lead[0], 1, lead, ())
+            return BatchForm(lead[0], 1, lead, ())
         if len(lead) != 2:
             return None
         if layer.batch_first:
-            return Layout(lead[1], lead[0], lead[::-1], lead[:1], turned=True)
-        return Layout(*lead, lead, lead[1:])
+            return BatchForm(lead[1], lead[0], lead[::-1], lead[:1], turned=True)
+        return BatchForm(*lead, lead, lead[1:])
 
     def _layers_of(self, layer: Any, dtype: torch.dtype) -> tuple[ShortLayer, ...] | None:
         kind = *self._kind(layer)[:4], dtype
@@ -256,24 +249,6 @@ class ShortLayers(ShortWay):
     """What a `Recurrent` keeps prepared, whose layers have states of their own."""
 
     own_states = True
-
-    def run(self, layer: Any, input: Any, hx: Any) -> Any:
-        """What the call of the layer gives; None: it goes the long way."""
-        if _is_compiling() or is_watched() or dual_level() >= 0:
-            return None
-        state: list[Tensor] = []
-        for part in () if hx is None else hx:
-            if type(part) is not tuple and type(part) is not list:
-                return None
-            state += part
-        found = self._run_any(layer, input, state)
-        if found is None:
-            return None
-        y, final = found
-        if not layer.return_state:
-            return y
-        count = len(layer.widths[0])
-        return y, tuple(tuple(final[i : i + count]) for i in range(0, len(final), count))
 
 
 class ShortStep(ShortWay):
@@ -291,11 +266,11 @@ class ShortStep(ShortWay):
     def _kind(self, layer: Any) -> tuple[object, ...]:
         return type(layer), layer.cell, layer.hidden_size, layer.input_size, False
 
-    def _layout(self, layer: Any, x: Tensor, steps: Steps) -> Layout | None:
+    def _layout(self, layer: Any, x: Tensor, steps: Steps) -> BatchForm | None:
         lead = tuple(x.shape[:-1])
         if x.shape[-1:] != (layer.input_size,) or not x.numel() or len(lead) > 1:
             return None
-        return Layout(1, lead[0] if lead else 1, lead, lead, single=True)
+        return BatchForm(1, lead[0] if lead else 1, lead, lead, single=True)
 
 
 _NEW = ShortCall(lambda *_: False, [], 0, (), (), (), (), (), (), False)
@@ -336,7 +311,7 @@ def _weights_of(
 
 
 def _ways(
-    layers: Sequence[ShortLayer], layout: Layout, x: Tensor, keep: bool, given: bool, own: bool
+    layers: Sequence[ShortLayer], layout: BatchForm, x: Tensor, keep: bool, given: bool, own: bool
 ) -> list[Way] | None:
     """Of each layer; `own`: with tensors of states of its own. None: the call is too large."""
     ways = []
