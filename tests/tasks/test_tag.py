@@ -212,6 +212,15 @@ def test_a_wrong_table_is_one_sentence(name: str, text: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("form", ["conllu", "csv"])
+def test_data_shows_what_would_be_read(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_as(form)["data"]
+    assert main(["data", file, *(["--token", "token"] if form == "csv" else [])]) == 0
+    shown = capsys.readouterr().out
+    assert "tag:" in shown and "30 of 5 to 5 tokens" in shown
+    assert "train 24, validation 3, test 3" in shown
+
+
 def test_a_changed_file_is_told() -> None:
     task = made(**write_as("csv"))
     with Path("data.csv").open("a") as file:
