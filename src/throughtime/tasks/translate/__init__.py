@@ -137,11 +137,7 @@ class Translate(TableTask):
         return cut(text, self.options_given.units)
 
     def model(self) -> nn.Module:
-        model = Translator(self.recipe, len(self.facts.sources), len(self.facts.targets))
-        if self.options_given.units == "words":  # so small that a rare one begins as an unknown one
-            for embedding in (model.source, model.target):
-                nn.init.normal_(embedding.weight, std=embedding.embedding_dim**-0.5)
-        return model
+        return Translator(self.recipe, len(self.facts.sources), len(self.facts.targets))
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """Every training pair once, in an order that only (seed, number) decides."""
