@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from throughtime.cli.app import Commands, Parser
     from throughtime.train.study.folder import Folder, StudyRow
+    from throughtime.train.study.grid import Grid
     from throughtime.train.study.learn import Outcome
     from throughtime.train.study.workers import Lost
 
@@ -49,12 +50,9 @@ def register(commands: Commands) -> None:
         help="Steps of the sequences. Default: 100.",
     )  # fmt: skip
     parser.add_argument(
-        "--seeds",
-        type=whole_number,
-        metavar="INT",
-        default=5,
+        "--seeds", type=whole_number, metavar="INT", default=5,
         help="How many: 0, 1, ... Default: 5.",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--jobs", type=whole_number, metavar="INT", default=0,
         help="Runs at the same time. Default: as many as there are cores.",
@@ -101,15 +99,12 @@ def study(
     from throughtime.train.begin import RUNS, resolve
     from throughtime.train.run import locked
     from throughtime.train.study.folder import Folder
-    from throughtime.train.study.grid import Grid, plan
+    from throughtime.train.study.grid import plan
 
     where = Where(on, jobs, address)
     where.check(dry_run, search)
     shared = resolve(find(task), given_values(flags))
-    axes = {"cell": cells or _CELLS, "start": init or _STARTS, "length": length or ["100"]}
-    named = {axis: [from_text(_FIELDS[axis], one) for one in texts] for axis, texts in axes.items()}
-    grid = Grid(named["cell"], named["start"], named["length"], 1 if search else seeds)
-    recipes, skipped = plan(shared, grid)
+    recipes, skipped = plan(shared, _grid(cells, init, length, 1 if search else seeds))
     folder = Folder(out or RUNS / f"{'search' if search else 'study'}-{task}", shared)
     if run is not None:
         _do_one(folder, recipes, run)
@@ -124,6 +119,17 @@ def study(
             done = len(recipes) - len(missing)
             lost = where.run(folder, missing, len(recipes), done)
             _report(folder, shared, skipped, lost)
+
+
+def _grid(
+    cells: list[str] | None, init: list[str] | None, length: list[str] | None, seeds: int
+) -> Grid:
+    """The values of each axis, as they were typed."""
+    from throughtime.train.study.grid import Grid
+
+    axes = {"cell": cells or _CELLS, "start": init or _STARTS, "length": length or ["100"]}
+    named = {axis: [from_text(_FIELDS[axis], one) for one in texts] for axis, texts in axes.items()}
+    return Grid(named["cell"], named["start"], named["length"], seeds)
 
 
 def _cores() -> int:
