@@ -115,9 +115,8 @@ def study(
         elif on == "slurm":
             _hand_in(folder, recipes, words, where.jobs, dry_run)
         else:
-            missing = _missing(folder, recipes)
-            done = len(recipes) - len(missing)
-            lost = where.run(folder, missing, len(recipes), done)
+            missing, total = _missing(folder, recipes), len(recipes)
+            lost = where.run(folder, missing, total, total - len(missing))
             _report(folder, shared, skipped, lost)
 
 
