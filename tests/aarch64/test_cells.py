@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from tests.aarch64.calls import BUILT_IN, cells_of
+from tests.aarch64.guest import need_emulation
 from tests.compiler.vectors import machine
-from tests.export.built import need
 from tests.house.source import ROOT
 
 PARTS = 2
@@ -45,8 +45,7 @@ def differing(here: Tensor, there: Tensor) -> int:
 
 
 def check(folder: Path, level: str, first: int, step: int) -> None:
-    need("qemu-aarch64", "qemu-user")
-    need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
+    need_emulation()
     machine("avx2")
     here, there = (computed(folder, where, level, first, step) for where in ("here", "guest"))
     assert here.keys() == there.keys()
