@@ -196,6 +196,11 @@ def test_a_wrong_file_is_one_sentence(text: str, options: dict[str, str], said: 
         ("d.csv", "token,label\n", "d.csv must hold rows, and it has none behind its column name"),
         ("d.xlsx", "token,label\n", "a file of data must end in .conllu, .conll, .iob, .bio, .csv"),
         ("d.jsonl", '{"token": ["a"], "label": ["X", "Y"]}\n', "lists of one length, at least 1"),
+        (
+            "d.jsonl",
+            '{"token": "a"}\n{"token": [1]}\n',
+            "must hold lists in every line or in none",
+        ),
         ("d.jsonl", "[1]\n", "every line of d.jsonl must be a JSON object, and line 1 is '[1]'"),
         ("d.conllu", "1\ta\n", "must have 10 cells, as CoNLL-U has, and line 1 has 2"),
     ],
@@ -207,6 +212,15 @@ def test_a_wrong_table_is_one_sentence(name: str, text: str, said: str) -> None:
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("form", ["conllu", "csv"])
+def test_data_shows_what_would_be_read(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_as(form)["data"]
+    assert main(["data", file, *(["--token", "token"] if form == "csv" else [])]) == 0
+    shown = capsys.readouterr().out
+    assert "tag:" in shown and "30 of 5 to 5 tokens" in shown
+    assert "train 24, validation 3, test 3" in shown
+
+
 def test_a_changed_file_is_told() -> None:
     task = made(**write_as("csv"))
     with Path("data.csv").open("a") as file:
@@ -216,7 +230,7 @@ def test_a_changed_file_is_told() -> None:
 
 
 def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
-    make_tagged().frame.head(6000).write_csv("data.csv")
+    make_tagged().frame.head(3000).write_csv("data.csv")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         flags = "--hidden 8 --steps 20 --validate-every 10 --threads 1"
@@ -235,6 +249,11 @@ def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
     item, answer = capsys.readouterr().out.strip().split("\t")
     assert item == "the garden walk. old dogs"
     assert [one.partition("/")[0] for one in answer.split()] == "the garden walk . old dogs".split()
+    assert main(["predict", "runs/tag-1", "a ☃ walks", "--out", "said.csv"]) == 0
+    assert "note: 2 of 3 words are none that training had\nnote: training had no character ☃" in (
+        capsys.readouterr().err
+    )
+    assert pl.read_csv("said.csv")["given"].to_list() == ["a ☃ walks"]
     make_tagged().frame.drop("upos").head(70).write_csv("new.csv")
     assert main(["predict", "runs/tag-1", "new.csv", "--out", "out.parquet"]) == 0
     out = pl.read_parquet("out.parquet")

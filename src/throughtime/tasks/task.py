@@ -115,6 +115,19 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The number to make small, as a scalar (nats)."""
 
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        """Along which axis each tensor of a batch has its rows; empty: several processes cannot
+        share them, since rows or batches depend on each other."""
+        return ()
+
+    def weight(self, batch: Batch) -> float:
+        """What its loss weighs: loss times weight, summed over parts of a batch, is the whole's.
+
+        The number of rows, unless a task says otherwise.
+        """
+        return batch[0].shape[self.row_axes[0]]
+
     @abstractmethod
     def score(self, model: nn.Module, split: str) -> Score:
         """The metrics of `model`, in eval mode, on `validation` or `test`."""
@@ -159,6 +172,10 @@ class Task(ABC):
         """
         if not item:
             raise DataError(f"what {self.name} is asked must not be empty, got ''; leave it out")
+
+    def unseen_in(self, items: Sequence[str]) -> list[str]:
+        """What training had not of items that a user typed, in words; often nothing."""
+        return []
 
     def shown(self, value: float) -> str:
         """A metric as people read it."""

@@ -98,6 +98,14 @@ class Classify(TableTask):
         weights = torch.tensor(self.facts.weights)
         return cross_entropy(model(inputs, lengths), truth, weight=weights)
 
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        return 1, 0, 0
+
+    def weight(self, batch: Batch) -> float:
+        """The sum of what its classes weigh."""
+        return float(torch.tensor(self.facts.weights)[batch[2]].sum())
+
     def score(self, model: nn.Module, split: str) -> Score:
         items = self._items[split]
         where = f"{len(items.names)} sequences kept out of training, split by a hash of each"
