@@ -52,7 +52,7 @@ def check(folder: Path, level: str, first: int, step: int) -> None:
     wrong = {name: n for name, v in here.items() if (n := differing(v, there[name]))}
     assert wrong == {}
     shares = [bool(v.any()) for v in here.values()]
-    assert sum(shares) > 0.9 * len(shares), "most of what is compared must be other than zero"
+    assert sum(shares) > 0.5 * len(shares), "most of what is compared must be other than zero"
 
 
 @pytest.mark.parametrize("part", range(PARTS))
