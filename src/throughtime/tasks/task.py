@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -145,6 +145,23 @@ class Task(ABC):
         Raises:
             DataError: an item cannot be taken; says which and why.
         """
+
+    def write(
+        self, model: nn.Module, prompt: str, length: int, temperature: float, seed: int
+    ) -> Iterator[str]:
+        """What `model` writes after a prompt, piece by piece.
+
+        Args:
+            model: of this task, in eval mode.
+            prompt: it goes on from; "" for the beginning of a line.
+            length: pieces: characters or words.
+            temperature: that the logits are divided by; 0: always the likeliest.
+            seed: of what is drawn.
+
+        Raises:
+            OptionError: the task's models write no text, or a number is outside its rule.
+        """
+        raise OptionError(f"a run that writes is one of language, got one of {self.name}")
 
     def check_item(self, item: str) -> None:
         """Sees that a model can be asked this; `answer` takes all items that pass.

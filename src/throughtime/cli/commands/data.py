@@ -31,8 +31,13 @@ def register(commands: Commands) -> None:
 def data(file: str, time: str, series: str, target: str, label: str) -> None:
     """Show what would be read: columns, types, steps, gaps, series, splits. Trains nothing."""
     from throughtime.tasks.tables.describe import describe_columns, describe_rows
-    from throughtime.tasks.tables.read import read
+    from throughtime.tasks.tables.read import is_plain, read
 
+    named = time or series or target or label
+    if file.casefold().endswith(".txt") and not named and is_plain(file):
+        _print_read("language", {"data": file})
+        print(f"\ntry: throughtime train language --data {shlex.quote(file)}")
+        return
     table = read(file)
     _print(describe_columns(table, time), "column", "type", "missing", "values")
     # A file of classes need have no even time; what is wrong there is told by its own task.
@@ -52,8 +57,8 @@ def _print_read(task: str, given: dict[str, str]) -> None:
     from throughtime.train.begin import resolve
 
     kind = find(task)
-    made = kind(resolve(kind, {name: value for name, value in given.items() if value}))
     print(f"\n{task}:")
+    made = kind(resolve(kind, {name: value for name, value in given.items() if value}))
     _print(made.read())
 
 

@@ -64,7 +64,7 @@ def _read_parquet(path: str) -> DataTable:
 def _read_lines(path: str) -> DataTable:
     import polars as pl
 
-    with _text(path) as file:
+    with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip() and not _is_object(line):
                 raise DataError(
@@ -95,7 +95,7 @@ def _told_by_polars(path: str, form: str) -> Iterator[None]:
 
 
 @contextmanager
-def _text(path: str) -> Iterator[TextIO]:
+def open_text(path: str) -> Iterator[TextIO]:
     """A file of text, opened.
 
     Raises:
@@ -141,16 +141,24 @@ def _read_text(path: str) -> DataTable:
 
 def _delimiter(path: str) -> str:
     """The delimiter that cuts most of the first lines into equally many cells."""
-    with _text(path) as file:
+    fits = {delimiter: fit for delimiter, fit in _fits(path).items() if fit[1] > 1}
+    return max(fits, key=fits.__getitem__) if fits else ","
+
+
+def is_plain(path: str) -> bool:
+    """Whether a text is no table: no delimiter cuts all of its first lines into as many cells."""
+    return not any(share == 1 and width > 1 for share, width in _fits(path).values())
+
+
+def _fits(path: str) -> dict[str, tuple[float, int]]:
+    """By delimiter: the share of the first lines with as many cells as the first, and how many."""
+    with open_text(path) as file:
         lines = [line for line, _ in zip(file, range(_SNIFFED), strict=False) if line.strip()]
-    best, most = ",", (0, 1)
+    found = {}
     for delimiter in _DELIMITERS:
-        widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)]
-        first = widths[0] if widths else 1
-        fits = (widths.count(first), first)
-        if first > 1 and fits > most:
-            best, most = delimiter, fits
-    return best
+        widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)] or [1]
+        found[delimiter] = widths.count(widths[0]) / len(widths), widths[0]
+    return found
 
 
 def _check_rows(path: str, delimiter: str) -> tuple[list[str], bool]:
@@ -159,7 +167,7 @@ def _check_rows(path: str, delimiter: str) -> tuple[list[str], bool]:
     Raises:
         DataError: a row is longer or shorter, or a name stands twice.
     """
-    with _text(path) as file:
+    with open_text(path) as file:
         rows = csv.reader(file, delimiter=delimiter)
         first = next(rows, [])
         if not any(cell.strip() for cell in first):
