@@ -66,7 +66,7 @@ def test_a_missing_value_is_the_mean_and_its_mask_says_so() -> None:
     values = {"s": ["p", "p", "q"], "k": ["u", "u", "v"], "x": [1.0, None, 3.0]}
     frame = pl.concat([pl.DataFrame(values)] * 9)
     frame = frame.with_columns(s=pl.col("s") + (pl.int_range(pl.len()) // 3).cast(str))
-    frame.with_columns(x=pl.col("x") + pl.int_range(pl.len())).write_csv("data.csv")
+    frame.with_columns(x=pl.col("x") + 1.1 * pl.int_range(pl.len())).write_csv("data.csv")
     facts = made(data="data.csv", label="k", series="s").facts
     items = encode_items(items_in(read("data.csv"), facts, labelled=True), facts)
     assert items.steps[0][:, 1].tolist() == [1, 0] and items.steps[0][1, 0] == 0

@@ -14,6 +14,7 @@ from throughtime.errors import DataError
 from throughtime.tasks.classify.builtin import make_waves
 from throughtime.tasks.classify.items import items_in
 from throughtime.tasks.classify.labels import ClassifyRecipe, Labels
+from throughtime.tasks.classify.leaks import check_copies, check_leaks
 from throughtime.tasks.tables.clock import find_time
 from throughtime.tasks.tables.read import check_apart, digest, read
 from throughtime.tasks.tables.table import DataTable
@@ -44,10 +45,11 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
         )
     table.check_columns("label", [label])
     table.check_columns("series", [series] if series else [])
+    table.check_columns("group", [recipe.group] if recipe.group else [])
     time = find_time(table, recipe.time, [label, series]) if series else ""
-    roles = (("label", label), ("time", time), ("series", series))
+    roles = (("label", label), ("time", time), ("series", series), ("group", recipe.group))
     check_apart([(name, [column]) for name, column in roles if column])
-    columns = [c for c in table.frame.columns if c not in (label, time, series)
+    columns = [c for c in table.frame.columns if c not in (label, time, series, recipe.group)
                and table.is_number(c)]  # fmt: skip
     if not columns:
         raise DataError(f"{table.name} must have a column of numbers beside {label}; it has none")
@@ -61,13 +63,45 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
             f"{facts.classes[0]} alone, from {table.unit} {table.first} on"
         )
     found = items_in(table, facts, labelled=True)
-    return _completed(facts, table, found.names, found.values, found.labels)
+    check_leaks(facts, table, found, recipe.group)
+    groups = _groups(facts, table, recipe.group)
+    splits = _by_groups(groups) if recipe.group else _splits(found.values, found.labels)
+    if not recipe.group:
+        check_copies(table.name, found.values, found.labels, splits["train"], splits["test"])
+    return _completed(facts, table, found.values, found.labels, splits)
+
+
+def _groups(facts: Labels, table: DataTable, group: str) -> list[str]:
+    """The group of each sequence: that of its first row."""
+    if not group:
+        return []
+    values = table.texts(group)
+    if not facts.series:
+        return values
+    first: dict[str, str] = {}
+    for name, value in zip(table.texts(facts.series), values, strict=True):
+        first.setdefault(name, value)
+    return list(first.values())
+
+
+def _by_groups(groups: list[str]) -> dict[str, list[int]]:
+    """Whole groups in the order of their hashes: test, validation, rest."""
+    names = sorted(set(groups), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    places: dict[str, list[int]] = defaultdict(list)
+    for number, name in enumerate(groups):
+        places[name].append(number)
+    found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    wanted = {"test": _TEST * len(groups), "validation": _VALIDATION * len(groups)}
+    for name in names:
+        side = next((s for s, many in wanted.items() if len(found[s]) < many), "train")
+        found[side] += places[name]
+    return {name: sorted(part) for name, part in found.items()}
 
 
 def _completed(
-    facts: Labels, table: DataTable, names: list[str], values: list[Any], labels: list[str]
-) -> Labels:
-    splits = _splits(names, values, labels)
+    facts: Labels, table: DataTable, values: list[Any], labels: list[str],
+    splits: dict[str, list[int]],
+) -> Labels:  # fmt: skip
     count = Counter(labels[n] for n in splits["train"])
     for name in facts.classes:
         if count[name] < 1 or Counter(labels)[name] < 3:
@@ -107,7 +141,7 @@ def _shown(
     ]  # fmt: skip
 
 
-def _splits(names: list[str], values: list[Any], labels: list[str]) -> dict[str, list[int]]:
+def _splits(values: list[Any], labels: list[str]) -> dict[str, list[int]]:
     """In each class the sequences in the order of their content's hash: test, validation, rest.
 
     Equal sequences have one hash and stay on one side.

@@ -19,6 +19,7 @@ class ClassifyRecipe(Recipe):
     label: str = option("", "Column of classes; needed with a file")
     time: str = option("", "Column of time; empty: found, or the order of rows")
     series: str = option("", "Column that tells sequences apart; empty: each row is a sequence")
+    group: str = option("", "Column whose rows stay on one side of the split, say a person")
     facts: dict[str, Any] = settled()
 
 

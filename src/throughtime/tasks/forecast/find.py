@@ -9,6 +9,7 @@ import numpy as np
 
 from throughtime.errors import DataError
 from throughtime.tasks.forecast.builtin import make_builtin
+from throughtime.tasks.forecast.leaks import check_leaks
 from throughtime.tasks.forecast.options import Facts, ForecastRecipe
 from throughtime.tasks.forecast.series import (
     Series,
@@ -187,47 +188,6 @@ def _usable(scale: list[list[float]], whole: list[list[float]]) -> list[list[flo
         [m if math.isfinite(m) else 0.0 for m, _ in pairs],
         [d if d > 1e-9 * abs(m) and math.isfinite(m) else 1.0 for m, d in pairs],
     ]
-
-
-def check_leaks(facts: Facts, table: DataTable, series: list[Series], horizon: int) -> None:
-    """Refuses a column that tells a target before its time.
-
-    An input may not be a linear copy of a target of a later step of the horizon, and a known
-    column of none less than a horizon away, unless the target itself copies itself so.
-
-    Raises:
-        DataError: names the column and the steps between.
-    """
-    count = len(facts.targets)
-    for number, column in enumerate(columns_of(facts)[count:], start=count):
-        is_known = column in facts.known
-        for place, target in enumerate(facts.targets):
-            for lead in range(1 - horizon if is_known else 1, horizon + 1):
-                if _copies(facts, series, number, place, lead) and not (
-                    lead and _copies(facts, series, place, place, lead)
-                ):
-                    when = "at its own step" if not lead else (
-                        f"{abs(lead)} steps {'before' if lead > 0 else 'after'} its time"
-                    )  # fmt: skip
-                    raise DataError(
-                        f"column {column} of {table.name} must not tell {target}, and it copies "
-                        f"it {when}; take that column out of the file"
-                    )
-
-
-def _copies(facts: Facts, series: list[Series], number: int, place: int, lead: int) -> bool:
-    """Whether a column is, in the training part, a linear function of a target `lead` steps on."""
-    for one in series[:5]:
-        inside = one.values[one.times < facts.ends[0]][:5000]
-        there, count = max(lead, 0), len(inside) - abs(lead)
-        x = inside[there - lead :][:count, number]
-        y = inside[there:][:count, place]
-        both = np.isfinite(x) & np.isfinite(y)
-        if both.sum() < 8 or x[both].std() == 0 or y[both].std() == 0:
-            return False
-        if abs(float(np.corrcoef(x[both], y[both])[0, 1])) < 1 - 1e-6:
-            return False
-    return True
 
 
 def _shown(
