@@ -58,8 +58,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["train", "pronounce", "--qqq"], "no such option: --qqq; see throughtime train --help"),
         (
             ["train", "pronunce"],
-            "task must be one of adding, classify, copy, digits, forecast, latch, mnist1d, order, "
-            "parity, pronounce, got 'pronunce'; did you mean pronounce?",
+            f"task must be one of {', '.join(available())}, got 'pronunce'; did you mean pronounce?",
         ),
         (
             ["train", "pronounce", "--length", "9"],

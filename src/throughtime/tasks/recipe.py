@@ -82,9 +82,7 @@ class Recipe:
 
     task: str = option("pronounce", "What is learned")
     preset: str = option("quick", "Where the other values come from", choices=("quick", "full"))
-    cell: Literal["rnn", "gru", "lstm"] = option(
-        "lstm", "Recurrent cell", choices=("rnn", "gru", "lstm")
-    )
+    cell: str = option("lstm", "Recurrent cell", choices=("rnn", "gru", "lstm"))
     directions: int = option(2, "1: read forward; 2: both ways", at_least=1, below=3)
     merge: Literal["concat", "sum"] = option(
         "concat", "How two directions become one output", choices=("concat", "sum")

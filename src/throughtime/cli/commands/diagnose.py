@@ -77,8 +77,8 @@ def _of_run(folder: Path, how: dict[str, Any]) -> Report:
 def _of_file(file: Path, name: str, how: dict[str, Any]) -> Report:
     """The report of what a file defines; options of the command line go before the file's."""
     from throughtime import diagnose
-    from throughtime.cli.user_file import executed, told_by_line
     from throughtime.errors import OptionError
+    from throughtime.tasks.user_file import executed, told_by_line
 
     defined = vars(executed(file))
     model = _defined(file, defined, name)

@@ -19,6 +19,7 @@ from throughtime.tasks.classify.find import find_labels, source
 from throughtime.tasks.classify.items import Items, check_classes, content, encode_items, items_in
 from throughtime.tasks.classify.labels import ClassifyRecipe, Labels, labels_in
 from throughtime.tasks.classify.model import Classifier, Unpadded
+from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
@@ -56,7 +57,9 @@ class Classify(TableTask):
     @classmethod
     def settle(cls, recipe: Recipe) -> Recipe:
         assert isinstance(recipe, ClassifyRecipe)
-        return replace(recipe, facts=json.loads(json.dumps(asdict(find_labels(recipe)))))
+        return replace(
+            with_cell_found(recipe), facts=json.loads(json.dumps(asdict(find_labels(recipe))))
+        )
 
     @cached_property
     def facts(self) -> Labels:

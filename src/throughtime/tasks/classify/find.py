@@ -12,7 +12,7 @@ import numpy as np
 
 from throughtime.errors import DataError
 from throughtime.tasks.classify.builtin import make_waves
-from throughtime.tasks.classify.items import items_in
+from throughtime.tasks.classify.items import find_gaps, items_in
 from throughtime.tasks.classify.labels import ClassifyRecipe, Labels
 from throughtime.tasks.classify.leaks import check_copies, check_leaks
 from throughtime.tasks.tables.clock import find_time
@@ -68,6 +68,9 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
     splits = _by_groups(groups) if recipe.group else _splits(found.values, found.labels)
     if not recipe.group:
         check_copies(table.name, found.values, found.labels, splits["train"], splits["test"])
+    train = splits["train"]
+    step = find_gaps([found.values[n] for n in train], [found.times[n] for n in train])
+    facts = replace(facts, step=step)
     return _completed(facts, table, found.values, found.labels, splits)
 
 
@@ -134,6 +137,8 @@ def _shown(
         ["sequences", f"{len(values)}, {f'by {facts.series}' if facts.series else 'a row each'}"],
         ["steps", f"{min(lengths)} to {max(lengths)}, "
                   f"in the order of {facts.time or ('rows' if facts.series else 'columns')}"],
+        ["times", "uneven, or values missing: read with the time since something was seen"
+                  if facts.step else "as even as the steps"],
         ["inputs", f"{len(facts.columns)} columns: {', '.join(facts.columns[:8])}"],
         ["missing", f"{sum(int((~np.isfinite(one)).sum()) for one in values)} values"],
         ["classes", ", ".join(f"{name} {count[name]}" for name in facts.classes)],

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from throughtime.errors import OptionError
-from throughtime.tasks.recipe import Recipe, option, settled
+from throughtime.tasks.layers import FileRecipe
+from throughtime.tasks.recipe import option, settled
 from throughtime.tasks.tables.task import BUILTIN
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifyRecipe(Recipe):
+class ClassifyRecipe(FileRecipe):
     """A recipe with the columns of a table and their roles."""
 
     task: str = option("classify", "What is learned")
@@ -36,6 +37,8 @@ class Labels:
         classes: sorted; weights: of each in the loss.
         splits: the numbers of the sequences of each.
         means, deviations: of the inputs in the training part.
+        step: the time between rows in the middle, where they are uneven or values are missing; 0
+            where each step is as the others.
     """
 
     digest: str
@@ -50,6 +53,12 @@ class Labels:
     splits: dict[str, list[int]] = field(default_factory=dict)
     means: list[float] = field(default_factory=list)
     deviations: list[float] = field(default_factory=list)
+    step: float = 0.0
+
+    @property
+    def width(self) -> int:
+        """Numbers of a step: inputs, whether each is seen, and the time since one was."""
+        return 2 * len(self.inputs) + 2 * (self.step > 0)
 
 
 def labels_in(values: dict[str, Any]) -> Labels:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from throughtime import Recurrent
 from throughtime.tasks.classify.labels import Labels
-from throughtime.tasks.recipe import Recipe, cell_called
+from throughtime.tasks.layers import make_layers, run_layers
+from throughtime.tasks.recipe import Recipe
 
 
 class Classifier(nn.Module):
@@ -22,19 +24,20 @@ class Classifier(nn.Module):
 
     def __init__(self, recipe: Recipe, labels: Labels) -> None:
         super().__init__()
-        between = recipe.dropout if recipe.layers > 1 else 0.0
-        self.recurrent = Recurrent(
-            cell_called(recipe.cell), 2 * len(labels.inputs), recipe.hidden,
-            num_layers=recipe.layers, bidirectional=recipe.directions == 2, merge=recipe.merge,
-            dropout=between,
-        )  # fmt: skip
+        self.inputs, self.gaps = len(labels.inputs), labels.step > 0
+        self.recurrent = make_layers(recipe, labels.width, reads=True)
         self.dropout = nn.Dropout(recipe.dropout)
-        read = self.recurrent.output_size + recipe.directions * recipe.hidden
+        last = self.recurrent.cell.widths(recipe.hidden)[0]
+        read = self.recurrent.output_size + recipe.directions * last
         self.readout = nn.Linear(read, len(labels.classes))
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Logits."""
-        out, state = self.recurrent(x, lengths=lengths)
+        seen = x[..., self.inputs : 2 * self.inputs].amax(-1, keepdim=True)
+        gap = torch.ones_like(seen)
+        if self.gaps:
+            gap = torch.expm1(x[..., 2 * self.inputs, None] + math.log(2))
+        out, state = run_layers(self.recurrent, x, gap, seen, lengths=lengths)
         mean = out.sum(0) / lengths[:, None]  # outputs behind a row's end are zero
         last = torch.cat([*state[-1][0]], -1)
         logits: Tensor = self.readout(self.dropout(torch.cat([mean, last], -1)))

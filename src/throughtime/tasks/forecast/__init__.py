@@ -21,6 +21,7 @@ from throughtime.tasks.forecast.options import Facts, ForecastRecipe, facts_in
 from throughtime.tasks.forecast.passes import Pass
 from throughtime.tasks.forecast.series import find_rows, make_series
 from throughtime.tasks.forecast.windows import Windows
+from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tables.clock import written
 from throughtime.tasks.tables.table import DataTable
@@ -56,7 +57,7 @@ class Forecast(TableTask):
     def settle(cls, recipe: Recipe) -> Recipe:
         assert isinstance(recipe, ForecastRecipe)
         facts = asdict(find_facts(recipe))
-        return replace(recipe, facts=json.loads(json.dumps(facts)))
+        return replace(with_cell_found(recipe), facts=json.loads(json.dumps(facts)))
 
     @cached_property
     def facts(self) -> Facts:

@@ -51,6 +51,7 @@ def find_facts(recipe: ForecastRecipe) -> Facts:
     facts = replace(facts, season=find_season(series, ends, _LONGEST))
     facts = replace(facts, length=_length(recipe, facts, series))
     facts = _scaled(facts, table, series)
+    facts = replace(facts, masked=_masked(facts, series))
     check_leaks(facts, table, series, recipe.horizon)
     return replace(facts, read=_shown(recipe, table, facts, series))
 
@@ -168,6 +169,14 @@ def _scaled(facts: Facts, table: DataTable, series: list[Series]) -> Facts:
     whole = _usable(whole, whole)
     scales = {name: _usable(_scale(part), whole) for name, part in parts.items()}
     return replace(facts, scales=scales, whole=whole)
+
+
+def _masked(facts: Facts, series: list[Series]) -> list[str]:
+    """The inputs that miss values in the training part."""
+    first = len(facts.targets)
+    parts = [one.values[one.times < facts.ends[0], first:] for one in series]
+    there = np.all([np.isfinite(part).all(0) for part in parts], 0)
+    return [name for name, whole in zip(facts.inputs, there, strict=False) if not whole]
 
 
 def _scale(values: Numbers) -> list[list[float]]:

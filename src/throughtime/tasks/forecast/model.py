@@ -13,13 +13,15 @@ Madeka, A Multi-Horizon Quantile Recurrent Forecaster (2017) for quantiles of al
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from throughtime import Recurrent
 from throughtime.tasks.forecast.options import Facts
 from throughtime.tasks.forecast.windows import channels_of
-from throughtime.tasks.recipe import Recipe, cell_called
+from throughtime.tasks.layers import make_layers, run_layers
+from throughtime.tasks.recipe import Recipe
 
 QUANTILES = (0.1, 0.5, 0.9)
 MEDIAN = 1
@@ -38,16 +40,13 @@ class Forecaster(nn.Module):
         self.length, self.horizon, self.season = facts.length, recipe.horizon, facts.season
         self.channels = channels_of(facts)
         targets, hidden = self.channels.targets, recipe.hidden
-        between = recipe.dropout if recipe.layers > 1 else 0.0
-        self.recurrent = Recurrent(
-            cell_called(recipe.cell), self.channels.width, hidden, num_layers=recipe.layers,
-            dropout=between,
-        )  # fmt: skip
+        self.recurrent = make_layers(recipe, self.channels.width, reads=True)
         self.dropout = nn.Dropout(recipe.dropout)
         self.straight = nn.Linear(self.length * targets, self.horizon * targets)
-        self.direct = nn.Linear(hidden, self.horizon * targets * len(QUANTILES))
+        read = self.recurrent.output_size
+        self.direct = nn.Linear(read, self.horizon * targets * len(QUANTILES))
         self.place = nn.Embedding(self.horizon, hidden)
-        self.state = nn.Linear(hidden, hidden)
+        self.state = nn.Linear(read, hidden)
         known = self.channels.known
         self.ahead = nn.Linear(known, hidden, bias=False) if known else None
         self.readout = nn.Linear(hidden, targets * len(QUANTILES))
@@ -59,7 +58,9 @@ class Forecaster(nn.Module):
         past, future = x[: self.length], x[self.length :]
         known = future[..., self.channels.width - self.channels.known :]
         targets = past[..., : self.channels.targets]
-        state: Tensor = self.dropout(self.recurrent(past)[0][-1])
+        seen = past[..., self.channels.targets : 2 * self.channels.targets].amax(-1, keepdim=True)
+        gap = torch.expm1(past[..., self.channels.gap, None] + math.log(2))
+        state: Tensor = self.dropout(run_layers(self.recurrent, past, gap, seen)[0][-1])
         straight = self.straight((targets - targets[-1]).movedim(0, 1).flatten(1))
         base = before(targets, self.horizon, self.season)
         base = base + straight.unflatten(-1, (self.horizon, -1)).movedim(1, 0)

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from throughtime.errors import OptionError
-from throughtime.tasks.recipe import Recipe, option, settled
+from throughtime.tasks.layers import FileRecipe
+from throughtime.tasks.recipe import option, settled
 
 Scale = tuple[list[float], list[float]]  # mean and deviation of each column
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForecastRecipe(Recipe):
+class ForecastRecipe(FileRecipe):
     """A recipe with the columns of a table and their roles."""
 
     task: str = option("forecast", "What is learned")
@@ -45,6 +46,7 @@ class Facts:
         season: steps after which the training part resembles itself best; 1: none was found.
         length: steps of history.
         ends: the times at which the validation and the test part begin.
+        masked: the inputs that miss values in the training part.
         scales: of every series by its name, over its targets, inputs and known columns.
         whole: the scale of all series together, for those that training had not.
     """
@@ -63,6 +65,7 @@ class Facts:
     season: int = 1
     length: int = 1
     ends: list[float] = field(default_factory=list)
+    masked: list[str] = field(default_factory=list)
     scales: dict[str, list[list[float]]] = field(default_factory=dict)
     whole: list[list[float]] = field(default_factory=list)
 

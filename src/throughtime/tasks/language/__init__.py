@@ -28,6 +28,7 @@ from throughtime.tasks.language.text import (
     text_facts_in,
     text_of,
 )
+from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 
@@ -64,7 +65,9 @@ class Language(Task):
     @classmethod
     def settle(cls, recipe: Recipe) -> Recipe:
         assert isinstance(recipe, LanguageRecipe)
-        return replace(recipe, facts=json.loads(json.dumps(asdict(find_text(recipe)))))
+        return replace(
+            with_cell_found(recipe), facts=json.loads(json.dumps(asdict(find_text(recipe))))
+        )
 
     @cached_property
     def facts(self) -> TextFacts:

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from throughtime import Recurrent, Stream
+from throughtime import Stream
 from throughtime.tasks.language.text import UNKNOWN
-from throughtime.tasks.recipe import Recipe, cell_called
+from throughtime.tasks.layers import make_layers
+from throughtime.tasks.recipe import Recipe
 
 State = tuple[tuple[Tensor, ...], ...]
 
@@ -32,10 +33,7 @@ class NextUnit(nn.Module):
         super().__init__()
         hidden = recipe.hidden
         self.embedding = nn.Embedding(size, hidden)
-        self.recurrent = Recurrent(
-            cell_called(recipe.cell), hidden, hidden, num_layers=recipe.layers,
-            dropout=recipe.dropout if recipe.layers > 1 else 0.0,
-        )  # fmt: skip
+        self.recurrent = make_layers(recipe, hidden, reads=False)
         self.dropout = nn.Dropout(recipe.dropout)
         self.readout = nn.Linear(self.recurrent.output_size, size)
         with torch.no_grad():

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import DataError, OptionError
-from throughtime.tasks.recipe import Recipe, option, settled
+from throughtime.tasks.layers import FileRecipe
+from throughtime.tasks.recipe import option, settled
 from throughtime.tasks.tables.read import open_text
 from throughtime.tasks.tables.task import BUILTIN
 
@@ -27,7 +28,7 @@ UNKNOWN = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageRecipe(Recipe):
+class LanguageRecipe(FileRecipe):
     """A recipe with a text and its units."""
 
     task: str = option("language", "What is learned")

@@ -96,3 +96,19 @@ class DataTable:
                 f"{self.place(int(missing[0]))} has none; fill it in, or take the row out"
             )
         return values.to_list()
+
+
+def filled(values: Numbers) -> Numbers:
+    """(n, width) with the last value before in place of a missing one; 0, the mean, before all."""
+    rows = np.where(np.isfinite(values), np.arange(len(values))[:, None], -1)
+    last = np.maximum.accumulate(rows, 0) if len(values) else rows
+    taken = np.take_along_axis(values, np.maximum(last, 0), 0)
+    return np.where(last >= 0, taken, 0.0)
+
+
+def gaps_of(times: Numbers, seen: NDArray[np.bool_], step: float) -> Numbers:
+    """log(1 + g) - log 2, (n, 1), g the steps since something was seen before; 0 at the first."""
+    last = np.maximum.accumulate(np.where(seen, times, -np.inf))
+    before = np.concatenate([[-np.inf], last[:-1]])
+    steps = np.where(np.isfinite(before), (times - before) / step, 1.0)
+    return np.asarray((np.log1p(steps) - np.log(2))[:, None])
