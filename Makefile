@@ -57,21 +57,35 @@ $(TRAIN_READY): pyproject.toml constraints.txt
 	$(call set_up,train)
 
 $(DEV_READY): $(TRAIN_READY)
-	$(call set_up,train$(,)data$(,)export$(,)dev)
+<<<<<<< HEAD
+	$(call set_up,train$(,)lightning$(,)data$(,)export$(,)dev)
 	$(call chromium)
+=======
+	$(call set_up,train$(,)data$(,)export$(,)dev)
+	$(call tools)
+>>>>>>> main
 
 $(BENCH_READY): $(DEV_READY)
-	$(call set_up,train$(,)data$(,)export$(,)dev$(,)bench)
+	$(call set_up,train$(,)lightning$(,)data$(,)export$(,)dev$(,)bench)
 
 , := ,
 
-# Tests open the report's page in Chromium; where there is none they are skipped and say so.
-define chromium
-	@if test "$$(id -u)" = 0 && command -v apt-get >/dev/null && ! command -v chromium >/dev/null; then \
-	  echo "Installing Chromium, in which tests open the report's page"; \
-	  { timeout 60 apt-get update -qq; DEBIAN_FRONTEND=noninteractive \
-	    timeout 180 apt-get install -qq -y --no-install-recommends chromium; } >/dev/null 2>&1 || \
-	  echo "Chromium could not be installed; the tests that open the page in it will be skipped"; \
+# Tests open the report's page in Chromium and run code for AArch64 under qemu; without these they are
+# skipped and say so. Each is a program and its packages.
+TOOLS := chromium:chromium qemu-aarch64:qemu-user \
+         aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu,libc6-dev-arm64-cross
+
+define tools
+	@missing=; for tool in $(TOOLS); do \
+	  command -v "$${tool%%:*}" >/dev/null || missing="$$missing $$tool"; done; \
+	if test -n "$$missing" && test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+	  timeout 60 apt-get update -qq >/dev/null 2>&1; \
+	  for tool in $$missing; do \
+	    echo "Installing $${tool%%:*}, which tests run"; \
+	    DEBIAN_FRONTEND=noninteractive timeout 180 apt-get install -qq -y \
+	      --no-install-recommends $$(echo "$${tool##*:}" | tr , ' ') >/dev/null 2>&1 || \
+	    echo "$${tool%%:*} could not be installed; the tests that run it will be skipped"; \
+	  done; \
 	fi
 endef
 

@@ -11,7 +11,8 @@ import time
 import pytest
 
 LONG = """
-import sys, torch, throughtime
+import signal, sys, torch, throughtime
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 torch.manual_seed(0)
 layer, x = throughtime.GRU(64, 256), torch.randn(20_000, 4, 64)
 short = x[:50].clone().requires_grad_()

@@ -29,6 +29,31 @@ class Surrogate(torch.autograd.Function):
         return d / (1 + ctx.saved_tensors[0].abs())
 
 
+class Wrapped(torch.autograd.Function):
+    """One whose `forward` is wrapped by torch."""
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
+    def forward(ctx: Any, x: Any) -> Any:
+        return x * 2
+
+
+class Apart(torch.autograd.Function):
+    """One whose context is set up apart."""
+
+    @staticmethod
+    def forward(x: Any) -> Any:
+        return x * 2
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, d: Any) -> Any:
+        return d
+
+
 def without_gradient(x: Any) -> Any:
     with torch.no_grad():
         y = x * 2
@@ -64,6 +89,8 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
     "count": (lambda x: x + 2 * next(CALLS), ["a number that changes from call to call"]),
     "no_grad": (without_gradient, ["an operation under no_grad"]),
     "own derivative": (Surrogate.apply, ["a torch.autograd.Function"]),
+    "wrapped": (Wrapped.apply, ["a torch.autograd.Function"]),
+    "set up apart": (Apart.apply, ["a torch.autograd.Function"]),
     "data": (lambda x: x * x.data, ["Tensor.data"]),
     "dtype": (lambda x: x.to(x.dtype), ["Tensor.dtype", "to"]),
     "device": (lambda x: x if x.device.type == "cpu" else -x, ["Tensor.device"]),

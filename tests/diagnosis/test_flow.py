@@ -440,7 +440,7 @@ def test_what_cannot_be_measured_is_told_once_and_the_rest_is_logged() -> None:
 def test_without_lightning_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
     monkeypatch.delitem(sys.modules, "throughtime.diagnosis.training.flow")
-    with pytest.raises(MissingExtra, match=r"pytorch_lightning, which the extra train brings"):
+    with pytest.raises(MissingExtra, match=r"pytorch_lightning, which the extra lightning brings"):
         import_module("throughtime.diagnosis.training.flow")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,10 +25,8 @@ def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     from throughtime.train.loop import fit
 
     run = create(tmp_path_factory.mktemp("runs") / "tiny", Recipe(**TINY))
-    with warnings.catch_warnings():  # Lightning's own at its first import
-        warnings.simplefilter("ignore")
-        with small_dictionary():
-            fit(run)
+    with small_dictionary():
+        fit(run)
     return run
 
 

@@ -70,8 +70,8 @@ def set_trap(moment: Moment) -> None:
 
     name, count, part = moment
     owners: dict[str, tuple[Any, str]] = {
-        "step": (Learner, "optimizer_step"),
-        "validation": (Learner, "validation_step"),
+        "step": (Learner, "step"),
+        "validation": (Learner, "score"),
         "replace": (os, "replace"),
         "fsync": (os, "fsync"),
     }

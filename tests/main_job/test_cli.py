@@ -11,7 +11,6 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -58,7 +57,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["train", "pronounce", "--qqq"], "no such option: --qqq; see throughtime train --help"),
         (
             ["train", "pronunce"],
-            f"task must be one of {', '.join(available())}, got 'pronunce'; did you mean pronounce?",
+            f"task must be one of {', '.join(available())}, got 'pronunce'; did you mean "
+            "pronounce?",
         ),
         (
             ["train", "pronounce", "--length", "9"],
@@ -312,16 +312,16 @@ def test_ctrl_c_says_how_to_go_on_and_the_weights_are_the_same(
 
     run = create(tmp_path / "run", trained_run.recipe)
     resume = ["train", "pronounce", "--resume", "--out", str(run.folder)]
-    step = Learner.optimizer_step
+    step = Learner.step
 
-    def interrupted(self: Learner, *args: Any, **kwargs: Any) -> None:
-        step(self, *args, **kwargs)
+    def interrupted(self: Learner) -> None:
+        step(self)
         if self.done == 11:
             raise KeyboardInterrupt
 
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "optimizer_step", interrupted)
+        patch.setattr(Learner, "step", interrupted)
         assert main(resume) == 130
     assert signal.getsignal(signal.SIGINT) is handler
     said = capsys.readouterr().err

@@ -89,7 +89,7 @@ def test_one_that_stopped_early_needs_more_patience(tmp_path: Path) -> None:
     assert (run.folder / "config.json").read_bytes() == before
     assert longer(run.folder, "--patience", "4").recipe.patience == 4
     later = outcome(run.folder)["state"]
-    assert later["step"] == stopped + 4 and later["stopping"]["wait_count"] == 4
+    assert later["step"] == stopped + 4 and later["stopping"]["waited"] == 4
     whole = trained(tmp_path / "whole", **impatient | {"patience": 4})
     assert same(outcome(run.folder)["weights"], outcome(whole.folder)["weights"])
 

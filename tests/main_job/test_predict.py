@@ -1,4 +1,4 @@
-"""Asking a trained model: at once, without Lightning, with the answers its figures stand for."""
+"""Asking a trained model: at once, with the answers its figures stand for."""
 
 from __future__ import annotations
 

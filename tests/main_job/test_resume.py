@@ -106,7 +106,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """All runs of this file, in one program: importing Lightning takes longest."""
+    """All runs of this file, in one program: importing takes longest."""
     moments: dict[str, tuple[str, Sequence[Any]]] = {
         **{name: (name, []) for name in RECIPES},
         "lstm killed": ("lstm", MOMENTS),

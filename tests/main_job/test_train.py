@@ -19,7 +19,7 @@ from throughtime.tasks.recipe import Recipe
 from throughtime.train.journal import Journal
 from throughtime.train.result import trained
 from throughtime.train.run import Run, create, locked
-from throughtime.train.step import StepLoader, clip, learning_rate, step_seed
+from throughtime.train.step import StepBatches, clip, learning_rate, step_seed
 
 
 def rows(run: Run) -> list[dict[str, Any]]:
@@ -73,16 +73,15 @@ def test_seeds_differ_in_the_bits_torch_looks_at() -> None:
 
 
 @pytest.mark.usefixtures("dictionary_in_small")
-def test_the_loader_is_a_function_of_the_step() -> None:
+def test_a_batch_is_a_function_of_the_step() -> None:
     task = find("pronounce")(Recipe(**{**TINY, "steps": 500, "validate_every": 150}))
-    whole = StepLoader(task, lambda: 0)
+    whole = [StepBatches(task).batch(step) for step in range(500)]
     passed = len(task.epoch(0))
     assert passed < 450  # so that the steps below cross into further passes
     for first in (0, 1, 149, 150, 299, 450, 499):
-        found = list(StepLoader(task, lambda first=first: first))
-        assert len(found) == min(first - first % 150 + 150, 500) - first
-        for step, batch in enumerate(found, start=first):
-            assert all(map(torch.equal, batch, whole.batch(step)))
+        found = StepBatches(task)
+        for step in range(first, min(first + 150, 500)):
+            assert all(map(torch.equal, found.batch(step), whole[step]))
 
 
 def test_the_journal_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
@@ -206,15 +205,15 @@ def test_weights_that_are_not_finite_never_take_the_place_of_a_checkpoint(
     from throughtime.train.loop import fit
     from throughtime.train.storage import read_checkpoint
 
-    step = Learner.optimizer_step
+    step = Learner.step
 
-    def breaks_at_step_6(self: Learner, *args: Any, **kwargs: Any) -> None:
-        step(self, *args, **kwargs)
+    def breaks_at_step_6(self: Learner) -> None:
+        step(self)
         if self.done == 6:
             with torch.no_grad():
                 self.model.get_parameter("mix.bias")[2] = math.inf
 
-    monkeypatch.setattr(Learner, "optimizer_step", breaks_at_step_6)
+    monkeypatch.setattr(Learner, "step", breaks_at_step_6)
     run = create(tmp_path / "run", Recipe(**TINY))
     said = "mix.bias in the model after step 6 has 1 values .* the last checkpoint is kept"
     with pytest.raises(RunError, match=said):

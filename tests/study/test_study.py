@@ -88,9 +88,9 @@ def test_a_run_that_fails_is_a_row_with_its_reason(tmp_path: Path, capsys) -> No
     words = "study --task adding --cells rnn --init torch --seeds 1 --length 6 --steps 20".split()
     words += ["--lr", "1e38", "--clip", "none", "--out", str(folder)]
     assert main(words) == 0
-    assert "rnn from torch over 6, seed 0: the loss became" in capsys.readouterr().out
+    assert "rnn from torch over 6, seed 0: the loss must stay finite" in capsys.readouterr().out
     (row,) = json.loads((folder / "study.json").read_text())["table"]
-    assert row["solved"] == 0 and row["seeds"] == 1 and "became" in row["failed"][0]
+    assert row["solved"] == 0 and row["seeds"] == 1 and "must stay finite" in row["failed"][0]
     assert main(words) == 0
     assert "1 runs, 1 of them done before" in capsys.readouterr().err
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -123,10 +122,8 @@ def test_a_wrong_file_is_one_sentence(
 
 def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
     make_waves().frame.write_csv("data.csv")
-    with warnings.catch_warnings():  # Lightning's own at its first import
-        warnings.simplefilter("ignore")
-        flags = "--label shape --series wave --hidden 8 --steps 20 --validate-every 10"
-        assert main(["train", "classify", "--data", "data.csv", *flags.split()]) == 0
+    flags = "--label shape --series wave --hidden 8 --steps 20 --validate-every 10"
+    assert main(["train", "classify", "--data", "data.csv", *flags.split()]) == 0
     shown = capsys.readouterr().out
     for words in ("240, by wave", "20 to 40", "majority", "linear on means", "How far back"):
         assert words in shown

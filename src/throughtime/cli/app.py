@@ -19,7 +19,7 @@ from throughtime.errors import ThroughtimeError, missing_extra
 from throughtime.tasks.recipe import did_you_mean
 
 # Packages of the extra `train`, by the name they are imported under.
-_EXTRA = ("pytorch_lightning", "safetensors", "rich", "plotly", "polars")
+_EXTRA = ("safetensors", "rich", "plotly", "polars")
 
 _DEBUG = "--debug"
 _OPTION = re.compile(r"-\D.*", re.DOTALL)  # a single dash, and -5, are values

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,7 +26,7 @@ def show_score(
     console.print(f"\n{score.split}\n{score.rule}\n")
     figures = Table("figure", split, *baselines, box=None, pad_edge=False)
     for name, value in score.metrics.items():
-        beside = [task.shown(one[name]) for one in baselines.values()]
+        beside = [task.shown(one[name]) if name in one else "" for one in baselines.values()]
         figures.add_row(name, task.shown(value), *beside)
     console.print(figures)
     examples = Table("given", "answer", "truth", "", box=None, pad_edge=False)
@@ -41,14 +41,29 @@ def show_score(
 def _beaten(task: Task, score: Score, baselines: Mapping[str, Mapping[str, float]]) -> str:
     """The sentence on a net that is no better than a baseline by the first figure; or nothing."""
     headline = next(iter(score.metrics))
-    best = min(baselines, key=lambda name: baselines[name][headline])
+    sign = -1 if task.more_is_better else 1
+    best = min(baselines, key=lambda name: sign * baselines[name][headline])
     value, bar = score.metrics[headline], baselines[best][headline]
-    if value < bar:
+    if sign * value < sign * bar:
         return ""
     return (
         f"The net does not beat the best baseline: {headline} {task.shown(value)}, and "
         f"{best} has {task.shown(bar)}; take that one, or train longer, say with --preset full."
     )
+
+
+def show_findings(findings: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Prints the tables beside a trained model's figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    for name, rows in findings.items():
+        table = Table(*rows[0], box=None, pad_edge=False) if rows else Table()
+        for row in rows:
+            table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+        console.print(f"\n{name.replace('_', ' ')}")
+        console.print(table)
 
 
 def show_read(task: Task) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import linecache
 import os
 import sys
@@ -201,7 +202,17 @@ BOOLEAN: Final = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "no
 """Operations whose value is true or false."""
 
 _INNER: Final = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.__file__) + os.sep)
-_APPLY: Final = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
+
+
+def _forwards(function: Any) -> Iterator[Any]:
+    """The code of `forward` of each torch.autograd.Function below one.
+
+    That of `apply` would be fewer to look for; newer torches have it in C, where it has no frame.
+    """
+    for one in function.__subclasses__():
+        yield getattr(one.forward, "__code__", None)
+        yield getattr(inspect.unwrap(one.forward), "__code__", None)
+        yield from _forwards(one)
 
 
 class Untraceable(TypeError):
@@ -301,12 +312,14 @@ class Builder:
 
     def inside_autograd_function(self) -> bool:
         """Whether `step` is inside a torch.autograd.Function, whose derivative is not traced."""
-        frame = sys._getframe(1)
+        frame, outer = sys._getframe(1), set()
         while frame.f_back is not None and frame.f_code is not self._end:
-            if frame.f_code is _APPLY:
-                return True
+            if not frame.f_code.co_filename.startswith(_INNER[0]):
+                outer.add(frame.f_code)
             frame = frame.f_back
-        return False
+        if len(outer) < 2:  # `step` alone
+            return False
+        return not outer.isdisjoint(_forwards(torch.autograd.Function))
 
     def refuse(self, reason: str, line: Line | None = None) -> CellError:
         """The error that says what is wrong with the line being run."""

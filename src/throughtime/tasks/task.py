@@ -63,6 +63,7 @@ class Task(ABC):
     options: ClassVar[type[Recipe]] = Recipe  # the fields of its recipes
     ignores: ClassVar[tuple[str, ...]] = ()  # fields of the recipe that mean nothing here
     shares: ClassVar[bool] = True  # its metrics are between 0 and 1; people read them in percent
+    more_is_better: ClassVar[bool] = False  # of the first metric, by which baselines are judged
     asks: ClassVar[str] = ""  # what users ask its model, say WORD; empty: it answers no one
 
     def __init__(self, recipe: Recipe) -> None:
@@ -125,6 +126,10 @@ class Task(ABC):
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """What simple answers reach on `split`, by their names, for the same metrics."""
         return {"chance": self.chance(split)}
+
+    def findings(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+        """Tables on a trained model beside its figures, by name, as rows; for results.json."""
+        return {}
 
     def evaluate(self, model: nn.Module, file: str) -> tuple[Score, dict[str, dict[str, float]]]:
         """The metrics of `model`, and of the baselines, on what stands in a file with its truth.

@@ -1,16 +1,10 @@
-"""Training a run to its end, from its beginning or from its last checkpoint."""
+"""The one training loop, and a run trained with it from its beginning or its last checkpoint."""
 
 from __future__ import annotations
 
-import logging
-import math
-import signal
-import threading
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
-import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -19,17 +13,46 @@ from throughtime.tasks import Task, find
 from throughtime.tasks.recipe import Recipe
 from throughtime.train.begin import check_memory
 from throughtime.train.journal import Journal
-from throughtime.train.learner import Keeper, Learner, Shown, close_log, early_stopping, open_log
+from throughtime.train.keeper import CURE, Keeper, Patience
+from throughtime.train.learner import Learner, Watcher
 from throughtime.train.run import Run, locked
+from throughtime.train.shown import Shown, open_log
 from throughtime.train.step import learning_rate, step_seed
 from throughtime.train.storage import check_checkpoint, read_checkpoint, write_weights
 
 
-def fit(run: Run) -> nn.Module:
+def train(learner: Learner, watchers: Sequence[Watcher]) -> None:
+    """Trains to the last step, or to the first validation at which a watcher has had enough."""
+    recipe = learner.task.recipe
+    while learner.done < recipe.steps:
+        for one in watchers:
+            one.before_step(learner)
+        learner.step()
+        for one in watchers:
+            one.after_step(learner)
+        if learner.done % recipe.validate_every == 0 or learner.done == recipe.steps:
+            metrics = learner.score("validation")
+            for one in watchers:
+                one.after_validation(learner, metrics)
+            if any(one.enough for one in watchers):
+                break
+
+
+def begin_model(task: Task) -> nn.Module:
+    """The model of a task with the initial weights of its recipe."""
+    torch.manual_seed(step_seed(task.recipe.seed, -1))
+    return task.model()
+
+
+def fit(run: Run, watchers: Sequence[Watcher] = ()) -> nn.Module:
     """Trains a run to its end and returns the model with its best weights.
 
     A run that has a checkpoint goes on from it, to the weights it would have had without the
     break, bit for bit; one that has ended is read back.
+
+    Args:
+        run: the folder, with the recipe in it.
+        watchers: what looks on besides what keeps and shows the run.
 
     Raises:
         RunError: the folder is in use, damaged or full, or the loss became NaN.
@@ -37,45 +60,44 @@ def fit(run: Run) -> nn.Module:
     """
     task = find(run.recipe.task)(run.recipe)
     check_memory(task)
-    with _told_of_the_disk(run), locked(run.folder), _threads(run.recipe.threads), _quiet():
-        with _own_interrupts():
-            model = _fit(run, task)
+    with _told_of_the_disk(run), locked(run.folder), _threads(run.recipe.threads):
+        model = _fit(run, task, watchers)
     return model.eval()
 
 
-def _fit(run: Run, task: Task) -> nn.Module:
+def _fit(run: Run, task: Task, watchers: Sequence[Watcher]) -> nn.Module:
     state = read_checkpoint(run)
-    torch.manual_seed(step_seed(run.recipe.seed, -1))
-    model = task.model()
-    keeper = Keeper(run, early_stopping(task.monitor, run.recipe.patience))
+    model = begin_model(task)
     if state is not None:
-        check_checkpoint(run, state, model, keeper.stopping.state_dict())
+        check_checkpoint(run, state, model)
     with closing(Journal(run.metrics, state and state["journal"])) as journal:
-        learner = Learner(task, model, journal)
+        learner = Learner(task, model, f"; {CURE}; the last checkpoint is kept")
+        keeper = Keeper(run, journal, Patience(task.monitor, run.recipe.patience))
         if state is not None:
             keeper.restore(learner, state)
-        _train(run, learner, keeper)
+        _go_on(run, learner, keeper, watchers)
     weights = keeper.best_weights()
     model.load_state_dict(weights)
     write_weights(run, weights)
     return model
 
 
-def _train(run: Run, learner: Learner, keeper: Keeper) -> None:
-    log = open_log(run)
-    try:
+def _go_on(run: Run, learner: Learner, keeper: Keeper, watchers: Sequence[Watcher]) -> None:
+    """Trains what is left of a run, and tells of it."""
+    with open_log(run) as log:
         begun = "resumed" if learner.done else "started"
         log.info("%s at step %d of %d in %s", begun, learner.done, run.recipe.steps, run.folder)
         if keeper.more_steps is not None:
             log.info("%s", _rate_from_here(keeper.more_steps, run.recipe, learner.done))
-        if not keeper.finished:
-            _trainer(run, learner, [keeper.stopping, Shown(run, log), keeper]).fit(learner)
-        log.info("ended at step %d; best validation at step %d", learner.done, keeper.best["step"])
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        log.info("stopped at step %d; go on with: %s", learner.done, run.resume)
-        raise KeyboardInterrupt from None
-    finally:
-        close_log(log)
+        try:
+            if not keeper.finished:
+                shown = Shown(run, log, keeper.journal, learner.done)
+                with shown.bar:
+                    train(learner, [*watchers, keeper.stopping, shown, keeper])
+        except KeyboardInterrupt:
+            log.info("stopped at step %d; go on with: %s", learner.done, run.resume)
+            raise
+        log.info("ended at step %d; best validation at step %d", learner.done, keeper.best.step)
 
 
 def _rate_from_here(before: Recipe, recipe: Recipe, step: int) -> str:
@@ -104,34 +126,6 @@ def _told_of_the_disk(run: Run) -> Iterator[None]:
         ) from error
 
 
-def _trainer(run: Run, learner: Learner, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """One of Lightning's epochs is the steps from one validation to the next."""
-    every = run.recipe.validate_every
-    return pl.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=math.ceil(run.recipe.steps / every) - learner.done // every,
-        num_sanity_val_steps=0,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=False,  # the keeper's are written whole and resume to the same bits
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=run.folder,
-    )
-
-
-@contextmanager
-def _own_interrupts() -> Iterator[None]:
-    """Gives Ctrl-C back to the program: Lightning switches it off when it sees one."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
-
-
 @contextmanager
 def _threads(wanted: int) -> Iterator[None]:
     """Computes with this many threads: their number is part of what the bits depend on."""
@@ -141,18 +135,3 @@ def _threads(wanted: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Lightning's remarks about its own options off the screen."""
-    log = logging.getLogger("pytorch_lightning")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        warnings.filterwarnings("ignore", module="lightning_utilities")
-        try:
-            yield
-        finally:
-            log.setLevel(before)

@@ -18,7 +18,7 @@ from throughtime.train.storage import load_weights
 
 
 def trained(run: Run) -> tuple[Task, nn.Module]:
-    """The task of a finished run and its model in eval mode; needs no Lightning.
+    """The task of a finished run and its model in eval mode.
 
     Raises:
         RunError: the run has no weights, or they are damaged.
@@ -33,9 +33,9 @@ def trained(run: Run) -> tuple[Task, nn.Module]:
 
 
 def score_and_keep(run: Run, task: Task, model: nn.Module) -> tuple[Score, dict[str, Any]]:
-    """Scores a model on the test split; keeps the figures in results.json."""
+    """Scores a model on the test split; keeps figures and findings in results.json."""
     score = task.score(model, "test")
-    row = _last_row(run)
+    row, findings = _last_row(run), task.findings(model)
     figures = {
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": row["step"],
@@ -51,9 +51,10 @@ def score_and_keep(run: Run, task: Task, model: nn.Module) -> tuple[Score, dict[
             "seconds": figures["wall_seconds"],
         }
         | figures
+        | findings
         | {"test": asdict(score), "chance": task.chance("test")}
     )
-    return score, figures
+    return score, figures | {"findings": findings}
 
 
 def _last_row(run: Run) -> dict[str, Any]:

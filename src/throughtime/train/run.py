@@ -1,4 +1,4 @@
-"""A run folder: its files, whole or not there at all, and reading it back without Lightning.
+"""A run folder: its files, whole or not there at all, and reading it back.
 
 config.json          the recipe
 metrics.jsonl        a row every few steps and every validation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -70,25 +70,17 @@ def step_seed(seed: int, step: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class StepLoader:
-    """The batches from the present step to the next validation, anew each time it is iterated.
+class StepBatches:
+    """The batch of every step.
 
-    Which batch a step gets is decided by (seed, epoch, step) and by nothing that happened before,
+    Which one a step gets is decided by (seed, epoch, step) and by nothing that happened before,
     so a run that was killed goes on with the batch it would have had.
     """
 
-    def __init__(self, task: Task, present: Callable[[], int]) -> None:
+    def __init__(self, task: Task) -> None:
         self._task = task
-        self._present = present
         self._epoch = -1
         self._batches: Sequence[Batch] = ()
-
-    def __iter__(self) -> Iterator[Batch]:
-        recipe = self._task.recipe
-        first = self._present()
-        last = first - first % recipe.validate_every + recipe.validate_every
-        for step in range(first, min(last, recipe.steps)):
-            yield self.batch(step)
 
     def batch(self, step: int) -> Batch:
         """The batch of step 0, 1, ...; every pass over the data has the same number of steps."""

@@ -183,22 +183,19 @@ def read_checkpoint(run: Run) -> State | None:
     return state
 
 
-def check_checkpoint(
-    run: Run, state: State, model: nn.Module, stopping: Mapping[str, object]
-) -> None:
+def check_checkpoint(run: Run, state: State, model: nn.Module) -> None:
     """Looks at every part of a checkpoint.
 
     Args:
         run: whose it is.
         state: what was read.
         model: a fresh one of the run.
-        stopping: the state of its early stopping, fresh too.
 
     Raises:
         RunError: a part has another form than this run writes, or a weight is not finite.
     """
     path = _newest(run) or run.checkpoint
-    odd = _odd(state, _of_form(run.recipe, state, model, stopping), "")
+    odd = _odd(state, _of_form(run.recipe, state, model), "")
     if odd:
         raise RunError(
             f"{path} must hold what this run and this version write, and {odd}; {_cure(run, path)}"
@@ -207,7 +204,7 @@ def check_checkpoint(
 
 def ended(recipe: Recipe, state: State) -> bool:
     """Whether a run of this recipe is over at a checkpoint: no step is left, or no patience."""
-    return bool(state["step"] >= recipe.steps or state["stopping"]["wait_count"] >= recipe.patience)
+    return bool(state["step"] >= recipe.steps or state["stopping"]["waited"] >= recipe.patience)
 
 
 def _newest(run: Run) -> Path | None:
@@ -243,9 +240,7 @@ def _load(content: bytes, path: Path, cure: str) -> State:
     return state
 
 
-def _of_form(
-    recipe: Recipe, state: State, model: nn.Module, stopping: Mapping[str, object]
-) -> State:
+def _of_form(recipe: Recipe, state: State, model: nn.Module) -> State:
     """What each part of a checkpoint must be like.
 
     A tensor stands for those of its shape and dtype, a function for what it is true of, all else
@@ -258,13 +253,12 @@ def _of_form(
     best = state["best"]
     unvalidated = isinstance(best, dict) and best.get("weights") == {} and not state["finished"]
     window = {"steps": _is_count, "clipped": _is_count, "loss": _is_number, "norm": _is_number}
-    kinds = {int: _is_count, Tensor: _is_scalar}
     return {
         "recipe": lambda value: True,  # compared with config.json before
         "step": lambda value: _is_count(value) and value <= recipe.steps,
         "model": weights,
         "optimizer": parts,
-        "stopping": {k: kinds.get(type(v), _is_text) for k, v in stopping.items()},
+        "stopping": {"waited": _is_count, "lowest": _is_bound},
         "best": {"value": _is_bound, "step": _is_count, "weights": {} if unvalidated else weights},
         "journal": {"bytes": _is_count, "window": window, "wall": _is_number, "cpu": _is_number},
         "finished": lambda value: isinstance(value, bool),
@@ -327,13 +321,3 @@ def _is_bound(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return _is_bound(value) and math.isfinite(value)
-
-
-def _is_scalar(value: Any) -> bool:
-    if not (isinstance(value, Tensor) and _is_plain(value) and value.shape == ()):
-        return False
-    return value.is_floating_point() and not bool(value.isnan())
-
-
-def _is_text(value: Any) -> bool:
-    return value is None or isinstance(value, str)

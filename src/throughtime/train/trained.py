@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from functools import cached_property
@@ -15,6 +16,7 @@ from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task, find
 from throughtime.tasks.recipe import Recipe, short
 from throughtime.tasks.tables.frames import file_of, give_back, is_frame, table_of
+from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask
 from throughtime.train.begin import RUNS, begin, go_on
 from throughtime.train.result import trained
@@ -83,7 +85,7 @@ class TrainedRun:
             DataError: the data are not as those of the training.
         """
         if isinstance(self.task, TableTask):
-            score, baselines = self.task.measure_on(self.model, table_of(data))
+            score, baselines = self.task.measure_on(self.model, self._table(self.task, data))
         else:
             score, baselines = self.task.evaluate(self.model, str(data))
         return {"model": score.metrics, **baselines}
@@ -108,7 +110,8 @@ class TrainedRun:
         """What the model says to new data; what it did not know is warned of.
 
         Args:
-            data: a file or a frame, for a run on a table; else a list of items, or one.
+            data: a file or a frame, for a run on a table; else a list of items, or one, which
+                runs on sentences take too.
 
         Returns:
             A frame of polars, or of pandas where one was given; the answers to items, as a list.
@@ -116,8 +119,8 @@ class TrainedRun:
         Raises:
             DataError: the data are not as those of the training.
         """
-        if isinstance(self.task, TableTask):
-            frame, notes = self.task.predict(self.model, table_of(data))
+        if isinstance(self.task, TableTask) and not self._are_items(self.task, data):
+            frame, notes = self.task.predict(self.model, self._table(self.task, data))
             for note in notes:
                 warnings.warn(note, stacklevel=2)
             return give_back(frame, data)
@@ -125,6 +128,16 @@ class TrainedRun:
         for item in items:
             self.task.check_item(item)
         return self.task.answer(self.model, items)
+
+    @staticmethod
+    def _table(task: TableTask, data: Any) -> DataTable:
+        return table_of(data, task.table, as_text=task.lines)
+
+    @staticmethod
+    def _are_items(task: TableTask, data: Any) -> bool:
+        """Whether data are lines of text: a list, or a text that is no file."""
+        alone = isinstance(data, str) and not os.path.exists(data)
+        return task.lines and (alone or isinstance(data, list | tuple))
 
 
 def open_run(folder: Place) -> TrainedRun:

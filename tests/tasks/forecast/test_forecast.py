@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,10 +198,8 @@ def test_known_columns_that_copy_no_target_pass() -> None:
 def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
     frame = weekly().with_columns(pl.col("day").dt.weekday().alias("weekday"))
     frame.write_csv("data.csv")
-    with warnings.catch_warnings():  # Lightning's own at its first import
-        warnings.simplefilter("ignore")
-        flags = "--target y --known weekday --horizon 5 --hidden 4 --steps 40 --validate-every 20"
-        assert main(["train", "forecast", "--data", "data.csv", *flags.split()]) == 0
+    flags = "--target y --known weekday --horizon 5 --hidden 4 --steps 40 --validate-every 20"
+    assert main(["train", "forecast", "--data", "data.csv", *flags.split()]) == 0
     shown = capsys.readouterr().out
     for words in ("day, step 1 d", "7 steps", "seasonal naive", "linear on lags", "coverage_80"):
         assert words in shown
@@ -237,12 +234,10 @@ def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_run_that_goes_on_has_the_bits_of_one_that_never_stopped() -> None:
     weekly().select("y").write_csv("data.csv")  # nothing is known ahead
     usual = "--target y --horizon 5 --hidden 4 --schedule constant --validate-every 4 --threads 1"
-    with warnings.catch_warnings():  # Lightning's own at its first import
-        warnings.simplefilter("ignore")
-        for out, steps in (("one", 4), ("two", 8)):
-            words = f"train forecast --data data.csv {usual} --out {out} --steps {steps}"
-            assert main(words.split()) == 0
-        assert main("train forecast --resume --out one --steps 8".split()) == 0
+    for out, steps in (("one", 4), ("two", 8)):
+        words = f"train forecast --data data.csv {usual} --out {out} --steps {steps}"
+        assert main(words.split()) == 0
+    assert main("train forecast --resume --out one --steps 8".split()) == 0
     one, two = (Path(out, "weights.safetensors").read_bytes() for out in ("one", "two"))
     assert one == two
 

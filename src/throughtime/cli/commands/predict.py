@@ -53,7 +53,7 @@ def predict(run: Path, items: list[str], out: Path | None) -> None:
     from throughtime.train.run import read
 
     task, model = trained(read(run))
-    if isinstance(task, TableTask):
+    if isinstance(task, TableTask) and (not task.lines or out or _are_tables(items)):
         _answer_tables(task, model, items, out)
         return
     if out is not None:
@@ -69,20 +69,25 @@ def predict(run: Path, items: list[str], out: Path | None) -> None:
         sys.exit(2)
 
 
+def _are_tables(items: list[str]) -> bool:
+    """Whether items are files that hold tables, and no lines of text."""
+    files = [item for item in items if os.path.isfile(item)]
+    return len(files) == len(items) and not any(item.endswith(".txt") for item in items)
+
+
 def _answer_tables(task: TableTask, model: nn.Module, files: list[str], out: Path | None) -> None:
     """Prints the answers to files, or writes them; notes on what was not known go beside."""
     import polars as pl
 
     from throughtime.errors import OptionError
     from throughtime.tasks.recipe import one_of
-    from throughtime.tasks.tables.read import read
 
     ending = one_of("the ending of --out", out.suffix, _ENDINGS) if out else ""
     if out and any(os.path.realpath(out) == os.path.realpath(file) for file in files):
         raise OptionError(f"--out must be another file than those that are read, got {out}")
     frames = []
     for file in files:
-        frame, notes = task.predict(model, read(file))
+        frame, notes = task.predict(model, task.table(file))
         frames.append(frame)
         for note in notes:
             print(f"note: {file}: {note}", file=sys.stderr)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from throughtime.cli.options import add_recipe_flags, given_values
-from throughtime.cli.shown import show_after_training, show_read, show_score
+from throughtime.cli.shown import show_after_training, show_findings, show_read, show_score
 
 if TYPE_CHECKING:
     from throughtime.cli.app import Commands
@@ -48,7 +48,6 @@ def train(task: str, out: Path | None, resume: bool, **flags: str | None) -> Non
 
 def show_training(run: Run) -> None:
     """Trains a run and shows what it reached."""
-    # Lightning is slow to import and mistakes above are quick to tell.
     from throughtime.tasks import find
     from throughtime.train.loop import fit
     from throughtime.train.result import score_and_keep
@@ -58,6 +57,7 @@ def show_training(run: Run) -> None:
     model = fit(run)
     score, figures = score_and_keep(run, task, model)
     show_score(task, score, "test", task.baselines("test"))
+    show_findings(figures["findings"])
     print(
         f"{figures['parameters']} parameters, {figures['steps']} steps, "
         f"{figures['wall_seconds']:.0f} s ({figures['cpu_seconds']:.0f} s of processor)\n"

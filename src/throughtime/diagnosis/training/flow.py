@@ -175,7 +175,7 @@ def _of_reach(pulse: Pulse, lag: int) -> Iterator[tuple[str, str]]:
 try:
     import pytorch_lightning as pl
 except ModuleNotFoundError as error:
-    raise missing_extra("pytorch_lightning", "train") from error
+    raise missing_extra("pytorch_lightning", "lightning") from error
 
 
 class GradientFlow(pl.Callback):

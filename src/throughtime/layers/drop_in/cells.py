@@ -123,13 +123,13 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         elif single:
             state = tuple(v.unsqueeze(0) for v in state)
         if carries_stack(self.backend):
-            new = self._kernel(x, state)
+            new = self.step_by_torch(x, state)
         else:
             check_cell_sizes(self, x, state)
             new = tuple(v.squeeze(0) for v in scan(self._call(x, state), self.backend).final)
         return tuple(v.squeeze(0) for v in new) if single else new
 
-    def _kernel(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def step_by_torch(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """torch's own kernel, which is one call."""
         plain = self.plain_parameters()
         try:

@@ -184,20 +184,11 @@ def check_cell_dimensions(cell: DropInCell, x: Tensor, hx: Any) -> None:
 
 
 def check_cell_sizes(cell: DropInCell, x: Tensor, state: tuple[Tensor, ...]) -> None:
-    """What torch's own step checks, for the backends that have no such check."""
-    if len(state) != len(cell.cell.state_names):
-        raise RuntimeError("lstm_cell expects two hidden states")
-    if x.shape[1] != cell.input_size:
-        raise RuntimeError(
-            f"input has inconsistent input_size: got {x.shape[1]} expected {cell.input_size}"
-        )
-    for i, v in enumerate(state):
-        if v.shape[0] != x.shape[0]:
-            raise RuntimeError(
-                f"Input batch size {x.shape[0]} doesn't match hidden{i} batch size {v.shape[0]}"
-            )
-        if v.shape[1] != cell.hidden_size:
-            raise RuntimeError(
-                f"hidden{i} has inconsistent hidden_size: got {v.shape[1]}, "
-                f"expected {cell.hidden_size}"
-            )
+    """What torch's own step checks, for the backends that have no such check.
+
+    That step itself says what is wrong, since its words differ from torch to torch.
+    """
+    sizes = (x.shape[0], cell.hidden_size)
+    states = len(state) == len(cell.cell.state_names) and all(v.shape == sizes for v in state)
+    if x.shape[1] != cell.input_size or not states:
+        cell.step_by_torch(x, state)

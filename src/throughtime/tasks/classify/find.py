@@ -35,6 +35,21 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
         DataError: the file cannot be learned from; names file, row and column.
     """
     table, seal = source(recipe.data)
+    facts = _columns(recipe, table, seal)
+    found = items_in(table, facts, labelled=True)
+    check_leaks(facts, table, found, recipe.group)
+    groups = _groups(facts, table, recipe.group)
+    splits = _by_groups(groups) if recipe.group else _splits(found.values, found.labels)
+    if not recipe.group:
+        check_copies(table.name, found.values, found.labels, splits["train"], splits["test"])
+    train = splits["train"]
+    step = find_gaps([found.values[n] for n in train], [found.times[n] for n in train])
+    facts = replace(facts, step=step)
+    return _completed(facts, table, found.values, found.labels, splits)
+
+
+def _columns(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
+    """The roles of the columns, and the classes."""
     label, series = recipe.label, recipe.series
     if recipe.data == BUILTIN:
         label, series = label or "shape", series or "wave"
@@ -62,16 +77,7 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
             f"column {label} of {table.name} must hold two classes or more, and it holds "
             f"{facts.classes[0]} alone, from {table.unit} {table.first} on"
         )
-    found = items_in(table, facts, labelled=True)
-    check_leaks(facts, table, found, recipe.group)
-    groups = _groups(facts, table, recipe.group)
-    splits = _by_groups(groups) if recipe.group else _splits(found.values, found.labels)
-    if not recipe.group:
-        check_copies(table.name, found.values, found.labels, splits["train"], splits["test"])
-    train = splits["train"]
-    step = find_gaps([found.values[n] for n in train], [found.times[n] for n in train])
-    facts = replace(facts, step=step)
-    return _completed(facts, table, found.values, found.labels, splits)
+    return facts
 
 
 def _groups(facts: Labels, table: DataTable, group: str) -> list[str]:

@@ -20,8 +20,8 @@ from throughtime.tasks.language.model import NextUnit
 from throughtime.tasks.language.text import (
     LanguageRecipe,
     TextFacts,
+    TextUnits,
     Tokens,
-    Vocabulary,
     cut,
     digest_of,
     find_text,
@@ -75,9 +75,9 @@ class Language(Task):
         return text_facts_in(self.options_given.facts)
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> TextUnits:
         """The units of the training part."""
-        return Vocabulary(self.facts, self.options_given.units)
+        return TextUnits(self.facts, self.options_given.units)
 
     def read(self) -> list[tuple[str, str]]:
         return [(name, words) for name, words in self.facts.read]

@@ -167,7 +167,7 @@ def _spelling(text: str) -> dict[str, float]:
     return bits | {"": math.log2(total) + math.log2(0x110000)}
 
 
-class Vocabulary:
+class TextUnits:
     """Numbers for units, and what a unit costs beside its number.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
@@ -26,18 +27,26 @@ def is_frame(data: object) -> bool:
     )  # fmt: skip
 
 
-def table_of(data: Any) -> DataTable:
+def table_of(
+    data: Any, from_file: Callable[[str], DataTable] = read, as_text: bool = False
+) -> DataTable:
     """The table in a file or a frame.
+
+    Args:
+        data: the file or the frame.
+        from_file: how a file is read.
+        as_text: whether a frame's text stays text where it looks like numbers.
 
     Raises:
         DataError: it has no rows, or a column cannot be taken.
         OptionError: it is neither.
     """
     if isinstance(data, str | PathLike):
-        return read(str(data))
+        return from_file(str(data))
     if not is_frame(data):
         raise OptionError(f"data must be a file or a frame of polars or pandas, got {short(data)}")
-    return DataTable(as_numbers(_polars(data)), _NAME, f"a frame of {_package(data)}")
+    frame = _polars(data) if as_text else as_numbers(_polars(data))
+    return DataTable(frame, _NAME, f"a frame of {_package(data)}")
 
 
 def file_of(data: Any, folder: Path) -> tuple[Path, bool]:

@@ -57,7 +57,7 @@ def digest(path: str) -> str:
 def _read_parquet(path: str) -> DataTable:
     import polars as pl
 
-    with _told_by_polars(path, "a Parquet file"):
+    with told_by_polars(path, "a Parquet file"):
         return DataTable(as_numbers(pl.read_parquet(path)), path, "Parquet")
 
 
@@ -71,7 +71,7 @@ def _read_lines(path: str) -> DataTable:
                     f"every line of {path} must be a JSON object, and line {number} is "
                     f"{short(line.strip())}"
                 )
-    with _told_by_polars(path, "a file of JSON lines"):
+    with told_by_polars(path, "a file of JSON lines"):
         frame = pl.read_ndjson(path, infer_schema_length=None)
     return DataTable(as_numbers(frame), path, "JSON lines", 1, "line")
 
@@ -84,7 +84,7 @@ def _is_object(line: str) -> bool:
 
 
 @contextmanager
-def _told_by_polars(path: str, form: str) -> Iterator[None]:
+def told_by_polars(path: str, form: str) -> Iterator[None]:
     from polars.exceptions import PolarsError
 
     try:
@@ -127,7 +127,7 @@ def _read_text(path: str) -> DataTable:
 
     delimiter = "\t" if path.casefold().endswith(".tsv") else _delimiter(path)
     names, header = _check_rows(path, delimiter)
-    with _told_by_polars(path, "a table of text"):
+    with told_by_polars(path, "a table of text"):
         frame = pl.read_csv(
             path, separator=delimiter, has_header=False, skip_rows=int(header), infer_schema=False,
             new_columns=names,

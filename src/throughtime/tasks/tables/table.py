@@ -27,6 +27,7 @@ class DataTable:
         form: how it was read, in words.
         first: the number people give its first row: 2 behind a header.
         unit: what they count, "line" or "row".
+        lines: the numbers of all rows, where they do not follow each other.
     """
 
     frame: pl.DataFrame
@@ -34,10 +35,12 @@ class DataTable:
     form: str
     first: int = 1
     unit: str = "row"
+    lines: list[int] | None = None
 
     def place(self, row: int) -> str:
         """Where row 0, 1, ... stands: `line 7 of sales.csv`."""
-        return f"{self.unit} {self.first + row} of {self.name}"
+        number = self.first + row if self.lines is None else self.lines[row]
+        return f"{self.unit} {number} of {self.name}"
 
     def check_columns(self, option: str, columns: list[str]) -> None:
         """Raises DataError where a column that an option names is not there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 
@@ -25,6 +25,15 @@ class TableTask(Task):
 
     shares = False
     asks = "FILE"
+    lines: ClassVar[bool] = False  # it answers to lines of text too
+
+    def table(self, path: str) -> DataTable:
+        """The table in a file, as this task reads it.
+
+        Raises:
+            DataError: it cannot be taken; names the line.
+        """
+        return read(path)
 
     @abstractmethod
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
@@ -46,11 +55,11 @@ class TableTask(Task):
 
     def evaluate(self, model: nn.Module, file: str) -> tuple[Score, dict[str, dict[str, float]]]:
         """As `measure_on`, of the table in a file."""
-        return self.measure_on(model, read(file))
+        return self.measure_on(model, self.table(file))
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """The answers to files, each as JSON lines."""
-        return [self.predict(model, read(item))[0].write_ndjson() for item in items]
+        return [self.predict(model, self.table(item))[0].write_ndjson() for item in items]
 
     def chance(self, split: str) -> dict[str, float]:
         """Of the simplest baseline."""

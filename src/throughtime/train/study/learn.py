@@ -1,24 +1,23 @@
 """One run of a study: trained until it solves its task, or to its last step.
 
-It trains as `throughtime train` does with the same recipe, to the same bits; only it ends earlier,
-at a validation of half the line from which a task counts as solved.
+The loop is that of `throughtime train`; only it ends earlier, at a validation of half the line from
+which a task counts as solved, and keeps nothing but what it came to.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 
 from throughtime.errors import RunError
 from throughtime.tasks.memory import MemoryTask
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.step import StepLoader, clip, learning_rate, optimizer, step_seed
+from throughtime.train.learner import Best, Learner, Watcher
+from throughtime.train.loop import begin_model, train
 from throughtime.train.study.grid import memory_task
 
 _ENOUGH = 0.5  # times the line: a validation this low ends a run
@@ -62,74 +61,47 @@ class Outcome:
 def learn(recipe: Recipe) -> Outcome:
     """Trains one recipe of a memory task; a loss that is not finite is a reason, no error."""
     task = memory_task(recipe)
-    torch.manual_seed(step_seed(recipe.seed, -1))
-    model = task.model()
+    model = begin_model(task)
     outcome = Outcome(
         cell=recipe.cell, start=recipe.start, length=task.steps, seed=recipe.seed,
         threads=torch.get_num_threads(), parameters=sum(p.numel() for p in model.parameters()),
     )  # fmt: skip
+    learner, solving = Learner(task, model), Solving(task, outcome)
     try:
-        best = _train(task, model, outcome)
+        train(learner, [solving])
     except RunError as error:
         outcome.failed = str(error)
         return outcome
-    model.load_state_dict(best)
-    outcome.metric = _metric(task, model, "test")
+    model.load_state_dict(solving.best.weights)
+    outcome.metric = learner.score("test")[task.monitor]
     outcome.solved = outcome.solved_at_step is not None and outcome.metric <= task.line()
     return outcome
 
 
-def _train(task: MemoryTask, model: nn.Module, outcome: Outcome) -> dict[str, torch.Tensor]:
-    """Trains, writes into the outcome, and returns the weights of the best validation."""
-    recipe, batches, times = task.recipe, StepLoader(task, lambda: 0), []
-    rule, best, lowest = optimizer(recipe, model.parameters()), model.state_dict(), math.inf
-    for step in range(recipe.steps):
-        begun, processor = time.perf_counter(), time.process_time()
-        _step(task, model, rule, batches, step)
-        times.append(time.process_time() - processor)
-        outcome.steps = step + 1
-        outcome.seconds += time.perf_counter() - begun
-        if outcome.steps % recipe.validate_every and outcome.steps < recipe.steps:
-            continue
-        outcome.step_milliseconds = 1000 * statistics.median(times)
-        metric = _validate(task, model, outcome)
-        if metric < lowest:
-            best, lowest = copy.deepcopy(model.state_dict()), metric
-        if metric <= _ENOUGH * task.line():
-            break
-    return best
+class Solving(Watcher):
+    """Writes down how a run goes, and has had enough when its task is well solved."""
 
+    def __init__(self, task: MemoryTask, outcome: Outcome) -> None:
+        self.line, self.monitor, self.outcome = task.line(), task.monitor, outcome
+        self.best = Best()
+        self._begun, self._times = (0.0, 0.0), list[float]()
 
-def _step(
-    task: MemoryTask, model: nn.Module, rule: torch.optim.Optimizer, batches: StepLoader, step: int
-) -> None:
-    torch.manual_seed(step_seed(task.recipe.seed, step))
-    for group in rule.param_groups:
-        group["lr"] = learning_rate(task.recipe, step)
-    loss = task.loss(model, batches.batch(step))
-    _check_finite("loss", float(loss.detach()), step)
-    rule.zero_grad()
-    loss.backward()
-    norm, _ = clip(task.recipe, model.parameters())
-    _check_finite("norm of the gradient", norm, step)
-    rule.step()
+    def before_step(self, learner: Learner) -> None:
+        self._begun = time.perf_counter(), time.process_time()
 
+    def after_step(self, learner: Learner) -> None:
+        wall, processor = self._begun
+        self._times.append(time.process_time() - processor)
+        self.outcome.seconds += time.perf_counter() - wall
+        self.outcome.steps = learner.done
 
-def _check_finite(what: str, value: float, step: int) -> None:
-    if not math.isfinite(value):
-        raise RunError(f"the {what} became {value} at step {step}")
-
-
-def _validate(task: MemoryTask, model: nn.Module, outcome: Outcome) -> float:
-    metric = _metric(task, model, "validation")
-    _check_finite(f"{task.monitor} of the validation", metric, outcome.steps)
-    outcome.validations.append((outcome.steps, metric))
-    if outcome.solved_at_step is None and metric <= task.line():
-        outcome.solved_at_step, outcome.solved_at_seconds = outcome.steps, outcome.seconds
-    return metric
-
-
-def _metric(task: MemoryTask, model: nn.Module, split: str) -> float:
-    metric = task.score(model.eval(), split).metrics[task.monitor]
-    model.train()
-    return metric
+    def after_validation(self, learner: Learner, metrics: Mapping[str, float]) -> None:
+        """Raises RunError where the figure is not finite."""
+        one, metric = self.outcome, metrics[self.monitor]
+        one.step_milliseconds = 1000 * statistics.median(self._times)
+        learner.check_finite(f"{self.monitor} of the validation", metric)
+        one.validations.append((one.steps, metric))
+        if one.solved_at_step is None and metric <= self.line:
+            one.solved_at_step, one.solved_at_seconds = one.steps, one.seconds
+        self.best.see(metric, learner)
+        self.enough = metric <= _ENOUGH * self.line

@@ -1,0 +1,226 @@
+"""Tables whose cells are text, taken as they stand: a token may be `?`, `NA` or a quotation mark.
+
+Rows keep the numbers of their lines, so that what is wrong is named by the line it stands in.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from throughtime.errors import DataError
+from throughtime.tasks.recipe import Recipe, did_you_mean, option, short
+from throughtime.tasks.tables.read import digest, open_text, told_by_polars
+from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.task import BUILTIN
+
+TABLES, LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
+_WORDS = {"\t": "tab", " ": "space"}
+_SNIFFED = 200  # lines that the form of a file is told by
+_BY_NAME = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRecipe(Recipe):
+    """A recipe of a table of text."""
+
+    data: str = option(BUILTIN, "File to learn from; builtin: sentences made here")
+    delimiter: str = option("", "Sign between the cells of a file of text; empty: found")
+    header: Literal["found", "yes", "no"] = option(
+        "found", "Whether a file of text begins with the names of its columns",
+        choices=("found", "yes", "no"),
+    )  # fmt: skip
+
+
+def digest_of(data: str) -> str:
+    """Of the file of a recipe."""
+    return BUILTIN if data == BUILTIN else digest(data)
+
+
+def read_texts(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable:
+    """The table in a file, by the ending of its name.
+
+    Args:
+        path: the file.
+        recipe: what it says of the delimiter and the header goes before what is found.
+        names: that columns may have; a first line with one of them is a header.
+
+    Raises:
+        DataError: it is empty, ragged, of another encoding or form; names the line.
+        OSError: it cannot be read.
+    """
+    ending = Path(path).suffix.casefold()
+    endings = (*TABLES, ".parquet", *LINES)
+    if ending not in endings:
+        raise DataError(
+            f"a file of data must end in {', '.join(endings)}, got {short(path)}"
+            f"{did_you_mean(ending, endings)}"
+        )
+    with open(path, "rb") as file:
+        if not file.read(1):
+            raise DataError(f"{path} must hold rows, and it is empty (0 bytes)")
+    if ending == ".parquet":
+        table = _read_parquet(path)
+    else:
+        table = _read_objects(path) if ending in LINES else _read_rows(path, recipe, names)
+    if not len(table.frame):
+        raise DataError(f"{path} must hold rows, and it has none")
+    return table
+
+
+def make_table(
+    names: Sequence[str], rows: Sequence[Sequence[str]], path: str, form: str, lines: list[int]
+) -> DataTable:
+    """A table of rows; an empty cell is missing."""
+    import polars as pl
+
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    cells = {n: [cell or None for cell in c] for n, c in zip(names, columns, strict=True)}
+    schema = dict.fromkeys(names, pl.String)
+    return DataTable(pl.DataFrame(cells, schema=schema), path, form, unit="line", lines=lines)
+
+
+def _read_parquet(path: str) -> DataTable:
+    import polars as pl
+
+    with told_by_polars(path, "a Parquet file"):
+        return DataTable(pl.read_parquet(path), path, "Parquet")
+
+
+def _read_objects(path: str) -> DataTable:
+    """JSON lines; of an object within an object, `a.b` is the column."""
+    import polars as pl
+
+    rows, lines = [], []
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                rows.append(_flat(_object(line, path, number)))
+                lines.append(number)
+    with told_by_polars(path, "a file of JSON lines with one kind of value a column"):
+        frame = pl.DataFrame(rows, infer_schema_length=None)
+    return DataTable(frame, path, "JSON lines", unit="line", lines=lines)
+
+
+def _object(line: str, path: str, number: int) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise DataError(
+            f"every line of {path} must be a JSON object, and line {number} is "
+            f"{short(line.strip())}"
+        )
+    return value
+
+
+def _flat(value: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, one in value.items():
+        flat |= {f"{name}.{n}": v for n, v in one.items()} if isinstance(one, dict) else {name: one}
+    return flat
+
+
+def _read_rows(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable:
+    """Rows of cells, all as long as the first."""
+    delimiter = _BY_NAME.get(recipe.delimiter, recipe.delimiter) or _delimiter(path)
+    if len(delimiter) != 1:
+        raise DataError(f"--delimiter must be one sign, or tab, got {short(delimiter)}")
+    quoted = _is_quoted(path, delimiter)
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    for number, row in _rows(path, delimiter, quoted):
+        if not any(cell.strip() for cell in row):
+            continue
+        if rows and len(row) != len(rows[0]):
+            raise DataError(
+                f"every line of {path} must have {len(rows[0])} cells, as line {lines[0]} has, "
+                f"and line {number} has {len(row)}"
+            )
+        rows.append([cell.strip() for cell in row])
+        lines.append(number)
+    if not rows:
+        raise DataError(f"{path} must hold rows, and all of its lines are empty")
+    header = recipe.header == "yes" or (recipe.header == "found" and _has_header(rows, names))
+    if header and len(rows) == 1:
+        raise DataError(f"{path} must hold rows, and it has none behind its column names")
+    columns = _names(rows[0] if header else [""] * len(rows[0]), path)
+    word = _WORDS.get(delimiter, f"'{delimiter}'")
+    form = f"text, delimiter {word}, {'with' if header else 'without'} a header"
+    return make_table(columns, rows[header:], path, form, lines[header:])
+
+
+def _rows(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a file with the number of the line that each ends in."""
+    mark = '"' if quoted else None
+    with open_text(path) as file:
+        rows = csv.reader(
+            file, delimiter=delimiter, quotechar=mark,
+            quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        )  # fmt: skip
+        try:
+            for row in rows:
+                yield rows.line_num, row
+        except csv.Error as error:
+            raise DataError(
+                f"{path} must be rows of cells, and line {rows.line_num} is not: {error}"
+            ) from error
+
+
+def _is_quoted(path: str, delimiter: str) -> bool:
+    """Whether quotation marks hold cells together; between tabs they often are text."""
+    if delimiter != "\t":
+        return True
+    with open_text(path) as file:
+        return not any(line.count('"') % 2 for line in file)
+
+
+def _delimiter(path: str) -> str:
+    """The delimiter that cuts most of the first lines into equally many cells."""
+    with open_text(path) as file:
+        lines = [line for line in islice(file, _SNIFFED) if line.strip()]
+    best, most = "\t" if path.casefold().endswith(".tsv") else ",", 0
+    for delimiter in "\t,;|":
+        widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)] or [1]
+        if widths[0] > 1 and widths.count(widths[0]) > most:
+            best, most = delimiter, widths.count(widths[0])
+    return best
+
+
+def _has_header(rows: list[list[str]], names: Sequence[str]) -> bool:
+    """Whether the first row names columns: by a known name, or as words above sentences."""
+    first, rest = rows[0], rows[1:_SNIFFED]
+    if {cell.casefold() for cell in first} & {name.casefold() for name in names}:
+        return True
+    longer = sum(any(" " in cell for cell in row) for row in rest)
+    bare = all(cell.replace("_", "").isalnum() for cell in first)
+    return bare and longer > len(rest) / 2
+
+
+def _names(first: list[str], path: str) -> list[str]:
+    names = [cell or f"column_{n}" for n, cell in enumerate(first, start=1)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise DataError(f"every column of {path} must have its own name, got {twice[0]!r} twice")
+    return names
+
+
+def find_role(
+    table: DataTable, option: str, column: str, usual: Sequence[str], taken: Sequence[str] = ()
+) -> str:
+    """The column of a role: the one that its option names, or one with a usual name; or none.
+
+    Raises:
+        DataError: the option names a column that is not there.
+    """
+    if column:
+        table.check_columns(option, [column])
+        return column
+    by_name = {name.casefold(): name for name in table.frame.columns if name not in taken}
+    return next((by_name[name] for name in usual if name in by_name), "")

@@ -1,0 +1,316 @@
+"""Tag: a label for each token of the users' own sentences."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+
+from throughtime import probe
+from throughtime.errors import DataError, OptionError, ShapeError
+from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.task import TableTask, check_like_training
+from throughtime.tasks.tables.text import digest_of
+from throughtime.tasks.tag.baselines import RULE, Counts, measure
+from throughtime.tasks.tag.facts import TagFacts, TagRecipe, tag_facts_in
+from throughtime.tasks.tag.find import check_labels, find_tags, sides_of, source
+from throughtime.tasks.tag.model import IGNORED, Numbered, Tagger, encode
+from throughtime.tasks.tag.sentences import Sentences, read_tokens, sentences_in
+from throughtime.tasks.task import Batch, Example, Posed, Score
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_EXAMPLES, _LONGEST = 6, 12  # sentences that are shown, and their tokens
+_AT_ONCE = 64
+_PROBED, _BATCHES = 2500, 12  # tokens that the layers are asked for, and batches of them
+_PIECES = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+
+
+class Batches(Sequence[Batch]):
+    """The batches of a pass; each is built when it is indexed."""
+
+    def __init__(self, items: Numbered, plan: list[list[int]]) -> None:
+        self._items, self._plan = items, plan
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._items.batch(rows) for rows in self._plan[index]]
+        return self._items.batch(self._plan[index])
+
+
+class Tag(TableTask):
+    """Labels each token of your sentences, beside the most frequent tag and suffixes."""
+
+    name = "tag"
+    options = TagRecipe
+    monitor = "nats"
+    more_is_better = True
+    lines = True
+    asks = "'SENTENCE'"
+    ignores = ("length", "start", "horizon")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"hidden": 64, "batch_size": 32, "lr": 4e-3, "steps": 600, "warmup": 50,
+                  "validate_every": 100, "dropout": 0.3},
+        "full": {"hidden": 128, "batch_size": 32, "lr": 2e-3, "steps": 6000, "warmup": 200,
+                 "validate_every": 250, "dropout": 0.4},
+    }  # fmt: skip
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        assert isinstance(recipe, TagRecipe)
+        self.options_given = recipe
+
+    @classmethod
+    def settle(cls, recipe: Recipe) -> Recipe:
+        assert isinstance(recipe, TagRecipe)
+        return replace(recipe, facts=json.loads(json.dumps(asdict(find_tags(recipe)))))
+
+    @cached_property
+    def facts(self) -> TagFacts:
+        """What the file says."""
+        return tag_facts_in(self.options_given.facts)
+
+    def read(self) -> list[tuple[str, str]]:
+        return [(name, words) for name, words in self.facts.read]
+
+    def table(self, path: str) -> DataTable:
+        return read_tokens(path, self.options_given)
+
+    @cached_property
+    def _sentences(self) -> dict[str, Sentences]:
+        """The sentences of each side.
+
+        Raises:
+            DataError: the file is another one than when the run began.
+        """
+        if digest_of(self.options_given.data) != self.facts.digest:
+            raise DataError(
+                f"{self.options_given.data} must be as it was when the run began, and it was "
+                "changed; restore it, or begin a new run"
+            )
+        table = source(self.options_given)
+        found = sentences_in(table, self.facts, labelled=True)
+        sides, _ = sides_of(found, table, self.facts)
+        return {side: found.of(numbers) for side, numbers in sides.items()}
+
+    @cached_property
+    def _items(self) -> dict[str, Numbered]:
+        return {s: encode(one.tokens, one.labels, self.facts) for s, one in self._sentences.items()}
+
+    def model(self) -> nn.Module:
+        return Tagger(self.recipe, self.facts)
+
+    def epoch(self, number: int) -> Sequence[Batch]:
+        """Every training sentence once, in an order that only (seed, number) decides."""
+        items = self._items["train"]
+        return Batches(items, items.epoch(self.recipe.batch_size, self.recipe.seed, number))
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy a token."""
+        tokens, truth = batch
+        return self._distance(model(tokens), truth)
+
+    def _distance(self, logits: Tensor, truth: Tensor) -> Tensor:
+        return cross_entropy(
+            logits.flatten(0, -2), truth.flatten(), ignore_index=IGNORED,
+            label_smoothing=self.recipe.smoothing,
+        )  # fmt: skip
+
+    def score(self, model: nn.Module, split: str) -> Score:
+        how = f"by {self.facts.group}" if self.facts.group else "by hash of the sentence"
+        where = f"kept out of training, split {how}"
+        return self._score(model, self._sentences[split], self._items[split], split, where)
+
+    def _score(
+        self, model: nn.Module, found: Sentences, items: Numbered, name: str, where: str
+    ) -> Score:
+        logits = answers(model, items)
+        figures = measure(torch.cat(logits), torch.cat(items.truth), self._unseen(found))
+        short = [n for n, one in enumerate(found.tokens) if len(one) <= _LONGEST]
+        chosen = (short or [0])[:: max(1, len(short) // _EXAMPLES)][:_EXAMPLES]
+        examples = []
+        for n in chosen:
+            said = [self.facts.labels[int(k)] for k in logits[n].argmax(-1)]
+            truth, given = found.labels[n], " ".join(found.tokens[n])
+            examples.append(Example(given, " ".join(said), " ".join(truth), said == truth))
+        count = f"{len(found.tokens)} sentences, {sum(map(len, found.tokens))} tokens"
+        return Score(f"{name}: {count}, {where}", RULE, len(found.tokens), figures, (*examples,))
+
+    def _unseen(self, found: Sentences) -> Tensor:
+        seen = self.facts.word_numbers
+        tokens = [token for one in found.tokens for token in one]
+        return torch.tensor([token.casefold() not in seen for token in tokens])
+
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Each word's most frequent label, and by suffix for the words that training had not."""
+        return self._simple_on(self._sentences[split], self._items[split])
+
+    def _simple_on(self, found: Sentences, items: Numbered) -> dict[str, dict[str, float]]:
+        guesses = {
+            "most frequent tag": self._counts.frequent,
+            "and by suffix": self._counts.by_suffix,
+        }
+        truth, unseen = torch.cat(items.truth), self._unseen(found)
+        tokens = [token for one in found.tokens for token in one]
+        return {
+            name: measure(torch.stack([guess(token) for token in tokens]), truth, unseen)
+            for name, guess in guesses.items()
+        }
+
+    def measure_on(
+        self, model: nn.Module, table: DataTable
+    ) -> tuple[Score, dict[str, dict[str, float]]]:
+        """On the sentences of a table that no training saw."""
+        facts = replace(self.facts, group="")
+        check_like_training(table, [facts.token, facts.series, facts.label])
+        found = sentences_in(table, facts, labelled=True)
+        check_labels(found, range(len(found.names)), {*facts.labels}, table, facts)
+        trained_on = (self._sentences["train"], self._sentences["validation"])
+        old = {tuple(tokens) for side in trained_on for tokens in side.tokens}
+        new = [n for n, tokens in enumerate(found.tokens) if tuple(tokens) not in old]
+        if not new:
+            raise DataError(
+                f"{table.name} must have sentences that the training did not see, and it has "
+                "none; give others"
+            )
+        left, found = len(found.names) - len(new), found.of(new)
+        items = encode(found.tokens, found.labels, facts)
+        where = f"{left} that the training saw are left out" if left else "none that training saw"
+        score = self._score(model, found, items, table.name, where)
+        return score, self._simple_on(found, items)
+
+    @cached_property
+    def _counts(self) -> Counts:
+        truth = [one.tolist() for one in self._items["train"].truth]
+        return Counts(self._sentences["train"].tokens, truth, len(self.facts.labels))
+
+    def findings(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+        """What a linear read-out of each layer knows of a token, on sentences of the test.
+
+        Of its label, and of its word's class: the label that the word has most often in training.
+        Shuffled labels are drawn by word, so that a read-out that memorises words is seen.
+        """
+        items, found = self._items["test"], self._sentences["test"]
+        ends = torch.tensor([len(one) for one in items.tokens]).cumsum(0)
+        count = max(2, int((ends <= _PROBED).sum()))
+        few = range(min(count, len(ends)))
+        parts = [[*few[k::_BATCHES]] for k in range(min(_BATCHES, len(few)))]
+        seen, guess = self.facts.word_numbers, self._counts.frequent
+        classes = [
+            torch.tensor([int(guess(t).argmax()) if t.casefold() in seen else -1 for t in one])
+            for one in found.tokens[:count]
+        ]
+        rows = []
+        for name, marks in (("label", items.truth), ("word's class", classes)):
+            rows += _probed(model, items, parts, name, marks)
+        return {"probe": rows}
+
+    def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
+        """The label of each token, and how probable it is."""
+        import polars as pl
+
+        check_like_training(table, [self.facts.token, self.facts.series])
+        found = sentences_in(table, replace(self.facts, group=""), labelled=False)
+        said, notes = self._said(model, found.tokens)
+        rows = [
+            (name, token, label, share)
+            for name, tokens, marks in zip(found.names, found.tokens, said, strict=True)
+            for token, (label, share) in zip(tokens, marks, strict=True)
+        ]
+        names = [self.facts.series or "sentence", self.facts.token, self.facts.label, "probability"]
+        return pl.DataFrame(rows, schema=names, orient="row"), notes
+
+    def _said(
+        self, model: nn.Module, sentences: Sequence[Sequence[str]]
+    ) -> tuple[list[list[tuple[str, float]]], list[str]]:
+        """Label and probability of each token, and what training had not seen of them."""
+        items = encode(sentences, [[""] * len(one) for one in sentences], self.facts)
+        said = []
+        for logits in answers(model, items):
+            best = logits.double().softmax(-1).max(-1)
+            labels = [self.facts.labels[n] for n in best.indices.tolist()]
+            said.append([*zip(labels, best.values.tolist(), strict=True)])
+        signs = {sign for one in sentences for token in one for sign in token}
+        new = sorted(sign for sign in signs if sign not in self.facts.character_numbers)
+        tokens = [token.casefold() for one in sentences for token in one]
+        unseen = sum(token not in self.facts.word_numbers for token in tokens)
+        notes = [f"{unseen} of {len(tokens)} words are none that training had"] if unseen else []
+        if new:
+            notes += [f"training had no character {' '.join(new[:20])}"]
+        return said, notes
+
+    def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
+        """`the/DET house/NOUN` for each sentence typed."""
+        sentences = [self._tokens(item) for item in items]
+        said, _ = self._said(model, sentences)
+        return [
+            " ".join(f"{token}/{label}" for token, (label, _) in zip(one, marks, strict=True))
+            for one, marks in zip(sentences, said, strict=True)
+        ]
+
+    def _tokens(self, text: str) -> list[str]:
+        """What stands between spaces; cut at marks that training has as tokens of their own."""
+        tokens: list[str] = []
+        for piece in text.split():
+            parts = _PIECES.findall(piece)
+            marks = [part for part in parts if not part[0].isalnum()]
+            cut = marks and all(mark in self.facts.word_numbers for mark in marks)
+            known = piece.casefold() in self.facts.word_numbers
+            tokens += parts if cut and not known else [piece]
+        return tokens
+
+    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+        """Training sentences of the length that stands most often, which need no padding."""
+        train = self._items["train"]
+        (length, _), *_ = Counter(len(one) for one in train.tokens if len(one) > 1).most_common()
+        chosen = [n for n, one in enumerate(train.tokens) if len(one) == length][: batches * rows]
+        parts = [chosen[k : k + rows] for k in range(0, len(chosen), rows)]
+        return Posed(model, [train.batch(part) for part in parts], self._distance)
+
+
+@torch.no_grad()
+def answers(model: nn.Module, items: Numbered) -> list[Tensor]:
+    """Logits (T, labels) of each sentence, in their order."""
+    order = sorted(range(len(items.tokens)), key=lambda n: len(items.tokens[n]))
+    found: dict[int, Tensor] = {}
+    for k in range(0, len(order), _AT_ONCE):
+        part = order[k : k + _AT_ONCE]
+        logits = model(items.batch(part)[0])
+        for column, n in enumerate(part):
+            found[n] = logits[: len(items.tokens[n]), column]
+    return [found[n] for n in range(len(order))]
+
+
+def _probed(
+    model: nn.Module, items: Numbered, parts: list[list[int]], name: str, marks: Sequence[Tensor]
+) -> list[dict[str, Any]]:
+    """A row for the input and each layer; one that says why where there are too few sentences."""
+    inputs = [items.batch(part)[0] for part in parts]
+    words = [pad_sequence([items.tokens[n] for n in part]) for part in parts]
+    truth = [pad_sequence([marks[n] for n in part], padding_value=-1) for part in parts]
+    try:
+        found = probe(model, inputs, truth, types=words)
+    except (OptionError, ShapeError) as error:
+        return [{"of": name, "not measured": str(error)}]
+    return [
+        {
+            "of": name, "place": "input" if one.layer is None else f"layer {one.layer}",
+            "accuracy": one.accuracy, "shuffled_labels": one.control_accuracy,
+            "most_frequent": one.majority_share, "tokens": one.held_out_count,
+        }
+        for one in found
+    ]  # fmt: skip

@@ -1,0 +1,151 @@
+"""What a file says about tags: sentences, sides, and what training knows of words and labels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from throughtime.errors import DataError
+from throughtime.tasks.tables.sides import make_sides, most_frequent
+from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.task import BUILTIN
+from throughtime.tasks.tables.text import digest_of
+from throughtime.tasks.tag.builtin import make_tagged
+from throughtime.tasks.tag.facts import TagFacts, TagRecipe
+from throughtime.tasks.tag.sentences import Sentences, find_columns, read_tokens, sentences_in
+
+_WORDS, _CHARACTERS = 20_000, 500
+_FEWEST = 10  # different sentences
+_SHOWN = 20  # labels
+
+Sides = dict[str, list[int]]
+
+
+def source(recipe: TagRecipe) -> DataTable:
+    """The table of a recipe."""
+    return make_tagged() if recipe.data == BUILTIN else read_tokens(recipe.data, recipe)
+
+
+def find_tags(recipe: TagRecipe) -> TagFacts:
+    """All that the file of a recipe says.
+
+    Raises:
+        DataError: the file cannot be learned from; names file, row and column.
+    """
+    table = source(recipe)
+    token, label, series, group = find_columns(table, recipe)
+    facts = TagFacts(
+        digest=digest_of(recipe.data), token=token, label=label, series=series, group=group
+    )
+    found = sentences_in(table, facts, labelled=True)
+    counted = Counter(mark for marks in found.labels for mark in marks)
+    if len(counted) < 2:
+        raise DataError(
+            f"column {label} of {table.name} must hold two labels or more, and it holds "
+            f"{short_of(next(iter(counted)))} alone, from {table.place(0)} on"
+        )
+    different = len({" ".join(tokens) for tokens in found.tokens})
+    if different < _FEWEST:
+        raise DataError(
+            f"{table.name} must hold at least {_FEWEST} different sentences, some for each part, "
+            f"and it holds {different}, told apart by {series or 'the signs . ! ?'}; name the "
+            "column that tells them apart with --series, or add some"
+        )
+    sides, note = sides_of(found, table, facts)
+    tokens = [token for n in sides["train"] for token in found.tokens[n]]
+    return replace(
+        facts,
+        words=most_frequent((token.casefold() for token in tokens), _WORDS),
+        characters=most_frequent((sign for token in tokens for sign in token), _CHARACTERS),
+        labels=sorted(counted),
+        read=_shown(facts, table, found, sides, note),
+    )
+
+
+def short_of(text: str) -> str:
+    """A label as a sentence shows it."""
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def sides_of(found: Sentences, table: DataTable, facts: TagFacts) -> tuple[Sides, str]:
+    """The sentences of each side, and what was moved or left out, in words.
+
+    Without groups, equal sentences stand on one side, and those with a label that training would
+    lack are trained on. With groups, training leaves out the sentences that are held out too.
+
+    Raises:
+        DataError: a side is empty, or training lacks a label.
+    """
+    said = ["\0".join(tokens) for tokens in found.tokens]
+    if not facts.group:
+        sides = make_sides(said)
+        known = _labels(found, sides["train"])
+        rare = {n for s in ("validation", "test") for n in sides[s] if {*found.labels[n]} - known}
+        moved = {said[n] for n in rare}
+        every = range(len(said))
+        sides = {
+            "train": [n for n in every if said[n] in moved or n in {*sides["train"]}],
+            **{s: [n for n in sides[s] if said[n] not in moved] for s in ("validation", "test")},
+        }
+        note = f"{len(rare)} sentences moved to training, which lacked a label" if rare else ""
+    else:
+        sides = make_sides(found.groups, [len(tokens) for tokens in found.tokens])
+        held_out = {said[n] for s in ("validation", "test") for n in sides[s]}
+        twice = {n for n in sides["train"] if said[n] in held_out}
+        sides["train"] = [n for n in sides["train"] if n not in twice]
+        note = f"{len(twice)} sentences that are held out left out of training" if twice else ""
+    _check_sides(sides, found, table, facts)
+    return sides, note
+
+
+def _labels(found: Sentences, numbers: list[int]) -> set[str]:
+    return {mark for n in numbers for mark in found.labels[n]}
+
+
+def _check_sides(sides: Sides, found: Sentences, table: DataTable, facts: TagFacts) -> None:
+    for side, numbers in sides.items():
+        if not numbers:
+            raise DataError(
+                f"each of training, validation and test must have sentences of {table.name}, and "
+                f"{side} has none, split by {facts.group or 'sentence'}; add sentences, or name "
+                "another --group"
+            )
+    held_out = [*sides["validation"], *sides["test"]]
+    check_labels(found, held_out, _labels(found, sides["train"]), table, facts)
+
+
+def check_labels(
+    found: Sentences, numbers: Iterable[int], known: set[str], table: DataTable, facts: TagFacts
+) -> None:
+    """Raises DataError where a sentence has a label that training had not; names its row."""
+    for n in numbers:
+        for mark, row in zip(found.labels[n], found.rows[n], strict=True):
+            if mark not in known:
+                raise DataError(
+                    f"a label must stand in the training part, and {short_of(mark)} of column "
+                    f"{facts.label} in {table.place(row)} does not; add some, or name another "
+                    "--group"
+                )
+
+
+def _shown(
+    facts: TagFacts, table: DataTable, found: Sentences, sides: Sides, note: str
+) -> list[list[str]]:
+    """What was read, for people."""
+    count = Counter(mark for marks in found.labels for mark in marks)
+    labels = [f"{short_of(name)} {n}" for name, n in count.most_common(_SHOWN)]
+    lengths = [len(tokens) for tokens in found.tokens]
+    listed = "in lists" if table.unit == "line" and found.rows[0][0] == found.rows[0][-1] else ""
+    apart = facts.series or listed or "a new one behind . ! ?"
+    by = f"split by {facts.group}" if facts.group else "split by hash"
+    parts = ", ".join(f"{side} {len(numbers)}" for side, numbers in sides.items())
+    more = f" and {len(count) - _SHOWN} more" if len(count) > _SHOWN else ""
+    rows = [
+        ["file", f"{table.name}: {table.form}, {sum(lengths)} tokens"],
+        ["columns", f"tokens {facts.token}, labels {facts.label}"],
+        ["sentences", f"{len(lengths)} of {min(lengths)} to {max(lengths)} tokens, {apart}"],
+        ["labels", f"{len(count)}: {', '.join(labels)}{more}"],
+        [by, parts],
+    ]
+    return [*rows, ["left out" if "left" in note else "moved", note]] if note else rows

@@ -1,0 +1,134 @@
+"""The model: recurrent layers over a sentence, over words and what their characters say.
+
+    c_i = [f_n, b_1]                      a word's characters, read both ways; last states
+    x_i = [E w_i, c_i]                    E is zero for words that training had not
+    y = layers of the cell over x         both ways
+    logits_i = W y_i + b
+
+In training a word in ten is read by its characters alone, so that unknown ones are no surprise.
+
+Source: Lample, Ballesteros, Subramanian, Kawakami and Dyer, Neural Architectures for Named Entity
+Recognition (2016), without its conditional random field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from throughtime import Recurrent
+from throughtime.tasks.recipe import Recipe, cell_called
+from throughtime.tasks.tag.facts import PADDING, UNKNOWN, TagFacts
+
+IGNORED = -100  # a target the loss does not look at
+_BEGIN, _END = 8, 16  # characters of a longer word that are read
+_ALONE = 0.1  # share of words read by their characters alone, in training
+_WINDOW = 8  # batches within which sentences are sorted by length: less padding
+_ODD = 2_654_435_769  # 2^32 over the golden ratio: seeds lie far apart
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Sentences as numbers.
+
+    Attributes:
+        kinds: (K, 1 + C) each different token: its word's number, its characters'; row 0 is none.
+        tokens: of each sentence, rows of `kinds`.
+        truth: of each sentence, its labels.
+    """
+
+    kinds: Tensor
+    tokens: list[Tensor]
+    truth: list[Tensor]
+
+    def batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Tokens (T, B, 1 + C), zero behind a sentence's end, and labels (T, B), IGNORED there."""
+        places = pad_sequence([self.tokens[n] for n in rows])
+        truth = pad_sequence([self.truth[n] for n in rows], padding_value=IGNORED)
+        return self.kinds[places], truth
+
+    def epoch(self, batch_size: int, seed: int, number: int) -> list[list[int]]:
+        """The sentences of each batch of a pass, in an order that (seed, number) decides."""
+        draw = torch.Generator().manual_seed((seed * _ODD + number) % 2**32)
+        lengths = torch.tensor([len(one) for one in self.tokens])
+        plan: list[list[int]] = []
+        for window in torch.randperm(len(lengths), generator=draw).split(batch_size * _WINDOW):
+            order = window[torch.argsort(lengths[window], stable=True)]
+            plan += [part.tolist() for part in order.split(batch_size)]
+        return [plan[n] for n in torch.randperm(len(plan), generator=draw).tolist()]
+
+
+def encode(tokens: Sequence[Sequence[str]], labels: Sequence[Sequence[str]], facts: TagFacts
+           ) -> Numbered:  # fmt: skip
+    """Sentences as numbers; labels that training had not, and "", are IGNORED."""
+    places: dict[str, int] = {}
+    for token in (token for one in tokens for token in one):
+        places.setdefault(token, len(places) + 1)
+    rows = [_row(token, facts) for token in places]
+    width = max(map(len, rows), default=2)
+    padded = [[PADDING] * width, *(row + [PADDING] * (width - len(row)) for row in rows)]
+    number = {label: n for n, label in enumerate(facts.labels)}
+    return Numbered(
+        torch.tensor(padded),
+        [torch.tensor([places[token] for token in one]) for one in tokens],
+        [torch.tensor([number.get(label, IGNORED) for label in one]) for one in labels],
+    )
+
+
+def _row(token: str, facts: TagFacts) -> list[int]:
+    signs = token if len(token) <= _BEGIN + _END else token[:_BEGIN] + token[-_END:]
+    word = facts.word_numbers.number(token.casefold())
+    return [word, *(facts.character_numbers.number(sign) for sign in signs)]
+
+
+class Tagger(nn.Module):
+    """Tokens (T, B, 1 + C) to logits (T, B, labels).
+
+    Args:
+        recipe: cell, directions, merge, layers, hidden and dropout; words and what their
+            characters say are as wide as a direction.
+        facts: words, characters and labels.
+    """
+
+    def __init__(self, recipe: Recipe, facts: TagFacts) -> None:
+        super().__init__()
+        width = max(1, recipe.hidden // 2)
+        self.dropout = nn.Dropout(recipe.dropout)
+        self.words = nn.Embedding(len(facts.word_numbers), recipe.hidden)
+        # So small that a rare word begins as an unknown one.
+        nn.init.normal_(self.words.weight, std=recipe.hidden**-0.5)
+        self.characters = nn.Embedding(len(facts.character_numbers), width)
+        self.speller = Recurrent(cell_called(recipe.cell), width, width, bidirectional=True)
+        self.layers = Recurrent(
+            cell_called(recipe.cell), recipe.hidden + 2 * width, recipe.hidden,
+            num_layers=recipe.layers, bidirectional=recipe.directions == 2, merge=recipe.merge,
+            dropout=recipe.dropout if recipe.layers > 1 else 0.0,
+        )  # fmt: skip
+        self.readout = nn.Linear(self.layers.output_size, len(facts.labels))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits; those behind a sentence's end mean nothing."""
+        words, spelled = tokens[..., 0], tokens[..., 1:]
+        lengths = (words != PADDING).sum(0)
+        known = words > UNKNOWN
+        if self.training:
+            known = known & (torch.rand(words.shape) >= _ALONE)
+        x = torch.cat([self.words(words) * known[..., None], self._spelled(spelled)], -1)
+        out, _ = self.layers(self.dropout(x), lengths=lengths)
+        logits: Tensor = self.readout(self.dropout(out))
+        return logits
+
+    def _spelled(self, signs: Tensor) -> Tensor:
+        """What the characters (T, B, C) of each token say, (T, B, 2 W); each kind is read once."""
+        kinds, places = signs.flatten(0, 1).unique(dim=0, return_inverse=True)
+        lengths = (kinds != PADDING).sum(1)
+        longest = max(1, int(lengths.max()))
+        x = self.dropout(self.characters(kinds[:, :longest].T))
+        _, state = self.speller(x, lengths=lengths)
+        last = torch.cat([*state[0][0]], -1)
+        said: Tensor = last[places].unflatten(0, signs.shape[:2])
+        return said

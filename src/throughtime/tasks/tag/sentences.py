@@ -1,0 +1,214 @@
+"""Sentences of tokens and labels: CoNLL-U, columns with empty lines between sentences, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from throughtime.errors import DataError
+from throughtime.tasks.tables.read import open_text
+from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.text import TABLES, TextRecipe, find_role, make_table, read_texts
+from throughtime.tasks.tag.facts import TagFacts, TagRecipe
+
+TOKENS = ("token", "tokens", "word", "words", "form", "text")
+LABELS = ("label", "labels", "tag", "tags", "upos", "pos", "pos_tags", "ner", "ner_tags")
+SENTENCES = ("sentence", "sentence_id", "sent_id", "sentence #", "sentence_number", "sent")
+_UNIVERSAL = "id form lemma upos xpos feats head deprel deps misc".split()
+_COLUMNS = (".conllu", ".conll", ".iob", ".bio")
+_ENDS = (".", "!", "?")
+_SNIFFED = 500  # lines that columns are told by
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """As they stand in a file; `rows` are the numbers of the table's rows of each token."""
+
+    names: list[str] = field(default_factory=list)
+    tokens: list[list[str]] = field(default_factory=list)
+    labels: list[list[str]] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    rows: list[list[int]] = field(default_factory=list)
+
+    def of(self, numbers: Iterable[int]) -> Sentences:
+        """Some of them."""
+        chosen = list(numbers)
+        return Sentences(
+            [self.names[n] for n in chosen], [self.tokens[n] for n in chosen],
+            [self.labels[n] for n in chosen], [self.groups[n] for n in chosen],
+            [self.rows[n] for n in chosen],
+        )  # fmt: skip
+
+
+def read_tokens(path: str, recipe: TextRecipe) -> DataTable:
+    """The table in a file: a row a token, or lists of them a row.
+
+    Raises:
+        DataError: it is empty, ragged, of another encoding or form; names the line.
+        OSError: it cannot be read.
+    """
+    ending = Path(path).suffix.casefold()
+    if ending in _COLUMNS or (ending in TABLES and _looks_like_columns(path)):
+        return _read_columns(path, ending == ".conllu")
+    if ending not in (*TABLES, ".parquet", ".jsonl", ".ndjson"):
+        raise DataError(
+            f"a file of data must end in {', '.join((*_COLUMNS, *TABLES))}, .parquet, .jsonl, "
+            f".ndjson, got {path!r}"
+        )
+    return read_texts(path, recipe, (*TOKENS, *LABELS, *SENTENCES))
+
+
+def _looks_like_columns(path: str) -> bool:
+    """Whether empty lines stand between lines that have equally many cells, no commas between."""
+    with open_text(path) as file:
+        lines = [line.strip() for line in islice(file, _SNIFFED)]
+    while lines and not lines[-1]:
+        lines.pop()
+    full = [line for line in lines if line and not line.startswith(("#", "-DOCSTART-"))]
+    sign = "\t" if any("\t" in line for line in full) else None
+    widths = {len(line.split(sign)) for line in full}
+    return "" in lines and len(widths) == 1 and min(widths) > 1
+
+
+def _read_columns(path: str, universal: bool) -> DataTable:
+    """Lines of cells; `sentence` and, where the file has some, `document` are columns of ours."""
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    sign = "\t" if universal else None
+    for number, place, line in _token_lines(path, universal):
+        if not rows and "\t" in line:
+            sign = "\t"
+        cells = line.split(sign)
+        width = len(_UNIVERSAL) if universal else len(rows[0]) - 2 if rows else len(cells)
+        if len(cells) != width:
+            rule = "as CoNLL-U has" if universal else f"as line {lines[0]} has"
+            raise DataError(
+                f"every line of {path} must have {width} cells, {rule}, and line {number} has "
+                f"{len(cells)}"
+            )
+        if not (universal and not cells[0].isdecimal()):  # 1-2 and 1.1 are no tokens
+            rows.append([*place, *cells])
+            lines.append(number)
+    if not rows:
+        raise DataError(f"{path} must hold tokens, and none of its lines is one")
+    width = len(rows[0]) - 2
+    names = _UNIVERSAL if universal else [f"column_{n}" for n in range(1, width + 1)]
+    form = "CoNLL-U" if universal else f"{width} columns, an empty line between sentences"
+    return make_table(["sentence", "document", *names], rows, path, form, lines)
+
+
+def _token_lines(path: str, universal: bool) -> Iterator[tuple[int, tuple[str, str], str]]:
+    """Number, (sentence, document) and text of every line that is no comment."""
+    sentence, document, begun = 1, "", False
+    name = ""
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            text = line.rstrip("\r\n")
+            if not text.strip():
+                sentence += begun
+                begun, name = False, ""
+            elif text.startswith("-DOCSTART-"):
+                document = str(number)
+            elif text.startswith("#") and (universal or (not begun and "=" in text)):
+                key, _, value = text[1:].partition("=")
+                name = value.strip() if key.strip() == "sent_id" else name
+                document = value.strip() if key.strip() == "newdoc id" else document
+            else:
+                begun = True
+                yield number, (name or str(sentence), document), text
+
+
+def sentences_in(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
+    """The sentences of a table, in the order in which they begin.
+
+    Raises:
+        DataError: a cell is empty; names its row.
+    """
+    if str(table.frame[facts.token].dtype).startswith(("List", "Array")):
+        return _of_lists(table, facts, labelled)
+    tokens = table.texts(facts.token)
+    labels = table.texts(facts.label) if labelled else [""] * len(tokens)
+    groups = table.texts(facts.group) if facts.group else [""] * len(tokens)
+    found = Sentences()
+    places: dict[str, int] = {}
+    for row, name in enumerate(_names(table, facts, tokens)):
+        if name not in places:
+            places[name] = len(found.names)
+            found.names.append(name)
+            found.groups.append(groups[row])
+            for part in (found.tokens, found.labels, found.rows):
+                part.append([])
+        n = places[name]
+        found.tokens[n].append(tokens[row])
+        found.labels[n].append(labels[row])
+        found.rows[n].append(row)
+    return found
+
+
+def _names(table: DataTable, facts: TagFacts, tokens: list[str]) -> list[str]:
+    """The sentence of each row: of its column, where it may stand at the first token alone."""
+    if facts.series:
+        return (
+            table.frame[facts.series]
+            .cast(str)
+            .fill_null(strategy="forward")
+            .fill_null("1")
+            .to_list()
+        )
+    names, number = [], 1
+    for token in tokens:
+        names.append(str(number))
+        number += token in _ENDS
+    return names
+
+
+def _of_lists(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
+    """A row a sentence, its tokens and its labels lists of one length."""
+    found = Sentences()
+    listed = table.frame[facts.token].to_list()
+    marks = table.frame[facts.label].to_list() if labelled else [None] * len(listed)
+    groups = table.texts(facts.group) if facts.group else [""] * len(listed)
+    for row, (tokens, labels) in enumerate(zip(listed, marks, strict=True)):
+        labels = labels if labelled else [""] * len(tokens or [])
+        if not isinstance(labels, list) or len(tokens or []) != len(labels) or not labels:
+            raise DataError(
+                f"{facts.token} and {facts.label} must be lists of one length, at least 1, and "
+                f"those of {table.place(row)} are not"
+            )
+        if None in tokens or None in labels:
+            raise DataError(f"{table.place(row)} must have no null among its tokens and labels")
+        found.names.append(str(row + 1))
+        found.tokens.append([str(one) for one in tokens])
+        found.labels.append([str(one) for one in labels])
+        found.groups.append(groups[row])
+        found.rows.append([row] * len(tokens))
+    return found
+
+
+def find_columns(table: DataTable, recipe: TagRecipe) -> tuple[str, str, str, str]:
+    """The columns of tokens, labels, sentences and groups; "" for what there is not.
+
+    Raises:
+        DataError: one is not there, or cannot be told.
+    """
+    columns = [name for name in table.frame.columns if name not in ("sentence", "document")]
+    of_ours = table.frame.columns[:2] == ["sentence", "document"]
+    bare = of_ours and "form" not in columns  # columns without names: token first, label last
+    series = find_role(table, "series", recipe.series, SENTENCES)
+    token = find_role(table, "token", recipe.token, TOKENS, [series])
+    usual = ("upos",) if "upos" in columns and of_ours else LABELS
+    label = find_role(table, "label", recipe.label, usual, [series, token])
+    rest = [name for name in columns if name != series]
+    if len(rest) == 2 or bare:
+        token = token or next(name for name in rest if name != label)
+        label = label or next(name for name in reversed(rest) if name != token)
+    for option, column in (("token", token), ("label", label)):
+        if not column:
+            raise DataError(
+                f"tags need --{option}, a column of {table.name}, which has "
+                f"{', '.join(table.frame.columns[:20])}"
+            )
+    group = find_role(table, "group", recipe.group, ())
+    return token, label, series, group

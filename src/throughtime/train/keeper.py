@@ -1,0 +1,119 @@
+"""What keeps a run: its rows, its checkpoints, its best weights, and its patience."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from throughtime.errors import RunError
+from throughtime.tasks.recipe import Recipe
+from throughtime.train.journal import Journal
+from throughtime.train.learner import Best, Learner, Watcher
+from throughtime.train.run import Run
+from throughtime.train.step import learning_rate
+from throughtime.train.storage import State, all_finite, ended, write_checkpoint
+
+CURE = "train again with a lower --lr or with --clip norm"
+
+
+class Patience(Watcher):
+    """Has had enough after `patience` validations in a row without progress, or one not finite."""
+
+    def __init__(self, monitor: str, patience: int) -> None:
+        self.monitor, self.patience = monitor, patience
+        self.lowest, self.waited = math.inf, 0
+
+    def after_validation(self, learner: Learner, metrics: Mapping[str, float]) -> None:
+        value = metrics[self.monitor]
+        if not math.isfinite(value):
+            self.enough = True
+        elif value < self.lowest:
+            self.lowest, self.waited = value, 0
+        else:
+            self.waited += 1
+            self.enough = self.waited >= self.patience
+
+    def state(self) -> State:
+        """What a checkpoint has of it."""
+        return {"waited": self.waited, "lowest": self.lowest}
+
+
+class Keeper(Watcher):
+    """Writes rows, and checkpoints every so many steps and after (never before) a validation.
+
+    A checkpoint written where a validation is due, but before it, would skip it on resume.
+
+    Args:
+        run: where.
+        journal: its rows.
+        stopping: what may end the run; it looks at a validation before the keeper does.
+    """
+
+    def __init__(self, run: Run, journal: Journal, stopping: Patience) -> None:
+        self.run, self.journal, self.stopping = run, journal, stopping
+        self.best, self.finished = Best(), False
+        self.more_steps: Recipe | None = None  # the recipe that a run with more steps had before
+
+    def after_step(self, learner: Learner) -> None:
+        recipe, done = self.run.recipe, learner.done
+        self.journal.window.add(learner.loss, learner.norm, learner.clipped)
+        last = done == recipe.steps
+        if done % recipe.log_every == 0 or last:
+            self.journal.steps_row(done, learning_rate(recipe, done - 1))
+        validation_follows = done % recipe.validate_every == 0 or last
+        if done % recipe.checkpoint_every == 0 and not validation_follows:
+            self._write(learner)
+
+    def after_validation(self, learner: Learner, metrics: Mapping[str, float]) -> None:
+        self.journal.row(step=learner.done, split="validation", **metrics)
+        self.best.see(metrics[self.stopping.monitor], learner)
+        self.finished = self.stopping.enough or learner.done >= self.run.recipe.steps
+        self._write(learner)
+
+    def _write(self, learner: Learner) -> None:
+        """Writes what is finite alone, so that the checkpoint before stays where it is not."""
+        where = f"the model after step {learner.done}"
+        all_finite(learner.model.state_dict(), where, f"{CURE}; the last checkpoint is kept")
+        state = {
+            "step": learner.done,
+            "model": learner.model.state_dict(),
+            "optimizer": learner.optimizer.state_dict(),
+            "stopping": self.stopping.state(),
+            "best": vars(self.best),
+            "journal": self.journal.state(),
+            "finished": self.finished,
+        }
+        write_checkpoint(self.run, state)
+
+    def restore(self, learner: Learner, state: State) -> None:
+        """Puts everything back as it was when `state`, which was checked, was written.
+
+        Where the run has more steps or patience since, what ended it may end it no longer.
+        """
+        recipe, written = self.run.recipe, replace(self.run.recipe, **state["recipe"])
+        learner.model.load_state_dict(state["model"])
+        learner.optimizer.load_state_dict(state["optimizer"])
+        learner.done = state["step"]
+        self.stopping.waited = state["stopping"]["waited"]
+        self.stopping.lowest = state["stopping"]["lowest"]
+        self.best, self.finished = Best(**state["best"]), state["finished"]
+        if written.steps < recipe.steps:
+            self.more_steps = written
+        if ended(written, state) and not ended(recipe, state):
+            self.finished = False
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """The weights of the best validation.
+
+        Raises:
+            RunError: every figure of every validation was NaN or infinite.
+        """
+        if not self.best.weights:
+            raise RunError(
+                f"the {self.stopping.monitor} of a validation must be finite once, and it never "
+                f"was in {self.run.folder}; {CURE}"
+            )
+        return self.best.weights
