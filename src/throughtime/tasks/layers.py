@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from torch import Tensor
 
 from throughtime import Recurrent
 from throughtime.errors import OptionError
-from throughtime.tasks.recipe import Recipe, option
+from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.user_file import named_cell, told_by_line, user_file
 
 _READ = {"gap": 1, "mask": 1}  # direct inputs that a task has, and their width
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileRecipe(Recipe):
-    """A recipe that takes any cell."""
-
-    cell: str = option("lstm", "Recurrent cell: one of `throughtime cells`, or FILE.py:NAME")
 
 
 Given = TypeVar("Given", bound=Recipe)

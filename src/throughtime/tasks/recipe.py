@@ -128,6 +128,13 @@ class Recipe:
             _check(f.name, getattr(self, f.name), f.type, f.metadata)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FileRecipe(Recipe):
+    """A recipe of a task on files of the user's, which takes any cell."""
+
+    cell: str = option("lstm", "Recurrent cell: one of `throughtime cells`, or FILE.py:NAME")
+
+
 def _check(name: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> None:
     """One field against its kind and its rule; raises OptionError."""
     if rule["choices"]:

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from throughtime.errors import DataError
 from throughtime.tasks.classify.baselines import make_answers
-from throughtime.tasks.classify.find import find_labels, source
+from throughtime.tasks.classify.find import find_labels, source, tested
 from throughtime.tasks.classify.items import Items, check_classes, content, encode_items, items_in
 from throughtime.tasks.classify.labels import ClassifyRecipe, Labels, labels_in
 from throughtime.tasks.classify.model import Classifier, Unpadded
@@ -76,13 +76,15 @@ class Classify(TableTask):
         Raises:
             DataError: the file is another one than when the run began.
         """
-        table, digest = source(self.options_given.data)
+        table, digest = source(self.options_given)
         if digest != self.facts.digest:
             raise DataError(
                 f"{table.name} must be as it was when the run began, and it was changed; restore "
                 "it, or begin a new run"
             )
-        every = encode_items(items_in(table, self.facts, labelled=True), self.facts)
+        found = items_in(table, self.facts, labelled=True)
+        other = tested(self.options_given, self.facts)
+        every = encode_items(found.with_others(other) if other else found, self.facts)
         return {split: every.of(numbers) for split, numbers in self.facts.splits.items()}
 
     def model(self) -> nn.Module:

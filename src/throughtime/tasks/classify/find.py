@@ -12,20 +12,36 @@ import numpy as np
 
 from throughtime.errors import DataError
 from throughtime.tasks.classify.builtin import make_waves
-from throughtime.tasks.classify.items import find_gaps, items_in
+from throughtime.tasks.classify.items import Sequences, check_classes, find_gaps, items_in
 from throughtime.tasks.classify.labels import ClassifyRecipe, Labels
 from throughtime.tasks.classify.leaks import check_copies, check_leaks
 from throughtime.tasks.tables.clock import find_time
 from throughtime.tasks.tables.read import check_apart, digest, read
 from throughtime.tasks.tables.table import DataTable
-from throughtime.tasks.tables.task import BUILTIN
+from throughtime.tasks.tables.task import BUILTIN, check_like_training
 
 _TEST, _VALIDATION = 0.15, 0.15
 
 
-def source(data: str) -> tuple[DataTable, str]:
-    """The table of a recipe and the digest of its file."""
-    return (make_waves(), BUILTIN) if data == BUILTIN else (read(data), digest(data))
+def source(recipe: ClassifyRecipe) -> tuple[DataTable, str]:
+    """The table of a recipe and the digest of its file, and of that of the test."""
+    if recipe.data == BUILTIN:
+        return make_waves(), BUILTIN
+    return read(recipe.data), digest(recipe.data) + (digest(recipe.test) if recipe.test else "")
+
+
+def tested(recipe: ClassifyRecipe, facts: Labels) -> Sequences | None:
+    """The sequences of the test's own file, where there is one.
+
+    Raises:
+        DataError: it has not the columns and classes of the other; names the row.
+    """
+    if not recipe.test:
+        return None
+    table = read(recipe.test)
+    check_like_training(table, [*facts.columns, facts.time, facts.series, facts.label])
+    check_classes(table, facts)
+    return items_in(table, facts, labelled=True)
 
 
 def find_labels(recipe: ClassifyRecipe) -> Labels:
@@ -34,13 +50,18 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
     """
-    table, seal = source(recipe.data)
+    table, seal = source(recipe)
     facts = _columns(recipe, table, seal)
     found = items_in(table, facts, labelled=True)
     check_leaks(facts, table, found, recipe.group)
+    other = tested(recipe, facts)
+    test = 0.0 if other else _TEST
     groups = _groups(facts, table, recipe.group)
-    splits = _by_groups(groups) if recipe.group else _splits(found.values, found.labels)
-    if not recipe.group:
+    splits = _by_groups(groups, test) if groups else _splits(found.values, found.labels, test)
+    if other:
+        splits["test"] = list(range(len(found.names), len(found.names) + len(other.names)))
+        found = found.with_others(other)
+    if not groups:
         check_copies(table.name, found.values, found.labels, splits["train"], splits["test"])
     train = splits["train"]
     step = find_gaps([found.values[n] for n in train], [found.times[n] for n in train])
@@ -50,7 +71,8 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
 
 def _columns(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
     """The roles of the columns, and the classes."""
-    label, series = recipe.label, recipe.series
+    label = recipe.label or table.roles.get("label", "")
+    series = recipe.series or table.roles.get("series", "")
     if recipe.data == BUILTIN:
         label, series = label or "shape", series or "wave"
     if not label:
@@ -93,14 +115,14 @@ def _groups(facts: Labels, table: DataTable, group: str) -> list[str]:
     return list(first.values())
 
 
-def _by_groups(groups: list[str]) -> dict[str, list[int]]:
+def _by_groups(groups: list[str], test: float) -> dict[str, list[int]]:
     """Whole groups in the order of their hashes: test, validation, rest."""
     names = sorted(set(groups), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     places: dict[str, list[int]] = defaultdict(list)
     for number, name in enumerate(groups):
         places[name].append(number)
     found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    wanted = {"test": _TEST * len(groups), "validation": _VALIDATION * len(groups)}
+    wanted = {"test": test * len(groups), "validation": _VALIDATION * len(groups)}
     for name in names:
         side = next((s for s, many in wanted.items() if len(found[s]) < many), "train")
         found[side] += places[name]
@@ -152,8 +174,12 @@ def _shown(
     ]  # fmt: skip
 
 
-def _splits(values: list[Any], labels: list[str]) -> dict[str, list[int]]:
+def _splits(values: list[Any], labels: list[str], share: float) -> dict[str, list[int]]:
     """In each class the sequences in the order of their content's hash: test, validation, rest.
+
+    Args:
+        values, labels: of the sequences.
+        share: of each class that is the test; 0 where it has a file of its own.
 
     Equal sequences have one hash and stay on one side.
     """
@@ -164,9 +190,9 @@ def _splits(values: list[Any], labels: list[str]) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for rows in by_class.values():
         rows.sort()
-        test = max(1, math.floor(_TEST * len(rows)))
+        test = max(1, math.floor(share * len(rows))) if share else 0
         validation = test + max(1, math.floor(_VALIDATION * len(rows)))
-        side, before = "test", ""
+        side, before = "validation", ""
         for place, (seal, number) in enumerate(rows):
             if seal != before:
                 side = "test" if place < test else "validation" if place < validation else "train"

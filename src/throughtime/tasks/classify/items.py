@@ -24,6 +24,13 @@ class Sequences:
     labels: list[str]
     times: list[Numbers]
 
+    def with_others(self, others: Sequences) -> Sequences:
+        """These, and others behind them."""
+        return Sequences(
+            self.names + others.names, self.values + others.values, self.labels + others.labels,
+            self.times + others.times,
+        )  # fmt: skip
+
 
 def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
     """The sequences of a table, in the order in which they begin.

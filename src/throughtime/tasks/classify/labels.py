@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from throughtime.errors import OptionError
-from throughtime.tasks.layers import FileRecipe
-from throughtime.tasks.recipe import option, settled
+from throughtime.tasks.recipe import FileRecipe, option, settled
 from throughtime.tasks.tables.task import BUILTIN
 
 
@@ -20,6 +19,7 @@ class ClassifyRecipe(FileRecipe):
     label: str = option("", "Column of classes; needed with a file")
     time: str = option("", "Column of time; empty: found, or the order of rows")
     series: str = option("", "Column that tells sequences apart; empty: each row is a sequence")
+    test: str = option("", "File whose sequences are the test; empty: a part of --data")
     group: str = option("", "Column whose rows stay on one side of the split, say a person")
     facts: dict[str, Any] = settled()
 
@@ -29,7 +29,7 @@ class Labels:
     """What the file says, all of it plain, for config.json.
 
     Attributes:
-        digest: SHA-256 of the file.
+        digest: SHA-256 of the file, and of the test's own behind it.
         read: what people are shown before training, name and words.
         label, time, series: columns; without one of series, each row is a sequence.
         inputs: the columns of a step; of a row that is a sequence, one, "value".

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from throughtime.errors import OptionError
-from throughtime.tasks.layers import FileRecipe
-from throughtime.tasks.recipe import option, settled
+from throughtime.tasks.recipe import FileRecipe, option, settled
 
 Scale = tuple[list[float], list[float]]  # mean and deviation of each column
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import DataError, OptionError
-from throughtime.tasks.layers import FileRecipe
-from throughtime.tasks.recipe import option, settled
+from throughtime.tasks.recipe import FileRecipe, option, settled
 from throughtime.tasks.tables.read import open_text
 from throughtime.tasks.tables.task import BUILTIN
 

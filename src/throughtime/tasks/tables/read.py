@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
+from throughtime.tasks.tables.archive import read_archive
 from throughtime.tasks.tables.table import DataTable
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ _MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED = 50  # lines that delimiter and header are told by
 _TEXT, _LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
-_ENDINGS = (*_TEXT, ".parquet", *_LINES)
+_ARCHIVE = ".ts"
+_ENDINGS = (*_TEXT, ".parquet", *_LINES, _ARCHIVE)
 
 
 def read(path: str) -> DataTable:
@@ -41,8 +43,12 @@ def read(path: str) -> DataTable:
     with open(path, "rb") as file:
         if not file.read(1):
             raise DataError(f"{path} must hold rows, and it is empty (0 bytes)")
-    kind = _read_text if ending in _TEXT else _read_lines if ending in _LINES else _read_parquet
-    table = kind(path)
+    if ending == _ARCHIVE:
+        with open_text(path) as file:
+            table = read_archive(path, file)
+    else:
+        kind = _read_text if ending in _TEXT else _read_lines if ending in _LINES else _read_parquet
+        table = kind(path)
     if not len(table.frame):
         raise DataError(f"{path} must hold rows, and it has none")
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +28,7 @@ class DataTable:
         first: the number people give its first row: 2 behind a header.
         unit: what they count, "line" or "row".
         lines: the numbers of all rows, where they do not follow each other.
+        roles: option -> column, where the form of the file says so.
     """
 
     frame: pl.DataFrame
@@ -36,6 +37,7 @@ class DataTable:
     first: int = 1
     unit: str = "row"
     lines: list[int] | None = None
+    roles: dict[str, str] = field(default_factory=dict)
 
     def place(self, row: int) -> str:
         """Where row 0, 1, ... stands: `line 7 of sales.csv`."""
