@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from throughtime.errors import DataError, OptionError
+from throughtime.tasks.picture import Picture
 from throughtime.tasks.recipe import Recipe, did_you_mean
 
 Batch = tuple[Tensor, ...]
@@ -184,6 +185,10 @@ class Task(ABC):
     def step_bytes(self) -> int:
         """What a step's data and outputs take in memory at the least; 0 where it is not known."""
         return 0
+
+    def pictures(self, model: nn.Module) -> list[Picture]:
+        """What the page of a run shows of the test part beside its figures."""
+        return []
 
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         """The task and a model of it as a diagnosis takes them.

@@ -19,9 +19,11 @@ from throughtime.tasks.forecast.metrics import RULE, measure
 from throughtime.tasks.forecast.model import Forecaster, pinball
 from throughtime.tasks.forecast.options import Facts, ForecastRecipe, facts_in
 from throughtime.tasks.forecast.passes import Pass
+from throughtime.tasks.forecast.pictures import make_pictures
 from throughtime.tasks.forecast.series import find_rows, make_series
 from throughtime.tasks.forecast.windows import Windows
 from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.picture import Picture
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tables.clock import written
 from throughtime.tasks.tables.table import DataTable
@@ -161,6 +163,12 @@ class Forecast(TableTask):
         examples = self._examples(windows, origins, answers)
         score = Score(where, RULE, len(origins), metrics, examples)
         return score, self._simple_on(windows, origins)
+
+    def pictures(self, model: nn.Module) -> list[Picture]:
+        windows, origins = self._windows, self._windows.few("test")
+        past = windows.cut(origins)[0][: windows.length, :, : windows.channels.targets]
+        beside = {name: answer(past) for name, answer in self._baselines.items()}
+        return make_pictures(windows, origins, forecast(model, windows, origins), beside)
 
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         drawn = self.epoch(0)
