@@ -1,7 +1,7 @@
 """Parts of speech of the Greek New Testament, split by book, and what each layer knows of them.
 
     pip install py-sblgnt
-    python benchmarks/tasks/greek.py [--seeds 1] [--threads 1] [--steps 2000]
+    python benchmarks/tasks/greek.py [--seeds 1] [--threads 1] [--steps 1500]
 
 The data are MorphGNT's of the SBLGNT, as that package carries them (CC BY-SA; nothing of them is
 kept here). A verse is a sentence, and the books that test and choose are drawn by their hash.
@@ -34,7 +34,7 @@ def main() -> None:
     )
     asked.add_argument("--seeds", type=int, default=1)
     asked.add_argument("--threads", type=int, default=1)
-    asked.add_argument("--steps", type=int, default=2000)
+    asked.add_argument("--steps", type=int, default=1500)
     options = asked.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "greek.tsv"

@@ -1,8 +1,8 @@
 """The drop-ins as subclasses of torch's own classes, for programs that check or build on those.
 
 `throughtime.LSTM` is a torch.nn.RNNBase; `throughtime.compat.LSTM` is the same layer, and
-`isinstance(layer, torch.nn.LSTM)` holds too. Prefer the plain ones: torch.compile (2.13) refuses
-every instance of torch.nn.RNN, LSTM and GRU, subclasses included, and so refuses these.
+`isinstance(layer, torch.nn.LSTM)` holds too. Prefer the plain ones: torch.compile (2.9 to 2.15)
+refuses every instance of torch.nn.RNN, LSTM and GRU, subclasses included, and so refuses these.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ INSTEAD: Final = {
     "_C._is_fwd_grad_enabled": "forward mode is taken to be on at each of its levels",
     "_C._is_any_autocast_enabled": "autocast is asked device by device",
     "_C._autograd._top_saved_tensors_default_hooks": "the output is copied for backward",
-    "_C._FunctionBase._raw_saved_tensors": "outputs changed in place before backward are refused",
+    "_C._FunctionBase._raw_saved_tensors": "the output is copied for backward",
     "_C._dispatch_keys": "subclasses of tensors are computed by torch's own operations",
     "_C._functorch.is_legacy_batchedtensor": "batched gradients are refused",
     "_C._vmapmode_increment_nesting": "batched gradients are refused",
@@ -172,16 +172,33 @@ def has_saving_hooks() -> bool:
     return top is None or top(True) is not None
 
 
+SAVED_ONE_BY_ONE: Final = "_C._FunctionBase._raw_saved_tensors" not in LOST and hasattr(
+    _look_up("_C._autograd.SavedTensor"), "unpack"
+)
+"""Whether what a function saved can be asked for piece by piece; torch 2.9 cannot."""
+
+
 def saved_but_one(ctx: Any, left_out: int) -> tuple[Any, ...]:
     """What a function saved for backward, without asking for the one at this place.
 
     Raises:
         RuntimeError: torch's own, if one of the others has been changed in place.
     """
-    if "_C._FunctionBase._raw_saved_tensors" in LOST:
+    if not SAVED_ONE_BY_ONE:
         saved: tuple[Any, ...] = ctx.saved_tensors
         return (*saved[:left_out], *saved[left_out + 1 :])
     return tuple(v.unpack() for i, v in enumerate(ctx._raw_saved_tensors) if i != left_out)
+
+
+def is_exporting() -> bool:
+    """Whether torch.export runs; the compiler of torch 2.9 always says so of itself, though asked
+    for by torch.compile, and then the answer is no."""
+    return torch.compiler.is_exporting() and not (
+        SAYS_EXPORT and torch.compiler.is_dynamo_compiling()
+    )
+
+
+SAYS_EXPORT: Final = torch.__version__.startswith("2.9.")
 
 
 def modes() -> Sequence[Any]:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import throughtime
 from throughtime import Recurrent, cells
 from throughtime.layers.recurrent import Recurrent as Layer
+from throughtime.scan import outputs
 
 CHANGES: dict[str, Callable[[Tensor], Any]] = {
     "mul_": lambda y: y.mul_(0.5),
@@ -33,6 +34,15 @@ def gradients(layer: nn.Module, change: Callable[[Tensor], Any], x: Tensor) -> l
     h = h[0] if isinstance(h, tuple) else h
     loss = y.square().sum() + h.sum()
     return list(torch.autograd.grad(loss, (x, *layer.parameters())))
+
+
+@every_change
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_so_where_torch_does_not_give_what_is_saved_one_by_one(
+    kind: str, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outputs, "SAVED_ONE_BY_ONE", False)  # as with torch 2.9
+    test_a_change_of_the_output_trains_as_with_torch(kind, {}, change)
 
 
 @every_change

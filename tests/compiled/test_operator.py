@@ -51,6 +51,25 @@ def test_the_operator_has_the_bits_of_the_direct_way(cell: Cell, form: str) -> N
     assert_same(list(grads[0].values()), list(grads[1].values()))
 
 
+@pytest.mark.parametrize("backend", ["cpu", "auto"])
+@every_form
+def test_gradients_where_forward_kept_nothing(form: str, backend: str) -> None:
+    """As in a graph of both passes that torch.export writes."""
+    call = random_call(cells.LSTM(), torch.float64, Sizes(4, 3, 2, 5, 2), form, grad=False)
+    shape, tensors = flatten(call)
+    needs = [v is not None and v.is_floating_point() for v in tensors]
+    found = torch.ops.throughtime.scan_forward(call.cell.key, backend, list(shape), True, tensors)
+    count = len(results(call))
+    d = [torch.randn_like(v) for v in found[:count]]
+    ways = [
+        torch.ops.throughtime.scan_backward(
+            call.cell.key, backend, list(shape), needs, tensors, kept, d
+        )
+        for kept in (found[count:], [])
+    ]
+    assert_same(*ways)
+
+
 def test_results_alias_nothing() -> None:
     call = random_call(cells.LSTM(), torch.float32, Sizes(0, 3, 2, 5), "state", grad=False)
     assert call.state is not None

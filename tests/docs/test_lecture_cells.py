@@ -13,8 +13,8 @@ from torch.testing import assert_close
 import throughtime
 from tests.tolerance import TOLERANCE
 from throughtime import Cell, Recurrent, cells
-from throughtime.tasks.pronounce.model import Speller
 from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.translate.model import Translator
 
 F64: dict[str, Any] = {"dtype": torch.float64}
 both_backends = pytest.mark.parametrize("backend", ["torch", "reference"])
@@ -191,7 +191,7 @@ def test_the_main_job_can_be_had_with_one_direction_or_two(
 ) -> None:
     """Its encoder reads letters that follow, or does not; its outputs have the merged width."""
     recipe = Recipe(directions=directions, merge=merge, hidden=4, dropout=0.0)
-    model = Speller(recipe, letters=5, symbols=6).eval()
+    model = Translator(recipe, sources=5, targets=6).eval()
     letters = torch.randint(5, (7, 1))
     changed = letters.clone()
     changed[-1] = (letters[-1] + 1) % 5

@@ -10,11 +10,9 @@ import torch
 
 from tests.main_job.small import TINY
 from throughtime.tasks import find
-from throughtime.tasks.pronounce.answers import greedy
-from throughtime.tasks.pronounce.batches import IGNORED
-from throughtime.tasks.pronounce.model import Speller
-from throughtime.tasks.pronounce.words import END, START
 from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.translate.model import END, IGNORED, START, Translator
+from throughtime.tasks.translate.search import greedy
 
 LETTERS, SYMBOLS = 5, 7
 OPTIONS = [
@@ -26,9 +24,10 @@ OPTIONS = [
 ]
 
 
-def made(**options: object) -> Speller:
+def made(**options: object) -> Translator:
     """A model in float64 and eval mode whose weights are large enough to matter."""
-    model = Speller(Recipe(**{**TINY, "dropout": 0.0, **options}), LETTERS, SYMBOLS).double().eval()
+    recipe = Recipe(**{**TINY, "dropout": 0.0, **options})
+    model = Translator(recipe, LETTERS, SYMBOLS).double().eval()
     with torch.no_grad():
         for p in model.parameters():
             p.normal_(std=0.5)
@@ -82,7 +81,7 @@ def test_one_direction_reads_forward_and_two_read_both_ways() -> None:
 def test_sum_is_the_sum_of_what_concat_puts_side_by_side() -> None:
     both, summed = made(merge="concat"), made(merge="sum")
     summed.encoder.load_state_dict(both.encoder.state_dict())
-    summed.letters.load_state_dict(both.letters.state_dict())
+    summed.source.load_state_dict(both.source.state_dict())
     letters, _ = asked()
     parts = both.encode(letters)[0][0].chunk(2, -1)
     torch.testing.assert_close(summed.encode(letters)[0][0], parts[0] + parts[1])
@@ -92,7 +91,7 @@ def test_attention_is_the_formula() -> None:
     model = made()
     letters, given = asked(steps=3, rows=1)
     (read, keys), state = model.encode(letters)
-    out, _ = model.decoder(model.sounds(given), state)
+    out, _ = model.decoder(model.target(given), state)
     expected = []
     for t in range(len(given)):
         scores = torch.stack([out[t, 0] @ model.key.weight @ read[s, 0] for s in range(3)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from throughtime.errors import ShapeError
 
 class Call(NamedTuple):
     """One layer, D directions, over a whole batch of sequences; time-major.
+
+    What torch.compile traces calls the functions below and no property: torch 2.9 knows none of a
+    tuple.
 
     Attributes:
         cell: the equations.
@@ -64,20 +67,17 @@ class Call(NamedTuple):
     @property
     def steps(self) -> int:
         """T."""
-        # By its shape, which torch.jit.trace follows as it does not follow `len`.
-        return (self.x if self.batch_sizes is None else self.batch_sizes).shape[0]
+        return step_count(self)
 
     @property
     def rows(self) -> int:
         """B."""
-        if self.batch_sizes is None:
-            return self.x.shape[1]
-        return int(self.batch_sizes[0]) if len(self.batch_sizes) else 0
+        return row_count(self)
 
     @property
     def sequences(self) -> int:
         """How many states' sequences the result has, the output's first."""
-        return len(self.cell.state_names) if self.record else 1
+        return sequence_count(self)
 
     def start(self) -> tuple[Tensor, ...]:
         """The state at the start of the call, for each state (D, B, width)."""
@@ -109,8 +109,7 @@ class Call(NamedTuple):
     @property
     def rounded(self) -> bool:
         """Whether autocast rounds products of x."""
-        device = self.x.device.type
-        return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        return is_rounded(self.x)
 
     def in_weights_dtype(self) -> Call:
         """The same call with all that is no weight in the dtype of the weights."""
@@ -138,6 +137,41 @@ class Call(NamedTuple):
             lengths=alive.sum(0),
             batch_sizes=None,
         )
+
+
+def step_count(call: Call) -> int:
+    """T."""
+    # By its shape, which torch.jit.trace follows as it does not follow `len`.
+    return (call.x if call.batch_sizes is None else call.batch_sizes).shape[0]
+
+
+def row_count(call: Call) -> int:
+    """B."""
+    if call.batch_sizes is None:
+        return call.x.shape[1]
+    return int(call.batch_sizes[0]) if len(call.batch_sizes) else 0
+
+
+def sequence_count(call: Call) -> int:
+    """How many states' sequences the result has."""
+    return len(call.cell.state_names) if call.record else 1
+
+
+_WITH_AUTOCAST: Final = frozenset(
+    device for device in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(device)
+)
+
+
+def is_rounded(x: Tensor) -> bool:
+    """Whether autocast rounds products of a tensor.
+
+    torch 2.9 does not compile the question whether a device has autocast.
+    """
+    device = x.device.type
+    if device not in _WITH_AUTOCAST:
+        if torch.compiler.is_compiling() or not torch.amp.is_autocast_available(device):
+            return False
+    return torch.is_autocast_enabled(device)
 
 
 class Result(NamedTuple):

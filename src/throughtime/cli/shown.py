@@ -125,7 +125,7 @@ def show_after_training(run: Run, task: Task, model: nn.Module) -> None:
         print("\nHow far back it learned:")
         for line in verdict(report):
             print(line)
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, MissingExtra) as error:
         reason = str(error)
         print(f"\nThere is no memory report of this run: {reason}")
     try:

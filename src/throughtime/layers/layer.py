@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.backends import check_backend
-from throughtime.backends.call import Call, Result
+from throughtime.backends.call import Call, Result, row_count, step_count
 from throughtime.cell.layout import parameter_shapes
 from throughtime.cells import Cell
 from throughtime.compiler.trace import trace
@@ -286,7 +286,7 @@ class Passage(Weights):
             inputs=batch.inputs,
             recurrent_mask=batch.recurrent_masks[layer] if batch.recurrent_masks else None,
             record=record,
-            clip=None if clip is None else batch.x.new_tensor(clip),
+            clip=None if clip is None else batch.x.new_full((), clip),
             norms=None if batch.norms is None else batch.norms[layer],
         )
 
@@ -296,7 +296,7 @@ class Passage(Weights):
         if not (options.recurrent_dropout or options.has_zoneout or options.weight_dropout):
             return call
         widths = self.cell.widths(call.hidden_size)
-        D, T, B = self.directions, call.steps, call.rows
+        D, T, B = self.directions, step_count(call), row_count(call)
         mask = call.recurrent_mask
         if mask is None:
             mask = recurrent_mask(call.x, (D, B // d, widths[0]), options, self.training)

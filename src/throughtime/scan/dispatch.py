@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE, OPEN, choose
-from throughtime.backends.call import Call, Result
+from throughtime.backends.call import Call, Result, is_rounded, sequence_count
 from throughtime.backends.transforms import is_traced
 from throughtime.errors import TransformError
 from throughtime.scan.autograd import Direct, Scan
@@ -17,7 +17,7 @@ from throughtime.scan.flops import tell_counters
 from throughtime.scan.operator import scan_forward, scan_traced
 from throughtime.scan.plain import has_plain_memory, is_watched
 from throughtime.scan.watched import choose_open, is_dispatched, resolved, stranger
-from throughtime.torch_private import below_transform, transform_depth
+from throughtime.torch_private import below_transform, is_exporting, transform_depth
 
 
 def scan(call: Call, backend: str = "auto") -> Result:
@@ -101,7 +101,7 @@ def is_recorded(tensors: Iterable[Tensor | None]) -> bool:
 
 def operator(call: Call, backend: str = "auto") -> Result:
     """The same through the opaque operator: one node in a graph, whatever T and B."""
-    if call.rounded:
+    if is_rounded(call.x):
         call = call.in_weights_dtype()  # what is compiled runs the op without autocast
     form, tensors = flatten(call)
     compiling = torch.compiler.is_compiling()
@@ -118,13 +118,13 @@ def operator(call: Call, backend: str = "auto") -> Result:
         # the op itself has a rule for vmap, and its guard raises where a derivative would be lost.
         found = scan_forward(call.cell.key, backend, list(form), False, tensors)
     else:
-        keep = below or (recorded and not torch.compiler.is_exporting())
+        keep = below or (recorded and not is_exporting())
         found = Scan.apply(call.cell.key, backend, tuple(form), keep, *tensors)  # type: ignore[no-untyped-call]
     return _result(call, found)
 
 
 def _result(call: Call, found: Sequence[Tensor]) -> Result:
-    count = call.sequences
+    count = sequence_count(call)
     return Result(tuple(found[:count]), tuple(found[count : count + len(call.cell.state_names)]))
 
 

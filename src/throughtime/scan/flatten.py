@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from throughtime.backends.call import Call, Gradients
+from throughtime.backends.call import Call, Gradients, sequence_count
 from throughtime.cells import Cell
 
 
@@ -32,13 +32,13 @@ def flatten(call: Call) -> tuple[Form, list[Tensor | None]]:
     """The call's form and its tensors, in one fixed order; but for `norms`, which is no input."""
     form = Form(
         call.hidden_size,
-        call.directions,
+        len(call.weights),
         int("bias_ih" in call.weights[0] or "bias_hh" in call.weights[0]),
         int(call.state is not None),
         int(call.initial is not None),
         int(call.zoneout is not None),
         int(call.record),
-        call.sequences + len(call.cell.state_names),
+        sequence_count(call) + len(call.cell.state_names),
     )
     single = [call.x, call.lengths, call.reset, call.batch_sizes, call.recurrent_mask, call.clip]
     weights = [v for weights in call.weights for v in weights.values()]

@@ -140,15 +140,19 @@ def _backward(
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of the tensors that need one.
 
-    A backend that kept something computes them; another is run again, under autograd.
+    A backend with a backward pass of its own computes them, after another forward pass where none
+    kept what that needs, as in exported graphs; another is run again, under autograd.
     """
-    if kept:
-        call = unflatten(registered(cell), form, tensors)
-        _check_shapes(call, d_results)
-        with torch.no_grad(), _alone(call):
-            name = choose(call, backend).name
+    call = unflatten(registered(cell), form, tensors)
+    with torch.no_grad(), _alone(call):
+        name = choose(call, backend).name
+        if name in OPAQUE:
+            _check_shapes(call, d_results)
+            if not kept:
+                result, saved = OPAQUE[name].forward(call, True)
+                kept = [result.sequences[0], *saved]
             found = OPAQUE[name].backward(call, kept, d_results, needs[0], any(needs[1:]))
-        return _asked(flatten_gradients(call, found), tensors, needs)
+            return _asked(flatten_gradients(call, found), tensors, needs)
     with above_autograd(), torch.enable_grad():
         leaves = [
             v.detach().requires_grad_(need) if v is not None else None

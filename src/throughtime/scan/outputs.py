@@ -13,12 +13,13 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE
 from throughtime.scan.flatten import unflatten
-from throughtime.torch_private import has_saving_hooks, saved_but_one
+from throughtime.torch_private import SAVED_ONE_BY_ONE, has_saving_hooks, saved_but_one
 
 
 def kept_output(y: Tensor) -> Tensor:
-    """What is kept of the output: itself; a copy where hooks take it, which hide its version."""
-    return y.clone() if has_saving_hooks() else y
+    """What is kept of the output: itself; a copy where hooks take it, which hide its version, and
+    where `recall` could not pass over it."""
+    return y if SAVED_ONE_BY_ONE and not has_saving_hooks() else y.clone()
 
 
 def recall(ctx: Any, count: int) -> tuple[Any, ...]:

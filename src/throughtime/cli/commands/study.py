@@ -91,7 +91,9 @@ def study(
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # on macOS and Windows
 
 
 def _run(folder: Folder, recipes: list[Recipe], jobs: int, console: Console) -> list[Lost]:

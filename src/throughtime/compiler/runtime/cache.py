@@ -33,9 +33,12 @@ _GIVEN_UP_AFTER = 3600.0
 _OTHERS, _OTHERS_WRITE = 0o077, 0o022
 
 # Neither follows a link, and neither waits for a writer where somebody put a pipe.
-_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_MAKE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+# Windows has none of these words, and no cache, as it has no compiled code.
+_POSIX = hasattr(os, "O_DIRECTORY")
+_NO_LINK = os.O_NOFOLLOW | os.O_CLOEXEC if _POSIX else 0
+_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | _NO_LINK if _POSIX else 0
+_OPEN_FILE = os.O_RDONLY | os.O_NONBLOCK | _NO_LINK if _POSIX else 0
+_MAKE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,8 @@ def _place() -> Path:
     Raises:
         _Refused: there is none for this user.
     """
+    if not _POSIX:
+        raise _Refused("nothing is compiled on this system, so nothing is kept on disk")
     variable = environment.cache()
     if variable == "":
         raise _Refused("THROUGHTIME_CACHE is empty, so nothing is kept on disk")

@@ -27,9 +27,10 @@ _lock = threading.RLock()
 _loaded: dict[tuple[str, Machine], Loaded] = {}
 _numbers = itertools.count()
 
-os.register_at_fork(
-    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
-)
+if hasattr(os, "register_at_fork"):  # there are no forks on Windows
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
 
 
 class Loaded:

@@ -60,6 +60,9 @@ _NEEDS: Final = {
 }
 _ARCHITECTURES: Final = {"x86_64": ("avx512", "avx2"), "aarch64": ("neon",), "arm64": ("neon",)}
 
+_SYSTEMS: Final = ("Linux",)
+"""Where code has run. Calls, objects and the flushing of denormals may be otherwise elsewhere."""
+
 
 def host() -> Machine | None:
     """The machine this process compiles for: the best it runs on, or what the user narrowed it to.
@@ -80,6 +83,9 @@ def _choice(wanted: str | None) -> tuple[Machine | None, str | None]:
     if wanted is not None and wanted not in MACHINES:
         names = ", ".join(MACHINES)
         raise OptionError(f"THROUGHTIME_MACHINE must be one of {names} or unset, got {wanted!r}")
+    system = platform.system()
+    if system not in _SYSTEMS:
+        return None, f"compiled code was tried on {', '.join(_SYSTEMS)} alone, and this is {system}"
     if find_spec("llvmlite") is None:
         return None, "llvmlite is not installed; install it with: pip install llvmlite"
     import llvmlite.binding as llvm

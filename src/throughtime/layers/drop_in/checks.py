@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from throughtime.errors import OptionError
 from throughtime.layers.checks import described, no_tensor, transposed
@@ -136,19 +136,10 @@ def _no_state(layer: DropIn | DropInCell, state: Any) -> TypeError:
 
 
 def check_input(layer: DropIn, x: Tensor, dtype: torch.dtype, dimensions: int) -> None:
-    """dtype and width of the input."""
-    if x.dtype != dtype and not any_autocast():
-        raise ValueError(
-            f"RNN input dtype ({x.dtype}) does not match weight dtype ({dtype}). "
-            f"Convert input: input.to({dtype}), or convert model: model.to({x.dtype})"
-        )
-    if x.dim() != dimensions:
-        raise RuntimeError(f"input must have {dimensions} dimensions, got {x.dim()}")
-    if x.size(-1) != layer.input_size:
-        raise RuntimeError(
-            f"input.size(-1) must be equal to input_size. Expected {layer.input_size}, "
-            f"got {x.size(-1)}"
-        )
+    """dtype and width of the input; what is wrong torch says, whose words differ by its version."""
+    fits = x.dtype == dtype or any_autocast()
+    if not fits or x.dim() != dimensions or x.size(-1) != layer.input_size:
+        nn.RNNBase.check_input(layer, x, x if dimensions == 2 else None)
 
 
 def check_state(layer: DropIn, state: tuple[Tensor, ...], rows: int) -> None:

@@ -68,34 +68,38 @@ def _by_step(
 ) -> list[Picture]:
     truth = windows.cut(origins)[1].double()
     deviations = windows.deviations[windows.series_of(origins)]
-    ahead = list(range(1, windows.horizon + 1))
     every = {"net": answers, **beside}
     distances = {name: (truth - one[..., MEDIAN].double()).abs() for name, one in every.items()}
     errors = {n: (d * deviations).flatten(1).nanmean(1).tolist() for n, d in distances.items()}
-    first, last = errors["net"][0], errors["net"][-1]
     inside = ((answers[..., 0] <= truth) & (truth <= answers[..., -1])).double()
     held = torch.where(torch.isfinite(truth), inside, torch.nan).flatten(1).nanmean(1).tolist()
-    unit = "mean absolute error"
+    return [_of_errors(errors), _of_coverage(held)]
+
+
+def _of_errors(errors: Mapping[str, list[float]]) -> Picture:
+    net = errors["net"]
+    ahead = list(range(1, len(net) + 1))
     curves = tuple(Curve(name, ahead, values) for name, values in errors.items())
-    table = tuple(zip(ahead, *errors.values(), strict=True))
-    return [
-        Picture(
-            title="How does the error grow?",
-            lead="The error of the median, in the target's units, by steps ahead, beside the "
-            "baselines.",
-            says=(f"At the first step {first:.4g}, at the last {last:.4g}.",),
-            plots=(Plot("error by steps ahead", "steps ahead", unit, curves),),
-            head=("steps ahead", *errors),
-            table=table,
+    return Picture(
+        title="How does the error grow?",
+        lead="The error of the median, in the target's units, beside the baselines.",
+        says=(f"At the first step {net[0]:.4g}, at the last {net[-1]:.4g}.",),
+        plots=(Plot("error by steps ahead", "steps ahead", "mean absolute error", curves),),
+        head=("steps ahead", *errors),
+        table=tuple(zip(ahead, *errors.values(), strict=True)),
+    )
+
+
+def _of_coverage(held: list[float]) -> Picture:
+    ahead = list(range(1, len(held) + 1))
+    curve = Curve("coverage", ahead, held)
+    return Picture(
+        title="Does the band hold what it says?",
+        lead="The share of the truth between the quantiles 0.1 and 0.9, by steps ahead.",
+        plots=(
+            Plot("coverage by steps ahead", "steps ahead", "share inside", (curve,),
+                 line=(0.8, "0.8")),
         ),
-        Picture(
-            title="Does the band hold what it says?",
-            lead="The share of the truth between the quantiles 0.1 and 0.9, by steps ahead.",
-            plots=(
-                Plot("coverage by steps ahead", "steps ahead", "share inside the band",
-                     (Curve("coverage", ahead, held),), line=(0.8, "0.8")),
-            ),
-            head=("steps ahead", "share inside"),
-            table=tuple(zip(ahead, held, strict=True)),
-        ),
-    ]  # fmt: skip
+        head=("steps ahead", "share inside"),
+        table=tuple(zip(ahead, held, strict=True)),
+    )  # fmt: skip

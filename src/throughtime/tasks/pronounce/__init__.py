@@ -12,17 +12,16 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from throughtime.tasks.pronounce.answers import RULE, pronounce, rates
-from throughtime.tasks.pronounce.batches import IGNORED, Epoch, Group, groups
-from throughtime.tasks.pronounce.model import Reader, Speller
+from throughtime.tasks.pronounce.batches import Epoch, Group, groups
 from throughtime.tasks.pronounce.words import (
     ALPHABET,
-    START,
     Pronunciation,
     dictionary,
     split,
     without_stress,
 )
 from throughtime.tasks.task import Batch, Example, Posed, Score, Task
+from throughtime.tasks.translate.model import IGNORED, Reader, Translator, shift
 
 _EXAMPLES = 8
 _LETTERS, _SPOKEN = 12, 11  # of the words that a diagnosis looks at; the end counts as a sound
@@ -52,7 +51,7 @@ class Pronounce(Task):
         return groups(split(dictionary(), "train"), ALPHABET)
 
     def model(self) -> nn.Module:
-        return Speller(self.recipe, len(ALPHABET.letters), len(ALPHABET.sounds) + 2)
+        return Translator(self.recipe, len(ALPHABET.letters), len(ALPHABET.sounds) + 2)
 
     def epoch(self, number: int) -> Sequence[Batch]:
         return Epoch(self._groups, self.recipe.batch_size, self.recipe.seed, number)
@@ -60,7 +59,7 @@ class Pronounce(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy a sound; a batch that is not full weighs by the words it has."""
         letters, sounds = batch
-        loss = self._distance(model(letters, _given(sounds)), sounds)
+        loss = self._distance(model(letters, shift(sounds)), sounds)
         return loss * (sounds.shape[1] / self.recipe.batch_size)
 
     def _distance(self, logits: Tensor, sounds: Tensor) -> Tensor:
@@ -73,13 +72,13 @@ class Pronounce(Task):
 
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         """Words of twelve letters and ten sounds, which need no padding."""
-        assert isinstance(model, Speller)
+        assert isinstance(model, Translator)
         found: list[tuple[Tensor, Tensor]] = []
         for letters, sounds in self.epoch(0):
             kept = ((sounds != IGNORED).sum(0) == _SPOKEN).nonzero().flatten()[:rows]
             if len(letters) == _LETTERS and len(kept) and len(found) < batches:
                 spoken = sounds[:_SPOKEN, kept]
-                found.append((torch.cat([letters[:, kept], _given(spoken)]), spoken))
+                found.append((torch.cat([letters[:, kept], shift(spoken)]), spoken))
         return Posed(Reader(model, _LETTERS), found, self._distance)
 
     def score(self, model: nn.Module, split: str) -> Score:
@@ -104,14 +103,8 @@ class Pronounce(Task):
         ALPHABET.read(item)
 
     def _answers(self, model: nn.Module, words: Sequence[str]) -> dict[str, Pronunciation]:
-        assert isinstance(model, Speller)
+        assert isinstance(model, Translator)
         return pronounce(model, words)
-
-
-def _given(sounds: Tensor) -> Tensor:
-    """What the decoder reads, (S, B): the sound before each one."""
-    first = torch.full_like(sounds[:1], START)
-    return torch.cat([first, sounds[:-1].clamp(min=0)])
 
 
 @cache

@@ -6,17 +6,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor
 
-from throughtime.tasks.pronounce.model import Speller
 from throughtime.tasks.pronounce.words import (
     ALPHABET,
-    END,
-    START,
     Entries,
     Pronunciation,
     without_stress,
 )
+from throughtime.tasks.translate.model import Translator
+from throughtime.tasks.translate.search import greedy
 
 RULE = (
     "WER: share of words whose answer equals none of the listed pronunciations; "
@@ -73,7 +71,7 @@ def edits(one: Sequence[str], other: Sequence[str]) -> int:
 _ROWS = 1024  # words decoded side by side
 
 
-def pronounce(model: Speller, words: Iterable[str]) -> dict[str, Pronunciation]:
+def pronounce(model: Translator, words: Iterable[str]) -> dict[str, Pronunciation]:
     """The model's pronunciation of every word; each word once, in the order given.
 
     Raises:
@@ -90,26 +88,3 @@ def pronounce(model: Speller, words: Iterable[str]) -> dict[str, Pronunciation]:
             for (word, _), numbers in zip(part, greedy(model, letters).T.tolist(), strict=True):
                 answers[word] = ALPHABET.write(numbers)
     return answers
-
-
-@torch.no_grad()
-def greedy(model: Speller, letters: Tensor) -> Tensor:
-    """The likeliest sounds (S, B) behind letters (T, B); what follows a word's END means nothing.
-
-    Stops when every word has its END, or after 2 T + 8 sounds, more than any word has.
-    """
-    training = model.training
-    model.eval()
-    memory, state = model.encode(letters)
-    given = torch.full((1, letters.shape[1]), START, device=letters.device)
-    done = torch.zeros(letters.shape[1], dtype=torch.bool, device=letters.device)
-    said = []
-    for _ in range(2 * len(letters) + 8):
-        logits, state = model.decode(given, memory, state)
-        given = logits.argmax(-1)
-        said.append(given)
-        done |= given[0] == END
-        if done.all():
-            break
-    model.train(training)
-    return torch.cat(said)

@@ -14,10 +14,9 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from throughtime.tasks.pronounce.words import END, Alphabet, Entries
+from throughtime.tasks.pronounce.words import Alphabet, Entries
 from throughtime.tasks.task import Batch
-
-IGNORED = -100  # a target the loss does not look at
+from throughtime.tasks.translate.model import END, IGNORED
 
 # Within a window of this many batches, pronunciations are sorted by length: less padding.
 _WINDOW = 8

@@ -16,9 +16,8 @@ from importlib.resources import files
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import one_of
+from throughtime.tasks.translate.model import END, START
 
-END = 0  # closes a pronunciation
-START = 1  # what the decoder is given first
 LONGEST = 100  # letters of a word that is asked; the dictionary's longest has 28
 
 # ARPAbet: consonants as they are, every vowel with each of its stress marks.

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from throughtime import probe
 from throughtime.errors import DataError, OptionError, ShapeError
 from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.tables.batches import Batches
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
 from throughtime.tasks.tables.text import digest_of
@@ -37,21 +38,6 @@ _PROBED, _BATCHES = 2500, 12  # tokens that the layers are asked for, and batche
 _PIECES = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 
-class Batches(Sequence[Batch]):
-    """The batches of a pass; each is built when it is indexed."""
-
-    def __init__(self, items: Numbered, plan: list[list[int]]) -> None:
-        self._items, self._plan = items, plan
-
-    def __len__(self) -> int:
-        return len(self._plan)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self._items.batch(rows) for rows in self._plan[index]]
-        return self._items.batch(self._plan[index])
-
-
 class Tag(TableTask):
     """Labels each token of your sentences, beside the most frequent tag and suffixes."""
 
@@ -65,8 +51,8 @@ class Tag(TableTask):
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"hidden": 64, "batch_size": 32, "lr": 4e-3, "steps": 600, "warmup": 50,
                   "validate_every": 100, "dropout": 0.3},
-        "full": {"hidden": 128, "batch_size": 32, "lr": 2e-3, "steps": 6000, "warmup": 200,
-                 "validate_every": 250, "dropout": 0.4},
+        "full": {"hidden": 128, "batch_size": 32, "lr": 3e-3, "steps": 4000, "warmup": 100,
+                 "validate_every": 250, "dropout": 0.3},
     }  # fmt: skip
 
     def __init__(self, recipe: Recipe) -> None:
@@ -116,8 +102,9 @@ class Tag(TableTask):
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """Every training sentence once, in an order that only (seed, number) decides."""
-        items = self._items["train"]
-        return Batches(items, items.epoch(self.recipe.batch_size, self.recipe.seed, number))
+        items, recipe = self._items["train"], self.recipe
+        lengths = torch.tensor([len(one) for one in items.tokens])
+        return Batches(items.batch, lengths, recipe.batch_size, recipe.seed, number)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy a token."""

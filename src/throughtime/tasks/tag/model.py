@@ -27,8 +27,6 @@ from throughtime.tasks.tag.facts import PADDING, UNKNOWN, TagFacts
 IGNORED = -100  # a target the loss does not look at
 _BEGIN, _END = 8, 16  # characters of a longer word that are read
 _ALONE = 0.1  # share of words read by their characters alone, in training
-_WINDOW = 8  # batches within which sentences are sorted by length: less padding
-_ODD = 2_654_435_769  # 2^32 over the golden ratio: seeds lie far apart
 
 
 @dataclass(frozen=True)
@@ -50,16 +48,6 @@ class Numbered:
         places = pad_sequence([self.tokens[n] for n in rows])
         truth = pad_sequence([self.truth[n] for n in rows], padding_value=IGNORED)
         return self.kinds[places], truth
-
-    def epoch(self, batch_size: int, seed: int, number: int) -> list[list[int]]:
-        """The sentences of each batch of a pass, in an order that (seed, number) decides."""
-        draw = torch.Generator().manual_seed((seed * _ODD + number) % 2**32)
-        lengths = torch.tensor([len(one) for one in self.tokens])
-        plan: list[list[int]] = []
-        for window in torch.randperm(len(lengths), generator=draw).split(batch_size * _WINDOW):
-            order = window[torch.argsort(lengths[window], stable=True)]
-            plan += [part.tolist() for part in order.split(batch_size)]
-        return [plan[n] for n in torch.randperm(len(plan), generator=draw).tolist()]
 
 
 def encode(tokens: Sequence[Sequence[str]], labels: Sequence[Sequence[str]], facts: TagFacts

@@ -1,4 +1,4 @@
-"""The model: a recurrent encoder over letters, a recurrent decoder over sounds, attention between.
+"""The model: a recurrent encoder over the source, a recurrent decoder of the target, attention.
 
 Attention stands behind the decoder's recurrent layer and feeds nothing back into it, so a training
 step is two calls of a recurrent layer and no loop over time.
@@ -20,28 +20,34 @@ from torch import Tensor, nn
 from throughtime import Recurrent
 from throughtime.tasks.recipe import Recipe, cell_called
 
+END = 0  # closes a target
+START = 1  # what the decoder is given first
+IGNORED = -100  # a target the loss does not look at
+
 State = tuple[tuple[Tensor, ...], ...]
-Memory = tuple[Tensor, Tensor]  # what attention reads: outputs (T, B, E) and their keys (T, B, H)
+Memory = tuple[Tensor, ...]
+"""What attention reads: outputs (T, B, E), their keys (T, B, H), and where rows have lengths, what
+is behind their ends (T, B)."""
 
 
-class Speller(nn.Module):
-    """Letters (T, B) to sounds (S, B).
+class Translator(nn.Module):
+    """Source units (T, B) to target units (S, B).
 
     Args:
         recipe: cell, directions, merge, layers, hidden and dropout; the decoder is twice as wide
             as one direction of the encoder, the embeddings half as wide.
-        letters: how many letters there are.
-        symbols: how many sounds there are, with the start and end symbols.
+        sources: how many units a source may have.
+        targets: how many units a target may have, with the start and end.
     """
 
-    def __init__(self, recipe: Recipe, letters: int, symbols: int) -> None:
+    def __init__(self, recipe: Recipe, sources: int, targets: int) -> None:
         super().__init__()
         width, narrow = 2 * recipe.hidden, max(1, recipe.hidden // 2)
         between = recipe.dropout if recipe.layers > 1 else 0.0
         self.layers = recipe.layers
         self.dropout = nn.Dropout(recipe.dropout)
-        self.letters = nn.Embedding(letters, narrow)
-        self.sounds = nn.Embedding(symbols, narrow)
+        self.source = nn.Embedding(sources, narrow)
+        self.target = nn.Embedding(targets, narrow)
         self.encoder = Recurrent(
             cell_called(recipe.cell),
             narrow,
@@ -58,27 +64,35 @@ class Speller(nn.Module):
         self.bridges = _bridges(recipe, width)
         self.key = nn.Linear(read, width, bias=False)
         self.mix = nn.Linear(width + read, width)
-        self.readout = nn.Linear(width, symbols)
+        self.readout = nn.Linear(width, targets)
 
-    def forward(self, letters: Tensor, given: Tensor) -> Tensor:
-        """Logits (S, B, symbols) of every next sound, from letters (T, B) and sounds (S, B)."""
-        memory, state = self.encode(letters)
+    def forward(self, source: Tensor, given: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits (S, B, targets) of every next unit, from sources (T, B) and targets (S, B)."""
+        memory, state = self.encode(source, lengths)
         logits: Tensor = self.decode(given, memory, state)[0]
         return logits
 
-    def encode(self, letters: Tensor) -> tuple[Memory, State]:
-        """What attention reads, and the decoder's first state."""
-        read, last = self.encoder(self.dropout(self.letters(letters)))
-        return (read, self.key(read)), self._first_state(last)
+    def encode(self, source: Tensor, lengths: Tensor | None = None) -> tuple[Memory, State]:
+        """What attention reads, and the decoder's first state; rows end at their lengths (B,)."""
+        read, last = self.encoder(self.dropout(self.source(source)), lengths=lengths)
+        memory: Memory = (read, self.key(read))
+        if lengths is not None:
+            memory += (torch.arange(len(source))[:, None] >= lengths,)
+        return memory, self._first_state(last)
 
     def decode(self, given: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
-        """Logits (S, B, symbols) behind the given sounds (S, B), and the decoder's last state."""
-        out, state = self.decoder(self.dropout(self.sounds(given)), state)
-        read, keys = memory
-        weights = torch.einsum("tbh,sbh->bts", out, keys).softmax(-1)
-        seen = torch.einsum("bts,sbe->tbe", weights, read)
-        mixed = torch.tanh(self.mix(torch.cat([self.dropout(out), seen], -1)))
+        """Logits (S, B, targets) behind the given units (S, B), and the decoder's last state."""
+        out, state = self.decoder(self.dropout(self.target(given)), state)
+        mixed = torch.tanh(self.mix(torch.cat([self.dropout(out), self.seen(out, memory)], -1)))
         return self.readout(self.dropout(mixed)), state
+
+    def seen(self, out: Tensor, memory: Memory) -> Tensor:
+        """What attention reads for each of the decoder's outputs (S, B, H)."""
+        read, keys, *behind = memory
+        scores = torch.einsum("tbh,sbh->bts", out, keys)
+        if behind:
+            scores = scores.masked_fill(behind[0].T[:, None], -torch.inf)
+        return torch.einsum("bts,sbe->tbe", scores.softmax(-1), read)
 
     def _first_state(self, last: State) -> State:
         """The decoder's state from the states (D, B, H) of the encoder's last layer.
@@ -102,19 +116,25 @@ def _bridges(recipe: Recipe, width: int) -> nn.ModuleList:
 
 
 class Reader(nn.Module):
-    """A speller of one input: letters (T, B) above the sounds (S, B) that it is given.
+    """A translator of one input: sources (T, B) above the targets (S, B) that it is given.
 
     Args:
-        speller: the model.
-        letters: T.
+        translator: the model.
+        steps: T.
     """
 
-    def __init__(self, speller: Speller, letters: int) -> None:
+    def __init__(self, translator: Translator, steps: int) -> None:
         super().__init__()
-        self.speller = speller
-        self.count = letters
+        self.translator = translator
+        self.steps = steps
 
     def forward(self, both: Tensor) -> Tensor:
-        """Logits (S, B, symbols)."""
-        logits: Tensor = self.speller(both[: self.count], both[self.count :])
+        """Logits (S, B, targets)."""
+        logits: Tensor = self.translator(both[: self.steps], both[self.steps :])
         return logits
+
+
+def shift(target: Tensor) -> Tensor:
+    """What the decoder reads, (S, B): the unit before each one."""
+    first = torch.full_like(target[:1], START)
+    return torch.cat([first, target[:-1].clamp(min=0)])

@@ -1,0 +1,298 @@
+"""Translate: a target text for each source text of the users' own pairs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+
+from throughtime.errors import DataError
+from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.tables.batches import Batches
+from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.task import TableTask, check_like_training
+from throughtime.tasks.tables.text import digest_of
+from throughtime.tasks.task import Batch, Example, Posed, Score
+from throughtime.tasks.translate.baselines import RULE, Lexicon, check_figures, measure
+from throughtime.tasks.translate.facts import (
+    PADDING,
+    TranslateFacts,
+    TranslateRecipe,
+    cut,
+    translate_facts_in,
+    until_end,
+)  # fmt: skip
+from throughtime.tasks.translate.find import (
+    Pairs,
+    find_translations,
+    pairs_in,
+    read_pairs,
+    sides_of,
+    source_table,
+)  # fmt: skip
+from throughtime.tasks.translate.layers import probe_layers
+from throughtime.tasks.translate.model import END, IGNORED, Reader, Translator, shift
+from throughtime.tasks.translate.search import beam, greedy
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_EXAMPLES = 6
+_AT_ONCE = 256  # rows that are decoded side by side
+_VALIDATED = 200  # pairs that a validation translates; its nats are of all
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Pairs as numbers: sources, and targets with END behind them."""
+
+    sources: list[Tensor]
+    targets: list[Tensor]
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """Sources (T, B), their lengths (B,), targets (S, B), IGNORED behind their END."""
+        chosen = [self.sources[n] for n in rows]
+        targets = pad_sequence([self.targets[n] for n in rows], padding_value=IGNORED)
+        return pad_sequence(chosen, padding_value=PADDING), _lengths(chosen), targets
+
+
+class Translate(TableTask):
+    """Writes a target for each source of your pairs, beside copying and word by word."""
+
+    name = "translate"
+    options = TranslateRecipe
+    monitor = "nats"
+    more_is_better = True
+    lines = True
+    asks = "'TEXT'"
+    ignores = ("length", "start", "horizon")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"hidden": 96, "batch_size": 32, "lr": 4e-3, "steps": 1200, "warmup": 100,
+                  "validate_every": 200, "dropout": 0.1},
+        "full": {"hidden": 192, "batch_size": 64, "lr": 2e-3, "steps": 12000, "warmup": 300,
+                 "validate_every": 500, "dropout": 0.2},
+    }  # fmt: skip
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        assert isinstance(recipe, TranslateRecipe)
+        self.options_given = recipe
+
+    @classmethod
+    def settle(cls, recipe: Recipe) -> Recipe:
+        assert isinstance(recipe, TranslateRecipe)
+        check_figures()
+        return replace(recipe, facts=json.loads(json.dumps(asdict(find_translations(recipe)))))
+
+    @cached_property
+    def facts(self) -> TranslateFacts:
+        """What the file says."""
+        return translate_facts_in(self.options_given.facts)
+
+    def read(self) -> list[tuple[str, str]]:
+        return [(name, words) for name, words in self.facts.read]
+
+    def table(self, path: str) -> DataTable:
+        return read_pairs(path, self.options_given)
+
+    @cached_property
+    def _pairs(self) -> dict[str, Pairs]:
+        """The pairs of each side.
+
+        Raises:
+            DataError: the file is another one than when the run began.
+        """
+        recipe = self.options_given
+        if digest_of(recipe.data) != self.facts.digest:
+            raise DataError(
+                f"{recipe.data} must be as it was when the run began, and it was changed; restore "
+                "it, or begin a new run"
+            )
+        table = source_table(recipe)
+        found, _ = pairs_in(table, self.facts, recipe)
+        return {side: found.of(numbers) for side, numbers in sides_of(found, table).items()}
+
+    @cached_property
+    def _encoded(self) -> dict[str, Encoded]:
+        return {side: self._encode(one) for side, one in self._pairs.items()}
+
+    def _encode(self, pairs: Pairs) -> Encoded:
+        number = self.facts.targets.number
+        targets = [[*map(number, self._cut(text)), END] for text in pairs.targets]
+        return Encoded(self._numbers(pairs.sources), [torch.tensor(one) for one in targets])
+
+    def _numbers(self, sources: Sequence[str]) -> list[Tensor]:
+        number = self.facts.sources.number
+        return [torch.tensor([number(unit) for unit in self._cut(text)]) for text in sources]
+
+    def _cut(self, text: str) -> list[str]:
+        return cut(text, self.options_given.units)
+
+    def model(self) -> nn.Module:
+        return Translator(self.recipe, len(self.facts.sources), len(self.facts.targets))
+
+    def epoch(self, number: int) -> Sequence[Batch]:
+        """Every training pair once, in an order that only (seed, number) decides."""
+        pairs, recipe = self._encoded["train"], self.recipe
+        lengths = _lengths(pairs.targets)
+        return Batches(pairs.batch, lengths, recipe.batch_size, recipe.seed, number)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy a unit of the target, its end among them."""
+        source, lengths, target = batch
+        return self._distance(model(source, shift(target), lengths), target)
+
+    def _distance(self, logits: Tensor, target: Tensor) -> Tensor:
+        return cross_entropy(
+            logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED,
+            label_smoothing=self.recipe.smoothing,
+        )  # fmt: skip
+
+    def score(self, model: nn.Module, split: str) -> Score:
+        """On the test by the beam; on the validation greedily on some pairs, and nats on all."""
+        pairs = self._pairs[split]
+        where = f"{split}: {len(pairs.sources)} pairs kept out of training, split by hash"
+        if split == "test":
+            return self._score(model, pairs, self.options_given.beam, where)
+        few = pairs.of(range(min(_VALIDATED, len(pairs.sources))))
+        score = self._score(model, few, 1, where)
+        nats = self._nats(model, self._encoded[split])
+        return replace(score, metrics=score.metrics | {"nats": nats})
+
+    def _score(self, model: nn.Module, pairs: Pairs, width: int, where: str) -> Score:
+        said = self._said(model, pairs.sources, width)
+        count = len(said)
+        examples = [
+            Example(pairs.sources[n], said[n], pairs.targets[n], said[n] == pairs.targets[n])
+            for n in range(0, count, max(1, count // _EXAMPLES))
+        ]
+        where = f"{where}; {'greedy' if width == 1 else f'the best of {width} beginnings'}"
+        figures = measure(said, pairs.targets)
+        return Score(where, RULE, count, figures, tuple(examples[:_EXAMPLES]))
+
+    @torch.no_grad()
+    def _nats(self, model: nn.Module, encoded: Encoded) -> float:
+        """Cross entropy a unit, each given the true ones before it."""
+        total = units = 0.0
+        for rows in _in_parts(encoded.targets):
+            source, lengths, target = encoded.batch(rows)
+            logits = model(source, shift(target), lengths).flatten(0, 1).double()
+            total += float(cross_entropy(logits, target.flatten(), ignore_index=IGNORED,
+                                         reduction="sum"))  # fmt: skip
+            units += float((target != IGNORED).sum())
+        return total / units
+
+    def _said(self, model: nn.Module, sources: Sequence[str], width: int) -> list[str]:
+        """Translations of texts that have a unit each."""
+        assert isinstance(model, Translator)
+        numbers = self._numbers(sources)
+        found: dict[int, str] = {}
+        for rows in _in_parts(numbers, _AT_ONCE // width):
+            chosen = [numbers[n] for n in rows]
+            source, lengths = pad_sequence(chosen, padding_value=PADDING), _lengths(chosen)
+            units = (greedy(model, source, lengths) if width == 1
+                     else beam(model, source, lengths, width))  # fmt: skip
+            for n, one in zip(rows, units.T.tolist(), strict=True):
+                found[n] = until_end(one, self.facts.targets, self.options_given.units)
+        return [found[n] for n in range(len(sources))]
+
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """The source as it is, and each word's likeliest one."""
+        return self._simple_on(self._pairs[split])
+
+    def _simple_on(self, pairs: Pairs) -> dict[str, dict[str, float]]:
+        by_word = [self._lexicon(text) for text in pairs.sources]
+        return {
+            "copy": measure(pairs.sources, pairs.targets),
+            "lexicon": measure(by_word, pairs.targets),
+        }
+
+    @cached_property
+    def _lexicon(self) -> Lexicon:
+        train = self._pairs["train"]
+        return Lexicon(train.sources, train.targets)
+
+    def findings(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
+        """What the encoder's layers know, and the figures of greedy decoding beside the beam's."""
+        assert isinstance(model, Translator)
+        found = {"probe": probe_layers(model, self._encoded["test"].sources)}
+        if self.options_given.beam == 1:
+            return found
+        pairs = self._pairs["test"]
+        said = self._said(model, pairs.sources, width=1)
+        return {"greedy": [dict(measure(said, pairs.targets))], **found}
+
+    def measure_on(
+        self, model: nn.Module, table: DataTable
+    ) -> tuple[Score, dict[str, dict[str, float]]]:
+        """On the pairs of a table whose sources no training saw."""
+        check_like_training(table, [self.facts.source, self.facts.target])
+        found, long = pairs_in(table, self.facts, self.options_given)
+        trained_on = (self._pairs["train"], self._pairs["validation"])
+        old = {text for side in trained_on for text in side.sources}
+        new = [n for n, text in enumerate(found.sources) if text not in old and self._cut(text)]
+        if not new:
+            raise DataError(
+                f"{table.name} must have sources that the training did not see, and it has none; "
+                "give others"
+            )
+        pairs, left = found.of(new), len(found.sources) - len(new)
+        where = f"{table.name}: {len(new)} pairs; {left} that the training saw and {long} long"
+        where += " ones are left out"
+        return self._score(model, pairs, self.options_given.beam, where), self._simple_on(pairs)
+
+    def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
+        """The target of each source of a table."""
+        import polars as pl
+
+        check_like_training(table, [self.facts.source])
+        sources = table.texts(self.facts.source)
+        for row, text in enumerate(sources):
+            if not self._cut(text):
+                raise DataError(f"column {self.facts.source} must have text, and {table.place(row)}"
+                                " has none; fill it in, or take the row out")  # fmt: skip
+        said = self._said(model, sources, self.options_given.beam)
+        units = {unit for text in sources for unit in self._cut(text)}
+        new = sorted(unit for unit in units if unit not in self.facts.sources)
+        kind = self.options_given.units
+        notes = [f"training had no {kind} {' '.join(new[:20])}"] if new else []
+        return pl.DataFrame({self.facts.source: sources, self.facts.target: said}), notes
+
+    def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
+        return self._said(model, items, self.options_given.beam) if items else []
+
+    def check_item(self, item: str) -> None:
+        if not self._cut(item):
+            raise DataError(f"a text must have at least one unit, got {item!r}; leave it out")
+
+    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+        """Training pairs whose sources have the length that stands most often."""
+        assert isinstance(model, Translator)
+        train = self._encoded["train"]
+        (steps, _), *_ = Counter(map(len, train.sources)).most_common()
+        chosen = [n for n, one in enumerate(train.sources) if len(one) == steps][: batches * rows]
+        (units, _), *_ = Counter(len(train.targets[n]) for n in chosen).most_common()
+        chosen = [n for n in chosen if len(train.targets[n]) == units]
+        found = []
+        for k in range(0, len(chosen), rows):
+            source, _, target = train.batch(chosen[k : k + rows])
+            found.append((torch.cat([source, shift(target)]), target))
+        return Posed(Reader(model, steps), found, self._distance)
+
+
+def _lengths(texts: Sequence[Tensor]) -> Tensor:
+    return torch.tensor([len(one) for one in texts])
+
+
+def _in_parts(texts: Sequence[Tensor], at_once: int = _AT_ONCE) -> list[list[int]]:
+    """The numbers of all texts, those of near lengths together."""
+    order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
+    return [order[k : k + at_once] for k in range(0, len(order), at_once)]

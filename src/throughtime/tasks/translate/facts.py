@@ -1,0 +1,99 @@
+"""What translations are made from: their options, and what their file says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, Literal
+
+from throughtime.errors import OptionError
+from throughtime.tasks.recipe import option, settled
+from throughtime.tasks.tables.sides import Vocabulary
+from throughtime.tasks.tables.text import TextRecipe
+from throughtime.tasks.translate.model import END
+
+PADDING, UNKNOWN = 0, 1  # of sources; targets have END and START there, and UNKNOWN behind them
+_WORDS = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+_BEFORE, _BEHIND = re.compile(r"\s+([.,;:!?)\]»”’%])"), re.compile(r"([¿¡(\[«“])\s+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateRecipe(TextRecipe):
+    """A recipe with the columns of a table and their roles."""
+
+    task: str = option("translate", "What is learned")
+    source: str = option("", "Column to translate from; empty: found")
+    target: str = option("", "Column to translate into; empty: found")
+    units: Literal["characters", "words"] = option(
+        "characters", "What is read and written one by one", choices=("characters", "words")
+    )
+    longest: int = option(
+        200, "Units of a source or a target; longer pairs are left out and counted", at_least=1
+    )
+    beam: int = option(
+        4, "Beginnings followed at once when a trained net translates; 1: greedy",
+        at_least=1, below=65,
+    )  # fmt: skip
+    facts: dict[str, Any] = settled()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateFacts:
+    """What the file says, all of it plain, for config.json.
+
+    Attributes:
+        digest: SHA-256 of the file.
+        read: what people are shown before training, name and words.
+        source, target: columns.
+        source_units, target_units: of the training part, the most frequent first.
+    """
+
+    digest: str
+    read: list[list[str]] = field(default_factory=list)
+    source: str
+    target: str
+    source_units: list[str] = field(default_factory=list)
+    target_units: list[str] = field(default_factory=list)
+
+    @cached_property
+    def sources(self) -> Vocabulary:
+        return Vocabulary(self.source_units, first=UNKNOWN + 1, unknown=UNKNOWN)
+
+    @cached_property
+    def targets(self) -> Vocabulary:
+        return Vocabulary(self.target_units, first=3, unknown=2)
+
+
+def translate_facts_in(values: dict[str, Any]) -> TranslateFacts:
+    """The facts of a recipe; raises OptionError where one is missing."""
+    odd = {f.name for f in fields(TranslateFacts)} ^ set(values)
+    if odd:
+        raise OptionError(
+            f"facts must hold what this version finds in a file, and {min(odd)} is not as it "
+            "writes it; begin the run again"
+        )
+    return TranslateFacts(**values)
+
+
+def cut(text: str, units: str) -> list[str]:
+    """A text in units; marks are words of their own."""
+    return list(text) if units == "characters" else _WORDS.findall(text)
+
+
+def join(units: Iterable[str], kind: str) -> str:
+    """The text of units; words have spaces between, but marks stand at the words they belong to."""
+    if kind == "characters":
+        return "".join(units)
+    return _BEHIND.sub(r"\1", _BEFORE.sub(r"\1", " ".join(units)))
+
+
+def until_end(numbers: Iterable[int], targets: Vocabulary, kind: str) -> str:
+    """The text behind numbers, up to the first END; what is no unit is `?`."""
+    units = []
+    for number in numbers:
+        if number == END:
+            break
+        units.append(targets.unit(number))
+    return join(units, kind)

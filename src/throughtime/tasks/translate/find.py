@@ -1,0 +1,160 @@
+"""What a file says about translations: pairs, sides, and the units that training knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from throughtime.errors import DataError
+from throughtime.tasks.tables.sides import SIDES, join_keys, make_sides, most_frequent
+from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.task import BUILTIN
+from throughtime.tasks.tables.text import digest_of, find_role, read_texts
+from throughtime.tasks.translate.builtin import make_pairs
+from throughtime.tasks.translate.facts import TranslateFacts, TranslateRecipe, cut
+
+SOURCES = ("source", "src", "input", "from", "question", "text")
+TARGETS = ("target", "tgt", "trg", "output", "to", "answer", "translation")
+_MOST = {"characters": 2000, "words": 20_000}
+_FEWEST = 10  # different pairs
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """As they stand in a file; `rows` are the numbers of the table's rows."""
+
+    sources: list[str] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+    def of(self, numbers: Iterable[int]) -> Pairs:
+        """Some of them."""
+        chosen = list(numbers)
+        return Pairs(
+            [self.sources[n] for n in chosen], [self.targets[n] for n in chosen],
+            [self.rows[n] for n in chosen],
+        )  # fmt: skip
+
+
+def read_pairs(path: str, recipe: TranslateRecipe) -> DataTable:
+    """The table in a file; raises DataError."""
+    return read_texts(path, recipe, (*SOURCES, *TARGETS))
+
+
+def source_table(recipe: TranslateRecipe) -> DataTable:
+    """The table of a recipe."""
+    return make_pairs() if recipe.data == BUILTIN else read_pairs(recipe.data, recipe)
+
+
+def find_translations(recipe: TranslateRecipe) -> TranslateFacts:
+    """All that the file of a recipe says.
+
+    Raises:
+        DataError: the file cannot be learned from; names file, row and column.
+    """
+    table = source_table(recipe)
+    source, target = find_pair(table, recipe)
+    facts = TranslateFacts(digest=digest_of(recipe.data), source=source, target=target)
+    found, left = pairs_in(table, facts, recipe)
+    different = len({*zip(found.sources, found.targets, strict=True)})
+    if different < _FEWEST:
+        raise DataError(
+            f"{table.name} must hold at least {_FEWEST} different pairs, some for each part, and "
+            f"it holds {different} of at most {recipe.longest} units; add some, or give a larger "
+            "--longest"
+        )
+    if len({*found.targets}) == 1:
+        raise DataError(
+            f"column {target} of {table.name} must hold two texts or more, and it holds the same "
+            f"in every row, from {table.place(found.rows[0])} on"
+        )
+    sides = sides_of(found, table)
+    train = found.of(sides["train"])
+    most = _MOST[recipe.units]
+    units = [
+        most_frequent((unit for text in texts for unit in cut(text, recipe.units)), most)
+        for texts in (train.sources, train.targets)
+    ]
+    read = _shown(recipe, facts, table, found, left, sides, units)
+    return replace(facts, source_units=units[0], target_units=units[1], read=read)
+
+
+def find_pair(table: DataTable, recipe: TranslateRecipe) -> tuple[str, str]:
+    """The columns of sources and targets: named, by their usual names, or the only two.
+
+    Raises:
+        DataError: one is not there, or cannot be told.
+    """
+    source = find_role(table, "source", recipe.source, SOURCES, [recipe.target])
+    target = find_role(table, "target", recipe.target, TARGETS, [source])
+    columns = table.frame.columns
+    if len(columns) == 2:
+        source = source or next(name for name in columns if name != target)
+        target = target or next((name for name in columns if name != source), "")
+    for option, column in (("source", source), ("target", target)):
+        if not column:
+            raise DataError(
+                f"translations need --{option}, a column of {table.name}, which has "
+                f"{', '.join(columns[:20])}"
+            )
+    if source == target:
+        raise DataError(
+            f"--source and --target must be two columns of {table.name}, got {source} for both"
+        )
+    return source, target
+
+
+def pairs_in(table: DataTable, facts: TranslateFacts, recipe: TranslateRecipe) -> tuple[Pairs, int]:
+    """The pairs of a table that are not longer than `longest`, and how many are.
+
+    Raises:
+        DataError: a cell is empty; names its row.
+    """
+    sources, targets = table.texts(facts.source), table.texts(facts.target)
+    both = zip(sources, targets, strict=True)
+    kept = [
+        row for row, pair in enumerate(both)
+        if all(len(cut(text, recipe.units)) <= recipe.longest for text in pair)
+    ]  # fmt: skip
+    every = Pairs(sources, targets, [*range(len(sources))])
+    return every.of(kept), len(sources) - len(kept)
+
+
+def sides_of(found: Pairs, table: DataTable) -> dict[str, list[int]]:
+    """The pairs of each side; pairs that share a source or a target, case aside, stand together.
+
+    Raises:
+        DataError: a side is empty, since too many hang together.
+    """
+    plain = [[" ".join(text.casefold().split()) for text in texts]
+             for texts in (found.sources, found.targets)]  # fmt: skip
+    sides = make_sides(join_keys(zip(*plain, strict=True)))
+    for side in SIDES:
+        if not sides[side]:
+            raise DataError(
+                f"each of training, validation and test must have pairs of {table.name}, and "
+                f"{side} has none, since pairs that share a source or a target stand together; "
+                "add others"
+            )
+    return sides
+
+
+def _shown(
+    recipe: TranslateRecipe, facts: TranslateFacts, table: DataTable, found: Pairs, left: int,
+    sides: dict[str, list[int]], units: list[list[str]],
+) -> list[list[str]]:  # fmt: skip
+    """What was read, for people."""
+    lengths = [[len(cut(text, recipe.units)) for text in texts]
+               for texts in (found.sources, found.targets)]  # fmt: skip
+    twice = len(found.sources) - len({*zip(found.sources, found.targets, strict=True)})
+    parts = ", ".join(f"{side} {len(numbers)}" for side, numbers in sides.items())
+    said = [f"{facts.source}: {min(lengths[0])} to {max(lengths[0])}, {len(units[0])} different"]
+    said += [f"{facts.target}: {min(lengths[1])} to {max(lengths[1])}, {len(units[1])} different"]
+    return [
+        ["file", f"{table.name}: {table.form}, {len(table.frame)} rows"],
+        ["pairs", f"from {facts.source} into {facts.target}: {len(found.sources)}, {twice} of them "
+                  "said before"],
+        ["left out", f"{left} with more than {recipe.longest} {recipe.units}"],
+        [recipe.units, "; ".join(said)],
+        ["split by hash", parts],
+    ]  # fmt: skip
