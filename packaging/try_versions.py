@@ -142,7 +142,7 @@ def page(record: dict[str, dict[str, Any]]) -> str:
         "# What was run where",
         "",
         "Written by `packaging/try_versions.py`; `make matrix` runs all of it, and what stands "
-        "here was run part by part.",
+        "here was run part by part; what failed on the way was mended and run again.",
         "With the versions of `constraints.txt` the whole suite runs at every change. Of other "
         "pairs these parts of it were run; what is not in the table was not.",
         "Of tests/compiled these are not run there, unless the table says so: "

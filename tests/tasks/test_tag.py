@@ -216,7 +216,7 @@ def test_a_changed_file_is_told() -> None:
 
 
 def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
-    make_tagged().frame.head(6000).write_csv("data.csv")
+    make_tagged().frame.head(3000).write_csv("data.csv")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         flags = "--hidden 8 --steps 20 --validate-every 10 --threads 1"
@@ -235,6 +235,11 @@ def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
     item, answer = capsys.readouterr().out.strip().split("\t")
     assert item == "the garden walk. old dogs"
     assert [one.partition("/")[0] for one in answer.split()] == "the garden walk . old dogs".split()
+    assert main(["predict", "runs/tag-1", "a ☃ walks", "--out", "said.csv"]) == 0
+    assert "note: 2 of 3 words are none that training had\nnote: training had no character ☃" in (
+        capsys.readouterr().err
+    )
+    assert pl.read_csv("said.csv")["given"].to_list() == ["a ☃ walks"]
     make_tagged().frame.drop("upos").head(70).write_csv("new.csv")
     assert main(["predict", "runs/tag-1", "new.csv", "--out", "out.parquet"]) == 0
     out = pl.read_parquet("out.parquet")

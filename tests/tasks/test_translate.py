@@ -15,7 +15,9 @@ import torch
 import throughtime
 from throughtime.cli import main
 from throughtime.errors import DataError, OptionError
+from throughtime.tasks import find
 from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.tag.builtin import make_tagged
 from throughtime.tasks.translate import Translate
 from throughtime.tasks.translate.baselines import Lexicon, measure
 from throughtime.tasks.translate.builtin import make_pairs
@@ -23,7 +25,8 @@ from throughtime.tasks.translate.facts import cut, join
 from throughtime.tasks.translate.layers import _labels
 from throughtime.tasks.translate.model import END, IGNORED, START, Translator
 from throughtime.tasks.translate.search import beam, greedy
-from throughtime.train.begin import resolve
+from throughtime.train.begin import begin, go_on, resolve
+from throughtime.train.loop import fit
 
 
 @pytest.fixture(autouse=True)
@@ -219,13 +222,13 @@ def test_longer_pairs_are_left_out_and_counted() -> None:
 
 @pytest.mark.parametrize("units", ["characters", "words"])
 def test_from_a_file_to_predictions(units: str, capsys: pytest.CaptureFixture[str]) -> None:
-    make_pairs().frame.head(400).write_csv("data.csv")
+    make_pairs().frame.head(300).write_csv("data.csv")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         flags = f"--units {units} --hidden 8 --steps 6 --validate-every 3 --threads 1 --beam 2"
         assert main(["train", "translate", "--data", "data.csv", *flags.split()]) == 0
     shown = capsys.readouterr().out
-    for words in ("from english into spanish: 400", "copy", "lexicon", "How far back", "greedy",
+    for words in ("from english into spanish: 300", "copy", "lexicon", "How far back", "greedy",
                   "does not beat the best baseline: chrf"):  # fmt: skip
         assert words in shown
     results = json.loads(Path("runs/translate-1/results.json").read_text())
@@ -243,6 +246,21 @@ def test_from_a_file_to_predictions(units: str, capsys: pytest.CaptureFixture[st
     assert main(["evaluate", "runs/translate-1", "later.csv"]) == 0
     assert "later.csv: 9 pairs" in capsys.readouterr().out
     assert len(throughtime.load("runs/translate-1").predict(["a dog"])) == 1
+
+
+@pytest.mark.parametrize("task", ["tag", "translate"])
+def test_a_run_that_goes_on_is_the_run_that_had_all_steps(task: str) -> None:
+    table = make_tagged() if task == "tag" else make_pairs()
+    table.frame.head(400).write_csv("data.csv")
+    given = {"data": "data.csv", "hidden": 4, "threads": 1, "validate_every": 4, "log_every": 4}
+    kind = find(task)
+    for out, steps in (("whole", 8), ("short", 4)):
+        options = {**given, "schedule": "constant", "steps": steps}
+        with begin(kind, Path(out), options) as run:
+            fit(run)
+    fit(go_on(kind, Path("short"), {"steps": 8}))
+    weights = [Path(out, "weights.safetensors").read_bytes() for out in ("whole", "short")]
+    assert weights[0] == weights[1]
 
 
 def test_without_sacrebleu_nothing_begins(

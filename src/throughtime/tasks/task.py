@@ -178,6 +178,10 @@ class Task(ABC):
         if not item:
             raise DataError(f"what {self.name} is asked must not be empty, got ''; leave it out")
 
+    def unseen_in(self, items: Sequence[str]) -> list[str]:
+        """What training had not of items that a user typed, in words; often nothing."""
+        return []
+
     def shown(self, value: float) -> str:
         """A metric as people read it."""
         return f"{100 * value:.2f} %" if self.shares else f"{value:.4g}"

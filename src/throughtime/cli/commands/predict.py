@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from throughtime.errors import DataError
 
 if TYPE_CHECKING:
+    import polars as pl
     from torch import nn
 
     from throughtime.cli.app import Commands
@@ -53,38 +54,58 @@ def predict(run: Path, items: list[str], out: Path | None) -> None:
     from throughtime.train.run import read
 
     task, model = trained(read(run))
-    if isinstance(task, TableTask) and (not task.lines or out or _are_tables(items)):
-        _answer_tables(task, model, items, out)
-        return
-    if out is not None:
+    if out is not None and not isinstance(task, TableTask):
         raise OptionError(f"--out is for runs on a table, and {run} is one of {task.name}")
-    waits = "-" in items and sys.stdin is not None and sys.stdin.isatty()
-    asked, failed = _asked(items), False
-    while part := list(islice(asked, 1 if waits else _AT_ONCE)):
-        askable = [text for text, where in part if _can_be_asked(task, text, where)]
-        failed |= len(askable) < len(part)
-        for text, answer in zip(askable, task.answer(model, askable), strict=True):
-            print(f"{text}\t{answer}", flush=waits)
-    if failed:
+    _check_out(out, items)
+    if isinstance(task, TableTask) and not (task.lines and _are_lines(items)):
+        _answer_tables(task, model, items, out)
+    elif not _answer_lines(task, model, items, out):
         sys.exit(2)
 
 
-def _are_tables(items: list[str]) -> bool:
-    """Whether items are files that hold tables, and no lines of text."""
-    files = [item for item in items if os.path.isfile(item)]
-    return len(files) == len(items) and not any(item.endswith(".txt") for item in items)
+def _are_lines(items: list[str]) -> bool:
+    """Whether items are lines of text or files of such, and no tables."""
+    return any(not os.path.isfile(item) or item.endswith(".txt") for item in items)
+
+
+def _check_out(out: Path | None, items: list[str]) -> None:
+    """Raises OptionError where answers cannot go there."""
+    from throughtime.errors import OptionError
+    from throughtime.tasks.recipe import one_of
+
+    if out is None:
+        return
+    one_of("the ending of --out", out.suffix, _ENDINGS)
+    if any(os.path.realpath(out) == os.path.realpath(item) for item in items):
+        raise OptionError(f"--out must be another file than those that are read, got {out}")
+
+
+def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | None) -> bool:
+    """Prints each item beside its answer, or writes both; returns whether all had one."""
+    waits = "-" in items and sys.stdin is not None and sys.stdin.isatty()
+    asked, every = _asked(items), True
+    rows: list[tuple[str, str]] = []
+    while part := list(islice(asked, 1 if waits else _AT_ONCE)):
+        askable = [text for text, where in part if _can_be_asked(task, text, where)]
+        every &= len(askable) == len(part)
+        for text, answer in zip(askable, task.answer(model, askable), strict=True):
+            if out is None:
+                print(f"{text}\t{answer}", flush=waits)
+            else:
+                rows.append((text, answer))
+        for note in task.unseen_in(askable):
+            print(f"note: {note}", file=sys.stderr)
+    if out is not None:
+        import polars as pl
+
+        _write(pl.DataFrame(rows, schema=["given", "answer"], orient="row"), out)
+    return every
 
 
 def _answer_tables(task: TableTask, model: nn.Module, files: list[str], out: Path | None) -> None:
     """Prints the answers to files, or writes them; notes on what was not known go beside."""
     import polars as pl
 
-    from throughtime.errors import OptionError
-    from throughtime.tasks.recipe import one_of
-
-    ending = one_of("the ending of --out", out.suffix, _ENDINGS) if out else ""
-    if out and any(os.path.realpath(out) == os.path.realpath(file) for file in files):
-        raise OptionError(f"--out must be another file than those that are read, got {out}")
     frames = []
     for file in files:
         frame, notes = task.predict(model, task.table(file))
@@ -92,14 +113,20 @@ def _answer_tables(task: TableTask, model: nn.Module, files: list[str], out: Pat
         for note in notes:
             print(f"note: {file}: {note}", file=sys.stderr)
     whole = pl.concat(frames, how="vertical_relaxed")
-    if not out:
+    if out is None:
         print(whole.write_ndjson(), end="")
-    elif ending == ".csv":
-        whole.write_csv(out)
-    elif ending == ".parquet":
-        whole.write_parquet(out)
     else:
-        whole.write_ndjson(out)
+        _write(whole, out)
+
+
+def _write(frame: pl.DataFrame, out: Path) -> None:
+    """A frame to a file, by the ending of its name."""
+    if out.suffix == ".csv":
+        frame.write_csv(out)
+    elif out.suffix == ".parquet":
+        frame.write_parquet(out)
+    else:
+        frame.write_ndjson(out)
 
 
 def _can_be_asked(task: Task, text: str, where: str) -> bool:

@@ -153,10 +153,11 @@ class Tag(TableTask):
         }
         truth, unseen = torch.cat(items.truth), self._unseen(found)
         tokens = [token for one in found.tokens for token in one]
-        return {
-            name: measure(torch.stack([guess(token) for token in tokens]), truth, unseen)
-            for name, guess in guesses.items()
-        }
+        figures = {}
+        for name, guess in guesses.items():
+            shares = {token: guess(token) for token in {*tokens}}
+            figures[name] = measure(torch.stack([shares[t] for t in tokens]), truth, unseen)
+        return figures
 
     def measure_on(
         self, model: nn.Module, table: DataTable
@@ -212,25 +213,29 @@ class Tag(TableTask):
 
         check_like_training(table, [self.facts.token, self.facts.series])
         found = sentences_in(table, replace(self.facts, group=""), labelled=False)
-        said, notes = self._said(model, found.tokens)
+        said = self._said(model, found.tokens)
         rows = [
             (name, token, label, share)
             for name, tokens, marks in zip(found.names, found.tokens, said, strict=True)
             for token, (label, share) in zip(tokens, marks, strict=True)
         ]
         names = [self.facts.series or "sentence", self.facts.token, self.facts.label, "probability"]
-        return pl.DataFrame(rows, schema=names, orient="row"), notes
+        return pl.DataFrame(rows, schema=names, orient="row"), self._new_in(found.tokens)
 
     def _said(
         self, model: nn.Module, sentences: Sequence[Sequence[str]]
-    ) -> tuple[list[list[tuple[str, float]]], list[str]]:
-        """Label and probability of each token, and what training had not seen of them."""
+    ) -> list[list[tuple[str, float]]]:
+        """Label and probability of each token."""
         items = encode(sentences, [[""] * len(one) for one in sentences], self.facts)
         said = []
         for logits in answers(model, items):
             best = logits.double().softmax(-1).max(-1)
             labels = [self.facts.labels[n] for n in best.indices.tolist()]
             said.append([*zip(labels, best.values.tolist(), strict=True)])
+        return said
+
+    def _new_in(self, sentences: Sequence[Sequence[str]]) -> list[str]:
+        """What training had not of some sentences, in words."""
         signs = {sign for one in sentences for token in one for sign in token}
         new = sorted(sign for sign in signs if sign not in self.facts.character_numbers)
         tokens = [token.casefold() for one in sentences for token in one]
@@ -238,12 +243,15 @@ class Tag(TableTask):
         notes = [f"{unseen} of {len(tokens)} words are none that training had"] if unseen else []
         if new:
             notes += [f"training had no character {' '.join(new[:20])}"]
-        return said, notes
+        return notes
+
+    def unseen_in(self, items: Sequence[str]) -> list[str]:
+        return self._new_in([self._tokens(item) for item in items])
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """`the/DET house/NOUN` for each sentence typed."""
         sentences = [self._tokens(item) for item in items]
-        said, _ = self._said(model, sentences)
+        said = self._said(model, sentences)
         return [
             " ".join(f"{token}/{label}" for token, (label, _) in zip(one, marks, strict=True))
             for one, marks in zip(sentences, said, strict=True)

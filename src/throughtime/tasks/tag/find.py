@@ -83,9 +83,9 @@ def sides_of(found: Sentences, table: DataTable, facts: TagFacts) -> tuple[Sides
         known = _labels(found, sides["train"])
         rare = {n for s in ("validation", "test") for n in sides[s] if {*found.labels[n]} - known}
         moved = {said[n] for n in rare}
-        every = range(len(said))
+        every, trained_on = range(len(said)), {*sides["train"]}
         sides = {
-            "train": [n for n in every if said[n] in moved or n in {*sides["train"]}],
+            "train": [n for n in every if said[n] in moved or n in trained_on],
             **{s: [n for n in sides[s] if said[n] not in moved] for s in ("validation", "test")},
         }
         note = f"{len(rare)} sentences moved to training, which lacked a label" if rare else ""

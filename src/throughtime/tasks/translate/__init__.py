@@ -260,11 +260,14 @@ class Translate(TableTask):
                 raise DataError(f"column {self.facts.source} must have text, and {table.place(row)}"
                                 " has none; fill it in, or take the row out")  # fmt: skip
         said = self._said(model, sources, self.options_given.beam)
-        units = {unit for text in sources for unit in self._cut(text)}
+        frame = pl.DataFrame({self.facts.source: sources, self.facts.target: said})
+        return frame, self.unseen_in(sources)
+
+    def unseen_in(self, items: Sequence[str]) -> list[str]:
+        units = {unit for text in items for unit in self._cut(text)}
         new = sorted(unit for unit in units if unit not in self.facts.sources)
         kind = self.options_given.units
-        notes = [f"training had no {kind} {' '.join(new[:20])}"] if new else []
-        return pl.DataFrame({self.facts.source: sources, self.facts.target: said}), notes
+        return [f"training had no {kind} {' '.join(new[:20])}"] if new else []
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         return self._said(model, items, self.options_given.beam) if items else []
