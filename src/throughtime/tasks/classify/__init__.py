@@ -18,7 +18,7 @@ from throughtime.tasks.classify.baselines import make_answers
 from throughtime.tasks.classify.find import find_labels, source, tested
 from throughtime.tasks.classify.items import Items, check_classes, content, encode_items, items_in
 from throughtime.tasks.classify.labels import ClassifyRecipe, Labels, labels_in
-from throughtime.tasks.classify.model import Classifier, Unpadded
+from throughtime.tasks.classify.model import Classifier, Unpadded, varied
 from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.picture import Picture, Plot
 from throughtime.tasks.recipe import Recipe
@@ -42,12 +42,12 @@ class Classify(TableTask):
     name = "classify"
     options = ClassifyRecipe
     monitor = "nats"
-    ignores = ("length", "start", "horizon", "smoothing")
+    ignores = ("length", "start", "horizon")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "quick": {"hidden": 32, "batch_size": 32, "lr": 3e-3, "steps": 400, "warmup": 50,
-                  "validate_every": 50, "dropout": 0.2},
-        "full": {"hidden": 64, "batch_size": 32, "lr": 2e-3, "steps": 3000, "warmup": 100,
-                 "validate_every": 100, "dropout": 0.3},
+        "quick": {"hidden": 64, "batch_size": 32, "lr": 4e-3, "steps": 400, "warmup": 50,
+                  "validate_every": 50, "dropout": 0.5, "smoothing": 0.1},
+        "full": {"hidden": 96, "batch_size": 32, "lr": 3e-3, "steps": 3000, "warmup": 100,
+                 "validate_every": 100, "dropout": 0.5, "smoothing": 0.1},
     }  # fmt: skip
 
     def __init__(self, recipe: Recipe) -> None:
@@ -99,10 +99,14 @@ class Classify(TableTask):
         return [train.batch(part) for part in order.split(self.recipe.batch_size)]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross entropy; each class weighs as much as any other."""
+        """Cross entropy; each class weighs as much as any other. In training inputs are varied."""
         inputs, lengths, truth = batch
-        weights = torch.tensor(self.facts.weights)
-        return cross_entropy(model(inputs, lengths), truth, weight=weights)
+        recipe, weights = self.options_given, torch.tensor(self.facts.weights)
+        if model.training:
+            count = len(self.facts.inputs)
+            inputs, lengths = varied(inputs, lengths, count, recipe.noise, recipe.crop)
+        logits = model(inputs, lengths)
+        return cross_entropy(logits, truth, weight=weights, label_smoothing=recipe.smoothing)
 
     def score(self, model: nn.Module, split: str) -> Score:
         items = self._items[split]

@@ -19,8 +19,10 @@ from throughtime.tasks.tables.clock import find_time
 from throughtime.tasks.tables.read import check_apart, digest, read
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import BUILTIN, check_like_training
+from throughtime.tasks.user_file import named_cell
 
 _TEST, _VALIDATION = 0.15, 0.15
+_LONG, _FRAME = 150, 24  # steps of a sequence that is read in frames, and of a frame
 
 
 def source(recipe: ClassifyRecipe) -> tuple[DataTable, str]:
@@ -65,8 +67,15 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
         check_copies(table.name, found.values, found.labels, splits["train"], splits["test"])
     train = splits["train"]
     step = find_gaps([found.values[n] for n in train], [found.times[n] for n in train])
-    facts = replace(facts, step=step)
+    facts = replace(facts, step=step, frames=_frames(recipe, found.values))
     return _completed(facts, table, found.values, found.labels, splits)
+
+
+def _frames(recipe: ClassifyRecipe, values: list[Any]) -> int:
+    """As given; or for long sequences those of a frame, unless the cell reads gaps of time."""
+    long = float(np.median([len(one) for one in values])) >= _LONG
+    found = _FRAME if long and not named_cell(recipe.cell).inputs else 1
+    return recipe.frames or found
 
 
 def _columns(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
@@ -165,6 +174,7 @@ def _shown(
         ["sequences", f"{len(values)}, {f'by {facts.series}' if facts.series else 'a row each'}"],
         ["steps", f"{min(lengths)} to {max(lengths)}, "
                   f"in the order of {facts.time or ('rows' if facts.series else 'columns')}"],
+        ["frames", f"of {facts.frames} steps" if facts.frames > 1 else "none: step by step"],
         ["times", "uneven, or values missing: read with the time since something was seen"
                   if facts.step else "as even as the steps"],
         ["inputs", f"{len(facts.columns)} columns: {', '.join(facts.columns[:8])}"],

@@ -21,6 +21,14 @@ class ClassifyRecipe(FileRecipe):
     series: str = option("", "Column that tells sequences apart; empty: each row is a sequence")
     test: str = option("", "File whose sequences are the test; empty: a part of --data")
     group: str = option("", "Column whose rows stay on one side of the split, say a person")
+    frames: int = option(
+        0, "Steps that are read together; 0: 24 where sequences have 150 or more, else 1",
+        at_least=0,
+    )  # fmt: skip
+    noise: float = option(0.3, "Noise on inputs in training, in deviations", at_least=0)
+    crop: float = option(
+        0.0, "Largest share of a sequence cut off in training", at_least=0, below=1
+    )
     facts: dict[str, Any] = settled()
 
 
@@ -39,6 +47,7 @@ class Labels:
         means, deviations: of the inputs in the training part.
         step: the time between rows in the middle, where they are uneven or values are missing; 0
             where each step is as the others.
+        frames: steps that are read together.
     """
 
     digest: str
@@ -54,6 +63,7 @@ class Labels:
     means: list[float] = field(default_factory=list)
     deviations: list[float] = field(default_factory=list)
     step: float = 0.0
+    frames: int = 1
 
     @property
     def width(self) -> int:

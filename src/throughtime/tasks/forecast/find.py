@@ -135,11 +135,18 @@ def _ends(
     last = max(float(one.times[-1]) for one in series)
     if facts.even:
         count = round((last - first) / facts.step) + 1
-        held = max(recipe.horizon, math.ceil(recipe.held_out * count))
-        return [last + facts.step * (0.5 - many * held) for many in (2, 1)]
+        held = _held_out(recipe, count, recipe.horizon)
+        return [last + facts.step * (0.5 - many) for many in held]
     every = np.sort(np.concatenate([one.times for one in series]))
-    held = max(recipe.horizon * len(series), math.ceil(recipe.held_out * len(every)))
-    return [float(every[-2 * held]), float(every[-held])]
+    held = _held_out(recipe, len(every), recipe.horizon * len(series))
+    return [float(every[-many]) for many in held]
+
+
+def _held_out(recipe: ForecastRecipe, count: int, least: int) -> list[int]:
+    """Steps from where validation begins and from where the test begins, to the end."""
+    test = max(least, math.ceil(recipe.held_out * count))
+    share = recipe.validation or recipe.held_out
+    return [test + max(least, math.ceil(share * count)), test]
 
 
 def _length(recipe: ForecastRecipe, facts: Facts, series: list[Series]) -> int:

@@ -23,9 +23,11 @@ class ForecastRecipe(FileRecipe):
     known: str = option("", "Columns known for the future too, by comma")
     horizon: int = option(24, "Steps to forecast", at_least=1)
     length: int = option(0, "Steps of history a forecast reads; 0: found in the data", at_least=0)
-    held_out: float = option(
-        0.15, "Share of the steps kept for the test, and as much to choose by", above=0, below=0.4
-    )
+    held_out: float = option(0.15, "Share of the steps kept for the test", above=0, below=0.4)
+    validation: float = option(
+        0.0, "Share of the steps that choose the weights; 0: as many as the test", at_least=0,
+        below=0.4,
+    )  # fmt: skip
     facts: dict[str, Any] = settled()
 
 
