@@ -74,6 +74,10 @@ class MissingExtra(ThroughtimeError, ImportError):
     """An optional package is not installed; the text gives the pip command."""
 
 
+class EndedElsewhere(ThroughtimeError, RuntimeError):
+    """This process ends since another one of its run did, which says why."""
+
+
 class VersionError(ThroughtimeError, ImportError):
     """Python or torch is older than the package takes; says which will do, and how to get it."""
 

@@ -45,6 +45,7 @@ INSTEAD: Final = {
     "_C._ForceDispatchKeyGuard": "the operator's gradient by the reference is refused",
     "_C._dispatch_tls_local_exclude_set": "the operator's gradient by the reference is refused",
     "_C._dispatch_tls_local_include_set": "the operator's gradient by the reference is refused",
+    "_C._dynamo.guards.TensorGuards": "tensors of repeated calls are looked at one by one",
     "_foreach_norm": "norms are taken tensor by tensor",
     "_foreach_sub": "differences are taken tensor by tensor",
     "Tensor._is_zerotensor": "zeros without memory are refused",
@@ -236,6 +237,42 @@ DISPATCHED: Final[tuple[type[Tensor], ...]] = tuple(
     if _HAS[name] is not None
 )  # fmt: skip
 """Subclasses that any operator of the dispatcher takes."""
+
+
+Guard = Callable[..., bool]
+
+
+def guard(tensors: Sequence[Tensor]) -> Guard:
+    """Says of as many tensors whether they are like these, in one call; it holds none of them.
+
+    Alike are the class, what the dispatcher sees of each (its device, negative and batched ones,
+    and with them modes and transforms of torch), the dtype, the shape, the strides and whether a
+    gradient is wanted. Not looked at: how large the storage is, and modes of Python functions.
+    """
+    kind = _HAS["_C._dynamo.guards.TensorGuards"]
+    if kind is None or len({id(v) for v in tensors}) < len(
+        tensors
+    ):  # torch's takes no tensor twice
+        return _guard_in_python(tensors)
+    made = kind(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+    return made.check  # type: ignore[no-any-return]
+
+
+def _guard_in_python(tensors: Sequence[Tensor]) -> Guard:
+    def look(v: Any) -> tuple[Any, ...]:
+        if not isinstance(v, Tensor):
+            return ()
+        kind = type(v), v.device, v.dtype, v.shape, v.requires_grad, v.is_inference()
+        return *kind, v.is_neg(), v.is_conj(), is_zero_tensor(v), v.stride()
+
+    wanted = [look(v) for v in tensors]
+
+    def check(*found: Any) -> bool:
+        if mode_count() or transform_depth() or any_autocast():
+            return False
+        return [look(v) for v in found] == wanted
+
+    return check
 
 
 def is_python(v: Tensor) -> bool:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import copy
 import pickle
+import resource
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import throughtime
-from throughtime.backends.cpu.short.region import MOST_SHAPES
+from throughtime import torch_private
+from throughtime.backends.cpu.stream.memory import PackedMatrix, Packs
+from throughtime.cells import Cell, available
+from throughtime.compiler.trace import trace
 from throughtime.errors import ShapeError
 from throughtime.layers.drop_in.base import DropIn
-from throughtime.layers.drop_in.short import ShortWay
+from throughtime.scan import prepared as short
+from throughtime.scan.prepared import ShortLayers, ShortStep, ShortWay
 
 KINDS = ["RNN", "GRU", "LSTM"]
 OPTIONS: list[dict[str, Any]] = [
@@ -90,6 +100,151 @@ def test_both_ways_give_the_same_bits(kind: str, options: dict[str, Any], given:
     same(found, wanted)
     same(again, wanted)
     same(values, [v.detach() for v in wanted[: len(values)]])
+
+
+def cell_of(name: str) -> Cell:
+    kind: Any = available()[name]
+    return kind(2) if name in ("LSTMProjected", "Skip") else kind()
+
+
+FORMS: list[tuple[str, tuple[int, ...]]] = [
+    ("one step", (1, 4, 3)), ("one row", (4, 1, 3)), ("unbatched", (4, 3)), ("one of one", (1, 3)),
+    ("packed", (2, 4, 3)), ("packed in no order", (2, 4, 3)), ("packed one step", (1, 4, 3)),
+    ("packed, ragged", (3, 4, 3)),
+]  # fmt: skip
+
+
+def packed(x: Tensor, sort: bool) -> PackedSequence:
+    T, B = x.shape[:2]
+    if T == 3:
+        return pack_padded_sequence(x, torch.tensor([2, 3, 1, 3]), enforce_sorted=False)
+    order = torch.tensor([2, 0, 3, 1]) if sort else None
+    back = None if order is None else order.argsort()
+    x = x if order is None else x[:, order]
+    sizes = torch.tensor([B] * T)
+    return PackedSequence(x.reshape(T * B, -1), sizes, order, back)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f[0])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True, "num_layers": 2}], ids=str)
+@pytest.mark.parametrize("given", [False, True])
+def test_every_form_of_a_batch(
+    kind: str, form: tuple[str, tuple[int, ...]], options: dict[str, Any], given: bool
+) -> None:
+    name, shape = form
+    layer, x = getattr(throughtime, kind)(3, 5, **options), torch.randn(shape)
+    state = start_of(layer, shape[1] if len(shape) == 3 else 1) if given else None
+    if given and len(shape) == 2:
+        state = tuple(v[:, 0] for v in state) if kind == "LSTM" else state[:, 0]
+
+    class Packs(nn.Module):
+        def forward(self, x: Tensor, state: Any) -> Any:
+            y, final = layer(packed(x, "order" in name) if "packed" in name else x, state)
+            return (y.data if "packed" in name else y), final
+
+    module = Packs()
+    module.layer = layer
+    with long_way():
+        wanted = step(module, x, state)
+    same(step(module, x, state), wanted)  # lengths are prepared for when they come again
+    with torch.no_grad():
+        module(x, state)
+    with only_short():
+        same(step(module, x, state), wanted)
+        with torch.no_grad():
+            values = flat(module(x, state))
+    same(values, [v.detach() for v in wanted[: len(values)]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(4, 3), (3,)], ids=str)
+@pytest.mark.parametrize("given", [False, True])
+def test_single_steps(kind: str, shape: tuple[int, ...], given: bool) -> None:
+    cell, x = getattr(throughtime, f"{kind}Cell")(3, 5), torch.randn(shape)
+    hx = [torch.randn(*shape[:-1], 5) for _ in range(2)]
+    state = (tuple(hx) if kind == "LSTM" else hx[0]) if given else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShortStep, "step", lambda *_: None)
+        wanted = step(cell, x, state)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("throughtime.layers.drop_in.cells.scan", None)
+        found = step(cell, x, state)
+        again = step(cell, x, state)
+    same(found, wanted)
+    same(again, wanted)
+
+
+def test_one_step_of_a_cell_may_be_differentiated_twice() -> None:
+    cell = throughtime.LSTMCell(2, 3, dtype=torch.float64)
+    x = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: cell(x), x)
+
+
+@pytest.mark.parametrize("name", [n for n in available() if not cell_of(n).layout.inputs])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}], ids=str)
+def test_any_cell_both_ways(name: str, options: dict[str, Any]) -> None:
+    layer = throughtime.Recurrent(cell_of(name), 3, [6, 6], **options)
+    x = torch.randn(4, 2, 3)
+    state = tuple(
+        tuple(torch.randn(layer.directions, 2, w) for w in widths) for widths in layer.widths
+    )
+    for given in (None, state):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ShortLayers, "run", lambda *_: None)
+            wanted = step(layer, x, given)
+        same(step(layer, x, given), wanted)
+        with torch.no_grad():
+            values = flat(layer(x, given))
+        same(values, [v.detach() for v in wanted[: len(values)]])
+
+
+@pytest.mark.parametrize("options", [{"zoneout": {"h": 0.1}}, {"residual": True}, {"merge": "sum"},
+                                     {"learn_initial": True}], ids=str)  # fmt: skip
+def test_options_go_the_long_way(options: dict[str, Any]) -> None:
+    layer = throughtime.Recurrent(cell_of("GRU"), 3, [6, 6], bidirectional=True, **options).eval()
+    x = torch.randn(4, 2, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ShortLayers, "run", lambda *_: None)
+        wanted = step(layer, x, None)
+    same(step(layer, x, None), wanted)
+
+
+def test_one_tensor_may_be_two_states() -> None:
+    layer, x, h = throughtime.LSTM(3, 5), torch.randn(4, 2, 3), torch.randn(1, 2, 5)
+    with long_way():
+        wanted = layer(x, (h, h))[0]
+    with only_short():
+        assert torch.equal(layer(x, (h, h))[0], wanted)
+        assert torch.equal(layer(x, (h, h.clone()))[0], wanted)
+
+
+def test_twenty_thousand_calls_leave_nothing() -> None:
+    layer = throughtime.GRU(3, 5)
+    xs = [torch.randn(T, B, 3) for T in range(1, 21) for B in range(1, 11)]
+
+    def run(turns: int) -> int:
+        for _ in range(turns):
+            for x in xs:
+                layer(x)[0].sum().backward()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = run(10)
+    assert run(40) - before < 4 << 20
+
+
+def test_guards_written_in_python_see_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torch_private._HAS, "_C._dynamo.guards.TensorGuards", None)
+    layer, x = throughtime.GRU(3, 5), torch.randn(4, 2, 3)
+    with long_way():
+        wanted = step(layer, x, None)
+    with only_short():
+        same(step(layer, x, None), wanted)
+        same(step(layer, x, None), wanted)
+    _strided(layer)
+    with long_way():
+        wanted = step(layer, x, None)
+    same(step(layer, x, None), wanted)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -185,7 +340,7 @@ def test_a_copy_has_its_own(copied: Callable[[Any], Any]) -> None:
     layer, x = throughtime.LSTM(3, 5), torch.randn(4, 2, 3)
     y = layer(x)[0]
     other = copied(layer)
-    assert other._short is not layer._short and not other._short._stacks
+    assert other._short is not layer._short and not other._short.calls
     _in_place(layer)
     assert torch.equal(other(x)[0], y)
 
@@ -224,21 +379,16 @@ def test_the_derivative_has_a_derivative(kind: str) -> None:
     assert torch.autograd.gradgradcheck(lambda x: layer(x)[0], x)
 
 
-def test_many_shapes_are_not_all_kept() -> None:
+def test_many_shapes_are_not_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short, "MOST_SHAPES", 8)
     layer = throughtime.LSTM(3, 5)
-    xs = [torch.randn(T, 1, 3) for T in range(2, 3 * MOST_SHAPES)]
+    xs = [torch.randn(T, 1, 3) for T in range(2, 20)]
     with long_way():
         wanted = [layer(x)[0] for x in xs]
     for _ in range(2):
-        assert all(torch.equal(layer(x)[0], y) for x, y in zip(xs, wanted, strict=True))
-    (stack,) = layer._short._stacks.values()
-    assert stack is not None
-    assert len(stack.layers[0].forward._ways.known) == MOST_SHAPES
-    layer(xs[-1])
-    layer(xs[-1])
-    with only_short():  # a shape that comes again is prepared in the place of another
-        layer(xs[-1])
-    assert len(stack.layers[0].forward._ways.known) == MOST_SHAPES
+        with only_short():
+            assert all(torch.equal(layer(x)[0], y) for x, y in zip(xs, wanted, strict=True))
+    assert len(layer._short.calls) == 8
 
 
 def test_a_class_with_its_own_carry_is_asked() -> None:
@@ -266,3 +416,41 @@ def test_threads_may_share_a_layer() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(run, range(8)))
+
+
+def test_two_threads_may_pack_a_matrix_at_once() -> None:
+    packs, found = Packs(narrow=False), []
+
+    def make(depth: int) -> Any:
+        if depth:  # as far as another thread would be
+            found.append(packs.address(matrix(depth - 1), [(0, 1)]))
+        return np.ones((1, 16, 4), np.float32)
+
+    def matrix(depth: int) -> PackedMatrix:
+        return PackedMatrix("U", 1, 4, lambda: make(depth))
+
+    found.append(packs.address(matrix(1), [(0, 1)]))
+    assert found[0] == found[1]
+
+
+def test_a_thread_that_draws_is_not_taken_for_the_step() -> None:
+    class Mine(Cell):
+        gates = state = ("h",)
+
+        def step(self, a: Any, U: Any, s: Any, p: Any) -> Any:
+            time.sleep(0.002)
+            return (torch.tanh(a.h + U.h @ s.h),)
+
+    done = threading.Event()
+
+    def draw() -> None:
+        while not done.wait(0.005):
+            torch.rand(1)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        assert not trace(Mine()).unsupported
+    finally:
+        done.set()
+        thread.join()

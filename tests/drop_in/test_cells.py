@@ -166,11 +166,28 @@ def test_a_named_backend_runs_or_raises() -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_a_step_is_torchs_kernel_and_says_so(name: str) -> None:
-    theirs, ours = pair(name)
-    assert ours.explain() == "torch\n  not cpu: one step is one call of torch's kernel"
-    x = torch.randn(4, 3, dtype=torch.float64)
-    assert all(torch.equal(a, b) for a, b in zip(tensors(ours(x)), tensors(theirs(x)), strict=True))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_have_the_bits_of_the_whole(name: str, dtype: torch.dtype) -> None:
+    cell = pair(name)[1].to(dtype)
+    kind = {"tanh": "RNN", "relu": "RNN"}.get(name, name)
+    layer = getattr(throughtime, kind)(3, 5, **({"nonlinearity": name} if kind == "RNN" else {}))
+    layer.to(dtype).load_state_dict({f"{n}_l0": v for n, v in cell.state_dict().items()})
+    x, state, found = torch.randn(4, 2, 3, dtype=dtype), None, []
+    for step in x:
+        state = cell(step, state)
+        found.append(state[0] if name == "LSTM" else state)
+    assert cell.explain() == "cpu"
+    assert torch.equal(torch.stack(found), layer(x)[0])
+
+
+def test_a_large_step_is_torchs_kernel_and_says_so() -> None:
+    theirs = torch.nn.LSTMCell(128, 128)
+    ours = throughtime.from_torch(theirs)
+    assert ours.explain() == (
+        "torch\n  not cpu: one step of 65,536 weights or more is sooner done than packed"
+    )
+    x = torch.randn(4, 128)
+    assert all(torch.equal(a, b) for a, b in zip(ours(x), theirs(x), strict=True))
 
 
 def test_gates_by_name() -> None:

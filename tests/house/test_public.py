@@ -18,6 +18,7 @@ from tests.house.source import ROOT, Module, fresh, modules, tracked
 
 OPTIONAL = {
     "pytorch_lightning",
+    "lightning_fabric",
     "rich",
     "safetensors",
     "polars",

@@ -18,8 +18,8 @@ from throughtime.train.run import Run
 
 WITHOUT = """
 import sys
-gone = {"pytorch_lightning", "lightning_utilities", "torchmetrics", "safetensors", "rich", "plotly",
-        "polars", "typer", "pydantic", "sklearn", "mnist1d"}
+gone = {"lightning_fabric", "lightning_utilities", "torchmetrics", "safetensors", "rich", "plotly",
+        "pytorch_lightning", "polars", "typer", "pydantic", "sklearn", "mnist1d"}
 class Nowhere:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in gone:

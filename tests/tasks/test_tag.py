@@ -196,6 +196,11 @@ def test_a_wrong_file_is_one_sentence(text: str, options: dict[str, str], said: 
         ("d.csv", "token,label\n", "d.csv must hold rows, and it has none behind its column name"),
         ("d.xlsx", "token,label\n", "a file of data must end in .conllu, .conll, .iob, .bio, .csv"),
         ("d.jsonl", '{"token": ["a"], "label": ["X", "Y"]}\n', "lists of one length, at least 1"),
+        (
+            "d.jsonl",
+            '{"token": "a"}\n{"token": [1]}\n',
+            "must hold lists in every line or in none",
+        ),
         ("d.jsonl", "[1]\n", "every line of d.jsonl must be a JSON object, and line 1 is '[1]'"),
         ("d.conllu", "1\ta\n", "must have 10 cells, as CoNLL-U has, and line 1 has 2"),
     ],
@@ -205,6 +210,15 @@ def test_a_wrong_table_is_one_sentence(name: str, text: str, said: str) -> None:
     with pytest.raises(DataError) as caught:
         made(data=name)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["conllu", "csv"])
+def test_data_shows_what_would_be_read(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_as(form)["data"]
+    assert main(["data", file, *(["--token", "token"] if form == "csv" else [])]) == 0
+    shown = capsys.readouterr().out
+    assert "tag:" in shown and "30 of 5 to 5 tokens" in shown
+    assert "train 24, validation 3, test 3" in shown
 
 
 def test_a_changed_file_is_told() -> None:

@@ -209,6 +209,12 @@ def test_a_wrong_file_is_one_sentence(text: str, options: dict[str, str], said: 
     assert said in str(caught.value)
 
 
+def test_data_shows_what_would_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", write_as("csv")["data"], "--source", "english"]) == 0
+    shown = capsys.readouterr().out
+    assert "translate:" in shown and "from english into spanish: 40" in shown
+
+
 def test_longer_pairs_are_left_out_and_counted() -> None:
     frame = make_pairs().frame.head(200)
     frame.write_csv("data.csv")

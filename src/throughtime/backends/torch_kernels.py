@@ -29,8 +29,18 @@ STEPS: dict[str, Any] = {
 }
 
 
-ONE_STEP = "one step is one call of torch's kernel"
-"""Why auto leaves one step of torch's layers to torch: nothing is quicker than one call."""
+LARGE_STEP = 1 << 16
+"""Weights of a layer's direction from which "auto" leaves one single step to torch's kernel.
+
+It reads them as they lie; compiled code would pack them first, which the second step pays.
+"""
+
+ONE_LARGE_STEP = f"one step of {LARGE_STEP:,} weights or more is sooner done than packed"
+
+
+def is_large_step(layer: Any, steps: int) -> bool:
+    """Whether "auto" leaves a call of a layer of torch's to torch's kernel."""
+    return steps == 1 and layer.numbers >= LARGE_STEP
 
 
 def refuses(call: Call) -> str | None:

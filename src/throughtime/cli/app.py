@@ -15,11 +15,11 @@ from typing import Any, NoReturn
 
 import throughtime
 from throughtime.cli import commands as folder
-from throughtime.errors import ThroughtimeError, missing_extra
+from throughtime.errors import EndedElsewhere, ThroughtimeError, missing_extra
 from throughtime.tasks.recipe import did_you_mean
 
 # Packages of the extra `train`, by the name they are imported under.
-_EXTRA = ("safetensors", "rich", "plotly", "polars")
+_EXTRA = ("lightning_fabric", "safetensors", "rich", "plotly", "polars")
 
 _DEBUG = "--debug"
 _OPTION = re.compile(r"-\D.*", re.DOTALL)  # a single dash, and -5, are values
@@ -128,6 +128,8 @@ def run(arguments: list[str]) -> int:
         return int(done.code or 0)
     except KeyboardInterrupt:
         return _CTRL_C
+    except EndedElsewhere:  # which said why
+        return 2
     except BrokenPipeError:  # as in `throughtime cells | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _NO_READER

@@ -43,6 +43,10 @@ def trace(cell: Cell) -> Graph:
     return found[None]
 
 
+_RUNS = 20
+"""Of a step, before it is said to draw at random."""
+
+
 def trace_at(cell: Cell, H: int) -> Graph:
     """The graph of a step at one hidden size, where tensors may have heads.
 
@@ -66,11 +70,8 @@ def _no_cell(value: Any) -> CellError:
 def _traced(cell: Cell, H: int | None = None) -> Graph:
     _check_arguments(cell)
     with on_symbols():
-        chance = _chance()
-        graph, again = _run(cell, H), _run(cell, H)
-        drawn = _chance() != chance
-        random.setstate(chance[0])
-        np.random.set_state(chance[1])
+        graph = _run(cell, H)
+        again, drawn = _run_again(cell, H)
     if graph.key == again.key and not drawn:
         return graph
     if graph.key == again.key:
@@ -79,6 +80,19 @@ def _traced(cell: Cell, H: int | None = None) -> Graph:
     line = next((n.line for n in _changed(graph, again) if n.line), _return(cell))
     reason = Unsupported("a number that changes from call to call", line)
     return replace(graph, unsupported=(*graph.unsupported, reason))
+
+
+def _run_again(cell: Cell, H: int | None) -> tuple[Graph, bool]:
+    """The graph of another run, and whether `step` draws at random: it does so in every run, and
+    other threads only in some."""
+    for _ in range(_RUNS):
+        before = _chance()
+        graph = _run(cell, H)
+        if _chance() == before:
+            return graph, False
+    random.setstate(before[0])
+    np.random.set_state(before[1])
+    return graph, True
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -47,6 +48,11 @@ class CellModule(nn.Module):
         """Find now what neither a compiler nor a transform of torch takes in a first call."""
         cell: Any = self.cell
         cell.prepare()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is done around the cell, but that outputs may be dropped."""
+        return True
 
     def plain_parameters(self) -> Mapping[str, Tensor | None]:
         """The parameters to read without asking the module for each by its name.
@@ -127,6 +133,11 @@ class Weights(CellModule):
         self._prepare()
         if self.backend == "auto":
             warn_uncompiled(cell, self.hidden_sizes, device)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is done around the cell, but that outputs may be dropped."""
+        return replace(self.options, dropout=0.0) == Options()
 
     def _check_options(self) -> None:
         """What must be known of cell and sizes to judge."""

@@ -21,10 +21,46 @@ from throughtime.layers.layer import Passage
 from throughtime.layers.options import Merge, Options
 from throughtime.layers.stream.stream import Stream
 from throughtime.layers.windows import Window, windows
+from throughtime.scan.prepared import BACKENDS, ShortLayers, ShortWay
+
+PASSED_BY = ("carry", "_carry_layer", "_scan", "_call", "weights", "plain_parameters", "enter",
+             "leave_state")  # fmt: skip
 
 
 class SequenceLayer(Passage):
     """Layers x directions of one cell over whole sequences."""
+
+    _short: ShortWay
+    _short_kind: type[ShortWay] = ShortLayers
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        vars(self)["_short"] = self._short_kind()  # a class of the user's own may watch settings
+
+    @property
+    def numbers(self) -> int:
+        """Weights of one direction, for layers whose single steps torch may take; 0: none are."""
+        return 0
+
+    @property
+    def passed_by(self) -> Iterable[tuple[str, Any]]:
+        """Methods that the short way does not call: a class with its own goes the long way."""
+        return [(name, getattr(SequenceLayer, name)) for name in PASSED_BY]
+
+    def _run_short(self, x: Any, state: Any) -> Any:
+        """What a plain call gives, by what is prepared; None: it goes the long way."""
+        start: list[Tensor] = []
+        for part in () if state is None else state:
+            if type(part) is not tuple and type(part) is not list:
+                return None
+            start += part
+        found = self._short.run(self, x, start)
+        if found is None:
+            return None
+        y, final = found
+        count = len(self.widths[0])
+        states = tuple(tuple(final[i : i + count]) for i in range(0, len(final), count))
+        return (y, states) if self.return_state else y
 
     def enter(self, x: Any, state: Any = None, **given: Any) -> tuple[Batch, Border]:
         """The user's batch, checked, in the layers' own layout; and the way back."""
@@ -208,6 +244,11 @@ class Recurrent(SequenceLayer):
             )  # fmt: skip
         if nothing:
             check_nothing_more(self, nothing)
+        others = lengths, starts, reset, inputs, gradient_norms
+        if self.backend in BACKENDS and not any(v is not None for v in others):
+            found = self._run_short(x, state)
+            if found is not None:
+                return found
         batch, border = self.enter(
             x, state, lengths=lengths, starts=starts, reset=reset, inputs=inputs
         )

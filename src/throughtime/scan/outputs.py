@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE
+from throughtime.backends.call import Call
 from throughtime.scan.flatten import unflatten
 from throughtime.torch_private import SAVED_ONE_BY_ONE, has_saving_hooks, saved_but_one
 
@@ -34,9 +35,14 @@ def recall(ctx: Any, count: int) -> tuple[Any, ...]:
         if "modified by an inplace operation" not in str(error):
             raise
     saved = saved_but_one(ctx, count)
-    call = unflatten(ctx.cell, ctx.form, saved[:count])
+    y = compute_again(unflatten(ctx.cell, ctx.form, saved[:count]), ctx.backend)
+    return (*saved[:count], y, *saved[count:])
+
+
+def compute_again(call: Call, backend: str) -> Tensor:
+    """The outputs of a call."""
     width = call.cell.widths(call.hidden_size)[0]
     y = call.x.new_empty((*call.x.shape[:-1], call.directions, width))
     with torch.no_grad():
-        OPAQUE[ctx.backend].forward(call._replace(record=False), False, [y])
-    return (*saved[:count], y, *saved[count:])
+        OPAQUE[backend].forward(call._replace(record=False), False, [y])
+    return y

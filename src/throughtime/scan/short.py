@@ -1,4 +1,4 @@
-"""Plain calls of a prepared layer: `scan` without all that such calls do not use."""
+"""Plain calls of a prepared layer that are recorded: `scan` without what such calls do not use."""
 
 from __future__ import annotations
 
@@ -10,110 +10,131 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE
 from throughtime.backends.cpu.memory import lend
-from throughtime.backends.cpu.short import Derivative, ShortForward, Wants, Way
+from throughtime.backends.cpu.short import Derivative, Way
 from throughtime.scan.autograd import derivative
 from throughtime.scan.flatten import Form, flatten_gradients, unflatten
-from throughtime.scan.outputs import kept_output, recall
+from throughtime.scan.outputs import compute_again, kept_output
 from throughtime.scan.plain import is_watched, plain_gradients
+from throughtime.torch_private import saved_but_one
 
-_OTHERS = (None,) * 5
-"""Tensors of a call, behind x as `flatten` orders them, that a plain one does not have."""
-
-_BEHIND = 1 + len(_OTHERS)
-
-
-class ShortLayer:
-    """A layer that has a short way, forward and back.
-
-    Attributes:
-        forward: its forward passes.
-        backward: their derivative.
-        forms: of calls without a start, and with one.
-    """
-
-    def __init__(self, prepared: ShortForward) -> None:
-        self.forward, self.backward = prepared, Derivative(prepared)
-        sizes = prepared.H, prepared.D, int(prepared.bias)
-        results = 1 + len(prepared.widths)
-        self.forms = tuple(Form(*sizes, state, 0, 0, 0, results) for state in (0, 1))
+_records = torch.is_grad_enabled  # bound once: it is asked at every call
+_OTHERS = 5
+"""Tensors of a call, after x as `flatten` orders them; of these it may have batch sizes alone."""
 
 
-def scan_short(
-    layer: ShortLayer, x: Tensor, weights: Sequence[Tensor | None], state: Sequence[Tensor],
-    start: Sequence[int],
-) -> Sequence[Tensor] | None:  # fmt: skip
-    """A call that is recorded: the outputs (T, B, D W) and the final states (D, B, width).
+class Recorded:
+    """A layer's plain calls of one shape, forward and back.
 
     Args:
-        layer: prepared.
-        x: (T, B, I), neither T nor B zero.
-        weights: of all directions.
-        state: where it starts, looked at; none for zeros.
-        start: its addresses, or zeros.
-
-    Returns:
-        None where the call goes the long way.
+        way: of the forward pass.
     """
-    way = layer.forward.way(x, True)
-    read = None if way is None else layer.forward.read(x, weights)
-    if way is None or read is None:
-        return None
-    found: Sequence[Tensor] = _apply(layer, way, (read, start), x, *_OTHERS, *weights, *state)
-    return found
+
+    def __init__(self, way: Way) -> None:
+        self.way, self.backward = way, Derivative(way)
+        layer = way.layer
+        self.cell, self.key = layer.cell, layer.cell.key
+        sizes = layer.H, layer.D, int(layer.bias)
+        count = 1 + len(layer.widths)
+        ragged = way.layout.sizes is not None
+        self._lead = way.layout.lead if ragged else (way.layout.T, way.layout.B)
+        self._forms = tuple(Form(*sizes, state, 0, 0, 0, count) for state in (0, 1))
+
+    def form(self, tensors: Sequence[Tensor]) -> Form:
+        """Of a call with these tensors: x, weights, states."""
+        return self._forms[len(tensors) > 1 + len(self.way.layer.parameters)]
+
+    def long(self, tensors: Sequence[Tensor]) -> list[Any]:
+        """x, weights and states as the long way has them, and as `flatten` orders them."""
+        layout, layer = self.way.layout, self.way.layer
+        first = 1 + len(layer.parameters)
+        shapes = [(layer.D, layout.B, w) for w in layer.widths]
+        states = [v.view(s) for v, s in zip(tensors[first:], shapes, strict=False)]
+        others = None, None, layout.sizes, None, None
+        return [layout.long(tensors[0]), *others, *tensors[1:first], *states]
+
+    def long_results(self, values: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """y, or the gradient by it, and those by the final states in the same way."""
+        layout, layer = self.way.layout, self.way.layer
+        y, *finals = values
+        if layout.single:
+            finals = [None, *finals]
+        shapes = [(layer.D, layout.B, w) for w in layer.widths]
+        found = [None if v is None else v.reshape(s) for v, s in zip(finals, shapes, strict=False)]
+        return [None if y is None else y.reshape(*self._lead, layer.D, -1), *found]
+
+    def short(self, gradients: list[Tensor | None], tensors: Sequence[Tensor]) -> list[Any]:
+        """Gradients of the long way's tensors as those of these."""
+        d_x, *others = gradients[:1] + gradients[1 + _OTHERS :]
+        d_x = None if d_x is None else self.way.layout.as_given(d_x, tensors[0])
+        pairs = zip(others, tensors[1:], strict=True)
+        return [d_x, *(None if d is None else d.reshape(v.shape) for d, v in pairs)]
 
 
 class Short(torch.autograd.Function):
     """The value and the gradient of one layer's plain call."""
 
     @staticmethod
-    def forward(ctx: Any, layer: ShortLayer, way: Way, places: Any, *tensors: Any) -> Any:
-        x, (read, start) = tensors[0], places
-        saved = lend(x, way.saved)
-        final = [x.new_empty(shape) for shape in way.states]
-        y = layer.forward.run(way, x, read, start, [v.data_ptr() for v in final], saved)
-        ctx.layer, ctx.way, ctx.backend, ctx.cell = layer, way, "cpu", layer.forward.cell
-        ctx.form = layer.forms[start[0] != 0]
-        ctx.save_for_backward(*tensors, kept_output(y), saved)
+    def forward(ctx: Any, call: Recorded, x: Tensor, *tensors: Tensor) -> Any:
+        way, new = call.way, x.new_empty
+        y, saved = new(way.y), new(way.saved) if way.small else lend(x, way.saved)
+        final = [new(shape) for shape in way.finals]
+        way.region.run((x, y, *tensors, *final, saved))
+        ctx.call = call
+        ctx.save_for_backward(x, *tensors, kept_output(y), saved)
         ctx.set_materialize_grads(False)
         return (y, *final)
 
     @staticmethod
-    def backward(ctx: Any, *d_given: Tensor | None) -> Any:
-        needs = ctx.needs_input_grad[3:]
-        d_results, plain = plain_gradients(d_given)
-        *tensors, y, saved = recall(ctx, len(needs))
+    def backward(ctx: Any, *d_results: Tensor | None) -> Any:
+        call, needs = ctx.call, ctx.needs_input_grad[1:]
+        saved = _recall(ctx, call)
         # A derivative of this derivative may be asked for, or many at once, or their shapes alone.
-        if torch.is_grad_enabled() or not plain or is_watched():
-            given = (ctx.cell.key, "cpu", ctx.form, needs, 2)
-            d_results = [_apart(ctx, d_results[0]), *d_results[1:]]
-            some = iter(derivative(given, (*tensors, _apart(ctx, y), saved, *d_results)))
-            return (None, None, None, *(next(some) if need else None for need in needs))
-        first = _BEHIND + len(ctx.layer.forward.parameters)
-        wants = Wants(needs[0], True in needs[_BEHIND:first], True in needs[first:])
-        inputs, kept = (tensors[0], *tensors[_BEHIND:]), (y.view(ctx.way.y), saved)
-        found = ctx.layer.backward.run(ctx.way, inputs, kept, d_results, wants)
-        if found is not None:
-            return (None, None, None, found[0], *_OTHERS, *found[1:])
-        flat = _long(ctx, tensors, y, saved, d_results, needs)
-        return (None, None, None, *(d if n else None for d, n in zip(flat, needs, strict=True)))
+        if not (_records() or is_watched()):
+            found = call.backward.run(saved, d_results, needs)
+            if found is not None:
+                return (None, *found)
+        return (None, *_long(call, saved, d_results, needs))
 
 
-# Without the look for dead wrappers of torch.func, which have no address and so came not here.
-_apply: Any = super(torch.autograd.Function, Short).apply
+record: Any = super(torch.autograd.Function, Short).apply
+"""A call that is recorded: the outputs and the final states, of one step without the first.
+
+Its arguments are the `Recorded`, x as it is given, and the weights of all directions and where it
+starts, all of them looked at. `Short.apply` would look for dead wrappers of torch.func too, which
+have no address and so came not here.
+"""
+
+
+def _recall(ctx: Any, call: Recorded) -> tuple[Any, ...]:
+    """What `Short` saved, its output computed once more where it was written over."""
+    try:
+        return ctx.saved_tensors  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+    count = len(ctx.needs_input_grad) - 1
+    tensors = saved_but_one(ctx, count)
+    long = call.long(tensors[:count])
+    y = compute_again(unflatten(call.cell, call.form(tensors[:count]), long), "cpu")
+    return (*tensors[:count], y.reshape(call.way.y), *tensors[count:])
 
 
 def _long(
-    ctx: Any, tensors: Sequence[Any], y: Tensor, saved: Tensor, d_results: Sequence[Any],
-    needs: Sequence[bool],
-) -> Sequence[Tensor | None]:  # fmt: skip
-    """Gradients where a tensor needs a closer look."""
-    call = unflatten(ctx.cell, ctx.form, tensors)
-    kept, d_y = [_apart(ctx, y), saved], _apart(ctx, d_results[0])
-    given = [d_y, *d_results[1:]]
-    found = OPAQUE[ctx.backend].backward(call, kept, given, needs[0], any(needs[1:]))
-    return flatten_gradients(call, found)
-
-
-def _apart(ctx: Any, v: Tensor | None) -> Any:
-    """(T, B, D W) as (T, B, D, W), as the long way has outputs."""
-    return None if v is None else v.view(*v.shape[:2], ctx.layer.forward.D, -1)
+    call: Recorded, saved: Sequence[Any], d_results: Sequence[Tensor | None],
+    needs: tuple[bool, ...],
+) -> list[Tensor | None]:  # fmt: skip
+    """Gradients where a tensor needs a closer look, or where they are differentiated again."""
+    *tensors, y, kept = saved
+    given, plain = plain_gradients(call.long_results(d_results))
+    long, form = call.long(tensors), call.form(tensors)
+    values = [call.long_results([y])[0], kept]
+    wants = (needs[0], *(False,) * _OTHERS, *needs[1:])
+    if torch.is_grad_enabled() or not plain or is_watched():
+        some = iter(derivative((call.key, "cpu", form, wants, 2), (*long, *values, *given)))
+        found = [next(some) if need else None for need in wants]
+    else:
+        whole = unflatten(call.cell, form, long)
+        gradients = OPAQUE["cpu"].backward(whole, values, given, wants[0], any(wants[1:]))
+        flat = flatten_gradients(whole, gradients)
+        found = [d if need else None for d, need in zip(flat, wants, strict=True)]
+    return call.short(found, tensors)

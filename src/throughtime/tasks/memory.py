@@ -138,6 +138,10 @@ class MemoryTask(Task):
         inputs, truth = batch
         return self.distance(model(inputs), truth)
 
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        return 1, 1 if self.every_step else 0
+
     def distance(self, answers: Tensor, truth: Tensor) -> Tensor:
         """What training makes small: cross entropy in nats, unless a task says otherwise."""
         return cross_entropy(answers.flatten(0, -2), truth.flatten())

@@ -116,6 +116,19 @@ class Task(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The number to make small, as a scalar (nats)."""
 
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        """Along which axis each tensor of a batch has its rows; empty: several processes cannot
+        share them, since rows or batches depend on each other."""
+        return ()
+
+    def weight(self, batch: Batch) -> float:
+        """What its loss weighs: loss times weight, summed over parts of a batch, is the whole's.
+
+        The number of rows, unless a task says otherwise.
+        """
+        return batch[0].shape[self.row_axes[0]]
+
     @abstractmethod
     def score(self, model: nn.Module, split: str) -> Score:
         """The metrics of `model`, in eval mode, on `validation` or `test`."""

@@ -41,6 +41,24 @@ class Patience(Watcher):
         return {"waited": self.waited, "lowest": self.lowest}
 
 
+def learned_so_far(learner: Learner, stopping: Patience) -> State:
+    """Where a learner stands: what a checkpoint has of it, and what all processes begin with."""
+    return {
+        "step": learner.done,
+        "model": learner.model.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "stopping": stopping.state(),
+    }
+
+
+def go_on_from(state: State, learner: Learner, stopping: Patience) -> None:
+    """Puts a learner where another one stood."""
+    learner.model.load_state_dict(state["model"])
+    learner.optimizer.load_state_dict(state["optimizer"])
+    learner.done = state["step"]
+    stopping.waited, stopping.lowest = state["stopping"]["waited"], state["stopping"]["lowest"]
+
+
 class Keeper(Watcher):
     """Writes rows, and checkpoints every so many steps and after (never before) a validation.
 
@@ -77,16 +95,10 @@ class Keeper(Watcher):
         """Writes what is finite alone, so that the checkpoint before stays where it is not."""
         where = f"the model after step {learner.done}"
         all_finite(learner.model.state_dict(), where, f"{CURE}; the last checkpoint is kept")
-        state = {
-            "step": learner.done,
-            "model": learner.model.state_dict(),
-            "optimizer": learner.optimizer.state_dict(),
-            "stopping": self.stopping.state(),
-            "best": vars(self.best),
-            "journal": self.journal.state(),
-            "finished": self.finished,
-        }
-        write_checkpoint(self.run, state)
+        rest = {
+            "best": vars(self.best), "journal": self.journal.state(), "finished": self.finished
+        }  # fmt: skip
+        write_checkpoint(self.run, learned_so_far(learner, self.stopping) | rest)
 
     def restore(self, learner: Learner, state: State) -> None:
         """Puts everything back as it was when `state`, which was checked, was written.
@@ -94,11 +106,7 @@ class Keeper(Watcher):
         Where the run has more steps or patience since, what ended it may end it no longer.
         """
         recipe, written = self.run.recipe, replace(self.run.recipe, **state["recipe"])
-        learner.model.load_state_dict(state["model"])
-        learner.optimizer.load_state_dict(state["optimizer"])
-        learner.done = state["step"]
-        self.stopping.waited = state["stopping"]["waited"]
-        self.stopping.lowest = state["stopping"]["lowest"]
+        go_on_from(state, learner, self.stopping)
         self.best, self.finished = Best(**state["best"]), state["finished"]
         if written.steps < recipe.steps:
             self.more_steps = written

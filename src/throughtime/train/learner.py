@@ -9,9 +9,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from throughtime.errors import RunError
+from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task
-from throughtime.train.step import StepBatches, clip, learning_rate, optimizer, step_seed
+from throughtime.tasks.task import Batch
+from throughtime.train.step import StepBatches, clip, cut, learning_rate, optimizer, step_seed
+from throughtime.train.world import World
+
+_COMPARED = 4  # batches that all processes must see alike
 
 
 class Learner:
@@ -21,6 +25,7 @@ class Learner:
         task: its recipe says how.
         model: of the task; trained in place.
         cure: what to do where the loss is not finite, as the end of a sentence.
+        world: the processes that learn together, each from its rows; this one alone if left out.
 
     Attributes:
         done: steps behind us.
@@ -28,11 +33,14 @@ class Learner:
             clipping, and whether that clipped.
     """
 
-    def __init__(self, task: Task, model: nn.Module, cure: str = "") -> None:
+    def __init__(
+        self, task: Task, model: nn.Module, cure: str = "", world: World | None = None
+    ) -> None:
         self.task, self.model = task, model.train()
         self.optimizer = optimizer(task.recipe, model.parameters())
         self.done = 0
         self.loss, self.norm, self.clipped = math.nan, math.nan, False
+        self.world = world or World()
         self._cure = cure
         self._batches = StepBatches(task)
         self._parameters = list(model.parameters())
@@ -44,13 +52,13 @@ class Learner:
             RunError: the loss or its gradient is not finite; the weights are as before.
         """
         recipe = self.task.recipe
-        batch = self._batches.batch(self.done)
+        rank, size = self.world.rank, self.world.size
+        batch, share = cut(self.task, self._batches.batch(self.done), rank, size)
         # torch.manual_seed, which asks every kind of device, takes 300 us.
-        torch.default_generator.manual_seed(step_seed(recipe.seed, self.done))
-        loss = self.task.loss(self.model, batch)
-        self.loss = self.check_finite("loss", float(loss.detach()))
+        torch.default_generator.manual_seed(step_seed(recipe.seed, self.done, rank))
         self.optimizer.zero_grad()
-        loss.backward()
+        loss = self.world.add_up(self._backward(batch, share), self._parameters)
+        self.loss = self.check_finite("loss", loss)
         norm, self.clipped = clip(recipe, self._parameters)
         self.norm = self.check_finite("norm of the gradient", norm)
         for group in self.optimizer.param_groups:
@@ -58,12 +66,48 @@ class Learner:
         self.optimizer.step()
         self.done += 1
 
+    def _backward(self, batch: Batch, share: float) -> float:
+        """The loss of a batch, or of a part of one and its share, whose gradients are made."""
+        if not share:
+            return 0.0
+        loss = self.task.loss(self.model, batch)
+        if share != 1:
+            loss = loss * share
+        loss.backward()
+        return float(loss.detach())
+
     def score(self, split: str) -> dict[str, float]:
-        """The metrics of the model on a split."""
+        """The metrics of the model on a split; the first process finds them for all."""
         with torch.no_grad():
-            metrics = self.task.score(self.model.eval(), split).metrics
+            metrics = self.world.from_first(
+                lambda: self.task.score(self.model.eval(), split).metrics
+            )
         self.model.train()
         return metrics
+
+    def check_world(self) -> None:
+        """Sees that all processes can learn together.
+
+        Raises:
+            OptionError: the task cannot be shared, or there are more of them than rows.
+            RunError: they see different data.
+        """
+        size, task = self.world.size, self.task
+        if size == 1:
+            return
+        if not task.row_axes:
+            raise OptionError(
+                f"several processes share the rows of a batch, which those of {task.name} do not "
+                f"allow, got {size} processes; leave out --processes"
+            )
+        few = [self._batches.batch(self.done + n) for n in range(_COMPARED)]
+        rows = max(batch[0].shape[task.row_axes[0]] for batch in few)
+        if rows < size:
+            raise OptionError(
+                f"processes must be at most as many as a batch has rows, {rows}, got {size}; give "
+                "fewer --processes or a larger --batch-size"
+            )
+        self.world.agree("data", few, "give all of them the same files and versions")
 
     def check_finite(self, what: str, value: float) -> float:
         """The value, when it is finite; raises RunError."""

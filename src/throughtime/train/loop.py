@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,12 +14,13 @@ from throughtime.tasks import Task, find
 from throughtime.tasks.recipe import Recipe
 from throughtime.train.begin import check_memory
 from throughtime.train.journal import Journal
-from throughtime.train.keeper import CURE, Keeper, Patience
+from throughtime.train.keeper import CURE, Keeper, Patience, go_on_from, learned_so_far
 from throughtime.train.learner import Learner, Watcher
 from throughtime.train.run import Run, locked
 from throughtime.train.shown import Shown, open_log
 from throughtime.train.step import learning_rate, step_seed
 from throughtime.train.storage import check_checkpoint, read_checkpoint, write_weights
+from throughtime.train.world import World
 
 
 def train(learner: Learner, watchers: Sequence[Watcher]) -> None:
@@ -44,7 +46,7 @@ def begin_model(task: Task) -> nn.Module:
     return task.model()
 
 
-def fit(run: Run, watchers: Sequence[Watcher] = ()) -> nn.Module:
+def fit(run: Run, watchers: Sequence[Watcher] = (), world: World | None = None) -> nn.Module:
     """Trains a run to its end and returns the model with its best weights.
 
     A run that has a checkpoint goes on from it, to the weights it would have had without the
@@ -53,28 +55,52 @@ def fit(run: Run, watchers: Sequence[Watcher] = ()) -> nn.Module:
     Args:
         run: the folder, with the recipe in it.
         watchers: what looks on besides what keeps and shows the run.
+        world: the processes that train it, of which this is the first; the others `follow`.
 
     Raises:
-        RunError: the folder is in use, damaged or full, or the loss became NaN.
+        RunError: the folder is in use, damaged or full, the loss became NaN, or a process is lost.
         OptionError: the model is too large for this machine.
     """
     task = find(run.recipe.task)(run.recipe)
     check_memory(task)
     with _told_of_the_disk(run), locked(run.folder), _threads(run.recipe.threads):
-        model = _fit(run, task, watchers)
+        model = _fit(run, task, watchers, world or World())
     return model.eval()
 
 
-def _fit(run: Run, task: Task, watchers: Sequence[Watcher]) -> nn.Module:
+def follow(world: World) -> None:
+    """What a process does that is not the first: it learns along, and keeps nothing."""
+    recipe = world.from_first(_nothing)
+    task = find(recipe.task)(recipe)
+    with _threads(recipe.threads):
+        learner = Learner(task, begin_model(task), world=world)
+        stopping = Patience(task.monitor, recipe.patience)
+        begun = world.from_first(_nothing)
+        go_on_from(begun, learner, stopping)
+        if not begun["finished"]:
+            learner.check_world()
+            train(learner, [stopping])
+
+
+def _nothing() -> Any:
+    raise AssertionError("the first process alone is asked")
+
+
+def _fit(run: Run, task: Task, watchers: Sequence[Watcher], world: World) -> nn.Module:
+    world.from_first(lambda: run.recipe)
     state = read_checkpoint(run)
     model = begin_model(task)
     if state is not None:
         check_checkpoint(run, state, model)
     with closing(Journal(run.metrics, state and state["journal"])) as journal:
-        learner = Learner(task, model, f"; {CURE}; the last checkpoint is kept")
+        learner = Learner(task, model, f"; {CURE}; the last checkpoint is kept", world)
         keeper = Keeper(run, journal, Patience(task.monitor, run.recipe.patience))
         if state is not None:
             keeper.restore(learner, state)
+        begun = learned_so_far(learner, keeper.stopping) | {"finished": keeper.finished}
+        world.from_first(lambda: begun)
+        if not keeper.finished:
+            learner.check_world()
         _go_on(run, learner, keeper, watchers)
     weights = keeper.best_weights()
     model.load_state_dict(weights)
@@ -87,6 +113,8 @@ def _go_on(run: Run, learner: Learner, keeper: Keeper, watchers: Sequence[Watche
     with open_log(run) as log:
         begun = "resumed" if learner.done else "started"
         log.info("%s at step %d of %d in %s", begun, learner.done, run.recipe.steps, run.folder)
+        if (size := learner.world.size) > 1:
+            log.info("%d processes of %d threads each", size, torch.get_num_threads())
         if keeper.more_steps is not None:
             log.info("%s", _rate_from_here(keeper.more_steps, run.recipe, learner.done))
         try:

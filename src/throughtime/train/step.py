@@ -64,10 +64,27 @@ def optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
     )
 
 
-def step_seed(seed: int, step: int) -> int:
-    """The seed of everything random in one step; -1 is the drawing of the initial weights."""
-    digest = hashlib.sha256(f"{seed} {step}".encode()).digest()
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of all that is random in one step of one process; -1: of the initial weights."""
+    place = f"{seed} {step} {rank}" if rank else f"{seed} {step}"
+    digest = hashlib.sha256(place.encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def cut(task: Task, batch: Batch, rank: int, size: int) -> tuple[Batch, float]:
+    """What one of several processes computes of a batch: every size-th row, from its rank on.
+
+    Rows of like lengths lie side by side where a task sorts them, so all parts are about as long.
+
+    Returns:
+        The rows, none where the batch has too few, and what their loss counts for in the batch's.
+    """
+    if size == 1:
+        return batch, 1.0
+    pairs = zip(batch, task.row_axes, strict=True)
+    part = tuple(x.movedim(n, 0)[rank::size].movedim(0, n).contiguous() for x, n in pairs)
+    whole = task.weight(batch)
+    return part, task.weight(part) / whole if whole else 0.0
 
 
 class StepBatches:

@@ -130,21 +130,22 @@ def take_plain(
 
 def take_lines(v: Tensor, dtype: torch.dtype) -> int:
     """The address of a tensor whose lines of numbers lie side by side; 0 if it is not so."""
-    if (
-        type(v) not in PLAIN
-        or v.dtype != dtype
-        or not v.is_cpu
-        or v.stride(-1) != 1
-        or v.is_neg()
-        or not 0 < v.nbytes <= v.untyped_storage().nbytes()
-    ):
+    if type(v) not in PLAIN or v.dtype != dtype or not v.is_cpu or v.stride(-1) != 1 or v.is_neg():
         return 0
-    return v.data_ptr()
+    try:
+        return v.data_ptr() if 0 < v.nbytes <= v.untyped_storage().nbytes() else 0
+    except NotImplementedError:  # many gradients at once, which have no address
+        return 0
 
 
 def take_whole(v: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> int:
     """The address of a tensor of this shape whose numbers lie side by side; 0 if it is not so."""
     return take_lines(v, dtype) if v.shape == shape and v.is_contiguous() else 0
+
+
+def any_short(tensors: Sequence[Tensor]) -> bool:
+    """Whether one of these has a storage that is too small for it."""
+    return any(_is_short(v) for v in tensors)
 
 
 def _take_own(call: Call, parameters: Parameters) -> tuple[Call, dict[str, int]]:

@@ -141,8 +141,12 @@ PACKED: Final = ("W_pack", "U_pack", "U_early")
 MOST_ROWS: Final = 512
 """Rows over all steps up to which packing is more than a hundredth of a call."""
 
-LEAST_NUMBERS: Final = 1 << 16
-"""Weights of a direction from which packing takes longer than finding what waits."""
+LEAST_NUMBERS: Final = 1 << 20
+"""Weights of a direction from which packing takes longer than comparing with what waits.
+
+On a Xeon with 2 MB of second-level cache a layer of 512 units gains 15 % by it at two steps and
+nothing at fifty, and one of 128 units loses up to a quarter.
+"""
 
 MOST_BYTES: Final = 256 << 20
 """Of all packs that wait, copies of weights included; who finds no room packs at every call."""

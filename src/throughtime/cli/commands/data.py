@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from throughtime.cli.app import Commands
     from throughtime.tasks.tables.table import DataTable
 
+_COLUMNS = (".conllu", ".conll", ".iob", ".bio")  # files that hold tokens and nothing else
+
 
 def register(commands: Commands) -> None:
     """Adds the command."""
@@ -26,13 +28,29 @@ def register(commands: Commands) -> None:
     parser.add_argument(
         "--label", metavar="COL", default="", help="Also what classes by this would be made from."
     )
+    parser.add_argument(
+        "--token", metavar="COL", default="",
+        help="Only what tags of these tokens would be made from, by --label or a column found.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--source", metavar="COL", default="",
+        help="Only what translations of this would be made from, into --target or the other one.",
+    )  # fmt: skip
 
 
-def data(file: str, time: str, series: str, target: str, label: str) -> None:
+def data(
+    file: str, time: str, series: str, target: str, label: str, token: str, source: str
+) -> None:
     """Show what would be read: columns, types, steps, gaps, series, splits. Trains nothing."""
     from throughtime.tasks.tables.describe import describe_columns, describe_rows
     from throughtime.tasks.tables.read import is_plain, read
 
+    if token or file.casefold().endswith(_COLUMNS):
+        _print_read("tag", {"data": file, "token": token, "label": label, "series": series})
+        return
+    if source:
+        _print_read("translate", {"data": file, "source": source, "target": target})
+        return
     named = time or series or target or label
     if file.casefold().endswith(".txt") and not named and is_plain(file):
         _print_read("language", {"data": file})

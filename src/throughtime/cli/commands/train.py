@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from throughtime.cli.options import add_recipe_flags, given_values
+from throughtime.cli.options import add_recipe_flags, given_values, whole_number
 from throughtime.cli.shown import show_after_training, show_findings, show_read, show_score
 
 if TYPE_CHECKING:
     from throughtime.cli.app import Commands
+    from throughtime.tasks import Task
     from throughtime.train.run import Run
+    from throughtime.train.world import World
 
 
 def register(commands: Commands) -> None:
@@ -30,23 +33,53 @@ def register(commands: Commands) -> None:
         help="Go on with the run in --out, or with the newest one; with a larger --steps, or "
         "--patience, beyond what it began with.",
     )  # fmt: skip
+    for name, default, text in (
+        ("processes", 1, "Processes on this machine that share the rows of every batch."),
+        ("nodes", 1, "Machines; each runs the same command with its NODE_RANK (docs/scale.md)."),
+        ("wait", 120, "Seconds to wait for all processes to come."),
+    ):
+        parser.add_argument(
+            f"--{name}", type=whole_number, metavar="INT", default=default,
+            help=f"{text} Default: {default}.",
+        )  # fmt: skip
     add_recipe_flags(parser, commands, available())
+    parser.set_defaults(words=("train", *commands.words))
 
 
-def train(task: str, out: Path | None, resume: bool, **flags: str | None) -> None:
+def train(
+    words: tuple[str, ...], task: str, out: Path | None, resume: bool, processes: int, nodes: int,
+    wait: int, **flags: str | None,
+) -> None:  # fmt: skip
     """Train a task. A run that was killed resumes to the same weights, bit for bit."""
     from throughtime.tasks import find
-    from throughtime.train.begin import begin, go_on
+    from throughtime.train.launch import launch
 
     kind, given = find(task), given_values(flags)
-    if resume:
-        show_training(go_on(kind, out, given))
-    else:
-        with begin(kind, out, given) as run:
-            show_training(run)
+    code = launch(words, processes, nodes, wait)
+    if code is None:
+        _train(kind, out, resume, given, wait)
 
 
-def show_training(run: Run) -> None:
+def _train(
+    kind: type[Task], out: Path | None, resume: bool, given: Mapping[str, Any], wait: int
+) -> None:
+    """Trains in this process, and in those that a launcher began with it."""
+    from throughtime.train.begin import begin, go_on
+    from throughtime.train.world import join
+
+    with join(wait) as world:
+        if world.rank:
+            from throughtime.train.loop import follow
+
+            follow(world)
+        elif resume:
+            show_training(go_on(kind, out, given), world)
+        else:
+            with begin(kind, out, given) as run:
+                show_training(run, world)
+
+
+def show_training(run: Run, world: World) -> None:
     """Trains a run and shows what it reached."""
     from throughtime.tasks import find
     from throughtime.train.loop import fit
@@ -54,7 +87,8 @@ def show_training(run: Run) -> None:
 
     task = find(run.recipe.task)(run.recipe)
     show_read(task)
-    model = fit(run)
+    world.leave_word("resume", "\0".join(shlex.split(run.resume)[1:]))
+    model = fit(run, world=world)
     score, figures = score_and_keep(run, task, model)
     show_score(task, score, "test", task.baselines("test"))
     show_findings(figures["findings"])

@@ -13,17 +13,25 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends import Choice, cpu
-from throughtime.backends.torch_kernels import KERNELS, ONE_STEP, carries_stack
+from throughtime.backends.torch_kernels import (
+    KERNELS,
+    ONE_LARGE_STEP,
+    carries_stack,
+    is_large_step,
+)
 from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
 from throughtime.layers.checks import check_packed
 from throughtime.layers.drop_in.checks import check_dimensions, check_input, check_state
-from throughtime.layers.drop_in.short import BACKENDS, ShortWay
 from throughtime.layers.graphs import check_nothing_more, written
 from throughtime.layers.options import Options
 from throughtime.layers.recurrent import SequenceLayer
+from throughtime.scan.prepared import BACKENDS, ShortWay
+
+PASSED_BY = ("carry", "_carry_layer", "_scan", "_call", "weights", "plain_parameters")
+"""Methods that the short way does not call, so a class with its own of them goes the long way."""
 
 
 class PastRNNBase:
@@ -148,7 +156,8 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
 
     kind: ClassVar[str]
     _quantised_otherwise = "quantise throughtime.to_torch(model)"
-    _short: ShortWay
+    _short_kind = ShortWay
+    passed_by = tuple((name, getattr(SequenceLayer, name)) for name in PASSED_BY)
 
     def __init__(
         self, cell: Cell, input_size: int, hidden_size: int, num_layers: int, bias: bool,
@@ -212,13 +221,17 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         y, results = self.carry(batch)
         return self.leave(y, tuple(r.final for r in results), border)
 
-    def _prepare(self) -> None:
-        super()._prepare()
-        vars(self)["_short"] = ShortWay()  # a class of the user's own may watch what is set
-
-    def _run_short(self, input: Any, hx: Any) -> Any:
+    def _run_short(self, x: Any, state: Any) -> Any:
         """What a plain call gives, by what is prepared; None: it goes the long way."""
-        return self._short.run(self, input, hx)
+        several = self.mode == "LSTM"
+        start = () if state is None else state if several else (state,)
+        if type(start) is not tuple and type(start) is not list:
+            return None
+        found = self._short.run(self, x, start)
+        if found is None:
+            return None
+        y, final = found
+        return y, (tuple(final) if several else final[0])
 
     def enter(self, x: Any, state: Any = None, **given: Any) -> tuple[Batch, Border]:
         """The user's batch, checked, in the layers' own layout; and the way back."""
@@ -263,10 +276,16 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         steps = x.shape[1 if self.batch_first else 0]
         if not carries_stack(self.backend) or not steps:
             return False
-        one = x.dim() == 3 and steps == 1
-        if self.backend == "auto" and not one and cpu.refuses_cell(self.cell, x) is None:
-            return is_traced()  # which writes one operator of torch's for all layers
+        if self.backend == "auto" and cpu.refuses_cell(self.cell, x) is None:
+            # Tracing writes one operator of torch's for all layers.
+            return is_traced() or (x.dim() == 3 and is_large_step(self, steps))
         return not (x.is_cuda and self.proj_size > self.hidden_size)
+
+    @property
+    def numbers(self) -> int:
+        """Weights of one direction of a layer, on average."""
+        some = (v.numel() for v in self.plain_parameters().values() if v is not None)
+        return sum(some) // (self.directions * self.num_layers)
 
     def explain(self, steps: int = 16, batch: int = 1, **given: bool) -> str:
         """Which backend each layer would take for such a batch, and why not those before it.
@@ -276,9 +295,10 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
             batch: B.
             given: lengths, reset or trace, true where the call has them.
         """
-        if steps == 1 and self.backend == "auto" and not any(given.values()):
-            if carries_stack(self.backend):
-                choice = Choice("torch", {"cpu": ONE_STEP})
+        like = next(iter(self._parameters.values()), None)
+        if is_large_step(self, steps) and not any(given.values()) and like is not None:
+            if self.backend == "auto" and self._takes_stack(like.new_zeros(1, 1, self.input_size)):
+                choice = Choice("torch", {"cpu": ONE_LARGE_STEP})
                 return "\n".join(f"layer {i}: {choice}" for i in range(self.num_layers))
         return super().explain(steps, batch, **given)
 

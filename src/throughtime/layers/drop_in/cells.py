@@ -10,9 +10,15 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from throughtime import backends
-from throughtime.backends import Choice, check_backend
+from throughtime.backends import Choice, check_backend, cpu
 from throughtime.backends.call import Call
-from throughtime.backends.torch_kernels import ONE_STEP, STEPS, carries_stack
+from throughtime.backends.torch_kernels import (
+    ONE_LARGE_STEP,
+    STEPS,
+    carries_stack,
+    is_large_step,
+)
+from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.cells.elman import Elman
 from throughtime.cells.gru import GRU
@@ -22,6 +28,9 @@ from throughtime.layers.gates import GateRows
 from throughtime.layers.graphs import written
 from throughtime.layers.layer import CellModule
 from throughtime.scan import scan
+from throughtime.scan.prepared import BACKENDS, ShortStep
+
+PASSED_BY = ("_step", "_call", "step_by_torch", "weights", "weight_names", "plain_parameters")
 
 
 class PastRNNCellBase:
@@ -51,6 +60,7 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
     weight_hh: nn.Parameter
     bias_ih: nn.Parameter | None  # type: ignore[assignment]
     bias_hh: nn.Parameter | None  # type: ignore[assignment]
+    _short: ShortStep
 
     def __init__(
         self, gates: int, input_size: int, hidden_size: int, bias: bool, device: Any, dtype: Any,
@@ -70,6 +80,15 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
             self.register_parameter(name, None if empty is None else nn.Parameter(empty))
         self.reset_parameters()
         self._prepare()
+
+    def _prepare(self) -> None:
+        super()._prepare()
+        vars(self)["_short"] = ShortStep()
+
+    @property
+    def passed_by(self) -> tuple[tuple[str, Any], ...]:
+        """Methods that the short way does not call, as they are here."""
+        return tuple((name, getattr(DropInCell, name)) for name in PASSED_BY)
 
     @property
     def cell(self) -> Cell:
@@ -102,9 +121,10 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
 
     def explain(self, batch: int = 1) -> str:
         """Which backend a step would take, and why not those before it; a refusal is told too."""
-        if carries_stack(self.backend):
-            return str(Choice("torch", {"cpu": ONE_STEP} if self.backend == "auto" else {}))
         like = self.weight_ih
+        if self._takes_kernel(like):
+            why = cpu.refuses_cell(self.cell, like) or ONE_LARGE_STEP
+            return str(Choice("torch", {"cpu": why} if self.backend == "auto" else {}))
         x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
         return backends.explain(self._call(x, None), self.backend)
 
@@ -114,6 +134,10 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
 
     def _step(self, input: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
         """The new state after one step of a batch (B, I) or of one row (I,)."""
+        if self.backend in BACKENDS and "_short" in vars(self):
+            found = self._short.step(self, input, state)
+            if found is not None:
+                return found
         check_cell_dimensions(self, input, state)
         single = input.dim() == 1
         x = input.unsqueeze(0) if single else input
@@ -122,12 +146,25 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
             state = (zeros, zeros) if self.kind == "LSTMCell" else (zeros,)
         elif single:
             state = tuple(v.unsqueeze(0) for v in state)
-        if carries_stack(self.backend):
+        if self._takes_kernel(x):
             new = self.step_by_torch(x, state)
         else:
             check_cell_sizes(self, x, state)
             new = tuple(v.squeeze(0) for v in scan(self._call(x, state), self.backend).final)
         return tuple(v.squeeze(0) for v in new) if single else new
+
+    def _takes_kernel(self, x: Tensor) -> bool:
+        """Whether torch's own kernel takes the call; "auto" leaves it what is not compiled."""
+        if not carries_stack(self.backend):
+            return False
+        if self.backend != "auto" or is_traced() or is_large_step(self, 1):
+            return True
+        return cpu.refuses_cell(self.cell, x) is not None
+
+    @property
+    def numbers(self) -> int:
+        """How many weights it has."""
+        return sum(v.numel() for v in self.plain_parameters().values() if v is not None)
 
     def step_by_torch(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """torch's own kernel, which is one call."""

@@ -108,6 +108,14 @@ class Classify(TableTask):
         logits = model(inputs, lengths)
         return cross_entropy(logits, truth, weight=weights, label_smoothing=recipe.smoothing)
 
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        return 1, 0, 0
+
+    def weight(self, batch: Batch) -> float:
+        """The sum of what its classes weigh."""
+        return float(torch.tensor(self.facts.weights)[batch[2]].sum())
+
     def score(self, model: nn.Module, split: str) -> Score:
         items = self._items[split]
         where = f"{len(items.names)} sequences kept out of training, split by a hash of each"

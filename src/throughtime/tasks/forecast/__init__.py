@@ -110,6 +110,14 @@ class Forecast(TableTask):
         inputs, truth = batch
         return pinball(model(inputs), truth)
 
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        return 1, 1
+
+    def weight(self, batch: Batch) -> float:
+        """How many values are there."""
+        return int(torch.isfinite(batch[1]).sum())
+
     def score(self, model: nn.Module, split: str) -> Score:
         windows, origins = self._windows, self._windows.few(split)
         answers = forecast(model, windows, origins)

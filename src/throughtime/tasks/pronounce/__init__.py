@@ -62,6 +62,15 @@ class Pronounce(Task):
         loss = self._distance(model(letters, shift(sounds)), sounds)
         return loss * (sounds.shape[1] / self.recipe.batch_size)
 
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        return 1, 1
+
+    def weight(self, batch: Batch) -> float:
+        """Its sounds a word: the loss is a mean over sounds that weighs by words."""
+        sounds = batch[1]
+        return int((sounds != IGNORED).sum()) / max(1, sounds.shape[1])
+
     def _distance(self, logits: Tensor, sounds: Tensor) -> Tensor:
         return cross_entropy(
             logits.flatten(0, 1),

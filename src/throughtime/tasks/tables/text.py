@@ -97,13 +97,22 @@ def _read_objects(path: str) -> DataTable:
     import polars as pl
 
     rows, lines = [], []
+    kinds: dict[str, tuple[bool, int]] = {}  # whether a column holds lists, and since which line
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 rows.append(_flat(_object(line, path, number)))
                 lines.append(number)
-    with told_by_polars(path, "a file of JSON lines with one kind of value a column"):
-        frame = pl.DataFrame(rows, infer_schema_length=None)
+                for name, value in rows[-1].items():
+                    listed = isinstance(value, list)
+                    if value is None or kinds.setdefault(name, (listed, number))[0] == listed:
+                        continue
+                    raise DataError(
+                        f"column {name} of {path} must hold lists in every line or in none, and "
+                        f"line {kinds[name][1]} and line {number} differ"
+                    )
+    schema = {n: pl.List(pl.String) if listed else pl.String for n, (listed, _) in kinds.items()}
+    frame = pl.DataFrame(rows, schema=schema) if kinds else pl.DataFrame()
     return DataTable(frame, path, "JSON lines", unit="line", lines=lines)
 
 
@@ -121,10 +130,17 @@ def _object(line: str, path: str, number: int) -> dict[str, Any]:
 
 
 def _flat(value: dict[str, Any]) -> dict[str, Any]:
+    """Its cells as text; of an object within it, a cell each."""
     flat: dict[str, Any] = {}
     for name, one in value.items():
         flat |= {f"{name}.{n}": v for n, v in one.items()} if isinstance(one, dict) else {name: one}
-    return flat
+    return {name: _as_text(one) for name, one in flat.items()}
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_text(one) if not isinstance(one, list) else str(one) for one in value]
+    return value if value is None or isinstance(value, str) else str(value)
 
 
 def _read_rows(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable:

@@ -111,6 +111,14 @@ class Tag(TableTask):
         tokens, truth = batch
         return self._distance(model(tokens), truth)
 
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        return 1, 1
+
+    def weight(self, batch: Batch) -> float:
+        """Its tokens."""
+        return int((batch[1] != IGNORED).sum())
+
     def _distance(self, logits: Tensor, truth: Tensor) -> Tensor:
         return cross_entropy(
             logits.flatten(0, -2), truth.flatten(), ignore_index=IGNORED,

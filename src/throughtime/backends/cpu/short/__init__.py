@@ -6,7 +6,8 @@ the same code and the same bits.
 """
 
 from throughtime.backends.cpu.short.gradients import Derivative as Derivative
-from throughtime.backends.cpu.short.gradients import Wants as Wants
-from throughtime.backends.cpu.short.layer import ShortForward as ShortForward
+from throughtime.backends.cpu.short.layer import BatchForm as BatchForm
+from throughtime.backends.cpu.short.layer import ShortLayer as ShortLayer
 from throughtime.backends.cpu.short.layer import Way as Way
+from throughtime.backends.cpu.short.layer import find_way as find_way
 from throughtime.backends.cpu.short.layer import prepare as prepare

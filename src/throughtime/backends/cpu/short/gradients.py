@@ -1,19 +1,28 @@
-"""The derivative of plain calls of one layer, each shape prepared when it first comes."""
+"""The derivative of plain calls of one layer, each kind of backward pass prepared when it comes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 from torch import Tensor
 
 from throughtime.backends.cpu.backward_pass import Asked, template_for
 from throughtime.backends.cpu.gradients import shapes_for
-from throughtime.backends.cpu.look import seen, seen_lines, take_lines, take_plain, take_whole
-from throughtime.backends.cpu.operands import plan_of
-from throughtime.backends.cpu.schedule import flops_of, strides_of, team_for
-from throughtime.backends.cpu.short.layer import ShortForward, Way
-from throughtime.backends.cpu.short.region import Shapes, ShortRegion
+from throughtime.backends.cpu.look import any_short, take_lines, take_whole
+from throughtime.backends.cpu.memory import LEAST_BYTES, lend
+from throughtime.backends.cpu.schedule import team_for
+from throughtime.backends.cpu.short.layer import Way
+from throughtime.backends.cpu.short.region import Place, ShortRegion
+from throughtime.torch_private import Guard, guard
+
+MOST_KINDS: Final = 4
+"""Backward passes of a shape that are prepared: of other gradients wanted, or given otherwise."""
+
+
+Room = tuple[tuple[int, ...], int]
+"""Shape of a gradient as it is written, and the length of its lines where these are longer."""
 
 
 class Wants(NamedTuple):
@@ -21,153 +30,194 @@ class Wants(NamedTuple):
 
     x: bool
     weights: bool
-    state: bool
+    start: bool
 
 
 class Back(NamedTuple):
-    """What a backward pass of one shape needs beside its tensors.
+    """A backward pass of one shape and of one set of gradients.
 
     Attributes:
-        region: takes x, y, the weights, start, what is saved and the gradients by y and by the
-            final states; then where those by x, by the weights and by the start go, if wanted.
-        nothing: the address of a gradient by y that is zero.
+        check: whether the tensors that are read are like those it was prepared for.
+        bytes: of the storage of each.
+        region: takes those tensors, then the rooms.
+        rooms: shape of each gradient that is written, and whether its memory is needed again.
+        cuts: number and length of those whose lines are written longer than they are.
+        order: for each input the number of its room; -1: it has no gradient.
     """
 
+    check: Guard
+    bytes: list[int]
     region: ShortRegion
-    nothing: int
+    rooms: tuple[tuple[tuple[int, ...], bool], ...]
+    cuts: tuple[tuple[int, int], ...]
+    order: tuple[int, ...]
+
+    def any_short(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether one of these has a storage that is too small for it."""
+        return [v.untyped_storage().nbytes() for v in tensors] != self.bytes and any_short(tensors)
 
 
 class Derivative:
-    """Backward passes of a layer.
+    """Backward passes of one shape.
 
     Args:
-        layer: prepared for forward ones.
+        way: of its forward passes.
     """
 
-    def __init__(self, layer: ShortForward) -> None:
-        self._layer = layer
-        self._backs = Shapes[Back]()
-        shapes = shapes_for(layer.cell, layer.I, layer.H, layer.dtype.itemsize)
-        self._line = shapes.inputs
-        self._nothing = (None,) * len(layer.parameters)
-        rooms = dict(zip(shapes.matrices, (shapes.W, *shapes.U), strict=True))
-        # Of each weight: the shape that is written, and how long a line is where it is shorter.
-        self._rooms = [
-            (room, 0 if room == p.shape else p.shape[-1])
-            for p in layer.parameters
-            for room in [rooms.get(p.name, tuple(p.shape))]
-        ]
+    def __init__(self, way: Way) -> None:
+        self._way, layer = way, way.layer
+        self._backs: dict[tuple[object, ...], Back] = {}
+        shapes = shapes_for(layer.cell, layer.I, layer.H, layer.bytes)
+        padded = dict(zip(shapes.matrices, (shapes.W, *shapes.U), strict=True))
+        self._rooms = []
+        for p in layer.parameters:
+            room = padded.get(p.name, tuple(p.shape))
+            self._rooms.append((room, 0 if room == p.shape else p.shape[-1]))
+        # The gradient by x is written as x lies, or in time-major lines of each direction.
+        line = shapes.inputs
+        self._as_given = layer.D == 1 and line == layer.I and not way.layout.turned
+        lines = (layer.D, way.layout.lines, line)
+        self._room_x = lines, 0 if line == layer.I else layer.I
 
     def run(
-        self, way: Way, tensors: Sequence[Tensor], kept: Sequence[Tensor],
-        d_results: Sequence[Tensor | None], wants: Wants,
-    ) -> list[Tensor | None] | None:  # fmt: skip
+        self, saved: Sequence[Tensor], d_results: Sequence[Tensor | None], needs: tuple[bool, ...]
+    ) -> list[Tensor | None] | None:
         """Gradients by x, the weights and the start, None for what is not wanted.
 
         Args:
-            way: of the forward pass.
-            tensors: x, the weights of all directions, and the start of each state or nothing.
-            kept: y, and what the forward pass saved.
-            d_results: by y (T, B, D W) and by the final states; None is zero.
-            wants: which gradients.
+            saved: x, the weights of all directions, the start of each state or nothing, y, and
+                what the forward pass kept.
+            d_results: by y and by the final states; None is zero.
+            needs: which of x, the weights and the start want one.
 
         Returns:
             Or None, where a tensor needs a closer look.
         """
-        layer, dtype, count = self._layer, self._layer.dtype, 1 + len(self._layer.parameters)
-        x, weights, start = tensors[0], tensors[1:count], tensors[count:]
         d_y, *d_final = d_results
-        if d_y is not None:  # autograd has seen to its shape
-            d_y = seen_lines("a gradient", d_y, None, dtype)
-        back = self._back(x, d_y, wants)
-        places = self._places(way, x, weights, start, kept)
-        if back is None or places is None:
-            return None
-        places.append(back.nothing if d_y is None else d_y.data_ptr())
-        d_final = [v if v is None else seen("a gradient", v, None, dtype) for v in d_final]
-        ends = [0 if v is None else v.data_ptr() for v in d_final]
-        places += layer.each(ends, way.planes)
-        d_x, by_weights, d_start = self._write(back, way, x, places, wants)
-        others: list[Tensor | None] = [*by_weights, *d_start]
-        if not by_weights:
-            others = [*self._nothing, *others]
-        return [d_x, *others, *(() if d_start else (None,) * len(start))]
+        tensors, key = list(saved), (needs, *[v is None for v in d_results])
+        if d_y is not None:
+            d_y = d_y if d_y.stride(-1) == 1 else d_y.contiguous()
+            tensors.append(d_y)
+            key = d_y.stride(), *key
+        tensors += [v.contiguous() for v in d_final if v is not None]
+        back = self._backs.get(key)
+        if back is None or not back.check(*tensors) or back.any_short(tensors):
+            if not self._sees(tensors, needs):
+                return None
+            back = self._prepare(key, tensors, d_results, needs)
+        x, new = saved[0], saved[0].new_empty
+        rooms: list[Any] = [lend(x, s) if large else new(s) for s, large in back.rooms]
+        back.region.run(tensors + rooms)
+        for i, cut in back.cuts:
+            rooms[i] = rooms[i][..., :cut].contiguous()
+        rooms.append(None)
+        found = [rooms[i] for i in back.order]
+        if not self._as_given and found[0] is not None:
+            found[0] = self._by_x(found[0], saved[0])
+        return found
 
-    def _places(
-        self, way: Way, x: Tensor, weights: Sequence[Tensor], start: Sequence[Tensor],
-        kept: Sequence[Tensor],
-    ) -> list[int] | None:  # fmt: skip
-        """Addresses of what the region reads, but for gradients."""
-        layer, dtype, (y, saved) = self._layer, self._layer.dtype, kept
-        at, found = take_lines(x, dtype), take_plain(weights, layer.wanted, dtype)
-        own, rows = take_whole(y, way.y, dtype), take_whole(saved, way.saved, dtype)
-        first = [take_whole(v, s, dtype) for v, s in zip(start, way.states, strict=False)]
-        kept_there = rows or 0 in way.saved  # some cells save nothing but their outputs
-        whole = x.shape[:2] == way.y[:2] and kept_there and all((at, own, *first))
-        if found is None or not whole:
-            return None
-        places = [at, own, *found, *layer.each(first or way.zeros, way.planes)]
-        places += layer.each((rows,), (saved.stride(0) * dtype.itemsize,))
-        return places
+    def _by_x(self, found: Tensor, x: Tensor) -> Tensor:
+        """Lines (D, T B, I) in the shape of x."""
+        total = found[0] if self._way.layer.D == 1 else found[0] + found[1]
+        return self._way.layout.as_given(total, x)
 
-    def _write(
-        self, back: Back, way: Way, x: Tensor, places: list[int], wants: Wants
-    ) -> tuple[Tensor | None, Sequence[Tensor], Sequence[Tensor]]:
-        """Run the region with room for what is wanted."""
-        layer, new = self._layer, x.new_empty
-        d_x = new((layer.D, x.shape[0] * x.shape[1], self._line)) if wants.x else None
-        rooms = [new(room) for room, _ in self._rooms] if wants.weights else []
-        start = [new(shape) for shape in way.states] if wants.state else []
-        if d_x is not None:
-            places += layer.each((d_x.data_ptr(),), (d_x.stride(0) * d_x.element_size(),))
-        places += [v.data_ptr() for v in rooms]
-        places += layer.each([v.data_ptr() for v in start], way.planes if start else ())
-        back.region.run(places)
-        if d_x is not None:
-            total = d_x[0] if layer.D == 1 else d_x[0] + d_x[1]
-            lines = total if self._line == layer.I else total[:, : layer.I].contiguous()
-            d_x = lines.view(x.shape)
-        weights = [
-            v[:, :cut].contiguous() if cut else v
-            for v, (_, cut) in zip(rooms, self._rooms, strict=False)
-        ]
-        return d_x, weights, start
+    def _sees(self, tensors: Sequence[Tensor], needs: tuple[bool, ...]) -> bool:
+        """Whether the region may read these, looked at one by one."""
+        way, dtype = self._way, self._way.layer.dtype
+        count = 1 + len(way.layer.parameters)
+        first, (y, kept), gradients = (
+            len(needs),
+            tensors[len(needs) :][:2],
+            tensors[len(needs) + 2 :],
+        )
+        own = take_whole(y, way.y, dtype) and (
+            take_whole(kept, way.saved, dtype) or (kept.shape == way.saved and 0 in way.saved)
+        )
+        seen = way.sees(tensors[0], tensors[1:count], tensors[count:first])
+        return bool(own and seen and all(take_lines(v, dtype) for v in gradients))
 
-    def _back(self, x: Tensor, d_y: Tensor | None, wants: Wants) -> Back | None:
-        """Of a call's shape; None: it goes the long way."""
-        T, B, _ = x.shape
-        step, row, _ = x.stride()
-        strides = (0, 0) if d_y is None else d_y.stride()[:2]
-        key = T, B, step, row, *strides, d_y is None, *wants
-        try:
-            return self._backs.known[key]
-        except KeyError:
-            return self._backs.add(key, lambda: self._prepare(x, d_y, wants))
-
-    def _prepare(self, x: Tensor, d_y: Tensor | None, wants: Wants) -> Back:
-        layer, (T, B, _), bytes = self._layer, x.shape, x.element_size()
-        call = layer.call(x)
-        team = team_for(2 * flops_of(plan_of(call), call, T * B), layer.D, B)
-        strides = (0, 0) if d_y is None else strides_of(d_y, False)
-        first = 0 if d_y is None else layer.widths[0] * bytes
+    def _prepare(
+        self, key: tuple[object, ...], tensors: Sequence[Tensor],
+        d_results: Sequence[Tensor | None], needs: tuple[bool, ...],
+    ) -> Back:  # fmt: skip
+        """For tensors that were looked at."""
+        layer, layout = self._way.layer, self._way.layout
+        count = 1 + len(layer.parameters)
+        wants = Wants(needs[0], any(needs[1:count]), any(needs[count:]))
+        team = team_for(2 * layer.work(layout, tensors[0]), layer.D, layout.B)
+        d_y = None if d_results[0] is None else tensors[len(needs) + 2]
+        strides = (0, 0) if d_y is None else layout.strides(d_y)
+        first = 0 if d_y is None else layer.widths[0] * layer.bytes
         asked = Asked(strides, first, wants.x, wants.weights, False)
-        template, shape = template_for(layer.key(x, team), asked)
-        D, states = range(layer.D), range(len(layer.widths))
-        read, start = ["x", "y", *(p.word for p in layer.parameters)], _each("start", D, states)
-        read += [*start, *(f"saved {d}" for d in D), "d_y", *_each("d_final", D, states)]
-        read += [f"d_x {d}" for d in D if wants.x]
-        read += [_gradient(p.word) for p in layer.parameters if wants.weights]
-        written = _each("d_start", D, states)
-        planes = [B * w * bytes for w in layer.widths for _ in D]
-        aside = {} if wants.state else dict(zip(written, planes, strict=True))
-        names = [*read, *(written if wants.state else ())]
-        region = ShortRegion(template, shape.code.region, team.release_gil, names, aside)
-        return Back(region, template.word("zeros"))
+        template, shape = template_for(layer.key(layout, tensors[0], team), asked)
+        rooms, written, order, aside = self._written(tensors, wants, needs)
+        places = [*self._read(len(needs) > count, d_results), *written]
+        region = ShortRegion(template, shape.code.region, team.release_gil, places, aside)
+        region.fix_all(layer.ragged_words(layout, tensors[0], shape, d_y=strides[1]))
+        if d_y is None:
+            region.fix("d_y", template.word("zeros"))
+        bytes = [v.untyped_storage().nbytes() for v in tensors]
+        while len(self._backs) >= MOST_KINDS:
+            self._backs.pop(next(iter(self._backs)), None)
+        cuts = tuple((i, cut) for i, (_, cut) in enumerate(rooms) if cut)
+        # What is cut is given back at once, so large rooms of it are worth keeping.
+        least = LEAST_BYTES / layer.bytes
+        lent = tuple((shape, cut * math.prod(shape[:-1]) >= least) for shape, cut in rooms)
+        back = Back(guard(tensors), bytes, region, lent, cuts, order)
+        self._backs[key] = back
+        return back
 
+    def _written(
+        self, tensors: Sequence[Tensor], wants: Wants, needs: tuple[bool, ...]
+    ) -> tuple[list[Room], list[Place], tuple[int, ...], dict[str, int]]:
+        """Rooms, places in them, for each input the number of its room, and what is not kept."""
+        layer, layout, first = self._way.layer, self._way.layout, len(tensors)
+        rooms: list[Room] = []
+        places: list[Place] = []
+        aside: dict[str, int] = {}
+        order = [-1] * len(needs)
+        if wants.x:
+            plane = self._room_x[0][1] * self._room_x[0][2] * layer.bytes
+            places += [(f"d_x {d}", first, d * plane) for d in range(layer.D)]
+            order[0] = 0
+            rooms.append((tuple(tensors[0].shape), 0) if self._as_given else self._room_x)
+        for i, p in enumerate(layer.parameters if wants.weights else ()):
+            order[1 + i] = len(rooms)
+            places.append((_gradient(p.word), first + len(rooms), 0))
+            rooms.append(self._rooms[i])
+        for s, plane in enumerate(layer.planes(layout.B)):
+            words = [(f"d_start{s} {d}", d * plane) for d in range(layer.D)]
+            if wants.start:
+                order[1 + len(layer.parameters) + s] = len(rooms)
+                places += [(word, first + len(rooms), at) for word, at in words]
+                rooms.append((layout.state(layer.D, layer.widths[s]), 0))
+            else:
+                aside |= {word: plane for word, _ in words}
+        return rooms, places, tuple(order), aside
 
-def _each(word: str, D: range, states: range) -> list[str]:
-    """The words of each direction of each state."""
-    return [f"{word}{s} {d}" for s in states for d in D]
+    def _read(self, given: bool, d_results: Sequence[Tensor | None]) -> list[Place]:
+        """Places of what is read; `given`: states to start from are."""
+        layer, layout = self._way.layer, self._way.layout
+        planes, each = layer.planes(layout.B), range(layer.D)
+        places: list[Place] = [("x", 0, 0)]
+        places += [(p.word, 1 + i, 0) for i, p in enumerate(layer.parameters)]
+        at = 1 + len(layer.parameters)
+        for s, plane in enumerate(planes if given else ()):
+            places += [(f"start{s} {d}", at + s, d * plane) for d in each]
+        at += len(planes) if given else 0
+        places.append(("y", at, 0))
+        lines, values, units = self._way.saved[1:]
+        places += [(f"saved {d}", at + 1, d * lines * values * units * layer.bytes) for d in each]
+        words = [["d_y"], *([f"d_final{s} {d}" for d in each] for s in range(len(planes)))]
+        if layout.single:  # the first state is y
+            del words[1]
+        at += 2
+        for i, (some, v) in enumerate(zip(words, d_results, strict=True)):
+            if v is not None:
+                plane = planes[i - 1 + layout.single] if i else 0
+                places += [(word, at, d * plane) for d, word in enumerate(some)]
+                at += 1
+        return places
 
 
 def _gradient(word: str) -> str:

@@ -1,7 +1,8 @@
-"""One layer's plain calls, each shape prepared when it first comes."""
+"""One layer's plain calls, prepared shape by shape."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,22 +10,22 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.active_rows import Extent
+from throughtime.backends.cpu.active_rows import rows_of
+from throughtime.backends.cpu.block import RaggedWords
 from throughtime.backends.cpu.forward_pass import kept_shapes, template_for
-from throughtime.backends.cpu.look import FLOATS, parameters_of, take_lines, take_plain
+from throughtime.backends.cpu.look import FLOATS, parameters_of, take_lines, take_plain, take_whole
+from throughtime.backends.cpu.memory import LEAST_BYTES
 from throughtime.backends.cpu.operands import plan_of
-from throughtime.backends.cpu.products import LEAST_NUMBERS
 from throughtime.backends.cpu.schedule import (
     FLOPS_PER_US,
     PARALLEL_US,
     Team,
     flops_of,
     matrix_names,
-    strides_of,
     team_for,
 )
-from throughtime.backends.cpu.shape import Key
-from throughtime.backends.cpu.short.region import Shapes, ShortRegion
+from throughtime.backends.cpu.shape import Key, Shape
+from throughtime.backends.cpu.short.region import ShortRegion
 from throughtime.cells import Cell
 from throughtime.compiler.passes.masks import NO_MASKS
 from throughtime.compiler.passes.unshare import apart
@@ -32,29 +33,63 @@ from throughtime.compiler.plan import Plan, plan
 from throughtime.compiler.runtime import machine
 
 
-class Way(NamedTuple):
-    """What a forward pass of one shape needs beside its tensors.
+class BatchForm(NamedTuple):
+    """How a batch comes and goes: (T, B, width), (B, T, width), (T, width), packed, or one step.
 
     Attributes:
-        region: takes x, y, the weights, then start and final of each state and direction, and in
-            training what is saved of each direction.
-        y: the shape (T, B, D W) of the outputs.
-        states: of each state, (D, B, width).
-        planes: bytes of one direction of each state.
-        saved: shape of what is kept for the backward pass; () in inference.
-        zeros: what stands for the addresses of states that are zero.
+        T, B: steps and rows.
+        lead: the shape of the outputs, but for their width; one number is T B.
+        rows: (B,), or () where there is no dimension for rows.
+        turned: whether x is (B, T, width); the outputs never are.
+        single: whether it is one step, whose first state is the output.
+        sizes: of packed rows of several lengths, how many each step has; else None.
     """
 
-    region: ShortRegion
-    y: tuple[int, int, int]
-    states: tuple[tuple[int, int, int], ...]
-    planes: tuple[int, ...]
-    saved: tuple[int, ...]
-    zeros: tuple[int, ...]
+    T: int
+    B: int
+    lead: tuple[int, ...]
+    rows: tuple[int, ...]
+    turned: bool = False
+    single: bool = False
+    sizes: Tensor | None = None
+
+    @property
+    def lines(self) -> int:
+        """Rows over all steps."""
+        return math.prod(self.lead)
+
+    def long(self, x: Tensor) -> Tensor:
+        """x as the long way has it: (T, B, width), or (N, width) where rows are ragged."""
+        if self.sizes is not None:
+            return x
+        x = x.transpose(0, 1) if self.turned else x
+        return x.reshape(self.T, self.B, x.shape[-1])
+
+    def as_given(self, d_x: Tensor, x: Tensor) -> Tensor:
+        """A gradient (N, width), or as the long way has it, in the shape of x."""
+        if self.turned:
+            d_x = d_x.reshape(self.T, self.B, -1).transpose(0, 1)
+        return d_x.reshape(x.shape)
+
+    def strides(self, v: Tensor, turned: bool = False) -> tuple[int, int]:
+        """Bytes from step to step and from row to row; of one step, or one row, any do."""
+        size, strides = v.element_size(), v.stride()
+        if self.sizes is not None:
+            return 0, strides[0] * size
+        if len(strides) == 3:
+            step, row = strides[:2][:: -1 if turned else 1]
+        else:
+            row = strides[0] if len(strides) == 2 else 0
+            step = self.B * row
+        return step * size, row * size
+
+    def state(self, count: int, width: int) -> tuple[int, ...]:
+        """The shape of a state of so many layers and directions."""
+        return (*self.rows, width) if self.single else (count, *self.rows, width)
 
 
-class ShortForward:
-    """The plain calls of a layer of these sizes.
+class ShortLayer:
+    """What the plain calls of a layer of these sizes have in common.
 
     Attributes:
         cell, I, H, D, dtype, bias: of the layer.
@@ -64,106 +99,117 @@ class ShortForward:
 
     def __init__(self, cell: Cell, I: int, H: int, D: int, bias: bool, dtype: torch.dtype) -> None:
         self.cell, self.H, self.D, self.dtype, self.bias = cell, H, D, dtype, bias
-        self.I, self._bytes = I, dtype.itemsize
+        self.I, self.bytes = I, dtype.itemsize
         self.widths = cell.widths(H)
-        one = parameters_of(cell, I, H, self._bytes)[len(cell.layout.names(bias))]
+        one = parameters_of(cell, I, H, self.bytes)[len(cell.layout.names(bias))]
         self.parameters = tuple(p for d in range(D) for p in one[d])
         self.wanted = tuple((p.shape, p.bytes) for p in self.parameters)
-        # Inference of large layers finds weights that are packed already, the long way.
-        self._leaves_packs = sum(p.shape.numel() for p in one[0]) >= LEAST_NUMBERS
-        self._ways = Shapes[Way]()
 
-    def way(self, x: Tensor, keep: bool) -> Way | None:
-        """For an x (T, B, I), neither T nor B zero; None: it goes the long way."""
-        T, B, _ = x.shape
-        step, row, _ = x.stride()
-        key = T, B, step, row, keep
-        try:
-            return self._ways.known[key]
-        except KeyError:
-            return self._ways.add(key, lambda: self._way(x, keep))
-
-    def _way(self, x: Tensor, keep: bool) -> Way | None:
-        T, B, _ = x.shape
-        call = self.call(x)
-        flops = flops_of(plan_of(call), call, T * B)
-        if flops * (1 + keep) > PARALLEL_US * FLOPS_PER_US or (self._leaves_packs and not keep):
-            return None
-        team = team_for(flops, self.D, B)
-        template, shape, _ = template_for(self.key(x, team), keep, False)
-        D, states = range(self.D), range(len(self.widths))
-        names = ["x", "y", *(p.word for p in self.parameters)]
-        names += [f"{word}{s} {d}" for word in ("start", "final") for s in states for d in D]
-        names += [f"saved {d}" for d in D if keep]
-        region = ShortRegion(template, shape.code.region, team.release_gil, names)
-        return Way(
-            region,
-            (T, B, self.D * self.widths[0]),
-            tuple((self.D, B, w) for w in self.widths),
-            tuple(B * w * self._bytes for w in self.widths),
-            kept_shapes(call)[0] if keep else (),
-            (0,) * len(self.widths),
-        )
-
-    def call(self, x: Tensor) -> Call:
+    def call(self, layout: BatchForm, x: Tensor) -> Call:
         """A call as its shape needs it, without weights."""
-        return Call(self.cell, self.H, x, ({},) * self.D)
+        weights: tuple[dict[str, Tensor], ...] = ({},) * self.D
+        return Call(self.cell, self.H, layout.long(x), weights, batch_sizes=layout.sizes)
 
-    def key(self, x: Tensor, team: Team) -> Key:
+    def work(self, layout: BatchForm, x: Tensor) -> float:
+        """Operations of a forward pass."""
+        call = self.call(layout, x)
+        return flops_of(plan_of(call), call, layout.lines)
+
+    def key(self, layout: BatchForm, x: Tensor, team: Team) -> Key:
         """Of a call that gives its outputs side by side."""
-        T, B, _ = x.shape
-        row = self.D * self.widths[0] * self._bytes
-        sizes, strides = (self.D, self.H, self.I), (strides_of(x, False), (B * row, row))
-        return Key(
-            self.cell, NO_MASKS, self._bytes, Extent(T, B, False), team, sizes, *strides, False
-        )
+        row, packed = self.D * self.widths[0] * self.bytes, layout.sizes is not None
+        sizes, strides = (self.D, self.H, self.I), layout.strides(x, layout.turned)
+        rows = rows_of(self.call(layout, x)).extent
+        y = (0 if packed else layout.B * row), row
+        return Key(self.cell, NO_MASKS, self.bytes, rows, team, sizes, strides, y, packed)
 
-    def read(self, x: Tensor, weights: Sequence[Tensor | None]) -> list[int] | None:
-        """Addresses of x and of the weights of all directions; None: one needs a closer look."""
-        found = take_plain(weights, self.wanted, self.dtype)
-        at = take_lines(x, self.dtype)
-        return [at, *found] if at and found is not None else None
+    def ragged_words(
+        self, layout: BatchForm, x: Tensor, shape: Shape, **more: int
+    ) -> RaggedWords | None:
+        """What follows from the lengths of packed rows, if they are ragged."""
+        if layout.sizes is None:
+            return None
+        rows = rows_of(self.call(layout, x))
+        return RaggedWords(rows, shape.team.chunks, shape.packed_rows(**more))
 
-    def run(
-        self, way: Way, x: Tensor, read: list[int], start: Sequence[int], final: Sequence[int],
-        saved: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
-        """The outputs (T, B, D W).
+    def planes(self, B: int) -> tuple[int, ...]:
+        """Bytes of one direction of each state."""
+        return tuple(B * w * self.bytes for w in self.widths)
 
-        Args:
-            way: of the call.
-            x: (T, B, I).
-            read: as `read` gave it.
-            start, final: addresses of each state (D, B, width); of no start 0.
-            saved: what is kept for the backward pass, or None.
-        """
-        y = x.new_empty(way.y)
-        at, *others = read
-        if self.D == 1:
-            addresses = [at, y.data_ptr(), *others, *start, *final]
-        else:
-            planes = way.planes
-            addresses = [at, y.data_ptr(), *others, *self.each(start, planes)]
-            addresses += self.each(final, planes)
-        if saved is not None:
-            addresses += self.each((saved.data_ptr(),), (saved.stride(0) * self._bytes,))
-        way.region.run(addresses)
-        return y
 
-    def each(self, places: Sequence[int], planes: Sequence[int]) -> Sequence[int]:
-        """The address of each direction of tensors (D, ...); 0 for what is not."""
-        if self.D == 1:
-            return places
-        return [
-            at and at + d * plane
-            for at, plane in zip(places, planes, strict=True)
-            for d in range(self.D)
-        ]
+class Way(NamedTuple):
+    """The forward pass of one shape.
+
+    Attributes:
+        layer, layout: of the calls.
+        region: takes x, y, the weights, the start of each state where it is given, the final
+            states, and in training what is saved.
+        y: shape of the outputs.
+        finals: of each final state; of one step, all but the first, which is the output.
+        saved: of what is kept for the backward pass; () in inference.
+        small: whether that is no more than the C library keeps by itself.
+    """
+
+    layer: ShortLayer
+    layout: BatchForm
+    region: ShortRegion
+    y: tuple[int, ...]
+    finals: tuple[tuple[int, ...], ...]
+    saved: tuple[int, ...]
+    small: bool
+
+    def sees(self, x: Tensor, weights: Sequence[Tensor | None], state: Sequence[Tensor]) -> bool:
+        """Whether the region may read these tensors, looked at one by one."""
+        layer, layout = self.layer, self.layout
+        if take_plain(weights, layer.wanted, layer.dtype) is None or not take_lines(x, layer.dtype):
+            return False
+        shapes = [layout.state(layer.D, w) for w in layer.widths]
+        pairs = zip(state, shapes if state else (), strict=True)
+        return all(take_whole(v, shape, layer.dtype) for v, shape in pairs)
+
+
+def find_way(
+    layer: ShortLayer, layout: BatchForm, x: Tensor, keep: bool, given: bool, place: int, count: int
+) -> Way | None:
+    """The forward pass of calls like this one; None: the call is too large for a short way.
+
+    Args:
+        layer: whose call.
+        layout: of the batch.
+        x: the input as it is given.
+        keep: whether a backward pass follows.
+        given: whether states to start from are.
+        place, count: of this layer, and how many share their tensors of states.
+    """
+    B, D, flops = layout.B, layer.D, layer.work(layout, x)
+    if flops * (1 + keep) > PARALLEL_US * FLOPS_PER_US:
+        return None
+    team = team_for(flops, D, B)
+    template, shape, _ = template_for(layer.key(layout, x, team), keep, False)
+    planes, names = layer.planes(B), [p.word for p in layer.parameters]
+    places = [("x", 0, 0), ("y", 1, 0), *((word, 2 + i, 0) for i, word in enumerate(names))]
+    first, aside = 2 + len(names), {}
+    for word, wanted in (("start", given), ("final", True)):
+        for s, plane in enumerate(planes if wanted else ()):
+            if layout.single and word == "final" and not s:
+                aside = {"final0 0": plane}
+                continue
+            places += [(f"{word}{s} {d}", first, (place * D + d) * plane) for d in range(D)]
+            first += 1
+    saved = kept_shapes(layer.call(layout, x))[0] if keep else ()
+    if keep:
+        plane = saved[1] * saved[2] * saved[3] * layer.bytes
+        places += [(f"saved {d}", first, d * plane) for d in range(D)]
+    region = ShortRegion(template, shape.code.region, team.release_gil, places, aside)
+    region.fix_all(layer.ragged_words(layout, x, shape))
+    finals = tuple(layout.state(count * D, w) for w in layer.widths)[layout.single :]
+    small = math.prod(saved) * layer.bytes < LEAST_BYTES
+    return Way(layer, layout, region, (*layout.lead, D * layer.widths[0]), finals, saved, small)
 
 
 def prepare(
     cell: Cell, I: int, H: int, D: int, bias: bool, dtype: torch.dtype
-) -> ShortForward | None:
+) -> ShortLayer | None:
     """A layer with a short way, or None: not all cells, machines and numbers have one."""
     if dtype not in FLOATS or machine.host() is None or cell.layout.inputs:
         return None
@@ -175,8 +221,6 @@ def prepare(
     whole = (len(found.with_a), len(found.with_u)) == every  # each gradient is written to its end
     if not whole or not {"weight_ih", *matrix_names(cell)} <= set(names):
         return None
-    return (
-        None
-        if any(cell.blocks_of(n) > 1 for n in layout.products)
-        else ShortForward(cell, I, H, D, bias, dtype)
-    )
+    if any(cell.blocks_of(n) > 1 for n in layout.products):
+        return None
+    return ShortLayer(cell, I, H, D, bias, dtype)

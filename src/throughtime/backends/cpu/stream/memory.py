@@ -74,7 +74,9 @@ class Packs:
         if any(name not in self._packed for name in names):
             lines = matrix.make()
             for name, (first, v) in zip(names, parts, strict=True):
-                self._packed[name] = self._pack(lines[first : first + v].transpose(2, 0, 1))
+                # Another thread may be as far; what is there stays, for its address is given away.
+                packed = self._pack(lines[first : first + v].transpose(2, 0, 1))
+                self._packed.setdefault(name, packed)
         return [self._packed[name].ctypes.data for name in names]
 
     def _pack(self, panel: Array) -> Array:

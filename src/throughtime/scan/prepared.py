@@ -1,0 +1,356 @@
+"""The short way of a layer: plain calls of small work, without all that they do not use.
+
+A call that it does not know, for a kind of tensor, a mode of torch or a shape, goes the long way
+(layers/), with the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from throughtime.backends.cpu.look import take_lines, take_plain, take_whole
+from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, find_way, prepare
+from throughtime.backends.torch_kernels import is_large_step
+from throughtime.scan.plain import is_watched
+from throughtime.scan.short import Recorded, record
+from throughtime.torch_private import Guard, any_autocast, dual_level, guard
+
+BACKENDS = ("auto", "cpu")
+"""Whose layers have a short way."""
+
+MOST_SHAPES: Final = 512
+"""Shapes that a layer keeps prepared."""
+
+_is_compiling = torch.compiler.is_compiling  # bound once: these are asked at every call
+_records = torch.is_grad_enabled
+
+
+Steps = int | tuple[int, ...]
+"""0 of a padded batch, of a packed one its steps, or the rows of each where lengths differ."""
+
+
+class ShortCall(NamedTuple):
+    """What is prepared for calls of one shape.
+
+    Attributes:
+        check: whether x, the weights and the states are like those it was prepared for.
+        bytes: of the storage of each but x.
+        x_bytes: that the storage of x has at least.
+        kind: what of the layer it follows from.
+        names: of the weights of all layers.
+        parts: for each layer where its weights, and its own states, are among the tensors.
+        ways: of each layer,
+        recorded: the same where a backward pass may follow; empty where none does.
+        finals: shapes of the final states of all layers; empty where each has its own.
+        turned: whether outputs are given as (B, T, width).
+    """
+
+    check: Guard
+    bytes: list[int]
+    x_bytes: int
+    kind: tuple[object, ...]
+    names: tuple[str, ...]
+    parts: tuple[tuple[slice, slice], ...]
+    ways: tuple[Way, ...]
+    recorded: tuple[Recorded, ...]
+    finals: tuple[tuple[int, ...], ...]
+    turned: bool
+
+
+class ShortWay:
+    """What a drop-in keeps prepared for plain calls; a copy of the layer prepares its own."""
+
+    own_states = False
+    """Whether each layer has tensors of states of its own, as `Recurrent` gives them."""
+
+    def __init__(self) -> None:
+        self.calls: dict[tuple[object, ...], ShortCall | None] = {}
+        self._seen: set[tuple[object, ...]] = set()
+        self._layers: dict[tuple[object, ...], tuple[ShortLayer, ...] | None] = {}
+
+    def __reduce__(self) -> Any:
+        return type(self), ()
+
+    def run(self, layer: Any, input: Any, state: Sequence[Tensor]) -> Any:
+        """Outputs and final states of a call; None: it goes the long way."""
+        if _is_compiling() or is_watched() or dual_level() >= 0:
+            return None
+        if type(input) is Tensor:
+            return self._run(layer, input, state, 0)
+        if type(input) is PackedSequence:
+            return self._run_packed(layer, input, state)
+        return None
+
+    def _run_packed(self, layer: Any, input: PackedSequence, state: Sequence[Tensor]) -> Any:
+        """Rows of one length lie as a padded batch does."""
+        x, sizes = input.data, input.batch_sizes
+        if type(x) is not Tensor or type(sizes) is not Tensor or x.dim() != 2:
+            return None
+        if sizes.dtype is not torch.int64 or sizes.dim() != 1 or not sizes.is_cpu:
+            return None
+        rows, order, back = sizes.tolist(), input.sorted_indices, input.unsorted_indices
+        if not rows or sum(rows) != x.shape[0]:
+            return None
+        steps = len(rows) if rows.count(rows[0]) == len(rows) else tuple(rows)
+        if order is not None and state:
+            if any(type(v) is not Tensor for v in state):
+                return None
+            state = [v.index_select(1, order) for v in state]
+        found = self._run(layer, x, state, steps)
+        if found is None:
+            return None
+        y, final = found
+        if back is not None:
+            final = [v.index_select(1, back) for v in final]
+        return PackedSequence(y, sizes, order, back), final
+
+    def _run(self, layer: Any, x: Tensor, state: Sequence[Tensor], steps: Steps) -> Any:
+        """Outputs and final states."""
+        records, known = _records(), layer._parameters
+        key = x.shape, x.stride(), records, len(state), steps
+        call = self.calls.get(key, _NEW)
+        if call is None:
+            return None
+        tensors: list[Any] = [known.get(name) for name in call.names]
+        tensors += state
+        if (
+            not call.check(x, *tensors)
+            or call.kind != self._kind(layer)
+            or [v.untyped_storage().nbytes() for v in tensors] != call.bytes
+            or x.untyped_storage().nbytes() < call.x_bytes
+        ):
+            call = self._prepare(layer, key, x, tensors[len(call.names) :], records, steps)
+            if call is None:
+                return None
+            tensors = [known[name] for name in call.names]
+            tensors += state
+        y, final = (_recorded if call.recorded else _carried)(call, x, tensors)
+        return (y.transpose(0, 1) if call.turned else y), final
+
+    def _prepare(
+        self, layer: Any, key: tuple[object, ...], x: Tensor, state: Sequence[Any],
+        records: bool, steps: Steps,
+    ) -> ShortCall | None:  # fmt: skip
+        """For tensors that are looked at one by one here; None where one is not plain."""
+        if not layer.is_plain or (isinstance(steps, tuple) and not self._comes_again(key)):
+            return None
+        layout, kind = self._layout(layer, x, steps), self._kind(layer)
+        layers = None if layout is None else self._layers_of(layer, x.dtype)
+        if layout is None or layers is None or any_autocast() or kind[-1]:
+            return None
+        found = _weights_of(layer, layers)
+        if found is None or not self._are_whole(layers, layout, x, state):
+            return None
+        names, weights, parts = found
+        tensors = x, *weights, *state
+        keep = records and any(v.requires_grad for v in tensors)
+        large = layer.backend == "auto" and is_large_step(layer, layout.T)
+        own = keep or self.own_states
+        ways = None if large else _ways(layers, layout, x, keep, bool(state), own)
+        if ways is None:
+            self._add(key, None)
+            return None
+        call = ShortCall(
+            guard(tensors), [v.untyped_storage().nbytes() for v in tensors[1:]], x.nbytes,
+            kind, names, tuple(zip(parts, self._states(layers, len(names), state), strict=True)),
+            tuple(ways), tuple(Recorded(way) for way in ways) if keep else (),
+            self._finals(layers, layout), layout.turned,
+        )  # fmt: skip
+        self._add(key, call)
+        return call
+
+    def _finals(
+        self, layers: Sequence[ShortLayer], layout: BatchForm
+    ) -> tuple[tuple[int, ...], ...]:
+        """The shapes of final states of all layers, if layers share them."""
+        if self.own_states:
+            return ()
+        shapes = [layout.state(len(layers) * layers[0].D, w) for w in layers[0].widths]
+        return tuple(shapes[layout.single :])
+
+    def _states(
+        self, layers: Sequence[ShortLayer], first: int, state: Sequence[Tensor]
+    ) -> list[slice]:
+        """Where the states of each layer are among the tensors, of which they come last."""
+        if not self.own_states or not state:
+            return [slice(first, None)] * len(layers)
+        each = len(layers[0].widths)
+        return [slice(i, i + each) for i in range(first, first + len(state), each)]
+
+    def _are_whole(
+        self, layers: Sequence[ShortLayer], layout: BatchForm, x: Tensor, state: Sequence[Any]
+    ) -> bool:
+        """Whether x and the states may be read as they are."""
+        if self.own_states:
+            shapes = [layout.state(one.D, w) for one in layers for w in one.widths]
+        else:
+            count = len(layers) * layers[0].D
+            shapes = [layout.state(count, w) for w in layers[0].widths]
+        if not take_lines(x, layers[0].dtype) or len(state) not in (0, len(shapes)):
+            return False
+        pairs = zip(state, shapes, strict=False)
+        return all(isinstance(v, Tensor) and take_whole(v, s, x.dtype) for v, s in pairs)
+
+    def _comes_again(self, key: tuple[object, ...]) -> bool:
+        """Whether lengths were there before: most batches have new ones, which pay for nothing."""
+        if key in self._seen or key in self.calls:
+            return True
+        if len(self._seen) >= MOST_SHAPES:
+            self._seen.clear()
+        self._seen.add(key)
+        return False
+
+    def _add(self, key: tuple[object, ...], call: ShortCall | None) -> None:
+        while len(self.calls) >= MOST_SHAPES:
+            self.calls.pop(next(iter(self.calls)), None)
+        self.calls[key] = call
+
+    def _kind(self, layer: Any) -> tuple[object, ...]:
+        """What a call follows from beside tensors; the last says whether outputs are dropped."""
+        options, sizes, first = layer.options, layer.hidden_sizes, layer.batch_first
+        drops = bool(options.dropout and layer.training and len(sizes) > 1)
+        return type(layer), layer.cell, sizes, layer.input_size, first, options, drops
+
+    def _layout(self, layer: Any, x: Tensor, steps: Steps) -> BatchForm | None:
+        """How the batch lies; None where it is none for the layer."""
+        if x.shape[-1:] != (layer.input_size,) or not x.numel():
+            return None
+        lead = tuple(x.shape[:-1])
+        if isinstance(steps, tuple):
+            if list(steps) != sorted(steps, reverse=True) or steps[-1] < 1:
+                return None
+            rows, sizes = steps[0], torch.tensor(steps, device="cpu")
+            return BatchForm(len(steps), rows, lead, (rows,), sizes=sizes)
+        if steps:
+            rows = lead[0] // steps
+            return BatchForm(steps, rows, lead, (rows,))
+        if len(lead) == 1:
+            return BatchForm(lead[0], 1, lead, ())
+        if len(lead) != 2:
+            return None
+        if layer.batch_first:
+            return BatchForm(lead[1], lead[0], lead[::-1], lead[:1], turned=True)
+        return BatchForm(*lead, lead, lead[1:])
+
+    def _layers_of(self, layer: Any, dtype: torch.dtype) -> tuple[ShortLayer, ...] | None:
+        kind = *self._kind(layer)[:4], dtype
+        if kind not in self._layers:
+            self._layers.clear()
+            self._layers[kind] = _prepare_layers(layer, dtype)
+        return self._layers[kind]
+
+
+class ShortLayers(ShortWay):
+    """What a `Recurrent` keeps prepared, whose layers have states of their own."""
+
+    own_states = True
+
+
+class ShortStep(ShortWay):
+    """What a module of one step keeps prepared: its x is (B, I) or (I,), its states likewise."""
+
+    def step(self, module: Any, x: Any, state: Any) -> tuple[Tensor, ...] | None:
+        """The new states; None: the call goes the long way."""
+        if type(x) is not Tensor or _is_compiling() or is_watched() or dual_level() >= 0:
+            return None
+        if state is not None and type(state) is not tuple and type(state) is not list:
+            return None
+        found = self._run(module, x, state or (), 1)
+        return None if found is None else (found[0], *found[1])
+
+    def _kind(self, layer: Any) -> tuple[object, ...]:
+        return type(layer), layer.cell, layer.hidden_size, layer.input_size, False
+
+    def _layout(self, layer: Any, x: Tensor, steps: Steps) -> BatchForm | None:
+        lead = tuple(x.shape[:-1])
+        if x.shape[-1:] != (layer.input_size,) or not x.numel() or len(lead) > 1:
+            return None
+        return BatchForm(1, lead[0] if lead else 1, lead, lead, single=True)
+
+
+_NEW = ShortCall(lambda *_: False, [], 0, (), (), (), (), (), (), False)
+"""Of a shape that has not come before."""
+
+
+def _prepare_layers(layer: Any, dtype: torch.dtype) -> tuple[ShortLayer, ...] | None:
+    kind: Any = type(layer)
+    asks = kind.__getattr__ is not nn.Module.__getattr__  # a class of the user's own reads weights
+    if asks or any(getattr(kind, name) is not whole for name, whole in layer.passed_by):
+        return None
+    layers, width = [], layer.input_size
+    for H in layer.hidden_sizes:
+        prepared = prepare(layer.cell, width, H, layer.directions, layer.bias, dtype)
+        if prepared is None:
+            return None
+        layers.append(prepared)
+        width = layer.directions * prepared.widths[0]
+    return tuple(layers)
+
+
+def _weights_of(
+    layer: Any, layers: Sequence[ShortLayer]
+) -> tuple[tuple[str, ...], list[Tensor], list[slice]] | None:
+    """Names and weights of all layers, and which of them each has; None: one is not plain."""
+    names: list[str] = []
+    weights: list[Tensor] = []
+    parts = []
+    for i, one in enumerate(layers):
+        own = [n for d in range(one.D) for n in layer.weight_names(i, d).values()]
+        found = [v for n in own if (v := layer._parameters.get(n)) is not None]
+        if len(found) < len(own) or take_plain(found, one.wanted, one.dtype) is None:
+            return None
+        parts.append(slice(len(names), len(names) + len(own)))
+        names += own
+        weights += found
+    return tuple(names), weights, parts
+
+
+def _ways(
+    layers: Sequence[ShortLayer], layout: BatchForm, x: Tensor, keep: bool, given: bool, own: bool
+) -> list[Way] | None:
+    """Of each layer; `own`: with tensors of states of its own. None: the call is too large."""
+    ways = []
+    for i, layer in enumerate(layers):
+        place, count = (0, 1) if own else (i, len(layers))
+        way = find_way(layer, layout, x, keep, given, place, count)
+        if way is None:
+            return None
+        ways.append(way)
+        layout = layout._replace(turned=False)
+        x = x.new_empty((*layout.lead, layer.D * layer.widths[0]))
+    return ways
+
+
+def _carried(call: ShortCall, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor, list[Tensor]]:
+    """Outputs and final states of a call that is not recorded."""
+    final = finals = [x.new_empty(shape) for shape in call.finals]
+    for way, (part, states) in zip(call.ways, call.parts, strict=True):
+        if not call.finals:
+            final = [x.new_empty(shape) for shape in way.finals]
+            finals = finals + final
+        y = x.new_empty(way.y)
+        way.region.run((x, y, *tensors[part], *tensors[states], *final))
+        x = y
+    return x, finals
+
+
+def _recorded(call: ShortCall, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor, list[Tensor]]:
+    """The same of one that is."""
+    if len(call.recorded) == 1:
+        y, *final = record(call.recorded[0], x, *tensors)
+        return y, final
+    finals, D = [], call.ways[0].layer.D
+    for i, (one, (part, states)) in enumerate(zip(call.recorded, call.parts, strict=True)):
+        own = tensors[states]
+        if call.finals:
+            own = [v[i * D : (i + 1) * D] for v in own]
+        x, *final = record(one, x, *tensors[part], *own)
+        finals.append(final)
+    if call.finals:
+        return x, [torch.cat(v) for v in zip(*finals, strict=True)]
+    return x, [v for final in finals for v in final]

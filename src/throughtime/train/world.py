@@ -1,0 +1,316 @@
+"""The processes that train one run together: where they meet, what they share, what ends them all.
+
+Each has every weight and computes its rows of every batch; gradients are added up in one sum whose
+order is fixed, so that the same processes give the same bits. Lightning Fabric joins them, found by
+the environment of torchrun, of srun, or of our own `launch`. One process alone needs none of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.environment import ProcessPlace, launched, of_torchrun
+from throughtime.errors import EndedElsewhere, OptionError, RunError, ThroughtimeError
+from throughtime.tasks.task import Batch
+
+distributed: Any = torch.distributed  # it exports little to type checkers
+
+WAIT = 120  # seconds, for the others to come
+_SILENCE = timedelta(minutes=30)  # the first may score as long as this
+LAST_WORDS = 5.0  # seconds, for one that failed to have said why
+FAILURE, SUPERVISED, _TOLD = "failure", "supervised", "told"
+
+T = TypeVar("T")
+
+
+class World:
+    """The processes of a run; this one alone where nothing is given.
+
+    Args:
+        fabric: Lightning's, launched.
+        store: where the processes leave each other words.
+
+    Attributes:
+        rank, size: number among all processes, and how many there are.
+    """
+
+    def __init__(self, fabric: Any = None, store: Any = None) -> None:
+        self.rank: int = fabric.global_rank if fabric else 0
+        self.size: int = fabric.world_size if fabric else 1
+        self._fabric, self._store = fabric, store
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` returns in the first process, which alone calls it."""
+        value = make() if self.rank == 0 else None
+        if self.size > 1:
+            with self._told_when_lost():
+                value = self._fabric.broadcast(value)
+        return value  # type: ignore[return-value]
+
+    def add_up(self, loss: float, parameters: Sequence[nn.Parameter]) -> float:
+        """The sum of all processes' losses; in place, that of the gradients.
+
+        A parameter without a gradient, as in a process that has no row of a batch, counts as zero.
+        """
+        if self.size == 1:
+            return loss
+        parts = [p.grad.flatten() if p.grad is not None else p.new_zeros(p.numel())
+                 for p in parameters]  # fmt: skip
+        flat = torch.cat([*parts, parts[0].new_tensor([loss])])
+        with self._told_when_lost():
+            flat = self._fabric.all_reduce(flat, reduce_op="sum")
+        *sums, whole = flat.split([*map(len, parts), 1])
+        for parameter, gradient in zip(parameters, sums, strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        return float(whole)
+
+    def agree(self, what: str, batches: Sequence[Batch], cure: str) -> None:
+        """Compares what each process sees.
+
+        Raises:
+            RunError: one sees another thing than the first; in all of them.
+        """
+        if self.size == 1:
+            return
+        each = torch.zeros(self.size, dtype=torch.int64)
+        each[self.rank] = _digest(batches)
+        with self._told_when_lost():
+            each = self._fabric.all_reduce(each, reduce_op="sum")
+        others = [str(rank) for rank, one in enumerate(each.tolist()) if one != each[0]]
+        if others:
+            raise RunError(
+                f"all processes must see the same {what}, and {_named(others)} not see what "
+                f"process 0 does; {cure}"
+            )
+
+    def leave_word(self, name: str, text: str) -> None:
+        """Says something to the process that launched these, if one did."""
+        if self._store is not None:
+            self._store.set(name, text)
+
+    @contextmanager
+    def _told_when_lost(self) -> Iterator[None]:
+        """What torch says when another process is gone becomes the reason that one gave."""
+        try:
+            yield
+        except RuntimeError as error:
+            word = said(self._store, FAILURE, LAST_WORDS) or (
+                "every process must stay until the last step, and one ended without a word "
+                "(killed, or out of memory); the last checkpoint is kept: go on with --resume"
+            )
+            raise RunError(word) from error
+
+    def end(self, error: BaseException | None) -> None:
+        """Leaves, and says why to the others, of whom one tells people.
+
+        Raises:
+            EndedElsewhere: that is not this process.
+        """
+        if self.size == 1:
+            return
+        if isinstance(error, ThroughtimeError | OSError | MemoryError | RuntimeError):
+            with suppress(RuntimeError):
+                self._store.compare_set(FAILURE, "", str(error))
+        distributed.destroy_process_group()
+        if error is None or isinstance(error, KeyboardInterrupt | GeneratorExit):
+            return
+        with suppress(RuntimeError):
+            if self.rank == 0 and not self._store.check([SUPERVISED]):
+                self._store.set(_TOLD, "")
+                return
+            if self.rank:
+                said(self._store, _TOLD, LAST_WORDS)
+        raise EndedElsewhere from error
+
+
+def said(store: Any, name: str, seconds: float) -> str:
+    """What a process says under a name within some seconds; or nothing."""
+    end = time.monotonic() + seconds
+    with suppress(RuntimeError):  # the store is gone too
+        while time.monotonic() < end:
+            if store.check([name]):
+                return str(store.get(name).decode())
+            time.sleep(0.05)
+    return ""
+
+
+@contextmanager
+def join(wait: int = WAIT) -> Iterator[World]:
+    """The processes that a launcher began, this one among them; alone where there is no launcher.
+
+    Threads become the cores of this machine over its processes: torchrun leaves one.
+
+    Args:
+        wait: seconds, for all to come.
+
+    Raises:
+        RunError: they cannot meet, or not all of them come.
+    """
+    place = find_place()
+    if place is None:
+        yield World()
+        return
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local))
+    store = meet(place, wait)
+    _check_in(place, store, wait)
+    world = World(_launch(place, store), store)
+    try:
+        yield world
+    except BaseException as error:
+        world.end(error)
+        raise
+    world.end(None)
+
+
+def find_place() -> ProcessPlace | None:
+    """Which process this is of several, or None.
+
+    Raises:
+        OptionError: the launcher's environment cannot be.
+    """
+    launcher = launched()
+    try:
+        place = {"torchrun": of_torchrun, "srun": _of_srun}[launcher]() if launcher else None
+    except (ValueError, RuntimeError) as error:
+        raise OptionError(
+            f"the environment of {launcher} must say how many processes there are and which this "
+            f"is, and it does not ({error}); see docs/scale.md"
+        ) from error
+    if place and place.size % place.local:
+        raise OptionError(
+            f"every machine must have as many processes as this one, {place.local}, and all have "
+            f"{place.size}; begin as many on each"
+        )
+    return place if place and place.size > 1 else None
+
+
+def _of_srun() -> ProcessPlace:
+    """As Fabric reads srun's environment."""
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+    here = SLURMEnvironment()
+    local = int(os.environ["SLURM_NTASKS_PER_NODE"])
+    return ProcessPlace(
+        here.global_rank(), here.world_size(), local, here.main_address, here.main_port,
+        hosted=False,
+    )  # fmt: skip
+
+
+def meet(place: ProcessPlace, wait: int, here: bool | None = None) -> Any:
+    """The store of all processes.
+
+    Args:
+        place: of this one.
+        wait: seconds, for who hosts it to answer.
+        here: whether this process hosts it; None: as its place says.
+
+    Raises:
+        RunError: its port is taken here, or nobody answers there.
+    """
+    master = place.rank == 0 and not place.hosted if here is None else here
+    at = f"{place.host}:{place.port}"
+    try:
+        return distributed.TCPStore(
+            place.host, place.port, is_master=master, wait_for_workers=False,
+            timeout=timedelta(seconds=wait),
+        )  # fmt: skip
+    except RuntimeError as error:  # of torch.distributed: DistNetworkError, DistStoreError
+        if master:
+            raise RunError(
+                f"the processes meet at {at}, and that cannot be had here (in use, or not of this "
+                "machine); name another with MASTER_ADDR and MASTER_PORT"
+            ) from error
+        raise RunError(
+            f"process 0 must answer at {at}, and it did not within {wait} s; see that it runs and "
+            "can be reached, or wait longer with --wait"
+        ) from error
+
+
+def _check_in(place: ProcessPlace, store: Any, wait: int) -> None:
+    """Waits until all are there; raises RunError that names who did not come."""
+    store.set(f"here/{place.rank}", "")
+    names = [f"here/{rank}" for rank in range(place.size)]
+    end = time.monotonic() + wait
+    with _unreachable_store():
+        while not store.check(names):
+            if store.check([FAILURE]):
+                raise _told_by_one(place, store, store.get(FAILURE).decode())
+            if time.monotonic() > end:
+                missing = [str(r) for r, name in enumerate(names) if not store.check([name])]
+                word = (
+                    f"all {place.size} processes must come within {wait} s, and {_named(missing)} "
+                    "not; begin them, or wait longer with --wait"
+                )
+                store.compare_set(FAILURE, "", word)
+                raise _told_by_one(place, store, word)
+            time.sleep(0.05)
+
+
+def _told_by_one(place: ProcessPlace, store: Any, word: str) -> ThroughtimeError:
+    """The error of one process, for its launcher or else the first tells it."""
+    if place.rank or store.check([SUPERVISED]):
+        return EndedElsewhere()
+    return RunError(word)
+
+
+@contextmanager
+def _unreachable_store() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, ThroughtimeError):
+            raise
+        raise EndedElsewhere from error
+
+
+def _launch(place: ProcessPlace, store: Any) -> Any:
+    """Fabric over the processes that met."""
+    distributed.init_process_group(
+        "gloo", store=distributed.PrefixStore("gloo", store), rank=place.rank,
+        world_size=place.size, timeout=_SILENCE,
+    )  # fmt: skip
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"):  # its own at its import
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning_fabric.strategies.ddp import DDPStrategy
+
+        kind = SLURMEnvironment if launched() == "srun" else TorchElasticEnvironment
+        fabric = Fabric(
+            accelerator="cpu", devices=place.local, num_nodes=place.size // place.local,
+            strategy=DDPStrategy(process_group_backend="gloo"), plugins=[kind()],
+        )  # fmt: skip
+        fabric.launch()
+    return fabric
+
+
+def _named(ranks: Sequence[str]) -> str:
+    if len(ranks) == 1:
+        return f"process {ranks[0]} does"
+    return f"processes {', '.join(ranks[:-1])} and {ranks[-1]} do"
+
+
+def _digest(batches: Sequence[Batch]) -> int:
+    """63 bits of a hash over tensors."""
+    digest = hashlib.sha256()
+    for tensor in (tensor for batch in batches for tensor in batch):
+        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(_bytes(tensor))
+    return int.from_bytes(digest.digest()[:8], "big") >> 1
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    content: bytes = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return content
