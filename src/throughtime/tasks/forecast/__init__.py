@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from throughtime.errors import DataError
 from throughtime.tasks.forecast.ahead import predict, series_like
-from throughtime.tasks.forecast.baselines import make_baselines
+from throughtime.tasks.forecast.baselines import fit_line, make_baselines
 from throughtime.tasks.forecast.find import border, columns_of, find_facts, table_of
 from throughtime.tasks.forecast.metrics import RULE, measure
 from throughtime.tasks.forecast.model import Forecaster, pinball
@@ -107,7 +107,10 @@ class Forecast(TableTask):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Pinball loss of the quantiles 0.1, 0.5 and 0.9, in deviations of the training part."""
+        assert isinstance(model, Forecaster)
         inputs, truth = batch
+        if model.training and not model.get_buffer("fitted"):
+            model.take_line(fit_line(self._windows))
         return pinball(model(inputs), truth)
 
     @property
@@ -119,7 +122,11 @@ class Forecast(TableTask):
         return int(torch.isfinite(batch[1]).sum())
 
     def score(self, model: nn.Module, split: str) -> Score:
+        assert isinstance(model, Forecaster)
         windows, origins = self._windows, self._windows.few(split)
+        if split == "validation":  # the weights that are kept have the band of their validation
+            model.get_buffer("wider").zero_()
+            model.hold(forecast(model, windows, origins), windows.cut(origins)[1])
         answers = forecast(model, windows, origins)
         metrics = measure(windows, origins, answers)
         begins = dict(zip(("validation", "test"), self.facts.ends, strict=True))[split]
@@ -207,5 +214,6 @@ class Forecast(TableTask):
 @torch.no_grad()
 def forecast(model: nn.Module, windows: Windows, origins: Tensor) -> Tensor:
     """Quantiles in their order (horizon, B, D, 3), scaled, of some windows."""
-    parts = [model(windows.cut(part)[0]).sort(-1).values for part in origins.split(_AT_ONCE)]
+    assert isinstance(model, Forecaster)
+    parts = [model.quantiles(windows.cut(part)[0]) for part in origins.split(_AT_ONCE)]
     return torch.cat(parts, 1)
