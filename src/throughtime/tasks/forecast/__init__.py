@@ -141,7 +141,7 @@ class Forecast(TableTask):
         return self._simple_on(self._windows, self._windows.few(split))
 
     def _simple_on(self, windows: Windows, origins: Tensor) -> dict[str, dict[str, float]]:
-        past = windows.cut(origins)[0][: windows.length, :, : windows.channels.targets]
+        past = windows.past(origins)
         return {
             name: measure(windows, origins, answer(past))
             for name, answer in self._baselines.items()
@@ -181,7 +181,7 @@ class Forecast(TableTask):
 
     def pictures(self, model: nn.Module) -> list[Picture]:
         windows, origins = self._windows, self._windows.few("test")
-        past = windows.cut(origins)[0][: windows.length, :, : windows.channels.targets]
+        past = windows.past(origins)
         beside = {name: answer(past) for name, answer in self._baselines.items()}
         return make_pictures(windows, origins, forecast(model, windows, origins), beside)
 

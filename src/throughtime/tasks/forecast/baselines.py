@@ -33,8 +33,7 @@ def make_baselines(windows: Windows) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def _targets(windows: Windows, origins: Tensor) -> tuple[Tensor, Tensor]:
-    inputs, truth = windows.cut(origins)
-    return inputs[: windows.length, :, : windows.channels.targets].double(), truth.double()
+    return windows.past(origins).double(), windows.cut(origins)[1].double()
 
 
 def _with_quantiles(point: Point, past: Tensor, truth: Tensor) -> Callable[[Tensor], Tensor]:

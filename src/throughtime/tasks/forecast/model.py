@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.tasks.forecast.options import Facts
-from throughtime.tasks.forecast.windows import channels_of
+from throughtime.tasks.forecast.windows import between, channels_of
 from throughtime.tasks.layers import make_layers, run_layers
 from throughtime.tasks.recipe import Recipe
 
@@ -63,7 +63,8 @@ class Forecaster(nn.Module):
         """Quantiles, not yet in their order nor widened, from histories above what is known."""
         past, future = x[: self.length], x[self.length :]
         known = future[..., self.channels.width - self.channels.known :]
-        targets = past[..., : self.channels.targets]
+        count = self.channels.targets
+        targets = between(past[..., :count], past[..., count : 2 * count])
         seen = past[..., self.channels.targets : 2 * self.channels.targets].amax(-1, keepdim=True)
         gap = torch.expm1(past[..., self.channels.gap, None] + math.log(2))
         state: Tensor = self.dropout(run_layers(self.recurrent, past, gap, seen)[0][-1])

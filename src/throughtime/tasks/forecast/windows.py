@@ -126,6 +126,11 @@ class Windows:
         ahead[..., : self.channels.width - self.channels.known] = 0
         return torch.cat([self.steps[past], ahead]), self.truth[future]
 
+    def past(self, origins: Tensor) -> Tensor:
+        """Targets of the histories (length, B, D), what is missing between two on a line."""
+        inputs, count = self.cut(origins)[0][: self.length], self.channels.targets
+        return between(inputs[..., :count], inputs[..., count : 2 * count])
+
     def series_of(self, origins: Tensor) -> Tensor:
         """The number of each window's series."""
         ends = torch.from_numpy(self.firsts[1:])
@@ -145,6 +150,26 @@ class Windows:
             found.append(errors.nanmean(0))
         stacked = torch.stack(found)
         return torch.where(stacked > 0, stacked, self.deviations)
+
+
+def between(values: Tensor, seen: Tensor) -> Tensor:
+    """Histories (T, B, D) with what was not seen on the line from the last value to the next.
+
+    Where none follows it stays the last one, so that nothing behind the history is read.
+
+    Args:
+        values: the last seen one where one is missing.
+        seen: 1 where a value was seen, else 0.
+    """
+    if bool(seen.all()):
+        return values
+    steps = torch.arange(len(values))[:, None, None].expand_as(values)
+    last = torch.where(seen > 0, steps, -1).cummax(0).values.clamp(min=0)
+    behind = torch.where(seen > 0, steps, len(values)).flip(0).cummin(0).values.flip(0)
+    follows = behind < len(values)
+    after = values.gather(0, behind.clamp(max=len(values) - 1))
+    share = (steps - last) / (behind - last).clamp(min=1)
+    return torch.where(follows, values + share * (after - values), values)
 
 
 def _few(origins: Tensor) -> Tensor:
