@@ -17,7 +17,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 GROUPS = {"core": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
 EXTRAS = frozenset(PROJECT["optional-dependencies"])
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
-HEADING = "# What the extra bench brings in beside those.\n"
+HEADING = "# What the extra {} brings in beside those.\n"
+APART = ("cluster", "bench")  # installed by those who ask for them alone, in this order
 # What is imported under another name than it is installed by.
 OTHER_NAME = {"sklearn": "scikit-learn"}
 PINS = [line for line in CONSTRAINTS.splitlines() if not line.startswith("#")]
@@ -91,18 +92,20 @@ def pinned(part: str) -> set[str]:
 
 
 def test_everything_a_set_up_brings_in_is_pinned_and_nothing_else() -> None:
-    found = brought_in("throughtime", EXTRAS - {"bench"})
-    pins = pinned(CONSTRAINTS.partition(HEADING)[0])
+    found = brought_in("throughtime", EXTRAS - set(APART))
+    pins = pinned(CONSTRAINTS.partition(HEADING.format(APART[0]))[0])
     assert {name for name, open_version in found.items() if open_version} - pins == set()
     assert pins - set(found) == set()
 
 
-def test_so_is_what_the_benchmarks_bring_in() -> None:
-    """Apart from the rest, since only `make bench` installs it."""
+@pytest.mark.parametrize("extra", APART)
+def test_so_is_what_an_extra_brings_in_that_stands_apart(extra: str) -> None:
+    """Apart from the rest, since a set-up to work on the package leaves it out."""
     try:
-        found = brought_in("throughtime", EXTRAS)
+        found = brought_in("throughtime", EXTRAS - set(APART) | {extra})
     except importlib.metadata.PackageNotFoundError as missing:
-        pytest.skip(f"{missing.name} not installed; pip install 'throughtime[bench]'")
-    usual = set(brought_in("throughtime", EXTRAS - {"bench"}))
-    pins = pinned(CONSTRAINTS.partition(HEADING)[2])
+        pytest.skip(f"{missing.name} not installed; pip install 'throughtime[{extra}]'")
+    usual = set(brought_in("throughtime", EXTRAS - set(APART)))
+    part = CONSTRAINTS.partition(HEADING.format(extra))[2]
+    pins = pinned(part.partition("# What the extra")[0])
     assert pins == {n for n, open_version in found.items() if open_version and n not in usual}

@@ -18,6 +18,8 @@ from tests.house.source import ROOT, Module, fresh, modules, tracked
 
 OPTIONAL = {
     "pytorch_lightning",
+    "ray",
+    "optuna",
     "lightning_fabric",
     "rich",
     "safetensors",

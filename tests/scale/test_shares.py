@@ -39,6 +39,10 @@ def write_data(task: str) -> dict[str, str]:
         sentences = [f"w{n}\tN\n.\tP\n" * (1 + n % 4) for n in range(60)]
         Path("tags.tsv").write_text("\n".join(sentences) + "\n")
         return {"data": "tags.tsv"}
+    if task == "translate":
+        pairs = [f"w{n} {'x' * (n % 5)}\tv{n}{'y' * (n % 7)}" for n in range(60)]
+        Path("pairs.tsv").write_text("\n".join(pairs) + "\n")
+        return {"data": "pairs.tsv"}
     return {}
 
 

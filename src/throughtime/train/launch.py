@@ -22,12 +22,10 @@ from throughtime.environment import ProcessPlace, for_process, launched, node, o
 from throughtime.errors import OptionError, RunError
 from throughtime.train.world import FAILURE, LAST_WORDS, SUPERVISED, meet, said
 
-_CODE = """
-import sys
-from throughtime import cli
-from throughtime.train import launch
-sys.exit(launch.serve(cli.main))
-"""
+_CODE = (
+    f"import sys; from {__name__} import serve; from throughtime import cli; "
+    "sys.exit(serve(cli.main))"
+)
 _MOST = 1024
 _LOOK = 0.05  # seconds between looks at the processes
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from throughtime.cli.options import add_recipe_flags, given_values, whole_number
 from throughtime.tasks.recipe import Recipe, from_text
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
-    from throughtime.cli.app import Commands
+    from throughtime.cli.app import Commands, Parser
     from throughtime.train.study.folder import Folder, StudyRow
+    from throughtime.train.study.grid import Grid
     from throughtime.train.study.learn import Outcome
     from throughtime.train.study.workers import Lost
 
@@ -46,48 +50,85 @@ def register(commands: Commands) -> None:
         help="Steps of the sequences. Default: 100.",
     )  # fmt: skip
     parser.add_argument(
-        "--seeds",
-        type=whole_number,
-        metavar="INT",
-        default=5,
+        "--seeds", type=whole_number, metavar="INT", default=5,
         help="How many: 0, 1, ... Default: 5.",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--jobs", type=whole_number, metavar="INT", default=0,
         help="Runs at the same time. Default: as many as there are cores.",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="The study's folder. Default: runs/study-TASK."
-    )
+        "--out", type=Path, metavar="FOLDER",
+        help="The study's folder. Default: runs/study-TASK, or runs/search-TASK.",
+    )  # fmt: skip
+    _add_scale_flags(parser)
     add_recipe_flags(parser, commands, kinds, without=_NO_FLAG)
+    parser.set_defaults(words=("study", *commands.words))
+
+
+def _add_scale_flags(parser: Parser) -> None:
+    """Where runs are done, and which."""
+    parser.add_argument(
+        "--on", choices=("local", "ray", "slurm"), default="local",
+        help="Who does the runs: processes here, Ray, or an array of SLURM. Default: local.",
+    )  # fmt: skip
+    parser.add_argument("--address", metavar="HOST:PORT", help="Of a Ray. Default: one made here.")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="With --on slurm: print the script, hand in nothing."
+    )
+    parser.add_argument(
+        "--search", metavar="random|tpe",
+        help="Draw cell, start, lr and hidden in place of a grid; needs Optuna.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trials", type=whole_number, metavar="INT", default=50,
+        help="Of a search. Default: 50.",
+    )  # fmt: skip
+    parser.add_argument("--run", type=whole_number, help=argparse.SUPPRESS)  # one of the grid
 
 
 def study(
     task: str, cells: list[str] | None, init: list[str] | None, length: list[str] | None,
-    seeds: int, jobs: int, out: Path | None, **flags: str | None,
+    seeds: int, jobs: int, out: Path | None, on: str, address: str | None, dry_run: bool,
+    search: str | None, trials: int, run: int | None, words: tuple[str, ...], **flags: str | None,
 ) -> None:  # fmt: skip
     """Compare cells and starts on one memory task. The same command again goes on where it was."""
-    from rich.console import Console  # before there is a folder
+    import rich  # noqa: F401  # before there is a folder
 
-    from throughtime.errors import OptionError
     from throughtime.tasks import find
     from throughtime.train.begin import RUNS, resolve
     from throughtime.train.run import locked
     from throughtime.train.study.folder import Folder
-    from throughtime.train.study.grid import Grid, plan
+    from throughtime.train.study.grid import plan
 
-    if jobs < 0:
-        raise OptionError(f"jobs must be a whole number of at least 0, got {jobs}")
+    where = Where(on, jobs, address)
+    where.check(dry_run, search)
     shared = resolve(find(task), given_values(flags))
+    recipes, skipped = plan(shared, _grid(cells, init, length, 1 if search else seeds))
+    folder = Folder(out or RUNS / f"{'search' if search else 'study'}-{task}", shared)
+    if run is not None:
+        _do_one(folder, recipes, run)
+        return
+    with locked(folder.path):
+        if search:
+            _search(folder, shared, recipes, search, trials, where)
+        elif on == "slurm":
+            _hand_in(folder, recipes, words, where.jobs, dry_run)
+        else:
+            missing, total = _missing(folder, recipes), len(recipes)
+            lost = where.run(folder, missing, total, total - len(missing))
+            _report(folder, shared, skipped, lost)
+
+
+def _grid(
+    cells: list[str] | None, init: list[str] | None, length: list[str] | None, seeds: int
+) -> Grid:
+    """The values of each axis, as they were typed."""
+    from throughtime.train.study.grid import Grid
+
     axes = {"cell": cells or _CELLS, "start": init or _STARTS, "length": length or ["100"]}
     named = {axis: [from_text(_FIELDS[axis], one) for one in texts] for axis, texts in axes.items()}
-    grid = Grid(named["cell"], named["start"], named["length"], seeds)
-    recipes, skipped = plan(shared, grid)
-    folder = Folder(out or RUNS / f"study-{task}", shared)
-    with locked(folder.path):
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        lost = _run(folder, recipes, jobs or _cores(), console)
-        _report(folder, shared, skipped, lost)
+    return Grid(named["cell"], named["start"], named["length"], seeds)
 
 
 def _cores() -> int:
@@ -96,30 +137,164 @@ def _cores() -> int:
     return os.cpu_count() or 1  # on macOS and Windows
 
 
-def _run(folder: Folder, recipes: list[Recipe], jobs: int, console: Console) -> list[Lost]:
-    """Has the missing runs done and keeps each; returns those without an outcome."""
-    from rich.progress import track
+@dataclass(frozen=True)
+class Where:
+    """Who does the runs, how many at the same time; jobs 0: as many as there are cores."""
 
+    on: str
+    jobs: int
+    address: str | None
+
+    def check(self, dry_run: bool, search: str | None) -> None:
+        """Raises OptionError where options do not go together."""
+        from throughtime.errors import OptionError
+
+        if self.jobs < 0:
+            raise OptionError(f"jobs must be a whole number of at least 0, got {self.jobs}")
+        if self.address is not None and self.on != "ray":
+            raise OptionError(f"address is a Ray's, got {self.address!r} with --on {self.on}")
+        if dry_run and self.on != "slurm":
+            raise OptionError(
+                f"dry-run prints a script for SLURM; leave it out with --on {self.on}"
+            )
+        if search and self.on == "slurm":
+            raise OptionError("a search goes by what came before; do it with --on local or ray")
+
+    def begin(self, recipes: Iterable[Recipe]) -> Generator[Outcome | Lost, None, None]:
+        """The runs, as they end."""
+        jobs = self.jobs or _cores()
+        threads = max(1, _cores() // jobs)
+        if self.on == "ray":
+            from throughtime.train.study.on_ray import over_ray
+
+            return over_ray(recipes, jobs, threads, self.address)
+        from throughtime.train.study.workers import over_processes
+
+        return over_processes(recipes, jobs, threads)
+
+    def run(
+        self, folder: Folder, recipes: Iterable[Recipe], total: int, done: int,
+        tell: Callable[[Outcome], None] = lambda one: None,
+    ) -> list[Lost]:  # fmt: skip
+        """Has runs done, keeps and shows each; returns those without an outcome."""
+        from rich.console import Console
+
+        from throughtime.train.study.workers import Lost
+
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"{total} runs, {done} of them done before")
+        lost: list[Lost] = []
+        with closing(self.begin(recipes)) as ended, _bar(console) as bar:
+            row = bar.add_task("runs", total=total, completed=done, best=_best(folder))
+            try:
+                for one in ended:
+                    if isinstance(one, Lost):
+                        lost.append(one)
+                    else:
+                        folder.keep(one)
+                        tell(one)
+                    console.print(_lost(one) if isinstance(one, Lost) else _told(one))
+                    bar.update(row, advance=1, best=_best(folder))
+            except KeyboardInterrupt:
+                console.print("stopped; what ended is kept, and the same command goes on")
+                raise
+        return lost
+
+
+def _bar(console: Console) -> Progress:
+    """How many runs have ended, the time left, and the best so far."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Left
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Left(),
+               TextColumn("{task.fields[best]}"))  # fmt: skip
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def _best(folder: Folder) -> str:
+    """The run with the lowest figure, in words."""
+    ended = [one for one in folder.outcomes() if one.metric is not None]
+    if not ended:
+        return ""
+    one = min(ended, key=lambda one: one.metric or 0.0)
+    return f"best {one.metric:.3g}, {one.cell} from {one.start} over {one.length}"
+
+
+def _missing(folder: Folder, recipes: list[Recipe]) -> list[Recipe]:
+    """The runs that have no file yet."""
     from throughtime.train.study.grid import key
-    from throughtime.train.study.workers import Lost, over_processes
 
     done = {(one.cell, one.start, one.length, one.seed) for one in folder.outcomes()}
-    missing = [one for one in recipes if key(one) not in done]
-    lost: list[Lost] = []
-    console.print(f"{len(recipes)} runs, {len(recipes) - len(missing)} of them done before")
-    total, hidden = len(missing), not console.is_terminal
-    with closing(over_processes(missing, jobs, max(1, _cores() // jobs))) as ended:
-        try:
-            for one in track(ended, "runs", total, console=console, disable=hidden):
-                if isinstance(one, Lost):
-                    lost.append(one)
-                else:
-                    folder.keep(one)
-                console.print(_lost(one) if isinstance(one, Lost) else _told(one))
-        except KeyboardInterrupt:
-            console.print("stopped; what ended is kept, and the same command goes on")
-            raise
-    return lost
+    return [one for one in recipes if key(one) not in done]
+
+
+def _do_one(folder: Folder, recipes: list[Recipe], number: int) -> None:
+    """One run of the grid, as a task of an array does it."""
+    import torch
+
+    from throughtime.errors import OptionError
+    from throughtime.train.study.learn import learn
+
+    if not 0 <= number < len(recipes):
+        raise OptionError(f"the grid has runs 0 to {len(recipes) - 1}, got {number}")
+    if _missing(folder, [recipes[number]]):
+        torch.set_num_threads(1)
+        one = learn(recipes[number])
+        folder.keep(one)
+        print(_told(one))
+
+
+def _hand_in(
+    folder: Folder, recipes: list[Recipe], words: tuple[str, ...], jobs: int, dry_run: bool
+) -> None:
+    """Hands the missing runs to SLURM, or prints the script."""
+    from throughtime.train.study.on_slurm import array_script, submit
+
+    missing = _missing(folder, recipes)
+    if not missing:
+        print("every run is done; the same command without --on slurm reports")
+        return
+    numbers = [n for n, one in enumerate(recipes) if one in missing]
+    again = [w for n, w in enumerate(words) if w != "--dry-run" and not _of_on(words, n)]
+    again += [] if "--out" in " ".join(words) else ["--out", str(folder.path)]
+    script = array_script(again, numbers, jobs or len(numbers), 1, folder.path)
+    print(script if dry_run else submit(script))
+
+
+def _of_on(words: tuple[str, ...], place: int) -> bool:
+    """Whether a word belongs to `--on slurm`."""
+    return words[place].partition("=")[0] == "--on" or (place > 0 and words[place - 1] == "--on")
+
+
+def _search(
+    folder: Folder, shared: Recipe, recipes: list[Recipe], kind: str, trials: int, where: Where
+) -> None:
+    """Does the trials of a search, and reports."""
+    from throughtime.errors import OptionError
+    from throughtime.train.study.search import Search
+
+    if len({one.length for one in recipes}) > 1:
+        raise OptionError("a search is over one length; give one --length")
+    pairs = list(dict.fromkeys((one.cell, one.start) for one in recipes))
+    search = Search(kind, folder, replace(shared, length=recipes[0].length), pairs, trials)
+    lost = where.run(folder, search.recipes(), *search.count(), search.tell)
+    best = search.best()
+    outcomes = [asdict(one) for one in folder.outcomes()]
+    values = {"search": kind, "best": best, "outcomes": outcomes, "lost": [*map(_lost, lost)]}
+    folder.report(values, "")
+    _show_best(best)
+    print(f"report: {folder.path / 'study.json'}")
+
+
+def _show_best(best: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("trial", "validation", "cell and start", "lr", "hidden", box=None, pad_edge=False)
+    for one in best:
+        shown.add_row(str(one["trial"]), f"{one['figure']:.4g}", one["model"], f"{one['lr']:.3g}",
+                      str(one["hidden"]))  # fmt: skip
+    Console(highlight=False, soft_wrap=True).print(shown)
 
 
 def _told(one: Outcome) -> str:

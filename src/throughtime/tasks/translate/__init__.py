@@ -145,6 +145,14 @@ class Translate(TableTask):
         lengths = _lengths(pairs.targets)
         return Batches(pairs.batch, lengths, recipe.batch_size, recipe.seed, number)
 
+    @property
+    def row_axes(self) -> tuple[int, ...]:
+        return (1, 0, 1)
+
+    def weight(self, batch: Batch) -> float:
+        """The units whose cross entropy is averaged."""
+        return float((batch[2] != IGNORED).sum())
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy a unit of the target, its end among them."""
         source, lengths, target = batch

@@ -12,8 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
@@ -34,25 +33,30 @@ class Lost:
 
 
 def over_processes(
-    recipes: Sequence[Recipe], jobs: int, threads: int, call: Learn = learn
+    recipes: Iterable[Recipe], jobs: int, threads: int, call: Learn = learn
 ) -> Generator[Outcome | Lost, None, None]:
     """What each run came to, in the order in which they end.
 
     Args:
-        recipes: the runs.
+        recipes: the runs; each is asked for when there is a worker for it.
         jobs: how many at the same time.
         threads: that torch computes with in each.
         call: what a run is; a function of a module, since it goes to other processes.
     """
-    waiting, workers = deque(recipes), [_Worker(threads, call) for _ in recipes[:jobs]]
+    waiting, workers = iter(recipes), list[_Worker]()
     try:
-        while waiting or any(one.recipe for one in workers):
-            for place, worker in enumerate(workers):
-                if not worker.recipe and waiting:
-                    if not worker.process.is_alive():
-                        workers[place] = worker = _Worker(threads, call)
-                    worker.begin(waiting.popleft())
+        while True:
+            free = [one for one in workers if not one.recipe]
+            while len(workers) - len(free) < jobs and (recipe := next(waiting, None)):
+                worker = free.pop() if free else _Worker(threads, call)
+                if worker not in workers:
+                    workers.append(worker)
+                if not worker.process.is_alive():
+                    workers[workers.index(worker)] = worker = _Worker(threads, call)
+                worker.begin(recipe)
             busy = {one.connection: one for one in workers if one.recipe}
+            if not busy:
+                return
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
                 yield busy[connection].end()
