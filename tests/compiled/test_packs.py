@@ -30,14 +30,16 @@ from throughtime import GRU, LSTM, Cell, Recurrent, cells
 from throughtime.backends.call import Call
 from throughtime.backends.cpu import forward_pass, products
 from throughtime.backends.cpu.memory import fresh
+from throughtime.scan.prepared import ShortWay
 
 SIZES = (Sizes(3, 2, 5, 17, 2), Sizes(2, 1, 33, 16), Sizes(4, 3, 1, 37), Sizes(1, 7, 19, 3, 2))
 
 
 @pytest.fixture(autouse=True)
 def all_wait(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Small packs wait too, and none from another test."""
+    """Small packs wait too, and none from another test; the short way packs at every call."""
     monkeypatch.setattr(products, "LEAST_NUMBERS", 1)
+    monkeypatch.setattr(ShortWay, "run", lambda *_: None)
     products._waiting.clear()
     yield
     products._waiting.clear()

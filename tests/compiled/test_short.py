@@ -175,6 +175,15 @@ def test_single_steps(kind: str, shape: tuple[int, ...], given: bool) -> None:
     same(again, wanted)
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (2, 4), (18, 4)], ids=str)
+def test_an_x_of_another_shape_is_named_in_backward(shape: tuple[int, ...]) -> None:
+    layer, x = throughtime.GRU(4, 5), torch.randn(9, 4)
+    y = layer(x)[0]
+    x.data = torch.randn(shape)
+    with pytest.raises(ShapeError, match="in this call"):
+        y.sum().backward()
+
+
 def test_one_step_of_a_cell_may_be_differentiated_twice() -> None:
     cell = throughtime.LSTMCell(2, 3, dtype=torch.float64)
     x = torch.randn(4, 2, dtype=torch.float64, requires_grad=True)

@@ -1,8 +1,9 @@
 """A program that trains in several processes: `python -m tests.scale.forked`.
 
 Reads a list of jobs, each a JSON object: the run's folder, its recipe, how many processes, and who
-is killed when, [rank, call, count, part]: before (`part` 0) or after (1) the count-th call; or who
-sees other data, [rank, "data"]. Forks what it has imported once, for all jobs. Prints the exit
+is killed when, [rank, call, count, part]: before (`part` 0) or after (1) the count-th call;
+[rank, "seconds", s, 0] kills from outside, all of them where rank is -1; [rank, "data"] sees other
+data. Forks what it has imported once, for all jobs. Prints the exit
 codes and last words, a list a job.
 """
 
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import time
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -48,6 +51,10 @@ def train(folder: str, recipe: dict[str, Any], size: int, kill: list[Any] | None
         ProcessPlace(n, size, size, "127.0.0.1", store.port, hosted=True) for n in range(size)
     ]
     children = [begin(path, place, kill) for place in places]
+    if kill and kill[1] == "seconds":
+        time.sleep(kill[2])
+        for child in children if kill[0] < 0 else [children[kill[0]]]:
+            os.kill(child, signal.SIGKILL)
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     return [*codes, store.get(FAILURE).decode() if store.check([FAILURE]) else ""]
 
@@ -62,7 +69,7 @@ def begin(folder: Path, place: ProcessPlace, kill: list[Any] | None) -> int:
         if kill and kill[0] == place.rank:
             if kill[1] == "data":
                 see_other_data()
-            else:
+            elif kill[1] != "seconds":
                 set_trap((kill[1], kill[2], kill[3]))
         with join(60) as world:
             if place.rank:

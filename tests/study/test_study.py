@@ -240,5 +240,5 @@ def test_a_list_may_follow_its_option() -> None:
         "cells": ["a", "b"], "seeds": 3, "length": ["1", "2", "3"], "init": ["x", "y"], "task": "t",
     }  # fmt: skip
     assert {name: value for name, value in values.items() if value is not None} == {
-        **expected, "jobs": 0,
+        **expected, "jobs": 0, "on": "local", "dry_run": False, "trials": 50, "words": ("study",),
     }  # fmt: skip

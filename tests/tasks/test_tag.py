@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from torch.nn.functional import one_hot
 
 import throughtime
+from tests.house.source import ROOT
 from throughtime.cli import main
 from throughtime.errors import DataError
 from throughtime.tasks.tables.sides import join_keys, make_sides
@@ -219,6 +221,22 @@ def test_data_shows_what_would_be_read(form: str, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr().out
     assert "tag:" in shown and "30 of 5 to 5 tokens" in shown
     assert "train 24, validation 3, test 3" in shown
+
+
+def test_the_page_has_the_figures_that_were_measured() -> None:
+    kept = json.loads((ROOT / "benchmarks" / "tasks" / "greek.json").read_text())
+    (run,) = kept["runs"]
+    figures = [run["metrics"], *run["baselines"].values()]
+    said = [f"{100 * one['accuracy']:.1f}" for one in figures]
+    probed = [one for one in run["probe"] if one["of"] == "label"]
+    said += [f"{100 * one['accuracy']:.1f}" for one in probed]
+    said += [f"{100 * one['shuffled_labels']:.1f}" for one in probed]
+    page = (
+        (ROOT / "docs" / "tasks.md").read_text().partition("On the Greek")[2].partition("\n\n")[0]
+    )
+    words = re.findall(r"\d+\.\d", page)
+    assert words == said
+    assert kept["accuracy"]["mean"] >= kept["accuracy"]["must"] == 0.94
 
 
 def test_a_changed_file_is_told() -> None:

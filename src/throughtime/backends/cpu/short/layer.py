@@ -31,6 +31,7 @@ from throughtime.compiler.passes.masks import NO_MASKS
 from throughtime.compiler.passes.unshare import apart
 from throughtime.compiler.plan import Plan, plan
 from throughtime.compiler.runtime import machine
+from throughtime.errors import ShapeError
 
 
 class BatchForm(NamedTuple):
@@ -60,9 +61,15 @@ class BatchForm(NamedTuple):
 
     def long(self, x: Tensor) -> Tensor:
         """x as the long way has it: (T, B, width), or (N, width) where rows are ragged."""
-        if self.sizes is not None:
+        if self.sizes is not None or (x.dim() == 3 and not self.turned):
             return x
-        x = x.transpose(0, 1) if self.turned else x
+        if self.turned:
+            return x.transpose(0, 1)
+        if x.shape[:-1] != self.lead:
+            raise ShapeError(
+                f"x must be {(*self.lead, x.shape[-1])} in this call, got {tuple(x.shape)}; leave "
+                f"tensors as they are between a forward pass and its backward pass"
+            )
         return x.reshape(self.T, self.B, x.shape[-1])
 
     def as_given(self, d_x: Tensor, x: Tensor) -> Tensor:
@@ -161,6 +168,8 @@ class Way(NamedTuple):
     def sees(self, x: Tensor, weights: Sequence[Tensor | None], state: Sequence[Tensor]) -> bool:
         """Whether the region may read these tensors, looked at one by one."""
         layer, layout = self.layer, self.layout
+        if x.shape != (*(layout.lead[::-1] if layout.turned else layout.lead), layer.I):
+            return False
         if take_plain(weights, layer.wanted, layer.dtype) is None or not take_lines(x, layer.dtype):
             return False
         shapes = [layout.state(layer.D, w) for w in layer.widths]
