@@ -11,7 +11,7 @@ from throughtime.errors import VersionError
 OLDEST_PYTHON = (3, 11)
 OLDEST_TORCH = (2, 9)
 
-TRIED = ("2.9", "2.13", "2.15")
+TRIED = ("2.9", "2.13", "2.14", "2.15")
 """The minors of torch that tests were run with; docs/support.md says which tests."""
 
 
