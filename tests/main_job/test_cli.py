@@ -57,8 +57,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["train", "pronounce", "--qqq"], "no such option: --qqq; see throughtime train --help"),
         (
             ["train", "pronunce"],
-            "task must be one of adding, classify, copy, digits, forecast, latch, mnist1d, order, "
-            "parity, pronounce, tag, translate, got 'pronunce'; did you mean pronounce?",
+            f"task must be one of {', '.join(available())}, got 'pronunce'; did you mean "
+            "pronounce?",
         ),
         (
             ["train", "pronounce", "--length", "9"],
@@ -336,7 +336,7 @@ def test_ctrl_c_before_the_first_step_leaves_no_folder(
 ) -> None:
     from throughtime.cli.commands import train
 
-    def interrupted(run: Run) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "show_training", interrupted)
@@ -349,7 +349,7 @@ def test_a_folder_that_was_there_stays_when_nothing_comes_of_a_run(
 ) -> None:
     from throughtime.cli.commands import train
 
-    def failed(run: Run) -> None:
+    def failed(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(train, "show_training", failed)

@@ -61,16 +61,18 @@ def test_equal_sequences_stay_on_one_side_and_rows_may_be_sequences() -> None:
     assert facts.deviations[0] == pytest.approx(train.std())
 
 
-def test_a_missing_value_is_the_mean_and_its_mask_says_so() -> None:
+def test_a_missing_value_is_the_last_one_seen_and_its_mask_says_so() -> None:
     values = {"s": ["p", "p", "q"], "k": ["u", "u", "v"], "x": [1.0, None, 3.0]}
     frame = pl.concat([pl.DataFrame(values)] * 9)
     frame = frame.with_columns(s=pl.col("s") + (pl.int_range(pl.len()) // 3).cast(str))
-    frame.with_columns(x=pl.col("x") + pl.int_range(pl.len())).write_csv("data.csv")
+    frame.with_columns(x=pl.col("x") + 1.1 * pl.int_range(pl.len())).write_csv("data.csv")
     facts = made(data="data.csv", label="k", series="s").facts
     items = encode_items(items_in(read("data.csv"), facts, labelled=True), facts)
-    assert items.steps[0][:, 1].tolist() == [1, 0] and items.steps[0][1, 0] == 0
+    first = items.steps[0]
+    assert first[:, 1].tolist() == [1, 0] and first[1, 0] == first[0, 0] != 0
+    assert first[:, 2:].tolist() == [[0, 0], [0, 0]]  # one step each since a value and a row
     inputs, lengths, truth = items.batch(torch.tensor([0, 1]))
-    assert inputs.shape == (2, 2, 2) and lengths.tolist() == [2, 1] and truth.tolist() == [0, 1]
+    assert inputs.shape == (2, 2, 4) and lengths.tolist() == [2, 1] and truth.tolist() == [0, 1]
 
 
 def test_padding_changes_no_answer() -> None:

@@ -25,7 +25,7 @@ def add_recipe_flags(
     """
     values = [word.rpartition("=")[2] for word in commands.words]
     named = [kinds[value] for value in values if value in kinds][:1]
-    for field in _fields([*named, *kinds.values()]).values():
+    for field in _fields([*named, *kinds.values()], bool(named)).values():
         if field.name not in ("task", *without):
             parser.add_argument(
                 f"--{field.name.replace('_', '-')}",
@@ -46,12 +46,17 @@ def given_values(flags: Mapping[str, str | None]) -> dict[str, Any]:
     return {n: from_text(known[n], text) for n, text in flags.items() if text is not None}
 
 
-def _fields(kinds: Iterable[type[Task]]) -> dict[str, Field[Any]]:
-    """The options of some tasks by name: those that all share first."""
-    every = options_of(Recipe)
+def _fields(kinds: Iterable[type[Task]], first: bool = False) -> dict[str, Field[Any]]:
+    """The options of some tasks by name: those that all share first.
+
+    Args:
+        kinds: the tasks.
+        first: whether an option is as the first of them has it.
+    """
+    every, kinds = options_of(Recipe), list(kinds)
     for kind in kinds:
         every |= {n: f for n, f in options_of(kind.options).items() if n not in every}
-    return every
+    return every | (options_of(kinds[0].options) if first else {})
 
 
 def whole_number(text: str) -> int:

@@ -115,14 +115,20 @@ def keep(report: Report, folder: Path) -> None:
 
 def show_after_training(run: Run, task: Task, model: nn.Module) -> None:
     """Prints a run's verdict and keeps its report; the training stands, whatever comes of it."""
+    from throughtime.cli.page import keep_page
     from throughtime.diagnosis.report.report import verdict
     from throughtime.errors import MissingExtra
 
+    report, reason = None, ""
     try:
         report = of_run(task, model)
         print("\nHow far back it learned:")
         for line in verdict(report):
             print(line)
-        keep(report, run.folder)
-    except (ValueError, TypeError, RuntimeError, OSError, MissingExtra) as error:
-        print(f"\nThere is no memory report of this run: {error}")
+    except (ValueError, TypeError, RuntimeError, MissingExtra) as error:
+        reason = str(error)
+        print(f"\nThere is no memory report of this run: {reason}")
+    try:
+        keep_page(run, task, model, report, reason)
+    except (ValueError, OSError, MissingExtra) as error:
+        print(f"\nThere is no page of this run: {error}")

@@ -82,9 +82,7 @@ class Recipe:
 
     task: str = option("pronounce", "What is learned")
     preset: str = option("quick", "Where the other values come from", choices=("quick", "full"))
-    cell: Literal["rnn", "gru", "lstm"] = option(
-        "lstm", "Recurrent cell", choices=("rnn", "gru", "lstm")
-    )
+    cell: str = option("lstm", "Recurrent cell", choices=("rnn", "gru", "lstm"))
     directions: int = option(2, "1: read forward; 2: both ways", at_least=1, below=3)
     merge: Literal["concat", "sum"] = option(
         "concat", "How two directions become one output", choices=("concat", "sum")
@@ -128,6 +126,13 @@ class Recipe:
     def __post_init__(self) -> None:
         for f in fields(self):
             _check(f.name, getattr(self, f.name), f.type, f.metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecipe(Recipe):
+    """A recipe of a task on files of the user's, which takes any cell."""
+
+    cell: str = option("lstm", "Recurrent cell: one of `throughtime cells`, or FILE.py:NAME")
 
 
 def _check(name: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> None:

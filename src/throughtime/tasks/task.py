@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from throughtime.errors import DataError, OptionError
+from throughtime.tasks.picture import Picture
 from throughtime.tasks.recipe import Recipe, did_you_mean
 
 Batch = tuple[Tensor, ...]
@@ -164,6 +165,23 @@ class Task(ABC):
             DataError: an item cannot be taken; says which and why.
         """
 
+    def write(
+        self, model: nn.Module, prompt: str, length: int, temperature: float, seed: int
+    ) -> Iterator[str]:
+        """What `model` writes after a prompt, piece by piece.
+
+        Args:
+            model: of this task, in eval mode.
+            prompt: it goes on from; "" for the beginning of a line.
+            length: pieces: characters or words.
+            temperature: that the logits are divided by; 0: always the likeliest.
+            seed: of what is drawn.
+
+        Raises:
+            OptionError: the task's models write no text, or a number is outside its rule.
+        """
+        raise OptionError(f"a run that writes is one of language, got one of {self.name}")
+
     def check_item(self, item: str) -> None:
         """Sees that a model can be asked this; `answer` takes all items that pass.
 
@@ -184,6 +202,10 @@ class Task(ABC):
     def step_bytes(self) -> int:
         """What a step's data and outputs take in memory at the least; 0 where it is not known."""
         return 0
+
+    def pictures(self, model: nn.Module) -> list[Picture]:
+        """What the page of a run shows of the test part beside its figures."""
+        return []
 
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         """The task and a model of it as a diagnosis takes them.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 from os import PathLike
+from pkgutil import iter_modules
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
 
 
 class _Called(ModuleType):
-    """A package that is called: what trains is imported then, for it stands on `throughtime`."""
+    """A package that is called: what trains is imported then, for it stands on `throughtime`.
+
+    Its parts are found without an import of their own.
+    """
+
+    def __getattr__(self, name: str) -> ModuleType:
+        if name in {part.name for part in iter_modules(self.__path__)}:
+            return import_module(f"{self.__name__}.{name}")
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
     def __call__(
         self, task: str, data: Any = None, *, out: str | PathLike[str] | None = None,

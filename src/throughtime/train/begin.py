@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from throughtime.errors import OptionError, RunError
+from throughtime.errors import OptionError, RunError, ThroughtimeError
 from throughtime.tasks import Task
 from throughtime.tasks.recipe import Recipe, one_of, recipe_from
 from throughtime.train.run import Run, create, keep_recipe, locked, read
@@ -122,9 +122,16 @@ def parameters(task: Task) -> int:
     """
     with torch.random.fork_rng(devices=[]):
         kinds = [type(task)(replace(task.recipe, hidden=units)) for units in (2, 4, 6)]
-        a, b, c = (sum(p.numel() for p in kind.model().parameters()) for kind in kinds)
+        try:
+            a, b, c = (_counted(kind) for kind in kinds)
+        except ThroughtimeError:  # a cell that has no such sizes, of four heads say
+            return _counted(task)
     n = (task.recipe.hidden - 1) // 2
     return a + n * (b - a) + n * (n - 1) // 2 * (c - 2 * b + a)
+
+
+def _counted(task: Task) -> int:
+    return sum(p.numel() for p in task.model().parameters())
 
 
 def _memory_bytes() -> int:

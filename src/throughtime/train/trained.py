@@ -90,6 +90,22 @@ class TrainedRun:
             score, baselines = self.task.evaluate(self.model, str(data))
         return {"model": score.metrics, **baselines}
 
+    def generate(
+        self, prompt: str = "", length: int = 500, temperature: float = 1.0, seed: int = 0
+    ) -> str:
+        """Text that a model of language writes behind a prompt.
+
+        Args:
+            prompt: what it goes on from; "" for the beginning of a line.
+            length: characters or words.
+            temperature: below 1 it writes what is likelier; 0: always the likeliest.
+            seed: of what is drawn.
+
+        Raises:
+            OptionError: the task writes no text, or a number is outside its rule.
+        """
+        return "".join(self.task.write(self.model, prompt, length, temperature, seed))
+
     def predict(self, data: Any) -> Any:
         """What the model says to new data; what it did not know is warned of.
 

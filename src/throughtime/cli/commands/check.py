@@ -25,7 +25,7 @@ def register(commands: Commands) -> None:
 def check_cell(cell: str, seed: int) -> None:
     """Hold a cell against every law that cells must obey, by gradcheck and on every backend."""
     from throughtime import check
-    from throughtime.cli.user_file import named_cell, told_by_line, user_file
+    from throughtime.tasks.user_file import named_cell, told_by_line, user_file
 
     with told_by_line(user_file(cell)):
         print(check(named_cell(cell), seed=seed))

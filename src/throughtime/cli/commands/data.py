@@ -43,13 +43,18 @@ def data(
 ) -> None:
     """Show what would be read: columns, types, steps, gaps, series, splits. Trains nothing."""
     from throughtime.tasks.tables.describe import describe_columns, describe_rows
-    from throughtime.tasks.tables.read import read
+    from throughtime.tasks.tables.read import is_plain, read
 
     if token or file.casefold().endswith(_COLUMNS):
         _print_read("tag", {"data": file, "token": token, "label": label, "series": series})
         return
     if source:
         _print_read("translate", {"data": file, "source": source, "target": target})
+        return
+    named = time or series or target or label
+    if file.casefold().endswith(".txt") and not named and is_plain(file):
+        _print_read("language", {"data": file})
+        print(f"\ntry: throughtime train language --data {shlex.quote(file)}")
         return
     table = read(file)
     _print(describe_columns(table, time), "column", "type", "missing", "values")
@@ -70,8 +75,8 @@ def _print_read(task: str, given: dict[str, str]) -> None:
     from throughtime.train.begin import resolve
 
     kind = find(task)
-    made = kind(resolve(kind, {name: value for name, value in given.items() if value}))
     print(f"\n{task}:")
+    made = kind(resolve(kind, {name: value for name, value in given.items() if value}))
     _print(made.read())
 
 

@@ -56,29 +56,36 @@ def diagnose(
     how = {"lag": lag, "clip": clip, "truncation": truncation}
     how = {name: value for name, value in how.items() if value is not None}
     if found is None:
-        report, beside = _of_run(Path(model), how), Path(model)
+        _diagnose_run(Path(model), how, out)
     else:
         file = Path(found["file"]).absolute()  # what it executes may go to another folder
-        report, beside = _of_file(file, found["name"] or "model", how), file.parent
-    print(str(report))
-    print("")
-    keep(report, out or beside)
+        report = _of_file(file, found["name"] or "model", how)
+        print(f"{report}\n")
+        keep(report, out or file.parent)
 
 
-def _of_run(folder: Path, how: dict[str, Any]) -> Report:
-    from throughtime.cli.shown import of_run
+def _diagnose_run(folder: Path, how: dict[str, Any], out: Path | None) -> None:
+    """The report of a run; in its own folder, where its figures are, as a part of its page."""
+    from throughtime.cli.page import keep_page
+    from throughtime.cli.shown import keep, of_run
     from throughtime.train.result import trained
     from throughtime.train.run import read
 
-    task, model = trained(read(folder))
-    return of_run(task, model, **how)
+    run = read(folder)
+    task, model = trained(run)
+    report = of_run(task, model, **how)
+    print(f"{report}\n")
+    if out is None and run.results.exists():
+        keep_page(run, task, model, report)
+    else:
+        keep(report, out or folder)
 
 
 def _of_file(file: Path, name: str, how: dict[str, Any]) -> Report:
     """The report of what a file defines; options of the command line go before the file's."""
     from throughtime import diagnose
-    from throughtime.cli.user_file import executed, told_by_line
     from throughtime.errors import OptionError
+    from throughtime.tasks.user_file import executed, told_by_line
 
     defined = vars(executed(file))
     model = _defined(file, defined, name)

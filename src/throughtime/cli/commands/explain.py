@@ -33,8 +33,8 @@ def register(commands: Commands) -> None:
 
 def explain(cell: str, llvm: bool, assembly: bool, backward: bool, dtype: str) -> None:
     """Tell who computes a cell and why not the others, its plan, the machine, and its code."""
-    from throughtime.cli.user_file import named_cell, told_by_line, user_file
     from throughtime.tasks.recipe import one_of
+    from throughtime.tasks.user_file import named_cell, told_by_line, user_file
 
     one_of("dtype", dtype, tuple(DTYPES))
     with told_by_line(user_file(cell)):

@@ -61,10 +61,10 @@ def export(
     libm: bool, measure: bool,
 ) -> None:  # fmt: skip
     """Write a trained model as code that takes one time step a call, with its own test."""
-    from throughtime.cli.user_file import told_by_line
     from throughtime.errors import OptionError
     from throughtime.export import to_c, to_object, to_onnx
     from throughtime.tasks.recipe import one_of
+    from throughtime.tasks.user_file import told_by_line
 
     one_of("to", to, FORMS)
     if (target is not None) != (to == "object"):
@@ -113,8 +113,8 @@ def _model(what: str, file: str, member: str) -> nn.Module:
     """The model of a run, or the one that a file defines."""
     from torch import nn
 
-    from throughtime.cli.user_file import executed
     from throughtime.errors import OptionError
+    from throughtime.tasks.user_file import executed
 
     if not file.endswith(".py"):
         from throughtime.train.result import trained

@@ -15,10 +15,12 @@ from torch.nn.functional import cross_entropy
 
 from throughtime.errors import DataError
 from throughtime.tasks.classify.baselines import make_answers
-from throughtime.tasks.classify.find import find_labels, source
+from throughtime.tasks.classify.find import find_labels, source, tested
 from throughtime.tasks.classify.items import Items, check_classes, content, encode_items, items_in
 from throughtime.tasks.classify.labels import ClassifyRecipe, Labels, labels_in
-from throughtime.tasks.classify.model import Classifier, Unpadded
+from throughtime.tasks.classify.model import Classifier, Unpadded, varied
+from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.picture import Picture, Plot
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
@@ -40,12 +42,12 @@ class Classify(TableTask):
     name = "classify"
     options = ClassifyRecipe
     monitor = "nats"
-    ignores = ("length", "start", "horizon", "smoothing")
+    ignores = ("length", "start", "horizon")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
-        "quick": {"hidden": 32, "batch_size": 32, "lr": 3e-3, "steps": 400, "warmup": 50,
-                  "validate_every": 50, "dropout": 0.2},
-        "full": {"hidden": 64, "batch_size": 32, "lr": 2e-3, "steps": 3000, "warmup": 100,
-                 "validate_every": 100, "dropout": 0.3},
+        "quick": {"hidden": 64, "batch_size": 32, "lr": 4e-3, "steps": 400, "warmup": 50,
+                  "validate_every": 50, "dropout": 0.5, "smoothing": 0.1},
+        "full": {"hidden": 96, "batch_size": 32, "lr": 3e-3, "steps": 3000, "warmup": 100,
+                 "validate_every": 100, "dropout": 0.5, "smoothing": 0.1},
     }  # fmt: skip
 
     def __init__(self, recipe: Recipe) -> None:
@@ -56,7 +58,9 @@ class Classify(TableTask):
     @classmethod
     def settle(cls, recipe: Recipe) -> Recipe:
         assert isinstance(recipe, ClassifyRecipe)
-        return replace(recipe, facts=json.loads(json.dumps(asdict(find_labels(recipe)))))
+        return replace(
+            with_cell_found(recipe), facts=json.loads(json.dumps(asdict(find_labels(recipe))))
+        )
 
     @cached_property
     def facts(self) -> Labels:
@@ -73,13 +77,15 @@ class Classify(TableTask):
         Raises:
             DataError: the file is another one than when the run began.
         """
-        table, digest = source(self.options_given.data)
+        table, digest = source(self.options_given)
         if digest != self.facts.digest:
             raise DataError(
                 f"{table.name} must be as it was when the run began, and it was changed; restore "
                 "it, or begin a new run"
             )
-        every = encode_items(items_in(table, self.facts, labelled=True), self.facts)
+        found = items_in(table, self.facts, labelled=True)
+        other = tested(self.options_given, self.facts)
+        every = encode_items(found.with_others(other) if other else found, self.facts)
         return {split: every.of(numbers) for split, numbers in self.facts.splits.items()}
 
     def model(self) -> nn.Module:
@@ -93,10 +99,14 @@ class Classify(TableTask):
         return [train.batch(part) for part in order.split(self.recipe.batch_size)]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross entropy; each class weighs as much as any other."""
+        """Cross entropy; each class weighs as much as any other. In training inputs are varied."""
         inputs, lengths, truth = batch
-        weights = torch.tensor(self.facts.weights)
-        return cross_entropy(model(inputs, lengths), truth, weight=weights)
+        recipe, weights = self.options_given, torch.tensor(self.facts.weights)
+        if model.training:
+            count = len(self.facts.inputs)
+            inputs, lengths = varied(inputs, lengths, count, recipe.noise, recipe.crop)
+        logits = model(inputs, lengths)
+        return cross_entropy(logits, truth, weight=weights, label_smoothing=recipe.smoothing)
 
     @property
     def row_axes(self) -> tuple[int, ...]:
@@ -169,6 +179,11 @@ class Classify(TableTask):
             columns[f"p_{name}"] = shares[:, number].tolist()
         return pl.DataFrame(columns), []
 
+    def pictures(self, model: nn.Module) -> list[Picture]:
+        """The confusion matrix of the test part."""
+        items = self._items["test"]
+        return [confusion(answers(model, items).argmax(-1), items.truth, self.facts.classes)]
+
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         """Training sequences of the length that stands most often, which need no padding."""
         train = self._items["train"]
@@ -183,6 +198,25 @@ def answers(model: nn.Module, items: Items) -> Tensor:
     """Logits (N, classes) of sequences, in their order."""
     every = torch.arange(len(items.names)).split(_AT_ONCE)
     return torch.cat([model(*items.batch(part)[:2]) for part in every])
+
+
+def confusion(said: Tensor, truth: Tensor, classes: list[str]) -> Picture:
+    """How often each class (N,) was taken for each."""
+    counts = torch.zeros(len(classes), len(classes), dtype=torch.long)
+    counts.index_put_((truth, said), torch.tensor(1), accumulate=True)
+    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).tolist()
+    pairs = [(a, b) for a in range(len(classes)) for b in range(len(classes)) if a != b]
+    worst = sorted(((int(counts[a, b]), a, b) for a, b in pairs if counts[a, b]), reverse=True)[:3]
+    rows = tuple(zip(classes, shares, strict=True))
+    return Picture(
+        title="Which classes does it take for which?",
+        lead="Rows are the right classes, columns what the net says, numbered as the rows from 0; "
+        "each row sums to 1. A net that is always right is a diagonal.",
+        says=tuple(f"{n} of {classes[a]} are taken for {classes[b]}." for n, a, b in worst),
+        plots=(Plot("confusion matrix", "what the net says", "what is right", rows=rows),),
+        head=("right", *(f"said {name}" for name in classes)),
+        table=tuple((name, *row) for name, row in zip(classes, counts.tolist(), strict=True)),
+    )
 
 
 def measure(logits: Tensor, truth: Tensor) -> dict[str, float]:

@@ -12,19 +12,38 @@ import numpy as np
 
 from throughtime.errors import DataError
 from throughtime.tasks.classify.builtin import make_waves
-from throughtime.tasks.classify.items import items_in
+from throughtime.tasks.classify.items import Sequences, check_classes, find_gaps, items_in
 from throughtime.tasks.classify.labels import ClassifyRecipe, Labels
+from throughtime.tasks.classify.leaks import check_copies, check_leaks
 from throughtime.tasks.tables.clock import find_time
 from throughtime.tasks.tables.read import check_apart, digest, read
 from throughtime.tasks.tables.table import DataTable
-from throughtime.tasks.tables.task import BUILTIN
+from throughtime.tasks.tables.task import BUILTIN, check_like_training
+from throughtime.tasks.user_file import named_cell
 
 _TEST, _VALIDATION = 0.15, 0.15
+_LONG, _FRAME = 150, 24  # steps of a sequence that is read in frames, and of a frame
 
 
-def source(data: str) -> tuple[DataTable, str]:
-    """The table of a recipe and the digest of its file."""
-    return (make_waves(), BUILTIN) if data == BUILTIN else (read(data), digest(data))
+def source(recipe: ClassifyRecipe) -> tuple[DataTable, str]:
+    """The table of a recipe and the digest of its file, and of that of the test."""
+    if recipe.data == BUILTIN:
+        return make_waves(), BUILTIN
+    return read(recipe.data), digest(recipe.data) + (digest(recipe.test) if recipe.test else "")
+
+
+def tested(recipe: ClassifyRecipe, facts: Labels) -> Sequences | None:
+    """The sequences of the test's own file, where there is one.
+
+    Raises:
+        DataError: it has not the columns and classes of the other; names the row.
+    """
+    if not recipe.test:
+        return None
+    table = read(recipe.test)
+    check_like_training(table, [*facts.columns, facts.time, facts.series, facts.label])
+    check_classes(table, facts)
+    return items_in(table, facts, labelled=True)
 
 
 def find_labels(recipe: ClassifyRecipe) -> Labels:
@@ -33,8 +52,36 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
     """
-    table, seal = source(recipe.data)
-    label, series = recipe.label, recipe.series
+    table, seal = source(recipe)
+    facts = _columns(recipe, table, seal)
+    found = items_in(table, facts, labelled=True)
+    check_leaks(facts, table, found, recipe.group)
+    other = tested(recipe, facts)
+    test = 0.0 if other else _TEST
+    groups = _groups(facts, table, recipe.group)
+    splits = _by_groups(groups, test) if groups else _splits(found.values, found.labels, test)
+    if other:
+        splits["test"] = list(range(len(found.names), len(found.names) + len(other.names)))
+        found = found.with_others(other)
+    if not groups:
+        check_copies(table.name, found.values, found.labels, splits["train"], splits["test"])
+    train = splits["train"]
+    step = find_gaps([found.values[n] for n in train], [found.times[n] for n in train])
+    facts = replace(facts, step=step, frames=_frames(recipe, found.values))
+    return _completed(facts, table, found.values, found.labels, splits)
+
+
+def _frames(recipe: ClassifyRecipe, values: list[Any]) -> int:
+    """As given; or for long sequences those of a frame, unless the cell reads gaps of time."""
+    long = float(np.median([len(one) for one in values])) >= _LONG
+    found = _FRAME if long and not named_cell(recipe.cell).inputs else 1
+    return recipe.frames or found
+
+
+def _columns(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
+    """The roles of the columns, and the classes."""
+    label = recipe.label or table.roles.get("label", "")
+    series = recipe.series or table.roles.get("series", "")
     if recipe.data == BUILTIN:
         label, series = label or "shape", series or "wave"
     if not label:
@@ -44,10 +91,11 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
         )
     table.check_columns("label", [label])
     table.check_columns("series", [series] if series else [])
+    table.check_columns("group", [recipe.group] if recipe.group else [])
     time = find_time(table, recipe.time, [label, series]) if series else ""
-    roles = (("label", label), ("time", time), ("series", series))
+    roles = (("label", label), ("time", time), ("series", series), ("group", recipe.group))
     check_apart([(name, [column]) for name, column in roles if column])
-    columns = [c for c in table.frame.columns if c not in (label, time, series)
+    columns = [c for c in table.frame.columns if c not in (label, time, series, recipe.group)
                and table.is_number(c)]  # fmt: skip
     if not columns:
         raise DataError(f"{table.name} must have a column of numbers beside {label}; it has none")
@@ -60,14 +108,40 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
             f"column {label} of {table.name} must hold two classes or more, and it holds "
             f"{facts.classes[0]} alone, from {table.unit} {table.first} on"
         )
-    found = items_in(table, facts, labelled=True)
-    return _completed(facts, table, found.names, found.values, found.labels)
+    return facts
+
+
+def _groups(facts: Labels, table: DataTable, group: str) -> list[str]:
+    """The group of each sequence: that of its first row."""
+    if not group:
+        return []
+    values = table.texts(group)
+    if not facts.series:
+        return values
+    first: dict[str, str] = {}
+    for name, value in zip(table.texts(facts.series), values, strict=True):
+        first.setdefault(name, value)
+    return list(first.values())
+
+
+def _by_groups(groups: list[str], test: float) -> dict[str, list[int]]:
+    """Whole groups in the order of their hashes: test, validation, rest."""
+    names = sorted(set(groups), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    places: dict[str, list[int]] = defaultdict(list)
+    for number, name in enumerate(groups):
+        places[name].append(number)
+    found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    wanted = {"test": test * len(groups), "validation": _VALIDATION * len(groups)}
+    for name in names:
+        side = next((s for s, many in wanted.items() if len(found[s]) < many), "train")
+        found[side] += places[name]
+    return {name: sorted(part) for name, part in found.items()}
 
 
 def _completed(
-    facts: Labels, table: DataTable, names: list[str], values: list[Any], labels: list[str]
-) -> Labels:
-    splits = _splits(names, values, labels)
+    facts: Labels, table: DataTable, values: list[Any], labels: list[str],
+    splits: dict[str, list[int]],
+) -> Labels:  # fmt: skip
     count = Counter(labels[n] for n in splits["train"])
     for name in facts.classes:
         if count[name] < 1 or Counter(labels)[name] < 3:
@@ -100,6 +174,9 @@ def _shown(
         ["sequences", f"{len(values)}, {f'by {facts.series}' if facts.series else 'a row each'}"],
         ["steps", f"{min(lengths)} to {max(lengths)}, "
                   f"in the order of {facts.time or ('rows' if facts.series else 'columns')}"],
+        ["frames", f"of {facts.frames} steps" if facts.frames > 1 else "none: step by step"],
+        ["times", "uneven, or values missing: read with the time since something was seen"
+                  if facts.step else "as even as the steps"],
         ["inputs", f"{len(facts.columns)} columns: {', '.join(facts.columns[:8])}"],
         ["missing", f"{sum(int((~np.isfinite(one)).sum()) for one in values)} values"],
         ["classes", ", ".join(f"{name} {count[name]}" for name in facts.classes)],
@@ -107,8 +184,12 @@ def _shown(
     ]  # fmt: skip
 
 
-def _splits(names: list[str], values: list[Any], labels: list[str]) -> dict[str, list[int]]:
+def _splits(values: list[Any], labels: list[str], share: float) -> dict[str, list[int]]:
     """In each class the sequences in the order of their content's hash: test, validation, rest.
+
+    Args:
+        values, labels: of the sequences.
+        share: of each class that is the test; 0 where it has a file of its own.
 
     Equal sequences have one hash and stay on one side.
     """
@@ -119,9 +200,9 @@ def _splits(names: list[str], values: list[Any], labels: list[str]) -> dict[str,
     found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for rows in by_class.values():
         rows.sort()
-        test = max(1, math.floor(_TEST * len(rows)))
+        test = max(1, math.floor(share * len(rows))) if share else 0
         validation = test + max(1, math.floor(_VALIDATION * len(rows)))
-        side, before = "test", ""
+        side, before = "validation", ""
         for place, (seal, number) in enumerate(rows):
             if seal != before:
                 side = "test" if place < test else "validation" if place < validation else "train"

@@ -11,17 +11,25 @@ from torch import Tensor
 from throughtime.errors import DataError
 from throughtime.tasks.classify.labels import Labels
 from throughtime.tasks.recipe import did_you_mean, short
-from throughtime.tasks.tables.clock import read_times
-from throughtime.tasks.tables.table import DataTable, Numbers
+from throughtime.tasks.tables.clock import find_step, read_times
+from throughtime.tasks.tables.table import DataTable, Numbers, filled, gaps_of
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """As they stand in a file: name, steps (T, inputs) with NaN where missing, label."""
+    """As in a file: name, steps (T, inputs) with NaN where missing, label, times (T,)."""
 
     names: list[str]
     values: list[Numbers]
     labels: list[str]
+    times: list[Numbers]
+
+    def with_others(self, others: Sequences) -> Sequences:
+        """These, and others behind them."""
+        return Sequences(
+            self.names + others.names, self.values + others.values, self.labels + others.labels,
+            self.times + others.times,
+        )  # fmt: skip
 
 
 def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
@@ -34,12 +42,15 @@ def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
     labels = table.texts(facts.label) if labelled else [""] * len(whole)
     if not facts.series:
         names = [str(table.first + row) for row in range(len(whole))]
-        return Sequences(names, [_ended(row)[:, None] for row in whole], labels)
+        values = [_ended(row)[:, None] for row in whole]
+        return Sequences(
+            names, values, labels, [np.arange(len(one), dtype=np.float64) for one in values]
+        )
     places: dict[str, list[int]] = {}
     for row, name in enumerate(table.texts(facts.series)):
         places.setdefault(name, []).append(row)
-    times = read_times(table, facts.time).values if facts.time else np.arange(len(whole))
-    found = Sequences([], [], [])
+    times = read_times(table, facts.time).values if facts.time else None
+    found = Sequences([], [], [], [])
     for name, rows in places.items():
         odd = next((row for row in rows if labels[row] != labels[rows[0]]), None)
         if odd is not None:
@@ -48,10 +59,13 @@ def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
                 f"{labels[rows[0]]} in {table.place(rows[0])} and {labels[odd]} in {table.unit} "
                 f"{table.first + odd}; mend it, or name another --series"
             )
-        order = sorted(rows, key=lambda row: float(times[row]))
+        order = sorted(rows, key=lambda row: row if times is None else float(times[row]))
         found.names.append(name)
         found.values.append(whole[order])
         found.labels.append(labels[rows[0]])
+        found.times.append(
+            np.arange(len(rows), dtype=np.float64) if times is None else times[order]
+        )
     return found
 
 
@@ -79,7 +93,15 @@ def _ended(row: Numbers) -> Numbers:
 
 @dataclass(frozen=True)
 class Items:
-    """Sequences as a net reads them: (T, 2 inputs), scaled, and whether each was seen."""
+    """Sequences as a net reads them.
+
+    Attributes:
+        names: of each.
+        steps: (T, width) each: inputs, scaled, the last seen one where one is missing | whether
+            each is seen | where values are missing or times uneven, log of the steps since
+            something was seen and since the row before.
+        truth: (N,) numbers of their classes.
+    """
 
     names: list[str]
     steps: list[Tensor]
@@ -98,14 +120,27 @@ class Items:
 
 
 def encode_items(found: Sequences, facts: Labels) -> Items:
-    """Scaled by the training part; a missing value is the mean, 0, and its mask says so."""
+    """Scaled by the training part."""
     means, deviations = np.array(facts.means), np.array(facts.deviations)
     steps = []
-    for one in found.values:
+    for one, times in zip(found.values, found.times, strict=True):
         scaled = (one - means) / deviations
-        both = np.concatenate([np.nan_to_num(scaled), np.isfinite(scaled)], 1)
-        steps.append(torch.from_numpy(both.astype(np.float32)))
+        seen = np.isfinite(scaled)
+        parts = [filled(scaled), seen]
+        if facts.step > 0:
+            every = np.ones(len(one), bool)
+            parts += [gaps_of(times, rows, facts.step) for rows in (seen.any(1), every)]
+        steps.append(torch.from_numpy(np.concatenate(parts, 1).astype(np.float32)))
     number = {name: place for place, name in enumerate(facts.classes)}
     return Items(
         found.names, steps, torch.tensor([number.get(label, -1) for label in found.labels])
     )
+
+
+def find_gaps(values: list[Numbers], times: list[Numbers]) -> float:
+    """The step in the middle where values are missing or times uneven; 0 where neither is."""
+    differences = np.concatenate([np.diff(one) for one in times])
+    missing = not all(np.isfinite(one).all() for one in values)
+    step, even = find_step(differences[differences > 0])
+    even = even and bool(np.allclose(differences, step, rtol=1e-3))
+    return step if missing or not even else 0.0

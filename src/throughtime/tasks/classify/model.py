@@ -1,44 +1,71 @@
-"""The model: recurrent layers both ways; the mean of their outputs and their last states tell."""
+"""The model: recurrent layers both ways; mean and most of their outputs and last states tell."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
-from throughtime import Recurrent
 from throughtime.tasks.classify.labels import Labels
-from throughtime.tasks.recipe import Recipe, cell_called
+from throughtime.tasks.layers import make_layers, run_layers
+from throughtime.tasks.recipe import Recipe
 
 
 class Classifier(nn.Module):
     """Sequences (T, B, width) with lengths (B,) to logits (B, classes).
 
-        logits = W [mean_t y_t, h_1, ..., h_D] + b      h_d: each direction's last state
+        logits = W [mean_t y_t, max_t y_t, h_1, ..., h_D] + b      h_d: each direction's last state
+
+    Long sequences are read in frames of F steps, a new one every F / 6, of which the level is read
+    apart from the shape: y are the outputs over
+
+        e_k = relu(E [x_k - m_k, ..., x_{k+F-1} - m_k, m_k] + c)      m_k: the frame's mean
 
     Args:
         recipe: cell, directions, merge, layers, hidden and dropout.
-        labels: columns and classes.
+        labels: columns, classes and frames.
     """
 
     def __init__(self, recipe: Recipe, labels: Labels) -> None:
         super().__init__()
-        between = recipe.dropout if recipe.layers > 1 else 0.0
-        self.recurrent = Recurrent(
-            cell_called(recipe.cell), 2 * len(labels.inputs), recipe.hidden,
-            num_layers=recipe.layers, bidirectional=recipe.directions == 2, merge=recipe.merge,
-            dropout=between,
-        )  # fmt: skip
+        self.inputs, self.gaps, self.frames = len(labels.inputs), labels.step > 0, labels.frames
+        self.every = max(1, self.frames // 6)
+        width, one = labels.width, labels.frames == 1
+        self.embedding = None if one else nn.Linear((self.frames + 1) * width, recipe.hidden)
+        self.recurrent = make_layers(recipe, width if one else recipe.hidden, reads=one)
         self.dropout = nn.Dropout(recipe.dropout)
-        read = self.recurrent.output_size + recipe.directions * recipe.hidden
+        last = self.recurrent.cell.widths(recipe.hidden)[0]
+        read = 2 * self.recurrent.output_size + recipe.directions * last
         self.readout = nn.Linear(read, len(labels.classes))
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Logits."""
-        out, state = self.recurrent(x, lengths=lengths)
+        if self.embedding is not None:
+            x, lengths = self._framed(x, lengths)
+            out, state = self.recurrent(self.dropout(x), lengths=lengths)
+        else:
+            seen = x[..., self.inputs : 2 * self.inputs].amax(-1, keepdim=True)
+            gap = torch.ones_like(seen)
+            if self.gaps:
+                gap = torch.expm1(x[..., 2 * self.inputs, None] + math.log(2))
+            out, state = run_layers(self.recurrent, x, gap, seen, lengths=lengths)
+        inside = torch.arange(len(out))[:, None, None] < lengths[:, None]
         mean = out.sum(0) / lengths[:, None]  # outputs behind a row's end are zero
+        most = out.masked_fill(~inside, -math.inf).amax(0)
         last = torch.cat([*state[-1][0]], -1)
-        logits: Tensor = self.readout(self.dropout(torch.cat([mean, last], -1)))
+        logits: Tensor = self.readout(self.dropout(torch.cat([mean, most, last], -1)))
         return logits
+
+    def _framed(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames (K, B, hidden), and how many whole ones each row has, at least one."""
+        assert self.embedding is not None
+        lacking = max(0, self.frames - len(x))
+        cut = nn.functional.pad(x, (0, 0, 0, 0, 0, lacking)).unfold(0, self.frames, self.every)
+        means = cut.mean(-1, keepdim=True)
+        whole = torch.cat([cut - means, means], -1).flatten(2)
+        count = (lengths - self.frames).div(self.every, rounding_mode="floor").clamp(min=0) + 1
+        return torch.relu(self.embedding(whole)), count
 
 
 class Unpadded(nn.Module):
@@ -56,3 +83,28 @@ class Unpadded(nn.Module):
         """Logits."""
         logits: Tensor = self.classifier(x, torch.full((x.shape[1],), len(x)))
         return logits
+
+
+def varied(
+    x: Tensor, lengths: Tensor, inputs: int, noise: float, crop: float
+) -> tuple[Tensor, Tensor]:
+    """A batch as training has it: with noise, and of each sequence a part.
+
+    Args:
+        x: (T, B, width), its first `inputs` columns the values.
+        lengths: (B,).
+        inputs: how many columns get noise.
+        noise: in deviations.
+        crop: the largest share that is cut off.
+    """
+    if crop:
+        kept = (lengths * (1 - crop * torch.rand(len(lengths)))).ceil().long().clamp(min=1)
+        first = (torch.rand(len(lengths)) * (lengths - kept + 1)).long()
+        places = first + torch.arange(int(kept.max()))[:, None]
+        x = x.gather(0, places.clamp(max=len(x) - 1)[..., None].expand(-1, -1, x.shape[-1]))
+        x = x.masked_fill((torch.arange(len(x))[:, None] >= kept)[..., None], 0.0)
+        lengths = kept
+    if noise:
+        drawn = noise * torch.randn(*x.shape[:2], inputs)
+        x = torch.cat([x[..., :inputs] + drawn, x[..., inputs:]], -1)
+    return x, lengths

@@ -13,14 +13,17 @@ from torch import Tensor, nn
 
 from throughtime.errors import DataError
 from throughtime.tasks.forecast.ahead import predict, series_like
-from throughtime.tasks.forecast.baselines import make_baselines
+from throughtime.tasks.forecast.baselines import fit_line, make_baselines
 from throughtime.tasks.forecast.find import border, columns_of, find_facts, table_of
 from throughtime.tasks.forecast.metrics import RULE, measure
 from throughtime.tasks.forecast.model import Forecaster, pinball
 from throughtime.tasks.forecast.options import Facts, ForecastRecipe, facts_in
 from throughtime.tasks.forecast.passes import Pass
+from throughtime.tasks.forecast.pictures import make_pictures
 from throughtime.tasks.forecast.series import find_rows, make_series
 from throughtime.tasks.forecast.windows import Windows
+from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.picture import Picture
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tables.clock import written
 from throughtime.tasks.tables.table import DataTable
@@ -56,7 +59,7 @@ class Forecast(TableTask):
     def settle(cls, recipe: Recipe) -> Recipe:
         assert isinstance(recipe, ForecastRecipe)
         facts = asdict(find_facts(recipe))
-        return replace(recipe, facts=json.loads(json.dumps(facts)))
+        return replace(with_cell_found(recipe), facts=json.loads(json.dumps(facts)))
 
     @cached_property
     def facts(self) -> Facts:
@@ -104,7 +107,10 @@ class Forecast(TableTask):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Pinball loss of the quantiles 0.1, 0.5 and 0.9, in deviations of the training part."""
+        assert isinstance(model, Forecaster)
         inputs, truth = batch
+        if model.training and not model.get_buffer("fitted"):
+            model.take_line(fit_line(self._windows))
         return pinball(model(inputs), truth)
 
     @property
@@ -116,7 +122,11 @@ class Forecast(TableTask):
         return int(torch.isfinite(batch[1]).sum())
 
     def score(self, model: nn.Module, split: str) -> Score:
+        assert isinstance(model, Forecaster)
         windows, origins = self._windows, self._windows.few(split)
+        if split == "validation":  # the weights that are kept have the band of their validation
+            model.get_buffer("wider").zero_()
+            model.hold(forecast(model, windows, origins), windows.cut(origins)[1])
         answers = forecast(model, windows, origins)
         metrics = measure(windows, origins, answers)
         begins = dict(zip(("validation", "test"), self.facts.ends, strict=True))[split]
@@ -131,7 +141,7 @@ class Forecast(TableTask):
         return self._simple_on(self._windows, self._windows.few(split))
 
     def _simple_on(self, windows: Windows, origins: Tensor) -> dict[str, dict[str, float]]:
-        past = windows.cut(origins)[0][: windows.length, :, : windows.channels.targets]
+        past = windows.past(origins)
         return {
             name: measure(windows, origins, answer(past))
             for name, answer in self._baselines.items()
@@ -169,6 +179,12 @@ class Forecast(TableTask):
         score = Score(where, RULE, len(origins), metrics, examples)
         return score, self._simple_on(windows, origins)
 
+    def pictures(self, model: nn.Module) -> list[Picture]:
+        windows, origins = self._windows, self._windows.few("test")
+        past = windows.past(origins)
+        beside = {name: answer(past) for name, answer in self._baselines.items()}
+        return make_pictures(windows, origins, forecast(model, windows, origins), beside)
+
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         drawn = self.epoch(0)
         few = [drawn[n] for n in range(min(batches, len(drawn)))]
@@ -198,5 +214,6 @@ class Forecast(TableTask):
 @torch.no_grad()
 def forecast(model: nn.Module, windows: Windows, origins: Tensor) -> Tensor:
     """Quantiles in their order (horizon, B, D, 3), scaled, of some windows."""
-    parts = [model(windows.cut(part)[0]).sort(-1).values for part in origins.split(_AT_ONCE)]
+    assert isinstance(model, Forecaster)
+    parts = [model.quantiles(windows.cut(part)[0]) for part in origins.split(_AT_ONCE)]
     return torch.cat(parts, 1)

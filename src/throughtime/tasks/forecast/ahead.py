@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from throughtime.errors import DataError
 from throughtime.tasks.forecast.find import columns_of
-from throughtime.tasks.forecast.model import QUANTILES
+from throughtime.tasks.forecast.model import QUANTILES, Forecaster
 from throughtime.tasks.forecast.options import Facts
 from throughtime.tasks.forecast.series import (
     Series,
@@ -46,7 +46,8 @@ def predict(
     inputs = torch.stack([encode(window, facts)[0] for window, _ in cut], 1)
     inputs[facts.length :, :, : channels_of(facts).width - channels_of(facts).known] = 0
     with torch.no_grad():
-        answers = model(inputs).sort(-1).values.double()
+        assert isinstance(model, Forecaster)
+        answers = model.quantiles(inputs).double()
     parts = [
         _rows(one, answers[:, number], facts) for number, (one, _) in enumerate(cut)
     ]  # fmt: skip

@@ -9,6 +9,7 @@ import numpy as np
 
 from throughtime.errors import DataError
 from throughtime.tasks.forecast.builtin import make_builtin
+from throughtime.tasks.forecast.leaks import check_leaks
 from throughtime.tasks.forecast.options import Facts, ForecastRecipe
 from throughtime.tasks.forecast.series import (
     Series,
@@ -50,6 +51,7 @@ def find_facts(recipe: ForecastRecipe) -> Facts:
     facts = replace(facts, season=find_season(series, ends, _LONGEST))
     facts = replace(facts, length=_length(recipe, facts, series))
     facts = _scaled(facts, table, series)
+    facts = replace(facts, masked=_masked(facts, series))
     check_leaks(facts, table, series, recipe.horizon)
     return replace(facts, read=_shown(recipe, table, facts, series))
 
@@ -133,11 +135,18 @@ def _ends(
     last = max(float(one.times[-1]) for one in series)
     if facts.even:
         count = round((last - first) / facts.step) + 1
-        held = max(recipe.horizon, math.ceil(recipe.held_out * count))
-        return [last + facts.step * (0.5 - many * held) for many in (2, 1)]
+        held = _held_out(recipe, count, recipe.horizon)
+        return [last + facts.step * (0.5 - many) for many in held]
     every = np.sort(np.concatenate([one.times for one in series]))
-    held = max(recipe.horizon * len(series), math.ceil(recipe.held_out * len(every)))
-    return [float(every[-2 * held]), float(every[-held])]
+    held = _held_out(recipe, len(every), recipe.horizon * len(series))
+    return [float(every[-many]) for many in held]
+
+
+def _held_out(recipe: ForecastRecipe, count: int, least: int) -> list[int]:
+    """Steps from where validation begins and from where the test begins, to the end."""
+    test = max(least, math.ceil(recipe.held_out * count))
+    share = recipe.validation or recipe.held_out
+    return [test + max(least, math.ceil(share * count)), test]
 
 
 def _length(recipe: ForecastRecipe, facts: Facts, series: list[Series]) -> int:
@@ -169,6 +178,14 @@ def _scaled(facts: Facts, table: DataTable, series: list[Series]) -> Facts:
     return replace(facts, scales=scales, whole=whole)
 
 
+def _masked(facts: Facts, series: list[Series]) -> list[str]:
+    """The inputs that miss values in the training part."""
+    first = len(facts.targets)
+    parts = [one.values[one.times < facts.ends[0], first:] for one in series]
+    there = np.all([np.isfinite(part).all(0) for part in parts], 0)
+    return [name for name, whole in zip(facts.inputs, there, strict=False) if not whole]
+
+
 def _scale(values: Numbers) -> list[list[float]]:
     counts = np.isfinite(values).sum(0)
     filled = np.nan_to_num(values)
@@ -187,47 +204,6 @@ def _usable(scale: list[list[float]], whole: list[list[float]]) -> list[list[flo
         [m if math.isfinite(m) else 0.0 for m, _ in pairs],
         [d if d > 1e-9 * abs(m) and math.isfinite(m) else 1.0 for m, d in pairs],
     ]
-
-
-def check_leaks(facts: Facts, table: DataTable, series: list[Series], horizon: int) -> None:
-    """Refuses a column that tells a target before its time.
-
-    An input may not be a linear copy of a target of a later step of the horizon, and a known
-    column of none less than a horizon away, unless the target itself copies itself so.
-
-    Raises:
-        DataError: names the column and the steps between.
-    """
-    count = len(facts.targets)
-    for number, column in enumerate(columns_of(facts)[count:], start=count):
-        is_known = column in facts.known
-        for place, target in enumerate(facts.targets):
-            for lead in range(1 - horizon if is_known else 1, horizon + 1):
-                if _copies(facts, series, number, place, lead) and not (
-                    lead and _copies(facts, series, place, place, lead)
-                ):
-                    when = "at its own step" if not lead else (
-                        f"{abs(lead)} steps {'before' if lead > 0 else 'after'} its time"
-                    )  # fmt: skip
-                    raise DataError(
-                        f"column {column} of {table.name} must not tell {target}, and it copies "
-                        f"it {when}; take that column out of the file"
-                    )
-
-
-def _copies(facts: Facts, series: list[Series], number: int, place: int, lead: int) -> bool:
-    """Whether a column is, in the training part, a linear function of a target `lead` steps on."""
-    for one in series[:5]:
-        inside = one.values[one.times < facts.ends[0]][:5000]
-        there, count = max(lead, 0), len(inside) - abs(lead)
-        x = inside[there - lead :][:count, number]
-        y = inside[there:][:count, place]
-        both = np.isfinite(x) & np.isfinite(y)
-        if both.sum() < 8 or x[both].std() == 0 or y[both].std() == 0:
-            return False
-        if abs(float(np.corrcoef(x[both], y[both])[0, 1])) < 1 - 1e-6:
-            return False
-    return True
 
 
 def _shown(

@@ -1,28 +1,35 @@
-"""The model: a recurrent layer reads the history; its last state tells all horizons at once.
+"""The model: a line through the history, and a recurrent layer's last state beside it.
 
     s = h_T                                           the last state, after dropout
-    y_k = y'_k + A_k (x_1 - x_T, ..., x_T - x_T) + W_k s + V tanh(P s + E_k + F f_k)
+    l_k = A_k (1, x_T, x_{T-u+1} - x_T, ..., x_{T-1} - x_T)
+    y_k = x_T + l_k + W_k s + V tanh(P s + E_k + F f_k)
 
-y' is the value a season before, which is known at k = 1, ..., horizon; x are the targets of the
-history, f_k what is known ahead. W and V give a value for every quantile; A shifts them together.
+x are the targets of the history, f_k what is known ahead, k = 1, ..., horizon. A is fitted by ridge
+regression before the first step and stays as it is; W and V give a value for every quantile, and
+learn what the line leaves. After each validation the band is widened, or narrowed, so that it holds
+80 % of the validation part, step by step ahead.
 
 Source: Lai, Chang, Yang and Liu, Modeling Long- and Short-Term Temporal Patterns with Deep Neural
 Networks (2018) for the linear part beside the recurrent one; Wen, Torkkola, Narayanaswamy and
-Madeka, A Multi-Horizon Quantile Recurrent Forecaster (2017) for quantiles of all horizons at once.
+Madeka, A Multi-Horizon Quantile Recurrent Forecaster (2017) for quantiles of all horizons at once;
+Romano, Patterson and Candes, Conformalized Quantile Regression (2019) for the band.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
-from throughtime import Recurrent
 from throughtime.tasks.forecast.options import Facts
-from throughtime.tasks.forecast.windows import channels_of
-from throughtime.tasks.recipe import Recipe, cell_called
+from throughtime.tasks.forecast.windows import between, channels_of
+from throughtime.tasks.layers import make_layers, run_layers
+from throughtime.tasks.recipe import Recipe
 
 QUANTILES = (0.1, 0.5, 0.9)
 MEDIAN = 1
+_LAGS = 750  # numbers the line reads at most
 
 
 class Forecaster(nn.Module):
@@ -35,34 +42,35 @@ class Forecaster(nn.Module):
 
     def __init__(self, recipe: Recipe, facts: Facts) -> None:
         super().__init__()
-        self.length, self.horizon, self.season = facts.length, recipe.horizon, facts.season
+        self.length, self.horizon = facts.length, recipe.horizon
         self.channels = channels_of(facts)
         targets, hidden = self.channels.targets, recipe.hidden
-        between = recipe.dropout if recipe.layers > 1 else 0.0
-        self.recurrent = Recurrent(
-            cell_called(recipe.cell), self.channels.width, hidden, num_layers=recipe.layers,
-            dropout=between,
-        )  # fmt: skip
+        self.recurrent = make_layers(recipe, self.channels.width, reads=True)
         self.dropout = nn.Dropout(recipe.dropout)
-        self.straight = nn.Linear(self.length * targets, self.horizon * targets)
-        self.direct = nn.Linear(hidden, self.horizon * targets * len(QUANTILES))
+        lags = lags_read(self.length, targets)
+        self.register_buffer("line", torch.zeros(1 + lags * targets, self.horizon * targets))
+        self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("wider", torch.zeros(self.horizon, targets))
+        read = self.recurrent.output_size
+        self.direct = nn.Linear(read, self.horizon * targets * len(QUANTILES))
         self.place = nn.Embedding(self.horizon, hidden)
-        self.state = nn.Linear(hidden, hidden)
+        self.state = nn.Linear(read, hidden)
         known = self.channels.known
         self.ahead = nn.Linear(known, hidden, bias=False) if known else None
         self.readout = nn.Linear(hidden, targets * len(QUANTILES))
-        for weight in self.straight.parameters():
-            nn.init.zeros_(weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Quantiles, not yet in their order, from histories above what is known ahead."""
+        """Quantiles, not yet in their order nor widened, from histories above what is known."""
         past, future = x[: self.length], x[self.length :]
         known = future[..., self.channels.width - self.channels.known :]
-        targets = past[..., : self.channels.targets]
-        state: Tensor = self.dropout(self.recurrent(past)[0][-1])
-        straight = self.straight((targets - targets[-1]).movedim(0, 1).flatten(1))
-        base = before(targets, self.horizon, self.season)
-        base = base + straight.unflatten(-1, (self.horizon, -1)).movedim(1, 0)
+        count = self.channels.targets
+        targets = between(past[..., :count], past[..., count : 2 * count])
+        seen = past[..., self.channels.targets : 2 * self.channels.targets].amax(-1, keepdim=True)
+        gap = torch.expm1(past[..., self.channels.gap, None] + math.log(2))
+        state: Tensor = self.dropout(run_layers(self.recurrent, past, gap, seen)[0][-1])
+        line = self.get_buffer("line")
+        base = lag_features(targets, (len(line) - 1) // self.channels.targets) @ line
+        base = base.unflatten(-1, (self.horizon, -1)).movedim(1, 0) + targets[-1]
         direct = self.direct(state).unflatten(-1, (self.horizon, -1)).movedim(1, 0)
         mixed = self.state(state) + self.place.weight[:, None]
         if self.ahead is not None:
@@ -70,6 +78,42 @@ class Forecaster(nn.Module):
         spread = (direct + self.readout(torch.tanh(mixed))).unflatten(-1, (-1, len(QUANTILES)))
         quantiles: Tensor = base[..., None] + spread
         return quantiles
+
+    def take_line(self, weights: Tensor) -> None:
+        """Reads the history by this line from now on."""
+        self.get_buffer("line").copy_(weights)
+        self.get_buffer("fitted").fill_(True)
+
+    def quantiles(self, x: Tensor) -> Tensor:
+        """In their order, the band as wide as the last validation had it."""
+        wider = self.get_buffer("wider")[:, None, :, None]
+        around = wider * torch.tensor([-1.0, 0.0, 1.0])
+        ordered: Tensor = self(x).sort(-1).values
+        return (ordered + around).sort(-1).values
+
+    def hold(self, answers: Tensor, truth: Tensor) -> None:
+        """Makes the band so wide that it holds 80 % of the truth, at every step ahead.
+
+        Args:
+            answers: (horizon, B, D, 3) quantiles in their order, not widened.
+            truth: (horizon, B, D), NaN where it is missing.
+        """
+        outside = torch.maximum(answers[..., 0] - truth, truth - answers[..., -1])
+        level = QUANTILES[-1] - QUANTILES[0]
+        wider = torch.nanquantile(outside, level, dim=1).nan_to_num()
+        self.get_buffer("wider").copy_(wider)
+
+
+def lags_read(length: int, targets: int) -> int:
+    """Steps of the history that the line reads."""
+    return min(length, max(1, _LAGS // targets))
+
+
+def lag_features(targets: Tensor, used: int) -> Tensor:
+    """(B, 1 + used D): a one, the level, and the differences of the lags from the last value."""
+    lags = (targets[-used:] - targets[-1])[:-1].movedim(0, 1).flatten(1)
+    ones = torch.ones(lags.shape[0], 1, dtype=targets.dtype)
+    return torch.cat([ones, targets[-1], lags], 1)
 
 
 def before(targets: Tensor, horizon: int, season: int) -> Tensor:

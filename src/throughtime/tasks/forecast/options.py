@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from throughtime.errors import OptionError
-from throughtime.tasks.recipe import Recipe, option, settled
+from throughtime.tasks.recipe import FileRecipe, option, settled
 
 Scale = tuple[list[float], list[float]]  # mean and deviation of each column
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForecastRecipe(Recipe):
+class ForecastRecipe(FileRecipe):
     """A recipe with the columns of a table and their roles."""
 
     task: str = option("forecast", "What is learned")
@@ -23,9 +23,11 @@ class ForecastRecipe(Recipe):
     known: str = option("", "Columns known for the future too, by comma")
     horizon: int = option(24, "Steps to forecast", at_least=1)
     length: int = option(0, "Steps of history a forecast reads; 0: found in the data", at_least=0)
-    held_out: float = option(
-        0.15, "Share of the steps kept for the test, and as much to choose by", above=0, below=0.4
-    )
+    held_out: float = option(0.15, "Share of the steps kept for the test", above=0, below=0.4)
+    validation: float = option(
+        0.0, "Share of the steps that choose the weights; 0: as many as the test", at_least=0,
+        below=0.4,
+    )  # fmt: skip
     facts: dict[str, Any] = settled()
 
 
@@ -45,6 +47,7 @@ class Facts:
         season: steps after which the training part resembles itself best; 1: none was found.
         length: steps of history.
         ends: the times at which the validation and the test part begin.
+        masked: the inputs that miss values in the training part.
         scales: of every series by its name, over its targets, inputs and known columns.
         whole: the scale of all series together, for those that training had not.
     """
@@ -63,6 +66,7 @@ class Facts:
     season: int = 1
     length: int = 1
     ends: list[float] = field(default_factory=list)
+    masked: list[str] = field(default_factory=list)
     scales: dict[str, list[list[float]]] = field(default_factory=dict)
     whole: list[list[float]] = field(default_factory=list)
 

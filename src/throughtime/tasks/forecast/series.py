@@ -78,7 +78,11 @@ def find_rows(table: DataTable, time: str, series: str) -> TimedRows:
 
 
 def find_series(table: DataTable, time: str, taken: list[str]) -> str:
-    """The column that tells series apart: with it no time stands twice; "" where none does."""
+    """The column that tells series apart: with it no time stands twice; "" where none does.
+
+    A column of numbers is one only where times stand about as often as it has values: a
+    measurement beside a time that stands twice by mistake is none.
+    """
     frame = table.frame
     if not time or not frame[time].is_duplicated().any():
         return ""
@@ -86,6 +90,8 @@ def find_series(table: DataTable, time: str, taken: list[str]) -> str:
         if column not in (time, *taken) and not frame[column].dtype.is_float():
             groups = frame[column].n_unique()
             enough = frame[column].null_count() == 0 and groups <= len(frame) // 2
+            often = len(frame) / frame[time].n_unique()
+            enough = enough and (not table.is_number(column) or often >= max(1.5, groups / 4))
             if enough and not frame.select(time, column).is_duplicated().any():
                 return column
     return ""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from throughtime.tasks.forecast.options import Facts
 from throughtime.tasks.forecast.series import Series
-from throughtime.tasks.tables.table import Numbers
+from throughtime.tasks.tables.table import Numbers, filled, gaps_of
 
 SPLITS = ("train", "validation", "test")
 _MOST = 2000  # windows that validation and test are scored on
@@ -23,22 +23,32 @@ class Channels:
     """Which columns of a step's input are what.
 
     targets, scaled, the last seen one where one is missing | whether each is seen | log of the
-    steps since the last was seen | inputs | known columns, then sine and cosine of each cycle
+    steps since the last was seen | where times are uneven, of those since the row before |
+    inputs | of those that miss some, whether each is seen | known columns, then sine and cosine
+    of each cycle
     """
 
     targets: int
     inputs: int
+    masked: int
     known: int
+    uneven: int
 
     @property
     def width(self) -> int:
-        return 2 * self.targets + 1 + self.inputs + self.known
+        return self.gap + 1 + self.uneven + self.inputs + self.masked + self.known
+
+    @property
+    def gap(self) -> int:
+        """Where the steps since a target was seen stand."""
+        return 2 * self.targets
 
 
 def channels_of(facts: Facts) -> Channels:
     """The channels for a file's columns."""
     known = len(facts.known) + 2 * len(facts.periods)
-    return Channels(len(facts.targets), len(facts.inputs), known)
+    masked, uneven = len(facts.masked), int(not facts.even)
+    return Channels(len(facts.targets), len(facts.inputs), masked, known, uneven)
 
 
 class Windows:
@@ -116,6 +126,11 @@ class Windows:
         ahead[..., : self.channels.width - self.channels.known] = 0
         return torch.cat([self.steps[past], ahead]), self.truth[future]
 
+    def past(self, origins: Tensor) -> Tensor:
+        """Targets of the histories (length, B, D), what is missing between two on a line."""
+        inputs, count = self.cut(origins)[0][: self.length], self.channels.targets
+        return between(inputs[..., :count], inputs[..., count : 2 * count])
+
     def series_of(self, origins: Tensor) -> Tensor:
         """The number of each window's series."""
         ends = torch.from_numpy(self.firsts[1:])
@@ -135,6 +150,26 @@ class Windows:
             found.append(errors.nanmean(0))
         stacked = torch.stack(found)
         return torch.where(stacked > 0, stacked, self.deviations)
+
+
+def between(values: Tensor, seen: Tensor) -> Tensor:
+    """Histories (T, B, D) with what was not seen on the line from the last value to the next.
+
+    Where none follows it stays the last one, so that nothing behind the history is read.
+
+    Args:
+        values: the last seen one where one is missing.
+        seen: 1 where a value was seen, else 0.
+    """
+    if bool(seen.all()):
+        return values
+    steps = torch.arange(len(values))[:, None, None].expand_as(values)
+    last = torch.where(seen > 0, steps, -1).cummax(0).values.clamp(min=0)
+    behind = torch.where(seen > 0, steps, len(values)).flip(0).cummin(0).values.flip(0)
+    follows = behind < len(values)
+    after = values.gather(0, behind.clamp(max=len(values) - 1))
+    share = (steps - last) / (behind - last).clamp(min=1)
+    return torch.where(follows, values + share * (after - values), values)
 
 
 def _few(origins: Tensor) -> Tensor:
@@ -159,23 +194,10 @@ def encode(series: Series, facts: Facts) -> tuple[Tensor, Tensor]:
     seen = np.isfinite(targets)
     angles = [2 * np.pi * series.times / period for period in facts.periods]
     cycles = [turn(angle)[:, None] for angle in angles for turn in (np.sin, np.cos)]
-    gap = _gaps(series.times, seen.any(1), facts.step)
-    parts = [_filled(targets), seen, gap, _filled(inputs), np.nan_to_num(known), *cycles]
+    gaps = [gaps_of(series.times, seen.any(1), facts.step)]
+    if channels.uneven:
+        gaps.append(gaps_of(series.times, np.ones(len(series), bool), facts.step))
+    masks = np.isfinite(inputs[:, [facts.inputs.index(name) for name in facts.masked]])
+    parts = [filled(targets), seen, *gaps, filled(inputs), masks, np.nan_to_num(known), *cycles]
     steps = np.concatenate([part.astype(np.float32) for part in parts], 1)
     return torch.from_numpy(steps), torch.from_numpy(targets.astype(np.float32))
-
-
-def _filled(values: Numbers) -> Numbers:
-    """The values with the last one before in place of a missing one; 0, the mean, before all."""
-    rows = np.where(np.isfinite(values), np.arange(len(values))[:, None], -1)
-    last = np.maximum.accumulate(rows, 0) if len(values) else rows
-    taken = np.take_along_axis(values, np.maximum(last, 0), 0)
-    return np.where(last >= 0, taken, 0.0)
-
-
-def _gaps(times: Numbers, seen: NDArray[np.bool_], step: float) -> Numbers:
-    """log(1 + g) - log 2, (n, 1), g the steps since a target was seen before; 0 at the first."""
-    last = np.maximum.accumulate(np.where(seen, times, -np.inf))
-    before = np.concatenate([[-np.inf], last[:-1]])
-    steps = np.where(np.isfinite(before), (times - before) / step, 1.0)
-    return np.asarray((np.log1p(steps) - np.log(2))[:, None])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
+from throughtime.tasks.tables.archive import read_archive
 from throughtime.tasks.tables.table import DataTable
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ _MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED = 50  # lines that delimiter and header are told by
 _TEXT, _LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
-_ENDINGS = (*_TEXT, ".parquet", *_LINES)
+_ARCHIVE = ".ts"
+_ENDINGS = (*_TEXT, ".parquet", *_LINES, _ARCHIVE)
 
 
 def read(path: str) -> DataTable:
@@ -41,8 +43,12 @@ def read(path: str) -> DataTable:
     with open(path, "rb") as file:
         if not file.read(1):
             raise DataError(f"{path} must hold rows, and it is empty (0 bytes)")
-    kind = _read_text if ending in _TEXT else _read_lines if ending in _LINES else _read_parquet
-    table = kind(path)
+    if ending == _ARCHIVE:
+        with open_text(path) as file:
+            table = read_archive(path, file)
+    else:
+        kind = _read_text if ending in _TEXT else _read_lines if ending in _LINES else _read_parquet
+        table = kind(path)
     if not len(table.frame):
         raise DataError(f"{path} must hold rows, and it has none")
     return table
@@ -141,16 +147,24 @@ def _read_text(path: str) -> DataTable:
 
 def _delimiter(path: str) -> str:
     """The delimiter that cuts most of the first lines into equally many cells."""
+    fits = {delimiter: fit for delimiter, fit in _fits(path).items() if fit[1] > 1}
+    return max(fits, key=fits.__getitem__) if fits else ","
+
+
+def is_plain(path: str) -> bool:
+    """Whether a text is no table: no delimiter cuts all of its first lines into as many cells."""
+    return not any(share == 1 and width > 1 for share, width in _fits(path).values())
+
+
+def _fits(path: str) -> dict[str, tuple[float, int]]:
+    """By delimiter: the share of the first lines with as many cells as the first, and how many."""
     with open_text(path) as file:
         lines = [line for line, _ in zip(file, range(_SNIFFED), strict=False) if line.strip()]
-    best, most = ",", (0, 1)
+    found = {}
     for delimiter in _DELIMITERS:
-        widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)]
-        first = widths[0] if widths else 1
-        fits = (widths.count(first), first)
-        if first > 1 and fits > most:
-            best, most = delimiter, fits
-    return best
+        widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)] or [1]
+        found[delimiter] = widths.count(widths[0]) / len(widths), widths[0]
+    return found
 
 
 def _check_rows(path: str, delimiter: str) -> tuple[list[str], bool]:

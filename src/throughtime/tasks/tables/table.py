@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,6 +28,7 @@ class DataTable:
         first: the number people give its first row: 2 behind a header.
         unit: what they count, "line" or "row".
         lines: the numbers of all rows, where they do not follow each other.
+        roles: option -> column, where the form of the file says so.
     """
 
     frame: pl.DataFrame
@@ -36,6 +37,7 @@ class DataTable:
     first: int = 1
     unit: str = "row"
     lines: list[int] | None = None
+    roles: dict[str, str] = field(default_factory=dict)
 
     def place(self, row: int) -> str:
         """Where row 0, 1, ... stands: `line 7 of sales.csv`."""
@@ -99,3 +101,19 @@ class DataTable:
                 f"{self.place(int(missing[0]))} has none; fill it in, or take the row out"
             )
         return values.to_list()
+
+
+def filled(values: Numbers) -> Numbers:
+    """(n, width) with the last value before in place of a missing one; 0, the mean, before all."""
+    rows = np.where(np.isfinite(values), np.arange(len(values))[:, None], -1)
+    last = np.maximum.accumulate(rows, 0) if len(values) else rows
+    taken = np.take_along_axis(values, np.maximum(last, 0), 0)
+    return np.where(last >= 0, taken, 0.0)
+
+
+def gaps_of(times: Numbers, seen: NDArray[np.bool_], step: float) -> Numbers:
+    """log(1 + g) - log 2, (n, 1), g the steps since something was seen before; 0 at the first."""
+    last = np.maximum.accumulate(np.where(seen, times, -np.inf))
+    before = np.concatenate([[-np.inf], last[:-1]])
+    steps = np.where(np.isfinite(before), (times - before) / step, 1.0)
+    return np.asarray((np.log1p(steps) - np.log(2))[:, None])

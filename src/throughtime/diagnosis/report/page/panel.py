@@ -50,7 +50,7 @@ class Panel:
     """One question to a report and its answer.
 
     Attributes:
-        number: its place on the page.
+        number: its place on the page; a letter for those of a run.
         title: the question.
         lead: how to read the charts.
         units: symbol or unit -> what it means, one line each.
@@ -59,7 +59,7 @@ class Panel:
         tables: all numbers of the panel.
     """
 
-    number: int
+    number: int | str
     title: str
     lead: str
     units: tuple[tuple[str, str], ...] = ()

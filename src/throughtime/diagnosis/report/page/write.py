@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from throughtime.diagnosis.report.page import chart, panels
 from throughtime.diagnosis.report.page.chart import library
-from throughtime.diagnosis.report.page.panel import shown
+from throughtime.diagnosis.report.page.panel import Panel, Table, shown
 from throughtime.diagnosis.report.report import described, named, steps_in_words
 
 if TYPE_CHECKING:
@@ -33,18 +33,55 @@ def page(report: Report) -> str:
     Raises:
         MissingExtra: plotly is not installed.
     """
+    title = f"How far back {escape(named(report))} learns"
+    body = _verdict(report) + _panels(panels.drawn(report))
+    return _document(title, f"<header><h1>{title}</h1>{_header(report)}</header>", body)
+
+
+def run_page(
+    title: str, facts: dict[str, str], figures: Table, own: list[Panel], report: Report | None,
+    reason: str = "",
+) -> str:  # fmt: skip
+    """A run's figures and pictures, and its report under them, in the same look.
+
+    Args:
+        title: of the page.
+        facts: name and words, above all.
+        figures: beside the baselines.
+        own: panels of the run.
+        report: of its memory; None where there is none.
+        reason: why there is none.
+
+    Raises:
+        MissingExtra: plotly is not installed.
+    """
+    head = f"<header><h1>{escape(title)}</h1>{_facts(facts)}</header>"
+    body = f'<section id="figures" class="panel"><h2>Figures</h2>{figures.html()}</section>'
+    body += _panels(own)
+    if report is None:
+        said = f"There is no memory report of this run: {escape(reason)}"
+        return _document(escape(title), head, f"{body}<p>{said}</p>")
+    memory = f"<header><h1>How far back it learned</h1>{_header(report)}</header>"
+    body += memory + _verdict(report) + _panels(panels.drawn(report))
+    return _document(escape(title), head, body)
+
+
+def _panels(drawn: list[Panel]) -> str:
+    return f'<div class="panels">{"".join(panel.html() for panel in drawn)}</div>'
+
+
+def _document(title: str, head: str, body: str) -> str:
+    """A whole page; title, head and body are HTML."""
     data = files(__package__) / "data"
     style, script = ((data / name).read_text("utf-8") for name in ("page.css", "page.js"))
-    title = f"How far back {escape(named(report))} learns"
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{chart.variables()}{style}</style></head><body>"
-        f"<header><h1>{title}</h1>{_header(report)}</header><main>{_verdict(report)}"
-        '<p id="fault" role="alert" hidden></p>'
+        f'{head}<main><p id="fault" role="alert" hidden></p>'
         "<noscript><p>The charts need scripts; the tables hold the same numbers.</p></noscript>"
-        f'<div class="panels">{"".join(p.html() for p in panels.drawn(report))}</div></main>'
+        f"{body}</main>"
         f"<script>{library()}</script>"
         f'<script type="application/json" id="swaps">{json.dumps(chart.swaps())}</script>'
         f"<script>{script}</script></body></html>\n"
@@ -64,6 +101,10 @@ def _header(report: Report) -> str:
         "Measured": report.made,
         "throughtime": report.version,
     }
+    return _facts(facts)
+
+
+def _facts(facts: dict[str, str]) -> str:
     pairs = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items() if v)
     return f"<dl>{pairs}</dl>"
 

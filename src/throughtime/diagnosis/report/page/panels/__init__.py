@@ -16,4 +16,4 @@ def drawn(report: Report) -> list[Panel]:
     """Every panel of this folder, in the order of their numbers."""
     files = [entry.name for entry in pkgutil.iter_modules(__path__)]
     found = [importlib.import_module(f"{__name__}.{name}").panel(report) for name in files]
-    return sorted(found, key=lambda panel: panel.number)
+    return sorted(found, key=lambda panel: int(panel.number))

@@ -1,4 +1,4 @@
-"""What a user names on the command line: a cell, and a Python file of their own."""
+"""What a user names: a cell, and a Python file of their own."""
 
 from __future__ import annotations
 

@@ -1,0 +1,138 @@
+"""A run's page: what it reached, its pictures, how it learned, and how far back it learned."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from throughtime.tasks.picture import Curve, Picture, Plot
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from throughtime.diagnosis.report.page.chart import Chart
+    from throughtime.diagnosis.report.page.panel import Panel, Table
+    from throughtime.diagnosis.report.report import Report
+    from throughtime.tasks import Task
+    from throughtime.train.run import Run
+
+
+def keep_page(
+    run: Run, task: Task, model: nn.Module, report: Report | None, reason: str = ""
+) -> None:
+    """Writes report.json, where there is a report, and report.html into a run's folder.
+
+    Args:
+        run, task, model: a run that has ended, its figures in results.json.
+        report: of its memory.
+        reason: why there is none.
+
+    Raises:
+        MissingExtra: plotly is not installed; report.json is written before.
+        OSError: the folder cannot be written.
+    """
+    if report is not None:
+        report.save(run.folder / "report.json")
+    from throughtime.diagnosis.report.page.write import run_page
+
+    results = json.loads(run.results.read_text("utf-8"))
+    pictures = [learning(run, task), *task.pictures(model), *_found(results.get("findings", {}))]
+    panels = [_panel("ABCDEFGHIJ"[n], one) for n, one in enumerate(pictures)]
+    title = f"{task.name}: {run.folder.resolve().name}"
+    text = run_page(title, _facts(run, results), _figures(task, results), panels, report, reason)
+    (run.folder / "report.html").write_text(text, "utf-8")
+    print(f"report: {run.folder / 'report.html'}")
+
+
+def learning(run: Run, task: Task) -> Picture:
+    """Loss of the training steps, and the figure that weights are chosen by."""
+    rows = [json.loads(line) for line in run.metrics.read_text("utf-8").splitlines()]
+    loss = [(row["step"], row["loss"]) for row in rows if "loss" in row]
+    chosen = [(row["step"], row[task.monitor]) for row in rows if "split" in row]
+    best = min(chosen, key=lambda row: row[1], default=(0, float("nan")))
+    said = f"The best validation was at step {best[0]}: {task.monitor} {best[1]:.4g}."
+    return Picture(
+        title="How did it learn?",
+        lead="The loss of the training steps, each point the mean since the one before; and the "
+        "figure of the validation part that the weights are chosen by, less is better.",
+        says=(said,) if chosen else (),
+        plots=(
+            Plot("loss of training by step", "step", "loss", (_curve("loss", loss),)),
+            Plot("validation by step", "step", task.monitor, (_curve(task.monitor, chosen),)),
+        ),
+        head=("step", task.monitor),
+        table=tuple(chosen),
+    )
+
+
+def _curve(name: str, rows: list[tuple[float, float]]) -> Curve:
+    return Curve(name, [step for step, _ in rows], [value for _, value in rows])
+
+
+def _found(findings: dict[str, list[dict[str, Any]]]) -> list[Picture]:
+    """What a task found of its layers, as tables."""
+    return [
+        Picture(
+            title=name.replace("_", " "), lead="In numbers.", head=tuple(rows[0]),
+            table=tuple(tuple(row.values()) for row in rows),
+        )
+        for name, rows in findings.items() if rows
+    ]  # fmt: skip
+
+
+def _facts(run: Run, results: dict[str, Any]) -> dict[str, str]:
+    recipe = run.recipe
+    return {
+        "Task": recipe.task,
+        "Data": Path(str(getattr(recipe, "data", ""))).name,
+        "Cell": recipe.cell,
+        "Layers": f"{recipe.layers} of {recipe.hidden}",
+        "Parameters": f"{results['parameters']:,}",
+        "Steps": f"{results['steps']:,}",
+        "Seconds": f"{results['wall_seconds']:.0f}",
+        "Measured on": str(results["split"]),
+    }
+
+
+def _figures(task: Task, results: dict[str, Any]) -> Table:
+    from throughtime.diagnosis.report.page.panel import Table
+
+    baselines = results["baselines"]
+    rows = tuple(
+        (name, value, *(baselines[one][name] for one in baselines))
+        for name, value in results["metrics"].items()
+    )
+    return Table(results["test"]["rule"], ("figure", "test", *baselines), rows)
+
+
+def _panel(letter: str, picture: Picture) -> Panel:
+    from throughtime.diagnosis.report.page.panel import Panel, Table
+
+    tables = (Table(picture.title, picture.head, picture.table),) if picture.table else ()
+    return Panel(
+        letter, picture.title, picture.lead, says=picture.says,
+        charts=tuple(map(_chart, picture.plots)), tables=tables,
+    )  # fmt: skip
+
+
+def _chart(plot: Plot) -> Chart:
+    from throughtime.diagnosis.report.page.chart import Chart
+
+    chart = Chart(plot.says, plot.x, plot.y, of=plot.of)
+    if plot.rows:
+        numbers = [list(values) for _, values in plot.rows]
+        chart.heat(range(len(numbers[0])), numbers, "share")
+        chart.rows([name for name, _ in plot.rows])
+        return chart
+    for number, curve in enumerate(plot.curves):
+        colour = None if curve.beside else number
+        if curve.kind == "band":
+            chart.band(curve.name, curve.x, curve.y, curve.high)
+        elif curve.kind == "points":
+            chart.points(curve.name, curve.x, curve.y, colour)
+        else:
+            chart.line(curve.name, curve.x, curve.y, colour)
+    if plot.line:
+        chart.mark_y(*plot.line)
+    return chart

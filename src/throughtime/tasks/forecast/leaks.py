@@ -1,0 +1,213 @@
+"""Columns that tell a target before its time, and tests that training has seen: refused.
+
+What a column tells is measured in the training part, where the target is forecast by least squares
+from its own lags without and with the column:
+
+    r_0 = mean (y_{t+k} - a . (1, y_t, ..., y_{t-L}))^2
+    r_1 = the same with c_t, c_{t-1}, c_{t-2} beside the lags
+
+A column is a leak where r_1 is next to nothing of r_0, or where it is a copy of y_{t+k}, with a
+little noise even, that the lags are not. A target that its own lags tell has no secret to leak.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.errors import DataError
+from throughtime.tasks.forecast.options import Facts
+from throughtime.tasks.forecast.series import Series
+from throughtime.tasks.tables.table import DataTable, Numbers
+
+_SERIES, _STEPS, _LAGS = 5, 4000, 24
+_NOTHING, _COPY, _LIKE, _PART = 1e-3, 0.99999, 0.999, 0.1
+_RUN, _RUNS, _WINDOW, _SHARE = 3, 8, 8, 0.5
+
+
+def check_leaks(facts: Facts, table: DataTable, series: list[Series], horizon: int) -> None:
+    """Refuses a column that tells a target before its time, and a test that was trained on.
+
+    Raises:
+        DataError: names the column and the steps between.
+    """
+    count = len(facts.targets)
+    inside = [one.values[one.times < facts.ends[0]] for one in series[:_SERIES]]
+    for number, column in enumerate([*facts.inputs, *facts.known], start=count):
+        for place, target in enumerate(facts.targets):
+            pairs = [_Pair(part[-_STEPS:, number], part[-_STEPS:, place]) for part in inside]
+            told = _told(pairs, horizon, column in facts.known)
+            if told:
+                raise DataError(
+                    f"column {column} of {table.name} must not tell {target}, and it {told}; "
+                    "take that column out of the file"
+                )
+    for place, target in enumerate(facts.targets):
+        _check_repeated(facts, table, series, place, target)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A column and a target of one series in the training part, (n,) each, NaN where missing."""
+
+    column: Numbers
+    target: Numbers
+
+
+def _told(pairs: list[_Pair], horizon: int, is_known: bool) -> str:
+    """How a column tells a target, in words; "" where it does not, in one series at least.
+
+    An input is known of the past: it may tell no later target. A known column is read for the
+    future: it may copy no target less than a horizon away.
+    """
+    for lead in sorted(range(1 - horizon if is_known else 0, horizon + 1), key=abs):
+        if all(_is_copy(one, lead) for one in pairs):
+            side = "before" if lead > 0 else "after"
+            when = f"{abs(lead)} steps {side} its time" if lead else "at its own step"
+            return f"copies it {when}"
+    leads = []
+    for one in pairs:
+        leads.append(_lead_told(one, horizon))
+        if not leads[-1]:
+            break
+    else:
+        return f"tells it {leads[0]} steps before its time, with what was before"
+    return "is made of what is seen later in its run" if all(map(_is_total, pairs)) else ""
+
+
+def _is_copy(pair: _Pair, lead: int) -> bool:
+    """Whether the column is, but for scale, sign and rank, the target `lead` steps on.
+
+    Where the target of now is the same, as in a line that rises, it says nothing.
+    """
+    x, y, now = _shifted(pair, lead)
+    if len(y) < 8 or not _vary(x, y):
+        return False
+    likeness = max(_likeness(x, y), _likeness(_ranks(x), _ranks(y)))
+    if likeness < _COPY:
+        return False
+    return lead == 0 and _likeness(now[1:], now[:-1]) < _COPY or max(
+        _likeness(now, y), _likeness(_ranks(now), _ranks(y))
+    ) < _COPY  # fmt: skip
+
+
+def _shifted(pair: _Pair, lead: int) -> tuple[Numbers, Numbers, Numbers]:
+    """c_t, y_{t + lead}, and y_t, where all three are there."""
+    there, count = max(lead, 0), len(pair.target) - abs(lead)
+    x = pair.column[there - lead :][: max(count, 0)]
+    now = pair.target[there - lead :][: max(count, 0)]
+    y = pair.target[there:][: max(count, 0)]
+    seen = np.isfinite(x) & np.isfinite(y) & np.isfinite(now)
+    return x[seen], y[seen], now[seen]
+
+
+def _lead_told(pair: _Pair, horizon: int) -> int:
+    """The fewest steps on that the column and the lags tell the target, and the lags do not; or 0.
+
+    All leads at once: what the lags leave of y_{t+1}, ... is held against what they leave of the
+    column. Where too many values are missing, the first leads alone.
+    """
+    lags, steps = min(_LAGS, len(pair.target) // 10), len(pair.target)
+    for most in (horizon, min(3, horizon)):
+        at = np.arange(max(lags, 3) - 1, steps - most)
+        if lags < 1 or len(at) < 4 * (lags + 4):
+            continue
+        own = pair.target[at[:, None] - np.arange(lags)]
+        column = pair.column[at[:, None] - np.arange(3)]
+        later = pair.target[at[:, None] + np.arange(1, most + 1)]
+        seen = np.isfinite(np.concatenate([own, column, later], 1)).all(1)
+        if seen.sum() >= max(4 * (lags + 4), len(at) // 2):
+            return _first_told(own[seen], column[seen], later[seen])
+    return 0
+
+
+def _first_told(own: Numbers, column: Numbers, later: Numbers) -> int:
+    """The place, from 1, of the first of `later` that is told; or 0."""
+    basis = np.linalg.qr(np.concatenate([np.ones((len(own), 1)), own], 1))[0]
+    rest, left = (values - basis @ (basis.T @ values) for values in (column, later))
+    without = np.square(left).mean(0)
+    scale = np.sqrt(np.square(rest).sum(0))
+    new = rest[:, scale > 1e-9 * np.sqrt(np.square(column).sum(0))]  # what the lags do not say
+    if not new.shape[1]:
+        return 0
+    more = np.linalg.qr(new)[0]
+    beside = np.square(left - more @ (more.T @ left)).mean(0)
+    alike = np.array([_likeness(column[:, 0], y) for y in later.T])
+    secret = without > 1e-6 * later.var(0)
+    told = (beside < _NOTHING * without) | ((alike > _LIKE) & (beside < _PART * without))
+    return int(np.argmax(told & secret)) + 1 if (told & secret).any() else 0
+
+
+def _is_total(pair: _Pair) -> bool:
+    """Whether the column stays, run by run, at the sum, mean, most, least or last of the target.
+
+    As a day's total would that stands beside each of its hours.
+    """
+    seen = np.isfinite(pair.column) & np.isfinite(pair.target)
+    column, target = pair.column[seen], pair.target[seen]
+    borders = np.flatnonzero(np.diff(column)) + 1
+    runs = np.split(target, borders)[1:-1]  # the first and the last may be cut
+    values = column[borders[:-1]] if len(borders) else column[:0]
+    if len(runs) < _RUNS or np.median([len(run) for run in runs]) < _RUN or not _vary(values):
+        return False
+    for whole in (np.sum, np.mean, np.max, np.min, lambda run: run[-1]):
+        found = np.array([float(whole(run)) for run in runs])
+        if _vary(found) and _likeness(found, values) > _COPY:
+            first = np.array([float(run[0]) for run in runs])
+            return not _vary(first) or _likeness(first, values) < _COPY
+    return False
+
+
+def _check_repeated(
+    facts: Facts, table: DataTable, series: list[Series], place: int, target: str
+) -> None:
+    """Refuses a test part whose values stand, step after step, in the training part too.
+
+    A target that repeats itself within the training part, a pure cycle say, is none.
+    """
+    seen: set[bytes] = set()
+    own, tested = [], []
+    for one in series:
+        values = one.values[:, place]
+        train = _windows(values[one.times < facts.ends[0]])
+        tested += _windows(values[one.times >= facts.ends[1]])
+        own.append(train)
+        seen.update(train)
+    again = sum(window in seen for window in tested)
+    if len(tested) < _WINDOW or again < _SHARE * len(tested):
+        return
+    halves = [(set(train[: len(train) // 2]), train[len(train) // 2 + _WINDOW :]) for train in own]
+    within = sum(window in first for first, second in halves for window in second)
+    if within < 0.1 * sum(len(second) for _, second in halves):
+        raise DataError(
+            f"the test part of {table.name} must be new, and column {target} repeats there, step "
+            f"after step, what stands in the training part ({again} of {len(tested)} runs of "
+            f"{_WINDOW} steps); take the copy out"
+        )
+
+
+def _windows(values: Numbers) -> list[bytes]:
+    """Runs of eight values that are there, at least half of them different."""
+    if len(values) < _WINDOW:
+        return []
+    views = np.lib.stride_tricks.sliding_window_view(values, _WINDOW)
+    kept = views[np.isfinite(views).all(1)]
+    return [one.tobytes() for one in kept if len(np.unique(one)) > _WINDOW // 2]
+
+
+def _vary(*parts: Numbers) -> bool:
+    return all(len(part) > 1 and float(np.ptp(part)) > 0 for part in parts)
+
+
+def _likeness(x: Numbers, y: Numbers) -> float:
+    """The correlation's size; 0 where one does not vary."""
+    return abs(float(np.corrcoef(x, y)[0, 1])) if _vary(x, y) else 0.0
+
+
+def _ranks(values: Numbers) -> Numbers:
+    """The place of each value among all; equal ones share theirs."""
+    _, number = np.unique(values, return_inverse=True)
+    places: NDArray[np.float64] = number.astype(np.float64)
+    return places

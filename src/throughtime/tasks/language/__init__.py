@@ -1,0 +1,271 @@
+"""Language: what comes next in a text of the user's own, and text written by it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from throughtime.errors import DataError, OptionError
+from throughtime.tasks.language.grams import LONGEST, Grams
+from throughtime.tasks.language.model import NextUnit
+from throughtime.tasks.language.text import (
+    LanguageRecipe,
+    TextFacts,
+    TextUnits,
+    Tokens,
+    cut,
+    digest_of,
+    find_text,
+    text_facts_in,
+    text_of,
+)
+from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.task import Batch, Example, Posed, Score, Task
+
+RULE = (
+    "bits_per_character: what a unit costs by the net, and of one without a number its spelling "
+    "too, over its characters; perplexity: 2 to the bits of a unit"
+)
+_ROWS, _EXAMPLES, _SHOWN = 16, 5, 60
+_ODD = 2_654_435_769  # 2^32 over the golden ratio: seeds lie far apart
+_NAMES = ("unigram", "bigram", "trigram", "4-gram", "5-gram")
+
+
+class Language(Task):
+    """Learns what comes next in your text, beside counts of up to five units, and writes more."""
+
+    name = "language"
+    options = LanguageRecipe
+    monitor = "bits_per_character"
+    shares = False
+    asks = "LINE"
+    ignores = ("directions", "merge", "start", "horizon", "smoothing")
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "quick": {"directions": 1, "hidden": 192, "batch_size": 32, "lr": 4e-3, "steps": 1200,
+                  "validate_every": 200, "length": 64, "dropout": 0.1},
+        "full": {"directions": 1, "hidden": 384, "batch_size": 32, "lr": 3e-3, "steps": 6000,
+                 "validate_every": 400, "length": 100, "dropout": 0.3},
+    }  # fmt: skip
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        assert isinstance(recipe, LanguageRecipe)
+        self.options_given = recipe
+
+    @classmethod
+    def settle(cls, recipe: Recipe) -> Recipe:
+        assert isinstance(recipe, LanguageRecipe)
+        return replace(
+            with_cell_found(recipe), facts=json.loads(json.dumps(asdict(find_text(recipe))))
+        )
+
+    @cached_property
+    def facts(self) -> TextFacts:
+        """What the text says."""
+        return text_facts_in(self.options_given.facts)
+
+    @cached_property
+    def vocabulary(self) -> TextUnits:
+        """The units of the training part."""
+        return TextUnits(self.facts, self.options_given.units)
+
+    def read(self) -> list[tuple[str, str]]:
+        return [(name, words) for name, words in self.facts.read]
+
+    @cached_property
+    def _text(self) -> str:
+        """The whole text, as it was when the run began.
+
+        Raises:
+            DataError: it is another one.
+        """
+        text = text_of(self.options_given.data)
+        if digest_of(text) != self.facts.digest:
+            raise DataError(
+                f"{self.options_given.data} must be as it was when the run began, and it was "
+                "changed; restore it, or begin a new run"
+            )
+        return text
+
+    def _part(self, split: str) -> str:
+        first, second = self.facts.ends
+        place = {"train": slice(0, first), "validation": slice(first, second),
+                 "test": slice(second, None)}[split]  # fmt: skip
+        return self._text[place]
+
+    @cached_property
+    def _train(self) -> Tokens:
+        return self.vocabulary.encode(self._part("train"))
+
+    def model(self) -> nn.Module:
+        return NextUnit(self.recipe, len(self.vocabulary), self.facts.rows)
+
+    def epoch(self, number: int) -> Sequence[Batch]:
+        """The training part in `rows` pieces side by side, from a first unit that is drawn."""
+        generator = torch.Generator().manual_seed((self.recipe.seed * _ODD + number) % 2**32)
+        begin = int(torch.randint(self.recipe.length, (), generator=generator))
+        return _Pass(self._train.numbers, self.facts.rows, self.recipe.length, begin)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross entropy of each unit, in nats."""
+        assert isinstance(model, NextUnit)
+        x, following, anew = batch
+        return _nats(model.go_on(x, bool(anew)), following)
+
+    def score(self, model: nn.Module, split: str) -> Score:
+        text = self._part(split)
+        where = f"{split}: {len(text)} characters in a row, kept out of training"
+        return self._score(model, text, where)
+
+    def _score(self, model: nn.Module, text: str, where: str) -> Score:
+        tokens = self.vocabulary.encode(text)
+        metrics = measure(self._bits(model, tokens), tokens)
+        return Score(where, RULE, len(tokens.numbers), metrics, self._examples(model, text))
+
+    def _bits(self, model: nn.Module, tokens: Tokens) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Bits of each unit but the first; in rows side by side, each with units before it."""
+        assert isinstance(model, NextUnit)
+        count, before = len(tokens.numbers) - 1, self.recipe.length
+        rows = max(1, min(_ROWS, count // (4 * before)))
+        size = -(-count // rows)
+        # Row r tells units 1 + r size, ..., and reads `before` more ahead of them where there are.
+        first = torch.arange(rows)[:, None] * size + torch.arange(-before, size + 1)
+        inside = first.clamp(0, count)
+        told = model.bits(tokens.numbers[inside].T, before)[before:].T.flatten()[:count]
+        alone = model.bits(tokens.numbers[: size + 1, None], before)[:, 0]
+        told[: len(alone)] = alone  # the first row begins with the text
+        return told.numpy()
+
+    def chance(self, split: str) -> dict[str, float]:
+        """Of the units' frequencies alone."""
+        return self.baselines(split)["unigram"]
+
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Counts of one to five units."""
+        return self._counted(self._part(split))
+
+    def _counted(self, text: str) -> dict[str, dict[str, float]]:
+        tokens = self.vocabulary.encode(text)
+        numbers = tokens.numbers.numpy()
+        return {
+            name: measure(self._grams.bits(numbers, longest)[1:], tokens)
+            for name, longest in zip(_NAMES, range(1, LONGEST + 1), strict=True)
+        }
+
+    @cached_property
+    def _grams(self) -> Grams:
+        return Grams(self._train.numbers.numpy(), len(self.vocabulary))
+
+    def evaluate(self, model: nn.Module, file: str) -> tuple[Score, dict[str, dict[str, float]]]:
+        """On all of another text."""
+        text = text_of(file)
+        if len(cut(text, self.options_given.units)) < 2:
+            raise DataError(f"{file} must hold two {self.options_given.units} or more")
+        if digest_of(text) == self.facts.digest:
+            text = self._part("test")
+            return self._score(model, text, f"{file}: its test part"), self._counted(text)
+        where = f"{file}: {len(text)} characters"
+        return self._score(model, text, where), self._counted(text)
+
+    def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
+        """Bits a character of each line, read by itself."""
+        return [f"{self._of_line(model, item):.3f} bits a character" for item in items]
+
+    def _of_line(self, model: nn.Module, line: str) -> float:
+        """A line between the ends of two lines."""
+        tokens = self.vocabulary.encode(f"\n{line}\n")
+        return measure(self._bits(model, tokens), tokens)["bits_per_character"]
+
+    def write(
+        self, model: nn.Module, prompt: str, length: int, temperature: float, seed: int
+    ) -> Iterator[str]:
+        """Units that go on from a prompt, or from the end of a line where there is none."""
+        assert isinstance(model, NextUnit)
+        _check_writing(length, temperature, seed)
+        numbers = self.vocabulary.encode(prompt or "\n").numbers
+        written = model.write(numbers, length, temperature, seed)
+        return (self.vocabulary.names[number] for number in written)
+
+    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+        drawn = self.epoch(0)
+        few = [drawn[n] for n in range(min(batches, len(drawn)))]
+        return Posed(model, [(x[:, :rows], y[:, :rows]) for x, y, _ in few], _nats)
+
+    def step_bytes(self) -> int:
+        recipe = self.recipe
+        width = recipe.hidden * recipe.layers + 2 * len(self.vocabulary)
+        return 4 * self.facts.rows * recipe.length * width
+
+    def _examples(self, model: nn.Module, text: str) -> tuple[Example, ...]:
+        """Lines at even distances, how many bits they take, beside the 5-gram's."""
+        lines = [line for line in text.splitlines() if line.strip()]
+        found = []
+        for line in lines[:: max(1, len(lines) // _EXAMPLES)][:_EXAMPLES]:
+            tokens = self.vocabulary.encode(f"\n{line}\n")
+            counted = measure(self._grams.bits(tokens.numbers.numpy(), LONGEST)[1:], tokens)
+            net, bar = self._of_line(model, line), counted["bits_per_character"]
+            said = f"{net:.3f} bits a character"
+            found.append(Example(line[:_SHOWN], said, f"5-gram {bar:.3f}", net < bar))
+        return tuple(found)
+
+
+def _check_writing(length: int, temperature: float, seed: int) -> None:
+    """Raises OptionError where a number is outside its rule."""
+    if length < 1:
+        raise OptionError(f"length must be a whole number of at least 1, got {length}")
+    if not 0 <= temperature < math.inf:
+        raise OptionError(f"temperature must be a finite number of at least 0, got {temperature}")
+    if seed < 0:
+        raise OptionError(f"seed must be a whole number of at least 0, got {seed}")
+
+
+def _nats(logits: Tensor, following: Tensor) -> Tensor:
+    return cross_entropy(logits.flatten(0, 1), following.flatten())
+
+
+def measure(bits: np.ndarray[Any, np.dtype[np.float64]], tokens: Tokens) -> dict[str, float]:
+    """The metrics of bits (N - 1,), of each unit but the first."""
+    whole = bits + tokens.spelled[1:]
+    return {
+        "bits_per_character": float(whole.sum() / tokens.characters[1:].sum()),
+        "perplexity": float(2 ** min(whole.mean(), math.log2(1e300))),
+    }
+
+
+@dataclass(frozen=True)
+class _Pass(Sequence[Batch]):
+    """Windows of the training part, one after the other; (T, B) units, those after them, begin."""
+
+    numbers: Tensor
+    rows: int
+    length: int
+    begin: int
+
+    def __len__(self) -> int:
+        size = (len(self.numbers) - self.length) // self.rows
+        return max(1, (size - 1) // self.length)
+
+    @overload
+    def __getitem__(self, index: int) -> Batch: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
+    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        size = (len(self.numbers) - self.length) // self.rows
+        whole = self.numbers[self.begin :][: size * self.rows].unflatten(0, (self.rows, size)).T
+        first = index * self.length
+        x = whole[first : first + self.length + 1]
+        return x[:-1].contiguous(), x[1:].contiguous(), torch.tensor(index == 0)
