@@ -57,13 +57,8 @@ $(TRAIN_READY): pyproject.toml constraints.txt
 	$(call set_up,train)
 
 $(DEV_READY): $(TRAIN_READY)
-<<<<<<< HEAD
 	$(call set_up,train$(,)lightning$(,)data$(,)export$(,)dev)
-	$(call chromium)
-=======
-	$(call set_up,train$(,)data$(,)export$(,)dev)
 	$(call tools)
->>>>>>> main
 
 $(BENCH_READY): $(DEV_READY)
 	$(call set_up,train$(,)lightning$(,)data$(,)export$(,)dev$(,)bench)
