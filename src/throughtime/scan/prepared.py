@@ -206,8 +206,8 @@ class ShortWay:
         return False
 
     def _add(self, key: tuple[object, ...], call: ShortCall | None) -> None:
-        while len(self.calls) >= MOST_SHAPES:
-            self.calls.pop(next(iter(self.calls)), None)
+        for old in list(self.calls)[: max(0, 1 + len(self.calls) - MOST_SHAPES)]:
+            self.calls.pop(old, None)
         self.calls[key] = call
 
     def _kind(self, layer: Any) -> tuple[object, ...]:
@@ -239,10 +239,12 @@ class ShortWay:
 
     def _layers_of(self, layer: Any, dtype: torch.dtype) -> tuple[ShortLayer, ...] | None:
         kind = *self._kind(layer)[:4], dtype
-        if kind not in self._layers:
-            self._layers.clear()
-            self._layers[kind] = _prepare_layers(layer, dtype)
-        return self._layers[kind]
+        known = self._layers
+        if kind in known:
+            return known[kind]
+        found = _prepare_layers(layer, dtype)
+        self._layers = {kind: found}  # never changed in place: other threads may be reading it
+        return found
 
 
 class ShortLayers(ShortWay):

@@ -157,8 +157,8 @@ class Derivative:
         if d_y is None:
             region.fix("d_y", template.word("zeros"))
         bytes = [v.untyped_storage().nbytes() for v in tensors]
-        while len(self._backs) >= MOST_KINDS:
-            self._backs.pop(next(iter(self._backs)), None)
+        for old in list(self._backs)[: max(0, 1 + len(self._backs) - MOST_KINDS)]:
+            self._backs.pop(old, None)
         cuts = tuple((i, cut) for i, (_, cut) in enumerate(rooms) if cut)
         # What is cut is given back at once, so large rooms of it are worth keeping.
         least = LEAST_BYTES / layer.bytes
