@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from throughtime.train.run import Run
     from throughtime.train.world import World
 
+NUMBERS = (
+    ("processes", 1, "Processes on this machine that share the rows of every batch."),
+    ("nodes", 1, "Machines; each runs the same command with its NODE_RANK (docs/scale.md)."),
+    ("wait", 120, "Seconds to wait for all processes to come."),
+)
+"""Flags of every task that say where a run goes on: name, default, help."""
+
 
 def register(commands: Commands) -> None:
     """Adds the command."""
@@ -33,11 +40,7 @@ def register(commands: Commands) -> None:
         help="Go on with the run in --out, or with the newest one; with a larger --steps, or "
         "--patience, beyond what it began with.",
     )  # fmt: skip
-    for name, default, text in (
-        ("processes", 1, "Processes on this machine that share the rows of every batch."),
-        ("nodes", 1, "Machines; each runs the same command with its NODE_RANK (docs/scale.md)."),
-        ("wait", 120, "Seconds to wait for all processes to come."),
-    ):
+    for name, default, text in NUMBERS:
         parser.add_argument(
             f"--{name}", type=whole_number, metavar="INT", default=default,
             help=f"{text} Default: {default}.",
