@@ -4,8 +4,8 @@
     python benchmarks/tasks/electricity.py [--seeds 3] [--threads 1]
 
 Demand in England and Wales from 5 June 2000 (Taylor, 2003), as the package's source carries it. The
-second run has half of the rows dropped at random. The options were chosen with an eye on the test part too.
-Writes electricity.json beside this file: figures of the test beside the baselines.
+second run has half of the rows dropped at random. The options were chosen with an eye on the test
+part too. Writes electricity.json beside this file: figures of the test beside the baselines.
 """
 
 from __future__ import annotations
