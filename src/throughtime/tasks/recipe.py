@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from throughtime import cells
 from throughtime.cells import Cell
-from throughtime.errors import OptionError
+from throughtime.errors import DataError, OptionError
 
 _LONG = 60
+
+Found = TypeVar("Found")
 
 
 def one_of(what: str, value: str, allowed: Sequence[str]) -> str:
@@ -193,3 +195,34 @@ def recipe_from(values: Mapping[str, Any], kind: type[Recipe] = Recipe) -> Recip
         if name not in names:
             raise OptionError(f"{short(name)} is no option of a recipe{did_you_mean(name, names)}")
     return kind(**values)
+
+
+def facts_in(kind: type[Found], values: Mapping[str, Any]) -> Found:
+    """What a run's file said, a dataclass, from the recipe of the run.
+
+    Raises:
+        OptionError: something is missing or of another kind.
+    """
+    forms = {f.name: str(f.type).partition("[")[0] for f in fields(cast(Any, kind))}
+    odd = set(forms) ^ set(values)
+    odd |= {n for n, form in forms.items() if n in values and not _fits(values[n], form)}
+    if odd:
+        raise OptionError(
+            f"facts must hold what this version finds in a file, and {min(odd)} is not as it "
+            "writes it; begin the run again"
+        )
+    return kind(**values)
+
+
+def _fits(value: Any, form: str) -> bool:
+    kinds: dict[str, Any] = {"float": int | float, "str": str, "int": int, "bool": bool}
+    return isinstance(value, kinds.get(form) or {"list": list, "dict": dict}[form])
+
+
+def check_unchanged(file: str, digest: str, wanted: str) -> None:
+    """Raises DataError where a file is another one than when the run began; by its digests."""
+    if digest != wanted:
+        raise DataError(
+            f"{file} must be as it was when the run began, and it was changed; restore it, or "
+            "begin a new run"
+        )

@@ -17,11 +17,12 @@ from throughtime.errors import DataError
 from throughtime.tasks.classify.baselines import make_answers
 from throughtime.tasks.classify.find import find_labels, source, tested
 from throughtime.tasks.classify.items import Items, check_classes, content, encode_items, items_in
-from throughtime.tasks.classify.labels import ClassifyRecipe, Labels, labels_in
+from throughtime.tasks.classify.labels import ClassifyRecipe, Labels
 from throughtime.tasks.classify.model import Classifier, Unpadded, varied
 from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.passes import generator_of
 from throughtime.tasks.picture import Picture, Plot
-from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
 from throughtime.tasks.task import Batch, Example, Posed, Score
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 _EXAMPLES, _AT_ONCE = 6, 256
-_ODD = 2_654_435_769  # 2^32 over the golden ratio: seeds lie far apart
 RULE = (
     "error: share of wrong classes; balanced_error: its mean over the classes; nats: cross entropy"
 )
@@ -65,7 +65,7 @@ class Classify(TableTask):
     @cached_property
     def facts(self) -> Labels:
         """What the file says."""
-        return labels_in(self.options_given.facts)
+        return facts_in(Labels, self.options_given.facts)
 
     def read(self) -> list[tuple[str, str]]:
         return [(name, words) for name, words in self.facts.read]
@@ -78,11 +78,7 @@ class Classify(TableTask):
             DataError: the file is another one than when the run began.
         """
         table, digest = source(self.options_given)
-        if digest != self.facts.digest:
-            raise DataError(
-                f"{table.name} must be as it was when the run began, and it was changed; restore "
-                "it, or begin a new run"
-            )
+        check_unchanged(table.name, digest, self.facts.digest)
         found = items_in(table, self.facts, labelled=True)
         other = tested(self.options_given, self.facts)
         every = encode_items(found.with_others(other) if other else found, self.facts)
@@ -93,7 +89,7 @@ class Classify(TableTask):
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """Every training sequence once, in an order that only (seed, number) decides."""
-        generator = torch.Generator().manual_seed((self.recipe.seed * _ODD + number) % 2**32)
+        generator = generator_of(self.recipe.seed, number)
         train = self._items["train"]
         order = torch.randperm(len(train.names), generator=generator)
         return [train.batch(part) for part in order.split(self.recipe.batch_size)]

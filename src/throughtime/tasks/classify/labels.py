@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from throughtime.errors import OptionError
 from throughtime.tasks.recipe import FileRecipe, option, settled
 from throughtime.tasks.tables.task import BUILTIN
 
@@ -69,14 +68,3 @@ class Labels:
     def width(self) -> int:
         """Numbers of a step: inputs, whether each is seen, and the time since one was."""
         return 2 * len(self.inputs) + 2 * (self.step > 0)
-
-
-def labels_in(values: dict[str, Any]) -> Labels:
-    """The facts of a recipe; raises OptionError where one is missing."""
-    odd = {f.name for f in fields(Labels)} ^ set(values)
-    if odd:
-        raise OptionError(
-            f"facts must hold what this version finds in a file, and {min(odd)} is not as it "
-            "writes it; begin the run again"
-        )
-    return Labels(**values)

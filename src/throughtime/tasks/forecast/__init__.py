@@ -17,14 +17,14 @@ from throughtime.tasks.forecast.baselines import fit_line, make_baselines
 from throughtime.tasks.forecast.find import border, columns_of, find_facts, table_of
 from throughtime.tasks.forecast.metrics import RULE, measure
 from throughtime.tasks.forecast.model import Forecaster, pinball
-from throughtime.tasks.forecast.options import Facts, ForecastRecipe, facts_in
+from throughtime.tasks.forecast.options import Facts, ForecastRecipe
 from throughtime.tasks.forecast.passes import Pass
 from throughtime.tasks.forecast.pictures import make_pictures
 from throughtime.tasks.forecast.series import find_rows, make_series
 from throughtime.tasks.forecast.windows import Windows
 from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.picture import Picture
-from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
 from throughtime.tasks.tables.clock import written
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask
@@ -64,7 +64,7 @@ class Forecast(TableTask):
     @cached_property
     def facts(self) -> Facts:
         """What the file says."""
-        return facts_in(self.options_given.facts)
+        return facts_in(Facts, self.options_given.facts)
 
     def read(self) -> list[tuple[str, str]]:
         rows = [(name, words) for name, words in self.facts.read]
@@ -81,11 +81,7 @@ class Forecast(TableTask):
         """
         recipe, facts = self.options_given, self.facts
         table, digest = table_of(recipe)
-        if digest != facts.digest:
-            raise DataError(
-                f"{recipe.data} must be as it was when the run began, and it was changed; restore "
-                "it, or begin a new run"
-            )
+        check_unchanged(recipe.data, digest, facts.digest)
         rows = find_rows(table, facts.time, facts.series)
         series = make_series(table, rows, columns_of(facts), facts.step, facts.even)
         windows = Windows(series, facts, recipe.horizon)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from throughtime.errors import OptionError
 from throughtime.tasks.recipe import FileRecipe, option, settled
 
 Scale = tuple[list[float], list[float]]  # mean and deviation of each column
@@ -69,25 +68,3 @@ class Facts:
     masked: list[str] = field(default_factory=list)
     scales: dict[str, list[list[float]]] = field(default_factory=dict)
     whole: list[list[float]] = field(default_factory=list)
-
-
-def facts_in(values: dict[str, Any]) -> Facts:
-    """The facts of a recipe.
-
-    Raises:
-        OptionError: one is missing or of another kind.
-    """
-    forms = {f.name: str(f.type).partition("[")[0] for f in fields(Facts)}
-    odd = set(forms) ^ set(values)
-    odd |= {n for n, form in forms.items() if n in values and not _fits(values[n], form)}
-    if odd:
-        raise OptionError(
-            f"facts must hold what this version finds in a file, and {min(odd)} is not as it "
-            "writes it; begin the run again"
-        )
-    return Facts(**values)
-
-
-def _fits(value: Any, form: str) -> bool:
-    kinds: dict[str, Any] = {"float": int | float, "str": str, "int": int, "bool": bool}
-    return isinstance(value, kinds.get(form) or {"list": list, "dict": dict}[form])

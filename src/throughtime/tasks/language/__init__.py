@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,11 +25,11 @@ from throughtime.tasks.language.text import (
     cut,
     digest_of,
     find_text,
-    text_facts_in,
     text_of,
 )
 from throughtime.tasks.layers import with_cell_found
-from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.passes import BuiltWhenIndexed, generator_of
+from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
 from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 
 RULE = (
@@ -37,7 +37,6 @@ RULE = (
     "too, over its characters; perplexity: 2 to the bits of a unit"
 )
 _ROWS, _EXAMPLES, _SHOWN = 16, 5, 60
-_ODD = 2_654_435_769  # 2^32 over the golden ratio: seeds lie far apart
 _NAMES = ("unigram", "bigram", "trigram", "4-gram", "5-gram")
 
 
@@ -72,7 +71,7 @@ class Language(Task):
     @cached_property
     def facts(self) -> TextFacts:
         """What the text says."""
-        return text_facts_in(self.options_given.facts)
+        return facts_in(TextFacts, self.options_given.facts)
 
     @cached_property
     def vocabulary(self) -> TextUnits:
@@ -90,11 +89,7 @@ class Language(Task):
             DataError: it is another one.
         """
         text = text_of(self.options_given.data)
-        if digest_of(text) != self.facts.digest:
-            raise DataError(
-                f"{self.options_given.data} must be as it was when the run began, and it was "
-                "changed; restore it, or begin a new run"
-            )
+        check_unchanged(self.options_given.data, digest_of(text), self.facts.digest)
         return text
 
     def _part(self, split: str) -> str:
@@ -112,7 +107,7 @@ class Language(Task):
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """The training part in `rows` pieces side by side, from a first unit that is drawn."""
-        generator = torch.Generator().manual_seed((self.recipe.seed * _ODD + number) % 2**32)
+        generator = generator_of(self.recipe.seed, number)
         begin = int(torch.randint(self.recipe.length, (), generator=generator))
         return _Pass(self._train.numbers, self.facts.rows, self.recipe.length, begin)
 
@@ -243,7 +238,7 @@ def measure(bits: np.ndarray[Any, np.dtype[np.float64]], tokens: Tokens) -> dict
 
 
 @dataclass(frozen=True)
-class _Pass(Sequence[Batch]):
+class _Pass(BuiltWhenIndexed):
     """Windows of the training part, one after the other; (T, B) units, those after them, begin."""
 
     numbers: Tensor
@@ -255,17 +250,11 @@ class _Pass(Sequence[Batch]):
         size = (len(self.numbers) - self.length) // self.rows
         return max(1, (size - 1) // self.length)
 
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
+    def build(self, place: int) -> Batch:
+        if not 0 <= place < len(self):
+            raise IndexError(place)
         size = (len(self.numbers) - self.length) // self.rows
         whole = self.numbers[self.begin :][: size * self.rows].unflatten(0, (self.rows, size)).T
-        first = index * self.length
+        first = place * self.length
         x = whole[first : first + self.length + 1]
-        return x[:-1].contiguous(), x[1:].contiguous(), torch.tensor(index == 0)
+        return x[:-1].contiguous(), x[1:].contiguous(), torch.tensor(place == 0)

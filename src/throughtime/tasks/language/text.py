@@ -7,7 +7,7 @@ import lzma
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.errors import DataError, OptionError
+from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, option, settled
 from throughtime.tasks.tables.read import open_text
 from throughtime.tasks.tables.task import BUILTIN
@@ -63,17 +63,6 @@ class TextFacts:
     letters: dict[str, float]
     ends: list[int]
     rows: int
-
-
-def text_facts_in(values: dict[str, Any]) -> TextFacts:
-    """The facts of a recipe; raises OptionError where one is missing."""
-    odd = {f.name for f in fields(TextFacts)} ^ set(values)
-    if odd:
-        raise OptionError(
-            f"facts must hold what this version finds in a text, and {min(odd)} is not as it "
-            "writes it; begin the run again"
-        )
-    return TextFacts(**values)
 
 
 def text_of(data: str) -> str:

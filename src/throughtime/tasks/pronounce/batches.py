@@ -9,20 +9,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import torch
 from torch import Tensor
 
+from throughtime.tasks.passes import BuiltWhenIndexed, generator_of
 from throughtime.tasks.pronounce.words import Alphabet, Entries
 from throughtime.tasks.task import Batch
 from throughtime.tasks.translate.model import END, IGNORED
 
 # Within a window of this many batches, pronunciations are sorted by length: less padding.
 _WINDOW = 8
-
-# 2^32 over the golden ratio: seeds lie far apart, and the passes of one follow each other.
-_ODD = 2_654_435_769
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ def _group(rows: list[tuple[list[int], list[int]]]) -> Group:
     return Group(letters, torch.tensor(sounds, device="cpu"), lengths)
 
 
-class Epoch(Sequence[Batch]):
+class Epoch(BuiltWhenIndexed):
     """The batches of one pass in an order that only (seed, number) decides.
 
     A batch is (letters (T, B), sounds (S, B)); it is built when it is indexed.
@@ -62,8 +59,7 @@ class Epoch(Sequence[Batch]):
 
     def __init__(self, groups: Sequence[Group], batch_size: int, seed: int, number: int) -> None:
         self._groups = groups
-        # torch's generator on the CPU looks at the low 32 bits of a seed only.
-        generator = torch.Generator().manual_seed((seed * _ODD + number) % 2**32)
+        generator = generator_of(seed, number)
         plan = [
             (group, rows)
             for group in groups
@@ -75,14 +71,8 @@ class Epoch(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self._plan)
 
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        group, rows = self._plan[index]
+    def build(self, place: int) -> Batch:
+        group, rows = self._plan[place]
         longest = int(group.lengths[rows].max())
         return group.letters[rows].T.contiguous(), group.sounds[rows, :longest].T.contiguous()
 

@@ -5,19 +5,18 @@ Stands alone, since tasks on tokens and on pairs share it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import overload
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from throughtime.tasks.passes import BuiltWhenIndexed, generator_of
 from throughtime.tasks.task import Batch
 
 _WINDOW = 8  # batches within which items are sorted by length: less padding
-_ODD = 2_654_435_769  # 2^32 over the golden ratio: seeds lie far apart
 
 
-class Batches(Sequence[Batch]):
+class Batches(BuiltWhenIndexed):
     """The batches of one pass; each is built when it is indexed.
 
     Args:
@@ -31,7 +30,7 @@ class Batches(Sequence[Batch]):
         self, build: Callable[[list[int]], Batch], lengths: Tensor, batch_size: int, seed: int,
         number: int,
     ) -> None:  # fmt: skip
-        draw = torch.Generator().manual_seed((seed * _ODD + number) % 2**32)
+        draw = generator_of(seed, number)
         plan: list[list[int]] = []
         for window in torch.randperm(len(lengths), generator=draw).split(batch_size * _WINDOW):
             order = window[torch.argsort(lengths[window], stable=True)]
@@ -42,11 +41,5 @@ class Batches(Sequence[Batch]):
     def __len__(self) -> int:
         return len(self._plan)
 
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
-        if isinstance(index, slice):
-            return [self._build(rows) for rows in self._plan[index]]
-        return self._build(self._plan[index])
+    def build(self, place: int) -> Batch:
+        return self._build(self._plan[place])

@@ -17,13 +17,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from throughtime import probe
 from throughtime.errors import DataError, OptionError, ShapeError
-from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
 from throughtime.tasks.tables.batches import Batches
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
 from throughtime.tasks.tables.text import digest_of
 from throughtime.tasks.tag.baselines import RULE, Counts, measure
-from throughtime.tasks.tag.facts import TagFacts, TagRecipe, tag_facts_in
+from throughtime.tasks.tag.facts import TagFacts, TagRecipe
 from throughtime.tasks.tag.find import check_labels, find_tags, sides_of, source
 from throughtime.tasks.tag.model import IGNORED, Numbered, Tagger, encode
 from throughtime.tasks.tag.sentences import Sentences, read_tokens, sentences_in
@@ -68,7 +68,7 @@ class Tag(TableTask):
     @cached_property
     def facts(self) -> TagFacts:
         """What the file says."""
-        return tag_facts_in(self.options_given.facts)
+        return facts_in(TagFacts, self.options_given.facts)
 
     def read(self) -> list[tuple[str, str]]:
         return [(name, words) for name, words in self.facts.read]
@@ -83,11 +83,9 @@ class Tag(TableTask):
         Raises:
             DataError: the file is another one than when the run began.
         """
-        if digest_of(self.options_given.data) != self.facts.digest:
-            raise DataError(
-                f"{self.options_given.data} must be as it was when the run began, and it was "
-                "changed; restore it, or begin a new run"
-            )
+        check_unchanged(
+            self.options_given.data, digest_of(self.options_given.data), self.facts.digest
+        )
         table = source(self.options_given)
         found = sentences_in(table, self.facts, labelled=True)
         sides, _ = sides_of(found, table, self.facts)

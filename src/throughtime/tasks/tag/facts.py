@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from throughtime.errors import OptionError
 from throughtime.tasks.recipe import option, settled
 from throughtime.tasks.tables.sides import Vocabulary
 from throughtime.tasks.tables.text import TextRecipe
@@ -58,14 +57,3 @@ class TagFacts:
     @cached_property
     def character_numbers(self) -> Vocabulary:
         return Vocabulary(self.characters, FIRST, UNKNOWN)
-
-
-def tag_facts_in(values: dict[str, Any]) -> TagFacts:
-    """The facts of a recipe; raises OptionError where one is missing."""
-    odd = {f.name for f in fields(TagFacts)} ^ set(values)
-    if odd:
-        raise OptionError(
-            f"facts must hold what this version finds in a file, and {min(odd)} is not as it "
-            "writes it; begin the run again"
-        )
-    return TagFacts(**values)

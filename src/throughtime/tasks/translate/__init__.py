@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.errors import DataError
-from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
 from throughtime.tasks.tables.batches import Batches
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
@@ -27,7 +27,6 @@ from throughtime.tasks.translate.facts import (
     TranslateFacts,
     TranslateRecipe,
     cut,
-    translate_facts_in,
     until_end,
 )  # fmt: skip
 from throughtime.tasks.translate.find import (
@@ -95,7 +94,7 @@ class Translate(TableTask):
     @cached_property
     def facts(self) -> TranslateFacts:
         """What the file says."""
-        return translate_facts_in(self.options_given.facts)
+        return facts_in(TranslateFacts, self.options_given.facts)
 
     def read(self) -> list[tuple[str, str]]:
         return [(name, words) for name, words in self.facts.read]
@@ -111,11 +110,7 @@ class Translate(TableTask):
             DataError: the file is another one than when the run began.
         """
         recipe = self.options_given
-        if digest_of(recipe.data) != self.facts.digest:
-            raise DataError(
-                f"{recipe.data} must be as it was when the run began, and it was changed; restore "
-                "it, or begin a new run"
-            )
+        check_unchanged(recipe.data, digest_of(recipe.data), self.facts.digest)
         table = source_table(recipe)
         found, _ = pairs_in(table, self.facts, recipe)
         return {side: found.of(numbers) for side, numbers in sides_of(found, table).items()}

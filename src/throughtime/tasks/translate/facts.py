@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from throughtime.errors import OptionError
 from throughtime.tasks.recipe import option, settled
 from throughtime.tasks.tables.sides import Vocabulary
 from throughtime.tasks.tables.text import TextRecipe
@@ -64,17 +63,6 @@ class TranslateFacts:
     @cached_property
     def targets(self) -> Vocabulary:
         return Vocabulary(self.target_units, first=3, unknown=2)
-
-
-def translate_facts_in(values: dict[str, Any]) -> TranslateFacts:
-    """The facts of a recipe; raises OptionError where one is missing."""
-    odd = {f.name for f in fields(TranslateFacts)} ^ set(values)
-    if odd:
-        raise OptionError(
-            f"facts must hold what this version finds in a file, and {min(odd)} is not as it "
-            "writes it; begin the run again"
-        )
-    return TranslateFacts(**values)
 
 
 def cut(text: str, units: str) -> list[str]:
