@@ -1,8 +1,8 @@
 """The short way: what plain calls of one layer have in common is prepared, shape by shape.
 
 Nothing here knows lengths of padded rows, resets, masks, records, norms, segments or queues. A call
-that has one of them, or a tensor that needs more than one comparison, goes the long way (forward_pass.py), to
-the same code and the same bits.
+that has one of them, or a tensor that needs more than one comparison, goes the long way
+(forward_pass.py), to the same code and the same bits.
 """
 
 from throughtime.backends.cpu.short.gradients import Derivative as Derivative
