@@ -173,9 +173,8 @@ class Derivative:
         least = LEAST_BYTES / layer.bytes
         lent = tuple((shape, cut * math.prod(shape[:-1]) >= least) for shape, cut in rooms)
         shared = team.threads * is_shared(work)
-        back = Back(guard(tensors), bytes, region, lent, cuts, order, shared)
-        self._backs[key] = back
-        return back
+        self._backs[key] = Back(guard(tensors), bytes, region, lent, cuts, order, shared)
+        return self._backs[key]
 
     def _written(
         self, tensors: Sequence[Tensor], wants: Wants, needs: tuple[bool, ...]
