@@ -23,6 +23,7 @@ import throughtime
 from throughtime import torch_private
 from throughtime.backends.cpu.stream.memory import PackedMatrix, Packs
 from throughtime.cells import Cell, available
+from throughtime.compiler.runtime import threads
 from throughtime.compiler.trace import trace
 from throughtime.errors import ShapeError
 from throughtime.layers.drop_in.base import DropIn
@@ -123,6 +124,37 @@ def packed(x: Tensor, sort: bool) -> PackedSequence:
     x = x if order is None else x[:, order]
     sizes = torch.tensor([B] * T)
     return PackedSequence(x.reshape(T * B, -1), sizes, order, back)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("sizes", [(5, 3, 17), (4, 9, 5)], ids=str)
+def test_teams_go_it_too_and_may_change(
+    kind: str, options: dict[str, Any], sizes: tuple[int, int, int], whole_teams: None
+) -> None:
+    T, B, H = sizes
+    layer = getattr(throughtime, kind)(3, H, **options)
+    x = torch.randn((B, T, 3) if layer.batch_first else (T, B, 3), dtype=layer.weight_hh_l0.dtype)
+    teams: list[int] = []
+
+    def caller(function: int, team: int, release_gil: bool) -> Callable[[int], None]:
+        teams.append(team)
+        return threads_caller(function, team, release_gil)
+
+    threads_caller = threads.caller
+    torch.set_num_threads(1)
+    with long_way():
+        wanted = step(layer, x, None)
+    with only_short(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "caller", caller)
+        for first, second in ((1, 1), (4, 4), (1, 4), (3, 1), (2, 3)):
+            torch.set_num_threads(first)
+            found = flat(layer(x))
+            torch.set_num_threads(second)
+            torch.manual_seed(3)
+            loss: Any = sum((v * torch.randn_like(v)).sum() for v in found)
+            same([*found, *torch.autograd.grad(loss, [x, *layer.parameters()])], wanted)
+    assert set(teams) == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("kind", KINDS)

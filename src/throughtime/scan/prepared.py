@@ -1,4 +1,4 @@
-"""The short way of a layer: plain calls of small work, without all that they do not use.
+"""The short way of a layer: plain calls, without all that they do not use.
 
 A call that it does not know, for a kind of tensor, a mode of torch or a shape, goes the long way
 (layers/), with the same bits.
@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.backends.cpu.look import take_lines, take_plain, take_whole
 from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, find_way, prepare
 from throughtime.backends.torch_kernels import is_large_step
+from throughtime.compiler.runtime.threads import available
 from throughtime.scan.plain import is_watched
 from throughtime.scan.short import Recorded, record
 from throughtime.torch_private import Guard, any_autocast, dual_level, guard
@@ -48,6 +49,7 @@ class ShortCall(NamedTuple):
         recorded: the same where a backward pass may follow; empty where none does.
         finals: shapes of the final states of all layers; empty where each has its own.
         turned: whether outputs are given as (B, T, width).
+        shared: by how many threads, all that there are; 0 of work too small to be shared.
     """
 
     check: Guard
@@ -60,6 +62,7 @@ class ShortCall(NamedTuple):
     recorded: tuple[Recorded, ...]
     finals: tuple[tuple[int, ...], ...]
     turned: bool
+    shared: int
 
 
 class ShortWay:
@@ -123,6 +126,7 @@ class ShortWay:
             or call.kind != self._kind(layer)
             or [v.untyped_storage().nbytes() for v in tensors] != call.bytes
             or x.untyped_storage().nbytes() < call.x_bytes
+            or (call.shared and call.shared != available())
         ):
             call = self._prepare(layer, key, x, tensors[len(call.names) :], records, steps)
             if call is None:
@@ -159,7 +163,7 @@ class ShortWay:
             guard(tensors), [v.untyped_storage().nbytes() for v in tensors[1:]], x.nbytes,
             kind, names, tuple(zip(parts, self._states(layers, len(names), state), strict=True)),
             tuple(ways), tuple(Recorded(way) for way in ways) if keep else (),
-            self._finals(layers, layout), layout.turned,
+            self._finals(layers, layout), layout.turned, max(way.shared for way in ways),
         )  # fmt: skip
         self._add(key, call)
         return call
@@ -275,7 +279,7 @@ class ShortStep(ShortWay):
         return BatchForm(1, lead[0] if lead else 1, lead, lead, single=True)
 
 
-_NEW = ShortCall(lambda *_: False, [], 0, (), (), (), (), (), (), False)
+_NEW = ShortCall(lambda *_: False, [], 0, (), (), (), (), (), (), False, 0)
 """Of a shape that has not come before."""
 
 
@@ -315,7 +319,7 @@ def _weights_of(
 def _ways(
     layers: Sequence[ShortLayer], layout: BatchForm, x: Tensor, keep: bool, given: bool, own: bool
 ) -> list[Way] | None:
-    """Of each layer; `own`: with tensors of states of its own. None: the call is too large."""
+    """Of each layer; `own`: with tensors of states of its own. None: one has no short way."""
     ways = []
     for i, layer in enumerate(layers):
         place, count = (0, 1) if own else (i, len(layers))

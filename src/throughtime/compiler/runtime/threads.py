@@ -81,10 +81,8 @@ def call(function: int, argument: int, threads: int, release_gil: bool) -> None:
     """
     if threads == 1:
         alone(function, release_gil)(argument)
-        return
-    found = runtime()
-    assert found is not None, "available() gives one thread where there is no runtime"
-    _team(found.GOMP_parallel, release_gil)(function, argument, threads, 0)
+    else:
+        _team(release_gil)(function, argument, threads, 0)
 
 
 def worth_releasing(predicted_us: float) -> bool:
@@ -99,6 +97,18 @@ def _prototype(release_gil: bool) -> Callable[..., Callable[..., Callable[..., N
     return ctypes.CFUNCTYPE if release_gil else ctypes.PYFUNCTYPE
 
 
+def caller(function: int, threads: int, release_gil: bool) -> Callable[[int], None]:
+    """`call` of this function by so many threads, to be called with its argument's address."""
+    if threads == 1:
+        return alone(function, release_gil)
+    team = _team(release_gil)
+
+    def share(argument: int) -> None:
+        team(function, argument, threads, 0)
+
+    return share
+
+
 @functools.cache
 def alone(function: int, release_gil: bool) -> Callable[[int], None]:
     """The function on the calling thread, to be called with its argument's address."""
@@ -106,9 +116,11 @@ def alone(function: int, release_gil: bool) -> Callable[[int], None]:
 
 
 @functools.cache
-def _team(GOMP_parallel: int, release_gil: bool) -> Callable[[int, int, int, int], None]:
+def _team(release_gil: bool) -> Callable[[int, int, int, int], None]:
+    found = runtime()
+    assert found is not None, "available() gives one thread where there is no runtime"
     pointers, numbers = [ctypes.c_void_p] * 2, [ctypes.c_uint] * 2
-    return _prototype(release_gil)(None, *pointers, *numbers)(GOMP_parallel)
+    return _prototype(release_gil)(None, *pointers, *numbers)(found.GOMP_parallel)
 
 
 @functools.cache
