@@ -298,8 +298,8 @@ def _array(shape: list[int], data: bytes = b"") -> bytes:
 
 
 HOSTILE: dict[str, tuple[Any, Any, str]] = {
-    "a link outside": (from_keras, _hdf5(_outside), "as a link to elsewhere, which is not followed"),
-    "a circle": (from_keras, _hdf5(_soft), "as a link to elsewhere, which is not followed"),
+    "a link outside": (from_keras, _hdf5(_outside), "as a link to elsewhere, which is not"),
+    "a circle": (from_keras, _hdf5(_soft), "as a link to elsewhere, which is not"),
     "numbers outside": (from_keras, _hdf5(_apart), "in another file, which is not opened"),
     "a huge shape": (from_keras, _hdf5(_huge), "says .* is .*, more than the file holds"),
     "whole numbers": (from_keras, _hdf5(_whole_numbers), "must have numbers as .*, got int32"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from throughtime.export.onnx.reverse import Reversed
+from throughtime.export.onnx.operators import Reversed
 
 _HEAD = '''"""Layers that were read from {source}; each is a name of this file."""
 

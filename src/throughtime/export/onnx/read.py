@@ -14,9 +14,8 @@ from torch import nn
 from throughtime.cells import Cell
 from throughtime.errors import DataError
 from throughtime.export.onnx.constants import Initialisers, Made, is_made
-from throughtime.export.onnx.names import onnx_package
-from throughtime.export.onnx.operators import Operator, Side, cell_of, put
-from throughtime.export.onnx.reverse import Reversed
+from throughtime.export.onnx.graph import onnx_package
+from throughtime.export.onnx.operators import Operator, Reversed, Side, cell_of, put
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
