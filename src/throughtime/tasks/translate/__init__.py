@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.errors import DataError
 from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.picture import Picture, draw_attention
 from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
 from throughtime.tasks.tables.batches import Batches
 from throughtime.tasks.tables.table import DataTable
@@ -40,13 +41,14 @@ from throughtime.tasks.translate.find import (
 )  # fmt: skip
 from throughtime.tasks.translate.layers import probe_layers
 from throughtime.tasks.translate.model import END, IGNORED, Reader, Translator, shift
-from throughtime.tasks.translate.search import beam, greedy
+from throughtime.tasks.translate.search import beam, greedy, write_looking
 
 if TYPE_CHECKING:
     import polars as pl
 
 _EXAMPLES = 6
 _AT_ONCE = 256  # rows that are decoded side by side
+_DRAWN, _LOOKED_AT = 3, {"characters": 40, "words": 16}  # sources drawn, their longest
 _VALIDATED = 200  # pairs that a validation translates; its nats are of all
 
 
@@ -235,6 +237,20 @@ class Translate(TableTask):
         pairs = self._pairs["test"]
         said = self._said(model, pairs.sources, width=1)
         return {"greedy": [dict(measure(said, pairs.targets))], **found}
+
+    def pictures(self, model: nn.Module) -> list[Picture]:
+        """Where it looks as it writes for some short sources of the test part."""
+        assert isinstance(model, Translator)
+        units, targets = self.options_given.units, self.facts.targets
+        sources = sorted(self._pairs["test"].sources, key=lambda text: len(self._cut(text)))
+        fit = [text for text in sources if len(self._cut(text)) <= _LOOKED_AT[units]]
+        chosen = fit[:: -max(1, len(fit) // _DRAWN)][:_DRAWN]
+        looks = []
+        for text, source in zip(chosen, self._numbers(chosen), strict=True):
+            said, weights = write_looking(model, source)
+            names = ["end" if n == END else targets.unit(n) for n in said]
+            looks.append((self._cut(text), names, weights))
+        return [draw_attention(looks, f"{units} read", f"{units} written")]
 
     def measure_on(
         self, model: nn.Module, table: DataTable

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from throughtime import probe
-from throughtime.errors import OptionError, ShapeError
+from throughtime.tasks.knowledge import ask_layers
 from throughtime.tasks.translate.facts import PADDING
 from throughtime.tasks.translate.model import Translator
 
@@ -50,18 +49,7 @@ def probe_layers(model: Translator, sources: Sequence[Tensor]) -> list[dict[str,
     rows: list[dict[str, Any]] = []
     for name, by in (("unit before", 1), ("unit behind", -1)):
         marks = [_labels(x, label, by) for x in inputs]
-        try:
-            found = probe(Encoder(model), inputs, marks)
-        except (OptionError, ShapeError) as error:
-            return [{"of": name, "not measured": str(error)}]
-        rows += [
-            {
-                "of": name, "place": "input" if one.layer is None else f"layer {one.layer}",
-                "accuracy": one.accuracy, "shuffled_labels": one.control_accuracy,
-                "most_frequent": one.majority_share, "units": one.held_out_count,
-            }
-            for one in found
-        ]  # fmt: skip
+        rows += ask_layers(name, Encoder(model), inputs, marks)
     return rows
 
 

@@ -83,11 +83,22 @@ class Translator(nn.Module):
 
     def seen(self, out: Tensor, memory: Memory) -> Tensor:
         """What attention reads for each of the decoder's outputs (S, B, H)."""
-        read, keys, *behind = memory
-        scores = torch.einsum("tbh,sbh->bts", out, keys)
+        return torch.einsum("bst,tbe->sbe", self.weights(out, memory), memory[0])
+
+    def weights(self, out: Tensor, memory: Memory) -> Tensor:
+        """How much each of the decoder's outputs looks at each source unit, (B, S, T)."""
+        _, keys, *behind = memory
+        scores = torch.einsum("sbh,tbh->bst", out, keys)
         if behind:
             scores = scores.masked_fill(behind[0].T[:, None], -torch.inf)
-        return torch.einsum("bts,sbe->tbe", scores.softmax(-1), read)
+        return scores.softmax(-1)
+
+    @torch.no_grad()
+    def looks(self, source: Tensor, target: Tensor) -> Tensor:
+        """The weights (S, T) with which each unit of one target (S,) was written."""
+        memory, state = self.encode(source[:, None])
+        out, _ = self.decoder(self.target(shift(target[:, None])), state)
+        return self.weights(out, memory)[0]
 
     def _first_state(self, last: State) -> State:
         """The decoder's state from the states (D, B, H) of the encoder's last layer.
