@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from throughtime import probe
 from throughtime.errors import OptionError, ShapeError
+
+_LABELS, _TEXTS, _BATCHES = 12, 60, 6  # most frequent units that are asked for; sequences
 
 
 def ask_layers(
@@ -36,3 +41,34 @@ def ask_layers(
         }
         for one in found
     ]  # fmt: skip
+
+
+def ask_for_neighbours(
+    model: nn.Module, sources: Sequence[Tensor], padding: int
+) -> list[dict[str, Any]]:
+    """A row for the input and each layer, of the unit before and of the one behind.
+
+    One of the most frequent units is asked for. Where there are too few sources a row says why
+    nothing was measured.
+    """
+    few = list(sources[:_TEXTS])
+    parts = [few[k::_BATCHES] for k in range(min(_BATCHES, len(few)))]
+    counted = Counter(int(unit) for one in few for unit in one)
+    label = {unit: n for n, (unit, _) in enumerate(counted.most_common(_LABELS))}
+    inputs = [pad_sequence(part, padding_value=padding) for part in parts]
+    rows: list[dict[str, Any]] = []
+    for name, by in (("unit before", 1), ("unit behind", -1)):
+        marks = [_labels(x, label, by, padding) for x in inputs]
+        rows += ask_layers(name, model, inputs, marks)
+    return rows
+
+
+def _labels(source: Tensor, label: dict[int, int], by: int, padding: int) -> Tensor:
+    """Of each place of sources (T, B), the label of the unit `by` steps before; -1 for none."""
+    moved = source.roll(by, 0)
+    moved[0 if by > 0 else -1] = padding
+    marks = torch.full_like(source, -1)
+    for unit, n in label.items():
+        marks[moved == unit] = n
+    marks[source == padding] = -1
+    return marks

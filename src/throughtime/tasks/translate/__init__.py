@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.errors import DataError
+from throughtime.tasks.knowledge import ask_for_neighbours
 from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.picture import Picture, draw_attention
 from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
@@ -25,7 +26,6 @@ from throughtime.tasks.tables.text import digest_of
 from throughtime.tasks.task import Batch, Example, Posed, Score
 from throughtime.tasks.translate.baselines import RULE, Lexicon, check_figures, measure
 from throughtime.tasks.translate.facts import (
-    PADDING,
     TranslateFacts,
     TranslateRecipe,
     cut,
@@ -39,8 +39,15 @@ from throughtime.tasks.translate.find import (
     sides_of,
     source_table,
 )  # fmt: skip
-from throughtime.tasks.translate.layers import probe_layers
-from throughtime.tasks.translate.model import END, IGNORED, Reader, Translator, shift
+from throughtime.tasks.translate.model import (
+    END,
+    IGNORED,
+    PADDING,
+    Encoder,
+    Reader,
+    Translator,
+    shift,
+)
 from throughtime.tasks.translate.search import beam, greedy, write_looking
 
 if TYPE_CHECKING:
@@ -231,7 +238,9 @@ class Translate(TableTask):
     def findings(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
         """What the encoder's layers know, and the figures of greedy decoding beside the beam's."""
         assert isinstance(model, Translator)
-        found = {"probe": probe_layers(model, self._encoded["test"].sources)}
+        found = {
+            "probe": ask_for_neighbours(Encoder(model), self._encoded["test"].sources, PADDING)
+        }
         if self.options_given.beam == 1:
             return found
         pairs = self._pairs["test"]

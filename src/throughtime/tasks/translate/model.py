@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from throughtime.tasks.layers import make_layers
 from throughtime.tasks.recipe import Recipe
 
+PADDING = 0  # of sources
 END = 0  # closes a target
 START = 1  # what the decoder is given first
 IGNORED = -100  # a target the loss does not look at
@@ -112,6 +113,24 @@ class Translator(nn.Module):
         layers = self.layers
         split = [row.unflatten(-1, (layers, 1, -1)).movedim(0, 2).contiguous() for row in rows]
         return tuple(tuple(state[layer] for state in split) for layer in range(layers))
+
+
+class Encoder(nn.Module):
+    """The encoder of a translator, of one input: sources (T, B).
+
+    Args:
+        translator: the model.
+    """
+
+    def __init__(self, translator: Translator) -> None:
+        super().__init__()
+        self.source, self.encoder = translator.source, translator.encoder
+
+    def forward(self, source: Tensor) -> Tensor:
+        """The encoder's outputs (T, B, E)."""
+        lengths = (source != PADDING).sum(0)
+        read: Tensor = self.encoder(self.source(source), lengths=lengths)[0]
+        return read
 
 
 class Reader(nn.Module):
