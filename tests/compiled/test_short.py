@@ -137,9 +137,9 @@ def test_teams_go_it_too_and_may_change(
     x = torch.randn((B, T, 3) if layer.batch_first else (T, B, 3), dtype=layer.weight_hh_l0.dtype)
     teams: list[int] = []
 
-    def caller(function: int, team: int, release_gil: bool) -> Callable[[int], None]:
+    def caller(function: int, team: int, *how: Any) -> Callable[[int], None]:
         teams.append(team)
-        return threads_caller(function, team, release_gil)
+        return threads_caller(function, team, *how)
 
     threads_caller = threads.caller
     torch.set_num_threads(1)
