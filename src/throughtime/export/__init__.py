@@ -8,6 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from throughtime.scan.operator import scan_forward
+from throughtime.torch_private import made_of
+
 if TYPE_CHECKING:
     from throughtime.export.c.write import to_c as to_c
     from throughtime.export.evidence import Measured as Measured
@@ -38,3 +41,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return list(__all__)
+
+
+@made_of(scan_forward)  # type: ignore[untyped-decorator]
+def _in_parts(*args: Any) -> Any:
+    return importlib.import_module("throughtime.export.onnx.decomposed").decompose(*args)

@@ -63,7 +63,7 @@ def _starts(out: OnnxGraph, call: Call, rows: str) -> list[str]:
 def _write_operator(
     out: OnnxGraph, call: Call, found: Operator, given: Given, states: list[str]
 ) -> tuple[str, list[str]]:
-    W, R, B, P = operator_weights(call, found)
+    W, R, B, P = (None if v is None else v.detach().numpy() for v in operator_weights(call, found))
     inputs = [given.x, out.constant(W), out.constant(R), out.constant(B), given.lengths or ""]
     inputs += states
     if P is not None:

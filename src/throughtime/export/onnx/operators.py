@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,33 +55,26 @@ def operator_of(call: Call) -> Operator | None:
     return None
 
 
-def operator_weights(call: Call, found: Operator) -> list[np.ndarray[Any, Any] | None]:
+def operator_weights(call: Call, found: Operator) -> list[Tensor | None]:
     """W, R, B and the peepholes, (directions, ...), in the operator's order."""
-    H, parts = call.hidden_size, list[list[np.ndarray[Any, Any]]]()
+    H, parts = call.hidden_size, list[list[Tensor]]()
     for weights in call.weights:
-        order = [_order(call.cell, found, side) for side in ("input_gates", "recurrent_gates")]
-        W, R = (
-            _gates(weights[f"weight_{n}"], o, H) for n, o in zip(("ih", "hh"), order, strict=True)
-        )
+        orders = [_order(call.cell, found, s) for s in ("input_gates", "recurrent_gates")]
+
+        def gates(v: Tensor, order: list[int]) -> Tensor:
+            return torch.cat([v[k * H : (k + 1) * H] for k in order])
+
+        W, R = (gates(weights[f"weight_{n}"], o) for n, o in zip(("ih", "hh"), orders, strict=True))
         biases = [
-            _gates(weights[n], o, H) if n in weights else np.zeros(len(o) * H, np.float32)
-            for n, o in zip(("bias_ih", "bias_hh"), order, strict=True)
+            gates(weights[n], o) if n in weights else W.new_zeros(len(o) * H)
+            for n, o in zip(("bias_ih", "bias_hh"), orders, strict=True)
         ]
-        peepholes = [weights[n].numpy() for n in found.peepholes]
-        parts.append(
-            [W, R, np.concatenate(biases), *([np.concatenate(peepholes)] if peepholes else [])]
-        )
-    stacked: list[np.ndarray[Any, Any] | None] = [
-        np.stack(group) for group in zip(*parts, strict=True)
-    ]
+        peepholes = [torch.cat([weights[n] for n in found.peepholes])] if found.peepholes else []
+        parts.append([W, R, torch.cat(biases), *peepholes])
+    stacked: list[Tensor | None] = [torch.stack(group) for group in zip(*parts, strict=True)]
     return stacked if found.peepholes else [*stacked, None]
 
 
 def _order(cell: Cell, found: Operator, side: str) -> list[int]:
     gates = getattr(cell.layout, side)
     return [gates.index(g) for g in found.gates]
-
-
-def _gates(v: Tensor, order: list[int], H: int) -> np.ndarray[Any, Any]:
-    """The gates' lines in another order."""
-    return np.concatenate([v[k * H : (k + 1) * H].detach().numpy() for k in order])

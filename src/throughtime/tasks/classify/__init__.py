@@ -42,7 +42,7 @@ class Classify(TableTask):
     name = "classify"
     options = ClassifyRecipe
     monitor = "nats"
-    ignores = ("length", "start", "horizon")
+    ignores = ("length",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"hidden": 64, "batch_size": 32, "lr": 4e-3, "steps": 400, "warmup": 50,
                   "validate_every": 50, "dropout": 0.5, "smoothing": 0.1},

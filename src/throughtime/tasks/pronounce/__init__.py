@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.pronounce.answers import RULE, pronounce, rates
 from throughtime.tasks.pronounce.batches import Epoch, Group, groups
 from throughtime.tasks.pronounce.words import (
@@ -20,6 +21,7 @@ from throughtime.tasks.pronounce.words import (
     split,
     without_stress,
 )
+from throughtime.tasks.recipe import FileRecipe, Recipe
 from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 from throughtime.tasks.translate.model import IGNORED, Reader, Translator, shift
 
@@ -31,7 +33,8 @@ class Pronounce(Task):
     """Learns to say English words: 126 thousand of them, split by word."""
 
     name = "pronounce"
-    ignores = ("length", "start", "horizon")
+    options = FileRecipe
+    ignores = ("length",)
     asks = "WORD"
     monitor = "per"  # it moves before the first whole word is right
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -45,6 +48,10 @@ class Pronounce(Task):
             "validate_every": 1000,
         },
     }
+
+    @classmethod
+    def settle(cls, recipe: Recipe) -> Recipe:
+        return with_cell_found(recipe)
 
     @cached_property
     def _groups(self) -> list[Group]:

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from throughtime import probe
 from throughtime.errors import DataError, OptionError, ShapeError
+from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
 from throughtime.tasks.tables.batches import Batches
 from throughtime.tasks.tables.table import DataTable
@@ -47,7 +48,7 @@ class Tag(TableTask):
     more_is_better = True
     lines = True
     asks = "'SENTENCE'"
-    ignores = ("length", "start", "horizon")
+    ignores = ("length",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"hidden": 64, "batch_size": 32, "lr": 4e-3, "steps": 600, "warmup": 50,
                   "validate_every": 100, "dropout": 0.3},
@@ -63,7 +64,9 @@ class Tag(TableTask):
     @classmethod
     def settle(cls, recipe: Recipe) -> Recipe:
         assert isinstance(recipe, TagRecipe)
-        return replace(recipe, facts=json.loads(json.dumps(asdict(find_tags(recipe)))))
+        return replace(
+            with_cell_found(recipe), facts=json.loads(json.dumps(asdict(find_tags(recipe))))
+        )
 
     @cached_property
     def facts(self) -> TagFacts:

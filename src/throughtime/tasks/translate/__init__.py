@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.errors import DataError
+from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
 from throughtime.tasks.tables.batches import Batches
 from throughtime.tasks.tables.table import DataTable
@@ -72,7 +73,7 @@ class Translate(TableTask):
     more_is_better = True
     lines = True
     asks = "'TEXT'"
-    ignores = ("length", "start", "horizon")
+    ignores = ("length",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"hidden": 96, "batch_size": 32, "lr": 4e-3, "steps": 1200, "warmup": 100,
                   "validate_every": 200, "dropout": 0.1},
@@ -89,7 +90,9 @@ class Translate(TableTask):
     def settle(cls, recipe: Recipe) -> Recipe:
         assert isinstance(recipe, TranslateRecipe)
         check_figures()
-        return replace(recipe, facts=json.loads(json.dumps(asdict(find_translations(recipe)))))
+        return replace(
+            with_cell_found(recipe), facts=json.loads(json.dumps(asdict(find_translations(recipe))))
+        )
 
     @cached_property
     def facts(self) -> TranslateFacts:

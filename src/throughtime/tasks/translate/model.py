@@ -14,11 +14,13 @@ Source: Luong, Pham and Manning, Effective Approaches to Attention-based Neural 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from throughtime import Recurrent
-from throughtime.tasks.recipe import Recipe, cell_called
+from throughtime.tasks.layers import make_layers
+from throughtime.tasks.recipe import Recipe
 
 END = 0  # closes a target
 START = 1  # what the decoder is given first
@@ -34,8 +36,8 @@ class Translator(nn.Module):
     """Source units (T, B) to target units (S, B).
 
     Args:
-        recipe: cell, directions, merge, layers, hidden and dropout; the decoder is twice as wide
-            as one direction of the encoder, the embeddings half as wide.
+        recipe: cell, directions, merge, layers, hidden, dropout and start; the decoder is twice as
+            wide as one direction of the encoder, the embeddings half as wide.
         sources: how many units a source may have.
         targets: how many units a target may have, with the start and end.
     """
@@ -43,27 +45,20 @@ class Translator(nn.Module):
     def __init__(self, recipe: Recipe, sources: int, targets: int) -> None:
         super().__init__()
         width, narrow = 2 * recipe.hidden, max(1, recipe.hidden // 2)
-        between = recipe.dropout if recipe.layers > 1 else 0.0
         self.layers = recipe.layers
         self.dropout = nn.Dropout(recipe.dropout)
         self.source = nn.Embedding(sources, narrow)
         self.target = nn.Embedding(targets, narrow)
-        self.encoder = Recurrent(
-            cell_called(recipe.cell),
-            narrow,
-            recipe.hidden,
-            num_layers=recipe.layers,
-            bidirectional=recipe.directions == 2,
-            merge=recipe.merge,
-            dropout=between,
+        self.encoder = make_layers(recipe, narrow)
+        self.decoder = make_layers(replace(recipe, hidden=width, directions=1), narrow)
+        read, said = self.encoder.output_size, self.decoder.output_size
+        first = self.encoder.cell.widths(recipe.hidden), self.decoder.cell.widths(width)
+        self.bridges = nn.ModuleList(  # each state: all directions to all layers of the decoder
+            nn.Linear(recipe.directions * one, recipe.layers * other)
+            for one, other in zip(*first, strict=True)
         )
-        self.decoder = Recurrent(
-            cell_called(recipe.cell), narrow, width, num_layers=recipe.layers, dropout=between
-        )
-        read = self.encoder.output_size
-        self.bridges = _bridges(recipe, width)
-        self.key = nn.Linear(read, width, bias=False)
-        self.mix = nn.Linear(width + read, width)
+        self.key = nn.Linear(read, said, bias=False)
+        self.mix = nn.Linear(said + read, width)
         self.readout = nn.Linear(width, targets)
 
     def forward(self, source: Tensor, given: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -106,13 +101,6 @@ class Translator(nn.Module):
         layers = self.layers
         split = [row.unflatten(-1, (layers, 1, -1)).movedim(0, 2).contiguous() for row in rows]
         return tuple(tuple(state[layer] for state in split) for layer in range(layers))
-
-
-def _bridges(recipe: Recipe, width: int) -> nn.ModuleList:
-    """One linear map a state: all directions of the encoder to all layers of the decoder."""
-    states = len(cell_called(recipe.cell).state)
-    read = recipe.directions * recipe.hidden
-    return nn.ModuleList(nn.Linear(read, recipe.layers * width) for _ in range(states))
 
 
 class Reader(nn.Module):
