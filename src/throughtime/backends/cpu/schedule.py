@@ -133,12 +133,19 @@ class Team(NamedTuple):
         chunks: of rows, for each direction.
         members: threads that share a chunk, at most.
         release_gil: whether other Python threads may run meanwhile.
+        alone_us: predicted microseconds of one thread.
     """
 
     threads: int
     chunks: int
     members: int
     release_gil: bool
+    alone_us: float
+
+    @property
+    def how(self) -> tuple[int, bool, float]:
+        """What `threads.caller` takes beside the function."""
+        return self.threads, self.release_gil, self.alone_us
 
 
 def is_shared(flops: float) -> bool:
@@ -160,8 +167,9 @@ def team_for(flops: float, directions: int, rows: int, step_bytes: int = -1) -> 
     shared = step_bytes >= SHARED_BYTES
     chunks = max(1, min(free // directions, rows // CHUNK_ROWS if shared else rows))
     members = free // (chunks * directions) if shared else 1
-    release = threads.worth_releasing(flops / FLOPS_PER_US / free)
-    return Team(free, chunks, max(1, members), release)
+    alone_us = flops / FLOPS_PER_US
+    release = threads.worth_releasing(alone_us / free)
+    return Team(free, chunks, max(1, members), release, alone_us)
 
 
 def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:

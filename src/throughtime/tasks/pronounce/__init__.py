@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.picture import Picture, draw_attention
 from throughtime.tasks.pronounce.answers import RULE, pronounce, rates
 from throughtime.tasks.pronounce.batches import Epoch, Group, groups
 from throughtime.tasks.pronounce.words import (
@@ -24,8 +25,9 @@ from throughtime.tasks.pronounce.words import (
 from throughtime.tasks.recipe import FileRecipe, Recipe
 from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 from throughtime.tasks.translate.model import IGNORED, Reader, Translator, shift
+from throughtime.tasks.translate.search import write_looking
 
-_EXAMPLES = 8
+_EXAMPLES, _DRAWN = 8, 3
 _LETTERS, _SPOKEN = 12, 11  # of the words that a diagnosis looks at; the end counts as a sound
 
 
@@ -110,6 +112,16 @@ class Pronounce(Task):
         always = max(counted, key=lambda one: (counted[one], one))
         return rates(dict.fromkeys(_side(split), always), _side(split))
 
+    def pictures(self, model: nn.Module) -> list[Picture]:
+        """Where it looks as it says some words of the test part."""
+        assert isinstance(model, Translator)
+        looks = []
+        for word in _spread(_side("test"))[:_DRAWN]:
+            said, weights = write_looking(model, torch.tensor(ALPHABET.read(word)))
+            sounds = [*ALPHABET.write(said), "end"][: len(said)]
+            looks.append((word, sounds, weights))
+        return [draw_attention(looks, "letters read", "sounds said")]
+
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         words = [item.lower() for item in items]
         answers = self._answers(model, words)
@@ -130,8 +142,13 @@ def _side(name: str) -> dict[str, tuple[Pronunciation, ...]]:
 
 def _examples(answers: Mapping[str, Pronunciation]) -> tuple[Example, ...]:
     """Words at even distances through the split, so that they are the same in every run."""
-    words = sorted(answers)[:: max(1, len(answers) // _EXAMPLES)][:_EXAMPLES]
-    return tuple(_example(word, answers[word]) for word in words)
+    return tuple(_example(word, answers[word]) for word in _spread(answers))
+
+
+def _spread(words: Iterable[str]) -> list[str]:
+    """Some words at even distances."""
+    every = sorted(words)
+    return every[:: max(1, len(every) // _EXAMPLES)][:_EXAMPLES]
 
 
 def _example(word: str, answer: Pronunciation) -> Example:

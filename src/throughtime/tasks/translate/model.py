@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from throughtime.tasks.layers import make_layers
 from throughtime.tasks.recipe import Recipe
 
+PADDING = 0  # of sources
 END = 0  # closes a target
 START = 1  # what the decoder is given first
 IGNORED = -100  # a target the loss does not look at
@@ -83,11 +84,22 @@ class Translator(nn.Module):
 
     def seen(self, out: Tensor, memory: Memory) -> Tensor:
         """What attention reads for each of the decoder's outputs (S, B, H)."""
-        read, keys, *behind = memory
-        scores = torch.einsum("tbh,sbh->bts", out, keys)
+        return torch.einsum("bst,tbe->sbe", self.weights(out, memory), memory[0])
+
+    def weights(self, out: Tensor, memory: Memory) -> Tensor:
+        """How much each of the decoder's outputs looks at each source unit, (B, S, T)."""
+        _, keys, *behind = memory
+        scores = torch.einsum("sbh,tbh->bst", out, keys)
         if behind:
             scores = scores.masked_fill(behind[0].T[:, None], -torch.inf)
-        return torch.einsum("bts,sbe->tbe", scores.softmax(-1), read)
+        return scores.softmax(-1)
+
+    @torch.no_grad()
+    def looks(self, source: Tensor, target: Tensor) -> Tensor:
+        """The weights (S, T) with which each unit of one target (S,) was written."""
+        memory, state = self.encode(source[:, None])
+        out, _ = self.decoder(self.target(shift(target[:, None])), state)
+        return self.weights(out, memory)[0]
 
     def _first_state(self, last: State) -> State:
         """The decoder's state from the states (D, B, H) of the encoder's last layer.
@@ -101,6 +113,24 @@ class Translator(nn.Module):
         layers = self.layers
         split = [row.unflatten(-1, (layers, 1, -1)).movedim(0, 2).contiguous() for row in rows]
         return tuple(tuple(state[layer] for state in split) for layer in range(layers))
+
+
+class Encoder(nn.Module):
+    """The encoder of a translator, of one input: sources (T, B).
+
+    Args:
+        translator: the model.
+    """
+
+    def __init__(self, translator: Translator) -> None:
+        super().__init__()
+        self.source, self.encoder = translator.source, translator.encoder
+
+    def forward(self, source: Tensor) -> Tensor:
+        """The encoder's outputs (T, B, E)."""
+        lengths = (source != PADDING).sum(0)
+        read: Tensor = self.encoder(self.source(source), lengths=lengths)[0]
+        return read
 
 
 class Reader(nn.Module):

@@ -40,7 +40,7 @@ class ShortRegion:
     ) -> None:  # fmt: skip
         words = template.places()
         self._template = template
-        self._function = threads.caller(function, team.threads, team.release_gil)
+        self._function = threads.caller(function, *team.how)
         self._places = tuple((words[name], i, first) for name, i, first in places)
         self._counters = tuple(template.counters)
         self._aside = tuple((words[name], bytes) for name, bytes in aside.items())
