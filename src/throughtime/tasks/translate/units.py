@@ -83,36 +83,52 @@ class Cutter:
 
 def find_merges(texts: Iterable[str], at_most: int = _MERGES) -> list[str]:
     """The merges of some texts, `left right`, the first found first; equals by their text."""
-    counted = Counter(word for text in texts for word in words_of(text))
-    words, counts = [_letters(word) for word in counted], [*counted.values()]
-    pairs: Counter[Pair] = Counter()
-    places: dict[Pair, set[int]] = defaultdict(set)
-    for n, word in enumerate(words):
-        for pair in pairwise(word):
-            pairs[pair] += counts[n]
-            places[pair].add(n)
-    waiting = [(-count, pair) for pair, count in pairs.items()]
-    heapq.heapify(waiting)
+    pairs = _Pairs(Counter(word for text in texts for word in words_of(text)))
     merges: list[str] = []
-    while waiting and len(merges) < at_most:
-        count, best = heapq.heappop(waiting)
-        if -count != pairs[best]:  # it has changed since
-            continue
-        if -count < _TWICE:
-            break
+    while len(merges) < at_most and (best := pairs.most_frequent()) is not None:
         merges.append(" ".join(best))
-        changed: set[Pair] = set()
-        for n in sorted(places.pop(best)):
-            old, words[n] = words[n], _merged(words[n], best)
-            for sign, pieces in ((-1, old), (1, words[n])):
-                for pair in pairwise(pieces):
-                    pairs[pair] += sign * counts[n]
-                    places[pair].add(n)
-                    changed.add(pair)
-        for pair in changed - {best}:
-            if pairs[pair] > 0:
-                heapq.heappush(waiting, (-pairs[pair], pair))
+        pairs.merge(best)
     return merges
+
+
+class _Pairs:
+    """How often neighbours stand in some words, kept while they are merged."""
+
+    def __init__(self, counted: Counter[str]) -> None:
+        self._words, self._counts = [_letters(word) for word in counted], [*counted.values()]
+        self._pairs: Counter[Pair] = Counter()
+        self._places: dict[Pair, set[int]] = defaultdict(set)
+        for n in range(len(self._words)):
+            self._count(n, 1)
+        self._waiting = [(-count, pair) for pair, count in self._pairs.items()]
+        heapq.heapify(self._waiting)
+
+    def _count(self, n: int, sign: int) -> list[Pair]:
+        """Adds the pairs of a word, or takes them away; returns them."""
+        found = [*pairwise(self._words[n])]
+        for pair in found:
+            self._pairs[pair] += sign * self._counts[n]
+            self._places[pair].add(n)
+        return found
+
+    def most_frequent(self) -> Pair | None:
+        """The pair that stands most often, if it does so twice."""
+        while self._waiting:
+            count, pair = heapq.heappop(self._waiting)
+            if -count == self._pairs[pair]:  # else it has changed since
+                return pair if -count >= _TWICE else None
+        return None
+
+    def merge(self, pair: Pair) -> None:
+        """Makes each place of a pair one piece."""
+        changed: set[Pair] = set()
+        for n in self._places.pop(pair):
+            changed |= {*self._count(n, -1)}
+            self._words[n] = _merged(self._words[n], pair)
+            changed |= {*self._count(n, 1)}
+        for one in changed - {pair}:
+            if self._pairs[one] > 0:
+                heapq.heappush(self._waiting, (-self._pairs[one], one))
 
 
 def _letters(word: str) -> list[str]:
