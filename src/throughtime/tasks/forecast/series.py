@@ -12,6 +12,8 @@ from throughtime.tasks.tables.table import DataTable, Numbers
 
 _DAY = 86400.0
 _CYCLES = (_DAY, 7 * _DAY, 365.2425 * _DAY)
+_FOLLOWS = (1.0, 0.7, 0.5, 0.35, 0.25)
+_SERIES, _STEPS = 20, 20_000  # that a season is looked for in
 
 
 @dataclass
@@ -132,7 +134,7 @@ def find_season(series: list[Series], ends: list[float], longest: int) -> int:
     e_m = mean |y_t - y_{t-m}|, over at most 20 series; the first dip of e that is above the lowest
     one by at most 5 % and 1 / sqrt(steps), where that is below 0.8 of the median of all.
     """
-    parts = [one.values[one.times < ends[0], 0][-20_000:] for one in series[:20]]
+    parts = [one.values[one.times < ends[0], 0][-_STEPS:] for one in series[:_SERIES]]
     longest = min(longest, max(len(part) for part in parts) // 3)
     errors = np.full(longest + 1, np.inf)
     for lag in range(1, longest + 1):
@@ -155,3 +157,69 @@ def find_season(series: list[Series], ends: list[float], longest: int) -> int:
     if not dips or lowest > 0.8 * np.median(finite):
         return 1
     return next(lag for lag in dips if errors[lag] <= slack * lowest + 1e-12)
+
+
+def find_follow(series: list[Series], ends: list[float], season: int, targets: int) -> float:
+    """How far to follow what was seen a season before: what misses the training part least."""
+    if season < 2:
+        return 1.0
+    missed = dict.fromkeys(_FOLLOWS, 0.0)
+    for one in series[:_SERIES]:
+        values = one.values[one.times < ends[0], :targets][-_STEPS:]
+        if len(values) > season and np.isfinite(values).any(0).all():
+            scale = np.nanstd(values, 0)
+            for follow in _FOLLOWS:
+                errors = np.abs(values - usual_of(values, season, follow))[season:]
+                missed[follow] += float(np.nansum(errors / np.where(scale > 0, scale, 1)))
+    return min(_FOLLOWS, key=missed.__getitem__)
+
+
+def usual_of(values: Numbers, season: int, follow: float) -> Numbers:
+    """What is usual at each step, of what was seen at the same step of the seasons before.
+
+    u_{t+m} = u_t + follow (v_t - u_t), u_t = v_t in the first season. Where v_t is missing, v - u
+    is on the line between those seen in the same season.
+
+    Args:
+        values: (n, D) v, NaN where it is missing; m: the season.
+    """
+    if not np.isfinite(values).all():
+        return _usual_with_gaps(values, season, follow)
+    count = len(values)
+    seasons = -(-count // season)
+    whole = np.zeros((seasons * season, values.shape[1]))
+    whole[:count] = values
+    mixed = whole.reshape(seasons, season, -1)
+    first = mixed[:1].copy()
+    mixed[1:] *= follow
+    rest, shift = 1 - follow, 1
+    while shift < seasons and rest > 1e-9:  # the sum over all seasons before, by doubling
+        mixed[shift:] += rest * mixed[:-shift]
+        rest, shift = rest * rest, 2 * shift
+    return np.concatenate([first, mixed[:-1]]).reshape(len(whole), -1)[:count]
+
+
+def _usual_with_gaps(values: Numbers, season: int, follow: float) -> Numbers:
+    usual = np.zeros((len(values) + 2 * season, values.shape[1]))
+    usual[:season] = np.stack([on_lines(column) for column in _padded(values, season).T], 1)
+    usual[season : 2 * season] = usual[:season]
+    for begin in range(season, len(values), season):
+        now = usual[begin : begin + season]
+        apart = _padded(values[begin:], season) - now
+        lines = np.stack([on_lines(column) for column in apart.T], 1)
+        usual[begin + season : begin + 2 * season] = now + follow * lines
+    return usual[: len(values)]
+
+
+def _padded(values: Numbers, season: int) -> Numbers:
+    """The first season, with NaN behind the end."""
+    rest = np.full((max(0, season - len(values)), values.shape[1]), np.nan)
+    return np.concatenate([values[:season], rest])
+
+
+def on_lines(values: Numbers) -> Numbers:
+    """Numbers (n,) with those that are missing on the line between their neighbours; or all 0."""
+    there = np.flatnonzero(np.isfinite(values))
+    if not len(there):
+        return np.zeros(len(values))
+    return np.interp(np.arange(len(values)), there, values[there])
