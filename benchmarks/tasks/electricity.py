@@ -5,9 +5,9 @@
 
 Demand in England and Wales from 5 June 2000 (Taylor, 2003), as the package's source carries it. The
 second run has half of the rows dropped at random. Options were chosen by the validation part, with
-the figures of the test part seen; how fast the band follows, on the first eight weeks. Beside it,
-where statsmodels is there, its state space model of a level, two seasons, of a day and of a week,
-and a regression on the last error, which is the nearest that it has to double seasonal Holt-Winters.
+the figures of the test part seen; how fast the band follows, on the first eight weeks. Beside it
+stands, where statsmodels is there, its state space model of a level, a season of a day, one of a
+week and an AR(1), the nearest that it has to double seasonal Holt-Winters.
 Writes electricity.json beside this file: figures of the test beside the baselines.
 """
 
