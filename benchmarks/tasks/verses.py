@@ -74,28 +74,26 @@ def pairs(count: int) -> str:
 
 
 def verses(module: str) -> dict[str, str]:
-    """Place -> text, of a module of Debian's."""
+    """Place -> text, of a module of Debian's, without the titles of psalms.
+
+    The plain form sets a psalm's title in front of each of its verses, without a mark.
+    """
     if shutil.which("diatheke") is None:
         sys.exit("the texts are needed: apt-get install sword-text-web sword-text-sparv diatheke")
-    command = ["diatheke", "-b", module, "-f", "plain", "-k"]
+    command = ["diatheke", "-b", module, "-f", "internal", "-k"]
     said = subprocess.run(
         [*command, "Genesis 1:1-Revelation of John 22:21"], capture_output=True, check=True
     ).stdout.decode("utf-8", "replace")
-    found: dict[str, str] = {}
-    place = ""
-    for line in said.splitlines():
-        begun = re.match(r"\s*([\w ]+ \d+:\d+): (.*)", line)
-        if begun:
-            place, line = begun[1] if begun[2].strip() else "", begun[2]
-        if place and not line.startswith("("):
-            found[place] = f"{found.get(place, '')} {line}"
-    return {place: tidy(text) for place, text in found.items()}
+    marked = re.sub(r"<title.*?</title>", "\n", said.removesuffix(f"({module})\n"), flags=re.S)
+    bare = re.sub(r"<[^>]*>", "", re.sub(r"<[^w/][^>]*>|(?<=</w>)(?=<w)", " ", marked))
+    pieces = re.split(r"^\s*([\w ]+ \d+:\d+): ", bare, flags=re.M)[1:]
+    return {place: tidy(text) for place, text in zip(pieces[::2], pieces[1::2], strict=True)}
 
 
 def tidy(text: str) -> str:
-    """Without marks of the dictionary's numbers, with a space behind each comma."""
-    text = re.sub(r"<\w+>", " ", text)
-    return " ".join(re.sub(r"([,;:.!?])(?=[^\W\d])", r"\1 ", text).split())
+    """With a space behind each mark between words, and none before it."""
+    text = re.sub(r"([,;:.!?])(?=[^\W\d])", r"\1 ", text)
+    return " ".join(re.sub(r"\s+([,;:.!?])", r"\1", text).split())
 
 
 def train(data: Path, row: dict, options: argparse.Namespace) -> dict:

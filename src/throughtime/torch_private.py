@@ -59,6 +59,7 @@ INSTEAD: Final = {
     "utils._python_dispatch._get_current_dispatch_mode_stack": "FLOPs of open counters are lost",
     "nn.utils.parametrize._inject_new_class": "parametrized layers are not converted",
     "nn.utils.parametrize._inject_property": "parametrized layers are not converted",
+    "_decomp.register_decomposition": "torch.onnx.export knows no recurrent layer",
 }  # fmt: skip
 """Dotted names below torch, and what happens where torch has one no more."""
 
@@ -204,8 +205,7 @@ SAYS_EXPORT: Final = torch.__version__.startswith("2.9.")
 
 def modes() -> Sequence[Any]:
     """The dispatch modes that look on."""
-    stack = _HAS["utils._python_dispatch._get_current_dispatch_mode_stack"]
-    return stack() if stack is not None else ()
+    return _or("utils._python_dispatch._get_current_dispatch_mode_stack", tuple)()  # type: ignore[no-any-return]
 
 
 def without_modes() -> AbstractContextManager[Any]:
@@ -231,11 +231,8 @@ def counts_flops(mode: Any, module: Any) -> bool:
 # Tensors.
 
 DISPATCHED: Final[tuple[type[Tensor], ...]] = tuple(
-    _HAS[name]
-    for name in ("_subclasses.fake_tensor.FakeTensor",
-                 "_subclasses.functional_tensor.FunctionalTensor")
-    if _HAS[name] is not None
-)  # fmt: skip
+    kind for name, kind in _HAS.items() if name.startswith("_subclasses.") and kind is not None
+)
 """Subclasses that any operator of the dispatcher takes."""
 
 
@@ -397,3 +394,7 @@ def parametrize_anew(layer: torch.nn.Module, weights: Sequence[str]) -> None:
     make_class(layer)
     for weight in weights:
         make_property(layer, weight)
+
+
+made_of: Final[Callable[..., Any]] = _or("_decomp.register_decomposition", lambda op: lambda f: f)
+"""A decorator, of an operator: its function is what torch.onnx.export finds in the operator."""

@@ -8,6 +8,14 @@ import pytest
 import torch
 
 from throughtime.backends.cpu import schedule
+from throughtime.compiler.runtime import threads
+
+
+@pytest.fixture(autouse=True)
+def as_many_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Teams are of the size that torch says, however few cores there are and however busy."""
+    monkeypatch.setattr(threads, "usable", lambda: 64)
+    monkeypatch.setattr(threads.Gain, "add", lambda *_: None)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,7 +26,8 @@ from throughtime import Cell, cells
 from throughtime.backends.call import Call
 from throughtime.backends.cpu import backward_pass
 from throughtime.backends.cpu import schedule as cutting
-from throughtime.compiler.runtime import threads
+from throughtime.backends.cpu.block import Template
+from throughtime.backends.cpu.schedule import Team
 
 pytestmark = pytest.mark.usefixtures("whole_teams")
 
@@ -52,13 +54,13 @@ def _of(values: dict[str, Tensor], rows: slice | list[int]) -> list[Tensor]:
 
 
 def test_these_teams_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, call = [], threads.call
+    asked, caller = [], Template.caller
 
-    def seen(function: int, argument: int, team: int, release_gil: bool) -> None:
-        asked.append(team)
-        call(function, argument, team, release_gil)
+    def seen(template: Template, region: int, team: Team) -> Callable[[int], None]:
+        asked.append(team.threads)
+        return caller(template, region, team)
 
-    monkeypatch.setattr(threads, "call", seen)
+    monkeypatch.setattr(Template, "caller", seen)
     small = random_call(CELLS[0], torch.float32, Sizes(1, 1, 1, 1))
     for number in (1, 2, 4):
         torch.set_num_threads(number)

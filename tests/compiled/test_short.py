@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 import resource
@@ -23,6 +24,7 @@ import throughtime
 from throughtime import torch_private
 from throughtime.backends.cpu.stream.memory import PackedMatrix, Packs
 from throughtime.cells import Cell, available
+from throughtime.compiler.runtime import threads
 from throughtime.compiler.trace import trace
 from throughtime.errors import ShapeError
 from throughtime.layers.drop_in.base import DropIn
@@ -123,6 +125,37 @@ def packed(x: Tensor, sort: bool) -> PackedSequence:
     x = x if order is None else x[:, order]
     sizes = torch.tensor([B] * T)
     return PackedSequence(x.reshape(T * B, -1), sizes, order, back)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("sizes", [(5, 3, 17), (4, 9, 5)], ids=str)
+def test_teams_go_it_too_and_may_change(
+    kind: str, options: dict[str, Any], sizes: tuple[int, int, int], whole_teams: None
+) -> None:
+    T, B, H = sizes
+    layer = getattr(throughtime, kind)(3, H, **options)
+    x = torch.randn((B, T, 3) if layer.batch_first else (T, B, 3), dtype=layer.weight_hh_l0.dtype)
+    teams: list[int] = []
+
+    def caller(function: int, team: int, *how: Any) -> Callable[[int], None]:
+        teams.append(team)
+        return threads_caller(function, team, *how)
+
+    threads_caller = threads.caller
+    torch.set_num_threads(1)
+    with long_way():
+        wanted = step(layer, x, None)
+    with only_short(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "caller", caller)
+        for first, second in ((1, 1), (4, 4), (1, 4), (3, 1), (2, 3)):
+            torch.set_num_threads(first)
+            found = flat(layer(x))
+            torch.set_num_threads(second)
+            torch.manual_seed(3)
+            loss: Any = sum((v * torch.randn_like(v)).sum() for v in found)
+            same([*found, *torch.autograd.grad(loss, [x, *layer.parameters()])], wanted)
+    assert set(teams) == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -370,6 +403,91 @@ def test_outputs_that_were_written_over_are_computed_again() -> None:
     with torch.no_grad():
         y.zero_()
     assert torch.equal(torch.autograd.grad(loss, layer.weight_hh_l0)[0], wanted)
+
+
+STACKS: list[Callable[[], Any]] = [
+    lambda: throughtime.LSTM(3, 5, 3, bidirectional=True, dtype=torch.float64),
+    lambda: throughtime.RNN(3, 5, 2, dtype=torch.float64),
+    lambda: throughtime.Recurrent(cell_of("GRU"), 3, [5, 4], bidirectional=True).double(),
+]
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_stack_is_one_node(stack: Callable[[], Any]) -> None:
+    layer, x = stack(), torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
+    found = flat(layer(x))
+    nodes = {v.grad_fn for v in found}
+    assert {type(node).__name__ for node in nodes} == {"ShortStackBackward"} and len(nodes) == 1
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_stack_differentiates_what_is_asked_for(stack: Callable[[], Any]) -> None:
+    layer, x = stack(), torch.randn(4, 2, 3, dtype=torch.float64)
+    names = [name for name, _ in layer.named_parameters()]
+    for asked in (["x"], names[:1], names[-1:], [n for n in names if "l1" in n], ["x", *names]):
+        for which in ("y", "first state", "all"):
+            grads = []
+            for way in (long_way, contextlib.nullcontext):
+                x.requires_grad_("x" in asked)
+                for name, p in layer.named_parameters():
+                    p.requires_grad_(name in asked)
+                with way():
+                    y, *states = flat(layer(x))
+                of = {"y": [y], "first state": [states[0][:1]], "all": [y, *states]}[which]
+                leaves = [x, *layer.parameters()]
+                wanted = [v for v in leaves if v.requires_grad]
+                torch.manual_seed(1)
+                nothing: Any = sum(0 * v.sum() for v in wanted)  # of what depends on none of these
+                loss = sum(((v * torch.randn_like(v)).sum() for v in of), nothing)
+                grads.append(list(torch.autograd.grad(loss, wanted)))
+            assert all(map(torch.equal, *grads))
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_stack_may_be_differentiated_twice(stack: Callable[[], Any]) -> None:
+    layer = stack()
+    leaf = torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
+    leaves = [leaf, *layer.parameters()]
+
+    def twice() -> list[Tensor]:
+        x = leaf * leaves[1].sum()  # x is made from a weight
+        loss: Any = sum(v.pow(2).sum() for v in flat(layer(x)))
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        loss = sum(v.pow(2).sum() for v in first)
+        return [*first, *torch.autograd.grad(loss, leaves)]
+
+    found = twice()
+    with long_way():
+        wanted = twice()
+    for v, w in zip(found, wanted, strict=True):
+        torch.testing.assert_close(v, w, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_many_gradients_of_a_stack_at_once(stack: Callable[[], Any]) -> None:
+    layer, x = stack(), torch.randn(3, 2, 3, dtype=torch.float64, requires_grad=True)
+    y = flat(layer(x))[0]
+    d = torch.randn(4, *y.shape, dtype=y.dtype)
+    leaves = [x, *layer.parameters()]
+    found = torch.autograd.grad(y, leaves, d, is_grads_batched=True, retain_graph=True)
+    wanted = [torch.autograd.grad(y, leaves, one, retain_graph=True) for one in d]
+    for v, w in zip(found, map(torch.stack, zip(*wanted, strict=True)), strict=True):
+        torch.testing.assert_close(v, w, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_outputs_of_a_stack_may_be_written_over(stack: Callable[[], Any]) -> None:
+    layer, x = stack(), torch.randn(4, 2, 3, dtype=torch.float64)
+    wanted = step(layer, x, None)
+    leaves = [x, *layer.parameters()]
+    y, *states = flat(layer(x))
+    torch.manual_seed(3)
+    losses = [(v * torch.randn_like(v)).sum() for v in (y, *states)]
+    y.detach().mul_(2)
+    with torch.no_grad():
+        y.add_(1)
+    loss: Any = sum(losses)
+    same(list(torch.autograd.grad(loss, leaves)), wanted[1 + len(states) :])
 
 
 def test_outputs_may_be_written_in_place() -> None:

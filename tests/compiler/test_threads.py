@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,11 +18,12 @@ from throughtime.compiler.runtime import jit, threads
 BLOCK = """
 import ctypes, os, threading, torch
 from throughtime.compiler.runtime import jit; from throughtime.compiler.runtime import threads
+threads.usable, threads.Gain.add = lambda: 64, lambda *_: None
 found = threads.runtime()
 record = jit.load("record", lambda: RECORD, host()).address("record")
 def team(asked, release_gil=True):
     block = (ctypes.c_int64 * 19)(found.omp_get_thread_num, found.omp_get_num_threads)
-    threads.call(record, ctypes.addressof(block), asked, release_gil)
+    threads.caller(record, asked, release_gil, 0)(ctypes.addressof(block))
     return block[2], *(n for n in block[3:] if n)
 """
 
@@ -48,6 +51,77 @@ for n in (2, 1, 3):
 """
     lines = said(BLOCK + code).splitlines()
     assert lines == ["2 2 2 2", "1 1 1", "3 3 3 3 3"]
+
+
+def test_there_are_no_more_threads_than_cores_that_may_be_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two_threads: None
+) -> None:
+    assert threads.usable() <= len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    (tmp_path / "outer" / "own").mkdir(parents=True)
+    monkeypatch.setattr(
+        threads, "_groups", lambda: [tmp_path / "outer/own", tmp_path / "outer", tmp_path]
+    )
+    for outer, own, wanted in (
+        ("max 100000", "max 100000", 8),
+        ("max 100000", "350000 100000", 3),
+        ("150000 100000", "350000 100000", 1),
+        ("50000 100000", "max 100000", 1),
+        ("broken", "200000 100000", 2),
+    ):
+        (tmp_path / "outer" / "cpu.max").write_text(outer + "\n")
+        (tmp_path / "outer" / "own" / "cpu.max").write_text(own + "\n")
+        threads._quota.cache_clear()
+        assert threads.usable() == wanted
+        assert threads.available() == min(2, wanted)
+    threads._quota.cache_clear()
+
+
+def test_teams_that_lose_are_not_asked_for_a_while() -> None:
+    gain = threads.Gain()
+    first, most = threads.KEPT
+    gain.add(first / 2, 0.0)
+    gain.add(-first, 1.0)  # one call that waited
+    assert gain.alone_until == 0
+    pauses = []
+    for now in range(10, 20):
+        while gain.alone_until < now:
+            gain.add(-first, now)
+        pauses.append(gain.alone_until - now)
+        gain.alone_until = 0
+    assert pauses[0] == pytest.approx(10 * first) and pauses == sorted(pauses)
+    assert pauses[-1] == threads.PAUSES[1]
+    for _ in range(100):
+        gain.add(1.0, 30.0)
+    lost = 0.0
+    while not gain.alone_until:  # what was gained in a hundred seconds is kept up to a bound
+        gain.add(-0.001, 40.0)
+        lost += 0.001
+    assert lost == pytest.approx(most, abs=0.002)
+    assert gain.alone_until - 40 == pytest.approx(threads.PAUSES[0])
+
+
+def test_while_teams_lose_a_call_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, slow, asked = [0.0], [0.001], list[int]()
+
+    def team(_: int, argument: int, count: int, flags: int) -> None:
+        asked.append(count)
+        clock[0] += slow[0]
+
+    def by_one(argument: int) -> None:
+        asked.append(1)
+        clock[0] += 0.0015
+
+    monkeypatch.setattr(threads, "_team", lambda _: team)
+    monkeypatch.setattr(threads, "alone", lambda *_: by_one)
+    monkeypatch.setattr(threads, "_now", lambda: clock[0])
+    monkeypatch.setattr(threads, "_gain", threads.Gain())
+    call = threads.caller(0, 2, True, 2000)
+    for wait, share in ((0.001, 0), (0.008, 0.9), (0.001, 0)):
+        slow[0], asked[:] = wait, []
+        for _ in range(2000):
+            call(0)
+        assert abs(asked[1000:].count(1) / 1000 - share) <= 0.1
 
 
 def test_the_threads_are_those_that_torch_has() -> None:
@@ -116,7 +190,7 @@ def test_inside_a_region_there_is_one_thread() -> None:
 torch.set_num_threads(2)
 seen = []
 function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: seen.append(threads.available()))
-threads.call(ctypes.cast(function, ctypes.c_void_p).value, 0, 2, True)
+threads.caller(ctypes.cast(function, ctypes.c_void_p).value, 2, True, 0)(0)
 print(seen, threads.available())
 """
     assert said(BLOCK + code).strip() == "[1, 1] 2"
@@ -147,7 +221,7 @@ def test_other_python_threads_run_when_the_gil_is_released(release_gil: bool) ->
 
     other = threading.Thread(target=answer)
     other.start()
-    threads.call(wait, ctypes.addressof(block), 1, release_gil)
+    threads.caller(wait, 1, release_gil, 0)(ctypes.addressof(block))
     other.join()
     assert block[2] == release_gil
 

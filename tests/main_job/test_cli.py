@@ -65,7 +65,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
             "length must be left out, since pronounce does not read it, got 9",
         ),
         (["train"], "missing TASK; see throughtime train --help"),
-        (["train", "pronounce", "--cell", "lstn"], "got 'lstn'; did you mean lstm?"),
+        (["train", "pronounce", "--cell", "lstn"], "got 'lstn'; did you mean LSTM?"),
         (["train", "latch", "--dropout", "0.1"], "dropout must be left out, since latch does not"),
         (
             ["train", "latch", "--horizon", "2"],

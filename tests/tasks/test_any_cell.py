@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import throughtime
+from tests.main_job.small import small_dictionary
 from tests.main_job.test_cli_explain import OWN
 from throughtime import cells
 from throughtime.cells import available as every_cell
@@ -69,6 +70,50 @@ def test_every_cell_learns_a_forecast(cell: str) -> None:
     model = task.model()
     task.loss(model, task.epoch(0)[0]).backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+TEXTS = ("tag", "translate", "pronounce")
+
+
+@pytest.mark.parametrize("cell", [BUILT.get(n, n) for n in sorted(every_cell()) if n != "GRUD"])
+def test_every_cell_tags_and_translates(cell: str) -> None:
+    for name in ("tag", "translate"):
+        kind = find(name)
+        task = kind(resolve(kind, SMALL | {"cell": cell, "layers": 2}))
+        model = task.model()
+        task.loss(model, task.epoch(0)[0]).backward()
+        assert all(p.grad is not None and p.grad.any() for p in model.parameters()), name
+        assert task.answer(model.eval(), ["the old house"])
+    memory, state = model.encode(torch.tensor([[2], [3]]))
+    given = torch.tensor([[1], [3], [4]])
+    steps = []
+    for one in given.split(1):
+        logits, state = model.decode(one, memory, state)
+        steps.append(logits)
+    assert torch.allclose(torch.cat(steps), model(torch.tensor([[2], [3]]), given), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tag", "translate", "pronounce", "classify", "language"])
+def test_layers_start_as_asked(name: str) -> None:
+    kind = find(name)
+    with small_dictionary():
+        made = [kind(resolve(kind, SMALL | {"cell": "LSTM", **start})).model() for start in (
+            {"start": "orthogonal"}, {"start": "chrono", "horizon": 9}, {"start": "torch"},
+        )]  # fmt: skip
+    for one, is_so in zip(made, (True, False, False), strict=True):
+        layers = [m for m in one.modules() if isinstance(m, throughtime.Recurrent)]
+        for layer in layers:
+            kept = layer.state_dict()["weight_hh_l0"][: layer.hidden_sizes[0]]
+            assert torch.allclose(kept @ kept.T, torch.eye(len(kept)), atol=1e-5) == is_so
+    forget = layers[0].cell.gates.index("f")
+    for layer in (m for m in made[1].modules() if isinstance(m, throughtime.Recurrent)):
+        bias = sum(layer.state_dict()[f"bias_{n}_l0"] for n in ("ih", "hh"))
+        bias = bias.unflatten(0, (-1, layer.hidden_sizes[0]))[forget]
+        assert bool(((0 <= bias) & (bias <= np.log(8))).all())
+    with pytest.raises(OptionError, match="horizon must be 0 or a whole number of at least 3, got"):
+        kind(resolve(kind, SMALL | {"start": "timescales", "horizon": 2})).model()
+    with pytest.raises(OptionError, match="Elman has no gate that keeps its state"):
+        kind(resolve(kind, SMALL | {"start": "forget", "cell": "rnn"})).model()
 
 
 def test_channels_of_uneven_rows_are_those_by_hand() -> None:
@@ -147,12 +192,35 @@ def test_a_cell_of_ones_own_is_trained_and_found_again(
         ("forecast", {"cell": "lsmt"}, "cell must be one of .*, got 'lsmt'; did you mean LSTM"),
         ("forecast", {"cell": "nowhere.py"}, "nowhere.py"),
         ("language", {"cell": "GRUD"}, "what language has, no direct inputs, and it reads gap"),
+        *(
+            (task, given, said)
+            for task in TEXTS
+            for given, said in (
+                ({"cell": "GRUD"}, f"what {task} has, no direct inputs, and it reads gap"),
+                ({"cell": "lsmt"}, "cell must be one of .*, got 'lsmt'; did you mean LSTM"),
+                ({"cell": "nowhere.py"}, "nowhere.py"),
+            )
+        ),
     ],
 )
 def test_a_wrong_cell_is_one_sentence(task: str, given: dict[str, Any], said: str) -> None:
     kind = find(task)
     with pytest.raises((OptionError, OSError), match=said):
         kind(resolve(kind, SMALL | given)).model()
+
+
+@pytest.mark.parametrize("name", ["tag", "translate"])
+def test_a_cell_of_ones_own_tags_and_translates(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("mine.py").write_text(OWN)
+    flags = "--hidden 4 --steps 4 --validate-every 2 --batch-size 8 --threads 1 --cell mine.py"
+    assert main(["train", name, *flags.split(), "--out", "run"]) == 0
+    run = Path("run").resolve()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert main(["predict", str(run), "the old house"]) == 0
+    assert throughtime.load(run).recipe.cell == str(run.parent / "mine.py")
 
 
 def test_layers_are_those_of_the_recipe() -> None:

@@ -16,13 +16,13 @@ import throughtime
 from throughtime.cli import main
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks import find
+from throughtime.tasks.knowledge import _labels
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tag.builtin import make_tagged
 from throughtime.tasks.translate import Translate
 from throughtime.tasks.translate.baselines import Lexicon, measure
 from throughtime.tasks.translate.builtin import make_pairs
 from throughtime.tasks.translate.facts import cut, join
-from throughtime.tasks.translate.layers import _labels
 from throughtime.tasks.translate.model import END, IGNORED, START, Translator
 from throughtime.tasks.translate.search import beam, greedy
 from throughtime.train.begin import begin, go_on, resolve
@@ -176,8 +176,8 @@ def test_the_lexicon_finds_each_word() -> None:
 def test_labels_of_the_units_around() -> None:
     source = torch.tensor([[2, 4], [3, 2], [2, 0]])
     label = {2: 0, 3: 1}
-    assert _labels(source, label, 1).tolist() == [[-1, -1], [0, -1], [1, -1]]
-    assert _labels(source, label, -1).tolist() == [[1, 0], [0, -1], [-1, -1]]
+    assert _labels(source, label, 1, 0).tolist() == [[-1, -1], [0, -1], [1, -1]]
+    assert _labels(source, label, -1, 0).tolist() == [[1, 0], [0, -1], [-1, -1]]
 
 
 @pytest.mark.parametrize(

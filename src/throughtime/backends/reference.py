@@ -90,7 +90,7 @@ def _run_direction(call: Call, d: int) -> Result:
 def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:
     """Step after step: t, the state after it, and the same with zeros behind a row's end."""
     T = call.x.shape[0]
-    U, p, roots = _matrices(call, d), _vectors(call, d), _roots(call, d)
+    U, p, roots = matrices(call, d), vectors(call, d), _roots(call, d)
     rounded = call.rounded
     alive = None if call.lengths is None else _alive(call)
     rows = None if alive is None else _stand_ins(alive.squeeze(-1))
@@ -180,7 +180,7 @@ def _masked_inputs(call: Call, alive: Tensor) -> dict[str, Tensor]:
     return {n: torch.where(alive, v, 0) for n, v in (call.inputs or {}).items()}
 
 
-def _matrices(call: Call, d: int) -> Names:
+def matrices(call: Call, d: int) -> Names:
     """`U` of the cell's equations: a block of weight_hh for each gate, and the products."""
     cell, weights = call.cell, call.weights[d]
     mask = None if call.recurrent_mask is None else call.recurrent_mask[d]
@@ -194,7 +194,7 @@ def _matrices(call: Call, d: int) -> Names:
     return Names("U", found)
 
 
-def _vectors(call: Call, d: int) -> Names:
+def vectors(call: Call, d: int) -> Names:
     weights: Mapping[str, Tensor] = call.weights[d]
     return Names("p", {n: weights[n] for n in call.cell.layout.vectors})
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughtime.tasks.picture import Curve, Picture, Plot
+from throughtime.tasks.picture import Curve, Picture, Plot, draw_knowledge
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from throughtime.diagnosis.report.report import Report
     from throughtime.tasks import Task
     from throughtime.train.run import Run
+
+_FEW = 3  # rows of a table that are said too
 
 
 def keep_page(
@@ -37,7 +39,7 @@ def keep_page(
     from throughtime.diagnosis.report.page.write import run_page
 
     results = json.loads(run.results.read_text("utf-8"))
-    pictures = [learning(run, task), *task.pictures(model), *_found(results.get("findings", {}))]
+    pictures = [learning(run, task), *task.pictures(model), *_found(results)]
     panels = [_panel("ABCDEFGHIJ"[n], one) for n, one in enumerate(pictures)]
     title = f"{task.name}: {run.folder.resolve().name}"
     text = run_page(title, _facts(run, results), _figures(task, results), panels, report, reason)
@@ -70,15 +72,22 @@ def _curve(name: str, rows: list[tuple[float, float]]) -> Curve:
     return Curve(name, [step for step, _ in rows], [value for _, value in rows])
 
 
-def _found(findings: dict[str, list[dict[str, Any]]]) -> list[Picture]:
-    """What a task found of its layers, as tables."""
+def _found(results: dict[str, Any]) -> list[Picture]:
+    """What a task found of its model: the tables of its results, which are lists of rows."""
+    tables = {name: rows for name, rows in results.items() if isinstance(rows, list) and rows}
     return [
-        Picture(
-            title=name.replace("_", " "), lead="In numbers.", head=tuple(rows[0]),
-            table=tuple(tuple(row.values()) for row in rows),
+        draw_knowledge(rows) if name == "probe" else Picture(
+            title=f"In numbers: {name.replace('_', ' ')}", lead="Beside the figures above.",
+            says=tuple(map(_in_words, rows)) if len(rows) <= _FEW else (),
+            head=tuple(rows[0]), table=tuple(tuple(row.values()) for row in rows),
         )
-        for name, rows in findings.items() if rows
+        for name, rows in tables.items()
     ]  # fmt: skip
+
+
+def _in_words(row: dict[str, Any]) -> str:
+    said = (f"{n} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in row.items())
+    return f"{', '.join(said)}."
 
 
 def _facts(run: Run, results: dict[str, Any]) -> dict[str, str]:
@@ -124,6 +133,7 @@ def _chart(plot: Plot) -> Chart:
         numbers = [list(values) for _, values in plot.rows]
         chart.heat(range(len(numbers[0])), numbers, "share")
         chart.rows([name for name, _ in plot.rows])
+        chart.columns(plot.columns)
         return chart
     for number, curve in enumerate(plot.curves):
         colour = None if curve.beside else number
@@ -135,4 +145,5 @@ def _chart(plot: Plot) -> Chart:
             chart.line(curve.name, curve.x, curve.y, colour)
     if plot.line:
         chart.mark_y(*plot.line)
+    chart.columns(plot.columns)
     return chart

@@ -50,8 +50,9 @@ def _scan_watched(call: Call, backend: str) -> Result:
         by_torch = by_torch and OPEN["torch"].refuses(call) is None
         if not by_torch and torch.onnx.is_in_onnx_export():
             raise TransformError(
-                f"torch.onnx.export has operators for plain calls of throughtime's and torch.nn's "
-                f"RNN, LSTM and GRU alone, not for this call of {type(call.cell).__name__}"
+                f"torch.onnx.export with dynamo=False has operators for plain calls of "
+                f"throughtime's and torch.nn's RNN, LSTM and GRU alone, not for this call of "
+                f"{type(call.cell).__name__}; export with dynamo=True"
             )
         return OPEN["torch"].run(call) if by_torch else operator(call, backend)
     if transform_depth():

@@ -1,4 +1,4 @@
-"""The short way of a layer: plain calls of small work, without all that they do not use.
+"""The short way of a layer: plain calls, without all that they do not use.
 
 A call that it does not know, for a kind of tensor, a mode of torch or a shape, goes the long way
 (layers/), with the same bits.
@@ -16,8 +16,9 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.backends.cpu.look import take_lines, take_plain, take_whole
 from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, find_way, prepare
 from throughtime.backends.torch_kernels import is_large_step
+from throughtime.compiler.runtime.threads import available
 from throughtime.scan.plain import is_watched
-from throughtime.scan.short import Recorded, record
+from throughtime.scan.short import Recorded, RecordedStack, record_of
 from throughtime.torch_private import Guard, any_autocast, dual_level, guard
 
 BACKENDS = ("auto", "cpu")
@@ -44,10 +45,11 @@ class ShortCall(NamedTuple):
         kind: what of the layer it follows from.
         names: of the weights of all layers.
         parts: for each layer where its weights, and its own states, are among the tensors.
-        ways: of each layer,
-        recorded: the same where a backward pass may follow; empty where none does.
+        ways: of each layer.
+        recorded: the same where a backward pass may follow, else None.
         finals: shapes of the final states of all layers; empty where each has its own.
         turned: whether outputs are given as (B, T, width).
+        shared: by how many threads, all that there are; 0 of work too small to be shared.
     """
 
     check: Guard
@@ -57,9 +59,10 @@ class ShortCall(NamedTuple):
     names: tuple[str, ...]
     parts: tuple[tuple[slice, slice], ...]
     ways: tuple[Way, ...]
-    recorded: tuple[Recorded, ...]
+    recorded: Recorded | RecordedStack | None
     finals: tuple[tuple[int, ...], ...]
     turned: bool
+    shared: int
 
 
 class ShortWay:
@@ -123,13 +126,17 @@ class ShortWay:
             or call.kind != self._kind(layer)
             or [v.untyped_storage().nbytes() for v in tensors] != call.bytes
             or x.untyped_storage().nbytes() < call.x_bytes
+            or (call.shared and call.shared != available())
         ):
             call = self._prepare(layer, key, x, tensors[len(call.names) :], records, steps)
             if call is None:
                 return None
             tensors = [known[name] for name in call.names]
             tensors += state
-        y, final = (_recorded if call.recorded else _carried)(call, x, tensors)
+        if call.recorded is None:
+            y, final = _carried(call, x, tensors)
+        else:
+            y, *final = call.recorded.record(x, *tensors)
         return (y.transpose(0, 1) if call.turned else y), final
 
     def _prepare(
@@ -140,8 +147,8 @@ class ShortWay:
         if not layer.is_plain or (isinstance(steps, tuple) and not self._comes_again(key)):
             return None
         layout, kind = self._layout(layer, x, steps), self._kind(layer)
-        layers = None if layout is None else self._layers_of(layer, x.dtype)
-        if layout is None or layers is None or any_autocast() or kind[-1]:
+        layers = None if layout is None or kind[-1] else self._layers_of(layer, x.dtype)
+        if layout is None or layers is None or any_autocast():
             return None
         found = _weights_of(layer, layers)
         if found is None or not self._are_whole(layers, layout, x, state):
@@ -149,17 +156,17 @@ class ShortWay:
         names, weights, parts = found
         tensors = x, *weights, *state
         keep = records and any(v.requires_grad for v in tensors)
-        large = layer.backend == "auto" and is_large_step(layer, layout.T)
-        own = keep or self.own_states
-        ways = None if large else _ways(layers, layout, x, keep, bool(state), own)
-        if ways is None:
+        by_torch = layer.backend == "auto" and is_large_step(layer, layout.T)
+        ways = _ways(layers, layout, x, keep, bool(state), self.own_states)
+        if by_torch or ways is None:
             self._add(key, None)
             return None
+        finals = self._finals(layers, layout)
+        own = tuple(zip(parts, self._states(layers, len(names), state), strict=True))
+        recorded = record_of(ways, own, finals) if keep else None
         call = ShortCall(
-            guard(tensors), [v.untyped_storage().nbytes() for v in tensors[1:]], x.nbytes,
-            kind, names, tuple(zip(parts, self._states(layers, len(names), state), strict=True)),
-            tuple(ways), tuple(Recorded(way) for way in ways) if keep else (),
-            self._finals(layers, layout), layout.turned,
+            guard(tensors), [v.untyped_storage().nbytes() for v in tensors[1:]], x.nbytes, kind,
+            names, own, tuple(ways), recorded, finals, layout.turned, max(w.shared for w in ways),
         )  # fmt: skip
         self._add(key, call)
         return call
@@ -275,7 +282,7 @@ class ShortStep(ShortWay):
         return BatchForm(1, lead[0] if lead else 1, lead, lead, single=True)
 
 
-_NEW = ShortCall(lambda *_: False, [], 0, (), (), (), (), (), (), False)
+_NEW = ShortCall(lambda *_: False, [], 0, (), (), (), (), None, (), False, 0)
 """Of a shape that has not come before."""
 
 
@@ -315,7 +322,7 @@ def _weights_of(
 def _ways(
     layers: Sequence[ShortLayer], layout: BatchForm, x: Tensor, keep: bool, given: bool, own: bool
 ) -> list[Way] | None:
-    """Of each layer; `own`: with tensors of states of its own. None: the call is too large."""
+    """Of each layer; `own`: with tensors of states of its own. None: one has no short way."""
     ways = []
     for i, layer in enumerate(layers):
         place, count = (0, 1) if own else (i, len(layers))
@@ -339,20 +346,3 @@ def _carried(call: ShortCall, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor
         way.region.run((x, y, *tensors[part], *tensors[states], *final))
         x = y
     return x, finals
-
-
-def _recorded(call: ShortCall, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor, list[Tensor]]:
-    """The same of one that is."""
-    if len(call.recorded) == 1:
-        y, *final = record(call.recorded[0], x, *tensors)
-        return y, final
-    finals, D = [], call.ways[0].layer.D
-    for i, (one, (part, states)) in enumerate(zip(call.recorded, call.parts, strict=True)):
-        own = tensors[states]
-        if call.finals:
-            own = [v[i * D : (i + 1) * D] for v in own]
-        x, *final = record(one, x, *tensors[part], *own)
-        finals.append(final)
-    if call.finals:
-        return x, [torch.cat(v) for v in zip(*finals, strict=True)]
-    return x, [v for final in finals for v in final]

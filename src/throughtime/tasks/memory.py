@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from throughtime import Recurrent, initialise
-from throughtime.errors import DataError, OptionError
+from throughtime.errors import DataError
+from throughtime.tasks.layers import start_of
 from throughtime.tasks.recipe import Recipe, cell_called
 from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 
 _BATCHES, _HELD_OUT, _EXAMPLES = 100, 512, 4
-_SHORTEST = 3  # steps of a time scale that a start can be given
 _SPLITS = {"train": 0, "validation": 1, "test": 2}
 
 
@@ -42,7 +42,7 @@ class Rememberer(nn.Module):
             cell_called(recipe.cell), inputs, recipe.hidden, num_layers=recipe.layers
         )
         self.readout = nn.Linear(recipe.hidden, outputs)
-        _start(self, recipe)
+        initialise(self, **start_of(recipe))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Answers to sequences (T, B, inputs)."""
@@ -53,20 +53,6 @@ class Rememberer(nn.Module):
     def plain_stack(self) -> list[nn.Module]:
         """The parts in the order in which a step goes through them, for an export."""
         return [self.recurrent, self.readout]
-
-
-def _start(model: nn.Module, recipe: Recipe) -> None:
-    """Gives a fresh model the start its recipe names."""
-    horizon, length = recipe.horizon, recipe.length
-    starts: dict[str, dict[str, Any]] = {
-        "torch": {"recurrence": "torch"},
-        "orthogonal": {"recurrence": "orthogonal"},
-        "identity": {"recurrence": "identity"},
-        "forget": {"forget_bias": 1.0},
-        "chrono": {"chrono": horizon or length},
-        "timescales": {"recurrence": "orthogonal", "timescales": (2, horizon or 3 * length)},
-    }
-    initialise(model, **starts[recipe.start])
 
 
 class MemoryTask(Task):
@@ -91,13 +77,6 @@ class MemoryTask(Task):
         }
         for name, steps in (("quick", 1000), ("full", 10000))
     }
-
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
-        if 0 < recipe.horizon < _SHORTEST:
-            raise OptionError(
-                f"horizon must be 0 or a whole number of at least {_SHORTEST}, got {recipe.horizon}"
-            )
 
     @property
     def steps(self) -> int:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+_MOST = 20  # classes of a matrix
+_WORST = 3  # mistakes that are said
 
 Numbers = Sequence[float]
 
@@ -37,7 +43,8 @@ class Plot:
         says: what it shows, for those who do not see it.
         x, y: the axes with their units.
         curves: what is drawn; for a map nothing.
-        rows: of a map, the name of each row and its numbers; its columns are numbered from 0.
+        rows: of a map, the name of each row and its numbers.
+        columns: names along the horizontal axis, at 0, 1, 2, ...; numbers where it is empty.
         line: a height to be marked, with its words.
         of: whose it is, above it.
     """
@@ -47,6 +54,7 @@ class Plot:
     y: str
     curves: tuple[Curve, ...] = ()
     rows: tuple[tuple[str, Numbers], ...] = ()
+    columns: tuple[str, ...] = ()
     line: tuple[float, str] | None = None
     of: str = ""
 
@@ -69,3 +77,102 @@ class Picture:
     plots: tuple[Plot, ...] = ()
     head: tuple[str, ...] = ()
     table: tuple[tuple[str | float, ...], ...] = ()
+
+
+def draw_confusion(
+    said: Tensor, truth: Tensor, classes: Sequence[str], kind: str = "classes"
+) -> Picture:
+    """How often each class was taken for each; of many classes the most frequent ones.
+
+    Args:
+        said, truth: (N,) numbers of classes.
+        classes: their names.
+        kind: what they are, in the plural.
+    """
+    counts = torch.zeros(len(classes), len(classes), dtype=torch.long)
+    counts.index_put_((truth, said), torch.tensor(1), accumulate=True)
+    kept = counts.sum(1).sort(descending=True, stable=True).indices[:_MOST].sort().values
+    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1))[kept][:, kept].tolist()
+    names = tuple(classes[n] for n in kept.tolist())
+    pairs = [(a, b) for a in range(len(classes)) for b in range(len(classes)) if a != b]
+    worst = sorted(((int(counts[a, b]), a, b) for a, b in pairs if counts[a, b]), reverse=True)
+    says = [f"{n} of {classes[a]} are taken for {classes[b]}." for n, a, b in worst[:_WORST]]
+    if len(classes) > _MOST:
+        says.append(f"Of {len(classes)} {kind} the {_MOST} most frequent ones are shown.")
+    plot = Plot("confusion matrix", "what the net says", "what is right",
+                rows=tuple(zip(names, shares, strict=True)), columns=names)  # fmt: skip
+    return Picture(
+        title=f"Which {kind} does it take for which?",
+        lead="Rows are what is right, columns what the net says, as shares of the row. A net that "
+        "is always right is a diagonal.",
+        says=tuple(says),
+        plots=(plot,),
+        head=("right", *(f"said {name}" for name in names)),
+        table=tuple(zip(names, *counts[kept][:, kept].T.tolist(), strict=True)),
+    )
+
+
+def draw_attention(
+    looks: Sequence[tuple[Sequence[str], Sequence[str], Tensor]], read: str, written: str
+) -> Picture:
+    """Where a decoder looks as it writes each unit of some sequences.
+
+    Args:
+        looks: the units read, those written, and the weights (written, read) of each sequence.
+        read, written: what they are, for the axes.
+    """
+    plots = tuple(
+        Plot(f"weights of attention over {''.join(source)}", read, written,
+             rows=tuple(zip(target, weights.tolist(), strict=True)), columns=tuple(source))
+        for source, target, weights in looks
+    )  # fmt: skip
+    return Picture(
+        title="Where does it look?",
+        lead="The weights of attention as it writes: a row for each unit that it writes, a column "
+        "for each that it reads; each row sums to 1.",
+        plots=plots,
+    )
+
+
+def draw_knowledge(rows: Sequence[dict[str, Any]]) -> Picture:
+    """What a linear map reads of each layer, from the rows of `ask_layers`."""
+    asked = dict.fromkeys(row["of"] for row in rows)
+    groups = {name: [row for row in rows if row["of"] == name] for name in asked}
+    measured = {name: few for name, few in groups.items() if "accuracy" in few[0]}
+    head = tuple(next(iter(measured.values()))[0]) if measured else ()
+    return Picture(
+        title="What does each layer know?",
+        lead="A linear map of what each layer gives is fitted on half of the sequences and asked "
+        "for the other half. A layer knows what it tells better than the map tells labels that "
+        "were shuffled, which can only be memorised.",
+        says=tuple(map(_known, groups.values())),
+        plots=tuple(map(_by_layer, measured.values())),
+        head=head,
+        table=tuple(tuple(row.values()) for few in measured.values() for row in few),
+    )
+
+
+def _known(rows: Sequence[dict[str, Any]]) -> str:
+    name = rows[0]["of"]
+    if "accuracy" not in rows[0]:
+        return f"Of the {name} nothing was measured: {rows[0]['not measured']}."
+    best = max(rows, key=lambda row: float(row["accuracy"]))
+    place = "the input" if best["place"] == "input" else best["place"]
+    return (
+        f"The {name} is read best from {place}, {100 * best['accuracy']:.1f} %; there "
+        f"shuffled labels are read to {100 * best['shuffled_labels']:.1f} %."
+    )
+
+
+def _by_layer(rows: Sequence[dict[str, Any]]) -> Plot:
+    x = range(len(rows))
+    curves = (
+        Curve("as it is", x, [row["accuracy"] for row in rows]),
+        Curve("shuffled labels", x, [row["shuffled_labels"] for row in rows], beside=True),
+    )
+    most = rows[0]["most_frequent"]
+    return Plot(
+        f"share read right of the {rows[0]['of']}, by layer", "place", "share read right", curves,
+        columns=tuple(row["place"] for row in rows), line=(most, "the most frequent one"),
+        of=rows[0]["of"],
+    )  # fmt: skip

@@ -95,12 +95,13 @@ class Recipe:
     length: int = option(100, "Steps of a sequence, in the memory tasks", at_least=4)
     start: Literal["torch", "orthogonal", "identity", "forget", "chrono", "timescales"] = option(
         "torch",
-        "Initial values, in the memory tasks",
+        "Initial values of the recurrent layers",
         choices=("torch", "orthogonal", "identity", "forget", "chrono", "timescales"),
     )
     horizon: int = option(
         0,
-        "Longest time scale, in steps; 0: the length for chrono, three times it for timescales",
+        "Longest time scale of a start, in steps; 0: the length, or 100, for chrono, three times "
+        "it for timescales",
         at_least=0,
     )
     seed: int = option(0, "Fixes initial weights, batch order, dropout", at_least=0, below=2**31)
@@ -132,7 +133,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecipe(Recipe):
-    """A recipe of a task on files of the user's, which takes any cell."""
+    """A recipe of a task that takes any cell, and files of the user's."""
 
     cell: str = option("lstm", "Recurrent cell: one of `throughtime cells`, or FILE.py:NAME")
 

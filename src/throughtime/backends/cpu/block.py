@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -109,6 +109,7 @@ class Template:
         self._given: list[tuple[int, str]] = []
         self._held: list[Any] = []
         self._ready: list[Ready] = []
+        self._caller: Callable[[int], None] | None = None
         self.counters = range(0)
         for i, name in enumerate(COMMON):
             self._set(i, common.get(name, 0))
@@ -162,6 +163,12 @@ class Template:
             self._set(place + i, value)
         return InBlock(8 * place)
 
+    def caller(self, region: int, team: Team) -> Callable[[int], None]:
+        """What calls the region; it and its team are those of the template's shape."""
+        if self._caller is None:
+            self._caller = threads.caller(region, *team.how)
+        return self._caller
+
     def run(self, region: int, team: Team, addresses: Mapping[str, int]) -> None:
         """Call the region with these tensors."""
         try:
@@ -171,7 +178,7 @@ class Template:
         if ready.arena is None:
             ready.work_in(self, take(self.arena_bytes))
         self.write(ready, addresses)
-        threads.call(region, ready.address, team.threads, team.release_gil)
+        self.caller(region, team)(ready.address)
         if ready.arena is not None and (self.arena_bytes > KEPT_BYTES or self._ready):
             give_back(ready.arena)
             ready.arena = None

@@ -15,7 +15,8 @@ from throughtime.backends.cpu.block import Ready, Template
 from throughtime.backends.cpu.memory import give_back, take
 from throughtime.backends.cpu.schedule import Team
 from throughtime.compiler.llvm.arguments import COMMON
-from throughtime.compiler.runtime import threads
+
+_Finish = Callable[[], object] | None
 
 MOST: Final = 64
 """Regions that wait, each with some kilobytes of words and what it holds."""
@@ -28,12 +29,12 @@ class Queue:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[int, Ready, Team, Callable[[], object] | None, Any]] = []
+        self._waiting: list[tuple[Callable[[int], None], Ready, _Finish, Any]] = []
         self._arenas: dict[Template, np.ndarray] = {}
 
     def put(
         self, template: Template, region: int, team: Team, addresses: Mapping[str, int],
-        finish: Callable[[], object] | None, held: Any,
+        finish: _Finish, held: Any,
     ) -> None:  # fmt: skip
         """Let a region wait.
 
@@ -50,15 +51,15 @@ class Queue:
             self._arenas[template] = take(template.arena_bytes)
         ready.work_in(template, self._arenas[template])
         template.write(ready, addresses)
-        self._waiting.append((region, ready, team, finish, held))
+        self._waiting.append((template.caller(region, team), ready, finish, held))
         if len(self._waiting) >= MOST:
             self.run()
 
     def run(self) -> None:
         """Run all that waits."""
         waiting, self._waiting = self._waiting, []
-        for region, ready, team, finish, _ in waiting:
-            threads.call(region, ready.address, team.threads, team.release_gil)
+        for call, ready, finish, _ in waiting:
+            call(ready.address)
             if finish is not None:
                 finish()
         while self._arenas:
@@ -67,7 +68,7 @@ class Queue:
 
 def carry(
     queue: Queue | None, template: Template, region: int, team: Team,
-    addresses: Mapping[str, int], finish: Callable[[], object] | None = None, *held: Any,
+    addresses: Mapping[str, int], finish: _Finish = None, *held: Any,
 ) -> None:  # fmt: skip
     """Run a region, or let it wait where there is a queue; arguments as `Queue.put` has them."""
     if queue is not None:

@@ -36,11 +36,10 @@ from throughtime.backends.cpu.products import (
     set_runs,
 )
 from throughtime.backends.cpu.schedule import (
-    flops_of,
+    forward_team,
     part_address,
     steps_in_block,
     target,
-    team_for,
     whole_vectors,
     widths_for,
 )
@@ -104,10 +103,7 @@ def _carry(
     call: Call, found: Plan, rows: Rows, result: Result, saved: Tensor | None,
     queue: Queue | None, owner: Tensor | None,
 ) -> None:  # fmt: skip
-    step_bytes = len(found.with_u) * call.hidden_size**2 * call.x.element_size()
-    if found.own or not found.fused:  # members of a chunk meet once a step, and no oftener
-        step_bytes = -1
-    team = team_for(flops_of(found, call, rows.N), call.directions, rows.B, step_bytes)
+    team = forward_team(found, call, rows.N, rows.B)
     key = key_of(call, rows, team, result.sequences[0])
     template, shape, layout = template_for(key, saved is not None, owner is not None)
     if owner is not None and not has_room(owner, layout):

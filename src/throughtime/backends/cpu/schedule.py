@@ -133,12 +133,24 @@ class Team(NamedTuple):
         chunks: of rows, for each direction.
         members: threads that share a chunk, at most.
         release_gil: whether other Python threads may run meanwhile.
+        alone_us: predicted microseconds of one thread.
     """
 
     threads: int
     chunks: int
     members: int
     release_gil: bool
+    alone_us: float
+
+    @property
+    def how(self) -> tuple[int, bool, float]:
+        """What `threads.caller` takes beside the function."""
+        return self.threads, self.release_gil, self.alone_us
+
+
+def is_shared(flops: float) -> bool:
+    """Whether so much work is given to as many threads as there are."""
+    return flops > PARALLEL_US * FLOPS_PER_US
 
 
 def team_for(flops: float, directions: int, rows: int, step_bytes: int = -1) -> Team:
@@ -151,12 +163,13 @@ def team_for(flops: float, directions: int, rows: int, step_bytes: int = -1) -> 
         step_bytes: of the matrices that one step reads, where members may share a chunk, else
             negative; sharing costs one meeting a step, and pays where reading takes longer.
     """
-    free = threads.available() if flops > PARALLEL_US * FLOPS_PER_US else 1
+    free = threads.available() if is_shared(flops) else 1
     shared = step_bytes >= SHARED_BYTES
     chunks = max(1, min(free // directions, rows // CHUNK_ROWS if shared else rows))
     members = free // (chunks * directions) if shared else 1
-    release = threads.worth_releasing(flops / FLOPS_PER_US / free)
-    return Team(free, chunks, max(1, members), release)
+    alone_us = flops / FLOPS_PER_US
+    release = threads.worth_releasing(alone_us / free)
+    return Team(free, chunks, max(1, members), release, alone_us)
 
 
 def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:
@@ -165,6 +178,14 @@ def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:
     fit = CACHED_BYTES // max(1, rows * bytes)
     most = max(1, min(T, max(fit, -(-least_rows // max(1, rows)))))
     return -(-T // -(-T // most)) if T else 1
+
+
+def forward_team(plan: Plan, call: Call, rows: int, in_batch: int) -> Team:
+    """The team of a forward pass of so many rows over all steps, so many of them in the batch."""
+    step_bytes = len(plan.with_u) * call.hidden_size**2 * call.x.element_size()
+    if plan.own or not plan.fused:  # members of a chunk meet once a step, and no oftener
+        step_bytes = -1
+    return team_for(flops_of(plan, call, rows), call.directions, in_batch, step_bytes)
 
 
 def flops_of(plan: Plan, call: Call, rows: int) -> float:

@@ -2,6 +2,10 @@
 
 One parallel region a call, in the OpenMP runtime that torch runs in: a second pool would fight with
 the first for the cores. The runtime is looked up when first needed; nothing is linked to it.
+
+A region ends when the last thread of its team does. Where another program has the core that one of
+them would run on, all wait for the system's next tick, milliseconds, so then calls go alone for a
+while.
 """
 
 from __future__ import annotations
@@ -9,9 +13,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 
@@ -60,31 +66,47 @@ def _address(library: ctypes.CDLL, name: str) -> int:
 def available() -> int:
     """How many threads a call may use now.
 
-    That is `torch.get_num_threads()`, asked at every call; 1 in a process forked from the one that
-    imported this package, where torch has no OpenMP runtime, and inside another parallel region.
+    That is `torch.get_num_threads()`, asked at every call, but no more than `usable()`; 1 in a
+    process forked from the one that imported this package, where torch has no OpenMP runtime, and
+    inside another parallel region.
     """
     found = runtime()
     if found is None or os.getpid() != _PROCESS or _question(found.omp_in_parallel)():
         return 1
-    return torch.get_num_threads()
+    return min(torch.get_num_threads(), usable())
 
 
-def call(function: int, argument: int, threads: int, release_gil: bool) -> None:
-    """Runs `void function(void *argument)` once on every thread of a team, and waits for all.
+def usable() -> int:
+    """How many cores this process may use: those it is bound to, and what its group is given."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, _quota())
 
-    Args:
-        function: the function's address. The team may be smaller than asked for: it asks the
-            runtime how many there are, and which one it is.
-        argument: the address it is given.
-        threads: 1 runs on the calling thread, without the runtime; at most `available()`.
-        release_gil: lets other Python threads run meanwhile; see `worth_releasing`.
+
+@functools.cache
+def _quota() -> int:
+    """Whole cores that the control groups of this process may use; many where nothing is said.
+
+    Of a core and a half it is one: two threads would be stopped for a quarter of the time.
     """
-    if threads == 1:
-        alone(function, release_gil)(argument)
-        return
-    found = runtime()
-    assert found is not None, "available() gives one thread where there is no runtime"
-    _team(found.GOMP_parallel, release_gil)(function, argument, threads, 0)
+    cores = float(1 << 16)
+    for group in _groups():
+        try:
+            given, period = (group / "cpu.max").read_text().split()
+            cores = min(cores, int(given) / int(period))
+        except (OSError, ValueError):  # not said there, or "max"
+            continue
+    return max(1, int(cores))
+
+
+def _groups() -> list[Path]:
+    """Folders of this process's control group and of those around it."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    path, top = Path("/sys/fs/cgroup", own.lstrip("/")), Path("/sys/fs/cgroup")
+    return [path, *(p for p in path.parents if p.is_relative_to(top))]
 
 
 def worth_releasing(predicted_us: float) -> bool:
@@ -99,6 +121,90 @@ def _prototype(release_gil: bool) -> Callable[..., Callable[..., Callable[..., N
     return ctypes.CFUNCTYPE if release_gil else ctypes.PYFUNCTYPE
 
 
+def caller(
+    function: int, threads: int, release_gil: bool, alone_us: float
+) -> Callable[[int], None]:
+    """Runs `void function(void *argument)` once on every thread of a team, and waits for all.
+
+    What is given is called with the argument's address, for calls that do the same work. It goes
+    alone while teams are kept waiting.
+
+    Args:
+        function: the function's address. The team may be smaller than asked for: it asks the
+            runtime how many there are, and which one it is.
+        threads: 1 runs on the calling thread, without the runtime; at most `available()`.
+        release_gil: lets other Python threads run meanwhile; see `worth_releasing`.
+        alone_us: microseconds that one thread is predicted to take.
+    """
+    if threads == 1:
+        return alone(function, release_gil)
+    return Shared(function, threads, release_gil, alone_us)
+
+
+class Shared:
+    """Calls of a function on all threads of a team, or alone while others have the cores.
+
+    How long it takes alone is predicted at first, then known from the fastest call that went alone;
+    and it is at most as many times the time of the fastest team as that has threads.
+
+    Args:
+        function, threads, release_gil, alone_us: as `caller` takes them.
+    """
+
+    def __init__(self, function: int, threads: int, release_gil: bool, alone_us: float) -> None:
+        self._function, self._threads = function, threads
+        self._team, self._alone = _team(release_gil), alone(function, release_gil)
+        self._best, self._best_alone, self._predicted = _EVER, _EVER, alone_us / 1e6
+
+    def __call__(self, argument: int) -> None:
+        begun = _now()
+        if begun < _gain.alone_until:
+            self._alone(argument)
+            self._best_alone = min(self._best_alone, _now() - begun)
+            return
+        self._team(self._function, argument, self._threads, 0)
+        ended = _now()
+        took = ended - begun
+        by_one = self._predicted if self._best_alone == _EVER else self._best_alone
+        self._best = min(self._best, took)
+        _gain.add(min(by_one, self._threads * self._best) - took, ended)
+
+
+class Gain:
+    """What teams have gained over the calling thread alone, and the pause when that is lost.
+
+    Gain is kept up to a bound, so that some calls that were kept waiting do no harm, and many do.
+    A pause is twice as long as the one before while teams go on to lose.
+
+    Attributes:
+        alone_until: seconds of `time.perf_counter`; calls before go alone.
+    """
+
+    def __init__(self) -> None:
+        self.alone_until, self._kept, self._pause = 0.0, KEPT[0], PAUSES[0]
+
+    def add(self, seconds: float, now: float) -> None:
+        """A team's call has gained so much, or lost it."""
+        self._kept = min(KEPT[1], self._kept + seconds)
+        if seconds >= 0:
+            self._pause = max(PAUSES[0], self._pause / 2)
+        elif self._kept < 0:
+            self.alone_until = now + max(self._pause, 10 * -seconds)
+            self._kept, self._pause = KEPT[0], min(PAUSES[1], 2 * self._pause)
+
+
+KEPT: Final = 0.01, 0.05
+"""Seconds of gain that are there at first, and at most: a call that waits loses a tick or two of
+the system's, four milliseconds each, and one such call among ten is better than ten alone."""
+
+PAUSES: Final = 0.02, 1.0
+"""Seconds for which calls go alone, at first and at most."""
+
+_EVER: Final = float("inf")
+_now = time.perf_counter
+_gain = Gain()  # of the process: whoever has the cores has them for all layers
+
+
 @functools.cache
 def alone(function: int, release_gil: bool) -> Callable[[int], None]:
     """The function on the calling thread, to be called with its argument's address."""
@@ -106,9 +212,11 @@ def alone(function: int, release_gil: bool) -> Callable[[int], None]:
 
 
 @functools.cache
-def _team(GOMP_parallel: int, release_gil: bool) -> Callable[[int, int, int, int], None]:
+def _team(release_gil: bool) -> Callable[[int, int, int, int], None]:
+    found = runtime()
+    assert found is not None, "available() gives one thread where there is no runtime"
     pointers, numbers = [ctypes.c_void_p] * 2, [ctypes.c_uint] * 2
-    return _prototype(release_gil)(None, *pointers, *numbers)(GOMP_parallel)
+    return _prototype(release_gil)(None, *pointers, *numbers)(found.GOMP_parallel)
 
 
 @functools.cache

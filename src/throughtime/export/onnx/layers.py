@@ -12,8 +12,7 @@ from throughtime.backends.cpu.operands import masks_of
 from throughtime.backends.cpu.unshare import call_apart
 from throughtime.compiler.plan import Plan, plan
 from throughtime.errors import OptionError
-from throughtime.export.onnx.names import OnnxGraph, onnx_package
-from throughtime.export.onnx.operations import Operations
+from throughtime.export.onnx.graph import OnnxGraph, Operations, onnx_package
 from throughtime.export.onnx.operators import Operator, operator_of, operator_weights
 from throughtime.export.program import Values
 
@@ -63,7 +62,7 @@ def _starts(out: OnnxGraph, call: Call, rows: str) -> list[str]:
 def _write_operator(
     out: OnnxGraph, call: Call, found: Operator, given: Given, states: list[str]
 ) -> tuple[str, list[str]]:
-    W, R, B, P = operator_weights(call, found)
+    W, R, B, P = (None if v is None else v.detach().numpy() for v in operator_weights(call, found))
     inputs = [given.x, out.constant(W), out.constant(R), out.constant(B), given.lengths or ""]
     inputs += states
     if P is not None:

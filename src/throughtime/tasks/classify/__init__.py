@@ -21,7 +21,7 @@ from throughtime.tasks.classify.labels import ClassifyRecipe, Labels
 from throughtime.tasks.classify.model import Classifier, Unpadded, varied
 from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.passes import generator_of
-from throughtime.tasks.picture import Picture, Plot
+from throughtime.tasks.picture import Picture, draw_confusion
 from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
@@ -42,7 +42,7 @@ class Classify(TableTask):
     name = "classify"
     options = ClassifyRecipe
     monitor = "nats"
-    ignores = ("length", "start", "horizon")
+    ignores = ("length",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"hidden": 64, "batch_size": 32, "lr": 4e-3, "steps": 400, "warmup": 50,
                   "validate_every": 50, "dropout": 0.5, "smoothing": 0.1},
@@ -178,7 +178,7 @@ class Classify(TableTask):
     def pictures(self, model: nn.Module) -> list[Picture]:
         """The confusion matrix of the test part."""
         items = self._items["test"]
-        return [confusion(answers(model, items).argmax(-1), items.truth, self.facts.classes)]
+        return [draw_confusion(answers(model, items).argmax(-1), items.truth, self.facts.classes)]
 
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         """Training sequences of the length that stands most often, which need no padding."""
@@ -194,25 +194,6 @@ def answers(model: nn.Module, items: Items) -> Tensor:
     """Logits (N, classes) of sequences, in their order."""
     every = torch.arange(len(items.names)).split(_AT_ONCE)
     return torch.cat([model(*items.batch(part)[:2]) for part in every])
-
-
-def confusion(said: Tensor, truth: Tensor, classes: list[str]) -> Picture:
-    """How often each class (N,) was taken for each."""
-    counts = torch.zeros(len(classes), len(classes), dtype=torch.long)
-    counts.index_put_((truth, said), torch.tensor(1), accumulate=True)
-    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).tolist()
-    pairs = [(a, b) for a in range(len(classes)) for b in range(len(classes)) if a != b]
-    worst = sorted(((int(counts[a, b]), a, b) for a, b in pairs if counts[a, b]), reverse=True)[:3]
-    rows = tuple(zip(classes, shares, strict=True))
-    return Picture(
-        title="Which classes does it take for which?",
-        lead="Rows are the right classes, columns what the net says, numbered as the rows from 0; "
-        "each row sums to 1. A net that is always right is a diagonal.",
-        says=tuple(f"{n} of {classes[a]} are taken for {classes[b]}." for n, a, b in worst),
-        plots=(Plot("confusion matrix", "what the net says", "what is right", rows=rows),),
-        head=("right", *(f"said {name}" for name in classes)),
-        table=tuple((name, *row) for name, row in zip(classes, counts.tolist(), strict=True)),
-    )
 
 
 def measure(logits: Tensor, truth: Tensor) -> dict[str, float]:

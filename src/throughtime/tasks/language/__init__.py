@@ -48,7 +48,7 @@ class Language(Task):
     monitor = "bits_per_character"
     shares = False
     asks = "LINE"
-    ignores = ("directions", "merge", "start", "horizon", "smoothing")
+    ignores = ("directions", "merge", "smoothing")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"directions": 1, "hidden": 192, "batch_size": 32, "lr": 4e-3, "steps": 1200,
                   "validate_every": 200, "length": 64, "dropout": 0.1},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any, ClassVar
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.picture import Picture, draw_attention
 from throughtime.tasks.pronounce.answers import RULE, pronounce, rates
 from throughtime.tasks.pronounce.batches import Epoch, Group, groups
 from throughtime.tasks.pronounce.words import (
@@ -20,10 +22,12 @@ from throughtime.tasks.pronounce.words import (
     split,
     without_stress,
 )
+from throughtime.tasks.recipe import FileRecipe, Recipe
 from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 from throughtime.tasks.translate.model import IGNORED, Reader, Translator, shift
+from throughtime.tasks.translate.search import write_looking
 
-_EXAMPLES = 8
+_EXAMPLES, _DRAWN = 8, 3
 _LETTERS, _SPOKEN = 12, 11  # of the words that a diagnosis looks at; the end counts as a sound
 
 
@@ -31,7 +35,8 @@ class Pronounce(Task):
     """Learns to say English words: 126 thousand of them, split by word."""
 
     name = "pronounce"
-    ignores = ("length", "start", "horizon")
+    options = FileRecipe
+    ignores = ("length",)
     asks = "WORD"
     monitor = "per"  # it moves before the first whole word is right
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -45,6 +50,10 @@ class Pronounce(Task):
             "validate_every": 1000,
         },
     }
+
+    @classmethod
+    def settle(cls, recipe: Recipe) -> Recipe:
+        return with_cell_found(recipe)
 
     @cached_property
     def _groups(self) -> list[Group]:
@@ -103,6 +112,16 @@ class Pronounce(Task):
         always = max(counted, key=lambda one: (counted[one], one))
         return rates(dict.fromkeys(_side(split), always), _side(split))
 
+    def pictures(self, model: nn.Module) -> list[Picture]:
+        """Where it looks as it says some words of the test part."""
+        assert isinstance(model, Translator)
+        looks = []
+        for word in _spread(_side("test"))[:_DRAWN]:
+            said, weights = write_looking(model, torch.tensor(ALPHABET.read(word)))
+            sounds = [*ALPHABET.write(said), "end"][: len(said)]
+            looks.append((word, sounds, weights))
+        return [draw_attention(looks, "letters read", "sounds said")]
+
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         words = [item.lower() for item in items]
         answers = self._answers(model, words)
@@ -123,8 +142,13 @@ def _side(name: str) -> dict[str, tuple[Pronunciation, ...]]:
 
 def _examples(answers: Mapping[str, Pronunciation]) -> tuple[Example, ...]:
     """Words at even distances through the split, so that they are the same in every run."""
-    words = sorted(answers)[:: max(1, len(answers) // _EXAMPLES)][:_EXAMPLES]
-    return tuple(_example(word, answers[word]) for word in words)
+    return tuple(_example(word, answers[word]) for word in _spread(answers))
+
+
+def _spread(words: Iterable[str]) -> list[str]:
+    """Some words at even distances."""
+    every = sorted(words)
+    return every[:: max(1, len(every) // _EXAMPLES)][:_EXAMPLES]
 
 
 def _example(word: str, answer: Pronunciation) -> Example:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from throughtime.errors import DataError
-from throughtime.tasks.recipe import Recipe, did_you_mean, option, short
+from throughtime.tasks.recipe import FileRecipe, did_you_mean, option, short
 from throughtime.tasks.tables.read import digest, open_text, told_by_polars
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import BUILTIN
@@ -26,7 +26,7 @@ _BY_NAME = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextRecipe(Recipe):
+class TextRecipe(FileRecipe):
     """A recipe of a table of text."""
 
     data: str = option(BUILTIN, "File to learn from; builtin: sentences made here")

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from throughtime import probe
-from throughtime.errors import DataError, OptionError, ShapeError
+from throughtime.errors import DataError
+from throughtime.tasks.knowledge import ask_layers
+from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.picture import Picture, draw_confusion
 from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
 from throughtime.tasks.tables.batches import Batches
 from throughtime.tasks.tables.table import DataTable
@@ -47,7 +49,7 @@ class Tag(TableTask):
     more_is_better = True
     lines = True
     asks = "'SENTENCE'"
-    ignores = ("length", "start", "horizon")
+    ignores = ("length",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"hidden": 64, "batch_size": 32, "lr": 4e-3, "steps": 600, "warmup": 50,
                   "validate_every": 100, "dropout": 0.3},
@@ -63,7 +65,9 @@ class Tag(TableTask):
     @classmethod
     def settle(cls, recipe: Recipe) -> Recipe:
         assert isinstance(recipe, TagRecipe)
-        return replace(recipe, facts=json.loads(json.dumps(asdict(find_tags(recipe)))))
+        return replace(
+            with_cell_found(recipe), facts=json.loads(json.dumps(asdict(find_tags(recipe))))
+        )
 
     @cached_property
     def facts(self) -> TagFacts:
@@ -208,10 +212,19 @@ class Tag(TableTask):
             torch.tensor([int(guess(t).argmax()) if t.casefold() in seen else -1 for t in one])
             for one in found.tokens[:count]
         ]
+        inputs = [items.batch(part)[0] for part in parts]
+        words = [pad_sequence([items.tokens[n] for n in part]) for part in parts]
         rows = []
         for name, marks in (("label", items.truth), ("word's class", classes)):
-            rows += _probed(model, items, parts, name, marks)
+            truth = [pad_sequence([marks[n] for n in p], padding_value=-1) for p in parts]
+            rows += ask_layers(name, model, inputs, truth, words)
         return {"probe": rows}
+
+    def pictures(self, model: nn.Module) -> list[Picture]:
+        """The confusion matrix of the test part."""
+        items = self._items["test"]
+        said = torch.cat(answers(model, items)).argmax(-1)
+        return [draw_confusion(said, torch.cat(items.truth), self.facts.labels, "labels")]
 
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
         """The label of each token, and how probable it is."""
@@ -294,24 +307,3 @@ def answers(model: nn.Module, items: Numbered) -> list[Tensor]:
         for column, n in enumerate(part):
             found[n] = logits[: len(items.tokens[n]), column]
     return [found[n] for n in range(len(order))]
-
-
-def _probed(
-    model: nn.Module, items: Numbered, parts: list[list[int]], name: str, marks: Sequence[Tensor]
-) -> list[dict[str, Any]]:
-    """A row for the input and each layer; one that says why where there are too few sentences."""
-    inputs = [items.batch(part)[0] for part in parts]
-    words = [pad_sequence([items.tokens[n] for n in part]) for part in parts]
-    truth = [pad_sequence([marks[n] for n in part], padding_value=-1) for part in parts]
-    try:
-        found = probe(model, inputs, truth, types=words)
-    except (OptionError, ShapeError) as error:
-        return [{"of": name, "not measured": str(error)}]
-    return [
-        {
-            "of": name, "place": "input" if one.layer is None else f"layer {one.layer}",
-            "accuracy": one.accuracy, "shuffled_labels": one.control_accuracy,
-            "most_frequent": one.majority_share, "tokens": one.held_out_count,
-        }
-        for one in found
-    ]  # fmt: skip

@@ -14,14 +14,14 @@ Recognition (2016), without its conditional random field.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from throughtime import Recurrent
-from throughtime.tasks.recipe import Recipe, cell_called
+from throughtime.tasks.layers import make_layers
+from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tag.facts import PADDING, UNKNOWN, TagFacts
 
 IGNORED = -100  # a target the loss does not look at
@@ -77,8 +77,8 @@ class Tagger(nn.Module):
     """Tokens (T, B, 1 + C) to logits (T, B, labels).
 
     Args:
-        recipe: cell, directions, merge, layers, hidden and dropout; words and what their
-            characters say are as wide as a direction.
+        recipe: cell, directions, merge, layers, hidden, dropout and start; words and what
+            their characters say are as wide as a direction.
         facts: words, characters and labels.
     """
 
@@ -90,12 +90,10 @@ class Tagger(nn.Module):
         # So small that a rare word begins as an unknown one.
         nn.init.normal_(self.words.weight, std=recipe.hidden**-0.5)
         self.characters = nn.Embedding(len(facts.character_numbers), width)
-        self.speller = Recurrent(cell_called(recipe.cell), width, width, bidirectional=True)
-        self.layers = Recurrent(
-            cell_called(recipe.cell), recipe.hidden + 2 * width, recipe.hidden,
-            num_layers=recipe.layers, bidirectional=recipe.directions == 2, merge=recipe.merge,
-            dropout=recipe.dropout if recipe.layers > 1 else 0.0,
-        )  # fmt: skip
+        narrow = replace(recipe, hidden=width, layers=1, directions=2, merge="concat")
+        self.speller = make_layers(narrow, width)
+        spelled = 2 * self.speller.cell.widths(width)[0]
+        self.layers = make_layers(recipe, recipe.hidden + spelled)
         self.readout = nn.Linear(self.layers.output_size, len(facts.labels))
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -15,6 +15,9 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.errors import DataError
+from throughtime.tasks.knowledge import ask_for_neighbours
+from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.picture import Picture, draw_attention
 from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
 from throughtime.tasks.tables.batches import Batches
 from throughtime.tasks.tables.table import DataTable
@@ -23,7 +26,6 @@ from throughtime.tasks.tables.text import digest_of
 from throughtime.tasks.task import Batch, Example, Posed, Score
 from throughtime.tasks.translate.baselines import RULE, Lexicon, check_figures, measure
 from throughtime.tasks.translate.facts import (
-    PADDING,
     TranslateFacts,
     TranslateRecipe,
     cut,
@@ -37,15 +39,23 @@ from throughtime.tasks.translate.find import (
     sides_of,
     source_table,
 )  # fmt: skip
-from throughtime.tasks.translate.layers import probe_layers
-from throughtime.tasks.translate.model import END, IGNORED, Reader, Translator, shift
-from throughtime.tasks.translate.search import beam, greedy
+from throughtime.tasks.translate.model import (
+    END,
+    IGNORED,
+    PADDING,
+    Encoder,
+    Reader,
+    Translator,
+    shift,
+)
+from throughtime.tasks.translate.search import beam, greedy, write_looking
 
 if TYPE_CHECKING:
     import polars as pl
 
 _EXAMPLES = 6
 _AT_ONCE = 256  # rows that are decoded side by side
+_DRAWN, _LOOKED_AT = 3, {"characters": 40, "words": 16}  # sources drawn, their longest
 _VALIDATED = 200  # pairs that a validation translates; its nats are of all
 
 
@@ -72,7 +82,7 @@ class Translate(TableTask):
     more_is_better = True
     lines = True
     asks = "'TEXT'"
-    ignores = ("length", "start", "horizon")
+    ignores = ("length",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"hidden": 96, "batch_size": 32, "lr": 4e-3, "steps": 1200, "warmup": 100,
                   "validate_every": 200, "dropout": 0.1},
@@ -89,7 +99,9 @@ class Translate(TableTask):
     def settle(cls, recipe: Recipe) -> Recipe:
         assert isinstance(recipe, TranslateRecipe)
         check_figures()
-        return replace(recipe, facts=json.loads(json.dumps(asdict(find_translations(recipe)))))
+        return replace(
+            with_cell_found(recipe), facts=json.loads(json.dumps(asdict(find_translations(recipe))))
+        )
 
     @cached_property
     def facts(self) -> TranslateFacts:
@@ -226,12 +238,28 @@ class Translate(TableTask):
     def findings(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
         """What the encoder's layers know, and the figures of greedy decoding beside the beam's."""
         assert isinstance(model, Translator)
-        found = {"probe": probe_layers(model, self._encoded["test"].sources)}
+        found = {
+            "probe": ask_for_neighbours(Encoder(model), self._encoded["test"].sources, PADDING)
+        }
         if self.options_given.beam == 1:
             return found
         pairs = self._pairs["test"]
         said = self._said(model, pairs.sources, width=1)
         return {"greedy": [dict(measure(said, pairs.targets))], **found}
+
+    def pictures(self, model: nn.Module) -> list[Picture]:
+        """Where it looks as it writes for some short sources of the test part."""
+        assert isinstance(model, Translator)
+        units, targets = self.options_given.units, self.facts.targets
+        sources = sorted(self._pairs["test"].sources, key=lambda text: len(self._cut(text)))
+        fit = [text for text in sources if len(self._cut(text)) <= _LOOKED_AT[units]]
+        chosen = fit[:: -max(1, len(fit) // _DRAWN)][:_DRAWN]
+        looks = []
+        for text, source in zip(chosen, self._numbers(chosen), strict=True):
+            said, weights = write_looking(model, source)
+            names = ["end" if n == END else targets.unit(n) for n in said]
+            looks.append((self._cut(text), names, weights))
+        return [draw_attention(looks, f"{units} read", f"{units} written")]
 
     def measure_on(
         self, model: nn.Module, table: DataTable

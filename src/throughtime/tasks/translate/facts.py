@@ -11,9 +11,9 @@ from typing import Any, Literal
 from throughtime.tasks.recipe import option, settled
 from throughtime.tasks.tables.sides import Vocabulary
 from throughtime.tasks.tables.text import TextRecipe
-from throughtime.tasks.translate.model import END
+from throughtime.tasks.translate.model import END, PADDING
 
-PADDING, UNKNOWN = 0, 1  # of sources; targets have END and START there, and UNKNOWN behind them
+UNKNOWN = PADDING + 1  # of sources; targets have END and START there, and UNKNOWN behind them
 _WORDS = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _BEFORE, _BEHIND = re.compile(r"\s+([.,;:!?)\]»”’%])"), re.compile(r"([¿¡(\[«“])\s+")
 

@@ -14,12 +14,15 @@ Source: Luong, Pham and Manning, Effective Approaches to Attention-based Neural 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from throughtime import Recurrent
-from throughtime.tasks.recipe import Recipe, cell_called
+from throughtime.tasks.layers import make_layers
+from throughtime.tasks.recipe import Recipe
 
+PADDING = 0  # of sources
 END = 0  # closes a target
 START = 1  # what the decoder is given first
 IGNORED = -100  # a target the loss does not look at
@@ -34,8 +37,8 @@ class Translator(nn.Module):
     """Source units (T, B) to target units (S, B).
 
     Args:
-        recipe: cell, directions, merge, layers, hidden and dropout; the decoder is twice as wide
-            as one direction of the encoder, the embeddings half as wide.
+        recipe: cell, directions, merge, layers, hidden, dropout and start; the decoder is twice as
+            wide as one direction of the encoder, the embeddings half as wide.
         sources: how many units a source may have.
         targets: how many units a target may have, with the start and end.
     """
@@ -43,27 +46,20 @@ class Translator(nn.Module):
     def __init__(self, recipe: Recipe, sources: int, targets: int) -> None:
         super().__init__()
         width, narrow = 2 * recipe.hidden, max(1, recipe.hidden // 2)
-        between = recipe.dropout if recipe.layers > 1 else 0.0
         self.layers = recipe.layers
         self.dropout = nn.Dropout(recipe.dropout)
         self.source = nn.Embedding(sources, narrow)
         self.target = nn.Embedding(targets, narrow)
-        self.encoder = Recurrent(
-            cell_called(recipe.cell),
-            narrow,
-            recipe.hidden,
-            num_layers=recipe.layers,
-            bidirectional=recipe.directions == 2,
-            merge=recipe.merge,
-            dropout=between,
+        self.encoder = make_layers(recipe, narrow)
+        self.decoder = make_layers(replace(recipe, hidden=width, directions=1), narrow)
+        read, said = self.encoder.output_size, self.decoder.output_size
+        first = self.encoder.cell.widths(recipe.hidden), self.decoder.cell.widths(width)
+        self.bridges = nn.ModuleList(  # each state: all directions to all layers of the decoder
+            nn.Linear(recipe.directions * one, recipe.layers * other)
+            for one, other in zip(*first, strict=True)
         )
-        self.decoder = Recurrent(
-            cell_called(recipe.cell), narrow, width, num_layers=recipe.layers, dropout=between
-        )
-        read = self.encoder.output_size
-        self.bridges = _bridges(recipe, width)
-        self.key = nn.Linear(read, width, bias=False)
-        self.mix = nn.Linear(width + read, width)
+        self.key = nn.Linear(read, said, bias=False)
+        self.mix = nn.Linear(said + read, width)
         self.readout = nn.Linear(width, targets)
 
     def forward(self, source: Tensor, given: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -88,11 +84,22 @@ class Translator(nn.Module):
 
     def seen(self, out: Tensor, memory: Memory) -> Tensor:
         """What attention reads for each of the decoder's outputs (S, B, H)."""
-        read, keys, *behind = memory
-        scores = torch.einsum("tbh,sbh->bts", out, keys)
+        return torch.einsum("bst,tbe->sbe", self.weights(out, memory), memory[0])
+
+    def weights(self, out: Tensor, memory: Memory) -> Tensor:
+        """How much each of the decoder's outputs looks at each source unit, (B, S, T)."""
+        _, keys, *behind = memory
+        scores = torch.einsum("sbh,tbh->bst", out, keys)
         if behind:
             scores = scores.masked_fill(behind[0].T[:, None], -torch.inf)
-        return torch.einsum("bts,sbe->tbe", scores.softmax(-1), read)
+        return scores.softmax(-1)
+
+    @torch.no_grad()
+    def looks(self, source: Tensor, target: Tensor) -> Tensor:
+        """The weights (S, T) with which each unit of one target (S,) was written."""
+        memory, state = self.encode(source[:, None])
+        out, _ = self.decoder(self.target(shift(target[:, None])), state)
+        return self.weights(out, memory)[0]
 
     def _first_state(self, last: State) -> State:
         """The decoder's state from the states (D, B, H) of the encoder's last layer.
@@ -108,11 +115,22 @@ class Translator(nn.Module):
         return tuple(tuple(state[layer] for state in split) for layer in range(layers))
 
 
-def _bridges(recipe: Recipe, width: int) -> nn.ModuleList:
-    """One linear map a state: all directions of the encoder to all layers of the decoder."""
-    states = len(cell_called(recipe.cell).state)
-    read = recipe.directions * recipe.hidden
-    return nn.ModuleList(nn.Linear(read, recipe.layers * width) for _ in range(states))
+class Encoder(nn.Module):
+    """The encoder of a translator, of one input: sources (T, B).
+
+    Args:
+        translator: the model.
+    """
+
+    def __init__(self, translator: Translator) -> None:
+        super().__init__()
+        self.source, self.encoder = translator.source, translator.encoder
+
+    def forward(self, source: Tensor) -> Tensor:
+        """The encoder's outputs (T, B, E)."""
+        lengths = (source != PADDING).sum(0)
+        read: Tensor = self.encoder(self.source(source), lengths=lengths)[0]
+        return read
 
 
 class Reader(nn.Module):

@@ -31,6 +31,14 @@ def greedy(model: Translator, source: Tensor, lengths: Tensor | None = None) -> 
     return torch.cat(said)
 
 
+def write_looking(model: Translator, source: Tensor) -> tuple[list[int], Tensor]:
+    """What is written greedily for one source (T,), END with it, and the attention (S, T)."""
+    units = greedy(model, source[:, None])[:, 0]
+    ends = (units == END).nonzero()
+    units = units[: int(ends[0]) + 1] if len(ends) else units
+    return units.tolist(), model.looks(source, units)
+
+
 @torch.no_grad()
 def beam(model: Translator, source: Tensor, lengths: Tensor, width: int) -> Tensor:
     """As `greedy`, with the `width` likeliest beginnings of each row followed at once.

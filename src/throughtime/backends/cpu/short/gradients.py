@@ -12,9 +12,10 @@ from throughtime.backends.cpu.backward_pass import Asked, template_for
 from throughtime.backends.cpu.gradients import shapes_for
 from throughtime.backends.cpu.look import any_short, take_lines, take_whole
 from throughtime.backends.cpu.memory import LEAST_BYTES, lend
-from throughtime.backends.cpu.schedule import team_for
+from throughtime.backends.cpu.schedule import is_shared, team_for
 from throughtime.backends.cpu.short.layer import Way
 from throughtime.backends.cpu.short.region import Place, ShortRegion
+from throughtime.compiler.runtime.threads import available
 from throughtime.torch_private import Guard, guard
 
 MOST_KINDS: Final = 4
@@ -43,6 +44,7 @@ class Back(NamedTuple):
         rooms: shape of each gradient that is written, and whether its memory is needed again.
         cuts: number and length of those whose lines are written longer than they are.
         order: for each input the number of its room; -1: it has no gradient.
+        shared: by how many threads, all that there are; 0 of work too small to be shared.
     """
 
     check: Guard
@@ -51,6 +53,7 @@ class Back(NamedTuple):
     rooms: tuple[tuple[tuple[int, ...], bool], ...]
     cuts: tuple[tuple[int, int], ...]
     order: tuple[int, ...]
+    shared: int
 
     def any_short(self, tensors: Sequence[Tensor]) -> bool:
         """Whether one of these has a storage that is too small for it."""
@@ -101,7 +104,12 @@ class Derivative:
             key = d_y.stride(), *key
         tensors += [v.contiguous() for v in d_final if v is not None]
         back = self._backs.get(key)
-        if back is None or not back.check(*tensors) or back.any_short(tensors):
+        if (
+            back is None
+            or not back.check(*tensors)
+            or back.any_short(tensors)
+            or (back.shared and back.shared != available())
+        ):
             if not self._sees(tensors, needs):
                 return None
             back = self._prepare(key, tensors, d_results, needs)
@@ -144,7 +152,8 @@ class Derivative:
         layer, layout = self._way.layer, self._way.layout
         count = 1 + len(layer.parameters)
         wants = Wants(needs[0], any(needs[1:count]), any(needs[count:]))
-        team = team_for(2 * layer.work(layout, tensors[0]), layer.D, layout.B)
+        work = 2 * layer.work(layout, tensors[0])
+        team = team_for(work, layer.D, layout.B)
         d_y = None if d_results[0] is None else tensors[len(needs) + 2]
         strides = (0, 0) if d_y is None else layout.strides(d_y)
         first = 0 if d_y is None else layer.widths[0] * layer.bytes
@@ -152,7 +161,7 @@ class Derivative:
         template, shape = template_for(layer.key(layout, tensors[0], team), asked)
         rooms, written, order, aside = self._written(tensors, wants, needs)
         places = [*self._read(len(needs) > count, d_results), *written]
-        region = ShortRegion(template, shape.code.region, team.release_gil, places, aside)
+        region = ShortRegion(template, shape.code.region, team, places, aside)
         region.fix_all(layer.ragged_words(layout, tensors[0], shape, d_y=strides[1]))
         if d_y is None:
             region.fix("d_y", template.word("zeros"))
@@ -163,9 +172,9 @@ class Derivative:
         # What is cut is given back at once, so large rooms of it are worth keeping.
         least = LEAST_BYTES / layer.bytes
         lent = tuple((shape, cut * math.prod(shape[:-1]) >= least) for shape, cut in rooms)
-        back = Back(guard(tensors), bytes, region, lent, cuts, order)
-        self._backs[key] = back
-        return back
+        shared = team.threads * is_shared(work)
+        self._backs[key] = Back(guard(tensors), bytes, region, lent, cuts, order, shared)
+        return self._backs[key]
 
     def _written(
         self, tensors: Sequence[Tensor], wants: Wants, needs: tuple[bool, ...]

@@ -16,13 +16,13 @@ from throughtime.backends.cpu.forward_pass import kept_shapes, template_for
 from throughtime.backends.cpu.look import FLOATS, parameters_of, take_lines, take_plain, take_whole
 from throughtime.backends.cpu.memory import LEAST_BYTES
 from throughtime.backends.cpu.operands import plan_of
+from throughtime.backends.cpu.products import LEAST_NUMBERS, MOST_ROWS
 from throughtime.backends.cpu.schedule import (
-    FLOPS_PER_US,
-    PARALLEL_US,
     Team,
     flops_of,
+    forward_team,
+    is_shared,
     matrix_names,
-    team_for,
 )
 from throughtime.backends.cpu.shape import Key, Shape
 from throughtime.backends.cpu.short.region import ShortRegion
@@ -102,6 +102,7 @@ class ShortLayer:
         cell, I, H, D, dtype, bias: of the layer.
         widths: of the cell's states.
         parameters: of all directions, as they must be; wanted: their shapes and bytes alone.
+        weights: of one direction, how many numbers.
     """
 
     def __init__(self, cell: Cell, I: int, H: int, D: int, bias: bool, dtype: torch.dtype) -> None:
@@ -111,6 +112,7 @@ class ShortLayer:
         one = parameters_of(cell, I, H, self.bytes)[len(cell.layout.names(bias))]
         self.parameters = tuple(p for d in range(D) for p in one[d])
         self.wanted = tuple((p.shape, p.bytes) for p in self.parameters)
+        self.weights = sum(math.prod(p.shape) for p in one[0])
 
     def call(self, layout: BatchForm, x: Tensor) -> Call:
         """A call as its shape needs it, without weights."""
@@ -155,6 +157,7 @@ class Way(NamedTuple):
         finals: of each final state; of one step, all but the first, which is the output.
         saved: of what is kept for the backward pass; () in inference.
         small: whether that is no more than the C library keeps by itself.
+        shared: by how many threads, all that there are; 0 of work too small to be shared.
     """
 
     layer: ShortLayer
@@ -164,6 +167,7 @@ class Way(NamedTuple):
     finals: tuple[tuple[int, ...], ...]
     saved: tuple[int, ...]
     small: bool
+    shared: int
 
     def sees(self, x: Tensor, weights: Sequence[Tensor | None], state: Sequence[Tensor]) -> bool:
         """Whether the region may read these tensors, looked at one by one."""
@@ -180,7 +184,7 @@ class Way(NamedTuple):
 def find_way(
     layer: ShortLayer, layout: BatchForm, x: Tensor, keep: bool, given: bool, place: int, count: int
 ) -> Way | None:
-    """The forward pass of calls like this one; None: the call is too large for a short way.
+    """The forward pass of calls like this one; None: packs of its weights are kept, elsewhere.
 
     Args:
         layer: whose call.
@@ -190,10 +194,11 @@ def find_way(
         given: whether states to start from are.
         place, count: of this layer, and how many share their tensors of states.
     """
-    B, D, flops = layout.B, layer.D, layer.work(layout, x)
-    if flops * (1 + keep) > PARALLEL_US * FLOPS_PER_US:
+    B, D, shared = layout.B, layer.D, is_shared(layer.work(layout, x))
+    if shared and not keep and layer.weights >= LEAST_NUMBERS and layout.lines <= MOST_ROWS:
         return None
-    team = team_for(flops, D, B)
+    call = layer.call(layout, x)
+    team = forward_team(plan_of(call), call, layout.lines, B)
     template, shape, _ = template_for(layer.key(layout, x, team), keep, False)
     planes, names = layer.planes(B), [p.word for p in layer.parameters]
     places = [("x", 0, 0), ("y", 1, 0), *((word, 2 + i, 0) for i, word in enumerate(names))]
@@ -205,15 +210,16 @@ def find_way(
                 continue
             places += [(f"{word}{s} {d}", first, (place * D + d) * plane) for d in range(D)]
             first += 1
-    saved = kept_shapes(layer.call(layout, x))[0] if keep else ()
+    saved = kept_shapes(call)[0] if keep else ()
     if keep:
         plane = saved[1] * saved[2] * saved[3] * layer.bytes
         places += [(f"saved {d}", first, d * plane) for d in range(D)]
-    region = ShortRegion(template, shape.code.region, team.release_gil, places, aside)
+    region = ShortRegion(template, shape.code.region, team, places, aside)
     region.fix_all(layer.ragged_words(layout, x, shape))
     finals = tuple(layout.state(count * D, w) for w in layer.widths)[layout.single :]
     small = math.prod(saved) * layer.bytes < LEAST_BYTES
-    return Way(layer, layout, region, (*layout.lead, D * layer.widths[0]), finals, saved, small)
+    y = *layout.lead, D * layer.widths[0]
+    return Way(layer, layout, region, y, finals, saved, small, team.threads * shared)
 
 
 def prepare(

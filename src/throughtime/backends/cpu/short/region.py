@@ -10,6 +10,7 @@ from torch import Tensor
 
 from throughtime.backends.cpu.block import RaggedWords, Ready, Template
 from throughtime.backends.cpu.memory import fresh, give_back, take
+from throughtime.backends.cpu.schedule import Team
 from throughtime.compiler.runtime import threads
 
 KEPT_BYTES: Final = 16 * 1024
@@ -23,23 +24,23 @@ Place = tuple[str, int, int]
 
 
 class ShortRegion:
-    """A region of one thread, called with tensors in an order agreed on once.
+    """A region called with tensors in an order agreed on once.
 
     Args:
         template: of its words; what is not named here stays 0, which says "not given".
         function: the region's address.
-        release_gil: whether other Python threads may run meanwhile.
+        team: of threads that run it.
         places: of the addresses.
         aside: name -> bytes of what the region writes and nobody reads.
     """
 
     def __init__(
-        self, template: Template, function: int, release_gil: bool, places: Sequence[Place],
+        self, template: Template, function: int, team: Team, places: Sequence[Place],
         aside: Mapping[str, int] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         words = template.places()
         self._template = template
-        self._function = threads.alone(function, release_gil)
+        self._function = threads.caller(function, *team.how)
         self._places = tuple((words[name], i, first) for name, i, first in places)
         self._counters = tuple(template.counters)
         self._aside = tuple((words[name], bytes) for name, bytes in aside.items())

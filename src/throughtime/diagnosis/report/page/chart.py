@@ -140,6 +140,13 @@ class Chart:
             number = "%{x}: %{z:.3f}" if trace.type == "heatmap" else "%{x:.3g}"
             trace.hovertemplate = f"%{{customdata}}<br>{number}"
 
+    def columns(self, names: Sequence[str]) -> None:
+        """Names along the horizontal axis, at 0, 1, 2, ...; slanted where they would meet."""
+        if names:
+            slant = -45 if max(map(len, names)) > 1 and len(names) > FEW else 0
+            ticks = {"tickvals": list(range(len(names))), "ticktext": [*map(escape, names)]}
+            self.axes(x={**ticks, "tickangle": slant})
+
     def mark_x(self, at: float, words: str) -> None:
         """A line from bottom to top, its words above it; call it after what it is to mark, and
         after a range of the axis."""
