@@ -63,7 +63,9 @@ def main() -> None:
     found["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
     (HERE / "large.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(found["seconds"], f"peak {found['peak_bytes'] / 1e9:.2f} GB, file {size / 1e6:.0f} MB")
-    print("kept" if found["seconds"]["all"] <= SECONDS and found["peak_bytes"] <= BYTES else "missed")
+    print(
+        "kept" if found["seconds"]["all"] <= SECONDS and found["peak_bytes"] <= BYTES else "missed"
+    )
 
 
 def write(file: Path, steps: int, series: int) -> None:

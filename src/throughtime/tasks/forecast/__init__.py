@@ -12,10 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import DataError
-from throughtime.tasks.forecast.ahead import followed, forecast, predict, series_like
+from throughtime.tasks.forecast.ahead import (
+    RULE,
+    followed,
+    forecast,
+    measure,
+    predict,
+    series_like,
+)
 from throughtime.tasks.forecast.baselines import fit_ground, make_baselines
 from throughtime.tasks.forecast.find import border, columns_of, find_facts, table_of
-from throughtime.tasks.forecast.metrics import RULE, measure
 from throughtime.tasks.forecast.model import Forecaster, pinball
 from throughtime.tasks.forecast.options import Facts, ForecastRecipe
 from throughtime.tasks.forecast.pictures import make_pictures

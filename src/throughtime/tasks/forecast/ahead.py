@@ -1,4 +1,4 @@
-"""Forecasts of what comes after the end of a file."""
+"""Forecasts: of windows, how good they are in the units of the file, and after the file's end."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from throughtime.errors import DataError
 from throughtime.tasks.forecast.band import follow_band
 from throughtime.tasks.forecast.find import columns_of
-from throughtime.tasks.forecast.model import QUANTILES, Forecaster
+from throughtime.tasks.forecast.model import MEDIAN, QUANTILES, Forecaster, pinball
 from throughtime.tasks.forecast.options import Facts
 from throughtime.tasks.forecast.series import (
     Series,
@@ -27,6 +27,11 @@ from throughtime.tasks.tables.task import check_like_training
 if TYPE_CHECKING:
     import polars as pl
 
+RULE = (
+    "mae, rmse: of the median, in the target's units; mase: mae over that of the season before in "
+    "the training part; pinball: of the quantiles, in deviations of the training part; "
+    "coverage_80: share of the truth between the quantiles 0.1 and 0.9"
+)
 _AT_ONCE = 500  # windows
 _CHECKED = 500  # windows before a forecast whose truth the band follows
 
@@ -77,6 +82,22 @@ def followed(model: nn.Module, windows: Windows, origins: Tensor) -> Tensor:
     """The same, each with the band that the truth before it asks for."""
     answers, truth = forecast(model, windows, origins), windows.cut(origins)[1]
     return follow_band(answers, truth, origins, windows.series_of(origins))
+
+
+def measure(windows: Windows, origins: Tensor, answers: Tensor) -> dict[str, float]:
+    """The metrics of quantiles (horizon, B, D, 3) for some windows; missing truth is left out."""
+    truth, answers = windows.cut(origins)[1].double(), answers.double()
+    number = windows.series_of(origins)
+    errors = (truth - answers[..., MEDIAN]) * windows.deviations[number]
+    inside = ((answers[..., 0] <= truth) & (truth <= answers[..., -1])).double()
+    inside = torch.where(torch.isfinite(truth), inside, torch.nan)
+    return {
+        "mae": float(errors.abs().nanmean()),
+        "rmse": float(errors.square().nanmean().sqrt()),
+        "mase": float((errors.abs() / windows.naive[number]).nanmean()),
+        "pinball": float(pinball(answers, truth)),
+        "coverage_80": float(inside.nanmean()),
+    }
 
 
 def series_like(table: DataTable, facts: Facts) -> list[Series]:

@@ -15,7 +15,9 @@ class ForecastRecipe(FileRecipe):
     """A recipe with the columns of a table and their roles."""
 
     task: str = option("forecast", "What is learned")
-    data: str = option("builtin", "File to learn from; builtin: two series made here")
+    data: str = option(
+        "builtin", "File, or files by comma or *, to learn from; builtin: two series made here"
+    )
     target: str = option("", "Columns to forecast, by comma; needed with a file")
     time: str = option("", "Column of time; empty: found, or the order of rows")
     series: str = option("", "Column that tells series apart; empty: found, or one series")

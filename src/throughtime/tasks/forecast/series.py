@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from throughtime.errors import DataError
 from throughtime.tasks.tables.clock import MONTHS, NUMBER, Times, find_step, read_times
 from throughtime.tasks.tables.table import DataTable, Numbers
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _DAY = 86400.0
 _CYCLES = (_DAY, 7 * _DAY, 365.2425 * _DAY)
@@ -40,7 +45,7 @@ class Series:
 class TimedRows:
     """Where the rows of each series stand, in the order of their time."""
 
-    places: dict[str, list[int]]
+    places: dict[str, NDArray[np.int64]]
     times: Times
 
     def differences(self) -> Numbers:
@@ -57,26 +62,32 @@ def find_rows(table: DataTable, time: str, series: str) -> TimedRows:
     """
     count = len(table.frame)
     times = read_times(table, time) if time else Times(np.arange(count, dtype=np.float64), "")
-    names = table.texts(series) if series else [""] * count
-    places: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        places.setdefault(name, []).append(row)
+    names, numbers = table.groups(series) if series else ([""], np.zeros(count, np.int64))
+    order = _in_order(numbers, times.values) if time else np.argsort(numbers, kind="stable")
+    borders = np.searchsorted(numbers[order], np.arange(1, len(names)))
+    places = dict(zip(names, np.split(order, borders), strict=True))
     if not time:  # every series counts its own steps
         for rows in places.values():
             times.values[rows] = np.arange(len(rows))
     for name, rows in places.items():
-        order = np.argsort(times.values[rows], kind="stable")
-        places[name] = [rows[place] for place in order]
-        same = (np.diff(times.values[places[name]]) == 0).nonzero()[0]
+        same = (np.diff(times.values[rows]) == 0).nonzero()[0]
         if len(same):
-            first, second = places[name][same[0]], places[name][same[0] + 1]
+            first, second = int(rows[same[0]]), int(rows[same[0] + 1])
             raise DataError(
                 f"a time must stand once{f' in series {name}' if series else ''}, and column "
                 f"{time} has {table.frame[time][first]} in {table.place(first)} and in "
-                f"{table.unit} {table.first + second}; take one out"
+                f"{table.place(second)}; take one out"
                 + ("" if series else ", or name the column of series with --series")
             )
     return TimedRows(places, times)
+
+
+def _in_order(numbers: NDArray[np.int64], times: Numbers) -> NDArray[np.int64]:
+    """The rows by series and time; most files have them so."""
+    after = np.diff(numbers)
+    if bool(((after > 0) | ((after == 0) & (np.diff(times) >= 0))).all()):
+        return np.arange(len(numbers))
+    return np.lexsort((times, numbers))
 
 
 def find_series(table: DataTable, time: str, taken: list[str]) -> str:
@@ -94,9 +105,17 @@ def find_series(table: DataTable, time: str, taken: list[str]) -> str:
             enough = frame[column].null_count() == 0 and groups <= len(frame) // 2
             often = len(frame) / frame[time].n_unique()
             enough = enough and (not table.is_number(column) or often >= max(1.5, groups / 4))
-            if enough and not frame.select(time, column).is_duplicated().any():
+            if enough and _tells_apart(frame, [time, column]):
                 return column
     return ""
+
+
+def _tells_apart(frame: pl.DataFrame, columns: list[str]) -> bool:
+    """Whether no two rows have the same there; of many rows a hash is enough."""
+    few = frame.select(columns)
+    if few.head(_STEPS).is_duplicated().any():
+        return False
+    return len(few) <= _STEPS or few.hash_rows().n_unique() == len(few)
 
 
 def step_of(rows: TimedRows) -> tuple[float, bool]:
@@ -112,8 +131,8 @@ def make_series(
     made = []
     for name, places in rows.places.items():
         times, values = rows.times.values[places], whole[places]
-        if even and len(times) > 1:
-            at = np.round((times - times[0]) / step).astype(np.int64)
+        at = np.round((times - times[0]) / step).astype(np.int64) if even else np.arange(len(times))
+        if at[-1] >= len(times):
             spread = np.full((at[-1] + 1, values.shape[1]), np.nan)
             spread[at] = values
             values, times = spread, times[0] + step * np.arange(at[-1] + 1)

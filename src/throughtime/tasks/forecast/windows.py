@@ -74,10 +74,12 @@ class Windows:
     def __init__(self, series: list[Series], facts: Facts, horizon: int) -> None:
         self.series, self.facts, self.horizon = series, facts, horizon
         self.channels, self.length = channels_of(facts), facts.length
-        parts = [encode(one, facts) for one in series]
-        self.steps = torch.cat([x for x, _ in parts])
-        self.truth = torch.cat([y for _, y in parts])
         self.firsts = np.cumsum([0, *(len(one) for one in series)])
+        count = int(self.firsts[-1])
+        self.steps = torch.empty(count, self.channels.width)
+        self.truth = torch.empty(count, self.channels.targets)
+        for one, begin, end in zip(series, self.firsts[:-1], self.firsts[1:], strict=True):
+            self.steps[begin:end], self.truth[begin:end] = encode(one, facts)
         scales = [scale_of(one, facts) for one in series]
         self.means, self.deviations = (torch.tensor(np.stack(s)) for s in zip(*scales, strict=True))
 
