@@ -104,3 +104,37 @@ RESTARTS: Final = ("first", "rows", "initial", "d_initial")
 """Of one direction's resets: before its i-th step the rows first[i] to first[i + 1] of `rows` start
 anew, none behind the last step; for each state where they go (0: zero); the sums of the gradients
 there, padded rows of each state, or 0 where nobody asks."""
+
+# What functions are given that regions call by their addresses.
+
+TILE: Final = (
+    "start", "start_row", "places", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
+)  # fmt: skip
+"""Of a tile: where chains start (address, bytes from row to row, and V whole numbers: bytes to each
+vector), A (bytes from row to row, and from one part of a row to the next), B (packed: parts x K x V
+vectors), parts and K of each, and C (bytes from row to row)."""
+
+COLUMN_TILE: Final = ("start", "start_row", "A", "A_step", "B", "B_step", "K", "C", "C_row")
+"""Of a tile whose A lies the other way: A[k, r] with r from number to number; bytes from k to k."""
+
+CELL_FORWARD: Final = (
+    "rows", "blocks", "chains", "chains_row", "pre", "pre_row", "old", "state", "state_row",
+    "state_plane", "new", "saved", "saved_row", "vectors", "H_row", "H", "inputs", "widths",
+)  # fmt: skip
+"""Of the cell's step. Every address is that of the first row and unit; `widths` holds the units of
+every width."""
+
+PHASE_FORWARD: Final = (
+    "rows", "pre", "pre_row", "old", "state", "H_row", "state_plane", "to", "vectors", "H",
+    "inputs", "widths",
+)  # fmt: skip
+"""Of what computes the vector that a phase multiplies."""
+
+CELL_BACKWARD: Final = (
+    "rows", "saved", "saved_row", "y", "old", "d_y", "d_state", "state_plane", "direct", "d_sums",
+    "d_sums_row", "vectors", "H_row", "H", "d_own", "own_plane", "own_block", "own_block_plane",
+    "inputs", "d_inputs", "widths",
+)  # fmt: skip
+"""Of the derivative of a step, or of a phase. `d_own` and so on: gradients by the vectors of phases
+other than the old output, these vectors, and bytes from one of them to the next. Rows of direct
+inputs and masks have a line for each."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from throughtime.compiler.llvm.arguments import RUN
+from throughtime.compiler.llvm.arguments import CELL_BACKWARD, PHASE_FORWARD, RUN
 from throughtime.compiler.llvm.writer import Emit, Frame, Num
 from throughtime.compiler.plan import Plan
 
@@ -59,9 +59,11 @@ def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
         start_row = Num(e.b, e.b.select(alone, e.number(0).value, pre_row.value))
         with e.loop(run["blocks"]) as b:
             to, of = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
-            e.call(product, g["block"], start + to, start_row, vector + of, c["H_row"], 0,
-                   packed + b.index * size, 1, run["K"], sums + to, pre_row, g["R"],
-                   vectors)  # fmt: skip
+            e.call(
+                product, block=g["block"], start=start + to, start_row=start_row, A=vector + of,
+                A_row=c["H_row"], A_part=0, B=packed + b.index * size, parts=1, K=run["K"],
+                C=sums + to, C_row=pre_row, rows=g["R"], vectors=vectors,
+            )  # fmt: skip
     return _vector(e, c, f, run_at(e, c, c["early"]))
 
 
@@ -72,9 +74,10 @@ def _vector(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
     n = e.word(c["offset"] + g["t"] * 8) + g["low"]
     with e.when(run["stage"].compare("!=", 0)):
         e.call_at(
-            run["stage"], g["R"], g["pre"], c["sums"] * c["H_row"], g["old"],
-            f["state"] + g["low"] * c["H_row"], c["H_row"], c["state_plane"], own, f["vector"],
-            c["H"], f["inputs"] + n * c["inputs_row"], c["unit_widths"],
+            run["stage"], PHASE_FORWARD, rows=g["R"], pre=g["pre"], pre_row=c["sums"] * c["H_row"],
+            old=g["old"], state=f["state"] + g["low"] * c["H_row"], H_row=c["H_row"],
+            state_plane=c["state_plane"], to=own, vectors=f["vector"], H=c["H"],
+            inputs=f["inputs"] + n * c["inputs_row"], widths=c["unit_widths"],
         )  # fmt: skip
     return run["own"].choose("!=", 0, own, g["old"])
 
@@ -98,12 +101,14 @@ def phases_back(
         run = run_at(e, c, i.index)
         with e.when(run["stage"].compare("!=", 0)):
             e.call_at(
-                run["stage"], R, f["saved"] + n * c["saved_row"], c["saved_row"],
-                *(f[name] + m * line for name in ("y_block", "old_block", "d_y_block")),
-                d_state, c["state_plane"], direct, d_sums, d_row, f["vector"], line, c["H"],
-                d_vectors, c["own_plane"], f["own_block"] + m * line, c["own_block_plane"],
-                *(v + n * c["inputs_row"] for v in (f["inputs"], f["d_inputs"])),
-                c["unit_widths"],
+                run["stage"], CELL_BACKWARD, rows=R, saved=f["saved"] + n * c["saved_row"],
+                saved_row=c["saved_row"], y=f["y_block"] + m * line, old=f["old_block"] + m * line,
+                d_y=f["d_y_block"] + m * line, d_state=d_state, state_plane=c["state_plane"],
+                direct=direct, d_sums=d_sums, d_sums_row=d_row, vectors=f["vector"], H_row=line,
+                H=c["H"], d_own=d_vectors, own_plane=c["own_plane"],
+                own_block=f["own_block"] + m * line, own_block_plane=c["own_block_plane"],
+                inputs=f["inputs"] + n * c["inputs_row"],
+                d_inputs=f["d_inputs"] + n * c["inputs_row"], widths=c["unit_widths"],
             )  # fmt: skip
         to = run["own"].choose("!=", 0, d_vectors + run["slot"] * c["own_plane"], d_state)
         fresh = run["own"].choose("!=", 0, c["zeros"], direct)
@@ -114,6 +119,9 @@ def phases_back(
         size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
         with e.loop(run["blocks"]) as b:
             lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
-            e.call(product, e.given["block"], start + columns, start_row, source + lines, d_row,
-                   line, packed + b.index * size, run["count"], run["width"], to + columns, line,
-                   R, blocks_of(e, run["K"]))  # fmt: skip
+            e.call(
+                product, block=e.given["block"], start=start + columns, start_row=start_row,
+                A=source + lines, A_row=d_row, A_part=line, B=packed + b.index * size,
+                parts=run["count"], K=run["width"], C=to + columns, C_row=line, rows=R,
+                vectors=blocks_of(e, run["K"]),
+            )  # fmt: skip

@@ -47,7 +47,8 @@ def take_states(
     source = Num(e.b, e.b.select(there, tensor.value, c["zeros"].value))
     line = Num(e.b, e.b.select(there, (width * e.kind.bytes).value, e.number(0).value))
     order = c["order"] + low * 8
-    e.call(copies["take"], place, c["H_row"], source, line, rows, width, order)
+    e.call(copies["take"], to=place, to_row=c["H_row"], source=source, source_row=line, rows=rows,
+           count=width, order=order)  # fmt: skip
 
 
 def gather_x(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, last: Num) -> Num:
@@ -57,7 +58,8 @@ def gather_x(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, l
         t, m = time_of(e, c, f, i.index), Num(e.b, i.values[0])
         R = alive(e, c, t, g["low"], g["high"])
         source = c["x"] + e.word(c["x_steps"] + t * 8)
-        e.call(copies["take"], g["scratch"] + m * c["I_row"], c["I_row"], source, c["x_row"], R,
-               c["I"], c["order"] + g["low"] * 8)  # fmt: skip
+        e.call(copies["take"], to=g["scratch"] + m * c["I_row"], to_row=c["I_row"], source=source,
+               source_row=c["x_row"], rows=R, count=c["I"],
+               order=c["order"] + g["low"] * 8)  # fmt: skip
         i.next = [(m + R).value]
     return Num(e.b, i.values[0])

@@ -41,7 +41,7 @@ def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: 
             low, high = my_share(e, columns, g["thread"], g["team"])
             to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
             source, row = _walked(f, source, line_size(c, kind), count)
-            e.call(sums, to, source, row, count, high - low)
+            e.call(sums, to=to, source=source, row=row, rows=count, vectors=high - low)
     e.done()
     return e
 
@@ -62,9 +62,12 @@ def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) 
     """dx = W^T d_sums, this thread's share of a block's rows."""
     g, line = e.given, line_size(c, e.kind)
     low, high = my_share(e, count, g["thread"], g["team"])
-    e.call(product, g["block"], c["zeros"], 0, f["d_sums"] + low * line, line, c["H_row"],
-           f["W_back"], c["with_a"], c["H"], f["d_x"] + (before + low) * c["I_row"], c["I_row"],
-           high - low, c["I_row"] // e.kind.size)  # fmt: skip
+    e.call(
+        product, block=g["block"], start=c["zeros"], start_row=0, A=f["d_sums"] + low * line,
+        A_row=line, A_part=c["H_row"], B=f["W_back"], parts=c["with_a"], K=c["H"],
+        C=f["d_x"] + (before + low) * c["I_row"], C_row=c["I_row"], rows=high - low,
+        vectors=c["I_row"] // e.kind.size,
+    )  # fmt: skip
 
 
 def _run(e: Emit, c: Frame, f: Frame, column_product: Emit, run: Frame, count: Num) -> None:
@@ -114,10 +117,12 @@ def _weights(
             if run is not None:
                 place = first * c["H_row"] + start * e.kind.bytes
                 own = block + q.index * (run["K"] * e.kind.bytes)
-            e.call(column_product, g["block"], source, source_row,
-                   *_walked(f, f["d_sums"] + place, line_size(c, e.kind), rows[2]), own, block_step,
-                   rows[2],
-                   address, row, stop - start, row // e.kind.size)  # fmt: skip
+            A, A_step = _walked(f, f["d_sums"] + place, line_size(c, e.kind), rows[2])
+            e.call(
+                column_product, block=g["block"], start=source, start_row=source_row, A=A,
+                A_step=A_step, B=own, B_step=block_step, K=rows[2], C=address, C_row=row,
+                rows=stop - start, vectors=row // e.kind.size,
+            )  # fmt: skip
 
 
 def _write_sums(module: ir.Module, kind: Kind) -> Emit:
@@ -138,7 +143,8 @@ def begin_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
     """Sums over rows and steps begin at zero, unless they are added to."""
     lines = (c["sums"] + c["vectors"]) * (c["H_row"] // e.kind.size)
     with e.when(c["adds"].compare("==", 0)):
-        e.call(copies["copy"], f["d_bias"], e.kind.size, c["zeros"], 0, lines, e.kind.lanes)
+        e.call(copies["copy"], to=f["d_bias"], to_row=e.kind.size, source=c["zeros"], source_row=0,
+               rows=lines, count=e.kind.lanes)  # fmt: skip
 
 
 def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
@@ -156,4 +162,5 @@ def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
 
 
 def _give_line(e: Emit, c: Frame, copies: dict[str, Emit], to: Num, source: Num) -> None:
-    e.call(copies["give"], to, 0, source, 0, 1, c["H"], c["zeros"])
+    e.call(copies["give"], to=to, to_row=0, source=source, source_row=0, rows=1, count=c["H"],
+           order=c["zeros"])  # fmt: skip
