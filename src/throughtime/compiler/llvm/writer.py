@@ -106,6 +106,10 @@ class Emit:
             for word, value in zip(arguments, self.function.args, strict=True)
         }
 
+    def either(self, held: Any, yes: Num, no: Num) -> Num:
+        """`yes` where a truth value of LLVM holds, `no` elsewhere."""
+        return Num(self.b, self.b.select(held, yes.value, no.value))
+
     def number(self, value: int) -> Num:
         """A number known now."""
         return Num(self.b, I64(value))

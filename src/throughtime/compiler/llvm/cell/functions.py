@@ -29,7 +29,7 @@ def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) ->
     """
     e = Emit(module, "cell_forward", kind, CELL_FORWARD)
     g, units = e.given, units_of(e, plan)
-    for width, _, blocks in sections(e, plan, g["blocks"]):
+    for width, _, blocks in sections(e, plan, g["unit_blocks"]):
         with e.loop(blocks) as block, e.loop(g["rows"]) as row:
             places = places_forward(e, plan, row.index, block.index * kind.size)
             vector = block.index * (len(plan.last) * kind.size)
@@ -129,7 +129,7 @@ def places_to_vector(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Nu
     g, line = e.given, e.given["H_row"] * row + column
     places = {name: g[name] + line for name in ("old", "state", "to")}
     places["pre"] = g["pre"] + g["pre_row"] * row + column
-    places["vectors"] = g["vectors"] + column
+    places["unit_values"] = g["unit_values"] + column
     return places | {"inputs": input_place(e, plan, "inputs", row, column)}
 
 
@@ -166,6 +166,6 @@ def store_vector_gradients(
     """Write gradients by a phase's sums, and the vector it multiplied; zeros behind the last."""
     g, lanes = e.given, lanes_below(e, left)
     for k, node in _wanted(plan, slot, width).items():
-        own = places["own_block"] + g["own_block_plane"] * slot
+        own = places["operand_block"] + g["operand_block_plane"] * slot
         to = own if k < 0 else places["d_sums"] + g["H_row"] * k
         e.store(e.b.select(lanes, values.value(node), e.zero()), to)

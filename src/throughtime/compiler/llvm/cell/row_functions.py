@@ -107,7 +107,8 @@ def _backward(
         def loads(column: Num) -> Loads:
             return places.backward_loads(e, plan, at(column), done)
 
-        one = _row(e, plan, loads, (g["d_own"] + g["own_plane"] * len(plan.own), g["own_plane"]))
+        first, plane = g["d_operands"] + g["operand_plane"] * len(plan.own), g["operand_plane"]
+        one = _row(e, plan, loads, (first, plane))
         saved = at(e.number(0))["saved"] + g["H_row"] * len(plan.saved_lines)
         for k, node in enumerate(plan.saved_numbers):
             one.held[node] = e.splat(e.real(saved + k * e.kind.bytes))

@@ -55,9 +55,9 @@ def write_backward(
         with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
             begin_sums(e, c, direction(e, d.index), copies)
         e.call(barrier, block=block, counter=c["counter"], goal=team)
-        with e.loop(c["T"], step=c["block"]) as j:
-            last, met = (j.index + c["block"]).least(c["T"]), j.index // c["block"] * 2 + 1
-
+        steps = c["block_steps"]
+        with e.loop(c["T"], step=steps) as j:
+            last, met = (j.index + steps).least(c["T"]), j.index // steps * 2 + 1
             for function in (gather, back):
                 for_chunks(e, c, thread, team, _caller(e, function, first=j.index, last=last))
             e.call(barrier, block=block, counter=c["counter"], goal=(met + 1) * team)

@@ -79,18 +79,13 @@ def _give_share(
     g, lanes = e.given, e.kind.lanes
     whole = e.b.or_(R.compare(">=", g["members"]), f["restarts"].compare("!=", 0))
 
-    def share(rows: Num, units: Num) -> Num:
-        return Num(e.b, e.b.select(whole, rows.value, units.value))
-
     (low, high), (first, last) = (
         my_share(e, count, g["member"], g["members"])
         for count in (R, (c["out"] + lanes - 1) // lanes)
     )
-    begin, end = share(low, e.number(0)), share(high, R)
-    unit, behind = (
-        share(e.number(0), first * lanes),
-        share(c["out"], (last * lanes).least(c["out"])),
-    )
+    begin, end = e.either(whole, low, e.number(0)), e.either(whole, high, R)
+    unit = e.either(whole, e.number(0), first * lanes)
+    behind = e.either(whole, c["out"], (last * lanes).least(c["out"]))
     y = c["y"] + f["y_first"] + e.word(c["y_steps"] + t * 8) + unit * e.kind.bytes
     source = new + begin * c["H_row"] + unit * e.kind.bytes
     e.call(copies["give"], to=y, to_row=c["y_row"], source=source, source_row=c["H_row"],
@@ -131,7 +126,7 @@ def write_forward(
         thread, team = thread_and_team(e)
         e.call(pack, block=block, thread=thread, team=team)
         e.call(barrier, block=block, counter=c["counter"], goal=team)
-        members = (team // (c["D"] * c["chunks"])).least(c["members"]).most(1)
+        members = (team // (c["D"] * c["chunks"])).least(c["most_members"]).most(1)
         task, member = thread // members, thread % members
         scratch = c["scratch"] + thread * c["scratch_size"]
         shared = c["scratch"] + (thread - member) * c["scratch_size"]
@@ -158,19 +153,18 @@ def _write_chunk(
 
     with e.when(g["member"].compare("==", 0)):
         take_start(e, c, f, copies, restart)
-    with e.loop(c["T"], e.number(0).value, step=c["block"]) as first:
-        last, blocks = (first.index + c["block"]).least(c["T"]), first.index // c["block"] + 1
+    with e.loop(c["T"], e.number(0).value, step=(steps := c["block_steps"])) as first:
+        last, blocks = (first.index + steps).least(c["T"]), first.index // steps + 1
         _begin_block(e, c, f, copies, product, first.index, last)
         _meet(e, barrier, first.index + blocks + Num(e.b, first.values[0]))
         with e.loop(last, e.number(0).value, first.values[0], start=first.index) as i:
             t, (m, more) = time_of(e, c, f, i.index), (Num(e.b, v) for v in i.values)
             R, met = alive(e, c, t, low, high), i.index + 1 + blocks + more
-            places, sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
-            e.call(step, **e.passed_on(*CHUNK[:-1]), R=R, t=t, pre=sums, old=places[0],
-                   new=places[1])  # fmt: skip
+            (old, new), sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
+            e.call(step, **e.passed_on(*CHUNK[:-1]), R=R, t=t, pre=sums, old=old, new=new)
             _meet(e, barrier, met)
-            recorded = give_output(e, c, f, copies, R, t, places[1])
-            again = restart_rows(e, c, f, restart, R, i.index + 1, places[1]).most(recorded)
+            recorded = give_output(e, c, f, copies, R, t, new)
+            again = restart_rows(e, c, f, restart, R, i.index + 1, new).most(recorded)
             with e.when(again.compare("!=", 0)):
                 _meet(e, barrier, met + 1)
             i.next = [(m + R).value, (more + again).value]
@@ -213,7 +207,7 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product:
     e = Emit(module, "step", kind, names, internal=True)
     c, g = common(e), e.given
     f = direction(e, g["d"])
-    blocks, vector = c["H_row"] // kind.size, early_phases(e, c, f, product)
+    blocks, operand = c["H_row"] // kind.size, early_phases(e, c, f, product)
     with e.when(g["members"].compare(">", 1)):
         fetch_shared(e, c)
     with parts_of(e, blocks, c["panel"], (g["member"], g["members"])) as (first, some):
@@ -221,7 +215,7 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product:
         groups = ((V + WIDEST - 1) // WIDEST).most(1)
         height = e.word(c["heights"] + (V + groups - 1) // groups * 8)
         with parts_of(e, g["R"], height) as (row, R):
-            _panel(e, c, f, vector, (first, some), (row, R))
+            _panel(e, c, f, operand, (first, some), (row, R))
     with e.when(g["member"].compare("==", 0)):  # rows that have ended, or not begun
         ended = g["R"] * c["H_row"]
         e.call(
@@ -234,7 +228,7 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product:
 
 
 def _panel(
-    e: Emit, c: Frame, f: Frame, vector: Num, units: tuple[Num, Num], rows: tuple[Num, Num]
+    e: Emit, c: Frame, f: Frame, operand: Num, units: tuple[Num, Num], rows: tuple[Num, Num]
 ) -> None:
     """U v of some rows and unit blocks into the scratch, then the cell's own code on it.
 
@@ -249,17 +243,17 @@ def _panel(
     with parts_of(e, some * G, e.number(WIDEST), turned=g["t"] % 2) as (group, V):
         e.call_at(
             e.word(c["tiles"] + (V * PLACES + R) * 8), TILE, start=pre, start_row=pre_row,
-            places=c["places"] + group * 8, A=vector + row * c["H_row"], A_row=c["H_row"], A_part=0,
-            B=f["U_pack"] + (first * G + group) * (c["H"] * size), parts=1, K=c["H"],
+            places=c["places"] + group * 8, A=operand + row * c["H_row"], A_row=c["H_row"],
+            A_part=0, B=f["U_pack"] + (first * G + group) * (c["H"] * size), parts=1, K=c["H"],
             C=chains + group * size, C_row=chains_row,
         )  # fmt: skip
     n = e.word(c["offset"] + g["t"] * 8) + b
     e.call_at(
-        c["cell_forward"], CELL_FORWARD, rows=R, blocks=some, chains=chains, chains_row=chains_row,
-        pre=pre, pre_row=pre_row, old=old + column,
+        c["cell_forward"], CELL_FORWARD, rows=R, unit_blocks=some, chains=chains,
+        chains_row=chains_row, pre=pre, pre_row=pre_row, old=old + column,
         state=f["state"] + b * c["H_row"] + column, state_row=c["H_row"],
         state_plane=c["state_plane"], new=g["new"] + row * c["H_row"] + column,
         saved=f["saved"] + n * c["saved_row"] + column, saved_row=c["saved_row"],
-        vectors=f["vector"] + column, H_row=c["H_row"], H=c["H"],
+        unit_values=f["unit_values"] + column, H_row=c["H_row"], H=c["H"],
         inputs=f["inputs"] + n * c["inputs_row"] + column, widths=c["unit_widths"],
     )  # fmt: skip

@@ -63,7 +63,7 @@ def _rows(e: Emit, f: Frame, i: Num) -> Iterator[tuple[Frame, Num]]:
         given = Frame(e, f["restarts"], RESTARTS)
         first = given["first"] + i * 8
         with e.loop(e.word(first, 1), start=e.word(first)) as k:
-            row = e.word(given["rows"] + k.index * 8)
+            row = e.word(given["restarted"] + k.index * 8)
             with e.when(e.b.and_(row.compare(">=", low), row.compare("<", high))):
                 yield given, row
 

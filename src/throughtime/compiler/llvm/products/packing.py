@@ -84,10 +84,9 @@ def _write_squares(module: ir.Module, kind: Kind) -> Emit:
     e = Emit(module, "pack_squares", kind, names, internal=True)
     g, zeros, line = e.given, common(e)["zeros"], e.given["K"] * kind.bytes
     lines = [
-        Num(e.b, e.b.select(g["lines"].compare(">", i), (g["source"] + line * i).value,
-                            zeros.value))
+        e.either(g["lines"].compare(">", i), g["source"] + line * i, zeros)
         for i in range(kind.lanes)
-    ]  # fmt: skip
+    ]
     whole = g["K"] // kind.lanes * kind.lanes
     with e.loop(whole, step=kind.lanes) as k:
         square = _transposed(e, [e.load(line + k.index * kind.bytes) for line in lines])
@@ -136,9 +135,10 @@ def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: 
             _pack_panels(e, c, f, matrices, (e.given["thread"], e.given["team"]))
         with e.when(e.given["thread"].compare("==", 0)):
             _pack_bias(e, c, f)
-            with e.loop(c["vectors"]) as v:
-                vector, own = f["vector"] + v.index * c["H_row"], e.word(f["own"] + v.index * 8)
-                e.call(copies["take"], to=vector, to_row=0, source=own, source_row=0, rows=1,
+            with e.loop(c["unit_parameters"]) as v:
+                to = f["unit_values"] + v.index * c["H_row"]
+                source = e.word(f["unit_parameters_at"] + v.index * 8)
+                e.call(copies["take"], to=to, to_row=0, source=source, source_row=0, rows=1,
                        count=c["H"], order=c["zeros"])  # fmt: skip
     e.done()
     return e
@@ -151,7 +151,7 @@ def _pack_panels(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]
     _pack_flat(e, lines, mine, inputs, (c["H"], blocks))
     with e.loop(c["early"]) as i:
         run = run_at(e, c, i.index)
-        to, matrix = f["U_early"] + run["packed"], matrix_of(e, f["matrices"], run["matrix"])
+        to, matrix = f["U_early"] + run["packed_first"], matrix_of(e, f["matrices"], run["matrix"])
         gates = f["gate_u"] + run["line"] * 8
         blocks = blocks_of(e, run["width"])
         one = run["count"] * blocks * (run["K"] * e.kind.size)
@@ -170,7 +170,7 @@ def _pack_transposed(e: Emit, c: Frame, f: Frame, columns: Emit) -> None:
                lines=c["H"], columns=c["I"], **mine)  # fmt: skip
     with e.loop(c["early"] + 1) as i:
         run = run_at(e, c, i.index)
-        to, gates = f["U_back"] + run["packed"], f["gate_u"] + run["line"] * 8
+        to, gates = f["U_back"] + run["packed_first"], f["gate_u"] + run["line"] * 8
         matrix = matrix_of(e, f["matrices"], run["matrix"])
         one = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
         with e.loop(run["blocks"]) as b:
@@ -264,7 +264,7 @@ def _pack_bias(e: Emit, c: Frame, f: Frame) -> None:
         for name, gates in (("W_bias", "gate_a"), ("U_bias", "gate_u")):
             gate = e.word(f[gates] + k.index * 8)
             there = e.b.and_(gate.compare(">=", 0), f[name].compare("!=", 0))
-            left = Num(e.b, e.b.select(there, (c["H"] - unit).value, e.number(0).value))
+            left = e.either(there, c["H"] - unit, e.number(0))
             address = f[name] + (gate * c["H"] + unit) * e.kind.bytes
             total = e.b.fadd(total, load_part(e, address, left))
         e.store(total, f["bias"] + k.index * c["H_row"] + unit * e.kind.bytes)
