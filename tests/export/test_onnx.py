@@ -61,7 +61,7 @@ def test_every_cell_with_lengths_and_states(cell: Cell, both: bool, tmp_path: Pa
 
 def through(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     from throughtime.export.pieces import pieces_of, taken
-    from throughtime.export.record import _through
+    from throughtime.export.prepare import _through
 
     pieces = pieces_of(taken(model))
     with torch.no_grad():

@@ -19,6 +19,7 @@ MAY_NAME: dict[str, str] = {
     "backends/torch_kernels.py": "names torch's layers: what a cell's torch_equivalent may say",
     "layers/drop_in/*.py": "the drop-ins: they bear the names of torch.nn's layers",
     "export/onnx/*.py": "ONNX's three operators bear these names",
+    "export/others/*.py": "so do layers of Keras and Flax",
     "tasks/recipe.py": "spells out what --cell takes and which cell each word means",
 }
 

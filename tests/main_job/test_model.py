@@ -59,6 +59,22 @@ def test_every_weight_has_a_gradient(options: dict[str, object]) -> None:
     assert still == []
 
 
+def test_units_that_attention_looks_at_tell_by_the_equations() -> None:
+    torch.manual_seed(1)
+    recipe = Recipe(**{**TINY, "dropout": 0.0})
+    model = Translator(recipe, LETTERS, SYMBOLS, lexical=True).double().eval()
+    letters, given = asked()
+    told = model(letters, given)
+    lexical, model.lexical = model.lexical, None
+    assert lexical is not None
+    alone = model(letters, given)
+    memory, state = model.encode(letters)
+    w = model.weights(model.decoder(model.target(given), state)[0], memory)
+    u = torch.tanh(torch.einsum("bst,tbx->sbx", w, model.source(letters)))
+    inner = torch.tanh(u @ lexical.inner.weight.T + lexical.inner.bias)
+    torch.testing.assert_close(told, alone + (u + inner) @ lexical.readout.weight.T)
+
+
 def test_rows_do_not_see_each_other() -> None:
     model = made()
     letters, given = asked()

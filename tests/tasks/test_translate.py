@@ -6,6 +6,7 @@ import itertools
 import json
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -22,9 +23,9 @@ from throughtime.tasks.tag.builtin import make_tagged
 from throughtime.tasks.translate import Translate
 from throughtime.tasks.translate.baselines import Lexicon, measure
 from throughtime.tasks.translate.builtin import make_pairs
-from throughtime.tasks.translate.facts import cut, join
 from throughtime.tasks.translate.model import END, IGNORED, START, Translator
 from throughtime.tasks.translate.search import beam, greedy
+from throughtime.tasks.translate.units import Cutter, find_merges, join
 from throughtime.train.begin import begin, go_on, resolve
 from throughtime.train.loop import fit
 
@@ -100,8 +101,35 @@ def test_units_are_of_training_alone_and_come_back_as_text() -> None:
     assert {*task.facts.source_units} == {w for text in train.sources for w in text.split()}
     assert task.facts.targets.unit(task.facts.targets.number("nowhere")) == "?"
     text = "¿Qué dijo «el gato», eh? ¡(Nada) más, l'ami-là!"
-    assert join(cut(text, "words"), "words") == text
-    assert join(cut(text, "characters"), "characters") == text
+    assert join(Cutter("words")(text), "words") == text
+    assert join(Cutter("characters")(text), "characters") == text
+
+
+def test_pieces_are_those_by_hand() -> None:
+    texts = ["low low low low low", "lower lower", "newest newest newest", "widest widest widest"]
+    j = "\uffed"
+    # e s: 6, then es t: 6, then l o: 7 is the most from the beginning, and lo w: 7.
+    assert find_merges(texts, 4) == [f"l {j}o", f"lo {j}w", f"{j}e {j}s", f"{j}es {j}t"]
+    cut = Cutter("pieces", tuple(find_merges(texts, 4)))
+    assert cut("lowest, low") == ["low", f"{j}est", ",", "low"]
+    assert cut("slow") == ["s", f"{j}l", f"{j}o", f"{j}w"]
+    counted = [len(cut(text)) for text in texts]
+    every = Cutter("pieces", tuple(find_merges(texts)))
+    assert [len(every(text)) for text in texts] == [5, 2, 3, 3] <= counted
+    text = "¿Qué dijo «el gato lowest», eh? ¡(Nada) más, l'ami-là!"
+    assert join(cut(text), "pieces") == text
+
+
+def test_pieces_found_fast_are_those_found_slowly() -> None:
+    texts = make_pairs().frame["english"].head(60).to_list()
+    words = [word for text in texts for word in Cutter("words")(text)]
+    merges: list[str] = []
+    for _ in range(40):
+        cut = Cutter("pieces", tuple(merges))
+        pairs = Counter(p for word in words for p in itertools.pairwise(cut(word)))
+        most = max(pairs.values())
+        merges.append(" ".join(min(pair for pair, n in pairs.items() if n == most)))
+    assert find_merges(texts, 40) == merges
 
 
 def test_padding_and_the_batch_around_change_no_answer() -> None:
@@ -226,7 +254,7 @@ def test_longer_pairs_are_left_out_and_counted() -> None:
         made(beam=0)
 
 
-@pytest.mark.parametrize("units", ["characters", "words"])
+@pytest.mark.parametrize("units", ["characters", "words", "pieces"])
 def test_from_a_file_to_predictions(units: str, capsys: pytest.CaptureFixture[str]) -> None:
     make_pairs().frame.head(300).write_csv("data.csv")
     with warnings.catch_warnings():

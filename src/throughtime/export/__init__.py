@@ -1,4 +1,4 @@
-"""Trained models leave Python: as C99, machine code, WebAssembly and ONNX.
+"""Trained models leave Python: as C99, machine code, WebAssembly, ONNX and files of others.
 
 What it takes to write them is imported when a function is first asked for.
 """
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from throughtime.export.llvm.write import to_object as to_object
     from throughtime.export.onnx.read import from_onnx as from_onnx
     from throughtime.export.onnx.write import to_onnx as to_onnx
+    from throughtime.export.others.flax import from_flax as from_flax
+    from throughtime.export.others.flax import to_flax as to_flax
+    from throughtime.export.others.keras import from_keras as from_keras
+    from throughtime.export.others.safetensors import from_safetensors as from_safetensors
+    from throughtime.export.others.to_keras import to_keras as to_keras
     from throughtime.export.prepare import Exported as Exported
 
 _PLACES: Final = {
@@ -25,12 +30,30 @@ _PLACES: Final = {
     "to_object": "throughtime.export.llvm.write",
     "to_onnx": "throughtime.export.onnx.write",
     "from_onnx": "throughtime.export.onnx.read",
+    "from_keras": "throughtime.export.others.keras",
+    "to_keras": "throughtime.export.others.to_keras",
+    "from_flax": "throughtime.export.others.flax",
+    "to_flax": "throughtime.export.others.flax",
+    "from_safetensors": "throughtime.export.others.safetensors",
     "measure": "throughtime.export.evidence",
     "Measured": "throughtime.export.evidence",
     "Exported": "throughtime.export.prepare",
 }
 
-__all__ = ["Exported", "Measured", "from_onnx", "measure", "to_c", "to_object", "to_onnx"]
+__all__ = [
+    "Exported",
+    "Measured",
+    "from_flax",
+    "from_keras",
+    "from_onnx",
+    "from_safetensors",
+    "measure",
+    "to_c",
+    "to_flax",
+    "to_keras",
+    "to_object",
+    "to_onnx",
+]
 
 
 def __getattr__(name: str) -> Any:

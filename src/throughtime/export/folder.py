@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from throughtime.export.onnx.reverse import Reversed
+from throughtime.export.onnx.operators import Reversed
 
 _HEAD = '''"""Layers that were read from {source}; each is a name of this file."""
 
@@ -71,6 +71,10 @@ def write_layers(
 
 def _sizes(layer: Any) -> str:
     words = [str(layer.input_size), str(layer.hidden_sizes[0])]
-    words += ["bidirectional=True"] * (layer.directions == 2)
+    words += [f"num_layers={len(layer.widths)}"] * (len(layer.widths) > 1)
+    words += ["bias=False"] * (not any(n.startswith("bias_") for n in layer.state_dict()))
+    if layer.directions == 2:
+        merge = layer.options.merge
+        words += ["bidirectional=True", *([f"merge={merge!r}"] if merge != "concat" else [])]
     words += ["batch_first=True"] * layer.batch_first
     return ", ".join(words)

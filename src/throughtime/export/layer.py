@@ -17,8 +17,7 @@ from throughtime.compiler.passes.masks import DROPOUT
 from throughtime.compiler.plan import Phase, Plan, plan
 from throughtime.compiler.sweeps import Sweep
 from throughtime.errors import OptionError
-from throughtime.export.builder import Writer
-from throughtime.export.program import Block, Place, ProductPart, Values, Walk
+from throughtime.export.program import Block, Place, ProductPart, Values, Walk, Writer
 
 
 def write_layer(writer: Writer, call: Call, title: str) -> Place:

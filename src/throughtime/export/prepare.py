@@ -3,15 +3,66 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from throughtime.export.pieces import pieces_of, program_of, taken
+from throughtime.export.pieces import Piece, pieces_of, program_of, taken
 from throughtime.export.program import Program, Values
-from throughtime.export.record import record
 from throughtime.export.texts import check_name
 from throughtime.export.weights import check_kind, round_weights
+from throughtime.layers.layer import Passage
+
+STEPS = 1000
+_MOST = 200_000
+"""Numbers of a record, so that its source stays small: wide models are recorded for fewer steps."""
+
+
+@torch.no_grad()
+def record(pieces: list[Piece], inputs: int, outputs: int, seed: int = 0) -> tuple[Values, Values]:
+    """Inputs (T, inputs) and the outputs (T, outputs) of the pieces, one behind the other.
+
+    Inputs are normal numbers; direct inputs lie between 0 and 1, and whole numbers in the range
+    of an embedding.
+    """
+    steps = max(20, min(STEPS, _MOST // (inputs + outputs)))
+    draw = torch.Generator().manual_seed(seed)
+    first: Any = pieces[0].module
+    if isinstance(first, nn.Embedding):
+        index = torch.randint(first.num_embeddings, (steps, 1), generator=draw)
+        return index.float().numpy(), _through(pieces, index, {}).numpy()
+    x = torch.randn(steps, inputs, generator=draw)
+    given: dict[str, Tensor] = {}
+    if isinstance(first, Passage) and first.cell.layout.inputs:
+        offset = first.input_size
+        x[:, offset:] = torch.rand(steps, inputs - offset, generator=draw)
+        for name in first.cell.layout.inputs:
+            width = first.cell.width(first.cell.inputs[name], first.hidden_sizes[0])
+            given[name] = x[:, offset : offset + width].unsqueeze(1)
+            offset += width
+        return x.numpy(), _through(pieces, x[:, None, : first.input_size], given).numpy()
+    return x.numpy(), _through(pieces, x.unsqueeze(1), {}).numpy()
+
+
+def _through(pieces: list[Piece], v: Tensor, given: dict[str, Tensor]) -> Tensor:
+    """(T, 1, width) through all pieces: (T, width)."""
+    for piece in pieces:
+        module: Any = piece.module
+        if isinstance(module, Passage):
+            v = _through_layer(module, v, given)
+            given = {}
+        else:
+            v = module(v)
+    return v.squeeze(1)
+
+
+def _through_layer(layer: Any, v: Tensor, given: dict[str, Tensor]) -> Tensor:
+    if layer.batch_first:
+        v, given = v.transpose(0, 1), {n: w.transpose(0, 1) for n, w in given.items()}
+    found = layer(v, inputs=given) if given else layer(v)
+    y: Tensor = found[0] if isinstance(found, tuple) else found
+    return y.transpose(0, 1) if layer.batch_first else y
 
 
 class Prepared(NamedTuple):

@@ -9,8 +9,7 @@ from llvmlite import ir
 
 from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.writer import I64, POINTER, VOID, Emit, Num
-from throughtime.export.llvm.constants import Constants, padded
-from throughtime.export.llvm.sums import Sums
+from throughtime.export.llvm.sums import Constants, Sums, padded
 from throughtime.export.llvm.targets import Target
 from throughtime.export.llvm.walks import Walks
 from throughtime.export.program import Lookup, Place, ProductPart, Program, Stage

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from throughtime.errors import DataError
-from throughtime.export.onnx.names import onnx_package
+from throughtime.export.onnx.graph import onnx_package
 
 _DEEPEST: Final = 32
 _Array = np.ndarray[Any, Any]

@@ -12,8 +12,7 @@ from throughtime.backends.cpu.operands import masks_of
 from throughtime.backends.cpu.unshare import call_apart
 from throughtime.compiler.plan import Plan, plan
 from throughtime.errors import OptionError
-from throughtime.export.onnx.names import OnnxGraph, onnx_package
-from throughtime.export.onnx.operations import Operations
+from throughtime.export.onnx.graph import OnnxGraph, Operations, onnx_package
 from throughtime.export.onnx.operators import Operator, operator_of, operator_weights
 from throughtime.export.program import Values
 

@@ -1,16 +1,19 @@
-"""The three recurrent operators of ONNX, and which cell each is."""
+"""The three recurrent operators of ONNX, which cell each is, and how one reads backward."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from throughtime import cells
 from throughtime.backends.call import Call
 from throughtime.cells import Cell
+from throughtime.export.program import Values
+from throughtime.layers.recurrent import Recurrent
 
 
 class Operator(NamedTuple):
@@ -78,3 +81,89 @@ def operator_weights(call: Call, found: Operator) -> list[Tensor | None]:
 def _order(cell: Cell, found: Operator, side: str) -> list[int]:
     gates = getattr(cell.layout, side)
     return [gates.index(g) for g in found.gates]
+
+
+def cell_of(
+    op: str, activation: str = "Tanh", after: bool = True, peepholes: bool = False
+) -> tuple[Cell, Operator]:
+    """The cell that an operator is, and how its gates are ordered there.
+
+    Args:
+        op: its name.
+        activation: of an RNN: Tanh, Relu or Sigmoid.
+        after: of a GRU: whether its reset gate comes behind the product.
+        peepholes: of an LSTM.
+    """
+    if op == "RNN":
+        cell: Cell = cells.Elman(activation.lower())
+    elif op == "GRU":
+        cell = cells.GRU() if after else cells.GRUResetBefore()
+    else:
+        cell = cells.LSTMPeephole() if peepholes else cells.LSTM()
+    found = operator_of(Recurrent(cell, 1, 1)._example(0, 1, 1, False, False, False))
+    assert found is not None
+    return cell, found
+
+
+class Side(NamedTuple):
+    """Weights of one direction.
+
+    Attributes:
+        order: the gates as they stand in the matrices.
+        W, R: (gates H, I) and (gates H, H).
+        biases: of W and of R, (gates H,); None is zero.
+        peepholes: by name.
+    """
+
+    order: tuple[str, ...]
+    W: Values
+    R: Values
+    biases: tuple[Values | None, Values | None] = (None, None)
+    peepholes: Mapping[str, Values] = MappingProxyType({})
+
+
+@torch.no_grad()
+def put(layer: Any, d: int, side: Side) -> None:
+    """One direction's weights into the first layer of `layer`, the gates in our order."""
+    layout, own, H = layer.cell.layout, layer.weights(0, d), side.R.shape[1]
+    parts = (
+        ("ih", layout.input_gates, side.W, side.biases[0]),
+        ("hh", layout.recurrent_gates, side.R, side.biases[1]),
+    )
+    for name, gates, matrix, bias in parts:
+        for k, gate in enumerate(gates):
+            here = slice(k * H, (k + 1) * H)
+            there = slice(side.order.index(gate) * H, (side.order.index(gate) + 1) * H)
+            own[f"weight_{name}"][here] = torch.from_numpy(matrix[there].copy())
+            if f"bias_{name}" in own:
+                value = 0.0 if bias is None else torch.from_numpy(bias[there].copy())
+                own[f"bias_{name}"][here] = value
+    for name, v in side.peepholes.items():
+        own[name].copy_(torch.from_numpy(v.copy()))
+
+
+class Reversed(nn.Module):
+    """Runs a layer from a row's end to its begin; outputs stand at the steps they belong to.
+
+    Args:
+        layer: of one direction.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, state: Any = None, *, lengths: Tensor | None = None) -> Any:
+        """(outputs, state) of x (T, B, I), or (B, T, I) where the layer is batch_first."""
+        time = 1 if self.layer.batch_first else 0
+        T, B = x.shape[time], x.shape[1 - time]
+        ends = torch.full((B,), T) if lengths is None else torch.as_tensor(lengths).long()
+        steps = torch.arange(T).unsqueeze(1)
+        order = torch.where(steps < ends, ends - 1 - steps, steps)  # its own inverse
+
+        def turned(v: Tensor) -> Tensor:
+            places = (order.T if time else order).unsqueeze(-1).expand_as(v)
+            return v.gather(time, places.to(v.device))
+
+        y, last = self.layer(turned(x), state, lengths=lengths)
+        return turned(y), last

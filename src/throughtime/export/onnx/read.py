@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import torch
 from torch import nn
 
-from throughtime import cells
 from throughtime.cells import Cell
 from throughtime.errors import DataError
 from throughtime.export.onnx.constants import Initialisers, Made, is_made
-from throughtime.export.onnx.names import onnx_package
-from throughtime.export.onnx.operators import Operator, operator_of
-from throughtime.export.onnx.reverse import Reversed
+from throughtime.export.onnx.graph import onnx_package
+from throughtime.export.onnx.operators import Operator, Reversed, Side, cell_of, put
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
@@ -153,34 +150,16 @@ def _cell(node: _Node) -> tuple[Cell, Operator]:
     for name in ("clip", "input_forget"):
         if node.attributes.get(name):
             raise DataError(f"{node.place} has {name}={node.attributes[name]}, which no cell has")
-    if node.op == "RNN":
-        cell: Cell = cells.Elman(_SIMPLE[next(iter(sets))[0]])
-    elif node.op == "GRU":
-        after = node.attributes.get("linear_before_reset", 0)
-        cell = cells.GRU() if after else cells.GRUResetBefore()
-    else:
-        cell = cells.LSTMPeephole() if "P" in node.weights else cells.LSTM()
-    found = operator_of(Recurrent(cell, 1, 1)._example(0, 1, 1, False, False, False))
-    assert found is not None
-    return cell, found
+    activation = next(iter(sets))[0]
+    after = bool(node.attributes.get("linear_before_reset", 0))
+    return cell_of(node.op, activation, after, "P" in node.weights)
 
 
-@torch.no_grad()
 def _fill(layer: Any, node: _Node, op: Operator, H: int) -> None:
-    """The node's weights into the layer, the gates in our order."""
-    layout, W = layer.cell.layout, node.weights
-    B = W.get("B", np.zeros((len(W["W"]), 2 * len(op.gates) * H), np.float32))
-    half = len(op.gates) * H
+    """The node's weights into the layer."""
+    W, half = node.weights, len(op.gates) * H
+    B = W.get("B", np.zeros((len(W["W"]), 2 * half), np.float32))
     for d in range(len(W["W"])):
-        own = layer.weights(0, d)
-        sides = (
-            ("ih", layout.input_gates, W["W"][d], B[d, :half]),
-            ("hh", layout.recurrent_gates, W["R"][d], B[d, half:]),
-        )
-        for name, gates, matrix, bias in sides:
-            for k, gate in enumerate(gates):
-                there = slice(op.gates.index(gate) * H, (op.gates.index(gate) + 1) * H)
-                own[f"weight_{name}"][k * H : (k + 1) * H] = torch.from_numpy(matrix[there].copy())
-                own[f"bias_{name}"][k * H : (k + 1) * H] = torch.from_numpy(bias[there].copy())
-        for k, name in enumerate(op.peepholes):
-            own[name].copy_(torch.from_numpy(W["P"][d, k * H : (k + 1) * H].copy()))
+        peepholes = {n: W["P"][d, k * H : (k + 1) * H] for k, n in enumerate(op.peepholes)}
+        biases = B[d, :half], B[d, half:]
+        put(layer, d, Side(op.gates, W["W"][d], W["R"][d], biases, peepholes))

@@ -12,12 +12,10 @@ from torch import nn
 
 from throughtime.compiler.widths import HIDDEN
 from throughtime.errors import OptionError
+from throughtime.export.onnx.graph import OnnxGraph, Operations, onnx_package
 from throughtime.export.onnx.layers import Given, write_layer
-from throughtime.export.onnx.names import OnnxGraph, onnx_package
-from throughtime.export.onnx.operations import Operations
-from throughtime.export.onnx.reverse import Reversed
-from throughtime.export.pieces import Piece, norm_function, pieces_of, taken
-from throughtime.export.pointwise import traced
+from throughtime.export.onnx.operators import Reversed
+from throughtime.export.pieces import Piece, norm_function, pieces_of, taken, traced
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate
 from throughtime.version import __version__

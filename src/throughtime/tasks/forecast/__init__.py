@@ -12,16 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import DataError
-from throughtime.tasks.forecast.ahead import predict, series_like
-from throughtime.tasks.forecast.baselines import fit_line, make_baselines
+from throughtime.tasks.forecast.ahead import (
+    RULE,
+    followed,
+    forecast,
+    measure,
+    predict,
+    series_like,
+)
+from throughtime.tasks.forecast.baselines import fit_ground, make_baselines
 from throughtime.tasks.forecast.find import border, columns_of, find_facts, table_of
-from throughtime.tasks.forecast.metrics import RULE, measure
 from throughtime.tasks.forecast.model import Forecaster, pinball
 from throughtime.tasks.forecast.options import Facts, ForecastRecipe
-from throughtime.tasks.forecast.passes import Pass
 from throughtime.tasks.forecast.pictures import make_pictures
 from throughtime.tasks.forecast.series import find_rows, make_series
-from throughtime.tasks.forecast.windows import Windows
+from throughtime.tasks.forecast.windows import Pass, Windows
 from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.picture import Picture
 from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
@@ -33,7 +38,7 @@ from throughtime.tasks.task import Batch, Example, Posed, Score
 if TYPE_CHECKING:
     import polars as pl
 
-_EXAMPLES, _AT_ONCE = 6, 500
+_EXAMPLES = 6
 
 
 class Forecast(TableTask):
@@ -106,7 +111,7 @@ class Forecast(TableTask):
         assert isinstance(model, Forecaster)
         inputs, truth = batch
         if model.training and not model.get_buffer("fitted"):
-            model.take_line(fit_line(self._windows))
+            model.take_line(*fit_ground(self._windows))
         return pinball(model(inputs), truth)
 
     @property
@@ -123,7 +128,7 @@ class Forecast(TableTask):
         if split == "validation":  # the weights that are kept have the band of their validation
             model.get_buffer("wider").zero_()
             model.hold(forecast(model, windows, origins), windows.cut(origins)[1])
-        answers = forecast(model, windows, origins)
+        answers = (forecast if split == "validation" else followed)(model, windows, origins)
         metrics = measure(windows, origins, answers)
         begins = dict(zip(("validation", "test"), self.facts.ends, strict=True))[split]
         where = (
@@ -167,7 +172,7 @@ class Forecast(TableTask):
                   zip(self._windows.series, self._windows.naive, strict=True)}  # fmt: skip
         usual = self._windows.naive.mean(0)
         windows.naive = torch.stack([before.get(one.name, usual) for one in windows.series])
-        answers = forecast(model, windows, origins)
+        answers = followed(model, windows, origins)
         metrics = measure(windows, origins, answers)
         where = f"{table.name}: {len(origins)} windows of {horizon} steps"
         where += f"; {left} before the end of the validation part are left out" if left else ""
@@ -179,7 +184,7 @@ class Forecast(TableTask):
         windows, origins = self._windows, self._windows.few("test")
         past = windows.past(origins)
         beside = {name: answer(past) for name, answer in self._baselines.items()}
-        return make_pictures(windows, origins, forecast(model, windows, origins), beside)
+        return make_pictures(windows, origins, followed(model, windows, origins), beside)
 
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         drawn = self.epoch(0)
@@ -205,11 +210,3 @@ class Forecast(TableTask):
         given = f"{one.name} {written(float(one.times[last]), self.facts.form)}".strip()
         said = f"{middle:.4g} ({low:.4g} to {high:.4g})"
         return Example(given, said, f"{truth:.4g}", low <= truth <= high)
-
-
-@torch.no_grad()
-def forecast(model: nn.Module, windows: Windows, origins: Tensor) -> Tensor:
-    """Quantiles in their order (horizon, B, D, 3), scaled, of some windows."""
-    assert isinstance(model, Forecaster)
-    parts = [model.quantiles(windows.cut(part)[0]) for part in origins.split(_AT_ONCE)]
-    return torch.cat(parts, 1)

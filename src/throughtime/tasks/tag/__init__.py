@@ -18,9 +18,9 @@ from torch.nn.utils.rnn import pad_sequence
 from throughtime.errors import DataError
 from throughtime.tasks.knowledge import ask_layers
 from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.passes import Batches
 from throughtime.tasks.picture import Picture, draw_confusion
 from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
-from throughtime.tasks.tables.batches import Batches
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
 from throughtime.tasks.tables.text import digest_of

@@ -17,9 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from throughtime.errors import DataError
 from throughtime.tasks.knowledge import ask_for_neighbours
 from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.passes import Batches
 from throughtime.tasks.picture import Picture, draw_attention
 from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
-from throughtime.tasks.tables.batches import Batches
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
 from throughtime.tasks.tables.text import digest_of
@@ -28,7 +28,6 @@ from throughtime.tasks.translate.baselines import RULE, Lexicon, check_figures, 
 from throughtime.tasks.translate.facts import (
     TranslateFacts,
     TranslateRecipe,
-    cut,
     until_end,
 )  # fmt: skip
 from throughtime.tasks.translate.find import (
@@ -49,13 +48,17 @@ from throughtime.tasks.translate.model import (
     shift,
 )
 from throughtime.tasks.translate.search import beam, greedy, write_looking
+from throughtime.tasks.translate.units import Cutter
 
 if TYPE_CHECKING:
     import polars as pl
 
 _EXAMPLES = 6
 _AT_ONCE = 256  # rows that are decoded side by side
-_DRAWN, _LOOKED_AT = 3, {"characters": 40, "words": 16}  # sources drawn, their longest
+_DRAWN, _LOOKED_AT = (
+    3,
+    {"characters": 40, "words": 16, "pieces": 20},
+)  # sources drawn, their longest
 _VALIDATED = 200  # pairs that a validation translates; its nats are of all
 
 
@@ -133,7 +136,8 @@ class Translate(TableTask):
 
     def _encode(self, pairs: Pairs) -> Encoded:
         number = self.facts.targets.number
-        targets = [[*map(number, self._cut(text)), END] for text in pairs.targets]
+        cut = self._cutters[1]
+        targets = [[*map(number, cut(text)), END] for text in pairs.targets]
         return Encoded(self._numbers(pairs.sources), [torch.tensor(one) for one in targets])
 
     def _numbers(self, sources: Sequence[str]) -> list[Tensor]:
@@ -141,10 +145,15 @@ class Translate(TableTask):
         return [torch.tensor([number(unit) for unit in self._cut(text)]) for text in sources]
 
     def _cut(self, text: str) -> list[str]:
-        return cut(text, self.options_given.units)
+        return self._cutters[0](text)
+
+    @cached_property
+    def _cutters(self) -> tuple[Cutter, Cutter]:
+        return self.facts.cutters(self.options_given.units)
 
     def model(self) -> nn.Module:
-        return Translator(self.recipe, len(self.facts.sources), len(self.facts.targets))
+        sources, targets = len(self.facts.sources), len(self.facts.targets)
+        return Translator(self.recipe, sources, targets, lexical=True)
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """Every training pair once, in an order that only (seed, number) decides."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.errors import missing_extra
-from throughtime.tasks.translate.facts import cut, join
+from throughtime.tasks.translate.units import join, words_of
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
@@ -70,8 +70,8 @@ class Lexicon:
         places: list[Numbers] = []  # (source word, target word, place in all targets) by its rows
         count = total = 0
         for source, target in zip(sources, targets, strict=True):
-            left = [0, *(_number(names[0], word) for word in cut(source, "words"))]
-            right = [_number(names[1], word) for word in cut(target, "words")]
+            left = [0, *(_number(names[0], word) for word in words_of(source))]
+            right = [_number(names[1], word) for word in words_of(target)]
             where = np.arange(count, count + len(right))
             sides = (np.tile(left, len(right)), np.repeat(right, len(left)))
             places.append(np.stack([*sides, np.repeat(where, len(left))]).astype(np.int64))
@@ -90,7 +90,7 @@ class Lexicon:
 
     def __call__(self, text: str) -> str:
         """A translation."""
-        return join([self._said.get(word, word) for word in cut(text, "words")], "words")
+        return join([self._said.get(word, word) for word in words_of(text)], "words")
 
 
 def _number(names: dict[str, int], word: str) -> int:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from throughtime.tasks.recipe import option, settled
 from throughtime.tasks.tables.sides import Vocabulary
 from throughtime.tasks.tables.text import TextRecipe
 from throughtime.tasks.translate.model import END, PADDING
+from throughtime.tasks.translate.units import KINDS, Cutter, Kind, join
 
 UNKNOWN = PADDING + 1  # of sources; targets have END and START there, and UNKNOWN behind them
-_WORDS = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
-_BEFORE, _BEHIND = re.compile(r"\s+([.,;:!?)\]»”’%])"), re.compile(r"([¿¡(\[«“])\s+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +23,13 @@ class TranslateRecipe(TextRecipe):
     task: str = option("translate", "What is learned")
     source: str = option("", "Column to translate from; empty: found")
     target: str = option("", "Column to translate into; empty: found")
-    units: Literal["characters", "words"] = option(
-        "characters", "What is read and written one by one", choices=("characters", "words")
+    units: Kind = option(
+        "characters", "What is read and written one by one; pieces: of words", choices=KINDS
     )
     longest: int = option(
-        200, "Units of a source or a target; longer pairs are left out and counted", at_least=1
+        200,
+        "Units of a source or a target, words for pieces; longer pairs are left out and counted",
+        at_least=1,
     )
     beam: int = option(
         4, "Beginnings followed at once when a trained net translates; 1: greedy",
@@ -47,6 +47,7 @@ class TranslateFacts:
         read: what people are shown before training, name and words.
         source, target: columns.
         source_units, target_units: of the training part, the most frequent first.
+        source_merges, target_merges: of pieces.
     """
 
     digest: str
@@ -55,6 +56,12 @@ class TranslateFacts:
     target: str
     source_units: list[str] = field(default_factory=list)
     target_units: list[str] = field(default_factory=list)
+    source_merges: list[str] = field(default_factory=list)
+    target_merges: list[str] = field(default_factory=list)
+
+    def cutters(self, kind: Kind) -> tuple[Cutter, Cutter]:
+        """Of sources and of targets."""
+        return Cutter(kind, tuple(self.source_merges)), Cutter(kind, tuple(self.target_merges))
 
     @cached_property
     def sources(self) -> Vocabulary:
@@ -63,18 +70,6 @@ class TranslateFacts:
     @cached_property
     def targets(self) -> Vocabulary:
         return Vocabulary(self.target_units, first=3, unknown=2)
-
-
-def cut(text: str, units: str) -> list[str]:
-    """A text in units; marks are words of their own."""
-    return list(text) if units == "characters" else _WORDS.findall(text)
-
-
-def join(units: Iterable[str], kind: str) -> str:
-    """The text of units; words have spaces between, but marks stand at the words they belong to."""
-    if kind == "characters":
-        return "".join(units)
-    return _BEHIND.sub(r"\1", _BEFORE.sub(r"\1", " ".join(units)))
 
 
 def until_end(numbers: Iterable[int], targets: Vocabulary, kind: str) -> str:

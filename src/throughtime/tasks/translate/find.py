@@ -11,11 +11,12 @@ from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import BUILTIN
 from throughtime.tasks.tables.text import digest_of, find_role, read_texts
 from throughtime.tasks.translate.builtin import make_pairs
-from throughtime.tasks.translate.facts import TranslateFacts, TranslateRecipe, cut
+from throughtime.tasks.translate.facts import TranslateFacts, TranslateRecipe
+from throughtime.tasks.translate.units import Cutter, find_merges
 
 SOURCES = ("source", "src", "input", "from", "question", "text")
 TARGETS = ("target", "tgt", "trg", "output", "to", "answer", "translation")
-_MOST = {"characters": 2000, "words": 20_000}
+_MOST = {"characters": 2000, "words": 20_000, "pieces": 20_000}
 _FEWEST = 10  # different pairs
 
 
@@ -70,13 +71,21 @@ def find_translations(recipe: TranslateRecipe) -> TranslateFacts:
         )
     sides = sides_of(found, table)
     train = found.of(sides["train"])
-    most = _MOST[recipe.units]
-    units = [
-        most_frequent((unit for text in texts for unit in cut(text, recipe.units)), most)
-        for texts in (train.sources, train.targets)
-    ]
-    read = _shown(recipe, facts, table, found, left, sides, units)
-    return replace(facts, source_units=units[0], target_units=units[1], read=read)
+    facts = _with_units(facts, recipe, train)
+    return replace(facts, read=_shown(recipe, facts, table, found, left, sides))
+
+
+def _with_units(facts: TranslateFacts, recipe: TranslateRecipe, train: Pairs) -> TranslateFacts:
+    """With the units of the training part."""
+    if recipe.units == "pieces":
+        both = [find_merges(texts) for texts in (train.sources, train.targets)]
+        facts = replace(facts, source_merges=both[0], target_merges=both[1])
+    cutters = facts.cutters(recipe.units)
+    source, target = (
+        most_frequent((unit for text in texts for unit in cut(text)), _MOST[recipe.units])
+        for cut, texts in zip(cutters, (train.sources, train.targets), strict=True)
+    )
+    return replace(facts, source_units=source, target_units=target)
 
 
 def find_pair(table: DataTable, recipe: TranslateRecipe) -> tuple[str, str]:
@@ -111,13 +120,18 @@ def pairs_in(table: DataTable, facts: TranslateFacts, recipe: TranslateRecipe) -
         DataError: a cell is empty; names its row.
     """
     sources, targets = table.texts(facts.source), table.texts(facts.target)
-    both = zip(sources, targets, strict=True)
+    both, cut = zip(sources, targets, strict=True), _counted_in(recipe)
     kept = [
         row for row, pair in enumerate(both)
-        if all(len(cut(text, recipe.units)) <= recipe.longest for text in pair)
+        if all(len(cut(text)) <= recipe.longest for text in pair)
     ]  # fmt: skip
     every = Pairs(sources, targets, [*range(len(sources))])
     return every.of(kept), len(sources) - len(kept)
+
+
+def _counted_in(recipe: TranslateRecipe) -> Cutter:
+    """What lengths are counted by: pieces are not known before they are found."""
+    return Cutter("words" if recipe.units == "pieces" else recipe.units)
 
 
 def sides_of(found: Pairs, table: DataTable) -> dict[str, list[int]]:
@@ -141,11 +155,12 @@ def sides_of(found: Pairs, table: DataTable) -> dict[str, list[int]]:
 
 def _shown(
     recipe: TranslateRecipe, facts: TranslateFacts, table: DataTable, found: Pairs, left: int,
-    sides: dict[str, list[int]], units: list[list[str]],
+    sides: dict[str, list[int]],
 ) -> list[list[str]]:  # fmt: skip
     """What was read, for people."""
-    lengths = [[len(cut(text, recipe.units)) for text in texts]
-               for texts in (found.sources, found.targets)]  # fmt: skip
+    cut = _counted_in(recipe)
+    lengths = [[len(cut(text)) for text in texts] for texts in (found.sources, found.targets)]
+    units = facts.source_units, facts.target_units
     twice = len(found.sources) - len({*zip(found.sources, found.targets, strict=True)})
     parts = ", ".join(f"{side} {len(numbers)}" for side, numbers in sides.items())
     said = [f"{facts.source}: {min(lengths[0])} to {max(lengths[0])}, {len(units[0])} different"]
@@ -154,7 +169,7 @@ def _shown(
         ["file", f"{table.name}: {table.form}, {len(table.frame)} rows"],
         ["pairs", f"from {facts.source} into {facts.target}: {len(found.sources)}, {twice} of them "
                   "said before"],
-        ["left out", f"{left} with more than {recipe.longest} {recipe.units}"],
+        ["left out", f"{left} with more than {recipe.longest} {cut.kind}"],
         [recipe.units, "; ".join(said)],
         ["split by hash", parts],
     ]  # fmt: skip

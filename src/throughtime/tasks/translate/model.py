@@ -8,8 +8,14 @@ step is two calls of a recurrent layer and no loop over time.
     v_t = tanh(W_v [o_t, sum_s w_ts e_s])
     logits_t = W_o v_t
 
+Translations are told by the source units too that attention looks at, x: the embedded source:
+
+    u_t = tanh(sum_s w_ts x_s)
+    logits_t += W_l (u_t + tanh(W_u u_t))
+
 Source: Luong, Pham and Manning, Effective Approaches to Attention-based Neural Machine Translation
-(2015), global attention with the general score, without input feeding.
+(2015), global attention with the general score, without input feeding; Nguyen and Chiang, Improving
+Lexical Choice in Neural Machine Translation (2018) for the units that attention looks at.
 """
 
 from __future__ import annotations
@@ -29,8 +35,8 @@ IGNORED = -100  # a target the loss does not look at
 
 State = tuple[tuple[Tensor, ...], ...]
 Memory = tuple[Tensor, ...]
-"""What attention reads: outputs (T, B, E), their keys (T, B, H), and where rows have lengths, what
-is behind their ends (T, B)."""
+"""What attention reads: outputs (T, B, E), units' vectors behind them where they tell, their keys
+(T, B, H), and where rows have lengths, what is behind their ends (T, B)."""
 
 
 class Translator(nn.Module):
@@ -41,9 +47,10 @@ class Translator(nn.Module):
             wide as one direction of the encoder, the embeddings half as wide.
         sources: how many units a source may have.
         targets: how many units a target may have, with the start and end.
+        lexical: whether the source units that attention looks at tell too.
     """
 
-    def __init__(self, recipe: Recipe, sources: int, targets: int) -> None:
+    def __init__(self, recipe: Recipe, sources: int, targets: int, lexical: bool = False) -> None:
         super().__init__()
         width, narrow = 2 * recipe.hidden, max(1, recipe.hidden // 2)
         self.layers = recipe.layers
@@ -61,6 +68,7 @@ class Translator(nn.Module):
         self.key = nn.Linear(read, said, bias=False)
         self.mix = nn.Linear(said + read, width)
         self.readout = nn.Linear(width, targets)
+        self.lexical = Lexical(narrow, targets) if lexical else None
 
     def forward(self, source: Tensor, given: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits (S, B, targets) of every next unit, from sources (T, B) and targets (S, B)."""
@@ -70,8 +78,10 @@ class Translator(nn.Module):
 
     def encode(self, source: Tensor, lengths: Tensor | None = None) -> tuple[Memory, State]:
         """What attention reads, and the decoder's first state; rows end at their lengths (B,)."""
-        read, last = self.encoder(self.dropout(self.source(source)), lengths=lengths)
-        memory: Memory = (read, self.key(read))
+        x = self.dropout(self.source(source))
+        read, last = self.encoder(x, lengths=lengths)
+        values = read if self.lexical is None else torch.cat([read, x], -1)
+        memory: Memory = (values, self.key(read))
         if lengths is not None:
             memory += (torch.arange(len(source))[:, None] >= lengths,)
         return memory, self._first_state(last)
@@ -79,8 +89,11 @@ class Translator(nn.Module):
     def decode(self, given: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
         """Logits (S, B, targets) behind the given units (S, B), and the decoder's last state."""
         out, state = self.decoder(self.dropout(self.target(given)), state)
-        mixed = torch.tanh(self.mix(torch.cat([self.dropout(out), self.seen(out, memory)], -1)))
-        return self.readout(self.dropout(mixed)), state
+        seen = self.seen(out, memory)
+        read, units = seen.tensor_split([self.encoder.output_size], -1)
+        mixed = torch.tanh(self.mix(torch.cat([self.dropout(out), read], -1)))
+        logits: Tensor = self.readout(self.dropout(mixed))
+        return logits if self.lexical is None else logits + self.lexical(units), state
 
     def seen(self, out: Tensor, memory: Memory) -> Tensor:
         """What attention reads for each of the decoder's outputs (S, B, H)."""
@@ -113,6 +126,26 @@ class Translator(nn.Module):
         layers = self.layers
         split = [row.unflatten(-1, (layers, 1, -1)).movedim(0, 2).contiguous() for row in rows]
         return tuple(tuple(state[layer] for state in split) for layer in range(layers))
+
+
+class Lexical(nn.Module):
+    """Mean vectors of the source units that attention looks at (S, B, X), to logits.
+
+    Args:
+        width: X.
+        targets: how many units a target may have.
+    """
+
+    def __init__(self, width: int, targets: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(width, width)
+        self.readout = nn.Linear(width, targets, bias=False)
+
+    def forward(self, units: Tensor) -> Tensor:
+        """Logits (S, B, targets)."""
+        said = torch.tanh(units)
+        logits: Tensor = self.readout(said + torch.tanh(self.inner(said)))
+        return logits
 
 
 class Encoder(nn.Module):

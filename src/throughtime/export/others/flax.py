@@ -1,0 +1,254 @@
+"""from_flax, to_flax: the recurrent cells in a tree of Flax's parameters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from torch import nn
+
+from throughtime.errors import DataError, OptionError, missing_extra
+from throughtime.export.onnx.operators import (
+    Operator,
+    Side,
+    cell_of,
+    operator_of,
+    operator_weights,
+    put,
+)
+from throughtime.export.pieces import taken
+from throughtime.export.program import Values
+from throughtime.layers.recurrent import Recurrent
+
+_KINDS: Final = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("",)}
+"""By the operator of ONNX that they are: our gates by Flax's letters, in its fused order."""
+
+_CLASSES: Final = {"LSTM": "OptimizedLSTMCell", "GRU": "GRUCell", "RNN": "SimpleCell"}
+_ARRAY: Final = 1
+_NUMBER: Final = 3
+"""What Flax's files mark arrays and single numbers by."""
+
+_DEEPEST: Final = 32
+Tree = Mapping[str, Any]
+
+
+def from_flax(
+    tree: Tree | str | os.PathLike[str], pairs: Sequence[tuple[str, str]] = ()
+) -> dict[str, nn.Module]:
+    """Every LSTM, GRU and simple cell of a tree of parameters, by its path, as layers of ours.
+
+    Layers take x (B, T, I), as Flax's do, and give (outputs, state).
+
+    Args:
+        tree: of dicts and arrays, as `init` gives it, linen's or nnx's as plain dicts; or a file
+            of `flax.serialization.to_bytes`.
+        pairs: paths of a forward and a backward cell that are one layer of two directions, their
+            outputs side by side; it is called by the first.
+
+    Raises:
+        DataError: the file is none of Flax, or has no such cell; says why.
+        MissingExtra: it is a file and msgpack is not installed.
+    """
+    if isinstance(tree, str | os.PathLike):
+        place: str = str(Path(tree))
+        tree = read_tree(Path(tree))
+    else:
+        place = "the tree"
+    sides = dict(_cells(place, tree, ""))
+    if not sides:
+        raise DataError(f"{place} must hold an LSTM, GRU or simple cell of Flax, and it has none")
+    partners = dict(pairs)
+    for name in (name for pair in pairs for name in pair):
+        if name not in sides:
+            raise DataError(f"{place} has no cell {name!r}, it has {', '.join(sides)}")
+    found: dict[str, nn.Module] = {}
+    for name, (op, side) in sides.items():
+        if name in partners.values():
+            continue
+        parts = [side, *([sides[partners[name]][1]] if name in partners else [])]
+        I, H = side.W.shape[1], side.R.shape[1]
+        if any(p.W.shape != side.W.shape or p.R.shape != side.R.shape for p in parts):
+            raise DataError(f"{place} has {name!r} and its partner of different shapes")
+        layer = Recurrent(cell_of(op)[0], I, H, bidirectional=len(parts) == 2, batch_first=True)
+        for d, part in enumerate(parts):
+            put(layer, d, part)
+        found[name] = layer
+    return found
+
+
+def _cells(place: str, tree: Tree, path: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The cells of a tree: path, operator, weights."""
+    if depth > _DEEPEST:
+        raise DataError(f"{place} is a tree of more than {_DEEPEST} floors")
+    for op in _KINDS:
+        side = _side(place, tree, path, op)
+        if side is not None:
+            yield path or "cell", (op, side)
+            return
+    for name, inner in tree.items():
+        if isinstance(inner, Mapping):
+            yield from _cells(place, inner, f"{path}/{name}".lstrip("/"), depth + 1)
+
+
+def _side(place: str, tree: Tree, path: str, op: str) -> Side | None:
+    """The weights of a cell of one kind; None where the tree is none."""
+    parts = _fused(tree, op) or _by_gate(tree, op)
+    if parts is None:
+        return None
+    gates = _KINDS[op] if op != "RNN" else ("h",)
+    W, R, b, u = parts
+    G, H, where = len(gates), R.shape[0], f"{place}, cell {path!r},"
+    if W.ndim != 2 or R.shape != (H, G * H) or W.shape[1] != G * H or not W.size or not R.size:
+        raise DataError(f"{where} must have kernels for {G} gates, got {W.shape} and {R.shape}")
+    for v in (b, u):
+        if v is not None and v.shape != (G * H,):
+            raise DataError(f"{where} must have biases of {G * H} numbers, got {v.shape}")
+    return Side(gates, W.T, R.T, (b, u))
+
+
+_Parts = tuple[Values, Values, Values | None, Values | None]
+
+
+def _fused(tree: Tree, op: str) -> _Parts | None:
+    """Of a cell of nnx whose gates lie side by side."""
+    if set(tree) != {"dense_i", "dense_h"}:
+        return None
+    (W, b), (R, u) = (_linear(tree[n]) for n in ("dense_i", "dense_h"))
+    if W is None or R is None or R.ndim != 2 or R.shape[1] != len(_KINDS[op]) * R.shape[0]:
+        return None
+    return W, R, b, u
+
+
+def _by_gate(tree: Tree, op: str) -> _Parts | None:
+    """Of a cell whose gates are parts of their own."""
+    letters = _KINDS[op]
+    names = [[f"{side}{g}" for g in letters] for side in "ih"]
+    own = {"if_": "if"} if "if_" in tree else {}
+    tree = {own.get(n, n): v for n, v in tree.items()}
+    if set(tree) != {n for side in names for n in side}:
+        return None
+    found: list[Values | None] = []
+    for side in names:
+        each = [_linear(tree[n]) for n in side]
+        kernels = [k for k, _ in each if k is not None and k.ndim == 2]
+        if len(kernels) != len(each) or len({k.shape for k in kernels}) != 1:
+            return None
+        found.append(np.concatenate(kernels, 1))
+        some = [b is not None for _, b in each]
+        zeros = np.zeros(kernels[0].shape[1], np.float32)
+        biases = [zeros if b is None else b for _, b in each]
+        found.append(np.concatenate(biases) if any(some) else None)
+    W, b, R, u = found
+    assert W is not None and R is not None
+    return W, R, b, u
+
+
+def _linear(tree: Any) -> tuple[Values | None, Values | None]:
+    """Kernel and bias of a linear part; None for what is none."""
+    if not isinstance(tree, Mapping) or "kernel" not in tree:
+        return None, None
+    found = [tree.get(n) for n in ("kernel", "bias")]
+    kernel, bias = (None if v is None else np.asarray(v, np.float32) for v in found)
+    return kernel, bias
+
+
+def to_flax(layer: nn.Module, file: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """A recurrent layer's weights as Flax's compact modules name them, {"params": {...}}.
+
+    Cells are called `OptimizedLSTMCell_0`, `GRUCell_0` or `SimpleCell_0` and so on, layer by
+    layer, the backward one behind the forward one, as `nn.Bidirectional(nn.RNN(cell), ...)` and
+    the next ask for them.
+
+    Args:
+        layer: whose cell Flax has: LSTM, GRU, RNN with tanh.
+        file: where to write them, as `flax.serialization.to_bytes` does.
+
+    Raises:
+        OptionError: Flax has no such cell.
+        MissingExtra: a file is wanted and msgpack is not installed.
+    """
+    own: Any = taken(layer)
+    if not hasattr(own, "_example"):
+        raise OptionError(f"layer must be a recurrent layer, got {type(layer).__name__}")
+    cells: dict[str, Any] = {}
+    for i in range(len(own.widths)):
+        call = own._example(i, 1, 1, False, False, False)
+        found = operator_of(call)
+        usual = found is not None and not found.peepholes and call.initial is None
+        usual = usual and dict(found.attributes) in (  # type: ignore[union-attr]
+            {}, {"linear_before_reset": 1}, {"activations": "Tanh"},
+        )  # fmt: skip
+        if found is None or not usual or set(own.dilations) != {1}:
+            raise OptionError(f"{call.cell!r} is no cell that Flax has")
+        for d in range(call.directions):
+            cells[f"{_CLASSES[found.op]}_{len(cells)}"] = _tree_of(call, found, d)
+    tree = {"params": cells}
+    if file is not None:
+        write_tree(Path(file), tree)
+    return tree
+
+
+def _tree_of(call: Any, found: Operator, d: int) -> dict[str, Any]:
+    """A cell's parameters; biases that Flax lacks go into those it has."""
+    given = operator_weights(call, found)[:3]
+    W, R, B = (v[d].detach().numpy() for v in given if v is not None)
+    H, tree = call.hidden_size, dict[str, Any]()
+    b, u = np.split(B, 2)
+    for letter in _KINDS[found.op]:
+        here = slice(k := found.gates.index(letter or "h") * H, k + H)
+        tree[f"i{letter}"] = {"kernel": np.ascontiguousarray(W[here].T)}
+        tree[f"h{letter}"] = {"kernel": np.ascontiguousarray(R[here].T)}
+        if letter == "n":
+            tree["in"]["bias"], tree["hn"]["bias"] = b[here].copy(), u[here].copy()
+        else:
+            side = "h" if found.op == "LSTM" else "i"
+            tree[f"{side}{letter}"]["bias"] = b[here] + u[here]
+    return tree
+
+
+def _msgpack() -> Any:
+    try:
+        import msgpack
+    except ModuleNotFoundError as error:
+        raise missing_extra("msgpack", "export") from error
+    return msgpack
+
+
+def read_tree(path: Path) -> Tree:
+    """The tree of a file of `flax.serialization.to_bytes`.
+
+    Raises:
+        DataError: it is none, or says to hold more than it does.
+    """
+    msgpack, content = _msgpack(), path.read_bytes()
+
+    def array(code: int, data: bytes) -> Any:
+        if code not in (_ARRAY, _NUMBER):
+            raise ValueError(f"a thing of kind {code}")
+        shape, kind, numbers = msgpack.unpackb(data, use_list=True)
+        name = kind.decode() if isinstance(kind, bytes) else kind
+        if name not in ("float32", "float64", "float16"):
+            return None  # counters and keys, which no cell has
+        return np.frombuffer(numbers, np.dtype(name)).reshape(shape).astype(np.float32)
+
+    try:
+        found = msgpack.unpackb(content, ext_hook=array, strict_map_key=False)
+    except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
+        raise DataError(f"{path} must be a file of Flax, and it is not ({error})") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} must hold a tree of Flax, got {type(found).__name__}")
+    return {str(k): v for k, v in found.items()}
+
+
+def write_tree(path: Path, tree: dict[str, Any]) -> None:
+    """Write a tree of dicts and arrays as Flax does."""
+    msgpack = _msgpack()
+
+    def array(v: Any) -> Any:
+        parts = v.shape, v.dtype.name, v.tobytes()
+        return msgpack.ExtType(_ARRAY, msgpack.packb(parts, use_bin_type=True))
+
+    path.write_bytes(msgpack.packb(tree, default=array, use_bin_type=True, strict_types=True))

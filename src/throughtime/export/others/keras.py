@@ -1,0 +1,297 @@
+"""from_keras: the recurrent layers of a model of Keras as layers of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from torch import nn
+
+from throughtime.errors import DataError
+from throughtime.export.onnx.operators import Side, cell_of, put
+from throughtime.export.others.hdf5 import Arrays
+from throughtime.export.program import Values
+from throughtime.layers.recurrent import Recurrent
+
+ORDERS: Final = {"LSTM": ("i", "f", "g", "o"), "GRU": ("z", "r", "n"), "SimpleRNN": ("h",)}
+"""By the layer's class: our gates as Keras has them, side by side."""
+
+SIMPLE: Final = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid"}
+"""Activations of a SimpleRNN that a cell of ours has."""
+
+MERGES: Final = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "mean"}
+"""How Bidirectional joins its directions, and how that is called here."""
+
+PARTS: Final = ("kernel", "recurrent_kernel", "bias")
+"""Weights of a direction, in order."""
+
+_DEEPEST: Final = 16
+_LARGEST: Final = 1 << 24
+"""Bytes of a model's description."""
+
+_SWELL: Final = 64
+"""A part of an archive may be so many times as large as the archive."""
+
+Config = Mapping[str, Any]
+Reader = Callable[[str, str], Values | None]
+
+
+class _Found(NamedTuple):
+    """A recurrent layer of a file.
+
+    Attributes:
+        name: its own.
+        kind: its class.
+        config: of the layer, or of the forward layer.
+        merge: Keras's word where there are two directions.
+        read: gives a weight by the direction ("", "forward" or "backward") and its name.
+    """
+
+    name: str
+    kind: str
+    config: Config
+    merge: Any
+    read: Reader
+
+
+def from_keras(file: str | os.PathLike[str]) -> dict[str, nn.Module]:
+    """Every LSTM, GRU and SimpleRNN of a saved model, by the layer's name; two-way ones whole.
+
+    Layers take x (B, T, I), as Keras's do, and give (outputs, state).
+
+    Args:
+        file: of `model.save`, .keras or .h5; its code (Lambda and the like) is never run. Of a .h5
+            of `save_weights` the shapes say what a layer is, with a warning.
+
+    Raises:
+        DataError: the file is none of Keras, has no recurrent layer, or one that no cell of ours
+            computes; says why.
+        MissingExtra: h5py is not installed.
+    """
+    path, found = Path(file), dict[str, nn.Module]()
+    if zipfile.is_zipfile(path):
+        config, weights = _unpacked(path)
+        with Arrays(f"{path}, its weights,", weights) as arrays:
+            for layer in _of_archive(arrays, config, ""):
+                found[_free(layer.name, found)] = _layer(str(path), layer)
+    else:
+        with Arrays(str(path), path) as arrays:
+            text = "".join(arrays.words("", "model_config"))
+            layers = _of_hdf5(arrays, _parsed(str(path), text)) if text else _of_weights(arrays)
+            for layer in layers:
+                found[_free(layer.name, found)] = _layer(str(path), layer)
+    if not found:
+        raise DataError(f"{path} must hold an LSTM, GRU or SimpleRNN of Keras, and it has none")
+    return found
+
+
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _unpacked(path: Path) -> tuple[Config, bytes]:
+    """The description and the weights of an archive."""
+    parts = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in ("config.json", "model.weights.h5"):
+                size = archive.getinfo(name).file_size
+                if size > _SWELL * path.stat().st_size:
+                    raise DataError(f"{path} says {name} is {size} bytes, more than it can hold")
+                with archive.open(name) as part:
+                    parts[name] = part.read(size)
+    except (KeyError, zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+        raise DataError(f"{path} must be an archive of Keras, and it is not ({error})") from error
+    text = parts["config.json"].decode(errors="replace")
+    return _parsed(str(path), text), parts["model.weights.h5"]
+
+
+def _parsed(place: str, text: str) -> Config:
+    if len(text) > _LARGEST:
+        raise DataError(f"{place} has a description of {len(text)} bytes, more than {_LARGEST}")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place} has a description that cannot be read ({error})") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{place} must describe a model, got {type(found).__name__}")
+    return found
+
+
+def _entries(config: Config, depth: int = 0) -> list[Config]:
+    """The layers of a model; none of what is no model."""
+    inner = config.get("config")
+    layers = inner.get("layers") if isinstance(inner, dict) else inner
+    if not isinstance(layers, list) or depth > _DEEPEST:
+        return []
+    return [one for one in layers if isinstance(one, dict)]
+
+
+def _of_archive(arrays: Arrays, config: Config, group: str, depth: int = 0) -> Iterator[_Found]:
+    """The recurrent layers; archives name the weights' groups by class, numbered in order."""
+    count: Counter[str] = Counter()
+    for entry in _entries(config, depth):
+        word = in_snake_case(str(entry.get("class_name")))
+        here = f"{group}layers/{word}{f'_{count[word]}' if count[word] else ''}/"
+        count[word] += 1
+        yield from _of_archive(arrays, entry, here, depth + 1)
+
+        def read(side: str, part: str, here: str = here) -> Values | None:
+            inner = f"{side}_layer/" if side else ""
+            return arrays.read(f"{here}{inner}cell/vars/{PARTS.index(part)}")
+
+        yield from _recurrent(entry, read)
+
+
+def in_snake_case(name: str) -> str:
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _of_hdf5(arrays: Arrays, config: Config) -> Iterator[_Found]:
+    """The recurrent layers; each part of the model names its weights, of all that is in it."""
+    for entry in _entries(config):
+        name = str(_config(entry).get("name"))
+        group = f"model_weights/{name}"
+        yield from _inside(arrays, entry, group, arrays.words(group, "weight_names"))
+
+
+def _inside(
+    arrays: Arrays, entry: Config, group: str, names: list[str], depth: int = 0
+) -> Iterator[_Found]:
+    for inner in _entries(entry, depth):
+        yield from _inside(arrays, inner, group, names, depth + 1)
+    own = str(_config(entry).get("name"))
+    mine = [n for n in names if own in n.split("/")] if depth else names
+
+    def read(side: str, part: str) -> Values | None:
+        for name in mine:
+            *above, last = name.split("/")
+            if last.partition(":")[0] == part and (
+                not side or any(word.startswith(f"{side}_") for word in above)
+            ):
+                return arrays.read(f"{group}/{name}")
+        return None
+
+    yield from _recurrent(entry, read)
+
+
+def _of_weights(arrays: Arrays) -> Iterator[_Found]:
+    """The recurrent layers of a file of `save_weights`, which does not say what they are."""
+    for group in arrays.words("", "layer_names"):
+        names = arrays.words(group, "weight_names")
+        ends = [n for n in names if n.rpartition("/")[2].partition(":")[0] == PARTS[1]]
+        kernels = [arrays.read(f"{group}/{n}") for n in ends]
+        if not kernels or len(kernels) > 2:
+            continue
+
+        def read(side: str, part: str, group: str = group, ends: list[str] = ends) -> Any:
+            for name in ends[1:] if side == "backward" else ends[:1]:
+                above, _, last = name.rpartition("/")
+                return arrays.read(f"{group}/{above}/{last.replace(PARTS[1], part)}")
+
+        R, bias = kernels[0], read("", "bias")
+        gates = R.shape[1] // R.shape[0] if R is not None and R.ndim == 2 and len(R) else 0
+        kind = next((k for k, order in ORDERS.items() if len(order) == gates), None)
+        if kind is None:
+            continue
+        warnings.warn(
+            f"{arrays.place} has weights alone and does not say how {group!r} is computed; a "
+            f"{kind} of Keras's usual activations is assumed, sigmoid and tanh",
+            stacklevel=2,
+        )
+        config = {"use_bias": bias is not None, "reset_after": bias is not None and bias.ndim == 2}
+        merge = ("of two", "concat") if len(kernels) == 2 else None
+        yield _Found(group, kind, config, merge, read)
+
+
+def _config(entry: Any) -> Config:
+    found = entry.get("config") if isinstance(entry, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _recurrent(entry: Config, read: Reader) -> Iterator[_Found]:
+    """A layer of the file, where it is recurrent."""
+    kind, config = entry.get("class_name"), _config(entry)
+    name = str(config.get("name"))
+    if kind in ORDERS:
+        yield _Found(name, str(kind), config, None, read)
+    elif kind == "Bidirectional":
+        inner = config.get("layer")
+        inner_kind = inner.get("class_name") if isinstance(inner, dict) else None
+        if inner_kind in ORDERS:
+            merge = config.get("merge_mode", "concat")
+            yield _Found(name, str(inner_kind), _config(inner), ("of two", merge), read)
+
+
+def _layer(place: str, found: _Found) -> nn.Module:
+    """A layer of the file as ours."""
+    place = f"{place}, layer {found.name!r},"
+    merge: Any = "concat"
+    if found.merge is not None:
+        if found.merge[1] not in MERGES:
+            raise DataError(f"{place} has merge_mode {found.merge[1]!r}, which no layer here has")
+        merge = MERGES[found.merge[1]]
+    elif found.config.get("go_backwards"):
+        raise DataError(
+            f"{place} goes backwards and gives its outputs from the last step to the first, which "
+            f"no layer here does"
+        )
+    sides = ("forward", "backward") if found.merge is not None else ("",)
+    after = bool(found.config.get("reset_after", False))
+    weights = [_weights(place, found, side, after) for side in sides]
+    cell, _ = cell_of(_operator(found.kind), _activation(place, found), after)
+    H, I = weights[0].R.shape[1], weights[0].W.shape[1]
+    layer = Recurrent(
+        cell, I, H, bidirectional=found.merge is not None, merge=merge, batch_first=True,
+        bias=weights[0].biases[0] is not None,
+    )  # fmt: skip
+    for d, side in enumerate(weights):
+        put(layer, d, side)
+    return layer
+
+
+def _operator(kind: str) -> str:
+    return "RNN" if kind == "SimpleRNN" else kind
+
+
+def _activation(place: str, found: _Found) -> str:
+    """The activation of a SimpleRNN; that of the others must be the usual one."""
+    wanted = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+    if found.kind == "SimpleRNN":
+        name = found.config.get("activation", "tanh")
+        if isinstance(name, str) and name in SIMPLE:
+            return SIMPLE[name]
+        raise DataError(f"{place} has activation {name!r}, which no cell of ours has")
+    for key, usual in wanted.items():
+        if found.config.get(key, usual) != usual:
+            raise DataError(f"{place} has {key} {found.config[key]!r}, which no cell of ours has")
+    return "Tanh"
+
+
+def _weights(place: str, found: _Found, side: str, after: bool) -> Side:
+    """The weights of a direction, turned to (gates H, inputs)."""
+    order = ORDERS[found.kind]
+    W, R, b = (found.read(side, part) for part in PARTS)
+    if W is None or R is None or W.ndim != 2 or R.ndim != 2:
+        raise DataError(f"{place} must have a kernel and a recurrent_kernel, and it has not")
+    G, H = len(order), R.shape[0]
+    two = found.kind == "GRU" and after
+    shape = (2, G * H) if two else (G * H,)
+    if R.shape[1] != G * H or W.shape[1] != G * H or not H or not W.shape[0]:
+        raise DataError(f"{place} must have kernels for {G} gates, got {W.shape} and {R.shape}")
+    if b is not None and b.shape != shape:
+        raise DataError(f"{place} must have a bias of shape {shape}, got {b.shape}")
+    if b is None and found.config.get("use_bias", True):
+        raise DataError(f"{place} must have a bias, and it has none")
+    biases = (None, None) if b is None else (b[0], b[1]) if two else (b, None)
+    return Side(order, W.T, R.T, biases)
