@@ -14,8 +14,8 @@ import torch
 from throughtime.cli import main
 from throughtime.errors import DataError
 from throughtime.tasks.forecast import Forecast
+from throughtime.tasks.forecast.ahead import measure
 from throughtime.tasks.forecast.find import find_facts
-from throughtime.tasks.forecast.metrics import measure
 from throughtime.tasks.forecast.model import before, pinball
 from throughtime.tasks.forecast.options import ForecastRecipe
 from throughtime.tasks.forecast.series import Series, find_season

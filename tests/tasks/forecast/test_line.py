@@ -11,9 +11,13 @@ import pytest
 import torch
 
 from throughtime.tasks.forecast import Forecast, forecast
-from throughtime.tasks.forecast.baselines import _ahead, fit_line
+from throughtime.tasks.forecast.ahead import series_like
+from throughtime.tasks.forecast.band import follow_band
+from throughtime.tasks.forecast.baselines import _ahead, fit_ground, fit_line
 from throughtime.tasks.forecast.model import Forecaster
-from throughtime.tasks.forecast.windows import between
+from throughtime.tasks.forecast.series import _usual_with_gaps, usual_of
+from throughtime.tasks.forecast.windows import Windows, between
+from throughtime.tasks.tables.read import read
 from throughtime.train.begin import resolve
 
 
@@ -83,3 +87,107 @@ def test_the_band_holds_the_validation_part() -> None:
     inside = (answers[..., 0] <= truth) & (truth <= answers[..., 2])
     assert inside.double().mean(1).min() > 0.7
     assert task.score(model, "validation").metrics == figures  # it is held anew, to the same
+
+
+def recursion(values: np.ndarray, season: int, follow: float) -> np.ndarray:
+    """What is usual, by its definition, step by step; nothing is missing."""
+    usual = values.copy()
+    for t in range(season, len(values)):
+        usual[t] = usual[t - season] + follow * (values[t - season] - usual[t - season])
+    return usual
+
+
+@pytest.mark.parametrize("follow", [1.0, 0.5, 0.25])
+@pytest.mark.parametrize("count", [5, 7, 100, 701])
+def test_what_is_usual_is_its_recursion(follow: float, count: int) -> None:
+    values = np.random.default_rng(1).standard_normal((count, 2))
+    expected = recursion(values, 7, follow)
+    assert np.allclose(usual_of(values, 7, follow), expected)
+    assert np.allclose(_usual_with_gaps(values, 7, follow), expected)
+
+
+def test_what_is_usual_with_gaps_is_that_by_hand() -> None:
+    nan = np.nan
+    values = np.array([1, nan, 3, 2, nan, 6, nan, nan, nan, 4, nan, nan])[:, None]
+    # first season 1 2 3; then apart by 1 2 3, half of it followed; then nothing was seen
+    usual = [1, 2, 3, 1, 2, 3, 1.5, 3, 4.5, 1.5, 3, 4.5]
+    assert usual_of(values, 3, 0.5)[:, 0].tolist() == usual
+
+
+def test_what_is_usual_and_the_line_read_nothing_behind_the_history() -> None:
+    task = made(0.4)
+    frame = pl.read_csv("data.csv")
+    at = int(task._windows.origins["test"][3])
+    frame = frame.with_columns(y=pl.when(pl.col("t") >= at).then(-50.0).otherwise(pl.col("y")))
+    frame.write_csv("data.csv")
+    other = Windows(series_like(read("data.csv"), task.facts), task.facts, 4)
+    assert task._windows.channels.seasonal
+    origin = torch.tensor([at])
+    for one, two in zip(task._windows.seasons(origin), other.seasons(origin), strict=True):
+        assert torch.equal(one, two)
+    assert torch.equal(task._windows.cut(origin)[0], other.cut(origin)[0])
+
+
+def test_where_the_season_tells_more_the_line_stands_on_it() -> None:
+    generator = np.random.default_rng(3)
+    step = np.arange(600)
+    shape = generator.standard_normal(40)
+    values = 5 * shape[step % 40] + np.cumsum(0.2 * generator.standard_normal(600))
+    pl.DataFrame({"t": step, "y": values}).write_csv("data.csv")
+    task = Forecast(
+        resolve(Forecast, {"data": "data.csv", "target": "y", "horizon": 4, "threads": 1})
+    )
+    windows, model = task._windows, task.model().eval()
+    assert isinstance(model, Forecaster) and windows.facts.season == 40
+    weights, seasonal = fit_ground(windows)
+    assert seasonal
+    model.take_line(weights, seasonal)
+    origins = windows.origins["test"][:3]
+    answers = model(windows.cut(origins)[0])[..., 1].detach()
+    scaled = (values - windows.means[0, 0].item()) / windows.deviations[0, 0].item()
+    usual = recursion(scaled[:, None], 40, windows.facts.follow)[:, 0]
+    apart = scaled - usual
+    for place, origin in enumerate(origins.tolist()):
+        lags = np.concatenate([[1.0], apart[origin - windows.length : origin]])
+        for ahead in range(4):
+            after = origin + ahead - 40
+            base = usual[after] + windows.facts.follow * apart[after]
+            told = base + lags @ weights[:, ahead].numpy()
+            assert float(answers[ahead, place, 0]) == pytest.approx(told, abs=1e-4)
+
+
+def test_the_band_follows_by_its_equation_and_reads_nothing_ahead() -> None:
+    generator = torch.Generator().manual_seed(0)
+    horizon, count = 3, 30
+    truth = torch.randn(horizon, count, 1, generator=generator)
+    truth[1, 4] = torch.nan
+    answers = torch.tensor([-0.5, 0.0, 0.4]).expand(horizon, count, 1, 3)
+    origins, series = torch.arange(10, 10 + 2 * count, 2), torch.zeros(count, dtype=torch.long)
+    found = follow_band(answers, truth, origins, series)
+    wider = torch.zeros(horizon, count)
+    for ahead in range(horizon):
+        for place in range(1, count):
+            q = float(wider[ahead, place - 1])
+            for other in range(place):
+                comes = int(origins[other]) + ahead
+                if int(origins[place - 1]) <= comes < int(origins[place]):
+                    y = float(truth[ahead, other, 0])
+                    if y == y:
+                        outside = max(-0.5 - y, y - 0.4) > float(wider[ahead, other])
+                        q += 0.05 * 0.45 * (outside - 0.2)
+            wider[ahead, place] = q
+    assert torch.allclose(found[..., 0, 0], -0.5 - wider, atol=1e-6)
+    assert torch.allclose(found[..., 0, 2], 0.4 + wider, atol=1e-6)
+    changed = truth.clone()
+    changed[:, 20:] = 9.0
+    again = follow_band(answers, changed, origins, series)
+    assert torch.equal(found[:, :21], again[:, :21]) and not torch.equal(found, again)
+
+
+def test_a_fifth_lies_outside_in_the_long_run_whatever_is_forecast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = 7 * torch.randn(2, 3000, 1, generator=generator) + 3
+    answers = torch.tensor([-1.0, 0.0, 1.0]).expand(2, 3000, 1, 3)
+    found = follow_band(answers, truth, torch.arange(3000), torch.zeros(3000, dtype=torch.long))
+    inside = (found[..., 0] <= truth) & (truth <= found[..., 2])
+    assert float(inside[:, 1500:].double().mean()) == pytest.approx(0.8, abs=0.01)

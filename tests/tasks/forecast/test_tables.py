@@ -9,8 +9,10 @@ import polars as pl
 import pytest
 
 from throughtime.errors import DataError
+from throughtime.tasks.forecast.series import find_rows
+from throughtime.tasks.tables import pieces
 from throughtime.tasks.tables.clock import find_step, find_time, read_times, written
-from throughtime.tasks.tables.read import read
+from throughtime.tasks.tables.read import digest, read
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +105,97 @@ def test_a_date_that_is_none_is_told_with_its_row() -> None:
 def test_steps_that_fit_no_grid_are_uneven() -> None:
     assert find_step(np.array([1.0, 2.0, 1.0, 5.0])) == (1.0, True)
     assert find_step(np.array([1.0, 1.3, 2.7])) == (1.3, False)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "_PIECE", 40)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_pieces_are_the_whole(small_pieces: None, end: str) -> None:
+    rows = ["n,x,y,word,mixed,none", *(f"{n},{n / 4}, {n}.5 ,w{n % 3},{n},NA" for n in range(30))]
+    rows += ["30,0.25,?,wé,007a,", "", "31,2,1e3,w,08,nan"]
+    Path("a.csv").write_bytes(end.join(rows).encode())
+    frame = read("a.csv").frame
+    assert frame.shape == (32, 6)
+    assert frame["n"].to_list() == [*range(30), 30, 31] and frame["n"].dtype == pl.Int64
+    assert frame["x"].to_list() == [*(n / 4 for n in range(30)), 0.25, 2]
+    assert frame["y"].to_list() == [*(n + 0.5 for n in range(30)), None, 1000]
+    assert frame["word"].to_list() == [*(f"w{n % 3}" for n in range(30)), "wé", "w"]
+    # a word in its last piece makes it text, each cell as it is written
+    assert frame["mixed"].to_list() == [*map(str, range(30)), "007a", "08"]
+    assert frame["none"].null_count() == 32 and frame["none"].dtype == pl.String
+
+
+def test_decimal_commas_and_points_in_two_pieces_are_text(small_pieces: None) -> None:
+    rows = ["t;y;z", *(f"{n};{n},5;{n},5" for n in range(20)), "20;3;2.5"]
+    Path("a.csv").write_text("\n".join(rows))
+    frame = read("a.csv").frame
+    assert frame["y"].to_list() == [*(n + 0.5 for n in range(20)), 3]
+    assert frame["z"].to_list() == [*(f"{n},5" for n in range(20)), "2.5"]
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ("1,2,3", "every line of a.csv must have 2 cells, as its first has, and line 31 has 3"),
+        ("1", "every line of a.csv must have 2 cells, as its first has, and line 31 has 1"),
+        ('"1,2"', "every line of a.csv must have 2 cells, as its first has, and line 31 has 1"),
+        ("1,\xe9", "a.csv must be UTF-8, and line 31 is not"),
+    ],
+)
+def test_what_is_wrong_in_a_later_piece_names_its_line(
+    small_pieces: None, last: str, said: str
+) -> None:
+    rows = ["t,y", *(f"{n},{n}" for n in range(29)), last]
+    Path("a.csv").write_bytes("\n".join(rows).encode("latin1"))
+    with pytest.raises(DataError, match=said):
+        read("a.csv")
+
+
+def test_quoted_cells_may_hold_delimiters_and_ends_of_lines() -> None:
+    Path("a.csv").write_text('t,y,note\n1,2,"a, b"\n2,3,"c\nd"\n')
+    assert read("a.csv").frame["note"].to_list() == ["a, b", "c\nd"]
+
+
+def test_several_files_are_one_table_and_rows_are_told_by_their_file() -> None:
+    for name, rows in (("a1", "t,y\n1,2\n2,3"), ("a2", "y,t\n4,3\n5,4"), ("b", "t,y\n5,0.5")):
+        Path(f"{name}.csv").write_text(rows)
+    table = read("a*.csv")
+    assert table.frame.rows() == [(1, 2), (2, 3), (3, 4), (4, 5)]
+    assert [table.place(row) for row in (1, 2)] == ["line 3 of a1.csv", "line 2 of a2.csv"]
+    assert table.form.startswith("2 files, text")
+    assert read("a?.csv, b.csv").frame["y"].to_list() == [2, 3, 4, 5, 0.5]
+    assert digest("a1.csv,b.csv") != digest("a2.csv,b.csv") != digest("a2.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("t,z\n1,2", "b.csv must have the columns of a.csv, t, y, and its line 1 has no column y"),
+        ("t,y,z\n1,2,3", "must have the columns of a.csv, t, y, and its line 1 has a column z be"),
+        (
+            "t,y\n3,4\n4,x",
+            "must hold numbers in every file, as in a.csv, and line 3 of b.csv has '",
+        ),
+        ("t,y\n2,4", "in line 3 of a.csv and in line 2 of b.csv"),
+    ],
+)
+def test_files_that_do_not_fit_are_one_sentence(content: str, said: str) -> None:
+    Path("a.csv").write_text("t,y\n1,2\n2,3\n")
+    Path("b.csv").write_text(content)
+    with pytest.raises(DataError) as caught:
+        find_rows(read("?.csv"), "t", "")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_no_file_that_matches_is_told() -> None:
+    with pytest.raises(DataError, match=r"files that match c\*.csv must be there, and none is"):
+        read("c*.csv")
+
+
+def test_rows_of_series_in_any_order() -> None:
+    Path("a.csv").write_text("t,s,y\n2,b,1\n1,a,2\n1,b,3\n3,a,4\n2,a,5\n")
+    places = find_rows(read("a.csv"), "t", "s").places
+    assert {name: rows.tolist() for name, rows in places.items()} == {"b": [2, 0], "a": [1, 4, 3]}

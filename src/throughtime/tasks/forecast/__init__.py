@@ -10,16 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import DataError
-from throughtime.tasks.forecast.ahead import predict, series_like
-from throughtime.tasks.forecast.baselines import fit_line, make_baselines
+from throughtime.tasks.forecast.ahead import (
+    RULE,
+    followed,
+    forecast,
+    measure,
+    predict,
+    series_like,
+)
+from throughtime.tasks.forecast.baselines import fit_ground, make_baselines
 from throughtime.tasks.forecast.find import border, columns_of, find_facts, table_of
-from throughtime.tasks.forecast.metrics import RULE, measure
 from throughtime.tasks.forecast.model import Forecaster, pinball
 from throughtime.tasks.forecast.options import Facts, ForecastRecipe
-from throughtime.tasks.forecast.passes import Pass
 from throughtime.tasks.forecast.pictures import make_pictures
 from throughtime.tasks.forecast.series import find_rows, make_series
-from throughtime.tasks.forecast.windows import Windows
+from throughtime.tasks.forecast.windows import Pass, Windows
 from throughtime.tasks.picture import Picture
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables.clock import written
@@ -30,7 +35,7 @@ from throughtime.tasks.task import Batch, Example, Posed, Score
 if TYPE_CHECKING:
     import polars as pl
 
-_EXAMPLES, _AT_ONCE = 6, 500
+_EXAMPLES = 6
 
 
 class Forecast(TableTask[ForecastRecipe, Facts]):
@@ -91,7 +96,7 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         assert isinstance(model, Forecaster)
         inputs, truth = batch
         if model.training and not model.get_buffer("fitted"):
-            model.take_line(fit_line(self._windows))
+            model.take_line(*fit_ground(self._windows))
         return pinball(model(inputs), truth)
 
     @property
@@ -108,7 +113,7 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         if split == "validation":  # the weights that are kept have the band of their validation
             model.get_buffer("wider").zero_()
             model.hold(forecast(model, windows, origins), windows.cut(origins)[1])
-        answers = forecast(model, windows, origins)
+        answers = (forecast if split == "validation" else followed)(model, windows, origins)
         metrics = measure(windows, origins, answers)
         begins = dict(zip(("validation", "test"), self.facts.ends, strict=True))[split]
         where = (
@@ -152,7 +157,7 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
                   zip(self._windows.series, self._windows.naive, strict=True)}  # fmt: skip
         usual = self._windows.naive.mean(0)
         windows.naive = torch.stack([before.get(one.name, usual) for one in windows.series])
-        answers = forecast(model, windows, origins)
+        answers = followed(model, windows, origins)
         metrics = measure(windows, origins, answers)
         where = f"{table.name}: {len(origins)} windows of {horizon} steps"
         where += f"; {left} before the end of the validation part are left out" if left else ""
@@ -164,7 +169,7 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         windows, origins = self._windows, self._windows.few("test")
         past = windows.past(origins)
         beside = {name: answer(past) for name, answer in self._baselines.items()}
-        return make_pictures(windows, origins, forecast(model, windows, origins), beside)
+        return make_pictures(windows, origins, followed(model, windows, origins), beside)
 
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         drawn = self.epoch(0)
@@ -190,11 +195,3 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         given = f"{one.name} {written(float(one.times[last]), self.facts.form)}".strip()
         said = f"{middle:.4g} ({low:.4g} to {high:.4g})"
         return Example(given, said, f"{truth:.4g}", low <= truth <= high)
-
-
-@torch.no_grad()
-def forecast(model: nn.Module, windows: Windows, origins: Tensor) -> Tensor:
-    """Quantiles in their order (horizon, B, D, 3), scaled, of some windows."""
-    assert isinstance(model, Forecaster)
-    parts = [model.quantiles(windows.cut(part)[0]) for part in origins.split(_AT_ONCE)]
-    return torch.cat(parts, 1)

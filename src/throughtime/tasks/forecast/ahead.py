@@ -1,4 +1,4 @@
-"""Forecasts of what comes after the end of a file."""
+"""Forecasts: of windows, how good they are in the units of the file, and after the file's end."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import DataError
+from throughtime.tasks.forecast.band import follow_band
 from throughtime.tasks.forecast.find import columns_of
-from throughtime.tasks.forecast.model import QUANTILES, Forecaster
+from throughtime.tasks.forecast.model import MEDIAN, QUANTILES, Forecaster, pinball
 from throughtime.tasks.forecast.options import Facts
 from throughtime.tasks.forecast.series import (
     Series,
@@ -18,13 +19,21 @@ from throughtime.tasks.forecast.series import (
     find_rows,
     make_series,
 )
-from throughtime.tasks.forecast.windows import channels_of, encode, scale_of
+from throughtime.tasks.forecast.windows import Windows, scale_of
 from throughtime.tasks.tables.clock import MONTHS, NATIVE, NUMBER, written
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import check_like_training
 
 if TYPE_CHECKING:
     import polars as pl
+
+RULE = (
+    "mae, rmse: of the median, in the target's units; mase: mae over that of the season before in "
+    "the training part; pinball: of the quantiles, in deviations of the training part; "
+    "coverage_80: share of the truth between the quantiles 0.1 and 0.9"
+)
+_AT_ONCE = 500  # windows
+_CHECKED = 500  # windows before a forecast whose truth the band follows
 
 
 def predict(
@@ -41,17 +50,54 @@ def predict(
     """
     import polars as pl
 
-    series = series_like(table, facts)
-    cut = [_window(one, table, facts, horizon) for one in series]
-    inputs = torch.stack([encode(window, facts)[0] for window, _ in cut], 1)
-    inputs[facts.length :, :, : channels_of(facts).width - channels_of(facts).known] = 0
-    with torch.no_grad():
-        assert isinstance(model, Forecaster)
-        answers = model.quantiles(inputs).double()
-    parts = [
-        _rows(one, answers[:, number], facts) for number, (one, _) in enumerate(cut)
-    ]  # fmt: skip
-    return pl.concat(parts), _notes([one for one, _ in cut], [n for _, n in cut], facts)
+    cut = [_extended(one, table, facts, horizon) for one in series_like(table, facts)]
+    series = [one for one, _, _ in cut]
+    windows = Windows(series, facts, horizon)
+    last = torch.tensor([count for _, count, _ in cut]) + torch.from_numpy(windows.firsts[:-1])
+    origins = torch.cat([_checked(windows), last]).sort().values
+    answers = followed(model, windows, origins).double()
+    at = torch.searchsorted(origins, last)
+    parts = [_rows(one, count, answers[:, place], facts)
+             for (one, count, _), place in zip(cut, at.tolist(), strict=True)]  # fmt: skip
+    return pl.concat(parts), _notes(series, [lacking for _, _, lacking in cut], facts)
+
+
+def _checked(windows: Windows) -> Tensor:
+    """The last windows of each series that the training did not see, a few of them."""
+    origins, _ = windows.unseen()
+    numbers = windows.series_of(origins)
+    parts = [origins[numbers == n] for n in range(len(windows.series))]
+    return torch.cat([part[-max(1, _CHECKED // len(parts)) :] for part in parts])
+
+
+@torch.no_grad()
+def forecast(model: nn.Module, windows: Windows, origins: Tensor) -> Tensor:
+    """Quantiles in their order (horizon, B, D, 3), scaled, of some windows."""
+    assert isinstance(model, Forecaster)
+    parts = [model.quantiles(windows.cut(part)[0]) for part in origins.split(_AT_ONCE)]
+    return torch.cat(parts, 1)
+
+
+def followed(model: nn.Module, windows: Windows, origins: Tensor) -> Tensor:
+    """The same, each with the band that the truth before it asks for."""
+    answers, truth = forecast(model, windows, origins), windows.cut(origins)[1]
+    return follow_band(answers, truth, origins, windows.series_of(origins))
+
+
+def measure(windows: Windows, origins: Tensor, answers: Tensor) -> dict[str, float]:
+    """The metrics of quantiles (horizon, B, D, 3) for some windows; missing truth is left out."""
+    truth, answers = windows.cut(origins)[1].double(), answers.double()
+    number = windows.series_of(origins)
+    errors = (truth - answers[..., MEDIAN]) * windows.deviations[number]
+    inside = ((answers[..., 0] <= truth) & (truth <= answers[..., -1])).double()
+    inside = torch.where(torch.isfinite(truth), inside, torch.nan)
+    return {
+        "mae": float(errors.abs().nanmean()),
+        "rmse": float(errors.square().nanmean().sqrt()),
+        "mase": float((errors.abs() / windows.naive[number]).nanmean()),
+        "pinball": float(pinball(answers, truth)),
+        "coverage_80": float(inside.nanmean()),
+    }
 
 
 def series_like(table: DataTable, facts: Facts) -> list[Series]:
@@ -91,8 +137,8 @@ def _check_steps(table: DataTable, facts: Facts, rows: TimedRows) -> None:
             )
 
 
-def _window(one: Series, table: DataTable, facts: Facts, horizon: int) -> tuple[Series, int]:
-    """The last `length` steps with a target and `horizon` after them; how many the file lacks."""
+def _extended(one: Series, table: DataTable, facts: Facts, horizon: int) -> tuple[Series, int, int]:
+    """The series to `horizon` steps after its last target, where they begin, how many it lacks."""
     seen = np.flatnonzero(np.isfinite(one.values[:, : len(facts.targets)]).any(1))
     count = int(seen[-1]) + 1 if len(seen) else 0
     if count < facts.length:
@@ -101,17 +147,14 @@ def _window(one: Series, table: DataTable, facts: Facts, horizon: int) -> tuple[
             f"{name} of {table.name} must have the {facts.length} steps that a forecast reads, "
             f"and it has {count}; give more rows before"
         )
-    there = one.values[count : count + horizon].copy()
-    there[:, : len(facts.targets)] = np.nan
-    lacking = horizon - len(there)
-    empty = np.full((lacking, one.values.shape[1]), np.nan)
-    values = np.concatenate([one.values[count - facts.length : count], there, empty])
-    times = one.times[count - facts.length : count + horizon]
+    values, times = one.values[: count + horizon], one.times[: count + horizon]
+    lacking = count + horizon - len(values)
+    values = np.concatenate([values, np.full((lacking, values.shape[1]), np.nan)])
     more = times[-1] + facts.step * np.arange(1, lacking + 1)
-    return Series(one.name, np.concatenate([times, more]), values, one.seen), lacking
+    return Series(one.name, np.concatenate([times, more]), values, one.seen), count, lacking
 
 
-def _rows(one: Series, answers: Tensor, facts: Facts) -> pl.DataFrame:
+def _rows(one: Series, count: int, answers: Tensor, facts: Facts) -> pl.DataFrame:
     """One series' forecasts, from quantiles (horizon, D, 3)."""
     import polars as pl
 
@@ -121,7 +164,7 @@ def _rows(one: Series, answers: Tensor, facts: Facts) -> pl.DataFrame:
     columns: dict[str, list[object]] = {}
     if facts.series:
         columns[facts.series] = [one.name] * horizon
-    times = one.times[-horizon:]
+    times = one.times[count : count + horizon]
     columns[facts.time or "step"] = (
         [written(float(time), facts.form) for time in times]
         if facts.time

@@ -14,6 +14,7 @@ from throughtime.tasks.forecast.options import Facts, ForecastRecipe
 from throughtime.tasks.forecast.series import (
     Series,
     TimedRows,
+    find_follow,
     find_periods,
     find_rows,
     find_season,
@@ -48,7 +49,9 @@ def find_facts(recipe: ForecastRecipe) -> Facts:
     _check_targets(table, facts, series)
     ends = _ends(recipe, table, facts, series)
     facts = replace(facts, ends=ends)
-    facts = replace(facts, season=find_season(series, ends, _LONGEST))
+    season = find_season(series, ends, _LONGEST)
+    follow = find_follow(series, ends, season, len(facts.targets))
+    facts = replace(facts, season=season, follow=follow)
     facts = replace(facts, length=_length(recipe, facts, series))
     facts = _scaled(facts, table, series)
     facts = replace(facts, masked=_masked(facts, series))

@@ -25,6 +25,7 @@ from throughtime.tasks.tables.table import DataTable, Numbers
 _SERIES, _STEPS, _LAGS = 5, 4000, 24
 _NOTHING, _COPY, _LIKE, _PART = 1e-3, 0.99999, 0.999, 0.1
 _RUN, _RUNS, _WINDOW, _SHARE = 3, 8, 8, 0.5
+_MANY, _ODD = 100_000, np.uint64(0x9E3779B97F4A7C15)
 
 
 def check_leaks(facts: Facts, table: DataTable, series: list[Series], horizon: int) -> None:
@@ -167,19 +168,14 @@ def _check_repeated(
 
     A target that repeats itself within the training part, a pure cycle say, is none.
     """
-    seen: set[bytes] = set()
-    own, tested = [], []
-    for one in series:
-        values = one.values[:, place]
-        train = _windows(values[one.times < facts.ends[0]])
-        tested += _windows(values[one.times >= facts.ends[1]])
-        own.append(train)
-        seen.update(train)
-    again = sum(window in seen for window in tested)
+    parts = [(one.values[:, place], one.times) for one in series]
+    own = [_windows(values[times < facts.ends[0]]) for values, times in parts]
+    tested = np.concatenate([_windows(values[times >= facts.ends[1]]) for values, times in parts])
+    again = int(np.isin(tested, np.concatenate(own)).sum())
     if len(tested) < _WINDOW or again < _SHARE * len(tested):
         return
-    halves = [(set(train[: len(train) // 2]), train[len(train) // 2 + _WINDOW :]) for train in own]
-    within = sum(window in first for first, second in halves for window in second)
+    halves = [(train[: len(train) // 2], train[len(train) // 2 + _WINDOW :]) for train in own]
+    within = sum(int(np.isin(second, first).sum()) for first, second in halves)
     if within < 0.1 * sum(len(second) for _, second in halves):
         raise DataError(
             f"the test part of {table.name} must be new, and column {target} repeats there, step "
@@ -188,13 +184,23 @@ def _check_repeated(
         )
 
 
-def _windows(values: Numbers) -> list[bytes]:
-    """Runs of eight values that are there, at least half of them different."""
-    if len(values) < _WINDOW:
-        return []
-    views = np.lib.stride_tricks.sliding_window_view(values, _WINDOW)
-    kept = views[np.isfinite(views).all(1)]
-    return [one.tobytes() for one in kept if len(np.unique(one)) > _WINDOW // 2]
+def _windows(values: Numbers) -> NDArray[np.uint64]:
+    """A number for each run of eight values that are there, at least half of them different."""
+    count = len(values) - _WINDOW + 1
+    parts = [_numbered(values[at : at + _MANY + _WINDOW - 1]) for at in range(0, count, _MANY)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
+
+
+def _numbered(values: Numbers) -> NDArray[np.uint64]:
+    runs = np.lib.stride_tricks.sliding_window_view(values + 0.0, _WINDOW)  # -0.0 is 0.0
+    runs = runs[np.isfinite(runs).all(1)]
+    different = 1 + (np.diff(np.sort(runs, 1), axis=1) != 0).sum(1)
+    kept = np.ascontiguousarray(runs[different > _WINDOW // 2]).view(np.uint64)
+    found = np.zeros(len(kept), np.uint64)
+    for column in kept.T:  # a hash of 64 bits, mixed after each value
+        found = (found ^ column) * _ODD
+        found ^= found >> np.uint64(29)
+    return found
 
 
 def _vary(*parts: Numbers) -> bool:

@@ -1,17 +1,20 @@
 """The model: a line through the history, and a recurrent layer's last state beside it.
 
     s = h_T                                           the last state, after dropout
-    l_k = A_k (1, x_T, x_{T-u+1} - x_T, ..., x_{T-1} - x_T)
-    y_k = x_T + l_k + W_k s + V tanh(P s + E_k + F f_k)
+    b_k = x_T + A_k (1, x_T, x_{T-l+1} - x_T, ..., x_{T-1} - x_T)                          or
+    b_k = u_{T+k} + A_k (1, x_{T-l+1} - u_{T-l+1}, ..., x_T - u_T)       where a season was found
+    y_k = b_k + W_k s + V tanh(P s + E_k + F f_k)
 
-x are the targets of the history, f_k what is known ahead, k = 1, ..., horizon. A is fitted by ridge
-regression before the first step and stays as it is; W and V give a value for every quantile, and
-learn what the line leaves. After each validation the band is widened, or narrowed, so that it holds
-80 % of the validation part, step by step ahead.
+x are the targets of the history, u what is usual at that step of the season, u_{t+m} = u_t +
+g (x_t - u_t), f_k what is known ahead, k = 1, ..., horizon. A is fitted by ridge regression before
+the first step and stays as it is, in the form, with the lags and the ridge that forecast validation
+best; W and V give a value for every quantile, and learn what the line leaves. After each validation
+the band is widened, or narrowed, so that it holds 80 % of the validation part, step by step ahead.
 
 Source: Lai, Chang, Yang and Liu, Modeling Long- and Short-Term Temporal Patterns with Deep Neural
 Networks (2018) for the linear part beside the recurrent one; Wen, Torkkola, Narayanaswamy and
 Madeka, A Multi-Horizon Quantile Recurrent Forecaster (2017) for quantiles of all horizons at once;
+Winters, Forecasting Sales by Exponentially Weighted Moving Averages (1960) for what is usual;
 Romano, Patterson and Candes, Conformalized Quantile Regression (2019) for the band.
 """
 
@@ -43,6 +46,7 @@ class Forecaster(nn.Module):
     def __init__(self, recipe: Recipe, facts: Facts) -> None:
         super().__init__()
         self.length, self.horizon = facts.length, recipe.horizon
+        self.season, self.follow = facts.season, facts.follow
         self.channels = channels_of(facts)
         targets, hidden = self.channels.targets, recipe.hidden
         self.recurrent = make_layers(recipe, self.channels.width, reads=True)
@@ -50,6 +54,7 @@ class Forecaster(nn.Module):
         lags = lags_read(self.length, targets)
         self.register_buffer("line", torch.zeros(1 + lags * targets, self.horizon * targets))
         self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("seasonal", torch.tensor(False))
         self.register_buffer("wider", torch.zeros(self.horizon, targets))
         read = self.recurrent.output_size
         self.direct = nn.Linear(read, self.horizon * targets * len(QUANTILES))
@@ -58,19 +63,18 @@ class Forecaster(nn.Module):
         known = self.channels.known
         self.ahead = nn.Linear(known, hidden, bias=False) if known else None
         self.readout = nn.Linear(hidden, targets * len(QUANTILES))
+        for last in (self.direct, self.readout):  # it begins at the line
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Quantiles, not yet in their order nor widened, from histories above what is known."""
         past, future = x[: self.length], x[self.length :]
         known = future[..., self.channels.width - self.channels.known :]
-        count = self.channels.targets
-        targets = between(past[..., :count], past[..., count : 2 * count])
         seen = past[..., self.channels.targets : 2 * self.channels.targets].amax(-1, keepdim=True)
         gap = torch.expm1(past[..., self.channels.gap, None] + math.log(2))
         state: Tensor = self.dropout(run_layers(self.recurrent, past, gap, seen)[0][-1])
-        line = self.get_buffer("line")
-        base = lag_features(targets, (len(line) - 1) // self.channels.targets) @ line
-        base = base.unflatten(-1, (self.horizon, -1)).movedim(1, 0) + targets[-1]
+        base = self.ground(past)
         direct = self.direct(state).unflatten(-1, (self.horizon, -1)).movedim(1, 0)
         mixed = self.state(state) + self.place.weight[:, None]
         if self.ahead is not None:
@@ -79,9 +83,25 @@ class Forecaster(nn.Module):
         quantiles: Tensor = base[..., None] + spread
         return quantiles
 
-    def take_line(self, weights: Tensor) -> None:
-        """Reads the history by this line from now on."""
+    def ground(self, past: Tensor) -> Tensor:
+        """What the line says, (horizon, B, targets), of histories (length, B, width)."""
+        count, first, line = self.channels.targets, self.channels.apart, self.get_buffer("line")
+        seen = past[..., count : 2 * count]
+        if self.get_buffer("seasonal"):
+            apart, usual = past[..., first : first + 2 * count].split(count, -1)
+            apart = between(apart, seen)
+            features = season_features(apart, (len(line) - 1) // count)
+            base = ahead_of(apart, usual, self.horizon, self.season, self.follow)
+        else:
+            targets = between(past[..., :count], seen)
+            features, base = lag_features(targets, (len(line) - 1) // count), targets[-1]
+        told: Tensor = (features @ line).unflatten(-1, (self.horizon, -1)).movedim(1, 0) + base
+        return told
+
+    def take_line(self, weights: Tensor, seasonal: bool) -> None:
+        """Reads the history by this line from now on, of what is usual or of the last value."""
         self.get_buffer("line").copy_(weights)
+        self.get_buffer("seasonal").fill_(seasonal)
         self.get_buffer("fitted").fill_(True)
 
     def quantiles(self, x: Tensor) -> Tensor:
@@ -114,6 +134,17 @@ def lag_features(targets: Tensor, used: int) -> Tensor:
     lags = (targets[-used:] - targets[-1])[:-1].movedim(0, 1).flatten(1)
     ones = torch.ones(lags.shape[0], 1, dtype=targets.dtype)
     return torch.cat([ones, targets[-1], lags], 1)
+
+
+def season_features(apart: Tensor, used: int) -> Tensor:
+    """(B, 1 + used D): a one, and the last lags of the distances from what is usual."""
+    ones = torch.ones(apart.shape[1], 1, dtype=apart.dtype)
+    return torch.cat([ones, apart[-used:].movedim(0, 1).flatten(1)], 1)
+
+
+def ahead_of(apart: Tensor, usual: Tensor, horizon: int, season: int, follow: float) -> Tensor:
+    """What is usual at the steps ahead, (horizon, B, D), of histories (T, B, D)."""
+    return before(usual + follow * apart, horizon, season)
 
 
 def before(targets: Tensor, horizon: int, season: int) -> Tensor:

@@ -14,7 +14,9 @@ class ForecastRecipe(FileRecipe):
     """A recipe with the columns of a table and their roles."""
 
     task: str = option("forecast", "What is learned")
-    data: str = option("builtin", "File to learn from; builtin: two series made here")
+    data: str = option(
+        "builtin", "File, or files by comma or *, to learn from; builtin: two series made here"
+    )
     target: str = option("", "Columns to forecast, by comma; needed with a file")
     time: str = option("", "Column of time; empty: found, or the order of rows")
     series: str = option("", "Column that tells series apart; empty: found, or one series")
@@ -42,6 +44,7 @@ class Facts:
         targets, inputs, known: columns; inputs are known of the past alone.
         periods: seconds of the cycles that the calendar has and the data may follow.
         season: steps after which the training part resembles itself best; 1: none was found.
+        follow: how far what is usual at a step of the season goes to what was seen there last.
         length: steps of history.
         ends: the times at which the validation and the test part begin.
         masked: the inputs that miss values in the training part.
@@ -61,6 +64,7 @@ class Facts:
     known: list[str]
     periods: list[float]
     season: int = 1
+    follow: float = 1.0
     length: int = 1
     ends: list[float] = field(default_factory=list)
     masked: list[str] = field(default_factory=list)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from throughtime.errors import DataError
 from throughtime.tasks.tables.clock import MONTHS, NUMBER, Times, find_step, read_times
 from throughtime.tasks.tables.table import DataTable, Numbers
 
+if TYPE_CHECKING:
+    import polars as pl
+
 _DAY = 86400.0
 _CYCLES = (_DAY, 7 * _DAY, 365.2425 * _DAY)
+_FOLLOWS = (1.0, 0.7, 0.5, 0.35, 0.25)
+_SERIES, _STEPS = 20, 20_000  # that a season is looked for in
 
 
 @dataclass
@@ -38,7 +45,7 @@ class Series:
 class TimedRows:
     """Where the rows of each series stand, in the order of their time."""
 
-    places: dict[str, list[int]]
+    places: dict[str, NDArray[np.int64]]
     times: Times
 
     def differences(self) -> Numbers:
@@ -55,26 +62,32 @@ def find_rows(table: DataTable, time: str, series: str) -> TimedRows:
     """
     count = len(table.frame)
     times = read_times(table, time) if time else Times(np.arange(count, dtype=np.float64), "")
-    names = table.texts(series) if series else [""] * count
-    places: dict[str, list[int]] = {}
-    for row, name in enumerate(names):
-        places.setdefault(name, []).append(row)
+    names, numbers = table.groups(series) if series else ([""], np.zeros(count, np.int64))
+    order = _in_order(numbers, times.values) if time else np.argsort(numbers, kind="stable")
+    borders = np.searchsorted(numbers[order], np.arange(1, len(names)))
+    places = dict(zip(names, np.split(order, borders), strict=True))
     if not time:  # every series counts its own steps
         for rows in places.values():
             times.values[rows] = np.arange(len(rows))
     for name, rows in places.items():
-        order = np.argsort(times.values[rows], kind="stable")
-        places[name] = [rows[place] for place in order]
-        same = (np.diff(times.values[places[name]]) == 0).nonzero()[0]
+        same = (np.diff(times.values[rows]) == 0).nonzero()[0]
         if len(same):
-            first, second = places[name][same[0]], places[name][same[0] + 1]
+            first, second = int(rows[same[0]]), int(rows[same[0] + 1])
             raise DataError(
                 f"a time must stand once{f' in series {name}' if series else ''}, and column "
                 f"{time} has {table.frame[time][first]} in {table.place(first)} and in "
-                f"{table.unit} {table.first + second}; take one out"
+                f"{table.place(second)}; take one out"
                 + ("" if series else ", or name the column of series with --series")
             )
     return TimedRows(places, times)
+
+
+def _in_order(numbers: NDArray[np.int64], times: Numbers) -> NDArray[np.int64]:
+    """The rows by series and time; most files have them so."""
+    after = np.diff(numbers)
+    if bool(((after > 0) | ((after == 0) & (np.diff(times) >= 0))).all()):
+        return np.arange(len(numbers))
+    return np.lexsort((times, numbers))
 
 
 def find_series(table: DataTable, time: str, taken: list[str]) -> str:
@@ -92,9 +105,17 @@ def find_series(table: DataTable, time: str, taken: list[str]) -> str:
             enough = frame[column].null_count() == 0 and groups <= len(frame) // 2
             often = len(frame) / frame[time].n_unique()
             enough = enough and (not table.is_number(column) or often >= max(1.5, groups / 4))
-            if enough and not frame.select(time, column).is_duplicated().any():
+            if enough and _tells_apart(frame, [time, column]):
                 return column
     return ""
+
+
+def _tells_apart(frame: pl.DataFrame, columns: list[str]) -> bool:
+    """Whether no two rows have the same there; of many rows a hash is enough."""
+    few = frame.select(columns)
+    if few.head(_STEPS).is_duplicated().any():
+        return False
+    return len(few) <= _STEPS or few.hash_rows().n_unique() == len(few)
 
 
 def step_of(rows: TimedRows) -> tuple[float, bool]:
@@ -110,8 +131,8 @@ def make_series(
     made = []
     for name, places in rows.places.items():
         times, values = rows.times.values[places], whole[places]
-        if even and len(times) > 1:
-            at = np.round((times - times[0]) / step).astype(np.int64)
+        at = np.round((times - times[0]) / step).astype(np.int64) if even else np.arange(len(times))
+        if at[-1] >= len(times):
             spread = np.full((at[-1] + 1, values.shape[1]), np.nan)
             spread[at] = values
             values, times = spread, times[0] + step * np.arange(at[-1] + 1)
@@ -132,7 +153,7 @@ def find_season(series: list[Series], ends: list[float], longest: int) -> int:
     e_m = mean |y_t - y_{t-m}|, over at most 20 series; the first dip of e that is above the lowest
     one by at most 5 % and 1 / sqrt(steps), where that is below 0.8 of the median of all.
     """
-    parts = [one.values[one.times < ends[0], 0][-20_000:] for one in series[:20]]
+    parts = [one.values[one.times < ends[0], 0][-_STEPS:] for one in series[:_SERIES]]
     longest = min(longest, max(len(part) for part in parts) // 3)
     errors = np.full(longest + 1, np.inf)
     for lag in range(1, longest + 1):
@@ -155,3 +176,69 @@ def find_season(series: list[Series], ends: list[float], longest: int) -> int:
     if not dips or lowest > 0.8 * np.median(finite):
         return 1
     return next(lag for lag in dips if errors[lag] <= slack * lowest + 1e-12)
+
+
+def find_follow(series: list[Series], ends: list[float], season: int, targets: int) -> float:
+    """How far to follow what was seen a season before: what misses the training part least."""
+    if season < 2:
+        return 1.0
+    missed = dict.fromkeys(_FOLLOWS, 0.0)
+    for one in series[:_SERIES]:
+        values = one.values[one.times < ends[0], :targets][-_STEPS:]
+        if len(values) > season and np.isfinite(values).any(0).all():
+            scale = np.nanstd(values, 0)
+            for follow in _FOLLOWS:
+                errors = np.abs(values - usual_of(values, season, follow))[season:]
+                missed[follow] += float(np.nansum(errors / np.where(scale > 0, scale, 1)))
+    return min(_FOLLOWS, key=missed.__getitem__)
+
+
+def usual_of(values: Numbers, season: int, follow: float) -> Numbers:
+    """What is usual at each step, of what was seen at the same step of the seasons before.
+
+    u_{t+m} = u_t + follow (v_t - u_t), u_t = v_t in the first season. Where v_t is missing, v - u
+    is on the line between those seen in the same season.
+
+    Args:
+        values: (n, D) v, NaN where it is missing; m: the season.
+    """
+    if not np.isfinite(values).all():
+        return _usual_with_gaps(values, season, follow)
+    count = len(values)
+    seasons = -(-count // season)
+    whole = np.zeros((seasons * season, values.shape[1]))
+    whole[:count] = values
+    mixed = whole.reshape(seasons, season, -1)
+    first = mixed[:1].copy()
+    mixed[1:] *= follow
+    rest, shift = 1 - follow, 1
+    while shift < seasons and rest > 1e-9:  # the sum over all seasons before, by doubling
+        mixed[shift:] += rest * mixed[:-shift]
+        rest, shift = rest * rest, 2 * shift
+    return np.concatenate([first, mixed[:-1]]).reshape(len(whole), -1)[:count]
+
+
+def _usual_with_gaps(values: Numbers, season: int, follow: float) -> Numbers:
+    usual = np.zeros((len(values) + 2 * season, values.shape[1]))
+    usual[:season] = np.stack([on_lines(column) for column in _padded(values, season).T], 1)
+    usual[season : 2 * season] = usual[:season]
+    for begin in range(season, len(values), season):
+        now = usual[begin : begin + season]
+        apart = _padded(values[begin:], season) - now
+        lines = np.stack([on_lines(column) for column in apart.T], 1)
+        usual[begin + season : begin + 2 * season] = now + follow * lines
+    return usual[: len(values)]
+
+
+def _padded(values: Numbers, season: int) -> Numbers:
+    """The first season, with NaN behind the end."""
+    rest = np.full((max(0, season - len(values)), values.shape[1]), np.nan)
+    return np.concatenate([values[:season], rest])
+
+
+def on_lines(values: Numbers) -> Numbers:
+    """Numbers (n,) with those that are missing on the line between their neighbours; or all 0."""
+    there = np.flatnonzero(np.isfinite(values))
+    if not len(there):
+        return np.zeros(len(values))
+    return np.interp(np.arange(len(values)), there, values[there])

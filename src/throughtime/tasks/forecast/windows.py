@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from throughtime.tasks.forecast.options import Facts
-from throughtime.tasks.forecast.series import Series
+from throughtime.tasks.forecast.series import Series, usual_of
+from throughtime.tasks.passes import BuiltWhenIndexed, generator_of
 from throughtime.tasks.tables.table import Numbers, filled, gaps_of
+from throughtime.tasks.task import Batch
 
 SPLITS = ("train", "validation", "test")
 _MOST = 2000  # windows that validation and test are scored on
@@ -24,8 +26,9 @@ class Channels:
 
     targets, scaled, the last seen one where one is missing | whether each is seen | log of the
     steps since the last was seen | where times are uneven, of those since the row before |
-    inputs | of those that miss some, whether each is seen | known columns, then sine and cosine
-    of each cycle
+    inputs | of those that miss some, whether each is seen | where a season is followed, how far
+    the targets last were from what is usual, and what is usual | known columns, then sine and
+    cosine of each cycle
     """
 
     targets: int
@@ -33,10 +36,17 @@ class Channels:
     masked: int
     known: int
     uneven: int
+    seasonal: bool
 
     @property
     def width(self) -> int:
-        return self.gap + 1 + self.uneven + self.inputs + self.masked + self.known
+        """Of a step."""
+        return self.apart + 2 * self.targets * self.seasonal + self.known
+
+    @property
+    def apart(self) -> int:
+        """Where the targets' distances from what is usual stand, and then what is usual."""
+        return self.gap + 1 + self.uneven + self.inputs + self.masked
 
     @property
     def gap(self) -> int:
@@ -48,7 +58,8 @@ def channels_of(facts: Facts) -> Channels:
     """The channels for a file's columns."""
     known = len(facts.known) + 2 * len(facts.periods)
     masked, uneven = len(facts.masked), int(not facts.even)
-    return Channels(len(facts.targets), len(facts.inputs), masked, known, uneven)
+    seasonal = 1 < facts.season <= facts.length
+    return Channels(len(facts.targets), len(facts.inputs), masked, known, uneven, seasonal)
 
 
 class Windows:
@@ -63,10 +74,12 @@ class Windows:
     def __init__(self, series: list[Series], facts: Facts, horizon: int) -> None:
         self.series, self.facts, self.horizon = series, facts, horizon
         self.channels, self.length = channels_of(facts), facts.length
-        parts = [encode(one, facts) for one in series]
-        self.steps = torch.cat([x for x, _ in parts])
-        self.truth = torch.cat([y for _, y in parts])
         self.firsts = np.cumsum([0, *(len(one) for one in series)])
+        count = int(self.firsts[-1])
+        self.steps = torch.empty(count, self.channels.width)
+        self.truth = torch.empty(count, self.channels.targets)
+        for one, begin, end in zip(series, self.firsts[:-1], self.firsts[1:], strict=True):
+            self.steps[begin:end], self.truth[begin:end] = encode(one, facts)
         scales = [scale_of(one, facts) for one in series]
         self.means, self.deviations = (torch.tensor(np.stack(s)) for s in zip(*scales, strict=True))
 
@@ -111,6 +124,18 @@ class Windows:
         useful = (sums[at] > sums[at - self.length]) & (sums[at + self.horizon] > sums[at])
         return at[useful] + first, sides[useful]
 
+    @cached_property
+    def learned(self) -> Tensor:
+        """The training windows that are trained on.
+
+        Where a season is followed, those whose history lies behind the first season, in which
+        nothing is apart from what is usual; all, if those are few.
+        """
+        train = self.origins["train"]
+        first = torch.from_numpy(self.firsts)[self.series_of(train)]
+        later = train[train - first >= self.length + self.facts.season]
+        return later if self.channels.seasonal and 4 * len(later) > len(train) else train
+
     def few(self, split: str) -> Tensor:
         """The windows that a split is scored on, at even distances when they are many."""
         return _few(self.origins[split])
@@ -120,16 +145,27 @@ class Windows:
 
         Of the future, the inputs hold what is known ahead alone.
         """
-        past = torch.arange(-self.length, 0)[:, None] + origins
         future = torch.arange(self.horizon)[:, None] + origins
         ahead = self.steps[future].clone()
         ahead[..., : self.channels.width - self.channels.known] = 0
-        return torch.cat([self.steps[past], ahead]), self.truth[future]
+        return torch.cat([self.steps[self._history(origins)], ahead]), self.truth[future]
 
     def past(self, origins: Tensor) -> Tensor:
         """Targets of the histories (length, B, D), what is missing between two on a line."""
-        inputs, count = self.cut(origins)[0][: self.length], self.channels.targets
-        return between(inputs[..., :count], inputs[..., count : 2 * count])
+        count = self.channels.targets
+        inputs = self.steps[:, : 2 * count][self._history(origins)]
+        return between(inputs[..., :count], inputs[..., count:])
+
+    def seasons(self, origins: Tensor) -> tuple[Tensor, Tensor]:
+        """How far the targets of histories are from what is usual, and what is; (length, B, D)."""
+        count, first = self.channels.targets, self.channels.apart
+        there = self._history(origins)
+        seen = self.steps[:, count : 2 * count][there]
+        apart, usual = self.steps[:, first : first + 2 * count][there].split(count, -1)
+        return between(apart, seen), usual
+
+    def _history(self, origins: Tensor) -> Tensor:
+        return torch.arange(-self.length, 0)[:, None] + origins
 
     def series_of(self, origins: Tensor) -> Tensor:
         """The number of each window's series."""
@@ -150,6 +186,26 @@ class Windows:
             found.append(errors.nanmean(0))
         stacked = torch.stack(found)
         return torch.where(stacked > 0, stacked, self.deviations)
+
+
+class Pass(BuiltWhenIndexed):
+    """The batches of a pass, inputs (T, B, width) and truth (horizon, B, D); built when indexed.
+
+    Only (seed, number) decides their order. All but the last are full; where there are fewer
+    windows than a batch has, it is one batch.
+    """
+
+    def __init__(self, windows: Windows, batch_size: int, seed: int, number: int) -> None:
+        generator = generator_of(seed, number)
+        train = windows.learned
+        self._windows = windows
+        self._parts = train[torch.randperm(len(train), generator=generator)].split(batch_size)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def build(self, place: int) -> Batch:
+        return self._windows.cut(self._parts[place])
 
 
 def between(values: Tensor, seen: Tensor) -> Tensor:
@@ -198,6 +254,10 @@ def encode(series: Series, facts: Facts) -> tuple[Tensor, Tensor]:
     if channels.uneven:
         gaps.append(gaps_of(series.times, np.ones(len(series), bool), facts.step))
     masks = np.isfinite(inputs[:, [facts.inputs.index(name) for name in facts.masked]])
-    parts = [filled(targets), seen, *gaps, filled(inputs), masks, np.nan_to_num(known), *cycles]
+    parts = [filled(targets), seen, *gaps, filled(inputs), masks]
+    if channels.seasonal:
+        usual = usual_of(targets, facts.season, facts.follow)
+        parts += [filled(targets - usual), usual]
+    parts += [np.nan_to_num(known), *cycles]
     steps = np.concatenate([part.astype(np.float32) for part in parts], 1)
     return torch.from_numpy(steps), torch.from_numpy(targets.astype(np.float32))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import json
 import re
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, TextIO
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
 from throughtime.tasks.tables.archive import read_archive
-from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.pieces import Quoted, kinds_of, ragged, read_pieces
+from throughtime.tasks.tables.table import DataTable, join_tables
 
 if TYPE_CHECKING:
     import polars as pl
 
-_MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED = 50  # lines that delimiter and header are told by
 _TEXT, _LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
@@ -28,12 +29,37 @@ _ENDINGS = (*_TEXT, ".parquet", *_LINES, _ARCHIVE)
 
 
 def read(path: str) -> DataTable:
-    """The table in a file, by the ending of its name.
+    """The table in a file, by the ending of its name, or in several, one below the other.
+
+    Args:
+        path: of a file; `a*.csv` for those that match; `a.csv,b.csv` for these.
 
     Raises:
-        DataError: it is empty, ragged, of another encoding or form; names the line.
+        DataError: it is empty, ragged, of another encoding or form, or files differ in their
+            columns; names the line.
         OSError: it cannot be read.
     """
+    return join_tables(path, [_read_one(file) for file in files_of(path)])
+
+
+def files_of(path: str) -> list[str]:
+    """The files that an option names: one, those that match `*`, or several with commas between.
+
+    Raises:
+        DataError: none matches.
+    """
+    if Path(path).exists():
+        return [path]
+    parts = [part.strip() for part in path.split(",") if part.strip()]
+    if len(parts) > 1:
+        return [file for part in parts for file in files_of(part)]
+    found = sorted(glob.glob(path, recursive=True))
+    if glob.has_magic(path) and not found:
+        raise DataError(f"files that match {path} must be there, and none is")
+    return found or [path]
+
+
+def _read_one(path: str) -> DataTable:
     ending = Path(path).suffix.casefold()
     if ending not in _ENDINGS:
         raise DataError(
@@ -55,9 +81,12 @@ def read(path: str) -> DataTable:
 
 
 def digest(path: str) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's content; of several, of theirs."""
+    found = []
+    for one in files_of(path):
+        with open(one, "rb") as file:
+            found.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
 def _read_parquet(path: str) -> DataTable:
@@ -111,11 +140,14 @@ def open_text(path: str) -> Iterator[TextIO]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             yield file
     except UnicodeDecodeError as error:
-        line = _undecodable_line(path)
-        raise DataError(
-            f"{path} must be UTF-8, and line {line} is not; convert it, say with "
-            f"iconv -f latin1 -t utf-8"
-        ) from error
+        raise _not_decoded(path) from error
+
+
+def _not_decoded(path: str) -> DataError:
+    return DataError(
+        f"{path} must be UTF-8, and line {_undecodable_line(path)} is not; convert it, say with "
+        f"iconv -f latin1 -t utf-8"
+    )
 
 
 def _undecodable_line(path: str) -> int:
@@ -129,20 +161,33 @@ def _undecodable_line(path: str) -> int:
 
 
 def _read_text(path: str) -> DataTable:
+    delimiter = "\t" if path.casefold().endswith(".tsv") else _delimiter(path)
+    names, header = _first_row(path, delimiter)
+    try:
+        frame = read_pieces(path, delimiter, names, header)
+    except Quoted:
+        frame = as_numbers(_read_quoted(path, delimiter, names, header))
+    except UnicodeDecodeError as error:
+        raise _not_decoded(path) from error
+    if not len(frame):
+        raise DataError(f"{path} must hold rows, and it has none behind its column names")
+    word = "tab" if delimiter == "\t" else f"'{delimiter}'"
+    form = f"text, delimiter {word}, {'with' if header else 'without'} a header"
+    return DataTable(frame, path, form, 1 + header, "line")
+
+
+def _read_quoted(path: str, delimiter: str, names: list[str], header: bool) -> pl.DataFrame:
+    """A text whose cells may hold delimiters and ends of lines, all of it at once, as text."""
     import polars as pl
 
-    delimiter = "\t" if path.casefold().endswith(".tsv") else _delimiter(path)
-    names, header = _check_rows(path, delimiter)
+    _check_rows(path, delimiter, len(names))
     with told_by_polars(path, "a table of text"):
         frame = pl.read_csv(
             path, separator=delimiter, has_header=False, skip_rows=int(header), infer_schema=False,
             new_columns=names,
         )  # fmt: skip
-    if len(names) > 1:  # an empty line is no row
-        frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    word = "tab" if delimiter == "\t" else f"'{delimiter}'"
-    form = f"text, delimiter {word}, {'with' if header else 'without'} a header"
-    return DataTable(as_numbers(frame), path, form, 1 + header, "line")
+    # an empty line is no row
+    return frame if len(names) == 1 else frame.filter(~pl.all_horizontal(pl.all().is_null()))
 
 
 def _delimiter(path: str) -> str:
@@ -167,28 +212,17 @@ def _fits(path: str) -> dict[str, tuple[float, int]]:
     return found
 
 
-def _check_rows(path: str, delimiter: str) -> tuple[list[str], bool]:
-    """The columns' names, and whether the file has them; all rows are as long.
+def _first_row(path: str, delimiter: str) -> tuple[list[str], bool]:
+    """The columns' names, and whether the file has them.
 
     Raises:
-        DataError: a row is longer or shorter, or a name stands twice.
+        DataError: a name stands twice.
     """
     with open_text(path) as file:
-        rows = csv.reader(file, delimiter=delimiter)
-        first = next(rows, [])
-        if not any(cell.strip() for cell in first):
-            raise DataError(f"line 1 of {path} must hold column names or values, and it is empty")
-        count = 0
-        for row in rows:
-            count += 1
-            if row and len(row) != len(first):
-                raise DataError(
-                    f"every line of {path} must have {len(first)} cells, as its first has, and "
-                    f"line {rows.line_num} has {len(row)}"
-                )
+        first = next(csv.reader(file, delimiter=delimiter), [])
+    if not any(cell.strip() for cell in first):
+        raise DataError(f"line 1 of {path} must hold column names or values, and it is empty")
     header = not any(_is_number(cell) or _is_date(cell) for cell in first)
-    if header and not count:
-        raise DataError(f"{path} must hold rows, and it has none behind its column names")
     names = [
         cell.strip() if header and cell.strip() else f"column_{n}"
         for n, cell in enumerate(first, start=1)
@@ -197,6 +231,15 @@ def _check_rows(path: str, delimiter: str) -> tuple[list[str], bool]:
     if twice:
         raise DataError(f"every column of {path} must have its own name, got {twice[0]!r} twice")
     return names, header
+
+
+def _check_rows(path: str, delimiter: str, width: int) -> None:
+    """Raises DataError where a row is longer or shorter than the first."""
+    with open_text(path) as file:
+        rows = csv.reader(file, delimiter=delimiter)
+        for row in rows:
+            if row and len(row) != width:
+                raise ragged(path, width, rows.line_num, len(row))
 
 
 def _is_number(cell: str) -> bool:
@@ -221,24 +264,7 @@ def _one_as_numbers(column: pl.Series) -> pl.Series:
 
     if column.dtype != pl.String:
         return column.fill_nan(None) if column.dtype.is_float() else column
-    stripped = column.str.strip_chars()
-    missing = stripped.str.to_lowercase().is_in(_MISSING)
-    stripped = pl.select(pl.when(missing).then(None).otherwise(stripped)).to_series()
-    stripped = stripped.alias(column.name)
-    whole = stripped.cast(pl.Int64, strict=False)
-    for candidate in (whole, *(_floats(stripped, sign) for sign in (".", ","))):
-        if candidate.null_count() == stripped.null_count() < len(stripped):
-            return candidate
-    return stripped
-
-
-def _floats(column: pl.Series, sign: str) -> pl.Series:
-    """The column as numbers with this decimal sign; null where a text is none."""
-    import polars as pl
-
-    points = column if sign == "." else column.str.replace(sign, ".", literal=True)
-    numbers: pl.Series = points.cast(pl.Float64, strict=False)
-    return numbers
+    return kinds_of(column)[1]
 
 
 def names_in(text: str) -> list[str]:

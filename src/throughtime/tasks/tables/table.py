@@ -29,6 +29,7 @@ class DataTable:
         unit: what they count, "line" or "row".
         lines: the numbers of all rows, where they do not follow each other.
         roles: option -> column, where the form of the file says so.
+        parts: of several files, how many rows each has, its name, its `first` and its `lines`.
     """
 
     frame: pl.DataFrame
@@ -38,11 +39,17 @@ class DataTable:
     unit: str = "row"
     lines: list[int] | None = None
     roles: dict[str, str] = field(default_factory=dict)
+    parts: tuple[tuple[int, str, int, list[int] | None], ...] = ()
 
     def place(self, row: int) -> str:
         """Where row 0, 1, ... stands: `line 7 of sales.csv`."""
-        number = self.first + row if self.lines is None else self.lines[row]
-        return f"{self.unit} {number} of {self.name}"
+        name, first, lines = self.name, self.first, self.lines
+        for part in self.parts:
+            if row < part[0]:
+                _, name, first, lines = part
+                break
+            row -= part[0]
+        return f"{self.unit} {first + row if lines is None else lines[row]} of {name}"
 
     def check_columns(self, option: str, columns: list[str]) -> None:
         """Raises DataError where a column that an option names is not there."""
@@ -85,6 +92,24 @@ class DataTable:
             )
         return numbers
 
+    def groups(self, column: str) -> tuple[list[str], NDArray[np.int64]]:
+        """The values of a column in the order of their first rows, and the number of each row's.
+
+        Raises:
+            DataError: a value is missing; names its row.
+        """
+        import polars as pl
+
+        values = self._there(column)
+        if values.dtype != pl.Categorical:
+            values = values.cast(pl.String).cast(pl.Categorical)
+        firsts = values.to_physical().to_numpy()
+        _, at, numbers = np.unique(firsts, return_index=True, return_inverse=True)
+        order = np.argsort(at)
+        places = np.empty(len(at), np.int64)
+        places[order] = np.arange(len(at))
+        return values[at[order]].cast(pl.String).to_list(), places[numbers]
+
     def texts(self, column: str) -> list[str]:
         """A column as text, as groups and labels are compared.
 
@@ -93,14 +118,65 @@ class DataTable:
         """
         import polars as pl
 
-        values = self.frame[column].cast(pl.String)
+        return self._there(column).cast(pl.String).to_list()
+
+    def _there(self, column: str) -> pl.Series:
+        values = self.frame[column]
         missing = values.is_null().arg_true()
         if len(missing):
             raise DataError(
                 f"column {column} must have a value in every row, and "
                 f"{self.place(int(missing[0]))} has none; fill it in, or take the row out"
             )
-        return values.to_list()
+        return values
+
+
+def join_tables(name: str, tables: list[DataTable]) -> DataTable:
+    """Several tables, one below the other, in the order of the first one's columns.
+
+    Raises:
+        DataError: one has other columns than the first, or text where the first has numbers.
+    """
+    import polars as pl
+
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    columns = first.frame.columns
+    for one in tables[1:]:
+        _check_alike(first, one)
+    frames = [one.frame.select(columns) for one in tables]
+    form = f"{len(tables)} files, {first.form}"
+    parts = tuple((len(one.frame), one.name, one.first, one.lines) for one in tables)
+    joined = pl.concat(frames, how="vertical_relaxed")
+    return DataTable(joined, name, form, first.first, first.unit, None, first.roles, parts)
+
+
+def _check_alike(first: DataTable, one: DataTable) -> None:
+    lacking = [name for name in first.frame.columns if name not in one.frame.columns]
+    more = [name for name in one.frame.columns if name not in first.frame.columns]
+    if lacking or more:
+        odd = f"no column {lacking[0]}" if lacking else f"a column {more[0]} beside them"
+        raise DataError(
+            f"{one.name} must have the columns of {first.name}, "
+            f"{', '.join(first.frame.columns[:20])}, and its {one.unit} 1 has {odd}"
+        )
+    for name in first.frame.columns:
+        for numbers, text in ((first, one), (one, first)):
+            if numbers.is_number(name) and str(text.frame[name].dtype) == "String":
+                row = _first_text(text.frame[name])
+                if row is not None:
+                    raise DataError(
+                        f"column {name} must hold numbers in every file, as in {numbers.name}, "
+                        f"and {text.place(row)} has {short(text.frame[name][row])}"
+                    )
+
+
+def _first_text(column: pl.Series) -> int | None:
+    """The first row that holds no number."""
+    numbers = column.str.replace(",", ".", literal=True).cast(float, strict=False)
+    odd = (numbers.is_null() & column.is_not_null()).arg_true()
+    return int(odd[0]) if len(odd) else None
 
 
 def filled(values: Numbers) -> Numbers:

@@ -1,0 +1,170 @@
+"""Texts of many rows, read in pieces: what is held is a piece and the numbers before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from throughtime.errors import DataError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
+_PIECE = 1 << 24  # bytes
+_MARK, _END, _RETURN = b"\xef\xbb\xbf", b"\n", b"\r"
+EMPTY, WHOLE, POINT, COMMA, TEXT = "empty", "whole", "point", "comma", "text"
+
+
+class Quoted(Exception):
+    """A text has quotes, so that a line may be no row."""
+
+
+def read_pieces(path: str, delimiter: str, names: list[str], header: bool) -> pl.DataFrame:
+    """The table in a text without quotes, with numbers where a column holds nothing else.
+
+    Args:
+        path: of the file.
+        delimiter: between its cells.
+        names: of its columns.
+        header: whether its first line is none of the rows.
+
+    Raises:
+        Quoted: there are quotes.
+        UnicodeDecodeError: it is not UTF-8.
+        DataError: a line is longer or shorter than the first; names it.
+    """
+    import polars as pl
+
+    parts: dict[str, list[pl.Series]] = {name: [] for name in names}
+    kinds: dict[str, set[str]] = {name: set() for name in names}
+    for frame in _frames(path, delimiter, names, header, names):
+        for column in frame.get_columns():
+            kind, values = kinds_of(column)
+            kinds[column.name].add(kind)
+            parts[column.name].append(values)
+    mixed = [name for name in names if _kind(kinds[name]) == TEXT and kinds[name] - {TEXT, EMPTY}]
+    for name in mixed:
+        parts[name] = []
+    for frame in _frames(path, delimiter, names, header, mixed) if mixed else ():
+        for column in frame.get_columns():
+            parts[column.name].append(_stripped(column))
+    return pl.DataFrame([_joined(name, parts.pop(name), _kind(kinds[name])) for name in names])
+
+
+def _kind(kinds: set[str]) -> str:
+    """Of a column, from those of its pieces."""
+    found = kinds - {EMPTY}
+    if found <= {WHOLE}:
+        return WHOLE if found else EMPTY
+    if found <= {WHOLE, POINT} or found <= {WHOLE, COMMA}:
+        return POINT
+    return TEXT
+
+
+def _joined(name: str, parts: list[pl.Series], kind: str) -> pl.Series:
+    import polars as pl
+
+    types = {WHOLE: pl.Int64, POINT: pl.Float64}
+    made = [one.cast(types.get(kind, pl.String)) for one in parts]
+    return pl.concat(made, rechunk=True).alias(name) if made else pl.Series(name, [], pl.String)
+
+
+def kinds_of(column: pl.Series) -> tuple[str, pl.Series]:
+    """What a column of text holds, and it as that; what is missing is null."""
+    import polars as pl
+
+    for kind, dtype in ((WHOLE, pl.Int64), (POINT, pl.Float64)):  # most columns are plain
+        numbers = column.cast(dtype, strict=False)
+        if numbers.null_count() == column.null_count() < len(column) and (
+            kind == WHOLE or not numbers.is_nan().any()
+        ):
+            return kind, numbers
+    stripped = _stripped(column)
+    missing = stripped.null_count()
+    if missing == len(stripped):
+        return EMPTY, stripped
+    points = stripped.str.replace(",", ".", literal=True)
+    for kind, text, dtype in (
+        (WHOLE, stripped, pl.Int64), (POINT, stripped, pl.Float64), (COMMA, points, pl.Float64)
+    ):  # fmt: skip
+        numbers = text.cast(dtype, strict=False)
+        if numbers.null_count() == missing:
+            return kind, numbers
+    return TEXT, stripped
+
+
+def _stripped(column: pl.Series) -> pl.Series:
+    """Without spaces around, and null where a word says that nothing is there."""
+    import polars as pl
+
+    stripped = column.str.strip_chars()
+    missing = stripped.str.to_lowercase().is_in(MISSING)
+    return pl.select(pl.when(missing).then(None).otherwise(stripped)).to_series().alias(column.name)
+
+
+def _frames(
+    path: str, delimiter: str, names: list[str], header: bool, wanted: list[str]
+) -> Iterator[pl.DataFrame]:
+    """The rows as text, piece by piece; an empty line is none, where there are several columns."""
+    import polars as pl
+
+    line = 1
+    for piece in _pieces(path):
+        begin = piece.index(_END) + 1 if header and line == 1 and _END in piece else 0
+        line = _check_lines(piece, path, delimiter, len(names), line)
+        rows = piece[begin:]
+        if not rows.strip():
+            continue
+        frame = pl.read_csv(
+            rows, separator=delimiter, has_header=False, infer_schema=False, new_columns=names,
+            quote_char=None,
+        )  # fmt: skip
+        if len(names) > 1:
+            frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+        yield frame.select(wanted)
+
+
+def _pieces(path: str) -> Iterator[bytes]:
+    """The content in whole lines."""
+    rest = b""
+    with open(path, "rb") as file:
+        first = file.read(_PIECE).removeprefix(_MARK)
+        while first:
+            piece, end, after = (rest + first).rpartition(_END)
+            rest, first = after, file.read(_PIECE)
+            if end:
+                yield piece + end
+        if rest:
+            yield rest
+
+
+def _check_lines(piece: bytes, path: str, delimiter: str, width: int, line: int) -> int:
+    """The number of the line behind a piece, all of whose lines have as many cells."""
+    if b'"' in piece or piece.count(_RETURN) != piece.count(_RETURN + _END):
+        raise Quoted
+    if not piece.isascii():
+        piece.decode("utf-8")
+    signs = np.frombuffer(piece, np.uint8)
+    ends = np.flatnonzero(signs == _END[0])
+    if not piece.endswith(_END):
+        ends = np.append(ends, len(piece))
+    begins = np.concatenate([[0], ends[:-1] + 1])
+    between = np.flatnonzero(signs == ord(delimiter))
+    cells = np.diff(np.searchsorted(between, ends), prepend=0) + 1
+    odd = cells != width
+    if odd.any():
+        bare = ends - begins - (signs[np.maximum(ends - 1, 0)] == _RETURN[0])
+        for place in np.flatnonzero(odd & (bare > 0)):
+            raise ragged(path, width, line + int(place), int(cells[place]))
+    return line + len(ends)
+
+
+def ragged(path: str, width: int, line: int, cells: int) -> DataError:
+    """What is said of a line that is longer or shorter than the first."""
+    return DataError(
+        f"every line of {path} must have {width} cells, as its first has, and "
+        f"line {line} has {cells}"
+    )
