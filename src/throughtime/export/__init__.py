@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from throughtime.scan.operator import scan_forward
-from throughtime.torch_private import made_of
+from throughtime.scan.operator import fake_forward, scan_forward
+from throughtime.torch_private import made_of, writes_graph
 
 if TYPE_CHECKING:
     from throughtime.export.c.write import to_c as to_c
@@ -68,4 +68,6 @@ def __dir__() -> list[str]:
 
 @made_of(scan_forward)  # type: ignore[untyped-decorator]
 def _in_parts(*args: Any) -> Any:
+    if not writes_graph():  # tensors of unknown sizes ask here too, in torch.compile
+        return fake_forward(*args)
     return importlib.import_module("throughtime.export.onnx.decomposed").decompose(*args)
