@@ -14,6 +14,7 @@ from torch import nn
 
 from tests.export.built import EVERY, STRICT, TABLE, need, random_layer, run, test_of
 from throughtime import GRU, LSTM, Cell, Gate, Readout, Recurrent, cells, from_torch
+from throughtime.errors import OptionError
 from throughtime.export import to_c
 from throughtime.export.objects import undefined
 
@@ -107,6 +108,44 @@ def test_a_step_gives_what_the_model_gives(tmp_path: Path) -> None:
 def shared(folder: Path) -> ctypes.CDLL:
     run([need("gcc", "gcc"), "-O2", "-shared", "-fPIC", "net.c", "-o", "net.so", "-lm"], folder)
     return ctypes.CDLL(str(folder / "net.so"))
+
+
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("name", ["a stack", "torch's", "residuals", "heads", "no bias"])
+def test_blocks_of_steps_have_the_bits_of_steps(name: str, weights: str, tmp_path: Path) -> None:
+    """Of more inputs than a pass over columns takes, and with a rest; a stack begins by a table."""
+    from tests.compiled.uneven import LowRank
+
+    make = {**MODELS, "heads": lambda: random_layer(LowRank(3), 5)}[name]
+    done = to_c(make(), tmp_path, weights=weights, block=16)
+    plain = to_c(make(), tmp_path / "plain", weights=weights)
+    assert (done.work_bytes > plain.work_bytes) == (name != "a stack")
+    assert test_of(tmp_path, need("gcc", "gcc"), "-O3", *STRICT).startswith("PASS")
+    library = shared(tmp_path)
+    width, outputs, state = (_defined(tmp_path, word) for word in ("INPUTS", "OUTPUTS", "STATE"))
+    x, y, z = np.random.rand(100, width).astype("f"), *np.zeros((2, 100, outputs), "f")
+    held = np.zeros((2, state), np.float32)
+    places = [v.ctypes.data for v in (*held, x, y, z)]
+    for s in places[:2]:
+        library.net_reset(ctypes.c_void_p(s))
+    block = [ctypes.c_void_p(places[i]) for i in (0, 2, 3)]
+    library.net_run(*block, ctypes.c_size_t(100))
+    for t in range(100):
+        one = places[1], places[2] + 4 * width * t, places[4] + 4 * outputs * t
+        library.net_step(*map(ctypes.c_void_p, one))
+    assert np.array_equal(y, z) and np.array_equal(held[0], held[1]) and np.abs(y).max() > 0
+
+
+def _defined(folder: Path, word: str) -> int:
+    found = re.search(rf"#define net_{word} (\d+)", (folder / "net.h").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+@pytest.mark.parametrize("block", [0, True, 1.5, 5000])
+def test_a_block_that_is_none(block: Any, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="block must be a whole number from 1 to 4096, got"):
+        to_c(LSTM(1, 2), tmp_path, block=block)
 
 
 def test_it_needs_nothing_but_memory_functions_and_the_libm_it_names(tmp_path: Path) -> None:

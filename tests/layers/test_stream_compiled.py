@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from tests.compiled.calls import CELLS
 from throughtime import GRU, LSTM, Cell, Readout, Recurrent, Stream, cells
 from throughtime.cell.layout import fitting
-from throughtime.compiler.llvm.cell import functions as code
-from throughtime.compiler.llvm.products import tile
+from throughtime.compiler.llvm import arguments
 from throughtime.compiler.llvm.sizes import OPERATION
 from throughtime.errors import OptionError, ShapeError
 
@@ -217,4 +216,4 @@ def test_what_goes_layer_by_layer_says_why(model: nn.Module, reason: str) -> Non
 
 
 def test_an_operation_has_room_for_all_arguments() -> None:
-    assert max(len(code.FORWARD), len(tile.ARGUMENTS)) + 2 <= OPERATION
+    assert max(len(arguments.CELL_FORWARD), len(arguments.TILE)) + 2 <= OPERATION

@@ -181,7 +181,7 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     places = [arena.reserve_all(sizes) for _ in range(shape.D)]
     plane = block * shape.rows.B * shape.H_row
     common = common_words(
-        shape, block=block, own_block_plane=plane,
+        shape, block_steps=block, operand_block_plane=plane,
         d_y=CallAddress("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
         reads_y=int(found.reads_output), adds=int(asked.adds), clip=CallAddress("clip"),
     )  # fmt: skip
@@ -202,7 +202,8 @@ def _direction(template: Template, shape: Shape, d: int) -> dict[str, Word]:
     plan = shape.plan
     biases = {"d_W_bias": f"d_bias_ih {d}", "d_U_bias": f"d_bias_hh {d}"}
     words: dict[str, Word] = {word: CallAddress(name) for word, name in biases.items()}
-    words["d_own"] = template.list_of([CallAddress(f"d_{name} {d}") for name in plan.vectors])
+    parameters = [CallAddress(f"d_{name} {d}") for name in plan.vectors]
+    words["d_unit_parameters_at"] = template.list_of(parameters)
     matrices = [CallAddress(f"d_matrix{m} {d}") for m in range(len(shape.widths.shapes))]
     words["d_matrices"] = template.list_of(matrices)
     for name in ("d_final", "d_start"):
@@ -231,13 +232,13 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
         "U_back": packed_backward(shape),
         "W_back": len(plan.with_a) * shape.H * I_row if wants_x else 0,
         "bias": len(plan.sums) * H_row,
-        "vector": len(plan.vectors) * H_row,
+        "unit_values": len(plan.vectors) * H_row,
         "d_state": len(plan.state_names) * rows.B * H_row,
         "direct": rows.B * H_row,
         "x_block": count * I_row,
         "old_block": count * H_row,
-        "own_block": len(plan.own) * count * H_row,
-        "d_own_rows": (len(plan.own) + lines_backward(plan)) * rows.B * H_row,
+        "operand_block": len(plan.own) * count * H_row,
+        "d_operand_rows": (len(plan.own) + lines_backward(plan)) * rows.B * H_row,
         "y_block": count * H_row if plan.reads_output else 0,
         "d_y_block": count * H_row,
         "d_sums": count * line,

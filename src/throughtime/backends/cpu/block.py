@@ -111,6 +111,7 @@ class Template:
         self._ready: list[Ready] = []
         self._caller: Callable[[int], None] | None = None
         self.counters = range(0)
+        assert common.keys() <= set(COMMON), common.keys() - set(COMMON)
         for i, name in enumerate(COMMON):
             self._set(i, common.get(name, 0))
 
@@ -126,6 +127,7 @@ class Template:
 
     def set_direction(self, d: int, values: Mapping[str, Word]) -> None:
         """The part of one direction; what is not named is 0."""
+        assert values.keys() <= set(DIRECTION), values.keys() - set(DIRECTION)
         for i, name in enumerate(DIRECTION):
             self._set(len(COMMON) + d * len(DIRECTION) + i, values.get(name, 0))
 
@@ -194,7 +196,7 @@ class Template:
             words[place] = 0
 
 
-ROW_WORDS = ("rows", "offset", "order")
+ROW_WORDS = ("alive", "offset", "order")
 """In the order of `Rows.addresses`."""
 
 
@@ -210,9 +212,9 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
         "column_widest": code.tiles.column_widest, "D": shape.D, "T": rows.T, "H": shape.H,
         "I": shape.I, "H_row": shape.H_row, "I_row": shape.I_row, "sums": len(plan.sums),
         "out": shape.widths.out, "with_a": len(plan.with_a), "last_u": len(plan.last),
-        "own_plane": rows.B * shape.H_row,
-        "states": len(plan.state_names), "vectors": len(plan.vectors), "panel": shape.panel,
-        "chunks": shape.team.chunks, "members": shape.team.members,
+        "operand_plane": rows.B * shape.H_row,
+        "states": len(plan.state_names), "unit_parameters": len(plan.vectors), "panel": shape.panel,
+        "chunks": shape.team.chunks, "most_members": shape.team.members,
         "zeros": zeros(max(shape.H_row, shape.I_row)),
         "saved_row": plan.saved_size(shape.units) * shape.H_row,
         "state_plane": rows.B * shape.H_row,
@@ -221,8 +223,8 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
     }  # fmt: skip
     if runtime:
         found |= {
-            "thread": runtime.omp_get_thread_num,
-            "team": runtime.omp_get_num_threads,
+            "thread_number": runtime.omp_get_thread_num,
+            "team_size": runtime.omp_get_num_threads,
             "yield": runtime.sched_yield,
             "sleep": runtime.usleep,
         }
@@ -240,7 +242,9 @@ def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]
         "reverse": d,
         "y_first": d * shape.widths.out * shape.code.kind.bytes,
         "matrices": template.list_of([CallAddress(f"matrix{m} {d}") for m in matrices]),
-        "own": template.list_of([CallAddress(f"{name} {d}") for name in plan.vectors]),
+        "unit_parameters_at": template.list_of(
+            [CallAddress(f"{name} {d}") for name in plan.vectors]
+        ),
         "gate_a": template.list_of(shape.gates[0]),
         "gate_u": template.list_of(shape.gates[1]),
         "start": template.list_of([CallAddress(f"start{s} {d}") for s in states]),

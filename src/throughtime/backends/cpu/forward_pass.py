@@ -167,7 +167,7 @@ def _sizes(shape: Shape, waits: bool) -> dict[str, int]:
     plan, H_row = shape.plan, shape.H_row
     return ({} if waits else packed_sizes(shape)) | {
         "bias": len(plan.sums) * H_row,
-        "vector": len(plan.vectors) * H_row,
+        "unit_values": len(plan.vectors) * H_row,
         "state": len(plan.state_names) * shape.rows.B * H_row,
         "new": shape.rows.B * H_row,
     }
@@ -184,11 +184,11 @@ def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
     pre = own.reserve(chunk * block * pre_row)
     vectors = max(1, shape.panel * len(shape.plan.last))
     lines = lines_forward(shape.plan) * shape.H_row  # behind the rows of either
-    rows_of_vector = own.reserve(chunk * shape.H_row + lines if shape.plan.own else 0)
+    operand_rows = own.reserve(chunk * shape.H_row + lines if shape.plan.own else 0)
     chains = own.reserve(min(HIGHEST, chunk) * vectors * shape.code.kind.size + lines)
     return {
-        "block": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,
-        "vector_rows": int(rows_of_vector), "scratch": arena.reserve(team.threads * own.bytes),
+        "block_steps": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,
+        "operand_rows": int(operand_rows), "scratch": arena.reserve(team.threads * own.bytes),
     }  # fmt: skip
 
 

@@ -91,7 +91,7 @@ class Restarts:
         first = places.searchsorted(np.arange(T + 2) * B)
         initial = [part_address(v, d) for v in self._initial] or [0] * self._states
         words = {
-            "first": self._keep(first), "rows": self._keep(places % B),
+            "first": self._keep(first), "restarted": self._keep(places % B),
             "initial": self._keep(initial),
             "d_initial": part_address(self._d_initial, d),
         }  # fmt: skip

@@ -44,6 +44,10 @@ def _add_ways(parser: Parser) -> None:
         help="float32, bfloat16 or int8; sums are float32 always. Default: float32.",
     )  # fmt: skip
     parser.add_argument(
+        "--block", type=whole_number, default=1, metavar="N",
+        help="Of C: NAME_run multiplies the inputs of N steps at once. Default: 1.",
+    )  # fmt: skip
+    parser.add_argument(
         "--opset", type=whole_number, default=22, metavar="N",
         help="Of ONNX's operators. Default: 22.",
     )  # fmt: skip
@@ -57,8 +61,8 @@ def _add_ways(parser: Parser) -> None:
 
 
 def export(
-    what: str, to: str, target: str | None, out: Path, name: str, weights: str, opset: int,
-    libm: bool, measure: bool,
+    what: str, to: str, target: str | None, out: Path, name: str, weights: str, block: int,
+    opset: int, libm: bool, measure: bool,
 ) -> None:  # fmt: skip
     """Write a trained model as code that takes one time step a call, with its own test."""
     from throughtime.errors import OptionError
@@ -72,13 +76,15 @@ def export(
     file, _, member = what.rpartition(":")
     with told_by_line(Path(file) if file.endswith(".py") else None):
         model = _model(what, file, member)
+        if block != 1 and to != "c":
+            raise OptionError("--block is for --to c; nothing else has a block of steps")
         if to == "onnx":
             _check_onnx(weights, measure)
             out.mkdir(parents=True, exist_ok=True)
             print(to_onnx(model, out / f"{name}.onnx", opset=opset))
             return
         if target is None:
-            done = to_c(model, out, name=name, weights=weights, libm=libm)
+            done = to_c(model, out, name=name, weights=weights, libm=libm, block=block)
         else:
             done = to_object(model, out, target=target, name=name, weights=weights)
     print("\n".join(str(done.folder / one) for one in done.files))

@@ -1,106 +1,222 @@
-"""The argument block: what a region of machine code is given, as whole numbers by name.
+"""The words of generated code: what a region is given as whole numbers, by name, and what each is.
 
-One array of 64-bit numbers: COMMON, then DIRECTION for each direction. Addresses point into tensors
-and into arrays that follow in the same block. Sizes are bytes where a name says row, step or size.
+A region gets one array of 64-bit numbers: COMMON, then DIRECTION for each direction. Addresses
+point into tensors and into lists that follow in the same block. Sizes are bytes where a name says
+row, step, plane or size. A word means one thing wherever it stands; where a function is given a
+word of the block, it is that of its own first row and unit.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-COMMON: Final = (
-    # the team: functions of the OpenMP runtime (0: one thread), sched_yield, usleep, the counters
-    # of the whole team's barrier and of each chunk's; how many threads may share a chunk
-    "thread", "team", "yield", "sleep", "counter", "members",
-    # code: tables of tiles, heights of tiles by vectors, the function of the cell that ends a step
-    "tiles", "heights", "columns", "column_widest", "cell_forward",
-    # sizes: directions, steps, units, inputs; bytes of a row of units and of inputs, padded
-    "D", "T", "H", "I", "H_row", "I_row",
-    # the output's units, each state's, and those of every width that the cell's code knows; a row
-    # of units is as long as the widest
-    "out", "state_widths", "unit_widths",
-    # the cell: its sums, those with x (first); states; vectors; unit blocks in a panel, and bytes
-    # from a panel's start to the start of each vector's chain
-    "sums", "with_a", "states", "vectors", "panel", "places", "flat",
-    # its phases: runs of sums, how many before the last, sums of the last phase; where the vector
-    # of a phase lies in the scratch; bytes from one such vector's gradients and rows to the next's
-    "runs", "early", "last_u", "vector_rows", "own_plane", "own_block_plane",
-    # rows: chunks and their bounds; rows alive at each step, rows before each step; the line of
-    # each row in the tensors
-    "chunks", "bounds", "rows", "offset", "order",
-    # tensors: x and y with bytes to each step and from row to row; zeros as long as any row
-    "x", "x_steps", "x_row", "y", "y_steps", "y_row", "zeros",
-    # packed weights: bytes from a vector to where the copy of its lines is kept, 0 for none;
-    # whether the vector was packed from that copy
-    "twin", "trusted",
-    # bytes of a row of direct inputs and masks
-    "inputs_row",
-    # steps in a block; scratch of each thread
-    "block", "scratch", "scratch_size", "pre", "chains",
-    "saved_row", "state_plane",
-    # backward: gradients of outputs, rows of the block's gradients; what is wanted; whether those
-    # by weights are added to what is there
-    "d_y", "d_y_steps", "d_y_row", "wants_x", "wants_weights", "reads_y", "adds",
-    # whether the arena has the packed weights already
-    "packed",
-    # the largest norm of a row's gradients by the new states, where it is clipped, else 0
-    "clip",
-)  # fmt: skip
-
-DIRECTION: Final = (
-    "reverse", "y_first", "d_y_first",
-    # parameters as they are, all but W that multiply in a list, U as the first; then packed
-    "W", "matrices", "W_bias", "U_bias", "own",
-    "W_pack", "U_pack", "U_early", "W_back", "U_back", "bias", "vector",
-    # for each sum, its gate's number in W and in U, -1 where it has none
-    "gate_a", "gate_u",
-    # of each sum of the last phase, its gate's number in its matrix, and which this is
-    "gate_last", "matrix_last",
-    # the state: where each starts (0: zero) and ends, its buffers, the new output
-    "start", "final", "state", "new", "saved",
-    # direct inputs and masks of each row over all steps, a line of units for each
-    "inputs",
-    # resets: what RESTARTS names, 0 without any
-    "restarts",
-    # sequences of the states beside the output, or gradients by them: RECORD for each; 0 without
-    "records",
+COMMON_WORDS: Final = {
+    # the team
+    "thread_number": "function of the OpenMP runtime: this thread's number; 0: one thread",
+    "team_size": "its function that says how many threads there are",
+    "yield": "address of sched_yield",
+    "sleep": "address of usleep",
+    "counter": "the counters of barriers, a line of the cache each: the team's, then each chunk's",
+    "most_members": "threads that may share a chunk",
+    # code
+    "tiles": "table of tiles by vectors and rows",
+    "heights": "for so many vectors, rows of the highest tile",
+    "columns": "table of the tiles of sums over rows",
+    "column_widest": "vectors of the widest of these",
+    "cell_forward": "the cell's function that ends a step",
+    # sizes
+    "D": "directions",
+    "T": "steps",
+    "H": "units",
+    "I": "inputs",
+    "H_row": "a padded row of units, as long as the widest",
+    "I_row": "a padded row of inputs",
+    "out": "units of the output",
+    "state_widths": "units of each state",
+    "unit_widths": "units of every width that the cell's code knows, then its numbers",
+    # the cell
+    "sums": "how many sums a step has",
+    "with_a": "how many of them have x; they come first",
+    "states": "how many states",
+    "unit_parameters": "how many parameters of one number a unit",
+    "panel": "unit blocks in a panel of the last phase",
+    "places": "from a panel's start to the start of the chain of each of its vectors",
+    "flat": "the same for vectors that lie side by side",
+    # its phases
+    "runs": "RUN for each run of sums, the last phase's one last",
+    "early": "runs before the last",
+    "last_u": "sums of the last phase",
+    "operand_rows": "where in the scratch what a phase multiplies lies, if the step computes it",
+    "operand_plane": "from one such operand's gradients to the next one's",
+    "operand_block_plane": "from one such operand of a block of steps to the next",
+    # rows
+    "chunks": "of rows, for each direction",
+    "bounds": "the first row of each chunk, and the end",
+    "alive": "rows that each step has",
+    "offset": "rows before each step",
+    "order": "the line of each row in the tensors",
+    # tensors
+    "x": "the input", "x_steps": "to each step of it", "x_row": "from row to row",
+    "y": "the output", "y_steps": "to each step of it", "y_row": "from row to row",
+    "zeros": "zeros, as long as any row",
+    # packed weights
+    "twin": "from a vector to where the copy of its lines is kept; 0: none is",
+    "trusted": "whether the vector was packed from that copy",
+    "packed": "whether the arena has the packed weights already",
+    # blocks of steps
+    "inputs_row": "a row of direct inputs and masks, a line for each",
+    "block_steps": "steps in a block",
+    "scratch": "what threads work in",
+    "scratch_size": "from one thread's to the next one's",
+    "pre": "where in the scratch the sums of a block stand before U h",
+    "chains": "where in the scratch a tile's chains are left",
+    "saved_row": "a row of what is kept for the backward pass",
+    "state_plane": "from one state, or its gradients, to the next",
     # backward
-    "d_final", "d_start", "d_state", "direct", "x_block", "old_block", "y_block", "d_y_block",
-    "d_sums",
-    # gradients by the vectors that are multiplied, other than the old output, and those vectors in
-    # a block of steps
-    "d_own_rows", "own_block",
-    "d_x", "d_W", "d_matrices", "d_bias", "d_W_bias", "d_U_bias", "d_own",
-    # as the direct inputs lie
-    "d_inputs",
-    # of each row over all steps, a norm for each state; 0 where nobody asks
-    "norms",
+    "d_y": "gradients by the output", "d_y_steps": "to each step of them",
+    "d_y_row": "from row to row",
+    "wants_x": "whether gradients by x are wanted",
+    "wants_weights": "whether gradients by parameters are",
+    "reads_y": "whether the cell's derivative reads the output",
+    "adds": "whether gradients by parameters are added to what is there",
+    "clip": "the largest norm of a row's gradients by the new states; 0: any",
+}  # fmt: skip
+
+DIRECTION_WORDS: Final = {
+    "reverse": "whether time runs backward",
+    "y_first": "from y to this direction's units",
+    "d_y_first": "from d_y to them",
+    # parameters as they are
+    "W": "the matrix of x",
+    "matrices": "the others that multiply, U first",
+    "W_bias": "added to W x",
+    "U_bias": "added to U h",
+    "unit_parameters_at": "where each of them is",
+    # packed, padded
+    "W_pack": "W in panels",
+    "U_pack": "what the last phase multiplies by, in panels",
+    "U_early": "what earlier phases do",
+    "W_back": "W for the product with its transpose",
+    "U_back": "the other matrices for theirs",
+    "bias": "where the chain of each sum starts",
+    "unit_values": "the parameters of one number a unit, padded",
+    # for each sum
+    "gate_a": "its gate's number in W; -1: none",
+    "gate_u": "its gate's number in its matrix; -1: none",
+    "gate_last": "of the sums of the last phase, the same",
+    "matrix_last": "of these, which matrix",
+    # states
+    "start": "where each starts; 0: at zero",
+    "final": "where each ends",
+    "state": "their buffers",
+    "new": "the buffer of the new output",
+    "saved": "what is kept for the backward pass",
+    "inputs": "direct inputs and masks of each row over all steps",
+    "restarts": "RESTARTS of the resets; 0: there are none",
+    "records": "RECORD for each state beside the output, or gradients by these; 0: nobody asks",
+    # backward
+    "d_final": "gradients by the final states",
+    "d_start": "gradients by those at the start",
+    "d_state": "gradients by the states, of the step at hand",
+    "direct": "gradients by the old output that go past the sums",
+    "x_block": "x of a block of steps",
+    "old_block": "old outputs of a block",
+    "y_block": "outputs of a block",
+    "d_y_block": "gradients by these",
+    "d_sums": "gradients by the sums of a block",
+    "d_operand_rows": "gradients by what phases multiply, other than the old output",
+    "operand_block": "these operands, of a block of steps",
+    "d_x": "gradients by x",
+    "d_W": "by W",
+    "d_matrices": "by the other matrices",
+    "d_bias": "sums of gradients by sums and unit parameters over rows and steps",
+    "d_W_bias": "by the bias of W",
+    "d_U_bias": "by the bias of U",
+    "d_unit_parameters_at": "where gradients by each unit parameter go",
+    "d_inputs": "by direct inputs, as these lie",
+    "norms": "of each row over all steps, a norm for each state; 0: nobody asks",
+}  # fmt: skip
+
+RUN_WORDS: Final = {
+    "line": "number of the first sum",
+    "count": "how many",
+    "packed_first": "of other runs that are packed before it",
+    "stage": "the cell's function to call first; 0: none",
+    "has_operand": "whether it multiplies what the step computed, and not the old output",
+    "begins": "whether it is the first of its phase",
+    "slot": "which of such operands",
+    "matrix": "which one multiplies it",
+    "width": "lines of that which a sum has",
+    "K": "its columns",
+    "blocks": "how many blocks of such lines and columns it has on its diagonal; 1: a full matrix",
+}
+"""Of neighbouring sums that multiply the same."""
+
+RECORD_WORDS: Final = {
+    "tensor": "where a state's sequence begins; 0: there is none",
+    "step": "from step to step, or 0",
+    "before": "for each row of earlier steps, or 0",
+    "row": "from row to row",
+}
+
+RESTARTS_WORDS: Final = {
+    "first": "before the i-th step restarted[first[i]:first[i + 1]] start anew",
+    "restarted": "rows that do",
+    "initial": "for each state where they go; 0: to zero",
+    "d_initial": "sums of gradients there, padded rows of each state; 0: nobody asks",
+}
+
+FUNCTION_WORDS: Final = {
+    "rows": "how many rows",
+    "unit_blocks": "of units, each a SIMD vector, how many",
+    "start_row": "from row to row of where chains start",
+    "A": "the rows that are multiplied", "A_row": "from row to row",
+    "A_part": "from one part of a row to the next", "A_step": "from k to k",
+    "B": "what they are multiplied by: parts x K x V vectors, or rows", "B_step": "from k to k",
+    "parts": "of each row",
+    "C": "the product", "C_row": "from row to row",
+    "chains_row": "from row to row of chains",
+    "pre_row": "from row to row of sums",
+    "old": "the old output",
+    "state_row": "from row to row of a state",
+    "to": "what is written",
+    "widths": "unit_widths",
+    "d_sums_row": "from row to row of gradients by sums",
+    "d_operands": "d_operand_rows",
+}  # fmt: skip
+"""What stands only in the functions below."""
+
+COMMON: Final = tuple(COMMON_WORDS)
+DIRECTION: Final = tuple(DIRECTION_WORDS)
+RUN: Final = tuple(RUN_WORDS)
+RECORD: Final = tuple(RECORD_WORDS)
+RESTARTS: Final = tuple(RESTARTS_WORDS)
+
+# What functions are given that regions call by their addresses.
+
+TILE: Final = (
+    "start", "start_row", "places", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
 )  # fmt: skip
+"""Of a tile, C = start + A B."""
 
-RUN: Final = (
-    "line",
-    "count",
-    "packed",
-    "stage",
-    "own",
-    "begins",
-    "slot",
-    "matrix",
-    "width",
-    "K",
-    "blocks",
-)
-"""Of neighbouring sums with one vector: the first one's number, how many, bytes of other runs that
-are packed before it; the cell's function to call first, or 0; whether the vector lies in rows of
-its own; whether the run is the first of its phase; which of such vectors it is; their matrix, the
-lines of it that a sum has, its columns, and how many blocks of such lines and columns it has on its
-diagonal: 1 is a full one."""
+COLUMN_TILE: Final = ("start", "start_row", "A", "A_step", "B", "B_step", "K", "C", "C_row")
+"""Of a tile whose A lies the other way: A[k, r] with r from number to number."""
 
-RECORD: Final = ("tensor", "step", "before", "row")
-"""Of one state's sequence: where it begins (0: there is none), bytes from step to step, for each
-row of earlier steps, and from row to row; one of the former two is 0."""
+CELL_FORWARD: Final = (
+    "rows", "unit_blocks", "chains", "chains_row", "pre", "pre_row", "old", "state", "state_row",
+    "state_plane", "new", "saved", "saved_row", "unit_values", "H_row", "H", "inputs", "widths",
+)  # fmt: skip
+"""Of the cell's step."""
 
-RESTARTS: Final = ("first", "rows", "initial", "d_initial")
-"""Of one direction's resets: before its i-th step the rows first[i] to first[i + 1] of `rows` start
-anew, none behind the last step; for each state where they go (0: zero); the sums of the gradients
-there, padded rows of each state, or 0 where nobody asks."""
+PHASE_FORWARD: Final = (
+    "rows", "pre", "pre_row", "old", "state", "H_row", "state_plane", "to", "unit_values", "H",
+    "inputs", "widths",
+)  # fmt: skip
+"""Of what computes the operand of a phase."""
+
+CELL_BACKWARD: Final = (
+    "rows", "saved", "saved_row", "y", "old", "d_y", "d_state", "state_plane", "direct", "d_sums",
+    "d_sums_row", "unit_values", "H_row", "H", "d_operands", "operand_plane", "operand_block",
+    "operand_block_plane", "inputs", "d_inputs", "widths",
+)  # fmt: skip
+"""Of the derivative of a step, or of a phase."""

@@ -12,15 +12,16 @@ from typing import Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.cell import functions
+from throughtime.compiler.llvm import arguments
 from throughtime.compiler.llvm.loops.team import denormals_flushed
 from throughtime.compiler.llvm.products import tile
-from throughtime.compiler.llvm.products import tile as narrow_tile
 from throughtime.compiler.llvm.sizes import ADD, CELL, HEAD, OPERATION, STAGE, TILE, Kind
 from throughtime.compiler.llvm.writer import Emit, Num
 from throughtime.compiler.runtime.machine import Machine
 
-OPERATIONS: Final = {TILE: tile.ARGUMENTS, CELL: functions.FORWARD, STAGE: functions.STAGE_FORWARD}
+OPERATIONS: Final = {
+    TILE: arguments.TILE, CELL: arguments.CELL_FORWARD, STAGE: arguments.PHASE_FORWARD,
+}  # fmt: skip
 """What the function of each kind takes."""
 
 ADDED: Final = ("rows", "blocks", "x", "x_row", "z", "z_row", "y", "y_row")
@@ -36,11 +37,11 @@ def stream_module(kind: Kind, machine: Machine) -> ir.Module:
     times, count = e.word(program), e.word(program, 1)
     with denormals_flushed(e, machine), e.loop(times), e.loop(count) as i:
         at = program + 8 * HEAD + i.index * (8 * OPERATION)
-        for operation, arguments in OPERATIONS.items():
+        for operation, names in OPERATIONS.items():
             with e.when(e.word(at).compare("==", operation)):
-                _call(e, at, len(arguments))
+                e.call_at(e.word(at, 1), names, **_arguments(e, at, names))
         with e.when(e.word(at).compare("==", ADD)):
-            e.call(add, *(e.word(at, 2 + i) for i in range(len(ADDED))))
+            e.call(add, **_arguments(e, at, ADDED))
     e.done()
     return module
 
@@ -56,13 +57,13 @@ def _write_add(module: ir.Module, kind: Kind) -> Emit:
     return e
 
 
-def _call(e: Emit, at: Num, count: int) -> None:
-    """One operation, whose function takes so many arguments."""
-    e.call_at(e.word(at, 1), *(e.word(at, 2 + i) for i in range(count)))
+def _arguments(e: Emit, at: Num, names: tuple[str, ...]) -> dict[str, Num]:
+    """What the function of one operation takes."""
+    return {name: e.word(at, i) for i, name in enumerate(names, 2)}
 
 
 def tile_module(kind: Kind, rows: int, vectors: int, narrow: bool) -> ir.Module:
     """The tile of a stream's rows: of one row it has more vectors than any tile of many rows."""
     module = ir.Module("stream tile")
-    (narrow_tile.write_narrow_tile if narrow else tile.write_tile)(module, kind, rows, vectors)
+    (tile.write_narrow_tile if narrow else tile.write_tile)(module, kind, rows, vectors)
     return module

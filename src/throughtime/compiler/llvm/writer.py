@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,6 +106,10 @@ class Emit:
             for word, value in zip(arguments, self.function.args, strict=True)
         }
 
+    def either(self, held: Any, yes: Num, no: Num) -> Num:
+        """`yes` where a truth value of LLVM holds, `no` elsewhere."""
+        return Num(self.b, self.b.select(held, yes.value, no.value))
+
     def number(self, value: int) -> Num:
         """A number known now."""
         return Num(self.b, I64(value))
@@ -201,15 +205,18 @@ class Emit:
         with self.b.if_then(held):
             yield
 
-    def call(self, function: ir.Function | Emit, *arguments: Num | int) -> None:
-        """Call a function of this module."""
-        target = function.function if isinstance(function, Emit) else function
-        self.b.call(target, [a.value if isinstance(a, Num) else I64(a) for a in arguments])
+    def call(self, function: Emit, **arguments: Num | int) -> None:
+        """Call a function of this module; each of its arguments by name, no other."""
+        self.b.call(function.function, _in_order(tuple(function.given), arguments))
 
-    def call_at(self, address: Num, *arguments: Num | int) -> None:
-        """Call a function that takes whole numbers, by its address."""
-        values = [a.value if isinstance(a, Num) else I64(a) for a in arguments]
-        self.b.call(self.foreign(address, VOID, [I64] * len(arguments)), values)
+    def call_at(self, address: Num, names: Sequence[str], **arguments: Num | int) -> None:
+        """Call a function that takes whole numbers of these names, by its address."""
+        function = self.foreign(address, VOID, [I64] * len(names))
+        self.b.call(function, _in_order(names, arguments))
+
+    def passed_on(self, *names: str) -> dict[str, Num]:
+        """Arguments of this function, for one that it calls."""
+        return {name: self.given[name] for name in names}
 
     def foreign(self, address: Num, result: Any, arguments: Sequence[Any]) -> Any:
         """A function that this module does not hold, by its address."""
@@ -219,6 +226,12 @@ class Emit:
         """The function, finished."""
         self.b.ret_void()
         return self.function
+
+
+def _in_order(names: Sequence[str], arguments: Mapping[str, Num | int]) -> list[Any]:
+    """The values of arguments, as the function takes them."""
+    assert set(names) == arguments.keys(), f"takes {sorted(names)}, is given {sorted(arguments)}"
+    return [v.value if isinstance(v, Num) else I64(v) for v in map(arguments.__getitem__, names)]
 
 
 class Frame:

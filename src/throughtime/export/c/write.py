@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 from torch import nn
 
+from throughtime.errors import OptionError
 from throughtime.export import texts
 from throughtime.export.c.source import Source
 from throughtime.export.prepare import Exported, Prepared, prepare, write_files
@@ -16,7 +18,7 @@ from throughtime.export.weights import matrix_bytes
 
 def to_c(
     model: nn.Module, out: str | os.PathLike[str] = ".", *, name: str = "net",
-    weights: str = "float32", libm: bool = True,
+    weights: str = "float32", libm: bool = True, block: int = 1,
 ) -> Exported:  # fmt: skip
     """Write a model as C99 that takes one time step a call.
 
@@ -27,6 +29,8 @@ def to_c(
         name: with which every name of the C begins, and the files too.
         weights: "float32", "bfloat16" or "int8" (one scale a line; sums are float32 always).
         libm: whether roots, sines and powers may call libm; all else needs none anyway.
+        block: for how many steps at once NAME_run multiplies the inputs by the first matrices,
+            which it then reads once for all of them, with the same bits; its stack grows so.
 
     Returns:
         What was written, and its sizes.
@@ -35,13 +39,19 @@ def to_c(
         OptionError: the model, the name or an option cannot be taken; says why.
         OSError: the folder cannot be written.
     """
-    return write_c(prepare(model, name, weights), Path(out), weights, libm)
+    if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= _LONGEST:
+        raise OptionError(f"block must be a whole number from 1 to {_LONGEST}, got {block!r}")
+    return write_c(prepare(model, name, weights), Path(out), weights, libm, block)
 
 
-def write_c(prepared: Prepared, folder: Path, weights: str, libm: bool) -> Exported:
+_LONGEST: Final = 4096
+"""Steps of a block, whose products lie on the stack."""
+
+
+def write_c(prepared: Prepared, folder: Path, weights: str, libm: bool, block: int = 1) -> Exported:
     """Write a prepared program as C."""
     program, x, y = prepared
-    source = Source(program, weights, libm)
+    source = Source(program, weights, libm, block)
     said = texts.about(program, weights)
     head = f"/* {said.replace('*/', '* /')}\n   Written by throughtime; see README.md. */"
     body = source.text(head) + "\n"
@@ -49,7 +59,8 @@ def write_c(prepared: Prepared, folder: Path, weights: str, libm: bool) -> Expor
     name = program.name
     sizes = texts.sizes(program)
     stored = weight_bytes(program, weights)
-    done = Exported(folder, (), 0, stored, 4 * source.state, 4 * sizes["work"])
+    work = sizes["work"] + source.ahead * (block - 1)
+    done = Exported(folder, (), 0, stored, 4 * source.state, 4 * work)
     files: dict[str, str | bytes] = {
         f"{name}.h": texts.header(program, source.state, said),
         f"{name}.c": body + "\n" + about,

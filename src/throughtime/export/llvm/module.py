@@ -183,7 +183,7 @@ class Module:
         with e.loop(g["count"]) as t:
             x = g["x"] + t.index * (len(self.program.inputs) * _BYTES)
             y = g["y"] + t.index * (self.program.outputs * _BYTES)
-            e.call(self._one, g["state"], x, y)
+            e.call(self._one, state=g["state"], x=x, y=y)
         e.done()
         return e
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from llvmlite import ir
 
 from throughtime.compiler.graph import NUMBER
+from throughtime.compiler.llvm.arguments import CELL_BACKWARD, CELL_FORWARD, PHASE_FORWARD
 from throughtime.compiler.llvm.cell.operands import (
     backward_loads,
     forward_loads,
@@ -22,29 +21,15 @@ from throughtime.compiler.llvm.writer import Emit, Num
 from throughtime.compiler.plan import Plan
 from throughtime.compiler.widths import HIDDEN
 
-FORWARD: Final = (
-    "rows", "blocks", "chains", "chains_row", "pre", "pre_row", "old", "state", "state_row",
-    "state_plane", "new", "saved", "saved_row", "vectors", "H_row", "H", "inputs", "widths",
-)  # fmt: skip
-"""Every address is that of the first row and unit; `widths` holds the units of every width."""
-
-BACKWARD: Final = (
-    "rows", "saved", "saved_row", "y", "old", "d_y", "d_state", "state_plane", "direct", "d_sums",
-    "d_sums_row", "vectors", "H_row", "H", "d_own", "own_plane", "own_block", "own_block_plane",
-    "inputs", "d_inputs", "widths",
-)  # fmt: skip
-"""`d_own` and so on: gradients by the vectors of phases other than the old output, these vectors,
-and bytes from one of them to the next. Rows of direct inputs and masks have a line for each."""
-
 
 def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> Emit:
     """`cell_forward(...)`: new states, and with `keep` what is saved, from sums and old states.
 
     for widths: for unit blocks: for rows
     """
-    e = Emit(module, "cell_forward", kind, FORWARD)
+    e = Emit(module, "cell_forward", kind, CELL_FORWARD)
     g, units = e.given, units_of(e, plan)
-    for width, _, blocks in sections(e, plan, g["blocks"]):
+    for width, _, blocks in sections(e, plan, g["unit_blocks"]):
         with e.loop(blocks) as block, e.loop(g["rows"]) as row:
             places = places_forward(e, plan, row.index, block.index * kind.size)
             vector = block.index * (len(plan.last) * kind.size)
@@ -74,7 +59,7 @@ def write_cell_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
 
     for rows: for widths: for unit blocks
     """
-    e = Emit(module, "cell_backward", kind, BACKWARD)
+    e = Emit(module, "cell_backward", kind, CELL_BACKWARD)
     g, units = e.given, units_of(e, plan)
     with e.loop(g["rows"]) as row:
         for width, count, blocks in sections(e, plan, g["H_row"] // kind.size):
@@ -122,18 +107,12 @@ def store_gradients(
         e.store(value, places["d_inputs"] + g["H_row"] * k)
 
 
-STAGE_FORWARD: Final = (
-    "rows", "pre", "pre_row", "old", "state", "H_row", "state_plane", "to", "vectors", "H",
-    "inputs", "widths",
-)  # fmt: skip
-
-
 def write_stage_forward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
     """`stage_forward_<slot>(...)`: the vector of a phase, from what the phases before it gave.
 
     for rows: for unit blocks
     """
-    e = Emit(module, f"stage_forward_{slot}", kind, STAGE_FORWARD)
+    e = Emit(module, f"stage_forward_{slot}", kind, PHASE_FORWARD)
     g, vector, units = e.given, plan.own[slot].vector, units_of(e, plan)
     blocks = blocks_of(e, units[plan.widths.of[vector]])
     with e.loop(g["rows"]) as row, e.loop(blocks) as block:
@@ -150,7 +129,7 @@ def places_to_vector(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Nu
     g, line = e.given, e.given["H_row"] * row + column
     places = {name: g[name] + line for name in ("old", "state", "to")}
     places["pre"] = g["pre"] + g["pre_row"] * row + column
-    places["vectors"] = g["vectors"] + column
+    places["unit_values"] = g["unit_values"] + column
     return places | {"inputs": input_place(e, plan, "inputs", row, column)}
 
 
@@ -159,7 +138,7 @@ def write_stage_backward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -
 
     for rows: for widths: for unit blocks
     """
-    e = Emit(module, f"stage_backward_{slot}", kind, BACKWARD)
+    e = Emit(module, f"stage_backward_{slot}", kind, CELL_BACKWARD)
     g, units = e.given, units_of(e, plan)
     with e.loop(g["rows"]) as row:
         for width, count, blocks in sections(e, plan, g["H_row"] // kind.size):
@@ -187,6 +166,6 @@ def store_vector_gradients(
     """Write gradients by a phase's sums, and the vector it multiplied; zeros behind the last."""
     g, lanes = e.given, lanes_below(e, left)
     for k, node in _wanted(plan, slot, width).items():
-        own = places["own_block"] + g["own_block_plane"] * slot
+        own = places["operand_block"] + g["operand_block_plane"] * slot
         to = own if k < 0 else places["d_sums"] + g["H_row"] * k
         e.store(e.b.select(lanes, values.value(node), e.zero()), to)

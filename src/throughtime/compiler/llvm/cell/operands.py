@@ -17,20 +17,20 @@ def places_forward(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]
     g = e.given
     names = {"pre": "pre", "state": "state", "saved": "saved", "old": "state", "new": "state"}
     places = {name: g[name] + g[f"{by}_row"] * row + column for name, by in names.items()}
-    places["vectors"] = g["vectors"] + column
+    places["unit_values"] = g["unit_values"] + column
     return places | {"inputs": input_place(e, plan, "inputs", row, column)}
 
 
 def places_back(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]:
     """Where a vector of units of one row lies, in everything that a derivative is given."""
     g = e.given
-    names = ("y", "old", "d_y", "d_state", "direct", "d_own", "own_block")
+    names = ("y", "old", "d_y", "d_state", "direct", "d_operands", "operand_block")
     places = {name: g[name] + g["H_row"] * row + column for name in names}
     for name in ("saved", "d_sums"):
         places[name] = g[name] + g[f"{name}_row"] * row + column
     for name in ("inputs", "d_inputs"):
         places[name] = input_place(e, plan, name, row, column)
-    return places | {"vectors": g["vectors"] + column}
+    return places | {"unit_values": g["unit_values"] + column}
 
 
 def input_place(e: Emit, plan: Plan, name: str, row: Num, column: Num) -> Num:
@@ -71,7 +71,7 @@ def backward_loads(e: Emit, plan: Plan, places: dict[str, Num], done: int) -> Lo
             found[i] = _gradient_loader(e, places, k)
     for slot in range(len(plan.own) - done, len(plan.own)):
         for back in plan.own[slot].transposed[:1]:  # one stands for all, whose sum it is
-            found[back] = loader(e, places["d_own"] + g["own_plane"] * slot)
+            found[back] = loader(e, places["d_operands"] + g["operand_plane"] * slot)
     return found
 
 
@@ -82,7 +82,7 @@ def _given_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
     return (
         {i: loader(e, line) for i, line in lines.items()}
         | {
-            i: loader(e, places["vectors"] + e.given["H_row"] * number[str(node.constants[0])])
+            i: loader(e, places["unit_values"] + e.given["H_row"] * number[str(node.constants[0])])
             for i, node in enumerate(plan.graph.nodes)
             if node.op == "p"
         }

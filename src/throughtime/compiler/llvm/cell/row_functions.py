@@ -12,6 +12,7 @@ from typing import Any
 from llvmlite import ir
 
 from throughtime.compiler import sweeps
+from throughtime.compiler.llvm.arguments import CELL_BACKWARD, CELL_FORWARD, PHASE_FORWARD
 from throughtime.compiler.llvm.cell import functions
 from throughtime.compiler.llvm.cell import operands as places
 from throughtime.compiler.llvm.cell.operands import Loads
@@ -27,7 +28,7 @@ Places = dict[str, Num]
 
 def write_row_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> Emit:
     """`cell_forward(...)`: for rows: for walks: for widths: for unit blocks."""
-    e = Emit(module, "cell_forward", kind, functions.FORWARD)
+    e = Emit(module, "cell_forward", kind, CELL_FORWARD)
     g = e.given
     lines = g["chains"], g["H_row"]
     with e.loop(g["rows"]) as row:
@@ -50,7 +51,7 @@ def write_row_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> 
 
 def write_row_to_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
     """`stage_forward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
-    e = Emit(module, f"stage_forward_{slot}", kind, functions.STAGE_FORWARD)
+    e = Emit(module, f"stage_forward_{slot}", kind, PHASE_FORWARD)
     g = e.given
     lines = g["to"] + g["H_row"] * g["rows"], g["H_row"]
     with e.loop(g["rows"]) as row:
@@ -75,7 +76,7 @@ def write_row_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
     def finish(e: Emit, places: Places, values: Pointwise, left: Num, width: str) -> None:
         functions.store_gradients(e, plan, places, values, left, width)
 
-    e = Emit(module, "cell_backward", kind, functions.BACKWARD)
+    e = Emit(module, "cell_backward", kind, CELL_BACKWARD)
     return _backward(e, plan, len(plan.own), sweeps.sweeps_backward(plan), finish)
 
 
@@ -85,7 +86,7 @@ def write_row_from_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) 
     def finish(e: Emit, places: Places, values: Pointwise, left: Num, width: str) -> None:
         functions.store_vector_gradients(e, plan, slot, places, values, left, width)
 
-    e = Emit(module, f"stage_backward_{slot}", kind, functions.BACKWARD)
+    e = Emit(module, f"stage_backward_{slot}", kind, CELL_BACKWARD)
     done = len(plan.own) - 1 - slot
     return _backward(e, plan, done, sweeps.sweeps_from_vector(plan, slot), finish)
 
@@ -106,7 +107,8 @@ def _backward(
         def loads(column: Num) -> Loads:
             return places.backward_loads(e, plan, at(column), done)
 
-        one = _row(e, plan, loads, (g["d_own"] + g["own_plane"] * len(plan.own), g["own_plane"]))
+        first, plane = g["d_operands"] + g["operand_plane"] * len(plan.own), g["operand_plane"]
+        one = _row(e, plan, loads, (first, plane))
         saved = at(e.number(0))["saved"] + g["H_row"] * len(plan.saved_lines)
         for k, node in enumerate(plan.saved_numbers):
             one.held[node] = e.splat(e.real(saved + k * e.kind.bytes))

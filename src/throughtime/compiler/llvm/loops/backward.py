@@ -50,29 +50,33 @@ def write_backward(
     c, block = common(e), e.given["block"]
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
-        e.call(pack, block, thread, team)
-        for_chunks(e, c, thread, team, lambda *chunk: e.call(start, block, *chunk))
+        e.call(pack, block=block, thread=thread, team=team)
+        for_chunks(e, c, thread, team, _caller(e, start))
         with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
             begin_sums(e, c, direction(e, d.index), copies)
-        e.call(barrier, block, c["counter"], team)
-        with e.loop(c["T"], step=c["block"]) as j:
-            last, met = (j.index + c["block"]).least(c["T"]), j.index // c["block"] * 2 + 1
-
+        e.call(barrier, block=block, counter=c["counter"], goal=team)
+        steps = c["block_steps"]
+        with e.loop(c["T"], step=steps) as j:
+            last, met = (j.index + steps).least(c["T"]), j.index // steps * 2 + 1
             for function in (gather, back):
-                for_chunks(e, c, thread, team, _caller(e, function, j.index, last))
-            e.call(barrier, block, c["counter"], (met + 1) * team)
-            e.call(weights, block, thread, team, j.index, last)
-            e.call(barrier, block, c["counter"], (met + 2) * team)
-        for_chunks(e, c, thread, team, lambda *chunk: e.call(finish, block, *chunk))
+                for_chunks(e, c, thread, team, _caller(e, function, first=j.index, last=last))
+            e.call(barrier, block=block, counter=c["counter"], goal=(met + 1) * team)
+            e.call(weights, block=block, thread=thread, team=team, first=j.index, last=last)
+            e.call(barrier, block=block, counter=c["counter"], goal=(met + 2) * team)
+        for_chunks(e, c, thread, team, _caller(e, finish))
         with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
             give_sums(e, c, direction(e, d.index), copies)
     e.done()
     return e
 
 
-def _caller(e: Emit, function: Emit, *steps: Num) -> Callable[[Num, Num, Num], None]:
+def _caller(e: Emit, function: Emit, **steps: Num) -> Callable[[Num, Num, Num], None]:
     """Calls a function for a chunk and these steps."""
-    return lambda *chunk: e.call(function, e.given["block"], *chunk, *steps)
+
+    def run(d: Num, low: Num, high: Num) -> None:
+        e.call(function, block=e.given["block"], d=d, low=low, high=high, **steps)
+
+    return run
 
 
 def _time(e: Emit, c: Frame, f: Frame, j: Num) -> tuple[Num, Num]:
@@ -102,8 +106,11 @@ def _write_finish(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
     with e.loop(c["states"]) as s:
         width = state_width(e, c, s.index)
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
-        e.call(copies["give"], e.word(f["d_start"] + s.index * 8), width * kind.bytes, own,
-               c["H_row"], g["high"] - g["low"], width, c["order"] + g["low"] * 8)  # fmt: skip
+        e.call(
+            copies["give"], to=e.word(f["d_start"] + s.index * 8), to_row=width * kind.bytes,
+            source=own, source_row=c["H_row"], rows=g["high"] - g["low"], count=width,
+            order=c["order"] + g["low"] * 8,
+        )  # fmt: skip
     e.done()
     return e
 
@@ -125,8 +132,8 @@ def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
 
         def take(name: str, block: str, row: str, count: str, first: Num | int) -> None:
             source = c[name] + first + e.word(c[f"{name}_steps"] + t * 8)
-            e.call(copies["take"], f[block] + m * c[row], c[row], source, c[f"{name}_row"], R,
-                   c[count], order)  # fmt: skip
+            e.call(copies["take"], to=f[block] + m * c[row], to_row=c[row], source=source,
+                   source_row=c[f"{name}_row"], rows=R, count=c[count], order=order)  # fmt: skip
 
         with e.when(c["wants_weights"].compare("!=", 0)):
             take("x", "x_block", "I_row", "I", 0)
@@ -143,17 +150,19 @@ def _gather_old(
     place: tuple[Num, Num, Num, Num],
 ) -> None:  # fmt: skip
     """The old outputs of R rows at the i-th step, which is step t, from row m of the block on."""
-    g, low, high, (i, t, m, R) = e.given, e.given["low"], e.given["high"], place
+    low, high, (i, t, m, R) = e.given["low"], e.given["high"], place
     order = c["order"] + low * 8
     # Rows that had a step before this one go on from its output, the others start here.
     inside = i.choose(">", 0, f["reverse"].choose("!=", 0, t + 1, t - 1), 0)
     going = i.choose(">", 0, alive(e, c, inside, low, high).least(R), 0)
     old = f["old_block"] + m * c["H_row"]
     y = c["y"] + f["y_first"] + e.word(c["y_steps"] + inside * 8)
-    e.call(copies["take"], old, c["H_row"], y, c["y_row"], going, c["out"], order)
+    e.call(copies["take"], to=old, to_row=c["H_row"], source=y, source_row=c["y_row"], rows=going,
+           count=c["out"], order=order)  # fmt: skip
     start = old + going * c["H_row"], c["out"]
     take_states(e, c, copies, start, e.word(f["start"]), low + going, R - going)
-    e.call(restart, g["block"], g["d"], i, low, high, old - low * c["H_row"], 1)
+    e.call(restart, **e.passed_on("block", "d"), i=i, low=low, high=high, h=old - low * c["H_row"],
+           states=1)  # fmt: skip
 
 
 def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
@@ -169,9 +178,9 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
         i, t = _time(e, c, f, j.index)
         R = alive(e, c, t, low, g["high"])
         n = e.word(c["offset"] + t * 8) + low
-        e.call(take_records, g["block"], g["d"], low, R, t)
+        e.call(take_records, **e.passed_on("block", "d", "low"), R=R, t=t)
         see(e, c, f, seen, (R, n, n - before))
         phases_back(e, c, f, product, (R, n, n - before, d_row))
-        e.call(restart_back, g["block"], g["d"], i, low, g["high"])
+        e.call(restart_back, **e.passed_on("block", "d", "low", "high"), i=i)
     e.done()
     return e

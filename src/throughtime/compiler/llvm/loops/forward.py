@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
+from throughtime.compiler.llvm.arguments import CELL_FORWARD, TILE
 from throughtime.compiler.llvm.loops.phases import early_phases
 from throughtime.compiler.llvm.loops.resets import restart_rows, write_restart
 from throughtime.compiler.llvm.loops.steps import (
@@ -43,7 +44,8 @@ def take_start(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], restart: Em
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
         start, width = e.word(f["start"] + s.index * 8), state_width(e, c, s.index)
         take_states(e, c, copies, (own, width), start, low, high - low)
-    e.call(restart, e.given["block"], e.given["d"], 0, low, high, f["state"], c["states"])
+    e.call(restart, **e.passed_on("block", "d", "low", "high"), i=0, h=f["state"],
+           states=c["states"])  # fmt: skip
 
 
 def h_places(c: Frame, f: Frame, low: Num, i: Num) -> tuple[Num, Num]:
@@ -77,21 +79,18 @@ def _give_share(
     g, lanes = e.given, e.kind.lanes
     whole = e.b.or_(R.compare(">=", g["members"]), f["restarts"].compare("!=", 0))
 
-    def share(rows: Num, units: Num) -> Num:
-        return Num(e.b, e.b.select(whole, rows.value, units.value))
-
     (low, high), (first, last) = (
         my_share(e, count, g["member"], g["members"])
         for count in (R, (c["out"] + lanes - 1) // lanes)
     )
-    begin, end = share(low, e.number(0)), share(high, R)
-    unit, behind = (
-        share(e.number(0), first * lanes),
-        share(c["out"], (last * lanes).least(c["out"])),
-    )
+    begin, end = e.either(whole, low, e.number(0)), e.either(whole, high, R)
+    unit = e.either(whole, e.number(0), first * lanes)
+    behind = e.either(whole, c["out"], (last * lanes).least(c["out"]))
     y = c["y"] + f["y_first"] + e.word(c["y_steps"] + t * 8) + unit * e.kind.bytes
-    e.call(copies["give"], y, c["y_row"], new + begin * c["H_row"] + unit * e.kind.bytes,
-           c["H_row"], end - begin, behind - unit, c["order"] + (g["low"] + begin) * 8)  # fmt: skip
+    source = new + begin * c["H_row"] + unit * e.kind.bytes
+    e.call(copies["give"], to=y, to_row=c["y_row"], source=source, source_row=c["H_row"],
+           rows=end - begin, count=behind - unit,
+           order=c["order"] + (g["low"] + begin) * 8)  # fmt: skip
 
 
 def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
@@ -102,8 +101,11 @@ def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
     with e.loop(c["states"]) as s:
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
         source, width = s.index.choose("==", 0, last, own), state_width(e, c, s.index)
-        e.call(copies["give"], e.word(f["final"] + s.index * 8), width * e.kind.bytes, source,
-               c["H_row"], rows, width, c["order"] + low * 8)  # fmt: skip
+        e.call(
+            copies["give"], to=e.word(f["final"] + s.index * 8), to_row=width * e.kind.bytes,
+            source=source, source_row=c["H_row"], rows=rows, count=width,
+            order=c["order"] + low * 8,
+        )  # fmt: skip
 
 
 CHUNK = ("block", "d", "low", "high", "scratch", "shared", "member", "members", "counter")
@@ -122,19 +124,20 @@ def write_forward(
     c, block = common(e), e.given["block"]
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
-        e.call(pack, block, thread, team)
-        e.call(barrier, block, c["counter"], team)
-        members = (team // (c["D"] * c["chunks"])).least(c["members"]).most(1)
+        e.call(pack, block=block, thread=thread, team=team)
+        e.call(barrier, block=block, counter=c["counter"], goal=team)
+        members = (team // (c["D"] * c["chunks"])).least(c["most_members"]).most(1)
         task, member = thread // members, thread % members
         scratch = c["scratch"] + thread * c["scratch_size"]
         shared = c["scratch"] + (thread - member) * c["scratch_size"]
 
         def run(d: Num, low: Num, high: Num) -> None:
             counter = c["counter"] + (task + 1) * MEETING_SIZE
-            e.call(chunk, block, d, low, high, scratch, shared, member, members, counter)
+            e.call(chunk, block=block, d=d, low=low, high=high, scratch=scratch, shared=shared,
+                   member=member, members=members, counter=counter)  # fmt: skip
 
         for_chunks(e, c, task, team // members, run)
-        e.call(barrier, block, c["counter"], team * 2)
+        e.call(barrier, block=block, counter=c["counter"], goal=team * 2)
     e.done()
     return e
 
@@ -150,18 +153,18 @@ def _write_chunk(
 
     with e.when(g["member"].compare("==", 0)):
         take_start(e, c, f, copies, restart)
-    with e.loop(c["T"], e.number(0).value, step=c["block"]) as first:
-        last, blocks = (first.index + c["block"]).least(c["T"]), first.index // c["block"] + 1
+    with e.loop(c["T"], e.number(0).value, step=(steps := c["block_steps"])) as first:
+        last, blocks = (first.index + steps).least(c["T"]), first.index // steps + 1
         _begin_block(e, c, f, copies, product, first.index, last)
         _meet(e, barrier, first.index + blocks + Num(e.b, first.values[0]))
         with e.loop(last, e.number(0).value, first.values[0], start=first.index) as i:
             t, (m, more) = time_of(e, c, f, i.index), (Num(e.b, v) for v in i.values)
             R, met = alive(e, c, t, low, high), i.index + 1 + blocks + more
-            places, sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
-            e.call(step, *(g[n] for n in CHUNK[:-1]), R, t, sums, *places)
+            (old, new), sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
+            e.call(step, **e.passed_on(*CHUNK[:-1]), R=R, t=t, pre=sums, old=old, new=new)
             _meet(e, barrier, met)
-            recorded = give_output(e, c, f, copies, R, t, places[1])
-            again = restart_rows(e, c, f, restart, R, i.index + 1, places[1]).most(recorded)
+            recorded = give_output(e, c, f, copies, R, t, new)
+            again = restart_rows(e, c, f, restart, R, i.index + 1, new).most(recorded)
             with e.when(again.compare("!=", 0)):
                 _meet(e, barrier, met + 1)
             i.next = [(m + R).value, (more + again).value]
@@ -176,7 +179,7 @@ def _meet(e: Emit, barrier: Emit, count: Num) -> None:
     """The count-th meeting of the members of a chunk."""
     g = e.given
     with e.when(g["members"].compare(">", 1)):
-        e.call(barrier, g["block"], g["counter"], count * g["members"])
+        e.call(barrier, **e.passed_on("block", "counter"), goal=count * g["members"])
 
 
 def _begin_block(
@@ -188,11 +191,14 @@ def _begin_block(
     count = gather_x(e, c, f, copies, first, last)
     begin, end = my_share(e, count, g["member"], g["members"])
     x, to, rows = g["scratch"] + begin * c["I_row"], pre + begin * pre_row, end - begin
-    e.call(product, g["block"], f["bias"], 0, x, c["I_row"], 0, f["W_pack"], 1, c["I"], to,
-           pre_row, rows, c["with_a"] * (c["H_row"] // size))  # fmt: skip
+    e.call(
+        product, block=g["block"], start=f["bias"], start_row=0, A=x, A_row=c["I_row"], A_part=0,
+        B=f["W_pack"], parts=1, K=c["I"], C=to, C_row=pre_row, rows=rows,
+        vectors=c["with_a"] * (c["H_row"] // size),
+    )  # fmt: skip
     alone = c["with_a"] * c["H_row"]
-    e.call(copies["copy"], to + alone, pre_row, f["bias"] + alone, 0, rows,
-           (pre_row - alone) // e.kind.bytes)  # fmt: skip
+    e.call(copies["copy"], to=to + alone, to_row=pre_row, source=f["bias"] + alone, source_row=0,
+           rows=rows, count=(pre_row - alone) // e.kind.bytes)  # fmt: skip
 
 
 def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product: Emit) -> Emit:
@@ -201,7 +207,7 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product:
     e = Emit(module, "step", kind, names, internal=True)
     c, g = common(e), e.given
     f = direction(e, g["d"])
-    blocks, vector = c["H_row"] // kind.size, early_phases(e, c, f, product)
+    blocks, operand = c["H_row"] // kind.size, early_phases(e, c, f, product)
     with e.when(g["members"].compare(">", 1)):
         fetch_shared(e, c)
     with parts_of(e, blocks, c["panel"], (g["member"], g["members"])) as (first, some):
@@ -209,17 +215,20 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product:
         groups = ((V + WIDEST - 1) // WIDEST).most(1)
         height = e.word(c["heights"] + (V + groups - 1) // groups * 8)
         with parts_of(e, g["R"], height) as (row, R):
-            _panel(e, c, f, vector, (first, some), (row, R))
+            _panel(e, c, f, operand, (first, some), (row, R))
     with e.when(g["member"].compare("==", 0)):  # rows that have ended, or not begun
         ended = g["R"] * c["H_row"]
-        e.call(copies["copy"], g["new"] + ended, c["H_row"], g["old"] + ended, c["H_row"],
-               g["high"] - g["low"] - g["R"], c["H_row"] // kind.bytes)  # fmt: skip
+        e.call(
+            copies["copy"], to=g["new"] + ended, to_row=c["H_row"], source=g["old"] + ended,
+            source_row=c["H_row"], rows=g["high"] - g["low"] - g["R"],
+            count=c["H_row"] // kind.bytes,
+        )  # fmt: skip
     e.done()
     return e
 
 
 def _panel(
-    e: Emit, c: Frame, f: Frame, vector: Num, units: tuple[Num, Num], rows: tuple[Num, Num]
+    e: Emit, c: Frame, f: Frame, operand: Num, units: tuple[Num, Num], rows: tuple[Num, Num]
 ) -> None:
     """U v of some rows and unit blocks into the scratch, then the cell's own code on it.
 
@@ -233,16 +242,18 @@ def _panel(
     old = g["old"] + row * c["H_row"]
     with parts_of(e, some * G, e.number(WIDEST), turned=g["t"] % 2) as (group, V):
         e.call_at(
-            e.word(c["tiles"] + (V * PLACES + R) * 8),
-            pre, pre_row, c["places"] + group * 8, vector + row * c["H_row"], c["H_row"], 0,
-            f["U_pack"] + (first * G + group) * (c["H"] * size), 1, c["H"],
-            chains + group * size, chains_row,
+            e.word(c["tiles"] + (V * PLACES + R) * 8), TILE, start=pre, start_row=pre_row,
+            places=c["places"] + group * 8, A=operand + row * c["H_row"], A_row=c["H_row"],
+            A_part=0, B=f["U_pack"] + (first * G + group) * (c["H"] * size), parts=1, K=c["H"],
+            C=chains + group * size, C_row=chains_row,
         )  # fmt: skip
     n = e.word(c["offset"] + g["t"] * 8) + b
     e.call_at(
-        c["cell_forward"], R, some, chains, chains_row, pre, pre_row, old + column,
-        f["state"] + b * c["H_row"] + column, c["H_row"], c["state_plane"],
-        g["new"] + row * c["H_row"] + column, f["saved"] + n * c["saved_row"] + column,
-        c["saved_row"], f["vector"] + column, c["H_row"], c["H"],
-        f["inputs"] + n * c["inputs_row"] + column, c["unit_widths"],
+        c["cell_forward"], CELL_FORWARD, rows=R, unit_blocks=some, chains=chains,
+        chains_row=chains_row, pre=pre, pre_row=pre_row, old=old + column,
+        state=f["state"] + b * c["H_row"] + column, state_row=c["H_row"],
+        state_plane=c["state_plane"], new=g["new"] + row * c["H_row"] + column,
+        saved=f["saved"] + n * c["saved_row"] + column, saved_row=c["saved_row"],
+        unit_values=f["unit_values"] + column, H_row=c["H_row"], H=c["H"],
+        inputs=f["inputs"] + n * c["inputs_row"] + column, widths=c["unit_widths"],
     )  # fmt: skip

@@ -53,7 +53,8 @@ def see(e: Emit, c: Frame, f: Frame, seen: Emit, rows: tuple[Num, Num, Num]) -> 
     """
     asked = e.b.or_(f["norms"].compare("!=", 0), c["clip"].compare("!=", 0))
     with e.when(asked):
-        e.call(seen, e.given["block"], e.given["d"], e.given["low"], *rows)
+        R, n, m = rows
+        e.call(seen, **e.passed_on("block", "d", "low"), R=R, n=n, m=m)
 
 
 def _places(e: Emit, c: Frame, f: Frame, row: Num, s: Num) -> tuple[Num, Num]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from throughtime.compiler.llvm.arguments import RUN
+from throughtime.compiler.llvm.arguments import CELL_BACKWARD, PHASE_FORWARD, RUN
 from throughtime.compiler.llvm.writer import Emit, Frame, Num
 from throughtime.compiler.plan import Plan
 
@@ -47,36 +47,39 @@ def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
     g, pre_row = e.given, c["sums"] * c["H_row"]
     with e.loop(c["early"]) as i:
         run = run_at(e, c, i.index)
-        vector = _vector(e, c, f, run)
+        operand = _operand(e, c, f, run)
         sums = g["pre"] + run["line"] * c["H_row"]
         vectors = run["count"] * blocks_of(e, run["width"])
-        packed, size = f["U_early"] + run["packed"], vectors * (run["K"] * e.kind.size)
+        packed, size = f["U_early"] + run["packed_first"], vectors * (run["K"] * e.kind.size)
         # Blocks are written in whole vectors over the next one's first units, so none may start
         # from its own place.
         alone = run["blocks"].compare(">", 1)
         bias = f["bias"] + run["line"] * c["H_row"]
-        start = Num(e.b, e.b.select(alone, bias.value, sums.value))
-        start_row = Num(e.b, e.b.select(alone, e.number(0).value, pre_row.value))
+        start = e.either(alone, bias, sums)
+        start_row = e.either(alone, e.number(0), pre_row)
         with e.loop(run["blocks"]) as b:
             to, of = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
-            e.call(product, g["block"], start + to, start_row, vector + of, c["H_row"], 0,
-                   packed + b.index * size, 1, run["K"], sums + to, pre_row, g["R"],
-                   vectors)  # fmt: skip
-    return _vector(e, c, f, run_at(e, c, c["early"]))
+            e.call(
+                product, block=g["block"], start=start + to, start_row=start_row, A=operand + of,
+                A_row=c["H_row"], A_part=0, B=packed + b.index * size, parts=1, K=run["K"],
+                C=sums + to, C_row=pre_row, rows=g["R"], vectors=vectors,
+            )  # fmt: skip
+    return _operand(e, c, f, run_at(e, c, c["early"]))
 
 
-def _vector(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
+def _operand(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
     """The rows that a run multiplies, computed where they are not there yet."""
     g = e.given
-    own = g["scratch"] + c["vector_rows"]
+    operand = g["scratch"] + c["operand_rows"]
     n = e.word(c["offset"] + g["t"] * 8) + g["low"]
     with e.when(run["stage"].compare("!=", 0)):
         e.call_at(
-            run["stage"], g["R"], g["pre"], c["sums"] * c["H_row"], g["old"],
-            f["state"] + g["low"] * c["H_row"], c["H_row"], c["state_plane"], own, f["vector"],
-            c["H"], f["inputs"] + n * c["inputs_row"], c["unit_widths"],
+            run["stage"], PHASE_FORWARD, rows=g["R"], pre=g["pre"], pre_row=c["sums"] * c["H_row"],
+            old=g["old"], state=f["state"] + g["low"] * c["H_row"], H_row=c["H_row"],
+            state_plane=c["state_plane"], to=operand, unit_values=f["unit_values"], H=c["H"],
+            inputs=f["inputs"] + n * c["inputs_row"], widths=c["unit_widths"],
         )  # fmt: skip
-    return run["own"].choose("!=", 0, own, g["old"])
+    return run["has_operand"].choose("!=", 0, operand, g["old"])
 
 
 def phases_back(
@@ -90,30 +93,47 @@ def phases_back(
         rows: how many, the first one's number, over all steps and in the block; bytes of a row of
             the gradients by sums.
     """
-    R, n, m, d_row = rows
-    low, line = e.given["low"], c["H_row"]
-    d_state, direct = f["d_state"] + low * line, f["direct"] + low * line
-    d_sums, d_vectors = f["d_sums"] + m * d_row, f["d_own_rows"] + low * line
     with e.loop(c["early"] + 1) as i:
         run = run_at(e, c, i.index)
         with e.when(run["stage"].compare("!=", 0)):
-            e.call_at(
-                run["stage"], R, f["saved"] + n * c["saved_row"], c["saved_row"],
-                *(f[name] + m * line for name in ("y_block", "old_block", "d_y_block")),
-                d_state, c["state_plane"], direct, d_sums, d_row, f["vector"], line, c["H"],
-                d_vectors, c["own_plane"], f["own_block"] + m * line, c["own_block_plane"],
-                *(v + n * c["inputs_row"] for v in (f["inputs"], f["d_inputs"])),
-                c["unit_widths"],
-            )  # fmt: skip
-        to = run["own"].choose("!=", 0, d_vectors + run["slot"] * c["own_plane"], d_state)
-        fresh = run["own"].choose("!=", 0, c["zeros"], direct)
-        start = run["begins"].choose("!=", 0, fresh, to)
-        zeros = e.b.and_(run["begins"].compare("!=", 0), run["own"].compare("!=", 0))
-        start_row = Num(e.b, e.b.select(zeros, e.number(0).value, line.value))
-        source, packed = d_sums + run["line"] * line, f["U_back"] + run["packed"]
-        size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
-        with e.loop(run["blocks"]) as b:
-            lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
-            e.call(product, e.given["block"], start + columns, start_row, source + lines, d_row,
-                   line, packed + b.index * size, run["count"], run["width"], to + columns, line,
-                   R, blocks_of(e, run["K"]))  # fmt: skip
+            _derivative(e, c, f, run, rows)
+        _product_back(e, c, f, product, run, rows)
+
+
+def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, rows: tuple[Num, Num, Num, Num]) -> None:
+    """Gradients by the sums of a phase, and by what its equations read beside them."""
+    (R, n, m, d_row), low, line = rows, e.given["low"], c["H_row"]
+    e.call_at(
+        run["stage"], CELL_BACKWARD, rows=R, saved=f["saved"] + n * c["saved_row"],
+        saved_row=c["saved_row"], y=f["y_block"] + m * line, old=f["old_block"] + m * line,
+        d_y=f["d_y_block"] + m * line, d_state=f["d_state"] + low * line,
+        state_plane=c["state_plane"], direct=f["direct"] + low * line,
+        d_sums=f["d_sums"] + m * d_row, d_sums_row=d_row, unit_values=f["unit_values"],
+        H_row=line, H=c["H"], d_operands=f["d_operand_rows"] + low * line,
+        operand_plane=c["operand_plane"], operand_block=f["operand_block"] + m * line,
+        operand_block_plane=c["operand_block_plane"], inputs=f["inputs"] + n * c["inputs_row"],
+        d_inputs=f["d_inputs"] + n * c["inputs_row"], widths=c["unit_widths"],
+    )  # fmt: skip
+
+
+def _product_back(
+    e: Emit, c: Frame, f: Frame, product: Emit, run: Frame, rows: tuple[Num, Num, Num, Num]
+) -> None:
+    """Gradients by what a run's sums multiply."""
+    (R, _, m, d_row), low, line = rows, e.given["low"], c["H_row"]
+    operand = f["d_operand_rows"] + low * line + run["slot"] * c["operand_plane"]
+    computed, begins = (run[name].compare("!=", 0) for name in ("has_operand", "begins"))
+    to = e.either(computed, operand, f["d_state"] + low * line)
+    fresh = e.either(computed, c["zeros"], f["direct"] + low * line)
+    start = e.either(begins, fresh, to)
+    start_row = e.either(e.b.and_(begins, computed), e.number(0), line)
+    source, packed = f["d_sums"] + m * d_row + run["line"] * line, f["U_back"] + run["packed_first"]
+    size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
+    with e.loop(run["blocks"]) as b:
+        lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
+        e.call(
+            product, block=e.given["block"], start=start + columns, start_row=start_row,
+            A=source + lines, A_row=d_row, A_part=line, B=packed + b.index * size,
+            parts=run["count"], K=run["width"], C=to + columns, C_row=line, rows=R,
+            vectors=blocks_of(e, run["K"]),
+        )  # fmt: skip

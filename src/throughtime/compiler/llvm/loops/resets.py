@@ -32,7 +32,8 @@ def write_restart(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
         initial = e.word(given["initial"] + s.index * 8)
         source = initial.choose("!=", 0, initial, c["zeros"])
         width = state_width(e, c, s.index)
-        e.call(copies["take"], to, c["H_row"], source, 0, 1, width, c["zeros"])
+        e.call(copies["take"], to=to, to_row=c["H_row"], source=source, source_row=0, rows=1,
+               count=width, order=c["zeros"])  # fmt: skip
     e.done()
     return e
 
@@ -62,7 +63,7 @@ def _rows(e: Emit, f: Frame, i: Num) -> Iterator[tuple[Frame, Num]]:
         given = Frame(e, f["restarts"], RESTARTS)
         first = given["first"] + i * 8
         with e.loop(e.word(first, 1), start=e.word(first)) as k:
-            row = e.word(given["rows"] + k.index * 8)
+            row = e.word(given["restarted"] + k.index * 8)
             with e.when(e.b.and_(row.compare(">=", low), row.compare("<", high))):
                 yield given, row
 
@@ -77,8 +78,8 @@ def restart_rows(e: Emit, c: Frame, f: Frame, restart: Emit, R: Num, i: Num, h: 
     begin, end = my_share(e, R, g["member"], g["members"])
     with e.when(count.compare(">", 0)):
         low = g["low"]
-        e.call(restart, g["block"], g["d"], i, low + begin, low + end, h - low * c["H_row"],
-               c["states"])  # fmt: skip
+        e.call(restart, **e.passed_on("block", "d"), i=i, low=low + begin, high=low + end,
+               h=h - low * c["H_row"], states=c["states"])  # fmt: skip
     return count.choose(">", 0, 1, e.number(0))
 
 

@@ -23,7 +23,7 @@ def time_of(e: Emit, c: Frame, f: Frame, i: Num) -> Num:
 
 def alive(e: Emit, c: Frame, t: Num, low: Num, high: Num) -> Num:
     """How many of the rows low..high a step has."""
-    return (e.word(c["rows"] + t * 8).least(high) - low).most(0)
+    return (e.word(c["alive"] + t * 8).least(high) - low).most(0)
 
 
 def first_row(e: Emit, c: Frame, f: Frame, j: Num, last: Num) -> Num:
@@ -44,10 +44,11 @@ def take_states(
     """Rows from `low` of a tensor (B, width), or zeros where there is none, into padded rows."""
     place, width = to
     there = tensor.compare("!=", 0)
-    source = Num(e.b, e.b.select(there, tensor.value, c["zeros"].value))
-    line = Num(e.b, e.b.select(there, (width * e.kind.bytes).value, e.number(0).value))
+    source = e.either(there, tensor, c["zeros"])
+    line = e.either(there, width * e.kind.bytes, e.number(0))
     order = c["order"] + low * 8
-    e.call(copies["take"], place, c["H_row"], source, line, rows, width, order)
+    e.call(copies["take"], to=place, to_row=c["H_row"], source=source, source_row=line, rows=rows,
+           count=width, order=order)  # fmt: skip
 
 
 def gather_x(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, last: Num) -> Num:
@@ -57,7 +58,8 @@ def gather_x(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, l
         t, m = time_of(e, c, f, i.index), Num(e.b, i.values[0])
         R = alive(e, c, t, g["low"], g["high"])
         source = c["x"] + e.word(c["x_steps"] + t * 8)
-        e.call(copies["take"], g["scratch"] + m * c["I_row"], c["I_row"], source, c["x_row"], R,
-               c["I"], c["order"] + g["low"] * 8)  # fmt: skip
+        e.call(copies["take"], to=g["scratch"] + m * c["I_row"], to_row=c["I_row"], source=source,
+               source_row=c["x_row"], rows=R, count=c["I"],
+               order=c["order"] + g["low"] * 8)  # fmt: skip
         i.next = [(m + R).value]
     return Num(e.b, i.values[0])

@@ -35,13 +35,13 @@ def my_share(e: Emit, count: Num, thread: Num, team: Num) -> tuple[Num, Num]:
 def thread_and_team(e: Emit) -> tuple[Num, Num]:
     """This thread's number and how many there are; 0 of 1 without a runtime."""
     c = common(e)
-    asked = c["thread"].compare("!=", 0)
+    asked = c["thread_number"].compare("!=", 0)
     before = e.b.block
     with e.b.if_then(asked):
         whole = ir.IntType(32)
         values = [
             e.b.sext(e.b.call(e.foreign(c[name], whole, []), []), I64)
-            for name in ("thread", "team")
+            for name in ("thread_number", "team_size")
         ]
         inside = e.b.block
     numbers = []

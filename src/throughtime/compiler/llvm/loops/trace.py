@@ -39,8 +39,9 @@ def give_records(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t
     first = g["low"] + begin
     with _states(e, c, f, t) as (s, place, row):
         source = f["state"] + s * c["state_plane"] + first * c["H_row"]
-        e.call(copies["give"], place, row, source, c["H_row"], end - begin,
-               state_width(e, c, s), c["order"] + first * 8)  # fmt: skip
+        e.call(copies["give"], to=place, to_row=row, source=source, source_row=c["H_row"],
+               rows=end - begin, count=state_width(e, c, s),
+               order=c["order"] + first * 8)  # fmt: skip
 
 
 def write_take_records(module: ir.Module, kind: Kind) -> Emit:

@@ -29,7 +29,7 @@ def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: 
         f = direction(e, d.index)
         before = first_row(e, c, f, g["first"], g["last"])
         top = f["reverse"].choose("!=", 0, g["last"], c["T"] - g["first"]) - 1
-        count = e.word(c["offset"] + top * 8) + e.word(c["rows"] + top * 8) - before
+        count = e.word(c["offset"] + top * 8) + e.word(c["alive"] + top * 8) - before
         with e.when(c["wants_x"].compare("!=", 0)):
             _input(e, c, f, product, before, count)
         with e.when(c["wants_weights"].compare("!=", 0)):
@@ -37,11 +37,11 @@ def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: 
             _weights(e, c, f, column_product, gates, rows, (f["d_W"], c["H"], c["I_row"]))
             with e.loop(c["early"] + 1) as i:
                 _run(e, c, f, column_product, run_at(e, c, i.index), count)
-            columns = (c["sums"] + c["vectors"]) * (c["H_row"] // kind.size)
+            columns = (c["sums"] + c["unit_parameters"]) * (c["H_row"] // kind.size)
             low, high = my_share(e, columns, g["thread"], g["team"])
             to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
             source, row = _walked(f, source, line_size(c, kind), count)
-            e.call(sums, to, source, row, count, high - low)
+            e.call(sums, to=to, source=source, row=row, rows=count, vectors=high - low)
     e.done()
     return e
 
@@ -49,7 +49,7 @@ def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: 
 def line_size(c: Frame, kind: Kind) -> Num:
     """Bytes from row to row of the block's gradients by sums and vectors; the odd vector at the
     end keeps the rows of large powers of two from falling into the same places of a cache."""
-    return (c["sums"] + c["vectors"]) * c["H_row"] + kind.size
+    return (c["sums"] + c["unit_parameters"]) * c["H_row"] + kind.size
 
 
 def _walked(f: Frame, rows: Num, size: Num, count: Num) -> tuple[Num, Num]:
@@ -62,16 +62,20 @@ def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) 
     """dx = W^T d_sums, this thread's share of a block's rows."""
     g, line = e.given, line_size(c, e.kind)
     low, high = my_share(e, count, g["thread"], g["team"])
-    e.call(product, g["block"], c["zeros"], 0, f["d_sums"] + low * line, line, c["H_row"],
-           f["W_back"], c["with_a"], c["H"], f["d_x"] + (before + low) * c["I_row"], c["I_row"],
-           high - low, c["I_row"] // e.kind.size)  # fmt: skip
+    e.call(
+        product, block=g["block"], start=c["zeros"], start_row=0, A=f["d_sums"] + low * line,
+        A_row=line, A_part=c["H_row"], B=f["W_back"], parts=c["with_a"], K=c["H"],
+        C=f["d_x"] + (before + low) * c["I_row"], C_row=c["I_row"], rows=high - low,
+        vectors=c["I_row"] // e.kind.size,
+    )  # fmt: skip
 
 
 def _run(e: Emit, c: Frame, f: Frame, column_product: Emit, run: Frame, count: Num) -> None:
     """What a run says of its matrix, in a block of so many rows."""
     sums = f["gate_u"] + run["line"] * 8, run["line"], run["count"]
-    own = f["own_block"] + run["slot"] * c["own_block_plane"]
-    rows = run["own"].choose("!=", 0, own, f["old_block"]), c["H_row"], count
+    operand = f["operand_block"] + run["slot"] * c["operand_block_plane"]
+    source = run["has_operand"].choose("!=", 0, operand, f["old_block"])
+    rows = source, c["H_row"], count
     to, row = matrix_of(e, f["d_matrices"], run["matrix"]), blocks_of(e, run["K"]) * e.kind.size
     matrix = to, run["width"], row
     with e.b.if_else(run["blocks"].compare("==", 1)) as (whole, parted):
@@ -107,17 +111,19 @@ def _weights(
         unit = start - line
         part = e.word(gates + q.index * 8).most(0) if run is None else q.index
         address = to + (part * width + unit) * row
-        source = Num(e.b, e.b.select(begins, c["zeros"].value, address.value))
-        source_row = Num(e.b, e.b.select(begins, e.number(0).value, row.value))
+        source = e.either(begins, c["zeros"], address)
+        source_row = e.either(begins, e.number(0), row)
         with e.when(stop.compare(">", start)):
             place, own = (first + q.index) * c["H_row"] + unit * e.kind.bytes, block
             if run is not None:
                 place = first * c["H_row"] + start * e.kind.bytes
                 own = block + q.index * (run["K"] * e.kind.bytes)
-            e.call(column_product, g["block"], source, source_row,
-                   *_walked(f, f["d_sums"] + place, line_size(c, e.kind), rows[2]), own, block_step,
-                   rows[2],
-                   address, row, stop - start, row // e.kind.size)  # fmt: skip
+            A, A_step = _walked(f, f["d_sums"] + place, line_size(c, e.kind), rows[2])
+            e.call(
+                column_product, block=g["block"], start=source, start_row=source_row, A=A,
+                A_step=A_step, B=own, B_step=block_step, K=rows[2], C=address, C_row=row,
+                rows=stop - start, vectors=row // e.kind.size,
+            )  # fmt: skip
 
 
 def _write_sums(module: ir.Module, kind: Kind) -> Emit:
@@ -136,9 +142,10 @@ def _write_sums(module: ir.Module, kind: Kind) -> Emit:
 
 def begin_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
     """Sums over rows and steps begin at zero, unless they are added to."""
-    lines = (c["sums"] + c["vectors"]) * (c["H_row"] // e.kind.size)
+    lines = (c["sums"] + c["unit_parameters"]) * (c["H_row"] // e.kind.size)
     with e.when(c["adds"].compare("==", 0)):
-        e.call(copies["copy"], f["d_bias"], e.kind.size, c["zeros"], 0, lines, e.kind.lanes)
+        e.call(copies["copy"], to=f["d_bias"], to_row=e.kind.size, source=c["zeros"], source_row=0,
+               rows=lines, count=e.kind.lanes)  # fmt: skip
 
 
 def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
@@ -150,10 +157,11 @@ def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
                 gate = e.word(f[gates] + k.index * 8)
                 with e.when(e.b.and_(gate.compare(">=", 0), f[to].compare("!=", 0))):
                     _give_line(e, c, copies, f[to] + gate * c["H"] * e.kind.bytes, source)
-        with e.loop(c["vectors"]) as v:
+        with e.loop(c["unit_parameters"]) as v:
             source = f["d_bias"] + (c["sums"] + v.index) * c["H_row"]
-            _give_line(e, c, copies, e.word(f["d_own"] + v.index * 8), source)
+            _give_line(e, c, copies, e.word(f["d_unit_parameters_at"] + v.index * 8), source)
 
 
 def _give_line(e: Emit, c: Frame, copies: dict[str, Emit], to: Num, source: Num) -> None:
-    e.call(copies["give"], to, 0, source, 0, 1, c["H"], c["zeros"])
+    e.call(copies["give"], to=to, to_row=0, source=source, source_row=0, rows=1, count=c["H"],
+           order=c["zeros"])  # fmt: skip

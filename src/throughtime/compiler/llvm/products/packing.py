@@ -47,7 +47,8 @@ def write_lines(module: ir.Module, kind: Kind) -> Emit:
             store_part(e, load_part(e, g["source"] + at, left), g["copy"] + at, left)
         # What is packed is what is compared from now on, whoever writes the weights meanwhile.
         read = g["copy"].choose("!=", 0, g["copy"], g["source"])
-        e.call(squares, *(read if n == "source" else g[n] for n in names if n != "copy"))
+        others = e.passed_on("block", "to", "to_step", "lines", "K")
+        e.call(squares, source=read, **others)
     e.done()
     return e
 
@@ -83,10 +84,9 @@ def _write_squares(module: ir.Module, kind: Kind) -> Emit:
     e = Emit(module, "pack_squares", kind, names, internal=True)
     g, zeros, line = e.given, common(e)["zeros"], e.given["K"] * kind.bytes
     lines = [
-        Num(e.b, e.b.select(g["lines"].compare(">", i), (g["source"] + line * i).value,
-                            zeros.value))
+        e.either(g["lines"].compare(">", i), g["source"] + line * i, zeros)
         for i in range(kind.lanes)
-    ]  # fmt: skip
+    ]
     whole = g["K"] // kind.lanes * kind.lanes
     with e.loop(whole, step=kind.lanes) as k:
         square = _transposed(e, [e.load(line + k.index * kind.bytes) for line in lines])
@@ -127,15 +127,19 @@ def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: 
     matrices = _write_columns(module, kind) if back else write_lines(module, kind)
     e = Emit(module, "pack", kind, ("block", "thread", "team"), internal=True)
     c = common(e)
-    mine = e.given["thread"], e.given["team"]
     with e.when(c["packed"].compare("==", 0)), e.loop(c["D"]) as d:
         f = direction(e, d.index)
-        (_pack_transposed if back else _pack_panels)(e, c, f, matrices, mine)
+        if back:
+            _pack_transposed(e, c, f, matrices)
+        else:
+            _pack_panels(e, c, f, matrices, (e.given["thread"], e.given["team"]))
         with e.when(e.given["thread"].compare("==", 0)):
             _pack_bias(e, c, f)
-            with e.loop(c["vectors"]) as v:
-                vector, own = f["vector"] + v.index * c["H_row"], e.word(f["own"] + v.index * 8)
-                e.call(copies["take"], vector, 0, own, 0, 1, c["H"], c["zeros"])
+            with e.loop(c["unit_parameters"]) as v:
+                to = f["unit_values"] + v.index * c["H_row"]
+                source = e.word(f["unit_parameters_at"] + v.index * 8)
+                e.call(copies["take"], to=to, to_row=0, source=source, source_row=0, rows=1,
+                       count=c["H"], order=c["zeros"])  # fmt: skip
     e.done()
     return e
 
@@ -147,7 +151,7 @@ def _pack_panels(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]
     _pack_flat(e, lines, mine, inputs, (c["H"], blocks))
     with e.loop(c["early"]) as i:
         run = run_at(e, c, i.index)
-        to, matrix = f["U_early"] + run["packed"], matrix_of(e, f["matrices"], run["matrix"])
+        to, matrix = f["U_early"] + run["packed_first"], matrix_of(e, f["matrices"], run["matrix"])
         gates = f["gate_u"] + run["line"] * 8
         blocks = blocks_of(e, run["width"])
         one = run["count"] * blocks * (run["K"] * e.kind.size)
@@ -158,20 +162,21 @@ def _pack_panels(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, Num]
     _pack_recurrent(e, c, f, lines, mine)
 
 
-def _pack_transposed(e: Emit, c: Frame, f: Frame, columns: Emit, mine: tuple[Num, Num]) -> None:
+def _pack_transposed(e: Emit, c: Frame, f: Frame, columns: Emit) -> None:
     """U, and where x wants a gradient W, for the backward pass."""
-    block = e.given["block"]
+    mine = e.passed_on("block", "thread", "team")
     with e.when(c["wants_x"].compare("!=", 0)):
-        e.call(columns, block, f["W_back"], f["W"], f["gate_a"], c["with_a"], c["H"], c["I"], *mine)
+        e.call(columns, to=f["W_back"], source=f["W"], gate=f["gate_a"], gates=c["with_a"],
+               lines=c["H"], columns=c["I"], **mine)  # fmt: skip
     with e.loop(c["early"] + 1) as i:
         run = run_at(e, c, i.index)
-        to, gates = f["U_back"] + run["packed"], f["gate_u"] + run["line"] * 8
+        to, gates = f["U_back"] + run["packed_first"], f["gate_u"] + run["line"] * 8
         matrix = matrix_of(e, f["matrices"], run["matrix"])
         one = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
         with e.loop(run["blocks"]) as b:
             part = matrix + b.index * (run["width"] * run["K"] * e.kind.bytes)
-            what = gates, run["count"], run["width"], run["K"]
-            e.call(columns, block, to + b.index * one, part, *what, *mine)
+            e.call(columns, to=to + b.index * one, source=part, gate=gates, gates=run["count"],
+                   lines=run["width"], columns=run["K"], **mine)  # fmt: skip
 
 
 def matrix_of(e: Emit, matrices: Num, number: Num) -> Num:
@@ -246,7 +251,8 @@ def _pack_vector(
     panel, v, V = place
     twin = common(e)["twin"]
     copy = twin.choose("!=", 0, panel + v * (K * e.kind.size) + twin, 0)
-    e.call(lines, e.given["block"], panel + v * e.kind.size, V * e.kind.size, copy, source, left, K)
+    e.call(lines, block=e.given["block"], to=panel + v * e.kind.size, to_step=V * e.kind.size,
+           copy=copy, source=source, lines=left, K=K)  # fmt: skip
 
 
 def _pack_bias(e: Emit, c: Frame, f: Frame) -> None:
@@ -258,7 +264,7 @@ def _pack_bias(e: Emit, c: Frame, f: Frame) -> None:
         for name, gates in (("W_bias", "gate_a"), ("U_bias", "gate_u")):
             gate = e.word(f[gates] + k.index * 8)
             there = e.b.and_(gate.compare(">=", 0), f[name].compare("!=", 0))
-            left = Num(e.b, e.b.select(there, (c["H"] - unit).value, e.number(0).value))
+            left = e.either(there, c["H"] - unit, e.number(0))
             address = f[name] + (gate * c["H"] + unit) * e.kind.bytes
             total = e.b.fadd(total, load_part(e, address, left))
         e.store(total, f["bias"] + k.index * c["H_row"] + unit * e.kind.bytes)

@@ -12,6 +12,7 @@ from typing import Final
 
 from llvmlite import ir
 
+from throughtime.compiler.llvm.arguments import COLUMN_TILE, TILE
 from throughtime.compiler.llvm.loops.team import my_share
 from throughtime.compiler.llvm.sizes import COLUMN_ROWS, PLACES, WIDEST, Kind
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, Num, common
@@ -75,10 +76,10 @@ def write_product(module: ir.Module, kind: Kind) -> Emit:
         column = first * kind.size
         with parts_of(e, g["rows"], e.word(c["heights"] + V * 8)) as (row, R):
             e.call_at(
-                e.word(c["tiles"] + (V * PLACES + R) * 8),
-                g["start"] + g["start_row"] * row + column, g["start_row"], c["flat"],
-                g["A"] + g["A_row"] * row, g["A_row"], g["A_part"], panel, g["parts"], g["K"],
-                g["C"] + g["C_row"] * row + column, g["C_row"],
+                e.word(c["tiles"] + (V * PLACES + R) * 8), TILE,
+                start=g["start"] + g["start_row"] * row + column, places=c["flat"],
+                A=g["A"] + g["A_row"] * row, B=panel, C=g["C"] + g["C_row"] * row + column,
+                **e.passed_on("start_row", "A_row", "A_part", "parts", "K", "C_row"),
             )  # fmt: skip
     e.done()
     return e
@@ -102,9 +103,10 @@ def write_column_product(module: ir.Module, kind: Kind) -> Emit:
             with e.loop(left // R) as tile:
                 row = done + tile.index * R
                 e.call_at(
-                    function, g["start"] + g["start_row"] * row + column, g["start_row"],
-                    g["A"] + row * kind.bytes, g["A_step"], g["B"] + column, g["B_step"], g["K"],
-                    g["C"] + g["C_row"] * row + column, g["C_row"],
+                    function, COLUMN_TILE, start=g["start"] + g["start_row"] * row + column,
+                    A=g["A"] + row * kind.bytes, B=g["B"] + column,
+                    C=g["C"] + g["C_row"] * row + column,
+                    **e.passed_on("start_row", "A_step", "B_step", "K", "C_row"),
                 )  # fmt: skip
             done = done + left // R * R
     e.done()

@@ -12,28 +12,19 @@ nothing of cells; what a panel of V vectors means is the caller's.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from llvmlite import ir
 
+from throughtime.compiler.llvm.arguments import COLUMN_TILE, TILE
 from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.vector import Bits
 from throughtime.compiler.llvm.writer import Emit, Num
 
-ARGUMENTS: Final = (
-    "start", "start_row", "places", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
-)  # fmt: skip
-"""Of a tile: where chains start (address, bytes from row to row, and V whole numbers: bytes to each
-vector), A (bytes from row to row, and from one part of a row to the next), B (packed: parts x K x V
-vectors), parts and K of each, and C (bytes from row to row)."""
-
-COLUMN_ARGUMENTS: Final = ("start", "start_row", "A", "A_step", "B", "B_step", "K", "C", "C_row")
-"""Of a tile whose A lies the other way: A[k, r] with r from number to number; bytes from k to k."""
-
 
 def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
     """Write the tile of R rows and V vectors; gives its name."""
-    e = Emit(module, f"tile_{vectors}_{rows}", kind, ARGUMENTS)
+    e = Emit(module, f"tile_{vectors}_{rows}", kind, TILE)
     g = e.given
     places = [e.word(g["places"], v) for v in range(vectors)]
     start = [
@@ -85,7 +76,7 @@ def _step(e: Emit, values: list[Any], rows: int, vectors: int) -> list[Any]:
 
 def write_column_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
     """Write the tile of R rows and V vectors whose A lies with r from number to number."""
-    e = Emit(module, f"column_{vectors}_{rows}", kind, COLUMN_ARGUMENTS)
+    e = Emit(module, f"column_{vectors}_{rows}", kind, COLUMN_TILE)
     g = e.given
     start = [
         e.load(g["start"] + g["start_row"] * r + v * kind.size)
@@ -113,7 +104,7 @@ UPPER_HALF = 0xFFFF0000
 
 def write_narrow_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
     """Write the tile of R rows and V vectors; gives its name. It takes one part of each row."""
-    e = Emit(module, f"narrow_tile_{vectors}_{rows}", kind, ARGUMENTS)
+    e = Emit(module, f"narrow_tile_{vectors}_{rows}", kind, TILE)
     g = e.given
     places = [e.word(g["places"], v) for v in range(vectors)]
     chains = [

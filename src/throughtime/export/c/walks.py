@@ -1,0 +1,265 @@
+"""Walks over units as loops of C: one statement a node, one float or truth a unit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from throughtime.compiler.graph import BOOLEAN, Graph
+from throughtime.export.c.maths import number
+from throughtime.export.program import Place, Stage, Walk
+
+if TYPE_CHECKING:
+    from throughtime.export.c.source import Source
+
+STRANDS = 16
+"""Chains of a sum over units, as the compiler's vectors have them."""
+
+AT = "\0"
+"""Stands for the sign @ in comments; all else of it is the program's prefix."""
+
+_SIGNS: Final = {
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "ge": ">=", "lt": "<", "le": "<=",
+    "eq": "==", "ne": "!=", "and": "&", "or": "|",
+}  # fmt: skip
+_CALLS: Final = frozenset(
+    "exp expm1 sigmoid tanh silu logsigmoid log log1p erf gelu sin cos atan sqrt abs".split()
+)
+
+
+class Expressions:
+    """What nodes of a graph are in C.
+
+    Args:
+        graph: whose nodes are meant.
+        units: the number behind each width.
+
+    Attributes:
+        functions: names of the functions that were called.
+    """
+
+    def __init__(self, graph: Graph, units: dict[str, int]) -> None:
+        self.graph, self.units = graph, units
+        self.functions: set[str] = set()
+
+    def is_truth(self, index: int) -> bool:
+        """Whether the node is true or false."""
+        return self.graph.nodes[index].op in BOOLEAN
+
+    def of(self, index: int, name: Callable[[int], str]) -> str:
+        """The expression of a node.
+
+        Args:
+            index: of the node.
+            name: of the variables that hold the nodes it reads.
+        """
+        node = self.graph.nodes[index]
+        if node.op in ("number", "full"):
+            return self.literal(float(node.constants[0]))  # type: ignore[arg-type]
+        if node.op == "width":
+            width = str(node.constants[0])
+            return number(float(self.units.get(width) or int(width)))
+        truths = node.op in BOOLEAN and all(self.is_truth(i) for i in node.inputs)
+        read = [
+            f"(float){name(i)}" if self.is_truth(i) and not truths else name(i) for i in node.inputs
+        ]
+        if node.op == "where":
+            return self._call("pick", name(node.inputs[0]), *read[1:])
+        if node.op in _SIGNS:
+            return f" {_SIGNS[node.op]} ".join(read)
+        if node.op in _CALLS:
+            return self._call(node.op, *read)
+        return _WRITTEN[node.op](self, *read, *node.constants)
+
+    def literal(self, value: float) -> str:
+        """A number; infinities and NaN by their bits."""
+        with np.errstate(over="ignore"):
+            single = np.float32(value)
+        if math.isfinite(single):
+            return number(float(single))
+        self.functions.add("bits")
+        return f"@number(0x{int(single.view(np.uint32)):08x}u)"
+
+    def _call(self, name: str, *arguments: str) -> str:
+        self.functions.add(name)
+        return f"@{name}({', '.join(arguments)})"
+
+    def _clamp(self, x: str, low: Any, high: Any) -> str:
+        if math.isnan(low) or math.isnan(high):
+            return self.literal(math.nan)
+        least, most = self.literal(low), self.literal(high)
+        above = x if low == -math.inf else self._call("pick", f"{x} < {least}", least, x)
+        if high == math.inf:
+            return above
+        over = f"{x} > {most}" if low <= high else "1"
+        return self._call("pick", over, most, above)
+
+    def _softplus(self, x: str, beta: Any, threshold: Any) -> str:
+        return self._call("softplus", x, self.literal(beta), self.literal(threshold))
+
+    def _elu(self, x: str, alpha: Any, scale: Any, inner: Any) -> str:
+        numbers = (self.literal(alpha * scale), self.literal(scale), self.literal(inner))
+        return self._call("elu", x, *numbers)
+
+    def _power(self, x: str, e: Any) -> str:
+        if e == 0:
+            return "1.0f"
+        if abs(e) == 0.5:
+            root = self._call("sqrt", x)
+            return root if e > 0 else f"1.0f / {root}"
+        if e in range(1, 7):
+            return " * ".join([x] * int(e))
+        if e in (-1, -2, -3):
+            return f"1.0f / ({' * '.join([x] * int(-e))})"
+        return self._call("pow", x, self.literal(e))
+
+
+_WRITTEN: Final[dict[str, Callable[..., str]]] = {
+    "neg": lambda e, x: f"-{x}",
+    "not": lambda e, x: f"!{x}",
+    "reciprocal": lambda e, x: f"1.0f / {x}",
+    "square": lambda e, x: f"{x} * {x}",
+    "rsqrt": lambda e, x: f"1.0f / {e._call('sqrt', x)}",
+    "sign": lambda e, x: f"(float)(({x} > 0.0f) - ({x} < 0.0f))",
+    "detach": lambda e, x: x,
+    "row_sum": lambda e, x: x,
+    "spread": lambda e, x: x,
+    "relu": lambda e, x: e._call("pick", f"{x} < 0.0f", "0.0f", x),
+    "leaky_relu": lambda e, x, slope: e._call(
+        "pick", f"{x} > 0.0f", x, f"{x} * {e.literal(slope)}"
+    ),
+    "hardtanh": Expressions._clamp,
+    "clamp": Expressions._clamp,
+    "maximum": lambda e, x, w: e._call("pick", f"({x} > {w}) | ({x} != {x})", x, w),
+    "minimum": lambda e, x, w: e._call("pick", f"({x} < {w}) | ({x} != {x})", x, w),
+    "softplus": Expressions._softplus,
+    "elu": Expressions._elu,
+    "pow": Expressions._power,
+}
+
+
+class Loops:
+    """The loops of one stage."""
+
+    def __init__(self, source: Source, stage: Stage) -> None:
+        self.source, self.stage = source, stage
+        self.expressions = Expressions(stage.graph, dict(stage.units))
+        self.held: set[int] = set()  # single numbers that are there
+        self.there: dict[int, Place] = {}
+
+    def lines(self, walk: Walk) -> list[str]:
+        """The lines of one walk."""
+        graph, found = self.stage.graph, list[str]()
+        for i in walk.numbers:
+            if i not in self.held:
+                found += self._statements((i,), set(self.held), "0", f"n{i}")
+                self.held.add(i)
+        for r in walk.reductions:
+            least = 0.0 if graph.nodes[r].op == "row_sum" else -math.inf
+            nothing = self.expressions.literal(least)
+            found.append(f"float strand{r}[{STRANDS}];")
+            found.append(f"for (size_t j = 0; j < {STRANDS}; j++) {{ strand{r}[j] = {nothing}; }}")
+        ends = [i for i, _ in (*walk.lines, *walk.stores)]
+        ends += [graph.nodes[r].inputs[0] for r in walk.reductions]
+        if ends:
+            body = self._statements(tuple(dict.fromkeys(ends)), set(self.held), "k", None)
+            for i, place in (*walk.lines, *walk.stores):
+                body.append(f"{self.source.element(place, 'k')} = {self._name(i)};")
+            body += [self._grown(r) for r in walk.reductions]
+            found.append(f"for (size_t k = 0; k < {walk.size}; k++) {{")
+            found += [f"    {line}" for line in body]
+            found.append("}")
+        for r in walk.reductions:
+            found += self._folded(r)
+            self.held.add(r)
+        self.there |= dict(walk.lines)
+        self.source.functions |= self.expressions.functions
+        return found
+
+    def _name(self, i: int) -> str:
+        """The variable of a node; of a number, the number."""
+        node = self.stage.graph.nodes[i]
+        if node.op in ("number", "full"):
+            text = self.expressions.literal(float(node.constants[0]))  # type: ignore[arg-type]
+            return f"({text})" if text.startswith("-") else text
+        return f"n{i}" if i in self.held else f"t{i}"
+
+    def _statements(
+        self, ends: tuple[int, ...], there: set[int], index: str, name: str | None
+    ) -> list[str]:
+        """What the nodes are computed with, under the lines of the cell that they come from."""
+        found, line = list[str](), ""
+        for i in self._needed(ends, there):
+            node = self.stage.graph.nodes[i]
+            if node.op in ("number", "full"):
+                continue
+            said = "" if node.line is None or i in self.stage.loads else comment(node.line.text)
+            if said and said != line:
+                found.append(f"/* {said} */")
+                line = said
+            kind = "int" if self.expressions.is_truth(i) else "float"
+            to = name if name and i == ends[0] else f"t{i}"
+            found.append(f"const {kind} {to} = {self._value(i, index)};")
+        if name is None:
+            return found
+        *before, last = found
+        if not before:
+            return [last]
+        kind = "int" if self.expressions.is_truth(ends[0]) else "float"
+        last = last.replace(f"const {kind} ", "", 1)
+        return [f"{kind} {name};", "{", *(f"    {one}" for one in before), f"    {last}", "}"]
+
+    def _value(self, i: int, index: str) -> str:
+        load = self.there.get(i, self.stage.loads.get(i))
+        if isinstance(load, Place):
+            return self.source.element(load, index)
+        if load is not None:
+            return number(load)
+        return self.expressions.of(i, self._name)
+
+    def _needed(self, ends: tuple[int, ...], there: set[int]) -> list[int]:
+        """The nodes to compute, in order."""
+        seen, pending = set[int](), [i for i in ends if i not in there]
+        while pending:
+            i = pending.pop()
+            if i in seen:
+                continue
+            seen.add(i)
+            if i not in self.stage.loads and i not in self.there:
+                pending += [k for k in self.stage.graph.nodes[i].inputs if k not in there]
+        return sorted(seen)
+
+    def _grown(self, r: int) -> str:
+        """One more unit in its strand of a reduction."""
+        node = self.stage.graph.nodes[r]
+        value, strand = self._name(node.inputs[0]), f"strand{r}[k % {STRANDS}]"
+        if node.op == "row_sum":
+            return f"{strand} += {value};"
+        return f"{strand} = {strand} > {value} ? {strand} : {value};"
+
+    def _folded(self, r: int) -> list[str]:
+        """All strands as one number."""
+        node = self.stage.graph.nodes[r]
+        one, other = f"strand{r}[j]", f"strand{r}[j + half]"
+        join = f"{one} += {other};"
+        if node.op != "row_sum":
+            join = f"{one} = {one} > {other} ? {one} : {other};"
+        return [
+            f"for (size_t half = {STRANDS // 2}; half > 0; half /= 2) {{",
+            f"    for (size_t j = 0; j < half; j++) {{ {join} }}", "}",
+            f"const float n{r} = strand{r}[0];",
+        ]  # fmt: skip
+
+
+def comment(text: str) -> str:
+    """Words that end no comment."""
+    return (
+        text.replace("*/", "* /")
+        .replace("/*", "/ *")
+        .replace("\n", " ")
+        .replace("\\", "/")
+        .replace("@", AT)
+    )

@@ -1,0 +1,52 @@
+"""The words of generated code have one meaning each, and functions are called by their names."""
+
+from __future__ import annotations
+
+import pytest
+from llvmlite import ir
+
+from throughtime.compiler.llvm import arguments
+from throughtime.compiler.llvm.sizes import Kind
+from throughtime.compiler.llvm.writer import Emit
+
+TABLES = [
+    arguments.COMMON_WORDS,
+    arguments.DIRECTION_WORDS,
+    arguments.RUN_WORDS,
+    arguments.RECORD_WORDS,
+    arguments.RESTARTS_WORDS,
+    arguments.FUNCTION_WORDS,
+]
+FUNCTIONS = [
+    arguments.TILE,
+    arguments.COLUMN_TILE,
+    arguments.CELL_FORWARD,
+    arguments.PHASE_FORWARD,
+    arguments.CELL_BACKWARD,
+]
+
+
+def test_a_word_is_explained_once() -> None:
+    words = [word for table in TABLES for word in table]
+    assert len(words) == len(set(words))
+    assert all(meaning for table in TABLES for meaning in table.values())
+
+
+def test_every_word_of_a_function_is_explained() -> None:
+    used = {word for function in FUNCTIONS for word in function}
+    assert used <= {word for table in TABLES for word in table}
+    assert arguments.FUNCTION_WORDS.keys() <= used
+
+
+@pytest.mark.parametrize("given", [{"x": 1}, {"x": 1, "y": 2, "z": 3}, {"x": 1, "z": 2}])
+def test_a_call_names_each_argument(given: dict[str, int]) -> None:
+    module = ir.Module("words")
+    kind = Kind(4, 8)
+    function = Emit(module, "function", kind, ("x", "y"))
+    function.done()
+    e = Emit(module, "caller", kind, ("block",))
+    with pytest.raises(AssertionError, match=r"takes \['x', 'y'\], is given"):
+        e.call(function, **given)
+    e.call(function, y=2, x=e.given["block"])
+    (call,) = (one for one in e.b.block.instructions if one.opname == "call")
+    assert [str(v) for v in call.args] == [str(e.given["block"].value), "i64 2"]
