@@ -518,6 +518,17 @@ def test_many_shapes_are_not_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(layer._short.calls) == 8
 
 
+def test_a_class_without_ways_of_its_own_goes_it() -> None:
+    class Named(throughtime.GRU):
+        """A user's own."""
+
+    layer, x = Named(3, 5), torch.randn(4, 2, 3)
+    with long_way():
+        wanted = step(layer, x, None)
+    with only_short():
+        same(step(layer, x, None), wanted)
+
+
 def test_a_class_with_its_own_carry_is_asked() -> None:
     class Own(throughtime.GRU):
         def carry(self, batch: Any, record: bool = False) -> Any:

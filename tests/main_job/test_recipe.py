@@ -18,7 +18,7 @@ from tests.house.source import ROOT
 from throughtime.errors import OptionError, RunError
 from throughtime.tasks import available, find
 from throughtime.tasks.pronounce import Pronounce
-from throughtime.tasks.recipe import FileRecipe, Recipe, from_text, recipe_from
+from throughtime.tasks.recipe import CellRecipe, Recipe, from_text, recipe_from
 from throughtime.train.begin import begin, check_memory, go_on, parameters, resolve
 from throughtime.train.run import create, read
 
@@ -28,7 +28,7 @@ def test_every_field_says_what_it_is() -> None:
 
 
 def test_a_recipe_survives_its_file(tmp_path: Path) -> None:
-    recipe = FileRecipe(cell="gru", directions=1, lr=1.25e-3, seed=7, clip="value", threads=2)
+    recipe = CellRecipe(cell="gru", directions=1, lr=1.25e-3, seed=7, clip="value", threads=2)
     assert read(create(tmp_path / "run", recipe).folder).recipe == recipe
 
 

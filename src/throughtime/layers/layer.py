@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -36,6 +37,7 @@ class CellModule(nn.Module):
     """A module with the weights of a cell, as torch's tools see it."""
 
     _quantised_otherwise = "a Stream of it takes weights=torch.bfloat16"
+    _observer: Callable[..., Any] | None = None
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise no_script(self)
@@ -48,6 +50,20 @@ class CellModule(nn.Module):
         """Find now what neither a compiler nor a transform of torch takes in a first call."""
         cell: Any = self.cell
         cell.prepare()
+
+    @contextmanager
+    def observe(self, carry: Callable[..., Any]) -> Iterator[None]:
+        """Inside, every call of the module is carried by a function of the observer's.
+
+        Args:
+            carry: takes and gives what the module's own way does: a layer's batch, outputs and
+                results, as `Passage.carry`; a cell's input, state or None, and the new state.
+        """
+        vars(self)["_observer"] = carry
+        try:
+            yield
+        finally:
+            del vars(self)["_observer"]
 
     @property
     def is_plain(self) -> bool:
@@ -224,6 +240,10 @@ def _per_layer(values: tuple[int, ...], layers: int) -> tuple[int, ...]:
 
 class Passage(Weights):
     """Layers that can carry a batch through time."""
+
+    def carry_call(self, batch: Batch) -> tuple[Tensor, list[Result]]:
+        """The batch of a call, by who observes the module or by the module itself."""
+        return self.carry(batch) if self._observer is None else self._observer(batch)
 
     def carry(self, batch: Batch, record: bool = False) -> tuple[Tensor, list[Result]]:
         """Through all layers: the outputs, and each layer's result."""

@@ -23,9 +23,6 @@ from throughtime.layers.stream.stream import Stream
 from throughtime.layers.windows import Window, windows
 from throughtime.scan.prepared import BACKENDS, ShortLayers, ShortWay
 
-PASSED_BY = ("carry", "_carry_layer", "_scan", "_call", "weights", "plain_parameters", "enter",
-             "leave_state")  # fmt: skip
-
 
 class SequenceLayer(Passage):
     """Layers x directions of one cell over whole sequences."""
@@ -41,11 +38,6 @@ class SequenceLayer(Passage):
     def numbers(self) -> int:
         """Weights of one direction, for layers whose single steps torch may take; 0: none are."""
         return 0
-
-    @property
-    def passed_by(self) -> Iterable[tuple[str, Any]]:
-        """Methods that the short way does not call: a class with its own goes the long way."""
-        return [(name, getattr(SequenceLayer, name)) for name in PASSED_BY]
 
     def _run_short(self, x: Any, state: Any) -> Any:
         """What a plain call gives, by what is prepared; None: it goes the long way."""
@@ -245,7 +237,8 @@ class Recurrent(SequenceLayer):
         if nothing:
             check_nothing_more(self, nothing)
         others = lengths, starts, reset, inputs, gradient_norms
-        if self.backend in BACKENDS and not any(v is not None for v in others):
+        plain = self._observer is None and not any(v is not None for v in others)
+        if plain and self.backend in BACKENDS:
             found = self._run_short(x, state)
             if found is not None:
                 return found
@@ -254,7 +247,7 @@ class Recurrent(SequenceLayer):
         )
         if gradient_norms is not None:
             batch = batch._replace(norms=enter_norms(self, gradient_norms, batch, border))
-        y, results = self.carry(batch)
+        y, results = self.carry_call(batch)
         return self.leave(y, tuple(r.final for r in results), border)
 
     def leave(self, y: Tensor, states: States, border: Border) -> Any:

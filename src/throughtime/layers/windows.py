@@ -98,7 +98,7 @@ def _run(
         else:
             batch = layer.with_recurrent_masks(batch)
             masks = batch.recurrent_masks
-        y, results = layer.carry(batch)
+        y, results = layer.carry_call(batch)
         carried = tuple(tuple(v.detach() for v in r.final) for r in results)
         yield Window(steps, border.output(y), layer.leave_state(carried, border))
 

@@ -286,10 +286,23 @@ _NEW = ShortCall(lambda *_: False, [], 0, (), (), (), (), None, (), False, 0)
 """Of a shape that has not come before."""
 
 
+PASSED_BY: Final = (
+    "carry", "carry_call", "_carry_layer", "_scan", "_call", "_step", "step_by_torch", "weights",
+    "weight_names", "plain_parameters", "enter", "leave_state",
+)  # fmt: skip
+"""Methods that the short way does not call; those of them that a class has."""
+
+
+def _has_own(kind: Any) -> bool:
+    """Whether a class of the user's own carries calls or reads weights in a way of its own."""
+    if kind.__getattr__ is not nn.Module.__getattr__:
+        return True
+    methods = (getattr(kind, name) for name in PASSED_BY if hasattr(kind, name))
+    return any(not method.__module__.startswith("throughtime.") for method in methods)
+
+
 def _prepare_layers(layer: Any, dtype: torch.dtype) -> tuple[ShortLayer, ...] | None:
-    kind: Any = type(layer)
-    asks = kind.__getattr__ is not nn.Module.__getattr__  # a class of the user's own reads weights
-    if asks or any(getattr(kind, name) is not whole for name, whole in layer.passed_by):
+    if _has_own(type(layer)):
         return None
     layers, width = [], layer.input_size
     for H in layer.hidden_sizes:

@@ -132,10 +132,17 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FileRecipe(Recipe):
-    """A recipe of a task that takes any cell, and files of the user's."""
+class CellRecipe(Recipe):
+    """A recipe of a task that takes any cell."""
 
     cell: str = option("lstm", "Recurrent cell: one of `throughtime cells`, or FILE.py:NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecipe(CellRecipe):
+    """A recipe of a task on a file of the user's, with what was found there."""
+
+    facts: dict[str, Any] = settled()
 
 
 def _check(name: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> None:

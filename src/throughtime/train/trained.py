@@ -130,11 +130,11 @@ class TrainedRun:
         return self.task.answer(self.model, items)
 
     @staticmethod
-    def _table(task: TableTask, data: Any) -> DataTable:
+    def _table(task: TableTask[Any, Any], data: Any) -> DataTable:
         return table_of(data, task.table, as_text=task.lines)
 
     @staticmethod
-    def _are_items(task: TableTask, data: Any) -> bool:
+    def _are_items(task: TableTask[Any, Any], data: Any) -> bool:
         """Whether data are lines of text: a list, or a text that is no file."""
         alone = isinstance(data, str) and not os.path.exists(data)
         return task.lines and (alone or isinstance(data, list | tuple))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from throughtime.errors import DataError
 
@@ -102,7 +102,9 @@ def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | No
     return every
 
 
-def _answer_tables(task: TableTask, model: nn.Module, files: list[str], out: Path | None) -> None:
+def _answer_tables(
+    task: TableTask[Any, Any], model: nn.Module, files: list[str], out: Path | None
+) -> None:
     """Prints the answers to files, or writes them; notes on what was not known go beside."""
     import polars as pl
 

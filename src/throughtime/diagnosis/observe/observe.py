@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -41,22 +41,17 @@ def observed(
 
     Args:
         modules: name -> a layer or cell, and it or the layer that stands for it.
-        carry: what is called instead of the layer's own `carry`.
+        carry: what is called instead of the layer's own `carry`, or the cell's step.
     """
-    for name, (module, layer) in modules.items():
-        attributes, carried = vars(module), partial(carry, name, layer)
-        if isinstance(module, DropInCell):
-            attributes["_step"] = partial(_step, module, carried)
-            continue
-        attributes["carry"] = lambda batch, *_, carried=carried: carried(batch)
-        attributes["_takes_stack"] = lambda _: False  # torch's kernel would go past `carry`
-        attributes["_run_short"] = lambda *_: None  # and so would what is prepared
-    try:
+    with ExitStack() as inside:
+        for name, (module, layer) in modules.items():
+            carried = partial(carry, name, layer)
+            if isinstance(module, DropInCell):
+                inside.enter_context(module.observe(partial(_step, module, carried)))
+            else:
+                assert isinstance(module, SequenceLayer)
+                inside.enter_context(module.observe(carried))
         yield
-    finally:
-        for module, _ in modules.values():
-            for name in ("_step", "carry", "_takes_stack", "_run_short"):
-                vars(module).pop(name, None)
 
 
 def as_layer(module: nn.Module) -> SequenceLayer:

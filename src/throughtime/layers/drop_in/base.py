@@ -30,9 +30,6 @@ from throughtime.layers.options import Options
 from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan.prepared import BACKENDS, ShortWay
 
-PASSED_BY = ("carry", "_carry_layer", "_scan", "_call", "weights", "plain_parameters")
-"""Methods that the short way does not call, so a class with its own of them goes the long way."""
-
 
 class PastRNNBase:
     """Stands before torch.nn.RNNBase among the bases of a layer, and passes on what RNNBase does.
@@ -157,7 +154,6 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
     kind: ClassVar[str]
     _quantised_otherwise = "quantise throughtime.to_torch(model)"
     _short_kind = ShortWay
-    passed_by = tuple((name, getattr(SequenceLayer, name)) for name in PASSED_BY)
 
     def __init__(
         self, cell: Cell, input_size: int, hidden_size: int, num_layers: int, bias: bool,
@@ -209,7 +205,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
             return written(self, input, hx, lengths=lengths, starts=starts, reset=reset)
         if nothing:
             check_nothing_more(self, nothing)
-        plain = lengths is None and starts is None and reset is None
+        plain = lengths is None and starts is None and reset is None and self._observer is None
         if plain and self.backend in BACKENDS:
             found = self._run_short(input, hx)
             if found is not None:
@@ -218,7 +214,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         if plain and self._takes_stack(x):
             return self._run_stack(input, x, state, rows)
         batch, border = self._entered(input, state, lengths=lengths, starts=starts, reset=reset)
-        y, results = self.carry(batch)
+        y, results = self.carry_call(batch)
         return self.leave(y, tuple(r.final for r in results), border)
 
     def _run_short(self, x: Any, state: Any) -> Any:

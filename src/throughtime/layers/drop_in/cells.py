@@ -30,8 +30,6 @@ from throughtime.layers.layer import CellModule
 from throughtime.scan import scan
 from throughtime.scan.prepared import BACKENDS, ShortStep
 
-PASSED_BY = ("_step", "_call", "step_by_torch", "weights", "weight_names", "plain_parameters")
-
 
 class PastRNNCellBase:
     """Stands before torch.nn.RNNCellBase among the bases of a cell, and makes no second weights."""
@@ -86,11 +84,6 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         vars(self)["_short"] = ShortStep()
 
     @property
-    def passed_by(self) -> tuple[tuple[str, Any], ...]:
-        """Methods that the short way does not call, as they are here."""
-        return tuple((name, getattr(DropInCell, name)) for name in PASSED_BY)
-
-    @property
     def cell(self) -> Cell:
         """The equations, which each subclass names."""
         raise NotImplementedError
@@ -134,6 +127,9 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
 
     def _step(self, input: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
         """The new state after one step of a batch (B, I) or of one row (I,)."""
+        if self._observer is not None:
+            new: tuple[Tensor, ...] = self._observer(input, state)
+            return new
         if self.backend in BACKENDS and "_short" in vars(self):
             found = self._short.step(self, input, state)
             if found is not None:

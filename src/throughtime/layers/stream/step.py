@@ -127,7 +127,7 @@ class Step(nn.Module):
             self.layer.backend = "cpu" if self.compiled and not rounded else "reference"
         batch, border = self.layer.enter(x, None, **given)
         whole = self.state
-        y, results = self.layer.carry(batch._replace(state=chosen_rows(whole, self.now.rows)))
+        y, results = self.layer.carry_call(batch._replace(state=chosen_rows(whole, self.now.rows)))
         new = tuple(r.final for r in results)
         self.state = with_rows(whole, self.now.rows, new)
         return self._leave(y, new, border)

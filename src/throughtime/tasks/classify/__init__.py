@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,10 +17,9 @@ from throughtime.tasks.classify.find import find_labels, source, tested
 from throughtime.tasks.classify.items import Items, check_classes, content, encode_items, items_in
 from throughtime.tasks.classify.labels import ClassifyRecipe, Labels
 from throughtime.tasks.classify.model import Classifier, Unpadded, varied
-from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.passes import generator_of
 from throughtime.tasks.picture import Picture, draw_confusion
-from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
+from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
 from throughtime.tasks.task import Batch, Example, Posed, Score
@@ -36,11 +33,11 @@ RULE = (
 )
 
 
-class Classify(TableTask):
+class Classify(TableTask[ClassifyRecipe, Labels]):
     """Tells the class of each sequence of your file, beside majority and a linear model."""
 
     name = "classify"
-    options = ClassifyRecipe
+    options, facts_kind = ClassifyRecipe, Labels
     monitor = "nats"
     ignores = ("length",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -50,25 +47,9 @@ class Classify(TableTask):
                  "validate_every": 100, "dropout": 0.5, "smoothing": 0.1},
     }  # fmt: skip
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
-        assert isinstance(recipe, ClassifyRecipe)
-        self.options_given = recipe
-
     @classmethod
-    def settle(cls, recipe: Recipe) -> Recipe:
-        assert isinstance(recipe, ClassifyRecipe)
-        return replace(
-            with_cell_found(recipe), facts=json.loads(json.dumps(asdict(find_labels(recipe))))
-        )
-
-    @cached_property
-    def facts(self) -> Labels:
-        """What the file says."""
-        return facts_in(Labels, self.options_given.facts)
-
-    def read(self) -> list[tuple[str, str]]:
-        return [(name, words) for name, words in self.facts.read]
+    def find_facts(cls, recipe: ClassifyRecipe) -> Labels:
+        return find_labels(recipe)
 
     @cached_property
     def _items(self) -> dict[str, Items]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from throughtime.tasks.recipe import FileRecipe, option, settled
+from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables.task import BUILTIN
 
 
@@ -28,7 +27,6 @@ class ClassifyRecipe(FileRecipe):
     crop: float = option(
         0.0, "Largest share of a sequence cut off in training", at_least=0, below=1
     )
-    facts: dict[str, Any] = settled()
 
 
 @dataclass(frozen=True, kw_only=True)

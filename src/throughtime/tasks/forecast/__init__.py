@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,9 +24,7 @@ from throughtime.tasks.forecast.model import Forecaster, pinball
 from throughtime.tasks.forecast.options import Facts, ForecastRecipe
 from throughtime.tasks.forecast.pictures import make_pictures
 from throughtime.tasks.forecast.windows import Pass, Windows
-from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.picture import Picture
-from throughtime.tasks.recipe import Recipe, facts_in
 from throughtime.tasks.tables.clock import written
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask
@@ -40,11 +36,11 @@ if TYPE_CHECKING:
 _EXAMPLES = 6
 
 
-class Forecast(TableTask):
+class Forecast(TableTask[ForecastRecipe, Facts]):
     """Forecasts columns of your file, step by step ahead, beside the usual baselines."""
 
     name = "forecast"
-    options = ForecastRecipe
+    options, facts_kind = ForecastRecipe, Facts
     monitor = "pinball"
     ignores = ("directions", "merge", "start", "smoothing")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -54,24 +50,12 @@ class Forecast(TableTask):
                  "warmup": 100, "validate_every": 200, "length": 0, "horizon": 24},
     }  # fmt: skip
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
-        assert isinstance(recipe, ForecastRecipe)
-        self.options_given = recipe
-
     @classmethod
-    def settle(cls, recipe: Recipe) -> Recipe:
-        assert isinstance(recipe, ForecastRecipe)
-        facts = asdict(find_facts(recipe))
-        return replace(with_cell_found(recipe), facts=json.loads(json.dumps(facts)))
-
-    @cached_property
-    def facts(self) -> Facts:
-        """What the file says."""
-        return facts_in(Facts, self.options_given.facts)
+    def find_facts(cls, recipe: ForecastRecipe) -> Facts:
+        return find_facts(recipe)
 
     def read(self) -> list[tuple[str, str]]:
-        rows = [(name, words) for name, words in self.facts.read]
+        rows = super().read()
         counts = ", ".join(f"{name} {len(at)}" for name, at in self._windows.origins.items())
         dropped = self._windows.dropped
         return [*rows, ("windows", f"{counts}; {dropped} that cross a border are left out")]

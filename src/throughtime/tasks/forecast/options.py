@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from throughtime.tasks.recipe import FileRecipe, option, settled
+from throughtime.tasks.recipe import FileRecipe, option
 
 Scale = tuple[list[float], list[float]]  # mean and deviation of each column
 
@@ -29,7 +28,6 @@ class ForecastRecipe(FileRecipe):
         0.0, "Share of the steps that choose the weights; 0: as many as the test", at_least=0,
         below=0.4,
     )  # fmt: skip
-    facts: dict[str, Any] = settled()
 
 
 @dataclass(frozen=True, kw_only=True)

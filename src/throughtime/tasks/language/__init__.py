@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -27,10 +26,10 @@ from throughtime.tasks.language.text import (
     find_text,
     text_of,
 )
-from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.passes import BuiltWhenIndexed, generator_of
-from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
-from throughtime.tasks.task import Batch, Example, Posed, Score, Task
+from throughtime.tasks.recipe import check_unchanged
+from throughtime.tasks.tables.task import FileTask
+from throughtime.tasks.task import Batch, Example, Posed, Score
 
 RULE = (
     "bits_per_character: what a unit costs by the net, and of one without a number its spelling "
@@ -40,13 +39,12 @@ _ROWS, _EXAMPLES, _SHOWN = 16, 5, 60
 _NAMES = ("unigram", "bigram", "trigram", "4-gram", "5-gram")
 
 
-class Language(Task):
+class Language(FileTask[LanguageRecipe, TextFacts]):
     """Learns what comes next in your text, beside counts of up to five units, and writes more."""
 
     name = "language"
-    options = LanguageRecipe
+    options, facts_kind = LanguageRecipe, TextFacts
     monitor = "bits_per_character"
-    shares = False
     asks = "LINE"
     ignores = ("directions", "merge", "smoothing")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -56,30 +54,14 @@ class Language(Task):
                  "validate_every": 400, "length": 100, "dropout": 0.3},
     }  # fmt: skip
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
-        assert isinstance(recipe, LanguageRecipe)
-        self.options_given = recipe
-
     @classmethod
-    def settle(cls, recipe: Recipe) -> Recipe:
-        assert isinstance(recipe, LanguageRecipe)
-        return replace(
-            with_cell_found(recipe), facts=json.loads(json.dumps(asdict(find_text(recipe))))
-        )
-
-    @cached_property
-    def facts(self) -> TextFacts:
-        """What the text says."""
-        return facts_in(TextFacts, self.options_given.facts)
+    def find_facts(cls, recipe: LanguageRecipe) -> TextFacts:
+        return find_text(recipe)
 
     @cached_property
     def vocabulary(self) -> TextUnits:
         """The units of the training part."""
         return TextUnits(self.facts, self.options_given.units)
-
-    def read(self) -> list[tuple[str, str]]:
-        return [(name, words) for name, words in self.facts.read]
 
     @cached_property
     def _text(self) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import DataError
-from throughtime.tasks.recipe import FileRecipe, option, settled
+from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables.read import open_text
 from throughtime.tasks.tables.task import BUILTIN
 
@@ -39,7 +39,6 @@ class LanguageRecipe(FileRecipe):
     held_out: float = option(
         0.1, "Share of the text kept for the test, and as much to choose by", above=0, below=0.4
     )
-    facts: dict[str, Any] = settled()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from throughtime.tasks.pronounce.words import (
     split,
     without_stress,
 )
-from throughtime.tasks.recipe import FileRecipe, Recipe
+from throughtime.tasks.recipe import CellRecipe, Recipe
 from throughtime.tasks.task import Batch, Example, Posed, Score, Task
 from throughtime.tasks.translate.model import IGNORED, Reader, Translator, shift
 from throughtime.tasks.translate.search import write_looking
@@ -35,7 +35,7 @@ class Pronounce(Task):
     """Learns to say English words: 126 thousand of them, split by word."""
 
     name = "pronounce"
-    options = FileRecipe
+    options = CellRecipe
     ignores = ("length",)
     asks = "WORD"
     monitor = "per"  # it moves before the first whole word is right

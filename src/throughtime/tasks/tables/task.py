@@ -1,15 +1,19 @@
-"""What the tasks on tables of the users' own share: facts from a file, answers to a file."""
+"""What the tasks on the users' own files share: facts from a file, answers to a file."""
 
 from __future__ import annotations
 
+import json
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from torch import nn
 
 from throughtime.errors import DataError
-from throughtime.tasks.recipe import did_you_mean
+from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.recipe import FileRecipe, Recipe, did_you_mean, facts_in
 from throughtime.tasks.tables.read import read
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.task import Score, Task
@@ -20,10 +24,52 @@ if TYPE_CHECKING:
 BUILTIN = "builtin"
 
 
-class TableTask(Task):
-    """A task whose data are a table; a subclass finds what it holds and answers to another."""
+Given = TypeVar("Given", bound=FileRecipe)
+Found = TypeVar("Found")
+
+
+class FileTask(Task, Generic[Given, Found]):
+    """A task on a file; what it finds there when a run begins stands in the recipe, as `facts`.
+
+    Attributes:
+        options_given: its recipe.
+    """
 
     shares = False
+    facts_kind: ClassVar[type[Any]]  # a dataclass with a field `read`, for people
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        assert isinstance(recipe, self.options)
+        self.options_given = cast(Given, recipe)
+
+    @classmethod
+    @abstractmethod
+    def find_facts(cls, recipe: Given) -> Found:
+        """All that the file of a recipe says.
+
+        Raises:
+            DataError: the file cannot be learned from.
+        """
+
+    @classmethod
+    def settle(cls, recipe: Recipe) -> Recipe:
+        given = cast(Given, with_cell_found(recipe))
+        facts = asdict(cast(Any, cls.find_facts(given)))
+        return replace(given, facts=json.loads(json.dumps(facts)))  # as config.json has them
+
+    @cached_property
+    def facts(self) -> Found:
+        """What the file says."""
+        return cast(Found, facts_in(self.facts_kind, self.options_given.facts))
+
+    def read(self) -> list[tuple[str, str]]:
+        return [(name, words) for name, words in cast(Any, self.facts).read]
+
+
+class TableTask(FileTask[Given, Found]):
+    """A task whose data are a table; a subclass finds what it holds and answers to another."""
+
     asks = "FILE"
     lines: ClassVar[bool] = False  # it answers to lines of text too
 

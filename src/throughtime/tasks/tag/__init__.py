@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,10 +16,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.errors import DataError
 from throughtime.tasks.knowledge import ask_layers
-from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.passes import Batches
 from throughtime.tasks.picture import Picture, draw_confusion
-from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
+from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
 from throughtime.tasks.tables.text import digest_of
@@ -40,11 +38,11 @@ _PROBED, _BATCHES = 2500, 12  # tokens that the layers are asked for, and batche
 _PIECES = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 
-class Tag(TableTask):
+class Tag(TableTask[TagRecipe, TagFacts]):
     """Labels each token of your sentences, beside the most frequent tag and suffixes."""
 
     name = "tag"
-    options = TagRecipe
+    options, facts_kind = TagRecipe, TagFacts
     monitor = "nats"
     more_is_better = True
     lines = True
@@ -57,25 +55,9 @@ class Tag(TableTask):
                  "validate_every": 250, "dropout": 0.3},
     }  # fmt: skip
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
-        assert isinstance(recipe, TagRecipe)
-        self.options_given = recipe
-
     @classmethod
-    def settle(cls, recipe: Recipe) -> Recipe:
-        assert isinstance(recipe, TagRecipe)
-        return replace(
-            with_cell_found(recipe), facts=json.loads(json.dumps(asdict(find_tags(recipe))))
-        )
-
-    @cached_property
-    def facts(self) -> TagFacts:
-        """What the file says."""
-        return facts_in(TagFacts, self.options_given.facts)
-
-    def read(self) -> list[tuple[str, str]]:
-        return [(name, words) for name, words in self.facts.read]
+    def find_facts(cls, recipe: TagRecipe) -> TagFacts:
+        return find_tags(recipe)
 
     def table(self, path: str) -> DataTable:
         return read_tokens(path, self.options_given)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-from throughtime.tasks.recipe import option, settled
+from throughtime.tasks.recipe import option
 from throughtime.tasks.tables.sides import Vocabulary
 from throughtime.tasks.tables.text import TextRecipe
 
@@ -25,7 +24,6 @@ class TagRecipe(TextRecipe):
     )
     group: str = option("", "Column whose values stay on one side, say a book; empty: sentences")
     layers: int = option(2, "Recurrent layers on top of each other", at_least=1, below=3)
-    facts: dict[str, Any] = settled()
 
 
 @dataclass(frozen=True, kw_only=True)

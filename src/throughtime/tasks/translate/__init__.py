@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,10 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.errors import DataError
 from throughtime.tasks.knowledge import ask_for_neighbours
-from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.passes import Batches
 from throughtime.tasks.picture import Picture, draw_attention
-from throughtime.tasks.recipe import Recipe, check_unchanged, facts_in
+from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
 from throughtime.tasks.tables.text import digest_of
@@ -76,11 +74,11 @@ class Encoded:
         return pad_sequence(chosen, padding_value=PADDING), _lengths(chosen), targets
 
 
-class Translate(TableTask):
+class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     """Writes a target for each source of your pairs, beside copying and word by word."""
 
     name = "translate"
-    options = TranslateRecipe
+    options, facts_kind = TranslateRecipe, TranslateFacts
     monitor = "nats"
     more_is_better = True
     lines = True
@@ -93,26 +91,10 @@ class Translate(TableTask):
                  "validate_every": 500, "dropout": 0.2},
     }  # fmt: skip
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__(recipe)
-        assert isinstance(recipe, TranslateRecipe)
-        self.options_given = recipe
-
     @classmethod
-    def settle(cls, recipe: Recipe) -> Recipe:
-        assert isinstance(recipe, TranslateRecipe)
+    def find_facts(cls, recipe: TranslateRecipe) -> TranslateFacts:
         check_figures()
-        return replace(
-            with_cell_found(recipe), facts=json.loads(json.dumps(asdict(find_translations(recipe))))
-        )
-
-    @cached_property
-    def facts(self) -> TranslateFacts:
-        """What the file says."""
-        return facts_in(TranslateFacts, self.options_given.facts)
-
-    def read(self) -> list[tuple[str, str]]:
-        return [(name, words) for name, words in self.facts.read]
+        return find_translations(recipe)
 
     def table(self, path: str) -> DataTable:
         return read_pairs(path, self.options_given)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-from throughtime.tasks.recipe import option, settled
+from throughtime.tasks.recipe import option
 from throughtime.tasks.tables.sides import Vocabulary
 from throughtime.tasks.tables.text import TextRecipe
 from throughtime.tasks.translate.model import END, PADDING
@@ -35,7 +34,6 @@ class TranslateRecipe(TextRecipe):
         4, "Beginnings followed at once when a trained net translates; 1: greedy",
         at_least=1, below=65,
     )  # fmt: skip
-    facts: dict[str, Any] = settled()
 
 
 @dataclass(frozen=True, kw_only=True)
