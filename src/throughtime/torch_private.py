@@ -208,11 +208,6 @@ def modes() -> Sequence[Any]:
     return _or("utils._python_dispatch._get_current_dispatch_mode_stack", tuple)()  # type: ignore[no-any-return]
 
 
-def writes_graph() -> bool:
-    """Whether a mode looks on that writes operators down, which may take them apart."""
-    return any(type(mode).__name__ == "ProxyTorchDispatchMode" for mode in modes())
-
-
 def without_modes() -> AbstractContextManager[Any]:
     """Inside, no dispatch mode looks on; where none does, nothing of torch is imported for it."""
     disable = _HAS["utils._python_dispatch._disable_current_modes"]

@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from throughtime.backends.transforms import writes_graph
 from throughtime.scan.operator import fake_forward, scan_forward
-from throughtime.torch_private import made_of, writes_graph
+from throughtime.torch_private import made_of
 
 if TYPE_CHECKING:
     from throughtime.export.c.write import to_c as to_c
