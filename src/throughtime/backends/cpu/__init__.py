@@ -17,7 +17,7 @@ from throughtime.backends.cpu.unshare import call_apart, cell_apart, gradients_t
 from throughtime.backends.transforms import no_rule
 from throughtime.cells import Cell
 from throughtime.compiler.passes.masks import NO_MASKS
-from throughtime.compiler.plan import plan
+from throughtime.compiler.plan import why_unplanned
 from throughtime.compiler.runtime import machine
 
 name = "cpu"
@@ -39,8 +39,7 @@ def refuses_cell(cell: Cell, x: Tensor, hidden_size: int | None = None) -> str |
     reason = _no_machine() or no_rule()
     if reason is not None:
         return reason
-    found = plan(cell, NO_MASKS, hidden_size)
-    return found if isinstance(found, str) else None
+    return why_unplanned(cell, hidden_size)
 
 
 @functools.cache
