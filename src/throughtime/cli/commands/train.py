@@ -40,6 +40,10 @@ def register(commands: Commands) -> None:
         help="Go on with the run in --out, or with the newest one; with a larger --steps, or "
         "--patience, beyond what it began with.",
     )  # fmt: skip
+    parser.add_argument(
+        "--plots", choices=("png", "svg"), default="",
+        help="Also keep the charts of the run's page as files of this kind; needs the extra plots.",
+    )  # fmt: skip
     for name, default, text in NUMBERS:
         parser.add_argument(
             f"--{name}", type=whole_number, metavar="INT", default=default,
@@ -51,7 +55,7 @@ def register(commands: Commands) -> None:
 
 def train(
     words: tuple[str, ...], task: str, out: Path | None, resume: bool, processes: int, nodes: int,
-    wait: int, **flags: str | None,
+    wait: int, plots: str, **flags: str | None,
 ) -> None:  # fmt: skip
     """Train a task. A run that was killed resumes to the same weights, bit for bit."""
     from throughtime.tasks import find
@@ -60,12 +64,13 @@ def train(
     kind, given = find(task), given_values(flags)
     code = launch(words, processes, nodes, wait)
     if code is None:
-        _train(kind, out, resume, given, wait)
+        _train(kind, out, resume, given, wait, plots)
 
 
 def _train(
-    kind: type[Task], out: Path | None, resume: bool, given: Mapping[str, Any], wait: int
-) -> None:
+    kind: type[Task], out: Path | None, resume: bool, given: Mapping[str, Any], wait: int,
+    plots: str,
+) -> None:  # fmt: skip
     """Trains in this process, and in those that a launcher began with it."""
     from throughtime.train.begin import begin, go_on
     from throughtime.train.world import join
@@ -76,14 +81,14 @@ def _train(
 
             follow(world)
         elif resume:
-            show_training(go_on(kind, out, given), world)
+            show_training(go_on(kind, out, given), world, plots)
         else:
             with begin(kind, out, given) as run:
-                show_training(run, world)
+                show_training(run, world, plots)
 
 
-def show_training(run: Run, world: World) -> None:
-    """Trains a run and shows what it reached."""
+def show_training(run: Run, world: World, plots: str = "") -> None:
+    """Trains a run and shows what it reached; plots as `show_after_training` takes them."""
     from throughtime.tasks import find
     from throughtime.train.loop import fit
     from throughtime.train.result import score_and_keep
@@ -102,4 +107,4 @@ def show_training(run: Run, world: World) -> None:
     )
     if task.asks:
         print(f"try it: throughtime predict {shlex.quote(str(run.folder))} {task.asks}...")
-    show_after_training(run, task, model)
+    show_after_training(run, task, model, plots)
