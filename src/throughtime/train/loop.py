@@ -117,6 +117,8 @@ def _go_on(run: Run, learner: Learner, keeper: Keeper, watchers: Sequence[Watche
             log.info("%d processes of %d threads each", size, torch.get_num_threads())
         if keeper.more_steps is not None:
             log.info("%s", _rate_from_here(keeper.more_steps, run.recipe, learner.done))
+        for one in watchers:
+            one.begin(keeper.journal, log)
         try:
             if not keeper.finished:
                 shown = Shown(run, log, keeper.journal, learner.done)
