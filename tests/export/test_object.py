@@ -87,18 +87,19 @@ def foreign(target: str, folder: Path) -> str:
 
 
 CORTEX = {
-    "cortex-m4f": ("mps2-an386", "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16"),
+    "cortex-m4f": ("mps2-an386", "mps2.ld", "-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16"),
+    "cortex-m55": ("mps3-an547", "mps3.ld", "-mcpu=cortex-m55"),
 }
 
 
 def cortex(target: str, folder: Path) -> str:
     """What a test prints on a Cortex-M, without an operating system."""
-    board, *flags = CORTEX[target]
+    board, memory, *flags = CORTEX[target]
     compiler = need("arm-none-eabi-gcc", "gcc-arm-none-eabi libnewlib-arm-none-eabi")
     emulator = need("qemu-system-arm", "qemu-system-arm")
     parts = [p for p in sorted(folder.iterdir()) if p.suffix in (".c", ".o")]
     run([compiler, *flags, "-mthumb", "-mfloat-abi=hard", "--specs=rdimon.specs", "-O1",
-         "-T", HERE / "cortex" / "mps2.ld", HERE / "cortex" / "start.c", *parts, "-lm",
+         "-T", HERE / "cortex" / memory, HERE / "cortex" / "start.c", *parts, "-lm",
          "-o", folder / "tested.elf"])  # fmt: skip
     return run([emulator, "-M", board, "-nographic", "-semihosting-config",
                 "enable=on,target=native", "-kernel", folder / "tested.elf"])  # fmt: skip

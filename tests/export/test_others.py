@@ -354,6 +354,8 @@ def test_weights_alone_are_taken_for_the_usual_with_a_warning(tmp_path: Path) ->
     ("write", "model", "said"),
     [
         (to_keras, lambda: Recurrent(cells.LEM(), 2, 3), "for which Keras has no layer"),
+        (to_keras, lambda: Recurrent(cells.LSTMCoupled(), 2, 3), "for which Keras has no layer"),
+        (to_flax, lambda: Recurrent(cells.LSTMCoupled(), 2, 3), "is no cell that Flax has"),
         (to_keras, lambda: nn.Sequential(nn.Linear(2, 2), Gate(2)), "is a Gate, which no layer of"),
         (to_keras, lambda: nn.Sequential(nn.Linear(2, 2), nn.ELU(0.5)), "is a ELU, which no layer"),
         (to_keras, lambda: Recurrent(cells.GRU(), 2, 3, dilation=2), "is dilated or residual"),

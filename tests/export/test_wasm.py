@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.export.built import TABLE, need, random_layer, run
 from tests.export.test_c import MODELS
-from throughtime import LSTM, Cell, Readout, cells
+from throughtime import LSTM, Cell, Readout
 from throughtime.errors import BackendError
 from throughtime.export import to_object
 from throughtime.export.prepare import prepare
@@ -41,7 +41,7 @@ def test_plain_stacks_in_node(name: str, weights: str, tmp_path: Path) -> None:
     assert node(tmp_path).startswith("PASS")
 
 
-@pytest.mark.parametrize("cell", [cells.LSTM(), cells.GRULayerNorm()], ids=repr)
+@pytest.mark.parametrize("cell", TABLE, ids=repr)
 def test_in_wasmtime(cell: Cell, tmp_path: Path) -> None:
     if importlib.util.find_spec("wasmtime") is None:
         pytest.skip("there is no wasmtime here; pip install wasmtime")

@@ -49,9 +49,9 @@ def test_compile_is_one_graph_and_trains_at_any_size(cell: Any) -> None:
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
     for T, B in ((5, 2), (7, 3)):
         x = _x(T, B).requires_grad_()
-        lengths = torch.tensor([T, 0, 3])[:B]
+        rows = {"lengths": torch.tensor([T, 0, 3])[:B], "reset": torch.rand(T, B) < 0.3}
         leaves = [x, *layer.parameters()]
-        expected, found = layer(x, lengths=lengths), compiled(x, lengths=lengths)
+        expected, found = layer(x, **rows), compiled(x, **rows)
         assert_close(found, expected, rtol=1e-12, atol=1e-12)
         assert_close(
             torch.autograd.grad(found[0].square().sum(), leaves),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from throughtime.torch_private import (
     UNKNOWN,
     dual_level,
+    modes,
     takes_tangents,
     tracer,
     transform_depth,
@@ -15,6 +16,11 @@ from throughtime.torch_private import (
 def is_traced() -> bool:
     """Whether torch.jit.trace, or what rests on it, writes down what is computed."""
     return tracer() is not None
+
+
+def writes_graph() -> bool:
+    """Whether a mode looks on that writes operators down, which may take them apart."""
+    return any(type(mode).__name__ == "ProxyTorchDispatchMode" for mode in modes())
 
 
 def no_rule() -> str | None:

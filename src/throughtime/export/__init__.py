@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from throughtime.scan.operator import scan_forward
+from throughtime.backends.transforms import writes_graph
+from throughtime.scan.operator import fake_forward, scan_forward
 from throughtime.torch_private import made_of
 
 if TYPE_CHECKING:
@@ -68,4 +69,6 @@ def __dir__() -> list[str]:
 
 @made_of(scan_forward)  # type: ignore[untyped-decorator]
 def _in_parts(*args: Any) -> Any:
+    if not writes_graph():  # tensors of unknown sizes ask here too, in torch.compile
+        return fake_forward(*args)
     return importlib.import_module("throughtime.export.onnx.decomposed").decompose(*args)

@@ -233,9 +233,10 @@ def _result_shapes(cell: Cell, call: Call) -> list[tuple[int, ...]]:
     return [*recorded, *((D, rows, w) for w in widths)]
 
 
-def _fake_forward(
+def fake_forward(
     cell: str, backend: str, form: Sequence[int], keep: bool, tensors: Tensors
 ) -> list[Tensor]:
+    """Tensors of the shapes that the forward operator gives."""
     call = unflatten(registered(cell), form, tensors)
     shapes = _result_shapes(call.cell, call)
     if keep:
@@ -274,7 +275,7 @@ def _vmap(op: Any) -> Callable[..., Any]:
 
 _library.impl("scan_traced", _traced, "CompositeImplicitAutograd")
 for _op, _name, _kernel, _fake in (
-    (scan_forward, "scan_forward", _forward, _fake_forward),
+    (scan_forward, "scan_forward", _forward, fake_forward),
     (scan_backward, "scan_backward", _backward, _fake_backward),
 ):
     _library.impl(_name, _kernel, "CompositeExplicitAutograd")

@@ -12,6 +12,18 @@ void begin(void)
     _start();
 }
 
+/* Memory for printf, behind the program's own: not every board tells where there is some. */
+extern char end;
+void *_sbrk(int more);
+
+void *_sbrk(int more)
+{
+    static char *free = &end;
+    char *const found = free;
+    free += more;
+    return found;
+}
+
 static void stop(void)
 {
     for (;;) {

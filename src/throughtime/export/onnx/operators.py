@@ -21,7 +21,8 @@ class Operator(NamedTuple):
 
     Attributes:
         op: its name.
-        gates: of our cell, in the operator's order.
+        gates: of our cell, in the operator's order; one that it computes of another has no lines
+            in our weights, and zeros in the operator's.
         states: how many it has.
         attributes: that make it our cell.
         peepholes: our vectors, in the operator's order.
@@ -47,6 +48,8 @@ def operator_of(call: Call) -> Operator | None:
         return Operator("LSTM", _LSTM, 2, {})
     if type(cell) is cells.LSTMPeephole:
         return Operator("LSTM", _LSTM, 2, {}, ("w_ci", "w_co", "w_cf"))
+    if type(cell) is cells.LSTMCoupled:
+        return Operator("LSTM", _LSTM, 2, {"input_forget": 1})
     if type(cell) is cells.GRU:
         return Operator("GRU", _GRU, 1, {"linear_before_reset": 1})
     if type(cell) is cells.GRUResetBefore:
@@ -65,7 +68,8 @@ def operator_weights(call: Call, found: Operator) -> list[Tensor | None]:
         orders = [_order(call.cell, found, s) for s in ("input_gates", "recurrent_gates")]
 
         def gates(v: Tensor, order: list[int]) -> Tensor:
-            return torch.cat([v[k * H : (k + 1) * H] for k in order])
+            none = torch.zeros_like(v[:H])
+            return torch.cat([v[k * H : (k + 1) * H] if k >= 0 else none for k in order])
 
         W, R = (gates(weights[f"weight_{n}"], o) for n, o in zip(("ih", "hh"), orders, strict=True))
         biases = [
@@ -80,12 +84,13 @@ def operator_weights(call: Call, found: Operator) -> list[Tensor | None]:
 
 def _order(cell: Cell, found: Operator, side: str) -> list[int]:
     gates = getattr(cell.layout, side)
-    return [gates.index(g) for g in found.gates]
+    return [gates.index(g) if g in gates else -1 for g in found.gates]
 
 
 def cell_of(
-    op: str, activation: str = "Tanh", after: bool = True, peepholes: bool = False
-) -> tuple[Cell, Operator]:
+    op: str, activation: str = "Tanh", after: bool = True, peepholes: bool = False,
+    coupled: bool = False,
+) -> tuple[Cell, Operator]:  # fmt: skip
     """The cell that an operator is, and how its gates are ordered there.
 
     Args:
@@ -93,6 +98,7 @@ def cell_of(
         activation: of an RNN: Tanh, Relu or Sigmoid.
         after: of a GRU: whether its reset gate comes behind the product.
         peepholes: of an LSTM.
+        coupled: of an LSTM, whether f = 1 - i.
     """
     if op == "RNN":
         cell: Cell = cells.Elman(activation.lower())
@@ -100,6 +106,7 @@ def cell_of(
         cell = cells.GRU() if after else cells.GRUResetBefore()
     else:
         cell = cells.LSTMPeephole() if peepholes else cells.LSTM()
+        cell = cells.LSTMCoupled() if coupled else cell
     found = operator_of(Recurrent(cell, 1, 1)._example(0, 1, 1, False, False, False))
     assert found is not None
     return cell, found

@@ -147,12 +147,13 @@ def _cell(node: _Node) -> tuple[Cell, Operator]:
     simple = node.op == "RNN" and len(sets) == 1 and next(iter(sets))[0] in _SIMPLE
     if sets != {_USUAL[node.op]} and not simple:
         raise DataError(f"{node.place} has activations {given}, which no cell of ours has")
-    for name in ("clip", "input_forget"):
-        if node.attributes.get(name):
-            raise DataError(f"{node.place} has {name}={node.attributes[name]}, which no cell has")
+    coupled, peepholes = bool(node.attributes.get("input_forget")), "P" in node.weights
+    if node.attributes.get("clip") or (coupled and peepholes):
+        name = "input_forget" if coupled and peepholes else "clip"
+        raise DataError(f"{node.place} has {name}={node.attributes[name]}, which no cell has")
     activation = next(iter(sets))[0]
     after = bool(node.attributes.get("linear_before_reset", 0))
-    return cell_of(node.op, activation, after, "P" in node.weights)
+    return cell_of(node.op, activation, after, peepholes, coupled)
 
 
 def _fill(layer: Any, node: _Node, op: Operator, H: int) -> None:

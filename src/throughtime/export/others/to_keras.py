@@ -129,7 +129,8 @@ def _recurrent(path: str, layer: Any) -> list[Layer]:
     for i in range(len(layer.widths)):
         call = layer._example(i, 1, 1, False, False, False)
         operator = operator_of(call)
-        if operator is None or operator.peepholes or call.initial is not None:
+        other = operator is None or operator.peepholes or "input_forget" in operator.attributes
+        if operator is None or other or call.initial is not None:
             raise OptionError(f"{path} is a {call.cell!r} for which Keras has no layer")
         kind = "SimpleRNN" if operator.op == "RNN" else operator.op
         bias = "bias_ih" in call.weights[0] or "bias_hh" in call.weights[0]
