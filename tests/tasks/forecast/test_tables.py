@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from throughtime.errors import DataError
-from throughtime.tasks.forecast.series import find_rows
+from throughtime.tasks.forecast.series import find_rows, find_series
 from throughtime.tasks.tables import pieces
 from throughtime.tasks.tables.clock import find_step, find_time, read_times, written
 from throughtime.tasks.tables.read import digest, read
@@ -199,3 +199,18 @@ def test_rows_of_series_in_any_order() -> None:
     Path("a.csv").write_text("t,s,y\n2,b,1\n1,a,2\n1,b,3\n3,a,4\n2,a,5\n")
     places = find_rows(read("a.csv"), "t", "s").places
     assert {name: rows.tolist() for name, rows in places.items()} == {"b": [2, 0], "a": [1, 4, 3]}
+
+
+def test_words_that_stand_often_are_numbers_inside_and_words_outside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [f"{n // 2},{'ab'[n % 2]},{n % 7}" for n in range(400)]
+    Path("a.csv").write_text("\n".join(["t,s,y", *rows]))
+    whole = find_rows(read("a.csv"), "t", "s").places
+    monkeypatch.setattr(pieces, "_PIECE", 1000)
+    table = read("a.csv")
+    assert table.frame["s"].dtype == pl.Categorical and table.texts("s") == ["a", "b"] * 200
+    found = find_rows(table, "t", "s").places
+    assert list(found) == list(whole) == ["a", "b"]
+    assert all(np.array_equal(found[name], whole[name]) for name in whole)
+    assert find_series(table, "t", ["y"]) == "s"

@@ -59,7 +59,7 @@ def _is_dates(table: DataTable, column: str) -> bool:
     values = table.frame[column]
     if values.dtype.is_temporal():
         return True
-    if str(values.dtype) != "String" or values.null_count() == len(values):
+    if str(values.dtype) not in ("String", "Categorical") or values.null_count() == len(values):
         return False
     parsed, _ = _parsed(values.drop_nulls().head(100))
     return parsed.null_count() == 0
