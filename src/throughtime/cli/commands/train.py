@@ -23,6 +23,11 @@ NUMBERS = (
 )
 """Flags of every task that say where a run goes on: name, default, help."""
 
+_WATCH = (
+    "Measure at steps 1, N + 1, 2 N + 1, ... how far back gradients reach and how far weights "
+    "move: rows of metrics.jsonl, and curves in report.html. Default: never."
+)
+
 
 def register(commands: Commands) -> None:
     """Adds the command."""
@@ -49,11 +54,7 @@ def register(commands: Commands) -> None:
             f"--{name}", type=whole_number, metavar="INT", default=default,
             help=f"{text} Default: {default}.",
         )  # fmt: skip
-    parser.add_argument(
-        "--watch", type=whole_number, metavar="N",
-        help="Measure at steps 1, N + 1, 2 N + 1, ... how far back gradients reach and how far "
-        "weights move: rows of metrics.jsonl, and curves in report.html. Default: never.",
-    )  # fmt: skip
+    parser.add_argument("--watch", type=whole_number, metavar="N", help=_WATCH)
     add_recipe_flags(parser, commands, available())
     parser.set_defaults(words=("train", *commands.words))
 
