@@ -18,7 +18,7 @@ from throughtime.compiler.runtime import jit, threads
 BLOCK = """
 import ctypes, os, threading, torch
 from throughtime.compiler.runtime import jit; from throughtime.compiler.runtime import threads
-threads.usable, threads.Gain.add = lambda: 64, lambda *_: None
+threads.usable, threads._now = lambda: 64, lambda: 0.0
 found = threads.runtime()
 record = jit.load("record", lambda: RECORD, host()).address("record")
 def team(asked, release_gil=True):
@@ -122,6 +122,23 @@ def test_while_teams_lose_a_call_goes_alone(monkeypatch: pytest.MonkeyPatch) -> 
         for _ in range(2000):
             call(0)
         assert abs(asked[1000:].count(1) / 1000 - share) <= 0.1
+
+
+def test_a_wrong_prediction_costs_one_call_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, asked = [0.0], list[int]()
+
+    def take(count: int, seconds: float) -> None:
+        asked.append(count)
+        clock[0] += seconds
+
+    monkeypatch.setattr(threads, "_team", lambda _: lambda *given: take(given[2], 0.1))
+    monkeypatch.setattr(threads, "alone", lambda *_: lambda _: take(1, 0.15))
+    monkeypatch.setattr(threads, "_now", lambda: clock[0])
+    monkeypatch.setattr(threads, "_gain", threads.Gain())
+    call = threads.caller(0, 2, True, 1000)  # a millisecond, it says
+    for _ in range(100):
+        call(0)
+    assert asked == [2, 1, *[2] * 98]
 
 
 def test_the_threads_are_those_that_torch_has() -> None:

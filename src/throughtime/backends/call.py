@@ -205,6 +205,10 @@ class Gradients(NamedTuple):
     initial: tuple[Tensor, ...] | None = None
 
 
+PACKS = "make it with torch.nn.utils.rnn.pack_padded_sequence or pack_sequence"
+"""What cures a PackedSequence that does not fit together."""
+
+
 @functools.lru_cache(maxsize=16)
 def check_batch_sizes(batch_sizes: bytes, N: int) -> np.ndarray:
     """Rows of the steps of a packed batch, int64, never grow; and its data has as many lines.
@@ -213,20 +217,17 @@ def check_batch_sizes(batch_sizes: bytes, N: int) -> np.ndarray:
         ShapeError: they are not so.
     """
     sizes = np.frombuffer(batch_sizes, np.int64)
-    cure = "make it with torch.nn.utils.rnn.pack_padded_sequence or pack_sequence"
-    if not len(sizes):
-        raise ShapeError(f"batch_sizes of a PackedSequence must have a step, got none; {cure}")
     wrong = (sizes < 1) | (np.diff(sizes, prepend=sizes[:1]) > 0)
     if wrong.any():
         t = int(wrong.argmax())
         raise ShapeError(
             f"batch_sizes of a PackedSequence must be positive and never grow, got {sizes[t]} at "
-            f"step {t}{f' behind {sizes[t - 1]}' if t else ''}; {cure}"
+            f"step {t}{f' behind {sizes[t - 1]}' if t else ''}; {PACKS}"
         )
     if sizes.sum() != N:
         raise ShapeError(
             f"batch_sizes of a PackedSequence must add up to the {N} lines of its data, got "
-            f"{sizes.sum()}; {cure}"
+            f"{sizes.sum()}; {PACKS}"
         )
     return sizes
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.backends.call import check_batch_sizes
+from throughtime.backends.call import PACKS, check_batch_sizes
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import States
 from throughtime.layers.layer import Passage
@@ -208,6 +208,8 @@ def check_packed(x: PackedSequence) -> Tensor:
             f"batch_sizes of a PackedSequence must be (T,) of torch.int64 on cpu, got "
             f"{tuple(sizes.shape)} of {sizes.dtype} on {sizes.device}"
         )
+    if not len(sizes):
+        raise ShapeError(f"batch_sizes of a PackedSequence must have a step, got none; {PACKS}")
     if not readable(sizes):
         return sizes
     found = sizes.clone()

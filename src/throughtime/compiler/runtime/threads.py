@@ -144,8 +144,9 @@ def caller(
 class Shared:
     """Calls of a function on all threads of a team, or alone while others have the cores.
 
-    How long it takes alone is predicted at first, then known from the fastest call that went alone;
-    and it is at most as many times the time of the fastest team as that has threads.
+    How long it takes alone is predicted at first. A team that takes longer makes the next call go
+    alone, since the prediction may be wrong; then it is known from the fastest such call. And it is
+    at most as many times the time of the fastest team as that has threads.
 
     Args:
         function, threads, release_gil, alone_us: as `caller` takes them.
@@ -155,19 +156,23 @@ class Shared:
         self._function, self._threads = function, threads
         self._team, self._alone = _team(release_gil), alone(function, release_gil)
         self._best, self._best_alone, self._predicted = _EVER, _EVER, alone_us / 1e6
+        self._asks = False
 
     def __call__(self, argument: int) -> None:
         begun = _now()
-        if begun < _gain.alone_until:
+        if self._asks or begun < _gain.alone_until:
             self._alone(argument)
-            self._best_alone = min(self._best_alone, _now() - begun)
+            self._best_alone, self._asks = min(self._best_alone, _now() - begun), False
             return
         self._team(self._function, argument, self._threads, 0)
         ended = _now()
-        took = ended - begun
-        by_one = self._predicted if self._best_alone == _EVER else self._best_alone
+        took, known = ended - begun, self._best_alone != _EVER
+        by_one = self._best_alone if known else self._predicted
         self._best = min(self._best, took)
-        _gain.add(min(by_one, self._threads * self._best) - took, ended)
+        if known or took <= by_one:
+            _gain.add(min(by_one, self._threads * self._best) - took, ended)
+        else:
+            self._asks = True
 
 
 class Gain:
