@@ -89,6 +89,20 @@ def test_the_parts_of_a_batch_are_the_whole(name: str, size: int) -> None:
     assert summed == pytest.approx(loss, rel=1e-6)
 
 
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("name", [name for name in available() if name not in ALONE])
+def test_all_processes_have_as_many_batches_of_nearly_one_padded_size(name: str, size: int) -> None:
+    """Padded as the whole batch is, and at most one row more in one process than in another."""
+    task = made(name)
+    for batch in (task.epoch(0)[n] for n in range(2)):
+        parts = [cut(task, batch, rank, size) for rank in range(size)]
+        for n, axis in enumerate(task.row_axes):
+            rows = [part[n].shape[axis] for part, _ in parts]
+            assert max(rows) - min(rows) <= 1 and sum(rows) == batch[n].shape[axis]
+            for part, _ in parts:
+                assert part[n].movedim(axis, 0).shape[1:] == batch[n].movedim(axis, 0).shape[1:]
+
+
 def test_one_process_has_the_batch_itself_and_the_seeds_it_always_had() -> None:
     task = made("latch")
     batch = task.epoch(0)[0]

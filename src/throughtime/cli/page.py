@@ -55,7 +55,7 @@ def keep_page(
 
 def pictures_of(run: Run, task: Task, model: nn.Module, results: dict[str, Any]) -> list[Picture]:
     """All that is shown of a run beside its figures and its memory."""
-    return [learning(run, task), *task.pictures(model), *_found(results)]
+    return [learning(run, task), *flow(run), *task.pictures(model), *_found(results)]
 
 
 def keep_plots(run: Run, task: Task, model: nn.Module, ending: str) -> None:
@@ -135,7 +135,7 @@ def _draw_curves(figure: Any, axes: Any, plot: Plot) -> None:
 
 def learning(run: Run, task: Task) -> Picture:
     """Loss of the training steps, and the figure that weights are chosen by."""
-    rows = [json.loads(line) for line in run.metrics.read_text("utf-8").splitlines()]
+    rows = _rows(run)
     loss = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     chosen = [(row["step"], row[task.monitor]) for row in rows if "split" in row]
     best = min(chosen, key=lambda row: row[1], default=(0, float("nan")))
@@ -152,6 +152,43 @@ def learning(run: Run, task: Task) -> Picture:
         head=("step", task.monitor),
         table=tuple(chosen),
     )
+
+
+_FLOW = (
+    ("horizon_steps", "how many steps back the gradient stays above 1/1000", "steps back"),
+    ("log10_rho", "what is left of the gradient at the first step", "log10 rho"),
+    ("saturated", "the largest share of a gate's values at its ends", "share"),
+    ("update_spread", "the largest of the matrices' updates over the smallest", "times"),
+)
+
+
+def flow(run: Run) -> list[Picture]:
+    """How far back gradients reached as it trained, where the run was watched."""
+    rows = [row for row in _rows(run) if "flow" in row]
+    if not rows:
+        return []
+    names = list(dict.fromkeys(name for row in rows for name in row["flow"]))
+    plots = tuple(
+        Plot(f"{words} by step", "step", unit, tuple(
+            _curve(name, [(r["step"], r["flow"][name]) for r in rows if name in r["flow"]])
+            for name in names if name.partition("/")[0] == kind
+        ))
+        for kind, words, unit in _FLOW
+        if any(name.partition("/")[0] == kind for name in names)
+    )  # fmt: skip
+    return [Picture(
+        title="How far back did it learn as it trained?",
+        lead="Measured in training steps, on a few rows of their batches, for each layer and "
+        "direction.",
+        says=tuple(sentence for row in rows for sentence in row["says"]),
+        plots=plots,
+        head=("step", *names),
+        table=tuple((r["step"], *(r["flow"].get(n, float("nan")) for n in names)) for r in rows),
+    )]  # fmt: skip
+
+
+def _rows(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.metrics.read_text("utf-8").splitlines()]
 
 
 def _curve(name: str, rows: list[tuple[float, float]]) -> Curve:

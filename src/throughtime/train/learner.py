@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task
 from throughtime.tasks.task import Batch
+from throughtime.train.journal import Journal
 from throughtime.train.step import StepBatches, clip, cut, learning_rate, optimizer, step_seed
 from throughtime.train.world import World
 
@@ -118,23 +121,30 @@ class Learner:
         return value
 
 
-class Watcher:
+class Watcher(Protocol):
     """What looks on while a learner learns; each of its methods may be left as it is.
 
     Attributes:
         enough: set after a validation where the learner shall stop.
     """
 
-    enough = False
+    enough: bool = False
+
+    def begin(self, journal: Journal, log: logging.Logger) -> None:
+        """Called before the first step of a run, with where its rows and its lines go."""
+        return
 
     def before_step(self, learner: Learner) -> None:
         """Called before every step."""
+        return
 
     def after_step(self, learner: Learner) -> None:
         """Called after every step, which is counted already."""
+        return
 
     def after_validation(self, learner: Learner, metrics: Mapping[str, float]) -> None:
         """Called after every validation, which comes after `after_step`."""
+        return
 
 
 @dataclass

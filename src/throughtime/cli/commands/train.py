@@ -23,6 +23,11 @@ NUMBERS = (
 )
 """Flags of every task that say where a run goes on: name, default, help."""
 
+_WATCH = (
+    "Measure at steps 1, N + 1, 2 N + 1, ... how far back gradients reach and how far weights "
+    "move: rows of metrics.jsonl, and curves in report.html. Default: never."
+)
+
 
 def register(commands: Commands) -> None:
     """Adds the command."""
@@ -49,27 +54,31 @@ def register(commands: Commands) -> None:
             f"--{name}", type=whole_number, metavar="INT", default=default,
             help=f"{text} Default: {default}.",
         )  # fmt: skip
+    parser.add_argument("--watch", type=whole_number, metavar="N", help=_WATCH)
     add_recipe_flags(parser, commands, available())
     parser.set_defaults(words=("train", *commands.words))
 
 
 def train(
     words: tuple[str, ...], task: str, out: Path | None, resume: bool, processes: int, nodes: int,
-    wait: int, plots: str, **flags: str | None,
+    wait: int, plots: str, watch: int | None, **flags: str | None,
 ) -> None:  # fmt: skip
     """Train a task. A run that was killed resumes to the same weights, bit for bit."""
+    from throughtime.errors import OptionError
     from throughtime.tasks import find
     from throughtime.train.launch import launch
 
+    if watch is not None and watch < 1:
+        raise OptionError(f"--watch must be a positive number of steps, got {watch}")
     kind, given = find(task), given_values(flags)
     code = launch(words, processes, nodes, wait)
     if code is None:
-        _train(kind, out, resume, given, wait, plots)
+        _train(kind, out, resume, given, wait, plots, watch)
 
 
 def _train(
     kind: type[Task], out: Path | None, resume: bool, given: Mapping[str, Any], wait: int,
-    plots: str,
+    plots: str, watch: int | None,
 ) -> None:  # fmt: skip
     """Trains in this process, and in those that a launcher began with it."""
     from throughtime.train.begin import begin, go_on
@@ -81,14 +90,21 @@ def _train(
 
             follow(world)
         elif resume:
-            show_training(go_on(kind, out, given), world, plots)
+            show_training(go_on(kind, out, given), world, plots, watch)
         else:
             with begin(kind, out, given) as run:
-                show_training(run, world, plots)
+                show_training(run, world, plots, watch)
 
 
-def show_training(run: Run, world: World, plots: str = "") -> None:
-    """Trains a run and shows what it reached; plots as `show_after_training` takes them."""
+def show_training(run: Run, world: World, plots: str = "", watch: int | None = None) -> None:
+    """Trains a run and shows what it reached.
+
+    Args:
+        run, world: which, and by whom.
+        plots: as `show_after_training` takes them.
+        watch: steps between measurements of how gradient flows; None: never.
+    """
+    from throughtime.diagnosis.training import LoopFlow
     from throughtime.tasks import find
     from throughtime.train.loop import fit
     from throughtime.train.result import score_and_keep
@@ -96,7 +112,7 @@ def show_training(run: Run, world: World, plots: str = "") -> None:
     task = find(run.recipe.task)(run.recipe)
     show_read(task)
     world.leave_word("resume", "\0".join(shlex.split(run.resume)[1:]))
-    model = fit(run, world=world)
+    model = fit(run, [LoopFlow(watch)] if watch else (), world)
     score, figures = score_and_keep(run, task, model)
     show_score(task, score, "test", task.baselines("test"))
     show_findings(figures["findings"])

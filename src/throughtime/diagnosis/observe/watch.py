@@ -67,7 +67,7 @@ class Watch:
         if not found:
             raise OptionError(
                 "the model has no recurrent layer of torch.nn or throughtime to watch, and cells "
-                "that a loop steps are not watched; leave the callback out, and look at the model "
+                "that a loop steps are not watched; leave the watch out, and look at the model "
                 "with throughtime.diagnose"
             )
         modules = dict(model.named_modules())

@@ -4,58 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from throughtime.diagnosis.observe.watch import Watch, rows_of
-from throughtime.diagnosis.quantities.reach import Pulse, pulses
+from throughtime.diagnosis.observe.watch import WatchedCall
+from throughtime.diagnosis.training import StepFlow, common_norm
 from throughtime.diagnosis.training.finite import in_backward, in_forward, in_weights
-from throughtime.diagnosis.verdict.rules import LARGEST_RHO, MOVING, RATE, SATURATED, often
-from throughtime.errors import NotFiniteError, OptionError, ShapeError, missing_extra
-from throughtime.torch_private import differences, norms
-
-_LEAST = -45.0
-"""log10 of less than float32 holds: what is logged for a gradient that is exactly zero."""
-
-
-def trained(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that train, by name."""
-    return {n: p for n, p in module.named_parameters() if p.requires_grad}
-
-
-def common_norm(values: list[Any]) -> float:
-    """The norm of all numbers of some tensors; not finite where a square overflows, too."""
-    if not values:
-        return 0.0
-    with torch.no_grad():
-        sizes = norms(values)
-        return float(torch.stack([v.to(sizes[0]) for v in sizes]).norm())
-
-
-def updates(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
-    """||delta theta|| / ||theta|| of every parameter that is not zero."""
-    old = list(before.values())
-    moved = norms(differences([after[n].detach() for n in before], old))
-    sizes = [float(v) for v in norms(old)]
-    found = zip(before, moved, sizes, strict=True)
-    return {n: float(v) / size for n, v, size in found if size > 0}
-
-
-def of_layers(found: Sequence[Pulse], lag: int | None) -> dict[str, float]:
-    """Horizon, log10 rho at the lag and saturation of each layer and direction."""
-    values: dict[str, float] = {}
-    for pulse in found:
-        if pulse.log10_rho:
-            horizon = pulse.horizon_steps()
-            values[f"horizon_steps/{pulse.place}"] = pulse.steps if horizon is None else horizon
-            far = min(pulse.steps - 1, pulse.steps if lag is None else lag)
-            values[f"log10_rho/{pulse.place}"] = max(_LEAST, pulse.at(far))
-        if pulse.saturated is not None:
-            values[f"saturated/{pulse.place}"] = pulse.saturated
-    return values
+from throughtime.errors import NotFiniteError, OptionError, missing_extra
 
 
 def clips_gradients(trainer: Any, module: nn.Module) -> bool:
@@ -105,71 +61,10 @@ def last_good(trainer: Any, bad_weights: bool) -> str:
     return next((f"; the last good checkpoint is {p}" for p in last if p), "")
 
 
-UNSEEN = (
-    "No recurrent layer was seen to run in a training step, so nothing is logged of them; one "
-    "compiled before this training hides them: call torch.compiler.reset() before it."
-)
 SCALED = (
     "Gradients of a scaled loss are not looked at where the optimizer itself unscales them, so "
     "nothing is logged; give it fused=False, or train in bf16-mixed."
 )
-
-
-def fired(
-    found: Sequence[Pulse], lag: int | None, clipped: tuple[int, int], least_update: float | None
-) -> Iterator[tuple[str, str]]:
-    """Each rule that fires: its name with the place, and a sentence with the number.
-
-    Args:
-        found: the pulses of one training step.
-        lag: how far back the task needs; None: each whole sequence.
-        clipped: of how many steps something was clipped, and how many there were.
-        least_update: the smallest ||delta theta|| / ||theta|| of the recurrent layers' matrices.
-    """
-    for pulse in found:
-        if pulse.log10_rho:
-            yield from _of_reach(pulse, pulse.steps - 1 if lag is None else lag)
-        if (
-            pulse.saturated is not None
-            and pulse.saturated > SATURATED
-            and least_update is not None
-            and least_update < MOVING
-        ):
-            yield (
-                f"frozen {pulse.place}",
-                (
-                    f"Frozen gates in {pulse.place}: {pulse.saturated:.0%} of the values of a gate "
-                    f"stand at an end, and a matrix moved by {least_update:.1e} of its size."
-                ),
-            )
-    count, steps = clipped
-    if steps and often(count / steps, steps):
-        sentence = (
-            f"Clipping: {count / steps:.0%} of the steps were clipped, where {RATE:.0%} may be; "
-            "raise the threshold."
-        )
-        yield "clipping", sentence
-
-
-def _of_reach(pulse: Pulse, lag: int) -> Iterator[tuple[str, str]]:
-    largest = max(pulse.log10_rho.values())
-    horizon = pulse.horizon_steps()
-    if largest > math.log10(LARGEST_RHO):
-        yield (
-            f"exploding {pulse.place}",
-            (
-                f"Exploding in {pulse.place}: going back the gradient grows up to 10^{largest:.1f} "
-                f"times."
-            ),
-        )
-    elif horizon is not None and horizon < lag:
-        yield (
-            f"vanishing {pulse.place}",
-            (
-                f"Vanishing in {pulse.place}: the gradient falls below 1/1000 after {horizon} "
-                f"steps, and the task needs {lag}."
-            ),
-        )
 
 
 try:
@@ -219,14 +114,12 @@ class GradientFlow(pl.Callback):
                 raise OptionError(f"{name} must be a positive number of steps, got {value!r}")
         self.every = every
         self.lag = lag
-        self._watch: Watch | None = None
+        self._flow: StepFlow | None = None
         self._told: set[str] = set()
         self._norm: float | None = None
-        self._pulses: list[Pulse] = []
-        self._before: dict[str, Tensor] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._watch = Watch(pl_module)
+        self._flow = StepFlow(pl_module, self.lag, self._warn)
         self._weights = list(pl_module.parameters())
         self._done = 0  # optimizer steps of this fit
         self._seen, self._clipped = 0, 0  # since the last record
@@ -260,8 +153,8 @@ class GradientFlow(pl.Callback):
         self._norm = norm
         due = self._done % self.every == 0 and trainer.is_global_zero
         if due and self._has_gradient():
-            self._pulses = self._measured()
-            self._before = {n: p.detach().clone() for n, p in trained(pl_module).items()}
+            assert self._flow is not None
+            self._flow.measure()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any
@@ -274,8 +167,9 @@ class GradientFlow(pl.Callback):
         clips = clips_gradients(trainer, pl_module)
         self._seen += 1
         self._clipped += clips and self._gradient_norm() < self._norm * (1 - 1e-5)
-        if self._before is not None:
-            self._record(trainer, pl_module, clips)
+        assert self._flow is not None
+        if self._flow.measured:
+            self._record(trainer, self._flow, clips)
         self._done += 1
         self._forget()
 
@@ -286,9 +180,9 @@ class GradientFlow(pl.Callback):
         self._close()
 
     @property
-    def _calls(self) -> list[Any]:
-        assert self._watch is not None
-        return self._watch.calls
+    def _calls(self) -> list[WatchedCall]:
+        assert self._flow is not None
+        return self._flow.calls
 
     def _gradient_norm(self) -> float:
         """Infinite where a gradient is not finite, and where squares overflow."""
@@ -301,42 +195,22 @@ class GradientFlow(pl.Callback):
         return found
 
     def _forget(self) -> None:
-        assert self._watch is not None
-        self._watch.clear()
-        self._norm, self._pulses, self._before = None, [], None
+        assert self._flow is not None
+        self._flow.forget()
+        self._norm = None
 
     def _close(self) -> None:
-        if self._watch is not None:
-            self._watch.close()
+        if self._flow is not None:
+            self._flow.close()
 
-    def _measured(self) -> list[Pulse]:
-        """The pulses of every module's last call."""
-        found: list[Pulse] = []
-        if not self._calls:
-            self._warn("unseen", UNSEEN)
-        for call in {c.name: c for c in self._calls}.values():
-            try:
-                found += pulses(call.name, call.layer, rows_of(call), self.lag)
-            except (OptionError, ShapeError) as error:
-                self._warn(f"unmeasured {call.name}", f"Nothing is logged of a layer: {error}.")
-        return found
-
-    def _record(self, trainer: pl.Trainer, module: nn.Module, clips: bool) -> None:
-        assert self._before is not None and self._norm is not None
-        moved = updates(self._before, trained(module))
-        matrices = [v for n, v in moved.items() if self._before[n].dim() > 1]
-        rate = self._clipped / self._seen if clips else None
-        values = {"gradient_norm": self._norm, **of_layers(self._pulses, self.lag)}
-        values |= {f"update/{name}": value for name, value in moved.items()}
-        if matrices and min(matrices) > 0:
-            values["update_spread"] = max(matrices) / min(matrices)
-        if rate is not None:
-            values["clip_rate"] = rate
+    def _record(self, trainer: pl.Trainer, flow: StepFlow, clips: bool) -> None:
+        assert self._norm is not None
+        clipped = (self._clipped, self._seen)
+        values = {"gradient_norm": self._norm, **flow.values(self._done, clipped)}
+        if clips:
+            values["clip_rate"] = self._clipped / self._seen
         for logger in trainer.loggers:
             logger.log_metrics({f"flow/{n}": v for n, v in values.items()}, trainer.global_step)
-        clipped = (self._clipped, self._seen)
-        for rule, sentence in fired(self._pulses, self.lag, clipped, min(matrices, default=None)):
-            self._warn(rule, f"Training step {self._done}: {sentence}")
         self._seen, self._clipped = 0, 0
 
     def _warn(self, rule: str, sentence: str) -> None:
