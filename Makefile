@@ -59,11 +59,11 @@ $(TRAIN_READY): pyproject.toml constraints.txt
 	$(call set_up,train)
 
 $(DEV_READY): $(TRAIN_READY)
-	$(call set_up,train$(,)lightning$(,)data$(,)export$(,)dev)
+	$(call set_up,train$(,)lightning$(,)data$(,)export$(,)plots$(,)dev)
 	$(call tools)
 
 $(BENCH_READY): $(DEV_READY)
-	$(call set_up,train$(,)lightning$(,)data$(,)export$(,)dev$(,)bench)
+	$(call set_up,train$(,)lightning$(,)data$(,)export$(,)plots$(,)dev$(,)bench)
 
 , := ,
 

@@ -1,8 +1,10 @@
-"""Writes docs/pictures/: a report before and after a cure, opened in Chromium and photographed.
+"""Writes docs/pictures/: pages opened in Chromium and photographed, and a forecast.
 
-    python docs/make_pictures.py
+    python docs/make_pictures.py [reports] [forecast] [classify] [tag] [translate] [language]
 
-An untrained torch.nn.LSTM of 32 units is to tell at step 100 a sign shown at step 1.
+reports: before and after a cure; an untrained torch.nn.LSTM of 32 units is to tell at step 100 a
+sign shown at step 1. Of each task: the page of a short run on the data in the package. Without
+words, all of them.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ import tempfile
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import throughtime
+from throughtime.cli import main as command
 
 PICTURES = Path(__file__).with_name("pictures")
 T, B, UNITS, BATCHES = 100, 32, 32, 8
+STEPS = {"forecast": 600, "classify": 300, "tag": 300, "translate": 300, "language": 300}
 SIZE = "1180,826"
 """What is photographed of each page, from its top, pixels."""
 
@@ -46,10 +51,39 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
+    """The pictures that were asked for."""
+    wanted = sys.argv[1:] or ["reports", *STEPS]
+    PICTURES.mkdir(exist_ok=True)
+    if "reports" in wanted:
+        draw_reports()
+    for task in STEPS:
+        if task in wanted:
+            draw_page(task)
+
+
+def draw_page(task: str) -> None:
+    """The top of the page of a task's run; of a forecast its first series too."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / f"{task}-1"
+        words = f"train {task} --steps {STEPS[task]} --threads 1 --plots png --out {run}"
+        command(words.split())
+        picture(run / "report.html", PICTURES / f"page_{task}.png")
+        few_colours(PICTURES / f"page_{task}.png")
+        if task == "forecast":
+            (drawn,) = (run / "plots").glob("*-what-came-town.png")
+            (PICTURES / "forecast.png").write_bytes(drawn.read_bytes())
+            few_colours(PICTURES / "forecast.png")
+
+
+def few_colours(file: Path) -> None:
+    """A picture in 64 colours, which is a third of its bytes."""
+    Image.open(file).convert("RGB").quantize(64).save(file, optimize=True)
+
+
+def draw_reports() -> None:
     """Two reports, two pages, two pictures."""
     torch.manual_seed(0)
     model, batches = Latch(), [batch() for _ in range(BATCHES)]
-    PICTURES.mkdir(exist_ok=True)
     before = throughtime.diagnose(model, batches, cross_entropy)
     after = throughtime.diagnose(throughtime.cure(model, before).model, batches, cross_entropy)
     print(before, after, before.compare(after), sep="\n\n")

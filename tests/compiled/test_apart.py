@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from throughtime import Cell, Recurrent, Stream
 from throughtime.backends.cpu import unshare
-from throughtime.compiler.plan import plan
+from throughtime.compiler.plan import make_plan
 
 NEAR: dict[str, Any] = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -46,7 +46,7 @@ def _gradients(layer: Recurrent, x: Tensor) -> list[Tensor]:
 
 
 def test_each_product_is_told_by_itself() -> None:
-    assert str(plan(Echo())).splitlines()[:5] == [
+    assert str(make_plan(Echo())).splitlines()[:5] == [
         "phase 1: products with x and the old state, then the pointwise part",
         "  t3 = W.g x + b + U.g h + b",
         "  t5 = U.k h + b",

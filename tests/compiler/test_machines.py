@@ -11,7 +11,7 @@ import pytest
 from throughtime import cells
 from throughtime.compiler.llvm import modules
 from throughtime.compiler.llvm.sizes import WIDEST, Kind, column_widest
-from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.plan import make_plan
 from throughtime.compiler.runtime import jit
 from throughtime.compiler.runtime.machine import MACHINES, Machine, text
 
@@ -27,13 +27,6 @@ def assembled(module: Callable[[Kind], Any], machine: Machine, bytes: int) -> st
     """The assembly of a module for a machine, in numbers of so many bytes."""
     kind = Kind(bytes, machine.lanes(8 * bytes))
     return jit.assembly(lambda: text(module(kind), machine), machine)
-
-
-def planned(cell: Any) -> Plan:
-    """The plan of a cell that has one."""
-    found = plan(cell)
-    assert isinstance(found, Plan)
-    return found
 
 
 @pytest.mark.parametrize("bytes", [4, 8])
@@ -61,7 +54,7 @@ def _spills(assembly: str) -> bool:
 @pytest.mark.parametrize("cell", [cells.LSTM(), cells.GRU(), cells.Elman()], ids=repr)
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 def test_loops_and_cells_are_assembled(machine: Machine, cell: Any) -> None:
-    found = planned(cell)
+    found = make_plan(cell)
     for module in (
         lambda kind: modules.loops_module(kind, machine, False),
         lambda kind: modules.loops_module(kind, machine, True),

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from throughtime import LSTM, Gate, Readout, Recurrent, cells
+from tests.export.built import need, test_of
+from throughtime import LSTM, Gate, Readout, Recurrent, cells, export
 from throughtime.cli import main
 from throughtime.errors import NotFiniteError, OptionError
 from throughtime.export import to_c
@@ -37,6 +38,12 @@ def hooked() -> nn.Module:
     return model
 
 
+def hooked_before() -> nn.Module:
+    model = nn.Sequential(LSTM(1, 2))
+    model[0].register_forward_pre_hook(lambda _, given: (given[0] * 2,))
+    return model
+
+
 def not_a_number() -> nn.Module:
     model = LSTM(1, 2)
     with torch.no_grad():
@@ -60,6 +67,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "dilation=1",
     ),
     "hook": (hooked, "0 has hooks, which no exported program runs; remove them first"),
+    "hook before": (
+        hooked_before, "0 has hooks, which no exported program runs; remove them first"
+    ),
+    "no numbers": (
+        lambda: LSTM(1, 2, device="meta"),
+        "a model to export must have its numbers, and weight_ih_l0 is on the device meta; load its "
+        "weights first",
+    ),
     "own": (
         Own,
         "the model is a Own with code of its own, which an export does not follow; build it of "
@@ -113,6 +128,28 @@ def test_a_model_that_cannot_leave(case: str, tmp_path: Path) -> None:
         to_c(make(), tmp_path)
     assert str(found.value) == said
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("case", ["hook", "hook before", "no numbers", "own", "changed"])
+@pytest.mark.parametrize("form", ["to_onnx", "to_keras", "to_flax"])
+def test_other_forms_refuse_the_same(form: str, case: str, tmp_path: Path) -> None:
+    make, said = REFUSED[case]
+    pytest.importorskip("onnx" if form == "to_onnx" else "h5py")
+    if form == "to_flax" and case in ("hook", "hook before", "own"):
+        pytest.skip("it takes a layer alone")
+    with pytest.raises(OptionError, match=re.escape(said)):
+        getattr(export, form)(make(), tmp_path / "net.keras")
+
+
+def test_a_computed_weight_of_torchs_own_hook_is_taken(tmp_path: Path) -> None:
+    import warnings
+
+    layer = LSTM(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nn.utils.weight_norm(layer, "weight_hh_l0")
+    to_c(layer, tmp_path)
+    assert test_of(tmp_path, need("gcc", "gcc"), "-O1").startswith("PASS")
 
 
 def test_a_weight_that_is_no_number(tmp_path: Path) -> None:

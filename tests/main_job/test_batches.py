@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from throughtime.errors import DataError
-from throughtime.tasks.pronounce.batches import IGNORED, Epoch, groups
-from throughtime.tasks.pronounce.words import ALPHABET, END, Entries, dictionary, split
+from throughtime.tasks.pronounce.words import (
+    ALPHABET,
+    END,
+    IGNORED,
+    Entries,
+    Epoch,
+    dictionary,
+    groups,
+    split,
+)
 
 pytestmark = pytest.mark.usefixtures("dictionary_in_small")
 

@@ -8,7 +8,7 @@ import pytest
 
 from throughtime import cells
 from throughtime.cli import main
-from throughtime.compiler.plan import plan
+from throughtime.compiler.plan import make_plan
 from throughtime.compiler.runtime.machine import host
 
 OWN = '''
@@ -46,7 +46,7 @@ def test_a_compiled_cell_with_its_plan_and_machine(
     assert target is not None
     head, middle, end = said.split("\n\n")
     assert head == "LSTM(): cpu"
-    assert middle == str(plan(cells.LSTM()))
+    assert middle == str(make_plan(cells.LSTM()))
     assert end.startswith(f"machine: {target.name}, {target.registers} registers of ")
     assert f"lanes: {target.lanes(32 if dtype == 'float32' else 64)} of {dtype}\n" in end
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import pytest
 
+import throughtime
 from throughtime.cli import main
 
 FORECAST = "forecast --data bad.csv --target y --horizon 2"
@@ -27,6 +29,13 @@ def daily(count: int = 40, **change: str) -> str:
 def kinds(count: int = 24, other: str = "") -> str:
     lines = [f"{n * 7 % 5},{n * 3 % 8},{'ab'[n % 2]}" for n in range(count)]
     return "m1,m2,kind\n" + "\n".join(lines) + f"\n{other}"
+
+
+def conllu(*tokens: str) -> str:
+    """Lines of CoNLL-U, of `form label` each."""
+    cells = [one.partition(" ")[::2] for one in tokens]
+    lines = [f"{n}\t{form}\t_\t{label}" for n, (form, label) in enumerate(cells, start=1)]
+    return "".join(line + "\t_" * 6 + "\n" for line in lines)
 
 
 BAD: dict[str, tuple[str, str | bytes, list[str]]] = {
@@ -70,6 +79,36 @@ BAD: dict[str, tuple[str, str | bytes, list[str]]] = {
         SERIES, "s,m,kind\n1,1,a\n1,2,b\n", ["column kind", "line 2 of bad.csv", "line 3"]),
     "no such file": ("forecast --data gone.csv --target y", daily(), ["gone.csv"]),
     "an empty text": ("language --data bad.txt", "\n", ["bad.txt must hold text"]),
+    "a text of another encoding": (
+        "language --data bad.txt", "ein Käse\n".encode("latin1"),
+        ["bad.txt must be UTF-8", "line 1"]),
+    "CoNLL-U that is ragged": (
+        "tag --data bad.conllu", conllu("the DET", "old ADJ") + "3\tx\n",
+        ["bad.conllu", "line 3 has 2"]),
+    "CoNLL-U of another encoding": (
+        "tag --data bad.conllu", conllu("the DET", "Käse NOUN").encode("latin1"),
+        ["bad.conllu must be UTF-8", "line 2"]),
+    "CoNLL-U with an empty cell": (
+        "tag --data bad.conllu", conllu("the DET", " NOUN", "old ADJ"),
+        ["column form", "line 2 of bad.conllu"]),
+    "CoNLL-U without tokens": (
+        "tag --data bad.conllu", "# sent_id = 1\n\n\n", ["bad.conllu must hold tokens"]),
+    "CoNLL-U with one label": (
+        "tag --data bad.conllu", conllu("the _", "old _"),
+        ["column upos of bad.conllu", "holds _ alone"]),
+    "an empty sentence": (
+        "tag --data bad.jsonl", '{"token": ["a"], "label": ["X"]}\n{"token": [], "label": []}\n',
+        ["line 2 of bad.jsonl", "at least 1"]),
+    "pairs of another encoding": (
+        "translate --data bad.tsv", "cheese\tKäse\n".encode("latin1"), ["bad.tsv must be UTF-8"]),
+    "pairs that are ragged": (
+        "translate --data bad.tsv", "a\tb\nc\n", ["bad.tsv must have 2 cells", "line 2 has 1"]),
+    "a pair without a target": (
+        "translate --data bad.tsv", "a\tb\nc\t\n", ["line 2 of bad.tsv"]),
+    "a pair of spaces": (
+        "translate --units words --data bad.jsonl",
+        "".join(f'{{"source": "w{n}", "target": "v{n}"}}\n' for n in range(30))
+        + '{"source": " ", "target": "x"}\n', ["column source", "line 31 of bad.jsonl"]),
     "no json": ("forecast --data bad.jsonl --target y", '{"y": 1}\n[2]\n', ["bad.jsonl", "line 2"]),
     "no parquet": ("forecast --data bad.parquet --target y", "y\n1\n", ["bad.parquet"]),
     "a .ts without classes": (
@@ -97,3 +136,31 @@ def test_a_bad_file_is_one_sentence_and_makes_nothing(
     assert error.startswith("error: ") and error.count("\n") == 1, error
     assert [part for part in said if part not in error] == [], error
     assert not Path("runs").exists()
+
+
+SMALL = "--steps 2 --validate-every 1 --hidden 4 --threads 1 --out run"
+
+
+@pytest.mark.parametrize("task", ["tag", "translate", "language"])
+def test_what_training_had_not_is_said_and_what_is_no_text_is_refused(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", task, *SMALL.split()]) == 0
+    capsys.readouterr()
+    Path("lines.txt").write_bytes(
+        "a cat\n\nein Käse\nthe ☃\n".encode().replace(b"\xc3\xa4", b"\xe4")
+    )
+    assert main(["predict", "run", "lines.txt"]) == 2
+    said = capsys.readouterr()
+    assert [line.partition("\t")[0] for line in said.out.splitlines()] == ["a cat", "the ☃"]
+    assert f"lines.txt, line 3: what {task} is asked must be UTF-8, and 'ein K" in said.err
+    note = next(line for line in said.err.splitlines() if "training had no" in line)
+    assert "☃" in note
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        throughtime.load("run").predict(["the ☃"])
+    assert any("training had no" in str(w.message) and "☃" in str(w.message) for w in caught)
+    if task == "language":
+        assert main(["generate", "run", "--prompt", "☃", "--length", "3"]) == 0
+        assert "note: training had no characters ☃" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 
 from tests.main_job.small import small_dictionary
 from throughtime.cli import main
-from throughtime.tasks.picture import draw_confusion, draw_knowledge
+from throughtime.cli.page import save_plot
+from throughtime.errors import MissingExtra
+from throughtime.tasks.picture import Curve, Plot, draw_confusion, draw_knowledge
 from throughtime.tasks.recipe import FileRecipe
 from throughtime.tasks.translate.model import END, START, Translator
 
@@ -45,6 +48,31 @@ def test_a_forecast_has_its_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert "What does it forecast?" in again and "<dd>9 steps</dd>" in again
 
 
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_a_plot_has_its_numbers_and_the_same_bits_each_time(ending: str) -> None:
+    curves = (
+        Curve("0.1 to 0.9", [1, 2], [0, 1], "band", [2, 3]),
+        Curve("a $x_1$ <b>", [1, 2], [1.5, float("nan")]),
+        Curve("points", [1, 2], [1, 2], "points", beside=True),
+    )
+    names = tuple(f"name {n}" for n in range(6))
+    plots = (
+        Plot("what is said", "steps", "size", curves, line=(0.8, "0.8"), of="whose"),
+        Plot("a map", "said", "right", rows=(("é", [0.1] * 6), ("b", [0.5] * 6)), columns=names),
+    )
+    for plot in plots:
+        for name in ("one", "two"):
+            save_plot(plot, Path(f"{name}.{ending}"))
+        one, two = (Path(f"{name}.{ending}").read_bytes() for name in ("one", "two"))
+        assert one == two and one.startswith(b"\x89PNG" if ending == "png" else b"<?xml")
+
+
+def test_plots_without_matplotlib_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtra, match=r"matplotlib"):
+        save_plot(Plot("what is said", "x", "y"), Path("a.png"))
+
+
 def test_classes_and_a_run_that_cannot_be_diagnosed_have_one_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -52,7 +80,10 @@ def test_classes_and_a_run_that_cannot_be_diagnosed_have_one_too(
         raise ValueError("no such <model>")
 
     monkeypatch.setattr("throughtime.cli.shown.of_run", refuse)
-    assert main(["train", "classify", "--out", "run", *SMALL]) == 0
+    assert main(["train", "classify", "--out", "run", "--plots", "svg", *SMALL]) == 0
+    drawn = sorted(path.name for path in Path("run/plots").iterdir())
+    assert drawn[0] == "01-loss-of-training-by-step.svg" and "03-confusion-matrix.svg" in drawn
+    assert all("<svg" in Path("run/plots", name).read_text("utf-8") for name in drawn)
     page = Path("run/report.html").read_text("utf-8")
     assert "Which classes does it take for which?" in page
     assert "There is no memory report of this run: no such &lt;model&gt;" in page

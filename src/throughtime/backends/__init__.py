@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -33,42 +33,46 @@ class Open(Backend, Protocol):
 class Opaque(Backend, Protocol):
     """A backend that computes its own derivative, since nothing sees inside."""
 
-    def forward(
-        self, call: Call, keep: bool, to: Sequence[Tensor] = (), kept: Sequence[Tensor] = (),
-        queue: Any = None,
-    ) -> tuple[Result, list[Tensor]]:  # fmt: skip
-        """The result, and what `backward` needs beside it; nothing with keep=False.
-
-        With `to`, contiguous and of their shapes, the sequences are written there; with `kept`,
-        from a call of at least as many steps, that is written over.
-        """
-
-    def for_segments(self, call: Call) -> Call:
-        """The call as its segments take it, so that none of them copies what all have."""
-
-    def queue_for(self, call: Call) -> Any:
-        """Where the work on segments of a call may wait, to be done with `run`; None: nowhere.
-
-        With it, what `forward` and `backward` write is there once it has run; `backward` gives
-        gradients by the state at the start alone.
-        """
+    def forward(self, call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
+        """The result, and what `backward` needs beside it; nothing with keep=False."""
 
     def kept_shapes(self, call: Call) -> list[tuple[int, ...]]:
         """The shapes of what `forward` keeps, in the numbers of x."""
 
-    def sums_for(self, call: Call) -> Any:
-        """Where backward passes of calls with the same weights add up what they say of them."""
-
     def backward(
         self, call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None],
-        wants_x: bool, wants_weights: bool, sums: Any = None, d_x: Tensor | None = None,
-        queue: Any = None,
+        wants_x: bool, wants_weights: bool,
     ) -> Gradients:  # fmt: skip
-        """The derivative; `kept` is the output sequence and what `forward` kept.
+        """The derivative; `kept` is the output sequence and what `forward` kept."""
 
-        With `sums` the gradients by weights and by `initial` are those of all calls so far; with
-        `d_x`, contiguous and of x's shape, the gradient by x is written there.
+    def segments(self, call: Call) -> Segments:
+        """The call in segments of time, which share what each would need anew."""
+
+
+class Segments(Protocol):
+    """A call of one direction, carried or differentiated segment by segment.
+
+    Attributes:
+        call: of which segments are cut.
+    """
+
+    call: Call
+
+    def forward(self, segment: Call, to: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The final states; sequences are written to `to`, contiguous and of their shapes."""
+
+    def backward(
+        self, segment: Call, d_results: Sequence[Tensor | None], wants_x: bool,
+        wants_weights: bool, d_x: Tensor | None,
+    ) -> Gradients:  # fmt: skip
+        """The derivative of a segment, which is run once more for it.
+
+        Gradients by weights and by `initial` are those of all segments so far; that by x is written
+        to `d_x`, contiguous and of its shape.
         """
+
+    def finish(self) -> None:
+        """Until now values may have been missing; from now on they are there at once."""
 
 
 OPAQUE: Mapping[str, Opaque] = {"cpu": cpu}

@@ -1,11 +1,16 @@
-"""A run's page: what it reached, its pictures, how it learned, and how far back it learned."""
+"""A run's page: what it reached, its pictures, how it learned, and how far back it learned.
+
+Its charts stand in files of their own too, where they are asked for, drawn by matplotlib.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from throughtime.errors import missing_extra
 from throughtime.tasks.picture import Curve, Picture, Plot, draw_knowledge
 
 if TYPE_CHECKING:
@@ -17,7 +22,8 @@ if TYPE_CHECKING:
     from throughtime.tasks import Task
     from throughtime.train.run import Run
 
-_FEW = 3  # rows of a table that are said too
+_FEW = 3  # rows of a table that are said too, and names that stand upright
+_INCHES, _DOTS, _LONGEST = (7.0, 3.5), 144, 60  # of a plot in a file; letters of the file's name
 
 
 def keep_page(
@@ -39,12 +45,92 @@ def keep_page(
     from throughtime.diagnosis.report.page.write import run_page
 
     results = json.loads(run.results.read_text("utf-8"))
-    pictures = [learning(run, task), *flow(run), *task.pictures(model), *_found(results)]
+    pictures = pictures_of(run, task, model, results)
     panels = [_panel("ABCDEFGHIJ"[n], one) for n, one in enumerate(pictures)]
     title = f"{task.name}: {run.folder.resolve().name}"
     text = run_page(title, _facts(run, results), _figures(task, results), panels, report, reason)
     (run.folder / "report.html").write_text(text, "utf-8")
     print(f"report: {run.folder / 'report.html'}")
+
+
+def pictures_of(run: Run, task: Task, model: nn.Module, results: dict[str, Any]) -> list[Picture]:
+    """All that is shown of a run beside its figures and its memory."""
+    return [learning(run, task), *flow(run), *task.pictures(model), *_found(results)]
+
+
+def keep_plots(run: Run, task: Task, model: nn.Module, ending: str) -> None:
+    """Writes every chart of the page, those of the memory aside, as plots/NUMBER-NAME.png or .svg.
+
+    Args:
+        run, task, model: a run that has ended, its figures in results.json.
+        ending: "png" or "svg".
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+        OSError: the folder cannot be written.
+    """
+    results = json.loads(run.results.read_text("utf-8"))
+    plots = [one for picture in pictures_of(run, task, model, results) for one in picture.plots]
+    folder = run.folder / "plots"
+    folder.mkdir(exist_ok=True)
+    for number, plot in enumerate(plots, start=1):
+        words = re.sub(r"[^a-z0-9]+", "-", f"{plot.says} {plot.of}".casefold()).strip("-")
+        save_plot(plot, folder / f"{number:02}-{words[:_LONGEST].strip('-')}.{ending}")
+    print(f"plots: {folder} ({len(plots)} {ending.upper()} files)")
+
+
+def save_plot(plot: Plot, file: Path) -> None:
+    """Draws a plot into a file, by the ending of its name.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+        OSError: the file cannot be written.
+    """
+    try:
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise missing_extra("matplotlib", "plots") from error
+    with rc_context({"svg.hashsalt": "plots", "text.parse_math": False}):
+        figure = Figure(figsize=_INCHES, layout="constrained")
+        axes = figure.add_subplot(xlabel=plot.x, ylabel=plot.y, title=plot.of or plot.says)
+        axes.spines[["top", "right"]].set_visible(False)
+        (_draw_map if plot.rows else _draw_curves)(figure, axes, plot)
+        if plot.columns:
+            slant: dict[str, Any] = (
+                {"rotation": 45, "ha": "right"} if len(plot.columns) > _FEW else {}
+            )
+            axes.set_xticks(range(len(plot.columns)), plot.columns, **slant)
+        dated = {"Date": None} if file.suffix == ".svg" else {}
+        figure.savefig(file, dpi=_DOTS, metadata=dated)
+
+
+def _draw_map(figure: Any, axes: Any, plot: Plot) -> None:
+    image = axes.imshow([list(values) for _, values in plot.rows], aspect="auto", cmap="cividis")
+    axes.set_yticks(range(len(plot.rows)), [name for name, _ in plot.rows])
+    figure.colorbar(image, label="share")
+
+
+def _draw_curves(figure: Any, axes: Any, plot: Plot) -> None:
+    from throughtime.diagnosis.report.page.chart import SERIES, light
+
+    axes.grid(color=light("grid"))
+    axes.set_axisbelow(True)
+    for number, curve in enumerate(plot.curves):
+        colour = light("grey") if curve.beside else SERIES[number % len(SERIES)][0]
+        if curve.kind == "band":
+            axes.fill_between(curve.x, curve.y, curve.high, color=light("band"), label=curve.name)
+        else:
+            form = {"marker": "o", "linestyle": ""} if curve.kind == "points" else {}
+            dashed = {"linestyle": "--"} if curve.beside and not form else {}
+            axes.plot(curve.x, curve.y, color=colour, label=curve.name, **form, **dashed)
+    if plot.line:
+        height, words = plot.line
+        axes.axhline(height, color=light("mark"), linestyle=":", linewidth=1)
+        place = axes.get_yaxis_transform()
+        axes.text(0.99, height, words, transform=place, ha="right", va="bottom", fontsize="small")
+    if len(plot.curves) > 1:
+        axes.legend(frameon=False)
 
 
 def learning(run: Run, task: Task) -> Picture:

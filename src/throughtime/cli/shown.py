@@ -113,9 +113,14 @@ def keep(report: Report, folder: Path) -> None:
     print(f"report: {folder / 'report.html'}")
 
 
-def show_after_training(run: Run, task: Task, model: nn.Module) -> None:
-    """Prints a run's verdict and keeps its report; the training stands, whatever comes of it."""
-    from throughtime.cli.page import keep_page
+def show_after_training(run: Run, task: Task, model: nn.Module, plots: str = "") -> None:
+    """Prints a run's verdict and keeps its report; the training stands, whatever comes of it.
+
+    Args:
+        run, task, model: a run that has ended.
+        plots: the kind of files that its charts stand in too, "png" or "svg"; "": none.
+    """
+    from throughtime.cli.page import keep_page, keep_plots
     from throughtime.diagnosis.report.report import verdict
     from throughtime.errors import MissingExtra
 
@@ -132,3 +137,8 @@ def show_after_training(run: Run, task: Task, model: nn.Module) -> None:
         keep_page(run, task, model, report, reason)
     except (ValueError, OSError, MissingExtra) as error:
         print(f"\nThere is no page of this run: {error}")
+    try:
+        if plots:
+            keep_plots(run, task, model, plots)
+    except (ValueError, OSError, MissingExtra) as error:
+        print(f"\nThere are no plots of this run: {error}")

@@ -21,6 +21,7 @@ from throughtime.compiler.passes.unshare import Apart, apart, step_graph, why_no
 from throughtime.compiler.saving import needed_values, saved_values
 from throughtime.compiler.step_arguments import state_shapes
 from throughtime.compiler.widths import Widths, widths_of
+from throughtime.errors import BackendError
 
 
 @dataclass(frozen=True)
@@ -313,12 +314,20 @@ class Plan:
 
 
 @lru_cache(maxsize=256)  # asked several times a call
-def plan(cell: Cell, masks: Masks = NO_MASKS, H: int | None = None) -> Plan | str:
-    """The plan of a cell with these masks at a hidden size, or the reason why there is none."""
-    return _without_rule(cell, H) or _planned(apart(cell, H), masks)
+def make_plan(cell: Cell, masks: Masks = NO_MASKS, H: int | None = None) -> Plan:
+    """The plan of a cell with these masks at a hidden size.
+
+    Raises:
+        BackendError: there is none, since its step computes what has no rule.
+    """
+    reason = why_unplanned(cell, H)
+    if reason is not None:
+        raise BackendError(reason)
+    return _planned(apart(cell, H), masks)
 
 
-def _without_rule(cell: Cell, H: int | None) -> str | None:
+@lru_cache(maxsize=256)
+def why_unplanned(cell: Cell, H: int | None = None) -> str | None:
     """What the step computes that has no rule, in words that `explain` tells, or None."""
     found = None if isinstance(cell, Apart) else why_not(cell, H)
     if found is None:

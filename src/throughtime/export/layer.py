@@ -14,7 +14,7 @@ from throughtime.backends.cpu.unshare import call_apart
 from throughtime.compiler import sweeps
 from throughtime.compiler.llvm.sizes import MOST_LANES
 from throughtime.compiler.passes.masks import DROPOUT
-from throughtime.compiler.plan import Phase, Plan, plan
+from throughtime.compiler.plan import Phase, Plan, make_plan, why_unplanned
 from throughtime.compiler.sweeps import Sweep
 from throughtime.errors import OptionError
 from throughtime.export.program import Block, Place, ProductPart, Values, Walk, Writer
@@ -31,13 +31,11 @@ def write_layer(writer: Writer, call: Call, title: str) -> Place:
     Raises:
         OptionError: the cell has no plan.
     """
-    found = plan(call.cell, masks_of(call))
-    if isinstance(found, str):
-        raise OptionError(f"{title} cannot be exported: {found}")
+    reason = why_unplanned(call.cell)
+    if reason is not None:
+        raise OptionError(f"{title} cannot be exported: {reason}")
     call = call_apart(call)
-    found = plan(call.cell, masks_of(call))
-    assert isinstance(found, Plan)
-    return _Layer(writer, call, found, title).write()
+    return _Layer(writer, call, make_plan(call.cell, masks_of(call)), title).write()
 
 
 _Store = tuple[int, Place, str]

@@ -110,6 +110,12 @@ def taken(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise OptionError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, v in (*model.named_parameters(), *model.named_buffers()):
+        if v.is_meta:
+            raise OptionError(
+                f"a model to export must have its numbers, and {name} is on the device meta; load "
+                f"its weights first"
+            )
     copy = frozen(from_torch(model)).cpu()
     for name, v in (*copy.named_parameters(), *copy.named_buffers()):
         if v.is_floating_point() and v.dtype != torch.float32:
@@ -130,7 +136,7 @@ def pieces_of(model: nn.Module, path: str = "") -> list[Piece]:
         OptionError: a part has code of its own or hooks.
     """
     place = path or "the model"
-    if model._forward_hooks or (model._forward_pre_hooks and not isinstance(model, Passage)):
+    if model._forward_hooks or not all(map(_is_run, model._forward_pre_hooks.values())):
         raise OptionError(f"{place} has hooks, which no exported program runs; remove them first")
     if type(model) is nn.Sequential:
         return _inside(model, path, list(model.named_children()))
@@ -143,6 +149,11 @@ def pieces_of(model: nn.Module, path: str = "") -> list[Piece]:
         return _inside(model, path, [(str(k), part) for k, part in enumerate(stack())])
     if type(model) in (nn.Dropout, nn.Identity):
         return []
+    if isinstance(model, Passage) and _kind(model).__module__.partition(".")[0] != "throughtime":
+        raise OptionError(
+            f"{place} is a {type(model).__name__} with code of its own, which an export does not "
+            f"follow; use the layer it is built on"
+        )
     if type(model) in (*_WRITTEN, Reversed) or isinstance(model, Passage) or _is_activation(model):
         return [Piece(place, model)]
     raise OptionError(
@@ -154,6 +165,11 @@ def pieces_of(model: nn.Module, path: str = "") -> list[Piece]:
 
 def _inside(model: nn.Module, path: str, parts: list[tuple[str, nn.Module]]) -> list[Piece]:
     return [p for name, part in parts for p in pieces_of(part, f"{path}.{name}".strip("."))]
+
+
+def _is_run(hook: Any) -> bool:
+    """Whether a hook is torch's own for a computed weight of a layer, which `taken` has run."""
+    return type(hook).__module__.startswith("torch.nn.utils")
 
 
 def _is_activation(model: nn.Module) -> bool:
@@ -240,11 +256,6 @@ def _calls(layer: Passage, path: str) -> list[Any]:
         raise OptionError(
             f"{path} is dilated and keeps no old states, so no exported program can run it; "
             f"use dilation=1"
-        )
-    if _kind(layer).__module__.partition(".")[0] != "throughtime":
-        raise OptionError(
-            f"{path} is a {type(layer).__name__} with code of its own, which an export does not "
-            f"follow; use the layer it is built on"
         )
     make: Any = layer
     return [make._example(i, 1, 1, False, False, False) for i in range(len(layer.widths))]

@@ -41,8 +41,5 @@ def recall(ctx: Any, count: int) -> tuple[Any, ...]:
 
 def compute_again(call: Call, backend: str) -> Tensor:
     """The outputs of a call."""
-    width = call.cell.widths(call.hidden_size)[0]
-    y = call.x.new_empty((*call.x.shape[:-1], call.directions, width))
     with torch.no_grad():
-        OPAQUE[backend].forward(call._replace(record=False), False, [y])
-    return y
+        return OPAQUE[backend].forward(call._replace(record=False), False)[0].sequences[0]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from throughtime.backends import OPAQUE, Opaque, choose
+from throughtime.backends import OPAQUE, Opaque, Segments, choose
 from throughtime.backends.call import Call, Gradients, Result, packed_mask
 from throughtime.errors import BackendError, ShapeError
 from throughtime.scan.autograd import check_no_norms, derivative
@@ -129,18 +129,16 @@ class Direction:
 
     def forward(self) -> tuple[Result, list[Tensor]]:
         """The result, and for each state (segments - 1, B, width): where the others start."""
-        call, turn = self._call()
+        parts, turn = self._parts()
+        call = parts.call
         borders: list[tuple[Tensor, ...]] = []
-        state, sequences = call.start(), self._room(call, len(call.x))
-        queue = self.backend.queue_for(call)
+        state, sequences = call.start(), self._room(call)
         for first, segment in segments(call, self.every):
             if first:
                 borders.append(state)
             to = [v[first : first + len(segment.x)] for v in sequences]
-            segment = segment._replace(state=state)
-            state = self.backend.forward(segment, False, to, (), queue)[0].final
-        if queue is not None:
-            queue.run()
+            state = parts.forward(segment._replace(state=state), to)
+        parts.finish()
         kept = [torch.cat(s) for s in zip(*borders, strict=True)]
         found = tuple(v if turn is None else turn.back(v) for v in sequences)
         return Result(found, state), kept or [v.new_empty(0) for v in state]
@@ -150,24 +148,19 @@ class Direction:
         wants_weights: bool,
     ) -> Gradients:  # fmt: skip
         """The derivative, of x and inputs in the order of time."""
-        call, turn = self._call()
+        parts, turn = self._parts()
+        call = parts.call
         *d_y, d_state = *_back(turn, d_results[: -len(borders)]), list(d_results[-len(borders) :])
-        sums, joined = self.backend.sums_for(call), Joined(len(call.x))
-        y = self._room(call._replace(record=False), min(self.every, len(call.x)))[0]
-        x = call.x.new_empty(call.x.shape) if wants_x else None
-        kept, queue = self._kept(call), self.backend.queue_for(call)
+        joined, x = Joined(len(call.x)), call.x.new_empty(call.x.shape) if wants_x else None
         for i, (first, segment) in reversed(list(enumerate(segments(call, self.every)))):
             state = tuple(v[i - 1 : i] for v in borders) if i else call.start()
-            segment, own = segment._replace(state=state), y[: len(segment.x)]
-            if i == 0 and queue is not None:  # what this one gives is wanted at once
-                queue.run()
-                queue = None
-            some = self.backend.forward(segment._replace(record=False), True, [own], kept, queue)[1]
-            steps = slice(first, first + len(own))
+            if i == 0:  # what this one gives is wanted at once
+                parts.finish()
+            steps = slice(first, first + len(segment.x))
             d_part = [None if v is None else v[steps] for v in d_y]
-            found = self.backend.backward(
-                segment, [own, *some], [*d_part, *d_state], wants_x, wants_weights, sums,
-                None if x is None else x[steps], queue,
+            found = parts.backward(
+                segment._replace(state=state), [*d_part, *d_state], wants_x, wants_weights,
+                None if x is None else x[steps],
             )  # fmt: skip
             joined.put(first, found.inputs.values())
             d_state = list(found.start)
@@ -177,21 +170,16 @@ class Direction:
         others = [v if turn is None else turn.back(v) for v in joined.whole]
         return found._replace(x=d_x, inputs=dict(zip(found.inputs, others, strict=True)))
 
-    def _kept(self, call: Call) -> list[Tensor]:
-        """For what is kept of one segment after the other."""
-        longest = call._replace(x=call.x[: self.every], inputs=None)
-        return [call.x.new_empty(shape) for shape in self.backend.kept_shapes(longest)]
-
-    def _room(self, call: Call, steps: int) -> list[Tensor]:
-        """For the sequences of so many steps."""
+    def _room(self, call: Call) -> list[Tensor]:
+        """For the sequences of all steps."""
         widths, B = call.cell.widths(call.hidden_size), call.x.shape[1]
-        return [call.x.new_empty((steps, B, 1, w)) for w in widths[: call.sequences]]
+        return [call.x.new_empty((len(call.x), B, 1, w)) for w in widths[: call.sequences]]
 
-    def _call(self) -> tuple[Call, Turn | None]:
-        """This direction as a forward one, and how it was turned."""
+    def _parts(self) -> tuple[Segments, Turn | None]:
+        """This direction as a forward one, in segments, and how it was turned."""
         one = self.whole.direction(self.d)
         turn = Turn(one) if self.d else None
-        return self.backend.for_segments(one if turn is None else turn.call(one)), turn
+        return self.backend.segments(one if turn is None else turn.call(one)), turn
 
 
 def _check_borders(borders: Sequence[Tensor], count: int) -> None:

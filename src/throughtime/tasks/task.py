@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks.picture import Picture
-from throughtime.tasks.recipe import Recipe, did_you_mean
+from throughtime.tasks.recipe import Recipe, did_you_mean, short
 from throughtime.tasks.user_file import named_cell, user_file
 
 Batch = tuple[Tensor, ...]
@@ -193,6 +193,11 @@ class Task(ABC):
         """
         if not item:
             raise DataError(f"what {self.name} is asked must not be empty, got ''; leave it out")
+        if any("\udc80" <= sign <= "\udcff" for sign in item):  # bytes of a file, or of a shell
+            raise DataError(
+                f"what {self.name} is asked must be UTF-8, and {short(item)} is not; convert it, "
+                "say with iconv -f latin1 -t utf-8"
+            )
 
     def unseen_in(self, items: Sequence[str]) -> list[str]:
         """What training had not of items that a user typed, in words; often nothing."""

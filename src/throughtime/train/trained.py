@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -104,6 +104,9 @@ class TrainedRun:
         Raises:
             OptionError: the task writes no text, or a number is outside its rule.
         """
+        if prompt:
+            self.task.check_item(prompt)
+        self._warn(self.task.unseen_in([prompt]))
         return "".join(self.task.write(self.model, prompt, length, temperature, seed))
 
     def predict(self, data: Any) -> Any:
@@ -121,13 +124,18 @@ class TrainedRun:
         """
         if isinstance(self.task, TableTask) and not self._are_items(self.task, data):
             frame, notes = self.task.predict(self.model, self._table(self.task, data))
-            for note in notes:
-                warnings.warn(note, stacklevel=2)
+            self._warn(notes)
             return give_back(frame, data)
         items = [data] if isinstance(data, str) else list(data)
         for item in items:
             self.task.check_item(item)
+        self._warn(self.task.unseen_in(items))
         return self.task.answer(self.model, items)
+
+    @staticmethod
+    def _warn(notes: Iterable[str]) -> None:
+        for note in notes:
+            warnings.warn(note, stacklevel=3)
 
     @staticmethod
     def _table(task: TableTask[Any, Any], data: Any) -> DataTable:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from throughtime.errors import DataError
-from throughtime.tasks.forecast.series import find_rows
+from throughtime.tasks.forecast.series import find_rows, find_series
 from throughtime.tasks.tables import pieces
 from throughtime.tasks.tables.clock import find_step, find_time, read_times, written
 from throughtime.tasks.tables.read import digest, read
@@ -78,6 +78,11 @@ def test_a_wrong_file_is_one_sentence(name: str, content: bytes, said: str) -> N
         (["30/12/2023", "31/12/2023", "01/01/2024"], "2023-12-30", 86400),
         (["12/30/2023", "12/31/2023", "01/01/2024"], "2023-12-30", 86400),
         (["01/02/2024", "02/02/2024", "03/02/2024"], "2024-02-01", 86400),
+        (["19-Sep-03", "20-Sep-03", "21-Sep-03"], "2003-09-19", 86400),
+        (["Jan-1-1995", "Jan-2-1995", "Jan-3-1995"], "1995-01-01", 86400),
+        (["January 30 2024", "January 31 2024"], "2024-01-30", 86400),
+        (["31 Jan 2024 00:30", "31 Jan 2024 01:30"], "2024-01-31 00:30:00", 3600),
+        (["9/30/24", "10/1/24"], "2024-09-30", 86400),
         (["1949-11", "1949-12", "1950-01"], "1949-11-01", 1),
         (["2024-01-31", "2024-02-29", "2024-03-31"], "2024-01-31", 1),
     ],
@@ -199,3 +204,36 @@ def test_rows_of_series_in_any_order() -> None:
     Path("a.csv").write_text("t,s,y\n2,b,1\n1,a,2\n1,b,3\n3,a,4\n2,a,5\n")
     places = find_rows(read("a.csv"), "t", "s").places
     assert {name: rows.tolist() for name, rows in places.items()} == {"b": [2, 0], "a": [1, 4, 3]}
+
+
+def test_words_that_stand_often_are_numbers_inside_and_words_outside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [f"{n // 2},{'ab'[n % 2]},{n % 7}" for n in range(400)]
+    Path("a.csv").write_text("\n".join(["t,s,y", *rows]))
+    whole = find_rows(read("a.csv"), "t", "s").places
+    monkeypatch.setattr(pieces, "_PIECE", 1000)
+    table = read("a.csv")
+    assert table.frame["s"].dtype == pl.Categorical and table.texts("s") == ["a", "b"] * 200
+    found = find_rows(table, "t", "s").places
+    assert list(found) == list(whole) == ["a", "b"]
+    assert all(np.array_equal(found[name], whole[name]) for name in whole)
+    assert find_series(table, "t", ["y"]) == "s"
+
+
+def test_numbers_are_days_only_where_each_is_one() -> None:
+    Path("a.csv").write_text("day,n,y\n20240228,20240228,1\n20240229,20240229,2\n")
+    table = read("a.csv")
+    assert find_time(table, "", []) == "day" and read_times(table, "n").form == "a number"
+    assert read_times(table, "day").values[1] - read_times(table, "day").values[0] == 86400
+    Path("a.csv").write_text("day,y\n20240228,1\n20240230,2\n")
+    assert read_times(read("a.csv"), "day").form == "a number"
+
+
+def test_a_quarter_is_no_series() -> None:
+    Path("a.csv").write_text("year,quarter,y\n" + "".join(
+        f"{2000 + n // 4},{1 + n % 4},{n}\n" for n in range(40)))  # fmt: skip
+    table = read("a.csv")
+    assert find_series(table, "year", ["y"]) == ""
+    with pytest.raises(DataError, match="or make one column of a year and its months"):
+        find_rows(table, "year", "")

@@ -11,14 +11,13 @@ from torch import Tensor
 from throughtime.backends.call import Call, Gradients, Result
 from throughtime.backends.cpu import backward_pass, forward_pass, gradients
 from throughtime.backends.cpu.deferred import Queue
-from throughtime.backends.cpu.gradients import GradientSums
 from throughtime.backends.cpu.look import see_input, see_layer
 from throughtime.backends.cpu.operands import masks_of, plan_of
 from throughtime.backends.cpu.unshare import call_apart, cell_apart, gradients_together
 from throughtime.backends.transforms import no_rule
 from throughtime.cells import Cell
 from throughtime.compiler.passes.masks import NO_MASKS
-from throughtime.compiler.plan import plan
+from throughtime.compiler.plan import why_unplanned
 from throughtime.compiler.runtime import machine
 
 name = "cpu"
@@ -40,8 +39,7 @@ def refuses_cell(cell: Cell, x: Tensor, hidden_size: int | None = None) -> str |
     reason = _no_machine() or no_rule()
     if reason is not None:
         return reason
-    found = plan(cell, NO_MASKS, hidden_size)
-    return found if isinstance(found, str) else None
+    return why_unplanned(cell, hidden_size)
 
 
 @functools.cache
@@ -73,32 +71,9 @@ def _word(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def forward(
-    call: Call, keep: bool, to: Sequence[Tensor] = (), kept: Sequence[Tensor] = (),
-    queue: Queue | None = None,
-) -> tuple[Result, list[Tensor]]:  # fmt: skip
-    """The result, and what `backward` needs beside the call; nothing with keep=False.
-
-    Args:
-        call: what to carry.
-        keep: whether `backward` will be called.
-        to: where the sequences are written, contiguous and of their shapes; empty is fresh.
-        kept: what a call of at least as many steps kept, to be written over; empty is fresh.
-        queue: where the work waits; all values are there once it has run. None is now.
-    """
-    return forward_pass.run(call_apart(call), keep, to, kept[0] if kept else None, queue)
-
-
-def for_segments(call: Call) -> Call:
-    """The call with all that its segments would each copy: weights for every product of a step,
-    numbers side by side."""
-    return see_layer(see_input(call_apart(call)), call.x.shape[-1])
-
-
-def queue_for(call: Call) -> Queue | None:
-    """Where the work on segments of a call may wait; None where each has direct inputs or masks,
-    of which a copy would wait too."""
-    return None if plan_of(call).lines else Queue()
+def forward(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
+    """The result, and what `backward` needs beside the call; nothing with keep=False."""
+    return forward_pass.run(call_apart(call), keep)
 
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
@@ -106,16 +81,9 @@ def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     return forward_pass.kept_shapes(cell_apart(call))
 
 
-def sums_for(call: Call) -> GradientSums:
-    """Where backward passes of calls with the same weights add up what they say of them."""
-    call = call_apart(call)
-    return gradients.sums_for(call, plan_of(call))
-
-
 def backward(
     call: Call, kept: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
-    wants_weights: bool, sums: GradientSums | None = None, d_x: Tensor | None = None,
-    queue: Queue | None = None,
+    wants_weights: bool,
 ) -> Gradients:  # fmt: skip
     """The derivative.
 
@@ -126,12 +94,60 @@ def backward(
             zero.
         wants_x: whether the gradient by x is asked for.
         wants_weights: whether one by any weight is.
-        sums: to which gradients by the weights, and what resets carry to `initial`, are added: the
-            result then has the sums so far.
-        d_x: where the gradient by x is written, contiguous and of x's shape; None is fresh.
-        queue: where the work waits; then gradients by the state at the start alone are given, and
-            all is there once the queue has run. None is now.
     """
     call = call_apart(call)
-    found = backward_pass.run(call, kept, d_results, wants_x, wants_weights, sums, d_x, queue)
+    found = backward_pass.run(call, kept, d_results, wants_x, wants_weights)
     return gradients_together(call.cell, found)
+
+
+class SegmentRuns:
+    """Segments of a call, which see one copy of it, add up their gradients and wait for each other.
+
+    They wait but where a call has direct inputs or masks, of which a copy would wait too.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self.call = see_layer(see_input(call_apart(call)), call.x.shape[-1])
+        self._queue = None if plan_of(self.call).lines else Queue()
+        self._sums: gradients.GradientSums | None = None
+        self._room: list[Tensor] = []
+
+    def forward(self, segment: Call, to: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The final states; sequences are written to `to`."""
+        return forward_pass.run(segment, False, to, None, self._queue)[0].final
+
+    def backward(
+        self, segment: Call, d_results: Sequence[Tensor | None], wants_x: bool,
+        wants_weights: bool, d_x: Tensor | None,
+    ) -> Gradients:  # fmt: skip
+        """The derivative of a segment that is run once more, with the gradients of all so far."""
+        if self._sums is None:
+            self._sums = gradients.sums_for(self.call, plan_of(self.call))
+        y, saved = self._kept(segment)
+        once_more = segment._replace(record=False)
+        kept = forward_pass.run(once_more, True, [y], saved, self._queue)[1]
+        found = backward_pass.run(
+            segment, [y, *kept], d_results, wants_x, wants_weights, self._sums, d_x, self._queue
+        )
+        return gradients_together(segment.cell, found)
+
+    def _kept(self, segment: Call) -> tuple[Tensor, Tensor]:
+        """For the output of a segment, and for what its forward pass keeps."""
+        if not self._room or len(self._room[0]) < len(segment.x):
+            alone = segment._replace(record=False)
+            width = segment.cell.widths(segment.hidden_size)[0]
+            shapes = [(*segment.x.shape[:2], 1, width), *forward_pass.kept_shapes(alone)]
+            self._room = [segment.x.new_empty(shape) for shape in shapes]
+        y, saved = self._room
+        return y[: len(segment.x)], saved
+
+    def finish(self) -> None:
+        """Run what waits, and from now on wait for nothing."""
+        if self._queue is not None:
+            self._queue.run()
+        self._queue = None
+
+
+def segments(call: Call) -> SegmentRuns:
+    """A call of one direction in segments of time."""
+    return SegmentRuns(call)

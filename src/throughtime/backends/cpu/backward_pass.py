@@ -45,7 +45,7 @@ from throughtime.backends.cpu.schedule import (
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.compiler.llvm.library import backward_code
 from throughtime.compiler.llvm.sizes import WIDEST, part_sizes
-from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.plan import Plan, make_plan
 from throughtime.compiler.sweeps import lines_backward
 
 
@@ -172,9 +172,8 @@ def _addresses(
 @functools.lru_cache(maxsize=128)
 def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     """The words of a call, and its shape."""
-    found = plan(key.cell, key.masks)
-    assert isinstance(found, Plan)
-    shape = shape_of(key, backward_code(found, key.bytes, target()))
+    plan = make_plan(key.cell, key.masks)
+    shape = shape_of(key, backward_code(plan, key.bytes, target()))
     _need_tiles(shape, asked)
     arena = Arena()
     block, sizes = _blocks(shape, asked.x)
@@ -183,7 +182,7 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     common = common_words(
         shape, block_steps=block, operand_block_plane=plane,
         d_y=CallAddress("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
-        reads_y=int(found.reads_output), adds=int(asked.adds), clip=CallAddress("clip"),
+        reads_y=int(plan.reads_output), adds=int(asked.adds), clip=CallAddress("clip"),
     )  # fmt: skip
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)

@@ -46,7 +46,7 @@ from throughtime.backends.cpu.schedule import (
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.compiler.llvm.library import forward_code
 from throughtime.compiler.llvm.sizes import WIDEST, panel_vectors, part_sizes
-from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.plan import Plan, make_plan
 from throughtime.compiler.sweeps import lines_forward
 
 HIGHEST = 12
@@ -135,12 +135,11 @@ def template_for(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, Pa
 
     With `waits`, weights are packed where each call says, and compared with the copy there.
     """
-    found = plan(key.cell, key.masks)
-    assert isinstance(found, Plan)
-    shape = shape_of(key, forward_code(found, key.bytes, target(), keep))
+    plan = make_plan(key.cell, key.masks)
+    shape = shape_of(key, forward_code(plan, key.bytes, target(), keep))
     blocks = shape.H_row // shape.code.kind.size
-    flat = part_sizes(len(found.with_a) * blocks, WIDEST)
-    panels = panel_vectors(blocks, shape.panel, len(found.last))
+    flat = part_sizes(len(plan.with_a) * blocks, WIDEST)
+    panels = panel_vectors(blocks, shape.panel, len(plan.last))
     shape.code.tiles.need(flat | panels | early_tiles(shape))
     arena, layout = Arena(), layout_of(key, shape)
     common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)
@@ -153,11 +152,11 @@ def template_for(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, Pa
     set_runs(template, runs_forward(shape))
     for d in range(shape.D):
         words = direction_words(template, shape, d) | places[d]
-        finals = [CallAddress(f"final{s} {d}") for s in range(len(found.state_names))]
+        finals = [CallAddress(f"final{s} {d}") for s in range(len(plan.state_names))]
         if waits:
             words |= {name: CallAddress(f"{name} {d}") for name in PACKED}
-        words["gate_last"] = template.list_of([shape.gates[1][k] for k in found.last])
-        words["matrix_last"] = template.list_of([shape.widths.matrices[k] for k in found.last])
+        words["gate_last"] = template.list_of([shape.gates[1][k] for k in plan.last])
+        words["matrix_last"] = template.list_of([shape.widths.matrices[k] for k in plan.last])
         template.set_direction(d, words | {"final": template.list_of(finals)})
     return template, shape, layout
 

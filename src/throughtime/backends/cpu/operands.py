@@ -15,7 +15,7 @@ from throughtime.backends.cpu.look import readable, seen
 from throughtime.backends.cpu.schedule import part_address, strides_of, whole_vectors, widths_for
 from throughtime.compiler.llvm.arguments import RECORD, RESTARTS
 from throughtime.compiler.passes.masks import DROPOUT, NO_MASKS, Masks
-from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.plan import Plan, make_plan
 
 
 def masks_of(call: Call) -> Masks:
@@ -27,9 +27,7 @@ def masks_of(call: Call) -> Masks:
 
 def plan_of(call: Call) -> Plan:
     """The plan of a call that was not refused."""
-    found = plan(call.cell, masks_of(call), call.hidden_size)
-    assert isinstance(found, Plan)
-    return found
+    return make_plan(call.cell, masks_of(call), call.hidden_size)
 
 
 def write_masks(call: Call, found: Plan, rows: Rows, lines: Tensor) -> None:

@@ -15,7 +15,7 @@ from throughtime.backends.cpu.memory import fresh
 from throughtime.cells import Cell
 from throughtime.compiler.llvm.sizes import MOST_LANES
 from throughtime.compiler.passes.masks import NO_MASKS, Masks
-from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.plan import Plan, make_plan
 from throughtime.compiler.runtime import machine, threads
 
 
@@ -63,20 +63,19 @@ def matrix_names(cell: Cell) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=256)
 def widths_for(cell: Cell, H: int, masks: Masks = NO_MASKS) -> UnitCounts:
     """The widths of a cell that has a plan; with masks its sums may come in another order."""
-    found = plan(cell, masks)
-    assert isinstance(found, Plan)
+    plan = make_plan(cell, masks)
     states, products = cell.widths(H), cell.layout.products
-    units = {w: int(w) if w.isdigit() else cell.width(w, H) for w in found.widths.names}
+    units = {w: int(w) if w.isdigit() else cell.width(w, H) for w in plan.widths.names}
     gates = (len(cell.layout.recurrent_gates) * H, states[0])
     shapes = [gates, *(_shape(cell, name, H) for name in products)]
     blocks = [1, *(cell.blocks_of(name) for name in products)]
-    matrices = tuple(products.index(s.u) + 1 if s.u in products else 0 for s in found.sums)
+    matrices = tuple(products.index(s.u) + 1 if s.u in products else 0 for s in plan.sums)
     return UnitCounts(
         max(H, *states, *units.values(), *map(_longest, shapes[1:], blocks[1:])),
         states,
         tuple(units.values()),
         tuple(shapes[m][0] if m else H for m in matrices),
-        tuple(shapes[m][1] if s.u else 0 for m, s in zip(matrices, found.sums, strict=True)),
+        tuple(shapes[m][1] if s.u else 0 for m, s in zip(matrices, plan.sums, strict=True)),
         tuple(blocks[m] for m in matrices),
         matrices,
         tuple(shapes),

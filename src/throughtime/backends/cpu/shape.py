@@ -23,7 +23,7 @@ from throughtime.cells import Cell
 from throughtime.compiler.llvm.library import Code
 from throughtime.compiler.llvm.sizes import WIDEST
 from throughtime.compiler.passes.masks import Masks
-from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.plan import Plan, make_plan
 
 PANEL_VECTORS = 128
 """Of sums of U, which a panel leaves for the cell's own code: a quarter of a first-level cache."""
@@ -105,12 +105,11 @@ def key_of(call: Call, rows: Rows, team: Team, y: Tensor) -> Key:
 
 def shape_of(key: Key, code: Code) -> Shape:
     """The key's call, with its plan and the code that carries it."""
-    found = plan(key.cell, key.masks)
-    assert isinstance(found, Plan)
-    gates = gate_numbers(found, key.cell)
+    plan = make_plan(key.cell, key.masks)
+    gates = gate_numbers(plan, key.cell)
     widths = widths_for(key.cell, key.sizes[1], key.masks)
     return Shape(
-        found,
+        plan,
         code,
         key.rows,
         key.team,

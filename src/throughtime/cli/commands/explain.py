@@ -52,7 +52,7 @@ def show_choice(cell: Cell, dtype: str) -> None:
     from throughtime import Recurrent
     from throughtime.cell.layout import fitting
     from throughtime.compiler.passes.masks import NO_MASKS
-    from throughtime.compiler.plan import plan
+    from throughtime.compiler.plan import make_plan, why_unplanned
     from throughtime.compiler.runtime import machine
 
     with warnings.catch_warnings():  # what keeps a cell uncompiled is told below
@@ -60,9 +60,9 @@ def show_choice(cell: Cell, dtype: str) -> None:
         layer = Recurrent(cell, 8, fitting(cell, 8), dtype=getattr(torch, dtype))
     told = layer.explain()
     print(f"{cell!r}: {told.removeprefix('layer 0: ')}")
-    found, target = plan(cell, NO_MASKS, fitting(cell, 8)), machine.host()
-    if not isinstance(found, str):
-        print(f"\n{found}")
+    H, target = fitting(cell, 8), machine.host()
+    if why_unplanned(cell, H) is None:
+        print(f"\n{make_plan(cell, NO_MASKS, H)}")
     if target is not None:
         print(f"\n{machine_told(target, dtype)}")
 
@@ -83,20 +83,21 @@ def show_code(cell: Cell, bytes: int, backward: bool, llvm: bool, assembly: bool
     """Prints the cell's own function; loops and tiles are the same for every cell."""
     from throughtime.cell.layout import fitting
     from throughtime.compiler.passes.masks import NO_MASKS
-    from throughtime.compiler.plan import plan
+    from throughtime.compiler.plan import make_plan, why_unplanned
     from throughtime.compiler.runtime import machine
     from throughtime.errors import BackendError
 
-    found, target = plan(cell, NO_MASKS, fitting(cell, 8)), machine.host()
-    if isinstance(found, str) or target is None:
-        reason = found if isinstance(found, str) else machine.reason()
-        raise BackendError(f"there is no code to show: {reason}")
+    H, target = fitting(cell, 8), machine.host()
+    reason = why_unplanned(cell, H)
+    if reason is not None or target is None:
+        raise BackendError(f"there is no code to show: {reason or machine.reason()}")
     from throughtime.compiler.llvm import modules
     from throughtime.compiler.llvm.sizes import Kind
     from throughtime.compiler.runtime import jit
 
     write = modules.backward_module if backward else modules.forward_module
-    text = machine.text(write(Kind(bytes, target.lanes(8 * bytes)), found), target)
+    kind = Kind(bytes, target.lanes(8 * bytes))
+    text = machine.text(write(kind, make_plan(cell, NO_MASKS, H)), target)
     if llvm:
         print(text)
     if assembly:

@@ -38,6 +38,10 @@ def generate(run: Path, prompt: str, length: int, temperature: float, seed: int)
     from throughtime.train.run import read
 
     task, model = trained(read(run))
+    if prompt:
+        task.check_item(prompt)
+    for note in task.unseen_in([prompt]):
+        print(f"note: {note}", file=sys.stderr)
     pieces = task.write(model, prompt, length, temperature, seed)
     sys.stdout.write(prompt)
     for piece in pieces:

@@ -23,6 +23,11 @@ NUMBERS = (
 )
 """Flags of every task that say where a run goes on: name, default, help."""
 
+_WATCH = (
+    "Measure at steps 1, N + 1, 2 N + 1, ... how far back gradients reach and how far weights "
+    "move: rows of metrics.jsonl, and curves in report.html. Default: never."
+)
+
 
 def register(commands: Commands) -> None:
     """Adds the command."""
@@ -40,23 +45,23 @@ def register(commands: Commands) -> None:
         help="Go on with the run in --out, or with the newest one; with a larger --steps, or "
         "--patience, beyond what it began with.",
     )  # fmt: skip
+    parser.add_argument(
+        "--plots", choices=("png", "svg"), default="",
+        help="Also keep the charts of the run's page as files of this kind; needs the extra plots.",
+    )  # fmt: skip
     for name, default, text in NUMBERS:
         parser.add_argument(
             f"--{name}", type=whole_number, metavar="INT", default=default,
             help=f"{text} Default: {default}.",
         )  # fmt: skip
-    parser.add_argument(
-        "--watch", type=whole_number, metavar="N",
-        help="Measure at steps 1, N + 1, 2 N + 1, ... how far back gradients reach and how far "
-        "weights move: rows of metrics.jsonl, and curves in report.html. Default: never.",
-    )  # fmt: skip
+    parser.add_argument("--watch", type=whole_number, metavar="N", help=_WATCH)
     add_recipe_flags(parser, commands, available())
     parser.set_defaults(words=("train", *commands.words))
 
 
 def train(
     words: tuple[str, ...], task: str, out: Path | None, resume: bool, processes: int, nodes: int,
-    wait: int, watch: int | None, **flags: str | None,
+    wait: int, plots: str, watch: int | None, **flags: str | None,
 ) -> None:  # fmt: skip
     """Train a task. A run that was killed resumes to the same weights, bit for bit."""
     from throughtime.errors import OptionError
@@ -68,12 +73,12 @@ def train(
     kind, given = find(task), given_values(flags)
     code = launch(words, processes, nodes, wait)
     if code is None:
-        _train(kind, out, resume, given, wait, watch)
+        _train(kind, out, resume, given, wait, plots, watch)
 
 
 def _train(
     kind: type[Task], out: Path | None, resume: bool, given: Mapping[str, Any], wait: int,
-    watch: int | None,
+    plots: str, watch: int | None,
 ) -> None:  # fmt: skip
     """Trains in this process, and in those that a launcher began with it."""
     from throughtime.train.begin import begin, go_on
@@ -85,14 +90,20 @@ def _train(
 
             follow(world)
         elif resume:
-            show_training(go_on(kind, out, given), world, watch)
+            show_training(go_on(kind, out, given), world, plots, watch)
         else:
             with begin(kind, out, given) as run:
-                show_training(run, world, watch)
+                show_training(run, world, plots, watch)
 
 
-def show_training(run: Run, world: World, watch: int | None) -> None:
-    """Trains a run, watched every so many steps or not, and shows what it reached."""
+def show_training(run: Run, world: World, plots: str = "", watch: int | None = None) -> None:
+    """Trains a run and shows what it reached.
+
+    Args:
+        run, world: which, and by whom.
+        plots: as `show_after_training` takes them.
+        watch: steps between measurements of how gradient flows; None: never.
+    """
     from throughtime.diagnosis.training import LoopFlow
     from throughtime.tasks import find
     from throughtime.train.loop import fit
@@ -112,4 +123,4 @@ def show_training(run: Run, world: World, watch: int | None) -> None:
     )
     if task.asks:
         print(f"try it: throughtime predict {shlex.quote(str(run.folder))} {task.asks}...")
-    show_after_training(run, task, model)
+    show_after_training(run, task, model, plots)

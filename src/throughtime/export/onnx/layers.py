@@ -10,7 +10,7 @@ import numpy as np
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.operands import masks_of
 from throughtime.backends.cpu.unshare import call_apart
-from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.plan import make_plan, why_unplanned
 from throughtime.errors import OptionError
 from throughtime.export.onnx.graph import OnnxGraph, Operations, onnx_package
 from throughtime.export.onnx.operators import Operator, operator_of, operator_weights
@@ -95,9 +95,9 @@ def _write_scans(
     out: OnnxGraph, call: Call, given: Given, states: list[str]
 ) -> tuple[str, list[str]]:
     """A Scan for each direction, side by side."""
-    found = plan(call.cell, masks_of(call))
-    if isinstance(found, str):
-        raise OptionError(f"{call.cell!r} cannot be exported: {found}")
+    reason = why_unplanned(call.cell)
+    if reason is not None:
+        raise OptionError(f"{call.cell!r} cannot be exported: {reason}")
     axis = [out.constant(np.array([k], np.int64)) for k in (0, 2)]
     ys, finals = list[str](), list[list[str]]()
     for d in range(call.directions):
@@ -116,9 +116,7 @@ class _Scan:
 
     def __init__(self, out: OnnxGraph, call: Call, given: Given, starts: list[str]) -> None:
         self.out, self.call, self.given, self.starts = out, call, given, starts
-        found = plan(call.cell, masks_of(call))
-        assert isinstance(found, Plan)
-        self.plan = found
+        self.plan = make_plan(call.cell, masks_of(call))
         self.body = OnnxGraph(out)
         self.weights: dict[str, Values] = {n: v.numpy() for n, v in call.weights[0].items()}
         names = call.cell.state_names

@@ -129,7 +129,7 @@ def _layer(node: _Node) -> nn.Module:
 
 def _direction(node: _Node) -> str:
     value = node.attributes.get("direction", b"forward")
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _directions(node: _Node) -> int:
@@ -141,7 +141,7 @@ def _directions(node: _Node) -> int:
 
 def _cell(node: _Node) -> tuple[Cell, Operator]:
     """The cell that computes the same, and how its gates are ordered."""
-    given = [a.decode() for a in node.attributes.get("activations", [])]
+    given = [a.decode(errors="replace") for a in node.attributes.get("activations", [])]
     each = len(_USUAL[node.op])
     sets = {tuple(given[i : i + each]) for i in range(0, len(given), each)} or {_USUAL[node.op]}
     simple = node.op == "RNN" and len(sets) == 1 and next(iter(sets))[0] in _SIMPLE

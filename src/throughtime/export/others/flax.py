@@ -19,8 +19,9 @@ from throughtime.export.onnx.operators import (
     operator_weights,
     put,
 )
-from throughtime.export.pieces import taken
+from throughtime.export.pieces import pieces_of, taken
 from throughtime.export.program import Values
+from throughtime.layers.layer import Passage
 from throughtime.layers.recurrent import Recurrent
 
 _KINDS: Final = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("",)}
@@ -57,6 +58,8 @@ def from_flax(
         tree = read_tree(Path(tree))
     else:
         place = "the tree"
+    if not isinstance(tree, Mapping):
+        raise DataError(f"tree must be a dict or a file, got {type(tree).__name__}")
     sides = dict(_cells(place, tree, ""))
     if not sides:
         raise DataError(f"{place} must hold an LSTM, GRU or simple cell of Flax, and it has none")
@@ -170,9 +173,10 @@ def to_flax(layer: nn.Module, file: str | os.PathLike[str] | None = None) -> dic
         OptionError: Flax has no such cell.
         MissingExtra: a file is wanted and msgpack is not installed.
     """
-    own: Any = taken(layer)
-    if not hasattr(own, "_example"):
+    resting = taken(layer)
+    if not isinstance(resting, Passage) or len(pieces_of(resting)) != 1:
         raise OptionError(f"layer must be a recurrent layer, got {type(layer).__name__}")
+    own: Any = resting
     cells: dict[str, Any] = {}
     for i in range(len(own.widths)):
         call = own._example(i, 1, 1, False, False, False)

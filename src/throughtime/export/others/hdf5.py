@@ -1,112 +1,113 @@
-"""Arrays of an HDF5 file by name, each looked at before it is read."""
+"""A file of HDF5 as plain arrays and texts, read by a process of its own.
+
+The library of HDF5 can hang or end its process at a file that was made for it; so this file is run
+as a program, with limits of time and memory, and needs nothing of the package:
+
+    python hdf5.py PATH|- < bytes > arrays.npz
+
+`table` there is JSON: what each array is called, the texts of groups, and why something was left.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import math
+import resource
+import sys
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from throughtime.errors import DataError, missing_extra
-from throughtime.export.program import Values
+SECONDS: Final = 10
+"""Of computing, that reading a file may take; one more for each 16 MiB."""
 
-_SWELL: Final = 16
+SWELL: Final = 16
 """Numbers may take so many times the bytes of the file, which may be compressed."""
 
-
-def hdf5_package() -> Any:
-    """The package h5py.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise missing_extra("h5py", "export") from error
-    return h5py
+_LEAST_MEMORY: Final = 2 << 30
+_MOST_OBJECTS, _DEEPEST = 100_000, 32
+_TEXTS: Final = ("model_config", "layer_names", "weight_names")
 
 
-class Arrays:
-    """An open file.
+class _Reader:
+    """What is in a file, inside of bounds.
 
     Args:
-        place: what it is called in errors.
-        source: its path, or its bytes.
+        package: h5py.
+        size: bytes of the file.
     """
 
-    def __init__(self, place: str, source: Path | bytes) -> None:
-        self.place, self._package = place, hdf5_package()
-        self._size = len(source) if isinstance(source, bytes) else source.stat().st_size
-        try:
-            opened = io.BytesIO(source) if isinstance(source, bytes) else source
-            self._file = self._package.File(opened, "r")
-        except OSError as error:
-            raise DataError(f"{place} must be a file of HDF5, and it is not ({error})") from error
+    def __init__(self, package: Any, size: int) -> None:
+        self.package, self.size, self.count = package, size, 0
+        self.arrays: list[Any] = []
+        self.names: dict[str, int] = {}
+        self.texts: dict[str, list[str]] = {}
+        self.left: dict[str, str] = {}
 
-    def __enter__(self) -> Arrays:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _at(self, path: str) -> Any:
-        """What lies at a path inside this file; None where there is nothing."""
-        found: Any = self._file
-        for part in filter(None, path.split("/")):
-            if not isinstance(found, self._package.Group):
-                return None
-            link = found.get(part, getlink=True)
-            if link is None:
-                return None
-            if not isinstance(link, self._package.HardLink):
-                raise DataError(
-                    f"{self.place} has {path!r} as a link to elsewhere, which is not followed; "
-                    f"write the model again as one file"
-                )
-            found = found.get(part)
-        return found
-
-    def read(self, path: str) -> Values | None:
-        """A float32 array; None where there is none.
-
-        Raises:
-            DataError: it lies in another file, is of another kind, or larger than this file holds.
-        """
-        found = self._at(path)
-        if not isinstance(found, self._package.Dataset):
-            return None
-        if found.external or found.is_virtual:
-            raise DataError(
-                f"{self.place} keeps {path!r} in another file, which is not opened; write the "
-                f"model again as one file"
-            )
-        if found.dtype.kind != "f" or found.ndim > 3:
-            raise DataError(f"{self.place} must have numbers as {path!r}, got {found.dtype}")
-        if math.prod(found.shape) * found.dtype.itemsize > _SWELL * self._size:
-            raise DataError(
-                f"{self.place} says {path!r} is {list(found.shape)}, more than the file holds"
-            )
-        try:
-            return np.ascontiguousarray(found[()], np.float32)
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{self.place} has {path!r} damaged ({error})") from error
-
-    def words(self, path: str, name: str) -> list[str]:
-        """Texts that stand at a group under a name, in one piece or in numbered ones."""
-        found = self._at(path)
-        if found is None:
-            return []
-        texts: list[str] = []
-        for key in (name, *(f"{name}{k}" for k in range(64))):
-            if key not in found.attrs:
+    def walk(self, group: Any, path: str, depth: int = 0) -> None:
+        """A group and all in it; links to elsewhere are named and not followed."""
+        for key in group.attrs:
+            if key.rstrip("0123456789") in _TEXTS:
+                self.texts[f"{path}@{key}"] = self._words(group.attrs, key)
+        for name in group:
+            self.count += 1
+            here = f"{path}/{name}".lstrip("/")
+            if self.count > _MOST_OBJECTS or depth > _DEEPEST:
+                raise ValueError("more parts, or groups in groups, than any model has")
+            if not isinstance(group.get(name, getlink=True), self.package.HardLink):
+                self.left[here] = "is a link to elsewhere, which is not followed"
                 continue
-            own = found.attrs.get_id(key)
-            if math.prod(own.shape or ()) * own.dtype.itemsize > self._size:
-                raise DataError(f"{self.place} says {key} is larger than the file holds")
-            value = found.attrs[key]
-            each = [value] if isinstance(value, str | bytes) else list(np.ravel(value))
-            texts += [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in each]
-        return texts
+            found = group.get(name)
+            if isinstance(found, self.package.Group):
+                self.walk(found, here, depth + 1)
+            elif isinstance(found, self.package.Dataset):
+                self._array(found, here)
+
+    def _words(self, attributes: Any, key: str) -> list[str]:
+        own = attributes.get_id(key)
+        if math.prod(own.shape or ()) * own.dtype.itemsize > self.size:
+            raise ValueError(f"{key} is larger than the file")
+        value = attributes[key]
+        each = [value] if isinstance(value, str | bytes) else list(np.ravel(value))
+        return [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in each]
+
+    def _array(self, found: Any, path: str) -> None:
+        """The numbers of a dataset, or why there are none."""
+        size = math.prod(found.shape or ()) * found.dtype.itemsize
+        if found.external or found.is_virtual:
+            self.left[path] = "lies in another file, which is not opened"
+        elif found.dtype.kind != "f":
+            self.left[path] = f"must be numbers, got {found.dtype}"
+        elif size > SWELL * self.size or sum(v.nbytes for v in self.arrays) > SWELL * self.size:
+            self.left[path] = f"says it is {list(found.shape)}, more than the file holds"
+        else:
+            self.names[path] = len(self.arrays)
+            self.arrays.append(np.ascontiguousarray(found[()], np.float32))
+
+
+def main(source: str) -> None:
+    """Reads the file and writes what is in it."""
+    import h5py
+
+    content = sys.stdin.buffer.read() if source == "-" else None
+    size = Path(source).stat().st_size if content is None else len(content)
+    most = _LEAST_MEMORY + 4 * SWELL * size
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    seconds = SECONDS + (size >> 24)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    with h5py.File(source if content is None else io.BytesIO(content), "r") as file:
+        read = _Reader(h5py, size)
+        read.walk(file, "")
+    table = json.dumps({"names": read.names, "texts": read.texts, "left": read.left})
+    out = io.BytesIO()
+    np.savez(out, *read.arrays, table=np.frombuffer(table.encode(), np.uint8))
+    sys.stdout.buffer.write(out.getvalue())
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except Exception as error:
+        sys.exit(" ".join(f"{error}".split())[:200])

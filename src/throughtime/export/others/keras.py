@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import lzma
 import os
 import re
+import subprocess
+import sys
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 from torch import nn
 
-from throughtime.errors import DataError
+from throughtime.errors import DataError, missing_extra
 from throughtime.export.onnx.operators import Side, cell_of, put
-from throughtime.export.others.hdf5 import Arrays
+from throughtime.export.others import hdf5
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
@@ -38,6 +44,12 @@ _LARGEST: Final = 1 << 24
 
 _SWELL: Final = 64
 """A part of an archive may be so many times as large as the archive."""
+
+_NO_ARCHIVE: Final = (
+    KeyError, ValueError, OSError, NotImplementedError, RuntimeError, EOFError, zipfile.BadZipFile,
+    zlib.error, lzma.LZMAError,
+)  # fmt: skip
+"""What a damaged archive raises."""
 
 Config = Mapping[str, Any]
 Reader = Callable[[str, str], Values | None]
@@ -78,18 +90,75 @@ def from_keras(file: str | os.PathLike[str]) -> dict[str, nn.Module]:
     path, found = Path(file), dict[str, nn.Module]()
     if zipfile.is_zipfile(path):
         config, weights = _unpacked(path)
-        with Arrays(f"{path}, its weights,", weights) as arrays:
-            for layer in _of_archive(arrays, config, ""):
-                found[_free(layer.name, found)] = _layer(str(path), layer)
+        layers = _of_archive(Arrays(f"{path}, its weights,", weights), config, "")
     else:
-        with Arrays(str(path), path) as arrays:
-            text = "".join(arrays.words("", "model_config"))
-            layers = _of_hdf5(arrays, _parsed(str(path), text)) if text else _of_weights(arrays)
-            for layer in layers:
-                found[_free(layer.name, found)] = _layer(str(path), layer)
+        path.stat()  # which says where there is no file
+        arrays = Arrays(str(path), path)
+        text = "".join(arrays.words("", "model_config"))
+        layers = _of_hdf5(arrays, _parsed(str(path), text)) if text else _of_weights(arrays)
+    for layer in layers:
+        found[_free(layer.name, found)] = _layer(str(path), layer)
     if not found:
         raise DataError(f"{path} must hold an LSTM, GRU or SimpleRNN of Keras, and it has none")
     return found
+
+
+class Arrays:
+    """What is in a file of HDF5, read by a process of its own.
+
+    Args:
+        place: what it is called in errors.
+        source: its path, or its bytes.
+
+    Raises:
+        DataError: it cannot be read.
+        MissingExtra: h5py is not installed.
+    """
+
+    def __init__(self, place: str, source: Path | bytes) -> None:
+        hdf5_package()
+        self.place, given = place, source if isinstance(source, bytes) else None
+        words = [sys.executable, "-P", hdf5.__file__, "-" if given is not None else str(source)]
+        paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run(words, input=given, capture_output=True, env=paths)
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [
+                "it breaks what reads it"
+            ]
+            raise DataError(f"{place} must be a file of HDF5, and it is not ({said[0]})")
+        self._held = np.load(io.BytesIO(done.stdout), allow_pickle=False)
+        table = json.loads(bytes(self._held["table"]))
+        self._names, self._texts, self._left = (table[n] for n in ("names", "texts", "left"))
+
+    def read(self, path: str) -> Values | None:
+        """A float32 array; None where there is none.
+
+        Raises:
+            DataError: it lies elsewhere, is of another kind, or larger than the file holds.
+        """
+        parts = path.split("/")
+        for above in ("/".join(parts[:k]) for k in range(1, len(parts) + 1)):
+            if above in self._left:
+                raise DataError(f"{self.place} has {above!r}, which {self._left[above]}")
+        return self._held[f"arr_{self._names[path]}"] if path in self._names else None
+
+    def words(self, path: str, name: str) -> list[str]:
+        """Texts that stand at a group under a name, in one piece or in numbered ones."""
+        keys = (f"{path}@{name}", *(f"{path}@{name}{k}" for k in range(64)))
+        return [word for key in keys for word in self._texts.get(key, [])]
+
+
+def hdf5_package() -> Any:
+    """The package h5py.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise missing_extra("h5py", "export") from error
+    return h5py
 
 
 def _free(name: str, taken: Mapping[str, Any]) -> str:
@@ -109,7 +178,9 @@ def _unpacked(path: Path) -> tuple[Config, bytes]:
                     raise DataError(f"{path} says {name} is {size} bytes, more than it can hold")
                 with archive.open(name) as part:
                     parts[name] = part.read(size)
-    except (KeyError, zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError) as error:
+    except DataError:
+        raise
+    except _NO_ARCHIVE as error:
         raise DataError(f"{path} must be an archive of Keras, and it is not ({error})") from error
     text = parts["config.json"].decode(errors="replace")
     return _parsed(str(path), text), parts["model.weights.h5"]

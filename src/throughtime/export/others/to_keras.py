@@ -17,8 +17,14 @@ from torch.nn import functional
 from throughtime.cell.contract import ACTIVATIONS
 from throughtime.errors import OptionError
 from throughtime.export.onnx.operators import Operator, operator_of, operator_weights
-from throughtime.export.others.hdf5 import hdf5_package
-from throughtime.export.others.keras import MERGES, ORDERS, PARTS, SIMPLE, in_snake_case
+from throughtime.export.others.keras import (
+    MERGES,
+    ORDERS,
+    PARTS,
+    SIMPLE,
+    hdf5_package,
+    in_snake_case,
+)
 from throughtime.export.pieces import Piece, pieces_of, taken
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage

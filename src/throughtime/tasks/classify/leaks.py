@@ -152,7 +152,8 @@ def _texts(facts: Labels, table: DataTable, column: str) -> list[str]:
     import polars as pl
 
     values = table.frame[column]
-    if str(values.dtype) not in ("String", "Int64", "Boolean") or values.null_count():
+    kinds = ("String", "Categorical", "Int64", "Boolean")
+    if str(values.dtype) not in kinds or values.null_count():
         return []
     if not facts.series:
         return list(map(str, values.to_list()))

@@ -19,14 +19,12 @@ from throughtime.tasks.forecast.ahead import (
     series_like,
 )
 from throughtime.tasks.forecast.baselines import fit_ground, make_baselines
-from throughtime.tasks.forecast.find import border, columns_of, find_facts, table_of
+from throughtime.tasks.forecast.find import border, find_facts, series_of
 from throughtime.tasks.forecast.model import Forecaster, pinball
 from throughtime.tasks.forecast.options import Facts, ForecastRecipe
 from throughtime.tasks.forecast.pictures import make_pictures
-from throughtime.tasks.forecast.series import find_rows, make_series
 from throughtime.tasks.forecast.windows import Pass, Windows
 from throughtime.tasks.picture import Picture
-from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables.clock import written
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask
@@ -70,15 +68,12 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
             DataError: it is another one, or a split has no window.
         """
         recipe, facts = self.options_given, self.facts
-        table, digest = table_of(recipe)
-        check_unchanged(recipe.data, digest, facts.digest)
-        rows = find_rows(table, facts.time, facts.series)
-        series = make_series(table, rows, columns_of(facts), facts.step, facts.even)
+        series = series_of(recipe, facts)
         windows = Windows(series, facts, recipe.horizon)
         for split, origins in windows.origins.items():
             if not len(origins):
                 raise DataError(
-                    f"{table.name} must have {facts.length} steps and a horizon of "
+                    f"{recipe.data} must have {facts.length} steps and a horizon of "
                     f"{recipe.horizon} after them with values for the {split} part, and it has no "
                     "such place; give a smaller --horizon or --length, or more rows"
                 )

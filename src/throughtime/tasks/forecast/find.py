@@ -22,6 +22,7 @@ from throughtime.tasks.forecast.series import (
     make_series,
     step_of,
 )
+from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables.clock import find_time, said_step, written
 from throughtime.tasks.tables.read import check_apart, digest, names_in, read
 from throughtime.tasks.tables.table import DataTable, Numbers
@@ -46,6 +47,7 @@ def find_facts(recipe: ForecastRecipe) -> Facts:
     table, seal = table_of(recipe)
     facts, rows = _columns(recipe, table, seal)
     series = make_series(table, rows, columns_of(facts), facts.step, facts.even)
+    _made[:] = [(_key(facts), series)]
     _check_targets(table, facts, series)
     ends = _ends(recipe, table, facts, series)
     facts = replace(facts, ends=ends)
@@ -57,6 +59,35 @@ def find_facts(recipe: ForecastRecipe) -> Facts:
     facts = replace(facts, masked=_masked(facts, series))
     check_leaks(facts, table, series, recipe.horizon)
     return replace(facts, read=_shown(recipe, table, facts, series))
+
+
+_made: list[tuple[Facts, list[Series]]] = []  # of the facts that were found last
+
+
+def _key(facts: Facts) -> Facts:
+    """What the series of a file hang on."""
+    return Facts(
+        digest=facts.digest, read=[], time=facts.time, series=facts.series, form="",
+        step=facts.step, even=facts.even, targets=facts.targets, inputs=facts.inputs,
+        known=facts.known, periods=[],
+    )  # fmt: skip
+
+
+def series_of(recipe: ForecastRecipe, facts: Facts) -> list[Series]:
+    """The series of the file of a recipe; where its facts have just been found, the same ones.
+
+    Raises:
+        DataError: the file is another one than when the run began.
+    """
+    seal = _BUILTIN if recipe.data == _BUILTIN else digest(recipe.data)
+    check_unchanged(recipe.data, seal, facts.digest)
+    while _made:
+        key, series = _made.pop()
+        if key == _key(facts):
+            return series
+    table, _ = table_of(recipe)
+    rows = find_rows(table, facts.time, facts.series)
+    return make_series(table, rows, columns_of(facts), facts.step, facts.even)
 
 
 def border(facts: Facts, end: float) -> str | float:
@@ -99,7 +130,8 @@ def _columns(recipe: ForecastRecipe, table: DataTable, seal: str) -> tuple[Facts
 
 
 def _varies(table: DataTable, column: str) -> bool:
-    return table.is_number(column) and table.frame[column].drop_nulls().n_unique() > 1
+    values = table.frame[column]
+    return table.is_number(column) and values.min() != values.max()
 
 
 def _check_targets(table: DataTable, facts: Facts, series: list[Series]) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _DAY = 86400.0
 _CYCLES = (_DAY, 7 * _DAY, 365.2425 * _DAY)
+_PARTS = ("year", "quarter", "month", "week", "weekday", "day", "hour", "minute")
 _FOLLOWS = (1.0, 0.7, 0.5, 0.35, 0.25)
 _SERIES, _STEPS = 20, 20_000  # that a season is looked for in
 
@@ -77,7 +78,12 @@ def find_rows(table: DataTable, time: str, series: str) -> TimedRows:
                 f"a time must stand once{f' in series {name}' if series else ''}, and column "
                 f"{time} has {table.frame[time][first]} in {table.place(first)} and in "
                 f"{table.place(second)}; take one out"
-                + ("" if series else ", or name the column of series with --series")
+                + (
+                    ""
+                    if series
+                    else ", or name the column of series with --series, or make one "
+                    "column of a year and its months"
+                )
             )
     return TimedRows(places, times)
 
@@ -100,7 +106,8 @@ def find_series(table: DataTable, time: str, taken: list[str]) -> str:
     if not time or not frame[time].is_duplicated().any():
         return ""
     for column in frame.columns:
-        if column not in (time, *taken) and not frame[column].dtype.is_float():
+        usable = column not in (time, *taken) and column.casefold() not in _PARTS
+        if usable and not frame[column].dtype.is_float():
             groups = frame[column].n_unique()
             enough = frame[column].null_count() == 0 and groups <= len(frame) // 2
             often = len(frame) / frame[time].n_unique()

@@ -35,7 +35,7 @@ RULE = (
     "bits_per_character: what a unit costs by the net, and of one without a number its spelling "
     "too, over its characters; perplexity: 2 to the bits of a unit"
 )
-_ROWS, _EXAMPLES, _SHOWN = 16, 5, 60
+_ROWS, _EXAMPLES, _SHOWN, _UNSEEN = 16, 5, 60, 20
 _NAMES = ("unigram", "bigram", "trigram", "4-gram", "5-gram")
 
 
@@ -157,6 +157,13 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """Bits a character of each line, read by itself."""
         return [f"{self._of_line(model, item):.3f} bits a character" for item in items]
+
+    def unseen_in(self, items: Sequence[str]) -> list[str]:
+        kind = self.options_given.units
+        units = {unit.strip() or unit for text in items for unit in cut(text, kind)
+                 if unit not in self.vocabulary.numbers}  # fmt: skip
+        new = sorted(units)[:_UNSEEN]
+        return [f"training had no {kind} {' '.join(new)}"] if new else []
 
     def _of_line(self, model: nn.Module, line: str) -> float:
         """A line between the ends of two lines."""

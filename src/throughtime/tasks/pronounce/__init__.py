@@ -14,11 +14,13 @@ from torch.nn.functional import cross_entropy
 from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.picture import Picture, draw_attention
 from throughtime.tasks.pronounce.answers import RULE, pronounce, rates
-from throughtime.tasks.pronounce.batches import Epoch, Group, groups
 from throughtime.tasks.pronounce.words import (
     ALPHABET,
+    Epoch,
+    Group,
     Pronunciation,
     dictionary,
+    groups,
     split,
     without_stress,
 )

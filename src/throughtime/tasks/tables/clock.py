@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     import polars as pl
 
 _NAMES = ("time", "date", "datetime", "timestamp", "ds", "day", "month", "year", "t")
-_DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y%m%d")
+_FIGURES = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y%m%d")
+_SHORT = ("%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%d-%m-%y")
+_WORDS = ("%d-%B-%Y", "%d %B %Y", "%B-%d-%Y", "%B %d %Y", "%B %d, %Y", "%d-%B-%y", "%d %B %y")
+_DAYS = (*_FIGURES, *_SHORT, *_WORDS)
+_YEARS, _DAY_NUMBERS = (1000, 3000), (18000101, 22001231)
 _HOURS = (" %H:%M", " %H:%M:%S", "T%H:%M", "T%H:%M:%S", " %H:%M:%S%.f", "T%H:%M:%S%.f")
 FORMS = [
     *_DAYS, "%Y-%m",
@@ -57,12 +61,23 @@ def find_time(table: DataTable, given: str, taken: list[str]) -> str:
 
 def _is_dates(table: DataTable, column: str) -> bool:
     values = table.frame[column]
-    if values.dtype.is_temporal():
+    if values.dtype.is_temporal() or _is_day_numbers(table, column):
         return True
-    if str(values.dtype) != "String" or values.null_count() == len(values):
+    if str(values.dtype) not in ("String", "Categorical") or values.null_count() == len(values):
         return False
     parsed, _ = _parsed(values.drop_nulls().head(100))
     return parsed.null_count() == 0
+
+
+def _is_day_numbers(table: DataTable, column: str) -> bool:
+    """Whether a column that is called a time holds days as numbers, 20240131."""
+    values = table.frame[column]
+    if column.casefold() not in _NAMES or not values.dtype.is_integer() or values.null_count():
+        return False
+    low, high = _DAY_NUMBERS
+    if not len(values) or not bool(values.is_between(low, high).all()):
+        return False
+    return _by_form(values.cast(str), "%Y%m%d").null_count() == 0
 
 
 def read_times(table: DataTable, column: str) -> Times:
@@ -80,7 +95,7 @@ def read_times(table: DataTable, column: str) -> Times:
             f"column {column} must have a time in every row, and {table.place(int(missing[0]))} "
             "has none; fill it in, or take the row out"
         )
-    if table.is_number(column):
+    if table.is_number(column) and not _is_day_numbers(table, column):
         return Times(table.numbers(column), NUMBER)
     parsed, form = (values, NATIVE) if values.dtype.is_temporal() else _parsed(values)
     wrong = parsed.is_null().arg_true()
@@ -129,8 +144,11 @@ def _by_form(text: pl.Series, form: str) -> pl.Series:
     if form == "%Y-%m":
         text, form = text + "-01", "%Y-%m-%d"
     if "%H" not in form:
-        return text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
-    return text.str.to_datetime(form, strict=False, time_unit="us")
+        dates = text.str.to_date(form, strict=False).cast(pl.Datetime("us"))
+    else:
+        dates = text.str.to_datetime(form, strict=False, time_unit="us")
+    usual = dates.dt.year().is_between(*_YEARS)  # `03` is no year of four figures
+    return pl.select(pl.when(usual).then(dates)).to_series()
 
 
 def _different_steps(dates: pl.Series) -> int:

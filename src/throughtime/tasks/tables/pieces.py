@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 _PIECE = 1 << 24  # bytes
+_OFTEN = 8  # times that a text must stand to be kept as a number
 _MARK, _END, _RETURN = b"\xef\xbb\xbf", b"\n", b"\r"
 EMPTY, WHOLE, POINT, COMMA, TEXT = "empty", "whole", "point", "comma", "text"
 
@@ -45,7 +46,7 @@ def read_pieces(path: str, delimiter: str, names: list[str], header: bool) -> pl
         for column in frame.get_columns():
             kind, values = kinds_of(column)
             kinds[column.name].add(kind)
-            parts[column.name].append(values)
+            parts[column.name].append(_short(values) if kind == TEXT else values)
     mixed = [name for name in names if _kind(kinds[name]) == TEXT and kinds[name] - {TEXT, EMPTY}]
     for name in mixed:
         parts[name] = []
@@ -141,10 +142,18 @@ def _kind(kinds: set[str]) -> str:
     return TEXT
 
 
+def _short(text: pl.Series) -> pl.Series:
+    """Text that says the same again and again, as the numbers of what it says."""
+    import polars as pl
+
+    return text.cast(pl.Categorical) if _OFTEN * text.n_unique() <= len(text) else text
+
+
 def _joined(name: str, parts: list[pl.Series], kind: str) -> pl.Series:
     import polars as pl
 
-    types = {WHOLE: pl.Int64, POINT: pl.Float64}
+    often = len(parts) > 1 and 2 * sum(one.dtype == pl.Categorical for one in parts) > len(parts)
+    types = {WHOLE: pl.Int64, POINT: pl.Float64, TEXT: pl.Categorical if often else pl.String}
     made = [one.cast(types.get(kind, pl.String)) for one in parts]
     return pl.concat(made, rechunk=True).alias(name) if made else pl.Series(name, [], pl.String)
 

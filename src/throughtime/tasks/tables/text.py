@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +22,7 @@ from throughtime.tasks.tables.task import BUILTIN
 
 TABLES, LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _WORDS = {"\t": "tab", " ": "space"}
+_PARTS = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _SNIFFED = 200  # lines that the form of a file is told by
 _BY_NAME = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
 
@@ -35,6 +37,11 @@ class TextRecipe(FileRecipe):
         "found", "Whether a file of text begins with the names of its columns",
         choices=("found", "yes", "no"),
     )  # fmt: skip
+
+
+def words_of(text: str) -> list[str]:
+    """A text in words; marks are words of their own."""
+    return _PARTS.findall(text)
 
 
 def digest_of(data: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from throughtime.tasks.picture import Picture, draw_confusion
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
-from throughtime.tasks.tables.text import digest_of
+from throughtime.tasks.tables.text import digest_of, words_of
 from throughtime.tasks.tag.baselines import RULE, Counts, measure
 from throughtime.tasks.tag.facts import TagFacts, TagRecipe
 from throughtime.tasks.tag.find import check_labels, find_tags, sides_of, source
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 _EXAMPLES, _LONGEST = 6, 12  # sentences that are shown, and their tokens
 _AT_ONCE = 64
 _PROBED, _BATCHES = 2500, 12  # tokens that the layers are asked for, and batches of them
-_PIECES = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 
 class Tag(TableTask[TagRecipe, TagFacts]):
@@ -262,7 +260,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         """What stands between spaces; cut at marks that training has as tokens of their own."""
         tokens: list[str] = []
         for piece in text.split():
-            parts = _PIECES.findall(piece)
+            parts = words_of(piece)
             marks = [part for part in parts if not part[0].isalnum()]
             cut = marks and all(mark in self.facts.word_numbers for mark in marks)
             known = piece.casefold() in self.facts.word_numbers

@@ -35,6 +35,7 @@ from throughtime.tasks.translate.find import (
     read_pairs,
     sides_of,
     source_table,
+    texts_in,
 )  # fmt: skip
 from throughtime.tasks.translate.model import (
     END,
@@ -260,7 +261,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         found, long = pairs_in(table, self.facts, self.options_given)
         trained_on = (self._pairs["train"], self._pairs["validation"])
         old = {text for side in trained_on for text in side.sources}
-        new = [n for n, text in enumerate(found.sources) if text not in old and self._cut(text)]
+        new = [n for n, text in enumerate(found.sources) if text not in old]
         if not new:
             raise DataError(
                 f"{table.name} must have sources that the training did not see, and it has none; "
@@ -276,11 +277,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         import polars as pl
 
         check_like_training(table, [self.facts.source])
-        sources = table.texts(self.facts.source)
-        for row, text in enumerate(sources):
-            if not self._cut(text):
-                raise DataError(f"column {self.facts.source} must have text, and {table.place(row)}"
-                                " has none; fill it in, or take the row out")  # fmt: skip
+        sources = texts_in(table, self.facts.source, self._cut)
         said = self._said(model, sources, self.options_given.beam)
         frame = pl.DataFrame({self.facts.source: sources, self.facts.target: said})
         return frame, self.unseen_in(sources)
@@ -295,6 +292,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         return self._said(model, items, self.options_given.beam) if items else []
 
     def check_item(self, item: str) -> None:
+        super().check_item(item)
         if not self._cut(item):
             raise DataError(f"a text must have at least one unit, got {item!r}; leave it out")
 

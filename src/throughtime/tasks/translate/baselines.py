@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.errors import missing_extra
-from throughtime.tasks.translate.units import join, words_of
+from throughtime.tasks.tables.text import words_of
+from throughtime.tasks.translate.units import join
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from throughtime.errors import DataError
@@ -119,14 +119,31 @@ def pairs_in(table: DataTable, facts: TranslateFacts, recipe: TranslateRecipe) -
     Raises:
         DataError: a cell is empty; names its row.
     """
-    sources, targets = table.texts(facts.source), table.texts(facts.target)
-    both, cut = zip(sources, targets, strict=True), _counted_in(recipe)
+    cut = _counted_in(recipe)
+    sources, targets = (texts_in(table, name, cut) for name in (facts.source, facts.target))
+    both = zip(sources, targets, strict=True)
     kept = [
         row for row, pair in enumerate(both)
         if all(len(cut(text)) <= recipe.longest for text in pair)
     ]  # fmt: skip
     every = Pairs(sources, targets, [*range(len(sources))])
     return every.of(kept), len(sources) - len(kept)
+
+
+def texts_in(table: DataTable, column: str, cut: Callable[[str], list[str]]) -> list[str]:
+    """The texts of a column, which have a unit each.
+
+    Raises:
+        DataError: one has none; names its row.
+    """
+    texts = table.texts(column)
+    for row, text in enumerate(texts):
+        if not cut(text):
+            raise DataError(
+                f"column {column} must have text, and {table.place(row)} has none; fill it in, or "
+                "take the row out"
+            )
+    return texts
 
 
 def _counted_in(recipe: TranslateRecipe) -> Cutter:

@@ -18,19 +18,15 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Literal
 
+from throughtime.tasks.tables.text import words_of
+
 Kind = Literal["characters", "words", "pieces"]
 Pair = tuple[str, str]
 
 KINDS = ("characters", "words", "pieces")
-_WORDS = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _BEFORE, _BEHIND = re.compile(r"\s+([.,;:!?)\]»”’%])"), re.compile(r"([¿¡(\[«“])\s+")
 _JOINER = "\uffed"  # before a piece that does not begin a word
 _MERGES, _TWICE = 3000, 2  # of a language, and how often a pair must stand
-
-
-def words_of(text: str) -> list[str]:
-    """A text in words; marks are words of their own."""
-    return _WORDS.findall(text)
 
 
 def join(units: Iterable[str], kind: str) -> str:

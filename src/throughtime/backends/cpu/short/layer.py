@@ -29,7 +29,7 @@ from throughtime.backends.cpu.short.region import ShortRegion
 from throughtime.cells import Cell
 from throughtime.compiler.passes.masks import NO_MASKS
 from throughtime.compiler.passes.unshare import apart
-from throughtime.compiler.plan import Plan, plan
+from throughtime.compiler.plan import make_plan, why_unplanned
 from throughtime.compiler.runtime import machine
 from throughtime.errors import ShapeError
 
@@ -228,12 +228,12 @@ def prepare(
     """A layer with a short way, or None: not all cells, machines and numbers have one."""
     if dtype not in FLOATS or machine.host() is None or cell.layout.inputs:
         return None
-    found = plan(cell, NO_MASKS, H)
-    if not isinstance(found, Plan) or apart(cell, H) is not cell:
+    if why_unplanned(cell, H) is not None or apart(cell, H) is not cell:
         return None
+    plan = make_plan(cell, NO_MASKS, H)
     layout, names = cell.layout, cell.layout.names(bias)
     every = len(layout.input_gates), len(layout.recurrent_gates) + len(layout.products)
-    whole = (len(found.with_a), len(found.with_u)) == every  # each gradient is written to its end
+    whole = (len(plan.with_a), len(plan.with_u)) == every  # each gradient is written to its end
     if not whole or not {"weight_ih", *matrix_names(cell)} <= set(names):
         return None
     if any(cell.blocks_of(n) > 1 for n in layout.products):
