@@ -100,7 +100,7 @@ def tidy(text: str) -> str:
 
 
 def train(data: Path, row: dict, options: argparse.Namespace) -> dict:
-    """What is kept of one run's results.json."""
+    """What is kept of one run's results.json, and its validations."""
     row = {"times": 1, "beam": 1} | row
     times = row.pop("times")
     out = data.parent / f"run-{row['directions']}-{row['merge']}-{times}"
@@ -113,7 +113,9 @@ def train(data: Path, row: dict, options: argparse.Namespace) -> dict:
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     subprocess.run([*command, "train", "translate", *words], check=True)
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    return {name: results[name] for name in KEPT if name in results}
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    validations = [one for one in map(json.loads, lines) if "split" in one]
+    return {name: results[name] for name in KEPT if name in results} | {"validations": validations}
 
 
 if __name__ == "__main__":

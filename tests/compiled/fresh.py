@@ -20,7 +20,7 @@ def memory_from(take: Callable[[int], np.ndarray]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(template, "KEPT_BYTES", -1)
         for module in (memory, template):
-            patch.setattr(module, "take", take)
+            patch.setattr(module, "take", lambda bytes: memory.Slab(take(bytes)))
             patch.setattr(module, "give_back", lambda block: None)
         patch.setattr(products, "fresh", take)
         yield

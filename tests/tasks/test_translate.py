@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import throughtime
+from tests.house.source import ROOT
 from throughtime.cli import main
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks import find
@@ -295,6 +296,22 @@ def test_a_run_that_goes_on_is_the_run_that_had_all_steps(task: str) -> None:
     fit(go_on(kind, Path("short"), {"steps": 8}))
     weights = [Path(out, "weights.safetensors").read_bytes() for out in ("whole", "short")]
     assert weights[0] == weights[1]
+
+
+def test_the_page_has_the_figures_that_were_measured() -> None:
+    rows = json.loads((ROOT / "benchmarks" / "tasks" / "verses.json").read_text())["rows"]
+    page = (ROOT / "docs" / "tasks.md").read_text().partition("Verses of at most 20")[2]
+    tables = page.partition("The lexicon has")[0]
+    short = [row["validations"][-1] for row in rows[:-1]]
+    assert len({one["step"] for one in short}) == 1  # equal steps
+    for one in short:
+        figures = f"| {one['step']} | {one['chrf']:.1f} | {one['bleu']:.1f} | {one['nats']:.2f} |"
+        assert figures in tables
+    last = rows[-1]
+    for one in (last["metrics"], *last["greedy"], *last["baselines"].values()):
+        assert f"| {one['chrf']:.1f} | {one['bleu']:.1f} |" in tables
+    assert last["metrics"]["bleu"] > last["baselines"]["lexicon"]["bleu"]
+    assert last["metrics"]["chrf"] < last["baselines"]["lexicon"]["chrf"]
 
 
 def test_without_sacrebleu_nothing_begins(

@@ -197,6 +197,7 @@ class RecordedStack:
         self.layers, self._finals = tuple(map(Recorded, ways)), finals
         self._parts = [(_behind_x(weights), _behind_x(states)) for weights, states in parts]
         self._start = self._parts[-1][0].stop
+        self._asked: dict[tuple[bool, ...], list[tuple[int, tuple[bool, ...]]]] = {}
         self.record: Any = partial(_record_stack, self)
 
     def forward(self, given: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -231,11 +232,9 @@ class RecordedStack:
         d_y, *d_final = d_results
         found: list[Tensor | None] = [None] * len(needs)
         starts: list[Sequence[Tensor | None]] = []
-        for i in range(len(self.layers) - 1, -1, -1):
+        for i, wants in self._wants(needs):
             weights, states = self._parts[i]
-            below = any(needs[: weights.start]) or (i > 0 and any(needs[self._start :]))
             saved = *self.reads(i, given, kept), *kept[2 * i : 2 * i + 2]
-            wants = below, *needs[weights], *needs[states]
             d_y, *d = self.layers[i].back(saved, (d_y, *self._of(i, d_final)), wants)
             count = weights.stop - weights.start
             found[weights], d_start = d[:count], d[count:]
@@ -243,11 +242,24 @@ class RecordedStack:
                 starts.insert(0, d_start)
             else:
                 found[states] = d_start
-            if not below:
-                break
         found[0] = d_y if needs[0] else None
         for s, parts in enumerate(zip(*starts, strict=True), self._start):
             found[s] = torch.cat(parts) if needs[s] else None
+        return found
+
+    def _wants(self, needs: tuple[bool, ...]) -> list[tuple[int, tuple[bool, ...]]]:
+        """Which layers are asked, the last first, and for which gradients each."""
+        found = self._asked.get(needs)
+        if found is not None:
+            return found
+        found = []
+        for i in range(len(self.layers) - 1, -1, -1):
+            weights, states = self._parts[i]
+            below = any(needs[: weights.start]) or (i > 0 and any(needs[self._start :]))
+            found.append((i, (below, *needs[weights], *needs[states])))
+            if not below:
+                break
+        self._asked = {needs: found}  # never changed in place: other threads may be reading it
         return found
 
     def back_again(

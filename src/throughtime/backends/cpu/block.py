@@ -13,7 +13,7 @@ from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import Extent, Rows, full_rows
 from throughtime.backends.cpu.gradients import input_lines
 from throughtime.backends.cpu.look import seen, take_weights
-from throughtime.backends.cpu.memory import give_back, take
+from throughtime.backends.cpu.memory import Slab, give_back, take
 from throughtime.backends.cpu.operands import Restarts
 from throughtime.backends.cpu.schedule import Team, part_address, zeros
 from throughtime.backends.cpu.shape import Shape
@@ -70,7 +70,7 @@ class Ready:
         self.address = self.words.buffer_info()[0]
         for place in template.in_block:
             self.words[place] += self.address
-        self.arena: np.ndarray | None = None
+        self.arena: Slab | None = None
         self._start = 0
         self._held: list[Any] = []
 
@@ -78,9 +78,9 @@ class Ready:
         """Keep alive what words point to, as long as these are."""
         self._held.append(read)
 
-    def work_in(self, template: Template, arena: np.ndarray) -> None:
+    def work_in(self, template: Template, arena: Slab) -> None:
         """Have this arena; its addresses are there already if it is the one of the last call."""
-        self.arena, start = arena, arena.ctypes.data
+        self.arena, start = arena, arena.address
         if start != self._start:
             for place in template.in_arena:
                 self.words[place] += start - self._start

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import numpy as np
-
 from throughtime.backends.cpu.block import Ready, Template
-from throughtime.backends.cpu.memory import give_back, take
+from throughtime.backends.cpu.memory import Slab, give_back, take
 from throughtime.backends.cpu.schedule import Team
 from throughtime.compiler.llvm.arguments import COMMON
 
@@ -30,7 +28,7 @@ class Queue:
 
     def __init__(self) -> None:
         self._waiting: list[tuple[Callable[[int], None], Ready, _Finish, Any]] = []
-        self._arenas: dict[Template, np.ndarray] = {}
+        self._arenas: dict[Template, Slab] = {}
 
     def put(
         self, template: Template, region: int, team: Team, addresses: Mapping[str, int],

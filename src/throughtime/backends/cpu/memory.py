@@ -25,7 +25,30 @@ MOST_BYTES: Final = 256 << 20
 LINE: Final = 64
 """Bytes of a cache line, where blocks begin."""
 
-_waiting: list[np.ndarray] = []
+
+class Slab:
+    """Memory that may be lent again.
+
+    Attributes:
+        memory: the bytes; they live as long as this.
+        address, bytes: of them.
+    """
+
+    __slots__ = ("address", "bytes", "memory")
+
+    def __init__(self, memory: np.ndarray) -> None:
+        self.memory, self.address, self.bytes = memory, int(memory.ctypes.data), memory.nbytes
+
+
+class _Waiting:
+    """Blocks that wait, those that came last first to be taken, and how many bytes they have."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Slab] = []
+        self.bytes = 0
+
+
+_waiting = _Waiting()
 _lock = Lock()  # never waited for: a block may die while this very thread looks for one
 
 
@@ -39,21 +62,24 @@ def lend(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     if bytes < LEAST_BYTES:
         return like.new_empty(shape)
     block = take(bytes)
-    lent = block[:bytes].view(_Lent)
+    lent = block.memory[:bytes].view(_Lent)
     weakref.finalize(lent, give_back, block).atexit = False
     return torch.from_numpy(lent).view(like.dtype).view(shape)
 
 
-def take(bytes: int) -> np.ndarray:
+def take(bytes: int) -> Slab:
     """A block of at least so many bytes, and not many more."""
     if _lock.acquire(blocking=False):
         try:
-            for i in range(len(_waiting) - 1, -1, -1):  # the last that came is likely in a cache
-                if bytes <= _waiting[i].nbytes <= 2 * bytes:
-                    return _waiting.pop(i)
+            blocks = _waiting.blocks
+            for i in range(len(blocks) - 1, -1, -1):  # the last that came is likely in a cache
+                if bytes <= blocks[i].bytes <= 2 * bytes:
+                    block = blocks.pop(i)
+                    _waiting.bytes -= block.bytes
+                    return block
         finally:
             _lock.release()
-    return fresh(bytes)
+    return Slab(fresh(bytes))
 
 
 def fresh(bytes: int) -> np.ndarray:
@@ -63,13 +89,14 @@ def fresh(bytes: int) -> np.ndarray:
     return found[start : start + bytes]
 
 
-def give_back(block: np.ndarray) -> None:
+def give_back(block: Slab) -> None:
     """Let a block wait for the next call; those that waited longest go when there are too many."""
     if not _lock.acquire(blocking=False):
         return
     try:
-        _waiting.append(block)
-        while sum(b.nbytes for b in _waiting) > MOST_BYTES:
-            _waiting.pop(0)
+        _waiting.blocks.append(block)
+        _waiting.bytes += block.bytes
+        while _waiting.bytes > MOST_BYTES:
+            _waiting.bytes -= _waiting.blocks.pop(0).bytes
     finally:
         _lock.release()

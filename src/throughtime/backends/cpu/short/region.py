@@ -14,7 +14,7 @@ from throughtime.backends.cpu.schedule import Team
 from throughtime.compiler.runtime import threads
 
 KEPT_BYTES: Final = 16 * 1024
-"""The largest arena that a region keeps; others are taken anew by each call, in two microseconds.
+"""The largest arena that a region keeps; others are taken anew by each call, in one microsecond.
 
 A layer keeps hundreds of regions.
 """
