@@ -267,6 +267,7 @@ BROKEN = {
     "negative": ([4, -1], "must be positive and never grow, got -1 at step 1 behind 4;"),
     "zero": ([3, 0], "must be positive and never grow, got 0 at step 1 behind 3;"),
     "zero at first": ([0, 3], "must be positive and never grow, got 0 at step 0;"),
+    "none": ([], "must have a step, got none;"),
 }
 
 
@@ -274,7 +275,7 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_batch_sizes_that_do_not_fit_are_named(kind: str, backend: str) -> None:
     sizes, text = BROKEN[kind]
-    packed = nn.utils.rnn.PackedSequence(torch.randn(3, I), torch.tensor(sizes))
+    packed = nn.utils.rnn.PackedSequence(torch.randn(3, I), torch.tensor(sizes, dtype=torch.int64))
     for layer in (GRU(I, H, backend=backend), Recurrent(cells.GRU(), I, H, backend=backend)):
         with pytest.raises(ShapeError, match=re.escape(f"batch_sizes of a PackedSequence {text}")):
             layer(packed)

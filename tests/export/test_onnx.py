@@ -216,6 +216,11 @@ def _clipped(model: Any) -> None:
     node.attribute.append(onnx.helper.make_attribute("clip", 1.0))
 
 
+def _no_direction(model: Any) -> None:
+    node = next(n for n in model.graph.node if n.op_type == "LSTM")
+    next(a for a in node.attribute if a.name == "direction").s = b"\xb6"
+
+
 def _computed(model: Any) -> None:
     node = next(n for n in model.graph.node if n.op_type == "LSTM")
     node.input[1] = "x"
@@ -227,6 +232,7 @@ def _computed(model: Any) -> None:
         (_outside, "keeps W in another file, which is not opened; write the model again with all"),
         (_huge, "says W is .*, more than the file holds"),
         (_clipped, "has clip=1.0, which no cell has"),
+        (_no_direction, "has direction '.', which there is not"),
         (_computed, "must have its W as a constant of the file, got 'x', which is computed"),
         (lambda model: model.graph.ClearField("node"), "must hold an RNN, GRU or LSTM of ONNX"),
     ],

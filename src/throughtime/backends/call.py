@@ -214,6 +214,8 @@ def check_batch_sizes(batch_sizes: bytes, N: int) -> np.ndarray:
     """
     sizes = np.frombuffer(batch_sizes, np.int64)
     cure = "make it with torch.nn.utils.rnn.pack_padded_sequence or pack_sequence"
+    if not len(sizes):
+        raise ShapeError(f"batch_sizes of a PackedSequence must have a step, got none; {cure}")
     wrong = (sizes < 1) | (np.diff(sizes, prepend=sizes[:1]) > 0)
     if wrong.any():
         t = int(wrong.argmax())

@@ -194,6 +194,12 @@ def _check_steps(name: str, values: Any, rows: int, device: torch.device) -> Ten
     return found.clone()  # who gave them may write others there before the backward pass
 
 
+def first_rows(x: PackedSequence) -> int:
+    """Rows of the first step, 0 where `check_packed` finds none."""
+    sizes = x.batch_sizes
+    return int(sizes[0]) if sizes.dim() and len(sizes) else 0
+
+
 def check_packed(x: PackedSequence) -> Tensor:
     """A copy of batch_sizes, which fit the data."""
     sizes = x.batch_sizes

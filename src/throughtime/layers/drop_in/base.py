@@ -23,7 +23,7 @@ from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
-from throughtime.layers.checks import check_packed
+from throughtime.layers.checks import check_packed, first_rows
 from throughtime.layers.drop_in.checks import check_dimensions, check_input, check_state
 from throughtime.layers.graphs import check_nothing_more, written
 from throughtime.layers.options import Options
@@ -253,7 +253,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
         weight = next(iter(self._parameters.values()), None)  # a parametrised one costs a call
         dtype: torch.dtype = (self.all_weights[0][0] if weight is None else weight).dtype
         if isinstance(input, PackedSequence):
-            x, rows = input.data, int(input.batch_sizes[0])
+            x, rows = input.data, first_rows(input)
             check_input(self, x, dtype, 2)
         else:
             check_dimensions(self, input, state)
