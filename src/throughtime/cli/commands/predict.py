@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,9 +45,19 @@ def register(commands: Commands) -> None:
         help="Where the answers of a run on a table go, by its ending .csv, .parquet or .jsonl. "
         "Default: printed as JSON lines.",
     )  # fmt: skip
+    parser.add_argument(
+        "--on", choices=("local", "ray"), default="local",
+        help="Who answers: this process, or Ray, block by block of a CSV or Parquet file, for runs "
+        "whose series are answered by themselves (classify). Default: local.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="A Ray that is there, which must see the run's folder. Default: one made here.",
+    )
 
 
-def predict(run: Path, items: list[str], out: Path | None) -> None:
+def predict(run: Path, items: list[str], out: Path | None, on: str, address: str | None) -> None:
     """Ask a trained model. Prints each item, a tab, and the answer; what has none is named."""
     from throughtime.errors import OptionError
     from throughtime.tasks.tables.task import TableTask
@@ -57,6 +68,11 @@ def predict(run: Path, items: list[str], out: Path | None) -> None:
     if out is not None and not isinstance(task, TableTask):
         raise OptionError(f"--out is for runs on a table, and {run} is one of {task.name}")
     _check_out(out, items)
+    if on == "ray":
+        _answer_blocks(run, task, items, out, address)
+        return
+    if address is not None:
+        raise OptionError(f"address is a Ray's, got {address!r} with --on local")
     if isinstance(task, TableTask) and not (task.lines and _are_lines(items)):
         _answer_tables(task, model, items, out)
     elif not _answer_lines(task, model, items, out):
@@ -119,6 +135,49 @@ def _answer_tables(
         print(whole.write_ndjson(), end="")
     else:
         _write(whole, out)
+
+
+def _answer_blocks(
+    run: Path, task: Task, files: list[str], out: Path | None, address: str | None
+) -> None:
+    """As `_answer_tables`, of one large file, block by block on a Ray."""
+    from throughtime.errors import OptionError
+    from throughtime.tasks.tables.read import read_blocks
+    from throughtime.tasks.tables.task import TableTask
+    from throughtime.train.study.on_ray import answer_over_ray
+
+    if not isinstance(task, TableTask) or not task.together:
+        raise OptionError(
+            f"--on ray is for runs whose series are answered by themselves, as of classify, and "
+            f"{run} is one of {task.name}; leave it out"
+        )
+    if len(files) != 1:
+        raise OptionError(f"--on ray takes one file, got {len(files)}; give one at a time")
+    blocks = read_blocks(files[0], task.series, task.together)
+    answers = answer_over_ray(run, blocks, len(os.sched_getaffinity(0)), address)
+    with closing(answers):
+        if out is not None and out.suffix == ".parquet":
+            _write_parquet(answers, out)
+            return
+        with open(out, "wb") if out is not None else nullcontext(sys.stdout.buffer) as file:
+            for number, frame in enumerate(answers):
+                if out is not None and out.suffix == ".csv":
+                    frame.write_csv(file, include_header=number == 0)
+                else:
+                    frame.write_ndjson(file)
+
+
+def _write_parquet(frames: Iterable[pl.DataFrame], out: Path) -> None:
+    """Frames one below the other, a group of rows each."""
+    import pyarrow.parquet
+
+    writer = None
+    for frame in frames:
+        part = frame.to_arrow()
+        writer = writer or pyarrow.parquet.ParquetWriter(out, part.schema)
+        writer.write_table(part)
+    if writer is not None:
+        writer.close()
 
 
 def _write(frame: pl.DataFrame, out: Path) -> None:

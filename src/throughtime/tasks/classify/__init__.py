@@ -40,6 +40,7 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
     options, facts_kind = ClassifyRecipe, Labels
     monitor = "nats"
     ignores = ("length",)
+    together = _AT_ONCE
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"hidden": 64, "batch_size": 32, "lr": 4e-3, "steps": 400, "warmup": 50,
                   "validate_every": 50, "dropout": 0.5, "smoothing": 0.1},
@@ -64,6 +65,10 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
         other = tested(self.options_given, self.facts)
         every = encode_items(found.with_others(other) if other else found, self.facts)
         return {split: every.of(numbers) for split, numbers in self.facts.splits.items()}
+
+    @property
+    def series(self) -> str:
+        return self.facts.series
 
     def model(self) -> nn.Module:
         return Classifier(self.recipe, self.facts)

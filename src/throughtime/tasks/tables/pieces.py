@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from throughtime.errors import DataError
 
@@ -41,7 +42,7 @@ def read_pieces(path: str, delimiter: str, names: list[str], header: bool) -> pl
 
     parts: dict[str, list[pl.Series]] = {name: [] for name in names}
     kinds: dict[str, set[str]] = {name: set() for name in names}
-    for frame in _frames(path, delimiter, names, header, names):
+    for frame in text_pieces(path, delimiter, names, header, names):
         for column in frame.get_columns():
             kind, values = kinds_of(column)
             kinds[column.name].add(kind)
@@ -49,10 +50,86 @@ def read_pieces(path: str, delimiter: str, names: list[str], header: bool) -> pl
     mixed = [name for name in names if _kind(kinds[name]) == TEXT and kinds[name] - {TEXT, EMPTY}]
     for name in mixed:
         parts[name] = []
-    for frame in _frames(path, delimiter, names, header, mixed) if mixed else ():
+    for frame in text_pieces(path, delimiter, names, header, mixed) if mixed else ():
         for column in frame.get_columns():
             parts[column.name].append(_stripped(column))
     return pl.DataFrame([_joined(name, parts.pop(name), _kind(kinds[name])) for name in names])
+
+
+def typed_pieces(frames: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
+    """Pieces of a table one by one, a column of text as numbers where all pieces have them.
+
+    Args:
+        frames: begins with the first piece whenever it is called, which is twice.
+    """
+    import polars as pl
+
+    kinds: dict[str, set[str]] = {}
+    for frame in frames():
+        for column in frame.get_columns():
+            if column.dtype == pl.String:
+                kinds.setdefault(column.name, set()).add(kinds_of(column)[0])
+    for frame in frames():
+        yield frame.with_columns(
+            column.fill_nan(None) if column.dtype.is_float() else column
+            if column.dtype != pl.String
+            else _joined(column.name, [_as_kind(column, kind)], kind)
+            for column in frame.get_columns()
+            for kind in [_kind(kinds.get(column.name, set()))]
+        )  # fmt: skip
+
+
+def _as_kind(column: pl.Series, kind: str) -> pl.Series:
+    return kinds_of(column)[1] if kind in (WHOLE, POINT) else _stripped(column)
+
+
+def cut_blocks(
+    pieces: Iterator[pl.DataFrame], series: str, together: int
+) -> Iterator[tuple[int, pl.DataFrame]]:
+    """Blocks of whole series and the number of their first row: a multiple of `together` of them.
+
+    Args:
+        pieces: the rows in their order.
+        series: the column that names them; "": each row is one.
+        together: so many series are computed side by side, block or not.
+
+    Raises:
+        DataError: the rows of a series do not follow each other.
+    """
+    import polars as pl
+
+    rest: pl.DataFrame | None = None
+    first, seen = 0, set[str]()
+    for piece in pieces:
+        rest = piece if rest is None else pl.concat([rest, piece])
+        begins = _begins(rest, series, seen)
+        count = (len(begins) - 1) // together * together
+        if count > 0:
+            end = int(begins[count])
+            if series:
+                seen |= set(rest[series][:end].cast(pl.String))
+            yield first, rest[:end]
+            first, rest = first + end, rest[end:]
+    if rest is not None and len(rest):
+        yield first, rest
+
+
+def _begins(frame: pl.DataFrame, series: str, seen: set[str]) -> NDArray[np.int64]:
+    """The rows at which series begin."""
+    import polars as pl
+
+    if not series:
+        return np.arange(len(frame))
+    names = frame[series].cast(pl.String).fill_null("")
+    begins = np.flatnonzero((names != names.shift(1)).fill_null(True).to_numpy())
+    found = names.gather(begins)
+    twice = found.filter(found.is_duplicated() | found.is_in(list(seen)))
+    if len(twice):
+        raise DataError(
+            f"rows of a series must follow each other to be read in blocks, and those of {series} "
+            f"{twice[0]} do not; sort the file by {series}, or leave out --on"
+        )
+    return begins
 
 
 def _kind(kinds: set[str]) -> str:
@@ -114,7 +191,7 @@ def _stripped(column: pl.Series) -> pl.Series:
     return pl.select(pl.when(missing).then(None).otherwise(stripped)).to_series().alias(column.name)
 
 
-def _frames(
+def text_pieces(
     path: str, delimiter: str, names: list[str], header: bool, wanted: list[str]
 ) -> Iterator[pl.DataFrame]:
     """The rows as text, piece by piece; an empty line is none, where there are several columns."""

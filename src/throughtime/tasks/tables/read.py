@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, TextIO
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
 from throughtime.tasks.tables.archive import read_archive
-from throughtime.tasks.tables.pieces import Quoted, kinds_of, ragged, read_pieces
+from throughtime.tasks.tables.pieces import (
+    Quoted,
+    cut_blocks,
+    kinds_of,
+    ragged,
+    read_pieces,
+    text_pieces,
+    typed_pieces,
+)
 from throughtime.tasks.tables.table import DataTable, join_tables
 
 if TYPE_CHECKING:
@@ -25,6 +33,7 @@ _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED = 50  # lines that delimiter and header are told by
 _TEXT, _LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _ARCHIVE = ".ts"
+_PIECE = 1 << 17  # rows of a Parquet file
 _ENDINGS = (*_TEXT, ".parquet", *_LINES, _ARCHIVE)
 
 
@@ -78,6 +87,50 @@ def _read_one(path: str) -> DataTable:
     if not len(table.frame):
         raise DataError(f"{path} must hold rows, and it has none")
     return table
+
+
+def read_blocks(path: str, series: str, together: int) -> Iterator[DataTable]:
+    """The table in a CSV or Parquet file, some whole series at a time; the kinds are those of all.
+
+    Args:
+        path: of one file.
+        series, together: as in `cut_blocks`.
+
+    Raises:
+        DataError: as `read`, or its cells have quotes, or the rows of a series stand apart.
+        OSError: it cannot be read.
+    """
+    ending = Path(path).suffix.casefold()
+    if ending not in (*_TEXT, ".parquet"):
+        raise DataError(f"a file read in blocks must be CSV or Parquet, got {short(path)}")
+    if ending == ".parquet":
+        pieces, form, first, unit = _parquet_pieces(path), "Parquet", 1, "row"
+    else:
+        delimiter = "\t" if ending == ".tsv" else _delimiter(path)
+        names, header = _first_row(path, delimiter)
+        pieces = typed_pieces(lambda: text_pieces(path, delimiter, names, header, names))
+        form, first, unit = "text", 1 + header, "line"
+    try:
+        for row, frame in cut_blocks(pieces, series, together):
+            yield DataTable(frame, path, form, first + row, unit)
+    except Quoted as error:
+        raise DataError(
+            f"cells of a text read in blocks must have no quotes, and some of {path} have; write "
+            "it as Parquet, or leave out --on"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise _not_decoded(path) from error
+
+
+def _parquet_pieces(path: str) -> Iterator[pl.DataFrame]:
+    import polars as pl
+
+    with told_by_polars(path, "a Parquet file"):
+        whole = pl.scan_parquet(path)
+        count = int(whole.select(pl.len()).collect().item())
+    yield from typed_pieces(
+        lambda: (whole.slice(row, _PIECE).collect() for row in range(0, count, _PIECE))
+    )
 
 
 def digest(path: str) -> str:

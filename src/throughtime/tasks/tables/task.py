@@ -72,6 +72,12 @@ class TableTask(FileTask[Given, Found]):
 
     asks = "FILE"
     lines: ClassVar[bool] = False  # it answers to lines of text too
+    together: ClassVar[int] = 0  # series side by side, each answered by itself; 0: not so
+
+    @property
+    def series(self) -> str:
+        """The column that names series, where each is answered by itself; "": each row is one."""
+        return ""
 
     def table(self, path: str) -> DataTable:
         """The table in a file, as this task reads it.

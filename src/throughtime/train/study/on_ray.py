@@ -1,4 +1,4 @@
-"""Runs as Ray tasks: on a Ray of this machine, or on one that is there already.
+"""Runs, and blocks of a file for a model, as Ray tasks: on a Ray made here or one that is there.
 
 A worker that dies is begun again by Ray; what a run came to goes back to the study, which keeps it,
 so that no folder need be shared.
@@ -6,18 +6,33 @@ so that no folder need be shared.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Generator, Iterable
-from typing import Any
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from throughtime.errors import RunError, missing_extra
+from throughtime.errors import DataError, RunError, missing_extra
+from throughtime.tasks import Task
 from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.task import TableTask
+from throughtime.train.result import trained
+from throughtime.train.run import read
 from throughtime.train.study.learn import Outcome, learn
 from throughtime.train.study.workers import Learn, Lost
 
+if TYPE_CHECKING:
+    import polars as pl
+
 _TRIES = 3  # of a run whose worker dies
+_HELD = 4  # blocks of a file for each that is answered
+_FIRST, _WRONG = "__first__", "__wrong__"  # columns that go along
 
 
 def over_ray(
@@ -50,6 +65,90 @@ def over_ray(
             yield _come_to(ray, ended, begun.pop(ended))
     finally:
         ray.shutdown()
+
+
+def answer_over_ray(
+    folder: Path, blocks: Iterable[DataTable], jobs: int, address: str | None = None
+) -> Generator[pl.DataFrame, None, None]:
+    """What a run's model says to each block, in their order; a few blocks are held at a time.
+
+    Args:
+        folder: of the run, which all machines of a Ray must see.
+        blocks: whole series each.
+        jobs: blocks answered at the same time, one core each.
+        address: as in `over_ray`.
+
+    Raises:
+        MissingExtra, RunError: as `over_ray`, or a worker is lost.
+        DataError: a block cannot be taken.
+    """
+    ray = _started(jobs, address)
+    try:
+        data = _data_of()
+        waiting = iter(blocks)
+        while few := list(islice(waiting, _HELD * jobs)):
+            parts = [ray.put(_as_arrow(table)) for table in few]
+            asked = {"folder": str(folder.resolve()), "name": few[0].name, "unit": few[0].unit}
+            said = data.from_arrow_refs(parts).map_batches(
+                _answer, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs=asked
+            )
+            for part in said.iter_batches(batch_size=None, batch_format="pyarrow"):
+                yield _answered(part)
+    except ray.exceptions.RayError as error:
+        word = str(error).strip().partition("\n")[0]
+        raise RunError(f"every block must be answered, and one was not: {word}") from error
+    finally:
+        ray.shutdown()
+
+
+def _data_of() -> Any:
+    """Ray Data, quiet, which keeps the order."""
+    try:
+        import ray.data
+    except ImportError as error:
+        raise missing_extra("pyarrow", "cluster") from error
+    for name in ("ray.data", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    return ray.data
+
+
+def _as_arrow(table: DataTable) -> Any:
+    import polars as pl
+
+    return table.frame.with_columns(pl.lit(table.first).alias(_FIRST)).to_arrow()
+
+
+def _answered(part: Any) -> pl.DataFrame:
+    import polars as pl
+
+    frame = pl.DataFrame(pl.from_arrow(part))
+    if _WRONG in frame.columns:
+        raise DataError(frame[_WRONG][0])
+    return frame
+
+
+@lru_cache(maxsize=1)
+def _opened(folder: str) -> tuple[Task, nn.Module]:
+    torch.set_num_threads(1)
+    return trained(read(Path(folder)))
+
+
+def _answer(part: Any, folder: str, name: str, unit: str) -> Any:
+    """One block in a worker of Ray's."""
+    import polars as pl
+
+    task, model = _opened(folder)
+    assert isinstance(task, TableTask)
+    frame = pl.DataFrame(pl.from_arrow(part))
+    table = DataTable(frame.drop(_FIRST), name, "a block", int(frame[_FIRST][0]), unit)
+    try:
+        said, _ = task.predict(model, table)
+    except DataError as error:
+        return pl.DataFrame({_WRONG: [str(error)]}).to_arrow()
+    return said.to_arrow()
 
 
 def _started(cores: int, address: str | None) -> Any:
