@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,11 @@ from throughtime.torch_private import SAVED_ONE_BY_ONE, has_saving_hooks, saved_
 def kept_output(y: Tensor) -> Tensor:
     """What is kept of the output: itself; a copy where hooks take it, which hide its version, and
     where `recall` could not pass over it."""
-    return y if SAVED_ONE_BY_ONE and not has_saving_hooks() else y.clone()
+    if SAVED_ONE_BY_ONE and not has_saving_hooks():
+        return y
+    kept = y.new_empty(y.shape)
+    np.copyto(kept.numpy(), y.numpy())  # torch's copy takes threads, which a forked child has not
+    return kept
 
 
 def recall(ctx: Any, count: int) -> tuple[Any, ...]:
