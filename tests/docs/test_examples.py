@@ -136,7 +136,7 @@ def test_a_command_shown_has_only_options_there_are(command: str) -> None:
     options = named[0] if named else Recipe
     flags = {f.name.replace("_", "-"): f for f in dataclasses.fields(options)}
     for name, said in re.findall(r"--([\w-]+)(?: ([\w.|/]+))?", command.partition("#")[0]):
-        if name in ("out", "resume", "debug", "watch"):
+        if name in ("out", "resume", "debug", "watch", "on", "address"):  # of the command
             continue
         if name in {number for number, *_ in NUMBERS}:
             assert said.isdecimal()
