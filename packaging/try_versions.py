@@ -131,8 +131,10 @@ def page(record: dict[str, dict[str, Any]]) -> str:
         "",
         "Written by `make matrix`, which was run pair by pair; what failed on the way was mended "
         "and run again.",
-        "Where a row says `compiled` alone, test_guard_pages.py, test_machines.py, test_masks.py, "
-        "test_resets.py, test_records.py and the bits of float64 were left out, unless it says so.",
+        "Where a row says `compiled` alone, test_guard_pages.py, test_machines.py and the bits of "
+        "float64 were left out, unless it says so, since they look at generated code, which is the "
+        "same with every torch; and test_masks.py, test_resets.py and test_records.py, which the "
+        "laws go through too.",
         "With the versions of `constraints.txt` the whole suite runs at every change. Of other "
         "pairs these parts of it were run; what is not in the table was not.",
         "Python 3.14 is untried, and so are macOS and Windows: nothing is compiled there, torch's "
