@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tests.aarch64.guest import Guest
@@ -26,13 +28,13 @@ def compile_for(guest: Guest) -> None:
             """Where a function begins."""
             return self._addresses[name]
 
-    def call(function: int, argument: int, team: int, release_gil: bool) -> None:
+    def caller(function: int, team: int, *how: object) -> Callable[[int], None]:
         assert team == 1, "the guest has one thread"
-        guest.call(function, argument)
+        return partial(guest.call, function)
 
     replaced: list[tuple[Any, str, Any]] = [
         (jit, "Loaded", Linked),
-        (threads, "call", call),
+        (threads, "caller", caller),
         (machine, "host", lambda: MACHINES["neon"]),
         (machine, "reason", lambda: None),
     ]

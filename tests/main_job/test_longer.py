@@ -13,7 +13,6 @@ from tests.main_job.test_resume import outcome, same
 from throughtime.cli import main
 from throughtime.errors import OptionError
 from throughtime.tasks import find
-from throughtime.tasks.recipe import Recipe
 from throughtime.train.begin import go_on
 from throughtime.train.run import Run, create, read
 from throughtime.train.step import learning_rate
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("dictionary_in_small")
 def trained(folder: Path, **values: object) -> Run:
     from throughtime.train.loop import fit
 
-    run = create(folder, Recipe(**{**TINY, "steps": 8, **values}))
+    run = create(folder, find("pronounce").options(**{**TINY, "steps": 8, **values}))
     fit(run)
     return run
 
@@ -74,7 +73,7 @@ def test_killed_between_its_new_recipe_and_its_first_new_step(tmp_path: Path) ->
 
 
 def test_a_run_that_was_not_at_its_end_gets_more_steps_too(tmp_path: Path) -> None:
-    run = create(tmp_path / "run", Recipe(**{**TINY, "steps": 8}))
+    run = create(tmp_path / "run", find("pronounce").options(**{**TINY, "steps": 8}))
     assert go_on(find("pronounce"), run.folder, {"steps": 12}).recipe.steps == 12
 
 

@@ -159,7 +159,7 @@ def losses_so_far(folder: Path) -> list[float]:
 
 def test_a_killed_process_and_ctrl_c_are_told_once(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    said = killed(folder, 1, 5, "--steps", 10**6)
+    said = killed(folder, 1, 5, "--steps", 10**6, "--patience", 10**6)
     assert "process 1 was ended by SIGKILL; the last checkpoint is kept: " in refusal(said)
     assert f"go on with: throughtime train adding --resume --out {folder}" in said
     run = begin("train", "adding", "--resume", "--out", folder, *TWO)
