@@ -60,7 +60,8 @@ def main() -> None:
         size = file.stat().st_size
     if ran.returncode:
         sys.exit(ran.stderr)
-    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    said = ran.stdout.splitlines()[-1].replace(f"{scratch}/", "")
+    found: dict[str, Any] = json.loads(said)
     found |= {"rows": options.rows, "series": options.series, "file_bytes": size}
     found["machine"] = f"{platform.machine()}, Python {platform.python_version()}"
     (HERE / "large.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
