@@ -63,7 +63,7 @@ class CellModule(nn.Module):
         try:
             yield
         finally:
-            del vars(self)["_observer"]
+            vars(self).pop("_observer", None)
 
     @property
     def is_plain(self) -> bool:

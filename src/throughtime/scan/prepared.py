@@ -157,8 +157,8 @@ class ShortWay:
         tensors = x, *weights, *state
         keep = records and any(v.requires_grad for v in tensors)
         by_torch = layer.backend == "auto" and is_large_step(layer, layout.T)
-        ways = _ways(layers, layout, x, keep, bool(state), self.own_states)
-        if by_torch or ways is None:
+        ways = None if by_torch else _ways(layers, layout, x, keep, bool(state), self.own_states)
+        if ways is None:
             self._add(key, None)
             return None
         finals = self._finals(layers, layout)
