@@ -14,6 +14,7 @@ from throughtime.tasks.forecast.options import Facts, ForecastRecipe
 from throughtime.tasks.forecast.series import (
     Series,
     TimedRows,
+    calendar_lags,
     find_follow,
     find_periods,
     find_rows,
@@ -51,7 +52,8 @@ def find_facts(recipe: ForecastRecipe) -> Facts:
     _check_targets(table, facts, series)
     ends = _ends(recipe, table, facts, series)
     facts = replace(facts, ends=ends)
-    season = find_season(series, ends, _LONGEST)
+    calendar = calendar_lags(facts.form, facts.step, facts.even)
+    season = find_season(series, ends, _LONGEST, calendar)
     follow = find_follow(series, ends, season, len(facts.targets))
     facts = replace(facts, season=season, follow=follow)
     facts = replace(facts, length=_length(recipe, facts, series))
