@@ -90,15 +90,14 @@ def _columns(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
             f"classes need --label, a column of {table.name}, which has "
             f"{', '.join(table.frame.columns[:20])}"
         )
-    table.check_columns("label", [label])
-    table.check_columns("series", [series] if series else [])
-    table.check_columns("group", [recipe.group] if recipe.group else [])
-    time = find_time(table, recipe.time, [label, series]) if series else ""
     roles = (("label", label), ("series", series), ("group", recipe.group))
+    for name, column in roles:
+        table.check_columns(name, [column] if column else [])
+    time = find_time(table, recipe.time, [label, series]) if series else ""
     times = time_columns(table, time)
     check_apart([("time", times), *((name, [column]) for name, column in roles if column)])
-    columns = [c for c in table.frame.columns if c not in (label, *times, series, recipe.group)
-               and table.is_number(c)]  # fmt: skip
+    used = (label, *times, series, recipe.group)
+    columns = [c for c in table.frame.columns if c not in used and table.is_number(c)]
     if not columns:
         raise DataError(f"{table.name} must have a column of numbers beside {label}; it has none")
     facts = Labels(
