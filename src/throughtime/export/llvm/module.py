@@ -133,8 +133,9 @@ class Module:
         with e.loop(e.number(width), step=self.target.lanes) as k:
             value = self._sums.weight(base + k.index * self.constants.bytes)
             if scales is not None:
-                scale = Num(e.b, e.b.ptrtoint(scales, I64)) + row * _BYTES
-                value = e.b.fmul(e.splat(e.real(scale)), value)
+                code = e.pointer(Num(e.b, e.b.ptrtoint(scales, I64)) + row)
+                scale = self._sums.scale(e.b.load(code, typ=ir.IntType(8)))
+                value = e.b.fmul(e.splat(scale), value)
             e.store(value, out + k.index * _BYTES)
 
     def _write_public(self, about: str) -> None:

@@ -9,9 +9,10 @@ from llvmlite import ir
 
 from throughtime.compiler.llvm.writer import Emit, Num
 from throughtime.export.program import Values
-from throughtime.export.weights import halves, narrowed
+from throughtime.export.weights import SCALE_SHIFT, SCALE_START, halves, narrowed
 
 _LINE = 64
+_SCALE = (SCALE_SHIFT, SCALE_START)
 
 
 def padded(count: int, lanes: int) -> int:
@@ -54,13 +55,14 @@ class Constants:
         """Matrices of as many columns, column by column, their lines side by side in vectors.
 
         Returns:
-            The weights, (columns, vectors, lanes), and int8's scales, (vectors, lanes), or None.
+            The weights, (columns, vectors, lanes), and int8's scales as bytes, (vectors, lanes),
+            or None.
         """
         if self.weights == "int8":
             narrow = [narrowed(m) for m in matrices]
             whole = np.concatenate([self._rows(n.whole) for n in narrow]).T
-            scales = np.concatenate([self._rows(n.scale[:, None]) for n in narrow])
-            return self.table(whole), self.table(scales.astype(np.float32))
+            codes = np.concatenate([self._rows(n.code[:, None]) for n in narrow])
+            return self.table(whole), self.table(codes)
         rows = np.concatenate([self._rows(m) for m in matrices]).T
         return self.table(halves(rows) if self.weights == "bfloat16" else rows), None
 
@@ -70,7 +72,7 @@ class Constants:
         values: np.ndarray[Any, Any] = table
         if self.weights == "int8":
             narrow = narrowed(table)
-            values, scale = narrow.whole, self.table(narrow.scale)
+            values, scale = narrow.whole, self.table(narrow.code)
         wide = np.zeros((len(table), padded(table.shape[1], self.lanes)), values.dtype)
         wide[:, : table.shape[1]] = values
         return self.table(halves(wide) if self.weights == "bfloat16" else wide), scale
@@ -158,8 +160,19 @@ class Sums:
 
     def _scaled(self, scales: Any, vector: int, total: Any, start: Any) -> Any:
         """start + scale total, a scale a line."""
-        scale = self.e.load(self._address(scales) + vector * self.e.kind.size)
-        return self._sum(scale, total, start)
+        e = self.e
+        whole = ir.VectorType(ir.IntType(8), e.kind.lanes)
+        at = e.pointer(self._address(scales) + vector * e.kind.lanes)
+        return self._sum(self.scale(e.b.load(at, typ=whole, align=1)), total, start)
+
+    def scale(self, code: Any) -> Any:
+        """int8's scale of its byte, or a vector of them."""
+        lanes = getattr(code.type, "count", None)
+        bits = ir.IntType(32) if lanes is None else ir.VectorType(ir.IntType(32), lanes)
+        shift, start = (bits(n if lanes is None else [n] * lanes) for n in _SCALE)
+        kind, b = self.e.kind, self.e.b
+        sums = b.add(b.shl(b.zext(code, bits), shift), start)
+        return b.bitcast(sums, kind.real if lanes is None else kind.vector)
 
     def _start(self, place: Num | None) -> Any:
         return self.e.zero() if place is None else self.e.load(place)
