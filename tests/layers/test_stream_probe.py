@@ -63,7 +63,7 @@ def test_what_looks_over_time_is_refused_by_name(kind: str) -> None:
     make, text = OVER_TIME[kind]
     model = make()
     before = torch.random.get_rng_state()
-    with pytest.raises(OptionError, match=text + ".* look at each step alone"):
+    with pytest.raises(OptionError, match=text + ".* compute each step alone"):
         Stream(model, 2)
     assert torch.equal(torch.random.get_rng_state(), before)
 
