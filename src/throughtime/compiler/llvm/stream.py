@@ -16,7 +16,8 @@ from throughtime.compiler.llvm import arguments
 from throughtime.compiler.llvm.loops.team import denormals_flushed
 from throughtime.compiler.llvm.products import tile
 from throughtime.compiler.llvm.sizes import ADD, CELL, HEAD, OPERATION, STAGE, TILE, Kind
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Num
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.runtime.machine import Machine
 
 OPERATIONS: Final = {
@@ -52,7 +53,7 @@ def _write_add(module: ir.Module, kind: Kind) -> Emit:
     g = e.given
     with e.loop(g["rows"]) as row, e.loop(g["blocks"]) as block:
         x, z, to = (g[n] + g[f"{n}_row"] * row.index + block.index * kind.size for n in "xzy")
-        e.store(e.b.fadd(e.load(x), e.load(z)), to)
+        e.store(e.load(x) + e.load(z), to)
     e.done()
     return e
 

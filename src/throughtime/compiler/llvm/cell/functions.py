@@ -17,7 +17,8 @@ from throughtime.compiler.llvm.cell.pointwise import Pointwise
 from throughtime.compiler.llvm.loops.phases import blocks_of, sections, units_of
 from throughtime.compiler.llvm.loops.rows import lanes_below
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Num, where
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.plan import Plan
 from throughtime.compiler.widths import HIDDEN
 
@@ -98,9 +99,9 @@ def store_gradients(
         first = lanes_below(e, left - g["H"] + 1)
         for k in inputs:
             if plan.graph.nodes[plan.inputs[k]].shape == NUMBER:
-                found[2][k] = e.b.select(first, found[2][k], e.zero())
+                found[2][k] = where(first, found[2][k], e.constant(0))
     for k, value in found[0].items():  # zeros behind the last unit: products run over them
-        e.store(e.b.select(lanes, value, e.zero()), places["d_sums"] + g["H_row"] * k)
+        e.store(where(lanes, value, e.constant(0)), places["d_sums"] + g["H_row"] * k)
     for k, value in found[1].items():
         e.store(value, places["d_state"] + g["state_plane"] * k if k else places["direct"])
     for k, value in found[2].items():
@@ -168,4 +169,4 @@ def store_vector_gradients(
     for k, node in _wanted(plan, slot, width).items():
         own = places["operand_block"] + g["operand_block_plane"] * slot
         to = own if k < 0 else places["d_sums"] + g["H_row"] * k
-        e.store(e.b.select(lanes, values.value(node), e.zero()), to)
+        e.store(where(lanes, values.value(node), e.constant(0)), to)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Num, Vector
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.plan import Plan
 
-Loads = dict[int, Callable[[], Any]]
+Load = Callable[[], Vector]
+Loads = dict[int, Load]
 """From a node to what loads its value."""
 
 
@@ -90,26 +91,26 @@ def _given_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
     )
 
 
-def _number_loader(e: Emit, plan: Plan, k: int) -> Callable[[], Any]:
+def _number_loader(e: Emit, plan: Plan, k: int) -> Load:
     """What has a number in all lanes before any loop; it lies behind the units of every width."""
 
-    def load() -> Any:
-        with e.b.goto_entry_block():
-            return e.splat(e.real(e.given["widths"] + 8 * (len(plan.widths.names) + k)))
+    def load() -> Vector:
+        with e.before_loops():
+            return e.spread(e.real(e.given["widths"] + 8 * (len(plan.widths.names) + k)))
 
     return load
 
 
-def _gradient_loader(e: Emit, places: dict[str, Num], k: int) -> Callable[[], Any]:
+def _gradient_loader(e: Emit, places: dict[str, Num], k: int) -> Load:
     """The gradient by a new state: what later steps say, for h also what the output says."""
 
-    def load() -> Any:
+    def load() -> Vector:
         value = e.load(places["d_state"] + e.given["state_plane"] * k)
-        return value if k else e.b.fadd(value, e.load(places["d_y"]))
+        return value if k else value + e.load(places["d_y"])
 
     return load
 
 
-def loader(e: Emit, address: Num) -> Callable[[], Any]:
+def loader(e: Emit, address: Num) -> Load:
     """What loads a vector of units."""
     return lambda: e.load(address)

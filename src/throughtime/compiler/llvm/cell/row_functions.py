@@ -7,7 +7,6 @@ What a walk leaves for later ones lies in a few lines that every row uses again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from llvmlite import ir
 
@@ -20,7 +19,8 @@ from throughtime.compiler.llvm.cell.pointwise import Pointwise
 from throughtime.compiler.llvm.cell.sweeps import write_sweeps
 from throughtime.compiler.llvm.row import Row
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Num, Vector
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.plan import Plan
 
 Places = dict[str, Num]
@@ -43,8 +43,7 @@ def write_row_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> 
         write_sweeps(one, sweeps.sweeps_forward(plan, keep), finish)
         saved = at(e.number(0))["saved"] + g["H_row"] * len(plan.saved_lines)
         for k, node in enumerate(plan.saved_numbers if keep else ()):
-            first = e.b.extract_element(one.held[node], ir.IntType(32)(0))
-            e.put_real(first, saved + k * kind.bytes)
+            e.store(one.held[node].first(), saved + k * kind.bytes)
     e.done()
     return e
 
@@ -111,12 +110,12 @@ def _backward(
         one = _row(e, plan, loads, (first, plane))
         saved = at(e.number(0))["saved"] + g["H_row"] * len(plan.saved_lines)
         for k, node in enumerate(plan.saved_numbers):
-            one.held[node] = e.splat(e.real(saved + k * e.kind.bytes))
+            one.held[node] = e.spread(e.real(saved + k * e.kind.bytes))
         write_sweeps(one, walks, end)
     e.done()
     return e
 
 
 def _row(e: Emit, plan: Plan, loads: Callable[[Num], Loads], lines: tuple[Num, Num]) -> Row:
-    held: dict[int, Any] = {}
+    held: dict[int, Vector] = {}
     return Row(e, plan, loads, lines, held)

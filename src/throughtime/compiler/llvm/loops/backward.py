@@ -34,7 +34,8 @@ from throughtime.compiler.llvm.loops.weight_gradients import (
     write_weights,
 )
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.writer import Emit, Frame, Num, common, direction
+from throughtime.compiler.llvm.values import Num, where
+from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 from throughtime.compiler.runtime.machine import Machine
 
 
@@ -153,8 +154,8 @@ def _gather_old(
     low, high, (i, t, m, R) = e.given["low"], e.given["high"], place
     order = c["order"] + low * 8
     # Rows that had a step before this one go on from its output, the others start here.
-    inside = i.choose(">", 0, f["reverse"].choose("!=", 0, t + 1, t - 1), 0)
-    going = i.choose(">", 0, alive(e, c, inside, low, high).least(R), 0)
+    inside = where(i > 0, where(f["reverse"].compare("!=", 0), t + 1, t - 1), 0)
+    going = where(i > 0, alive(e, c, inside, low, high).least(R), 0)
     old = f["old_block"] + m * c["H_row"]
     y = c["y"] + f["y_first"] + e.word(c["y_steps"] + inside * 8)
     e.call(copies["take"], to=old, to_row=c["H_row"], source=y, source_row=c["y_row"], rows=going,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from throughtime.compiler.llvm.arguments import CELL_BACKWARD, PHASE_FORWARD, RUN
-from throughtime.compiler.llvm.writer import Emit, Frame, Num
+from throughtime.compiler.llvm.values import Num, where
+from throughtime.compiler.llvm.writer import Emit, Frame
 from throughtime.compiler.plan import Plan
 
 
@@ -53,10 +54,10 @@ def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
         packed, size = f["U_early"] + run["packed_first"], vectors * (run["K"] * e.kind.size)
         # Blocks are written in whole vectors over the next one's first units, so none may start
         # from its own place.
-        alone = run["blocks"].compare(">", 1)
+        alone = run["blocks"] > 1
         bias = f["bias"] + run["line"] * c["H_row"]
-        start = e.either(alone, bias, sums)
-        start_row = e.either(alone, e.number(0), pre_row)
+        start = where(alone, bias, sums)
+        start_row = where(alone, 0, pre_row)
         with e.loop(run["blocks"]) as b:
             to, of = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
             e.call(
@@ -79,7 +80,7 @@ def _operand(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
             state_plane=c["state_plane"], to=operand, unit_values=f["unit_values"], H=c["H"],
             inputs=f["inputs"] + n * c["inputs_row"], widths=c["unit_widths"],
         )  # fmt: skip
-    return run["has_operand"].choose("!=", 0, operand, g["old"])
+    return where(run["has_operand"].compare("!=", 0), operand, g["old"])
 
 
 def phases_back(
@@ -123,10 +124,10 @@ def _product_back(
     (R, _, m, d_row), low, line = rows, e.given["low"], c["H_row"]
     operand = f["d_operand_rows"] + low * line + run["slot"] * c["operand_plane"]
     computed, begins = (run[name].compare("!=", 0) for name in ("has_operand", "begins"))
-    to = e.either(computed, operand, f["d_state"] + low * line)
-    fresh = e.either(computed, c["zeros"], f["direct"] + low * line)
-    start = e.either(begins, fresh, to)
-    start_row = e.either(e.b.and_(begins, computed), e.number(0), line)
+    to = where(computed, operand, f["d_state"] + low * line)
+    fresh = where(computed, c["zeros"], f["direct"] + low * line)
+    start = where(begins, fresh, to)
+    start_row = where(begins & computed, 0, line)
     source, packed = f["d_sums"] + m * d_row + run["line"] * line, f["U_back"] + run["packed_first"]
     size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
     with e.loop(run["blocks"]) as b:

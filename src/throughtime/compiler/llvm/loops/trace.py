@@ -18,7 +18,8 @@ from throughtime.compiler.llvm.loops.rows import load_part
 from throughtime.compiler.llvm.loops.steps import state_width
 from throughtime.compiler.llvm.loops.team import my_share
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.writer import Emit, Frame, Num, common, direction
+from throughtime.compiler.llvm.values import Num, where
+from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def _states(e: Emit, c: Frame, f: Frame, t: Num) -> Iterator[tuple[Num, Num, Num
         one = Frame(e, f["records"] + (s.index - 1) * (8 * len(RECORD)), RECORD)
         before = e.word(c["offset"] + t * 8)
         place = one["tensor"] + t * one["step"] + before * one["before"]
-        yield s.index, one["tensor"].choose("==", 0, 0, place), one["row"]
+        yield s.index, where(one["tensor"].compare("==", 0), 0, place), one["row"]
 
 
 def give_records(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num) -> None:
@@ -56,6 +57,6 @@ def write_take_records(module: ir.Module, kind: Kind) -> Emit:
             source = place + e.word(c["order"] + b * 8) * row
             to = own + b * c["H_row"] + at
             told = load_part(e, source + at, units - unit.index)
-            e.store(e.b.fadd(e.load(to), told), to)
+            e.store(e.load(to) + told, to)
     e.done()
     return e
