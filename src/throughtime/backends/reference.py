@@ -95,7 +95,7 @@ def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:
     alive = None if call.lengths is None else _alive(call)
     rows = None if alive is None else _stand_ins(alive.squeeze(-1))
     for t in reversed(range(T)) if d else range(T):
-        s = _restart(call, d, t, s)
+        s = _reset(call, d, t, s)
         new = _step(call, d, t, s, U, p) if rows is None else _step(call, d, t, s, U, p, rows[t])
         if rounded:
             new = tuple(n.to(o.dtype) for n, o in zip(new, s, strict=True))
@@ -145,7 +145,7 @@ def _roots(call: Call, d: int) -> list[Tensor]:
     return [v for v in (*given, *(call.inputs or {}).values()) if v.requires_grad]
 
 
-def _restart(call: Call, d: int, t: int, s: State) -> State:
+def _reset(call: Call, d: int, t: int, s: State) -> State:
     """The state before step t of this direction, put back to `initial` where a reset says so."""
     if call.reset is None:
         return s

@@ -32,7 +32,7 @@ from throughtime.backends.cpu.gradients import (
     room_for,
 )
 from throughtime.backends.cpu.look import see_input, seen, seen_lines
-from throughtime.backends.cpu.operands import Records, by_initial, plan_of
+from throughtime.backends.cpu.operands import Traces, by_initial, plan_of
 from throughtime.backends.cpu.products import packed_backward, runs_backward, set_runs
 from throughtime.backends.cpu.schedule import (
     flops_of,
@@ -115,7 +115,7 @@ def _carry(
     y, saved = kept
     widths, D, dtype = call.cell.widths(call.hidden_size), call.directions, call.x.dtype
     y = seen_lines("y", y, (*call.x.shape[:-1], D, widths[0]), dtype)
-    (d_y, *d_records), finals = _gradients(y, len(widths), d_results)
+    (d_y, *d_traces), finals = _gradients(y, len(widths), d_results)
     packed = call.batch_sizes is not None
     team = team_for(2 * flops_of(found, call, rows.N), call.directions, rows.B)
     strides = (0, 0) if d_y is None else strides_of(d_y, packed)
@@ -126,10 +126,10 @@ def _carry(
     saved = seen("what the forward pass kept", saved, (D, N, *shape.saved), dtype)
     packed_rows = shape.packed_rows(d_y=strides[1])
     given = GivenWords(call, shape, rows, packed_rows, room.initial)
-    records = Records(d_records, call.directions, packed)
-    found_at = given.addresses | records.addresses | _addresses(call, shape, y, saved, finals, room)
+    traces = Traces(d_traces, call.directions, packed)
+    found_at = given.addresses | traces.addresses | _addresses(call, shape, y, saved, finals, room)
     found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
-    held = call, y, saved, d_y, finals, room, given, records
+    held = call, y, saved, d_y, finals, room, given, traces
     carry(queue, template, shape.code.region, team, found_at, finish, *held)
 
 

@@ -14,7 +14,7 @@ from throughtime.backends.cpu.active_rows import Extent, Rows, full_rows
 from throughtime.backends.cpu.gradients import input_lines
 from throughtime.backends.cpu.look import seen, take_weights
 from throughtime.backends.cpu.memory import Slab, give_back, take
-from throughtime.backends.cpu.operands import Restarts
+from throughtime.backends.cpu.operands import Resets
 from throughtime.backends.cpu.schedule import Team, part_address, zeros
 from throughtime.backends.cpu.shape import Shape
 from throughtime.compiler.llvm.arguments import COMMON, DIRECTION
@@ -250,8 +250,8 @@ def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]
         "start": template.list_of([CallAddress(f"start{s} {d}") for s in states]),
         "saved": CallAddress(f"saved {d}"),
         "inputs": CallAddress(f"inputs {d}"),
-        "restarts": CallAddress(f"restarts {d}"),
-        "records": CallAddress(f"records {d}"),
+        "resets": CallAddress(f"resets {d}"),
+        "traces": CallAddress(f"traces {d}"),
     }
 
 
@@ -346,10 +346,10 @@ class GivenWords:
                 found[f"start{s} {d}"] = part_address(v, d)
         self._held: list[Any] = [call, start, inputs]
         if call.reset is not None:
-            self._hold(Restarts(call, rows, d_initial))
+            self._hold(Resets(call, rows, d_initial))
         if rows.ragged:
             self._hold(RaggedWords(rows, shape.team.chunks, packed))
 
-    def _hold(self, words: Restarts | RaggedWords) -> None:
+    def _hold(self, words: Resets | RaggedWords) -> None:
         self._held.append(words)
         self.addresses |= words.addresses

@@ -22,7 +22,7 @@ from throughtime.backends.cpu.block import (
 from throughtime.backends.cpu.deferred import Queue, carry
 from throughtime.backends.cpu.look import see_input
 from throughtime.backends.cpu.memory import lend
-from throughtime.backends.cpu.operands import Records, plan_of
+from throughtime.backends.cpu.operands import Traces, plan_of
 from throughtime.backends.cpu.products import (
     PACKED,
     PackLayout,
@@ -70,8 +70,8 @@ def run(
     found, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
     widths = call.cell.widths(call.hidden_size)
-    recorded = widths[: call.sequences]
-    sequences = tuple(to) or tuple(x.new_empty((*x.shape[:-1], D, w)) for w in recorded)
+    traced = widths[: call.sequences]
+    sequences = tuple(to) or tuple(x.new_empty((*x.shape[:-1], D, w)) for w in traced)
     if call.lengths is not None:
         for v in sequences:
             v.zero_()
@@ -109,10 +109,10 @@ def _carry(
     if owner is not None and not has_room(owner, layout):
         owner, (template, shape, layout) = None, template_for(key, False, False)
     given = GivenWords(call, shape, rows, shape.packed_rows())
-    records = Records(result.sequences[1:], call.directions, call.batch_sizes is not None)
-    addresses = given.addresses | records.addresses | _addresses(call, result, saved)
+    traces = Traces(result.sequences[1:], call.directions, call.batch_sizes is not None)
+    addresses = given.addresses | traces.addresses | _addresses(call, result, saved)
     if owner is None:
-        held = call, result, saved, given, records
+        held = call, result, saved, given, traces
         carry(queue, template, shape.code.region, team, addresses, None, *held)
         return
     with packed(owner, layout) as words:

@@ -1,4 +1,4 @@
-"""Masks, resets and recorded states of a call, as machine code reads them."""
+"""Masks, resets and traced states of a call, as machine code reads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import Rows
 from throughtime.backends.cpu.look import readable, seen
 from throughtime.backends.cpu.schedule import part_address, strides_of, whole_vectors, widths_for
-from throughtime.compiler.llvm.arguments import RECORD, RESTARTS
+from throughtime.compiler.llvm.arguments import RESETS, TRACE
 from throughtime.compiler.passes.masks import DROPOUT, NO_MASKS, Masks
 from throughtime.compiler.plan import Plan, make_plan
 
@@ -57,7 +57,7 @@ def _mask(call: Call, name: str, rows: Rows) -> Tensor:
     return readable(f"zoneout of {name}", mask, (D, rows.T, B, widths[k]), dtype)
 
 
-class Restarts:
+class Resets:
     """The resets of a call, of which those behind a row's end are none.
 
     Args:
@@ -75,7 +75,7 @@ class Restarts:
         self._states = len(call.cell.state_names)
         self._d_initial = d_initial
         self._held: list[Any] = []
-        self.addresses = {f"restarts {d}": self._words(there, d) for d in range(call.directions)}
+        self.addresses = {f"resets {d}": self._words(there, d) for d in range(call.directions)}
 
     def _words(self, there: np.ndarray, d: int) -> int:
         """The address of one direction's words."""
@@ -89,11 +89,11 @@ class Restarts:
         first = places.searchsorted(np.arange(T + 2) * B)
         initial = [part_address(v, d) for v in self._initial] or [0] * self._states
         words = {
-            "first": self._keep(first), "restarted": self._keep(places % B),
+            "first": self._keep(first), "reset_rows": self._keep(places % B),
             "initial": self._keep(initial),
             "d_initial": part_address(self._d_initial, d),
         }  # fmt: skip
-        return self._keep([words[name] for name in RESTARTS])
+        return self._keep([words[name] for name in RESETS])
 
     def _keep(self, numbers: Any) -> int:
         """The address of whole numbers, which live as long as this."""
@@ -126,8 +126,8 @@ def by_initial(call: Call, found: Tensor | None) -> tuple[Tensor, ...] | None:
     return tuple(v[..., :w].sum(1) for v, w in zip(found.unbind(1), widths, strict=True))
 
 
-class Records:
-    """The words of each direction's records; they must live until the region has run.
+class Traces:
+    """The words of each direction's traces; they must live until the region has run.
 
     Args:
         tensors: for each state beside the output (T, B, D, width), packed (N, D, width); None
@@ -146,15 +146,15 @@ class Records:
             words = [[self._words(v, d, packed) for v in self._held] for d in range(directions)]
             self._all = np.array(words, np.int64)
             for d, one in enumerate(self._all):
-                self.addresses[f"records {d}"] = one.ctypes.data
+                self.addresses[f"traces {d}"] = one.ctypes.data
 
     def _words(self, v: Tensor | None, d: int, packed: bool) -> list[int]:
         if v is None:
-            return [0] * len(RECORD)
+            return [0] * len(TRACE)
         step, row = strides_of(v, packed)
         first = v.data_ptr() + d * v.stride(-2) * v.element_size()
         words = {"tensor": first, "step": step, "before": row if packed else 0, "row": row}
-        return [words[name] for name in RECORD]
+        return [words[name] for name in TRACE]
 
 
 def lines(v: Tensor | None) -> Tensor | None:

@@ -124,8 +124,8 @@ def runs_backward(shape: Shape) -> list[int]:
 def _run(shape: Shape, phase: Phase, run: tuple[int, int], packed: int) -> list[int]:
     begins = run[0] == phase.places[0]
     slot = shape.plan.own.index(phase) if phase.own else 0
-    stage = shape.code.stages[slot] if phase.own and begins else 0
-    return [*run, packed, stage, int(phase.own), int(begins), slot, *_matrix(shape, run[0])]
+    function = shape.code.phases[slot] if phase.own and begins else 0
+    return [*run, packed, function, int(phase.own), int(begins), slot, *_matrix(shape, run[0])]
 
 
 def _matrix(shape: Shape, line: int) -> list[int]:

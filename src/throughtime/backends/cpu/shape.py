@@ -171,7 +171,7 @@ class Shape:
     @cached_property
     def nothing(self) -> dict[str, int]:
         """Words that are addresses of what a call may give, where it gives none of it."""
-        names = ["weight_ih", "bias_ih", "bias_hh", "inputs", "restarts", "records"]
+        names = ["weight_ih", "bias_ih", "bias_hh", "inputs", "resets", "traces"]
         names += [f"matrix{m}" for m in range(len(self.widths.shapes))]
         names += [f"start{s}" for s in range(len(self.plan.state_names))]
         return {f"{name} {d}": 0 for d in range(self.D) for name in names}

@@ -1,4 +1,4 @@
-"""Lines of a row that are made of whole lines: parts of them, several one behind the other, sums.
+"""Lines of a row that are made of whole lines: parts of them, several one after the other, sums.
 
 Running sums are taken number by number, in order, so that every machine has the same bits.
 """
@@ -15,7 +15,7 @@ from throughtime.compiler.llvm.values import Num
 
 
 def write_line(row: Row, index: int, place: dict[int, int]) -> None:
-    """Make the line of a node behind the walk that left what it is made of.
+    """Make the line of a node after the walk that left what it is made of.
 
     Args:
         row: to which it belongs; it holds what is one number.
@@ -50,7 +50,7 @@ def _write_slice(row: Row, index: int, place: dict[int, int]) -> None:
 
 
 def _write_parts(row: Row, node: Node, to: Num, place: dict[int, int]) -> None:
-    """One behind the other: lines, single numbers, and what is the same everywhere."""
+    """One after the other: lines, single numbers, and what is the same everywhere."""
     e, nodes = row.e, row.plan.graph.nodes
     ends = [int(c) for c in node.constants]  # type: ignore[arg-type]
     for i, start, stop in zip(node.inputs, ends, ends[1:], strict=False):

@@ -15,13 +15,13 @@ from llvmlite import ir
 from throughtime.compiler.llvm import arguments
 from throughtime.compiler.llvm.loops.team import denormals_flushed
 from throughtime.compiler.llvm.products import tile
-from throughtime.compiler.llvm.sizes import ADD, CELL, HEAD, OPERATION, STAGE, TILE, Kind
+from throughtime.compiler.llvm.sizes import ADD, CELL, HEAD, OPERATION, PHASE, TILE, Kind
 from throughtime.compiler.llvm.values import Num
 from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.runtime.machine import Machine
 
 OPERATIONS: Final = {
-    TILE: arguments.TILE, CELL: arguments.CELL_FORWARD, STAGE: arguments.PHASE_FORWARD,
+    TILE: arguments.TILE, CELL: arguments.CELL_FORWARD, PHASE: arguments.PHASE_FORWARD,
 }  # fmt: skip
 """What the function of each kind takes."""
 

@@ -78,7 +78,7 @@ class Emit:
         return self.b.inttoptr(address.value, POINTER)
 
     def word(self, address: Num, index: int = 0) -> Num:
-        """The whole number in memory, `index` numbers behind an address."""
+        """The whole number in memory, `index` numbers after an address."""
         return Num(self.b, self.b.load(self.pointer(address + 8 * index), typ=I64))
 
     def real(self, address: Num) -> Real:
@@ -128,8 +128,8 @@ class Emit:
 
     def plain(self, name: str, result: Any, arguments: list[Any]) -> ir.Function:
         """LLVM's own function of this full name."""
-        found = self.module.globals.get(name)
-        return found or ir.Function(self.module, ir.FunctionType(result, arguments), name)
+        known = self.module.globals.get(name)
+        return known or ir.Function(self.module, ir.FunctionType(result, arguments), name)
 
     @contextmanager
     def loop(

@@ -153,8 +153,8 @@ class StreamLayer:
             return self.output
         program, found, out = self._program, self._plan, self.output
         to = program.rows(program.B + lines_forward(found), self._line)
-        program.stage(
-            code.stages[found.own.index(phase)], program.B, pre.address, pre.row, out.address,
+        program.phase(
+            code.phases[found.own.index(phase)], program.B, pre.address, pre.row, out.address,
             out.address, out.row, program.B * out.row, to.address, own.address, *given,
         )  # fmt: skip
         return to

@@ -16,7 +16,7 @@ from throughtime.compiler.llvm.sizes import (
     CELL,
     HEAD,
     OPERATION,
-    STAGE,
+    PHASE,
     TILE,
     Kind,
     highest,
@@ -133,9 +133,9 @@ class CallList:
         """A call of a cell's own function."""
         self.add(CELL, function, *arguments)
 
-    def stage(self, function: int, *arguments: int) -> None:
+    def phase(self, function: int, *arguments: int) -> None:
         """A call of what a cell computes before a later phase."""
-        self.add(STAGE, function, *arguments)
+        self.add(PHASE, function, *arguments)
 
     def sum(self, x: AlignedRows, z: AlignedRows, width: int) -> AlignedRows:
         """x + z."""

@@ -42,38 +42,38 @@ def input_place(e: Emit, plan: Plan, name: str, row: Num, column: Num) -> Num:
 def forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
     """Where the values lie that a step reads."""
     g = e.given
-    found: Loads = {}
+    loads: Loads = {}
     for k, s in enumerate(plan.sums):
         if k in plan.last and "chains" in places:
             chain = places["chains"] + plan.last.index(k) * e.kind.size
-            found[s.node] = loader(e, chain)
+            loads[s.node] = loader(e, chain)
         else:
-            found[s.node] = loader(e, places["pre"] + g["H_row"] * k)
+            loads[s.node] = loader(e, places["pre"] + g["H_row"] * k)
     for k, node in enumerate(plan.states):
         if node is not None:
             old = places["state"] + g["state_plane"] * k if k else places["old"]
-            found[node] = loader(e, old)
-    return found | _given_loads(e, plan, places)
+            loads[node] = loader(e, old)
+    return loads | _given_loads(e, plan, places)
 
 
 def backward_loads(e: Emit, plan: Plan, places: dict[str, Num], done: int) -> Loads:
     """Where the values lie that the derivative reads when the last `done` phases have theirs."""
     g = e.given
-    found = _given_loads(e, plan, places)
+    loads = _given_loads(e, plan, places)
     for k, kept in enumerate(plan.saved_lines):
-        found[kept] = loader(e, places["saved"] + g["H_row"] * k)
+        loads[kept] = loader(e, places["saved"] + g["H_row"] * k)
     if plan.reads_output:
-        found[plan.new_states[0]] = loader(e, places["y"])
+        loads[plan.new_states[0]] = loader(e, places["y"])
     if plan.reads_old and plan.states[0] is not None:
-        found[plan.states[0]] = loader(e, places["old"])
+        loads[plan.states[0]] = loader(e, places["old"])
     for i, node in enumerate(plan.graph.nodes):
         if node.op == "d":
             k = plan.state_names.index(str(node.constants[0]))
-            found[i] = _gradient_loader(e, places, k)
+            loads[i] = _gradient_loader(e, places, k)
     for slot in range(len(plan.own) - done, len(plan.own)):
         for back in plan.own[slot].transposed[:1]:  # one stands for all, whose sum it is
-            found[back] = loader(e, places["d_operands"] + g["operand_plane"] * slot)
-    return found
+            loads[back] = loader(e, places["d_operands"] + g["operand_plane"] * slot)
+    return loads
 
 
 def _given_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
@@ -92,7 +92,7 @@ def _given_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
 
 
 def _number_loader(e: Emit, plan: Plan, k: int) -> Load:
-    """What has a number in all lanes before any loop; it lies behind the units of every width."""
+    """What has a number in all lanes before any loop; it lies after the units of every width."""
 
     def load() -> Vector:
         with e.before_loops():

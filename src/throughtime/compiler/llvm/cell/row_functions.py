@@ -49,8 +49,8 @@ def write_row_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> 
 
 
 def write_row_to_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
-    """`stage_forward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
-    e = Emit(module, f"stage_forward_{slot}", kind, PHASE_FORWARD)
+    """`phase_forward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
+    e = Emit(module, f"phase_forward_{slot}", kind, PHASE_FORWARD)
     g = e.given
     lines = g["to"] + g["H_row"] * g["rows"], g["H_row"]
     with e.loop(g["rows"]) as row:
@@ -80,12 +80,12 @@ def write_row_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
 
 
 def write_row_from_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
-    """`stage_backward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
+    """`phase_backward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
 
     def finish(e: Emit, places: Places, values: Pointwise, left: Num, width: str) -> None:
         functions.store_vector_gradients(e, plan, slot, places, values, left, width)
 
-    e = Emit(module, f"stage_backward_{slot}", kind, CELL_BACKWARD)
+    e = Emit(module, f"phase_backward_{slot}", kind, CELL_BACKWARD)
     done = len(plan.own) - 1 - slot
     return _backward(e, plan, done, sweeps.sweeps_from_vector(plan, slot), finish)
 

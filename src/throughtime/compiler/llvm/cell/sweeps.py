@@ -3,7 +3,7 @@
     sum = fold of 16 strands; strand j: x[j] + x[j + 16] + ..., in order
     fold: strand j + strand j + 8, then + 4, + 2, + 1
 
-The strands are the same for vectors of any length, so every machine has the same bits. Units behind
+The strands are the same for vectors of any length, so every machine has the same bits. Units after
 the last count as nothing.
 """
 
@@ -38,7 +38,7 @@ def write_sweeps(row: Row, sweeps: Sequence[Sweep], finish: Finish) -> None:
     """Write the walks.
 
     Args:
-        row: over which; it holds all single numbers behind them.
+        row: over which; it holds all single numbers after them.
         sweeps: what each computes.
         finish: writes what the last does with the values of a vector of units, given the bytes
             before it, the units from it on and the name of their width.
@@ -74,8 +74,8 @@ def _write_walk(
     """
     e, plan, (place, there) = row.e, row.plan, lines
     units, of = units_of(e, plan), plan.widths.of
-    found = [r for r in sweep.reductions if of[plan.graph.nodes[r].inputs[0]] == width]
-    starts = [v for r in found for v in _starts(e, plan.graph.nodes[r].op)]
+    reductions = [r for r in sweep.reductions if of[plan.graph.nodes[r].inputs[0]] == width]
+    starts = [v for r in reductions for v in _starts(e, plan.graph.nodes[r].op)]
     with e.loop(blocks_of(e, units[width]), *starts) as block:
         column = block.index * e.kind.size
         left = units[width] - block.index * e.kind.lanes
@@ -85,10 +85,10 @@ def _write_walk(
         for i in sweep.lines:
             if of[i] == width:
                 e.store(values.value(i), at[i])
-        block.next = _grown(row, found, values, block.values, left)
+        block.next = _grown(row, reductions, values, block.values, left)
         if not sweep.reductions and not sweep.made:
             finish(values, column, left, width)
-    for r, strands in zip(found, _parted(e, block.values), strict=True):
+    for r, strands in zip(reductions, _parted(e, block.values), strict=True):
         row.held[r] = folded(_JOIN[plan.graph.nodes[r].op], strands)
 
 
@@ -120,16 +120,16 @@ def _grown(
     row: Row, reductions: list[int], values: Pointwise, strands: list[Vector], left: Num
 ) -> list[Vector]:
     """The strands with one more vector of units: the first takes it, and comes last."""
-    e, found = row.e, list[Vector]()
+    e, longer = row.e, list[Vector]()
     if not reductions:
-        return found
+        return longer
     lanes = lanes_below(e, left)
     for r, (first, *others) in zip(reductions, _parted(e, strands), strict=True):
         node = row.plan.graph.nodes[r]
         nothing = e.constant(_NOTHING[node.op])
         there = where(lanes, values.value(node.inputs[0]), nothing)
-        found += [*others, operations.apply(_JOIN[node.op], [first, there])]
-    return found
+        longer += [*others, operations.apply(_JOIN[node.op], [first, there])]
+    return longer
 
 
 def folded(join: str, strands: list[Vector]) -> Vector:

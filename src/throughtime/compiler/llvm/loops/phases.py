@@ -1,7 +1,7 @@
 """Phases that multiply what their own step computed, and the units of a row, by width.
 
 Such a vector is written whole before its product begins. Forward, the sums of all phases but the
-last grow where they begin, behind x; the last phase is the step's own panels.
+last grow where they begin, after x; the last phase is the step's own panels.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def _operand(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
     g = e.given
     operand = g["scratch"] + c["operand_rows"]
     n = e.word(c["offset"] + g["t"] * 8) + g["low"]
-    with e.when(run["stage"].compare("!=", 0)):
+    with e.when(run["phase"].compare("!=", 0)):
         e.call_at(
-            run["stage"], PHASE_FORWARD, rows=g["R"], pre=g["pre"], pre_row=c["sums"] * c["H_row"],
+            run["phase"], PHASE_FORWARD, rows=g["R"], pre=g["pre"], pre_row=c["sums"] * c["H_row"],
             old=g["old"], state=f["state"] + g["low"] * c["H_row"], H_row=c["H_row"],
             state_plane=c["state_plane"], to=operand, unit_values=f["unit_values"], H=c["H"],
             inputs=f["inputs"] + n * c["inputs_row"], widths=c["unit_widths"],
@@ -96,16 +96,16 @@ def phases_back(
     """
     with e.loop(c["early"] + 1) as i:
         run = run_at(e, c, i.index)
-        with e.when(run["stage"].compare("!=", 0)):
+        with e.when(run["phase"].compare("!=", 0)):
             _derivative(e, c, f, run, rows)
         _product_back(e, c, f, product, run, rows)
 
 
 def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, rows: tuple[Num, Num, Num, Num]) -> None:
-    """Gradients by the sums of a phase, and by what its equations read beside them."""
+    """Gradients by the sums of a phase, and by what its equations read besides them."""
     (R, n, m, d_row), low, line = rows, e.given["low"], c["H_row"]
     e.call_at(
-        run["stage"], CELL_BACKWARD, rows=R, saved=f["saved"] + n * c["saved_row"],
+        run["phase"], CELL_BACKWARD, rows=R, saved=f["saved"] + n * c["saved_row"],
         saved_row=c["saved_row"], y=f["y_block"] + m * line, old=f["old_block"] + m * line,
         d_y=f["d_y_block"] + m * line, d_state=f["d_state"] + low * line,
         state_plane=c["state_plane"], direct=f["direct"] + low * line,

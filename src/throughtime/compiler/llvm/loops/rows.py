@@ -44,12 +44,12 @@ def store_part(e: Emit, value: Vector, address: Num, left: Num) -> None:
 def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:
     """Functions that copy rows of `count` numbers.
 
-    take: from the lines order[0], order[1], ... of a tensor to padded rows, zeros behind them.
+    take: from the lines order[0], order[1], ... of a tensor to padded rows, zeros after them.
     give: from padded rows to the lines order[0], order[1], ... of a tensor.
     copy: between padded rows.
     """
     names = ("to", "to_row", "source", "source_row", "rows", "count")
-    found = {}
+    functions = {}
     for name in ("take", "give", "copy"):
         ordered = () if name == "copy" else ("order",)
         e = Emit(module, name, kind, (*names, *ordered), internal=True)
@@ -67,5 +67,5 @@ def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:
                 else:
                     e.store(e.load(source + at), to + at)
         e.done()
-        found[name] = e
-    return found
+        functions[name] = e
+    return functions

@@ -53,7 +53,7 @@ def take_states(
 
 
 def gather_x(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, last: Num) -> Num:
-    """x of the steps first..last, one row behind the other; gives how many rows."""
+    """x of the steps first..last, one row after the other; gives how many rows."""
     g = e.given
     with e.loop(last, e.number(0), start=first) as i:
         t, m = time_of(e, c, f, i.index), i.values[0]

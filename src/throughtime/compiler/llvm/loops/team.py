@@ -50,7 +50,7 @@ def thread_and_team(e: Emit) -> tuple[Num, Num]:
 
 @contextmanager
 def denormals_flushed(e: Emit, machine: Machine) -> Iterator[None]:
-    """Inside, results too small for a normal number are zero; behind it, as the caller had it.
+    """Inside, results too small for a normal number are zero; afterwards, as the caller had it.
 
     Arithmetic on denormals takes a hundred times as long, and gradients that vanish are full of it.
     """

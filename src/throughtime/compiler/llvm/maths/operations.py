@@ -37,7 +37,7 @@ def _clamp(x: Vector, low: float, high: float) -> Vector:
 
 
 def _sign(x: Vector) -> Vector:
-    """1, -1, and 0 for what is neither above nor below 0, NaN among it."""
+    """1, -1, and 0 for what is neither above nor below 0, including NaN."""
     return where(x > 0, 1, where(x < 0, -1, x.constant(0)))
 
 

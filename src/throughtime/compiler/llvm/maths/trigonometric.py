@@ -46,10 +46,10 @@ def in_quarters(a: Vector) -> tuple[Bits, Vector]:
     far = (a >= FAR) & (a < math.inf)
     held, before = far.any().value, b.block
     with b.if_then(held, likely=False):
-        found = [where(far, y, x) for x, y in zip((t, r), _far(where(far, a, FAR)), strict=True)]
+        reduced = [where(far, y, x) for x, y in zip((t, r), _far(where(far, a, FAR)), strict=True)]
         inside = b.block
     joined = []
-    for x, y in zip((t, r), found, strict=True):
+    for x, y in zip((t, r), reduced, strict=True):
         phi = b.phi(x.kind)
         phi.add_incoming(x.value, before)
         phi.add_incoming(y.value, inside)

@@ -1,6 +1,6 @@
 """Weights packed for the tiles: each panel's numbers in the order a tile reads them.
 
-Where a copy of the lines is kept beside the panels, they are first compared with it, bit by bit,
+Where a copy of the lines is kept next to the panels, they are first compared with it, bit by bit,
 and packed only where they differ: a vector that is up to date costs two reads.
 
     forward   panel of V vectors: [K][V][lanes], a vector being the same gate of `lanes` units
@@ -27,7 +27,7 @@ _AT_ONCE = 4
 def write_lines(module: ir.Module, kind: Kind) -> Emit:
     """`pack_lines`: one vector of a panel from the matrix's lines, one line a lane.
 
-    Lines lie one behind the other, and so does the copy of them; `copy` = 0: none is kept.
+    Lines lie one after the other, and so does the copy of them; `copy` = 0: none is kept.
     """
     squares = _write_squares(module, kind)
     names = ("block", "to", "to_step", "copy", "source", "lines", "K")
@@ -199,7 +199,7 @@ def _pack_flat(
     e: Emit, lines: Emit, mine: tuple[Num, Num], what: tuple[Num, Num, Num, Num, Num],
     units: tuple[Num, Num],
 ) -> None:  # fmt: skip
-    """W, or an early phase's matrix: columns are the units of each sum, one behind the other.
+    """W, or an early phase's matrix: columns are the units of each sum, one after the other.
 
     Args:
         e, lines, mine: the function, what packs a vector, and this thread's share.

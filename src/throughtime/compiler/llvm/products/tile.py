@@ -1,7 +1,7 @@
 """The register tile: R rows times V vectors of a product, of float32, float64 or bfloat16.
 
 A bfloat16 is the upper half of a float32, so the weight of an even k, in the lower half, is shifted
-up, and that of the odd k behind it keeps its place. Products and sums are float32, in the order of
+up, and that of the odd k after it keeps its place. Products and sums are float32, in the order of
 the usual tile: the results are those of float32 weights of the same values, bit by bit.
 
     C[r, v] = start[r, v] + sum over k, in order, of A[r, k] B[k, v]
