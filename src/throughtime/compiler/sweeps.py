@@ -28,8 +28,8 @@ class Sweep:
         numbers: nodes of one number a row, or for all, that are worked out before it.
         reductions: nodes of one number a row that are there after it.
         ends: nodes whose vectors it computes: what is reduced, or the results.
-        lines: nodes whose vectors it leaves for later walks, since they are expensive, or since lines
-            are made of them after it.
+        lines: nodes whose vectors it leaves for later walks, since they are expensive, or since
+            lines are made of them after it.
         made: these lines, whose nodes are operations of LINES.
     """
 
