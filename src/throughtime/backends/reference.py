@@ -184,14 +184,14 @@ def matrices(call: Call, d: int) -> Names:
     """`U` of the cell's equations: a block of weight_hh for each gate, and the products."""
     cell, weights = call.cell, call.weights[d]
     mask = None if call.recurrent_mask is None else call.recurrent_mask[d]
-    found: dict[str, WeightMatrix] = {}
+    named: dict[str, WeightMatrix] = {}
     for i, gate in enumerate(cell.layout.recurrent_gates):
         block = slice(i * call.hidden_size, (i + 1) * call.hidden_size)
         bias = weights["bias_hh"][block] if "bias_hh" in weights else None
-        found[gate] = WeightMatrix(weights["weight_hh"][block], bias, mask)
+        named[gate] = WeightMatrix(weights["weight_hh"][block], bias, mask)
     for product in cell.layout.products:
-        found[product] = WeightMatrix(weights[f"weight_{product}"], None, None)
-    return Names("U", found)
+        named[product] = WeightMatrix(weights[f"weight_{product}"], None, None)
+    return Names("U", named)
 
 
 def vectors(call: Call, d: int) -> Names:

@@ -30,9 +30,9 @@ def plan_of(call: Call) -> Plan:
     return make_plan(call.cell, masks_of(call), call.hidden_size)
 
 
-def write_masks(call: Call, found: Plan, rows: Rows, lines: Tensor) -> None:
+def write_masks(call: Call, plan: Plan, rows: Rows, lines: Tensor) -> None:
     """The masks into (D, N, inputs and masks, units padded), in the order in which rows lie."""
-    for k, name in enumerate(found.mask_names, len(found.inputs)):
+    for k, name in enumerate(plan.mask_names, len(plan.inputs)):
         mask = _mask(call, name, rows)
         units = mask.shape[-1]
         if rows.N == rows.T * rows.B:
@@ -118,12 +118,12 @@ def sums_by_initial(call: Call, lanes: int) -> Tensor | None:
     return call.x.new_zeros((call.directions, len(call.cell.state_names), call.rows, units))
 
 
-def by_initial(call: Call, found: Tensor | None) -> tuple[Tensor, ...] | None:
+def by_initial(call: Call, sums: Tensor | None) -> tuple[Tensor, ...] | None:
     """What resets say of `initial`, for each state (D, H)."""
-    if found is None:
+    if sums is None:
         return None
     widths = call.cell.widths(call.hidden_size)
-    return tuple(v[..., :w].sum(1) for v, w in zip(found.unbind(1), widths, strict=True))
+    return tuple(v[..., :w].sum(1) for v, w in zip(sums.unbind(1), widths, strict=True))
 
 
 class Traces:

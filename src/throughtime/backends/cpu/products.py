@@ -51,16 +51,16 @@ def early_tiles(shape: Shape) -> set[int]:
 def runs_of(shape: Shape, phase: Phase) -> list[tuple[int, int]]:
     """A phase's sums as runs: the first one's number, and how many. One matrix has given all, and
     their units lie side by side without a gap."""
-    widths, found = shape.widths, list[tuple[int, int]]()
+    widths, runs = shape.widths, list[tuple[int, int]]()
     for place in phase.places:
         whole = shape.row(widths.sums[place]) == shape.H_row and widths.blocks[place] == 1
-        if found and whole and sum(found[-1]) == place:
-            line, count = found[-1]
+        if runs and whole and sum(runs[-1]) == place:
+            line, count = runs[-1]
             if widths.matrices[line] == widths.matrices[place]:
-                found[-1] = (line, count + 1)
+                runs[-1] = (line, count + 1)
                 continue
-        found.append((place, 1))
-    return found
+        runs.append((place, 1))
+    return runs
 
 
 def packed_forward(shape: Shape) -> int:
@@ -214,15 +214,15 @@ def packed(owner: Tensor, layout: PackLayout) -> Iterator[dict[str, int]]:
         layout: how they lie.
     """
     old = _waiting.pop(id(owner), None)
-    found = old if old is not None and old.owner() is owner else None
-    if found is None or found.memory.nbytes < 2 * layout.bytes:
+    pack = old if old is not None and old.owner() is owner else None
+    if pack is None or pack.memory.nbytes < 2 * layout.bytes:
         known = weakref.ref(owner, partial(_forget, id(owner)))
-        found = _Pack(known, None, fresh(2 * layout.bytes))
-    trusted, found = found.key == layout.key, replace(found, key=layout.key)
-    start = found.memory.ctypes.data
+        pack = _Pack(known, None, fresh(2 * layout.bytes))
+    trusted, pack = pack.key == layout.key, replace(pack, key=layout.key)
+    start = pack.memory.ctypes.data
     yield {name: start + place for name, place in layout.places.items()} | {"trusted": int(trusted)}
-    if waiting_bytes() + found.memory.nbytes <= MOST_BYTES:
-        _waiting[id(owner)] = found
+    if waiting_bytes() + pack.memory.nbytes <= MOST_BYTES:
+        _waiting[id(owner)] = pack
 
 
 def waiting_bytes() -> int:
@@ -232,6 +232,6 @@ def waiting_bytes() -> int:
 
 def _forget(place: int, owner: weakref.ref[Tensor]) -> None:
     """The owner is dead; its id may be another's by now."""
-    found = _waiting.get(place)
-    if found is not None and found.owner is owner:
+    pack = _waiting.get(place)
+    if pack is not None and pack.owner is owner:
         _waiting.pop(place, None)

@@ -119,9 +119,9 @@ CACHED_BYTES = 384 * 1024
 @functools.cache
 def target() -> machine.Machine:
     """The machine compiled for, asked once a process; a call was refused where there is none."""
-    found = machine.host()
-    assert found is not None
-    return found
+    host = machine.host()
+    assert host is not None
+    return host
 
 
 class Team(NamedTuple):
@@ -216,9 +216,9 @@ def whole_vectors(count: int, lanes: int) -> int:
 
 @functools.cache  # a power of two each, so there are few
 def _zeros(bytes: int) -> np.ndarray:
-    found = fresh(bytes)  # by NumPy: no mode of torch, nor its default device, has a say in it
-    found.fill(0)
-    return found
+    block = fresh(bytes)  # by NumPy: no mode of torch, nor its default device, has a say in it
+    block.fill(0)
+    return block
 
 
 def zeros(bytes: int) -> int:

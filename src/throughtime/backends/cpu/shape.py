@@ -85,11 +85,11 @@ class GradientWords(NamedTuple):
         finals, starts = (
             [f"d_{name}{s} {d}" for s in range(states)] for name in ("final", "start")
         )
-        found = [f"d_matrix{m} {d}" for m in range(matrices)]
+        names = [f"d_matrix{m} {d}" for m in range(matrices)]
         named = {name: f"d_{name} {d}" for name in ("bias_ih", "bias_hh", *others)}
-        nothing = dict.fromkeys((W, *found, *named.values()), 0)
+        nothing = dict.fromkeys((W, *names, *named.values()), 0)
         return GradientWords(
-            saved, x, inputs, chains, norms, W, finals, starts, found, named, nothing
+            saved, x, inputs, chains, norms, W, finals, starts, names, named, nothing
         )
 
 

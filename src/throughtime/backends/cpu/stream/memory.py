@@ -86,9 +86,9 @@ class Packs:
             pairs = bits[0::2] >> 16
             pairs[: len(bits) // 2] |= bits[1::2]
             panel = pairs.view(np.float32)
-        found = lined_up(panel.size, panel.dtype)
-        found[:] = panel.reshape(-1)
-        return found
+        packed = lined_up(panel.size, panel.dtype)
+        packed[:] = panel.reshape(-1)
+        return packed
 
 
 class CallList:
@@ -190,9 +190,9 @@ class CallList:
     def lines(self, matrix: Array) -> Array:
         """A matrix (lines, K) as vectors of lines, (vectors, lanes, K), zeros behind the last."""
         count, K = matrix.shape
-        found = np.zeros((self.padded(count), K), self.dtype)
-        found[:count] = matrix
-        return found.reshape(-1, self.kind.lanes, K)
+        padded = np.zeros((self.padded(count), K), self.dtype)
+        padded[:count] = matrix
+        return padded.reshape(-1, self.kind.lanes, K)
 
 
 def lined_up(count: int, dtype: Any) -> Array:
