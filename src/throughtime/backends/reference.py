@@ -39,7 +39,7 @@ def run(call: Call) -> Result:
         call = call.in_weights_dtype()
     if call.lengths is not None:
         alive = _alive(call)
-        # Behind a row's end nothing is looked at, resets among it.
+        # After a row's end nothing is looked at, resets included.
         reset = None if call.reset is None else call.reset & alive.squeeze(-1)
         x, inputs = torch.where(alive, call.x, 0), _masked_inputs(call, alive)
         call = call._replace(x=x, inputs=inputs, reset=reset)
@@ -88,7 +88,7 @@ def _run_direction(call: Call, d: int) -> Result:
 
 
 def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:
-    """Step after step: t, the state after it, and the same with zeros behind a row's end."""
+    """Step after step: t, the state after it, and the same with zeros after a row's end."""
     T = call.x.shape[0]
     U, p, roots = matrices(call, d), vectors(call, d), _roots(call, d)
     rounded = call.rounded
@@ -157,9 +157,9 @@ def _reset(call: Call, d: int, t: int, s: State) -> State:
 
 
 def _stand_ins(alive: Tensor) -> Tensor:
-    """(T, B) the row that each row is stepped as: itself, or behind its end one that lives.
+    """(T, B) the row that each row is stepped as: itself, or after its end one that lives.
 
-    What a row computes behind its end is thrown away, and so is its gradient; but 0 times the
+    What a row computes after its end is thrown away, and so is its gradient; but 0 times the
     infinite slope of an equation that is singular at zeros, or NaN, would reach the weights.
     """
     own = torch.arange(alive.shape[1], device=alive.device).expand_as(alive)

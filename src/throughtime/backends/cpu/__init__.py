@@ -72,7 +72,7 @@ def _word(dtype: torch.dtype) -> str:
 
 
 def forward(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
-    """The result, and what `backward` needs beside the call; nothing with keep=False."""
+    """The result, and what `backward` needs besides the call; nothing with keep=False."""
     return forward_pass.run(call_apart(call), keep)
 
 

@@ -50,7 +50,7 @@ from throughtime.compiler.sweeps import lines_backward
 
 
 class Asked(NamedTuple):
-    """What beside its key the words of a call's backward pass follow from.
+    """What the words of a call's backward pass follow from, besides its key.
 
     Attributes:
         d_y: of the gradient by y, bytes from step to step and from row to row.
@@ -148,7 +148,7 @@ def _gradients(
 def _addresses(
     call: Call, shape: Shape, y: Tensor, saved: Tensor, finals: Sequence[Tensor | None], room: Room
 ) -> dict[str, int]:
-    """Addresses of what the backward pass reads and writes beside the call's own tensors."""
+    """Addresses of what the backward pass reads and writes besides the call's own tensors."""
     at, addresses = part_address, {"y": y.data_ptr()}
     addresses["clip"] = 0 if call.clip is None else call.clip.data_ptr()
     for d, word in enumerate(shape.gradient_words):

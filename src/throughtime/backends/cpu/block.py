@@ -300,7 +300,7 @@ class RaggedWords:
     """
 
     def __init__(self, rows: Rows, chunks: int, packed: Mapping[str, int]) -> None:
-        self._rows = rows  # its arrays are read, and nobody else may hold it
+        self._rows = rows  # its arrays are read, and nothing else may hold it
         self._steps = {f"{name}_steps": rows.offset * row for name, row in packed.items()}
         self.addresses = dict(zip(ROW_WORDS, rows.addresses, strict=True))
         self.addresses["bounds"] = rows.bounds(chunks).buffer_info()[0]

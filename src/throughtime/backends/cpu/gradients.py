@@ -2,8 +2,8 @@
 
 A row of a step has a line of units for each input; of one number a row, each of hidden_size units
 has the same.
-Masks, which each direction has of its own, are lines behind those.
-Rows lie one behind the other over all steps, in the order in which both directions walk them.
+Masks, which each direction has of its own, are lines after those.
+Rows lie one after the other over all steps, in the order in which both directions walk them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Room:
     """Where the region writes gradients; matrices and x padded to whole vectors.
 
     Attributes:
-        x: (D, N, I), or None; with lengths (D, N + 1, I), the last row for what is behind an end.
+        x: (D, N, I), or None; with lengths (D, N + 1, I), the last row for what is after an end.
         W: for each direction (rows of weight_ih, I); empty like all of weights where not wanted.
         U: weight_hh and each product's matrix, their columns padded likewise.
         others: by name, biases and vectors as they are.
@@ -163,7 +163,7 @@ def _weights(
 
 
 def by_x(call: Call, rows: Rows, lines: Tensor | None) -> Tensor | None:
-    """(D, N, padded I) to the gradient in x's own shape, zero behind a row's end."""
+    """(D, N, padded I) to the gradient in x's own shape, zero after a row's end."""
     if lines is None:
         return None
     width = call.x.shape[-1]
@@ -177,7 +177,7 @@ def by_x(call: Call, rows: Rows, lines: Tensor | None) -> Tensor | None:
 
 
 def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
-    """(N, width) to the call's own rows and steps, zero behind a row's end."""
+    """(N, width) to the call's own rows and steps, zero after a row's end."""
     whole = (*call.x.shape[:-1], total.shape[-1])
     if call.lengths is None:
         return total.view(whole)
@@ -186,7 +186,7 @@ def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
 
 
 def give_norms(call: Call, rows: Rows, lines: Tensor | None) -> None:
-    """Norms to where the call wants them, zero behind a row's end."""
+    """Norms to where the call wants them, zero after a row's end."""
     if call.norms is not None and lines is not None:
         for d, norms in enumerate(lines):
             call.norms[..., d, :] = as_given(call, rows, norms)
@@ -214,7 +214,7 @@ def input_lines(call: Call, plan: Plan, rows: Rows) -> Tensor | None:
     line = whole_vectors(widths.line, lanes)
     own = D if plan.masks else 1
     lines = lend(call.x, (own, rows.N, len(plan.lines), line))
-    if {line} != set(widths.units):  # units behind the last are zeros
+    if {line} != set(widths.units):  # units after the last are zeros
         lines.zero_()
     for k, (name, units) in enumerate(input_units(call, plan).items()):
         v = (call.inputs or {})[name]

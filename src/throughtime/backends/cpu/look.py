@@ -247,7 +247,7 @@ def _own(name: str, v: Tensor) -> Tensor:
 
 
 def _is_short(v: Tensor) -> bool:
-    """Whether a tensor's last number lies behind the end of its storage."""
+    """Whether a tensor's last number lies beyond the end of its storage."""
     last = v.storage_offset()
     for size, stride in zip(v.shape, v.stride(), strict=True):
         last += (size - 1) * stride

@@ -83,7 +83,7 @@ def take(bytes: int) -> Slab:
 
 
 def fresh(bytes: int) -> np.ndarray:
-    """A block of so many bytes that nobody has used."""
+    """A block of so many bytes that were never used."""
     block = np.empty(bytes + LINE, np.uint8)
     start = -block.ctypes.data % LINE
     return block[start : start + bytes]

@@ -37,7 +37,7 @@ def write_masks(call: Call, plan: Plan, rows: Rows, lines: Tensor) -> None:
         units = mask.shape[-1]
         if rows.N == rows.T * rows.B:
             lines.unflatten(1, (rows.T, rows.B))[:, :, :, k, :units] = mask
-        else:  # behind a row's end nothing is read
+        else:  # after a row's end nothing is read
             places = torch.from_numpy(rows.lines)
             steps = places // rows.B if name != DROPOUT else torch.zeros_like(places)
             lines[:, :, k, :units] = mask[:, steps, places % rows.B]
@@ -58,7 +58,7 @@ def _mask(call: Call, name: str, rows: Rows) -> Tensor:
 
 
 class Resets:
-    """The resets of a call, of which those behind a row's end are none.
+    """The resets of a call, of which those after a row's end are none.
 
     Args:
         call: with resets.
@@ -130,10 +130,10 @@ class Traces:
     """The words of each direction's traces; they must live until the region has run.
 
     Args:
-        tensors: for each state beside the output (T, B, D, width), packed (N, D, width); None
+        tensors: for each state besides the output (T, B, D, width), packed (N, D, width); None
             where there is none, as for a gradient that is zero.
         directions: D.
-        packed: whether they hold the rows of all steps one behind the other.
+        packed: whether they hold the rows of all steps one after the other.
 
     Attributes:
         addresses: by name; none where there are no tensors.

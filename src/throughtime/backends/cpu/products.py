@@ -1,8 +1,8 @@
 """The products of a call in their order, and packed weights that wait for the next call.
 
-Beside them lies a copy of the weights that they were packed from. At every call the region compares
-the weights with that copy, bit by bit, and packs what differs, so it matters to no result what
-waits here, nor how weights were changed meanwhile. One parameter's pack is used by one call at a
+Next to them lies a copy of the weights that they were packed from. At every call the region
+compares the weights with that copy, bit by bit, and packs what differs, so it matters to no result
+what waits here, nor how weights were changed meanwhile. One parameter's pack is used by one call at a
 time; another call that comes meanwhile packs anew.
 
 It pays for few rows, and where weights have left the near caches: packing takes as long as some ten
@@ -35,7 +35,7 @@ from throughtime.compiler.plan import Phase
 
 
 def set_runs(template: Template, words: list[int]) -> None:
-    """The runs, of which the last comes behind all early ones."""
+    """The runs, of which the last comes after all early ones."""
     template.set_common("runs", template.list_of(words))
     template.set_common("early", len(words) // len(RUN) - 1)
 
@@ -159,7 +159,7 @@ class PackLayout:
     Attributes:
         key: what it follows from; equal keys, equal places.
         places: name -> bytes from the start.
-        bytes: of them all; a copy of the weights, as long, lies behind.
+        bytes: of them all; a copy of the weights, as long, lies after.
     """
 
     key: Hashable
@@ -207,7 +207,7 @@ def has_room(owner: Tensor, layout: PackLayout) -> bool:
 
 @contextmanager
 def packed(owner: Tensor, layout: PackLayout) -> Iterator[dict[str, int]]:
-    """The words of one region's packed weights; behind it they wait for the next.
+    """The words of one region's packed weights; after it they wait for the next.
 
     Args:
         owner: the parameter they belong to.

@@ -143,7 +143,7 @@ class Team(NamedTuple):
 
     @property
     def how(self) -> tuple[int, bool, float]:
-        """What `threads.caller` takes beside the function."""
+        """What `threads.caller` takes besides the function."""
         return self.threads, self.release_gil, self.alone_us
 
 
@@ -222,5 +222,5 @@ def _zeros(bytes: int) -> np.ndarray:
 
 
 def zeros(bytes: int) -> int:
-    """The address of at least so many bytes of zeros, which nobody writes."""
+    """The address of at least so many bytes of zeros, which are never written."""
     return _zeros(1 << (bytes - 1).bit_length() if bytes > 4096 else 4096).ctypes.data

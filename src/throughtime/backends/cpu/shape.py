@@ -1,4 +1,4 @@
-"""The shape of a call: all that its argument block follows from, beside addresses."""
+"""The shape of a call: all that its argument block follows from, except addresses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Key(NamedTuple):
         team: who does it.
         sizes: directions, units, inputs.
         x, y: bytes from step to step and from row to row.
-        packed: whether x holds the rows of all steps one behind the other.
+        packed: whether x holds the rows of all steps one after the other.
     """
 
     cell: Cell
@@ -134,7 +134,7 @@ class Shape:
         team: who does it.
         D, H, I: directions, units, inputs.
         x, y: bytes from step to step and from row to row.
-        packed: whether x holds the rows of all steps one behind the other.
+        packed: whether x holds the rows of all steps one after the other.
         gates: for each sum, its gate's number in W and in U.
         widths: of states, sums and matrices.
         parameters: as the look at them takes them.
@@ -186,7 +186,7 @@ class Shape:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Those that the cell's code is given, behind the units of its widths."""
+        """Those that the cell's code is given, after the units of its widths."""
         return tuple(self.plan.numbers(self.code.kind.bytes))
 
     @cached_property

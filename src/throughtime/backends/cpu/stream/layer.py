@@ -29,7 +29,7 @@ def direct_inputs(
     """The direct inputs of a step, (B, width); None where they are not plainly what it takes.
 
     Args:
-        given: what the call was given beside x.
+        given: what the call was given besides x.
         widths: name -> what widths the input may have.
         rows: B.
         dtype: of the numbers.

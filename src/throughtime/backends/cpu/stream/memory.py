@@ -48,7 +48,7 @@ class PackedMatrix(NamedTuple):
         name: unlike that of any other matrix of the model.
         vectors: of lanes, which its lines fill.
         K: columns.
-        make: gives (vectors, lanes, K), each vector's lines, zeros behind the last.
+        make: gives (vectors, lanes, K), each vector's lines, zeros after the last.
     """
 
     name: Hashable
@@ -188,7 +188,7 @@ class CallList:
         self._words[HEAD - 2] = times
 
     def lines(self, matrix: Array) -> Array:
-        """A matrix (lines, K) as vectors of lines, (vectors, lanes, K), zeros behind the last."""
+        """A matrix (lines, K) as vectors of lines, (vectors, lanes, K), zeros after the last."""
         count, K = matrix.shape
         padded = np.zeros((self.padded(count), K), self.dtype)
         padded[:count] = matrix

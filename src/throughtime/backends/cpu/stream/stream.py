@@ -71,10 +71,10 @@ class CompiledStream:
         Args:
             x: a tensor or array.
             out: where the result goes, if that is plainly what it takes; None: into a new one.
-            given: what the call was given beside them: direct inputs, where cells read such.
+            given: what the call was given besides them: direct inputs, where cells read such.
             rows: numbers of the rows that x is for; None for all.
         """
-        # Asked first: it is told no device, whose name takes long to read when caches are cold.
+        # Asked first: it needs no device, whose name takes long to read when caches are cold.
         if any_autocast() and torch.is_autocast_enabled("cpu"):
             return None
         if rows is not None or given or not self._arrays:
@@ -220,7 +220,7 @@ class CompiledStream:
             line[rows] = value
 
     def resized(self, rows: Sequence[int], first: States) -> CompiledStream:
-        """A stream of these rows, and behind them new ones that begin with a first state."""
+        """A stream of these rows, and after them new ones that begin with a first state."""
         stream = CompiledStream(self.stack, first[0][0].shape[1])
         stream._regions = self._regions
         stream.write(first)
