@@ -2,8 +2,8 @@
 
 Next to them lies a copy of the weights that they were packed from. At every call the region
 compares the weights with that copy, bit by bit, and packs what differs, so it matters to no result
-what waits here, nor how weights were changed meanwhile. One parameter's pack is used by one call at a
-time; another call that comes meanwhile packs anew.
+what waits here, nor how weights were changed meanwhile. One parameter's pack is used by one call at
+a time; another call that comes meanwhile packs anew.
 
 It pays for few rows, and where weights have left the near caches: packing takes as long as some ten
 rows do, and comparing reads where packing writes. A pack dies with its parameter, and is none of a
