@@ -40,7 +40,7 @@ define void @copy(ptr %to, ptr %from, i64 %bytes) {
 
 # void record({thread_num, num_threads, calls, seen[]}): counts itself, writes the team's size to
 # the place of its own number.
-TRACE = """
+RECORD = """
 define void @record(ptr %block) {
   %thread_num = load ptr, ptr %block
   %second = getelementptr i64, ptr %block, i64 1

@@ -308,7 +308,7 @@ class Plan:
         nodes = self.graph.nodes
         saved = ", ".join(f"t{i} = {nodes[i]}" for i in self.saved) or "nothing"
         others = [*["h_t"] * self.reads_output, *["h_(t-1)"] * self.reads_old]
-        read = f"; read others it: {', '.join(others)}" if others else ""
+        read = f"; also read: {', '.join(others)}" if others else ""
         phases = phase_lines(self.phases, self.sums, self.products)
         return "\n".join([*phases, f"saved: {saved}{read}"])
 
