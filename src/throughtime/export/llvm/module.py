@@ -132,8 +132,9 @@ class Module:
         with e.loop(e.number(width), step=self.target.lanes) as k:
             value = self._sums.weight(base + k.index * self.constants.bytes)
             if scales is not None:
-                scale = e.place(scales) + row * _BYTES
-                value = e.spread(e.real(scale)) * value
+                code = e.pointer(e.place(scales) + row)
+                scale = self._sums.scale(e.b.load(code, typ=ir.IntType(8)))
+                value = e.spread(scale) * value
             e.store(value, out + k.index * _BYTES)
 
     def _write_public(self, about: str) -> None:

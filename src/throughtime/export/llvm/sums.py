@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from throughtime.compiler.llvm.values import Bits, Num, Vector, fma
+from throughtime.compiler.llvm.values import Bits, Num, Real, Vector, fma
 from throughtime.compiler.llvm.writer import Emit
 from throughtime.export.program import Values
-from throughtime.export.weights import halves, narrowed
+from throughtime.export.weights import SCALE_SHIFT, SCALE_START, halves, narrowed
 
 _LINE = 64
+_SCALE = (SCALE_SHIFT, SCALE_START)
 
 
 def padded(count: int, lanes: int) -> int:
@@ -55,13 +56,14 @@ class Constants:
         """Matrices of as many columns, column by column, their lines side by side in vectors.
 
         Returns:
-            The weights, (columns, vectors, lanes), and int8's scales, (vectors, lanes), or None.
+            The weights, (columns, vectors, lanes), and int8's scales as bytes, (vectors, lanes),
+            or None.
         """
         if self.weights == "int8":
             narrow = [narrowed(m) for m in matrices]
             whole = np.concatenate([self._rows(n.whole) for n in narrow]).T
-            scales = np.concatenate([self._rows(n.scale[:, None]) for n in narrow])
-            return self.table(whole), self.table(scales.astype(np.float32))
+            codes = np.concatenate([self._rows(n.code[:, None]) for n in narrow])
+            return self.table(whole), self.table(codes)
         rows = np.concatenate([self._rows(m) for m in matrices]).T
         return self.table(halves(rows) if self.weights == "bfloat16" else rows), None
 
@@ -71,7 +73,7 @@ class Constants:
         values: np.ndarray[Any, Any] = table
         if self.weights == "int8":
             narrow = narrowed(table)
-            values, scale = narrow.whole, self.table(narrow.scale)
+            values, scale = narrow.whole, self.table(narrow.code)
         wide = np.zeros((len(table), padded(table.shape[1], self.lanes)), values.dtype)
         wide[:, : table.shape[1]] = values
         return self.table(halves(wide) if self.weights == "bfloat16" else wide), scale
@@ -156,8 +158,20 @@ class Sums:
 
     def _scaled(self, scales: Any, vector: int, total: Vector, start: Vector) -> Vector:
         """start + scale total, a scale a line."""
-        scale = self.e.load(self.e.place(scales) + vector * self.e.kind.size)
-        return self._sum(scale, total, start)
+        e = self.e
+        bytes = ir.VectorType(ir.IntType(8), e.kind.lanes)
+        at = e.pointer(e.place(scales) + vector * e.kind.lanes)
+        scale = self.scale(e.b.load(at, typ=bytes, align=1))
+        return self._sum(Vector(e.b, scale.value), total, start)
+
+    def scale(self, code: Any) -> Real:
+        """int8's scale of its byte, or a vector of them."""
+        lanes = getattr(code.type, "count", None)
+        bits = ir.IntType(32) if lanes is None else ir.VectorType(ir.IntType(32), lanes)
+        shift, start = (bits(n if lanes is None else [n] * lanes) for n in _SCALE)
+        kind, b = self.e.kind, self.e.b
+        sums = b.add(b.shl(b.zext(code, bits), shift), start)
+        return Real(b, b.bitcast(sums, kind.real if lanes is None else kind.vector))
 
     def _start(self, place: Num | None) -> Vector:
         return self.e.constant(0) if place is None else self.e.load(place)
