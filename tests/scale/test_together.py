@@ -300,7 +300,7 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
     ("words", "said"),
     [
         ("--processes 0", "processes must be a whole number of at least 1, got 0"),
-        ("--processes 2 --batch-size 1", "processes must be at most as many as a batch has rows"),
+        ("--processes 2 --batch-size 1", "parts, must be at most as many as a batch has rows, 1"),
         ("--nodes 2", "each of 2 nodes must have NODE_RANK, 0 to 1, MASTER_ADDR, the address of n"),
     ],
 )

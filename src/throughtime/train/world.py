@@ -99,9 +99,9 @@ class World:
         )  # fmt: skip
         found = dict(zip((few for _, few in sums), slices, strict=True))
         added = add_halves(range(sums[-1][1][-1] + 1), found.get)
-        whole = empty.new_empty(size * width)
-        distributed.all_gather_into_tensor(whole, added)
-        return whole[: len(empty)]
+        whole = empty.new_empty(size, width)
+        distributed.all_gather([*whole], added)
+        return whole.flatten()[: len(empty)]
 
     def agree(self, what: str, batches: Sequence[Batch], cure: str) -> None:
         """Compares what each process sees.
