@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from throughtime.compiler.llvm.maths import coefficients as table
+from throughtime.export.weights import SCALE_SHIFT, SCALE_START
 
 
 def number(value: float) -> str:
@@ -256,6 +257,12 @@ static inline float @pow(float x, float e) { return powf(x, e); }
     "wide": (("number",), """
 /* a weight of bfloat16 */
 static inline float @wide(uint16_t half) { return @number((uint32_t)half << 16); }
+"""),
+    "scale": (("number",), f"""
+/* what a line of int8 is multiplied by: eight steps to each doubling, from 2 to the -24 on */
+static inline float @scale(uint8_t code) {{
+    return @number(((uint32_t)code << {SCALE_SHIFT}) + 0x{SCALE_START:08x}u);
+}}
 """),
     "line": ((), """
 /* the whole number in x, held between 0 and last */

@@ -130,7 +130,7 @@ class Source:
         self.functions.add("line")
         index = self.element(operation.row, "0")
         weight = self._weight(f"@{table}[row * {width} + k]")
-        scaled = f"@{table}_scale[row] * {weight}" if self.weights == "int8" else weight
+        scaled = f"{self._scale(table, 'row')} * {weight}" if self.weights == "int8" else weight
         return (
             f"    {{\n        const size_t row = @line({index}, {lines - 1});\n"
             f"        for (size_t k = 0; k < {width}; k++) {{\n"
@@ -177,7 +177,7 @@ class Source:
         lines += self._columns(source, name, to, (R, K), needed * ahead)
         if narrow:
             last = [f"for (size_t r = 0; r < {R}; r++) {{",
-                    f"    sum[r] += @{name}_scale[r] * whole[r];", "}"]  # fmt: skip
+                    f"    sum[r] += {self._scale(name, 'r')} * whole[r];", "}"]  # fmt: skip
             lines += _each_step([*here, *last], 8) if ahead else [f"        {one}" for one in last]
         return "\n".join([*lines, "    }\n"])
 
@@ -224,6 +224,11 @@ class Source:
             return f"@wide({element})"
         return element
 
+    def _scale(self, table: str, line: str) -> str:
+        """The scale of a line of a table of int8."""
+        self.functions.add("scale")
+        return f"@scale(@{table}_scale[{line}])"
+
     def _matrix_table(self, values: Values, lines: Values | None = None) -> str:
         """The table of a matrix, which may be turned; `lines` are those that int8 scales."""
         name = f"W{self._matrices}"
@@ -233,9 +238,9 @@ class Source:
         elif self.weights == "bfloat16":
             self.tables.append(_table(f"@{name}", halves(values), "uint16_t"))
         else:
-            whole, scale = narrowed(values if lines is None else lines)
+            whole, code = narrowed(values if lines is None else lines)
             self.tables.append(_table(f"@{name}", whole if lines is None else whole.T, "int8_t"))
-            self.tables.append(_table(f"@{name}_scale", scale, "float"))
+            self.tables.append(_table(f"@{name}_scale", code, "uint8_t"))
         return name
 
     def _stage(self, stage: Stage) -> Iterator[str]:
