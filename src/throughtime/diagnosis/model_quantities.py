@@ -59,13 +59,13 @@ def measure_bands(
     """
     if len(batches) < 2:
         raise OptionError("a spread needs at least 2 batches, got 1")
-    gradients = [tuple(first)]
+    by_batch = [tuple(first)]
     for batch in batches[1:BATCHES]:
-        gradients.append(lag_gradients(subject.run(batch, loss, last_only=True)))
-    keys = [[(g.name, g.layer, g.direction) for g in of_batch] for of_batch in gradients]
+        by_batch.append(lag_gradients(subject.run(batch, loss, last_only=True)))
+    keys = [[(g.name, g.layer, g.direction) for g in of_batch] for of_batch in by_batch]
     if any(k != keys[0] for k in keys):
         raise OptionError("the loss sees other layers on one batch than on another")
-    return tuple(_make_band(same) for same in zip(*gradients, strict=True))
+    return tuple(_make_band(same) for same in zip(*by_batch, strict=True))
 
 
 def _make_band(same: Sequence[LagGradient]) -> Band:
