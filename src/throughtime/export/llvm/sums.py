@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Bits, Num, Real, Vector, fma
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.export.program import Values
 from throughtime.export.weights import SCALE_SHIFT, SCALE_START, halves, narrowed
 
@@ -123,12 +124,9 @@ class Sums:
         count = len(outs)
         parts = -(-count // self.most)
         bounds = [count * i // parts for i in range(parts + 1)]
-        base = self._address(weights)
+        base = self.e.place(weights)
         for first, last in zip(bounds, bounds[1:], strict=False):
             self._tile((base, count, scales), columns, source, starts, outs, range(first, last))
-
-    def _address(self, table: Any) -> Num:
-        return Num(self.e.b, self.e.b.ptrtoint(table, ir.IntType(64)))
 
     def _tile(
         self, packed: tuple[Num, int, Any], columns: int, source: Num, starts: list[Num | None],
@@ -136,14 +134,14 @@ class Sums:
     ) -> None:  # fmt: skip
         e, (base, count, scales) = self.e, packed
         begun = [self._start(starts[i]) for i in places]
-        chains = begun if scales is None else [e.zero() for _ in places]
+        chains = begun if scales is None else [e.constant(0) for _ in places]
         size = self.constants.bytes * e.kind.lanes
         many = _AT_ONCE if len(places) < 8 else 1
         whole = columns // many * many if columns > 2 * many else 0
         first = base + places[0] * size
 
-        def column(chains: list[Any], k: Num) -> list[Any]:
-            x = e.splat(e.real(source + k * 4))
+        def column(chains: list[Vector], k: Num) -> list[Vector]:
+            x = e.spread(e.real(source + k * 4))
             at = first + k * (count * size)
             return [self._more(c, x, at + j * size) for j, c in enumerate(chains)]
 
@@ -158,43 +156,43 @@ class Sums:
         for start, chain, i in zip(begun, chains, places, strict=True):
             e.store(chain if scales is None else self._scaled(scales, i, chain, start), outs[i])
 
-    def _scaled(self, scales: Any, vector: int, total: Any, start: Any) -> Any:
+    def _scaled(self, scales: Any, vector: int, total: Vector, start: Vector) -> Vector:
         """start + scale total, a scale a line."""
         e = self.e
-        whole = ir.VectorType(ir.IntType(8), e.kind.lanes)
-        at = e.pointer(self._address(scales) + vector * e.kind.lanes)
-        return self._sum(self.scale(e.b.load(at, typ=whole, align=1)), total, start)
+        bytes = ir.VectorType(ir.IntType(8), e.kind.lanes)
+        at = e.pointer(e.place(scales) + vector * e.kind.lanes)
+        scale = self.scale(e.b.load(at, typ=bytes, align=1))
+        return self._sum(Vector(e.b, scale.value), total, start)
 
-    def scale(self, code: Any) -> Any:
+    def scale(self, code: Any) -> Real:
         """int8's scale of its byte, or a vector of them."""
         lanes = getattr(code.type, "count", None)
         bits = ir.IntType(32) if lanes is None else ir.VectorType(ir.IntType(32), lanes)
         shift, start = (bits(n if lanes is None else [n] * lanes) for n in _SCALE)
         kind, b = self.e.kind, self.e.b
         sums = b.add(b.shl(b.zext(code, bits), shift), start)
-        return b.bitcast(sums, kind.real if lanes is None else kind.vector)
+        return Real(b, b.bitcast(sums, kind.real if lanes is None else kind.vector))
 
-    def _start(self, place: Num | None) -> Any:
-        return self.e.zero() if place is None else self.e.load(place)
+    def _start(self, place: Num | None) -> Vector:
+        return self.e.constant(0) if place is None else self.e.load(place)
 
-    def _sum(self, x: Any, w: Any, total: Any) -> Any:
+    def _sum(self, x: Vector, w: Vector, total: Vector) -> Vector:
         """x w + total."""
         if self.fused:
-            return self.e.fma(x, w, total)
-        return self.e.b.fadd(total, self.e.b.fmul(x, w))
+            return fma(x, w, total)
+        return total + x * w
 
-    def _more(self, total: Any, x: Any, at: Num) -> Any:
+    def _more(self, total: Vector, x: Vector, at: Num) -> Vector:
         return self._sum(x, self.weight(at), total)
 
-    def weight(self, at: Num) -> Any:
+    def weight(self, at: Num) -> Vector:
         """A vector of weights as float32."""
         e, lanes = self.e, self.e.kind.lanes
         if self.constants.weights == "float32":
             return e.load(at)
-        bits = ir.VectorType(ir.IntType(32), lanes)
+        whole = ir.VectorType(ir.IntType(32), lanes)
         narrow = ir.VectorType(ir.IntType(8 * self.constants.bytes), lanes)
         loaded = e.b.load(e.pointer(at), typ=narrow, align=self.constants.bytes)
         if self.constants.weights == "bfloat16":
-            wide = e.b.shl(e.b.zext(loaded, bits), bits([16] * lanes))
-            return e.b.bitcast(wide, e.kind.vector)
-        return e.b.sitofp(e.b.sext(loaded, bits), e.kind.vector)
+            return (Bits(e.b, e.b.zext(loaded, whole)) << 16).number()
+        return Vector(e.b, e.b.sitofp(e.b.sext(loaded, whole), e.kind.vector))
