@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from throughtime.cell.contract import Cell, Names
-from throughtime.cell.product import multiply
+from throughtime.cell.product import WeightMatrix
 from throughtime.diagnosis.observe.alignment import find_alive_steps
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
@@ -44,7 +44,7 @@ class Steps:
     after: tuple[Tensor, ...]
     weights: dict[str, Tensor]
 
-    def parts(self) -> tuple[Names, dict[str, StepProduct], Names]:
+    def parts(self) -> tuple[Names, dict[str, WeightMatrix], Names]:
         """`a`, the matrices of `U` by name, and `p` of the cell's equations, for all rows."""
         layout, w = self.cell.layout, self.weights
         a = dict(self.inputs)
@@ -54,10 +54,10 @@ class Steps:
             )
             a.update(zip(layout.input_gates, blocks, strict=True))
         count = len(layout.recurrent_gates)
-        U = {n: StepProduct(w[f"weight_{n}"], None) for n in layout.products}
+        U = {n: WeightMatrix(w[f"weight_{n}"]) for n in layout.products}
         for i, gate in enumerate(layout.recurrent_gates):
             bias = w["bias_hh"].chunk(count)[i] if "bias_hh" in w else None
-            U[gate] = StepProduct(w["weight_hh"].chunk(count)[i], bias)
+            U[gate] = WeightMatrix(w["weight_hh"].chunk(count)[i], bias)
         return Names("a", a), U, Names("p", {n: w[n] for n in layout.vectors})
 
     def again(self, before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -65,17 +65,6 @@ class Steps:
         a, U, p = self.parts()
         state = dict(zip(self.cell.state_names, before, strict=True))
         return self.cell.step(a, Names("U", U), Names("s", state), p)
-
-
-@dataclass(frozen=True)
-class StepProduct:
-    """`U.g` of the equations: `U.g @ v` = U_g v + bias."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __matmul__(self, v: Tensor) -> Tensor:
-        return multiply(self.weight, v, self.bias)
 
 
 @torch.no_grad()

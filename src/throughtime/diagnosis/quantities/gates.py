@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from throughtime.cell.contract import Names
-from throughtime.diagnosis.observe.steps import StepProduct, Steps, list_steps
+from throughtime.cell.product import WeightMatrix
+from throughtime.diagnosis.observe.steps import Steps, list_steps
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.layer import Passage
@@ -64,7 +65,7 @@ def record_activities(steps: Steps) -> list[Activity]:
 class _Named:
     """A matrix whose products are marked with its gate's name."""
 
-    matrix: StepProduct
+    matrix: WeightMatrix
     name: str
     watch: _Watch
 

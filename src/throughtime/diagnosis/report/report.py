@@ -236,7 +236,7 @@ def _write_layers(report: Report) -> Iterator[str]:
         c = memories.get(at)
         memory = ("-", "-") if c is None else (str(c.memory_steps), f"{c.capacity:.1f}")
         yield _write_line([
-            _name_layer(g), *_write_reach(g, report.lag),
+            make_label(*at), *_write_reach(g, report.lag),
             *(v.get(at, "-") for v in (starts, exponents, shares)), *memory,
         ])  # fmt: skip
 
@@ -337,20 +337,17 @@ def compare_reports(one: Report, other: Report) -> str:
         f"{' -> '.join(map(name_model, both))}; trouble: {' -> '.join(troubles)}",
         f"{'layer':<24}{'K(1e-3), steps':>18}{f'log10 rho({lag})':>20}{f'r^2({lag})':>18}",
     ]
-    gradients, memories = (
-        (dict(_by_place(r.lag_gradients)) for r in both),
-        [_r2(r, lag) for r in both],
-    )
-    old, new = gradients
+    old, new = (dict(_by_place(r.lag_gradients)) for r in both)
+    memories = [_r2(r, lag) for r in both]
     for at, g in old.items():
         if at not in new:
-            lines.append(f"{_name_layer(g):<24}{'not in the other':>18}")
+            lines.append(f"{make_label(*at):<24}{'not in the other':>18}")
             continue
         pair = (g, new[at])
         steps = " -> ".join(_write_horizon(v.horizon_1e3_steps) for v in pair)
         rho = " -> ".join(_write_rho(v, lag) for v in pair)
         r2 = " -> ".join(h.get(at, "-") for h in memories)
-        lines.append(f"{_name_layer(g):<24}{steps:>18}{rho:>20}{r2:>18}")
+        lines.append(f"{make_label(*at):<24}{steps:>18}{rho:>20}{r2:>18}")
     return "\n".join(lines)
 
 
@@ -368,8 +365,9 @@ def _write_rho(g: LagGradient, lag: int) -> str:
     return f"{g.log10_rho_by_lag[lag]:.2f}" if lag < len(g.log10_rho_by_lag) else "-"
 
 
-def _name_layer(g: LagGradient | Unseen) -> str:
-    return f"{g.name or 'model'}.{g.layer}{' backward' if g.direction else ''}"
+def make_label(name: str, layer: int, direction: int) -> str:
+    """A layer and direction in words."""
+    return f"{name or 'model'}.{layer}{' backward' if direction else ''}"
 
 
 def _write_horizon(horizon: int | None) -> str:

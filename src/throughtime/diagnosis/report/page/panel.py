@@ -6,13 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
 from throughtime.diagnosis.report.page.chart import Chart
-
-if TYPE_CHECKING:
-    from throughtime.diagnosis.report.report import Report
-
+from throughtime.diagnosis.report.report import Report, make_label
 
 Cell = str | int | float | None
 Key = tuple[str, int, int]
@@ -119,11 +115,6 @@ def list_absent(report: Report, *quantities: str, what: str = "") -> tuple[str, 
 
 
 NOTHING = ("This report does not hold it.",)
-
-
-def make_label(name: str, layer: int, direction: int) -> str:
-    """A layer and direction in words."""
-    return f"{name or 'model'}.{layer}{' backward' if direction else ''}"
 
 
 def number_rows(columns: Sequence[Sequence[Cell]], first: int = 0) -> tuple[tuple[Cell, ...], ...]:

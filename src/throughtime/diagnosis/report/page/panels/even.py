@@ -12,13 +12,12 @@ from throughtime.diagnosis.report.page.panel import (
     Panel,
     Table,
     list_absent,
-    make_label,
     show,
 )
+from throughtime.diagnosis.report.report import Report, make_label
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.evenness import Evenness
-    from throughtime.diagnosis.report.report import Report
 
 
 ASKED = Panel(

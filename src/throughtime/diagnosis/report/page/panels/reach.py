@@ -14,13 +14,12 @@ from throughtime.diagnosis.report.page.panel import (
     Table,
     list_absent,
     list_parts,
-    make_label,
     number_rows,
 )
+from throughtime.diagnosis.report.report import Report, make_label
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.lag_gradient import LagGradient
-    from throughtime.diagnosis.report.report import Report
 
 
 FLOOR = math.log10(2.0**-126)
