@@ -21,7 +21,7 @@ from throughtime.diagnosis.model_quantities import (
     measure_weight_lags,
 )
 from throughtime.diagnosis.observe.batches import list_batches
-from throughtime.diagnosis.observe.examined import Loss, Seen, Subject
+from throughtime.diagnosis.observe.examined import Loss, ModelRun, Subject
 from throughtime.diagnosis.observe.observe import one_thread
 from throughtime.diagnosis.quantities.connectivity import connectivity
 from throughtime.diagnosis.quantities.evenness import evenness
@@ -83,8 +83,8 @@ def _measure(
     """The report of checked arguments."""
     subject = Subject(model)
     try:
-        seen = subject.run(batches[0], loss, last_only=True)
-        gradients = lag_gradients(seen)
+        run = subject.run(batches[0], loss, last_only=True)
+        gradients = lag_gradients(run)
     except NotFiniteError as error:
         lag = _check_lag(lag, subject.sizes[0])
         return _report_fault(subject, CuredCopy(model, batches, loss, lag), truncation, error)
@@ -93,40 +93,40 @@ def _measure(
     trial = CuredCopy(model, batches, loss, lag)
     report = replace(
         _make_empty(model, subject, lag, truncation),
-        loss=seen.loss.item(),
+        loss=run.loss.item(),
         lag_gradients=gradients,
-        lengths=_list_lengths(seen),
+        lengths=_list_lengths(run),
     )
-    report = _with_panels(report, subject, seen, trial, clip, before)
+    report = _with_panels(report, subject, run, trial, clip, before)
     report = replace(report, troubles=find_troubles(report, trial))
     return replace(report, cautions=find_cautions(report))
 
 
-def _list_lengths(seen: Seen) -> tuple[int, ...]:
+def _list_lengths(run: ModelRun) -> tuple[int, ...]:
     """Steps of each row of the first module, where they differ."""
-    first = next(iter(seen.batches.values()))
+    first = next(iter(run.batches.values()))
     return () if first.lengths is None else tuple(first.lengths.tolist())
 
 
 def _with_panels(
-    report: Report, subject: Subject, seen: Seen, trial: CuredCopy, clip: float | None,
+    report: Report, subject: Subject, run: ModelRun, trial: CuredCopy, clip: float | None,
     before: Mapping[str, Tensor] | None,
 ) -> Report:  # fmt: skip
     """The report with every quantity that can be measured, and the reasons for the others."""
     gaps, loss, first = Gaps(), trial.loss, trial.batches[0]
-    layers, batches, gradients = subject.layers, seen.batches, report.lag_gradients
-    attempt, each = gaps.attempt, partial(_measure_each, gaps, seen)
-    modules = tuple(_measure_module(gaps, n, trial.model, layers[n], seen) for n in batches)
+    layers, batches, gradients = subject.layers, run.batches, report.lag_gradients
+    attempt, each = gaps.attempt, partial(_measure_each, gaps, run)
+    modules = tuple(_measure_module(gaps, n, trial.model, layers[n], run) for n in batches)
     spread = attempt(
         "bands", "", (), lambda: measure_bands(subject, trial.batches, loss, gradients)
     )
     default = attempt(
         "torch_default", "", (), lambda: measure_torch_default(trial.model, first, loss)
     )
-    run = subject.run(first, loss)
-    even = attempt("evenness", "", None, lambda: evenness(subject, run, before))
-    blind = find_unseen(run, gradients)
-    gaps.missing += [*_list_left_out(subject, seen), *_list_seen_late(blind, report.lag)]
+    whole = subject.run(first, loss)
+    even = attempt("evenness", "", None, lambda: evenness(subject, whole, before))
+    blind = find_unseen(whole, gradients)
+    gaps.missing += [*_list_left_out(subject, run), *_list_seen_late(blind, report.lag)]
     subject.free()
     return replace(
         report,
@@ -145,17 +145,17 @@ def _with_panels(
     )
 
 
-def _list_left_out(subject: Subject, seen: Seen) -> Iterator[Missing]:
+def _list_left_out(subject: Subject, run: ModelRun) -> Iterator[Missing]:
     """Modules without any measurement, or without lags."""
     for name in subject.modules:
-        if name not in seen.batches:
+        if name not in run.batches:
             yield Missing("modules", name, "it did not run on the first batch")
     for name in subject.others:
         yield Missing(
             "modules", name,
             "it is of a subclass of torch's own class, which may compute something else",
         )  # fmt: skip
-    for name in dict.fromkeys(p.name for p in seen.paths if p.steps < 2):
+    for name in dict.fromkeys(p.name for p in run.paths if p.steps < 2):
         yield Missing("lag_gradients", name, "it is given sequences of one step, without a lag")
 
 
@@ -172,22 +172,22 @@ def _list_seen_late(blind: Sequence[Unseen], lag: int) -> Iterator[Missing]:
 
 
 def _measure_each(
-    gaps: Gaps, seen: Seen, quantity: str, measure: Callable[[str], Sequence[Value]]
+    gaps: Gaps, run: ModelRun, quantity: str, measure: Callable[[str], Sequence[Value]]
 ) -> tuple[Value, ...]:
     """A quantity of every module that runs whole sequences."""
     values: list[Value] = []
-    for name in seen.batches:
-        if name in seen.apart:
-            gaps.missing.append(Missing(quantity, name, seen.apart[name]))
+    for name in run.batches:
+        if name in run.apart:
+            gaps.missing.append(Missing(quantity, name, run.apart[name]))
         else:
             values += gaps.attempt(quantity, name, (), partial(measure, name))
     return tuple(values)
 
 
 def _measure_module(
-    gaps: Gaps, name: str, model: nn.Module, layer: SequenceLayer, seen: Seen
+    gaps: Gaps, name: str, model: nn.Module, layer: SequenceLayer, run: ModelRun
 ) -> ModuleReport:
-    only, batch = Seen(seen.loss, (), {name: seen.batches[name]}, seen.apart), seen.batches[name]
+    only, batch = ModelRun(run.loss, (), {name: run.batches[name]}, run.apart), run.batches[name]
     return ModuleReport(
         name=name,
         cell=repr(layer.cell),

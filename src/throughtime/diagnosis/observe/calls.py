@@ -310,12 +310,12 @@ def _find_sources(
 ) -> set[ModuleCall]:  # fmt: skip
     """The calls whose outputs values depend on, with no other call of these in between."""
     stack: list[Any] = [v.grad_fn for v in values]
-    seen, calls = set(), set()
+    visited, calls = set(), set()
     while stack:
         node = stack.pop()
-        if node is None or node in seen:
+        if node is None or node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         call = getattr(node, "call", None)
         if isinstance(call, ModuleCall) and (among is None or call in among):
             calls.add(call)

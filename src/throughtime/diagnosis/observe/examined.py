@@ -37,7 +37,7 @@ Loss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class Seen:
+class ModelRun:
     """One run of the model.
 
     Attributes:
@@ -93,7 +93,7 @@ class Subject:
         self.sizes = (0, 0)
         check_layers(self.layers)
 
-    def run(self, batch: Any, loss: Loss | None = None, *, last_only: bool = False) -> Seen:
+    def run(self, batch: Any, loss: Loss | None = None, *, last_only: bool = False) -> ModelRun:
         """Run the model and its loss once.
 
         Args:
@@ -118,17 +118,17 @@ class Subject:
             with observe_modules(pairs, lambda n, layer, x: carry_recorded(n, layer, calls, x)):
                 value = self._computed(batch, loss, calls)
             calls.finish(value)
-            return self._seen(value, calls)
+            return self._collect_run(value, calls)
         except NotFiniteError:
             check_weights(self.model)  # of what they spoil, they are the first
             raise
         finally:
             self.sizes = next((_find_sizes(calls, name) for name in calls.by_name), (0, 0))
 
-    def _seen(self, value: Tensor, calls: Calls) -> Seen:
+    def _collect_run(self, value: Tensor, calls: Calls) -> ModelRun:
         names = [*calls.by_name]
         reasons = {n: calls.reason_apart(n) for n in names}
-        return Seen(
+        return ModelRun(
             loss=value,
             paths=list_paths(calls, self.layers),
             batches={n: calls.batch(n, self.layers[n]) for n in names},

@@ -192,13 +192,13 @@ def _detach(batch: Batch) -> Batch:
     )
 
 
-def split_merge(layer: SequenceLayer, seen: Arriving, d: int) -> Tensor:
+def split_merge(layer: SequenceLayer, arrival: Arriving, d: int) -> Tensor:
     """(T, B, width): the gradient by one direction's outputs of the last layer."""
     if layer.directions == 1:
-        return seen.d_outputs
-    both = [s.after[0] for s in list_steps(layer, seen.batch, None)]
-    T, B = seen.batch.x.shape[:2]
+        return arrival.d_outputs
+    both = [s.after[0] for s in list_steps(layer, arrival.batch, None)]
+    T, B = arrival.batch.x.shape[:2]
     y = torch.stack([v.unflatten(0, (T, B)) for v in both], 2).requires_grad_()
     with torch.enable_grad():
         out = merge_directions(y, layer.options.merge)
-    return torch.autograd.grad(out, y, seen.d_outputs)[0][:, :, d]
+    return torch.autograd.grad(out, y, arrival.d_outputs)[0][:, :, d]

@@ -76,11 +76,11 @@ class Watch:
         self._handles = [self._hook(name, modules[name], layers[name]) for name in layers]
 
     def _hook(self, name: str, module: nn.Module, ours: SequenceLayer) -> RemovableHandle:
-        def seen(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        def record(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             if torch.is_grad_enabled():
                 self.calls.append(_record(name, ours, args, kwargs, out))
 
-        return module.register_forward_hook(seen, with_kwargs=True)
+        return module.register_forward_hook(record, with_kwargs=True)
 
     def clear(self) -> None:
         """Forget the calls."""

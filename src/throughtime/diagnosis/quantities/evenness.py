@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.diagnosis.observe.every_state import Path
-from throughtime.diagnosis.observe.examined import Seen, Subject
+from throughtime.diagnosis.observe.examined import ModelRun, Subject
 from throughtime.errors import OptionError, ShapeError
 
 
@@ -91,12 +91,14 @@ class Evenness:
     neighbours: tuple[Neighbours, ...]
 
 
-def evenness(subject: Subject, seen: Seen, before: Mapping[str, Tensor] | None = None) -> Evenness:
+def evenness(
+    subject: Subject, run: ModelRun, before: Mapping[str, Tensor] | None = None
+) -> Evenness:
     """Measure how evenly a model learns from one loss, or has learnt since `before`.
 
     Args:
         subject: the model as it is now.
-        seen: of `subject.run`, with the whole loss.
+        run: of `subject.run`, with the whole loss.
         before: parameter's name -> its earlier value, as a state_dict holds it; left out, the
             ratios are those of the gradient.
 
@@ -109,7 +111,7 @@ def evenness(subject: Subject, seen: Seen, before: Mapping[str, Tensor] | None =
     }
     if before is None:
         gradients = torch.autograd.grad(
-            seen.loss, [*trained.values()], retain_graph=True, materialize_grads=True
+            run.loss, [*trained.values()], retain_graph=True, materialize_grads=True
         )
         moved, old = dict(zip(trained, gradients, strict=True)), trained
     else:
@@ -118,11 +120,11 @@ def evenness(subject: Subject, seen: Seen, before: Mapping[str, Tensor] | None =
     for name, v in moved.items():
         if not bool(v.isfinite().all()):
             raise OptionError(f"the gradient or update of parameter {name} is not finite")
-    d = {(p.name, p.layer, p.direction): p.gradients(seen.loss) for p in seen.paths}
+    d = {(p.name, p.layer, p.direction): p.gradients(run.loss) for p in run.paths}
     return Evenness(
         kind="gradient" if before is None else "update",
         shares=tuple(_measure_shares(subject, old, moved)),
-        depth=tuple(_measure_depth(p, v) for p, v in zip(seen.paths, d.values(), strict=True)),
+        depth=tuple(_measure_depth(p, v) for p, v in zip(run.paths, d.values(), strict=True)),
         neighbours=tuple(_compare_neighbours(d)),
     )
 

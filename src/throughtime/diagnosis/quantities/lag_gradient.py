@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from throughtime.diagnosis.observe.every_state import Path
-from throughtime.diagnosis.observe.examined import Seen
+from throughtime.diagnosis.observe.examined import ModelRun
 from throughtime.diagnosis.verdict.trouble import locate
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
 
@@ -88,14 +88,14 @@ class Unseen:
         return self.read_steps <= min(lag, self.steps // 2)
 
 
-def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
+def lag_gradients(run: ModelRun) -> tuple[LagGradient, ...]:
     """Measure every layer and direction whose last step the loss depends on.
 
     Rows of several lengths count their lags from their own ends, as do those that a loop carries
     unchanged past their ends; at lag k those of more than k steps count.
 
     Args:
-        seen: of `Subject.run(..., last_only=True)`.
+        run: of `Subject.run(..., last_only=True)`.
 
     Raises:
         ShapeError: sequences of one step, which have no lag.
@@ -104,13 +104,13 @@ def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
     Source: Pascanu, Mikolov and Bengio, On the Difficulty of Training Recurrent Neural Networks
     (2013), its equation 9 for Omega.
     """
-    if all(p.steps < 2 for p in seen.paths):
+    if all(p.steps < 2 for p in run.paths):
         raise ShapeError("a lag needs sequences of at least 2 steps, got 1")
     measured = []
-    for path in seen.paths:
-        parts = path.by_chain(seen.loss)
+    for path in run.paths:
+        parts = path.by_chain(run.loss)
         _check_finite(path, path.ended(parts))
-        if path.name in seen.apart:
+        if path.name in run.apart:
             path = path.felt(parts)
         d, several = path.ended(parts), path.alive.sum(0) > 1
         if bool((d[-1, several] != 0).any()):
@@ -123,7 +123,7 @@ def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
     return tuple(measured)
 
 
-def find_unseen(whole: Seen, gradients: Sequence[LagGradient]) -> tuple[Unseen, ...]:
+def find_unseen(whole: ModelRun, gradients: Sequence[LagGradient]) -> tuple[Unseen, ...]:
     """The layers and directions that the lag gradients leave out, since the loss does not see them.
 
     Args:
@@ -157,8 +157,8 @@ def _check_finite(path: Path, d: Tensor) -> None:
 
 def _measure_path(path: Path, parts: list[Tensor], d: Tensor) -> LagGradient:
     norms, alive = d.double().norm(dim=-1).flip(0), path.alive.flip(0)  # (T, B) by lag
-    seen = (norms[0] > 0) & (alive.sum(0) > 1)  # the others have no ratio, or no lag
-    norms, alive = norms[:, seen], alive[:, seen]
+    usable = (norms[0] > 0) & (alive.sum(0) > 1)  # the others have no ratio, or no lag
+    norms, alive = norms[:, usable], alive[:, usable]
     T = int(alive.sum(0).max())
     ratios, alive = (norms / norms[0]).log()[:T], alive[:T]
     logs = (torch.where(alive, ratios, 0).sum(1) / alive.sum(1)).tolist()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from throughtime.diagnosis.observe.batches import list_batches
-from throughtime.diagnosis.observe.examined import Seen, Subject
+from throughtime.diagnosis.observe.examined import ModelRun, Subject
 from throughtime.diagnosis.observe.observe import one_thread
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
@@ -123,17 +123,17 @@ def _list_each(what: str, values: Tensor | Sequence[Tensor], batches: int) -> li
 
 
 def _probe_module(
-    name: str, layer: SequenceLayer, runs: list[Seen], labels: list[Tensor],
+    name: str, layer: SequenceLayer, runs: list[ModelRun], labels: list[Tensor],
     types: list[Tensor | None], seed: int,
 ) -> list[Probe]:  # fmt: skip
     """The probes of one module; none where the labels are not of its steps and rows."""
-    seen = [run.batches[name] for run in runs]
-    turned = [_make_time_major(layer, v, batch) for v, batch in zip(labels, seen, strict=True)]
+    batches = [run.batches[name] for run in runs]
+    turned = [_make_time_major(layer, v, batch) for v, batch in zip(labels, batches, strict=True)]
     if name in runs[0].apart or not all(v is not None for v in turned):
         return []
     marks = [v for v in turned if v is not None]
     kinds = [None if v is None else _make_time_major(layer, v, b)
-             for v, b in zip(types, seen, strict=True)]  # fmt: skip
+             for v, b in zip(types, batches, strict=True)]  # fmt: skip
     rows = sum(v.shape[-1] for v in marks)
     if rows < 2:
         raise ShapeError(f"a probe needs at least 2 rows, one to hold out, got {rows}")
@@ -141,13 +141,13 @@ def _probe_module(
     order = torch.randperm(rows, generator=draw, device="cpu").split([v.shape[-1] for v in marks])
     fitted = [(o < (rows + 1) // 2).expand(v.shape) for o, v in zip(order, marks, strict=True)]
     control = _draw_control(marks, kinds, draw)
-    labelled = [_find_labelled(v, batch) for v, batch in zip(marks, seen, strict=True)]
+    labelled = [_find_labelled(v, batch) for v, batch in zip(marks, batches, strict=True)]
 
     def chosen(values: Sequence[Tensor]) -> Tensor:
         return torch.cat([v[k] for v, k in zip(values, labelled, strict=True)])
 
     rest = chosen(marks), chosen(control), chosen(fitted)
-    features = [_find_features(layer, b, v.dim() == 2) for b, v in zip(seen, marks, strict=True)]
+    features = [_find_features(layer, b, v.dim() == 2) for b, v in zip(batches, marks, strict=True)]
     return [
         _probe((name, number), chosen([f[number] for f in features]), *rest)
         for number in features[0]

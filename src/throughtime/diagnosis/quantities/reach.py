@@ -44,9 +44,9 @@ def norms_by_lag(layer: SequenceLayer, rows: WatchedRows) -> list[tuple[MarkedWa
     """
     with torch.enable_grad():
         calls, results = _carry(layer, rows.batch)
-        seen = _send_back(layer, results, rows, _list_leaves(calls))
+        reached = _send_back(layer, results, rows, _list_leaves(calls))
     return [
-        (_mark(call, r, number, d), _find_norms(call, d) if seen else None)
+        (_mark(call, r, number, d), _find_norms(call, d) if reached else None)
         for number, (call, r) in enumerate(zip(calls, results, strict=True))
         for d in range(layer.directions)
     ]

@@ -71,8 +71,8 @@ def weight_lags(
     """
     layer = as_layer(module)
     _check(layer)
-    seen = find_arriving(module, loss, rows)
-    return tuple(_measure_direction(layer, seen, d) for d in range(layer.directions))
+    arrivals = find_arriving(module, loss, rows)
+    return tuple(_measure_direction(layer, arrivals, d) for d in range(layer.directions))
 
 
 def _check(layer: SequenceLayer) -> None:
@@ -90,12 +90,12 @@ def _check(layer: SequenceLayer) -> None:
         )
 
 
-def _measure_direction(layer: SequenceLayer, seen: list[Arriving], d: int) -> WeightLags:
-    stacks = [_Stack(layer, one, d) for one in seen]
+def _measure_direction(layer: SequenceLayer, arrivals: list[Arriving], d: int) -> WeightLags:
+    stacks = [_Stack(layer, arrival, d) for arrival in arrivals]
     names = stacks[0].names if stacks else []
-    if not seen:
+    if not arrivals:
         raise OptionError("a diagnosis needs at least one step, and every row has none")
-    each = [torch.cat([one.d_weights[n].flatten() for n in names]) for one in seen]
+    each = [torch.cat([arrival.d_weights[n].flatten() for n in names]) for arrival in arrivals]
     g = torch.stack(each).double().sum(0)
     size = float(g.norm())
     if size == 0 or not bool(g.isfinite().all()):
@@ -108,7 +108,7 @@ def _measure_direction(layer: SequenceLayer, seen: list[Arriving], d: int) -> We
         norms.append(float(part.norm()))
         shares.append(float(total.norm()) / size)
         cosines.append(float(total @ g) / max(size * float(total.norm()), 1e-300))
-    rest = max(len(one.d_outputs) for one in seen) - len(norms)
+    rest = max(len(arrival.d_outputs) for arrival in arrivals) - len(norms)
     return WeightLags(
         direction=d,
         norm_by_lag=(*norms, *([0.0] * rest)),
@@ -121,18 +121,18 @@ def _measure_direction(layer: SequenceLayer, seen: list[Arriving], d: int) -> We
 class _Stack:
     """All layers of one direction as one step, at any of the T steps."""
 
-    def __init__(self, layer: SequenceLayer, seen: Arriving, d: int) -> None:
-        self.B = seen.batch.x.shape[1]
+    def __init__(self, layer: SequenceLayer, arrival: Arriving, d: int) -> None:
+        self.B = arrival.batch.x.shape[1]
         self.residual = layer.options.residual
-        steps = [s for s in list_steps(layer, seen.batch, None) if s.direction == d]
+        steps = [s for s in list_steps(layer, arrival.batch, None) if s.direction == d]
         self.layers = [replace(s, weights=_make_leaves(s.weights)) for s in steps]
         weights = {layer.weight_names(s.layer, d)[n]: v
                  for s in self.layers for n, v in s.weights.items()}  # fmt: skip
-        self.names = [n for n in weights if n in seen.d_weights]  # frozen ones are left out
+        self.names = [n for n in weights if n in arrival.d_weights]  # frozen ones are left out
         self.trained = [weights[n] for n in self.names]
         self.back = 1 if d else -1  # where the step before lies
-        self.d_y = split_merge(layer, seen, d)
-        self.d_s = [v[:, :, d] for s in seen.d_states for v in s]
+        self.d_y = split_merge(layer, arrival, d)
+        self.d_s = [v[:, :, d] for s in arrival.d_states for v in s]
 
     def parts(self) -> Iterator[Tensor]:
         """G_0, G_1, ... while any gradient is left; each a vector in float64."""

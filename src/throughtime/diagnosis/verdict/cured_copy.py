@@ -122,8 +122,8 @@ class CuredCopy:
         return {(g.name, g.layer, g.direction): g for g in gradients}
 
     def _dead_units(self, subject: Subject) -> dict[Key, int]:
-        seen = subject.run(self.batches[0], self.loss)
-        return {key: count for name, batch in seen.batches.items()
+        run = subject.run(self.batches[0], self.loss)
+        return {key: count for name, batch in run.batches.items()
                 for key, count in _count_dead(name, subject, batch).items()}  # fmt: skip
 
     def _inputs(self, subject: Subject) -> dict[str, InputStatistics]:

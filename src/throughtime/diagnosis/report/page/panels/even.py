@@ -105,8 +105,8 @@ def _depth(e: Evenness) -> Chart:
     )  # fmt: skip
     for number, t in enumerate(dict.fromkeys(t for d in e.depth for t in d.steps)):
         norms = [(d.norms[d.steps.index(t)], row) for row, d in enumerate(e.depth) if t in d.steps]
-        seen = [(norm, row) for norm, row in norms if norm > 0]
-        chart.points(f"step {t}", [v for v, _ in seen], [row for _, row in seen], number)
+        positive = [(norm, row) for norm, row in norms if norm > 0]
+        chart.points(f"step {t}", [v for v, _ in positive], [row for _, row in positive], number)
     chart.rows([make_label(d.name, d.layer, d.direction) for d in e.depth])
     return chart
 

@@ -77,10 +77,10 @@ def _sentence(g: LagGradient) -> str:
 def _blind(report: Report) -> Iterator[str]:
     """What has no curve, since the loss does not see it."""
     for u in report.unseen:
-        seen = f"reads it after {u.read_steps} of its {u.steps} steps at the latest"
+        reading = f"reads it after {u.read_steps} of its {u.steps} steps at the latest"
         yield (
             f"{make_label(u.name, u.layer, u.direction)}: no curve, for the loss "
-            f"{seen if u.read_steps else 'depends on nothing of it'}."
+            f"{reading if u.read_steps else 'depends on nothing of it'}."
         )
 
 
