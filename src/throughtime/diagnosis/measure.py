@@ -113,17 +113,13 @@ def _with_panels(
     before: Mapping[str, Tensor] | None,
 ) -> Report:  # fmt: skip
     """The report with every quantity that can be measured, and the reasons for the others."""
-    gaps, loss, first = Gaps(), trial.loss, trial.batches[0]
+    gaps, model, data, loss = Gaps(), trial.model, trial.batches, trial.loss
     layers, batches, gradients = subject.layers, run.batches, report.lag_gradients
     attempt, each = gaps.attempt, partial(_measure_each, gaps, run)
-    modules = tuple(_measure_module(gaps, n, trial.model, layers[n], run) for n in batches)
-    spread = attempt(
-        "bands", "", (), lambda: measure_bands(subject, trial.batches, loss, gradients)
-    )
-    default = attempt(
-        "torch_default", "", (), lambda: measure_torch_default(trial.model, first, loss)
-    )
-    whole = subject.run(first, loss)
+    modules = tuple(_measure_module(gaps, n, model, layers[n], run) for n in batches)
+    spread = attempt("bands", "", (), lambda: measure_bands(subject, data, loss, gradients))
+    default = attempt("torch_default", "", (), lambda: measure_torch_default(model, data[0], loss))
+    whole = subject.run(data[0], loss)
     even = attempt("evenness", "", None, lambda: evenness(subject, whole, before))
     blind = find_unseen(whole, gradients)
     gaps.missing += [*_list_left_out(subject, run), *_list_seen_late(blind, report.lag)]
@@ -135,10 +131,8 @@ def _with_panels(
         connectivity=each("connectivity", lambda n: (connectivity(layers[n], batches[n], name=n),)),
         modules=modules,
         capacities=each("capacities", lambda n: measure_capacities(subject, n, trial.lag)),
-        weight_lags=each("weight_lags", lambda n: measure_weight_lags(subject, n, first, loss)),
-        clipping=attempt(
-            "clipping", "", None, lambda: measure_clipping(subject, trial.batches, loss, clip)
-        ),
+        weight_lags=each("weight_lags", lambda n: measure_weight_lags(subject, n, data[0], loss)),
+        clipping=attempt("clipping", "", None, lambda: measure_clipping(subject, data, loss, clip)),
         evenness=even,
         unseen=blind,
         missing=tuple(gaps.missing),
