@@ -121,8 +121,12 @@ def test_blocks_of_steps_have_the_bits_of_steps(name: str, weights: str, tmp_pat
     plain = to_c(make(), tmp_path / "plain", weights=weights)
     assert (done.work_bytes > plain.work_bytes) == (name != "a stack")
     assert test_of(tmp_path, need("gcc", "gcc"), "-O3", *STRICT).startswith("PASS")
-    library = shared(tmp_path)
-    width, outputs, state = (_defined(tmp_path, word) for word in ("INPUTS", "OUTPUTS", "STATE"))
+    check_blocks(shared(tmp_path), tmp_path)
+
+
+def check_blocks(library: ctypes.CDLL, folder: Path) -> None:
+    """A hundred steps by NAME_run leave the bits that so many calls of NAME_step leave."""
+    width, outputs, state = (_defined(folder, word) for word in ("INPUTS", "OUTPUTS", "STATE"))
     x, y, z = np.random.rand(100, width).astype("f"), *np.zeros((2, 100, outputs), "f")
     held = np.zeros((2, state), np.float32)
     places = [v.ctypes.data for v in (*held, x, y, z)]
