@@ -1,13 +1,13 @@
 """English verses into Spanish: one direction against two, concat against sum, at equal steps.
 
     apt-get install sword-text-web sword-text-sparv diatheke
-    python benchmarks/tasks/verses.py [--steps 1000] [--threads 1] [--verses 0]
+    python benchmarks/tasks/verses.py [--steps 1500] [--seeds 3] [--threads 1] [--verses 0]
 
 The texts are the World English Bible and the Reina-Valera of 1909, both in the public domain, as
-Debian packs them. Verses of at most 20 words in both languages, by pieces of words. Writes
-verses.json beside this file after every run: chrF and BLEU (sacrebleu) on held-out verses, beside
-copying and the lexicon; greedy, and of the last row, which has four times the steps, by the beam.
-One seed a row: differences of less than about one point say nothing.
+Debian packs them. Verses of at most 20 words in both languages, by pieces of words. Each row is
+trained with every seed to the same number of steps and decoded greedily, and the last one once, to
+more steps, by the beam too. Writes verses.json beside this file after every row: chrF and BLEU
+(sacrebleu) on held-out verses, beside copying and the lexicon.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ ROWS = [
     {"directions": 1, "merge": "concat"},
     {"directions": 2, "merge": "concat"},
     {"directions": 2, "merge": "sum"},
-    {"directions": 1, "merge": "concat", "times": 4, "beam": 4},
+    {"directions": 1, "merge": "concat", "steps": 4000, "beam": 4},
 ]
-"""The last one has `times` as many steps, and is measured with the beam too."""
+"""The last one is trained with one seed, and measured with the beam too."""
 KEPT = ("metrics", "greedy", "baselines", "split", "parameters", "steps", "seconds",
         "cpu_seconds", "probe")  # fmt: skip
 
@@ -44,7 +44,8 @@ def main() -> None:
     asked = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    asked.add_argument("--steps", type=int, default=1000)
+    asked.add_argument("--steps", type=int, default=1500)
+    asked.add_argument("--seeds", type=int, default=3)
     asked.add_argument("--threads", type=int, default=1)
     asked.add_argument("--verses", type=int, default=0, help="only so many; 0: all")
     options = asked.parse_args()
@@ -58,10 +59,36 @@ def main() -> None:
         data = Path(scratch) / "verses.jsonl"
         data.write_text(pairs(options.verses), encoding="utf-8")
         for row in ROWS:
-            kept["rows"].append(row | train(data, row, options))
+            runs = [
+                train(data, {"beam": 1, "steps": options.steps, **row, "seed": seed}, options)
+                for seed in range(1 if "steps" in row else options.seeds)
+            ]
+            kept["rows"].append(row | {"means": means(runs), "runs": runs})
             (HERE / "verses.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     for row in kept["rows"]:
-        print(row["directions"], row["merge"], row["steps"], row["metrics"])
+        print(row["directions"], row["merge"], row.get("steps", options.steps), row["means"])
+    print(said(kept["rows"][-1]))
+
+
+def means(runs: list[dict]) -> dict[str, dict[str, float]]:
+    """Of each figure over the seeds, and how far the least and the most are apart."""
+    found = {}
+    for name in runs[0]["metrics"]:
+        values = [run["metrics"][name] for run in runs]
+        found[name] = {"mean": sum(values) / len(values), "range": max(values) - min(values)}
+    return found
+
+
+def said(row: dict) -> str:
+    """Where the longest run loses to a baseline."""
+    (run,) = row["runs"]
+    lost = [
+        f"{name}: {run['metrics'][name]:.1f}, {other} has {figures[name]:.1f}"
+        for other, figures in run["baselines"].items()
+        for name in figures
+        if figures[name] > run["metrics"][name]
+    ]
+    return "lost: " + ("; ".join(lost) or "nothing")
 
 
 def pairs(count: int) -> str:
@@ -101,13 +128,11 @@ def tidy(text: str) -> str:
 
 def train(data: Path, row: dict, options: argparse.Namespace) -> dict:
     """What is kept of one run's results.json, and its validations."""
-    row = {"times": 1, "beam": 1} | row
-    times = row.pop("times")
-    out = data.parent / f"run-{row['directions']}-{row['merge']}-{times}"
+    out = data.parent / "-".join(["run", *(str(value) for value in row.values())])
     flags = {
         "data": data, "units": "pieces", "source": "english", "target": "spanish", "out": out,
-        "hidden": 64, "batch-size": 32, "lr": 4e-3, "dropout": 0.2, "steps": times * options.steps,
-        "threads": options.threads, "validate-every": 500, **row,
+        "hidden": 64, "batch-size": 32, "lr": 4e-3, "dropout": 0.2, "threads": options.threads,
+        "validate-every": 500, **row,
     }  # fmt: skip
     command = [sys.executable, "-c", "from throughtime.cli import main; raise SystemExit(main())"]
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
@@ -115,7 +140,8 @@ def train(data: Path, row: dict, options: argparse.Namespace) -> dict:
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     validations = [one for one in map(json.loads, lines) if "split" in one]
-    return {name: results[name] for name in KEPT if name in results} | {"validations": validations}
+    kept = {name: results[name] for name in KEPT if name in results}
+    return {"seed": row["seed"], **kept, "validations": validations}
 
 
 if __name__ == "__main__":

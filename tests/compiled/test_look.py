@@ -263,9 +263,9 @@ def test_batch_sizes_written_over_before_backward() -> None:
 BROKEN = {
     "too few rows": ([200, 200], "must add up to the 3 lines of its data, got 400;"),
     "too many rows": ([1, 1], "must add up to the 3 lines of its data, got 2;"),
-    "growing": ([1, 2], "must be positive and never grow, got 2 at step 1 behind 1;"),
-    "negative": ([4, -1], "must be positive and never grow, got -1 at step 1 behind 4;"),
-    "zero": ([3, 0], "must be positive and never grow, got 0 at step 1 behind 3;"),
+    "growing": ([1, 2], "must be positive and never grow, got 2 at step 1 after 1;"),
+    "negative": ([4, -1], "must be positive and never grow, got -1 at step 1 after 4;"),
+    "zero": ([3, 0], "must be positive and never grow, got 0 at step 1 after 3;"),
     "zero at first": ([0, 3], "must be positive and never grow, got 0 at step 0;"),
     "none": ([], "must have a step, got none;"),
 }

@@ -18,14 +18,14 @@ def test_a_plan_reads_as_its_phases_and_what_it_saves() -> None:
     assert str(make_plan(cells.Elman())) == (
         "phase 1: products with x and the old state, then the pointwise part\n"
         "  t3 = W.h x + b + U.h h + b\n"
-        "saved: nothing; read beside it: h_t"
+        "saved: nothing; also read: h_t"
     )
     assert str(make_plan(cells.MGU())) == (
         "phase 1: products with x and the old state, then the pointwise part\n"
         "  t3 = W.f x + b + U.f h + b\n"
         "phase 2: products with t6, then the pointwise part\n"
         "  t8 = W.n x + b + U.n t6 + b\n"
-        "saved: t4 = sigmoid(t3), t9 = tanh(t8); read beside it: h_(t-1)"
+        "saved: t4 = sigmoid(t3), t9 = tanh(t8); also read: h_(t-1)"
     )
     assert str(make_plan(cells.LSTM())).endswith("t16 = sigmoid(t15), t17 = s.c")
 

@@ -13,8 +13,8 @@ TABLES = [
     arguments.COMMON_WORDS,
     arguments.DIRECTION_WORDS,
     arguments.RUN_WORDS,
-    arguments.RECORD_WORDS,
-    arguments.RESTARTS_WORDS,
+    arguments.TRACE_WORDS,
+    arguments.RESETS_WORDS,
     arguments.FUNCTION_WORDS,
 ]
 FUNCTIONS = [

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from throughtime.compiler.llvm.maths.operations import apply
+from throughtime.compiler.llvm.maths.operations import Number, apply
+from throughtime.compiler.llvm.values import Mask, Vector
 from throughtime.compiler.runtime.machine import MACHINES, Machine, choose, target_machine, text
 
 LANES = 64  # a multiple of every machine's
@@ -47,7 +48,7 @@ def module(
     i = b.phi(size)
     i.add_incoming(size(0), start)
     values = [_load(b, p, i, lanes, d) for p, d in zip(function.args, dtypes, strict=False)]
-    _store(b, apply(b, op, values, constants), function.args[-2], i)
+    _store(b, apply(op, values, constants).value, function.args[-2], i)
     after = b.add(i, size(lanes))
     i.add_incoming(after, b.block)
     b.cbranch(b.icmp_unsigned("<", after, function.args[-1]), loop, end)
@@ -58,10 +59,12 @@ def module(
 BOOLEAN = frozenset("gt ge lt le eq ne and or not".split())
 
 
-def _load(b: Any, array: Any, i: Any, lanes: int, dtype: str) -> Any:
+def _load(b: Any, array: Any, i: Any, lanes: int, dtype: str) -> Number:
     kind = ir.VectorType(_ELEMENTS[dtype], lanes)
     value = b.load(b.bitcast(b.gep(array, [i]), kind.as_pointer()), align=1)
-    return b.trunc(value, ir.VectorType(ir.IntType(1), lanes)) if dtype == "bool" else value
+    if dtype == "bool":
+        return Mask(b, b.trunc(value, ir.VectorType(ir.IntType(1), lanes)))
+    return Vector(b, value)
 
 
 def _store(b: Any, value: Any, array: Any, i: Any) -> None:

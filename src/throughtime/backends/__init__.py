@@ -34,7 +34,7 @@ class Opaque(Backend, Protocol):
     """A backend that computes its own derivative, since nothing sees inside."""
 
     def forward(self, call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
-        """The result, and what `backward` needs beside it; nothing with keep=False."""
+        """The result, and what `backward` needs besides it; nothing with keep=False."""
 
     def kept_shapes(self, call: Call) -> list[tuple[int, ...]]:
         """The shapes of what `forward` keeps, in the numbers of x."""
@@ -122,7 +122,7 @@ def choose(call: Call, backend: str = "auto") -> Choice:
 
 
 def explain(call: Call, backend: str = "auto") -> str:
-    """The choice for a call in words; a named backend that refuses is told too."""
+    """The choice for a call in words; says too which named backend refuses."""
     try:
         choice = choose(call, backend)
     except BackendError as error:

@@ -40,7 +40,7 @@ class Call(NamedTuple):
         clip: (), c: in backward the gradient of a row by its new states at a step, all of them
             side by side, is scaled to a norm of c where it is larger, before it goes on.
         norms: (T, B, D, states) that backward fills, of a padded x: the norm of each row's
-            gradient by each new state, before clipping; zero behind a row's end.
+            gradient by each new state, before clipping; zero after a row's end.
     """
 
     cell: Cell
@@ -179,7 +179,7 @@ class Result(NamedTuple):
 
     Attributes:
         sequences: (T, B, D, width) of the output, and with `record` of every state;
-            (N, D, width) for a packed x. Zero behind a row's end.
+            (N, D, width) for a packed x. Zero after a row's end.
         final: for each state (D, B, width), each row's own last state.
     """
 
@@ -222,7 +222,7 @@ def check_batch_sizes(batch_sizes: bytes, N: int) -> np.ndarray:
         t = int(wrong.argmax())
         raise ShapeError(
             f"batch_sizes of a PackedSequence must be positive and never grow, got {sizes[t]} at "
-            f"step {t}{f' behind {sizes[t - 1]}' if t else ''}; {PACKS}"
+            f"step {t}{f' after {sizes[t - 1]}' if t else ''}; {PACKS}"
         )
     if sizes.sum() != N:
         raise ShapeError(

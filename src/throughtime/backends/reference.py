@@ -39,7 +39,7 @@ def run(call: Call) -> Result:
         call = call.in_weights_dtype()
     if call.lengths is not None:
         alive = _alive(call)
-        # Behind a row's end nothing is looked at, resets among it.
+        # After a row's end nothing is looked at, resets included.
         reset = None if call.reset is None else call.reset & alive.squeeze(-1)
         x, inputs = torch.where(alive, call.x, 0), _masked_inputs(call, alive)
         call = call._replace(x=x, inputs=inputs, reset=reset)
@@ -88,14 +88,14 @@ def _run_direction(call: Call, d: int) -> Result:
 
 
 def _walk(call: Call, d: int, s: State) -> Iterator[tuple[int, State, State]]:
-    """Step after step: t, the state after it, and the same with zeros behind a row's end."""
+    """Step after step: t, the state after it, and the same with zeros after a row's end."""
     T = call.x.shape[0]
     U, p, roots = matrices(call, d), vectors(call, d), _roots(call, d)
     rounded = call.rounded
     alive = None if call.lengths is None else _alive(call)
     rows = None if alive is None else _stand_ins(alive.squeeze(-1))
     for t in reversed(range(T)) if d else range(T):
-        s = _restart(call, d, t, s)
+        s = _reset(call, d, t, s)
         new = _step(call, d, t, s, U, p) if rows is None else _step(call, d, t, s, U, p, rows[t])
         if rounded:
             new = tuple(n.to(o.dtype) for n, o in zip(new, s, strict=True))
@@ -145,7 +145,7 @@ def _roots(call: Call, d: int) -> list[Tensor]:
     return [v for v in (*given, *(call.inputs or {}).values()) if v.requires_grad]
 
 
-def _restart(call: Call, d: int, t: int, s: State) -> State:
+def _reset(call: Call, d: int, t: int, s: State) -> State:
     """The state before step t of this direction, put back to `initial` where a reset says so."""
     if call.reset is None:
         return s
@@ -157,9 +157,9 @@ def _restart(call: Call, d: int, t: int, s: State) -> State:
 
 
 def _stand_ins(alive: Tensor) -> Tensor:
-    """(T, B) the row that each row is stepped as: itself, or behind its end one that lives.
+    """(T, B) the row that each row is stepped as: itself, or after its end one that lives.
 
-    What a row computes behind its end is thrown away, and so is its gradient; but 0 times the
+    What a row computes after its end is thrown away, and so is its gradient; but 0 times the
     infinite slope of an equation that is singular at zeros, or NaN, would reach the weights.
     """
     own = torch.arange(alive.shape[1], device=alive.device).expand_as(alive)
@@ -184,14 +184,14 @@ def matrices(call: Call, d: int) -> Names:
     """`U` of the cell's equations: a block of weight_hh for each gate, and the products."""
     cell, weights = call.cell, call.weights[d]
     mask = None if call.recurrent_mask is None else call.recurrent_mask[d]
-    found: dict[str, WeightMatrix] = {}
+    named: dict[str, WeightMatrix] = {}
     for i, gate in enumerate(cell.layout.recurrent_gates):
         block = slice(i * call.hidden_size, (i + 1) * call.hidden_size)
         bias = weights["bias_hh"][block] if "bias_hh" in weights else None
-        found[gate] = WeightMatrix(weights["weight_hh"][block], bias, mask)
+        named[gate] = WeightMatrix(weights["weight_hh"][block], bias, mask)
     for product in cell.layout.products:
-        found[product] = WeightMatrix(weights[f"weight_{product}"], None, None)
-    return Names("U", found)
+        named[product] = WeightMatrix(weights[f"weight_{product}"], None, None)
+    return Names("U", named)
 
 
 def vectors(call: Call, d: int) -> Names:

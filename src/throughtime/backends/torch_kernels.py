@@ -109,7 +109,7 @@ def run(call: Call) -> Result:
 def quiet_projections() -> None:
     """Take torch's one warning that oneDNN has no projections, where the kernel is our choice.
 
-    It comes once a process, at the first projection in float32, and tells of nothing that a user
+    It comes once a process, at the first projection in float32, and says nothing that a user
     could do. `proj_size=` is torch's own interface, so there it stays.
     """
     x, wide, narrow = (torch.zeros(1, 1, n, device="cpu", dtype=torch.float32) for n in (1, 2, 1))

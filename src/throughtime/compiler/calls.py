@@ -44,9 +44,9 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
         if isinstance(value, Named):
             lift(builder, value)  # refuses it
     if builder.H is not None and builder.tracing:
-        found = _headed(builder, name, function, args, kwargs)
-        if found is not NotImplemented:
-            return found
+        result = _headed(builder, name, function, args, kwargs)
+        if result is not NotImplemented:
+            return result
     reason = _hidden_from_autograd(builder) if builder.tracing else None
     if reason is None and name in OPERATIONS:
         try:
@@ -67,9 +67,9 @@ def _headed(
     if _hidden_from_autograd(builder):
         raise Untraceable("an operation hidden from autograd")
     for rule in (view, over):
-        found = rule(name, args, kwargs)
-        if found is not NotImplemented:
-            return found
+        result = rule(name, args, kwargs)
+        if result is not NotImplemented:
+            return result
     if not any(is_parts(v) for v in (*args, *kwargs.values())):
         return NotImplemented
     if name not in OPERATIONS or name in ROWS:

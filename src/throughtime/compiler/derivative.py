@@ -88,7 +88,7 @@ def _gelu(d: Any, y: Any, x: Any) -> tuple[Any, ...]:
 
 
 def _cat(d: Any, y: Any, *inputs: Any) -> tuple[Any, ...]:
-    """Each part's own units of d; behind the inputs stand where they begin, and the end."""
+    """Each part's own units of d; after the inputs stand where they begin, and the end."""
     count = len(inputs) // 2  # there is one end more than there are parts
     values, ends = inputs[:count], inputs[count:]
     return tuple(
@@ -162,7 +162,7 @@ _Part = tuple[int, int, Symbol]
 """Of a slice: from which unit to which, and the gradient by it."""
 
 _UNASKED: Final = FLAT | {"mask"}
-"""Values that nobody asks a gradient by; a number among them may meet values of any width."""
+"""Values that need no gradient; a number among them may meet values of any width."""
 
 
 def derivative(graph: Graph) -> Graph:
@@ -225,10 +225,10 @@ def _hand_on(builder: Builder, graph: Graph, gradients: dict[int, Symbol], index
             _add(gradients, i, _summed_to(value, graph.nodes[i].shape))
 
 
-def _assembled(builder: Builder, shape: Shape, found: list[_Part]) -> Symbol:
+def _assembled(builder: Builder, shape: Shape, slices: list[_Part]) -> Symbol:
     """The gradient by a value from those by its slices: as few lines as they fit in, then added."""
     lines: list[list[_Part]] = []
-    for part in sorted(found, key=lambda p: p[:2]):
+    for part in sorted(slices, key=lambda p: p[:2]):
         line = next((v for v in lines if v[-1][1] <= part[0]), None)
         if line is None:
             lines.append([part])
@@ -240,8 +240,8 @@ def _assembled(builder: Builder, shape: Shape, found: list[_Part]) -> Symbol:
     return _summed_to(total, shape)
 
 
-def _line(builder: Builder, shape: Shape, found: list[_Part]) -> Symbol:
-    """Parts of a line with zeros between and behind them."""
+def _line(builder: Builder, shape: Shape, slices: list[_Part]) -> Symbol:
+    """Parts of a line with zeros between and after them."""
     inputs, ends = list[int](), [0]
 
     def zeros(stop: int) -> None:
@@ -249,7 +249,7 @@ def _line(builder: Builder, shape: Shape, found: list[_Part]) -> Symbol:
         inputs.append(builder.node("full", (), (0.0, *width), width))
         ends.append(stop)
 
-    for start, stop, value in found:
+    for start, stop, value in slices:
         if start > ends[-1]:
             zeros(start)
         inputs.append(value.index)

@@ -38,8 +38,8 @@ def _greatest(sign: int) -> Callable[..., Symbol]:
         if not keepdim:
             raise NoRule
         value = input if sign > 0 else write("neg", input)
-        found: Symbol = value.reshaped("row_max", _one_a_row(input, dim), ("even",))
-        return found if sign > 0 else write("neg", found)
+        greatest: Symbol = value.reshaped("row_max", _one_a_row(input, dim), ("even",))
+        return greatest if sign > 0 else write("neg", greatest)
 
     return rule
 
@@ -50,8 +50,8 @@ def _norm(
     left_out(dtype)
     if p not in (2, "fro", None) or not keepdim:
         raise NoRule
-    found: Symbol = input.reshaped("row_norm", _one_a_row(input, dim))
-    return found
+    norm: Symbol = input.reshaped("row_norm", _one_a_row(input, dim))
+    return norm
 
 
 def _cumsum(input: Any, dim: Any, *, dtype: Any = None) -> Symbol:

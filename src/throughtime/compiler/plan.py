@@ -1,7 +1,7 @@
 """What a step's code looks like before it is code: phases, sums, what is saved.
 
-The plan knows nothing of machines. A cell that it refuses stays with another backend, and the
-reason is told by `explain`.
+The plan knows nothing of machines. A cell that it refuses stays with another backend, and
+`explain` reports the reason.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ def multiplied(step: Graph, output: str) -> dict[int, list[str]]:
     What more products lead to comes later; the old output comes before all else.
     """
     depth: list[int] = []
-    found: dict[int, list[str]] = {}
+    matrices: dict[int, list[str]] = {}
     for node in step.nodes:
         depth.append(max((depth[i] for i in node.inputs), default=0) + (node.op == "U"))
         if node.op == "U":
-            found.setdefault(node.inputs[0], []).append(str(node.constants[0]))
-    order = sorted(found, key=lambda i: (depth[i], not is_old(step, i, output), i))
-    return {i: found[i] for i in order}
+            matrices.setdefault(node.inputs[0], []).append(str(node.constants[0]))
+    order = sorted(matrices, key=lambda i: (depth[i], not is_old(step, i, output), i))
+    return {i: matrices[i] for i in order}
 
 
 def is_old(step: Graph, index: int, output: str) -> bool:
@@ -114,7 +114,7 @@ def sums_of(
         step: its graph.
         graph: of its derivative.
         output: the name of the state that is the output.
-        inputs: names of what stands beside the gates and is no sum.
+        inputs: names of direct inputs, which are no sums.
         blocks: names of the block-diagonal matrices, whose products are sums by themselves.
     """
     gradients = dict(graph.outputs)
@@ -158,13 +158,13 @@ def _added(step: Graph, a: dict[str, int], u: dict[str, int]) -> Iterator[tuple[
 def phase_lines(
     phases: tuple[Phase, ...], sums: tuple[Sum, ...], products: tuple[str, ...]
 ) -> Iterator[str]:
-    """In words: each phase, and the sums that are whole behind its products, some without bias."""
+    """In words: each phase, and the sums that are whole after its products, some without bias."""
     with_x = [k for k, s in enumerate(sums) if s.u is None]
     for number, phase in enumerate(phases or (None,), 1):
-        said = ["x"] * (number == 1)
+        factors = ["x"] * (number == 1)
         if phase is not None:
-            said.append(f"t{phase.vector}" if phase.own else "the old state")
-        yield f"phase {number}: products with {' and '.join(said)}, then the pointwise part"
+            factors.append(f"t{phase.vector}" if phase.own else "the old state")
+        yield f"phase {number}: products with {' and '.join(factors)}, then the pointwise part"
         for k in [*(with_x if number == 1 else ()), *(phase.places if phase else ())]:
             s, v = sums[k], f"t{phase.vector}" if phase and phase.own else "h"
             own = "" if s.u in products else " + b"
@@ -182,12 +182,12 @@ class Plan:
         sums: first those of W alone, then those of both, last those of U alone.
         states: node of each old state, or None where the step does not read it.
         new_states: node of each new state.
-        saved: nodes kept from the forward pass for the backward pass, beside y; numbers of a row
+        saved: nodes kept from the forward pass for the backward pass, besides y; numbers of a row
             of a row-wise step come last.
         reads_output: whether backward reads h_t, which is the output.
         reads_old: whether backward's pointwise part reads h_{t-1}.
         state_names: of the cell's states; the first is the output.
-        vectors: names of the per-unit vectors, whose gradients stand behind those of the sums.
+        vectors: names of the per-unit vectors, whose gradients stand after those of the sums.
         phases: one for each vector that is multiplied, in order; the old output is the first.
         inputs: node of each direct input that is read.
         widths: of all nodes.
@@ -272,7 +272,7 @@ class Plan:
         return self.saved[: len(self.saved) - len(self.saved_numbers)]
 
     def saved_size(self, units: int) -> int:
-        """Lines of so many units, padded, that a row saves; numbers lie behind the others."""
+        """Lines of so many units, padded, that a row saves; numbers lie after the others."""
         return len(self.saved_lines) + -(-len(self.saved_numbers) // units)
 
     @cached_property
@@ -307,10 +307,10 @@ class Plan:
     def __str__(self) -> str:
         nodes = self.graph.nodes
         saved = ", ".join(f"t{i} = {nodes[i]}" for i in self.saved) or "nothing"
-        beside = [*["h_t"] * self.reads_output, *["h_(t-1)"] * self.reads_old]
-        read = f"; read beside it: {', '.join(beside)}" if beside else ""
-        told = phase_lines(self.phases, self.sums, self.products)
-        return "\n".join([*told, f"saved: {saved}{read}"])
+        others = [*["h_t"] * self.reads_output, *["h_(t-1)"] * self.reads_old]
+        read = f"; also read: {', '.join(others)}" if others else ""
+        phases = phase_lines(self.phases, self.sums, self.products)
+        return "\n".join([*phases, f"saved: {saved}{read}"])
 
 
 @lru_cache(maxsize=256)  # asked several times a call
@@ -328,12 +328,12 @@ def make_plan(cell: Cell, masks: Masks = NO_MASKS, H: int | None = None) -> Plan
 
 @lru_cache(maxsize=256)
 def why_unplanned(cell: Cell, H: int | None = None) -> str | None:
-    """What the step computes that has no rule, in words that `explain` tells, or None."""
-    found = None if isinstance(cell, Apart) else why_not(cell, H)
-    if found is None:
+    """What the step computes that has no rule, in the words of `explain`, or None."""
+    refusal = None if isinstance(cell, Apart) else why_not(cell, H)
+    if refusal is None:
         return None
     name = type(cell).__name__
-    return f"{found.operation} has no rule, which keeps {name} uncompiled: {found.line}"
+    return f"{refusal.operation} has no rule, which keeps {name} uncompiled: {refusal.line}"
 
 
 def _planned(cell: Cell, masks: Masks) -> Plan:

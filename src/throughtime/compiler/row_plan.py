@@ -29,7 +29,7 @@ def row_plan(name: str, function: Function, width: int, vectors: tuple[str, ...]
         name: whose function it is.
         function: takes rows (B, width), and vectors (width,) by name; gives rows so wide.
         width: of a row, which the function may know as a number.
-        vectors: names of what it reads beside a row.
+        vectors: names of what it reads besides a row.
     """
     try:
         with on_symbols():

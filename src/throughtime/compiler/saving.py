@@ -1,7 +1,7 @@
 """What the forward pass keeps for the backward pass: what costs most to compute again.
 
-A value is kept where it came from a function that is dear (an exponential, a division) and cannot
-be had from what is kept anyway; sums and products are computed again. Fewest values win, since each
+A value is kept where it came from an expensive function (an exponential, a division) and does not
+follow from what is kept anyway; sums and products are computed again. Fewest values win, since each
 is H numbers a row and step, written once and read once.
 """
 
@@ -13,7 +13,7 @@ from throughtime.compiler.graph import BOOLEAN, NUMBER, Graph
 from throughtime.compiler.passes.reductions import REDUCTIONS
 from throughtime.compiler.widths import is_rowwise
 
-DEAR: Final = frozenset(
+EXPENSIVE: Final = frozenset(
     "sigmoid tanh exp expm1 log log1p sin cos atan erf elu softplus logsigmoid silu gelu "
     "pow sqrt rsqrt reciprocal div cumsum".split()
 )
@@ -25,7 +25,7 @@ FREE: Final = frozenset({"p", "number", "width", "full", "epsilon"})
 
 def needed_values(graph: Graph) -> frozenset[int]:
     """The nodes of the forward step that the pointwise part of the derivative reads."""
-    found: set[int] = set()
+    needed: set[int] = set()
     seen: set[int] = set()
     ends = [i for _, i in graph.outputs] + [p.result for p in graph.products]
     while ends:
@@ -34,12 +34,12 @@ def needed_values(graph: Graph) -> frozenset[int]:
             continue
         seen.add(index)
         if index < graph.forward:
-            found.add(index)
+            needed.add(index)
         elif graph.nodes[index].op != "transposed":
             ends.extend(graph.nodes[index].inputs)
         else:
             continue
-    return frozenset(found)
+    return frozenset(needed)
 
 
 def saved_values(
@@ -64,7 +64,7 @@ def saved_values(
             forced, kept = forced | {index}, trial
     for index in sorted(kept, reverse=True):  # compute again what the rest can give
         rest = kept - {index}
-        if graph.nodes[index].op in DEAR and choice.gives(rest, index):
+        if graph.nodes[index].op in EXPENSIVE and choice.gives(rest, index):
             kept = rest
     return tuple(sorted(kept)), choice.read(kept)
 
@@ -79,8 +79,8 @@ class _Choice:
         self._whole_rows = is_rowwise(graph)
 
     def kept(self, forced: set[int]) -> set[int]:
-        """What is kept when dear values and `forced` ones are never computed again."""
-        found: set[int] = set()
+        """What is kept when expensive values and `forced` ones are never computed again."""
+        values: set[int] = set()
         pending, seen = list(self.needed), set[int]()
         while pending:
             index = pending.pop()
@@ -88,14 +88,14 @@ class _Choice:
             if index in seen or node.op in FREE or index in self.known:
                 continue
             seen.add(index)
-            if index in forced or self._is_source(index) or node.op in DEAR:
-                found.add(index)
+            if index in forced or self._is_source(index) or node.op in EXPENSIVE:
+                values.add(index)
             else:
                 pending.extend(node.inputs)
-        return found
+        return values
 
     def gives(self, kept: set[int], index: int) -> bool:
-        """Whether everything needed, this node among it, follows from what is kept."""
+        """Whether everything needed, including this node, follows from what is kept."""
         follows: list[bool] = []
         for i in range(max((*self.needed, index)) + 1):  # from the first on, however deep the step
             node = self.graph.nodes[i]
@@ -106,15 +106,15 @@ class _Choice:
 
     def read(self, kept: set[int]) -> set[int]:
         """The known nodes that are read when these are kept."""
-        found: set[int] = set()
+        values: set[int] = set()
         pending = [i for i in self.needed if i not in kept]
         while pending:
             index = pending.pop()
             if index in self.known:
-                found.add(index)
+                values.add(index)
             elif index not in kept and not self._is_source(index):
                 pending.extend(i for i in self.graph.nodes[index].inputs)
-        return found
+        return values
 
     def cost(self, kept: set[int]) -> tuple[int, int]:
         """Lines of units that are kept, and single numbers of a row where such are kept apart."""

@@ -69,7 +69,7 @@ def state_shapes(cell: Cell, H: int | None = None) -> dict[str, Shape]:
 
 
 def symbolic_width(cell: Cell, width: Width, H: int | None = None) -> str:
-    """The name behind a declared width: hidden_size, a number of the cell, or a number; where H is
+    """The name of a declared width: hidden_size, a number of the cell, or a number; where H is
     known, hidden_size or a number."""
     if H is not None:
         count = cell.width(width, H)

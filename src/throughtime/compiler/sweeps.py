@@ -14,7 +14,7 @@ from typing import Final
 from throughtime.compiler.graph import BOOLEAN, LINES, NUMBER, Graph
 from throughtime.compiler.passes.reductions import REDUCTIONS
 from throughtime.compiler.plan import Plan
-from throughtime.compiler.saving import DEAR
+from throughtime.compiler.saving import EXPENSIVE
 
 _WHOLE: Final = REDUCTIONS | LINES
 """Operations that need all units of a row."""
@@ -26,10 +26,10 @@ class Sweep:
 
     Attributes:
         numbers: nodes of one number a row, or for all, that are worked out before it.
-        reductions: nodes of one number a row that are there behind it.
+        reductions: nodes of one number a row that are there after it.
         ends: nodes whose vectors it computes: what is reduced, or the results.
-        lines: nodes whose vectors it leaves for later walks, since they are dear, or since lines
-            are made of them behind it.
+        lines: nodes whose vectors it leaves for later walks, since they are expensive, or since
+            lines are made of them after it.
         made: these lines, whose nodes are operations of LINES.
     """
 
@@ -69,18 +69,18 @@ def sweeps_from_vector(plan: Plan, slot: int) -> tuple[Sweep, ...]:
 
 def lines_forward(plan: Plan) -> int:
     """How many lines of a row its walks leave for later ones, at most."""
-    stages = [sweeps_to_vector(plan, slot) for slot in range(len(plan.own))]
-    return _most_lines([sweeps_forward(plan, True), *stages]) if plan.rowwise else 0
+    phases = [sweeps_to_vector(plan, slot) for slot in range(len(plan.own))]
+    return _most_lines([sweeps_forward(plan, True), *phases]) if plan.rowwise else 0
 
 
 def lines_backward(plan: Plan) -> int:
     """Likewise of the derivative."""
-    stages = [sweeps_from_vector(plan, slot) for slot in range(len(plan.own))]
-    return _most_lines([sweeps_backward(plan), *stages]) if plan.rowwise else 0
+    phases = [sweeps_from_vector(plan, slot) for slot in range(len(plan.own))]
+    return _most_lines([sweeps_backward(plan), *phases]) if plan.rowwise else 0
 
 
-def _most_lines(found: Iterable[tuple[Sweep, ...]]) -> int:
-    return max(sum(len(s.lines) + len(s.made) for s in sweeps) for sweeps in found)
+def _most_lines(forms: Iterable[tuple[Sweep, ...]]) -> int:
+    return max(sum(len(s.lines) + len(s.made) for s in sweeps) for sweeps in forms)
 
 
 def sweeps_of(graph: Graph, given: set[int], ends: Iterable[int]) -> tuple[Sweep, ...]:
@@ -89,23 +89,23 @@ def sweeps_of(graph: Graph, given: set[int], ends: Iterable[int]) -> tuple[Sweep
 
 
 def _given_forward(plan: Plan) -> set[int]:
-    """What lies in memory when a step's pointwise part begins, beside what reads no node."""
+    """What lies in memory when a step's pointwise part begins, besides what reads no node."""
     return {s.node for s in plan.sums}
 
 
 def _given_backward(plan: Plan, first: int) -> set[int]:
     """What lies in memory when the phases from the `first` of their own on have their gradients."""
-    found = set(plan.saved) | {i for phase in plan.own[first:] for i in phase.transposed[:1]}
+    nodes = set(plan.saved) | {i for phase in plan.own[first:] for i in phase.transposed[:1]}
     if plan.reads_output:
-        found.add(plan.new_states[0])
-    return found
+        nodes.add(plan.new_states[0])
+    return nodes
 
 
 def _sweeps(graph: Graph, given: set[int], ends: Iterable[int | None]) -> tuple[Sweep, ...]:
     wanted = tuple(dict.fromkeys(i for i in ends if i is not None))
     walk = _Walk(graph, given)
     levels = walk.levels(wanted)
-    found = []
+    walks = []
     for level in count(1):
         whole = tuple(i for i in sorted(levels) if levels[i] == level)
         inputs = tuple(dict.fromkeys(k for i in whole for k in graph.nodes[i].inputs))
@@ -113,13 +113,13 @@ def _sweeps(graph: Graph, given: set[int], ends: Iterable[int | None]) -> tuple[
         reductions = tuple(i for i in whole if i not in made)
         numbers = walk.numbers(inputs if whole else wanted)
         walk.keep(made)
-        found.append((numbers, reductions, inputs or wanted, made))
+        walks.append((numbers, reductions, inputs or wanted, made))
         if not whole:
             break
-    lines = [tuple(sorted(i for i in walk.read if walk.left[i] == k)) for k in range(len(found))]
+    lines = [tuple(sorted(i for i in walk.read if walk.left[i] == k)) for k in range(len(walks))]
     return tuple(
         Sweep(numbers, reductions, ends, left, made)
-        for (numbers, reductions, ends, made), left in zip(found, lines, strict=True)
+        for (numbers, reductions, ends, made), left in zip(walks, lines, strict=True)
     )
 
 
@@ -127,7 +127,7 @@ class _Walk:
     """Which nodes each walk over the units reaches.
 
     Attributes:
-        left: the dear nodes, and the number of the walk that computes each.
+        left: the expensive nodes, and the number of the walk that computes each.
         read: those of them that later walks read.
     """
 
@@ -150,42 +150,44 @@ class _Walk:
         for index in sorted(reached):
             below = max((level.get(i, 0) for i in nodes[index].inputs), default=0)
             level[index] = below + (nodes[index].op in _WHOLE)
-        found = {i: n for i, n in level.items() if nodes[i].op in _WHOLE}
-        self._reduced = {nodes[i].inputs[0] for i in found if nodes[i].op in REDUCTIONS}
-        return found
+        reductions = {i: n for i, n in level.items() if nodes[i].op in _WHOLE}
+        self._reduced = {nodes[i].inputs[0] for i in reductions if nodes[i].op in REDUCTIONS}
+        return reductions
 
     def _ends_at(self, index: int) -> bool:
         return index in self.given or self.graph.nodes[index].op == "transposed"
 
     def numbers(self, ends: tuple[int, ...]) -> tuple[int, ...]:
         """The next walk: what it needs as one number a row."""
-        nodes, found, seen, pending = self.graph.nodes, set[int](), set[int](), list(ends)
+        nodes, single, seen, pending = self.graph.nodes, set[int](), set[int](), list(ends)
         while pending:
             index = pending.pop()
             if index in seen:
                 continue
             seen.add(index)
-            if nodes[index].shape == NUMBER or (not nodes[index].shape and self._is_dear(index)):
-                found.add(index)
+            if nodes[index].shape == NUMBER or (
+                not nodes[index].shape and self._is_expensive(index)
+            ):
+                single.add(index)
             elif self._ends_at(index) or nodes[index].op in LINES:
                 continue
             elif self.left.get(index, self._walks) < self._walks:
                 self.read.add(index)
             else:
-                if self._is_dear(index):
+                if self._is_expensive(index):
                     self.left[index] = self._walks
                 pending.extend(nodes[index].inputs)
         self._walks += 1
-        return tuple(sorted(found))
+        return tuple(sorted(single))
 
     def keep(self, made: tuple[int, ...]) -> None:
-        """Behind a walk lines are made, so what they are made of is left there."""
+        """After a walk lines are made, so what they are made of is left there."""
         nodes = self.graph.nodes
         for i in (k for index in made for k in nodes[index].inputs):
             if nodes[i].shape != NUMBER and nodes[i].op not in ("full", *LINES):
                 self.left.setdefault(i, self._walks - 1)
                 self.read.add(i)
 
-    def _is_dear(self, index: int) -> bool:
+    def _is_expensive(self, index: int) -> bool:
         op = self.graph.nodes[index].op
-        return op not in BOOLEAN and (op in DEAR or index in self._reduced)
+        return op not in BOOLEAN and (op in EXPENSIVE or index in self._reduced)

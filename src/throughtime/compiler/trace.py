@@ -37,10 +37,10 @@ def trace(cell: Cell) -> Graph:
     """
     if not isinstance(cell, Cell):
         raise _no_cell(cell)
-    found = _TRACED.setdefault(cell, {})
-    if None not in found:
-        found[None] = _traced(cell)
-    return found[None]
+    graphs = _TRACED.setdefault(cell, {})
+    if None not in graphs:
+        graphs[None] = _traced(cell)
+    return graphs[None]
 
 
 _RUNS = 20
@@ -52,10 +52,10 @@ def trace_at(cell: Cell, H: int) -> Graph:
 
     What has no rule even there is `unsupported`, and then there are no nodes.
     """
-    found = _TRACED.setdefault(cell, {})
-    if H not in found:
-        found[H] = _traced(cell, H)
-    return found[H]
+    graphs = _TRACED.setdefault(cell, {})
+    if H not in graphs:
+        graphs[H] = _traced(cell, H)
+    return graphs[H]
 
 
 def _no_cell(value: Any) -> CellError:

@@ -74,11 +74,11 @@ def _spreads(graph: Graph) -> bool:
 
 def node_widths(graph: Graph) -> tuple[str, ...]:
     """For each node, the width it is computed at: constants, where hidden_size is, go with it."""
-    found: list[str] = []
+    widths: list[str] = []
     for node in graph.nodes:
         width = node.shape[-1] if node.shape else HIDDEN
         if node.shape == NUMBER and node.op not in _ONE_UNIT:
-            of = {found[i] for i in node.inputs if graph.nodes[i].shape == NUMBER}
+            of = {widths[i] for i in node.inputs if graph.nodes[i].shape == NUMBER}
             width = "1" if "1" in of else HIDDEN
-        found.append(width)
-    return tuple(found)
+        widths.append(width)
+    return tuple(widths)

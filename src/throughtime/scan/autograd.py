@@ -49,10 +49,10 @@ class Scan(torch.autograd.Function):
         given = (ctx.cell, ctx.backend, ctx.form, needs, ctx.kept)
         d_results = d_results[: ctx.results]
         if torch.compiler.is_compiling():  # the compiler has no double backward to lose
-            found = ScanBackward.forward(*given, *ctx.saved_tensors, *d_results)
+            computed = ScanBackward.forward(*given, *ctx.saved_tensors, *d_results)
         else:
-            found = derivative(given, (*ctx.saved_tensors, *d_results))
-        gradients = iter(found)
+            computed = derivative(given, (*ctx.saved_tensors, *d_results))
+        gradients = iter(computed)
         return (None, None, None, None, *(next(gradients) if need else None for need in needs))
 
 
@@ -88,10 +88,10 @@ class Direct(torch.autograd.Function):
         call = unflatten(ctx.cell, ctx.form, saved[:count])
         if ctx.norms is not None:
             call = call._replace(norms=ctx.norms)
-        found = OPAQUE[ctx.backend].backward(
+        grads = OPAQUE[ctx.backend].backward(
             call, saved[count:], d_results, needs[0], any(needs[1:])
         )
-        flat = flatten_gradients(call, found)
+        flat = flatten_gradients(call, grads)
         asked = (d if need else None for d, need in zip(flat, needs, strict=True))
         return (None, None, None, *asked)
 
@@ -154,8 +154,8 @@ class ScanBackward(torch.autograd.Function):
             wanted = [v if need else None for v, need in zip(inputs, ctx.needs, strict=True)]
             first = gradients(results(call, "reference"), wanted, d_results, create_graph=True)
             leaves = [v if want else None for v, want in zip(leaves, wants, strict=True)]
-            found = iter(gradients(first, leaves, d_gradients))
-        second = [next(found) if want else None for want in wants]
+            seconds = iter(gradients(first, leaves, d_gradients))
+        second = [next(seconds) if want else None for want in wants]
         return (*[None] * 5, *second[:count], *[None] * ctx.kept, *second[count:])
 
 

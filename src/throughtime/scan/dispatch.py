@@ -71,15 +71,15 @@ def _scan_watched(call: Call, backend: str) -> Result:
 
 
 def _scan_plain(call: Call, backend: str) -> Result:
-    """A call of plain tensors, which nobody looks on."""
+    """A call of plain tensors, which no mode or transform watches."""
     name = choose(call, backend).name
     if name in OPEN:
         return OPEN[name].run(call)
     if torch.is_grad_enabled():
         form, tensors = flatten(call)
         if is_recorded(tensors):
-            found = Direct.apply(call, name, form, *tensors)  # type: ignore[no-untyped-call]
-            return _result(call, found)
+            values = Direct.apply(call, name, form, *tensors)  # type: ignore[no-untyped-call]
+            return _result(call, values)
     return OPAQUE[name].forward(call, keep=False)[0]
 
 
@@ -113,25 +113,25 @@ def operator(call: Call, backend: str = "auto") -> Result:
     if is_traced():
         some = [v for v in tensors if v is not None]
         given = [int(v is not None) for v in tensors]
-        found = scan_traced(call.cell.key, backend, list(form), given, some)
+        values = scan_traced(call.cell.key, backend, list(form), given, some)
     elif compiling and (below or not recorded):
         # The compiler cannot trace the function below torch.func, nor where nothing is recorded;
         # the op itself has a rule for vmap, and its guard raises where a derivative would be lost.
-        found = scan_forward(call.cell.key, backend, list(form), False, tensors)
+        values = scan_forward(call.cell.key, backend, list(form), False, tensors)
     else:
         keep = below or (recorded and not is_exporting())
-        found = Scan.apply(call.cell.key, backend, tuple(form), keep, *tensors)  # type: ignore[no-untyped-call]
-    return _result(call, found)
+        values = Scan.apply(call.cell.key, backend, tuple(form), keep, *tensors)  # type: ignore[no-untyped-call]
+    return _result(call, values)
 
 
-def _result(call: Call, found: Sequence[Tensor]) -> Result:
+def _result(call: Call, values: Sequence[Tensor]) -> Result:
     count = sequence_count(call)
-    return Result(tuple(found[:count]), tuple(found[count : count + len(call.cell.state_names)]))
+    return Result(tuple(values[:count]), tuple(values[count : count + len(call.cell.state_names)]))
 
 
 def _apart(tensors: list[Tensor | None]) -> list[Tensor | None]:
     """The same tensors, each once: the compiler gives a function no tensor in two places."""
-    found: list[Tensor | None] = []
+    different: list[Tensor | None] = []
     for v in tensors:
-        found.append(v.view_as(v) if v is not None and any(v is w for w in found) else v)
-    return found
+        different.append(v.view_as(v) if v is not None and any(v is w for w in different) else v)
+    return different

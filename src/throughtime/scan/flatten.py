@@ -66,22 +66,22 @@ def unflatten(cell: Cell, form: Sequence[int], tensors: Sequence[Tensor | None])
     )  # fmt: skip
 
 
-def flatten_gradients(call: Call, found: Gradients) -> list[Tensor | None]:
+def flatten_gradients(call: Call, grads: Gradients) -> list[Tensor | None]:
     """Gradients in the order of the call's tensors; None where there is none to be had."""
-    weights = [g.get(n) for w, g in zip(call.weights, found.weights, strict=True) for n in w]
-    inputs = [found.inputs.get(n) for n in call.cell.layout.inputs]
-    state = list(found.start) if call.state is not None else []
+    weights = [g.get(n) for w, g in zip(call.weights, grads.weights, strict=True) for n in w]
+    inputs = [grads.inputs.get(n) for n in call.cell.layout.inputs]
+    state = list(grads.start) if call.state is not None else []
     initial: list[Tensor | None] = []
     if call.initial is not None:
-        initial = _by_initial(call, found)
+        initial = _by_initial(call, grads)
     zoneout = [None] * len(call.zoneout or ())
-    return [found.x, *[None] * 5, *weights, *inputs, *state, *initial, *zoneout]
+    return [grads.x, *[None] * 5, *weights, *inputs, *state, *initial, *zoneout]
 
 
-def _by_initial(call: Call, found: Gradients) -> list[Tensor | None]:
+def _by_initial(call: Call, grads: Gradients) -> list[Tensor | None]:
     """By `initial`: from the start, unless a state is given, and from resets."""
-    resets = found.initial or (None,) * len(found.start)
+    resets = grads.initial or (None,) * len(grads.start)
     if call.state is not None:
         return list(resets)
-    starts = (v.sum(1) for v in found.start)
+    starts = (v.sum(1) for v in grads.start)
     return [v if r is None else v + r for v, r in zip(starts, resets, strict=True)]

@@ -46,10 +46,10 @@ def for_each(function: Callable[[Values], Sequence[Tensor]], values: Values) -> 
     count = max(len(v) for v in opened if v is not None)
     leave_old_level()
     try:
-        found = [
+        results = [
             function([v if v is None else v[i % len(v)] for v in opened]) for i in range(count)
         ]
-        stacked = [torch.stack(v) for v in zip(*found, strict=True)]
+        stacked = [torch.stack(v) for v in zip(*results, strict=True)]
     finally:
         enter_old_level()
     return [put_together(v, 0, level) for v in stacked]

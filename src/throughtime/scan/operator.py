@@ -64,11 +64,11 @@ def guarded(op: Any, name: str) -> Callable[..., list[Tensor]]:
                 f"throughtime::{name} has no forward-mode derivative; call the layer itself"
             )
         with below_autograd():
-            found: list[Tensor] = op(*args)
+            results: list[Tensor] = op(*args)
         if torch.is_grad_enabled() and any(v.requires_grad for v in tensors):
-            refusing = _Refusal.apply(name, len(found), *found, *tensors)  # type: ignore[no-untyped-call]
+            refusing = _Refusal.apply(name, len(results), *results, *tensors)  # type: ignore[no-untyped-call]
             return list(refusing)
-        return found
+        return results
 
     return guard
 
@@ -129,9 +129,9 @@ def _forward(
             if keep:  # the output too, of which the user's own may be written over
                 kept = [result.sequences[0].clone(), *kept]
             return [*result.sequences, *result.final, *kept]
-        found = results(call, name)
+        values = results(call, name)
     inputs = {v.data_ptr() for v in tensors if v is not None}
-    return [v.clone() if v.data_ptr() in inputs else v.contiguous() for v in found]
+    return [v.clone() if v.data_ptr() in inputs else v.contiguous() for v in values]
 
 
 def _backward(
@@ -151,8 +151,8 @@ def _backward(
             if not kept:
                 result, saved = OPAQUE[name].forward(call, True)
                 kept = [result.sequences[0], *saved]
-            found = OPAQUE[name].backward(call, kept, d_results, needs[0], any(needs[1:]))
-            return _asked(flatten_gradients(call, found), tensors, needs)
+            grads = OPAQUE[name].backward(call, kept, d_results, needs[0], any(needs[1:]))
+            return _asked(flatten_gradients(call, grads), tensors, needs)
     with above_autograd(), torch.enable_grad():
         leaves = [
             v.detach().requires_grad_(need) if v is not None else None
@@ -203,12 +203,12 @@ def _alone(call: Call) -> Iterator[None]:
 
 
 def gradients(
-    found: Sequence[Tensor], leaves: Sequence[Tensor | None], d_results: Sequence[Tensor | None],
+    values: Sequence[Tensor], leaves: Sequence[Tensor | None], d_results: Sequence[Tensor | None],
     create_graph: bool = False,
 ) -> list[Tensor]:  # fmt: skip
     """Gradients of the leaves that want one, zero where a result does not depend on it."""
     wanted = [v for v in leaves if v is not None and v.requires_grad]
-    pairs = [(y, d) for y, d in zip(found, d_results, strict=True) if d is not None]
+    pairs = [(y, d) for y, d in zip(values, d_results, strict=True) if d is not None]
     pairs = [(y, d) for y, d in pairs if y.requires_grad]
     if not pairs:
         return [torch.zeros_like(v) for v in wanted]
@@ -264,11 +264,11 @@ def _vmap(op: Any) -> Callable[..., Any]:
                 return [entry(v, d, i) for v, d in zip(value, dims, strict=True)]
             return value if dim is None else value.select(dim, i)
 
-        found = [
+        results = [
             op(*(entry(v, d, i) for v, d in zip(args, in_dims, strict=True)))
             for i in range(info.batch_size)
         ]
-        return [torch.stack(v) for v in zip(*found, strict=True)], [0] * len(found[0])
+        return [torch.stack(v) for v in zip(*results, strict=True)], [0] * len(results[0])
 
     return rule
 

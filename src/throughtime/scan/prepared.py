@@ -104,10 +104,10 @@ class ShortWay:
             if any(type(v) is not Tensor for v in state):
                 return None
             state = [v.index_select(1, order) for v in state]
-        found = self._run(layer, x, state, steps)
-        if found is None:
+        result = self._run(layer, x, state, steps)
+        if result is None:
             return None
-        y, final = found
+        y, final = result
         if back is not None:
             final = [v.index_select(1, back) for v in final]
         return PackedSequence(y, sizes, order, back), final
@@ -150,10 +150,10 @@ class ShortWay:
         layers = None if layout is None or kind[-1] else self._layers_of(layer, x.dtype)
         if layout is None or layers is None or any_autocast():
             return None
-        found = _weights_of(layer, layers)
-        if found is None or not self._are_whole(layers, layout, x, state):
+        plain = _weights_of(layer, layers)
+        if plain is None or not self._are_whole(layers, layout, x, state):
             return None
-        names, weights, parts = found
+        names, weights, parts = plain
         tensors = x, *weights, *state
         keep = records and any(v.requires_grad for v in tensors)
         by_torch = layer.backend == "auto" and is_large_step(layer, layout.T)
@@ -218,7 +218,7 @@ class ShortWay:
         self.calls[key] = call
 
     def _kind(self, layer: Any) -> tuple[object, ...]:
-        """What a call follows from beside tensors; the last says whether outputs are dropped."""
+        """What a call follows from besides tensors; the last says whether outputs are dropped."""
         options, sizes, first = layer.options, layer.hidden_sizes, layer.batch_first
         drops = bool(options.dropout and layer.training and len(sizes) > 1)
         return type(layer), layer.cell, sizes, layer.input_size, first, options, drops
@@ -249,9 +249,9 @@ class ShortWay:
         known = self._layers
         if kind in known:
             return known[kind]
-        found = _prepare_layers(layer, dtype)
-        self._layers = {kind: found}  # never changed in place: other threads may be reading it
-        return found
+        layers = _prepare_layers(layer, dtype)
+        self._layers = {kind: layers}  # never changed in place: other threads may be reading it
+        return layers
 
 
 class ShortLayers(ShortWay):
@@ -269,8 +269,8 @@ class ShortStep(ShortWay):
             return None
         if state is not None and type(state) is not tuple and type(state) is not list:
             return None
-        found = self._run(module, x, state or (), 1)
-        return None if found is None else (found[0], *found[1])
+        result = self._run(module, x, state or (), 1)
+        return None if result is None else (result[0], *result[1])
 
     def _kind(self, layer: Any) -> tuple[object, ...]:
         return type(layer), layer.cell, layer.hidden_size, layer.input_size, False
@@ -323,12 +323,12 @@ def _weights_of(
     parts = []
     for i, one in enumerate(layers):
         own = [n for d in range(one.D) for n in layer.weight_names(i, d).values()]
-        found = [v for n in own if (v := layer._parameters.get(n)) is not None]
-        if len(found) < len(own) or take_plain(found, one.wanted, one.dtype) is None:
+        some = [v for n in own if (v := layer._parameters.get(n)) is not None]
+        if len(some) < len(own) or take_plain(some, one.wanted, one.dtype) is None:
             return None
         parts.append(slice(len(names), len(names) + len(own)))
         names += own
-        weights += found
+        weights += some
     return tuple(names), weights, parts
 
 

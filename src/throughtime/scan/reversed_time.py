@@ -11,7 +11,7 @@ from throughtime.backends.call import Call
 class Turn:
     """The order in which the backward direction reads the steps of each row.
 
-    Turning twice is doing nothing but for steps behind a row's end, which are zeros afterwards.
+    Turning twice is doing nothing except for steps after a row's end, which are zeros afterwards.
 
     Args:
         call: with steps (T, B).
@@ -22,7 +22,7 @@ class Turn:
         self._whole = call.lengths is None
         steps = torch.arange(T, device=call.x.device).unsqueeze(1)
         ends = torch.full((B,), T, device=call.x.device) if call.lengths is None else call.lengths
-        self._order = ends.to(call.x.device) - 1 - steps  # below 0 behind the end
+        self._order = ends.to(call.x.device) - 1 - steps  # below 0 after the end
         self._steps = steps
 
     def call(self, call: Call) -> Call:
@@ -37,7 +37,7 @@ class Turn:
         )  # fmt: skip
 
     def back(self, v: Tensor) -> Tensor:
-        """(T, B, ...) of one order in the other, zero behind a row's end."""
+        """(T, B, ...) of one order in the other, zero after a row's end."""
         if self._whole:
             return self._read(v)
         alive = (self._order >= 0).view(*self._order.shape, *[1] * (v.dim() - 2))

@@ -101,13 +101,13 @@ class Segmented(torch.autograd.Function):
             some = iter(derivative(given, (*tensors, result.sequences[0], *kept, *d_results)))
             return (*[None] * 4, *(next(some) if need else None for need in needs))
         states = len(call.cell.state_names)
-        found = []
+        each = []
         for d in range(call.directions):
             part = Direction(call, d, ctx.every, backend)
             own = borders[d * states : (d + 1) * states]
             one = _of_direction(d_results, d, len(d_results) - states)
-            found.append(part.backward(own, one, needs[0], any(needs[1:])))
-        flat = flatten_gradients(call, _all(found))
+            each.append(part.backward(own, one, needs[0], any(needs[1:])))
+        flat = flatten_gradients(call, _all(each))
         return (*[None] * 4, *(v if need else None for v, need in zip(flat, needs, strict=True)))
 
 
@@ -140,8 +140,8 @@ class Direction:
             state = parts.forward(segment._replace(state=state), to)
         parts.finish()
         kept = [torch.cat(s) for s in zip(*borders, strict=True)]
-        found = tuple(v if turn is None else turn.back(v) for v in sequences)
-        return Result(found, state), kept or [v.new_empty(0) for v in state]
+        in_time = tuple(v if turn is None else turn.back(v) for v in sequences)
+        return Result(in_time, state), kept or [v.new_empty(0) for v in state]
 
     def backward(
         self, borders: Sequence[Tensor], d_results: Sequence[Tensor | None], wants_x: bool,
@@ -158,17 +158,17 @@ class Direction:
                 parts.finish()
             steps = slice(first, first + len(segment.x))
             d_part = [None if v is None else v[steps] for v in d_y]
-            found = parts.backward(
+            grads = parts.backward(
                 segment._replace(state=state), [*d_part, *d_state], wants_x, wants_weights,
                 None if x is None else x[steps],
             )  # fmt: skip
-            joined.put(first, found.inputs.values())
-            d_state = list(found.start)
+            joined.put(first, grads.inputs.values())
+            d_state = list(grads.start)
         if turn is not None and call.norms is not None:
             self.whole.norms[:, :, self.d :].copy_(turn.back(call.norms))  # type: ignore[index]
         (d_x,) = _back(turn, [x])
         others = [v if turn is None else turn.back(v) for v in joined.whole]
-        return found._replace(x=d_x, inputs=dict(zip(found.inputs, others, strict=True)))
+        return grads._replace(x=d_x, inputs=dict(zip(grads.inputs, others, strict=True)))
 
     def _room(self, call: Call) -> list[Tensor]:
         """For the sequences of all steps."""
@@ -194,15 +194,15 @@ def _back(turn: Turn | None, values: Sequence[Tensor | None]) -> list[Tensor | N
     return [v if v is None or turn is None else turn.back(v) for v in values]
 
 
-def _all(found: Sequence[Gradients]) -> Gradients:
+def _all(each: Sequence[Gradients]) -> Gradients:
     """Of all directions."""
-    xs = [g.x for g in found if g.x is not None]
-    initial = [g.initial for g in found if g.initial is not None]
+    xs = [g.x for g in each if g.x is not None]
+    initial = [g.initial for g in each if g.initial is not None]
     return Gradients(
         xs[0] if len(xs) == 1 else xs[0] + xs[1] if xs else None,
-        tuple(w for g in found for w in g.weights),
-        {n: _total([g.inputs[n] for g in found]) for n in found[0].inputs},
-        tuple(_beside(s, 0) for s in zip(*(g.start for g in found), strict=True)),
+        tuple(w for g in each for w in g.weights),
+        {n: _total([g.inputs[n] for g in each]) for n in each[0].inputs},
+        tuple(_beside(s, 0) for s in zip(*(g.start for g in each), strict=True)),
         tuple(_beside(s, 0) for s in zip(*initial, strict=True)) if initial else None,
     )
 
@@ -264,9 +264,9 @@ def scan_in_segments(call: Call, backend: str, every: int) -> Result:
     if not is_recorded(tensors):
         return scan(call, name)
     begin_norms(call)
-    found = Segmented.apply(call, name, every, form, *tensors)  # type: ignore[no-untyped-call]
+    values = Segmented.apply(call, name, every, form, *tensors)  # type: ignore[no-untyped-call]
     count = call.sequences
-    return Result(tuple(found[:count]), tuple(found[count:]))
+    return Result(tuple(values[:count]), tuple(values[count:]))
 
 
 def _open(call: Call, backend: str, every: int) -> Result:
@@ -294,8 +294,8 @@ def _run(call: Call, backend: str, every: int) -> Result:
             result = scan(segment._replace(state=state), backend)
             return (*result.sequences, *result.final)
 
-        found = checkpoint(run, state, use_reentrant=False, preserve_rng_state=False)
-        pieces.append(found[:count])
-        state = found[count:]
+        values = checkpoint(run, state, use_reentrant=False, preserve_rng_state=False)
+        pieces.append(values[:count])
+        state = values[count:]
     assert state is not None
     return Result(tuple(torch.cat(s) for s in zip(*pieces, strict=True)), state)

@@ -67,8 +67,8 @@ class Recorded:
         if layout.single:
             finals = [None, *finals]
         shapes = [(layer.D, layout.B, w) for w in layer.widths]
-        found = [None if v is None else v.reshape(s) for v, s in zip(finals, shapes, strict=False)]
-        return [None if y is None else y.reshape(*self._lead, layer.D, -1), *found]
+        states = [None if v is None else v.reshape(s) for v, s in zip(finals, shapes, strict=False)]
+        return [None if y is None else y.reshape(*self._lead, layer.D, -1), *states]
 
     def short(self, gradients: list[Tensor | None], tensors: Sequence[Tensor]) -> list[Any]:
         """Gradients of the long way's tensors as those of these."""
@@ -97,9 +97,9 @@ class Recorded:
         """Gradients by x, the weights and the start; arguments as `Derivative.run` has them."""
         # A derivative of this derivative may be asked for, or many at once, or their shapes alone.
         if not (_records() or is_watched()):
-            found = self.backward.run(saved, d_results, needs)
-            if found is not None:
-                return found
+            grads = self.backward.run(saved, d_results, needs)
+            if grads is not None:
+                return grads
         return _long(self, saved, d_results, needs)
 
 
@@ -157,13 +157,13 @@ def _long(
     wants = (needs[0], *(False,) * _OTHERS, *needs[1:])
     if torch.is_grad_enabled() or not plain or is_watched():
         some = iter(derivative((call.key, "cpu", form, wants, 2), (*long, *values, *given)))
-        found = [next(some) if need else None for need in wants]
+        grads = [next(some) if need else None for need in wants]
     else:
         whole = unflatten(call.cell, form, long)
         gradients = OPAQUE["cpu"].backward(whole, values, given, wants[0], any(wants[1:]))
         flat = flatten_gradients(whole, gradients)
-        found = [d if need else None for d, need in zip(flat, wants, strict=True)]
-    return call.short(found, tensors)
+        grads = [d if need else None for d, need in zip(flat, wants, strict=True)]
+    return call.short(grads, tensors)
 
 
 Part = tuple[slice, slice]
@@ -230,37 +230,37 @@ class RecordedStack:
             d_results, needs: as `Derivative.run` takes them.
         """
         d_y, *d_final = d_results
-        found: list[Tensor | None] = [None] * len(needs)
+        grads: list[Tensor | None] = [None] * len(needs)
         starts: list[Sequence[Tensor | None]] = []
         for i, wants in self._wants(needs):
             weights, states = self._parts[i]
             saved = *self.reads(i, given, kept), *kept[2 * i : 2 * i + 2]
             d_y, *d = self.layers[i].back(saved, (d_y, *self._of(i, d_final)), wants)
             count = weights.stop - weights.start
-            found[weights], d_start = d[:count], d[count:]
+            grads[weights], d_start = d[:count], d[count:]
             if self._finals:
                 starts.insert(0, d_start)
             else:
-                found[states] = d_start
-        found[0] = d_y if needs[0] else None
+                grads[states] = d_start
+        grads[0] = d_y if needs[0] else None
         for s, parts in enumerate(zip(*starts, strict=True), self._start):
-            found[s] = torch.cat(parts) if needs[s] else None
-        return found
+            grads[s] = torch.cat(parts) if needs[s] else None
+        return grads
 
     def _wants(self, needs: tuple[bool, ...]) -> list[tuple[int, tuple[bool, ...]]]:
         """Which layers are asked, the last first, and for which gradients each."""
-        found = self._asked.get(needs)
-        if found is not None:
-            return found
-        found = []
+        wanted = self._asked.get(needs)
+        if wanted is not None:
+            return wanted
+        wanted = []
         for i in range(len(self.layers) - 1, -1, -1):
             weights, states = self._parts[i]
             below = any(needs[: weights.start]) or (i > 0 and any(needs[self._start :]))
-            found.append((i, (below, *needs[weights], *needs[states])))
+            wanted.append((i, (below, *needs[weights], *needs[states])))
             if not below:
                 break
-        self._asked = {needs: found}  # never changed in place: other threads may be reading it
-        return found
+        self._asked = {needs: wanted}  # never changed in place: other threads may be reading it
+        return wanted
 
     def back_again(
         self, given: Sequence[Tensor], d_results: Sequence[Tensor | None], needs: tuple[bool, ...]

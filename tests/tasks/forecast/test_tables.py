@@ -235,5 +235,5 @@ def test_a_quarter_is_no_series() -> None:
         f"{2000 + n // 4},{1 + n % 4},{n}\n" for n in range(40)))  # fmt: skip
     table = read("a.csv")
     assert find_series(table, "year", ["y"]) == ""
-    with pytest.raises(DataError, match="or make one column of a year and its months"):
+    with pytest.raises(DataError, match="or all columns of the time with --time"):
         find_rows(table, "year", "")

@@ -72,7 +72,7 @@ def _word(dtype: torch.dtype) -> str:
 
 
 def forward(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
-    """The result, and what `backward` needs beside the call; nothing with keep=False."""
+    """The result, and what `backward` needs besides the call; nothing with keep=False."""
     return forward_pass.run(call_apart(call), keep)
 
 
@@ -96,8 +96,8 @@ def backward(
         wants_weights: whether one by any weight is.
     """
     call = call_apart(call)
-    found = backward_pass.run(call, kept, d_results, wants_x, wants_weights)
-    return gradients_together(call.cell, found)
+    grads = backward_pass.run(call, kept, d_results, wants_x, wants_weights)
+    return gradients_together(call.cell, grads)
 
 
 class SegmentRuns:
@@ -126,10 +126,10 @@ class SegmentRuns:
         y, saved = self._kept(segment)
         once_more = segment._replace(record=False)
         kept = forward_pass.run(once_more, True, [y], saved, self._queue)[1]
-        found = backward_pass.run(
+        grads = backward_pass.run(
             segment, [y, *kept], d_results, wants_x, wants_weights, self._sums, d_x, self._queue
         )
-        return gradients_together(segment.cell, found)
+        return gradients_together(segment.cell, grads)
 
     def _kept(self, segment: Call) -> tuple[Tensor, Tensor]:
         """For the output of a segment, and for what its forward pass keeps."""

@@ -82,15 +82,15 @@ class Rows:
     def lines(self) -> np.ndarray:
         """(N,) where each row of each step lies among the T B of a padded tensor."""
         steps, rows = self.there.nonzero()
-        found: np.ndarray = steps * self.B + self.order[rows]
-        return found
+        lines: np.ndarray = steps * self.B + self.order[rows]
+        return lines
 
     @cached_property
     def places(self) -> np.ndarray:
         """(T B,) the other way round: which of the N rows lies there, N where none does."""
-        found = np.full(self.T * self.B, self.N)
-        found[self.lines] = np.arange(self.N)
-        return found
+        numbers = np.full(self.T * self.B, self.N)
+        numbers[self.lines] = np.arange(self.N)
+        return numbers
 
     def bounds(self, chunks: int) -> array[int]:
         """Where each chunk of rows begins, all with as many steps; and where the last ends."""
@@ -144,11 +144,11 @@ def _packed_rows(batch_sizes: bytes, N: int) -> Rows:
 
 @functools.lru_cache(maxsize=16)
 def _ragged_rows(lengths: bytes, T: int, B: int) -> Rows:
-    found = np.frombuffer(lengths, np.int64)
-    if len(found) != B:
-        raise ShapeError(f"lengths must be ({B},), one for each row, got ({len(found)},)")
-    alive = B - np.searchsorted(np.sort(found), np.arange(T), "right")
-    return _rows(alive.astype(np.int64), np.argsort(-found, kind="stable").astype(np.int64))
+    steps = np.frombuffer(lengths, np.int64)
+    if len(steps) != B:
+        raise ShapeError(f"lengths must be ({B},), one for each row, got ({len(steps)},)")
+    alive = B - np.searchsorted(np.sort(steps), np.arange(T), "right")
+    return _rows(alive.astype(np.int64), np.argsort(-steps, kind="stable").astype(np.int64))
 
 
 def _rows(alive: np.ndarray, order: np.ndarray) -> Rows:

@@ -32,7 +32,7 @@ from throughtime.backends.cpu.gradients import (
     room_for,
 )
 from throughtime.backends.cpu.look import see_input, seen, seen_lines
-from throughtime.backends.cpu.operands import Records, by_initial, plan_of
+from throughtime.backends.cpu.operands import Traces, by_initial, plan_of
 from throughtime.backends.cpu.products import packed_backward, runs_backward, set_runs
 from throughtime.backends.cpu.schedule import (
     flops_of,
@@ -50,7 +50,7 @@ from throughtime.compiler.sweeps import lines_backward
 
 
 class Asked(NamedTuple):
-    """What beside its key the words of a call's backward pass follow from.
+    """What the words of a call's backward pass follow from, besides its key.
 
     Attributes:
         d_y: of the gradient by y, bytes from step to step and from row to row.
@@ -88,8 +88,8 @@ def run(
     call = see_input(call)
     if call.clip is not None:
         call = call._replace(clip=seen("clip", call.clip, (), call.x.dtype))
-    found, rows = plan_of(call), rows_of(call)
-    room = room_for(call, found, rows, wants_x, wants_weights, sums, d_x)
+    plan, rows = plan_of(call), rows_of(call)
+    room = room_for(call, plan, rows, wants_x, wants_weights, sums, d_x)
 
     def finish() -> Tensor | None:
         give_norms(call, rows, room.norms)
@@ -99,25 +99,25 @@ def run(
     if rows.B:
         done = room.norms is None and (room.x is None or room.x_is(d_x))
         last = None if queue is None or done else finish
-        _carry(call, found, rows, kept, d_results, room, queue, last)
+        _carry(call, plan, rows, kept, d_results, room, queue, last)
     if queue is not None:
         return Gradients(None, (), {}, tuple(room.start))
     weights = tuple(by_weights(call, room, d) for d in range(call.directions))
-    inputs, initial = by_inputs(call, found, rows, room.inputs), by_initial(call, room.initial)
+    inputs, initial = by_inputs(call, plan, rows, room.inputs), by_initial(call, room.initial)
     return Gradients(finish(), weights, inputs, tuple(room.start), initial)
 
 
 def _carry(
-    call: Call, found: Plan, rows: Rows, kept: Sequence[Tensor],
+    call: Call, plan: Plan, rows: Rows, kept: Sequence[Tensor],
     d_results: Sequence[Tensor | None], room: Room, queue: Queue | None,
     finish: Callable[[], object] | None,
 ) -> None:  # fmt: skip
     y, saved = kept
     widths, D, dtype = call.cell.widths(call.hidden_size), call.directions, call.x.dtype
     y = seen_lines("y", y, (*call.x.shape[:-1], D, widths[0]), dtype)
-    (d_y, *d_records), finals = _gradients(y, len(widths), d_results)
+    (d_y, *d_traces), finals = _gradients(y, len(widths), d_results)
     packed = call.batch_sizes is not None
-    team = team_for(2 * flops_of(found, call, rows.N), call.directions, rows.B)
+    team = team_for(2 * flops_of(plan, call, rows.N), call.directions, rows.B)
     strides = (0, 0) if d_y is None else strides_of(d_y, packed)
     first = 0 if d_y is None else d_y.stride(-2) * d_y.element_size()
     asked = Asked(strides, first, room.x is not None, bool(room.W), room.chains is not None)
@@ -126,47 +126,47 @@ def _carry(
     saved = seen("what the forward pass kept", saved, (D, N, *shape.saved), dtype)
     packed_rows = shape.packed_rows(d_y=strides[1])
     given = GivenWords(call, shape, rows, packed_rows, room.initial)
-    records = Records(d_records, call.directions, packed)
-    found_at = given.addresses | records.addresses | _addresses(call, shape, y, saved, finals, room)
-    found_at["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
-    held = call, y, saved, d_y, finals, room, given, records
-    carry(queue, template, shape.code.region, team, found_at, finish, *held)
+    traces = Traces(d_traces, call.directions, packed)
+    addresses = given.addresses | traces.addresses | _addresses(call, shape, y, saved, finals, room)
+    addresses["d_y"] = int(template.word("zeros")) if d_y is None else d_y.data_ptr()
+    held = call, y, saved, d_y, finals, room, given, traces
+    carry(queue, template, shape.code.region, team, addresses, finish, *held)
 
 
 def _gradients(
     y: Tensor, states: int, d_results: Sequence[Tensor | None]
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Those by sequences, of which each line's units lie side by side, and by final states."""
-    found, dtype, count = list(d_results), y.dtype, len(d_results) - states
+    grads, dtype, count = list(d_results), y.dtype, len(d_results) - states
     for i, v in enumerate(d_results):
         if v is not None:
             see = seen_lines if i < count else seen
-            found[i] = see("a gradient", v, None, dtype)  # autograd has seen to its shape
-    return found[:count], found[count:]
+            grads[i] = see("a gradient", v, None, dtype)  # autograd has seen to its shape
+    return grads[:count], grads[count:]
 
 
 def _addresses(
     call: Call, shape: Shape, y: Tensor, saved: Tensor, finals: Sequence[Tensor | None], room: Room
 ) -> dict[str, int]:
-    """Addresses of what the backward pass reads and writes beside the call's own tensors."""
-    at, found = part_address, {"y": y.data_ptr()}
-    found["clip"] = 0 if call.clip is None else call.clip.data_ptr()
+    """Addresses of what the backward pass reads and writes besides the call's own tensors."""
+    at, addresses = part_address, {"y": y.data_ptr()}
+    addresses["clip"] = 0 if call.clip is None else call.clip.data_ptr()
     for d, word in enumerate(shape.gradient_words):
-        found |= word.nothing
-        found[word.saved], found[word.x] = at(saved, d), at(room.x, d)
-        found[word.inputs], found[word.norms] = at(room.inputs, d), at(room.norms, d)
-        found[word.chains] = at(room.chains, d)
+        addresses |= word.nothing
+        addresses[word.saved], addresses[word.x] = at(saved, d), at(room.x, d)
+        addresses[word.inputs], addresses[word.norms] = at(room.inputs, d), at(room.norms, d)
+        addresses[word.chains] = at(room.chains, d)
         for place, final in zip(word.finals, finals, strict=True):
-            found[place] = at(final, d)
+            addresses[place] = at(final, d)
         for place, start in zip(word.starts, room.start, strict=True):
-            found[place] = at(start, d)
+            addresses[place] = at(start, d)
         if room.W:
-            found[word.W] = room.W[d].data_ptr()
+            addresses[word.W] = room.W[d].data_ptr()
             for place, v in zip(word.matrices, room.U[d], strict=True):
-                found[place] = v.data_ptr()
+                addresses[place] = v.data_ptr()
             for name, v in room.others[d].items():
-                found[word.others[name]] = v.data_ptr()
-    return found
+                addresses[word.others[name]] = v.data_ptr()
+    return addresses
 
 
 @functools.lru_cache(maxsize=128)

@@ -14,7 +14,7 @@ from throughtime.backends.cpu.active_rows import Extent, Rows, full_rows
 from throughtime.backends.cpu.gradients import input_lines
 from throughtime.backends.cpu.look import seen, take_weights
 from throughtime.backends.cpu.memory import Slab, give_back, take
-from throughtime.backends.cpu.operands import Restarts
+from throughtime.backends.cpu.operands import Resets
 from throughtime.backends.cpu.schedule import Team, part_address, zeros
 from throughtime.backends.cpu.shape import Shape
 from throughtime.compiler.llvm.arguments import COMMON, DIRECTION
@@ -135,10 +135,10 @@ class Template:
         """One word of the common part."""
         self._set(COMMON.index(name), word)
 
-    def set_array(self, name: str, found: np.ndarray) -> None:
+    def set_array(self, name: str, array: np.ndarray) -> None:
         """A word that points to an array, which the template keeps alive."""
-        self.hold(found)
-        self.set_common(name, found.ctypes.data)
+        self.hold(array)
+        self.set_common(name, array.ctypes.data)
 
     def hold(self, read: Any) -> None:
         """Keep alive what words point to, as long as the template is."""
@@ -207,7 +207,7 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
     tiles, heights, columns = (
         v.buffer_info()[0] for v in (code.tiles.rows, code.tiles.heights, code.tiles.columns)
     )
-    found: dict[str, Word] = {
+    words: dict[str, Word] = {
         "tiles": tiles, "heights": heights, "columns": columns,
         "column_widest": code.tiles.column_widest, "D": shape.D, "T": rows.T, "H": shape.H,
         "I": shape.I, "H_row": shape.H_row, "I_row": shape.I_row, "sums": len(plan.sums),
@@ -222,13 +222,13 @@ def common_words(shape: Shape, **more: Word) -> dict[str, Word]:
         "inputs_row": len(plan.lines) * shape.H_row,
     }  # fmt: skip
     if runtime:
-        found |= {
+        words |= {
             "thread_number": runtime.omp_get_thread_num,
             "team_size": runtime.omp_get_num_threads,
             "yield": runtime.sched_yield,
             "sleep": runtime.usleep,
         }
-    return found | more
+    return words | more
 
 
 def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]:
@@ -250,8 +250,8 @@ def direction_words(template: Template, shape: Shape, d: int) -> dict[str, Word]
         "start": template.list_of([CallAddress(f"start{s} {d}") for s in states]),
         "saved": CallAddress(f"saved {d}"),
         "inputs": CallAddress(f"inputs {d}"),
-        "restarts": CallAddress(f"restarts {d}"),
-        "records": CallAddress(f"records {d}"),
+        "resets": CallAddress(f"resets {d}"),
+        "traces": CallAddress(f"traces {d}"),
     }
 
 
@@ -273,11 +273,11 @@ def _set_rows(template: Template, rows: Extent, chunks: int) -> None:
         for name in (*ROW_WORDS, "bounds"):
             template.set_common(name, CallAddress(name))
         return
-    found = full_rows(rows.T, rows.B)
-    template.hold(found)
-    for name, address in zip(ROW_WORDS, found.addresses, strict=True):
+    all_rows = full_rows(rows.T, rows.B)
+    template.hold(all_rows)
+    for name, address in zip(ROW_WORDS, all_rows.addresses, strict=True):
         template.set_common(name, address)
-    template.set_common("bounds", template.list_of(found.bounds(chunks)))
+    template.set_common("bounds", template.list_of(all_rows.bounds(chunks)))
 
 
 def set_steps(template: Template, name: str, shape: Shape, strides: tuple[int, int]) -> None:
@@ -300,7 +300,7 @@ class RaggedWords:
     """
 
     def __init__(self, rows: Rows, chunks: int, packed: Mapping[str, int]) -> None:
-        self._rows = rows  # its arrays are read, and nobody else may hold it
+        self._rows = rows  # its arrays are read, and nothing else may hold it
         self._steps = {f"{name}_steps": rows.offset * row for name, row in packed.items()}
         self.addresses = dict(zip(ROW_WORDS, rows.addresses, strict=True))
         self.addresses["bounds"] = rows.bounds(chunks).buffer_info()[0]
@@ -337,19 +337,19 @@ class GivenWords:
     ) -> None:  # fmt: skip
         call, weights = take_weights(call, shape.parameters)
         start, inputs = start_of(call), input_lines(call, shape.plan, rows)
-        self.addresses = found = shape.nothing | weights
-        found["x"] = call.x.data_ptr()
+        self.addresses = addresses = shape.nothing | weights
+        addresses["x"] = call.x.data_ptr()
         for d in range(shape.D if inputs is not None else 0):
-            found[f"inputs {d}"] = part_address(inputs, d)
+            addresses[f"inputs {d}"] = part_address(inputs, d)
         for s, v in enumerate(start or ()):
             for d in range(shape.D):
-                found[f"start{s} {d}"] = part_address(v, d)
+                addresses[f"start{s} {d}"] = part_address(v, d)
         self._held: list[Any] = [call, start, inputs]
         if call.reset is not None:
-            self._hold(Restarts(call, rows, d_initial))
+            self._hold(Resets(call, rows, d_initial))
         if rows.ragged:
             self._hold(RaggedWords(rows, shape.team.chunks, packed))
 
-    def _hold(self, words: Restarts | RaggedWords) -> None:
+    def _hold(self, words: Resets | RaggedWords) -> None:
         self._held.append(words)
         self.addresses |= words.addresses

@@ -39,7 +39,7 @@ class Queue:
         Args:
             template: of its words.
             region, team, addresses: as `Template.run` takes them.
-            finish: called behind the region.
+            finish: called after the region.
             held: what must live until then.
         """
         ready = Ready(template)

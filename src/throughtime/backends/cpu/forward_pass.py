@@ -22,7 +22,7 @@ from throughtime.backends.cpu.block import (
 from throughtime.backends.cpu.deferred import Queue, carry
 from throughtime.backends.cpu.look import see_input
 from throughtime.backends.cpu.memory import lend
-from throughtime.backends.cpu.operands import Records, plan_of
+from throughtime.backends.cpu.operands import Traces, plan_of
 from throughtime.backends.cpu.products import (
     PACKED,
     PackLayout,
@@ -67,22 +67,22 @@ def run(
     which have a place for their sequences.
     """
     call = see_input(call)
-    found, rows = plan_of(call), rows_of(call)
+    plan, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
     widths = call.cell.widths(call.hidden_size)
-    recorded = widths[: call.sequences]
-    sequences = tuple(to) or tuple(x.new_empty((*x.shape[:-1], D, w)) for w in recorded)
+    traced = widths[: call.sequences]
+    sequences = tuple(to) or tuple(x.new_empty((*x.shape[:-1], D, w)) for w in traced)
     if call.lengths is not None:
         for v in sequences:
             v.zero_()
     final = [x.new_empty((D, rows.B, width)) for width in widths]
     result = Result(sequences, tuple(final))
     if keep:
-        shape = kept_shape(call, found)
+        shape = kept_shape(call, plan)
         saved = lend(x, shape) if saved is None else saved[:, : shape[1]]
     if rows.B:
         owner = None if keep or to else owner_of(call, rows.N)
-        _carry(call, found, rows, result, saved, queue, owner)
+        _carry(call, plan, rows, result, saved, queue, owner)
     return result, [] if saved is None else [saved]
 
 
@@ -91,28 +91,28 @@ def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     return [kept_shape(call, plan_of(call))]
 
 
-def kept_shape(call: Call, found: Plan) -> tuple[int, ...]:
+def kept_shape(call: Call, plan: Plan) -> tuple[int, ...]:
     """Of the saved values: directions, rows over all steps (padded ones too), values, units."""
     lanes = target().lanes(8 * call.x.element_size())
     units = whole_vectors(widths_for(call.cell, call.hidden_size).line, lanes)
     rows = call.x.shape[0] if call.batch_sizes is not None else call.x.shape[0] * call.x.shape[1]
-    return (call.directions, rows, found.saved_size(units), units)
+    return (call.directions, rows, plan.saved_size(units), units)
 
 
 def _carry(
-    call: Call, found: Plan, rows: Rows, result: Result, saved: Tensor | None,
+    call: Call, plan: Plan, rows: Rows, result: Result, saved: Tensor | None,
     queue: Queue | None, owner: Tensor | None,
 ) -> None:  # fmt: skip
-    team = forward_team(found, call, rows.N, rows.B)
+    team = forward_team(plan, call, rows.N, rows.B)
     key = key_of(call, rows, team, result.sequences[0])
     template, shape, layout = template_for(key, saved is not None, owner is not None)
     if owner is not None and not has_room(owner, layout):
         owner, (template, shape, layout) = None, template_for(key, False, False)
     given = GivenWords(call, shape, rows, shape.packed_rows())
-    records = Records(result.sequences[1:], call.directions, call.batch_sizes is not None)
-    addresses = given.addresses | records.addresses | _addresses(call, result, saved)
+    traces = Traces(result.sequences[1:], call.directions, call.batch_sizes is not None)
+    addresses = given.addresses | traces.addresses | _addresses(call, result, saved)
     if owner is None:
-        held = call, result, saved, given, records
+        held = call, result, saved, given, traces
         carry(queue, template, shape.code.region, team, addresses, None, *held)
         return
     with packed(owner, layout) as words:
@@ -121,12 +121,12 @@ def _carry(
 
 def _addresses(call: Call, result: Result, saved: Tensor | None) -> dict[str, int]:
     """Addresses of what the forward pass writes."""
-    found = {"y": result.sequences[0].data_ptr()}
+    addresses = {"y": result.sequences[0].data_ptr()}
     for d in range(call.directions):
         for s, v in enumerate(result.final):
-            found[f"final{s} {d}"] = part_address(v, d)
-        found[f"saved {d}"] = part_address(saved, d)
-    return found
+            addresses[f"final{s} {d}"] = part_address(v, d)
+        addresses[f"saved {d}"] = part_address(saved, d)
+    return addresses
 
 
 @functools.lru_cache(maxsize=128)
@@ -182,7 +182,7 @@ def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
     own.reserve(chunk * block * shape.I_row)
     pre = own.reserve(chunk * block * pre_row)
     vectors = max(1, shape.panel * len(shape.plan.last))
-    lines = lines_forward(shape.plan) * shape.H_row  # behind the rows of either
+    lines = lines_forward(shape.plan) * shape.H_row  # after the rows of either
     operand_rows = own.reserve(chunk * shape.H_row + lines if shape.plan.own else 0)
     chains = own.reserve(min(HIGHEST, chunk) * vectors * shape.code.kind.size + lines)
     return {

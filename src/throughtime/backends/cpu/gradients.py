@@ -2,8 +2,8 @@
 
 A row of a step has a line of units for each input; of one number a row, each of hidden_size units
 has the same.
-Masks, which each direction has of its own, are lines behind those.
-Rows lie one behind the other over all steps, in the order in which both directions walk them.
+Masks, which each direction has of its own, are lines after those.
+Rows lie one after the other over all steps, in the order in which both directions walk them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Room:
     """Where the region writes gradients; matrices and x padded to whole vectors.
 
     Attributes:
-        x: (D, N, I), or None; with lengths (D, N + 1, I), the last row for what is behind an end.
+        x: (D, N, I), or None; with lengths (D, N + 1, I), the last row for what is after an end.
         W: for each direction (rows of weight_ih, I); empty like all of weights where not wanted.
         U: weight_hh and each product's matrix, their columns padded likewise.
         others: by name, biases and vectors as they are.
@@ -113,16 +113,16 @@ def shapes_for(cell: Cell, I: int, H: int, bytes: int) -> Padded:
     return Padded(lanes, line, inputs, W, U, matrices, others)
 
 
-def sums_for(call: Call, found: Plan) -> GradientSums:
+def sums_for(call: Call, plan: Plan) -> GradientSums:
     """Zeros, for backward passes of calls with these weights, one after the other."""
-    shapes, lines = _shapes_of(call), len(found.sums) + len(found.vectors)
+    shapes, lines = _shapes_of(call), len(plan.sums) + len(plan.vectors)
     chains = call.x.new_zeros((call.directions, lines * shapes.line + shapes.lanes))
     weights = _weights(call, shapes, call.x.new_zeros, call.directions)
     return GradientSums(*weights, sums_by_initial(call, shapes.lanes), chains)
 
 
 def room_for(
-    call: Call, found: Plan, rows: Rows, wants_x: bool, wants_weights: bool,
+    call: Call, plan: Plan, rows: Rows, wants_x: bool, wants_weights: bool,
     sums: GradientSums | None = None, d_x: Tensor | None = None,
 ) -> Room:  # fmt: skip
     """Memory for what is wanted; the gradient by x is written into `d_x` itself where it fits."""
@@ -130,7 +130,7 @@ def room_for(
     D, new = call.directions, call.x.new_empty
     # The region writes all of them, if it runs, but for gates that reach nothing.
     every = len(layout.input_gates), len(layout.recurrent_gates) + len(layout.products)
-    whole = (len(found.with_a), len(found.with_u)) == every and rows.T and rows.B
+    whole = (len(plan.with_a), len(plan.with_u)) == every and rows.T and rows.B
     none = new if whole else call.x.new_zeros
     if sums is None or not wants_weights:
         weights = _weights(call, shapes, none, D if wants_weights else 0)
@@ -142,10 +142,10 @@ def room_for(
         (d_x.view(x) if d_x is not None and fits else new(x)) if wants_x else None,
         *weights,
         [new((D, rows.B, width)) for width in call.cell.widths(call.hidden_size)],
-        new((D, rows.N, len(found.lines), shapes.line)) if found.inputs else None,
+        new((D, rows.N, len(plan.lines), shapes.line)) if plan.inputs else None,
         sums_by_initial(call, shapes.lanes) if sums is None else sums.initial,
         None if sums is None else sums.chains,
-        None if call.norms is None else new((D, rows.N, len(found.state_names))),
+        None if call.norms is None else new((D, rows.N, len(plan.state_names))),
         shapes.matrices,
     )
 
@@ -162,12 +162,12 @@ def _weights(
     )
 
 
-def by_x(call: Call, rows: Rows, found: Tensor | None) -> Tensor | None:
-    """(D, N, padded I) to the gradient in x's own shape, zero behind a row's end."""
-    if found is None:
+def by_x(call: Call, rows: Rows, lines: Tensor | None) -> Tensor | None:
+    """(D, N, padded I) to the gradient in x's own shape, zero after a row's end."""
+    if lines is None:
         return None
     width = call.x.shape[-1]
-    total = found[0] if len(found) == 1 else found[0] + found[1]
+    total = lines[0] if len(lines) == 1 else lines[0] + lines[1]
     if total.shape[-1] != width:
         total = total[:, :width]
     if call.lengths is None:
@@ -177,7 +177,7 @@ def by_x(call: Call, rows: Rows, found: Tensor | None) -> Tensor | None:
 
 
 def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
-    """(N, width) to the call's own rows and steps, zero behind a row's end."""
+    """(N, width) to the call's own rows and steps, zero after a row's end."""
     whole = (*call.x.shape[:-1], total.shape[-1])
     if call.lengths is None:
         return total.view(whole)
@@ -185,10 +185,10 @@ def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
     return lines.index_copy_(0, torch.from_numpy(rows.lines), total).view(whole)
 
 
-def give_norms(call: Call, rows: Rows, found: Tensor | None) -> None:
-    """Norms to where the call wants them, zero behind a row's end."""
-    if call.norms is not None and found is not None:
-        for d, norms in enumerate(found):
+def give_norms(call: Call, rows: Rows, lines: Tensor | None) -> None:
+    """Norms to where the call wants them, zero after a row's end."""
+    if call.norms is not None and lines is not None:
+        for d, norms in enumerate(lines):
             call.norms[..., d, :] = as_given(call, rows, norms)
 
 
@@ -197,40 +197,40 @@ def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
     if not room.W:
         return {}
     grads = dict(room.others[d])
-    for name, found in zip(room.matrices, (room.W[d], *room.U[d]), strict=True):
+    for name, lines in zip(room.matrices, (room.W[d], *room.U[d]), strict=True):
         if name in call.weights[d]:
             shape = call.weights[d][name].shape  # of a matrix with blocks they are apart
-            whole = found.shape[1] == shape[-1]
-            grads[name] = (found if whole else found[:, : shape[-1]].contiguous()).view(shape)
+            whole = lines.shape[1] == shape[-1]
+            grads[name] = (lines if whole else lines[:, : shape[-1]].contiguous()).view(shape)
     return grads
 
 
-def input_lines(call: Call, found: Plan, rows: Rows) -> Tensor | None:
+def input_lines(call: Call, plan: Plan, rows: Rows) -> Tensor | None:
     """(D, N, inputs and masks, H padded to whole vectors); None without any."""
-    if not found.lines:
+    if not plan.lines:
         return None
     D, lanes = call.directions, target().lanes(8 * call.x.element_size())
     widths = widths_for(call.cell, call.hidden_size, masks_of(call))
     line = whole_vectors(widths.line, lanes)
-    own = D if found.masks else 1
-    lines = lend(call.x, (own, rows.N, len(found.lines), line))
-    if {line} != set(widths.units):  # units behind the last are zeros
+    own = D if plan.masks else 1
+    lines = lend(call.x, (own, rows.N, len(plan.lines), line))
+    if {line} != set(widths.units):  # units after the last are zeros
         lines.zero_()
-    for k, (name, units) in enumerate(input_units(call, found).items()):
+    for k, (name, units) in enumerate(input_units(call, plan).items()):
         v = (call.inputs or {})[name]
         width = call.cell.width(call.cell.inputs[name], call.hidden_size)
         v = readable(f"input {name}", v, (*call.x.shape[:-1], width), call.x.dtype)
         lines[:, :, k, :units] = _walked(call, rows, v)
-    write_masks(call, found, rows, lines)
+    write_masks(call, plan, rows, lines)
     return lines.expand(D, -1, -1, -1)
 
 
-def input_units(call: Call, found: Plan) -> dict[str, int]:
+def input_units(call: Call, plan: Plan) -> dict[str, int]:
     """How many units the line of each input has."""
     widths = widths_for(call.cell, call.hidden_size, masks_of(call))
-    units = dict(zip(found.widths.names, widths.units, strict=True))
-    nodes = zip(found.input_names, found.inputs, strict=True)
-    return {name: units[found.widths.of[node]] for name, node in nodes}
+    units = dict(zip(plan.widths.names, widths.units, strict=True))
+    nodes = zip(plan.input_names, plan.inputs, strict=True)
+    return {name: units[plan.widths.of[node]] for name, node in nodes}
 
 
 def _walked(call: Call, rows: Rows, v: Tensor) -> Tensor:
@@ -242,13 +242,13 @@ def _walked(call: Call, rows: Rows, v: Tensor) -> Tensor:
     return v.reshape(-1, v.shape[-1])[torch.from_numpy(rows.lines)]
 
 
-def by_inputs(call: Call, found: Plan, rows: Rows, d_lines: Tensor | None) -> dict[str, Tensor]:
+def by_inputs(call: Call, plan: Plan, rows: Rows, d_lines: Tensor | None) -> dict[str, Tensor]:
     """(D, N, inputs and masks, H padded) to the gradient by each input, in its own shape."""
     if d_lines is None or call.inputs is None:
         return {}
     total = d_lines[0] if len(d_lines) == 1 else d_lines[0] + d_lines[1]
     grads = {}
-    for k, (name, units) in enumerate(input_units(call, found).items()):
+    for k, (name, units) in enumerate(input_units(call, plan).items()):
         line = total[:, k, :units]
         one = call.inputs[name].shape[-1] == 1
         grads[name] = as_given(call, rows, sum_units(line) if one else line.contiguous())

@@ -50,17 +50,17 @@ Parameters = Mapping[int, tuple[tuple[Parameter, ...], ...]]
 def parameters_of(cell: Cell, I: int, H: int, bytes: int) -> Parameters:
     """What a layer of these sizes has for weights, `bytes` a number."""
     matrices = {name: f"matrix{m}" for m, name in enumerate(matrix_names(cell))}
-    found = {}
+    by_count = {}
     for bias in (False, True):
         shapes = {n: torch.Size(s) for n, s in parameter_shapes(cell, I, H, bias).items()}
-        found[len(shapes)] = tuple(
+        by_count[len(shapes)] = tuple(
             tuple(
                 Parameter(n, s, s.numel() * bytes, f"{matrices.get(n, n)} {d}")
                 for n, s in shapes.items()
             )
             for d in range(2)
         )
-    return found
+    return by_count
 
 
 def see_input(call: Call) -> Call:
@@ -82,7 +82,7 @@ def take_weights(call: Call, parameters: Parameters) -> tuple[Call, dict[str, in
         call: whose x has been seen.
         parameters: of its layer.
     """
-    dtype, found = call.x.dtype, {}
+    dtype, addresses = call.x.dtype, {}
     for d, weights in enumerate(call.weights):
         own = parameters.get(len(weights))
         if own is None:
@@ -98,8 +98,8 @@ def take_weights(call: Call, parameters: Parameters) -> tuple[Call, dict[str, in
                 or name != wanted
             ):
                 return _take_own(call, parameters)
-            found[word] = v.data_ptr()
-    return call, found
+            addresses[word] = v.data_ptr()
+    return call, addresses
 
 
 def take_plain(
@@ -112,7 +112,7 @@ def take_plain(
         wanted: shape and bytes of each.
         dtype: of their numbers.
     """
-    found = []
+    addresses = []
     for (shape, bytes), v in zip(wanted, weights, strict=True):
         if (
             type(v) is not Leaf
@@ -124,8 +124,8 @@ def take_plain(
             or (v.untyped_storage().nbytes() != bytes and _is_short(v))
         ):
             return None
-        found.append(v.data_ptr())
-    return found
+        addresses.append(v.data_ptr())
+    return addresses
 
 
 def take_lines(v: Tensor, dtype: torch.dtype) -> int:
@@ -152,7 +152,7 @@ def _take_own(call: Call, parameters: Parameters) -> tuple[Call, dict[str, int]]
     """The same, where not all are as they should be: copied where that is all they need."""
     some = parameters.get(len(call.weights[0]), parameters[max(parameters)])
     own = {p.name: p for p in some[0]}
-    found = []
+    copies = []
     for weights in call.weights:
         if weights.keys() != own.keys():
             raise ShapeError(
@@ -167,9 +167,9 @@ def _take_own(call: Call, parameters: Parameters) -> tuple[Call, dict[str, int]]
                     f"layer's shape, or build a layer of its sizes"
                 )
             _check_kind(name, v, call.x.dtype)
-        found.append({name: _own(name, weights[name]).contiguous() for name in own})
-    pairs = [(p.word, w[p.name]) for d, w in enumerate(found) for p in some[d]]
-    return call._replace(weights=tuple(found)), {word: v.data_ptr() for word, v in pairs}
+        copies.append({name: _own(name, weights[name]).contiguous() for name in own})
+    pairs = [(p.word, w[p.name]) for d, w in enumerate(copies) for p in some[d]]
+    return call._replace(weights=tuple(copies)), {word: v.data_ptr() for word, v in pairs}
 
 
 def see_layer(call: Call, width: int) -> Call:
@@ -247,7 +247,7 @@ def _own(name: str, v: Tensor) -> Tensor:
 
 
 def _is_short(v: Tensor) -> bool:
-    """Whether a tensor's last number lies behind the end of its storage."""
+    """Whether a tensor's last number lies beyond the end of its storage."""
     last = v.storage_offset()
     for size, stride in zip(v.shape, v.stride(), strict=True):
         last += (size - 1) * stride

@@ -83,10 +83,10 @@ def take(bytes: int) -> Slab:
 
 
 def fresh(bytes: int) -> np.ndarray:
-    """A block of so many bytes that nobody has used."""
-    found = np.empty(bytes + LINE, np.uint8)
-    start = -found.ctypes.data % LINE
-    return found[start : start + bytes]
+    """A block of so many bytes that were never used."""
+    block = np.empty(bytes + LINE, np.uint8)
+    start = -block.ctypes.data % LINE
+    return block[start : start + bytes]
 
 
 def give_back(block: Slab) -> None:

@@ -1,4 +1,4 @@
-"""Masks, resets and recorded states of a call, as machine code reads them."""
+"""Masks, resets and traced states of a call, as machine code reads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import Rows
 from throughtime.backends.cpu.look import readable, seen
 from throughtime.backends.cpu.schedule import part_address, strides_of, whole_vectors, widths_for
-from throughtime.compiler.llvm.arguments import RECORD, RESTARTS
+from throughtime.compiler.llvm.arguments import RESETS, TRACE
 from throughtime.compiler.passes.masks import DROPOUT, NO_MASKS, Masks
 from throughtime.compiler.plan import Plan, make_plan
 
@@ -30,14 +30,14 @@ def plan_of(call: Call) -> Plan:
     return make_plan(call.cell, masks_of(call), call.hidden_size)
 
 
-def write_masks(call: Call, found: Plan, rows: Rows, lines: Tensor) -> None:
+def write_masks(call: Call, plan: Plan, rows: Rows, lines: Tensor) -> None:
     """The masks into (D, N, inputs and masks, units padded), in the order in which rows lie."""
-    for k, name in enumerate(found.mask_names, len(found.inputs)):
+    for k, name in enumerate(plan.mask_names, len(plan.inputs)):
         mask = _mask(call, name, rows)
         units = mask.shape[-1]
         if rows.N == rows.T * rows.B:
             lines.unflatten(1, (rows.T, rows.B))[:, :, :, k, :units] = mask
-        else:  # behind a row's end nothing is read
+        else:  # after a row's end nothing is read
             places = torch.from_numpy(rows.lines)
             steps = places // rows.B if name != DROPOUT else torch.zeros_like(places)
             lines[:, :, k, :units] = mask[:, steps, places % rows.B]
@@ -57,8 +57,8 @@ def _mask(call: Call, name: str, rows: Rows) -> Tensor:
     return readable(f"zoneout of {name}", mask, (D, rows.T, B, widths[k]), dtype)
 
 
-class Restarts:
-    """The resets of a call, of which those behind a row's end are none.
+class Resets:
+    """The resets of a call, of which those after a row's end are none.
 
     Args:
         call: with resets.
@@ -75,7 +75,7 @@ class Restarts:
         self._states = len(call.cell.state_names)
         self._d_initial = d_initial
         self._held: list[Any] = []
-        self.addresses = {f"restarts {d}": self._words(there, d) for d in range(call.directions)}
+        self.addresses = {f"resets {d}": self._words(there, d) for d in range(call.directions)}
 
     def _words(self, there: np.ndarray, d: int) -> int:
         """The address of one direction's words."""
@@ -89,11 +89,11 @@ class Restarts:
         first = places.searchsorted(np.arange(T + 2) * B)
         initial = [part_address(v, d) for v in self._initial] or [0] * self._states
         words = {
-            "first": self._keep(first), "restarted": self._keep(places % B),
+            "first": self._keep(first), "reset_rows": self._keep(places % B),
             "initial": self._keep(initial),
             "d_initial": part_address(self._d_initial, d),
         }  # fmt: skip
-        return self._keep([words[name] for name in RESTARTS])
+        return self._keep([words[name] for name in RESETS])
 
     def _keep(self, numbers: Any) -> int:
         """The address of whole numbers, which live as long as this."""
@@ -118,22 +118,22 @@ def sums_by_initial(call: Call, lanes: int) -> Tensor | None:
     return call.x.new_zeros((call.directions, len(call.cell.state_names), call.rows, units))
 
 
-def by_initial(call: Call, found: Tensor | None) -> tuple[Tensor, ...] | None:
+def by_initial(call: Call, sums: Tensor | None) -> tuple[Tensor, ...] | None:
     """What resets say of `initial`, for each state (D, H)."""
-    if found is None:
+    if sums is None:
         return None
     widths = call.cell.widths(call.hidden_size)
-    return tuple(v[..., :w].sum(1) for v, w in zip(found.unbind(1), widths, strict=True))
+    return tuple(v[..., :w].sum(1) for v, w in zip(sums.unbind(1), widths, strict=True))
 
 
-class Records:
-    """The words of each direction's records; they must live until the region has run.
+class Traces:
+    """The words of each direction's traces; they must live until the region has run.
 
     Args:
-        tensors: for each state beside the output (T, B, D, width), packed (N, D, width); None
+        tensors: for each state besides the output (T, B, D, width), packed (N, D, width); None
             where there is none, as for a gradient that is zero.
         directions: D.
-        packed: whether they hold the rows of all steps one behind the other.
+        packed: whether they hold the rows of all steps one after the other.
 
     Attributes:
         addresses: by name; none where there are no tensors.
@@ -146,15 +146,15 @@ class Records:
             words = [[self._words(v, d, packed) for v in self._held] for d in range(directions)]
             self._all = np.array(words, np.int64)
             for d, one in enumerate(self._all):
-                self.addresses[f"records {d}"] = one.ctypes.data
+                self.addresses[f"traces {d}"] = one.ctypes.data
 
     def _words(self, v: Tensor | None, d: int, packed: bool) -> list[int]:
         if v is None:
-            return [0] * len(RECORD)
+            return [0] * len(TRACE)
         step, row = strides_of(v, packed)
         first = v.data_ptr() + d * v.stride(-2) * v.element_size()
         words = {"tensor": first, "step": step, "before": row if packed else 0, "row": row}
-        return [words[name] for name in RECORD]
+        return [words[name] for name in TRACE]
 
 
 def lines(v: Tensor | None) -> Tensor | None:

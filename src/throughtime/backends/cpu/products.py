@@ -1,9 +1,9 @@
 """The products of a call in their order, and packed weights that wait for the next call.
 
-Beside them lies a copy of the weights that they were packed from. At every call the region compares
-the weights with that copy, bit by bit, and packs what differs, so it matters to no result what
-waits here, nor how weights were changed meanwhile. One parameter's pack is used by one call at a
-time; another call that comes meanwhile packs anew.
+Next to them lies a copy of the weights that they were packed from. At every call the region
+compares the weights with that copy, bit by bit, and packs what differs, so it matters to no result
+what waits here, nor how weights were changed meanwhile. One parameter's pack is used by one call at
+a time; another call that comes meanwhile packs anew.
 
 It pays for few rows, and where weights have left the near caches: packing takes as long as some ten
 rows do, and comparing reads where packing writes. A pack dies with its parameter, and is none of a
@@ -35,7 +35,7 @@ from throughtime.compiler.plan import Phase
 
 
 def set_runs(template: Template, words: list[int]) -> None:
-    """The runs, of which the last comes behind all early ones."""
+    """The runs, of which the last comes after all early ones."""
     template.set_common("runs", template.list_of(words))
     template.set_common("early", len(words) // len(RUN) - 1)
 
@@ -51,16 +51,16 @@ def early_tiles(shape: Shape) -> set[int]:
 def runs_of(shape: Shape, phase: Phase) -> list[tuple[int, int]]:
     """A phase's sums as runs: the first one's number, and how many. One matrix has given all, and
     their units lie side by side without a gap."""
-    widths, found = shape.widths, list[tuple[int, int]]()
+    widths, runs = shape.widths, list[tuple[int, int]]()
     for place in phase.places:
         whole = shape.row(widths.sums[place]) == shape.H_row and widths.blocks[place] == 1
-        if found and whole and sum(found[-1]) == place:
-            line, count = found[-1]
+        if runs and whole and sum(runs[-1]) == place:
+            line, count = runs[-1]
             if widths.matrices[line] == widths.matrices[place]:
-                found[-1] = (line, count + 1)
+                runs[-1] = (line, count + 1)
                 continue
-        found.append((place, 1))
-    return found
+        runs.append((place, 1))
+    return runs
 
 
 def packed_forward(shape: Shape) -> int:
@@ -124,8 +124,8 @@ def runs_backward(shape: Shape) -> list[int]:
 def _run(shape: Shape, phase: Phase, run: tuple[int, int], packed: int) -> list[int]:
     begins = run[0] == phase.places[0]
     slot = shape.plan.own.index(phase) if phase.own else 0
-    stage = shape.code.stages[slot] if phase.own and begins else 0
-    return [*run, packed, stage, int(phase.own), int(begins), slot, *_matrix(shape, run[0])]
+    function = shape.code.phases[slot] if phase.own and begins else 0
+    return [*run, packed, function, int(phase.own), int(begins), slot, *_matrix(shape, run[0])]
 
 
 def _matrix(shape: Shape, line: int) -> list[int]:
@@ -159,7 +159,7 @@ class PackLayout:
     Attributes:
         key: what it follows from; equal keys, equal places.
         places: name -> bytes from the start.
-        bytes: of them all; a copy of the weights, as long, lies behind.
+        bytes: of them all; a copy of the weights, as long, lies after.
     """
 
     key: Hashable
@@ -207,22 +207,22 @@ def has_room(owner: Tensor, layout: PackLayout) -> bool:
 
 @contextmanager
 def packed(owner: Tensor, layout: PackLayout) -> Iterator[dict[str, int]]:
-    """The words of one region's packed weights; behind it they wait for the next.
+    """The words of one region's packed weights; after it they wait for the next.
 
     Args:
         owner: the parameter they belong to.
         layout: how they lie.
     """
     old = _waiting.pop(id(owner), None)
-    found = old if old is not None and old.owner() is owner else None
-    if found is None or found.memory.nbytes < 2 * layout.bytes:
+    pack = old if old is not None and old.owner() is owner else None
+    if pack is None or pack.memory.nbytes < 2 * layout.bytes:
         known = weakref.ref(owner, partial(_forget, id(owner)))
-        found = _Pack(known, None, fresh(2 * layout.bytes))
-    trusted, found = found.key == layout.key, replace(found, key=layout.key)
-    start = found.memory.ctypes.data
+        pack = _Pack(known, None, fresh(2 * layout.bytes))
+    trusted, pack = pack.key == layout.key, replace(pack, key=layout.key)
+    start = pack.memory.ctypes.data
     yield {name: start + place for name, place in layout.places.items()} | {"trusted": int(trusted)}
-    if waiting_bytes() + found.memory.nbytes <= MOST_BYTES:
-        _waiting[id(owner)] = found
+    if waiting_bytes() + pack.memory.nbytes <= MOST_BYTES:
+        _waiting[id(owner)] = pack
 
 
 def waiting_bytes() -> int:
@@ -232,6 +232,6 @@ def waiting_bytes() -> int:
 
 def _forget(place: int, owner: weakref.ref[Tensor]) -> None:
     """The owner is dead; its id may be another's by now."""
-    found = _waiting.get(place)
-    if found is not None and found.owner is owner:
+    pack = _waiting.get(place)
+    if pack is not None and pack.owner is owner:
         _waiting.pop(place, None)

@@ -119,9 +119,9 @@ CACHED_BYTES = 384 * 1024
 @functools.cache
 def target() -> machine.Machine:
     """The machine compiled for, asked once a process; a call was refused where there is none."""
-    found = machine.host()
-    assert found is not None
-    return found
+    host = machine.host()
+    assert host is not None
+    return host
 
 
 class Team(NamedTuple):
@@ -143,7 +143,7 @@ class Team(NamedTuple):
 
     @property
     def how(self) -> tuple[int, bool, float]:
-        """What `threads.caller` takes beside the function."""
+        """What `threads.caller` takes besides the function."""
         return self.threads, self.release_gil, self.alone_us
 
 
@@ -216,11 +216,11 @@ def whole_vectors(count: int, lanes: int) -> int:
 
 @functools.cache  # a power of two each, so there are few
 def _zeros(bytes: int) -> np.ndarray:
-    found = fresh(bytes)  # by NumPy: no mode of torch, nor its default device, has a say in it
-    found.fill(0)
-    return found
+    block = fresh(bytes)  # by NumPy: no mode of torch, nor its default device, has a say in it
+    block.fill(0)
+    return block
 
 
 def zeros(bytes: int) -> int:
-    """The address of at least so many bytes of zeros, which nobody writes."""
+    """The address of at least so many bytes of zeros, which are never written."""
     return _zeros(1 << (bytes - 1).bit_length() if bytes > 4096 else 4096).ctypes.data

@@ -1,4 +1,4 @@
-"""The shape of a call: all that its argument block follows from, beside addresses."""
+"""The shape of a call: all that its argument block follows from, except addresses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Key(NamedTuple):
         team: who does it.
         sizes: directions, units, inputs.
         x, y: bytes from step to step and from row to row.
-        packed: whether x holds the rows of all steps one behind the other.
+        packed: whether x holds the rows of all steps one after the other.
     """
 
     cell: Cell
@@ -85,11 +85,11 @@ class GradientWords(NamedTuple):
         finals, starts = (
             [f"d_{name}{s} {d}" for s in range(states)] for name in ("final", "start")
         )
-        found = [f"d_matrix{m} {d}" for m in range(matrices)]
+        names = [f"d_matrix{m} {d}" for m in range(matrices)]
         named = {name: f"d_{name} {d}" for name in ("bias_ih", "bias_hh", *others)}
-        nothing = dict.fromkeys((W, *found, *named.values()), 0)
+        nothing = dict.fromkeys((W, *names, *named.values()), 0)
         return GradientWords(
-            saved, x, inputs, chains, norms, W, finals, starts, found, named, nothing
+            saved, x, inputs, chains, norms, W, finals, starts, names, named, nothing
         )
 
 
@@ -134,7 +134,7 @@ class Shape:
         team: who does it.
         D, H, I: directions, units, inputs.
         x, y: bytes from step to step and from row to row.
-        packed: whether x holds the rows of all steps one behind the other.
+        packed: whether x holds the rows of all steps one after the other.
         gates: for each sum, its gate's number in W and in U.
         widths: of states, sums and matrices.
         parameters: as the look at them takes them.
@@ -171,7 +171,7 @@ class Shape:
     @cached_property
     def nothing(self) -> dict[str, int]:
         """Words that are addresses of what a call may give, where it gives none of it."""
-        names = ["weight_ih", "bias_ih", "bias_hh", "inputs", "restarts", "records"]
+        names = ["weight_ih", "bias_ih", "bias_hh", "inputs", "resets", "traces"]
         names += [f"matrix{m}" for m in range(len(self.widths.shapes))]
         names += [f"start{s}" for s in range(len(self.plan.state_names))]
         return {f"{name} {d}": 0 for d in range(self.D) for name in names}
@@ -186,7 +186,7 @@ class Shape:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Those that the cell's code is given, behind the units of its widths."""
+        """Those that the cell's code is given, after the units of its widths."""
         return tuple(self.plan.numbers(self.code.kind.bytes))
 
     @cached_property

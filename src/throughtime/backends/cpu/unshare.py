@@ -33,11 +33,11 @@ def cell_apart(call: Call) -> Call:
     return call._replace(cell=apart(call.cell, call.hidden_size))
 
 
-def gradients_together(cell: object, found: Gradients) -> Gradients:
+def gradients_together(cell: object, grads: Gradients) -> Gradients:
     """Gradients of such a call, those of equal weights added up."""
     if not isinstance(cell, Apart):
-        return found
-    return found._replace(weights=tuple(_together(cell, w) for w in found.weights))
+        return grads
+    return grads._replace(weights=tuple(_together(cell, w) for w in grads.weights))
 
 
 def _sources(cell: Apart) -> list[int]:
@@ -58,25 +58,25 @@ def _by_gates(v: Tensor, gates: int) -> Tensor:
 
 
 def _apart(cell: Apart, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found, sources = dict(weights), _sources(cell)
+    named, sources = dict(weights), _sources(cell)
     gates = len(cell.cell.layout.recurrent_gates)
     for name in _OF_GATES if sources else ():
         if name in weights:
             v = _by_gates(weights[name], gates)
-            found[name] = torch.cat([v, v[sources]]).flatten(0, 1)
-    return found | {copy: weights[name] for copy, name in _products(cell)}
+            named[name] = torch.cat([v, v[sources]]).flatten(0, 1)
+    return named | {copy: weights[name] for copy, name in _products(cell)}
 
 
 def _together(cell: Apart, grads: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    found, sources = dict(grads), _sources(cell)
-    if not found:
-        return found
+    together, sources = dict(grads), _sources(cell)
+    if not together:
+        return together
     gates = len(cell.cell.layout.recurrent_gates)
     for name in _OF_GATES if sources else ():
         if name in grads:
             v = _by_gates(grads[name], gates + len(sources))
             places = torch.tensor(sources, device=v.device)
-            found[name] = v[:gates].index_add(0, places, v[gates:]).flatten(0, 1)
+            together[name] = v[:gates].index_add(0, places, v[gates:]).flatten(0, 1)
     for copy, name in _products(cell):
-        found[name] = found[name] + found.pop(copy)
-    return found
+        together[name] = together[name] + together.pop(copy)
+    return together

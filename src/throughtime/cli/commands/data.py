@@ -67,7 +67,7 @@ def data(
     if label:
         _print_read("classify", given | {"label": label})
     if not target and not label:
-        print(f"\n{_advice(table, file)}")
+        print(f"\n{_advice(table, file, time, series)}")
 
 
 def _print_read(task: str, given: dict[str, str]) -> None:
@@ -92,11 +92,32 @@ def _print(rows: Sequence[tuple[str, ...]], *heads: str) -> None:
     console.print(shown)
 
 
-def _advice(table: DataTable, file: str) -> str:
-    """A command that trains on one of its columns."""
-    name, columns = shlex.quote(file), table.frame.columns
-    numbers = [column for column in columns if table.frame[column].dtype.is_float()]
-    numbers = numbers or [column for column in columns if table.is_number(column)]
-    if not numbers:
-        return f"try: throughtime train classify --data {name} --label {shlex.quote(columns[-1])}"
-    return f"try: throughtime train forecast --data {name} --target {shlex.quote(numbers[0])}"
+def _advice(table: DataTable, file: str, time: str, series: str) -> str:
+    """A command that trains on the file, by what its columns look like."""
+    from throughtime.tasks.forecast.series import find_series
+    from throughtime.tasks.tables.clock import find_time, time_columns, with_time
+
+    time = find_time(table, time, [series] if series else [])
+    parts = time_columns(table, time)
+    series = series or find_series(with_time(table, time), time, [])
+    others = [name for name in table.frame.columns if name not in (*parts, series)]
+    numbers = [name for name in others if table.is_number(name)]
+    few = [name for name in others if _is_class(table, name) and {*numbers} - {name}]
+    label = table.roles.get("label") or ("" if time or not few else few[-1])
+    target = next((name for name in numbers if table.frame[name].dtype.is_float()), "")
+    if label:
+        task, flag, column = "classify", "--label", label
+    elif numbers:
+        task, flag, column = "forecast", "--target", target or numbers[0]
+    else:
+        task, flag, column = "translate", "--source", (others or table.frame.columns)[0]
+    words = ["throughtime", "train", task, "--data", file, flag, column]
+    return f"try: {shlex.join(words)}"
+
+
+def _is_class(table: DataTable, name: str) -> bool:
+    """Whether a column has few values that stand often, as classes do."""
+    values = table.frame[name].drop_nulls()
+    if values.dtype.is_float() or values.dtype.is_temporal():
+        return False
+    return 2 <= values.n_unique() <= min(30, len(values) // 5)

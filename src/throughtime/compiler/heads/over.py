@@ -24,7 +24,7 @@ from throughtime.compiler.symbols import Symbol
 
 
 class Greatest(NamedTuple):
-    """What torch.max over a dimension gives; nobody may ask for the places."""
+    """What torch.max over a dimension gives; the places cannot be asked for."""
 
     values: Any
 
@@ -61,9 +61,9 @@ def _amax(value: Parts, dim: Any, keepdim: bool = False) -> Any:
         return reduced(value, axes, keepdim, _row("row_max", "even"), _no_join)
     if len(axes) != 1:
         raise Untraceable("the greatest number over several dimensions")
-    found = _amax_of(_unbound(value, axes[0]))
-    kept = np.expand_dims(opened(found).units, axes[0])
-    return parts(value.builder, kept, value.rows) if keepdim else found
+    largest = _amax_of(_unbound(value, axes[0]))
+    kept = np.expand_dims(opened(largest).units, axes[0])
+    return parts(value.builder, kept, value.rows) if keepdim else largest
 
 
 def _unbound(value: Parts, k: int) -> list[Parts]:
@@ -124,9 +124,9 @@ def _normalised(
     def write(x: Symbol) -> Any:
         return function(x, x.shape[-1:], None, *others, **named)
 
-    found = along_rows(value, write)
-    found = found if weight is None else found * weight
-    return found if bias is None else found + bias
+    normed = along_rows(value, write)
+    normed = normed if weight is None else normed * weight
+    return normed if bias is None else normed + bias
 
 
 def _matmul(input: Any, other: Any) -> Any:
@@ -150,17 +150,17 @@ def _einsum(equation: str, *operands: Any) -> Any:
     words = sources.split(",")
     if not arrow or "." in equation or len(words) != len(given):
         raise Untraceable("an einsum without ->, or with dots")
-    found = []
+    terms = []
     row = ""
     for word, value in zip(words, (opened(v) for v in given), strict=True):
         if len(set(word)) != len(word):
             raise Untraceable("an einsum with a letter twice in one word")
         row = word[0] if value.rows else row
-        found.append((word[1:] if value.rows else word, value))
-    if not row or to[:1] != row or any(row in word for word, _ in found):
+        terms.append((word[1:] if value.rows else word, value))
+    if not row or to[:1] != row or any(row in word for word, _ in terms):
         raise Untraceable("an einsum over the rows")
-    builder = next(v.builder for _, v in found)
-    return _contracted(builder, found, to[1:])
+    builder = next(v.builder for _, v in terms)
+    return _contracted(builder, terms, to[1:])
 
 
 def _contracted(builder: Builder, operands: list[tuple[str, Parts]], to: str) -> Any:
@@ -176,8 +176,8 @@ def _contracted(builder: Builder, operands: list[tuple[str, Parts]], to: str) ->
     for c in summed:
         total = _sum(opened(total), order.index(c) - len(order), False)
         order.remove(c)
-    found = opened(total)
-    return parts(builder, found.units.transpose([order.index(c) for c in to]), True)
+    result = opened(total)
+    return parts(builder, result.units.transpose([order.index(c) for c in to]), True)
 
 
 def _last(operands: list[tuple[str, Parts]], sizes: dict[str, int], to: str) -> str:
@@ -204,8 +204,8 @@ def _greatest(sign: int) -> Callable[..., Any]:
         if type(dim) is not int or axis(value, dim) != value.units.ndim - 1:
             raise Untraceable("the greatest number over other dimensions than the last")
         one = value if sign > 0 else _negative(value)
-        found = reduced(one, (value.units.ndim - 1,), keepdim, _row("row_max", "first"), _no_join)
-        return Greatest(found if sign > 0 else -found)
+        largest = reduced(one, (value.units.ndim - 1,), keepdim, _row("row_max", "first"), _no_join)
+        return Greatest(largest if sign > 0 else -largest)
 
     return rule
 

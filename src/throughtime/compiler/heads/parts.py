@@ -77,9 +77,9 @@ class Parts(Headed):
 
     def multiplied_by(self, matrix: Any) -> Any:
         """The matrix times each line of the last dimension."""
-        found = [opened(v).units for v in each_row(self, lambda x: matrix @ x)]
-        shape = (*self.units.shape[:-1], len(found[0]))
-        return parts(self.builder, np.stack(found).reshape(shape), self.rows)
+        products = [opened(v).units for v in each_row(self, lambda x: matrix @ x)]
+        shape = (*self.units.shape[:-1], len(products[0]))
+        return parts(self.builder, np.stack(products).reshape(shape), self.rows)
 
     def __iter__(self) -> Iterator[Any]:
         raise value_asked(self.builder, "iterating over it")
@@ -152,13 +152,13 @@ def joined(builder: Builder, units: np.ndarray, wide: bool = False) -> Symbol:
         shape = ("B", builder.width_name(len(units)))
         zeros = Symbol(builder, builder.node("full", (), (0.0, *shape), shape))
         return zeros.write("add", _run(builder, units[:1]))
-    found = runs(units)
-    if len(found) > MOST:
-        raise Untraceable(f"a value made of {len(found)} parts of others, and {MOST} is the most")
-    values = [_run(builder, run) for run in found]
+    pieces = runs(units)
+    if len(pieces) > MOST:
+        raise Untraceable(f"a value made of {len(pieces)} parts of others, and {MOST} is the most")
+    values = [_run(builder, run) for run in pieces]
     if len(values) == 1:
         return values[0]
-    ends = np.cumsum([0, *map(len, found)]).tolist()
+    ends = np.cumsum([0, *map(len, pieces)]).tolist()
     shape = ("B", builder.width_name(len(units)))
     return Symbol(builder, builder.node("cat", tuple(v.index for v in values), (*ends,), shape))
 
@@ -208,13 +208,13 @@ def pointwise(builder: Builder, write: Callable[..., Any], values: list[Any]) ->
     if count > MOST:
         raise Untraceable(f"an operation on {count} heads, and {MOST} is the most")
     cut = [v.reshape(count, -1) for v in arrays]
-    found = []
+    results = []
     for k in range(count):
         given = list(values)
         for i, v in zip(places, cut, strict=True):
             given[i] = joined(builder, v[k])
-        found.append(_units_of(builder, write(*given), cut[0].shape[1]))
-    return parts(builder, np.stack(found).reshape(shape), rows)
+        results.append(_units_of(builder, write(*given), cut[0].shape[1]))
+    return parts(builder, np.stack(results).reshape(shape), rows)
 
 
 def _has_units(value: Any) -> bool:
@@ -249,8 +249,8 @@ def each_row(value: Parts, write: Callable[[Symbol], Any]) -> list[Any]:
 
 def along_rows(value: Parts, write: Callable[[Symbol], Any]) -> Any:
     """An operation on each line of the last dimension that gives a line."""
-    found = [_units_of(value.builder, v, value.units.shape[-1]) for v in each_row(value, write)]
-    return parts(value.builder, np.stack(found).reshape(value.units.shape), value.rows)
+    lines = [_units_of(value.builder, v, value.units.shape[-1]) for v in each_row(value, write)]
+    return parts(value.builder, np.stack(lines).reshape(value.units.shape), value.rows)
 
 
 def reduced(
@@ -274,9 +274,9 @@ def reduced(
         lines = moved.reshape(int(np.prod([units.shape[i] for i in others], dtype=int)), -1)
         if len(lines) > MOST or any(len(_pieces(builder, v)) > MOST for v in lines):
             raise Untraceable("a sum over many parts of values")
-        found = [_over(builder, line, row, join) for line in lines]
+        totals = [_over(builder, line, row, join) for line in lines]
         shape = tuple(1 if i in axes else n for i, n in enumerate(units.shape))
-        kept = np.array([v.index * _UNITS for v in found]).reshape(shape)
+        kept = np.array([v.index * _UNITS for v in totals]).reshape(shape)
     else:
         kept = _across(value, axes, join)
     if not keep:
@@ -293,9 +293,9 @@ def _over(
     join: Callable[[Any, Any], Any],
 ) -> Symbol:  # fmt: skip
     """Over the units of a line: of each value's own, then of these numbers."""
-    found = [row(joined(builder, run)) for run in _pieces(builder, line)]
-    total = found[0]
-    for other in found[1:]:
+    totals = [row(joined(builder, run)) for run in _pieces(builder, line)]
+    total = totals[0]
+    for other in totals[1:]:
         total = join(total, other)
     return total
 
@@ -307,5 +307,4 @@ def _across(value: Parts, axes: tuple[int, ...], join: Callable[[Any, Any], Any]
     total: Any = Parts(value.builder, units[0], value.rows)
     for k in range(1, len(units)):
         total = pointwise(value.builder, join, [total, Parts(value.builder, units[k], value.rows)])
-    found = opened(total).units
-    return np.expand_dims(found, axes)
+    return np.expand_dims(opened(total).units, axes)

@@ -158,9 +158,9 @@ def _getitem(value: Parts, index: Any) -> Any:
 
 
 def _cat(tensors: Sequence[Any], dim: int = 0) -> Any:
-    found = [opened(v) for v in tensors]
-    k = axis(found[0], dim)
-    return parts(found[0].builder, np.concatenate([v.units for v in found], k), found[0].rows)
+    first, *others = (opened(v) for v in tensors)
+    units = np.concatenate([v.units for v in (first, *others)], axis(first, dim))
+    return parts(first.builder, units, first.rows)
 
 
 def _stack(tensors: Sequence[Any], dim: int = 0) -> Any:

@@ -112,8 +112,8 @@ DIRECTION_WORDS: Final = {
     "new": "the buffer of the new output",
     "saved": "what is kept for the backward pass",
     "inputs": "direct inputs and masks of each row over all steps",
-    "restarts": "RESTARTS of the resets; 0: there are none",
-    "records": "RECORD for each state beside the output, or gradients by these; 0: nobody asks",
+    "resets": "RESETS of the resets; 0: there are none",
+    "traces": "TRACE for each state besides the output, or gradients by these; 0: not wanted",
     # backward
     "d_final": "gradients by the final states",
     "d_start": "gradients by those at the start",
@@ -134,14 +134,14 @@ DIRECTION_WORDS: Final = {
     "d_U_bias": "by the bias of U",
     "d_unit_parameters_at": "where gradients by each unit parameter go",
     "d_inputs": "by direct inputs, as these lie",
-    "norms": "of each row over all steps, a norm for each state; 0: nobody asks",
+    "norms": "of each row over all steps, a norm for each state; 0: not wanted",
 }  # fmt: skip
 
 RUN_WORDS: Final = {
     "line": "number of the first sum",
     "count": "how many",
     "packed_first": "of other runs that are packed before it",
-    "stage": "the cell's function to call first; 0: none",
+    "phase": "the cell's function to call first; 0: none",
     "has_operand": "whether it multiplies what the step computed, and not the old output",
     "begins": "whether it is the first of its phase",
     "slot": "which of such operands",
@@ -152,18 +152,18 @@ RUN_WORDS: Final = {
 }
 """Of neighbouring sums that multiply the same."""
 
-RECORD_WORDS: Final = {
+TRACE_WORDS: Final = {
     "tensor": "where a state's sequence begins; 0: there is none",
     "step": "from step to step, or 0",
     "before": "for each row of earlier steps, or 0",
     "row": "from row to row",
 }
 
-RESTARTS_WORDS: Final = {
-    "first": "before the i-th step restarted[first[i]:first[i + 1]] start anew",
-    "restarted": "rows that do",
+RESETS_WORDS: Final = {
+    "first": "before the i-th step reset_rows[first[i]:first[i + 1]] are reset",
+    "reset_rows": "their numbers, step by step",
     "initial": "for each state where they go; 0: to zero",
-    "d_initial": "sums of gradients there, padded rows of each state; 0: nobody asks",
+    "d_initial": "sums of gradients there, padded rows of each state; 0: not wanted",
 }
 
 FUNCTION_WORDS: Final = {
@@ -189,8 +189,8 @@ FUNCTION_WORDS: Final = {
 COMMON: Final = tuple(COMMON_WORDS)
 DIRECTION: Final = tuple(DIRECTION_WORDS)
 RUN: Final = tuple(RUN_WORDS)
-RECORD: Final = tuple(RECORD_WORDS)
-RESTARTS: Final = tuple(RESTARTS_WORDS)
+TRACE: Final = tuple(TRACE_WORDS)
+RESETS: Final = tuple(RESETS_WORDS)
 
 # What functions are given that regions call by their addresses.
 

@@ -59,11 +59,11 @@ class Tiles:
                 return modules.columns_module(kind, v)
             return modules.tiles_module(kind, registers, v)
 
-        found = _loaded(f"{name} {v}", kind, self.target, module)
+        code = _loaded(f"{name} {v}", kind, self.target, module)
         heights = COLUMN_ROWS if name == "column" else range(1, self.heights[v] + 1)
         table = self.columns if name == "column" else self.rows
         for r in heights:
-            table[v * PLACES + r] = found.address(f"{name}_{v}_{r}")
+            table[v * PLACES + r] = code.address(f"{name}_{v}_{r}")
 
 
 @functools.cache
@@ -80,14 +80,14 @@ class Code:
         kind: the numbers it computes with.
         region: address of what every thread of a team runs.
         cell: address of the cell's own function.
-        stages: of those before the phases that multiply something else than the old output.
+        phases: of those before the phases that multiply something else than the old output.
         tiles: the tables it looks up.
     """
 
     kind: Kind
     region: int
     cell: int
-    stages: tuple[int, ...]
+    phases: tuple[int, ...]
     tiles: Tiles
 
 
@@ -131,7 +131,7 @@ def _made(plan: Plan, bytes: int, target: Machine, name: str, keep: bool) -> Cod
         kind,
         _loaded(f"loops {name}", kind, target, loops).address(name),
         cell.address(f"cell_{name}"),
-        tuple(cell.address(f"stage_{name}_{slot}") for slot in range(len(plan.own))),
+        tuple(cell.address(f"phase_{name}_{slot}") for slot in range(len(plan.own))),
         tiles_of(kind, target),
     )
 
@@ -160,5 +160,5 @@ def stream_tile(kind: Kind, target: Machine, rows: int, vectors: int, narrow: bo
         return stream.tile_module(kind, rows, vectors, narrow)
 
     name = f"{'narrow_' * narrow}tile"
-    found = _loaded(f"stream {name} {rows} {vectors}", kind, target, module)
-    return found.address(f"{name}_{vectors}_{rows}")
+    code = _loaded(f"stream {name} {rows} {vectors}", kind, target, module)
+    return code.address(f"{name}_{vectors}_{rows}")

@@ -7,8 +7,8 @@ from llvmlite import ir
 from throughtime.compiler.llvm.cell.functions import (
     write_cell_backward,
     write_cell_forward,
-    write_stage_backward,
-    write_stage_forward,
+    write_phase_backward,
+    write_phase_forward,
 )
 from throughtime.compiler.llvm.cell.row_functions import (
     write_row_backward,
@@ -61,7 +61,7 @@ def forward_module(kind: Kind, plan: Plan, keep: bool = True) -> ir.Module:
     module = ir.Module("cell_forward")
     (write_row_forward if plan.rowwise else write_cell_forward)(module, kind, plan, keep)
     for slot in range(len(plan.own)):
-        (write_row_to_vector if plan.rowwise else write_stage_forward)(module, kind, plan, slot)
+        (write_row_to_vector if plan.rowwise else write_phase_forward)(module, kind, plan, slot)
     return module
 
 
@@ -70,5 +70,5 @@ def backward_module(kind: Kind, plan: Plan) -> ir.Module:
     module = ir.Module("cell_backward")
     (write_row_backward if plan.rowwise else write_cell_backward)(module, kind, plan)
     for slot in range(len(plan.own)):
-        (write_row_from_vector if plan.rowwise else write_stage_backward)(module, kind, plan, slot)
+        (write_row_from_vector if plan.rowwise else write_phase_backward)(module, kind, plan, slot)
     return module

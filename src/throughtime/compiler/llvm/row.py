@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from throughtime.compiler.llvm.cell.operands import Loads
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Num, Vector
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.plan import Plan
 
 
@@ -25,4 +26,4 @@ class Row(NamedTuple):
     plan: Plan
     loads: Callable[[Num], Loads]
     lines: tuple[Num, Num]
-    held: dict[int, Any]
+    held: dict[int, Vector]

@@ -1,4 +1,4 @@
-"""Lines of a row that are made of whole lines: parts of them, several one behind the other, sums.
+"""Lines of a row that are made of whole lines: parts of them, several one after the other, sums.
 
 Running sums are taken number by number, in order, so that every machine has the same bits.
 """
@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-
 from throughtime.compiler.graph import NUMBER, Node
 from throughtime.compiler.llvm.loops.phases import units_of
 from throughtime.compiler.llvm.loops.rows import load_part, store_part
 from throughtime.compiler.llvm.row import Row
-from throughtime.compiler.llvm.writer import Num
+from throughtime.compiler.llvm.values import Num
 
 
 def write_line(row: Row, index: int, place: dict[int, int]) -> None:
-    """Make the line of a node behind the walk that left what it is made of.
+    """Make the line of a node after the walk that left what it is made of.
 
     Args:
         row: to which it belongs; it holds what is one number.
@@ -43,7 +41,7 @@ def _write_slice(row: Row, index: int, place: dict[int, int]) -> None:
     start, stop = (int(c) for c in node.constants)  # type: ignore[arg-type]
     source = _line(row, place, node.inputs[0]) + start * e.kind.bytes
     if node.shape == NUMBER:
-        row.held[index] = e.splat(e.real(source))
+        row.held[index] = e.spread(e.real(source))
         return
     to, count = _line(row, place, index), e.number(stop - start)
     with e.loop(count, step=e.kind.lanes) as k:
@@ -52,13 +50,13 @@ def _write_slice(row: Row, index: int, place: dict[int, int]) -> None:
 
 
 def _write_parts(row: Row, node: Node, to: Num, place: dict[int, int]) -> None:
-    """One behind the other: lines, single numbers, and what is the same everywhere."""
+    """One after the other: lines, single numbers, and what is the same everywhere."""
     e, nodes = row.e, row.plan.graph.nodes
     ends = [int(c) for c in node.constants]  # type: ignore[arg-type]
     for i, start, stop in zip(node.inputs, ends, ends[1:], strict=False):
         first, count = to + start * e.kind.bytes, e.number(stop - start)
         if nodes[i].shape == NUMBER and nodes[i].op != "full":
-            e.put_real(e.b.extract_element(row.held[i], ir.IntType(32)(0)), first)
+            e.store(row.held[i].first(), first)
             continue
         with e.loop(count, step=e.kind.lanes) as k:
             at = k.index * e.kind.bytes
@@ -69,7 +67,7 @@ def _part(row: Row, index: int, at: Num, place: dict[int, int]) -> Any:
     """A vector of one part."""
     e, node = row.e, row.plan.graph.nodes[index]
     if node.op == "full":
-        return e.kind.vector([float(node.constants[0])] * e.kind.lanes)  # type: ignore[arg-type]
+        return e.constant(float(node.constants[0]))  # type: ignore[arg-type]
     return e.load(_line(row, place, index) + at)
 
 
@@ -78,9 +76,9 @@ def _write_running(row: Row, index: int, place: dict[int, int], back: bool) -> N
     e, plan = row.e, row.plan
     source, to = (_line(row, place, i) for i in (plan.graph.nodes[index].inputs[0], index))
     count = units_of(e, plan)[plan.widths.of[index]]
-    with e.loop(count, e.kind.real(0.0)) as k:
+    with e.loop(count, e.scalar(0)) as k:
         unit = count - 1 - k.index if back else k.index
         at = unit * e.kind.bytes
-        total = e.b.fadd(k.values[0], e.real(source + at))
-        e.put_real(total, to + at)
+        total = k.values[0] + e.real(source + at)
+        e.store(total, to + at)
         k.next = [total]

@@ -86,7 +86,7 @@ OPERATION: Final = 20
 
 TILE: Final = 0
 CELL: Final = 1
-STAGE: Final = 2
+PHASE: Final = 2
 ADD: Final = 3
 """Kinds of operations."""
 
@@ -97,6 +97,6 @@ def widest(registers: int, rows: int) -> int:
 
 
 def highest(registers: int, rows: int, narrow: bool) -> int:
-    """Rows of a tile; a narrow one holds two numbers of each row beside the chains."""
+    """Rows of a tile; a narrow one holds two numbers of each row besides the chains."""
     most = registers // 8 if narrow else most_rows(registers, WIDEST)
     return min(rows, most)

@@ -15,12 +15,13 @@ from llvmlite import ir
 from throughtime.compiler.llvm import arguments
 from throughtime.compiler.llvm.loops.team import denormals_flushed
 from throughtime.compiler.llvm.products import tile
-from throughtime.compiler.llvm.sizes import ADD, CELL, HEAD, OPERATION, STAGE, TILE, Kind
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.sizes import ADD, CELL, HEAD, OPERATION, PHASE, TILE, Kind
+from throughtime.compiler.llvm.values import Num
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.runtime.machine import Machine
 
 OPERATIONS: Final = {
-    TILE: arguments.TILE, CELL: arguments.CELL_FORWARD, STAGE: arguments.PHASE_FORWARD,
+    TILE: arguments.TILE, CELL: arguments.CELL_FORWARD, PHASE: arguments.PHASE_FORWARD,
 }  # fmt: skip
 """What the function of each kind takes."""
 
@@ -52,7 +53,7 @@ def _write_add(module: ir.Module, kind: Kind) -> Emit:
     g = e.given
     with e.loop(g["rows"]) as row, e.loop(g["blocks"]) as block:
         x, z, to = (g[n] + g[f"{n}_row"] * row.index + block.index * kind.size for n in "xzy")
-        e.store(e.b.fadd(e.load(x), e.load(z)), to)
+        e.store(e.load(x) + e.load(z), to)
     e.done()
     return e
 

@@ -1,64 +1,16 @@
-"""A notation for LLVM functions: numbers that add and compare, loops, vectors in memory."""
+"""LLVM functions while they are written: loops, branches, memory and calls, on values."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from llvmlite import ir
 
 from throughtime.compiler.llvm.arguments import COMMON, DIRECTION
 from throughtime.compiler.llvm.sizes import Kind
-
-I64 = ir.IntType(64)
-
-
-class Num:
-    """A whole number of 64 bits, known when the function runs; addresses are numbers too."""
-
-    __slots__ = ("b", "value")
-
-    def __init__(self, b: ir.IRBuilder, value: Any) -> None:
-        self.b = b
-        self.value = value
-
-    def _other(self, other: Num | int) -> Any:
-        return other.value if isinstance(other, Num) else I64(other)
-
-    def __add__(self, other: Num | int) -> Num:
-        return Num(self.b, self.b.add(self.value, self._other(other)))
-
-    def __sub__(self, other: Num | int) -> Num:
-        return Num(self.b, self.b.sub(self.value, self._other(other)))
-
-    def __mul__(self, other: Num | int) -> Num:
-        return Num(self.b, self.b.mul(self.value, self._other(other)))
-
-    def __floordiv__(self, other: Num | int) -> Num:
-        """The quotient of numbers that are not negative."""
-        return Num(self.b, self.b.udiv(self.value, self._other(other)))
-
-    def __mod__(self, other: Num | int) -> Num:
-        return Num(self.b, self.b.urem(self.value, self._other(other)))
-
-    def compare(self, how: str, other: Num | int) -> Any:
-        """A truth value of LLVM: how is <, <=, ==, !=, >= or >."""
-        return self.b.icmp_signed(how, self.value, self._other(other))
-
-    def choose(self, how: str, other: Num | int, yes: Num | int, no: Num | int) -> Num:
-        """`yes` where the comparison holds, `no` elsewhere."""
-        held = self.compare(how, other)
-        return Num(self.b, self.b.select(held, self._other(yes), self._other(no)))
-
-    def least(self, other: Num | int) -> Num:
-        """The smaller of two."""
-        return self.choose("<", other, self, other)
-
-    def most(self, other: Num | int) -> Num:
-        """The greater of two."""
-        return self.choose(">", other, self, other)
-
+from throughtime.compiler.llvm.values import I64, Bits, Num, Real, Truth, Value, Vector
 
 POINTER = ir.PointerType()
 VOID = ir.VoidType()
@@ -79,6 +31,9 @@ class Loop:
         self.index = index
         self.values = values
         self.next: list[Any] = values
+
+
+Some = TypeVar("Some", bound=Value)
 
 
 class Emit:
@@ -106,104 +61,136 @@ class Emit:
             for word, value in zip(arguments, self.function.args, strict=True)
         }
 
-    def either(self, held: Any, yes: Num, no: Num) -> Num:
-        """`yes` where a truth value of LLVM holds, `no` elsewhere."""
-        return Num(self.b, self.b.select(held, yes.value, no.value))
-
     def number(self, value: int) -> Num:
         """A number known now."""
         return Num(self.b, I64(value))
+
+    def truth(self, value: bool) -> Truth:
+        """A truth known now."""
+        return Truth(self.b, ir.IntType(1)(value))
+
+    def place(self, pointer: Any) -> Num:
+        """The address of what LLVM points to: a table, or memory of this function."""
+        return Num(self.b, self.b.ptrtoint(pointer, I64))
 
     def pointer(self, address: Num) -> Any:
         """An address as LLVM wants it."""
         return self.b.inttoptr(address.value, POINTER)
 
     def word(self, address: Num, index: int = 0) -> Num:
-        """The whole number in memory, `index` numbers behind an address."""
+        """The whole number in memory, `index` numbers after an address."""
         return Num(self.b, self.b.load(self.pointer(address + 8 * index), typ=I64))
 
-    def real(self, address: Num) -> Any:
+    def real(self, address: Num) -> Real:
         """One number in memory."""
-        return self.b.load(self.pointer(address), typ=self.kind.real, align=self.kind.bytes)
+        return Real(self.b, self._loaded(address, self.kind.real))
 
-    def put_real(self, value: Any, address: Num) -> None:
-        """Write one number."""
-        self.b.store(value, self.pointer(address), align=self.kind.bytes)
-
-    def load(self, address: Num) -> Any:
+    def load(self, address: Num) -> Vector:
         """A vector in memory, aligned as its numbers are."""
-        return self.b.load(self.pointer(address), typ=self.kind.vector, align=self.kind.bytes)
+        return Vector(self.b, self._loaded(address, self.kind.vector))
 
-    def store(self, value: Any, address: Num) -> None:
-        """Write a vector."""
-        self.b.store(value, self.pointer(address), align=self.kind.bytes)
+    def bits(self, address: Num) -> Bits:
+        """The bits of a vector in memory."""
+        kind = ir.VectorType(ir.IntType(8 * self.kind.bytes), self.kind.lanes)
+        return Bits(self.b, self._loaded(address, kind))
 
-    def zero(self) -> Any:
-        """A vector of zeros."""
-        return self.kind.vector([0.0] * self.kind.lanes)
+    def _loaded(self, address: Num, kind: Any) -> Any:
+        return self.b.load(self.pointer(address), typ=kind, align=self.kind.bytes)
 
-    def splat(self, value: Any) -> Any:
+    def store(self, value: Real, address: Num) -> None:
+        """Write a number or a vector."""
+        self.b.store(value.value, self.pointer(address), align=self.kind.bytes)
+
+    def constant(self, number: float) -> Vector:
+        """A vector of one number that is known now."""
+        return Vector(self.b, self.kind.vector([number] * self.kind.lanes))
+
+    def scalar(self, number: float) -> Real:
+        """One floating-point number that is known now."""
+        return Real(self.b, self.kind.real(number))
+
+    def spread(self, value: Real) -> Vector:
         """A vector of one number."""
         one = ir.IntType(32)
         undefined = self.kind.vector(ir.Undefined)
-        first = self.b.insert_element(undefined, value, one(0))
+        first = self.b.insert_element(undefined, value.value, one(0))
         mask = ir.VectorType(one, self.kind.lanes)([0] * self.kind.lanes)
-        return self.b.shuffle_vector(first, undefined, mask)
+        return Vector(self.b, self.b.shuffle_vector(first, undefined, mask))
 
-    def fma(self, x: Any, y: Any, z: Any) -> Any:
-        """x y + z, rounded once."""
-        return self.b.call(self.intrinsic("fma", x.type, [x.type] * 3), [x, y, z])
+    def converted(self, number: Num) -> Real:
+        """A whole number as a floating-point number."""
+        return Real(self.b, self.b.sitofp(number.value, self.kind.real))
 
-    def intrinsic(
-        self, name: str, result: Any, arguments: list[Any], suffix: str = ""
-    ) -> ir.Function:
-        """LLVM's own function of this name on vectors."""
-        full = f"llvm.{name}.v{self.kind.lanes}f{8 * self.kind.bytes}{suffix}"
-        return self.plain(full, result, arguments)
+    def masked(self, what: str, result: Any, arguments: list[Any]) -> ir.Function:
+        """LLVM's own function that loads or stores some lanes of a vector."""
+        kind = f"v{self.kind.lanes}f{8 * self.kind.bytes}.p0"
+        return self.plain(f"llvm.masked.{what}.{kind}", result, arguments)
 
     def plain(self, name: str, result: Any, arguments: list[Any]) -> ir.Function:
         """LLVM's own function of this full name."""
-        found = self.module.globals.get(name)
-        return found or ir.Function(self.module, ir.FunctionType(result, arguments), name)
+        known = self.module.globals.get(name)
+        return known or ir.Function(self.module, ir.FunctionType(result, arguments), name)
 
     @contextmanager
     def loop(
-        self, count: Num, *carried: Any, start: Num | int = 0, step: Num | int = 1
+        self, count: Num, *carried: Value, start: Num | int = 0, step: Num | int = 1
     ) -> Iterator[Loop]:
         """Run the body for index = start, start + step, ... below count.
 
-        The body sets `loop.next` to what the carried values become; behind the loop,
+        The body sets `loop.next` to what the carried values become; after the loop,
         `loop.values` are what they have become.
         """
         b, function = self.b, self.function
         before = b.block
         body, after = (function.append_basic_block(n) for n in ("body", "after"))
-        first = start.value if isinstance(start, Num) else I64(start)
+        first = count.of(start)
         b.cbranch(b.icmp_signed("<", first, count.value), body, after)
         b.position_at_end(body)
-        index = b.phi(I64)
-        index.add_incoming(first, before)
-        values = [b.phi(v.type) for v in carried]
-        for phi, value in zip(values, carried, strict=True):
-            phi.add_incoming(value, before)
-        loop = Loop(Num(b, index), list(values))
+        index = self._phi(count, (first, before))
+        values = [self._phi(v, (v.value, before)) for v in carried]
+        loop = Loop(index, list(values))
         yield loop
-        following = b.add(index, step.value if isinstance(step, Num) else I64(step))
+        following = b.add(index.value, count.of(step))
         last = b.block
         b.cbranch(b.icmp_signed("<", following, count.value), body, after)
-        index.add_incoming(following, last)
+        index.value.add_incoming(following, last)
         b.position_at_end(after)
-        loop.values = [b.phi(v.type) for v in carried]
-        for phi, inside, value, new in zip(loop.values, values, carried, loop.next, strict=True):
-            inside.add_incoming(new, last)
-            phi.add_incoming(value, before)
-            phi.add_incoming(new, last)
+        for inside, new in zip(values, loop.next, strict=True):
+            inside.value.add_incoming(new.value, last)
+        loop.values = [
+            self._phi(v, (v.value, before), (new.value, last))
+            for v, new in zip(carried, loop.next, strict=True)
+        ]
+
+    def _phi(self, like: Some, *incoming: tuple[Any, Any]) -> Some:
+        """A value that is each of some in turn, by the block that the code comes from."""
+        phi = self.b.phi(like.kind)
+        for value, block in incoming:
+            phi.add_incoming(value, block)
+        return like.like(phi)
+
+    def before_loops(self) -> Any:
+        """The body goes to the function's beginning."""
+        return self.b.goto_entry_block()
 
     @contextmanager
-    def when(self, held: Any) -> Iterator[None]:
-        """Run the body where a truth value of LLVM holds."""
-        with self.b.if_then(held):
+    def when(self, held: Truth) -> Iterator[None]:
+        """Run the body where something holds."""
+        with self.b.if_then(held.value):
             yield
+
+    def split(self, held: Truth) -> Any:
+        """Two bodies: one where something holds, the other where it does not."""
+        return self.b.if_else(held.value)
+
+    def choose(self, held: Truth, yes: Callable[[], Some], no: Callable[[], Some]) -> Some:
+        """What one of two pieces of code computes: only that one runs."""
+        with self.split(held) as (first, second):
+            with first:
+                one, here = yes(), self.b.block
+            with second:
+                other, there = no(), self.b.block
+        return self._phi(one, (one.value, here), (other.value, there))
 
     def call(self, function: Emit, **arguments: Num | int) -> None:
         """Call a function of this module; each of its arguments by name, no other."""

@@ -3,7 +3,7 @@
     recurrent dropout   U.g @ (m * v)  in the place of  U.g @ v, whatever v is
     zoneout             s_t = m s_{t-1} + (1 - m) s~_t  for each state
 
-A step is given its masks like direct inputs, but nobody asks for a gradient by them.
+A step is given its masks like direct inputs, but no gradient by them is computed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DROPOUT: Final = "recurrent dropout"
 
 
 def with_masks(step: Graph, gates: tuple[str, ...], masks: Masks) -> Graph:
-    """The graph of a step with masks, whose nodes `mask` are what it is given beside the rest.
+    """The graph of a step with masks, whose nodes `mask` are what it is given besides the rest.
 
     Args:
         step: without masks.

@@ -33,20 +33,20 @@ def expanded(step: Graph, graph: Graph) -> tuple[Graph, Graph]:
     if not any(node.op in ROWWISE for node in step.nodes):
         return step, graph
     builder = Builder(H=step.H)
-    found: list[int] = []
+    written: list[int] = []
     forward = 0
     for index, node in enumerate(graph.nodes):
         if index == graph.forward:
             forward = len(builder.nodes)
         builder.line = node.line
-        found.append(_written(builder, node, tuple(found[i] for i in node.inputs)))
+        written.append(_written(builder, node, tuple(written[i] for i in node.inputs)))
     nodes = tuple(builder.nodes)
 
     def placed(one: Graph, nodes: tuple[Node, ...]) -> Graph:
         products = tuple(
-            p._replace(vector=found[p.vector], result=found[p.result]) for p in one.products
+            p._replace(vector=written[p.vector], result=written[p.result]) for p in one.products
         )
-        outputs = tuple((name, found[i]) for name, i in one.outputs)
+        outputs = tuple((name, written[i]) for name, i in one.outputs)
         return replace(one, nodes=nodes, outputs=outputs, products=products, forward=forward)
 
     return placed(step, nodes[:forward]), placed(graph, nodes)

@@ -1,6 +1,6 @@
 """Steps that multiply by one matrix several times, as steps with a matrix for each product.
 
-So each product has a place of its own, its weights and their gradient among it; who runs the step
+So each product has a place of its own, including its weights and their gradient; who runs the step
 hands the same weights in twice, and adds up what comes back.
 """
 
@@ -42,11 +42,11 @@ class Apart(Cell):
     @cached_property
     def layout(self) -> Layout:
         """What the cell touches, and what was added."""
-        found, copies = self.cell.layout, self.copies
+        before, copies = self.cell.layout, self.copies
         return replace(
-            found,
-            recurrent_gates=(*found.recurrent_gates, *(g for g in self.gates if g in copies)),
-            products=(*found.products, *(p for p in self.products if p in copies)),
+            before,
+            recurrent_gates=(*before.recurrent_gates, *(g for g in self.gates if g in copies)),
+            products=(*before.products, *(p for p in self.products if p in copies)),
         )
 
     def layout_at(self, hidden_size: int) -> Layout:
@@ -109,13 +109,13 @@ def _copies(cell: Cell, size: int | None) -> Mapping[int, tuple[str, str]]:
     """Node of a product -> its matrix's new name and the old one, but for each one's first use."""
     taken = {*cell.gates, *cell.products, *(v.removeprefix("weight_") for v in cell.vectors)}
     used: set[str] = set()
-    found = {}
+    copies = {}
     for index, node in enumerate(_graph(cell, size).nodes):
         if node.op == "U":
             name = str(node.constants[0])
             if name in used:
                 copy = next(c for k in count(2) if (c := f"{name}_{k}") not in taken)
                 taken.add(copy)
-                found[index] = copy, name
+                copies[index] = copy, name
             used.add(name)
-    return found
+    return copies

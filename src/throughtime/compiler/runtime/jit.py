@@ -85,9 +85,9 @@ def load(key: str, source: Callable[[], str], machine: Machine) -> Loaded:
         source: gives the text of the LLVM module; called only when the cache has no object.
         machine: the machine to compile for.
     """
-    found = _loaded.get((key, machine))
-    if found is not None:
-        return found
+    loaded = _loaded.get((key, machine))
+    if loaded is not None:
+        return loaded
     with _lock:
         if (key, machine) not in _loaded:
             _loaded[key, machine] = _load(key, source, machine)

@@ -1,4 +1,4 @@
-"""The machine that code is made for: which one this process runs on, and how LLVM is told.
+"""The machine that code is made for: which one this process runs on, and how to say it to LLVM.
 
 llvmlite is imported where it is used: `import throughtime` costs nothing for it.
 """
@@ -91,10 +91,10 @@ def _choice(wanted: str | None) -> tuple[Machine | None, str | None]:
     import llvmlite.binding as llvm
 
     features = {name for name, there in llvm.get_host_cpu_features().items() if there}
-    found, missing = choose(platform.machine(), features, wanted)
-    if found is not None:
-        found = replace(found, triple=llvm.get_process_triple())
-    return found, missing
+    machine, missing = choose(platform.machine(), features, wanted)
+    if machine is not None:
+        machine = replace(machine, triple=llvm.get_process_triple())
+    return machine, missing
 
 
 def choose(

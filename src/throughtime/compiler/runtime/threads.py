@@ -52,8 +52,8 @@ def runtime() -> Runtime | None:
     library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     for name in (None, str(library)):
         try:
-            found = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
-            return Runtime(**{one: _address(found, one) for one in Runtime.__dataclass_fields__})
+            openmp = ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
+            return Runtime(**{one: _address(openmp, one) for one in Runtime.__dataclass_fields__})
         except (OSError, AttributeError):  # not loaded; loaded without OpenMP
             continue
     return None
@@ -70,8 +70,8 @@ def available() -> int:
     process forked from the one that imported this package, where torch has no OpenMP runtime, and
     inside another parallel region.
     """
-    found = runtime()
-    if found is None or os.getpid() != _PROCESS or _question(found.omp_in_parallel)():
+    openmp = runtime()
+    if openmp is None or os.getpid() != _PROCESS or _question(openmp.omp_in_parallel)():
         return 1
     return min(torch.get_num_threads(), usable())
 
@@ -218,10 +218,10 @@ def alone(function: int, release_gil: bool) -> Callable[[int], None]:
 
 @functools.cache
 def _team(release_gil: bool) -> Callable[[int, int, int, int], None]:
-    found = runtime()
-    assert found is not None, "available() gives one thread where there is no runtime"
+    openmp = runtime()
+    assert openmp is not None, "available() gives one thread where there is no runtime"
     pointers, numbers = [ctypes.c_void_p] * 2, [ctypes.c_uint] * 2
-    return _prototype(release_gil)(None, *pointers, *numbers)(found.GOMP_parallel)
+    return _prototype(release_gil)(None, *pointers, *numbers)(openmp.GOMP_parallel)
 
 
 @functools.cache

@@ -8,7 +8,8 @@ import numpy as np
 from llvmlite import ir
 
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.writer import I64, POINTER, VOID, Emit, Num
+from throughtime.compiler.llvm.values import I64, Num, at_most, where
+from throughtime.compiler.llvm.writer import POINTER, VOID, Emit
 from throughtime.export.llvm.sums import Constants, Steps, Sums, padded
 from throughtime.export.llvm.targets import Target
 from throughtime.export.llvm.walks import Walks
@@ -70,7 +71,7 @@ class Module:
         e = Emit(self.module, name, self.kind, arguments, internal=True)
         place = e.b.alloca(ir.ArrayType(self.kind.real, max(1, memory)))
         place.align = max(4, self.kind.size)
-        self._e, self._bases = e, {**e.given, "work": Num(e.b, e.b.ptrtoint(place, I64))}
+        self._e, self._bases = e, {**e.given, "work": e.place(place)}
         self._sums = Sums(e, self.constants, self.target.fused, self.target.vectors)
         return e
 
@@ -103,7 +104,7 @@ class Module:
         if place.array == "x":
             return self._bases["x"] + first
         if place.array in self._tables:
-            table = Num(e.b, e.b.ptrtoint(self._tables[place.array], I64))
+            table = e.place(self._tables[place.array])
             return table + (place.line * self._line(place.array) * _BYTES + first)
         kind, offset = self._places[place.array]
         return self._bases[kind] + (
@@ -117,7 +118,7 @@ class Module:
         with e.loop(e.number(whole), step=lanes) as k:
             e.store(e.load(source + k.index * _BYTES), to + k.index * _BYTES)
         for i in range(whole, count):
-            e.put_real(e.real(source + i * _BYTES), to + i * _BYTES)
+            e.store(e.real(source + i * _BYTES), to + i * _BYTES)
 
     def _product(self, operation: ProductPart, steps: Steps | None = None) -> None:
         size, lanes = self.kind.size, self.target.lanes
@@ -137,19 +138,17 @@ class Module:
         e, lines = self._e, len(operation.table)
         table, scales = self.constants.plain(operation.table)
         one = e.real(self._address(operation.row))
-        zero, last = self.kind.real(0.0), self.kind.real(float(lines - 1))
-        above = e.b.select(e.b.fcmp_ordered(">", one, zero), one, zero)
-        held = e.b.select(e.b.fcmp_ordered("<", above, last), above, last)
-        row = Num(e.b, e.b.zext(e.b.fptosi(held, ir.IntType(32)), I64))
+        held = at_most(where(one > 0, one, 0), lines - 1)
+        row = Num(e.b, e.b.zext(e.b.fptosi(held.value, ir.IntType(32)), I64))
         width = padded(operation.table.shape[1], self.target.lanes)
-        base = Num(e.b, e.b.ptrtoint(table, I64)) + row * (width * self.constants.bytes)
+        base = e.place(table) + row * (width * self.constants.bytes)
         out = self._address(operation.out)
         with e.loop(e.number(width), step=self.target.lanes) as k:
             value = self._sums.weight(base + k.index * self.constants.bytes)
             if scales is not None:
-                code = e.pointer(Num(e.b, e.b.ptrtoint(scales, I64)) + row)
+                code = e.pointer(e.place(scales) + row)
                 scale = self._sums.scale(e.b.load(code, typ=ir.IntType(8)))
-                value = e.b.fmul(e.splat(scale), value)
+                value = e.spread(scale) * value
             e.store(value, out + k.index * _BYTES)
 
     def _write_public(self, about: str) -> None:
@@ -181,13 +180,13 @@ class Module:
         e = Emit(self.module, "clear", self.kind, ("state",), internal=True)
         for i in range(0, self.state, self.target.lanes):
             if self.state >= self.target.lanes:
-                e.store(e.zero(), e.given["state"] + i * _BYTES)
+                e.store(e.constant(0), e.given["state"] + i * _BYTES)
             else:
-                e.put_real(self.kind.real(0.0), e.given["state"])
+                e.store(e.scalar(0), e.given["state"])
         for name, values in self.program.resets.items():
             first = self._places[name][1]
             for i, value in enumerate(values.reshape(-1).tolist()):
-                e.put_real(self.kind.real(value), e.given["state"] + (first + i) * _BYTES)
+                e.store(e.scalar(value), e.given["state"] + (first + i) * _BYTES)
         e.done()
         return e
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Bits, Num, Real, Vector, fma
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.export.program import Values
 from throughtime.export.weights import SCALE_SHIFT, SCALE_START, halves, narrowed
 
@@ -140,7 +141,7 @@ class Sums:
             outs: where each goes.
             steps: of how many steps, if it is not one; a tile of weights is read once for all.
         """
-        count, base = len(outs), self._address(weights)
+        count, base = len(outs), self.e.place(weights)
         parts = -(-count // (self.most if steps is None else max(1, self.most // _STEPS)))
         bounds = [count * i // parts for i in range(parts + 1)]
         for first, last in zip(bounds, bounds[1:], strict=False):
@@ -161,9 +162,6 @@ class Sums:
                 tile([(source + m * steps.source, [o + m * steps.out for o in outs])
                       for m in moves])  # fmt: skip
 
-    def _address(self, table: Any) -> Num:
-        return Num(self.e.b, self.e.b.ptrtoint(table, ir.IntType(64)))
-
     def _tile(
         self, packed: tuple[Num, int, Any], columns: int, starts: list[Num | None], places: range,
         steps: list[tuple[Num, list[Num]]],
@@ -171,16 +169,16 @@ class Sums:
         """Some vectors of the sums of each step: where its v lies, and where its sums go."""
         e, (base, count, scales) = self.e, packed
         begun = [self._start(starts[i]) for i in places] * len(steps)
-        chains = begun if scales is None else [e.zero()] * len(begun)
+        chains = begun if scales is None else [e.constant(0)] * len(begun)
         size = self.constants.bytes * e.kind.lanes
         many = _AT_ONCE if len(chains) < 8 else 1
         whole = columns // many * many if columns > 2 * many else 0
         first = base + places[0] * size
 
-        def column(chains: list[Any], k: Num) -> list[Any]:
+        def column(chains: list[Vector], k: Num) -> list[Vector]:
             at = first + k * (count * size)
             w = [self.weight(at + j * size) for j in range(len(places))]
-            x = [e.splat(e.real(source + k * 4)) for source, _ in steps]
+            x = [e.spread(e.real(source + k * 4)) for source, _ in steps]
             pairs = [(x_t, w_j) for x_t in x for w_j in w]
             return [self._sum(*pair, c) for pair, c in zip(pairs, chains, strict=True)]
 
@@ -196,40 +194,40 @@ class Sums:
         for start, chain, (i, out) in zip(begun, chains, ends, strict=True):
             e.store(chain if scales is None else self._scaled(scales, i, chain, start), out)
 
-    def _scaled(self, scales: Any, vector: int, total: Any, start: Any) -> Any:
+    def _scaled(self, scales: Any, vector: int, total: Vector, start: Vector) -> Vector:
         """start + scale total, a scale a line."""
         e = self.e
-        whole = ir.VectorType(ir.IntType(8), e.kind.lanes)
-        at = e.pointer(self._address(scales) + vector * e.kind.lanes)
-        return self._sum(self.scale(e.b.load(at, typ=whole, align=1)), total, start)
+        bytes = ir.VectorType(ir.IntType(8), e.kind.lanes)
+        at = e.pointer(e.place(scales) + vector * e.kind.lanes)
+        scale = self.scale(e.b.load(at, typ=bytes, align=1))
+        return self._sum(Vector(e.b, scale.value), total, start)
 
-    def scale(self, code: Any) -> Any:
+    def scale(self, code: Any) -> Real:
         """int8's scale of its byte, or a vector of them."""
         lanes = getattr(code.type, "count", None)
         bits = ir.IntType(32) if lanes is None else ir.VectorType(ir.IntType(32), lanes)
         shift, start = (bits(n if lanes is None else [n] * lanes) for n in _SCALE)
         kind, b = self.e.kind, self.e.b
         sums = b.add(b.shl(b.zext(code, bits), shift), start)
-        return b.bitcast(sums, kind.real if lanes is None else kind.vector)
+        return Real(b, b.bitcast(sums, kind.real if lanes is None else kind.vector))
 
-    def _start(self, place: Num | None) -> Any:
-        return self.e.zero() if place is None else self.e.load(place)
+    def _start(self, place: Num | None) -> Vector:
+        return self.e.constant(0) if place is None else self.e.load(place)
 
-    def _sum(self, x: Any, w: Any, total: Any) -> Any:
+    def _sum(self, x: Vector, w: Vector, total: Vector) -> Vector:
         """x w + total."""
         if self.fused:
-            return self.e.fma(x, w, total)
-        return self.e.b.fadd(total, self.e.b.fmul(x, w))
+            return fma(x, w, total)
+        return total + x * w
 
-    def weight(self, at: Num) -> Any:
+    def weight(self, at: Num) -> Vector:
         """A vector of weights as float32."""
         e, lanes = self.e, self.e.kind.lanes
         if self.constants.weights == "float32":
             return e.load(at)
-        bits = ir.VectorType(ir.IntType(32), lanes)
+        whole = ir.VectorType(ir.IntType(32), lanes)
         narrow = ir.VectorType(ir.IntType(8 * self.constants.bytes), lanes)
         loaded = e.b.load(e.pointer(at), typ=narrow, align=self.constants.bytes)
         if self.constants.weights == "bfloat16":
-            wide = e.b.shl(e.b.zext(loaded, bits), bits([16] * lanes))
-            return e.b.bitcast(wide, e.kind.vector)
-        return e.b.sitofp(e.b.sext(loaded, bits), e.kind.vector)
+            return (Bits(e.b, e.b.zext(loaded, whole)) << 16).number()
+        return Vector(e.b, e.b.sitofp(e.b.sext(loaded, whole), e.kind.vector))

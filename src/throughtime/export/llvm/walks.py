@@ -6,13 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from llvmlite import ir
-
 from throughtime.compiler.llvm.cell.pointwise import Pointwise
-from throughtime.compiler.llvm.cell.sweeps import STRANDS
+from throughtime.compiler.llvm.cell.sweeps import STRANDS, folded
 from throughtime.compiler.llvm.loops.rows import lanes_below
 from throughtime.compiler.llvm.maths import operations
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Num, where
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.export.program import Place, Stage, Walk
 
 _JOIN: Final = {"row_sum": "add", "row_max": "maximum"}
@@ -55,7 +54,8 @@ class Walks:
             strands = loop.values
         each = STRANDS // e.kind.lanes
         for n, r in enumerate(walk.reductions):
-            self.held[r] = self._folded(r, strands[n * each : (n + 1) * each])
+            join = _JOIN[self.stage.graph.nodes[r].op]
+            self.held[r] = folded(join, strands[n * each : (n + 1) * each])
         self.there |= dict(walk.lines)
 
     def _block(self, walk: Walk, block: Num, strands: list[Any]) -> list[Any]:
@@ -70,8 +70,8 @@ class Walks:
             left = e.number(walk.size) - block * e.kind.lanes
             value = values.value(nodes[r].inputs[0])
             if walk.size % e.kind.lanes:
-                value = e.b.select(lanes_below(e, left), value, self._nothing(r))
-            found += [*others, operations.apply(e.b, _JOIN[nodes[r].op], [first, value])]
+                value = where(lanes_below(e, left), value, self._nothing(r))
+            found += [*others, operations.apply(_JOIN[nodes[r].op], [first, value])]
         for value, place in results:
             e.store(value, self.address(place) + column)
         return found
@@ -86,9 +86,9 @@ class Walks:
         e = self.e
         if not isinstance(place, Place):
             number = float(place)
-            return lambda: e.kind.vector([number] * e.kind.lanes)
+            return lambda: e.constant(number)
         if place.size == 1:
-            return lambda: e.splat(e.real(self.address(place)))
+            return lambda: e.spread(e.real(self.address(place)))
         return lambda: e.load(self.address(place) + column)
 
     def _constant(self, value: Any) -> Callable[[], Any]:
@@ -96,31 +96,7 @@ class Walks:
 
     def _nothing(self, r: int) -> Any:
         least = 0.0 if self.stage.graph.nodes[r].op == "row_sum" else -math.inf
-        return self.e.kind.vector([least] * self.e.kind.lanes)
+        return self.e.constant(least)
 
     def _starts(self, r: int) -> list[Any]:
         return [self._nothing(r)] * (STRANDS // self.e.kind.lanes)
-
-    def _folded(self, r: int, strands: list[Any]) -> Any:
-        """One number in all lanes, in the order of the compiler's own walks.
-
-        A strand that has gone round as often as there were blocks meets the same ones.
-        """
-        op, e = _JOIN[self.stage.graph.nodes[r].op], self.e
-        while len(strands) > 1:
-            half = len(strands) // 2
-            strands = [
-                operations.apply(e.b, op, [strands[i], strands[i + half]]) for i in range(half)
-            ]  # fmt: skip
-        (value,), width = strands, e.kind.lanes // 2
-        while width:
-            value = operations.apply(e.b, op, [value, self._moved(value, width)])
-            width //= 2
-        return self._moved(value, None)
-
-    def _moved(self, value: Any, by: int | None) -> Any:
-        """The lanes `by` further on; with None the first one's number in all."""
-        lanes = self.e.kind.lanes
-        places = [0 if by is None else (i + by) % lanes for i in range(lanes)]
-        mask = ir.VectorType(ir.IntType(32), lanes)(places)
-        return self.e.b.shuffle_vector(value, value, mask)

@@ -20,6 +20,7 @@ from throughtime.tasks.classify.model import Classifier, Unpadded, varied
 from throughtime.tasks.passes import generator_of
 from throughtime.tasks.picture import Picture, draw_confusion
 from throughtime.tasks.recipe import check_unchanged
+from throughtime.tasks.tables.clock import with_time
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
 from throughtime.tasks.task import Batch, Example, Posed, Score
@@ -61,7 +62,7 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
         """
         table, digest = source(self.options_given)
         check_unchanged(table.name, digest, self.facts.digest)
-        found = items_in(table, self.facts, labelled=True)
+        found = items_in(with_time(table, self.facts.time), self.facts, labelled=True)
         other = tested(self.options_given, self.facts)
         every = encode_items(found.with_others(other) if other else found, self.facts)
         return {split: every.of(numbers) for split, numbers in self.facts.splits.items()}
@@ -127,6 +128,7 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
     ) -> tuple[Score, dict[str, dict[str, float]]]:
         """On the sequences of a table that no training saw."""
         facts = self.facts
+        table = with_time(table, facts.time)
         check_like_training(table, [*facts.inputs, facts.time, facts.series, facts.label])
         check_classes(table, facts)
         every = encode_items(items_in(table, facts, labelled=True), facts)
@@ -152,6 +154,7 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
         import polars as pl
 
         facts = self.facts
+        table = with_time(table, facts.time)
         check_like_training(table, [*facts.inputs, facts.time, facts.series])
         items = encode_items(items_in(table, facts, labelled=False), facts)
         shares = answers(model, items).softmax(-1).double()

@@ -15,7 +15,7 @@ from throughtime.tasks.classify.builtin import make_waves
 from throughtime.tasks.classify.items import Sequences, check_classes, find_gaps, items_in
 from throughtime.tasks.classify.labels import ClassifyRecipe, Labels
 from throughtime.tasks.classify.leaks import check_copies, check_leaks
-from throughtime.tasks.tables.clock import find_time
+from throughtime.tasks.tables.clock import find_time, time_columns, with_time
 from throughtime.tasks.tables.read import check_apart, digest, read
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import BUILTIN, check_like_training
@@ -40,7 +40,7 @@ def tested(recipe: ClassifyRecipe, facts: Labels) -> Sequences | None:
     """
     if not recipe.test:
         return None
-    table = read(recipe.test)
+    table = with_time(read(recipe.test), facts.time)
     check_like_training(table, [*facts.columns, facts.time, facts.series, facts.label])
     check_classes(table, facts)
     return items_in(table, facts, labelled=True)
@@ -54,6 +54,7 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
     """
     table, seal = source(recipe)
     facts = _columns(recipe, table, seal)
+    table = with_time(table, facts.time)
     found = items_in(table, facts, labelled=True)
     check_leaks(facts, table, found, recipe.group)
     other = tested(recipe, facts)
@@ -89,14 +90,14 @@ def _columns(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
             f"classes need --label, a column of {table.name}, which has "
             f"{', '.join(table.frame.columns[:20])}"
         )
-    table.check_columns("label", [label])
-    table.check_columns("series", [series] if series else [])
-    table.check_columns("group", [recipe.group] if recipe.group else [])
+    roles = (("label", label), ("series", series), ("group", recipe.group))
+    for name, column in roles:
+        table.check_columns(name, [column] if column else [])
     time = find_time(table, recipe.time, [label, series]) if series else ""
-    roles = (("label", label), ("time", time), ("series", series), ("group", recipe.group))
-    check_apart([(name, [column]) for name, column in roles if column])
-    columns = [c for c in table.frame.columns if c not in (label, time, series, recipe.group)
-               and table.is_number(c)]  # fmt: skip
+    times = time_columns(table, time)
+    check_apart([("time", times), *((name, [column]) for name, column in roles if column)])
+    used = (label, *times, series, recipe.group)
+    columns = [c for c in table.frame.columns if c not in used and table.is_number(c)]
     if not columns:
         raise DataError(f"{table.name} must have a column of numbers beside {label}; it has none")
     facts = Labels(

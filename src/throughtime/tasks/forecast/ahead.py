@@ -20,7 +20,7 @@ from throughtime.tasks.forecast.series import (
     make_series,
 )
 from throughtime.tasks.forecast.windows import Windows, scale_of
-from throughtime.tasks.tables.clock import MONTHS, NATIVE, NUMBER, written
+from throughtime.tasks.tables.clock import MONTHS, NATIVE, NUMBER, with_time, written
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import check_like_training
 
@@ -106,6 +106,7 @@ def series_like(table: DataTable, facts: Facts) -> list[Series]:
     Raises:
         DataError: a column is missing, or a time is of another form or between two steps.
     """
+    table = with_time(table, facts.time)
     check_like_training(table, [*columns_of(facts), facts.time, facts.series])
     rows = find_rows(table, facts.time, facts.series)
     if _kind(rows.times.form) != _kind(facts.form):

@@ -14,6 +14,7 @@ from throughtime.tasks.forecast.options import Facts, ForecastRecipe
 from throughtime.tasks.forecast.series import (
     Series,
     TimedRows,
+    calendar_lags,
     find_follow,
     find_periods,
     find_rows,
@@ -23,7 +24,13 @@ from throughtime.tasks.forecast.series import (
     step_of,
 )
 from throughtime.tasks.recipe import check_unchanged
-from throughtime.tasks.tables.clock import find_time, said_step, written
+from throughtime.tasks.tables.clock import (
+    find_time,
+    said_step,
+    time_columns,
+    with_time,
+    written,
+)
 from throughtime.tasks.tables.read import check_apart, digest, names_in, read
 from throughtime.tasks.tables.table import DataTable, Numbers
 
@@ -45,13 +52,16 @@ def find_facts(recipe: ForecastRecipe) -> Facts:
         DataError: the file cannot be learned from; names file, row and column.
     """
     table, seal = table_of(recipe)
-    facts, rows = _columns(recipe, table, seal)
+    targets, known, time = _roles(recipe, table)
+    table = with_time(table, time)
+    facts, rows = _columns(recipe, table, seal, targets, known, time)
     series = make_series(table, rows, columns_of(facts), facts.step, facts.even)
     _made[:] = [(_key(facts), series)]
     _check_targets(table, facts, series)
     ends = _ends(recipe, table, facts, series)
     facts = replace(facts, ends=ends)
-    season = find_season(series, ends, _LONGEST)
+    calendar = calendar_lags(facts.form, facts.step, facts.even)
+    season = find_season(series, ends, _LONGEST, calendar)
     follow = find_follow(series, ends, season, len(facts.targets))
     facts = replace(facts, season=season, follow=follow)
     facts = replace(facts, length=_length(recipe, facts, series))
@@ -85,7 +95,7 @@ def series_of(recipe: ForecastRecipe, facts: Facts) -> list[Series]:
         key, series = _made.pop()
         if key == _key(facts):
             return series
-    table, _ = table_of(recipe)
+    table = with_time(table_of(recipe)[0], facts.time)
     rows = find_rows(table, facts.time, facts.series)
     return make_series(table, rows, columns_of(facts), facts.step, facts.even)
 
@@ -100,7 +110,8 @@ def columns_of(facts: Facts) -> list[str]:
     return [*facts.targets, *facts.inputs, *facts.known]
 
 
-def _columns(recipe: ForecastRecipe, table: DataTable, seal: str) -> tuple[Facts, TimedRows]:
+def _roles(recipe: ForecastRecipe, table: DataTable) -> tuple[list[str], list[str], str]:
+    """The targets, what is known ahead, and the time, as options name them or as found."""
     targets, known = names_in(recipe.target), names_in(recipe.known)
     if recipe.data == _BUILTIN:
         targets, known = targets or ["load"], known or ["holiday"]
@@ -114,9 +125,18 @@ def _columns(recipe: ForecastRecipe, table: DataTable, seal: str) -> tuple[Facts
     time = find_time(table, recipe.time, [*targets, *known, recipe.series])
     if recipe.series:
         table.check_columns("series", [recipe.series])
+    check_apart([
+        ("target", targets), ("known", known), ("time", time_columns(table, time)),
+        ("series", names_in(recipe.series)),
+    ])  # fmt: skip
+    return targets, known, time
+
+
+def _columns(
+    recipe: ForecastRecipe, table: DataTable, seal: str, targets: list[str], known: list[str],
+    time: str,
+) -> tuple[Facts, TimedRows]:  # fmt: skip
     series = recipe.series or find_series(table, time, [*targets, *known])
-    roles = {"target": targets, "known": known, "time": [time], "series": [series]}
-    check_apart([(n, [c for c in columns if c]) for n, columns in roles.items()])
     rows = find_rows(table, time, series)
     step, even = step_of(rows)
     used = {*targets, *known, time, series}

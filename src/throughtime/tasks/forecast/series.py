@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,9 @@ _DAY = 86400.0
 _CYCLES = (_DAY, 7 * _DAY, 365.2425 * _DAY)
 _PARTS = ("year", "quarter", "month", "week", "weekday", "day", "hour", "minute")
 _FOLLOWS = (1.0, 0.7, 0.5, 0.35, 0.25)
-_SERIES, _STEPS = 20, 20_000  # that a season is looked for in
+_SERIES, _STEPS, _MOST_STEPS = 20, 20_000, 60_000  # that a season is looked for in
+_NEAR = 8
+_CLEAR = (0.6, 0.5)  # of a calendar's share, that another is better by; that a multiple of it is
 
 
 @dataclass
@@ -81,8 +84,8 @@ def find_rows(table: DataTable, time: str, series: str) -> TimedRows:
                 + (
                     ""
                     if series
-                    else ", or name the column of series with --series, or make one "
-                    "column of a year and its months"
+                    else ", or name the column of series with --series, or all columns of "
+                    "the time with --time, year,month say"
                 )
             )
     return TimedRows(places, times)
@@ -154,35 +157,115 @@ def find_periods(form: str, step: float, spans: list[float]) -> list[float]:
     return [cycle for cycle in _CYCLES if 2 * step < cycle and 2 * cycle <= max(spans)]
 
 
-def find_season(series: list[Series], ends: list[float], longest: int) -> int:
-    """The lag at which the first target resembles itself best in the training part, or 1.
+def calendar_lags(form: str, step: float, even: bool) -> list[int]:
+    """Steps after which the calendar begins again: a day, a week, a year."""
+    if not even or form in (NUMBER, ""):
+        return []
+    cycles = (12.0,) if form.startswith(MONTHS) else _CYCLES
+    lags = [round(cycle / step) for cycle in cycles]
+    near = [abs(lag * step / cycle - 1) < 0.01 for lag, cycle in zip(lags, cycles, strict=True)]
+    return [lag for lag, fits in zip(lags, near, strict=True) if lag > 1 and fits]
 
-    e_m = mean |y_t - y_{t-m}|, over at most 20 series; the first dip of e that is above the lowest
-    one by at most 5 % and 1 / sqrt(steps), where that is below 0.8 of the median of all.
+
+def find_season(
+    series: list[Series], ends: list[float], longest: int, calendar: Sequence[int] = ()
+) -> int:
+    """The season of the first target in the training part, in steps, or 1.
+
+    For each m, the means by step of season of what an average over m steps leaves, each season of
+    one size, and the share u of its variance that they do not tell, as if without bias. A season
+    is where u is below 0.75, and below 1 by 4 deviations that u has by chance; for a lag of the
+    calendar 0.85 and 2.5; 2 is one of the calendar or none, since noise less its average
+    alternates. It is the first whose u is near the least; one of the calendar, unless another, not
+    beside it, is clearly better.
+
+    Args:
+        series, ends: what is learned from, and where the training part ends.
+        longest: steps; three of a season must be there.
+        calendar: as `calendar_lags` gives them.
     """
-    parts = [one.values[one.times < ends[0], 0][-_STEPS:] for one in series[:_SERIES]]
-    longest = min(longest, max(len(part) for part in parts) // 3)
-    errors = np.full(longest + 1, np.inf)
-    for lag in range(1, longest + 1):
-        differences = [
-            np.abs(part[lag:] - part[:-lag]) / (np.nanstd(part) or 1)
-            for part in parts
-            if len(part) > 2 * lag and np.isfinite(part).any()
-        ]
-        every = np.concatenate(differences) if differences else np.zeros(0)
-        if np.isfinite(every).any():
-            errors[lag] = np.nanmean(every)
-    finite = errors[np.isfinite(errors)]
-    dips = [
-        lag
-        for lag in range(2, longest)
-        if errors[lag - 1] > errors[lag] <= errors[lag + 1] < np.inf
-    ]
-    slack = 1.05 + sum(map(len, parts)) ** -0.5
-    lowest = min((errors[lag] for lag in dips), default=np.inf)
-    if not dips or lowest > 0.8 * np.median(finite):
+    parts = _complete_parts(series, ends)
+    longest = min(longest, max(map(len, parts), default=0) // 3)
+    untold = {}
+    for lag in range(2 if 2 in calendar else 3, longest + 1):
+        most, deviations = (0.85, 2.5) if lag in calendar else (0.75, 4.0)
+        share, chance = _untold(parts, lag, most)
+        if share < most and share < 1 - deviations * chance:
+            untold[lag] = share
+    usual = {lag: untold[lag] for lag in calendar if lag in untold}
+    if not untold:
         return 1
-    return next(lag for lag in dips if errors[lag] <= slack * lowest + 1e-12)
+    least, first = _first_low(untold)
+    if not usual:
+        return first
+    known, lag = _first_low(usual)
+    close = abs(first - lag) <= lag // 8
+    return lag if close or least > _CLEAR[first % lag == 0] * known else first
+
+
+def _first_low(untold: dict[int, float]) -> tuple[float, int]:
+    """The least share, and the first lag whose share is near it."""
+    least = min(untold.values())
+    return least, next(lag for lag in sorted(untold) if untold[lag] <= 1.1 * least + 0.01)
+
+
+def _complete_parts(series: list[Series], ends: list[float]) -> list[Numbers]:
+    """The first target of some training parts, what is missing on the line between neighbours."""
+    parts: list[Numbers] = []
+    for one in series[:_SERIES]:
+        part = one.values[one.times < ends[0], 0][-_STEPS:]
+        if np.isfinite(part).any() and sum(map(len, parts)) < _MOST_STEPS:
+            parts.append(on_lines(part))
+    return parts
+
+
+def _untold(parts: list[Numbers], lag: int, most: float) -> tuple[float, float]:
+    """Share of the variance that means by step of season do not tell, and its deviation by chance.
+
+    The chance is told where the share is below `most`. Of the parts that have three seasons; a
+    deviation counts what is left of correlation between the steps of a season.
+    """
+    left = freedom = count = 0.0
+    rests = []
+    for part in parts:
+        if len(part) < 3 * lag:
+            continue
+        whole = _without_average(part, lag)
+        rest = whole - whole.mean(0)
+        variance = float(whole.var())
+        left += whole.size * (float((rest**2).mean()) / variance if variance else 1.0)
+        count += whole.size
+        freedom += lag
+        rests.append(rest.ravel())
+    if count <= freedom:
+        return 1.0, 1.0
+    share = left / (count - freedom)
+    if share >= most:
+        return share, 1.0
+    steps = max(map(_together, rests, [lag] * len(rests)))
+    return share, float(np.sqrt(2 * freedom * steps / ((count - freedom) * count)))
+
+
+def _without_average(part: Numbers, lag: int) -> Numbers:
+    """Whole seasons (n, lag), the last ones, of a part less its average over a season around."""
+    sums = np.concatenate([[0.0], np.cumsum(part - part.mean())])
+    average = (sums[lag:] - sums[:-lag]) / lag
+    if lag % 2 == 0:  # an even number of steps has its middle between two
+        average = (average[1:] + average[:-1]) / 2
+    begin = lag // 2
+    bare = part[begin : begin + len(average)] - part.mean() - average
+    seasons = bare[len(bare) % lag :].reshape(-1, lag)
+    sizes = np.sqrt((seasons**2).mean(1, keepdims=True))
+    return np.asarray(seasons / np.where(sizes > 1e-9 * part.std(), sizes, np.inf))
+
+
+def _together(rest: Numbers, lag: int) -> float:
+    """How many steps count as one: 1 + 2 times the sum of squared correlations."""
+    power = np.abs(np.fft.rfft(rest - rest.mean(), 2 * len(rest))) ** 2
+    products = np.fft.irfft(power)[: max(lag // 2, _NEAR) + 1]
+    if products[0] <= 0:
+        return 1.0
+    return 1 + 2 * float(((products[1:] / products[0]) ** 2).sum())
 
 
 def find_follow(series: list[Series], ends: list[float], season: int, targets: int) -> float:

@@ -1,16 +1,20 @@
-"""The column of time: found, read as numbers, its step, and written again."""
+"""The column of time: found, read as numbers, its step, and written again.
+
+A time may stand in several columns, a date and an hour, or a year and a quarter: they are named
+together, `year,quarter`, and `with_time` puts one column in their place.
+"""
 
 from __future__ import annotations
 
 from calendar import monthrange
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from throughtime.errors import DataError
-from throughtime.tasks.recipe import short
+from throughtime.tasks.recipe import did_you_mean, short
 from throughtime.tasks.tables.table import DataTable, Numbers
 
 if TYPE_CHECKING:
@@ -28,6 +32,19 @@ FORMS = [
     *(day + hour + zone for day in _DAYS for hour in _HOURS for zone in ("", "%z")),
 ]  # fmt: skip
 NUMBER, NATIVE, MONTHS = "a number", "dates", "months, day "
+_PARTS = {
+    "year": "year", "yr": "year", "yyyy": "year", "quarter": "quarter", "qtr": "quarter",
+    "month": "month", "mon": "month", "mm": "month", "week": "week", "wk": "week",
+    "day": "day", "dd": "day", "hour": "hour", "hr": "hour", "hh": "hour",
+    "minute": "minute", "min": "minute", "second": "second", "sec": "second",
+}  # fmt: skip
+"""What a column says of a time, by its name."""
+_CHAINS = (("year", "month", "day", "hour", "minute", "second"), ("year", "quarter"),
+           ("year", "week"))  # fmt: skip
+_SPANS = {"hour": (3600, 24), "minute": (60, 59), "second": (1, 59)}  # seconds, the most
+_CLOCKS = ("time", "clock", "hour", "hr", "hh", "time_of_day")
+_CLOCK_FORMS = ("%H:%M", "%H:%M:%S", "%H:%M:%S%.f", "%H.%M.%S", "%I:%M %p", "%I:%M:%S %p")
+_MONTH_NAMES = "jan feb mar apr may jun jul aug sep oct nov dec".split()
 _UNITS = (("d", 86400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
@@ -47,16 +64,155 @@ class Times:
 
 
 def find_time(table: DataTable, given: str, taken: list[str]) -> str:
-    """The column of time: as given, or the first that reads like one; "" for the order of rows."""
+    """The column of time, or several by comma: as given, or the first that reads like one.
+
+    Returns:
+        Its name; "" for the order of rows.
+    """
     if given:
-        table.check_columns("time", [given])
+        table.check_columns("time", time_columns(table, given))
         return given
     columns = [c for c in table.frame.columns if c not in taken]
     dates = [c for c in columns if _is_dates(table, c)]
     if dates:
-        return min(dates, key=lambda c: c.casefold() not in _NAMES)
+        date = min(dates, key=lambda c: c.casefold() not in _NAMES)
+        return ",".join([date, *_clock_beside(table, date, columns)])
+    parts = _year_and_parts(table, columns)
+    if parts:
+        return ",".join(parts)
     numbers = [c for c in columns if c.casefold() in _NAMES and table.is_number(c)]
     return numbers[0] if numbers else ""
+
+
+def time_columns(table: DataTable, time: str) -> list[str]:
+    """The columns that a time stands in: one, none, or several by comma."""
+    if time in table.frame.columns:
+        return [time]
+    return [name.strip() for name in time.split(",") if name.strip()]
+
+
+def with_time(table: DataTable, time: str) -> DataTable:
+    """The table with one column of dates, called `time`, in place of the several that it names.
+
+    Raises:
+        DataError: a column is not there or says nothing of a time, or a row makes no time.
+    """
+    columns = time_columns(table, time)
+    if len(columns) < 2:
+        return table
+    lacking = [column for column in columns if column not in table.frame.columns]
+    if lacking:
+        raise DataError(
+            f"{table.name} must have the column {lacking[0]} of the time {time}, and it has "
+            f"{', '.join(table.frame.columns[:20])}{did_you_mean(lacking[0], table.frame.columns)}"
+        )
+    times = _joined(table, columns)
+    wrong = times.is_null().arg_true()
+    if len(wrong):
+        row = int(wrong[0])
+        cells = ", ".join(str(table.frame[column][row]) for column in columns)
+        raise DataError(
+            f"columns {time} must make a time in every row, and {table.place(row)} has {cells}; "
+            "mend it, or name others with --time"
+        )
+    place = table.frame.columns.index(columns[0])
+    frame = table.frame.clone().insert_column(place, times.alias(time))
+    return replace(table, frame=frame.drop(columns))
+
+
+def _clock_beside(table: DataTable, date: str, columns: list[str]) -> list[str]:
+    """The column of the time of day beside one of dates that stand more than once, or none."""
+    beside = [c for c in columns if c != date and c.casefold() in _CLOCKS]
+    if not beside or not table.frame[date].is_duplicated().any():
+        return []
+    dates = _dates(table, date)[0]
+    if not bool((dates.dt.truncate("1d") == dates).all()):
+        return []
+    return [c for c in beside if not _seconds(table, c).has_nulls()][:1]
+
+
+def _year_and_parts(table: DataTable, columns: list[str]) -> list[str]:
+    """The columns of a year and its parts, as fine as they are there without a gap."""
+    by_part = {_PARTS[c.casefold()]: c for c in reversed(columns) if c.casefold() in _PARTS}
+    found = []
+    for chain in _CHAINS:
+        lacking = [part not in by_part for part in chain]
+        found.append(chain[: lacking.index(True)] if any(lacking) else chain)
+    names = [by_part[part] for part in max(found, key=len)]
+    return names if len(names) > 1 and not _joined(table, names).has_nulls() else []
+
+
+def _joined(table: DataTable, columns: list[str]) -> pl.Series:
+    """The times that some columns make together; null where they make none.
+
+    Raises:
+        DataError: a column is no part of a time.
+    """
+    import polars as pl
+
+    dates = [column for column in columns if _is_dates(table, column)]
+    if dates:
+        times, rest = _dates(table, dates[0])[0], [c for c in columns if c != dates[0]]
+    else:
+        parts = {_PARTS.get(column.casefold(), ""): column for column in columns}
+        if "year" not in parts:
+            raise DataError(
+                f"--time of several columns must name a date and a time of day, or year with its "
+                f"quarter, month, week, day, hour, minute, second, got {', '.join(columns)}"
+            )
+        times = _from_year({part: _whole(table, c) for part, c in parts.items() if part})
+        rest = [c for c in columns if _PARTS.get(c.casefold()) not in _CHAINS[0][:3]]
+        rest = [c for c in rest if _PARTS.get(c.casefold()) not in ("quarter", "week")]
+    for column in rest:
+        times = times + (_seconds(table, column) * 1_000_000).cast(pl.Duration("us"))
+    return times.cast(pl.Datetime("us"))
+
+
+def _from_year(parts: dict[str, pl.Series]) -> pl.Series:
+    """The day that a year and its quarter, week, or month and day begin with."""
+    import polars as pl
+
+    year, month, day = parts["year"], parts.get("month", pl.lit(1)), parts.get("day", pl.lit(1))
+    text, form = pl.format("{}-{}-{}", year, month, day), "%Y-%m-%d"
+    if "quarter" in parts:
+        inside = pl.when(parts["quarter"].is_between(1, 4)).then(3 * parts["quarter"] - 2)
+        text = pl.format("{}-{}-1", year, inside)
+    elif "week" in parts:
+        text, form = pl.format("{}-{}-1", year, parts["week"]), "%G-%V-%u"
+    return pl.select(text.str.to_date(form, strict=False)).to_series().cast(pl.Datetime("us"))
+
+
+def _whole(table: DataTable, column: str) -> pl.Series:
+    """The numbers in a column: 3, 3.0, Q3, M03 and the names of months; null where none is."""
+    import polars as pl
+
+    text = table.frame[column].cast(pl.String).str.strip_chars()
+    numbers = text.str.extract(r"^[A-Za-z]?(\d+)(?:\.0*)?$").cast(pl.Int64, strict=False)
+    if not numbers.has_nulls():
+        return numbers
+    months = {name: number for number, name in enumerate(_MONTH_NAMES, start=1)}
+    named = text.str.to_lowercase().str.slice(0, 3)
+    by_name = named.replace_strict(months, default=None, return_dtype=pl.Int64)
+    return pl.select(pl.coalesce(numbers, by_name)).to_series()
+
+
+def _seconds(table: DataTable, column: str) -> pl.Series:
+    """Seconds of the day in a column, 13:30, 1:30 PM or an hour; null where it says none."""
+    import polars as pl
+
+    values, span = table.frame[column], _SPANS.get(_PARTS.get(column.casefold(), ""))
+    if values.dtype == pl.Time:
+        return values.cast(pl.Int64) // 1_000_000_000
+    whole = _whole(table, column)
+    if span is not None and not whole.has_nulls():
+        inside = pl.when(whole.is_between(0, span[1])).then(whole * span[0])
+        return pl.select(inside).to_series()
+    if values.dtype.is_numeric():
+        return pl.Series([None] * len(values), dtype=pl.Int64)
+    text = values.cast(pl.String).str.strip_chars()
+    read = [text.str.to_time(form, strict=False) for form in _CLOCK_FORMS]
+    best = min(read, key=lambda one: one.null_count())
+    return best.cast(pl.Int64) // 1_000_000_000
 
 
 def _is_dates(table: DataTable, column: str) -> bool:
@@ -86,8 +242,6 @@ def read_times(table: DataTable, column: str) -> Times:
     Raises:
         DataError: one is missing or reads as no date; names its row.
     """
-    import polars as pl
-
     values = table.frame[column]
     missing = values.is_null().arg_true()
     if len(missing):
@@ -97,8 +251,8 @@ def read_times(table: DataTable, column: str) -> Times:
         )
     if table.is_number(column) and not _is_day_numbers(table, column):
         return Times(table.numbers(column), NUMBER)
-    parsed, form = (values, NATIVE) if values.dtype.is_temporal() else _parsed(values)
-    wrong = parsed.is_null().arg_true()
+    dates, form = _dates(table, column)
+    wrong = dates.is_null().arg_true()
     if len(wrong):
         row = int(wrong[0])
         raise DataError(
@@ -106,8 +260,16 @@ def read_times(table: DataTable, column: str) -> Times:
             f"{short(values[row])}, which is none"
             + (f" of {form}" if len(wrong) < len(values) else "; name another with --time")
         )
-    dates = parsed.cast(pl.Datetime("us"))
     return _months(dates) or Times(dates.dt.epoch("us").to_numpy().astype(np.float64) / 1e6, form)
+
+
+def _dates(table: DataTable, column: str) -> tuple[pl.Series, str]:
+    """The dates in a column, null where there is none, and their form."""
+    import polars as pl
+
+    values = table.frame[column]
+    parsed, form = (values, NATIVE) if values.dtype.is_temporal() else _parsed(values)
+    return parsed.cast(pl.Datetime("us")), form
 
 
 def _months(dates: pl.Series) -> Times | None:
@@ -173,7 +335,7 @@ def said_step(step: float, form: str) -> str:
     if form in (NUMBER, ""):
         return f"{step:g}"
     if form.startswith(MONTHS):
-        return f"{step:g} months"
+        return f"{step:g} month" + ("s" if step != 1 else "")
     for unit, seconds in _UNITS:
         if step >= seconds:
             return f"{step / seconds:g} {unit}"

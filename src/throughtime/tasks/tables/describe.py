@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from throughtime.tasks.forecast.series import find_rows, find_series, step_of
-from throughtime.tasks.tables.clock import find_time, read_times, said_step, written
+from throughtime.tasks.tables.clock import (
+    find_time,
+    read_times,
+    said_step,
+    time_columns,
+    with_time,
+    written,
+)
 from throughtime.tasks.tables.table import DataTable
 
 if TYPE_CHECKING:
@@ -29,6 +36,7 @@ def describe_columns(table: DataTable, time: str = "") -> list[tuple[str, str, s
     """
     time = find_time(table, time, [])
     rows = []
+    parts = time_columns(table, time)
     for name in table.frame.columns:
         kind, values = _described(table, name)
         if name == time and kind != _EMPTY:
@@ -37,6 +45,8 @@ def describe_columns(table: DataTable, time: str = "") -> list[tuple[str, str, s
                 written(float(end), times.form) for end in (min(times.values), max(times.values))
             )
             kind, values = "time", " to ".join(map(str, ends))
+        elif name in parts:
+            kind = f"part of the time, {kind}"
         rows.append((name, kind, str(table.frame[name].null_count()), values))
     return rows
 
@@ -52,6 +62,7 @@ def describe_rows(table: DataTable, time: str = "", series: str = "") -> list[Ro
     """
     table.check_columns("series", [series] if series else [])
     time = find_time(table, time, [series] if series else [])
+    table = with_time(table, time)
     series = series or find_series(table, time, [])
     rows = find_rows(table, time, series)
     step, even = step_of(rows)

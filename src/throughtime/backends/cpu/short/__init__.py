@@ -1,6 +1,6 @@
 """The short way: what plain calls of one layer have in common is prepared, shape by shape.
 
-Nothing here knows lengths of padded rows, resets, masks, records, norms, segments or queues. A call
+Nothing here knows lengths of padded rows, resets, masks, traces, norms, segments or queues. A call
 that has one of them, or a tensor that needs more than one comparison, goes the long way
 (forward_pass.py), to the same code and the same bits.
 """

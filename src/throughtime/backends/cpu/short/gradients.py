@@ -120,14 +120,14 @@ class Derivative:
         for i, cut in back.cuts:
             rooms[i] = _cut(rooms[i], cut)
         rooms.append(None)
-        found = [rooms[i] for i in back.order]
-        if not self._as_given and found[0] is not None:
-            found[0] = self._by_x(found[0], saved[0])
-        return found
+        grads = [rooms[i] for i in back.order]
+        if not self._as_given and grads[0] is not None:
+            grads[0] = self._by_x(grads[0], saved[0])
+        return grads
 
-    def _by_x(self, found: Tensor, x: Tensor) -> Tensor:
+    def _by_x(self, lines: Tensor, x: Tensor) -> Tensor:
         """Lines (D, T B, I) in the shape of x."""
-        total = found[0] if self._way.layer.D == 1 else found[0] + found[1]
+        total = lines[0] if self._way.layer.D == 1 else lines[0] + lines[1]
         return self._way.layout.as_given(total, x)
 
     def _sees(self, tensors: Sequence[Tensor], needs: tuple[bool, ...]) -> bool:

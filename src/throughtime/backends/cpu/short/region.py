@@ -31,7 +31,7 @@ class ShortRegion:
         function: the region's address.
         team: of threads that run it.
         places: of the addresses.
-        aside: name -> bytes of what the region writes and nobody reads.
+        aside: name -> bytes of what the region writes and nothing reads.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ def direct_inputs(
     """The direct inputs of a step, (B, width); None where they are not plainly what it takes.
 
     Args:
-        given: what the call was given beside x.
+        given: what the call was given besides x.
         widths: name -> what widths the input may have.
         rows: B.
         dtype: of the numbers.
@@ -41,7 +41,7 @@ def direct_inputs(
         return None
     if transformed():
         return None
-    found = {}
+    taken = {}
     for name, v in inputs.items():
         plain = _plain(v, dtype)
         if plain is None or plain.shape[-1:].numel() not in widths[name]:
@@ -49,8 +49,8 @@ def direct_inputs(
         shapes = ((rows, *plain.shape[-1:]), *((plain.shape[-1:],) if rows == 1 else ()))
         if plain.shape not in shapes:
             return None
-        found[name] = plain.reshape(rows, -1)
-    return found
+        taken[name] = plain.reshape(rows, -1)
+    return taken
 
 
 def is_plain(v: Tensor, dtype: torch.dtype) -> bool:
@@ -89,19 +89,19 @@ class StreamLayer:
     """
 
     def __init__(self, program: CallList, name: int, call: Call, x: AlignedRows) -> None:
-        found = self._plan = plan_of(call)
+        plan = self._plan = plan_of(call)
         self._program, self._name, self._H = program, name, call.hidden_size
         self._widths = widths_for(call.cell, call.hidden_size, masks_of(call))
-        self._line, self._gates = program.padded(self._widths.line), gate_numbers(found, call.cell)
-        state = program.rows(len(found.state_names) * program.B, self._line)
+        self._line, self._gates = program.padded(self._widths.line), gate_numbers(plan, call.cell)
+        state = program.rows(len(plan.state_names) * program.B, self._line)
         self.states = list(state.array.reshape(-1, program.B, self._line))
         self.output = state._replace(array=self.states[0])
         lines = self._lines(call)
-        units = enumerate(input_units(call, found).items())
+        units = enumerate(input_units(call, plan).items())
         self.inputs = {name: lines.array[:, k, :n] for k, (name, n) in units}
         self._weights = {n: v.detach().numpy() for n, v in call.weights[0].items()}
         self._names = matrix_names(call.cell)
-        self._write(x, lines, forward_code(found, program.kind.bytes, target(), False))
+        self._write(x, lines, forward_code(plan, program.kind.bytes, target(), False))
 
     def _lines(self, call: Call) -> AlignedRows:
         """A line of units for each direct input, and for each mask, which stays as it is."""
@@ -115,24 +115,24 @@ class StreamLayer:
 
     def _write(self, x: AlignedRows, lines: AlignedRows, code: Code) -> None:
         """W x + b, then the phases, then the cell's function: new states over the old."""
-        program, found, out = self._program, self._plan, self.output
-        bias, pre = (program.rows(n, len(found.sums) * self._line) for n in (1, program.B))
-        own = program.rows(len(found.vectors), self._line)
-        for row, name in zip(own.array, found.vectors, strict=True):
+        program, plan, out = self._program, self._plan, self.output
+        bias, pre = (program.rows(n, len(plan.sums) * self._line) for n in (1, program.B))
+        own = program.rows(len(plan.vectors), self._line)
+        for row, name in zip(own.array, plan.vectors, strict=True):
             row[: self._H] = self._weights[name]
         self._write_bias(bias)
         pre.array[:] = bias.array  # sums of U alone start where x never writes
-        for sums in self._runs(range(len(found.with_a))):
+        for sums in self._runs(range(len(plan.with_a))):
             self._multiply(sums, x, (bias.address, 0), pre, "ih")
-        units = program.numbers([*self._widths.units, *found.numbers(program.kind.bytes)])
+        units = program.numbers([*self._widths.units, *plan.numbers(program.kind.bytes)])
         given = self._H, lines.address, units
-        for phase in found.early:
+        for phase in plan.early:
             vector = self._vector(phase, pre, own, code, given)
             for sums in self._runs(phase.places):
-                start = (pre.address, pre.row) if sums[0] < len(found.with_a) else (bias.address, 0)
+                start = (pre.address, pre.row) if sums[0] < len(plan.with_a) else (bias.address, 0)
                 self._multiply(sums, vector, start, pre, "hh")
-        chains = program.rows(lines_forward(found), self._line)._replace(row=0)
-        for phase in found.fused:
+        chains = program.rows(lines_forward(plan), self._line)._replace(row=0)
+        for phase in plan.fused:
             chains = self._panels(phase, self._vector(phase, pre, own, code, given), pre)
         program.cell(
             code.cell, program.B, self._line // program.kind.lanes, chains.address, chains.row,
@@ -151,10 +151,10 @@ class StreamLayer:
         """What a phase multiplies, computed where it is not the old output."""
         if not phase.own:
             return self.output
-        program, found, out = self._program, self._plan, self.output
-        to = program.rows(program.B + lines_forward(found), self._line)
-        program.stage(
-            code.stages[found.own.index(phase)], program.B, pre.address, pre.row, out.address,
+        program, plan, out = self._program, self._plan, self.output
+        to = program.rows(program.B + lines_forward(plan), self._line)
+        program.phase(
+            code.phases[plan.own.index(phase)], program.B, pre.address, pre.row, out.address,
             out.address, out.row, program.B * out.row, to.address, own.address, *given,
         )  # fmt: skip
         return to
@@ -252,15 +252,15 @@ def linear(program: CallList, name: int, part: PartProduct, x: AlignedRows) -> A
 
 def function_of_rows(program: CallList, part: RowFunction, x: AlignedRows) -> AlignedRows:
     """f(x), by the code of a cell that has x in a sum's place, and no old state."""
-    found, line = part.plan, program.padded(part.width)
-    code = forward_code(found, program.kind.bytes, target(), False)
-    own = program.rows(len(found.vectors), line)
-    for row, name in zip(own.array, found.vectors, strict=True):
+    plan, line = part.plan, program.padded(part.width)
+    code = forward_code(plan, program.kind.bytes, target(), False)
+    own = program.rows(len(plan.vectors), line)
+    for row, name in zip(own.array, plan.vectors, strict=True):
         row[: part.width] = part.vectors[name].detach().numpy()
-    kept, out = program.rows(lines_forward(found), line), program.rows(program.B, line)
+    kept, out = program.rows(lines_forward(plan), line), program.rows(program.B, line)
     program.cell(
         code.cell, program.B, line // program.kind.lanes, kept.address, 0, x.address, x.row,
         out.address, out.address, out.row, 0, out.address, 0, 0, own.address, own.row, part.width,
-        0, program.numbers([part.width, *found.numbers(program.kind.bytes)]),
+        0, program.numbers([part.width, *plan.numbers(program.kind.bytes)]),
     )  # fmt: skip
     return out

@@ -16,7 +16,7 @@ from throughtime.compiler.llvm.sizes import (
     CELL,
     HEAD,
     OPERATION,
-    STAGE,
+    PHASE,
     TILE,
     Kind,
     highest,
@@ -48,7 +48,7 @@ class PackedMatrix(NamedTuple):
         name: unlike that of any other matrix of the model.
         vectors: of lanes, which its lines fill.
         K: columns.
-        make: gives (vectors, lanes, K), each vector's lines, zeros behind the last.
+        make: gives (vectors, lanes, K), each vector's lines, zeros after the last.
     """
 
     name: Hashable
@@ -86,9 +86,9 @@ class Packs:
             pairs = bits[0::2] >> 16
             pairs[: len(bits) // 2] |= bits[1::2]
             panel = pairs.view(np.float32)
-        found = lined_up(panel.size, panel.dtype)
-        found[:] = panel.reshape(-1)
-        return found
+        packed = lined_up(panel.size, panel.dtype)
+        packed[:] = panel.reshape(-1)
+        return packed
 
 
 class CallList:
@@ -133,9 +133,9 @@ class CallList:
         """A call of a cell's own function."""
         self.add(CELL, function, *arguments)
 
-    def stage(self, function: int, *arguments: int) -> None:
+    def phase(self, function: int, *arguments: int) -> None:
         """A call of what a cell computes before a later phase."""
-        self.add(STAGE, function, *arguments)
+        self.add(PHASE, function, *arguments)
 
     def sum(self, x: AlignedRows, z: AlignedRows, width: int) -> AlignedRows:
         """x + z."""
@@ -188,11 +188,11 @@ class CallList:
         self._words[HEAD - 2] = times
 
     def lines(self, matrix: Array) -> Array:
-        """A matrix (lines, K) as vectors of lines, (vectors, lanes, K), zeros behind the last."""
+        """A matrix (lines, K) as vectors of lines, (vectors, lanes, K), zeros after the last."""
         count, K = matrix.shape
-        found = np.zeros((self.padded(count), K), self.dtype)
-        found[:count] = matrix
-        return found.reshape(-1, self.kind.lanes, K)
+        padded = np.zeros((self.padded(count), K), self.dtype)
+        padded[:count] = matrix
+        return padded.reshape(-1, self.kind.lanes, K)
 
 
 def lined_up(count: int, dtype: Any) -> Array:

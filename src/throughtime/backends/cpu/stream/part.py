@@ -27,7 +27,7 @@ class RowFunction(NamedTuple):
 
     Attributes:
         plan: of a step without memory.
-        vectors: name -> (width,), what it reads beside a row.
+        vectors: name -> (width,), what it reads besides a row.
         width: of a row.
     """
 

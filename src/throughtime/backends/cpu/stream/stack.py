@@ -70,13 +70,13 @@ class Stack:
         self.inputs = self._direct_inputs()
 
     def _direct_inputs(self) -> dict[str, set[int]]:
-        found: dict[str, set[int]] = {}
+        widths: dict[str, set[int]] = {}
         for part, _ in self.parts:
             if isinstance(part, Call):
                 for name in part.cell.layout.inputs:
                     width = part.cell.width(part.cell.inputs[name], part.hidden_size)
-                    found[name] = {width} & found.get(name, {width})
-        return found
+                    widths[name] = {width} & widths.get(name, {width})
+        return widths
 
     def program(self, rows: int) -> CallList:
         """An empty one for so many rows."""
@@ -174,8 +174,8 @@ def lookup(table: Array, numbers: Array) -> Array:
                 f"x must hold numbers from 0 to {len(table) - 1}, one of {len(table)} embeddings "
                 f"each, got {wrong}"
             )
-    found: Array = table[numbers]
-    return found
+    rows: Array = table[numbers]
+    return rows
 
 
 def _bounds(numbers: Array) -> tuple[int, int]:

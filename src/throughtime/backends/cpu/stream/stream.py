@@ -71,10 +71,10 @@ class CompiledStream:
         Args:
             x: a tensor or array.
             out: where the result goes, if that is plainly what it takes; None: into a new one.
-            given: what the call was given beside them: direct inputs, where cells read such.
+            given: what the call was given besides them: direct inputs, where cells read such.
             rows: numbers of the rows that x is for; None for all.
         """
-        # Asked first: it is told no device, whose name takes long to read when caches are cold.
+        # Asked first: it needs no device, whose name takes long to read when caches are cold.
         if any_autocast() and torch.is_autocast_enabled("cpu"):
             return None
         if rows is not None or given or not self._arrays:
@@ -101,18 +101,18 @@ class CompiledStream:
         return out
 
     def _tensor_step(self, x: Tensor, out: Any) -> Tensor | None:
-        found = self._tensors.get(x.shape)
-        if found is None or not is_plain(x, self.stack.dtype) or transformed():
+        tensors = self._tensors.get(x.shape)
+        if tensors is None or not is_plain(x, self.stack.dtype) or transformed():
             return None
-        if out is not None and (not _fits(out, found[1]) or out.requires_grad):
+        if out is not None and (not _fits(out, tensors[1]) or out.requires_grad):
             return None
-        found[0].copy_(x.detach())
+        tensors[0].copy_(x.detach())
         if out is not None:
-            out.copy_(found[1])  # raises, if it cannot be written, before the state moves
+            out.copy_(tensors[1])  # raises, if it cannot be written, before the state moves
         self._call(self._address)
         if out is None:
-            return found[1].clone(memory_format=torch.contiguous_format)
-        out.copy_(found[1])
+            return tensors[1].clone(memory_format=torch.contiguous_format)
+        out.copy_(tensors[1])
         return out  # type: ignore[no-any-return]
 
     def _some(self, x: Any, out: Any, given: Mapping[str, Any], rows: Array | None) -> Any:
@@ -220,12 +220,12 @@ class CompiledStream:
             line[rows] = value
 
     def resized(self, rows: Sequence[int], first: States) -> CompiledStream:
-        """A stream of these rows, and behind them new ones that begin with a first state."""
-        found = CompiledStream(self.stack, first[0][0].shape[1])
-        found._regions = self._regions
-        found.write(first)
-        found.restore(self.kept(rows), slice(0, len(rows)))
-        return found
+        """A stream of these rows, and after them new ones that begin with a first state."""
+        stream = CompiledStream(self.stack, first[0][0].shape[1])
+        stream._regions = self._regions
+        stream.write(first)
+        stream.restore(self.kept(rows), slice(0, len(rows)))
+        return stream
 
 
 def _fits(out: Any, y: Any) -> bool:

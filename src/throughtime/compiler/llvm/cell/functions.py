@@ -1,4 +1,4 @@
-"""A cell's own functions: pointwise parts and stages, forward and backward, over rows and units."""
+"""A cell's own functions: pointwise parts and phases, forward and backward, over rows and units."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from throughtime.compiler.llvm.cell.pointwise import Pointwise
 from throughtime.compiler.llvm.loops.phases import blocks_of, sections, units_of
 from throughtime.compiler.llvm.loops.rows import lanes_below
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Num, where
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.plan import Plan
 from throughtime.compiler.widths import HIDDEN
 
@@ -93,26 +94,29 @@ def store_gradients(
     if width == HIDDEN:
         vectors = (plan.gradients.get(f"d_p.{name}") for name in plan.vectors)
         sums |= dict(enumerate(vectors, len(plan.sums)))
-    found = [{k: values.value(i) for k, i in group.items()} for group in (sums, states, inputs)]
+    groups = (sums, states, inputs)
+    d_sums, d_states, d_inputs = (
+        {k: values.value(i) for k, i in group.items()} for group in groups
+    )
     if plan.rowwise and width == HIDDEN:  # a number that is summed already, in its parts' place
         first = lanes_below(e, left - g["H"] + 1)
         for k in inputs:
             if plan.graph.nodes[plan.inputs[k]].shape == NUMBER:
-                found[2][k] = e.b.select(first, found[2][k], e.zero())
-    for k, value in found[0].items():  # zeros behind the last unit: products run over them
-        e.store(e.b.select(lanes, value, e.zero()), places["d_sums"] + g["H_row"] * k)
-    for k, value in found[1].items():
+                d_inputs[k] = where(first, d_inputs[k], e.constant(0))
+    for k, value in d_sums.items():  # zeros after the last unit: products run over them
+        e.store(where(lanes, value, e.constant(0)), places["d_sums"] + g["H_row"] * k)
+    for k, value in d_states.items():
         e.store(value, places["d_state"] + g["state_plane"] * k if k else places["direct"])
-    for k, value in found[2].items():
+    for k, value in d_inputs.items():
         e.store(value, places["d_inputs"] + g["H_row"] * k)
 
 
-def write_stage_forward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
-    """`stage_forward_<slot>(...)`: the vector of a phase, from what the phases before it gave.
+def write_phase_forward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
+    """`phase_forward_<slot>(...)`: the vector of a phase, from what the phases before it gave.
 
     for rows: for unit blocks
     """
-    e = Emit(module, f"stage_forward_{slot}", kind, PHASE_FORWARD)
+    e = Emit(module, f"phase_forward_{slot}", kind, PHASE_FORWARD)
     g, vector, units = e.given, plan.own[slot].vector, units_of(e, plan)
     blocks = blocks_of(e, units[plan.widths.of[vector]])
     with e.loop(g["rows"]) as row, e.loop(blocks) as block:
@@ -125,7 +129,7 @@ def write_stage_forward(module: ir.Module, kind: Kind, plan: Plan, slot: int) ->
 
 
 def places_to_vector(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]:
-    """Where a vector of units of one row lies, in everything that a stage is given."""
+    """Where a vector of units of one row lies, in everything that a phase is given."""
     g, line = e.given, e.given["H_row"] * row + column
     places = {name: g[name] + line for name in ("old", "state", "to")}
     places["pre"] = g["pre"] + g["pre_row"] * row + column
@@ -133,12 +137,12 @@ def places_to_vector(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Nu
     return places | {"inputs": input_place(e, plan, "inputs", row, column)}
 
 
-def write_stage_backward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
-    """`stage_backward_<slot>(...)`: gradients by a phase's sums, and the vector it multiplied.
+def write_phase_backward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
+    """`phase_backward_<slot>(...)`: gradients by a phase's sums, and the vector it multiplied.
 
     for rows: for widths: for unit blocks
     """
-    e = Emit(module, f"stage_backward_{slot}", kind, CELL_BACKWARD)
+    e = Emit(module, f"phase_backward_{slot}", kind, CELL_BACKWARD)
     g, units = e.given, units_of(e, plan)
     with e.loop(g["rows"]) as row:
         for width, count, blocks in sections(e, plan, g["H_row"] // kind.size):
@@ -155,17 +159,17 @@ def write_stage_backward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -
 def _wanted(plan: Plan, slot: int, width: str) -> dict[int, int | None]:
     """The gradients by a phase's sums of some width; at -1 the vector itself."""
     phase, of = plan.own[slot], plan.widths.of
-    found = {k: plan.sums[k].gradient for k in phase.places if of[plan.sums[k].node] == width}
-    return found | ({-1: phase.vector} if of[phase.vector] == width else {})
+    gradients = {k: plan.sums[k].gradient for k in phase.places if of[plan.sums[k].node] == width}
+    return gradients | ({-1: phase.vector} if of[phase.vector] == width else {})
 
 
 def store_vector_gradients(
     e: Emit, plan: Plan, slot: int, places: dict[str, Num], values: Pointwise, left: Num,
     width: str = HIDDEN,
 ) -> None:  # fmt: skip
-    """Write gradients by a phase's sums, and the vector it multiplied; zeros behind the last."""
+    """Write gradients by a phase's sums, and the vector it multiplied; zeros after the last."""
     g, lanes = e.given, lanes_below(e, left)
     for k, node in _wanted(plan, slot, width).items():
         own = places["operand_block"] + g["operand_block_plane"] * slot
         to = own if k < 0 else places["d_sums"] + g["H_row"] * k
-        e.store(e.b.select(lanes, values.value(node), e.zero()), to)
+        e.store(where(lanes, values.value(node), e.constant(0)), to)

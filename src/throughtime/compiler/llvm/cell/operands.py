@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Num, Vector
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.plan import Plan
 
-Loads = dict[int, Callable[[], Any]]
+Load = Callable[[], Vector]
+Loads = dict[int, Load]
 """From a node to what loads its value."""
 
 
@@ -41,38 +42,38 @@ def input_place(e: Emit, plan: Plan, name: str, row: Num, column: Num) -> Num:
 def forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
     """Where the values lie that a step reads."""
     g = e.given
-    found: Loads = {}
+    loads: Loads = {}
     for k, s in enumerate(plan.sums):
         if k in plan.last and "chains" in places:
             chain = places["chains"] + plan.last.index(k) * e.kind.size
-            found[s.node] = loader(e, chain)
+            loads[s.node] = loader(e, chain)
         else:
-            found[s.node] = loader(e, places["pre"] + g["H_row"] * k)
+            loads[s.node] = loader(e, places["pre"] + g["H_row"] * k)
     for k, node in enumerate(plan.states):
         if node is not None:
             old = places["state"] + g["state_plane"] * k if k else places["old"]
-            found[node] = loader(e, old)
-    return found | _given_loads(e, plan, places)
+            loads[node] = loader(e, old)
+    return loads | _given_loads(e, plan, places)
 
 
 def backward_loads(e: Emit, plan: Plan, places: dict[str, Num], done: int) -> Loads:
     """Where the values lie that the derivative reads when the last `done` phases have theirs."""
     g = e.given
-    found = _given_loads(e, plan, places)
+    loads = _given_loads(e, plan, places)
     for k, kept in enumerate(plan.saved_lines):
-        found[kept] = loader(e, places["saved"] + g["H_row"] * k)
+        loads[kept] = loader(e, places["saved"] + g["H_row"] * k)
     if plan.reads_output:
-        found[plan.new_states[0]] = loader(e, places["y"])
+        loads[plan.new_states[0]] = loader(e, places["y"])
     if plan.reads_old and plan.states[0] is not None:
-        found[plan.states[0]] = loader(e, places["old"])
+        loads[plan.states[0]] = loader(e, places["old"])
     for i, node in enumerate(plan.graph.nodes):
         if node.op == "d":
             k = plan.state_names.index(str(node.constants[0]))
-            found[i] = _gradient_loader(e, places, k)
+            loads[i] = _gradient_loader(e, places, k)
     for slot in range(len(plan.own) - done, len(plan.own)):
         for back in plan.own[slot].transposed[:1]:  # one stands for all, whose sum it is
-            found[back] = loader(e, places["d_operands"] + g["operand_plane"] * slot)
-    return found
+            loads[back] = loader(e, places["d_operands"] + g["operand_plane"] * slot)
+    return loads
 
 
 def _given_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
@@ -90,26 +91,26 @@ def _given_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
     )
 
 
-def _number_loader(e: Emit, plan: Plan, k: int) -> Callable[[], Any]:
-    """What has a number in all lanes before any loop; it lies behind the units of every width."""
+def _number_loader(e: Emit, plan: Plan, k: int) -> Load:
+    """What has a number in all lanes before any loop; it lies after the units of every width."""
 
-    def load() -> Any:
-        with e.b.goto_entry_block():
-            return e.splat(e.real(e.given["widths"] + 8 * (len(plan.widths.names) + k)))
+    def load() -> Vector:
+        with e.before_loops():
+            return e.spread(e.real(e.given["widths"] + 8 * (len(plan.widths.names) + k)))
 
     return load
 
 
-def _gradient_loader(e: Emit, places: dict[str, Num], k: int) -> Callable[[], Any]:
+def _gradient_loader(e: Emit, places: dict[str, Num], k: int) -> Load:
     """The gradient by a new state: what later steps say, for h also what the output says."""
 
-    def load() -> Any:
+    def load() -> Vector:
         value = e.load(places["d_state"] + e.given["state_plane"] * k)
-        return value if k else e.b.fadd(value, e.load(places["d_y"]))
+        return value if k else value + e.load(places["d_y"])
 
     return load
 
 
-def loader(e: Emit, address: Num) -> Callable[[], Any]:
+def loader(e: Emit, address: Num) -> Load:
     """What loads a vector of units."""
     return lambda: e.load(address)

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from throughtime.compiler.graph import BOOLEAN, Graph
+from throughtime.compiler.llvm.cell.operands import Loads
 from throughtime.compiler.llvm.maths import operations
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Num, fma
+from throughtime.compiler.llvm.writer import Emit
 
 Source = Callable[[int], Any]
 """From a node that is not computed here to its value."""
-
-_ZERO: Final = "zero"
-"""Stands for a gradient that is nothing: what the products with U^T give comes on top, later."""
-
 
 _DEEP: Final = 64
 """Nodes of a chain that are computed in one go."""
@@ -33,9 +31,7 @@ class Pointwise:
         given: nodes that lie in memory, and how to load them.
     """
 
-    def __init__(
-        self, e: Emit, graph: Graph, units: dict[str, Num], given: dict[int, Callable[[], Any]]
-    ) -> None:
+    def __init__(self, e: Emit, graph: Graph, units: dict[str, Num], given: Loads) -> None:
         self.e, self.graph, self.units, self.given = e, graph, units, given
         self._values: dict[int, Any] = {}
         self._uses = [0] * len(graph.nodes)
@@ -47,8 +43,8 @@ class Pointwise:
         """The vector of a node; zeros for a gradient that is nothing."""
         if index is not None and index not in self._values:
             self._prepare(index)
-        found = _ZERO if index is None else self._value(index)
-        return self.e.zero() if found is _ZERO else found
+        value = None if index is None else self._value(index)
+        return self.e.constant(0) if value is None else value
 
     def _prepare(self, index: int) -> None:
         """Compute what a node follows from, a few nodes at a time, where its chain is long: each
@@ -67,6 +63,7 @@ class Pointwise:
                 depth[i] = 0
 
     def _value(self, index: int) -> Any:
+        """None is a gradient that is nothing: what products with U^T give is added later."""
         if index not in self._values:
             load = self.given.get(index)
             self._values[index] = load() if load else self._computed(index)
@@ -75,26 +72,26 @@ class Pointwise:
     def _computed(self, index: int) -> Any:
         node = self.graph.nodes[index]
         if node.op in ("number", "full"):
-            return self.e.kind.vector([float(node.constants[0])] * self.e.kind.lanes)  # type: ignore[arg-type]
+            return self.e.constant(float(node.constants[0]))  # type: ignore[arg-type]
         if node.op == "width":
             return self._units(str(node.constants[0]))
         if node.op == "epsilon":  # of float32 or float64
             bits = 23 if self.e.kind.bytes == 4 else 52
-            return self.e.kind.vector([2.0**-bits] * self.e.kind.lanes)
+            return self.e.constant(2.0**-bits)
         if node.op == "transposed":
-            return _ZERO
+            return None
         if node.op in ("sum_rows", "row_sum", "spread"):  # parts by themselves, summed later
             return self._value(node.inputs[0])
         if node.op in ("add", "sub"):
             return self._sum(index)
         values = [self._value(i) for i in node.inputs]
-        assert _ZERO not in [v for v in values if isinstance(v, str)], str(node)
-        return operations.apply(self.e.b, node.op, values, node.constants)
+        assert None not in values, str(node)
+        return operations.apply(node.op, values, node.constants)
 
     def _units(self, width: str) -> Any:
         if width.isdigit():
-            return self.e.kind.vector([float(width)] * self.e.kind.lanes)
-        return self.e.splat(self.e.b.sitofp(self.units[width].value, self.e.kind.real))
+            return self.e.constant(float(width))
+        return self.e.spread(self.e.converted(self.units[width]))
 
     def _sum(self, index: int) -> Any:
         """x + z or x - z, contracted where one of them is a product read by nothing else."""
@@ -104,20 +101,20 @@ class Pointwise:
             if self._is_single_product(one) and self._is_number(other):
                 return self._contracted(node.op, one, other, first)
         left, right = self._value(x), self._value(z)
-        if left is _ZERO or right is _ZERO:
+        if left is None or right is None:
             assert node.op == "add"
-            return right if left is _ZERO else left
-        return operations.apply(self.e.b, node.op, [left, right], ())
+            return right if left is None else left
+        return operations.apply(node.op, [left, right])
 
     def _contracted(self, op: str, product: int, other: int, first: bool) -> Any:
         x, y = (self._value(i) for i in self.graph.nodes[product].inputs)
         z = self._value(other)
         if op == "sub":
             if first:
-                z = self.e.b.fneg(z)
+                z = -z
             else:
-                x = self.e.b.fneg(x)
-        return self.e.fma(x, y, z)
+                x = -x
+        return fma(x, y, z)
 
     def _is_product(self, index: int) -> bool:
         """Whether a product is read once, and may be contracted with an addition."""
@@ -131,4 +128,4 @@ class Pointwise:
     def _is_number(self, index: int) -> bool:
         """Neither a truth value, which counts as 1 or 0 only in plain arithmetic, nor nothing."""
         truth = self.graph.nodes[index].op in BOOLEAN
-        return not truth and self._value(index) is not _ZERO
+        return not truth and self._value(index) is not None

@@ -7,7 +7,6 @@ What a walk leaves for later ones lies in a few lines that every row uses again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from llvmlite import ir
 
@@ -20,7 +19,8 @@ from throughtime.compiler.llvm.cell.pointwise import Pointwise
 from throughtime.compiler.llvm.cell.sweeps import write_sweeps
 from throughtime.compiler.llvm.row import Row
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Num, Vector
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.plan import Plan
 
 Places = dict[str, Num]
@@ -43,15 +43,14 @@ def write_row_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> 
         write_sweeps(one, sweeps.sweeps_forward(plan, keep), finish)
         saved = at(e.number(0))["saved"] + g["H_row"] * len(plan.saved_lines)
         for k, node in enumerate(plan.saved_numbers if keep else ()):
-            first = e.b.extract_element(one.held[node], ir.IntType(32)(0))
-            e.put_real(first, saved + k * kind.bytes)
+            e.store(one.held[node].first(), saved + k * kind.bytes)
     e.done()
     return e
 
 
 def write_row_to_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
-    """`stage_forward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
-    e = Emit(module, f"stage_forward_{slot}", kind, PHASE_FORWARD)
+    """`phase_forward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
+    e = Emit(module, f"phase_forward_{slot}", kind, PHASE_FORWARD)
     g = e.given
     lines = g["to"] + g["H_row"] * g["rows"], g["H_row"]
     with e.loop(g["rows"]) as row:
@@ -81,12 +80,12 @@ def write_row_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
 
 
 def write_row_from_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
-    """`stage_backward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
+    """`phase_backward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
 
     def finish(e: Emit, places: Places, values: Pointwise, left: Num, width: str) -> None:
         functions.store_vector_gradients(e, plan, slot, places, values, left, width)
 
-    e = Emit(module, f"stage_backward_{slot}", kind, CELL_BACKWARD)
+    e = Emit(module, f"phase_backward_{slot}", kind, CELL_BACKWARD)
     done = len(plan.own) - 1 - slot
     return _backward(e, plan, done, sweeps.sweeps_from_vector(plan, slot), finish)
 
@@ -111,12 +110,12 @@ def _backward(
         one = _row(e, plan, loads, (first, plane))
         saved = at(e.number(0))["saved"] + g["H_row"] * len(plan.saved_lines)
         for k, node in enumerate(plan.saved_numbers):
-            one.held[node] = e.splat(e.real(saved + k * e.kind.bytes))
+            one.held[node] = e.spread(e.real(saved + k * e.kind.bytes))
         write_sweeps(one, walks, end)
     e.done()
     return e
 
 
 def _row(e: Emit, plan: Plan, loads: Callable[[Num], Loads], lines: tuple[Num, Num]) -> Row:
-    held: dict[int, Any] = {}
+    held: dict[int, Vector] = {}
     return Row(e, plan, loads, lines, held)

@@ -3,7 +3,7 @@
     sum = fold of 16 strands; strand j: x[j] + x[j + 16] + ..., in order
     fold: strand j + strand j + 8, then + 4, + 2, + 1
 
-The strands are the same for vectors of any length, so every machine has the same bits. Units behind
+The strands are the same for vectors of any length, so every machine has the same bits. Units after
 the last count as nothing.
 """
 
@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Final
-
-from llvmlite import ir
+from typing import Final
 
 from throughtime.compiler.graph import NUMBER
-from throughtime.compiler.llvm.cell.operands import Loads, loader
+from throughtime.compiler.llvm.cell.operands import Load, Loads, loader
 from throughtime.compiler.llvm.cell.pointwise import Pointwise
 from throughtime.compiler.llvm.loops.phases import blocks_of, units_of
 from throughtime.compiler.llvm.loops.rows import lanes_below
 from throughtime.compiler.llvm.maths import operations
 from throughtime.compiler.llvm.row import Row
 from throughtime.compiler.llvm.row_lines import write_line
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Num, Vector, where
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.sweeps import Sweep
 
 STRANDS: Final = 16
@@ -39,7 +38,7 @@ def write_sweeps(row: Row, sweeps: Sequence[Sweep], finish: Finish) -> None:
     """Write the walks.
 
     Args:
-        row: over which; it holds all single numbers behind them.
+        row: over which; it holds all single numbers after them.
         sweeps: what each computes.
         finish: writes what the last does with the values of a vector of units, given the bytes
             before it, the units from it on and the name of their width.
@@ -47,7 +46,7 @@ def write_sweeps(row: Row, sweeps: Sequence[Sweep], finish: Finish) -> None:
     e, units = row.e, units_of(row.e, row.plan)
     once = row.loads(e.number(0))
     nodes = row.plan.graph.nodes
-    once |= {i: _spread(e, load) for i, load in once.items() if nodes[i].shape == NUMBER}
+    once |= {i: _spread(load) for i, load in once.items() if nodes[i].shape == NUMBER}
     single = Pointwise(e, row.plan.graph, units, once)
     place = {i: k for k, i in enumerate(i for s in sweeps for i in (*s.lines, *s.made))}
     there: list[int] = []
@@ -75,8 +74,8 @@ def _write_walk(
     """
     e, plan, (place, there) = row.e, row.plan, lines
     units, of = units_of(e, plan), plan.widths.of
-    found = [r for r in sweep.reductions if of[plan.graph.nodes[r].inputs[0]] == width]
-    starts = [v for r in found for v in _starts(e, plan.graph.nodes[r].op)]
+    reductions = [r for r in sweep.reductions if of[plan.graph.nodes[r].inputs[0]] == width]
+    starts = [v for r in reductions for v in _starts(e, plan.graph.nodes[r].op)]
     with e.loop(blocks_of(e, units[width]), *starts) as block:
         column = block.index * e.kind.size
         left = units[width] - block.index * e.kind.lanes
@@ -86,69 +85,67 @@ def _write_walk(
         for i in sweep.lines:
             if of[i] == width:
                 e.store(values.value(i), at[i])
-        block.next = _grown(row, found, values, block.values, left)
+        block.next = _grown(row, reductions, values, block.values, left)
         if not sweep.reductions and not sweep.made:
             finish(values, column, left, width)
-    for r, strands in zip(found, _parted(e, block.values), strict=True):
-        row.held[r] = _folded(e, plan.graph.nodes[r].op, strands)
+    for r, strands in zip(reductions, _parted(e, block.values), strict=True):
+        row.held[r] = folded(_JOIN[plan.graph.nodes[r].op], strands)
 
 
-def _spread(e: Emit, load: Callable[[], Any]) -> Callable[[], Any]:
+def _spread(load: Load) -> Load:
     """What loads a number of a row into all lanes, from a line of one unit or of equal ones."""
-    return lambda: _moved(e, load(), 0, spread=True)
+    return lambda: _everywhere(load())
 
 
 def _held(row: Row) -> Loads:
     return {i: _constant(v) for i, v in row.held.items()}
 
 
-def _constant(value: Any) -> Callable[[], Any]:
+def _constant(value: Vector) -> Load:
     return lambda: value
 
 
-def _starts(e: Emit, op: str) -> list[Any]:
+def _starts(e: Emit, op: str) -> list[Vector]:
     """The strands of a reduction before its first unit."""
-    return [e.kind.vector([_NOTHING[op]] * e.kind.lanes)] * (STRANDS // e.kind.lanes)
+    return [e.constant(_NOTHING[op])] * (STRANDS // e.kind.lanes)
 
 
-def _parted(e: Emit, values: list[Any]) -> list[list[Any]]:
+def _parted(e: Emit, values: list[Vector]) -> list[list[Vector]]:
     """The strands of each reduction."""
     each = STRANDS // e.kind.lanes
     return [values[i : i + each] for i in range(0, len(values), each)]
 
 
 def _grown(
-    row: Row, reductions: list[int], values: Pointwise, strands: list[Any], left: Num
-) -> list[Any]:
+    row: Row, reductions: list[int], values: Pointwise, strands: list[Vector], left: Num
+) -> list[Vector]:
     """The strands with one more vector of units: the first takes it, and comes last."""
-    e, found = row.e, []
-    lanes = lanes_below(e, left) if reductions else None
+    e, longer = row.e, list[Vector]()
+    if not reductions:
+        return longer
+    lanes = lanes_below(e, left)
     for r, (first, *others) in zip(reductions, _parted(e, strands), strict=True):
         node = row.plan.graph.nodes[r]
-        nothing = e.kind.vector([_NOTHING[node.op]] * e.kind.lanes)
-        there = e.b.select(lanes, values.value(node.inputs[0]), nothing)
-        found += [*others, operations.apply(e.b, _JOIN[node.op], [first, there])]
-    return found
+        nothing = e.constant(_NOTHING[node.op])
+        there = where(lanes, values.value(node.inputs[0]), nothing)
+        longer += [*others, operations.apply(_JOIN[node.op], [first, there])]
+    return longer
 
 
-def _folded(e: Emit, op: str, strands: list[Any]) -> Any:
+def folded(join: str, strands: list[Vector]) -> Vector:
     """One number in all lanes; strands that have changed places in turn meet the same ones."""
-
-    def join(x: Any, w: Any) -> Any:
-        return operations.apply(e.b, _JOIN[op], [x, w])
-
     while len(strands) > 1:
         half = len(strands) // 2
-        strands = [join(strands[i], strands[i + half]) for i in range(half)]
-    (value,), width = strands, e.kind.lanes // 2
+        strands = [operations.apply(join, [strands[i], strands[i + half]]) for i in range(half)]
+    (value,), lanes = strands, strands[0].lanes
+    width = lanes // 2
     while width:
-        value = join(value, _moved(e, value, width))
+        turned = value.shuffled([(i + width) % lanes for i in range(lanes)])
+        value = operations.apply(join, [value, turned])
         width //= 2
-    return _moved(e, value, 0, spread=True)
+    return _everywhere(value)
 
 
-def _moved(e: Emit, value: Any, by: int, spread: bool = False) -> Any:
-    """The lanes `by` further on; or the first one's number in all."""
-    places = [0 if spread else (i + by) % e.kind.lanes for i in range(e.kind.lanes)]
-    mask = ir.VectorType(ir.IntType(32), e.kind.lanes)(places)
-    return e.b.shuffle_vector(value, value, mask)
+def _everywhere(value: Vector) -> Vector:
+    """The first lane's number in all."""
+    return value.shuffled([0] * value.lanes)

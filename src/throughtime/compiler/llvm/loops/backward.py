@@ -16,7 +16,7 @@ from llvmlite import ir
 
 from throughtime.compiler.llvm.loops.gradient_norms import see, write_seen
 from throughtime.compiler.llvm.loops.phases import phases_back
-from throughtime.compiler.llvm.loops.resets import write_restart, write_restart_back
+from throughtime.compiler.llvm.loops.resets import write_reset, write_reset_back
 from throughtime.compiler.llvm.loops.steps import (
     alive,
     first_row,
@@ -26,7 +26,7 @@ from throughtime.compiler.llvm.loops.steps import (
     time_of,
 )
 from throughtime.compiler.llvm.loops.team import denormals_flushed, thread_and_team
-from throughtime.compiler.llvm.loops.trace import write_take_records
+from throughtime.compiler.llvm.loops.trace import write_take_traces
 from throughtime.compiler.llvm.loops.weight_gradients import (
     begin_sums,
     give_sums,
@@ -34,7 +34,8 @@ from throughtime.compiler.llvm.loops.weight_gradients import (
     write_weights,
 )
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.writer import Emit, Frame, Num, common, direction
+from throughtime.compiler.llvm.values import Num, where
+from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 from throughtime.compiler.runtime.machine import Machine
 
 
@@ -120,7 +121,7 @@ STEPS = ("block", "d", "low", "high", "first", "last")
 
 def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
     """`gather_back(...)`: what a chunk's rows read in a block of steps, padded: x, h, y, d_y."""
-    restart = write_restart(module, kind, copies)
+    reset = write_reset(module, kind, copies)
     e = Emit(module, "gather_back", kind, STEPS, internal=True)
     c, g = common(e), e.given
     f, low, high = direction(e, g["d"]), g["low"], g["high"]
@@ -140,35 +141,35 @@ def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
         with e.when(c["reads_y"].compare("!=", 0)):
             take("y", "y_block", "H_row", "out", f["y_first"])
         take("d_y", "d_y_block", "H_row", "out", f["d_y_first"])
-        _gather_old(e, c, f, copies, restart, (i, t, m, R))
+        _gather_old(e, c, f, copies, reset, (i, t, m, R))
     e.done()
     return e
 
 
 def _gather_old(
-    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], restart: Emit,
+    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], reset: Emit,
     place: tuple[Num, Num, Num, Num],
 ) -> None:  # fmt: skip
     """The old outputs of R rows at the i-th step, which is step t, from row m of the block on."""
     low, high, (i, t, m, R) = e.given["low"], e.given["high"], place
     order = c["order"] + low * 8
     # Rows that had a step before this one go on from its output, the others start here.
-    inside = i.choose(">", 0, f["reverse"].choose("!=", 0, t + 1, t - 1), 0)
-    going = i.choose(">", 0, alive(e, c, inside, low, high).least(R), 0)
+    inside = where(i > 0, where(f["reverse"].compare("!=", 0), t + 1, t - 1), 0)
+    going = where(i > 0, alive(e, c, inside, low, high).least(R), 0)
     old = f["old_block"] + m * c["H_row"]
     y = c["y"] + f["y_first"] + e.word(c["y_steps"] + inside * 8)
     e.call(copies["take"], to=old, to_row=c["H_row"], source=y, source_row=c["y_row"], rows=going,
            count=c["out"], order=order)  # fmt: skip
     start = old + going * c["H_row"], c["out"]
     take_states(e, c, copies, start, e.word(f["start"]), low + going, R - going)
-    e.call(restart, **e.passed_on("block", "d"), i=i, low=low, high=high, h=old - low * c["H_row"],
+    e.call(reset, **e.passed_on("block", "d"), i=i, low=low, high=high, h=old - low * c["H_row"],
            states=1)  # fmt: skip
 
 
 def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
     """`back(...)`: the steps of a block, from the last to the first, for a chunk."""
-    restart_back, seen = write_restart_back(module, kind), write_seen(module, kind)
-    take_records = write_take_records(module, kind)
+    reset_back, seen = write_reset_back(module, kind), write_seen(module, kind)
+    take_traces = write_take_traces(module, kind)
     e = Emit(module, "back", kind, STEPS, internal=True)
     c, g = common(e), e.given
     f, low = direction(e, g["d"]), g["low"]
@@ -178,9 +179,9 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
         i, t = _time(e, c, f, j.index)
         R = alive(e, c, t, low, g["high"])
         n = e.word(c["offset"] + t * 8) + low
-        e.call(take_records, **e.passed_on("block", "d", "low"), R=R, t=t)
+        e.call(take_traces, **e.passed_on("block", "d", "low"), R=R, t=t)
         see(e, c, f, seen, (R, n, n - before))
         phases_back(e, c, f, product, (R, n, n - before, d_row))
-        e.call(restart_back, **e.passed_on("block", "d", "low", "high"), i=i)
+        e.call(reset_back, **e.passed_on("block", "d", "low", "high"), i=i)
     e.done()
     return e

@@ -15,7 +15,7 @@ from llvmlite import ir
 
 from throughtime.compiler.llvm.arguments import CELL_FORWARD, TILE
 from throughtime.compiler.llvm.loops.phases import early_phases
-from throughtime.compiler.llvm.loops.resets import restart_rows, write_restart
+from throughtime.compiler.llvm.loops.resets import reset_share, write_reset
 from throughtime.compiler.llvm.loops.steps import (
     alive,
     for_chunks,
@@ -30,21 +30,22 @@ from throughtime.compiler.llvm.loops.team import (
     my_share,
     thread_and_team,
 )
-from throughtime.compiler.llvm.loops.trace import give_records
+from throughtime.compiler.llvm.loops.trace import give_traces
 from throughtime.compiler.llvm.products.product import fetch_shared, parts_of
 from throughtime.compiler.llvm.sizes import PLACES, WIDEST, Kind
-from throughtime.compiler.llvm.writer import Emit, Frame, Num, common, direction
+from throughtime.compiler.llvm.values import Num, where
+from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 from throughtime.compiler.runtime.machine import Machine
 
 
-def take_start(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], restart: Emit) -> None:
+def take_start(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], reset: Emit) -> None:
     """The first states of a chunk's rows, a reset before the first step among them."""
     low, high = e.given["low"], e.given["high"]
     with e.loop(c["states"]) as s:
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
         start, width = e.word(f["start"] + s.index * 8), state_width(e, c, s.index)
         take_states(e, c, copies, (own, width), start, low, high - low)
-    e.call(restart, **e.passed_on("block", "d", "low", "high"), i=0, h=f["state"],
+    e.call(reset, **e.passed_on("block", "d", "low", "high"), i=0, h=f["state"],
            states=c["states"])  # fmt: skip
 
 
@@ -52,8 +53,8 @@ def h_places(c: Frame, f: Frame, low: Num, i: Num) -> tuple[Num, Num]:
     """Where h of a chunk lies before the i-th step, and where it will lie after it."""
     places = [f[name] + low * c["H_row"] for name in ("state", "new")]
     return (
-        (i % 2).choose("==", 0, places[0], places[1]),
-        (i % 2).choose("==", 0, places[1], places[0]),
+        where((i % 2).compare("==", 0), places[0], places[1]),
+        where((i % 2).compare("==", 0), places[1], places[0]),
     )
 
 
@@ -62,11 +63,11 @@ def give_output(
 ) -> Num:
     """This member's share of what a step has given.
 
-    Gives 1 where other states than the output are recorded, so that the members must meet, else 0.
+    Gives 1 where other states than the output are traced, so that the members must meet, else 0.
     """
     _give_share(e, c, f, copies, R, t, new)
-    give_records(e, c, f, copies, R, t)
-    return f["records"].choose("!=", 0, 1, e.number(0))
+    give_traces(e, c, f, copies, R, t)
+    return where(f["traces"].compare("!=", 0), 1, e.number(0))
 
 
 def _give_share(
@@ -77,19 +78,19 @@ def _give_share(
     Resets change whole rows of it next, so with them a member gives the rows that it will reset.
     """
     g, lanes = e.given, e.kind.lanes
-    whole = e.b.or_(R.compare(">=", g["members"]), f["restarts"].compare("!=", 0))
+    whole = (R >= g["members"]) | f["resets"].compare("!=", 0)
 
     (low, high), (first, last) = (
         my_share(e, count, g["member"], g["members"])
         for count in (R, (c["out"] + lanes - 1) // lanes)
     )
-    begin, end = e.either(whole, low, e.number(0)), e.either(whole, high, R)
-    unit = e.either(whole, e.number(0), first * lanes)
-    behind = e.either(whole, c["out"], (last * lanes).least(c["out"]))
+    begin, end = where(whole, low, e.number(0)), where(whole, high, R)
+    unit = where(whole, 0, first * lanes)
+    stop = where(whole, c["out"], (last * lanes).least(c["out"]))
     y = c["y"] + f["y_first"] + e.word(c["y_steps"] + t * 8) + unit * e.kind.bytes
     source = new + begin * c["H_row"] + unit * e.kind.bytes
     e.call(copies["give"], to=y, to_row=c["y_row"], source=source, source_row=c["H_row"],
-           rows=end - begin, count=behind - unit,
+           rows=end - begin, count=stop - unit,
            order=c["order"] + (g["low"] + begin) * 8)  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
     last, _ = h_places(c, f, low, c["T"])
     with e.loop(c["states"]) as s:
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
-        source, width = s.index.choose("==", 0, last, own), state_width(e, c, s.index)
+        source, width = where(s.index.compare("==", 0), last, own), state_width(e, c, s.index)
         e.call(
             copies["give"], to=e.word(f["final"] + s.index * 8), to_row=width * e.kind.bytes,
             source=source, source_row=c["H_row"], rows=rows, count=width,
@@ -147,27 +148,27 @@ def _write_chunk(
     barrier: Emit,
 ) -> Emit:  # fmt: skip
     """`chunk(...)`: some rows of one direction through all steps."""
-    e, restart = Emit(module, "chunk", kind, CHUNK, True), write_restart(module, kind, copies)
+    e, reset = Emit(module, "chunk", kind, CHUNK, True), write_reset(module, kind, copies)
     c, g = common(e), e.given
     f, low, high, pre = direction(e, g["d"]), g["low"], g["high"], g["shared"] + c["pre"]
 
     with e.when(g["member"].compare("==", 0)):
-        take_start(e, c, f, copies, restart)
-    with e.loop(c["T"], e.number(0).value, step=(steps := c["block_steps"])) as first:
+        take_start(e, c, f, copies, reset)
+    with e.loop(c["T"], e.number(0), step=(steps := c["block_steps"])) as first:
         last, blocks = (first.index + steps).least(c["T"]), first.index // steps + 1
         _begin_block(e, c, f, copies, product, first.index, last)
-        _meet(e, barrier, first.index + blocks + Num(e.b, first.values[0]))
-        with e.loop(last, e.number(0).value, first.values[0], start=first.index) as i:
-            t, (m, more) = time_of(e, c, f, i.index), (Num(e.b, v) for v in i.values)
+        _meet(e, barrier, first.index + blocks + first.values[0])
+        with e.loop(last, e.number(0), first.values[0], start=first.index) as i:
+            t, (m, more) = time_of(e, c, f, i.index), i.values
             R, met = alive(e, c, t, low, high), i.index + 1 + blocks + more
             (old, new), sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
             e.call(step, **e.passed_on(*CHUNK[:-1]), R=R, t=t, pre=sums, old=old, new=new)
             _meet(e, barrier, met)
-            recorded = give_output(e, c, f, copies, R, t, new)
-            again = restart_rows(e, c, f, restart, R, i.index + 1, new).most(recorded)
+            traced = give_output(e, c, f, copies, R, t, new)
+            again = reset_share(e, c, f, reset, R, i.index + 1, new).most(traced)
             with e.when(again.compare("!=", 0)):
                 _meet(e, barrier, met + 1)
-            i.next = [(m + R).value, (more + again).value]
+            i.next = [m + R, more + again]
         first.next = [i.values[1]]
     with e.when(g["member"].compare("==", 0)):
         give_final(e, c, f, copies)
@@ -178,7 +179,7 @@ def _write_chunk(
 def _meet(e: Emit, barrier: Emit, count: Num) -> None:
     """The count-th meeting of the members of a chunk."""
     g = e.given
-    with e.when(g["members"].compare(">", 1)):
+    with e.when(g["members"] > 1):
         e.call(barrier, **e.passed_on("block", "counter"), goal=count * g["members"])
 
 
@@ -208,7 +209,7 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product:
     c, g = common(e), e.given
     f = direction(e, g["d"])
     blocks, operand = c["H_row"] // kind.size, early_phases(e, c, f, product)
-    with e.when(g["members"].compare(">", 1)):
+    with e.when(g["members"] > 1):
         fetch_shared(e, c)
     with parts_of(e, blocks, c["panel"], (g["member"], g["members"])) as (first, some):
         V = some * c["last_u"]

@@ -8,15 +8,13 @@ overflows in them.
 
 from __future__ import annotations
 
-from typing import Any
-
 from llvmlite import ir
 
 from throughtime.compiler.llvm.loops.rows import lanes_below
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.writer import Emit, Frame, Num, common, direction
+from throughtime.compiler.llvm.values import Num, Real, Vector, sqrt, where
+from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
-DOUBLE = ir.DoubleType()
 ARGUMENTS = ("block", "d", "low", "R", "n", "m")
 
 
@@ -29,16 +27,16 @@ def write_seen(module: ir.Module, kind: Kind) -> Emit:
     c, g = common(e), e.given
     f = direction(e, g["d"])
     with e.loop(g["R"]) as row:
-        with e.loop(c["states"], DOUBLE(0.0)) as s:
+        with e.loop(c["states"], e.scalar(0).widened()) as s:
             units = e.word(c["state_widths"] + s.index * 8)
             square = _square(e, c, units, *_places(e, c, f, row.index, s.index))
             with e.when(f["norms"].compare("!=", 0)):
                 place = (g["n"] + row.index) * c["states"] + s.index
-                norm = _narrow(e, _root(e, square))
-                e.put_real(norm, f["norms"] + place * kind.bytes)
-            s.next = [e.b.fadd(s.values[0], square)]
+                norm = _narrow(e, sqrt(square))
+                e.store(norm, f["norms"] + place * kind.bytes)
+            s.next = [s.values[0] + square]
         with e.when(c["clip"].compare("!=", 0)):
-            _clip(e, c, f, row.index, _root(e, s.values[0]))
+            _clip(e, c, f, row.index, sqrt(s.values[0]))
     e.done()
     return e
 
@@ -51,7 +49,7 @@ def see(e: Emit, c: Frame, f: Frame, seen: Emit, rows: tuple[Num, Num, Num]) -> 
         seen: of `write_seen`.
         rows: how many, the first one's number over all steps, and in the block.
     """
-    asked = e.b.or_(f["norms"].compare("!=", 0), c["clip"].compare("!=", 0))
+    asked = f["norms"].compare("!=", 0) | c["clip"].compare("!=", 0)
     with e.when(asked):
         R, n, m = rows
         e.call(seen, **e.passed_on("block", "d", "low"), R=R, n=n, m=m)
@@ -61,51 +59,42 @@ def _places(e: Emit, c: Frame, f: Frame, row: Num, s: Num) -> tuple[Num, Num]:
     """Where a row's gradient by a state lies: what later steps say, and the output; else zeros."""
     g, line = e.given, c["H_row"]
     later = f["d_state"] + s * c["state_plane"] + (g["low"] + row) * line
-    return later, s.choose("==", 0, f["d_y_block"] + (g["m"] + row) * line, c["zeros"])
+    return later, where(s.compare("==", 0), f["d_y_block"] + (g["m"] + row) * line, c["zeros"])
 
 
-def _square(e: Emit, c: Frame, units: Num, later: Num, output: Num) -> Any:
+def _square(e: Emit, c: Frame, units: Num, later: Num, output: Num) -> Real:
     """The squared norm of their sum over so many units, in float64."""
-    b, wide = e.b, ir.VectorType(DOUBLE, e.kind.lanes)
-    zero = wide([0.0] * e.kind.lanes)
-    with e.loop(c["H_row"] // e.kind.size, zero) as block:
+    zero = e.constant(0)
+    with e.loop(c["H_row"] // e.kind.size, zero.widened()) as block:
         at, left = block.index * e.kind.size, units - block.index * e.kind.lanes
-        value = b.fadd(e.load(later + at), e.load(output + at))
-        value = b.select(lanes_below(e, left), value, e.zero())
-        value = value if e.kind.bytes == 8 else b.fpext(value, wide)
-        block.next = [b.fadd(block.values[0], b.fmul(value, value))]
-    return _across(e, block.values[0])
+        value = e.load(later + at) + e.load(output + at)
+        value = where(lanes_below(e, left), value, zero).widened()
+        block.next = [block.values[0] + value * value]
+    return _across(block.values[0])
 
 
-def _across(e: Emit, v: Any) -> Any:
+def _across(v: Vector) -> Real:
     """The sum of a vector's numbers, by halves."""
-    lanes = e.kind.lanes
+    lanes = v.lanes
     while lanes > 1:
         lanes //= 2
-        index = ir.VectorType(ir.IntType(32), lanes)
-        low, high = index(list(range(lanes))), index(list(range(lanes, 2 * lanes)))
-        undefined = v.type(ir.Undefined)
-        v = e.b.fadd(e.b.shuffle_vector(v, undefined, low), e.b.shuffle_vector(v, undefined, high))
-    return e.b.extract_element(v, ir.IntType(32)(0))
+        v = v.shuffled(range(lanes)) + v.shuffled(range(lanes, 2 * lanes))
+    return v.first()
 
 
-def _clip(e: Emit, c: Frame, f: Frame, row: Num, norm: Any) -> None:
+def _clip(e: Emit, c: Frame, f: Frame, row: Num, norm: Real) -> None:
     """The row's gradients scaled to the norm asked for, where theirs is larger."""
-    most = e.real(c["clip"])
-    most = most if e.kind.bytes == 8 else e.b.fpext(most, DOUBLE)
-    with e.when(e.b.fcmp_ordered(">", norm, most)):
-        scale = e.splat(_narrow(e, e.b.fdiv(most, norm)))
+    most = e.real(c["clip"]).widened()
+    with e.when(norm > most):
+        scale = e.spread(_narrow(e, most / norm))
         with e.loop(c["states"]) as s, e.loop(c["H_row"] // e.kind.size) as block:
             at = block.index * e.kind.size
             later, output = (v + at for v in _places(e, c, f, row, s.index))
-            e.store(e.b.fmul(e.load(later), scale), later)
+            e.store(e.load(later) * scale, later)
             with e.when(s.index.compare("==", 0)):
-                e.store(e.b.fmul(e.load(output), scale), output)
+                e.store(e.load(output) * scale, output)
 
 
-def _root(e: Emit, square: Any) -> Any:
-    return e.b.call(e.plain("llvm.sqrt.f64", DOUBLE, [DOUBLE]), [square])
-
-
-def _narrow(e: Emit, value: Any) -> Any:
-    return value if e.kind.bytes == 8 else e.b.fptrunc(value, e.kind.real)
+def _narrow(e: Emit, value: Real) -> Real:
+    """A number of float64 as those that are computed with."""
+    return value if e.kind.bytes == 8 else value.narrowed()

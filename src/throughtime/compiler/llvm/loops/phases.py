@@ -1,7 +1,7 @@
 """Phases that multiply what their own step computed, and the units of a row, by width.
 
 Such a vector is written whole before its product begins. Forward, the sums of all phases but the
-last grow where they begin, behind x; the last phase is the step's own panels.
+last grow where they begin, after x; the last phase is the step's own panels.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from throughtime.compiler.llvm.arguments import CELL_BACKWARD, PHASE_FORWARD, RUN
-from throughtime.compiler.llvm.writer import Emit, Frame, Num
+from throughtime.compiler.llvm.values import Num, where
+from throughtime.compiler.llvm.writer import Emit, Frame
 from throughtime.compiler.plan import Plan
 
 
@@ -53,10 +54,10 @@ def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
         packed, size = f["U_early"] + run["packed_first"], vectors * (run["K"] * e.kind.size)
         # Blocks are written in whole vectors over the next one's first units, so none may start
         # from its own place.
-        alone = run["blocks"].compare(">", 1)
+        alone = run["blocks"] > 1
         bias = f["bias"] + run["line"] * c["H_row"]
-        start = e.either(alone, bias, sums)
-        start_row = e.either(alone, e.number(0), pre_row)
+        start = where(alone, bias, sums)
+        start_row = where(alone, 0, pre_row)
         with e.loop(run["blocks"]) as b:
             to, of = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
             e.call(
@@ -72,14 +73,14 @@ def _operand(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
     g = e.given
     operand = g["scratch"] + c["operand_rows"]
     n = e.word(c["offset"] + g["t"] * 8) + g["low"]
-    with e.when(run["stage"].compare("!=", 0)):
+    with e.when(run["phase"].compare("!=", 0)):
         e.call_at(
-            run["stage"], PHASE_FORWARD, rows=g["R"], pre=g["pre"], pre_row=c["sums"] * c["H_row"],
+            run["phase"], PHASE_FORWARD, rows=g["R"], pre=g["pre"], pre_row=c["sums"] * c["H_row"],
             old=g["old"], state=f["state"] + g["low"] * c["H_row"], H_row=c["H_row"],
             state_plane=c["state_plane"], to=operand, unit_values=f["unit_values"], H=c["H"],
             inputs=f["inputs"] + n * c["inputs_row"], widths=c["unit_widths"],
         )  # fmt: skip
-    return run["has_operand"].choose("!=", 0, operand, g["old"])
+    return where(run["has_operand"].compare("!=", 0), operand, g["old"])
 
 
 def phases_back(
@@ -95,16 +96,16 @@ def phases_back(
     """
     with e.loop(c["early"] + 1) as i:
         run = run_at(e, c, i.index)
-        with e.when(run["stage"].compare("!=", 0)):
+        with e.when(run["phase"].compare("!=", 0)):
             _derivative(e, c, f, run, rows)
         _product_back(e, c, f, product, run, rows)
 
 
 def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, rows: tuple[Num, Num, Num, Num]) -> None:
-    """Gradients by the sums of a phase, and by what its equations read beside them."""
+    """Gradients by the sums of a phase, and by what its equations read besides them."""
     (R, n, m, d_row), low, line = rows, e.given["low"], c["H_row"]
     e.call_at(
-        run["stage"], CELL_BACKWARD, rows=R, saved=f["saved"] + n * c["saved_row"],
+        run["phase"], CELL_BACKWARD, rows=R, saved=f["saved"] + n * c["saved_row"],
         saved_row=c["saved_row"], y=f["y_block"] + m * line, old=f["old_block"] + m * line,
         d_y=f["d_y_block"] + m * line, d_state=f["d_state"] + low * line,
         state_plane=c["state_plane"], direct=f["direct"] + low * line,
@@ -123,10 +124,10 @@ def _product_back(
     (R, _, m, d_row), low, line = rows, e.given["low"], c["H_row"]
     operand = f["d_operand_rows"] + low * line + run["slot"] * c["operand_plane"]
     computed, begins = (run[name].compare("!=", 0) for name in ("has_operand", "begins"))
-    to = e.either(computed, operand, f["d_state"] + low * line)
-    fresh = e.either(computed, c["zeros"], f["direct"] + low * line)
-    start = e.either(begins, fresh, to)
-    start_row = e.either(e.b.and_(begins, computed), e.number(0), line)
+    to = where(computed, operand, f["d_state"] + low * line)
+    fresh = where(computed, c["zeros"], f["direct"] + low * line)
+    start = where(begins, fresh, to)
+    start_row = where(begins & computed, 0, line)
     source, packed = f["d_sums"] + m * d_row + run["line"] * line, f["U_back"] + run["packed_first"]
     size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
     with e.loop(run["blocks"]) as b:

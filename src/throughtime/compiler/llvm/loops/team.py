@@ -9,7 +9,8 @@ from typing import Final
 from llvmlite import ir
 
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.writer import I64, POINTER, VOID, Emit, Num, common
+from throughtime.compiler.llvm.values import I64, Num
+from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, common
 from throughtime.compiler.runtime.machine import Machine
 
 MEETING_SIZE: Final = 64
@@ -34,28 +35,22 @@ def my_share(e: Emit, count: Num, thread: Num, team: Num) -> tuple[Num, Num]:
 
 def thread_and_team(e: Emit) -> tuple[Num, Num]:
     """This thread's number and how many there are; 0 of 1 without a runtime."""
-    c = common(e)
-    asked = c["thread_number"].compare("!=", 0)
-    before = e.b.block
-    with e.b.if_then(asked):
-        whole = ir.IntType(32)
-        values = [
-            e.b.sext(e.b.call(e.foreign(c[name], whole, []), []), I64)
-            for name in ("thread_number", "team_size")
-        ]
-        inside = e.b.block
-    numbers = []
-    for value, alone in zip(values, (0, 1), strict=True):
-        phi = e.b.phi(I64)
-        phi.add_incoming(I64(alone), before)
-        phi.add_incoming(value, inside)
-        numbers.append(Num(e.b, phi))
-    return numbers[0], numbers[1]
+    c, whole = common(e), ir.IntType(32)
+
+    def asked(name: str) -> Num:
+        number = e.b.call(e.foreign(c[name], whole, []), [])
+        return Num(e.b, e.b.sext(number, I64))
+
+    def either(name: str, alone: int) -> Num:
+        there = c["thread_number"].compare("!=", 0)
+        return e.choose(there, lambda: asked(name), lambda: e.number(alone))
+
+    return either("thread_number", 0), either("team_size", 1)
 
 
 @contextmanager
 def denormals_flushed(e: Emit, machine: Machine) -> Iterator[None]:
-    """Inside, results too small for a normal number are zero; behind it, as the caller had it.
+    """Inside, results too small for a normal number are zero; afterwards, as the caller had it.
 
     Arithmetic on denormals takes a hundred times as long, and gradients that vanish are full of it.
     """

@@ -16,7 +16,8 @@ from throughtime.compiler.llvm.loops.steps import first_row
 from throughtime.compiler.llvm.loops.team import my_share
 from throughtime.compiler.llvm.products.packing import matrix_of
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.writer import Emit, Frame, Num, common, direction
+from throughtime.compiler.llvm.values import Num, where
+from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
 
 def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: Emit) -> Emit:
@@ -28,7 +29,7 @@ def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: 
     with e.loop(c["D"]) as d:
         f = direction(e, d.index)
         before = first_row(e, c, f, g["first"], g["last"])
-        top = f["reverse"].choose("!=", 0, g["last"], c["T"] - g["first"]) - 1
+        top = where(f["reverse"].compare("!=", 0), g["last"], c["T"] - g["first"]) - 1
         count = e.word(c["offset"] + top * 8) + e.word(c["alive"] + top * 8) - before
         with e.when(c["wants_x"].compare("!=", 0)):
             _input(e, c, f, product, before, count)
@@ -54,8 +55,8 @@ def line_size(c: Frame, kind: Kind) -> Num:
 
 def _walked(f: Frame, rows: Num, size: Num, count: Num) -> tuple[Num, Num]:
     """Where a block's rows begin in the order in which they are summed, and bytes to the next."""
-    step = f["reverse"].choose("!=", 0, size, size * -1)
-    return f["reverse"].choose("!=", 0, rows, rows + (count - 1) * size), step
+    step = where(f["reverse"].compare("!=", 0), size, size * -1)
+    return where(f["reverse"].compare("!=", 0), rows, rows + (count - 1) * size), step
 
 
 def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) -> None:
@@ -74,11 +75,11 @@ def _run(e: Emit, c: Frame, f: Frame, column_product: Emit, run: Frame, count: N
     """What a run says of its matrix, in a block of so many rows."""
     sums = f["gate_u"] + run["line"] * 8, run["line"], run["count"]
     operand = f["operand_block"] + run["slot"] * c["operand_block_plane"]
-    source = run["has_operand"].choose("!=", 0, operand, f["old_block"])
+    source = where(run["has_operand"].compare("!=", 0), operand, f["old_block"])
     rows = source, c["H_row"], count
     to, row = matrix_of(e, f["d_matrices"], run["matrix"]), blocks_of(e, run["K"]) * e.kind.size
     matrix = to, run["width"], row
-    with e.b.if_else(run["blocks"].compare("==", 1)) as (whole, parted):
+    with e.split(run["blocks"].compare("==", 1)) as (whole, parted):
         with whole:
             _weights(e, c, f, column_product, sums, rows, matrix)
         with parted:
@@ -104,16 +105,16 @@ def _weights(
     number = number if run is None else run["blocks"]
     low, high = my_share(e, number * width, g["thread"], g["team"])
     block, block_step = _walked(f, *rows)
-    begins = e.b.and_(g["first"].compare("==", 0), c["adds"].compare("==", 0))
+    begins = g["first"].compare("==", 0) & c["adds"].compare("==", 0)
     with e.loop(number) as q:
         line = q.index * width
         start, stop = low.most(line), high.least(line + width)
         unit = start - line
         part = e.word(gates + q.index * 8).most(0) if run is None else q.index
         address = to + (part * width + unit) * row
-        source = e.either(begins, c["zeros"], address)
-        source_row = e.either(begins, e.number(0), row)
-        with e.when(stop.compare(">", start)):
+        source = where(begins, c["zeros"], address)
+        source_row = where(begins, 0, row)
+        with e.when(stop > start):
             place, own = (first + q.index) * c["H_row"] + unit * e.kind.bytes, block
             if run is not None:
                 place = first * c["H_row"] + start * e.kind.bytes
@@ -134,7 +135,7 @@ def _write_sums(module: ir.Module, kind: Kind) -> Emit:
         column = v.index * kind.size
         with e.loop(g["rows"], e.load(g["to"] + column)) as n:
             value = e.load(g["source"] + column + g["row"] * n.index)
-            n.next = [e.b.fadd(n.values[0], value)]
+            n.next = [n.values[0] + value]
         e.store(n.values[0], g["to"] + column)
     e.done()
     return e
@@ -155,7 +156,7 @@ def give_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
             source = f["d_bias"] + k.index * c["H_row"]
             for gates, to in (("gate_a", "d_W_bias"), ("gate_u", "d_U_bias")):
                 gate = e.word(f[gates] + k.index * 8)
-                with e.when(e.b.and_(gate.compare(">=", 0), f[to].compare("!=", 0))):
+                with e.when((gate >= 0) & f[to].compare("!=", 0)):
                     _give_line(e, c, copies, f[to] + gate * c["H"] * e.kind.bytes, source)
         with e.loop(c["unit_parameters"]) as v:
             source = f["d_bias"] + (c["sums"] + v.index) * c["H_row"]

@@ -12,7 +12,7 @@ import math
 from typing import Final, NamedTuple
 
 from throughtime.compiler.llvm.maths.coefficients import ERF, EXP, LOG1P, NORMAL
-from throughtime.compiler.llvm.vector import (
+from throughtime.compiler.llvm.values import (
     Bits,
     Format,
     Vector,

@@ -11,7 +11,7 @@ from typing import Final
 
 from throughtime.compiler.llvm.maths.coefficients import LOG, LOG_REST
 from throughtime.compiler.llvm.maths.exponential import LN2, LN2_LOW, exp
-from throughtime.compiler.llvm.vector import (
+from throughtime.compiler.llvm.values import (
     Bits,
     Format,
     Vector,

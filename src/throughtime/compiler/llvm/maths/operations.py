@@ -12,12 +12,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from llvmlite import ir
-
 from throughtime.compiler.llvm.maths import exponential, logarithm, trigonometric
 from throughtime.compiler.llvm.maths import exponential as normal
 from throughtime.compiler.llvm.maths import logarithm as power
-from throughtime.compiler.llvm.vector import Mask, Vector, at_least, at_most, sqrt, where
+from throughtime.compiler.llvm.values import Mask, Vector, at_least, at_most, sqrt, where
 
 Number = Vector | Mask
 
@@ -39,7 +37,7 @@ def _clamp(x: Vector, low: float, high: float) -> Vector:
 
 
 def _sign(x: Vector) -> Vector:
-    """1, -1, and 0 for what is neither above nor below 0, NaN among it."""
+    """1, -1, and 0 for what is neither above nor below 0, including NaN."""
     return where(x > 0, 1, where(x < 0, -1, x.constant(0)))
 
 
@@ -104,36 +102,27 @@ OPS: Final = frozenset({*_NUMBERS, *_COMPARISONS, *_TRUTHS, "where"})
 """Every operation that has code."""
 
 
-def apply(b: Any, op: str, values: Sequence[Any], constants: tuple[Any, ...] = ()) -> Any:
+def apply(op: str, values: Sequence[Number], constants: tuple[Any, ...] = ()) -> Any:
     """Writes one operation.
 
     Args:
-        b: the ir.IRBuilder, where the code goes.
         op: a name in OPS.
-        values: vectors of one length, `<n x float>` or `<n x double>`, or `<n x i1>` for truths,
-            which count as 1 and 0 among numbers.
+        values: of one length; truths count as 1 and 0 among numbers.
         constants: those of the graph's node.
 
     Returns:
-        The vector of the result, `<n x i1>` for comparisons and what joins them.
+        The result: a Mask of comparisons and what joins them, else a Vector.
     """
-    given = [_of(b, v) for v in values]
     if op == "where":
-        mask, x, w = given
+        mask, x, w = values
         assert isinstance(mask, Mask)
-        return where(mask, *_numbers([x, w])).value
-    if all(isinstance(v, Mask) for v in given):
-        return _TRUTHS[op](*given).value
-    numbers = _numbers(given)
+        return where(mask, *_numbers([x, w]))
+    if all(isinstance(v, Mask) for v in values):
+        return _TRUTHS[op](*values)
+    numbers = _numbers(values)
     if op in _COMPARISONS:
-        return numbers[0].compare(_COMPARISONS[op], numbers[1]).value
-    return _NUMBERS[op](*numbers, *constants).value
-
-
-def _of(b: Any, value: Any) -> Number:
-    """A vector by its type."""
-    is_mask = isinstance(value.type.element, ir.IntType)
-    return Mask(b, value) if is_mask else Vector(b, value)
+        return numbers[0].compare(_COMPARISONS[op], numbers[1])
+    return _NUMBERS[op](*numbers, *constants)
 
 
 def _numbers(values: Sequence[Number]) -> list[Vector]:

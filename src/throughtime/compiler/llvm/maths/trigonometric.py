@@ -8,8 +8,7 @@ from typing import Any, Final
 from llvmlite import ir
 
 from throughtime.compiler.llvm.maths.coefficients import ATAN, COS, SIN
-from throughtime.compiler.llvm.vector import Bits, Vector, copysign, fma, polynomial, where
-from throughtime.compiler.llvm.writer import I64
+from throughtime.compiler.llvm.values import I64, Bits, Vector, copysign, fma, polynomial, where
 
 PARTS: Final = (1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33)
 """pi / 2 as a sum, each the double next to what those before it leave."""
@@ -45,12 +44,12 @@ def in_quarters(a: Vector) -> tuple[Bits, Vector]:
     for part in PARTS:
         r = fma(n, -part, r)
     far = (a >= FAR) & (a < math.inf)
-    held, before = far.any(), b.block
+    held, before = far.any().value, b.block
     with b.if_then(held, likely=False):
-        found = [where(far, y, x) for x, y in zip((t, r), _far(where(far, a, FAR)), strict=True)]
+        reduced = [where(far, y, x) for x, y in zip((t, r), _far(where(far, a, FAR)), strict=True)]
         inside = b.block
     joined = []
-    for x, y in zip((t, r), found, strict=True):
+    for x, y in zip((t, r), reduced, strict=True):
         phi = b.phi(x.kind)
         phi.add_incoming(x.value, before)
         phi.add_incoming(y.value, inside)

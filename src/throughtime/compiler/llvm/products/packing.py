@@ -1,6 +1,6 @@
 """Weights packed for the tiles: each panel's numbers in the order a tile reads them.
 
-Where a copy of the lines is kept beside the panels, they are first compared with it, bit by bit,
+Where a copy of the lines is kept next to the panels, they are first compared with it, bit by bit,
 and packed only where they differ: a vector that is up to date costs two reads.
 
     forward   panel of V vectors: [K][V][lanes], a vector being the same gate of `lanes` units
@@ -11,15 +11,14 @@ Units and columns that do not fill a vector are followed by zeros.
 
 from __future__ import annotations
 
-from typing import Any
-
 from llvmlite import ir
 
 from throughtime.compiler.llvm.loops.phases import blocks_of, run_at
 from throughtime.compiler.llvm.loops.rows import load_part, store_part
 from throughtime.compiler.llvm.products.product import parts_of
 from throughtime.compiler.llvm.sizes import WIDEST, Kind
-from throughtime.compiler.llvm.writer import Emit, Frame, Num, common, direction
+from throughtime.compiler.llvm.values import Bits, Num, Truth, Vector, where
+from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
 _AT_ONCE = 4
 """Vectors that are compared in one turn of a loop."""
@@ -28,51 +27,48 @@ _AT_ONCE = 4
 def write_lines(module: ir.Module, kind: Kind) -> Emit:
     """`pack_lines`: one vector of a panel from the matrix's lines, one line a lane.
 
-    Lines lie one behind the other, and so does the copy of them; `copy` = 0: none is kept.
+    Lines lie one after the other, and so does the copy of them; `copy` = 0: none is kept.
     """
     squares = _write_squares(module, kind)
     names = ("block", "to", "to_step", "copy", "source", "lines", "K")
     e = Emit(module, "pack_lines", kind, names, internal=True)
     g, kept = e.given, e.given["copy"].compare("!=", 0)
     count = g["lines"].least(kind.lanes).most(0) * g["K"]
-    asked, before = e.b.and_(kept, common(e)["trusted"].compare("!=", 0)), e.b.block
-    with e.when(asked):
-        differ, inside = _differ(e, g["source"], g["copy"], count), e.b.block
-    stale = e.b.phi(ir.IntType(1))
-    stale.add_incoming(stale.type(1), before)
-    stale.add_incoming(differ, inside)
+    asked = kept & common(e)["trusted"].compare("!=", 0)
+    stale = e.choose(
+        asked, lambda: _differ(e, g["source"], g["copy"], count), lambda: e.truth(True)
+    )
     with e.when(stale):
         with e.when(kept), e.loop(count, step=kind.lanes) as k:
             at, left = k.index * kind.bytes, count - k.index
             store_part(e, load_part(e, g["source"] + at, left), g["copy"] + at, left)
         # What is packed is what is compared from now on, whoever writes the weights meanwhile.
-        read = g["copy"].choose("!=", 0, g["copy"], g["source"])
+        read = where(g["copy"].compare("!=", 0), g["copy"], g["source"])
         others = e.passed_on("block", "to", "to_step", "lines", "K")
         e.call(squares, source=read, **others)
     e.done()
     return e
 
 
-def _differ(e: Emit, first: Num, second: Num, count: Num) -> Any:
-    """A truth value: whether two rows of so many numbers differ in any bit."""
+def _differ(e: Emit, first: Num, second: Num, count: Num) -> Truth:
+    """Whether two rows of so many numbers differ in any bit."""
     kind = e.kind
-    turn, bits = _AT_ONCE * kind.lanes, ir.VectorType(ir.IntType(8 * kind.bytes), kind.lanes)
+    turn = _AT_ONCE * kind.lanes
     whole = count // turn * turn
 
-    def other(total: Any, a: Any, b: Any) -> Any:
-        return e.b.or_(total, e.b.xor(e.b.bitcast(a, bits), e.b.bitcast(b, bits)))
+    def other(total: Bits, a: Vector, b: Vector) -> Bits:
+        return total | (a.bits() ^ b.bits())
 
-    with e.loop(whole, bits([0] * kind.lanes), step=turn) as k:
+    with e.loop(whole, e.constant(0).bits(), step=turn) as k:
         for i in range(_AT_ONCE):
             at = (k.index + i * kind.lanes) * kind.bytes
             k.next = [other(k.next[0], e.load(first + at), e.load(second + at))]
     with e.loop(count, k.values[0], start=whole, step=kind.lanes) as k:
         at, left = k.index * kind.bytes, count - k.index
-        parts = (load_part(e, address + at, left) for address in (first, second))
-        k.next = [other(k.values[0], *parts)]
-    lanes = e.b.icmp_signed("!=", k.values[0], bits([0] * kind.lanes))
-    some = e.b.bitcast(lanes, ir.IntType(kind.lanes))
-    return e.b.icmp_signed("!=", some, some.type(0))
+        a, b = (load_part(e, address + at, left) for address in (first, second))
+        k.next = [other(k.values[0], a, b)]
+    total: Bits = k.values[0]
+    return total.nonzero().any()
 
 
 def _write_squares(module: ir.Module, kind: Kind) -> Emit:
@@ -83,27 +79,24 @@ def _write_squares(module: ir.Module, kind: Kind) -> Emit:
     names = ("block", "to", "to_step", "source", "lines", "K")
     e = Emit(module, "pack_squares", kind, names, internal=True)
     g, zeros, line = e.given, common(e)["zeros"], e.given["K"] * kind.bytes
-    lines = [
-        e.either(g["lines"].compare(">", i), g["source"] + line * i, zeros)
-        for i in range(kind.lanes)
-    ]
+    lines = [where(g["lines"] > i, g["source"] + line * i, zeros) for i in range(kind.lanes)]
     whole = g["K"] // kind.lanes * kind.lanes
     with e.loop(whole, step=kind.lanes) as k:
-        square = _transposed(e, [e.load(line + k.index * kind.bytes) for line in lines])
+        square = _transposed([e.load(line + k.index * kind.bytes) for line in lines])
         for i, vector in enumerate(square):
             e.store(vector, g["to"] + g["to_step"] * (k.index + i))
     with e.loop(g["K"], start=whole) as k:
         to, source = g["to"] + g["to_step"] * k.index, g["source"] + k.index * kind.bytes
-        e.store(e.zero(), to)
+        e.store(e.constant(0), to)
         with e.loop(g["lines"].least(kind.lanes)) as lane:
-            e.put_real(e.real(source + line * lane.index), to + lane.index * kind.bytes)
+            e.store(e.real(source + line * lane.index), to + lane.index * kind.bytes)
     e.done()
     return e
 
 
-def _transposed(e: Emit, square: list[Any]) -> list[Any]:
+def _transposed(square: list[Vector]) -> list[Vector]:
     """A square of vectors, lines for columns: blocks of 1, 2, 4, ... numbers change places."""
-    lanes, size = e.kind.lanes, 1
+    lanes, size = len(square), 1
     while size < lanes:
         kept = [lane if not lane & size else lanes + lane - size for lane in range(lanes)]
         moved = [lane + size if not lane & size else lanes + lane for lane in range(lanes)]
@@ -111,14 +104,9 @@ def _transposed(e: Emit, square: list[Any]) -> list[Any]:
         for i in range(lanes):
             if not i & size:
                 a, b = square[i], square[i + size]
-                new[i], new[i + size] = (_shuffled(e, a, b, m) for m in (kept, moved))
+                new[i], new[i + size] = (a.shuffled(places, b) for places in (kept, moved))
         square, size = new, 2 * size
     return square
-
-
-def _shuffled(e: Emit, a: Any, b: Any, places: list[int]) -> Any:
-    mask = ir.VectorType(ir.IntType(32), e.kind.lanes)(places)
-    return e.b.shuffle_vector(a, b, mask)
 
 
 def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: bool) -> Emit:
@@ -211,7 +199,7 @@ def _pack_flat(
     e: Emit, lines: Emit, mine: tuple[Num, Num], what: tuple[Num, Num, Num, Num, Num],
     units: tuple[Num, Num],
 ) -> None:  # fmt: skip
-    """W, or an early phase's matrix: columns are the units of each sum, one behind the other.
+    """W, or an early phase's matrix: columns are the units of each sum, one after the other.
 
     Args:
         e, lines, mine: the function, what packs a vector, and this thread's share.
@@ -250,7 +238,7 @@ def _pack_vector(
     """One vector, its number and how many there are in its panel; the copy lies in that order."""
     panel, v, V = place
     twin = common(e)["twin"]
-    copy = twin.choose("!=", 0, panel + v * (K * e.kind.size) + twin, 0)
+    copy = where(twin.compare("!=", 0), panel + v * (K * e.kind.size) + twin, 0)
     e.call(lines, block=e.given["block"], to=panel + v * e.kind.size, to_step=V * e.kind.size,
            copy=copy, source=source, lines=left, K=K)  # fmt: skip
 
@@ -260,11 +248,11 @@ def _pack_bias(e: Emit, c: Frame, f: Frame) -> None:
     blocks = c["H_row"] // e.kind.size
     with e.loop(c["sums"]) as k, e.loop(blocks) as block:
         unit = block.index * e.kind.lanes
-        total = e.zero()
+        total = e.constant(0)
         for name, gates in (("W_bias", "gate_a"), ("U_bias", "gate_u")):
             gate = e.word(f[gates] + k.index * 8)
-            there = e.b.and_(gate.compare(">=", 0), f[name].compare("!=", 0))
-            left = e.either(there, c["H"] - unit, e.number(0))
+            there = (gate >= 0) & f[name].compare("!=", 0)
+            left = where(there, c["H"] - unit, e.number(0))
             address = f[name] + (gate * c["H"] + unit) * e.kind.bytes
-            total = e.b.fadd(total, load_part(e, address, left))
+            total = total + load_part(e, address, left)
         e.store(total, f["bias"] + k.index * c["H_row"] + unit * e.kind.bytes)

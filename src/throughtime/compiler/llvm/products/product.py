@@ -15,7 +15,8 @@ from llvmlite import ir
 from throughtime.compiler.llvm.arguments import COLUMN_TILE, TILE
 from throughtime.compiler.llvm.loops.team import my_share
 from throughtime.compiler.llvm.sizes import COLUMN_ROWS, PLACES, WIDEST, Kind
-from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, Num, common
+from throughtime.compiler.llvm.values import Num, where
+from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, common
 
 LINE: Final = 64
 """Bytes of a line of the cache."""
@@ -58,8 +59,8 @@ def parts_of(
     start, step = mine or (e.number(0), e.number(1))
     turn = e.number(0) + turned
     with e.loop(count, start=start, step=step) as part:
-        i = turn.choose("!=", 0, count - 1 - part.index, part.index)
-        yield i * least + i.least(more), i.choose("<", more, least + 1, least)
+        i = where(turn.compare("!=", 0), count - 1 - part.index, part.index)
+        yield i * least + i.least(more), where(i < more, least + 1, least)
 
 
 def write_product(module: ir.Module, kind: Kind) -> Emit:

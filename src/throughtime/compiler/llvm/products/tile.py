@@ -1,7 +1,7 @@
 """The register tile: R rows times V vectors of a product, of float32, float64 or bfloat16.
 
 A bfloat16 is the upper half of a float32, so the weight of an even k, in the lower half, is shifted
-up, and that of the odd k behind it keeps its place. Products and sums are float32, in the order of
+up, and that of the odd k after it keeps its place. Products and sums are float32, in the order of
 the usual tile: the results are those of float32 weights of the same values, bit by bit.
 
     C[r, v] = start[r, v] + sum over k, in order, of A[r, k] B[k, v]
@@ -18,8 +18,8 @@ from llvmlite import ir
 
 from throughtime.compiler.llvm.arguments import COLUMN_TILE, TILE
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.vector import Bits
-from throughtime.compiler.llvm.writer import Emit, Num
+from throughtime.compiler.llvm.values import Vector, fma
+from throughtime.compiler.llvm.writer import Emit
 
 
 def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
@@ -32,12 +32,12 @@ def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
         for r in range(rows)
         for v in range(vectors)
     ]
-    with e.loop(g["parts"], *start, g["A"].value, g["B"].value) as part:
+    with e.loop(g["parts"], *start, g["A"], g["B"]) as part:
         *chains, a, b = part.values
         with e.loop(g["K"], *chains, a, b) as k:
             k.next = _step(e, k.values, rows, vectors)
         *chains, _, b = k.values
-        part.next = [*chains, (Num(e.b, a) + g["A_part"]).value, b]
+        part.next = [*chains, a + g["A_part"], b]
     for i, chain in enumerate(part.values[:-2]):
         r, v = divmod(i, vectors)
         e.store(chain, g["C"] + g["C_row"] * r + v * kind.size)
@@ -50,13 +50,12 @@ def _step(e: Emit, values: list[Any], rows: int, vectors: int) -> list[Any]:
 
     The fewer of the two are held in registers while the others come one by one.
     """
-    *chains, a_value, b_value = values
-    a, b = Num(e.b, a_value), Num(e.b, b_value)
+    *chains, a, b = values
 
-    def spread(r: int) -> Any:
-        return e.splat(e.real(a + e.given["A_row"] * r))
+    def spread(r: int) -> Vector:
+        return e.spread(e.real(a + e.given["A_row"] * r))
 
-    def weight(v: int) -> Any:
+    def weight(v: int) -> Vector:
         return e.load(b + v * e.kind.size)
 
     if rows < vectors:
@@ -70,8 +69,8 @@ def _step(e: Emit, values: list[Any], rows: int, vectors: int) -> list[Any]:
             (r, v, x, held[v]) for r in range(rows) for x in [spread(r)] for v in range(vectors)
         )
     for r, v, x, w in pairs:
-        chains[r * vectors + v] = e.fma(x, w, chains[r * vectors + v])
-    return [*chains, (a + e.kind.bytes).value, (b + vectors * e.kind.size).value]
+        chains[r * vectors + v] = fma(x, w, chains[r * vectors + v])
+    return [*chains, a + e.kind.bytes, b + vectors * e.kind.size]
 
 
 def write_column_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
@@ -83,15 +82,14 @@ def write_column_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) ->
         for r in range(rows)
         for v in range(vectors)
     ]
-    with e.loop(g["K"], *start, g["A"].value, g["B"].value) as k:
-        *chains, a_value, b_value = k.values
-        a, b = Num(e.b, a_value), Num(e.b, b_value)
+    with e.loop(g["K"], *start, g["A"], g["B"]) as k:
+        *chains, a, b = k.values
         weights = [e.load(b + v * kind.size) for v in range(vectors)]
         for r in range(rows):
-            x = e.splat(e.real(a + r * kind.bytes))
+            x = e.spread(e.real(a + r * kind.bytes))
             for v in range(vectors):
-                chains[r * vectors + v] = e.fma(x, weights[v], chains[r * vectors + v])
-        k.next = [*chains, (a + g["A_step"]).value, (b + g["B_step"]).value]
+                chains[r * vectors + v] = fma(x, weights[v], chains[r * vectors + v])
+        k.next = [*chains, a + g["A_step"], b + g["B_step"]]
     for i, chain in enumerate(k.values[:-2]):
         r, v = divmod(i, vectors)
         e.store(chain, g["C"] + g["C_row"] * r + v * kind.size)
@@ -116,7 +114,7 @@ def write_narrow_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) ->
     for times, halves in ((g["K"] // 2, 2), (g["K"] % 2, 1)):
         a = g["A"] if halves == 2 else g["A"] + (g["K"] + -1) * kind.bytes
         b = g["B"] if halves == 2 else g["B"] + g["K"] // 2 * (vectors * kind.size)
-        with e.loop(times, *chains, a.value, b.value) as k:
+        with e.loop(times, *chains, a, b) as k:
             k.next = _narrow_step(e, k.values, rows, vectors, halves)
         chains = k.values[:-2]
     for i, chain in enumerate(chains):
@@ -128,19 +126,16 @@ def write_narrow_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) ->
 
 def _narrow_step(e: Emit, values: list[Any], rows: int, vectors: int, halves: int) -> list[Any]:
     """One or two k: numbers of each row of A, spread, times the weights in the halves of B."""
-    *chains, a_value, b_value = values
-    a, b = Num(e.b, a_value), Num(e.b, b_value)
+    *chains, a, b = values
     spread = [
-        [e.splat(e.real(a + e.given["A_row"] * r + half * e.kind.bytes)) for r in range(rows)]
+        [e.spread(e.real(a + e.given["A_row"] * r + half * e.kind.bytes)) for r in range(rows)]
         for half in range(halves)
     ]
-    pair = ir.VectorType(ir.IntType(32), e.kind.lanes)
     for v in range(vectors):
-        address = e.pointer(b + v * e.kind.size)
-        bits = Bits(e.b, e.b.load(address, typ=pair, align=e.kind.bytes))
-        weights = [(bits << 16).number().value, (bits & UPPER_HALF).number().value]
+        bits = e.bits(b + v * e.kind.size)
+        weights = [(bits << 16).number(), (bits & UPPER_HALF).number()]
         for half in range(halves):
             for r in range(rows):
                 i = r * vectors + v
-                chains[i] = e.fma(spread[half][r], weights[half], chains[i])
-    return [*chains, (a + halves * e.kind.bytes).value, (b + vectors * e.kind.size).value]
+                chains[i] = fma(spread[half][r], weights[half], chains[i])
+    return [*chains, a + halves * e.kind.bytes, b + vectors * e.kind.size]
