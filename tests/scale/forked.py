@@ -3,40 +3,77 @@
 Reads a list of jobs, each a JSON object: the run's folder, its recipe, how many processes, and who
 is killed when, [rank, call, count, part]: before (`part` 0) or after (1) the count-th call;
 [rank, "seconds", s, 0] kills from outside, all of them where rank is -1; [rank, "data"] sees other
-data. Forks what it has imported once, for all jobs. Prints the exit
+data. A job may be of several recipes instead, of which each process learns some steps and writes
+the bits into a file of its own. Forks what it has imported once, for all jobs. Prints the exit
 codes and last words, a list a job.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed
 
 from tests.main_job.killed import set_trap
+from tests.main_job.small import small_dictionary
 from throughtime.environment import ProcessPlace, for_process
 from throughtime.errors import EndedElsewhere
 from throughtime.tasks import find
 from throughtime.tasks.adding import Adding
 from throughtime.tasks.recipe import recipe_from
-from throughtime.train.loop import fit, follow
+from throughtime.train.learner import Learner
+from throughtime.train.loop import begin_model, fit, follow
 from throughtime.train.run import create, read
-from throughtime.train.world import FAILURE, join
+from throughtime.train.world import FAILURE, World, join
 
 
 def main() -> None:
     jobs = json.load(sys.stdin)
     with warnings.catch_warnings(action="ignore"):
         import lightning_fabric.strategies.ddp  # noqa: F401  # once, for all
-    print(json.dumps([train(**job) for job in jobs]))
+    print(json.dumps([(learn if "recipes" in job else train)(**job) for job in jobs]))
+
+
+def learn(
+    folder: str, recipes: list[dict[str, Any]], size: int, steps: int, small: bool
+) -> list[Any]:
+    """Takes some steps of each recipe in `size` processes; exit codes, and what was said."""
+
+    def take(world: World) -> None:
+        with small_dictionary() if small else nullcontext():
+            bits = {one["task"]: bits_of(one, world, steps) for one in recipes}
+        Path(folder, f"{world.rank}.json").write_text(json.dumps(bits))
+
+    Path(folder).mkdir()
+    return in_processes(size, [take] * size)
+
+
+def bits_of(recipe: dict[str, Any], world: World, steps: int) -> list[str]:
+    """The loss of each of some steps, and a hash of the weights after them."""
+    torch.set_num_threads(recipe["threads"])
+    task = find(recipe["task"])(recipe_from(recipe, find(recipe["task"]).options))
+    learner = Learner(task, begin_model(task), world=world)
+    learner.check_world()
+    losses = []
+    for _ in range(steps):
+        learner.step()
+        losses.append(learner.loss.hex())
+    digest = hashlib.sha256()
+    for parameter in learner.model.parameters():
+        digest.update(parameter.detach().numpy().tobytes())
+    return [*losses, digest.hexdigest()]
 
 
 def train(folder: str, recipe: dict[str, Any], size: int, kill: list[Any] | None) -> list[Any]:
@@ -44,14 +81,37 @@ def train(folder: str, recipe: dict[str, Any], size: int, kill: list[Any] | None
     path = Path(folder)
     if not path.exists():
         create(path, recipe_from(recipe, find(recipe["task"]).options))
+
+    def part(rank: int) -> Callable[[World], None]:
+        def fit_or_follow(world: World) -> None:
+            if kill and kill[0] == rank:
+                if kill[1] == "data":
+                    see_other_data()
+                elif kill[1] != "seconds":
+                    set_trap((kill[1], kill[2], kill[3]))
+            if rank:
+                follow(world)
+            else:
+                fit(read(path), world=world)
+
+        return fit_or_follow
+
+    outside = kill if kill and kill[1] == "seconds" else None
+    return in_processes(size, [part(rank) for rank in range(size)], outside)
+
+
+def in_processes(
+    size: int, calls: Sequence[Callable[[World], None]], kill: list[Any] | None = None
+) -> list[Any]:
+    """Calls one function a process, together; exit codes, and what was said at the end."""
     store = torch.distributed.TCPStore(
         "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
     )
     places = [
         ProcessPlace(n, size, size, "127.0.0.1", store.port, hosted=True) for n in range(size)
     ]
-    children = [begin(path, place, kill) for place in places]
-    if kill and kill[1] == "seconds":
+    children = [begin(call, place) for call, place in zip(calls, places, strict=True)]
+    if kill:
         time.sleep(kill[2])
         for child in children if kill[0] < 0 else [children[kill[0]]]:
             os.kill(child, signal.SIGKILL)
@@ -59,23 +119,15 @@ def train(folder: str, recipe: dict[str, Any], size: int, kill: list[Any] | None
     return [*codes, store.get(FAILURE).decode() if store.check([FAILURE]) else ""]
 
 
-def begin(folder: Path, place: ProcessPlace, kill: list[Any] | None) -> int:
-    """Forks one process of a run."""
+def begin(call: Callable[[World], None], place: ProcessPlace) -> int:
+    """Forks one process of several."""
     if child := os.fork():
         return child
     code = 1
     try:
         os.environ.update(for_process(place, place.rank))
-        if kill and kill[0] == place.rank:
-            if kill[1] == "data":
-                see_other_data()
-            elif kill[1] != "seconds":
-                set_trap((kill[1], kill[2], kill[3]))
         with join(60) as world:
-            if place.rank:
-                follow(world)
-            else:
-                fit(read(folder), world=world)
+            call(world)
         code = 0
     except (EndedElsewhere, ValueError):
         code = 2

@@ -17,7 +17,7 @@ from throughtime.tasks.task import Task
 from throughtime.train.begin import resolve
 from throughtime.train.learner import Learner
 from throughtime.train.loop import begin_model
-from throughtime.train.step import cut, step_seed
+from throughtime.train.step import add_halves, cut, share_out, step_seed
 from throughtime.train.world import World, find_place
 
 ALONE = ("language",)  # one batch goes on where the one before ended
@@ -111,6 +111,30 @@ def test_one_process_has_the_batch_itself_and_the_seeds_it_always_had() -> None:
     assert len({step_seed(3, 4, rank) % 2**32 for rank in range(50)}) == 50
 
 
+@pytest.mark.parametrize("size", range(1, 10))
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 7, 8])
+def test_a_sum_by_halves_has_the_bits_of_one_process(parts: int, size: int) -> None:
+    every = range(parts)
+    numbers = torch.randn(parts, 100, generator=torch.Generator().manual_seed(parts)) * 1e4
+    asked: list[int] = []
+
+    def alone(few: range) -> torch.Tensor | None:
+        asked.extend(few if len(few) == 1 else ())
+        return numbers[few[0]] if len(few) == 1 else None
+
+    whole = add_halves(every, alone)
+    assert asked == [*reversed(every)], "the first part is made last: what looks on sees it"
+    shares = share_out(every, size)
+    assert [part for _, few in shares for part in few] == [*every]
+    counts = [sum(len(few) for rank, few in shares if rank == one) for one in range(size)]
+    assert max(counts) - min(counts) <= 1 and counts[0] == max(counts)
+    assert [rank for rank, _ in shares] == sorted(rank for rank, _ in shares)
+    made = {few: add_halves(few, alone) for _, few in shares}
+    assert torch.equal(add_halves(every, made.get), whole)
+    if parts == 4:
+        assert torch.equal(whole, (numbers[0] + numbers[1]) + (numbers[2] + numbers[3]))
+
+
 class Several(World):
     """A process of several that meets no other."""
 
@@ -125,13 +149,15 @@ class Several(World):
 @pytest.mark.parametrize(
     ("name", "size", "said"),
     [
-        ("latch", 8, "processes must be at most as many as a batch has rows, 7, got 8; give fewer"),
-        ("classify", 8, "processes must be at most as many as a batch has rows, 7, got 8"),
+        ("latch", 8, "parts, must be at most as many as a batch has rows, 7, got 8; give fewer"),
+        ("classify", 1, "parts, must be at most as many as a batch has rows, 7, got 8"),
     ],
 )
-def test_more_processes_than_rows_are_refused(name: str, size: int, said: str) -> None:
-    task = made(name)
-    Learner(task, begin_model(task), world=Several(7)).check_world()
+def test_more_parts_than_rows_are_refused(name: str, size: int, said: str) -> None:
+    for parts, processes in ((7, 7), (7, size), (1, 8)):
+        task = made(name, parts=parts)
+        Learner(task, begin_model(task), world=Several(processes)).check_world()
+    task = made(name, parts=8)
     with pytest.raises(OptionError, match=said):
         Learner(task, begin_model(task), world=Several(size)).check_world()
 
@@ -139,7 +165,7 @@ def test_more_processes_than_rows_are_refused(name: str, size: int, said: str) -
 def test_a_task_whose_rows_hang_together_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     task = made("latch")
     monkeypatch.setattr(type(task), "row_axes", ())
-    with pytest.raises(OptionError, match="which those of latch do not allow, got 2 processes"):
+    with pytest.raises(OptionError, match="and one of latch is whole, got 2; leave out --proc"):
         Learner(task, begin_model(task), world=Several(2)).check_world()
 
 

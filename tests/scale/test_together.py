@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from typing import Any
 import pytest
 
 from tests.house.source import ROOT
+from tests.main_job.small import small_dictionary
 from tests.scale.commands import SMALL, begin, by_torchrun, end, losses, refusal
-from throughtime.tasks import find
+from throughtime.tasks import available, find
 from throughtime.train.begin import resolve
 
 TWO = ("--processes", 2)
@@ -31,8 +33,15 @@ KILLED = -9
 
 def train(*jobs: tuple[Path, int, list[Any] | None], **values: Any) -> list[list[Any]]:
     """Trains each run in some processes, perhaps killed; exit codes and last words of each job."""
-    recipe = asdict(resolve(find("adding"), ADDING | values))
-    asked = [{"folder": str(f), "recipe": recipe, "size": n, "kill": kill} for f, n, kill in jobs]
+    recipe = asdict(resolve(find("adding"), {**ADDING, "parts": 2, **values}))
+    return forked(
+        {"folder": str(f), "recipe": recipe, "size": n, "kill": kill} for f, n, kill in jobs
+    )
+
+
+def forked(jobs: Iterable[dict[str, Any]]) -> list[list[Any]]:
+    """Exit codes and last words of each job of one program."""
+    asked = list(jobs)
     done = subprocess.run(
         [sys.executable, "-m", "tests.scale.forked"], input=json.dumps(asked), cwd=ROOT,
         capture_output=True, text=True, timeout=3000,
@@ -79,10 +88,8 @@ def same(one: Path, other: Path) -> bool:
 
 
 def test_several_processes_are_one_at_the_same_batch(runs: dict[str, Path]) -> None:
-    alone = losses(runs["one"])
-    assert len(alone) == 24
-    for name in ("two", "moved"):
-        assert losses(runs[name]) == pytest.approx(alone, rel=1e-5)
+    assert len(losses(runs["one"])) == 24
+    assert same(runs["two"], runs["one"]) and same(runs["moved"], runs["one"])
     files = {f.name for f in runs["one"].iterdir()}
     assert {f.name for f in runs["two"].iterdir()} == files, "the first process alone writes"
     assert "2 processes of 1 threads each" in (runs["two"] / "log.txt").read_text()
@@ -96,10 +103,53 @@ def test_killed_processes_resume_to_the_same_bits(runs: dict[str, Path]) -> None
 @pytest.mark.timeout(900)
 def test_more_processes_and_moments(two: Path, tmp_path: Path) -> None:
     jobs: list[Job] = [("killed", 2, list(moment)) for moment in MOMENTS] + [("killed", 2, None)]
-    jobs += [("four", 4, [2, "step", 7, 1]), ("four", 4, None), ("four again", 4, None)]
+    jobs += [("four", 4, [2, "step", 7, 1]), ("four", 4, None)]
     runs = done(tmp_path, jobs)
-    assert same(runs["killed"], two) and same(runs["four"], runs["four again"])
-    assert losses(runs["four"]) == pytest.approx(losses(two), rel=1e-5)
+    assert same(runs["killed"], two) and same(runs["four"], two)
+    assert (
+        "2 of 4 processes have nothing to compute, since a batch has 2 parts"
+        in (runs["four"] / "log.txt").read_text()
+    )
+
+
+def small_recipes() -> list[dict[str, Any]]:
+    """A recipe of every task that has parts, in small, with all that is random in it."""
+    recipes = []
+    for name, kind in available().items():
+        given: dict[str, Any] = {"hidden": 4, "batch_size": 7, "threads": 1, "parts": 2, "lr": 0.01}
+        given |= {} if "length" in kind.ignores or name == "forecast" else {"length": 9}
+        given |= {} if "dropout" in kind.ignores else {"dropout": 0.3}
+        if name != "language":
+            recipes.append(asdict(resolve(kind, given)))
+    return recipes
+
+
+def bits(place: Path, size: int, steps: int, recipes: list[dict[str, Any]], small: bool) -> Any:
+    """The losses of some steps and a hash of the weights after them, by task."""
+    folder = place / str(size)
+    job = {"folder": str(folder), "recipes": recipes, "size": size, "steps": steps, "small": small}
+    assert forked([job]) == [[0] * size + [""]]
+    each = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
+    assert all(one == each[0] for one in each)
+    return each[0]
+
+
+def test_every_task_has_the_bits_of_its_parts(tmp_path: Path) -> None:
+    with small_dictionary():
+        recipes = small_recipes()
+    alone, two = (bits(tmp_path, size, 4, recipes, small=True) for size in (1, 2))
+    assert alone == two and len(alone) == len(available()) - 1
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", [name for name in available() if name != "language"])
+def test_two_hundred_steps_of_a_task_have_the_bits_of_its_parts(name: str, tmp_path: Path) -> None:
+    """As its preset has it, dropout and all."""
+    kind = find(name)
+    recipe = asdict(resolve(kind, {"threads": 1, "parts": 2}))
+    alone, two = (bits(tmp_path, size, 200, [recipe], small=False) for size in (1, 2))
+    assert alone == two and len(two[name]) == 201
 
 
 def test_all_end_at_the_same_validation_and_none_begins_on_other_data(tmp_path: Path) -> None:
@@ -250,7 +300,7 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
     ("words", "said"),
     [
         ("--processes 0", "processes must be a whole number of at least 1, got 0"),
-        ("--processes 2 --batch-size 1", "processes must be at most as many as a batch has rows"),
+        ("--processes 2 --batch-size 1", "parts, must be at most as many as a batch has rows, 1"),
         ("--nodes 2", "each of 2 nodes must have NODE_RANK, 0 to 1, MASTER_ADDR, the address of n"),
     ],
 )

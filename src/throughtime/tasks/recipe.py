@@ -125,6 +125,13 @@ class Recipe:
     threads: int = option(
         0, "Threads torch computes with; 0: as many as it finds", at_least=0, below=1025
     )
+    parts: int = option(
+        0,
+        "Parts that each batch is computed in, whoever computes which: they decide the bits, not "
+        "the number of processes; 0: one for each process that begins the run",
+        at_least=0,
+        below=1025,
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -121,8 +121,8 @@ class Task(ABC):
 
     @property
     def row_axes(self) -> tuple[int, ...]:
-        """Along which axis each tensor of a batch has its rows; empty: several processes cannot
-        share them, since rows or batches depend on each other."""
+        """Along which axis each tensor of a batch has its rows; empty: it cannot be computed in
+        parts, since rows or batches depend on each other."""
         return ()
 
     def weight(self, batch: Batch) -> float:

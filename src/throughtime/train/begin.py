@@ -27,8 +27,13 @@ _LIMITS = tuple(
 )
 
 
-def resolve(kind: type[Task], given: Mapping[str, Any]) -> Recipe:
+def resolve(kind: type[Task], given: Mapping[str, Any], processes: int = 1) -> Recipe:
     """The recipe of what was given, then of the preset, then of the defaults.
+
+    Args:
+        kind: the task.
+        given: fields of its recipe.
+        processes: that begin the run.
 
     Raises:
         OptionError: a value is outside its rule.
@@ -38,11 +43,14 @@ def resolve(kind: type[Task], given: Mapping[str, Any]) -> Recipe:
     preset = one_of("preset", str(given.get("preset", "quick")), tuple(kind.presets))
     values = {"task": kind.name, **kind.presets[preset], **given}
     recipe = kind.settle(recipe_from(values, kind.options))
-    return replace(recipe, threads=recipe.threads or torch.get_num_threads())
+    threads, parts = recipe.threads or torch.get_num_threads(), recipe.parts or processes
+    return replace(recipe, threads=threads, parts=parts)
 
 
 @contextmanager
-def begin(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Iterator[Run]:
+def begin(
+    kind: type[Task], folder: Path | None, given: Mapping[str, Any], processes: int = 1
+) -> Iterator[Run]:
     """A new run in `folder`, or in the next free one under runs/; none of what the task refuses.
 
     What fails inside before anything was learned leaves no folder behind.
@@ -51,7 +59,7 @@ def begin(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> It
         OptionError: a value is outside its rule, or the model is too large for this machine.
         RunError: the folder cannot be made.
     """
-    recipe = resolve(kind, given)
+    recipe = resolve(kind, given, processes)
     check_memory(kind(recipe))
     top = folder or RUNS
     made = [path for path in (top, *top.parents) if not path.exists()]
@@ -146,7 +154,7 @@ def _memory_bytes() -> int:
 def go_on(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Run:
     """The run in `folder`, or the newest of the task, with the recipe it began with.
 
-    More steps or more patience than it began with are taken, and kept in its config.json.
+    More steps, patience or parts than it began with are taken, and kept in its config.json.
 
     Raises:
         RunError: there is none.
@@ -177,10 +185,12 @@ def go_on(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Ru
 
 
 def _grown(run: Run, recipe: Recipe) -> Run:
-    """The run with more steps or patience, when more of it follows."""
+    """The run with more steps, patience or parts, when more of it follows."""
     with locked(run.folder):
         state = read_checkpoint(run)
         if state is not None and state["finished"] is True and ended(recipe, state):
+            if recipe == replace(run.recipe, parts=recipe.parts):
+                return run
             raise OptionError(
                 f"{run.folder} stopped at step {state['step']} of {run.recipe.steps}, since "
                 f"{run.recipe.patience} validations in a row brought no progress, and more steps "

@@ -28,10 +28,12 @@ class Learner:
         task: its recipe says how.
         model: of the task; trained in place.
         cure: what to do where the loss is not finite, as the end of a sentence.
-        world: the processes that learn together, each from its rows; this one alone if left out.
+        world: the processes that learn together, each from its parts of every batch; this one
+            alone if left out.
 
     Attributes:
         done: steps behind us.
+        parts: in which every batch is computed.
         loss, norm, clipped: of the last step: the loss in nats, the norm of its gradient before
             clipping, and whether that clipped.
     """
@@ -44,9 +46,11 @@ class Learner:
         self.done = 0
         self.loss, self.norm, self.clipped = math.nan, math.nan, False
         self.world = world or World()
+        self.parts = task.recipe.parts or self.world.size
         self._cure = cure
         self._batches = StepBatches(task)
         self._parameters = list(model.parameters())
+        self._empty = self._parameters[0].new_empty(1 + sum(p.numel() for p in self._parameters))
 
     def step(self) -> None:
         """One training step.
@@ -54,13 +58,9 @@ class Learner:
         Raises:
             RunError: the loss or its gradient is not finite; the weights are as before.
         """
-        recipe = self.task.recipe
-        rank, size = self.world.rank, self.world.size
-        batch, share = cut(self.task, self._batches.batch(self.done), rank, size)
-        # torch.manual_seed, which asks every kind of device, takes 300 us.
-        torch.default_generator.manual_seed(step_seed(recipe.seed, self.done, rank))
-        self.optimizer.zero_grad()
-        loss = self.world.add_up(self._backward(batch, share), self._parameters)
+        recipe, batch = self.task.recipe, self._batches.batch(self.done)
+        alone = self.parts == self.world.size == 1
+        loss = self._backward(batch, 0) if alone else self._add_parts(batch)
         self.loss = self.check_finite("loss", loss)
         norm, self.clipped = clip(recipe, self._parameters)
         self.norm = self.check_finite("norm of the gradient", norm)
@@ -69,8 +69,12 @@ class Learner:
         self.optimizer.step()
         self.done += 1
 
-    def _backward(self, batch: Batch, share: float) -> float:
-        """The loss of a batch, or of a part of one and its share, whose gradients are made."""
+    def _backward(self, whole: Batch, part: int) -> float:
+        """What one part of a batch has in its loss, and in the gradients, which are made."""
+        batch, share = cut(self.task, whole, part, self.parts)
+        # torch.manual_seed, which asks every kind of device, takes 300 us.
+        torch.default_generator.manual_seed(step_seed(self.task.recipe.seed, self.done, part))
+        self.optimizer.zero_grad()
         if not share:
             return 0.0
         loss = self.task.loss(self.model, batch)
@@ -78,6 +82,21 @@ class Learner:
             loss = loss * share
         loss.backward()
         return float(loss.detach())
+
+    def _add_parts(self, whole: Batch) -> float:
+        """As `_backward` of a whole batch, computed in its parts by all processes."""
+        flat = self.world.add_up(self.parts, lambda part: self._flat(whole, part), self._empty)
+        *gradients, loss = flat.split([*(p.numel() for p in self._parameters), 1])
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        return float(loss)
+
+    def _flat(self, whole: Batch, part: int) -> Tensor:
+        """The gradients of a part and its loss; zero is that of a parameter without one."""
+        loss = self._backward(whole, part)
+        gradients = [p.new_zeros(p.numel()) if p.grad is None else p.grad.flatten()
+                     for p in self._parameters]  # fmt: skip
+        return torch.cat([*gradients, self._empty.new_tensor([loss])])
 
     def score(self, split: str) -> dict[str, float]:
         """The metrics of the model on a split; the first process finds them for all."""
@@ -89,26 +108,26 @@ class Learner:
         return metrics
 
     def check_world(self) -> None:
-        """Sees that all processes can learn together.
+        """Sees that batches can be computed in parts, by all processes together.
 
         Raises:
-            OptionError: the task cannot be shared, or there are more of them than rows.
-            RunError: they see different data.
+            OptionError: the task has no parts, or there are more of them than rows.
+            RunError: the processes see different data.
         """
-        size, task = self.world.size, self.task
-        if size == 1:
+        parts, task = self.parts, self.task
+        if parts == self.world.size == 1:
             return
         if not task.row_axes:
             raise OptionError(
-                f"several processes share the rows of a batch, which those of {task.name} do not "
-                f"allow, got {size} processes; leave out --processes"
+                f"several processes share the parts of a batch, and one of {task.name} is whole, "
+                f"got {max(parts, self.world.size)}; leave out --processes and --parts"
             )
         few = [self._batches.batch(self.done + n) for n in range(_COMPARED)]
         rows = max(batch[0].shape[task.row_axes[0]] for batch in few)
-        if rows < size:
+        if rows < parts:
             raise OptionError(
-                f"processes must be at most as many as a batch has rows, {rows}, got {size}; give "
-                "fewer --processes or a larger --batch-size"
+                f"processes, and parts, must be at most as many as a batch has rows, {rows}, got "
+                f"{parts}; give fewer --processes or --parts, or a larger --batch-size"
             )
         self.world.agree("data", few, "give all of them the same files and versions")
 

@@ -115,8 +115,8 @@ def _go_on(run: Run, learner: Learner, keeper: Keeper, watchers: Sequence[Watche
         log.info("%s at step %d of %d in %s", begun, learner.done, run.recipe.steps, run.folder)
         if (size := learner.world.size) > 1:
             log.info("%d processes of %d threads each", size, torch.get_num_threads())
-            if run.recipe.dropout and "dropout" not in learner.task.ignores:
-                log.info("%s", _DROPOUT)
+            if size > learner.parts:
+                log.info(_IDLE, size - learner.parts, size, learner.parts, size)
         if keeper.more_steps is not None:
             log.info("%s", _rate_from_here(keeper.more_steps, run.recipe, learner.done))
         for one in watchers:
@@ -132,9 +132,9 @@ def _go_on(run: Run, learner: Learner, keeper: Keeper, watchers: Sequence[Watche
         log.info("ended at step %d; best validation at step %d", learner.done, keeper.best.step)
 
 
-_DROPOUT = (
-    "each process draws the dropout of its own rows, so that losses differ from those of another "
-    "number of processes; the same number has the same bits, and --dropout 0 the same losses"
+_IDLE = (
+    "%d of %d processes have nothing to compute, since a batch has %d parts, which keep the bits "
+    "of this run; --parts %d gives each of them one, and from there on other bits"
 )
 
 

@@ -134,7 +134,7 @@ State = dict[str, Any]
 
 KEYS = ("recipe", "step", "model", "optimizer", "stopping", "best", "journal", "finished")
 
-MAY_GROW = ("steps", "patience")
+MAY_GROW = ("steps", "patience", "parts")
 """Fields of the recipe of which a resumed run may have more than it began with."""
 
 # What torch.load raises for a file that another program wrote, pickle's errors among them.
@@ -159,7 +159,7 @@ def write_checkpoint(run: Run, state: State) -> None:
 def read_checkpoint(run: Run) -> State | None:
     """The newest checkpoint of a run, its parts not looked at; None when it has none yet.
 
-    The run may have more steps, or more patience, than when the checkpoint was written.
+    The run may have more steps, patience or parts than when the checkpoint was written.
 
     Raises:
         RunError: it is damaged, or of another recipe than config.json.

@@ -1,7 +1,7 @@
 """The processes that train one run together: where they meet, what they share, what ends them all.
 
-Each has every weight and computes its rows of every batch; gradients are added up in one sum whose
-order is fixed, so that the same processes give the same bits. Lightning Fabric joins them, found by
+Each has every weight and computes its parts of every batch; what they come to is added up in one
+order, so that any number of processes gives the same bits. Lightning Fabric joins them, found by
 the environment of torchrun, of srun, or of our own `launch`. One process alone needs none of it.
 """
 
@@ -18,11 +18,13 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import pad
 
 from throughtime.environment import ProcessPlace, launched, of_torchrun
 from throughtime.errors import EndedElsewhere, OptionError, RunError, ThroughtimeError
 from throughtime.tasks.task import Batch
+from throughtime.train.step import add_halves, share_out
 
 distributed: Any = torch.distributed  # it exports little to type checkers
 
@@ -58,22 +60,48 @@ class World:
                 value = self._fabric.broadcast(value)
         return value  # type: ignore[return-value]
 
-    def add_up(self, loss: float, parameters: Sequence[nn.Parameter]) -> float:
-        """The sum of all processes' losses; in place, that of the gradients.
+    def add_up(self, parts: int, make: Callable[[int], Tensor], empty: Tensor) -> Tensor:
+        """The sum of what all parts of a batch come to, each made by one process.
 
-        A parameter without a gradient, as in a process that has no row of a batch, counts as zero.
+        Args:
+            parts: how many.
+            make: what one comes to, in this process, by its number.
+            empty: of the form of all of them, a row of numbers.
+
+        Returns:
+            The sum by halves, whose bits hang on the parts and not on the processes.
         """
+
+        def alone(few: range) -> Tensor | None:
+            return make(few[0]) if len(few) == 1 else None
+
         if self.size == 1:
-            return loss
-        parts = [p.grad.flatten() if p.grad is not None else p.new_zeros(p.numel())
-                 for p in parameters]  # fmt: skip
-        flat = torch.cat([*parts, parts[0].new_tensor([loss])])
+            return add_halves(range(parts), alone)
+        sums = share_out(range(parts), self.size)
+        own = [few for rank, few in sums if rank == self.rank]
+        made = [add_halves(few, alone) for few in reversed(own)]
         with self._told_when_lost():
-            flat = self._fabric.all_reduce(flat, reduce_op="sum")
-        *sums, whole = flat.split([*map(len, parts), 1])
-        for parameter, gradient in zip(parameters, sums, strict=True):
-            parameter.grad = gradient.view_as(parameter)
-        return float(whole)
+            return self._add_slices(sums, made[::-1], empty)
+
+    def _add_slices(
+        self, sums: Sequence[tuple[int, range]], made: Sequence[Tensor], empty: Tensor
+    ) -> Tensor:
+        """The whole sum: each process adds a slice of what all have made, and gives it to them."""
+        size, width = self.size, -(-len(empty) // self.size)
+        sent = empty.new_zeros(size, len(made), width)
+        for place, one in enumerate(made):
+            sent[:, place] = pad(one, (0, size * width - len(one))).view(size, width)
+        counts = [sum(rank == other for other, _ in sums) for rank in range(size)]
+        slices = empty.new_empty(len(sums), width)
+        distributed.all_to_all_single(
+            slices, sent.flatten(0, 1), output_split_sizes=counts,
+            input_split_sizes=[len(made)] * size,
+        )  # fmt: skip
+        found = dict(zip((few for _, few in sums), slices, strict=True))
+        added = add_halves(range(sums[-1][1][-1] + 1), found.get)
+        whole = empty.new_empty(size, width)
+        distributed.all_gather([*whole], added)
+        return whole.flatten()[: len(empty)]
 
     def agree(self, what: str, batches: Sequence[Batch], cure: str) -> None:
         """Compares what each process sees.

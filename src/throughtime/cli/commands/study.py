@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Fields that are axes of the grid, or that mean nothing to a memory task or to a study.
 _NO_FLAG = (
-    "task", "cell", "start", "length", "seed", "threads",
+    "task", "cell", "start", "length", "seed", "threads", "parts",
     "directions", "merge", "dropout", "smoothing", "patience", "checkpoint_every", "log_every",
 )  # fmt: skip
 _FIELDS = {f.name: f for f in fields(Recipe)}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from throughtime.train.world import World
 
 NUMBERS = (
-    ("processes", 1, "Processes on this machine that share the rows of every batch."),
+    ("processes", 1, "Processes on this machine that share the parts of every batch."),
     ("nodes", 1, "Machines; each runs the same command with its NODE_RANK (docs/scale.md)."),
     ("wait", 120, "Seconds to wait for all processes to come."),
 )
@@ -42,8 +42,8 @@ def register(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--resume", action="store_true",
-        help="Go on with the run in --out, or with the newest one; with a larger --steps, or "
-        "--patience, beyond what it began with.",
+        help="Go on with the run in --out, or with the newest one; with a larger --steps, "
+        "--patience or --parts, beyond what it began with.",
     )  # fmt: skip
     parser.add_argument(
         "--plots", choices=("png", "svg"), default="",
@@ -92,7 +92,7 @@ def _train(
         elif resume:
             show_training(go_on(kind, out, given), world, plots, watch)
         else:
-            with begin(kind, out, given) as run:
+            with begin(kind, out, given, world.size) as run:
                 show_training(run, world, plots, watch)
 
 

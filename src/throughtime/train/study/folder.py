@@ -20,7 +20,7 @@ from throughtime.train.run import read_json, write_whole
 from throughtime.train.study.grid import AXES
 from throughtime.train.study.learn import Outcome
 
-_FREE = (*AXES, "threads")
+_FREE = (*AXES, "threads", "parts")
 _BEGUN = {"study.json.draft"}  # what is left when it is killed in its first moment
 
 
@@ -29,7 +29,7 @@ class Folder:
 
     Args:
         path: where.
-        shared: the recipe of all runs; the axes of the grid and the threads do not count.
+        shared: the recipe of all runs; the axes of the grid, threads and parts do not count.
 
     Raises:
         RunError: something else is there, a study of other options, or it cannot be written.

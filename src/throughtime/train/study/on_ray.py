@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _TRIES = 3  # of a run whose worker dies
 _HELD = 4  # blocks of a file for each that is answered
-_FIRST, _WRONG = "__first__", "__wrong__"  # columns that go along
+_PLACE, _GIVEN, _WRONG = "__place__", "given", "__wrong__"  # columns that go along
 
 
 def over_ray(
@@ -68,13 +68,13 @@ def over_ray(
 
 
 def answer_over_ray(
-    folder: Path, blocks: Iterable[DataTable], jobs: int, address: str | None = None
+    folder: Path, blocks: Iterable[DataTable | list[str]], jobs: int, address: str | None = None
 ) -> Generator[pl.DataFrame, None, None]:
     """What a run's model says to each block, in their order; a few blocks are held at a time.
 
     Args:
         folder: of the run, which all machines of a Ray must see.
-        blocks: whole series each.
+        blocks: of a table whole series each; of a text the items that a user asks.
         jobs: blocks answered at the same time, one core each.
         address: as in `over_ray`.
 
@@ -87,8 +87,10 @@ def answer_over_ray(
         data = _data_of()
         waiting = iter(blocks)
         while few := list(islice(waiting, _HELD * jobs)):
-            parts = [ray.put(_as_arrow(table)) for table in few]
-            asked = {"folder": str(folder.resolve()), "name": few[0].name, "unit": few[0].unit}
+            parts = [ray.put(_as_arrow(block)) for block in few]
+            asked = {"folder": str(folder.resolve()), "name": "", "unit": ""}
+            if isinstance(few[0], DataTable):
+                asked |= {"name": few[0].name, "unit": few[0].unit}
             said = data.from_arrow_refs(parts).map_batches(
                 _answer, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs=asked
             )
@@ -115,10 +117,15 @@ def _data_of() -> Any:
     return ray.data
 
 
-def _as_arrow(table: DataTable) -> Any:
+def _as_arrow(block: DataTable | list[str]) -> Any:
     import polars as pl
 
-    return table.frame.with_columns(pl.lit(table.first).alias(_FIRST)).to_arrow()
+    if not isinstance(block, DataTable):
+        return pl.DataFrame({_GIVEN: block}).to_arrow()
+    rows = (
+        range(block.first, block.first + len(block.frame)) if block.lines is None else block.lines
+    )
+    return block.frame.with_columns(pl.Series(_PLACE, rows, pl.Int64)).to_arrow()
 
 
 def _answered(part: Any) -> pl.DataFrame:
@@ -141,9 +148,13 @@ def _answer(part: Any, folder: str, name: str, unit: str) -> Any:
     import polars as pl
 
     task, model = _opened(folder)
-    assert isinstance(task, TableTask)
     frame = pl.DataFrame(pl.from_arrow(part))
-    table = DataTable(frame.drop(_FIRST), name, "a block", int(frame[_FIRST][0]), unit)
+    if not name:
+        answers = task.answer(model, frame[_GIVEN].to_list())
+        return frame.with_columns(pl.Series("answer", answers, pl.String)).to_arrow()
+    assert isinstance(task, TableTask)
+    places = frame[_PLACE].to_list()
+    table = DataTable(frame.drop(_PLACE), name, "a block", unit=unit, lines=places)
     try:
         said, _ = task.predict(model, table)
     except DataError as error:
