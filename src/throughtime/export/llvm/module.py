@@ -10,7 +10,7 @@ from llvmlite import ir
 from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.values import I64, Num, at_most, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit
-from throughtime.export.llvm.sums import Constants, Steps, Sums, padded
+from throughtime.export.llvm.sums import Constants, Strides, Sums, padded
 from throughtime.export.llvm.targets import Target
 from throughtime.export.llvm.walks import Walks
 from throughtime.export.program import Lookup, Place, ProductPart, Program, Stage, leading
@@ -120,7 +120,7 @@ class Module:
         for i in range(whole, count):
             e.store(e.real(source + i * _BYTES), to + i * _BYTES)
 
-    def _product(self, operation: ProductPart, steps: Steps | None = None) -> None:
+    def _product(self, operation: ProductPart, steps: Strides | None = None) -> None:
         size, lanes = self.kind.size, self.target.lanes
         weights, scales = self.constants.packed([b.matrix for b in operation.blocks])
         starts, outs = list[Num | None](), list[Num]()
@@ -195,7 +195,7 @@ class Module:
         e = self._begin("products", ("x", "ahead", "count"))
         inputs = len(self.program.inputs) * _BYTES
         for operation in self._leading:
-            self._product(operation, Steps(e.given["count"], inputs, self._ahead * _BYTES))
+            self._product(operation, Strides(e.given["count"], inputs, self._ahead * _BYTES))
         e.done()
         return e
 

@@ -100,8 +100,8 @@ _STEPS = 4
 """Steps of a block that a tile of weights is multiplied by at once."""
 
 
-class Steps(NamedTuple):
-    """Steps one behind the other.
+class Strides(NamedTuple):
+    """Steps one behind the other, and how far apart they lie.
 
     Attributes:
         many: how many.
@@ -129,7 +129,7 @@ class Sums:
 
     def write(
         self, weights: Any, scales: Any, columns: int, source: Num, starts: list[Num | None],
-        outs: list[Num], steps: Steps | None = None,
+        outs: list[Num], steps: Strides | None = None,
     ) -> None:  # fmt: skip
         """All vectors of packed weights.
 
@@ -152,7 +152,7 @@ class Sums:
                 self._each_step(tile, source, outs, steps)
 
     def _each_step(
-        self, tile: Callable[..., None], source: Num, outs: list[Num], steps: Steps
+        self, tile: Callable[..., None], source: Num, outs: list[Num], steps: Strides
     ) -> None:
         """A tile of all steps: several at once, then those that are left."""
         whole = steps.many // _STEPS * _STEPS
