@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import throughtime
 from tests.compiled.calls import CELLS
 from throughtime import Recurrent
-from throughtime.cell.layout import fitting
+from throughtime.cell.layout import find_fitting_size
 from throughtime.errors import ThroughtimeError
 
 T, B, I, H = 9, 5, 3, 7
@@ -101,7 +101,7 @@ def rows() -> Iterator[tuple[str, str, Any]]:
                     torch.manual_seed(index)
                     what = f"{cell!r} {dtype} {option} {name}"
                     try:
-                        layer = Recurrent(cell, I, fitting(cell, H), dtype=dtype, **given)
+                        layer = Recurrent(cell, I, find_fitting_size(cell, H), dtype=dtype, **given)
                         values = call(layer, dtype, **dict(more))
                     except ThroughtimeError as error:
                         values = (torch.tensor(list(type(error).__name__.encode())),)
@@ -115,7 +115,7 @@ def large() -> Iterator[tuple[str, str, Any]]:
     """So much work that threads share it."""
     for index, cell in enumerate(CELLS):
         torch.manual_seed(index)
-        layer = Recurrent(cell, 33, fitting(cell, 70), bidirectional=True)
+        layer = Recurrent(cell, 33, find_fitting_size(cell, 70), bidirectional=True)
         x = torch.randn(40, 13, 33, requires_grad=True)
         widths = {n: cell.width(w, 70) for n, w in cell.inputs.items()}
         inputs = {n: torch.rand(40, 13, w) for n, w in widths.items()}
@@ -131,7 +131,7 @@ def streams() -> Iterator[tuple[str, str, Any]]:
             if cell.inputs:
                 continue
             torch.manual_seed(index)
-            size = fitting(cell, H)
+            size = find_fitting_size(cell, H)
             layer = Recurrent(cell, I, size, num_layers=2, dtype=dtype, return_state=False)
             stream, x = layer.stream(B), torch.randn(T, B, I, dtype=dtype)
             steps = [stream(v) for v in x]

@@ -1,4 +1,4 @@
-"""check(cell): the laws that every cell must obey, whoever computes it, over random sizes.
+"""check(cell): the laws that every cell must obey on every backend, over random sizes.
 
 A law takes `make(**forced) -> Recurrent`, which builds a float64 layer of the cell under test with
 random weights (and whatever options are tested), `forced` options winning. Cells that declare
@@ -20,7 +20,7 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.testing import assert_close
 
 from throughtime.backends import BACKENDS
-from throughtime.cell.layout import fitting
+from throughtime.cell.layout import find_fitting_size
 from throughtime.cells import Cell
 from throughtime.compiler.passes.unshare import why_not
 from throughtime.compiler.trace import trace
@@ -40,9 +40,9 @@ class Trial:
     x: Tensor
     inputs: dict[str, Tensor]
 
-    def run(self, layer: Recurrent, state: Any = None, **given: Any) -> Any:
+    def run(self, layer: Recurrent, state: Any = None, **options: Any) -> Any:
         """The layer's call."""
-        return layer(self.x, state, inputs=self.inputs or None, **given)
+        return layer(self.x, state, inputs=self.inputs or None, **options)
 
     def __getitem__(self, part: Any) -> Trial:
         """Some of the steps and rows."""
@@ -83,20 +83,20 @@ def check_gradients(layer: Recurrent, data: Trial) -> None:
     names = ["x", *data.inputs, *weights]
 
     def outputs(x: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
-        given = dict(zip(names[1:], values, strict=True))
-        inputs = {n: given.pop(n) for n in data.inputs}
-        y, state = torch.func.functional_call(layer, given, (x,), {"inputs": inputs or None})
-        # In fast mode gradcheck mixes up results when one of them, an old state that is only
-        # handed on, depends on nothing; so each depends on x, by nothing.
+        parameters = dict(zip(names[1:], values, strict=True))
+        inputs = {n: parameters.pop(n) for n in data.inputs}
+        y, state = torch.func.functional_call(layer, parameters, (x,), {"inputs": inputs or None})
+        # In fast mode gradcheck mixes up results when one of them, a state that is only handed on,
+        # depends on nothing; so zero times x is added to each.
         nothing = 0 * x.sum()
         return (y, *(v + nothing for part in state for v in part))
 
     try:
         torch.autograd.gradcheck(outputs, (*data.leaves(), *weights.values()), fast_mode=True)
     except GradcheckError as error:
-        said = str(error).strip().partition("\n\n")[0]  # behind it stand whole matrices
-        named = re.sub(r"input (\d+)", lambda found: names[int(found[1])], said)
-        raise AssertionError(named) from None
+        message = str(error).strip().partition("\n\n")[0]  # whole matrices follow
+        message = re.sub(r"input (\d+)", lambda match: names[int(match[1])], message)
+        raise AssertionError(message) from None
 
 
 Make = Callable[..., Recurrent]
@@ -118,7 +118,7 @@ def gradients_are_right(make: Make) -> None:
 
 
 def split_is_whole(make: Make) -> None:
-    """A sequence cut at any step, its state handed on, gives what the whole gives."""
+    """A sequence cut at any step, its state handed on, equals the whole."""
     layer = make(**WHOLE)
     data = trial(layer, 5, 3)
     y, state = data.run(layer)
@@ -130,7 +130,7 @@ def split_is_whole(make: Make) -> None:
 
 
 def step_is_whole(make: Make) -> None:
-    """Step by step gives the very bits of the whole sequence, on the reference."""
+    """Step by step equals the whole sequence bit by bit, on the reference."""
     layer = make(**WHOLE, backend="reference", return_state=False)
     for dtype in (torch.float32, torch.float64):
         layer = layer.to(dtype)
@@ -138,8 +138,8 @@ def step_is_whole(make: Make) -> None:
         stream = layer.stream(batch=3)
         parts = [data[t] for t in range(6)]
         steps = [stream(v.x, **({"inputs": v.inputs} if v.inputs else {})) for v in parts]
-        whole, found = data.run(layer), torch.stack(steps)
-        assert_close(found, whole, rtol=0, atol=0, msg=lambda text: f"step by step: {text}")
+        whole, outputs = data.run(layer), torch.stack(steps)
+        assert_close(outputs, whole, rtol=0, atol=0, msg=lambda text: f"step by step: {text}")
 
 
 def rows_are_independent(make: Make) -> None:
@@ -148,9 +148,9 @@ def rows_are_independent(make: Make) -> None:
     data = trial(layer, 4, 5)
     y, state = data.run(layer)
     for row in range(5):
-        alone, own = data[:, row : row + 1].run(layer)
+        alone, final = data[:, row : row + 1].run(layer)
         _same(alone[:, 0], y[:, row], f"outputs of row {row}")
-        for a, b in zip(own, state, strict=True):
+        for a, b in zip(final, state, strict=True):
             _same([v[:, 0] for v in a], [v[:, row] for v in b], f"state of row {row}")
 
 
@@ -158,10 +158,10 @@ def backward_is_flipped_forward(make: Make) -> None:
     """The backward direction equals: flip time, run forward, flip back."""
     both = make(bidirectional=True, merge="concat", hidden_size=3, num_layers=1, dilation=1)
     one = make(bidirectional=False, hidden_size=3, num_layers=1, dilation=1)
-    own = dict(both.named_parameters())
+    weights = dict(both.named_parameters())
     with torch.no_grad():
         for name, weight in one.named_parameters():
-            weight.copy_(own[f"{name}_reverse"])
+            weight.copy_(weights[f"{name}_reverse"])
     data = trial(both, 5, 3)
     y, state = data.run(both)
     flipped, last = data.map(lambda v: v.flip(0)).run(one)
@@ -173,15 +173,15 @@ def padded_is_packed_is_alone(make: Make) -> None:
     """A row in a ragged batch, padded or packed, length 0 included, equals that row alone."""
     layer = make()
     lengths = [3, 0, 5, 1]
-    # Nothing behind a row's end may be looked at.
+    # Nothing after a row's end may be read.
     data = trial(layer, 5, 4).filled((slice(3, None), 0), torch.nan)
     y, state = data.run(layer, lengths=lengths)
     for row, n in enumerate(lengths):
-        alone, own = data[:n, row : row + 1].run(layer)
+        alone, final = data[:n, row : row + 1].run(layer)
         _same(y[:n, row], alone[:, 0], f"outputs of row {row}")
         if y[n:, row].any():
-            raise AssertionError(f"outputs of row {row} behind its end must be zero")
-        for a, b in zip(own, state, strict=True):
+            raise AssertionError(f"outputs of row {row} after its end must be zero")
+        for a, b in zip(final, state, strict=True):
             _same([v[:, 0] for v in a], [v[:, row] for v in b], f"state of row {row}")
     if data.inputs:
         return  # a PackedSequence takes no direct inputs
@@ -193,7 +193,7 @@ def padded_is_packed_is_alone(make: Make) -> None:
 
 
 def padding_gets_no_gradient(make: Make) -> None:
-    """Steps behind a row's end get no gradient, and what lies there reaches none."""
+    """Steps after a row's end get no gradient, and their values reach none."""
     layer = make()
     data = trial(layer, 4, 2).filled((slice(2, None), 0), torch.inf)
     leaves = data.leaves()
@@ -203,7 +203,7 @@ def padding_gets_no_gradient(make: Make) -> None:
         if grad[2:, 0].any() or not grad.isfinite().all():
             raise AssertionError("padding must get a gradient of exactly zero")
     if not all(v.grad is None or v.grad.isfinite().all() for v in layer.parameters()):
-        raise AssertionError("what lies in the padding reached a gradient")
+        raise AssertionError("values in the padding reached a gradient")
 
 
 def reset_is_two_sequences(make: Make) -> None:
@@ -224,7 +224,7 @@ def reset_is_two_sequences(make: Make) -> None:
 
 
 def empty_is_legal(make: Make) -> None:
-    """No steps, no rows and rows of length 0 give what they should: their starting state."""
+    """No steps, no rows and rows of length 0 return their starting state."""
     layer = make()
     start = layer.initial_state(3)
     y, state = trial(layer, 0, 3).run(layer)
@@ -237,7 +237,7 @@ def empty_is_legal(make: Make) -> None:
 
 
 def past_does_not_see_future(make: Make) -> None:
-    """In one direction, y_t depends on x only up to t, and through the state."""
+    """In one direction, y_t depends on x only up to t."""
     layer = make(bidirectional=False)
     data = trial(layer, 5, 2)
     changed = data.map(lambda v: torch.cat((v[:3], v[3:] + 1)))
@@ -245,7 +245,7 @@ def past_does_not_see_future(make: Make) -> None:
 
 
 def backends_agree(make: Make) -> None:
-    """Value and every gradient of each backend that takes the cell equal the reference's."""
+    """The value and every gradient of each backend that takes the cell equal the reference's."""
     expected = None
     for name in ("reference", *(n for n in BACKENDS if n != "reference")):
         layer = make(backend=name)
@@ -258,12 +258,12 @@ def backends_agree(make: Make) -> None:
             continue
         results = [y, *(v for part in state for v in part)]
         weights = [torch.randn_like(v) for v in results]
-        # A state that is only handed on has a gradient, which is zero, from some backends alone.
+        # Some backends give a state that is only handed on a gradient of zero, others none.
         reached = [(v, w) for v, w in zip(results, weights, strict=True) if v.requires_grad]
         ends, d = zip(*reached, strict=True)
-        found = torch.autograd.grad(ends, leaves, d, materialize_grads=True)
-        expected = (results, found) if expected is None else expected
-        _same((results, found), expected, f"backend {name}")
+        gradients = torch.autograd.grad(ends, leaves, d, materialize_grads=True)
+        expected = (results, gradients) if expected is None else expected
+        _same((results, gradients), expected, f"backend {name}")
 
 
 LAWS: Final[dict[str, Callable[[Make], None]]] = {
@@ -278,14 +278,14 @@ LAWS: Final[dict[str, Callable[[Make], None]]] = {
 
 @dataclass(frozen=True)
 class Checked:
-    """What `check` found.
+    """The result of `check`.
 
     Attributes:
         cell: the cell.
         laws: the laws that held.
         uncompiled: operations without a rule, with their lines; they keep the cell on the
             reference.
-        skipped: parts of the laws that the cell has no use for.
+        skipped: parts of the laws that do not apply to the cell.
     """
 
     cell: Cell
@@ -303,7 +303,7 @@ class Checked:
 FIXED: Final = {
     "batch_first": False, "return_state": True, "backend": "auto", "device": None, "dtype": None,
 }  # fmt: skip
-"""Options that change no equation; the laws set them, or count on them."""
+"""Options that change no equation; the laws set them or rely on their defaults."""
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -316,16 +316,18 @@ def _check_options(options: dict[str, Any]) -> None:
 
 
 def maker(cell: Cell, seed: int, **options: Any) -> Callable[..., Recurrent]:
-    """How the laws build their layers: random odd sizes that fit, random weights, float64."""
+    """The laws' `make`: layers of random sizes that fit, with random weights, in float64."""
 
     def make(**forced: Any) -> Recurrent:
         torch.manual_seed(seed)
         sizes = torch.randint(1, 6, (2,)).tolist()
-        given = {"hidden_size": sizes[1], "dtype": torch.float64, **options, **forced}
-        asked = given.pop("hidden_size")
-        several = isinstance(asked, list | tuple)
-        sizes_of = [fitting(cell, h) for h in (asked if several else [asked])]
-        layer = Recurrent(cell, sizes[0], sizes_of if several else sizes_of[0], **given)
+        arguments = {"hidden_size": sizes[1], "dtype": torch.float64, **options, **forced}
+        H = arguments.pop("hidden_size")
+        if isinstance(H, list | tuple):
+            H = [find_fitting_size(cell, h) for h in H]
+        else:
+            H = find_fitting_size(cell, H)
+        layer = Recurrent(cell, sizes[0], H, **arguments)
         with torch.no_grad():
             for weight in layer.parameters():
                 weight.add_(torch.randn_like(weight), alpha=0.3)
@@ -335,28 +337,28 @@ def maker(cell: Cell, seed: int, **options: Any) -> Callable[..., Recurrent]:
 
 
 def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
-    """Hold a cell against every law, by gradcheck and on every backend that takes it.
+    """Check every law on a cell, by gradcheck and on every backend that takes it.
 
     A cell that declares `inputs` is given random ones, from 0.1 to 1.
 
     Args:
         cell: an instance of a `Cell`, of this package or your own.
-        seed: where the random sizes, weights and inputs come from.
-        options: of `Recurrent`, to hold the laws with them: those that change what is computed.
+        seed: of the random sizes, weights and inputs.
+        options: of `Recurrent` that change what is computed; the laws are checked with them.
 
     Returns:
         What was checked.
 
     Raises:
         OptionError: an option that a layer does not take, or that changes no equation.
-        CellError: this is no cell, or its equations cannot be taken; names the line.
-        LawError: laws that do not hold, each with its number.
+        CellError: this is no cell, or its equations cannot be traced; gives the line.
+        LawError: the laws that do not hold, each with its difference.
     """
     _check_options(options)
     trace(cell)  # refuses what is no cell
-    why = why_not(cell, fitting(cell, 4))
-    unsupported = () if why is None else (why,)
-    held, broken = [], []
+    reason = why_not(cell, find_fitting_size(cell, 4))
+    unsupported = () if reason is None else (reason,)
+    laws, broken = [], []
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
         for name, law in LAWS.items():
@@ -366,9 +368,9 @@ def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
             except (AssertionError, RuntimeError) as error:
                 broken.append(f"{name} ({(law.__doc__ or '').strip()}): {error}")
             else:
-                held.append(name)
+                laws.append(name)
     if broken:
         raise LawError(f"{cell!r} breaks {len(broken)} of {len(LAWS)} laws:\n" + "\n".join(broken))
     uncompiled = tuple(f"{what}: {line}" for what, line in unsupported)
     skipped = ("packed, since a PackedSequence takes no direct inputs",)
-    return Checked(cell, tuple(held), uncompiled, skipped if cell.layout.inputs else ())
+    return Checked(cell, tuple(laws), uncompiled, skipped if cell.layout.inputs else ())

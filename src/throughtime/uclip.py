@@ -1,4 +1,4 @@
-"""U-Clip: what clipping cuts off a gradient is carried over to the next step, not lost."""
+"""U-Clip: what clipping cuts off a gradient is carried over to the next step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kind = Literal["norm", "value"]
 
 
 class UClip(Optimizer):
-    """Any optimizer, its gradients clipped, and what was cut off carried over.
+    """An optimizer whose gradients are clipped and what was cut off carried over.
 
         u_t = clip(g_t + b_t)
         b_{t+1} = g_t + b_t - u_t
@@ -28,12 +28,12 @@ class UClip(Optimizer):
     clipping loses a share of every large gradient. The carry stays bounded while the threshold
     is above the size of the *mean* gradient; below it the carry grows, and no threshold helps.
 
-    It is used in the optimizer's place: `step`, `zero_grad`, `param_groups`, learning-rate
-    schedules and checkpoints are the optimizer's own; the carries are saved with its state.
+    It replaces the optimizer: `step`, `zero_grad`, `param_groups`, learning-rate schedules and
+    checkpoints are those of the optimizer; the carries are saved with its state.
 
     An infinite number of a gradient is clipped as a very large one would be: to c with "value";
-    with "norm" all infinite ones share c and every other number waits in its carry. NaN stays NaN,
-    so that it is seen, and counts for nothing in the norm. Neither changes the carry of its place.
+    with "norm" all infinite ones share c and every other number waits in its carry. NaN stays NaN
+    and does not count in the norm. Neither changes the carry at its place.
 
     Args:
         optimizer: the optimizer that takes the steps.
@@ -44,7 +44,7 @@ class UClip(Optimizer):
         optimizer: the optimizer inside.
 
     Raises:
-        TypeError: `optimizer` is none.
+        TypeError: `optimizer` is no optimizer.
         OptionError: the threshold or the kind is outside its rule, or a gradient is sparse.
 
     Source: Elesedy and Hutter, U-Clip: On-Average Unbiased Stochastic Gradient Clipping (2023).
@@ -72,7 +72,7 @@ class UClip(Optimizer):
         self.defaults = self.optimizer.defaults
 
     def carry(self, parameter: Tensor) -> Tensor:
-        """b of a parameter, in its shape: what was cut off so far and not yet given back."""
+        """b of a parameter, in its shape: what was cut off so far and not yet added back."""
         return self._carries.get(parameter, torch.zeros_like(parameter)).detach()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -89,15 +89,15 @@ class UClip(Optimizer):
     @torch.no_grad()
     def _clip(self) -> None:
         """The gradients g in place become u."""
-        held = [p for p in self._parameters() if p.grad is not None]
-        gradients = [p.grad for p in held if p.grad is not None]
+        parameters = [p for p in self._parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         if any(g.is_sparse for g in gradients):
             raise OptionError("UClip takes dense gradients; build the embedding with sparse=False")
         sums = [g + self._carries[p] if p in self._carries else g.clone()
-                for p, g in zip(held, gradients, strict=True)]  # fmt: skip
+                for p, g in zip(parameters, gradients, strict=True)]  # fmt: skip
         largest = max((float(s.abs().max()) for s in sums if s.numel()), default=0.0)
         clipped = self._clipped(sums, largest)
-        for p, g, s, u in zip(held, gradients, sums, clipped, strict=True):
+        for p, g, s, u in zip(parameters, gradients, sums, clipped, strict=True):
             g.copy_(u)
             if math.isfinite(largest):
                 self._carries[p] = s - g
@@ -123,7 +123,7 @@ class UClip(Optimizer):
         return [s * scale for s in sums]
 
     def _scale(self, sums: list[Tensor], largest: float) -> float:
-        """min(1, c / norm of all); the squares of a norm in float32 overflow, so not by them."""
+        """min(1, c / norm of all); divided by the largest first, since squares overflow float32."""
         if largest == 0:
             return 1.0
         norm = largest * float(get_total_norm([s / largest for s in sums]))
@@ -138,32 +138,32 @@ class UClip(Optimizer):
         self.optimizer.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Hand a group to the optimizer; one that it has already is left as it is."""
-        if not any(param_group is held for held in self.optimizer.param_groups):
+        """Add a group to the optimizer, unless it has it already."""
+        if not any(param_group is group for group in self.optimizer.param_groups):
             self.optimizer.add_param_group(param_group)
             self._share()
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's, with each parameter's carry as `carry` in its state."""
-        found = self.optimizer.state_dict()
-        state = {n: dict(v) for n, v in found["state"].items()}
+        """The optimizer's state, with each parameter's carry as `carry`."""
+        checkpoint = self.optimizer.state_dict()
+        state = {n: dict(v) for n, v in checkpoint["state"].items()}
         for number, p in enumerate(self._parameters()):
             if p in self._carries:
                 state.setdefault(number, {})["carry"] = self._carries[p]
-        return {**found, "state": state}
+        return {**checkpoint, "state": state}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What `state_dict` gave, or the optimizer's alone: then the carries start at zero."""
-        kept = {n: {k: v for k, v in values.items() if k != "carry"}
-                for n, values in state_dict["state"].items()}  # fmt: skip
+        """Load a `state_dict`; one of the optimizer alone sets the carries to zero."""
+        state = {n: {k: v for k, v in values.items() if k != "carry"}
+                 for n, values in state_dict["state"].items()}  # fmt: skip
         self.optimizer.load_state_dict(
-            {**state_dict, "state": {n: v for n, v in kept.items() if v}}
+            {**state_dict, "state": {n: v for n, v in state.items() if v}}
         )
-        found = {n: v["carry"] for n, v in state_dict["state"].items() if "carry" in v}
-        self._carries = {p: found[n].to(p, copy=True)
-                         for n, p in enumerate(self._parameters()) if n in found}  # fmt: skip
+        carries = {n: v["carry"] for n, v in state_dict["state"].items() if "carry" in v}
+        self._carries = {p: carries[n].to(p, copy=True)
+                         for n, p in enumerate(self._parameters()) if n in carries}  # fmt: skip
         self._share()
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("optimizer", "threshold", "kind", "_carries")
-        return {**super().__getstate__(), **{n: getattr(self, n) for n in own}}
+        names = ("optimizer", "threshold", "kind", "_carries")
+        return {**super().__getstate__(), **{n: getattr(self, n) for n in names}}

@@ -44,13 +44,13 @@ def _local_class() -> Cell:
 ELSEWHERE = """
 import sys
 from tests.cells.test_registry import MADE
-from throughtime.cell.registry import registered
+from throughtime.cell.registry import find_cell
 from throughtime.errors import CellError
 
 made = [make() for make in MADE]
 for key in sys.argv[1:]:
     try:
-        print(made.index(registered(key)))
+        print(made.index(find_cell(key)))
     except CellError:
         print("none")
 """

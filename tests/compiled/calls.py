@@ -20,7 +20,7 @@ from tests.compiled.uneven import UNEVEN
 from throughtime import Cell
 from throughtime.backends import cpu, reference
 from throughtime.backends.call import Call, Result
-from throughtime.cell.layout import fitting, parameter_shapes
+from throughtime.cell.layout import find_fitting_size, parameter_shapes
 from throughtime.compiler.plan import make_plan, why_unplanned
 from throughtime.scan import scan
 from throughtime.scan.flatten import flatten, unflatten
@@ -90,7 +90,7 @@ def random_call(
 
     A cell with heads gets the next H that they divide.
     """
-    sizes = sizes._replace(H=fitting(cell, sizes.H))
+    sizes = sizes._replace(H=find_fitting_size(cell, sizes.H))
     T, B, I, H, D = sizes
     asked = FORMS[form]
 

@@ -15,7 +15,7 @@ from tests.compiled.calls import CELLS, FLOATS, FORMS, Sizes, assert_near, check
 from tests.compiled.equations import Program, programs
 from throughtime import Cell, Recurrent
 from throughtime.backends import cpu
-from throughtime.cell.layout import fitting
+from throughtime.cell.layout import find_fitting_size
 
 sizes = st.builds(
     Sizes, st.integers(0, 6), st.integers(0, 9), st.integers(0, 19), st.integers(1, 40),
@@ -59,7 +59,7 @@ def _layers_agree(
 ) -> None:
     torch.manual_seed(seed)
     T, B, I, H, _ = size
-    H = fitting(cell, H)
+    H = find_fitting_size(cell, H)
     if chosen["residual"]:
         note("a residual is added where widths agree")
         I = H

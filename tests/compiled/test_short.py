@@ -54,7 +54,7 @@ def only_short() -> Iterator[None]:
         raise AssertionError("went the long way")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DropIn, "_checked", fail)
+        patch.setattr(DropIn, "_check_call", fail)
         yield
 
 

@@ -16,7 +16,7 @@ from tests.export.test_c import MODELS
 from throughtime import LSTM, Cell, Gate, Readout, Recurrent, cells
 from throughtime.errors import DataError, OptionError
 from throughtime.export import from_onnx, to_onnx
-from throughtime.layers.stream.model import frozen
+from throughtime.layers.stream.model import copy_frozen
 
 onnx = pytest.importorskip("onnx", reason="no onnx here; pip install 'throughtime[export]'")
 
@@ -104,7 +104,7 @@ def test_plain_stacks_of_all_that_may_stand_in_them(name: str, tmp_path: Path) -
     for T, B in SIZES:
         whole = first.type == "tensor(int64)"
         x = torch.randint(10, (T, B)) if whole else torch.randn(T, B, first.shape[-1])
-        near(run.run(None, {"x": x.numpy()})[0], through(frozen(model), x))
+        near(run.run(None, {"x": x.numpy()})[0], through(copy_frozen(model), x))
 
 
 @pytest.mark.parametrize("cell", [cells.LSTM(), cells.LSTMPeephole(), cells.GRU()], ids=repr)

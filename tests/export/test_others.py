@@ -20,7 +20,7 @@ from throughtime import GRU, LSTM, Gate, Readout, Recurrent, cells, from_torch
 from throughtime.cli import main
 from throughtime.errors import DataError, OptionError
 from throughtime.export import from_flax, from_keras, from_safetensors, to_flax, to_keras
-from throughtime.layers.stream.model import frozen
+from throughtime.layers.stream.model import copy_frozen
 
 h5py = pytest.importorskip("h5py", reason="no h5py here; pip install 'throughtime[export]'")
 msgpack = pytest.importorskip("msgpack", reason="no msgpack; pip install 'throughtime[export]'")
@@ -405,4 +405,4 @@ def test_torchs_own_layers_are_written_too(tmp_path: Path) -> None:
     layer = nn.LSTM(2, 3, batch_first=True)
     (again,) = from_keras(to_keras(layer, tmp_path / "net.keras")).values()
     x = torch.randn(2, 4, 2)
-    close(again(x)[0], frozen(from_torch(layer))(x)[0])
+    close(again(x)[0], copy_frozen(from_torch(layer))(x)[0])

@@ -14,7 +14,7 @@ from tests.layers.plain import agree, build, gru, kept, lstm, plain, random, wei
 from tests.layers.test_options import KINDS
 from throughtime import Recurrent, cells
 from throughtime.errors import OptionError
-from throughtime.layers.options import Options, zoneout_masks
+from throughtime.layers.options import Options, draw_zoneout_masks
 
 RAGGED = [4, 0, 5, 2]
 
@@ -116,7 +116,7 @@ def test_zoneout_has_its_share_in_every_precision(dtype: torch.dtype) -> None:
     """Within four standard deviations; eight bits of a number could not tell 0.003 from 0.004."""
     torch.manual_seed(3)
     x, cell, options = torch.zeros(1, dtype=dtype), cells.GRU(), Options(zoneout=0.003)
-    found = zoneout_masks(x, cell, [(1, 1000, 1000, 1)], options, training=True)
+    found = draw_zoneout_masks(x, cell, [(1, 1000, 1000, 1)], options, training=True)
     assert found is not None and found[0].dtype == torch.int16
     assert set(found[0].unique().tolist()) == {0, 1}
     count = found[0].double().sum().item()

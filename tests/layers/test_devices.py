@@ -17,7 +17,7 @@ import throughtime
 from tests.cells.table import CELLS
 from tests.house.source import fresh
 from throughtime import Cell, Recurrent
-from throughtime.cell.layout import fitting
+from throughtime.cell.layout import find_fitting_size
 
 LOOKED_AT = "it computes on the processor, and the input is on"
 
@@ -43,7 +43,7 @@ def test_torchs_kernels_take_the_drop_ins(kind: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
 def test_the_reference_takes_every_cell(cell: Cell) -> None:
-    size, found = fitting(cell, 4), []
+    size, found = find_fitting_size(cell, 4), []
     for device in ("cpu", "meta"):
         layer = Recurrent(cell, 3, size, bidirectional=True, device=device)
         x = torch.zeros(5, 2, 3, device=device, requires_grad=True)

@@ -85,9 +85,9 @@ class Scale(torch.nn.Module):
         (None, r"merge must be .* got None"),
         (lambda f: f, r"merge must take two tensors \(\.\.\., 4\), .* it raised TypeError"),
         (lambda f, b: f @ b, r"merge must take two tensors .* it raised RuntimeError"),
-        (lambda f, b: 1.0, r"merge must give \(\.\.\., width\) .* it gave float"),
-        (lambda f, b: (f + b).sum(), r"from \(2, 3, 4\) it gave \(\)"),
-        (lambda f, b: torch.stack((f, b)), r"it gave \(2, 2, 3, 4\)"),
+        (lambda f, b: 1.0, r"merge must return \(\.\.\., width\) .* it returned float"),
+        (lambda f, b: (f + b).sum(), r"for \(2, 3, 4\) it returned \(\)"),
+        (lambda f, b: torch.stack((f, b)), r"it returned \(2, 2, 3, 4\)"),
         (Scale(), r"merge must be a function without tensors of its own, .* got Scale; use merge="),
     ],
 )

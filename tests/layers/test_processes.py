@@ -141,12 +141,12 @@ def test_many_calls_of_changing_shapes_keep_no_objects() -> None:
     call = caller()
     for i in range(80):
         call(i)
-    held, living, meant = tensors(), len(registry._LIVING), len(registry._MEANT)
+    held, living, meant = tensors(), len(registry._LIVING), len(registry._DEFINITIONS)
     for i in range(200):
         call(i)
     assert tensors() <= held
     assert len(registry._LIVING) <= living
-    assert len(registry._MEANT) <= meant
+    assert len(registry._DEFINITIONS) <= meant
 
 
 def growths(*kept: int) -> list[int]:

@@ -189,5 +189,5 @@ def test_starts_that_do_not_fit(layer: Any) -> None:
 
 def test_norms_do_not_go_with_starts() -> None:
     layer, x = Recurrent(cells.GRU(), 3, 4), torch.randn(5, 3, 3)
-    with pytest.raises(OptionError, match="with no starts; .* on the right in place of giving st"):
+    with pytest.raises(OptionError, match="with no starts; .* on the right instead of giving st"):
         layer(x, starts=[0, 1, 2], gradient_norms=[torch.zeros(5, 3, 1, 1)])

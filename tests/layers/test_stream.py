@@ -185,7 +185,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "two layouts": (lambda: nn.Sequential(build(cells.GRU(), 3, 4, batch_first=True),
                                           build(cells.GRU(), 4, 4)), "must agree on batch_first"),
     "one layer twice": (lambda: nn.Sequential(*[build(cells.GRU(), 3, 3)] * 2),
-                        "a layer stands in the model twice, .* use a copy.deepcopy of it"),
+                        "a layer is in the model twice, .* use a copy.deepcopy of it"),
     "torch's layer": (lambda: nn.Sequential(build(cells.GRU(), 3, 3), nn.LSTM(3, 3)),
                       r"1 is a torch.nn LSTM, .* from zero .*throughtime.from_torch\(model\)"),
     "torch's layer alone": (lambda: nn.GRU(3, 3), "the model is a torch.nn GRU, which would start"),

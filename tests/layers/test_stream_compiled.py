@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.compiled.calls import CELLS
 from throughtime import GRU, LSTM, Cell, Readout, Recurrent, Stream, cells
-from throughtime.cell.layout import fitting
+from throughtime.cell.layout import find_fitting_size
 from throughtime.compiler.llvm import arguments
 from throughtime.compiler.llvm.sizes import OPERATION
 from throughtime.errors import OptionError, ShapeError
@@ -29,7 +29,10 @@ def steps(stream: Stream, x: Any) -> Tensor:
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
 def test_bits_of_the_whole_sequence_on_compiled_code(cell: Cell, dtype: torch.dtype) -> None:
     for width, rows in ((1, 1), (16, 1), (33, 1), (40, 2), (7, 13)):
-        width, wider = fitting(cell, width), fitting(cell, width + (not cell.layout.inputs))
+        width, wider = (
+            find_fitting_size(cell, width),
+            find_fitting_size(cell, width + (not cell.layout.inputs)),
+        )
         layer = Recurrent(
             cell, 3, [width, wider], return_state=False, dtype=dtype,
             learn_initial=True, backend="cpu", zoneout=0.2 if width % 2 else 0.0,

@@ -89,7 +89,7 @@ LAYER_BY_LAYER: dict[str, tuple[Any, str]] = {
     "a parameter": (lambda m, x: m.second(m.first(x)[0])[0] * m.scale, "holds scale"),
     "a branch": (lambda m, x: m.second(m.first(x)[0])[0] if x.sum() < 1e9 else x, "be followed"),
     "a state": (lambda m, x: m.second(m.first(x)[0])[1].relu(), "from a layer's state"),
-    "an index": (lambda m, x: m.second(m.first(x)[0])[0][..., :2], "indexes what a part gives"),
+    "an index": (lambda m, x: m.second(m.first(x)[0])[0][..., :2], "indexes a part's output"),
     "two tensors": (lambda m, x: (m.second(m.first(x)[0])[0], x), "more than one tensor"),
     "in place": (reused, "forward does more than call its parts"),
 }  # fmt: skip

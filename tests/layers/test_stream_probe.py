@@ -1,4 +1,4 @@
-"""Models with a part that looks over time: refused by name, whoever gives what."""
+"""Models with a part that computes across steps: refused by name, whoever gives what."""
 
 from __future__ import annotations
 
@@ -33,27 +33,28 @@ def attended(self: Own, y: Tensor) -> Tensor:
     return self.out(self.part(y, y, y)[0])
 
 
+_ACROSS = "^the forward of Own computes across steps"
 OVER_TIME: dict[str, tuple[Any, str]] = {
     "convolution": (lambda: Own(convolved, True, nn.Conv1d(8, 8, 3, padding=1)),
-                    "^part, a Conv1d, looks over time"),
+                    "^part, a Conv1d, computes across steps"),
     "dilated": (lambda: Own(convolved, True, nn.Conv1d(8, 8, 3, padding=16, dilation=16)),
-                "^part, a Conv1d, looks over time"),
-    "pooling": (lambda: Own(convolved, True, nn.AvgPool1d(3, 1, 1)), "^part, a AvgPool1d, looks"),
+                "^part, a Conv1d, computes across steps"),
+    "pooling": (lambda: Own(convolved, True, nn.AvgPool1d(3, 1, 1)), "^part, a AvgPool1d, compu"),
     "attention": (lambda: Own(attended, False, nn.MultiheadAttention(8, 2)),
-                  "^part, a MultiheadAttention, looks over time"),
-    "sum": (lambda: Own(lambda m, y: m.out(y.cumsum(0))), "^the forward of Own looks over time"),
-    "mean": (lambda: Own(lambda m, y: m.out(y).mean(0)), "^the forward of Own looks over time"),
+                  "^part, a MultiheadAttention, computes across steps"),
+    "sum": (lambda: Own(lambda m, y: m.out(y.cumsum(0))), _ACROSS),
+    "mean": (lambda: Own(lambda m, y: m.out(y).mean(0)), _ACROSS),
     "norm": (lambda: Own(lambda m, y: m.out(y - y.mean(1, keepdim=True)), True),
-             "^the forward of Own looks over time"),
+             _ACROSS),
     "instance norm": (lambda: Own(convolved, True, nn.InstanceNorm1d(8)),
-                      "^part, a InstanceNorm1d, (takes whole sequences|looks over time)"),
+                      "^part, a InstanceNorm1d, (takes whole sequences|computes across steps)"),
     "shift": (lambda: Own(lambda m, y: m.out(torch.cat([torch.zeros_like(y[:1]), y[:-1]]))),
-              "^the forward of Own looks over time"),
+              _ACROSS),
     "softmax": (lambda: nn.Sequential(Recurrent(cells.GRU(), 5, 8, return_state=False),
-                                      nn.Softmax(0)), "^1, a Softmax, looks over time"),
+                                      nn.Softmax(0)), "^1, a Softmax, computes across steps"),
     "in a mapping": (lambda: Own(lambda m, y: {"a": m.out(y), "b": y.cumsum(0)}),
-                     "^the forward of Own looks over time"),
-    "in a list": (lambda: Own(lambda m, y: [m.out(y), y.flip(0)]), "^the forward of Own looks"),
+                     _ACROSS),
+    "in a list": (lambda: Own(lambda m, y: [m.out(y), y.flip(0)]), "^the forward of Own computes"),
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def test_what_looks_over_time_is_refused_by_name(kind: str) -> None:
     make, text = OVER_TIME[kind]
     model = make()
     before = torch.random.get_rng_state()
-    with pytest.raises(OptionError, match=text + ".* look at each step alone"):
+    with pytest.raises(OptionError, match=text + ".* compute each step alone"):
         Stream(model, 2)
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -83,10 +84,10 @@ class Pairs(nn.Module):
 def test_what_only_the_first_step_tells_is_refused_then() -> None:
     stream = Stream(Pairs(True), 2)
     before = stream.state
-    with pytest.raises(OptionError, match="the forward of Pairs looks over time"):
+    with pytest.raises(OptionError, match="the forward of Pairs computes across steps"):
         stream(torch.randn(2, 10))
     torch.testing.assert_close(stream.state, before, rtol=0, atol=0)
-    with pytest.raises(OptionError, match="the forward of Pairs looks over time"):
+    with pytest.raises(OptionError, match="the forward of Pairs computes across steps"):
         stream(torch.randn(2, 10))
     model, x = Pairs(False), torch.randn(4, 2, 10)
     stream = Stream(model, 2)

@@ -1,1 +1,1 @@
-"""What a cell is: its contract, its layout, and where a living one is found."""
+"""What a cell is: its contract, its layout, and the registry of living cells."""

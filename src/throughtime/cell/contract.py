@@ -1,4 +1,4 @@
-"""What a cell is: the equations of one step, and what they need declared."""
+"""What a cell is: the equations of one step, and the declarations they need."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, nn
 
-from throughtime.cell.layout import Layout, first_layout, layout_of_size
+from throughtime.cell.layout import Layout, find_first_layout, find_layer_layout
 from throughtime.cell.layout import Names as Names
 from throughtime.cell.layout import check_new_state as check_new_state
 from throughtime.cell.outside import read_outside
-from throughtime.cell.registry import interned
+from throughtime.cell.registry import intern_cell
 from throughtime.errors import CellError
 
 _MAPPINGS: Final = {
@@ -58,7 +58,7 @@ def check_declarations(cell: Cell) -> None:
 
 
 def _check_mappings(cell: Cell) -> None:
-    """What has a value for each name is a dictionary."""
+    """Attributes that map names to values are dictionaries."""
     for attribute, like in _MAPPINGS.items():
         value = getattr(cell, attribute)
         if not isinstance(value, Mapping):
@@ -69,15 +69,19 @@ def _check_mappings(cell: Cell) -> None:
 
 
 def _check_held(cell: Cell) -> None:
-    """A cell holds numbers and functions: a weight in it would be no parameter of any layer."""
-    kinds = type(cell).__mro__
-    own = [vars(kind) for kind in reversed(kinds) if not kind.__module__.startswith("throughtime.")]
-    for attribute, value in (item for group in (*own, vars(cell)) for item in group.items()):
-        for held in _inside(value):
-            if _has_weights(held):
+    """A cell holds no weights: no layer would have them as parameters."""
+    classes = type(cell).__mro__
+    attributes = [
+        vars(parent)
+        for parent in reversed(classes)
+        if not parent.__module__.startswith("throughtime.")
+    ]
+    for attribute, value in (item for group in (*attributes, vars(cell)) for item in group.items()):
+        for member in _inside(value):
+            if _has_weights(member):
                 raise CellError(
                     f"{type(cell).__name__}.{attribute} must hold no weights, which no layer would "
-                    f"train, move or save, got {type(held).__qualname__}; declare them "
+                    f"train, move or save, got {type(member).__qualname__}; declare them "
                     f"instead: gates (W and U), products (matrices) and vectors"
                 )
 
@@ -94,7 +98,7 @@ def _inside(value: Any) -> Iterator[Any]:
 
 
 def _check_arguments(cell: Cell) -> None:
-    """What a cell was built with cannot change afterwards, since the cell is known by it."""
+    """Arguments are immutable, since equal arguments mean equal cells."""
     for name, value in cell.arguments.items():
         for v in _members(value):
             if hasattr(v, "__setitem__") or isinstance(v, MutableSet):
@@ -196,7 +200,7 @@ def activation_function(activation: str | Callable[[Tensor], Tensor]) -> Callabl
 
 
 class _CellType(ABCMeta):
-    """Keeps the arguments of a cell, freezes it, and gives one object for equal cells."""
+    """Stores the arguments of a cell, freezes it, and returns one object for equal cells."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         cell = super().__call__(*args, **kwargs)
@@ -204,7 +208,7 @@ class _CellType(ABCMeta):
         check_declarations(cell)
         object.__setattr__(cell, "outside", read_outside(cell))
         object.__setattr__(cell, "_frozen", True)
-        return interned(cell)
+        return intern_cell(cell)
 
 
 def _arguments(
@@ -239,7 +243,7 @@ class Cell(ABC, metaclass=_CellType):
         products: name -> (to, from), widths of a matrix without input part or bias,
             used as `U.name @ v`.
         blocks: product -> n, a number or the name of a number of the cell: its matrix is
-            block-diagonal, n matrices that each multiply their own part of v (heads of their own).
+            block-diagonal, n matrices (heads) that each multiply one part of v.
         inputs: name -> width of an input given at every step and not multiplied by W, read as
             `a.name`: 1 for one number a row, which goes with units of hidden_size; "hidden_size";
             or any other, to meet a state so wide or as `U.product @ a.name`.
@@ -248,10 +252,10 @@ class Cell(ABC, metaclass=_CellType):
         writes: likewise for a gate that lets new values in: 1 where it is open.
         torch_equivalent: the mode of torch's own kernel that computes the same, if there is one.
         arguments: what the cell was built with.
-        outside: names and values of what `step` reads beside its arguments, such as attributes of
+        outside: names and values of what `step` reads besides its arguments, such as attributes of
             the class and globals, as they were when the cell was built: compiled code has those
             numbers, and a cell built after a change is another cell.
-        key: the cell in words, unlike that of any other cell of this process.
+        key: the cell in words, unique in this process.
     """
 
     gates: tuple[str, ...]
@@ -294,7 +298,7 @@ class Cell(ABC, metaclass=_CellType):
         return (hidden_size,) * len(self.state)
 
     def width(self, width: Width, hidden_size: int) -> int:
-        """The number behind a declared width."""
+        """The number that a declared width stands for."""
         if isinstance(width, int):
             return width
         if width == "hidden_size":
@@ -305,32 +309,32 @@ class Cell(ABC, metaclass=_CellType):
         return int(getattr(self, width))
 
     def blocks_of(self, product: str) -> int:
-        """How many blocks the matrix of a product has on its diagonal; 1 is a full one."""
+        """How many blocks the matrix of a product has on its diagonal; 1 for a full matrix."""
         return self.width(self.blocks.get(product, 1), 1)
 
     @cached_property
     def layout(self) -> Layout:
-        """What `step` touches, found by a dry run: a layer's own, or at a size that fits."""
-        return next(iter(self._layouts.values()), None) or first_layout(self)
+        """What `step` reads, by a dry run at a layer's size, or at any size that fits."""
+        return next(iter(self._layouts.values()), None) or find_first_layout(self)
 
     def prepare(self) -> None:
-        """Find now what a first call would, as layers do when they are made or loaded."""
+        """Do the dry run now instead of in the first call, as layers do when made or loaded."""
         self.layout.names(True)
 
     def layout_at(self, hidden_size: int) -> Layout:
-        """What `step` touches at a layer's own size, which is tried once.
+        """What `step` reads at a layer's size; each size is tried once.
 
         Raises:
-            CellError: it is not what it touches at another size.
+            CellError: it reads other names than at another size.
         """
         if hidden_size not in self._layouts:
-            found = layout_of_size(self, hidden_size)
-            if self._layouts and found != self.layout:
+            layout = find_layer_layout(self, hidden_size)
+            if self._layouts and layout != self.layout:
                 raise CellError(
                     f"{type(self).__name__}.step must read the same names at every size, got "
-                    f"{found} at hidden_size {hidden_size} and {self.layout}"
+                    f"{layout} at hidden_size {hidden_size} and {self.layout}"
                 )
-            self._layouts[hidden_size] = found
+            self._layouts[hidden_size] = layout
         return self._layouts[hidden_size]
 
     @cached_property

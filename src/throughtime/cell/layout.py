@@ -1,4 +1,4 @@
-"""What `step` touches, found by one dry run, and the parameters that follow from it."""
+"""What `step` reads, recorded in one dry run, and the parameters that follow from it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Layout:
-    """What `step` really touches; nothing else gets a parameter.
+    """What `step` reads; nothing else gets a parameter.
 
     Attributes:
         input_gates: gates g whose a.g = W_g x + b_g is read; they have rows in weight_ih.
@@ -69,7 +69,7 @@ _BIASES = ("bias_ih", "bias_hh")
 
 
 class _Recorder(Names):
-    """Names that write down which of them are read."""
+    """Names that record which of them are read."""
 
     def __init__(self, what: str, values: Mapping[str, Any]) -> None:
         super().__init__(what, {})
@@ -92,7 +92,7 @@ def _touched(recorder: _Recorder, names: Iterable[str]) -> tuple[str, ...]:
 
 
 class _DryMatrix:
-    """A matrix of the declared widths, of which a dry run needs no number."""
+    """A matrix of the declared widths without numbers, which a dry run does not need."""
 
     def __init__(self, name: str, to: int, source: int) -> None:
         self._name, self._to, self._source = name, to, source
@@ -109,19 +109,20 @@ class _DryMatrix:
 
 
 TRIED: Final = (3, 4, 6, 8, 12, 16, 24, 32, 48, 60, 64, 96, 128, 256)
-"""Hidden sizes at which a cell is tried where no layer says one: heads must divide it."""
+"""Hidden sizes at which a cell without a layer is tried: its number of heads must divide one."""
 
 MOST_TRIED: Final = 256
-"""Sizes that are tried from one on, for one that heads divide."""
+"""How many consecutive sizes are tried for one that the number of heads divides."""
 
 _MISTAKES: Final = (CellError, RuntimeError, ValueError, TypeError, IndexError)
 
 
-def first_layout(cell: Cell) -> Layout:
-    """What `step` touches at the first size of TRIED that it takes.
+def find_first_layout(cell: Cell) -> Layout:
+    """What `step` reads at the first size of TRIED that it takes.
 
     Raises:
-        CellError, RuntimeError, ValueError, TypeError, IndexError: what it raises at the first.
+        CellError, RuntimeError, ValueError, TypeError, IndexError: its error at the first size,
+            when it takes none.
     """
     mistake: Exception | None = None
     for H in TRIED:
@@ -133,7 +134,7 @@ def first_layout(cell: Cell) -> Layout:
     raise mistake
 
 
-def fitting(cell: Cell, H: int) -> int:
+def find_fitting_size(cell: Cell, H: int) -> int:
     """The first size from H on that the cell takes; H itself where it takes none."""
     for size in range(H, H + MOST_TRIED):
         try:
@@ -144,11 +145,11 @@ def fitting(cell: Cell, H: int) -> int:
     return H
 
 
-def layout_of_size(cell: Cell, H: int) -> Layout:
-    """What `step` touches at a layer's own size.
+def find_layer_layout(cell: Cell, H: int) -> Layout:
+    """What `step` reads at the size of a layer.
 
     Raises:
-        CellError: it cannot take this size; says why, and names the line.
+        CellError: it cannot take this size; gives the reason and the line.
     """
     try:
         return find_layout(cell, H)
@@ -162,10 +163,10 @@ def layout_of_size(cell: Cell, H: int) -> Layout:
 
 
 def _line_of(error: BaseException) -> str:
-    """The line of the user's from which an error came."""
+    """The line of the user's code that raised the error."""
     frames = [f for f in traceback.extract_tb(error.__traceback__)[1:] if f.filename not in _INNER]
-    own = [f for f in frames if not f.filename.startswith(_TORCH)] or frames
-    return f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "step"
+    users = [f for f in frames if not f.filename.startswith(_TORCH)] or frames
+    return f"{users[-1].filename}:{users[-1].lineno}: {users[-1].line}" if users else "step"
 
 
 _INNER: Final = frozenset({__file__})
@@ -173,7 +174,7 @@ _TORCH: Final = os.path.dirname(torch.__file__) + os.sep
 
 
 def find_layout(cell: Cell, H: int) -> Layout:
-    """Run `step` once on two rows of random numbers, H units wide, and read off what it touched."""
+    """Run `step` once on two rows of random numbers, H units wide, and return what it read."""
     B = 2
     widths = cell.widths(H)
     _check_blocks(cell, H)
@@ -200,7 +201,7 @@ def find_layout(cell: Cell, H: int) -> Layout:
 
 
 def _numbers(*shape: int) -> Tensor:
-    """Random ones by NumPy: below vmap torch draws none unless it is told how."""
+    """Random numbers from NumPy: under vmap torch draws none without a `randomness` mode."""
     drawn = np.random.default_rng(math.prod(shape)).random(shape)
     return torch.from_numpy(drawn).to(torch.get_default_dtype())
 
@@ -240,7 +241,7 @@ def parameter_shapes(
     """Name -> shape of every parameter of one layer and direction, in torch's order.
 
     Args:
-        cell: the cell; what its `step` never touches has no parameter.
+        cell: the cell; what its `step` never reads has no parameter.
         input_size: width I of the input.
         hidden_size: rows H of each gate.
         bias: whether W and U carry a bias.

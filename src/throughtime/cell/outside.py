@@ -1,6 +1,6 @@
-"""What a step reads beside its arguments: attributes of its cell, globals, closures.
+"""What a step reads besides its arguments: attributes of its cell, globals, closures.
 
-A graph holds these as the numbers they were when it was traced, so a cell is known by them too.
+A graph holds the values these had when it was traced, so they are part of a cell's identity.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 _PLAIN: Final = (int, float, complex, str, bytes, bool, type(None))
 _OURS: Final = "throughtime."
 _DEEP: Final = 4
-"""Functions that call functions, and objects that hold objects, that are looked into."""
+"""How many levels deep nested calls and objects are searched."""
 
 
 def read_outside(cell: Cell) -> tuple[tuple[str, Any], ...]:
-    """Names that the step of a cell of a user's own reads, each with its value now."""
+    """Names that the step of a user's cell reads, each with its present value."""
     if type(cell).__module__.startswith(_OURS):
         return ()
-    found = dict(_of_function(type(cell).step, cell, _DEEP))
+    values = dict(_of_function(type(cell).step, cell, _DEEP))
     for name, value in vars(cell).items():
-        if not isinstance(value, _PLAIN):  # what it was built with is known
-            found |= dict(_of_value(f"self.{name}", value, cell, _attributes(cell), _DEEP))
-    return tuple(found.items())
+        if not isinstance(value, _PLAIN):  # plain ones are among the arguments
+            values |= dict(_of_value(f"self.{name}", value, cell, _attributes(cell), _DEEP))
+    return tuple(values.items())
 
 
 def _attributes(cell: Cell) -> tuple[str, ...]:
@@ -54,31 +54,31 @@ def _of_function(function: Any, cell: Cell, deep: int) -> Iterator[tuple[str, An
         elif not name.startswith("__") and hasattr(type(cell), name):
             value = inspect.getattr_static(type(cell), name)
             yield from _of_value(f"{type(cell).__name__}.{name}", value, cell, names, deep)
-    held = zip(code.co_freevars, function.__closure__ or (), strict=False)
-    for name, place in held:
+    closure = zip(code.co_freevars, function.__closure__ or (), strict=False)
+    for name, content in closure:
         try:
-            yield from _of_value(name, place.cell_contents, cell, names, deep)
-        except ValueError:  # not there yet
+            yield from _of_value(name, content.cell_contents, cell, names, deep)
+        except ValueError:  # not assigned yet
             continue
 
 
 def _names(code: types.CodeType) -> tuple[str, ...]:
-    """Of a function and of those that are written in it."""
+    """The names that a function and its nested functions use."""
     inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
     return (*code.co_names, *(name for c in inner for name in _names(c)))
 
 
 def _globals(code: types.CodeType) -> frozenset[str]:
-    """The globals that a function reads, and those that are written in it."""
+    """The globals that a function and its nested functions read."""
     inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    own = {str(i.argval) for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
-    return frozenset(own).union(*(_globals(c) for c in inner))
+    names = {str(i.argval) for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    return frozenset(names).union(*(_globals(c) for c in inner))
 
 
 def _check_no_weights(name: str, value: Any, cell: Cell) -> None:
     """A weight that a step reads from outside would be no parameter of any layer."""
-    held = isinstance(value, nn.Module) and any(True for _ in value.parameters())
-    if held or isinstance(value, nn.Parameter):
+    module_with_weights = isinstance(value, nn.Module) and any(True for _ in value.parameters())
+    if module_with_weights or isinstance(value, nn.Parameter):
         code = inspect.unwrap(type(cell).step).__code__
         raise CellError(
             f"{type(cell).__name__}.step must read no weights from outside, which no layer would "
@@ -91,7 +91,7 @@ def _check_no_weights(name: str, value: Any, cell: Cell) -> None:
 def _of_value(
     name: str, value: Any, cell: Cell, names: tuple[str, ...], deep: int
 ) -> Iterator[tuple[str, Any]]:
-    """Numbers and texts as they are, functions by what they read, objects by what is read."""
+    """Numbers and texts as they are, functions by what they read, objects by attributes read."""
     _check_no_weights(name, value, cell)
     if isinstance(value, _PLAIN):
         yield name, value

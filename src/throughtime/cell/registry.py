@@ -1,4 +1,4 @@
-"""Every living cell by its key, so that an operator of torch, which takes no objects, finds it."""
+"""Every living cell by its key: an operator of torch takes the key, since it takes no objects."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 
 _LIVING: WeakValueDictionary[str, Cell] = WeakValueDictionary()
-_MEANT: dict[str, tuple[Any, ...]] = {}  # a key never comes to mean another cell
+_DEFINITIONS: dict[str, tuple[Any, ...]] = {}  # key -> the only cell that it ever names
 _LOCK = Lock()
 _TOKEN = secrets.token_hex(8)  # no other process has it
 
 
-def interned(cell: Cell) -> Cell:
-    """The living cell that equals this one, or this one with a key of its own.
+def intern_cell(cell: Cell) -> Cell:
+    """The living cell that equals this one, or this one under a new key.
 
-    Equal cells are one object, so a key stays good as long as any layer holds the cell. A key that
-    another process could use for another cell, since a closure's name does not say what it does,
-    holds the token of this process.
+    Equal cells are one object, so a key is valid as long as any layer holds the cell. The key of a
+    cell that no other process can build (a closure's name does not say what it computes) contains
+    the token of this process.
     """
-    meant = (type(cell), cell.arguments, cell.outside)
+    definition = (type(cell), cell.arguments, cell.outside)
     words = _in_words(cell)
     with _LOCK:
-        key = words if _is_importable(meant[:2]) else f"{words}#{_TOKEN}"
+        key = words if _is_importable(definition[:2]) else f"{words}#{_TOKEN}"
         count = 1
-        while _MEANT.setdefault(key, meant) != meant:
+        while _DEFINITIONS.setdefault(key, definition) != definition:
             count += 1
             key = f"{words}#{_TOKEN}.{count}"
         living = _LIVING.get(key)
@@ -43,8 +43,8 @@ def interned(cell: Cell) -> Cell:
     return cell
 
 
-def registered(key: str) -> Cell:
-    """The living cell behind a key."""
+def find_cell(key: str) -> Cell:
+    """The living cell of a key."""
     cell = _LIVING.get(key)
     if cell is None:
         raise CellError(
@@ -59,17 +59,17 @@ def _in_words(cell: Cell) -> str:
     """The class and its arguments, each function with its module."""
     kind, words = type(cell), []
     for name, v in cell.arguments.items():
-        called = getattr(v, "__qualname__", None)
+        qualname = getattr(v, "__qualname__", None)
         words.append(
-            f"{name}={getattr(v, '__module__', None)}.{called}" if called else f"{name}={v!r}"
+            f"{name}={getattr(v, '__module__', None)}.{qualname}" if qualname else f"{name}={v!r}"
         )
     return f"{kind.__module__}.{kind.__qualname__}({', '.join(words)})"
 
 
-def _is_importable(meant: tuple[Any, ...]) -> bool:
-    """Whether another process that has the same modules would mean the same by the same words."""
+def _is_importable(definition: tuple[Any, ...]) -> bool:
+    """Whether another process with the same modules builds the same cell from the same words."""
     try:
-        pickle.dumps(meant)
+        pickle.dumps(definition)
     except (pickle.PicklingError, AttributeError, TypeError):
         return False
     return True

@@ -23,7 +23,7 @@ from throughtime.export.program import Place, Program, Walk, Writer
 from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate, Readout
-from throughtime.layers.stream.model import frozen
+from throughtime.layers.stream.model import copy_frozen
 
 _NOT_FOLLOWED = (TypeError, ValueError, AttributeError, RuntimeError)
 
@@ -116,7 +116,7 @@ def taken(model: nn.Module) -> nn.Module:
                 f"a model to export must have its numbers, and {name} is on the device meta; load "
                 f"its weights first"
             )
-    copy = frozen(from_torch(model)).cpu()
+    copy = copy_frozen(from_torch(model)).cpu()
     for name, v in (*copy.named_parameters(), *copy.named_buffers()):
         if v.is_floating_point() and v.dtype != torch.float32:
             raise OptionError(

@@ -1,7 +1,7 @@
-"""A batch as the layers see it, and as d interleaved sequences for a skip of d steps.
+"""A batch as the layers see it, and as d interleaved sequences for a dilation of d steps.
 
-With dilation d the state at t follows the one at t - d, so the steps t = j (mod d) form a sequence
-of their own: a batch of B sequences of T steps is one of d B sequences of T / d steps.
+With dilation d the state at t follows the one at t - d, so the steps t = j (mod d) form a
+sequence: a batch of B sequences of T steps is one of d B sequences of T / d steps.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Batch(NamedTuple):
         reset: (T, B) bool.
         batch_sizes: (T,), of a packed batch.
         inputs: name -> (T, B, width), inputs multiplied by no matrix; every layer reads them.
-        recurrent_masks: over layers, recurrent dropout's mask (D, B, width) where it is drawn
-            already; None draws one for this call.
-        norms: over layers, (T, B, D, states) that backward fills; None asks for none.
+        recurrent_masks: over layers, recurrent dropout's mask (D, B, width), drawn before; None
+            draws one for this call.
+        norms: over layers, (T, B, D, states) that backward fills, or None.
     """
 
     x: Tensor
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     norms: tuple[Tensor, ...] | None = None
 
     def first_rows(self, rows: int) -> Batch:
-        """The first so many rows alone, of a padded batch."""
+        """The first `rows` rows of a padded batch."""
         state, masks = self.state, self.recurrent_masks
         return Batch(
             x=self.x[:, :rows],
@@ -88,7 +88,7 @@ def unfold(result: Result, call: Call, d: int) -> Result:
 
 
 def _fold(v: Tensor, d: int) -> Tensor:
-    """(T, B, ...) to (ceil(T / d), d B, ...), with zeros behind the end."""
+    """(T, B, ...) to (ceil(T / d), d B, ...), with zeros after the end."""
     T = v.shape[0]
     # Not by pad, which torch 2.9 refuses where there are no rows.
     padded = torch.cat((v, v.new_zeros(-T % d, *v.shape[1:])))
@@ -103,7 +103,7 @@ def _fold_lengths(lengths: Tensor, d: int) -> Tensor:
 
 
 def _spread(reset: Tensor, d: int) -> Tensor:
-    """A reset before t cuts every chain: each at its first step from t on."""
+    """A reset before t as one in every chain, at its first step from t on."""
     shifted = [
         torch.cat((reset.new_zeros(i, *reset.shape[1:]), reset))[: reset.shape[0]] for i in range(d)
     ]

@@ -1,4 +1,4 @@
-"""The border of a layer: here the user's layout becomes time-major, and nowhere else."""
+"""The border of a layer: the only place where the user's layout becomes time-major."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from throughtime.layers.layer import Passage
 
 
 class Border(NamedTuple):
-    """How a batch came in, so that its results go out the same way.
+    """The layout of the user's x, in which the results are returned.
 
     Attributes:
-        batch_first: x came as (B, T, I).
-        batched: x came with a batch dimension.
-        packed: the PackedSequence x came as.
+        batch_first: x is (B, T, I).
+        batched: x has a batch dimension.
+        packed: x, if it is a PackedSequence.
         alive: (T, B) the steps of a packed batch that had to be padded.
-        back: (T B,) where each step and row stands in a batch that `align` has moved.
+        back: (T B,) where `align` has moved each step and row.
     """
 
     batch_first: bool
@@ -42,7 +42,7 @@ class Border(NamedTuple):
     back: Tensor | None = None
 
     def output(self, y: Tensor) -> Any:
-        """Outputs in the layout x came in."""
+        """Outputs in the layout of the user's x."""
         if self.back is not None:
             y = _reorder(y, self.back)
         if self.packed is not None:
@@ -69,7 +69,7 @@ def enter(
     lengths: Any = None, starts: Any = None, reset: Any = None,
     inputs: Mapping[str, Tensor] | None = None, checked: bool = False,
 ) -> tuple[Batch, Border]:  # fmt: skip
-    """The batch in the layers' own layout, and the way back; `checked` skips what is known."""
+    """The batch in the layers' layout, and the way back; `checked` skips the checks of x."""
     if isinstance(x, PackedSequence):
         _check_packed_alone(lengths, starts, inputs)
         return _enter_packed(layer, x, state, reset, inputs)
@@ -96,7 +96,7 @@ def enter(
 
 
 def align(batch: Batch, border: Border, starts: Tensor) -> tuple[Batch, Border]:
-    """A padded batch whose rows begin at `starts`, as one whose rows begin at step 0."""
+    """A padded batch whose rows begin at `starts`, moved so that they begin at step 0."""
     T, B = batch.x.shape[:2]
     if not T:
         return batch, border
@@ -159,8 +159,8 @@ def enter_norms(
     if border.packed is not None or border.back is not None or set(layer.dilations) != {1}:
         raise OptionError(
             "gradient_norms go with a padded x and no dilation, and with no starts; unpack a "
-            "PackedSequence with torch.nn.utils.rnn.pad_packed_sequence and give its lengths, and "
-            "pad on the right in place of giving starts"
+            "PackedSequence with torch.nn.utils.rnn.pad_packed_sequence and give its lengths; pad "
+            "on the right instead of giving starts"
         )
     count = len(layer.hidden_sizes)
     if len(norms) != count:
@@ -173,8 +173,8 @@ def _norms_time_major(layer: Passage, v: Any, batch: Batch, border: Border) -> T
     rows = ((B, T) if border.batch_first else (T, B)) if border.batched else (T,)
     shape = (*rows, layer.directions, len(layer.cell.state_names))
     if not isinstance(v, Tensor) or tuple(v.shape) != shape:
-        found = tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__
-        raise ShapeError(f"gradient_norms must each be {shape}, x's rows and steps, got {found}")
+        got = tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__
+        raise ShapeError(f"gradient_norms must each be {shape}, x's rows and steps, got {got}")
     if v.requires_grad or v.dtype != batch.x.dtype or v.device != batch.x.device:
         raise OptionError(
             f"gradient_norms must be {batch.x.dtype} on {batch.x.device} as x, without gradient"

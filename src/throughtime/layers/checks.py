@@ -40,7 +40,7 @@ def check_dtype(dtype: object) -> torch.dtype | None:
 def check_x(layer: Passage, x: Any, packed: bool = False) -> None:
     """x is a tensor of the layer's width, dtype and device."""
     if not isinstance(x, Tensor):
-        raise no_tensor("x", x)
+        raise tensor_error("x", x)
     if x.is_nested or x.layout != torch.strided:
         kind = "a nested tensor" if x.is_nested else f"layout {x.layout}"
         raise TypeError(
@@ -65,8 +65,8 @@ def check_x(layer: Passage, x: Any, packed: bool = False) -> None:
         _check_kind("x", x, weight)
 
 
-def no_tensor(name: str, value: object, kinds: str = "tensor or a PackedSequence") -> TypeError:
-    """The error for an input that is no tensor, with the call that makes it one."""
+def tensor_error(name: str, value: object, kinds: str = "tensor or a PackedSequence") -> TypeError:
+    """The error for an input that is no tensor, with the call that converts it."""
     cure = "give a tensor"
     if isinstance(value, np.ndarray):
         cure = "convert it with torch.from_numpy"
@@ -74,7 +74,7 @@ def no_tensor(name: str, value: object, kinds: str = "tensor or a PackedSequence
         cure = "convert it with torch.tensor"
     elif isinstance(value, tuple) and value and isinstance(value[0], Tensor):
         cure = "of a layer's (outputs, state) give the outputs"
-    return TypeError(f"{name} must be a {kinds}, got {described(value)}; {cure}")
+    return TypeError(f"{name} must be a {kinds}, got {describe(value)}; {cure}")
 
 
 def _check_kind(name: str, v: Tensor, weight: Tensor) -> None:
@@ -107,29 +107,28 @@ def check_state(layer: Passage, state: Any, rows: int, batched: bool) -> States 
     names, weight = layer.cell.state_names, next(layer.parameters(), None)
     form = f"a tuple over {len(layer.widths)} layers of a tuple over ({', '.join(names)})"
     if not isinstance(state, tuple | list) or len(state) != len(layer.widths):
-        raise ShapeError(f"state must be {form}, got {described(state)}{_of_torch(layer, state)}")
-    found = []
+        raise ShapeError(f"state must be {form}, got {describe(state)}{_cure(layer, state)}")
+    states = []
     for number, (part, widths) in enumerate(zip(state, layer.widths, strict=True)):
         if not isinstance(part, tuple | list) or len(part) != len(names):
             raise ShapeError(
-                f"state must be {form}; layer {number} has {described(part)}"
-                f"{_of_torch(layer, state)}"
+                f"state must be {form}; layer {number} has {describe(part)}{_cure(layer, state)}"
             )
         for name, v, width in zip(names, part, widths, strict=True):
             shape = (layer.directions, rows, width) if batched else (layer.directions, width)
             if not isinstance(v, Tensor) or tuple(v.shape) != shape:
                 raise ShapeError(
-                    f"state {name} of layer {number} must be {shape}, got {described(v)}"
-                    f"{transposed(v, shape)}"
+                    f"state {name} of layer {number} must be {shape}, got {describe(v)}"
+                    f"{advise_transpose(v, shape)}"
                 )
             if weight is not None:
                 _check_kind(f"state {name} of layer {number}", v, weight)
-        found.append(tuple(v if batched else v.unsqueeze(1) for v in part))
-    return tuple(found)
+        states.append(tuple(v if batched else v.unsqueeze(1) for v in part))
+    return tuple(states)
 
 
-def _of_torch(layer: Passage, state: Any) -> str:
-    """How torch.nn's state becomes a layer's, where it looks like one."""
+def _cure(layer: Passage, state: Any) -> str:
+    """How to convert a state that looks like torch.nn's."""
     parts = state if isinstance(state, tuple | list) else (state,)
     if not all(isinstance(v, Tensor) for v in parts):
         return ""
@@ -141,8 +140,8 @@ def _of_torch(layer: Passage, state: Any) -> str:
     )
 
 
-def transposed(v: Any, shape: tuple[int, ...]) -> str:
-    """The cure of a state that has the batch in front, as an x with batch_first has it."""
+def advise_transpose(v: Any, shape: tuple[int, ...]) -> str:
+    """The cure for a state with the batch in front."""
     if len(shape) == 3 and isinstance(v, Tensor) and v.shape == (shape[1], shape[0], shape[2]):
         return "; states are never batch-first, so turn it with .transpose(0, 1)"
     return ""
@@ -150,13 +149,13 @@ def transposed(v: Any, shape: tuple[int, ...]) -> str:
 
 def check_lengths(lengths: Any, steps: int, rows: int, device: torch.device) -> Tensor:
     """lengths as (B,) int64 from 0 to T."""
-    found = _check_steps("lengths", lengths, rows, device)
-    if readable(found) and rows:
-        low, high = int(found.min()), int(found.max())
+    counts = _check_steps("lengths", lengths, rows, device)
+    if is_readable(counts) and rows:
+        low, high = int(counts.min()), int(counts.max())
         if low < 0 or high > steps:
             wrong = low if low < 0 else high
             raise ShapeError(f"lengths must be from 0 to {steps}, the steps of x, got {wrong}")
-    return found
+    return counts
 
 
 def check_starts(
@@ -165,7 +164,7 @@ def check_starts(
     """starts as (B,) int64 from 0 to each row's end."""
     begins = _check_steps("starts", starts, rows, device)
     ends = torch.full_like(begins, steps) if lengths is None else lengths
-    if readable(begins):
+    if is_readable(begins):
         wrong = ((begins < 0) | (begins > ends)).nonzero().flatten().tolist()
         if wrong:
             row = wrong[0]
@@ -179,23 +178,23 @@ def check_starts(
 def _check_steps(name: str, values: Any, rows: int, device: torch.device) -> Tensor:
     """Numbers of steps, one a row, as (B,) int64."""
     try:
-        listed = list(values) if isinstance(values, Iterator) else values
-        found = torch.as_tensor(listed, device=device)
+        numbers = list(values) if isinstance(values, Iterator) else values
+        counts = torch.as_tensor(numbers, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} must be {rows} integers, got {values!r}") from error
-    if found.numel() == 0:
-        found = found.to(torch.int64)  # an empty list tells no dtype
-    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool:
-        raise TypeError(f"{name} must be integers, got {found.dtype}")
-    if found.shape != (rows,):
-        raise ShapeError(f"{name} must be ({rows},), one for each row, got {tuple(found.shape)}")
-    if found.dtype != torch.int64:  # torch has no minimum of the other unsigned integers
-        return found.to(torch.int64)
-    return found.clone()  # who gave them may write others there before the backward pass
+    if counts.numel() == 0:
+        counts = counts.to(torch.int64)  # an empty list has no dtype
+    if counts.is_floating_point() or counts.is_complex() or counts.dtype == torch.bool:
+        raise TypeError(f"{name} must be integers, got {counts.dtype}")
+    if counts.shape != (rows,):
+        raise ShapeError(f"{name} must be ({rows},), one for each row, got {tuple(counts.shape)}")
+    if counts.dtype != torch.int64:  # torch has no minimum of the other unsigned integers
+        return counts.to(torch.int64)
+    return counts.clone()  # the caller may overwrite them before the backward pass
 
 
-def first_rows(x: PackedSequence) -> int:
-    """Rows of the first step, 0 where `check_packed` finds none."""
+def count_first_rows(x: PackedSequence) -> int:
+    """Rows of the first step; 0 where there is no step, which `check_packed` refuses."""
     sizes = x.batch_sizes
     return int(sizes[0]) if sizes.dim() and len(sizes) else 0
 
@@ -210,54 +209,54 @@ def check_packed(x: PackedSequence) -> Tensor:
         )
     if not len(sizes):
         raise ShapeError(f"batch_sizes of a PackedSequence must have a step, got none; {PACKS}")
-    if not readable(sizes):
+    if not is_readable(sizes):
         return sizes
-    found = sizes.clone()
-    check_batch_sizes(found.numpy().tobytes(), len(x.data))
-    return found
+    copied = sizes.clone()
+    check_batch_sizes(copied.numpy().tobytes(), len(x.data))
+    return copied
 
 
 def check_reset(reset: Any, shape: tuple[int, ...]) -> Tensor:
     """reset as a bool tensor of the layout of x without its width."""
     try:
-        found = reset if isinstance(reset, Tensor) else torch.as_tensor(reset, device="cpu")
+        flags = reset if isinstance(reset, Tensor) else torch.as_tensor(reset, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"reset must be a bool tensor, got {reset!r}") from error
-    if found.dtype != torch.bool:
+    if flags.dtype != torch.bool:
         raise TypeError(
-            f"reset must be bool, True before the steps where a sequence starts, got {found.dtype}"
+            f"reset must be bool, True before the steps where a sequence starts, got {flags.dtype}"
         )
-    if found.shape != shape:
-        raise ShapeError(f"reset must be {shape} as x, got {tuple(found.shape)}")
-    return found.clone()  # as lengths
+    if flags.shape != shape:
+        raise ShapeError(f"reset must be {shape} as x, got {tuple(flags.shape)}")
+    return flags.clone()  # as lengths
 
 
 def check_inputs(layer: Passage, inputs: Mapping[str, Tensor] | None, x: Tensor) -> None:
-    """The direct inputs that the cell reads, and no others, each as x with its own width."""
+    """The direct inputs that the cell reads, and no others, each of x's layout and its width."""
     if inputs is not None and not isinstance(inputs, Mapping):
         raise TypeError(f"inputs must map names to tensors, got {type(inputs).__name__}")
-    needed, given = set(layer.cell.layout.inputs), set(inputs or {})
-    if needed != given:
+    needed, names = set(layer.cell.layout.inputs), set(inputs or {})
+    if needed != names:
         raise OptionError(
             f"inputs must hold {', '.join(sorted(needed)) or 'nothing'} for this cell, "
-            f"got {', '.join(sorted(map(str, given))) or 'nothing'}"
+            f"got {', '.join(sorted(map(str, names))) or 'nothing'}"
         )
     for name, v in (inputs or {}).items():
         for hidden in layer.hidden_sizes:
             width = layer.cell.width(layer.cell.inputs[name], hidden)
             shape = (*x.shape[:-1], width)
             if not isinstance(v, Tensor) or tuple(v.shape) != shape:
-                raise ShapeError(f"input {name} must be {shape} as x, got {described(v)}")
+                raise ShapeError(f"input {name} must be {shape} as x, got {describe(v)}")
         _check_kind(f"input {name}", v, x)
 
 
-def readable(v: Tensor) -> bool:
-    """Whether numbers can be looked at: not below a compiler or a transform."""
+def is_readable(v: Tensor) -> bool:
+    """Whether values can be read: not inside a compiler or a transform."""
     return not (torch.compiler.is_compiling() or transform_depth() > 0 or v.is_meta)
 
 
-def described(value: Any) -> str:
-    """What a value is, in a word or with its shape."""
+def describe(value: Any) -> str:
+    """A value in words, with its shape if it has one."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)}"
     if isinstance(value, tuple | list):

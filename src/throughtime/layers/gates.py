@@ -35,7 +35,7 @@ class Owner(Protocol):
 
 
 def check_writable(owner: Any, names: Iterable[str]) -> None:
-    """The weights are parameters: what is computed from others would be written in vain."""
+    """The weights are parameters: writing into one computed by a parametrisation has no effect."""
     for name in names:
         if name not in owner._parameters:
             raise OptionError(
@@ -74,42 +74,42 @@ class GateRows:
 
     @property
     def bias_ih(self) -> Tensor | None:
-        """The bias beside W_g, (H,), if there is one."""
+        """The bias added to W_g x, (H,), if there is one."""
         return self._rows("bias_ih")
 
     @property
     def bias_hh(self) -> Tensor | None:
-        """The bias beside U_g, (H,), if there is one."""
+        """The bias added to U_g h, (H,), if there is one."""
         return self._rows("bias_hh")
 
     @property
     def bias(self) -> Tensor:
-        """The sum of the gate's biases, (H,); setting it puts all of it into the first of them."""
+        """The sum of the gate's biases, (H,); setting it writes the first and zeroes the other."""
         return torch.stack(self._biases()).sum(0)
 
     @bias.setter
     def bias(self, value: Tensor | float) -> None:
         first, *rest = self._biases()
-        named = self._owner.weight_names(self._layer, self._direction)
-        check_writable(self._owner, (n for short, n in named.items() if short.startswith("bias_")))
-        given = torch.as_tensor(value, dtype=first.dtype, device=first.device)
-        if given.dim() and given.shape != first.shape:
+        names = self._owner.weight_names(self._layer, self._direction)
+        check_writable(self._owner, (n for short, n in names.items() if short.startswith("bias_")))
+        new = torch.as_tensor(value, dtype=first.dtype, device=first.device)
+        if new.dim() and new.shape != first.shape:
             raise ShapeError(
                 f"the bias of gate {self.name} must be a number or {tuple(first.shape)}, "
-                f"got {tuple(given.shape)}"
+                f"got {tuple(new.shape)}"
             )
         with torch.no_grad():
-            first.copy_(given)
+            first.copy_(new)
             for other in rest:
                 other.zero_()
 
     def _biases(self) -> list[Tensor]:
-        found = [v for v in (self.bias_ih, self.bias_hh) if v is not None]
-        if not found:
+        biases = [v for v in (self.bias_ih, self.bias_hh) if v is not None]
+        if not biases:
             read = any(n.startswith("bias_") for n in self._owner.weights(0, 0))
             cure = "the equations never read it" if read else "build the layer with bias=True"
             raise OptionError(f"gate {self.name} has no bias; {cure}")
-        return found
+        return biases
 
     def _rows(self, name: str) -> Tensor | None:
         weights = self._owner.weights(self._layer, self._direction)

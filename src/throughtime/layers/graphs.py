@@ -1,4 +1,4 @@
-"""Layers in the graphs that torch writes of a model: torch.fx, torch.jit.script, torch.onnx."""
+"""Layers in torch's graphs of a model: torch.fx, torch.jit.script, torch.onnx."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch.fx import Proxy
 from throughtime.errors import TransformError
 
 
-def written(layer: nn.Module, x: Proxy, *given: Any, **named: Any) -> Proxy:
-    """The call as one node of a graph of torch.fx, as torch.nn's layers are one."""
+def write_node(layer: nn.Module, x: Proxy, *arguments: Any, **keywords: Any) -> Proxy:
+    """The call as one node of a graph of torch.fx, like those of torch.nn's layers."""
     tracer: Any = x.tracer
     if getattr(tracer, "root", None) is layer:
         raise TransformError(
             f"torch.fx writes a {type(layer).__name__} as one node of a model's graph and cannot "
             f"look inside it; trace a model that holds it: torch.nn.Sequential(layer)"
         )
-    while given and given[-1] is None:
-        given = given[:-1]
-    options = {name: value for name, value in named.items() if value is not None}
+    while arguments and arguments[-1] is None:
+        arguments = arguments[:-1]
+    options = {name: value for name, value in keywords.items() if value is not None}
     path = tracer.path_of_module(layer)
-    node: Proxy = tracer.create_proxy("call_module", path, (x, *given), options)
+    node: Proxy = tracer.create_proxy("call_module", path, (x, *arguments), options)
     return node
 
 
 def check_nothing_more(layer: nn.Module, values: tuple[Any, ...]) -> None:
-    """Behind x and the state a layer takes names only; torch.onnx.export gives their None by place.
+    """After x and the state come keywords only; torch.onnx.export passes their None by position.
 
     Raises:
-        TypeError: one of them is something, with Python's own words.
+        TypeError: one of them is not None, in Python's own words.
     """
     if any(value is not None for value in values):
         raise TypeError(
@@ -39,7 +39,7 @@ def check_nothing_more(layer: nn.Module, values: tuple[Any, ...]) -> None:
         )
 
 
-def no_script(layer: nn.Module) -> TransformError:
+def script_error(layer: nn.Module) -> TransformError:
     """The error of torch.jit.script, which reads source and knows torch.nn's own layers."""
     return TransformError(
         f"torch.jit.script reads Python, and a {type(layer).__name__} of throughtime is made of "

@@ -1,7 +1,7 @@
 """Initial values: where a network starts decides how far back it can learn.
 
-Which gate of a cell keeps the old state is declared in the cell's own file (`keeps`, `writes`), so
-every recipe here serves every gated cell.
+A cell's file declares which gate keeps the old state (`keeps`, `writes`), so every recipe here
+serves every gated cell.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from throughtime.layers.layer import Passage
 
 Recurrence = Literal["torch", "orthogonal", "identity"]
 Startable = Passage | DropInCell
-"""What has weights of a cell's equations."""
+"""A module with the weights of a cell's equations."""
 
 
 @torch.no_grad()
@@ -31,16 +31,16 @@ def initialise(
     forget_bias: float | None = None, chrono: float | None = None,
     timescales: tuple[float, float] | None = None,
 ) -> nn.Module:  # fmt: skip
-    """Give every recurrent layer and cell of this package inside a model a new start, in place.
+    """Initialise every recurrent layer and cell of this package inside a model, in place.
 
-    All layers and both directions; each gate by itself. `recurrence` draws the matrices, one of
-    the other three the biases of the gates that keep and write a state; they go together.
+    All layers and both directions; each gate separately. `recurrence` draws the matrices, one of
+    the other three the biases of the gates that keep and write a state; both may be given.
 
     Args:
         model: a layer, or any module with layers in it.
         recurrence: "torch": everything U(-1/sqrt(H), 1/sqrt(H)), vectors as the cell declares.
-            "orthogonal": each U_g an orthogonal matrix times `gain`, biases 0: a bias moves every
-            unit off the middle of its function, where the slope shrinks what comes back.
+            "orthogonal": each U_g an orthogonal matrix times `gain`, biases 0: a bias moves a
+            unit off the middle of its function, to where its slope shrinks the gradient.
             "identity": each U_g the identity times `gain`, W of standard deviation 0.001, biases 0.
         gain: the scale of "orthogonal" and "identity".
         forget_bias: the bias b of the gates that keep a state: sigmoid(b) of it survives a step.
@@ -49,13 +49,13 @@ def initialise(
         timescales: (lo, hi), steps; each unit's time scale tau log-uniform between them,
             b = ln(tau - 1). A gate that writes gets -3 b / 4, so about tau^(-3/4): between
             1 / tau, with which tau equal inputs add up to size one, and 1 / sqrt(tau), with which
-            noise does. Every other bias is 0: a constant would be added up as well.
+            noise does. Every other bias is 0: the state would sum up a constant, too.
 
     Returns:
         The model.
 
     Raises:
-        OptionError: no layer to start, or a recipe that its cell or options have no place for.
+        OptionError: no layer to initialise, or a recipe that a layer's cell or options exclude.
 
     Source: Henaff, Szlam and LeCun, Recurrent Orthogonal Networks and Long-Memory Tasks (2016);
     Le, Jaitly and Hinton, A Simple Way to Initialize Recurrent Networks of Rectified Linear Units
@@ -68,9 +68,9 @@ def initialise(
     if not layers:
         raise OptionError("initialise needs a model with a recurrent layer of throughtime in it")
     _check_number("gain", gain)
-    biases = _biases(forget_bias, chrono, timescales)
+    biases = _choose_biases(forget_bias, chrono, timescales)
     for layer in layers:
-        _check(layer, recurrence, biases is not None)
+        _check_start(layer, recurrence, biases is not None)
     for layer in layers:
         if recurrence == "torch":
             layer.reset_parameters()
@@ -85,8 +85,8 @@ class Biases(NamedTuple):
     """The biases of a start.
 
     Attributes:
-        draw: b of the gates that keep a state, for as many units as the tensor has.
-        writes: a gate that writes gets -b times this; with 0 it is left as it is.
+        draw: b of the gates that keep a state, in the tensor's shape.
+        writes: a gate that writes gets -b times this; with 0 it is unchanged.
         alone: every other bias becomes 0.
     """
 
@@ -95,10 +95,10 @@ class Biases(NamedTuple):
     alone: bool = False
 
 
-def _biases(
+def _choose_biases(
     forget_bias: float | None, chrono: float | None, timescales: tuple[float, float] | None
 ) -> Biases | None:
-    """What the arguments ask of the biases, checked."""
+    """The biases that the arguments choose, checked."""
     if sum(v is not None for v in (forget_bias, chrono, timescales)) > 1:
         raise OptionError(
             "forget_bias, chrono and timescales set the same biases; give one of them"
@@ -113,10 +113,10 @@ def _biases(
         return Biases(lambda like: torch.empty_like(like).uniform_(1, longest - 1).log(), writes=1)
     if timescales is None:
         return None
-    return _log_uniform(timescales)
+    return _make_log_uniform(timescales)
 
 
-def _log_uniform(timescales: tuple[float, float]) -> Biases:
+def _make_log_uniform(timescales: tuple[float, float]) -> Biases:
     pair = isinstance(timescales, tuple | list) and len(timescales) == 2
     low, high = (_check_number("timescales", v) for v in timescales) if pair else (0, 0)
     if not 1 < low <= high:
@@ -135,9 +135,9 @@ def _check_number(name: str, value: object) -> float:
     return float(value)
 
 
-def _check(layer: Startable, recurrence: str | None, biases: bool) -> None:
+def _check_start(layer: Startable, recurrence: str | None, biases: bool) -> None:
     name = type(layer.cell).__name__
-    for number, d in _places(layer):
+    for number, d in _list_parts(layer):
         check_writable(layer, layer.weight_names(number, d).values())
     if recurrence not in (None, "torch", "orthogonal", "identity"):
         raise OptionError(
@@ -154,13 +154,13 @@ def _check(layer: Startable, recurrence: str | None, biases: bool) -> None:
         raise OptionError(f"a start of the gates' biases needs them; build {name} with bias=True")
 
 
-def _places(layer: Startable) -> Iterator[tuple[int, int]]:
-    """Number and direction of every part."""
+def _list_parts(layer: Startable) -> Iterator[tuple[int, int]]:
+    """Every pair of a layer's number and direction."""
     return product(range(len(layer.hidden_sizes)), range(layer.directions))
 
 
 def _start_matrices(layer: Startable, recurrence: str, gain: float) -> None:
-    for number, d in _places(layer):
+    for number, d in _list_parts(layer):
         weights = layer.weights(number, d)
         for block in weights["weight_hh"].split(layer.hidden_sizes[number]):
             if recurrence == "orthogonal":
@@ -169,20 +169,20 @@ def _start_matrices(layer: Startable, recurrence: str, gain: float) -> None:
                 nn.init.eye_(block).mul_(gain)
         if recurrence == "identity" and "weight_ih" in weights:
             nn.init.normal_(weights["weight_ih"], std=1e-3)
-        _no_biases(weights)
+        _zero_biases(weights)
 
 
-def _no_biases(weights: Mapping[str, Tensor]) -> None:
+def _zero_biases(weights: Mapping[str, Tensor]) -> None:
     for name in ("bias_ih", "bias_hh"):
         if name in weights:
             nn.init.zeros_(weights[name])
 
 
 def _start_biases(layer: Startable, biases: Biases) -> None:
-    for number, d in _places(layer):
+    for number, d in _list_parts(layer):
         weights = layer.weights(number, d)
         if biases.alone:
-            _no_biases(weights)
+            _zero_biases(weights)
         some = next(iter(weights.values()))
         bias = biases.draw(some.new_empty(layer.hidden_sizes[number]))
         for name, sign in layer.cell.keeps.items():

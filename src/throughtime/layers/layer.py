@@ -1,4 +1,4 @@
-"""A layer's parameters, and the way of a batch through all layers and directions."""
+"""A layer's parameters, and how it carries a batch through all layers and directions."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from throughtime.compiler.trace import trace
 from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States, fold, unfold
 from throughtime.layers.gates import GateRows
-from throughtime.layers.graphs import no_script
+from throughtime.layers.graphs import script_error
 from throughtime.layers.options import (
     Options,
-    merged,
-    merged_width,
-    recurrent_mask,
-    weight_dropped,
-    zoneout_masks,
+    draw_recurrent_mask,
+    draw_zoneout_masks,
+    drop_weights,
+    find_merged_width,
+    merge_directions,
 )
-from throughtime.layers.uncompiled import frames_to_user, warn_uncompiled
+from throughtime.layers.uncompiled import count_frames_to_user, warn_uncompiled
 from throughtime.scan import scan, scan_in_segments
 
 
 class CellModule(nn.Module):
-    """A module with the weights of a cell, as torch's tools see it."""
+    """A module with the weights of a cell, with what torch's tools expect of it."""
 
     _quantised_otherwise = "a Stream of it takes weights=torch.bfloat16"
     _observer: Callable[..., Any] | None = None
 
     def __prepare_scriptable__(self) -> NoReturn:
-        raise no_script(self)
+        raise script_error(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._prepare()
 
     def _prepare(self) -> None:
-        """Find now what neither a compiler nor a transform of torch takes in a first call."""
+        """Do now what cannot be done in a first call inside a compiler or a transform of torch."""
         cell: Any = self.cell
         cell.prepare()
 
     @contextmanager
     def observe(self, carry: Callable[..., Any]) -> Iterator[None]:
-        """Inside, every call of the module is carried by a function of the observer's.
+        """Inside, every call of the module runs `carry` in place of the module's own method.
 
         Args:
-            carry: takes and gives what the module's own way does: a layer's batch, outputs and
-                results, as `Passage.carry`; a cell's input, state or None, and the new state.
+            carry: for a layer, from a batch to outputs and results, as `Passage.carry`; for a
+                cell, from an input and a state or None to the new state.
         """
         vars(self)["_observer"] = carry
         try:
@@ -67,20 +67,20 @@ class CellModule(nn.Module):
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is done around the cell, but that outputs may be dropped."""
+        """Whether no option acts around the cell, except dropout between layers."""
         return True
 
     def plain_parameters(self) -> Mapping[str, Tensor | None]:
-        """The parameters to read without asking the module for each by its name.
+        """The parameters that can be read without `getattr`.
 
-        There are none where a class of the user's own is to be asked, as in Pyro, whose modules
+        There are none in a user's class with its own `__getattr__`, as in Pyro, whose modules
         register a weight when it is read.
         """
         return self._parameters if type(self).__getattr__ is nn.Module.__getattr__ else {}
 
     @property
     def qconfig(self) -> Any:
-        """How torch.ao.quantization would treat it; that passes over all classes but torch's."""
+        """How torch.ao.quantization would treat the module; it skips all classes but torch's."""
         try:
             return vars(self)["qconfig"]
         except KeyError as error:
@@ -90,7 +90,7 @@ class CellModule(nn.Module):
     def qconfig(self, value: Any) -> None:
         excluded = vars(self).get("qconfig", self) is None
         vars(self)["qconfig"] = value
-        level, by_torch = frames_to_user()
+        level, by_torch = count_frames_to_user()
         if by_torch and not excluded:
             warnings.warn(
                 f"torch's quantisation knows torch.nn's own classes only, so it leaves this "
@@ -104,7 +104,7 @@ class CellModule(nn.Module):
 
 
 class Weights(CellModule):
-    """The parameters of layers x directions of one cell; a subclass starts them when it is built.
+    """The parameters of layers x directions of one cell; a subclass initialises them.
 
     Attributes:
         cell: the equations.
@@ -113,11 +113,11 @@ class Weights(CellModule):
         directions: 1 or 2.
         bias: whether W and U carry biases.
         options: what is done around the cell.
-        backend: who computes it, or "auto".
+        backend: the backend's name, or "auto".
         output_size: width of the outputs.
-        widths: of each layer, the widths of the cell's states.
+        widths: for each layer, the widths of the cell's states.
         dilations: d of each layer.
-        batch_first: whether users give and take (B, T, width).
+        batch_first: whether the user's x and outputs are (B, T, width).
     """
 
     batch_first: bool
@@ -127,7 +127,7 @@ class Weights(CellModule):
         bias: bool, options: Options, backend: str, device: Any, dtype: Any,
     ) -> None:  # fmt: skip
         super().__init__()
-        trace(cell)  # refuses what is no cell, or none that can be taken
+        trace(cell)  # raises where it is no cell, or cannot be traced
         self.cell = cell
         self.input_size = input_size
         self.hidden_sizes = tuple(hidden_sizes)
@@ -137,10 +137,10 @@ class Weights(CellModule):
         self.backend = check_backend(backend)
         self.widths = tuple(cell.widths(h) for h in self.hidden_sizes)
         self._output_sizes = tuple(
-            merged_width(w[0], directions, options.merge) for w in self.widths
+            find_merged_width(w[0], directions, options.merge) for w in self.widths
         )
         self.output_size = self._output_sizes[-1]
-        self.dilations = _per_layer(options.dilation, len(self.hidden_sizes))
+        self.dilations = _spread_over_layers(options.dilation, len(self.hidden_sizes))
         self._check_options()
         self._names = [
             [self._register(layer, d, device, dtype) for d in range(directions)]
@@ -152,11 +152,11 @@ class Weights(CellModule):
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing is done around the cell, but that outputs may be dropped."""
+        """Whether no option acts around the cell, except dropout between layers."""
         return replace(self.options, dropout=0.0) == Options()
 
     def _check_options(self) -> None:
-        """What must be known of cell and sizes to judge."""
+        """Check the options that depend on the cell and the sizes."""
         zoneout, names = self.options.zoneout, self.cell.state_names
         for name in zoneout if isinstance(zoneout, Mapping) else ():
             if name not in names:
@@ -184,7 +184,7 @@ class Weights(CellModule):
             )
 
     def _register(self, layer: int, d: int, device: Any, dtype: Any) -> dict[str, str]:
-        """Empty parameters of one layer and direction; gives short name -> name."""
+        """Make empty parameters for one layer and direction; returns short name -> name."""
         hidden = self.hidden_sizes[layer]
         width = self.input_size if layer == 0 else self._output_sizes[layer - 1]
         shapes = parameter_shapes(self.cell, width, hidden, self.bias)
@@ -219,9 +219,9 @@ class Weights(CellModule):
         return self._names[layer][d]
 
     def weights(self, layer: int, d: int) -> dict[str, Tensor]:
-        """Short name -> tensor, read by name at every call so that any swap of one is seen."""
+        """Short name -> tensor, read at every call, since a user may replace a parameter."""
         names, plain = self._names[layer][d], self.plain_parameters()
-        # A parameter that is swapped or parametrised is no longer among the plain ones.
+        # A parameter that is replaced or parametrised is no longer among the plain ones.
         return {short: _read(self, plain, name) for short, name in names.items()}
 
 
@@ -230,7 +230,7 @@ def _read(layer: nn.Module, plain: Mapping[str, Any], name: str) -> Tensor:
     return getattr(layer, name) if value is None else value
 
 
-def _per_layer(values: tuple[int, ...], layers: int) -> tuple[int, ...]:
+def _spread_over_layers(values: tuple[int, ...], layers: int) -> tuple[int, ...]:
     if len(values) not in (1, layers):
         raise OptionError(
             f"dilation must be one number or one for each of {layers} layers, got {len(values)}"
@@ -242,16 +242,16 @@ class Passage(Weights):
     """Layers that can carry a batch through time."""
 
     def carry_call(self, batch: Batch) -> tuple[Tensor, list[Result]]:
-        """The batch of a call, by who observes the module or by the module itself."""
+        """Carry the batch by the observer, if there is one, or by the layer."""
         return self.carry(batch) if self._observer is None else self._observer(batch)
 
     def carry(self, batch: Batch, record: bool = False) -> tuple[Tensor, list[Result]]:
-        """Through all layers: the outputs, and each layer's result."""
+        """Carry a batch through all layers: the outputs, and each layer's result."""
         y, results = batch.x, []
         for layer in range(len(self.hidden_sizes)):
             below_it = batch._replace(x=y) if layer else batch
             result = self._carry_layer(layer, below_it, record)
-            below, y = y, merged(result.sequences[0], self.options.merge, batch.lengths)
+            below, y = y, merge_directions(result.sequences[0], self.options.merge, batch.lengths)
             if self.options.residual and layer:
                 y = y + below
             if self.options.dropout and self.training and layer + 1 < len(self.hidden_sizes):
@@ -262,12 +262,12 @@ class Passage(Weights):
     def through(
         self, batch: Batch, run: Callable[[int, Call], Tensor], *, cut: bool = False
     ) -> Tensor:
-        """Through all layers without the masks of training, each call carried by `run`.
+        """Carry a batch through all layers without the masks of training, each call by `run`.
 
         Args:
             batch: time-major and padded, for layers without dilation.
             run: from a layer's number and its call to its outputs (T, B, D, width).
-            cut: what a residual adds to the last layer's outputs counts as a constant.
+            cut: detach what a residual adds to the last layer's outputs.
 
         Returns:
             The outputs (T, B, O).
@@ -277,7 +277,7 @@ class Passage(Weights):
         try:
             for layer in range(last + 1):
                 call = self._masked(self._call(layer, batch._replace(x=y)), 1)
-                below, y = y, merged(run(layer, call), self.options.merge, batch.lengths)
+                below, y = y, merge_directions(run(layer, call), self.options.merge, batch.lengths)
                 if self.options.residual and layer:
                     y = y + (below.detach() if cut and layer == last else below)
         finally:
@@ -298,7 +298,7 @@ class Passage(Weights):
         return scan_in_segments(call, self.backend, every)
 
     def _call(self, layer: int, batch: Batch, record: bool = False) -> Call:
-        """What one layer has to carry through time."""
+        """The call of one layer."""
         weights = [self.weights(layer, d) for d in range(self.directions)]
         initial, clip = None, self.options.clip_gradient
         if self.options.learn_initial:
@@ -330,11 +330,11 @@ class Passage(Weights):
         D, T, B = self.directions, step_count(call), row_count(call)
         mask = call.recurrent_mask
         if mask is None:
-            mask = recurrent_mask(call.x, (D, B // d, widths[0]), options, self.training)
+            mask = draw_recurrent_mask(call.x, (D, B // d, widths[0]), options, self.training)
         return call._replace(
-            weights=tuple(weight_dropped(w, options, self.training) for w in call.weights),
+            weights=tuple(drop_weights(w, options, self.training) for w in call.weights),
             recurrent_mask=None if mask is None else mask.repeat(1, d, 1),
-            zoneout=zoneout_masks(
+            zoneout=draw_zoneout_masks(
                 call.x, self.cell, [(D, T, B, w) for w in widths], options, self.training
             ),
         )
@@ -343,7 +343,7 @@ class Passage(Weights):
         """The padded batch with recurrent dropout's masks, for several calls that share them."""
         D, B = self.directions, batch.x.shape[1]
         shapes = [(D, B, widths[0]) for widths in self.widths]
-        masks = [recurrent_mask(batch.x, s, self.options, self.training) for s in shapes]
+        masks = [draw_recurrent_mask(batch.x, s, self.options, self.training) for s in shapes]
         return batch._replace(recurrent_masks=tuple(masks))
 
     def initial_state(self, rows: int) -> States:

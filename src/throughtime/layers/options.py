@@ -1,4 +1,4 @@
-"""What a layer does around its cell: its options, its masks, its directions made one."""
+"""What a layer does around its cell: options, masks, the merge of two directions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from throughtime.cells import Cell
 from throughtime.errors import OptionError
 
 
-def recurrent_mask(
+def draw_recurrent_mask(
     x: Tensor, shape: tuple[int, ...], options: Options, training: bool
 ) -> Tensor | None:
     """Recurrent dropout's mask, (D, B, width), one for a whole sequence.
@@ -28,7 +28,7 @@ def recurrent_mask(
     return dropout(x.new_ones(shape), options.recurrent_dropout)
 
 
-def zoneout_masks(
+def draw_zoneout_masks(
     x: Tensor, cell: Cell, shapes: list[tuple[int, ...]], options: Options, training: bool
 ) -> tuple[Tensor, ...] | None:
     """Zoneout's m for each state, (D, T, B, width): 0 or 1 in training, as int16; else its mean.
@@ -41,25 +41,25 @@ def zoneout_masks(
     for name, shape in zip(cell.state_names, shapes, strict=True):
         share = options.zoneout_of(name)
         if training and 0 < share < 1:
-            masks.append(_drawn(shape, share, x))
+            masks.append(_draw_mask(shape, share, x))
         else:
             masks.append(x.new_full((1,), share).expand(shape))
     return tuple(masks)
 
 
-def _drawn(shape: tuple[int, ...], share: float, x: Tensor) -> Tensor:
+def _draw_mask(shape: tuple[int, ...], share: float, x: Tensor) -> Tensor:
     """1 with probability `share`, else 0; in a fifth of the time of `bernoulli_` on a CPU.
 
-    A draw of 64 bits makes four of the mask's numbers, for which `share` is rounded to 16 bits:
-    less than what a mask of a million numbers has by chance.
+    A draw of 64 bits makes four numbers of the mask, so `share` is rounded to 16 bits: an error
+    below the random one of a mask of a million numbers.
     """
     count, below = math.prod(shape), min(max(round(share * 2**16), 1), 2**16 - 1) - 2**15
     draws = torch.randint(-(2**63), 2**63 - 1, (-(-count // 4),), device=x.device)
-    drawn = draws.view(torch.int16)[:count].view(shape)
-    return drawn.lt_(below)
+    numbers = draws.view(torch.int16)[:count].view(shape)
+    return numbers.lt_(below)
 
 
-def weight_dropped(
+def drop_weights(
     weights: Mapping[str, Tensor], options: Options, training: bool
 ) -> Mapping[str, Tensor]:
     """The weights with DropConnect on the recurrent matrix.
@@ -141,31 +141,31 @@ def _check_share(name: str, share: float) -> None:
         raise OptionError(f"{name} must be a number from 0 to 1, got {share!r}")
 
 
-def merged(y: Tensor, merge: Merge, lengths: Tensor | None = None) -> Tensor:
+def merge_directions(y: Tensor, merge: Merge, lengths: Tensor | None = None) -> Tensor:
     """The outputs of one or two directions as one.
 
     Args:
         y: (..., D, W), the outputs of each direction.
         merge: "concat" gives (..., D W); "sum", "mean", "mul" and most functions (..., W).
-        lengths: (B,), steps of each row of y (T, B, D, W); zero stays zero behind a row's end,
-            whatever a function makes of zeros.
+        lengths: (B,), steps of each row of y (T, B, D, W); outputs after a row's end are zero,
+            whatever a function returns for zeros.
     """
     if merge == "concat" or y.shape[-2] == 1:
         return y.flatten(-2)
     forward, backward = y.unbind(-2)
     if callable(merge):
-        found = merge(forward, backward)
+        y_merged = merge(forward, backward)
         if lengths is None:
-            return found
+            return y_merged
         steps = torch.arange(y.shape[0], device=y.device).unsqueeze(1)
-        return torch.where((steps < lengths.to(y.device)).unsqueeze(-1), found, 0)
+        return torch.where((steps < lengths.to(y.device)).unsqueeze(-1), y_merged, 0)
     if merge == "mul":
         return forward * backward
     total = forward + backward
     return total / 2 if merge == "mean" else total
 
 
-def merged_width(width: int, directions: int, merge: Merge) -> int:
+def find_merged_width(width: int, directions: int, merge: Merge) -> int:
     """The width of the outputs after `merge`."""
     if merge == "concat":
         return width * directions
@@ -174,20 +174,20 @@ def merged_width(width: int, directions: int, merge: Merge) -> int:
     if isinstance(merge, torch.nn.Module) and merge.state_dict():
         raise OptionError(
             f"merge must be a function without tensors of its own, which the layer would not hold, "
-            f"got {type(merge).__name__}; use merge='concat' and put the module behind the layer"
+            f"got {type(merge).__name__}; use merge='concat' and put the module after the layer"
         )
     try:
         zeros = torch.zeros(2, 2, 3, width, device="cpu")
-        found = merge(zeros[0], zeros[1])
+        outputs = merge(zeros[0], zeros[1])
     except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError(
             f"merge must take two tensors (..., {width}), the forward and the backward outputs; "
             f"from (2, 3, {width}) it raised {error!r}"
         ) from error
-    if not isinstance(found, Tensor) or found.shape[:-1] != (2, 3):
-        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    if not isinstance(outputs, Tensor) or outputs.shape[:-1] != (2, 3):
+        got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise OptionError(
-            f"merge must give (..., width) from two tensors (..., {width}); from (2, 3, {width}) "
-            f"it gave {got}"
+            f"merge must return (..., width) for two tensors (..., {width}); for (2, 3, {width}) "
+            f"it returned {got}"
         )
-    return found.shape[-1]
+    return outputs.shape[-1]

@@ -1,4 +1,4 @@
-"""What stands behind and before a recurrence: readouts of its state, gates on its input."""
+"""Modules after and before a recurrence: readouts of its state, gates on its input."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Readout(nn.Module):
     Args:
         input_size: width of h_t.
         output_size: width of y_t.
-        activation: s_y: "identity", "tanh", "relu", "sigmoid", or a function of your own.
-        network: a module to read with instead; then sizes, device and dtype are left out.
+        activation: s_y: "identity", "tanh", "relu", "sigmoid", or any function.
+        network: a module in place of W_y h_t + b_y; sizes, device and dtype are then left out.
         device, dtype: of the weights.
 
-    It takes a layer's outputs (..., input_size), or its (outputs, state) and hands the state on.
+    It takes a layer's outputs (..., input_size), or its (outputs, state) and returns the state too.
     """
 
     def __init__(
@@ -57,11 +57,11 @@ class Readout(nn.Module):
 
 
 class Gate(nn.Module):
-    """A gate: x * sigmoid(W x + b), each number between 0 (shut) and 1 (open) times its input.
+    """A gate: x * sigmoid(W x + b), each input times a number from 0 (shut) to 1 (open).
 
     Args:
         size: width of x.
-        network: a module that decides instead of W x + b; its outputs go through the sigmoid.
+        network: a module in place of W x + b; its outputs go through the sigmoid.
         device, dtype: of the weights; left out with a network.
     """
 
@@ -77,7 +77,7 @@ class Gate(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, by: Tensor | None = None) -> Tensor:
-        """x, gated by what the network says of `by` (left out, of x itself)."""
+        """x times the sigmoid of the network of `by`, or of x where `by` is left out."""
         opened: Tensor = torch.sigmoid(self.network(x if by is None else by))
         return x * opened
 

@@ -16,7 +16,7 @@ from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States, fold
 from throughtime.layers.border import Border, enter, enter_norms
 from throughtime.layers.checks import check_dtype, check_flags, check_size
-from throughtime.layers.graphs import check_nothing_more, written
+from throughtime.layers.graphs import check_nothing_more, write_node
 from throughtime.layers.layer import Passage
 from throughtime.layers.options import Merge, Options
 from throughtime.layers.stream.stream import Stream
@@ -32,38 +32,38 @@ class SequenceLayer(Passage):
 
     def _prepare(self) -> None:
         super()._prepare()
-        vars(self)["_short"] = self._short_kind()  # a class of the user's own may watch settings
+        vars(self)["_short"] = self._short_kind()  # a user's class may override __setattr__
 
     @property
     def numbers(self) -> int:
-        """Weights of one direction, for layers whose single steps torch may take; 0: none are."""
+        """Weights of one direction, for layers whose single steps torch may take; else 0."""
         return 0
 
     def _run_short(self, x: Any, state: Any) -> Any:
-        """What a plain call gives, by what is prepared; None: it goes the long way."""
+        """The result of a plain call by the prepared layer, or None where it does not take it."""
         start: list[Tensor] = []
         for part in () if state is None else state:
             if type(part) is not tuple and type(part) is not list:
                 return None
             start += part
-        found = self._short.run(self, x, start)
-        if found is None:
+        result = self._short.run(self, x, start)
+        if result is None:
             return None
-        y, final = found
+        y, final = result
         count = len(self.widths[0])
         states = tuple(tuple(final[i : i + count]) for i in range(0, len(final), count))
         return (y, states) if self.return_state else y
 
-    def enter(self, x: Any, state: Any = None, **given: Any) -> tuple[Batch, Border]:
-        """The user's batch, checked, in the layers' own layout; and the way back."""
-        return enter(self, x, state, batch_first=self.batch_first, **given)
+    def enter(self, x: Any, state: Any = None, **options: Any) -> tuple[Batch, Border]:
+        """The user's batch, checked, in the layers' layout; and the way back."""
+        return enter(self, x, state, batch_first=self.batch_first, **options)
 
     def leave(self, y: Tensor, states: States, border: Border) -> Any:
-        """What a call returns: outputs and state in the user's layout."""
+        """Outputs and state in the user's layout."""
         return border.output(y), self.leave_state(states, border)
 
     def leave_state(self, states: States, border: Border) -> Any:
-        """The state as the layer's own call takes it."""
+        """The state as the layer's call takes it."""
         return tuple(tuple(border.state(v) for v in s) for s in states)
 
     def stream(self, batch: int = 1, weights: torch.dtype | None = None) -> Stream:
@@ -72,21 +72,21 @@ class SequenceLayer(Passage):
 
     def windows(
         self, x: Any, k: int, state: Any = None, *,
-        encode: Callable[[Tensor], Tensor] | None = None, **given: Any,
+        encode: Callable[[Tensor], Tensor] | None = None, **options: Any,
     ) -> Iterator[Window]:  # fmt: skip
-        """A batch in windows of k steps, for truncated back-propagation: see `windows`."""
-        return windows(self, x, k, state, encode=encode, **given)
+        """Run a batch in windows of k steps, for truncated back-propagation: see `windows`."""
+        return windows(self, x, k, state, encode=encode, **options)
 
-    def trace(self, x: Any, state: Any = None, **given: Any) -> tuple[dict[str, Any], ...]:
-        """Every layer's whole sequence of every state.
+    def trace(self, x: Any, state: Any = None, **options: Any) -> tuple[dict[str, Any], ...]:
+        """Every layer's sequence of every state.
 
         Args:
-            x, state, given: as the layer's own call takes them.
+            x, state, options: as the layer's call takes them.
 
         Returns:
             Over layers, name -> the state after each step, (T, B, D, width) in the layout of x.
         """
-        batch, border = self.enter(x, state, **given)
+        batch, border = self.enter(x, state, **options)
         names = self.cell.state_names
         results = self.carry(batch, record=True)[1]
         return tuple(
@@ -102,12 +102,12 @@ class SequenceLayer(Passage):
         Args:
             steps: T.
             batch: B.
-            lengths: whether the call is given lengths.
-            reset: whether it is given resets.
+            lengths: whether the call has lengths.
+            reset: whether it has resets.
             trace: whether it is `trace`.
         """
         kinds = {"lengths": lengths, "reset": reset, "trace": trace}
-        with torch.random.fork_rng(devices=[]):  # the options draw their masks for the call
+        with torch.random.fork_rng(devices=[]):  # the options draw masks
             calls = [self._example(i, steps, batch, **kinds) for i in range(len(self.widths))]
         return "\n".join(
             f"layer {i}: {backends.explain(c, self.backend)}" for i, c in enumerate(calls)
@@ -152,14 +152,14 @@ class Recurrent(SequenceLayer):
         dilation: h_t follows h_{t-d}; one number, or one a layer. Whole sequences only.
         learn_initial: make the state that sequences start from a parameter (zero at first).
         checkpoint_every: k, steps: training keeps every k-th state only, and backward computes
-            the steps between again, about a forward pass more; None keeps all.
-        clip_gradient: c: in backward, each row's gradient by its states after a step, all of them
-            side by side, is scaled to a norm of c where it is larger, at every step.
+            the others again, which costs about a forward pass; None keeps all.
+        clip_gradient: c: in backward, at every step, each row's gradient by all its states
+            together is scaled to a norm of c where it is larger.
         return_state: return (outputs, state), or the outputs alone.
         backend: who computes it; a named backend runs or raises, "auto" chooses.
 
     Raises:
-        CellError: the cell's equations cannot be taken.
+        CellError: the cell's equations cannot be traced.
         OptionError: an option is outside its rule.
 
     Source: Schuster and Paliwal, Bidirectional Recurrent Neural Networks (1997) for the two
@@ -187,7 +187,7 @@ class Recurrent(SequenceLayer):
             learn_initial=learn_initial, return_state=return_state,
         )  # fmt: skip
         super().__init__(
-            cell, input_size, _sizes(hidden_size, num_layers),
+            cell, input_size, _check_sizes(hidden_size, num_layers),
             directions=2 if bidirectional else 1, bias=bias, options=options, backend=backend,
             device=device, dtype=check_dtype(dtype),
         )  # fmt: skip
@@ -206,7 +206,7 @@ class Recurrent(SequenceLayer):
 
         Args:
             x: (T, B, I), with batch_first (B, T, I), without a batch (T, I); or a PackedSequence.
-            state: where it starts, a tuple over layers of a tuple over the cell's states, each
+            state: the starting state, a tuple over layers of a tuple over the cell's states, each
                 (D, B, width); left out, the initial state.
             lengths: (B,) the step at which each row ends, T where left out, 0 is legal; outputs
                 from there on are zero.
@@ -219,18 +219,18 @@ class Recurrent(SequenceLayer):
             inputs: name -> tensor as x with its own width, for cells that declare `inputs`.
             gradient_norms: a tensor a layer, (T, B, D, states) in the layout of x, that backward
                 fills: the norm of each row's gradient by each state after each step, before
-                clipping, zero behind a row's end. Not with a PackedSequence, starts or dilation.
-            nothing: is for torch.onnx.export, which hands defaults of names on by place.
+                clipping, zero after a row's end. Not with a PackedSequence, starts or dilation.
+            nothing: for torch.onnx.export, which passes keyword defaults by position.
 
         Returns:
             (outputs, state), or the outputs with return_state=False: outputs as x, of width
             `output_size`; each row's own last state in the form of `state`.
 
         Raises:
-            ShapeError, OptionError: something does not fit; the text says what and the cure.
+            ShapeError, OptionError: an argument does not fit the layer.
         """
         if type(x) is Proxy:
-            return written(
+            return write_node(
                 self, x, state, lengths=lengths, starts=starts, reset=reset, inputs=inputs,
                 gradient_norms=gradient_norms,
             )  # fmt: skip
@@ -239,9 +239,9 @@ class Recurrent(SequenceLayer):
         others = lengths, starts, reset, inputs, gradient_norms
         plain = self._observer is None and not any(v is not None for v in others)
         if plain and self.backend in BACKENDS:
-            found = self._run_short(x, state)
-            if found is not None:
-                return found
+            result = self._run_short(x, state)
+            if result is not None:
+                return result
         batch, border = self.enter(
             x, state, lengths=lengths, starts=starts, reset=reset, inputs=inputs
         )
@@ -256,7 +256,7 @@ class Recurrent(SequenceLayer):
         return (outputs, state) if self.return_state else outputs
 
     def extra_repr(self) -> str:
-        """What was asked for, in the constructor's words."""
+        """The constructor's arguments."""
         sizes = self.hidden_sizes
         words = [repr(self.cell), str(self.input_size), str(sizes[0] if len(sizes) == 1 else sizes)]
         if self.directions == 2:
@@ -274,7 +274,7 @@ class Recurrent(SequenceLayer):
 _USUAL = {"bias": True, "batch_first": False, "return_state": True, "backend": "auto"}
 
 
-def _sizes(hidden_size: int | Sequence[int], num_layers: int | None) -> tuple[int, ...]:
+def _check_sizes(hidden_size: int | Sequence[int], num_layers: int | None) -> tuple[int, ...]:
     """H of each layer."""
     if isinstance(hidden_size, Sequence) and not isinstance(hidden_size, str):
         sizes = tuple(hidden_size)

@@ -19,7 +19,7 @@ class StepNetwork(nn.Module):
     """One time step as a feed-forward network: [x_t, s_{t-1}] to [y_t, s_t].
 
     Attributes:
-        layer: whose weights it shares.
+        layer: the layer whose weights it shares.
         state_size: width of all states of all layers side by side.
     """
 
@@ -36,27 +36,27 @@ class StepNetwork(nn.Module):
         new: list[Tensor] = []
         for number, widths in enumerate(layer.widths):
             s = states[len(new) : len(new) + len(widths)]
-            below, made = x, self._step(number, x, s)
-            x = made[0] + below if layer.options.residual and number else made[0]
-            new.extend(made)
+            below, new_state = x, self._step(number, x, s)
+            x = new_state[0] + below if layer.options.residual and number else new_state[0]
+            new.extend(new_state)
         return torch.cat((x, *new), -1)
 
     def _step(self, number: int, x: Tensor, s: list[Tensor]) -> tuple[Tensor, ...]:
-        """The equations of one layer, its matrices taken apart by gate."""
+        """The equations of one layer, its matrices split by gate."""
         cell, hidden = self.layer.cell, self.layer.hidden_sizes[number]
         weights, layout = self.layer.weights(number, 0), self.layer.cell.layout
         a, U = {}, {}
         for i, gate in enumerate(layout.input_gates):
             rows = slice(i * hidden, (i + 1) * hidden)
-            a[gate] = linear(x, weights["weight_ih"][rows], _rows(weights, "bias_ih", rows))
+            a[gate] = linear(x, weights["weight_ih"][rows], _select_rows(weights, "bias_ih", rows))
         for i, gate in enumerate(layout.recurrent_gates):
             rows = slice(i * hidden, (i + 1) * hidden)
-            U[gate] = _Product(weights["weight_hh"][rows], _rows(weights, "bias_hh", rows))
+            U[gate] = _Product(weights["weight_hh"][rows], _select_rows(weights, "bias_hh", rows))
         for name in layout.products:
             U[name] = _Product(weights[f"weight_{name}"], None)
         p = {name: weights[name] for name in layout.vectors}
-        named = dict(zip(cell.state_names, s, strict=True))
-        return cell.step(Names("a", a), Names("U", U), Names("s", named), Names("p", p))
+        state = dict(zip(cell.state_names, s, strict=True))
+        return cell.step(Names("a", a), Names("U", U), Names("s", state), Names("p", p))
 
 
 class _Product:
@@ -67,7 +67,7 @@ class _Product:
         return multiply(self.weight, v, self.bias)
 
 
-def _rows(weights: dict[str, Tensor], name: str, rows: slice) -> Tensor | None:
+def _select_rows(weights: dict[str, Tensor], name: str, rows: slice) -> Tensor | None:
     return weights[name][rows] if name in weights else None
 
 
@@ -87,7 +87,7 @@ class Unrolled(nn.Module):
 
     @property
     def steps(self) -> tuple[StepNetwork, ...]:
-        """One network a time step, all of them the same one, whose weights are saved once."""
+        """One network a time step, all the same object, so that its weights are saved once."""
         return (self.step,) * self._count
 
     def forward(self, z: Tensor) -> Tensor:
@@ -117,14 +117,14 @@ class Unrolled(nn.Module):
 def unroll(layer: Any, steps: int) -> Unrolled:
     """The layer as an explicit feed-forward module over `steps` time steps.
 
-    Its gradient is that of back-propagation through time, since unrolling is what that means.
+    Its gradient is that of back-propagation through time, which is defined by unrolling.
 
     Args:
         layer: a layer of this package, of one direction and without masks or dilation.
         steps: T, at least 1.
 
     Raises:
-        OptionError: the layer has two directions or an option that no single step can show.
+        OptionError: the layer has two directions or an option that one step cannot show.
 
     Source: Werbos, Backpropagation Through Time: What It Does and How to Do It (1990).
     """

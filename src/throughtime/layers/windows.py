@@ -12,7 +12,7 @@ from torch import Tensor
 
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.border import align
-from throughtime.layers.checks import check_lengths, check_reset, check_starts, readable
+from throughtime.layers.checks import check_lengths, check_reset, check_starts, is_readable
 from throughtime.torch_private import base_of, version_of
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ class Window:
     """Some steps of a batch.
 
     Attributes:
-        steps: which steps of the batch these are, for cutting targets alike.
+        steps: the steps of the batch, for cutting targets alike.
         outputs: the layer's outputs for them, in the layout of x.
-        state: each row's state after them, detached; what `state` takes.
+        state: each row's state after them, detached, as the layer takes it.
     """
 
     steps: slice
@@ -39,24 +39,24 @@ class Window:
 def windows(
     layer: SequenceLayer, x: Any, k: int, state: Any = None, *,
     encode: Callable[[Tensor], Tensor] | None = None, lengths: Any = None, starts: Any = None,
-    reset: Any = None, **given: Any,
+    reset: Any = None, **options: Any,
 ) -> Iterator[Window]:  # fmt: skip
     """Run a batch in windows of k steps, the state carried and detached between them.
 
-    A sequence keeps the one mask of its recurrent dropout over all windows.
+    Recurrent dropout draws one mask a sequence, for all windows.
 
     Args:
         layer: the layer, of one direction and without dilation.
         x: a padded batch in the layer's layout; with `encode` whatever that takes, (T, B, ...),
             with batch_first (B, T, ...), or the tokens (T,) of one sequence.
-        k: steps a window, and so the furthest that a gradient goes back.
+        k: steps a window, and so the most steps that a gradient goes back.
         encode: makes the layer's x of the steps of a window, (k, B, ...) to (k, B, I): an
-            embedding, say, or any module or function that looks at each step alone. It is called
-            anew for every window, so that each has a graph of its own and current weights.
-        state, lengths, starts, reset, given: as the layer's own call takes them.
+            embedding, say, or any module or function of each step alone. It is called for every
+            window, so that each has its graph and current weights.
+        state, lengths, starts, reset, options: as the layer's call takes them.
 
     Returns:
-        An iterator of a `Window` each; call backward on its loss before asking for the next.
+        An iterator over `Window`s; call backward on one's loss before taking the next.
 
     Raises:
         OptionError: the layer cannot be cut in time, or k is no positive integer.
@@ -72,9 +72,11 @@ def windows(
             "survive; use bidirectional=False and dilation=1"
         )
     if encode is None:
-        cut: _Entered | _Encoded = _Entered(layer, x, state, lengths=lengths, reset=reset, **given)
+        cut: _Entered | _Encoded = _Entered(
+            layer, x, state, lengths=lengths, reset=reset, **options
+        )
     else:
-        cut = _Encoded(layer, x, state, encode, lengths=lengths, reset=reset, **given)
+        cut = _Encoded(layer, x, state, encode, lengths=lengths, reset=reset, **options)
     if starts is not None:
         starts = check_starts(starts, cut.ends, cut.steps, cut.rows, cut.device)
     return _run(layer, cut, k, starts)
@@ -83,7 +85,7 @@ def windows(
 def _run(
     layer: SequenceLayer, cut: _Entered | _Encoded, k: int, starts: Tensor | None
 ) -> Iterator[Window]:
-    """The windows, one after the other."""
+    """Run and yield the windows, one after the other."""
     carried: States | None = None
     masks: tuple[Tensor | None, ...] | None = None
     for first in range(0, cut.steps, k):
@@ -104,10 +106,10 @@ def _run(
 
 
 class _Entered:
-    """A batch that is there, cut in time."""
+    """A batch whose x is given whole, cut in time."""
 
-    def __init__(self, layer: SequenceLayer, x: Any, state: Any, **given: Any) -> None:
-        self.batch, self.border = layer.enter(x, state, **given)
+    def __init__(self, layer: SequenceLayer, x: Any, state: Any, **options: Any) -> None:
+        self.batch, self.border = layer.enter(x, state, **options)
         if self.border.packed is not None:
             raise OptionError("windows take a padded x with lengths, not a PackedSequence")
         self.steps, self.rows = self.batch.x.shape[:2]
@@ -169,15 +171,15 @@ class _Encoded:
 
 
 class _Source:
-    """A tensor that is read window by window, and may be what something that learns gave.
+    """A tensor that is read window by window, and may have been computed from weights.
 
-    Its gradient then goes through what gave it at each window's backward, whose graph is kept.
+    Each window's backward then sends its gradient on through the graph of x, which is kept.
     """
 
     def __init__(self, v: Tensor) -> None:
         self.v = v
         computed = v.requires_grad and not base_of(v).is_leaf
-        self.computed = computed and torch.is_grad_enabled() and readable(v)
+        self.computed = computed and torch.is_grad_enabled() and is_readable(v)
         weights = _leaves(v) if self.computed else []
         self.versions = [(w, version_of(w)) for w in weights]
 
@@ -189,7 +191,7 @@ class _Source:
             self.versions = []
             warnings.warn(
                 f"x was computed from weights that have changed since, so from step {steps.start} "
-                f"on windows read what the old ones gave; {_ENCODE}",
+                f"on windows read what the old ones computed; {_ENCODE}",
                 stacklevel=4,
             )
         leaf = part.detach().requires_grad_()
@@ -198,13 +200,13 @@ class _Source:
 
 
 _ENCODE = (
-    "give windows what x was computed of, and as encode= the function that computes it, which is "
-    "then called for each window"
+    "give windows what x was computed from, and as encode= the function that computes it, which "
+    "is then called for each window"
 )
 
 
 def _hand_over(leaf: Tensor, part: Tensor) -> None:
-    """Send the gradient of a window's x through what computed x."""
+    """Send the gradient of a window's x through the graph that computed x."""
     gradient, leaf.grad = leaf.grad, None
     if gradient is not None and gradient.requires_grad:
         raise OptionError(
@@ -222,7 +224,7 @@ def _hand_over(leaf: Tensor, part: Tensor) -> None:
 
 
 def _leaves(v: Tensor) -> list[Tensor]:
-    """Everything that wants a gradient and that a tensor was computed from."""
+    """The leaves with a gradient that a tensor was computed from."""
     nodes, seen, leaves = [v.grad_fn], set(), []
     while nodes:
         node = nodes.pop()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE
 from throughtime.backends.call import Call
-from throughtime.cell.registry import registered
+from throughtime.cell.registry import find_cell
 from throughtime.errors import TransformError
 from throughtime.scan.flatten import Form, flatten_gradients, unflatten
 from throughtime.scan.flops import tell_counters
@@ -150,7 +150,7 @@ class ScanBackward(torch.autograd.Function):
                 ctx.saved_tensors, wants, (*ctx.needs, *[False] * (len(wants) - count)), strict=True
             )]  # fmt: skip
             inputs, d_results = leaves[:count], leaves[count:]
-            call = unflatten(registered(ctx.cell), ctx.form, inputs)
+            call = unflatten(find_cell(ctx.cell), ctx.form, inputs)
             wanted = [v if need else None for v, need in zip(inputs, ctx.needs, strict=True)]
             first = gradients(results(call, "reference"), wanted, d_results, create_graph=True)
             leaves = [v if want else None for v, want in zip(leaves, wants, strict=True)]

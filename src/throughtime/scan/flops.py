@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from throughtime.cell.registry import registered
+from throughtime.cell.registry import find_cell
 from throughtime.scan.flatten import unflatten
 from throughtime.scan.operator import scan_backward, scan_forward
 from throughtime.torch_private import counts_flops, mode_count, modes
@@ -18,7 +18,7 @@ Shape = Sequence[int]
 
 def _products(cell: str, form: Sequence[int], shapes: Any) -> tuple[int, int]:
     """Flops of one pass of all rows through the matrices by x, and through those by the state."""
-    call = unflatten(registered(cell), form, shapes)
+    call = unflatten(find_cell(cell), form, shapes)
     named = [pair for weights in call.weights for pair in weights.items()]
     rows = math.prod(call.x[:-1])
     of = {

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result
-from throughtime.cell.registry import registered
+from throughtime.cell.registry import find_cell
 from throughtime.cells import Cell
 from throughtime.errors import ShapeError, TransformError
 from throughtime.scan.flatten import flatten_gradients, unflatten
@@ -121,7 +121,7 @@ def _forward(
     cell: str, backend: str, form: Sequence[int], keep: bool, tensors: Tensors
 ) -> list[Tensor]:
     """The op's value: fresh contiguous tensors, as the fake below promises."""
-    call = unflatten(registered(cell), form, tensors)
+    call = unflatten(find_cell(cell), form, tensors)
     with torch.no_grad(), _alone(call):
         name = choose(call, backend).name
         if name in OPAQUE:
@@ -143,7 +143,7 @@ def _backward(
     A backend with a backward pass of its own computes them, after another forward pass where none
     kept what that needs, as in exported graphs; another is run again, under autograd.
     """
-    call = unflatten(registered(cell), form, tensors)
+    call = unflatten(find_cell(cell), form, tensors)
     with torch.no_grad(), _alone(call):
         name = choose(call, backend).name
         if name in OPAQUE:
@@ -158,7 +158,7 @@ def _backward(
             v.detach().requires_grad_(need) if v is not None else None
             for v, need in zip(tensors, needs, strict=True)
         ]
-        call = unflatten(registered(cell), form, leaves)
+        call = unflatten(find_cell(cell), form, leaves)
         with _alone(call):
             return gradients(results(call, backend), leaves, d_results)
 
@@ -237,7 +237,7 @@ def fake_forward(
     cell: str, backend: str, form: Sequence[int], keep: bool, tensors: Tensors
 ) -> list[Tensor]:
     """Tensors of the shapes that the forward operator gives."""
-    call = unflatten(registered(cell), form, tensors)
+    call = unflatten(find_cell(cell), form, tensors)
     shapes = _result_shapes(call.cell, call)
     if keep:
         with _alone(call):

@@ -50,17 +50,17 @@ def show_choice(cell: Cell, dtype: str) -> None:
     import torch
 
     from throughtime import Recurrent
-    from throughtime.cell.layout import fitting
+    from throughtime.cell.layout import find_fitting_size
     from throughtime.compiler.passes.masks import NO_MASKS
     from throughtime.compiler.plan import make_plan, why_unplanned
     from throughtime.compiler.runtime import machine
 
     with warnings.catch_warnings():  # what keeps a cell uncompiled is told below
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
-        layer = Recurrent(cell, 8, fitting(cell, 8), dtype=getattr(torch, dtype))
+        layer = Recurrent(cell, 8, find_fitting_size(cell, 8), dtype=getattr(torch, dtype))
     told = layer.explain()
     print(f"{cell!r}: {told.removeprefix('layer 0: ')}")
-    H, target = fitting(cell, 8), machine.host()
+    H, target = find_fitting_size(cell, 8), machine.host()
     if why_unplanned(cell, H) is None:
         print(f"\n{make_plan(cell, NO_MASKS, H)}")
     if target is not None:
@@ -81,13 +81,13 @@ def machine_told(target: Machine, dtype: str) -> str:
 
 def show_code(cell: Cell, bytes: int, backward: bool, llvm: bool, assembly: bool) -> None:
     """Prints the cell's own function; loops and tiles are the same for every cell."""
-    from throughtime.cell.layout import fitting
+    from throughtime.cell.layout import find_fitting_size
     from throughtime.compiler.passes.masks import NO_MASKS
     from throughtime.compiler.plan import make_plan, why_unplanned
     from throughtime.compiler.runtime import machine
     from throughtime.errors import BackendError
 
-    H, target = fitting(cell, 8), machine.host()
+    H, target = find_fitting_size(cell, 8), machine.host()
     reason = why_unplanned(cell, H)
     if reason is not None or target is None:
         raise BackendError(f"there is no code to show: {reason or machine.reason()}")

@@ -16,7 +16,7 @@ from throughtime.diagnosis.observe.steps import steps_of
 from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.layer import Passage
-from throughtime.layers.options import merged
+from throughtime.layers.options import merge_directions
 from throughtime.layers.recurrent import SequenceLayer
 
 
@@ -196,5 +196,5 @@ def through_merge(layer: SequenceLayer, seen: Arriving, d: int) -> Tensor:
     T, B = seen.batch.x.shape[:2]
     y = torch.stack([v.unflatten(0, (T, B)) for v in both], 2).requires_grad_()
     with torch.enable_grad():
-        out = merged(y, layer.options.merge)
+        out = merge_directions(y, layer.options.merge)
     return torch.autograd.grad(out, y, seen.d_outputs)[0][:, :, d]

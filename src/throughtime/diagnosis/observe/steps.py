@@ -15,7 +15,7 @@ from throughtime.diagnosis.observe.alignment import alive_steps
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.layer import Passage
-from throughtime.layers.options import merged
+from throughtime.layers.options import merge_directions
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def steps_of(
             start = tuple(v[d] for v in starts[number])
             before = _before(after, start, alive, layer.dilations[number], d)
             yield _rows(layer, number, d, batch, alive, dtype, below, before, after)
-        y = merged(result.sequences[0], layer.options.merge, batch.lengths)
+        y = merge_directions(result.sequences[0], layer.options.merge, batch.lengths)
         below = y + below if layer.options.residual and number else y
 
 

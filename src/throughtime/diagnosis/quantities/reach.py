@@ -26,7 +26,7 @@ from throughtime.diagnosis.observe.watch import WatchedRows
 from throughtime.diagnosis.quantities.gates import activities, share_at_ends
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
-from throughtime.layers.options import merged
+from throughtime.layers.options import merge_directions
 from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan import scan
 
@@ -99,13 +99,13 @@ def _ends(layer: SequenceLayer, result: Result, d_y: Tensor) -> tuple[Tensor, Te
     """
     y, merge = result.sequences[0], layer.options.merge
     if layer.directions == 1:
-        return merged(y[-1:], merge), d_y[-1:]
+        return merge_directions(y[-1:], merge), d_y[-1:]
     first, last = y[:1], y[-1:]
     both = (
         torch.cat((first[:, :, :1].detach(), first[:, :, 1:]), 2),
         torch.cat((last[:, :, :1], last[:, :, 1:].detach()), 2),
     )
-    return merged(torch.cat(both), merge), d_y[:: len(d_y) - 1]
+    return merge_directions(torch.cat(both), merge), d_y[:: len(d_y) - 1]
 
 
 def _by_lag(call: Call, d: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from throughtime.backends.call import Call, step_count
 from throughtime.backends.reference import matrices, vectors
 from throughtime.cell.contract import Names
-from throughtime.cell.registry import registered
+from throughtime.cell.registry import find_cell
 from throughtime.errors import TransformError
 from throughtime.export.onnx.operators import Operator, operator_of, operator_weights
 from throughtime.scan.flatten import unflatten
@@ -31,7 +31,7 @@ def decompose(
     Raises:
         TransformError: the call has packed rows or resets.
     """
-    call = unflatten(registered(cell), form, tensors)
+    call = unflatten(find_cell(cell), form, tensors)
     for name in ("batch_sizes", "reset"):
         if getattr(call, name) is not None:
             said = "a PackedSequence" if name == "batch_sizes" else "resets"

@@ -23,20 +23,19 @@ from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
-from throughtime.layers.checks import check_packed, first_rows
+from throughtime.layers.checks import check_packed, count_first_rows
 from throughtime.layers.drop_in.checks import check_dimensions, check_input, check_state
-from throughtime.layers.graphs import check_nothing_more, written
+from throughtime.layers.graphs import check_nothing_more, write_node
 from throughtime.layers.options import Options
 from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan.prepared import BACKENDS, ShortWay
 
 
 class PastRNNBase:
-    """Stands before torch.nn.RNNBase among the bases of a layer, and passes on what RNNBase does.
+    """Precedes torch.nn.RNNBase among the bases of a layer and skips its methods.
 
-    So a layer is a torch.nn.RNNBase, and has its methods, without a second set of weights or a list
-    of them. Classes after RNNBase, mixins of the user's own among them, are called as after a layer
-    of torch's.
+    So a layer is a torch.nn.RNNBase without a second set of weights or a list of them. Classes
+    after RNNBase, such as a user's mixins, are called as after a layer of torch's.
     """
 
     def __init__(self) -> None:
@@ -63,7 +62,7 @@ def _after_rnn_base(layer: Any) -> Any:
 
 
 class TorchAttributes(SequenceLayer):
-    """A layer that can be read like torch.nn's.
+    """A layer with the attributes of torch.nn's.
 
     Attributes:
         mode: torch's name of the equations: "RNN_TANH", "RNN_RELU", "LSTM" or "GRU".
@@ -114,7 +113,7 @@ class TorchAttributes(SequenceLayer):
         return [[getattr(self, name) for name in names] for names in self._all_weights]
 
     def flatten_parameters(self) -> None:
-        """Put the weights side by side for cuDNN; on all but its GPUs there is nothing to do."""
+        """Put the weights side by side for cuDNN; does nothing on other devices."""
         first = next(self.parameters(), None)
         if first is not None and first.is_cuda and self.proj_size < self.hidden_size:
             nn.RNNBase.flatten_parameters(cast(Any, self))
@@ -145,7 +144,7 @@ class TorchAttributes(SequenceLayer):
 
 
 class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, override]
-    """A layer with the call of torch.nn's, which also is a torch.nn.RNNBase.
+    """A layer with the call of torch.nn's; also a torch.nn.RNNBase.
 
     Attributes:
         kind: the name of torch's class.
@@ -192,7 +191,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
                 the left: row b is the steps from starts[b] to lengths[b] - 1.
             reset: bool, the input's shape without its width: True puts the state back to zero
                 before that step (in the backward direction, after it).
-            nothing: is for torch.onnx.export, which hands defaults of names on by place.
+            nothing: for torch.onnx.export, which passes keyword defaults by position.
 
         Returns:
             (output, h_n), or (output, (h_n, c_n)) for an LSTM, as torch.nn.
@@ -202,58 +201,58 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
             ShapeError, OptionError: lengths, starts or reset do not fit.
         """
         if type(input) is Proxy:
-            return written(self, input, hx, lengths=lengths, starts=starts, reset=reset)
+            return write_node(self, input, hx, lengths=lengths, starts=starts, reset=reset)
         if nothing:
             check_nothing_more(self, nothing)
         plain = lengths is None and starts is None and reset is None and self._observer is None
         if plain and self.backend in BACKENDS:
-            found = self._run_short(input, hx)
-            if found is not None:
-                return found
-        x, state, rows = self._checked(input, hx)
+            result = self._run_short(input, hx)
+            if result is not None:
+                return result
+        x, state, rows = self._check_call(input, hx)
         if plain and self._takes_stack(x):
             return self._run_stack(input, x, state, rows)
-        batch, border = self._entered(input, state, lengths=lengths, starts=starts, reset=reset)
+        batch, border = self._enter(input, state, lengths=lengths, starts=starts, reset=reset)
         y, results = self.carry_call(batch)
         return self.leave(y, tuple(r.final for r in results), border)
 
     def _run_short(self, x: Any, state: Any) -> Any:
-        """What a plain call gives, by what is prepared; None: it goes the long way."""
+        """The result of a plain call by the prepared layer, or None where it does not take it."""
         several = self.mode == "LSTM"
         start = () if state is None else state if several else (state,)
         if type(start) is not tuple and type(start) is not list:
             return None
-        found = self._short.run(self, x, start)
-        if found is None:
+        result = self._short.run(self, x, start)
+        if result is None:
             return None
-        y, final = found
+        y, final = result
         return y, (tuple(final) if several else final[0])
 
-    def enter(self, x: Any, state: Any = None, **given: Any) -> tuple[Batch, Border]:
-        """The user's batch, checked, in the layers' own layout; and the way back."""
-        return self._entered(x, self._checked(x, state)[1], **given)
+    def enter(self, x: Any, state: Any = None, **options: Any) -> tuple[Batch, Border]:
+        """The user's batch, checked, in the layers' layout; and the way back."""
+        return self._enter(x, self._check_call(x, state)[1], **options)
 
-    def _entered(
-        self, x: Any, state: tuple[Tensor, ...] | None, **given: Any
+    def _enter(
+        self, x: Any, state: tuple[Tensor, ...] | None, **options: Any
     ) -> tuple[Batch, Border]:
-        """torch's states (L D, B, width) become one for each layer, (D, B, width)."""
+        """Enter with torch's states (L D, B, width) split by layer, (D, B, width)."""
         states: States | None = None
         if state is not None:
             states = tuple(zip(*(v.split(self.directions) for v in state), strict=True))
-        return enter(self, x, states, batch_first=self.batch_first, checked=True, **given)
+        return enter(self, x, states, batch_first=self.batch_first, checked=True, **options)
 
     def leave_state(self, states: States, border: Border) -> Any:
         """The state as torch.nn returns it: h_n, or (h_n, c_n)."""
         final = tuple(border.state(torch.cat(part)) for part in zip(*states, strict=True))
         return final if self.mode == "LSTM" else final[0]
 
-    def _checked(self, input: Any, hx: Any) -> tuple[Tensor, tuple[Tensor, ...] | None, int]:
+    def _check_call(self, input: Any, hx: Any) -> tuple[Tensor, tuple[Tensor, ...] | None, int]:
         """The input with a batch dimension or packed, the states (L D, B, width), and B."""
         state = None if hx is None else (hx if self.mode == "LSTM" else (hx,))
         weight = next(iter(self._parameters.values()), None)  # a parametrised one costs a call
         dtype: torch.dtype = (self.all_weights[0][0] if weight is None else weight).dtype
         if isinstance(input, PackedSequence):
-            x, rows = input.data, first_rows(input)
+            x, rows = input.data, count_first_rows(input)
             check_input(self, x, dtype, 2)
         else:
             check_dimensions(self, input, state)
@@ -280,23 +279,23 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
     @property
     def numbers(self) -> int:
         """Weights of one direction of a layer, on average."""
-        some = (v.numel() for v in self.plain_parameters().values() if v is not None)
-        return sum(some) // (self.directions * self.num_layers)
+        sizes = (v.numel() for v in self.plain_parameters().values() if v is not None)
+        return sum(sizes) // (self.directions * self.num_layers)
 
-    def explain(self, steps: int = 16, batch: int = 1, **given: bool) -> str:
+    def explain(self, steps: int = 16, batch: int = 1, **kinds: bool) -> str:
         """Which backend each layer would take for such a batch, and why not those before it.
 
         Args:
             steps: T.
             batch: B.
-            given: lengths, reset or trace, true where the call has them.
+            kinds: lengths, reset or trace, True where the call has them.
         """
         like = next(iter(self._parameters.values()), None)
-        if is_large_step(self, steps) and not any(given.values()) and like is not None:
+        if is_large_step(self, steps) and not any(kinds.values()) and like is not None:
             if self.backend == "auto" and self._takes_stack(like.new_zeros(1, 1, self.input_size)):
                 choice = Choice("torch", {"cpu": ONE_LARGE_STEP})
                 return "\n".join(f"layer {i}: {choice}" for i in range(self.num_layers))
-        return super().explain(steps, batch, **given)
+        return super().explain(steps, batch, **kinds)
 
     def _run_stack(self, input: Any, x: Tensor, state: tuple[Tensor, ...] | None, rows: int) -> Any:
         """All layers in one call of torch's kernel, as torch.nn makes it: same bits, same speed."""

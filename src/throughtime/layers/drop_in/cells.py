@@ -25,14 +25,14 @@ from throughtime.cells.gru import GRU
 from throughtime.cells.lstm import LSTM
 from throughtime.layers.drop_in.checks import check_cell_dimensions, check_cell_sizes
 from throughtime.layers.gates import GateRows
-from throughtime.layers.graphs import written
+from throughtime.layers.graphs import write_node
 from throughtime.layers.layer import CellModule
 from throughtime.scan import scan
 from throughtime.scan.prepared import BACKENDS, ShortStep
 
 
 class PastRNNCellBase:
-    """Stands before torch.nn.RNNCellBase among the bases of a cell, and makes no second weights."""
+    """Precedes torch.nn.RNNCellBase among a cell's bases, so that it makes no second weights."""
 
     def __init__(self) -> None:
         _after_rnn_cell_base(self).__init__()
@@ -104,7 +104,7 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         return GateRows(self, name, 0, False)
 
     def weights(self, layer: int = 0, d: int = 0) -> dict[str, Tensor]:
-        """Name -> tensor, read by name at every call so that any swap of one is seen."""
+        """Name -> tensor, read at every call, since a user may replace a parameter."""
         return {name: getattr(self, name) for name in self.weight_names()}
 
     def weight_names(self, layer: int = 0, d: int = 0) -> dict[str, str]:
@@ -113,11 +113,11 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         return dict(zip(names, names, strict=True))
 
     def explain(self, batch: int = 1) -> str:
-        """Which backend a step would take, and why not those before it; a refusal is told too."""
+        """Which backend a step would take, and why not those before it."""
         like = self.weight_ih
         if self._takes_kernel(like):
-            why = cpu.refuses_cell(self.cell, like) or ONE_LARGE_STEP
-            return str(Choice("torch", {"cpu": why} if self.backend == "auto" else {}))
+            reason = cpu.refuses_cell(self.cell, like) or ONE_LARGE_STEP
+            return str(Choice("torch", {"cpu": reason} if self.backend == "auto" else {}))
         x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
         return backends.explain(self._call(x, None), self.backend)
 
@@ -131,9 +131,9 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
             new: tuple[Tensor, ...] = self._observer(input, state)
             return new
         if self.backend in BACKENDS and "_short" in vars(self):
-            found = self._short.step(self, input, state)
-            if found is not None:
-                return found
+            result = self._short.step(self, input, state)
+            if result is not None:
+                return result
         check_cell_dimensions(self, input, state)
         single = input.dim() == 1
         x = input.unsqueeze(0) if single else input
@@ -150,7 +150,7 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         return tuple(v.squeeze(0) for v in new) if single else new
 
     def _takes_kernel(self, x: Tensor) -> bool:
-        """Whether torch's own kernel takes the call; "auto" leaves it what is not compiled."""
+        """Whether torch's own kernel takes the call; with "auto", where nothing is compiled."""
         if not carries_stack(self.backend):
             return False
         if self.backend != "auto" or is_traced() or is_large_step(self, 1):
@@ -159,11 +159,11 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
 
     @property
     def numbers(self) -> int:
-        """How many weights it has."""
+        """The number of weights."""
         return sum(v.numel() for v in self.plain_parameters().values() if v is not None)
 
     def step_by_torch(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """torch's own kernel, which is one call."""
+        """One step by torch's own kernel."""
         plain = self.plain_parameters()
         try:
             weights = plain["weight_ih"], plain["weight_hh"], plain["bias_ih"], plain["bias_hh"]
@@ -225,13 +225,15 @@ class RNNCell(DropInCell):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """h_t from x_t, (B, I) or (I,), and h_{t-1}, (B, H) or (H,); left out, zero."""
         if isinstance(input, Proxy):
-            return written(self, input, hx)
+            return write_node(self, input, hx)
         return self._step(input, None if hx is None else (hx,))[0]
 
     def extra_repr(self) -> str:
         """As torch.nn writes it."""
-        said = super().extra_repr()
-        return said if self.nonlinearity == "tanh" else f"{said}, nonlinearity={self.nonlinearity}"
+        words = super().extra_repr()
+        return (
+            words if self.nonlinearity == "tanh" else f"{words}, nonlinearity={self.nonlinearity}"
+        )
 
 
 class LSTMCell(DropInCell):
@@ -266,7 +268,7 @@ class LSTMCell(DropInCell):
     ) -> tuple[Tensor, Tensor]:
         """(h_t, c_t) from x_t, (B, I) or (I,), and (h_{t-1}, c_{t-1}); left out, zero."""
         if isinstance(input, Proxy):
-            return written(self, input, hx)
+            return write_node(self, input, hx)
         h, c = self._step(input, hx)
         return h, c
 
@@ -300,5 +302,5 @@ class GRUCell(DropInCell):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """h_t from x_t, (B, I) or (I,), and h_{t-1}, (B, H) or (H,); left out, zero."""
         if isinstance(input, Proxy):
-            return written(self, input, hx)
+            return write_node(self, input, hx)
         return self._step(input, None if hx is None else (hx,))[0]

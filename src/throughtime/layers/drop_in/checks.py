@@ -1,4 +1,4 @@
-"""torch.nn's own checks, word for word: a program that reads its errors finds them here too."""
+"""torch.nn's own checks, word for word, for programs that read its errors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import OptionError
-from throughtime.layers.checks import described, no_tensor, transposed
+from throughtime.layers.checks import advise_transpose, describe, tensor_error
 from throughtime.torch_private import any_autocast
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def check_projection(hidden_size: int, proj_size: int) -> None:
 
 
 def check_pair(hidden_size: Any, proj_size: int) -> tuple[int, int]:
-    """hidden_size as (long, short), which torch.nn does not know."""
+    """hidden_size as (long, short), which torch.nn does not have."""
     if len(hidden_size) != 2:
         raise OptionError(
             f"hidden_size must be a number or a pair (long, short), got {hidden_size!r}"
@@ -90,10 +90,10 @@ def check_dimensions(layer: DropIn, x: Tensor, state: Any) -> None:
     """A padded input has two or three dimensions, and each state as many."""
     try:
         _check_dimensions(layer, x, state)
-    except (AttributeError, IndexError):  # torch.nn's, whose words name what Python lacks
+    except (AttributeError, IndexError):  # torch.nn's text names a missing attribute only
         if not isinstance(x, Tensor):
-            raise no_tensor("input", x) from None
-        raise _no_state(layer, state) from None
+            raise tensor_error("input", x) from None
+        raise _state_error(layer, state) from None
 
 
 def _check_dimensions(layer: DropIn, x: Tensor, state: Any) -> None:
@@ -117,7 +117,7 @@ def _check_dimensions(layer: DropIn, x: Tensor, state: Any) -> None:
         )
 
 
-def _no_state(layer: DropIn | DropInCell, state: Any) -> TypeError:
+def _state_error(layer: DropIn | DropInCell, state: Any) -> TypeError:
     """The error for states that are no tensors, or too few of them."""
     two = layer.kind.startswith("LSTM")
     hx = state if two else state[0]
@@ -131,12 +131,12 @@ def _no_state(layer: DropIn | DropInCell, state: Any) -> TypeError:
     elif not two and len(parts) == 2:
         cure = "; an LSTM takes two"
     names = "two tensors (h_0, c_0)" if two else "one tensor h_0"
-    kinds = f" of {described(parts[0])}" if len(parts) and not isinstance(parts[0], Tensor) else ""
-    return TypeError(f"hx of {layer.kind} must be {names}, got {described(hx)}{kinds}{cure}")
+    kinds = f" of {describe(parts[0])}" if len(parts) and not isinstance(parts[0], Tensor) else ""
+    return TypeError(f"hx of {layer.kind} must be {names}, got {describe(hx)}{kinds}{cure}")
 
 
 def check_input(layer: DropIn, x: Tensor, dtype: torch.dtype, dimensions: int) -> None:
-    """dtype and width of the input; what is wrong torch says, whose words differ by its version."""
+    """dtype and width of the input; torch raises the error, whose text differs by its version."""
     fits = x.dtype == dtype or any_autocast()
     if not fits or x.dim() != dimensions or x.size(-1) != layer.input_size:
         nn.RNNBase.check_input(layer, x, x if dimensions == 2 else None)
@@ -149,11 +149,12 @@ def check_state(layer: DropIn, state: tuple[Tensor, ...], rows: int) -> None:
     for i, (v, width) in enumerate(zip(state, layer.widths[0], strict=True)):
         expected = (layer.num_layers * layer.directions, rows, width)
         if not isinstance(v, Tensor):
-            raise _no_state(layer, state)
+            raise _state_error(layer, state)
         if v.shape != expected:
             name = f"hidden[{i}]" if len(state) == 2 else "hidden"
             raise RuntimeError(
-                f"Expected {name} size {expected}, got {list(v.size())}{transposed(v, expected)}"
+                f"Expected {name} size {expected}, got {list(v.size())}"
+                f"{advise_transpose(v, expected)}"
             )
 
 
@@ -168,16 +169,16 @@ def check_cell_dimensions(cell: DropInCell, x: Tensor, hx: Any) -> None:
                 raise ValueError(
                     f"{cell.kind}: Expected {name} to be 1D or 2D, got {v.dim()}D instead"
                 )
-    except AttributeError:  # torch.nn's, whose words name what Python lacks
+    except AttributeError:  # torch.nn's text names a missing attribute only
         if not isinstance(x, Tensor):
-            raise no_tensor("input", x, "tensor") from None
-        raise _no_state(cell, hx) from None
+            raise tensor_error("input", x, "tensor") from None
+        raise _state_error(cell, hx) from None
 
 
 def check_cell_sizes(cell: DropInCell, x: Tensor, state: tuple[Tensor, ...]) -> None:
-    """What torch's own step checks, for the backends that have no such check.
+    """The checks of torch's own step, for the backends that have none.
 
-    That step itself says what is wrong, since its words differ from torch to torch.
+    That step itself raises the error, since its text differs by torch's version.
     """
     sizes = (x.shape[0], cell.hidden_size)
     states = len(state) == len(cell.cell.state_names) and all(v.shape == sizes for v in state)

@@ -33,26 +33,25 @@ _ARGUMENTS = (
     "input_size", "hidden_size", "num_layers", "nonlinearity", "bias", "batch_first", "dropout",
     "bidirectional",
 )  # fmt: skip
-# torch's operations that carry a recurrent layer or one step of it, as graphs name them.
+# torch's operations for a recurrent layer or one step of it, as graphs name them.
 _OPERATIONS = frozenset(
     f"{kind}{step}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for step in ("", "_cell")
 )
 
 
 def from_torch(model: nn.Module, *, in_place: bool = False, backend: str = "auto") -> nn.Module:
-    """Every torch.nn RNN, LSTM, GRU and their cells inside a model become ours.
+    """Convert every torch.nn RNN, LSTM, GRU and their cells inside a model to this package's.
 
-    Names, weights, ties between weights, `training` and `requires_grad` stay, so do state_dict's
-    keys; parametrised weights stay parametrised; hooks are carried over, with a warning that names
-    their layer. What may be a recurrent layer and is no plain one of torch.nn's is left as it is,
-    with a warning too: subclasses, which may compute something else, and scripted, traced,
-    quantised and exported layers.
+    Names, weights, ties between weights, `training`, `requires_grad` and the keys of state_dict
+    stay; parametrised weights stay parametrised; hooks are carried over, with a warning that names
+    their layer. Subclasses, which may compute something else, and scripted, traced, quantised and
+    exported layers are left as they are, with a warning.
 
     Args:
         model: any module, or one of torch's layers itself.
-        in_place: change this model, whose layers then hold the very same `Parameter` objects, so
-            that an optimiser made before goes on; left out, the model stays as it is and a copy
-            is converted.
+        in_place: change this model, whose layers then hold the same `Parameter` objects, so that
+            an existing optimiser still works; left out, the model stays as it is and a copy is
+            converted.
         backend: who computes the converted layers, or "auto".
 
     Returns:
@@ -65,23 +64,23 @@ def from_torch(model: nn.Module, *, in_place: bool = False, backend: str = "auto
     _check_module(model)
     check_backend(backend)
     ours = {}
-    for module, name in _convertible(model):
-        kind = _OURS[_kind(module)]
-        ours[module] = _converted(name, module, kind, backend=backend)
-    return _replaced(model, ours) if in_place else _copied(model, ours)
+    for module, name in _list_convertible(model):
+        kind = _OURS[_find_class(module)]
+        ours[module] = _convert(name, module, kind, backend=backend)
+    return _replace(model, ours) if in_place else _copy_with(model, ours)
 
 
 def to_torch(model: nn.Module, *, in_place: bool = False) -> nn.Module:
-    """Every RNN, LSTM, GRU of ours and their cells inside a model become torch.nn's: the way back.
+    """Convert every RNN, LSTM, GRU of this package and their cells inside a model to torch.nn's.
 
-    What `from_torch` keeps is kept here: weights and their ties, names, parametrisations, hooks
-    and `training`. Layers that have no equal in torch.nn are refused, all of them by name. torch's
-    layers take no `lengths`, `starts` or `reset`: a model whose own code gives them has to pack.
+    It keeps what `from_torch` keeps: weights and their ties, names, parametrisations, hooks and
+    `training`. Layers without an equal in torch.nn are refused, all of them by name. torch's
+    layers take no `lengths`, `starts` or `reset`: a model that passes them has to pack.
 
     Args:
         model: any module, or one of our layers itself.
-        in_place: change this model, whose layers then hold the very same `Parameter` objects;
-            left out, a copy is converted.
+        in_place: change this model, whose layers then hold the same `Parameter` objects; left
+            out, a copy is converted.
 
     Returns:
         The converted model; with `in_place` the model itself, unless it is a layer of ours.
@@ -91,24 +90,26 @@ def to_torch(model: nn.Module, *, in_place: bool = False) -> nn.Module:
         OptionError: a layer has no equal in torch.nn, or torch cannot copy the model.
     """
     _check_module(model)
-    reasons = [f"{n or 'the model'} is {r}" for n, m in model.named_modules() if (r := _refused(m))]
+    reasons = [
+        f"{n or 'the model'} is {r}" for n, m in model.named_modules() if (r := _explain_refusal(m))
+    ]
     if reasons:
         raise OptionError(
             f"to_torch gives torch.nn's RNN, LSTM, GRU and their cells, and {'; '.join(reasons)}"
         )
     if not in_place:
         model = _copy(model, {})
-    kinds = {ours: theirs for theirs, ours in _OURS.items()}
+    kinds = {ours: torch_kind for torch_kind, ours in _OURS.items()}
     new: dict[nn.Module, nn.Module] = {}
     for name, module in model.named_modules():
         if isinstance(module, DropIn | DropInCell):
-            theirs = next(kinds[k] for k in type(module).__mro__ if k in kinds)
-            new[module] = _converted(name or "the model", module, theirs)
-    return _replaced(model, new)
+            torch_kind = next(kinds[k] for k in type(module).__mro__ if k in kinds)
+            new[module] = _convert(name or "the model", module, torch_kind)
+    return _replace(model, new)
 
 
-def _kind(module: nn.Module) -> Any:
-    """Its class, without the one that a parametrisation makes of it."""
+def _find_class(module: nn.Module) -> Any:
+    """A module's class before parametrisation."""
     return parametrize.type_before_parametrizations(module)
 
 
@@ -119,9 +120,9 @@ def _check_module(model: object) -> None:
         raise TypeError(f"model must be a torch.nn.Module, whose layers are converted, got {short}")
 
 
-def _refused(module: nn.Module) -> str | None:
-    """What a module of ours is that torch.nn has no equal of; None: it has one, or is not ours."""
-    kind = _kind(module)
+def _explain_refusal(module: nn.Module) -> str | None:
+    """Why a module of this package has no equal in torch.nn; None for all other modules."""
+    kind = _find_class(module)
     if isinstance(module, StepNetwork):
         return "an unrolled layer, which reads the parts of a layer of throughtime"
     if isinstance(module, DropIn | DropInCell):
@@ -136,12 +137,12 @@ def _refused(module: nn.Module) -> str | None:
                 f"where torch.nn's h is never wider"
             )
     elif isinstance(module, Passage):
-        return f"a {kind.__name__} of {module.cell!r}, {_lacking(module)}"
+        return f"a {kind.__name__} of {module.cell!r}, {_explain_lack(module)}"
     return None
 
 
-def _lacking(layer: Passage) -> str:
-    """What keeps a layer of any cell from being one of torch.nn's."""
+def _explain_lack(layer: Passage) -> str:
+    """Why a layer of any cell has no equal in torch.nn."""
     if layer.cell.torch_equivalent is None:
         return "equations that torch.nn has no layer for"
     plain = vars(Options())
@@ -154,8 +155,8 @@ def _lacking(layer: Passage) -> str:
     return f"whose state is a tuple over layers; throughtime.{name} has torch.nn's state"
 
 
-def _replaced(model: nn.Module, new: dict[nn.Module, nn.Module]) -> nn.Module:
-    """The model with its layers in their places."""
+def _replace(model: nn.Module, new: dict[nn.Module, nn.Module]) -> nn.Module:
+    """The model with its layers replaced."""
     for parent in list(model.modules()):
         for name, child in parent._modules.items():
             if child in new:
@@ -163,8 +164,8 @@ def _replaced(model: nn.Module, new: dict[nn.Module, nn.Module]) -> nn.Module:
     return new.get(model, model)
 
 
-def _copied(model: nn.Module, ours: dict[nn.Module, nn.Module]) -> nn.Module:
-    """A deep copy of the model in which each layer is a copy of ours."""
+def _copy_with(model: nn.Module, ours: dict[nn.Module, nn.Module]) -> nn.Module:
+    """A deep copy of the model in which each layer is a copy of the new one."""
     memo: dict[int, Any] = {}
     for module, new in ours.items():
         memo[id(module)] = _copy(new, memo)
@@ -172,7 +173,7 @@ def _copied(model: nn.Module, ours: dict[nn.Module, nn.Module]) -> nn.Module:
 
 
 def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy; of what an old weight_norm computed last, and computes anew at a call, too."""
+    """A deep copy, including the result that an old weight_norm keeps and recomputes at a call."""
     for module in model.modules():
         if isinstance(module, DropIn | DropInCell):
             results = [v for v in vars(module).values() if isinstance(v, Tensor) and not v.is_leaf]
@@ -185,23 +186,23 @@ def _copy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
         ) from error
 
 
-def _convertible(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Every module to convert, with its name; warns of what only looks like one."""
-    scripted: set[nn.Module] = set()  # parts of what is said to be left as it is
+def _list_convertible(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Every module to convert, with its name; warns of recurrent modules that are left."""
+    scripted: set[nn.Module] = set()  # parts of modules that were warned of
     for name, module in model.named_modules():
         if module in scripted:
             continue
-        kind = _kind(module)
+        kind = _find_class(module)
         if kind in _OURS:
             yield module, name or "the model"
-        elif (what := _looks_like_a_layer(module, kind)) is not None:
+        elif (what := _describe_lookalike(module, kind)) is not None:
             if isinstance(module, torch.jit.ScriptModule):
                 scripted.update(module.modules())
             warnings.warn(f"{name or 'the model'} is {what}", stacklevel=3)
 
 
-def _looks_like_a_layer(module: nn.Module, kind: Any) -> str | None:
-    """What a module is that is recurrent and neither ours nor one of torch.nn's layers."""
+def _describe_lookalike(module: nn.Module, kind: Any) -> str | None:
+    """A recurrent module that is neither this package's nor torch.nn's, in words; else None."""
     left = "so it is left as it is; convert the model that it was made from"
     if isinstance(module, DropIn | DropInCell):
         return None
@@ -223,12 +224,12 @@ def _looks_like_a_layer(module: nn.Module, kind: Any) -> str | None:
 def _scripts_a_layer(module: Any, names: set[str]) -> bool:
     if any(getattr(part, "original_name", "") in names for part in module.modules()):
         return True
-    graph = getattr(module, "inlined_graph", None)  # of a frozen one, whose parts are gone
+    graph = getattr(module, "inlined_graph", None)  # a frozen one has no submodules
     return graph is not None and any(graph.findNode(f"aten::{n}") for n in _OPERATIONS)
 
 
 def _is_a_graph_of_a_layer(module: nn.Module, names: set[str]) -> bool:
-    """Whether operations of a recurrent layer stand in a graph of torch.fx or torch.export."""
+    """Whether a graph of torch.fx or torch.export has operations of a recurrent layer."""
     graph = getattr(module, "graph", None)
     if not isinstance(graph, torch.fx.Graph):
         return False
@@ -236,20 +237,20 @@ def _is_a_graph_of_a_layer(module: nn.Module, names: set[str]) -> bool:
     for node in graph.nodes:
         if node.op == "call_function":
             operation = getattr(node.target, "__name__", "").partition(".")[0]
-            if operation in _OPERATIONS or places & set(_kinds_around(node)):
+            if operation in _OPERATIONS or places & set(_list_classes_around(node)):
                 return True
     return False
 
 
-def _kinds_around(node: Any) -> Iterator[str]:
-    """The modules that an operation of a graph was part of, by the names of their classes."""
+def _list_classes_around(node: Any) -> Iterator[str]:
+    """The classes of the modules around an operation of a graph, by name."""
     for _, kind in (node.meta.get("nn_module_stack") or {}).values():
         yield kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _converted(name: str, module: Any, kind: Any, **more: Any) -> nn.Module:
-    """A layer of `kind` in the place of another, with everything that hangs on that."""
-    new, plain = _empty(module, kind, **more), _empty(module, _kind(module))
+def _convert(name: str, module: Any, kind: Any, **more: Any) -> nn.Module:
+    """A layer of `kind` that replaces another, with its weights, hooks and attributes."""
+    new, plain = _build_empty(module, kind, **more), _build_empty(module, _find_class(module))
     _warn_of_hooks(name, module)
     weights = set(new._parameters)
     for container in vars(nn.Module()):  # parameters, submodules, hooks and all
@@ -265,8 +266,8 @@ def _converted(name: str, module: Any, kind: Any, **more: Any) -> nn.Module:
     return new
 
 
-def _empty(module: Any, kind: Any, **more: Any) -> nn.Module:
-    """A layer of `kind` with the options of another and no weights yet."""
+def _build_empty(module: Any, kind: Any, **more: Any) -> nn.Module:
+    """A layer of `kind` with the options of another, on the meta device."""
     options = {n: getattr(module, n) for n in _ARGUMENTS if hasattr(module, n)}
     if getattr(module, "proj_size", 0):
         options["proj_size"] = module.proj_size
@@ -277,7 +278,7 @@ def _empty(module: Any, kind: Any, **more: Any) -> nn.Module:
 
 
 def _list_weights(new: nn.Module) -> None:
-    """The list that torch.nn keeps of its weights, read without a step of a spectral norm."""
+    """Build torch.nn's list of weights, in eval mode so that a spectral norm takes no step."""
     if isinstance(new, nn.RNNBase):
         training = [(m, m.training) for m in new.modules()]
         new.eval()
@@ -288,13 +289,13 @@ def _list_weights(new: nn.Module) -> None:
 
 
 def _warn_of_hooks(name: str, module: nn.Module) -> None:
-    """The hooks of the user's own; those of torch.nn.utils work on whatever they are called for."""
+    """Warn of the user's hooks; those of torch.nn.utils work on any layer."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values(),
              *module._backward_hooks.values(), *module._backward_pre_hooks.values()]  # fmt: skip
-    own = [h for h in hooks if not type(h).__module__.startswith("torch.nn.utils")]
-    if own:
+    users = [h for h in hooks if not type(h).__module__.startswith("torch.nn.utils")]
+    if users:
         warnings.warn(
-            f"{len(own)} hooks of {name} were carried over to the new layer; one that holds on to "
-            f"the old layer by itself still looks at that",
+            f"{len(users)} hooks of {name} were carried over to the new layer; one that holds a "
+            f"reference to the old layer still reads that",
             stacklevel=4,
         )

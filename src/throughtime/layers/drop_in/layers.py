@@ -24,8 +24,8 @@ from throughtime.layers.drop_in.checks import (
 
 
 @lru_cache(typed=True)
-def _equations(kind: Callable[..., Cell], *numbers: int | str) -> Cell:
-    """One cell for all layers that share it, so that it is traced once."""
+def _share_cell(kind: Callable[..., Cell], *numbers: int | str) -> Cell:
+    """The one cell that all layers of these equations share, so that it is traced once."""
     return kind(*numbers)
 
 
@@ -65,7 +65,7 @@ class RNN(DropIn):
         check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout)
         vars(self)["nonlinearity"] = nonlinearity  # a start of the user's own may read it
         super().__init__(
-            _equations(Elman, nonlinearity), input_size, hidden_size, num_layers, bias,
+            _share_cell(Elman, nonlinearity), input_size, hidden_size, num_layers, bias,
             batch_first, dropout, bidirectional, device, dtype, backend,
         )  # fmt: skip
 
@@ -112,13 +112,13 @@ class LSTM(DropIn):
         projected = short not in (0, long)
         if pair and projected:
             quiet_projections()
-        cell = _equations(LSTMProjected, short) if projected else _equations(LSTMEquations)
+        cell = _share_cell(LSTMProjected, short) if projected else _share_cell(LSTMEquations)
         super().__init__(
             cell, input_size, long, num_layers, bias, batch_first, dropout, bidirectional,
             device, dtype, backend,
         )  # fmt: skip
 
-    # What programs that write their own `forward` call, for a state of two tensors.
+    # Called by programs that write their own `forward`, for a state of two tensors.
     check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
@@ -155,6 +155,6 @@ class GRU(DropIn):
         check_nothing_projected(proj_size)
         check_arguments(input_size, hidden_size, num_layers, bias, batch_first, dropout)
         super().__init__(
-            _equations(GRUEquations), input_size, hidden_size, num_layers, bias, batch_first,
+            _share_cell(GRUEquations), input_size, hidden_size, num_layers, bias, batch_first,
             dropout, bidirectional, device, dtype, backend,
         )  # fmt: skip

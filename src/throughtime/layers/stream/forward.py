@@ -1,4 +1,4 @@
-"""A forward of a user's own as parts: what it calls, as far as rows go from part to part."""
+"""A user's `forward` as parts, where it only passes rows from part to part."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _RAISED: Final = (TypeError, ValueError, RuntimeError, AttributeError, LookupErr
 
 
 class _Value(NamedTuple):
-    """What a node of the graph stands for.
+    """The value of a node of the graph.
 
     Attributes:
-        place: among the parts; None for a layer's state.
-        with_state: (outputs, state) of a layer.
+        place: in the chain; None for a layer's state.
+        with_state: whether it is a layer's (outputs, state).
     """
 
     place: int | None
@@ -31,27 +31,27 @@ class _Value(NamedTuple):
 
 
 class _Tracer(fx.Tracer):
-    """Follows modules that hold others, but for those that are known."""
+    """Traces into modules that hold others, except torch's and this package's."""
 
     def is_leaf_module(self, m: nn.Module, name: str) -> bool:
         """Whether a module is a part by itself."""
-        known = type(m).__module__.startswith(("torch.", "throughtime."))
-        return known or isinstance(m, Passage | Readout) or not m._modules
+        library = type(m).__module__.startswith(("torch.", "throughtime."))
+        return library or isinstance(m, Passage | Readout) or not m._modules
 
 
 def follow(chain: PartChain, model: nn.Module, add: Any) -> None:
     """Add what the model's forward computes.
 
     Args:
-        chain: parts so far; what it holds last is what the forward is given.
-        model: whose forward is followed; its result is that of random steps, or it is not used.
+        chain: parts so far; its last place is the forward's input.
+        model: whose forward is traced; the parts are then compared with it on random steps.
         add: adds a module's parts.
 
     Raises:
-        NoParts: it does more than hand rows from part to part.
+        NoParts: it does more than pass rows from part to part.
     """
     name = type(model).__name__
-    twin = copy.deepcopy(model, {id(v): v for v in model.parameters()})  # it may keep what it sees
+    twin = copy.deepcopy(model, {id(v): v for v in model.parameters()})  # it may keep proxies
     try:
         graph = _Tracer().trace(twin)
     except _RAISED as error:
@@ -68,40 +68,40 @@ def follow(chain: PartChain, model: nn.Module, add: Any) -> None:
         elif node.op == "output":
             _end(chain, values, node.args[0], name)
         else:
-            values[node] = _added(chain, model, values, node, add)
+            values[node] = _add_node(chain, model, values, node, add)
 
 
-def _added(
+def _add_node(
     chain: PartChain, model: nn.Module, values: dict[fx.Node, _Value], node: fx.Node, add: Any
 ) -> _Value:
-    """What a node computes, from what those before it gave."""
+    """Add what a node computes; returns its value."""
     read = [values[n] for n in node.all_input_nodes if n in values]
     if not read or len(read) < len(node.all_input_nodes):
         raise NoParts(f"the model's forward holds {node.name}, which its own code computes")
     first = read[0]
     if node.op == "call_function" and node.target is operator.getitem:
-        return _item(first, node)
+        return _take_item(first, node)
     if first.place is None:
         raise NoParts(f"the model's forward computes {node.name} from a layer's state")
     chain.last, chain.with_state = first.place, first.with_state
     if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
         add(chain, model.get_submodule(str(node.target)))
-    elif len(read) == 2 and _name(node) in _SUMS and not node.kwargs:
+    elif len(read) == 2 and _name_node(node) in _SUMS and not node.kwargs:
         _add_sum(chain, read)
     elif len(read) == 1 and not _is_idle(node):
-        add_function(chain, _function(node), _name(node))
+        add_function(chain, _make_function(node), _name_node(node))
     elif len(read) > 1:
         raise NoParts(f"the model's forward joins values in {node.name}, by its own code")
     return _Value(chain.last, chain.with_state)
 
 
-def _item(value: _Value, node: fx.Node) -> _Value:
+def _take_item(value: _Value, node: fx.Node) -> _Value:
     """Outputs or state of a layer's pair."""
     if value.with_state and node.args[1] == 0:
         return _Value(value.place)
     if value.place is None or (value.with_state and node.args[1] == 1):
         return _Value(None)
-    raise NoParts(f"the model's forward indexes what a part gives, in {node.name}")
+    raise NoParts(f"the model's forward indexes a part's output, in {node.name}")
 
 
 def _add_sum(chain: PartChain, read: list[_Value]) -> None:
@@ -112,28 +112,28 @@ def _add_sum(chain: PartChain, read: list[_Value]) -> None:
 
 
 def _end(chain: PartChain, values: dict[fx.Node, _Value], result: Any, name: str) -> None:
-    """The chain ends with what the forward returns; states beside it are the stream's."""
-    found = list(result) if isinstance(result, tuple | list) else [result]
-    rest = [values[n] if isinstance(n, fx.Node) and n in values else None for n in found]
+    """End the chain at what the forward returns, without the layers' states."""
+    results = list(result) if isinstance(result, tuple | list) else [result]
+    rest = [values[n] if isinstance(n, fx.Node) and n in values else None for n in results]
     first = rest[0] if rest else None
     states = all(v is not None and v.place is None for v in rest[1:])
     if first is None or first.place is None or not states or isinstance(result, list):
-        raise NoParts(f"the model holds a {name}, which gives more than one tensor")
+        raise NoParts(f"the model holds a {name}, which returns more than one tensor")
     chain.last, chain.with_state = first.place, first.with_state
 
 
-def _name(node: fx.Node) -> str:
+def _name_node(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
 def _is_idle(node: fx.Node) -> bool:
-    """Whether it is a dropout, which the frozen model does not do."""
-    given = dict(zip(("input", "p", "training"), node.args, strict=False)) | node.kwargs
-    return node.target is functional.dropout and given.get("training", True) is False
+    """Whether it is a dropout outside training."""
+    arguments = dict(zip(("input", "p", "training"), node.args, strict=False)) | node.kwargs
+    return node.target is functional.dropout and arguments.get("training", True) is False
 
 
-def _function(node: fx.Node) -> Any:
-    """The node as a function of its one row."""
+def _make_function(node: fx.Node) -> Any:
+    """The node as a function of one row."""
 
     def run(x: Any) -> Any:
         args = fx.node.map_arg(node.args, lambda _: x)

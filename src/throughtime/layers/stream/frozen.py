@@ -1,4 +1,4 @@
-"""A model whose weights rest, and what is packed of it, once for all streams of the model."""
+"""A frozen copy of a model and its packed weights, shared by all streams of the model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from throughtime.backends.cpu.stream.stack import Stack
 from throughtime.layers.layer import Passage
 from throughtime.layers.stream.chain import Parts
-from throughtime.layers.stream.model import check_streamable, frozen, round_matrices
-from throughtime.layers.stream.parts import parts_of
+from throughtime.layers.stream.model import check_streamable, copy_frozen, round_matrices
+from throughtime.layers.stream.parts import find_parts
 from throughtime.layers.stream.trial import agrees
 
 
@@ -26,14 +26,13 @@ class Frozen:
 
     Args:
         model: the copy.
-        narrow: its matrices are of bfloat16 values in float32.
+        narrow: whether its matrices hold bfloat16 values in float32.
 
     Attributes:
-        model: the same.
-        narrow: likewise.
+        model, narrow: as above.
         layers: its recurrent layers.
         batch_first: of all of them.
-        parts: of one call of compiled code, or why there are none.
+        parts: the parts of one call of compiled code, or why there are none.
     """
 
     def __init__(self, model: nn.Module, narrow: bool) -> None:
@@ -41,48 +40,48 @@ class Frozen:
         self.layers = [m for m in model.modules() if isinstance(m, Passage)]
         self.batch_first = bool(self.layers[0].batch_first)
         self.parts: Parts | str
-        self.parts, self._followed = parts_of(model)
+        self.parts, self._followed = find_parts(model)
 
     @cached_property
     def stack(self) -> Stack | None:
-        """The whole model as one call, where compiled code takes it."""
+        """The whole model as one call, or None where compiled code does not take it."""
         if isinstance(self.parts, str):
             return None
-        found = Stack(self.parts, self.narrow)
-        if self._followed and not agrees(self.model, self.layers, found):
+        stack = Stack(self.parts, self.narrow)
+        if self._followed and not agrees(self.model, self.layers, stack):
             name = type(self.model).__name__
             self.parts = f"the model holds a {name}, whose forward does more than call its parts"
             return None
-        return found
+        return stack
 
     @cached_property
     def stacks(self) -> list[Stack | None]:
-        """Each of its layers as a call of its own, where compiled code takes that."""
-        found = [parts_of(layer)[0] for layer in self.layers]
-        return [None if isinstance(p, str) else Stack(p, self.narrow) for p in found]
+        """Each of its layers as one call, or None where compiled code does not take it."""
+        parts = [find_parts(layer)[0] for layer in self.layers]
+        return [None if isinstance(p, str) else Stack(p, self.narrow) for p in parts]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Frozen, (self.model, self.narrow)
 
 
-class _Known:
-    """A frozen model, while a stream lives that reads it, and what it was made of.
+class _Cached:
+    """A frozen model, as long as a stream reads it, and the source it was made of.
 
     Args:
-        found: the frozen model.
+        frozen: the frozen model.
         outline: the source in bytes, without its tensors.
-        values: copies of these, which nobody changes; they live as long as the frozen model.
+        values: constant copies of these; they live as long as the frozen model.
     """
 
-    def __init__(self, found: Frozen, outline: bytes, values: list[Tensor]) -> None:
-        self.frozen = weakref.ref(found)
+    def __init__(self, frozen: Frozen, outline: bytes, values: list[Tensor]) -> None:
+        self.frozen = weakref.ref(frozen)
         self._outline = outline
         self._values: list[Callable[[], Tensor | None]] = [
-            partial(_same, v) if found.narrow else weakref.ref(v) for v in values
+            partial(_same, v) if frozen.narrow else weakref.ref(v) for v in values
         ]
 
     def fits(self, outline: bytes, tensors: list[Tensor]) -> bool:
-        """Whether a model is the one that was frozen, its weights those of then."""
+        """Whether a model is unchanged since it was frozen."""
         if outline != self._outline or len(tensors) != len(self._values):
             return False
         for value, v in zip(self._values, tensors, strict=True):
@@ -95,7 +94,7 @@ class _Known:
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether the numbers are the same; without torch's threads, which hang in a forked process."""
+    """Whether the bits are equal; without torch's threads, which hang in a forked process."""
     if not one.is_cpu:
         return torch.equal(one, other)
     a, b = (v.detach().reshape(-1).view(torch.uint8).numpy() for v in (one, other))
@@ -106,39 +105,41 @@ def _same(value: Tensor) -> Tensor:
     return value
 
 
-_KNOWN: Final[weakref.WeakKeyDictionary[nn.Module, dict[Any, _Known]]] = weakref.WeakKeyDictionary()
+_CACHE: Final[weakref.WeakKeyDictionary[nn.Module, dict[Any, _Cached]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def frozen_model(source: nn.Module, weights: torch.dtype | None) -> Frozen:
-    """The frozen copy of a model as it is now: that of another stream, if it is the same still."""
+def freeze(source: nn.Module, weights: torch.dtype | None) -> Frozen:
+    """The frozen copy of a model: that of another stream, if the model is unchanged since."""
     outline, tensors = _outline(source)
-    known = _KNOWN.get(source, {}).get(weights)
-    shared = known.frozen() if known is not None else None
-    if shared is not None and known is not None and outline is not None:
-        if known.fits(outline, tensors):
+    cached = _CACHE.get(source, {}).get(weights)
+    shared = cached.frozen() if cached is not None else None
+    if shared is not None and cached is not None and outline is not None:
+        if cached.fits(outline, tensors):
             return shared
     check_streamable(source)
     copies: dict[int, Any] = {}
-    model = frozen(source, copies)
+    model = copy_frozen(source, copies)
     values = [copies.get(id(v), v) for v in tensors]
     if weights is not None:
         values = [v.detach().clone() for v in values]
     round_matrices(model, weights)
-    found = Frozen(model, weights is not None)
+    frozen = Frozen(model, weights is not None)
     if outline is not None:
-        _KNOWN.setdefault(source, {})[weights] = _Known(found, outline, values)
-    return found
+        _CACHE.setdefault(source, {})[weights] = _Cached(frozen, outline, values)
+    return frozen
 
 
 class _Outline(pickle.Pickler):
-    """Writes a model without its tensors, which it gathers."""
+    """Writes a model without its tensors, which it collects."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
         self.tensors: list[Tensor] = []
 
     def persistent_id(self, value: Any) -> Any:
-        """Tensors by their number."""
+        """A tensor's number."""
         if not isinstance(value, Tensor):
             return None
         self.tensors.append(value)
@@ -146,7 +147,7 @@ class _Outline(pickle.Pickler):
 
 
 def _outline(model: nn.Module) -> tuple[bytes | None, list[Tensor]]:
-    """A model in bytes, without its tensors; None where it cannot be written or compared."""
+    """A model in bytes, without its tensors; None where it cannot be pickled or compared."""
     file = io.BytesIO()
     writer = _Outline(file)
     try:

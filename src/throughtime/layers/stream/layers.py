@@ -1,4 +1,4 @@
-"""A model one step at a time, layer by layer: each part in a call of its own."""
+"""A model one step at a time, layer by layer, each part in one call."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from throughtime.layers.batch import States
 from throughtime.layers.layer import Passage
 from throughtime.layers.stream.frozen import Frozen
 from throughtime.layers.stream.parts import (
-    dtypes_of_arrays,
-    each_tensor,
+    find_array_dtypes,
     is_flat,
-    one_step,
-    tensors_in,
-    written,
+    list_tensors,
+    make_sequence,
+    map_tensors,
+    write_out,
 )
 from throughtime.layers.stream.step import Step
 
 
 class LayerByLayer:
-    """A copy of the model, its weights those of the frozen one, whose layers carry their states.
+    """A copy of the frozen model, with the same weights, whose layers carry their states.
 
     Args:
         frozen: the model.
@@ -35,9 +35,9 @@ class LayerByLayer:
 
     Attributes:
         model: the copy.
-        steps: what stands in the layers' places.
-        timed: of each tensor that the model gives, whether it has a step for each of x; None
-            where nobody has looked.
+        steps: the steps that replace its layers.
+        timed: for each tensor that the model returns, whether it has a dimension of steps; None
+            while unknown.
         tokens: whether it is known to take one whole number for each row.
     """
 
@@ -60,7 +60,7 @@ class LayerByLayer:
 
     @property
     def states(self) -> list[States]:
-        """Of each layer."""
+        """The state of each layer."""
         return [step.state for step in self.steps]
 
     @states.setter
@@ -68,56 +68,58 @@ class LayerByLayer:
         for step, state in zip(self.steps, states, strict=True):
             step.state = state
 
-    def step(self, x: Any, rows: Array | None, out: Any, given: dict[str, Any]) -> Any:
-        """One step of all rows, or of these; one that raises is no step of any layer."""
+    def step(self, x: Any, rows: Array | None, out: Any, options: dict[str, Any]) -> Any:
+        """One step of all rows, or of these; if it raises, every layer keeps its old state."""
         batch = self.batch if rows is None else len(rows)
-        v = self._entered(x, batch, given)
+        v = self._make_sequences(x, batch, options)
         for step in self.steps:
             step.now.rows = rows
-        kept = [step.kept() for step in self.steps]
+        states = [step.save() for step in self.steps]
         try:
-            y = self._run(v, given, is_flat(x, batch))
+            y = self._run(v, options, is_flat(x, batch))
             if isinstance(x, np.ndarray):
-                y = each_tensor(y, lambda v: v.cpu().numpy())
-            return y if out is None else written(out, y)
+                y = map_tensors(y, lambda v: v.cpu().numpy())
+            return y if out is None else write_out(out, y)
         except BaseException:
-            for step, state in zip(self.steps, kept, strict=True):
+            for step, state in zip(self.steps, states, strict=True):
                 step.restore(state)
             raise
         finally:
             for step in self.steps:
                 step.now.rows = None
 
-    def _entered(self, x: Any, batch: int, given: dict[str, Any]) -> Tensor:
-        """x as a sequence of one step; direct inputs likewise, in their place."""
-        arrays = dtypes_of_arrays(x, given.get("inputs"))
+    def _make_sequences(self, x: Any, batch: int, options: dict[str, Any]) -> Tensor:
+        """x as a sequence of one step; direct inputs likewise, in place."""
+        arrays = find_array_dtypes(x, options.get("inputs"))
         for step in self.steps:
             step.now.arrays = arrays
         border = batch, self.steps[0].device, self.time
         if self.tokens and getattr(x, "shape", None) == (batch, 1):
             x = x[:, 0]
-        v = one_step("x", x, *border)
-        if isinstance(given.get("inputs"), Mapping):
-            given["inputs"] = {n: one_step(n, i, *border) for n, i in given["inputs"].items()}
+        v = make_sequence("x", x, *border)
+        if isinstance(options.get("inputs"), Mapping):
+            options["inputs"] = {
+                n: make_sequence(n, i, *border) for n, i in options["inputs"].items()
+            }
         return v
 
-    def _run(self, v: Tensor, given: Mapping[str, Any], flat: bool) -> Any:
-        """The model over a sequence of one step; what it gives, without the dimension of steps."""
-        y = self.call(v, given)
+    def _run(self, v: Tensor, options: Mapping[str, Any], flat: bool) -> Any:
+        """The model's outputs for a sequence of one step, without the dimension of steps."""
+        y = self.call(v, options)
         timed = iter(self.timed or [])
 
         def one(v: Tensor) -> Tensor:
             v = v.squeeze(self.time) if next(timed, v.dim() > 1) else v
             return v.squeeze(0) if flat and v.dim() else v
 
-        return each_tensor(y, one)
+        return map_tensors(y, one)
 
-    def call(self, v: Tensor, given: Mapping[str, Any]) -> Any:
-        """The model over a sequence of one step."""
+    def call(self, v: Tensor, options: Mapping[str, Any]) -> Any:
+        """The model's outputs for a sequence of one step."""
         for step in self.steps:
-            step.now.calls, step.now.given = 0, []
+            step.now.calls, step.now.states = 0, []
         with torch.no_grad():
-            y = self._outputs(self.model(v, **given))
+            y = self._outputs(self.model(v, **options))
         if any(step.now.calls != 1 for step in self.steps):
             raise OptionError(
                 "a stream needs a model that calls each of its recurrent layers once a step"
@@ -125,14 +127,14 @@ class LayerByLayer:
         return y
 
     def _outputs(self, y: Any) -> Any:
-        """What a model gives but for its layers' states, which the stream carries."""
+        """The model's outputs without its layers' states, which the stream carries."""
         if not isinstance(y, tuple) or hasattr(y, "_fields"):
             return y
-        places = {v.data_ptr() for step in self.steps for v in step.now.given}
-        found = tuple(v for v in y if not _is_state(v, places))
-        return (found or y)[0] if len(found) < 2 else found
+        places = {v.data_ptr() for step in self.steps for v in step.now.states}
+        outputs = tuple(v for v in y if not _is_state(v, places))
+        return (outputs or y)[0] if len(outputs) < 2 else outputs
 
 
 def _is_state(value: Any, places: set[int]) -> bool:
-    tensors = list(tensors_in(value))
+    tensors = list(list_tensors(value))
     return bool(tensors) and all(v.data_ptr() in places for v in tensors)

@@ -1,4 +1,4 @@
-"""The model that a stream runs: whether it can go step by step, and a copy whose weights rest."""
+"""The model that a stream runs: whether it can go step by step, and its frozen copy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from throughtime.layers.layer import Passage
 
 
 def check_streamable(model: nn.Module) -> None:
-    """Every recurrent layer can go step by step, and no other part of the model keeps a state."""
+    """Every recurrent layer can go step by step, and no other part of the model has a state."""
     _check_carried(model)
     layers = [m for m in model.modules() if isinstance(m, Passage)]
     if not layers:
@@ -29,18 +29,18 @@ def check_streamable(model: nn.Module) -> None:
             raise OptionError(
                 "a dilated layer keeps no old states, so it has no stream; use dilation=1"
             )
-    held = [m for parent in model.modules() for m in parent._modules.values()]
-    if any(held.count(layer) > 1 for layer in layers):
+    children = [m for parent in model.modules() for m in parent._modules.values()]
+    if any(children.count(layer) > 1 for layer in layers):
         raise OptionError(
-            "a layer stands in the model twice, and a stream cannot tell its two states apart; "
-            "use a copy.deepcopy of it, or a layer of its own"
+            "a layer is in the model twice, and a stream cannot tell its two states apart; "
+            "use a copy.deepcopy of it, or a second layer"
         )
     if len({layer.batch_first for layer in layers}) > 1:
         raise OptionError("the layers of a stream must agree on batch_first")
 
 
 def _check_carried(model: nn.Module) -> None:
-    """No part of the model keeps a state that the stream does not know."""
+    """No part of the model has a state that the stream does not carry."""
     for name, part in model.named_modules():
         kind, place = type(part), name or "the model"
         if isinstance(part, nn.RNNCellBase | DropInCell):
@@ -56,39 +56,39 @@ def _check_carried(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def frozen(model: nn.Module, copies: dict[int, Any] | None = None) -> nn.Module:
+def copy_frozen(model: nn.Module, copies: dict[int, Any] | None = None) -> nn.Module:
     """A copy in eval mode, without gradient, its weights as the next call would find them.
 
     Args:
-        model: of what.
-        copies: takes up what was copied: id of an object of the model -> its copy.
+        model: the model.
+        copies: filled with id of an object of the model -> its copy.
     """
     copies = {} if copies is None else copies
-    # torch copies no result of a computation, such as the weight that weight_norm made last.
+    # torch refuses to copy results of a computation, such as weight_norm's last weight.
     results = [v for m in model.modules() for v in vars(m).values() if _is_result(v)]
     copies.update({id(v): v.detach().clone() for v in results})
     try:
-        found = copy.deepcopy(model, copies)
+        copied = copy.deepcopy(model, copies)
     except RuntimeError as error:
         raise OptionError(
             f"a stream runs a copy of the model, and torch cannot copy this one ({error}); let the "
             f"model hold no tensors that were computed from its weights"
         ) from error
-    found.eval().requires_grad_(False)
-    for layer in found.modules():
-        if isinstance(layer, Passage):  # a stream calls no layer as a whole, so no hooks of it
+    copied.eval().requires_grad_(False)
+    for layer in copied.modules():
+        if isinstance(layer, Passage):  # a stream does not run the layer's hooks, so run them now
             for hook in layer._forward_pre_hooks.values():
                 if type(hook).__module__.startswith("torch.nn.utils"):
                     hook(layer, ())
-    return found
+    return copied
 
 
 @torch.no_grad()
 def round_matrices(model: nn.Module, dtype: torch.dtype | None) -> None:
-    """Round the matrices of a frozen model's layers and linear parts to bfloat16; None: do not.
+    """Round the matrices of a frozen model's layers and linear parts to bfloat16, unless None.
 
     Raises:
-        OptionError: the dtype is another, the weights are no float32 or computed from others.
+        OptionError: another dtype, or weights that are not float32 or are computed from others.
     """
     if dtype is None:
         return

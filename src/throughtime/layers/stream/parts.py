@@ -1,4 +1,4 @@
-"""What a compiled stream is made of: the parts of a model in order, or why it cannot be one."""
+"""The parts of a model in order, for a compiled stream, or why it cannot be one."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from throughtime.layers.stream.chain import NoParts, PartChain, Parts, add_funct
 from throughtime.layers.stream.forward import follow
 
 
-def one_step(name: str, x: Any, batch: int, device: torch.device, time: int) -> Tensor:
+def make_sequence(name: str, x: Any, batch: int, device: torch.device, time: int) -> Tensor:
     """A tensor or array (B, I), or of one row (I,), as a sequence of one step; or tokens (B,)."""
     if not isinstance(x, Tensor | np.ndarray):
         raise TypeError(f"{name} must be a tensor or a NumPy array, got {type(x).__name__}")
     v = x if isinstance(x, Tensor) else torch.from_numpy(x.copy()).to(device)
     if are_tokens(v, batch):
-        v = v if isinstance(x, Tensor) else v.long()  # NumPy has more kinds than embeddings take
+        v = v if isinstance(x, Tensor) else v.long()  # embeddings take few of NumPy's dtypes
         return v.reshape(batch).unsqueeze(time)
     v = v.unsqueeze(0) if v.dim() == 1 and batch == 1 else v
     if v.dim() != 2 or v.shape[0] != batch:
@@ -54,40 +54,40 @@ def is_flat(x: Any, batch: int) -> bool:
     return x.ndim == 0 or (x.ndim == 1 and not are_tokens(x, 1))
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def list_tensors(value: Any) -> Iterator[Tensor]:
     """All tensors in tuples, lists and mappings."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple | list):
         for v in value:
-            yield from tensors_in(v)
+            yield from list_tensors(v)
     elif isinstance(value, Mapping):
         for v in value.values():
-            yield from tensors_in(v)
+            yield from list_tensors(v)
 
 
-def each_tensor(value: Any, change: Callable[[Tensor], Any]) -> Any:
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """The same tuples, lists and mappings with each tensor changed."""
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(each_tensor(v, change) for v in value))
+        return type(value)(*(map_tensors(v, change) for v in value))
     if isinstance(value, tuple | list):
-        return type(value)(each_tensor(v, change) for v in value)
+        return type(value)(map_tensors(v, change) for v in value)
     if isinstance(value, Mapping):
-        found = {k: each_tensor(v, change) for k, v in value.items()}
-        return found if type(value) is dict else type(value)(found)  # type: ignore[call-arg]
+        changed = {k: map_tensors(v, change) for k, v in value.items()}
+        return changed if type(value) is dict else type(value)(changed)  # type: ignore[call-arg]
     return value
 
 
-def dtypes_of_arrays(x: Any, inputs: Any) -> frozenset[torch.dtype]:
-    """The dtypes of what is given as NumPy arrays."""
-    given = [x, *(inputs.values() if isinstance(inputs, Mapping) else ())]
-    kinds = {v.dtype for v in given if isinstance(v, np.ndarray)}
+def find_array_dtypes(x: Any, inputs: Any) -> frozenset[torch.dtype]:
+    """The dtypes of the inputs that are NumPy arrays."""
+    values = [x, *(inputs.values() if isinstance(inputs, Mapping) else ())]
+    kinds = {v.dtype for v in values if isinstance(v, np.ndarray)}
     return frozenset(torch.from_numpy(np.empty(0, kind)).dtype for kind in kinds)
 
 
-def written(out: Any, y: Any) -> Any:
+def write_out(out: Any, y: Any) -> Any:
     """`out` with the result in it; it must be of the result's kind, shape and dtype."""
     if type(out) is not type(y) or out.shape != y.shape or out.dtype != y.dtype:
         got = f"{tuple(out.shape)} {out.dtype}" if hasattr(out, "dtype") else ""
@@ -99,13 +99,13 @@ def written(out: Any, y: Any) -> Any:
     return out
 
 
-def parts_of(model: nn.Module) -> tuple[Parts | str, bool]:
-    """The parts of a frozen model, each with what it reads, or why not.
+def find_parts(model: nn.Module) -> tuple[Parts | str, bool]:
+    """The parts of a frozen model, each with its sources, or why there are none.
 
     Returns:
-        Them, and whether a forward of a user's own was followed: then they must be tried.
+        The parts or the reason, and whether a user's `forward` was traced: then they must be tried.
     """
-    chain = PartChain(_first_width(model))
+    chain = PartChain(_find_first_width(model))
     try:
         add(chain, model)
         chain.end()
@@ -118,8 +118,8 @@ def parts_of(model: nn.Module) -> tuple[Parts | str, bool]:
         return str(reason), chain.traced
 
 
-def _first_width(model: nn.Module) -> int | None:
-    """What the first part that tells takes; of the parts before it each gives what it takes."""
+def _find_first_width(model: nn.Module) -> int | None:
+    """The input width of the first part that has one; the parts before it keep the width."""
     for module in model.modules():
         if isinstance(module, Passage):
             return module.input_size
@@ -135,7 +135,7 @@ def _reads_inputs(part: Part) -> bool:
 
 
 def add(chain: PartChain, model: nn.Module) -> None:
-    """The parts of a model behind those that are there."""
+    """Add the parts of a model to the chain."""
     if isinstance(model, Passage):
         _add_layers(chain, model)
         return
@@ -167,12 +167,12 @@ def add(chain: PartChain, model: nn.Module) -> None:
 
 
 def _is_table(model: nn.Embedding) -> bool:
-    """Whether it looks rows up and does no more."""
+    """Whether it only looks rows up."""
     return type(model) is nn.Embedding and model.max_norm is None
 
 
 def _add_readout(chain: PartChain, model: Readout) -> None:
-    """Its network, which takes outputs alone, and its activation; it hands a state on."""
+    """Add its network, which takes outputs alone, and its activation; a state passes by."""
     state, chain.with_state = chain.with_state, False
     add(chain, model.network)
     if model.activation is not activation_function("identity"):
@@ -181,8 +181,8 @@ def _add_readout(chain: PartChain, model: Readout) -> None:
 
 
 def _add_layers(chain: PartChain, layer: Any) -> None:
-    """The calls of its layers, and behind each but the first its residual."""
-    for number, call in enumerate(_calls(layer)):
+    """Add the calls of its layers, each but the first with its residual."""
+    for number, call in enumerate(_list_calls(layer)):
         below = chain.last
         chain.add(call)
         if layer.options.residual and number:
@@ -191,8 +191,8 @@ def _add_layers(chain: PartChain, layer: Any) -> None:
     chain.with_state = bool(getattr(layer, "return_state", True))
 
 
-def _calls(layer: Any) -> list[Call]:
-    """A call for each layer of one step."""
+def _list_calls(layer: Any) -> list[Call]:
+    """The call of one step of each layer."""
     if type(layer).__module__.partition(".")[0] != "throughtime" or "parametrizations" in dict(
         layer.named_children()
     ):

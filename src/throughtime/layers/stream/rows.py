@@ -1,4 +1,4 @@
-"""Rows of a stream: given by number or as a mask, taken out of its state and put back."""
+"""Rows of a stream: chosen by number or as a mask, read from its state and written back."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from throughtime.layers.checks import check_state
 from throughtime.layers.layer import Passage
 
 
-def row_numbers(rows: Any, batch: int) -> Array:
-    """Rows given by number or as a bool mask, each at most once, as numbers in their order."""
+def number_rows(rows: Any, batch: int) -> Array:
+    """Rows by number or as a bool mask, each at most once, as numbers in their order."""
     chosen = np.asarray(rows)
     if chosen.dtype.kind in "iu" and chosen.ndim == 1:
         numbers = chosen.astype(np.int64, copy=False)
@@ -25,27 +25,27 @@ def row_numbers(rows: Any, batch: int) -> Array:
             taken[numbers] = True
             if np.count_nonzero(taken) == len(numbers):
                 return numbers
-            twice = np.unique(numbers, return_index=True)[1]
-            wrong = np.delete(numbers, twice)[0]
-            raise ShapeError(f"rows must each be there once, and {wrong} is there again")
-    return row_mask(rows, batch).nonzero().reshape(-1).numpy()
+            firsts = np.unique(numbers, return_index=True)[1]
+            wrong = np.delete(numbers, firsts)[0]
+            raise ShapeError(f"rows must differ, got {wrong} twice")
+    return mask_rows(rows, batch).nonzero().reshape(-1).numpy()
 
 
-def row_mask(rows: Any, batch: int) -> Tensor:
-    """Rows given by number or as a bool mask, as a bool mask (B,)."""
-    chosen = torch.as_tensor(rows, device="cpu")
-    if chosen.dtype == torch.bool:
-        if chosen.shape != (batch,):
-            raise ShapeError(f"rows as a bool mask must be ({batch},), got {tuple(chosen.shape)}")
-        return chosen
-    chosen = chosen.to(torch.int64) if chosen.numel() == 0 else chosen
-    if chosen.is_floating_point() or chosen.is_complex():
-        raise TypeError(f"rows must be numbers of rows or a bool mask, got {chosen.dtype}")
-    wrong = chosen[(chosen < 0) | (chosen >= batch)]
+def mask_rows(rows: Any, batch: int) -> Tensor:
+    """Rows by number or as a bool mask, as a bool mask (B,)."""
+    numbers = torch.as_tensor(rows, device="cpu")
+    if numbers.dtype == torch.bool:
+        if numbers.shape != (batch,):
+            raise ShapeError(f"rows as a bool mask must be ({batch},), got {tuple(numbers.shape)}")
+        return numbers
+    numbers = numbers.to(torch.int64) if numbers.numel() == 0 else numbers
+    if numbers.is_floating_point() or numbers.is_complex():
+        raise TypeError(f"rows must be numbers of rows or a bool mask, got {numbers.dtype}")
+    wrong = numbers[(numbers < 0) | (numbers >= batch)]
     if wrong.numel():
         raise ShapeError(f"rows must be from 0 to {batch - 1}, got {int(wrong[0])}")
-    found = torch.zeros(batch, dtype=torch.bool, device="cpu")
-    return found.index_fill_(0, chosen.reshape(-1).long(), True)
+    mask = torch.zeros(batch, dtype=torch.bool, device="cpu")
+    return mask.index_fill_(0, numbers.reshape(-1).long(), True)
 
 
 def check_row(row: Any, batch: int) -> int:
@@ -57,26 +57,26 @@ def check_row(row: Any, batch: int) -> int:
     return int(row)
 
 
-def chosen_rows(state: States, rows: Any) -> States:
-    """The state of some rows; None: of all."""
+def select_rows(state: States, rows: Any) -> States:
+    """The state of some rows, or of all (None)."""
     if rows is None:
         return state
     return tuple(tuple(v[:, rows] for v in s) for s in state)
 
 
-def with_rows(state: States, rows: Any, new: States) -> States:
-    """The state with some rows' own."""
+def replace_rows(state: States, rows: Any, new: States) -> States:
+    """The state with some rows replaced."""
     if rows is None:
         return new
-    found = tuple(tuple(v.clone() for v in s) for s in state)
-    for s, part in zip(found, new, strict=True):
+    states = tuple(tuple(v.clone() for v in s) for s in state)
+    for s, part in zip(states, new, strict=True):
         for v, w in zip(s, part, strict=True):
             v[:, rows] = w
-    return found
+    return states
 
 
-def checked_states(layers: list[Passage], state: Any, rows: int) -> list[States]:
-    """Copies of states that the layers can go on from.
+def check_states(layers: list[Passage], state: Any, rows: int) -> list[States]:
+    """Copies of states that the layers can continue from.
 
     Raises:
         ShapeError, TypeError: the state of a layer does not fit.
@@ -86,11 +86,11 @@ def checked_states(layers: list[Passage], state: Any, rows: int) -> list[States]
         raise ShapeError(
             f"state must hold one entry for each of {len(layers)} recurrent layers, got {got}"
         )
-    return [_checked(layer, value, rows) for layer, value in zip(layers, state, strict=True)]
+    return [_check_state(layer, value, rows) for layer, value in zip(layers, state, strict=True)]
 
 
-def _checked(layer: Passage, state: Any, rows: int) -> States:
-    found = check_state(layer, state, rows, True)
-    if found is None:
+def _check_state(layer: Passage, state: Any, rows: int) -> States:
+    states = check_state(layer, state, rows, True)
+    if states is None:
         raise ShapeError("the state of a layer of this stream must be its tensors, got None")
-    return tuple(tuple(v.detach().clone() for v in s) for s in found)
+    return tuple(tuple(v.detach().clone() for v in s) for s in states)

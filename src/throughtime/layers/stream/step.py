@@ -1,4 +1,4 @@
-"""A layer that goes one step at a time: what a stream puts in a layer's place in the model."""
+"""A layer that goes one step at a time; a stream replaces the model's layers by these."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from throughtime.backends.cpu.stream.stream import CompiledStream
 from throughtime.errors import OptionError
 from throughtime.layers.batch import States
 from throughtime.layers.border import Border
-from throughtime.layers.stream.parts import tensors_in
-from throughtime.layers.stream.rows import chosen_rows, with_rows
+from throughtime.layers.stream.parts import list_tensors
+from throughtime.layers.stream.rows import replace_rows, select_rows
 
 
 def _is_compiled(layer: Any, batch: int) -> bool:
@@ -33,16 +33,16 @@ class Now:
     """The step being taken.
 
     Attributes:
-        rows: numbers of those that step; None for all.
+        rows: numbers of the rows that step; None for all.
         calls: how often the model has called the layer in this step.
-        arrays: dtypes of what was given as NumPy arrays, which are told so when they are wrong.
-        given: the states that the layer gave in this step.
+        arrays: dtypes of the inputs that are NumPy arrays, for errors with NumPy's cure.
+        states: those that the layer has returned in this step.
     """
 
     rows: Array | None = None
     calls: int = 0
     arrays: frozenset[torch.dtype] = frozenset()
-    given: list[Tensor] = field(default_factory=list)
+    states: list[Tensor] = field(default_factory=list)
 
 
 class Step(nn.Module):
@@ -55,10 +55,10 @@ class Step(nn.Module):
 
     Attributes:
         layer: the layer; a model finds the layer's attributes here too.
-        chooses: whether the layer leaves the backend open; then compiled code runs where it takes
-            the layer, and else the reference: both give the bits of the whole sequence.
-        compiled: whether it takes it.
-        names: of the layer's weights, which a model may set anew at each call.
+        chooses: whether the layer's backend is "auto"; then compiled code runs where it takes the
+            layer, else the reference: both give the bits of the whole sequence.
+        compiled: whether compiled code takes the layer.
+        names: of the layer's weights, which a model may set at each call.
         batch: B.
         now: the step being taken.
     """
@@ -79,12 +79,12 @@ class Step(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its state lies."""
+        """The device of its state."""
         return self._state[0][0].device
 
     @property
     def state(self) -> States:
-        """Where the next step starts."""
+        """The state that the next step starts from."""
         return self._state if self._call is None else tuple(self._call.read())
 
     @state.setter
@@ -93,47 +93,47 @@ class Step(nn.Module):
         if self._call is not None:
             self._call.write(state)
 
-    def kept(self) -> Any:
-        """What `restore` takes, the state of the rows that step."""
+    def save(self) -> Any:
+        """The state of the rows that step, for `restore`."""
         if self._call is None:
             return self._state
-        return self._call.kept(slice(None) if self.now.rows is None else self.now.rows)
+        return self._call.save(slice(None) if self.now.rows is None else self.now.rows)
 
-    def restore(self, kept: Any) -> None:
-        """The state as it was."""
+    def restore(self, state: Any) -> None:
+        """Set the state to one from `save`."""
         if self._call is None:
-            self._state = kept
+            self._state = state
         else:
-            self._call.restore(kept, slice(None) if self.now.rows is None else self.now.rows)
+            self._call.restore(state, slice(None) if self.now.rows is None else self.now.rows)
 
-    def forward(self, x: Tensor, state: Any = None, **given: Any) -> Any:
+    def forward(self, x: Tensor, state: Any = None, **options: Any) -> Any:
         """One step, a sequence of one, from the state carried."""
-        if state is not None or given.pop("hx", None) is not None:
+        if state is not None or options.pop("hx", None) is not None:
             raise OptionError(
                 "a stream carries the state of its layers, so a model must not give them one; "
                 "set the stream's state instead"
             )
         self.now.calls += 1
-        if self._call is not None and not given and type(x) is Tensor and x.dim() == 3:
-            found = self._call_compiled(x, self._call)
-            if found is not None:
-                return found
+        if self._call is not None and not options and type(x) is Tensor and x.dim() == 3:
+            result = self._call_compiled(x, self._call)
+            if result is not None:
+                return result
         self._check_array("x", x)
-        inputs = given.get("inputs")
+        inputs = options.get("inputs")
         for name, v in inputs.items() if isinstance(inputs, Mapping) else ():
             self._check_array(f"input {name}", v)
         if self.chooses:
             rounded = torch.is_autocast_enabled("cpu")
             self.layer.backend = "cpu" if self.compiled and not rounded else "reference"
-        batch, border = self.layer.enter(x, None, **given)
+        batch, border = self.layer.enter(x, None, **options)
         whole = self.state
-        y, results = self.layer.carry_call(batch._replace(state=chosen_rows(whole, self.now.rows)))
+        y, results = self.layer.carry_call(batch._replace(state=select_rows(whole, self.now.rows)))
         new = tuple(r.final for r in results)
-        self.state = with_rows(whole, self.now.rows, new)
+        self.state = replace_rows(whole, self.now.rows, new)
         return self._leave(y, new, border)
 
     def _call_compiled(self, x: Tensor, call: CompiledStream) -> Any:
-        """One call of compiled code, or None where x is not plainly what it takes."""
+        """One call of compiled code, or None where it does not take x."""
         time = int(self.layer.batch_first)
         if x.shape[time] != 1:
             return None
@@ -149,12 +149,12 @@ class Step(nn.Module):
     def _leave(self, y: Tensor, states: States, border: Border) -> Any:
         if not getattr(self.layer, "return_state", True):
             return border.output(y)
-        found = self.layer.leave(y, states, border)
-        self.now.given = list(tensors_in(found[1]))
-        return found
+        result = self.layer.leave(y, states, border)
+        self.now.states = list(list_tensors(result[1]))
+        return result
 
     def _check_array(self, name: str, v: Any) -> None:
-        """An array of another precision is told how arrays are converted."""
+        """Raise for an array of another precision, with the cure for arrays."""
         wanted, device = self._state[0][0].dtype, self._state[0][0].device.type
         if isinstance(v, Tensor) and v.dtype in self.now.arrays and v.dtype != wanted:
             if not torch.is_autocast_enabled(device):
@@ -172,7 +172,7 @@ class Step(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.__dict__.get("names", ()):
-            self._state, self._call = self.state, None  # packed weights are those of then
+            self._state, self._call = self.state, None  # packed weights are the old ones
             setattr(self.layer, name, value)
         else:
             super().__setattr__(name, value)

@@ -1,4 +1,4 @@
-"""One step at a time with carried state, for a layer or a whole model of such layers."""
+"""One step at a time with carried state, for a layer or a model of such layers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from throughtime.backends.cpu.stream.stream import CompiledStream
 from throughtime.errors import OptionError
 from throughtime.layers.batch import States
-from throughtime.layers.stream.frozen import Frozen, frozen_model
+from throughtime.layers.stream.frozen import Frozen, freeze
 from throughtime.layers.stream.layers import LayerByLayer
-from throughtime.layers.stream.parts import one_step
-from throughtime.layers.stream.probe import Found, probe
+from throughtime.layers.stream.parts import make_sequence
+from throughtime.layers.stream.probe import StepForm, probe
 from throughtime.layers.stream.rows import (
     check_row,
-    checked_states,
-    row_mask,
-    row_numbers,
-    with_rows,
+    check_states,
+    mask_rows,
+    number_rows,
+    replace_rows,
 )
 
 
@@ -31,42 +31,42 @@ class Stream:
 
     The weights are those of the moment it was made (or of the last `refresh()`), in eval mode,
     without gradient; streams of one model share them. Layers with backend "auto" run on compiled
-    code here where it takes them, and else on the reference: step by step both have the bits of
-    their whole sequence. A plain stack of compiled layers, linear parts and what looks at each row
-    alone takes a step in one call; `explain()` says so, or why not. Threads that step one stream at
-    once wait for each other.
+    code where it takes them, else on the reference; step by step, both have the bits of their
+    whole sequence. A plain stack of compiled layers, linear parts and functions of single rows
+    takes a step in one call; `explain()` reports whether, or why not. Threads that step the same
+    stream wait for each other.
 
     Args:
-        model: a layer of this package, or a module built of them and of parts that look at each
-            time step alone (a linear readout, say).
+        model: a layer of this package, or a module built of them and of parts that compute each
+            time step alone (such as a linear readout).
         batch: B, rows that run side by side; `rows` changes it.
         weights: torch.bfloat16: the matrices of a float32 model are rounded to bfloat16, and
-            compiled steps read half the bytes; sums, biases and states stay float32. None: as
-            they are.
+            compiled steps read half the bytes; sums, biases and states stay float32. None:
+            unchanged.
 
     Raises:
-        OptionError: a layer runs backward or is dilated, so that it cannot go step by step, or
-            the state of a part could not be carried, or a part looks over time, or its weights
-            cannot be rounded.
+        OptionError: a layer is bidirectional or dilated, so it cannot go step by step; the state
+            of a part could not be carried; a part computes across steps; or weights cannot be
+            rounded.
     """
 
     def __init__(
         self, model: nn.Module, batch: int = 1, weights: torch.dtype | None = None
     ) -> None:
-        self.batch, self.weights = _checked_batch(batch), weights
+        self.batch, self.weights = _check_batch(batch), weights
         self._make_lock()
         self._source = model
-        self._told: Found | None = None
-        self._open(frozen_model(model, weights), batch)
-        self._proven = self._is_proven()
+        self._form: StepForm | None = None
+        self._open(freeze(model, weights), batch)
+        self._tried = self._try()
 
     def _make_lock(self) -> None:
-        """What threads that step one stream at once wait for."""
+        """Make the lock that threads wait for."""
         self._lock = RLock()
         self._acquire, self._release = self._lock.acquire, self._lock.release
 
     def _open(self, frozen: Frozen, batch: int, states: list[States] | None = None) -> None:
-        """Go on with this model and so many rows, from states or from the first one."""
+        """Continue with this model and `batch` rows, from states or from the initial ones."""
         states = (
             [layer.initial_state(batch) for layer in frozen.layers] if states is None else states
         )
@@ -78,44 +78,43 @@ class Stream:
         self.batch, self._frozen, self._compiled, self._layered = batch, frozen, compiled, layered
         self._put(states)
 
-    def _is_proven(self) -> bool:
-        """Whether steps are known to be those of the whole: random ones are taken and compared."""
+    def _try(self) -> bool:
+        """Compare random steps with the whole sequence; returns whether the model took them."""
         if self._compiled is not None or self._layered is None:
             return True
         if len(self._frozen.layers) == 1 and self._frozen.model is self._frozen.layers[0]:
             return True
-        return self._learn(probe(self._frozen, self.batch))
+        return self._set_form(probe(self._frozen, self.batch))
 
-    def _prove(self, x: Any, batch: int, given: dict[str, Any]) -> None:
-        """The same, when the first x tells what the model takes."""
-        if self._layered is not None and not given:
+    def _try_like(self, x: Any, batch: int, options: dict[str, Any]) -> None:
+        """The same, on random steps like the first x."""
+        if self._layered is not None and not options:
             border = batch, self._layered.steps[0].device, self._layered.time
-            self._learn(probe(self._frozen, batch, one_step("x", x, *border)))
-        self._proven = True
+            self._set_form(probe(self._frozen, batch, make_sequence("x", x, *border)))
+        self._tried = True
 
-    def _learn(self, found: Found | None) -> bool:
-        """Keep what steps have told, if they have."""
-        self._told = found
-        if found is not None and self._layered is not None:
-            self._layered.timed, self._layered.tokens = found
-        return found is not None
+    def _set_form(self, form: StepForm | None) -> bool:
+        """Set what random steps have shown of the model's inputs and outputs; None: nothing."""
+        self._form = form
+        if form is not None and self._layered is not None:
+            self._layered.timed, self._layered.tokens = form
+        return form is not None
 
     def refresh(self) -> None:
-        """Take the model's weights as they are now; the state stays, in the weights' own dtype.
+        """Take the model's present weights; the state stays, in the weights' dtype.
 
-        Where the model has changed so that the state fits no longer, it raises, and the stream
-        goes on as it was.
+        If the state no longer fits the model, it raises, and the stream stays as it was.
         """
         with self._lock:
-            frozen = frozen_model(self._source, self.weights)
+            frozen = freeze(self._source, self.weights)
             likes = [layer.initial_state(1)[0][0] for layer in frozen.layers]
             moved = [
                 tuple(tuple(v.to(like) for v in s) for s in state)
                 for state, like in zip(self._states(), likes, strict=False)
             ]
-            states = checked_states(frozen.layers, _as_many(moved, self._states()), self.batch)
+            states = check_states(frozen.layers, _fill_up(moved, self._states()), self.batch)
             self._open(frozen, self.batch, states)
-            self._proven = self._is_proven()
+            self._tried = self._try()
 
     def _states(self, rows: Any = slice(None)) -> list[States]:
         """Copies of the layers' states."""
@@ -125,11 +124,11 @@ class Stream:
                 tuple(tuple(v[:, rows].clone() for v in s) for s in state)
                 for state in self._layered.states
             ]
-        found = iter(self._compiled.read(rows))
-        return [tuple(next(found) for _ in layer.hidden_sizes) for layer in self._frozen.layers]
+        states = iter(self._compiled.read(rows))
+        return [tuple(next(states) for _ in layer.hidden_sizes) for layer in self._frozen.layers]
 
     def _put(self, states: Sequence[States], rows: Any = None) -> None:
-        """Go on from these, of all rows or of some."""
+        """Set the states of all rows or of some."""
         if self._compiled is not None:
             flat = [s for state in states for s in state]
             self._compiled.write(flat, slice(None) if rows is None else rows)
@@ -137,11 +136,11 @@ class Stream:
             assert self._layered is not None
             old = self._layered.states
             self._layered.states = [
-                with_rows(was, rows, state) for was, state in zip(old, states, strict=True)
+                replace_rows(was, rows, state) for was, state in zip(old, states, strict=True)
             ]
 
     def explain(self) -> str:
-        """Whether a step is one call of compiled code, and if not, why not."""
+        """Whether a step is one call of compiled code, and why not."""
         if self._compiled is not None:
             return "compiled: a step of the whole model is one call"
         return f"layer by layer, since {self._frozen.parts}"
@@ -155,7 +154,7 @@ class Stream:
     @state.setter
     def state(self, state: tuple[States, ...]) -> None:
         with self._lock:
-            self._put(checked_states(self._frozen.layers, state, self.batch))
+            self._put(check_states(self._frozen.layers, state, self.batch))
 
     def save(self, row: int) -> tuple[States, ...]:
         """A copy of one row's state, as the state of a stream of one row."""
@@ -164,33 +163,33 @@ class Stream:
             return tuple(self._states(slice(row, row + 1)))
 
     def load(self, row: int, state: tuple[States, ...]) -> None:
-        """Let one row go on from a state that `save` gave; other rows stay as they are."""
+        """Set one row's state to one from `save`; other rows stay as they are."""
         with self._lock:
             row = check_row(row, self.batch)
-            self._put(checked_states(self._frozen.layers, state, 1), [row])
+            self._put(check_states(self._frozen.layers, state, 1), [row])
 
     def rows(self, batch: int) -> Stream:
-        """Go on with so many rows: the last leave, or new ones begin behind those that are there.
+        """Continue with `batch` rows: the last leave, or new ones begin after the present ones.
 
         Returns:
             The stream itself.
         """
         with self._lock:
-            _checked_batch(batch)
+            _check_batch(batch)
             return self._regroup(list(range(min(batch, self.batch))), batch)
 
     def keep(self, rows: Sequence[int] | Tensor) -> Stream:
-        """Go on with these rows alone, in this order, given by number or as a bool mask.
+        """Continue with these rows alone, in this order, by number or as a bool mask.
 
         Returns:
             The stream itself.
         """
         with self._lock:
-            numbers = row_numbers(rows, self.batch).tolist()
-            return self._regroup(numbers, _checked_batch(len(numbers)))
+            numbers = number_rows(rows, self.batch).tolist()
+            return self._regroup(numbers, _check_batch(len(numbers)))
 
     def _regroup(self, rows: list[int], batch: int) -> Stream:
-        """These rows, and new ones behind them."""
+        """Continue with these rows, and new ones after them, `batch` in all."""
         first = [layer.initial_state(batch) for layer in self._frozen.layers]
         if self._compiled is not None:
             flat = [s for state in first for s in state]
@@ -198,85 +197,85 @@ class Stream:
             self.batch, self._layered = batch, None
             return self
         old = self._states(rows)
-        kept = slice(0, len(rows))
-        states = [with_rows(a, kept, b) for a, b in zip(first, old, strict=True)]
+        first_rows = slice(0, len(rows))
+        states = [replace_rows(a, first_rows, b) for a, b in zip(first, old, strict=True)]
         self._open(self._frozen, batch, states)
-        self._learn(self._told)
+        self._set_form(self._form)
         return self
 
     def reset(self, rows: Sequence[int] | Tensor | None = None) -> None:
-        """Put all rows, or those given by number or as a bool mask, back to their first state."""
+        """Reset all rows, or some by number or as a bool mask, to their initial state."""
         with self._lock:
             layers = self._frozen.layers
             if rows is None:
                 self._put([layer.initial_state(self.batch) for layer in layers])
                 return
-            chosen = row_mask(rows, self.batch).nonzero().reshape(-1).numpy()
+            chosen = mask_rows(rows, self.batch).nonzero().reshape(-1).numpy()
             if len(chosen):
                 self._put([layer.initial_state(len(chosen)) for layer in layers], chosen)
 
-    def __call__(self, x: Any, *, out: Any = None, **given: Any) -> Any:
+    def __call__(self, x: Any, *, out: Any = None, **options: Any) -> Any:
         """One step.
 
         Args:
             x: (B, I), with batch 1 also (I,); for a model that begins with an embedding (B,), whole
                 numbers; a tensor or a NumPy array.
-            out: where the result goes, of its kind, shape and dtype; left out, a new one is made.
-            given: what else the model takes: for a layer whose cell reads direct inputs,
+            out: written with the result, of its kind, shape and dtype; left out, a new one is made.
+            options: the model's other arguments: for a layer whose cell reads direct inputs,
                 `inputs`, a mapping of tensors or arrays as x.
 
         Returns:
-            The model's output for this step, (B, O) or (O,), of the kind that x is; or `out`. Of a
-            model that gives several tensors, these in their tuple, list or mapping, but for the
-            layers' states.
+            The model's output for this step, (B, O) or (O,), of x's kind; or `out`. A model with
+            several tensors returns these in their tuple, list or mapping, without the layers'
+            states.
 
         Raises:
-            TypeError, ShapeError: x or `out` does not fit; no step was taken then.
+            TypeError, ShapeError: x or `out` does not fit; then no step was taken.
         """
         self._acquire()  # a third of what a with statement costs
         try:
             if self._compiled is not None:
-                y = self._compiled.step(x, out, given)
+                y = self._compiled.step(x, out, options)
                 if y is not None:
                     return y
-            return self._step(x, None, out, given)
+            return self._step(x, None, out, options)
         finally:
             self._release()
 
     def step(
-        self, x: Any, rows: Sequence[int] | Tensor | None = None, *, out: Any = None, **given: Any
+        self, x: Any, rows: Sequence[int] | Tensor | None = None, *, out: Any = None, **options: Any
     ) -> Any:
         """One step of some rows; the others stay as they are.
 
         Args:
             x: (n, I), a row for each of n; as a call takes it.
             rows: their numbers, in the order of x, or a bool mask; None: all rows.
-            out, given: as a call takes them.
+            out, options: as a call takes them.
 
         Returns:
             The outputs of these rows, in their order.
         """
         if rows is None:
-            return self(x, out=out, **given)
+            return self(x, out=out, **options)
         with self._lock:
-            numbers = row_numbers(rows, self.batch)
+            numbers = number_rows(rows, self.batch)
             if self._compiled is not None:
-                y = self._compiled.step(x, out, given, numbers)
+                y = self._compiled.step(x, out, options, numbers)
                 if y is not None:
                     return y
-            return self._step(x, numbers, out, given)
+            return self._step(x, numbers, out, options)
 
-    def _step(self, x: Any, rows: Any, out: Any, given: dict[str, Any]) -> Any:
+    def _step(self, x: Any, rows: Any, out: Any, options: dict[str, Any]) -> Any:
         """One step, layer by layer."""
         x = np.asarray(x) if isinstance(x, np.generic) else x
-        if not self._proven:
-            self._prove(x, self.batch if rows is None else len(rows), given)
+        if not self._tried:
+            self._try_like(x, self.batch if rows is None else len(rows), options)
         if self._compiled is None:
             assert self._layered is not None
-            return self._layered.step(x, rows, out, given)
+            return self._layered.step(x, rows, out, options)
         layered = self._layered or LayerByLayer(self._frozen, self.batch)
         layered.states = self._states()
-        y = layered.step(x, rows, out, given)
+        y = layered.step(x, rows, out, options)
         self._layered = layered
         self._put(layered.states)
         return y
@@ -290,28 +289,28 @@ class Stream:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
-            kept = ("batch", "weights", "_source", "_frozen", "_proven", "_told")
-            found = {n: getattr(self, n) for n in kept}
-            return found | {"state": self.state}
+            names = ("batch", "weights", "_source", "_frozen", "_tried", "_form")
+            attributes = {n: getattr(self, n) for n in names}
+            return attributes | {"state": self.state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.batch, self.weights, self._source = (state[n] for n in ("batch", "weights", "_source"))
         self._make_lock()
-        self._proven = state["_proven"]
+        self._tried = state["_tried"]
         self._open(state["_frozen"], self.batch, list(state["state"]))
-        self._learn(state["_told"])
+        self._set_form(state["_form"])
 
     def __repr__(self) -> str:
         weights = "" if self.weights is None else f", weights={self.weights}"
         return f"Stream({self._source!r}, batch={self.batch}{weights})"
 
 
-def _checked_batch(batch: Any) -> int:
+def _check_batch(batch: Any) -> int:
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise OptionError(f"batch must be a positive integer, got {batch!r}")
     return batch
 
 
-def _as_many(states: list[States], old: list[States]) -> list[States]:
-    """The states, and of layers that are gone the old ones, so that it is told."""
+def _fill_up(states: list[States], old: list[States]) -> list[States]:
+    """The states, and the old ones of layers that are gone, so that their check raises."""
     return [*states, *old[len(states) :]]

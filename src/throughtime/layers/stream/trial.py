@@ -1,4 +1,4 @@
-"""Random steps that a model is tried on."""
+"""Random inputs that try a model, and the comparison of its steps with the whole sequence."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from throughtime.backends.cpu.stream.stack import Stack
 from throughtime.backends.cpu.stream.stream import CompiledStream
 from throughtime.layers.batch import States
 from throughtime.layers.layer import Passage
-from throughtime.layers.stream.parts import tensors_in
+from throughtime.layers.stream.parts import list_tensors
 
 STEPS: Final = (33, 5)
-"""How many are taken; the second where a model takes no more."""
+"""Numbers of steps to try; the second where a model takes no more."""
 
 ROWS: Final = 3
-"""At most so many."""
+"""The most rows to try."""
 
 RAISED: Final = (
     TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError,
     ArithmeticError, NotImplementedError,
 )  # fmt: skip
-"""What a model may raise on an input that is not its own."""
+"""What a model may raise on an input of the wrong form."""
 
 
-def trial_inputs(
+def make_inputs(
     model: nn.Module, batch_first: bool, rows: int, steps: int, like: Tensor | None = None
 ) -> Iterator[Tensor]:
     """Sequences that the model may take."""
@@ -55,22 +55,22 @@ def trial_inputs(
 
 
 def _width(module: nn.Module) -> int | None:
-    """What a part takes, as far as it tells."""
+    """A part's input width, if it has an attribute for it."""
     if isinstance(module, Passage):
         return module.input_size
     names = ("num_embeddings", "in_features", "in_channels", "num_features", "embed_dim")
-    found = next((getattr(module, n) for n in names if hasattr(module, n)), None)
-    if found is None and isinstance(shape := getattr(module, "normalized_shape", None), tuple):
-        found = shape[-1]
-    return found if isinstance(found, int) else None
+    width = next((getattr(module, n) for n in names if hasattr(module, n)), None)
+    if width is None and isinstance(shape := getattr(module, "normalized_shape", None), tuple):
+        width = shape[-1]
+    return width if isinstance(width, int) else None
 
 
 @torch.no_grad()
 def agrees(model: nn.Module, layers: list[Passage], stack: Stack) -> bool:
-    """Whether a stack's steps are those of the model's whole sequence, as far as can be tried."""
+    """Whether a stack's random steps equal the model's whole sequence; False if it takes none."""
     batch_first = bool(layers[0].batch_first)
     with torch.random.fork_rng(devices=[]):
-        for x in trial_inputs(model, batch_first, ROWS, STEPS[-1]):
+        for x in make_inputs(model, batch_first, ROWS, STEPS[-1]):
             try:
                 y = model(x.clone())
             except RAISED:
@@ -80,16 +80,16 @@ def agrees(model: nn.Module, layers: list[Passage], stack: Stack) -> bool:
             stream.write([s for state in first for s in state])
             steps = [stream.step(v.squeeze(int(batch_first)), None, {}) for v in
                      x.split(1, int(batch_first))]  # fmt: skip
-            whole = next(tensors_in(y), None)
+            whole = next(list_tensors(y), None)
             return (
                 whole is not None
                 and all(v is not None for v in steps)
-                and close(whole, torch.stack(steps, int(batch_first)))
+                and is_close(whole, torch.stack(steps, int(batch_first)))
             )
     return False
 
 
-def close(a: Tensor, b: Tensor) -> bool:
+def is_close(a: Tensor, b: Tensor) -> bool:
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if not a.is_floating_point():

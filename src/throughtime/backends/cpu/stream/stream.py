@@ -210,7 +210,7 @@ class CompiledStream:
         for line, value in zip(self.states, flat, strict=True):
             line[rows, : value.shape[-1]] = value[0].detach().numpy()
 
-    def kept(self, rows: Any = slice(None)) -> list[Array]:
+    def save(self, rows: Any = slice(None)) -> list[Array]:
         """What `restore` takes."""
         return [line[rows].copy() for line in self.states]
 
@@ -224,7 +224,7 @@ class CompiledStream:
         stream = CompiledStream(self.stack, first[0][0].shape[1])
         stream._regions = self._regions
         stream.write(first)
-        stream.restore(self.kept(rows), slice(0, len(rows)))
+        stream.restore(self.save(rows), slice(0, len(rows)))
         return stream
 
 
