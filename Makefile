@@ -67,10 +67,12 @@ $(BENCH_READY): $(DEV_READY)
 
 , := ,
 
-# Tests open the report's page in Chromium and run code for AArch64 under qemu; without these they are
-# skipped and say so. Each is a program and its packages.
-TOOLS := chromium:chromium qemu-aarch64:qemu-user \
-         aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu,libc6-dev-arm64-cross
+# Tests open the report's page in Chromium, run code for AArch64 and RISC-V under qemu, and WebAssembly in
+# node; without these they are skipped and say so. Each is a program and its packages. What the tests of
+# Cortex-M need is left out, as it takes 900 MB: gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm.
+TOOLS := chromium:chromium qemu-aarch64:qemu-user node:nodejs \
+         aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu,libc6-dev-arm64-cross \
+         riscv64-linux-gnu-gcc:gcc-riscv64-linux-gnu,libc6-dev-riscv64-cross
 
 define tools
 	@missing=; for tool in $(TOOLS); do \

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,12 @@ def test_blocks_of_steps_have_the_bits_of_steps(name: str, weights: str, tmp_pat
     plain = to_c(make(), tmp_path / "plain", weights=weights)
     assert (done.work_bytes > plain.work_bytes) == (name != "a stack")
     assert test_of(tmp_path, need("gcc", "gcc"), "-O3", *STRICT).startswith("PASS")
-    library = shared(tmp_path)
-    width, outputs, state = (_defined(tmp_path, word) for word in ("INPUTS", "OUTPUTS", "STATE"))
+    check_blocks(shared(tmp_path), tmp_path)
+
+
+def check_blocks(library: ctypes.CDLL, folder: Path) -> None:
+    """A hundred steps by NAME_run leave the bits that so many calls of NAME_step leave."""
+    width, outputs, state = (_defined(folder, word) for word in ("INPUTS", "OUTPUTS", "STATE"))
     x, y, z = np.random.rand(100, width).astype("f"), *np.zeros((2, 100, outputs), "f")
     held = np.zeros((2, state), np.float32)
     places = [v.ctypes.data for v in (*held, x, y, z)]
@@ -212,6 +217,40 @@ def test_a_run_is_as_small_as_it_says(tmp_path: Path) -> None:
     assert found["int8"].weight_bytes == matrices + 512 + 4 * 256
     assert found["int8"].weight_bytes / found["float32"].weight_bytes <= 0.27
     assert found["float32"].state_bytes == 4 * 128
+
+
+def test_two_layers_of_64_are_written_within_a_second(tmp_path: Path) -> None:
+    model, best = LSTM(64, 64, 2), float("inf")
+    for _ in range(3):  # of several the quickest: what else runs can only make one slower
+        begun = time.process_time()
+        to_c(model, tmp_path)
+        best = min(best, time.process_time() - begun)
+    assert best <= 1
+
+
+HEADER = [
+    "typedef struct { float data[knob_STATE]; } knob_state;",
+    "void knob_reset(knob_state *s);",
+    "void knob_step(knob_state *s, const float *x, float *y);",
+    "void knob_run(knob_state *s, const float *x, float *y, size_t steps);",
+    "extern const char knob_about[];",
+]
+
+
+def test_the_header_is_the_same_for_every_form(tmp_path: Path) -> None:
+    from throughtime.export import to_object
+
+    model = nn.Sequential(GRU(2, 4), Readout(4, 3))
+    to_c(model, tmp_path, name="knob")
+    forms = [(tmp_path / "knob.h").read_text()]
+    for target in ("cortex-m4f", "wasm32"):
+        to_object(model, tmp_path, name="knob", target=target)
+        forms.append((tmp_path / "knob.h").read_text())
+    for text in forms:
+        lines = [v for v in text.splitlines() if v.endswith(";") and not v.startswith("#")]
+        assert lines == HEADER
+        sizes = dict(re.findall(r"#define knob_([A-Z]+) (\d+)", text))
+        assert sizes == {"INPUTS": "2", "OUTPUTS": "3", "STATE": "4"}
 
 
 def test_same_model_same_bytes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from tests.export.built import EVERY, TABLE, need, random_layer, run, test_of
-from tests.export.test_c import MODELS
+from tests.export.test_c import MODELS, check_blocks
 from throughtime import LSTM, Cell, Readout, Stream, cells
 from throughtime.compiler.runtime import machine
 from throughtime.errors import BackendError, OptionError
@@ -74,6 +75,25 @@ def test_plain_stacks_of_all_that_may_stand_in_them(
     assert test_of(tmp_path, need("gcc", "gcc"), "-O1").startswith("PASS")
 
 
+@pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("name", ["a stack", "torch's", "residuals", "no bias", "gaps", "wide"])
+def test_blocks_of_steps_have_the_bits_of_steps(name: str, weights: str, tmp_path: Path) -> None:
+    """And those of an export without blocks; 22 and a rest of 2 are no whole blocks."""
+    gaps = {"gaps": lambda: random_layer(cells.GRUD(), 11), "wide": lambda: LSTM(37, 70)}
+    model = {**MODELS, **gaps}[name]()
+    said = []
+    for block in (1, 22):
+        folder = tmp_path / f"{block}"
+        done = to_object(model, folder, target=here()[0], weights=weights, block=block)
+        said.append((done.work_bytes, test_of(folder, need("gcc", "gcc"), "-O1")))
+        assert undefined((folder / "net.o").read_bytes()) <= {"memcpy", "memset"}
+        run(["gcc", "-shared", "net.o", "-o", "net.so"], folder)
+        check_blocks(ctypes.CDLL(str(folder / "net.so")), folder)
+    (plain, one), (blocked, other) = said
+    assert one == other and one.startswith("PASS")
+    assert (blocked > plain) == (name != "a stack")
+
+
 OTHERS = {
     "aarch64": ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu", "qemu-aarch64"),
     "riscv64": ("riscv64-linux-gnu-gcc", "gcc-riscv64-linux-gnu", "qemu-riscv64"),
@@ -108,15 +128,17 @@ def cortex(target: str, folder: Path) -> str:
 @pytest.mark.parametrize("target", OTHERS)
 @pytest.mark.parametrize("cell", FEW[:3], ids=repr)
 def test_other_processors_have_the_same_bits(target: str, cell: Cell, tmp_path: Path) -> None:
-    to_object(random_layer(cell, 11), tmp_path, target=target)
-    assert foreign(target, tmp_path).startswith(SAME)
+    for block in (1, 4):
+        to_object(random_layer(cell, 11), tmp_path, target=target, block=block)
+        assert foreign(target, tmp_path).startswith(SAME)
 
 
 @pytest.mark.parametrize("target", CORTEX)
 @pytest.mark.parametrize("cell", FEW[:2], ids=repr)
 def test_controllers_have_the_same_bits(target: str, cell: Cell, tmp_path: Path) -> None:
-    to_object(random_layer(cell, 11), tmp_path, target=target)
-    assert cortex(target, tmp_path).startswith(SAME)
+    for block in (1, 4):
+        to_object(random_layer(cell, 11), tmp_path, target=target, block=block)
+        assert cortex(target, tmp_path).startswith(SAME)
 
 
 @pytest.mark.soak
@@ -161,6 +183,8 @@ def test_two_layers_of_64_are_written_within_two_seconds(tmp_path: Path) -> None
 
 
 def test_what_an_object_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="block must be a whole number from 1 to 4096, got 0"):
+        to_object(LSTM(1, 2), tmp_path, target="aarch64", block=0)
     with pytest.raises(OptionError, match="target must be one of x86-64-v3, .*, got 'z80'"):
         to_object(LSTM(1, 2), tmp_path, target="z80")
     model: Any = nn.Sequential(nn.Linear(1, 2), Readout(2, 2, activation=torch.sin))

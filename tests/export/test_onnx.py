@@ -226,9 +226,33 @@ def _computed(model: Any) -> None:
     node.input[1] = "x"
 
 
+def _made_by(nodes: list[Any]) -> Any:
+    """A change: W is what nodes make, of which the last makes "w"."""
+
+    def change(model: Any) -> None:
+        node = next(n for n in model.graph.node if n.op_type == "LSTM")
+        made = [onnx.helper.make_node(op, [v or node.input[1] for v in read], [to], **more)
+                for op, read, to, more in nodes]  # fmt: skip
+        node.input[1] = "w"
+        whole = [*made, *model.graph.node]
+        model.graph.ClearField("node")
+        model.graph.node.extend(whole)
+
+    return change
+
+
+CYCLE = [("Identity", ["v"], "w", {}), ("Identity", ["w"], "v", {})]
+ITSELF = [("Concat", ["w", "w"], "w", {"axis": 0})]
+DOUBLED = [("Concat", [f"v{k}" * (k > 0)] * 2, f"v{k + 1}" if k < 59 else "w", {"axis": 0})
+           for k in range(60)]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (_made_by(CYCLE), "must have its W as a constant of the file, got 'w', which is computed"),
+        (_made_by(ITSELF), "must have its W as a constant of the file, got 'w', which is computed"),
+        (_made_by(DOUBLED), "has a W that is made in more than 32 steps"),
         (_outside, "keeps W in another file, which is not opened; write the model again with all"),
         (_huge, "says W is .*, more than the file holds"),
         (_clipped, "has clip=1.0, which no cell has"),

@@ -212,6 +212,8 @@ def test_the_command_writes_measures_and_refuses(
     assert capsys.readouterr().out == f"{tmp_path / 'o' / 'net.onnx'}\n"
     words = ["export", f"{file}:model", "--to", "onnx", "--weights", "int8"]
     assert main(words) == 2 and "--weights is for --to c" in capsys.readouterr().err
+    assert main([*words[:-2], "--block", "2"]) == 2
+    assert "--block is for --to c and --to object" in capsys.readouterr().err
     (tmp_path / "taken").write_text("a file")
     assert main(["export", f"{file}:model", "--to", "c", "--out", str(tmp_path / "taken")]) == 2
     assert f"{tmp_path / 'taken'} cannot be used" in capsys.readouterr().err

@@ -37,8 +37,9 @@ def test_every_cell_passes_in_node(cell: Cell, tmp_path: Path) -> None:
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("name", MODELS)
 def test_plain_stacks_in_node(name: str, weights: str, tmp_path: Path) -> None:
-    to_object(MODELS[name](), tmp_path, target="wasm32", weights=weights)
-    assert node(tmp_path).startswith("PASS")
+    for block in (1, 5):
+        to_object(MODELS[name](), tmp_path, target="wasm32", weights=weights, block=block)
+        assert node(tmp_path).startswith("PASS")
 
 
 @pytest.mark.parametrize("cell", TABLE, ids=repr)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from throughtime.errors import OptionError
 from throughtime.export.pieces import Piece, pieces_of, program_of, taken
 from throughtime.export.program import Program, Values
 from throughtime.export.texts import check_name
@@ -17,6 +18,9 @@ from throughtime.layers.layer import Passage
 STEPS = 1000
 _MOST = 200_000
 """Numbers of a record, so that its source stays small: wide models are recorded for fewer steps."""
+
+_LONGEST = 4096
+"""Steps of a block, whose products lie on the stack."""
 
 
 @torch.no_grad()
@@ -96,6 +100,12 @@ class Exported(NamedTuple):
     weight_bytes: int
     state_bytes: int
     work_bytes: int
+
+
+def check_block(block: object) -> None:
+    """Raises OptionError: so many steps are no block."""
+    if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= _LONGEST:
+        raise OptionError(f"block must be a whole number from 1 to {_LONGEST}, got {block!r}")
 
 
 def prepare(model: nn.Module, name: str, weights: str) -> Prepared:

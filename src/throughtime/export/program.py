@@ -185,6 +185,19 @@ class Program:
         return found
 
 
+def leading(program: Program) -> list[ProductPart]:
+    """The products at the begin of a step that read the input and nothing else."""
+    found = list[ProductPart]()
+    for operation in program.parts[0].operations:
+        if not isinstance(operation, ProductPart) or operation.source.array != "x":
+            break
+        starts = [b.start for b in operation.blocks if b.start is not None]
+        if any(program.arrays[start.array].kind != "constant" for start in starts):
+            break
+        found.append(operation)
+    return found
+
+
 class Writer:
     """Collects what a program is made of.
 

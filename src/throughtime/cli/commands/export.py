@@ -45,7 +45,7 @@ def _add_ways(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--block", type=whole_number, default=1, metavar="N",
-        help="Of C: NAME_run multiplies the inputs of N steps at once. Default: 1.",
+        help="Of C and objects: NAME_run multiplies the inputs of N steps at once. Default: 1.",
     )  # fmt: skip
     parser.add_argument(
         "--opset", type=whole_number, default=22, metavar="N",
@@ -76,8 +76,8 @@ def export(
     file, _, member = what.rpartition(":")
     with told_by_line(Path(file) if file.endswith(".py") else None):
         model = _model(what, file, member)
-        if block != 1 and to != "c":
-            raise OptionError("--block is for --to c; nothing else has a block of steps")
+        if block != 1 and to == "onnx":
+            raise OptionError("--block is for --to c and --to object; ONNX has whole sequences")
         if to == "onnx":
             _check_onnx(weights, measure)
             out.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def export(
         if target is None:
             done = to_c(model, out, name=name, weights=weights, libm=libm, block=block)
         else:
-            done = to_object(model, out, target=target, name=name, weights=weights)
+            done = to_object(model, out, target=target, name=name, weights=weights, block=block)
     print("\n".join(str(done.folder / one) for one in done.files))
     if measure:
         show_measured(done)

@@ -17,6 +17,7 @@ from throughtime.export.program import (
     Program,
     Stage,
     Values,
+    leading,
 )
 from throughtime.export.weights import halves, narrowed
 
@@ -39,7 +40,7 @@ class Source:
 
     def __init__(self, program: Program, weights: str, libm: bool, block: int = 1) -> None:
         self.program, self.weights, self.libm, self.block = program, weights, libm, block
-        self._ahead = _leading(program) if block > 1 else []
+        self._ahead = leading(program) if block > 1 else []
         self._outs = _arrays_of(program, self._ahead)
         self.functions: set[str] = set()
         self.tables: list[str] = []
@@ -278,19 +279,6 @@ class Source:
              f"    for (size_t t = 0; t < steps; {stride}) {{",
              *(f"        {line}" for line in run), "    }", "}", ""]
         )  # fmt: skip
-
-
-def _leading(program: Program) -> list[ProductPart]:
-    """The products at the begin of a step that read the input and nothing else."""
-    found = list[ProductPart]()
-    for operation in program.parts[0].operations:
-        if not isinstance(operation, ProductPart) or operation.source.array != "x":
-            break
-        if any(b.start and program.arrays[b.start.array].kind != "constant"
-               for b in operation.blocks):  # fmt: skip
-            break
-        found.append(operation)
-    return found
 
 
 def _arrays_of(program: Program, products: list[ProductPart]) -> dict[str, tuple[int, int]]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
 
 from torch import nn
 
-from throughtime.errors import OptionError
 from throughtime.export import texts
 from throughtime.export.c.source import Source
-from throughtime.export.prepare import Exported, Prepared, prepare, write_files
+from throughtime.export.prepare import Exported, Prepared, check_block, prepare, write_files
 from throughtime.export.program import Program
 from throughtime.export.weights import matrix_bytes
 
@@ -39,13 +37,8 @@ def to_c(
         OptionError: the model, the name or an option cannot be taken; says why.
         OSError: the folder cannot be written.
     """
-    if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= _LONGEST:
-        raise OptionError(f"block must be a whole number from 1 to {_LONGEST}, got {block!r}")
+    check_block(block)
     return write_c(prepare(model, name, weights), Path(out), weights, libm, block)
-
-
-_LONGEST: Final = 4096
-"""Steps of a block, whose products lie on the stack."""
 
 
 def write_c(prepared: Prepared, folder: Path, weights: str, libm: bool, block: int = 1) -> Exported:

@@ -10,10 +10,10 @@ from llvmlite import ir
 from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.values import I64, Num, at_most, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit
-from throughtime.export.llvm.sums import Constants, Sums, padded
+from throughtime.export.llvm.sums import Constants, Strides, Sums, padded
 from throughtime.export.llvm.targets import Target
 from throughtime.export.llvm.walks import Walks
-from throughtime.export.program import Lookup, Place, ProductPart, Program, Stage
+from throughtime.export.program import Lookup, Place, ProductPart, Program, Stage, leading
 
 _BYTES: Final = 4
 
@@ -26,20 +26,25 @@ class Module:
         target: for which processor.
         weights: how matrices are kept.
         about: the line that it tells of itself.
+        block: for how many steps at once `run` multiplies the input by the first matrices.
 
     Attributes:
         state: numbers of a state, each array padded to whole vectors.
-        work: likewise of what a step works with.
+        work: likewise of what a step works with, and of a block's products.
     """
 
-    def __init__(self, program: Program, target: Target, weights: str, about: str) -> None:
-        self.program, self.target = program, target
+    def __init__(
+        self, program: Program, target: Target, weights: str, about: str, block: int = 1
+    ) -> None:
+        self.program, self.target, self.block = program, target, block
+        self._leading = leading(program) if block > 1 else []
         self.kind = Kind(_BYTES, target.lanes)
         self.module = ir.Module(program.name)
         self.constants = Constants(self.module, target.lanes, weights)
         self._places: dict[str, tuple[str, int]] = {}
         self.state = max(1, self._place("state"))
-        self.work = self._place("work")
+        self._ahead, self._own = self._place("ahead"), self._place("work")
+        self.work = self._own + self._ahead * block
         self._vector_inputs = any(
             isinstance(o, Stage) and any(_is_line(p) for p in o.loads.values())
             for part in program.parts for o in part.operations
@@ -53,26 +58,34 @@ class Module:
 
     def _place(self, kind: str) -> int:
         """Where each array of a kind begins, and how many numbers they have together."""
-        count = 0
+        count, kinds = 0, {"input": "work"}
+        kinds |= {b.out.array: "ahead" for o in self._leading for b in o.blocks}
         for name, array in self.program.arrays.items():
-            if array.kind == kind or (kind == "work" and array.kind == "input"):
+            if kind == kinds.get(name, kinds.get(array.kind, array.kind)):
                 self._places[name] = (kind, count)
                 count += array.lines * self._line(name)
         return count
 
-    def _write_one(self) -> Emit:
-        """`one(state, x, y)`: a step."""
-        e = Emit(self.module, "one", self.kind, ("state", "x", "y"), internal=True)
-        memory = ir.ArrayType(self.kind.real, max(1, self.work))
-        place = e.b.alloca(memory)
+    def _begin(self, name: str, arguments: tuple[str, ...], memory: int = 0) -> Emit:
+        """A function that computes, with so many numbers of its own on the stack."""
+        e = Emit(self.module, name, self.kind, arguments, internal=True)
+        place = e.b.alloca(ir.ArrayType(self.kind.real, max(1, memory)))
         place.align = max(4, self.kind.size)
-        self._e, self._memory = e, e.place(place)
+        self._e, self._bases = e, {**e.given, "work": e.place(place)}
         self._sums = Sums(e, self.constants, self.target.fused, self.target.vectors)
+        return e
+
+    def _write_one(self) -> Emit:
+        """`one(state, x, y)`: a step; behind these where its first products are, if they are."""
+        e = self._begin("one", ("state", "x", "y", *["ahead"] * bool(self._leading)), self._own)
         if self._vector_inputs:
-            self._copy(e.given["x"], self._memory + self._places["x"][1] * _BYTES,
-                       len(self.program.inputs))  # fmt: skip
+            own = self._bases["work"] + self._places["x"][1] * _BYTES
+            self._copy(e.given["x"], own, len(self.program.inputs))
+            self._bases["x"] = own
         for part in self.program.parts:
             for operation in part.operations:
+                if any(operation is one for one in self._leading):
+                    continue
                 if isinstance(operation, ProductPart):
                     self._product(operation)
                 elif isinstance(operation, Stage):
@@ -88,14 +101,15 @@ class Module:
     def _address(self, place: Place) -> Num:
         """Where a place begins."""
         e, first = self._e, place.offset * _BYTES
-        if place.array == "x" and not self._vector_inputs:
-            return e.given["x"] + first
+        if place.array == "x":
+            return self._bases["x"] + first
         if place.array in self._tables:
             table = e.place(self._tables[place.array])
             return table + (place.line * self._line(place.array) * _BYTES + first)
         kind, offset = self._places[place.array]
-        base = e.given["state"] if kind == "state" else self._memory
-        return base + ((offset + place.line * self._line(place.array)) * _BYTES + first)
+        return self._bases[kind] + (
+            (offset + place.line * self._line(place.array)) * _BYTES + first
+        )
 
     def _copy(self, source: Num, to: Num, count: int) -> None:
         """So many numbers, whole vectors first."""
@@ -106,7 +120,7 @@ class Module:
         for i in range(whole, count):
             e.store(e.real(source + i * _BYTES), to + i * _BYTES)
 
-    def _product(self, operation: ProductPart) -> None:
+    def _product(self, operation: ProductPart, steps: Strides | None = None) -> None:
         size, lanes = self.kind.size, self.target.lanes
         weights, scales = self.constants.packed([b.matrix for b in operation.blocks])
         starts, outs = list[Num | None](), list[Num]()
@@ -117,7 +131,7 @@ class Module:
                 outs.append(self._address(block.out) + v * size)
         columns = operation.blocks[0].matrix.shape[1]
         source = self._address(operation.source)
-        self._sums.write(weights, scales, columns, source, starts, outs)
+        self._sums.write(weights, scales, columns, source, starts, outs, steps)
 
     def _lookup(self, operation: Lookup) -> None:
         """The line of a table that a number says, held inside the table."""
@@ -146,7 +160,7 @@ class Module:
         b.ret_void()
         step = self._function("step", 3, [])
         b = ir.IRBuilder(step.append_basic_block("entry"))
-        b.call(self._one.function, [b.ptrtoint(v, I64) for v in step.args])
+        b.call(self._write_step().function, [b.ptrtoint(v, I64) for v in step.args])
         b.ret_void()
         run = self._function("run", 3, [size])
         b = ir.IRBuilder(run.append_basic_block("entry"))
@@ -176,16 +190,49 @@ class Module:
         e.done()
         return e
 
-    def _write_run(self) -> Emit:
-        """`steps(state, x, y, count)`: one step behind the other."""
-        e = Emit(self.module, "steps", self.kind, ("state", "x", "y", "count"), internal=True)
-        g = e.given
-        with e.loop(g["count"]) as t:
-            x = g["x"] + t.index * (len(self.program.inputs) * _BYTES)
-            y = g["y"] + t.index * (self.program.outputs * _BYTES)
-            e.call(self._one, state=g["state"], x=x, y=y)
+    def _write_ahead(self) -> Emit:
+        """`products(x, ahead, count)`: the first products of a block of steps."""
+        e = self._begin("products", ("x", "ahead", "count"))
+        inputs = len(self.program.inputs) * _BYTES
+        for operation in self._leading:
+            self._product(operation, Strides(e.given["count"], inputs, self._ahead * _BYTES))
         e.done()
         return e
+
+    def _write_step(self) -> Emit:
+        """`whole(state, x, y)`: a step with its first products."""
+        if not self._leading:
+            return self._one
+        self._products = self._write_ahead()
+        e = self._begin("whole", ("state", "x", "y"), self._ahead)
+        ahead = self._bases["work"]
+        e.call(self._products, x=e.given["x"], ahead=ahead, count=1)
+        e.call(self._one, **e.given, ahead=ahead)
+        e.done()
+        return e
+
+    def _write_run(self) -> Emit:
+        """`steps(state, x, y, count)`: one step behind the other, or one block."""
+        e = self._begin("steps", ("state", "x", "y", "count"), self._ahead * self.block)
+        g, ahead = e.given, self._bases["work"]
+        with e.loop(g["count"], step=self.block if self._leading else 1) as t:
+            if not self._leading:
+                e.call(self._one, state=g["state"], **self._moved(e, t.index))
+            else:
+                many = (g["count"] - t.index).least(self.block)
+                x = self._moved(e, t.index)["x"]
+                e.call(self._products, x=x, ahead=ahead, count=many)
+                with e.loop(many) as i:
+                    at = ahead + i.index * (self._ahead * _BYTES)
+                    moved = self._moved(e, t.index + i.index)
+                    e.call(self._one, state=g["state"], ahead=at, **moved)
+        e.done()
+        return e
+
+    def _moved(self, e: Emit, t: Num) -> dict[str, Num]:
+        """Where x and y of step t lie."""
+        sizes = {"x": len(self.program.inputs), "y": self.program.outputs}
+        return {name: e.given[name] + t * (size * _BYTES) for name, size in sizes.items()}
 
 
 def _is_line(place: Place | float) -> bool:

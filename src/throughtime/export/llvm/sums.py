@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -94,6 +96,23 @@ _AT_ONCE = 4
 """Columns of one turn of a loop where a tile has few vectors."""
 
 
+_STEPS = 4
+"""Steps of a block that a tile of weights is multiplied by at once."""
+
+
+class Strides(NamedTuple):
+    """Steps one behind the other, and how far apart they lie.
+
+    Attributes:
+        many: how many.
+        source, out: bytes from one step's v, and its sums, to the next one's.
+    """
+
+    many: Num
+    source: int
+    out: int
+
+
 class Sums:
     """Writes sums: out = start + W v.
 
@@ -110,7 +129,7 @@ class Sums:
 
     def write(
         self, weights: Any, scales: Any, columns: int, source: Num, starts: list[Num | None],
-        outs: list[Num],
+        outs: list[Num], steps: Strides | None = None,
     ) -> None:  # fmt: skip
         """All vectors of packed weights.
 
@@ -120,30 +139,48 @@ class Sums:
             source: where v lies.
             starts: where each vector of sums starts; None is zero.
             outs: where each goes.
+            steps: of how many steps, if it is not one; a tile of weights is read once for all.
         """
-        count = len(outs)
-        parts = -(-count // self.most)
+        count, base = len(outs), self.e.place(weights)
+        parts = -(-count // (self.most if steps is None else max(1, self.most // _STEPS)))
         bounds = [count * i // parts for i in range(parts + 1)]
-        base = self.e.place(weights)
         for first, last in zip(bounds, bounds[1:], strict=False):
-            self._tile((base, count, scales), columns, source, starts, outs, range(first, last))
+            tile = partial(self._tile, (base, count, scales), columns, starts, range(first, last))
+            if steps is None:
+                tile([(source, outs)])
+            else:
+                self._each_step(tile, source, outs, steps)
+
+    def _each_step(
+        self, tile: Callable[..., None], source: Num, outs: list[Num], steps: Strides
+    ) -> None:
+        """A tile of all steps: several at once, then those that are left."""
+        whole = steps.many // _STEPS * _STEPS
+        for first, last, many in ((self.e.number(0), whole, _STEPS), (whole, steps.many, 1)):
+            with self.e.loop(last, start=first, step=many) as t:
+                moves = [t.index + s for s in range(many)]
+                tile([(source + m * steps.source, [o + m * steps.out for o in outs])
+                      for m in moves])  # fmt: skip
 
     def _tile(
-        self, packed: tuple[Num, int, Any], columns: int, source: Num, starts: list[Num | None],
-        outs: list[Num], places: range,
+        self, packed: tuple[Num, int, Any], columns: int, starts: list[Num | None], places: range,
+        steps: list[tuple[Num, list[Num]]],
     ) -> None:  # fmt: skip
+        """Some vectors of the sums of each step: where its v lies, and where its sums go."""
         e, (base, count, scales) = self.e, packed
-        begun = [self._start(starts[i]) for i in places]
-        chains = begun if scales is None else [e.constant(0) for _ in places]
+        begun = [self._start(starts[i]) for i in places] * len(steps)
+        chains = begun if scales is None else [e.constant(0)] * len(begun)
         size = self.constants.bytes * e.kind.lanes
-        many = _AT_ONCE if len(places) < 8 else 1
+        many = _AT_ONCE if len(chains) < 8 else 1
         whole = columns // many * many if columns > 2 * many else 0
         first = base + places[0] * size
 
         def column(chains: list[Vector], k: Num) -> list[Vector]:
-            x = e.spread(e.real(source + k * 4))
             at = first + k * (count * size)
-            return [self._more(c, x, at + j * size) for j, c in enumerate(chains)]
+            w = [self.weight(at + j * size) for j in range(len(places))]
+            x = [e.spread(e.real(source + k * 4)) for source, _ in steps]
+            pairs = [(x_t, w_j) for x_t in x for w_j in w]
+            return [self._sum(*pair, c) for pair, c in zip(pairs, chains, strict=True)]
 
         with e.loop(e.number(whole), *chains, step=many) as k:
             new = list(k.values)
@@ -153,8 +190,9 @@ class Sums:
         chains = k.values if whole else chains
         for i in range(whole, columns):
             chains = column(chains, e.number(i))
-        for start, chain, i in zip(begun, chains, places, strict=True):
-            e.store(chain if scales is None else self._scaled(scales, i, chain, start), outs[i])
+        ends = [(i, outs[i]) for _, outs in steps for i in places]
+        for start, chain, (i, out) in zip(begun, chains, ends, strict=True):
+            e.store(chain if scales is None else self._scaled(scales, i, chain, start), out)
 
     def _scaled(self, scales: Any, vector: int, total: Vector, start: Vector) -> Vector:
         """start + scale total, a scale a line."""
@@ -181,9 +219,6 @@ class Sums:
         if self.fused:
             return fma(x, w, total)
         return total + x * w
-
-    def _more(self, total: Vector, x: Vector, at: Num) -> Vector:
-        return self._sum(x, self.weight(at), total)
 
     def weight(self, at: Num) -> Vector:
         """A vector of weights as float32."""

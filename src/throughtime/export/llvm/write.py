@@ -14,7 +14,7 @@ from throughtime.export import texts
 from throughtime.export.c.write import facts, weight_bytes
 from throughtime.export.llvm.targets import Target, code_writer, fitted, target_named
 from throughtime.export.objects import ELF, code_size, for_any_caller, undefined
-from throughtime.export.prepare import Exported, Prepared, prepare, write_files
+from throughtime.export.prepare import Exported, Prepared, check_block, prepare, write_files
 from throughtime.export.wasm.link import imported_functions, linked
 from throughtime.export.wasm.page import loader, page, self_test
 
@@ -23,12 +23,12 @@ _MAY_NEED: Final = frozenset({"memcpy", "memset"})
 
 def to_object(
     model: nn.Module, out: str | os.PathLike[str] = ".", *, target: str, name: str = "net",
-    weights: str = "float32",
+    weights: str = "float32", block: int = 1,
 ) -> Exported:  # fmt: skip
     """Write a model as machine code that takes one time step a call.
 
     Args:
-        model, out, name, weights: as of `to_c`.
+        model, out, name, weights, block: as of `to_c`.
         target: "x86-64-v3", "x86-64-v4", "aarch64", "cortex-m4f", "cortex-m55", "riscv64" or
             "wasm32".
 
@@ -41,10 +41,13 @@ def to_object(
         OSError: the folder cannot be written.
     """
     found = target_named(target)
-    return write_object(prepare(model, name, weights), Path(out), weights, found)
+    check_block(block)
+    return write_object(prepare(model, name, weights), Path(out), weights, found, block)
 
 
-def write_object(prepared: Prepared, folder: Path, weights: str, target: Target) -> Exported:
+def write_object(
+    prepared: Prepared, folder: Path, weights: str, target: Target, block: int = 1
+) -> Exported:
     """Write a prepared program as an object."""
     from throughtime.export.llvm.module import Module
 
@@ -52,7 +55,7 @@ def write_object(prepared: Prepared, folder: Path, weights: str, target: Target)
     lines = (a.size for a in program.arrays.values() if a.kind in ("state", "work"))
     target = fitted(target, max(lines, default=1))
     said = texts.about(program, weights)
-    module = Module(program, target, weights, said)
+    module = Module(program, target, weights, said, block)
     image = compiled(module.module, target)
     name, sizes = program.name, texts.sizes(program)
     files: dict[str, str | bytes] = {
