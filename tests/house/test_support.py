@@ -23,7 +23,7 @@ RECORD = json.loads(try_versions.RECORD.read_text())
 REPORT = """<testsuites><testsuite>
 <testcase classname="tests.a" name="b"/>
 <testcase classname="tests.a" name="c"><failure message="m">t</failure></testcase>
-<testcase classname="tests.a" name="d"><skipped message="no GPU">t</skipped></testcase>
+<testcase classname="tests.a" name="d[a, b]"><skipped message="no GPU">t</skipped></testcase>
 <testcase classname="tests.a" name="e"/>
 </testsuite></testsuites>"""
 
@@ -41,7 +41,7 @@ def test_every_torch_that_is_not_warned_of_was_tried() -> None:
 
 def test_tests_are_counted() -> None:
     assert try_versions.counts(xml.fromstring(REPORT)) == {
-        "passed": 2, "skipped": 1, "reasons": ["no GPU"], "failed": ["tests.a::c"],
+        "passed": 2, "skipped": 1, "reasons": ["d: no GPU"], "failed": ["tests.a::c"],
     }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -69,7 +69,7 @@ class Asked(NamedTuple):
     def given(self) -> tuple[str, ...]:
         """Words of a direction that are addresses of what the call makes."""
         chains = ("d_bias",) if self.adds else ()
-        return ("d_x", "d_W", "d_inputs", "norms", *chains)
+        return ("d_x", "d_inputs", "norms", *chains)
 
 
 LEAST_ROWS = 128
@@ -177,7 +177,8 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     _need_tiles(shape, asked)
     arena = Arena()
     block, sizes = _blocks(shape, asked.x)
-    places = [arena.reserve_all(sizes) for _ in range(shape.D)]
+    padded = _padded_matrices(shape) if asked.weights and not asked.adds else {}
+    places = [arena.reserve_all(sizes | padded) for _ in range(shape.D)]
     plane = block * shape.rows.B * shape.H_row
     common = common_words(
         shape, block_steps=block, operand_block_plane=plane,
@@ -189,22 +190,45 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     set_runs(template, runs_backward(shape))
     set_steps(template, "d_y", shape, asked.d_y)
     for d in range(shape.D):
-        words = direction_words(template, shape, d) | places[d] | _direction(template, shape, d)
+        growing = {name: places[d].pop(name) for name in padded}
+        words = direction_words(template, shape, d) | places[d]
+        words |= _direction(template, shape, d, growing)
         words["d_y_first"] = d * asked.d_y_first
         words |= {name: CallAddress(f"{name} {d}") for name in asked.given}
         template.set_direction(d, words)
     return template, shape
 
 
-def _direction(template: Template, shape: Shape, d: int) -> dict[str, Word]:
-    """Where the gradients of one direction go, and where those by its states come from."""
+def _padded_matrices(shape: Shape) -> dict[str, int]:
+    """Bytes of the matrices' gradients whose lines do not end with a vector, by name."""
+    gates = 1 + max(shape.gates[0], default=-1)
+    sizes = {"d_W": (gates * shape.H, shape.I)}
+    sizes |= {f"d_matrix{m}": size for m, size in enumerate(shape.widths.shapes)}
+    rows = {name: (lines, shape.row(K)) for name, (lines, K) in sizes.items()}
+    plain = {name: K * shape.code.kind.bytes for name, (_, K) in sizes.items()}
+    return {name: n * row for name, (n, row) in rows.items() if row != plain[name]}
+
+
+def _direction(
+    template: Template, shape: Shape, d: int, growing: Mapping[str, Word]
+) -> dict[str, Word]:
+    """Where the gradients of one direction go, and where those by its states come from.
+
+    Args:
+        template, shape, d: of the call, and which direction.
+        growing: where a padded gradient by a matrix grows before it goes there, by name.
+    """
     plan = shape.plan
     biases = {"d_W_bias": f"d_bias_ih {d}", "d_U_bias": f"d_bias_hh {d}"}
     words: dict[str, Word] = {word: CallAddress(name) for word, name in biases.items()}
     parameters = [CallAddress(f"d_{name} {d}") for name in plan.vectors]
     words["d_unit_parameters_at"] = template.list_of(parameters)
-    matrices = [CallAddress(f"d_matrix{m} {d}") for m in range(len(shape.widths.shapes))]
-    words["d_matrices"] = template.list_of(matrices)
+    names = ["d_W", *(f"d_matrix{m}" for m in range(len(shape.widths.shapes)))]
+    wanted = {name: CallAddress(f"{name} {d}") for name in names}
+    grow = [growing.get(name, wanted[name]) for name in names]
+    cut = [wanted[name] if name in growing else 0 for name in names]
+    words |= {"d_W": grow[0], "d_matrices": template.list_of(grow[1:])}
+    words |= {"d_W_cut": cut[0], "d_matrices_cut": template.list_of(cut[1:])}
     for name in ("d_final", "d_start"):
         lists = [CallAddress(f"{name}{s} {d}") for s in range(len(plan.state_names))]
         words[name] = template.list_of(lists)

@@ -29,12 +29,12 @@ from throughtime.compiler.plan import Plan
 
 @dataclass(frozen=True)
 class Room:
-    """Where the region writes gradients; matrices and x padded to whole vectors.
+    """Where the region writes gradients; x, and matrices that are added to, in whole vectors.
 
     Attributes:
         x: (D, N, I), or None; with lengths (D, N + 1, I), the last row for what is after an end.
         W: for each direction (rows of weight_ih, I); empty like all of weights where not wanted.
-        U: weight_hh and each product's matrix, their columns padded likewise.
+        U: weight_hh and each product's matrix.
         others: by name, biases and vectors as they are.
         start: for each state (D, B, H).
         inputs: (D, N, direct inputs, then masks left as they are, H), padded; or None.
@@ -77,7 +77,7 @@ class GradientSums:
 
 
 class Padded(NamedTuple):
-    """Shapes of padded gradients.
+    """Shapes of gradients.
 
     Attributes:
         lanes: numbers of a vector.
@@ -105,19 +105,18 @@ def _shapes_of(call: Call) -> Padded:
 def shapes_for(cell: Cell, I: int, H: int, bytes: int) -> Padded:
     lanes, widths = target().lanes(8 * bytes), widths_for(cell, H)
     inputs, matrices = whole_vectors(I, lanes), ("weight_ih", *matrix_names(cell))
-    W = (len(cell.layout.input_gates) * H, inputs)
-    U = tuple((lines, whole_vectors(k, lanes)) for lines, k in widths.shapes)
+    W = (len(cell.layout.input_gates) * H, I)
     line = whole_vectors(widths.line, lanes)
     everyone = parameters_of(cell, I, H, bytes)
     others = {p.name: p.shape for p in everyone[max(everyone)][0] if p.name not in matrices}
-    return Padded(lanes, line, inputs, W, U, matrices, others)
+    return Padded(lanes, line, inputs, W, tuple(widths.shapes), matrices, others)
 
 
 def sums_for(call: Call, plan: Plan) -> GradientSums:
     """Zeros, for backward passes of calls with these weights, one after the other."""
     shapes, lines = _shapes_of(call), len(plan.sums) + len(plan.vectors)
     chains = call.x.new_zeros((call.directions, lines * shapes.line + shapes.lanes))
-    weights = _weights(call, shapes, call.x.new_zeros, call.directions)
+    weights = _weights(call, shapes, call.x.new_zeros, call.directions, shapes.lanes)
     return GradientSums(*weights, sums_by_initial(call, shapes.lanes), chains)
 
 
@@ -151,13 +150,17 @@ def room_for(
 
 
 def _weights(
-    call: Call, shapes: Padded, new: Callable[..., Tensor], directions: int
+    call: Call, shapes: Padded, new: Callable[..., Tensor], directions: int, lanes: int = 1
 ) -> tuple[list[Tensor], list[list[Tensor]], list[dict[str, Tensor]]]:
-    """W, U and others of a `Room`, for so many directions."""
+    """W, U and others of a `Room`, for so many directions; lines of matrices in whole vectors."""
     wanted, matrices = call.weights[:directions], shapes.matrices
+
+    def matrix(shape: tuple[int, int]) -> Tensor:
+        return new((shape[0], whole_vectors(shape[1], lanes)))
+
     return (
-        [new(shapes.W) for _ in wanted],
-        [[new(shape) for shape in shapes.U] for _ in wanted],
+        [matrix(shapes.W) for _ in wanted],
+        [[matrix(shape) for shape in shapes.U] for _ in wanted],
         [{n: new(shapes.others[n]) for n in w if n not in matrices} for w in wanted],
     )
 

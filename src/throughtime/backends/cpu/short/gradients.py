@@ -23,10 +23,6 @@ MOST_KINDS: Final = 4
 """Backward passes of a shape that are prepared: of other gradients wanted, or given otherwise."""
 
 
-Room = tuple[tuple[int, ...], int]
-"""Shape of a gradient as it is written, and the length of its lines where these are longer."""
-
-
 class Wants(NamedTuple):
     """Which gradients a backward pass gives."""
 
@@ -42,8 +38,9 @@ class Back(NamedTuple):
         check: whether the tensors that are read are like those it was prepared for.
         bytes: of the storage of each.
         region: takes those tensors, then the rooms.
-        rooms: shape of each gradient that is written, and whether its memory is needed again.
-        cuts: number and length of those whose lines are written longer than they are.
+        rooms: shape of each gradient that is written; the first is that by x, if it is wanted.
+        width: numbers of x, where its gradient's lines are written longer; else 0.
+        large: whether its memory is worth keeping.
         order: for each input the number of its room; -1: it has no gradient.
         shared: by how many threads, all that there are; 0 of work too small to be shared.
     """
@@ -51,8 +48,9 @@ class Back(NamedTuple):
     check: Guard
     bytes: list[int]
     region: ShortRegion
-    rooms: tuple[tuple[tuple[int, ...], bool], ...]
-    cuts: tuple[tuple[int, int], ...]
+    rooms: tuple[tuple[int, ...], ...]
+    width: int
+    large: bool
     order: tuple[int, ...]
     shared: int
 
@@ -71,17 +69,10 @@ class Derivative:
     def __init__(self, way: Way) -> None:
         self._way, layer = way, way.layer
         self._backs: dict[tuple[object, ...], Back] = {}
-        shapes = shapes_for(layer.cell, layer.I, layer.H, layer.bytes)
-        padded = dict(zip(shapes.matrices, (shapes.W, *shapes.U), strict=True))
-        self._rooms = []
-        for p in layer.parameters:
-            room = padded.get(p.name, tuple(p.shape))
-            self._rooms.append((room, 0 if room == p.shape else p.shape[-1]))
         # The gradient by x is written as x lies, or in time-major lines of each direction.
-        line = shapes.inputs
+        line = shapes_for(layer.cell, layer.I, layer.H, layer.bytes).inputs
         self._as_given = layer.D == 1 and line == layer.I and not way.layout.turned
-        lines = (layer.D, way.layout.lines, line)
-        self._room_x = lines, 0 if line == layer.I else layer.I
+        self._room_x = layer.D, way.layout.lines, line
 
     def run(
         self, saved: Sequence[Tensor], d_results: Sequence[Tensor | None], needs: tuple[bool, ...]
@@ -115,10 +106,12 @@ class Derivative:
                 return None
             back = self._prepare(key, tensors, d_results, needs)
         x, new = saved[0], saved[0].new_empty
-        rooms: list[Any] = [lend(x, s) if large else new(s) for s, large in back.rooms]
+        rooms: list[Any] = [new(shape) for shape in back.rooms]
+        if back.large:
+            rooms[0] = lend(x, back.rooms[0])
         back.region.run(tensors + rooms)
-        for i, cut in back.cuts:
-            rooms[i] = _cut(rooms[i], cut)
+        if back.width:
+            rooms[0] = _cut(rooms[0], back.width)
         rooms.append(None)
         grads = [rooms[i] for i in back.order]
         if not self._as_given and grads[0] is not None:
@@ -169,38 +162,39 @@ class Derivative:
         bytes = [v.untyped_storage().nbytes() for v in tensors]
         for old in list(self._backs)[: max(0, 1 + len(self._backs) - MOST_KINDS)]:
             self._backs.pop(old, None)
-        cuts = tuple((i, cut) for i, (_, cut) in enumerate(rooms) if cut)
-        # What is cut is given back at once, so large rooms of it are worth keeping.
-        least = LEAST_BYTES / layer.bytes
-        lent = tuple((shape, cut * math.prod(shape[:-1]) >= least) for shape, cut in rooms)
+        width = 0 if self._as_given or not wants.x or self._room_x[-1] == layer.I else layer.I
+        # What is cut is given back at once, so a large room of it is worth keeping.
+        large = width * math.prod(self._room_x[:-1]) >= LEAST_BYTES / layer.bytes
         shared = team.threads * is_shared(work)
-        self._backs[key] = Back(guard(tensors), bytes, region, lent, cuts, order, shared)
+        self._backs[key] = Back(
+            guard(tensors), bytes, region, tuple(rooms), width, large, order, shared
+        )
         return self._backs[key]
 
     def _written(
         self, tensors: Sequence[Tensor], wants: Wants, needs: tuple[bool, ...]
-    ) -> tuple[list[Room], list[Place], tuple[int, ...], dict[str, int]]:
+    ) -> tuple[list[tuple[int, ...]], list[Place], tuple[int, ...], dict[str, int]]:
         """Rooms, places in them, for each input the number of its room, and what is not kept."""
         layer, layout, first = self._way.layer, self._way.layout, len(tensors)
-        rooms: list[Room] = []
+        rooms: list[tuple[int, ...]] = []
         places: list[Place] = []
         aside: dict[str, int] = {}
         order = [-1] * len(needs)
         if wants.x:
-            plane = self._room_x[0][1] * self._room_x[0][2] * layer.bytes
+            plane = math.prod(self._room_x[1:]) * layer.bytes
             places += [(f"d_x {d}", first, d * plane) for d in range(layer.D)]
             order[0] = 0
-            rooms.append((tuple(tensors[0].shape), 0) if self._as_given else self._room_x)
+            rooms.append(tuple(tensors[0].shape) if self._as_given else self._room_x)
         for i, p in enumerate(layer.parameters if wants.weights else ()):
             order[1 + i] = len(rooms)
             places.append((_gradient(p.word), first + len(rooms), 0))
-            rooms.append(self._rooms[i])
+            rooms.append(tuple(p.shape))
         for s, plane in enumerate(layer.planes(layout.B)):
             words = [(f"d_start{s} {d}", d * plane) for d in range(layer.D)]
             if wants.start:
                 order[1 + len(layer.parameters) + s] = len(rooms)
                 places += [(word, first + len(rooms), at) for word, at in words]
-                rooms.append((layout.state(layer.D, layer.widths[s]), 0))
+                rooms.append(layout.state(layer.D, layer.widths[s]))
             else:
                 aside |= {word: plane for word, _ in words}
         return rooms, places, tuple(order), aside

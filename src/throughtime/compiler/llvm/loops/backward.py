@@ -46,7 +46,7 @@ def write_backward(
     """`backward(block)`: the region that every thread of the team runs."""
     start, finish = _write_start(module, kind, copies), _write_finish(module, kind, copies)
     gather, back = _write_gather(module, kind, copies), _write_back(module, kind, products[0])
-    weights = write_weights(module, kind, *products)
+    weights = write_weights(module, kind, copies, *products)
     e = Emit(module, "backward", kind, ("block",))
     c, block = common(e), e.given["block"]
     with denormals_flushed(e, machine):

@@ -47,11 +47,12 @@ def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:
     take: from the lines order[0], order[1], ... of a tensor to padded rows, zeros after them.
     give: from padded rows to the lines order[0], order[1], ... of a tensor.
     copy: between padded rows.
+    cut: from padded rows to lines that follow each other.
     """
     names = ("to", "to_row", "source", "source_row", "rows", "count")
     functions = {}
-    for name in ("take", "give", "copy"):
-        ordered = () if name == "copy" else ("order",)
+    for name in ("take", "give", "copy", "cut"):
+        ordered = ("order",) if name in ("take", "give") else ()
         e = Emit(module, name, kind, (*names, *ordered), internal=True)
         g = e.given
         with e.loop(g["rows"]) as row:
@@ -62,7 +63,7 @@ def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:
                 at, left = k.index * kind.bytes, g["count"] - k.index
                 if name == "take":
                     e.store(load_part(e, source + at, left), to + at)
-                elif name == "give":
+                elif name in ("give", "cut"):
                     store_part(e, e.load(source + at), to + at, left)
                 else:
                     e.store(e.load(source + at), to + at)

@@ -9,6 +9,8 @@ sequence into calls that add to one another, changes no bit.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from llvmlite import ir
 
 from throughtime.compiler.llvm.loops.phases import blocks_of, run_at
@@ -20,9 +22,11 @@ from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
 
-def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: Emit) -> Emit:
+def write_weights(
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], product: Emit, column_product: Emit
+) -> Emit:
     """`weights_back(...)`: this thread's share of what a block of steps says of W, U, b and x."""
-    sums = _write_sums(module, kind)
+    sums, functions = _write_sums(module, kind), (column_product, copies["cut"])
     names = ("block", "thread", "team", "first", "last")
     e = Emit(module, "weights_back", kind, names, internal=True)
     c, g = common(e), e.given
@@ -35,9 +39,10 @@ def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: 
             _input(e, c, f, product, before, count)
         with e.when(c["wants_weights"].compare("!=", 0)):
             gates, rows = (f["gate_a"], e.number(0), c["with_a"]), (f["x_block"], c["I_row"], count)
-            _weights(e, c, f, column_product, gates, rows, (f["d_W"], c["H"], c["I_row"]))
+            matrix = Gradient(f["d_W"], f["d_W_cut"], c["H"], c["I_row"], c["I"])
+            _weights(e, c, f, functions, gates, rows, matrix)
             with e.loop(c["early"] + 1) as i:
-                _run(e, c, f, column_product, run_at(e, c, i.index), count)
+                _run(e, c, f, functions, run_at(e, c, i.index), count)
             columns = (c["sums"] + c["unit_parameters"]) * (c["H_row"] // kind.size)
             low, high = my_share(e, columns, g["thread"], g["team"])
             to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
@@ -45,6 +50,23 @@ def write_weights(module: ir.Module, kind: Kind, product: Emit, column_product: 
             e.call(sums, to=to, source=source, row=row, rows=count, vectors=high - low)
     e.done()
     return e
+
+
+class Gradient(NamedTuple):
+    """The gradient by a matrix.
+
+    Attributes:
+        to: where it grows, in whole vectors.
+        cut: where it goes when it is done; 0: nowhere.
+        width: lines of each sum.
+        row, K: bytes of a line in whole vectors, and its numbers.
+    """
+
+    to: Num
+    cut: Num
+    width: Num
+    row: Num
+    K: Num
 
 
 def line_size(c: Frame, kind: Kind) -> Num:
@@ -71,37 +93,39 @@ def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) 
     )  # fmt: skip
 
 
-def _run(e: Emit, c: Frame, f: Frame, column_product: Emit, run: Frame, count: Num) -> None:
+def _run(e: Emit, c: Frame, f: Frame, functions: tuple[Emit, Emit], run: Frame, count: Num) -> None:
     """What a run says of its matrix, in a block of so many rows."""
     sums = f["gate_u"] + run["line"] * 8, run["line"], run["count"]
     operand = f["operand_block"] + run["slot"] * c["operand_block_plane"]
     source = where(run["has_operand"].compare("!=", 0), operand, f["old_block"])
     rows = source, c["H_row"], count
-    to, row = matrix_of(e, f["d_matrices"], run["matrix"]), blocks_of(e, run["K"]) * e.kind.size
-    matrix = to, run["width"], row
+    to, cut = (matrix_of(e, f[n], run["matrix"]) for n in ("d_matrices", "d_matrices_cut"))
+    row = blocks_of(e, run["K"]) * e.kind.size
+    matrix = Gradient(to, cut, run["width"], row, run["K"])
     with e.split(run["blocks"].compare("==", 1)) as (whole, parted):
         with whole:
-            _weights(e, c, f, column_product, sums, rows, matrix)
+            _weights(e, c, f, functions, sums, rows, matrix)
         with parted:
-            _weights(e, c, f, column_product, sums, rows, matrix, run)
+            _weights(e, c, f, functions, sums, rows, matrix, run)
 
 
 def _weights(
-    e: Emit, c: Frame, f: Frame, column_product: Emit, sums: tuple[Num, Num, Num],
-    rows: tuple[Num, Num, Num], matrix: tuple[Num, Num, Num], run: Frame | None = None,
+    e: Emit, c: Frame, f: Frame, functions: tuple[Emit, Emit], sums: tuple[Num, Num, Num],
+    rows: tuple[Num, Num, Num], matrix: Gradient, run: Frame | None = None,
 ) -> None:  # fmt: skip
     """This thread's lines of the gradient by a matrix of some sums; the first block begins them,
-    unless they are added to.
+    unless they are added to, and after the last they go where they are wanted.
 
     Args:
         e, c, f: the function, and its numbers.
-        column_product: C = start + A^T B.
+        functions: C = start + A^T B, and what cuts lines.
         sums: each one's number in the matrix, the first one's among all, and how many.
         rows: what they multiply, bytes from row to row, and how many.
-        matrix: the gradient, lines of each sum, and bytes of a line.
+        matrix: the gradient.
         run: of one sum whose matrix has blocks, each of which is a part by itself.
     """
-    g, (gates, first, number), (to, width, row) = e.given, sums, matrix
+    g, (gates, first, number), (to, cut, width, row, K) = e.given, sums, matrix
+    column_product, cut_lines = functions
     number = number if run is None else run["blocks"]
     low, high = my_share(e, number * width, g["thread"], g["team"])
     block, block_step = _walked(f, *rows)
@@ -111,7 +135,8 @@ def _weights(
         start, stop = low.most(line), high.least(line + width)
         unit = start - line
         part = e.word(gates + q.index * 8).most(0) if run is None else q.index
-        address = to + (part * width + unit) * row
+        before = part * width + unit
+        address = to + before * row
         source = where(begins, c["zeros"], address)
         source_row = where(begins, 0, row)
         with e.when(stop > start):
@@ -125,6 +150,10 @@ def _weights(
                 A_step=A_step, B=own, B_step=block_step, K=rows[2], C=address, C_row=row,
                 rows=stop - start, vectors=row // e.kind.size,
             )  # fmt: skip
+            with e.when((g["last"] >= c["T"]) & cut.compare("!=", 0)):
+                line_bytes = K * e.kind.bytes
+                e.call(cut_lines, to=cut + before * line_bytes, to_row=line_bytes, source=address,
+                       source_row=row, rows=stop - start, count=K)  # fmt: skip
 
 
 def _write_sums(module: ir.Module, kind: Kind) -> Emit:
