@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import throughtime
 from throughtime import LSTM, Recurrent, cells, initialise
-from throughtime.diagnosis.cure import cure, start_of
+from throughtime.diagnosis.cure import cure, find_start
 from throughtime.errors import OptionError
 
 T, B, H = 200, 16, 64
@@ -101,14 +101,14 @@ def test_a_start_is_told_of_while_the_weights_are_those_it_gave(change: Any) -> 
     found = cure(model, lag=9)
     new, words = found.model, found.started[0].words.removeprefix("LSTM: ")
     assert vars(new).keys() == vars(model).keys(), "nothing is put on the user's module"
-    assert (start_of(new), start_of(model)) == (words, "")
+    assert (find_start(new), find_start(model)) == (words, "")
     new(torch.randn(4, 2, 3))
-    assert start_of(new.double()) == words, "the numbers are the same"
+    assert find_start(new.double()) == words, "the numbers are the same"
     new.float()
     new.load_state_dict(copy.deepcopy(new.state_dict()))
-    assert start_of(new) == words
+    assert find_start(new) == words
     change(new)
-    assert start_of(new) == ""
+    assert find_start(new) == ""
 
 
 def test_a_report_forgets_the_cure_when_the_old_weights_are_loaded() -> None:

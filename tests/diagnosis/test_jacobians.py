@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import GRU, RNN, Recurrent, cells
-from throughtime.diagnosis.observe.steps import steps_of
+from throughtime.diagnosis.observe.steps import list_steps
 from throughtime.diagnosis.quantities.jacobians import jacobians, step_jacobians
 from throughtime.errors import ShapeError
 from throughtime.layers.batch import Batch
@@ -53,7 +53,7 @@ def test_each_jacobian_is_that_of_torch_autograd(cell: cells.Cell) -> None:
     torch.manual_seed(0)
     layer = Recurrent(cell, 2, 3, dtype=torch.float64, backend="reference")
     x = _x(3, 2, 2)
-    (steps,) = steps_of(layer, Batch(x))
+    (steps,) = list_steps(layer, Batch(x))
     found = list(step_jacobians(steps, 3))
     state = layer(x[:2])[1][0]
     before = torch.cat([v[0, 1] for v in state])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import Recurrent, cells
-from throughtime.diagnosis.observe.batches import as_batches
+from throughtime.diagnosis.observe.batches import list_batches
 from throughtime.diagnosis.observe.examined import Subject
 from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
 from throughtime.errors import OptionError, ShapeError
@@ -159,4 +159,4 @@ def test_bad_input_is_refused(x: Tensor, loss: Any, error: Any, words: str) -> N
 
 def test_no_batch_is_refused() -> None:
     with pytest.raises(ShapeError, match="at least one batch"):
-        as_batches([])
+        list_batches([])

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import throughtime
 from throughtime import Recurrent, cells, from_torch
 from throughtime.diagnosis.observe.examined import Subject
-from throughtime.diagnosis.observe.steps import Steps, steps_of
+from throughtime.diagnosis.observe.steps import Steps, list_steps
 from throughtime.diagnosis.quantities.connectivity import connectivity
 from throughtime.diagnosis.quantities.evenness import evenness
 from throughtime.diagnosis.quantities.gates import gate_times
@@ -177,7 +177,7 @@ def test_jacobians_are_those_of_each_row_alone(bidirectional: bool) -> None:
     layer = throughtime.GRU(I, H, 2, bidirectional=bidirectional, dtype=torch.float64)
     found = jacobians(layer, Batch(_poisoned(_x()), lengths=torch.tensor(LENGTHS)), rows=4)
     long = [(n, b) for b, n in enumerate(LENGTHS) if n > 10]  # the fourth of the longest has 9
-    alone = [[_by_qr(steps, n) for steps in steps_of(layer, Batch(_x()[:n, b : b + 1]))]
+    alone = [[_by_qr(steps, n) for steps in list_steps(layer, Batch(_x()[:n, b : b + 1]))]
              for n, b in long]  # fmt: skip
     for number, one in enumerate(found):
         exponents = torch.stack([row[number][0] for row in alone]).mean(0)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.tolerance import TOLERANCE
 from throughtime import GRU, LSTM, RNN, Recurrent, cells
-from throughtime.diagnosis.observe.every_state import sent_back, walk
+from throughtime.diagnosis.observe.every_state import walk, weigh_outputs
 from throughtime.diagnosis.observe.watch import WatchedRows
 from throughtime.diagnosis.quantities.reach import norms_by_lag
 from throughtime.layers.batch import Batch
@@ -53,7 +53,7 @@ def test_the_norms_are_those_of_the_gradients_at_every_mark(kind: str, final: bo
     finally:
         torch.set_default_dtype(torch.float32)
     y, finals, walks = walk(layer, rows.batch, range(T), last_only=True)
-    sent = sent_back(y, finals, rows)
+    sent = weigh_outputs(y, finals, rows)
     assert sent is not None
     found = norms_by_lag(layer, rows)
     assert [(w.layer, w.direction) for w, _ in found] == [(w.layer, w.direction) for w in walks]

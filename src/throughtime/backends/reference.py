@@ -10,7 +10,6 @@ not: it keeps the dtype of the weights, and so do the outputs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from torch.nn.functional import linear
 
 from throughtime.backends.call import Call, Result, packed_mask
 from throughtime.cell.contract import Names, check_new_state
-from throughtime.cell.product import multiply
+from throughtime.cell.product import WeightMatrix
 
 name = "reference"
 
@@ -48,18 +47,6 @@ def run(call: Call) -> Result:
         sequences=tuple(torch.stack(s, 2) for s in zip(*(p.sequences for p in parts), strict=True)),
         final=tuple(torch.stack(s) for s in zip(*(p.final for p in parts), strict=True)),
     )
-
-
-@dataclass(frozen=True)
-class WeightMatrix:
-    """`U.g` in a cell's equations: `U.g @ v` = U_g (mask v) + bias."""
-
-    weight: Tensor
-    bias: Tensor | None
-    mask: Tensor | None
-
-    def __matmul__(self, v: Tensor) -> Tensor:
-        return multiply(self.weight, v if self.mask is None else v * self.mask, self.bias)
 
 
 def _run_packed(call: Call) -> Result:
@@ -190,7 +177,7 @@ def matrices(call: Call, d: int) -> Names:
         bias = weights["bias_hh"][block] if "bias_hh" in weights else None
         named[gate] = WeightMatrix(weights["weight_hh"][block], bias, mask)
     for product in cell.layout.products:
-        named[product] = WeightMatrix(weights[f"weight_{product}"], None, None)
+        named[product] = WeightMatrix(weights[f"weight_{product}"])
     return Names("U", named)
 
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 
-def multiply(weight: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """W v + b.
+@dataclass(frozen=True)
+class WeightMatrix:
+    """`U.name` in a cell's equations: `U.name @ v` = W (mask v) + b.
 
-    Args:
+    Attributes:
         weight: (to, from); or of a product with blocks (n, to / n, from / n), the k-th of which
             multiplies the k-th part of v.
-        v: (..., from).
         bias: (to,).
+        mask: (..., from).
     """
-    if weight.dim() == 2:
-        return linear(v, weight, bias)
-    parts = v.chunk(len(weight), -1)
-    return torch.cat([linear(u, w) for u, w in zip(parts, weight, strict=True)], -1)
+
+    weight: Tensor
+    bias: Tensor | None = None
+    mask: Tensor | None = None
+
+    def __matmul__(self, v: Tensor) -> Tensor:
+        v = v if self.mask is None else v * self.mask
+        if self.weight.dim() == 2:
+            return linear(v, self.weight, self.bias)
+        parts = zip(v.chunk(len(self.weight), -1), self.weight, strict=True)
+        return torch.cat([linear(u, w) for u, w in parts], -1)

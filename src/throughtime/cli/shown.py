@@ -121,14 +121,14 @@ def show_after_training(run: Run, task: Task, model: nn.Module, plots: str = "")
         plots: the kind of files that its charts stand in too, "png" or "svg"; "": none.
     """
     from throughtime.cli.page import keep_page, keep_plots
-    from throughtime.diagnosis.report.report import verdict
+    from throughtime.diagnosis.report.report import list_verdict
     from throughtime.errors import MissingExtra
 
     report, reason = None, ""
     try:
         report = of_run(task, model)
         print("\nHow far back it learned:")
-        for line in verdict(report):
+        for line in list_verdict(report):
             print(line)
     except (ValueError, TypeError, RuntimeError, MissingExtra) as error:
         reason = str(error)

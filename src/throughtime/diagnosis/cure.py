@@ -13,40 +13,40 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from throughtime.diagnosis.observe.batches import check_plain, not_copied
+from throughtime.diagnosis.observe.batches import check_plain, copy_error
 from throughtime.errors import OptionError
 from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.initialise import Startable, initialise
 
 _STARTS: WeakKeyDictionary[nn.Module, tuple[str, bytes]] = WeakKeyDictionary()
-"""Words and weights of each start; beside the layers, so that nothing is put on a user's module."""
+"""Words and weights of each start; kept here, so that nothing is added to a user's module."""
 
 
 def remember(layer: nn.Module, words: str) -> None:
-    """Keep in words what a layer's present weights are."""
+    """Record in words how a layer's present weights were initialised."""
     _STARTS[layer] = words, _fingerprint(layer)
 
 
-def start_of(layer: nn.Module) -> str:
-    """What `cure` started a layer with, in words.
+def find_start(layer: nn.Module) -> str:
+    """The start that `cure` gave a layer, in words.
 
-    Empty where it did not, and as soon as a weight is another: loaded, started again or trained.
-    A copy of the layer, or one from a file, is not known either.
+    Empty without one, and as soon as a weight has changed: loaded, initialised or trained. Copies
+    of the layer, also from a file, have none.
     """
     words, weights = _STARTS.get(layer, ("", b""))
     return words if words and _fingerprint(layer) == weights else ""
 
 
 def _fingerprint(layer: nn.Module) -> bytes:
-    """Of all numbers of a layer, the same on every device and in every wider dtype."""
-    found = blake2b()
+    """A hash of a layer's weights, the same on every device and in every wider dtype."""
+    digest = blake2b()
     for p in layer.parameters():
-        found.update(p.detach().double().cpu().contiguous().numpy().tobytes())
-    return found.digest()
+        digest.update(p.detach().double().cpu().contiguous().numpy().tobytes())
+    return digest.digest()
 
 
 class HasLag(Protocol):
-    """What a cure reads of a report: how many steps back the task needs, in steps."""
+    """The part of a report that a cure reads: how many steps back the task needs."""
 
     @property
     def lag(self) -> int: ...
@@ -54,7 +54,7 @@ class HasLag(Protocol):
 
 @dataclass(frozen=True)
 class Started:
-    """What one recurrent layer was given.
+    """The new start of one recurrent layer.
 
     Attributes:
         name: the layer's name in the model; empty when it is the model.
@@ -73,7 +73,7 @@ class Cure:
     """A cured copy, and what was done to it.
 
     Attributes:
-        model: the copy; torch's layers in it are torch's still.
+        model: the copy; torch's layers in it stay torch's.
         lag_steps: how far back it is to reach.
         started: each recurrent layer's new start; nothing with keep_weights.
         kept: names of the other modules that hold weights and are frozen or have no
@@ -119,9 +119,9 @@ def cure(
     lag = report.lag if lag is None and report is not None else lag
     if isinstance(lag, bool) or not isinstance(lag, int) or lag < 1:
         raise OptionError(f"lag must be a positive number of steps, or in a report, got {lag!r}")
-    new, layers = _copied(model)
+    new, layers = _copy(model)
     if keep_weights:
-        return Cure(new, lag, (), tuple(n for n, m in new.named_modules() if _has_own(m)))
+        return Cure(new, lag, (), tuple(n for n, m in new.named_modules() if _has_weights(m)))
     layers = {n: m for n, m in layers.items() if not _frozen(m)}
     if not layers:
         raise OptionError(
@@ -129,27 +129,27 @@ def cure(
             "unfreeze them first"
         )
     started = {id(m) for layer in layers.values() for m in layer.modules()}
-    kept = [n for n, m in new.named_modules() if id(m) not in started and not _restarted(m)]
-    given = tuple(_start(n, m, lag) for n, m in layers.items())
-    for found in given:
-        remember(new.get_submodule(found.name), found.words.partition(": ")[2])
-    return Cure(new, lag, given, tuple(kept))
+    kept = [n for n, m in new.named_modules() if id(m) not in started and not _restart(m)]
+    started_layers = tuple(_start(n, m, lag) for n, m in layers.items())
+    for layer_start in started_layers:
+        remember(new.get_submodule(layer_start.name), layer_start.words.partition(": ")[2])
+    return Cure(new, lag, started_layers, tuple(kept))
 
 
-def _copied(model: nn.Module) -> tuple[nn.Module, dict[str, Startable]]:
+def _copy(model: nn.Module) -> tuple[nn.Module, dict[str, Startable]]:
     """A copy of a model, and its recurrent layers by name."""
     try:
         new = copy.deepcopy(model)
     except RuntimeError as error:
-        raise not_copied(error) from error
-    layers = dict(_recurrent(new))
+        raise copy_error(error) from error
+    layers = dict(_find_recurrent(new))
     if not layers:
         raise OptionError("the model has no recurrent layer of throughtime or torch.nn to cure")
     return new, layers
 
 
-def _recurrent(model: nn.Module) -> Iterator[tuple[str, Startable]]:
-    """Name and layer; for torch's own, one of ours that holds the very same parameters."""
+def _find_recurrent(model: nn.Module) -> Iterator[tuple[str, Startable]]:
+    """Name and layer; torch's as one of this package's that holds the same parameters."""
     for name, module in model.named_modules():
         if isinstance(module, nn.RNNBase | nn.RNNCellBase) and not isinstance(module, Startable):
             with warnings.catch_warnings():
@@ -159,7 +159,7 @@ def _recurrent(model: nn.Module) -> Iterator[tuple[str, Startable]]:
             yield name, module
 
 
-def _has_own(module: nn.Module) -> bool:
+def _has_weights(module: nn.Module) -> bool:
     return next(iter(module.parameters(recurse=False)), None) is not None
 
 
@@ -169,9 +169,9 @@ def _frozen(module: nn.Module) -> bool:
     return bool(trains) and not any(trains)
 
 
-def _restarted(module: nn.Module) -> bool:
-    """Whether a module has no old weights now."""
-    if not _has_own(module):
+def _restart(module: nn.Module) -> bool:
+    """Reset a module; returns whether it now has no old weights."""
+    if not _has_weights(module):
         return True
     if _frozen(module):
         return False
@@ -187,14 +187,14 @@ def _start(name: str, layer: Startable, lag: int) -> Started:
     """A new start, in float32 at least: there are no orthogonal matrices in half precision."""
     dtype = next((p.dtype for p in layer.parameters()), torch.float32)
     if dtype in (torch.float32, torch.float64):
-        return _started(name, layer, lag)
+        return _initialise(name, layer, lag)
     layer.float()
-    started = _started(name, layer, lag)
+    started = _initialise(name, layer, lag)
     layer.to(dtype)
     return started
 
 
-def _started(name: str, layer: Startable, lag: int) -> Started:
+def _initialise(name: str, layer: Startable, lag: int) -> Started:
     initialise(layer, "torch")
     cell = layer.cell
     kind, far = type(cell).__name__, 3 * lag

@@ -1,4 +1,4 @@
-"""The quantities of a report that are asked of a whole model, one function each."""
+"""The quantities of a report that are measured on a whole model, one function each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from throughtime.errors import OptionError, ThroughtimeError
 from throughtime.layers.initialise import initialise
 
 BATCHES, ROWS, LARGEST = 3, 2, 2e7
-"""Batches of a band; rows whose weight gradient is taken apart; numbers that are read back from
+"""Batches of a band; rows whose weight gradient is split by lag; the most numbers read back from
 noise, above which it takes minutes."""
 
 Value = TypeVar("Value")
@@ -32,10 +32,10 @@ class Gaps:
     def __init__(self) -> None:
         self.missing: list[Missing] = []
 
-    def tried(
+    def attempt(
         self, quantity: str, name: str, otherwise: Other, measure: Callable[[], Value]
     ) -> Value | Other:
-        """The quantity; where it is refused, `otherwise`, and the reason is kept."""
+        """The quantity, or `otherwise` where it cannot be measured; then the reason is recorded."""
         try:
             return measure()
         except ThroughtimeError as error:
@@ -43,8 +43,8 @@ class Gaps:
             return otherwise
 
 
-def bands(
-    subject: Subject, batches: Sequence[Any], loss: Loss | None, own: Sequence[LagGradient]
+def measure_bands(
+    subject: Subject, batches: Sequence[Any], loss: Loss | None, first: Sequence[LagGradient]
 ) -> tuple[Band, ...]:
     """The spread of the lag gradients over the first batches.
 
@@ -52,23 +52,23 @@ def bands(
         subject: the model.
         batches: of which the first is the report's.
         loss: as `diagnose` takes it.
-        own: the lag gradients of the first.
+        first: the lag gradients of the first.
 
     Raises:
         OptionError: a single batch, or batches of which the loss sees different layers.
     """
     if len(batches) < 2:
         raise OptionError("a spread needs at least 2 batches, got 1")
-    found = [tuple(own)]
+    by_batch = [tuple(first)]
     for batch in batches[1:BATCHES]:
-        found.append(lag_gradients(subject.run(batch, loss, last_only=True)))
-    keys = [[(g.name, g.layer, g.direction) for g in gradients] for gradients in found]
+        by_batch.append(lag_gradients(subject.run(batch, loss, last_only=True)))
+    keys = [[(g.name, g.layer, g.direction) for g in of_batch] for of_batch in by_batch]
     if any(k != keys[0] for k in keys):
         raise OptionError("the loss sees other layers on one batch than on another")
-    return tuple(_band(same) for same in zip(*found, strict=True))
+    return tuple(_make_band(same) for same in zip(*by_batch, strict=True))
 
 
-def _band(same: Sequence[LagGradient]) -> Band:
+def _make_band(same: Sequence[LagGradient]) -> Band:
     """Over the lags that all batches have."""
     curves = [*zip(*(g.log10_rho_by_lag for g in same), strict=False)]
     return Band(
@@ -81,7 +81,9 @@ def _band(same: Sequence[LagGradient]) -> Band:
     )
 
 
-def torch_default(model: nn.Module, batch: Any, loss: Loss | None) -> tuple[LagGradient, ...]:
+def measure_torch_default(
+    model: nn.Module, batch: Any, loss: Loss | None
+) -> tuple[LagGradient, ...]:
     """The lag gradients of a copy whose recurrent layers have torch's own start.
 
     The rest of the copy is as in the model; torch's generator stays as it is.
@@ -97,11 +99,11 @@ def torch_default(model: nn.Module, batch: Any, loss: Loss | None) -> tuple[LagG
     return lag_gradients(subject.run(batch, loss, last_only=True))
 
 
-def capacities(subject: Subject, name: str, lag: int) -> tuple[MemoryCapacity, ...]:
-    """What each layer of a module remembers, up to the lag and twice its width.
+def measure_capacities(subject: Subject, name: str, lag: int) -> tuple[MemoryCapacity, ...]:
+    """Measure what each layer of a module remembers, up to the lag and twice its width.
 
     Raises:
-        OptionError: so wide a state or so far a lag that it takes minutes; or what
+        OptionError: a state so wide or a lag so long that it takes minutes; or what
             `memory_capacity` refuses.
     """
     layer = subject.layers[name]
@@ -112,26 +114,26 @@ def capacities(subject: Subject, name: str, lag: int) -> tuple[MemoryCapacity, .
             f"to read {lags} lags from a state of {widest} numbers takes minutes; call "
             f"throughtime.diagnosis.quantities.capacity.memory_capacity for it"
         )
-    found = memory_capacity(layer, lags=lags)
-    return tuple(replace(c, name=name) for c in found)
+    capacities = memory_capacity(layer, lags=lags)
+    return tuple(replace(c, name=name) for c in capacities)
 
 
-def weight_gradient_lags(
+def measure_weight_lags(
     subject: Subject, name: str, batch: Any, loss: Loss | None
 ) -> tuple[WeightLags, ...]:
-    """Where a module's weight gradient comes from, on two rows of a batch.
+    """Measure where a module's weight gradient comes from, on two rows of a batch.
 
     Raises:
         OptionError: what `weight_lags` refuses.
     """
-    found = weight_lags(subject.modules[name], lambda: subject.value(batch, loss), ROWS)
-    return tuple(replace(w, name=name) for w in found)
+    lags = weight_lags(subject.modules[name], lambda: subject.value(batch, loss), ROWS)
+    return tuple(replace(w, name=name) for w in lags)
 
 
-def clipped(
+def measure_clipping(
     subject: Subject, batches: Sequence[Any], loss: Loss | None, clip: float | None
 ) -> Clipping:
-    """What clipping does to the gradients of these batches.
+    """Measure what clipping does to the gradients of these batches.
 
     Raises:
         OptionError: what `clipping` refuses, such as a single batch.

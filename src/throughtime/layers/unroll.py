@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from throughtime.cell.contract import Names
-from throughtime.cell.product import multiply
+from throughtime.cell.product import WeightMatrix
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.layer import Passage
 from throughtime.layers.options import Options
@@ -51,20 +51,14 @@ class StepNetwork(nn.Module):
             a[gate] = linear(x, weights["weight_ih"][rows], _select_rows(weights, "bias_ih", rows))
         for i, gate in enumerate(layout.recurrent_gates):
             rows = slice(i * hidden, (i + 1) * hidden)
-            U[gate] = _Product(weights["weight_hh"][rows], _select_rows(weights, "bias_hh", rows))
+            U[gate] = WeightMatrix(
+                weights["weight_hh"][rows], _select_rows(weights, "bias_hh", rows)
+            )
         for name in layout.products:
-            U[name] = _Product(weights[f"weight_{name}"], None)
+            U[name] = WeightMatrix(weights[f"weight_{name}"])
         p = {name: weights[name] for name in layout.vectors}
         state = dict(zip(cell.state_names, s, strict=True))
         return cell.step(Names("a", a), Names("U", U), Names("s", state), Names("p", p))
-
-
-class _Product:
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
-
-    def __matmul__(self, v: Tensor) -> Tensor:
-        return multiply(self.weight, v, self.bias)
 
 
 def _select_rows(weights: dict[str, Tensor], name: str, rows: slice) -> Tensor | None:

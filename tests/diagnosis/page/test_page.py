@@ -22,7 +22,7 @@ from tests.diagnosis.page.sample import NAME, PLACES, bare, sample
 from tests.house.source import ROOT, imports, modules
 from throughtime.diagnosis.quantities.lag_gradient import Unseen
 from throughtime.diagnosis.report.page.chart import library, powers
-from throughtime.diagnosis.report.page.panel import shown
+from throughtime.diagnosis.report.page.panel import show
 from throughtime.diagnosis.report.page.write import page
 from throughtime.diagnosis.report.report import Report
 from throughtime.diagnosis.verdict.trouble import Trouble
@@ -202,7 +202,7 @@ def test_the_head_tells_when_by_what_and_of_how_many_parameters() -> None:
     ],
 )  # fmt: skip
 def test_numbers_have_three_digits(value: Any, words: str) -> None:
-    assert shown(value) == words
+    assert show(value) == words
 
 
 LONG = "encoder.backbone.layers.0.recurrent_block.rnn"
@@ -294,7 +294,7 @@ def test_a_caution_stands_in_the_verdict() -> None:
         text = page(report)
         assert f'<section id="verdict" class="{kind}">' in text and words in Page(text).text
     at_lag = max(c.r2_by_lag[20] for c in healthy.capacities)
-    assert f"There r² is {shown(at_lag)} at the lag" in Page(page(healthy)).text
+    assert f"There r² is {show(at_lag)} at the lag" in Page(page(healthy)).text
 
 
 def test_ragged_rows_and_what_is_not_seen_are_told() -> None:

@@ -1,1 +1,1 @@
-"""A model under examination: what its recurrent modules are given, give, and are sent back."""
+"""A model under examination: inputs, outputs and incoming gradients of its recurrent modules."""

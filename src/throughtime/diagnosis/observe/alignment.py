@@ -1,4 +1,4 @@
-"""Rows of several lengths in one batch: which steps are theirs, and how to line them up."""
+"""Rows of several lengths in one batch: which steps are theirs, and how to align them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from throughtime.layers.batch import Batch
 from throughtime.layers.layer import Passage
 
 
-def alive_steps(batch: Batch) -> Tensor:
+def find_alive_steps(batch: Batch) -> Tensor:
     """(T, B) bool: step t lies inside row b of a padded batch."""
     T, B = batch.x.shape[:2]
     steps = torch.arange(T, device=batch.x.device).unsqueeze(1)
@@ -22,24 +22,24 @@ def alive_steps(batch: Batch) -> Tensor:
     return steps < batch.lengths.to(batch.x.device)
 
 
-def to_the_front(v: Tensor, alive: Tensor) -> Tensor:
-    """(T, B, ...) with each row's own steps first."""
+def move_to_front(v: Tensor, alive: Tensor) -> Tensor:
+    """(T, B, ...) with each row's steps first."""
     if bool(alive.all()):
         return v
-    return in_order(v, (~alive).to(torch.int8).argsort(dim=0, stable=True))
+    return reorder(v, (~alive).to(torch.int8).argsort(dim=0, stable=True))
 
 
-def to_the_end(v: Tensor, alive: Tensor) -> Tensor:
-    """(T, B, ...) with each row's own steps last, and zeros before them."""
+def move_to_end(v: Tensor, alive: Tensor) -> Tensor:
+    """(T, B, ...) with each row's steps last, and zeros before them."""
     if bool(alive.all()):
         return v
     order = alive.to(torch.int8).argsort(dim=0, stable=True)
-    inside = in_order(alive, order).view(*order.shape, *[1] * (v.dim() - 2))
-    return in_order(v, order).masked_fill(~inside, 0)
+    inside = reorder(alive, order).view(*order.shape, *[1] * (v.dim() - 2))
+    return reorder(v, order).masked_fill(~inside, 0)
 
 
-def rows_by_length(batch: Batch, rows: int | None) -> Iterator[tuple[int, Tensor]]:
-    """The numbers of so many rows of a padded batch, the longest first; each length by itself."""
+def group_by_length(batch: Batch, rows: int | None) -> Iterator[tuple[int, Tensor]]:
+    """Each length and the numbers of its rows, for the `rows` longest of a padded batch."""
     T, B = batch.x.shape[:2]
     if batch.lengths is None:
         yield T, torch.arange(B, device=batch.x.device)[:rows]
@@ -51,7 +51,7 @@ def rows_by_length(batch: Batch, rows: int | None) -> Iterator[tuple[int, Tensor
             yield n, first[lengths[first] == n]
 
 
-def of_rows(batch: Batch, steps: int, rows: Tensor) -> Batch:
+def take_rows(batch: Batch, steps: int, rows: Tensor) -> Batch:
     """The first steps of some rows of a padded batch."""
     return Batch(
         x=batch.x[:steps, rows],
@@ -60,13 +60,13 @@ def of_rows(batch: Batch, steps: int, rows: Tensor) -> Batch:
     )
 
 
-def in_order(v: Tensor, order: Tensor) -> Tensor:
-    """(T, B, ...) with each row's steps in an order of its own, (T, B)."""
+def reorder(v: Tensor, order: Tensor) -> Tensor:
+    """(T, B, ...) with each row's steps in an order (T, B)."""
     where = order.view(*order.shape, *[1] * (v.dim() - 2)).expand_as(v)
     return v.gather(0, where)
 
 
-def side_by_side(parts: list[Batch], layer: Passage) -> Batch:
+def join_batches(parts: list[Batch], layer: Passage) -> Batch:
     """Batches of one module as one, padded to the longest."""
     T = max(len(p.x) for p in parts)
 
@@ -94,8 +94,8 @@ def side_by_side(parts: list[Batch], layer: Passage) -> Batch:
     )
 
 
-def alike(form: Any, values: Any) -> Any:
+def restructure(form: Any, values: Any) -> Any:
     """The values in the form of a tuple of tuples."""
     if isinstance(form, Tensor):
         return next(values)
-    return tuple(alike(part, values) for part in form)
+    return tuple(restructure(part, values) for part in form)

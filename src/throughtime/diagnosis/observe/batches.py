@@ -1,4 +1,4 @@
-"""What a batch is, how a model and a loss are called with it, and what cannot be looked at."""
+"""What a batch is, how a model and a loss are called with it, and what is refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from throughtime.errors import NotFiniteError, OptionError, ShapeError
 from throughtime.layers.recurrent import SequenceLayer
 
 MOST = 16
-"""How many batches of an iterable are looked at."""
+"""The most batches of an iterable that are used."""
 
 _RULE = (
     "a batch is the model's input or a tuple (input, target), and an input that is a tuple of "
@@ -24,7 +24,7 @@ _RULE = (
 )
 
 
-def as_batches(batches: Any) -> list[Any]:
+def list_batches(batches: Any) -> list[Any]:
     """One batch or the first of several, as a list of them.
 
     Args:
@@ -37,7 +37,7 @@ def as_batches(batches: Any) -> list[Any]:
     if isinstance(batches, Tensor | tuple | Mapping):
         several = [batches]
     elif isinstance(batches, Iterable):
-        several = [_one(b) for b in islice(batches, MOST)]
+        several = [_make_tuple(b) for b in islice(batches, MOST)]
     else:
         raise OptionError(
             f"batches must be a tensor, a tuple (input, target), a dict or an iterable of these, "
@@ -50,8 +50,8 @@ def as_batches(batches: Any) -> list[Any]:
     return several
 
 
-def _one(batch: Any) -> Any:
-    """A loader of torch's makes lists of what a data set gives as tuples."""
+def _make_tuple(batch: Any) -> Any:
+    """A list as a tuple, since torch's loaders make lists of a data set's tuples."""
     return tuple(batch) if isinstance(batch, list) else batch
 
 
@@ -63,7 +63,7 @@ def _check(batch: Any) -> None:
         )
     if isinstance(batch, tuple | Mapping) and not batch:
         raise ShapeError(f"a batch without input was given; {_RULE}")
-    x, _ = _parts(batch)
+    x, _ = _split_target(batch)
     values = x.values() if isinstance(x, Mapping) else x if _is_several(x) else (x,)
     if not any(True for value in values for _ in _tensors(value)):
         kinds = ", ".join(dict.fromkeys(type(v).__name__ for v in values))
@@ -82,7 +82,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _parts(batch: Any) -> tuple[Any, tuple[Any, ...]]:
+def _split_target(batch: Any) -> tuple[Any, tuple[Any, ...]]:
     """The input, and what comes after it."""
     if isinstance(batch, Tensor | PackedSequence | Mapping):
         return batch, ()
@@ -96,7 +96,7 @@ class Inputs:
     Attributes:
         args, kwargs: of the model.
         target: of the loss, after the output.
-        named: of the loss by name: what of a dict the model does not take.
+        named: of the loss by name: the entries of a dict that the model does not take.
     """
 
     args: tuple[Any, ...]
@@ -108,17 +108,17 @@ class Inputs:
 def split(model: nn.Module, batch: Any, loss: Callable[..., Any] | None) -> Inputs:
     """A batch as the arguments of a model and a loss.
 
-    A dict is given by the names of its keys; what the model does not take so is the loss's. A
-    model whose only argument none of the keys names is given the dict itself.
+    A dict's values are keyword arguments; those that the model does not take go to the loss. A
+    model whose only argument is none of the keys gets the dict itself.
 
     Raises:
         OptionError: the model takes other arguments.
     """
-    x, target = _parts(batch)
+    x, target = _split_target(batch)
     if not isinstance(x, Mapping):
         inputs = Inputs(tuple(x) if _is_several(x) else (x,), {}, target, {})
     else:
-        inputs = _of_dict(model, {str(k): v for k, v in x.items()}, target, loss)
+        inputs = _split_dict(model, {str(k): v for k, v in x.items()}, target, loss)
     if not _takes(model.forward, inputs.args, inputs.kwargs):
         count = len(inputs.args)
         what = f"{count} input{'s' if count != 1 else ''}"
@@ -131,24 +131,24 @@ def split(model: nn.Module, batch: Any, loss: Callable[..., Any] | None) -> Inpu
     return inputs
 
 
-def _of_dict(
+def _split_dict(
     model: nn.Module, x: dict[str, Any], target: tuple[Any, ...], loss: Callable[..., Any] | None
 ) -> Inputs:
-    parameters = _parameters(model.forward)
+    parameters = _list_parameters(model.forward)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     kwargs = {k: v for k, v in x.items() if takes_all or k in names}
     if not kwargs and len(parameters) == 1:
-        alone = loss is None or target or _takes(_function(loss), (None,), {})
+        alone = loss is None or target or _takes(_find_function(loss), (None,), {})
         return Inputs((x,), {}, target if alone else (x,), {})
     return Inputs((), kwargs, target, {k: v for k, v in x.items() if k not in kwargs})
 
 
-def called(model: nn.Module, inputs: Inputs) -> Any:
-    """What the model gives.
+def call_model(model: nn.Module, inputs: Inputs) -> Any:
+    """The model's output.
 
     Raises:
-        OptionError: it was given a dict whose keys it does not know, and cannot take that.
+        OptionError: its input is a dict whose keys are none of its arguments, and it fails.
     """
     try:
         return model(*inputs.args, **inputs.kwargs)
@@ -162,37 +162,37 @@ def called(model: nn.Module, inputs: Inputs) -> Any:
         ) from error
 
 
-def judged(loss: Callable[..., Tensor], output: Any, inputs: Inputs) -> Tensor:
+def compute_loss(loss: Callable[..., Tensor], output: Any, inputs: Inputs) -> Tensor:
     """The loss of an output: the first of a tuple, or all that a dict or object holds.
 
     Raises:
         OptionError: it takes another number of arguments.
     """
-    function, target, named = _function(loss), inputs.target, inputs.named
-    y = first_tensor(output) if isinstance(output, Tensor | tuple | list) else output
-    ways: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = (((y, *target), {}),)
-    if named and not target:
-        ways = (((y, *named.values()), {}), ((y,), named), ((y,), {}))
-    for args, kwargs in ways:
+    function, target, keywords = _find_function(loss), inputs.target, inputs.named
+    y = find_first_tensor(output) if isinstance(output, Tensor | tuple | list) else output
+    attempts: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = (((y, *target), {}),)
+    if keywords and not target:
+        attempts = (((y, *keywords.values()), {}), ((y,), keywords), ((y,), {}))
+    for args, kwargs in attempts:
         if _takes(function, args, kwargs):
             return loss(*args, **kwargs)
     what = "output and target" if target else "the output alone, for there is no target"
-    if named and not target:
-        what = f"the output and {', '.join(named)}"
+    if keywords and not target:
+        what = f"the output and {', '.join(keywords)}"
     raise OptionError(
         f"the loss cannot be called with {what}, it takes {inspect.signature(function)}; {_RULE}"
     )
 
 
-def own_loss(output: Any) -> Tensor | None:
-    """The loss that a model gives itself: a single number, or the one called loss; else None.
+def find_own_loss(output: Any) -> Tensor | None:
+    """The loss among a model's outputs: a single number, or the one called loss; else None.
 
     Raises:
-        OptionError: it gives several numbers, none of them called loss.
+        OptionError: several numbers, none of them called loss.
     """
     if isinstance(output, Tensor):
         return output if output.dim() == 0 else None
-    numbers = {n: v for n, v in _members(output) if isinstance(v, Tensor) and v.dim() == 0}
+    numbers = {n: v for n, v in _list_members(output) if isinstance(v, Tensor) and v.dim() == 0}
     numbers = {n: v for n, v in numbers.items() if v.requires_grad}
     if "loss" in numbers or len(numbers) == 1:
         return numbers.get("loss", next(iter(numbers.values())))
@@ -204,26 +204,26 @@ def own_loss(output: Any) -> Tensor | None:
     return None
 
 
-def first_tensor(output: Any) -> Any:
-    """What a model gives, or the first tensor or PackedSequence in it.
+def find_first_tensor(output: Any) -> Any:
+    """A model's output, or the first tensor or PackedSequence in it.
 
     Raises:
         OptionError: there is none.
     """
     if isinstance(output, Tensor | PackedSequence):
         return output
-    for _, value in _members(output):
+    for _, value in _list_members(output):
         if value is None or isinstance(value, int | float | str):
             continue
-        return first_tensor(value)
+        return find_first_tensor(value)
     raise OptionError(
         f"the model must give a tensor, or a tuple, dict or object with one in it, "
         f"got {type(output).__name__}"
     )
 
 
-def _members(output: Any) -> list[tuple[Any, Any]]:
-    """Names and values of what a model gives."""
+def _list_members(output: Any) -> list[tuple[Any, Any]]:
+    """Names and values of a model's outputs."""
     if isinstance(output, Mapping):
         return [*output.items()]
     if isinstance(output, tuple | list) and not isinstance(output, PackedSequence):
@@ -231,21 +231,21 @@ def _members(output: Any) -> list[tuple[Any, Any]]:
     return [*getattr(output, "__dict__", {}).items()]
 
 
-def _function(loss: Callable[..., Any]) -> Callable[..., Any]:
+def _find_function(loss: Callable[..., Any]) -> Callable[..., Any]:
     return loss.forward if isinstance(loss, nn.Module) else loss
 
 
-def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def _list_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         return [*inspect.signature(function).parameters.values()]
-    except (TypeError, ValueError):  # one in C, which does not say
+    except (TypeError, ValueError):  # a function in C without a signature
         return []
 
 
 def _takes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # one in C, which does not say
+    except (TypeError, ValueError):  # a function in C without a signature
         return True
     try:
         signature.bind(*args, **kwargs)
@@ -255,7 +255,7 @@ def _takes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 
 def check_plain(model: nn.Module) -> None:
-    """Refuse what stands in front of a model instead of being one.
+    """Refuse a wrapper around a model.
 
     Raises:
         TypeError: no module.
@@ -272,8 +272,8 @@ def check_plain(model: nn.Module) -> None:
             raise OptionError(f"{words} is compiled by torch.compile; give what it was made from")
 
 
-def not_copied(error: BaseException) -> OptionError:
-    """A model that torch cannot copy, and the usual reason."""
+def copy_error(error: BaseException) -> OptionError:
+    """The error for a model that torch cannot copy, with the usual reason."""
     return OptionError(
         f"torch cannot copy this model ({str(error).split('.')[0]}); where it keeps a tensor of an "
         f"earlier call as an attribute, delete or detach that"
@@ -281,7 +281,7 @@ def not_copied(error: BaseException) -> OptionError:
 
 
 def check_layers(layers: dict[str, SequenceLayer]) -> None:
-    """Refuse recurrent layers whose gradients through time cannot be seen.
+    """Refuse recurrent layers whose gradients through time cannot be measured.
 
     Raises:
         OptionError: there is none, all are frozen, one is in half precision or dilated.
@@ -323,7 +323,7 @@ def check_loss(value: Any, output: Any) -> None:
 
     Args:
         value: the loss.
-        output: what the model gave.
+        output: of the model.
 
     Raises:
         NotFiniteError: the output or the loss is NaN or infinite.
@@ -332,7 +332,7 @@ def check_loss(value: Any, output: Any) -> None:
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise OptionError(f"the loss must be a tensor with one number, got {value!r}")
     if not bool(value.isfinite()):
-        if output is not value and not bool(_numbers(output).isfinite().all()):
+        if output is not value and not bool(_read_numbers(output).isfinite().all()):
             text = "the model's output is NaN or infinity, while all states before it are finite"
             raise NotFiniteError(text, "output")
         text = f"the loss must be finite from the start, got {value.item()} of a finite output"
@@ -341,7 +341,7 @@ def check_loss(value: Any, output: Any) -> None:
         raise OptionError("the loss depends on nothing that trains; do not detach the output")
 
 
-def _numbers(output: Any) -> Tensor:
-    y = first_tensor(output)
+def _read_numbers(output: Any) -> Tensor:
+    y = find_first_tensor(output)
     numbers: Tensor = y.data if isinstance(y, PackedSequence) else y
     return numbers

@@ -1,8 +1,8 @@
-"""The calls that one run of a model makes of its recurrent modules, and which goes on from which.
+"""The calls of a model's recurrent modules in one run, and which continues which.
 
 A module may be called once with whole sequences, piece by piece with the state handed on (as cells
-are, one step at a time), or on several batches apart. A sequence is a chain of calls; the sequences
-of a module are the rows of one batch, each of its own length.
+are, one step at a time), or on several separate batches. A sequence is a chain of calls; the
+sequences of a module are the rows of one batch of ragged lengths.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import packed_mask, unpack
-from throughtime.diagnosis.observe.alignment import alike, alive_steps, side_by_side, to_the_front
+from throughtime.diagnosis.observe.alignment import (
+    find_alive_steps,
+    join_batches,
+    move_to_front,
+    restructure,
+)
 from throughtime.errors import NotFiniteError, OptionError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.recurrent import SequenceLayer
@@ -30,16 +35,16 @@ class ModuleCall:
     Attributes:
         batch: padded and time-major; `lengths` where its rows differ.
         alive: (T, B) bool, step t lies inside row b.
-        before: the call from whose final state this one goes on; None where sequences begin.
-        masked: rows came with the state from before that call, as a mask leaves them.
-        changed: rows came with other numbers than either.
-        fed_back: the input depends on what the module gave before.
-        walks: over layers and directions, T + 1 states in the direction's own order, where the
-            call was walked step by step.
+        before: the call whose final state this one continues; None where sequences begin.
+        masked: some rows have the state from before that call, as after a mask.
+        changed: some rows have other states than either.
+        fed_back: the input depends on the module's earlier outputs.
+        walks: over layers and directions, T + 1 states in the direction's order, where the call
+            ran step by step.
         computed: outputs and final states as the layer made them.
-        returned: the same as its caller has them.
-        carried_on: whether a later call goes on from it.
-        goes_on: (B,) bool, rows that a later call carries on; None where there is none.
+        returned: the same as the caller has them.
+        carried_on: whether a later call continues it.
+        goes_on: (B,) bool, rows that a later call continues; None where there is none.
     """
 
     batch: Batch
@@ -56,7 +61,7 @@ class ModuleCall:
 
     @property
     def first_step(self) -> int:
-        """How many steps the calls before it in its chain have taken."""
+        """The number of steps before it in its chain."""
         return 0 if self.before is None else self.before.first_step + len(self.before.alive)
 
 
@@ -64,16 +69,16 @@ class Calls:
     """Every call of every recurrent module in one run.
 
     Args:
-        last_only: what a module gave before its own last step counts as a constant for all but
-            the module's own later steps.
-        direct: what a caller is given is felt apart from the module's own later steps; and an
-            input counts as fed back that comes by way of another module, too.
+        last_only: outputs before a module's last step are constants, except for the module's
+            later steps.
+        direct: gradients by a call's outputs leave out paths through the module's later steps;
+            and an input that comes through another module counts as fed back, too.
 
     Attributes:
         by_name: module's name -> its calls in order.
-        fault: the first input or state that is not finite; the run goes on, so that its steps
+        fault: the first input or state that is not finite; the run continues, so that its steps
             can be counted.
-        joining: whether a gradient is on its way from one call of a module to those before.
+        joining: whether a gradient is passing from one call of a module to those before.
     """
 
     def __init__(self, last_only: bool = False, direct: bool = False) -> None:
@@ -83,11 +88,11 @@ class Calls:
         self.joining = False
 
     def enter(self, name: str, layer: SequenceLayer, batch: Batch) -> ModuleCall:
-        """A call that begins, with what it is given.
+        """Register a call with its batch.
 
         Raises:
-            OptionError: its state or input depends on the module's own outputs in a way that
-                leaves its steps without one order; resets.
+            OptionError: its state or input depends on the module's outputs in a way that leaves
+                its steps without one order; resets.
         """
         words = f"layer {name or 'of the model'}"
         if batch.reset is not None:
@@ -95,7 +100,7 @@ class Calls:
                 f"{words} is given resets, across which no lag is counted; give each sequence a "
                 f"row of its own"
             )
-        call = _padded(batch)
+        call = _pad(batch)
         earlier = self.by_name.setdefault(name, [])
         self._place(call, earlier, layer, words)
         earlier.append(call)
@@ -104,7 +109,7 @@ class Calls:
     def leave(
         self, call: ModuleCall, y: Tensor, final: States
     ) -> tuple[Tensor, States]:  # fmt: skip
-        """What the caller is given: the same numbers, of which it is known whose they are."""
+        """Register a call's results; returns them with the call on their graph."""
         call.computed = (y, *(v for s in final for v in s))
         call.returned = _Gate.apply(self, call, *call.computed)  # type: ignore[no-untyped-call]
         values = iter(call.returned[1:])
@@ -113,14 +118,14 @@ class Calls:
     def _place(
         self, call: ModuleCall, earlier: list[ModuleCall], layer: SequenceLayer, words: str
     ) -> None:
-        """Find the call that this one goes on from, and join the two where gradients need it."""
+        """Find the call that this one continues, and join the two where gradients need it."""
         batch = call.batch
-        states = _flat(batch.state)
+        states = _flatten(batch.state)
         read = [batch.x, *(batch.inputs or {}).values()]
-        groups = _sources(states), _sources(read, earlier if self.direct else None)
+        groups = _find_sources(states), _find_sources(read, earlier if self.direct else None)
         by_state, by_input = ([c for c in earlier if c in group] for group in groups)
         before = by_state[-1] if by_state else None
-        chain = set(_chain_to(before))
+        chain = set(_walk_back(before))
         if not chain.issuperset(by_input) or not chain.issuperset(by_state):
             raise OptionError(
                 f"{words} runs twice on a batch; it must run once, or on from the state it gave, "
@@ -132,52 +137,52 @@ class Calls:
         call.before, call.fed_back = before, bool(by_input)
         self._go_on(call, before, layer)
         if self.last_only and call.changed:
-            call.batch = _joined(self, call.batch, [c for c in earlier if c in chain])
+            call.batch = _join(self, call.batch, [c for c in earlier if c in chain])
         elif self.last_only and by_input:
-            call.batch = _joined(self, call.batch, by_input, inputs_only=True)
+            call.batch = _join(self, call.batch, by_input, inputs_only=True)
 
     def _go_on(self, call: ModuleCall, before: ModuleCall, layer: SequenceLayer) -> None:
-        """Compare a state with what it goes on from; where it is that, take it from there."""
-        states, old = _flat(call.batch.state), _flat(before.batch.state)
-        old = old or _flat(layer.initial_state(before.alive.shape[1]))
-        new, kept = before.computed[1:], _same_rows(states, before.returned[1:])
-        call.masked = not bool(kept.all())
-        call.changed = call.masked and not bool((kept | _same_rows(states, old)).all())
+        """Compare a state with the final state before; where equal, take it from there."""
+        states, old = _flatten(call.batch.state), _flatten(before.batch.state)
+        old = old or _flatten(layer.initial_state(before.alive.shape[1]))
+        new, same = before.computed[1:], _compare_rows(states, before.returned[1:])
+        call.masked = not bool(same.all())
+        call.changed = call.masked and not bool((same | _compare_rows(states, old)).all())
         before.carried_on = True
         if call.changed:
             return
-        before.alive = before.alive & kept
+        before.alive = before.alive & same
         if self.last_only or self.direct:
-            taken = [torch.where(kept.unsqueeze(1), v, w) if call.masked else v
+            taken = [torch.where(same.unsqueeze(1), v, w) if call.masked else v
                      for v, w in zip(new, old, strict=True)]  # fmt: skip
-            call.batch = call.batch._replace(state=alike(call.batch.state, iter(taken)))
+            call.batch = call.batch._replace(state=restructure(call.batch.state, iter(taken)))
 
     def finish(self, loss: Tensor) -> None:
-        """Where the rows of every chain end, once its loss is known.
+        """Find where the rows of every chain end, from the loss.
 
-        Under a mask the last call is a step of those rows of which the loss feels it; where a
-        state is changed in between, a row ends with the call that is felt last.
+        Under a mask the last call is a step of those rows where the loss depends on it; where a
+        state is changed in between, a row ends with the last call that the loss depends on.
         """
         for name in self.by_name:
             for chain in self.sequences(name):
                 later = torch.zeros_like(chain[0].alive.any(0))
-                felt = self._felt(chain, loss)
-                for call, rows in zip(reversed(chain), reversed(felt), strict=True):
+                read = self._felt(chain, loss)
+                for call, rows in zip(reversed(chain), reversed(read), strict=True):
                     call.goes_on = later if call.carried_on else None
                     later = later | (call.alive.any(0) if rows is None else rows)
 
     def _felt(self, chain: list[ModuleCall], loss: Tensor) -> list[Tensor | None]:
-        """(B,) bool of each call, rows whose states the loss feels; None where all that live do."""
+        """(B,) bool for each call, rows whose states the loss depends on; None: all alive ones."""
         changed = any(call.changed for call in chain)
         if not changed and not any(call.masked for call in chain):
             return [None] * len(chain)
-        seen = chain if changed else chain[-1:]
-        returned = [v for call in seen for v in call.returned]
+        read = chain if changed else chain[-1:]
+        returned = [v for call in read for v in call.returned]
         last_only, self.last_only = self.last_only, False  # all gates open
         d = gradients_by(loss, returned)
         self.last_only = last_only
         each = iter((v != 0).any(-1).any(0) for v in d)
-        rows = [torch.stack([next(each) for _ in call.returned]).any(0) for call in seen]
+        rows = [torch.stack([next(each) for _ in call.returned]).any(0) for call in read]
         if changed:
             return [*rows]
         chain[-1].alive = chain[-1].alive & rows[0]
@@ -204,17 +209,17 @@ class Calls:
     def batch(self, name: str, layer: SequenceLayer) -> Batch:
         """All sequences of a module as the rows of one batch.
 
-        Those whose state is changed in between are many short ones, each from what it was given.
+        Where a state is changed in between, each call is a short sequence from its state.
         """
         chains = self.sequences(name)
         if self.reason_apart(name):
             chains = [[call] for chain in chains for call in chain]
-        parts = [whole(chain) for chain in chains]
-        return parts[0] if len(parts) == 1 else side_by_side(parts, layer)
+        parts = [join_calls(chain) for chain in chains]
+        return parts[0] if len(parts) == 1 else join_batches(parts, layer)
 
 
 def gradients_by(value: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Of a value by tensors; zeros where it does not depend on one, or nothing is recorded."""
+    """Gradients of a value by tensors; zeros where it does not depend on one."""
     recorded = [v for v in tensors if v.requires_grad]
     each = iter(torch.autograd.grad(value, recorded, retain_graph=True, materialize_grads=True)
                  if recorded else ())  # fmt: skip
@@ -222,7 +227,7 @@ def gradients_by(value: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _Gate(torch.autograd.Function):
-    """The values as they are; gradients of rows that a later call carries on are stopped."""
+    """The identity; gradients of rows that a later call continues are stopped."""
 
     @staticmethod
     def forward(ctx: Any, calls: Calls, call: ModuleCall, *values: Tensor) -> Any:
@@ -236,18 +241,18 @@ class _Gate(torch.autograd.Function):
         if ctx.calls.joining or (goes_on is not None and bool(goes_on.all())):
             return (None,) * (2 + len(gradients))
         if goes_on is not None:
-            gradients = tuple(_of_these(d, ~goes_on) for d in gradients)
+            gradients = tuple(_select_gradient(d, ~goes_on) for d in gradients)
         return None, None, *gradients
 
 
 class _Join(torch.autograd.Function):
-    """What a module is given, which its own earlier calls feel although their gates are shut."""
+    """The identity on a module's input, with gradients to its earlier calls past their gates."""
 
     @staticmethod
     def forward(
         ctx: Any, calls: Calls, sources: list[tuple[ModuleCall, Tensor]], *tensors: Tensor
     ) -> Any:
-        """Of the values, and as many tensors as sources that get what comes back to those."""
+        """From the values and one tensor a source, which receives the source's gradient."""
         ctx.set_materialize_grads(False)
         ctx.calls, ctx.sources = calls, sources
         ctx.values = tensors[: len(tensors) - len(sources)]
@@ -256,11 +261,11 @@ class _Join(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
         back: Sequence[Tensor | None] = [None] * len(ctx.sources)
-        felt = [(v, d) for v, d in zip(ctx.values, gradients, strict=True) if d is not None]
-        if felt and ctx.calls.last_only:
-            values, sent = zip(*felt, strict=True)
+        read = [(v, d) for v, d in zip(ctx.values, gradients, strict=True) if d is not None]
+        if read and ctx.calls.last_only:
+            values, sent = zip(*read, strict=True)
             returned = [v for _, v in ctx.sources]
-            ctx.calls.joining = True  # so that the way ends at every gate
+            ctx.calls.joining = True  # so that gradients stop at every gate
             try:
                 back = torch.autograd.grad(
                     values, returned, sent, retain_graph=True, allow_unused=True
@@ -268,49 +273,49 @@ class _Join(torch.autograd.Function):
             finally:
                 ctx.calls.joining = False
         calls = (call for call, _ in ctx.sources)
-        rows = [_of_these(d, call.goes_on) for call, d in zip(calls, back, strict=True)]
+        rows = [_select_gradient(d, call.goes_on) for call, d in zip(calls, back, strict=True)]
         return None, None, *gradients, *rows
 
 
-def _of_these(d: Tensor | None, rows: Tensor) -> Tensor | None:
+def _select_gradient(d: Tensor | None, rows: Tensor) -> Tensor | None:
     """The gradient (., B, .) of some rows, zero of the others."""
     return None if d is None else torch.where(rows.unsqueeze(1), d, 0)
 
 
-def _joined(
+def _join(
     calls: Calls, batch: Batch, earlier: list[ModuleCall], *, inputs_only: bool = False
 ) -> Batch:
-    """The batch, whose gradients also reach what these calls made of their steps."""
-    states = [] if inputs_only else _flat(batch.state)
+    """The batch, with gradients that also reach the results of these calls."""
+    states = [] if inputs_only else _flatten(batch.state)
     values = [batch.x, *(batch.inputs or {}).values(), *states]
-    felt = [v for v in values if v.requires_grad]
+    values_read = [v for v in values if v.requires_grad]
     pairs = [(c, v, w) for c in earlier for v, w in zip(c.returned, c.computed, strict=True)
              if v.requires_grad]  # fmt: skip
     sources, computed = [(c, v) for c, v, _ in pairs], [w for *_, w in pairs]
-    new = iter(_Join.apply(calls, sources, *felt, *computed))  # type: ignore[no-untyped-call]
+    new = iter(_Join.apply(calls, sources, *values_read, *computed))  # type: ignore[no-untyped-call]
     x, *rest = [next(new) if v.requires_grad else v for v in values]
     parts = iter(rest)
     inputs = batch.inputs and {n: next(parts) for n in batch.inputs}
-    state = batch.state if inputs_only else alike(batch.state, parts)
+    state = batch.state if inputs_only else restructure(batch.state, parts)
     return batch._replace(x=x, state=state, inputs=inputs)
 
 
-def _same_rows(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+def _compare_rows(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """(B,) bool: rows of which all states (D, B, width) are equal."""
     return torch.stack([(v == w).all(-1).all(0) for v, w in zip(a, b, strict=True)]).all(0)
 
 
-def _sources(
+def _find_sources(
     values: Iterable[Tensor], among: Sequence[ModuleCall] | None = None
 ) -> set[ModuleCall]:  # fmt: skip
     """The calls whose outputs values depend on, with no other call of these in between."""
     stack: list[Any] = [v.grad_fn for v in values]
-    seen, calls = set(), set()
+    visited, calls = set(), set()
     while stack:
         node = stack.pop()
-        if node is None or node in seen:
+        if node is None or node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         call = getattr(node, "call", None)
         if isinstance(call, ModuleCall) and (among is None or call in among):
             calls.add(call)
@@ -319,7 +324,7 @@ def _sources(
     return calls
 
 
-def _chain_to(call: ModuleCall | None) -> Iterator[ModuleCall]:
+def _walk_back(call: ModuleCall | None) -> Iterator[ModuleCall]:
     """The call and all before it."""
     while call is not None:
         yield call
@@ -345,7 +350,7 @@ def _check_chain(before: ModuleCall, call: ModuleCall, layer: SequenceLayer, wor
         )
 
 
-def _padded(batch: Batch) -> ModuleCall:
+def _pad(batch: Batch) -> ModuleCall:
     """The call of a batch; one of packed rows is padded."""
     batch = batch._replace(norms=None)
     if batch.batch_sizes is not None:
@@ -356,11 +361,11 @@ def _padded(batch: Batch) -> ModuleCall:
             batch_sizes=None,
             inputs=batch.inputs and {n: unpack(v, alive) for n, v in batch.inputs.items()},
         )
-    alive = alive_steps(batch)
+    alive = find_alive_steps(batch)
     return ModuleCall(batch._replace(lengths=None) if bool(alive.all()) else batch, alive)
 
 
-def whole(chain: list[ModuleCall]) -> Batch:
+def join_calls(chain: list[ModuleCall]) -> Batch:
     """The rows of a chain of calls as whole sequences."""
     first = chain[0].batch
     if len(chain) == 1:
@@ -371,11 +376,11 @@ def whole(chain: list[ModuleCall]) -> Batch:
         n: torch.cat([(c.batch.inputs or {})[n] for c in chain]) for n in first.inputs
     }
     return first._replace(
-        x=to_the_front(x, alive),
-        inputs=inputs and {n: to_the_front(v, alive) for n, v in inputs.items()},
+        x=move_to_front(x, alive),
+        inputs=inputs and {n: move_to_front(v, alive) for n, v in inputs.items()},
         lengths=None if bool(alive.all()) else alive.sum(0),
     )
 
 
-def _flat(states: States | None) -> list[Tensor]:
+def _flatten(states: States | None) -> list[Tensor]:
     return [v for s in states or () for v in s]

@@ -1,6 +1,6 @@
-"""Sequences walked so that every state, or every marked one, is a node of the graph.
+"""Sequences run so that every state, or every marked one, is a node of the graph.
 
-Between marks whoever computes the layer computes it, so a walk costs about a call of the layer.
+Between marks the layer's backend runs, so a walk costs about a call of the layer.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch.nn.functional import pad
 
 from throughtime.backends import reference
 from throughtime.backends.call import Call, Result
-from throughtime.diagnosis.observe.alignment import to_the_end
+from throughtime.diagnosis.observe.alignment import move_to_end
 from throughtime.diagnosis.observe.calls import Calls, ModuleCall, State, gradients_by
 from throughtime.diagnosis.observe.steps import Steps
 from throughtime.diagnosis.observe.watch import WatchedRows
-from throughtime.diagnosis.verdict.trouble import where
+from throughtime.diagnosis.verdict.trouble import locate
 from throughtime.errors import NotFiniteError, ShapeError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.recurrent import SequenceLayer
@@ -33,7 +33,7 @@ class Chain:
 
     Attributes:
         states: the start, then after each step the cell's states, each (1, B, width), in the
-            direction's own order.
+            direction's order.
         alive: (T, B) bool in the same order, whether the step lies inside the row.
     """
 
@@ -64,7 +64,7 @@ class Path:
 
     @property
     def alive(self) -> Tensor:
-        """(T, B) bool in the direction's own order; every row ends with the last step."""
+        """(T, B) bool in the direction's order; every row ends with the last step."""
         return self.ended([c.alive for c in self.chains])
 
     def by_chain(self, value: Tensor) -> list[Tensor]:
@@ -79,15 +79,15 @@ class Path:
         return parts
 
     def ended(self, parts: Sequence[Tensor]) -> Tensor:
-        """What each chain has, (T, B, ...), as one; every row ends with the last step."""
+        """Values of each chain, (T, B, ...), as one; every row ends with the last step."""
         T = self.steps
-        rows = [_ended(v, c.alive, T) for v, c in zip(parts, self.chains, strict=True)]
+        rows = [_align_ends(v, c.alive, T) for v, c in zip(parts, self.chains, strict=True)]
         return torch.cat(rows, 1)
 
     def felt(self, parts: Sequence[Tensor]) -> Path:
-        """The path whose rows end where a gradient, given for each chain, is felt last.
+        """The path whose rows end at the last step with a gradient, for each chain (T, B, N).
 
-        A row of which it is felt nowhere stays as it is.
+        A row without any gradient stays as it is.
         """
         chains = []
         for c, d in zip(self.chains, parts, strict=True):
@@ -103,46 +103,46 @@ class Path:
         return self.ended(self.by_chain(value))
 
 
-def by_states(value: Tensor, states: Sequence[State]) -> Tensor:
+def find_state_gradients(value: Tensor, states: Sequence[State]) -> Tensor:
     """(states, B, N): the total gradient of a value by each state, its parts side by side."""
     each = iter(gradients_by(value, [v for state in states for v in state]))
     return torch.cat([torch.cat([next(each) for _ in state], -1) for state in states])
 
 
-def paths(calls: Calls, layers: dict[str, SequenceLayer]) -> tuple[Path, ...]:
-    """Every layer and direction of the modules that were walked, in the order they first ran."""
+def list_paths(calls: Calls, layers: dict[str, SequenceLayer]) -> tuple[Path, ...]:
+    """Every layer and direction of the modules that ran, in the order of their first calls."""
     every = []
     for name in calls.by_name:
         chains, layer = calls.sequences(name), layers[name]
         for number in range(len(layer.hidden_sizes)):
             for d in range(layer.directions):
                 at = number * layer.directions + d
-                parts = tuple(_chain(chain, at, d) for chain in chains)
+                parts = tuple(_join_walks(chain, at, d) for chain in chains)
                 every.append(Path(name, number, d, parts))
     return tuple(every)
 
 
-def _chain(calls: list[ModuleCall], at: int, d: int) -> Chain:
-    """The walks of calls that go on from each other as one."""
+def _join_walks(calls: list[ModuleCall], at: int, d: int) -> Chain:
+    """The walks of calls that continue each other as one."""
     first, *rest = (call.walks[at] for call in calls)
     states = (*first, *(state for walk in rest for state in walk[1:]))
     alive = torch.cat([call.alive for call in calls])
     return Chain(states, alive.flip(0) if d else alive)
 
 
-def _ended(v: Tensor, alive: Tensor, T: int) -> Tensor:
-    """(T, B, ...): each row's own steps at the end, zeros before them."""
-    v = to_the_end(v, alive)
+def _align_ends(v: Tensor, alive: Tensor, T: int) -> Tensor:
+    """(T, B, ...): each row's steps at the end, zeros before them."""
+    v = move_to_end(v, alive)
     more = T - len(v)
     return v[-more:] if more < 0 else pad(v, [0, 0] * (v.dim() - 1) + [more, 0])
 
 
-def walked(
+def carry_recorded(
     name: str, layer: SequenceLayer, calls: Calls, batch: Batch
 ) -> tuple[Tensor, list[Result]]:
-    """`Passage.carry` step by step, its states put on record."""
+    """`Passage.carry` step by step, its states recorded."""
     call = calls.enter(name, layer, batch)
-    calls.fault = calls.fault or _bad_input(name, call)
+    calls.fault = calls.fault or _check_input(name, call)
     finals: list[State] = []
     last = len(layer.hidden_sizes) - 1
 
@@ -151,9 +151,9 @@ def walked(
         for d in range(layer.directions):
             states = _walk(one, d, call.alive)
             names = layer.cell.state_names
-            calls.fault = calls.fault or _bad_state(states, call, names, (name, number, d))
+            calls.fault = calls.fault or _check_states(states, call, names, (name, number, d))
             call.walks.append(states)
-            outputs.append(_outputs(states, call.alive, d, cut))
+            outputs.append(_join_outputs(states, call.alive, d, cut))
         ends = [walk[-1] for walk in call.walks[-layer.directions :]]
         finals.append(tuple(torch.cat(v) for v in zip(*ends, strict=True)))
         return torch.stack(outputs, 2)
@@ -164,17 +164,17 @@ def walked(
     return y if batch.batch_sizes is None else y[call.alive], results
 
 
-def _bad_input(name: str, call: ModuleCall) -> NotFiniteError | None:
-    """What a call is given that is not finite.
+def _check_input(name: str, call: ModuleCall) -> NotFiniteError | None:
+    """The first input of a call that is not finite.
 
     Raises:
-        ShapeError: it is given no steps or rows.
+        ShapeError: no steps or rows.
     """
     batch, alive = call.batch, call.alive
     if not batch.x.numel() or not bool(alive.any()):
         raise ShapeError(f"a diagnosis needs steps and rows, got x of {tuple(batch.x.shape)}")
     for what, v in (("input", batch.x), *(batch.inputs or {}).items()):
-        step = first_step(torch.where(alive.unsqueeze(-1), v, 0))
+        step = find_first_step(torch.where(alive.unsqueeze(-1), v, 0))
         if step is not None:
             step += call.first_step
             return NotFiniteError(
@@ -184,19 +184,19 @@ def _bad_input(name: str, call: ModuleCall) -> NotFiniteError | None:
     return None
 
 
-def first_step(v: Tensor) -> int | None:
+def find_first_step(v: Tensor) -> int | None:
     """The first t at which (T, ...) has NaN or infinity; None where it has none."""
     bad = torch.nonzero(~v.isfinite().flatten(1).all(1))
     return int(bad[0]) if len(bad) else None
 
 
-def _bad_state(
+def _check_states(
     states: Sequence[State], call: ModuleCall, names: tuple[str, ...], place: tuple[str, int, int]
 ) -> NotFiniteError | None:
-    """The first state that is not finite, in the direction's own order."""
+    """The first state that is not finite, in the direction's order."""
     bad = []
     for i, name in enumerate(names):
-        step = first_step(torch.cat([state[i].detach() for state in states[1:]]))
+        step = find_first_step(torch.cat([state[i].detach() for state in states[1:]]))
         if step is not None:
             bad.append((step, i, name))
     if not bad:
@@ -204,33 +204,33 @@ def _bad_state(
     module, number, d = place
     step, _, name = min(bad)
     t = len(states) - 2 - step if d else call.first_step + step
-    layer = where(number, 0, module) + (", backward," if d else "")
+    layer = locate(number, 0, module) + (", backward," if d else "")
     text = f"state {name} of {layer} is NaN or infinity, first at step {t} (counted from 0)"
     return NotFiniteError(text, "state", module, t)
 
 
 def _walk(call: Call, d: int, alive: Tensor) -> tuple[State, ...]:
-    """One step a call of the plain loop, in the direction's own order; T + 1 states."""
+    """Run one step a call of the plain loop, in the direction's order; T + 1 states."""
     T, ragged = call.x.shape[0], call.lengths is not None
-    one = call.direction(d)
-    start = (v if v.requires_grad else v.detach().requires_grad_() for v in one.start())
+    call_d = call.direction(d)
+    start = (v if v.requires_grad else v.detach().requires_grad_() for v in call_d.start())
     states = [tuple(start)]
     for t in reversed(range(T)) if d else range(T):
         step = slice(t, t + 1)
-        zoneout = one.zoneout and tuple(v[:, step] for v in one.zoneout)
+        zoneout = call_d.zoneout and tuple(v[:, step] for v in call_d.zoneout)
         inputs = call.inputs and {n: v[step] for n, v in call.inputs.items()}
-        here = one._replace(
+        step_call = call_d._replace(
             x=call.x[step], state=states[-1], zoneout=zoneout, inputs=inputs,
             lengths=alive[t].long() if ragged else None,
         )  # fmt: skip
-        states.append(reference.run(here).final)
+        states.append(reference.run(step_call).final)
     return tuple(states)
 
 
-def _outputs(states: Sequence[State], alive: Tensor, d: int, cut: bool) -> Tensor:
-    """(T, B, width) in the order of time, zero behind a row's end.
+def _join_outputs(states: Sequence[State], alive: Tensor, d: int, cut: bool) -> Tensor:
+    """(T, B, width) in the order of time, zero after a row's end.
 
-    With `cut` all but each row's own last step are constants.
+    With `cut` all but each row's last step are constants.
     """
     outputs = [state[0][0] for state in states[1:]]
     whole = bool(alive.all())
@@ -252,9 +252,9 @@ class MarkedWalk:
     Attributes:
         layer: number of the layer in its module.
         direction: 0 forward, 1 backward.
-        lags: how many steps before the own last one each mark lies, largest first, 0 last.
+        lags: how many steps before the last one each mark lies, largest first, 0 last.
         states: at each mark the cell's states, each (1, B, width).
-        call: what the direction ran, turned to its own order.
+        call: the direction's call, in its order.
     """
 
     layer: int
@@ -265,10 +265,10 @@ class MarkedWalk:
 
     def gradients(self, value: Tensor) -> Tensor:
         """(marks, B, N): the total gradient of a value by the states side by side at each mark."""
-        return by_states(value, self.states)
+        return find_state_gradients(value, self.states)
 
     def steps(self) -> Steps:
-        """The steps that follow the marks, the last mark aside; what they lead to is left out."""
+        """The steps that follow the marks, except the last mark, without the states after."""
         call, at = self.call, [len(self.call.x) - k for k in self.lags[:-1]]
         return Steps(
             layer=self.layer, direction=self.direction, dilation=1, cell=call.cell,
@@ -289,7 +289,7 @@ def walk(
         layer: without dilation.
         batch: time-major rows of one length, without resets.
         lags: of the marks, each from 0 to T - 1.
-        last_only: outputs before each direction's own last step count as constants.
+        last_only: outputs before each direction's last step count as constants.
 
     Returns:
         The outputs (T, B, O), the final states, and the walks of every layer and direction.
@@ -300,11 +300,13 @@ def walk(
 
     def run(number: int, call: Call) -> Tensor:
         cut = last_only and number + 1 == count
-        ways = (call.direction(d) for d in range(layer.directions))
-        parts = [_one_way(one, number, d, marks, cut) for d, one in enumerate(ways)]
-        own = [w for w, _ in parts]
-        walks.extend(own)
-        finals.append(tuple(torch.cat(v) for v in zip(*(w.states[-1] for w in own), strict=True)))
+        calls_by_direction = (call.direction(d) for d in range(layer.directions))
+        parts = [_one_way(one, number, d, marks, cut) for d, one in enumerate(calls_by_direction)]
+        walks_here = [w for w, _ in parts]
+        walks.extend(walks_here)
+        finals.append(
+            tuple(torch.cat(v) for v in zip(*(w.states[-1] for w in walks_here), strict=True))
+        )
         return torch.stack([out for _, out in parts], 2)
 
     with torch.enable_grad():
@@ -315,12 +317,12 @@ def walk(
 def _one_way(
     call: Call, number: int, d: int, lags: list[int], cut: bool
 ) -> tuple[MarkedWalk, Tensor]:
-    """From mark to mark in the direction's own order; the outputs (T, B, width) in time's order."""
-    call, turn = in_own_order(apart(call), d)
+    """Run from mark to mark in the direction's order; the outputs (T, B, width) are in time's."""
+    call, turn = orient(detach_call(call), d)
     states, outputs = [], []
-    for y, state in _parts(call, lags):
+    for y, state in _run_parts(call, lags):
         states.append(state)
-        # The last output is the state itself, so that all that hangs on it hangs on the mark.
+        # The last output is the state itself, so its gradient passes through the mark.
         outputs += [y[:-1].detach() if cut else y[:-1]]
         outputs += [state[0].detach() if cut and len(states) < len(lags) else state[0]]
     y = torch.cat(outputs)
@@ -329,33 +331,33 @@ def _one_way(
     ), y if turn is None else turn.back(y)
 
 
-def apart(call: Call) -> Call:
+def detach_call(call: Call) -> Call:
     """The call with its weights as constants, and gradients by the state it starts from."""
     weights = tuple({n: w.detach() for n, w in v.items()} for v in call.weights)
     start = tuple(v.detach().requires_grad_() for v in call.start())
     return call._replace(weights=weights, state=start, initial=None)
 
 
-def in_own_order(call: Call, d: int) -> tuple[Call, Turn | None]:
-    """A call of one direction as a forward one, and the way back for what it gives."""
+def orient(call: Call, d: int) -> tuple[Call, Turn | None]:
+    """A call of one direction as a forward one, and the turn that puts its outputs back."""
     turn = Turn(call) if d else None
     return (call if turn is None else turn.call(call)), turn
 
 
-def states_at(call: Call, lags: Sequence[int]) -> Iterator[State]:
-    """The states of a forward call so many steps before its last, largest lag first."""
-    return (state for _, state in _parts(call, lags))
+def run_to_marks(call: Call, lags: Sequence[int]) -> Iterator[State]:
+    """The states of a forward call at lags before its last step, largest lag first."""
+    return (state for _, state in _run_parts(call, lags))
 
 
-def _parts(call: Call, lags: Sequence[int]) -> Iterator[tuple[Tensor, State]]:
-    """Outputs up to each mark, from the one before on, and the state there."""
+def _run_parts(call: Call, lags: Sequence[int]) -> Iterator[tuple[Tensor, State]]:
+    """The outputs from mark to mark, each with the state at its end."""
     state = call.start()
     for start, end in pairwise([0, *(len(call.x) - k for k in lags)]):
-        y, state = _part(call._replace(state=state), slice(start, end))
+        y, state = _run_part(call._replace(state=state), slice(start, end))
         yield y, state
 
 
-def _part(call: Call, steps: slice) -> tuple[Tensor, State]:
+def _run_part(call: Call, steps: slice) -> tuple[Tensor, State]:
     """The outputs of some steps, and the state after them."""
     inputs = call.inputs and {n: v[steps] for n, v in call.inputs.items()}
     zoneout = call.zoneout and tuple(v[:, steps] for v in call.zoneout)
@@ -363,8 +365,8 @@ def _part(call: Call, steps: slice) -> tuple[Tensor, State]:
     return y[:, :, 0], state
 
 
-def sent_back(y: Tensor, finals: States, rows: WatchedRows) -> Tensor | None:
-    """A scalar of which the outputs and final states have the gradients that came back."""
+def weigh_outputs(y: Tensor, finals: States, rows: WatchedRows) -> Tensor | None:
+    """A scalar whose gradients by outputs and final states are the recorded ones; None: none."""
     parts = [] if rows.d_outputs is None else [(y * rows.d_outputs).sum()]
     for state, d_state in zip(finals, rows.d_final or (), strict=rows.d_final is not None):
         parts += [(v * d).sum() for v, d in zip(state, d_state, strict=True)]

@@ -1,4 +1,4 @@
-"""A model under examination: a copy whose recurrent modules run step by step, every state kept."""
+"""A model under examination: a copy whose recurrent modules record every state."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from throughtime import compat
 from throughtime.diagnosis.observe.batches import (
-    called,
+    call_model,
     check_layers,
     check_loss,
     check_plain,
     check_weights,
-    first_tensor,
-    judged,
-    not_copied,
-    own_loss,
+    compute_loss,
+    copy_error,
+    find_first_tensor,
+    find_own_loss,
     split,
 )
 from throughtime.diagnosis.observe.calls import Calls
-from throughtime.diagnosis.observe.every_state import Path, paths, walked
-from throughtime.diagnosis.observe.observe import arguments, as_layer, observed
+from throughtime.diagnosis.observe.every_state import Path, carry_recorded, list_paths
+from throughtime.diagnosis.observe.observe import as_layer, observe_modules, read_arguments
 from throughtime.errors import NotFiniteError, OptionError
 from throughtime.layers.batch import Batch
 from throughtime.layers.drop_in.cells import DropInCell
@@ -37,14 +37,14 @@ Loss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class Seen:
+class ModelRun:
     """One run of the model.
 
     Attributes:
         loss: a scalar on the graph.
         paths: every layer and direction, in the order of the run.
-        batches: module's name -> what it was given, in the layer's own layout; of a module that
-            is called more than once all its sequences, as rows of one batch.
+        batches: module's name -> its batch, in the layer's layout; of a module that is called
+            more than once all its sequences, as rows of one batch.
         apart: module's name -> why its calls are no whole sequences of its layer, where they
             are not; its batch then has a row for each call.
     """
@@ -56,14 +56,14 @@ class Seen:
 
 
 class Subject:
-    """A copy of a model in eval mode, whose layers are ours; the model itself stays as it is.
+    """A copy of a model in eval mode with this package's layers; the model stays as it is.
 
     Attributes:
         model: the copy.
         modules: its recurrent layers and cells by name.
-        layers: the same, with a layer of the very same weights in place of each cell.
-        others: names of modules that look like recurrent ones and are not known here.
-        sizes: T and B of what the first of them was given in the last run, finite or not.
+        layers: the same, with a layer of the same weights in place of each cell.
+        others: names of unknown modules that look like recurrent ones.
+        sizes: T and B of the first module's batch in the last run, finite or not.
 
     Args:
         model: a recurrent layer or cell of torch.nn or of this package, or a module with some.
@@ -78,7 +78,7 @@ class Subject:
         check_plain(model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of hooks, which the copy alone runs
-            self.model = _copied(model).eval()
+            self.model = _copy(model).eval()
         self.modules = {
             name: m
             for name, m in self.model.named_modules()
@@ -93,7 +93,7 @@ class Subject:
         self.sizes = (0, 0)
         check_layers(self.layers)
 
-    def run(self, batch: Any, loss: Loss | None = None, *, last_only: bool = False) -> Seen:
+    def run(self, batch: Any, loss: Loss | None = None, *, last_only: bool = False) -> ModelRun:
         """Run the model and its loss once.
 
         Args:
@@ -103,7 +103,7 @@ class Subject:
                 projection of the output's last step, and of its first step too when the model
                 is bidirectional.
             last_only: let the loss see only the last step of every module: for each direction
-                the output of each row's own last step; those before count as constants.
+                the output of each row's last step; those before count as constants.
 
         Raises:
             ShapeError: an empty batch.
@@ -115,28 +115,28 @@ class Subject:
         calls = Calls(last_only)
         pairs = {n: (m, self.layers[n]) for n, m in self.modules.items()}
         try:
-            with observed(pairs, lambda n, layer, x: walked(n, layer, calls, x)):
+            with observe_modules(pairs, lambda n, layer, x: carry_recorded(n, layer, calls, x)):
                 value = self._computed(batch, loss, calls)
             calls.finish(value)
-            return self._seen(value, calls)
+            return self._collect_run(value, calls)
         except NotFiniteError:
             check_weights(self.model)  # of what they spoil, they are the first
             raise
         finally:
-            self.sizes = next((_sizes(calls, name) for name in calls.by_name), (0, 0))
+            self.sizes = next((_find_sizes(calls, name) for name in calls.by_name), (0, 0))
 
-    def _seen(self, value: Tensor, calls: Calls) -> Seen:
+    def _collect_run(self, value: Tensor, calls: Calls) -> ModelRun:
         names = [*calls.by_name]
         reasons = {n: calls.reason_apart(n) for n in names}
-        return Seen(
+        return ModelRun(
             loss=value,
-            paths=paths(calls, self.layers),
+            paths=list_paths(calls, self.layers),
             batches={n: calls.batch(n, self.layers[n]) for n in names},
             apart={n: reason for n, reason in reasons.items() if reason},
         )
 
     def free(self) -> None:
-        """Let any backend compute the layers from now on; `run` records states all the same."""
+        """Let any backend compute the layers from now on; `run` still records states."""
         for module in (*self.layers.values(), *self.modules.values()):
             module.backend = "auto"
 
@@ -150,21 +150,21 @@ class Subject:
         ends = _Ends(self.modules)
         with torch.enable_grad(), torch.random.fork_rng(devices=[]), ends:
             try:
-                output = called(self.model, inputs)
+                output = call_model(self.model, inputs)
             finally:
                 if calls is not None and calls.fault is not None:
                     raise calls.fault
             if calls is not None and not calls.by_name:
                 raise OptionError("the model ran none of its recurrent layers on this batch")
-            value = own_loss(output) if loss is None else judged(loss, output, inputs)
+            value = find_own_loss(output) if loss is None else compute_loss(loss, output, inputs)
             if value is None:
-                value = _projected(ends.of(output))
+                value = _project(ends.of(output))
         check_loss(value, output)
         return value
 
 
 class _Ends:
-    """Where each row of the model's output ends, as its last recurrent module was told.
+    """Where each row of the model's output ends, by the lengths of its last recurrent module.
 
     Args:
         modules: the recurrent ones, by name.
@@ -183,7 +183,7 @@ class _Ends:
         self._hook.remove()
 
     def _look(self, module: nn.Module, args: Any, kwargs: Any, _: Any) -> None:
-        x, _, others = arguments(args, kwargs)
+        x, _, others = read_arguments(args, kwargs)
         self.steps += 1  # of a cell; of a layer its own layout says which they are
         self.lengths = others.get("lengths")
         if isinstance(x, PackedSequence):
@@ -194,7 +194,7 @@ class _Ends:
 
         An output of fewer than three dimensions has no steps, and is taken whole.
         """
-        y, lengths = first_tensor(output), self.lengths
+        y, lengths = find_first_tensor(output), self.lengths
         if isinstance(y, PackedSequence):
             y, lengths = pad_packed_sequence(y)
         elif y.dim() > 2 and self._batch_first(y):
@@ -217,15 +217,15 @@ class _Ends:
         return y.shape[0] != self.steps and y.shape[1] == self.steps
 
 
-def _projected(ends: Tensor) -> Tensor:
+def _project(ends: Tensor) -> Tensor:
     """A fixed random projection."""
     draw = torch.Generator().manual_seed(0)
     vector = torch.randn(ends.shape[-1], dtype=torch.float64, generator=draw, device="cpu")
     return (ends * vector.to(ends)).sum(-1).mean()
 
 
-def _sizes(calls: Calls, name: str) -> tuple[int, int]:
-    """T of a module's longest sequence, and how many there are."""
+def _find_sizes(calls: Calls, name: str) -> tuple[int, int]:
+    """T of a module's longest sequence, and the number of its sequences."""
     chains = calls.sequences(name)
     return (
         max(chain[-1].first_step + len(chain[-1].alive) for chain in chains),
@@ -233,13 +233,13 @@ def _sizes(calls: Calls, name: str) -> tuple[int, int]:
     )
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    """With layers of ours, which are torch's to a model that asks."""
+def _copy(model: nn.Module) -> nn.Module:
+    """A copy with this package's layers, which are instances of torch's classes."""
     try:
         copied = from_torch(model, backend="reference")
     except OptionError as error:
         if error.__cause__ is None:
             raise
-        raise not_copied(error.__cause__) from error
+        raise copy_error(error.__cause__) from error
     compat.become_torchs(copied)
     return copied

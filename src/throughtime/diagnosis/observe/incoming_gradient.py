@@ -1,4 +1,4 @@
-"""What arrives at a layer: the gradient of a loss by its outputs, before it goes back in time."""
+"""The gradient that arrives at a layer: of a loss by its outputs, before it goes back in time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.backends.call import Result
-from throughtime.diagnosis.observe.alignment import of_rows, rows_by_length, to_the_front
-from throughtime.diagnosis.observe.calls import Calls, ModuleCall, gradients_by, whole
-from throughtime.diagnosis.observe.observe import as_layer, observed
-from throughtime.diagnosis.observe.steps import steps_of
+from throughtime.diagnosis.observe.alignment import group_by_length, move_to_front, take_rows
+from throughtime.diagnosis.observe.calls import Calls, ModuleCall, gradients_by, join_calls
+from throughtime.diagnosis.observe.observe import as_layer, observe_modules
+from throughtime.diagnosis.observe.steps import list_steps
 from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.layer import Passage
@@ -22,14 +22,14 @@ from throughtime.layers.recurrent import SequenceLayer
 
 @dataclass(frozen=True)
 class Arriving:
-    """Sequences of a layer inside a model, and what a loss sends back to them.
+    """Sequences of a layer inside a model, and the gradients of a loss that arrive at them.
 
     Attributes:
-        batch: what the layer was given, rows of one length in its own layout.
-        d_outputs: (T, B, O), of the loss by the outputs of each step, paths through later steps
-            of this layer aside.
-        d_states: over layers and states (T, B, D, width): of the loss by what its caller was
-            given as the state after a step, likewise.
+        batch: the layer's batch, rows of one length in its layout.
+        d_outputs: (T, B, O), of the loss by the outputs of each step, without paths through later
+            steps of this layer.
+        d_states: over layers and states (T, B, D, width): of the loss by the states that were
+            returned after a step, likewise.
         d_weights: parameter's name -> gradient of the loss, all paths together.
     """
 
@@ -39,16 +39,16 @@ class Arriving:
     d_weights: dict[str, Tensor]
 
 
-def arriving(
+def find_arriving(
     module: nn.Module, loss: Callable[[], Tensor], rows: int | None = None
 ) -> list[Arriving]:
-    """Compute a loss in eval mode and see what arrives at one layer or cell.
+    """Compute a loss in eval mode and the gradients that arrive at one layer or cell.
 
     Args:
         module: inside the model that the loss runs.
-        loss: runs the model and gives a scalar; the module must run in it exactly once, or piece
-            by piece with its state handed on.
-        rows: only what so many rows of the module's batch add, the longest; left out, all.
+        loss: runs the model and returns a scalar; the module must run in it exactly once, or
+            piece by piece with its state handed on.
+        rows: how many rows of the module's batch, the longest; left out, all.
 
     Returns:
         One for each length of row, the longest first.
@@ -70,14 +70,14 @@ def arriving(
     was_training = module.training
     module.eval()
     try:
-        with torch.enable_grad(), observed({"": (module, layer)}, carried):
+        with torch.enable_grad(), observe_modules({"": (module, layer)}, carried):
             value = loss()
     finally:
         module.train(was_training)
-    return list(_by_length(layer, _of_loss(layer, calls, value), rows))
+    return list(_split_by_length(layer, _collect(layer, calls, value), rows))
 
 
-def _chain(calls: Calls) -> list[ModuleCall]:
+def _find_chain(calls: Calls) -> list[ModuleCall]:
     """The calls of the module's one sequence."""
     chains = calls.sequences("") if "" in calls.by_name else []
     if len(chains) != 1:
@@ -92,9 +92,9 @@ def _chain(calls: Calls) -> list[ModuleCall]:
     return chains[0]
 
 
-def _of_loss(layer: SequenceLayer, calls: Calls, loss: Tensor) -> Arriving:
-    """What a loss sends back to all rows of a chain of calls, padded."""
-    chain = _chain(calls)
+def _collect(layer: SequenceLayer, calls: Calls, loss: Tensor) -> Arriving:
+    """The gradients of a loss that arrive at all rows of a chain of calls, padded."""
+    chain = _find_chain(calls)
     if loss.numel() != 1 or not bool(loss.isfinite().all()):
         raise OptionError(f"the loss must be one finite number, got {loss.tolist()!r}")
     weights = {n: p for n, p in layer.named_parameters() if p.requires_grad}
@@ -111,26 +111,26 @@ def _of_loss(layer: SequenceLayer, calls: Calls, loss: Tensor) -> Arriving:
     by_call = [tuple(next(sent) for _ in call.returned) for call in chain]
     d_weights = gradients_by(loss, [*weights.values()])
     return Arriving(
-        batch=_detached(whole(chain)),
-        d_outputs=to_the_front(
+        batch=_detach(join_calls(chain)),
+        d_outputs=move_to_front(
             torch.cat([d[0] for d in by_call]), torch.cat([c.alive for c in chain])
         ),
-        d_states=_d_states(layer, chain, [d[1:] for d in by_call]),
+        d_states=_collect_states(layer, chain, [d[1:] for d in by_call]),
         d_weights=dict(zip(weights, d_weights, strict=True)),
     )
 
 
-def _d_states(
+def _collect_states(
     layer: SequenceLayer, chain: list[ModuleCall], by_call: list[tuple[Tensor, ...]]
 ) -> States:
-    """What arrives at the final states of each call, at the step after which they were."""
+    """The gradients by the final states of each call, at the steps after which they were."""
     T, B = sum(len(c.alive) for c in chain), chain[0].alive.shape[1]
     rows = torch.arange(B, device=chain[0].alive.device)
     flat = [d.new_zeros(T, B, layer.directions, d.shape[-1]) for d in by_call[0]]
     taken = torch.zeros_like(rows)
     for call, sent in zip(chain, by_call, strict=True):
         taken = taken + call.alive.sum(0)
-        begun = taken > 0  # a row without a step gives back where it starts
+        begun = taken > 0  # a row without a step returns its starting state
         for d, end in zip(flat, sent, strict=True):
             for way in range(layer.directions):
                 at = torch.zeros_like(taken) if way else taken - 1
@@ -139,26 +139,28 @@ def _d_states(
     return tuple(tuple(next(parts) for _ in layer.cell.state_names) for _ in layer.hidden_sizes)
 
 
-def _by_length(layer: SequenceLayer, arrived: Arriving, rows: int | None) -> Iterator[Arriving]:
-    """So many rows, the longest, each length by itself."""
+def _split_by_length(
+    layer: SequenceLayer, arrived: Arriving, rows: int | None
+) -> Iterator[Arriving]:
+    """The longest `rows` rows, one result a length."""
     batch = arrived.batch
     if batch.lengths is None and rows is None:
         yield arrived
         return
-    for n, at in rows_by_length(batch, rows):
-        yield _of_rows(
+    for n, at in group_by_length(batch, rows):
+        yield _run_rows(
             layer,
-            of_rows(batch, n, at),
+            take_rows(batch, n, at),
             arrived.d_outputs[:n, at],
             tuple(tuple(d[:n, at] for d in s) for s in arrived.d_states),
             [*arrived.d_weights],
         )
 
 
-def _of_rows(
+def _run_rows(
     layer: SequenceLayer, batch: Batch, d_y: Tensor, d_states: States, names: list[str]
 ) -> Arriving:
-    """The layer run again on a few rows alone, with the same gradients arriving at them."""
+    """Run the layer again on a few rows, with the same arriving gradients."""
     weights = [dict(layer.named_parameters())[n] for n in names]
     was_training = layer.training
     layer.eval()
@@ -169,17 +171,19 @@ def _of_rows(
         layer.train(was_training)
     values = [y, *(v for r in results for v in r.sequences)]
     sent = [d_y, *(d for s in d_states for d in s)]
-    gradients = _filled(weights, torch.autograd.grad(values, weights, sent, allow_unused=True))
+    gradients = _fill_gradients(
+        weights, torch.autograd.grad(values, weights, sent, allow_unused=True)
+    )
     return Arriving(batch, d_y, d_states, dict(zip(names, gradients, strict=True)))
 
 
-def _filled(values: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:
+def _fill_gradients(values: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:
     """The gradients by these values, zeros where there are none."""
     pairs = zip(values, gradients, strict=True)
     return [torch.zeros_like(v) if d is None else d for v, d in pairs]
 
 
-def _detached(batch: Batch) -> Batch:
+def _detach(batch: Batch) -> Batch:
     state, inputs = batch.state, batch.inputs
     return batch._replace(
         x=batch.x.detach(),
@@ -188,13 +192,13 @@ def _detached(batch: Batch) -> Batch:
     )
 
 
-def through_merge(layer: SequenceLayer, seen: Arriving, d: int) -> Tensor:
-    """(T, B, width): what arrives at one direction's own outputs of the last layer."""
+def split_merge(layer: SequenceLayer, arrival: Arriving, d: int) -> Tensor:
+    """(T, B, width): the gradient by one direction's outputs of the last layer."""
     if layer.directions == 1:
-        return seen.d_outputs
-    both = [s.after[0] for s in steps_of(layer, seen.batch, None)]
-    T, B = seen.batch.x.shape[:2]
+        return arrival.d_outputs
+    both = [s.after[0] for s in list_steps(layer, arrival.batch, None)]
+    T, B = arrival.batch.x.shape[:2]
     y = torch.stack([v.unflatten(0, (T, B)) for v in both], 2).requires_grad_()
     with torch.enable_grad():
         out = merge_directions(y, layer.options.merge)
-    return torch.autograd.grad(out, y, seen.d_outputs)[0][:, :, d]
+    return torch.autograd.grad(out, y, arrival.d_outputs)[0][:, :, d]

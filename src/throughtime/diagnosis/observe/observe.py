@@ -1,4 +1,4 @@
-"""Every call of a model's recurrent modules, carried by a function of ours."""
+"""Every call of a model's recurrent modules, run by a function of the observer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from throughtime.layers.recurrent import Recurrent, SequenceLayer
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Inside, torch computes on one thread; behind it, on as many as before."""
+    """Inside, torch computes on one thread; afterwards on as many as before."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -34,14 +34,14 @@ Carry = Callable[[str, SequenceLayer, Batch], tuple[Tensor, list[Result]]]
 
 
 @contextmanager
-def observed(
+def observe_modules(
     modules: Mapping[str, tuple[nn.Module, SequenceLayer]], carry: Carry
 ) -> Iterator[None]:
-    """Inside, every call of these modules is carried by a function of the caller's.
+    """Inside, every call of these modules runs `carry`.
 
     Args:
-        modules: name -> a layer or cell, and it or the layer that stands for it.
-        carry: what is called instead of the layer's own `carry`, or the cell's step.
+        modules: name -> a layer or cell, and that layer or the cell's layer.
+        carry: called instead of the layer's `carry` or the cell's step.
     """
     with ExitStack() as inside:
         for name, (module, layer) in modules.items():
@@ -55,7 +55,7 @@ def observed(
 
 
 def as_layer(module: nn.Module) -> SequenceLayer:
-    """A layer of the same equations and the very same weights; a layer is its own."""
+    """A layer of a cell's equations and weights; a layer itself."""
     if isinstance(module, SequenceLayer):
         return module
     assert isinstance(module, DropInCell)
@@ -65,7 +65,7 @@ def as_layer(module: nn.Module) -> SequenceLayer:
     for short, name in layer.weight_names(0, 0).items():
         if isinstance(weight := module._parameters.get(short), nn.Parameter):
             layer._parameters[name] = weight
-        else:  # a parametrised one comes anew at each call
+        else:  # a parametrised one is computed at each call
             del layer._parameters[name]
     vars(layer)["weights"] = lambda *_: module.weights()
     return layer.train(module.training)
@@ -88,17 +88,19 @@ def _step(
     return tuple(v[0, 0] if single else v[0] for v in result.final)
 
 
-def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """x, state and what else the batch of a call is made of, whatever its layer calls them."""
+def read_arguments(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Any, dict[str, Any]]:
+    """x, state and the other arguments of a call, whatever their names in its layer."""
     others = ("x", "input", "state", "hx", "gradient_norms")
-    given = {k: v for k, v in kwargs.items() if k not in others}
+    options = {k: v for k, v in kwargs.items() if k not in others}
     x = args[0] if args else kwargs.get("x", kwargs.get("input"))
     state = args[1] if len(args) > 1 else kwargs.get("state", kwargs.get("hx"))
-    return x, state, given
+    return x, state, options
 
 
-def tensors(value: Any) -> list[Tensor]:
+def list_tensors(value: Any) -> list[Tensor]:
     """All tensors in a tuple of tuples, in order."""
     if isinstance(value, Tensor):
         return [value]
-    return [] if value is None else [v for part in value for v in tensors(part)]
+    return [] if value is None else [v for part in value for v in list_tensors(part)]

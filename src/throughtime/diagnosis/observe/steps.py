@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from throughtime.cell.contract import Cell, Names
-from throughtime.cell.product import multiply
-from throughtime.diagnosis.observe.alignment import alive_steps
+from throughtime.cell.product import WeightMatrix
+from throughtime.diagnosis.observe.alignment import find_alive_steps
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.layer import Passage
@@ -27,7 +27,7 @@ class Steps:
         direction: 0 forward, 1 backward.
         dilation: how many steps lie between the states before and after.
         cell: the equations.
-        x: (N, I), what the layer reads.
+        x: (N, I), the layer's input.
         inputs: name -> (N, width), inputs multiplied by no matrix.
         before: for each of the cell's states (N, width), before the step.
         after: likewise, after it.
@@ -44,7 +44,7 @@ class Steps:
     after: tuple[Tensor, ...]
     weights: dict[str, Tensor]
 
-    def parts(self) -> tuple[Names, dict[str, StepProduct], Names]:
+    def parts(self) -> tuple[Names, dict[str, WeightMatrix], Names]:
         """`a`, the matrices of `U` by name, and `p` of the cell's equations, for all rows."""
         layout, w = self.cell.layout, self.weights
         a = dict(self.inputs)
@@ -54,50 +54,39 @@ class Steps:
             )
             a.update(zip(layout.input_gates, blocks, strict=True))
         count = len(layout.recurrent_gates)
-        U = {n: StepProduct(w[f"weight_{n}"], None) for n in layout.products}
+        U = {n: WeightMatrix(w[f"weight_{n}"]) for n in layout.products}
         for i, gate in enumerate(layout.recurrent_gates):
             bias = w["bias_hh"].chunk(count)[i] if "bias_hh" in w else None
-            U[gate] = StepProduct(w["weight_hh"].chunk(count)[i], bias)
+            U[gate] = WeightMatrix(w["weight_hh"].chunk(count)[i], bias)
         return Names("a", a), U, Names("p", {n: w[n] for n in layout.vectors})
 
     def again(self, before: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The states after the steps when they start from `before`."""
         a, U, p = self.parts()
-        named = dict(zip(self.cell.state_names, before, strict=True))
-        return self.cell.step(a, Names("U", U), Names("s", named), p)
-
-
-@dataclass(frozen=True)
-class StepProduct:
-    """`U.g` of the equations: `U.g @ v` = U_g v + bias."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-    def __matmul__(self, v: Tensor) -> Tensor:
-        return multiply(self.weight, v, self.bias)
+        state = dict(zip(self.cell.state_names, before, strict=True))
+        return self.cell.step(a, Names("U", U), Names("s", state), p)
 
 
 @torch.no_grad()
-def steps_of(
+def list_steps(
     layer: Passage, batch: Batch, dtype: torch.dtype | None = torch.float64
 ) -> Iterator[Steps]:
     """Every layer and direction of one call, without the masks of training.
 
-    Rows come step after step, and in a step as in the batch.
+    Rows are ordered by step, within a step as in the batch.
 
     Args:
         layer: a recurrent layer of this package.
-        batch: time-major and padded, in the layer's own layout.
-        dtype: of all tensors given; None leaves the layer's own.
+        batch: time-major and padded, in the layer's layout.
+        dtype: of all tensors; None: the layer's.
 
     Raises:
-        ShapeError: no step to look at.
+        ShapeError: no step.
         OptionError: the batch has resets, or is not finite.
     """
     if batch.reset is not None or batch.batch_sizes is not None:
         raise OptionError("steps are looked at in padded batches without reset; cut at the resets")
-    alive = alive_steps(batch)
+    alive = find_alive_steps(batch)
     if not bool(alive.any()):
         raise ShapeError(
             f"a diagnosis needs at least one step, got {tuple(batch.x.shape[:2])} steps and rows"
@@ -116,25 +105,25 @@ def steps_of(
         for d in range(layer.directions):
             after = tuple(v[:, :, d] for v in result.sequences)
             start = tuple(v[d] for v in starts[number])
-            before = _before(after, start, alive, layer.dilations[number], d)
-            yield _rows(layer, number, d, batch, alive, dtype, below, before, after)
+            before = _find_before(after, start, alive, layer.dilations[number], d)
+            yield _make_steps(layer, number, d, batch, alive, dtype, below, before, after)
         y = merge_directions(result.sequences[0], layer.options.merge, batch.lengths)
         below = y + below if layer.options.residual and number else y
 
 
-def _before(
+def _find_before(
     after: tuple[Tensor, ...], start: tuple[Tensor, ...], alive: Tensor, dilation: int, d: int
 ) -> tuple[Tensor, ...]:
-    """The states `dilation` steps earlier in the direction's own order."""
-    found = []
+    """The states `dilation` steps earlier in the direction's order."""
+    states = []
     for v, first in zip(after, start, strict=True):
-        v = torch.where(alive.unsqueeze(-1), v, first)  # the backward direction comes from there
+        v = torch.where(alive.unsqueeze(-1), v, first)  # the backward direction starts there
         ends = first.expand(min(dilation, len(v)), *first.shape)
-        found.append(torch.cat((v[dilation:], ends) if d else (ends, v[: len(v) - len(ends)])))
-    return tuple(found)
+        states.append(torch.cat((v[dilation:], ends) if d else (ends, v[: len(v) - len(ends)])))
+    return tuple(states)
 
 
-def _rows(
+def _make_steps(
     layer: Passage, number: int, d: int, batch: Batch, alive: Tensor, dtype: torch.dtype | None,
     below: Tensor, before: tuple[Tensor, ...], after: tuple[Tensor, ...],
 ) -> Steps:  # fmt: skip

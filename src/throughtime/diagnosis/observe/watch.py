@@ -1,4 +1,4 @@
-"""What one training step gave its recurrent layers, and a few rows of it, ready to be run again."""
+"""The recorded calls of recurrent layers in one training step, and a few rows to run again."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
 from throughtime.backends.call import packed_mask, unpack
-from throughtime.diagnosis.observe.alignment import alike
-from throughtime.diagnosis.observe.observe import arguments, tensors
+from throughtime.diagnosis.observe.alignment import restructure
+from throughtime.diagnosis.observe.observe import list_tensors, read_arguments
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border
@@ -28,12 +28,12 @@ class WatchedCall:
 
     Attributes:
         name: the module's name in the model.
-        layer: ours in its place, over the very same weights.
-        x: as it was given.
+        layer: this package's layer for it, with the same weights.
+        x: of the call.
         state: likewise; None where it was left out.
-        given: what else the call was given.
+        options: the call's other arguments.
         outputs: (T, B, O) or packed, in the user's layout.
-        d_outputs: of the loss by the outputs, once its gradient came back.
+        d_outputs: of the loss by the outputs, after the backward pass.
         final: the form of the final state.
         d_final: of the loss by each tensor of the final state, in order.
     """
@@ -42,7 +42,7 @@ class WatchedCall:
     layer: SequenceLayer
     x: Any
     state: Any
-    given: dict[str, Any]
+    options: dict[str, Any]
     outputs: Any
     final: Any
     d_outputs: Tensor | None = None
@@ -50,9 +50,9 @@ class WatchedCall:
 
 
 class Watch:
-    """Hooks on every recurrent module of a model, which remember the calls of one training step.
+    """Hooks on every recurrent module of a model that record the calls of one training step.
 
-    They keep no graph alive, compute nothing, and do nothing where no gradient is recorded.
+    They keep no graph alive, compute nothing, and do nothing without gradients.
 
     Args:
         model: whose modules are watched.
@@ -63,76 +63,76 @@ class Watch:
 
     def __init__(self, model: nn.Module) -> None:
         self.calls: list[WatchedCall] = []
-        found = {name: ours for name, m in model.named_modules() if (ours := _ours(m)) is not None}
-        if not found:
+        layers = {
+            name: ours for name, m in model.named_modules() if (ours := _convert(m)) is not None
+        }
+        if not layers:
             raise OptionError(
                 "the model has no recurrent layer of torch.nn or throughtime to watch, and cells "
                 "that a loop steps are not watched; leave the watch out, and look at the model "
                 "with throughtime.diagnose"
             )
         modules = dict(model.named_modules())
-        self._handles = [self._hook(name, modules[name], found[name]) for name in found]
+        self._handles = [self._hook(name, modules[name], layers[name]) for name in layers]
 
     def _hook(self, name: str, module: nn.Module, ours: SequenceLayer) -> RemovableHandle:
-        def seen(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        def record(_: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             if torch.is_grad_enabled():
-                self.calls.append(_remembered(name, ours, args, kwargs, out))
+                self.calls.append(_record(name, ours, args, kwargs, out))
 
-        return module.register_forward_hook(seen, with_kwargs=True)
+        return module.register_forward_hook(record, with_kwargs=True)
 
     def clear(self) -> None:
         """Forget the calls."""
         self.calls.clear()
 
     def close(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         self.clear()
         for handle in self._handles:
             handle.remove()
 
 
-def _ours(module: nn.Module) -> SequenceLayer | None:
-    """A recurrent module as our layer; torch's keep their weights, which ours then shares."""
+def _convert(module: nn.Module) -> SequenceLayer | None:
+    """A recurrent module as this package's layer, which shares the weights of torch's."""
     if isinstance(module, nn.RNNBase) and not isinstance(module, SequenceLayer):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of hooks, which the layer made here never runs
+            warnings.simplefilter("ignore")  # of hooks, which this layer never runs
             module = from_torch(module, in_place=True)
     return module if isinstance(module, SequenceLayer) else None
 
 
-def _remembered(name: str, ours: SequenceLayer, args: Any, kwargs: Any, out: Any) -> WatchedCall:
-    x, state, given = arguments(args, kwargs)
+def _record(name: str, ours: SequenceLayer, args: Any, kwargs: Any, out: Any) -> WatchedCall:
+    x, state, options = read_arguments(args, kwargs)
     y, final = (
         out if isinstance(out, tuple) and not isinstance(out, PackedSequence) else (out, None)
     )
-    call = WatchedCall(
-        name, ours, _detached(x), _detached(state), given, _detached(y), _detached(final)
-    )
+    call = WatchedCall(name, ours, _detach(x), _detach(state), options, _detach(y), _detach(final))
     data = y.data if isinstance(y, PackedSequence) else y
     if data.requires_grad:
         data.register_hook(lambda d: setattr(call, "d_outputs", d))
-    for place, v in enumerate(tensors(final)):
+    for place, v in enumerate(list_tensors(final)):
         if v.requires_grad:
             v.register_hook(partial(_keep_final, call, place))
     return call
 
 
 def _keep_final(call: WatchedCall, place: int, d: Tensor | None) -> None:
-    if d is not None:  # torch calls with nothing where a neighbour alone has a gradient
+    if d is not None:  # torch passes None where only another tensor has a gradient
         call.d_final[place] = d
 
 
-def _detached(value: Any) -> Any:
-    """Tensors in tuples and packed sequences, apart from their graph."""
+def _detach(value: Any) -> Any:
+    """Tensors in tuples and packed sequences, detached."""
     if isinstance(value, PackedSequence):
         return value._replace(data=value.data.detach())
     if isinstance(value, Tensor):
         return value.detach()
-    return tuple(_detached(v) for v in value) if isinstance(value, tuple | list) else value
+    return tuple(_detach(v) for v in value) if isinstance(value, tuple | list) else value
 
 
 ROWS = 8
-"""How many rows of a training batch are looked at."""
+"""How many rows of a training batch are measured."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ class WatchedRows:
     """A few whole sequences of one call, time-major.
 
     Attributes:
-        batch: what the layer read.
-        d_outputs: (T, B, O), of the loss by the outputs; None where it does not read them.
-        d_final: of the loss by the final states; None where it does not read them.
+        batch: the layer's input.
+        d_outputs: (T, B, O), of the loss by the outputs; None where it does not use them.
+        d_final: of the loss by the final states; None where it does not use them.
     """
 
     batch: Batch
@@ -150,42 +150,44 @@ class WatchedRows:
     d_final: States | None
 
 
-def rows_of(call: WatchedCall, rows: int | None = ROWS) -> WatchedRows:
-    """The first whole sequences of a call, at most so many; all rows for None.
+def choose_rows(call: WatchedCall, rows: int | None = ROWS) -> WatchedRows:
+    """The first whole sequences of a call, at most `rows`; None: all.
 
-    Of ragged batches the rows that are longest. What autocast rounded is in the weights' dtype.
+    Of ragged batches, the longest rows. Values that autocast rounded are in the weights' dtype.
 
     Raises:
         OptionError: the call has resets, or the layer is dilated.
         ShapeError: it has no rows or no steps.
     """
-    batch, border = _entered(call, call.state)
+    batch, border = _enter(call, call.state)
     if batch.reset is not None or max(call.layer.dilations, default=1) > 1:
         raise OptionError(
             f"gradients by lag are measured without resets and dilation, which layer "
             f"{call.name or 'of the model'} has"
         )
-    d_y, d_final = call.d_outputs, _entered_final(call)
+    d_y, d_final = call.d_outputs, _enter_final(call)
     if batch.batch_sizes is not None:
         alive = packed_mask(batch.batch_sizes.to(batch.x.device))
         d_y = None if d_y is None else unpack(d_y, alive)
         batch = batch._replace(x=unpack(batch.x, alive), lengths=alive.sum(0), batch_sizes=None)
     elif d_y is not None:
-        d_y = _time_major(d_y, call.layer.batch_first)
+        d_y = _make_time_major(d_y, call.layer.batch_first)
         if border.back is not None:  # rows that begin late were moved to step 0
             flat = d_y.flatten(0, 1)
             d_y = torch.zeros_like(flat).index_copy(0, border.back, flat).view_as(d_y)
-    kept = _longest(batch)[:rows]
-    T = batch.x.shape[0] if batch.lengths is None else int(batch.lengths[kept].max())
-    inputs = batch.inputs and {n: v[:T, kept] for n, v in batch.inputs.items()}
-    few = Batch(batch.x[:T, kept], _rows(batch.state, kept), inputs=inputs)
-    return WatchedRows(few, None if d_y is None else d_y[:T, kept].to(few.x), _rows(d_final, kept))
+    chosen = _find_longest(batch)[:rows]
+    T = batch.x.shape[0] if batch.lengths is None else int(batch.lengths[chosen].max())
+    inputs = batch.inputs and {n: v[:T, chosen] for n, v in batch.inputs.items()}
+    few = Batch(batch.x[:T, chosen], _take_rows(batch.state, chosen), inputs=inputs)
+    return WatchedRows(
+        few, None if d_y is None else d_y[:T, chosen].to(few.x), _take_rows(d_final, chosen)
+    )
 
 
-def _entered(call: WatchedCall, state: Any) -> tuple[Batch, Border]:
-    """The batch in the layer's own layout and its weights' dtype, and the way back."""
+def _enter(call: WatchedCall, state: Any) -> tuple[Batch, Border]:
+    """The batch in the layer's layout and its weights' dtype, and the way back."""
     weight = next(call.layer.parameters(), None)
-    x, given = call.x, call.given
+    x, options = call.x, call.options
     data = x.data if isinstance(x, PackedSequence) else x
     if not data.numel():
         raise ShapeError(
@@ -193,8 +195,8 @@ def _entered(call: WatchedCall, state: Any) -> tuple[Batch, Border]:
             f"{tuple(data.shape)}"
         )
     if weight is not None and weight.dtype != data.dtype:
-        x, state, given = _cast((x, state, given), weight.dtype)
-    return call.layer.enter(x, state, **given)
+        x, state, options = _cast((x, state, options), weight.dtype)
+    return call.layer.enter(x, state, **options)
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
@@ -208,26 +210,28 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return tuple(_cast(v, dtype) for v in value) if isinstance(value, tuple | list) else value
 
 
-def _entered_final(call: WatchedCall) -> States | None:
-    """The gradient by the final states in the layer's own layout."""
+def _enter_final(call: WatchedCall) -> States | None:
+    """The gradient by the final states in the layer's layout."""
     if not call.d_final:
         return None
-    found = (call.d_final.get(i, torch.zeros_like(v)) for i, v in enumerate(tensors(call.final)))
-    return _entered(call, alike(call.final, found))[0].state
+    gradients = (
+        call.d_final.get(i, torch.zeros_like(v)) for i, v in enumerate(list_tensors(call.final))
+    )
+    return _enter(call, restructure(call.final, gradients))[0].state
 
 
-def _time_major(d: Tensor, batch_first: bool) -> Tensor:
+def _make_time_major(d: Tensor, batch_first: bool) -> Tensor:
     if d.dim() == 2:
         return d.unsqueeze(1)
     return d.transpose(0, 1) if batch_first else d
 
 
-def _longest(batch: Batch) -> Tensor:
-    """The numbers of the rows that have as many steps as any."""
+def _find_longest(batch: Batch) -> Tensor:
+    """The numbers of the rows with the most steps."""
     if batch.lengths is None:
         return torch.arange(batch.x.shape[1], device=batch.x.device)
     return torch.nonzero(batch.lengths == batch.lengths.max()).flatten()
 
 
-def _rows(states: States | None, kept: Tensor) -> States | None:
-    return states and tuple(tuple(v[:, kept].detach() for v in s) for s in states)
+def _take_rows(states: States | None, rows: Tensor) -> States | None:
+    return states and tuple(tuple(v[:, rows].detach() for v in s) for s in states)

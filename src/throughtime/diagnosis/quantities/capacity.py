@@ -1,4 +1,4 @@
-"""Linear memory capacity: how much of its past input can be read off a layer's state."""
+"""Linear memory capacity: how much of the past input a read-out of a layer's state recovers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MemoryCapacity:
         layer: its number.
         direction: 0 forward, 1 backward (where k steps ago is k steps ahead).
         state_width: N, numbers in the state; the capacity is at most N.
-        r2_by_lag: r^2(k) from k = 0 on, on held-out steps; what noise could give is 0.
+        r2_by_lag: r^2(k) from k = 0 on, on held-out steps; 0 below the noise line.
         capacity: the sum of r^2(k) over the lags measured.
         memory_steps: the largest k with r^2(k) > 0.5; -1 when there is none.
         noise_line: 8 / n; r^2 below it is set to 0.
@@ -49,7 +49,7 @@ class MemoryCapacity:
 
     @property
     def lags_suffice(self) -> bool:
-        """Whether r^2 had come to 0 at the last lag, so that the capacity lacks nothing."""
+        """Whether r^2 is 0 at the last lag, so that the capacity is complete."""
         return self.r2_by_lag[-1] == 0
 
 
@@ -88,7 +88,7 @@ def memory_capacity(
             f"{type(layer.cell).__name__} has direct inputs, and what they should be while the "
             f"layer is driven with noise is not known; its capacity cannot be measured"
         )
-    u, states = _driven(layer, lags, scale, seed, samples)
+    u, states = _drive(layer, lags, scale, seed, samples)
     return tuple(
         read_back(s[:, :, d], u, lags, layer=number, direction=d)
         for number, s in enumerate(states)
@@ -97,7 +97,7 @@ def memory_capacity(
 
 
 @torch.no_grad()
-def _driven(
+def _drive(
     layer: Passage, lags: int, scale: float, seed: int, samples: int
 ) -> tuple[Tensor, list[Tensor]]:
     """The noise u (T, B), and for each layer its states (T, B, D, N); 16 rows run side by side."""
@@ -120,10 +120,10 @@ def _driven(
 def read_back(
     states: Tensor, signal: Tensor, lags: int, *, layer: int = 0, direction: int = 0
 ) -> MemoryCapacity:
-    """The same for a signal and states of your own.
+    """The same for any signal and states.
 
-    The first half of the rows is fitted, the second held out; at both ends max(lags, 100) steps
-    are left aside.
+    The first half of the rows is fitted, the second held out; max(lags, 100) steps at both ends
+    are left out.
 
     Args:
         states: (T, B, N).
@@ -137,15 +137,17 @@ def read_back(
     T, B = signal.shape
     edge = max(lags, 100)
     _check(states, signal, lags, edge, layer)
-    targets = _lagged(signal.double(), lags, edge, -1 if direction else 1)
-    fit, held = (slice(0, B // 2), slice(B // 2, B))
-    if bool((targets[:, fit].std((0, 1)) == 0).any() or (targets[:, held].std((0, 1)) == 0).any()):
+    targets = _make_targets(signal.double(), lags, edge, -1 if direction else 1)
+    fit, held_out = (slice(0, B // 2), slice(B // 2, B))
+    if bool(
+        (targets[:, fit].std((0, 1)) == 0).any() or (targets[:, held_out].std((0, 1)) == 0).any()
+    ):
         raise OptionError("the signal is constant, so there is nothing to remember; give noise")
     s = states[edge : T - edge].double()
-    guess = _fitted(
-        s[:, fit].flatten(0, 1), targets[:, fit].flatten(0, 1), s[:, held].flatten(0, 1)
+    guess = _fit(
+        s[:, fit].flatten(0, 1), targets[:, fit].flatten(0, 1), s[:, held_out].flatten(0, 1)
     )
-    truth = targets[:, held].flatten(0, 1)
+    truth = targets[:, held_out].flatten(0, 1)
     line = 8 / len(truth)
     r2 = [v if v >= line else 0.0 for v in _squared_correlation(guess, truth).tolist()]
     return MemoryCapacity(
@@ -154,7 +156,7 @@ def read_back(
         state_width=states.shape[-1],
         r2_by_lag=tuple(r2),
         capacity=sum(r2),
-        memory_steps=_last_above_half(r2),
+        memory_steps=_find_memory(r2),
         noise_line=line,
         held_out_steps=len(truth),
     )
@@ -170,32 +172,32 @@ def _check(states: Tensor, signal: Tensor, lags: int, edge: int, layer: int) -> 
         raise OptionError(f"the signal and the states of layer {layer} must be finite numbers")
 
 
-def _lagged(signal: Tensor, lags: int, edge: int, way: int) -> Tensor:
+def _make_targets(signal: Tensor, lags: int, edge: int, way: int) -> Tensor:
     """(T - 2 edge, B, lags + 1): at t and k, the signal at t - way k."""
     T = len(signal)
     return torch.stack([signal[edge - way * k : T - edge - way * k] for k in range(lags + 1)], -1)
 
 
-def _fitted(s: Tensor, targets: Tensor, held: Tensor) -> Tensor:
+def _fit(s: Tensor, targets: Tensor, held_out: Tensor) -> Tensor:
     """Ridge read-outs fitted on s (n, N) and targets (n, K), applied to the states held out."""
     mean = s.mean(0)
     s = s - mean
     covariance = s.T @ s
     ridge = RIDGE * float(covariance.trace()) / max(1, s.shape[1])
-    if ridge == 0:  # a state that never moves knows nothing
-        return torch.zeros(len(held), targets.shape[1], dtype=s.dtype, device=s.device)
+    if ridge == 0:  # a constant state recovers nothing
+        return torch.zeros(len(held_out), targets.shape[1], dtype=s.dtype, device=s.device)
     eye = torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
     weights = torch.linalg.solve(covariance + ridge * eye, s.T @ (targets - targets.mean(0)))
-    guess: Tensor = (held - mean) @ weights
+    guess: Tensor = (held_out - mean) @ weights
     return guess
 
 
 def _squared_correlation(guess: Tensor, truth: Tensor) -> Tensor:
-    """r^2 of each column; 0 for a guess that never moves."""
+    """r^2 of each column; 0 for a constant guess."""
     g, u = guess - guess.mean(0), truth - truth.mean(0)
     size = (g * g).sum(0) * (u * u).sum(0)
     return torch.where(size > 0, (g * u).sum(0) ** 2 / size.clamp_min(1e-300), 0)
 
 
-def _last_above_half(r2: Sequence[float]) -> int:
+def _find_memory(r2: Sequence[float]) -> int:
     return max((k for k, v in enumerate(r2) if v > 0.5), default=-1)

@@ -1,4 +1,4 @@
-"""What clipping does to the gradient: how often, how much, and where the mean then points."""
+"""What clipping does to the gradient: how often, how much, and how it turns the mean."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from throughtime.errors import OptionError
 Kind = Literal["norm", "value"]
 
 NOISE = 0.5
-"""The split-half cosine under which the mean gradient counts as noise."""
+"""The split-half cosine below which the mean gradient counts as noise."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Clipping:
 
     Attributes:
         kind: "norm": all gradients together scaled to norm c; "value": each number cut at c.
-        threshold: c, in units of the gradient; None where only the raw gradients are looked at:
-            then the next five are None too.
+        threshold: c, in units of the gradient; None where only the raw gradients are measured:
+            then the five shares below are None too.
         norms: ||g|| of each batch.
         clip_rate: the share of batches of which anything is clipped.
         mean_shrink: E ||clip(g)|| / ||g||; for a norm E min(1, c / ||g||).
@@ -54,7 +54,7 @@ class Clipping:
 
     @property
     def mean_norm(self) -> float:
-        """||E g||, from E ||g||^2 = ||E g||^2 + the variance that the noise scale tells."""
+        """||E g||, from E ||g||^2 = ||E g||^2 + the variance, by the noise scale."""
         M = len(self.norms)
         square = sum(n * n for n in self.norms) / M
         return math.sqrt(square / (1 + self.noise_scale_batches * (M - 1) / M))
@@ -73,8 +73,8 @@ class Clipping:
 def gradients(model: nn.Module, losses: Iterable[Tensor]) -> Iterator[Tensor]:
     """The gradient of each loss by all parameters that train, side by side in float64.
 
-    `.grad` is neither read nor written. Losses may come from a generator, each made when asked
-    for: `gradients(model, (loss(model(x), y) for x, y in batches))`.
+    `.grad` is neither read nor written. Losses may come from a generator:
+    `gradients(model, (loss(model(x), y) for x, y in batches))`.
 
     Raises:
         OptionError: no parameter trains, or a loss does not depend on any of them.
@@ -87,8 +87,8 @@ def gradients(model: nn.Module, losses: Iterable[Tensor]) -> Iterator[Tensor]:
             raise OptionError(
                 f"the loss of batch {number} depends on no parameter that requires a gradient"
             )
-        found = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        yield torch.cat([g.detach().flatten().double() for g in found])
+        gradient = torch.autograd.grad(loss, parameters, materialize_grads=True)
+        yield torch.cat([g.detach().flatten().double() for g in gradient])
 
 
 def clipping(gradients: Iterable[Tensor], threshold: float | None, kind: Kind = "norm") -> Clipping:
@@ -96,7 +96,7 @@ def clipping(gradients: Iterable[Tensor], threshold: float | None, kind: Kind = 
 
     Args:
         gradients: one vector a batch, (P,), of M >= 2 fresh batches at fixed weights; they are
-            looked at once, one after the other.
+            read once, one after the other.
         threshold: c, in units of the gradient; None for the norms and the noise alone.
         kind: "norm" or "value".
 
@@ -119,7 +119,7 @@ def clipping(gradients: Iterable[Tensor], threshold: float | None, kind: Kind = 
     clipped_sum: Tensor | float = 0.0
     clipped = 0
     for number, g in enumerate(gradients):
-        g = _checked(g, number)
+        g = _check(g, number)
         u, norm = g if threshold is None else _clip(g, threshold, kind), float(g.norm())
         norms.append(norm)
         clipped += not torch.equal(u, g)
@@ -127,10 +127,10 @@ def clipping(gradients: Iterable[Tensor], threshold: float | None, kind: Kind = 
         cosines.append(_cosine(u, g) if norm else 1.0)
         halves[number % 2] = halves[number % 2] + g
         clipped_sum = clipped_sum + u
-    return _summed(kind, threshold, clipped, (norms, shrinks, cosines), halves, clipped_sum)
+    return _summarise(kind, threshold, clipped, (norms, shrinks, cosines), halves, clipped_sum)
 
 
-def _summed(
+def _summarise(
     kind: str, threshold: float | None, clipped: int,
     each: tuple[list[float], list[float], list[float]],
     halves: list[Tensor | float], clipped_sum: Tensor | float,
@@ -165,7 +165,7 @@ def _tensor(value: Tensor | float) -> Tensor:
     return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
 
 
-def _checked(g: Tensor, number: int) -> Tensor:
+def _check(g: Tensor, number: int) -> Tensor:
     g = g.detach().flatten().double()
     if not bool(g.isfinite().all()):
         raise OptionError(
@@ -182,7 +182,7 @@ def _clip(g: Tensor, c: float, kind: str) -> Tensor:
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:
-    """In the size of neither, so that squares of large gradients do not overflow; 0 with zero."""
+    """Of the vectors scaled to length 1, so that squares do not overflow; 0 with a zero vector."""
     sizes = float(a.norm()), float(b.norm())
     if 0.0 in sizes:
         return 0.0

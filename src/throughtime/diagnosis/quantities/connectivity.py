@@ -1,4 +1,4 @@
-"""Who talks to whom: how much the output at one step changes with the input at another."""
+"""Connectivity: how much the output at one step changes with the input at another."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from throughtime.diagnosis.observe.alignment import alive_steps, to_the_end
+from throughtime.diagnosis.observe.alignment import find_alive_steps, move_to_end
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.layer import Passage
 
 SHOWN, ROWS = 8, 8
-"""How many output steps are looked at; on how many rows."""
+"""How many output steps are measured; on how many rows."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Connectivity:
 
     Attributes:
         name: the module's name in the model; empty when it is the model.
-        output_steps: the t' looked at, from 0; of rows of several lengths every last step is
-            T - 1, and a row begins later.
+        output_steps: the t' measured, from 0; of rows of several lengths every last step is
+            T - 1, and shorter rows begin later.
         norms: for each t' of them C(t, t') over t = 0 to T - 1, geometric mean over the rows
             that have both steps; 0 where any row's is zero, as for inputs that come after it.
     """
@@ -42,7 +42,7 @@ def connectivity(
 
     Args:
         layer: a recurrent layer of this package; it is run in eval mode.
-        batch: time-major and padded, in the layer's own layout.
+        batch: time-major and padded, in the layer's layout.
         name: of the module, for the result.
         shown: how many output steps, evenly spread, the last step among them.
         rows: how many rows of the batch.
@@ -57,15 +57,15 @@ def connectivity(
     if not batch.x.numel():
         raise ShapeError(f"connectivity needs steps and rows, got x of {tuple(batch.x.shape)}")
     x, z = _run(layer, batch.first_rows(rows))
-    alive = alive_steps(batch.first_rows(rows))
-    z, inside = to_the_end(z, alive), to_the_end(alive, alive)
+    alive = find_alive_steps(batch.first_rows(rows))
+    z, inside = move_to_end(z, alive), move_to_end(alive, alive)
     steps = sorted({round((i + 1) * T / min(shown, T)) - 1 for i in range(min(shown, T))})
     norms = []
     for t in steps:
         (d_x,) = torch.autograd.grad(z[t].sum(), x, retain_graph=True)
         if not bool(d_x.isfinite().all()):
             raise OptionError(f"the gradient of the output at step {t} by the inputs is not finite")
-        logs, both = to_the_end(d_x.double().norm(dim=-1).log(), alive), inside & inside[t]
+        logs, both = move_to_end(d_x.double().norm(dim=-1).log(), alive), inside & inside[t]
         mean = torch.where(both, logs, 0).sum(1) / both.sum(1)
         norms.append(tuple(mean.exp().tolist()))
     return Connectivity(name, tuple(steps), tuple(norms))

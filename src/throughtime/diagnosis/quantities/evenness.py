@@ -1,4 +1,4 @@
-"""Is it learning evenly: gradient or update beside the weights, by matrix, gate and depth."""
+"""Whether a model learns evenly: gradient or update per weight, by matrix, gate and depth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.diagnosis.observe.every_state import Path
-from throughtime.diagnosis.observe.examined import Seen, Subject
+from throughtime.diagnosis.observe.examined import ModelRun, Subject
 from throughtime.errors import OptionError, ShapeError
 
 
@@ -19,8 +19,8 @@ class Share:
 
     Attributes:
         parameter: its name in the model.
-        name: the recurrent module's name, where it is of one; else empty.
-        layer: number of the layer in it; None where it is of no recurrent module.
+        name: the recurrent module's name; empty for parameters of other modules.
+        layer: number of the layer in it; None for parameters of other modules.
         direction: 0 forward, 1 backward; None likewise.
         gate: the gate; empty where the parameter is not made of gates.
         ratio: ||g|| / ||theta||, or ||delta theta|| / ||theta||; None where ||theta|| is 0.
@@ -44,7 +44,7 @@ class Depth:
         direction: 0 forward, 1 backward.
         steps: t, counted from 0 in the order of time: the first, middle and last of the longest
             row.
-        norms: ||d_t|| of all rows at their own first, middle and last step, d_t = dL/ds_t of the
+        norms: ||d_t|| of all rows at their first, middle and last step, d_t = dL/ds_t of the
             whole loss.
     """
 
@@ -91,12 +91,14 @@ class Evenness:
     neighbours: tuple[Neighbours, ...]
 
 
-def evenness(subject: Subject, seen: Seen, before: Mapping[str, Tensor] | None = None) -> Evenness:
+def evenness(
+    subject: Subject, run: ModelRun, before: Mapping[str, Tensor] | None = None
+) -> Evenness:
     """Measure how evenly a model learns from one loss, or has learnt since `before`.
 
     Args:
         subject: the model as it is now.
-        seen: of `subject.run`, with the whole loss.
+        run: of `subject.run`, with the whole loss.
         before: parameter's name -> its earlier value, as a state_dict holds it; left out, the
             ratios are those of the gradient.
 
@@ -108,26 +110,26 @@ def evenness(subject: Subject, seen: Seen, before: Mapping[str, Tensor] | None =
         n: p for n, p in subject.model.named_parameters() if p.requires_grad
     }
     if before is None:
-        found = torch.autograd.grad(
-            seen.loss, [*trained.values()], retain_graph=True, materialize_grads=True
+        gradients = torch.autograd.grad(
+            run.loss, [*trained.values()], retain_graph=True, materialize_grads=True
         )
-        moved, old = dict(zip(trained, found, strict=True)), trained
+        moved, old = dict(zip(trained, gradients, strict=True)), trained
     else:
-        old = {n: _earlier(n, p, before) for n, p in trained.items()}
+        old = {n: _find_earlier(n, p, before) for n, p in trained.items()}
         moved = {n: p.detach() - old[n] for n, p in trained.items()}
     for name, v in moved.items():
         if not bool(v.isfinite().all()):
             raise OptionError(f"the gradient or update of parameter {name} is not finite")
-    d = {(p.name, p.layer, p.direction): p.gradients(seen.loss) for p in seen.paths}
+    d = {(p.name, p.layer, p.direction): p.gradients(run.loss) for p in run.paths}
     return Evenness(
         kind="gradient" if before is None else "update",
-        shares=tuple(_shares(subject, old, moved)),
-        depth=tuple(_depth(p, v) for p, v in zip(seen.paths, d.values(), strict=True)),
-        neighbours=tuple(_neighbours(d)),
+        shares=tuple(_measure_shares(subject, old, moved)),
+        depth=tuple(_measure_depth(p, v) for p, v in zip(run.paths, d.values(), strict=True)),
+        neighbours=tuple(_compare_neighbours(d)),
     )
 
 
-def _earlier(name: str, now: Tensor, before: Mapping[str, Tensor]) -> Tensor:
+def _find_earlier(name: str, now: Tensor, before: Mapping[str, Tensor]) -> Tensor:
     if name not in before:
         raise OptionError(f"before must hold every parameter that trains, it lacks {name}")
     if before[name].shape != now.shape:
@@ -138,25 +140,25 @@ def _earlier(name: str, now: Tensor, before: Mapping[str, Tensor]) -> Tensor:
     return before[name].detach().to(now)
 
 
-def _shares(
+def _measure_shares(
     subject: Subject, old: Mapping[str, Tensor], moved: Mapping[str, Tensor]
 ) -> Iterator[Share]:
-    places = _places(subject)
+    places = _list_places(subject)
     for parameter, theta in old.items():
         if parameter not in places:
-            yield Share(parameter, "", None, None, "", _ratio(moved[parameter], theta))
+            yield Share(parameter, "", None, None, "", _find_ratio(moved[parameter], theta))
             continue
         name, layer, direction, gates = places[parameter]
         count = max(1, len(gates))
         blocks = zip(moved[parameter].chunk(count), theta.chunk(count), strict=True)
         for gate, (m, t) in zip(gates or ("",), blocks, strict=True):
-            yield Share(parameter, name, layer, direction, gate, _ratio(m, t))
+            yield Share(parameter, name, layer, direction, gate, _find_ratio(m, t))
 
 
 Place = tuple[str, int, int, tuple[str, ...]]
 
 
-def _places(subject: Subject) -> dict[str, Place]:
+def _list_places(subject: Subject) -> dict[str, Place]:
     """Parameter's name in the model -> module, layer, direction and the gates of its rows."""
     places: dict[str, Place] = {}
     for name, module in subject.layers.items():
@@ -171,13 +173,13 @@ def _places(subject: Subject) -> dict[str, Place]:
     return places
 
 
-def _ratio(moved: Tensor, theta: Tensor) -> float | None:
+def _find_ratio(moved: Tensor, theta: Tensor) -> float | None:
     size = float(theta.detach().double().norm())
     return float(moved.double().norm()) / size if size else None
 
 
-def _depth(path: Path, d: Tensor) -> Depth:
-    """Each row's own first, middle and last step; d ends with each row's own last."""
+def _measure_depth(path: Path, d: Tensor) -> Depth:
+    """Each row's first, middle and last step; d ends with each row's last."""
     T, n = path.steps, path.alive.sum(0)
     n, d = n[n > 0], d[:, n > 0]
     rows = torch.arange(len(n), device=d.device)
@@ -187,7 +189,7 @@ def _depth(path: Path, d: Tensor) -> Depth:
     return Depth(path.name, path.layer, path.direction, tuple(at), norms)
 
 
-def _neighbours(d: Mapping[tuple[str, int, int], Tensor]) -> Iterator[Neighbours]:
+def _compare_neighbours(d: Mapping[tuple[str, int, int], Tensor]) -> Iterator[Neighbours]:
     for (name, layer, direction), lower in d.items():
         upper = d.get((name, layer + 1, direction))
         if upper is None:

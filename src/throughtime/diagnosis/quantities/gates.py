@@ -1,4 +1,4 @@
-"""Gates: what they do in a run, and how long each unit keeps what it holds."""
+"""Gates: their values in a run, and the time scale of each unit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from throughtime.cell.contract import Names
-from throughtime.diagnosis.observe.steps import StepProduct, Steps, steps_of
+from throughtime.cell.product import WeightMatrix
+from throughtime.diagnosis.observe.steps import Steps, list_steps
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.layer import Passage
@@ -34,7 +35,7 @@ class Activity:
     """The values of one bounded function of the equations.
 
     Attributes:
-        names: the gates and vectors whose numbers go into it, other gates' values aside.
+        names: the gates and vectors whose numbers go into it, without other gates' values.
         function: "sigmoid" or "tanh".
         values: (N, H), over all steps of all rows.
     """
@@ -45,7 +46,7 @@ class Activity:
 
 
 @torch.no_grad()
-def activities(steps: Steps) -> list[Activity]:
+def record_activities(steps: Steps) -> list[Activity]:
     """Every sigmoid and tanh of the cell's equations, in the order they are computed."""
     a, U, p = steps.parts()
     watch = _Watch()
@@ -57,14 +58,14 @@ def activities(steps: Steps) -> list[Activity]:
     s = Names("s", dict(zip(steps.cell.state_names, steps.before, strict=True)))
     with watch:
         steps.cell.step(a, Names("U", products), s, p)
-    return watch.found
+    return watch.activities
 
 
 @dataclass(frozen=True)
 class _Named:
     """A matrix whose products are marked with its gate's name."""
 
-    matrix: StepProduct
+    matrix: WeightMatrix
     name: str
     watch: _Watch
 
@@ -73,18 +74,18 @@ class _Named:
 
 
 class _Watch(TorchFunctionMode):
-    """Follows which gate's numbers go into what; a bounded function ends a gate's reach."""
+    """Tracks which gates' numbers go into each tensor, up to the next bounded function."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[Activity] = []
+        self.activities: list[Activity] = []
         self._names: dict[int, frozenset[str]] = {}
-        self._held: list[Tensor] = []  # so that no other tensor gets the id of a marked one
+        self._alive: list[Tensor] = []  # so that no other tensor gets the id of a marked one
 
     def mark(self, value: Tensor, names: Iterable[str]) -> Tensor:
         known = self._names.get(id(value), frozenset())
         self._names[id(value)] = known | frozenset(names)
-        self._held.append(value)
+        self._alive.append(value)
         return value
 
     def __torch_function__(
@@ -101,9 +102,9 @@ class _Watch(TorchFunctionMode):
         return value
 
     def _find(self, names: frozenset[str], function: str, value: Tensor) -> None:
-        if function == "logsigmoid":  # a gate that the equations know by its logarithm
+        if function == "logsigmoid":  # a gate of which the equations compute the logarithm
             function, value = "sigmoid", value.exp()
-        self.found.append(Activity(names, function, value))
+        self.activities.append(Activity(names, function, value))
 
     def _of(self, value: Any) -> frozenset[str]:
         if isinstance(value, tuple | list):
@@ -112,12 +113,12 @@ class _Watch(TorchFunctionMode):
 
 
 LOW, HIGH, STILL = 0.05, 0.95, 1e-3
-"""Where a gate counts as shut, as open; the deviation under which a unit counts as dead."""
+"""Limits: a gate is shut, is open; the deviation below which a unit is dead."""
 
 
 @dataclass(frozen=True)
 class Saturation:
-    """How much of the time one bounded function stands at its ends.
+    """The share of one bounded function's values at its ends.
 
     Attributes:
         name: the gate, or "state" for a function of the state.
@@ -164,57 +165,57 @@ class GateTimes:
 def gate_times(layer: Passage, batch: Batch) -> tuple[GateTimes, ...]:
     """Measure every layer and direction on one batch.
 
-    Which gate keeps is what the cell's file declares; its values are found in the equations.
+    The cell's file declares which gate keeps; its values are read from the equations.
 
     Args:
         layer: a recurrent layer of this package.
-        batch: time-major and padded, in the layer's own layout.
+        batch: time-major and padded, in the layer's layout.
 
     Raises:
         ShapeError: fewer than two steps in all, over which nothing can vary.
-        OptionError: the batch or the states made of it are not finite, or the gate that the cell
-            declares is no sigmoid of its equations.
+        OptionError: the batch or its states are not finite, or the gate that the cell declares is
+            no sigmoid of its equations.
 
     Source: Tallec and Ollivier, Can Recurrent Neural Networks Warp Time? (2018) for the gates;
     for plain cells the eigenvalues of diag(mean phi') U, which the mean Jacobian is.
     """
-    return tuple(_of_part(part) for part in steps_of(layer, batch))
+    return tuple(_measure_part(part) for part in list_steps(layer, batch))
 
 
-def _of_part(steps: Steps) -> GateTimes:
+def _measure_part(steps: Steps) -> GateTimes:
     if len(steps.x) < 2:
         raise ShapeError(f"time scales need at least 2 steps over all rows, got {len(steps.x)}")
     if not all(bool(v.isfinite().all()) for v in steps.after):
         raise OptionError(
             f"layer {steps.layer} makes NaN or infinity of this batch, so it has no time scales"
         )
-    found = activities(steps)
-    keeping = steps.cell.keeps
-    times = _of_gates(steps, found, keeping) if keeping else _of_jacobian(steps)
+    functions = record_activities(steps)
+    keeps = steps.cell.keeps
+    times = _measure_gates(steps, functions, keeps) if keeps else _measure_jacobian(steps)
     deviation = steps.after[0].std(0, correction=0)
     return GateTimes(
         layer=steps.layer,
         direction=steps.direction,
-        kind="gate" if keeping else "eigenvalues",
-        tau_steps=tuple(steps.dilation * _time(share) for share in times.tolist()),
-        saturation=tuple(saturation_of(f, steps) for f in found),
+        kind="gate" if keeps else "eigenvalues",
+        tau_steps=tuple(steps.dilation * _find_time_scale(share) for share in times.tolist()),
+        saturation=tuple(measure_saturation(f, steps) for f in functions),
         unit_deviations=tuple(deviation.tolist()),
         dead_units=tuple(torch.nonzero(deviation < STILL).flatten().tolist()),
     )
 
 
-def _time(share: float) -> float:
+def _find_time_scale(share: float) -> float:
     """-1 / ln f; at or above 1 nothing is lost."""
     if share <= 0:
         return 0.0
     return math.inf if share >= 1 else -1 / math.log(share)
 
 
-def _of_gates(steps: Steps, found: list[Activity], keeping: Mapping[str, int]) -> Tensor:
+def _measure_gates(steps: Steps, functions: list[Activity], keeps: Mapping[str, int]) -> Tensor:
     """Mean share kept of each unit, (H,); units of several keeping gates one after the other."""
     shares = []
-    for name, sign in keeping.items():
-        gates = [f.values for f in found if name in f.names and f.function == "sigmoid"]
+    for name, sign in keeps.items():
+        gates = [f.values for f in functions if name in f.names and f.function == "sigmoid"]
         if len(gates) != 1:
             raise OptionError(
                 f"{type(steps.cell).__name__} declares that {name} keeps its state, so one sigmoid "
@@ -225,7 +226,7 @@ def _of_gates(steps: Steps, found: list[Activity], keeping: Mapping[str, int]) -
     return torch.cat(shares)
 
 
-def _of_jacobian(steps: Steps) -> Tensor:
+def _measure_jacobian(steps: Steps) -> Tensor:
     """|eigenvalues| of the mean Jacobian of the states side by side, (S,)."""
     widths = [v.shape[-1] for v in steps.before]
     with torch.enable_grad():
@@ -238,21 +239,21 @@ def _of_jacobian(steps: Steps) -> Tensor:
     return eigenvalues
 
 
-def saturation_of(found: Activity, steps: Steps) -> Saturation:
-    """How much of the time one bounded function of these steps stands at its ends."""
-    gates = [g for g in steps.cell.gates if g in found.names]
+def measure_saturation(activity: Activity, steps: Steps) -> Saturation:
+    """The share of one bounded function's values at its ends, over these steps."""
+    gates = [g for g in steps.cell.gates if g in activity.names]
     return Saturation(
         name="+".join(gates) or "state",
-        function=found.function,
-        share_low=float((found.values < _low(found)).double().mean()),
-        share_high=float((found.values > HIGH).double().mean()),
+        function=activity.function,
+        share_low=float((activity.values < _low(activity)).double().mean()),
+        share_high=float((activity.values > HIGH).double().mean()),
     )
 
 
-def share_at_ends(found: Activity) -> Tensor:
-    """(): the share of a bounded function's values that stand at either end."""
-    return ((found.values < _low(found)) | (found.values > HIGH)).double().mean()
+def measure_share_at_ends(activity: Activity) -> Tensor:
+    """(): the share of a bounded function's values at either end."""
+    return ((activity.values < _low(activity)) | (activity.values > HIGH)).double().mean()
 
 
-def _low(found: Activity) -> float:
-    return LOW if found.function == "sigmoid" else -HIGH
+def _low(activity: Activity) -> float:
+    return LOW if activity.function == "sigmoid" else -HIGH

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from throughtime.diagnosis.observe.alignment import of_rows, rows_by_length
-from throughtime.diagnosis.observe.steps import Steps, steps_of
+from throughtime.diagnosis.observe.alignment import group_by_length, take_rows
+from throughtime.diagnosis.observe.steps import Steps, list_steps
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.layer import Passage
@@ -44,13 +44,12 @@ class Jacobians:
         layer: its number.
         direction: 0 forward, 1 backward.
         lyapunov_nats_per_step: largest first, mean over rows, the first 10 steps left out; -inf
-            for a direction that is lost for good. The largest 16 where a state has more than 128
-            numbers.
+            where the Jacobian is singular. The largest 16 where a state has more than 128 numbers.
         singular_values: 5th, 50th and 95th percentile of the singular values of J_t over rows and
             up to 20 steps.
         condition_number: of the product over the last `condition_steps` steps, geometric mean
             over rows; infinite where it is singular, a lower bound from 1e15 on.
-        condition_steps: 20, or fewer where a row looked at is shorter.
+        condition_steps: 20, or fewer where a measured row is shorter.
         matrices: each square block of the recurrent weights.
     """
 
@@ -68,8 +67,8 @@ def jacobians(layer: Passage, batch: Batch, *, rows: int = 2) -> tuple[Jacobians
 
     Args:
         layer: a recurrent layer of this package.
-        batch: time-major and padded, in the layer's own layout.
-        rows: how many rows of it; of several lengths the longest, each over its own steps.
+        batch: time-major and padded, in the layer's layout.
+        rows: how many rows of it; of several lengths the longest, each over its steps.
 
     Raises:
         ShapeError: no more than 10 steps, which the spectrum leaves out.
@@ -79,21 +78,21 @@ def jacobians(layer: Passage, batch: Batch, *, rows: int = 2) -> tuple[Jacobians
     """
     if max(layer.dilations, default=1) > 1:
         raise OptionError("Jacobians are taken of layers without dilation")
-    by_length = [(n, of_rows(batch, n, at)) for n, at in rows_by_length(batch, rows)]
+    by_length = [(n, take_rows(batch, n, at)) for n, at in group_by_length(batch, rows)]
     T = by_length[0][0] if by_length else 0
     if T <= DROPPED:
         raise ShapeError(f"a Lyapunov spectrum needs more than {DROPPED} steps, got {T}")
     long = [(n, few) for n, few in by_length if n > DROPPED]
     window = min(WINDOW, *(n for n, _ in long))
-    parts = [[(steps, n) for steps in steps_of(layer, few)] for n, few in long]
-    return tuple(_of_parts(one, window) for one in zip(*parts, strict=True))
+    parts = [[(steps, n) for steps in list_steps(layer, few)] for n, few in long]
+    return tuple(_measure_parts(one, window) for one in zip(*parts, strict=True))
 
 
-def _of_parts(parts: tuple[tuple[Steps, int], ...], window: int) -> Jacobians:
+def _measure_parts(parts: tuple[tuple[Steps, int], ...], window: int) -> Jacobians:
     """Of one layer and direction: the rows of one length after those of another."""
     runs = [_run(steps, T, window) for steps, T in parts]
     exponents, singular, products = (torch.cat(v) for v in zip(*runs, strict=True))
-    return _summed(parts[0][0], exponents, singular, products, window)
+    return _summarise(parts[0][0], exponents, singular, products, window)
 
 
 def _run(steps: Steps, T: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +125,7 @@ def _start(J: Tensor) -> Tensor:
     return basis.expand(len(J), N, 16)
 
 
-def _summed(
+def _summarise(
     steps: Steps, exponents: Tensor, singular: Tensor, product: Tensor, count: int
 ) -> Jacobians:
     ends = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64, device="cpu")
@@ -146,7 +145,7 @@ def _summed(
 
 
 def step_jacobians(steps: Steps, T: int) -> Iterator[Tensor]:
-    """(B, N, N) of each step, in the direction's own order: row i is the gradient of s_t[i]."""
+    """(B, N, N) of each step, in the direction's order: row i is the gradient of s_t[i]."""
     B, widths = len(steps.x) // T, [v.shape[-1] for v in steps.before]
     N = sum(widths)
     for t in reversed(range(T)) if steps.direction else range(T):
@@ -156,8 +155,8 @@ def step_jacobians(steps: Steps, T: int) -> Iterator[Tensor]:
             before = tuple(v[at].requires_grad_() for v in steps.before)
             after = torch.cat(one.again(before), -1)
         picked = torch.eye(N, dtype=after.dtype, device=after.device).repeat(B, 1)
-        found = torch.autograd.grad(after, before, picked, materialize_grads=True)
-        yield torch.cat(found, -1).unflatten(0, (B, N))
+        rows = torch.autograd.grad(after, before, picked, materialize_grads=True)
+        yield torch.cat(rows, -1).unflatten(0, (B, N))
 
 
 def _matrices(steps: Steps) -> Iterator[RecurrentMatrix]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from throughtime.diagnosis.observe.every_state import Path
-from throughtime.diagnosis.observe.examined import Seen
-from throughtime.diagnosis.verdict.trouble import where
+from throughtime.diagnosis.observe.examined import ModelRun
+from throughtime.diagnosis.verdict.trouble import locate
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
 
 
@@ -20,7 +20,7 @@ class LagGradient:
     """rho(k) = exp(mean over rows of ln(||dL/ds_{T-k}|| / ||dL/ds_T||)) of one direction.
 
     L is the loss at the last step only, s all states of the cell side by side; T is each row's
-    own last step.
+    last step.
 
     Attributes:
         name: the module's name in the model.
@@ -50,12 +50,12 @@ class LagGradient:
 
     @property
     def largest_log10_rho(self) -> float:
-        """Of all lags; far above 0 where gradients explode."""
+        """The largest over all lags; far above 0 where gradients explode."""
         return max(self.log10_rho_by_lag)
 
     @property
     def last_lag(self) -> int:
-        """The longest that a row has whose last step the loss sees."""
+        """The longest lag of a row whose last step the loss sees."""
         return len(self.log10_rho_by_lag) - 1
 
     def at(self, lag: int) -> float:
@@ -65,14 +65,14 @@ class LagGradient:
 
 @dataclass(frozen=True)
 class Unseen:
-    """A layer and direction whose own last step the loss does not see.
+    """A layer and direction whose last step the loss does not see.
 
     Attributes:
         name: the module's name in the model.
         layer: number of the layer in it.
         direction: 0 forward; 1 backward, whose last step is the first of the sequence.
         both_ways: whether the module has two directions.
-        read_steps: after how many of its own steps the loss reads it last; 0 where never.
+        read_steps: after how many of its steps the loss reads it last; 0 where never.
         steps: T, of the longest row.
     """
 
@@ -84,18 +84,18 @@ class Unseen:
     steps: int
 
     def is_trouble(self, lag: int) -> bool:
-        """Whether it has read too little by then: not so far back, and not half of its steps."""
+        """Whether the loss reads it after at most `lag` steps and at most half of its steps."""
         return self.read_steps <= min(lag, self.steps // 2)
 
 
-def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
+def lag_gradients(run: ModelRun) -> tuple[LagGradient, ...]:
     """Measure every layer and direction whose last step the loss depends on.
 
     Rows of several lengths count their lags from their own ends, as do those that a loop carries
     unchanged past their ends; at lag k those of more than k steps count.
 
     Args:
-        seen: of `Subject.run(..., last_only=True)`.
+        run: of `Subject.run(..., last_only=True)`.
 
     Raises:
         ShapeError: sequences of one step, which have no lag.
@@ -104,17 +104,17 @@ def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
     Source: Pascanu, Mikolov and Bengio, On the Difficulty of Training Recurrent Neural Networks
     (2013), its equation 9 for Omega.
     """
-    if all(p.steps < 2 for p in seen.paths):
+    if all(p.steps < 2 for p in run.paths):
         raise ShapeError("a lag needs sequences of at least 2 steps, got 1")
     measured = []
-    for path in seen.paths:
-        parts = path.by_chain(seen.loss)
+    for path in run.paths:
+        parts = path.by_chain(run.loss)
         _check_finite(path, path.ended(parts))
-        if path.name in seen.apart:
+        if path.name in run.apart:
             path = path.felt(parts)
         d, several = path.ended(parts), path.alive.sum(0) > 1
         if bool((d[-1, several] != 0).any()):
-            measured.append(_of_path(path, parts, d))
+            measured.append(_measure_path(path, parts, d))
     if not measured:
         raise OptionError(
             "the loss sends no gradient to the last step of any recurrent layer, from which lags "
@@ -123,8 +123,8 @@ def lag_gradients(seen: Seen) -> tuple[LagGradient, ...]:
     return tuple(measured)
 
 
-def find_unseen(whole: Seen, gradients: Sequence[LagGradient]) -> tuple[Unseen, ...]:
-    """What of a model's layers and directions the lag gradients leave out, as the loss is blind.
+def find_unseen(whole: ModelRun, gradients: Sequence[LagGradient]) -> tuple[Unseen, ...]:
+    """The layers and directions that the lag gradients leave out, since the loss does not see them.
 
     Args:
         whole: of `Subject.run`, with the whole loss.
@@ -149,16 +149,16 @@ def _check_finite(path: Path, d: Tensor) -> None:
     before = path.steps - int(path.alive[:, row].sum())  # steps that the longest row has more
     t = path.steps - 1 - last if path.direction else last - before
     text = (
-        f"the gradient by the state of {where(path.layer, 0, path.name)} is NaN or "
+        f"the gradient by the state of {locate(path.layer, 0, path.name)} is NaN or "
         f"infinity, going back first at step {t} (counted from 0)"
     )
     raise NotFiniteError(text, "gradient", path.name, t)
 
 
-def _of_path(path: Path, parts: list[Tensor], d: Tensor) -> LagGradient:
+def _measure_path(path: Path, parts: list[Tensor], d: Tensor) -> LagGradient:
     norms, alive = d.double().norm(dim=-1).flip(0), path.alive.flip(0)  # (T, B) by lag
-    seen = (norms[0] > 0) & (alive.sum(0) > 1)  # the others have no ratio, or no lag
-    norms, alive = norms[:, seen], alive[:, seen]
+    usable = (norms[0] > 0) & (alive.sum(0) > 1)  # the others have no ratio, or no lag
+    norms, alive = norms[:, usable], alive[:, usable]
     T = int(alive.sum(0).max())
     ratios, alive = (norms / norms[0]).log()[:T], alive[:T]
     logs = (torch.where(alive, ratios, 0).sum(1) / alive.sum(1)).tolist()
@@ -167,21 +167,21 @@ def _of_path(path: Path, parts: list[Tensor], d: Tensor) -> LagGradient:
         layer=path.layer,
         direction=path.direction,
         log10_rho_by_lag=tuple(v / math.log(10) for v in logs),
-        horizon_e_steps=_horizon(logs, math.exp(-1)),
-        horizon_1e3_steps=_horizon(logs, 1e-3),
-        slope_nats_per_step=_slope(logs),
+        horizon_e_steps=_find_horizon(logs, math.exp(-1)),
+        horizon_1e3_steps=_find_horizon(logs, 1e-3),
+        slope_nats_per_step=_fit_slope(logs),
         zero_share=float((norms[:T][alive] == 0).double().mean()),
-        omega=_omega(path, parts),
+        omega=_measure_omega(path, parts),
         rows_by_lag=tuple(alive.sum(1).tolist()),
     )
 
 
-def _horizon(logs: list[float], share: float) -> int | None:
+def _find_horizon(logs: list[float], share: float) -> int | None:
     return next((k for k, v in enumerate(logs) if v < math.log(share)), None)
 
 
-def _slope(logs: list[float]) -> float:
-    """Of the line through the finite ones; -inf when there is only lag 0 of them."""
+def _fit_slope(logs: list[float]) -> float:
+    """The slope of the line through the finite ones; -inf where only lag 0 is finite."""
     points = [(k, v) for k, v in enumerate(logs) if math.isfinite(v)]
     if len(points) < 2:
         return -math.inf
@@ -190,7 +190,7 @@ def _slope(logs: list[float]) -> float:
     return above / sum((k - middle) ** 2 for k, _ in points)
 
 
-def _omega(path: Path, parts: list[Tensor]) -> float:
+def _measure_omega(path: Path, parts: list[Tensor]) -> float:
     """One step back from every state, through its own layer alone."""
     total = 0.0
     for chain, d in zip(path.chains, parts, strict=True):

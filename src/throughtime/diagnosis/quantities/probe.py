@@ -1,4 +1,4 @@
-"""Probes: what a linear read-out of each layer knows, beside what it could merely memorise."""
+"""Probes: what a linear read-out of each layer knows, against what it could memorise."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from throughtime.diagnosis.observe.batches import as_batches
-from throughtime.diagnosis.observe.examined import Seen, Subject
+from throughtime.diagnosis.observe.batches import list_batches
+from throughtime.diagnosis.observe.examined import ModelRun, Subject
 from throughtime.diagnosis.observe.observe import one_thread
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
@@ -26,15 +26,15 @@ Place = tuple[str, int | None]
 
 @dataclass(frozen=True)
 class Probe:
-    """A linear classifier of what one layer gives, on rows that were held out.
+    """A linear classifier of one layer's outputs, on held-out rows.
 
     Attributes:
         module: its name in the model, "" for the model itself.
-        layer: its number; None for the raw input, what the module reads.
-        classes: how many labels there are.
-        accuracy: share of labels said right.
+        layer: its number; None for the module's raw input.
+        classes: the number of labels.
+        accuracy: share of correct labels.
         control_accuracy: the same for a classifier of shuffled labels.
-        majority_share: share of the most frequent label of the fit: what knowing nothing gives.
+        majority_share: share of the most frequent label of the fit: the accuracy of a constant.
         held_out_count: labels that were held out.
     """
 
@@ -64,12 +64,12 @@ def probe(
     model: nn.Module, batches: Any, labels: Tensor | Sequence[Tensor], *,
     types: Tensor | Sequence[Tensor] | None = None, seed: int = 0,
 ) -> tuple[Probe, ...]:  # fmt: skip
-    """What a linear read-out of each recurrent layer knows, beside shuffled labels and the input.
+    """Measure what a linear read-out of each recurrent layer knows, against two controls.
 
     The model runs in eval mode on a copy. On the outputs of every layer, all directions side by
-    side, a softmax regression is fitted to the labels of half of the rows and asked for those of
-    the other half. The same is done on what each module reads, before any state, and with labels
-    that say nothing. A layer knows what it says better than all of these.
+    side, a softmax regression is fitted to the labels of half of the rows and predicts those of
+    the other half. The controls are the same on each module's input and with shuffled labels. A
+    layer knows what it predicts better than both.
 
     Args:
         model: a recurrent layer of torch.nn or of this package, or a module with some in it.
@@ -77,8 +77,8 @@ def probe(
         labels: of each batch, integers from 0: one a step, (T, B), or (B, T) for layers that
             have the batch in front, -1 where there is none; or (B,), of a row's final state.
             Modules that run over other steps or rows are left out.
-        types: as labels: what kind of thing stands there (a word, a letter). Shuffled labels are
-            then drawn by kind, so that a classifier can memorise them; else one by one.
+        types: as labels: what is at each place (a word, a letter). Shuffled labels are then drawn
+            by type, so that a classifier can memorise them; else one by one.
         seed: of the halves and the shuffled labels.
 
     Returns:
@@ -91,11 +91,11 @@ def probe(
 
     Source: Hewitt and Liang, Designing and Interpreting Probes with Control Tasks (2019).
     """
-    given = as_batches(batches)
-    marks = _one_each("labels", labels, len(given))
-    kinds: list[Tensor | None] = [None] * len(given)
+    batches_listed = list_batches(batches)
+    marks = _list_each("labels", labels, len(batches_listed))
+    kinds: list[Tensor | None] = [None] * len(batches_listed)
     if types is not None:
-        kinds = [*_one_each("types", types, len(given))]
+        kinds = [*_list_each("types", types, len(batches_listed))]
     for mark, kind in zip(marks, kinds, strict=True):
         if kind is not None and kind.shape != mark.shape:
             raise ShapeError(
@@ -103,58 +103,58 @@ def probe(
             )
     subject = Subject(model)
     with one_thread():
-        runs = [subject.run(batch) for batch in given]
+        runs = [subject.run(batch) for batch in batches_listed]
         names = [n for n in runs[0].batches if all(n in run.batches for run in runs)]
-        found = [_of_module(n, subject.layers[n], runs, marks, kinds, seed) for n in names]
-    if not any(found):
+        probes = [_probe_module(n, subject.layers[n], runs, marks, kinds, seed) for n in names]
+    if not any(probes):
         shapes = [tuple(runs[0].batches[n].x.shape[:2]) for n in names]
         raise ShapeError(
             f"labels must be (T, B) or (B,), and of a module's batch (T, B) is one of {shapes}; "
             f"got {tuple(marks[0].shape)}"
         )
-    return tuple(one for ones in found for one in ones)
+    return tuple(one for ones in probes for one in ones)
 
 
-def _one_each(what: str, values: Tensor | Sequence[Tensor], batches: int) -> list[Tensor]:
+def _list_each(what: str, values: Tensor | Sequence[Tensor], batches: int) -> list[Tensor]:
     several = [values] if isinstance(values, Tensor) else list(values)
     if len(several) != batches:
         raise ShapeError(f"{what} must be one tensor a batch, {batches}, got {len(several)}")
     return several
 
 
-def _of_module(
-    name: str, layer: SequenceLayer, runs: list[Seen], labels: list[Tensor],
+def _probe_module(
+    name: str, layer: SequenceLayer, runs: list[ModelRun], labels: list[Tensor],
     types: list[Tensor | None], seed: int,
 ) -> list[Probe]:  # fmt: skip
     """The probes of one module; none where the labels are not of its steps and rows."""
-    seen = [run.batches[name] for run in runs]
-    turned = [_time_major(layer, v, batch) for v, batch in zip(labels, seen, strict=True)]
+    batches = [run.batches[name] for run in runs]
+    turned = [_make_time_major(layer, v, batch) for v, batch in zip(labels, batches, strict=True)]
     if name in runs[0].apart or not all(v is not None for v in turned):
         return []
     marks = [v for v in turned if v is not None]
-    kinds = [None if v is None else _time_major(layer, v, b)
-             for v, b in zip(types, seen, strict=True)]  # fmt: skip
+    kinds = [None if v is None else _make_time_major(layer, v, b)
+             for v, b in zip(types, batches, strict=True)]  # fmt: skip
     rows = sum(v.shape[-1] for v in marks)
     if rows < 2:
         raise ShapeError(f"a probe needs at least 2 rows, one to hold out, got {rows}")
     draw = torch.Generator().manual_seed(seed)
     order = torch.randperm(rows, generator=draw, device="cpu").split([v.shape[-1] for v in marks])
     fitted = [(o < (rows + 1) // 2).expand(v.shape) for o, v in zip(order, marks, strict=True)]
-    control = _control(marks, kinds, draw)
-    kept = [_kept(v, batch) for v, batch in zip(marks, seen, strict=True)]
+    control = _draw_control(marks, kinds, draw)
+    labelled = [_find_labelled(v, batch) for v, batch in zip(marks, batches, strict=True)]
 
     def chosen(values: Sequence[Tensor]) -> Tensor:
-        return torch.cat([v[k] for v, k in zip(values, kept, strict=True)])
+        return torch.cat([v[k] for v, k in zip(values, labelled, strict=True)])
 
     rest = chosen(marks), chosen(control), chosen(fitted)
-    features = [_features(layer, b, v.dim() == 2) for b, v in zip(seen, marks, strict=True)]
+    features = [_find_features(layer, b, v.dim() == 2) for b, v in zip(batches, marks, strict=True)]
     return [
         _probe((name, number), chosen([f[number] for f in features]), *rest)
         for number in features[0]
     ]
 
 
-def _time_major(layer: SequenceLayer, v: Tensor, batch: Batch) -> Tensor | None:
+def _make_time_major(layer: SequenceLayer, v: Tensor, batch: Batch) -> Tensor | None:
     """Labels (T, B) or (B,), from the layout of the layer; None where they do not fit."""
     T, B = batch.x.shape[:2]
     if layer.batch_first and v.dim() == 2:
@@ -162,27 +162,29 @@ def _time_major(layer: SequenceLayer, v: Tensor, batch: Batch) -> Tensor | None:
     return v if tuple(v.shape) in ((T, B), (B,)) else None
 
 
-def _kept(labels: Tensor, batch: Batch) -> Tensor:
-    """Where there is a label, inside its row."""
-    kept = labels >= 0
+def _find_labelled(labels: Tensor, batch: Batch) -> Tensor:
+    """Where a row has a label."""
+    labelled = labels >= 0
     if labels.dim() == 2 and batch.lengths is not None:
         steps = torch.arange(len(labels), device="cpu").unsqueeze(1)
-        kept = kept & (steps < batch.lengths.cpu())
-    return kept
+        labelled = labelled & (steps < batch.lengths.cpu())
+    return labelled
 
 
 @torch.no_grad()
-def _features(layer: SequenceLayer, batch: Batch, every_step: bool) -> dict[int | None, Tensor]:
-    """Of the input (T, B, I) and each layer (T, B, D W), or the final ones (B, D W)."""
+def _find_features(
+    layer: SequenceLayer, batch: Batch, every_step: bool
+) -> dict[int | None, Tensor]:
+    """The input (T, B, I) and the outputs of each layer (T, B, D W), or final ones (B, D W)."""
     results = layer.carry(batch)[1]
-    features: dict[int | None, Tensor] = {None: batch.x if every_step else _last(batch)}
+    features: dict[int | None, Tensor] = {None: batch.x if every_step else _find_last(batch)}
     for number, r in enumerate(results):
         final = r.final[0].transpose(0, 1).flatten(1)
         features[number] = r.sequences[0].flatten(-2) if every_step else final
     return {number: v.double().cpu() for number, v in features.items()}
 
 
-def _last(batch: Batch) -> Tensor:
+def _find_last(batch: Batch) -> Tensor:
     """Each row's last input (B, I)."""
     T, B = batch.x.shape[:2]
     if batch.lengths is None:
@@ -191,7 +193,7 @@ def _last(batch: Batch) -> Tensor:
     return batch.x[ends.clamp(0), torch.arange(B, device=batch.x.device)]
 
 
-def _control(
+def _draw_control(
     labels: list[Tensor], types: list[Tensor | None], draw: torch.Generator
 ) -> list[Tensor]:
     """Random labels, as frequent as the true ones; one a type, or one a place."""
@@ -223,20 +225,20 @@ def _probe(place: Place, f: Tensor, labels: Tensor, control: Tensor, fitted: Ten
         module=place[0],
         layer=place[1],
         classes=len(labels.unique()),
-        accuracy=_accuracy(f, labels, fitted, classes),
-        control_accuracy=_accuracy(f, control, fitted, classes),
+        accuracy=_measure_accuracy(f, labels, fitted, classes),
+        control_accuracy=_measure_accuracy(f, control, fitted, classes),
         majority_share=float((labels[~fitted] == counts.argmax()).double().mean()),
         held_out_count=int((~fitted).sum()),
     )
 
 
-def _accuracy(f: Tensor, labels: Tensor, fitted: Tensor, classes: int) -> float:
-    """Of a softmax regression, on what it was not fitted on."""
+def _measure_accuracy(f: Tensor, labels: Tensor, fitted: Tensor, classes: int) -> float:
+    """The accuracy of a softmax regression on held-out rows."""
     mean, deviation = f[fitted].mean(0), f[fitted].std(0, correction=0)
     f = (f - mean) / torch.where(deviation > 0, deviation, 1)
     weights = softmax_regression(f[fitted], labels[fitted], classes)
-    said = (f[~fitted] @ weights[:-1] + weights[-1]).argmax(1)
-    return float((said == labels[~fitted]).double().mean())
+    predicted = (f[~fitted] @ weights[:-1] + weights[-1]).argmax(1)
+    return float((predicted == labels[~fitted]).double().mean())
 
 
 def softmax_regression(f: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -1,6 +1,6 @@
 """How far back one training step reaches: the gradient of every state, by its lag.
 
-One pass forward and one back for all layers and directions, where `walk` takes one a mark.
+It takes one forward and one backward pass for all layers and directions; `walk` one a mark.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from throughtime.backends.call import Call, Result
 from throughtime.diagnosis.observe.calls import State
 from throughtime.diagnosis.observe.every_state import (
     MarkedWalk,
-    apart,
-    in_own_order,
-    sent_back,
-    states_at,
+    detach_call,
+    orient,
+    run_to_marks,
     walk,
+    weigh_outputs,
 )
 from throughtime.diagnosis.observe.watch import WatchedRows
-from throughtime.diagnosis.quantities.gates import activities, share_at_ends
+from throughtime.diagnosis.quantities.gates import measure_share_at_ends, record_activities
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.options import merge_directions
@@ -43,25 +43,25 @@ def norms_by_lag(layer: SequenceLayer, rows: WatchedRows) -> list[tuple[MarkedWa
             fast, elsewhere a loop over time.
     """
     with torch.enable_grad():
-        calls, results = _carried(layer, rows.batch)
-        seen = _sent_back(layer, results, rows, _leaves(calls))
+        calls, results = _carry(layer, rows.batch)
+        reached = _send_back(layer, results, rows, _list_leaves(calls))
     return [
-        (_marked(call, r, number, d), _by_lag(call, d) if seen else None)
+        (_mark(call, r, number, d), _find_norms(call, d) if reached else None)
         for number, (call, r) in enumerate(zip(calls, results, strict=True))
         for d in range(layer.directions)
     ]
 
 
-def _carried(layer: SequenceLayer, batch: Batch) -> tuple[list[Call], list[Result]]:
-    """What each layer is called with, and gives."""
+def _carry(layer: SequenceLayer, batch: Batch) -> tuple[list[Call], list[Result]]:
+    """The call of each layer, and its result."""
     x = batch.x.detach().requires_grad_(bool(layer.cell.layout.input_gates))
     calls: list[Call] = []
     results: list[Result] = []
 
     def run(_: int, call: Call) -> Tensor:
-        call = apart(call)
+        call = detach_call(call)
         T, B, D = *call.x.shape[:2], call.directions
-        if call.x.requires_grad:  # the start would have all weights' sums made, too
+        if call.x.requires_grad:  # a start with a gradient would cost all weights' sums, too
             call = call._replace(state=tuple(v.detach() for v in call.start()))
         call = call._replace(norms=call.x.new_zeros(T, B, D, len(layer.cell.state_names)))
         calls.append(call)
@@ -72,17 +72,17 @@ def _carried(layer: SequenceLayer, batch: Batch) -> tuple[list[Call], list[Resul
     return calls, results
 
 
-def _leaves(calls: list[Call]) -> list[Tensor]:
-    """What gradients go back to on their way past every state."""
+def _list_leaves(calls: list[Call]) -> list[Tensor]:
+    """The leaves of gradients that pass every state."""
     x = calls[0].x
     return [x] if x.requires_grad else [v for call in calls for v in call.start()]
 
 
-def _sent_back(
+def _send_back(
     layer: SequenceLayer, results: list[Result], rows: WatchedRows, leaves: list[Tensor]
 ) -> bool:
-    """Let what came back to each direction's own last step go on to the leaves; False: nothing."""
-    sent = [] if rows.d_outputs is None else [_ends(layer, results[-1], rows.d_outputs)]
+    """Send the gradients at each direction's last step on to the leaves; False: there are none."""
+    sent = [] if rows.d_outputs is None else [_find_ends(layer, results[-1], rows.d_outputs)]
     for result, d_state in zip(results, rows.d_final or (), strict=rows.d_final is not None):
         sent += zip(result.final, d_state, strict=True)
     sent = [(v, d) for v, d in sent if v.requires_grad]
@@ -92,8 +92,8 @@ def _sent_back(
     return bool(sent)
 
 
-def _ends(layer: SequenceLayer, result: Result, d_y: Tensor) -> tuple[Tensor, Tensor]:
-    """The outputs of each direction's own last step, other steps as constants, and what came back.
+def _find_ends(layer: SequenceLayer, result: Result, d_y: Tensor) -> tuple[Tensor, Tensor]:
+    """The outputs of each direction's last step, other steps as constants, and their gradients.
 
     What a residual adds to them is a constant, as all earlier outputs are.
     """
@@ -108,20 +108,20 @@ def _ends(layer: SequenceLayer, result: Result, d_y: Tensor) -> tuple[Tensor, Te
     return merge_directions(torch.cat(both), merge), d_y[:: len(d_y) - 1]
 
 
-def _by_lag(call: Call, d: int) -> Tensor:
+def _find_norms(call: Call, d: int) -> Tensor:
     assert call.norms is not None
     norms: Tensor = call.norms[:, :, d].double().norm(dim=-1)
     return norms if d else norms.flip(0)
 
 
 @torch.no_grad()
-def _marked(call: Call, result: Result, number: int, d: int) -> MarkedWalk:
+def _mark(call: Call, result: Result, number: int, d: int) -> MarkedWalk:
     """The states a third of the steps back and one step back.
 
-    The output is one of them; where there are others, they are carried there once more.
+    A single state is the output; several are computed again up to there.
     """
     lags = sorted({0, 1, (len(call.x) - 1) // 3}, reverse=True)
-    one, _ = in_own_order(call.direction(d)._replace(norms=None), d)
+    one, _ = orient(call.direction(d)._replace(norms=None), d)
     states: tuple[State, ...]
     if len(result.final) == 1:
         T, y = len(one.x), result.sequences[0][:, :, d].detach()
@@ -129,7 +129,7 @@ def _marked(call: Call, result: Result, number: int, d: int) -> MarkedWalk:
         states = tuple((v.unsqueeze(0),) for v in y[at])
     else:
         last = tuple(v[d : d + 1].detach() for v in result.final)
-        states = (*states_at(one, lags[:-1]), last)
+        states = (*run_to_marks(one, lags[:-1]), last)
     return MarkedWalk(number, d, tuple(lags), states, one)
 
 
@@ -160,7 +160,7 @@ class Pulse:
 
     @property
     def place(self) -> str:
-        """The layer in a word, as in `encoder.0` and `encoder.0.backward`."""
+        """The layer's name, as in `encoder.0` and `encoder.0.backward`."""
         return f"{self.name or 'model'}.{self.layer}{'.backward' if self.direction else ''}"
 
     def horizon_steps(self, share: float = 1e-3) -> int | None:
@@ -184,7 +184,7 @@ class Pulse:
         return low + (high - low) * (lag - below) / (above - below)
 
 
-def pulses(
+def measure_pulses(
     name: str, layer: SequenceLayer, rows: WatchedRows, lag: int | None
 ) -> tuple[Pulse, ...]:
     """Measure every layer and direction of a module on a few rows.
@@ -202,40 +202,40 @@ def pulses(
     T = rows.batch.x.shape[0]
     if T < 2:
         raise ShapeError(f"layer {name or 'of the model'} is given sequences of one step")
-    lags = lags_of(T, lag)
+    lags = list_lags(T, lag)
     return tuple(
-        Pulse(name, w.layer, w.direction, T, rho, _saturated(w))
-        for w, rho in _reached(layer, rows, lags)
+        Pulse(name, w.layer, w.direction, T, rho, _measure_saturation(w))
+        for w, rho in _measure_reach(layer, rows, lags)
     )
 
 
-def lags_of(steps: int, lag: int | None = None) -> list[int]:
-    """0, ..., (T - 1) / 9, (T - 1) / 3, T - 1; with one more where it is in reach."""
-    found, k = {0} if lag is None or lag >= steps else {0, lag}, steps - 1
+def list_lags(steps: int, lag: int | None = None) -> list[int]:
+    """0, ..., (T - 1) / 9, (T - 1) / 3, T - 1; and `lag` where it is below T."""
+    lags, k = {0} if lag is None or lag >= steps else {0, lag}, steps - 1
     while k:
-        found.add(k)
+        lags.add(k)
         k //= 3
-    return sorted(found)
+    return sorted(lags)
 
 
-def _reached(
+def _measure_reach(
     layer: SequenceLayer, rows: WatchedRows, lags: list[int]
 ) -> Iterator[tuple[MarkedWalk, dict[int, float]]]:
     """log10 rho by lag, for the loss that sends these gradients back to the last step."""
     if rows.batch.x.device.type == "cpu":
-        for walked, norms in norms_by_lag(layer, rows):
-            yield walked, {} if norms is None else _log10_rho(range(len(norms)), norms)
+        for marked, norms in norms_by_lag(layer, rows):
+            yield marked, {} if norms is None else _log10_rho(range(len(norms)), norms)
         return
     y, finals, walks = walk(layer, rows.batch, lags, last_only=True)
-    sent = sent_back(y, finals, rows)
-    for walked in walks:
-        norms = None if sent is None else walked.gradients(sent).double().norm(dim=-1).flip(0)
-        yield walked, {} if norms is None else _log10_rho(walked.lags[::-1], norms)
+    sent = weigh_outputs(y, finals, rows)
+    for marked in walks:
+        norms = None if sent is None else marked.gradients(sent).double().norm(dim=-1).flip(0)
+        yield marked, {} if norms is None else _log10_rho(marked.lags[::-1], norms)
 
 
 def _log10_rho(lags: Sequence[int], norms: Tensor) -> dict[int, float]:
     """Of the norms (lags, B), lag 0 first."""
-    norms = norms[:, norms[0] > 0]  # a row of which the loss is blind has no ratio
+    norms = norms[:, norms[0] > 0]  # a row that the loss does not see has no ratio
     if not norms.shape[1]:
         return {}
     if not bool(norms.isfinite().all()):
@@ -244,6 +244,6 @@ def _log10_rho(lags: Sequence[int], norms: Tensor) -> dict[int, float]:
 
 
 @torch.no_grad()
-def _saturated(walked: MarkedWalk) -> float | None:
-    shares = [share_at_ends(f) for f in activities(walked.steps())]
+def _measure_saturation(marked: MarkedWalk) -> float | None:
+    shares = [measure_share_at_ends(f) for f in record_activities(marked.steps())]
     return max(torch.stack(shares).tolist()) if shares else None

@@ -9,9 +9,9 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
-from throughtime.diagnosis.observe.incoming_gradient import Arriving, arriving, through_merge
+from throughtime.diagnosis.observe.incoming_gradient import Arriving, find_arriving, split_merge
 from throughtime.diagnosis.observe.observe import as_layer
-from throughtime.diagnosis.observe.steps import steps_of
+from throughtime.diagnosis.observe.steps import list_steps
 from throughtime.errors import OptionError
 from throughtime.layers.recurrent import SequenceLayer
 
@@ -50,7 +50,7 @@ class WeightLags:
 def weight_lags(
     module: nn.Module, loss: Callable[[], Tensor], rows: int | None = None
 ) -> tuple[WeightLags, ...]:
-    """Take the gradient of a layer's weights apart by lag, exactly; one result a direction.
+    """Split the gradient of a layer's weights by lag, exactly; one result a direction.
 
     A loss of one step costs a few times one back-propagation; a loss of all T steps up to T / 2
     times as much, so give it few rows then.
@@ -59,20 +59,20 @@ def weight_lags(
 
     Args:
         module: a layer or cell inside the model that the loss runs.
-        loss: runs the model and gives a scalar; computed once, in eval mode of the module.
-        rows: take apart what so many rows of the module's batch add, the longest; left out, all.
+        loss: runs the model and returns a scalar; computed once, in eval mode of the module.
+        rows: how many rows of the module's batch, the longest; left out, all.
 
     Raises:
-        OptionError: what `arriving` refuses; dilation, zoneout or several bidirectional layers,
-            where a lag is not one number; or no gradient at all.
+        OptionError: what `find_arriving` refuses; dilation, zoneout or several bidirectional
+            layers, where a lag is not one number; or no gradient at all.
 
     Source: the sum over time of back-propagation through time (Werbos, 1990) with its terms
     sorted by distance; Williams and Peng (1990) for truncation.
     """
     layer = as_layer(module)
     _check(layer)
-    seen = arriving(module, loss, rows)
-    return tuple(_of_direction(layer, seen, d) for d in range(layer.directions))
+    arrivals = find_arriving(module, loss, rows)
+    return tuple(_measure_direction(layer, arrivals, d) for d in range(layer.directions))
 
 
 def _check(layer: SequenceLayer) -> None:
@@ -90,12 +90,12 @@ def _check(layer: SequenceLayer) -> None:
         )
 
 
-def _of_direction(layer: SequenceLayer, seen: list[Arriving], d: int) -> WeightLags:
-    stacks = [_Stack(layer, one, d) for one in seen]
+def _measure_direction(layer: SequenceLayer, arrivals: list[Arriving], d: int) -> WeightLags:
+    stacks = [_Stack(layer, arrival, d) for arrival in arrivals]
     names = stacks[0].names if stacks else []
-    if not seen:
+    if not arrivals:
         raise OptionError("a diagnosis needs at least one step, and every row has none")
-    each = [torch.cat([one.d_weights[n].flatten() for n in names]) for one in seen]
+    each = [torch.cat([arrival.d_weights[n].flatten() for n in names]) for arrival in arrivals]
     g = torch.stack(each).double().sum(0)
     size = float(g.norm())
     if size == 0 or not bool(g.isfinite().all()):
@@ -108,7 +108,7 @@ def _of_direction(layer: SequenceLayer, seen: list[Arriving], d: int) -> WeightL
         norms.append(float(part.norm()))
         shares.append(float(total.norm()) / size)
         cosines.append(float(total @ g) / max(size * float(total.norm()), 1e-300))
-    rest = max(len(one.d_outputs) for one in seen) - len(norms)
+    rest = max(len(arrival.d_outputs) for arrival in arrivals) - len(norms)
     return WeightLags(
         direction=d,
         norm_by_lag=(*norms, *([0.0] * rest)),
@@ -121,21 +121,21 @@ def _of_direction(layer: SequenceLayer, seen: list[Arriving], d: int) -> WeightL
 class _Stack:
     """All layers of one direction as one step, at any of the T steps."""
 
-    def __init__(self, layer: SequenceLayer, seen: Arriving, d: int) -> None:
-        self.B = seen.batch.x.shape[1]
+    def __init__(self, layer: SequenceLayer, arrival: Arriving, d: int) -> None:
+        self.B = arrival.batch.x.shape[1]
         self.residual = layer.options.residual
-        steps = [s for s in steps_of(layer, seen.batch, None) if s.direction == d]
-        self.layers = [replace(s, weights=_leaves(s.weights)) for s in steps]
-        named = {layer.weight_names(s.layer, d)[n]: v
+        steps = [s for s in list_steps(layer, arrival.batch, None) if s.direction == d]
+        self.layers = [replace(s, weights=_make_leaves(s.weights)) for s in steps]
+        weights = {layer.weight_names(s.layer, d)[n]: v
                  for s in self.layers for n, v in s.weights.items()}  # fmt: skip
-        self.names = [n for n in named if n in seen.d_weights]  # frozen ones are left out
-        self.trained = [named[n] for n in self.names]
+        self.names = [n for n in weights if n in arrival.d_weights]  # frozen ones are left out
+        self.trained = [weights[n] for n in self.names]
         self.back = 1 if d else -1  # where the step before lies
-        self.d_y = through_merge(layer, seen, d)
-        self.d_s = [v[:, :, d] for s in seen.d_states for v in s]
+        self.d_y = split_merge(layer, arrival, d)
+        self.d_s = [v[:, :, d] for s in arrival.d_states for v in s]
 
     def parts(self) -> Iterator[Tensor]:
-        """G_0, G_1, ... while anything comes back; each a vector in float64."""
+        """G_0, G_1, ... while any gradient is left; each a vector in float64."""
         d_y, d_s = self.d_y, self.d_s
         T = len(d_y)
         for _ in range(T):
@@ -151,7 +151,7 @@ class _Stack:
             to = at + self.back
             inside = (to >= 0) & (to < T)
             for v, new in zip(d_s, before, strict=True):
-                v[to[inside]] = _normal(new).unflatten(0, (len(at), self.B))[inside]
+                v[to[inside]] = _flush_small(new).unflatten(0, (len(at), self.B))[inside]
 
     @torch.enable_grad()
     def _back(self, at: Tensor, d_y: Tensor, d_s: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -171,18 +171,20 @@ class _Stack:
         assert y is not None
         wanted = [*befores, *self.trained]
         sent = [d_y[at].flatten(0, 1), *(v[at].flatten(0, 1) for v in d_s)]
-        found = torch.autograd.grad([y, *afters], wanted, sent, allow_unused=True)
-        full = [torch.zeros_like(w) if v is None else v for w, v in zip(wanted, found, strict=True)]
+        gradients = torch.autograd.grad([y, *afters], wanted, sent, allow_unused=True)
+        full = [
+            torch.zeros_like(w) if v is None else v for w, v in zip(wanted, gradients, strict=True)
+        ]
         weights = torch.cat([v.flatten() for v in full[len(befores) :]]).double()
         return weights, full[: len(befores)]
 
 
-def _normal(v: Tensor) -> Tensor:
-    """Zero for what is about to leave the numbers that the processor is fast with."""
+def _flush_small(v: Tensor) -> Tensor:
+    """Flush tiny numbers to zero, since processors are slow with subnormal ones."""
     return torch.where(v.abs() < 1e6 * torch.finfo(v.dtype).tiny, 0, v)
 
 
-def _leaves(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies that train; where a sequence starts is no use of weights at a step."""
+def _make_leaves(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that train, without the initial states, which no step uses."""
     used = {n: v for n, v in weights.items() if not n.startswith("initial_")}
     return {n: v.clone().requires_grad_() for n, v in used.items()}

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 def to_json(value: Any) -> str:
     """A dataclass of numbers, words, tuples and dataclasses as JSON; NaN and infinity as words."""
-    return json.dumps(_plain(value), allow_nan=False)
+    return json.dumps(_simplify(value), allow_nan=False)
 
 
 def from_json(kind: type[T], text: str) -> T:
@@ -23,31 +23,31 @@ def from_json(kind: type[T], text: str) -> T:
         ValueError: the text is no JSON, or not of such a dataclass.
     """
     try:
-        made: T = _made(kind, json.loads(text))
+        built: T = _build(kind, json.loads(text))
     except (KeyError, TypeError) as error:
         raise ValueError(f"the text is not the JSON of a {kind.__name__}: {error!r}") from error
-    return made
+    return built
 
 
-def _plain(value: Any) -> Any:
+def _simplify(value: Any) -> Any:
     if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: _simplify(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple):
-        return [_plain(v) for v in value]
+        return [_simplify(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
 
 
-def _made(kind: Any, value: Any) -> Any:
+def _build(kind: Any, value: Any) -> Any:
     """What a type hint says, of what JSON has."""
     if is_dataclass(kind):
         hints = get_type_hints(kind)
-        return kind(**{f.name: _made(hints[f.name], value[f.name]) for f in fields(kind)})  # type: ignore[operator]
+        return kind(**{f.name: _build(hints[f.name], value[f.name]) for f in fields(kind)})  # type: ignore[operator]
     if get_origin(kind) is tuple:
         parts = get_args(kind)
         each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
-        return tuple(_made(k, v) for k, v in zip(each, value, strict=True))
+        return tuple(_build(k, v) for k, v in zip(each, value, strict=True))
     if isinstance(kind, types.UnionType):
-        return None if value is None else _made(get_args(kind)[0], value)
+        return None if value is None else _build(get_args(kind)[0], value)
     return float(value) if kind is float else value

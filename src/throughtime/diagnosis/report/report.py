@@ -60,7 +60,7 @@ class Band:
         name: the module's name in the model.
         layer: number of the layer in it.
         direction: 0 forward, 1 backward.
-        batches: how many were measured, the report's own among them.
+        batches: how many were measured, including the report's.
         lowest_log10_rho_by_lag: the least of log10 rho(k), from k = 0 to the last lag that all
             of them have.
         highest_log10_rho_by_lag: the greatest.
@@ -100,8 +100,8 @@ class Report:
         steps: T, of the longest row.
         rows: B, all sequences of the first recurrent module.
         lag: how far back the task needs, steps.
-        loss: its value; None where the run did not come to a finite one.
-        truncation: steps that the user's back-propagation reaches; None where it is not said.
+        loss: its value; None where it is not finite.
+        truncation: steps that the user's back-propagation reaches; None where unknown.
         lag_gradients: of each layer and direction that the last step's loss depends on.
         bands: their spread over batches; empty with a single batch.
         torch_default: the same lag gradients with the recurrent layers at torch's own start.
@@ -113,10 +113,10 @@ class Report:
         evenness: how evenly the model learns.
         troubles: what is wrong, in the order of the rules; empty when nothing is.
         missing: what could not be measured, and why.
-        cautions: what is no trouble, but must not be taken for health.
+        cautions: findings that are no trouble, but no health either.
         lengths: steps of each row, where they differ.
-        unseen: layers and directions whose own last step the loss does not see.
-        parameters: how many numbers the model has that can train, frozen ones among them.
+        unseen: layers and directions whose last step the loss does not see.
+        parameters: how many numbers the model has that can train, including frozen ones.
         version: of throughtime, that measured it.
         made: when, in UTC; no part of what makes two reports equal.
     """
@@ -159,10 +159,10 @@ class Report:
         return as_json.from_json(Report, text)
 
     def save(self, file: str | PathLike[str]) -> None:
-        """Write one HTML page that needs nothing else, or the JSON, as the name's ending says.
+        """Write one self-contained HTML page, or the JSON, by the name's ending.
 
         Args:
-            file: ends in .html or .json; folders that are not there yet are made.
+            file: ends in .html or .json; missing folders are made.
 
         Raises:
             OptionError: another ending.
@@ -181,34 +181,34 @@ class Report:
         return page(self)
 
     def compare(self, other: Report) -> str:
-        """This report's horizon and gradients beside another's, as a table."""
-        return compared(self, other)
+        """This report's horizon and gradients against another's, as a table."""
+        return compare_reports(self, other)
 
     def __str__(self) -> str:
-        return table(self)
+        return write_table(self)
 
 
 Placed = TypeVar("Placed", LagGradient, "MemoryCapacity")
-"""What is of one layer and direction of a module."""
+"""A quantity of one layer and direction of a module."""
 
 
-def table(report: Report) -> str:
-    """The verdict, one line for each layer and direction, one for each other quantity, the gaps."""
+def write_table(report: Report) -> str:
+    """The verdict, a line for each layer and direction, one for each other quantity, the gaps."""
     loss = "not finite" if report.loss is None else f"{report.loss:.3g}"
     lines = [
-        f"{named(report)}: {steps_in_words(report)}, {report.rows} rows, lag {report.lag}, "
+        f"{name_model(report)}: {write_steps(report)}, {report.rows} rows, lag {report.lag}, "
         f"loss {loss}",
-        *(f"  {m.name or 'model'}: {described(m)}" for m in report.modules),
+        *(f"  {m.name or 'model'}: {describe(m)}" for m in report.modules),
         "",
     ]
-    lines += verdict(report)
+    lines += list_verdict(report)
     if report.lag_gradients:
-        lines += ["", *_layers(report)]
-    others = [*_weight_gradients(report), *_batches(report), *_learning(report)]
+        lines += ["", *_write_layers(report)]
+    others = [*_write_weight_gradients(report), *_write_batches(report), *_write_learning(report)]
     if others:
         lines += ["", *others]
     if report.missing and report.lag_gradients:
-        lines += ["", *(f"Not measured: {_gap(m)}" for m in report.missing)]
+        lines += ["", *(f"Not measured: {_write_gap(m)}" for m in report.missing)]
     return "\n".join(lines)
 
 
@@ -219,33 +219,39 @@ HEAD = (("layer", "", 24), ("K(1/e)", "steps", 8), ("K(1e-3)", "steps", 9),
 """Each column with its unit and its width."""
 
 
-def _layers(report: Report) -> Iterator[str]:
+def _write_layers(report: Report) -> Iterator[str]:
     for line in (0, 1):
-        yield _line([str(column[line]) for column in HEAD]).rstrip()
+        yield _write_line([str(column[line]) for column in HEAD]).rstrip()
     exponents = {(m.name, j.layer, j.direction): f"{j.lyapunov_nats_per_step[0]:+.3f}"
                  for m in report.modules for j in m.jacobians}  # fmt: skip
     shares = {(m.name, g.layer, g.direction): f"{g.share_above(report.lag):.0%}"
               for m in report.modules for g in m.gates}  # fmt: skip
-    starts = {(g.name, g.layer, g.direction): _rho(g, report.lag) for g in report.torch_default}
+    starts = {
+        (g.name, g.layer, g.direction): _write_rho(g, report.lag) for g in report.torch_default
+    }
     memories = {(c.name, c.layer, c.direction): c for c in report.capacities}
     rows: tuple[LagGradient | Unseen, ...] = (*report.lag_gradients, *report.unseen)
     for g in rows:
         at = (g.name, g.layer, g.direction)
         c = memories.get(at)
         memory = ("-", "-") if c is None else (str(c.memory_steps), f"{c.capacity:.1f}")
-        yield _line([
-            _where(g), *_reach(g, report.lag),
+        yield _write_line([
+            make_label(*at), *_write_reach(g, report.lag),
             *(v.get(at, "-") for v in (starts, exponents, shares)), *memory,
         ])  # fmt: skip
 
 
-def _reach(g: LagGradient | Unseen, lag: int) -> tuple[str, str, str]:
+def _write_reach(g: LagGradient | Unseen, lag: int) -> tuple[str, str, str]:
     if not isinstance(g, LagGradient):
         return "not", "seen", "-"
-    return _steps(g.horizon_e_steps), _steps(g.horizon_1e3_steps), _rho(g, lag)
+    return (
+        _write_horizon(g.horizon_e_steps),
+        _write_horizon(g.horizon_1e3_steps),
+        _write_rho(g, lag),
+    )
 
 
-def _line(cells: list[str]) -> str:
+def _write_line(cells: list[str]) -> str:
     """Cells in the columns of the head: the first to the left, the others to the right."""
     sides = "<" + ">" * (len(HEAD) - 1)
     return "".join(
@@ -253,7 +259,7 @@ def _line(cells: list[str]) -> str:
     )
 
 
-def _weight_gradients(report: Report) -> Iterator[str]:
+def _write_weight_gradients(report: Report) -> Iterator[str]:
     for w in report.weight_lags:
         yield (
             f"Weight gradient of {w.name or 'model'}{' backward' if w.direction else ''}: its part "
@@ -261,7 +267,7 @@ def _weight_gradients(report: Report) -> Iterator[str]:
         )
 
 
-def _batches(report: Report) -> Iterator[str]:
+def _write_batches(report: Report) -> Iterator[str]:
     c = report.clipping
     if c is None:
         return
@@ -276,44 +282,44 @@ def _batches(report: Report) -> Iterator[str]:
         )
 
 
-def _learning(report: Report) -> Iterator[str]:
+def _write_learning(report: Report) -> Iterator[str]:
     if report.evenness is None:
         return
     known = [(s.ratio, f"{s.parameter} {s.gate}".strip())
              for s in report.evenness.shares if s.ratio]  # fmt: skip
     if known:
-        (least, where), (most, there) = min(known), max(known)
+        (least, where), (most, place) = min(known), max(known)
         yield (
             f"{report.evenness.kind.capitalize()} beside the weights: from {least:.1e} ({where}) "
-            f"to {most:.1e} ({there})."
+            f"to {most:.1e} ({place})."
         )
 
 
-def verdict(report: Report) -> list[str]:
+def list_verdict(report: Report) -> list[str]:
     """The troubles and cautions, a line each; or that there is none."""
-    said = [f"{t.sentence} {t.advice}" for t in (*report.troubles, *report.cautions)]
-    return said or ["No trouble found."]
+    sentences = [f"{t.sentence} {t.advice}" for t in (*report.troubles, *report.cautions)]
+    return sentences or ["No trouble found."]
 
 
-def steps_in_words(report: Report) -> str:
+def write_steps(report: Report) -> str:
     """T, or the shortest and longest row's."""
     if not report.lengths:
         return f"{report.steps} steps"
     return f"{min(report.lengths)} to {max(report.lengths)} steps"
 
 
-def _gap(missing: Missing) -> str:
+def _write_gap(missing: Missing) -> str:
     of = f" of {missing.name}" if missing.name else ""
     return f"{missing.quantity}{of}: {missing.reason.rstrip('.')}."
 
 
-def named(report: Report) -> str:
+def name_model(report: Report) -> str:
     """The model's class, and whether it was cured."""
     return f"{'cured ' if any(m.start for m in report.modules) else ''}{report.model}"
 
 
-def described(module: ModuleReport) -> str:
-    """Its cell, its layers with their units, and what a cure started it with."""
+def describe(module: ModuleReport) -> str:
+    """A module's cell, its layers with their units, and the start that a cure gave it."""
     sizes = module.hidden_sizes
     each = " and ".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
     both = ", both directions" if any(g.direction for g in module.gates) else ""
@@ -322,46 +328,47 @@ def described(module: ModuleReport) -> str:
     return f"{module.cell}, {number} of {each} units{both}{start}"
 
 
-def compared(one: Report, other: Report) -> str:
+def compare_reports(one: Report, other: Report) -> str:
     """Troubles, horizons, and gradients and memory at the first report's lag, side by side."""
     both = (one, other)
     troubles = (", ".join(dict.fromkeys(t.kind for t in r.troubles)) or "none" for r in both)
     lag = one.lag
     lines = [
-        f"{' -> '.join(map(named, both))}; trouble: {' -> '.join(troubles)}",
+        f"{' -> '.join(map(name_model, both))}; trouble: {' -> '.join(troubles)}",
         f"{'layer':<24}{'K(1e-3), steps':>18}{f'log10 rho({lag})':>20}{f'r^2({lag})':>18}",
     ]
-    found, held = (dict(_by_place(r.lag_gradients)) for r in both), [_r2(r, lag) for r in both]
-    old, new = found
+    old, new = (dict(_by_place(r.lag_gradients)) for r in both)
+    memories = [_r2(r, lag) for r in both]
     for at, g in old.items():
         if at not in new:
-            lines.append(f"{_where(g):<24}{'not in the other':>18}")
+            lines.append(f"{make_label(*at):<24}{'not in the other':>18}")
             continue
         pair = (g, new[at])
-        steps = " -> ".join(_steps(v.horizon_1e3_steps) for v in pair)
-        rho = " -> ".join(_rho(v, lag) for v in pair)
-        r2 = " -> ".join(h.get(at, "-") for h in held)
-        lines.append(f"{_where(g):<24}{steps:>18}{rho:>20}{r2:>18}")
+        steps = " -> ".join(_write_horizon(v.horizon_1e3_steps) for v in pair)
+        rho = " -> ".join(_write_rho(v, lag) for v in pair)
+        r2 = " -> ".join(h.get(at, "-") for h in memories)
+        lines.append(f"{make_label(*at):<24}{steps:>18}{rho:>20}{r2:>18}")
     return "\n".join(lines)
 
 
-def _by_place(found: Iterable[Placed]) -> Iterator[tuple[tuple[str, int, int], Placed]]:
-    return (((v.name, v.layer, v.direction), v) for v in found)
+def _by_place(values: Iterable[Placed]) -> Iterator[tuple[tuple[str, int, int], Placed]]:
+    return (((v.name, v.layer, v.direction), v) for v in values)
 
 
 def _r2(report: Report, lag: int) -> dict[tuple[str, int, int], str]:
-    """What each layer holds of the input so long ago."""
+    """r^2 of each layer at a lag."""
     return {at: f"{c.r2_by_lag[lag]:.2g}" for at, c in _by_place(report.capacities)
             if lag < len(c.r2_by_lag)}  # fmt: skip
 
 
-def _rho(g: LagGradient, lag: int) -> str:
+def _write_rho(g: LagGradient, lag: int) -> str:
     return f"{g.log10_rho_by_lag[lag]:.2f}" if lag < len(g.log10_rho_by_lag) else "-"
 
 
-def _where(g: LagGradient | Unseen) -> str:
-    return f"{g.name or 'model'}.{g.layer}{' backward' if g.direction else ''}"
+def make_label(name: str, layer: int, direction: int) -> str:
+    """A layer and direction in words."""
+    return f"{name or 'model'}.{layer}{' backward' if direction else ''}"
 
 
-def _steps(horizon: int | None) -> str:
+def _write_horizon(horizon: int | None) -> str:
     return "none" if horizon is None else str(horizon)

@@ -1,4 +1,4 @@
-"""What the gradients of a model do in one training step, whoever trains it."""
+"""What the gradients of a model do in one training step of any training loop."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from throughtime.diagnosis.observe.watch import Watch, WatchedCall, rows_of
-from throughtime.diagnosis.quantities.reach import Pulse, pulses
+from throughtime.diagnosis.observe.watch import Watch, WatchedCall, choose_rows
+from throughtime.diagnosis.quantities.reach import Pulse, measure_pulses
 from throughtime.diagnosis.verdict.rules import LARGEST_RHO, MOVING, RATE, SATURATED, often
 from throughtime.errors import OptionError, ShapeError
 from throughtime.torch_private import differences, norms
 
 _LEAST = -45.0
-"""log10 of less than float32 holds: what is logged for a gradient that is exactly zero."""
+"""Logged for the log10 of a gradient of exactly zero; below what float32 can hold."""
 
 
-def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+def find_trained(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that train, by name."""
     return {n: p for n, p in module.named_parameters() if p.requires_grad}
 
 
 def common_norm(values: list[Any]) -> float:
-    """The norm of all numbers of some tensors; not finite where a square overflows, too."""
+    """The norm of all numbers of some tensors; infinite where a square overflows."""
     if not values:
         return 0.0
     with torch.no_grad():
@@ -33,19 +33,19 @@ def common_norm(values: list[Any]) -> float:
         return float(torch.stack([v.to(sizes[0]) for v in sizes]).norm())
 
 
-def updates(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
+def measure_updates(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, float]:
     """||delta theta|| / ||theta|| of every parameter that is not zero."""
     old = list(before.values())
     moved = norms(differences([after[n].detach() for n in before], old))
     sizes = [float(v) for v in norms(old)]
-    found = zip(before, moved, sizes, strict=True)
-    return {n: float(v) / size for n, v, size in found if size > 0}
+    triples = zip(before, moved, sizes, strict=True)
+    return {n: float(v) / size for n, v, size in triples if size > 0}
 
 
-def of_layers(found: Sequence[Pulse], lag: int | None) -> dict[str, float]:
+def list_layer_values(pulses: Sequence[Pulse], lag: int | None) -> dict[str, float]:
     """Horizon, log10 rho at the lag and saturation of each layer and direction."""
     values: dict[str, float] = {}
-    for pulse in found:
+    for pulse in pulses:
         if pulse.log10_rho:
             horizon = pulse.horizon_steps()
             values[f"horizon_steps/{pulse.place}"] = pulse.steps if horizon is None else horizon
@@ -62,20 +62,20 @@ UNSEEN = (
 )
 
 
-def fired(
-    found: Sequence[Pulse], lag: int | None, clipped: tuple[int, int], least_update: float | None
+def find_fired(
+    pulses: Sequence[Pulse], lag: int | None, clipped: tuple[int, int], least_update: float | None
 ) -> Iterator[tuple[str, str]]:
     """Each rule that fires: its name with the place, and a sentence with the number.
 
     Args:
-        found: the pulses of one training step.
+        pulses: of one training step.
         lag: how far back the task needs; None: each whole sequence.
         clipped: of how many steps something was clipped, and how many there were.
         least_update: the smallest ||delta theta|| / ||theta|| of the recurrent layers' matrices.
     """
-    for pulse in found:
+    for pulse in pulses:
         if pulse.log10_rho:
-            yield from _of_reach(pulse, pulse.steps - 1 if lag is None else lag)
+            yield from _check_reach(pulse, pulse.steps - 1 if lag is None else lag)
         if (
             pulse.saturated is not None
             and pulse.saturated > SATURATED
@@ -98,7 +98,7 @@ def fired(
         yield "clipping", sentence
 
 
-def _of_reach(pulse: Pulse, lag: int) -> Iterator[tuple[str, str]]:
+def _check_reach(pulse: Pulse, lag: int) -> Iterator[tuple[str, str]]:
     largest = max(pulse.log10_rho.values())
     horizon = pulse.horizon_steps()
     if largest > math.log10(LARGEST_RHO):
@@ -138,7 +138,7 @@ class StepFlow:
 
     @property
     def calls(self) -> list[WatchedCall]:
-        """Of the recurrent layers in the step."""
+        """The calls of the recurrent layers in the step."""
         return self._watch.calls
 
     @property
@@ -147,54 +147,56 @@ class StepFlow:
         return self._before is not None
 
     def measure(self) -> None:
-        """Looks at the step: after its gradients, before its weights."""
+        """Measure the step: after its gradients, before its weights change."""
         self._pulses = self._pulses_of_calls()
-        self._before = {n: p.detach().clone() for n, p in trained(self._model).items()}
+        self._before = {n: p.detach().clone() for n, p in find_trained(self._model).items()}
 
     def values(self, step: int, clipped: tuple[int, int]) -> dict[str, float]:
-        """What was measured, once the weights have moved; rules that fire are told.
+        """What was measured, once the weights have moved; rules that fire are reported.
 
         Args:
             step: the number of the step, for the sentences.
             clipped: of how many steps something was clipped, and how many there were.
         """
         assert self._before is not None
-        moved = updates(self._before, trained(self._model))
+        moved = measure_updates(self._before, find_trained(self._model))
         matrices = [v for n, v in moved.items() if self._before[n].dim() > 1]
-        found = of_layers(self._pulses, self._lag)
-        found |= {f"update/{name}": value for name, value in moved.items()}
+        values = list_layer_values(self._pulses, self._lag)
+        values |= {f"update/{name}": value for name, value in moved.items()}
         if matrices and min(matrices) > 0:
-            found["update_spread"] = max(matrices) / min(matrices)
-        for rule, sentence in fired(self._pulses, self._lag, clipped, min(matrices, default=None)):
+            values["update_spread"] = max(matrices) / min(matrices)
+        for rule, sentence in find_fired(
+            self._pulses, self._lag, clipped, min(matrices, default=None)
+        ):
             self._tell(rule, f"Training step {step}: {sentence}")
-        return found
+        return values
 
     def forget(self) -> None:
-        """Makes ready for the next step."""
+        """Clear the step's measurements."""
         self._watch.clear()
         self._pulses, self._before = [], None
 
     def close(self) -> None:
-        """Takes the hooks away."""
+        """Remove the hooks."""
         self._watch.close()
 
     def _pulses_of_calls(self) -> list[Pulse]:
         """The pulses of every module's last call."""
-        found: list[Pulse] = []
+        pulses: list[Pulse] = []
         if not self.calls:
             self._tell("unseen", UNSEEN)
         for call in {c.name: c for c in self.calls}.values():
             try:
-                found += pulses(call.name, call.layer, rows_of(call), self._lag)
+                pulses += measure_pulses(call.name, call.layer, choose_rows(call), self._lag)
             except (OptionError, ShapeError) as error:
                 self._tell(f"unmeasured {call.name}", f"Nothing is logged of a layer: {error}.")
-        return found
+        return pulses
 
 
 class LoopFlow:
-    """A watcher of the plain training loop: step 1, n + 1, 2 n + 1, ... become rows of the journal.
+    """A watcher of the plain training loop: steps 1, n + 1, 2 n + 1, ... are rows of the journal.
 
-    Nothing hooks the model in the steps between, and a run has the bits it has without.
+    It hooks the model in those steps only, and changes no bit of the run.
 
     Args:
         every: n, steps between rows.
@@ -204,20 +206,20 @@ class LoopFlow:
 
     def __init__(self, every: int) -> None:
         self._every = every
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._flow: StepFlow | None = None
         self._sentences: list[str] = []
         self._seen, self._clipped = 0, 0  # since the last row
 
     def begin(self, journal: Any, log: Any) -> None:
-        """Where rows and sentences go."""
+        """Set where rows and sentences go."""
         self._journal, self._log = journal, log
 
     def before_step(self, learner: Any) -> None:
         if learner.done % self._every:
             return
         self._flow = StepFlow(learner.model, None, self._tell)
-        # Gradients are those of the loss by what layers gave, which no clipping reaches.
+        # Gradients are by the outputs of the layers, so clipping does not change them.
         self._hook = learner.optimizer.register_step_pre_hook(self._measure)
 
     def _measure(self, *_: Any) -> None:
@@ -238,10 +240,10 @@ class LoopFlow:
         self._seen, self._clipped = 0, 0
 
     def after_validation(self, learner: Any, metrics: Mapping[str, float]) -> None:
-        """Nothing to see."""
+        """Measures nothing."""
 
     def _tell(self, rule: str, sentence: str) -> None:
-        if rule not in self._told:
-            self._told.add(rule)
+        if rule not in self._warned:
+            self._warned.add(rule)
             self._log.info("%s", sentence)
             self._sentences.append(sentence)

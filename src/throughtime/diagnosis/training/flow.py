@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from throughtime.diagnosis.observe.watch import WatchedCall
 from throughtime.diagnosis.training import StepFlow, common_norm
-from throughtime.diagnosis.training.finite import in_backward, in_forward, in_weights
+from throughtime.diagnosis.training.finite import check_backward, check_forward, check_weights
 from throughtime.errors import NotFiniteError, OptionError, missing_extra
 
 
 def clips_gradients(trainer: Any, module: nn.Module) -> bool:
-    """Whether it clips gradients, or its module does in a hook of its own."""
+    """Whether the trainer clips gradients, or its module does in its own hook."""
     from pytorch_lightning.utilities.model_helpers import is_overridden
 
-    own: bool = is_overridden("configure_gradient_clipping", module)
-    return bool(trainer.gradient_clip_val) or own
+    overridden: bool = is_overridden("configure_gradient_clipping", module)
+    return bool(trainer.gradient_clip_val) or overridden
 
 
 def scales_loss(trainer: Any) -> bool:
@@ -33,24 +33,24 @@ def unscales_itself(optimizer: Any) -> bool:
 
 
 def anywhere(trainer: Any, true: bool) -> bool:
-    """Whether something is true in any of the trainer's processes, which all must ask."""
+    """Whether something is true in any of the trainer's processes, all of which must call this."""
     if trainer.world_size == 1:
         return true
-    found: bool = trainer.strategy.reduce_boolean_decision(true, all=False)
-    return found
+    result: bool = trainer.strategy.reduce_boolean_decision(true, all=False)
+    return result
 
 
 def elsewhere() -> NotFiniteError:
-    """Of the loss of another process, so that no process waits for one that has stopped."""
+    """The error for the loss of another process, so that no process waits for a stopped one."""
     return NotFiniteError("the loss of another process is NaN or infinity", "loss")
 
 
 def last_good(trainer: Any, bad_weights: bool) -> str:
-    """Which checkpoint is kept, as the end of a sentence; nothing without one.
+    """Which checkpoint is the last good one, as the end of a sentence; empty without one.
 
     Args:
         trainer: Lightning's.
-        bad_weights: let no checkpoint be written of the weights as they are.
+        bad_weights: whether the present weights must not be saved.
     """
     from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -84,15 +84,14 @@ class GradientFlow(pl.Callback):
     ||delta theta|| / ||theta|| of every parameter, and `flow/update_spread`, the largest of the
     matrices' over the smallest.
 
-    Measured are the first eight rows of the training batch (of ragged ones, the longest), without
-    the masks of training, in the weights' dtype, with the gradients that came back in that very
-    step. What cannot be measured so is warned of once, and the rest is logged.
-
-    Of several processes the first alone measures, its own rows, and logs.
+    It measures the first eight rows of the training batch (of ragged ones, the longest), without
+    the masks of training, in the weights' dtype, with the gradients of that step. It warns once of
+    what cannot be measured, and logs the rest. Of several processes only the first measures its
+    rows and logs.
 
     A loss, gradient or weight that is not finite raises `NotFiniteError` before any checkpoint of
-    that state is written. A step that a scaled loss (16-mixed) overflows in is none, and is left
-    alone; with an optimizer that unscales gradients itself, a fused one, the loss alone is checked.
+    that state is written. A step in which a scaled loss (16-mixed) overflows is skipped; with an
+    optimizer that unscales gradients itself (a fused one) only the loss is checked.
 
     Args:
         every: n, training steps between records.
@@ -115,7 +114,7 @@ class GradientFlow(pl.Callback):
         self.every = every
         self.lag = lag
         self._flow: StepFlow | None = None
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._norm: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -124,7 +123,7 @@ class GradientFlow(pl.Callback):
         self._done = 0  # optimizer steps of this fit
         self._seen, self._clipped = 0, 0  # since the last record
         self._forget()
-        self._stop(trainer, in_weights(pl_module))
+        self._stop(trainer, check_weights(pl_module))
 
     def on_before_backward(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
@@ -135,8 +134,8 @@ class GradientFlow(pl.Callback):
             )
         bad = not math.isfinite(loss.sum().item())
         if anywhere(trainer, bad):
-            found = in_forward(pl_module, self._calls) if bad else elsewhere()
-            self._stop(trainer, found)
+            error = check_forward(pl_module, self._calls) if bad else elsewhere()
+            self._stop(trainer, error)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
@@ -149,7 +148,7 @@ class GradientFlow(pl.Callback):
         if not math.isfinite(norm):
             if scaled:  # the scaler leaves this step out
                 return
-            self._stop(trainer, in_backward(pl_module, self._calls))
+            self._stop(trainer, check_backward(pl_module, self._calls))
         self._norm = norm
         due = self._done % self.every == 0 and trainer.is_global_zero
         if due and self._has_gradient():
@@ -163,7 +162,7 @@ class GradientFlow(pl.Callback):
             self._forget()
             return
         if not math.isfinite(common_norm(self._weights)):
-            self._stop(trainer, in_weights(pl_module), bad_weights=True)
+            self._stop(trainer, check_weights(pl_module), bad_weights=True)
         clips = clips_gradients(trainer, pl_module)
         self._seen += 1
         self._clipped += clips and self._gradient_norm() < self._norm * (1 - 1e-5)
@@ -189,10 +188,10 @@ class GradientFlow(pl.Callback):
         return common_norm([p.grad for p in self._weights if p.grad is not None])
 
     def _has_gradient(self) -> bool:
-        found = any(p.grad is not None for p in self._weights)
-        if not found:
+        has_gradient = any(p.grad is not None for p in self._weights)
+        if not has_gradient:
             self._warn("none", "No parameter has a gradient, so a training step is not logged.")
-        return found
+        return has_gradient
 
     def _forget(self) -> None:
         assert self._flow is not None
@@ -214,16 +213,16 @@ class GradientFlow(pl.Callback):
         self._seen, self._clipped = 0, 0
 
     def _warn(self, rule: str, sentence: str) -> None:
-        if rule not in self._told:
-            self._told.add(rule)
+        if rule not in self._warned:
+            self._warned.add(rule)
             warnings.warn(sentence, stacklevel=2)
 
     def _stop(
-        self, trainer: pl.Trainer, found: NotFiniteError | None, bad_weights: bool = False
+        self, trainer: pl.Trainer, error: NotFiniteError | None, bad_weights: bool = False
     ) -> None:
-        """Ends training with an error that names step and tensor; None goes on."""
-        if found is None:
+        """End training with an error that names step and tensor; None continues."""
+        if error is None:
             return
-        kept = last_good(trainer, bad_weights)
-        text = f"at training step {self._done} {found}{kept}"
-        raise NotFiniteError(text, found.tensor, found.name, found.step)
+        checkpoint = last_good(trainer, bad_weights)
+        text = f"at training step {self._done} {error}{checkpoint}"
+        raise NotFiniteError(text, error.tensor, error.name, error.step)

@@ -1,4 +1,4 @@
-"""What a new start would change: a cured copy of the model, measured when a rule asks."""
+"""What a new start would change: a cured copy of the model, measured when a rule needs it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.diagnosis.cure import cure
-from throughtime.diagnosis.model_quantities import clipped
+from throughtime.diagnosis.model_quantities import measure_clipping
 from throughtime.diagnosis.observe.examined import Loss, Subject
 from throughtime.diagnosis.quantities.capacity import memory_capacity
 from throughtime.diagnosis.quantities.clipping import Clipping
@@ -24,19 +24,18 @@ Value = TypeVar("Value")
 Key = tuple[str, int, int]
 """Module, layer and direction."""
 ROUNDING = 8.0
-"""How many times the last digit of its largest value a feature deviates by that never varies."""
+"""A deviation below this many units in the last place of the largest value is rounding."""
 
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """What a module of the copy is given.
+    """The inputs of a module of the copy.
 
     Attributes:
         mean: of all its numbers.
         deviation: their standard deviation; 0 where they never vary but by rounding.
-        dead_units: how many units of each layer and direction are dead where every feature is
-            moved and scaled to mean 0 and deviation 1; one that never varies but by rounding is
-            set to 0.
+        dead_units: how many units of each layer and direction are dead with every feature
+            standardised to mean 0 and deviation 1; one that varies only by rounding is set to 0.
     """
 
     mean: float
@@ -50,7 +49,7 @@ class CuredCopy:
 
     Attributes:
         model: the user's, which stays as it is.
-        batches: as the report was given them.
+        batches: of the report.
         loss: as `diagnose` takes it.
         lag: how far back the task needs, steps.
 
@@ -64,15 +63,15 @@ class CuredCopy:
 
     @cached_property
     def _cured(self) -> tuple[Subject | None, str]:
-        """The copy under examination, and what was done to it or why nothing could be."""
+        """The copy, and what was done to it or why nothing could be."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             try:
-                found = cure(self.model, lag=self.lag)
-                subject = Subject(found.model)
+                cured = cure(self.model, lag=self.lag)
+                subject = Subject(cured.model)
             except (ValueError, TypeError) as error:
                 return None, f"No start could be tried on a copy ({error})"
-        words = "; ".join(dict.fromkeys(s.words for s in found.started))
+        words = "; ".join(dict.fromkeys(s.words for s in cured.started))
         return subject, f"Start anew with throughtime.cure ({words})"
 
     @property
@@ -92,7 +91,7 @@ class CuredCopy:
 
     @cached_property
     def inputs(self) -> dict[str, InputStatistics]:
-        """What each module of the copy is given."""
+        """The inputs of each module of the copy."""
         return self._measured({}, self._inputs)
 
     @cached_property
@@ -107,7 +106,7 @@ class CuredCopy:
 
     def clipping(self, threshold: float) -> Clipping:
         """Of the model itself, at another threshold."""
-        return clipped(Subject(self.model), self.batches, self.loss, threshold)
+        return measure_clipping(Subject(self.model), self.batches, self.loss, threshold)
 
     def _measured(self, otherwise: Value, measure: Callable[[Subject], Value]) -> Value:
         subject = self._cured[0]
@@ -115,25 +114,25 @@ class CuredCopy:
             return otherwise
         try:
             return measure(subject)
-        except (ValueError, TypeError):  # the copy cannot be looked at, so no number is told
+        except (ValueError, TypeError):  # the copy cannot be measured
             return otherwise
 
     def _gradients(self, subject: Subject) -> dict[Key, LagGradient]:
-        found = lag_gradients(subject.run(self.batches[0], self.loss, last_only=True))
-        return {(g.name, g.layer, g.direction): g for g in found}
+        gradients = lag_gradients(subject.run(self.batches[0], self.loss, last_only=True))
+        return {(g.name, g.layer, g.direction): g for g in gradients}
 
     def _dead_units(self, subject: Subject) -> dict[Key, int]:
-        seen = subject.run(self.batches[0], self.loss)
-        return {key: count for name, batch in seen.batches.items()
-                for key, count in _dead(name, subject, batch).items()}  # fmt: skip
+        run = subject.run(self.batches[0], self.loss)
+        return {key: count for name, batch in run.batches.items()
+                for key, count in _count_dead(name, subject, batch).items()}  # fmt: skip
 
     def _inputs(self, subject: Subject) -> dict[str, InputStatistics]:
-        found = {}
+        statistics = {}
         for name, batch in subject.run(self.batches[0], self.loss).batches.items():
-            dead = _dead(name, subject, batch._replace(x=_even(batch.x)))
-            deviation = float(_deviation(batch.x, (0, 1, 2)))
-            found[name] = InputStatistics(float(batch.x.double().mean()), deviation, dead)
-        return found
+            dead = _count_dead(name, subject, batch._replace(x=_standardise(batch.x)))
+            deviation = float(_find_deviation(batch.x, (0, 1, 2)))
+            statistics[name] = InputStatistics(float(batch.x.double().mean()), deviation, dead)
+        return statistics
 
     def _r2(self, subject: Subject) -> dict[Key, float]:
         return {(name, c.layer, c.direction): c.r2_by_lag[self.lag]
@@ -142,21 +141,21 @@ class CuredCopy:
                 }  # fmt: skip
 
 
-def _dead(name: str, subject: Subject, batch: Batch) -> dict[Key, int]:
+def _count_dead(name: str, subject: Subject, batch: Batch) -> dict[Key, int]:
     """Dead units of each layer and direction of a module."""
     return {(name, g.layer, g.direction): len(g.dead_units)
             for g in gate_times(subject.layers[name], batch)}  # fmt: skip
 
 
-def _even(x: Tensor) -> Tensor:
-    """(T, B, I) with every feature moved and scaled to mean 0 and deviation 1, or set to 0."""
-    deviation = _deviation(x, (0, 1))
+def _standardise(x: Tensor) -> Tensor:
+    """(T, B, I) with every feature standardised to mean 0 and deviation 1, or set to 0."""
+    deviation = _find_deviation(x, (0, 1))
     even = (x.detach().double() - x.detach().double().mean((0, 1))) / deviation
     return even.where(deviation > 0, 0).to(x.dtype)
 
 
-def _deviation(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+def _find_deviation(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """The standard deviation along some dimensions, in float64."""
-    found = x.detach().double().std(dims, correction=0)
+    deviation = x.detach().double().std(dims, correction=0)
     digit = torch.finfo(x.dtype).eps * x.detach().abs().amax(dims)
-    return found.where(found > ROUNDING * digit, 0)
+    return deviation.where(deviation > ROUNDING * digit, 0)

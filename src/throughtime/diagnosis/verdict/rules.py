@@ -14,19 +14,19 @@ from throughtime.diagnosis.quantities.jacobians import Jacobians
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient, Unseen
 from throughtime.diagnosis.report.report import Report
 from throughtime.diagnosis.verdict.cured_copy import CuredCopy, Key
-from throughtime.diagnosis.verdict.trouble import Trouble, where
+from throughtime.diagnosis.verdict.trouble import Trouble, locate
 
 LARGEST_RHO, LARGEST_EXPONENT, DOUBLED, HELD = 10.0, 0.05, 2.0, 0.05
-"""Above which gradients count as exploding: rho, or the exponent where rho has doubled; r^2 at the
-lag under which little is remembered."""
+"""Limits above which gradients explode: rho, or the exponent where rho has doubled; r^2 at the lag
+below which little is remembered."""
 
 
 def not_seen(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
-    """Layers and directions of which the loss reads the first steps alone, or nothing."""
+    """Layers and directions of which the loss reads only the first steps, or nothing."""
     for u in report.unseen:
         if not u.is_trouble(report.lag):
             continue
-        place = where(u.layer, u.direction, u.name)
+        place = locate(u.layer, u.direction, u.name)
         sentence = f"The loss cannot see {place}: its gradient by every state of it is zero."
         if u.read_steps:
             inputs = "one input only" if u.read_steps == 1 else f"{u.read_steps} inputs"
@@ -36,10 +36,10 @@ def not_seen(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
                 f"its {u.steps} steps at the latest, when it has read {inputs}, and never after "
                 f"its own last step, {end}. What is read later is not learnt from."
             )
-        yield Trouble("not seen", u.name, sentence, _to_be_read(u))
+        yield Trouble("not seen", u.name, sentence, _advise_reading(u))
 
 
-def _to_be_read(u: Unseen) -> str:
+def _advise_reading(u: Unseen) -> str:
     if not u.read_steps:
         return (
             "Let the loss depend on its output or final state, or leave it out; a detached output "
@@ -56,43 +56,48 @@ def _to_be_read(u: Unseen) -> str:
 
 def exploding(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
     """rho above 10 at any lag, or above 2 with a Lyapunov exponent above 0.05."""
-    told: set[str] = set()
+    spelled_out: set[str] = set()
     for g in report.lag_gradients:
-        known = _jacobians(report, g)
+        jacobians = _find_jacobians(report, g)
         if not _explodes(report, g):
             continue
-        exponent = "" if known is None else f", Lyapunov exponent {_largest(known):+.3f}"
+        exponent = (
+            "" if jacobians is None else f", Lyapunov exponent {_find_exponent(jacobians):+.3f}"
+        )
         sentence = (
-            f"Exploding in {where(g.layer, g.direction, g.name)}: going back the gradient grows "
+            f"Exploding in {locate(g.layer, g.direction, g.name)}: going back the gradient grows "
             f"up to 10^{g.largest_log10_rho:.1f} times{exponent}."
         )
-        yield _reaching("exploding", g, sentence, trial, told)
+        yield _make_trouble("exploding", g, sentence, trial, spelled_out)
 
 
 def vanishing(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
     """rho below 1/1000 before the lag, where it does not explode."""
-    told: set[str] = set()
+    spelled_out: set[str] = set()
     for g in report.lag_gradients:
         need = min(report.lag, g.last_lag)
         if not _vanishes(g, need) or _explodes(report, g):
             continue
         whole = ", the whole sequence" if need == g.last_lag else ""
         sentence = (
-            f"Vanishing in {where(g.layer, g.direction, g.name)}: the gradient falls below 1/1000 "
+            f"Vanishing in {locate(g.layer, g.direction, g.name)}: the gradient falls below 1/1000 "
             f"after {g.horizon_1e3_steps} steps, and the task needs {need}{whole}."
         )
-        yield _reaching("vanishing", g, sentence, trial, told)
+        yield _make_trouble("vanishing", g, sentence, trial, spelled_out)
 
 
 def written_too_weakly(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
-    """Half of the gates' time scales above the lag, but nothing to be read of the input there.
+    """Half of the gates' time scales above the lag, but nothing of the input readable there.
 
-    Silent for lags so far back that a sound memory would be under the noise line too, and for
-    cells without a gate that keeps, whose time scales come from their mean Jacobian alone.
+    Silent for lags so long that a sound memory would be below the noise line too, and for cells
+    without a gate that keeps, whose time scales come from their mean Jacobian alone.
     """
     shares = {(m.name, t.layer, t.direction): t.share_above(report.lag)
               for m in report.modules for t in m.gates if t.kind == "gate"}  # fmt: skip
-    sound, blind = _leaky(report.lag), {(u.name, u.layer, u.direction) for u in report.unseen}
+    sound, blind = (
+        _find_leaky_r2(report.lag),
+        {(u.name, u.layer, u.direction) for u in report.unseen},
+    )
     for c in report.capacities:
         key = (c.name, c.layer, c.direction)
         if key in blind:
@@ -106,7 +111,7 @@ def written_too_weakly(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
         yield Trouble(
             "written too weakly",
             c.name,
-            f"Written too weakly in {where(c.layer, c.direction, c.name)}: {shares[key]:.0%} of "
+            f"Written too weakly in {locate(c.layer, c.direction, c.name)}: {shares[key]:.0%} of "
             f"the time scales are above {report.lag} steps, but of the input {report.lag} steps "
             f"ago nothing can be read (r^2 below {c.noise_line:.2g}, where a single leaky unit "
             f"would have {sound:.2g}).",
@@ -115,53 +120,59 @@ def written_too_weakly(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
 
 
 def remembers_little(report: Report) -> Iterator[Trouble]:
-    """r^2(lag) under a twentieth in every layer: no trouble yet, but no health either.
+    """r^2(lag) under a twentieth in every layer: a caution, no trouble.
 
-    One event that stands out can still be carried so far, every input cannot. Silent where a
-    trouble is named that has to be mended first.
+    One event that stands out can still be carried so far, every input cannot. Silent where
+    another trouble has to be mended first.
     """
     blind = {(u.name, u.layer, u.direction) for u in report.unseen}
-    held = {c.place: c.r2_by_lag[report.lag] for c in report.capacities if c.place not in blind}
+    r2_by_place = {
+        c.place: c.r2_by_lag[report.lag] for c in report.capacities if c.place not in blind
+    }
     first = {"not finite", "not seen", "exploding", "vanishing", "written too weakly"}
-    if not held or max(held.values()) >= HELD or first & {t.kind for t in report.troubles}:
+    if (
+        not r2_by_place
+        or max(r2_by_place.values()) >= HELD
+        or first & {t.kind for t in report.troubles}
+    ):
         return
-    name, layer, direction = max(held, key=lambda place: held[place])
-    most = held[name, layer, direction]
+    name, layer, direction = max(r2_by_place, key=lambda place: r2_by_place[place])
+    most = r2_by_place[name, layer, direction]
     r2 = f"{most:.2g}" if most else "0"
     yield Trouble(
         "remembers little",
         name,
         f"Gradients reach back, but little is remembered: of inputs {report.lag} steps ago a "
         f"linear read-out finds r^2({report.lag}) = {r2} at most, in "
-        f"{where(layer, direction, name)}, where 1 is everything.",
+        f"{locate(layer, direction, name)}, where 1 is everything.",
         "One event that stands out can be carried so far all the same. Where the task needs many "
-        "of the inputs in between, give it the input of so long ago beside the present one "
+        "of the inputs in between, give it the input of so long ago besides the present one "
         "(dilation, attention) or more units.",
     )
 
 
-def _leaky(lag: int) -> float:
+def _find_leaky_r2(lag: int) -> float:
     """r^2(lag) of s_t = f s_{t-1} + u_t with time scale lag, for white u: (1 - f^2) f^(2 lag)."""
     return (1 - math.exp(-2 / lag)) * math.exp(-2)
 
 
-def _jacobians(report: Report, g: LagGradient) -> Jacobians | None:
-    own = (j for m in report.modules if m.name == g.name for j in m.jacobians)
-    return next((j for j in own if (j.layer, j.direction) == (g.layer, g.direction)), None)
+def _find_jacobians(report: Report, g: LagGradient) -> Jacobians | None:
+    jacobians = (j for m in report.modules if m.name == g.name for j in m.jacobians)
+    return next((j for j in jacobians if (j.layer, j.direction) == (g.layer, g.direction)), None)
 
 
-def _largest(own: Jacobians) -> float:
-    return own.lyapunov_nats_per_step[0]
+def _find_exponent(jacobians: Jacobians) -> float:
+    return jacobians.lyapunov_nats_per_step[0]
 
 
 def _explodes(report: Report, g: LagGradient) -> bool:
-    """By the gradient itself; states that grow do not make one explode that shrinks.
+    """Judged by the gradient itself, which may shrink while the states grow.
 
-    Below a two-way layer gradients arrive at every step, the last ones too, and not by going back
-    alone; there the exponent must agree.
+    Below a bidirectional layer gradients also arrive at every step directly; there the exponent
+    must agree.
     """
-    known, size = _jacobians(report, g), g.largest_log10_rho
-    grows = known is not None and _largest(known) > LARGEST_EXPONENT
+    jacobians, size = _find_jacobians(report, g), g.largest_log10_rho
+    grows = jacobians is not None and _find_exponent(jacobians) > LARGEST_EXPONENT
     if size > math.log10(DOUBLED) and grows:
         return True
     return size > math.log10(LARGEST_RHO) and not _below_both_ways(report, g)
@@ -178,17 +189,17 @@ def _vanishes(g: LagGradient, lag: int) -> bool:
     return g.horizon_1e3_steps is not None and g.horizon_1e3_steps < lag
 
 
-def _reaching(
-    kind: str, g: LagGradient, sentence: str, trial: CuredCopy, told: set[str]
+def _make_trouble(
+    kind: str, g: LagGradient, sentence: str, trial: CuredCopy, spelled_out: set[str]
 ) -> Trouble:
-    """The trouble, with what a new start gives; `told` has the starts already spelt out."""
+    """The trouble, with the effect of a new start; `spelled_out`: starts already described."""
     lag, before = min(trial.lag, g.last_lag), g.at(trial.lag)
     new = trial.gradients.get((g.name, g.layer, g.direction))
     if new is None or new.last_lag < lag:
         return Trouble(kind, g.name, sentence, f"{trial.words}.", before)
     after, K = new.at(lag), new.horizon_1e3_steps
-    beginning = "The same start" if trial.words in told else trial.words
-    told.add(trial.words)
+    beginning = "The same start" if trial.words in spelled_out else trial.words
+    spelled_out.add(trial.words)
     still = "" if K is None or K >= lag else " still"
     advice = (
         f"{beginning}: on a copy started so, the gradient {lag} steps back is "
@@ -199,12 +210,12 @@ def _reaching(
 
 
 POINTS, RATE, BIAS, CHANCE = 0.9, 0.2, 0.3, 0.01
-"""The least cosine of a truncated gradient; the largest clip rate and bias; how likely so many
-clipped batches may be at that rate before they are held against the threshold."""
+"""The least cosine of a truncated gradient; the largest clip rate and bias; the chance, at that
+rate, of so many clipped batches below which the threshold is blamed."""
 
 
 def truncation(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
-    """The gradient of back-propagation as far as the user's points elsewhere."""
+    """Back-propagation truncated as the user's gives a gradient of another direction."""
     K = report.truncation
     for w in report.weight_lags if K is not None else ():
         assert K is not None
@@ -225,7 +236,7 @@ def truncation(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
 def clipping(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
     """The mean gradient changes by 0.3 of its length, or more than one batch in five is clipped.
 
-    The rate is held against one in five by a binomial test: of few batches some may be clipped.
+    A binomial test compares the rate with one in five, since of few batches some may be clipped.
     """
     c = report.clipping
     if c is None or c.threshold is None or c.clip_rate is None or c.mean_bias is None:
@@ -239,7 +250,7 @@ def clipping(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
         f"Clipping at {c.threshold:.3g} {'is far too low: it ' if low else ''}changes "
         f"{c.clip_rate:.0%} of the gradients, whose median norm is {c.median_norm:.3g}, and the "
         f"mean by {c.mean_bias:.2f} of its length.",
-        _better(c, trial),
+        _advise_clipping(c, trial),
     )
 
 
@@ -251,12 +262,12 @@ def often(rate: float, batches: int) -> bool:
     return sum(chances) < CHANCE
 
 
-def _better(c: Clipping, trial: CuredCopy) -> str:
+def _advise_clipping(c: Clipping, trial: CuredCopy) -> str:
     norms = torch.tensor(c.norms, dtype=torch.float64, device="cpu")
     threshold = float(norms.quantile(0.9))
     new = trial.clipping(threshold)
     noise = "The raw gradient is noise: mend the Jacobian first. " if c.is_noise else ""
-    # Below the mean gradient's own norm what UClip carries on grows without end.
+    # With a threshold below the norm of the mean gradient UClip's carry grows without end.
     carried = c.threshold is not None and c.threshold > c.mean_norm
     return (
         f"{noise}Clip {'with throughtime.UClip, or ' if carried else ''}at the 90th percentile of "
@@ -266,20 +277,20 @@ def _better(c: Clipping, trial: CuredCopy) -> str:
 
 
 SATURATED, MOVING, DEAD = 0.5, 1e-5, 0.1
-"""Share of a gate's values at its ends; what it must learn beside its weights; share of units."""
+"""Limits: share of a gate's values at its ends; its update per weight; share of dead units."""
 
 
 def frozen_gates(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
-    """Gates of which half stands at its ends and whose weights hardly move."""
+    """Gates with half of their values at an end and weights that hardly move."""
     if report.evenness is None:
         return
     what, blind = report.evenness.kind, {(u.name, u.layer, u.direction) for u in report.unseen}
-    for key, times in _gates(report):
-        if key in blind:  # it stands still for want of a loss, not of a slope
+    for key, times in _list_gates(report):
+        if key in blind:  # it does not move since the loss does not see it
             continue
-        found = {s.name: (s.share_low + s.share_high, moving(report.evenness, key, s.name))
+        ratios = {s.name: (s.share_low + s.share_high, find_motion(report.evenness, key, s.name))
                  for s in times.saturation if s.name != "state"}  # fmt: skip
-        frozen = {n: (share, moved) for n, (share, moved) in found.items()
+        frozen = {n: (share, moved) for n, (share, moved) in ratios.items()
                   if share > SATURATED and moved is not None and moved < MOVING}  # fmt: skip
         if not frozen:
             continue
@@ -288,77 +299,77 @@ def frozen_gates(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
         yield Trouble(
             "frozen gates",
             key[0],
-            f"Frozen gates in {where(key[1], key[2], key[0])}: {share:.0%} or more of the values "
+            f"Frozen gates in {locate(key[1], key[2], key[0])}: {share:.0%} or more of the values "
             f"of {', '.join(frozen)} stand at an end, and the {what} is at most {moved:.1g} of "
             f"their weights.",
-            _thawed(trial, key, "+".join(frozen)),
+            _advise_gates(trial, key, "+".join(frozen)),
         )
 
 
 def dead_units(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
     """One unit in ten, or more, whose output does not move."""
-    for key, times in _gates(report):
+    for key, times in _list_gates(report):
         dead, units = len(times.dead_units), len(times.unit_deviations)
         if not units or dead / units < DEAD:
             continue
         after = trial.dead_units.get(key)
-        told = "" if after is None else f": on a copy started so, {after} of {units} are dead"
-        words = f"{trial.words}{told}."
+        result = "" if after is None else f": on a copy started so, {after} of {units} are dead"
+        words = f"{trial.words}{result}."
         if after is not None and after >= dead:
             words = (
                 f"A new start does not help, {after} of {units} are dead on a copy from "
-                f"throughtime.cure too. {_inputs(trial, key, units)}"
+                f"throughtime.cure too. {_advise_inputs(trial, key, units)}"
             )
         yield Trouble(
             "dead units",
             key[0],
-            f"Dead units in {where(key[1], key[2], key[0])}: {dead} of {units} outputs deviate by "
+            f"Dead units in {locate(key[1], key[2], key[0])}: {dead} of {units} outputs deviate by "
             f"less than 0.001 over all steps and rows.",
             words,
         )
 
 
-def _inputs(trial: CuredCopy, key: Key, units: int) -> str:
-    """What the module is given, and how the copy would do if that were standardised."""
-    given = trial.inputs.get(key[0])
-    if given is None:
+def _advise_inputs(trial: CuredCopy, key: Key, units: int) -> str:
+    """The module's inputs in words, and the dead units of the copy if they were standardised."""
+    inputs = trial.inputs.get(key[0])
+    if inputs is None:
         return "Look at the scale and sign of the module's inputs."
-    size = f"mean {given.mean:.2g} and deviation {given.deviation:.2g}"
-    said = f"The module's inputs have {size}"
-    if given.deviation == 0:
-        return f"{said}: look at what comes before it."
-    after = given.dead_units[key]
+    size = f"mean {inputs.mean:.2g} and deviation {inputs.deviation:.2g}"
+    words = f"The module's inputs have {size}"
+    if inputs.deviation == 0:
+        return f"{words}: look at what comes before it."
+    after = inputs.dead_units[key]
     helps = "Standardise them" if after < DEAD * units else "To standardise them does not help"
-    return f"{said}. {helps}: {after} of {units} are then dead on that copy."
+    return f"{words}. {helps}: {after} of {units} are then dead on that copy."
 
 
-def moving(found: Evenness, key: Key, gates: str) -> float | None:
+def find_motion(evenness: Evenness, key: Key, gates: str) -> float | None:
     """The largest ratio of the blocks of gates joined by +; None where none is known.
 
-    Gradients are as large as the loss is, so they count beside the largest that reaches the
-    states of the layer; updates count as they are.
+    Gradients scale with the loss, so they are divided by the largest that reaches the states of
+    the layer; updates are not.
     """
     names = gates.split("+")
-    own = [
+    ratios = [
         s.ratio
-        for s in found.shares
+        for s in evenness.shares
         if (s.name, s.layer, s.direction) == key and s.gate in names and s.ratio is not None
     ]
-    if not own:
+    if not ratios:
         return None
-    if found.kind == "update":
-        return max(own)
-    reaching = [n for d in found.depth if (d.name, d.layer, d.direction) == key for n in d.norms]
+    if evenness.kind == "update":
+        return max(ratios)
+    reaching = [n for d in evenness.depth if (d.name, d.layer, d.direction) == key for n in d.norms]
     size = max(reaching, default=0.0)
-    return max(own) / size if size else None
+    return max(ratios) / size if size else None
 
 
-def _gates(report: Report) -> Iterator[tuple[Key, GateTimes]]:
+def _list_gates(report: Report) -> Iterator[tuple[Key, GateTimes]]:
     return (((m.name, t.layer, t.direction), t) for m in report.modules for t in m.gates)
 
 
-def _thawed(trial: CuredCopy, key: Key, gates: str) -> str:
-    after = trial.evenness and moving(trial.evenness, key, gates)
+def _advise_gates(trial: CuredCopy, key: Key, gates: str) -> str:
+    after = trial.evenness and find_motion(trial.evenness, key, gates)
     advice = f"Lower the learning rate. {trial.words}"
     if after is None:
         return f"{advice}."

@@ -29,6 +29,6 @@ class Trouble:
     log10_rho_after: float | None = None
 
 
-def where(layer: int, direction: int, name: str) -> str:
+def locate(layer: int, direction: int, name: str) -> str:
     """A layer and direction in words."""
     return f"layer {layer}{f' of {name}' if name else ''}{', backward' if direction else ''}"

@@ -36,7 +36,7 @@ _CAUSES = {
 }
 
 
-def troubles(report: Report, trial: CuredCopy) -> tuple[Trouble, ...]:
+def find_troubles(report: Report, trial: CuredCopy) -> tuple[Trouble, ...]:
     """Apply the rules in order.
 
     Args:
@@ -46,17 +46,17 @@ def troubles(report: Report, trial: CuredCopy) -> tuple[Trouble, ...]:
     return tuple(trouble for rule in RULES for trouble in rule(report, trial))
 
 
-def cautions(report: Report) -> tuple[Trouble, ...]:
-    """What is no trouble, but must not be taken for health."""
+def find_cautions(report: Report) -> tuple[Trouble, ...]:
+    """Findings that are no trouble, but no health either."""
     return tuple(remembers_little(report))
 
 
-def not_finite(error: NotFiniteError, trial: CuredCopy) -> Trouble:
+def make_fault_trouble(error: NotFiniteError, trial: CuredCopy) -> Trouble:
     """The trouble that ends every measurement: the first tensor with NaN or infinity.
 
     Args:
-        error: which it is.
-        trial: of the same model and batches; asked where another start may help.
+        error: the fault.
+        trial: of the same model and batches; measured where another start may help.
     """
     text = str(error)
     name = "" if error.tensor == "parameter" else error.name

@@ -87,9 +87,9 @@ class Chart:
         *, shown: bool = True,
     ) -> None:  # fmt: skip
         """The ground between two curves, where both are finite."""
-        kept = [(k, a, b) for k, a, b in zip(x, low, high, strict=True)
+        finite = [(k, a, b) for k, a, b in zip(x, low, high, strict=True)
                 if math.isfinite(a) and math.isfinite(b)]  # fmt: skip
-        around = [(k, b) for k, _, b in kept] + [(k, a) for k, a, _ in reversed(kept)]
+        around = [(k, b) for k, _, b in finite] + [(k, a) for k, a, _ in reversed(finite)]
         self.figure.add_scatter(x=[k for k, _ in around], y=[v for _, v in around],
                                 name=escape(name), fill="toself", fillcolor=light("band"),
                                 line={"width": 0}, mode="lines", hoverinfo="none")  # fmt: skip

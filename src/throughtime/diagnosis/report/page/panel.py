@@ -6,13 +6,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
 from throughtime.diagnosis.report.page.chart import Chart
-
-if TYPE_CHECKING:
-    from throughtime.diagnosis.report.report import Report
-
+from throughtime.diagnosis.report.report import Report, make_label
 
 Cell = str | int | float | None
 Key = tuple[str, int, int]
@@ -36,7 +32,7 @@ class Table:
         """The table; it scrolls sideways where it is wider than the page."""
         head = "".join(f'<th scope="col">{escape(word)}</th>' for word in self.head)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(shown(v))}</td>" for v in row) + "</tr>"
+            "<tr>" + "".join(f"<td>{escape(show(v))}</td>" for v in row) + "</tr>"
             for row in self.rows
         )
         return (
@@ -55,7 +51,7 @@ class Panel:
         lead: how to read the charts.
         units: symbol or unit -> what it means, one line each.
         says: the answer, one sentence each.
-        charts: none where the report lacks the quantity; `says` then tells so.
+        charts: none where the report lacks the quantity; `says` then has the reason.
         tables: all numbers of the panel.
     """
 
@@ -93,9 +89,11 @@ class PanelPart:
     number: int
 
 
-def parts(report: Report) -> dict[Key, PanelPart]:
+def list_parts(report: Report) -> dict[Key, PanelPart]:
     """Every layer and direction; each has one colour on all of the page."""
-    return {key: PanelPart(label(*key), i) for i, key in enumerate(dict.fromkeys(_keys(report)))}
+    return {
+        key: PanelPart(make_label(*key), i) for i, key in enumerate(dict.fromkeys(_keys(report)))
+    }
 
 
 def _keys(report: Report) -> Iterator[Key]:
@@ -106,8 +104,8 @@ def _keys(report: Report) -> Iterator[Key]:
     yield from ((c.name, c.layer, c.direction) for c in report.capacities)
 
 
-def absent(report: Report, *quantities: str, what: str = "") -> tuple[str, ...]:
-    """Why a report lacks quantities, wholly or for some modules; empty where nothing is said."""
+def list_absent(report: Report, *quantities: str, what: str = "") -> tuple[str, ...]:
+    """Why a report lacks quantities, wholly or for some modules; empty without a reason."""
     return tuple(
         f"{f'{what} not' if what else 'Not'} measured{f' for {m.name}' if m.name else ''}: "
         f"{m.reason.rstrip('.')}."
@@ -119,18 +117,13 @@ def absent(report: Report, *quantities: str, what: str = "") -> tuple[str, ...]:
 NOTHING = ("This report does not hold it.",)
 
 
-def label(name: str, layer: int, direction: int) -> str:
-    """A layer and direction in words."""
-    return f"{name or 'model'}.{layer}{' backward' if direction else ''}"
-
-
-def numbered(columns: Sequence[Sequence[Cell]], first: int = 0) -> tuple[tuple[Cell, ...], ...]:
-    """Columns as rows, each behind its number; a shorter column ends in empty cells."""
+def number_rows(columns: Sequence[Sequence[Cell]], first: int = 0) -> tuple[tuple[Cell, ...], ...]:
+    """Columns as rows, each after its number; a shorter column ends in empty cells."""
     length = max(map(len, columns), default=0)
     return tuple((first + i, *(c[i] if i < len(c) else "" for c in columns)) for i in range(length))
 
 
-def shown(value: Cell) -> str:
+def show(value: Cell) -> str:
     """A number as the page prints it, three digits of it."""
     if value is None:
         return "none"

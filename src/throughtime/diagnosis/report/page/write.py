@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from throughtime.diagnosis.report.page import chart, panels
 from throughtime.diagnosis.report.page.chart import library
-from throughtime.diagnosis.report.page.panel import Panel, Table, shown
-from throughtime.diagnosis.report.report import described, named, steps_in_words
+from throughtime.diagnosis.report.page.panel import Panel, Table, show
+from throughtime.diagnosis.report.report import describe, name_model, write_steps
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.report.report import Report
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
-"""What a browser may load for it: nothing."""
+"""The page's security policy: a browser may load nothing for it."""
 
 CAVEAT = (
     "That says how far gradients reach now, not what will be learnt. A task that needs every input "
@@ -33,22 +33,22 @@ def page(report: Report) -> str:
     Raises:
         MissingExtra: plotly is not installed.
     """
-    title = f"How far back {escape(named(report))} learns"
-    body = _verdict(report) + _panels(panels.drawn(report))
+    title = f"How far back {escape(name_model(report))} learns"
+    body = _verdict(report) + _panels(panels.draw_panels(report))
     return _document(title, f"<header><h1>{title}</h1>{_header(report)}</header>", body)
 
 
 def run_page(
-    title: str, facts: dict[str, str], figures: Table, own: list[Panel], report: Report | None,
-    reason: str = "",
+    title: str, facts: dict[str, str], figures: Table, run_panels: list[Panel],
+    report: Report | None, reason: str = "",
 ) -> str:  # fmt: skip
     """A run's figures and pictures, and its report under them, in the same look.
 
     Args:
         title: of the page.
         facts: name and words, above all.
-        figures: beside the baselines.
-        own: panels of the run.
+        figures: against the baselines.
+        run_panels: panels of the run.
         report: of its memory; None where there is none.
         reason: why there is none.
 
@@ -57,12 +57,12 @@ def run_page(
     """
     head = f"<header><h1>{escape(title)}</h1>{_facts(facts)}</header>"
     body = f'<section id="figures" class="panel"><h2>Figures</h2>{figures.html()}</section>'
-    body += _panels(own)
+    body += _panels(run_panels)
     if report is None:
-        said = f"There is no memory report of this run: {escape(reason)}"
-        return _document(escape(title), head, f"{body}<p>{said}</p>")
+        words = f"There is no memory report of this run: {escape(reason)}"
+        return _document(escape(title), head, f"{body}<p>{words}</p>")
     memory = f"<header><h1>How far back it learned</h1>{_header(report)}</header>"
-    body += memory + _verdict(report) + _panels(panels.drawn(report))
+    body += memory + _verdict(report) + _panels(panels.draw_panels(report))
     return _document(escape(title), head, body)
 
 
@@ -89,15 +89,15 @@ def _document(title: str, head: str, body: str) -> str:
 
 
 def _header(report: Report) -> str:
-    layers = [f"{m.name or 'model'}: {described(m)}" for m in report.modules]
+    layers = [f"{m.name or 'model'}: {describe(m)}" for m in report.modules]
     facts = {
         "Model": report.model,
         "Layers": "; ".join(layers),
         "Parameters": "" if report.parameters is None else f"{report.parameters:,}",
-        "Steps T": steps_in_words(report).removesuffix(" steps"),
+        "Steps T": write_steps(report).removesuffix(" steps"),
         "Rows B": str(report.rows),
         "Task lag": f"{report.lag} steps",
-        "Loss": "not finite" if report.loss is None else shown(report.loss),
+        "Loss": "not finite" if report.loss is None else show(report.loss),
         "Measured": report.made,
         "throughtime": report.version,
     }
@@ -110,20 +110,20 @@ def _facts(facts: dict[str, str]) -> str:
 
 
 def _verdict(report: Report) -> str:
-    said, kind = f'<p>No trouble found.</p><span class="advice">{_caveat(report)}</span>', "calm"
-    if named := (*report.troubles, *report.cautions):
-        said, kind = f"<ol>{''.join(map(_trouble, named))}</ol>", "alarm"
+    words, kind = f'<p>No trouble found.</p><span class="advice">{_caveat(report)}</span>', "calm"
+    if problems := (*report.troubles, *report.cautions):
+        words, kind = f"<ol>{''.join(map(_trouble, problems))}</ol>", "alarm"
     if report.cautions and not report.troubles:
         kind = "warn"
-    return f'<section id="verdict" class="{kind}"><h2>Verdict</h2>{said}</section>'
+    return f'<section id="verdict" class="{kind}"><h2>Verdict</h2>{words}</section>'
 
 
 def _caveat(report: Report) -> str:
-    """What health does not say, with the memory at the lag."""
+    """The limits of a report without trouble, with the memory at the lag."""
     held = [c.r2_by_lag[report.lag] for c in report.capacities if report.lag < len(c.r2_by_lag)]
     if not held:
         return CAVEAT
-    return f"{CAVEAT} There r² is {shown(max(held))} at the lag, where 1 is every input."
+    return f"{CAVEAT} There r² is {show(max(held))} at the lag, where 1 is every input."
 
 
 def _trouble(trouble: Trouble) -> str:

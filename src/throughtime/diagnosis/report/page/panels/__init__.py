@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from throughtime.diagnosis.report.report import Report
 
 
-def drawn(report: Report) -> list[Panel]:
+def draw_panels(report: Report) -> list[Panel]:
     """Every panel of this folder, in the order of their numbers."""
     files = [entry.name for entry in pkgutil.iter_modules(__path__)]
-    found = [importlib.import_module(f"{__name__}.{name}").panel(report) for name in files]
-    return sorted(found, key=lambda panel: int(panel.number))
+    drawn = [importlib.import_module(f"{__name__}.{name}").panel(report) for name in files]
+    return sorted(drawn, key=lambda panel: int(panel.number))

@@ -6,7 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.page.panel import NOTHING, Panel, Table, absent, numbered, shown
+from throughtime.diagnosis.report.page.panel import (
+    NOTHING,
+    Panel,
+    Table,
+    list_absent,
+    number_rows,
+    show,
+)
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.clipping import Clipping
@@ -27,7 +34,7 @@ ASKED = Panel(
 
 def panel(report: Report) -> Panel:
     """Gradient norms by batch, and what the threshold makes of them."""
-    c, why = report.clipping, absent(report, "clipping")
+    c, why = report.clipping, list_absent(report, "clipping")
     if c is None:
         return replace(ASKED, says=why or NOTHING)
     return replace(
@@ -36,24 +43,26 @@ def panel(report: Report) -> Panel:
 
 
 def _sentences(c: Clipping) -> list[str]:
-    said = [f"Median size {shown(c.median_norm)} over {len(c.norms)} batches; "
-            f"noise scale {shown(c.noise_scale_batches)} batches."]  # fmt: skip
+    sentences = [f"Median size {show(c.median_norm)} over {len(c.norms)} batches; "
+            f"noise scale {show(c.noise_scale_batches)} batches."]  # fmt: skip
     if c.threshold is None:
-        said.append("No threshold was given, so nothing is clipped.")
+        sentences.append("No threshold was given, so nothing is clipped.")
     else:
-        said.append(
-            f"Clipped by {c.kind} at {shown(c.threshold)}: {c.clip_rate:.0%} of the batches, "
+        sentences.append(
+            f"Clipped by {c.kind} at {show(c.threshold)}: {c.clip_rate:.0%} of the batches, "
             f"shrunk to {c.mean_shrink:.0%} on average; the mean gradient keeps a cosine of "
-            f"{shown(c.mean_cosine)} and is off by {c.mean_bias:.0%} of its size."
+            f"{show(c.mean_cosine)} and is off by {c.mean_bias:.0%} of its size."
         )
     if c.is_noise:
-        said.append(
-            f"Two halves of the batches agree by a cosine of {shown(c.split_half_cosine)} only: "
+        sentences.append(
+            f"Two halves of the batches agree by a cosine of {show(c.split_half_cosine)} only: "
             f"the raw gradient is noise; mend the Jacobian first."
         )
     else:
-        said.append(f"Two halves of the batches agree by a cosine of {shown(c.split_half_cosine)}.")
-    return said
+        sentences.append(
+            f"Two halves of the batches agree by a cosine of {show(c.split_half_cosine)}."
+        )
+    return sentences
 
 
 def _chart(c: Clipping) -> Chart:
@@ -81,4 +90,4 @@ def _summary(c: Clipping) -> Table:
 
 
 def _norms(c: Clipping) -> Table:
-    return Table("‖g‖ of each batch", ("batch", "‖g‖"), numbered([c.norms]))
+    return Table("‖g‖ of each batch", ("batch", "‖g‖"), number_rows([c.norms]))

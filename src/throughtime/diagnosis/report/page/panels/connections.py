@@ -7,7 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.page.panel import NOTHING, Panel, Table, absent, numbered, shown
+from throughtime.diagnosis.report.page.panel import (
+    NOTHING,
+    Panel,
+    Table,
+    list_absent,
+    number_rows,
+    show,
+)
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.connectivity import Connectivity
@@ -28,7 +35,7 @@ ASKED = Panel(
 
 def panel(report: Report) -> Panel:
     """The connectivity of each recurrent module as a map of colours."""
-    why = absent(report, "connectivity")
+    why = list_absent(report, "connectivity")
     if report.lengths and report.connectivity:
         why = (*why, f"Rows of several lengths all end at step {report.steps - 1}.")
     if not report.connectivity:
@@ -44,10 +51,10 @@ def panel(report: Report) -> Panel:
 def _sentence(c: Connectivity) -> str:
     last, norms = c.output_steps[-1], c.norms[-1]
     strongest = max(range(len(norms)), key=norms.__getitem__)
-    first = f", and step 0 with {shown(norms[0])}" if strongest else ""
+    first = f", and step 0 with {show(norms[0])}" if strongest else ""
     return (
         f"{c.name or 'model'}: the output at step {last} hears step {strongest} most, "
-        f"{shown(norms[strongest])}{first}."
+        f"{show(norms[strongest])}{first}."
     )
 
 
@@ -66,4 +73,4 @@ def _map(c: Connectivity) -> Chart:
 def _norms(c: Connectivity) -> Table:
     head = ("t", *(f"t′ = {t}" for t in c.output_steps))
     caption = f"C(t, t′) of {c.name or 'model'}, outputs by inputs"
-    return Table(caption, head, numbered(c.norms))
+    return Table(caption, head, number_rows(c.norms))

@@ -7,11 +7,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.page.panel import NOTHING, Panel, Table, absent, label, shown
+from throughtime.diagnosis.report.page.panel import (
+    NOTHING,
+    Panel,
+    Table,
+    list_absent,
+    show,
+)
+from throughtime.diagnosis.report.report import Report, make_label
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.evenness import Evenness
-    from throughtime.diagnosis.report.report import Report
 
 
 ASKED = Panel(
@@ -31,7 +37,7 @@ GUIDE, ZEROS = 1e-3, "biases that a start sets to 0 begin so and do learn"
 
 def panel(report: Report) -> Panel:
     """Ratios by matrix and gate, gradients by depth."""
-    e, why = report.evenness, absent(report, "evenness")
+    e, why = report.evenness, list_absent(report, "evenness")
     if e is None:
         return replace(ASKED, says=why or NOTHING)
     return replace(
@@ -49,27 +55,27 @@ def _symbol(e: Evenness) -> str:
 
 def _sentences(e: Evenness) -> list[str]:
     known = sorted((s.ratio, f"{s.parameter} {s.gate}".strip()) for s in e.shares if s.ratio)
-    said = [
-        f"From {shown(known[0][0])} ({known[0][1]}) to {shown(known[-1][0])} ({known[-1][1]}), "
+    sentences = [
+        f"From {show(known[0][0])} ({known[0][1]}) to {show(known[-1][0])} ({known[-1][1]}), "
         f"as {_symbol(e)}."
     ] if known else ["Every ratio is zero or has no weights to stand beside."]  # fmt: skip
-    said += _left_out(e)
+    sentences += _left_out(e)
     for n in e.neighbours:
         if n.cosine is not None:
-            below, above = (label(n.name, n.layer + i, n.direction) for i in (0, 1))
-            said.append(f"Gradients of {below} and {above}: cosine {shown(n.cosine)}.")
-    return said
+            below, above = (make_label(n.name, n.layer + i, n.direction) for i in (0, 1))
+            sentences.append(f"Gradients of {below} and {above}: cosine {show(n.cosine)}.")
+    return sentences
 
 
 def _left_out(e: Evenness) -> Iterator[str]:
     """Which rows no point stands in, and why."""
-    for what, own in (
+    for what, shares in (
         (f"Not drawn, for a ratio has no meaning beside weights that are all 0 ({ZEROS})",
          [s for s in e.shares if s.ratio is None]),
         ("Not drawn, for nothing moves them", [s for s in e.shares if s.ratio == 0]),
     ):  # fmt: skip
-        if own:
-            names = dict.fromkeys(f"{s.parameter} {s.gate}".strip() for s in own)
+        if shares:
+            names = dict.fromkeys(f"{s.parameter} {s.gate}".strip() for s in shares)
             yield f"{what}: {', '.join(names)}."
 
 
@@ -82,9 +88,11 @@ def _ratios(e: Evenness) -> Chart:
     )  # fmt: skip
     gates = dict.fromkeys(s.gate for s in e.shares if s.gate)
     for number, gate in [*enumerate(gates), (None, "")]:
-        own = [(s.ratio, rows[s.parameter]) for s in e.shares if s.gate == gate and s.ratio]
-        if own:
-            chart.points(gate or "whole", [r for r, _ in own], [row for _, row in own], number)
+        ratios = [(s.ratio, rows[s.parameter]) for s in e.shares if s.gate == gate and s.ratio]
+        if ratios:
+            chart.points(
+                gate or "whole", [r for r, _ in ratios], [row for _, row in ratios], number
+            )
     chart.mark_x(GUIDE, "1/1000")
     chart.rows(list(rows))
     return chart
@@ -96,10 +104,10 @@ def _depth(e: Evenness) -> Chart:
         height=130 + 24 * len(e.depth), log_x=True,
     )  # fmt: skip
     for number, t in enumerate(dict.fromkeys(t for d in e.depth for t in d.steps)):
-        own = [(d.norms[d.steps.index(t)], row) for row, d in enumerate(e.depth) if t in d.steps]
-        seen = [(norm, row) for norm, row in own if norm > 0]
-        chart.points(f"step {t}", [v for v, _ in seen], [row for _, row in seen], number)
-    chart.rows([label(d.name, d.layer, d.direction) for d in e.depth])
+        norms = [(d.norms[d.steps.index(t)], row) for row, d in enumerate(e.depth) if t in d.steps]
+        positive = [(norm, row) for norm, row in norms if norm > 0]
+        chart.points(f"step {t}", [v for v, _ in positive], [row for _, row in positive], number)
+    chart.rows([make_label(d.name, d.layer, d.direction) for d in e.depth])
     return chart
 
 
@@ -111,7 +119,7 @@ def _shares(e: Evenness) -> Table:
 
 def _norms(e: Evenness) -> Table:
     rows = tuple(
-        (label(d.name, d.layer, d.direction), t, norm)
+        (make_label(d.name, d.layer, d.direction), t, norm)
         for d in e.depth
         for t, norm in zip(d.steps, d.norms, strict=True)
     )
@@ -119,5 +127,5 @@ def _norms(e: Evenness) -> Table:
 
 
 def _neighbours(e: Evenness) -> Table:
-    rows = tuple((label(n.name, n.layer, n.direction), n.cosine) for n in e.neighbours)
+    rows = tuple((make_label(n.name, n.layer, n.direction), n.cosine) for n in e.neighbours)
     return Table("Cosine with the layer above", ("layer", "cosine"), rows)

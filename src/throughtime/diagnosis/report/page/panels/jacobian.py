@@ -11,10 +11,10 @@ from throughtime.diagnosis.report.page.panel import (
     Panel,
     PanelPart,
     Table,
-    absent,
-    numbered,
-    parts,
-    shown,
+    list_absent,
+    list_parts,
+    number_rows,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -39,16 +39,18 @@ ASKED = Panel(
 
 def panel(report: Report) -> Panel:
     """Lyapunov exponents and singular values of the steps' Jacobians."""
-    known = parts(report)
-    found = [(known[m.name, j.layer, j.direction], j) for m in report.modules for j in m.jacobians]
-    why = absent(report, "jacobians", "modules")
-    if not found:
+    known = list_parts(report)
+    results = [
+        (known[m.name, j.layer, j.direction], j) for m in report.modules for j in m.jacobians
+    ]
+    why = list_absent(report, "jacobians", "modules")
+    if not results:
         return replace(ASKED, says=why or ("Not measured: it needs more than 10 steps.",))
     return replace(
         ASKED,
-        says=(*(_sentence(part, j) for part, j in found), *why),
-        charts=(_spectrum(found), _stretch(found)),
-        tables=(_summary(found), _matrices(found), _exponents(found)),
+        says=(*(_sentence(part, j) for part, j in results), *why),
+        charts=(_spectrum(results), _stretch(results)),
+        tables=(_summary(results), _matrices(results), _exponents(results)),
     )
 
 
@@ -57,49 +59,53 @@ def _sentence(part: PanelPart, j: Jacobians) -> str:
     least = "at least " if 1e15 <= j.condition_number < math.inf else ""
     gone = f"; lost for good: {lost} of {len(j.lyapunov_nats_per_step)}" if lost else ""
     return (
-        f"{part.label}: largest exponent {shown(largest)} nats a step{gone}; over "
-        f"{j.condition_steps} steps the condition number is {least}{shown(j.condition_number)}."
+        f"{part.label}: largest exponent {show(largest)} nats a step{gone}; over "
+        f"{j.condition_steps} steps the condition number is {least}{show(j.condition_number)}."
     )
 
 
-def _spectrum(found: list[tuple[PanelPart, Jacobians]]) -> Chart:
+def _spectrum(results: list[tuple[PanelPart, Jacobians]]) -> Chart:
     chart = Chart("Lyapunov exponents, largest first", "number", "exponent, nats a step")
-    for part, j in found:
+    for part, j in results:
         values = j.lyapunov_nats_per_step
         chart.line(part.label, range(1, len(values) + 1), values, part.number, points=True)
     chart.mark_y(0.0, "neither grows nor fades")
     return chart
 
 
-def _stretch(found: list[tuple[PanelPart, Jacobians]]) -> Chart:
+def _stretch(results: list[tuple[PanelPart, Jacobians]]) -> Chart:
     chart = Chart(
         "singular values of one step, 5, 50 and 95 %", "singular value of J", "",
-        height=110 + 26 * len(found),
+        height=110 + 26 * len(results),
     )  # fmt: skip
-    for row, (part, j) in enumerate(found):
+    for row, (part, j) in enumerate(results):
         chart.spread(part.label, row, *j.singular_values, part.number)
     chart.mark_x(1.0, "")
-    chart.rows([part.label for part, _ in found])
-    chart.axes(x={"range": [0, max(1.0, *(j.singular_values[2] for _, j in found))]})
+    chart.rows([part.label for part, _ in results])
+    chart.axes(x={"range": [0, max(1.0, *(j.singular_values[2] for _, j in results))]})
     return chart
 
 
-def _summary(found: list[tuple[PanelPart, Jacobians]]) -> Table:
+def _summary(results: list[tuple[PanelPart, Jacobians]]) -> Table:
     head = ("layer", "singular 5 %", "50 %", "95 %", "condition number", "of steps")
-    rows = ((p.label, *j.singular_values, j.condition_number, j.condition_steps) for p, j in found)
+    rows = (
+        (p.label, *j.singular_values, j.condition_number, j.condition_steps) for p, j in results
+    )
     return Table("Singular values of one step; condition number of a product", head, tuple(rows))
 
 
-def _matrices(found: list[tuple[PanelPart, Jacobians]]) -> Table:
+def _matrices(results: list[tuple[PanelPart, Jacobians]]) -> Table:
     head = ("layer", "gate", "spectral radius", "σ max", "orthogonality defect")
     rows = (
         (p.label, m.gate, m.spectral_radius, m.largest_singular_value, m.orthogonality_defect)
-        for p, j in found
+        for p, j in results
         for m in j.matrices
     )
     return Table("Recurrent matrices U; the defect is ‖UᵀU − I‖ / √H", head, tuple(rows))
 
 
-def _exponents(found: list[tuple[PanelPart, Jacobians]]) -> Table:
-    rows = numbered([j.lyapunov_nats_per_step for _, j in found], first=1)
-    return Table("Lyapunov exponents, nats a step", ("number", *(p.label for p, _ in found)), rows)
+def _exponents(results: list[tuple[PanelPart, Jacobians]]) -> Table:
+    rows = number_rows([j.lyapunov_nats_per_step for _, j in results], first=1)
+    return Table(
+        "Lyapunov exponents, nats a step", ("number", *(p.label for p, _ in results)), rows
+    )

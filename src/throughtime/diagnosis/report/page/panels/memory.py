@@ -11,10 +11,10 @@ from throughtime.diagnosis.report.page.panel import (
     Panel,
     PanelPart,
     Table,
-    absent,
-    numbered,
-    parts,
-    shown,
+    list_absent,
+    list_parts,
+    number_rows,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -37,16 +37,16 @@ HALF = 0.5
 
 def panel(report: Report) -> Panel:
     """r^2 by lag of each layer and direction."""
-    known = parts(report)
-    found = [(known[c.name, c.layer, c.direction], c) for c in report.capacities]
-    why = absent(report, "capacities")
-    if not found:
+    known = list_parts(report)
+    results = [(known[c.name, c.layer, c.direction], c) for c in report.capacities]
+    why = list_absent(report, "capacities")
+    if not results:
         return replace(ASKED, says=why or NOTHING)
     return replace(
         ASKED,
-        says=(*(_sentence(part, c, report.lag) for part, c in found), *why),
-        charts=(_chart(found, report.lag),),
-        tables=(_summary(found), _by_lag(found)),
+        says=(*(_sentence(part, c, report.lag) for part, c in results), *why),
+        charts=(_chart(results, report.lag),),
+        tables=(_summary(results), _by_lag(results)),
     )
 
 
@@ -54,35 +54,35 @@ def _sentence(part: PanelPart, c: MemoryCapacity, lag: int) -> str:
     steps = f"{c.memory_steps} step{'s' if c.memory_steps != 1 else ''}"
     far = "nothing" if c.memory_steps < 0 else steps
     more = "" if c.lags_suffice else " or more, for the last lag still counts"
-    at = f"; r² is {shown(c.r2_by_lag[lag])} at the lag of {lag}" if lag < len(c.r2_by_lag) else ""
+    at = f"; r² is {show(c.r2_by_lag[lag])} at the lag of {lag}" if lag < len(c.r2_by_lag) else ""
     return (
-        f"{part.label}: remembers {far} (r² above 0.5); its capacity is {shown(c.capacity)}{more}, "
+        f"{part.label}: remembers {far} (r² above 0.5); its capacity is {show(c.capacity)}{more}, "
         f"of at most {c.state_width}{at}."
     )
 
 
-def _chart(found: list[tuple[PanelPart, MemoryCapacity]], lag: int) -> Chart:
+def _chart(results: list[tuple[PanelPart, MemoryCapacity]], lag: int) -> Chart:
     chart = Chart("share of past input that the state holds, by lag", "lag k, steps", "r²(k)")
-    for part, c in found:
+    for part, c in results:
         chart.line(part.label, range(len(c.r2_by_lag)), c.r2_by_lag, part.number)
-    held = [k for _, c in found for k, r2 in enumerate(c.r2_by_lag) if r2]
+    held = [k for _, c in results for k, r2 in enumerate(c.r2_by_lag) if r2]
     # Beyond the last that is held, or the lag, all are zeros.
-    end = min(1 + max([lag, *held]), max(len(c.r2_by_lag) for _, c in found) - 1)
+    end = min(1 + max([lag, *held]), max(len(c.r2_by_lag) for _, c in results) - 1)
     chart.axes(x={"range": [0, end]}, y={"range": [-0.03, 1.05]})
     chart.mark_y(HALF, "0.5")
     chart.mark_x(lag, f"task lag {lag}")
     return chart
 
 
-def _summary(found: list[tuple[PanelPart, MemoryCapacity]]) -> Table:
+def _summary(results: list[tuple[PanelPart, MemoryCapacity]]) -> Table:
     head = ("layer", "capacity", "at most", "remembers, steps", "noise line", "steps held out")
     rows = (
         (p.label, c.capacity, c.state_width, c.memory_steps, c.noise_line, c.held_out_steps)
-        for p, c in found
+        for p, c in results
     )
     return Table("Memory capacity; -1 step: nothing is remembered", head, tuple(rows))
 
 
-def _by_lag(found: list[tuple[PanelPart, MemoryCapacity]]) -> Table:
-    return Table("r²(k)", ("k", *(p.label for p, _ in found)),
-                 numbered([c.r2_by_lag for _, c in found]))  # fmt: skip
+def _by_lag(results: list[tuple[PanelPart, MemoryCapacity]]) -> Table:
+    return Table("r²(k)", ("k", *(p.label for p, _ in results)),
+                 number_rows([c.r2_by_lag for _, c in results]))  # fmt: skip

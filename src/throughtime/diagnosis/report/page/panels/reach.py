@@ -12,15 +12,14 @@ from throughtime.diagnosis.report.page.panel import (
     NOTHING,
     Panel,
     Table,
-    absent,
-    label,
-    numbered,
-    parts,
+    list_absent,
+    list_parts,
+    number_rows,
 )
+from throughtime.diagnosis.report.report import Report, make_label
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.lag_gradient import LagGradient
-    from throughtime.diagnosis.report.report import Report
 
 
 FLOOR = math.log10(2.0**-126)
@@ -43,10 +42,10 @@ ASKED = Panel(
 
 def panel(report: Report) -> Panel:
     """log10 rho(k) of each layer and direction, with its horizons."""
-    why = absent(report, "lag_gradients")
+    why = list_absent(report, "lag_gradients")
     if not report.lag_gradients:
         return replace(ASKED, says=why or NOTHING)
-    said = (*map(_sentence, report.lag_gradients), *_blind(report), *_of_rows(report))
+    sentences = (*map(_sentence, report.lag_gradients), *_blind(report), *_of_rows(report))
     tables = [*_tables("", report.lag_gradients)]
     if report.torch_default:
         tables += _tables(" of torch's own start", report.torch_default)
@@ -55,10 +54,10 @@ def panel(report: Report) -> Panel:
     return replace(
         ASKED,
         says=(
-            *said,
+            *sentences,
             *why,
-            *absent(report, "bands", what="Spread"),
-            *absent(report, "torch_default", what="torch's own start"),
+            *list_absent(report, "bands", what="Spread"),
+            *list_absent(report, "torch_default", what="torch's own start"),
         ),
         charts=(_chart(report),),
         tables=tuple(tables),
@@ -66,22 +65,22 @@ def panel(report: Report) -> Panel:
 
 
 def _sentence(g: LagGradient) -> str:
-    where, last = label(g.name, g.layer, g.direction), len(g.log10_rho_by_lag) - 1
+    where, last = make_label(g.name, g.layer, g.direction), len(g.log10_rho_by_lag) - 1
     if g.horizon_1e3_steps is None:
-        said = f"{where}: above 1/1000 in all {last} lags"
+        words = f"{where}: above 1/1000 in all {last} lags"
     else:
-        said = f"{where}: below 1/1000 after {g.horizon_1e3_steps} steps"
+        words = f"{where}: below 1/1000 after {g.horizon_1e3_steps} steps"
     zeros = f"; {g.zero_share:.0%} of the gradients are exactly zero" if g.zero_share else ""
-    return f"{said}, {g.slope_nats_per_step:+.3f} nats a step{zeros}."
+    return f"{words}, {g.slope_nats_per_step:+.3f} nats a step{zeros}."
 
 
 def _blind(report: Report) -> Iterator[str]:
     """What has no curve, since the loss does not see it."""
     for u in report.unseen:
-        seen = f"reads it after {u.read_steps} of its {u.steps} steps at the latest"
+        reading = f"reads it after {u.read_steps} of its {u.steps} steps at the latest"
         yield (
-            f"{label(u.name, u.layer, u.direction)}: no curve, for the loss "
-            f"{seen if u.read_steps else 'depends on nothing of it'}."
+            f"{make_label(u.name, u.layer, u.direction)}: no curve, for the loss "
+            f"{reading if u.read_steps else 'depends on nothing of it'}."
         )
 
 
@@ -91,8 +90,8 @@ def _of_rows(report: Report) -> Iterator[str]:
         rows = g.rows_by_lag
         if rows and (rows[0] < report.rows or rows[-1] < rows[0]):
             yield (
-                f"{label(g.name, g.layer, g.direction)}: each row counts its lags from its own "
-                f"end, {rows[0]} of {report.rows} rows at lag 0 and {rows[-1]} at lag "
+                f"{make_label(g.name, g.layer, g.direction)}: each row counts its lags from its "
+                f"own end, {rows[0]} of {report.rows} rows at lag 0 and {rows[-1]} at lag "
                 f"{len(rows) - 1}."
             )
 
@@ -105,7 +104,7 @@ def _chart(report: Report) -> Chart:
     for i, g in enumerate(report.torch_default):
         rho = g.log10_rho_by_lag
         chart.line("torch's start", range(len(rho)), rho, None, shown=i == 0)
-    known = parts(report)
+    known = list_parts(report)
     for g in report.lag_gradients:
         part, rho = known[g.name, g.layer, g.direction], g.log10_rho_by_lag
         chart.line(part.label, range(len(rho)), rho, part.number)
@@ -134,7 +133,7 @@ def _range(report: Report) -> list[float]:
 def _tables(whose: str, gradients: Sequence[LagGradient]) -> tuple[Table, Table]:
     """Horizons and slopes; then the curves."""
     head = ("layer", "K(1/e), steps", "K(1e-3), steps", "slope, nats a step", "zeros, share", "Ω")
-    names = [label(g.name, g.layer, g.direction) for g in gradients]
+    names = [make_label(g.name, g.layer, g.direction) for g in gradients]
     rows = (
         (name, g.horizon_e_steps, g.horizon_1e3_steps, g.slope_nats_per_step, g.zero_share, g.omega)
         for name, g in zip(names, gradients, strict=True)
@@ -142,17 +141,17 @@ def _tables(whose: str, gradients: Sequence[LagGradient]) -> tuple[Table, Table]
     return (
         Table(f"Horizons{whose}; none: not in this sequence", head, tuple(rows)),
         Table(f"log₁₀ ρ(k){whose}", ("k", *names),
-              numbered([g.log10_rho_by_lag for g in gradients])),
+              number_rows([g.log10_rho_by_lag for g in gradients])),
     )  # fmt: skip
 
 
 def _spread(report: Report) -> Table:
     ends = [
-        (f"{label(b.name, b.layer, b.direction)} {word}", values)
+        (f"{make_label(b.name, b.layer, b.direction)} {word}", values)
         for b in report.bands
         for word, values in (
             ("least", b.lowest_log10_rho_by_lag), ("greatest", b.highest_log10_rho_by_lag)
         )
     ]  # fmt: skip
     caption = f"log₁₀ ρ(k) over {report.bands[0].batches} batches"
-    return Table(caption, ("k", *(n for n, _ in ends)), numbered([v for _, v in ends]))
+    return Table(caption, ("k", *(n for n, _ in ends)), number_rows([v for _, v in ends]))

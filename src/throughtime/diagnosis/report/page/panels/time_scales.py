@@ -14,10 +14,10 @@ from throughtime.diagnosis.report.page.panel import (
     Panel,
     PanelPart,
     Table,
-    absent,
-    numbered,
-    parts,
-    shown,
+    list_absent,
+    list_parts,
+    number_rows,
+    show,
 )
 
 if TYPE_CHECKING:
@@ -43,16 +43,16 @@ BINS_A_DECADE, SHORTEST = 10, 0.1
 
 def panel(report: Report) -> Panel:
     """Histogram of the time scales, saturation of the gates, dead units."""
-    known = parts(report)
-    found = [(known[m.name, g.layer, g.direction], g) for m in report.modules for g in m.gates]
-    why = absent(report, "gates", "modules")
-    if not found:
+    known = list_parts(report)
+    results = [(known[m.name, g.layer, g.direction], g) for m in report.modules for g in m.gates]
+    why = list_absent(report, "gates", "modules")
+    if not results:
         return replace(ASKED, says=why or NOTHING)
     return replace(
         ASKED,
-        says=(*(_sentence(part, g, report.lag) for part, g in found), *why),
-        charts=(_histogram(found, report.lag), _ends(found)),
-        tables=(_summary(found, report.lag), _saturation(found), _units(found)),
+        says=(*(_sentence(part, g, report.lag) for part, g in results), *why),
+        charts=(_histogram(results, report.lag), _ends(results)),
+        tables=(_summary(results, report.lag), _saturation(results), _units(results)),
     )
 
 
@@ -60,22 +60,22 @@ def _sentence(part: PanelPart, g: GateTimes, lag: int) -> str:
     dead = len(g.dead_units)
     still = f"; {dead} of {len(g.unit_deviations)} units are dead" if dead else ""
     source = "" if g.kind == "gate" else " (no gate keeps; τ of the mean Jacobian's eigenvalues)"
-    middle = f"half of the time scales are above {shown(median(g.tau_steps))} steps, "
+    middle = f"half of the time scales are above {show(median(g.tau_steps))} steps, "
     return (
         f"{part.label}: {middle if g.tau_steps else ''}{g.share_above(lag):.0%} above the lag of "
         f"{lag}{source}{still}."
     )
 
 
-def _histogram(found: list[tuple[PanelPart, GateTimes]], lag: int) -> Chart:
+def _histogram(results: list[tuple[PanelPart, GateTimes]], lag: int) -> Chart:
     """Bins of a tenth of a decade, one of which ends at the lag, so that no bar crosses it."""
     chart = Chart("units by time scale", "time scale τ, steps (log scale)", "units")
-    finite = [t for _, g in found for t in g.tau_steps if 0 < t < math.inf]
+    finite = [t for _, g in results for t in g.tau_steps if 0 < t < math.inf]
     low = max(SHORTEST, min([lag, *finite]))
     first, last = _bin(low, lag), _bin(max([lag, *finite]), lag)
     beyond = last + 3
-    endless = any(tau == math.inf for _, g in found for tau in g.tau_steps)
-    for part, g in found:
+    endless = any(tau == math.inf for _, g in results for tau in g.tau_steps)
+    for part, g in results:
         bins = Counter(beyond if tau == math.inf else max(first, _bin(tau, lag) if tau else first)
                        for tau in g.tau_steps)  # fmt: skip
         chart.bars(part.label, [_place(b + 0.5, lag) for b in sorted(bins)],
@@ -108,8 +108,8 @@ def _span(number: int, lag: int, endless: bool) -> str:
     return f"τ {10 ** _place(number, lag):.3g} to {10 ** _place(number + 1, lag):.3g} steps, units"
 
 
-def _ends(found: list[tuple[PanelPart, GateTimes]]) -> Chart:
-    gates = [(f"{part.label} {s.name}", s) for part, g in found for s in g.saturation]
+def _ends(results: list[tuple[PanelPart, GateTimes]]) -> Chart:
+    gates = [(f"{part.label} {s.name}", s) for part, g in results for s in g.saturation]
     chart = Chart(
         "share of values at either end of each gate", "share of values", "",
         height=120 + 18 * len(gates),
@@ -124,27 +124,29 @@ def _ends(found: list[tuple[PanelPart, GateTimes]]) -> Chart:
     return chart
 
 
-def _summary(found: list[tuple[PanelPart, GateTimes]], lag: int) -> Table:
+def _summary(results: list[tuple[PanelPart, GateTimes]], lag: int) -> Table:
     head = ("layer", "τ from", f"share above {lag} steps", "dead units", "which")
     rows = (
         (p.label, g.kind, g.share_above(lag), len(g.dead_units), ", ".join(map(str, g.dead_units)))
-        for p, g in found
+        for p, g in results
     )
     return Table("Time scales", head, tuple(rows))
 
 
-def _saturation(found: list[tuple[PanelPart, GateTimes]]) -> Table:
+def _saturation(results: list[tuple[PanelPart, GateTimes]]) -> Table:
     head = ("layer", "of", "function", "share low", "share high")
     rows = (
         (p.label, s.name, s.function, s.share_low, s.share_high)
-        for p, g in found
+        for p, g in results
         for s in g.saturation
     )
     return Table("Saturation: below 0.05 (tanh −0.95) and above 0.95", head, tuple(rows))
 
 
-def _units(found: list[tuple[PanelPart, GateTimes]]) -> Table:
+def _units(results: list[tuple[PanelPart, GateTimes]]) -> Table:
     """Time scales and deviations; a time scale is no unit's where eigenvalues give it."""
-    columns = [c for _, g in found for c in (g.tau_steps, g.unit_deviations)]
-    head = [f"{p.label} {word}" for p, _ in found for word in ("τ, steps", "deviation")]
-    return Table("Each time scale, and each unit's deviation", ("number", *head), numbered(columns))
+    columns = [c for _, g in results for c in (g.tau_steps, g.unit_deviations)]
+    head = [f"{p.label} {word}" for p, _ in results for word in ("τ, steps", "deviation")]
+    return Table(
+        "Each time scale, and each unit's deviation", ("number", *head), number_rows(columns)
+    )

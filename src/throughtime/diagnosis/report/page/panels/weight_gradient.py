@@ -6,7 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.page.panel import NOTHING, Panel, Table, absent, numbered, shown
+from throughtime.diagnosis.report.page.panel import (
+    NOTHING,
+    Panel,
+    Table,
+    list_absent,
+    number_rows,
+    show,
+)
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.weight_lags import WeightLags
@@ -28,15 +35,15 @@ RIGHT = 0.99
 
 def panel(report: Report) -> Panel:
     """The direction error of truncated back-propagation, each module and direction."""
-    found, why = report.weight_lags, absent(report, "weight_lags")
-    if not found:
+    weight_lags, why = report.weight_lags, list_absent(report, "weight_lags")
+    if not weight_lags:
         return replace(ASKED, says=why or NOTHING)
-    said = [_sentence(w, report.truncation) for w in found]
+    sentences = [_sentence(w, report.truncation) for w in weight_lags]
     return replace(
         ASKED,
-        says=(*said, *why),
+        says=(*sentences, *why),
         charts=(_chart(report),),
-        tables=(_summary(found), _by_lag(found)),
+        tables=(_summary(weight_lags), _by_lag(weight_lags)),
     )
 
 
@@ -48,7 +55,7 @@ def _sentence(w: WeightLags, truncation: int | None) -> str:
     cut = ""
     if truncation is not None:
         cosine = w.cosine_by_lag[min(truncation, len(w.cosine_by_lag) - 1)]
-        cut = f"; at your {truncation} steps the cosine is {shown(cosine)}"
+        cut = f"; at your {truncation} steps the cosine is {show(cosine)}"
     return f"{_label(w)}: points right (cosine {RIGHT}) from K = {w.steps_to(RIGHT)} steps on{cut}."
 
 
@@ -68,15 +75,15 @@ def _chart(report: Report) -> Chart:
     return chart
 
 
-def _summary(found: tuple[WeightLags, ...]) -> Table:
-    rows = tuple((_label(w), w.steps_to(RIGHT), w.unexplained_share) for w in found)
+def _summary(weight_lags: tuple[WeightLags, ...]) -> Table:
+    rows = tuple((_label(w), w.steps_to(RIGHT), w.unexplained_share) for w in weight_lags)
     head = ("module", "K(0.99), steps", "unexplained share")
     return Table("From where on it points right; what rounding leaves unexplained", head, rows)
 
 
-def _by_lag(found: tuple[WeightLags, ...]) -> Table:
-    columns = [(f"{_label(w)} {word}", values) for w in found for word, values in (
+def _by_lag(weight_lags: tuple[WeightLags, ...]) -> Table:
+    columns = [(f"{_label(w)} {word}", values) for w in weight_lags for word, values in (
         ("‖G‖", w.norm_by_lag), ("share", w.share_by_lag), ("cosine", w.cosine_by_lag)
     )]  # fmt: skip
     head = ("K", *(name for name, _ in columns))
-    return Table("By lag", head, numbered([values for _, values in columns]))
+    return Table("By lag", head, number_rows([values for _, values in columns]))
