@@ -54,6 +54,13 @@ class Back(NamedTuple):
     order: tuple[int, ...]
     shared: int
 
+    def new_rooms(self, x: Tensor) -> list[Any]:
+        """Memory for what is written, of the kind of x."""
+        rooms = [x.new_empty(shape) for shape in self.rooms]
+        if self.large:
+            rooms[0] = lend(x, self.rooms[0])
+        return rooms
+
     def any_short(self, tensors: Sequence[Tensor]) -> bool:
         """Whether one of these has a storage that is too small for it."""
         return [v.untyped_storage().nbytes() for v in tensors] != self.bytes and any_short(tensors)
@@ -73,6 +80,9 @@ class Derivative:
         line = shapes_for(layer.cell, layer.I, layer.H, layer.bytes).inputs
         self._as_given = layer.D == 1 and line == layer.I and not way.layout.turned
         self._room_x = layer.D, way.layout.lines, line
+        self._width = 0 if self._as_given or line == layer.I else layer.I
+        # What is cut is given back at once, so a large room of it is worth keeping.
+        self._large = math.prod(self._room_x[:-1]) * self._width >= LEAST_BYTES / layer.bytes
 
     def run(
         self, saved: Sequence[Tensor], d_results: Sequence[Tensor | None], needs: tuple[bool, ...]
@@ -105,10 +115,7 @@ class Derivative:
             if not self._sees(tensors, needs):
                 return None
             back = self._prepare(key, tensors, d_results, needs)
-        x, new = saved[0], saved[0].new_empty
-        rooms: list[Any] = [new(shape) for shape in back.rooms]
-        if back.large:
-            rooms[0] = lend(x, back.rooms[0])
+        rooms = back.new_rooms(saved[0])
         back.region.run(tensors + rooms)
         if back.width:
             rooms[0] = _cut(rooms[0], back.width)
@@ -162,13 +169,9 @@ class Derivative:
         bytes = [v.untyped_storage().nbytes() for v in tensors]
         for old in list(self._backs)[: max(0, 1 + len(self._backs) - MOST_KINDS)]:
             self._backs.pop(old, None)
-        width = 0 if self._as_given or not wants.x or self._room_x[-1] == layer.I else layer.I
-        # What is cut is given back at once, so a large room of it is worth keeping.
-        large = width * math.prod(self._room_x[:-1]) >= LEAST_BYTES / layer.bytes
+        cuts = (self._width, self._large) if wants.x else (0, False)
         shared = team.threads * is_shared(work)
-        self._backs[key] = Back(
-            guard(tensors), bytes, region, tuple(rooms), width, large, order, shared
-        )
+        self._backs[key] = Back(guard(tensors), bytes, region, tuple(rooms), *cuts, order, shared)
         return self._backs[key]
 
     def _written(

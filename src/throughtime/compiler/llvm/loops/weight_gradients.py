@@ -124,8 +124,8 @@ def _weights(
         matrix: the gradient.
         run: of one sum whose matrix has blocks, each of which is a part by itself.
     """
-    g, (gates, first, number), (to, cut, width, row, K) = e.given, sums, matrix
-    column_product, cut_lines = functions
+    g, (gates, first, number), (column_product, cut) = e.given, sums, functions
+    to, width, row = matrix.to, matrix.width, matrix.row
     number = number if run is None else run["blocks"]
     low, high = my_share(e, number * width, g["thread"], g["team"])
     block, block_step = _walked(f, *rows)
@@ -137,8 +137,7 @@ def _weights(
         part = e.word(gates + q.index * 8).most(0) if run is None else q.index
         before = part * width + unit
         address = to + before * row
-        source = where(begins, c["zeros"], address)
-        source_row = where(begins, 0, row)
+        source, source_row = where(begins, c["zeros"], address), where(begins, 0, row)
         with e.when(stop > start):
             place, own = (first + q.index) * c["H_row"] + unit * e.kind.bytes, block
             if run is not None:
@@ -150,10 +149,15 @@ def _weights(
                 A_step=A_step, B=own, B_step=block_step, K=rows[2], C=address, C_row=row,
                 rows=stop - start, vectors=row // e.kind.size,
             )  # fmt: skip
-            with e.when((g["last"] >= c["T"]) & cut.compare("!=", 0)):
-                line_bytes = K * e.kind.bytes
-                e.call(cut_lines, to=cut + before * line_bytes, to_row=line_bytes, source=address,
-                       source_row=row, rows=stop - start, count=K)  # fmt: skip
+            _cut(e, c, cut, matrix, before, stop - start)
+
+
+def _cut(e: Emit, c: Frame, cut: Emit, matrix: Gradient, before: Num, rows: Num) -> None:
+    """In the last block: lines of a gradient, after some others, to where they are wanted."""
+    with e.when((e.given["last"] >= c["T"]) & matrix.cut.compare("!=", 0)):
+        source, line = matrix.to + before * matrix.row, matrix.K * e.kind.bytes
+        e.call(cut, to=matrix.cut + before * line, to_row=line, source=source,
+               source_row=matrix.row, rows=rows, count=matrix.K)  # fmt: skip
 
 
 def _write_sums(module: ir.Module, kind: Kind) -> Emit:
