@@ -51,10 +51,13 @@ def learn(
 ) -> list[Any]:
     """Takes some steps of each recipe in `size` processes; exit codes, and what was said."""
 
+    bits: dict[str, list[str]] = {}
+
     def take(world: World) -> None:
         with small_dictionary() if small else nullcontext():
-            bits = {one["task"]: bits_of(one, world, steps) for one in recipes}
-        Path(folder, f"{world.rank}.json").write_text(json.dumps(bits))
+            for one in recipes:
+                bits[one["task"]] = bits_of(one, world, steps)
+                Path(folder, f"{world.rank}.json").write_text(json.dumps(bits))
 
     Path(folder).mkdir()
     return in_processes(size, [take] * size)

@@ -9,11 +9,18 @@ from typing import Any
 import polars as pl
 import pytest
 
+from tests.main_job.small import small_dictionary
 from throughtime.cli import main
+from throughtime.cli.commands import predict
 from throughtime.errors import DataError
 from throughtime.tasks.classify.builtin import make_waves
 from throughtime.tasks.tables import pieces, read
 from throughtime.tasks.tables.read import read_blocks
+from throughtime.tasks.translate import Translate
+from throughtime.tasks.translate.facts import TranslateRecipe
+from throughtime.tasks.translate.find import read_pair_blocks, read_pairs
+from throughtime.train import run
+from throughtime.train.result import trained
 
 SMALL = ["--hidden", "4", "--steps", "4", "--validate-every", "4", "--batch-size", "16"]
 
@@ -86,6 +93,24 @@ def waves(capsys: pytest.CaptureFixture[str]) -> str:
     return "run"
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.parquet"])
+def test_blocks_of_texts_are_the_file(name: str) -> None:
+    frame = pl.DataFrame({"source": [f"w{n} a" for n in range(700)], "target": ["x y"] * 700})
+    if name.endswith("jsonl"):
+        frame.write_ndjson(name)
+    elif name.endswith("parquet"):
+        frame.write_parquet(name)
+    else:
+        frame.write_csv(name, separator="\t" if name.endswith("tsv") else ",")
+    whole = read_pairs(name, TranslateRecipe())
+    blocks = list(read_pair_blocks(name, TranslateRecipe(), 100))
+    assert [len(one.frame) for one in blocks] == [100] * 7
+    assert pl.concat([one.frame for one in blocks]).equals(whole.frame)
+    assert blocks[3].place(7) == whole.place(307) and blocks[3].unit == whole.unit
+    with pytest.raises(DataError, match="must end in .csv"):
+        next(read_pair_blocks("t.xls", TranslateRecipe(), 100))
+
+
 def test_ray_that_is_not_there_and_what_it_cannot_take(
     waves: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,8 +130,9 @@ def test_runs_whose_series_hang_together_are_refused(capsys: pytest.CaptureFixtu
     assert main(["train", "forecast", *SMALL, *words]) == 0
     said = refused(capsys, "predict", "run", "y.csv", "--on", "ray")
     assert (
-        "--on ray is for runs whose series are answered by themselves, as of classify, and" in said
+        "tables whose series are answered by themselves, as of classify and translate, and" in said
     )
+    assert "run is one of forecast; leave it out" in said
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
@@ -127,3 +153,36 @@ def test_answers_over_ray_are_those_of_this_process(
         assert there[:, :2].equals(here[:, :2])
         for name in here.columns[2:]:
             assert there[name].to_list() == pytest.approx(here[name].to_list(), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("task", ["pronounce", "tag", "translate"])
+def test_lines_and_texts_over_ray_are_those_of_this_process(
+    task: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ray.data", reason="ray is not installed: answers over Ray are NOT tested")
+    with small_dictionary():
+        assert main(["train", task, *SMALL, "--out", "run"]) == 0
+    monkeypatch.setattr(predict, "_AT_ONCE", 40)
+    monkeypatch.setattr(Translate, "together", 30)
+    lines = [f"sun moon {'star ' * (n % 3)}{n}" if task != "pronounce" else "sun" * (1 + n % 3)
+             for n in range(100)]  # fmt: skip
+    lines[50] = "1?" if task == "pronounce" else lines[50]
+    Path("lines.txt").write_text("\n".join(lines) + "\n")
+    bad = {"pronounce": "error: lines.txt, line 51: "}.get(task, "")
+    said = []
+    for on in ("local", "ray"):
+        capsys.readouterr()
+        assert main(["predict", "run", "lines.txt", "--on", on]) == (2 if bad else 0)
+        said.append(capsys.readouterr())
+        assert bad in said[-1].err
+    assert said[0].out == said[1].out and said[0].out.count("\n") == 100 - bool(bad)
+    if task == "translate":
+        write(pl.DataFrame({"english": lines, "target": lines}), "t.csv")
+        assert main(["predict", "run", "t.csv", "--on", "ray", "--out", "ray.csv"]) == 0
+        made, model = trained(run.read(Path("run")))
+        assert isinstance(made, Translate)
+        here = [made.predict(model, block)[0] for block in made.blocks("t.csv")]
+        assert [len(one) for one in here] == [30, 30, 30, 10]
+        assert pl.read_csv("ray.csv").equals(pl.concat(here))

@@ -50,7 +50,8 @@ class Learner:
         self._cure = cure
         self._batches = StepBatches(task)
         self._parameters = list(model.parameters())
-        self._empty = self._parameters[0].new_empty(1 + sum(p.numel() for p in self._parameters))
+        self._lengths = [*(p.numel() for p in self._parameters), 1]  # of gradients and loss
+        self._empty = self._parameters[0].new_empty(self.world.room(sum(self._lengths)))
 
     def step(self) -> None:
         """One training step.
@@ -86,7 +87,7 @@ class Learner:
     def _add_parts(self, whole: Batch) -> float:
         """As `_backward` of a whole batch, computed in its parts by all processes."""
         flat = self.world.add_up(self.parts, lambda part: self._flat(whole, part), self._empty)
-        *gradients, loss = flat.split([*(p.numel() for p in self._parameters), 1])
+        *gradients, loss = flat[: sum(self._lengths)].split(self._lengths)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient.view_as(parameter)
         return float(loss)
@@ -96,7 +97,8 @@ class Learner:
         loss = self._backward(whole, part)
         gradients = [p.new_zeros(p.numel()) if p.grad is None else p.grad.flatten()
                      for p in self._parameters]  # fmt: skip
-        return torch.cat([*gradients, self._empty.new_tensor([loss])])
+        rest = self._empty.new_zeros(len(self._empty) - sum(self._lengths))
+        return torch.cat([*gradients, self._empty.new_tensor([loss]), rest])
 
     def score(self, split: str) -> dict[str, float]:
         """The metrics of the model on a split; the first process finds them for all."""

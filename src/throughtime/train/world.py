@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from throughtime.environment import ProcessPlace, launched, of_torchrun
 from throughtime.errors import EndedElsewhere, OptionError, RunError, ThroughtimeError
@@ -60,13 +59,17 @@ class World:
                 value = self._fabric.broadcast(value)
         return value  # type: ignore[return-value]
 
+    def room(self, count: int) -> int:
+        """At least so many numbers, as many for each process to add."""
+        return -(-count // self.size) * self.size
+
     def add_up(self, parts: int, make: Callable[[int], Tensor], empty: Tensor) -> Tensor:
         """The sum of what all parts of a batch come to, each made by one process.
 
         Args:
             parts: how many.
             make: what one comes to, in this process, by its number.
-            empty: of the form of all of them, a row of numbers.
+            empty: of the form of all of them, a row of `room` numbers.
 
         Returns:
             The sum by halves, whose bits hang on the parts and not on the processes.
@@ -87,10 +90,9 @@ class World:
         self, sums: Sequence[tuple[int, range]], made: Sequence[Tensor], empty: Tensor
     ) -> Tensor:
         """The whole sum: each process adds a slice of what all have made, and gives it to them."""
-        size, width = self.size, -(-len(empty) // self.size)
-        sent = empty.new_zeros(size, len(made), width)
-        for place, one in enumerate(made):
-            sent[:, place] = pad(one, (0, size * width - len(one))).view(size, width)
+        size, width = self.size, len(empty) // self.size
+        rows = [one.view(size, 1, width) for one in made] or [empty.new_empty(size, 0, width)]
+        sent = torch.cat(rows, 1) if len(rows) > 1 else rows[0]  # one is not copied
         counts = [sum(rank == other for other, _ in sums) for rank in range(size)]
         slices = empty.new_empty(len(sums), width)
         distributed.all_to_all_single(
@@ -101,7 +103,7 @@ class World:
         added = add_halves(range(sums[-1][1][-1] + 1), found.get)
         whole = empty.new_empty(size, width)
         distributed.all_gather([*whole], added)
-        return whole.flatten()[: len(empty)]
+        return whole.flatten()
 
     def agree(self, what: str, batches: Sequence[Batch], cure: str) -> None:
         """Compares what each process sees.

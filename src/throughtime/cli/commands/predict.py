@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from throughtime.cli.app import Commands
     from throughtime.tasks import Task
+    from throughtime.tasks.tables.table import DataTable
     from throughtime.tasks.tables.task import TableTask
 
 _ENDINGS = (".csv", ".parquet", ".jsonl")
@@ -47,8 +48,8 @@ def register(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--on", choices=("local", "ray"), default="local",
-        help="Who answers: this process, or Ray, block by block of a CSV or Parquet file, for runs "
-        "whose series are answered by themselves (classify). Default: local.",
+        help="Who answers: this process, or Ray, block by block of a large file: lines of text, or "
+        "tables whose series are answered by themselves (classify, translate). Default: local.",
     )  # fmt: skip
     parser.add_argument(
         "--address",
@@ -69,7 +70,8 @@ def predict(run: Path, items: list[str], out: Path | None, on: str, address: str
         raise OptionError(f"--out is for runs on a table, and {run} is one of {task.name}")
     _check_out(out, items)
     if on == "ray":
-        _answer_blocks(run, task, items, out, address)
+        if not _answer_blocks(run, task, items, out, address):
+            sys.exit(2)
         return
     if address is not None:
         raise OptionError(f"address is a Ray's, got {address!r} with --on local")
@@ -98,24 +100,42 @@ def _check_out(out: Path | None, items: list[str]) -> None:
 
 def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | None) -> bool:
     """Prints each item beside its answer, or writes both; returns whether all had one."""
-    waits = "-" in items and sys.stdin is not None and sys.stdin.isatty()
-    asked, every = _asked(items), True
-    rows: list[tuple[str, str]] = []
-    while part := list(islice(asked, 1 if waits else _AT_ONCE)):
-        askable = [text for text, where in part if _can_be_asked(task, text, where)]
-        every &= len(askable) == len(part)
-        for text, answer in zip(askable, task.answer(model, askable), strict=True):
-            if out is None:
-                print(f"{text}\t{answer}", flush=waits)
-            else:
-                rows.append((text, answer))
-        for note in task.unseen_in(askable):
-            print(f"note: {note}", file=sys.stderr)
-    if out is not None:
-        import polars as pl
+    import polars as pl
 
-        _write(pl.DataFrame(rows, schema=["given", "answer"], orient="row"), out)
+    waits = "-" in items and sys.stdin is not None and sys.stdin.isatty()
+    every, frames = True, list[pl.DataFrame]()
+    for askable, whole in _askable(task, items, 1 if waits else _AT_ONCE):
+        every &= whole
+        frame = pl.DataFrame(
+            {"given": askable, "answer": task.answer(model, askable)},
+            schema={"given": pl.String, "answer": pl.String},
+        )
+        if out is None:
+            _print_lines(frame, waits)
+        else:
+            frames.append(frame)
+        _note_unseen(task, askable)
+    if out is not None:
+        _write(pl.concat(frames), out)
     return every
+
+
+def _askable(task: Task, items: list[str], at_once: int) -> Iterator[tuple[list[str], bool]]:
+    """Some items at a time: those that can be asked, and whether these are all."""
+    asked = _asked(items)
+    while part := list(islice(asked, at_once)):
+        few = [text for text, where in part if _can_be_asked(task, text, where)]
+        yield few, len(few) == len(part)
+
+
+def _note_unseen(task: Task, items: list[str]) -> None:
+    for note in task.unseen_in(items):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _print_lines(frame: pl.DataFrame, flush: bool = False) -> None:
+    for text, answer in frame.rows():
+        print(f"{text}\t{answer}", flush=flush)
 
 
 def _answer_tables(
@@ -139,32 +159,54 @@ def _answer_tables(
 
 def _answer_blocks(
     run: Path, task: Task, files: list[str], out: Path | None, address: str | None
-) -> None:
-    """As `_answer_tables`, of one large file, block by block on a Ray."""
+) -> bool:
+    """As `_answer_tables` and `_answer_lines`, of one large file, block by block on a Ray."""
     from throughtime.errors import OptionError
-    from throughtime.tasks.tables.read import read_blocks
     from throughtime.tasks.tables.task import TableTask
     from throughtime.train.study.on_ray import answer_over_ray
 
-    if not isinstance(task, TableTask) or not task.together:
-        raise OptionError(
-            f"--on ray is for runs whose series are answered by themselves, as of classify, and "
-            f"{run} is one of {task.name}; leave it out"
-        )
     if len(files) != 1:
         raise OptionError(f"--on ray takes one file, got {len(files)}; give one at a time")
-    blocks = read_blocks(files[0], task.series, task.together)
+    whole: list[bool] = []  # of each block of lines
+    blocks: Iterable[DataTable | list[str]]
+    lines = not isinstance(task, TableTask) or (task.lines and _are_lines(files))
+    if lines:
+        blocks = _line_blocks(task, files, whole)
+    elif isinstance(task, TableTask) and task.together:
+        blocks = task.blocks(files[0])
+    else:
+        raise OptionError(
+            f"--on ray takes lines of a .txt, or tables whose series are answered by themselves, "
+            f"as of classify and translate, and {run} is one of {task.name}; leave it out"
+        )
     answers = answer_over_ray(run, blocks, len(os.sched_getaffinity(0)), address)
     with closing(answers):
-        if out is not None and out.suffix == ".parquet":
-            _write_parquet(answers, out)
-            return
-        with open(out, "wb") if out is not None else nullcontext(sys.stdout.buffer) as file:
-            for number, frame in enumerate(answers):
-                if out is not None and out.suffix == ".csv":
-                    frame.write_csv(file, include_header=number == 0)
-                else:
-                    frame.write_ndjson(file)
+        _write_blocks(answers, out, lines)
+    return all(whole)
+
+
+def _line_blocks(task: Task, files: list[str], whole: list[bool]) -> Iterator[list[str]]:
+    """What can be asked of the lines of a file; `whole` tells of each block whether that is all."""
+    for few, every in _askable(task, files, _AT_ONCE):
+        whole.append(every)
+        _note_unseen(task, few)
+        if few:
+            yield few
+
+
+def _write_blocks(answers: Iterator[pl.DataFrame], out: Path | None, lines: bool) -> None:
+    """Answers as they come, to a file or to standard output."""
+    if out is not None and out.suffix == ".parquet":
+        _write_parquet(answers, out)
+        return
+    with open(out, "wb") if out is not None else nullcontext(sys.stdout.buffer) as file:
+        for number, frame in enumerate(answers):
+            if out is None and lines:
+                _print_lines(frame)
+            elif out is not None and out.suffix == ".csv":
+                frame.write_csv(file, include_header=number == 0)
+            else:
+                frame.write_ndjson(file)
 
 
 def _write_parquet(frames: Iterable[pl.DataFrame], out: Path) -> None:

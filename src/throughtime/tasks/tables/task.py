@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
@@ -14,7 +14,7 @@ from torch import nn
 from throughtime.errors import DataError
 from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.recipe import FileRecipe, Recipe, did_you_mean, facts_in
-from throughtime.tasks.tables.read import read
+from throughtime.tasks.tables.read import read, read_blocks
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.task import Score, Task
 
@@ -78,6 +78,14 @@ class TableTask(FileTask[Given, Found]):
     def series(self) -> str:
         """The column that names series, where each is answered by itself; "": each row is one."""
         return ""
+
+    def blocks(self, path: str) -> Iterator[DataTable]:
+        """The table in a file, some whole series at a time, where each is answered by itself.
+
+        Raises:
+            DataError: as `table`, or it cannot be cut.
+        """
+        return read_blocks(path, self.series, self.together)
 
     def table(self, path: str) -> DataTable:
         """The table in a file, as this task reads it.

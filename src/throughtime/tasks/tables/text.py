@@ -10,9 +10,9 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, did_you_mean, option, short
@@ -24,6 +24,7 @@ TABLES, LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _WORDS = {"\t": "tab", " ": "space"}
 _PARTS = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _SNIFFED = 200  # lines that the form of a file is told by
+T = TypeVar("T")
 _BY_NAME = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
 
 
@@ -61,6 +62,17 @@ def read_texts(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable
         DataError: it is empty, ragged, of another encoding or form; names the line.
         OSError: it cannot be read.
     """
+    return next(read_text_blocks(path, recipe, names, None))
+
+
+def read_text_blocks(
+    path: str, recipe: TextRecipe, names: Sequence[str], count: int | None
+) -> Iterator[DataTable]:
+    """As `read_texts`, so many rows at a time, none of which hangs on another; None: all of them.
+
+    Raises:
+        DataError, OSError: as `read_texts`.
+    """
     ending = Path(path).suffix.casefold()
     endings = (*TABLES, ".parquet", *LINES)
     if ending not in endings:
@@ -72,12 +84,18 @@ def read_texts(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable
         if not file.read(1):
             raise DataError(f"{path} must hold rows, and it is empty (0 bytes)")
     if ending == ".parquet":
-        table = _read_parquet(path)
+        tables = _parquet_blocks(path, count)
+    elif ending in LINES:
+        tables = _object_blocks(path, count)
     else:
-        table = _read_objects(path) if ending in LINES else _read_rows(path, recipe, names)
-    if not len(table.frame):
+        tables = _row_blocks(path, recipe, names, count)
+    some = False
+    for table in tables:
+        some = some or len(table.frame) > 0
+        if len(table.frame):
+            yield table
+    if not some:
         raise DataError(f"{path} must hold rows, and it has none")
-    return table
 
 
 def make_table(
@@ -92,35 +110,57 @@ def make_table(
     return DataTable(pl.DataFrame(cells, schema=schema), path, form, unit="line", lines=lines)
 
 
-def _read_parquet(path: str) -> DataTable:
+def _parquet_blocks(path: str, count: int | None) -> Iterator[DataTable]:
     import polars as pl
 
     with told_by_polars(path, "a Parquet file"):
-        return DataTable(pl.read_parquet(path), path, "Parquet")
+        whole = pl.scan_parquet(path)
+        rows = int(whole.select(pl.len()).collect().item())
+        for first in range(0, rows, count or max(1, rows)):
+            frame = whole.slice(first, count).collect()
+            yield DataTable(frame, path, "Parquet", 1 + first)
 
 
-def _read_objects(path: str) -> DataTable:
+def _object_blocks(path: str, count: int | None) -> Iterator[DataTable]:
     """JSON lines; of an object within an object, `a.b` is the column."""
-    import polars as pl
-
-    rows, lines = [], []
     kinds: dict[str, tuple[bool, int]] = {}  # whether a column holds lists, and since which line
+    for part in _in_blocks(_objects(path, kinds), count):
+        yield _of_objects(part, kinds, path)
+
+
+def _objects(path: str, kinds: dict[str, tuple[bool, int]]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The object of each line with its number; `kinds` grows with the columns."""
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
-                rows.append(_flat(_object(line, path, number)))
-                lines.append(number)
-                for name, value in rows[-1].items():
-                    listed = isinstance(value, list)
-                    if value is None or kinds.setdefault(name, (listed, number))[0] == listed:
-                        continue
-                    raise DataError(
-                        f"column {name} of {path} must hold lists in every line or in none, and "
-                        f"line {kinds[name][1]} and line {number} differ"
-                    )
+            if not line.strip():
+                continue
+            row = _flat(_object(line, path, number))
+            for name, value in row.items():
+                listed = isinstance(value, list)
+                if value is None or kinds.setdefault(name, (listed, number))[0] == listed:
+                    continue
+                raise DataError(
+                    f"column {name} of {path} must hold lists in every line or in none, and "
+                    f"line {kinds[name][1]} and line {number} differ"
+                )
+            yield number, row
+
+
+def _of_objects(
+    part: list[tuple[int, dict[str, Any]]], kinds: dict[str, tuple[bool, int]], path: str
+) -> DataTable:
+    import polars as pl
+
+    lines, rows = [number for number, _ in part], [row for _, row in part]
     schema = {n: pl.List(pl.String) if listed else pl.String for n, (listed, _) in kinds.items()}
     frame = pl.DataFrame(rows, schema=schema) if kinds else pl.DataFrame()
     return DataTable(frame, path, "JSON lines", unit="line", lines=lines)
+
+
+def _in_blocks(items: Iterator[T], count: int | None) -> Iterator[list[T]]:
+    """So many items at a time; None: all of them."""
+    while part := list(islice(items, count)):
+        yield part
 
 
 def _object(line: str, path: str, number: int) -> dict[str, Any]:
@@ -150,33 +190,41 @@ def _as_text(value: Any) -> Any:
     return value if value is None or isinstance(value, str) else str(value)
 
 
-def _read_rows(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable:
+def _row_blocks(
+    path: str, recipe: TextRecipe, names: Sequence[str], count: int | None
+) -> Iterator[DataTable]:
     """Rows of cells, all as long as the first."""
     delimiter = _BY_NAME.get(recipe.delimiter, recipe.delimiter) or _delimiter(path)
     if len(delimiter) != 1:
         raise DataError(f"--delimiter must be one sign, or tab, got {short(delimiter)}")
-    quoted = _is_quoted(path, delimiter)
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    for number, row in _rows(path, delimiter, quoted):
-        if not any(cell.strip() for cell in row):
-            continue
-        if rows and len(row) != len(rows[0]):
-            raise DataError(
-                f"every line of {path} must have {len(rows[0])} cells, as line {lines[0]} has, "
-                f"and line {number} has {len(row)}"
-            )
-        rows.append([cell.strip() for cell in row])
-        lines.append(number)
-    if not rows:
+    rows = _full_rows(path, delimiter)
+    begin = list(islice(rows, _SNIFFED))
+    if not begin:
         raise DataError(f"{path} must hold rows, and all of its lines are empty")
-    header = recipe.header == "yes" or (recipe.header == "found" and _has_header(rows, names))
-    if header and len(rows) == 1:
+    cells = [row for _, row in begin]
+    header = recipe.header == "yes" or (recipe.header == "found" and _has_header(cells, names))
+    if header and len(begin) == 1:
         raise DataError(f"{path} must hold rows, and it has none behind its column names")
-    columns = _names(rows[0] if header else [""] * len(rows[0]), path)
+    columns = _names(cells[0] if header else [""] * len(cells[0]), path)
     word = _WORDS.get(delimiter, f"'{delimiter}'")
     form = f"text, delimiter {word}, {'with' if header else 'without'} a header"
-    return make_table(columns, rows[header:], path, form, lines[header:])
+    for part in _in_blocks(chain(begin[header:], rows), count):
+        yield make_table(columns, [row for _, row in part], path, form, [line for line, _ in part])
+
+
+def _full_rows(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not empty, with the numbers of their lines."""
+    first: tuple[int, int] | None = None  # line and cells
+    for number, row in _rows(path, delimiter, _is_quoted(path, delimiter)):
+        if not any(cell.strip() for cell in row):
+            continue
+        first = first or (number, len(row))
+        if len(row) != first[1]:
+            raise DataError(
+                f"every line of {path} must have {first[1]} cells, as line {first[0]} has, "
+                f"and line {number} has {len(row)}"
+            )
+        yield number, [cell.strip() for cell in row]
 
 
 def _rows(path: str, delimiter: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -32,6 +32,7 @@ from throughtime.tasks.translate.find import (
     Pairs,
     find_translations,
     pairs_in,
+    read_pair_blocks,
     read_pairs,
     sides_of,
     source_table,
@@ -83,6 +84,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     monitor = "nats"
     more_is_better = True
     lines = True
+    together = 8 * _AT_ONCE
     asks = "'TEXT'"
     ignores = ("length",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
@@ -99,6 +101,9 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
     def table(self, path: str) -> DataTable:
         return read_pairs(path, self.options_given)
+
+    def blocks(self, path: str) -> Iterator[DataTable]:
+        return read_pair_blocks(path, self.options_given, self.together)
 
     @cached_property
     def _pairs(self) -> dict[str, Pairs]:

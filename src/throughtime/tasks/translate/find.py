@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from throughtime.errors import DataError
 from throughtime.tasks.tables.sides import SIDES, join_keys, make_sides, most_frequent
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import BUILTIN
-from throughtime.tasks.tables.text import digest_of, find_role, read_texts
+from throughtime.tasks.tables.text import digest_of, find_role, read_text_blocks, read_texts
 from throughtime.tasks.translate.builtin import make_pairs
 from throughtime.tasks.translate.facts import TranslateFacts, TranslateRecipe
 from throughtime.tasks.translate.units import Cutter, find_merges
@@ -40,6 +40,11 @@ class Pairs:
 def read_pairs(path: str, recipe: TranslateRecipe) -> DataTable:
     """The table in a file; raises DataError."""
     return read_texts(path, recipe, (*SOURCES, *TARGETS))
+
+
+def read_pair_blocks(path: str, recipe: TranslateRecipe, rows: int) -> Iterator[DataTable]:
+    """As `read_pairs`, so many rows at a time."""
+    return read_text_blocks(path, recipe, (*SOURCES, *TARGETS), rows)
 
 
 def source_table(recipe: TranslateRecipe) -> DataTable:
