@@ -1,6 +1,7 @@
 """Writes docs/pictures/: pages opened in Chromium and photographed, and a forecast.
 
     python docs/make_pictures.py [reports] [forecast] [classify] [tag] [translate] [language]
+        [pronounce]
 
 reports: before and after a cure; an untrained torch.nn.LSTM of 32 units is to tell at step 100 a
 sign shown at step 1. Of each task: the page of a short run on the data in the package. Without
@@ -24,7 +25,8 @@ from throughtime.cli import main as command
 
 PICTURES = Path(__file__).with_name("pictures")
 T, B, UNITS, BATCHES = 100, 32, 32, 8
-STEPS = {"forecast": 600, "classify": 300, "tag": 300, "translate": 300, "language": 300}
+STEPS = {"forecast": 600, "classify": 300, "tag": 300, "translate": 300, "language": 300,
+         "pronounce": 1500}  # fmt: skip
 SIZE = "1180,826"
 """What is photographed of each page, from its top, pixels."""
 

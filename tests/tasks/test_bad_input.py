@@ -164,3 +164,18 @@ def test_what_training_had_not_is_said_and_what_is_no_text_is_refused(
     if task == "language":
         assert main(["generate", "run", "--prompt", "☃", "--length", "3"]) == 0
         assert "note: training had no characters ☃" in capsys.readouterr().err
+    truth = {
+        "tag": ("new.tsv", "sentence\ttoken\tupos\ns\tthe\tDET\ns\t☃\tNOUN\n"),
+        "translate": ("new.tsv", "english\tspanish\nthe ☃\tx\n"),
+        "language": ("new.txt", "the ☃ is\nhere\n"),
+    }
+    file, text = truth[task]
+    Path(file).write_text(text, encoding="utf-8")
+    assert main(["evaluate", "run", file]) == 0
+    said = capsys.readouterr()
+    note = next(line for line in said.err.splitlines() if "training had no" in line)
+    assert note.startswith(f"note: {file}: training had no character") and "☃" in note
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        throughtime.load("run").evaluate(file)
+    assert any("training had no character" in str(w.message) for w in caught)

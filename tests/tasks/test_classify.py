@@ -135,3 +135,24 @@ def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
     out = pl.read_parquet("out.parquet")
     assert out.columns == ["wave", "shape", "p_chirp", "p_saw", "p_sine"]
     assert np.allclose(out.select(pl.sum_horizontal("^p_.*$")).to_series(), 1)
+
+
+def test_rows_that_are_sequences_are_predicted_and_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [(n % 7 + n % 2 * 5.5, n * 13 % 11 / 2, n * 3 % 5, "ab"[n % 2]) for n in range(60)]
+    frame = pl.DataFrame(rows, schema=["x", "y", "z", "kind"], orient="row")
+    frame.head(50).write_csv("rows.csv")
+    frame.tail(20).write_csv("more.csv")
+    frame.drop("kind").tail(3).write_csv("bare.csv")
+    words = "--label kind --steps 1 --hidden 4 --threads 1 --out run".split()
+    assert main(["train", "classify", "--data", "rows.csv", *words]) == 0
+    assert main(["evaluate", "run", "more.csv"]) == 0
+    assert main(["predict", "run", "bare.csv", "--out", "said.csv"]) == 0
+    said = pl.read_csv("said.csv")
+    assert said.columns == ["row", "kind", "p_a", "p_b"] and said["row"].to_list() == [2, 3, 4]
+    capsys.readouterr()
+    frame.drop("y").write_csv("lacking.csv")
+    assert main(["predict", "run", "lacking.csv"]) == 2
+    assert "lacking.csv must have the column y" in capsys.readouterr().err

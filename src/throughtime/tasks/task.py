@@ -29,13 +29,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Score:
-    """The metrics of a split, the rule they follow, and some examples."""
+    """The metrics of a split, the rule they follow, and some examples.
+
+    `notes` say what of another file the training had not, in words.
+    """
 
     split: str
     rule: str
     items: int
     metrics: dict[str, float]
     examples: tuple[Example, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class TrainedRun:
     def evaluate(self, data: Any) -> dict[str, dict[str, float]]:
         """The figures of the model, under "model", and of the baselines on new data with the truth.
 
-        What the training saw of them is left out.
+        What the training saw of them is left out; what it did not know is warned of.
 
         Args:
             data: a file, or for a run on a table a frame.
@@ -88,6 +88,7 @@ class TrainedRun:
             score, baselines = self.task.measure_on(self.model, self._table(self.task, data))
         else:
             score, baselines = self.task.evaluate(self.model, str(data))
+        self._warn(score.notes)
         return {"model": score.metrics, **baselines}
 
     def generate(

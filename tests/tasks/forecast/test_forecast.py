@@ -254,3 +254,16 @@ def test_damaged_facts_are_told() -> None:
     damaged = replace(recipe, facts={**recipe.facts, "season": "seven"})
     with pytest.raises(ValueError, match="facts must hold what this version finds in a file, and "):
         Forecast(damaged).facts  # noqa: B018
+
+
+def test_a_series_that_the_training_had_not_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = weekly().with_columns(shop=pl.lit("old")), weekly(seed=1)
+    pl.concat([old, new.with_columns(shop=pl.lit("other"))]).write_csv("old.csv")
+    words = "--target y --horizon 5 --steps 1 --hidden 4 --threads 1 --out run".split()
+    assert main(["train", "forecast", "--data", "old.csv", *words]) == 0
+    new.with_columns(shop=pl.lit("new")).write_csv("new.csv")
+    capsys.readouterr()
+    for command in ("evaluate", "predict"):
+        assert main([command, "run", "new.csv"]) == 0
+        said = capsys.readouterr().err
+        assert "note: new.csv: training had no series new; scaled as all of the training" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,5 +37,7 @@ def evaluate(run: Path, file: str | None, split: str) -> None:
     if file is not None:
         score, baselines = task.evaluate(model, file)
         show_score(task, score, "file", baselines)
+        for note in score.notes:
+            print(f"note: {file}: {note}", file=sys.stderr)
     else:
         show_score(task, task.score(model, split), split, task.baselines(split))

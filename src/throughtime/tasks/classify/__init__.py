@@ -129,7 +129,7 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
         """On the sequences of a table that no training saw."""
         facts = self.facts
         table = with_time(table, facts.time)
-        check_like_training(table, [*facts.inputs, facts.time, facts.series, facts.label])
+        check_like_training(table, [*facts.columns, facts.time, facts.series, facts.label])
         check_classes(table, facts)
         every = encode_items(items_in(table, facts, labelled=True), facts)
         trained_on = [*self._items["train"].steps, *self._items["validation"].steps]
@@ -155,7 +155,7 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
 
         facts = self.facts
         table = with_time(table, facts.time)
-        check_like_training(table, [*facts.inputs, facts.time, facts.series])
+        check_like_training(table, [*facts.columns, facts.time, facts.series])
         items = encode_items(items_in(table, facts, labelled=False), facts)
         shares = answers(model, items).softmax(-1).double()
         columns: dict[str, Any] = {facts.series or "row": items.names}

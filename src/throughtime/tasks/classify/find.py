@@ -16,8 +16,8 @@ from throughtime.tasks.classify.items import Sequences, check_classes, find_gaps
 from throughtime.tasks.classify.labels import ClassifyRecipe, Labels
 from throughtime.tasks.classify.leaks import check_copies, check_leaks
 from throughtime.tasks.tables.clock import find_time, time_columns, with_time
-from throughtime.tasks.tables.read import check_apart, digest, read
-from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.read import digest, read
+from throughtime.tasks.tables.table import DataTable, check_apart
 from throughtime.tasks.tables.task import BUILTIN, check_like_training
 from throughtime.tasks.user_file import named_cell
 

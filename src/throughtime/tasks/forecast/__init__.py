@@ -15,6 +15,7 @@ from throughtime.tasks.forecast.ahead import (
     followed,
     forecast,
     measure,
+    new_series,
     predict,
     series_like,
 )
@@ -157,7 +158,8 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         where = f"{table.name}: {len(origins)} windows of {horizon} steps"
         where += f"; {left} before the end of the validation part are left out" if left else ""
         examples = self._examples(windows, origins, answers)
-        score = Score(where, RULE, len(origins), metrics, examples)
+        notes = tuple(new_series(windows.series, facts))
+        score = Score(where, RULE, len(origins), metrics, examples, notes)
         return score, self._simple_on(windows, origins)
 
     def pictures(self, model: nn.Module) -> list[Picture]:

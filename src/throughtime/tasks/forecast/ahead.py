@@ -178,12 +178,15 @@ def _rows(one: Series, count: int, answers: Tensor, facts: Facts) -> pl.DataFram
     return pl.DataFrame(columns)
 
 
-def _notes(series: list[Series], lacking: list[int], facts: Facts) -> list[str]:
+def new_series(series: list[Series], facts: Facts) -> list[str]:
+    """What people should know of series that the training had not; nothing where it had all."""
     new = [one.name for one in series if one.name not in facts.scales]
-    notes = []
-    if new:
-        names = ", ".join(new[:5]) + (", ..." if len(new) > 5 else "")
-        notes.append(f"training had no series {names}; scaled as all series of the training are")
+    names = ", ".join(new[:5]) + (", ..." if len(new) > 5 else "")
+    return [f"training had no series {names}; scaled as all of the training are"] if new else []
+
+
+def _notes(series: list[Series], lacking: list[int], facts: Facts) -> list[str]:
+    notes = new_series(series, facts)
     if facts.known and max(lacking) > 0:
         notes.append(
             f"up to {max(lacking)} steps ahead have no row with {', '.join(facts.known)}; "

@@ -31,8 +31,8 @@ from throughtime.tasks.tables.clock import (
     with_time,
     written,
 )
-from throughtime.tasks.tables.read import check_apart, digest, names_in, read
-from throughtime.tasks.tables.table import DataTable, Numbers
+from throughtime.tasks.tables.read import digest, read
+from throughtime.tasks.tables.table import DataTable, Numbers, check_apart, names_in
 
 _BUILTIN = "builtin"
 _LONGEST = 750  # steps of a season that is looked for, and of a history that is found
@@ -127,7 +127,7 @@ def _roles(recipe: ForecastRecipe, table: DataTable) -> tuple[list[str], list[st
         table.check_columns("series", [recipe.series])
     check_apart([
         ("target", targets), ("known", known), ("time", time_columns(table, time)),
-        ("series", names_in(recipe.series)),
+        ("series", [recipe.series] if recipe.series else []),
     ])  # fmt: skip
     return targets, known, time
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -152,7 +152,8 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
             text = self._part("test")
             return self._score(model, text, f"{file}: its test part"), self._counted(text)
         where = f"{file}: {len(text)} characters"
-        return self._score(model, text, where), self._counted(text)
+        score = replace(self._score(model, text, where), notes=tuple(self.unseen_in([text])))
+        return score, self._counted(text)
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """Bits a character of each line, read by itself."""

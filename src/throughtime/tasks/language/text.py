@@ -17,7 +17,7 @@ from torch import Tensor
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, option
-from throughtime.tasks.tables.read import open_text
+from throughtime.tasks.tables.pieces import open_text
 from throughtime.tasks.tables.task import BUILTIN
 
 _MOST = 20_000  # words of a vocabulary

@@ -15,7 +15,7 @@ import numpy as np
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
-from throughtime.tasks.tables.table import DataTable, Numbers
+from throughtime.tasks.tables.table import DataTable, Numbers, names_in
 
 if TYPE_CHECKING:
     import polars as pl
@@ -88,7 +88,7 @@ def time_columns(table: DataTable, time: str) -> list[str]:
     """The columns that a time stands in: one, none, or several by comma."""
     if time in table.frame.columns:
         return [time]
-    return [name.strip() for name in time.split(",") if name.strip()]
+    return names_in(time)
 
 
 def with_time(table: DataTable, time: str) -> DataTable:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +25,14 @@ class Quoted(Exception):
     """A text has quotes, so that a line may be no row."""
 
 
-def read_pieces(path: str, delimiter: str, names: list[str], header: bool) -> pl.DataFrame:
+def read_pieces(path: str, delimiter: str, names: list[str], skipped: int) -> pl.DataFrame:
     """The table in a text without quotes, with numbers where a column holds nothing else.
 
     Args:
         path: of the file.
         delimiter: between its cells.
         names: of its columns.
-        header: whether its first line is none of the rows.
+        skipped: lines before the first row.
 
     Raises:
         Quoted: there are quotes.
@@ -42,7 +43,7 @@ def read_pieces(path: str, delimiter: str, names: list[str], header: bool) -> pl
 
     parts: dict[str, list[pl.Series]] = {name: [] for name in names}
     kinds: dict[str, set[str]] = {name: set() for name in names}
-    for frame in text_pieces(path, delimiter, names, header, names):
+    for frame in text_pieces(path, delimiter, names, skipped, names):
         for column in frame.get_columns():
             kind, values = kinds_of(column)
             kinds[column.name].add(kind)
@@ -50,7 +51,7 @@ def read_pieces(path: str, delimiter: str, names: list[str], header: bool) -> pl
     mixed = [name for name in names if _kind(kinds[name]) == TEXT and kinds[name] - {TEXT, EMPTY}]
     for name in mixed:
         parts[name] = []
-    for frame in text_pieces(path, delimiter, names, header, mixed) if mixed else ():
+    for frame in text_pieces(path, delimiter, names, skipped, mixed) if mixed else ():
         for column in frame.get_columns():
             parts[column.name].append(_stripped(column))
     return pl.DataFrame([_joined(name, parts.pop(name), _kind(kinds[name])) for name in names])
@@ -173,6 +174,8 @@ def kinds_of(column: pl.Series) -> tuple[str, pl.Series]:
     if missing == len(stripped):
         return EMPTY, stripped
     points = stripped.str.replace(",", ".", literal=True)
+    if bool(stripped.str.contains(".", literal=True).any()):
+        points = stripped  # a comma beside points is no decimal one
     for kind, text, dtype in (
         (WHOLE, stripped, pl.Int64), (POINT, stripped, pl.Float64), (COMMA, points, pl.Float64)
     ):  # fmt: skip
@@ -192,16 +195,18 @@ def _stripped(column: pl.Series) -> pl.Series:
 
 
 def text_pieces(
-    path: str, delimiter: str, names: list[str], header: bool, wanted: list[str]
+    path: str, delimiter: str, names: list[str], skipped: int, wanted: list[str]
 ) -> Iterator[pl.DataFrame]:
     """The rows as text, piece by piece; an empty line is none, where there are several columns."""
     import polars as pl
 
     line = 1
     for piece in _pieces(path):
-        begin = piece.index(_END) + 1 if header and line == 1 and _END in piece else 0
-        line = _check_lines(piece, path, delimiter, len(names), line)
-        rows = piece[begin:]
+        rows = piece
+        while line <= skipped and rows:
+            _, _, rows = rows.partition(_END)
+            line += 1
+        line = _check_lines(rows, path, delimiter, len(names), line)
         if not rows.strip():
             continue
         frame = pl.read_csv(
@@ -229,6 +234,8 @@ def _pieces(path: str) -> Iterator[bytes]:
 
 def _check_lines(piece: bytes, path: str, delimiter: str, width: int, line: int) -> int:
     """The number of the line behind a piece, all of whose lines have as many cells."""
+    if not piece:
+        return line
     if b'"' in piece or piece.count(_RETURN) != piece.count(_RETURN + _END):
         raise Quoted
     if not piece.isascii():
@@ -254,3 +261,35 @@ def ragged(path: str, width: int, line: int, cells: int) -> DataError:
         f"every line of {path} must have {width} cells, as its first has, and "
         f"line {line} has {cells}"
     )
+
+
+@contextmanager
+def open_text(path: str) -> Iterator[TextIO]:
+    """A file of text, opened.
+
+    Raises:
+        DataError: it is not UTF-8; names the line.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise not_decoded(path) from error
+
+
+def not_decoded(path: str) -> DataError:
+    """What is said of a file that is not UTF-8."""
+    return DataError(
+        f"{path} must be UTF-8, and line {_undecodable_line(path)} is not; convert it, say with "
+        f"iconv -f latin1 -t utf-8"
+    )
+
+
+def _undecodable_line(path: str) -> int:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return number
+    return 1

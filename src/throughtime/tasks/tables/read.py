@@ -9,16 +9,21 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
 from throughtime.tasks.tables.archive import read_archive
 from throughtime.tasks.tables.pieces import (
+    MISSING,
     Quoted,
     cut_blocks,
     kinds_of,
+    not_decoded,
+    open_text,
     ragged,
     read_pieces,
     text_pieces,
@@ -107,9 +112,11 @@ def read_blocks(path: str, series: str, together: int) -> Iterator[DataTable]:
         pieces, form, first, unit = _parquet_pieces(path), "Parquet", 1, "row"
     else:
         delimiter = "\t" if ending == ".tsv" else _delimiter(path)
-        names, header = _first_row(path, delimiter)
-        pieces = typed_pieces(lambda: text_pieces(path, delimiter, names, header, names))
-        form, first, unit = "text", 1 + header, "line"
+        head = _head(path, delimiter)
+        pieces = typed_pieces(
+            lambda: text_pieces(path, delimiter, head.names, head.lines, head.names)
+        )
+        form, first, unit = "text", 1 + head.lines, "line"
     try:
         for row, frame in cut_blocks(pieces, series, together):
             yield DataTable(frame, path, form, first + row, unit)
@@ -119,7 +126,7 @@ def read_blocks(path: str, series: str, together: int) -> Iterator[DataTable]:
             "it as Parquet, or leave out --on"
         ) from error
     except UnicodeDecodeError as error:
-        raise _not_decoded(path) from error
+        raise not_decoded(path) from error
 
 
 def _parquet_pieces(path: str) -> Iterator[pl.DataFrame]:
@@ -182,62 +189,32 @@ def told_by_polars(path: str, form: str) -> Iterator[None]:
         raise DataError(f"{path} must be {form}, and polars cannot read it: {words}") from error
 
 
-@contextmanager
-def open_text(path: str) -> Iterator[TextIO]:
-    """A file of text, opened.
-
-    Raises:
-        DataError: it is not UTF-8; names the line.
-    """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            yield file
-    except UnicodeDecodeError as error:
-        raise _not_decoded(path) from error
-
-
-def _not_decoded(path: str) -> DataError:
-    return DataError(
-        f"{path} must be UTF-8, and line {_undecodable_line(path)} is not; convert it, say with "
-        f"iconv -f latin1 -t utf-8"
-    )
-
-
-def _undecodable_line(path: str) -> int:
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return 1
-
-
 def _read_text(path: str) -> DataTable:
     delimiter = "\t" if path.casefold().endswith(".tsv") else _delimiter(path)
-    names, header = _first_row(path, delimiter)
+    head = _head(path, delimiter)
     try:
-        frame = read_pieces(path, delimiter, names, header)
+        frame = read_pieces(path, delimiter, head.names, head.lines)
     except Quoted:
-        frame = as_numbers(_read_quoted(path, delimiter, names, header))
+        frame = as_numbers(_read_quoted(path, delimiter, head))
     except UnicodeDecodeError as error:
-        raise _not_decoded(path) from error
+        raise not_decoded(path) from error
     if not len(frame):
         raise DataError(f"{path} must hold rows, and it has none behind its column names")
     word = "tab" if delimiter == "\t" else f"'{delimiter}'"
-    form = f"text, delimiter {word}, {'with' if header else 'without'} a header"
-    return DataTable(frame, path, form, 1 + header, "line")
+    form = f"text, delimiter {word}, {head.said}"
+    return DataTable(frame, path, form, 1 + head.lines, "line")
 
 
-def _read_quoted(path: str, delimiter: str, names: list[str], header: bool) -> pl.DataFrame:
+def _read_quoted(path: str, delimiter: str, head: Head) -> pl.DataFrame:
     """A text whose cells may hold delimiters and ends of lines, all of it at once, as text."""
     import polars as pl
 
-    _check_rows(path, delimiter, len(names))
+    names = head.names
+    _check_rows(path, delimiter, head)
     with told_by_polars(path, "a table of text"):
         frame = pl.read_csv(
-            path, separator=delimiter, has_header=False, skip_rows=int(header), infer_schema=False,
-            new_columns=names,
+            path, separator=delimiter, has_header=False, skip_lines=head.lines,
+            infer_schema=False, new_columns=names,
         )  # fmt: skip
     # an empty line is no row
     return frame if len(names) == 1 else frame.filter(~pl.all_horizontal(pl.all().is_null()))
@@ -256,8 +233,8 @@ def is_plain(path: str) -> bool:
 
 def _fits(path: str) -> dict[str, tuple[float, int]]:
     """By delimiter: the share of the first lines with as many cells as the first, and how many."""
-    with open_text(path) as file:
-        lines = [line for line, _ in zip(file, range(_SNIFFED), strict=False) if line.strip()]
+    lines = _first_lines(path)
+    lines = [line for line in lines[_remarks(lines) :] if line.strip()]
     found = {}
     for delimiter in _DELIMITERS:
         widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)] or [1]
@@ -265,34 +242,112 @@ def _fits(path: str) -> dict[str, tuple[float, int]]:
     return found
 
 
-def _first_row(path: str, delimiter: str) -> tuple[list[str], bool]:
-    """The columns' names, and whether the file has them.
+@dataclass(frozen=True)
+class Head:
+    """What stands above the rows of a text.
+
+    Attributes:
+        names: of the columns.
+        lines: how many lines of the file it takes.
+        said: in words.
+    """
+
+    names: list[str]
+    lines: int
+    said: str
+
+
+def _head(path: str, delimiter: str) -> Head:
+    """Remarks, and the names of the columns or a line that is neither names nor a row.
 
     Raises:
         DataError: a name stands twice.
     """
-    with open_text(path) as file:
-        first = next(csv.reader(file, delimiter=delimiter), [])
+    lines = _first_lines(path)
+    remarks = _remarks(lines)
+    rows = list(csv.reader(lines[remarks:], delimiter=delimiter)) or [[]]
+    first, said = rows[0], f"{remarks} lines of remarks, " if remarks else ""
+    if remarks and (names := _named_by_remark(lines[remarks - 1], rows, delimiter)):
+        return Head(_distinct(names, path), remarks, f"{said}the last with the names of columns")
     if not any(cell.strip() for cell in first):
-        raise DataError(f"line 1 of {path} must hold column names or values, and it is empty")
-    header = not any(_is_number(cell) or _is_date(cell) for cell in first)
+        raise DataError(
+            f"line {remarks + 1} of {path} must hold column names or values, and it is empty"
+        )
+    kind = _kind_of_line(first, rows[1:])
     names = [
-        cell.strip() if header and cell.strip() else f"column_{n}"
+        cell.strip() if kind == "names" and cell.strip() else f"column_{n}"
         for n, cell in enumerate(first, start=1)
     ]
+    if kind == "neither":
+        said += f"line {remarks + 1} is left out, which is neither names nor a row, "
+    said += f"{'with' if kind == 'names' else 'without'} a header"
+    return Head(_distinct(names, path), remarks + (kind != "row"), said)
+
+
+def _first_lines(path: str) -> list[str]:
+    with open_text(path) as file:
+        return [line for line, _ in zip(file, range(_SNIFFED), strict=False)]
+
+
+def _remarks(lines: Sequence[str]) -> int:
+    """How many lines before the first row begin with # or are empty; none if all do."""
+    marked = 0
+    for number, line in enumerate(lines, start=1):
+        if line.lstrip().startswith("#") or (marked and not line.strip()):
+            marked = number
+        elif line.strip():
+            return marked
+    return 0
+
+
+def _named_by_remark(line: str, rows: Sequence[Sequence[str]], delimiter: str) -> list[str]:
+    """The names in a remark above rows of numbers that has as many cells as they."""
+    cells = next(csv.reader([line.lstrip().lstrip("#")], delimiter=delimiter), [])
+    names = [cell.strip() for cell in cells]
+    fits = len(names) == len(rows[0]) > 1 and all(names) and not any(map(_is_number, names))
+    return names if fits and any(map(_is_number, rows[0])) else []
+
+
+def _kind_of_line(first: Sequence[str], below: Sequence[Sequence[str]]) -> str:
+    """Whether a line above others is "names", a "row", or "neither".
+
+    Names are text, or numbers that count, 0, 1, 2 or years, beside text above numbers. A line with
+    other numbers and text above numbers is neither.
+    """
+    values = [cell for cell in first if _is_value(cell)]
+    if not values:
+        return "names"
+    columns = zip(*(row for row in below if len(row) == len(first)), strict=True)
+    above = [
+        cell for cell, column in zip(first, columns, strict=False)
+        if re.search(r"[^\W\d_]", cell) and not _is_value(cell) and not _is_missing(cell)
+        and all(_is_number(one) or _is_missing(one) for one in column)
+        and any(map(_is_number, column))
+    ]  # fmt: skip
+    counts = [cell.strip() for cell in values if cell.strip().isdecimal()]
+    numbers = [int(cell) for cell in counts]
+    counted = len(counts) == len(values) and numbers == list(range(numbers[0], numbers[-1] + 1))
+    if counted and (above or (len(numbers) > 2 and numbers[0] == 0 and len(below) > 1)):
+        return "names"
+    return "neither" if len(above) > 1 else "row"
+
+
+def _distinct(names: list[str], path: str) -> list[str]:
+    """The names; raises DataError where one stands twice."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"every column of {path} must have its own name, got {twice[0]!r} twice")
-    return names, header
+    return names
 
 
-def _check_rows(path: str, delimiter: str, width: int) -> None:
+def _check_rows(path: str, delimiter: str, head: Head) -> None:
     """Raises DataError where a row is longer or shorter than the first."""
+    width = len(head.names)
     with open_text(path) as file:
-        rows = csv.reader(file, delimiter=delimiter)
+        rows = csv.reader(islice(file, head.lines, None), delimiter=delimiter)
         for row in rows:
             if row and len(row) != width:
-                raise ragged(path, width, rows.line_num, len(row))
+                raise ragged(path, width, head.lines + rows.line_num, len(row))
 
 
 def _is_number(cell: str) -> bool:
@@ -303,8 +358,13 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _is_date(cell: str) -> bool:
-    return bool(re.match(r"\s*\d{1,4}[-./]\d{1,2}[-./]\d{1,4}", cell))
+def _is_value(cell: str) -> bool:
+    """Whether it is a number or a date."""
+    return _is_number(cell) or bool(re.match(r"\s*\d{1,4}[-./]\d{1,2}[-./]\d{1,4}", cell))
+
+
+def _is_missing(cell: str) -> bool:
+    return cell.strip().casefold() in MISSING
 
 
 def as_numbers(frame: pl.DataFrame) -> pl.DataFrame:
@@ -318,21 +378,3 @@ def _one_as_numbers(column: pl.Series) -> pl.Series:
     if column.dtype != pl.String:
         return column.fill_nan(None) if column.dtype.is_float() else column
     return kinds_of(column)[1]
-
-
-def names_in(text: str) -> list[str]:
-    """The columns that an option names, `a,b` say."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def check_apart(roles: Sequence[tuple[str, list[str]]]) -> None:
-    """Raises DataError where two options name one column."""
-    seen: dict[str, str] = {}
-    for option, columns in roles:
-        for column in columns:
-            if column in seen:
-                raise DataError(
-                    f"a column must have one role, and {column!r} is named by --{seen[column]} "
-                    f"and --{option}; take it out of one"
-                )
-            seen[column] = option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -193,3 +194,21 @@ def gaps_of(times: Numbers, seen: NDArray[np.bool_], step: float) -> Numbers:
     before = np.concatenate([[-np.inf], last[:-1]])
     steps = np.where(np.isfinite(before), (times - before) / step, 1.0)
     return np.asarray((np.log1p(steps) - np.log(2))[:, None])
+
+
+def names_in(text: str) -> list[str]:
+    """The columns that an option names, `a,b` say."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def check_apart(roles: Sequence[tuple[str, list[str]]]) -> None:
+    """Raises DataError where two options name one column."""
+    seen: dict[str, str] = {}
+    for option, columns in roles:
+        for column in columns:
+            if column in seen:
+                raise DataError(
+                    f"a column must have one role, and {column!r} is named by --{seen[column]} "
+                    f"and --{option}; take it out of one"
+                )
+            seen[column] = option

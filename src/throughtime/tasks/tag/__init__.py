@@ -169,6 +169,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         items = encode(found.tokens, found.labels, facts)
         where = f"{left} that the training saw are left out" if left else "none that training saw"
         score = self._score(model, found, items, table.name, where)
+        score = replace(score, notes=tuple(self._new_in(found.tokens)))
         return score, self._simple_on(found, items)
 
     @cached_property

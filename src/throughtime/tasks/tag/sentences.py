@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from throughtime.errors import DataError
-from throughtime.tasks.tables.read import open_text
+from throughtime.tasks.tables.pieces import open_text
 from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.text import TABLES, TextRecipe, find_role, make_table, read_texts
 from throughtime.tasks.tag.facts import TagFacts, TagRecipe

@@ -275,7 +275,9 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         pairs, left = found.of(new), len(found.sources) - len(new)
         where = f"{table.name}: {len(new)} pairs; {left} that the training saw and {long} long"
         where += " ones are left out"
-        return self._score(model, pairs, self.options_given.beam, where), self._simple_on(pairs)
+        score = self._score(model, pairs, self.options_given.beam, where)
+        notes = tuple(self.unseen_in(pairs.sources))
+        return replace(score, notes=notes), self._simple_on(pairs)
 
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
         """The target of each source of a table."""
