@@ -172,9 +172,10 @@ def test_without_libm_it_passes_too(tmp_path: Path) -> None:
     assert test_of(tmp_path, need("gcc", "gcc"), "-O2", *STRICT).startswith("PASS")
 
 
+@pytest.mark.parametrize(("weights", "block"), [("float32", 1), ("bfloat16", 3), ("int8", 6)])
 @pytest.mark.parametrize("cell", [cells.GRUD(), cells.LSTMProjected(3)], ids=repr)
-def test_sanitizers_find_nothing(cell: Cell, tmp_path: Path) -> None:
-    to_c(random_layer(cell, 5), tmp_path)
+def test_sanitizers_find_nothing(cell: Cell, weights: str, block: int, tmp_path: Path) -> None:
+    to_c(random_layer(cell, 5), tmp_path, weights=weights, block=block)
     checks = "-fsanitize=address,undefined,float-cast-overflow"
     flags = ("-O1", "-g", checks, "-fno-sanitize-recover=all")
     assert test_of(tmp_path, need("gcc", "gcc"), *flags).startswith("PASS")
