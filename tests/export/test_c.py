@@ -18,6 +18,7 @@ from throughtime import GRU, LSTM, Cell, Gate, Readout, Recurrent, cells, from_t
 from throughtime.errors import OptionError
 from throughtime.export import to_c
 from throughtime.export.objects import undefined
+from throughtime.export.prepare import prepare
 
 HERE = Path(__file__).parent
 
@@ -280,7 +281,6 @@ def _shared_as(folder: Path, name: str) -> Path:
 
 def test_a_task_says_of_its_model_that_it_is_a_plain_stack(tmp_path: Path) -> None:
     """So that a run can be exported; it answers at every step, the task at the last alone."""
-    from throughtime.export.prepare import prepare
     from throughtime.tasks import find
     from throughtime.tasks.recipe import Recipe
 
@@ -290,3 +290,17 @@ def test_a_task_says_of_its_model_that_it_is_a_plain_stack(tmp_path: Path) -> No
     _, x, y = prepare(model, "net", "float32")
     last = model(torch.from_numpy(x[:40]).unsqueeze(1))[0]
     torch.testing.assert_close(torch.from_numpy(y[39]), last.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_writes_text_leaves_as_it_steps(tmp_path: Path) -> None:
+    from throughtime.tasks.language.model import NextUnit
+    from throughtime.tasks.language.text import LanguageRecipe
+
+    torch.manual_seed(3)
+    model = NextUnit(LanguageRecipe(hidden=7, layers=2, directions=1), 11, 4).eval()
+    to_c(model, tmp_path)
+    assert test_of(tmp_path, need("gcc", "gcc"), "-O1", *STRICT).startswith("PASS")
+    _, x, y = prepare(model, "net", "float32")
+    units = torch.from_numpy(x[:30, 0]).long()
+    logits = model(units.unsqueeze(1))[:, 0].detach()
+    torch.testing.assert_close(torch.from_numpy(y[:30]), logits, rtol=1e-5, atol=1e-6)

@@ -48,6 +48,10 @@ class NextUnit(nn.Module):
         logits: Tensor = self.readout(self.dropout(self.recurrent(self.embedding(x))[0]))
         return logits
 
+    def plain_stack(self) -> list[nn.Module]:
+        """The parts in the order in which a step goes through them, for an export."""
+        return [self.embedding, self.recurrent, self.readout]
+
     def go_on(self, x: Tensor, anew: bool) -> Tensor:
         """Logits of the next window of training; its last state is kept for the one after.
 
