@@ -105,6 +105,7 @@ def _told_by_part(file: Path, model: str) -> Iterator[None]:
     Raises:
         OptionError: in place of the error; with the line, where it is in another file of theirs.
     """
+    from throughtime.diagnosis.observe import batches
     from throughtime.errors import OptionError, ThroughtimeError
 
     try:
@@ -118,9 +119,12 @@ def _told_by_part(file: Path, model: str) -> Iterator[None]:
         if neighbours:
             last = neighbours[-1]
             raise OptionError(f"{last.filename}, line {last.lineno}, raises {words}") from error
-        asked = {f.name for f in frames if Path(f.filename).match("diagnosis/observe/batches.py")}
-        parts = {"called": f"`{model}`", "judged": "`loss`", "as_batches": "`batches`"}
-        part = next((words for name, words in parts.items() if name in asked), None)
+        running = {f.name for f in frames if f.filename == batches.__file__}
+        parts = {
+            batches.call_model: f"`{model}`", batches.compute_loss: "`loss`",
+            batches.list_batches: "`batches`",
+        }  # fmt: skip
+        part = next((part for step, part in parts.items() if step.__name__ in running), None)
         if part is None:
             raise
         fits = "gives no batch" if part == "`batches`" else "cannot take what `batches` holds"
