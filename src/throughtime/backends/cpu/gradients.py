@@ -76,7 +76,7 @@ class GradientSums:
     chains: Tensor
 
 
-class Padded(NamedTuple):
+class GradientShapes(NamedTuple):
     """Shapes of gradients.
 
     Attributes:
@@ -97,19 +97,19 @@ class Padded(NamedTuple):
     others: Mapping[str, torch.Size]
 
 
-def _shapes_of(call: Call) -> Padded:
+def _shapes_of(call: Call) -> GradientShapes:
     return shapes_for(call.cell, call.x.shape[-1], call.hidden_size, call.x.element_size())
 
 
 @functools.lru_cache(maxsize=256)
-def shapes_for(cell: Cell, I: int, H: int, bytes: int) -> Padded:
+def shapes_for(cell: Cell, I: int, H: int, bytes: int) -> GradientShapes:
     lanes, widths = target().lanes(8 * bytes), widths_for(cell, H)
     inputs, matrices = whole_vectors(I, lanes), ("weight_ih", *matrix_names(cell))
     W = (len(cell.layout.input_gates) * H, I)
     line = whole_vectors(widths.line, lanes)
     everyone = parameters_of(cell, I, H, bytes)
     others = {p.name: p.shape for p in everyone[max(everyone)][0] if p.name not in matrices}
-    return Padded(lanes, line, inputs, W, tuple(widths.shapes), matrices, others)
+    return GradientShapes(lanes, line, inputs, W, tuple(widths.shapes), matrices, others)
 
 
 def sums_for(call: Call, plan: Plan) -> GradientSums:
@@ -150,7 +150,7 @@ def room_for(
 
 
 def _weights(
-    call: Call, shapes: Padded, new: Callable[..., Tensor], directions: int, lanes: int = 1
+    call: Call, shapes: GradientShapes, new: Callable[..., Tensor], directions: int, lanes: int = 1
 ) -> tuple[list[Tensor], list[list[Tensor]], list[dict[str, Tensor]]]:
     """W, U and others of a `Room`, for so many directions; lines of matrices in whole vectors."""
     wanted, matrices = call.weights[:directions], shapes.matrices

@@ -146,8 +146,7 @@ class Module:
         with e.loop(e.number(width), step=self.target.lanes) as k:
             value = self._sums.weight(base + k.index * self.constants.bytes)
             if scales is not None:
-                code = e.pointer(e.place(scales) + row)
-                scale = self._sums.scale(e.b.load(code, typ=ir.IntType(8)))
+                scale = self._sums.scale(e.place(scales) + row, 1).first()
                 value = e.spread(scale) * value
             e.store(value, out + k.index * _BYTES)
 

@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from throughtime.compiler.llvm.values import Bits, Num, Real, Vector, fma
+from throughtime.compiler.llvm.values import Bits, Num, Vector, fma
 from throughtime.compiler.llvm.writer import Emit
 from throughtime.export.program import Values
 from throughtime.export.weights import SCALE_SHIFT, SCALE_START, halves, narrowed
 
 _LINE = 64
-_SCALE = (SCALE_SHIFT, SCALE_START)
 
 
 def padded(count: int, lanes: int) -> int:
@@ -196,20 +195,15 @@ class Sums:
 
     def _scaled(self, scales: Any, vector: int, total: Vector, start: Vector) -> Vector:
         """start + scale total, a scale a line."""
-        e = self.e
-        bytes = ir.VectorType(ir.IntType(8), e.kind.lanes)
-        at = e.pointer(e.place(scales) + vector * e.kind.lanes)
-        scale = self.scale(e.b.load(at, typ=bytes, align=1))
-        return self._sum(Vector(e.b, scale.value), total, start)
+        place = self.e.place(scales) + vector * self.e.kind.lanes
+        return self._sum(self.scale(place, self.e.kind.lanes), total, start)
 
-    def scale(self, code: Any) -> Real:
-        """int8's scale of its byte, or a vector of them."""
-        lanes = getattr(code.type, "count", None)
-        bits = ir.IntType(32) if lanes is None else ir.VectorType(ir.IntType(32), lanes)
-        shift, start = (bits(n if lanes is None else [n] * lanes) for n in _SCALE)
-        kind, b = self.e.kind, self.e.b
-        sums = b.add(b.shl(b.zext(code, bits), shift), start)
-        return Real(b, b.bitcast(sums, kind.real if lanes is None else kind.vector))
+    def scale(self, at: Num, lanes: int) -> Vector:
+        """int8's scales, of so many bytes."""
+        bytes, whole = (ir.VectorType(ir.IntType(n), lanes) for n in (8, 32))
+        b = self.e.b
+        codes = Bits(b, b.zext(b.load(self.e.pointer(at), typ=bytes, align=1), whole))
+        return ((codes << SCALE_SHIFT) + SCALE_START).number()
 
     def _start(self, place: Num | None) -> Vector:
         return self.e.constant(0) if place is None else self.e.load(place)
