@@ -13,7 +13,7 @@ import throughtime
 from throughtime.diagnosis.observe.examined import Subject
 from throughtime.diagnosis.quantities.evenness import Evenness
 from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
-from throughtime.diagnosis.report.report import Report
+from throughtime.diagnosis.report import Report
 from throughtime.errors import OptionError
 
 T, B, I, H = 14, 4, 3, 5

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import throughtime
 from throughtime import LSTM, from_torch, initialise
 from throughtime.diagnosis.quantities.weight_lags import weight_lags
-from throughtime.diagnosis.report.report import Report
+from throughtime.diagnosis.report import Report
 from throughtime.errors import OptionError
 
 T, B, H = 24, 5, 8

@@ -20,7 +20,7 @@ from throughtime.diagnosis.quantities.gates import gate_times
 from throughtime.diagnosis.quantities.jacobians import jacobians, step_jacobians
 from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
 from throughtime.diagnosis.quantities.weight_lags import weight_lags
-from throughtime.diagnosis.report.report import Report
+from throughtime.diagnosis.report import Report
 from throughtime.layers.batch import Batch
 
 T, B, I, H = 15, 5, 3, 4

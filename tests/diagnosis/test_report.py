@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import throughtime
-from throughtime.diagnosis.report.report import Report
+from throughtime.diagnosis.report import Report
 from throughtime.errors import OptionError
 
 T = 50

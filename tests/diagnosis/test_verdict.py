@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import throughtime
 from throughtime import GRU, LSTM, RNN, initialise
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient
-from throughtime.diagnosis.report.report import Report
+from throughtime.diagnosis.report import Report
 from throughtime.diagnosis.verdict.cured_copy import CuredCopy
 from throughtime.diagnosis.verdict.rules import exploding
 

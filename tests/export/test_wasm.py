@@ -19,8 +19,8 @@ from throughtime import LSTM, Cell, Readout
 from throughtime.errors import BackendError
 from throughtime.export import to_object
 from throughtime.export.prepare import prepare
+from throughtime.export.wasm import loader
 from throughtime.export.wasm.link import imported_functions
-from throughtime.export.wasm.page import loader
 
 
 def node(folder: Path) -> str:

@@ -19,7 +19,10 @@ MAY_NAME: dict[str, str] = {
     "backends/torch_kernels.py": "names torch's layers: what a cell's torch_equivalent may say",
     "layers/drop_in/*.py": "the drop-ins: they bear the names of torch.nn's layers",
     "export/onnx/*.py": "ONNX's three operators bear these names",
-    "export/others/*.py": "so do layers of Keras and Flax",
+    "export/flax.py": "so do layers of Flax",
+    "export/keras.py": "and of Keras",
+    "export/safetensors.py": "and of torch, in files of weights",
+    "export/to_keras.py": "which are written too",
     "tasks/recipe.py": "spells out what --cell takes and which cell each word means",
 }
 

@@ -11,7 +11,7 @@ import torch
 import throughtime
 from tests.main_job.test_cli import refused
 from throughtime.cli import main, shown
-from throughtime.diagnosis.report.report import Report
+from throughtime.diagnosis.report import Report
 from throughtime.errors import MissingExtra, OptionError
 from throughtime.tasks import find
 from throughtime.tasks.pronounce.words import START

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.study.small import outcome, recipe
-from throughtime.cli import main
-from throughtime.cli.app import Commands
+from throughtime.cli import Commands, main
 from throughtime.cli.commands.study import register
 from throughtime.errors import RunError
 from throughtime.train.study.folder import Folder

@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 
 from throughtime.backends.call import Call, Result, packed_mask
 from throughtime.cell.contract import Names, check_new_state
-from throughtime.cell.product import WeightMatrix
+from throughtime.cell.layout import WeightMatrix
 
 name = "reference"
 

@@ -1,12 +1,23 @@
-"""Every living cell by its key: an operator of torch takes the key, since it takes no objects."""
+"""Every living cell by its key: an operator of torch takes the key, since it takes no objects.
+
+What makes two cells one is here too: what a step reads besides its arguments, attributes of its
+cell, globals, closures. A graph holds the values these had when it was traced, so they are part of
+a cell's identity.
+"""
 
 from __future__ import annotations
 
+import dis
+import inspect
 import pickle
 import secrets
+import types
+from collections.abc import Iterator
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakValueDictionary
+
+from torch import nn
 
 from throughtime.errors import CellError
 
@@ -73,3 +84,94 @@ def _is_importable(definition: tuple[Any, ...]) -> bool:
     except (pickle.PicklingError, AttributeError, TypeError):
         return False
     return True
+
+
+_PLAIN: Final = (int, float, complex, str, bytes, bool, type(None))
+_OURS: Final = "throughtime."
+_DEEP: Final = 4
+"""How many levels deep nested calls and objects are searched."""
+
+
+def read_outside(cell: Cell) -> tuple[tuple[str, Any], ...]:
+    """Names that the step of a user's cell reads, each with its present value."""
+    if type(cell).__module__.startswith(_OURS):
+        return ()
+    values = dict(_of_function(type(cell).step, cell, _DEEP))
+    for name, value in vars(cell).items():
+        if not isinstance(value, _PLAIN):  # plain ones are among the arguments
+            values |= dict(_of_value(f"self.{name}", value, cell, _attributes(cell), _DEEP))
+    return tuple(values.items())
+
+
+def _attributes(cell: Cell) -> tuple[str, ...]:
+    step = inspect.unwrap(type(cell).step)
+    return _names(step.__code__) if isinstance(step, types.FunctionType) else ()
+
+
+def _of_function(function: Any, cell: Cell, deep: int) -> Iterator[tuple[str, Any]]:
+    function = inspect.unwrap(function)
+    if not isinstance(function, types.FunctionType) or _is_library(function.__module__):
+        return
+    code = function.__code__
+    yield f"{function.__qualname__}", code
+    names, globals_read = _names(code), _globals(code)
+    for name in dict.fromkeys((*globals_read, *names)):
+        if name in globals_read and name in function.__globals__:
+            yield from _of_value(name, function.__globals__[name], cell, names, deep)
+        elif not name.startswith("__") and hasattr(type(cell), name):
+            value = inspect.getattr_static(type(cell), name)
+            yield from _of_value(f"{type(cell).__name__}.{name}", value, cell, names, deep)
+    closure = zip(code.co_freevars, function.__closure__ or (), strict=False)
+    for name, content in closure:
+        try:
+            yield from _of_value(name, content.cell_contents, cell, names, deep)
+        except ValueError:  # not assigned yet
+            continue
+
+
+def _names(code: types.CodeType) -> tuple[str, ...]:
+    """The names that a function and its nested functions use."""
+    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    return (*code.co_names, *(name for c in inner for name in _names(c)))
+
+
+def _globals(code: types.CodeType) -> frozenset[str]:
+    """The globals that a function and its nested functions read."""
+    inner = [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    names = {str(i.argval) for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    return frozenset(names).union(*(_globals(c) for c in inner))
+
+
+def _check_no_weights(name: str, value: Any, cell: Cell) -> None:
+    """A weight that a step reads from outside would be no parameter of any layer."""
+    module_with_weights = isinstance(value, nn.Module) and any(True for _ in value.parameters())
+    if module_with_weights or isinstance(value, nn.Parameter):
+        code = inspect.unwrap(type(cell).step).__code__
+        raise CellError(
+            f"{type(cell).__name__}.step must read no weights from outside, which no layer would "
+            f"train, move or save, got {name}, a {type(value).__qualname__}; declare them instead: "
+            f"gates (W and U), products (matrices) and vectors\n"
+            f"  at {code.co_filename}:{code.co_firstlineno}, the step"
+        )
+
+
+def _of_value(
+    name: str, value: Any, cell: Cell, names: tuple[str, ...], deep: int
+) -> Iterator[tuple[str, Any]]:
+    """Numbers and texts as they are, functions by what they read, objects by attributes read."""
+    _check_no_weights(name, value, cell)
+    if isinstance(value, _PLAIN):
+        yield name, value
+    elif isinstance(value, tuple | list):
+        for i, v in enumerate(value):
+            yield from _of_value(f"{name}[{i}]", v, cell, names, deep)
+    elif isinstance(value, types.FunctionType) and deep:
+        yield from _of_function(value, cell, deep - 1)
+    elif deep and not isinstance(value, type | types.ModuleType) and hasattr(value, "__dict__"):
+        for word in names:
+            if word in vars(value):
+                yield from _of_value(f"{name}.{word}", vars(value)[word], cell, names, deep - 1)
+
+
+def _is_library(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in ("torch", "numpy", "throughtime", "math")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from throughtime.tasks.recipe import NO_COUNT, Recipe, from_text, options_of, said
 
 if TYPE_CHECKING:
-    from throughtime.cli.app import Commands, Parser
+    from throughtime.cli import Commands, Parser
     from throughtime.tasks import Task
 
 

@@ -16,9 +16,9 @@ from throughtime.tasks.picture import Curve, Picture, Plot, draw_knowledge
 if TYPE_CHECKING:
     from torch import nn
 
+    from throughtime.diagnosis.report import Report
     from throughtime.diagnosis.report.page.chart import Chart
     from throughtime.diagnosis.report.page.panel import Panel, Table
-    from throughtime.diagnosis.report.report import Report
     from throughtime.tasks import Task
     from throughtime.train.run import Run
 
@@ -42,7 +42,7 @@ def keep_page(
     """
     if report is not None:
         report.save(run.folder / "report.json")
-    from throughtime.diagnosis.report.page.write import run_page
+    from throughtime.diagnosis.report.page import run_page
 
     results = json.loads(run.results.read_text("utf-8"))
     pictures = pictures_of(run, task, model, results)

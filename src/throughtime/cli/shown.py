@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-    from throughtime.diagnosis.report.report import Report
+    from throughtime.diagnosis.report import Report
     from throughtime.tasks import Task
     from throughtime.tasks.task import Score
     from throughtime.train.run import Run
@@ -121,7 +121,7 @@ def show_after_training(run: Run, task: Task, model: nn.Module, plots: str = "")
         plots: the kind of files that its charts stand in too, "png" or "svg"; "": none.
     """
     from throughtime.cli.page import keep_page, keep_plots
-    from throughtime.diagnosis.report.report import list_verdict
+    from throughtime.diagnosis.report import list_verdict
     from throughtime.errors import MissingExtra
 
     report, reason = None, ""

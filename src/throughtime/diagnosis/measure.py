@@ -20,17 +20,17 @@ from throughtime.diagnosis.model_quantities import (
     measure_torch_default,
     measure_weight_lags,
 )
+from throughtime.diagnosis.observe import one_thread
 from throughtime.diagnosis.observe.batches import list_batches
 from throughtime.diagnosis.observe.examined import Loss, ModelRun, Subject
-from throughtime.diagnosis.observe.observe import one_thread
 from throughtime.diagnosis.quantities.connectivity import connectivity
 from throughtime.diagnosis.quantities.evenness import evenness
 from throughtime.diagnosis.quantities.gates import gate_times
 from throughtime.diagnosis.quantities.jacobians import jacobians
 from throughtime.diagnosis.quantities.lag_gradient import Unseen, find_unseen, lag_gradients
-from throughtime.diagnosis.report.report import QUANTITIES, Missing, ModuleReport, Report
+from throughtime.diagnosis.report import QUANTITIES, Missing, ModuleReport, Report
+from throughtime.diagnosis.verdict import locate
 from throughtime.diagnosis.verdict.cured_copy import CuredCopy
-from throughtime.diagnosis.verdict.trouble import locate
 from throughtime.diagnosis.verdict.verdict import find_cautions, find_troubles, make_fault_trouble
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
 from throughtime.layers.recurrent import SequenceLayer

@@ -14,7 +14,7 @@ from throughtime.diagnosis.quantities.capacity import MemoryCapacity, memory_cap
 from throughtime.diagnosis.quantities.clipping import Clipping, clipping, gradients
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient, lag_gradients
 from throughtime.diagnosis.quantities.weight_lags import WeightLags, weight_lags
-from throughtime.diagnosis.report.report import Band, Missing
+from throughtime.diagnosis.report import Band, Missing
 from throughtime.errors import OptionError, ThroughtimeError
 from throughtime.layers.initialise import initialise
 

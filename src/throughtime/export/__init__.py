@@ -13,29 +13,29 @@ from throughtime.scan.operator import fake_forward, scan_forward
 from throughtime.torch_private import made_of
 
 if TYPE_CHECKING:
-    from throughtime.export.c.write import to_c as to_c
+    from throughtime.export.c import to_c as to_c
     from throughtime.export.evidence import Measured as Measured
     from throughtime.export.evidence import measure as measure
-    from throughtime.export.llvm.write import to_object as to_object
+    from throughtime.export.flax import from_flax as from_flax
+    from throughtime.export.flax import to_flax as to_flax
+    from throughtime.export.keras import from_keras as from_keras
+    from throughtime.export.llvm import to_object as to_object
+    from throughtime.export.onnx import to_onnx as to_onnx
     from throughtime.export.onnx.read import from_onnx as from_onnx
-    from throughtime.export.onnx.write import to_onnx as to_onnx
-    from throughtime.export.others.flax import from_flax as from_flax
-    from throughtime.export.others.flax import to_flax as to_flax
-    from throughtime.export.others.keras import from_keras as from_keras
-    from throughtime.export.others.safetensors import from_safetensors as from_safetensors
-    from throughtime.export.others.to_keras import to_keras as to_keras
     from throughtime.export.prepare import Exported as Exported
+    from throughtime.export.safetensors import from_safetensors as from_safetensors
+    from throughtime.export.to_keras import to_keras as to_keras
 
 _PLACES: Final = {
-    "to_c": "throughtime.export.c.write",
-    "to_object": "throughtime.export.llvm.write",
-    "to_onnx": "throughtime.export.onnx.write",
+    "to_c": "throughtime.export.c",
+    "to_object": "throughtime.export.llvm",
+    "to_onnx": "throughtime.export.onnx",
     "from_onnx": "throughtime.export.onnx.read",
-    "from_keras": "throughtime.export.others.keras",
-    "to_keras": "throughtime.export.others.to_keras",
-    "from_flax": "throughtime.export.others.flax",
-    "to_flax": "throughtime.export.others.flax",
-    "from_safetensors": "throughtime.export.others.safetensors",
+    "from_keras": "throughtime.export.keras",
+    "to_keras": "throughtime.export.to_keras",
+    "from_flax": "throughtime.export.flax",
+    "to_flax": "throughtime.export.flax",
+    "from_safetensors": "throughtime.export.safetensors",
     "measure": "throughtime.export.evidence",
     "Measured": "throughtime.export.evidence",
     "Exported": "throughtime.export.prepare",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from throughtime.cell.contract import Names
-from throughtime.cell.product import WeightMatrix
+from throughtime.cell.layout import WeightMatrix
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.layer import Passage
 from throughtime.layers.options import Options

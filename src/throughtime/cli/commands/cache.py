@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from throughtime.cli.app import Commands
+    from throughtime.cli import Commands
 
 
 def register(commands: Commands) -> None:

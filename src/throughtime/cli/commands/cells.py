@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from throughtime.cli.app import Commands
+    from throughtime.cli import Commands
 
 
 def register(commands: Commands) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from throughtime.cli.options import whole_number
 
 if TYPE_CHECKING:
-    from throughtime.cli.app import Commands
+    from throughtime.cli import Commands
 
 
 def register(commands: Commands) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from throughtime.cli.app import Commands
+    from throughtime.cli import Commands
     from throughtime.tasks.tables import DataTable
 
 _COLUMNS = (".conllu", ".conll", ".iob", ".bio")  # files that hold tokens and nothing else

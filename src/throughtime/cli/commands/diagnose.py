@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from throughtime.cli.options import number, whole_number
 
 if TYPE_CHECKING:
-    from throughtime.cli.app import Commands
-    from throughtime.diagnosis.report.report import Report
+    from throughtime.cli import Commands
+    from throughtime.diagnosis.report import Report
 
 
 _FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<name>\w+))?")

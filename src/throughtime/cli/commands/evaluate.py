@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from throughtime.cli.shown import show_score
 
 if TYPE_CHECKING:
-    from throughtime.cli.app import Commands
+    from throughtime.cli import Commands
 
 
 def register(commands: Commands) -> None:

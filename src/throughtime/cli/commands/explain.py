@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from throughtime.cells import Cell
-    from throughtime.cli.app import Commands
+    from throughtime.cli import Commands
     from throughtime.compiler.runtime.machine import Machine
 
 

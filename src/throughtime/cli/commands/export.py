@@ -10,7 +10,7 @@ from throughtime.cli.options import whole_number
 if TYPE_CHECKING:
     from torch import nn
 
-    from throughtime.cli.app import Commands, Parser
+    from throughtime.cli import Commands, Parser
 
 FORMS = ("c", "object", "onnx")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
     from torch import nn
 
-    from throughtime.cli.app import Commands
+    from throughtime.cli import Commands
     from throughtime.tasks import Task
     from throughtime.tasks.tables import DataTable
     from throughtime.tasks.tables.task import TableTask

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from throughtime.cli.app import Commands, Parser
+    from throughtime.cli import Commands, Parser
     from throughtime.train.study.folder import Folder, StudyRow
     from throughtime.train.study.grid import Grid
     from throughtime.train.study.learn import Outcome

@@ -11,7 +11,7 @@ from throughtime.cli.options import add_recipe_flags, given_values, whole_number
 from throughtime.cli.shown import show_after_training, show_findings, show_read, show_score
 
 if TYPE_CHECKING:
-    from throughtime.cli.app import Commands
+    from throughtime.cli import Commands
     from throughtime.tasks import Task
     from throughtime.train.run import Run
     from throughtime.train.world import World

@@ -19,7 +19,7 @@ from throughtime.diagnosis.observe.alignment import move_to_end
 from throughtime.diagnosis.observe.calls import Calls, ModuleCall, State, gradients_by
 from throughtime.diagnosis.observe.steps import Steps
 from throughtime.diagnosis.observe.watch import WatchedRows
-from throughtime.diagnosis.verdict.trouble import locate
+from throughtime.diagnosis.verdict import locate
 from throughtime.errors import NotFiniteError, ShapeError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.recurrent import SequenceLayer

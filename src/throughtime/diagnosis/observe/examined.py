@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from throughtime import compat
+from throughtime.diagnosis.observe import as_layer, observe_modules, read_arguments
 from throughtime.diagnosis.observe.batches import (
     call_model,
     check_layers,
@@ -26,7 +27,6 @@ from throughtime.diagnosis.observe.batches import (
 )
 from throughtime.diagnosis.observe.calls import Calls
 from throughtime.diagnosis.observe.every_state import Path, carry_recorded, list_paths
-from throughtime.diagnosis.observe.observe import as_layer, observe_modules, read_arguments
 from throughtime.errors import NotFiniteError, OptionError
 from throughtime.layers.batch import Batch
 from throughtime.layers.drop_in.cells import DropInCell

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.backends.call import Result
+from throughtime.diagnosis.observe import as_layer, observe_modules
 from throughtime.diagnosis.observe.alignment import group_by_length, move_to_front, take_rows
 from throughtime.diagnosis.observe.calls import Calls, ModuleCall, gradients_by, join_calls
-from throughtime.diagnosis.observe.observe import as_layer, observe_modules
 from throughtime.diagnosis.observe.steps import list_steps
 from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States

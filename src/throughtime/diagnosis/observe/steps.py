@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from throughtime.cell.contract import Cell, Names
-from throughtime.cell.product import WeightMatrix
+from throughtime.cell.layout import WeightMatrix
 from throughtime.diagnosis.observe.alignment import find_alive_steps
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch

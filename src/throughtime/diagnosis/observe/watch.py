@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
 from throughtime.backends.call import packed_mask, unpack
+from throughtime.diagnosis.observe import list_tensors, read_arguments
 from throughtime.diagnosis.observe.alignment import restructure
-from throughtime.diagnosis.observe.observe import list_tensors, read_arguments
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border

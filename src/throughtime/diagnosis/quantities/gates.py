@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from throughtime.cell.contract import Names
-from throughtime.cell.product import WeightMatrix
+from throughtime.cell.layout import WeightMatrix
 from throughtime.diagnosis.observe.steps import Steps, list_steps
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from throughtime.diagnosis.observe.every_state import Path
 from throughtime.diagnosis.observe.examined import ModelRun
-from throughtime.diagnosis.verdict.trouble import locate
+from throughtime.diagnosis.verdict import locate
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
 
 

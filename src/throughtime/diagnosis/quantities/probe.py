@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from throughtime.diagnosis.observe import one_thread
 from throughtime.diagnosis.observe.batches import list_batches
 from throughtime.diagnosis.observe.examined import ModelRun, Subject
-from throughtime.diagnosis.observe.observe import one_thread
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.recurrent import SequenceLayer

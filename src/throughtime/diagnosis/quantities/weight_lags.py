@@ -9,8 +9,8 @@ from itertools import zip_longest
 import torch
 from torch import Tensor, nn
 
+from throughtime.diagnosis.observe import as_layer
 from throughtime.diagnosis.observe.incoming_gradient import Arriving, find_arriving, split_merge
-from throughtime.diagnosis.observe.observe import as_layer
 from throughtime.diagnosis.observe.steps import list_steps
 from throughtime.errors import OptionError
 from throughtime.layers.recurrent import SequenceLayer

@@ -12,9 +12,9 @@ from throughtime.diagnosis.quantities.evenness import Evenness
 from throughtime.diagnosis.quantities.gates import GateTimes
 from throughtime.diagnosis.quantities.jacobians import Jacobians
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient, Unseen
-from throughtime.diagnosis.report.report import Report
+from throughtime.diagnosis.report import Report
+from throughtime.diagnosis.verdict import Trouble, locate
 from throughtime.diagnosis.verdict.cured_copy import CuredCopy, Key
-from throughtime.diagnosis.verdict.trouble import Trouble, locate
 
 LARGEST_RHO, LARGEST_EXPONENT, DOUBLED, HELD = 10.0, 0.05, 2.0, 0.05
 """Limits above which gradients explode: rho, or the exponent where rho has doubled; r^2 at the lag

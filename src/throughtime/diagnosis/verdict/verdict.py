@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from throughtime.diagnosis.report.report import Report
+from throughtime.diagnosis.report import Report
+from throughtime.diagnosis.verdict import Trouble
 from throughtime.diagnosis.verdict.cured_copy import CuredCopy
 from throughtime.diagnosis.verdict.rules import (
     clipping,
@@ -17,7 +18,6 @@ from throughtime.diagnosis.verdict.rules import (
     vanishing,
     written_too_weakly,
 )
-from throughtime.diagnosis.verdict.trouble import Trouble
 from throughtime.errors import NotFiniteError
 
 RULES: tuple[Callable[[Report, CuredCopy], Iterator[Trouble]], ...] = (

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from throughtime.diagnosis.report import Report, make_label
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.report import Report, make_label
 
 Cell = str | int | float | None
 Key = tuple[str, int, int]

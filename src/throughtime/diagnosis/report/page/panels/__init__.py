@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from throughtime.diagnosis.report.page.panel import Panel
 
 if TYPE_CHECKING:
-    from throughtime.diagnosis.report.report import Report
+    from throughtime.diagnosis.report import Report
 
 
 def draw_panels(report: Report) -> list[Panel]:

@@ -17,7 +17,7 @@ from throughtime.diagnosis.report.page.panel import (
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.clipping import Clipping
-    from throughtime.diagnosis.report.report import Report
+    from throughtime.diagnosis.report import Report
 
 
 ASKED = Panel(

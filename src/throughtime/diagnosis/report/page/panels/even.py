@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from throughtime.diagnosis.report import Report, make_label
 from throughtime.diagnosis.report.page.chart import Chart
 from throughtime.diagnosis.report.page.panel import (
     NOTHING,
@@ -14,7 +15,6 @@ from throughtime.diagnosis.report.page.panel import (
     list_absent,
     show,
 )
-from throughtime.diagnosis.report.report import Report, make_label
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.evenness import Evenness

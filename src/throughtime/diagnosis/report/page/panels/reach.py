@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from throughtime.diagnosis.report import Report, make_label
 from throughtime.diagnosis.report.page.chart import Chart
 from throughtime.diagnosis.report.page.panel import (
     NOTHING,
@@ -16,7 +17,6 @@ from throughtime.diagnosis.report.page.panel import (
     list_parts,
     number_rows,
 )
-from throughtime.diagnosis.report.report import Report, make_label
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.lag_gradient import LagGradient

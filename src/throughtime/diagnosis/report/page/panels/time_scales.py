@@ -22,7 +22,7 @@ from throughtime.diagnosis.report.page.panel import (
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.gates import GateTimes
-    from throughtime.diagnosis.report.report import Report
+    from throughtime.diagnosis.report import Report
 
 
 ASKED = Panel(

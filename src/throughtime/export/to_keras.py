@@ -16,8 +16,7 @@ from torch.nn import functional
 
 from throughtime.cell.contract import ACTIVATIONS
 from throughtime.errors import OptionError
-from throughtime.export.onnx.operators import Operator, operator_of, operator_weights
-from throughtime.export.others.keras import (
+from throughtime.export.keras import (
     MERGES,
     ORDERS,
     PARTS,
@@ -25,6 +24,7 @@ from throughtime.export.others.keras import (
     hdf5_package,
     in_snake_case,
 )
+from throughtime.export.onnx.operators import Operator, operator_of, operator_weights
 from throughtime.export.pieces import Piece, pieces_of, taken
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage
