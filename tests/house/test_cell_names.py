@@ -22,7 +22,7 @@ MAY_NAME: dict[str, str] = {
     "export/flax.py": "so do layers of Flax",
     "export/keras.py": "and of Keras",
     "export/safetensors.py": "and of torch, in files of weights",
-    "export/to_keras.py": "which are written too",
+    "export/write_keras.py": "which are written too",
     "tasks/recipe.py": "spells out what --cell takes and which cell each word means",
 }
 

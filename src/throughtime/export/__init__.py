@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from throughtime.export.flax import to_flax as to_flax
     from throughtime.export.keras import from_keras as from_keras
     from throughtime.export.llvm import to_object as to_object
-    from throughtime.export.onnx import to_onnx as to_onnx
     from throughtime.export.onnx.read import from_onnx as from_onnx
+    from throughtime.export.onnx.write import to_onnx as to_onnx
     from throughtime.export.prepare import Exported as Exported
     from throughtime.export.safetensors import from_safetensors as from_safetensors
-    from throughtime.export.to_keras import to_keras as to_keras
+    from throughtime.export.write_keras import to_keras as to_keras
 
 _PLACES: Final = {
     "to_c": "throughtime.export.c",
     "to_object": "throughtime.export.llvm",
-    "to_onnx": "throughtime.export.onnx",
+    "to_onnx": "throughtime.export.onnx.write",
     "from_onnx": "throughtime.export.onnx.read",
     "from_keras": "throughtime.export.keras",
-    "to_keras": "throughtime.export.to_keras",
+    "to_keras": "throughtime.export.write_keras",
     "from_flax": "throughtime.export.flax",
     "to_flax": "throughtime.export.flax",
     "from_safetensors": "throughtime.export.safetensors",
