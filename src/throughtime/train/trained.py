@@ -15,8 +15,8 @@ from torch import nn
 from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task, find
 from throughtime.tasks.recipe import Recipe, short
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.frames import file_of, give_back, is_frame, table_of
-from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask
 from throughtime.train.begin import RUNS, begin, go_on
 from throughtime.train.result import trained
