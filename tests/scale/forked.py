@@ -33,6 +33,7 @@ from throughtime.errors import EndedElsewhere
 from throughtime.tasks import find
 from throughtime.tasks.adding import Adding
 from throughtime.tasks.recipe import recipe_from
+from throughtime.train.exchange import Messages, SharedMemory
 from throughtime.train.learner import Learner
 from throughtime.train.loop import begin_model, fit, follow
 from throughtime.train.run import create, read
@@ -47,20 +48,23 @@ def main() -> None:
 
 
 def learn(
-    folder: str, recipes: list[dict[str, Any]], size: int, steps: int, small: bool
+    folder: str, recipes: list[dict[str, Any]], size: int, steps: int, small: bool, apart: bool
 ) -> list[Any]:
-    """Takes some steps of each recipe in `size` processes; exit codes, and what was said."""
+    """Takes some steps of each recipe in `size` processes; exit codes, and what was said.
 
+    Where they are `apart`, each is as on a machine of its own.
+    """
     bits: dict[str, list[str]] = {}
 
     def take(world: World) -> None:
         with small_dictionary() if small else nullcontext():
             for one in recipes:
                 bits[one["task"]] = bits_of(one, world, steps)
+                assert size == 1 or type(world._exchange) is (Messages if apart else SharedMemory)
                 Path(folder, f"{world.rank}.json").write_text(json.dumps(bits))
 
     Path(folder).mkdir()
-    return in_processes(size, [take] * size)
+    return in_processes(size, [take] * size, local=1 if apart else size)
 
 
 def bits_of(recipe: dict[str, Any], world: World, steps: int) -> list[str]:
@@ -104,14 +108,16 @@ def train(folder: str, recipe: dict[str, Any], size: int, kill: list[Any] | None
 
 
 def in_processes(
-    size: int, calls: Sequence[Callable[[World], None]], kill: list[Any] | None = None
-) -> list[Any]:
+    size: int, calls: Sequence[Callable[[World], None]], kill: list[Any] | None = None,
+    local: int | None = None,
+) -> list[Any]:  # fmt: skip
     """Calls one function a process, together; exit codes, and what was said at the end."""
     store = torch.distributed.TCPStore(
         "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
     )
     places = [
-        ProcessPlace(n, size, size, "127.0.0.1", store.port, hosted=True) for n in range(size)
+        ProcessPlace(n, size, local or size, "127.0.0.1", store.port, hosted=True)
+        for n in range(size)
     ]
     children = [begin(call, place) for call, place in zip(calls, places, strict=True)]
     if kill:
@@ -128,7 +134,8 @@ def begin(call: Callable[[World], None], place: ProcessPlace) -> int:
         return child
     code = 1
     try:
-        os.environ.update(for_process(place, place.rank))
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        os.environ.update(for_process(place, place.rank % place.local))
         with join(60) as world:
             call(world)
         code = 0
