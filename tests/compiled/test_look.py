@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -113,6 +114,32 @@ def test_memory_of_x_and_of_the_state() -> None:
     x.untyped_storage().resize_(4)
     with pytest.raises(ShapeError, match=r"x has \(6, 3, 4\) numbers, for which its memory"):
         layer(x)
+
+
+@pytest.mark.parametrize("left", [0, 1, 2])
+@pytest.mark.parametrize("name", ["x", "h", "weight_hh_l0"])
+def test_a_view_behind_the_end_of_its_storage_is_named(name: str, left: int) -> None:
+    """As large as the view, and larger: what is left lies before its first number."""
+    layer = GRU(I, H)
+    wide = torch.zeros(100_000, device="cpu")
+    values = {"x": torch.randn(T, B, I), "h": torch.randn(1, B, H), "weight_hh_l0": None}
+    shape = (3 * H, H) if name == "weight_hh_l0" else tuple(values[name].shape)  # type: ignore[union-attr]
+    view = wide[50_000 : 50_000 + math.prod(shape)].view(shape)
+    if name == "weight_hh_l0":
+        layer.weight_hh_l0 = nn.Parameter(view)
+    else:
+        values[name] = view
+    expected = layer(values["x"], values["h"])
+    expected[0].sum().backward()
+    assert_close(layer(values["x"], values["h"]), expected)
+    y, _ = layer(values["x"], values["h"])
+    wide.untyped_storage().resize_(left * view.nbytes)
+    cut = "is too small|are out of bounds for storage"  # ours, and torch's own for a state
+    for records in (True, False):
+        with torch.set_grad_enabled(records), pytest.raises((ShapeError, RuntimeError), match=cut):
+            layer(values["x"], values["h"])
+    with pytest.raises((ShapeError, RuntimeError), match=cut):
+        y.sum().backward()
 
 
 def test_an_initial_state_of_another_width_is_named() -> None:

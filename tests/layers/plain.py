@@ -147,7 +147,8 @@ def _row(
         if zone is not None:
             new = tuple(m[t] * o + (1 - m[t]) * v for m, o, v in zip(zone, old, new, strict=True))
         after[t] = new
-    last = start if n == 0 else after[0 if back else n - 1]
+    begins = max((t for t in range(n) if reset[t]), default=0)  # the last sequence of the row
+    last = start if n == 0 else after[begins if back else n - 1]
     zero = tuple(torch.zeros_like(v) for v in first)
     return [torch.stack([(zero if s is None else s)[i] for s in after])
             for i in range(len(first))], last  # fmt: skip

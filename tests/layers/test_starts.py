@@ -46,6 +46,18 @@ def rows_alone(
     return torch.cat(outputs, 1), together
 
 
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_a_reset_at_the_start_is_the_row_alone_too(kind: str) -> None:
+    layer = getattr(throughtime, kind)(3, 4, num_layers=2, bidirectional=True)
+    x, starts = torch.randn(6, 3, 3), [0, 3, 5]
+    reset = torch.zeros(6, 3, dtype=torch.bool)
+    reset[starts[1], 1] = reset[starts[2], 2] = True
+    found, expected = layer(x, reset=reset), layer(x, starts=starts)
+    torch.testing.assert_close(found[1], expected[1], rtol=0, atol=0)
+    for b, first in enumerate(starts):
+        torch.testing.assert_close(found[0][first:, b], expected[0][first:, b], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("cell", [cells.LSTM(), cells.GRU(), cells.Elman("relu")], ids=repr)
 def test_every_row_is_the_row_alone(cell: Any, backend: str) -> None:

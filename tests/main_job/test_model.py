@@ -11,8 +11,7 @@ import torch
 from tests.main_job.small import TINY
 from throughtime.tasks import find
 from throughtime.tasks.recipe import Recipe
-from throughtime.tasks.translate.model import END, IGNORED, START, Translator
-from throughtime.tasks.translate.search import greedy
+from throughtime.tasks.translate.model import END, IGNORED, START, Translator, greedy
 
 LETTERS, SYMBOLS = 5, 7
 OPTIONS = [

@@ -12,7 +12,7 @@ import pytest
 
 from tests.house.source import ROOT
 from throughtime.cli import main
-from throughtime.tasks.pronounce.answers import rates
+from throughtime.tasks.pronounce import rates
 from throughtime.tasks.pronounce.words import dictionary, split
 from throughtime.train.result import trained
 from throughtime.train.run import Run

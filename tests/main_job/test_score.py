@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from throughtime.tasks.pronounce.answers import edits, rates
+from throughtime.tasks.pronounce import edits, rates
 
 SOUNDS = ("AH0", "AH1", "EY1", "T", "K")
 one_pronunciation = st.lists(st.sampled_from(SOUNDS), min_size=1, max_size=6).map(tuple)

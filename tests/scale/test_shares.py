@@ -32,7 +32,7 @@ def write_data(task: str) -> dict[str, str]:
         pl.DataFrame({"y": [((7 * n) % 13) / 13 + n / 100 for n in range(120)]}).write_csv("y.csv")
         return {"data": "y.csv", "target": "y", "horizon": "3"}
     if task == "classify":
-        from throughtime.tasks.classify.builtin import make_waves
+        from throughtime.tasks.classify.find import make_waves
 
         make_waves().frame.write_csv("waves.csv")
         return {"data": "waves.csv", "label": "shape", "series": "wave"}

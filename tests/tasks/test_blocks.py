@@ -13,12 +13,12 @@ from tests.main_job.small import small_dictionary
 from throughtime.cli import main
 from throughtime.cli.commands import predict
 from throughtime.errors import DataError
-from throughtime.tasks.classify.builtin import make_waves
+from throughtime.tasks.classify.find import make_waves
 from throughtime.tasks.tables import pieces, read
 from throughtime.tasks.tables.read import read_blocks
 from throughtime.tasks.translate import Translate
-from throughtime.tasks.translate.facts import TranslateRecipe
 from throughtime.tasks.translate.find import read_pair_blocks, read_pairs
+from throughtime.tasks.translate.units import TranslateRecipe
 from throughtime.train import run
 from throughtime.train.result import trained
 

@@ -13,10 +13,8 @@ import torch
 from throughtime.cli import main
 from throughtime.errors import DataError
 from throughtime.tasks.classify import Classify, measure
-from throughtime.tasks.classify.builtin import make_waves
-from throughtime.tasks.classify.find import find_labels
-from throughtime.tasks.classify.items import encode_items, items_in
-from throughtime.tasks.classify.labels import ClassifyRecipe
+from throughtime.tasks.classify.find import find_labels, make_waves
+from throughtime.tasks.classify.items import ClassifyRecipe, encode_items, items_in
 from throughtime.tasks.tables.read import read
 from throughtime.train.begin import resolve
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from throughtime.errors import DataError, OptionError
-from throughtime.tasks.classify.labels import Labels
-from throughtime.tasks.forecast.options import Facts
+from throughtime.tasks.classify.items import Labels
+from throughtime.tasks.forecast.windows import Facts
 from throughtime.tasks.language.text import TextFacts
 from throughtime.tasks.recipe import check_unchanged, facts_in
-from throughtime.tasks.tag.facts import TagFacts
-from throughtime.tasks.translate.facts import TranslateFacts
+from throughtime.tasks.tag.sentences import TagFacts
+from throughtime.tasks.translate.units import TranslateFacts
 
 PLAIN: dict[str, Any] = {"str": "", "list": [], "dict": {}, "float": 0.5, "int": 1, "bool": True}
 EVERY_KIND = pytest.mark.parametrize("kind", [Labels, Facts, TextFacts, TagFacts, TranslateFacts])

@@ -16,9 +16,8 @@ import throughtime
 from throughtime.cli import main
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks.language import Language, measure
-from throughtime.tasks.language.grams import Grams
 from throughtime.tasks.language.model import NextUnit
-from throughtime.tasks.language.text import cut, text_of
+from throughtime.tasks.language.text import Grams, cut, text_of
 from throughtime.train.begin import resolve
 
 SMALL: dict[str, Any] = {

@@ -13,9 +13,9 @@ import pytest
 
 from throughtime.errors import DataError
 from throughtime.tasks.classify import Classify
-from throughtime.tasks.classify.builtin import make_waves
+from throughtime.tasks.classify.find import make_waves
 from throughtime.tasks.forecast import Forecast
-from throughtime.tasks.forecast.builtin import make_builtin
+from throughtime.tasks.forecast.find import make_builtin
 from throughtime.tasks.language import Language
 from throughtime.train.begin import resolve
 

@@ -17,7 +17,7 @@ import pytest
 
 import throughtime
 from throughtime.errors import DataError, OptionError, RunError
-from throughtime.tasks.classify.builtin import make_waves
+from throughtime.tasks.classify.find import make_waves
 from throughtime.tasks.tables.frames import table_of
 
 SMALL: dict[str, Any] = {

@@ -19,9 +19,8 @@ from throughtime.cli import main
 from throughtime.errors import DataError
 from throughtime.tasks.tables.sides import join_keys, make_sides
 from throughtime.tasks.tag import Tag
-from throughtime.tasks.tag.baselines import Counts, measure
-from throughtime.tasks.tag.builtin import make_tagged
-from throughtime.tasks.tag.model import IGNORED, encode
+from throughtime.tasks.tag.find import make_tagged
+from throughtime.tasks.tag.model import IGNORED, Counts, encode, measure
 from throughtime.train.begin import resolve
 
 

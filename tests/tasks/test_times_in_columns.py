@@ -11,7 +11,7 @@ import pytest
 from throughtime.cli import main
 from throughtime.errors import DataError
 from throughtime.tasks.forecast.find import find_facts
-from throughtime.tasks.forecast.options import ForecastRecipe
+from throughtime.tasks.forecast.windows import ForecastRecipe
 from throughtime.tasks.tables.clock import find_time, read_times, with_time
 from throughtime.tasks.tables.read import read
 
@@ -151,7 +151,7 @@ def test_what_would_be_read_names_the_parts(capsys: pytest.CaptureFixture[str]) 
 
 def test_classes_in_the_order_of_a_date_and_an_hour() -> None:
     from throughtime.tasks.classify.find import find_labels
-    from throughtime.tasks.classify.labels import ClassifyRecipe
+    from throughtime.tasks.classify.items import ClassifyRecipe
 
     rows = [(f"s{n}", "ab"[n % 2], f"2024-01-0{1 + h // 24}", h % 24, n * 31 % 17 + h * n % 7)
             for n in range(40) for h in (20, 21, 30)]  # fmt: skip

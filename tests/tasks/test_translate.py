@@ -21,13 +21,11 @@ from throughtime.errors import DataError, OptionError
 from throughtime.tasks import find
 from throughtime.tasks.knowledge import _labels
 from throughtime.tasks.recipe import Recipe
-from throughtime.tasks.tag.builtin import make_tagged
+from throughtime.tasks.tag.find import make_tagged
 from throughtime.tasks.translate import Translate
-from throughtime.tasks.translate.baselines import Lexicon, measure
-from throughtime.tasks.translate.builtin import make_pairs
-from throughtime.tasks.translate.model import END, IGNORED, START, Translator
-from throughtime.tasks.translate.search import beam, greedy
-from throughtime.tasks.translate.units import Cutter, find_merges, join
+from throughtime.tasks.translate.find import make_pairs
+from throughtime.tasks.translate.model import END, IGNORED, START, Translator, beam, greedy
+from throughtime.tasks.translate.units import Cutter, Lexicon, find_merges, join, measure
 from throughtime.train.begin import begin, go_on, resolve
 from throughtime.train.loop import fit
 

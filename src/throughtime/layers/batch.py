@@ -87,6 +87,31 @@ def unfold(result: Result, call: Call, d: int) -> Result:
     return Result(sequences, final)
 
 
+def end_in_last_sequences(result: Result, call: Call) -> Result:
+    """The result with both directions' final states those of the last sequence of each row.
+
+    The backward direction goes on past a reset to the sequences before; its state for the last one
+    is that after the step where this one begins.
+
+    Args:
+        result: of two directions, with the sequences of all states.
+        call: padded, with resets.
+    """
+    T, B = call.x.shape[:2]
+    if call.reset is None or not T:
+        return result
+    steps, rows = torch.arange(T, device=call.x.device), torch.arange(B, device=call.x.device)
+    begins = call.reset
+    if call.lengths is not None:
+        begins = begins & (steps.unsqueeze(1) < call.lengths.to(call.x.device))
+    first = torch.where(begins, steps.unsqueeze(1), 0).amax(0)
+    final = tuple(
+        torch.stack((v[0], torch.where(begins.any(0).unsqueeze(1), s[first, rows, 1], v[1])))
+        for v, s in zip(result.final, result.sequences, strict=True)
+    )
+    return Result(result.sequences, final)
+
+
 def _fold(v: Tensor, d: int) -> Tensor:
     """(T, B, ...) to (ceil(T / d), d B, ...), with zeros after the end."""
     T = v.shape[0]

@@ -18,7 +18,7 @@ from throughtime.cell.layout import parameter_shapes
 from throughtime.cells import Cell
 from throughtime.compiler.trace import trace
 from throughtime.errors import OptionError
-from throughtime.layers.batch import Batch, States, fold, unfold
+from throughtime.layers.batch import Batch, States, end_in_last_sequences, fold, unfold
 from throughtime.layers.gates import GateRows
 from throughtime.layers.graphs import script_error
 from throughtime.layers.options import (
@@ -285,11 +285,13 @@ class Passage(Weights):
         return y
 
     def _carry_layer(self, layer: int, batch: Batch, record: bool) -> Result:
-        call, d = self._call(layer, batch, record), self.dilations[layer]
+        cut = self.directions == 2 and batch.reset is not None
+        call, d = self._call(layer, batch, record or cut), self.dilations[layer]
         if d == 1:
-            return self._scan(self._masked(call, 1))
-        folded = self._masked(fold(call, d), d)
-        return unfold(self._scan(folded), call, d)
+            result = self._scan(self._masked(call, 1))
+        else:
+            result = unfold(self._scan(self._masked(fold(call, d), d)), call, d)
+        return end_in_last_sequences(result, call) if cut else result
 
     def _scan(self, call: Call) -> Result:
         every = self.options.checkpoint_every

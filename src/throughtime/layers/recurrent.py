@@ -224,7 +224,8 @@ class Recurrent(SequenceLayer):
 
         Returns:
             (outputs, state), or the outputs with return_state=False: outputs as x, of width
-            `output_size`; each row's own last state in the form of `state`.
+            `output_size`; each row's own last state in the form of `state`, after a reset that
+            of its last sequence.
 
         Raises:
             ShapeError, OptionError: an argument does not fit the layer.

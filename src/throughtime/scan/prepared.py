@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.backends.cpu.look import take_lines, take_plain, take_whole
+from throughtime.backends.cpu.look import (
+    all_within,
+    find_extent,
+    take_lines,
+    take_plain,
+    take_whole,
+)
 from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, find_way, prepare
 from throughtime.backends.torch_kernels import is_large_step
 from throughtime.compiler.runtime.threads import available
@@ -40,8 +46,8 @@ class ShortCall(NamedTuple):
 
     Attributes:
         check: whether x, the weights and the states are like those it was prepared for.
-        bytes: of the storage of each but x.
-        x_bytes: that the storage of x has at least.
+        extent, bytes: numbers from the first to the last of x, and bytes of one.
+        extents: numbers from the first to the last of each state that is given.
         kind: what of the layer it follows from.
         names: of the weights of all layers.
         parts: for each layer where its weights, and its own states, are among the tensors.
@@ -53,8 +59,9 @@ class ShortCall(NamedTuple):
     """
 
     check: Guard
-    bytes: list[int]
-    x_bytes: int
+    extent: int
+    bytes: int
+    extents: list[int]
     kind: tuple[object, ...]
     names: tuple[str, ...]
     parts: tuple[tuple[slice, slice], ...]
@@ -124,8 +131,8 @@ class ShortWay:
         if (
             not call.check(x, *tensors)
             or call.kind != self._kind(layer)
-            or [v.untyped_storage().nbytes() for v in tensors] != call.bytes
-            or x.untyped_storage().nbytes() < call.x_bytes
+            or x.untyped_storage().nbytes() < call.bytes * (call.extent + x.storage_offset())
+            or (state and not all_within(state, call.extents))
             or (call.shared and call.shared != available())
         ):
             call = self._prepare(layer, key, x, tensors[len(call.names) :], records, steps)
@@ -165,7 +172,7 @@ class ShortWay:
         own = tuple(zip(parts, self._states(layers, len(names), state), strict=True))
         recorded = record_of(ways, own, finals) if keep else None
         call = ShortCall(
-            guard(tensors), [v.untyped_storage().nbytes() for v in tensors[1:]], x.nbytes, kind,
+            guard(tensors), find_extent(x), x.itemsize, [find_extent(v) for v in state], kind,
             names, own, tuple(ways), recorded, finals, layout.turned, max(w.shared for w in ways),
         )  # fmt: skip
         self._add(key, call)
@@ -282,7 +289,7 @@ class ShortStep(ShortWay):
         return BatchForm(1, lead[0] if lead else 1, lead, lead, single=True)
 
 
-_NEW = ShortCall(lambda *_: False, [], 0, (), (), (), (), None, (), False, 0)
+_NEW = ShortCall(lambda *_: False, 0, 0, [], (), (), (), (), None, (), False, 0)
 """Of a shape that has not come before."""
 
 

@@ -18,8 +18,8 @@ from torch import nn
 from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task, find
 from throughtime.tasks.recipe import Recipe, short
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.frames import file_of, give_back, is_frame, table_of
-from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask
 from throughtime.tasks.task import Score
 from throughtime.train.begin import RUNS, begin, check_memory, go_on

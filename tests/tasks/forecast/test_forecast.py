@@ -17,8 +17,8 @@ from throughtime.tasks.forecast import Forecast
 from throughtime.tasks.forecast.ahead import measure
 from throughtime.tasks.forecast.find import find_facts
 from throughtime.tasks.forecast.model import before, pinball
-from throughtime.tasks.forecast.options import ForecastRecipe
 from throughtime.tasks.forecast.series import Series, find_season
+from throughtime.tasks.forecast.windows import ForecastRecipe
 from throughtime.train.begin import resolve
 
 

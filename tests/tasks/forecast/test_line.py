@@ -11,10 +11,8 @@ import pytest
 import torch
 
 from throughtime.tasks.forecast import Forecast, forecast
-from throughtime.tasks.forecast.ahead import series_like
-from throughtime.tasks.forecast.band import follow_band
-from throughtime.tasks.forecast.baselines import _ahead, fit_ground, fit_line
-from throughtime.tasks.forecast.model import Forecaster
+from throughtime.tasks.forecast.ahead import follow_band, series_like
+from throughtime.tasks.forecast.model import Forecaster, _ahead, fit_ground, fit_line
 from throughtime.tasks.forecast.series import _usual_with_gaps, usual_of
 from throughtime.tasks.forecast.windows import Windows, between
 from throughtime.tasks.tables.read import read

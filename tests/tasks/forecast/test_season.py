@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 
 from throughtime.tasks.forecast.find import find_facts
-from throughtime.tasks.forecast.options import ForecastRecipe
 from throughtime.tasks.forecast.series import Series, calendar_lags, find_season
+from throughtime.tasks.forecast.windows import ForecastRecipe
 from throughtime.tasks.tables.clock import MONTHS, NUMBER
 
 DAY = 86400.0

@@ -63,9 +63,11 @@ class Ready:
         words: the block.
         address: of it.
         arena: what the call works in, if it has one now.
+        weights: addresses of weights that are among the words, if some stay there.
     """
 
     def __init__(self, template: Template) -> None:
+        self.weights: list[int] = []
         self.words = array("q", template.words)
         self.address = self.words.buffer_info()[0]
         for place in template.in_block:

@@ -68,7 +68,7 @@ def see_input(call: Call) -> Call:
     x = call.x
     if not x.is_cpu or x.dtype not in FLOATS:
         raise TypeError(f"x must be {FLOATS[0]} or {FLOATS[1]} on cpu, got {x.dtype} on {x.device}")
-    if x.is_neg() or x.untyped_storage().nbytes() < x.nbytes:
+    if x.is_neg() or is_short(x):
         x = _own("x", x)
     if x.stride(-1) != 1 and x.shape[-1] > 1:
         x = x.contiguous()
@@ -94,7 +94,7 @@ def take_weights(call: Call, parameters: Parameters) -> tuple[Call, dict[str, in
                 or not v.is_cpu
                 or not v.is_contiguous()
                 or v.is_neg()
-                or (v.untyped_storage().nbytes() != bytes and _is_short(v))
+                or v.untyped_storage().nbytes() < bytes + v.storage_offset() * v.element_size()
                 or name != wanted
             ):
                 return _take_own(call, parameters)
@@ -121,7 +121,7 @@ def take_plain(
             or not v.is_cpu
             or not v.is_contiguous()
             or v.is_neg()
-            or (v.untyped_storage().nbytes() != bytes and _is_short(v))
+            or v.untyped_storage().nbytes() < bytes + v.storage_offset() * v.element_size()
         ):
             return None
         addresses.append(v.data_ptr())
@@ -133,7 +133,7 @@ def take_lines(v: Tensor, dtype: torch.dtype) -> int:
     if type(v) not in PLAIN or v.dtype != dtype or not v.is_cpu or v.stride(-1) != 1 or v.is_neg():
         return 0
     try:
-        return v.data_ptr() if 0 < v.nbytes <= v.untyped_storage().nbytes() else 0
+        return 0 if v.numel() == 0 or is_short(v) else v.data_ptr()
     except NotImplementedError:  # many gradients at once, which have no address
         return 0
 
@@ -141,11 +141,6 @@ def take_lines(v: Tensor, dtype: torch.dtype) -> int:
 def take_whole(v: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> int:
     """The address of a tensor of this shape whose numbers lie side by side; 0 if it is not so."""
     return take_lines(v, dtype) if v.shape == shape and v.is_contiguous() else 0
-
-
-def any_short(tensors: Sequence[Tensor]) -> bool:
-    """Whether one of these has a storage that is too small for it."""
-    return any(_is_short(v) for v in tensors)
 
 
 def _take_own(call: Call, parameters: Parameters) -> tuple[Call, dict[str, int]]:
@@ -215,7 +210,7 @@ def seen_lines(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch
 
 
 def _is_plain(v: Tensor) -> bool:
-    return v.is_cpu and not v.is_neg() and 0 < v.nbytes <= v.untyped_storage().nbytes()
+    return v.is_cpu and not v.is_neg() and v.numel() > 0 and not is_short(v)
 
 
 def readable(name: str, v: Tensor, shape: tuple[int, ...] | None, dtype: torch.dtype) -> Tensor:
@@ -238,17 +233,38 @@ def _own(name: str, v: Tensor) -> Tensor:
     """A tensor with memory for its numbers, none of them a sign or a zero that is only thought."""
     if is_zero_tensor(v):
         return torch.zeros(v.shape, dtype=v.dtype, device=v.device)
-    if _is_short(v):
+    check_whole(name, v)
+    return v.resolve_neg()
+
+
+def check_whole(name: str, v: Tensor) -> None:
+    """Raises where a tensor's numbers lie beyond the end of its storage."""
+    if is_short(v):
         raise ShapeError(
             f"{name} has {tuple(v.shape)} numbers, for which its memory of "
             f"{v.untyped_storage().nbytes()} bytes is too small; give its storage back its size"
         )
-    return v.resolve_neg()
 
 
-def _is_short(v: Tensor) -> bool:
+def is_short(v: Tensor) -> bool:
     """Whether a tensor's last number lies beyond the end of its storage."""
-    last = v.storage_offset()
-    for size, stride in zip(v.shape, v.stride(), strict=True):
-        last += (size - 1) * stride
-    return v.numel() > 0 and (last + 1) * v.element_size() > v.untyped_storage().nbytes()
+    if not v.numel():
+        return False
+    end = (v.storage_offset() + find_extent(v)) * v.element_size()
+    return end > v.untyped_storage().nbytes()
+
+
+def all_within(tensors: Sequence[Tensor], extents: Sequence[int]) -> bool:
+    """Whether the storage of each tensor has so many numbers from the tensor's first one on."""
+    for v, extent in zip(tensors, extents, strict=True):
+        bytes = (v.storage_offset() + extent) * v.element_size()
+        if v.untyped_storage().nbytes() < bytes:
+            return False
+    return True
+
+
+def find_extent(v: Tensor) -> int:
+    """Numbers from a tensor's first to its last, both among them."""
+    if v.is_contiguous():
+        return v.numel()
+    return 1 + sum((size - 1) * step for size, step in zip(v.shape, v.stride(), strict=True))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from throughtime.cli.app import Commands
-    from throughtime.tasks.tables.table import DataTable
+    from throughtime.tasks.tables import DataTable
 
 _COLUMNS = (".conllu", ".conll", ".iob", ".bio")  # files that hold tokens and nothing else
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from throughtime.cli.app import Commands
     from throughtime.tasks import Task
-    from throughtime.tasks.tables.table import DataTable
+    from throughtime.tasks.tables import DataTable
     from throughtime.tasks.tables.task import TableTask
 
 _ENDINGS = (".csv", ".parquet", ".jsonl")

@@ -12,18 +12,23 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from throughtime.errors import DataError
-from throughtime.tasks.classify.baselines import make_answers
 from throughtime.tasks.classify.find import find_labels, source, tested
-from throughtime.tasks.classify.items import Items, check_classes, content, encode_items, items_in
-from throughtime.tasks.classify.labels import ClassifyRecipe, Labels
-from throughtime.tasks.classify.model import Classifier, Unpadded, varied
-from throughtime.tasks.passes import generator_of
+from throughtime.tasks.classify.items import (
+    ClassifyRecipe,
+    Items,
+    Labels,
+    check_classes,
+    content,
+    encode_items,
+    items_in,
+)
+from throughtime.tasks.classify.model import Classifier, Unpadded, make_answers, varied
 from throughtime.tasks.picture import Picture, draw_confusion
 from throughtime.tasks.recipe import check_unchanged
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.clock import with_time
-from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
-from throughtime.tasks.task import Batch, Example, Posed, Score
+from throughtime.tasks.task import Batch, Example, Posed, Score, generator_of
 
 if TYPE_CHECKING:
     import polars as pl

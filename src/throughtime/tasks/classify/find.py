@@ -1,4 +1,5 @@
-"""What a table says about classes: roles of columns, sequences, splits, scales."""
+"""What a table says about classes: roles of columns, sequences, splits, scales; and a table made
+here, so that the task runs with no file."""
 
 from __future__ import annotations
 
@@ -11,13 +12,18 @@ from typing import Any
 import numpy as np
 
 from throughtime.errors import DataError
-from throughtime.tasks.classify.builtin import make_waves
-from throughtime.tasks.classify.items import Sequences, check_classes, find_gaps, items_in
-from throughtime.tasks.classify.labels import ClassifyRecipe, Labels
+from throughtime.tasks.classify.items import (
+    ClassifyRecipe,
+    Labels,
+    Sequences,
+    check_classes,
+    find_gaps,
+    items_in,
+)
 from throughtime.tasks.classify.leaks import check_copies, check_leaks
+from throughtime.tasks.tables import DataTable, check_apart
 from throughtime.tasks.tables.clock import find_time, time_columns, with_time
 from throughtime.tasks.tables.read import digest, read
-from throughtime.tasks.tables.table import DataTable, check_apart
 from throughtime.tasks.tables.task import BUILTIN, check_like_training
 from throughtime.tasks.user_file import named_cell
 
@@ -210,3 +216,28 @@ def _splits(values: list[Any], labels: list[str], share: float) -> dict[str, lis
             found[side].append(number)
             before = seal
     return {name: sorted(part) for name, part in found.items()}
+
+
+_SHAPES, _WAVES = ("chirp", "saw", "sine"), 240
+
+
+def make_waves() -> DataTable:
+    """Three shapes in two channels, 20 to 40 steps with noise, whose means say nothing."""
+    import polars as pl
+
+    generator = np.random.default_rng(11)
+    parts = []
+    for number in range(_WAVES):
+        shape = _SHAPES[number % len(_SHAPES)]
+        steps = int(generator.integers(20, 41))
+        phase = np.arange(steps) / 8 + generator.random()
+        turn = phase * (1 + phase / 6) if shape == "chirp" else phase
+        wave = 2 * (turn % 1) - 1 if shape == "saw" else np.sin(2 * np.pi * turn)
+        noise = 0.3 * generator.standard_normal((2, steps))
+        parts.append(
+            pl.DataFrame({
+                "wave": [f"w{number:03}"] * steps, "shape": [shape] * steps,
+                "a": np.round(wave + noise[0], 4), "b": np.round(-wave / 2 + noise[1], 4),
+            })
+        )  # fmt: skip
+    return DataTable(pl.concat(parts), "builtin", "made here")

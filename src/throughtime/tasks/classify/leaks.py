@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from throughtime.errors import DataError
-from throughtime.tasks.classify.items import Sequences
-from throughtime.tasks.classify.labels import Labels
-from throughtime.tasks.tables.table import DataTable, Numbers
+from throughtime.tasks.classify.items import Labels, Sequences
+from throughtime.tasks.tables import DataTable, Numbers
 
 _LEAST, _TIGHT, _NEAR, _MANY, _TRIED = 10, 0.01, 0.02, 0.2, 200
 

@@ -1,19 +1,23 @@
-"""The model: recurrent layers both ways; mean and most of their outputs and last states tell."""
+"""The model, recurrent layers both ways; and what it must beat: the majority, a linear model."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
 
-from throughtime.tasks.classify.labels import Labels
+from throughtime.tasks.classify.items import Items, Labels
 from throughtime.tasks.layers import make_layers, run_layers
 from throughtime.tasks.recipe import Recipe
 
 
 class Classifier(nn.Module):
     """Sequences (T, B, width) with lengths (B,) to logits (B, classes).
+
+    Mean and maximum of the outputs and the last states are read:
 
         logits = W [mean_t y_t, max_t y_t, h_1, ..., h_D] + b      h_d: each direction's last state
 
@@ -108,3 +112,38 @@ def varied(
         drawn = noise * torch.randn(*x.shape[:2], inputs)
         x = torch.cat([x[..., :inputs] + drawn, x[..., inputs:]], -1)
     return x, lengths
+
+
+_RIDGE = 1e-3
+
+
+def make_answers(train: Items, classes: int) -> dict[str, Callable[[Items], Tensor]]:
+    """Name -> from sequences to logits (N, classes)."""
+    shares = (one_hot(train.truth, classes).double().mean(0) + 1e-9).log()
+    return {
+        "majority": lambda items: shares.expand(len(items.names), classes),
+        "linear on means": _linear(train, classes),
+    }
+
+
+def _linear(train: Items, classes: int) -> Callable[[Items], Tensor]:
+    """Logistic regression on the mean of each input, fitted to its optimum by L-BFGS."""
+    x = _means(train)
+    weights = torch.zeros(x.shape[1], classes, dtype=torch.float64, requires_grad=True)
+    search = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        search.zero_grad()
+        loss = cross_entropy(x @ weights, train.truth) + _RIDGE * weights.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        search.step(closure)
+    fitted = weights.detach()
+    return lambda items: _means(items) @ fitted
+
+
+def _means(items: Items) -> Tensor:
+    means = torch.stack([one.double().mean(0) for one in items.steps])
+    return torch.cat([torch.ones(len(means), 1, dtype=torch.float64), means], 1)

@@ -1,4 +1,7 @@
-"""What a table says about a forecast: roles of columns, step, season, scales; and what is wrong."""
+"""What a table says about a forecast: roles of columns, step, season, scales; and what is wrong.
+
+A table made here too, so that the task runs with no file.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from throughtime.errors import DataError
-from throughtime.tasks.forecast.builtin import make_builtin
 from throughtime.tasks.forecast.leaks import check_leaks
-from throughtime.tasks.forecast.options import Facts, ForecastRecipe
 from throughtime.tasks.forecast.series import (
     Series,
     TimedRows,
@@ -23,7 +24,9 @@ from throughtime.tasks.forecast.series import (
     make_series,
     step_of,
 )
+from throughtime.tasks.forecast.windows import Facts, ForecastRecipe
 from throughtime.tasks.recipe import check_unchanged
+from throughtime.tasks.tables import DataTable, Numbers, check_apart, names_in
 from throughtime.tasks.tables.clock import (
     find_time,
     said_step,
@@ -32,7 +35,6 @@ from throughtime.tasks.tables.clock import (
     written,
 )
 from throughtime.tasks.tables.read import digest, read
-from throughtime.tasks.tables.table import DataTable, Numbers, check_apart, names_in
 
 _BUILTIN = "builtin"
 _LONGEST = 750  # steps of a season that is looked for, and of a history that is found
@@ -292,3 +294,37 @@ def _shown(
 def _cycles(facts: Facts) -> list[str]:
     names = {86400.0: "hour of the day", 604800.0: "day of the week"}
     return [names.get(period, "day of the year") for period in facts.periods]
+
+
+_STEPS = 24 * 7 * 8
+
+
+def make_builtin() -> DataTable:
+    """What a town and a village use in eight weeks, hour by hour.
+
+    A day's and a week's cycle, holidays, a slow drift, noise.
+    """
+    from datetime import datetime, timedelta
+
+    import polars as pl
+
+    generator = np.random.default_rng(7)
+    hours, begin = np.arange(_STEPS), datetime(2025, 1, 6)
+    day, week = 2 * np.pi * hours / 24, hours // 24 % 7
+    parts = []
+    for place, size in (("town", 40.0), ("village", 6.0)):
+        holiday = np.repeat(generator.random(_STEPS // 24) < 0.1, 24)
+        drift = np.zeros(_STEPS)
+        for step in range(1, _STEPS):
+            drift[step] = 0.97 * drift[step - 1] + 0.06 * generator.standard_normal()
+        calm = np.where((week >= 5) | holiday, 0.6, 1.0)
+        load = 2 + calm * (0.8 * np.sin(day - 2) + 0.4 * np.sin(2 * day)) + drift
+        parts.append(
+            pl.DataFrame({
+                "time": [begin + timedelta(hours=int(hour)) for hour in hours],
+                "place": [place] * _STEPS,
+                "holiday": holiday.astype(np.int64),
+                "load": np.round(size * load + 0.02 * size * generator.standard_normal(_STEPS), 3),
+            })
+        )  # fmt: skip
+    return DataTable(pl.concat(parts), "builtin", "made here")

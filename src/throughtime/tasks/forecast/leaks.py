@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.errors import DataError
-from throughtime.tasks.forecast.options import Facts
 from throughtime.tasks.forecast.series import Series
-from throughtime.tasks.tables.table import DataTable, Numbers
+from throughtime.tasks.forecast.windows import Facts
+from throughtime.tasks.tables import DataTable, Numbers
 
 _SERIES, _STEPS, _LAGS = 5, 4000, 24
 _NOTHING, _COPY, _LIKE, _PART = 1e-3, 0.99999, 0.999, 0.1

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.errors import DataError
+from throughtime.tasks.tables import DataTable, Numbers
 from throughtime.tasks.tables.clock import MONTHS, NUMBER, Times, find_step, read_times
-from throughtime.tasks.tables.table import DataTable, Numbers
 
 if TYPE_CHECKING:
     import polars as pl

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from throughtime.errors import DataError, OptionError
-from throughtime.tasks.language.grams import LONGEST, Grams
 from throughtime.tasks.language.model import NextUnit
 from throughtime.tasks.language.text import (
+    LONGEST,
+    Grams,
     LanguageRecipe,
     TextFacts,
     TextUnits,
@@ -26,10 +27,9 @@ from throughtime.tasks.language.text import (
     find_text,
     text_of,
 )
-from throughtime.tasks.passes import BuiltWhenIndexed, generator_of
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables.task import FileTask
-from throughtime.tasks.task import Batch, Example, Posed, Score
+from throughtime.tasks.task import Batch, BuiltWhenIndexed, Example, Posed, Score, generator_of
 
 RULE = (
     "bits_per_character: what a unit costs by the net, and of one without a number its spelling "

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import DataError
-from throughtime.tasks.passes import BuiltWhenIndexed, generator_of
 from throughtime.tasks.recipe import one_of
-from throughtime.tasks.task import Batch
+from throughtime.tasks.task import Batch, BuiltWhenIndexed, generator_of
 from throughtime.tasks.translate.model import END, IGNORED, START
 
 # Within a window of this many batches, pronunciations are sorted by length: less padding.

@@ -1,1 +1,215 @@
-"""Tables of the users' own: read from a file, their columns found, what is wrong told by row."""
+"""Users' tables: the files and frames they are read from, and their columns as numbers and text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.errors import DataError
+from throughtime.tasks.recipe import did_you_mean, short
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DataTable:
+    """The rows of a file.
+
+    Attributes:
+        frame: its columns; a column of text that holds numbers alone is one of numbers.
+        name: what errors call it.
+        form: how it was read, in words.
+        first: the number people give its first row: 2 behind a header.
+        unit: what they count, "line" or "row".
+        lines: the numbers of all rows, where they do not follow each other.
+        roles: option -> column, where the form of the file says so.
+        parts: of several files, how many rows each has, its name, its `first` and its `lines`.
+    """
+
+    frame: pl.DataFrame
+    name: str
+    form: str
+    first: int = 1
+    unit: str = "row"
+    lines: list[int] | None = None
+    roles: dict[str, str] = field(default_factory=dict)
+    parts: tuple[tuple[int, str, int, list[int] | None], ...] = ()
+
+    def place(self, row: int) -> str:
+        """Where row 0, 1, ... stands: `line 7 of sales.csv`."""
+        name, first, lines = self.name, self.first, self.lines
+        for part in self.parts:
+            if row < part[0]:
+                _, name, first, lines = part
+                break
+            row -= part[0]
+        return f"{self.unit} {first + row if lines is None else lines[row]} of {name}"
+
+    def check_columns(self, option: str, columns: list[str]) -> None:
+        """Raises DataError where a column that an option names is not there."""
+        for column in columns:
+            if column not in self.frame.columns:
+                hint = did_you_mean(column, self.frame.columns)
+                raise DataError(
+                    f"--{option} must name a column of {self.name}, which has "
+                    f"{', '.join(self.frame.columns[:20])}, got {short(column)}{hint}"
+                )
+
+    def is_number(self, column: str) -> bool:
+        """Whether a column holds numbers alone, or truth values."""
+        dtype = self.frame[column].dtype
+        return bool(dtype.is_numeric()) or str(dtype) == "Boolean"
+
+    def numbers(self, column: str) -> Numbers:
+        """A column as numbers, NaN where a value is missing.
+
+        Raises:
+            DataError: a value is no number; names its row.
+        """
+        import polars as pl
+
+        values = self.frame[column]
+        cast = values.cast(pl.Float64, strict=False)
+        wrong = (cast.is_null() & values.is_not_null()).arg_true()
+        if len(wrong):
+            row = int(wrong[0])
+            raise DataError(
+                f"column {column} must hold numbers, and {self.place(row)} has "
+                f"{short(values[row])}; mend that value, or leave it empty"
+            )
+        numbers = cast.to_numpy().astype(np.float64)
+        infinite = np.isinf(numbers).nonzero()[0]
+        if len(infinite):
+            raise DataError(
+                f"column {column} must hold finite numbers, and {self.place(int(infinite[0]))} "
+                f"has {numbers[infinite[0]]}; mend that value, or leave it empty"
+            )
+        return numbers
+
+    def groups(self, column: str) -> tuple[list[str], NDArray[np.int64]]:
+        """The values of a column in the order of their first rows, and the number of each row's.
+
+        Raises:
+            DataError: a value is missing; names its row.
+        """
+        import polars as pl
+
+        values = self._there(column)
+        if values.dtype != pl.Categorical:
+            values = values.cast(pl.String).cast(pl.Categorical)
+        firsts = values.to_physical().to_numpy()
+        _, at, numbers = np.unique(firsts, return_index=True, return_inverse=True)
+        order = np.argsort(at)
+        places = np.empty(len(at), np.int64)
+        places[order] = np.arange(len(at))
+        return values[at[order]].cast(pl.String).to_list(), places[numbers]
+
+    def texts(self, column: str) -> list[str]:
+        """A column as text, as groups and labels are compared.
+
+        Raises:
+            DataError: a value is missing; names its row.
+        """
+        import polars as pl
+
+        return self._there(column).cast(pl.String).to_list()
+
+    def _there(self, column: str) -> pl.Series:
+        values = self.frame[column]
+        missing = values.is_null().arg_true()
+        if len(missing):
+            raise DataError(
+                f"column {column} must have a value in every row, and "
+                f"{self.place(int(missing[0]))} has none; fill it in, or take the row out"
+            )
+        return values
+
+
+def join_tables(name: str, tables: list[DataTable]) -> DataTable:
+    """Several tables, one below the other, in the order of the first one's columns.
+
+    Raises:
+        DataError: one has other columns than the first, or text where the first has numbers.
+    """
+    import polars as pl
+
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    columns = first.frame.columns
+    for one in tables[1:]:
+        _check_alike(first, one)
+    frames = [one.frame.select(columns) for one in tables]
+    form = f"{len(tables)} files, {first.form}"
+    parts = tuple((len(one.frame), one.name, one.first, one.lines) for one in tables)
+    joined = pl.concat(frames, how="vertical_relaxed")
+    return DataTable(joined, name, form, first.first, first.unit, None, first.roles, parts)
+
+
+def _check_alike(first: DataTable, one: DataTable) -> None:
+    lacking = [name for name in first.frame.columns if name not in one.frame.columns]
+    more = [name for name in one.frame.columns if name not in first.frame.columns]
+    if lacking or more:
+        odd = f"no column {lacking[0]}" if lacking else f"a column {more[0]} beside them"
+        raise DataError(
+            f"{one.name} must have the columns of {first.name}, "
+            f"{', '.join(first.frame.columns[:20])}, and its {one.unit} 1 has {odd}"
+        )
+    for name in first.frame.columns:
+        for numbers, text in ((first, one), (one, first)):
+            if numbers.is_number(name) and str(text.frame[name].dtype) == "String":
+                row = _first_text(text.frame[name])
+                if row is not None:
+                    raise DataError(
+                        f"column {name} must hold numbers in every file, as in {numbers.name}, "
+                        f"and {text.place(row)} has {short(text.frame[name][row])}"
+                    )
+
+
+def _first_text(column: pl.Series) -> int | None:
+    """The first row that holds no number."""
+    numbers = column.str.replace(",", ".", literal=True).cast(float, strict=False)
+    odd = (numbers.is_null() & column.is_not_null()).arg_true()
+    return int(odd[0]) if len(odd) else None
+
+
+def filled(values: Numbers) -> Numbers:
+    """(n, width) with the last value before in place of a missing one; 0, the mean, before all."""
+    rows = np.where(np.isfinite(values), np.arange(len(values))[:, None], -1)
+    last = np.maximum.accumulate(rows, 0) if len(values) else rows
+    taken = np.take_along_axis(values, np.maximum(last, 0), 0)
+    return np.where(last >= 0, taken, 0.0)
+
+
+def gaps_of(times: Numbers, seen: NDArray[np.bool_], step: float) -> Numbers:
+    """log(1 + g) - log 2, (n, 1), g the steps since something was seen before; 0 at the first."""
+    last = np.maximum.accumulate(np.where(seen, times, -np.inf))
+    before = np.concatenate([[-np.inf], last[:-1]])
+    steps = np.where(np.isfinite(before), (times - before) / step, 1.0)
+    return np.asarray((np.log1p(steps) - np.log(2))[:, None])
+
+
+def names_in(text: str) -> list[str]:
+    """The columns that an option names, `a,b` say."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def check_apart(roles: Sequence[tuple[str, list[str]]]) -> None:
+    """Raises DataError where two options name one column."""
+    seen: dict[str, str] = {}
+    for option, columns in roles:
+        for column in columns:
+            if column in seen:
+                raise DataError(
+                    f"a column must have one role, and {column!r} is named by --{seen[column]} "
+                    f"and --{option}; take it out of one"
+                )
+            seen[column] = option

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import short
-from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables import DataTable
 
 if TYPE_CHECKING:
     import polars as pl

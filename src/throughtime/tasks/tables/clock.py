@@ -15,7 +15,7 @@ import numpy as np
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
-from throughtime.tasks.tables.table import DataTable, Numbers, names_in
+from throughtime.tasks.tables import DataTable, Numbers, names_in
 
 if TYPE_CHECKING:
     import polars as pl

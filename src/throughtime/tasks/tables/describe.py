@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from throughtime.tasks.forecast.series import find_rows, find_series, step_of
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.clock import (
     find_time,
     read_times,
@@ -17,7 +18,6 @@ from throughtime.tasks.tables.clock import (
     with_time,
     written,
 )
-from throughtime.tasks.tables.table import DataTable
 
 if TYPE_CHECKING:
     from throughtime.tasks.forecast.series import TimedRows

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks.recipe import short
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.read import as_numbers, read
-from throughtime.tasks.tables.table import DataTable
 
 if TYPE_CHECKING:
     import polars as pl

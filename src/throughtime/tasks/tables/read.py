@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
+from throughtime.tasks.tables import DataTable, join_tables
 from throughtime.tasks.tables.archive import read_archive
 from throughtime.tasks.tables.pieces import (
     MISSING,
@@ -29,7 +30,6 @@ from throughtime.tasks.tables.pieces import (
     text_pieces,
     typed_pieces,
 )
-from throughtime.tasks.tables.table import DataTable, join_tables
 
 if TYPE_CHECKING:
     import polars as pl

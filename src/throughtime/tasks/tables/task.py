@@ -14,8 +14,8 @@ from torch import nn
 from throughtime.errors import DataError
 from throughtime.tasks.layers import with_cell_found
 from throughtime.tasks.recipe import FileRecipe, Recipe, did_you_mean, facts_in
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.read import read, read_blocks
-from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.task import Score, Task
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from typing import Any, Literal, TypeVar
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, did_you_mean, option, short
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.pieces import open_text
 from throughtime.tasks.tables.read import digest, told_by_polars
-from throughtime.tasks.tables.table import DataTable
 from throughtime.tasks.tables.task import BUILTIN
 
 TABLES, LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")

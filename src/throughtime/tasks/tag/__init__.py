@@ -15,18 +15,21 @@ from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.errors import DataError
 from throughtime.tasks.knowledge import ask_layers
-from throughtime.tasks.passes import Batches
 from throughtime.tasks.picture import Picture, draw_confusion
 from throughtime.tasks.recipe import check_unchanged
-from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
 from throughtime.tasks.tables.text import digest_of, words_of
-from throughtime.tasks.tag.baselines import RULE, Counts, measure
-from throughtime.tasks.tag.facts import TagFacts, TagRecipe
 from throughtime.tasks.tag.find import check_labels, find_tags, sides_of, source
-from throughtime.tasks.tag.model import IGNORED, Numbered, Tagger, encode
-from throughtime.tasks.tag.sentences import Sentences, read_tokens, sentences_in
-from throughtime.tasks.task import Batch, Example, Posed, Score
+from throughtime.tasks.tag.model import IGNORED, RULE, Counts, Numbered, Tagger, encode, measure
+from throughtime.tasks.tag.sentences import (
+    Sentences,
+    TagFacts,
+    TagRecipe,
+    read_tokens,
+    sentences_in,
+)
+from throughtime.tasks.task import Batch, Batches, Example, Posed, Score
 
 if TYPE_CHECKING:
     import polars as pl

@@ -1,17 +1,70 @@
-"""Sentences of tokens and labels: CoNLL-U, columns with empty lines between sentences, tables."""
+"""Sentences of tokens and labels: CoNLL-U, columns with empty lines between sentences, tables.
+
+The options and facts they are made by too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
 from throughtime.errors import DataError
+from throughtime.tasks.recipe import option
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.pieces import open_text
-from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables.sides import Vocabulary
 from throughtime.tasks.tables.text import TABLES, TextRecipe, find_role, make_table, read_texts
-from throughtime.tasks.tag.facts import TagFacts, TagRecipe
+
+PADDING, UNKNOWN, FIRST = 0, 1, 2  # of words and characters
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagRecipe(TextRecipe):
+    """A recipe with the columns of a table and their roles."""
+
+    task: str = option("tag", "What is learned")
+    token: str = option("", "Column of tokens; empty: found")
+    label: str = option("", "Column of labels; empty: found")
+    series: str = option(
+        "", "Column that tells sentences apart; empty: found, or a new one behind . ! ?"
+    )
+    group: str = option("", "Column whose values stay on one side, say a book; empty: sentences")
+    layers: int = option(2, "Recurrent layers on top of each other", at_least=1, below=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagFacts:
+    """What the file says, all of it plain, for config.json.
+
+    Attributes:
+        digest: SHA-256 of the file.
+        read: what people are shown before training, name and words.
+        token, label, series, group: columns, "" where there is none.
+        words: of the training part without case, and characters, the most frequent first.
+        labels: sorted.
+    """
+
+    digest: str
+    read: list[list[str]] = field(default_factory=list)
+    token: str
+    label: str
+    series: str
+    group: str
+    words: list[str] = field(default_factory=list)
+    characters: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+
+    @cached_property
+    def word_numbers(self) -> Vocabulary:
+        return Vocabulary(self.words, FIRST, UNKNOWN)
+
+    @cached_property
+    def character_numbers(self) -> Vocabulary:
+        return Vocabulary(self.characters, FIRST, UNKNOWN)
+
 
 TOKENS = ("token", "tokens", "word", "words", "form", "text")
 LABELS = ("label", "labels", "tag", "tags", "upos", "pos", "pos_tags", "ner", "ner_tags")
@@ -204,10 +257,10 @@ def find_columns(table: DataTable, recipe: TagRecipe) -> tuple[str, str, str, st
     if len(rest) == 2 or bare:
         token = token or next(name for name in rest if name != label)
         label = label or next(name for name in reversed(rest) if name != token)
-    for option, column in (("token", token), ("label", label)):
+    for role, column in (("token", token), ("label", label)):
         if not column:
             raise DataError(
-                f"tags need --{option}, a column of {table.name}, which has "
+                f"tags need --{role}, a column of {table.name}, which has "
                 f"{', '.join(table.frame.columns[:20])}"
             )
     group = find_role(table, "group", recipe.group, ())

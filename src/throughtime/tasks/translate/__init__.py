@@ -15,19 +15,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.errors import DataError
 from throughtime.tasks.knowledge import ask_for_neighbours
-from throughtime.tasks.passes import Batches
 from throughtime.tasks.picture import Picture, draw_attention
 from throughtime.tasks.recipe import check_unchanged
-from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training
 from throughtime.tasks.tables.text import digest_of
-from throughtime.tasks.task import Batch, Example, Posed, Score
-from throughtime.tasks.translate.baselines import RULE, Lexicon, check_figures, measure
-from throughtime.tasks.translate.facts import (
-    TranslateFacts,
-    TranslateRecipe,
-    until_end,
-)  # fmt: skip
+from throughtime.tasks.task import Batch, Batches, Example, Posed, Score
 from throughtime.tasks.translate.find import (
     Pairs,
     find_translations,
@@ -45,10 +38,21 @@ from throughtime.tasks.translate.model import (
     Encoder,
     Reader,
     Translator,
+    beam,
+    greedy,
     shift,
+    write_looking,
 )
-from throughtime.tasks.translate.search import beam, greedy, write_looking
-from throughtime.tasks.translate.units import Cutter
+from throughtime.tasks.translate.units import (
+    RULE,
+    Cutter,
+    Lexicon,
+    TranslateFacts,
+    TranslateRecipe,
+    check_figures,
+    measure,
+    until_end,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     import polars as pl

@@ -1,4 +1,4 @@
-"""Units of texts: characters, words and marks, or pieces of words that stand often.
+"""Units of texts: characters, words and marks, or pieces of words; facts, baselines, figures.
 
 Pieces are found by byte pair encoding on the training part: its words begin as characters, and the
 two neighbours that stand most often become one, again and again.
@@ -13,12 +13,23 @@ import heapq
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from throughtime.tasks.tables.text import words_of
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.errors import missing_extra
+from throughtime.tasks.recipe import option
+from throughtime.tasks.tables.sides import Vocabulary
+from throughtime.tasks.tables.text import TextRecipe, words_of
+from throughtime.tasks.translate.model import END, PADDING
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.base import Metric
+
 
 Kind = Literal["characters", "words", "pieces"]
 Pair = tuple[str, str]
@@ -139,3 +150,170 @@ def _merged(pieces: Sequence[str], pair: Pair) -> list[str]:
         whole.append(pieces[left] + pieces[left + 1][1:] if together else pieces[left])
         left += 1 + together
     return whole
+
+
+UNKNOWN = PADDING + 1  # of sources; targets have END and START there, and UNKNOWN behind them
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateRecipe(TextRecipe):
+    """A recipe with the columns of a table and their roles."""
+
+    task: str = option("translate", "What is learned")
+    source: str = option("", "Column to translate from; empty: found")
+    target: str = option("", "Column to translate into; empty: found")
+    units: Kind = option(
+        "characters", "What is read and written one by one; pieces: of words", choices=KINDS
+    )
+    longest: int = option(
+        200,
+        "Units of a source or a target, words for pieces; longer pairs are left out and counted",
+        at_least=1,
+    )
+    beam: int = option(
+        4, "Beginnings followed at once when a trained net translates; 1: greedy",
+        at_least=1, below=65,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateFacts:
+    """What the file says, all of it plain, for config.json.
+
+    Attributes:
+        digest: SHA-256 of the file.
+        read: what people are shown before training, name and words.
+        source, target: columns.
+        source_units, target_units: of the training part, the most frequent first.
+        source_merges, target_merges: of pieces.
+    """
+
+    digest: str
+    read: list[list[str]] = field(default_factory=list)
+    source: str
+    target: str
+    source_units: list[str] = field(default_factory=list)
+    target_units: list[str] = field(default_factory=list)
+    source_merges: list[str] = field(default_factory=list)
+    target_merges: list[str] = field(default_factory=list)
+
+    def cutters(self, kind: Kind) -> tuple[Cutter, Cutter]:
+        """Of sources and of targets."""
+        return Cutter(kind, tuple(self.source_merges)), Cutter(kind, tuple(self.target_merges))
+
+    @cached_property
+    def sources(self) -> Vocabulary:
+        return Vocabulary(self.source_units, first=UNKNOWN + 1, unknown=UNKNOWN)
+
+    @cached_property
+    def targets(self) -> Vocabulary:
+        return Vocabulary(self.target_units, first=3, unknown=2)
+
+
+def until_end(numbers: Iterable[int], targets: Vocabulary, kind: str) -> str:
+    """The text behind numbers, up to the first END; what is no unit is `?`."""
+    units = []
+    for number in numbers:
+        if number == END:
+            break
+        units.append(targets.unit(number))
+    return join(units, kind)
+
+
+_ROUNDS = 5
+_PLACES = 10_000_000  # of a source word beside a target word; what is beyond is not counted
+RULE = (
+    "chrf: F-score of runs of characters, bleu: of runs of words up to four, both of sacrebleu, of "
+    "100; exact: share of targets that are right to the last sign"
+)
+
+
+def measure(said: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
+    """The metrics of some translations.
+
+    Raises:
+        MissingExtra: sacrebleu is not installed.
+    """
+    bleu, chrf = _scorers()
+    right = sum(one == other for one, other in zip(said, truth, strict=True))
+    return {
+        "chrf": float(chrf.corpus_score(said, [truth]).score),
+        "bleu": float(bleu.corpus_score(said, [truth]).score),
+        "exact": right / len(truth),
+    }
+
+
+def _scorers() -> tuple[Metric, Metric]:
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+        from sacrebleu.metrics.chrf import CHRF
+    except ImportError as error:
+        raise missing_extra("sacrebleu", "data") from error
+    return BLEU(), CHRF()
+
+
+def check_figures() -> None:
+    """Raises MissingExtra where a translation could not be measured."""
+    _scorers()
+
+
+Numbers = NDArray[np.int64]
+Shares = NDArray[np.float64]
+
+
+class Lexicon:
+    """Each source word's likeliest target word, in the order of the source; others as they are.
+
+    t(f | e) = sum over pairs of  t(f | e) / sum_e' t(f | e'),  scaled to 1 for each e; the words
+    e of a pair's source, and a word that is nothing, explain each f of its target.
+
+    Source: Brown, Della Pietra, Della Pietra and Mercer, The Mathematics of Statistical Machine
+    Translation (1993), model 1.
+    """
+
+    def __init__(self, sources: Sequence[str], targets: Sequence[str]) -> None:
+        names: tuple[dict[str, int], dict[str, int]] = ({"": 0}, {})
+        places: list[Numbers] = []  # (source word, target word, place in all targets) by its rows
+        count = total = 0
+        for source, target in zip(sources, targets, strict=True):
+            left = [0, *(_number(names[0], word) for word in words_of(source))]
+            right = [_number(names[1], word) for word in words_of(target)]
+            where = np.arange(count, count + len(right))
+            sides = (np.tile(left, len(right)), np.repeat(right, len(left)))
+            places.append(np.stack([*sides, np.repeat(where, len(left))]).astype(np.int64))
+            count, total = count + len(right), total + places[-1].shape[1]
+            if total > _PLACES:
+                break
+        left_words, right_words, where = np.concatenate(places, 1)
+        targets_count = max(1, len(names[1]))
+        pairs, cell = np.unique(left_words * targets_count + right_words, return_inverse=True)
+        shares = _fitted(pairs // targets_count, cell, where)
+        words = list(names[1])
+        best: dict[int, int] = {}
+        for n in np.argsort(shares, kind="stable"):  # the likeliest is the last to be said
+            best[int(pairs[n]) // targets_count] = int(pairs[n]) % targets_count
+        self._said = {word: words[best[n]] for word, n in names[0].items() if n and n in best}
+
+    def __call__(self, text: str) -> str:
+        """A translation."""
+        return join([self._said.get(word, word) for word in words_of(text)], "words")
+
+
+def _number(names: dict[str, int], word: str) -> int:
+    return names.setdefault(word, len(names))
+
+
+def _fitted(source: Numbers, cell: Numbers, where: Numbers) -> Shares:
+    """The shares t of each different pair of words, after some rounds of expectation.
+
+    Args:
+        source: of each different pair, the source word's number.
+        cell: of each place, its pair's number; where: its target's place.
+    """
+    shares: Shares = np.ones(len(source))
+    for _ in range(_ROUNDS):
+        there = shares[cell]
+        expected = there / np.bincount(where, there)[where]
+        counts = np.bincount(cell, expected, minlength=len(source))
+        shares = counts / np.bincount(source, counts)[source]
+    return shares

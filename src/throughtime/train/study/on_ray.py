@@ -20,7 +20,7 @@ from torch import nn
 from throughtime.errors import DataError, RunError, missing_extra
 from throughtime.tasks import Task
 from throughtime.tasks.recipe import Recipe
-from throughtime.tasks.tables.table import DataTable
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask
 from throughtime.train.result import trained
 from throughtime.train.run import read

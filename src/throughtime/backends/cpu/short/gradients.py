@@ -11,7 +11,7 @@ from torch import Tensor
 
 from throughtime.backends.cpu.backward_pass import Asked, template_for
 from throughtime.backends.cpu.gradients import shapes_for
-from throughtime.backends.cpu.look import any_short, take_lines, take_whole
+from throughtime.backends.cpu.look import all_within, find_extent, take_lines, take_whole
 from throughtime.backends.cpu.memory import LEAST_BYTES, lend
 from throughtime.backends.cpu.schedule import is_shared, team_for
 from throughtime.backends.cpu.short.layer import Way
@@ -36,7 +36,8 @@ class Back(NamedTuple):
 
     Attributes:
         check: whether the tensors that are read are like those it was prepared for.
-        bytes: of the storage of each.
+        others: the number of the first tensor after x and the weights.
+        extents: numbers from the first to the last of x, and of each of the others.
         region: takes those tensors, then the rooms.
         rooms: shape of each gradient that is written; the first is that by x, if it is wanted.
         width: numbers of x, where its gradient's lines are written longer; else 0.
@@ -46,7 +47,8 @@ class Back(NamedTuple):
     """
 
     check: Guard
-    bytes: list[int]
+    others: int
+    extents: list[int]
     region: ShortRegion
     rooms: tuple[tuple[int, ...], ...]
     width: int
@@ -60,10 +62,6 @@ class Back(NamedTuple):
         if self.large:
             rooms[0] = lend(x, self.rooms[0])
         return rooms
-
-    def any_short(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether one of these has a storage that is too small for it."""
-        return [v.untyped_storage().nbytes() for v in tensors] != self.bytes and any_short(tensors)
 
 
 class Derivative:
@@ -109,7 +107,7 @@ class Derivative:
         if (
             back is None
             or not back.check(*tensors)
-            or back.any_short(tensors)
+            or not all_within([tensors[0], *tensors[back.others :]], back.extents)
             or (back.shared and back.shared != available())
         ):
             if not self._sees(tensors, needs):
@@ -162,16 +160,18 @@ class Derivative:
         template, shape = template_for(layer.key(layout, tensors[0], team), asked)
         rooms, written, order, aside = self._written(tensors, wants, needs)
         places = [*self._read(len(needs) > count, d_results), *written]
-        region = ShortRegion(template, shape.code.region, team, places, aside)
+        region = ShortRegion(template, shape.code.region, team, places, 1, layer.names, aside)
         region.fix_all(layer.ragged_words(layout, tensors[0], shape, d_y=strides[1]))
         if d_y is None:
             region.fix("d_y", template.word("zeros"))
-        bytes = [v.untyped_storage().nbytes() for v in tensors]
+        extents = [find_extent(v) for v in (tensors[0], *tensors[count:])]
         for old in list(self._backs)[: max(0, 1 + len(self._backs) - MOST_KINDS)]:
             self._backs.pop(old, None)
         cuts = (self._width, self._large) if wants.x else (0, False)
         shared = team.threads * is_shared(work)
-        self._backs[key] = Back(guard(tensors), bytes, region, tuple(rooms), *cuts, order, shared)
+        self._backs[key] = Back(
+            guard(tensors), count, extents, region, tuple(rooms), *cuts, order, shared
+        )
         return self._backs[key]
 
     def _written(

@@ -112,6 +112,7 @@ class ShortLayer:
         one = parameters_of(cell, I, H, self.bytes)[len(cell.layout.names(bias))]
         self.parameters = tuple(p for d in range(D) for p in one[d])
         self.wanted = tuple((p.shape, p.bytes) for p in self.parameters)
+        self.names = tuple(p.name for p in self.parameters)
         self.weights = sum(math.prod(p.shape) for p in one[0])
 
     def call(self, layout: BatchForm, x: Tensor) -> Call:
@@ -214,7 +215,7 @@ def find_way(
     if keep:
         plane = saved[1] * saved[2] * saved[3] * layer.bytes
         places += [(f"saved {d}", first, d * plane) for d in range(D)]
-    region = ShortRegion(template, shape.code.region, team, places, aside)
+    region = ShortRegion(template, shape.code.region, team, places, 2, layer.names, aside)
     region.fix_all(layer.ragged_words(layout, x, shape))
     finals = tuple(layout.state(count * D, w) for w in layer.widths)[layout.single :]
     small = math.prod(saved) * layer.bytes < LEAST_BYTES
