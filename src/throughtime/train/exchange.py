@@ -196,9 +196,11 @@ def _connect(rank: int, size: int, name: str, opened: ExitStack) -> list[socket.
     server = socket.socket(socket.AF_UNIX)
     with server:
         server.settimeout(_SOON)
-        server.bind(f"\0{name}-{rank}")
-        server.listen(size)
-        distributed.barrier()
+        try:
+            server.bind(f"\0{name}-{rank}")
+            server.listen(size)
+        finally:  # the others wait here, whatever happened
+            distributed.barrier()
         places: dict[int, socket.socket] = {}
         for other in range(rank):
             places[other] = opened.enter_context(socket.socket(socket.AF_UNIX))
