@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -111,15 +112,21 @@ def in_processes(
     size: int, calls: Sequence[Callable[[World], None]], kill: list[Any] | None = None,
     local: int | None = None,
 ) -> list[Any]:  # fmt: skip
-    """Calls one function a process, together; exit codes, and what was said at the end."""
+    """Calls one function a process, together; exit codes, and what was said at the end.
+
+    The store comes last: its thread may hold a lock of the C library, which a child would inherit.
+    """
+    ports, port = os.pipe()
+    places = [
+        ProcessPlace(n, size, local or size, "127.0.0.1", 0, hosted=True) for n in range(size)
+    ]
+    children = [begin(call, place, ports) for call, place in zip(calls, places, strict=True)]
     store = torch.distributed.TCPStore(
         "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
     )
-    places = [
-        ProcessPlace(n, size, local or size, "127.0.0.1", store.port, hosted=True)
-        for n in range(size)
-    ]
-    children = [begin(call, place) for call, place in zip(calls, places, strict=True)]
+    os.write(port, size * store.port.to_bytes(2, "big"))
+    for end in (ports, port):
+        os.close(end)
     if kill:
         time.sleep(kill[2])
         for child in children if kill[0] < 0 else [children[kill[0]]]:
@@ -128,12 +135,13 @@ def in_processes(
     return [*codes, store.get(FAILURE).decode() if store.check([FAILURE]) else ""]
 
 
-def begin(call: Callable[[World], None], place: ProcessPlace) -> int:
-    """Forks one process of several."""
+def begin(call: Callable[[World], None], place: ProcessPlace, ports: int) -> int:
+    """Forks one process of several, which reads from a pipe at which port they meet."""
     if child := os.fork():
         return child
     code = 1
     try:
+        place = replace(place, port=int.from_bytes(os.read(ports, 2), "big"))
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         os.environ.update(for_process(place, place.rank % place.local))
         with join(60) as world:
