@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from throughtime.errors import EndedElsewhere
 from throughtime.tasks import find
 from throughtime.tasks.adding import Adding
 from throughtime.tasks.recipe import recipe_from
+from throughtime.train.exchange import Messages, SharedMemory
 from throughtime.train.learner import Learner
 from throughtime.train.loop import begin_model, fit, follow
 from throughtime.train.run import create, read
@@ -47,20 +49,23 @@ def main() -> None:
 
 
 def learn(
-    folder: str, recipes: list[dict[str, Any]], size: int, steps: int, small: bool
+    folder: str, recipes: list[dict[str, Any]], size: int, steps: int, small: bool, apart: bool
 ) -> list[Any]:
-    """Takes some steps of each recipe in `size` processes; exit codes, and what was said."""
+    """Takes some steps of each recipe in `size` processes; exit codes, and what was said.
 
+    Where they are `apart`, each is as on a machine of its own.
+    """
     bits: dict[str, list[str]] = {}
 
     def take(world: World) -> None:
         with small_dictionary() if small else nullcontext():
             for one in recipes:
                 bits[one["task"]] = bits_of(one, world, steps)
+                assert size == 1 or type(world._exchange) is (Messages if apart else SharedMemory)
                 Path(folder, f"{world.rank}.json").write_text(json.dumps(bits))
 
     Path(folder).mkdir()
-    return in_processes(size, [take] * size)
+    return in_processes(size, [take] * size, local=1 if apart else size)
 
 
 def bits_of(recipe: dict[str, Any], world: World, steps: int) -> list[str]:
@@ -104,16 +109,24 @@ def train(folder: str, recipe: dict[str, Any], size: int, kill: list[Any] | None
 
 
 def in_processes(
-    size: int, calls: Sequence[Callable[[World], None]], kill: list[Any] | None = None
-) -> list[Any]:
-    """Calls one function a process, together; exit codes, and what was said at the end."""
+    size: int, calls: Sequence[Callable[[World], None]], kill: list[Any] | None = None,
+    local: int | None = None,
+) -> list[Any]:  # fmt: skip
+    """Calls one function a process, together; exit codes, and what was said at the end.
+
+    The store comes last: its thread may hold a lock of the C library, which a child would inherit.
+    """
+    ports, port = os.pipe()
+    places = [
+        ProcessPlace(n, size, local or size, "127.0.0.1", 0, hosted=True) for n in range(size)
+    ]
+    children = [begin(call, place, ports) for call, place in zip(calls, places, strict=True)]
     store = torch.distributed.TCPStore(
         "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
     )
-    places = [
-        ProcessPlace(n, size, size, "127.0.0.1", store.port, hosted=True) for n in range(size)
-    ]
-    children = [begin(call, place) for call, place in zip(calls, places, strict=True)]
+    os.write(port, size * store.port.to_bytes(2, "big"))
+    for end in (ports, port):
+        os.close(end)
     if kill:
         time.sleep(kill[2])
         for child in children if kill[0] < 0 else [children[kill[0]]]:
@@ -122,13 +135,15 @@ def in_processes(
     return [*codes, store.get(FAILURE).decode() if store.check([FAILURE]) else ""]
 
 
-def begin(call: Callable[[World], None], place: ProcessPlace) -> int:
-    """Forks one process of several."""
+def begin(call: Callable[[World], None], place: ProcessPlace, ports: int) -> int:
+    """Forks one process of several, which reads from a pipe at which port they meet."""
     if child := os.fork():
         return child
     code = 1
     try:
-        os.environ.update(for_process(place, place.rank))
+        place = replace(place, port=int.from_bytes(os.read(ports, 2), "big"))
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        os.environ.update(for_process(place, place.rank % place.local))
         with join(60) as world:
             call(world)
         code = 0

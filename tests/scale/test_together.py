@@ -124,10 +124,15 @@ def small_recipes() -> list[dict[str, Any]]:
     return recipes
 
 
-def bits(place: Path, size: int, steps: int, recipes: list[dict[str, Any]], small: bool) -> Any:
+def bits(
+    place: Path, size: int, steps: int, recipes: list[dict[str, Any]], small: bool,
+    apart: bool = False,
+) -> Any:  # fmt: skip
     """The losses of some steps and a hash of the weights after them, by task."""
-    folder = place / str(size)
-    job = {"folder": str(folder), "recipes": recipes, "size": size, "steps": steps, "small": small}
+    place.mkdir(exist_ok=True)
+    folder = place / f"{size}{'-apart' * apart}"
+    job = {"folder": str(folder), "recipes": recipes, "size": size, "steps": steps, "small": small,
+           "apart": apart}  # fmt: skip
     assert forked([job]) == [[0] * size + [""]]
     each = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
     assert all(one == each[0] for one in each)
@@ -139,6 +144,19 @@ def test_every_task_has_the_bits_of_its_parts(tmp_path: Path) -> None:
         recipes = small_recipes()
     alone, two = (bits(tmp_path, size, 4, recipes, small=True) for size in (1, 2))
     assert alone == two and len(alone) == len(available()) - 1
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_sums_in_shared_memory_and_sums_that_are_sent_have_one_processs_bits(
+    apart: bool, tmp_path: Path
+) -> None:
+    """Also where a process makes two of the sums, another none, and slices are odd."""
+    recipe = asdict(resolve(find("adding"), {**ADDING, "hidden": 5, "steps": 6}))
+    several = [{**recipe, "parts": parts} for parts in (2, 5)]
+    alone = [bits(tmp_path / str(n), 1, 6, [one], small=False) for n, one in enumerate(several)]
+    three = [bits(tmp_path / str(n), 3, 6, [one], small=False, apart=apart)
+             for n, one in enumerate(several)]  # fmt: skip
+    assert three == alone
 
 
 @pytest.mark.soak

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from throughtime.train.trained import TrainedRun
+    from throughtime.train.result import TrainedRun
 
 
 class _Called(ModuleType):
@@ -49,7 +49,7 @@ class _Called(ModuleType):
         Raises:
             OptionError, DataError, RunError: an option, the data or the folder is wrong.
         """
-        trained: TrainedRun = import_module("throughtime.train.trained").train_task(
+        trained: TrainedRun = import_module("throughtime.train.result").train_task(
             task, data, out, resume, options
         )
         return trained
@@ -61,7 +61,7 @@ def load(folder: str | PathLike[str]) -> TrainedRun:
     Raises:
         RunError: it is no run, or one without weights.
     """
-    trained: TrainedRun = import_module("throughtime.train.trained").open_run(folder)
+    trained: TrainedRun = import_module("throughtime.train.result").open_run(folder)
     return trained
 
 

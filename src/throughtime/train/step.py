@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -85,47 +85,6 @@ def cut(task: Task, batch: Batch, part: int, parts: int) -> tuple[Batch, float]:
     rows = tuple(x.movedim(n, 0)[part::parts].movedim(0, n).contiguous() for x, n in pairs)
     whole = task.weight(batch)
     return rows, task.weight(rows) / whole if whole else 0.0
-
-
-def add_halves(parts: range, made: Callable[[range], Tensor | None]) -> Tensor:
-    """The sum of all parts by halves, (0 + 1) + (2 + 3).
-
-    These sums are the same whoever made some of them before, and so are their bits.
-
-    Args:
-        parts: their numbers.
-        made: the sum of some that follow each other, where it is there or can be made; always
-            that of one alone. The first part is asked for last.
-    """
-    whole = made(parts)
-    if whole is not None:
-        return whole
-    left, right = _halves(parts)
-    right_sum = add_halves(right, made)
-    return add_halves(left, made) + right_sum
-
-
-def share_out(parts: range, size: int) -> list[tuple[int, range]]:
-    """The largest of those sums that one process makes alone, with its number, in their order.
-
-    Args:
-        parts: of a batch; each process has as many as another, or one more or less.
-        size: how many processes.
-    """
-
-    def cover(few: range) -> list[tuple[int, range]]:
-        first, last = (one * size // len(parts) for one in (few[0], few[-1]))
-        if first == last:
-            return [(first, few)]
-        left, right = _halves(few)
-        return cover(left) + cover(right)
-
-    return cover(parts)
-
-
-def _halves(parts: range) -> tuple[range, range]:
-    middle = len(parts) // 2
-    return parts[:middle], parts[middle:]
 
 
 class StepBatches:

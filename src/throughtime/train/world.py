@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,9 +24,7 @@ from torch import Tensor
 from throughtime.environment import ProcessPlace, launched, of_torchrun
 from throughtime.errors import EndedElsewhere, OptionError, RunError, ThroughtimeError
 from throughtime.tasks.task import Batch
-from throughtime.train.step import add_halves, share_out
-
-distributed: Any = torch.distributed  # it exports little to type checkers
+from throughtime.train.exchange import Exchange, Messages, add_halves, distributed, open_exchange
 
 WAIT = 120  # seconds, for the others to come
 _SILENCE = timedelta(minutes=30)  # the first may score as long as this
@@ -41,15 +40,17 @@ class World:
     Args:
         fabric: Lightning's, launched.
         store: where the processes leave each other words.
+        together: whether all are on this machine.
 
     Attributes:
         rank, size: number among all processes, and how many there are.
     """
 
-    def __init__(self, fabric: Any = None, store: Any = None) -> None:
+    def __init__(self, fabric: Any = None, store: Any = None, together: bool = False) -> None:
         self.rank: int = fabric.global_rank if fabric else 0
         self.size: int = fabric.world_size if fabric else 1
-        self._fabric, self._store = fabric, store
+        self._fabric, self._store, self._together = fabric, store, together
+        self._exchange: Exchange | None = None
 
     def from_first(self, make: Callable[[], T]) -> T:
         """What `make` returns in the first process, which alone calls it."""
@@ -80,30 +81,22 @@ class World:
 
         if self.size == 1:
             return add_halves(range(parts), alone)
-        sums = share_out(range(parts), self.size)
-        own = [few for rank, few in sums if rank == self.rank]
-        made = [add_halves(few, alone) for few in reversed(own)]
+        exchange = self._opened(parts, empty)
+        made = exchange.add_up(alone)
         with self._told_when_lost():
-            return self._add_slices(sums, made[::-1], empty)
+            return exchange.whole(made)
 
-    def _add_slices(
-        self, sums: Sequence[tuple[int, range]], made: Sequence[Tensor], empty: Tensor
-    ) -> Tensor:
-        """The whole sum: each process adds a slice of what all have made, and gives it to them."""
-        size, width = self.size, len(empty) // self.size
-        rows = [one.view(size, 1, width) for one in made] or [empty.new_empty(size, 0, width)]
-        sent = torch.cat(rows, 1) if len(rows) > 1 else rows[0]  # one is not copied
-        counts = [sum(rank == other for other, _ in sums) for rank in range(size)]
-        slices = empty.new_empty(len(sums), width)
-        distributed.all_to_all_single(
-            slices, sent.flatten(0, 1), output_split_sizes=counts,
-            input_split_sizes=[len(made)] * size,
-        )  # fmt: skip
-        found = dict(zip((few for _, few in sums), slices, strict=True))
-        added = add_halves(range(sums[-1][1][-1] + 1), found.get)
-        whole = empty.new_empty(size, width)
-        distributed.all_gather([*whole], added)
-        return whole.flatten()
+    def _opened(self, parts: int, empty: Tensor) -> Exchange:
+        """What sums of this form go through, opened by all processes at their first."""
+        if self._exchange is None or self._exchange.form != (parts, empty.shape, empty.dtype):
+            form = parts, self.rank, self.size, empty
+            if not self._together:
+                self._exchange = Messages(*form)
+                return self._exchange
+            name = self.from_first(lambda: f"throughtime-{secrets.token_hex(8)}")
+            with self._told_when_lost():
+                self._exchange = open_exchange(*form, name, _SILENCE.total_seconds())
+        return self._exchange
 
     def agree(self, what: str, batches: Sequence[Batch], cure: str) -> None:
         """Compares what each process sees.
@@ -152,6 +145,8 @@ class World:
         if isinstance(error, ThroughtimeError | OSError | MemoryError | RuntimeError):
             with suppress(RuntimeError):
                 self._store.compare_set(FAILURE, "", str(error))
+        if self._exchange is not None:
+            self._exchange.close()
         distributed.destroy_process_group()
         if error is None or isinstance(error, KeyboardInterrupt | GeneratorExit):
             return
@@ -194,7 +189,7 @@ def join(wait: int = WAIT) -> Iterator[World]:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local))
     store = meet(place, wait)
     _check_in(place, store, wait)
-    world = World(_launch(place, store), store)
+    world = World(_launch(place, store), store, place.local == place.size)
     try:
         yield world
     except BaseException as error:
