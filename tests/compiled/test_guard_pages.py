@@ -19,6 +19,7 @@ def _program(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @every_side
+@pytest.mark.timeout(400)  # a minute on a free core
 def test_nothing_is_touched_outside_a_tensor(side: str) -> None:
     done = _program(side)
     last = (done.stdout.splitlines() or ["nothing"])[-1]
