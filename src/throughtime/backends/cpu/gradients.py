@@ -107,7 +107,7 @@ def shapes_for(cell: Cell, I: int, H: int, bytes: int) -> GradientShapes:
     inputs, matrices = whole_vectors(I, lanes), ("weight_ih", *matrix_names(cell))
     W = (len(cell.layout.input_gates) * H, I)
     line = whole_vectors(widths.line, lanes)
-    everyone = parameters_of(cell, I, H, bytes)
+    everyone = parameters_of(cell, I, H)
     others = {p.name: p.shape for p in everyone[max(everyone)][0] if p.name not in matrices}
     return GradientShapes(lanes, line, inputs, W, tuple(widths.shapes), matrices, others)
 

@@ -32,13 +32,11 @@ class Parameter(NamedTuple):
     Attributes:
         name: as the layer has it.
         shape: of the tensor.
-        bytes: of its numbers.
         word: what the region calls its address.
     """
 
     name: str
     shape: torch.Size
-    bytes: int
     word: str
 
 
@@ -47,17 +45,14 @@ Parameters = Mapping[int, tuple[tuple[Parameter, ...], ...]]
 
 
 @functools.lru_cache(maxsize=256)
-def parameters_of(cell: Cell, I: int, H: int, bytes: int) -> Parameters:
-    """What a layer of these sizes has for weights, `bytes` a number."""
+def parameters_of(cell: Cell, I: int, H: int) -> Parameters:
+    """What a layer of these sizes has for weights."""
     matrices = {name: f"matrix{m}" for m, name in enumerate(matrix_names(cell))}
     by_count = {}
     for bias in (False, True):
         shapes = {n: torch.Size(s) for n, s in parameter_shapes(cell, I, H, bias).items()}
         by_count[len(shapes)] = tuple(
-            tuple(
-                Parameter(n, s, s.numel() * bytes, f"{matrices.get(n, n)} {d}")
-                for n, s in shapes.items()
-            )
+            tuple(Parameter(n, s, f"{matrices.get(n, n)} {d}") for n, s in shapes.items())
             for d in range(2)
         )
     return by_count
@@ -87,14 +82,14 @@ def take_weights(call: Call, parameters: Parameters) -> tuple[Call, dict[str, in
         own = parameters.get(len(weights))
         if own is None:
             return _take_own(call, parameters)
-        for (wanted, shape, bytes, word), (name, v) in zip(own[d], weights.items(), strict=True):
+        for (wanted, shape, word), (name, v) in zip(own[d], weights.items(), strict=True):
             if (
                 v.shape != shape
                 or v.dtype != dtype
                 or not v.is_cpu
                 or not v.is_contiguous()
                 or v.is_neg()
-                or v.untyped_storage().nbytes() < bytes + v.storage_offset() * v.element_size()
+                or is_short(v)
                 or name != wanted
             ):
                 return _take_own(call, parameters)
@@ -103,17 +98,17 @@ def take_weights(call: Call, parameters: Parameters) -> tuple[Call, dict[str, in
 
 
 def take_plain(
-    weights: Sequence[Tensor | None], wanted: Sequence[tuple[torch.Size, int]], dtype: torch.dtype
+    weights: Sequence[Tensor | None], wanted: Sequence[torch.Size], dtype: torch.dtype
 ) -> list[int] | None:
     """Addresses of parameters in their order; None if one of them is not as it should be.
 
     Args:
         weights: of all directions.
-        wanted: shape and bytes of each.
+        wanted: shape of each.
         dtype: of their numbers.
     """
     addresses = []
-    for (shape, bytes), v in zip(wanted, weights, strict=True):
+    for shape, v in zip(wanted, weights, strict=True):
         if (
             type(v) is not Leaf
             or v.shape != shape
@@ -121,7 +116,7 @@ def take_plain(
             or not v.is_cpu
             or not v.is_contiguous()
             or v.is_neg()
-            or v.untyped_storage().nbytes() < bytes + v.storage_offset() * v.element_size()
+            or is_short(v)
         ):
             return None
         addresses.append(v.data_ptr())
@@ -172,8 +167,7 @@ def see_layer(call: Call, width: int) -> Call:
     I = call.x.shape[-1]
     if I != width:
         raise ShapeError(f"a layer of input_size {I} cannot read the {width} numbers before it")
-    sizes = I, call.hidden_size, call.x.element_size()
-    return take_weights(call, parameters_of(call.cell, *sizes))[0]
+    return take_weights(call, parameters_of(call.cell, I, call.hidden_size))[0]
 
 
 def see_product(weight: Tensor, bias: Tensor | None, width: int) -> None:

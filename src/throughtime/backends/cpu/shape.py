@@ -119,7 +119,7 @@ def shape_of(key: Key, code: Code) -> Shape:
         key.packed,
         gates,
         widths,
-        parameters_of(key.cell, key.sizes[2], key.sizes[1], key.bytes),
+        parameters_of(key.cell, key.sizes[2], key.sizes[1]),
     )
 
 

@@ -101,7 +101,7 @@ class ShortLayer:
     Attributes:
         cell, I, H, D, dtype, bias: of the layer.
         widths: of the cell's states.
-        parameters: of all directions, as they must be; wanted: their shapes and bytes alone.
+        parameters: of all directions, as they must be; wanted: their shapes alone.
         weights: of one direction, how many numbers.
     """
 
@@ -109,9 +109,9 @@ class ShortLayer:
         self.cell, self.H, self.D, self.dtype, self.bias = cell, H, D, dtype, bias
         self.I, self.bytes = I, dtype.itemsize
         self.widths = cell.widths(H)
-        one = parameters_of(cell, I, H, self.bytes)[len(cell.layout.names(bias))]
+        one = parameters_of(cell, I, H)[len(cell.layout.names(bias))]
         self.parameters = tuple(p for d in range(D) for p in one[d])
-        self.wanted = tuple((p.shape, p.bytes) for p in self.parameters)
+        self.wanted = tuple(p.shape for p in self.parameters)
         self.names = tuple(p.name for p in self.parameters)
         self.weights = sum(math.prod(p.shape) for p in one[0])
 
