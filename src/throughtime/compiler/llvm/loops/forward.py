@@ -33,7 +33,7 @@ from throughtime.compiler.llvm.loops.team import (
 from throughtime.compiler.llvm.loops.trace import give_traces
 from throughtime.compiler.llvm.products.product import (
     NEAR_BYTES,
-    Panel,
+    NextPanel,
     fetch_shared,
     parts_of,
     share_of,
@@ -252,7 +252,7 @@ def _panel(
     panel, far = some * G * c["H"] * size, c["H_row"] * G * c["H"] > NEAR_BYTES
     with parts_of(e, some * G, c["widest"], turned=g["t"] % 2) as (group, V):
         tile = f["U_pack"] + (first * G + group) * (c["H"] * size)
-        following = Panel.after(tile, V * c["H"] * size, panel, far, g["t"] % 2)
+        following = NextPanel.after(tile, V * c["H"] * size, panel, far, g["t"] % 2)
         e.call_at(
             e.word(c["tiles"] + (V * PLACES + R) * 8), TILE, start=pre, start_row=pre_row,
             places=c["places"] + group * 8, A=operand + row * c["H_row"], A_row=c["H_row"],
