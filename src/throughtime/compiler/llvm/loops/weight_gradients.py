@@ -145,10 +145,9 @@ def _weights(
                 own = block + q.index * (run["K"] * e.kind.bytes)
             A, A_step = _walked(f, f["d_sums"] + place, line_size(c, e.kind), rows[2])
             e.call(
-                column_product, block=g["block"], start=source, start_row=source_row, A=A,
-                A_step=A_step, B=own, B_step=block_step, K=rows[2], C=address, C_row=row,
-                rows=stop - start, vectors=row // e.kind.size,
-                scratch=c["scratch"] + g["thread"] * c["scratch_size"],
+                column_product, **e.passed_on("block", "thread"), start=source,
+                start_row=source_row, A=A, A_step=A_step, B=own, B_step=block_step, K=rows[2],
+                C=address, C_row=row, rows=stop - start, vectors=row // e.kind.size,
             )  # fmt: skip
             _cut(e, c, cut, matrix, before, stop - start)
 

@@ -81,7 +81,7 @@ def write_product(module: ir.Module, kind: Kind) -> Emit:
     far = vector * g["vectors"] > NEAR_BYTES
     with parts_of(e, g["vectors"], e.number(WIDEST), turned=g["turned"]) as (first, V):
         panel, column = g["B"] + first * vector, first * kind.size
-        following = Panel.after(panel, V * vector, V * vector, far, g["turned"])
+        following = NextPanel.after(panel, V * vector, V * vector, far, g["turned"])
         with parts_of(e, g["rows"], e.word(c["heights"] + V * 8)) as (row, R):
             e.call_at(
                 e.word(c["tiles"] + (V * PLACES + R) * 8), TILE,
@@ -94,7 +94,7 @@ def write_product(module: ir.Module, kind: Kind) -> Emit:
     return e
 
 
-class Panel(NamedTuple):
+class NextPanel(NamedTuple):
     """What a tile's rows are multiplied with after the panel at hand.
 
     Attributes:
@@ -107,13 +107,13 @@ class Panel(NamedTuple):
     far: Truth
 
     @classmethod
-    def after(cls, panel: Num, bytes: Num, step: Num, far: Truth, turned: Num) -> Panel:
+    def after(cls, panel: Num, bytes: Num, step: Num, far: Truth, turned: Num) -> NextPanel:
         """The one that lies `step` bytes behind, or before where the last panel comes first."""
         there = panel + where(turned.compare("!=", 0), step * -1, step)
         return cls(where(far, there, panel), bytes, far)
 
 
-def share_of(panel: Panel, rows: tuple[Num, Num, Num], bytes: Num) -> dict[str, Num]:
+def share_of(panel: NextPanel, rows: tuple[Num, Num, Num], bytes: Num) -> dict[str, Num]:
     """What a tile fetches of the next panel: as large a part as it has of the rows.
 
     Args:
@@ -132,8 +132,8 @@ def write_column_product(module: ir.Module, kind: Kind) -> Emit:
 
     for tiles of rows (of C): A's part of them, side by side; for panels of columns: column tile
     """
-    names = ("block", "start", "start_row", "A", "A_step", "B", "B_step", "K", "C", "C_row", "rows",
-             "vectors", "scratch")  # fmt: skip
+    names = ("block", "thread", "start", "start_row", "A", "A_step", "B", "B_step", "K", "C",
+             "C_row", "rows", "vectors")  # fmt: skip
     e = Emit(module, "column_product", kind, names, internal=True)
     c, g = common(e), e.given
     done, far = e.number(0), g["rows"] * g["C_row"] > NEAR_BYTES
@@ -167,9 +167,10 @@ def _side_by_side(e: Emit, c: Frame, rows: int, A: Num) -> tuple[Num, Num]:
     g, kind = e.given, e.kind
     vectors = -(-rows // kind.lanes)
     step = vectors * kind.size
+    scratch = c["scratch"] + g["thread"] * c["scratch_size"]
     many = g["vectors"] > c["column_widest"] * MANY
     with e.loop(where(many, g["K"], 0)) as k:
         for v in range(vectors):
             at = v * kind.size
-            e.store(e.load(A + g["A_step"] * k.index + at), g["scratch"] + k.index * step + at)
-    return where(many, g["scratch"], A), where(many, step, g["A_step"])
+            e.store(e.load(A + g["A_step"] * k.index + at), scratch + k.index * step + at)
+    return where(many, scratch, A), where(many, step, g["A_step"])
