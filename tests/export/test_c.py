@@ -17,7 +17,7 @@ from tests.export.built import EVERY, STRICT, TABLE, need, random_layer, run, te
 from throughtime import GRU, LSTM, Cell, Gate, Readout, Recurrent, cells, from_torch
 from throughtime.errors import OptionError
 from throughtime.export import to_c
-from throughtime.export.objects import undefined
+from throughtime.export.llvm.object_files import undefined
 from throughtime.export.prepare import prepare
 
 HERE = Path(__file__).parent
@@ -146,6 +146,23 @@ def _defined(folder: Path, word: str) -> int:
     found = re.search(rf"#define net_{word} (\d+)", (folder / "net.h").read_text())
     assert found is not None
     return int(found[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_whatever_torch_makes_by_default_the_bytes_are_the_same(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = nn.Sequential(Recurrent(cells.GRUD(), 3, 5), nn.Linear(5, 2))
+    here, there = tmp_path / "here", tmp_path / "there"
+    written = to_c(model, here).files
+    torch.set_default_dtype(dtype)
+    torch.set_default_device("meta")
+    try:
+        to_c(model, there)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert all((here / f).read_bytes() == (there / f).read_bytes() for f in written)
 
 
 @pytest.mark.parametrize("block", [0, True, 1.5, 5000])

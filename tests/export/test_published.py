@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tests.export.built import need, run
 from throughtime import Recurrent, cells
 from throughtime.export import from_keras, from_onnx, from_safetensors, to_c, to_onnx
-from throughtime.export.onnx.operators import Reversed
+from throughtime.export.operators import Reversed
 
 onnx = pytest.importorskip("onnx", reason="no onnx here; pip install 'throughtime[export]'")
 pytest.importorskip("safetensors", reason="no safetensors; pip install 'throughtime[train]'")

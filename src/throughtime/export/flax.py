@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from throughtime.errors import DataError, OptionError, missing_extra
-from throughtime.export.onnx.operators import (
+from throughtime.export.operators import (
     Operator,
     Side,
     cell_of,

@@ -22,7 +22,7 @@ from torch import nn
 
 from throughtime.errors import DataError, missing_extra
 from throughtime.export import hdf5
-from throughtime.export.onnx.operators import Side, cell_of, put
+from throughtime.export.operators import Side, cell_of, put
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 

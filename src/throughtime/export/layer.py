@@ -17,7 +17,15 @@ from throughtime.compiler.passes.masks import DROPOUT
 from throughtime.compiler.plan import Phase, Plan, make_plan, why_unplanned
 from throughtime.compiler.sweeps import Sweep
 from throughtime.errors import OptionError
-from throughtime.export.program import Block, Place, ProductPart, Values, Walk, Writer
+from throughtime.export.program import (
+    Block,
+    Place,
+    ProductPart,
+    Values,
+    Walk,
+    Writer,
+    group_runs,
+)
 
 
 def write_layer(writer: Writer, call: Call, title: str) -> Place:
@@ -172,7 +180,7 @@ class _Layer:
                 whole.append(block)
             else:
                 self._multiply_blocks(source, block)
-        for same in _same_columns(whole):
+        for same in group_runs(whole, lambda a, b: a.matrix.shape == b.matrix.shape):
             self.writer.add(ProductPart(source, tuple(same)))
 
     def _multiply_blocks(self, source: Place, whole: Block) -> None:
@@ -204,17 +212,6 @@ class _Layer:
                 if gates[k] >= 0 and name in self.weights:
                     row[:own] += self.weights[name][gates[k] * own :][:own]
         return found
-
-
-def _same_columns(blocks: list[Block]) -> list[list[Block]]:
-    """Neighbouring blocks whose matrices have as many columns."""
-    runs: list[list[Block]] = []
-    for block in blocks:
-        if runs and runs[-1][-1].matrix.shape == block.matrix.shape:
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    return runs
 
 
 def input_labels(call: Call) -> list[str]:

@@ -18,7 +18,7 @@ from throughtime.compiler.symbols import Symbol, lift
 from throughtime.compiler.widths import HIDDEN
 from throughtime.errors import NotFiniteError, OptionError, ThroughtimeError
 from throughtime.export.layer import input_labels, said_of, write_layer
-from throughtime.export.onnx.operators import Reversed
+from throughtime.export.operators import Reversed
 from throughtime.export.program import Place, Program, Walk, Writer
 from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.layer import Passage
@@ -217,13 +217,23 @@ def _inputs(first: Piece) -> tuple[tuple[str, ...], int]:
         width = module.input_size
         call = _calls(module, first.path)[0]
         return (*(f"x[{k}]" for k in range(width)), *input_labels(call)), width
-    takes = _takes(module)
+    width = input_width(first)
+    return tuple(f"x[{k}]" for k in range(width)), width
+
+
+def input_width(first: Piece) -> int:
+    """How many numbers the first piece takes.
+
+    Raises:
+        OptionError: it takes any number.
+    """
+    takes = _takes(first.module)
     if takes is None:
         raise OptionError(
             f"{first.path} comes first and says not how many numbers it takes; let a layer or a "
             f"linear part come first"
         )
-    return tuple(f"x[{k}]" for k in range(takes)), takes
+    return takes
 
 
 def _takes(module: Any) -> int | None:

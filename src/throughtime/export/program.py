@@ -10,7 +10,7 @@ A `Writer` collects them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -175,27 +175,44 @@ class Program:
     @property
     def matrices(self) -> list[Values]:
         """All matrices and tables."""
-        found: list[Values] = []
-        for part in self.parts:
-            for operation in part.operations:
-                if isinstance(operation, ProductPart):
-                    found += [block.matrix for block in operation.blocks]
-                elif isinstance(operation, Lookup):
-                    found.append(operation.table)
-        return found
+        return [
+            matrix
+            for part in self.parts
+            for operation in part.operations
+            for matrix in _list_matrices(operation)
+        ]
+
+
+def _list_matrices(operation: Operation) -> list[Values]:
+    if isinstance(operation, ProductPart):
+        return [block.matrix for block in operation.blocks]
+    return [operation.table] if isinstance(operation, Lookup) else []
 
 
 def leading(program: Program) -> list[ProductPart]:
     """The products at the begin of a step that read the input and nothing else."""
-    found = list[ProductPart]()
+    products = list[ProductPart]()
     for operation in program.parts[0].operations:
         if not isinstance(operation, ProductPart) or operation.source.array != "x":
             break
         starts = [b.start for b in operation.blocks if b.start is not None]
         if any(program.arrays[start.array].kind != "constant" for start in starts):
             break
-        found.append(operation)
-    return found
+        products.append(operation)
+    return products
+
+
+def group_runs(
+    blocks: Sequence[Block], follows: Callable[[Block, Block], bool]
+) -> list[list[Block]]:
+    """Blocks in order, in runs of which each block follows the one before it."""
+    runs: list[list[Block]] = []
+    for block in blocks:
+        if runs and follows(runs[-1][-1], block):
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return runs
 
 
 class Writer:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import DataError, missing_extra
-from throughtime.export.onnx.operators import cell_of
+from throughtime.export.operators import cell_of
 from throughtime.layers.recurrent import Recurrent
 
 _OPERATORS: Final = {4: "LSTM", 3: "GRU", 1: "RNN"}

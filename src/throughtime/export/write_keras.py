@@ -24,8 +24,8 @@ from throughtime.export.keras import (
     hdf5_package,
     in_snake_case,
 )
-from throughtime.export.onnx.operators import Operator, operator_of, operator_weights
-from throughtime.export.pieces import Piece, pieces_of, taken
+from throughtime.export.operators import Operator, operator_of, operator_weights
+from throughtime.export.pieces import Piece, input_width, pieces_of, taken
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage
 from throughtime.version import __version__
@@ -72,7 +72,7 @@ def to_keras(model: nn.Module, file: str | os.PathLike[str]) -> Path:
         word = in_snake_case(layer.kind)
         names.append(f"{word}_{count[word]}" if count[word] else word)
         count[word] += 1
-    config = _description(pieces[0].module, layers, names)
+    config = _describe(pieces[0], layers, names)
     if path.suffix == ".keras":
         _write_archive(path, config, layers, names)
     else:
@@ -178,9 +178,9 @@ def _side(call: Any, operator: Operator, d: int, kind: str, bias: bool) -> list[
     return [*parts, np.stack(both) if two else both[0] + both[1]]
 
 
-def _description(first: Any, layers: list[Layer], names: list[str]) -> dict[str, Any]:
+def _describe(first: Piece, layers: list[Layer], names: list[str]) -> dict[str, Any]:
     """The model as Keras describes it."""
-    width = [] if isinstance(first, nn.Embedding) else [layers_width(first)]
+    width = [] if isinstance(first.module, nn.Embedding) else [input_width(first)]
     entries = [_entry("InputLayer", {"batch_shape": [None, None, *width], "name": "input"})]
     for layer, name in zip(layers, names, strict=True):
         config = {**layer.config, "name": name}
@@ -194,17 +194,6 @@ def _description(first: Any, layers: list[Layer], names: list[str]) -> dict[str,
         entries.append(_entry(layer.kind, config))
     config = {"name": "throughtime", "layers": entries}
     return {"module": "keras", "class_name": "Sequential", "config": config}
-
-
-def layers_width(first: Any) -> int:
-    """How many numbers the first part takes."""
-    for name in ("input_size", "in_features"):
-        if hasattr(first, name):
-            return int(getattr(first, name))
-    raise OptionError(
-        f"{type(first).__name__} comes first and says not how many numbers it takes; let a layer "
-        f"or a linear part come first"
-    )
 
 
 def _entry(kind: str, config: dict[str, Any]) -> dict[str, Any]:

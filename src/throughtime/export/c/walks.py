@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from throughtime.compiler.graph import BOOLEAN, Graph
-from throughtime.export.c.maths import number
+from throughtime.export.folder import number
 from throughtime.export.program import Place, Stage, Walk
 
 if TYPE_CHECKING:

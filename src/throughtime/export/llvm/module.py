@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from llvmlite import ir
@@ -17,8 +17,10 @@ from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.values import I64, Num, at_most, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit
 from throughtime.export.llvm.sums import Constants, Strides, Sums, padded
-from throughtime.export.llvm.targets import Target
 from throughtime.export.program import Lookup, Place, ProductPart, Program, Stage, Walk, leading
+
+if TYPE_CHECKING:
+    from throughtime.export.llvm import Target
 
 _BYTES: Final = 4
 

@@ -19,7 +19,7 @@ from torch import nn
 from throughtime.cells import Cell
 from throughtime.errors import DataError
 from throughtime.export.onnx.graph import onnx_package
-from throughtime.export.onnx.operators import Operator, Reversed, Side, cell_of, put
+from throughtime.export.operators import Operator, Reversed, Side, cell_of, put
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
