@@ -272,6 +272,12 @@ def test_the_header_is_the_same_for_every_form(tmp_path: Path) -> None:
         assert sizes == {"INPUTS": "2", "OUTPUTS": "3", "STATE": "4"}
 
 
+def test_comments_are_lines_of_equations_and_none_of_the_exporter(tmp_path: Path) -> None:
+    to_c(nn.Sequential(Recurrent(cells.GRU(), 2, 3), nn.Tanh()), tmp_path)
+    text = (tmp_path / "net.c").read_text()
+    assert "/* h = (1 - z) * n + z * s.h */" in text and "builder" not in text
+
+
 def test_same_model_same_bytes(tmp_path: Path) -> None:
     model = GRU(2, 4)
     for folder in ("one", "two"):

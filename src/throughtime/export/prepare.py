@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import OptionError
-from throughtime.export.pieces import Piece, pieces_of, program_of, taken
+from throughtime.export.pieces import Piece, copy_model, list_pieces, write_program
 from throughtime.export.program import Program, Values
 from throughtime.export.weights import check_kind, round_weights
 from throughtime.layers.layer import Passage
@@ -69,15 +69,15 @@ def prepare(model: nn.Module, name: str, weights: str) -> Prepared:
     """The program and the record of a model.
 
     Raises:
-        OptionError: the name, the kind of weights or the model cannot be taken; says why.
+        OptionError: the name, the kind of weights or the model cannot be copy_model; says why.
     """
     check_name(name)
     check_kind(weights)
     with on_processor():
-        copy = taken(model)
+        copy = copy_model(model)
         round_weights(copy, weights)
-        pieces = pieces_of(copy)
-        program = program_of(pieces, name)
+        pieces = list_pieces(copy)
+        program = write_program(pieces, name)
         return Prepared(program, *record(pieces, len(program.inputs), program.outputs))
 
 

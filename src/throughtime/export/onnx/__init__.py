@@ -15,7 +15,14 @@ from throughtime.errors import OptionError
 from throughtime.export.onnx.graph import OnnxGraph, Operations, onnx_package
 from throughtime.export.onnx.layers import LayerInputs, write_layer
 from throughtime.export.operators import Reversed
-from throughtime.export.pieces import Piece, input_width, norm_function, pieces_of, taken, traced
+from throughtime.export.pieces import (
+    Piece,
+    copy_model,
+    input_width,
+    list_pieces,
+    norm_function,
+    trace_function,
+)
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate
 from throughtime.version import __version__
@@ -44,14 +51,14 @@ def to_onnx(
             peepholes).
 
     Raises:
-        OptionError: the model or an option cannot be taken; says why.
+        OptionError: the model or an option cannot be copy_model; says why.
         MissingExtra: onnx is not installed.
         OSError: the file cannot be written.
     """
     onnx = onnx_package()
     if isinstance(opset, bool) or not isinstance(opset, int) or opset < _LEAST_OPSET:
         raise OptionError(f"opset must be a whole number of at least {_LEAST_OPSET}, got {opset!r}")
-    pieces = pieces_of(taken(model))
+    pieces = list_pieces(copy_model(model))
     if not pieces:
         raise OptionError("a model to export must have at least one part, got an empty one")
     graph = _Model(pieces, lengths, states, operators).write()
@@ -184,11 +191,11 @@ class _Model:
             return str(self.out.add("Gather", table, at, axis=0)), part.embedding_dim
         if isinstance(part, Gate):
             z, inner = at, width
-            for piece in pieces_of(part.network):
+            for piece in list_pieces(part.network):
                 z, inner = self._write_part(z, inner, piece.module)
             return str(self.out.add("Mul", at, self.out.add("Sigmoid", z))), width
         function, vectors = _function_of(part)
-        graph = traced(function, ("x",), tuple(vectors))
+        graph = trace_function(function, ("x",), tuple(vectors))
         names = {
             i: at if node.op == "a" else self.out.constant(vectors[str(node.constants[0])])
             for i, node in enumerate(graph.nodes)
