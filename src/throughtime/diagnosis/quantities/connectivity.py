@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from throughtime.diagnosis.observe.alignment import find_alive_steps, move_to_end
+from throughtime.diagnosis.observe.steps import eval_mode, find_alive_steps, move_to_end
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.layer import Passage
@@ -74,13 +74,8 @@ def connectivity(
 def _run(layer: Passage, batch: Batch) -> tuple[Tensor, Tensor]:
     """The input as a leaf, and (T, B) the outputs along one drawn direction of length 1."""
     x = batch.x.detach().requires_grad_()
-    was_training = layer.training
-    layer.eval()
-    try:
-        with torch.enable_grad():
-            y = layer.carry(batch._replace(x=x))[0]
-            draw = torch.Generator().manual_seed(0)
-            vector = torch.randn(y.shape[-1], dtype=torch.float64, generator=draw, device="cpu")
-            return x, y @ (vector / vector.norm()).to(y)
-    finally:
-        layer.train(was_training)
+    with eval_mode(layer), torch.enable_grad():
+        y = layer.carry(batch._replace(x=x))[0]
+        draw = torch.Generator().manual_seed(0)
+        vector = torch.randn(y.shape[-1], dtype=torch.float64, generator=draw, device="cpu")
+        return x, y @ (vector / vector.norm()).to(y)

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from throughtime.diagnosis.observe.alignment import group_by_length, take_rows
-from throughtime.diagnosis.observe.steps import Steps, list_steps
+from throughtime.diagnosis.observe.steps import Steps, group_by_length, list_steps, take_rows
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.layer import Passage

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from throughtime.diagnosis.observe import one_thread
 from throughtime.diagnosis.observe.batches import list_batches
-from throughtime.diagnosis.observe.examined import ModelRun, Subject
+from throughtime.diagnosis.observe.examined import ExaminedModel, ModelRun
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.recurrent import SequenceLayer
@@ -101,11 +101,11 @@ def probe(
             raise ShapeError(
                 f"types must be {tuple(mark.shape)} as labels, got {tuple(kind.shape)}"
             )
-    subject = Subject(model)
+    examined = ExaminedModel(model)
     with one_thread():
-        runs = [subject.run(batch) for batch in batches_listed]
+        runs = [examined.run(batch) for batch in batches_listed]
         names = [n for n in runs[0].batches if all(n in run.batches for run in runs)]
-        probes = [_probe_module(n, subject.layers[n], runs, marks, kinds, seed) for n in names]
+        probes = [_probe_module(n, examined.layers[n], runs, marks, kinds, seed) for n in names]
     if not any(probes):
         shapes = [tuple(runs[0].batches[n].x.shape[:2]) for n in names]
         raise ShapeError(
@@ -129,7 +129,7 @@ def _probe_module(
     """The probes of one module; none where the labels are not of its steps and rows."""
     batches = [run.batches[name] for run in runs]
     turned = [_make_time_major(layer, v, batch) for v, batch in zip(labels, batches, strict=True)]
-    if name in runs[0].apart or not all(v is not None for v in turned):
+    if name in runs[0].not_whole or not all(v is not None for v in turned):
         return []
     marks = [v for v in turned if v is not None]
     kinds = [None if v is None else _make_time_major(layer, v, b)

@@ -5,24 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from throughtime.diagnosis.observe import key_of
+from throughtime.diagnosis.report.page import Panel, PanelPart, Table, list_parts, number_rows, show
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.page.panel import (
-    NOTHING,
-    Panel,
-    PanelPart,
-    Table,
-    list_absent,
-    list_parts,
-    number_rows,
-    show,
-)
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.capacity import MemoryCapacity
     from throughtime.diagnosis.report import Report
 
 
-ASKED = Panel(
+QUANTITIES = ("capacities",)
+QUESTION = Panel(
     number=5,
     title="What does it remember?",
     lead="Noise fed in and read back from the state k steps later by a linear read-out: r² on "
@@ -38,13 +31,12 @@ HALF = 0.5
 def panel(report: Report) -> Panel:
     """r^2 by lag of each layer and direction."""
     known = list_parts(report)
-    results = [(known[c.name, c.layer, c.direction], c) for c in report.capacities]
-    why = list_absent(report, "capacities")
+    results = [(known[key_of(c)], c) for c in report.capacities]
     if not results:
-        return replace(ASKED, says=why or NOTHING)
+        return QUESTION
     return replace(
-        ASKED,
-        says=(*(_sentence(part, c, report.lag) for part, c in results), *why),
+        QUESTION,
+        says=tuple(_sentence(part, c, report.lag) for part, c in results),
         charts=(_chart(results, report.lag),),
         tables=(_summary(results), _by_lag(results)),
     )
