@@ -133,6 +133,8 @@ def evenness(
 def _find_earlier(name: str, now: Tensor, before: Mapping[str, Tensor]) -> Tensor:
     if name not in before:
         raise OptionError(f"before must hold every parameter that trains, it lacks {name}")
+    if not isinstance(before[name], Tensor):
+        raise OptionError(f"before must hold tensors, got {type(before[name]).__name__} as {name}")
     if before[name].shape != now.shape:
         raise ShapeError(
             f"{name} must have the shape {tuple(now.shape)} before as now, "

@@ -20,6 +20,8 @@ from throughtime.layers.recurrent import SequenceLayer
 DECAY = 1e-3
 """Weight decay of the read-outs, whose inputs have deviation 1."""
 
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
 Place = tuple[str, int | None]
 """Name of a module and number of its layer, None for what the module reads."""
 
@@ -86,13 +88,17 @@ def probe(
 
     Raises:
         ShapeError: labels or types that fit no module, or fewer than two rows.
-        OptionError: fewer than two labels among those fitted.
+        OptionError: labels that are no integers; fewer than two labels among those fitted.
         NotFiniteError: the model comes to NaN or infinity.
 
     Source: Hewitt and Liang, Designing and Interpreting Probes with Control Tasks (2019).
     """
     batches_listed = list_batches(batches)
     marks = _list_each("labels", labels, len(batches_listed))
+    for mark in marks:
+        if mark.dtype not in _INTEGERS:
+            raise OptionError(f"labels must be integers, got {mark.dtype}")
+    marks = [mark.long() for mark in marks]
     kinds: list[Tensor | None] = [None] * len(batches_listed)
     if types is not None:
         kinds = [*_list_each("types", types, len(batches_listed))]
@@ -116,9 +122,14 @@ def probe(
 
 
 def _list_each(what: str, values: Tensor | Sequence[Tensor], batches: int) -> list[Tensor]:
+    if not isinstance(values, Tensor | list | tuple):
+        raise OptionError(f"{what} must be a tensor, or one a batch, got {type(values).__name__}")
     several = [values] if isinstance(values, Tensor) else list(values)
     if len(several) != batches:
         raise ShapeError(f"{what} must be one tensor a batch, {batches}, got {len(several)}")
+    for v in several:
+        if not isinstance(v, Tensor):
+            raise OptionError(f"{what} must be tensors, got {type(v).__name__}")
     return several
 
 

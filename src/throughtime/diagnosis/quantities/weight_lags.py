@@ -17,6 +17,7 @@ from throughtime.diagnosis.observe.incoming_gradient import (
 )
 from throughtime.diagnosis.observe.steps import list_steps
 from throughtime.errors import OptionError
+from throughtime.layers.checks import check_size
 from throughtime.layers.recurrent import SequenceLayer
 
 
@@ -73,6 +74,8 @@ def weight_lags(
     Source: the sum over time of back-propagation through time (Werbos, 1990) with its terms
     sorted by distance; Williams and Peng (1990) for truncation.
     """
+    if rows is not None:
+        check_size("rows", rows)
     layer = as_layer(module)
     _check(layer)
     by_length = find_incoming_gradients(module, loss, rows)

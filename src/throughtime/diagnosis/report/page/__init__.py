@@ -164,8 +164,8 @@ def page(report: Report) -> str:
         MissingExtra: plotly is not installed.
     """
     title = f"How far back {escape(name_model(report))} learns"
-    body = _verdict(report) + _draw_panels(report)
-    return _document(title, f"<header><h1>{title}</h1>{_header(report)}</header>", body)
+    body = _write_verdict(report) + _draw_panels(report)
+    return _write_document(title, f"<header><h1>{title}</h1>{_write_header(report)}</header>", body)
 
 
 def run_page(
@@ -185,38 +185,38 @@ def run_page(
     Raises:
         MissingExtra: plotly is not installed.
     """
-    head = f"<header><h1>{escape(title)}</h1>{_facts(facts)}</header>"
+    head = f"<header><h1>{escape(title)}</h1>{_write_facts(facts)}</header>"
     body = f'<section id="figures" class="panel"><h2>Figures</h2>{figures.html()}</section>'
-    body += _join(run_panels)
+    body += _write_panels(run_panels)
     if report is None:
         words = f"There is no memory report of this run: {escape(reason)}"
-        return _document(escape(title), head, f"{body}<p>{words}</p>")
-    memory = f"<header><h1>How far back it learned</h1>{_header(report)}</header>"
-    body += memory + _verdict(report) + _draw_panels(report)
-    return _document(escape(title), head, body)
+        return _write_document(escape(title), head, f"{body}<p>{words}</p>")
+    memory = f"<header><h1>How far back it learned</h1>{_write_header(report)}</header>"
+    body += memory + _write_verdict(report) + _draw_panels(report)
+    return _write_document(escape(title), head, body)
 
 
 def _draw_panels(report: Report) -> str:
     """Every panel of the folder, in the order of their numbers."""
     names = [f"{panels.__name__}.{entry.name}" for entry in pkgutil.iter_modules(panels.__path__)]
     drawn = [_draw(importlib.import_module(name), report) for name in names]
-    return _join(sorted(drawn, key=lambda panel: int(panel.number)))
+    return _write_panels(sorted(drawn, key=lambda panel: int(panel.number)))
 
 
 def _draw(file: Any, report: Report) -> Panel:
     """The panel of a file, with the reasons for what the report lacks."""
     panel: Panel = file.panel(report)
-    why = tuple(list_absent(report, *file.QUANTITIES))
+    why = list_absent(report, *file.QUANTITIES)
     if panel.charts:
         return replace(panel, says=(*panel.says, *why))
     return replace(panel, says=why or panel.says or ("This report does not hold it.",))
 
 
-def _join(drawn: list[Panel]) -> str:
+def _write_panels(drawn: list[Panel]) -> str:
     return f'<div class="panels">{"".join(panel.html() for panel in drawn)}</div>'
 
 
-def _document(title: str, head: str, body: str) -> str:
+def _write_document(title: str, head: str, body: str) -> str:
     """A whole page; title, head and body are HTML."""
     data = files(__package__) / "data"
     style, script = ((data / name).read_text("utf-8") for name in ("page.css", "page.js"))
@@ -234,7 +234,7 @@ def _document(title: str, head: str, body: str) -> str:
     )
 
 
-def _header(report: Report) -> str:
+def _write_header(report: Report) -> str:
     layers = [f"{m.name or 'model'}: {describe(m)}" for m in report.modules]
     facts = {
         "Model": report.model,
@@ -247,24 +247,25 @@ def _header(report: Report) -> str:
         "Measured": report.made,
         "throughtime": report.version,
     }
-    return _facts(facts)
+    return _write_facts(facts)
 
 
-def _facts(facts: dict[str, str]) -> str:
+def _write_facts(facts: dict[str, str]) -> str:
     pairs = "".join(f"<div><dt>{k}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items() if v)
     return f"<dl>{pairs}</dl>"
 
 
-def _verdict(report: Report) -> str:
-    words, kind = f'<p>No trouble found.</p><span class="advice">{_caveat(report)}</span>', "calm"
+def _write_verdict(report: Report) -> str:
+    advice = f'<span class="advice">{_write_caveat(report)}</span>'
+    words, kind = f"<p>No trouble found.</p>{advice}", "calm"
     if problems := (*report.troubles, *report.cautions):
-        words, kind = f"<ol>{''.join(map(_trouble, problems))}</ol>", "alarm"
+        words, kind = f"<ol>{''.join(map(_write_trouble, problems))}</ol>", "alarm"
     if report.cautions and not report.troubles:
         kind = "warn"
     return f'<section id="verdict" class="{kind}"><h2>Verdict</h2>{words}</section>'
 
 
-def _caveat(report: Report) -> str:
+def _write_caveat(report: Report) -> str:
     """The limits of a report without trouble, with the memory at the lag."""
     held = [c.r2_by_lag[report.lag] for c in report.capacities if report.lag < len(c.r2_by_lag)]
     if not held:
@@ -272,14 +273,14 @@ def _caveat(report: Report) -> str:
     return f"{CAVEAT} There r² is {show(max(held))} at the lag, where 1 is every input."
 
 
-def _trouble(trouble: Trouble) -> str:
+def _write_trouble(trouble: Trouble) -> str:
     return (
-        f"<li><strong>{_raised(trouble.sentence)}</strong>"
-        f'<span class="advice">{_raised(trouble.advice)}</span></li>'
+        f"<li><strong>{_write_sentence(trouble.sentence)}</strong>"
+        f'<span class="advice">{_write_sentence(trouble.advice)}</span></li>'
     )
 
 
-def _raised(sentence: str) -> str:
+def _write_sentence(sentence: str) -> str:
     """Escaped, its powers of ten written as such."""
     powers = re.sub(r"\b10\^([+-]?[\d.]*\d)", r"10<sup>\1</sup>", escape(sentence))
     return powers.replace("r^2", "r²")
