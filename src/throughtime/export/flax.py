@@ -63,12 +63,7 @@ def from_flax(
     sides = dict(_list_cells(place, tree, ""))
     if not sides:
         raise DataError(f"{place} must hold an LSTM, GRU or simple cell of Flax, and it has none")
-    names = [name for pair in pairs for name in pair]
-    for name in names:
-        if name not in sides:
-            raise DataError(f"{place} has no cell {name!r}, it has {', '.join(sides)}")
-        if names.count(name) > 1:
-            raise OptionError(f"pairs must name each cell once, got {name!r} twice")
+    _check_pairs(place, pairs, sides)
     backward, layers = dict(pairs), dict[str, nn.Module]()
     for name, (op, side) in sides.items():
         if name in backward.values():
@@ -82,6 +77,17 @@ def from_flax(
             put(layer, d, part)
         layers[name] = layer
     return layers
+
+
+def _check_pairs(
+    place: str, pairs: Sequence[tuple[str, str]], sides: Mapping[str, tuple[str, Side]]
+) -> None:
+    names = [name for pair in pairs for name in pair]
+    for name in names:
+        if name not in sides:
+            raise DataError(f"{place} has no cell {name!r}, it has {', '.join(sides)}")
+        if names.count(name) > 1:
+            raise OptionError(f"pairs must name each cell once, got {name!r} twice")
 
 
 def _list_cells(

@@ -55,7 +55,7 @@ Config = Mapping[str, Any]
 Reader = Callable[[str, str], Values | None]
 
 
-class _Layer(NamedTuple):
+class _KerasLayer(NamedTuple):
     """A recurrent layer of a file.
 
     Attributes:
@@ -205,7 +205,9 @@ def _list_entries(config: Config, depth: int = 0) -> list[Config]:
     return [one for one in layers if isinstance(one, dict)]
 
 
-def _read_archive(arrays: Arrays, config: Config, group: str, depth: int = 0) -> Iterator[_Layer]:
+def _read_archive(
+    arrays: Arrays, config: Config, group: str, depth: int = 0
+) -> Iterator[_KerasLayer]:
     """The recurrent layers; archives name the weights' groups by class, numbered in order."""
     count: Counter[str] = Counter()
     for entry in _list_entries(config, depth):
@@ -227,7 +229,7 @@ def to_snake_case(name: str) -> str:
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _read_hdf5(arrays: Arrays, config: Config) -> Iterator[_Layer]:
+def _read_hdf5(arrays: Arrays, config: Config) -> Iterator[_KerasLayer]:
     """The recurrent layers; each part of the model names its weights, of all that is in it."""
     for entry in _list_entries(config):
         name = str(_config(entry).get("name"))
@@ -237,7 +239,7 @@ def _read_hdf5(arrays: Arrays, config: Config) -> Iterator[_Layer]:
 
 def _read_part(
     arrays: Arrays, entry: Config, group: str, names: list[str], depth: int = 0
-) -> Iterator[_Layer]:
+) -> Iterator[_KerasLayer]:
     for inner in _list_entries(entry, depth):
         yield from _read_part(arrays, inner, group, names, depth + 1)
     own = str(_config(entry).get("name"))
@@ -255,7 +257,7 @@ def _read_part(
     yield from _find_recurrent(entry, read)
 
 
-def _read_weights(arrays: Arrays) -> Iterator[_Layer]:
+def _read_weights(arrays: Arrays) -> Iterator[_KerasLayer]:
     """The recurrent layers of a file of `save_weights`, which does not say what they are."""
     for group in arrays.words("", "layer_names"):
         names = arrays.words(group, "weight_names")
@@ -280,7 +282,7 @@ def _read_weights(arrays: Arrays) -> Iterator[_Layer]:
             stacklevel=2,
         )
         config = {"use_bias": bias is not None, "reset_after": bias is not None and bias.ndim == 2}
-        yield _Layer(group, kind, config, len(kernels) == 2, "concat", read)
+        yield _KerasLayer(group, kind, config, len(kernels) == 2, "concat", read)
 
 
 def _config(entry: Any) -> Config:
@@ -288,21 +290,21 @@ def _config(entry: Any) -> Config:
     return config if isinstance(config, dict) else {}
 
 
-def _find_recurrent(entry: Config, read: Reader) -> Iterator[_Layer]:
+def _find_recurrent(entry: Config, read: Reader) -> Iterator[_KerasLayer]:
     """A layer of the file, where it is recurrent."""
     kind, config = str(entry.get("class_name")), _config(entry)
     name = str(config.get("name"))
     if kind in ORDERS:
-        yield _Layer(name, kind, config, False, None, read)
+        yield _KerasLayer(name, kind, config, False, None, read)
     elif kind == "Bidirectional":
         inner = config.get("layer")
         inner_kind = str(inner.get("class_name")) if isinstance(inner, dict) else ""
         if inner_kind in ORDERS:
             merge = config.get("merge_mode", "concat")
-            yield _Layer(name, inner_kind, _config(inner), True, merge, read)
+            yield _KerasLayer(name, inner_kind, _config(inner), True, merge, read)
 
 
-def _make_layer(place: str, part: _Layer) -> nn.Module:
+def _make_layer(place: str, part: _KerasLayer) -> nn.Module:
     """A layer of the file as ours."""
     place = f"{place}, layer {part.name!r},"
     merge: Any = "concat"
@@ -330,7 +332,7 @@ def _make_layer(place: str, part: _Layer) -> nn.Module:
     return layer
 
 
-def _find_activation(place: str, part: _Layer) -> str:
+def _find_activation(place: str, part: _KerasLayer) -> str:
     """The activation of a SimpleRNN; that of the others must be the usual one."""
     wanted = {"activation": "tanh", "recurrent_activation": "sigmoid"}
     if part.kind == "SimpleRNN":
@@ -344,7 +346,7 @@ def _find_activation(place: str, part: _Layer) -> str:
     return "Tanh"
 
 
-def _read_side(place: str, part: _Layer, side: str, after: bool) -> Side:
+def _read_side(place: str, part: _KerasLayer, side: str, after: bool) -> Side:
     """The weights of a direction, transposed to (gates H, inputs)."""
     order = ORDERS[part.kind]
     W, R, b = (part.read(side, name) for name in PARTS)

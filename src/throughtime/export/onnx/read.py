@@ -107,7 +107,7 @@ def load_onnx(path: Path) -> Any:
 def read_node(place: str, node: Any, constants: Mapping[str, Any], size: int) -> _Node:
     """A recurrent node with its weights; `size` is the bytes of the file."""
     names = dict(zip(_INPUTS, node.input, strict=False))
-    read = _Reader(place, constants, size)
+    read = _Initialisers(place, constants, size)
     weights = {key: read.floats(key, names[key]) for key in ("W", "R", "B", "P") if names.get(key)}
     for key in ("initial_h", "initial_c"):
         if names.get(key) in constants and read.floats(key, names[key]).any():
@@ -198,7 +198,7 @@ def _is_constant(node: Any, constants: Mapping[str, Any]) -> bool:
     return node.op_type in _RULES and len(node.output) == 1 and known
 
 
-class _Reader:
+class _Initialisers:
     """Reads constants.
 
     Args:
