@@ -301,7 +301,7 @@ _LEAST_SECONDS: Final = 0.2
 
 
 class Measured(NamedTuple):
-    """What the test said.
+    """What the test of an export printed.
 
     Attributes:
         passed: whether the largest error was allowed.

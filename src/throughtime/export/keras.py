@@ -242,11 +242,11 @@ def _read_part(
 ) -> Iterator[_KerasLayer]:
     for inner in _list_entries(entry, depth):
         yield from _read_part(arrays, inner, group, names, depth + 1)
-    own = str(_config(entry).get("name"))
-    mine = [n for n in names if own in n.split("/")] if depth else names
+    word = str(_config(entry).get("name"))
+    names_here = [n for n in names if word in n.split("/")] if depth else names
 
     def read(side: str, part: str) -> Values | None:
-        for name in mine:
+        for name in names_here:
             *above, last = name.split("/")
             if last.partition(":")[0] == part and (
                 not side or any(word.startswith(f"{side}_") for word in above)

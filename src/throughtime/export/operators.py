@@ -141,7 +141,7 @@ class Side(NamedTuple):
 @torch.no_grad()
 def put(layer: Any, d: int, side: Side) -> None:
     """One direction's weights into the first layer of `layer`, the gates in our order."""
-    layout, own, H = layer.cell.layout, layer.weights(0, d), side.R.shape[1]
+    layout, weights, H = layer.cell.layout, layer.weights(0, d), side.R.shape[1]
     parts = (
         ("ih", layout.input_gates, side.W, side.biases[0]),
         ("hh", layout.recurrent_gates, side.R, side.biases[1]),
@@ -149,13 +149,13 @@ def put(layer: Any, d: int, side: Side) -> None:
     for name, gates, matrix, bias in parts:
         for k, gate in enumerate(gates):
             here = slice(k * H, (k + 1) * H)
-            there = slice(side.order.index(gate) * H, (side.order.index(gate) + 1) * H)
-            own[f"weight_{name}"][here] = torch.from_numpy(matrix[there].copy())
-            if f"bias_{name}" in own:
-                value = 0.0 if bias is None else torch.from_numpy(bias[there].copy())
-                own[f"bias_{name}"][here] = value
+            theirs = slice(side.order.index(gate) * H, (side.order.index(gate) + 1) * H)
+            weights[f"weight_{name}"][here] = torch.from_numpy(matrix[theirs].copy())
+            if f"bias_{name}" in weights:
+                value = 0.0 if bias is None else torch.from_numpy(bias[theirs].copy())
+                weights[f"bias_{name}"][here] = value
     for name, v in side.peepholes.items():
-        own[name].copy_(torch.from_numpy(v.copy()))
+        weights[name].copy_(torch.from_numpy(v.copy()))
 
 
 class Reversed(nn.Module):

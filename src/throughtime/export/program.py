@@ -87,7 +87,7 @@ class Walk(NamedTuple):
         size: how many units.
         numbers: nodes of one number that are worked out before it.
         lines: nodes whose values are left for later walks, and where.
-        reductions: nodes over all units, there behind it.
+        reductions: nodes over all units, known after it.
         stores: nodes that are results, and where they go; all are known before one is written.
     """
 
@@ -99,12 +99,12 @@ class Walk(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Walks one behind the other; later ones know the single numbers of those before.
+    """Walks one after the other; later ones know the single numbers of those before.
 
     Attributes:
         graph: whose nodes are computed.
-        loads: nodes that are there: where they lie, or the one number they are.
-        units: the number behind each width that the graph names.
+        loads: nodes that are not computed here: where they lie, or the one number they are.
+        units: the number of units for each width that the graph names.
         walks: in order.
     """
 
@@ -115,7 +115,7 @@ class Stage(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """A line of a table: `row` is a whole number as a float, held inside the table.
+    """A line of a table: `row` is a whole number as a float, clamped to the lines there are.
 
     Attributes:
         table: (lines, width), float32.
@@ -235,7 +235,7 @@ class Writer:
         self._operations: list[Operation] = []
 
     def array(self, name: str, kind: str, lines: int, size: int) -> str:
-        """A new array; gives the name it has: that of the part's number behind it, as in h_0."""
+        """A new array; returns its name, which ends in the part's number, as in h_0."""
         name = f"{re.sub(r'[^A-Za-z0-9_]', '_', name)}_{len(self.parts)}"
         free, letters = name, iter("bcdefghijklmnopqrstuvwxyz")
         while free in self.arrays:

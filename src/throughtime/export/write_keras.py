@@ -204,8 +204,8 @@ def _write_archive(
     path: Path, config: dict[str, Any], layers: list[Layer], names: list[str]
 ) -> None:
     """A .keras file."""
-    held = io.BytesIO()
-    with hdf5_package().File(held, "w") as arrays:
+    buffer = io.BytesIO()
+    with hdf5_package().File(buffer, "w") as arrays:
         for layer, name in zip(layers, names, strict=True):
             groups = {"": list(layer.weights.values())}
             words = ("forward_layer/", "backward_layer/") if len(layer.sides) == 2 else ("",)
@@ -218,7 +218,7 @@ def _write_archive(
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in (("metadata.json", about), ("config.json", config)):
             archive.writestr(name, json.dumps(text))
-        archive.writestr("model.weights.h5", held.getvalue())
+        archive.writestr("model.weights.h5", buffer.getvalue())
 
 
 def _write_hdf5(path: Path, config: dict[str, Any], layers: list[Layer], names: list[str]) -> None:

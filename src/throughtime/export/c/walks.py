@@ -35,7 +35,7 @@ class Expressions:
 
     Args:
         graph: whose nodes are meant.
-        units: the number behind each width.
+        units: the number of units for each width.
 
     Attributes:
         functions: names of the functions that were called.

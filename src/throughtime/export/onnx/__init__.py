@@ -45,7 +45,7 @@ def to_onnx(
         opset: of ONNX's operators, at least 18.
         lengths: whether it takes `lengths` (B,), int32: outputs after a row's end are zero.
         states: whether it takes and gives the states of every layer, (D, B, width), named
-            `h_0`, `c_0` and so on, given back as `h_0_last`.
+            `h_0`, `c_0` and so on, and `h_0_last` after the sequence.
         operators: whether a cell that is an operator of ONNX becomes it; False writes every layer
             as its equations, for runtimes that leave out what an operator has (OpenVINO, say, the
             peepholes).

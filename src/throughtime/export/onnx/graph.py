@@ -76,7 +76,7 @@ class Operations:
     Args:
         out: where they go.
         graph: whose nodes are meant.
-        units: the number behind each width.
+        units: the number of units for each width.
         names: of the values that are written already, by node.
         products: for each matrix it, transposed, and what is added to its product.
     """

@@ -40,7 +40,7 @@ class _Node(NamedTuple):
         place: where it stands, for errors.
         op: its name.
         attributes: by name.
-        weights: W, R, B and P by name, those that are there.
+        weights: W, R, B and P by name, as far as the node has them.
     """
 
     place: str
@@ -57,7 +57,7 @@ def from_onnx(file: str | os.PathLike[str]) -> dict[str, nn.Module]:
 
     Raises:
         DataError: the file is no ONNX, holds no recurrent operator, or one that no cell of ours is;
-            its weights are missing, of a wrong shape or kept outside of the file.
+            its weights are missing, of a wrong shape or stored outside of the file.
         MissingExtra: onnx is not installed.
     """
     path = Path(file)
@@ -216,7 +216,7 @@ class _Initialisers:
         if name not in self.known:
             raise DataError(
                 f"{self.place} must have its {key} as a constant of the file, got {name!r}, which "
-                f"is computed or given"
+                f"is computed, or an input"
             )
         values = self._value(key, self.known[name], 0)
         if values.dtype != np.float32:

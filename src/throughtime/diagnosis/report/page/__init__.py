@@ -1,7 +1,7 @@
 """The report as one HTML file that needs nothing else; drawn by plotly, of the extra `train`.
 
 A panel is a question, sentences that answer it, charts, and every number in tables. Every file in
-`panels` is one; a new one is found by itself.
+`panels` is one; a new file needs no other change.
 """
 
 from __future__ import annotations
@@ -267,10 +267,12 @@ def _write_verdict(report: Report) -> str:
 
 def _write_caveat(report: Report) -> str:
     """The limits of a report without trouble, with the memory at the lag."""
-    held = [c.r2_by_lag[report.lag] for c in report.capacities if report.lag < len(c.r2_by_lag)]
-    if not held:
-        return CAVEAT
-    return f"{CAVEAT} There r² is {show(max(held))} at the lag, where 1 is every input."
+    r2 = [c.r2_by_lag[report.lag] for c in report.capacities if report.lag < len(c.r2_by_lag)]
+    return (
+        f"{CAVEAT} There r² is {show(max(r2))} at the lag, where 1 is every input."
+        if r2
+        else CAVEAT
+    )
 
 
 def _write_trouble(trouble: Trouble) -> str:

@@ -57,9 +57,10 @@ def _chart(results: list[tuple[PanelPart, MemoryCapacity]], lag: int) -> Chart:
     chart = Chart("share of past input that the state holds, by lag", "lag k, steps", "r²(k)")
     for part, c in results:
         chart.line(part.label, range(len(c.r2_by_lag)), c.r2_by_lag, part.number)
-    held = [k for _, c in results for k, r2 in enumerate(c.r2_by_lag) if r2]
-    # Beyond the last that is held, or the lag, all are zeros.
-    end = min(1 + max([lag, *held]), max(len(c.r2_by_lag) for _, c in results) - 1)
+
+    remembered = [k for _, c in results for k, r2 in enumerate(c.r2_by_lag) if r2]
+    # Beyond the last that is remembered, or the lag, all are zeros.
+    end = min(1 + max([lag, *remembered]), max(len(c.r2_by_lag) for _, c in results) - 1)
     chart.axes(x={"range": [0, end]}, y={"range": [-0.03, 1.05]})
     chart.mark_y(HALF, "0.5")
     chart.mark_x(lag, f"task lag {lag}")
