@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from throughtime.diagnosis.report import Report
+    from throughtime.diagnosis.report.page import Panel, Table
     from throughtime.diagnosis.report.page.chart import Chart
-    from throughtime.diagnosis.report.page.panel import Panel, Table
     from throughtime.tasks import Task
     from throughtime.train.run import Run
 
@@ -228,7 +228,7 @@ def _facts(run: Run, results: dict[str, Any]) -> dict[str, str]:
 
 
 def _figures(task: Task, results: dict[str, Any]) -> Table:
-    from throughtime.diagnosis.report.page.panel import Table
+    from throughtime.diagnosis.report.page import Table
 
     baselines = results["baselines"]
     rows = tuple(
@@ -239,7 +239,7 @@ def _figures(task: Task, results: dict[str, Any]) -> Table:
 
 
 def _panel(letter: str, picture: Picture) -> Panel:
-    from throughtime.diagnosis.report.page.panel import Panel, Table
+    from throughtime.diagnosis.report.page import Panel, Table
 
     tables = (Table(picture.title, picture.head, picture.table),) if picture.table else ()
     return Panel(

@@ -121,7 +121,7 @@ def show_after_training(run: Run, task: Task, model: nn.Module, plots: str = "")
         plots: the kind of files that its charts stand in too, "png" or "svg"; "": none.
     """
     from throughtime.cli.page import keep_page, keep_plots
-    from throughtime.diagnosis.report import list_verdict
+    from throughtime.diagnosis.report.text import list_verdict
     from throughtime.errors import MissingExtra
 
     report, reason = None, ""
