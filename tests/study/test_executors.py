@@ -195,6 +195,15 @@ def test_a_ray_that_is_not_there_is_not_waited_for(
         list(over_ray([recipe()], 2, 1, address))
 
 
+def test_a_ray_that_cannot_begin_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**given: Any) -> None:
+        raise Exception("The current node timed out during startup. It may be overloaded.\nMore")
+
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(init=init))
+    with pytest.raises(RunError, match="must begin on this .* timed out .* overloaded\\); see"):
+        list(over_ray([recipe()], 1, 1))
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_what_is_no_ray_is_not_waited_for_long() -> None:

@@ -6,10 +6,11 @@ so that no folder need be shared.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import socket
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -86,23 +87,28 @@ def answer_over_ray(
     """
     ray = _started(jobs, address)
     try:
-        data = _data_of()
-        waiting = iter(blocks)
+        data, waiting = _data_of(), iter(blocks)
         while few := list(islice(waiting, _HELD * jobs)):
-            parts = [ray.put(_as_arrow(block)) for block in few]
-            asked = {"folder": str(folder.resolve()), "name": "", "unit": ""}
-            if isinstance(few[0], DataTable):
-                asked |= {"name": few[0].name, "unit": few[0].unit}
-            said = data.from_arrow_refs(parts).map_batches(
-                _answer, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs=asked
-            )
-            for part in said.iter_batches(batch_size=None, batch_format="pyarrow"):
-                yield _answered(part)
+            yield from _answer_few(ray, data, str(folder.resolve()), few)
+            gc.collect()  # what ran hangs in rings, and its blocks with it
     except ray.exceptions.RayError as error:
-        word = str(error).strip().partition("\n")[0]
-        raise RunError(f"every block must be answered, and one was not: {word}") from error
+        raise RunError(f"every block must be answered, and one was not: {_said(error)}") from error
     finally:
         ray.shutdown()
+
+
+def _answer_few(
+    ray: Any, data: Any, folder: str, few: list[DataTable | list[str]]
+) -> Iterator[pl.DataFrame]:
+    """The answers to some blocks, side by side."""
+    asked = {"folder": folder, "name": "", "unit": ""}
+    if isinstance(few[0], DataTable):
+        asked |= {"name": few[0].name, "unit": few[0].unit}
+    said = data.from_arrow_refs([ray.put(_as_arrow(block)) for block in few]).map_batches(
+        _answer, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs=asked
+    )
+    for part in said.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield _answered(part)
 
 
 def _data_of() -> Any:
@@ -173,7 +179,13 @@ def _started(cores: int, address: str | None) -> Any:
         raise missing_extra("ray", "cluster") from error
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address is None:
-        ray.init(num_cpus=cores, include_dashboard=False, **quiet)
+        try:
+            ray.init(num_cpus=cores, include_dashboard=False, **quiet)
+        except Exception as error:  # Ray's own are of no other kind
+            raise RunError(
+                f"a Ray must begin on this machine, and it does not ({_said(error)}); see "
+                "that it has processors and memory to spare, or name one with --address"
+            ) from error
         return ray
     try:
         _await_answer(address)
@@ -198,8 +210,12 @@ def _come_to(ray: Any, ended: Any, recipe: Recipe) -> Outcome | Lost:
     try:
         found: Outcome | Lost = ray.get(ended)
     except ray.exceptions.RayError as error:
-        return Lost(recipe, str(error).strip().partition("\n")[0])
+        return Lost(recipe, _said(error))
     return found
+
+
+def _said(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def _run(recipe: Recipe, threads: int, call: Learn) -> Outcome | Lost:
