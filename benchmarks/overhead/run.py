@@ -26,8 +26,7 @@ from torch import Tensor, nn
 import throughtime
 from throughtime.tasks import find
 from throughtime.train.begin import resolve
-from throughtime.train.journal import Journal
-from throughtime.train.keeper import Keeper, Patience
+from throughtime.train.keeper import Journal, Keeper, Patience
 from throughtime.train.learner import Learner
 from throughtime.train.loop import begin_model
 from throughtime.train.run import create

@@ -16,7 +16,7 @@ from tests.main_job.small import TINY
 from throughtime.errors import RunError
 from throughtime.tasks import find
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.journal import Journal
+from throughtime.train.keeper import Journal
 from throughtime.train.result import trained
 from throughtime.train.run import Run, create, locked
 from throughtime.train.step import StepBatches, clip, learning_rate, step_seed

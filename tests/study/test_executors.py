@@ -17,9 +17,9 @@ from tests.study.small import learn_or_die, recipe
 from tests.study.test_study import refused
 from throughtime.cli import main
 from throughtime.errors import MissingExtra, RunError
-from throughtime.train.study.learn import Outcome, learn
 from throughtime.train.study.on_ray import over_ray
 from throughtime.train.study.on_slurm import array_script
+from throughtime.train.study.runs import Outcome, learn
 from throughtime.train.study.workers import Lost, over_processes
 
 TINY = "--task latch --length 6 --steps 20 --validate-every 10 --hidden 8 --lr 0.01".split()

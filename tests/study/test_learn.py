@@ -7,8 +7,7 @@ import torch
 
 from tests.study.small import recipe
 from throughtime.errors import OptionError
-from throughtime.train.study.grid import Grid, key, plan
-from throughtime.train.study.learn import learn
+from throughtime.train.study.runs import Grid, key, learn, plan
 
 
 def test_it_ends_when_a_validation_is_well_below_the_line() -> None:

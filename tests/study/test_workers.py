@@ -11,7 +11,7 @@ import time
 
 from tests.house.source import ROOT
 from tests.study.small import learn_or_die, recipe
-from throughtime.train.study.learn import Outcome, learn
+from throughtime.train.study.runs import Outcome, learn
 from throughtime.train.study.workers import Lost, over_processes
 
 

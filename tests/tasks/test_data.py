@@ -13,11 +13,11 @@ import pytest
 
 import throughtime
 from throughtime.cli import main
+from throughtime.cli.commands.data import describe_columns, describe_rows
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks import find
 from throughtime.tasks.classify.find import make_waves
 from throughtime.tasks.forecast.find import make_builtin
-from throughtime.tasks.tables.describe import describe_columns, describe_rows
 from throughtime.tasks.tables.frames import table_of
 from throughtime.train.begin import resolve
 

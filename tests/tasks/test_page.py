@@ -14,7 +14,7 @@ import torch
 
 from tests.main_job.small import small_dictionary
 from throughtime.cli import main
-from throughtime.cli.page import save_plot
+from throughtime.cli.shown import save_plot
 from throughtime.errors import MissingExtra
 from throughtime.tasks.picture import Curve, Plot, draw_confusion, draw_knowledge
 from throughtime.tasks.recipe import FileRecipe
@@ -79,7 +79,7 @@ def test_classes_and_a_run_that_cannot_be_diagnosed_have_one_too(
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("no such <model>")
 
-    monkeypatch.setattr("throughtime.cli.shown.of_run", refuse)
+    monkeypatch.setattr("throughtime.cli.commands.train.of_run", refuse)
     assert main(["train", "classify", "--out", "run", "--plots", "svg", *SMALL]) == 0
     drawn = sorted(path.name for path in Path("run/plots").iterdir())
     assert drawn[0] == "01-loss-of-training-by-step.svg" and "03-confusion-matrix.svg" in drawn

@@ -13,7 +13,7 @@ from tests.tasks.test_memory import made
 from throughtime.cli import main
 from throughtime.errors import OptionError
 from throughtime.tasks import available, digits, mnist1d
-from throughtime.tasks.published import PublishedTask
+from throughtime.tasks.memory import PublishedTask
 
 NAMES = [name for name, kind in available().items() if issubclass(kind, PublishedTask)]
 SIZES = {"digits": (64, 1283, 257, 257), "mnist1d": (40, 3500, 500, 1000)}

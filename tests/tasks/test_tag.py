@@ -17,7 +17,7 @@ import throughtime
 from tests.house.source import ROOT
 from throughtime.cli import main
 from throughtime.errors import DataError
-from throughtime.tasks.tables.sides import join_keys, make_sides
+from throughtime.tasks.tables.task import join_keys, make_sides
 from throughtime.tasks.tag import Tag
 from throughtime.tasks.tag.find import make_tagged
 from throughtime.tasks.tag.model import IGNORED, Counts, encode, measure

@@ -19,7 +19,7 @@ from tests.house.source import ROOT
 from throughtime.cli import main
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks import find
-from throughtime.tasks.knowledge import _labels
+from throughtime.tasks.picture import _labels
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tag.find import make_tagged
 from throughtime.tasks.translate import Translate

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import missing_extra
-from throughtime.tasks.published import PublishedTask
+from throughtime.tasks.memory import PublishedTask
 from throughtime.tasks.task import Batch
 
 _EVERY = 7  # image n is in the test split when n % 7 is 0, in the validation split when it is 1

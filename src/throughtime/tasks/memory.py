@@ -1,14 +1,15 @@
-"""What the memory tasks share: sequences drawn afresh, one recurrent layer, a linear read-out.
+"""What the memory tasks share: sequences, drawn afresh or published, one recurrent layer, a linear
+read-out.
 
 Every batch and every held-out sequence is drawn from (seed, split, number) alone. The held-out
-splits are the same for every seed of training. Tasks on published data are in `published`.
+splits are the same for every seed of training.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,9 +18,9 @@ from torch.nn.functional import cross_entropy
 
 from throughtime import Recurrent, initialise
 from throughtime.errors import DataError
-from throughtime.tasks.layers import start_of
-from throughtime.tasks.recipe import Recipe, cell_called
-from throughtime.tasks.task import Batch, Example, Posed, Score, Task
+from throughtime.tasks.layers import build_cell, start_options
+from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.task import Batch, BuiltWhenIndexed, Example, Posed, Score, Task
 
 _BATCHES, _HELD_OUT, _EXAMPLES = 100, 512, 4
 _SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -39,10 +40,10 @@ class Rememberer(nn.Module):
         super().__init__()
         self.every_step = every_step
         self.recurrent = Recurrent(
-            cell_called(recipe.cell), inputs, recipe.hidden, num_layers=recipe.layers
+            build_cell(recipe.cell), inputs, recipe.hidden, num_layers=recipe.layers
         )
         self.readout = nn.Linear(recipe.hidden, outputs)
-        initialise(self, **start_of(recipe))
+        initialise(self, **start_options(recipe))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Answers to sequences (T, B, inputs)."""
@@ -179,20 +180,21 @@ class MemoryTask(Task):
         return list(pairs)[:count]
 
 
-class _Epoch(Sequence[Batch]):
+@dataclass(frozen=True)
+class _Epoch(BuiltWhenIndexed):
     """A pass: batches that are drawn when they are indexed."""
 
-    def __init__(self, task: MemoryTask, number: int) -> None:
-        self._task, self._number = task, number
+    task: MemoryTask
+    number: int
 
     def __len__(self) -> int:
         return _BATCHES
 
-    def __getitem__(self, place: Any) -> Any:
+    def build(self, place: int) -> Batch:
         if not 0 <= place < _BATCHES:
             raise IndexError(place)
-        number = self._number * _BATCHES + place
-        return self._task.batch("train", number, self._task.recipe.batch_size)
+        number = self.number * _BATCHES + place
+        return self.task.batch("train", number, self.task.recipe.batch_size)
 
 
 def _number(item: str, count: int) -> int:
@@ -205,3 +207,60 @@ def _said(answer: Tensor) -> str:
     if answer.is_floating_point():
         return f"{answer.item():.3f}"
     return " ".join(str(one) for one in answer.flatten().tolist())
+
+
+_SOLVED_PUBLISHED = 0.1
+
+
+class PublishedTask(MemoryTask):
+    """A task on sequences that others collected, in ten classes; a subclass reads its splits.
+
+    They are fixed; a training batch is drawn with replacement by (seed, number) alone.
+    """
+
+    ignores = (*MemoryTask.ignores, "length")
+    monitor = "error"
+    inputs, outputs = 1, 10
+    rule = f"error: share of wrong digits of ten; solved: at most {_SOLVED_PUBLISHED}"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {**MemoryTask.presets[name], "hidden": 64, "lr": 5e-3, "steps": steps}
+        for name, steps in (("quick", 2000), ("full", 10000))
+    }
+
+    @abstractmethod
+    def split(self, name: str) -> Batch:
+        """Sequences (T, N, 1) and classes (N,) of `train`, `validation` or `test`."""
+
+    @property
+    def steps(self) -> int:
+        return len(self.split("train")[0])
+
+    def line(self) -> float:
+        return _SOLVED_PUBLISHED
+
+    def draw(self, count: int, generator: torch.Generator) -> Batch:
+        inputs, truth = self.split("train")
+        drawn = torch.randint(len(truth), (count,), generator=generator, device="cpu")
+        return inputs[:, drawn], truth[drawn]
+
+    def batch(self, split: str, number: int, count: int) -> Batch:
+        """As drawn in training; of the other splits the first `count`."""
+        if split == "train":
+            return super().batch(split, number, count)
+        inputs, truth = self.split(split)
+        return inputs[:, :count], truth[:count]
+
+    def held_out(self, split: str) -> Batch:
+        return self.split(split)
+
+    def held_out_rows(self, split: str) -> int:
+        return len(self.split(split)[1])
+
+    def hide(self, inputs: Tensor) -> Tensor:
+        """All but the last step: what is left to a model without memory."""
+        return torch.cat([torch.zeros_like(inputs[:-1]), inputs[-1:]])
+
+    def chance(self, split: str) -> dict[str, float]:
+        """Of the digit that training has most often, always."""
+        often = self.split("train")[1].bincount().argmax()
+        return {"error": float((self.split(split)[1] != often).double().mean())}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import missing_extra
-from throughtime.tasks.published import PublishedTask
+from throughtime.tasks.memory import PublishedTask
 from throughtime.tasks.task import Batch
 
 _TRAIN, _NOT_TEST = 3500, 4000

@@ -44,14 +44,8 @@ def did_you_mean(value: str, allowed: Sequence[str]) -> str:
     return f"; did you mean {names[close[0]]}?" if close else ""
 
 
-KINDS: dict[str, type[Cell]] = {"rnn": cells.Elman, "gru": cells.GRU, "lstm": cells.LSTM}
-"""By their names in a recipe."""
-
-
-def cell_called(name: str) -> Cell:
-    """The cell of a recipe's name, as it comes."""
-    return KINDS[name]()
-
+SHORT_NAMES: dict[str, type[Cell]] = {"rnn": cells.Elman, "gru": cells.GRU, "lstm": cells.LSTM}
+"""Cells by the names that recipes have for them."""
 
 NO_COUNT = 2**31  # no option that counts something gets here
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import DataError, OptionError
+from throughtime.tasks.layers import build_cell, find_python_file
 from throughtime.tasks.picture import Picture
 from throughtime.tasks.recipe import Recipe, did_you_mean, short
-from throughtime.tasks.user_file import named_cell, user_file
 
 Batch = tuple[Tensor, ...]
 
@@ -79,8 +79,8 @@ class Task(ABC):
             value = getattr(recipe, name)
             if value not in [values[name] for values in usual if name in values]:
                 self.refuse_unread({name: value})
-        if user_file(recipe.cell) is None:
-            named_cell(recipe.cell)
+        if find_python_file(recipe.cell) is None:
+            build_cell(recipe.cell)
         self.recipe = recipe
 
     @classmethod

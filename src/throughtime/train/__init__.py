@@ -1,8 +1,8 @@
 """Trains a task on your data: `run = throughtime.train("forecast", data=FILE, target="temp")`.
 
 The package is called like a function, and its parts are imported like those of any other: `loop`
-trains a `learner` while others watch, of which `keeper` writes rows and checkpoints and `shown`
-shows; `run` and `storage` read and write run folders. All need the extra `train`.
+trains a `learner` while others watch, of which `keeper` writes rows and checkpoints; `run` and
+`storage` read and write run folders. All need the extra `train`.
 """
 
 from __future__ import annotations

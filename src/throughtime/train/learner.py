@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task
 from throughtime.tasks.task import Batch
-from throughtime.train.journal import Journal
 from throughtime.train.step import StepBatches, clip, cut, learning_rate, optimizer, step_seed
 from throughtime.train.world import World
+
+if TYPE_CHECKING:
+    from throughtime.train.keeper import Journal
 
 _COMPARED = 4  # batches that all processes must see alike
 

@@ -66,8 +66,7 @@ def diagnose(
 
 def _diagnose_run(folder: Path, how: dict[str, Any], out: Path | None) -> None:
     """The report of a run; in its own folder, where its figures are, as a part of its page."""
-    from throughtime.cli.page import keep_page
-    from throughtime.cli.shown import keep, of_run
+    from throughtime.cli.shown import keep, keep_page, of_run
     from throughtime.train.result import trained
     from throughtime.train.run import read
 
@@ -85,16 +84,16 @@ def _of_file(file: Path, name: str, how: dict[str, Any]) -> Report:
     """The report of what a file defines; options of the command line go before the file's."""
     from throughtime import diagnose
     from throughtime.errors import OptionError
-    from throughtime.tasks.user_file import executed, told_by_line
+    from throughtime.tasks.layers import execute, report_line
 
-    defined = vars(executed(file))
+    defined = vars(execute(file))
     model = _defined(file, defined, name)
     batches = _several(_defined(file, defined, "batches"))
     loss = defined.get("loss")
     if loss is not None and not callable(loss):
         raise OptionError(f"`loss` in {file} must be a function of output and target, got {loss!r}")
     own = {n: defined[n] for n in ("lag", "clip", "truncation", "before") if n in defined}
-    with _told_by_part(file, name), told_by_line(file):
+    with _told_by_part(file, name), report_line(file):
         return diagnose(model, batches, loss, **(own | how))
 
 

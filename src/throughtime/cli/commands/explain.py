@@ -33,12 +33,12 @@ def register(commands: Commands) -> None:
 
 def explain(cell: str, llvm: bool, assembly: bool, backward: bool, dtype: str) -> None:
     """Tell who computes a cell and why not the others, its plan, the machine, and its code."""
+    from throughtime.tasks.layers import build_cell, find_python_file, report_line
     from throughtime.tasks.recipe import one_of
-    from throughtime.tasks.user_file import named_cell, told_by_line, user_file
 
     one_of("dtype", dtype, tuple(DTYPES))
-    with told_by_line(user_file(cell)):
-        built = named_cell(cell)
+    with report_line(find_python_file(cell)):
+        built = build_cell(cell)
         if llvm or assembly:
             show_code(built, DTYPES[dtype], backward, llvm, assembly)
         else:

@@ -67,14 +67,14 @@ def export(
     """Write a trained model as code that takes one time step a call, with its own test."""
     from throughtime.errors import OptionError
     from throughtime.export import to_c, to_object, to_onnx
+    from throughtime.tasks.layers import report_line
     from throughtime.tasks.recipe import one_of
-    from throughtime.tasks.user_file import told_by_line
 
     one_of("to", to, FORMS)
     if (target is not None) != (to == "object"):
         raise OptionError("--target is asked of --to object, and of nothing else; see --help")
     file, _, member = what.rpartition(":")
-    with told_by_line(Path(file) if file.endswith(".py") else None):
+    with report_line(Path(file) if file.endswith(".py") else None):
         model = _model(what, file, member)
         if block != 1 and to == "onnx":
             raise OptionError("--block is for --to c and --to object; ONNX has whole sequences")
@@ -120,14 +120,14 @@ def _model(what: str, file: str, member: str) -> nn.Module:
     from torch import nn
 
     from throughtime.errors import OptionError
-    from throughtime.tasks.user_file import executed
+    from throughtime.tasks.layers import execute
 
     if not file.endswith(".py"):
         from throughtime.train.result import trained
         from throughtime.train.run import read
 
         return trained(read(Path(what)))[1]
-    value: Any = getattr(executed(Path(file)), member, None)
+    value: Any = getattr(execute(Path(file)), member, None)
     if callable(value) and not isinstance(value, nn.Module):
         value = value()
     if not isinstance(value, nn.Module):

@@ -8,9 +8,10 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from throughtime.cli.options import add_recipe_flags, given_values, whole_number
+from throughtime.cli.shown import show_table
 from throughtime.tasks.recipe import Recipe, from_text
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
     from throughtime.cli import Commands, Parser
     from throughtime.train.study.folder import Folder, StudyRow
-    from throughtime.train.study.grid import Grid
-    from throughtime.train.study.learn import Outcome
+    from throughtime.train.study.runs import Grid, Outcome
     from throughtime.train.study.workers import Lost
 
 
@@ -99,7 +99,7 @@ def study(
     from throughtime.train.begin import RUNS, resolve
     from throughtime.train.run import locked
     from throughtime.train.study.folder import Folder
-    from throughtime.train.study.grid import plan
+    from throughtime.train.study.runs import plan
 
     where = Where(on, jobs, address)
     where.check(dry_run, search)
@@ -124,7 +124,7 @@ def _grid(
     cells: list[str] | None, init: list[str] | None, length: list[str] | None, seeds: int
 ) -> Grid:
     """The values of each axis, as they were typed."""
-    from throughtime.train.study.grid import Grid
+    from throughtime.train.study.runs import Grid
 
     axes = {"cell": cells or _CELLS, "start": init or _STARTS, "length": length or ["100"]}
     named = {axis: [from_text(_FIELDS[axis], one) for one in texts] for axis, texts in axes.items()}
@@ -181,7 +181,7 @@ class Where:
 
         from throughtime.train.study.workers import Lost
 
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
         console.print(f"{total} runs, {done} of them done before")
         lost: list[Lost] = []
         with closing(self.begin(recipes)) as ended, _bar(console) as bar:
@@ -222,7 +222,7 @@ def _best(folder: Folder) -> str:
 
 def _missing(folder: Folder, recipes: list[Recipe]) -> list[Recipe]:
     """The runs that have no file yet."""
-    from throughtime.train.study.grid import key
+    from throughtime.train.study.runs import key
 
     done = {(one.cell, one.start, one.length, one.seed) for one in folder.outcomes()}
     return [one for one in recipes if key(one) not in done]
@@ -233,7 +233,7 @@ def _do_one(folder: Folder, recipes: list[Recipe], number: int) -> None:
     import torch
 
     from throughtime.errors import OptionError
-    from throughtime.train.study.learn import learn
+    from throughtime.train.study.runs import learn
 
     if not 0 <= number < len(recipes):
         raise OptionError(f"the grid has runs 0 to {len(recipes) - 1}, got {number}")
@@ -282,19 +282,10 @@ def _search(
     outcomes = [asdict(one) for one in folder.outcomes()]
     values = {"search": kind, "best": best, "outcomes": outcomes, "lost": [*map(_lost, lost)]}
     folder.report(values, "")
-    _show_best(best)
+    rows = [(str(one["trial"]), f"{one['figure']:.4g}", one["model"], f"{one['lr']:.3g}",
+             str(one["hidden"])) for one in best]  # fmt: skip
+    show_table(rows, "trial", "validation", "cell and start", "lr", "hidden")
     print(f"report: {folder.path / 'study.json'}")
-
-
-def _show_best(best: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table("trial", "validation", "cell and start", "lr", "hidden", box=None, pad_edge=False)
-    for one in best:
-        shown.add_row(str(one["trial"]), f"{one['figure']:.4g}", one["model"], f"{one['lr']:.3g}",
-                      str(one["hidden"]))  # fmt: skip
-    Console(highlight=False, soft_wrap=True).print(shown)
 
 
 def _told(one: Outcome) -> str:
@@ -319,7 +310,7 @@ def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]
 
     from throughtime import __version__
     from throughtime.train.study.folder import page, rows
-    from throughtime.train.study.grid import memory_task
+    from throughtime.train.study.runs import memory_task
 
     outcomes = folder.outcomes()
     table, rule = rows(outcomes), memory_task(shared).rule
@@ -335,17 +326,10 @@ def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]
 
 
 def _show(table: list[StudyRow], remarks: list[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     from throughtime.train.study.folder import HEADINGS, failures, reach
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print("\nthe longest length, in steps, that most seeds solved")
+    print("\nthe longest length, in steps, that most seeds solved")
     for headings, lines in (reach(table), (HEADINGS, [row.cells() for row in table])):
-        shown = Table(*headings, box=None, pad_edge=False)
-        for line in lines:
-            shown.add_row(*line)
-        console.print(shown, "")
-    for remark in [*failures(table), *remarks]:
-        console.print(remark)
+        show_table(lines, *headings)
+        print()
+    print("\n".join([*failures(table), *remarks]))

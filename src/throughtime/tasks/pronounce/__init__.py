@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.layers import resolve_cell
 from throughtime.tasks.picture import Picture, draw_attention
 from throughtime.tasks.pronounce.words import (
     ALPHABET,
@@ -61,7 +61,7 @@ class Pronounce(Task):
 
     @classmethod
     def settle(cls, recipe: Recipe) -> Recipe:
-        return with_cell_found(recipe)
+        return resolve_cell(recipe)
 
     @cached_property
     def _groups(self) -> list[Group]:

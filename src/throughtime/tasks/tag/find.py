@@ -12,8 +12,7 @@ from dataclasses import replace
 
 from throughtime.errors import DataError
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.sides import make_sides, most_frequent
-from throughtime.tasks.tables.task import BUILTIN
+from throughtime.tasks.tables.task import BUILTIN, make_sides, most_frequent
 from throughtime.tasks.tables.text import digest_of
 from throughtime.tasks.tag.sentences import (
     Sentences,

@@ -15,7 +15,7 @@ from throughtime.errors import DataError
 from throughtime.tasks.recipe import option
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.pieces import open_text
-from throughtime.tasks.tables.sides import Vocabulary
+from throughtime.tasks.tables.task import Vocabulary
 from throughtime.tasks.tables.text import TABLES, TextRecipe, find_role, make_table, read_texts
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2  # of words and characters

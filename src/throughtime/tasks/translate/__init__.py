@@ -14,8 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.errors import DataError
-from throughtime.tasks.knowledge import ask_for_neighbours
-from throughtime.tasks.picture import Picture, draw_attention
+from throughtime.tasks.picture import Picture, ask_for_neighbours, draw_attention
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training

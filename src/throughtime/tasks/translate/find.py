@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from throughtime.errors import DataError
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.sides import SIDES, join_keys, make_sides, most_frequent
-from throughtime.tasks.tables.task import BUILTIN
+from throughtime.tasks.tables.task import BUILTIN, SIDES, join_keys, make_sides, most_frequent
 from throughtime.tasks.tables.text import digest_of, find_role, read_text_blocks, read_texts
 from throughtime.tasks.translate.units import Cutter, TranslateFacts, TranslateRecipe, find_merges
 

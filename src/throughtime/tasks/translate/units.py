@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from throughtime.errors import missing_extra
 from throughtime.tasks.recipe import option
-from throughtime.tasks.tables.sides import Vocabulary
+from throughtime.tasks.tables.task import Vocabulary
 from throughtime.tasks.tables.text import TextRecipe, words_of
 from throughtime.tasks.translate.model import END, PADDING
 

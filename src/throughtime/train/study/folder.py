@@ -17,8 +17,7 @@ from typing import Any
 from throughtime.errors import RunError
 from throughtime.tasks.recipe import Recipe, short
 from throughtime.train.run import read_json, write_whole
-from throughtime.train.study.grid import AXES
-from throughtime.train.study.learn import Outcome
+from throughtime.train.study.runs import AXES, Outcome
 
 _FREE = (*AXES, "threads", "parts")
 _BEGUN = {"study.json.draft"}  # what is left when it is killed in its first moment

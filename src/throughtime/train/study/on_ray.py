@@ -24,7 +24,7 @@ from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask
 from throughtime.train.result import trained
 from throughtime.train.run import read
-from throughtime.train.study.learn import Outcome, learn
+from throughtime.train.study.runs import Outcome, learn
 from throughtime.train.study.workers import Learn, Lost
 
 if TYPE_CHECKING:

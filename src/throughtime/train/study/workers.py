@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 import torch
 
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.study.learn import Outcome, learn
+from throughtime.train.study.runs import Outcome, learn
 
 Learn = Callable[[Recipe], Outcome]
 
