@@ -14,9 +14,10 @@ import pytest
 
 from tests.study.small import outcome, recipe
 from throughtime.cli import Commands, main
-from throughtime.cli.commands.study import register
+from throughtime.cli.commands.study import Where, register
 from throughtime.errors import RunError
 from throughtime.train.study.folder import Folder
+from throughtime.train.study.workers import Lost
 
 TINY = "--task latch --length 6 --steps 100 --validate-every 25 --hidden 16 --lr 0.01".split()
 
@@ -241,3 +242,16 @@ def test_a_list_may_follow_its_option() -> None:
     assert {name: value for name, value in values.items() if value is not None} == {
         **expected, "jobs": 0, "on": "local", "dry_run": False, "trials": 50, "words": ("study",),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "reason", ["[enforce fail at alloc_cpu.cpp:1] no memory", "[/tmp/x] :key:"]
+)
+def test_a_reason_with_brackets_is_shown_as_it_is(
+    reason: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = Lost(recipe(), reason)
+    monkeypatch.setattr(Where, "begin", lambda where, recipes: (one for one in [lost]))
+    folder = Folder(tmp_path / "study", recipe())
+    assert Where("local", 1, None).run(folder, [recipe()], 1, 0) == [lost]
+    assert reason in capsys.readouterr().err

@@ -14,7 +14,7 @@ import torch
 
 from tests.main_job.small import small_dictionary
 from throughtime.cli import main
-from throughtime.cli.shown import save_plot
+from throughtime.cli.shown import save_plot, show_table
 from throughtime.errors import MissingExtra
 from throughtime.tasks.picture import Curve, Plot, draw_confusion, draw_knowledge
 from throughtime.tasks.recipe import FileRecipe
@@ -177,3 +177,8 @@ def test_the_matrix_counts_what_was_said_of_each_class() -> None:
     assert picture.says == ("2 of a are taken for b.", "1 of b are taken for a.")
     shares = dict(picture.plots[0].rows)
     assert shares["a"] == pytest.approx([1 / 3, 2 / 3]) and shares["b"] == [0.5, 0.5]
+
+
+def test_cells_of_a_table_are_shown_as_they_are(capsys) -> None:
+    show_table([("[red]", ":key:"), ("[/x]", "a")], "[b]", ":cat:")
+    assert capsys.readouterr().out.split() == ["[b]", ":cat:", "[red]", ":key:", "[/x]", "a"]
