@@ -14,13 +14,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from throughtime import Recurrent, initialise
 from throughtime.errors import DataError
 from throughtime.tasks.layers import build_cell, start_options
 from throughtime.tasks.recipe import Recipe
-from throughtime.tasks.task import Batch, BuiltWhenIndexed, Example, Posed, Score, Task
+from throughtime.tasks.task import Batch, BuiltWhenIndexed, Example, Posed, Score, Task, mean_nats
 
 _BATCHES, _HELD_OUT, _EXAMPLES = 100, 512, 4
 _SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -124,7 +123,7 @@ class MemoryTask(Task):
 
     def distance(self, answers: Tensor, truth: Tensor) -> Tensor:
         """What training makes small: cross entropy in nats, unless a task says otherwise."""
-        return cross_entropy(answers.flatten(0, -2), truth.flatten())
+        return mean_nats(answers, truth)
 
     def measure(self, answers: Tensor, truth: Tensor) -> dict[str, float]:
         """The metrics: the share of wrong answers, unless a task says otherwise."""

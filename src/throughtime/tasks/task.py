@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks.layers import build_cell, find_python_file
@@ -234,6 +236,28 @@ class Task(ABC):
         raise OptionError(f"{self.name} does not say how its model can be diagnosed")
 
 
+IGNORED = -100  # a target that the loss leaves out
+
+
+def mean_nats(logits: Tensor, truth: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy over all classes (...) that are not IGNORED, of logits (..., C)."""
+    return cross_entropy(
+        logits.flatten(0, -2), truth.flatten(), ignore_index=IGNORED, label_smoothing=smoothing
+    )
+
+
+def usual_length(lengths: Sequence[int], count: int) -> list[int]:
+    """The numbers of the first `count` items of the length that stands most often.
+
+    Raises:
+        OptionError: there is no item.
+    """
+    if not lengths:
+        raise OptionError("a diagnosis needs sequences of two steps or more, and training has none")
+    ((length, _),) = Counter(lengths).most_common(1)
+    return [n for n, one in enumerate(lengths) if one == length][:count]
+
+
 # 2^32 over the golden ratio: seeds lie far apart, and the passes of one follow each other.
 _ODD = 2_654_435_769
 _WINDOW = 8  # batches within which items are sorted by length: less padding
@@ -243,6 +267,15 @@ def generator_of(seed: int, number: int) -> torch.Generator:
     """What draws the order of a run's pass."""
     # torch's generator on the CPU looks at the low 32 bits of a seed only.
     return torch.Generator().manual_seed((seed * _ODD + number) % 2**32)
+
+
+def deal_batches(lengths: Tensor, batch_size: int, draw: torch.Generator) -> list[Tensor]:
+    """The numbers of items (N,) in batches: shuffled, and sorted by length within windows."""
+    batches: list[Tensor] = []
+    order = torch.randperm(len(lengths), generator=draw, device="cpu")
+    for window in order.split(batch_size * _WINDOW):
+        batches += window[torch.argsort(lengths[window], stable=True)].split(batch_size)
+    return batches
 
 
 class BuiltWhenIndexed(Sequence[Batch]):
@@ -277,10 +310,7 @@ class Batches(BuiltWhenIndexed):
         number: int,
     ) -> None:  # fmt: skip
         draw = generator_of(seed, number)
-        plan: list[list[int]] = []
-        for window in torch.randperm(len(lengths), generator=draw).split(batch_size * _WINDOW):
-            order = window[torch.argsort(lengths[window], stable=True)]
-            plan += [part.tolist() for part in order.split(batch_size)]
+        plan = [part.tolist() for part in deal_batches(lengths, batch_size, draw)]
         self._plan = [plan[n] for n in torch.randperm(len(plan), generator=draw).tolist()]
         self._build = build
 

@@ -125,12 +125,6 @@ def unseal(sealed: bytes, path: Path, cure: str) -> bytes:
     return content
 
 
-def remove(path: Path) -> None:
-    """Removes a file that may not be there."""
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-
-
 @dataclass(frozen=True)
 class Run:
     """A run folder that exists, with the recipe in it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from throughtime.errors import DataError
 from throughtime.tasks.classify.find import find_labels, source, tested
 from throughtime.tasks.classify.items import (
     ClassifyRecipe,
@@ -27,8 +25,8 @@ from throughtime.tasks.picture import Picture, draw_confusion
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.clock import with_time
-from throughtime.tasks.tables.task import TableTask, check_like_training
-from throughtime.tasks.task import Batch, Example, Posed, Score, generator_of
+from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
+from throughtime.tasks.task import Batch, Example, Posed, Score, generator_of, usual_length
 
 if TYPE_CHECKING:
     import polars as pl
@@ -138,13 +136,8 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
         check_classes(table, facts)
         every = encode_items(items_in(table, facts, labelled=True), facts)
         trained_on = [*self._items["train"].steps, *self._items["validation"].steps]
-        old = {content(one) for one in trained_on}
-        new = [n for n, one in enumerate(every.steps) if content(one) not in old]
-        if not new:
-            raise DataError(
-                f"{table.name} must have sequences that the training did not see, and it has none; "
-                "give others"
-            )
+        contents = [*map(content, every.steps)]
+        new = find_unseen(table, "sequences", contents, map(content, trained_on))
         items, left = every.of(new), len(every.steps) - len(new)
         where = f"{table.name}: {len(new)} sequences"
         where += f"; {left} that the training saw are left out" if left else ""
@@ -177,8 +170,7 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         """Training sequences of the length that stands most often, which need no padding."""
         train = self._items["train"]
-        (length, _), *_ = Counter(len(one) for one in train.steps).most_common()
-        chosen = [n for n, one in enumerate(train.steps) if len(one) == length][: batches * rows]
+        chosen = usual_length([*map(len, train.steps)], batches * rows)
         few = [train.batch(part) for part in torch.tensor(chosen).split(rows)]
         return Posed(Unpadded(model), [(x, truth) for x, _, truth in few], cross_entropy)
 

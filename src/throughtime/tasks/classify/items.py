@@ -3,7 +3,7 @@ here, so that the task runs with no file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -87,10 +87,8 @@ class Sequences:
 
     def with_others(self, others: Sequences) -> Sequences:
         """These, and others behind them."""
-        return Sequences(
-            self.names + others.names, self.values + others.values, self.labels + others.labels,
-            self.times + others.times,
-        )  # fmt: skip
+        parts = ((getattr(self, f.name), getattr(others, f.name)) for f in fields(self))
+        return Sequences(*(one + other for one, other in parts))
 
 
 def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from throughtime.tasks.forecast.windows import Facts, Windows, between, channels_of
+from throughtime.tasks.forecast.windows import Facts, Windows, between, channels_of, spread
 from throughtime.tasks.layers import make_layers, run_layers
 from throughtime.tasks.recipe import Recipe
 
@@ -79,8 +79,8 @@ class Forecaster(nn.Module):
         mixed = self.state(state) + self.place.weight[:, None]
         if self.ahead is not None:
             mixed = mixed + self.ahead(known)
-        spread = (direct + self.readout(torch.tanh(mixed))).unflatten(-1, (-1, len(QUANTILES)))
-        quantiles: Tensor = base[..., None] + spread
+        offsets = (direct + self.readout(torch.tanh(mixed))).unflatten(-1, (-1, len(QUANTILES)))
+        quantiles: Tensor = base[..., None] + offsets
         return quantiles
 
     def ground(self, past: Tensor) -> Tensor:
@@ -205,9 +205,9 @@ def _with_quantiles(point: Point, past: Tensor, truth: Tensor) -> Callable[[Tens
     """A point forecast with the quantiles of its errors on these windows; the middle stays it."""
     errors = truth - point(past)  # (horizon, B, D)
     levels = torch.tensor(QUANTILES, dtype=errors.dtype)
-    spread = torch.nanquantile(errors, levels, dim=1)  # (3, horizon, D)
-    spread[len(QUANTILES) // 2] = 0
-    around = spread.nan_to_num().movedim(0, -1)[:, None]
+    around = torch.nanquantile(errors, levels, dim=1)  # (3, horizon, D)
+    around[len(QUANTILES) // 2] = 0
+    around = around.nan_to_num().movedim(0, -1)[:, None]
     return lambda targets: point(targets.double())[..., None] + around
 
 
@@ -237,7 +237,7 @@ def fit_ground(windows: Windows) -> tuple[Tensor, bool]:
     error, plain = _best(one, two, [one[0].shape[1]])
     if not windows.channels.seasonal:
         return plain, False
-    one, two = (_by_season(windows, origins) for origins in (_few(windows.learned), other))
+    one, two = (_by_season(windows, origins) for origins in (spread(windows.learned, _MOST), other))
     count, most = windows.channels.targets, one[0].shape[1]
     reads = {min(most, 1 + count * many * windows.horizon) for many in _HORIZONS}
     other_error, seasonal = _best(one, two, sorted(reads | {most}))
@@ -245,11 +245,7 @@ def fit_ground(windows: Windows) -> tuple[Tensor, bool]:
 
 
 def _fitted(windows: Windows) -> Tensor:
-    return _few(windows.origins["train"])
-
-
-def _few(origins: Tensor) -> Tensor:
-    return origins[:: max(1, -(-len(origins) // _MOST))]
+    return spread(windows.origins["train"], _MOST)
 
 
 def _by_last(windows: Windows, origins: Tensor) -> Given:

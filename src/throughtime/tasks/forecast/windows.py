@@ -18,8 +18,6 @@ from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables import Numbers, filled, gaps_of
 from throughtime.tasks.task import Batch, BuiltWhenIndexed, generator_of
 
-Scale = tuple[list[float], list[float]]  # mean and deviation of each column
-
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastRecipe(FileRecipe):
@@ -179,7 +177,7 @@ class Windows:
             chosen = at[sides == len(SPLITS) - 1] if old else at
             kept.append(chosen)
             left += len(at) - len(chosen)
-        return _few(torch.from_numpy(np.concatenate(kept))), left
+        return spread(torch.from_numpy(np.concatenate(kept)), _MOST), left
 
     def _sides(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The windows of a series and which side each belongs to: 0, 1, 2; -1 for none."""
@@ -206,7 +204,7 @@ class Windows:
 
     def few(self, split: str) -> Tensor:
         """The windows that a split is scored on, at even distances when they are many."""
-        return _few(self.origins[split])
+        return spread(self.origins[split], _MOST)
 
     def cut(self, origins: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs (length + horizon, B, width) and truth (horizon, B, targets), NaN if missing.
@@ -296,9 +294,9 @@ def between(values: Tensor, seen: Tensor) -> Tensor:
     return torch.where(follows, values + share * (after - values), values)
 
 
-def _few(origins: Tensor) -> Tensor:
-    """At most 2000, at even distances."""
-    return origins[:: max(1, -(-len(origins) // _MOST))].contiguous()
+def spread(origins: Tensor, most: int) -> Tensor:
+    """At most so many of them, at even distances."""
+    return origins[:: max(1, -(-len(origins) // most))].contiguous()
 
 
 def scale_of(series: Series, facts: Facts) -> tuple[Numbers, Numbers]:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks.language.model import NextUnit
@@ -29,7 +28,15 @@ from throughtime.tasks.language.text import (
 )
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables.task import FileTask
-from throughtime.tasks.task import Batch, BuiltWhenIndexed, Example, Posed, Score, generator_of
+from throughtime.tasks.task import (
+    Batch,
+    BuiltWhenIndexed,
+    Example,
+    Posed,
+    Score,
+    generator_of,
+    mean_nats,
+)
 
 RULE = (
     "bits_per_character: what a unit costs by the net, and of one without a number its spelling "
@@ -97,7 +104,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         """Cross entropy of each unit, in nats."""
         assert isinstance(model, NextUnit)
         x, following, anew = batch
-        return _nats(model.go_on(x, bool(anew)), following)
+        return mean_nats(model.go_on(x, bool(anew)), following)
 
     def score(self, model: nn.Module, split: str) -> Score:
         text = self._part(split)
@@ -184,7 +191,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         drawn = self.epoch(0)
         few = [drawn[n] for n in range(min(batches, len(drawn)))]
-        return Posed(model, [(x[:, :rows], y[:, :rows]) for x, y, _ in few], _nats)
+        return Posed(model, [(x[:, :rows], y[:, :rows]) for x, y, _ in few], mean_nats)
 
     def step_bytes(self) -> int:
         recipe = self.recipe
@@ -212,10 +219,6 @@ def _check_writing(length: int, temperature: float, seed: int) -> None:
         raise OptionError(f"temperature must be a finite number of at least 0, got {temperature}")
     if seed < 0:
         raise OptionError(f"seed must be a whole number of at least 0, got {seed}")
-
-
-def _nats(logits: Tensor, following: Tensor) -> Tensor:
-    return cross_entropy(logits.flatten(0, 1), following.flatten())
 
 
 def measure(bits: np.ndarray[Any, np.dtype[np.float64]], tokens: Tokens) -> dict[str, float]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables.pieces import open_text
-from throughtime.tasks.tables.task import BUILTIN
+from throughtime.tasks.tables.task import BUILTIN, most_frequent
 
 _MOST = 20_000  # words of a vocabulary
 _UNITS = re.compile(r" ?\w+| ?[^\w\s]+|\s", re.UNICODE)  # words and marks with the space before
@@ -102,8 +102,7 @@ def find_text(recipe: LanguageRecipe) -> TextFacts:
     _check_repeated(recipe.data, parts)
     counted = Counter(cut(parts["training"], recipe.units))
     least = 2 if recipe.units == "words" else 1  # what stands once teaches what a new word costs
-    units = sorted((u for u in counted if counted[u] >= least), key=lambda u: (-counted[u], u))
-    units = units[:_MOST]
+    units = most_frequent(counted, _MOST, least)
     tokens = sum(counted.values())
     rows = max(1, min(recipe.batch_size, tokens // (4 * recipe.length)))
     unseen = sum(unit not in counted for unit in cut(parts["test"], recipe.units))

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from throughtime.tasks.layers import resolve_cell
 from throughtime.tasks.picture import Picture, draw_attention
@@ -25,9 +24,8 @@ from throughtime.tasks.pronounce.words import (
     without_stress,
 )
 from throughtime.tasks.recipe import CellRecipe, Recipe
-from throughtime.tasks.task import Batch, Example, Posed, Score, Task
+from throughtime.tasks.task import IGNORED, Batch, Example, Posed, Score, Task, mean_nats
 from throughtime.tasks.translate.model import (
-    IGNORED,
     Reader,
     Translator,
     greedy,
@@ -89,12 +87,7 @@ class Pronounce(Task):
         return int((sounds != IGNORED).sum()) / max(1, sounds.shape[1])
 
     def _distance(self, logits: Tensor, sounds: Tensor) -> Tensor:
-        return cross_entropy(
-            logits.flatten(0, 1),
-            sounds.flatten(),
-            ignore_index=IGNORED,
-            label_smoothing=self.recipe.smoothing,
-        )
+        return mean_nats(logits, sounds, self.recipe.smoothing)
 
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         """Words of twelve letters and ten sounds, which need no padding."""

@@ -15,7 +15,7 @@ import lzma
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 
 import torch
@@ -23,11 +23,9 @@ from torch import Tensor
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import one_of
-from throughtime.tasks.task import Batch, BuiltWhenIndexed, generator_of
-from throughtime.tasks.translate.model import END, IGNORED, START
+from throughtime.tasks.task import IGNORED, Batch, BuiltWhenIndexed, deal_batches, generator_of
+from throughtime.tasks.translate.model import END, START
 
-# Within a window of this many batches, pronunciations are sorted by length: less padding.
-_WINDOW = 8
 LONGEST = 100  # letters of a word that is asked; the dictionary's longest has 28
 
 # ARPAbet: consonants as they are, every vowel with each of its stress marks.
@@ -43,6 +41,14 @@ class Alphabet:
     letters: tuple[str, ...]
     sounds: tuple[str, ...]
 
+    @cached_property
+    def _letters(self) -> dict[str, int]:
+        return {letter: number for number, letter in enumerate(self.letters)}
+
+    @cached_property
+    def _sounds(self) -> dict[str, int]:
+        return {sound: number for number, sound in enumerate(self.sounds, start=START + 1)}
+
     def read(self, word: str) -> list[int]:
         """The letters of a word as numbers.
 
@@ -55,13 +61,13 @@ class Alphabet:
             raise DataError(
                 f"a word must have at most {LONGEST} letters, and {word[:20]!r}... has {len(word)}"
             )
-        unknown = [letter for letter in word.lower() if letter not in self.letters]
+        unknown = [letter for letter in word.lower() if letter not in self._letters]
         if unknown:
             raise DataError(
                 f"a word must be spelled with the letters {''.join(self.letters)}, "
                 f"got {unknown[0]!r} in {word!r}; spell it without that letter"
             )
-        return [self.letters.index(letter) for letter in word.lower()]
+        return [self._letters[letter] for letter in word.lower()]
 
     def write(self, numbers: Iterable[int]) -> Pronunciation:
         """The sounds behind numbers, up to the first END; START, which is no sound, is `?`."""
@@ -69,12 +75,12 @@ class Alphabet:
         for number in numbers:
             if number == END:
                 break
-            sounds.append("?" if number == START else self.sounds[number - 2])
+            sounds.append("?" if number == START else self.sounds[number - START - 1])
         return tuple(sounds)
 
     def encode(self, sounds: Pronunciation) -> list[int]:
         """The sounds as numbers, END behind them."""
-        return [self.sounds.index(sound) + 2 for sound in sounds] + [END]
+        return [*map(self._sounds.__getitem__, sounds), END]
 
 
 ALPHABET = Alphabet(
@@ -149,14 +155,11 @@ class Group:
 
 def groups(entries: Entries, symbols: Alphabet) -> list[Group]:
     """Every pronunciation of every word, grouped by the word's number of letters."""
-    letter = {name: number for number, name in enumerate(symbols.letters)}
-    sound = {name: number for number, name in enumerate(symbols.sounds, start=2)}
-    found: dict[int, list[tuple[list[int], list[int]]]] = defaultdict(list)
+    by_length: dict[int, list[tuple[list[int], list[int]]]] = defaultdict(list)
     for word, listed in entries.items():
-        for sounds in listed:
-            row = ([letter[one] for one in word], [*(sound[one] for one in sounds), END])
-            found[len(word)].append(row)
-    return [_group(found[length]) for length in sorted(found)]
+        letters = symbols.read(word)
+        by_length[len(word)] += [(letters, symbols.encode(sounds)) for sounds in listed]
+    return [_group(by_length[length]) for length in sorted(by_length)]
 
 
 def _group(rows: list[tuple[list[int], list[int]]]) -> Group:
@@ -179,7 +182,7 @@ class Epoch(BuiltWhenIndexed):
         plan = [
             (group, rows)
             for group in groups
-            for rows in _deal(group.lengths, batch_size, generator)
+            for rows in deal_batches(group.lengths, batch_size, generator)
         ]
         order = torch.randperm(len(plan), generator=generator, device="cpu").tolist()
         self._plan = [plan[place] for place in order]
@@ -191,12 +194,3 @@ class Epoch(BuiltWhenIndexed):
         group, rows = self._plan[place]
         longest = int(group.lengths[rows].max())
         return group.letters[rows].T.contiguous(), group.sounds[rows, :longest].T.contiguous()
-
-
-def _deal(lengths: Tensor, batch_size: int, generator: torch.Generator) -> list[Tensor]:
-    """Row numbers, shuffled, sorted by length within windows, cut into batches."""
-    batches: list[Tensor] = []
-    order = torch.randperm(len(lengths), generator=generator, device="cpu")
-    for window in order.split(batch_size * _WINDOW):
-        batches += window[torch.argsort(lengths[window], stable=True)].split(batch_size)
-    return batches

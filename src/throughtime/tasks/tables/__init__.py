@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 Numbers = NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,13 @@ def _first_text(column: pl.Series) -> int | None:
     numbers = column.str.replace(",", ".", literal=True).cast(float, strict=False)
     odd = (numbers.is_null() & column.is_not_null()).arg_true()
     return int(odd[0]) if len(odd) else None
+
+
+def take(items: T, numbers: Iterable[int]) -> T:
+    """Some items of a dataclass that has a list of all of them in each field."""
+    chosen = list(numbers)
+    lists = {f.name: getattr(items, f.name) for f in fields(cast(Any, items))}
+    return type(items)(**{name: [one[n] for n in chosen] for name, one in lists.items()})
 
 
 def filled(values: Numbers) -> Numbers:

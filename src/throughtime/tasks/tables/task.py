@@ -7,7 +7,7 @@ import json
 import math
 from abc import abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
@@ -127,6 +127,24 @@ class TableTask(FileTask[Given, Found]):
     def chance(self, split: str) -> dict[str, float]:
         """Of the simplest baseline."""
         return next(iter(self.baselines(split).values()))
+
+
+def find_unseen(
+    table: DataTable, kind: str, keys: Sequence[Hashable], trained_on: Iterable[Hashable]
+) -> list[int]:
+    """The numbers of the items of a table that training did not see, told by their keys.
+
+    Raises:
+        DataError: it saw all of them.
+    """
+    old = set(trained_on)
+    unseen = [number for number, key in enumerate(keys) if key not in old]
+    if not unseen:
+        raise DataError(
+            f"{table.name} must have {kind} that the training did not see, and it has none; "
+            "give others"
+        )
+    return unseen
 
 
 def check_like_training(table: DataTable, columns: Sequence[str]) -> None:

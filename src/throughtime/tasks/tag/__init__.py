@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -10,17 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from throughtime.errors import DataError
 from throughtime.tasks.picture import Picture, ask_layers, draw_confusion
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.task import TableTask, check_like_training
+from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
 from throughtime.tasks.tables.text import digest_of, words_of
 from throughtime.tasks.tag.find import check_labels, find_tags, sides_of, source
-from throughtime.tasks.tag.model import IGNORED, RULE, Counts, Numbered, Tagger, encode, measure
+from throughtime.tasks.tag.model import RULE, Counts, Numbered, Tagger, encode, measure
 from throughtime.tasks.tag.sentences import (
     Sentences,
     TagFacts,
@@ -28,7 +25,16 @@ from throughtime.tasks.tag.sentences import (
     read_tokens,
     sentences_in,
 )
-from throughtime.tasks.task import Batch, Batches, Example, Posed, Score
+from throughtime.tasks.task import (
+    IGNORED,
+    Batch,
+    Batches,
+    Example,
+    Posed,
+    Score,
+    mean_nats,
+    usual_length,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -104,10 +110,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         return int((batch[1] != IGNORED).sum())
 
     def _distance(self, logits: Tensor, truth: Tensor) -> Tensor:
-        return cross_entropy(
-            logits.flatten(0, -2), truth.flatten(), ignore_index=IGNORED,
-            label_smoothing=self.recipe.smoothing,
-        )  # fmt: skip
+        return mean_nats(logits, truth, self.recipe.smoothing)
 
     def score(self, model: nn.Module, split: str) -> Score:
         how = f"by {self.facts.group}" if self.facts.group else "by hash of the sentence"
@@ -160,13 +163,8 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         found = sentences_in(table, facts, labelled=True)
         check_labels(found, range(len(found.names)), {*facts.labels}, table, facts)
         trained_on = (self._sentences["train"], self._sentences["validation"])
-        old = {tuple(tokens) for side in trained_on for tokens in side.tokens}
-        new = [n for n, tokens in enumerate(found.tokens) if tuple(tokens) not in old]
-        if not new:
-            raise DataError(
-                f"{table.name} must have sentences that the training did not see, and it has "
-                "none; give others"
-            )
+        old = (tuple(tokens) for side in trained_on for tokens in side.tokens)
+        new = find_unseen(table, "sentences", [*map(tuple, found.tokens)], old)
         left, found = len(found.names) - len(new), found.of(new)
         items = encode(found.tokens, found.labels, facts)
         where = f"{left} that the training saw are left out" if left else "none that training saw"
@@ -273,8 +271,9 @@ class Tag(TableTask[TagRecipe, TagFacts]):
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         """Training sentences of the length that stands most often, which need no padding."""
         train = self._items["train"]
-        (length, _), *_ = Counter(len(one) for one in train.tokens if len(one) > 1).most_common()
-        chosen = [n for n, one in enumerate(train.tokens) if len(one) == length][: batches * rows]
+        longer = [n for n, one in enumerate(train.tokens) if len(one) > 1]
+        usual = usual_length([len(train.tokens[n]) for n in longer], batches * rows)
+        chosen = [longer[n] for n in usual]
         parts = [chosen[k : k + rows] for k in range(0, len(chosen), rows)]
         return Posed(model, [train.batch(part) for part in parts], self._distance)
 

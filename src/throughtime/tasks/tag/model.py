@@ -26,8 +26,8 @@ from torch.nn.utils.rnn import pad_sequence
 from throughtime.tasks.layers import make_layers
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tag.sentences import PADDING, UNKNOWN, TagFacts
+from throughtime.tasks.task import IGNORED
 
-IGNORED = -100  # a target the loss does not look at
 _BEGIN, _END = 8, 16  # characters of a longer word that are read
 _ALONE = 0.1  # share of words read by their characters alone, in training
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import option
-from throughtime.tasks.tables import DataTable
+from throughtime.tasks.tables import DataTable, take
 from throughtime.tasks.tables.pieces import open_text
 from throughtime.tasks.tables.task import Vocabulary
 from throughtime.tasks.tables.text import TABLES, TextRecipe, find_role, make_table, read_texts
@@ -87,12 +87,7 @@ class Sentences:
 
     def of(self, numbers: Iterable[int]) -> Sentences:
         """Some of them."""
-        chosen = list(numbers)
-        return Sentences(
-            [self.names[n] for n in chosen], [self.tokens[n] for n in chosen],
-            [self.labels[n] for n in chosen], [self.groups[n] for n in chosen],
-            [self.rows[n] for n in chosen],
-        )  # fmt: skip
+        return take(self, numbers)
 
 
 def read_tokens(path: str, recipe: TextRecipe) -> DataTable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,9 +16,18 @@ from throughtime.errors import DataError
 from throughtime.tasks.picture import Picture, ask_for_neighbours, draw_attention
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.task import TableTask, check_like_training
+from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
 from throughtime.tasks.tables.text import digest_of
-from throughtime.tasks.task import Batch, Batches, Example, Posed, Score
+from throughtime.tasks.task import (
+    IGNORED,
+    Batch,
+    Batches,
+    Example,
+    Posed,
+    Score,
+    mean_nats,
+    usual_length,
+)
 from throughtime.tasks.translate.find import (
     Pairs,
     find_translations,
@@ -32,7 +40,6 @@ from throughtime.tasks.translate.find import (
 )  # fmt: skip
 from throughtime.tasks.translate.model import (
     END,
-    IGNORED,
     PADDING,
     Encoder,
     Reader,
@@ -166,10 +173,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         return self._distance(model(source, shift(target), lengths), target)
 
     def _distance(self, logits: Tensor, target: Tensor) -> Tensor:
-        return cross_entropy(
-            logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED,
-            label_smoothing=self.recipe.smoothing,
-        )  # fmt: skip
+        return mean_nats(logits, target, self.recipe.smoothing)
 
     def score(self, model: nn.Module, split: str) -> Score:
         """On the test by the beam; on the validation greedily on some pairs, and nats on all."""
@@ -268,13 +272,8 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         check_like_training(table, [self.facts.source, self.facts.target])
         found, long = pairs_in(table, self.facts, self.options_given)
         trained_on = (self._pairs["train"], self._pairs["validation"])
-        old = {text for side in trained_on for text in side.sources}
-        new = [n for n, text in enumerate(found.sources) if text not in old]
-        if not new:
-            raise DataError(
-                f"{table.name} must have sources that the training did not see, and it has none; "
-                "give others"
-            )
+        old = (text for side in trained_on for text in side.sources)
+        new = find_unseen(table, "sources", found.sources, old)
         pairs, left = found.of(new), len(found.sources) - len(new)
         where = f"{table.name}: {len(new)} pairs; {left} that the training saw and {long} long"
         where += " ones are left out"
@@ -310,10 +309,9 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         """Training pairs whose sources have the length that stands most often."""
         assert isinstance(model, Translator)
         train = self._encoded["train"]
-        (steps, _), *_ = Counter(map(len, train.sources)).most_common()
-        chosen = [n for n, one in enumerate(train.sources) if len(one) == steps][: batches * rows]
-        (units, _), *_ = Counter(len(train.targets[n]) for n in chosen).most_common()
-        chosen = [n for n in chosen if len(train.targets[n]) == units]
+        alike = usual_length([*map(len, train.sources)], batches * rows)
+        usual = usual_length([len(train.targets[n]) for n in alike], batches * rows)
+        chosen, steps = [alike[n] for n in usual], len(train.sources[alike[0]])
         found = []
         for k in range(0, len(chosen), rows):
             source, _, target = train.batch(chosen[k : k + rows])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from throughtime.errors import DataError
-from throughtime.tasks.tables import DataTable
+from throughtime.tasks.tables import DataTable, take
 from throughtime.tasks.tables.task import BUILTIN, SIDES, join_keys, make_sides, most_frequent
 from throughtime.tasks.tables.text import digest_of, find_role, read_text_blocks, read_texts
 from throughtime.tasks.translate.units import Cutter, TranslateFacts, TranslateRecipe, find_merges
@@ -31,11 +31,7 @@ class Pairs:
 
     def of(self, numbers: Iterable[int]) -> Pairs:
         """Some of them."""
-        chosen = list(numbers)
-        return Pairs(
-            [self.sources[n] for n in chosen], [self.targets[n] for n in chosen],
-            [self.rows[n] for n in chosen],
-        )  # fmt: skip
+        return take(self, numbers)
 
 
 def read_pairs(path: str, recipe: TranslateRecipe) -> DataTable:

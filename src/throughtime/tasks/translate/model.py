@@ -31,7 +31,6 @@ from throughtime.tasks.recipe import Recipe
 PADDING = 0  # of sources
 END = 0  # closes a target
 START = 1  # what the decoder is given first
-IGNORED = -100  # a target the loss does not look at
 
 State = tuple[tuple[Tensor, ...], ...]
 Memory = tuple[Tensor, ...]
