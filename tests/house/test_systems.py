@@ -55,9 +55,8 @@ for module in pkgutil.walk_packages(throughtime.__path__, "throughtime."):
         importlib.import_module(module.name)
     except throughtime.errors.MissingExtra:
         pass
-from throughtime.cli.commands.study import _cores
 from throughtime.compiler.runtime import cache, threads
-assert _cores() >= 1 and threads.available() >= 1
+assert threads.usable() >= 1 and threads.available() >= 1
 print(cache.show())
 """
 

@@ -15,7 +15,9 @@ import pytest
 from tests.study.small import outcome, recipe
 from throughtime.cli import Commands, main
 from throughtime.cli.commands.study import Where, register
+from throughtime.compiler.runtime import threads
 from throughtime.errors import RunError
+from throughtime.train.study import workers
 from throughtime.train.study.folder import Folder
 from throughtime.train.study.workers import Lost
 
@@ -255,3 +257,12 @@ def test_a_reason_with_brackets_is_shown_as_it_is(
     folder = Folder(tmp_path / "study", recipe())
     assert Where("local", 1, None).run(folder, [recipe()], 1, 0) == [lost]
     assert reason in capsys.readouterr().err
+
+
+def test_a_study_has_as_many_jobs_as_its_container_has_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "_quota", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    monkeypatch.setattr(workers, "over_processes", lambda recipes, *how: how)
+    assert Where("local", 0, None).begin([]) == (1, 1)

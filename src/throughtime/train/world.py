@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from throughtime.compiler.runtime.threads import usable
 from throughtime.environment import ProcessPlace, launched, of_torchrun
 from throughtime.errors import EndedElsewhere, OptionError, RunError, ThroughtimeError
 from throughtime.tasks.task import Batch
@@ -186,7 +187,7 @@ def join(wait: int = WAIT) -> Iterator[World]:
     if place is None:
         yield World()
         return
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local))
+    torch.set_num_threads(max(1, usable() // place.local))
     store = meet(place, wait)
     _check_in(place, store, wait)
     world = World(_launch(place, store), store, place.local == place.size)

@@ -161,6 +161,7 @@ def _answer_blocks(
     run: Path, task: Task, files: list[str], out: Path | None, address: str | None
 ) -> bool:
     """As `_answer_tables` and `_answer_lines`, of one large file, block by block on a Ray."""
+    from throughtime.compiler.runtime.threads import usable
     from throughtime.errors import OptionError
     from throughtime.tasks.tables.task import TableTask
     from throughtime.train.study.on_ray import answer_over_ray
@@ -179,7 +180,7 @@ def _answer_blocks(
             f"--on ray takes lines of a .txt, or tables whose series are answered by themselves, "
             f"as of classify and translate, and {run} is one of {task.name}; leave it out"
         )
-    answers = answer_over_ray(run, blocks, len(os.sched_getaffinity(0)), address)
+    answers = answer_over_ray(run, blocks, usable(), address)
     with closing(answers):
         _write_blocks(answers, out, lines)
     return all(whole)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from throughtime.cli.options import add_recipe_flags, given_values, whole_number
 from throughtime.cli.shown import show_table
+from throughtime.compiler.runtime.threads import usable
 from throughtime.tasks.recipe import Recipe, from_text
 
 if TYPE_CHECKING:
@@ -131,12 +131,6 @@ def _grid(
     return Grid(named["cell"], named["start"], named["length"], seeds)
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # on macOS and Windows
-
-
 @dataclass(frozen=True)
 class Where:
     """Who does the runs, how many at the same time; jobs 0: as many as there are cores."""
@@ -162,8 +156,8 @@ class Where:
 
     def begin(self, recipes: Iterable[Recipe]) -> Generator[Outcome | Lost, None, None]:
         """The runs, as they end."""
-        jobs = self.jobs or _cores()
-        threads = max(1, _cores() // jobs)
+        jobs = self.jobs or usable()
+        threads = max(1, usable() // jobs)
         if self.on == "ray":
             from throughtime.train.study.on_ray import over_ray
 
@@ -315,7 +309,7 @@ def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]
     outcomes = folder.outcomes()
     table, rule = rows(outcomes), memory_task(shared).rule
     left_out = [f"left out: {one}" for one in skipped]
-    machine = f"throughtime {__version__}, torch {torch.__version__}, {_cores()} cores"
+    machine = f"throughtime {__version__}, torch {torch.__version__}, {usable()} cores"
     options = [f"{n} {getattr(shared, n)}" for n in _FIELDS if n not in _NO_FLAG]
     remarks = [*map(_lost, lost), *left_out, rule, f"every run: {', '.join(options)}", machine]
     said = {"rule": rule, "machine": machine, "skipped": skipped, "lost": [*map(_lost, lost)]}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED = 50  # lines that delimiter and header are told by
-_TEXT, _LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
+TEXTS, LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _ARCHIVE = ".ts"
 _PIECE = 1 << 17  # rows of a Parquet file
-_ENDINGS = (*_TEXT, ".parquet", *_LINES, _ARCHIVE)
+_ENDINGS = (*TEXTS, ".parquet", *LINES, _ARCHIVE)
 
 
 def read(path: str) -> DataTable:
@@ -73,21 +73,32 @@ def files_of(path: str) -> list[str]:
     return found or [path]
 
 
-def _read_one(path: str) -> DataTable:
+def find_ending(path: str, endings: Sequence[str]) -> str:
+    """The ending of a file's name in small letters.
+
+    Raises:
+        DataError: it is none of these, or the file is empty.
+        OSError: it cannot be read.
+    """
     ending = Path(path).suffix.casefold()
-    if ending not in _ENDINGS:
+    if ending not in endings:
         raise DataError(
-            f"a file of data must end in {', '.join(_ENDINGS)}, got {short(path)}"
-            f"{did_you_mean(ending, _ENDINGS)}"
+            f"a file of data must end in {', '.join(endings)}, got {short(path)}"
+            f"{did_you_mean(ending, endings)}"
         )
     with open(path, "rb") as file:
         if not file.read(1):
             raise DataError(f"{path} must hold rows, and it is empty (0 bytes)")
+    return ending
+
+
+def _read_one(path: str) -> DataTable:
+    ending = find_ending(path, _ENDINGS)
     if ending == _ARCHIVE:
         with open_text(path) as file:
             table = read_archive(path, file)
     else:
-        kind = _read_text if ending in _TEXT else _read_lines if ending in _LINES else _read_parquet
+        kind = _read_text if ending in TEXTS else _read_lines if ending in LINES else _read_parquet
         table = kind(path)
     if not len(table.frame):
         raise DataError(f"{path} must hold rows, and it has none")
@@ -106,7 +117,7 @@ def read_blocks(path: str, series: str, together: int) -> Iterator[DataTable]:
         OSError: it cannot be read.
     """
     ending = Path(path).suffix.casefold()
-    if ending not in (*_TEXT, ".parquet"):
+    if ending not in (*TEXTS, ".parquet"):
         raise DataError(f"a file read in blocks must be CSV or Parquet, got {short(path)}")
     if ending == ".parquet":
         pieces, form, first, unit = _parquet_pieces(path), "Parquet", 1, "row"
@@ -161,21 +172,25 @@ def _read_lines(path: str) -> DataTable:
 
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
-            if line.strip() and not _is_object(line):
-                raise DataError(
-                    f"every line of {path} must be a JSON object, and line {number} is "
-                    f"{short(line.strip())}"
-                )
+            if line.strip():
+                read_object(line, path, number)
     with told_by_polars(path, "a file of JSON lines"):
         frame = pl.read_ndjson(path, infer_schema_length=None)
     return DataTable(as_numbers(frame), path, "JSON lines", 1, "line")
 
 
-def _is_object(line: str) -> bool:
+def read_object(line: str, path: str, number: int) -> dict[str, Any]:
+    """The JSON object in a line; raises DataError where it is none."""
     try:
-        return isinstance(json.loads(line), dict)
+        value = json.loads(line)
     except (ValueError, RecursionError):
-        return False
+        value = None
+    if not isinstance(value, dict):
+        raise DataError(
+            f"every line of {path} must be a JSON object, and line {number} is "
+            f"{short(line.strip())}"
+        )
+    return value
 
 
 @contextmanager
@@ -268,7 +283,7 @@ def _head(path: str, delimiter: str) -> Head:
     rows = list(csv.reader(lines[remarks:], delimiter=delimiter)) or [[]]
     first, said = rows[0], f"{remarks} lines of remarks, " if remarks else ""
     if remarks and (names := _named_by_remark(lines[remarks - 1], rows, delimiter)):
-        return Head(_distinct(names, path), remarks, f"{said}the last with the names of columns")
+        return Head(distinct(names, path), remarks, f"{said}the last with the names of columns")
     if not any(cell.strip() for cell in first):
         raise DataError(
             f"line {remarks + 1} of {path} must hold column names or values, and it is empty"
@@ -281,7 +296,7 @@ def _head(path: str, delimiter: str) -> Head:
     if kind == "neither":
         said += f"line {remarks + 1} is left out, which is neither names nor a row, "
     said += f"{'with' if kind == 'names' else 'without'} a header"
-    return Head(_distinct(names, path), remarks + (kind != "row"), said)
+    return Head(distinct(names, path), remarks + (kind != "row"), said)
 
 
 def _first_lines(path: str) -> list[str]:
@@ -332,8 +347,8 @@ def _kind_of_line(first: Sequence[str], below: Sequence[Sequence[str]]) -> str:
     return "neither" if len(above) > 1 else "row"
 
 
-def _distinct(names: list[str], path: str) -> list[str]:
-    """The names; raises DataError where one stands twice."""
+def distinct(names: list[str], path: str) -> list[str]:
+    """The names of columns; raises DataError where one stands twice."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"every column of {path} must have its own name, got {twice[0]!r} twice")

@@ -6,22 +6,27 @@ Rows keep the numbers of their lines, so that what is wrong is named by the line
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from throughtime.errors import DataError
-from throughtime.tasks.recipe import FileRecipe, did_you_mean, option, short
+from throughtime.tasks.recipe import FileRecipe, option, short
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.pieces import open_text
-from throughtime.tasks.tables.read import digest, told_by_polars
+from throughtime.tasks.tables.read import (
+    LINES,
+    TEXTS,
+    digest,
+    distinct,
+    find_ending,
+    read_object,
+    told_by_polars,
+)  # fmt: skip
 from throughtime.tasks.tables.task import BUILTIN
 
-TABLES, LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _WORDS = {"\t": "tab", " ": "space"}
 _PARTS = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _SNIFFED = 200  # lines that the form of a file is told by
@@ -74,16 +79,7 @@ def read_text_blocks(
     Raises:
         DataError, OSError: as `read_texts`.
     """
-    ending = Path(path).suffix.casefold()
-    endings = (*TABLES, ".parquet", *LINES)
-    if ending not in endings:
-        raise DataError(
-            f"a file of data must end in {', '.join(endings)}, got {short(path)}"
-            f"{did_you_mean(ending, endings)}"
-        )
-    with open(path, "rb") as file:
-        if not file.read(1):
-            raise DataError(f"{path} must hold rows, and it is empty (0 bytes)")
+    ending = find_ending(path, (*TEXTS, ".parquet", *LINES))
     if ending == ".parquet":
         tables = _parquet_blocks(path, count)
     elif ending in LINES:
@@ -135,7 +131,7 @@ def _objects(path: str, kinds: dict[str, tuple[bool, int]]) -> Iterator[tuple[in
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            row = _flat(_object(line, path, number))
+            row = _flat(read_object(line, path, number))
             for name, value in row.items():
                 listed = isinstance(value, list)
                 if value is None or kinds.setdefault(name, (listed, number))[0] == listed:
@@ -162,19 +158,6 @@ def _in_blocks(items: Iterator[T], count: int | None) -> Iterator[list[T]]:
     """So many items at a time; None: all of them."""
     while part := list(islice(items, count)):
         yield part
-
-
-def _object(line: str, path: str, number: int) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise DataError(
-            f"every line of {path} must be a JSON object, and line {number} is "
-            f"{short(line.strip())}"
-        )
-    return value
 
 
 def _flat(value: dict[str, Any]) -> dict[str, Any]:
@@ -276,11 +259,7 @@ def _has_header(rows: list[list[str]], names: Sequence[str]) -> bool:
 
 
 def _names(first: list[str], path: str) -> list[str]:
-    names = [cell or f"column_{n}" for n, cell in enumerate(first, start=1)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"every column of {path} must have its own name, got {twice[0]!r} twice")
-    return names
+    return distinct([cell or f"column_{n}" for n, cell in enumerate(first, start=1)], path)
 
 
 def find_role(

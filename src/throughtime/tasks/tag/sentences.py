@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import option
 from throughtime.tasks.tables import DataTable, take
 from throughtime.tasks.tables.pieces import open_text
+from throughtime.tasks.tables.read import LINES, TEXTS, find_ending
 from throughtime.tasks.tables.task import Vocabulary
-from throughtime.tasks.tables.text import TABLES, TextRecipe, find_role, make_table, read_texts
+from throughtime.tasks.tables.text import TextRecipe, find_role, make_table, read_texts
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2  # of words and characters
 
@@ -97,14 +97,11 @@ def read_tokens(path: str, recipe: TextRecipe) -> DataTable:
         DataError: it is empty, ragged, of another encoding or form; names the line.
         OSError: it cannot be read.
     """
-    ending = Path(path).suffix.casefold()
-    if ending in _COLUMNS or (ending in TABLES and _looks_like_columns(path)):
-        return _read_columns(path, ending == ".conllu")
-    if ending not in (*TABLES, ".parquet", ".jsonl", ".ndjson"):
-        raise DataError(
-            f"a file of data must end in {', '.join((*_COLUMNS, *TABLES))}, .parquet, .jsonl, "
-            f".ndjson, got {path!r}"
-        )
+    if path.casefold().endswith(_COLUMNS):
+        return _read_columns(path, universal=path.casefold().endswith(".conllu"))
+    ending = find_ending(path, (*_COLUMNS, *TEXTS, ".parquet", *LINES))
+    if ending in TEXTS and _looks_like_columns(path):
+        return _read_columns(path, universal=False)
     return read_texts(path, recipe, (*TOKENS, *LABELS, *SENTENCES))
 
 
