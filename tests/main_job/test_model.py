@@ -11,7 +11,8 @@ import torch
 from tests.main_job.small import TINY
 from throughtime.tasks import find
 from throughtime.tasks.recipe import Recipe
-from throughtime.tasks.translate.model import END, IGNORED, START, Translator, greedy
+from throughtime.tasks.task import IGNORED
+from throughtime.tasks.translate.model import END, START, Translator, greedy
 
 LETTERS, SYMBOLS = 5, 7
 OPTIONS = [

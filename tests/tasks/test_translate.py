@@ -22,9 +22,10 @@ from throughtime.tasks import find
 from throughtime.tasks.picture import _labels
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tag.find import make_tagged
+from throughtime.tasks.task import IGNORED
 from throughtime.tasks.translate import Translate
 from throughtime.tasks.translate.find import make_pairs
-from throughtime.tasks.translate.model import END, IGNORED, START, Translator, beam, greedy
+from throughtime.tasks.translate.model import END, START, Translator, beam, greedy
 from throughtime.tasks.translate.units import Cutter, Lexicon, find_merges, join, measure
 from throughtime.train.begin import begin, go_on, resolve
 from throughtime.train.loop import fit
