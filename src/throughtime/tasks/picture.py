@@ -159,16 +159,16 @@ def ask_layers(
         kinds: what stands at each place, (T, B); shuffled labels are drawn by it.
     """
     try:
-        found = probe(model, inputs, truth, types=kinds)
+        readouts = probe(model, inputs, truth, types=kinds)
     except (OptionError, ShapeError) as error:
         return [{"of": name, "not measured": str(error)}]
     return [
         {
-            "of": name, "place": "input" if one.layer is None else f"layer {one.layer}",
-            "accuracy": one.accuracy, "shuffled_labels": one.control_accuracy,
-            "most_frequent": one.majority_share, "held_out": one.held_out_count,
+            "of": name, "place": "input" if readout.layer is None else f"layer {readout.layer}",
+            "accuracy": readout.accuracy, "shuffled_labels": readout.control_accuracy,
+            "most_frequent": readout.majority_share, "held_out": readout.held_out_count,
         }
-        for one in found
+        for readout in readouts
     ]  # fmt: skip
 
 

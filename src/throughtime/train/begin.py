@@ -200,8 +200,8 @@ def _grown(run: Run, recipe: Recipe) -> Run:
 
 
 def _numbered(task: str) -> dict[int, Path]:
-    found = {path.name.removeprefix(f"{task}-"): path for path in RUNS.glob(f"{task}-*")}
-    return {int(number): path for number, path in found.items() if number.isdecimal()}
+    folders = {path.name.removeprefix(f"{task}-"): path for path in RUNS.glob(f"{task}-*")}
+    return {int(number): path for number, path in folders.items() if number.isdecimal()}
 
 
 def _next_free(task: str) -> Path:

@@ -52,14 +52,14 @@ def diagnose(
     """Measure how far back a model learns and remembers, and what would change it."""
     from throughtime.cli.shown import keep
 
-    found = _FILE.fullmatch(model)
+    form = _FILE.fullmatch(model)
     how = {"lag": lag, "clip": clip, "truncation": truncation}
     how = {name: value for name, value in how.items() if value is not None}
-    if found is None:
+    if form is None:
         _diagnose_run(Path(model), how, out)
     else:
-        file = Path(found["file"]).absolute()  # what it executes may go to another folder
-        report = _of_file(file, found["name"] or "model", how)
+        file = Path(form["file"]).absolute()  # what it executes may go to another folder
+        report = _of_file(file, form["name"] or "model", how)
         print(f"{report}\n")
         keep(report, out or file.parent)
 

@@ -105,13 +105,13 @@ def show_measured(done: Any) -> None:
     """Prints what the export's own test says here."""
     from throughtime.export import measure
 
-    found = measure(done)
+    figures = measure(done)
     print(
-        f"{'passed' if found.passed else 'FAILED'}: largest error {found.error:.3g}, "
-        f"allowed {found.allowed:.3g}\n"
-        f"code {found.code_bytes} bytes, weights {done.weight_bytes}, a state {done.state_bytes}, "
-        f"stack {done.work_bytes}\n"
-        f"{found.step_nanoseconds:.1f} ns a step, built by {found.compiler}"
+        f"{'passed' if figures.passed else 'FAILED'}: largest error {figures.error:.3g}, "
+        f"allowed {figures.allowed:.3g}\n"
+        f"code {figures.code_bytes} bytes, weights {done.weight_bytes}, "
+        f"a state {done.state_bytes}, stack {done.work_bytes}\n"
+        f"{figures.step_nanoseconds:.1f} ns a step, built by {figures.compiler}"
     )
 
 

@@ -65,10 +65,10 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
         """
         table, digest = source(self.options_given)
         check_unchanged(table.name, digest, self.facts.digest)
-        found = items_in(with_time(table, self.facts.time), self.facts, labelled=True)
+        sequences = items_in(with_time(table, self.facts.time), self.facts, labelled=True)
         other = tested(self.options_given, self.facts)
-        every = encode_items(found.with_others(other) if other else found, self.facts)
-        return {split: every.of(numbers) for split, numbers in self.facts.splits.items()}
+        items = encode_items(sequences.with_others(other) if other else sequences, self.facts)
+        return {split: items.of(numbers) for split, numbers in self.facts.splits.items()}
 
     @property
     def series(self) -> str:

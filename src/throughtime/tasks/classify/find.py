@@ -60,31 +60,35 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
     """
-    table, seal = source(recipe)
-    facts = _columns(recipe, table, seal)
+    table, checksum = source(recipe)
+    facts = _columns(recipe, table, checksum)
     table = with_time(table, facts.time)
-    found = items_in(table, facts, labelled=True)
-    check_leaks(facts, table, found, recipe.group)
+    sequences = items_in(table, facts, labelled=True)
+    check_leaks(facts, table, sequences, recipe.group)
     other = tested(recipe, facts)
     test = 0.0 if other else _TEST
     groups = _groups(facts, table, recipe.group)
-    splits = _by_groups(groups, test) if groups else _splits(found.values, found.labels, test)
+    splits = (
+        _by_groups(groups, test) if groups else _splits(sequences.values, sequences.labels, test)
+    )
     if other:
-        splits["test"] = list(range(len(found.names), len(found.names) + len(other.names)))
-        found = found.with_others(other)
+        splits["test"] = list(range(len(sequences.names), len(sequences.names) + len(other.names)))
+        sequences = sequences.with_others(other)
     if not groups:
-        check_copies(table.name, found.values, found.labels, splits["train"], splits["test"])
+        check_copies(
+            table.name, sequences.values, sequences.labels, splits["train"], splits["test"]
+        )
     train = splits["train"]
-    step = find_gaps([found.values[n] for n in train], [found.times[n] for n in train])
-    facts = replace(facts, step=step, frames=_frames(recipe, found.values))
-    return _completed(facts, table, found.values, found.labels, splits)
+    step = find_gaps([sequences.values[n] for n in train], [sequences.times[n] for n in train])
+    facts = replace(facts, step=step, frames=_frames(recipe, sequences.values))
+    return _completed(facts, table, sequences.values, sequences.labels, splits)
 
 
 def _frames(recipe: ClassifyRecipe, values: list[Numbers]) -> int:
     """As given; or for long sequences those of a frame, unless the cell reads gaps of time."""
     long = float(np.median([len(one) for one in values])) >= _LONG
-    found = _FRAME if long and not build_cell(recipe.cell).inputs else 1
-    return recipe.frames or found
+    usual = _FRAME if long and not build_cell(recipe.cell).inputs else 1
+    return recipe.frames or usual
 
 
 def _columns(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
@@ -139,12 +143,12 @@ def _by_groups(groups: list[str], test: float) -> dict[str, list[int]]:
     places: dict[str, list[int]] = defaultdict(list)
     for number, name in enumerate(groups):
         places[name].append(number)
-    found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    sides: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     wanted = {"test": test * len(groups), "validation": _VALIDATION * len(groups)}
     for name in names:
-        side = next((s for s, many in wanted.items() if len(found[s]) < many), "train")
-        found[side] += places[name]
-    return {name: sorted(part) for name, part in found.items()}
+        side = next((s for s, many in wanted.items() if len(sides[s]) < many), "train")
+        sides[side] += places[name]
+    return {name: sorted(part) for name, part in sides.items()}
 
 
 def _completed(
@@ -206,7 +210,7 @@ def _splits(values: list[Numbers], labels: list[str], share: float) -> dict[str,
     for number, (one, label) in enumerate(zip(values, labels, strict=True)):
         seal = hashlib.sha256(np.ascontiguousarray(one).tobytes()).hexdigest()
         by_class[label].append((seal, number))
-    found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    sides: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
     for rows in by_class.values():
         rows.sort()
         test = max(1, math.floor(share * len(rows))) if share else 0
@@ -215,9 +219,9 @@ def _splits(values: list[Numbers], labels: list[str], share: float) -> dict[str,
         for place, (seal, number) in enumerate(rows):
             if seal != before:
                 side = "test" if place < test else "validation" if place < validation else "train"
-            found[side].append(number)
+            sides[side].append(number)
             before = seal
-    return {name: sorted(part) for name, part in found.items()}
+    return {name: sorted(part) for name, part in sides.items()}
 
 
 _LEAST, _TIGHT, _NEAR, _MANY, _TRIED = 10, 0.01, 0.02, 0.2, 200
@@ -225,23 +229,23 @@ _LEAST, _TIGHT, _NEAR, _MANY, _TRIED = 10, 0.01, 0.02, 0.2, 200
 _CURE = "take that column out of the file"
 
 
-def check_leaks(facts: Labels, table: DataTable, found: Sequences, group: str) -> None:
+def check_leaks(facts: Labels, table: DataTable, sequences: Sequences, group: str) -> None:
     """Refuses columns that give the class away, or say that an item stands on both sides.
 
     Args:
         facts: roles of columns and classes.
         table: the file.
-        found: its sequences; where each row is one, its steps are the columns.
+        sequences: of the file; where each row is one, its steps are the columns.
         group: the column whose values stay on one side; "" for none.
 
     Raises:
         DataError: names the column and how.
     """
-    if len(found.names) < _LEAST:
+    if len(sequences.names) < _LEAST:
         return
-    labels = np.array(found.labels)
+    labels = np.array(sequences.labels)
     for number, column in enumerate(facts.columns):
-        by_item = _of_items(facts, table, found, number)
+        by_item = _of_items(facts, table, sequences, number)
         told = _told(facts, by_item, labels)
         if told:
             raise DataError(
@@ -251,7 +255,7 @@ def check_leaks(facts: Labels, table: DataTable, found: Sequences, group: str) -
     roles = {facts.label, facts.time, facts.series, group}
     for column in table.frame.columns:
         values = _texts(facts, table, column) if column not in roles and not group else []
-        if values and _is_group(values, found.labels):
+        if values and _is_group(values, sequences.labels):
             raise DataError(
                 f"an item must stand on one side of the split, and column {column} of {table.name} "
                 f"has {len(set(values))} values for {len(values)} sequences, each of one class; "
@@ -289,10 +293,10 @@ def check_copies(name: str, values: list[Numbers], labels: list[str], train: lis
         )
 
 
-def _of_items(facts: Labels, table: DataTable, found: Sequences, number: int) -> list[Numbers]:
+def _of_items(facts: Labels, table: DataTable, sequences: Sequences, number: int) -> list[Numbers]:
     """The values of a column in each sequence; where rows are sequences, one each."""
     if facts.series:
-        return [one[:, number] for one in found.values]
+        return [one[:, number] for one in sequences.values]
     rows = table.numbers(facts.columns[number])
     later = np.zeros(len(rows), bool)
     for column in facts.columns[number + 1 :]:

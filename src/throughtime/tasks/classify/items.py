@@ -109,7 +109,7 @@ def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
     for row, name in enumerate(table.texts(facts.series)):
         places.setdefault(name, []).append(row)
     times = read_times(table, facts.time).values if facts.time else None
-    found = Sequences([], [], [], [])
+    sequences = Sequences([], [], [], [])
     for name, rows in places.items():
         odd = next((row for row in rows if labels[row] != labels[rows[0]]), None)
         if odd is not None:
@@ -119,13 +119,13 @@ def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
                 f"{table.first + odd}; mend it, or name another --series"
             )
         order = sorted(rows, key=lambda row: row if times is None else float(times[row]))
-        found.names.append(name)
-        found.values.append(whole[order])
-        found.labels.append(labels[rows[0]])
-        found.times.append(
+        sequences.names.append(name)
+        sequences.values.append(whole[order])
+        sequences.labels.append(labels[rows[0]])
+        sequences.times.append(
             np.arange(len(rows), dtype=np.float64) if times is None else times[order]
         )
-    return found
+    return sequences
 
 
 def content(steps: Tensor) -> tuple[int, bytes]:
@@ -178,11 +178,11 @@ class Items:
         return torch.nn.utils.rnn.pad_sequence(chosen), lengths, self.truth[rows]
 
 
-def encode_items(found: Sequences, facts: Labels) -> Items:
+def encode_items(sequences: Sequences, facts: Labels) -> Items:
     """Scaled by the training part."""
     means, deviations = np.array(facts.means), np.array(facts.deviations)
     steps = []
-    for one, times in zip(found.values, found.times, strict=True):
+    for one, times in zip(sequences.values, sequences.times, strict=True):
         scaled = (one - means) / deviations
         seen = np.isfinite(scaled)
         parts = [filled(scaled), seen]
@@ -192,7 +192,7 @@ def encode_items(found: Sequences, facts: Labels) -> Items:
         steps.append(torch.from_numpy(np.concatenate(parts, 1).astype(np.float32)))
     number = {name: place for place, name in enumerate(facts.classes)}
     return Items(
-        found.names, steps, torch.tensor([number.get(label, -1) for label in found.labels])
+        sequences.names, steps, torch.tensor([number.get(label, -1) for label in sequences.labels])
     )
 
 

@@ -215,8 +215,8 @@ def _length(recipe: ForecastRecipe, facts: Facts, series: list[Series]) -> int:
             f"length must leave room for a horizon in the training part of {train} steps, so be "
             f"at most {max(room, 0)}, got {recipe.length}; make it smaller"
         )
-    found = max(2 * recipe.horizon, facts.season, 8)
-    return recipe.length or max(1, min(found, _LONGEST, max(room // 2, min(room, facts.season))))
+    usual = max(2 * recipe.horizon, facts.season, 8)
+    return recipe.length or max(1, min(usual, _LONGEST, max(room // 2, min(room, facts.season))))
 
 
 def _scaled(facts: Facts, table: DataTable, series: list[Series]) -> Facts:

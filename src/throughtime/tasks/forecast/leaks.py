@@ -154,8 +154,8 @@ def _is_total(pair: _Pair) -> bool:
     if len(runs) < _RUNS or np.median([len(run) for run in runs]) < _RUN or not _vary(values):
         return False
     for whole in (np.sum, np.mean, np.max, np.min, lambda run: run[-1]):
-        found = np.array([float(whole(run)) for run in runs])
-        if _vary(found) and _likeness(found, values) > _COPY:
+        totals = np.array([float(whole(run)) for run in runs])
+        if _vary(totals) and _likeness(totals, values) > _COPY:
             first = np.array([float(run[0]) for run in runs])
             return not _vary(first) or _likeness(first, values) < _COPY
     return False
@@ -196,11 +196,11 @@ def _numbered(values: Numbers) -> NDArray[np.uint64]:
     runs = runs[np.isfinite(runs).all(1)]
     different = 1 + (np.diff(np.sort(runs, 1), axis=1) != 0).sum(1)
     kept = np.ascontiguousarray(runs[different > _WINDOW // 2]).view(np.uint64)
-    found = np.zeros(len(kept), np.uint64)
+    hashes = np.zeros(len(kept), np.uint64)
     for column in kept.T:  # a hash of 64 bits, mixed after each value
-        found = (found ^ column) * _ODD
-        found ^= found >> np.uint64(29)
-    return found
+        hashes = (hashes ^ column) * _ODD
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
 
 
 def _vary(*parts: Numbers) -> bool:

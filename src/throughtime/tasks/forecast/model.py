@@ -274,27 +274,27 @@ def _best(one: Given, two: Given, reads: Sequence[int]) -> tuple[float, Tensor]:
     """
     (x, y), (other, later) = one, two
     some = max(1, y.shape[1] // _CHOOSING) if not torch.isfinite(y).all() else 1
-    found = []
+    errors = []
     for read in reads:
         for ridge in _RIDGES:
             told = other @ _solved(x, y[:, ::some], ridge, read)
-            found.append((float((later[:, ::some] - told).abs().nanmean()), ridge, read))
-    error, ridge, read = min(found)
+            errors.append((float((later[:, ::some] - told).abs().nanmean()), ridge, read))
+    error, ridge, read = min(errors)
     return error, _solved(x, y, ridge, read)
 
 
 def _solved(x: Tensor, y: Tensor, ridge: float, read: int) -> Tensor:
     """Least squares; the weights of features that are not read are 0."""
     used = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(x.shape[1])[1 - read :]])
-    found = torch.zeros(x.shape[1], y.shape[1], dtype=x.dtype)
+    weights = torch.zeros(x.shape[1], y.shape[1], dtype=x.dtype)
     x, seen, one = x[:, used], torch.isfinite(y), torch.eye(read, dtype=x.dtype)
     every = torch.arange(y.shape[1])
     for columns in [every] if seen.all() else every.split(1):
         there = seen[:, columns[0]]
         square = x[there].T @ x[there] + ridge * one
         beside = x[there].T @ y[there][:, columns]
-        found[used[:, None], columns] = torch.linalg.solve(square, beside)
-    return found
+        weights[used[:, None], columns] = torch.linalg.solve(square, beside)
+    return weights
 
 
 def _ahead(targets: Tensor, weights: Tensor) -> Tensor:

@@ -153,11 +153,11 @@ class Windows:
     def origins(self) -> dict[str, Tensor]:
         """Split -> the first future step of each of its windows, among all steps."""
         parts = [self._sides(number) for number in range(len(self.series))]
-        found = {}
+        origins = {}
         for side, split in enumerate(SPLITS):
             every = np.concatenate([at[sides == side] for at, sides in parts])
-            found[split] = torch.from_numpy(every)
-        return found
+            origins[split] = torch.from_numpy(every)
+        return origins
 
     @property
     def dropped(self) -> int:
@@ -244,13 +244,13 @@ class Windows:
 
         What `mase` divides by.
         """
-        lag, found = self.facts.season, []
+        lag, means = self.facts.season, []
         for number, one in enumerate(self.series):
             inside = self.truth[self.firsts[number] : self.firsts[number + 1]].double()
             inside = inside[torch.from_numpy(one.times < self.facts.ends[0])]
             errors = (inside[lag:] - inside[:-lag]).abs() * self.deviations[number]
-            found.append(errors.nanmean(0))
-        stacked = torch.stack(found)
+            means.append(errors.nanmean(0))
+        stacked = torch.stack(means)
         return torch.where(stacked > 0, stacked, self.deviations)
 
 

@@ -201,14 +201,14 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
     def _examples(self, model: nn.Module, text: str) -> tuple[Example, ...]:
         """Lines at even distances, how many bits they take, beside the 5-gram's."""
         lines = [line for line in text.splitlines() if line.strip()]
-        found = []
+        examples = []
         for line in lines[:: max(1, len(lines) // _EXAMPLES)][:_EXAMPLES]:
             tokens = self.vocabulary.encode(f"\n{line}\n")
             counted = measure(self._grams.bits(tokens.numbers.numpy(), LONGEST)[1:], tokens)
             net, bar = self._of_line(model, line), counted["bits_per_character"]
             said = f"{net:.3f} bits a character"
-            found.append(Example(line[:_SHOWN], said, f"5-gram {bar:.3f}", net < bar))
-        return tuple(found)
+            examples.append(Example(line[:_SHOWN], said, f"5-gram {bar:.3f}", net < bar))
+        return tuple(examples)
 
 
 def _check_writing(length: int, temperature: float, seed: int) -> None:

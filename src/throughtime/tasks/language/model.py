@@ -77,12 +77,12 @@ class NextUnit(nn.Module):
     @torch.no_grad()
     def bits(self, x: Tensor, window: int) -> Tensor:
         """Bits (T - 1, B) of each unit but the first, from the first state on, window by window."""
-        found = []
+        nats = []
         for part in self.recurrent.windows(x[:-1], window, encode=self.embedding):
             shares = self.readout(part.outputs).log_softmax(-1)
             following = x[part.steps.start + 1 : part.steps.stop + 1]
-            found.append(-shares.gather(-1, following[..., None])[..., 0])
-        return torch.cat(found).double() / torch.log(torch.tensor(2.0, dtype=torch.float64))
+            nats.append(-shares.gather(-1, following[..., None])[..., 0])
+        return torch.cat(nats).double() / torch.log(torch.tensor(2.0, dtype=torch.float64))
 
     def write(self, prompt: Tensor, length: int, temperature: float, seed: int) -> Iterator[int]:
         """Units drawn one after another, each read before the next, by a stream.

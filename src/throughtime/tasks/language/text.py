@@ -125,8 +125,8 @@ def digest_of(text: str) -> str:
 
 def _line_end(text: str, place: int) -> int:
     """The end of the line at a place, where one ends nearby."""
-    found = text.find("\n", place, place + 1000)
-    return found + 1 if found >= 0 else place
+    end = text.find("\n", place, place + 1000)
+    return end + 1 if end >= 0 else place
 
 
 def _check_repeated(name: str, parts: dict[str, str]) -> None:
@@ -267,9 +267,9 @@ class Grams:
         for k in range(longest):
             shares = self._mixed(k, "text" if k == longest - 1 else "company", contexts, numbers,
                                  shares)  # fmt: skip
-            found = self._place(k, contexts, numbers)
+            places = self._place(k, contexts, numbers)
             contexts = np.full(len(numbers), -1, np.int64)
-            contexts[1:] = found[:-1]
+            contexts[1:] = places[:-1]
         return np.asarray(-np.log2(shares))
 
     def _mixed(self, k: int, counted: str, contexts: Whole, numbers: Whole, below: Real) -> Real:
@@ -311,5 +311,5 @@ def _discounts(counts: Real) -> Real:
     if min(often) == 0:
         return np.array([0.0, 0.5, 0.5, 0.5])
     y = often[0] / (often[0] + 2 * often[1])
-    found = [n - (n + 1) * y * often[n] / often[n - 1] for n in (1, 2, 3)]
-    return np.array([0.0, *(min(max(d, 0.05), float(n)) for n, d in enumerate(found, start=1))])
+    discounts = [n - (n + 1) * y * often[n] / often[n - 1] for n in (1, 2, 3)]
+    return np.array([0.0, *(min(max(d, 0.05), float(n)) for n, d in enumerate(discounts, start=1))])

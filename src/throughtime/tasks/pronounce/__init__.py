@@ -92,13 +92,13 @@ class Pronounce(Task):
     def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
         """Words of twelve letters and ten sounds, which need no padding."""
         assert isinstance(model, Translator)
-        found: list[tuple[Tensor, Tensor]] = []
+        pairs: list[tuple[Tensor, Tensor]] = []
         for letters, sounds in self.epoch(0):
             kept = ((sounds != IGNORED).sum(0) == _SPOKEN).nonzero().flatten()[:rows]
-            if len(letters) == _LETTERS and len(kept) and len(found) < batches:
+            if len(letters) == _LETTERS and len(kept) and len(pairs) < batches:
                 spoken = sounds[:_SPOKEN, kept]
-                found.append((torch.cat([letters[:, kept], shift(spoken)]), spoken))
-        return Posed(Reader(model, _LETTERS), found, self._distance)
+                pairs.append((torch.cat([letters[:, kept], shift(spoken)]), spoken))
+        return Posed(Reader(model, _LETTERS), pairs, self._distance)
 
     def score(self, model: nn.Module, split: str) -> Score:
         listed = _side(split)

@@ -110,15 +110,15 @@ def parse(lines: Iterable[str]) -> Entries:
     Raises:
         DataError: a line has a word and no sounds.
     """
-    found: dict[str, dict[Pronunciation, None]] = {}
+    entries: dict[str, dict[Pronunciation, None]] = {}
     for number, line in enumerate(lines, start=1):
         entry, *sounds = line.partition("#")[0].split() or [""]
         if not entry:
             continue
         if not sounds:
             raise DataError(f"line {number} must be a word and its sounds, got {line!r}")
-        found.setdefault(_word(entry), {})[tuple(sounds)] = None
-    return {word: tuple(listed) for word, listed in found.items()}
+        entries.setdefault(_word(entry), {})[tuple(sounds)] = None
+    return {word: tuple(listed) for word, listed in entries.items()}
 
 
 def _word(entry: str) -> str:

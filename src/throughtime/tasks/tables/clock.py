@@ -134,11 +134,11 @@ def _clock_beside(table: DataTable, date: str, columns: list[str]) -> list[str]:
 def _year_and_parts(table: DataTable, columns: list[str]) -> list[str]:
     """The columns of a year and its parts, as fine as they are there without a gap."""
     by_part = {_PARTS[c.casefold()]: c for c in reversed(columns) if c.casefold() in _PARTS}
-    found = []
+    chains = []
     for chain in _CHAINS:
         lacking = [part not in by_part for part in chain]
-        found.append(chain[: lacking.index(True)] if any(lacking) else chain)
-    names = [by_part[part] for part in max(found, key=len)]
+        chains.append(chain[: lacking.index(True)] if any(lacking) else chain)
+    names = [by_part[part] for part in max(chains, key=len)]
     return names if len(names) > 1 and not _joined(table, names).has_nulls() else []
 
 

@@ -123,8 +123,8 @@ def _begins(frame: pl.DataFrame, series: str, seen: set[str]) -> NDArray[np.int6
         return np.arange(len(frame))
     names = frame[series].cast(pl.String).fill_null("")
     begins = np.flatnonzero((names != names.shift(1)).fill_null(True).to_numpy())
-    found = names.gather(begins)
-    twice = found.filter(found.is_duplicated() | found.is_in(list(seen)))
+    firsts = names.gather(begins)
+    twice = firsts.filter(firsts.is_duplicated() | firsts.is_in(list(seen)))
     if len(twice):
         raise DataError(
             f"rows of a series must follow each other to be read in blocks, and those of {series} "
@@ -135,10 +135,10 @@ def _begins(frame: pl.DataFrame, series: str, seen: set[str]) -> NDArray[np.int6
 
 def _kind(kinds: set[str]) -> str:
     """Of a column, from those of its pieces."""
-    found = kinds - {EMPTY}
-    if found <= {WHOLE}:
-        return WHOLE if found else EMPTY
-    if found <= {WHOLE, POINT} or found <= {WHOLE, COMMA}:
+    filled = kinds - {EMPTY}
+    if filled <= {WHOLE}:
+        return WHOLE if filled else EMPTY
+    if filled <= {WHOLE, POINT} or filled <= {WHOLE, COMMA}:
         return POINT
     return TEXT
 

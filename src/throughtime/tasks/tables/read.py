@@ -67,10 +67,10 @@ def files_of(path: str) -> list[str]:
     parts = [part.strip() for part in path.split(",") if part.strip()]
     if len(parts) > 1:
         return [file for part in parts for file in files_of(part)]
-    found = sorted(glob.glob(path, recursive=True))
-    if glob.has_magic(path) and not found:
+    matches = sorted(glob.glob(path, recursive=True))
+    if glob.has_magic(path) and not matches:
         raise DataError(f"files that match {path} must be there, and none is")
-    return found or [path]
+    return matches or [path]
 
 
 def find_ending(path: str, endings: Sequence[str]) -> str:
@@ -153,11 +153,13 @@ def _parquet_pieces(path: str) -> Iterator[pl.DataFrame]:
 
 def digest(path: str) -> str:
     """SHA-256 of a file's content; of several, of theirs."""
-    found = []
+    digests = []
     for one in files_of(path):
         with open(one, "rb") as file:
-            found.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    )
 
 
 def _read_parquet(path: str) -> DataTable:
@@ -250,11 +252,11 @@ def _fits(path: str) -> dict[str, tuple[float, int]]:
     """By delimiter: the share of the first lines with as many cells as the first, and how many."""
     lines = _first_lines(path)
     lines = [line for line in lines[_remarks(lines) :] if line.strip()]
-    found = {}
+    fits = {}
     for delimiter in _DELIMITERS:
         widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)] or [1]
-        found[delimiter] = widths.count(widths[0]) / len(widths), widths[0]
-    return found
+        fits[delimiter] = widths.count(widths[0]) / len(widths), widths[0]
+    return fits
 
 
 @dataclass(frozen=True)

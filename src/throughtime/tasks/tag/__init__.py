@@ -79,9 +79,9 @@ class Tag(TableTask[TagRecipe, TagFacts]):
             self.options_given.data, digest_of(self.options_given.data), self.facts.digest
         )
         table = source(self.options_given)
-        found = sentences_in(table, self.facts, labelled=True)
-        sides, _ = sides_of(found, table, self.facts)
-        return {side: found.of(numbers) for side, numbers in sides.items()}
+        sentences = sentences_in(table, self.facts, labelled=True)
+        sides, _ = sides_of(sentences, table, self.facts)
+        return {side: sentences.of(numbers) for side, numbers in sides.items()}
 
     @cached_property
     def _items(self) -> dict[str, Numbered]:
@@ -118,36 +118,38 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         return self._score(model, self._sentences[split], self._items[split], split, where)
 
     def _score(
-        self, model: nn.Module, found: Sentences, items: Numbered, name: str, where: str
+        self, model: nn.Module, sentences: Sentences, items: Numbered, name: str, where: str
     ) -> Score:
         logits = answers(model, items)
-        figures = measure(torch.cat(logits), torch.cat(items.truth), self._unseen(found))
-        short = [n for n, one in enumerate(found.tokens) if len(one) <= _LONGEST]
+        figures = measure(torch.cat(logits), torch.cat(items.truth), self._unseen(sentences))
+        short = [n for n, one in enumerate(sentences.tokens) if len(one) <= _LONGEST]
         chosen = (short or [0])[:: max(1, len(short) // _EXAMPLES)][:_EXAMPLES]
         examples = []
         for n in chosen:
             said = [self.facts.labels[int(k)] for k in logits[n].argmax(-1)]
-            truth, given = found.labels[n], " ".join(found.tokens[n])
+            truth, given = sentences.labels[n], " ".join(sentences.tokens[n])
             examples.append(Example(given, " ".join(said), " ".join(truth), said == truth))
-        count = f"{len(found.tokens)} sentences, {sum(map(len, found.tokens))} tokens"
-        return Score(f"{name}: {count}, {where}", RULE, len(found.tokens), figures, (*examples,))
+        count = f"{len(sentences.tokens)} sentences, {sum(map(len, sentences.tokens))} tokens"
+        return Score(
+            f"{name}: {count}, {where}", RULE, len(sentences.tokens), figures, (*examples,)
+        )
 
-    def _unseen(self, found: Sentences) -> Tensor:
+    def _unseen(self, sentences: Sentences) -> Tensor:
         seen = self.facts.word_numbers
-        tokens = [token for one in found.tokens for token in one]
+        tokens = [token for one in sentences.tokens for token in one]
         return torch.tensor([token.casefold() not in seen for token in tokens])
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Each word's most frequent label, and by suffix for the words that training had not."""
         return self._simple_on(self._sentences[split], self._items[split])
 
-    def _simple_on(self, found: Sentences, items: Numbered) -> dict[str, dict[str, float]]:
+    def _simple_on(self, sentences: Sentences, items: Numbered) -> dict[str, dict[str, float]]:
         guesses = {
             "most frequent tag": self._counts.frequent,
             "and by suffix": self._counts.by_suffix,
         }
-        truth, unseen = torch.cat(items.truth), self._unseen(found)
-        tokens = [token for one in found.tokens for token in one]
+        truth, unseen = torch.cat(items.truth), self._unseen(sentences)
+        tokens = [token for one in sentences.tokens for token in one]
         figures = {}
         for name, guess in guesses.items():
             shares = {token: guess(token) for token in {*tokens}}
@@ -160,17 +162,17 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         """On the sentences of a table that no training saw."""
         facts = replace(self.facts, group="")
         check_like_training(table, [facts.token, facts.series, facts.label])
-        found = sentences_in(table, facts, labelled=True)
-        check_labels(found, range(len(found.names)), {*facts.labels}, table, facts)
+        sentences = sentences_in(table, facts, labelled=True)
+        check_labels(sentences, range(len(sentences.names)), {*facts.labels}, table, facts)
         trained_on = (self._sentences["train"], self._sentences["validation"])
         old = (tuple(tokens) for side in trained_on for tokens in side.tokens)
-        new = find_unseen(table, "sentences", [*map(tuple, found.tokens)], old)
-        left, found = len(found.names) - len(new), found.of(new)
-        items = encode(found.tokens, found.labels, facts)
+        new = find_unseen(table, "sentences", [*map(tuple, sentences.tokens)], old)
+        left, sentences = len(sentences.names) - len(new), sentences.of(new)
+        items = encode(sentences.tokens, sentences.labels, facts)
         where = f"{left} that the training saw are left out" if left else "none that training saw"
-        score = self._score(model, found, items, table.name, where)
-        score = replace(score, notes=tuple(self._new_in(found.tokens)))
-        return score, self._simple_on(found, items)
+        score = self._score(model, sentences, items, table.name, where)
+        score = replace(score, notes=tuple(self._new_in(sentences.tokens)))
+        return score, self._simple_on(sentences, items)
 
     @cached_property
     def _counts(self) -> Counts:
@@ -183,7 +185,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         Of its label, and of its word's class: the label that the word has most often in training.
         Shuffled labels are drawn by word, so that a read-out that memorises words is seen.
         """
-        items, found = self._items["test"], self._sentences["test"]
+        items, sentences = self._items["test"], self._sentences["test"]
         ends = torch.tensor([len(one) for one in items.tokens]).cumsum(0)
         count = max(2, int((ends <= _PROBED).sum()))
         few = range(min(count, len(ends)))
@@ -191,7 +193,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         seen, guess = self.facts.word_numbers, self._counts.frequent
         classes = [
             torch.tensor([int(guess(t).argmax()) if t.casefold() in seen else -1 for t in one])
-            for one in found.tokens[:count]
+            for one in sentences.tokens[:count]
         ]
         inputs = [items.batch(part)[0] for part in parts]
         words = [pad_sequence([items.tokens[n] for n in part]) for part in parts]
@@ -212,15 +214,15 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         import polars as pl
 
         check_like_training(table, [self.facts.token, self.facts.series])
-        found = sentences_in(table, replace(self.facts, group=""), labelled=False)
-        said = self._said(model, found.tokens)
+        sentences = sentences_in(table, replace(self.facts, group=""), labelled=False)
+        said = self._said(model, sentences.tokens)
         rows = [
             (name, token, label, share)
-            for name, tokens, marks in zip(found.names, found.tokens, said, strict=True)
+            for name, tokens, marks in zip(sentences.names, sentences.tokens, said, strict=True)
             for token, (label, share) in zip(tokens, marks, strict=True)
         ]
         names = [self.facts.series or "sentence", self.facts.token, self.facts.label, "probability"]
-        return pl.DataFrame(rows, schema=names, orient="row"), self._new_in(found.tokens)
+        return pl.DataFrame(rows, schema=names, orient="row"), self._new_in(sentences.tokens)
 
     def _said(
         self, model: nn.Module, sentences: Sequence[Sequence[str]]
@@ -282,10 +284,10 @@ class Tag(TableTask[TagRecipe, TagFacts]):
 def answers(model: nn.Module, items: Numbered) -> list[Tensor]:
     """Logits (T, labels) of each sentence, in their order."""
     order = sorted(range(len(items.tokens)), key=lambda n: len(items.tokens[n]))
-    found: dict[int, Tensor] = {}
+    by_number: dict[int, Tensor] = {}
     for k in range(0, len(order), _AT_ONCE):
         part = order[k : k + _AT_ONCE]
         logits = model(items.batch(part)[0])
         for column, n in enumerate(part):
-            found[n] = logits[: len(items.tokens[n]), column]
-    return [found[n] for n in range(len(order))]
+            by_number[n] = logits[: len(items.tokens[n]), column]
+    return [by_number[n] for n in range(len(order))]

@@ -46,28 +46,28 @@ def find_tags(recipe: TagRecipe) -> TagFacts:
     facts = TagFacts(
         digest=digest_of(recipe.data), token=token, label=label, series=series, group=group
     )
-    found = sentences_in(table, facts, labelled=True)
-    counted = Counter(mark for marks in found.labels for mark in marks)
+    sentences = sentences_in(table, facts, labelled=True)
+    counted = Counter(mark for marks in sentences.labels for mark in marks)
     if len(counted) < 2:
         raise DataError(
             f"column {label} of {table.name} must hold two labels or more, and it holds "
             f"{short_of(next(iter(counted)))} alone, from {table.place(0)} on"
         )
-    different = len({" ".join(tokens) for tokens in found.tokens})
+    different = len({" ".join(tokens) for tokens in sentences.tokens})
     if different < _FEWEST:
         raise DataError(
             f"{table.name} must hold at least {_FEWEST} different sentences, some for each part, "
             f"and it holds {different}, told apart by {series or 'the signs . ! ?'}; name the "
             "column that tells them apart with --series, or add some"
         )
-    sides, note = sides_of(found, table, facts)
-    tokens = [token for n in sides["train"] for token in found.tokens[n]]
+    sides, note = sides_of(sentences, table, facts)
+    tokens = [token for n in sides["train"] for token in sentences.tokens[n]]
     return replace(
         facts,
         words=most_frequent((token.casefold() for token in tokens), _WORDS),
         characters=most_frequent((sign for token in tokens for sign in token), _CHARACTERS),
         labels=sorted(counted),
-        read=_shown(facts, table, found, sides, note),
+        read=_shown(facts, table, sentences, sides, note),
     )
 
 
@@ -76,7 +76,7 @@ def short_of(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def sides_of(found: Sentences, table: DataTable, facts: TagFacts) -> tuple[Sides, str]:
+def sides_of(sentences: Sentences, table: DataTable, facts: TagFacts) -> tuple[Sides, str]:
     """The sentences of each side, and what was moved or left out, in words.
 
     Without groups, equal sentences stand on one side, and those with a label that training would
@@ -85,11 +85,13 @@ def sides_of(found: Sentences, table: DataTable, facts: TagFacts) -> tuple[Sides
     Raises:
         DataError: a side is empty, or training lacks a label.
     """
-    said = ["\0".join(tokens) for tokens in found.tokens]
+    said = ["\0".join(tokens) for tokens in sentences.tokens]
     if not facts.group:
         sides = make_sides(said)
-        known = _labels(found, sides["train"])
-        rare = {n for s in ("validation", "test") for n in sides[s] if {*found.labels[n]} - known}
+        known = _labels(sentences, sides["train"])
+        rare = {
+            n for s in ("validation", "test") for n in sides[s] if {*sentences.labels[n]} - known
+        }
         moved = {said[n] for n in rare}
         every, trained_on = range(len(said)), {*sides["train"]}
         sides = {
@@ -98,20 +100,20 @@ def sides_of(found: Sentences, table: DataTable, facts: TagFacts) -> tuple[Sides
         }
         note = f"{len(rare)} sentences moved to training, which lacked a label" if rare else ""
     else:
-        sides = make_sides(found.groups, [len(tokens) for tokens in found.tokens])
+        sides = make_sides(sentences.groups, [len(tokens) for tokens in sentences.tokens])
         held_out = {said[n] for s in ("validation", "test") for n in sides[s]}
         twice = {n for n in sides["train"] if said[n] in held_out}
         sides["train"] = [n for n in sides["train"] if n not in twice]
         note = f"{len(twice)} sentences that are held out left out of training" if twice else ""
-    _check_sides(sides, found, table, facts)
+    _check_sides(sides, sentences, table, facts)
     return sides, note
 
 
-def _labels(found: Sentences, numbers: list[int]) -> set[str]:
-    return {mark for n in numbers for mark in found.labels[n]}
+def _labels(sentences: Sentences, numbers: list[int]) -> set[str]:
+    return {mark for n in numbers for mark in sentences.labels[n]}
 
 
-def _check_sides(sides: Sides, found: Sentences, table: DataTable, facts: TagFacts) -> None:
+def _check_sides(sides: Sides, sentences: Sentences, table: DataTable, facts: TagFacts) -> None:
     for side, numbers in sides.items():
         if not numbers:
             raise DataError(
@@ -120,15 +122,15 @@ def _check_sides(sides: Sides, found: Sentences, table: DataTable, facts: TagFac
                 "another --group"
             )
     held_out = [*sides["validation"], *sides["test"]]
-    check_labels(found, held_out, _labels(found, sides["train"]), table, facts)
+    check_labels(sentences, held_out, _labels(sentences, sides["train"]), table, facts)
 
 
 def check_labels(
-    found: Sentences, numbers: Iterable[int], known: set[str], table: DataTable, facts: TagFacts
+    sentences: Sentences, numbers: Iterable[int], known: set[str], table: DataTable, facts: TagFacts
 ) -> None:
     """Raises DataError where a sentence has a label that training had not; names its row."""
     for n in numbers:
-        for mark, row in zip(found.labels[n], found.rows[n], strict=True):
+        for mark, row in zip(sentences.labels[n], sentences.rows[n], strict=True):
             if mark not in known:
                 raise DataError(
                     f"a label must stand in the training part, and {short_of(mark)} of column "
@@ -138,13 +140,15 @@ def check_labels(
 
 
 def _shown(
-    facts: TagFacts, table: DataTable, found: Sentences, sides: Sides, note: str
+    facts: TagFacts, table: DataTable, sentences: Sentences, sides: Sides, note: str
 ) -> list[list[str]]:
     """What was read, for people."""
-    count = Counter(mark for marks in found.labels for mark in marks)
+    count = Counter(mark for marks in sentences.labels for mark in marks)
     labels = [f"{short_of(name)} {n}" for name, n in count.most_common(_SHOWN)]
-    lengths = [len(tokens) for tokens in found.tokens]
-    listed = "in lists" if table.unit == "line" and found.rows[0][0] == found.rows[0][-1] else ""
+    lengths = [len(tokens) for tokens in sentences.tokens]
+    listed = (
+        "in lists" if table.unit == "line" and sentences.rows[0][0] == sentences.rows[0][-1] else ""
+    )
     apart = facts.series or listed or "a new one behind . ! ?"
     by = f"split by {facts.group}" if facts.group else "split by hash"
     parts = ", ".join(f"{side} {len(numbers)}" for side, numbers in sides.items())

@@ -176,20 +176,20 @@ def sentences_in(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences
     tokens = table.texts(facts.token)
     labels = table.texts(facts.label) if labelled else [""] * len(tokens)
     groups = table.texts(facts.group) if facts.group else [""] * len(tokens)
-    found = Sentences()
+    sentences = Sentences()
     places: dict[str, int] = {}
     for row, name in enumerate(_names(table, facts, tokens)):
         if name not in places:
-            places[name] = len(found.names)
-            found.names.append(name)
-            found.groups.append(groups[row])
-            for part in (found.tokens, found.labels, found.rows):
+            places[name] = len(sentences.names)
+            sentences.names.append(name)
+            sentences.groups.append(groups[row])
+            for part in (sentences.tokens, sentences.labels, sentences.rows):
                 part.append([])
         n = places[name]
-        found.tokens[n].append(tokens[row])
-        found.labels[n].append(labels[row])
-        found.rows[n].append(row)
-    return found
+        sentences.tokens[n].append(tokens[row])
+        sentences.labels[n].append(labels[row])
+        sentences.rows[n].append(row)
+    return sentences
 
 
 def _names(table: DataTable, facts: TagFacts, tokens: list[str]) -> list[str]:
@@ -211,7 +211,7 @@ def _names(table: DataTable, facts: TagFacts, tokens: list[str]) -> list[str]:
 
 def _of_lists(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
     """A row a sentence, its tokens and its labels lists of one length."""
-    found = Sentences()
+    sentences = Sentences()
     listed = table.frame[facts.token].to_list()
     marks = table.frame[facts.label].to_list() if labelled else [None] * len(listed)
     groups = table.texts(facts.group) if facts.group else [""] * len(listed)
@@ -224,12 +224,12 @@ def _of_lists(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
             )
         if None in tokens or None in labels:
             raise DataError(f"{table.place(row)} must have no null among its tokens and labels")
-        found.names.append(str(row + 1))
-        found.tokens.append([str(one) for one in tokens])
-        found.labels.append([str(one) for one in labels])
-        found.groups.append(groups[row])
-        found.rows.append([row] * len(tokens))
-    return found
+        sentences.names.append(str(row + 1))
+        sentences.tokens.append([str(one) for one in tokens])
+        sentences.labels.append([str(one) for one in labels])
+        sentences.groups.append(groups[row])
+        sentences.rows.append([row] * len(tokens))
+    return sentences
 
 
 def find_columns(table: DataTable, recipe: TagRecipe) -> tuple[str, str, str, str]:

@@ -125,8 +125,8 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         recipe = self.options_given
         check_unchanged(recipe.data, digest_of(recipe.data), self.facts.digest)
         table = source_table(recipe)
-        found, _ = pairs_in(table, self.facts, recipe)
-        return {side: found.of(numbers) for side, numbers in sides_of(found, table).items()}
+        pairs, _ = pairs_in(table, self.facts, recipe)
+        return {side: pairs.of(numbers) for side, numbers in sides_of(pairs, table).items()}
 
     @cached_property
     def _encoded(self) -> dict[str, Encoded]:
@@ -213,15 +213,15 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         """Translations of texts that have a unit each."""
         assert isinstance(model, Translator)
         numbers = self._numbers(sources)
-        found: dict[int, str] = {}
+        texts: dict[int, str] = {}
         for rows in _in_parts(numbers, _AT_ONCE // width):
             chosen = [numbers[n] for n in rows]
             source, lengths = pad_sequence(chosen, padding_value=PADDING), _lengths(chosen)
             units = (greedy(model, source, lengths) if width == 1
                      else beam(model, source, lengths, width))  # fmt: skip
             for n, one in zip(rows, units.T.tolist(), strict=True):
-                found[n] = until_end(one, self.facts.targets, self.options_given.units)
-        return [found[n] for n in range(len(sources))]
+                texts[n] = until_end(one, self.facts.targets, self.options_given.units)
+        return [texts[n] for n in range(len(sources))]
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """The source as it is, and each word's likeliest one."""
@@ -242,14 +242,14 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     def findings(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
         """What the encoder's layers know, and the figures of greedy decoding beside the beam's."""
         assert isinstance(model, Translator)
-        found = {
+        tables = {
             "probe": ask_for_neighbours(Encoder(model), self._encoded["test"].sources, PADDING)
         }
         if self.options_given.beam == 1:
-            return found
+            return tables
         pairs = self._pairs["test"]
         said = self._said(model, pairs.sources, width=1)
-        return {"greedy": [dict(measure(said, pairs.targets))], **found}
+        return {"greedy": [dict(measure(said, pairs.targets))], **tables}
 
     def pictures(self, model: nn.Module) -> list[Picture]:
         """Where it looks as it writes for some short sources of the test part."""
@@ -270,11 +270,11 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     ) -> tuple[Score, dict[str, dict[str, float]]]:
         """On the pairs of a table whose sources no training saw."""
         check_like_training(table, [self.facts.source, self.facts.target])
-        found, long = pairs_in(table, self.facts, self.options_given)
+        every, long = pairs_in(table, self.facts, self.options_given)
         trained_on = (self._pairs["train"], self._pairs["validation"])
         old = (text for side in trained_on for text in side.sources)
-        new = find_unseen(table, "sources", found.sources, old)
-        pairs, left = found.of(new), len(found.sources) - len(new)
+        new = find_unseen(table, "sources", every.sources, old)
+        pairs, left = every.of(new), len(every.sources) - len(new)
         where = f"{table.name}: {len(new)} pairs; {left} that the training saw and {long} long"
         where += " ones are left out"
         score = self._score(model, pairs, self.options_given.beam, where)
@@ -312,11 +312,11 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         alike = usual_length([*map(len, train.sources)], batches * rows)
         usual = usual_length([len(train.targets[n]) for n in alike], batches * rows)
         chosen, steps = [alike[n] for n in usual], len(train.sources[alike[0]])
-        found = []
+        parts = []
         for k in range(0, len(chosen), rows):
             source, _, target = train.batch(chosen[k : k + rows])
-            found.append((torch.cat([source, shift(target)]), target))
-        return Posed(Reader(model, steps), found, self._distance)
+            parts.append((torch.cat([source, shift(target)]), target))
+        return Posed(Reader(model, steps), parts, self._distance)
 
 
 def _lengths(texts: Sequence[Tensor]) -> Tensor:

@@ -58,23 +58,23 @@ def find_translations(recipe: TranslateRecipe) -> TranslateFacts:
     table = source_table(recipe)
     source, target = find_pair(table, recipe)
     facts = TranslateFacts(digest=digest_of(recipe.data), source=source, target=target)
-    found, left = pairs_in(table, facts, recipe)
-    different = len({*zip(found.sources, found.targets, strict=True)})
+    pairs, left = pairs_in(table, facts, recipe)
+    different = len({*zip(pairs.sources, pairs.targets, strict=True)})
     if different < _FEWEST:
         raise DataError(
             f"{table.name} must hold at least {_FEWEST} different pairs, some for each part, and "
             f"it holds {different} of at most {recipe.longest} units; add some, or give a larger "
             "--longest"
         )
-    if len({*found.targets}) == 1:
+    if len({*pairs.targets}) == 1:
         raise DataError(
             f"column {target} of {table.name} must hold two texts or more, and it holds the same "
-            f"in every row, from {table.place(found.rows[0])} on"
+            f"in every row, from {table.place(pairs.rows[0])} on"
         )
-    sides = sides_of(found, table)
-    train = found.of(sides["train"])
+    sides = sides_of(pairs, table)
+    train = pairs.of(sides["train"])
     facts = _with_units(facts, recipe, train)
-    return replace(facts, read=_shown(recipe, facts, table, found, left, sides))
+    return replace(facts, read=_shown(recipe, facts, table, pairs, left, sides))
 
 
 def _with_units(facts: TranslateFacts, recipe: TranslateRecipe, train: Pairs) -> TranslateFacts:
@@ -153,14 +153,14 @@ def _counted_in(recipe: TranslateRecipe) -> Cutter:
     return Cutter("words" if recipe.units == "pieces" else recipe.units)
 
 
-def sides_of(found: Pairs, table: DataTable) -> dict[str, list[int]]:
+def sides_of(pairs: Pairs, table: DataTable) -> dict[str, list[int]]:
     """The pairs of each side; pairs that share a source or a target, case aside, stand together.
 
     Raises:
         DataError: a side is empty, since too many hang together.
     """
     plain = [[" ".join(text.casefold().split()) for text in texts]
-             for texts in (found.sources, found.targets)]  # fmt: skip
+             for texts in (pairs.sources, pairs.targets)]  # fmt: skip
     sides = make_sides(join_keys(zip(*plain, strict=True)))
     for side in SIDES:
         if not sides[side]:
@@ -173,20 +173,20 @@ def sides_of(found: Pairs, table: DataTable) -> dict[str, list[int]]:
 
 
 def _shown(
-    recipe: TranslateRecipe, facts: TranslateFacts, table: DataTable, found: Pairs, left: int,
+    recipe: TranslateRecipe, facts: TranslateFacts, table: DataTable, pairs: Pairs, left: int,
     sides: dict[str, list[int]],
 ) -> list[list[str]]:  # fmt: skip
     """What was read, for people."""
     cut = _counted_in(recipe)
-    lengths = [[len(cut(text)) for text in texts] for texts in (found.sources, found.targets)]
+    lengths = [[len(cut(text)) for text in texts] for texts in (pairs.sources, pairs.targets)]
     units = facts.source_units, facts.target_units
-    twice = len(found.sources) - len({*zip(found.sources, found.targets, strict=True)})
+    twice = len(pairs.sources) - len({*zip(pairs.sources, pairs.targets, strict=True)})
     parts = ", ".join(f"{side} {len(numbers)}" for side, numbers in sides.items())
     said = [f"{facts.source}: {min(lengths[0])} to {max(lengths[0])}, {len(units[0])} different"]
     said += [f"{facts.target}: {min(lengths[1])} to {max(lengths[1])}, {len(units[1])} different"]
     return [
         ["file", f"{table.name}: {table.form}, {len(table.frame)} rows"],
-        ["pairs", f"from {facts.source} into {facts.target}: {len(found.sources)}, {twice} of them "
+        ["pairs", f"from {facts.source} into {facts.target}: {len(pairs.sources)}, {twice} of them "
                   "said before"],
         ["left out", f"{left} with more than {recipe.longest} {cut.kind}"],
         [recipe.units, "; ".join(said)],

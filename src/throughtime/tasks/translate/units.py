@@ -112,11 +112,11 @@ class _Pairs:
 
     def _count(self, n: int, sign: int) -> list[Pair]:
         """Adds the pairs of a word, or takes them away; returns them."""
-        found = [*pairwise(self._words[n])]
-        for pair in found:
+        neighbours = [*pairwise(self._words[n])]
+        for pair in neighbours:
             self._pairs[pair] += sign * self._counts[n]
             self._places[pair].add(n)
-        return found
+        return neighbours
 
     def most_frequent(self) -> Pair | None:
         """The pair that stands most often, if it does so twice."""

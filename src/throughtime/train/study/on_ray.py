@@ -185,10 +185,10 @@ def _started(cores: int, address: str | None) -> Any:
 
 def _come_to(ray: Any, ended: Any, recipe: Recipe) -> Outcome | Lost:
     try:
-        found: Outcome | Lost = ray.get(ended)
+        outcome: Outcome | Lost = ray.get(ended)
     except ray.exceptions.RayError as error:
         return Lost(recipe, str(error).strip().partition("\n")[0])
-    return found
+    return outcome
 
 
 def _run(recipe: Recipe, threads: int, call: Learn) -> Outcome | Lost:

@@ -87,11 +87,11 @@ class _Worker:
         recipe, self.recipe = self.recipe, None
         assert recipe is not None
         try:
-            found: Outcome | Lost = self.connection.recv()
+            outcome: Outcome | Lost = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
             return Lost(recipe, f"its process ended with exit code {self.process.exitcode}")
-        return found
+        return outcome
 
 
 def _serve(connection: Connection, threads: int, call: Learn) -> None:
