@@ -10,7 +10,8 @@ import torch
 
 import throughtime
 from tests.main_job.test_cli import refused
-from throughtime.cli import main, shown
+from throughtime.cli import main
+from throughtime.cli.commands import train
 from throughtime.diagnosis.report import Report
 from throughtime.errors import MissingExtra, OptionError
 from throughtime.tasks import find
@@ -60,12 +61,12 @@ def test_training_ends_with_the_report_of_its_own_weights(
 def test_the_report_of_a_run_is_that_of_its_model_and_training_data(
     latched: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from throughtime.train.result import trained
+    from throughtime.train.result import load_trained
 
     out = str(tmp_path / "new")
     assert main(["diagnose", str(latched.folder), "--lag", "7", "--out", out]) == 0
     said = capsys.readouterr().out
-    task, model = trained(latched)
+    task, model = load_trained(latched)
     batches = [tuple(v[:, :16] if v.dim() > 1 else v[:16] for v in task.epoch(0)[n])
                for n in range(8)]  # fmt: skip
     expected = throughtime.diagnose(model, batches, torch.nn.functional.cross_entropy, lag=7)
@@ -323,7 +324,7 @@ def test_a_report_that_cannot_be_made_never_fails_a_training(
         raise error
 
     folder = Path(shutil.copytree(latched.folder, tmp_path / "copy"))
-    monkeypatch.setattr(shown, "of_run", refuse)
+    monkeypatch.setattr(train, "report_run", refuse)
     assert main(["train", "latch", "--resume", "--out", str(folder)]) == 0
     said = capsys.readouterr().out
     assert f"There is no memory report of this run: {error}\n" in said

@@ -225,11 +225,11 @@ def test_what_a_run_came_to_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_two_studies_do_not_share_a_folder(tmp_path: Path, capsys) -> None:
-    from throughtime.train.run import locked
+    from throughtime.train.run import lock
 
     words = ["--task", "latch", "--out", tmp_path / "study"]
     Folder(tmp_path / "study", recipe(hidden=32, length=100))
-    with locked(tmp_path / "study"):
+    with lock(tmp_path / "study"):
         assert "one process at a time trains in a folder" in refused(capsys, *words)
 
 
@@ -264,5 +264,5 @@ def test_a_study_has_as_many_jobs_as_its_container_has_cores(
 ) -> None:
     monkeypatch.setattr(threads, "_quota", lambda: 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
-    monkeypatch.setattr(workers, "over_processes", lambda recipes, *how: how)
+    monkeypatch.setattr(workers, "run_on_processes", lambda recipes, *how: how)
     assert Where("local", 0, None).begin([]) == (1, 1)

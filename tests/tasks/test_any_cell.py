@@ -20,7 +20,7 @@ from throughtime.cells import available as every_cell
 from throughtime.cli import main
 from throughtime.errors import OptionError
 from throughtime.tasks import find
-from throughtime.tasks.classify.items import encode_items, items_in
+from throughtime.tasks.classify.items import encode_items, list_sequences
 from throughtime.tasks.layers import make_layers, run_layers
 from throughtime.tasks.tables.read import read
 from throughtime.train.begin import resolve
@@ -161,7 +161,7 @@ def test_sequences_with_gaps_are_read_with_the_time_since() -> None:
     given = SMALL | {"data": "data.csv", "label": "kind", "series": "s", "time": "t"}
     task = kind(resolve(kind, given))
     assert task.facts.step > 0 and task.facts.width == 2 * 2 + 2
-    items = encode_items(items_in(read("data.csv"), task.facts, labelled=True), task.facts)
+    items = encode_items(list_sequences(read("data.csv"), task.facts, labelled=True), task.facts)
     frame = sequences().filter(s="s0")
     rows = np.concatenate([[1.0], np.diff(frame["t"].to_numpy()) / task.facts.step])
     assert np.allclose(np.expm1(items.steps[0][:, 5].numpy() + np.log(2)), rows, atol=1e-4)

@@ -20,7 +20,7 @@ from throughtime.tasks.translate import Translate
 from throughtime.tasks.translate.find import read_pair_blocks, read_pairs
 from throughtime.tasks.translate.units import TranslateRecipe
 from throughtime.train import run
-from throughtime.train.result import trained
+from throughtime.train.result import load_trained
 
 SMALL = ["--hidden", "4", "--steps", "4", "--validate-every", "4", "--batch-size", "16"]
 
@@ -181,7 +181,7 @@ def test_lines_and_texts_over_ray_are_those_of_this_process(
     if task == "translate":
         write(pl.DataFrame({"english": lines, "target": lines}), "t.csv")
         assert main(["predict", "run", "t.csv", "--on", "ray", "--out", "ray.csv"]) == 0
-        made, model = trained(run.read(Path("run")))
+        made, model = load_trained(run.read(Path("run")))
         assert isinstance(made, Translate)
         here = [made.predict(model, block)[0] for block in made.blocks("t.csv")]
         assert [len(one) for one in here] == [30, 30, 30, 10]

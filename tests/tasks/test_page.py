@@ -79,7 +79,7 @@ def test_classes_and_a_run_that_cannot_be_diagnosed_have_one_too(
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("no such <model>")
 
-    monkeypatch.setattr("throughtime.cli.commands.train.of_run", refuse)
+    monkeypatch.setattr("throughtime.cli.commands.train.report_run", refuse)
     assert main(["train", "classify", "--out", "run", "--plots", "svg", *SMALL]) == 0
     drawn = sorted(path.name for path in Path("run/plots").iterdir())
     assert drawn[0] == "01-loss-of-training-by-step.svg" and "03-confusion-matrix.svg" in drawn

@@ -55,11 +55,11 @@ def show_score(
         for one in score.examples
     ]
     show_table(examples, "given", "answer", "truth", "")
-    if "chance" not in baselines and (sentence := _beaten(task, score, baselines)):
+    if "chance" not in baselines and (sentence := _warn_if_beaten(task, score, baselines)):
         print(f"\n{sentence}")
 
 
-def _beaten(task: Task, score: Score, baselines: Mapping[str, Mapping[str, float]]) -> str:
+def _warn_if_beaten(task: Task, score: Score, baselines: Mapping[str, Mapping[str, float]]) -> str:
     """The sentence on a net that is no better than a baseline by the first figure; or nothing."""
     headline = next(iter(score.metrics))
     sign = -1 if task.more_is_better else 1
@@ -77,7 +77,7 @@ BATCHES, ROWS = 8, 16
 """Of a run's training data, so that its report takes seconds."""
 
 
-def of_run(
+def report_run(
     task: Task, model: nn.Module, *, lag: int | None = None, clip: float | None = None,
     truncation: int | None = None,
 ) -> Report:  # fmt: skip
@@ -95,7 +95,7 @@ def of_run(
     return diagnose(posed.model, posed.batches, posed.loss, lag, clip=clip, truncation=truncation)
 
 
-def keep(report: Report, folder: Path) -> None:
+def keep_report(report: Report, folder: Path) -> None:
     """Writes report.json and report.html and says where.
 
     Raises:
@@ -131,17 +131,24 @@ def keep_page(
     from throughtime.diagnosis.report.page import run_page
 
     results = json.loads(run.results.read_text("utf-8"))
-    pictures = pictures_of(run, task, model, results)
-    panels = [_panel("ABCDEFGHIJ"[n], one) for n, one in enumerate(pictures)]
+    pictures = list_pictures(run, task, model, results)
+    panels = [_make_panel("ABCDEFGHIJ"[n], one) for n, one in enumerate(pictures)]
     title = f"{task.name}: {run.folder.resolve().name}"
-    text = run_page(title, _facts(run, results), _figures(task, results), panels, report, reason)
+    text = run_page(
+        title, _list_facts(run, results), _make_figures(task, results), panels, report, reason
+    )
     (run.folder / "report.html").write_text(text, "utf-8")
     print(f"report: {run.folder / 'report.html'}")
 
 
-def pictures_of(run: Run, task: Task, model: nn.Module, results: dict[str, Any]) -> list[Picture]:
+def list_pictures(run: Run, task: Task, model: nn.Module, results: dict[str, Any]) -> list[Picture]:
     """All that is shown of a run beside its figures and its memory."""
-    return [learning(run, task), *flow(run), *task.pictures(model), *_found(results)]
+    return [
+        draw_learning(run, task),
+        *draw_flow(run),
+        *task.pictures(model),
+        *_draw_tables(results),
+    ]
 
 
 def keep_plots(run: Run, task: Task, model: nn.Module, ending: str) -> None:
@@ -156,7 +163,7 @@ def keep_plots(run: Run, task: Task, model: nn.Module, ending: str) -> None:
         OSError: the folder cannot be written.
     """
     results = json.loads(run.results.read_text("utf-8"))
-    plots = [one for picture in pictures_of(run, task, model, results) for one in picture.plots]
+    plots = [one for picture in list_pictures(run, task, model, results) for one in picture.plots]
     folder = run.folder / "plots"
     folder.mkdir(exist_ok=True)
     for number, plot in enumerate(plots, start=1):
@@ -219,9 +226,9 @@ def _draw_curves(figure: Any, axes: Any, plot: Plot) -> None:
         axes.legend(frameon=False)
 
 
-def learning(run: Run, task: Task) -> Picture:
+def draw_learning(run: Run, task: Task) -> Picture:
     """Loss of the training steps, and the figure that weights are chosen by."""
-    rows = _rows(run)
+    rows = _read_rows(run)
     loss = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     chosen = [(row["step"], row[task.monitor]) for row in rows if "split" in row]
     best = min(chosen, key=lambda row: row[1], default=(0, float("nan")))
@@ -232,8 +239,8 @@ def learning(run: Run, task: Task) -> Picture:
         "figure of the validation part that the weights are chosen by, less is better.",
         says=(said,) if chosen else (),
         plots=(
-            Plot("loss of training by step", "step", "loss", (_curve("loss", loss),)),
-            Plot("validation by step", "step", task.monitor, (_curve(task.monitor, chosen),)),
+            Plot("loss of training by step", "step", "loss", (_make_curve("loss", loss),)),
+            Plot("validation by step", "step", task.monitor, (_make_curve(task.monitor, chosen),)),
         ),
         head=("step", task.monitor),
         table=tuple(chosen),
@@ -248,15 +255,15 @@ _FLOW = (
 )
 
 
-def flow(run: Run) -> list[Picture]:
+def draw_flow(run: Run) -> list[Picture]:
     """How far back gradients reached as it trained, where the run was watched."""
-    rows = [row for row in _rows(run) if "flow" in row]
+    rows = [row for row in _read_rows(run) if "flow" in row]
     if not rows:
         return []
     names = list(dict.fromkeys(name for row in rows for name in row["flow"]))
     plots = tuple(
         Plot(f"{words} by step", "step", unit, tuple(
-            _curve(name, [(r["step"], r["flow"][name]) for r in rows if name in r["flow"]])
+            _make_curve(name, [(r["step"], r["flow"][name]) for r in rows if name in r["flow"]])
             for name in names if name.partition("/")[0] == kind
         ))
         for kind, words, unit in _FLOW
@@ -273,33 +280,33 @@ def flow(run: Run) -> list[Picture]:
     )]  # fmt: skip
 
 
-def _rows(run: Run) -> list[dict[str, Any]]:
+def _read_rows(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.metrics.read_text("utf-8").splitlines()]
 
 
-def _curve(name: str, rows: list[tuple[float, float]]) -> Curve:
+def _make_curve(name: str, rows: list[tuple[float, float]]) -> Curve:
     return Curve(name, [step for step, _ in rows], [value for _, value in rows])
 
 
-def _found(results: dict[str, Any]) -> list[Picture]:
+def _draw_tables(results: dict[str, Any]) -> list[Picture]:
     """What a task found of its model: the tables of its results, which are lists of rows."""
     tables = {name: rows for name, rows in results.items() if isinstance(rows, list) and rows}
     return [
         draw_knowledge(rows) if name == "probe" else Picture(
             title=f"In numbers: {name.replace('_', ' ')}", lead="Beside the figures above.",
-            says=tuple(map(_in_words, rows)) if len(rows) <= _FEW else (),
+            says=tuple(map(_describe_row, rows)) if len(rows) <= _FEW else (),
             head=tuple(rows[0]), table=tuple(tuple(row.values()) for row in rows),
         )
         for name, rows in tables.items()
     ]  # fmt: skip
 
 
-def _in_words(row: dict[str, Any]) -> str:
+def _describe_row(row: dict[str, Any]) -> str:
     said = (f"{n} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in row.items())
     return f"{', '.join(said)}."
 
 
-def _facts(run: Run, results: dict[str, Any]) -> dict[str, str]:
+def _list_facts(run: Run, results: dict[str, Any]) -> dict[str, str]:
     recipe = run.recipe
     return {
         "Task": recipe.task,
@@ -313,7 +320,7 @@ def _facts(run: Run, results: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _figures(task: Task, results: dict[str, Any]) -> Table:
+def _make_figures(task: Task, results: dict[str, Any]) -> Table:
     from throughtime.diagnosis.report.page.panel import Table
 
     baselines = results["baselines"]
@@ -324,17 +331,17 @@ def _figures(task: Task, results: dict[str, Any]) -> Table:
     return Table(results["test"]["rule"], ("figure", "test", *baselines), rows)
 
 
-def _panel(letter: str, picture: Picture) -> Panel:
+def _make_panel(letter: str, picture: Picture) -> Panel:
     from throughtime.diagnosis.report.page.panel import Panel, Table
 
     tables = (Table(picture.title, picture.head, picture.table),) if picture.table else ()
     return Panel(
         letter, picture.title, picture.lead, says=picture.says,
-        charts=tuple(map(_chart, picture.plots)), tables=tables,
+        charts=tuple(map(_make_chart, picture.plots)), tables=tables,
     )  # fmt: skip
 
 
-def _chart(plot: Plot) -> Chart:
+def _make_chart(plot: Plot) -> Chart:
     from throughtime.diagnosis.report.page.chart import Chart
 
     chart = Chart(plot.says, plot.x, plot.y, of=plot.of)

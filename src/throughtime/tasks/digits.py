@@ -27,14 +27,14 @@ class Digits(PublishedTask):
 
     def split(self, name: str) -> Batch:
         """Pixels between 0 and 1."""
-        inputs, truth = _all()
+        inputs, truth = _load()
         place = torch.arange(len(truth), device="cpu") % _EVERY
         own = {"test": place == 0, "validation": place == 1, "train": place > 1}[name]
         return inputs[:, own], truth[own]
 
 
 @cache
-def _all() -> tuple[Tensor, Tensor]:
+def _load() -> tuple[Tensor, Tensor]:
     """Every image, (64, 1797, 1), and its digit, (1797,)."""
     try:
         from sklearn.datasets import load_digits

@@ -37,11 +37,11 @@ def execute(file: Path) -> ModuleType:
     sys.modules[name] = module  # what the file defines may look itself up there
     sys.path.insert(0, str(own.parent))  # as for a program: its neighbours are found
     with report_line(file):
-        exec(_compiled(own, name), vars(module))
+        exec(_compile(own, name), vars(module))
     return module
 
 
-def _compiled(file: Path, name: str) -> CodeType:
+def _compile(file: Path, name: str) -> CodeType:
     """The code of a file."""
     try:
         code = SourceFileLoader(name, str(file)).get_code(name)
@@ -68,7 +68,7 @@ def report_line(file: Path | None) -> Iterator[None]:
     except ThroughtimeError:
         raise
     except (Exception, SystemExit) as error:  # a user's code may raise anything
-        line = own and _line(own, error)
+        line = own and _find_line(own, error)
         if line is None:
             raise
         words = " ".join(str(error).split())
@@ -77,7 +77,7 @@ def report_line(file: Path | None) -> Iterator[None]:
         ) from error
 
 
-def _line(own: Path, error: BaseException) -> int | None:
+def _find_line(own: Path, error: BaseException) -> int | None:
     """The last line of the file that an error passed through; None for one from elsewhere."""
     if isinstance(error, SyntaxError) and error.filename == str(own):
         return error.lineno
@@ -107,8 +107,8 @@ def build_cell(text: str) -> Cell:
     form, file = _FORM.fullmatch(text), find_python_file(text)
     if form is None or not (form["name"] or (file and form["arguments"] is None)):
         raise OptionError(f"cell must be a name or FILE.py:NAME, got {text!r}")
-    kind = _builtin(form["name"]) if file is None else _defined(file, form["name"])
-    values = _values(form["arguments"], text)
+    kind = _find_builtin(form["name"]) if file is None else _find_defined(file, form["name"])
+    values = _parse_arguments(form["arguments"], text)
     try:
         with report_line(file):
             return kind(*values)
@@ -120,7 +120,7 @@ def build_cell(text: str) -> Cell:
         raise _wrong_arguments(text, str(error)) from error
 
 
-def _values(arguments: str | None, text: str) -> tuple[Any, ...]:
+def _parse_arguments(arguments: str | None, text: str) -> tuple[Any, ...]:
     """The values in the brackets behind a name."""
     try:
         values: tuple[Any, ...] = ast.literal_eval(f"({arguments},)" if arguments else "()")
@@ -136,13 +136,13 @@ def _wrong_arguments(text: str, reason: str) -> OptionError:
     )
 
 
-def _builtin(name: str) -> type[Cell]:
+def _find_builtin(name: str) -> type[Cell]:
     """A cell of this package, by the name of its class or by its short one in a recipe."""
     kinds = cells.available()
-    return SHORT_NAMES.get(name.casefold()) or kinds[_spelled(name, kinds)]
+    return SHORT_NAMES.get(name.casefold()) or kinds[_match_name(name, kinds)]
 
 
-def _defined(file: Path, name: str) -> type[Cell]:
+def _find_defined(file: Path, name: str) -> type[Cell]:
     """A cell that a Python file of the user's defines; the only one where none is named."""
     module = execute(file)
     own = {
@@ -155,16 +155,16 @@ def _defined(file: Path, name: str) -> type[Cell]:
         raise OptionError(
             f"{file} defines several cells, {', '.join(kinds)}; name one: {file}:{[*kinds][0]}"
         )
-    return kinds[_spelled(name, kinds) if name else [*kinds][0]]
+    return kinds[_match_name(name, kinds) if name else [*kinds][0]]
 
 
-def _spelled(name: str, kinds: Mapping[str, type[Cell]]) -> str:
+def _match_name(name: str, kinds: Mapping[str, type[Cell]]) -> str:
     """The name as it is spelled, whatever its case and underscores."""
-    alike = [kind for kind in kinds if _plain(kind) == _plain(name)]
+    alike = [kind for kind in kinds if _fold_name(kind) == _fold_name(name)]
     return alike[0] if len(alike) == 1 else one_of("cell", name, tuple(kinds))
 
 
-def _plain(name: str) -> str:
+def _fold_name(name: str) -> str:
     return name.casefold().replace("_", "").replace("-", "")
 
 

@@ -153,7 +153,7 @@ class MemoryTask(Task):
             answers = model(inputs)
         right = self.right(answers, truth).tolist()
         examples = tuple(
-            Example(f"sequence {n}", _said(one), _said(two), bool(right[n]))
+            Example(f"sequence {n}", _write_answer(one), _write_answer(two), bool(right[n]))
             for n, (one, two) in enumerate(self._few(answers, truth))
         )
         where = f"{split}: {len(right)} sequences of {self.steps} steps kept out of training"
@@ -164,10 +164,10 @@ class MemoryTask(Task):
         inputs, truth = self.held_out("test")
         with torch.no_grad():
             answers = self._few(model(inputs), truth, inputs.shape[1])
-        return [_said(answers[_number(item, len(answers))][0]) for item in items]
+        return [_write_answer(answers[_parse_number(item, len(answers))][0]) for item in items]
 
     def check_item(self, item: str) -> None:
-        _number(item, self.held_out_rows("test"))
+        _parse_number(item, self.held_out_rows("test"))
 
     def _few(
         self, answers: Tensor, truth: Tensor, count: int = _EXAMPLES
@@ -196,13 +196,13 @@ class _Epoch(BuiltWhenIndexed):
         return self.task.batch("train", number, self.task.recipe.batch_size)
 
 
-def _number(item: str, count: int) -> int:
+def _parse_number(item: str, count: int) -> int:
     if item.isdecimal() and len(item) < 10 and int(item) < count:
         return int(item)
     raise DataError(f"a held-out sequence is a whole number below {count}, got {item!r}; say, 0")
 
 
-def _said(answer: Tensor) -> str:
+def _write_answer(answer: Tensor) -> str:
     if answer.is_floating_point():
         return f"{answer.item():.3f}"
     return " ".join(str(one) for one in answer.flatten().tolist())

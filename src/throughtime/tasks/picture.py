@@ -187,12 +187,12 @@ def ask_for_neighbours(
     inputs = [pad_sequence(part, padding_value=padding) for part in parts]
     rows: list[dict[str, Any]] = []
     for name, by in (("unit before", 1), ("unit behind", -1)):
-        marks = [_labels(x, label, by, padding) for x in inputs]
+        marks = [_label_neighbours(x, label, by, padding) for x in inputs]
         rows += ask_layers(name, model, inputs, marks)
     return rows
 
 
-def _labels(source: Tensor, label: dict[int, int], by: int, padding: int) -> Tensor:
+def _label_neighbours(source: Tensor, label: dict[int, int], by: int, padding: int) -> Tensor:
     """Of each place of sources (T, B), the label of the unit `by` steps before; -1 for none."""
     moved = source.roll(by, 0)
     moved[0 if by > 0 else -1] = padding
@@ -214,14 +214,14 @@ def draw_knowledge(rows: Sequence[dict[str, Any]]) -> Picture:
         lead="A linear map of what each layer gives is fitted on half of the sequences and asked "
         "for the other half. A layer knows what it tells better than the map tells labels that "
         "were shuffled, which can only be memorised.",
-        says=tuple(map(_known, groups.values())),
-        plots=tuple(map(_by_layer, measured.values())),
+        says=tuple(map(_describe_best, groups.values())),
+        plots=tuple(map(_plot_layers, measured.values())),
         head=head,
         table=tuple(tuple(row.values()) for few in measured.values() for row in few),
     )
 
 
-def _known(rows: Sequence[dict[str, Any]]) -> str:
+def _describe_best(rows: Sequence[dict[str, Any]]) -> str:
     name = rows[0]["of"]
     if "accuracy" not in rows[0]:
         return f"Of the {name} nothing was measured: {rows[0]['not measured']}."
@@ -233,7 +233,7 @@ def _known(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _by_layer(rows: Sequence[dict[str, Any]]) -> Plot:
+def _plot_layers(rows: Sequence[dict[str, Any]]) -> Plot:
     x = range(len(rows))
     curves = (
         Curve("as it is", x, [row["accuracy"] for row in rows]),

@@ -14,8 +14,8 @@ import torch
 from throughtime.errors import OptionError, RunError, ThroughtimeError
 from throughtime.tasks import Task
 from throughtime.tasks.recipe import Recipe, one_of, recipe_from
-from throughtime.train.run import Run, create, keep_recipe, locked, read
-from throughtime.train.storage import MAY_GROW, ended, read_checkpoint
+from throughtime.train.run import Run, create, lock, read, replace_recipe
+from throughtime.train.storage import MAY_GROW, has_ended, read_checkpoint
 
 RUNS = Path("runs")
 
@@ -65,7 +65,7 @@ def begin(
     made = [path for path in (top, *top.parents) if not path.exists()]
     try:
         run = _create(folder, recipe)
-        with _removed_in_vain(run, folder is None):
+        with _remove_if_unused(run, folder is None):
             yield run
     except _FAILURES:
         for path in made:
@@ -87,7 +87,7 @@ def _create(folder: Path | None, recipe: Recipe) -> Run:
 
 
 @contextmanager
-def _removed_in_vain(run: Run, with_folder: bool) -> Iterator[None]:
+def _remove_if_unused(run: Run, with_folder: bool) -> Iterator[None]:
     """Deletes what was made of a new run when it fails before there is anything to go on from."""
     try:
         yield
@@ -111,7 +111,9 @@ def check_memory(task: Task, training: bool = True) -> None:
     Raises:
         OptionError: it takes more memory than there is.
     """
-    needed = 4 * parameters(task) * (4 if training else 1) + (task.step_bytes() if training else 0)
+    needed = 4 * count_parameters(task) * (4 if training else 1) + (
+        task.step_bytes() if training else 0
+    )
     there = _memory_bytes()
     if needed > there:
         names = [n for n in ("hidden", "batch_size", "length") if n not in task.ignores]
@@ -122,7 +124,7 @@ def check_memory(task: Task, training: bool = True) -> None:
         )
 
 
-def parameters(task: Task) -> int:
+def count_parameters(task: Task) -> int:
     """How many numbers its model has, found without making it.
 
     They are counted in three small models of its kind, for they grow with the square of `hidden`:
@@ -131,14 +133,14 @@ def parameters(task: Task) -> int:
     with torch.random.fork_rng(devices=[]):
         kinds = [type(task)(replace(task.recipe, hidden=units)) for units in (2, 4, 6)]
         try:
-            a, b, c = (_counted(kind) for kind in kinds)
+            a, b, c = (_count_parameters(kind) for kind in kinds)
         except ThroughtimeError:  # a cell that has no such sizes, of four heads say
-            return _counted(task)
+            return _count_parameters(task)
     n = (task.recipe.hidden - 1) // 2
     return a + n * (b - a) + n * (n - 1) // 2 * (c - 2 * b + a)
 
 
-def _counted(task: Task) -> int:
+def _count_parameters(task: Task) -> int:
     return sum(p.numel() for p in task.model().parameters())
 
 
@@ -181,14 +183,14 @@ def go_on(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Ru
                 f"a resumed run may get a larger {option}, not a smaller one, and it is {old} in "
                 f"{run.folder}, got {value}; leave it out, or begin a new run without --resume"
             )
-    return _grown(run, recipe) if changed else run
+    return _extend(run, recipe) if changed else run
 
 
-def _grown(run: Run, recipe: Recipe) -> Run:
+def _extend(run: Run, recipe: Recipe) -> Run:
     """The run with more steps, patience or parts, when more of it follows."""
-    with locked(run.folder):
+    with lock(run.folder):
         state = read_checkpoint(run)
-        if state is not None and state["finished"] is True and ended(recipe, state):
+        if state is not None and state["finished"] is True and has_ended(recipe, state):
             if recipe == replace(run.recipe, parts=recipe.parts):
                 return run
             raise OptionError(
@@ -196,20 +198,20 @@ def _grown(run: Run, recipe: Recipe) -> Run:
                 f"{run.recipe.patience} validations in a row brought no progress, and more steps "
                 "change nothing about that; give it a larger --patience too"
             )
-        return keep_recipe(run, recipe)
+        return replace_recipe(run, recipe)
 
 
-def _numbered(task: str) -> dict[int, Path]:
+def _list_runs(task: str) -> dict[int, Path]:
     folders = {path.name.removeprefix(f"{task}-"): path for path in RUNS.glob(f"{task}-*")}
     return {int(number): path for number, path in folders.items() if number.isdecimal()}
 
 
 def _next_free(task: str) -> Path:
-    return RUNS / f"{task}-{max(_numbered(task), default=0) + 1}"
+    return RUNS / f"{task}-{max(_list_runs(task), default=0) + 1}"
 
 
 def _newest(task: str) -> Path:
-    runs = _numbered(task)
+    runs = _list_runs(task)
     if not runs:
         raise RunError(
             f"--resume goes on with a run, and {RUNS}/ has none of {task}; "

@@ -21,7 +21,7 @@ from throughtime.tasks.recipe import Recipe
 from throughtime.train.learner import Best, Learner, Watcher
 from throughtime.train.run import Run
 from throughtime.train.step import learning_rate
-from throughtime.train.storage import State, all_finite, ended, write_checkpoint
+from throughtime.train.storage import State, check_finite, has_ended, write_checkpoint
 
 
 @dataclass
@@ -126,7 +126,7 @@ class Patience(Watcher):
         return {"waited": self.waited, "lowest": self.lowest}
 
 
-def learned_so_far(learner: Learner, stopping: Patience) -> State:
+def collect_state(learner: Learner, stopping: Patience) -> State:
     """Where a learner stands: what a checkpoint has of it, and what all processes begin with."""
     return {
         "step": learner.done,
@@ -136,7 +136,7 @@ def learned_so_far(learner: Learner, stopping: Patience) -> State:
     }
 
 
-def go_on_from(state: State, learner: Learner, stopping: Patience) -> None:
+def restore_state(state: State, learner: Learner, stopping: Patience) -> None:
     """Puts a learner where another one stood."""
     learner.model.load_state_dict(state["model"])
     learner.optimizer.load_state_dict(state["optimizer"])
@@ -179,11 +179,11 @@ class Keeper(Watcher):
     def _write(self, learner: Learner) -> None:
         """Writes what is finite alone, so that the checkpoint before stays where it is not."""
         where = f"the model after step {learner.done}"
-        all_finite(learner.model.state_dict(), where, f"{CURE}; the last checkpoint is kept")
+        check_finite(learner.model.state_dict(), where, f"{CURE}; the last checkpoint is kept")
         rest = {
             "best": vars(self.best), "journal": self.journal.state(), "finished": self.finished
         }  # fmt: skip
-        write_checkpoint(self.run, learned_so_far(learner, self.stopping) | rest)
+        write_checkpoint(self.run, collect_state(learner, self.stopping) | rest)
 
     def restore(self, learner: Learner, state: State) -> None:
         """Puts everything back as it was when `state`, which was checked, was written.
@@ -191,11 +191,11 @@ class Keeper(Watcher):
         Where the run has more steps or patience since, what ended it may end it no longer.
         """
         recipe, written = self.run.recipe, replace(self.run.recipe, **state["recipe"])
-        go_on_from(state, learner, self.stopping)
+        restore_state(state, learner, self.stopping)
         self.best, self.finished = Best(**state["best"]), state["finished"]
         if written.steps < recipe.steps:
             self.more_steps = written
-        if ended(written, state) and not ended(recipe, state):
+        if has_ended(written, state) and not has_ended(recipe, state):
             self.finished = False
 
     def best_weights(self) -> dict[str, Tensor]:

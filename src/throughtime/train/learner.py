@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task
 from throughtime.tasks.task import Batch
-from throughtime.train.step import StepBatches, clip, cut, learning_rate, optimizer, step_seed
+from throughtime.train.step import StepBatches, clip, cut, learning_rate, make_optimizer, step_seed
 from throughtime.train.world import World
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Learner:
         self, task: Task, model: nn.Module, cure: str = "", world: World | None = None
     ) -> None:
         self.task, self.model = task, model.train()
-        self.optimizer = optimizer(task.recipe, model.parameters())
+        self.optimizer = make_optimizer(task.recipe, model.parameters())
         self.done = 0
         self.loss, self.norm, self.clipped = math.nan, math.nan, False
         self.world = world or World()

@@ -19,9 +19,9 @@ from throughtime.errors import RunError
 from throughtime.tasks import Task, find
 from throughtime.tasks.recipe import Recipe
 from throughtime.train.begin import check_memory
-from throughtime.train.keeper import CURE, Journal, Keeper, Patience, go_on_from, learned_so_far
+from throughtime.train.keeper import CURE, Journal, Keeper, Patience, collect_state, restore_state
 from throughtime.train.learner import Learner, Watcher
-from throughtime.train.run import Run, locked
+from throughtime.train.run import Run, lock
 from throughtime.train.step import learning_rate, step_seed
 from throughtime.train.storage import check_checkpoint, read_checkpoint, write_weights
 from throughtime.train.world import World
@@ -67,26 +67,26 @@ def fit(run: Run, watchers: Sequence[Watcher] = (), world: World | None = None) 
     """
     task = find(run.recipe.task)(run.recipe)
     check_memory(task)
-    with _told_of_the_disk(run), locked(run.folder), _threads(run.recipe.threads):
+    with _explain_disk(run), lock(run.folder), _compute_with(run.recipe.threads):
         model = _fit(run, task, watchers, world or World())
     return model.eval()
 
 
 def follow(world: World) -> None:
     """What a process does that is not the first: it learns along, and keeps nothing."""
-    recipe = world.from_first(_nothing)
+    recipe = world.from_first(_refuse)
     task = find(recipe.task)(recipe)
-    with _threads(recipe.threads):
+    with _compute_with(recipe.threads):
         learner = Learner(task, begin_model(task), world=world)
         stopping = Patience(task.monitor, recipe.patience)
-        begun = world.from_first(_nothing)
-        go_on_from(begun, learner, stopping)
+        begun = world.from_first(_refuse)
+        restore_state(begun, learner, stopping)
         if not begun["finished"]:
             learner.check_world()
             train(learner, [stopping])
 
 
-def _nothing() -> Any:
+def _refuse() -> Any:
     raise AssertionError("the first process alone is asked")
 
 
@@ -101,7 +101,7 @@ def _fit(run: Run, task: Task, watchers: Sequence[Watcher], world: World) -> nn.
         keeper = Keeper(run, journal, Patience(task.monitor, run.recipe.patience))
         if state is not None:
             keeper.restore(learner, state)
-        begun = learned_so_far(learner, keeper.stopping) | {"finished": keeper.finished}
+        begun = collect_state(learner, keeper.stopping) | {"finished": keeper.finished}
         world.from_first(lambda: begun)
         if not keeper.finished:
             learner.check_world()
@@ -122,7 +122,7 @@ def _go_on(run: Run, learner: Learner, keeper: Keeper, watchers: Sequence[Watche
             if size > learner.parts:
                 log.info(_IDLE, size - learner.parts, size, learner.parts, size)
         if keeper.more_steps is not None:
-            log.info("%s", _rate_from_here(keeper.more_steps, run.recipe, learner.done))
+            log.info("%s", _describe_rate(keeper.more_steps, run.recipe, learner.done))
         for one in watchers:
             one.begin(keeper.journal, log)
         try:
@@ -142,7 +142,7 @@ _IDLE = (
 )
 
 
-def _rate_from_here(before: Recipe, recipe: Recipe, step: int) -> str:
+def _describe_rate(before: Recipe, recipe: Recipe, step: int) -> str:
     """What more steps than the run began with do to its learning rate."""
     old, new = learning_rate(before, max(0, step - 1)), learning_rate(recipe, step)
     text = f"it goes on to step {recipe.steps}, where it was to end at {before.steps}; "
@@ -156,7 +156,7 @@ def _rate_from_here(before: Recipe, recipe: Recipe, step: int) -> str:
 
 
 @contextmanager
-def _told_of_the_disk(run: Run) -> Iterator[None]:
+def _explain_disk(run: Run) -> Iterator[None]:
     """What the disk refuses is one sentence; what was written before stays."""
     try:
         yield
@@ -169,7 +169,7 @@ def _told_of_the_disk(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(wanted: int) -> Iterator[None]:
+def _compute_with(wanted: int) -> Iterator[None]:
     """Computes with this many threads: their number is part of what the bits depend on."""
     before = torch.get_num_threads()
     torch.set_num_threads(wanted or before)

@@ -41,7 +41,7 @@ def write_whole(path: Path, content: bytes) -> None:
         OSError: the disk is full, say; names `path`, and nothing is left beside it.
     """
     draft = write_draft(path, content)
-    with _undone(draft, path):
+    with _delete_on_failure(draft, path):
         os.replace(draft, path)
     sync_folder(path.parent)
 
@@ -53,7 +53,7 @@ def write_draft(path: Path, content: bytes) -> Path:
         OSError: as `write_whole`.
     """
     draft = path.with_name(path.name + ".draft")
-    with _undone(draft, path), draft.open("wb") as file:
+    with _delete_on_failure(draft, path), draft.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -61,7 +61,7 @@ def write_draft(path: Path, content: bytes) -> Path:
 
 
 @contextlib.contextmanager
-def _undone(draft: Path, path: Path) -> Iterator[None]:
+def _delete_on_failure(draft: Path, path: Path) -> Iterator[None]:
     """Deletes a draft that could not become `path`."""
     try:
         yield
@@ -165,7 +165,7 @@ class Run:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Keeps the figures of a finished run."""
-        write_whole(self.results, _json(results))
+        write_whole(self.results, _encode_json(results))
 
 
 def create(folder: Path, recipe: Recipe) -> Run:
@@ -185,7 +185,7 @@ def create(folder: Path, recipe: Recipe) -> Run:
         if not there:
             folder.parent.mkdir(parents=True, exist_ok=True)
             draft.mkdir()
-        write_whole(draft / "config.json", _json(asdict(recipe)))
+        write_whole(draft / "config.json", _encode_json(asdict(recipe)))
         if not there:
             draft.rename(folder)
     except OSError as error:
@@ -198,9 +198,9 @@ def create(folder: Path, recipe: Recipe) -> Run:
     return Run(folder, recipe)
 
 
-def keep_recipe(run: Run, recipe: Recipe) -> Run:
+def replace_recipe(run: Run, recipe: Recipe) -> Run:
     """The same run with another recipe, in its config.json too."""
-    write_whole(run.folder / "config.json", _json(asdict(recipe)))
+    write_whole(run.folder / "config.json", _encode_json(asdict(recipe)))
     return Run(run.folder, recipe)
 
 
@@ -215,7 +215,7 @@ def read(folder: Path) -> Run:
         values = read_json(path)
         if not isinstance(values, dict):
             raise ValueError(f"it holds no object but {short(values)}")
-        kind = _options_of(values)
+        kind = _find_options(values)
         recipe = recipe_from(values, kind)
         missing = [f.name for f in fields(kind) if f.name not in values]
         if missing:
@@ -234,13 +234,13 @@ def read(folder: Path) -> Run:
     return Run(folder, recipe)
 
 
-def _options_of(values: Mapping[str, Any]) -> type[Recipe]:
+def _find_options(values: Mapping[str, Any]) -> type[Recipe]:
     """The kind of recipe that values are of: the task's, where they name one."""
     task = values.get("task")
     return available()[task].options if task in tuple(available()) else Recipe
 
 
-def _json(values: Mapping[str, Any]) -> bytes:
+def _encode_json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=2) + "\n").encode()
 
 
@@ -260,7 +260,7 @@ def _lock(handle: int) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Holds a run folder for one process; a killed process lets go by itself.
 
     Raises:

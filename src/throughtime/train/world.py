@@ -114,7 +114,7 @@ class World:
         others = [str(rank) for rank, one in enumerate(each.tolist()) if one != each[0]]
         if others:
             raise RunError(
-                f"all processes must see the same {what}, and {_named(others)} not see what "
+                f"all processes must see the same {what}, and {_name_ranks(others)} not see what "
                 f"process 0 does; {cure}"
             )
 
@@ -129,7 +129,7 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            word = said(self._store, FAILURE, LAST_WORDS) or (
+            word = read_word(self._store, FAILURE, LAST_WORDS) or (
                 "every process must stay until the last step, and one ended without a word "
                 "(killed, or out of memory); the last checkpoint is kept: go on with --resume"
             )
@@ -156,11 +156,11 @@ class World:
                 self._store.set(_TOLD, "")
                 return
             if self.rank:
-                said(self._store, _TOLD, LAST_WORDS)
+                read_word(self._store, _TOLD, LAST_WORDS)
         raise EndedElsewhere from error
 
 
-def said(store: Any, name: str, seconds: float) -> str:
+def read_word(store: Any, name: str, seconds: float) -> str:
     """What a process says under a name within some seconds; or nothing."""
     end = time.monotonic() + seconds
     with suppress(RuntimeError):  # the store is gone too
@@ -207,7 +207,7 @@ def find_place() -> ProcessPlace | None:
     """
     launcher = launched()
     try:
-        place = {"torchrun": of_torchrun, "srun": _of_srun}[launcher]() if launcher else None
+        place = {"torchrun": of_torchrun, "srun": _read_srun}[launcher]() if launcher else None
     except (ValueError, RuntimeError) as error:
         raise OptionError(
             f"the environment of {launcher} must say how many processes there are and which this "
@@ -221,7 +221,7 @@ def find_place() -> ProcessPlace | None:
     return place if place and place.size > 1 else None
 
 
-def _of_srun() -> ProcessPlace:
+def _read_srun() -> ProcessPlace:
     """As Fabric reads srun's environment."""
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
@@ -268,22 +268,22 @@ def _check_in(place: ProcessPlace, store: Any, wait: int) -> None:
     store.set(f"here/{place.rank}", "")
     names = [f"here/{rank}" for rank in range(place.size)]
     end = time.monotonic() + wait
-    with _unreachable_store():
+    with _end_without_store():
         while not store.check(names):
             if store.check([FAILURE]):
-                raise _told_by_one(place, store, store.get(FAILURE).decode())
+                raise _choose_error(place, store, store.get(FAILURE).decode())
             if time.monotonic() > end:
                 missing = [str(r) for r, name in enumerate(names) if not store.check([name])]
                 word = (
-                    f"all {place.size} processes must come within {wait} s, and {_named(missing)} "
-                    "not; begin them, or wait longer with --wait"
+                    f"all {place.size} processes must come within {wait} s, and "
+                    f"{_name_ranks(missing)} not; begin them, or wait longer with --wait"
                 )
                 store.compare_set(FAILURE, "", word)
-                raise _told_by_one(place, store, word)
+                raise _choose_error(place, store, word)
             time.sleep(0.05)
 
 
-def _told_by_one(place: ProcessPlace, store: Any, word: str) -> ThroughtimeError:
+def _choose_error(place: ProcessPlace, store: Any, word: str) -> ThroughtimeError:
     """The error of one process, for its launcher or else the first tells it."""
     if place.rank or store.check([SUPERVISED]):
         return EndedElsewhere()
@@ -291,7 +291,7 @@ def _told_by_one(place: ProcessPlace, store: Any, word: str) -> ThroughtimeError
 
 
 @contextmanager
-def _unreachable_store() -> Iterator[None]:
+def _end_without_store() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -322,7 +322,7 @@ def _launch(place: ProcessPlace, store: Any) -> Any:
     return fabric
 
 
-def _named(ranks: Sequence[str]) -> str:
+def _name_ranks(ranks: Sequence[str]) -> str:
     if len(ranks) == 1:
         return f"process {ranks[0]} does"
     return f"processes {', '.join(ranks[:-1])} and {ranks[-1]} do"
@@ -333,10 +333,10 @@ def _digest(batches: Sequence[Batch]) -> int:
     digest = hashlib.sha256()
     for tensor in (tensor for batch in batches for tensor in batch):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(_bytes(tensor))
+        digest.update(_tensor_bytes(tensor))
     return int.from_bytes(digest.digest()[:8], "big") >> 1
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def _tensor_bytes(tensor: Tensor) -> bytes:
     content: bytes = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
     return content

@@ -11,12 +11,12 @@ import numpy as np
 
 from throughtime.cli.shown import show_table
 from throughtime.tasks.tables.clock import (
+    describe_step,
     find_time,
+    format_time,
+    merge_time,
     read_times,
-    said_step,
     time_columns,
-    with_time,
-    written,
 )
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def data(
     if label:
         _print_read("classify", given | {"label": label})
     if not target and not label:
-        print(f"\n{_advice(table, file, time, series)}")
+        print(f"\n{_suggest(table, file, time, series)}")
 
 
 def _print_read(task: str, given: dict[str, str]) -> None:
@@ -99,13 +99,13 @@ def _print_read(task: str, given: dict[str, str]) -> None:
     show_table(made.read())
 
 
-def _advice(table: DataTable, file: str, time: str, series: str) -> str:
+def _suggest(table: DataTable, file: str, time: str, series: str) -> str:
     """A command that trains on the file, by what its columns look like."""
     from throughtime.tasks.forecast.series import find_series
 
     time = find_time(table, time, [series] if series else [])
     parts = time_columns(table, time)
-    series = series or find_series(with_time(table, time), time, [])
+    series = series or find_series(merge_time(table, time), time, [])
     others = [name for name in table.frame.columns if name not in (*parts, series)]
     numbers = [name for name in others if table.is_number(name)]
     few = [name for name in others if _is_class(table, name) and {*numbers} - {name}]
@@ -139,11 +139,12 @@ def describe_columns(table: DataTable, time: str = "") -> list[tuple[str, str, s
     rows = []
     parts = time_columns(table, time)
     for name in table.frame.columns:
-        kind, values = _described(table, name)
+        kind, values = _describe_column(table, name)
         if name == time and kind != _EMPTY:
             times = read_times(table, time)
             ends = (
-                written(float(end), times.form) for end in (min(times.values), max(times.values))
+                format_time(float(end), times.form)
+                for end in (min(times.values), max(times.values))
             )
             kind, values = "time", " to ".join(map(str, ends))
         elif name in parts:
@@ -161,30 +162,30 @@ def describe_rows(table: DataTable, time: str = "", series: str = "") -> list[tu
     Raises:
         DataError: a column is not there, or a time is missing, no date, or stands twice.
     """
-    from throughtime.tasks.forecast.series import find_rows, find_series, step_of
+    from throughtime.tasks.forecast.series import find_rows, find_rows_step, find_series
 
     table.check_columns("series", [series] if series else [])
     time = find_time(table, time, [series] if series else [])
-    table = with_time(table, time)
+    table = merge_time(table, time)
     series = series or find_series(table, time, [])
     rows = find_rows(table, time, series)
-    step, even = step_of(rows)
+    step, even = find_rows_step(rows)
     counts = [len(places) for places in rows.places.values()]
-    said = f"{time or 'the order of rows'}, step {said_step(step, rows.times.form)}"
+    said = f"{time or 'the order of rows'}, step {describe_step(step, rows.times.form)}"
     many = f"{min(counts)} to {max(counts)} rows each"
     return [
         ("file", f"{table.name}: {table.form}, {len(table.frame)} rows"),
         ("time", said + ("" if even else ", uneven: each row is a step")),
         ("series", f"{len(counts)}, by {series}: {many}" if series else "1"),
-        ("gaps", _gaps(rows, step, even)),
-        ("split by time", _cuts(rows, step, even)),
+        ("gaps", _describe_gaps(rows, step, even)),
+        ("split by time", _describe_cuts(rows, step, even)),
     ]
 
 
-def _gaps(rows: TimedRows, step: float, even: bool) -> str:
+def _describe_gaps(rows: TimedRows, step: float, even: bool) -> str:
     if not even:
         longest = float(rows.differences().max()) if len(rows.differences()) else step
-        return f"the longest is {said_step(longest, rows.times.form)}"
+        return f"the longest is {describe_step(longest, rows.times.form)}"
     lacking = [
         int(round((rows.times.values[p[-1]] - rows.times.values[p[0]]) / step)) + 1 - len(p)
         for p in rows.places.values()
@@ -193,7 +194,7 @@ def _gaps(rows: TimedRows, step: float, even: bool) -> str:
     return f"{sum(lacking)} steps without a row" + (f", in {series} series" if series else "")
 
 
-def _cuts(rows: TimedRows, step: float, even: bool) -> str:
+def _describe_cuts(rows: TimedRows, step: float, even: bool) -> str:
     """The borders that the shares give; a horizon longer than a share moves them."""
     values = np.sort(rows.times.values)
     if even:
@@ -202,11 +203,11 @@ def _cuts(rows: TimedRows, step: float, even: bool) -> str:
     else:
         held = math.ceil(_SHARE * len(values))
         ends = [values[max(0, len(values) - many * held)] for many in (2, 1)]
-    first, second = (str(written(float(end), rows.times.form)) for end in ends)
+    first, second = (str(format_time(float(end), rows.times.form)) for end in ends)
     return f"training to {first}, validation to {second}, then test"
 
 
-def _described(table: DataTable, name: str) -> tuple[str, str]:
+def _describe_column(table: DataTable, name: str) -> tuple[str, str]:
     """The type of a column, and its values."""
     column = table.frame[name].drop_nulls()
     if not len(column):
@@ -214,14 +215,14 @@ def _described(table: DataTable, name: str) -> tuple[str, str]:
     if table.is_number(name) or column.dtype.is_temporal():
         kinds = {True: "numbers", False: "whole numbers"}
         kind = "time" if column.dtype.is_temporal() else kinds[column.dtype.is_float()]
-        return kind, f"{_short(column.min())} to {_short(column.max())}"
+        return kind, f"{_shorten(column.min())} to {_shorten(column.max())}"
     counted = Counter(map(str, column.to_list()))
     often = sorted(counted, key=lambda one: (-counted[one], one))[:_FEW]
     more = ", ..." if len(counted) > _FEW else ""
-    return "text", f"{len(counted)} different: {', '.join(map(_short, often))}{more}"
+    return "text", f"{len(counted)} different: {', '.join(map(_shorten, often))}{more}"
 
 
-def _short(value: object) -> str:
+def _shorten(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     text = str(value)

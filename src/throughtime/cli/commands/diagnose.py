@@ -50,7 +50,7 @@ def diagnose(
     model: str, lag: int | None, clip: float | None, truncation: int | None, out: Path | None
 ) -> None:
     """Measure how far back a model learns and remembers, and what would change it."""
-    from throughtime.cli.shown import keep
+    from throughtime.cli.shown import keep_report
 
     form = _FILE.fullmatch(model)
     how = {"lag": lag, "clip": clip, "truncation": truncation}
@@ -59,46 +59,46 @@ def diagnose(
         _diagnose_run(Path(model), how, out)
     else:
         file = Path(form["file"]).absolute()  # what it executes may go to another folder
-        report = _of_file(file, form["name"] or "model", how)
+        report = _diagnose_file(file, form["name"] or "model", how)
         print(f"{report}\n")
-        keep(report, out or file.parent)
+        keep_report(report, out or file.parent)
 
 
 def _diagnose_run(folder: Path, how: dict[str, Any], out: Path | None) -> None:
     """The report of a run; in its own folder, where its figures are, as a part of its page."""
-    from throughtime.cli.shown import keep, keep_page, of_run
-    from throughtime.train.result import trained
+    from throughtime.cli.shown import keep_page, keep_report, report_run
+    from throughtime.train.result import load_trained
     from throughtime.train.run import read
 
     run = read(folder)
-    task, model = trained(run)
-    report = of_run(task, model, **how)
+    task, model = load_trained(run)
+    report = report_run(task, model, **how)
     print(f"{report}\n")
     if out is None and run.results.exists():
         keep_page(run, task, model, report)
     else:
-        keep(report, out or folder)
+        keep_report(report, out or folder)
 
 
-def _of_file(file: Path, name: str, how: dict[str, Any]) -> Report:
+def _diagnose_file(file: Path, name: str, how: dict[str, Any]) -> Report:
     """The report of what a file defines; options of the command line go before the file's."""
     from throughtime import diagnose
     from throughtime.errors import OptionError
     from throughtime.tasks.layers import execute, report_line
 
     defined = vars(execute(file))
-    model = _defined(file, defined, name)
-    batches = _several(_defined(file, defined, "batches"))
+    model = _find_defined(file, defined, name)
+    batches = _as_list(_find_defined(file, defined, "batches"))
     loss = defined.get("loss")
     if loss is not None and not callable(loss):
         raise OptionError(f"`loss` in {file} must be a function of output and target, got {loss!r}")
     own = {n: defined[n] for n in ("lag", "clip", "truncation", "before") if n in defined}
-    with _told_by_part(file, name), report_line(file):
+    with _name_part(file, name), report_line(file):
         return diagnose(model, batches, loss, **(own | how))
 
 
 @contextmanager
-def _told_by_part(file: Path, model: str) -> Iterator[None]:
+def _name_part(file: Path, model: str) -> Iterator[None]:
     """An error below the model, its loss or its batches ends as one sentence that names them.
 
     Raises:
@@ -130,7 +130,7 @@ def _told_by_part(file: Path, model: str) -> Iterator[None]:
         raise OptionError(f"{part} in {file} {fits}: {words}") from error
 
 
-def _defined(file: Path, defined: dict[str, Any], name: str) -> Any:
+def _find_defined(file: Path, defined: dict[str, Any], name: str) -> Any:
     """What a file calls so.
 
     Raises:
@@ -152,7 +152,7 @@ def _defined(file: Path, defined: dict[str, Any], name: str) -> Any:
     return value
 
 
-def _several(batches: Any) -> Any:
+def _as_list(batches: Any) -> Any:
     """A tuple of (input, target) tuples is meant as several; `diagnose` takes one for a batch."""
     pairs = isinstance(batches, tuple) and all(isinstance(b, tuple | list) for b in batches)
     return list(batches) if pairs else batches

@@ -64,10 +64,10 @@ def show_choice(cell: Cell, dtype: str) -> None:
     if why_unplanned(cell, H) is None:
         print(f"\n{make_plan(cell, NO_MASKS, H)}")
     if target is not None:
-        print(f"\n{machine_told(target, dtype)}")
+        print(f"\n{describe_machine(target, dtype)}")
 
 
-def machine_told(target: Machine, dtype: str) -> str:
+def describe_machine(target: Machine, dtype: str) -> str:
     """The machine compiled for, its lanes, and the tiles that fill its registers."""
     from throughtime.compiler.llvm.sizes import WIDEST, most_rows
 

@@ -75,7 +75,7 @@ def export(
         raise OptionError("--target is asked of --to object, and of nothing else; see --help")
     file, _, member = what.rpartition(":")
     with report_line(Path(file) if file.endswith(".py") else None):
-        model = _model(what, file, member)
+        model = _load_model(what, file, member)
         if block != 1 and to == "onnx":
             raise OptionError("--block is for --to c and --to object; ONNX has whole sequences")
         if to == "onnx":
@@ -115,7 +115,7 @@ def show_measured(done: Any) -> None:
     )
 
 
-def _model(what: str, file: str, member: str) -> nn.Module:
+def _load_model(what: str, file: str, member: str) -> nn.Module:
     """The model of a run, or the one that a file defines."""
     from torch import nn
 
@@ -123,10 +123,10 @@ def _model(what: str, file: str, member: str) -> nn.Module:
     from throughtime.tasks.layers import execute
 
     if not file.endswith(".py"):
-        from throughtime.train.result import trained
+        from throughtime.train.result import load_trained
         from throughtime.train.run import read
 
-        return trained(read(Path(what)))[1]
+        return load_trained(read(Path(what)))[1]
     value: Any = getattr(execute(Path(file)), member, None)
     if callable(value) and not isinstance(value, nn.Module):
         value = value()

@@ -62,10 +62,10 @@ def predict(run: Path, items: list[str], out: Path | None, on: str, address: str
     """Ask a trained model. Prints each item, a tab, and the answer; what has none is named."""
     from throughtime.errors import OptionError
     from throughtime.tasks.tables.task import TableTask
-    from throughtime.train.result import trained
+    from throughtime.train.result import load_trained
     from throughtime.train.run import read
 
-    task, model = trained(read(run))
+    task, model = load_trained(read(run))
     if out is not None and not isinstance(task, TableTask):
         raise OptionError(f"--out is for runs on a table, and {run} is one of {task.name}")
     _check_out(out, items)
@@ -104,7 +104,7 @@ def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | No
 
     waits = "-" in items and sys.stdin is not None and sys.stdin.isatty()
     every, frames = True, list[pl.DataFrame]()
-    for askable, whole in _askable(task, items, 1 if waits else _AT_ONCE):
+    for askable, whole in _check_items(task, items, 1 if waits else _AT_ONCE):
         every &= whole
         frame = pl.DataFrame(
             {"given": askable, "answer": task.answer(model, askable)},
@@ -120,11 +120,11 @@ def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | No
     return every
 
 
-def _askable(task: Task, items: list[str], at_once: int) -> Iterator[tuple[list[str], bool]]:
+def _check_items(task: Task, items: list[str], at_once: int) -> Iterator[tuple[list[str], bool]]:
     """Some items at a time: those that can be asked, and whether these are all."""
-    asked = _asked(items)
+    asked = _read_items(items)
     while part := list(islice(asked, at_once)):
-        few = [text for text, where in part if _can_be_asked(task, text, where)]
+        few = [text for text, where in part if _check_item(task, text, where)]
         yield few, len(few) == len(part)
 
 
@@ -164,7 +164,7 @@ def _answer_blocks(
     from throughtime.compiler.runtime.threads import usable
     from throughtime.errors import OptionError
     from throughtime.tasks.tables.task import TableTask
-    from throughtime.train.study.on_ray import answer_over_ray
+    from throughtime.train.study.on_ray import answer_on_ray
 
     if len(files) != 1:
         raise OptionError(f"--on ray takes one file, got {len(files)}; give one at a time")
@@ -180,7 +180,7 @@ def _answer_blocks(
             f"--on ray takes lines of a .txt, or tables whose series are answered by themselves, "
             f"as of classify and translate, and {run} is one of {task.name}; leave it out"
         )
-    answers = answer_over_ray(run, blocks, usable(), address)
+    answers = answer_on_ray(run, blocks, usable(), address)
     with closing(answers):
         _write_blocks(answers, out, lines)
     return all(whole)
@@ -188,7 +188,7 @@ def _answer_blocks(
 
 def _line_blocks(task: Task, files: list[str], whole: list[bool]) -> Iterator[list[str]]:
     """What can be asked of the lines of a file; `whole` tells of each block whether that is all."""
-    for few, every in _askable(task, files, _AT_ONCE):
+    for few, every in _check_items(task, files, _AT_ONCE):
         whole.append(every)
         _note_unseen(task, few)
         if few:
@@ -233,7 +233,7 @@ def _write(frame: pl.DataFrame, out: Path) -> None:
         frame.write_ndjson(out)
 
 
-def _can_be_asked(task: Task, text: str, where: str) -> bool:
+def _check_item(task: Task, text: str, where: str) -> bool:
     """Whether the task takes an item; else says why not."""
     try:
         task.check_item(text)
@@ -243,18 +243,18 @@ def _can_be_asked(task: Task, text: str, where: str) -> bool:
     return True
 
 
-def _asked(items: Iterable[str]) -> Iterator[Item]:
+def _read_items(items: Iterable[str]) -> Iterator[Item]:
     for item in items:
         if item == "-":
-            yield from _lines(sys.stdin.buffer if sys.stdin else (), "standard input")
+            yield from _read_lines(sys.stdin.buffer if sys.stdin else (), "standard input")
         elif "/" in item or item.endswith(".txt") or (Path(item).suffix and os.path.exists(item)):
             with open(item, "rb") as file:
-                yield from _lines(file, item)
+                yield from _read_lines(file, item)
         else:
             yield item, ""
 
 
-def _lines(file: Iterable[bytes], name: str) -> Iterator[Item]:
+def _read_lines(file: Iterable[bytes], name: str) -> Iterator[Item]:
     """The lines that are not empty; bytes that are no text stay to be named."""
     for number, line in enumerate(file, start=1):
         text = line.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip()

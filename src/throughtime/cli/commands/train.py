@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughtime.cli.options import add_recipe_flags, given_values, whole_number
-from throughtime.cli.shown import keep_page, keep_plots, of_run, show_score, show_table
+from throughtime.cli.options import add_recipe_flags, parse_flags, whole_number
+from throughtime.cli.shown import keep_page, keep_plots, report_run, show_score, show_table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -72,7 +72,7 @@ def train(
 
     if watch is not None and watch < 1:
         raise OptionError(f"--watch must be a positive number of steps, got {watch}")
-    kind, given = find(task), given_values(flags)
+    kind, given = find(task), parse_flags(flags)
     code = launch(words, processes, nodes, wait)
     if code is None:
         _train(kind, out, resume, given, wait, plots, watch)
@@ -149,7 +149,7 @@ def _show_report(run: Run, task: Task, model: nn.Module, plots: str = "") -> Non
 
     report, reason = None, ""
     try:
-        report = of_run(task, model)
+        report = report_run(task, model)
         print("\nHow far back it learned:")
         for line in list_verdict(report):
             print(line)

@@ -20,27 +20,29 @@ from throughtime.tasks.classify.items import (
     Sequences,
     check_classes,
     find_gaps,
-    items_in,
+    list_sequences,
     make_waves,
 )
 from throughtime.tasks.layers import build_cell
-from throughtime.tasks.tables import DataTable, Numbers, check_apart
-from throughtime.tasks.tables.clock import find_time, time_columns, with_time
-from throughtime.tasks.tables.read import digest, read
+from throughtime.tasks.tables import DataTable, Numbers, check_roles
+from throughtime.tasks.tables.clock import find_time, merge_time, time_columns
+from throughtime.tasks.tables.read import hash_files, read
 from throughtime.tasks.tables.task import BUILTIN, check_like_training
 
 _TEST, _VALIDATION = 0.15, 0.15
 _LONG, _FRAME = 150, 24  # steps of a sequence that is read in frames, and of a frame
 
 
-def source(recipe: ClassifyRecipe) -> tuple[DataTable, str]:
+def read_source(recipe: ClassifyRecipe) -> tuple[DataTable, str]:
     """The table of a recipe and the digest of its file, and of that of the test."""
     if recipe.data == BUILTIN:
         return make_waves(), BUILTIN
-    return read(recipe.data), digest(recipe.data) + (digest(recipe.test) if recipe.test else "")
+    return read(recipe.data), hash_files(recipe.data) + (
+        hash_files(recipe.test) if recipe.test else ""
+    )
 
 
-def tested(recipe: ClassifyRecipe, facts: Labels) -> Sequences | None:
+def read_test(recipe: ClassifyRecipe, facts: Labels) -> Sequences | None:
     """The sequences of the test's own file, where there is one.
 
     Raises:
@@ -48,10 +50,10 @@ def tested(recipe: ClassifyRecipe, facts: Labels) -> Sequences | None:
     """
     if not recipe.test:
         return None
-    table = with_time(read(recipe.test), facts.time)
+    table = merge_time(read(recipe.test), facts.time)
     check_like_training(table, [*facts.columns, facts.time, facts.series, facts.label])
     check_classes(table, facts)
-    return items_in(table, facts, labelled=True)
+    return list_sequences(table, facts, labelled=True)
 
 
 def find_labels(recipe: ClassifyRecipe) -> Labels:
@@ -60,17 +62,16 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
     """
-    table, checksum = source(recipe)
-    facts = _columns(recipe, table, checksum)
-    table = with_time(table, facts.time)
-    sequences = items_in(table, facts, labelled=True)
+    table, checksum = read_source(recipe)
+    facts = _find_roles(recipe, table, checksum)
+    table = merge_time(table, facts.time)
+    sequences = list_sequences(table, facts, labelled=True)
     check_leaks(facts, table, sequences, recipe.group)
-    other = tested(recipe, facts)
+    other = read_test(recipe, facts)
     test = 0.0 if other else _TEST
-    groups = _groups(facts, table, recipe.group)
-    splits = (
-        _by_groups(groups, test) if groups else _splits(sequences.values, sequences.labels, test)
-    )
+    groups = _list_groups(facts, table, recipe.group)
+    values, labels = sequences.values, sequences.labels
+    splits = _split_groups(groups, test) if groups else _split_sequences(values, labels, test)
     if other:
         splits["test"] = list(range(len(sequences.names), len(sequences.names) + len(other.names)))
         sequences = sequences.with_others(other)
@@ -80,18 +81,18 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
         )
     train = splits["train"]
     step = find_gaps([sequences.values[n] for n in train], [sequences.times[n] for n in train])
-    facts = replace(facts, step=step, frames=_frames(recipe, sequences.values))
-    return _completed(facts, table, sequences.values, sequences.labels, splits)
+    facts = replace(facts, step=step, frames=_find_frames(recipe, sequences.values))
+    return _complete(facts, table, sequences.values, sequences.labels, splits)
 
 
-def _frames(recipe: ClassifyRecipe, values: list[Numbers]) -> int:
+def _find_frames(recipe: ClassifyRecipe, values: list[Numbers]) -> int:
     """As given; or for long sequences those of a frame, unless the cell reads gaps of time."""
     long = float(np.median([len(one) for one in values])) >= _LONG
     usual = _FRAME if long and not build_cell(recipe.cell).inputs else 1
     return recipe.frames or usual
 
 
-def _columns(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
+def _find_roles(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
     """The roles of the columns, and the classes."""
     label = recipe.label or table.roles.get("label", "")
     series = recipe.series or table.roles.get("series", "")
@@ -107,7 +108,7 @@ def _columns(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
         table.check_columns(name, [column] if column else [])
     time = find_time(table, recipe.time, [label, series]) if series else ""
     times = time_columns(table, time)
-    check_apart([("time", times), *((name, [column]) for name, column in roles if column)])
+    check_roles([("time", times), *((name, [column]) for name, column in roles if column)])
     used = (label, *times, series, recipe.group)
     columns = [c for c in table.frame.columns if c not in used and table.is_number(c)]
     if not columns:
@@ -124,7 +125,7 @@ def _columns(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
     return facts
 
 
-def _groups(facts: Labels, table: DataTable, group: str) -> list[str]:
+def _list_groups(facts: Labels, table: DataTable, group: str) -> list[str]:
     """The group of each sequence: that of its first row."""
     if not group:
         return []
@@ -137,7 +138,7 @@ def _groups(facts: Labels, table: DataTable, group: str) -> list[str]:
     return list(first.values())
 
 
-def _by_groups(groups: list[str], test: float) -> dict[str, list[int]]:
+def _split_groups(groups: list[str], test: float) -> dict[str, list[int]]:
     """Whole groups in the order of their hashes: test, validation, rest."""
     names = sorted(set(groups), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     places: dict[str, list[int]] = defaultdict(list)
@@ -151,7 +152,7 @@ def _by_groups(groups: list[str], test: float) -> dict[str, list[int]]:
     return {name: sorted(part) for name, part in sides.items()}
 
 
-def _completed(
+def _complete(
     facts: Labels, table: DataTable, values: list[Numbers], labels: list[str],
     splits: dict[str, list[int]],
 ) -> Labels:  # fmt: skip
@@ -171,12 +172,12 @@ def _completed(
     weights = [len(splits["train"]) / (len(facts.classes) * count[name]) for name in facts.classes]
     deviations = np.where(spread > 0, spread, 1.0).tolist()
     return replace(
-        facts, read=_shown(facts, table, values, labels, splits), splits=splits, weights=weights,
+        facts, read=_describe(facts, table, values, labels, splits), splits=splits, weights=weights,
         means=means.tolist(), deviations=deviations,
     )  # fmt: skip
 
 
-def _shown(
+def _describe(
     facts: Labels, table: DataTable, values: list[Numbers], labels: list[str],
     splits: dict[str, list[int]],
 ) -> list[list[str]]:  # fmt: skip
@@ -197,7 +198,9 @@ def _shown(
     ]  # fmt: skip
 
 
-def _splits(values: list[Numbers], labels: list[str], share: float) -> dict[str, list[int]]:
+def _split_sequences(
+    values: list[Numbers], labels: list[str], share: float
+) -> dict[str, list[int]]:
     """In each class the sequences in the order of their content's hash: test, validation, rest.
 
     Args:
@@ -245,8 +248,8 @@ def check_leaks(facts: Labels, table: DataTable, sequences: Sequences, group: st
         return
     labels = np.array(sequences.labels)
     for number, column in enumerate(facts.columns):
-        by_item = _of_items(facts, table, sequences, number)
-        told = _told(facts, by_item, labels)
+        by_item = _values_by_sequence(facts, table, sequences, number)
+        told = _describe_leak(facts, by_item, labels)
         if told:
             raise DataError(
                 f"column {column} of {table.name} must not tell {facts.label}, and it {told}; "
@@ -254,7 +257,9 @@ def check_leaks(facts: Labels, table: DataTable, sequences: Sequences, group: st
             )
     roles = {facts.label, facts.time, facts.series, group}
     for column in table.frame.columns:
-        values = _texts(facts, table, column) if column not in roles and not group else []
+        values = (
+            _texts_by_sequence(facts, table, column) if column not in roles and not group else []
+        )
         if values and _is_group(values, sequences.labels):
             raise DataError(
                 f"an item must stand on one side of the split, and column {column} of {table.name} "
@@ -293,7 +298,9 @@ def check_copies(name: str, values: list[Numbers], labels: list[str], train: lis
         )
 
 
-def _of_items(facts: Labels, table: DataTable, sequences: Sequences, number: int) -> list[Numbers]:
+def _values_by_sequence(
+    facts: Labels, table: DataTable, sequences: Sequences, number: int
+) -> list[Numbers]:
     """The values of a column in each sequence; where rows are sequences, one each."""
     if facts.series:
         return [one[:, number] for one in sequences.values]
@@ -306,7 +313,7 @@ def _of_items(facts: Labels, table: DataTable, sequences: Sequences, number: int
     return [np.zeros(0) if over else rows[n : n + 1] for n, over in enumerate(ended)]
 
 
-def _told(facts: Labels, by_item: list[Numbers], labels: Any) -> str:
+def _describe_leak(facts: Labels, by_item: list[Numbers], labels: Any) -> str:
     """How a column gives the class away, in words, or ""."""
     there = [n for n, one in enumerate(by_item) if len(one)]
     seen = np.array([bool(np.isfinite(by_item[n]).any()) for n in there])
@@ -315,15 +322,15 @@ def _told(facts: Labels, by_item: list[Numbers], labels: Any) -> str:
         return f"is missing in all of {min(kinds[0])} and in nothing of the others"
     if not seen.all() or len(there) < len(by_item):
         return ""
-    if _apart(facts, by_item, labels):
+    if _is_separated(facts, by_item, labels):
         return "is another number for each class, whatever the step"
     parts = [one[np.isfinite(one)] for one in by_item]
     if all(float(np.ptp(part)) == 0 for part in parts):
-        return _of_constants(facts, np.array([part[0] for part in parts]), labels)
+        return _describe_constants(facts, np.array([part[0] for part in parts]), labels)
     return ""
 
 
-def _apart(facts: Labels, by_item: list[Numbers], labels: Any) -> bool:
+def _is_separated(facts: Labels, by_item: list[Numbers], labels: Any) -> bool:
     """Whether all values of a class lie next to each other, far from those of the others."""
     middles, widths = [], []
     for name in facts.classes:
@@ -336,7 +343,7 @@ def _apart(facts: Labels, by_item: list[Numbers], labels: Any) -> bool:
     return gap > 0 and max(widths) < _TIGHT * gap
 
 
-def _of_constants(facts: Labels, values: Numbers, labels: Any) -> str:
+def _describe_constants(facts: Labels, values: Numbers, labels: Any) -> str:
     """Of a number for each sequence: whether it is a code of the class, or counts by class."""
     different = np.unique(values)
     classes = {one: set(labels[values == one]) for one in different.tolist()}
@@ -359,7 +366,7 @@ def _of_constants(facts: Labels, values: Numbers, labels: Any) -> str:
     return ""
 
 
-def _texts(facts: Labels, table: DataTable, column: str) -> list[str]:
+def _texts_by_sequence(facts: Labels, table: DataTable, column: str) -> list[str]:
     """A column of words or whole numbers, for each sequence; [] where it is none of that."""
     import polars as pl
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, did_you_mean, option, short
-from throughtime.tasks.tables import DataTable, Numbers, filled, gaps_of
+from throughtime.tasks.tables import DataTable, Numbers, fill_forward, log_gaps
 from throughtime.tasks.tables.clock import find_step, read_times
 from throughtime.tasks.tables.task import BUILTIN
 
@@ -91,7 +91,7 @@ class Sequences:
         return Sequences(*(one + other for one, other in parts))
 
 
-def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
+def list_sequences(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
     """The sequences of a table, in the order in which they begin.
 
     Raises:
@@ -101,7 +101,7 @@ def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
     labels = table.texts(facts.label) if labelled else [""] * len(whole)
     if not facts.series:
         names = [str(table.first + row) for row in range(len(whole))]
-        values = [_ended(row)[:, None] for row in whole]
+        values = [_cut_end(row)[:, None] for row in whole]
         return Sequences(
             names, values, labels, [np.arange(len(one), dtype=np.float64) for one in values]
         )
@@ -128,7 +128,7 @@ def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
     return sequences
 
 
-def content(steps: Tensor) -> tuple[int, bytes]:
+def content_key(steps: Tensor) -> tuple[int, bytes]:
     """What equal sequences have in common."""
     return len(steps), steps.numpy().tobytes()
 
@@ -144,7 +144,7 @@ def check_classes(table: DataTable, facts: Labels) -> None:
             )
 
 
-def _ended(row: Numbers) -> Numbers:
+def _cut_end(row: Numbers) -> Numbers:
     """A row as a sequence: up to its last value that is there."""
     seen = np.flatnonzero(np.isfinite(row))
     return row[: int(seen[-1]) + 1 if len(seen) else 1]
@@ -185,10 +185,10 @@ def encode_items(sequences: Sequences, facts: Labels) -> Items:
     for one, times in zip(sequences.values, sequences.times, strict=True):
         scaled = (one - means) / deviations
         seen = np.isfinite(scaled)
-        parts = [filled(scaled), seen]
+        parts = [fill_forward(scaled), seen]
         if facts.step > 0:
             every = np.ones(len(one), bool)
-            parts += [gaps_of(times, rows, facts.step) for rows in (seen.any(1), every)]
+            parts += [log_gaps(times, rows, facts.step) for rows in (seen.any(1), every)]
         steps.append(torch.from_numpy(np.concatenate(parts, 1).astype(np.float32)))
     number = {name: place for place, name in enumerate(facts.classes)}
     return Items(

@@ -39,7 +39,7 @@ def check_leaks(facts: Facts, table: DataTable, series: list[Series], horizon: i
     for number, column in enumerate([*facts.inputs, *facts.known], start=count):
         for place, target in enumerate(facts.targets):
             pairs = [_Pair(part[-_STEPS:, number], part[-_STEPS:, place]) for part in inside]
-            told = _told(pairs, horizon, column in facts.known)
+            told = _describe_leak(pairs, horizon, column in facts.known)
             if told:
                 raise DataError(
                     f"column {column} of {table.name} must not tell {target}, and it {told}; "
@@ -57,7 +57,7 @@ class _Pair:
     target: Numbers
 
 
-def _told(pairs: list[_Pair], horizon: int, is_known: bool) -> str:
+def _describe_leak(pairs: list[_Pair], horizon: int, is_known: bool) -> str:
     """How a column tells a target, in words; "" where it does not, in one series at least.
 
     An input is known of the past: it may tell no later target. A known column is read for the
@@ -70,7 +70,7 @@ def _told(pairs: list[_Pair], horizon: int, is_known: bool) -> str:
             return f"copies it {when}"
     leads = []
     for one in pairs:
-        leads.append(_lead_told(one, horizon))
+        leads.append(_find_leaked_lead(one, horizon))
         if not leads[-1]:
             break
     else:
@@ -83,18 +83,18 @@ def _is_copy(pair: _Pair, lead: int) -> bool:
 
     Where the target of now is the same, as in a line that rises, it says nothing.
     """
-    x, y, now = _shifted(pair, lead)
+    x, y, now = _shift(pair, lead)
     if len(y) < 8 or not _vary(x, y):
         return False
-    likeness = max(_likeness(x, y), _likeness(_ranks(x), _ranks(y)))
+    likeness = max(_correlate(x, y), _correlate(_rank(x), _rank(y)))
     if likeness < _COPY:
         return False
-    return lead == 0 and _likeness(now[1:], now[:-1]) < _COPY or max(
-        _likeness(now, y), _likeness(_ranks(now), _ranks(y))
+    return lead == 0 and _correlate(now[1:], now[:-1]) < _COPY or max(
+        _correlate(now, y), _correlate(_rank(now), _rank(y))
     ) < _COPY  # fmt: skip
 
 
-def _shifted(pair: _Pair, lead: int) -> tuple[Numbers, Numbers, Numbers]:
+def _shift(pair: _Pair, lead: int) -> tuple[Numbers, Numbers, Numbers]:
     """c_t, y_{t + lead}, and y_t, where all three are there."""
     there, count = max(lead, 0), len(pair.target) - abs(lead)
     x = pair.column[there - lead :][: max(count, 0)]
@@ -104,7 +104,7 @@ def _shifted(pair: _Pair, lead: int) -> tuple[Numbers, Numbers, Numbers]:
     return x[seen], y[seen], now[seen]
 
 
-def _lead_told(pair: _Pair, horizon: int) -> int:
+def _find_leaked_lead(pair: _Pair, horizon: int) -> int:
     """The fewest steps on that the column and the lags tell the target, and the lags do not; or 0.
 
     All leads at once: what the lags leave of y_{t+1}, ... is held against what they leave of the
@@ -120,11 +120,11 @@ def _lead_told(pair: _Pair, horizon: int) -> int:
         later = pair.target[at[:, None] + np.arange(1, most + 1)]
         seen = np.isfinite(np.concatenate([own, column, later], 1)).all(1)
         if seen.sum() >= max(4 * (lags + 4), len(at) // 2):
-            return _first_told(own[seen], column[seen], later[seen])
+            return _first_leaked(own[seen], column[seen], later[seen])
     return 0
 
 
-def _first_told(own: Numbers, column: Numbers, later: Numbers) -> int:
+def _first_leaked(own: Numbers, column: Numbers, later: Numbers) -> int:
     """The place, from 1, of the first of `later` that is told; or 0."""
     basis = np.linalg.qr(np.concatenate([np.ones((len(own), 1)), own], 1))[0]
     rest, left = (values - basis @ (basis.T @ values) for values in (column, later))
@@ -135,7 +135,7 @@ def _first_told(own: Numbers, column: Numbers, later: Numbers) -> int:
         return 0
     more = np.linalg.qr(new)[0]
     beside = np.square(left - more @ (more.T @ left)).mean(0)
-    alike = np.array([_likeness(column[:, 0], y) for y in later.T])
+    alike = np.array([_correlate(column[:, 0], y) for y in later.T])
     secret = without > 1e-6 * later.var(0)
     told = (beside < _NOTHING * without) | ((alike > _LIKE) & (beside < _PART * without))
     return int(np.argmax(told & secret)) + 1 if (told & secret).any() else 0
@@ -155,9 +155,9 @@ def _is_total(pair: _Pair) -> bool:
         return False
     for whole in (np.sum, np.mean, np.max, np.min, lambda run: run[-1]):
         totals = np.array([float(whole(run)) for run in runs])
-        if _vary(totals) and _likeness(totals, values) > _COPY:
+        if _vary(totals) and _correlate(totals, values) > _COPY:
             first = np.array([float(run[0]) for run in runs])
-            return not _vary(first) or _likeness(first, values) < _COPY
+            return not _vary(first) or _correlate(first, values) < _COPY
     return False
 
 
@@ -169,8 +169,10 @@ def _check_repeated(
     A target that repeats itself within the training part, a pure cycle say, is none.
     """
     parts = [(one.values[:, place], one.times) for one in series]
-    own = [_windows(values[times < facts.ends[0]]) for values, times in parts]
-    tested = np.concatenate([_windows(values[times >= facts.ends[1]]) for values, times in parts])
+    own = [_hash_windows(values[times < facts.ends[0]]) for values, times in parts]
+    tested = np.concatenate(
+        [_hash_windows(values[times >= facts.ends[1]]) for values, times in parts]
+    )
     again = int(np.isin(tested, np.concatenate(own)).sum())
     if len(tested) < _WINDOW or again < _SHARE * len(tested):
         return
@@ -184,14 +186,14 @@ def _check_repeated(
         )
 
 
-def _windows(values: Numbers) -> NDArray[np.uint64]:
+def _hash_windows(values: Numbers) -> NDArray[np.uint64]:
     """A number for each run of eight values that are there, at least half of them different."""
     count = len(values) - _WINDOW + 1
-    parts = [_numbered(values[at : at + _MANY + _WINDOW - 1]) for at in range(0, count, _MANY)]
+    parts = [_hash_runs(values[at : at + _MANY + _WINDOW - 1]) for at in range(0, count, _MANY)]
     return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
 
-def _numbered(values: Numbers) -> NDArray[np.uint64]:
+def _hash_runs(values: Numbers) -> NDArray[np.uint64]:
     runs = np.lib.stride_tricks.sliding_window_view(values + 0.0, _WINDOW)  # -0.0 is 0.0
     runs = runs[np.isfinite(runs).all(1)]
     different = 1 + (np.diff(np.sort(runs, 1), axis=1) != 0).sum(1)
@@ -207,12 +209,12 @@ def _vary(*parts: Numbers) -> bool:
     return all(len(part) > 1 and float(np.ptp(part)) > 0 for part in parts)
 
 
-def _likeness(x: Numbers, y: Numbers) -> float:
+def _correlate(x: Numbers, y: Numbers) -> float:
     """The correlation's size; 0 where one does not vary."""
     return abs(float(np.corrcoef(x, y)[0, 1])) if _vary(x, y) else 0.0
 
 
-def _ranks(values: Numbers) -> Numbers:
+def _rank(values: Numbers) -> Numbers:
     """The place of each value among all; equal ones share theirs."""
     _, number = np.unique(values, return_inverse=True)
     places: NDArray[np.float64] = number.astype(np.float64)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from throughtime.tasks.forecast.windows import Facts, Windows, between, channels_of, spread
+from throughtime.tasks.forecast.windows import Facts, Windows, interpolate_seen, make_channels, thin
 from throughtime.tasks.layers import make_layers, run_layers
 from throughtime.tasks.recipe import Recipe
 
@@ -47,11 +47,11 @@ class Forecaster(nn.Module):
         super().__init__()
         self.length, self.horizon = facts.length, recipe.horizon
         self.season, self.follow = facts.season, facts.follow
-        self.channels = channels_of(facts)
+        self.channels = make_channels(facts)
         targets, hidden = self.channels.targets, recipe.hidden
         self.recurrent = make_layers(recipe, self.channels.width, reads=True)
         self.dropout = nn.Dropout(recipe.dropout)
-        lags = lags_read(self.length, targets)
+        lags = count_lags(self.length, targets)
         self.register_buffer("line", torch.zeros(1 + lags * targets, self.horizon * targets))
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("seasonal", torch.tensor(False))
@@ -89,11 +89,11 @@ class Forecaster(nn.Module):
         seen = past[..., count : 2 * count]
         if self.get_buffer("seasonal"):
             apart, usual = past[..., first : first + 2 * count].split(count, -1)
-            apart = between(apart, seen)
+            apart = interpolate_seen(apart, seen)
             features = season_features(apart, (len(line) - 1) // count)
-            base = ahead_of(apart, usual, self.horizon, self.season, self.follow)
+            base = usual_ahead(apart, usual, self.horizon, self.season, self.follow)
         else:
-            targets = between(past[..., :count], seen)
+            targets = interpolate_seen(past[..., :count], seen)
             features, base = lag_features(targets, (len(line) - 1) // count), targets[-1]
         told: Tensor = (features @ line).unflatten(-1, (self.horizon, -1)).movedim(1, 0) + base
         return told
@@ -124,7 +124,7 @@ class Forecaster(nn.Module):
         self.get_buffer("wider").copy_(wider)
 
 
-def lags_read(length: int, targets: int) -> int:
+def count_lags(length: int, targets: int) -> int:
     """Steps of the history that the line reads."""
     return min(length, max(1, _LAGS // targets))
 
@@ -142,12 +142,12 @@ def season_features(apart: Tensor, used: int) -> Tensor:
     return torch.cat([ones, apart[-used:].movedim(0, 1).flatten(1)], 1)
 
 
-def ahead_of(apart: Tensor, usual: Tensor, horizon: int, season: int, follow: float) -> Tensor:
+def usual_ahead(apart: Tensor, usual: Tensor, horizon: int, season: int, follow: float) -> Tensor:
     """What is usual at the steps ahead, (horizon, B, D), of histories (T, B, D)."""
-    return before(usual + follow * apart, horizon, season)
+    return season_before(usual + follow * apart, horizon, season)
 
 
-def before(targets: Tensor, horizon: int, season: int) -> Tensor:
+def season_before(targets: Tensor, horizon: int, season: int) -> Tensor:
     """The values a season before each step ahead, (horizon, B, D), of histories (T, B, D).
 
     Step k = 0, 1, ... ahead has the value at T + k - season * ceil((k + 1) / season); where the
@@ -173,7 +173,7 @@ def pinball(answers: Tensor, truth: Tensor) -> Tensor:
 
 
 Point = Callable[[Tensor], Tensor]  # targets (T, B, D) -> forecasts (horizon, B, D)
-Given = tuple[Tensor, Tensor]  # features (B, F) and what is to be told by them, (B, horizon D)
+Problem = tuple[Tensor, Tensor]  # features (B, F) and what is to be told by them, (B, horizon D)
 _MOST = 4000  # windows of the training part that are fitted
 _RIDGES = (1e-3, 1e-1, 1e1, 1e3)
 _HORIZONS = (1, 2)  # how far back a line reads, beside all
@@ -187,21 +187,21 @@ def make_baselines(windows: Windows) -> dict[str, Callable[[Tensor], Tensor]]:
     its own errors on the training windows around it, for every step ahead.
     """
     horizon, season = windows.horizon, windows.facts.season
-    train = _fitted(windows)
-    points: dict[str, Point] = {"persistence": lambda past: before(past, horizon, 1)}
+    train = _train_origins(windows)
+    points: dict[str, Point] = {"persistence": lambda past: season_before(past, horizon, 1)}
     if season > 1:
-        points["seasonal naive"] = lambda past: before(past, horizon, season)
+        points["seasonal naive"] = lambda past: season_before(past, horizon, season)
     line = fit_line(windows)
-    points["linear on lags"] = lambda past: _ahead(past, line)
-    past, truth = _targets(windows, train)
-    return {name: _with_quantiles(point, past, truth) for name, point in points.items()}
+    points["linear on lags"] = lambda past: _extend_line(past, line)
+    past, truth = _read_targets(windows, train)
+    return {name: _add_quantiles(point, past, truth) for name, point in points.items()}
 
 
-def _targets(windows: Windows, origins: Tensor) -> tuple[Tensor, Tensor]:
+def _read_targets(windows: Windows, origins: Tensor) -> tuple[Tensor, Tensor]:
     return windows.past(origins).double(), windows.cut(origins)[1].double()
 
 
-def _with_quantiles(point: Point, past: Tensor, truth: Tensor) -> Callable[[Tensor], Tensor]:
+def _add_quantiles(point: Point, past: Tensor, truth: Tensor) -> Callable[[Tensor], Tensor]:
     """A point forecast with the quantiles of its errors on these windows; the middle stays it."""
     errors = truth - point(past)  # (horizon, B, D)
     levels = torch.tensor(QUANTILES, dtype=errors.dtype)
@@ -220,49 +220,51 @@ def fit_line(windows: Windows) -> Tensor:
     Returns:
         Weights (1 + lags D, horizon D) of `lag_features`.
     """
-    train, other = _fitted(windows), windows.few("validation")
-    one, two = (_by_last(windows, origins) for origins in (train, other))
-    return _best(one, two, [one[0].shape[1]])[1]
+    train, other = _train_origins(windows), windows.few("validation")
+    one, two = (_lag_problem(windows, origins) for origins in (train, other))
+    return _select_ridge(one, two, [one[0].shape[1]])[1]
 
 
-def fit_ground(windows: Windows) -> tuple[Tensor, bool]:
+def fit_linear_part(windows: Windows) -> tuple[Tensor, bool]:
     """The line that a net stands on: `fit_line`, or the same of what is apart from a season.
 
     Returns:
         Weights of `lag_features` or `season_features`, whichever forecasts the validation windows
         better, and whether it is the latter.
     """
-    train, other = _fitted(windows), windows.few("validation")
-    one, two = (_by_last(windows, origins) for origins in (train, other))
-    error, plain = _best(one, two, [one[0].shape[1]])
+    train, other = _train_origins(windows), windows.few("validation")
+    one, two = (_lag_problem(windows, origins) for origins in (train, other))
+    error, plain = _select_ridge(one, two, [one[0].shape[1]])
     if not windows.channels.seasonal:
         return plain, False
-    one, two = (_by_season(windows, origins) for origins in (spread(windows.learned, _MOST), other))
+    one, two = (
+        _season_problem(windows, origins) for origins in (thin(windows.learned, _MOST), other)
+    )
     count, most = windows.channels.targets, one[0].shape[1]
     reads = {min(most, 1 + count * many * windows.horizon) for many in _HORIZONS}
-    other_error, seasonal = _best(one, two, sorted(reads | {most}))
+    other_error, seasonal = _select_ridge(one, two, sorted(reads | {most}))
     return (seasonal, True) if other_error < error else (plain, False)
 
 
-def _fitted(windows: Windows) -> Tensor:
-    return spread(windows.origins["train"], _MOST)
+def _train_origins(windows: Windows) -> Tensor:
+    return thin(windows.origins["train"], _MOST)
 
 
-def _by_last(windows: Windows, origins: Tensor) -> Given:
-    past, truth = _targets(windows, origins)
-    features = lag_features(past, lags_read(len(past), past.shape[-1]))
+def _lag_problem(windows: Windows, origins: Tensor) -> Problem:
+    past, truth = _read_targets(windows, origins)
+    features = lag_features(past, count_lags(len(past), past.shape[-1]))
     return features, (truth - past[-1]).movedim(0, 1).flatten(1)
 
 
-def _by_season(windows: Windows, origins: Tensor) -> Given:
+def _season_problem(windows: Windows, origins: Tensor) -> Problem:
     apart, usual = (part.double() for part in windows.seasons(origins))
     facts, truth = windows.facts, windows.cut(origins)[1].double()
-    base = ahead_of(apart, usual, windows.horizon, facts.season, facts.follow)
-    features = season_features(apart, lags_read(len(apart), apart.shape[-1]))
+    base = usual_ahead(apart, usual, windows.horizon, facts.season, facts.follow)
+    features = season_features(apart, count_lags(len(apart), apart.shape[-1]))
     return features, (truth - base).movedim(0, 1).flatten(1)
 
 
-def _best(one: Given, two: Given, reads: Sequence[int]) -> tuple[float, Tensor]:
+def _select_ridge(one: Problem, two: Problem, reads: Sequence[int]) -> tuple[float, Tensor]:
     """The error on other windows, and the weights, by the ridge and the lags that it is least by.
 
     Where the truth misses values, these are chosen by a few of the steps ahead.
@@ -277,13 +279,13 @@ def _best(one: Given, two: Given, reads: Sequence[int]) -> tuple[float, Tensor]:
     errors = []
     for read in reads:
         for ridge in _RIDGES:
-            told = other @ _solved(x, y[:, ::some], ridge, read)
+            told = other @ _solve_ridge(x, y[:, ::some], ridge, read)
             errors.append((float((later[:, ::some] - told).abs().nanmean()), ridge, read))
     error, ridge, read = min(errors)
-    return error, _solved(x, y, ridge, read)
+    return error, _solve_ridge(x, y, ridge, read)
 
 
-def _solved(x: Tensor, y: Tensor, ridge: float, read: int) -> Tensor:
+def _solve_ridge(x: Tensor, y: Tensor, ridge: float, read: int) -> Tensor:
     """Least squares; the weights of features that are not read are 0."""
     used = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(x.shape[1])[1 - read :]])
     weights = torch.zeros(x.shape[1], y.shape[1], dtype=x.dtype)
@@ -297,7 +299,7 @@ def _solved(x: Tensor, y: Tensor, ridge: float, read: int) -> Tensor:
     return weights
 
 
-def _ahead(targets: Tensor, weights: Tensor) -> Tensor:
+def _extend_line(targets: Tensor, weights: Tensor) -> Tensor:
     """Forecasts (horizon, B, D) of histories (T, B, D) by a line."""
     count = targets.shape[-1]
     ahead = lag_features(targets, (len(weights) - 1) // count) @ weights

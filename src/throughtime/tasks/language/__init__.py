@@ -21,10 +21,10 @@ from throughtime.tasks.language.text import (
     TextFacts,
     TextUnits,
     Tokens,
-    cut,
-    digest_of,
     find_text,
-    text_of,
+    hash_text,
+    read_text,
+    split_units,
 )
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables.task import FileTask
@@ -77,8 +77,8 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         Raises:
             DataError: it is another one.
         """
-        text = text_of(self.options_given.data)
-        check_unchanged(self.options_given.data, digest_of(text), self.facts.digest)
+        text = read_text(self.options_given.data)
+        check_unchanged(self.options_given.data, hash_text(text), self.facts.digest)
         return text
 
     def _part(self, split: str) -> str:
@@ -152,10 +152,10 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
 
     def evaluate(self, model: nn.Module, file: str) -> tuple[Score, dict[str, dict[str, float]]]:
         """On all of another text."""
-        text = text_of(file)
-        if len(cut(text, self.options_given.units)) < 2:
+        text = read_text(file)
+        if len(split_units(text, self.options_given.units)) < 2:
             raise DataError(f"{file} must hold two {self.options_given.units} or more")
-        if digest_of(text) == self.facts.digest:
+        if hash_text(text) == self.facts.digest:
             text = self._part("test")
             return self._score(model, text, f"{file}: its test part"), self._counted(text)
         where = f"{file}: {len(text)} characters"
@@ -168,7 +168,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
 
     def unseen_in(self, items: Sequence[str]) -> list[str]:
         kind = self.options_given.units
-        units = {unit.strip() or unit for text in items for unit in cut(text, kind)
+        units = {unit.strip() or unit for text in items for unit in split_units(text, kind)
                  if unit not in self.vocabulary.numbers}  # fmt: skip
         new = sorted(units)[:_UNSEEN]
         return [f"training had no {kind} {' '.join(new)}"] if new else []

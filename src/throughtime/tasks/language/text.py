@@ -66,7 +66,7 @@ class TextFacts:
     rows: int
 
 
-def text_of(data: str) -> str:
+def read_text(data: str) -> str:
     """The text of a file; of the package, where none is named.
 
     Raises:
@@ -88,9 +88,9 @@ def find_text(recipe: LanguageRecipe) -> TextFacts:
     Raises:
         DataError: it is too short, or says the same on both sides of a border.
     """
-    text = text_of(recipe.data)
+    text = read_text(recipe.data)
     held = math.ceil(recipe.held_out * len(text))
-    ends = [_line_end(text, len(text) - many * held) for many in (2, 1)]
+    ends = [_find_line_end(text, len(text) - many * held) for many in (2, 1)]
     parts = {"training": text[: ends[0]], "validation": text[ends[0] : ends[1]],
              "test": text[ends[1] :]}  # fmt: skip
     for name, part in parts.items():
@@ -100,12 +100,12 @@ def find_text(recipe: LanguageRecipe) -> TextFacts:
                 f"{len(part)} of {len(text)}; give a longer text"
             )
     _check_repeated(recipe.data, parts)
-    counted = Counter(cut(parts["training"], recipe.units))
+    counted = Counter(split_units(parts["training"], recipe.units))
     least = 2 if recipe.units == "words" else 1  # what stands once teaches what a new word costs
     units = most_frequent(counted, _MOST, least)
     tokens = sum(counted.values())
     rows = max(1, min(recipe.batch_size, tokens // (4 * recipe.length)))
-    unseen = sum(unit not in counted for unit in cut(parts["test"], recipe.units))
+    unseen = sum(unit not in counted for unit in split_units(parts["test"], recipe.units))
     read = [
         ["text", f"{recipe.data}: {len(text)} characters, {text.count(chr(10))} lines"],
         ["units", f"{recipe.units}: {len(units)} different of {len(counted)} in the training part"],
@@ -114,16 +114,16 @@ def find_text(recipe: LanguageRecipe) -> TextFacts:
                            + " characters"],
         ["windows", f"{recipe.length} steps, {rows} side by side, states carried on"],
     ]  # fmt: skip
-    return TextFacts(digest=digest_of(text), read=read, units=units, ends=ends, rows=rows,
-                     letters=_spelling(parts["training"]))  # fmt: skip
+    return TextFacts(digest=hash_text(text), read=read, units=units, ends=ends, rows=rows,
+                     letters=_count_letters(parts["training"]))  # fmt: skip
 
 
-def digest_of(text: str) -> str:
+def hash_text(text: str) -> str:
     """SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _line_end(text: str, place: int) -> int:
+def _find_line_end(text: str, place: int) -> int:
     """The end of the line at a place, where one ends nearby."""
     end = text.find("\n", place, place + 1000)
     return end + 1 if end >= 0 else place
@@ -142,12 +142,12 @@ def _check_repeated(name: str, parts: dict[str, str]) -> None:
         )
 
 
-def cut(text: str, units: str) -> list[str]:
+def split_units(text: str, units: str) -> list[str]:
     """The text in pieces, which together are the text."""
     return list(text) if units == "characters" else _UNITS.findall(text)
 
 
-def _spelling(text: str) -> dict[str, float]:
+def _count_letters(text: str) -> dict[str, float]:
     """Bits of each character by itself; "" is one that was never seen, by its code point."""
     counted = Counter(text)
     total = len(text) + len(counted) + 1
@@ -173,7 +173,7 @@ class TextUnits:
 
     def encode(self, text: str) -> Tokens:
         """The text as numbers."""
-        pieces = cut(text, self.kind)
+        pieces = split_units(text, self.kind)
         numbers = torch.tensor([self.numbers.get(piece, UNKNOWN) for piece in pieces])
         spelled = [self._spelled(piece) if piece not in self.numbers else 0.0 for piece in pieces]
         return Tokens(numbers.long(), np.array(spelled), np.array([len(one) for one in pieces]))
@@ -278,10 +278,10 @@ class Grams:
         totals, taken, discounts = self._sums[k][counted]
         place = self._place(k, contexts, numbers)
         count = np.where(place >= 0, counts[place], 0.0)
-        cut = np.where(count > 0, discounts[np.minimum(count, 3).astype(int)], 0.0)
+        discount = np.where(count > 0, discounts[np.minimum(count, 3).astype(int)], 0.0)
         inside = np.maximum(contexts, 0)
         total = totals[inside]
-        mixed = (count - np.minimum(cut, count) + taken[inside] * below) / np.maximum(total, 1)
+        mixed = (count - np.minimum(discount, count) + taken[inside] * below) / np.maximum(total, 1)
         return np.asarray(np.where((contexts >= 0) & (total > 0), mixed, below))
 
     def _place(self, k: int, contexts: Whole, numbers: Whole) -> Whole:
@@ -294,18 +294,18 @@ class Grams:
         """Of each context, over the units behind it: counts, what is cut off; and d of 0 to 3."""
         level = self.levels[k]
         counts: Real = getattr(level, counted)
-        discounts = _discounts(counts)
+        discounts = _estimate_discounts(counts)
         if not len(counts):
             return np.zeros(1), np.zeros(1), discounts
         contexts = level.keys // self.size
         size = len(self.levels[k - 1].keys) if k else 1
-        cut = np.minimum(discounts[np.minimum(counts, 3).astype(int)], counts)
+        discount = np.minimum(discounts[np.minimum(counts, 3).astype(int)], counts)
         totals, taken = (np.bincount(contexts, n, minlength=size).astype(np.float64)
-                         for n in (counts, cut))  # fmt: skip
+                         for n in (counts, discount))  # fmt: skip
         return totals, taken, discounts
 
 
-def _discounts(counts: Real) -> Real:
+def _estimate_discounts(counts: Real) -> Real:
     """d of a count of 0, 1, 2, and 3 or more; 1/2 where the counts of counts tell none."""
     often = [float((counts == n).sum()) for n in (1, 2, 3, 4)]
     if min(often) == 0:

@@ -98,13 +98,13 @@ SIDES = ("train", "validation", "test")
 
 
 @cache
-def dictionary() -> Entries:
+def read_dictionary() -> Entries:
     """Every word of the embedded dictionary with its pronunciations, in the file's order."""
     packed = (files(__package__) / "data" / "cmudict.dict.xz").read_bytes()
-    return parse(lzma.decompress(packed).decode("utf-8").splitlines())
+    return parse_dictionary(lzma.decompress(packed).decode("utf-8").splitlines())
 
 
-def parse(lines: Iterable[str]) -> Entries:
+def parse_dictionary(lines: Iterable[str]) -> Entries:
     """Words with their pronunciations, first listed first, each once.
 
     Raises:
@@ -117,29 +117,29 @@ def parse(lines: Iterable[str]) -> Entries:
             continue
         if not sounds:
             raise DataError(f"line {number} must be a word and its sounds, got {line!r}")
-        entries.setdefault(_word(entry), {})[tuple(sounds)] = None
+        entries.setdefault(_strip_number(entry), {})[tuple(sounds)] = None
     return {word: tuple(listed) for word, listed in entries.items()}
 
 
-def _word(entry: str) -> str:
+def _strip_number(entry: str) -> str:
     """`word` for `word` and for `word(2)`."""
     return entry.partition("(")[0] if entry.endswith(")") else entry
 
 
-def side(word: str) -> str:
+def choose_side(word: str) -> str:
     """The side of the split a word belongs to: a function of its letters and of nothing else."""
     digest = hashlib.sha256(word.encode("utf-8")).digest()
     place = int.from_bytes(digest[:8], "big") % 100
     return "test" if place in _TEST else "validation" if place in _VALIDATION else "train"
 
 
-def split(entries: Entries, wanted: str) -> Entries:
+def take_side(entries: Entries, wanted: str) -> Entries:
     """The words of one side, all pronunciations of a word with it."""
     one_of("split", wanted, SIDES)
-    return {word: listed for word, listed in entries.items() if side(word) == wanted}
+    return {word: listed for word, listed in entries.items() if choose_side(word) == wanted}
 
 
-def without_stress(sounds: Pronunciation) -> Pronunciation:
+def strip_stress(sounds: Pronunciation) -> Pronunciation:
     """The sounds with the stress marks of their vowels taken off: `AH0` becomes `AH`."""
     return tuple(sound.rstrip("012") for sound in sounds)
 
@@ -153,16 +153,16 @@ class Group:
     lengths: Tensor  # (N,) sounds with their END
 
 
-def groups(entries: Entries, symbols: Alphabet) -> list[Group]:
+def group_by_length(entries: Entries, symbols: Alphabet) -> list[Group]:
     """Every pronunciation of every word, grouped by the word's number of letters."""
     by_length: dict[int, list[tuple[list[int], list[int]]]] = defaultdict(list)
     for word, listed in entries.items():
         letters = symbols.read(word)
         by_length[len(word)] += [(letters, symbols.encode(sounds)) for sounds in listed]
-    return [_group(by_length[length]) for length in sorted(by_length)]
+    return [_make_group(by_length[length]) for length in sorted(by_length)]
 
 
-def _group(rows: list[tuple[list[int], list[int]]]) -> Group:
+def _make_group(rows: list[tuple[list[int], list[int]]]) -> Group:
     lengths = torch.tensor([len(sounds) for _, sounds in rows], device="cpu")
     longest = int(lengths.max())
     sounds = [numbers + [IGNORED] * (longest - len(numbers)) for _, numbers in rows]

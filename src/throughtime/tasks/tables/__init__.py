@@ -189,7 +189,7 @@ def take(items: T, numbers: Iterable[int]) -> T:
     return type(items)(**{name: [one[n] for n in chosen] for name, one in lists.items()})
 
 
-def filled(values: Numbers) -> Numbers:
+def fill_forward(values: Numbers) -> Numbers:
     """(n, width) with the last value before in place of a missing one; 0, the mean, before all."""
     rows = np.where(np.isfinite(values), np.arange(len(values))[:, None], -1)
     last = np.maximum.accumulate(rows, 0) if len(values) else rows
@@ -197,7 +197,7 @@ def filled(values: Numbers) -> Numbers:
     return np.where(last >= 0, taken, 0.0)
 
 
-def gaps_of(times: Numbers, seen: NDArray[np.bool_], step: float) -> Numbers:
+def log_gaps(times: Numbers, seen: NDArray[np.bool_], step: float) -> Numbers:
     """log(1 + g) - log 2, (n, 1), g the steps since something was seen before; 0 at the first."""
     last = np.maximum.accumulate(np.where(seen, times, -np.inf))
     before = np.concatenate([[-np.inf], last[:-1]])
@@ -205,12 +205,12 @@ def gaps_of(times: Numbers, seen: NDArray[np.bool_], step: float) -> Numbers:
     return np.asarray((np.log1p(steps) - np.log(2))[:, None])
 
 
-def names_in(text: str) -> list[str]:
+def split_names(text: str) -> list[str]:
     """The columns that an option names, `a,b` say."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def check_apart(roles: Sequence[tuple[str, list[str]]]) -> None:
+def check_roles(roles: Sequence[tuple[str, list[str]]]) -> None:
     """Raises DataError where two options name one column."""
     seen: dict[str, str] = {}
     for option, columns in roles:

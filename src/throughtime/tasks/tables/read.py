@@ -22,13 +22,13 @@ from throughtime.tasks.tables.pieces import (
     MISSING,
     Quoted,
     cut_blocks,
-    kinds_of,
-    not_decoded,
+    encoding_error,
+    find_kind,
     open_text,
-    ragged,
+    ragged_error,
     read_pieces,
-    text_pieces,
-    typed_pieces,
+    read_text_pieces,
+    type_pieces,
 )
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def read(path: str) -> DataTable:
             columns; names the line.
         OSError: it cannot be read.
     """
-    return join_tables(path, [_read_one(file) for file in files_of(path)])
+    return join_tables(path, [_read_one(file) for file in list_files(path)])
 
 
-def files_of(path: str) -> list[str]:
+def list_files(path: str) -> list[str]:
     """The files that an option names: one, those that match `*`, or several with commas between.
 
     Raises:
@@ -66,7 +66,7 @@ def files_of(path: str) -> list[str]:
         return [path]
     parts = [part.strip() for part in path.split(",") if part.strip()]
     if len(parts) > 1:
-        return [file for part in parts for file in files_of(part)]
+        return [file for part in parts for file in list_files(part)]
     matches = sorted(glob.glob(path, recursive=True))
     if glob.has_magic(path) and not matches:
         raise DataError(f"files that match {path} must be there, and none is")
@@ -122,10 +122,10 @@ def read_blocks(path: str, series: str, together: int) -> Iterator[DataTable]:
     if ending == ".parquet":
         pieces, form, first, unit = _parquet_pieces(path), "Parquet", 1, "row"
     else:
-        delimiter = "\t" if ending == ".tsv" else _delimiter(path)
-        head = _head(path, delimiter)
-        pieces = typed_pieces(
-            lambda: text_pieces(path, delimiter, head.names, head.lines, head.names)
+        delimiter = "\t" if ending == ".tsv" else _find_delimiter(path)
+        head = _read_head(path, delimiter)
+        pieces = type_pieces(
+            lambda: read_text_pieces(path, delimiter, head.names, head.lines, head.names)
         )
         form, first, unit = "text", 1 + head.lines, "line"
     try:
@@ -137,24 +137,24 @@ def read_blocks(path: str, series: str, together: int) -> Iterator[DataTable]:
             "it as Parquet, or leave out --on"
         ) from error
     except UnicodeDecodeError as error:
-        raise not_decoded(path) from error
+        raise encoding_error(path) from error
 
 
 def _parquet_pieces(path: str) -> Iterator[pl.DataFrame]:
     import polars as pl
 
-    with told_by_polars(path, "a Parquet file"):
+    with explain_polars(path, "a Parquet file"):
         whole = pl.scan_parquet(path)
         count = int(whole.select(pl.len()).collect().item())
-    yield from typed_pieces(
+    yield from type_pieces(
         lambda: (whole.slice(row, _PIECE).collect() for row in range(0, count, _PIECE))
     )
 
 
-def digest(path: str) -> str:
+def hash_files(path: str) -> str:
     """SHA-256 of a file's content; of several, of theirs."""
     digests = []
-    for one in files_of(path):
+    for one in list_files(path):
         with open(one, "rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     return (
@@ -165,7 +165,7 @@ def digest(path: str) -> str:
 def _read_parquet(path: str) -> DataTable:
     import polars as pl
 
-    with told_by_polars(path, "a Parquet file"):
+    with explain_polars(path, "a Parquet file"):
         return DataTable(as_numbers(pl.read_parquet(path)), path, "Parquet")
 
 
@@ -176,7 +176,7 @@ def _read_lines(path: str) -> DataTable:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 read_object(line, path, number)
-    with told_by_polars(path, "a file of JSON lines"):
+    with explain_polars(path, "a file of JSON lines"):
         frame = pl.read_ndjson(path, infer_schema_length=None)
     return DataTable(as_numbers(frame), path, "JSON lines", 1, "line")
 
@@ -196,7 +196,7 @@ def read_object(line: str, path: str, number: int) -> dict[str, Any]:
 
 
 @contextmanager
-def told_by_polars(path: str, form: str) -> Iterator[None]:
+def explain_polars(path: str, form: str) -> Iterator[None]:
     from polars.exceptions import PolarsError
 
     try:
@@ -207,14 +207,14 @@ def told_by_polars(path: str, form: str) -> Iterator[None]:
 
 
 def _read_text(path: str) -> DataTable:
-    delimiter = "\t" if path.casefold().endswith(".tsv") else _delimiter(path)
-    head = _head(path, delimiter)
+    delimiter = "\t" if path.casefold().endswith(".tsv") else _find_delimiter(path)
+    head = _read_head(path, delimiter)
     try:
         frame = read_pieces(path, delimiter, head.names, head.lines)
     except Quoted:
         frame = as_numbers(_read_quoted(path, delimiter, head))
     except UnicodeDecodeError as error:
-        raise not_decoded(path) from error
+        raise encoding_error(path) from error
     if not len(frame):
         raise DataError(f"{path} must hold rows, and it has none behind its column names")
     word = "tab" if delimiter == "\t" else f"'{delimiter}'"
@@ -228,7 +228,7 @@ def _read_quoted(path: str, delimiter: str, head: Head) -> pl.DataFrame:
 
     names = head.names
     _check_rows(path, delimiter, head)
-    with told_by_polars(path, "a table of text"):
+    with explain_polars(path, "a table of text"):
         frame = pl.read_csv(
             path, separator=delimiter, has_header=False, skip_lines=head.lines,
             infer_schema=False, new_columns=names,
@@ -237,21 +237,21 @@ def _read_quoted(path: str, delimiter: str, head: Head) -> pl.DataFrame:
     return frame if len(names) == 1 else frame.filter(~pl.all_horizontal(pl.all().is_null()))
 
 
-def _delimiter(path: str) -> str:
+def _find_delimiter(path: str) -> str:
     """The delimiter that cuts most of the first lines into equally many cells."""
-    fits = {delimiter: fit for delimiter, fit in _fits(path).items() if fit[1] > 1}
+    fits = {delimiter: fit for delimiter, fit in _measure_fits(path).items() if fit[1] > 1}
     return max(fits, key=fits.__getitem__) if fits else ","
 
 
 def is_plain(path: str) -> bool:
     """Whether a text is no table: no delimiter cuts all of its first lines into as many cells."""
-    return not any(share == 1 and width > 1 for share, width in _fits(path).values())
+    return not any(share == 1 and width > 1 for share, width in _measure_fits(path).values())
 
 
-def _fits(path: str) -> dict[str, tuple[float, int]]:
+def _measure_fits(path: str) -> dict[str, tuple[float, int]]:
     """By delimiter: the share of the first lines with as many cells as the first, and how many."""
     lines = _first_lines(path)
-    lines = [line for line in lines[_remarks(lines) :] if line.strip()]
+    lines = [line for line in lines[_count_remarks(lines) :] if line.strip()]
     fits = {}
     for delimiter in _DELIMITERS:
         widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)] or [1]
@@ -274,18 +274,18 @@ class Head:
     said: str
 
 
-def _head(path: str, delimiter: str) -> Head:
+def _read_head(path: str, delimiter: str) -> Head:
     """Remarks, and the names of the columns or a line that is neither names nor a row.
 
     Raises:
         DataError: a name stands twice.
     """
     lines = _first_lines(path)
-    remarks = _remarks(lines)
+    remarks = _count_remarks(lines)
     rows = list(csv.reader(lines[remarks:], delimiter=delimiter)) or [[]]
     first, said = rows[0], f"{remarks} lines of remarks, " if remarks else ""
-    if remarks and (names := _named_by_remark(lines[remarks - 1], rows, delimiter)):
-        return Head(distinct(names, path), remarks, f"{said}the last with the names of columns")
+    if remarks and (names := _names_in_remark(lines[remarks - 1], rows, delimiter)):
+        return Head(check_names(names, path), remarks, f"{said}the last with the names of columns")
     if not any(cell.strip() for cell in first):
         raise DataError(
             f"line {remarks + 1} of {path} must hold column names or values, and it is empty"
@@ -298,7 +298,7 @@ def _head(path: str, delimiter: str) -> Head:
     if kind == "neither":
         said += f"line {remarks + 1} is left out, which is neither names nor a row, "
     said += f"{'with' if kind == 'names' else 'without'} a header"
-    return Head(distinct(names, path), remarks + (kind != "row"), said)
+    return Head(check_names(names, path), remarks + (kind != "row"), said)
 
 
 def _first_lines(path: str) -> list[str]:
@@ -306,7 +306,7 @@ def _first_lines(path: str) -> list[str]:
         return [line for line, _ in zip(file, range(_SNIFFED), strict=False)]
 
 
-def _remarks(lines: Sequence[str]) -> int:
+def _count_remarks(lines: Sequence[str]) -> int:
     """How many lines before the first row begin with # or are empty; none if all do."""
     marked = 0
     for number, line in enumerate(lines, start=1):
@@ -317,7 +317,7 @@ def _remarks(lines: Sequence[str]) -> int:
     return 0
 
 
-def _named_by_remark(line: str, rows: Sequence[Sequence[str]], delimiter: str) -> list[str]:
+def _names_in_remark(line: str, rows: Sequence[Sequence[str]], delimiter: str) -> list[str]:
     """The names in a remark above rows of numbers that has as many cells as they."""
     cells = next(csv.reader([line.lstrip().lstrip("#")], delimiter=delimiter), [])
     names = [cell.strip() for cell in cells]
@@ -349,7 +349,7 @@ def _kind_of_line(first: Sequence[str], below: Sequence[Sequence[str]]) -> str:
     return "neither" if len(above) > 1 else "row"
 
 
-def distinct(names: list[str], path: str) -> list[str]:
+def check_names(names: list[str], path: str) -> list[str]:
     """The names of columns; raises DataError where one stands twice."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -364,7 +364,7 @@ def _check_rows(path: str, delimiter: str, head: Head) -> None:
         rows = csv.reader(islice(file, head.lines, None), delimiter=delimiter)
         for row in rows:
             if row and len(row) != width:
-                raise ragged(path, width, head.lines + rows.line_num, len(row))
+                raise ragged_error(path, width, head.lines + rows.line_num, len(row))
 
 
 def _is_number(cell: str) -> bool:
@@ -386,12 +386,12 @@ def _is_missing(cell: str) -> bool:
 
 def as_numbers(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with numbers where a column of text holds nothing else."""
-    return frame.with_columns([_one_as_numbers(column) for column in frame.get_columns()])
+    return frame.with_columns([_column_as_numbers(column) for column in frame.get_columns()])
 
 
-def _one_as_numbers(column: pl.Series) -> pl.Series:
+def _column_as_numbers(column: pl.Series) -> pl.Series:
     import polars as pl
 
     if column.dtype != pl.String:
         return column.fill_nan(None) if column.dtype.is_float() else column
-    return kinds_of(column)[1]
+    return find_kind(column)[1]

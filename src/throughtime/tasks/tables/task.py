@@ -16,7 +16,7 @@ from torch import nn
 
 from throughtime.errors import DataError
 from throughtime.tasks.layers import resolve_cell
-from throughtime.tasks.recipe import FileRecipe, Recipe, did_you_mean, facts_in
+from throughtime.tasks.recipe import FileRecipe, Recipe, did_you_mean, parse_facts
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.read import read, read_blocks
 from throughtime.tasks.task import Score, Task
@@ -64,7 +64,7 @@ class FileTask(Task, Generic[Given, Found]):
     @cached_property
     def facts(self) -> Found:
         """What the file says."""
-        return cast(Found, facts_in(self.facts_kind, self.options_given.facts))
+        return cast(Found, parse_facts(self.facts_kind, self.options_given.facts))
 
     def read(self) -> list[tuple[str, str]]:
         return [(name, words) for name, words in cast(Any, self.facts).read]
@@ -162,7 +162,7 @@ SIDES = ("train", "validation", "test")
 _HELD_OUT = 0.1  # of the items, for each of the two sides
 
 
-def make_sides(keys: Sequence[str], weights: Sequence[int] | None = None) -> dict[str, list[int]]:
+def split_by_key(keys: Sequence[str], weights: Sequence[int] | None = None) -> dict[str, list[int]]:
     """The numbers of the items of each side.
 
     A key whose items weigh more than a side may have is trained on.
@@ -178,7 +178,7 @@ def make_sides(keys: Sequence[str], weights: Sequence[int] | None = None) -> dic
     share = max(1, math.floor(_HELD_OUT * sum(weights)))
     filled = {"test": 0, "validation": 0}
     sides: dict[str, list[int]] = {side: [] for side in SIDES}
-    for numbers in sorted(by_key.items(), key=lambda item: seal(item[0])):
+    for numbers in sorted(by_key.items(), key=lambda item: hash_text(item[0])):
         weight = sum(weights[n] for n in numbers[1])
         side = next((s for s, full in filled.items() if full < share), "train")
         if side != "train" and weight > max(share, 1):
@@ -189,7 +189,7 @@ def make_sides(keys: Sequence[str], weights: Sequence[int] | None = None) -> dic
     return {side: sorted(numbers) for side, numbers in sides.items()}
 
 
-def seal(text: str) -> str:
+def hash_text(text: str) -> str:
     """A text's hash."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

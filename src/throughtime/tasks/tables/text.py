@@ -19,11 +19,11 @@ from throughtime.tasks.tables.pieces import open_text
 from throughtime.tasks.tables.read import (
     LINES,
     TEXTS,
-    digest,
-    distinct,
+    check_names,
+    explain_polars,
     find_ending,
+    hash_files,
     read_object,
-    told_by_polars,
 )  # fmt: skip
 from throughtime.tasks.tables.task import BUILTIN
 
@@ -46,14 +46,14 @@ class TextRecipe(FileRecipe):
     )  # fmt: skip
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """A text in words; marks are words of their own."""
     return _PARTS.findall(text)
 
 
-def digest_of(data: str) -> str:
+def hash_data(data: str) -> str:
     """Of the file of a recipe."""
-    return BUILTIN if data == BUILTIN else digest(data)
+    return BUILTIN if data == BUILTIN else hash_files(data)
 
 
 def read_texts(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable:
@@ -110,7 +110,7 @@ def make_table(
 def _parquet_blocks(path: str, count: int | None) -> Iterator[DataTable]:
     import polars as pl
 
-    with told_by_polars(path, "a Parquet file"):
+    with explain_polars(path, "a Parquet file"):
         whole = pl.scan_parquet(path)
         rows = int(whole.select(pl.len()).collect().item())
         for first in range(0, rows, count or max(1, rows)):
@@ -131,7 +131,7 @@ def _objects(path: str, kinds: dict[str, tuple[bool, int]]) -> Iterator[tuple[in
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            row = _flat(read_object(line, path, number))
+            row = _flatten(read_object(line, path, number))
             for name, value in row.items():
                 listed = isinstance(value, list)
                 if value is None or kinds.setdefault(name, (listed, number))[0] == listed:
@@ -160,7 +160,7 @@ def _in_blocks(items: Iterator[T], count: int | None) -> Iterator[list[T]]:
         yield part
 
 
-def _flat(value: dict[str, Any]) -> dict[str, Any]:
+def _flatten(value: dict[str, Any]) -> dict[str, Any]:
     """Its cells as text; of an object within it, a cell each."""
     flat: dict[str, Any] = {}
     for name, one in value.items():
@@ -178,7 +178,7 @@ def _row_blocks(
     path: str, recipe: TextRecipe, names: Sequence[str], count: int | None
 ) -> Iterator[DataTable]:
     """Rows of cells, all as long as the first."""
-    delimiter = _BY_NAME.get(recipe.delimiter, recipe.delimiter) or _delimiter(path)
+    delimiter = _BY_NAME.get(recipe.delimiter, recipe.delimiter) or _find_delimiter(path)
     if len(delimiter) != 1:
         raise DataError(f"--delimiter must be one sign, or tab, got {short(delimiter)}")
     rows = _full_rows(path, delimiter)
@@ -189,7 +189,7 @@ def _row_blocks(
     header = recipe.header == "yes" or (recipe.header == "found" and _has_header(cells, names))
     if header and len(begin) == 1:
         raise DataError(f"{path} must hold rows, and it has none behind its column names")
-    columns = _names(cells[0] if header else [""] * len(cells[0]), path)
+    columns = _name_columns(cells[0] if header else [""] * len(cells[0]), path)
     word = _WORDS.get(delimiter, f"'{delimiter}'")
     form = f"text, delimiter {word}, {'with' if header else 'without'} a header"
     for part in _in_blocks(chain(begin[header:], rows), count):
@@ -236,7 +236,7 @@ def _is_quoted(path: str, delimiter: str) -> bool:
         return not any(line.count('"') % 2 for line in file)
 
 
-def _delimiter(path: str) -> str:
+def _find_delimiter(path: str) -> str:
     """The delimiter that cuts most of the first lines into equally many cells."""
     with open_text(path) as file:
         lines = [line for line in islice(file, _SNIFFED) if line.strip()]
@@ -258,8 +258,8 @@ def _has_header(rows: list[list[str]], names: Sequence[str]) -> bool:
     return bare and longer > len(rest) / 2
 
 
-def _names(first: list[str], path: str) -> list[str]:
-    return distinct([cell or f"column_{n}" for n, cell in enumerate(first, start=1)], path)
+def _name_columns(first: list[str], path: str) -> list[str]:
+    return check_names([cell or f"column_{n}" for n, cell in enumerate(first, start=1)], path)
 
 
 def find_role(

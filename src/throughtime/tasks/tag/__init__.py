@@ -15,15 +15,15 @@ from throughtime.tasks.picture import Picture, ask_layers, draw_confusion
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
-from throughtime.tasks.tables.text import digest_of, words_of
-from throughtime.tasks.tag.find import check_labels, find_tags, sides_of, source
+from throughtime.tasks.tables.text import hash_data, split_words
+from throughtime.tasks.tag.find import check_labels, find_tags, read_source, split_sentences
 from throughtime.tasks.tag.model import RULE, Counts, Numbered, Tagger, encode, measure
 from throughtime.tasks.tag.sentences import (
     Sentences,
     TagFacts,
     TagRecipe,
+    list_sentences,
     read_tokens,
-    sentences_in,
 )
 from throughtime.tasks.task import (
     IGNORED,
@@ -76,11 +76,11 @@ class Tag(TableTask[TagRecipe, TagFacts]):
             DataError: the file is another one than when the run began.
         """
         check_unchanged(
-            self.options_given.data, digest_of(self.options_given.data), self.facts.digest
+            self.options_given.data, hash_data(self.options_given.data), self.facts.digest
         )
-        table = source(self.options_given)
-        sentences = sentences_in(table, self.facts, labelled=True)
-        sides, _ = sides_of(sentences, table, self.facts)
+        table = read_source(self.options_given)
+        sentences = list_sentences(table, self.facts, labelled=True)
+        sides, _ = split_sentences(sentences, table, self.facts)
         return {side: sentences.of(numbers) for side, numbers in sides.items()}
 
     @cached_property
@@ -162,7 +162,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         """On the sentences of a table that no training saw."""
         facts = replace(self.facts, group="")
         check_like_training(table, [facts.token, facts.series, facts.label])
-        sentences = sentences_in(table, facts, labelled=True)
+        sentences = list_sentences(table, facts, labelled=True)
         check_labels(sentences, range(len(sentences.names)), {*facts.labels}, table, facts)
         trained_on = (self._sentences["train"], self._sentences["validation"])
         old = (tuple(tokens) for side in trained_on for tokens in side.tokens)
@@ -214,7 +214,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         import polars as pl
 
         check_like_training(table, [self.facts.token, self.facts.series])
-        sentences = sentences_in(table, replace(self.facts, group=""), labelled=False)
+        sentences = list_sentences(table, replace(self.facts, group=""), labelled=False)
         said = self._said(model, sentences.tokens)
         rows = [
             (name, token, label, share)
@@ -263,7 +263,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         """What stands between spaces; cut at marks that training has as tokens of their own."""
         tokens: list[str] = []
         for piece in text.split():
-            parts = words_of(piece)
+            parts = split_words(piece)
             marks = [part for part in parts if not part[0].isalnum()]
             cut = marks and all(mark in self.facts.word_numbers for mark in marks)
             known = piece.casefold() in self.facts.word_numbers

@@ -59,7 +59,7 @@ def encode(tokens: Sequence[Sequence[str]], labels: Sequence[Sequence[str]], fac
     places: dict[str, int] = {}
     for token in (token for one in tokens for token in one):
         places.setdefault(token, len(places) + 1)
-    rows = [_row(token, facts) for token in places]
+    rows = [_encode_token(token, facts) for token in places]
     width = max(map(len, rows), default=2)
     padded = [[PADDING] * width, *(row + [PADDING] * (width - len(row)) for row in rows)]
     number = {label: n for n, label in enumerate(facts.labels)}
@@ -70,7 +70,7 @@ def encode(tokens: Sequence[Sequence[str]], labels: Sequence[Sequence[str]], fac
     )
 
 
-def _row(token: str, facts: TagFacts) -> list[int]:
+def _encode_token(token: str, facts: TagFacts) -> list[int]:
     signs = token if len(token) <= _BEGIN + _END else token[:_BEGIN] + token[-_END:]
     word = facts.word_numbers.number(token.casefold())
     return [word, *(facts.character_numbers.number(sign) for sign in signs)]
@@ -177,13 +177,13 @@ def measure(logits: Tensor, truth: Tensor, unseen: Tensor) -> dict[str, float]:
     """The metrics of logits (N, labels); `unseen`: (N,) whether training lacked the word."""
     said = logits.argmax(-1)
     right = (said == truth).double()
-    figures = {"accuracy": float(right.mean()), "macro_f1": macro_f1(said, truth)}
+    figures = {"accuracy": float(right.mean()), "macro_f1": compute_macro_f1(said, truth)}
     if bool(unseen.any()):
         figures["unseen_accuracy"] = float(right[unseen].mean())
     return figures | {"nats": float(cross_entropy(logits.double(), truth))}
 
 
-def macro_f1(said: Tensor, truth: Tensor) -> float:
+def compute_macro_f1(said: Tensor, truth: Tensor) -> float:
     """Mean over the labels that are said or true of 2 hits / (said + true)."""
     labels = torch.cat([said, truth]).unique().tolist()
     both = [int(((said == n) & (truth == n)).sum()) for n in labels]

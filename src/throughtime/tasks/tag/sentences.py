@@ -122,7 +122,7 @@ def _read_columns(path: str, universal: bool) -> DataTable:
     rows: list[list[str]] = []
     lines: list[int] = []
     sign = "\t" if universal else None
-    for number, place, line in _token_lines(path, universal):
+    for number, place, line in _read_lines(path, universal):
         if not rows and "\t" in line:
             sign = "\t"
         cells = line.split(sign)
@@ -144,7 +144,7 @@ def _read_columns(path: str, universal: bool) -> DataTable:
     return make_table(["sentence", "document", *names], rows, path, form, lines)
 
 
-def _token_lines(path: str, universal: bool) -> Iterator[tuple[int, tuple[str, str], str]]:
+def _read_lines(path: str, universal: bool) -> Iterator[tuple[int, tuple[str, str], str]]:
     """Number, (sentence, document) and text of every line that is no comment."""
     sentence, document, begun = 1, "", False
     name = ""
@@ -165,20 +165,20 @@ def _token_lines(path: str, universal: bool) -> Iterator[tuple[int, tuple[str, s
                 yield number, (name or str(sentence), document), text
 
 
-def sentences_in(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
+def list_sentences(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
     """The sentences of a table, in the order in which they begin.
 
     Raises:
         DataError: a cell is empty; names its row.
     """
     if str(table.frame[facts.token].dtype).startswith(("List", "Array")):
-        return _of_lists(table, facts, labelled)
+        return _list_from_lists(table, facts, labelled)
     tokens = table.texts(facts.token)
     labels = table.texts(facts.label) if labelled else [""] * len(tokens)
     groups = table.texts(facts.group) if facts.group else [""] * len(tokens)
     sentences = Sentences()
     places: dict[str, int] = {}
-    for row, name in enumerate(_names(table, facts, tokens)):
+    for row, name in enumerate(_name_sentences(table, facts, tokens)):
         if name not in places:
             places[name] = len(sentences.names)
             sentences.names.append(name)
@@ -192,7 +192,7 @@ def sentences_in(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences
     return sentences
 
 
-def _names(table: DataTable, facts: TagFacts, tokens: list[str]) -> list[str]:
+def _name_sentences(table: DataTable, facts: TagFacts, tokens: list[str]) -> list[str]:
     """The sentence of each row: of its column, where it may stand at the first token alone."""
     if facts.series:
         return (
@@ -209,7 +209,7 @@ def _names(table: DataTable, facts: TagFacts, tokens: list[str]) -> list[str]:
     return names
 
 
-def _of_lists(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
+def _list_from_lists(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
     """A row a sentence, its tokens and its labels lists of one length."""
     sentences = Sentences()
     listed = table.frame[facts.token].to_list()

@@ -17,7 +17,7 @@ from throughtime.tasks.picture import Picture, ask_for_neighbours, draw_attentio
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
-from throughtime.tasks.tables.text import digest_of
+from throughtime.tasks.tables.text import hash_data
 from throughtime.tasks.task import (
     IGNORED,
     Batch,
@@ -31,23 +31,23 @@ from throughtime.tasks.task import (
 from throughtime.tasks.translate.find import (
     Pairs,
     find_translations,
-    pairs_in,
+    list_pairs,
+    list_texts,
     read_pair_blocks,
     read_pairs,
-    sides_of,
-    source_table,
-    texts_in,
+    read_source,
+    split_pairs,
 )  # fmt: skip
 from throughtime.tasks.translate.model import (
     END,
     PADDING,
     Encoder,
-    Reader,
+    TeacherForced,
     Translator,
-    beam,
-    greedy,
+    decode_greedily,
+    decode_with_attention,
+    search_beam,
     shift,
-    write_looking,
 )
 from throughtime.tasks.translate.units import (
     RULE,
@@ -55,9 +55,9 @@ from throughtime.tasks.translate.units import (
     Lexicon,
     TranslateFacts,
     TranslateRecipe,
-    check_figures,
+    check_scorers,
+    join_until_end,
     measure,
-    until_end,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
     @classmethod
     def find_facts(cls, recipe: TranslateRecipe) -> TranslateFacts:
-        check_figures()
+        check_scorers()
         return find_translations(recipe)
 
     def table(self, path: str) -> DataTable:
@@ -123,10 +123,10 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
             DataError: the file is another one than when the run began.
         """
         recipe = self.options_given
-        check_unchanged(recipe.data, digest_of(recipe.data), self.facts.digest)
-        table = source_table(recipe)
-        pairs, _ = pairs_in(table, self.facts, recipe)
-        return {side: pairs.of(numbers) for side, numbers in sides_of(pairs, table).items()}
+        check_unchanged(recipe.data, hash_data(recipe.data), self.facts.digest)
+        table = read_source(recipe)
+        pairs, _ = list_pairs(table, self.facts, recipe)
+        return {side: pairs.of(numbers) for side, numbers in split_pairs(pairs, table).items()}
 
     @cached_property
     def _encoded(self) -> dict[str, Encoded]:
@@ -217,10 +217,10 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         for rows in _in_parts(numbers, _AT_ONCE // width):
             chosen = [numbers[n] for n in rows]
             source, lengths = pad_sequence(chosen, padding_value=PADDING), _lengths(chosen)
-            units = (greedy(model, source, lengths) if width == 1
-                     else beam(model, source, lengths, width))  # fmt: skip
+            units = (decode_greedily(model, source, lengths) if width == 1
+                     else search_beam(model, source, lengths, width))  # fmt: skip
             for n, one in zip(rows, units.T.tolist(), strict=True):
-                texts[n] = until_end(one, self.facts.targets, self.options_given.units)
+                texts[n] = join_until_end(one, self.facts.targets, self.options_given.units)
         return [texts[n] for n in range(len(sources))]
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
@@ -260,7 +260,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         chosen = fit[:: -max(1, len(fit) // _DRAWN)][:_DRAWN]
         looks = []
         for text, source in zip(chosen, self._numbers(chosen), strict=True):
-            said, weights = write_looking(model, source)
+            said, weights = decode_with_attention(model, source)
             names = ["end" if n == END else targets.unit(n) for n in said]
             looks.append((self._cut(text), names, weights))
         return [draw_attention(looks, f"{units} read", f"{units} written")]
@@ -270,7 +270,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     ) -> tuple[Score, dict[str, dict[str, float]]]:
         """On the pairs of a table whose sources no training saw."""
         check_like_training(table, [self.facts.source, self.facts.target])
-        every, long = pairs_in(table, self.facts, self.options_given)
+        every, long = list_pairs(table, self.facts, self.options_given)
         trained_on = (self._pairs["train"], self._pairs["validation"])
         old = (text for side in trained_on for text in side.sources)
         new = find_unseen(table, "sources", every.sources, old)
@@ -286,7 +286,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         import polars as pl
 
         check_like_training(table, [self.facts.source])
-        sources = texts_in(table, self.facts.source, self._cut)
+        sources = list_texts(table, self.facts.source, self._cut)
         said = self._said(model, sources, self.options_given.beam)
         frame = pl.DataFrame({self.facts.source: sources, self.facts.target: said})
         return frame, self.unseen_in(sources)
@@ -316,7 +316,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         for k in range(0, len(chosen), rows):
             source, _, target = train.batch(chosen[k : k + rows])
             parts.append((torch.cat([source, shift(target)]), target))
-        return Posed(Reader(model, steps), parts, self._distance)
+        return Posed(TeacherForced(model, steps), parts, self._distance)
 
 
 def _lengths(texts: Sequence[Tensor]) -> Tensor:

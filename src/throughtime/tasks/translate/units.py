@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from throughtime.errors import missing_extra
 from throughtime.tasks.recipe import option
 from throughtime.tasks.tables.task import Vocabulary
-from throughtime.tasks.tables.text import TextRecipe, words_of
+from throughtime.tasks.tables.text import TextRecipe, split_words
 from throughtime.tasks.translate.model import END, PADDING
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Cutter:
     def __call__(self, text: str) -> list[str]:
         if self.kind == "characters":
             return list(text)
-        words = words_of(text)
+        words = split_words(text)
         return words if self.kind == "words" else [p for word in words for p in self._of(word)]
 
     @cached_property
@@ -78,19 +78,19 @@ class Cutter:
     def _of(self, word: str) -> list[str]:
         """The pieces of a word."""
         if word not in self._known:
-            pieces, never = _letters(word), len(self._ranks)
+            pieces, never = _split_letters(word), len(self._ranks)
             while len(pieces) > 1:
                 best = min(pairwise(pieces), key=lambda pair: self._ranks.get(pair, never))
                 if best not in self._ranks:
                     break
-                pieces = _merged(pieces, best)
+                pieces = _merge(pieces, best)
             self._known[word] = pieces
         return self._known[word]
 
 
 def find_merges(texts: Iterable[str], at_most: int = _MERGES) -> list[str]:
     """The merges of some texts, `left right`, the first found first; equals by their text."""
-    pairs = _Pairs(Counter(word for text in texts for word in words_of(text)))
+    pairs = _Pairs(Counter(word for text in texts for word in split_words(text)))
     merges: list[str] = []
     while len(merges) < at_most and (best := pairs.most_frequent()) is not None:
         merges.append(" ".join(best))
@@ -102,7 +102,7 @@ class _Pairs:
     """How often neighbours stand in some words, kept while they are merged."""
 
     def __init__(self, counted: Counter[str]) -> None:
-        self._words, self._counts = [_letters(word) for word in counted], [*counted.values()]
+        self._words, self._counts = [_split_letters(word) for word in counted], [*counted.values()]
         self._pairs: Counter[Pair] = Counter()
         self._places: dict[Pair, set[int]] = defaultdict(set)
         for n in range(len(self._words)):
@@ -131,18 +131,18 @@ class _Pairs:
         changed: set[Pair] = set()
         for n in self._places.pop(pair):
             changed |= {*self._count(n, -1)}
-            self._words[n] = _merged(self._words[n], pair)
+            self._words[n] = _merge(self._words[n], pair)
             changed |= {*self._count(n, 1)}
         for one in changed - {pair}:
             if self._pairs[one] > 0:
                 heapq.heappush(self._waiting, (-self._pairs[one], one))
 
 
-def _letters(word: str) -> list[str]:
+def _split_letters(word: str) -> list[str]:
     return [sign if n == 0 else _JOINER + sign for n, sign in enumerate(word)]
 
 
-def _merged(pieces: Sequence[str], pair: Pair) -> list[str]:
+def _merge(pieces: Sequence[str], pair: Pair) -> list[str]:
     """Pieces with each place of a pair made one."""
     whole, left = [], 0
     while left < len(pieces):
@@ -210,7 +210,7 @@ class TranslateFacts:
         return Vocabulary(self.target_units, first=3, unknown=2)
 
 
-def until_end(numbers: Iterable[int], targets: Vocabulary, kind: str) -> str:
+def join_until_end(numbers: Iterable[int], targets: Vocabulary, kind: str) -> str:
     """The text behind numbers, up to the first END; what is no unit is `?`."""
     units = []
     for number in numbers:
@@ -252,7 +252,7 @@ def _scorers() -> tuple[Metric, Metric]:
     return BLEU(), CHRF()
 
 
-def check_figures() -> None:
+def check_scorers() -> None:
     """Raises MissingExtra where a translation could not be measured."""
     _scorers()
 
@@ -276,8 +276,8 @@ class Lexicon:
         places: list[Numbers] = []  # (source word, target word, place in all targets) by its rows
         count = total = 0
         for source, target in zip(sources, targets, strict=True):
-            left = [0, *(_number(names[0], word) for word in words_of(source))]
-            right = [_number(names[1], word) for word in words_of(target)]
+            left = [0, *(_number(names[0], word) for word in split_words(source))]
+            right = [_number(names[1], word) for word in split_words(target)]
             where = np.arange(count, count + len(right))
             sides = (np.tile(left, len(right)), np.repeat(right, len(left)))
             places.append(np.stack([*sides, np.repeat(where, len(left))]).astype(np.int64))
@@ -287,7 +287,7 @@ class Lexicon:
         left_words, right_words, where = np.concatenate(places, 1)
         targets_count = max(1, len(names[1]))
         pairs, cell = np.unique(left_words * targets_count + right_words, return_inverse=True)
-        shares = _fitted(pairs // targets_count, cell, where)
+        shares = _fit(pairs // targets_count, cell, where)
         words = list(names[1])
         best: dict[int, int] = {}
         for n in np.argsort(shares, kind="stable"):  # the likeliest is the last to be said
@@ -296,14 +296,14 @@ class Lexicon:
 
     def __call__(self, text: str) -> str:
         """A translation."""
-        return join([self._said.get(word, word) for word in words_of(text)], "words")
+        return join([self._said.get(word, word) for word in split_words(text)], "words")
 
 
 def _number(names: dict[str, int], word: str) -> int:
     return names.setdefault(word, len(names))
 
 
-def _fitted(source: Numbers, cell: Numbers, where: Numbers) -> Shares:
+def _fit(source: Numbers, cell: Numbers, where: Numbers) -> Shares:
     """The shares t of each different pair of words, after some rounds of expectation.
 
     Args:

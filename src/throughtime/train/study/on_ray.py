@@ -22,7 +22,7 @@ from throughtime.tasks import Task
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask
-from throughtime.train.result import trained
+from throughtime.train.result import load_trained
 from throughtime.train.run import read
 from throughtime.train.study.runs import Outcome, learn
 from throughtime.train.study.workers import Learn, Lost
@@ -35,7 +35,7 @@ _HELD = 4  # blocks of a file for each that is answered
 _PLACE, _GIVEN, _WRONG = "__place__", "given", "__wrong__"  # columns that go along
 
 
-def over_ray(
+def run_on_ray(
     recipes: Iterable[Recipe], jobs: int, threads: int, address: str | None = None,
     call: Learn = learn,
 ) -> Generator[Outcome | Lost, None, None]:  # fmt: skip
@@ -52,7 +52,7 @@ def over_ray(
         MissingExtra: Ray is not installed.
         RunError: no Ray answers at the address.
     """
-    ray = _started(jobs * threads, address)
+    ray = _start(jobs * threads, address)
     try:
         task = ray.remote(num_cpus=threads, max_retries=_TRIES)(_run)
         waiting, begun = iter(recipes), dict[Any, Recipe]()
@@ -62,12 +62,12 @@ def over_ray(
             if not begun:
                 return
             (ended, *_), _ = ray.wait(list(begun), num_returns=1)
-            yield _come_to(ray, ended, begun.pop(ended))
+            yield _read_outcome(ray, ended, begun.pop(ended))
     finally:
         ray.shutdown()
 
 
-def answer_over_ray(
+def answer_on_ray(
     folder: Path, blocks: Iterable[DataTable | list[str]], jobs: int, address: str | None = None
 ) -> Generator[pl.DataFrame, None, None]:
     """What a run's model says to each block, in their order; a few blocks are held at a time.
@@ -82,9 +82,9 @@ def answer_over_ray(
         MissingExtra, RunError: as `over_ray`, or a worker is lost.
         DataError: a block cannot be taken.
     """
-    ray = _started(jobs, address)
+    ray = _start(jobs, address)
     try:
-        data = _data_of()
+        data = _import_ray_data()
         waiting = iter(blocks)
         while few := list(islice(waiting, _HELD * jobs)):
             parts = [ray.put(_as_arrow(block)) for block in few]
@@ -95,7 +95,7 @@ def answer_over_ray(
                 _answer, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs=asked
             )
             for part in said.iter_batches(batch_size=None, batch_format="pyarrow"):
-                yield _answered(part)
+                yield _check_answer(part)
     except ray.exceptions.RayError as error:
         word = str(error).strip().partition("\n")[0]
         raise RunError(f"every block must be answered, and one was not: {word}") from error
@@ -103,7 +103,7 @@ def answer_over_ray(
         ray.shutdown()
 
 
-def _data_of() -> Any:
+def _import_ray_data() -> Any:
     """Ray Data, quiet, which keeps the order."""
     try:
         import ray.data
@@ -128,7 +128,7 @@ def _as_arrow(block: DataTable | list[str]) -> Any:
     return block.frame.with_columns(pl.Series(_PLACE, rows, pl.Int64)).to_arrow()
 
 
-def _answered(part: Any) -> pl.DataFrame:
+def _check_answer(part: Any) -> pl.DataFrame:
     import polars as pl
 
     frame = pl.DataFrame(pl.from_arrow(part))
@@ -138,16 +138,16 @@ def _answered(part: Any) -> pl.DataFrame:
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: str) -> tuple[Task, nn.Module]:
+def _open(folder: str) -> tuple[Task, nn.Module]:
     torch.set_num_threads(1)
-    return trained(read(Path(folder)))
+    return load_trained(read(Path(folder)))
 
 
 def _answer(part: Any, folder: str, name: str, unit: str) -> Any:
     """One block in a worker of Ray's."""
     import polars as pl
 
-    task, model = _opened(folder)
+    task, model = _open(folder)
     frame = pl.DataFrame(pl.from_arrow(part))
     if not name:
         answers = task.answer(model, frame[_GIVEN].to_list())
@@ -162,7 +162,7 @@ def _answer(part: Any, folder: str, name: str, unit: str) -> Any:
     return said.to_arrow()
 
 
-def _started(cores: int, address: str | None) -> Any:
+def _start(cores: int, address: str | None) -> Any:
     """Ray, begun or found."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send them to its makers
     try:
@@ -183,7 +183,7 @@ def _started(cores: int, address: str | None) -> Any:
     return ray
 
 
-def _come_to(ray: Any, ended: Any, recipe: Recipe) -> Outcome | Lost:
+def _read_outcome(ray: Any, ended: Any, recipe: Recipe) -> Outcome | Lost:
     try:
         outcome: Outcome | Lost = ray.get(ended)
     except ray.exceptions.RayError as error:

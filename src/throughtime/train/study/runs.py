@@ -41,14 +41,17 @@ class Grid:
     def recipes(self, shared: Recipe) -> list[Recipe]:
         """All of them, seed by seed, so that what is done first covers the whole grid."""
         seeds = range(self.seeds)
-        sides: list[Sequence[Any]] = [seeds, *map(_once, (self.lengths, self.cells, self.starts))]
+        sides: list[Sequence[Any]] = [
+            seeds,
+            *map(_drop_repeats, (self.lengths, self.cells, self.starts)),
+        ]
         return [
             replace(shared, seed=seed, length=length, cell=cell, start=start)
             for seed, length, cell, start in product(*sides)
         ]
 
 
-def _once(values: Sequence[Any]) -> Sequence[Any]:
+def _drop_repeats(values: Sequence[Any]) -> Sequence[Any]:
     return list(dict.fromkeys(values))
 
 
@@ -64,38 +67,38 @@ def plan(shared: Recipe, grid: Grid) -> tuple[list[Recipe], list[str]]:
             f"{short(grid.seeds)}"
         )
     wanted = grid.recipes(shared)
-    reasons = {key(one)[:3]: _reason(one) for one in wanted if one.seed == 0}
+    reasons = {run_key(one)[:3]: _why_skipped(one) for one in wanted if one.seed == 0}
     skipped = {f"{cell} from {start}: {why}" for (cell, start, _), why in reasons.items() if why}
-    runs = [one for one in wanted if not reasons[key(one)[:3]]]
+    runs = [one for one in wanted if not reasons[run_key(one)[:3]]]
     if not runs:
         raise OptionError(f"a study needs a cell and a start that go together; {min(skipped)}")
     return runs, sorted(skipped)
 
 
-def key(recipe: Recipe) -> tuple[str, str, int, int]:
+def run_key(recipe: Recipe) -> tuple[str, str, int, int]:
     """Cell, start, length and seed: what tells a run from the others of its study.
 
     The length is the task's own where the recipe's means nothing to it.
     """
-    return recipe.cell, recipe.start, memory_task(recipe).steps, recipe.seed
+    return recipe.cell, recipe.start, make_memory_task(recipe).steps, recipe.seed
 
 
-def _reason(recipe: Recipe) -> str:
+def _why_skipped(recipe: Recipe) -> str:
     """Why a cell has no such start, or nothing.
 
     Raises:
         OptionError: the model is too large for this machine.
     """
-    small = memory_task(replace(recipe, hidden=2))
+    small = make_memory_task(replace(recipe, hidden=2))
     try:
         small.model()
     except OptionError as error:
         return str(error)
-    check_memory(memory_task(recipe))
+    check_memory(make_memory_task(recipe))
     return ""
 
 
-def memory_task(recipe: Recipe) -> MemoryTask:
+def make_memory_task(recipe: Recipe) -> MemoryTask:
     """The task of a recipe.
 
     Raises:
@@ -150,7 +153,7 @@ class Outcome:
 
 def learn(recipe: Recipe) -> Outcome:
     """Trains one recipe of a memory task; a loss that is not finite is a reason, no error."""
-    task = memory_task(recipe)
+    task = make_memory_task(recipe)
     model = begin_model(task)
     outcome = Outcome(
         cell=recipe.cell, start=recipe.start, length=task.steps, seed=recipe.seed,

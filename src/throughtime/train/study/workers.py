@@ -32,7 +32,7 @@ class Lost:
     reason: str
 
 
-def over_processes(
+def run_on_processes(
     recipes: Iterable[Recipe], jobs: int, threads: int, call: Learn = learn
 ) -> Generator[Outcome | Lost, None, None]:
     """What each run came to, in the order in which they end.
