@@ -16,6 +16,7 @@ from throughtime.errors import missing_extra
 from throughtime.tasks.picture import Curve, Picture, Plot, draw_knowledge
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import nn
 
     from throughtime.diagnosis.report import Report
@@ -26,23 +27,29 @@ if TYPE_CHECKING:
     from throughtime.train.run import Run
 
 
-def show_table(rows: Iterable[Sequence[str]], *headings: str) -> None:
-    """Prints rows in columns, one a line; `[red]` and `:key:` in a cell are shown as they are."""
+def open_console(stderr: bool = False) -> Console:
+    """The terminal, on which `[red]` and `:key:` are shown as they are."""
     from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def show_table(rows: Iterable[Sequence[str]], *headings: str) -> None:
+    """Prints rows in columns, one a line."""
     from rich.table import Table as Lines
 
     lines = Lines(*headings, show_header=bool(headings), box=None, pad_edge=False)
     for row in rows:
         lines.add_row(*row)
     if lines.columns:
-        Console(highlight=False, soft_wrap=True, markup=False, emoji=False).print(lines)
+        open_console().print(lines)
 
 
 def show_score(
     task: Task, score: Score, split: str, baselines: Mapping[str, Mapping[str, float]]
 ) -> None:
     """Prints the split, the rule, the figures beside the baselines', and examples beside truth."""
-    print(f"\n{score.split}\n{score.rule}\n")
+    open_console().print(f"\n{score.split}\n{score.rule}\n")
     figures = [
         (name, task.shown(value),
          *(task.shown(one[name]) if name in one else "" for one in baselines.values()))

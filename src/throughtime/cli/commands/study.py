@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from throughtime.cli.options import add_recipe_flags, parse_flags, whole_number
-from throughtime.cli.shown import show_table
+from throughtime.cli.shown import open_console, show_table
 from throughtime.compiler.runtime.threads import usable
 from throughtime.tasks.recipe import Recipe, parse_option
 
@@ -173,11 +173,9 @@ class Where:
         tell: Callable[[Outcome], None] = lambda one: None,
     ) -> list[Lost]:  # fmt: skip
         """Has runs done, keeps and shows each; returns those without an outcome."""
-        from rich.console import Console
-
         from throughtime.train.study.workers import Lost
 
-        console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        console = open_console(stderr=True)
         console.print(f"{total} runs, {done} of them done before")
         lost: list[Lost] = []
         with closing(self.begin(recipes)) as ended, _make_bar(console) as bar:
