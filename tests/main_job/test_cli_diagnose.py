@@ -302,7 +302,7 @@ def test_what_the_main_job_is_diagnosed_on_is_its_own_loss() -> None:
         task = find("pronounce")(Recipe(hidden=4, batch_size=64))
         torch.manual_seed(0)
         model = task.model().eval()
-        posed = task.posed(model, 2, 3)
+        posed = task.prepare_diagnosis(model, 2, 3)
         (both, sounds), *_ = posed.batches
         letters, given = both.split([12, 11])
         assert (given[0] == START).all() and torch.equal(given[1:], sounds[:-1])
@@ -336,7 +336,7 @@ def test_a_task_that_does_not_say_how_is_told_in_one_sentence(tmp_path: Path) ->
 
     task = find("latch")(create(tmp_path / "run", Recipe(task="latch")).recipe)
     with pytest.raises(OptionError, match="latch does not say how its model can be diagnosed"):
-        Task.posed(task, torch.nn.LSTM(1, 2), 1, 1)
+        Task.prepare_diagnosis(task, torch.nn.LSTM(1, 2), 1, 1)
 
 
 @pytest.mark.parametrize("name", ["adding", "copy", "order", "parity", "latch"])
@@ -344,7 +344,7 @@ def test_every_memory_task_poses_itself(name: str) -> None:
     task = find(name)(Recipe(task=name, length=12, hidden=4, batch_size=6, directions=1))
     torch.manual_seed(0)
     model = task.model().eval()
-    posed = task.posed(model, 2, 4)
+    posed = task.prepare_diagnosis(model, 2, 4)
     (x, y), _ = posed.batches
     assert x.shape[1] == 4 and len(posed.batches) == 2
     inputs, truth = task.epoch(0)[0]

@@ -69,7 +69,7 @@ def test_units_that_attention_looks_at_tell_by_the_equations() -> None:
     assert lexical is not None
     alone = model(letters, given)
     memory, state = model.encode(letters)
-    w = model.weights(model.decoder(model.target(given), state)[0], memory)
+    w = model.weigh(model.decoder(model.target(given), state)[0], memory)
     u = torch.tanh(torch.einsum("bst,tbx->sbx", w, model.source(letters)))
     inner = torch.tanh(u @ lexical.inner.weight.T + lexical.inner.bias)
     torch.testing.assert_close(told, alone + (u + inner) @ lexical.readout.weight.T)

@@ -140,9 +140,9 @@ def test_attention_is_the_softmax_of_the_scores() -> None:
     memory, state = model.encode(source[:, None])
     out = model.decoder(model.target(torch.tensor([[START], [3], [4]])), state)[0][:, 0]
     keys = outputs[0][:, 0] @ model.key.weight.T
-    assert torch.allclose(model.looks(source, target), (out @ keys.T).softmax(-1), atol=1e-6)
+    assert torch.allclose(model.align(source, target), (out @ keys.T).softmax(-1), atol=1e-6)
     read = (out @ keys.T).softmax(-1) @ outputs[0][:, 0]
-    assert torch.allclose(model.seen(out[:, None], memory)[:, 0], read, atol=1e-6)
+    assert torch.allclose(model.attend(out[:, None], memory)[:, 0], read, atol=1e-6)
 
 
 def test_what_is_known_is_said_and_drawn() -> None:

@@ -130,7 +130,7 @@ def test_groups_stay_whole_and_training_leaves_out_what_is_held_out() -> None:
     groups = {side: {*one.groups} for side, one in task._sentences.items()}
     assert not groups["train"] & groups["test"] and not groups["train"] & groups["validation"]
     assert ["same", "words"] not in task._sentences["train"].tokens
-    assert any(name == "left out" for name, _ in task.read())
+    assert any(name == "left out" for name, _ in task.describe_data())
 
 
 def test_padding_and_the_batch_around_change_no_answer() -> None:

@@ -250,7 +250,7 @@ def test_longer_pairs_are_left_out_and_counted() -> None:
     task = made(data="data.csv", longest=30)
     left = sum(len(a) > 30 or len(b) > 30 for a, b in frame.rows())
     assert 0 < left < 200
-    assert ("left out", f"{left} with more than 30 characters") in task.read()
+    assert ("left out", f"{left} with more than 30 characters") in task.describe_data()
     with pytest.raises(OptionError, match="beam must be a whole number of at least 1 and below 65"):
         made(beam=0)
 

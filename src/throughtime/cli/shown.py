@@ -51,8 +51,8 @@ def show_score(
     """Prints the split, the rule, the figures beside the baselines', and examples beside truth."""
     open_console().print(f"\n{score.split}\n{score.rule}\n")
     figures = [
-        (name, task.shown(value),
-         *(task.shown(one[name]) if name in one else "" for one in baselines.values()))
+        (name, task.format_metric(value),
+         *(task.format_metric(one[name]) if name in one else "" for one in baselines.values()))
         for name, value in score.metrics.items()
     ]  # fmt: skip
     show_table(figures, "figure", split, *baselines)
@@ -69,14 +69,15 @@ def show_score(
 def _warn_if_beaten(task: Task, score: Score, baselines: Mapping[str, Mapping[str, float]]) -> str:
     """The sentence on a net that is no better than a baseline by the first figure; or nothing."""
     headline = next(iter(score.metrics))
-    sign = -1 if task.more_is_better else 1
+    sign = -1 if task.higher_is_better else 1
     best = min(baselines, key=lambda name: sign * baselines[name][headline])
     value, bar = score.metrics[headline], baselines[best][headline]
     if sign * value < sign * bar:
         return ""
     return (
-        f"The net does not beat the best baseline: {headline} {task.shown(value)}, and "
-        f"{best} has {task.shown(bar)}; take that one, or train longer, say with --preset full."
+        f"The net does not beat the best baseline: {headline} {task.format_metric(value)}, and "
+        f"{best} has {task.format_metric(bar)}; take that one, or train longer, say with "
+        "--preset full."
     )
 
 
@@ -95,11 +96,10 @@ def report_run(
     """
     from throughtime import diagnose
 
-    recipe = task.recipe
-    posed = task.posed(model, BATCHES, ROWS)
+    recipe, case = task.recipe, task.prepare_diagnosis(model, BATCHES, ROWS)
     if clip is None and recipe.clip == "norm":
         clip = recipe.clip_threshold
-    return diagnose(posed.model, posed.batches, posed.loss, lag, clip=clip, truncation=truncation)
+    return diagnose(case.model, case.batches, case.loss, lag, clip=clip, truncation=truncation)
 
 
 def keep_report(report: Report, folder: Path) -> None:

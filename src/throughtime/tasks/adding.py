@@ -21,7 +21,7 @@ class Adding(MemoryTask):
 
     name = "adding"
     monitor = "mse"
-    shares = False
+    in_percent = False
     inputs, outputs = 2, 1
     rule = f"mse: mean squared error of the sum; solved: below {_SOLVED}"
 

@@ -24,7 +24,7 @@ class Copy(MemoryTask):
 
     name = "copy"
     monitor = "nats"
-    shares = False
+    in_percent = False
     inputs, outputs, every_step = _SYMBOLS + 2, _SYMBOLS + 1, True
     rule = "nats: cross entropy a step, blanks among them; solved: half of chance"
 

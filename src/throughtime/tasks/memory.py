@@ -19,7 +19,15 @@ from throughtime import Recurrent, initialise
 from throughtime.errors import DataError
 from throughtime.tasks.layers import build_cell, start_options
 from throughtime.tasks.recipe import Recipe
-from throughtime.tasks.task import Batch, BuiltWhenIndexed, Example, Posed, Score, Task, mean_nats
+from throughtime.tasks.task import (
+    Batch,
+    BuiltWhenIndexed,
+    DiagnosisInput,
+    Example,
+    Score,
+    Task,
+    mean_nats,
+)
 
 _BATCHES, _HELD_OUT, _EXAMPLES = 100, 512, 4
 _SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -133,11 +141,11 @@ class MemoryTask(Task):
         """Which sequences are answered right, (B,)."""
         return answers.argmax(-1) == truth
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         drawn = (self.epoch(0)[n] for n in range(batches))
         along = 1 if self.every_step else 0
         few = [(x[:, :rows], y.narrow(along, 0, min(rows, y.shape[along]))) for x, y in drawn]
-        return Posed(model, few, self.distance)
+        return DiagnosisInput(model, few, self.distance)
 
     def held_out(self, split: str) -> Batch:
         """The sequences that `validation` or `test` is scored on, the same for every seed."""

@@ -46,7 +46,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Posed:
+class DiagnosisInput:
     """A task and a model of it as `throughtime.diagnose` takes them.
 
     Attributes:
@@ -71,9 +71,9 @@ class Task(ABC):
 
     options: ClassVar[type[Recipe]] = Recipe  # the fields of its recipes
     ignores: ClassVar[tuple[str, ...]] = ()  # fields of the recipe that mean nothing here
-    shares: ClassVar[bool] = True  # its metrics are between 0 and 1; people read them in percent
-    more_is_better: ClassVar[bool] = False  # of the first metric, by which baselines are judged
-    asks: ClassVar[str] = ""  # what users ask its model, say WORD; empty: it answers no one
+    in_percent: ClassVar[bool] = True  # its metrics, between 0 and 1, are shown in percent
+    higher_is_better: ClassVar[bool] = False  # of the first metric, by which baselines are judged
+    item_name: ClassVar[str] = ""  # of what its model is asked, say WORD; empty: of nothing
 
     def __init__(self, recipe: Recipe) -> None:
         usual = [{f.name: f.default for f in fields(recipe)}, *self.presets.values()]
@@ -107,7 +107,7 @@ class Task(ABC):
         """
         return recipe
 
-    def read(self) -> list[tuple[str, str]]:
+    def describe_data(self) -> list[tuple[str, str]]:
         """What was read of the user's data, for people: name and words; nothing of our own."""
         return []
 
@@ -206,13 +206,13 @@ class Task(ABC):
                 "say with iconv -f latin1 -t utf-8"
             )
 
-    def unseen_in(self, items: Sequence[str]) -> list[str]:
+    def describe_unseen(self, items: Sequence[str]) -> list[str]:
         """What training had not of items that a user typed, in words; often nothing."""
         return []
 
-    def shown(self, value: float) -> str:
+    def format_metric(self, value: float) -> str:
         """A metric as people read it."""
-        return f"{100 * value:.2f} %" if self.shares else f"{value:.4g}"
+        return f"{100 * value:.2f} %" if self.in_percent else f"{value:.4g}"
 
     def step_bytes(self) -> int:
         """What a step's data and outputs take in memory at the least; 0 where it is not known."""
@@ -222,7 +222,7 @@ class Task(ABC):
         """What the page of a run shows of the test part beside its figures."""
         return []
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         """The task and a model of it as a diagnosis takes them.
 
         Args:

@@ -209,7 +209,7 @@ class Shown(Watcher):
             self.bar.update(self.row, completed=learner.done, loss=learner.loss)
 
     def after_validation(self, learner: Learner, metrics: Mapping[str, float]) -> None:
-        figures = " ".join(f"{name} {learner.task.shown(v)}" for name, v in metrics.items())
+        figures = " ".join(f"{name} {learner.task.format_metric(v)}" for name, v in metrics.items())
         self.lines.info(
             "step %d/%d  loss %.3f  validation: %s  %.0f s",
             learner.done,

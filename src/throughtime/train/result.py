@@ -163,7 +163,7 @@ class TrainedRun:
         """
         if prompt:
             self.task.check_item(prompt)
-        self._warn(self.task.unseen_in([prompt]))
+        self._warn(self.task.describe_unseen([prompt]))
         return "".join(self.task.write(self.model, prompt, length, temperature, seed))
 
     def predict(self, data: Any) -> Any:
@@ -186,7 +186,7 @@ class TrainedRun:
         items = [data] if isinstance(data, str) else list(data)
         for item in items:
             self.task.check_item(item)
-        self._warn(self.task.unseen_in(items))
+        self._warn(self.task.describe_unseen(items))
         return self.task.answer(self.model, items)
 
     @staticmethod

@@ -139,7 +139,7 @@ def test_where_the_season_tells_more_the_line_stands_on_it() -> None:
     assert isinstance(model, Forecaster) and windows.facts.season == 40
     weights, seasonal = fit_linear_part(windows)
     assert seasonal
-    model.take_line(weights, seasonal)
+    model.set_line(weights, seasonal)
     origins = windows.origins["test"][:3]
     answers = model(windows.cut(origins)[0])[..., 1].detach()
     scaled = (values - windows.means[0, 0].item()) / windows.deviations[0, 0].item()

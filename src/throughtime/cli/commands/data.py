@@ -96,7 +96,7 @@ def _print_read(task: str, given: dict[str, str]) -> None:
     print(f"\n{task}:")
     made = kind(resolve(kind, {name: value for name, value in given.items() if value}))
     print()
-    show_table(made.read())
+    show_table(made.describe_data())
 
 
 def _suggest(table: DataTable, file: str, time: str, series: str) -> str:

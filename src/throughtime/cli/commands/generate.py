@@ -40,7 +40,7 @@ def generate(run: Path, prompt: str, length: int, temperature: float, seed: int)
     task, model = load_trained(read(run))
     if prompt:
         task.check_item(prompt)
-    for note in task.unseen_in([prompt]):
+    for note in task.describe_unseen([prompt]):
         print(f"note: {note}", file=sys.stderr)
     pieces = task.write(model, prompt, length, temperature, seed)
     sys.stdout.write(prompt)

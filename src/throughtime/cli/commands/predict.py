@@ -129,7 +129,7 @@ def _check_items(task: Task, items: list[str], at_once: int) -> Iterator[tuple[l
 
 
 def _note_unseen(task: Task, items: list[str]) -> None:
-    for note in task.unseen_in(items):
+    for note in task.describe_unseen(items):
         print(f"note: {note}", file=sys.stderr)
 
 

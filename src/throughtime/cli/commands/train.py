@@ -112,7 +112,7 @@ def show_training(run: Run, world: World, plots: str = "", watch: int | None = N
     from throughtime.train.result import score_and_keep
 
     task = find(run.recipe.task)(run.recipe)
-    show_table(task.read())
+    show_table(task.describe_data())
     world.leave_word("resume", "\0".join(shlex.split(run.resume)[1:]))
     model = fit(run, [LoopFlow(watch)] if watch else (), world)
     score, figures = score_and_keep(run, task, model)
@@ -123,8 +123,8 @@ def show_training(run: Run, world: World, plots: str = "", watch: int | None = N
         f"{figures['wall_seconds']:.0f} s ({figures['cpu_seconds']:.0f} s of processor)\n"
         f"run folder: {run.folder}"
     )
-    if task.asks:
-        print(f"try it: throughtime predict {shlex.quote(str(run.folder))} {task.asks}...")
+    if task.item_name:
+        print(f"try it: throughtime predict {shlex.quote(str(run.folder))} {task.item_name}...")
     _show_report(run, task, model, plots)
 
 

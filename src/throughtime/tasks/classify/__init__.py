@@ -26,7 +26,7 @@ from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.clock import merge_time
 from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
-from throughtime.tasks.task import Batch, Example, Posed, Score, generator_of, usual_length
+from throughtime.tasks.task import Batch, DiagnosisInput, Example, Score, generator_of, usual_length
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,10 +63,10 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
         Raises:
             DataError: the file is another one than when the run began.
         """
-        table, digest = read_source(self.options_given)
+        table, digest = read_source(self.recipe)
         check_unchanged(table.name, digest, self.facts.digest)
         sequences = list_sequences(merge_time(table, self.facts.time), self.facts, labelled=True)
-        other = read_test(self.options_given, self.facts)
+        other = read_test(self.recipe, self.facts)
         items = encode_items(sequences.with_others(other) if other else sequences, self.facts)
         return {split: items.of(numbers) for split, numbers in self.facts.splits.items()}
 
@@ -87,7 +87,7 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy; each class weighs as much as any other. In training inputs are varied."""
         inputs, lengths, truth = batch
-        recipe, weights = self.options_given, torch.tensor(self.facts.weights)
+        recipe, weights = self.recipe, torch.tensor(self.facts.weights)
         if model.training:
             count = len(self.facts.inputs)
             inputs, lengths = augment(inputs, lengths, count, recipe.noise, recipe.crop)
@@ -167,12 +167,12 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
         items = self._items["test"]
         return [draw_confusion(answers(model, items).argmax(-1), items.truth, self.facts.classes)]
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         """Training sequences of the length that stands most often, which need no padding."""
         train = self._items["train"]
         chosen = usual_length([*map(len, train.steps)], batches * rows)
         few = [train.batch(part) for part in torch.tensor(chosen).split(rows)]
-        return Posed(Unpadded(model), [(x, truth) for x, _, truth in few], cross_entropy)
+        return DiagnosisInput(Unpadded(model), [(x, truth) for x, _, truth in few], cross_entropy)
 
 
 @torch.no_grad()

@@ -32,7 +32,7 @@ from throughtime.tasks.picture import Curve, Picture, Plot
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.clock import format_time
 from throughtime.tasks.tables.task import TableTask
-from throughtime.tasks.task import Batch, Example, Posed, Score
+from throughtime.tasks.task import Batch, DiagnosisInput, Example, Score
 
 if TYPE_CHECKING:
     import polars as pl
@@ -59,8 +59,8 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
     def find_facts(cls, recipe: ForecastRecipe) -> Facts:
         return find_facts(recipe)
 
-    def read(self) -> list[tuple[str, str]]:
-        rows = super().read()
+    def describe_data(self) -> list[tuple[str, str]]:
+        rows = super().describe_data()
         counts = ", ".join(f"{name} {len(at)}" for name, at in self._windows.origins.items())
         dropped = self._windows.dropped
         return [*rows, ("windows", f"{counts}; {dropped} that cross a border are left out")]
@@ -72,7 +72,7 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         Raises:
             DataError: it is another one, or a split has no window.
         """
-        recipe, facts = self.options_given, self.facts
+        recipe, facts = self.recipe, self.facts
         series = read_series(recipe, facts)
         windows = Windows(series, facts, recipe.horizon)
         for split, origins in windows.origins.items():
@@ -96,7 +96,7 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         assert isinstance(model, Forecaster)
         inputs, truth = batch
         if model.training and not model.get_buffer("fitted"):
-            model.take_line(*fit_linear_part(self._windows))
+            model.set_line(*fit_linear_part(self._windows))
         return pinball(model(inputs), truth)
 
     @property
@@ -112,14 +112,14 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         windows, origins = self._windows, self._windows.few(split)
         if split == "validation":  # the weights that are kept have the band of their validation
             model.get_buffer("wider").zero_()
-            model.hold(forecast(model, windows, origins), windows.cut(origins)[1])
+            model.calibrate_band(forecast(model, windows, origins), windows.cut(origins)[1])
         answers = (forecast if split == "validation" else forecast_adaptive)(
             model, windows, origins
         )
         metrics = measure(windows, origins, answers)
         begins = dict(zip(("validation", "test"), self.facts.ends, strict=True))[split]
         where = (
-            f"{split}: {len(origins)} windows of {self.options_given.horizon} steps from "
+            f"{split}: {len(origins)} windows of {self.recipe.horizon} steps from "
             f"{format_border(self.facts, begins)} on"
         )
         return Score(where, RULE, len(origins), metrics, self._examples(windows, origins, answers))
@@ -140,13 +140,13 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         return dict(make_baselines(self._windows))
 
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
-        return predict(model, table, self.facts, self.options_given.horizon)
+        return predict(model, table, self.facts, self.recipe.horizon)
 
     def measure_on(
         self, model: nn.Module, table: DataTable
     ) -> tuple[Score, dict[str, dict[str, float]]]:
         """On the windows of a table that no training saw; what `mase` divides by is as there."""
-        facts, horizon = self.facts, self.options_given.horizon
+        facts, horizon = self.facts, self.recipe.horizon
         windows = Windows(series_like(table, facts), facts, horizon)
         origins, left = windows.unseen()
         if not len(origins):
@@ -174,13 +174,13 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         beside = {name: answer(past) for name, answer in self._baselines.items()}
         return make_pictures(windows, origins, forecast_adaptive(model, windows, origins), beside)
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         drawn = self.epoch(0)
         few = [drawn[n] for n in range(min(batches, len(drawn)))]
-        return Posed(model, [(x[:, :rows], y[:, :rows]) for x, y in few], pinball)
+        return DiagnosisInput(model, [(x[:, :rows], y[:, :rows]) for x, y in few], pinball)
 
     def step_bytes(self) -> int:
-        steps = self.facts.length + self.options_given.horizon
+        steps = self.facts.length + self.recipe.horizon
         return 4 * self.recipe.batch_size * steps * self.recipe.hidden * self.recipe.layers
 
     def _examples(self, windows: Windows, origins: Tensor, answers: Tensor) -> tuple[Example, ...]:

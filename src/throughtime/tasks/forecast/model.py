@@ -74,7 +74,7 @@ class Forecaster(nn.Module):
         seen = past[..., self.channels.targets : 2 * self.channels.targets].amax(-1, keepdim=True)
         gap = torch.expm1(past[..., self.channels.gap, None] + math.log(2))
         state: Tensor = self.dropout(run_layers(self.recurrent, past, gap, seen)[0][-1])
-        base = self.ground(past)
+        base = self.linear_part(past)
         direct = self.direct(state).unflatten(-1, (self.horizon, -1)).movedim(1, 0)
         mixed = self.state(state) + self.place.weight[:, None]
         if self.ahead is not None:
@@ -83,7 +83,7 @@ class Forecaster(nn.Module):
         quantiles: Tensor = base[..., None] + offsets
         return quantiles
 
-    def ground(self, past: Tensor) -> Tensor:
+    def linear_part(self, past: Tensor) -> Tensor:
         """What the line says, (horizon, B, targets), of histories (length, B, width)."""
         count, first, line = self.channels.targets, self.channels.apart, self.get_buffer("line")
         seen = past[..., count : 2 * count]
@@ -98,7 +98,7 @@ class Forecaster(nn.Module):
         told: Tensor = (features @ line).unflatten(-1, (self.horizon, -1)).movedim(1, 0) + base
         return told
 
-    def take_line(self, weights: Tensor, seasonal: bool) -> None:
+    def set_line(self, weights: Tensor, seasonal: bool) -> None:
         """Reads the history by this line from now on, of what is usual or of the last value."""
         self.get_buffer("line").copy_(weights)
         self.get_buffer("seasonal").fill_(seasonal)
@@ -111,7 +111,7 @@ class Forecaster(nn.Module):
         ordered: Tensor = self(x).sort(-1).values
         return (ordered + around).sort(-1).values
 
-    def hold(self, answers: Tensor, truth: Tensor) -> None:
+    def calibrate_band(self, answers: Tensor, truth: Tensor) -> None:
         """Makes the band so wide that it holds 80 % of the truth, at every step ahead.
 
         Args:

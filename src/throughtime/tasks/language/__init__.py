@@ -31,8 +31,8 @@ from throughtime.tasks.tables.task import FileTask
 from throughtime.tasks.task import (
     Batch,
     BuiltWhenIndexed,
+    DiagnosisInput,
     Example,
-    Posed,
     Score,
     generator_of,
     mean_nats,
@@ -52,7 +52,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
     name = "language"
     options, facts_kind = LanguageRecipe, TextFacts
     monitor = "bits_per_character"
-    asks = "LINE"
+    item_name = "LINE"
     ignores = ("directions", "merge", "smoothing")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"directions": 1, "hidden": 192, "batch_size": 32, "lr": 4e-3, "steps": 1200,
@@ -68,7 +68,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
     @cached_property
     def vocabulary(self) -> TextUnits:
         """The units of the training part."""
-        return TextUnits(self.facts, self.options_given.units)
+        return TextUnits(self.facts, self.recipe.units)
 
     @cached_property
     def _text(self) -> str:
@@ -77,8 +77,8 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         Raises:
             DataError: it is another one.
         """
-        text = read_text(self.options_given.data)
-        check_unchanged(self.options_given.data, hash_text(text), self.facts.digest)
+        text = read_text(self.recipe.data)
+        check_unchanged(self.recipe.data, hash_text(text), self.facts.digest)
         return text
 
     def _part(self, split: str) -> str:
@@ -153,21 +153,21 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
     def evaluate(self, model: nn.Module, file: str) -> tuple[Score, dict[str, dict[str, float]]]:
         """On all of another text."""
         text = read_text(file)
-        if len(split_units(text, self.options_given.units)) < 2:
-            raise DataError(f"{file} must hold two {self.options_given.units} or more")
+        if len(split_units(text, self.recipe.units)) < 2:
+            raise DataError(f"{file} must hold two {self.recipe.units} or more")
         if hash_text(text) == self.facts.digest:
             text = self._part("test")
             return self._score(model, text, f"{file}: its test part"), self._counted(text)
         where = f"{file}: {len(text)} characters"
-        score = replace(self._score(model, text, where), notes=tuple(self.unseen_in([text])))
+        score = replace(self._score(model, text, where), notes=tuple(self.describe_unseen([text])))
         return score, self._counted(text)
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """Bits a character of each line, read by itself."""
         return [f"{self._of_line(model, item):.3f} bits a character" for item in items]
 
-    def unseen_in(self, items: Sequence[str]) -> list[str]:
-        kind = self.options_given.units
+    def describe_unseen(self, items: Sequence[str]) -> list[str]:
+        kind = self.recipe.units
         units = {unit.strip() or unit for text in items for unit in split_units(text, kind)
                  if unit not in self.vocabulary.numbers}  # fmt: skip
         new = sorted(units)[:_UNSEEN]
@@ -188,10 +188,10 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         written = model.write(numbers, length, temperature, seed)
         return (self.vocabulary.names[number] for number in written)
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         drawn = self.epoch(0)
         few = [drawn[n] for n in range(min(batches, len(drawn)))]
-        return Posed(model, [(x[:, :rows], y[:, :rows]) for x, y, _ in few], mean_nats)
+        return DiagnosisInput(model, [(x[:, :rows], y[:, :rows]) for x, y, _ in few], mean_nats)
 
     def step_bytes(self) -> int:
         recipe = self.recipe

@@ -24,7 +24,7 @@ from throughtime.tasks.pronounce.words import (
     take_side,
 )
 from throughtime.tasks.recipe import CellRecipe, Recipe
-from throughtime.tasks.task import IGNORED, Batch, Example, Posed, Score, Task, mean_nats
+from throughtime.tasks.task import IGNORED, Batch, DiagnosisInput, Example, Score, Task, mean_nats
 from throughtime.tasks.translate.model import (
     TeacherForced,
     Translator,
@@ -43,7 +43,7 @@ class Pronounce(Task):
     name = "pronounce"
     options = CellRecipe
     ignores = ("length",)
-    asks = "WORD"
+    item_name = "WORD"
     monitor = "per"  # it moves before the first whole word is right
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"hidden": 128, "steps": 2000, "lr": 4e-3, "dropout": 0.1},
@@ -89,7 +89,7 @@ class Pronounce(Task):
     def _distance(self, logits: Tensor, sounds: Tensor) -> Tensor:
         return mean_nats(logits, sounds, self.recipe.smoothing)
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         """Words of twelve letters and ten sounds, which need no padding."""
         assert isinstance(model, Translator)
         pairs: list[tuple[Tensor, Tensor]] = []
@@ -98,7 +98,7 @@ class Pronounce(Task):
             if len(letters) == _LETTERS and len(kept) and len(pairs) < batches:
                 spoken = sounds[:_SPOKEN, kept]
                 pairs.append((torch.cat([letters[:, kept], shift(spoken)]), spoken))
-        return Posed(TeacherForced(model, _LETTERS), pairs, self._distance)
+        return DiagnosisInput(TeacherForced(model, _LETTERS), pairs, self._distance)
 
     def score(self, model: nn.Module, split: str) -> Score:
         listed = _read_side(split)

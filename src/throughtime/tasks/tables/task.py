@@ -32,19 +32,15 @@ Found = TypeVar("Found")
 
 
 class FileTask(Task, Generic[Given, Found]):
-    """A task on a file; what it finds there when a run begins stands in the recipe, as `facts`.
+    """A task on a file; what it finds there when a run begins stands in the recipe, as `facts`."""
 
-    Attributes:
-        options_given: its recipe.
-    """
-
-    shares = False
+    in_percent = False
     facts_kind: ClassVar[type[Any]]  # a dataclass with a field `read`, for people
+    recipe: Given
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         assert isinstance(recipe, self.options)
-        self.options_given = cast(Given, recipe)
 
     @classmethod
     @abstractmethod
@@ -64,16 +60,16 @@ class FileTask(Task, Generic[Given, Found]):
     @cached_property
     def facts(self) -> Found:
         """What the file says."""
-        return cast(Found, parse_facts(self.facts_kind, self.options_given.facts))
+        return cast(Found, parse_facts(self.facts_kind, self.recipe.facts))
 
-    def read(self) -> list[tuple[str, str]]:
+    def describe_data(self) -> list[tuple[str, str]]:
         return [(name, words) for name, words in cast(Any, self.facts).read]
 
 
 class TableTask(FileTask[Given, Found]):
     """A task whose data are a table; a subclass finds what it holds and answers to another."""
 
-    asks = "FILE"
+    item_name = "FILE"
     lines: ClassVar[bool] = False  # it answers to lines of text too
     together: ClassVar[int] = 0  # series side by side, each answered by itself; 0: not so
 

@@ -29,8 +29,8 @@ from throughtime.tasks.task import (
     IGNORED,
     Batch,
     Batches,
+    DiagnosisInput,
     Example,
-    Posed,
     Score,
     mean_nats,
     usual_length,
@@ -50,9 +50,9 @@ class Tag(TableTask[TagRecipe, TagFacts]):
     name = "tag"
     options, facts_kind = TagRecipe, TagFacts
     monitor = "nats"
-    more_is_better = True
+    higher_is_better = True
     lines = True
-    asks = "'SENTENCE'"
+    item_name = "'SENTENCE'"
     ignores = ("length",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"hidden": 64, "batch_size": 32, "lr": 4e-3, "steps": 600, "warmup": 50,
@@ -66,7 +66,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         return find_tags(recipe)
 
     def table(self, path: str) -> DataTable:
-        return read_tokens(path, self.options_given)
+        return read_tokens(path, self.recipe)
 
     @cached_property
     def _sentences(self) -> dict[str, Sentences]:
@@ -75,10 +75,8 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         Raises:
             DataError: the file is another one than when the run began.
         """
-        check_unchanged(
-            self.options_given.data, hash_data(self.options_given.data), self.facts.digest
-        )
-        table = read_source(self.options_given)
+        check_unchanged(self.recipe.data, hash_data(self.recipe.data), self.facts.digest)
+        table = read_source(self.recipe)
         sentences = list_sentences(table, self.facts, labelled=True)
         sides, _ = split_sentences(sentences, table, self.facts)
         return {side: sentences.of(numbers) for side, numbers in sides.items()}
@@ -247,7 +245,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
             notes += [f"training had no character {' '.join(new[:20])}"]
         return notes
 
-    def unseen_in(self, items: Sequence[str]) -> list[str]:
+    def describe_unseen(self, items: Sequence[str]) -> list[str]:
         return self._new_in([self._tokens(item) for item in items])
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
@@ -270,14 +268,14 @@ class Tag(TableTask[TagRecipe, TagFacts]):
             tokens += parts if cut and not known else [piece]
         return tokens
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         """Training sentences of the length that stands most often, which need no padding."""
         train = self._items["train"]
         longer = [n for n, one in enumerate(train.tokens) if len(one) > 1]
         usual = usual_length([len(train.tokens[n]) for n in longer], batches * rows)
         chosen = [longer[n] for n in usual]
         parts = [chosen[k : k + rows] for k in range(0, len(chosen), rows)]
-        return Posed(model, [train.batch(part) for part in parts], self._distance)
+        return DiagnosisInput(model, [train.batch(part) for part in parts], self._distance)
 
 
 @torch.no_grad()

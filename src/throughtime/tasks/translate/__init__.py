@@ -22,8 +22,8 @@ from throughtime.tasks.task import (
     IGNORED,
     Batch,
     Batches,
+    DiagnosisInput,
     Example,
-    Posed,
     Score,
     mean_nats,
     usual_length,
@@ -92,10 +92,10 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     name = "translate"
     options, facts_kind = TranslateRecipe, TranslateFacts
     monitor = "nats"
-    more_is_better = True
+    higher_is_better = True
     lines = True
     together = 8 * _AT_ONCE
-    asks = "'TEXT'"
+    item_name = "'TEXT'"
     ignores = ("length",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"hidden": 96, "batch_size": 32, "lr": 4e-3, "steps": 1200, "warmup": 100,
@@ -110,10 +110,10 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         return find_translations(recipe)
 
     def table(self, path: str) -> DataTable:
-        return read_pairs(path, self.options_given)
+        return read_pairs(path, self.recipe)
 
     def blocks(self, path: str) -> Iterator[DataTable]:
-        return read_pair_blocks(path, self.options_given, self.together)
+        return read_pair_blocks(path, self.recipe, self.together)
 
     @cached_property
     def _pairs(self) -> dict[str, Pairs]:
@@ -122,7 +122,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         Raises:
             DataError: the file is another one than when the run began.
         """
-        recipe = self.options_given
+        recipe = self.recipe
         check_unchanged(recipe.data, hash_data(recipe.data), self.facts.digest)
         table = read_source(recipe)
         pairs, _ = list_pairs(table, self.facts, recipe)
@@ -147,7 +147,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
     @cached_property
     def _cutters(self) -> tuple[Cutter, Cutter]:
-        return self.facts.cutters(self.options_given.units)
+        return self.facts.cutters(self.recipe.units)
 
     def model(self) -> nn.Module:
         sources, targets = len(self.facts.sources), len(self.facts.targets)
@@ -180,7 +180,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         pairs = self._pairs[split]
         where = f"{split}: {len(pairs.sources)} pairs kept out of training, split by hash"
         if split == "test":
-            return self._score(model, pairs, self.options_given.beam, where)
+            return self._score(model, pairs, self.recipe.beam, where)
         few = pairs.of(range(min(_VALIDATED, len(pairs.sources))))
         score = self._score(model, few, 1, where)
         nats = self._nats(model, self._encoded[split])
@@ -220,7 +220,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
             units = (decode_greedily(model, source, lengths) if width == 1
                      else search_beam(model, source, lengths, width))  # fmt: skip
             for n, one in zip(rows, units.T.tolist(), strict=True):
-                texts[n] = join_until_end(one, self.facts.targets, self.options_given.units)
+                texts[n] = join_until_end(one, self.facts.targets, self.recipe.units)
         return [texts[n] for n in range(len(sources))]
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
@@ -245,7 +245,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         tables = {
             "probe": ask_for_neighbours(Encoder(model), self._encoded["test"].sources, PADDING)
         }
-        if self.options_given.beam == 1:
+        if self.recipe.beam == 1:
             return tables
         pairs = self._pairs["test"]
         said = self._said(model, pairs.sources, width=1)
@@ -254,7 +254,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     def pictures(self, model: nn.Module) -> list[Picture]:
         """Where it looks as it writes for some short sources of the test part."""
         assert isinstance(model, Translator)
-        units, targets = self.options_given.units, self.facts.targets
+        units, targets = self.recipe.units, self.facts.targets
         sources = sorted(self._pairs["test"].sources, key=lambda text: len(self._cut(text)))
         fit = [text for text in sources if len(self._cut(text)) <= _LOOKED_AT[units]]
         chosen = fit[:: -max(1, len(fit) // _DRAWN)][:_DRAWN]
@@ -270,15 +270,15 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     ) -> tuple[Score, dict[str, dict[str, float]]]:
         """On the pairs of a table whose sources no training saw."""
         check_like_training(table, [self.facts.source, self.facts.target])
-        every, long = list_pairs(table, self.facts, self.options_given)
+        every, long = list_pairs(table, self.facts, self.recipe)
         trained_on = (self._pairs["train"], self._pairs["validation"])
         old = (text for side in trained_on for text in side.sources)
         new = find_unseen(table, "sources", every.sources, old)
         pairs, left = every.of(new), len(every.sources) - len(new)
         where = f"{table.name}: {len(new)} pairs; {left} that the training saw and {long} long"
         where += " ones are left out"
-        score = self._score(model, pairs, self.options_given.beam, where)
-        notes = tuple(self.unseen_in(pairs.sources))
+        score = self._score(model, pairs, self.recipe.beam, where)
+        notes = tuple(self.describe_unseen(pairs.sources))
         return replace(score, notes=notes), self._simple_on(pairs)
 
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
@@ -287,25 +287,25 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
         check_like_training(table, [self.facts.source])
         sources = list_texts(table, self.facts.source, self._cut)
-        said = self._said(model, sources, self.options_given.beam)
+        said = self._said(model, sources, self.recipe.beam)
         frame = pl.DataFrame({self.facts.source: sources, self.facts.target: said})
-        return frame, self.unseen_in(sources)
+        return frame, self.describe_unseen(sources)
 
-    def unseen_in(self, items: Sequence[str]) -> list[str]:
+    def describe_unseen(self, items: Sequence[str]) -> list[str]:
         units = {unit for text in items for unit in self._cut(text)}
         new = sorted(unit for unit in units if unit not in self.facts.sources)
-        kind = self.options_given.units
+        kind = self.recipe.units
         return [f"training had no {kind} {' '.join(new[:20])}"] if new else []
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
-        return self._said(model, items, self.options_given.beam) if items else []
+        return self._said(model, items, self.recipe.beam) if items else []
 
     def check_item(self, item: str) -> None:
         super().check_item(item)
         if not self._cut(item):
             raise DataError(f"a text must have at least one unit, got {item!r}; leave it out")
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         """Training pairs whose sources have the length that stands most often."""
         assert isinstance(model, Translator)
         train = self._encoded["train"]
@@ -316,7 +316,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         for k in range(0, len(chosen), rows):
             source, _, target = train.batch(chosen[k : k + rows])
             parts.append((torch.cat([source, shift(target)]), target))
-        return Posed(TeacherForced(model, steps), parts, self._distance)
+        return DiagnosisInput(TeacherForced(model, steps), parts, self._distance)
 
 
 def _lengths(texts: Sequence[Tensor]) -> Tensor:

@@ -69,10 +69,10 @@ class Translator(nn.Module):
         self.readout = nn.Linear(width, targets)
         self.lexical = Lexical(narrow, targets) if lexical else None
 
-    def forward(self, source: Tensor, given: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, source: Tensor, previous: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits (S, B, targets) of every next unit, from sources (T, B) and targets (S, B)."""
         memory, state = self.encode(source, lengths)
-        logits: Tensor = self.decode(given, memory, state)[0]
+        logits: Tensor = self.decode(previous, memory, state)[0]
         return logits
 
     def encode(self, source: Tensor, lengths: Tensor | None = None) -> tuple[Memory, State]:
@@ -85,20 +85,20 @@ class Translator(nn.Module):
             memory += (torch.arange(len(source))[:, None] >= lengths,)
         return memory, self._first_state(last)
 
-    def decode(self, given: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
+    def decode(self, previous: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
         """Logits (S, B, targets) behind the given units (S, B), and the decoder's last state."""
-        out, state = self.decoder(self.dropout(self.target(given)), state)
-        seen = self.seen(out, memory)
+        out, state = self.decoder(self.dropout(self.target(previous)), state)
+        seen = self.attend(out, memory)
         read, units = seen.tensor_split([self.encoder.output_size], -1)
         mixed = torch.tanh(self.mix(torch.cat([self.dropout(out), read], -1)))
         logits: Tensor = self.readout(self.dropout(mixed))
         return logits if self.lexical is None else logits + self.lexical(units), state
 
-    def seen(self, out: Tensor, memory: Memory) -> Tensor:
+    def attend(self, out: Tensor, memory: Memory) -> Tensor:
         """What attention reads for each of the decoder's outputs (S, B, H)."""
-        return torch.einsum("bst,tbe->sbe", self.weights(out, memory), memory[0])
+        return torch.einsum("bst,tbe->sbe", self.weigh(out, memory), memory[0])
 
-    def weights(self, out: Tensor, memory: Memory) -> Tensor:
+    def weigh(self, out: Tensor, memory: Memory) -> Tensor:
         """How much each of the decoder's outputs looks at each source unit, (B, S, T)."""
         _, keys, *behind = memory
         scores = torch.einsum("sbh,tbh->bst", out, keys)
@@ -107,11 +107,11 @@ class Translator(nn.Module):
         return scores.softmax(-1)
 
     @torch.no_grad()
-    def looks(self, source: Tensor, target: Tensor) -> Tensor:
+    def align(self, source: Tensor, target: Tensor) -> Tensor:
         """The weights (S, T) with which each unit of one target (S,) was written."""
         memory, state = self.encode(source[:, None])
         out, _ = self.decoder(self.target(shift(target[:, None])), state)
-        return self.weights(out, memory)[0]
+        return self.weigh(out, memory)[0]
 
     def _first_state(self, last: State) -> State:
         """The decoder's state from the states (D, B, H) of the encoder's last layer.
@@ -218,7 +218,7 @@ def decode_with_attention(model: Translator, source: Tensor) -> tuple[list[int],
     units = decode_greedily(model, source[:, None])[:, 0]
     ends = (units == END).nonzero()
     units = units[: int(ends[0]) + 1] if len(ends) else units
-    return units.tolist(), model.looks(source, units)
+    return units.tolist(), model.align(source, units)
 
 
 @torch.no_grad()
