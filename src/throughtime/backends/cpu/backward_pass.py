@@ -44,7 +44,7 @@ from throughtime.backends.cpu.schedule import (
 )
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.compiler.llvm.library import backward_code
-from throughtime.compiler.llvm.sizes import WIDEST, part_sizes
+from throughtime.compiler.llvm.sizes import COLUMN_ROWS, WIDEST, part_sizes
 from throughtime.compiler.plan import Plan, make_plan
 from throughtime.compiler.sweeps import lines_backward
 
@@ -179,9 +179,12 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     block, sizes = _blocks(shape, asked.x)
     padded = _padded_matrices(shape) if asked.weights and not asked.adds else {}
     places = [arena.reserve_all(sizes | padded) for _ in range(shape.D)]
-    plane = block * shape.rows.B * shape.H_row
+    rows = block * shape.rows.B
+    side = rows * max(COLUMN_ROWS[0] * key.bytes, shape.code.kind.size)
+    plane = rows * shape.H_row
     common = common_words(
-        shape, block_steps=block, operand_block_plane=plane,
+        shape, block_steps=block, operand_block_plane=plane, scratch_size=side,
+        scratch=arena.reserve(shape.team.threads * side),
         d_y=CallAddress("d_y"), wants_x=int(asked.x), wants_weights=int(asked.weights),
         reads_y=int(plan.reads_output), adds=int(asked.adds), clip=CallAddress("clip"),
     )  # fmt: skip

@@ -198,8 +198,10 @@ RESETS: Final = tuple(RESETS_WORDS)
 
 TILE: Final = (
     "start", "start_row", "places", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
+    "ahead", "ahead_step",
 )  # fmt: skip
-"""Of a tile, C = start + A B."""
+"""Of a tile, C = start + A B; at every k it asks for what lies `ahead`, so many bytes further each
+time."""
 
 COLUMN_TILE: Final = ("start", "start_row", "A", "A_step", "B", "B_step", "K", "C", "C_row")
 """Of a tile whose A lies the other way: A[k, r] with r from number to number."""

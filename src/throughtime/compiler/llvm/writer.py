@@ -14,6 +14,8 @@ from throughtime.compiler.llvm.values import I64, Bits, Num, Real, Truth, Value,
 
 POINTER = ir.PointerType()
 VOID = ir.VoidType()
+NEAREST, SECOND = 3, 2
+"""Caches, as LLVM's prefetch numbers them."""
 
 
 class _Function:
@@ -125,6 +127,12 @@ class Emit:
         """LLVM's own function that loads or stores some lanes of a vector."""
         kind = f"v{self.kind.lanes}f{8 * self.kind.bytes}.p0"
         return self.plain(f"llvm.masked.{what}.{kind}", result, arguments)
+
+    def fetch(self, address: Num, level: int) -> None:
+        """Ask for a line of memory, to be read, into a cache: NEAREST or SECOND."""
+        number = ir.IntType(32)
+        function = self.plain("llvm.prefetch.p0", VOID, [POINTER, number, number, number])
+        self.b.call(function, [self.pointer(address), number(0), number(level), number(1)])
 
     def plain(self, name: str, result: Any, arguments: list[Any]) -> ir.Function:
         """LLVM's own function of this full name."""

@@ -176,7 +176,7 @@ class CallList:
                     TILE, stream_tile(self.kind, self.target, r, v, narrow),
                     start[0] + start[1] * row, start[1], where + 8 * first,
                     x.address + x.row * row, x.row, 0, packed, 1, K,
-                    out.address + out.row * row + first * self.kind.size, out.row,
+                    out.address + out.row * row + first * self.kind.size, out.row, packed, 0,
                 )  # fmt: skip
 
     def address(self) -> int:

@@ -181,7 +181,7 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
         n = e.word(c["offset"] + t * 8) + low
         e.call(take_traces, **e.passed_on("block", "d", "low"), R=R, t=t)
         see(e, c, f, seen, (R, n, n - before))
-        phases_back(e, c, f, product, (R, n, n - before, d_row))
+        phases_back(e, c, f, product, (R, n, n - before, d_row), t)
         e.call(reset_back, **e.passed_on("block", "d", "low", "high"), i=i)
     e.done()
     return e

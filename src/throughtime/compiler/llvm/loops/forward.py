@@ -31,7 +31,13 @@ from throughtime.compiler.llvm.loops.team import (
     thread_and_team,
 )
 from throughtime.compiler.llvm.loops.trace import give_traces
-from throughtime.compiler.llvm.products.product import fetch_shared, parts_of
+from throughtime.compiler.llvm.products.product import (
+    NEAR_BYTES,
+    NextPanel,
+    fetch_shared,
+    parts_of,
+    share_of,
+)
 from throughtime.compiler.llvm.sizes import PLACES, WIDEST, Kind
 from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
@@ -195,7 +201,7 @@ def _begin_block(
     e.call(
         product, block=g["block"], start=f["bias"], start_row=0, A=x, A_row=c["I_row"], A_part=0,
         B=f["W_pack"], parts=1, K=c["I"], C=to, C_row=pre_row, rows=rows,
-        vectors=c["with_a"] * (c["H_row"] // size),
+        vectors=c["with_a"] * (c["H_row"] // size), turned=0,
     )  # fmt: skip
     alone = c["with_a"] * c["H_row"]
     e.call(copies["copy"], to=to + alone, to_row=pre_row, source=f["bias"] + alone, source_row=0,
@@ -211,7 +217,8 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product:
     blocks, operand = c["H_row"] // kind.size, early_phases(e, c, f, product)
     with e.when(g["members"] > 1):
         fetch_shared(e, c)
-    with parts_of(e, blocks, c["panel"], (g["member"], g["members"])) as (first, some):
+    mine = g["member"], g["members"]
+    with parts_of(e, blocks, c["panel"], mine, turned=g["t"] % 2) as (first, some):
         V = some * c["last_u"]
         groups = ((V + WIDEST - 1) // WIDEST).most(1)
         height = e.word(c["heights"] + (V + groups - 1) // groups * 8)
@@ -234,6 +241,7 @@ def _panel(
     """U v of some rows and unit blocks into the scratch, then the cell's own code on it.
 
     Every other step begins with the tile that the step before has ended with: it is still near.
+    Where all of U is not, each tile fetches its part of the panel that comes next.
     """
     g, size, (first, some), (row, R) = e.given, e.kind.size, units, rows
     pre_row, G = c["sums"] * c["H_row"], c["last_u"]
@@ -241,12 +249,15 @@ def _panel(
     pre = g["pre"] + row * pre_row + column
     chains, chains_row = g["scratch"] + c["chains"], some * G * size
     old = g["old"] + row * c["H_row"]
+    panel, far = some * G * c["H"] * size, c["H_row"] * G * c["H"] > NEAR_BYTES
     with parts_of(e, some * G, e.number(WIDEST), turned=g["t"] % 2) as (group, V):
+        tile = f["U_pack"] + (first * G + group) * (c["H"] * size)
+        following = NextPanel.after(tile, V * c["H"] * size, panel, far, g["t"] % 2)
         e.call_at(
             e.word(c["tiles"] + (V * PLACES + R) * 8), TILE, start=pre, start_row=pre_row,
             places=c["places"] + group * 8, A=operand + row * c["H_row"], A_row=c["H_row"],
-            A_part=0, B=f["U_pack"] + (first * G + group) * (c["H"] * size), parts=1, K=c["H"],
-            C=chains + group * size, C_row=chains_row,
+            A_part=0, B=tile, parts=1, K=c["H"], C=chains + group * size, C_row=chains_row,
+            **share_of(following, (row, R, g["R"]), V * size),
         )  # fmt: skip
     n = e.word(c["offset"] + g["t"] * 8) + b
     e.call_at(

@@ -63,7 +63,7 @@ def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
             e.call(
                 product, block=g["block"], start=start + to, start_row=start_row, A=operand + of,
                 A_row=c["H_row"], A_part=0, B=packed + b.index * size, parts=1, K=run["K"],
-                C=sums + to, C_row=pre_row, rows=g["R"], vectors=vectors,
+                C=sums + to, C_row=pre_row, rows=g["R"], vectors=vectors, turned=g["t"] % 2,
             )  # fmt: skip
     return _operand(e, c, f, run_at(e, c, c["early"]))
 
@@ -84,7 +84,7 @@ def _operand(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
 
 
 def phases_back(
-    e: Emit, c: Frame, f: Frame, product: Emit, rows: tuple[Num, Num, Num, Num]
+    e: Emit, c: Frame, f: Frame, product: Emit, rows: tuple[Num, Num, Num, Num], t: Num
 ) -> None:
     """In `back`: the phases of a step, the last first, each the cell's derivative and its product.
 
@@ -93,12 +93,13 @@ def phases_back(
         product: C = start + A B.
         rows: how many, the first one's number, over all steps and in the block; bytes of a row of
             the gradients by sums.
+        t: the step.
     """
     with e.loop(c["early"] + 1) as i:
         run = run_at(e, c, i.index)
         with e.when(run["phase"].compare("!=", 0)):
             _derivative(e, c, f, run, rows)
-        _product_back(e, c, f, product, run, rows)
+        _product_back(e, c, f, product, run, rows, t)
 
 
 def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, rows: tuple[Num, Num, Num, Num]) -> None:
@@ -118,8 +119,9 @@ def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, rows: tuple[Num, Num, N
 
 
 def _product_back(
-    e: Emit, c: Frame, f: Frame, product: Emit, run: Frame, rows: tuple[Num, Num, Num, Num]
-) -> None:
+    e: Emit, c: Frame, f: Frame, product: Emit, run: Frame, rows: tuple[Num, Num, Num, Num],
+    t: Num,
+) -> None:  # fmt: skip
     """Gradients by what a run's sums multiply."""
     (R, _, m, d_row), low, line = rows, e.given["low"], c["H_row"]
     operand = f["d_operand_rows"] + low * line + run["slot"] * c["operand_plane"]
@@ -136,5 +138,5 @@ def _product_back(
             product, block=e.given["block"], start=start + columns, start_row=start_row,
             A=source + lines, A_row=d_row, A_part=line, B=packed + b.index * size,
             parts=run["count"], K=run["width"], C=to + columns, C_row=line, rows=R,
-            vectors=blocks_of(e, run["K"]),
+            vectors=blocks_of(e, run["K"]), turned=t % 2,
         )  # fmt: skip

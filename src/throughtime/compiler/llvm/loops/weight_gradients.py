@@ -89,7 +89,7 @@ def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) 
         product, block=g["block"], start=c["zeros"], start_row=0, A=f["d_sums"] + low * line,
         A_row=line, A_part=c["H_row"], B=f["W_back"], parts=c["with_a"], K=c["H"],
         C=f["d_x"] + (before + low) * c["I_row"], C_row=c["I_row"], rows=high - low,
-        vectors=c["I_row"] // e.kind.size,
+        vectors=c["I_row"] // e.kind.size, turned=0,
     )  # fmt: skip
 
 
@@ -145,9 +145,9 @@ def _weights(
                 own = block + q.index * (run["K"] * e.kind.bytes)
             A, A_step = _walked(f, f["d_sums"] + place, line_size(c, e.kind), rows[2])
             e.call(
-                column_product, block=g["block"], start=source, start_row=source_row, A=A,
-                A_step=A_step, B=own, B_step=block_step, K=rows[2], C=address, C_row=row,
-                rows=stop - start, vectors=row // e.kind.size,
+                column_product, **e.passed_on("block", "thread"), start=source,
+                start_row=source_row, A=A, A_step=A_step, B=own, B_step=block_step, K=rows[2],
+                C=address, C_row=row, rows=stop - start, vectors=row // e.kind.size,
             )  # fmt: skip
             _cut(e, c, cut, matrix, before, stop - start)
 

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from llvmlite import ir
 
 from throughtime.compiler.llvm.arguments import COLUMN_TILE, TILE
 from throughtime.compiler.llvm.loops.team import my_share
 from throughtime.compiler.llvm.sizes import COLUMN_ROWS, PLACES, WIDEST, Kind
-from throughtime.compiler.llvm.values import Num, where
-from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, common
+from throughtime.compiler.llvm.values import Num, Truth, where
+from throughtime.compiler.llvm.writer import NEAREST, SECOND, Emit, Frame, common
 
 LINE: Final = 64
 """Bytes of a line of the cache."""
+
+MANY: Final = 4
+"""Panels of columns from which on it pays to put the rows of a tile side by side."""
+
+NEAR_BYTES: Final = 1 << 20
+"""Of packed weights that a second-level cache holds."""
 
 
 def fetch_shared(e: Emit, c: Frame) -> None:
@@ -30,18 +36,16 @@ def fetch_shared(e: Emit, c: Frame) -> None:
     g = e.given
     begin, end = my_share(e, c["H_row"] // LINE, g["member"], g["members"])
     with e.loop(g["R"]) as row:
-        _fetch(e, g["old"] + row.index * c["H_row"], c["H_row"])
+        _fetch(e, g["old"] + row.index * c["H_row"], c["H_row"], NEAREST)
         with e.loop(c["sums"]) as k:
             line = (row.index * c["sums"] + k.index) * c["H_row"]
-            _fetch(e, g["pre"] + line + begin * LINE, (end - begin) * LINE)
+            _fetch(e, g["pre"] + line + begin * LINE, (end - begin) * LINE, NEAREST)
 
 
-def _fetch(e: Emit, address: Num, bytes: Num) -> None:
-    """Every line of some memory, for reading, into the nearest cache."""
-    number = ir.IntType(32)
-    function = e.plain("llvm.prefetch.p0", VOID, [POINTER, number, number, number])
+def _fetch(e: Emit, address: Num, bytes: Num, level: int) -> None:
+    """Every line of some memory, for reading, into a cache."""
     with e.loop(bytes, step=LINE) as at:
-        e.b.call(function, [e.pointer(address + at.index), number(0), number(3), number(1)])
+        e.fetch(address + at.index, level)
 
 
 @contextmanager
@@ -52,14 +56,15 @@ def parts_of(
     """Cut `total` things into parts of at most `most`, as even as can be: first and size of each.
 
     With `mine`, a thread's number and how many there are, only this thread's parts; where `turned`
-    is not 0, the last comes first.
+    is not 0, the last of them comes first.
     """
     count = (total + most - 1) // most
     least, more = total // count.most(1), total % count.most(1)
     start, step = mine or (e.number(0), e.number(1))
     turn = e.number(0) + turned
     with e.loop(count, start=start, step=step) as part:
-        i = where(turn.compare("!=", 0), count - 1 - part.index, part.index)
+        last = (count - 1 - start) // step * step  # of mine, counted from my first
+        i = where(turn.compare("!=", 0), start * 2 + last - part.index, part.index)
         yield i * least + i.least(more), where(i < more, least + 1, least)
 
 
@@ -69,46 +74,103 @@ def write_product(module: ir.Module, kind: Kind) -> Emit:
     for panels of columns: for tiles of rows: tile
     """
     names = ("block", "start", "start_row", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
-             "rows", "vectors")  # fmt: skip
+             "rows", "vectors", "turned")  # fmt: skip
     e = Emit(module, "product", kind, names, internal=True)
     c, g = common(e), e.given
-    with parts_of(e, g["vectors"], e.number(WIDEST)) as (first, V):
-        panel = g["B"] + first * (g["parts"] * g["K"] * kind.size)
-        column = first * kind.size
+    vector = g["parts"] * g["K"] * kind.size
+    far = vector * g["vectors"] > NEAR_BYTES
+    with parts_of(e, g["vectors"], e.number(WIDEST), turned=g["turned"]) as (first, V):
+        panel, column = g["B"] + first * vector, first * kind.size
+        following = NextPanel.after(panel, V * vector, V * vector, far, g["turned"])
         with parts_of(e, g["rows"], e.word(c["heights"] + V * 8)) as (row, R):
             e.call_at(
                 e.word(c["tiles"] + (V * PLACES + R) * 8), TILE,
                 start=g["start"] + g["start_row"] * row + column, places=c["flat"],
                 A=g["A"] + g["A_row"] * row, B=panel, C=g["C"] + g["C_row"] * row + column,
                 **e.passed_on("start_row", "A_row", "A_part", "parts", "K", "C_row"),
+                **share_of(following, (row, R, g["rows"]), V * kind.size),
             )  # fmt: skip
     e.done()
     return e
 
 
+class NextPanel(NamedTuple):
+    """What a tile's rows are multiplied with after the panel at hand.
+
+    Attributes:
+        address, bytes: where it lies, and how large it is.
+        far: whether it is worth fetching meanwhile.
+    """
+
+    address: Num
+    bytes: Num
+    far: Truth
+
+    @classmethod
+    def after(cls, panel: Num, bytes: Num, step: Num, far: Truth, turned: Num) -> NextPanel:
+        """The one that lies `step` bytes behind, or before where the last panel comes first."""
+        there = panel + where(turned.compare("!=", 0), step * -1, step)
+        return cls(where(far, there, panel), bytes, far)
+
+
+def share_of(panel: NextPanel, rows: tuple[Num, Num, Num], bytes: Num) -> dict[str, Num]:
+    """What a tile fetches of the next panel: as large a part as it has of the rows.
+
+    Args:
+        panel: the next one.
+        rows: the tile's first row, how many it has, and how many all tiles of its panel have.
+        bytes: of the panel at each k.
+    """
+    row, R, count = rows
+    apart = panel.far & (R < count)  # a tile alone waits for its own panel all the time
+    ahead = panel.address + panel.bytes * row // count
+    return {"ahead": ahead, "ahead_step": where(apart, bytes * R // count, 0)}
+
+
 def write_column_product(module: ir.Module, kind: Kind) -> Emit:
     """C = start + A^T B over K rows of A and B: `column_product(block, ...)`.
 
-    for panels of columns: for tiles of rows (of C): column tile
+    for tiles of rows (of C): A's part of them, side by side; for panels of columns: column tile
     """
-    names = ("block", "start", "start_row", "A", "A_step", "B", "B_step", "K", "C", "C_row", "rows",
-             "vectors")  # fmt: skip
+    names = ("block", "thread", "start", "start_row", "A", "A_step", "B", "B_step", "K", "C",
+             "C_row", "rows", "vectors")  # fmt: skip
     e = Emit(module, "column_product", kind, names, internal=True)
     c, g = common(e), e.given
-    with parts_of(e, g["vectors"], c["column_widest"]) as (first, V):
-        column = first * kind.size
-        done = e.number(0)
-        for R in COLUMN_ROWS:
-            left = g["rows"] - done
-            function = e.word(c["columns"] + (V * PLACES + R) * 8)
-            with e.loop(left // R) as tile:
-                row = done + tile.index * R
+    done, far = e.number(0), g["rows"] * g["C_row"] > NEAR_BYTES
+    for R in COLUMN_ROWS:
+        left = g["rows"] - done
+        with e.loop(left // R) as tile:
+            row = done + tile.index * R
+            A, A_step = _side_by_side(e, c, R, g["A"] + row * kind.bytes)
+            with parts_of(e, g["vectors"], c["column_widest"]) as (first, V):
+                column = first * kind.size
+                with e.when(far):  # what the next panel's sums start from
+                    for r in range(R):
+                        start = g["start"] + g["start_row"] * (row + r) + column
+                        _fetch(e, start + V * kind.size, V * kind.size, SECOND)
                 e.call_at(
-                    function, COLUMN_TILE, start=g["start"] + g["start_row"] * row + column,
-                    A=g["A"] + row * kind.bytes, B=g["B"] + column,
-                    C=g["C"] + g["C_row"] * row + column,
-                    **e.passed_on("start_row", "A_step", "B_step", "K", "C_row"),
+                    e.word(c["columns"] + (V * PLACES + R) * 8), COLUMN_TILE,
+                    start=g["start"] + g["start_row"] * row + column, A=A, A_step=A_step,
+                    B=g["B"] + column, C=g["C"] + g["C_row"] * row + column,
+                    **e.passed_on("start_row", "B_step", "K", "C_row"),
                 )  # fmt: skip
-            done = done + left // R * R
+        done = done + left // R * R
     e.done()
     return e
+
+
+def _side_by_side(e: Emit, c: Frame, rows: int, A: Num) -> tuple[Num, Num]:
+    """Where some numbers of all K rows of A are, and bytes from row to row.
+
+    Rows of A lie pages apart. Where many panels of columns read them they come side by side first.
+    """
+    g, kind = e.given, e.kind
+    vectors = -(-rows // kind.lanes)
+    step = vectors * kind.size
+    scratch = c["scratch"] + g["thread"] * c["scratch_size"]
+    many = g["vectors"] > c["column_widest"] * MANY
+    with e.loop(where(many, g["K"], 0)) as k:
+        for v in range(vectors):
+            at = v * kind.size
+            e.store(e.load(A + g["A_step"] * k.index + at), scratch + k.index * step + at)
+    return where(many, scratch, A), where(many, step, g["A_step"])

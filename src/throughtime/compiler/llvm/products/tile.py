@@ -19,7 +19,7 @@ from llvmlite import ir
 from throughtime.compiler.llvm.arguments import COLUMN_TILE, TILE
 from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.values import Vector, fma
-from throughtime.compiler.llvm.writer import Emit
+from throughtime.compiler.llvm.writer import SECOND, Emit
 
 
 def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
@@ -32,13 +32,15 @@ def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
         for r in range(rows)
         for v in range(vectors)
     ]
-    with e.loop(g["parts"], *start, g["A"], g["B"]) as part:
-        *chains, a, b = part.values
-        with e.loop(g["K"], *chains, a, b) as k:
-            k.next = _step(e, k.values, rows, vectors)
-        *chains, _, b = k.values
-        part.next = [*chains, a + g["A_part"], b]
-    for i, chain in enumerate(part.values[:-2]):
+    with e.loop(g["parts"], *start, g["A"], g["B"], g["ahead"]) as part:
+        *chains, a, b, ahead = part.values
+        with e.loop(g["K"], *chains, a, b, ahead) as k:
+            *values, ahead = k.values
+            e.fetch(ahead, SECOND)
+            k.next = [*_step(e, values, rows, vectors), ahead + g["ahead_step"]]
+        *chains, _, b, ahead = k.values
+        part.next = [*chains, a + g["A_part"], b, ahead]
+    for i, chain in enumerate(part.values[:-3]):
         r, v = divmod(i, vectors)
         e.store(chain, g["C"] + g["C_row"] * r + v * kind.size)
     e.done()
