@@ -1,7 +1,7 @@
 """How a run is shown: its figures on the terminal, its memory report, its page and its charts.
 
-The page says what the run reached, how it learned, and how far back it learned. Its charts stand in
-files of their own too, where they are asked for, drawn by matplotlib.
+The page says what the run reached, how it learned, and how far back it learned. Its charts are
+also saved as files where they are asked for, drawn by matplotlib.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def show_table(rows: Iterable[Sequence[str]], *headings: str) -> None:
 def show_score(
     task: Task, score: Score, split: str, baselines: Mapping[str, Mapping[str, float]]
 ) -> None:
-    """Prints the split, the rule, the figures beside the baselines', and examples beside truth."""
+    """Prints the split, the rule, the figures with the baselines', and examples with the truth."""
     open_console().print(f"\n{score.split}\n{score.rule}\n")
     figures = [
         (name, task.format_metric(value),
@@ -115,7 +115,7 @@ def keep_report(report: Report, folder: Path) -> None:
     print(f"report: {folder / 'report.html'}")
 
 
-_FEW = 3  # rows of a table that are said too, and names that stand upright
+_FEW = 3  # rows of a table that are also given in words; names that fit without a slant
 _INCHES, _DOTS, _LONGEST = (7.0, 3.5), 144, 60  # of a plot in a file; letters of the file's name
 
 
@@ -149,7 +149,7 @@ def keep_page(
 
 
 def list_pictures(run: Run, task: Task, model: nn.Module, results: dict[str, Any]) -> list[Picture]:
-    """All that is shown of a run beside its figures and its memory."""
+    """All that is shown of a run but its figures and its memory."""
     return [
         draw_learning(run, task),
         *draw_flow(run),
@@ -296,7 +296,7 @@ def _make_curve(name: str, rows: list[tuple[float, float]]) -> Curve:
 
 
 def _draw_tables(results: dict[str, Any]) -> list[Picture]:
-    """What a task found of its model: the tables of its results, which are lists of rows."""
+    """The tables in a run's results, which are lists of rows."""
     tables = {name: rows for name, rows in results.items() if isinstance(rows, list) and rows}
     return [
         draw_knowledge(rows) if name == "probe" else Picture(

@@ -1,6 +1,6 @@
 """The tasks: one a file or folder, each with data, model, loss, metric and chance level.
 
-A new one is found by itself.
+A new one needs no other edit.
 """
 
 from __future__ import annotations

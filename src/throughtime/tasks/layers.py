@@ -35,7 +35,7 @@ def execute(file: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # what the file defines may look itself up there
-    sys.path.insert(0, str(own.parent))  # as for a program: its neighbours are found
+    sys.path.insert(0, str(own.parent))  # as for a program: it may import its neighbours
     with report_line(file):
         exec(_compile(own, name), vars(module))
     return module
@@ -121,7 +121,7 @@ def build_cell(text: str) -> Cell:
 
 
 def _parse_arguments(arguments: str | None, text: str) -> tuple[Any, ...]:
-    """The values in the brackets behind a name."""
+    """The values in the brackets after a name."""
     try:
         values: tuple[Any, ...] = ast.literal_eval(f"({arguments},)" if arguments else "()")
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:

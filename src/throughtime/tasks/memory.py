@@ -64,7 +64,7 @@ class Rememberer(nn.Module):
 
 
 class MemoryTask(Task):
-    """A task whose answer hangs on what was read long ago; a subclass draws its sequences."""
+    """A task whose answer depends on what was read long ago; a subclass draws its sequences."""
 
     inputs: ClassVar[int]
     outputs: ClassVar[int]
@@ -88,7 +88,7 @@ class MemoryTask(Task):
 
     @property
     def steps(self) -> int:
-        """What a model must remember over; `chrono` is told it, `timescales` three times it."""
+        """Steps over which a model must remember; `chrono` takes them, `timescales` three times."""
         return self.recipe.length
 
     def line(self) -> float:
@@ -101,7 +101,7 @@ class MemoryTask(Task):
 
     @abstractmethod
     def hide(self, inputs: Tensor) -> Tensor:
-        """A copy of the sequences without what tells the answer: the leak test's input."""
+        """A copy of the sequences without what determines the answer: the leak test's input."""
 
     def model(self) -> nn.Module:
         recipe = replace(self.recipe, length=self.steps)

@@ -1,6 +1,6 @@
 """What a task shows of a trained model on a run's page, as plain numbers: it draws nothing itself.
 
-Among it is what each layer knows, of which linear maps are asked.
+That includes what each layer knows, read by linear maps.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from throughtime import probe
 from throughtime.errors import OptionError, ShapeError
 
 _MOST = 20  # classes of a matrix
-_WORST = 3  # mistakes that are said
+_WORST = 3  # mistakes that are named
 
 Numbers = Sequence[float]
 
@@ -32,7 +32,7 @@ class Curve:
         x, y: as many of each.
         kind: a line, points, or the ground between y and `high`.
         high: of the ground, its upper edge.
-        beside: what the run's own is compared with; drawn in grey.
+        beside: whether the run's own is compared with it; drawn in grey.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Plot:
     """Curves on two axes, or a map of colours.
 
     Attributes:
-        says: what it shows, for those who do not see it.
+        says: what it shows, in words, for those who cannot see it.
         x, y: the axes with their units.
         curves: what is drawn; for a map nothing.
         rows: of a map, the name of each row and its numbers.
@@ -142,7 +142,7 @@ def draw_attention(
     )
 
 
-_LABELS, _TEXTS, _BATCHES = 12, 60, 6  # most frequent units that are asked for; sequences
+_LABELS, _TEXTS, _BATCHES = 12, 60, 6  # most frequent units as labels; sequences; batches
 
 
 def ask_layers(
@@ -175,9 +175,9 @@ def ask_layers(
 def ask_for_neighbours(
     model: nn.Module, sources: Sequence[Tensor], padding: int
 ) -> list[dict[str, Any]]:
-    """A row for the input and each layer, of the unit before and of the one behind.
+    """A row for the input and each layer, of the unit before and of the one after.
 
-    One of the most frequent units is asked for. Where there are too few sources a row says why
+    The labels are the most frequent units. Where there are too few sources, a row says why
     nothing was measured.
     """
     few = list(sources[:_TEXTS])

@@ -141,7 +141,7 @@ class CellRecipe(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecipe(CellRecipe):
-    """A recipe of a task on a file of the user's, with what was found there."""
+    """A recipe of a task on a file of the user's, with the facts that the task found in it."""
 
     facts: dict[str, Any] = found_by_task()
 

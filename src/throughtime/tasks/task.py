@@ -1,4 +1,4 @@
-"""What a task is, data, model, loss, metric and chance level behind one contract; its passes."""
+"""What a task is: data, model, loss, metric and chance level in one contract; its passes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Batch = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Example:
-    """One held-out item as people read it: what was asked, what came, what would be right."""
+    """One held-out item as people read it: the question, the answer, the right answer."""
 
     given: str
     answer: str
@@ -108,7 +108,7 @@ class Task(ABC):
         return recipe
 
     def describe_data(self) -> list[tuple[str, str]]:
-        """What was read of the user's data, for people: name and words; nothing of our own."""
+        """What was read of the user's data, as name and words; empty for built-in data."""
         return []
 
     @abstractmethod
@@ -152,11 +152,11 @@ class Task(ABC):
         return {"chance": self.chance(split)}
 
     def findings(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
-        """Tables on a trained model beside its figures, by name, as rows; for results.json."""
+        """Tables on a trained model, besides its figures, by name, as rows; for results.json."""
         return {}
 
     def evaluate(self, model: nn.Module, file: str) -> tuple[Score, dict[str, dict[str, float]]]:
-        """The metrics of `model`, and of the baselines, on what stands in a file with its truth.
+        """The metrics of `model`, and of the baselines, on the items of a file that has the truth.
 
         Raises:
             OptionError: the task's items come from no file.
@@ -169,7 +169,7 @@ class Task(ABC):
 
     @abstractmethod
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
-        """What `model` says to each item a user typed.
+        """The model's answer to each item a user typed.
 
         Raises:
             DataError: an item cannot be taken; says which and why.
@@ -193,7 +193,7 @@ class Task(ABC):
         raise OptionError(f"a run that writes is one of language, got one of {self.name}")
 
     def check_item(self, item: str) -> None:
-        """Sees that a model can be asked this; `answer` takes all items that pass.
+        """Checks an item that a user typed; `answer` takes all that pass.
 
         Raises:
             DataError: it cannot; says why.
@@ -219,7 +219,7 @@ class Task(ABC):
         return 0
 
     def pictures(self, model: nn.Module) -> list[Picture]:
-        """What the page of a run shows of the test part beside its figures."""
+        """What the page of a run shows of the test part besides its figures."""
         return []
 
     def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
@@ -247,7 +247,7 @@ def mean_nats(logits: Tensor, truth: Tensor, smoothing: float = 0.0) -> Tensor:
 
 
 def usual_length(lengths: Sequence[int], count: int) -> list[int]:
-    """The numbers of the first `count` items of the length that stands most often.
+    """The numbers of the first `count` items of the most frequent length.
 
     Raises:
         OptionError: there is no item.

@@ -1,4 +1,4 @@
-"""How a run begins, and how one that was stopped is found again."""
+"""How a run begins, and how one that was stopped goes on."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def begin(
 ) -> Iterator[Run]:
     """A new run in `folder`, or in the next free one under runs/; none of what the task refuses.
 
-    What fails inside before anything was learned leaves no folder behind.
+    What fails inside before anything was learned leaves no folder.
 
     Raises:
         OptionError: a value is outside its rule, or the model is too large for this machine.
@@ -125,7 +125,7 @@ def check_memory(task: Task, training: bool = True) -> None:
 
 
 def count_parameters(task: Task) -> int:
-    """How many numbers its model has, found without making it.
+    """How many numbers its model has, without making it.
 
     They are counted in three small models of its kind, for they grow with the square of `hidden`:
     at 2, 4, 6 units a, b, c, and at 2 + 2 n units a + n (b - a) + n (n - 1) / 2 (c - 2 b + a).

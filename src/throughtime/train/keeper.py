@@ -127,7 +127,7 @@ class Patience(Watcher):
 
 
 def collect_state(learner: Learner, stopping: Patience) -> State:
-    """Where a learner stands: what a checkpoint has of it, and what all processes begin with."""
+    """The state of a learner: what a checkpoint has of it, and what all processes begin with."""
     return {
         "step": learner.done,
         "model": learner.model.state_dict(),
@@ -137,7 +137,7 @@ def collect_state(learner: Learner, stopping: Patience) -> State:
 
 
 def restore_state(state: State, learner: Learner, stopping: Patience) -> None:
-    """Puts a learner where another one stood."""
+    """Gives a learner the state of another one."""
     learner.model.load_state_dict(state["model"])
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.done = state["step"]

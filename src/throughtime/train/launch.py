@@ -36,7 +36,7 @@ def launch(words: Sequence[str], processes: int, nodes: int, wait: int) -> int |
     Args:
         words: of the command line.
         processes: on this machine.
-        nodes: machines; each runs this command, told apart by NODE_RANK.
+        nodes: machines; each runs this command with its NODE_RANK.
         wait: seconds, for all to come.
 
     Returns:
@@ -64,7 +64,7 @@ def launch(words: Sequence[str], processes: int, nodes: int, wait: int) -> int |
 
 
 def serve(command: Callable[[], int]) -> int:
-    """The life of a process that was launched: the command, until its launcher is gone."""
+    """The life of a process that was launched: the command, until its launcher ends."""
     threading.Thread(target=_end_with_launcher, daemon=True).start()
     if of_torchrun().rank:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first says how to go on

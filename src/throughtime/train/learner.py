@@ -34,7 +34,7 @@ class Learner:
             alone if left out.
 
     Attributes:
-        done: steps behind us.
+        done: steps taken.
         parts: in which every batch is computed.
         loss, norm, clipped: of the last step: the loss in nats, the norm of its gradient before
             clipping, and whether that clipped.

@@ -113,7 +113,7 @@ def _fit(run: Run, task: Task, watchers: Sequence[Watcher], world: World) -> nn.
 
 
 def _go_on(run: Run, learner: Learner, keeper: Keeper, watchers: Sequence[Watcher]) -> None:
-    """Trains what is left of a run, and tells of it."""
+    """Trains what is left of a run, and logs it."""
     with open_log(run) as log:
         begun = "resumed" if learner.done else "started"
         log.info("%s at step %d of %d in %s", begun, learner.done, run.recipe.steps, run.folder)
@@ -186,7 +186,7 @@ class Shown(Watcher):
         run: which.
         log: where the lines go.
         journal: knows the seconds.
-        done: steps behind us.
+        done: steps taken.
     """
 
     def __init__(self, run: Run, log: logging.Logger, journal: Journal, done: int) -> None:
@@ -221,7 +221,7 @@ class Shown(Watcher):
 
 
 class _LogFile(logging.FileHandler):
-    """A file of which it is said that it cannot be written; logging would print a traceback."""
+    """A log file whose errors are raised; logging would print a traceback."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         raise  # what arose while writing

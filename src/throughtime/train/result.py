@@ -1,4 +1,4 @@
-"""What a run reached: scored, kept beside its weights, and given to Python as a `TrainedRun`."""
+"""What a run reached: scored, kept next to its weights, and given to Python as a `TrainedRun`."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class TrainedRun:
     def generate(
         self, prompt: str = "", length: int = 500, temperature: float = 1.0, seed: int = 0
     ) -> str:
-        """Text that a model of language writes behind a prompt.
+        """Text that a model of language writes after a prompt.
 
         Args:
             prompt: what it goes on from; "" for the beginning of a line.
@@ -167,7 +167,7 @@ class TrainedRun:
         return "".join(self.task.write(self.model, prompt, length, temperature, seed))
 
     def predict(self, data: Any) -> Any:
-        """What the model says to new data; what it did not know is warned of.
+        """The model's answers to new data; what it did not know is warned of.
 
         Args:
             data: a file or a frame, for a run on a table; else a list of items, or one, which

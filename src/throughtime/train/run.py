@@ -38,7 +38,7 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes a file so that a reader, or a kill at any moment, finds the old one or the new one.
 
     Raises:
-        OSError: the disk is full, say; names `path`, and nothing is left beside it.
+        OSError: the disk is full, say; names `path`, and no draft is left.
     """
     draft = write_draft(path, content)
     with _delete_on_failure(draft, path):
@@ -47,7 +47,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def write_draft(path: Path, content: bytes) -> Path:
-    """Writes beside `path` and waits until the disk has it; the caller renames.
+    """Writes a draft next to `path` and waits until the disk has it; the caller renames.
 
     Raises:
         OSError: as `write_whole`.
@@ -84,7 +84,7 @@ def read_whole(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says.
+    """The content of a JSON file.
 
     Raises:
         OSError: it cannot be read.
@@ -106,7 +106,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def seal(content: bytes) -> bytes:
-    """The content behind a line with its SHA-256."""
+    """The content after a line with its SHA-256."""
     return _SEAL + hashlib.sha256(content).hexdigest().encode() + b"\n" + content
 
 

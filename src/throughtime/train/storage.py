@@ -86,7 +86,7 @@ def _read(run: Run) -> dict[str, Tensor]:
 
 
 def _read_checksum(content: bytes) -> object:
-    """The checksum that a safetensors file carries; `load` has found its header whole."""
+    """The checksum that a safetensors file carries; `load` has checked its header."""
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("sha256")
 
@@ -243,7 +243,7 @@ def _load(content: bytes, path: Path, cure: str) -> State:
 def _expected_form(recipe: Recipe, state: State, model: nn.Module) -> State:
     """What each part of a checkpoint must be like.
 
-    A tensor stands for those of its shape and dtype, a function for what it is true of, all else
+    A tensor stands for those of its shape and dtype, a function for what it accepts, all else
     for itself. An optimizer's parts are those of a fresh one that took a step; the learning rate
     in it is set anew at every step.
     """
@@ -276,7 +276,7 @@ def _after_a_step(recipe: Recipe, model: nn.Module) -> State:
 
 
 def _find_mismatch(value: Any, form: Any, name: str) -> str:
-    """The first part that is not as its form says, in words; nothing when all are."""
+    """The first part that is not of its form, in words; nothing when all are."""
     if callable(form) and not isinstance(form, Tensor):
         return "" if form(value) else f"{name} is {_describe(value)}"
     if isinstance(form, Tensor):

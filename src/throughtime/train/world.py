@@ -1,7 +1,7 @@
 """The processes that train one run together: where they meet, what they share, what ends them all.
 
-Each has every weight and computes its parts of every batch; what they come to is added up in one
-order, so that any number of processes gives the same bits. Lightning Fabric joins them, found by
+Each has every weight and computes its parts of every batch; the results are added up in one order,
+so that any number of processes gives the same bits. Lightning Fabric joins them, configured by
 the environment of torchrun, of srun, or of our own `launch`. One process alone needs none of it.
 """
 
@@ -29,7 +29,7 @@ from throughtime.train.exchange import Exchange, Messages, add_halves, distribut
 
 WAIT = 120  # seconds, for the others to come
 _SILENCE = timedelta(minutes=30)  # the first may score as long as this
-LAST_WORDS = 5.0  # seconds, for one that failed to have said why
+LAST_WORDS = 5.0  # seconds, for one that failed to say why
 FAILURE, SUPERVISED, _TOLD = "failure", "supervised", "told"
 
 T = TypeVar("T")
@@ -66,15 +66,15 @@ class World:
         return -(-count // self.size) * self.size
 
     def add_up(self, parts: int, make: Callable[[int], Tensor], empty: Tensor) -> Tensor:
-        """The sum of what all parts of a batch come to, each made by one process.
+        """The sum over all parts of a batch, each computed by one process.
 
         Args:
             parts: how many.
-            make: what one comes to, in this process, by its number.
+            make: computes one in this process, by its number.
             empty: of the form of all of them, a row of `room` numbers.
 
         Returns:
-            The sum by halves, whose bits hang on the parts and not on the processes.
+            The sum by halves, whose bits depend on the parts and not on the processes.
         """
 
         def alone(few: range) -> Tensor | None:
@@ -119,13 +119,13 @@ class World:
             )
 
     def leave_word(self, name: str, text: str) -> None:
-        """Says something to the process that launched these, if one did."""
+        """Leaves a word for the process that launched these, if one did."""
         if self._store is not None:
             self._store.set(name, text)
 
     @contextmanager
     def _told_when_lost(self) -> Iterator[None]:
-        """What torch says when another process is gone becomes the reason that one gave."""
+        """Torch's error when another process has ended becomes the reason that one gave."""
         try:
             yield
         except RuntimeError as error:
@@ -136,7 +136,7 @@ class World:
             raise RunError(word) from error
 
     def end(self, error: BaseException | None) -> None:
-        """Leaves, and says why to the others, of whom one tells people.
+        """Leaves, with a reason for the others, one of which reports it.
 
         Raises:
             EndedElsewhere: that is not this process.
@@ -161,9 +161,9 @@ class World:
 
 
 def read_word(store: Any, name: str, seconds: float) -> str:
-    """What a process says under a name within some seconds; or nothing."""
+    """What a process has stored under a name within some seconds; or nothing."""
     end = time.monotonic() + seconds
-    with suppress(RuntimeError):  # the store is gone too
+    with suppress(RuntimeError):  # the store has ended too
         while time.monotonic() < end:
             if store.check([name]):
                 return str(store.get(name).decode())
@@ -173,7 +173,7 @@ def read_word(store: Any, name: str, seconds: float) -> str:
 
 @contextmanager
 def join(wait: int = WAIT) -> Iterator[World]:
-    """The processes that a launcher began, this one among them; alone where there is no launcher.
+    """The processes that a launcher began, this one included; alone where there is no launcher.
 
     Threads become the cores of this machine over its processes: torchrun leaves one.
 
@@ -284,7 +284,7 @@ def _check_in(place: ProcessPlace, store: Any, wait: int) -> None:
 
 
 def _choose_error(place: ProcessPlace, store: Any, word: str) -> ThroughtimeError:
-    """The error of one process, for its launcher or else the first tells it."""
+    """The error of one process: the launcher, or else the first process, reports it."""
     if place.rank or store.check([SUPERVISED]):
         return EndedElsewhere()
     return RunError(word)

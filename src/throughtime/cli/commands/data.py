@@ -75,7 +75,7 @@ def data(
     table = read(file)
     print()
     show_table(describe_columns(table, time), "column", "type", "missing", "values")
-    # A file of classes need have no even time; what is wrong there is told by its own task.
+    # A file of classes need have no even time; the task itself reports what is wrong there.
     if not label or time or target:
         print()
         show_table(describe_rows(table, time, series))
@@ -122,7 +122,7 @@ def _suggest(table: DataTable, file: str, time: str, series: str) -> str:
 
 
 def _is_class(table: DataTable, name: str) -> bool:
-    """Whether a column has few values that stand often, as classes do."""
+    """Whether a column has few values that repeat, as classes do."""
     values = table.frame[name].drop_nulls()
     if values.dtype.is_float() or values.dtype.is_temporal():
         return False
@@ -157,10 +157,10 @@ def describe_rows(table: DataTable, time: str = "", series: str = "") -> list[tu
     """Time, step, series, gaps, and where a forecast would cut.
 
     Args:
-        time, series: columns, as options name them; "" where they are to be found.
+        time, series: columns, as options name them; "": they are detected.
 
     Raises:
-        DataError: a column is not there, or a time is missing, no date, or stands twice.
+        DataError: a column is not there, or a time is missing, no date, or occurs twice.
     """
     from throughtime.tasks.forecast.series import find_rows, find_rows_step, find_series
 

@@ -55,7 +55,7 @@ def show_choice(cell: Cell, dtype: str) -> None:
     from throughtime.compiler.plan import make_plan, why_unplanned
     from throughtime.compiler.runtime import machine
 
-    with warnings.catch_warnings():  # what keeps a cell uncompiled is told below
+    with warnings.catch_warnings():  # why a cell is not compiled is printed below
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
         layer = Recurrent(cell, 8, find_fitting_size(cell, 8), dtype=getattr(torch, dtype))
     told = layer.explain()

@@ -99,7 +99,7 @@ def _check_out(out: Path | None, items: list[str]) -> None:
 
 
 def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | None) -> bool:
-    """Prints each item beside its answer, or writes both; returns whether all had one."""
+    """Prints each item with its answer, or writes both; returns whether all had one."""
     import polars as pl
 
     waits = "-" in items and sys.stdin is not None and sys.stdin.isatty()
@@ -141,7 +141,7 @@ def _print_lines(frame: pl.DataFrame, flush: bool = False) -> None:
 def _answer_tables(
     task: TableTask[Any, Any], model: nn.Module, files: list[str], out: Path | None
 ) -> None:
-    """Prints the answers to files, or writes them; notes on what was not known go beside."""
+    """Prints the answers to files, or writes them; notes on what was not known go to stderr."""
     import polars as pl
 
     frames = []

@@ -306,7 +306,7 @@ def _describe_lost(one: Lost) -> str:
 
 
 def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]) -> None:
-    """Writes and prints what all runs of the folder came to."""
+    """Writes and prints the outcomes of all runs of the folder."""
     import torch
 
     from throughtime import __version__

@@ -129,7 +129,7 @@ def show_training(run: Run, world: World, plots: str = "", watch: int | None = N
 
 
 def _show_findings(findings: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Prints the tables beside a trained model's figures."""
+    """Prints what a task found of its trained model, in tables."""
     for name, rows in findings.items():
         print(f"\n{name.replace('_', ' ')}")
         cells = ([f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
@@ -142,7 +142,7 @@ def _show_report(run: Run, task: Task, model: nn.Module, plots: str = "") -> Non
 
     Args:
         run, task, model: a run that has ended.
-        plots: the kind of files that its charts stand in too, "png" or "svg"; "": none.
+        plots: the kind of files that its charts are saved as too, "png" or "svg"; "": none.
     """
     from throughtime.diagnosis.report import list_verdict
     from throughtime.errors import MissingExtra

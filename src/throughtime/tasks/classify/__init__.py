@@ -168,7 +168,7 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
         return [draw_confusion(answers(model, items).argmax(-1), items.truth, self.facts.classes)]
 
     def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
-        """Training sequences of the length that stands most often, which need no padding."""
+        """Training sequences of the most frequent length, which need no padding."""
         train = self._items["train"]
         chosen = usual_length([*map(len, train.steps)], batches * rows)
         few = [train.batch(part) for part in torch.tensor(chosen).split(rows)]

@@ -1,6 +1,6 @@
-"""What a table says about classes: roles of columns, sequences, splits, scales.
+"""The facts in a table about classes: roles of columns, sequences, splits, scales.
 
-Refused are columns that give a class away, and items that stand on both sides of the split.
+Refused are columns that give a class away, and items on both sides of the split.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def read_test(recipe: ClassifyRecipe, facts: Labels) -> Sequences | None:
 
 
 def find_labels(recipe: ClassifyRecipe) -> Labels:
-    """All that the file of a recipe says.
+    """The facts in the file of a recipe.
 
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
@@ -233,7 +233,7 @@ _CURE = "take that column out of the file"
 
 
 def check_leaks(facts: Labels, table: DataTable, sequences: Sequences, group: str) -> None:
-    """Refuses columns that give the class away, or say that an item stands on both sides.
+    """Refuses columns that give the class away, or show that an item is on both sides.
 
     Args:
         facts: roles of columns and classes.
@@ -382,7 +382,7 @@ def _texts_by_sequence(facts: Labels, table: DataTable, column: str) -> list[str
 
 
 def _is_group(values: list[str], labels: list[str]) -> bool:
-    """Whether values stand for several items each, and each for one class."""
+    """Whether each value is that of several items, all of one class."""
     classes: dict[str, set[str]] = defaultdict(set)
     for value, label in zip(values, labels, strict=True):
         classes[value].add(label)

@@ -39,10 +39,10 @@ class ClassifyRecipe(FileRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What the file says, all of it plain, for config.json.
+    """The facts in the file, as plain values for config.json.
 
     Attributes:
-        digest: SHA-256 of the file, and of the test's own behind it.
+        digest: SHA-256 of the file, followed by that of the test's own file.
         read: what people are shown before training, name and words.
         label, time, series: columns; without one of series, each row is a sequence.
         inputs: the columns of a step; of a row that is a sequence, one, "value".
@@ -86,7 +86,7 @@ class Sequences:
     times: list[Numbers]
 
     def with_others(self, others: Sequences) -> Sequences:
-        """These, and others behind them."""
+        """These, followed by others."""
         parts = ((getattr(self, f.name), getattr(others, f.name)) for f in fields(self))
         return Sequences(*(one + other for one, other in parts))
 

@@ -55,7 +55,7 @@ class Classifier(nn.Module):
                 gap = torch.expm1(x[..., 2 * self.inputs, None] + math.log(2))
             out, state = run_layers(self.recurrent, x, gap, seen, lengths=lengths)
         inside = torch.arange(len(out))[:, None, None] < lengths[:, None]
-        mean = out.sum(0) / lengths[:, None]  # outputs behind a row's end are zero
+        mean = out.sum(0) / lengths[:, None]  # outputs after a row's end are zero
         most = out.masked_fill(~inside, -math.inf).amax(0)
         last = torch.cat([*state[-1][0]], -1)
         logits: Tensor = self.readout(self.dropout(torch.cat([mean, most, last], -1)))

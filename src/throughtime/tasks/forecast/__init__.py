@@ -1,4 +1,4 @@
-"""Forecast: the next steps of the users' own series, with what is sure of them, and its page."""
+"""Forecast: the next steps of the users' own series, with their uncertainty, and its page."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
     def score(self, model: nn.Module, split: str) -> Score:
         assert isinstance(model, Forecaster)
         windows, origins = self._windows, self._windows.few(split)
-        if split == "validation":  # the weights that are kept have the band of their validation
+        if split == "validation":  # the best weights are saved with the band of their validation
             model.get_buffer("wider").zero_()
             model.calibrate_band(forecast(model, windows, origins), windows.cut(origins)[1])
         answers = (forecast if split == "validation" else forecast_adaptive)(
@@ -145,7 +145,7 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
     def measure_on(
         self, model: nn.Module, table: DataTable
     ) -> tuple[Score, dict[str, dict[str, float]]]:
-        """On the windows of a table that no training saw; what `mase` divides by is as there."""
+        """On the windows of a table that no training saw; `mase` divides by what it did there."""
         facts, horizon = self.facts, self.recipe.horizon
         windows = Windows(series_like(table, facts), facts, horizon)
         origins, left = windows.unseen()
@@ -221,7 +221,7 @@ def make_pictures(
 
 
 def _draw_forecasts(windows: Windows, origins: Tensor, answers: Tensor) -> Picture:
-    """The last window of each of some series: what was, what was forecast, what came."""
+    """The last window of each of some series: the history, the forecast, the truth."""
     numbers = windows.series_of(origins)
     chosen = [int((numbers == n).nonzero()[-1]) for n in numbers.unique()[:_SERIES]]
     return Picture(

@@ -40,7 +40,7 @@ def predict(
 ) -> tuple[pl.DataFrame, list[str]]:
     """The quantiles of every target for `horizon` steps after the last one seen, series by series.
 
-    TimedRows behind it, with known columns and no target, say what is known ahead.
+    Rows after it that have known columns and no target say what is known ahead.
 
     Returns:
         The column of series, where there is one, of time (or `step`, counted from 1), and of each
@@ -199,7 +199,7 @@ _OUTSIDE = 1 - (QUANTILES[-1] - QUANTILES[0])
 
 
 def adapt_band(answers: Tensor, truth: Tensor, origins: Tensor, series: Tensor) -> Tensor:
-    """Quantiles with the band that what came before each forecast asks for.
+    """Quantiles with a band that is adapted to the errors of earlier forecasts.
 
     Where too much lies outside, the band widens, else it narrows:
 

@@ -1,4 +1,4 @@
-"""What a table says about a forecast: roles of columns, step, season, scales; and what is wrong.
+"""The facts in a table for a forecast: roles of columns, step, season, scales; and what is wrong.
 
 A table made here too, so that the task runs with no file.
 """
@@ -37,7 +37,7 @@ from throughtime.tasks.tables.clock import (
 from throughtime.tasks.tables.read import hash_files, read
 
 _BUILTIN = "builtin"
-_LONGEST = 750  # steps of a season that is looked for, and of a history that is found
+_LONGEST = 750  # steps of a season that is looked for, and of a history without --length
 
 
 def read_source(recipe: ForecastRecipe) -> tuple[DataTable, str]:
@@ -48,7 +48,7 @@ def read_source(recipe: ForecastRecipe) -> tuple[DataTable, str]:
 
 
 def find_facts(recipe: ForecastRecipe) -> Facts:
-    """All that the file of a recipe says.
+    """The facts in the file of a recipe.
 
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
@@ -73,11 +73,11 @@ def find_facts(recipe: ForecastRecipe) -> Facts:
     return replace(facts, read=_describe(recipe, table, facts, series))
 
 
-_made: list[tuple[Facts, list[Series]]] = []  # of the facts that were found last
+_made: list[tuple[Facts, list[Series]]] = []  # the last series, wanted again at once
 
 
 def _series_key(facts: Facts) -> Facts:
-    """What the series of a file hang on."""
+    """What the series of a file depend on."""
     return Facts(
         digest=facts.digest, read=[], time=facts.time, series=facts.series, form="",
         step=facts.step, even=facts.even, targets=facts.targets, inputs=facts.inputs,
@@ -86,7 +86,7 @@ def _series_key(facts: Facts) -> Facts:
 
 
 def read_series(recipe: ForecastRecipe, facts: Facts) -> list[Series]:
-    """The series of the file of a recipe; where its facts have just been found, the same ones.
+    """The series of the file of a recipe; read once where its facts were just found.
 
     Raises:
         DataError: the file is another one than when the run began.
@@ -113,7 +113,7 @@ def list_columns(facts: Facts) -> list[str]:
 
 
 def _find_roles(recipe: ForecastRecipe, table: DataTable) -> tuple[list[str], list[str], str]:
-    """The targets, what is known ahead, and the time, as options name them or as found."""
+    """The columns of targets, what is known ahead, and time: named by options or detected."""
     targets, known = split_names(recipe.target), split_names(recipe.known)
     if recipe.data == _BUILTIN:
         targets, known = targets or ["load"], known or ["holiday"]

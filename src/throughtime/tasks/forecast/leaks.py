@@ -1,13 +1,13 @@
-"""Columns that tell a target before its time, and tests that training has seen: refused.
+"""Columns that reveal a target before its time, and tests that training has seen: refused.
 
-What a column tells is measured in the training part, where the target is forecast by least squares
-from its own lags without and with the column:
+What a column reveals is measured in the training part: the target is forecast by least squares from
+its own lags without and with the column:
 
     r_0 = mean (y_{t+k} - a . (1, y_t, ..., y_{t-L}))^2
-    r_1 = the same with c_t, c_{t-1}, c_{t-2} beside the lags
+    r_1 = the same with c_t, c_{t-1}, c_{t-2} added to the lags
 
 A column is a leak where r_1 is next to nothing of r_0, or where it is a copy of y_{t+k}, with a
-little noise even, that the lags are not. A target that its own lags tell has no secret to leak.
+little noise even, that the lags are not. A target that its own lags predict cannot leak.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MANY, _ODD = 100_000, np.uint64(0x9E3779B97F4A7C15)
 
 
 def check_leaks(facts: Facts, table: DataTable, series: list[Series], horizon: int) -> None:
-    """Refuses a column that tells a target before its time, and a test that was trained on.
+    """Refuses a column that reveals a target before its time, and a test that was trained on.
 
     Raises:
         DataError: names the column and the steps between.
@@ -58,9 +58,9 @@ class _Pair:
 
 
 def _describe_leak(pairs: list[_Pair], horizon: int, is_known: bool) -> str:
-    """How a column tells a target, in words; "" where it does not, in one series at least.
+    """How a column reveals a target, in words; "" where it does not, in one series at least.
 
-    An input is known of the past: it may tell no later target. A known column is read for the
+    An input is known of the past: it may reveal no later target. A known column is read for the
     future: it may copy no target less than a horizon away.
     """
     for lead in sorted(range(1 - horizon if is_known else 0, horizon + 1), key=abs):
@@ -81,7 +81,7 @@ def _describe_leak(pairs: list[_Pair], horizon: int, is_known: bool) -> str:
 def _is_copy(pair: _Pair, lead: int) -> bool:
     """Whether the column is, but for scale, sign and rank, the target `lead` steps on.
 
-    Where the target of now is the same, as in a line that rises, it says nothing.
+    Where the target of now is the same, as in a line that rises, likeness proves nothing.
     """
     x, y, now = _shift(pair, lead)
     if len(y) < 8 or not _vary(x, y):
@@ -105,7 +105,7 @@ def _shift(pair: _Pair, lead: int) -> tuple[Numbers, Numbers, Numbers]:
 
 
 def _find_leaked_lead(pair: _Pair, horizon: int) -> int:
-    """The fewest steps on that the column and the lags tell the target, and the lags do not; or 0.
+    """The fewest steps ahead that column and lags predict, and the lags do not; or 0.
 
     All leads at once: what the lags leave of y_{t+1}, ... is held against what they leave of the
     column. Where too many values are missing, the first leads alone.
@@ -125,7 +125,7 @@ def _find_leaked_lead(pair: _Pair, horizon: int) -> int:
 
 
 def _first_leaked(own: Numbers, column: Numbers, later: Numbers) -> int:
-    """The place, from 1, of the first of `later` that is told; or 0."""
+    """The place, from 1, of the first of `later` that the column predicts; or 0."""
     basis = np.linalg.qr(np.concatenate([np.ones((len(own), 1)), own], 1))[0]
     rest, left = (values - basis @ (basis.T @ values) for values in (column, later))
     without = np.square(left).mean(0)
@@ -144,7 +144,7 @@ def _first_leaked(own: Numbers, column: Numbers, later: Numbers) -> int:
 def _is_total(pair: _Pair) -> bool:
     """Whether the column stays, run by run, at the sum, mean, most, least or last of the target.
 
-    As a day's total would that stands beside each of its hours.
+    As a day's total would, repeated for each of its hours.
     """
     seen = np.isfinite(pair.column) & np.isfinite(pair.target)
     column, target = pair.column[seen], pair.target[seen]
@@ -164,7 +164,7 @@ def _is_total(pair: _Pair) -> bool:
 def _check_repeated(
     facts: Facts, table: DataTable, series: list[Series], place: int, target: str
 ) -> None:
-    """Refuses a test part whose values stand, step after step, in the training part too.
+    """Refuses a test part whose values repeat, step after step, those of the training part.
 
     A target that repeats itself within the training part, a pure cycle say, is none.
     """
@@ -187,7 +187,7 @@ def _check_repeated(
 
 
 def _hash_windows(values: Numbers) -> NDArray[np.uint64]:
-    """A number for each run of eight values that are there, at least half of them different."""
+    """A hash of each run of eight values without a gap, at least half of them different."""
     count = len(values) - _WINDOW + 1
     parts = [_hash_runs(values[at : at + _MANY + _WINDOW - 1]) for at in range(0, count, _MANY)]
     return np.concatenate(parts) if parts else np.zeros(0, np.uint64)

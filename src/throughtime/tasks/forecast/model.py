@@ -2,7 +2,7 @@
 
     s = h_T                                           the last state, after dropout
     b_k = x_T + A_k (1, x_T, x_{T-l+1} - x_T, ..., x_{T-1} - x_T)                          or
-    b_k = u_{T+k} + A_k (1, x_{T-l+1} - u_{T-l+1}, ..., x_T - u_T)       where a season was found
+    b_k = u_{T+k} + A_k (1, x_{T-l+1} - u_{T-l+1}, ..., x_T - u_T)       where there is a season
     y_k = b_k + W_k s + V tanh(P s + E_k + F f_k)
 
 x are the targets of the history, u what is usual at that step of the season, u_{t+m} = u_t +
@@ -12,7 +12,7 @@ best; W and V give a value for every quantile, and learn what the line leaves. A
 the band is widened, or narrowed, so that it holds 80 % of the validation part, step by step ahead.
 
 Source: Lai, Chang, Yang and Liu, Modeling Long- and Short-Term Temporal Patterns with Deep Neural
-Networks (2018) for the linear part beside the recurrent one; Wen, Torkkola, Narayanaswamy and
+Networks (2018) for a linear part added to the recurrent one; Wen, Torkkola, Narayanaswamy and
 Madeka, A Multi-Horizon Quantile Recurrent Forecaster (2017) for quantiles of all horizons at once;
 Winters, Forecasting Sales by Exponentially Weighted Moving Averages (1960) for what is usual;
 Romano, Patterson and Candes, Conformalized Quantile Regression (2019) for the band.
@@ -84,7 +84,7 @@ class Forecaster(nn.Module):
         return quantiles
 
     def linear_part(self, past: Tensor) -> Tensor:
-        """What the line says, (horizon, B, targets), of histories (length, B, width)."""
+        """The line's forecast (horizon, B, targets) of histories (length, B, width)."""
         count, first, line = self.channels.targets, self.channels.apart, self.get_buffer("line")
         seen = past[..., count : 2 * count]
         if self.get_buffer("seasonal"):
@@ -159,7 +159,7 @@ def season_before(targets: Tensor, horizon: int, season: int) -> Tensor:
 
 
 def pinball(answers: Tensor, truth: Tensor) -> Tensor:
-    """Mean over what is there of max(q e, (q - 1) e), e = truth - answer; 0 when nothing is.
+    """Mean of max(q e, (q - 1) e) where truth is known, e = truth - answer; 0 where none is.
 
     Args:
         answers: (..., 3), one for each quantile q.
@@ -173,10 +173,10 @@ def pinball(answers: Tensor, truth: Tensor) -> Tensor:
 
 
 Point = Callable[[Tensor], Tensor]  # targets (T, B, D) -> forecasts (horizon, B, D)
-Problem = tuple[Tensor, Tensor]  # features (B, F) and what is to be told by them, (B, horizon D)
+Problem = tuple[Tensor, Tensor]  # features (B, F) and what they are to predict, (B, horizon D)
 _MOST = 4000  # windows of the training part that are fitted
 _RIDGES = (1e-3, 1e-1, 1e1, 1e3)
-_HORIZONS = (1, 2)  # how far back a line reads, beside all
+_HORIZONS = (1, 2)  # how far back a line may read, in horizons, if not all
 _CHOOSING = 6  # steps ahead that choose a ridge where the truth misses values
 
 
@@ -226,7 +226,7 @@ def fit_line(windows: Windows) -> Tensor:
 
 
 def fit_linear_part(windows: Windows) -> tuple[Tensor, bool]:
-    """The line that a net stands on: `fit_line`, or the same of what is apart from a season.
+    """The line that a net adds to: `fit_line`, or the same of the distances from a season.
 
     Returns:
         Weights of `lag_features` or `season_features`, whichever forecasts the validation windows

@@ -30,10 +30,10 @@ class Series:
     """One series; missing values are NaN.
 
     Attributes:
-        name: its value in the column of series, "" where there is one alone.
+        name: its value in the column of series, "" where there is only one.
         times: (n,) of its steps.
         values: (n, targets + inputs + known).
-        seen: how many of its steps stand in the table.
+        seen: how many of its steps the table has.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Series:
 
 @dataclass(frozen=True)
 class TimedRows:
-    """Where the rows of each series stand, in the order of their time."""
+    """The rows of each series, in the order of their time."""
 
     places: dict[str, NDArray[np.int64]]
     times: Times
@@ -100,10 +100,10 @@ def _order_rows(numbers: NDArray[np.int64], times: Numbers) -> NDArray[np.int64]
 
 
 def find_series(table: DataTable, time: str, taken: list[str]) -> str:
-    """The column that tells series apart: with it no time stands twice; "" where none does.
+    """The column that tells series apart: with it no time occurs twice; "" where none does.
 
-    A column of numbers is one only where times stand about as often as it has values: a
-    measurement beside a time that stands twice by mistake is none.
+    A column of numbers is one only where times repeat about as often as it has values: a
+    measurement beside a time that occurs twice by mistake is none.
     """
     frame = table.frame
     if not time or not frame[time].is_duplicated().any():
@@ -173,7 +173,7 @@ def find_season(
     """The season of the first target in the training part, in steps, or 1.
 
     For each m, the means by step of season of what an average over m steps leaves, each season of
-    one size, and the share u of its variance that they do not tell, as if without bias. A season
+    one size, and the share u of its variance that they leave, as if without bias. A season
     is where u is below 0.75, and below 1 by 4 deviations that u has by chance; for a lag of the
     calendar 0.85 and 2.5; 2 is one of the calendar or none, since noise less its average
     alternates. It is the first whose u is near the least; one of the calendar, unless another, not
@@ -220,10 +220,10 @@ def _complete_parts(series: list[Series], ends: list[float]) -> list[Numbers]:
 
 
 def _unexplained_share(parts: list[Numbers], lag: int, most: float) -> tuple[float, float]:
-    """Share of the variance that means by step of season do not tell, and its deviation by chance.
+    """Share of the variance that means by step of season leave, and its deviation by chance.
 
-    The chance is told where the share is below `most`. Of the parts that have three seasons; a
-    deviation counts what is left of correlation between the steps of a season.
+    Both are of the parts that have three seasons. The deviation, computed where the share is below
+    `most`, allows for the correlation that is left between the steps of a season.
     """
     left = freedom = count = 0.0
     rests = []
@@ -321,7 +321,7 @@ def _usual_across_gaps(values: Numbers, season: int, follow: float) -> Numbers:
 
 
 def _pad_season(values: Numbers, season: int) -> Numbers:
-    """The first season, with NaN behind the end."""
+    """The first season, with NaN after the end."""
     rest = np.full((max(0, season - len(values)), values.shape[1]), np.nan)
     return np.concatenate([values[:season], rest])
 

@@ -42,7 +42,7 @@ class ForecastRecipe(FileRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the file says, as far as later steps go by it; all of it plain, for config.json.
+    """The facts in the file that later steps need, as plain values for config.json.
 
     Attributes:
         digest: SHA-256 of the file.
@@ -53,8 +53,8 @@ class Facts:
         even: whether every time is a whole number of steps after the first.
         targets, inputs, known: columns; inputs are known of the past alone.
         periods: seconds of the cycles that the calendar has and the data may follow.
-        season: steps after which the training part resembles itself best; 1: none was found.
-        follow: how far what is usual at a step of the season goes to what was seen there last.
+        season: steps after which the training part resembles itself best; 1: there is none.
+        follow: how far what is usual at a step of the season moves to the last value there.
         length: steps of history.
         ends: the times at which the validation and the test part begin.
         masked: the inputs that miss values in the training part.
@@ -111,12 +111,12 @@ class Channels:
 
     @property
     def apart(self) -> int:
-        """Where the targets' distances from what is usual stand, and then what is usual."""
+        """The place of the targets' distances from what is usual, which follows them."""
         return self.gap + 1 + self.uneven + self.inputs + self.masked
 
     @property
     def gap(self) -> int:
-        """Where the steps since a target was seen stand."""
+        """The place of the steps since a target was seen."""
         return 2 * self.targets
 
 
@@ -194,7 +194,7 @@ class Windows:
     def learned(self) -> Tensor:
         """The training windows that are trained on.
 
-        Where a season is followed, those whose history lies behind the first season, in which
+        Where a season is followed, those whose history lies after the first season, in which
         nothing is apart from what is usual; all, if those are few.
         """
         train = self.origins["train"]
@@ -277,7 +277,7 @@ class Pass(BuiltWhenIndexed):
 def interpolate_seen(values: Tensor, seen: Tensor) -> Tensor:
     """Histories (T, B, D) with what was not seen on the line from the last value to the next.
 
-    Where none follows it stays the last one, so that nothing behind the history is read.
+    Where none follows it stays the last one, so that nothing after the history is read.
 
     Args:
         values: the last seen one where one is missing.

@@ -199,7 +199,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         return 4 * self.facts.rows * recipe.length * width
 
     def _examples(self, model: nn.Module, text: str) -> tuple[Example, ...]:
-        """Lines at even distances, how many bits they take, beside the 5-gram's."""
+        """Lines at even distances, with the bits that the net and the 5-gram give them."""
         lines = [line for line in text.splitlines() if line.strip()]
         examples = []
         for line in lines[:: max(1, len(lines) // _EXAMPLES)][:_EXAMPLES]:

@@ -2,7 +2,7 @@
 
     e_t = E x_t,   y_t, s_t = layers(e_t, s_{t-1}),   logits_t = W y_t + b
 
-The state goes on from window to window; it stands in a buffer, so that a checkpoint has it.
+The state goes on from window to window; it is in a buffer, so that a checkpoint has it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class NextUnit(nn.Module):
         return [self.embedding, self.recurrent, self.readout]
 
     def go_on(self, x: Tensor, anew: bool) -> Tensor:
-        """Logits of the next window of training; its last state is kept for the one after.
+        """Logits of the next window of training; its last state is carried to the next one.
 
         Args:
             x: (T, rows).

@@ -1,5 +1,5 @@
-"""The text of a language run: read, cut into units, split by its order, its vocabulary found, and
-its units counted in sequences."""
+"""The text of a language run: read, cut into units, split by its order; its vocabulary, and
+the counts of sequences of units."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class LanguageRecipe(FileRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class TextFacts:
-    """What the text says, all of it plain, for config.json.
+    """The facts in the text, as plain values for config.json.
 
     Attributes:
         digest: SHA-256 of the text.
         read: what people are shown before training, name and words.
-        units: of the training part, the most frequent first, words that stand there twice; unit 0
-            stands for all others.
+        units: of the training part, the most frequent first, words that occur there twice; unit 0
+            is all others.
         letters: bits of each character in the training part, "" for one that it had not: what it
             costs to spell a unit that is none of `units`.
         ends: the characters at which validation and test begin.
@@ -83,10 +83,10 @@ def read_text(data: str) -> str:
 
 
 def find_text(recipe: LanguageRecipe) -> TextFacts:
-    """All that the text of a recipe says.
+    """The facts in the text of a recipe.
 
     Raises:
-        DataError: it is too short, or says the same on both sides of a border.
+        DataError: it is too short, or repeats itself across a border.
     """
     text = read_text(recipe.data)
     held = math.ceil(recipe.held_out * len(text))
@@ -101,7 +101,8 @@ def find_text(recipe: LanguageRecipe) -> TextFacts:
             )
     _check_repeated(recipe.data, parts)
     counted = Counter(split_units(parts["training"], recipe.units))
-    least = 2 if recipe.units == "words" else 1  # what stands once teaches what a new word costs
+    # Of words, those that occur once teach what it costs to spell a new one.
+    least = 2 if recipe.units == "words" else 1
     units = most_frequent(counted, _MOST, least)
     tokens = sum(counted.values())
     rows = max(1, min(recipe.batch_size, tokens // (4 * recipe.length)))
@@ -156,7 +157,7 @@ def _count_letters(text: str) -> dict[str, float]:
 
 
 class TextUnits:
-    """Numbers for units, and what a unit costs beside its number.
+    """Numbers for units, and the bits of spelling a unit that has none.
 
     Args:
         facts: of the training part.
@@ -191,7 +192,7 @@ class Tokens:
 
     Attributes:
         numbers: (N,) of its units.
-        spelled: (N,) bits that each costs beside its number: 0 for those that have one.
+        spelled: (N,) bits of spelling each: 0 for units that have a number.
         characters: (N,) of each.
     """
 
@@ -207,12 +208,12 @@ LONGEST = 5
 
 @dataclass(frozen=True)
 class _Level:
-    """The sequences of k units that stand in the training text.
+    """The sequences of k units that occur in the training text.
 
     Attributes:
         keys: sorted; number of the first k - 1 units' sequence times V, plus the last unit.
-        text: how often each stands in the text.
-        company: before how many different units each stands.
+        text: how often each occurs in the text.
+        company: before how many different units each occurs.
     """
 
     keys: Whole
@@ -273,7 +274,7 @@ class Grams:
         return np.asarray(-np.log2(shares))
 
     def _mixed(self, k: int, counted: str, contexts: Whole, numbers: Whole, below: Real) -> Real:
-        """The share of each unit behind its context, where that stands in the training text."""
+        """The probability of each unit after its context, where training had that context."""
         counts = getattr(self.levels[k], counted)
         totals, taken, discounts = self._sums[k][counted]
         place = self._place(k, contexts, numbers)
@@ -291,7 +292,7 @@ class Grams:
         return np.where((keys[at] == wanted) & (contexts >= 0), at, -1)
 
     def _summed(self, k: int, counted: str) -> tuple[Real, Real, Real]:
-        """Of each context, over the units behind it: counts, what is cut off; and d of 0 to 3."""
+        """Of each context, over the units after it: counts, discounts; and d of 0 to 3."""
         level = self.levels[k]
         counts: Real = getattr(level, counted)
         discounts = _estimate_discounts(counts)
@@ -306,7 +307,7 @@ class Grams:
 
 
 def _estimate_discounts(counts: Real) -> Real:
-    """d of a count of 0, 1, 2, and 3 or more; 1/2 where the counts of counts tell none."""
+    """d of a count of 0, 1, 2, and 3 or more; 1/2 where the counts of counts give none."""
     often = [float((counts == n).sum()) for n in (1, 2, 3, 4)]
     if min(often) == 0:
         return np.array([0.0, 0.5, 0.5, 0.5])

@@ -1,6 +1,6 @@
 """The words: the dictionary, read and split by word, letters and sounds as numbers, batches.
 
-The file beside this one is the dictionary as its authors publish it (a word, then the sounds it is
+The file in `data/` is the dictionary as its authors publish it (a word, then the sounds it is
 made of, in ARPAbet with stress marks 0, 1, 2 on vowels), compressed. A further pronunciation of
 `word` is listed as `word(2)`; what follows `#` is a comment.
 
@@ -26,7 +26,7 @@ from throughtime.tasks.recipe import one_of
 from throughtime.tasks.task import IGNORED, Batch, BuiltWhenIndexed, deal_batches, generator_of
 from throughtime.tasks.translate.model import END, START
 
-LONGEST = 100  # letters of a word that is asked; the dictionary's longest has 28
+LONGEST = 100  # letters of a word that is answered; the dictionary's longest has 28
 
 # ARPAbet: consonants as they are, every vowel with each of its stress marks.
 _CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split()
@@ -70,7 +70,7 @@ class Alphabet:
         return [self._letters[letter] for letter in word.lower()]
 
     def write(self, numbers: Iterable[int]) -> Pronunciation:
-        """The sounds behind numbers, up to the first END; START, which is no sound, is `?`."""
+        """The sounds of numbers, up to the first END; START, which is no sound, is `?`."""
         sounds = []
         for number in numbers:
             if number == END:
@@ -79,7 +79,7 @@ class Alphabet:
         return tuple(sounds)
 
     def encode(self, sounds: Pronunciation) -> list[int]:
-        """The sounds as numbers, END behind them."""
+        """The sounds as numbers, followed by END."""
         return [*map(self._sounds.__getitem__, sounds), END]
 
 
@@ -149,7 +149,7 @@ class Group:
     """All pronunciations of the words with one number of letters."""
 
     letters: Tensor  # (N, T)
-    sounds: Tensor  # (N, S), END behind the last sound, IGNORED behind that
+    sounds: Tensor  # (N, S), END after the last sound, IGNORED after that
     lengths: Tensor  # (N,) sounds with their END
 
 

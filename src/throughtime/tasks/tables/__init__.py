@@ -28,7 +28,7 @@ class DataTable:
         frame: its columns; a column of text that holds numbers alone is one of numbers.
         name: what errors call it.
         form: how it was read, in words.
-        first: the number people give its first row: 2 behind a header.
+        first: the number people give its first row: 2 after a header.
         unit: what they count, "line" or "row".
         lines: the numbers of all rows, where they do not follow each other.
         roles: option -> column, where the form of the file says so.
@@ -45,7 +45,7 @@ class DataTable:
     parts: tuple[tuple[int, str, int, list[int] | None], ...] = ()
 
     def place(self, row: int) -> str:
-        """Where row 0, 1, ... stands: `line 7 of sales.csv`."""
+        """The place of row 0, 1, ...: `line 7 of sales.csv`."""
         name, first, lines = self.name, self.first, self.lines
         for part in self.parts:
             if row < part[0]:

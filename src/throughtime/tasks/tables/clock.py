@@ -1,4 +1,4 @@
-"""The column of time: found, read as numbers, its step, and written again.
+"""The column of time: detected, read as numbers, its step, and written again.
 
 A time may stand in several columns, a date and an hour, or a year and a quarter: they are named
 together, `year,quarter`, and `with_time` puts one column in their place.
@@ -56,7 +56,7 @@ class Times:
         values: seconds since 1970; or months since the year 0, where each is the same day of a
             month; or the numbers of a column of numbers.
         form: how they are written: NUMBER, NATIVE (a type of the file's own), a format, or MONTHS
-            with the day behind it.
+            followed by the day.
     """
 
     values: Numbers
@@ -121,7 +121,7 @@ def merge_time(table: DataTable, time: str) -> DataTable:
 
 
 def _find_clock(table: DataTable, date: str, columns: list[str]) -> list[str]:
-    """The column of the time of day beside one of dates that stand more than once, or none."""
+    """The column of the time of day for one of dates that repeat, or none."""
     beside = [c for c in columns if c != date and c.casefold() in _CLOCKS]
     if not beside or not table.frame[date].is_duplicated().any():
         return []
@@ -345,7 +345,7 @@ def describe_step(step: float, form: str) -> str:
 
 
 def find_step(differences: Numbers) -> tuple[float, bool]:
-    """The step that stands most often, and whether all are whole multiples of it.
+    """The step that occurs most often, and whether all are whole multiples of it.
 
     Where they are not, the middle one.
 

@@ -1,4 +1,4 @@
-"""Frames of polars and pandas in the place of files: taken, kept, and given back in their kind."""
+"""Frames of polars and pandas in the place of files: read, saved, and answered in their kind."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _as_polars(data: Any) -> pl.DataFrame:
 
 
 def _from_pandas(data: Any) -> pl.DataFrame:
-    """Column by column, so that nothing but numpy stands between; an index with a name, or of
+    """Column by column, so that nothing but numpy is needed; an index with a name, or of
     dates, is a column too."""
     import polars as pl
 

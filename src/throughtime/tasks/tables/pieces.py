@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 _PIECE = 1 << 24  # bytes
-_OFTEN = 8  # times that a text must stand to be kept as a number
+_OFTEN = 8  # repetitions from which texts are kept as numbers
 _MARK, _END, _RETURN = b"\xef\xbb\xbf", b"\n", b"\r"
 EMPTY, WHOLE, POINT, COMMA, TEXT = "empty", "whole", "point", "comma", "text"
 
@@ -148,7 +148,7 @@ def _merge_kinds(kinds: set[str]) -> str:
 
 
 def _shorten(text: pl.Series) -> pl.Series:
-    """Text that says the same again and again, as the numbers of what it says."""
+    """Text that repeats itself, as numbers of its values."""
     import polars as pl
 
     return text.cast(pl.Categorical) if _OFTEN * text.n_unique() <= len(text) else text
@@ -179,7 +179,7 @@ def find_kind(column: pl.Series) -> tuple[str, pl.Series]:
         return EMPTY, stripped
     points = stripped.str.replace(",", ".", literal=True)
     if bool(stripped.str.contains(".", literal=True).any()):
-        points = stripped  # a comma beside points is no decimal one
+        points = stripped  # where there are points, a comma is no decimal one
     for kind, text, dtype in (
         (WHOLE, stripped, pl.Int64), (POINT, stripped, pl.Float64), (COMMA, points, pl.Float64)
     ):  # fmt: skip
@@ -190,7 +190,7 @@ def find_kind(column: pl.Series) -> tuple[str, pl.Series]:
 
 
 def _strip(column: pl.Series) -> pl.Series:
-    """Without spaces around, and null where a word says that nothing is there."""
+    """Without spaces around, and null where a word means a missing value."""
     import polars as pl
 
     stripped = column.str.strip_chars()
@@ -237,7 +237,7 @@ def _read_pieces(path: str) -> Iterator[bytes]:
 
 
 def _check_lines(piece: bytes, path: str, delimiter: str, width: int, line: int) -> int:
-    """The number of the line behind a piece, all of whose lines have as many cells."""
+    """The number of the line after a piece, all of whose lines have as many cells."""
     if not piece:
         return line
     if b'"' in piece or piece.count(_RETURN) != piece.count(_RETURN + _END):
@@ -260,7 +260,7 @@ def _check_lines(piece: bytes, path: str, delimiter: str, width: int, line: int)
 
 
 def ragged_error(path: str, width: int, line: int, cells: int) -> DataError:
-    """What is said of a line that is longer or shorter than the first."""
+    """The error of a line that is longer or shorter than the first."""
     return DataError(
         f"every line of {path} must have {width} cells, as its first has, and "
         f"line {line} has {cells}"
@@ -282,7 +282,7 @@ def open_text(path: str) -> Iterator[TextIO]:
 
 
 def encoding_error(path: str) -> DataError:
-    """What is said of a file that is not UTF-8."""
+    """The error of a file that is not UTF-8."""
     return DataError(
         f"{path} must be UTF-8, and line {_find_bad_line(path)} is not; convert it, say with "
         f"iconv -f latin1 -t utf-8"

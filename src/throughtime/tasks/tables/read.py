@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 _DELIMITERS = (",", ";", "\t", "|")
-_SNIFFED = 50  # lines that delimiter and header are told by
+_SNIFFED = 50  # lines by which delimiter and header are detected
 TEXTS, LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _ARCHIVE = ".ts"
 _PIECE = 1 << 17  # rows of a Parquet file
@@ -113,7 +113,7 @@ def read_blocks(path: str, series: str, together: int) -> Iterator[DataTable]:
         series, together: as in `cut_blocks`.
 
     Raises:
-        DataError: as `read`, or its cells have quotes, or the rows of a series stand apart.
+        DataError: as `read`, or its cells have quotes, or rows of a series are apart.
         OSError: it cannot be read.
     """
     ending = Path(path).suffix.casefold()
@@ -261,12 +261,12 @@ def _measure_fits(path: str) -> dict[str, tuple[float, int]]:
 
 @dataclass(frozen=True)
 class Head:
-    """What stands above the rows of a text.
+    """What precedes the rows of a text.
 
     Attributes:
         names: of the columns.
         lines: how many lines of the file it takes.
-        said: in words.
+        said: the same in words.
     """
 
     names: list[str]
@@ -278,7 +278,7 @@ def _read_head(path: str, delimiter: str) -> Head:
     """Remarks, and the names of the columns or a line that is neither names nor a row.
 
     Raises:
-        DataError: a name stands twice.
+        DataError: a name occurs twice.
     """
     lines = _first_lines(path)
     remarks = _count_remarks(lines)
@@ -328,7 +328,7 @@ def _names_in_remark(line: str, rows: Sequence[Sequence[str]], delimiter: str) -
 def _kind_of_line(first: Sequence[str], below: Sequence[Sequence[str]]) -> str:
     """Whether a line above others is "names", a "row", or "neither".
 
-    Names are text, or numbers that count, 0, 1, 2 or years, beside text above numbers. A line with
+    Names are text, or numbers that count, 0, 1, 2 or years, next to text above numbers. A line with
     other numbers and text above numbers is neither.
     """
     values = [cell for cell in first if _is_value(cell)]
@@ -350,7 +350,7 @@ def _kind_of_line(first: Sequence[str], below: Sequence[Sequence[str]]) -> str:
 
 
 def check_names(names: list[str], path: str) -> list[str]:
-    """The names of columns; raises DataError where one stands twice."""
+    """The names of columns; raises DataError where one occurs twice."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"every column of {path} must have its own name, got {twice[0]!r} twice")

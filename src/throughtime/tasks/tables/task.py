@@ -32,7 +32,7 @@ Found = TypeVar("Found")
 
 
 class FileTask(Task, Generic[Given, Found]):
-    """A task on a file; what it finds there when a run begins stands in the recipe, as `facts`."""
+    """A task on a file; what it finds there when a run begins is in the recipe, as `facts`."""
 
     in_percent = False
     facts_kind: ClassVar[type[Any]]  # a dataclass with a field `read`, for people
@@ -45,7 +45,7 @@ class FileTask(Task, Generic[Given, Found]):
     @classmethod
     @abstractmethod
     def find_facts(cls, recipe: Given) -> Found:
-        """All that the file of a recipe says.
+        """The facts in the file of a recipe.
 
         Raises:
             DataError: the file cannot be learned from.
@@ -59,7 +59,7 @@ class FileTask(Task, Generic[Given, Found]):
 
     @cached_property
     def facts(self) -> Found:
-        """What the file says."""
+        """The facts in the file."""
         return cast(Found, parse_facts(self.facts_kind, self.recipe.facts))
 
     def describe_data(self) -> list[tuple[str, str]]:
@@ -96,7 +96,7 @@ class TableTask(FileTask[Given, Found]):
 
     @abstractmethod
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
-        """What `model` says to a table, as a table, and what people should know of it.
+        """The model's answers to a table, as a table, and notes on them.
 
         Raises:
             DataError: the table cannot be taken; names the column or the row.
@@ -128,7 +128,7 @@ class TableTask(FileTask[Given, Found]):
 def find_unseen(
     table: DataTable, kind: str, keys: Sequence[Hashable], trained_on: Iterable[Hashable]
 ) -> list[int]:
-    """The numbers of the items of a table that training did not see, told by their keys.
+    """The numbers of the items of a table that training did not see, by their keys.
 
     Raises:
         DataError: it saw all of them.
@@ -193,7 +193,7 @@ def hash_text(text: str) -> str:
 def join_keys(pairs: Iterable[tuple[str, str]]) -> list[str]:
     """A key for each pair, the same for pairs that share their first or their second part.
 
-    It is the smallest text among those that hang together, so that no order matters.
+    It is the smallest text among those that are connected, so that no order matters.
     """
     parent: dict[tuple[int, str], tuple[int, str]] = {}
 
@@ -213,7 +213,7 @@ def join_keys(pairs: Iterable[tuple[str, str]]) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Units by number, behind those that every vocabulary has: 0 .. `first` - 1.
+    """Units by number, after those that every vocabulary has: 0 .. `first` - 1.
 
     Attributes:
         units: as training has them, the most frequent first.
@@ -245,7 +245,7 @@ class Vocabulary:
 
 
 def most_frequent(units: Iterable[str], at_most: int, at_least: int = 1) -> list[str]:
-    """The units that stand at least so often, the most frequent first, equals by their text."""
+    """The units that occur at least so often, the most frequent first, equals by their text."""
     counted = Counter(units)
     kept = [unit for unit, count in counted.items() if count >= at_least]
     return sorted(kept, key=lambda unit: (-counted[unit], unit))[:at_most]

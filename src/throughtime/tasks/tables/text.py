@@ -1,6 +1,6 @@
-"""Tables whose cells are text, taken as they stand: a token may be `?`, `NA` or a quotation mark.
+"""Tables whose cells are text, taken as they are: a token may be `?`, `NA` or a quotation mark.
 
-Rows keep the numbers of their lines, so that what is wrong is named by the line it stands in.
+Rows keep the numbers of their lines, so that errors name the line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from throughtime.tasks.tables.task import BUILTIN
 
 _WORDS = {"\t": "tab", " ": "space"}
 _PARTS = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
-_SNIFFED = 200  # lines that the form of a file is told by
+_SNIFFED = 200  # lines by which the form of a file is detected
 T = TypeVar("T")
 _BY_NAME = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
 
@@ -61,7 +61,7 @@ def read_texts(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable
 
     Args:
         path: the file.
-        recipe: what it says of the delimiter and the header goes before what is found.
+        recipe: its delimiter and header, where given, go before those that are detected.
         names: that columns may have; a first line with one of them is a header.
 
     Raises:
@@ -74,7 +74,7 @@ def read_texts(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable
 def read_text_blocks(
     path: str, recipe: TextRecipe, names: Sequence[str], count: int | None
 ) -> Iterator[DataTable]:
-    """As `read_texts`, so many rows at a time, none of which hangs on another; None: all of them.
+    """As `read_texts`, so many rows at a time, none of which depends on another; None: all of them.
 
     Raises:
         DataError, OSError: as `read_texts`.

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES, _LONGEST = 6, 12  # sentences that are shown, and their tokens
 _AT_ONCE = 64
-_PROBED, _BATCHES = 2500, 12  # tokens that the layers are asked for, and batches of them
+_PROBED, _BATCHES = 2500, 12  # tokens that are probed, and batches of them
 
 
 class Tag(TableTask[TagRecipe, TagFacts]):
@@ -258,7 +258,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         ]
 
     def _tokens(self, text: str) -> list[str]:
-        """What stands between spaces; cut at marks that training has as tokens of their own."""
+        """The parts between spaces, cut at marks that training has as tokens of their own."""
         tokens: list[str] = []
         for piece in text.split():
             parts = split_words(piece)
@@ -269,7 +269,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         return tokens
 
     def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
-        """Training sentences of the length that stands most often, which need no padding."""
+        """Training sentences of the most frequent length, which need no padding."""
         train = self._items["train"]
         longer = [n for n, one in enumerate(train.tokens) if len(one) > 1]
         usual = usual_length([len(train.tokens[n]) for n in longer], batches * rows)

@@ -1,4 +1,4 @@
-"""What a file says about tags: sentences, sides, and what training knows of words and labels.
+"""The facts in a file for tags: sentences, sides, and what training knows of words and labels.
 
 A file made here too, so that the task runs with none.
 """
@@ -36,7 +36,7 @@ def read_source(recipe: TagRecipe) -> DataTable:
 
 
 def find_tags(recipe: TagRecipe) -> TagFacts:
-    """All that the file of a recipe says.
+    """The facts in the file of a recipe.
 
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
@@ -79,7 +79,7 @@ def shorten(text: str) -> str:
 def split_sentences(sentences: Sentences, table: DataTable, facts: TagFacts) -> tuple[Sides, str]:
     """The sentences of each side, and what was moved or left out, in words.
 
-    Without groups, equal sentences stand on one side, and those with a label that training would
+    Without groups, equal sentences are on one side, and those with a label that training would
     lack are trained on. With groups, training leaves out the sentences that are held out too.
 
     Raises:
@@ -178,8 +178,8 @@ Tagged = list[tuple[str, str]]
 def make_tagged() -> DataTable:
     """Sentences of 4 to some 20 tokens with their parts of speech.
 
-    Whether `walk` is a noun or a verb hangs on the words around it, and the ends of rare words say
-    what they are.
+    Whether `walk` is a noun or a verb depends on the words around it; the suffixes of rare words
+    give their part of speech.
     """
     import polars as pl
 

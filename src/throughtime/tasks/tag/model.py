@@ -47,7 +47,7 @@ class Numbered:
     truth: list[Tensor]
 
     def batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Tokens (T, B, 1 + C), zero behind a sentence's end, and labels (T, B), IGNORED there."""
+        """Tokens (T, B, 1 + C), zero after a sentence's end, and labels (T, B), IGNORED there."""
         places = pad_sequence([self.tokens[n] for n in rows])
         truth = pad_sequence([self.truth[n] for n in rows], padding_value=IGNORED)
         return self.kinds[places], truth
@@ -100,7 +100,7 @@ class Tagger(nn.Module):
         self.readout = nn.Linear(self.layers.output_size, len(facts.labels))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits; those behind a sentence's end mean nothing."""
+        """Logits; those after a sentence's end mean nothing."""
         words, spelled = tokens[..., 0], tokens[..., 1:]
         lengths = (words != PADDING).sum(0)
         known = words > UNKNOWN
@@ -131,7 +131,7 @@ RULE = (
 
 
 class Counts:
-    """How often each label stands at each word and suffix of the training part.
+    """How often each word and suffix of the training part has each label.
 
     Args:
         tokens, truth: of the training sentences, truth as the labels' numbers.
@@ -184,7 +184,7 @@ def measure(logits: Tensor, truth: Tensor, unseen: Tensor) -> dict[str, float]:
 
 
 def compute_macro_f1(said: Tensor, truth: Tensor) -> float:
-    """Mean over the labels that are said or true of 2 hits / (said + true)."""
+    """Mean of 2 hits / (answered + true) over the labels that are answered or true."""
     labels = torch.cat([said, truth]).unique().tolist()
     both = [int(((said == n) & (truth == n)).sum()) for n in labels]
     either = [int((said == n).sum() + (truth == n).sum()) for n in labels]

@@ -37,7 +37,7 @@ class TagRecipe(TextRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class TagFacts:
-    """What the file says, all of it plain, for config.json.
+    """The facts in the file, as plain values for config.json.
 
     Attributes:
         digest: SHA-256 of the file.
@@ -72,12 +72,12 @@ SENTENCES = ("sentence", "sentence_id", "sent_id", "sentence #", "sentence_numbe
 _UNIVERSAL = "id form lemma upos xpos feats head deprel deps misc".split()
 _COLUMNS = (".conllu", ".conll", ".iob", ".bio")
 _ENDS = (".", "!", "?")
-_SNIFFED = 500  # lines that columns are told by
+_SNIFFED = 500  # lines by which columns are detected
 
 
 @dataclass(frozen=True)
 class Sentences:
-    """As they stand in a file; `rows` are the numbers of the table's rows of each token."""
+    """As in a file; `rows` are the numbers of the table's rows of each token."""
 
     names: list[str] = field(default_factory=list)
     tokens: list[list[str]] = field(default_factory=list)
@@ -193,7 +193,7 @@ def list_sentences(table: DataTable, facts: TagFacts, labelled: bool) -> Sentenc
 
 
 def _name_sentences(table: DataTable, facts: TagFacts, tokens: list[str]) -> list[str]:
-    """The sentence of each row: of its column, where it may stand at the first token alone."""
+    """The sentence of each row: of its column, which may be filled at the first token alone."""
     if facts.series:
         return (
             table.frame[facts.series]
@@ -236,7 +236,7 @@ def find_columns(table: DataTable, recipe: TagRecipe) -> tuple[str, str, str, st
     """The columns of tokens, labels, sentences and groups; "" for what there is not.
 
     Raises:
-        DataError: one is not there, or cannot be told.
+        DataError: one is not there, or cannot be detected.
     """
     columns = [name for name in table.frame.columns if name not in ("sentence", "document")]
     of_ours = table.frame.columns[:2] == ["sentence", "document"]

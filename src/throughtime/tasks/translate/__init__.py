@@ -74,13 +74,13 @@ _VALIDATED = 200  # pairs that a validation translates; its nats are of all
 
 @dataclass(frozen=True)
 class Encoded:
-    """Pairs as numbers: sources, and targets with END behind them."""
+    """Pairs as numbers: sources, and targets that END closes."""
 
     sources: list[Tensor]
     targets: list[Tensor]
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """Sources (T, B), their lengths (B,), targets (S, B), IGNORED behind their END."""
+        """Sources (T, B), their lengths (B,), targets (S, B), IGNORED after their END."""
         chosen = [self.sources[n] for n in rows]
         targets = pad_sequence([self.targets[n] for n in rows], padding_value=IGNORED)
         return pad_sequence(chosen, padding_value=PADDING), _lengths(chosen), targets
@@ -168,7 +168,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         return float((batch[2] != IGNORED).sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross entropy a unit of the target, its end among them."""
+        """Cross entropy a unit of the target, its end included."""
         source, lengths, target = batch
         return self._distance(model(source, shift(target), lengths), target)
 
@@ -240,7 +240,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         return Lexicon(train.sources, train.targets)
 
     def findings(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
-        """What the encoder's layers know, and the figures of greedy decoding beside the beam's."""
+        """What the encoder's layers know, and the figures of greedy decoding next to the beam's."""
         assert isinstance(model, Translator)
         tables = {
             "probe": ask_for_neighbours(Encoder(model), self._encoded["test"].sources, PADDING)
@@ -306,7 +306,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
             raise DataError(f"a text must have at least one unit, got {item!r}; leave it out")
 
     def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
-        """Training pairs whose sources have the length that stands most often."""
+        """Training pairs whose sources have the most frequent length."""
         assert isinstance(model, Translator)
         train = self._encoded["train"]
         alike = usual_length([*map(len, train.sources)], batches * rows)

@@ -1,4 +1,4 @@
-"""What a file says about translations: pairs, sides, and the units that training knows.
+"""The facts in a file for translations: pairs, sides, and the units that training knows.
 
 A file made here too, so that the task runs with none.
 """
@@ -23,7 +23,7 @@ _FEWEST = 10  # different pairs
 
 @dataclass(frozen=True)
 class Pairs:
-    """As they stand in a file; `rows` are the numbers of the table's rows."""
+    """As in a file; `rows` are the numbers of the table's rows."""
 
     sources: list[str] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)
@@ -50,7 +50,7 @@ def read_source(recipe: TranslateRecipe) -> DataTable:
 
 
 def find_translations(recipe: TranslateRecipe) -> TranslateFacts:
-    """All that the file of a recipe says.
+    """The facts in the file of a recipe.
 
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
@@ -94,7 +94,7 @@ def find_pair(table: DataTable, recipe: TranslateRecipe) -> tuple[str, str]:
     """The columns of sources and targets: named, by their usual names, or the only two.
 
     Raises:
-        DataError: one is not there, or cannot be told.
+        DataError: one is not there, or cannot be detected.
     """
     source = find_role(table, "source", recipe.source, SOURCES, [recipe.target])
     target = find_role(table, "target", recipe.target, TARGETS, [source])
@@ -151,15 +151,15 @@ def list_texts(table: DataTable, column: str, cut: Callable[[str], list[str]]) -
 
 
 def _length_cutter(recipe: TranslateRecipe) -> Cutter:
-    """What lengths are counted by: pieces are not known before they are found."""
+    """What lengths are counted by: pieces are not known before they are learned."""
     return Cutter("words" if recipe.units == "pieces" else recipe.units)
 
 
 def split_pairs(pairs: Pairs, table: DataTable) -> dict[str, list[int]]:
-    """The pairs of each side; pairs that share a source or a target, case aside, stand together.
+    """The pairs of each side; pairs that share a source or a target, case aside, are on one side.
 
     Raises:
-        DataError: a side is empty, since too many hang together.
+        DataError: a side is empty, since too many are connected.
     """
     plain = [[" ".join(text.casefold().split()) for text in texts]
              for texts in (pairs.sources, pairs.targets)]  # fmt: skip
@@ -269,7 +269,7 @@ def _make_phrase(draw: random.Random) -> tuple[str, str, bool]:
 
 
 def _make_plural(noun: str) -> str:
-    """Spanish: -s behind a vowel, else -es, and the accent of the last syllable falls."""
+    """Spanish: -s after a vowel, else -es, and the accent of the last syllable falls."""
     if noun[-1] in "aeiou":
         return f"{noun}s"
     return {"jardín": "jardines"}.get(noun, f"{noun}es")

@@ -1,6 +1,6 @@
-"""The model, a recurrent encoder, a recurrent decoder, attention; and what it says of a source.
+"""The model, a recurrent encoder, a recurrent decoder, attention; and decoding.
 
-Attention stands behind the decoder's recurrent layer and feeds nothing back into it, so a training
+Attention follows the decoder's recurrent layer and feeds nothing back into it, so a training
 step is two calls of a recurrent layer and no loop over time.
 
     k_s = W_k e_s                          e: the encoder's outputs
@@ -8,7 +8,7 @@ step is two calls of a recurrent layer and no loop over time.
     v_t = tanh(W_v [o_t, sum_s w_ts e_s])
     logits_t = W_o v_t
 
-Translations are told by the source units too that attention looks at, x: the embedded source:
+Translations also depend on the source units that attention looks at, x: the embedded source:
 
     u_t = tanh(sum_s w_ts x_s)
     logits_t += W_l (u_t + tanh(W_u u_t))
@@ -46,7 +46,7 @@ class Translator(nn.Module):
             wide as one direction of the encoder, the embeddings half as wide.
         sources: how many units a source may have.
         targets: how many units a target may have, with the start and end.
-        lexical: whether the source units that attention looks at tell too.
+        lexical: whether the source units that attention looks at add to the logits.
     """
 
     def __init__(self, recipe: Recipe, sources: int, targets: int, lexical: bool = False) -> None:
@@ -86,7 +86,7 @@ class Translator(nn.Module):
         return memory, self._first_state(last)
 
     def decode(self, previous: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
-        """Logits (S, B, targets) behind the given units (S, B), and the decoder's last state."""
+        """Logits (S, B, targets) after the units (S, B), and the decoder's last state."""
         out, state = self.decoder(self.dropout(self.target(previous)), state)
         seen = self.attend(out, memory)
         read, units = seen.tensor_split([self.encoder.output_size], -1)
@@ -192,7 +192,7 @@ def shift(target: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode_greedily(model: Translator, source: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """The likeliest units (S, B) behind sources (T, B); what follows a row's END means nothing.
+    """The likeliest units (S, B) of sources (T, B); what follows a row's END means nothing.
 
     Stops when every row has its END, or after 2 T + 8 units, more than any word has sounds.
     """
@@ -225,7 +225,7 @@ def decode_with_attention(model: Translator, source: Tensor) -> tuple[list[int],
 def search_beam(model: Translator, source: Tensor, lengths: Tensor, width: int) -> Tensor:
     """As `greedy`, with the `width` likeliest beginnings of each row followed at once.
 
-    Of those that are left in the end, the one with the largest mean log share of its units is said.
+    Of those left in the end, the one with the largest mean log probability of a unit wins.
     The model is in eval mode.
     """
     rows = torch.arange(source.shape[1]).repeat_interleave(width)

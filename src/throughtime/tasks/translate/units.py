@@ -1,7 +1,7 @@
 """Units of texts: characters, words and marks, or pieces of words; facts, baselines, figures.
 
-Pieces are found by byte pair encoding on the training part: its words begin as characters, and the
-two neighbours that stand most often become one, again and again.
+Pieces are learned by byte pair encoding on the training part: its words begin as characters, and
+again and again the most frequent pair of neighbours becomes one piece.
 
 Source: Sennrich, Haddow and Birch, Neural Machine Translation of Rare Words with Subword Units
 (2016).
@@ -37,11 +37,11 @@ Pair = tuple[str, str]
 KINDS = ("characters", "words", "pieces")
 _BEFORE, _BEHIND = re.compile(r"\s+([.,;:!?)\]»”’%])"), re.compile(r"([¿¡(\[«“])\s+")
 _JOINER = "\uffed"  # before a piece that does not begin a word
-_MERGES, _TWICE = 3000, 2  # of a language, and how often a pair must stand
+_MERGES, _TWICE = 3000, 2  # of a language; how often a pair must occur
 
 
 def join(units: Iterable[str], kind: str) -> str:
-    """The text of units; words have spaces between, but marks stand at the words they belong to."""
+    """The text of units; spaces between words, and none before or after marks as they require."""
     if kind == "characters":
         return "".join(units)
     text = " ".join(units).replace(f" {_JOINER}", "").removeprefix(_JOINER)
@@ -54,7 +54,7 @@ class Cutter:
 
     Attributes:
         kind: of units.
-        merges: of pieces, in the order in which they were found, each `left right`.
+        merges: of pieces, in the order in which they were learned, each `left right`.
     """
 
     kind: Kind
@@ -89,7 +89,7 @@ class Cutter:
 
 
 def find_merges(texts: Iterable[str], at_most: int = _MERGES) -> list[str]:
-    """The merges of some texts, `left right`, the first found first; equals by their text."""
+    """The merges of some texts, `left right`, the first learned first; equals by their text."""
     pairs = _Pairs(Counter(word for text in texts for word in split_words(text)))
     merges: list[str] = []
     while len(merges) < at_most and (best := pairs.most_frequent()) is not None:
@@ -99,7 +99,7 @@ def find_merges(texts: Iterable[str], at_most: int = _MERGES) -> list[str]:
 
 
 class _Pairs:
-    """How often neighbours stand in some words, kept while they are merged."""
+    """How often neighbours occur in some words, kept up to date as they are merged."""
 
     def __init__(self, counted: Counter[str]) -> None:
         self._words, self._counts = [_split_letters(word) for word in counted], [*counted.values()]
@@ -119,7 +119,7 @@ class _Pairs:
         return neighbours
 
     def most_frequent(self) -> Pair | None:
-        """The pair that stands most often, if it does so twice."""
+        """The pair that occurs most often, if it does so twice."""
         while self._waiting:
             count, pair = heapq.heappop(self._waiting)
             if -count == self._pairs[pair]:  # else it has changed since
@@ -152,7 +152,7 @@ def _merge(pieces: Sequence[str], pair: Pair) -> list[str]:
     return whole
 
 
-UNKNOWN = PADDING + 1  # of sources; targets have END and START there, and UNKNOWN behind them
+UNKNOWN = PADDING + 1  # of sources; targets have END and START there, and UNKNOWN after them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ class TranslateRecipe(TextRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class TranslateFacts:
-    """What the file says, all of it plain, for config.json.
+    """The facts in the file, as plain values for config.json.
 
     Attributes:
         digest: SHA-256 of the file.
@@ -211,7 +211,7 @@ class TranslateFacts:
 
 
 def join_until_end(numbers: Iterable[int], targets: Vocabulary, kind: str) -> str:
-    """The text behind numbers, up to the first END; what is no unit is `?`."""
+    """The text of numbers, up to the first END; what is no unit is `?`."""
     units = []
     for number in numbers:
         if number == END:
@@ -221,7 +221,7 @@ def join_until_end(numbers: Iterable[int], targets: Vocabulary, kind: str) -> st
 
 
 _ROUNDS = 5
-_PLACES = 10_000_000  # of a source word beside a target word; what is beyond is not counted
+_PLACES = 10_000_000  # pairs of a source and a target word; what is beyond is not counted
 RULE = (
     "chrf: F-score of runs of characters, bleu: of runs of words up to four, both of sacrebleu, of "
     "100; exact: share of targets that are right to the last sign"
@@ -290,7 +290,7 @@ class Lexicon:
         shares = _fit(pairs // targets_count, cell, where)
         words = list(names[1])
         best: dict[int, int] = {}
-        for n in np.argsort(shares, kind="stable"):  # the likeliest is the last to be said
+        for n in np.argsort(shares, kind="stable"):  # the likeliest comes last and stays
             best[int(pairs[n]) // targets_count] = int(pairs[n]) % targets_count
         self._said = {word: words[best[n]] for word, n in names[0].items() if n and n in best}
 

@@ -1,7 +1,7 @@
 """Runs, and blocks of a file for a model, as Ray tasks: on a Ray made here or one that is there.
 
-A worker that dies is begun again by Ray; what a run came to goes back to the study, which keeps it,
-so that no folder need be shared.
+Ray begins a worker that dies again. Outcomes go back to the study, which keeps them, so that no
+folder need be shared.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def run_on_ray(
     recipes: Iterable[Recipe], jobs: int, threads: int, address: str | None = None,
     call: Learn = learn,
 ) -> Generator[Outcome | Lost, None, None]:  # fmt: skip
-    """What each run came to, in the order in which they end.
+    """The outcome of each run, in the order in which they end.
 
     Args:
         recipes: the runs; each is asked for when it may begin.
@@ -70,7 +70,7 @@ def run_on_ray(
 def answer_on_ray(
     folder: Path, blocks: Iterable[DataTable | list[str]], jobs: int, address: str | None = None
 ) -> Generator[pl.DataFrame, None, None]:
-    """What a run's model says to each block, in their order; a few blocks are held at a time.
+    """The answers of a run's model to each block, in order; a few blocks are held at a time.
 
     Args:
         folder: of the run, which all machines of a Ray must see.
@@ -163,7 +163,7 @@ def _answer(part: Any, folder: str, name: str, unit: str) -> Any:
 
 
 def _start(cores: int, address: str | None) -> Any:
-    """Ray, begun or found."""
+    """Ray, begun here or reached at an address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send them to its makers
     try:
         import ray

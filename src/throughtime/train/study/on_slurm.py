@@ -68,7 +68,7 @@ def _format_spans(numbers: Sequence[int]) -> str:
 
 
 def submit(script: str) -> str:
-    """Hands the script to SLURM; what it says, with the number of the job.
+    """Hands the script to SLURM; its answer has the number of the job.
 
     Raises:
         RunError: there is no SLURM here, or it refuses.

@@ -31,7 +31,7 @@ AXES = ("cell", "start", "length", "seed")
 
 @dataclass(frozen=True)
 class Grid:
-    """The values of each axis; a value that stands twice counts once."""
+    """The values of each axis; a value that occurs twice counts once."""
 
     cells: Sequence[str]
     starts: Sequence[str]
@@ -76,7 +76,7 @@ def plan(shared: Recipe, grid: Grid) -> tuple[list[Recipe], list[str]]:
 
 
 def run_key(recipe: Recipe) -> tuple[str, str, int, int]:
-    """Cell, start, length and seed: what tells a run from the others of its study.
+    """Cell, start, length and seed: what identifies a run in its study.
 
     The length is the task's own where the recipe's means nothing to it.
     """
@@ -118,7 +118,7 @@ _ENOUGH = 0.5  # times the line: a validation this low ends a run
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes:
         cell, start, length, seed: which run; the length in steps.

@@ -35,7 +35,7 @@ class Lost:
 def run_on_processes(
     recipes: Iterable[Recipe], jobs: int, threads: int, call: Learn = learn
 ) -> Generator[Outcome | Lost, None, None]:
-    """What each run came to, in the order in which they end.
+    """The outcome of each run, in the order in which they end.
 
     Args:
         recipes: the runs; each is asked for when there is a worker for it.
@@ -83,7 +83,7 @@ class _Worker:
             self.connection.send(recipe)
 
     def end(self) -> Outcome | Lost:
-        """What came of the run; waits for it."""
+        """The outcome of the run; waits for it."""
         recipe, self.recipe = self.recipe, None
         assert recipe is not None
         try:
