@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 
 from tests.main_job.small import small_dictionary
 from throughtime.cli import main
@@ -16,6 +17,7 @@ from throughtime.errors import DataError
 from throughtime.tasks.classify.find import make_waves
 from throughtime.tasks.tables import pieces, read
 from throughtime.tasks.tables.read import read_blocks
+from throughtime.tasks.tag import Tag
 from throughtime.tasks.translate import Translate
 from throughtime.tasks.translate.find import read_pair_blocks, read_pairs
 from throughtime.tasks.translate.units import TranslateRecipe
@@ -186,3 +188,13 @@ def test_lines_and_texts_over_ray_are_those_of_this_process(
         here = [made.predict(model, block)[0] for block in made.blocks("t.csv")]
         assert [len(one) for one in here] == [30, 30, 30, 10]
         assert pl.read_csv("ray.csv").equals(pl.concat(here))
+
+
+def test_answers_to_an_empty_file_are_an_empty_table(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    items, model = [str(tmp_path / "empty.txt")], torch.nn.Identity()
+    for ending in ("csv", "parquet", "jsonl"):
+        out = tmp_path / f"answers.{ending}"
+        assert predict._answer_lines(Tag(Tag.options(task="tag")), model, items, out)
+        assert out.exists()
+    assert (tmp_path / "answers.csv").read_text() == "given,answer\n"

@@ -118,6 +118,20 @@ def test_a_wrong_file_is_one_sentence(
     assert said in str(caught.value)
 
 
+def test_a_class_of_equal_sequences_cannot_be_trained_on() -> None:
+    generator = np.random.default_rng(0)
+    rows = [("odd", f"o{n}", step / 10) for n in range(5) for step in range(4)]
+    rows += [(name, f"{name}{n}", float(generator.standard_normal()))
+             for name in "ab" for n in range(20) for _ in range(4)]  # fmt: skip
+    pl.DataFrame(rows, schema=["shape", "wave", "a"], orient="row").write_csv("data.csv")
+    with pytest.raises(DataError) as caught:
+        made(data="data.csv", label="shape", series="wave")
+    assert str(caught.value) == (
+        "a class must have sequences to train on, and the 5 of odd of column shape of data.csv are "
+        "held out, since equal ones and those of a group stay together; add others, or take it out"
+    )
+
+
 def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:
     make_waves().frame.write_csv("data.csv")
     flags = "--label shape --series wave --hidden 8 --steps 20 --validate-every 10"

@@ -35,7 +35,8 @@ def execute(file: Path) -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # what the file defines may look itself up there
-    sys.path.insert(0, str(own.parent))  # as for a program: it may import its neighbours
+    if str(own.parent) not in sys.path:  # as for a program: it may import its neighbours
+        sys.path.insert(0, str(own.parent))
     with report_line(file):
         exec(_compile(own, name), vars(module))
     return module

@@ -146,7 +146,9 @@ def _count_parameters(task: Task) -> int:
 
 def _memory_bytes() -> int:
     """What there is for this process: of the machine, or of the container it runs in."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    sizes = [2**63]
+    if hasattr(os, "sysconf"):  # which Windows has not
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for limit in _LIMITS:
         with suppress(OSError, ValueError):  # no such limit here, or `max`
             sizes.append(int(limit.read_text()))

@@ -98,11 +98,12 @@ def read_json(path: Path) -> Any:
 
 def sync_folder(folder: Path) -> None:
     """Waits until the disk knows the names in a folder."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with contextlib.suppress(PermissionError):  # Windows opens no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def seal(content: bytes) -> bytes:

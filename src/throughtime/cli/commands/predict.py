@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, nullcontext
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,13 +103,12 @@ def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | No
     import polars as pl
 
     waits = "-" in items and sys.stdin is not None and sys.stdin.isatty()
-    every, frames = True, list[pl.DataFrame]()
+    schema = {"given": pl.String, "answer": pl.String}
+    every, frames = True, [pl.DataFrame(schema=schema)]
     for askable, whole in _check_items(task, items, 1 if waits else _AT_ONCE):
         every &= whole
-        frame = pl.DataFrame(
-            {"given": askable, "answer": task.answer(model, askable)},
-            schema={"given": pl.String, "answer": pl.String},
-        )
+        answers = task.answer(model, askable)
+        frame = pl.DataFrame({"given": askable, "answer": answers}, schema=schema)
         if out is None:
             _print_lines(frame, waits)
         else:
@@ -212,15 +211,13 @@ def _write_blocks(answers: Iterator[pl.DataFrame], out: Path | None, lines: bool
 
 def _write_parquet(frames: Iterable[pl.DataFrame], out: Path) -> None:
     """Frames one below the other, a group of rows each."""
-    import pyarrow.parquet
+    from pyarrow.parquet import ParquetWriter
 
-    writer = None
-    for frame in frames:
-        part = frame.to_arrow()
-        writer = writer or pyarrow.parquet.ParquetWriter(out, part.schema)
-        writer.write_table(part)
-    if writer is not None:
-        writer.close()
+    parts = (frame.to_arrow() for frame in frames)
+    if (first := next(parts, None)) is not None:
+        with ParquetWriter(out, first.schema) as writer:
+            for part in chain([first], parts):
+                writer.write_table(part)
 
 
 def _write(frame: pl.DataFrame, out: Path) -> None:

@@ -156,19 +156,24 @@ def _complete(
     facts: Labels, table: DataTable, values: list[Numbers], labels: list[str],
     splits: dict[str, list[int]],
 ) -> Labels:  # fmt: skip
-    count = Counter(labels[n] for n in splits["train"])
+    count, total = Counter(labels[n] for n in splits["train"]), Counter(labels)
     for name in facts.classes:
-        if count[name] < 1 or Counter(labels)[name] < 3:
+        if total[name] < 3:
             raise DataError(
                 f"a class must have at least 3 sequences, one for each part, and {name} of column "
-                f"{facts.label} of {table.name} has {Counter(labels)[name]}; add some, or take "
-                "it out"
+                f"{facts.label} of {table.name} has {total[name]}; add some, or take it out"
+            )
+        if not count[name]:
+            raise DataError(
+                f"a class must have sequences to train on, and the {total[name]} of {name} of "
+                f"column {facts.label} of {table.name} are held out, since equal ones and those of "
+                "a group stay together; add others, or take it out"
             )
     train = np.concatenate([values[n] for n in splits["train"]])
     seen = np.isfinite(train)
-    total = np.maximum(seen.sum(0), 1)
-    means = np.where(seen, train, 0).sum(0) / total
-    spread = np.sqrt(np.where(seen, (train - means) ** 2, 0).sum(0) / total)
+    known = np.maximum(seen.sum(0), 1)
+    means = np.where(seen, train, 0).sum(0) / known
+    spread = np.sqrt(np.where(seen, (train - means) ** 2, 0).sum(0) / known)
     weights = [len(splits["train"]) / (len(facts.classes) * count[name]) for name in facts.classes]
     deviations = np.where(spread > 0, spread, 1.0).tolist()
     return replace(

@@ -63,7 +63,12 @@ def write_file(data: Any, folder: Path) -> tuple[Path, bool]:
     if path.exists():
         return path, False
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.getvalue())
+    draft = path.with_suffix(".draft")  # a file of its name is whole, whatever ends this
+    try:
+        draft.write_bytes(content.getvalue())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     return path, True
 
 
