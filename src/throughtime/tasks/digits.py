@@ -29,8 +29,8 @@ class Digits(PublishedTask):
         """Pixels between 0 and 1."""
         inputs, truth = _load()
         place = torch.arange(len(truth), device="cpu") % _EVERY
-        own = {"test": place == 0, "validation": place == 1, "train": place > 1}[name]
-        return inputs[:, own], truth[own]
+        chosen = {"test": place == 0, "validation": place == 1, "train": place > 1}[name]
+        return inputs[:, chosen], truth[chosen]
 
 
 @cache

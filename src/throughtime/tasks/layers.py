@@ -30,15 +30,15 @@ def execute(file: Path) -> ModuleType:
         OSError: the file cannot be read.
         OptionError: it raises; names the line.
     """
-    name, own = f"throughtime_user_{file.stem}", file.resolve()
-    spec = importlib.util.spec_from_file_location(name, own)
+    name, path = f"throughtime_user_{file.stem}", file.resolve()
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # what the file defines may look itself up there
-    if str(own.parent) not in sys.path:  # as for a program: it may import its neighbours
-        sys.path.insert(0, str(own.parent))
+    if str(path.parent) not in sys.path:  # as for a program: it may import its neighbours
+        sys.path.insert(0, str(path.parent))
     with report_line(file):
-        exec(_compile(own, name), vars(module))
+        exec(_compile(path, name), vars(module))
     return module
 
 
@@ -63,13 +63,13 @@ def report_line(file: Path | None) -> Iterator[None]:
     Raises:
         OptionError: in place of the error.
     """
-    own = file and file.resolve()  # before the user's code may go to another folder
+    path = file and file.resolve()  # before the user's code may go to another folder
     try:
         yield
     except ThroughtimeError:
         raise
     except (Exception, SystemExit) as error:  # a user's code may raise anything
-        line = own and _find_line(own, error)
+        line = path and _find_line(path, error)
         if line is None:
             raise
         words = " ".join(str(error).split())
@@ -78,12 +78,12 @@ def report_line(file: Path | None) -> Iterator[None]:
         ) from error
 
 
-def _find_line(own: Path, error: BaseException) -> int | None:
+def _find_line(path: Path, error: BaseException) -> int | None:
     """The last line of the file that an error passed through; None for one from elsewhere."""
-    if isinstance(error, SyntaxError) and error.filename == str(own):
+    if isinstance(error, SyntaxError) and error.filename == str(path):
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [f.lineno for f in frames if f.filename == str(own)]
+    lines = [f.lineno for f in frames if f.filename == str(path)]
     return lines[-1] if lines else None
 
 
@@ -146,10 +146,10 @@ def _find_builtin(name: str) -> type[Cell]:
 def _find_defined(file: Path, name: str) -> type[Cell]:
     """A cell that a Python file of the user's defines; the only one where none is named."""
     module = execute(file)
-    own = {
+    members = {
         n: v for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__
     }
-    kinds = {n: v for n, v in own.items() if isinstance(v, type) and issubclass(v, Cell)}
+    kinds = {n: v for n, v in members.items() if isinstance(v, type) and issubclass(v, Cell)}
     if not kinds:
         raise OptionError(f"{file} must define a cell, a class below throughtime.Cell")
     if not name and len(kinds) > 1:
@@ -248,15 +248,15 @@ def make_layers(recipe: Recipe, width: int, reads: bool = False) -> Recurrent:
         return layers
 
 
-def run_layers(layers: Recurrent, x: Tensor, gap: Tensor, mask: Tensor, **given: Any) -> Any:
+def run_layers(layers: Recurrent, x: Tensor, gap: Tensor, mask: Tensor, **options: Any) -> Any:
     """Outputs and states.
 
     Args:
         layers: of `make_layers`.
         x: (T, B, width).
         gap: (T, B, 1) steps since something was seen before; mask: (T, B, 1), 1 where it is seen.
-        given: as the layers take it.
+        options: as the layers take them.
     """
-    there = {"gap": gap, "mask": mask}
-    read = {name: there[name] for name in layers.cell.inputs}
-    return layers(x, inputs=read, **given) if read else layers(x, **given)
+    direct = {"gap": gap, "mask": mask}
+    read = {name: direct[name] for name in layers.cell.inputs}
+    return layers(x, inputs=read, **options) if read else layers(x, **options)

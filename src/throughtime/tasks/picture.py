@@ -88,20 +88,20 @@ class Picture:
 
 
 def draw_confusion(
-    said: Tensor, truth: Tensor, classes: Sequence[str], kind: str = "classes"
+    predicted: Tensor, truth: Tensor, classes: Sequence[str], kind: str = "classes"
 ) -> Picture:
     """How often each class was taken for each; of many classes the most frequent ones.
 
     Args:
-        said, truth: (N,) numbers of classes.
+        predicted, truth: (N,) numbers of classes.
         classes: their names.
         kind: what they are, in the plural.
     """
     counts = torch.zeros(len(classes), len(classes), dtype=torch.long)
-    counts.index_put_((truth, said), torch.tensor(1), accumulate=True)
-    kept = counts.sum(1).sort(descending=True, stable=True).indices[:_MOST].sort().values
-    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1))[kept][:, kept].tolist()
-    names = tuple(classes[n] for n in kept.tolist())
+    counts.index_put_((truth, predicted), torch.tensor(1), accumulate=True)
+    shown = counts.sum(1).sort(descending=True, stable=True).indices[:_MOST].sort().values
+    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1))[shown][:, shown].tolist()
+    names = tuple(classes[n] for n in shown.tolist())
     pairs = [(a, b) for a in range(len(classes)) for b in range(len(classes)) if a != b]
     worst = sorted(((int(counts[a, b]), a, b) for a, b in pairs if counts[a, b]), reverse=True)
     says = [f"{n} of {classes[a]} are taken for {classes[b]}." for n, a, b in worst[:_WORST]]
@@ -116,7 +116,7 @@ def draw_confusion(
         says=tuple(says),
         plots=(plot,),
         head=("right", *(f"said {name}" for name in names)),
-        table=tuple(zip(names, *counts[kept][:, kept].T.tolist(), strict=True)),
+        table=tuple(zip(names, *counts[shown][:, shown].T.tolist(), strict=True)),
     )
 
 

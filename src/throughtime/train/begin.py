@@ -93,8 +93,8 @@ def _remove_if_unused(run: Run, with_folder: bool) -> Iterator[None]:
         yield
     except _FAILURES as error:
         rows = run.metrics.exists() and run.metrics.stat().st_size
-        told = isinstance(error, KeyboardInterrupt) and run.log.exists()  # how to go on
-        if not rows and not told and not run.checkpoint.exists():
+        resumable = isinstance(error, KeyboardInterrupt) and run.log.exists()  # how to go on
+        if not rows and not resumable and not run.checkpoint.exists():
             for file in (run.folder / "config.json", run.folder / "lock", run.log, run.metrics):
                 file.unlink(missing_ok=True)
             with suppress(OSError):
@@ -114,12 +114,12 @@ def check_memory(task: Task, training: bool = True) -> None:
     needed = 4 * count_parameters(task) * (4 if training else 1) + (
         task.step_bytes() if training else 0
     )
-    there = _memory_bytes()
-    if needed > there:
+    available = _memory_bytes()
+    if needed > available:
         names = [n for n in ("hidden", "batch_size", "length") if n not in task.ignores]
         raise OptionError(
             f"a {'training' if training else 'model'} must fit into this machine's "
-            f"{there / 2**30:,.1f} GiB of memory, and it needs at least {needed / 2**30:,.1f} with "
+            f"{available / 2**30:,.1f} GiB of memory, and it needs at least {needed / 2**30:,.1f} with "
             f"{', '.join(f'{n} {getattr(task.recipe, n)}' for n in names)}; make them smaller"
         )
 

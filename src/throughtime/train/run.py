@@ -175,22 +175,22 @@ def create(folder: Path, recipe: Recipe) -> Run:
     Raises:
         RunError: something is there already, or the folder cannot be written.
     """
-    there = folder.exists() or folder.is_symlink()
-    if there and not (folder.is_dir() and not any(folder.iterdir())):
+    exists = folder.exists() or folder.is_symlink()
+    if exists and not (folder.is_dir() and not any(folder.iterdir())):
         raise RunError(
             f"a new run needs a folder that is not there yet or empty, and {folder} is neither; "
             "go on with what is there with --resume, or name another folder with --out"
         )
-    draft = folder if there else folder.with_name(f".{folder.name[:40]}.draft-{os.getpid()}")
+    draft = folder if exists else folder.with_name(f".{folder.name[:40]}.draft-{os.getpid()}")
     try:
-        if not there:
+        if not exists:
             folder.parent.mkdir(parents=True, exist_ok=True)
             draft.mkdir()
         write_whole(draft / "config.json", _encode_json(asdict(recipe)))
-        if not there:
+        if not exists:
             draft.rename(folder)
     except OSError as error:
-        if not there:
+        if not exists:
             shutil.rmtree(draft, ignore_errors=True)
         raise RunError(
             f"the run folder {folder} must be writable, and it is not ({error.strerror}); "

@@ -169,10 +169,10 @@ def read_checkpoint(run: Run) -> State | None:
         return None
     cure = _cure(run, path)
     state = _load(unseal(_read_bytes(path, cure), path, cure), path, cure)
-    recipe, own = state["recipe"], asdict(run.recipe)
-    if not isinstance(recipe, dict) or set(recipe) != set(own):
+    recipe, expected = state["recipe"], asdict(run.recipe)
+    if not isinstance(recipe, dict) or set(recipe) != set(expected):
         raise RunError(f"{path} must be of this version of throughtime, and it is not; {cure}")
-    for name, value in own.items():
+    for name, value in expected.items():
         written = recipe[name]
         grown = name in MAY_GROW and type(written) is int and 0 < written < value
         if not grown and (type(written) is not type(value) or written != value):
@@ -208,8 +208,8 @@ def has_ended(recipe: Recipe, state: State) -> bool:
 
 
 def _find_newest(run: Run) -> Path | None:
-    there = (path for path in (run.checkpoint, run.previous) if os.path.lexists(path))
-    return next(there, None)
+    existing = (path for path in (run.checkpoint, run.previous) if os.path.lexists(path))
+    return next(existing, None)
 
 
 def _cure(run: Run, path: Path) -> str:

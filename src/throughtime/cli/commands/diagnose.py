@@ -92,9 +92,9 @@ def _diagnose_file(file: Path, name: str, how: dict[str, Any]) -> Report:
     loss = defined.get("loss")
     if loss is not None and not callable(loss):
         raise OptionError(f"`loss` in {file} must be a function of output and target, got {loss!r}")
-    own = {n: defined[n] for n in ("lag", "clip", "truncation", "before") if n in defined}
+    options = {n: defined[n] for n in ("lag", "clip", "truncation", "before") if n in defined}
     with _name_part(file, name), report_line(file):
-        return diagnose(model, batches, loss, **(own | how))
+        return diagnose(model, batches, loss, **(options | how))
 
 
 @contextmanager
@@ -142,8 +142,8 @@ def _find_defined(file: Path, defined: dict[str, Any], name: str) -> Any:
     from throughtime.tasks.recipe import did_you_mean
 
     if name not in defined:
-        own = [n for n in defined if not n.startswith("_")]
-        raise OptionError(f"{file} must define `{name}`, got none{did_you_mean(name, own)}")
+        names = [n for n in defined if not n.startswith("_")]
+        raise OptionError(f"{file} must define `{name}`, got none{did_you_mean(name, names)}")
     value = defined[name]
     if name != "batches" and not isinstance(value, nn.Module):
         raise OptionError(

@@ -58,8 +58,8 @@ def show_choice(cell: Cell, dtype: str) -> None:
     with warnings.catch_warnings():  # why a cell is not compiled is printed below
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
         layer = Recurrent(cell, 8, find_fitting_size(cell, 8), dtype=getattr(torch, dtype))
-    told = layer.explain()
-    print(f"{cell!r}: {told.removeprefix('layer 0: ')}")
+    choice = layer.explain()
+    print(f"{cell!r}: {choice.removeprefix('layer 0: ')}")
     H, target = find_fitting_size(cell, 8), machine.host()
     if why_unplanned(cell, H) is None:
         print(f"\n{make_plan(cell, NO_MASKS, H)}")

@@ -290,9 +290,9 @@ def _search(
 
 
 def _describe_outcome(one: Outcome) -> str:
-    said = one.failed or f"{'solved' if one.solved else 'not solved'}, {one.metric:.3g}"
+    result = one.failed or f"{'solved' if one.solved else 'not solved'}, {one.metric:.3g}"
     return (
-        f"{one.cell} from {one.start} over {one.length}, seed {one.seed}: {said}, "
+        f"{one.cell} from {one.start} over {one.length}, seed {one.seed}: {result}, "
         f"{one.steps} steps, {one.seconds:.1f} s"
     )
 
@@ -325,14 +325,14 @@ def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]
         f"every run: {', '.join(options)}",
         machine,
     ]
-    said = {
+    texts = {
         "rule": rule,
         "machine": machine,
         "skipped": skipped,
         "lost": [*map(_describe_lost, lost)],
     }
     runs = {"table": [asdict(row) for row in table], "outcomes": [asdict(o) for o in outcomes]}
-    folder.report(said | runs, make_page(f"Study of {shared.task}", table, remarks))
+    folder.report(texts | runs, make_page(f"Study of {shared.task}", table, remarks))
     _show(table, remarks)
     print(f"report: {folder.path / 'study.md'}, and with every run study.json")
 

@@ -92,7 +92,7 @@ def _find_frames(recipe: ClassifyRecipe, values: list[Numbers]) -> int:
     return recipe.frames or usual
 
 
-def _find_roles(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
+def _find_roles(recipe: ClassifyRecipe, table: DataTable, checksum: str) -> Labels:
     """The roles of the columns, and the classes."""
     label = recipe.label or table.roles.get("label", "")
     series = recipe.series or table.roles.get("series", "")
@@ -114,7 +114,7 @@ def _find_roles(recipe: ClassifyRecipe, table: DataTable, seal: str) -> Labels:
     if not columns:
         raise DataError(f"{table.name} must have a column of numbers beside {label}; it has none")
     facts = Labels(
-        digest=seal, read=[], label=label, time=time, series=series, columns=columns,
+        digest=checksum, read=[], label=label, time=time, series=series, columns=columns,
         classes=sorted(set(table.texts(label))), inputs=columns if series else ["value"],
     )  # fmt: skip
     if len(facts.classes) < 2:
@@ -254,10 +254,10 @@ def check_leaks(facts: Labels, table: DataTable, sequences: Sequences, group: st
     labels = np.array(sequences.labels)
     for number, column in enumerate(facts.columns):
         by_item = _values_by_sequence(facts, table, sequences, number)
-        told = _describe_leak(facts, by_item, labels)
-        if told:
+        leak = _describe_leak(facts, by_item, labels)
+        if leak:
             raise DataError(
-                f"column {column} of {table.name} must not tell {facts.label}, and it {told}; "
+                f"column {column} of {table.name} must not tell {facts.label}, and it {leak}; "
                 f"{_CURE}"
             )
     roles = {facts.label, facts.time, facts.series, group}
@@ -290,11 +290,13 @@ def check_copies(name: str, values: list[Numbers], labels: list[str], train: lis
     for one in test[:_TRIED]:
         others = by_form[labels[one], values[one].shape]
         if len(others) >= 4:
-            there = np.stack(others)
-            spread = there.std(0)
-            steps = (there - np.nan_to_num(values[one]).ravel()) / np.where(spread > 0, spread, 1)
-            apart = np.sort(np.linalg.norm(steps, axis=1))
-            near += bool(apart[0] < _NEAR * apart[3])
+            neighbours = np.stack(others)
+            spread = neighbours.std(0)
+            steps = (neighbours - np.nan_to_num(values[one]).ravel()) / np.where(
+                spread > 0, spread, 1
+            )
+            distances = np.sort(np.linalg.norm(steps, axis=1))
+            near += bool(distances[0] < _NEAR * distances[3])
             tried += 1
     if tried >= 3 and near > _MANY * tried:
         raise DataError(
@@ -320,12 +322,12 @@ def _values_by_sequence(
 
 def _describe_leak(facts: Labels, by_item: list[Numbers], labels: Any) -> str:
     """How a column gives the class away, in words, or ""."""
-    there = [n for n, one in enumerate(by_item) if len(one)]
-    seen = np.array([bool(np.isfinite(by_item[n]).any()) for n in there])
-    kinds = [set(labels[there][seen == side]) for side in (False, True)]
-    if len(there) >= _LEAST and all(kinds) and not kinds[0] & kinds[1]:
+    nonempty = [n for n, one in enumerate(by_item) if len(one)]
+    seen = np.array([bool(np.isfinite(by_item[n]).any()) for n in nonempty])
+    kinds = [set(labels[nonempty][seen == side]) for side in (False, True)]
+    if len(nonempty) >= _LEAST and all(kinds) and not kinds[0] & kinds[1]:
         return f"is missing in all of {min(kinds[0])} and in nothing of the others"
-    if not seen.all() or len(there) < len(by_item):
+    if not seen.all() or len(nonempty) < len(by_item):
         return ""
     if _is_separated(facts, by_item, labels):
         return "is another number for each class, whatever the step"

@@ -239,8 +239,8 @@ def _find_masked(facts: Facts, series: list[Series]) -> list[str]:
     """The inputs that miss values in the training part."""
     first = len(facts.targets)
     parts = [one.values[one.times < facts.ends[0], first:] for one in series]
-    there = np.all([np.isfinite(part).all(0) for part in parts], 0)
-    return [name for name, whole in zip(facts.inputs, there, strict=False) if not whole]
+    complete = np.all([np.isfinite(part).all(0) for part in parts], 0)
+    return [name for name, whole in zip(facts.inputs, complete, strict=False) if not whole]
 
 
 def _measure_scale(values: Numbers) -> list[list[float]]:

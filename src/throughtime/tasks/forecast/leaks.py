@@ -39,10 +39,10 @@ def check_leaks(facts: Facts, table: DataTable, series: list[Series], horizon: i
     for number, column in enumerate([*facts.inputs, *facts.known], start=count):
         for place, target in enumerate(facts.targets):
             pairs = [_Pair(part[-_STEPS:, number], part[-_STEPS:, place]) for part in inside]
-            told = _describe_leak(pairs, horizon, column in facts.known)
-            if told:
+            leak = _describe_leak(pairs, horizon, column in facts.known)
+            if leak:
                 raise DataError(
-                    f"column {column} of {table.name} must not tell {target}, and it {told}; "
+                    f"column {column} of {table.name} must not tell {target}, and it {leak}; "
                     "take that column out of the file"
                 )
     for place, target in enumerate(facts.targets):
@@ -96,10 +96,10 @@ def _is_copy(pair: _Pair, lead: int) -> bool:
 
 def _shift(pair: _Pair, lead: int) -> tuple[Numbers, Numbers, Numbers]:
     """c_t, y_{t + lead}, and y_t, where all three are there."""
-    there, count = max(lead, 0), len(pair.target) - abs(lead)
-    x = pair.column[there - lead :][: max(count, 0)]
-    now = pair.target[there - lead :][: max(count, 0)]
-    y = pair.target[there:][: max(count, 0)]
+    start, count = max(lead, 0), len(pair.target) - abs(lead)
+    x = pair.column[start - lead :][: max(count, 0)]
+    now = pair.target[start - lead :][: max(count, 0)]
+    y = pair.target[start:][: max(count, 0)]
     seen = np.isfinite(x) & np.isfinite(y) & np.isfinite(now)
     return x[seen], y[seen], now[seen]
 
@@ -115,18 +115,18 @@ def _find_leaked_lead(pair: _Pair, horizon: int) -> int:
         at = np.arange(max(lags, 3) - 1, steps - most)
         if lags < 1 or len(at) < 4 * (lags + 4):
             continue
-        own = pair.target[at[:, None] - np.arange(lags)]
+        lagged = pair.target[at[:, None] - np.arange(lags)]
         column = pair.column[at[:, None] - np.arange(3)]
         later = pair.target[at[:, None] + np.arange(1, most + 1)]
-        seen = np.isfinite(np.concatenate([own, column, later], 1)).all(1)
+        seen = np.isfinite(np.concatenate([lagged, column, later], 1)).all(1)
         if seen.sum() >= max(4 * (lags + 4), len(at) // 2):
-            return _first_leaked(own[seen], column[seen], later[seen])
+            return _first_leaked(lagged[seen], column[seen], later[seen])
     return 0
 
 
-def _first_leaked(own: Numbers, column: Numbers, later: Numbers) -> int:
+def _first_leaked(lagged: Numbers, column: Numbers, later: Numbers) -> int:
     """The place, from 1, of the first of `later` that the column predicts; or 0."""
-    basis = np.linalg.qr(np.concatenate([np.ones((len(own), 1)), own], 1))[0]
+    basis = np.linalg.qr(np.concatenate([np.ones((len(lagged), 1)), lagged], 1))[0]
     rest, left = (values - basis @ (basis.T @ values) for values in (column, later))
     without = np.square(left).mean(0)
     scale = np.sqrt(np.square(rest).sum(0))
@@ -134,11 +134,13 @@ def _first_leaked(own: Numbers, column: Numbers, later: Numbers) -> int:
     if not new.shape[1]:
         return 0
     more = np.linalg.qr(new)[0]
-    beside = np.square(left - more @ (more.T @ left)).mean(0)
+    with_column = np.square(left - more @ (more.T @ left)).mean(0)
     alike = np.array([_correlate(column[:, 0], y) for y in later.T])
     secret = without > 1e-6 * later.var(0)
-    told = (beside < _NOTHING * without) | ((alike > _LIKE) & (beside < _PART * without))
-    return int(np.argmax(told & secret)) + 1 if (told & secret).any() else 0
+    leaked = (with_column < _NOTHING * without) | (
+        (alike > _LIKE) & (with_column < _PART * without)
+    )
+    return int(np.argmax(leaked & secret)) + 1 if (leaked & secret).any() else 0
 
 
 def _is_total(pair: _Pair) -> bool:
@@ -169,14 +171,14 @@ def _check_repeated(
     A target that repeats itself within the training part, a pure cycle say, is none.
     """
     parts = [(one.values[:, place], one.times) for one in series]
-    own = [_hash_windows(values[times < facts.ends[0]]) for values, times in parts]
+    trained = [_hash_windows(values[times < facts.ends[0]]) for values, times in parts]
     tested = np.concatenate(
         [_hash_windows(values[times >= facts.ends[1]]) for values, times in parts]
     )
-    again = int(np.isin(tested, np.concatenate(own)).sum())
+    again = int(np.isin(tested, np.concatenate(trained)).sum())
     if len(tested) < _WINDOW or again < _SHARE * len(tested):
         return
-    halves = [(train[: len(train) // 2], train[len(train) // 2 + _WINDOW :]) for train in own]
+    halves = [(train[: len(train) // 2], train[len(train) // 2 + _WINDOW :]) for train in trained]
     within = sum(int(np.isin(second, first).sum()) for first, second in halves)
     if within < 0.1 * sum(len(second) for _, second in halves):
         raise DataError(

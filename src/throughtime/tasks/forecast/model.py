@@ -85,18 +85,18 @@ class Forecaster(nn.Module):
 
     def linear_part(self, past: Tensor) -> Tensor:
         """The line's forecast (horizon, B, targets) of histories (length, B, width)."""
-        count, first, line = self.channels.targets, self.channels.apart, self.get_buffer("line")
+        count, first, line = self.channels.targets, self.channels.anomaly, self.get_buffer("line")
         seen = past[..., count : 2 * count]
         if self.get_buffer("seasonal"):
-            apart, usual = past[..., first : first + 2 * count].split(count, -1)
-            apart = interpolate_seen(apart, seen)
-            features = season_features(apart, (len(line) - 1) // count)
-            base = usual_ahead(apart, usual, self.horizon, self.season, self.follow)
+            anomaly, usual = past[..., first : first + 2 * count].split(count, -1)
+            anomaly = interpolate_seen(anomaly, seen)
+            features = season_features(anomaly, (len(line) - 1) // count)
+            base = usual_ahead(anomaly, usual, self.horizon, self.season, self.follow)
         else:
             targets = interpolate_seen(past[..., :count], seen)
             features, base = lag_features(targets, (len(line) - 1) // count), targets[-1]
-        told: Tensor = (features @ line).unflatten(-1, (self.horizon, -1)).movedim(1, 0) + base
-        return told
+        forecast: Tensor = (features @ line).unflatten(-1, (self.horizon, -1)).movedim(1, 0) + base
+        return forecast
 
     def set_line(self, weights: Tensor, seasonal: bool) -> None:
         """Reads the history by this line from now on, of what is usual or of the last value."""
@@ -136,15 +136,15 @@ def lag_features(targets: Tensor, used: int) -> Tensor:
     return torch.cat([ones, targets[-1], lags], 1)
 
 
-def season_features(apart: Tensor, used: int) -> Tensor:
+def season_features(anomaly: Tensor, used: int) -> Tensor:
     """(B, 1 + used D): a one, and the last lags of the distances from what is usual."""
-    ones = torch.ones(apart.shape[1], 1, dtype=apart.dtype)
-    return torch.cat([ones, apart[-used:].movedim(0, 1).flatten(1)], 1)
+    ones = torch.ones(anomaly.shape[1], 1, dtype=anomaly.dtype)
+    return torch.cat([ones, anomaly[-used:].movedim(0, 1).flatten(1)], 1)
 
 
-def usual_ahead(apart: Tensor, usual: Tensor, horizon: int, season: int, follow: float) -> Tensor:
+def usual_ahead(anomaly: Tensor, usual: Tensor, horizon: int, season: int, follow: float) -> Tensor:
     """What is usual at the steps ahead, (horizon, B, D), of histories (T, B, D)."""
-    return season_before(usual + follow * apart, horizon, season)
+    return season_before(usual + follow * anomaly, horizon, season)
 
 
 def season_before(targets: Tensor, horizon: int, season: int) -> Tensor:
@@ -257,10 +257,10 @@ def _lag_problem(windows: Windows, origins: Tensor) -> Problem:
 
 
 def _season_problem(windows: Windows, origins: Tensor) -> Problem:
-    apart, usual = (part.double() for part in windows.seasons(origins))
+    anomaly, usual = (part.double() for part in windows.seasons(origins))
     facts, truth = windows.facts, windows.cut(origins)[1].double()
-    base = usual_ahead(apart, usual, windows.horizon, facts.season, facts.follow)
-    features = season_features(apart, count_lags(len(apart), apart.shape[-1]))
+    base = usual_ahead(anomaly, usual, windows.horizon, facts.season, facts.follow)
+    features = season_features(anomaly, count_lags(len(anomaly), anomaly.shape[-1]))
     return features, (truth - base).movedim(0, 1).flatten(1)
 
 
@@ -279,8 +279,8 @@ def _select_ridge(one: Problem, two: Problem, reads: Sequence[int]) -> tuple[flo
     errors = []
     for read in reads:
         for ridge in _RIDGES:
-            told = other @ _solve_ridge(x, y[:, ::some], ridge, read)
-            errors.append((float((later[:, ::some] - told).abs().nanmean()), ridge, read))
+            predicted = other @ _solve_ridge(x, y[:, ::some], ridge, read)
+            errors.append((float((later[:, ::some] - predicted).abs().nanmean()), ridge, read))
     error, ridge, read = min(errors)
     return error, _solve_ridge(x, y, ridge, read)
 
@@ -292,10 +292,10 @@ def _solve_ridge(x: Tensor, y: Tensor, ridge: float, read: int) -> Tensor:
     x, seen, one = x[:, used], torch.isfinite(y), torch.eye(read, dtype=x.dtype)
     every = torch.arange(y.shape[1])
     for columns in [every] if seen.all() else every.split(1):
-        there = seen[:, columns[0]]
-        square = x[there].T @ x[there] + ridge * one
-        beside = x[there].T @ y[there][:, columns]
-        weights[used[:, None], columns] = torch.linalg.solve(square, beside)
+        rows = seen[:, columns[0]]
+        square = x[rows].T @ x[rows] + ridge * one
+        products = x[rows].T @ y[rows][:, columns]
+        weights[used[:, None], columns] = torch.linalg.solve(square, products)
     return weights
 
 

@@ -328,7 +328,7 @@ def _pad_season(values: Numbers, season: int) -> Numbers:
 
 def interpolate(values: Numbers) -> Numbers:
     """Numbers (n,) with those that are missing on the line between their neighbours; or all 0."""
-    there = np.flatnonzero(np.isfinite(values))
-    if not len(there):
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
         return np.zeros(len(values))
-    return np.interp(np.arange(len(values)), there, values[there])
+    return np.interp(np.arange(len(values)), known, values[known])

@@ -107,10 +107,10 @@ class Channels:
     @property
     def width(self) -> int:
         """Of a step."""
-        return self.apart + 2 * self.targets * self.seasonal + self.known
+        return self.anomaly + 2 * self.targets * self.seasonal + self.known
 
     @property
-    def apart(self) -> int:
+    def anomaly(self) -> int:
         """The place of the targets' distances from what is usual, which follows them."""
         return self.gap + 1 + self.uneven + self.inputs + self.masked
 
@@ -224,11 +224,11 @@ class Windows:
 
     def seasons(self, origins: Tensor) -> tuple[Tensor, Tensor]:
         """How far the targets of histories are from what is usual, and what is; (length, B, D)."""
-        count, first = self.channels.targets, self.channels.apart
-        there = self._history(origins)
-        seen = self.steps[:, count : 2 * count][there]
-        apart, usual = self.steps[:, first : first + 2 * count][there].split(count, -1)
-        return interpolate_seen(apart, seen), usual
+        count, first = self.channels.targets, self.channels.anomaly
+        history = self._history(origins)
+        seen = self.steps[:, count : 2 * count][history]
+        anomaly, usual = self.steps[:, first : first + 2 * count][history].split(count, -1)
+        return interpolate_seen(anomaly, seen), usual
 
     def _history(self, origins: Tensor) -> Tensor:
         return torch.arange(-self.length, 0)[:, None] + origins

@@ -125,10 +125,10 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         # Row r tells units 1 + r size, ..., and reads `before` more ahead of them where there are.
         first = torch.arange(rows)[:, None] * size + torch.arange(-before, size + 1)
         inside = first.clamp(0, count)
-        told = model.bits(tokens.numbers[inside].T, before)[before:].T.flatten()[:count]
+        bits = model.bits(tokens.numbers[inside].T, before)[before:].T.flatten()[:count]
         alone = model.bits(tokens.numbers[: size + 1, None], before)[:, 0]
-        told[: len(alone)] = alone  # the first row begins with the text
-        return told.numpy()
+        bits[: len(alone)] = alone  # the first row begins with the text
+        return bits.numpy()
 
     def chance(self, split: str) -> dict[str, float]:
         """Of the units' frequencies alone."""
@@ -205,9 +205,11 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         for line in lines[:: max(1, len(lines) // _EXAMPLES)][:_EXAMPLES]:
             tokens = self.vocabulary.encode(f"\n{line}\n")
             counted = measure(self._grams.bits(tokens.numbers.numpy(), LONGEST)[1:], tokens)
-            net, bar = self._of_line(model, line), counted["bits_per_character"]
-            said = f"{net:.3f} bits a character"
-            examples.append(Example(line[:_SHOWN], said, f"5-gram {bar:.3f}", net < bar))
+            net, counted_bits = self._of_line(model, line), counted["bits_per_character"]
+            answer = f"{net:.3f} bits a character"
+            examples.append(
+                Example(line[:_SHOWN], answer, f"5-gram {counted_bits:.3f}", net < counted_bits)
+            )
         return tuple(examples)
 
 

@@ -94,10 +94,10 @@ class Pronounce(Task):
         assert isinstance(model, Translator)
         pairs: list[tuple[Tensor, Tensor]] = []
         for letters, sounds in self.epoch(0):
-            kept = ((sounds != IGNORED).sum(0) == _SPOKEN).nonzero().flatten()[:rows]
-            if len(letters) == _LETTERS and len(kept) and len(pairs) < batches:
-                spoken = sounds[:_SPOKEN, kept]
-                pairs.append((torch.cat([letters[:, kept], shift(spoken)]), spoken))
+            rows_chosen = ((sounds != IGNORED).sum(0) == _SPOKEN).nonzero().flatten()[:rows]
+            if len(letters) == _LETTERS and len(rows_chosen) and len(pairs) < batches:
+                spoken = sounds[:_SPOKEN, rows_chosen]
+                pairs.append((torch.cat([letters[:, rows_chosen], shift(spoken)]), spoken))
         return DiagnosisInput(TeacherForced(model, _LETTERS), pairs, self._distance)
 
     def score(self, model: nn.Module, split: str) -> Score:
@@ -120,8 +120,8 @@ class Pronounce(Task):
         assert isinstance(model, Translator)
         looks = []
         for word in _pick_words(_read_side("test"))[:_DRAWN]:
-            said, weights = decode_with_attention(model, torch.tensor(ALPHABET.read(word)))
-            sounds = [*ALPHABET.write(said), "end"][: len(said)]
+            numbers, weights = decode_with_attention(model, torch.tensor(ALPHABET.read(word)))
+            sounds = [*ALPHABET.write(numbers), "end"][: len(numbers)]
             looks.append((word, sounds, weights))
         return [draw_attention(looks, "letters read", "sounds said")]
 

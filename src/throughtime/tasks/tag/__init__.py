@@ -124,9 +124,11 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         chosen = (short or [0])[:: max(1, len(short) // _EXAMPLES)][:_EXAMPLES]
         examples = []
         for n in chosen:
-            said = [self.facts.labels[int(k)] for k in logits[n].argmax(-1)]
-            truth, given = sentences.labels[n], " ".join(sentences.tokens[n])
-            examples.append(Example(given, " ".join(said), " ".join(truth), said == truth))
+            predicted = [self.facts.labels[int(k)] for k in logits[n].argmax(-1)]
+            truth, tokens = sentences.labels[n], " ".join(sentences.tokens[n])
+            examples.append(
+                Example(tokens, " ".join(predicted), " ".join(truth), predicted == truth)
+            )
         count = f"{len(sentences.tokens)} sentences, {sum(map(len, sentences.tokens))} tokens"
         return Score(
             f"{name}: {count}, {where}", RULE, len(sentences.tokens), figures, (*examples,)
@@ -204,8 +206,8 @@ class Tag(TableTask[TagRecipe, TagFacts]):
     def pictures(self, model: nn.Module) -> list[Picture]:
         """The confusion matrix of the test part."""
         items = self._items["test"]
-        said = torch.cat(answers(model, items)).argmax(-1)
-        return [draw_confusion(said, torch.cat(items.truth), self.facts.labels, "labels")]
+        predicted = torch.cat(answers(model, items)).argmax(-1)
+        return [draw_confusion(predicted, torch.cat(items.truth), self.facts.labels, "labels")]
 
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
         """The label of each token, and how probable it is."""
@@ -213,10 +215,12 @@ class Tag(TableTask[TagRecipe, TagFacts]):
 
         check_like_training(table, [self.facts.token, self.facts.series])
         sentences = list_sentences(table, replace(self.facts, group=""), labelled=False)
-        said = self._said(model, sentences.tokens)
+        predicted = self._said(model, sentences.tokens)
         rows = [
             (name, token, label, share)
-            for name, tokens, marks in zip(sentences.names, sentences.tokens, said, strict=True)
+            for name, tokens, marks in zip(
+                sentences.names, sentences.tokens, predicted, strict=True
+            )
             for token, (label, share) in zip(tokens, marks, strict=True)
         ]
         names = [self.facts.series or "sentence", self.facts.token, self.facts.label, "probability"]
@@ -227,12 +231,12 @@ class Tag(TableTask[TagRecipe, TagFacts]):
     ) -> list[list[tuple[str, float]]]:
         """Label and probability of each token."""
         items = encode(sentences, [[""] * len(one) for one in sentences], self.facts)
-        said = []
+        predicted = []
         for logits in answers(model, items):
             best = logits.double().softmax(-1).max(-1)
             labels = [self.facts.labels[n] for n in best.indices.tolist()]
-            said.append([*zip(labels, best.values.tolist(), strict=True)])
-        return said
+            predicted.append([*zip(labels, best.values.tolist(), strict=True)])
+        return predicted
 
     def _new_in(self, sentences: Sequence[Sequence[str]]) -> list[str]:
         """What training had not of some sentences, in words."""
@@ -251,10 +255,10 @@ class Tag(TableTask[TagRecipe, TagFacts]):
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """`the/DET house/NOUN` for each sentence typed."""
         sentences = [self._tokens(item) for item in items]
-        said = self._said(model, sentences)
+        predicted = self._said(model, sentences)
         return [
             " ".join(f"{token}/{label}" for token, (label, _) in zip(one, marks, strict=True))
-            for one, marks in zip(sentences, said, strict=True)
+            for one, marks in zip(sentences, predicted, strict=True)
         ]
 
     def _tokens(self, text: str) -> list[str]:

@@ -85,24 +85,24 @@ def split_sentences(sentences: Sentences, table: DataTable, facts: TagFacts) -> 
     Raises:
         DataError: a side is empty, or training lacks a label.
     """
-    said = ["\0".join(tokens) for tokens in sentences.tokens]
+    texts = ["\0".join(tokens) for tokens in sentences.tokens]
     if not facts.group:
-        sides = split_by_key(said)
+        sides = split_by_key(texts)
         known = _list_labels(sentences, sides["train"])
         rare = {
             n for s in ("validation", "test") for n in sides[s] if {*sentences.labels[n]} - known
         }
-        moved = {said[n] for n in rare}
-        every, trained_on = range(len(said)), {*sides["train"]}
+        moved = {texts[n] for n in rare}
+        every, trained_on = range(len(texts)), {*sides["train"]}
         sides = {
-            "train": [n for n in every if said[n] in moved or n in trained_on],
-            **{s: [n for n in sides[s] if said[n] not in moved] for s in ("validation", "test")},
+            "train": [n for n in every if texts[n] in moved or n in trained_on],
+            **{s: [n for n in sides[s] if texts[n] not in moved] for s in ("validation", "test")},
         }
         note = f"{len(rare)} sentences moved to training, which lacked a label" if rare else ""
     else:
         sides = split_by_key(sentences.groups, [len(tokens) for tokens in sentences.tokens])
-        held_out = {said[n] for s in ("validation", "test") for n in sides[s]}
-        twice = {n for n in sides["train"] if said[n] in held_out}
+        held_out = {texts[n] for s in ("validation", "test") for n in sides[s]}
+        twice = {n for n in sides["train"] if texts[n] in held_out}
         sides["train"] = [n for n in sides["train"] if n not in twice]
         note = f"{len(twice)} sentences that are held out left out of training" if twice else ""
     _check_sides(sides, sentences, table, facts)

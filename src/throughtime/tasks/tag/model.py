@@ -119,8 +119,8 @@ class Tagger(nn.Module):
         x = self.dropout(self.characters(kinds[:, :longest].T))
         _, state = self.speller(x, lengths=lengths)
         last = torch.cat([*state[0][0]], -1)
-        said: Tensor = last[places].unflatten(0, signs.shape[:2])
-        return said
+        encoded: Tensor = last[places].unflatten(0, signs.shape[:2])
+        return encoded
 
 
 _LONGEST, _PRIOR = 5, 0.1  # letters of a suffix; weight of the labels' own shares
@@ -175,17 +175,17 @@ class Counts:
 
 def measure(logits: Tensor, truth: Tensor, unseen: Tensor) -> dict[str, float]:
     """The metrics of logits (N, labels); `unseen`: (N,) whether training lacked the word."""
-    said = logits.argmax(-1)
-    right = (said == truth).double()
-    figures = {"accuracy": float(right.mean()), "macro_f1": compute_macro_f1(said, truth)}
+    predicted = logits.argmax(-1)
+    right = (predicted == truth).double()
+    figures = {"accuracy": float(right.mean()), "macro_f1": compute_macro_f1(predicted, truth)}
     if bool(unseen.any()):
         figures["unseen_accuracy"] = float(right[unseen].mean())
     return figures | {"nats": float(cross_entropy(logits.double(), truth))}
 
 
-def compute_macro_f1(said: Tensor, truth: Tensor) -> float:
+def compute_macro_f1(predicted: Tensor, truth: Tensor) -> float:
     """Mean of 2 hits / (answered + true) over the labels that are answered or true."""
-    labels = torch.cat([said, truth]).unique().tolist()
-    both = [int(((said == n) & (truth == n)).sum()) for n in labels]
-    either = [int((said == n).sum() + (truth == n).sum()) for n in labels]
+    labels = torch.cat([predicted, truth]).unique().tolist()
+    both = [int(((predicted == n) & (truth == n)).sum()) for n in labels]
+    either = [int((predicted == n).sum() + (truth == n).sum()) for n in labels]
     return math.fsum(2 * b / e for b, e in zip(both, either, strict=True)) / len(labels)

@@ -187,14 +187,14 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         return replace(score, metrics=score.metrics | {"nats": nats})
 
     def _score(self, model: nn.Module, pairs: Pairs, width: int, where: str) -> Score:
-        said = self._said(model, pairs.sources, width)
-        count = len(said)
+        answers = self._said(model, pairs.sources, width)
+        count = len(answers)
         examples = [
-            Example(pairs.sources[n], said[n], pairs.targets[n], said[n] == pairs.targets[n])
+            Example(pairs.sources[n], answers[n], pairs.targets[n], answers[n] == pairs.targets[n])
             for n in range(0, count, max(1, count // _EXAMPLES))
         ]
         where = f"{where}; {'greedy' if width == 1 else f'the best of {width} beginnings'}"
-        figures = measure(said, pairs.targets)
+        figures = measure(answers, pairs.targets)
         return Score(where, RULE, count, figures, tuple(examples[:_EXAMPLES]))
 
     @torch.no_grad()
@@ -248,8 +248,8 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         if self.recipe.beam == 1:
             return tables
         pairs = self._pairs["test"]
-        said = self._said(model, pairs.sources, width=1)
-        return {"greedy": [dict(measure(said, pairs.targets))], **tables}
+        answers = self._said(model, pairs.sources, width=1)
+        return {"greedy": [dict(measure(answers, pairs.targets))], **tables}
 
     def pictures(self, model: nn.Module) -> list[Picture]:
         """Where it looks as it writes for some short sources of the test part."""
@@ -260,8 +260,8 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         chosen = fit[:: -max(1, len(fit) // _DRAWN)][:_DRAWN]
         looks = []
         for text, source in zip(chosen, self._numbers(chosen), strict=True):
-            said, weights = decode_with_attention(model, source)
-            names = ["end" if n == END else targets.unit(n) for n in said]
+            units_written, weights = decode_with_attention(model, source)
+            names = ["end" if n == END else targets.unit(n) for n in units_written]
             looks.append((self._cut(text), names, weights))
         return [draw_attention(looks, f"{units} read", f"{units} written")]
 
@@ -287,8 +287,8 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
         check_like_training(table, [self.facts.source])
         sources = list_texts(table, self.facts.source, self._cut)
-        said = self._said(model, sources, self.recipe.beam)
-        frame = pl.DataFrame({self.facts.source: sources, self.facts.target: said})
+        answers = self._said(model, sources, self.recipe.beam)
+        frame = pl.DataFrame({self.facts.source: sources, self.facts.target: answers})
         return frame, self.describe_unseen(sources)
 
     def describe_unseen(self, items: Sequence[str]) -> list[str]:

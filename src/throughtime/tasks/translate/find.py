@@ -184,14 +184,14 @@ def _describe(
     units = facts.source_units, facts.target_units
     twice = len(pairs.sources) - len({*zip(pairs.sources, pairs.targets, strict=True)})
     parts = ", ".join(f"{side} {len(numbers)}" for side, numbers in sides.items())
-    said = [f"{facts.source}: {min(lengths[0])} to {max(lengths[0])}, {len(units[0])} different"]
-    said += [f"{facts.target}: {min(lengths[1])} to {max(lengths[1])}, {len(units[1])} different"]
+    lines = [f"{facts.source}: {min(lengths[0])} to {max(lengths[0])}, {len(units[0])} different"]
+    lines += [f"{facts.target}: {min(lengths[1])} to {max(lengths[1])}, {len(units[1])} different"]
     return [
         ["file", f"{table.name}: {table.form}, {len(table.frame)} rows"],
         ["pairs", f"from {facts.source} into {facts.target}: {len(pairs.sources)}, {twice} of them "
                   "said before"],
         ["left out", f"{left} with more than {recipe.longest} {cut.kind}"],
-        [recipe.units, "; ".join(said)],
+        [recipe.units, "; ".join(lines)],
         ["split by hash", parts],
     ]  # fmt: skip
 

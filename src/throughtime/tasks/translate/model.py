@@ -58,14 +58,14 @@ class Translator(nn.Module):
         self.target = nn.Embedding(targets, narrow)
         self.encoder = make_layers(recipe, narrow)
         self.decoder = make_layers(replace(recipe, hidden=width, directions=1), narrow)
-        read, said = self.encoder.output_size, self.decoder.output_size
+        read, decoded = self.encoder.output_size, self.decoder.output_size
         first = self.encoder.cell.widths(recipe.hidden), self.decoder.cell.widths(width)
         self.bridges = nn.ModuleList(  # each state: all directions to all layers of the decoder
             nn.Linear(recipe.directions * one, recipe.layers * other)
             for one, other in zip(*first, strict=True)
         )
-        self.key = nn.Linear(read, said, bias=False)
-        self.mix = nn.Linear(said + read, width)
+        self.key = nn.Linear(read, decoded, bias=False)
+        self.mix = nn.Linear(decoded + read, width)
         self.readout = nn.Linear(width, targets)
         self.lexical = Lexical(narrow, targets) if lexical else None
 
@@ -142,8 +142,8 @@ class Lexical(nn.Module):
 
     def forward(self, units: Tensor) -> Tensor:
         """Logits (S, B, targets)."""
-        said = torch.tanh(units)
-        logits: Tensor = self.readout(said + torch.tanh(self.inner(said)))
+        squashed = torch.tanh(units)
+        logits: Tensor = self.readout(squashed + torch.tanh(self.inner(squashed)))
         return logits
 
 
@@ -199,18 +199,18 @@ def decode_greedily(model: Translator, source: Tensor, lengths: Tensor | None = 
     training = model.training
     model.eval()
     memory, state = model.encode(source, lengths)
-    given = torch.full((1, source.shape[1]), START, device=source.device)
+    previous = torch.full((1, source.shape[1]), START, device=source.device)
     done = torch.zeros(source.shape[1], dtype=torch.bool, device=source.device)
-    said = []
+    written = []
     for _ in range(2 * len(source) + 8):
-        logits, state = model.decode(given, memory, state)
-        given = logits.argmax(-1)
-        said.append(given)
-        done |= given[0] == END
+        logits, state = model.decode(previous, memory, state)
+        previous = logits.argmax(-1)
+        written.append(previous)
+        done |= previous[0] == END
         if done.all():
             break
     model.train(training)
-    return torch.cat(said)
+    return torch.cat(written)
 
 
 def decode_with_attention(model: Translator, source: Tensor) -> tuple[list[int], Tensor]:
@@ -235,22 +235,24 @@ def search_beam(model: Translator, source: Tensor, lengths: Tensor, width: int) 
     first = torch.arange(len(rows)).view(-1, width)[:, :1]  # number of each source's first row
     total = torch.full((source.shape[1], width), -torch.inf)
     total[:, 0] = 0
-    given = torch.full((1, len(rows)), START)
+    previous = torch.full((1, len(rows)), START)
     done = torch.zeros_like(total, dtype=torch.bool)
-    said = torch.zeros(*total.shape, 0, dtype=torch.int64)
+    written = torch.zeros(*total.shape, 0, dtype=torch.int64)
     for _ in range(2 * len(source) + 8):
-        logits, state = model.decode(given, memory, state)
+        logits, state = model.decode(previous, memory, state)
         shares = logits[0].log_softmax(-1).view(*total.shape, -1)
         total, best = _find_likeliest(total, shares, done)
         parent, unit = best // shares.shape[-1], best % shares.shape[-1]
-        said = torch.cat([said.gather(1, parent[..., None].expand_as(said)), unit[..., None]], -1)
+        written = torch.cat(
+            [written.gather(1, parent[..., None].expand_as(written)), unit[..., None]], -1
+        )
         done = done.gather(1, parent) | (unit == END)
         if done.all():
             break
-        state, given = _take_rows(state, (first + parent).flatten()), unit.view(1, -1)
-    units = (said != END).sum(-1) + 1
+        state, previous = _take_rows(state, (first + parent).flatten()), unit.view(1, -1)
+    units = (written != END).sum(-1) + 1
     chosen = (total / units).argmax(1)
-    return said[torch.arange(len(said)), chosen].T
+    return written[torch.arange(len(written)), chosen].T
 
 
 def _find_likeliest(total: Tensor, shares: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:

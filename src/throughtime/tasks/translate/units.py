@@ -228,17 +228,17 @@ RULE = (
 )
 
 
-def measure(said: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
+def measure(answers: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
     """The metrics of some translations.
 
     Raises:
         MissingExtra: sacrebleu is not installed.
     """
     bleu, chrf = _scorers()
-    right = sum(one == other for one, other in zip(said, truth, strict=True))
+    right = sum(one == other for one, other in zip(answers, truth, strict=True))
     return {
-        "chrf": float(chrf.corpus_score(said, [truth]).score),
-        "bleu": float(bleu.corpus_score(said, [truth]).score),
+        "chrf": float(chrf.corpus_score(answers, [truth]).score),
+        "bleu": float(bleu.corpus_score(answers, [truth]).score),
         "exact": right / len(truth),
     }
 
@@ -312,8 +312,8 @@ def _fit(source: Numbers, cell: Numbers, where: Numbers) -> Shares:
     """
     shares: Shares = np.ones(len(source))
     for _ in range(_ROUNDS):
-        there = shares[cell]
-        expected = there / np.bincount(where, there)[where]
+        values = shares[cell]
+        expected = values / np.bincount(where, values)[where]
         counts = np.bincount(cell, expected, minlength=len(source))
         shares = counts / np.bincount(source, counts)[source]
     return shares

@@ -200,8 +200,10 @@ def longest_solved(table: Sequence[StudyRow]) -> tuple[list[str], list[list[str]
     starts = list(dict.fromkeys(row.start for row in table))
     lines = []
     for cell in dict.fromkeys(row.cell for row in table):
-        own = {start: [r for r in table if (r.cell, r.start) == (cell, start)] for start in starts}
-        lines.append([cell, *(_longest(part) for part in own.values())])
+        parts = {
+            start: [r for r in table if (r.cell, r.start) == (cell, start)] for start in starts
+        }
+        lines.append([cell, *(_longest(part) for part in parts.values())])
     return ["cell", *starts], lines
 
 
