@@ -119,7 +119,8 @@ def check_memory(task: Task, training: bool = True) -> None:
         names = [n for n in ("hidden", "batch_size", "length") if n not in task.ignores]
         raise OptionError(
             f"a {'training' if training else 'model'} must fit into this machine's "
-            f"{available / 2**30:,.1f} GiB of memory, and it needs at least {needed / 2**30:,.1f} with "
+            f"{available / 2**30:,.1f} GiB of memory, and it needs at least "
+            f"{needed / 2**30:,.1f} with "
             f"{', '.join(f'{n} {getattr(task.recipe, n)}' for n in names)}; make them smaller"
         )
 

@@ -182,7 +182,7 @@ def find_season(
     Args:
         series, ends: what is learned from, and where the training part ends.
         longest: steps; three of a season must be there.
-        calendar: as `calendar_lags` gives them.
+        calendar: as `find_calendar_lags` gives them.
     """
     parts = _complete_parts(series, ends)
     longest = min(longest, max(map(len, parts), default=0) // 3)

@@ -1,7 +1,7 @@
 """The column of time: detected, read as numbers, its step, and written again.
 
 A time may stand in several columns, a date and an hour, or a year and a quarter: they are named
-together, `year,quarter`, and `with_time` puts one column in their place.
+together, `year,quarter`, and `merge_time` puts one column in their place.
 """
 
 from __future__ import annotations

@@ -223,7 +223,7 @@ def decode_with_attention(model: Translator, source: Tensor) -> tuple[list[int],
 
 @torch.no_grad()
 def search_beam(model: Translator, source: Tensor, lengths: Tensor, width: int) -> Tensor:
-    """As `greedy`, with the `width` likeliest beginnings of each row followed at once.
+    """As `decode_greedily`, with the `width` likeliest beginnings of each row followed at once.
 
     Of those left in the end, the one with the largest mean log probability of a unit wins.
     The model is in eval mode.

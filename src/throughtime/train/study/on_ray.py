@@ -76,10 +76,10 @@ def answer_on_ray(
         folder: of the run, which all machines of a Ray must see.
         blocks: of a table whole series each; of a text the items that a user asks.
         jobs: blocks answered at the same time, one core each.
-        address: as in `over_ray`.
+        address: as in `run_on_ray`.
 
     Raises:
-        MissingExtra, RunError: as `over_ray`, or a worker is lost.
+        MissingExtra, RunError: as `run_on_ray`, or a worker is lost.
         DataError: a block cannot be taken.
     """
     ray = _start(jobs, address)
