@@ -357,12 +357,17 @@ def _ways(
 
 def _carried(call: ShortCall, x: Tensor, tensors: Sequence[Any]) -> tuple[Tensor, list[Tensor]]:
     """Outputs and final states of a call that is not recorded."""
-    final = finals = [x.new_empty(shape) for shape in call.finals]
+    final = finals = [x.new_empty(*shape) for shape in call.finals]
+    if len(call.ways) == 1 and final:
+        (way,) = call.ways
+        y = x.new_empty(*way.y)
+        way.region.run((x, y, *tensors, *final))
+        return y, final
     for way, (part, states) in zip(call.ways, call.parts, strict=True):
         if not call.finals:
-            final = [x.new_empty(shape) for shape in way.finals]
+            final = [x.new_empty(*shape) for shape in way.finals]
             finals = finals + final
-        y = x.new_empty(way.y)
+        y = x.new_empty(*way.y)
         way.region.run((x, y, *tensors[part], *tensors[states], *final))
         x = y
     return x, finals

@@ -109,8 +109,8 @@ class Short(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Recorded, x: Tensor, *tensors: Tensor) -> Any:
         way, new = call.way, x.new_empty
-        y, saved = new(way.y), _room(way, x)
-        final = [new(shape) for shape in way.finals]
+        y, saved = new(*way.y), _room(way, x)
+        final = [new(*shape) for shape in way.finals]
         way.region.run((x, y, *tensors, *final, saved))
         ctx.call = call
         ctx.save_for_backward(x, *tensors, kept_output(y), saved)
@@ -130,7 +130,7 @@ _record: Any = super(torch.autograd.Function, Short).apply
 
 def _room(way: Way, x: Tensor) -> Tensor:
     """For what a forward pass keeps."""
-    return x.new_empty(way.saved) if way.small else lend(x, way.saved)
+    return x.new_empty(*way.saved) if way.small else lend(x, way.saved)
 
 
 def _recall(ctx: Any, place: int, again: Callable[[Sequence[Any]], Tensor]) -> Sequence[Any]:
@@ -207,13 +207,13 @@ class RecordedStack:
             given: x, the weights and the start.
         """
         x, new, kept = given[0], given[0].new_empty, list[Tensor]()
-        final = finals = [new(shape) for shape in self._finals]
+        final = finals = [new(*shape) for shape in self._finals]
         for one, (weights, states) in zip(self.layers, self._parts, strict=True):
             way = one.way
             if not self._finals:
-                final = [new(shape) for shape in way.finals]
+                final = [new(*shape) for shape in way.finals]
                 finals = finals + final
-            y, saved = new(way.y), _room(way, x)
+            y, saved = new(*way.y), _room(way, x)
             way.region.run((x, y, *given[weights], *given[states], *final, saved))
             kept += [y, saved]
             x = y

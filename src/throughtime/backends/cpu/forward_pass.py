@@ -139,7 +139,7 @@ def template_for(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, Pa
     shape = shape_of(key, forward_code(plan, key.bytes, target(), keep))
     blocks = shape.H_row // shape.code.kind.size
     flat = part_sizes(len(plan.with_a) * blocks, WIDEST)
-    panels = panel_vectors(blocks, shape.panel, len(plan.last))
+    panels = panel_vectors(blocks, shape.panel, len(plan.last), shape.widest)
     shape.code.tiles.need(flat | panels | early_tiles(shape))
     arena, layout = Arena(), layout_of(key, shape)
     common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)

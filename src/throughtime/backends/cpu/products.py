@@ -171,7 +171,8 @@ def layout_of(key: Key, shape: Shape) -> PackLayout:
     """Of the packed weights of all directions, where they are kept from call to call."""
     arena, sizes = Arena(), packed_sizes(shape)
     places = {f"{n} {d}": arena.reserve(sizes[n]) for d in range(shape.D) for n in PACKED}
-    return PackLayout((key.cell, key.masks, key.bytes, key.sizes, shape.panel), places, arena.bytes)
+    cut = shape.panel, shape.widest
+    return PackLayout((key.cell, key.masks, key.bytes, key.sizes, cut), places, arena.bytes)
 
 
 def packed_sizes(shape: Shape) -> dict[str, int]:

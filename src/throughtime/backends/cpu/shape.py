@@ -21,7 +21,7 @@ from throughtime.backends.cpu.schedule import (
 )
 from throughtime.cells import Cell
 from throughtime.compiler.llvm.library import Code
-from throughtime.compiler.llvm.sizes import WIDEST
+from throughtime.compiler.llvm.sizes import WIDEST, WIDEST_ALONE
 from throughtime.compiler.passes.masks import Masks
 from throughtime.compiler.plan import Plan, make_plan
 
@@ -204,6 +204,16 @@ class Shape:
         return {"x": self.x[1], "y": self.y[1], **more} if self.packed else {}
 
     @property
+    def is_row(self) -> bool:
+        """Whether no chunk has more than one row."""
+        return self.rows.widest_chunk(self.team.chunks) == 1
+
+    @property
+    def widest(self) -> int:
+        """Vectors of the widest tile of U."""
+        return WIDEST_ALONE if self.is_row else WIDEST
+
+    @property
     def panel(self) -> int:
         """Unit blocks in a panel of U: so many that its vectors make a tile; all without U.
 
@@ -213,7 +223,7 @@ class Shape:
         gates, blocks = len(self.plan.last), max(1, self.H_row // self.code.kind.size)
         if not gates:
             return blocks
-        if self.rows.widest_chunk(self.team.chunks) != 1:
+        if not self.is_row:
             return max(1, WIDEST // gates)
         own = -(-blocks // self.team.members)
         return -(-own // -(-own * gates // PANEL_VECTORS))

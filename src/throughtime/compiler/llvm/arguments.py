@@ -40,6 +40,7 @@ COMMON_WORDS: Final = {
     "states": "how many states",
     "unit_parameters": "how many parameters of one number a unit",
     "panel": "unit blocks in a panel of the last phase",
+    "widest": "vectors of its widest tile",
     "places": "from a panel's start to the start of the chain of each of its vectors",
     "flat": "the same for vectors that lie side by side",
     # its phases

@@ -15,6 +15,7 @@ from throughtime.compiler.llvm.sizes import (
     COLUMN_ROWS,
     PLACES,
     WIDEST,
+    WIDEST_ALONE,
     Kind,
     column_widest,
     most_rows,
@@ -33,10 +34,10 @@ class Tiles:
 
     def __init__(self, kind: Kind, target: Machine) -> None:
         registers = target.registers
-        heights = (most_rows(registers, v) for v in range(1, WIDEST + 1))
+        heights = (most_rows(registers, v) for v in range(1, WIDEST_ALONE + 1))
         self.kind, self.target = kind, target
         self.heights = array("q", [NO_LIMIT, *heights])
-        self.rows = array("q", [0] * (PLACES * (WIDEST + 1)))
+        self.rows = array("q", [0] * (PLACES * (WIDEST_ALONE + 1)))
         self.columns = array("q", [0] * (PLACES * (WIDEST + 1)))
         self.column_widest = column_widest(registers)
         self._there: set[tuple[str, int]] = set()

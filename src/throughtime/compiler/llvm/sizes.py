@@ -40,7 +40,10 @@ class Kind:
 
 
 WIDEST: Final = 4
-"""Vectors of the widest tile."""
+"""Vectors of the widest tile of several rows."""
+
+WIDEST_ALONE: Final = 8
+"""Vectors of the widest tile of one row, which needs many chains to keep the multipliers busy."""
 
 MOST_LANES: Final = 16
 """Numbers of the widest vector of any machine."""
@@ -56,7 +59,7 @@ _ROWS: Final = {32: {4: 6, 3: 8, 2: 12, 1: 12}, 16: {4: 3, 3: 4, 2: 6, 1: 8}}
 
 def most_rows(registers: int, vectors: int) -> int:
     """The rows of the highest tile of so many vectors, on a machine of so many registers."""
-    return _ROWS[registers][vectors]
+    return _ROWS[registers].get(vectors, 1)
 
 
 def column_widest(registers: int) -> int:
@@ -72,10 +75,10 @@ def part_sizes(total: int, most: int) -> set[int]:
     return {total // count, -(-total // count)}
 
 
-def panel_vectors(blocks: int, panel: int, gates: int) -> set[int]:
-    """The widths of the tiles of U: panels of unit blocks, cut into tiles."""
+def panel_vectors(blocks: int, panel: int, gates: int, most: int) -> set[int]:
+    """The widths of the tiles of U: panels of unit blocks, cut into tiles of at most `most`."""
     widths: Iterable[int] = part_sizes(blocks, panel)
-    return {v for some in widths for v in part_sizes(some * gates, WIDEST)}
+    return {v for some in widths for v in part_sizes(some * gates, most)}
 
 
 HEAD: Final = 2

@@ -160,7 +160,8 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
     @property
     def numbers(self) -> int:
         """The number of weights."""
-        return sum(v.numel() for v in self.plain_parameters().values() if v is not None)
+        rows = len(self.cell.layout.recurrent_gates) * self.hidden_size
+        return rows * (self.input_size + self.hidden_size + 2 * self.bias)
 
     def step_by_torch(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """One step by torch's own kernel."""

@@ -38,7 +38,7 @@ from throughtime.compiler.llvm.products.product import (
     parts_of,
     share_of,
 )
-from throughtime.compiler.llvm.sizes import PLACES, WIDEST, Kind
+from throughtime.compiler.llvm.sizes import PLACES, Kind
 from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 from throughtime.compiler.runtime.machine import Machine
@@ -220,7 +220,7 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product:
     mine = g["member"], g["members"]
     with parts_of(e, blocks, c["panel"], mine, turned=g["t"] % 2) as (first, some):
         V = some * c["last_u"]
-        groups = ((V + WIDEST - 1) // WIDEST).most(1)
+        groups = ((V + c["widest"] - 1) // c["widest"]).most(1)
         height = e.word(c["heights"] + (V + groups - 1) // groups * 8)
         with parts_of(e, g["R"], height) as (row, R):
             _panel(e, c, f, operand, (first, some), (row, R))
@@ -250,7 +250,7 @@ def _panel(
     chains, chains_row = g["scratch"] + c["chains"], some * G * size
     old = g["old"] + row * c["H_row"]
     panel, far = some * G * c["H"] * size, c["H_row"] * G * c["H"] > NEAR_BYTES
-    with parts_of(e, some * G, e.number(WIDEST), turned=g["t"] % 2) as (group, V):
+    with parts_of(e, some * G, c["widest"], turned=g["t"] % 2) as (group, V):
         tile = f["U_pack"] + (first * G + group) * (c["H"] * size)
         following = NextPanel.after(tile, V * c["H"] * size, panel, far, g["t"] % 2)
         e.call_at(

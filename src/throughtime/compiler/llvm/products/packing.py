@@ -221,7 +221,7 @@ def _pack_recurrent(e: Emit, c: Frame, f: Frame, lines: Emit, mine: tuple[Num, N
     """U of the last phase: a panel holds all gates of some unit blocks, cut into tiles."""
     blocks, G, K = c["H_row"] // e.kind.size, c["last_u"], c["H"]
     with parts_of(e, blocks, c["panel"], mine) as (first, some):
-        with parts_of(e, some * G, e.number(WIDEST)) as (group, V):
+        with parts_of(e, some * G, c["widest"]) as (group, V):
             tile = f["U_pack"] + (first * G + group) * (K * e.kind.size)
             with e.loop(V) as v:
                 vector = group + v.index
