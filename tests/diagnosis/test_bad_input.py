@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, distributed, nn
 
 import throughtime
-from throughtime import Recurrent, cells
+from throughtime import LSTM, Recurrent, cells, diagnose
+from throughtime.diagnosis import Batch, connectivity, jacobians, weight_lags
 from throughtime.errors import OptionError, ShapeError
 
 X = torch.rand(12, 4, 3, generator=torch.Generator().manual_seed(0))
@@ -145,6 +146,34 @@ def test_several_layers_of_which_one_is_frozen_are_measured() -> None:
     assert [(m.name, m.reason) for m in report.missing if m.quantity == "weight_lags"] == [
         ("parts.a", "no weight of the layer trains, or the loss depends on none; unfreeze it")
     ]
+
+
+def test_a_caller_without_gradients_changes_no_number() -> None:
+    torch.manual_seed(0)
+    layer, x = LSTM(2, 3), torch.randn(12, 4, 2)
+    report = diagnose(layer, x)
+    with torch.no_grad():
+        assert diagnose(layer, x) == report
+
+
+def test_weights_before_that_are_no_tensors_are_a_sentence() -> None:
+    layer = LSTM(2, 3)
+    before = {name: None for name, _ in layer.named_parameters()}
+    report = diagnose(layer, torch.randn(12, 4, 2), before=before)  # type: ignore[arg-type]
+    (missing,) = (m for m in report.missing if m.quantity == "evenness")
+    assert missing.reason == "before must hold tensors, got NoneType as weight_ih_l0"
+
+
+@pytest.mark.parametrize("rows", [0, -1, True, 1.5])
+def test_rows_that_are_no_number_of_rows(rows: Any) -> None:
+    layer, x = LSTM(2, 3), torch.randn(12, 4, 2)
+    for measure in (
+        lambda: connectivity.connectivity(layer, Batch(x), rows=rows),
+        lambda: jacobians.jacobians(layer, Batch(x), rows=rows),
+        lambda: weight_lags.weight_lags(layer, lambda: layer(x)[0].sum(), rows),
+    ):
+        with pytest.raises(OptionError, match="rows must be a positive integer, got"):
+            measure()
 
 
 def test_another_default_device_changes_no_number() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from throughtime.diagnosis.observe.examined import Subject
+from throughtime.diagnosis.observe.examined import ExaminedModel
 from throughtime.diagnosis.quantities.evenness import evenness
 from throughtime.errors import OptionError, ShapeError
 
@@ -59,8 +59,8 @@ def test_gradient_shares_are_those_of_grad(kind: str) -> None:
     _loss(net(_x())).backward()
     grads = {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
     expected = _shares(net, grads, len(GATES[kind]))
-    subject = Subject(net)
-    found = evenness(subject, subject.run(_x(), _loss))
+    examined = ExaminedModel(net)
+    found = evenness(examined, examined.run(_x(), _loss))
     assert found.kind == "gradient"
     gates = GATES[kind]
     own = {(s.parameter, gates.index(s.gate) if s.gate else 0): s.ratio for s in found.shares}
@@ -80,8 +80,8 @@ def test_update_shares_are_those_of_a_step_by_hand() -> None:
             p -= 0.1 * (p.grad if p.grad is not None else 0)
     moved = {n: 0.1 * p.grad for n, p in net.named_parameters() if p.grad is not None}
     expected = _shares(before, moved, 3)
-    subject = Subject(net)
-    found = evenness(subject, subject.run(_x(), _loss), before.state_dict())
+    examined = ExaminedModel(net)
+    found = evenness(examined, examined.run(_x(), _loss), before.state_dict())
     assert found.kind == "update"
     own = [s.ratio for s in found.shares]
     assert own == pytest.approx([*expected.values()], rel=1e-3)
@@ -108,8 +108,8 @@ def _retained(net: Any, x: Tensor) -> list[Tensor]:
 
 def test_depth_and_neighbours_are_those_of_a_loop_with_retain_grad() -> None:
     net = Net("GRU")
-    subject = Subject(net)
-    found = evenness(subject, subject.run(_x(), _loss))
+    examined = ExaminedModel(net)
+    found = evenness(examined, examined.run(_x(), _loss))
     d = _retained(net, _x())
     for layer, depth in enumerate(found.depth):
         assert (depth.name, depth.layer, depth.steps) == ("rnn", layer, (0, 4, 8))
@@ -124,20 +124,20 @@ def test_depth_and_neighbours_are_those_of_a_loop_with_retain_grad() -> None:
 def test_what_is_not_known_is_none() -> None:
     layer = nn.GRU(3, H)
     nn.init.zeros_(layer.get_parameter("bias_hh_l0"))
-    subject = Subject(layer)
-    found = evenness(subject, subject.run(_x(), _loss))
+    examined = ExaminedModel(layer)
+    found = evenness(examined, examined.run(_x(), _loss))
     ratios = {s.parameter: s.ratio for s in found.shares}
     assert ratios["bias_hh_l0"] is None and ratios["bias_ih_l0"] is not None
     assert found.neighbours == ()
 
 
 def test_parameters_that_do_not_fit_are_refused() -> None:
-    subject = Subject(nn.GRU(3, H))
-    seen = subject.run(_x(), _loss)
+    examined = ExaminedModel(nn.GRU(3, H))
+    seen = examined.run(_x(), _loss)
     with pytest.raises(OptionError, match="before must hold every parameter that trains, it lacks"):
-        evenness(subject, seen, {})
+        evenness(examined, seen, {})
     with pytest.raises(ShapeError, match=r"weight_ih_l0 must have the shape \(15, 3\) before"):
-        evenness(subject, seen, nn.GRU(2, H).state_dict())
+        evenness(examined, seen, nn.GRU(2, H).state_dict())
     broken = {n: v * math.inf for n, v in nn.GRU(3, H).state_dict().items()}
     with pytest.raises(OptionError, match="update of parameter weight_ih_l0 is not finite"):
-        evenness(subject, seen, broken)
+        evenness(examined, seen, broken)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import GRU, LSTM, Recurrent, cells, initialise
-from throughtime.diagnosis.observe.examined import Subject
+from throughtime.diagnosis.observe.examined import ExaminedModel
 from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
 from throughtime.errors import MissingExtra, NotFiniteError, OptionError
 
@@ -126,7 +126,7 @@ def quiet() -> Iterator[None]:
 @pytest.mark.parametrize("kind", LSTM_LIKE)
 def test_the_numbers_are_those_of_the_report(kind: str) -> None:
     model, (x, target) = made(kind), batch()
-    seen = Subject(model).run((x, target), nn.functional.cross_entropy, last_only=True)
+    seen = ExaminedModel(model).run((x, target), nn.functional.cross_entropy, last_only=True)
     ((step, row),) = fitted(Learner(model), [(x, target)], GradientFlow(lag=7)).rows
     assert step == 1
     for g in lag_gradients(seen):
@@ -212,7 +212,7 @@ def test_ragged_rows_are_measured_on_the_longest() -> None:
     model, (x, target) = Packed(nn.LSTM(I, H), H), batch()
     plain = Plain(model.encoder, H)
     plain.readout = model.readout
-    seen = Subject(plain).run(
+    seen = ExaminedModel(plain).run(
         (x[:, [1, 3]], target[[1, 3]]), nn.functional.cross_entropy, last_only=True
     )
     (expected,) = lag_gradients(seen)
@@ -253,7 +253,7 @@ def test_rows_that_begin_late_are_measured_on_the_longest(bidirectional: bool) -
     torch.manual_seed(0)
     layer = GRU(I, H, bidirectional=bidirectional)
     model, (x, target) = Late(layer, 2 * H if bidirectional else H), batch()
-    seen = Subject(model).run((x, target), nn.functional.cross_entropy, last_only=True)
+    seen = ExaminedModel(model).run((x, target), nn.functional.cross_entropy, last_only=True)
     expected = {}
     for path in seen.paths:
         norms = path.gradients(seen.loss)[:, [0, 2]].norm(dim=-1)
@@ -281,7 +281,7 @@ def test_rows_with_lengths_are_measured_on_the_longest(layer: Any, width: int, h
     torch.manual_seed(0)
     model, (x, target) = Reader(layer(), width, how), batch()
     x = torch.where(torch.arange(T).view(T, 1, 1) < model.lengths.unsqueeze(1), x, math.nan)
-    seen = Subject(model).run((x, target), nn.functional.cross_entropy, last_only=True)
+    seen = ExaminedModel(model).run((x, target), nn.functional.cross_entropy, last_only=True)
     expected = {}
     for path in seen.paths:
         norms = path.gradients(seen.loss)[:, [1, 3]].norm(dim=-1)

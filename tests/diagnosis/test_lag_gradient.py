@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from throughtime import Recurrent, cells
 from throughtime.diagnosis.observe.batches import list_batches
-from throughtime.diagnosis.observe.examined import Subject
+from throughtime.diagnosis.observe.examined import ExaminedModel
 from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
 from throughtime.errors import OptionError, ShapeError
 
@@ -58,7 +58,7 @@ def test_rho_is_that_of_a_loop_with_retain_grad(kind: str) -> None:
     torch.manual_seed(0)
     model = Classifier(getattr(nn, kind)(3, 8), 8)
     x = _x(T, B, 3)
-    seen = Subject(model).run(x, lambda y: y.square().mean(), last_only=True)
+    seen = ExaminedModel(model).run(x, lambda y: y.square().mean(), last_only=True)
     (found,) = lag_gradients(seen)
     expected = [v / math.log(10) for v in _by_hand(model, kind, x)]
     rho = [10**v for v in found.log10_rho_by_lag]
@@ -70,7 +70,7 @@ def test_a_linear_chain_loses_what_its_weight_says() -> None:
     with torch.no_grad():
         for name, p in layer.named_parameters():
             p.fill_(0.5 if "hh" in name else 1.0)
-    (found,) = lag_gradients(Subject(layer).run(_x(T, B, 1), last_only=True))
+    (found,) = lag_gradients(ExaminedModel(layer).run(_x(T, B, 1), last_only=True))
     assert found.log10_rho_by_lag == pytest.approx([k * math.log10(0.5) for k in range(T)])
     assert (found.horizon_e_steps, found.horizon_1e3_steps) == (2, 10)
     assert found.slope_nats_per_step == pytest.approx(math.log(0.5))
@@ -89,8 +89,8 @@ def test_both_layers_and_directions_are_mirrored() -> None:
     def loss(y: Tensor) -> Tensor:
         return y[-1, :, :8].sum() + y[0, :, 8:].sum()
 
-    both = lag_gradients(Subject(layer).run(x, loss, last_only=True))
-    (turned,) = [g for g in lag_gradients(Subject(layer).run(x.flip(0), loss, last_only=True))
+    both = lag_gradients(ExaminedModel(layer).run(x, loss, last_only=True))
+    (turned,) = [g for g in lag_gradients(ExaminedModel(layer).run(x.flip(0), loss, last_only=True))
                  if g.direction == 0]  # fmt: skip
     backward = next(g for g in both if g.direction == 1)
     assert backward.log10_rho_by_lag == pytest.approx(turned.log10_rho_by_lag, rel=1e-5)
@@ -100,15 +100,15 @@ def test_earlier_losses_do_not_count() -> None:
     torch.manual_seed(0)
     model = nn.LSTM(3, 8)
     x = _x(T, B, 3)
-    whole = lag_gradients(Subject(model).run(x, lambda y: y.sum(), last_only=True))
-    last = lag_gradients(Subject(model).run(x, lambda y: y[-1].sum(), last_only=True))
+    whole = lag_gradients(ExaminedModel(model).run(x, lambda y: y.sum(), last_only=True))
+    last = lag_gradients(ExaminedModel(model).run(x, lambda y: y[-1].sum(), last_only=True))
     assert whole == last
 
 
 def test_the_model_stays_as_it_is() -> None:
     model = Classifier(nn.LSTM(3, 8, dropout=0.5, num_layers=2), 8).train()
     before, rng = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    lag_gradients(Subject(model).run(_x(T, B, 3), last_only=True))
+    lag_gradients(ExaminedModel(model).run(_x(T, B, 3), last_only=True))
     assert model.training and type(model.layer) is nn.LSTM
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
@@ -137,7 +137,7 @@ def _frozen() -> nn.Module:
 )
 def test_a_model_that_cannot_be_looked_at_is_refused(model: Any, words: str) -> None:
     with pytest.raises(OptionError, match=words):
-        Subject(model())
+        ExaminedModel(model())
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_model_that_cannot_be_looked_at_is_refused(model: Any, words: str) -> 
 )
 def test_bad_input_is_refused(x: Tensor, loss: Any, error: Any, words: str) -> None:
     with pytest.raises(error, match=words):
-        lag_gradients(Subject(nn.GRU(3, 8)).run(x, loss, last_only=True))
+        lag_gradients(ExaminedModel(nn.GRU(3, 8)).run(x, loss, last_only=True))
 
 
 def test_no_batch_is_refused() -> None:

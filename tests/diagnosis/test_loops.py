@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import throughtime
-from throughtime.diagnosis.observe.examined import Subject
+from throughtime.diagnosis.observe.examined import ExaminedModel
 from throughtime.diagnosis.quantities.evenness import Evenness
 from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
 from throughtime.diagnosis.report import Report
@@ -332,7 +332,7 @@ def test_a_path_through_the_loops_own_code_counts(how: str, every: bool) -> None
     def loss(y: Tensor) -> Tensor:
         return _loss(y) if every else _loss(y[-1])
 
-    seen = Subject(model).run(_x(), loss, last_only=True)
+    seen = ExaminedModel(model).run(_x(), loss, last_only=True)
     (found,) = lag_gradients(seen)
     y = model(_x())
     _loss(torch.cat((y[:-1].detach(), y[-1:])) if every else y[-1]).backward()
@@ -341,7 +341,7 @@ def test_a_path_through_the_loops_own_code_counts(how: str, every: bool) -> None
     expected = (norms / norms[0]).log10().mean(1).tolist()
     assert found.log10_rho_by_lag == pytest.approx(expected, abs=1e-5)
     backward = {"norm": 1, "fed back": 0}[how]  # what the state alone is
-    assert bool(seen.apart) == bool(backward)
+    assert bool(seen.not_whole) == bool(backward)
 
 
 def test_what_has_no_meaning_in_a_changed_loop_is_left_out_with_a_reason() -> None:
@@ -419,7 +419,7 @@ class Twins(nn.Module):
 def test_two_sequences_of_one_layer_are_rows_of_it() -> None:
     torch.manual_seed(0)
     model, a, b = Twins(), _x(0), _x(1)[:11]
-    seen = Subject(model).run(((a, b),), _loss, last_only=True)
+    seen = ExaminedModel(model).run(((a, b),), _loss, last_only=True)
     (found,) = lag_gradients(seen)
     cell = nn.LSTMCell(I, H)
     cell.load_state_dict({n.removesuffix("_l0"): v for n, v in model.rnn.state_dict().items()})

@@ -166,6 +166,27 @@ def test_what_cannot_be_probed_is_refused(rows: int, labels: Tensor, kind: Any, 
         probe(layer, torch.randn(3, rows, 1), labels)
 
 
+@pytest.mark.parametrize(
+    ("labels", "text"),
+    [
+        (torch.rand(6, 4), "labels must be integers, got torch.float32"),
+        (torch.rand(6, 4) > 0.5, "labels must be integers, got torch.bool"),
+        ([[0, 1]], "labels must be tensors, got list"),
+        (7, "labels must be a tensor, or one a batch, got int"),
+    ],
+)
+def test_labels_that_are_no_integers_are_refused(labels: Any, text: str) -> None:
+    with pytest.raises(OptionError, match=text):
+        probe(LSTM(2, 3), torch.randn(6, 4, 2), labels)
+
+
+def test_integers_of_any_width_are_the_same_labels() -> None:
+    torch.manual_seed(0)
+    layer, x = LSTM(2, 3), torch.randn(6, 4, 2)
+    labels = torch.randint(2, (6, 4))
+    assert probe(layer, x, labels.to(torch.int32)) == probe(layer, x, labels)
+
+
 def test_what_does_not_belong_together_is_refused() -> None:
     layer, x = Recurrent(cells.GRU(), 1, 2), torch.randn(3, 4, 1)
     labels = torch.tensor([0, 1, 0, 1])

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import throughtime
 from throughtime import Recurrent, cells, from_torch
-from throughtime.diagnosis.observe.examined import Subject
+from throughtime.diagnosis.observe.examined import ExaminedModel
 from throughtime.diagnosis.observe.steps import Steps, list_steps
 from throughtime.diagnosis.quantities.connectivity import connectivity
 from throughtime.diagnosis.quantities.evenness import evenness
@@ -113,7 +113,7 @@ def test_lags_count_from_each_rows_own_end(kind: str, how: str) -> None:
     model = _reader(kind, how)
     d = _gradients_by_hand(model, kind, _x())
     x = _poisoned(_x()) if how == "lengths" else _x()
-    seen = Subject(model).run(((x, torch.tensor(LENGTHS)),), _loss, last_only=True)
+    seen = ExaminedModel(model).run(((x, torch.tensor(LENGTHS)),), _loss, last_only=True)
     for g in lag_gradients(seen):
         for k in range(T):
             reach = [d[b, g.direction] for b, n in enumerate(LENGTHS) if n > k]
@@ -132,7 +132,7 @@ def test_omega_is_the_mean_of_the_rows_own(direction: int) -> None:
     torch.manual_seed(0)
     layer = Recurrent(cells.Elman("identity"), I, H, bidirectional=True, dtype=torch.float64)
     model = Ends(layer)
-    seen = Subject(model).run(((_x(), torch.tensor(LENGTHS)),), _loss, last_only=True)
+    seen = ExaminedModel(model).run(((_x(), torch.tensor(LENGTHS)),), _loss, last_only=True)
     g = lag_gradients(seen)[direction]
     U = layer.weights(0, direction)["weight_hh"].detach()
     total = 0.0
@@ -148,8 +148,8 @@ def test_omega_is_the_mean_of_the_rows_own(direction: int) -> None:
 def test_depth_is_each_rows_first_middle_and_last_step(how: str) -> None:
     model = _reader("GRU", how)
     d = _gradients_by_hand(model, "GRU", _x())
-    subject = Subject(model)
-    found = evenness(subject, subject.run(((_x(), torch.tensor(LENGTHS)),), _loss))
+    examined = ExaminedModel(model)
+    found = evenness(examined, examined.run(((_x(), torch.tensor(LENGTHS)),), _loss))
     for depth in found.depth:
         assert depth.steps == (0, T // 2, T - 1)
         for which, norm in zip((lambda n: 0, lambda n: n // 2, lambda n: n - 1), depth.norms,

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import throughtime
 from throughtime import GRU, LSTM, RNN, initialise
+from throughtime.diagnosis.cure import CuredCopy
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient
 from throughtime.diagnosis.report import Report
-from throughtime.diagnosis.verdict.cured_copy import CuredCopy
 from throughtime.diagnosis.verdict.rules import exploding
 
 T, LAG, H = 50, 20, 32

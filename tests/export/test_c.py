@@ -17,7 +17,7 @@ from tests.export.built import EVERY, STRICT, TABLE, need, random_layer, run, te
 from throughtime import GRU, LSTM, Cell, Gate, Readout, Recurrent, cells, from_torch
 from throughtime.errors import OptionError
 from throughtime.export import to_c
-from throughtime.export.objects import undefined
+from throughtime.export.llvm.object_files import undefined
 from throughtime.export.prepare import prepare
 
 HERE = Path(__file__).parent
@@ -148,6 +148,23 @@ def _defined(folder: Path, word: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_whatever_torch_makes_by_default_the_bytes_are_the_same(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = nn.Sequential(Recurrent(cells.GRUD(), 3, 5), nn.Linear(5, 2))
+    here, there = tmp_path / "here", tmp_path / "there"
+    written = to_c(model, here).files
+    torch.set_default_dtype(dtype)
+    torch.set_default_device("meta")
+    try:
+        to_c(model, there)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert all((here / f).read_bytes() == (there / f).read_bytes() for f in written)
+
+
 @pytest.mark.parametrize("block", [0, True, 1.5, 5000])
 def test_a_block_that_is_none(block: Any, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="block must be a whole number from 1 to 4096, got"):
@@ -253,6 +270,12 @@ def test_the_header_is_the_same_for_every_form(tmp_path: Path) -> None:
         assert lines == HEADER
         sizes = dict(re.findall(r"#define knob_([A-Z]+) (\d+)", text))
         assert sizes == {"INPUTS": "2", "OUTPUTS": "3", "STATE": "4"}
+
+
+def test_comments_are_lines_of_equations_and_none_of_the_exporter(tmp_path: Path) -> None:
+    to_c(nn.Sequential(Recurrent(cells.GRU(), 2, 3), nn.Tanh()), tmp_path)
+    text = (tmp_path / "net.c").read_text()
+    assert "/* h = (1 - z) * n + z * s.h */" in text and "builder" not in text
 
 
 def test_same_model_same_bytes(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from throughtime import LSTM, Cell, Readout, Stream, cells
 from throughtime.compiler.runtime import machine
 from throughtime.errors import BackendError, OptionError
 from throughtime.export import to_object
-from throughtime.export.llvm.targets import TARGETS
-from throughtime.export.objects import undefined
+from throughtime.export.llvm import TARGETS
+from throughtime.export.llvm.object_files import undefined
 
 HERE = Path(__file__).parent
 HOST = {"avx512": ["x86-64-v4", "x86-64-v3"], "avx2": ["x86-64-v3"], "neon": ["aarch64"]}

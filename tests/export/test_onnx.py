@@ -83,16 +83,14 @@ def test_two_runtimes_agree(cell: Cell, tmp_path: Path) -> None:
 
 
 def through(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    from throughtime.export.pieces import pieces_of, taken
-    from throughtime.export.prepare import _through
+    from throughtime.export.pieces import copy_model, list_pieces
 
-    pieces = pieces_of(taken(model))
+    pieces = list_pieces(copy_model(model))
     with torch.no_grad():
         v: Any = x
         for piece in pieces:
             v = piece.module(v)
             v = v[0] if isinstance(v, tuple) else v
-        assert callable(_through)
         return v
 
 
@@ -283,6 +281,16 @@ def test_models_that_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="a merge of your own has no form in ONNX"):
         to_onnx(nn.Sequential(own, Gate(2), Readout(2, 1)), file)
     assert not file.exists()
+
+
+def test_a_start_that_is_not_zero_is_refused(tmp_path: Path) -> None:
+    layer = Recurrent(cells.LSTM(), 3, 4, learn_initial=True)
+    assert from_onnx(to_onnx(layer, tmp_path / "zero.onnx"))
+    with torch.no_grad():
+        layer.initial_c_l0.fill_(0.5)
+    file = to_onnx(layer, tmp_path / "half.onnx")
+    with pytest.raises(DataError, match="starts from a constant initial_c that is not zero, which"):
+        from_onnx(file)
 
 
 def test_operators_inside_branches_are_found(tmp_path: Path) -> None:

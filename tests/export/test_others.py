@@ -211,6 +211,51 @@ def test_options_of_a_layer_come_through_the_command(tmp_path: Path) -> None:
             assert torch.equal(again.state_dict()[key], v)
 
 
+def test_a_pair_names_each_cell_of_flax_once() -> None:
+    tree = to_flax(LSTM(2, 3, bidirectional=True))
+    one, other = (f"params/OptimizedLSTMCell_{k}" for k in range(2))
+    for pairs in ([(one, one)], [(one, other), (other, one)]):
+        with pytest.raises(OptionError, match="pairs must name each cell once, got 'params/Opt"):
+            from_flax(tree, pairs)
+    tree["params"]["OptimizedLSTMCell_0"]["ii"]["kernel"] = {"no": "array"}
+    assert list(from_flax(tree)) == [other]
+
+
+@pytest.mark.parametrize("config", [{"merge_mode": ["sum"]}, {"layer": {"class_name": ["LSTM"]}}])
+def test_words_that_are_lists(config: dict[str, Any], tmp_path: Path) -> None:
+    path = to_keras(LSTM(2, 3, bidirectional=True), tmp_path / "net.keras")
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    model = json.loads(parts["config.json"])
+    model["config"]["layers"][1]["config"] |= config
+    parts["config.json"] = json.dumps(model).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(DataError, match=r"has merge_mode \['sum'\], which|must hold an LSTM, GRU"):
+        from_keras(path)
+
+
+def test_every_layer_gets_a_name_that_python_takes(tmp_path: Path) -> None:
+    from throughtime.tasks.user_file import executed
+
+    from throughtime.export.operators import Reversed, write_layers
+
+    words = ["cells", "class", "torch", "Torch", "\u00e91", "", "7", "a/b", "a b"]
+    layers: dict[str, nn.Module] = {word: Recurrent(cells.LSTM(), 2, 3) for word in words}
+    layers["back"] = Reversed(Recurrent(cells.GRU(), 2, 3))
+    names = write_layers(layers, tmp_path, "a.onnx")
+    assert list(names.values()) == [
+        "layer_cells", "layer_class", "layer_torch", "layer_torch_", "layer_1", "layer", "layer_7",
+        "a_b", "a_b_", "back",
+    ]  # fmt: skip
+    read = executed(tmp_path / "layers.py")
+    for word, name in names.items():
+        weights = getattr(read, name).state_dict()
+        for key, v in layers[word].state_dict().items():
+            assert torch.equal(weights[key.removeprefix("layer.")], v)
+
+
 def test_a_name_that_says_no_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", str(tmp_path / "a.pb"), "--out", str(tmp_path)]) == 2
     assert "file must end in one of .onnx, .keras, .h5" in capsys.readouterr().err

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tests.export.built import need, run
 from throughtime import Recurrent, cells
 from throughtime.export import from_keras, from_onnx, from_safetensors, to_c, to_onnx
-from throughtime.export.onnx.operators import Reversed
+from throughtime.export.operators import Reversed
 
 onnx = pytest.importorskip("onnx", reason="no onnx here; pip install 'throughtime[export]'")
 pytest.importorskip("safetensors", reason="no safetensors; pip install 'throughtime[train]'")
@@ -62,11 +62,11 @@ def near(found: Any, wanted: Any) -> None:
 
 def answers_of_node(file: Path, name: str, x: Any) -> Any:
     """What onnxruntime says of the recurrent operator of a file: (T, D, B, H)."""
-    from throughtime.export.onnx.read import _loaded, _node, _recurrent
+    from throughtime.export.onnx.read import find_recurrent, load_onnx, read_node
 
-    nodes = _recurrent(_loaded(file).graph, {})
+    nodes = find_recurrent(load_onnx(file).graph, {})
     node, constants = next((n, c) for n, c in nodes if n.name == name)
-    weights = _node(name, node, constants, file.stat().st_size).weights
+    weights = read_node(name, node, constants, file.stat().st_size).weights
     keys = [k for k in ("W", "R", "B") if k in weights]
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     one = onnx.helper.make_node(node.op_type, ["x", *keys], ["y"], **attributes)

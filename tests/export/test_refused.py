@@ -90,14 +90,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "exported programs compute in float32, got torch.float64 in weight_ih_l0; convert the "
         "model with model.float()",
     ),
-    "embedding behind": (
+    "embedding late": (
         lambda: nn.Sequential(nn.Linear(1, 2), nn.Embedding(2, 2)),
-        "1 is an embedding behind other parts; an exported program looks up its input alone, so "
+        "1 is an embedding after other parts; an exported program looks up its input alone, so "
         "it must come first",
     ),
     "widths": (
         lambda: nn.Sequential(LSTM(1, 2), Readout(3, 1)),
-        "1.network takes 3 numbers and what stands before it gives 2",
+        "1.network takes 3 numbers, and the part before it gives 2",
     ),
     "empty": (nn.Sequential, "a model to export must have at least one part, got an empty one"),
     "no width": (

@@ -18,9 +18,9 @@ from tests.export.test_c import MODELS
 from throughtime import LSTM, Cell, Readout
 from throughtime.errors import BackendError
 from throughtime.export import to_object
+from throughtime.export.llvm.browser import loader
+from throughtime.export.llvm.object_files import undefined
 from throughtime.export.prepare import prepare
-from throughtime.export.wasm import loader
-from throughtime.export.wasm.link import imported_functions
 
 
 def node(folder: Path) -> str:
@@ -71,7 +71,7 @@ def test_in_wasmtime(cell: Cell, tmp_path: Path) -> None:
 
 def test_a_module_asks_nothing_of_its_host(tmp_path: Path) -> None:
     to_object(nn.Sequential(LSTM(2, 40, 2), Readout(40, 1)), tmp_path, target="wasm32")
-    assert imported_functions((tmp_path / "net.o").read_bytes()) == set()
+    assert undefined((tmp_path / "net.o").read_bytes()) == set()
 
 
 def test_the_loader_is_small() -> None:
@@ -85,6 +85,12 @@ def test_the_page_holds_the_module_and_needs_no_server(tmp_path: Path) -> None:
     assert base64.b64decode(inside) == (tmp_path / "knob.wasm").read_bytes()
     assert '["x[0]", "x[1]"]' in page
     assert not re.search(r"(src|href)=|import |https?:", page)
+
+
+def test_a_name_that_the_template_has_too(tmp_path: Path) -> None:
+    to_object(LSTM(2, 3), tmp_path, target="wasm32", name="WASM")
+    page = (tmp_path / "WASM.html").read_text()
+    assert "<title>WASM</title>" in page and "e.WASM_reset(state)" in page
 
 
 def test_the_pages_script_steps_in_node(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from throughtime import LSTM
 from throughtime.errors import OptionError
 from throughtime.export import to_c, to_object
-from throughtime.export.objects import sections
+from throughtime.export.llvm.object_files import sections
 from throughtime.export.weights import SCALE_SHIFT, SCALE_START, narrowed
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from throughtime.cli import main
-from throughtime.diagnosis.observe.examined import Subject
+from throughtime.diagnosis.observe.examined import ExaminedModel
 from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
 from throughtime.diagnosis.training import LoopFlow
 from throughtime.tasks import find
@@ -43,7 +43,7 @@ def test_the_numbers_are_those_of_the_report_and_of_the_weights(tmp_path: Path) 
     learner = Learner(task, model)
     batch = task.epoch(0)[0]
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    seen = Subject(model).run(batch, task.distance, last_only=True)
+    seen = ExaminedModel(model).run(batch, task.distance, last_only=True)
     expected = {f"{g.layer}": g for g in lag_gradients(seen)}
     learner.step()
     fit(run, [LoopFlow(4)])

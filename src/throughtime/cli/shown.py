@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from throughtime.diagnosis.report import Report
+    from throughtime.diagnosis.report.page import Panel, Table
     from throughtime.diagnosis.report.page.chart import Chart
-    from throughtime.diagnosis.report.page.panel import Panel, Table
     from throughtime.tasks import Task
     from throughtime.tasks.task import Score
     from throughtime.train.run import Run
@@ -328,7 +328,7 @@ def _list_facts(run: Run, results: dict[str, Any]) -> dict[str, str]:
 
 
 def _make_figures(task: Task, results: dict[str, Any]) -> Table:
-    from throughtime.diagnosis.report.page.panel import Table
+    from throughtime.diagnosis.report.page import Table
 
     baselines = results["baselines"]
     rows = tuple(
@@ -339,7 +339,7 @@ def _make_figures(task: Task, results: dict[str, Any]) -> Table:
 
 
 def _make_panel(letter: str, picture: Picture) -> Panel:
-    from throughtime.diagnosis.report.page.panel import Panel, Table
+    from throughtime.diagnosis.report.page import Panel, Table
 
     tables = (Table(picture.title, picture.head, picture.table),) if picture.table else ()
     return Panel(

@@ -9,34 +9,39 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from throughtime.diagnosis.cure import find_start
-from throughtime.diagnosis.model_quantities import (
-    Gaps,
-    measure_bands,
-    measure_capacities,
-    measure_clipping,
-    measure_torch_default,
-    measure_weight_lags,
-)
-from throughtime.diagnosis.observe import one_thread
+from throughtime.diagnosis.cure import CuredCopy, find_start
+from throughtime.diagnosis.observe import key_of, locate, one_thread
 from throughtime.diagnosis.observe.batches import list_batches
-from throughtime.diagnosis.observe.examined import Loss, ModelRun, Subject
+from throughtime.diagnosis.observe.examined import ExaminedModel, Loss, ModelRun
+from throughtime.diagnosis.quantities.capacity import MemoryCapacity, memory_capacity
+from throughtime.diagnosis.quantities.clipping import measure_clipping
 from throughtime.diagnosis.quantities.connectivity import connectivity
 from throughtime.diagnosis.quantities.evenness import evenness
 from throughtime.diagnosis.quantities.gates import gate_times
 from throughtime.diagnosis.quantities.jacobians import jacobians
-from throughtime.diagnosis.quantities.lag_gradient import Unseen, find_unseen, lag_gradients
-from throughtime.diagnosis.report import QUANTITIES, Missing, ModuleReport, Report
-from throughtime.diagnosis.verdict import locate
-from throughtime.diagnosis.verdict.cured_copy import CuredCopy
-from throughtime.diagnosis.verdict.verdict import find_cautions, find_troubles, make_fault_trouble
-from throughtime.errors import NotFiniteError, OptionError, ShapeError
+from throughtime.diagnosis.quantities.lag_gradient import (
+    LagGradient,
+    Unseen,
+    find_unseen,
+    lag_gradients,
+)
+from throughtime.diagnosis.quantities.weight_lags import WeightLags, weight_lags
+from throughtime.diagnosis.report import QUANTITIES, Band, Missing, ModuleReport, Report
+from throughtime.diagnosis.verdict import find_cautions, find_troubles, make_fault_trouble
+from throughtime.errors import NotFiniteError, OptionError, ShapeError, ThroughtimeError
+from throughtime.layers.initialise import initialise
 from throughtime.layers.recurrent import SequenceLayer
 from throughtime.version import __version__
 
+BATCHES, ROWS, LARGEST = 3, 2, 2e7
+"""Batches of a band; rows whose weight gradient is split by lag; the most numbers read back from
+noise, above which it takes minutes."""
+
 Value = TypeVar("Value")
+Other = TypeVar("Other")
 
 
 def diagnose(
@@ -81,24 +86,24 @@ def _measure(
     clip: float | None, truncation: int | None, before: Mapping[str, Tensor] | None,
 ) -> Report:  # fmt: skip
     """The report of checked arguments."""
-    subject = Subject(model)
+    examined = ExaminedModel(model)
     try:
-        run = subject.run(batches[0], loss, last_only=True)
+        run = examined.run(batches[0], loss, last_only=True)
         gradients = lag_gradients(run)
     except NotFiniteError as error:
-        lag = _check_lag(lag, subject.sizes[0])
-        return _report_fault(subject, CuredCopy(model, batches, loss, lag), truncation, error)
+        lag = _check_lag(lag, examined.sizes[0])
+        return _report_fault(examined, CuredCopy(model, batches, loss, lag), truncation, error)
     last_lags = [g.last_lag for g in gradients]
     lag = _check_lag(lag, 1 + (min(last_lags) if lag is None else max(last_lags)))
-    trial = CuredCopy(model, batches, loss, lag)
+    cured = CuredCopy(model, batches, loss, lag)
     report = replace(
-        _make_empty(model, subject, lag, truncation),
+        _make_empty(model, examined, lag, truncation),
         loss=run.loss.item(),
         lag_gradients=gradients,
         lengths=_list_lengths(run),
     )
-    report = _with_panels(report, subject, run, trial, clip, before)
-    report = replace(report, troubles=find_troubles(report, trial))
+    report = _with_panels(report, examined, run, cured, clip, before)
+    report = replace(report, troubles=find_troubles(report, cured))
     return replace(report, cautions=find_cautions(report))
 
 
@@ -109,42 +114,44 @@ def _list_lengths(run: ModelRun) -> tuple[int, ...]:
 
 
 def _with_panels(
-    report: Report, subject: Subject, run: ModelRun, trial: CuredCopy, clip: float | None,
+    report: Report, examined: ExaminedModel, run: ModelRun, cured: CuredCopy, clip: float | None,
     before: Mapping[str, Tensor] | None,
 ) -> Report:  # fmt: skip
     """The report with every quantity that can be measured, and the reasons for the others."""
-    gaps, model, data, loss = Gaps(), trial.model, trial.batches, trial.loss
-    layers, batches, gradients = subject.layers, run.batches, report.lag_gradients
+    gaps, model, data, loss = Gaps(), cured.model, cured.batches, cured.loss
+    layers, batches, gradients = examined.layers, run.batches, report.lag_gradients
     attempt, each = gaps.attempt, partial(_measure_each, gaps, run)
     modules = tuple(_measure_module(gaps, n, model, layers[n], run) for n in batches)
-    spread = attempt("bands", "", (), lambda: measure_bands(subject, data, loss, gradients))
-    default = attempt("torch_default", "", (), lambda: measure_torch_default(model, data[0], loss))
-    whole = subject.run(data[0], loss)
-    even = attempt("evenness", "", None, lambda: evenness(subject, whole, before))
+    spread = attempt("bands", "", (), lambda: _measure_bands(examined, data, loss, gradients))
+    default = attempt("torch_default", "", (), lambda: _measure_torch_default(model, data[0], loss))
+    whole = examined.run(data[0], loss)
+    even = attempt("evenness", "", None, lambda: evenness(examined, whole, before))
     blind = find_unseen(whole, gradients)
-    gaps.missing += [*_list_left_out(subject, run), *_list_seen_late(blind, report.lag)]
-    subject.free()
+    gaps.missing += [*_list_left_out(examined, run), *_list_seen_late(blind, report.lag)]
+    examined.free()
     return replace(
         report,
         bands=spread,
         torch_default=default,
         connectivity=each("connectivity", lambda n: (connectivity(layers[n], batches[n], name=n),)),
         modules=modules,
-        capacities=each("capacities", lambda n: measure_capacities(subject, n, trial.lag)),
-        weight_lags=each("weight_lags", lambda n: measure_weight_lags(subject, n, data[0], loss)),
-        clipping=attempt("clipping", "", None, lambda: measure_clipping(subject, data, loss, clip)),
+        capacities=each("capacities", lambda n: _measure_capacities(examined, n, cured.lag)),
+        weight_lags=each("weight_lags", lambda n: _measure_weight_lags(examined, n, data[0], loss)),
+        clipping=attempt(
+            "clipping", "", None, lambda: measure_clipping(examined, data, loss, clip)
+        ),
         evenness=even,
         unseen=blind,
         missing=tuple(gaps.missing),
     )
 
 
-def _list_left_out(subject: Subject, run: ModelRun) -> Iterator[Missing]:
+def _list_left_out(examined: ExaminedModel, run: ModelRun) -> Iterator[Missing]:
     """Modules without any measurement, or without lags."""
-    for name in subject.modules:
+    for name in examined.modules:
         if name not in run.batches:
             yield Missing("modules", name, "it did not run on the first batch")
-    for name in subject.others:
+    for name in examined.others:
         yield Missing(
             "modules", name,
             "it is of a subclass of torch's own class, which may compute something else",
@@ -160,7 +167,7 @@ def _list_seen_late(blind: Sequence[Unseen], lag: int) -> Iterator[Missing]:
             yield Missing(
                 "lag_gradients",
                 u.name,
-                f"the loss reads {locate(u.layer, u.direction, '')} after {u.read_steps} of its "
+                f"the loss reads {locate('', u.layer, u.direction)} after {u.read_steps} of its "
                 f"{u.steps} steps at the latest, and lags are counted from the last",
             )
 
@@ -171,30 +178,40 @@ def _measure_each(
     """A quantity of every module that runs whole sequences."""
     values: list[Value] = []
     for name in run.batches:
-        if name in run.apart:
-            gaps.missing.append(Missing(quantity, name, run.apart[name]))
-        else:
-            values += gaps.attempt(quantity, name, (), partial(measure, name))
+        values += _measure_whole(gaps, run, quantity, name, partial(measure, name))
     return tuple(values)
+
+
+def _measure_whole(
+    gaps: Gaps, run: ModelRun, quantity: str, name: str, measure: Callable[[], Sequence[Value]]
+) -> Sequence[Value]:
+    """A quantity of one module; none where it does not run whole sequences."""
+    if name in run.not_whole:
+        gaps.missing.append(Missing(quantity, name, run.not_whole[name]))
+        return ()
+    return gaps.attempt(quantity, name, (), measure)
 
 
 def _measure_module(
     gaps: Gaps, name: str, model: nn.Module, layer: SequenceLayer, run: ModelRun
 ) -> ModuleReport:
-    only, batch = ModelRun(run.loss, (), {name: run.batches[name]}, run.apart), run.batches[name]
+    batch = run.batches[name]
+    whole = _measure_whole(gaps, run, "jacobians", name, lambda: jacobians(layer, batch))
     return ModuleReport(
         name=name,
         cell=repr(layer.cell),
         hidden_sizes=tuple(layer.hidden_sizes),
         start=find_start(model.get_submodule(name)),
-        jacobians=_measure_each(gaps, only, "jacobians", lambda _: jacobians(layer, batch)),
+        jacobians=tuple(whole),
         gates=gaps.attempt("gates", name, (), lambda: gate_times(layer, batch)),
     )
 
 
-def _make_empty(model: nn.Module, subject: Subject, lag: int, truncation: int | None) -> Report:
+def _make_empty(
+    model: nn.Module, examined: ExaminedModel, lag: int, truncation: int | None
+) -> Report:
     """A report in which nothing is measured yet."""
-    T, B = subject.sizes
+    T, B = examined.sizes
     return Report(
         model=type(model).__name__,
         steps=T,
@@ -220,12 +237,12 @@ def _make_empty(model: nn.Module, subject: Subject, lag: int, truncation: int | 
 
 
 def _report_fault(
-    subject: Subject, trial: CuredCopy, truncation: int | None, error: NotFiniteError
+    examined: ExaminedModel, cured: CuredCopy, truncation: int | None, error: NotFiniteError
 ) -> Report:
     """The report of a model that reaches NaN or infinity, without any measurement."""
-    empty = _make_empty(trial.model, subject, trial.lag, truncation)
+    empty = _make_empty(cured.model, examined, cured.lag, truncation)
     missing = tuple(Missing(quantity, "", str(error)) for quantity in QUANTITIES)
-    return replace(empty, troubles=(make_fault_trouble(error, trial),), missing=missing)
+    return replace(empty, troubles=(make_fault_trouble(error, cured),), missing=missing)
 
 
 def _check_lag(lag: int | None, steps: int) -> int:
@@ -251,3 +268,107 @@ def _check(loss: Any, clip: Any, truncation: Any, before: Any) -> None:
         raise OptionError(
             f"before must be a state_dict, parameters by name, got {type(before).__name__}"
         )
+
+
+class Gaps:
+    """What could not be measured so far."""
+
+    def __init__(self) -> None:
+        self.missing: list[Missing] = []
+
+    def attempt(
+        self, quantity: str, name: str, otherwise: Other, measure: Callable[[], Value]
+    ) -> Value | Other:
+        """The quantity, or `otherwise` where it cannot be measured; then the reason is recorded."""
+        try:
+            return measure()
+        except ThroughtimeError as error:
+            self.missing.append(Missing(quantity, name, str(error)))
+            return otherwise
+
+
+def _measure_bands(
+    examined: ExaminedModel, batches: Sequence[Any], loss: Loss | None, first: Sequence[LagGradient]
+) -> tuple[Band, ...]:
+    """The spread of the lag gradients over the first batches.
+
+    Args:
+        examined: the model.
+        batches: of which the first is the report's.
+        loss: as `diagnose` takes it.
+        first: the lag gradients of the first.
+
+    Raises:
+        OptionError: a single batch, or batches of which the loss sees different layers.
+    """
+    if len(batches) < 2:
+        raise OptionError("a spread needs at least 2 batches, got 1")
+    by_batch = [tuple(first)]
+    for batch in batches[1:BATCHES]:
+        by_batch.append(lag_gradients(examined.run(batch, loss, last_only=True)))
+    keys = [[key_of(g) for g in of_batch] for of_batch in by_batch]
+    if any(k != keys[0] for k in keys):
+        raise OptionError("the loss sees other layers on one batch than on another")
+    return tuple(_make_band(same) for same in zip(*by_batch, strict=True))
+
+
+def _make_band(same: Sequence[LagGradient]) -> Band:
+    """Over the lags that all batches have."""
+    curves = [*zip(*(g.log10_rho_by_lag for g in same), strict=False)]
+    return Band(
+        name=same[0].name,
+        layer=same[0].layer,
+        direction=same[0].direction,
+        batches=len(same),
+        lowest_log10_rho_by_lag=tuple(map(min, curves)),
+        highest_log10_rho_by_lag=tuple(map(max, curves)),
+    )
+
+
+def _measure_torch_default(
+    model: nn.Module, batch: Any, loss: Loss | None
+) -> tuple[LagGradient, ...]:
+    """The lag gradients of a copy whose recurrent layers have torch's own start.
+
+    The rest of the copy is as in the model; torch's generator stays as it is.
+
+    Raises:
+        OptionError: weights that are parametrised, or what `lag_gradients` refuses.
+    """
+    examined = ExaminedModel(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for module in examined.modules.values():
+            initialise(module, "torch")
+    return lag_gradients(examined.run(batch, loss, last_only=True))
+
+
+def _measure_capacities(examined: ExaminedModel, name: str, lag: int) -> tuple[MemoryCapacity, ...]:
+    """Measure what each layer of a module remembers, up to the lag and twice its width.
+
+    Raises:
+        OptionError: a state so wide or a lag so long that it takes minutes; or what
+            `memory_capacity` refuses.
+    """
+    layer = examined.layers[name]
+    widest = max(sum(w) for w in layer.widths)
+    lags = max(lag, 2 * widest)
+    if lags * max(2500, 20 * widest) > LARGEST:
+        raise OptionError(
+            f"to read {lags} lags from a state of {widest} numbers takes minutes; call "
+            f"throughtime.diagnosis.quantities.capacity.memory_capacity for it"
+        )
+    capacities = memory_capacity(layer, lags=lags)
+    return tuple(replace(c, name=name) for c in capacities)
+
+
+def _measure_weight_lags(
+    examined: ExaminedModel, name: str, batch: Any, loss: Loss | None
+) -> tuple[WeightLags, ...]:
+    """Measure where a module's weight gradient comes from, on two rows of a batch.
+
+    Raises:
+        OptionError: what `weight_lags` refuses.
+    """
+    lags = weight_lags(examined.modules[name], lambda: examined.value(batch, loss), ROWS)
+    return tuple(replace(w, name=name) for w in lags)

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from throughtime.errors import DataError, OptionError, missing_extra
-from throughtime.export.onnx.operators import (
+from throughtime.export.operators import (
     Operator,
     Side,
     cell_of,
@@ -19,7 +19,7 @@ from throughtime.export.onnx.operators import (
     operator_weights,
     put,
 )
-from throughtime.export.pieces import pieces_of, taken
+from throughtime.export.pieces import copy_model, list_pieces
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage
 from throughtime.layers.recurrent import Recurrent
@@ -55,50 +55,60 @@ def from_flax(
     """
     if isinstance(tree, str | os.PathLike):
         place: str = str(Path(tree))
-        tree = read_tree(Path(tree))
+        tree = _read_file(Path(tree))
     else:
         place = "the tree"
     if not isinstance(tree, Mapping):
         raise DataError(f"tree must be a dict or a file, got {type(tree).__name__}")
-    sides = dict(_cells(place, tree, ""))
+    sides = dict(_list_cells(place, tree, ""))
     if not sides:
         raise DataError(f"{place} must hold an LSTM, GRU or simple cell of Flax, and it has none")
-    partners = dict(pairs)
-    for name in (name for pair in pairs for name in pair):
-        if name not in sides:
-            raise DataError(f"{place} has no cell {name!r}, it has {', '.join(sides)}")
-    found: dict[str, nn.Module] = {}
+    _check_pairs(place, pairs, sides)
+    backward, layers = dict(pairs), dict[str, nn.Module]()
     for name, (op, side) in sides.items():
-        if name in partners.values():
+        if name in backward.values():
             continue
-        parts = [side, *([sides[partners[name]][1]] if name in partners else [])]
+        parts = [side, *([sides[backward[name]][1]] if name in backward else [])]
         I, H = side.W.shape[1], side.R.shape[1]
         if any(p.W.shape != side.W.shape or p.R.shape != side.R.shape for p in parts):
             raise DataError(f"{place} has {name!r} and its partner of different shapes")
         layer = Recurrent(cell_of(op)[0], I, H, bidirectional=len(parts) == 2, batch_first=True)
         for d, part in enumerate(parts):
             put(layer, d, part)
-        found[name] = layer
-    return found
+        layers[name] = layer
+    return layers
 
 
-def _cells(place: str, tree: Tree, path: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _check_pairs(
+    place: str, pairs: Sequence[tuple[str, str]], sides: Mapping[str, tuple[str, Side]]
+) -> None:
+    names = [name for pair in pairs for name in pair]
+    for name in names:
+        if name not in sides:
+            raise DataError(f"{place} has no cell {name!r}, it has {', '.join(sides)}")
+        if names.count(name) > 1:
+            raise OptionError(f"pairs must name each cell once, got {name!r} twice")
+
+
+def _list_cells(
+    place: str, tree: Tree, path: str, depth: int = 0
+) -> Iterator[tuple[str, tuple[str, Side]]]:
     """The cells of a tree: path, operator, weights."""
     if depth > _DEEPEST:
-        raise DataError(f"{place} is a tree of more than {_DEEPEST} floors")
+        raise DataError(f"{place} is a tree of more than {_DEEPEST} levels")
     for op in _KINDS:
-        side = _side(place, tree, path, op)
+        side = _read_side(place, tree, path, op)
         if side is not None:
             yield path or "cell", (op, side)
             return
     for name, inner in tree.items():
         if isinstance(inner, Mapping):
-            yield from _cells(place, inner, f"{path}/{name}".lstrip("/"), depth + 1)
+            yield from _list_cells(place, inner, f"{path}/{name}".lstrip("/"), depth + 1)
 
 
-def _side(place: str, tree: Tree, path: str, op: str) -> Side | None:
+def _read_side(place: str, tree: Tree, path: str, op: str) -> Side | None:
     """The weights of a cell of one kind; None where the tree is none."""
-    parts = _fused(tree, op) or _by_gate(tree, op)
+    parts = _read_fused(tree, op) or _read_by_gate(tree, op)
     if parts is None:
         return None
     gates = _KINDS[op] if op != "RNN" else ("h",)
@@ -115,54 +125,53 @@ def _side(place: str, tree: Tree, path: str, op: str) -> Side | None:
 _Parts = tuple[Values, Values, Values | None, Values | None]
 
 
-def _fused(tree: Tree, op: str) -> _Parts | None:
+def _read_fused(tree: Tree, op: str) -> _Parts | None:
     """Of a cell of nnx whose gates lie side by side."""
     if set(tree) != {"dense_i", "dense_h"}:
         return None
-    (W, b), (R, u) = (_linear(tree[n]) for n in ("dense_i", "dense_h"))
+    (W, b), (R, u) = (_read_linear(tree[n]) for n in ("dense_i", "dense_h"))
     if W is None or R is None or R.ndim != 2 or R.shape[1] != len(_KINDS[op]) * R.shape[0]:
         return None
     return W, R, b, u
 
 
-def _by_gate(tree: Tree, op: str) -> _Parts | None:
+def _read_by_gate(tree: Tree, op: str) -> _Parts | None:
     """Of a cell whose gates are parts of their own."""
     letters = _KINDS[op]
     names = [[f"{side}{g}" for g in letters] for side in "ih"]
-    own = {"if_": "if"} if "if_" in tree else {}
-    tree = {own.get(n, n): v for n, v in tree.items()}
+    tree = {"if" if n == "if_" else n: v for n, v in tree.items()}
     if set(tree) != {n for side in names for n in side}:
         return None
-    found: list[Values | None] = []
+    parts: list[Values | None] = []
     for side in names:
-        each = [_linear(tree[n]) for n in side]
+        each = [_read_linear(tree[n]) for n in side]
         kernels = [k for k, _ in each if k is not None and k.ndim == 2]
         if len(kernels) != len(each) or len({k.shape for k in kernels}) != 1:
             return None
-        found.append(np.concatenate(kernels, 1))
-        some = [b is not None for _, b in each]
         zeros = np.zeros(kernels[0].shape[1], np.float32)
-        biases = [zeros if b is None else b for _, b in each]
-        found.append(np.concatenate(biases) if any(some) else None)
-    W, b, R, u = found
+        biases = np.concatenate([zeros if b is None else b for _, b in each])
+        parts += [
+            np.concatenate(kernels, 1),
+            biases if any(b is not None for _, b in each) else None,
+        ]
+    W, b, R, u = parts
     assert W is not None and R is not None
     return W, R, b, u
 
 
-def _linear(tree: Any) -> tuple[Values | None, Values | None]:
+def _read_linear(tree: Any) -> tuple[Values | None, Values | None]:
     """Kernel and bias of a linear part; None for what is none."""
-    if not isinstance(tree, Mapping) or "kernel" not in tree:
+    if not isinstance(tree, Mapping) or not hasattr(tree.get("kernel"), "shape"):
         return None, None
-    found = [tree.get(n) for n in ("kernel", "bias")]
-    kernel, bias = (None if v is None else np.asarray(v, np.float32) for v in found)
-    return kernel, bias
+    kernel, bias = tree["kernel"], tree.get("bias")
+    return np.asarray(kernel, np.float32), None if bias is None else np.asarray(bias, np.float32)
 
 
 def to_flax(layer: nn.Module, file: str | os.PathLike[str] | None = None) -> dict[str, Any]:
     """A recurrent layer's weights as Flax's compact modules name them, {"params": {...}}.
 
     Cells are called `OptimizedLSTMCell_0`, `GRUCell_0` or `SimpleCell_0` and so on, layer by
-    layer, the backward one behind the forward one, as `nn.Bidirectional(nn.RNN(cell), ...)` and
+    layer, the backward one after the forward one, as `nn.Bidirectional(nn.RNN(cell), ...)` and
     the next ask for them.
 
     Args:
@@ -173,42 +182,53 @@ def to_flax(layer: nn.Module, file: str | os.PathLike[str] | None = None) -> dic
         OptionError: Flax has no such cell.
         MissingExtra: a file is wanted and msgpack is not installed.
     """
-    resting = taken(layer)
-    if not isinstance(resting, Passage) or len(pieces_of(resting)) != 1:
+    resting = copy_model(layer)
+    if not isinstance(resting, Passage) or len(list_pieces(resting)) != 1:
         raise OptionError(f"layer must be a recurrent layer, got {type(layer).__name__}")
-    own: Any = resting
+    recurrent: Any = resting
     cells: dict[str, Any] = {}
-    for i in range(len(own.widths)):
-        call = own._example(i, 1, 1, False, False, False)
-        found = operator_of(call)
-        usual = found is not None and not found.peepholes and call.initial is None
-        usual = usual and dict(found.attributes) in (  # type: ignore[union-attr]
-            {}, {"linear_before_reset": 1}, {"activations": "Tanh"},
-        )  # fmt: skip
-        if found is None or not usual or set(own.dilations) != {1}:
+    for i in range(len(recurrent.widths)):
+        call = recurrent._example(i, 1, 1, False, False, False)
+        operator = operator_of(call)
+        plain = operator is not None and dict(operator.attributes) in _PLAIN
+        if (
+            not operator
+            or not plain
+            or operator.peepholes
+            or call.initial is not None
+            or (set(recurrent.dilations) != {1})
+        ):
             raise OptionError(f"{call.cell!r} is no cell that Flax has")
         for d in range(call.directions):
-            cells[f"{_CLASSES[found.op]}_{len(cells)}"] = _tree_of(call, found, d)
+            cells[f"{_CLASSES[operator.op]}_{len(cells)}"] = _make_tree(call, operator, d)
     tree = {"params": cells}
     if file is not None:
-        write_tree(Path(file), tree)
+        _write_file(Path(file), tree)
     return tree
 
 
-def _tree_of(call: Any, found: Operator, d: int) -> dict[str, Any]:
+_PLAIN: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"linear_before_reset": 1},
+    {"activations": "Tanh"},
+)
+"""Attributes of the operators that Flax has."""
+
+
+def _make_tree(call: Any, operator: Operator, d: int) -> dict[str, Any]:
     """A cell's parameters; biases that Flax lacks go into those it has."""
-    given = operator_weights(call, found)[:3]
-    W, R, B = (v[d].detach().numpy() for v in given if v is not None)
+    weights = operator_weights(call, operator)[:3]
+    W, R, B = (v[d].detach().numpy() for v in weights if v is not None)
     H, tree = call.hidden_size, dict[str, Any]()
     b, u = np.split(B, 2)
-    for letter in _KINDS[found.op]:
-        here = slice(k := found.gates.index(letter or "h") * H, k + H)
+    for letter in _KINDS[operator.op]:
+        here = slice(k := operator.gates.index(letter or "h") * H, k + H)
         tree[f"i{letter}"] = {"kernel": np.ascontiguousarray(W[here].T)}
         tree[f"h{letter}"] = {"kernel": np.ascontiguousarray(R[here].T)}
         if letter == "n":
             tree["in"]["bias"], tree["hn"]["bias"] = b[here].copy(), u[here].copy()
         else:
-            side = "h" if found.op == "LSTM" else "i"
+            side = "h" if operator.op == "LSTM" else "i"
             tree[f"{side}{letter}"]["bias"] = b[here] + u[here]
     return tree
 
@@ -221,7 +241,7 @@ def _msgpack() -> Any:
     return msgpack
 
 
-def read_tree(path: Path) -> Tree:
+def _read_file(path: Path) -> Tree:
     """The tree of a file of `flax.serialization.to_bytes`.
 
     Raises:
@@ -231,7 +251,7 @@ def read_tree(path: Path) -> Tree:
 
     def array(code: int, data: bytes) -> Any:
         if code not in (_ARRAY, _NUMBER):
-            raise ValueError(f"a thing of kind {code}")
+            raise ValueError(f"an extension of kind {code}")
         shape, kind, numbers = msgpack.unpackb(data, use_list=True)
         name = kind.decode() if isinstance(kind, bytes) else kind
         if name not in ("float32", "float64", "float16"):
@@ -239,15 +259,15 @@ def read_tree(path: Path) -> Tree:
         return np.frombuffer(numbers, np.dtype(name)).reshape(shape).astype(np.float32)
 
     try:
-        found = msgpack.unpackb(content, ext_hook=array, strict_map_key=False)
+        tree = msgpack.unpackb(content, ext_hook=array, strict_map_key=False)
     except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as error:
         raise DataError(f"{path} must be a file of Flax, and it is not ({error})") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path} must hold a tree of Flax, got {type(found).__name__}")
-    return {str(k): v for k, v in found.items()}
+    if not isinstance(tree, dict):
+        raise DataError(f"{path} must hold a tree of Flax, got {type(tree).__name__}")
+    return {str(k): v for k, v in tree.items()}
 
 
-def write_tree(path: Path, tree: dict[str, Any]) -> None:
+def _write_file(path: Path, tree: dict[str, Any]) -> None:
     """Write a tree of dicts and arrays as Flax does."""
     msgpack = _msgpack()
 

@@ -1,80 +1,378 @@
-"""Imported layers as a folder: their weights as arrays, and a file of Python that builds them."""
+"""The folder of an export: header, test and README of a program, written; and its test, run."""
 
 from __future__ import annotations
 
-import os
+import hashlib
 import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-from torch import nn
 
-from throughtime.export.onnx.operators import Reversed
+from throughtime.errors import BackendError
+from throughtime.export.program import ProductPart, Program, Values
+from throughtime.export.weights import matrix_bytes
+from throughtime.version import __version__
 
-_HEAD = '''"""Layers that were read from {source}; each is a name of this file."""
-
-from pathlib import Path
-
-import numpy
-import torch
-
-from throughtime import Recurrent, cells
-
-_WEIGHTS = numpy.load(Path(__file__).with_name("weights.npz"), allow_pickle=False)
+_TOLERANCE: Final = 2e-6
+"""Largest error of the test, as a share of the largest output."""
 
 
-def _filled(name, layer):
-    weights = {{k: torch.from_numpy(_WEIGHTS[f"{{name}}.{{k}}"]) for k in layer.state_dict()}}
-    layer.load_state_dict(weights)
-    return layer.eval()
+def describe(program: Program, weights: str) -> str:
+    """One line: the parts, sizes, version, hash of the weights, what each input is."""
+    digest = hashlib.sha256()
+    for values in (*program.matrices, *program.constants.values(), *program.resets.values()):
+        digest.update(np.ascontiguousarray(values, np.float32).tobytes())
+    parts = "; ".join(part.title for part in program.parts)
+    text = (
+        f"{program.name}: {parts}; {len(program.inputs)} inputs ({_inputs(program)}), "
+        f"{program.outputs} outputs; weights {weights}, sha256 {digest.hexdigest()[:16]}; "
+        f"throughtime {__version__}"
+    )
+    return re.sub(r'[^ -~]|["\\?@]', "'", text)
 
 
-'''
+def _inputs(program: Program) -> str:
+    if len(program.inputs) <= 4:
+        return ", ".join(program.inputs)
+    return f"{program.inputs[0]} ... {program.inputs[-1]}"
 
 
-def write_layers(
-    layers: dict[str, nn.Module], out: str | os.PathLike[str], source: str
-) -> dict[str, str]:
-    """Write layers into a folder: `layers.py` and `weights.npz`.
+def header(program: Program, state: int, about: str) -> str:
+    """NAME.h."""
+    text = _HEADER.replace("ABOUT", about.replace("*/", "* /")).replace("<STATE>", str(state))
+    text = text.replace("<INPUTS>", str(len(program.inputs)))
+    return text.replace("<OUTPUTS>", str(program.outputs)).replace("@", f"{program.name}_")
+
+
+_HEADER: Final = """/* ABOUT */
+#ifndef @H
+#define @H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define @INPUTS <INPUTS>
+#define @OUTPUTS <OUTPUTS>
+#define @STATE <STATE>
+
+/* What is carried from step to step, in the caller's memory; as many of them as you like. */
+typedef struct { float data[@STATE]; } @state;
+
+/* Puts a state to where sequences start; once before the first step. */
+void @reset(@state *s);
+
+/* One time step: x has @INPUTS numbers, y gets @OUTPUTS; they may be the same memory. */
+void @step(@state *s, const float *x, float *y);
+
+/* A block of steps, one behind the other in x and in y, in memory of their own. */
+void @run(@state *s, const float *x, float *y, size_t steps);
+
+/* Parts, sizes, version, hash of the weights, units of the inputs. */
+extern const char @about[];
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
+"""
+
+
+def number(value: float) -> str:
+    """A float32 literal of C."""
+    text = f"{value:.9g}"
+    return f"{text if any(c in text for c in '.en') else text + '.0'}f"
+
+
+def table(name: str, values: np.ndarray[Any, Any], kind: str) -> str:
+    """A constant array of C."""
+    flat = values.reshape(-1).tolist()
+    words, width = [*map(number if kind == "float" else str, flat)], 8 if kind == "float" else 16
+    lines = ("    " + ", ".join(words[i : i + width]) for i in range(0, len(words), width))
+    body = ",\n".join(lines)
+    return f"static const {kind} {name}[{len(flat)}] = {{\n{body}\n}};\n"
+
+
+def self_test(program: Program, x: Values, y: Values) -> str:
+    """NAME_test.c: recorded inputs and outputs; prints PASS or FAIL, and with a number the time."""
+    tables = f"{table('inputs', x, 'float')}\n{table('outputs', y, 'float')}"
+    text = _TEST.replace("TABLES", tables).replace("STEPS", str(len(x)))
+    text = text.replace("LIMIT", error_limit(y)).replace("@", f"{program.name}_")
+    return text.replace("%NAME%", program.name)
+
+
+def error_limit(y: Values) -> str:
+    """The largest error of a test that passes, as a number of C and JavaScript."""
+    return f"{_TOLERANCE * max(float(np.abs(y).max(initial=0.0)), 1e-30):.9e}"
+
+
+_TEST: Final = """/* %NAME% on its own recorded inputs: step by step, in blocks, and two at once. */
+#include "%NAME%.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+TABLES
+static @state one, two;
+static float found[STEPS * @OUTPUTS], again[STEPS * @OUTPUTS];
+
+static double error_of(const float *y)
+{
+    double most = 0.0;
+    for (size_t i = 0; i < STEPS * @OUTPUTS; i++) {
+        const double d = (double)y[i] - (double)outputs[i];
+        const double a = d < 0.0 ? -d : d;
+        if (!(a <= most)) { most = a; }
+    }
+    return most;
+}
+
+static void time_steps(long steps)
+{
+    float y[@OUTPUTS];
+    const clock_t begun = clock();
+    for (long t = 0; t < steps; t++) {
+        @step(&one, inputs + (size_t)(t % STEPS) * @INPUTS, y);
+    }
+    const double seconds = (double)(clock() - begun) / (double)CLOCKS_PER_SEC;
+    printf("nanoseconds %.1f\\n", 1e9 * seconds / (double)steps);
+}
+
+int main(int argc, char **argv)
+{
+    @reset(&one);
+    @reset(&two);
+    for (size_t t = 0; t < STEPS; t++) {
+        @step(&one, inputs + t * @INPUTS, found + t * @OUTPUTS);
+        if (t % 7 == 0) { /* the other one goes on in blocks meanwhile */
+            const size_t steps = STEPS - t < 7 ? STEPS - t : 7;
+            @run(&two, inputs + t * @INPUTS, again + t * @OUTPUTS, steps);
+        }
+    }
+    const double error = error_of(found);
+    const int same = memcmp(found, again, sizeof found) == 0;
+    const int right = same && error <= LIMIT;
+    @reset(&one);
+    @reset(&two);
+    printf("%s error %.3e allowed %.3e steps %d%s\\n", right ? "PASS" : "FAIL", error, LIMIT,
+           STEPS, same ? "" : " blocks differ from steps");
+    if (argc > 1) { time_steps(atol(argv[1])); }
+    return right ? 0 : 1;
+}
+"""
+
+
+class Exported(NamedTuple):
+    """What an export wrote.
+
+    Attributes:
+        folder: where.
+        files: their names.
+        code_bytes: of machine code; 0 for source.
+        weight_bytes: of matrices, biases and vectors.
+        state_bytes: of one state, which the caller keeps.
+        work_bytes: that a step needs on the stack.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    code_bytes: int
+    weight_bytes: int
+    state_bytes: int
+    work_bytes: int
+
+
+_WHAT: Final = {
+    ".h": "what to include", ".c": "the whole program, C99", ".o": "the program",
+    "_test.c": "its own test: prints PASS", ".wasm": "the program by itself, for browsers and node",
+    ".mjs": "its loader", "_test.mjs": "its test: node prints PASS",
+    ".html": "a page to try it, in one file",
+}  # fmt: skip
+"""What each file of an export is, by the end of its name."""
+
+
+def write_folder(
+    program: Program, folder: Path, weights: str, contents: Mapping[str, str | bytes], *,
+    code: int, state: int, work: int,
+) -> Exported:  # fmt: skip
+    """Write the files of an export and its README into a folder, which is made if need be.
 
     Args:
-        layers: by name, as `from_onnx` gives them.
-        out: the folder, which is made if need be.
-        source: where they are from, as it is told in the file.
-
-    Returns:
-        For each layer its name in `layers.py`.
+        contents: of each file, by the end of its name.
+        code: bytes of machine code; 0 for source.
+        state, work: numbers of a state, and of what a step works with.
     """
-    folder = Path(out)
+    files = {f"{program.name}{end}": content for end, content in contents.items()}
+    names = (*files, "README.md")
+    export = Exported(folder, names, code, _weight_bytes(program, weights), 4 * state, 4 * work)
+    what = {program.name + end: _WHAT[end] for end in contents}
+    files["README.md"] = _write_readme(program, describe(program, weights), export, what)
     folder.mkdir(parents=True, exist_ok=True)
-    names: dict[str, str] = {}
-    lines, weights = list[str](), dict[str, Any]()
-    for word, layer in layers.items():
-        name = f"{'' if word[:1].isalpha() else 'layer_'}{re.sub(r'[^A-Za-z0-9]+', '_', word)}"
-        name = name.strip("_").lower()
-        while name in names.values():
-            name += "_"
-        names[word] = name
-        inner: Any = layer.layer if isinstance(layer, Reversed) else layer
-        built = f"_filled({name!r}, Recurrent(cells.{inner.cell!r}, {_sizes(inner)}))"
-        if isinstance(layer, Reversed):
-            built += "  # the file reads it backward"
-        lines.append(f"{name} = {built}")
-        for key, v in inner.state_dict().items():
-            weights[f"{name}.{key}"] = v.numpy()
-    np.savez(folder / "weights.npz", **weights)
-    text = _HEAD.format(source=re.sub(r'[\\"\n]', "_", source)) + "\n".join(lines) + "\n"
-    (folder / "layers.py").write_text(text, encoding="utf-8")
-    return names
+    for name, content in files.items():
+        if isinstance(content, str):
+            (folder / name).write_text(content, encoding="utf-8")
+        else:
+            (folder / name).write_bytes(content)
+    return export
 
 
-def _sizes(layer: Any) -> str:
-    words = [str(layer.input_size), str(layer.hidden_sizes[0])]
-    words += [f"num_layers={len(layer.widths)}"] * (len(layer.widths) > 1)
-    words += ["bias=False"] * (not any(n.startswith("bias_") for n in layer.state_dict()))
-    if layer.directions == 2:
-        merge = layer.options.merge
-        words += ["bidirectional=True", *([f"merge={merge!r}"] if merge != "concat" else [])]
-    words += ["batch_first=True"] * layer.batch_first
-    return ", ".join(words)
+def _weight_bytes(program: Program, weights: str) -> int:
+    """Bytes of all constants: matrices as they are stored, biases and vectors as float32."""
+    matrices = sum(matrix_bytes(m.shape[0], m.shape[1], weights) for m in program.matrices)
+    others = (*program.constants.values(), *program.resets.values())
+    return matrices + 4 * sum(v.size for v in others)
+
+
+def work_size(program: Program) -> int:
+    """Numbers that a step works with."""
+    return sum(a.lines * a.size for a in program.arrays.values() if a.kind == "work")
+
+
+def _write_readme(program: Program, about: str, export: Exported, files: dict[str, str]) -> str:
+    """What the program is, its files and sizes, how it is called and built."""
+    multiplications = sum(
+        b.matrix.size
+        for part in program.parts
+        for operation in part.operations
+        if isinstance(operation, ProductPart)
+        for b in operation.blocks
+    )
+    sizes = {"code": f"{export.code_bytes} bytes"} if export.code_bytes else {}
+    sizes |= {
+        "weights": f"{export.weight_bytes} bytes, constant",
+        "a state": f"{export.state_bytes} bytes, the caller's",
+        "stack of a step": f"{export.work_bytes} bytes and what the compiler spills",
+        "multiplications of a step": str(multiplications),
+    }
+    rows = {
+        "<FILES>": [f"| `{name}` | {what} |" for name, what in files.items()],
+        "<FACTS>": [f"| {what} | {value} |" for what, value in sizes.items()],
+        "<INPUTS>": [f"{k}. {what}" for k, what in enumerate(program.inputs)],
+    }
+    text = _README
+    for place, lines in rows.items():
+        text = text.replace(place, "\n".join(lines))
+    return text.replace("<ABOUT>", about).replace("@", program.name)
+
+
+_README: Final = """# @
+
+<ABOUT>
+
+| file | |
+|---|---|
+<FILES>
+
+| size | |
+|---|---|
+<FACTS>
+
+Inputs, in order from 0:
+
+<INPUTS>
+
+```c
+#include "@.h"
+
+static @_state state;                      /* one for each stream of data */
+float x[@_INPUTS], y[@_OUTPUTS];
+@_reset(&state);                           /* before the first step */
+@_step(&state, x, y);                      /* at every step */
+```
+
+No allocation, no locks, no system calls, no global state: it may run in an interrupt or an audio
+callback, as many instances side by side as there are states. Check it where it will run:
+build `@_test.c` with it; it prints PASS.
+"""
+
+_COMPILERS: Final = ("cc", "gcc", "clang")
+_FLAGS: Final = ("-O3", "-march=native")
+_LEAST_SECONDS: Final = 0.2
+
+
+class Measured(NamedTuple):
+    """What the test of an export printed.
+
+    Attributes:
+        passed: whether the largest error was allowed.
+        error: the largest difference from the model's answers.
+        allowed: the largest that passes.
+        code_bytes: of machine code and its own constants, without weights.
+        step_nanoseconds: of one step, called from C.
+        compiler: that built it.
+    """
+
+    passed: bool
+    error: float
+    allowed: float
+    code_bytes: int
+    step_nanoseconds: float
+    compiler: str
+
+
+def measure(exported: Exported) -> Measured:
+    """Compile and run the test of an export for this machine.
+
+    Raises:
+        BackendError: there is no compiler of C here, or the test cannot be built or run here.
+    """
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise BackendError(
+            f"measuring needs a compiler of C, one of {', '.join(_COMPILERS)}, and there is none; "
+            f"install one, as with: apt-get install gcc"
+        )
+    with tempfile.TemporaryDirectory() as work:
+        sources = [f for f in exported.files if f.endswith((".c", ".o"))]
+        program = str(Path(work, "measured"))
+        paths = [str(exported.folder.resolve() / f) for f in sources]
+        _run([compiler, *_FLAGS, *paths, "-lm", "-o", program])
+        steps = 1000
+        while True:
+            result = _run([program, str(steps)], may_fail=True)
+            each = _read_number("nanoseconds", result)
+            if each * steps >= 1e9 * _LEAST_SECONDS or steps >= 10**9:
+                break
+            steps *= 10
+        code = exported.code_bytes or _measure_code(compiler, exported, Path(work))
+    error, allowed = (_read_number(word, result) for word in ("error", "allowed"))
+    return Measured(result.startswith("PASS"), error, allowed, code, each, compiler)
+
+
+def _read_number(word: str, result: str) -> float:
+    """The number after a word of what the test printed."""
+    match = re.search(rf"{word} (\S+)", result)
+    if match is None:
+        raise BackendError(
+            f"the test of an export must say its error and time, got {result[:200]!r}"
+        )
+    return float(match[1])
+
+
+def _measure_code(compiler: str, exported: Exported, work: Path) -> int:
+    """Bytes of machine code that the compiler makes of NAME.c."""
+    from throughtime.export.llvm.object_files import code_size
+
+    source = next(f for f in exported.files if f.endswith(".c") and not f.endswith("_test.c"))
+    image = work / "measured.o"
+    path = str(exported.folder.resolve() / source)
+    _run([compiler, *_FLAGS, "-c", path, "-o", str(image)])
+    return code_size(image.read_bytes())
+
+
+def _run(command: Sequence[str], may_fail: bool = False) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    if done.returncode and not may_fail:
+        words = " ".join((done.stderr or done.stdout).split())[:300]
+        raise BackendError(f"{Path(command[0]).name} cannot build the test here: {words}")
+    return done.stdout

@@ -50,7 +50,7 @@ class _Reader:
         """A group and all in it; links to elsewhere are named and not followed."""
         for key in group.attrs:
             if key.rstrip("0123456789") in _TEXTS:
-                self.texts[f"{path}@{key}"] = self._words(group.attrs, key)
+                self.texts[f"{path}@{key}"] = self._read_words(group.attrs, key)
         for name in group:
             self.count += 1
             here = f"{path}/{name}".lstrip("/")
@@ -59,32 +59,32 @@ class _Reader:
             if not isinstance(group.get(name, getlink=True), self.package.HardLink):
                 self.left[here] = "is a link to elsewhere, which is not followed"
                 continue
-            found = group.get(name)
-            if isinstance(found, self.package.Group):
-                self.walk(found, here, depth + 1)
-            elif isinstance(found, self.package.Dataset):
-                self._array(found, here)
+            part = group.get(name)
+            if isinstance(part, self.package.Group):
+                self.walk(part, here, depth + 1)
+            elif isinstance(part, self.package.Dataset):
+                self._read_array(part, here)
 
-    def _words(self, attributes: Any, key: str) -> list[str]:
-        own = attributes.get_id(key)
-        if math.prod(own.shape or ()) * own.dtype.itemsize > self.size:
+    def _read_words(self, attributes: Any, key: str) -> list[str]:
+        stored = attributes.get_id(key)
+        if math.prod(stored.shape or ()) * stored.dtype.itemsize > self.size:
             raise ValueError(f"{key} is larger than the file")
         value = attributes[key]
         each = [value] if isinstance(value, str | bytes) else list(np.ravel(value))
         return [v.decode(errors="replace") if isinstance(v, bytes) else str(v) for v in each]
 
-    def _array(self, found: Any, path: str) -> None:
+    def _read_array(self, dataset: Any, path: str) -> None:
         """The numbers of a dataset, or why there are none."""
-        size = math.prod(found.shape or ()) * found.dtype.itemsize
-        if found.external or found.is_virtual:
+        size = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
+        if dataset.external or dataset.is_virtual:
             self.left[path] = "lies in another file, which is not opened"
-        elif found.dtype.kind != "f":
-            self.left[path] = f"must be numbers, got {found.dtype}"
+        elif dataset.dtype.kind != "f":
+            self.left[path] = f"must be numbers, got {dataset.dtype}"
         elif size > SWELL * self.size or sum(v.nbytes for v in self.arrays) > SWELL * self.size:
-            self.left[path] = f"says it is {list(found.shape)}, more than the file holds"
+            self.left[path] = f"says it is {list(dataset.shape)}, more than the file holds"
         else:
             self.names[path] = len(self.arrays)
-            self.arrays.append(np.ascontiguousarray(found[()], np.float32))
+            self.arrays.append(np.ascontiguousarray(dataset[()], np.float32))
 
 
 def main(source: str) -> None:

@@ -22,7 +22,7 @@ from torch import nn
 
 from throughtime.errors import DataError, missing_extra
 from throughtime.export import hdf5
-from throughtime.export.onnx.operators import Side, cell_of, put
+from throughtime.export.operators import Side, cell_of, put
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
@@ -55,20 +55,22 @@ Config = Mapping[str, Any]
 Reader = Callable[[str, str], Values | None]
 
 
-class _Found(NamedTuple):
+class _KerasLayer(NamedTuple):
     """A recurrent layer of a file.
 
     Attributes:
         name: its own.
         kind: its class.
         config: of the layer, or of the forward layer.
-        merge: Keras's word where there are two directions.
+        two_way: whether it is Bidirectional.
+        merge: Keras's word for how its directions are joined.
         read: gives a weight by the direction ("", "forward" or "backward") and its name.
     """
 
     name: str
     kind: str
     config: Config
+    two_way: bool
     merge: Any
     read: Reader
 
@@ -87,20 +89,23 @@ def from_keras(file: str | os.PathLike[str]) -> dict[str, nn.Module]:
             computes; says why.
         MissingExtra: h5py is not installed.
     """
-    path, found = Path(file), dict[str, nn.Module]()
+    path, layers = Path(file), dict[str, nn.Module]()
     if zipfile.is_zipfile(path):
-        config, weights = _unpacked(path)
-        layers = _of_archive(Arrays(f"{path}, its weights,", weights), config, "")
+        config, weights = _unpack(path)
+        parts = _read_archive(Arrays(f"{path}, its weights,", weights), config, "")
     else:
         path.stat()  # which says where there is no file
         arrays = Arrays(str(path), path)
         text = "".join(arrays.words("", "model_config"))
-        layers = _of_hdf5(arrays, _parsed(str(path), text)) if text else _of_weights(arrays)
-    for layer in layers:
-        found[_free(layer.name, found)] = _layer(str(path), layer)
-    if not found:
+        parts = _read_hdf5(arrays, _parse(str(path), text)) if text else _read_weights(arrays)
+    for part in parts:
+        name = part.name
+        while name in layers:
+            name += "_"
+        layers[name] = _make_layer(str(path), part)
+    if not layers:
         raise DataError(f"{path} must hold an LSTM, GRU or SimpleRNN of Keras, and it has none")
-    return found
+    return layers
 
 
 class Arrays:
@@ -117,17 +122,16 @@ class Arrays:
 
     def __init__(self, place: str, source: Path | bytes) -> None:
         hdf5_package()
-        self.place, given = place, source if isinstance(source, bytes) else None
-        words = [sys.executable, "-P", hdf5.__file__, "-" if given is not None else str(source)]
+        self.place, content = place, source if isinstance(source, bytes) else None
+        command = [sys.executable, "-P", hdf5.__file__, "-" if content is not None else str(source)]
         paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        done = subprocess.run(words, input=given, capture_output=True, env=paths)
+        done = subprocess.run(command, input=content, capture_output=True, env=paths)
         if done.returncode:
-            said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [
-                "it breaks what reads it"
-            ]
-            raise DataError(f"{place} must be a file of HDF5, and it is not ({said[0]})")
-        self._held = np.load(io.BytesIO(done.stdout), allow_pickle=False)
-        table = json.loads(bytes(self._held["table"]))
+            errors = done.stderr.decode(errors="replace").strip().splitlines()
+            reason = errors[-1] if errors else "it breaks what reads it"
+            raise DataError(f"{place} must be a file of HDF5, and it is not ({reason})")
+        self._arrays = np.load(io.BytesIO(done.stdout), allow_pickle=False)
+        table = json.loads(bytes(self._arrays["table"]))
         self._names, self._texts, self._left = (table[n] for n in ("names", "texts", "left"))
 
     def read(self, path: str) -> Values | None:
@@ -140,7 +144,7 @@ class Arrays:
         for above in ("/".join(parts[:k]) for k in range(1, len(parts) + 1)):
             if above in self._left:
                 raise DataError(f"{self.place} has {above!r}, which {self._left[above]}")
-        return self._held[f"arr_{self._names[path]}"] if path in self._names else None
+        return self._arrays[f"arr_{self._names[path]}"] if path in self._names else None
 
     def words(self, path: str, name: str) -> list[str]:
         """Texts that stand at a group under a name, in one piece or in numbered ones."""
@@ -161,13 +165,7 @@ def hdf5_package() -> Any:
     return h5py
 
 
-def _free(name: str, taken: Mapping[str, Any]) -> str:
-    while name in taken:
-        name += "_"
-    return name
-
-
-def _unpacked(path: Path) -> tuple[Config, bytes]:
+def _unpack(path: Path) -> tuple[Config, bytes]:
     """The description and the weights of an archive."""
     parts = {}
     try:
@@ -183,22 +181,22 @@ def _unpacked(path: Path) -> tuple[Config, bytes]:
     except _NO_ARCHIVE as error:
         raise DataError(f"{path} must be an archive of Keras, and it is not ({error})") from error
     text = parts["config.json"].decode(errors="replace")
-    return _parsed(str(path), text), parts["model.weights.h5"]
+    return _parse(str(path), text), parts["model.weights.h5"]
 
 
-def _parsed(place: str, text: str) -> Config:
+def _parse(place: str, text: str) -> Config:
     if len(text) > _LARGEST:
         raise DataError(f"{place} has a description of {len(text)} bytes, more than {_LARGEST}")
     try:
-        found = json.loads(text)
+        config = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place} has a description that cannot be read ({error})") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{place} must describe a model, got {type(found).__name__}")
-    return found
+    if not isinstance(config, dict):
+        raise DataError(f"{place} must describe a model, got {type(config).__name__}")
+    return config
 
 
-def _entries(config: Config, depth: int = 0) -> list[Config]:
+def _list_entries(config: Config, depth: int = 0) -> list[Config]:
     """The layers of a model; none of what is no model."""
     inner = config.get("config")
     layers = inner.get("layers") if isinstance(inner, dict) else inner
@@ -207,45 +205,48 @@ def _entries(config: Config, depth: int = 0) -> list[Config]:
     return [one for one in layers if isinstance(one, dict)]
 
 
-def _of_archive(arrays: Arrays, config: Config, group: str, depth: int = 0) -> Iterator[_Found]:
+def _read_archive(
+    arrays: Arrays, config: Config, group: str, depth: int = 0
+) -> Iterator[_KerasLayer]:
     """The recurrent layers; archives name the weights' groups by class, numbered in order."""
     count: Counter[str] = Counter()
-    for entry in _entries(config, depth):
-        word = in_snake_case(str(entry.get("class_name")))
+    for entry in _list_entries(config, depth):
+        word = to_snake_case(str(entry.get("class_name")))
         here = f"{group}layers/{word}{f'_{count[word]}' if count[word] else ''}/"
         count[word] += 1
-        yield from _of_archive(arrays, entry, here, depth + 1)
+        yield from _read_archive(arrays, entry, here, depth + 1)
 
         def read(side: str, part: str, here: str = here) -> Values | None:
             inner = f"{side}_layer/" if side else ""
             return arrays.read(f"{here}{inner}cell/vars/{PARTS.index(part)}")
 
-        yield from _recurrent(entry, read)
+        yield from _find_recurrent(entry, read)
 
 
-def in_snake_case(name: str) -> str:
+def to_snake_case(name: str) -> str:
+    """A class's name as Keras calls its layers."""
     name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
     return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _of_hdf5(arrays: Arrays, config: Config) -> Iterator[_Found]:
+def _read_hdf5(arrays: Arrays, config: Config) -> Iterator[_KerasLayer]:
     """The recurrent layers; each part of the model names its weights, of all that is in it."""
-    for entry in _entries(config):
+    for entry in _list_entries(config):
         name = str(_config(entry).get("name"))
         group = f"model_weights/{name}"
-        yield from _inside(arrays, entry, group, arrays.words(group, "weight_names"))
+        yield from _read_part(arrays, entry, group, arrays.words(group, "weight_names"))
 
 
-def _inside(
+def _read_part(
     arrays: Arrays, entry: Config, group: str, names: list[str], depth: int = 0
-) -> Iterator[_Found]:
-    for inner in _entries(entry, depth):
-        yield from _inside(arrays, inner, group, names, depth + 1)
-    own = str(_config(entry).get("name"))
-    mine = [n for n in names if own in n.split("/")] if depth else names
+) -> Iterator[_KerasLayer]:
+    for inner in _list_entries(entry, depth):
+        yield from _read_part(arrays, inner, group, names, depth + 1)
+    word = str(_config(entry).get("name"))
+    names_here = [n for n in names if word in n.split("/")] if depth else names
 
     def read(side: str, part: str) -> Values | None:
-        for name in mine:
+        for name in names_here:
             *above, last = name.split("/")
             if last.partition(":")[0] == part and (
                 not side or any(word.startswith(f"{side}_") for word in above)
@@ -253,10 +254,10 @@ def _inside(
                 return arrays.read(f"{group}/{name}")
         return None
 
-    yield from _recurrent(entry, read)
+    yield from _find_recurrent(entry, read)
 
 
-def _of_weights(arrays: Arrays) -> Iterator[_Found]:
+def _read_weights(arrays: Arrays) -> Iterator[_KerasLayer]:
     """The recurrent layers of a file of `save_weights`, which does not say what they are."""
     for group in arrays.words("", "layer_names"):
         names = arrays.words(group, "weight_names")
@@ -281,49 +282,49 @@ def _of_weights(arrays: Arrays) -> Iterator[_Found]:
             stacklevel=2,
         )
         config = {"use_bias": bias is not None, "reset_after": bias is not None and bias.ndim == 2}
-        merge = ("of two", "concat") if len(kernels) == 2 else None
-        yield _Found(group, kind, config, merge, read)
+        yield _KerasLayer(group, kind, config, len(kernels) == 2, "concat", read)
 
 
 def _config(entry: Any) -> Config:
-    found = entry.get("config") if isinstance(entry, dict) else None
-    return found if isinstance(found, dict) else {}
+    config = entry.get("config") if isinstance(entry, dict) else None
+    return config if isinstance(config, dict) else {}
 
 
-def _recurrent(entry: Config, read: Reader) -> Iterator[_Found]:
+def _find_recurrent(entry: Config, read: Reader) -> Iterator[_KerasLayer]:
     """A layer of the file, where it is recurrent."""
-    kind, config = entry.get("class_name"), _config(entry)
+    kind, config = str(entry.get("class_name")), _config(entry)
     name = str(config.get("name"))
     if kind in ORDERS:
-        yield _Found(name, str(kind), config, None, read)
+        yield _KerasLayer(name, kind, config, False, None, read)
     elif kind == "Bidirectional":
         inner = config.get("layer")
-        inner_kind = inner.get("class_name") if isinstance(inner, dict) else None
+        inner_kind = str(inner.get("class_name")) if isinstance(inner, dict) else ""
         if inner_kind in ORDERS:
             merge = config.get("merge_mode", "concat")
-            yield _Found(name, str(inner_kind), _config(inner), ("of two", merge), read)
+            yield _KerasLayer(name, inner_kind, _config(inner), True, merge, read)
 
 
-def _layer(place: str, found: _Found) -> nn.Module:
+def _make_layer(place: str, part: _KerasLayer) -> nn.Module:
     """A layer of the file as ours."""
-    place = f"{place}, layer {found.name!r},"
+    place = f"{place}, layer {part.name!r},"
     merge: Any = "concat"
-    if found.merge is not None:
-        if found.merge[1] not in MERGES:
-            raise DataError(f"{place} has merge_mode {found.merge[1]!r}, which no layer here has")
-        merge = MERGES[found.merge[1]]
-    elif found.config.get("go_backwards"):
+    if part.two_way:
+        if not isinstance(part.merge, str) or part.merge not in MERGES:
+            raise DataError(f"{place} has merge_mode {part.merge!r}, which no layer here has")
+        merge = MERGES[part.merge]
+    elif part.config.get("go_backwards"):
         raise DataError(
             f"{place} goes backwards and gives its outputs from the last step to the first, which "
             f"no layer here does"
         )
-    sides = ("forward", "backward") if found.merge is not None else ("",)
-    after = bool(found.config.get("reset_after", False))
-    weights = [_weights(place, found, side, after) for side in sides]
-    cell, _ = cell_of(_operator(found.kind), _activation(place, found), after)
+    sides = ("forward", "backward") if part.two_way else ("",)
+    after = bool(part.config.get("reset_after", False))
+    weights = [_read_side(place, part, side, after) for side in sides]
+    op = "RNN" if part.kind == "SimpleRNN" else part.kind
+    cell, _ = cell_of(op, _find_activation(place, part), after)
     H, I = weights[0].R.shape[1], weights[0].W.shape[1]
     layer = Recurrent(
-        cell, I, H, bidirectional=found.merge is not None, merge=merge, batch_first=True,
+        cell, I, H, bidirectional=part.two_way, merge=merge, batch_first=True,
         bias=weights[0].biases[0] is not None,
     )  # fmt: skip
     for d, side in enumerate(weights):
@@ -331,38 +332,34 @@ def _layer(place: str, found: _Found) -> nn.Module:
     return layer
 
 
-def _operator(kind: str) -> str:
-    return "RNN" if kind == "SimpleRNN" else kind
-
-
-def _activation(place: str, found: _Found) -> str:
+def _find_activation(place: str, part: _KerasLayer) -> str:
     """The activation of a SimpleRNN; that of the others must be the usual one."""
     wanted = {"activation": "tanh", "recurrent_activation": "sigmoid"}
-    if found.kind == "SimpleRNN":
-        name = found.config.get("activation", "tanh")
+    if part.kind == "SimpleRNN":
+        name = part.config.get("activation", "tanh")
         if isinstance(name, str) and name in SIMPLE:
             return SIMPLE[name]
         raise DataError(f"{place} has activation {name!r}, which no cell of ours has")
     for key, usual in wanted.items():
-        if found.config.get(key, usual) != usual:
-            raise DataError(f"{place} has {key} {found.config[key]!r}, which no cell of ours has")
+        if part.config.get(key, usual) != usual:
+            raise DataError(f"{place} has {key} {part.config[key]!r}, which no cell of ours has")
     return "Tanh"
 
 
-def _weights(place: str, found: _Found, side: str, after: bool) -> Side:
-    """The weights of a direction, turned to (gates H, inputs)."""
-    order = ORDERS[found.kind]
-    W, R, b = (found.read(side, part) for part in PARTS)
+def _read_side(place: str, part: _KerasLayer, side: str, after: bool) -> Side:
+    """The weights of a direction, transposed to (gates H, inputs)."""
+    order = ORDERS[part.kind]
+    W, R, b = (part.read(side, name) for name in PARTS)
     if W is None or R is None or W.ndim != 2 or R.ndim != 2:
         raise DataError(f"{place} must have a kernel and a recurrent_kernel, and it has not")
     G, H = len(order), R.shape[0]
-    two = found.kind == "GRU" and after
+    two = part.kind == "GRU" and after
     shape = (2, G * H) if two else (G * H,)
     if R.shape[1] != G * H or W.shape[1] != G * H or not H or not W.shape[0]:
         raise DataError(f"{place} must have kernels for {G} gates, got {W.shape} and {R.shape}")
     if b is not None and b.shape != shape:
         raise DataError(f"{place} must have a bias of shape {shape}, got {b.shape}")
-    if b is None and found.config.get("use_bias", True):
+    if b is None and part.config.get("use_bias", True):
         raise DataError(f"{place} must have a bias, and it has none")
     biases = (None, None) if b is None else (b[0], b[1]) if two else (b, None)
     return Side(order, W.T, R.T, biases)

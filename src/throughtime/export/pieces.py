@@ -7,18 +7,18 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from throughtime.cell.contract import activation_function
 from throughtime.compiler import sweeps
-from throughtime.compiler.graph import Builder, Graph
+from throughtime.compiler.graph import Builder, Graph, Line
 from throughtime.compiler.passes.reductions import REDUCTIONS, expanded
 from throughtime.compiler.symbols import Symbol, lift
 from throughtime.compiler.widths import HIDDEN
 from throughtime.errors import NotFiniteError, OptionError, ThroughtimeError
-from throughtime.export.layer import input_labels, said_of, write_layer
-from throughtime.export.onnx.operators import Reversed
+from throughtime.export.layer import describe_call, input_labels, write_layer
+from throughtime.export.operators import Reversed
 from throughtime.export.program import Place, Program, Walk, Writer
 from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.layer import Passage
@@ -28,7 +28,9 @@ from throughtime.layers.stream.model import copy_frozen
 _NOT_FOLLOWED = (TypeError, ValueError, AttributeError, RuntimeError)
 
 
-def traced(function: Callable[..., Any], names: tuple[str, ...], vectors: tuple[str, ...]) -> Graph:
+def trace_function(
+    function: Callable[..., Any], names: tuple[str, ...], vectors: tuple[str, ...]
+) -> Graph:
     """The graph of a function of vectors of one width.
 
     Args:
@@ -39,55 +41,62 @@ def traced(function: Callable[..., Any], names: tuple[str, ...], vectors: tuple[
     Raises:
         OptionError: an operation has no rule.
     """
-    builder = Builder(end=traced.__code__)
+    builder = Builder(end=trace_function.__code__)
     values = [Symbol(builder, builder.node("a", (), (n,), ("B", HIDDEN))) for n in names]
     values += [Symbol(builder, builder.node("p", (), (n,), (HIDDEN,))) for n in vectors]
     try:
-        found = lift(builder, function(*values))
+        result = lift(builder, function(*values))
     except ThroughtimeError:
         raise
     except _NOT_FOLLOWED as error:
         raise OptionError(f"it cannot be followed ({error})") from error
-    graph = builder.finish("", [("y", found.index)], [])
+    graph = builder.finish("", [("y", result.index)], [])
     if graph.unsupported:
         raise OptionError(f"{graph.unsupported[0].operation} has no rule")
-    if found.symbolic_shape != ("B", HIDDEN) or found.is_boolean:
+    if result.symbolic_shape != ("B", HIDDEN) or result.is_boolean:
         raise OptionError("it changes the shape of what it takes")
     whole = expanded(graph, graph)[1]
-    return replace(whole, forward=len(whole.nodes))
+    nodes = tuple(replace(n, line=None) if _is_here(n.line) else n for n in whole.nodes)
+    return replace(whole, nodes=nodes, forward=len(nodes))
+
+
+def _is_here(line: Line | None) -> bool:
+    """Whether a line is of `trace_function` itself, as that of a function of torch is."""
+    numbers = (number for _, _, number in trace_function.__code__.co_lines())
+    return line is not None and line.file == __file__ and line.number in numbers
 
 
 def write_pointwise(
-    writer: Writer, function: Callable[..., Any], given: dict[str, Place],
+    writer: Writer, function: Callable[..., Any], values: dict[str, Place],
     vectors: dict[str, Any], name: str,
 ) -> Place:  # fmt: skip
-    """y = function(values, vectors), as an operation; gives where y lies."""
-    graph = traced(function, tuple(given), tuple(vectors))
-    size = next(iter(given.values())).size
+    """Write y = function(values, vectors) as an operation; returns where y lies."""
+    graph = trace_function(function, tuple(values), tuple(vectors))
+    size = next(iter(values.values())).size
     places = {n: Place(writer.constant(n, v), size) for n, v in vectors.items()}
     loads: dict[int, Place | float] = {
-        i: (given if node.op == "a" else places)[str(node.constants[0])]
+        i: (values if node.op == "a" else places)[str(node.constants[0])]
         for i, node in enumerate(graph.nodes)
         if node.op in ("a", "p")
     }
     out = writer.work(name, size)
     ends = ((graph.outputs[0][1], out),)
-    writer.stage(graph, loads, {HIDDEN: size}, walks_of(writer, graph, size, ends))
+    writer.stage(graph, loads, {HIDDEN: size}, _list_walks(writer, graph, size, ends))
     return out
 
 
-def walks_of(
+def _list_walks(
     writer: Writer, graph: Graph, size: int, stores: tuple[tuple[int, Place], ...]
 ) -> list[Walk]:
     """The walks over units of one width that lead to what is stored."""
     if not any(node.op in REDUCTIONS for node in graph.nodes):
         return [Walk(size, (), (), (), stores)]
-    found = []
+    walks = []
     for sweep in sweeps.sweeps_of(graph, set(), tuple(i for i, _ in stores)):
         lines = tuple((i, writer.work("line", size)) for i in sweep.lines)
         last = () if sweep.reductions else stores
-        found.append(Walk(size, sweep.numbers, lines, sweep.reductions, last))
-    return found
+        walks.append(Walk(size, sweep.numbers, lines, sweep.reductions, last))
+    return walks
 
 
 class Piece(NamedTuple):
@@ -102,8 +111,8 @@ class Piece(NamedTuple):
     module: nn.Module | Callable[..., Any]
 
 
-def taken(model: nn.Module) -> nn.Module:
-    """A copy that rests, with layers of ours in the place of torch.nn's; its weights checked.
+def copy_model(model: nn.Module) -> nn.Module:
+    """A frozen copy with layers of ours in the place of torch.nn's, its weights checked.
 
     Raises:
         OptionError: a weight is not float32, or not finite.
@@ -129,7 +138,7 @@ def taken(model: nn.Module) -> nn.Module:
     return copy
 
 
-def pieces_of(model: nn.Module, path: str = "") -> list[Piece]:
+def list_pieces(model: nn.Module, path: str = "") -> list[Piece]:
     """The pieces in order, sequences, readouts and plain stacks opened.
 
     Raises:
@@ -139,14 +148,14 @@ def pieces_of(model: nn.Module, path: str = "") -> list[Piece]:
     if model._forward_hooks or not all(map(_is_run, model._forward_pre_hooks.values())):
         raise OptionError(f"{place} has hooks, which no exported program runs; remove them first")
     if type(model) is nn.Sequential:
-        return _inside(model, path, list(model.named_children()))
+        return _list_parts(path, list(model.named_children()))
     if type(model) is Readout:
-        read = pieces_of(model.network, f"{path}.network".strip("."))
+        parts = list_pieces(model.network, f"{path}.network".strip("."))
         identity = model.activation is activation_function("identity")
-        return read if identity else [*read, Piece(place, model.activation)]
+        return parts if identity else [*parts, Piece(place, model.activation)]
     stack = getattr(model, "plain_stack", None)
     if stack is not None:
-        return _inside(model, path, [(str(k), part) for k, part in enumerate(stack())])
+        return _list_parts(path, [(str(k), part) for k, part in enumerate(stack())])
     if type(model) in (nn.Dropout, nn.Identity):
         return []
     if isinstance(model, Passage) and _kind(model).__module__.partition(".")[0] != "throughtime":
@@ -154,7 +163,7 @@ def pieces_of(model: nn.Module, path: str = "") -> list[Piece]:
             f"{place} is a {type(model).__name__} with code of its own, which an export does not "
             f"follow; use the layer it is built on"
         )
-    if type(model) in (*_WRITTEN, Reversed) or isinstance(model, Passage) or _is_activation(model):
+    if type(model) in (*_WRITERS, Reversed) or isinstance(model, Passage) or _is_activation(model):
         return [Piece(place, model)]
     raise OptionError(
         f"{place} is a {type(model).__name__} with code of its own, which an export does not "
@@ -163,52 +172,52 @@ def pieces_of(model: nn.Module, path: str = "") -> list[Piece]:
     )
 
 
-def _inside(model: nn.Module, path: str, parts: list[tuple[str, nn.Module]]) -> list[Piece]:
-    return [p for name, part in parts for p in pieces_of(part, f"{path}.{name}".strip("."))]
+def _list_parts(path: str, parts: list[tuple[str, nn.Module]]) -> list[Piece]:
+    return [p for name, part in parts for p in list_pieces(part, f"{path}.{name}".strip("."))]
 
 
 def _is_run(hook: Any) -> bool:
-    """Whether a hook is torch's own for a computed weight of a layer, which `taken` has run."""
+    """Whether a hook is torch's own for a computed weight, which `copy_model` has run."""
     return type(hook).__module__.startswith("torch.nn.utils")
 
 
 def _is_activation(model: nn.Module) -> bool:
     """One of torch's functions of each unit, which has no weights."""
-    own = type(model).__module__ == "torch.nn.modules.activation"
-    return own and not any(True for _ in model.parameters())
+    is_torchs = type(model).__module__ == "torch.nn.modules.activation"
+    return is_torchs and not any(True for _ in model.parameters())
 
 
-def program_of(pieces: list[Piece], name: str) -> Program:
+def write_program(pieces: list[Piece], name: str) -> Program:
     """The program of a plain stack."""
     for piece in pieces:
         if isinstance(piece.module, Reversed):
             raise OptionError(f"{piece.path} reads backward, which no step at a time can")
     if not pieces:
         raise OptionError("a model to export must have at least one part, got an empty one")
-    writer = Writer(*_inputs(pieces[0]))
+    writer = Writer(*_list_inputs(pieces[0]))
     for number, piece in enumerate(pieces):
         module = piece.module
         if isinstance(module, Passage):
-            _write_passage(writer, module, piece.path, number)
+            _write_recurrent(writer, module, piece.path, number)
         elif isinstance(module, nn.Embedding) and number:
             raise OptionError(
-                f"{piece.path} is an embedding behind other parts; an exported program looks up "
+                f"{piece.path} is an embedding after other parts; an exported program looks up "
                 f"its input alone, so it must come first"
             )
         else:
             _check_width(piece, writer.at.size)
-            write = _WRITTEN.get(type(module), _write_function)
-            writer.end(f"{piece.path}: {_said(module)}", write(writer, module))
+            write = _WRITERS.get(type(module), _write_function)
+            writer.end(f"{piece.path}: {_describe(module)}", write(writer, module))
     return writer.finish(name)
 
 
-def _said(module: Any) -> str:
+def _describe(module: Any) -> str:
     return (
         repr(module) if isinstance(module, nn.Module) else getattr(module, "__name__", "function")
     )
 
 
-def _inputs(first: Piece) -> tuple[tuple[str, ...], int]:
+def _list_inputs(first: Piece) -> tuple[tuple[str, ...], int]:
     """What each input number is, and how many of them the first piece reads as its x."""
     module: Any = first.module
     if isinstance(module, nn.Embedding):
@@ -217,13 +226,23 @@ def _inputs(first: Piece) -> tuple[tuple[str, ...], int]:
         width = module.input_size
         call = _calls(module, first.path)[0]
         return (*(f"x[{k}]" for k in range(width)), *input_labels(call)), width
-    takes = _takes(module)
+    width = input_width(first)
+    return tuple(f"x[{k}]" for k in range(width)), width
+
+
+def input_width(first: Piece) -> int:
+    """How many numbers the first piece takes.
+
+    Raises:
+        OptionError: it takes any number.
+    """
+    takes = _takes(first.module)
     if takes is None:
         raise OptionError(
             f"{first.path} comes first and says not how many numbers it takes; let a layer or a "
             f"linear part come first"
         )
-    return tuple(f"x[{k}]" for k in range(takes)), takes
+    return takes
 
 
 def _takes(module: Any) -> int | None:
@@ -241,7 +260,7 @@ def _check_width(piece: Piece, width: int) -> None:
     takes = _takes(piece.module)
     if takes is not None and takes != width:
         raise OptionError(
-            f"{piece.path} takes {takes} numbers and what stands before it gives {width}"
+            f"{piece.path} takes {takes} numbers, and the part before it gives {width}"
         )
 
 
@@ -263,22 +282,23 @@ def _calls(layer: Passage, path: str) -> list[Any]:
 
 def _kind(layer: Passage) -> type:
     """The layer's class; not the one that torch's parametrisation puts in its place."""
-    own = type(layer).__mro__
-    return own[1] if "parametrizations" in layer._modules else own[0]
+
+    classes = type(layer).__mro__
+    return classes[1] if "parametrizations" in layer._modules else classes[0]
 
 
-def _write_passage(writer: Writer, layer: Passage, path: str, number: int) -> None:
+def _write_recurrent(writer: Writer, layer: Passage, path: str, number: int) -> None:
     calls = _calls(layer, path)
     _check_width(Piece(path, layer), writer.at.size)
     for k, call in enumerate(calls):
-        if number and call.cell.layout.inputs or k and call.cell.layout.inputs:
+        if (number or k) and call.cell.layout.inputs:
             raise OptionError(f"{path} reads direct inputs, so it must be the model's first layer")
         title = path if len(calls) == 1 else f"{path}, layer {k}"
         before = writer.at
         out = write_layer(writer, call, title)
         if k and layer.options.residual:
             out = write_pointwise(writer, torch.add, {"h": before, "below": out}, {}, "sum")
-        writer.end(f"{title}: {said_of(call)}", out)
+        writer.end(f"{title}: {describe_call(call)}", out)
 
 
 def _write_linear(writer: Writer, part: Any) -> Place:
@@ -291,13 +311,13 @@ def _write_linear(writer: Writer, part: Any) -> Place:
 def _write_gate(writer: Writer, part: Any) -> Place:
     """x sigmoid(network(x))."""
     x = writer.at
-    for piece in pieces_of(part.network):
+    for piece in list_pieces(part.network):
         _check_width(piece, writer.at.size)
-        writer.at = _WRITTEN.get(type(piece.module), _write_function)(writer, piece.module)
+        writer.at = _WRITERS.get(type(piece.module), _write_function)(writer, piece.module)
     if writer.at.size != x.size:
         raise OptionError(f"a gate's network must give {x.size} numbers, got {writer.at.size}")
-    given = {"x": x, "z": writer.at}
-    return write_pointwise(writer, lambda x, z: x * torch.sigmoid(z), given, {}, "gated")
+    values = {"x": x, "z": writer.at}
+    return write_pointwise(writer, lambda x, z: x * torch.sigmoid(z), values, {}, "gated")
 
 
 def _write_embedding(writer: Writer, part: Any) -> Place:
@@ -313,8 +333,8 @@ def _write_norm(writer: Writer, part: Any) -> Place:
 
 def norm_function(part: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Layer norm or RMS norm over the units, as a function of x and of the vectors by name."""
-    given = (("gain", part.weight), ("shift", _bias(part)))
-    vectors = {n: v.numpy() for n, v in given if v is not None}
+    parameters = (("gain", part.weight), ("shift", getattr(part, "bias", None)))
+    vectors = {n: v.numpy() for n, v in parameters if v is not None}
     eps = part.eps if part.eps is not None else torch.finfo(torch.float32).eps
 
     def layer_norm(x: Any, gain: Any = None, shift: Any = None) -> Any:
@@ -326,19 +346,15 @@ def norm_function(part: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     return layer_norm if isinstance(part, nn.LayerNorm) else rms_norm, vectors
 
 
-def _bias(part: Any) -> Tensor | None:
-    return getattr(part, "bias", None)
-
-
 def _write_function(writer: Writer, part: Any) -> Place:
     function = part.forward if isinstance(part, nn.Module) else part
     try:
         return write_pointwise(writer, function, {"x": writer.at}, {}, "y")
     except OptionError as error:
-        raise OptionError(f"{_said(part)} cannot be exported: {error}") from error
+        raise OptionError(f"{_describe(part)} cannot be exported: {error}") from error
 
 
-_WRITTEN: dict[Any, Callable[[Writer, Any], Place]] = {
+_WRITERS: dict[Any, Callable[[Writer, Any], Place]] = {
     nn.Linear: _write_linear,
     nn.Embedding: _write_embedding,
     nn.LayerNorm: _write_norm,

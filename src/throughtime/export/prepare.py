@@ -1,19 +1,19 @@
-"""What both writers begin with: the model's program, and the answers that it is tested on."""
+"""A model to export: its program, and the answers that the program is tested on."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, NamedTuple
+import re
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from throughtime.errors import OptionError
-from throughtime.export.pieces import Piece, pieces_of, program_of, taken
+from throughtime.export.pieces import Piece, copy_model, list_pieces, write_program
 from throughtime.export.program import Program, Values
-from throughtime.export.texts import check_name
 from throughtime.export.weights import check_kind, round_weights
 from throughtime.layers.layer import Passage
+from throughtime.torch_private import on_processor
 
 STEPS = 1000
 _MOST = 200_000
@@ -21,52 +21,6 @@ _MOST = 200_000
 
 _LONGEST = 4096
 """Steps of a block, whose products lie on the stack."""
-
-
-@torch.no_grad()
-def record(pieces: list[Piece], inputs: int, outputs: int, seed: int = 0) -> tuple[Values, Values]:
-    """Inputs (T, inputs) and the outputs (T, outputs) of the pieces, one behind the other.
-
-    Inputs are normal numbers; direct inputs lie between 0 and 1, and whole numbers in the range
-    of an embedding.
-    """
-    steps = max(20, min(STEPS, _MOST // (inputs + outputs)))
-    draw = torch.Generator().manual_seed(seed)
-    first: Any = pieces[0].module
-    if isinstance(first, nn.Embedding):
-        index = torch.randint(first.num_embeddings, (steps, 1), generator=draw)
-        return index.float().numpy(), _through(pieces, index, {}).numpy()
-    x = torch.randn(steps, inputs, generator=draw)
-    given: dict[str, Tensor] = {}
-    if isinstance(first, Passage) and first.cell.layout.inputs:
-        offset = first.input_size
-        x[:, offset:] = torch.rand(steps, inputs - offset, generator=draw)
-        for name in first.cell.layout.inputs:
-            width = first.cell.width(first.cell.inputs[name], first.hidden_sizes[0])
-            given[name] = x[:, offset : offset + width].unsqueeze(1)
-            offset += width
-        return x.numpy(), _through(pieces, x[:, None, : first.input_size], given).numpy()
-    return x.numpy(), _through(pieces, x.unsqueeze(1), {}).numpy()
-
-
-def _through(pieces: list[Piece], v: Tensor, given: dict[str, Tensor]) -> Tensor:
-    """(T, 1, width) through all pieces: (T, width)."""
-    for piece in pieces:
-        module: Any = piece.module
-        if isinstance(module, Passage):
-            v = _through_layer(module, v, given)
-            given = {}
-        else:
-            v = module(v)
-    return v.squeeze(1)
-
-
-def _through_layer(layer: Any, v: Tensor, given: dict[str, Tensor]) -> Tensor:
-    if layer.batch_first:
-        v, given = v.transpose(0, 1), {n: w.transpose(0, 1) for n, w in given.items()}
-    found = layer(v, inputs=given) if given else layer(v)
-    y: Tensor = found[0] if isinstance(found, tuple) else found
-    return y.transpose(0, 1) if layer.batch_first else y
 
 
 class Prepared(NamedTuple):
@@ -82,24 +36,27 @@ class Prepared(NamedTuple):
     y: Values
 
 
-class Exported(NamedTuple):
-    """What an export wrote.
-
-    Attributes:
-        folder: where.
-        files: their names.
-        code_bytes: of machine code; 0 for source.
-        weight_bytes: of matrices, biases and vectors.
-        state_bytes: of one state, which the caller keeps.
-        work_bytes: that a step needs on the stack.
+_WORDS: Final = frozenset(
     """
+    alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept
+    const constexpr const_cast continue decltype default delete do double dynamic_cast else enum
+    explicit export extern false float for friend goto if inline int long mutable namespace new
+    noexcept not not_eq nullptr operator or or_eq private protected public register restrict
+    reinterpret_cast requires return short signed sizeof static static_assert static_cast struct
+    switch template this thread_local throw true try typedef typeid typename typeof union unsigned
+    using virtual void volatile wchar_t while xor xor_eq main
+    """.split()
+)
 
-    folder: Path
-    files: tuple[str, ...]
-    code_bytes: int
-    weight_bytes: int
-    state_bytes: int
-    work_bytes: int
+
+def check_name(name: str) -> None:
+    """Raises OptionError: the name is no identifier of C and C++."""
+    right = isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,39}", name)
+    if not right or name in _WORDS or "__" in name:
+        raise OptionError(
+            f"name must be an identifier of C and C++ (letters, digits and _, a letter first, at "
+            f"most 40, no word of the languages), got {name!r}; say, net"
+        )
 
 
 def check_block(block: object) -> None:
@@ -112,22 +69,59 @@ def prepare(model: nn.Module, name: str, weights: str) -> Prepared:
     """The program and the record of a model.
 
     Raises:
-        OptionError: the name, the kind of weights or the model cannot be taken; says why.
+        OptionError: the name, the kind of weights or the model cannot be copy_model; says why.
     """
     check_name(name)
     check_kind(weights)
-    copy = taken(model)
-    round_weights(copy, weights)
-    pieces = pieces_of(copy)
-    program = program_of(pieces, name)
-    return Prepared(program, *record(pieces, len(program.inputs), program.outputs))
+    with on_processor():
+        copy = copy_model(model)
+        round_weights(copy, weights)
+        pieces = list_pieces(copy)
+        program = write_program(pieces, name)
+        return Prepared(program, *record(pieces, len(program.inputs), program.outputs))
 
 
-def write_files(folder: Path, files: dict[str, str | bytes]) -> None:
-    """Write them all into a folder, which is made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        if isinstance(content, str):
-            (folder / name).write_text(content, encoding="utf-8")
+@torch.no_grad()
+def record(pieces: list[Piece], inputs: int, outputs: int) -> tuple[Values, Values]:
+    """Inputs (T, inputs) and the outputs (T, outputs) of the pieces, run one after the other.
+
+    Inputs are normal numbers; direct inputs lie between 0 and 1, and whole numbers in the range
+    of an embedding.
+    """
+    steps = max(20, min(STEPS, _MOST // (inputs + outputs)))
+    draw = torch.Generator().manual_seed(0)
+    first: Any = pieces[0].module
+    direct: dict[str, Tensor] = {}
+    if isinstance(first, nn.Embedding):
+        x = v = torch.randint(first.num_embeddings, (steps, 1), generator=draw)
+        return x.float().numpy(), run_pieces(pieces, v, direct).numpy()
+    x = torch.randn(steps, inputs, generator=draw, dtype=torch.float32)
+    v = x.unsqueeze(1)
+    if isinstance(first, Passage) and first.cell.layout.inputs:
+        v, offset = v[:, :, : first.input_size], first.input_size
+        rest = torch.rand(steps, inputs - offset, generator=draw, dtype=torch.float32)
+        x[:, offset:] = rest
+        for name in first.cell.layout.inputs:
+            width = first.cell.width(first.cell.inputs[name], first.hidden_sizes[0])
+            direct[name] = x[:, None, offset : offset + width]
+            offset += width
+    return x.numpy(), run_pieces(pieces, v, direct).numpy()
+
+
+def run_pieces(pieces: list[Piece], v: Tensor, direct: dict[str, Tensor]) -> Tensor:
+    """(T, 1, width) through all pieces, the first one with its direct inputs: (T, width)."""
+    for piece in pieces:
+        module: Any = piece.module
+        if isinstance(module, Passage):
+            v, direct = _run_layer(module, v, direct), {}
         else:
-            (folder / name).write_bytes(content)
+            v = module(v)
+    return v.squeeze(1)
+
+
+def _run_layer(layer: Any, v: Tensor, direct: dict[str, Tensor]) -> Tensor:
+    if layer.batch_first:
+        v, direct = v.transpose(0, 1), {n: w.transpose(0, 1) for n, w in direct.items()}
+    result = layer(v, inputs=direct) if direct else layer(v)
+    y: Tensor = result[0] if isinstance(result, tuple) else result
+    return y.transpose(0, 1) if layer.batch_first else y

@@ -10,7 +10,7 @@ A `Writer` collects them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -87,7 +87,7 @@ class Walk(NamedTuple):
         size: how many units.
         numbers: nodes of one number that are worked out before it.
         lines: nodes whose values are left for later walks, and where.
-        reductions: nodes over all units, there behind it.
+        reductions: nodes over all units, known after it.
         stores: nodes that are results, and where they go; all are known before one is written.
     """
 
@@ -99,12 +99,12 @@ class Walk(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """Walks one behind the other; later ones know the single numbers of those before.
+    """Walks one after the other; later ones know the single numbers of those before.
 
     Attributes:
         graph: whose nodes are computed.
-        loads: nodes that are there: where they lie, or the one number they are.
-        units: the number behind each width that the graph names.
+        loads: nodes that are not computed here: where they lie, or the one number they are.
+        units: the number of units for each width that the graph names.
         walks: in order.
     """
 
@@ -115,7 +115,7 @@ class Stage(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """A line of a table: `row` is a whole number as a float, held inside the table.
+    """A line of a table: `row` is a whole number as a float, clamped to the lines there are.
 
     Attributes:
         table: (lines, width), float32.
@@ -175,27 +175,44 @@ class Program:
     @property
     def matrices(self) -> list[Values]:
         """All matrices and tables."""
-        found: list[Values] = []
-        for part in self.parts:
-            for operation in part.operations:
-                if isinstance(operation, ProductPart):
-                    found += [block.matrix for block in operation.blocks]
-                elif isinstance(operation, Lookup):
-                    found.append(operation.table)
-        return found
+        return [
+            matrix
+            for part in self.parts
+            for operation in part.operations
+            for matrix in _list_matrices(operation)
+        ]
+
+
+def _list_matrices(operation: Operation) -> list[Values]:
+    if isinstance(operation, ProductPart):
+        return [block.matrix for block in operation.blocks]
+    return [operation.table] if isinstance(operation, Lookup) else []
 
 
 def leading(program: Program) -> list[ProductPart]:
     """The products at the begin of a step that read the input and nothing else."""
-    found = list[ProductPart]()
+    products = list[ProductPart]()
     for operation in program.parts[0].operations:
         if not isinstance(operation, ProductPart) or operation.source.array != "x":
             break
         starts = [b.start for b in operation.blocks if b.start is not None]
         if any(program.arrays[start.array].kind != "constant" for start in starts):
             break
-        found.append(operation)
-    return found
+        products.append(operation)
+    return products
+
+
+def group_runs(
+    blocks: Sequence[Block], follows: Callable[[Block, Block], bool]
+) -> list[list[Block]]:
+    """Blocks in order, in runs of which each block follows the one before it."""
+    runs: list[list[Block]] = []
+    for block in blocks:
+        if runs and follows(runs[-1][-1], block):
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return runs
 
 
 class Writer:
@@ -218,7 +235,7 @@ class Writer:
         self._operations: list[Operation] = []
 
     def array(self, name: str, kind: str, lines: int, size: int) -> str:
-        """A new array; gives the name it has: that of the part's number behind it, as in h_0."""
+        """A new array; returns its name, which ends in the part's number, as in h_0."""
         name = f"{re.sub(r'[^A-Za-z0-9_]', '_', name)}_{len(self.parts)}"
         free, letters = name, iter("bcdefghijklmnopqrstuvwxyz")
         while free in self.arrays:

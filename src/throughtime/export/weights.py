@@ -46,7 +46,7 @@ def narrowed(matrix: Values) -> Narrow:
     """A matrix as int8: each line by itself, with the least scale that holds its largest number.
 
     That number is rounded away from zero, all others to the nearest, so that a matrix that was
-    rounded so before is found again exactly.
+    rounded so before stays the same.
     """
     sizes = np.abs(matrix).astype(np.float64)
     largest = sizes.max(1, initial=0.0)

@@ -22,10 +22,10 @@ from throughtime.export.keras import (
     PARTS,
     SIMPLE,
     hdf5_package,
-    in_snake_case,
+    to_snake_case,
 )
-from throughtime.export.onnx.operators import Operator, operator_of, operator_weights
-from throughtime.export.pieces import Piece, pieces_of, taken
+from throughtime.export.operators import Operator, operator_of, operator_weights
+from throughtime.export.pieces import Piece, copy_model, input_width, list_pieces
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage
 from throughtime.version import __version__
@@ -51,7 +51,7 @@ def to_keras(model: nn.Module, file: str | os.PathLike[str]) -> Path:
     """Write a plain stack as a Sequential model that `keras.saving.load_model` reads.
 
     Args:
-        model: layers whose cells Keras has (LSTM, GRU with its reset gate before or behind the
+        model: layers whose cells Keras has (LSTM, GRU with its reset gate before or after the
             product, RNN), of one direction or two, linear parts, activations, layer norms, an
             embedding first. It takes (B, T, I), whatever the layers' own order.
         file: name.keras, or name.h5 for Keras 2.
@@ -61,18 +61,18 @@ def to_keras(model: nn.Module, file: str | os.PathLike[str]) -> Path:
         MissingExtra: h5py is not installed.
         OSError: the file cannot be written.
     """
-    path, pieces = Path(file), pieces_of(taken(model))
+    path, pieces = Path(file), list_pieces(copy_model(model))
     if path.suffix not in (".keras", ".h5"):
         raise OptionError(f"file must end in .keras or .h5, got {path.name!r}")
     if not pieces:
         raise OptionError("a model to export must have at least one part, got an empty one")
-    layers = [layer for piece in pieces for layer in _layers(piece)]
+    layers = [layer for piece in pieces for layer in _make_layers(piece)]
     names, count = list[str](), Counter[str]()
     for layer in layers:
-        word = in_snake_case(layer.kind)
+        word = to_snake_case(layer.kind)
         names.append(f"{word}_{count[word]}" if count[word] else word)
         count[word] += 1
-    config = _description(pieces[0].module, layers, names)
+    config = _describe(pieces[0], layers, names)
     if path.suffix == ".keras":
         _write_archive(path, config, layers, names)
     else:
@@ -80,11 +80,11 @@ def to_keras(model: nn.Module, file: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _layers(piece: Piece) -> list[Layer]:
+def _make_layers(piece: Piece) -> list[Layer]:
     """The layers of Keras that a piece is."""
     module: Any = piece.module
     if isinstance(module, Passage):
-        return _recurrent(piece.path, module)
+        return _make_recurrent(piece.path, module)
     if isinstance(module, nn.Linear):
         weights = {"kernel": module.weight.numpy().T}
         if module.bias is not None:
@@ -97,20 +97,20 @@ def _layers(piece: Piece) -> list[Layer]:
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
         config: dict[str, Any] = {"epsilon": module.eps, "scale": module.weight is not None,
                   "center": module.bias is not None}  # fmt: skip
-        given = {"gamma": module.weight, "beta": module.bias}
-        return [Layer("LayerNormalization", config,
-                      {n: v.numpy() for n, v in given.items() if v is not None})]  # fmt: skip
-    return [Layer("Activation", {"activation": _activation(piece)}, {})]
+        vectors = {"gamma": module.weight, "beta": module.bias}
+        weights = {n: v.numpy() for n, v in vectors.items() if v is not None}
+        return [Layer("LayerNormalization", config, weights)]
+    return [Layer("Activation", {"activation": _name_activation(piece)}, {})]
 
 
-def _activation(piece: Piece) -> str:
+def _name_activation(piece: Piece) -> str:
     """Keras's name of an activation."""
     module: Any = piece.module
     for kind, name in _ACTIVATIONS.items():
         if type(module) is kind and _is_plain(module) or module is _FUNCTIONS.get(name):
             return name
-    said = type(module).__name__ if isinstance(module, nn.Module) else module.__name__
-    raise OptionError(f"{piece.path} is a {said}, which no layer of Keras is")
+    kind = type(module) if isinstance(module, nn.Module) else module
+    raise OptionError(f"{piece.path} is a {kind.__name__}, which no layer of Keras is")
 
 
 _ACTIVATIONS: Final = {
@@ -126,12 +126,12 @@ def _is_plain(module: Any) -> bool:
     return all(getattr(module, name, value) == value for name, value in usual.items())
 
 
-def _recurrent(path: str, layer: Any) -> list[Layer]:
+def _make_recurrent(path: str, layer: Any) -> list[Layer]:
     """One layer of Keras for each layer of ours."""
     if set(layer.dilations) != {1} or (len(layer.widths) > 1 and layer.options.residual):
         raise OptionError(f"{path} is dilated or residual, which no layer of Keras is")
     merges = {ours: theirs for theirs, ours in MERGES.items()}
-    found = []
+    written = []
     for i in range(len(layer.widths)):
         call = layer._example(i, 1, 1, False, False, False)
         operator = operator_of(call)
@@ -148,45 +148,45 @@ def _recurrent(path: str, layer: Any) -> list[Layer]:
             config["activation"] = theirs[operator.attributes["activations"]]
         if kind == "GRU":
             config["reset_after"] = bool(operator.attributes["linear_before_reset"])
-        sides = tuple(_side(call, operator, d, kind, bias) for d in range(call.directions))
+        sides = tuple(_list_weights(call, operator, d, kind, bias) for d in range(call.directions))
         if call.directions == 2:
             merge = layer.options.merge
             if merge not in merges:
                 raise OptionError(f"{path} has a merge of its own, which no layer of Keras has")
             config = {"layer": config, "merge_mode": merges[merge], "class": kind}
             kind = "Bidirectional"
-        found.append(Layer(kind, config, {}, sides))
-    return found
+        written.append(Layer(kind, config, {}, sides))
+    return written
 
 
-def _side(call: Any, operator: Operator, d: int, kind: str, bias: bool) -> list[Values]:
+def _list_weights(call: Any, operator: Operator, d: int, kind: str, bias: bool) -> list[Values]:
     """kernel, recurrent kernel and bias of a direction."""
     W, R, B, _ = (v if v is None else v[d] for v in operator_weights(call, operator))
     H = call.hidden_size
 
-    def ordered(v: Tensor) -> Values:
+    def order_gates(v: Tensor) -> Values:
         blocks = v.detach().numpy().reshape(len(operator.gates), H, -1)
         order = [operator.gates.index(g) for g in ORDERS[kind]]
         return np.ascontiguousarray(blocks[order].reshape(len(order) * H, -1))
 
     assert W is not None and R is not None and B is not None
-    parts = [ordered(W).T, ordered(R).T]
+    parts = [order_gates(W).T, order_gates(R).T]
     if not bias:
         return parts
-    both = [ordered(b)[:, 0] for b in B.chunk(2)]
+    both = [order_gates(b)[:, 0] for b in B.chunk(2)]
     two = kind == "GRU" and operator.attributes["linear_before_reset"]
     return [*parts, np.stack(both) if two else both[0] + both[1]]
 
 
-def _description(first: Any, layers: list[Layer], names: list[str]) -> dict[str, Any]:
+def _describe(first: Piece, layers: list[Layer], names: list[str]) -> dict[str, Any]:
     """The model as Keras describes it."""
-    width = [] if isinstance(first, nn.Embedding) else [layers_width(first)]
+    width = [] if isinstance(first.module, nn.Embedding) else [input_width(first)]
     entries = [_entry("InputLayer", {"batch_shape": [None, None, *width], "name": "input"})]
     for layer, name in zip(layers, names, strict=True):
         config = {**layer.config, "name": name}
         if layer.kind == "Bidirectional":
             kind = config.pop("class")
-            inner = {**config["layer"], "name": f"forward_{in_snake_case(kind)}"}
+            inner = {**config["layer"], "name": f"forward_{to_snake_case(kind)}"}
             other = {**inner, "name": inner["name"].replace("for", "back", 1),
                      "go_backwards": True}  # fmt: skip
             config["layer"] = _entry(kind, inner)
@@ -194,17 +194,6 @@ def _description(first: Any, layers: list[Layer], names: list[str]) -> dict[str,
         entries.append(_entry(layer.kind, config))
     config = {"name": "throughtime", "layers": entries}
     return {"module": "keras", "class_name": "Sequential", "config": config}
-
-
-def layers_width(first: Any) -> int:
-    """How many numbers the first part takes."""
-    for name in ("input_size", "in_features"):
-        if hasattr(first, name):
-            return int(getattr(first, name))
-    raise OptionError(
-        f"{type(first).__name__} comes first and says not how many numbers it takes; let a layer "
-        f"or a linear part come first"
-    )
 
 
 def _entry(kind: str, config: dict[str, Any]) -> dict[str, Any]:
@@ -215,8 +204,8 @@ def _write_archive(
     path: Path, config: dict[str, Any], layers: list[Layer], names: list[str]
 ) -> None:
     """A .keras file."""
-    held = io.BytesIO()
-    with hdf5_package().File(held, "w") as arrays:
+    buffer = io.BytesIO()
+    with hdf5_package().File(buffer, "w") as arrays:
         for layer, name in zip(layers, names, strict=True):
             groups = {"": list(layer.weights.values())}
             words = ("forward_layer/", "backward_layer/") if len(layer.sides) == 2 else ("",)
@@ -229,7 +218,7 @@ def _write_archive(
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in (("metadata.json", about), ("config.json", config)):
             archive.writestr(name, json.dumps(text))
-        archive.writestr("model.weights.h5", held.getvalue())
+        archive.writestr("model.weights.h5", buffer.getvalue())
 
 
 def _write_hdf5(path: Path, config: dict[str, Any], layers: list[Layer], names: list[str]) -> None:

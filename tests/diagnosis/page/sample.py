@@ -13,8 +13,7 @@ from throughtime.diagnosis.quantities.gates import GateTimes, Saturation
 from throughtime.diagnosis.quantities.jacobians import Jacobians, RecurrentMatrix
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient
 from throughtime.diagnosis.quantities.weight_lags import WeightLags
-from throughtime.diagnosis.report import Band, Missing, ModuleReport, Report
-from throughtime.diagnosis.verdict import Trouble
+from throughtime.diagnosis.report import Band, Missing, ModuleReport, Report, Trouble
 
 NAME = "<script>alert('&')</script>"
 """A module's name as torch allows it."""

@@ -32,7 +32,7 @@ def import_layers(file: Path, out: Path) -> None:
     """
     from throughtime import export
     from throughtime.errors import OptionError
-    from throughtime.export.folder import write_layers
+    from throughtime.export.operators import write_layers
 
     reader = READERS.get(file.suffix.lower())
     if reader is None:

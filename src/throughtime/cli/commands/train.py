@@ -144,7 +144,7 @@ def _show_report(run: Run, task: Task, model: nn.Module, plots: str = "") -> Non
         run, task, model: a run that has ended.
         plots: the kind of files that its charts are saved as too, "png" or "svg"; "": none.
     """
-    from throughtime.diagnosis.report import list_verdict
+    from throughtime.diagnosis.report.text import list_verdict
     from throughtime.errors import MissingExtra
 
     report, reason = None, ""

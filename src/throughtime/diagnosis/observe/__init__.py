@@ -104,3 +104,17 @@ def list_tensors(value: Any) -> list[Tensor]:
     if isinstance(value, Tensor):
         return [value]
     return [] if value is None else [v for part in value for v in list_tensors(part)]
+
+
+Key = tuple[str, int, int]
+"""Name of a module, number of a layer in it, and direction: 0 forward, 1 backward."""
+
+
+def key_of(part: Any) -> Key:
+    """The key of what is measured of one layer and direction."""
+    return part.name, part.layer, part.direction
+
+
+def locate(name: str, layer: int, direction: int = 0) -> str:
+    """A layer and direction in words."""
+    return f"layer {layer}{f' of {name}' if name else ''}{', backward' if direction else ''}"

@@ -134,7 +134,9 @@ def split(model: nn.Module, batch: Any, loss: Callable[..., Any] | None) -> Inpu
 def _split_dict(
     model: nn.Module, x: dict[str, Any], target: tuple[Any, ...], loss: Callable[..., Any] | None
 ) -> Inputs:
-    parameters = _list_parameters(model.forward)
+
+    signature = _find_signature(model.forward)
+    parameters = [*signature.parameters.values()] if signature else []
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     names = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     kwargs = {k: v for k, v in x.items() if takes_all or k in names}
@@ -235,23 +237,20 @@ def _find_function(loss: Callable[..., Any]) -> Callable[..., Any]:
     return loss.forward if isinstance(loss, nn.Module) else loss
 
 
-def _list_parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+def _find_signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """None for a function in C without a signature."""
     try:
-        return [*inspect.signature(function).parameters.values()]
-    except (TypeError, ValueError):  # a function in C without a signature
-        return []
+        return inspect.signature(function)
+    except (TypeError, ValueError):
+        return None
 
 
 def _takes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    signature = _find_signature(function)
     try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):  # a function in C without a signature
-        return True
-    try:
-        signature.bind(*args, **kwargs)
+        return signature is None or signature.bind(*args, **kwargs) is not None
     except TypeError:
         return False
-    return True
 
 
 def check_plain(model: nn.Module) -> None:
@@ -332,16 +331,12 @@ def check_loss(value: Any, output: Any) -> None:
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise OptionError(f"the loss must be a tensor with one number, got {value!r}")
     if not bool(value.isfinite()):
-        if output is not value and not bool(_read_numbers(output).isfinite().all()):
+        y = value if output is value else find_first_tensor(output)
+        y = y.data if isinstance(y, PackedSequence) else y
+        if output is not value and not bool(y.isfinite().all()):
             text = "the model's output is NaN or infinity, while all states before it are finite"
             raise NotFiniteError(text, "output")
         text = f"the loss must be finite from the start, got {value.item()} of a finite output"
         raise NotFiniteError(text, "loss")
     if not value.requires_grad:
         raise OptionError("the loss depends on nothing that trains; do not detach the output")
-
-
-def _read_numbers(output: Any) -> Tensor:
-    y = find_first_tensor(output)
-    numbers: Tensor = y.data if isinstance(y, PackedSequence) else y
-    return numbers

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import packed_mask, unpack
-from throughtime.diagnosis.observe.alignment import (
+from throughtime.diagnosis.observe.steps import (
     find_alive_steps,
     join_batches,
     move_to_front,
@@ -43,8 +43,8 @@ class ModuleCall:
             ran step by step.
         computed: outputs and final states as the layer made them.
         returned: the same as the caller has them.
-        carried_on: whether a later call continues it.
-        goes_on: (B,) bool, rows that a later call continues; None where there is none.
+        continued: whether a later call continues it.
+        continued_rows: (B,) bool, rows that a later call continues; None where there is none.
     """
 
     batch: Batch
@@ -56,8 +56,8 @@ class ModuleCall:
     walks: list[tuple[State, ...]] = field(default_factory=list)
     computed: tuple[Tensor, ...] = ()
     returned: tuple[Tensor, ...] = ()
-    carried_on: bool = False
-    goes_on: Tensor | None = None
+    continued: bool = False
+    continued_rows: Tensor | None = None
 
     @property
     def first_step(self) -> int:
@@ -87,7 +87,7 @@ class Calls:
         self.fault: NotFiniteError | None = None
         self.joining = False
 
-    def enter(self, name: str, layer: SequenceLayer, batch: Batch) -> ModuleCall:
+    def begin(self, name: str, layer: SequenceLayer, batch: Batch) -> ModuleCall:
         """Register a call with its batch.
 
         Raises:
@@ -102,11 +102,11 @@ class Calls:
             )
         call = _pad(batch)
         earlier = self.by_name.setdefault(name, [])
-        self._place(call, earlier, layer, words)
+        self._find_before(call, earlier, layer, words)
         earlier.append(call)
         return call
 
-    def leave(
+    def end(
         self, call: ModuleCall, y: Tensor, final: States
     ) -> tuple[Tensor, States]:  # fmt: skip
         """Register a call's results; returns them with the call on their graph."""
@@ -115,7 +115,7 @@ class Calls:
         values = iter(call.returned[1:])
         return call.returned[0], tuple(tuple(next(values) for _ in s) for s in final)
 
-    def _place(
+    def _find_before(
         self, call: ModuleCall, earlier: list[ModuleCall], layer: SequenceLayer, words: str
     ) -> None:
         """Find the call that this one continues, and join the two where gradients need it."""
@@ -135,20 +135,20 @@ class Calls:
             return
         _check_chain(before, call, layer, words)
         call.before, call.fed_back = before, bool(by_input)
-        self._go_on(call, before, layer)
+        self._continue(call, before, layer)
         if self.last_only and call.changed:
             call.batch = _join(self, call.batch, [c for c in earlier if c in chain])
         elif self.last_only and by_input:
             call.batch = _join(self, call.batch, by_input, inputs_only=True)
 
-    def _go_on(self, call: ModuleCall, before: ModuleCall, layer: SequenceLayer) -> None:
+    def _continue(self, call: ModuleCall, before: ModuleCall, layer: SequenceLayer) -> None:
         """Compare a state with the final state before; where equal, take it from there."""
         states, old = _flatten(call.batch.state), _flatten(before.batch.state)
         old = old or _flatten(layer.initial_state(before.alive.shape[1]))
         new, same = before.computed[1:], _compare_rows(states, before.returned[1:])
         call.masked = not bool(same.all())
         call.changed = call.masked and not bool((same | _compare_rows(states, old)).all())
-        before.carried_on = True
+        before.continued = True
         if call.changed:
             return
         before.alive = before.alive & same
@@ -166,12 +166,12 @@ class Calls:
         for name in self.by_name:
             for chain in self.sequences(name):
                 later = torch.zeros_like(chain[0].alive.any(0))
-                read = self._felt(chain, loss)
+                read = self._find_read_rows(chain, loss)
                 for call, rows in zip(reversed(chain), reversed(read), strict=True):
-                    call.goes_on = later if call.carried_on else None
+                    call.continued_rows = later if call.continued else None
                     later = later | (call.alive.any(0) if rows is None else rows)
 
-    def _felt(self, chain: list[ModuleCall], loss: Tensor) -> list[Tensor | None]:
+    def _find_read_rows(self, chain: list[ModuleCall], loss: Tensor) -> list[Tensor | None]:
         """(B,) bool for each call, rows whose states the loss depends on; None: all alive ones."""
         changed = any(call.changed for call in chain)
         if not changed and not any(call.masked for call in chain):
@@ -197,7 +197,7 @@ class Calls:
         begun = {id(call): i for i, call in enumerate(self.by_name[name])}
         return sorted(chains.values(), key=lambda chain: begun[id(chain[0])])
 
-    def reason_apart(self, name: str) -> str:
+    def explain_split(self, name: str) -> str:
         """Why a module's calls are not whole sequences of its layer; empty where they are."""
         if any(call.changed for call in self.by_name[name]):
             return (
@@ -212,7 +212,7 @@ class Calls:
         Where a state is changed in between, each call is a short sequence from its state.
         """
         chains = self.sequences(name)
-        if self.reason_apart(name):
+        if self.explain_split(name):
             chains = [[call] for chain in chains for call in chain]
         parts = [join_calls(chain) for chain in chains]
         return parts[0] if len(parts) == 1 else join_batches(parts, layer)
@@ -237,11 +237,11 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> Any:
-        goes_on = ctx.call.goes_on if ctx.calls.last_only else None
-        if ctx.calls.joining or (goes_on is not None and bool(goes_on.all())):
+        continued_rows = ctx.call.continued_rows if ctx.calls.last_only else None
+        if ctx.calls.joining or (continued_rows is not None and bool(continued_rows.all())):
             return (None,) * (2 + len(gradients))
-        if goes_on is not None:
-            gradients = tuple(_select_gradient(d, ~goes_on) for d in gradients)
+        if continued_rows is not None:
+            gradients = tuple(_select_gradient(d, ~continued_rows) for d in gradients)
         return None, None, *gradients
 
 
@@ -273,7 +273,9 @@ class _Join(torch.autograd.Function):
             finally:
                 ctx.calls.joining = False
         calls = (call for call, _ in ctx.sources)
-        rows = [_select_gradient(d, call.goes_on) for call, d in zip(calls, back, strict=True)]
+        rows = [
+            _select_gradient(d, call.continued_rows) for call, d in zip(calls, back, strict=True)
+        ]
         return None, None, *gradients, *rows
 
 
@@ -332,7 +334,7 @@ def _walk_back(call: ModuleCall | None) -> Iterator[ModuleCall]:
 
 
 def _check_chain(before: ModuleCall, call: ModuleCall, layer: SequenceLayer, words: str) -> None:
-    if before.carried_on:
+    if before.continued:
         raise OptionError(
             f"two calls of {words} go on from one state, so that its steps have no one order; "
             f"give a batch on which each state is carried on once"

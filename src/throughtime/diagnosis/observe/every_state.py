@@ -15,11 +15,10 @@ from torch.nn.functional import pad
 
 from throughtime.backends import reference
 from throughtime.backends.call import Call, Result
-from throughtime.diagnosis.observe.alignment import move_to_end
+from throughtime.diagnosis.observe import locate
 from throughtime.diagnosis.observe.calls import Calls, ModuleCall, State, gradients_by
-from throughtime.diagnosis.observe.steps import Steps
+from throughtime.diagnosis.observe.steps import Steps, move_to_end
 from throughtime.diagnosis.observe.watch import WatchedRows
-from throughtime.diagnosis.verdict import locate
 from throughtime.errors import NotFiniteError, ShapeError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.recurrent import SequenceLayer
@@ -65,7 +64,7 @@ class Path:
     @property
     def alive(self) -> Tensor:
         """(T, B) bool in the direction's order; every row ends with the last step."""
-        return self.ended([c.alive for c in self.chains])
+        return self.align_ends([c.alive for c in self.chains])
 
     def by_chain(self, value: Tensor) -> list[Tensor]:
         """(T, B, N) of each chain: the total gradient of a value by the states after each step,
@@ -78,13 +77,13 @@ class Path:
             parts.append(torch.where(c.alive.unsqueeze(-1), d, 0))
         return parts
 
-    def ended(self, parts: Sequence[Tensor]) -> Tensor:
+    def align_ends(self, parts: Sequence[Tensor]) -> Tensor:
         """Values of each chain, (T, B, ...), as one; every row ends with the last step."""
         T = self.steps
         rows = [_align_ends(v, c.alive, T) for v, c in zip(parts, self.chains, strict=True)]
         return torch.cat(rows, 1)
 
-    def felt(self, parts: Sequence[Tensor]) -> Path:
+    def cut_at_gradient(self, parts: Sequence[Tensor]) -> Path:
         """The path whose rows end at the last step with a gradient, for each chain (T, B, N).
 
         A row without any gradient stays as it is.
@@ -100,7 +99,7 @@ class Path:
 
         Every row ends with the last step, and is zero before its first.
         """
-        return self.ended(self.by_chain(value))
+        return self.align_ends(self.by_chain(value))
 
 
 def find_state_gradients(value: Tensor, states: Sequence[State]) -> Tensor:
@@ -141,7 +140,7 @@ def carry_recorded(
     name: str, layer: SequenceLayer, calls: Calls, batch: Batch
 ) -> tuple[Tensor, list[Result]]:
     """`Passage.carry` step by step, its states recorded."""
-    call = calls.enter(name, layer, batch)
+    call = calls.begin(name, layer, batch)
     calls.fault = calls.fault or _check_input(name, call)
     finals: list[State] = []
     last = len(layer.hidden_sizes) - 1
@@ -159,7 +158,7 @@ def carry_recorded(
         return torch.stack(outputs, 2)
 
     y = layer.through(call.batch, run, cut=calls.last_only)
-    y, states = calls.leave(call, y, tuple(finals))
+    y, states = calls.end(call, y, tuple(finals))
     results = [Result((y,), state) for state in states]
     return y if batch.batch_sizes is None else y[call.alive], results
 
@@ -204,7 +203,7 @@ def _check_states(
     module, number, d = place
     step, _, name = min(bad)
     t = len(states) - 2 - step if d else call.first_step + step
-    layer = locate(number, 0, module) + (", backward," if d else "")
+    layer = locate(module, number) + (", backward," if d else "")
     text = f"state {name} of {layer} is NaN or infinity, first at step {t} (counted from 0)"
     return NotFiniteError(text, "state", module, t)
 

@@ -45,17 +45,17 @@ class ModelRun:
         paths: every layer and direction, in the order of the run.
         batches: module's name -> its batch, in the layer's layout; of a module that is called
             more than once all its sequences, as rows of one batch.
-        apart: module's name -> why its calls are no whole sequences of its layer, where they
+        not_whole: module's name -> why its calls are no whole sequences of its layer, where they
             are not; its batch then has a row for each call.
     """
 
     loss: Tensor
     paths: tuple[Path, ...]
     batches: dict[str, Batch]
-    apart: dict[str, str]
+    not_whole: dict[str, str]
 
 
-class Subject:
+class ExaminedModel:
     """A copy of a model in eval mode with this package's layers; the model stays as it is.
 
     Attributes:
@@ -127,12 +127,12 @@ class Subject:
 
     def _collect_run(self, value: Tensor, calls: Calls) -> ModelRun:
         names = [*calls.by_name]
-        reasons = {n: calls.reason_apart(n) for n in names}
+        reasons = {n: calls.explain_split(n) for n in names}
         return ModelRun(
             loss=value,
             paths=list_paths(calls, self.layers),
             batches={n: calls.batch(n, self.layers[n]) for n in names},
-            apart={n: reason for n, reason in reasons.items() if reason},
+            not_whole={n: reason for n, reason in reasons.items() if reason},
         )
 
     def free(self) -> None:

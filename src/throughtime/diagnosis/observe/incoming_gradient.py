@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,14 @@ from torch import Tensor, nn
 
 from throughtime.backends.call import Result
 from throughtime.diagnosis.observe import as_layer, observe_modules
-from throughtime.diagnosis.observe.alignment import group_by_length, move_to_front, take_rows
 from throughtime.diagnosis.observe.calls import Calls, ModuleCall, gradients_by, join_calls
-from throughtime.diagnosis.observe.steps import list_steps
+from throughtime.diagnosis.observe.steps import (
+    eval_mode,
+    group_by_length,
+    list_steps,
+    move_to_front,
+    take_rows,
+)
 from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.layer import Passage
@@ -21,7 +26,7 @@ from throughtime.layers.recurrent import SequenceLayer
 
 
 @dataclass(frozen=True)
-class Arriving:
+class IncomingGradient:
     """Sequences of a layer inside a model, and the gradients of a loss that arrive at them.
 
     Attributes:
@@ -39,9 +44,9 @@ class Arriving:
     d_weights: dict[str, Tensor]
 
 
-def find_arriving(
+def find_incoming_gradients(
     module: nn.Module, loss: Callable[[], Tensor], rows: int | None = None
-) -> list[Arriving]:
+) -> list[IncomingGradient]:
     """Compute a loss in eval mode and the gradients that arrive at one layer or cell.
 
     Args:
@@ -61,19 +66,15 @@ def find_arriving(
     layer, calls = as_layer(module), Calls(direct=True)
 
     def carried(name: str, layer: SequenceLayer, batch: Batch) -> tuple[Tensor, list[Result]]:
-        call = calls.enter(name, layer, batch)
+        call = calls.begin(name, layer, batch)
         y, results = Passage.carry(layer, call.batch)
-        y, states = calls.leave(call, y, tuple(r.final for r in results))
+        y, states = calls.end(call, y, tuple(r.final for r in results))
         results = [r._replace(final=s) for r, s in zip(results, states, strict=True)]
         return y if batch.batch_sizes is None else y[call.alive], results
 
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.enable_grad(), observe_modules({"": (module, layer)}, carried):
-            value = loss()
-    finally:
-        module.train(was_training)
+    observed = observe_modules({"": (module, layer)}, carried)
+    with eval_mode(module), torch.enable_grad(), observed:
+        value = loss()
     return list(_split_by_length(layer, _collect(layer, calls, value), rows))
 
 
@@ -82,7 +83,7 @@ def _find_chain(calls: Calls) -> list[ModuleCall]:
     chains = calls.sequences("") if "" in calls.by_name else []
     if len(chains) != 1:
         raise OptionError(f"the layer must run once in the loss, it ran {len(chains)} times")
-    if reason := calls.reason_apart(""):
+    if reason := calls.explain_split(""):
         raise OptionError(reason)
     if any(call.fed_back for call in chains[0]):
         raise OptionError(
@@ -92,7 +93,7 @@ def _find_chain(calls: Calls) -> list[ModuleCall]:
     return chains[0]
 
 
-def _collect(layer: SequenceLayer, calls: Calls, loss: Tensor) -> Arriving:
+def _collect(layer: SequenceLayer, calls: Calls, loss: Tensor) -> IncomingGradient:
     """The gradients of a loss that arrive at all rows of a chain of calls, padded."""
     chain = _find_chain(calls)
     if loss.numel() != 1 or not bool(loss.isfinite().all()):
@@ -110,7 +111,7 @@ def _collect(layer: SequenceLayer, calls: Calls, loss: Tensor) -> Arriving:
     sent = iter(gradients_by(loss, returned))
     by_call = [tuple(next(sent) for _ in call.returned) for call in chain]
     d_weights = gradients_by(loss, [*weights.values()])
-    return Arriving(
+    return IncomingGradient(
         batch=_detach(join_calls(chain)),
         d_outputs=move_to_front(
             torch.cat([d[0] for d in by_call]), torch.cat([c.alive for c in chain])
@@ -140,47 +141,34 @@ def _collect_states(
 
 
 def _split_by_length(
-    layer: SequenceLayer, arrived: Arriving, rows: int | None
-) -> Iterator[Arriving]:
+    layer: SequenceLayer, incoming: IncomingGradient, rows: int | None
+) -> Iterator[IncomingGradient]:
     """The longest `rows` rows, one result a length."""
-    batch = arrived.batch
+    batch = incoming.batch
     if batch.lengths is None and rows is None:
-        yield arrived
+        yield incoming
         return
     for n, at in group_by_length(batch, rows):
         yield _run_rows(
             layer,
             take_rows(batch, n, at),
-            arrived.d_outputs[:n, at],
-            tuple(tuple(d[:n, at] for d in s) for s in arrived.d_states),
-            [*arrived.d_weights],
+            incoming.d_outputs[:n, at],
+            tuple(tuple(d[:n, at] for d in s) for s in incoming.d_states),
+            [*incoming.d_weights],
         )
 
 
 def _run_rows(
     layer: SequenceLayer, batch: Batch, d_y: Tensor, d_states: States, names: list[str]
-) -> Arriving:
+) -> IncomingGradient:
     """Run the layer again on a few rows, with the same arriving gradients."""
     weights = [dict(layer.named_parameters())[n] for n in names]
-    was_training = layer.training
-    layer.eval()
-    try:
-        with torch.enable_grad():
-            y, results = layer.carry(batch, record=True)
-    finally:
-        layer.train(was_training)
+    with eval_mode(layer), torch.enable_grad():
+        y, results = layer.carry(batch, record=True)
     values = [y, *(v for r in results for v in r.sequences)]
     sent = [d_y, *(d for s in d_states for d in s)]
-    gradients = _fill_gradients(
-        weights, torch.autograd.grad(values, weights, sent, allow_unused=True)
-    )
-    return Arriving(batch, d_y, d_states, dict(zip(names, gradients, strict=True)))
-
-
-def _fill_gradients(values: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> list[Tensor]:
-    """The gradients by these values, zeros where there are none."""
-    pairs = zip(values, gradients, strict=True)
-    return [torch.zeros_like(v) if d is None else d for v, d in pairs]
+    gradients = torch.autograd.grad(values, weights, sent, materialize_grads=True)
+    return IncomingGradient(batch, d_y, d_states, dict(zip(names, gradients, strict=True)))
 
 
 def _detach(batch: Batch) -> Batch:
@@ -192,13 +180,13 @@ def _detach(batch: Batch) -> Batch:
     )
 
 
-def split_merge(layer: SequenceLayer, arrival: Arriving, d: int) -> Tensor:
+def split_merge(layer: SequenceLayer, incoming: IncomingGradient, d: int) -> Tensor:
     """(T, B, width): the gradient by one direction's outputs of the last layer."""
     if layer.directions == 1:
-        return arrival.d_outputs
-    both = [s.after[0] for s in list_steps(layer, arrival.batch, None)]
-    T, B = arrival.batch.x.shape[:2]
+        return incoming.d_outputs
+    both = [s.after[0] for s in list_steps(layer, incoming.batch, None)]
+    T, B = incoming.batch.x.shape[:2]
     y = torch.stack([v.unflatten(0, (T, B)) for v in both], 2).requires_grad_()
     with torch.enable_grad():
         out = merge_directions(y, layer.options.merge)
-    return torch.autograd.grad(out, y, arrival.d_outputs)[0][:, :, d]
+    return torch.autograd.grad(out, y, incoming.d_outputs)[0][:, :, d]

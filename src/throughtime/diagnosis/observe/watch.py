@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from throughtime.backends.call import packed_mask, unpack
 from throughtime.diagnosis.observe import list_tensors, read_arguments
-from throughtime.diagnosis.observe.alignment import restructure
+from throughtime.diagnosis.observe.steps import restructure
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border
@@ -63,9 +63,8 @@ class Watch:
 
     def __init__(self, model: nn.Module) -> None:
         self.calls: list[WatchedCall] = []
-        layers = {
-            name: ours for name, m in model.named_modules() if (ours := _convert(m)) is not None
-        }
+        named = ((name, _as_watched_layer(m)) for name, m in model.named_modules())
+        layers = {name: layer for name, layer in named if layer is not None}
         if not layers:
             raise OptionError(
                 "the model has no recurrent layer of torch.nn or throughtime to watch, and cells "
@@ -93,7 +92,7 @@ class Watch:
             handle.remove()
 
 
-def _convert(module: nn.Module) -> SequenceLayer | None:
+def _as_watched_layer(module: nn.Module) -> SequenceLayer | None:
     """A recurrent module as this package's layer, which shares the weights of torch's."""
     if isinstance(module, nn.RNNBase) and not isinstance(module, SequenceLayer):
         with warnings.catch_warnings():
@@ -113,11 +112,11 @@ def _record(name: str, ours: SequenceLayer, args: Any, kwargs: Any, out: Any) ->
         data.register_hook(lambda d: setattr(call, "d_outputs", d))
     for place, v in enumerate(list_tensors(final)):
         if v.requires_grad:
-            v.register_hook(partial(_keep_final, call, place))
+            v.register_hook(partial(_record_final, call, place))
     return call
 
 
-def _keep_final(call: WatchedCall, place: int, d: Tensor | None) -> None:
+def _record_final(call: WatchedCall, place: int, d: Tensor | None) -> None:
     if d is not None:  # torch passes None where only another tensor has a gradient
         call.d_final[place] = d
 
@@ -159,13 +158,13 @@ def choose_rows(call: WatchedCall, rows: int | None = ROWS) -> WatchedRows:
         OptionError: the call has resets, or the layer is dilated.
         ShapeError: it has no rows or no steps.
     """
-    batch, border = _enter(call, call.state)
+    batch, border = _make_batch(call, call.state)
     if batch.reset is not None or max(call.layer.dilations, default=1) > 1:
         raise OptionError(
             f"gradients by lag are measured without resets and dilation, which layer "
             f"{call.name or 'of the model'} has"
         )
-    d_y, d_final = call.d_outputs, _enter_final(call)
+    d_y, d_final = call.d_outputs, _read_final_gradient(call)
     if batch.batch_sizes is not None:
         alive = packed_mask(batch.batch_sizes.to(batch.x.device))
         d_y = None if d_y is None else unpack(d_y, alive)
@@ -184,7 +183,7 @@ def choose_rows(call: WatchedCall, rows: int | None = ROWS) -> WatchedRows:
     )
 
 
-def _enter(call: WatchedCall, state: Any) -> tuple[Batch, Border]:
+def _make_batch(call: WatchedCall, state: Any) -> tuple[Batch, Border]:
     """The batch in the layer's layout and its weights' dtype, and the way back."""
     weight = next(call.layer.parameters(), None)
     x, options = call.x, call.options
@@ -210,14 +209,14 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     return tuple(_cast(v, dtype) for v in value) if isinstance(value, tuple | list) else value
 
 
-def _enter_final(call: WatchedCall) -> States | None:
+def _read_final_gradient(call: WatchedCall) -> States | None:
     """The gradient by the final states in the layer's layout."""
     if not call.d_final:
         return None
     gradients = (
         call.d_final.get(i, torch.zeros_like(v)) for i, v in enumerate(list_tensors(call.final))
     )
-    return _enter(call, restructure(call.final, gradients))[0].state
+    return _make_batch(call, restructure(call.final, gradients))[0].state
 
 
 def _make_time_major(d: Tensor, batch_first: bool) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from throughtime.diagnosis.observe.steps import eval_mode
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.layer import Passage
@@ -41,11 +42,6 @@ class MemoryCapacity:
     noise_line: float
     held_out_steps: int
     name: str = ""
-
-    @property
-    def place(self) -> tuple[str, int, int]:
-        """Module, layer and direction."""
-        return self.name, self.layer, self.direction
 
     @property
     def lags_suffice(self) -> bool:
@@ -108,12 +104,8 @@ def _drive(
     v = torch.randn(layer.input_size, dtype=torch.float64, generator=draw, device="cpu")
     like = next(layer.parameters(), torch.empty(0, device="cpu"))
     x = (u.unsqueeze(-1) * v / v.norm()).to(like)
-    was_training = layer.training
-    layer.eval()
-    try:
+    with eval_mode(layer):
         results = layer.carry(Batch(x), record=True)[1]
-    finally:
-        layer.train(was_training)
     return u, [torch.cat(r.sequences, -1).double().cpu() for r in results]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from throughtime.diagnosis.observe.examined import ExaminedModel, Loss
 from throughtime.errors import OptionError
 
 Kind = Literal["norm", "value"]
@@ -187,3 +188,18 @@ def _cosine(a: Tensor, b: Tensor) -> float:
     if 0.0 in sizes:
         return 0.0
     return min(1.0, max(-1.0, float((a / sizes[0]) @ (b / sizes[1]))))
+
+
+def measure_clipping(
+    examined: ExaminedModel, batches: Sequence[Any], loss: Loss | None, clip: float | None
+) -> Clipping:
+    """Measure what clipping does to the gradients of these batches.
+
+    Raises:
+        OptionError: what `clipping` refuses, such as a single batch.
+    """
+
+    def losses() -> Iterator[torch.Tensor]:
+        return (examined.value(batch, loss) for batch in batches)
+
+    return clipping(gradients(examined.model, losses()), clip)

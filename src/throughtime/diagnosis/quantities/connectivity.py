@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from throughtime.diagnosis.observe.alignment import find_alive_steps, move_to_end
+from throughtime.diagnosis.observe.steps import eval_mode, find_alive_steps, move_to_end
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
+from throughtime.layers.checks import check_size
 from throughtime.layers.layer import Passage
 
 SHOWN, ROWS = 8, 8
@@ -35,6 +36,7 @@ class Connectivity:
     norms: tuple[tuple[float, ...], ...]
 
 
+@torch.enable_grad()
 def connectivity(
     layer: Passage, batch: Batch, *, name: str = "", shown: int = SHOWN, rows: int = ROWS
 ) -> Connectivity:
@@ -49,10 +51,13 @@ def connectivity(
 
     Raises:
         ShapeError: no step or no row.
-        OptionError: gradients that are not finite.
+        OptionError: `shown` or `rows` is no positive integer, or gradients are not finite.
 
     Source: Madsen, Visualizing Memorization in RNNs (Distill, 2019).
     """
+
+    check_size("shown", shown)
+    check_size("rows", rows)
     T = batch.x.shape[0]
     if not batch.x.numel():
         raise ShapeError(f"connectivity needs steps and rows, got x of {tuple(batch.x.shape)}")
@@ -74,13 +79,9 @@ def connectivity(
 def _run(layer: Passage, batch: Batch) -> tuple[Tensor, Tensor]:
     """The input as a leaf, and (T, B) the outputs along one drawn direction of length 1."""
     x = batch.x.detach().requires_grad_()
-    was_training = layer.training
-    layer.eval()
-    try:
-        with torch.enable_grad():
-            y = layer.carry(batch._replace(x=x))[0]
-            draw = torch.Generator().manual_seed(0)
-            vector = torch.randn(y.shape[-1], dtype=torch.float64, generator=draw, device="cpu")
-            return x, y @ (vector / vector.norm()).to(y)
-    finally:
-        layer.train(was_training)
+
+    with eval_mode(layer):
+        y = layer.carry(batch._replace(x=x))[0]
+        draw = torch.Generator().manual_seed(0)
+        vector = torch.randn(y.shape[-1], dtype=torch.float64, generator=draw, device="cpu")
+        return x, y @ (vector / vector.norm()).to(y)

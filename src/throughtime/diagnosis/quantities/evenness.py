@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from throughtime.diagnosis.observe import key_of
 from throughtime.diagnosis.observe.every_state import Path
-from throughtime.diagnosis.observe.examined import ModelRun, Subject
+from throughtime.diagnosis.observe.examined import ExaminedModel, ModelRun
 from throughtime.errors import OptionError, ShapeError
 
 
@@ -92,13 +93,13 @@ class Evenness:
 
 
 def evenness(
-    subject: Subject, run: ModelRun, before: Mapping[str, Tensor] | None = None
+    examined: ExaminedModel, run: ModelRun, before: Mapping[str, Tensor] | None = None
 ) -> Evenness:
     """Measure how evenly a model learns from one loss, or has learnt since `before`.
 
     Args:
-        subject: the model as it is now.
-        run: of `subject.run`, with the whole loss.
+        examined: the model as it is now.
+        run: of `examined.run`, with the whole loss.
         before: parameter's name -> its earlier value, as a state_dict holds it; left out, the
             ratios are those of the gradient.
 
@@ -107,7 +108,7 @@ def evenness(
         ShapeError: it has another shape there.
     """
     trained: dict[str, Tensor] = {
-        n: p for n, p in subject.model.named_parameters() if p.requires_grad
+        n: p for n, p in examined.model.named_parameters() if p.requires_grad
     }
     if before is None:
         gradients = torch.autograd.grad(
@@ -120,10 +121,10 @@ def evenness(
     for name, v in moved.items():
         if not bool(v.isfinite().all()):
             raise OptionError(f"the gradient or update of parameter {name} is not finite")
-    d = {(p.name, p.layer, p.direction): p.gradients(run.loss) for p in run.paths}
+    d = {key_of(p): p.gradients(run.loss) for p in run.paths}
     return Evenness(
         kind="gradient" if before is None else "update",
-        shares=tuple(_measure_shares(subject, old, moved)),
+        shares=tuple(_measure_shares(examined, old, moved)),
         depth=tuple(_measure_depth(p, v) for p, v in zip(run.paths, d.values(), strict=True)),
         neighbours=tuple(_compare_neighbours(d)),
     )
@@ -132,6 +133,8 @@ def evenness(
 def _find_earlier(name: str, now: Tensor, before: Mapping[str, Tensor]) -> Tensor:
     if name not in before:
         raise OptionError(f"before must hold every parameter that trains, it lacks {name}")
+    if not isinstance(before[name], Tensor):
+        raise OptionError(f"before must hold tensors, got {type(before[name]).__name__} as {name}")
     if before[name].shape != now.shape:
         raise ShapeError(
             f"{name} must have the shape {tuple(now.shape)} before as now, "
@@ -141,9 +144,9 @@ def _find_earlier(name: str, now: Tensor, before: Mapping[str, Tensor]) -> Tenso
 
 
 def _measure_shares(
-    subject: Subject, old: Mapping[str, Tensor], moved: Mapping[str, Tensor]
+    examined: ExaminedModel, old: Mapping[str, Tensor], moved: Mapping[str, Tensor]
 ) -> Iterator[Share]:
-    places = _list_places(subject)
+    places = _list_places(examined)
     for parameter, theta in old.items():
         if parameter not in places:
             yield Share(parameter, "", None, None, "", _find_ratio(moved[parameter], theta))
@@ -158,15 +161,15 @@ def _measure_shares(
 Place = tuple[str, int, int, tuple[str, ...]]
 
 
-def _list_places(subject: Subject) -> dict[str, Place]:
+def _list_places(examined: ExaminedModel) -> dict[str, Place]:
     """Parameter's name in the model -> module, layer, direction and the gates of its rows."""
     places: dict[str, Place] = {}
-    for name, module in subject.layers.items():
+    for name, module in examined.layers.items():
         layout = module.cell.layout
         gates = {"ih": layout.input_gates, "hh": layout.recurrent_gates}
         for layer in range(len(module.hidden_sizes)):
             for d in range(module.directions):
-                names: dict[str, str] = subject.modules[name].weight_names(layer, d)
+                names: dict[str, str] = examined.modules[name].weight_names(layer, d)
                 for short, parameter in names.items():
                     rows = gates.get(short.removeprefix("weight_").removeprefix("bias_"), ())
                     places[f"{name}.{parameter}" if name else parameter] = (name, layer, d, rows)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from throughtime.diagnosis.observe.alignment import group_by_length, take_rows
-from throughtime.diagnosis.observe.steps import Steps, list_steps
+from throughtime.diagnosis.observe.steps import Steps, group_by_length, list_steps, take_rows
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
+from throughtime.layers.checks import check_size
 from throughtime.layers.layer import Passage
 
 DROPPED, WINDOW, SAMPLED, WIDEST = 10, 20, 20, 128
@@ -72,10 +72,11 @@ def jacobians(layer: Passage, batch: Batch, *, rows: int = 2) -> tuple[Jacobians
 
     Raises:
         ShapeError: no more than 10 steps, which the spectrum leaves out.
-        OptionError: resets, dilation, or states that are not finite.
+        OptionError: `rows` is no positive integer; resets, dilation, or states that are not finite.
 
     Source: Vogt, Puelma Touzel, Shlizerman and Lajoie, On Lyapunov Exponents for RNNs (2020).
     """
+    check_size("rows", rows)
     if max(layer.dilations, default=1) > 1:
         raise OptionError("Jacobians are taken of layers without dilation")
     by_length = [(n, take_rows(batch, n, at)) for n, at in group_by_length(batch, rows)]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from throughtime.diagnosis.observe import key_of, locate
 from throughtime.diagnosis.observe.every_state import Path
 from throughtime.diagnosis.observe.examined import ModelRun
-from throughtime.diagnosis.verdict import locate
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
 
 
@@ -95,7 +95,7 @@ def lag_gradients(run: ModelRun) -> tuple[LagGradient, ...]:
     unchanged past their ends; at lag k those of more than k steps count.
 
     Args:
-        run: of `Subject.run(..., last_only=True)`.
+        run: of `ExaminedModel.run(..., last_only=True)`.
 
     Raises:
         ShapeError: sequences of one step, which have no lag.
@@ -109,10 +109,10 @@ def lag_gradients(run: ModelRun) -> tuple[LagGradient, ...]:
     measured = []
     for path in run.paths:
         parts = path.by_chain(run.loss)
-        _check_finite(path, path.ended(parts))
-        if path.name in run.apart:
-            path = path.felt(parts)
-        d, several = path.ended(parts), path.alive.sum(0) > 1
+        _check_finite(path, path.align_ends(parts))
+        if path.name in run.not_whole:
+            path = path.cut_at_gradient(parts)
+        d, several = path.align_ends(parts), path.alive.sum(0) > 1
         if bool((d[-1, several] != 0).any()):
             measured.append(_measure_path(path, parts, d))
     if not measured:
@@ -127,10 +127,10 @@ def find_unseen(whole: ModelRun, gradients: Sequence[LagGradient]) -> tuple[Unse
     """The layers and directions that the lag gradients leave out, since the loss does not see them.
 
     Args:
-        whole: of `Subject.run`, with the whole loss.
+        whole: of `ExaminedModel.run`, with the whole loss.
         gradients: of the loss of the last step.
     """
-    known = {(g.name, g.layer, g.direction) for g in gradients}
+    known = {key_of(g) for g in gradients}
     backward = {p.name for p in whole.paths if p.direction}
     blind = []
     for p in whole.paths:
@@ -149,7 +149,7 @@ def _check_finite(path: Path, d: Tensor) -> None:
     before = path.steps - int(path.alive[:, row].sum())  # steps that the longest row has more
     t = path.steps - 1 - last if path.direction else last - before
     text = (
-        f"the gradient by the state of {locate(path.layer, 0, path.name)} is NaN or "
+        f"the gradient by the state of {locate(path.name, path.layer)} is NaN or "
         f"infinity, going back first at step {t} (counted from 0)"
     )
     raise NotFiniteError(text, "gradient", path.name, t)

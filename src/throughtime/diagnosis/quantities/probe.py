@@ -12,13 +12,15 @@ from torch.nn.functional import cross_entropy
 
 from throughtime.diagnosis.observe import one_thread
 from throughtime.diagnosis.observe.batches import list_batches
-from throughtime.diagnosis.observe.examined import ModelRun, Subject
+from throughtime.diagnosis.observe.examined import ExaminedModel, ModelRun
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
 from throughtime.layers.recurrent import SequenceLayer
 
 DECAY = 1e-3
 """Weight decay of the read-outs, whose inputs have deviation 1."""
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 Place = tuple[str, int | None]
 """Name of a module and number of its layer, None for what the module reads."""
@@ -86,13 +88,17 @@ def probe(
 
     Raises:
         ShapeError: labels or types that fit no module, or fewer than two rows.
-        OptionError: fewer than two labels among those fitted.
+        OptionError: labels that are no integers; fewer than two labels among those fitted.
         NotFiniteError: the model comes to NaN or infinity.
 
     Source: Hewitt and Liang, Designing and Interpreting Probes with Control Tasks (2019).
     """
     batches_listed = list_batches(batches)
     marks = _list_each("labels", labels, len(batches_listed))
+    for mark in marks:
+        if mark.dtype not in _INTEGERS:
+            raise OptionError(f"labels must be integers, got {mark.dtype}")
+    marks = [mark.long() for mark in marks]
     kinds: list[Tensor | None] = [None] * len(batches_listed)
     if types is not None:
         kinds = [*_list_each("types", types, len(batches_listed))]
@@ -101,11 +107,11 @@ def probe(
             raise ShapeError(
                 f"types must be {tuple(mark.shape)} as labels, got {tuple(kind.shape)}"
             )
-    subject = Subject(model)
+    examined = ExaminedModel(model)
     with one_thread():
-        runs = [subject.run(batch) for batch in batches_listed]
+        runs = [examined.run(batch) for batch in batches_listed]
         names = [n for n in runs[0].batches if all(n in run.batches for run in runs)]
-        probes = [_probe_module(n, subject.layers[n], runs, marks, kinds, seed) for n in names]
+        probes = [_probe_module(n, examined.layers[n], runs, marks, kinds, seed) for n in names]
     if not any(probes):
         shapes = [tuple(runs[0].batches[n].x.shape[:2]) for n in names]
         raise ShapeError(
@@ -116,9 +122,14 @@ def probe(
 
 
 def _list_each(what: str, values: Tensor | Sequence[Tensor], batches: int) -> list[Tensor]:
+    if not isinstance(values, Tensor | list | tuple):
+        raise OptionError(f"{what} must be a tensor, or one a batch, got {type(values).__name__}")
     several = [values] if isinstance(values, Tensor) else list(values)
     if len(several) != batches:
         raise ShapeError(f"{what} must be one tensor a batch, {batches}, got {len(several)}")
+    for v in several:
+        if not isinstance(v, Tensor):
+            raise OptionError(f"{what} must be tensors, got {type(v).__name__}")
     return several
 
 
@@ -129,7 +140,7 @@ def _probe_module(
     """The probes of one module; none where the labels are not of its steps and rows."""
     batches = [run.batches[name] for run in runs]
     turned = [_make_time_major(layer, v, batch) for v, batch in zip(labels, batches, strict=True)]
-    if name in runs[0].apart or not all(v is not None for v in turned):
+    if name in runs[0].not_whole or not all(v is not None for v in turned):
         return []
     marks = [v for v in turned if v is not None]
     kinds = [None if v is None else _make_time_major(layer, v, b)

@@ -10,9 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.diagnosis.observe import as_layer
-from throughtime.diagnosis.observe.incoming_gradient import Arriving, find_arriving, split_merge
+from throughtime.diagnosis.observe.incoming_gradient import (
+    IncomingGradient,
+    find_incoming_gradients,
+    split_merge,
+)
 from throughtime.diagnosis.observe.steps import list_steps
 from throughtime.errors import OptionError
+from throughtime.layers.checks import check_size
 from throughtime.layers.recurrent import SequenceLayer
 
 
@@ -63,16 +68,18 @@ def weight_lags(
         rows: how many rows of the module's batch, the longest; left out, all.
 
     Raises:
-        OptionError: what `find_arriving` refuses; dilation, zoneout or several bidirectional
-            layers, where a lag is not one number; or no gradient at all.
+        OptionError: what `find_incoming_gradients` refuses; dilation, zoneout or several
+            bidirectional layers, where a lag is not one number; or no gradient at all.
 
     Source: the sum over time of back-propagation through time (Werbos, 1990) with its terms
     sorted by distance; Williams and Peng (1990) for truncation.
     """
+    if rows is not None:
+        check_size("rows", rows)
     layer = as_layer(module)
     _check(layer)
-    arrivals = find_arriving(module, loss, rows)
-    return tuple(_measure_direction(layer, arrivals, d) for d in range(layer.directions))
+    by_length = find_incoming_gradients(module, loss, rows)
+    return tuple(_measure_direction(layer, by_length, d) for d in range(layer.directions))
 
 
 def _check(layer: SequenceLayer) -> None:
@@ -90,12 +97,14 @@ def _check(layer: SequenceLayer) -> None:
         )
 
 
-def _measure_direction(layer: SequenceLayer, arrivals: list[Arriving], d: int) -> WeightLags:
-    stacks = [_Stack(layer, arrival, d) for arrival in arrivals]
-    names = stacks[0].names if stacks else []
-    if not arrivals:
+def _measure_direction(
+    layer: SequenceLayer, by_length: list[IncomingGradient], d: int
+) -> WeightLags:
+    if not by_length:
         raise OptionError("a diagnosis needs at least one step, and every row has none")
-    each = [torch.cat([arrival.d_weights[n].flatten() for n in names]) for arrival in arrivals]
+    stacks = [_Stack(layer, incoming, d) for incoming in by_length]
+    names = stacks[0].names
+    each = [torch.cat([incoming.d_weights[n].flatten() for n in names]) for incoming in by_length]
     g = torch.stack(each).double().sum(0)
     size = float(g.norm())
     if size == 0 or not bool(g.isfinite().all()):
@@ -108,7 +117,7 @@ def _measure_direction(layer: SequenceLayer, arrivals: list[Arriving], d: int) -
         norms.append(float(part.norm()))
         shares.append(float(total.norm()) / size)
         cosines.append(float(total @ g) / max(size * float(total.norm()), 1e-300))
-    rest = max(len(arrival.d_outputs) for arrival in arrivals) - len(norms)
+    rest = max(len(incoming.d_outputs) for incoming in by_length) - len(norms)
     return WeightLags(
         direction=d,
         norm_by_lag=(*norms, *([0.0] * rest)),
@@ -121,18 +130,18 @@ def _measure_direction(layer: SequenceLayer, arrivals: list[Arriving], d: int) -
 class _Stack:
     """All layers of one direction as one step, at any of the T steps."""
 
-    def __init__(self, layer: SequenceLayer, arrival: Arriving, d: int) -> None:
-        self.B = arrival.batch.x.shape[1]
+    def __init__(self, layer: SequenceLayer, incoming: IncomingGradient, d: int) -> None:
+        self.B = incoming.batch.x.shape[1]
         self.residual = layer.options.residual
-        steps = [s for s in list_steps(layer, arrival.batch, None) if s.direction == d]
+        steps = [s for s in list_steps(layer, incoming.batch, None) if s.direction == d]
         self.layers = [replace(s, weights=_make_leaves(s.weights)) for s in steps]
         weights = {layer.weight_names(s.layer, d)[n]: v
                  for s in self.layers for n, v in s.weights.items()}  # fmt: skip
-        self.names = [n for n in weights if n in arrival.d_weights]  # frozen ones are left out
+        self.names = [n for n in weights if n in incoming.d_weights]  # frozen ones are left out
         self.trained = [weights[n] for n in self.names]
         self.back = 1 if d else -1  # where the step before lies
-        self.d_y = split_merge(layer, arrival, d)
-        self.d_s = [v[:, :, d] for s in arrival.d_states for v in s]
+        self.d_y = split_merge(layer, incoming, d)
+        self.d_s = [v[:, :, d] for s in incoming.d_states for v in s]
 
     def parts(self) -> Iterator[Tensor]:
         """G_0, G_1, ... while any gradient is left; each a vector in float64."""
@@ -171,12 +180,9 @@ class _Stack:
         assert y is not None
         wanted = [*befores, *self.trained]
         sent = [d_y[at].flatten(0, 1), *(v[at].flatten(0, 1) for v in d_s)]
-        gradients = torch.autograd.grad([y, *afters], wanted, sent, allow_unused=True)
-        full = [
-            torch.zeros_like(w) if v is None else v for w, v in zip(wanted, gradients, strict=True)
-        ]
-        weights = torch.cat([v.flatten() for v in full[len(befores) :]]).double()
-        return weights, full[: len(befores)]
+        gradients = torch.autograd.grad([y, *afters], wanted, sent, materialize_grads=True)
+        weights = torch.cat([v.flatten() for v in gradients[len(befores) :]]).double()
+        return weights, list(gradients[: len(befores)])
 
 
 def _flush_small(v: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
-"""The report: the numbers of a diagnosis as data, as text and as a page."""
+"""The report: the numbers of a diagnosis, as data and as JSON; `text` and `page` show them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+import json
+import math
+import types
+from dataclasses import dataclass, field, fields, is_dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, get_args, get_origin, get_type_hints
 
 from throughtime.diagnosis.quantities.capacity import MemoryCapacity
 from throughtime.diagnosis.quantities.clipping import Clipping
@@ -16,8 +18,6 @@ from throughtime.diagnosis.quantities.gates import GateTimes
 from throughtime.diagnosis.quantities.jacobians import Jacobians
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient, Unseen
 from throughtime.diagnosis.quantities.weight_lags import WeightLags
-from throughtime.diagnosis.report import as_json
-from throughtime.diagnosis.verdict import Trouble
 from throughtime.errors import OptionError
 
 QUANTITIES = (
@@ -86,6 +86,30 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class Trouble:
+    """One trouble and what would change it.
+
+    Attributes:
+        kind: "not finite", "not seen", "exploding", "vanishing", "written too weakly",
+            "frozen gates", "dead units", "truncation" or "clipping"; of a caution "remembers
+            little".
+        name: the module's name in the model; empty when it is the model or not one module's.
+        sentence: the trouble with its number.
+        advice: what to change, with the number measured after the change where one can be.
+        log10_rho_before: for exploding and vanishing, log10 rho(lag) of the layer; else None.
+        log10_rho_after: the same on a copy that was started anew; None where it could not be
+            started or looked at.
+    """
+
+    kind: str
+    name: str
+    sentence: str
+    advice: str
+    log10_rho_before: float | None = None
+    log10_rho_after: float | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """How far back a model learns, why, and what would change it.
 
@@ -143,7 +167,7 @@ class Report:
 
     def to_json(self) -> str:
         """All numbers as JSON; what is not finite as a word."""
-        return as_json.to_json(self)
+        return json.dumps(_simplify(self), allow_nan=False)
 
     @staticmethod
     def from_json(text: str) -> Report:
@@ -152,7 +176,11 @@ class Report:
         Raises:
             ValueError: the text is not of a report.
         """
-        return as_json.from_json(Report, text)
+        try:
+            report: Report = _build(Report, json.loads(text))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the text is not the JSON of a Report: {error!r}") from error
+        return report
 
     def save(self, file: str | PathLike[str]) -> None:
         """Write one self-contained HTML page, or the JSON, by the name's ending.
@@ -178,193 +206,35 @@ class Report:
 
     def compare(self, other: Report) -> str:
         """This report's horizon and gradients against another's, as a table."""
+        from throughtime.diagnosis.report.text import compare_reports
+
         return compare_reports(self, other)
 
     def __str__(self) -> str:
+        from throughtime.diagnosis.report.text import write_table
+
         return write_table(self)
 
 
-Placed = TypeVar("Placed", LagGradient, "MemoryCapacity")
-"""A quantity of one layer and direction of a module."""
+def _simplify(value: Any) -> Any:
+    if is_dataclass(value):
+        return {f.name: _simplify(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple):
+        return [_simplify(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
-def write_table(report: Report) -> str:
-    """The verdict, a line for each layer and direction, one for each other quantity, the gaps."""
-    loss = "not finite" if report.loss is None else f"{report.loss:.3g}"
-    lines = [
-        f"{name_model(report)}: {write_steps(report)}, {report.rows} rows, lag {report.lag}, "
-        f"loss {loss}",
-        *(f"  {m.name or 'model'}: {describe(m)}" for m in report.modules),
-        "",
-    ]
-    lines += list_verdict(report)
-    if report.lag_gradients:
-        lines += ["", *_write_layers(report)]
-    others = [*_write_weight_gradients(report), *_write_batches(report), *_write_learning(report)]
-    if others:
-        lines += ["", *others]
-    if report.missing and report.lag_gradients:
-        lines += ["", *(f"Not measured: {_write_gap(m)}" for m in report.missing)]
-    return "\n".join(lines)
-
-
-HEAD = (("layer", "", 24), ("K(1/e)", "steps", 8), ("K(1e-3)", "steps", 9),
-        ("log10 rho", "at lag", 11), ("of torch", "at lag", 10), ("exponent", "nats/step", 11),
-        ("tau > lag", "of units", 11), ("r^2 > 0.5", "steps", 11),
-        ("capacity", "numbers", 10))  # fmt: skip
-"""Each column with its unit and its width."""
-
-
-def _write_layers(report: Report) -> Iterator[str]:
-    for line in (0, 1):
-        yield _write_line([str(column[line]) for column in HEAD]).rstrip()
-    exponents = {(m.name, j.layer, j.direction): f"{j.lyapunov_nats_per_step[0]:+.3f}"
-                 for m in report.modules for j in m.jacobians}  # fmt: skip
-    shares = {(m.name, g.layer, g.direction): f"{g.share_above(report.lag):.0%}"
-              for m in report.modules for g in m.gates}  # fmt: skip
-    starts = {
-        (g.name, g.layer, g.direction): _write_rho(g, report.lag) for g in report.torch_default
-    }
-    memories = {(c.name, c.layer, c.direction): c for c in report.capacities}
-    rows: tuple[LagGradient | Unseen, ...] = (*report.lag_gradients, *report.unseen)
-    for g in rows:
-        at = (g.name, g.layer, g.direction)
-        c = memories.get(at)
-        memory = ("-", "-") if c is None else (str(c.memory_steps), f"{c.capacity:.1f}")
-        yield _write_line([
-            make_label(*at), *_write_reach(g, report.lag),
-            *(v.get(at, "-") for v in (starts, exponents, shares)), *memory,
-        ])  # fmt: skip
-
-
-def _write_reach(g: LagGradient | Unseen, lag: int) -> tuple[str, str, str]:
-    if not isinstance(g, LagGradient):
-        return "not", "seen", "-"
-    return (
-        _write_horizon(g.horizon_e_steps),
-        _write_horizon(g.horizon_1e3_steps),
-        _write_rho(g, lag),
-    )
-
-
-def _write_line(cells: list[str]) -> str:
-    """Cells in the columns of the head: the first to the left, the others to the right."""
-    sides = "<" + ">" * (len(HEAD) - 1)
-    return "".join(
-        f"{cell:{side}{width}}" for cell, side, (*_, width) in zip(cells, sides, HEAD, strict=True)
-    )
-
-
-def _write_weight_gradients(report: Report) -> Iterator[str]:
-    for w in report.weight_lags:
-        yield (
-            f"Weight gradient of {w.name or 'model'}{' backward' if w.direction else ''}: its part "
-            f"up to lag {w.steps_to(0.99)} has a cosine of 0.99 with the whole."
-        )
-
-
-def _write_batches(report: Report) -> Iterator[str]:
-    c = report.clipping
-    if c is None:
-        return
-    yield (
-        f"Gradient of {len(c.norms)} batches: median norm {c.median_norm:.3g}, cosine of its "
-        f"halves {c.split_half_cosine:.2f}, noise scale {c.noise_scale_batches:.2g} batches."
-    )
-    if c.threshold is not None:
-        yield (
-            f"Clipped at {c.threshold:.3g}: {c.clip_rate:.0%} of the batches, cosine of the mean "
-            f"{c.mean_cosine:.2f}, its bias {c.mean_bias:.2f}."
-        )
-
-
-def _write_learning(report: Report) -> Iterator[str]:
-    if report.evenness is None:
-        return
-    known = [(s.ratio, f"{s.parameter} {s.gate}".strip())
-             for s in report.evenness.shares if s.ratio]  # fmt: skip
-    if known:
-        (least, where), (most, place) = min(known), max(known)
-        yield (
-            f"{report.evenness.kind.capitalize()} beside the weights: from {least:.1e} ({where}) "
-            f"to {most:.1e} ({place})."
-        )
-
-
-def list_verdict(report: Report) -> list[str]:
-    """The troubles and cautions, a line each; or that there is none."""
-    sentences = [f"{t.sentence} {t.advice}" for t in (*report.troubles, *report.cautions)]
-    return sentences or ["No trouble found."]
-
-
-def write_steps(report: Report) -> str:
-    """T, or the shortest and longest row's."""
-    if not report.lengths:
-        return f"{report.steps} steps"
-    return f"{min(report.lengths)} to {max(report.lengths)} steps"
-
-
-def _write_gap(missing: Missing) -> str:
-    of = f" of {missing.name}" if missing.name else ""
-    return f"{missing.quantity}{of}: {missing.reason.rstrip('.')}."
-
-
-def name_model(report: Report) -> str:
-    """The model's class, and whether it was cured."""
-    return f"{'cured ' if any(m.start for m in report.modules) else ''}{report.model}"
-
-
-def describe(module: ModuleReport) -> str:
-    """A module's cell, its layers with their units, and the start that a cure gave it."""
-    sizes = module.hidden_sizes
-    each = " and ".join(map(str, sizes if len(set(sizes)) > 1 else sizes[:1]))
-    both = ", both directions" if any(g.direction for g in module.gates) else ""
-    start = f"; started by throughtime.cure with {module.start}" if module.start else ""
-    number = f"{len(sizes)} layer{'s' if len(sizes) > 1 else ''}"
-    return f"{module.cell}, {number} of {each} units{both}{start}"
-
-
-def compare_reports(one: Report, other: Report) -> str:
-    """Troubles, horizons, and gradients and memory at the first report's lag, side by side."""
-    both = (one, other)
-    troubles = (", ".join(dict.fromkeys(t.kind for t in r.troubles)) or "none" for r in both)
-    lag = one.lag
-    lines = [
-        f"{' -> '.join(map(name_model, both))}; trouble: {' -> '.join(troubles)}",
-        f"{'layer':<24}{'K(1e-3), steps':>18}{f'log10 rho({lag})':>20}{f'r^2({lag})':>18}",
-    ]
-    old, new = (dict(_by_place(r.lag_gradients)) for r in both)
-    memories = [_r2(r, lag) for r in both]
-    for at, g in old.items():
-        if at not in new:
-            lines.append(f"{make_label(*at):<24}{'not in the other':>18}")
-            continue
-        pair = (g, new[at])
-        steps = " -> ".join(_write_horizon(v.horizon_1e3_steps) for v in pair)
-        rho = " -> ".join(_write_rho(v, lag) for v in pair)
-        r2 = " -> ".join(h.get(at, "-") for h in memories)
-        lines.append(f"{make_label(*at):<24}{steps:>18}{rho:>20}{r2:>18}")
-    return "\n".join(lines)
-
-
-def _by_place(values: Iterable[Placed]) -> Iterator[tuple[tuple[str, int, int], Placed]]:
-    return (((v.name, v.layer, v.direction), v) for v in values)
-
-
-def _r2(report: Report, lag: int) -> dict[tuple[str, int, int], str]:
-    """r^2 of each layer at a lag."""
-    return {at: f"{c.r2_by_lag[lag]:.2g}" for at, c in _by_place(report.capacities)
-            if lag < len(c.r2_by_lag)}  # fmt: skip
-
-
-def _write_rho(g: LagGradient, lag: int) -> str:
-    return f"{g.log10_rho_by_lag[lag]:.2f}" if lag < len(g.log10_rho_by_lag) else "-"
-
-
-def make_label(name: str, layer: int, direction: int) -> str:
-    """A layer and direction in words."""
-    return f"{name or 'model'}.{layer}{' backward' if direction else ''}"
-
-
-def _write_horizon(horizon: int | None) -> str:
-    return "none" if horizon is None else str(horizon)
+def _build(kind: Any, value: Any) -> Any:
+    """What a type hint says, of what JSON has."""
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{f.name: _build(hints[f.name], value[f.name]) for f in fields(kind)})  # type: ignore[operator]
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return tuple(_build(k, v) for k, v in zip(each, value, strict=True))
+    if isinstance(kind, types.UnionType):
+        return None if value is None else _build(get_args(kind)[0], value)
+    return float(value) if kind is float else value

@@ -74,49 +74,31 @@ def find_fired(
         least_update: the smallest ||delta theta|| / ||theta|| of the recurrent layers' matrices.
     """
     for pulse in pulses:
+        place, share = pulse.place, pulse.saturated
         if pulse.log10_rho:
             yield from _check_reach(pulse, pulse.steps - 1 if lag is None else lag)
-        if (
-            pulse.saturated is not None
-            and pulse.saturated > SATURATED
-            and least_update is not None
-            and least_update < MOVING
-        ):
-            yield (
-                f"frozen {pulse.place}",
-                (
-                    f"Frozen gates in {pulse.place}: {pulse.saturated:.0%} of the values of a gate "
-                    f"stand at an end, and a matrix moved by {least_update:.1e} of its size."
-                ),
+        still = least_update is not None and least_update < MOVING
+        if still and share is not None and share > SATURATED:
+            sentence = (
+                f"Frozen gates in {place}: {share:.0%} of the values of a gate stand at an end, "
+                f"and a matrix moved by {least_update:.1e} of its size."
             )
+            yield f"frozen {place}", sentence
     count, steps = clipped
     if steps and often(count / steps, steps):
-        sentence = (
-            f"Clipping: {count / steps:.0%} of the steps were clipped, where {RATE:.0%} may be; "
-            "raise the threshold."
-        )
-        yield "clipping", sentence
+        share = count / steps
+        sentence = f"Clipping: {share:.0%} of the steps were clipped, where {RATE:.0%} may be; "
+        yield "clipping", sentence + "raise the threshold."
 
 
 def _check_reach(pulse: Pulse, lag: int) -> Iterator[tuple[str, str]]:
-    largest = max(pulse.log10_rho.values())
-    horizon = pulse.horizon_steps()
+    place, largest, K = pulse.place, max(pulse.log10_rho.values()), pulse.horizon_steps()
     if largest > math.log10(LARGEST_RHO):
-        yield (
-            f"exploding {pulse.place}",
-            (
-                f"Exploding in {pulse.place}: going back the gradient grows up to 10^{largest:.1f} "
-                f"times."
-            ),
-        )
-    elif horizon is not None and horizon < lag:
-        yield (
-            f"vanishing {pulse.place}",
-            (
-                f"Vanishing in {pulse.place}: the gradient falls below 1/1000 after {horizon} "
-                f"steps, and the task needs {lag}."
-            ),
-        )
+        sentence = f"Exploding in {place}: going back the gradient grows up to 10^{largest:.1f} "
+        yield f"exploding {place}", sentence + "times."
+    elif K is not None and K < lag:
+        sentence = f"Vanishing in {place}: the gradient falls below 1/1000 after {K} steps, "
+        yield f"vanishing {place}", sentence + f"and the task needs {lag}."
 
 
 class StepFlow:

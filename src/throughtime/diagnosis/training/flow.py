@@ -68,8 +68,8 @@ def check_backward(model: nn.Module, calls: Sequence[WatchedCall]) -> NotFiniteE
     for call in reversed(calls):
         sent = call.d_outputs
         if sent is not None and not all_finite([sent]):
-            arrived = _make_time_major(call, sent)
-            t = len(arrived) - 1 - (find_first_step(arrived.flip(0)) or 0)
+            incoming = _make_time_major(call, sent)
+            t = len(incoming) - 1 - (find_first_step(incoming.flip(0)) or 0)
             what = f"the gradient sent back to the outputs of layer {_name_call(call)}"
             return _make_error(call, what, "gradient", t, back=True)
     for call in reversed(calls):

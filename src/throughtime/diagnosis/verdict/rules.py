@@ -7,26 +7,26 @@ from collections.abc import Iterator
 
 import torch
 
+from throughtime.diagnosis.cure import CuredCopy
+from throughtime.diagnosis.observe import Key, key_of, locate
 from throughtime.diagnosis.quantities.clipping import Clipping
 from throughtime.diagnosis.quantities.evenness import Evenness
 from throughtime.diagnosis.quantities.gates import GateTimes
 from throughtime.diagnosis.quantities.jacobians import Jacobians
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient, Unseen
-from throughtime.diagnosis.report import Report
-from throughtime.diagnosis.verdict import Trouble, locate
-from throughtime.diagnosis.verdict.cured_copy import CuredCopy, Key
+from throughtime.diagnosis.report import Report, Trouble
 
 LARGEST_RHO, LARGEST_EXPONENT, DOUBLED, HELD = 10.0, 0.05, 2.0, 0.05
 """Limits above which gradients explode: rho, or the exponent where rho has doubled; r^2 at the lag
 below which little is remembered."""
 
 
-def not_seen(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+def not_seen(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     """Layers and directions of which the loss reads only the first steps, or nothing."""
     for u in report.unseen:
         if not u.is_trouble(report.lag):
             continue
-        place = locate(u.layer, u.direction, u.name)
+        place = locate(*key_of(u))
         sentence = f"The loss cannot see {place}: its gradient by every state of it is zero."
         if u.read_steps:
             inputs = "one input only" if u.read_steps == 1 else f"{u.read_steps} inputs"
@@ -54,7 +54,7 @@ def _advise_reading(u: Unseen) -> str:
     return "Read its last output or its final state, or the mean over all steps."
 
 
-def exploding(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+def exploding(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     """rho above 10 at any lag, or above 2 with a Lyapunov exponent above 0.05."""
     spelled_out: set[str] = set()
     for g in report.lag_gradients:
@@ -65,13 +65,13 @@ def exploding(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
             "" if jacobians is None else f", Lyapunov exponent {_find_exponent(jacobians):+.3f}"
         )
         sentence = (
-            f"Exploding in {locate(g.layer, g.direction, g.name)}: going back the gradient grows "
+            f"Exploding in {locate(*key_of(g))}: going back the gradient grows "
             f"up to 10^{g.largest_log10_rho:.1f} times{exponent}."
         )
-        yield _make_trouble("exploding", g, sentence, trial, spelled_out)
+        yield _make_trouble("exploding", g, sentence, cured, spelled_out)
 
 
-def vanishing(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+def vanishing(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     """rho below 1/1000 before the lag, where it does not explode."""
     spelled_out: set[str] = set()
     for g in report.lag_gradients:
@@ -80,13 +80,13 @@ def vanishing(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
             continue
         whole = ", the whole sequence" if need == g.last_lag else ""
         sentence = (
-            f"Vanishing in {locate(g.layer, g.direction, g.name)}: the gradient falls below 1/1000 "
+            f"Vanishing in {locate(*key_of(g))}: the gradient falls below 1/1000 "
             f"after {g.horizon_1e3_steps} steps, and the task needs {need}{whole}."
         )
-        yield _make_trouble("vanishing", g, sentence, trial, spelled_out)
+        yield _make_trouble("vanishing", g, sentence, cured, spelled_out)
 
 
-def written_too_weakly(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+def written_too_weakly(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     """Half of the gates' time scales above the lag, but nothing of the input readable there.
 
     Silent for lags so long that a sound memory would be below the noise line too, and for cells
@@ -96,22 +96,22 @@ def written_too_weakly(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
               for m in report.modules for t in m.gates if t.kind == "gate"}  # fmt: skip
     sound, blind = (
         _find_leaky_r2(report.lag),
-        {(u.name, u.layer, u.direction) for u in report.unseen},
+        {key_of(u) for u in report.unseen},
     )
     for c in report.capacities:
-        key = (c.name, c.layer, c.direction)
+        key = key_of(c)
         if key in blind:
             continue
         weak = c.r2_by_lag[report.lag] == 0 and sound > c.noise_line
         if not weak or shares.get(key, 0.0) < 0.5:
             continue
-        advice = trial.words
-        if key in trial.r2:
-            advice += f": on a copy started so, r^2({report.lag}) is {trial.r2[key]:.2g}"
+        advice = cured.words
+        if key in cured.r2:
+            advice += f": on a copy started so, r^2({report.lag}) is {cured.r2[key]:.2g}"
         yield Trouble(
             "written too weakly",
             c.name,
-            f"Written too weakly in {locate(c.layer, c.direction, c.name)}: {shares[key]:.0%} of "
+            f"Written too weakly in {locate(*key_of(c))}: {shares[key]:.0%} of "
             f"the time scales are above {report.lag} steps, but of the input {report.lag} steps "
             f"ago nothing can be read (r^2 below {c.noise_line:.2g}, where a single leaky unit "
             f"would have {sound:.2g}).",
@@ -125,9 +125,9 @@ def remembers_little(report: Report) -> Iterator[Trouble]:
     One event that stands out can still be carried so far, every input cannot. Silent where
     another trouble has to be mended first.
     """
-    blind = {(u.name, u.layer, u.direction) for u in report.unseen}
+    blind = {key_of(u) for u in report.unseen}
     r2_by_place = {
-        c.place: c.r2_by_lag[report.lag] for c in report.capacities if c.place not in blind
+        key_of(c): c.r2_by_lag[report.lag] for c in report.capacities if key_of(c) not in blind
     }
     first = {"not finite", "not seen", "exploding", "vanishing", "written too weakly"}
     if (
@@ -144,7 +144,7 @@ def remembers_little(report: Report) -> Iterator[Trouble]:
         name,
         f"Gradients reach back, but little is remembered: of inputs {report.lag} steps ago a "
         f"linear read-out finds r^2({report.lag}) = {r2} at most, in "
-        f"{locate(layer, direction, name)}, where 1 is everything.",
+        f"{locate(name, layer, direction)}, where 1 is everything.",
         "One event that stands out can be carried so far all the same. Where the task needs many "
         "of the inputs in between, give it the input of so long ago besides the present one "
         "(dilation, attention) or more units.",
@@ -190,16 +190,16 @@ def _vanishes(g: LagGradient, lag: int) -> bool:
 
 
 def _make_trouble(
-    kind: str, g: LagGradient, sentence: str, trial: CuredCopy, spelled_out: set[str]
+    kind: str, g: LagGradient, sentence: str, cured: CuredCopy, spelled_out: set[str]
 ) -> Trouble:
     """The trouble, with the effect of a new start; `spelled_out`: starts already described."""
-    lag, before = min(trial.lag, g.last_lag), g.at(trial.lag)
-    new = trial.gradients.get((g.name, g.layer, g.direction))
+    lag, before = min(cured.lag, g.last_lag), g.at(cured.lag)
+    new = cured.gradients.get(key_of(g))
     if new is None or new.last_lag < lag:
-        return Trouble(kind, g.name, sentence, f"{trial.words}.", before)
+        return Trouble(kind, g.name, sentence, f"{cured.words}.", before)
     after, K = new.at(lag), new.horizon_1e3_steps
-    beginning = "The same start" if trial.words in spelled_out else trial.words
-    spelled_out.add(trial.words)
+    beginning = "The same start" if cured.words in spelled_out else cured.words
+    spelled_out.add(cured.words)
     still = "" if K is None or K >= lag else " still"
     advice = (
         f"{beginning}: on a copy started so, the gradient {lag} steps back is "
@@ -214,7 +214,7 @@ POINTS, RATE, BIAS, CHANCE = 0.9, 0.2, 0.3, 0.01
 rate, of so many clipped batches below which the threshold is blamed."""
 
 
-def truncation(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+def truncation(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     """Back-propagation truncated as the user's gives a gradient of another direction."""
     K = report.truncation
     for w in report.weight_lags if K is not None else ():
@@ -233,7 +233,7 @@ def truncation(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
         )
 
 
-def clipping(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+def clipping(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     """The mean gradient changes by 0.3 of its length, or more than one batch in five is clipped.
 
     A binomial test compares the rate with one in five, since of few batches some may be clipped.
@@ -250,7 +250,7 @@ def clipping(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
         f"Clipping at {c.threshold:.3g} {'is far too low: it ' if low else ''}changes "
         f"{c.clip_rate:.0%} of the gradients, whose median norm is {c.median_norm:.3g}, and the "
         f"mean by {c.mean_bias:.2f} of its length.",
-        _advise_clipping(c, trial),
+        _advise_clipping(c, cured),
     )
 
 
@@ -262,10 +262,10 @@ def often(rate: float, batches: int) -> bool:
     return sum(chances) < CHANCE
 
 
-def _advise_clipping(c: Clipping, trial: CuredCopy) -> str:
+def _advise_clipping(c: Clipping, cured: CuredCopy) -> str:
     norms = torch.tensor(c.norms, dtype=torch.float64, device="cpu")
     threshold = float(norms.quantile(0.9))
-    new = trial.clipping(threshold)
+    new = cured.clipping(threshold)
     noise = "The raw gradient is noise: mend the Jacobian first. " if c.is_noise else ""
     # With a threshold below the norm of the mean gradient UClip's carry grows without end.
     carried = c.threshold is not None and c.threshold > c.mean_norm
@@ -280,11 +280,11 @@ SATURATED, MOVING, DEAD = 0.5, 1e-5, 0.1
 """Limits: share of a gate's values at its ends; its update per weight; share of dead units."""
 
 
-def frozen_gates(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+def frozen_gates(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     """Gates with half of their values at an end and weights that hardly move."""
     if report.evenness is None:
         return
-    what, blind = report.evenness.kind, {(u.name, u.layer, u.direction) for u in report.unseen}
+    what, blind = report.evenness.kind, {key_of(u) for u in report.unseen}
     for key, times in _list_gates(report):
         if key in blind:  # it does not move since the loss does not see it
             continue
@@ -299,39 +299,39 @@ def frozen_gates(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
         yield Trouble(
             "frozen gates",
             key[0],
-            f"Frozen gates in {locate(key[1], key[2], key[0])}: {share:.0%} or more of the values "
+            f"Frozen gates in {locate(*key)}: {share:.0%} or more of the values "
             f"of {', '.join(frozen)} stand at an end, and the {what} is at most {moved:.1g} of "
             f"their weights.",
-            _advise_gates(trial, key, "+".join(frozen)),
+            _advise_gates(cured, key, "+".join(frozen)),
         )
 
 
-def dead_units(report: Report, trial: CuredCopy) -> Iterator[Trouble]:
+def dead_units(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     """One unit in ten, or more, whose output does not move."""
     for key, times in _list_gates(report):
         dead, units = len(times.dead_units), len(times.unit_deviations)
         if not units or dead / units < DEAD:
             continue
-        after = trial.dead_units.get(key)
+        after = cured.dead_units.get(key)
         result = "" if after is None else f": on a copy started so, {after} of {units} are dead"
-        words = f"{trial.words}{result}."
+        words = f"{cured.words}{result}."
         if after is not None and after >= dead:
             words = (
                 f"A new start does not help, {after} of {units} are dead on a copy from "
-                f"throughtime.cure too. {_advise_inputs(trial, key, units)}"
+                f"throughtime.cure too. {_advise_inputs(cured, key, units)}"
             )
         yield Trouble(
             "dead units",
             key[0],
-            f"Dead units in {locate(key[1], key[2], key[0])}: {dead} of {units} outputs deviate by "
+            f"Dead units in {locate(*key)}: {dead} of {units} outputs deviate by "
             f"less than 0.001 over all steps and rows.",
             words,
         )
 
 
-def _advise_inputs(trial: CuredCopy, key: Key, units: int) -> str:
+def _advise_inputs(cured: CuredCopy, key: Key, units: int) -> str:
     """The module's inputs in words, and the dead units of the copy if they were standardised."""
-    inputs = trial.inputs.get(key[0])
+    inputs = cured.inputs.get(key[0])
     if inputs is None:
         return "Look at the scale and sign of the module's inputs."
     size = f"mean {inputs.mean:.2g} and deviation {inputs.deviation:.2g}"
@@ -353,13 +353,13 @@ def find_motion(evenness: Evenness, key: Key, gates: str) -> float | None:
     ratios = [
         s.ratio
         for s in evenness.shares
-        if (s.name, s.layer, s.direction) == key and s.gate in names and s.ratio is not None
+        if key_of(s) == key and s.gate in names and s.ratio is not None
     ]
     if not ratios:
         return None
     if evenness.kind == "update":
         return max(ratios)
-    reaching = [n for d in evenness.depth if (d.name, d.layer, d.direction) == key for n in d.norms]
+    reaching = [n for d in evenness.depth if key_of(d) == key for n in d.norms]
     size = max(reaching, default=0.0)
     return max(ratios) / size if size else None
 
@@ -368,9 +368,9 @@ def _list_gates(report: Report) -> Iterator[tuple[Key, GateTimes]]:
     return (((m.name, t.layer, t.direction), t) for m in report.modules for t in m.gates)
 
 
-def _advise_gates(trial: CuredCopy, key: Key, gates: str) -> str:
-    after = trial.evenness and find_motion(trial.evenness, key, gates)
-    advice = f"Lower the learning rate. {trial.words}"
+def _advise_gates(cured: CuredCopy, key: Key, gates: str) -> str:
+    after = cured.evenness and find_motion(cured.evenness, key, gates)
+    advice = f"Lower the learning rate. {cured.words}"
     if after is None:
         return f"{advice}."
     return f"{advice}: on a copy started so, the gradient is up to {after:.1g} of their weights."

@@ -7,11 +7,16 @@ from pathlib import Path
 
 from torch import nn
 
-from throughtime.export import texts
 from throughtime.export.c.source import Source
-from throughtime.export.prepare import Exported, Prepared, check_block, prepare, write_files
-from throughtime.export.program import Program
-from throughtime.export.weights import matrix_bytes
+from throughtime.export.folder import (
+    Exported,
+    describe,
+    header,
+    self_test,
+    work_size,
+    write_folder,
+)
+from throughtime.export.prepare import check_block, prepare
 
 
 def to_c(
@@ -38,47 +43,14 @@ def to_c(
         OSError: the folder cannot be written.
     """
     check_block(block)
-    return write_c(prepare(model, name, weights), Path(out), weights, libm, block)
-
-
-def write_c(prepared: Prepared, folder: Path, weights: str, libm: bool, block: int = 1) -> Exported:
-    """Write a prepared program as C."""
-    program, x, y = prepared
-    source = Source(program, weights, libm, block)
-    said = texts.about(program, weights)
-    head = f"/* {said.replace('*/', '* /')}\n   Written by throughtime; see README.md. */"
-    body = source.text(head) + "\n"
-    about = texts.about_source(said).replace("@", f"{program.name}_")
-    name = program.name
-    sizes = texts.sizes(program)
-    stored = weight_bytes(program, weights)
-    work = sizes["work"] + source.ahead * (block - 1)
-    done = Exported(folder, (), 0, stored, 4 * source.state, 4 * work)
-    files: dict[str, str | bytes] = {
-        f"{name}.h": texts.header(program, source.state, said),
-        f"{name}.c": body + "\n" + about,
-        f"{name}_test.c": texts.self_test(program, x, y, texts.TOLERANCE),
+    program, x, y = prepare(model, name, weights)
+    source, about = Source(program, weights, libm, block), describe(program, weights)
+    contents: dict[str, str | bytes] = {
+        ".h": header(program, source.state, about),
+        ".c": source.text(about),
+        "_test.c": self_test(program, x, y),
     }
-    what = {f"{name}.h": "what to include", f"{name}.c": "the whole program, C99",
-            f"{name}_test.c": "its own test: prints PASS"}  # fmt: skip
-    files["README.md"] = texts.readme(program, said, facts(done, sizes), what)
-    write_files(folder, files)
-    return done._replace(files=tuple(files))
-
-
-def weight_bytes(program: Program, weights: str) -> int:
-    """Bytes of all constants: matrices as they are stored, biases and vectors as float32."""
-    matrices = sum(matrix_bytes(m.shape[0], m.shape[1], weights) for m in program.matrices)
-    others = (*program.constants.values(), *program.resets.values())
-    return matrices + 4 * sum(v.size for v in others)
-
-
-def facts(done: Exported, sizes: dict[str, int]) -> dict[str, str]:
-    """The sizes of a README."""
-    code = {"code": f"{done.code_bytes} bytes"} if done.code_bytes else {}
-    return code | {
-        "weights": f"{done.weight_bytes} bytes, constant",
-        "a state": f"{done.state_bytes} bytes, the caller's",
-        "stack of a step": f"{done.work_bytes} bytes and what the compiler spills",
-        "multiplications of a step": str(sizes["products"]),
-    }
+    work = work_size(program) + source.ahead * (block - 1)
+    return write_folder(
+        program, Path(out), weights, contents, code=0, state=source.state, work=work
+    )

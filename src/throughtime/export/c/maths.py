@@ -11,13 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from throughtime.compiler.llvm.maths import coefficients as table
+from throughtime.export.folder import number
 from throughtime.export.weights import SCALE_SHIFT, SCALE_START
-
-
-def number(value: float) -> str:
-    """A float32 literal of C."""
-    text = f"{value:.9g}"
-    return f"{text if any(c in text for c in '.en') else text + '.0'}f"
 
 
 def _polynomial(x: str, coefficients: Sequence[float]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
-from throughtime.export.c.maths import LIBM, functions, number
+from throughtime.export.c.maths import LIBM, functions
 from throughtime.export.c.walks import AT, Loops, comment
+from throughtime.export.folder import table
 from throughtime.export.program import (
     Block,
     Lookup,
@@ -17,6 +18,7 @@ from throughtime.export.program import (
     Program,
     Stage,
     Values,
+    group_runs,
     leading,
 )
 from throughtime.export.weights import halves, narrowed
@@ -41,7 +43,7 @@ class Source:
     def __init__(self, program: Program, weights: str, libm: bool, block: int = 1) -> None:
         self.program, self.weights, self.libm, self.block = program, weights, libm, block
         self._ahead = leading(program) if block > 1 else []
-        self._outs = _arrays_of(program, self._ahead)
+        self._outs = _find_outputs(program, self._ahead)
         self.functions: set[str] = set()
         self.tables: list[str] = []
         self._offsets: dict[str, int] = {}
@@ -61,19 +63,21 @@ class Source:
         """Numbers of a state."""
         return max(1, self._count)
 
-    def text(self, head: str) -> str:
-        """The whole file; `head` is its first comment."""
+    def text(self, about: str) -> str:
+        """The whole file; `about` describes it in its first comment and to those who call it."""
         for name in self.program.constants:
-            self.tables.append(_table(f"@{name}", self.program.constants[name], "float"))
+            self.tables.append(table(f"@{name}", self.program.constants[name], "float"))
         ahead, body = self._products_ahead(), "".join(self._body())
         maths = functions(self.functions, self.program.name, self.libm)
         calls = self.libm and any(f"{LIBM[n]}(" in maths for n in LIBM)
-        found = "\n".join(
-            [head, f'#include "{self.program.name}.h"', "", *["#include <math.h>"] * calls,
+        head = about.replace("*/", "* /")
+        source = "\n".join(
+            [f"/* {head}\n   Written by throughtime; see README.md. */",
+             f'#include "{self.program.name}.h"', "", *["#include <math.h>"] * calls,
              "#include <stdint.h>", "#include <string.h>", _RESTRICT, maths, *self.tables, "",
-             *ahead, self._step(body), self._public()]
+             *ahead, self._step(body), self._public(), "", _about_string(about)]
         )  # fmt: skip
-        return found.replace("@", f"{self.program.name}_").replace(AT, "@")
+        return source.replace("@", f"{self.program.name}_").replace(AT, "@")
 
     def _step(self, body: str) -> str:
         """The function of one step."""
@@ -105,18 +109,20 @@ class Source:
                 else:
                     yield self._lookup(operation)
 
+    def _begin(self, place: Place) -> tuple[str, int]:
+        """The array of a place, and the number in it at which the place begins."""
+        array = self.program.arrays[place.array]
+        name = f"@{place.array}" if array.kind == "constant" else place.array
+        return name, place.line * array.size + place.offset
+
     def _at(self, place: Place) -> str:
         """The address of a place."""
-        array = self.program.arrays[place.array]
-        first = place.line * array.size + place.offset
-        name = f"@{place.array}" if array.kind == "constant" else place.array
+        name, first = self._begin(place)
         return name if first == 0 else f"{name} + {first}"
 
     def element(self, place: Place, index: str) -> str:
         """One number of a place."""
-        array = self.program.arrays[place.array]
-        first = place.line * array.size + place.offset
-        name = f"@{place.array}" if array.kind == "constant" else place.array
+        name, first = self._begin(place)
         if place.size == 1:
             return f"{name}[{first}]"
         return f"{name}[{index}]" if first == 0 else f"{name}[{first} + {index}]"
@@ -127,11 +133,11 @@ class Source:
 
     def _lookup(self, operation: Lookup) -> str:
         lines, width = operation.table.shape
-        table = self._matrix_table(operation.table)
+        name = self._matrix_table(operation.table)
         self.functions.add("line")
         index = self.element(operation.row, "0")
-        weight = self._weight(f"@{table}[row * {width} + k]")
-        scaled = f"{self._scale(table, 'row')} * {weight}" if self.weights == "int8" else weight
+        weight = self._weight(f"@{name}[row * {width} + k]")
+        scaled = f"{self._scale(name, 'row')} * {weight}" if self.weights == "int8" else weight
         return (
             f"    {{\n        const size_t row = @line({index}, {lines - 1});\n"
             f"        for (size_t k = 0; k < {width}; k++) {{\n"
@@ -150,7 +156,7 @@ class Source:
         return ["\n".join([*lines, "}", ""])]
 
     def _product(self, operation: ProductPart, ahead: bool = False) -> Iterator[str]:
-        for blocks in _joined(self.program, operation.blocks):
+        for blocks in group_runs(operation.blocks, partial(_follows, self.program)):
             yield self._sums(operation.source, blocks, ahead)
 
     def _sums(self, source: Place, blocks: Sequence[Block], ahead: bool) -> str:
@@ -235,13 +241,13 @@ class Source:
         name = f"W{self._matrices}"
         self._matrices += 1
         if self.weights == "float32":
-            self.tables.append(_table(f"@{name}", values, "float"))
+            self.tables.append(table(f"@{name}", values, "float"))
         elif self.weights == "bfloat16":
-            self.tables.append(_table(f"@{name}", halves(values), "uint16_t"))
+            self.tables.append(table(f"@{name}", halves(values), "uint16_t"))
         else:
             whole, code = narrowed(values if lines is None else lines)
-            self.tables.append(_table(f"@{name}", whole if lines is None else whole.T, "int8_t"))
-            self.tables.append(_table(f"@{name}_scale", code, "uint8_t"))
+            self.tables.append(table(f"@{name}", whole if lines is None else whole.T, "int8_t"))
+            self.tables.append(table(f"@{name}_scale", code, "uint8_t"))
         return name
 
     def _stage(self, stage: Stage) -> Iterator[str]:
@@ -258,7 +264,7 @@ class Source:
             f"    memcpy(s->data + {self._offsets[n]}, @first_{n}, sizeof @first_{n});"
             for n in p.resets
         )
-        tables = "\n".join(_table(f"@first_{n}", v, "float") for n, v in p.resets.items())
+        tables = "\n".join(table(f"@first_{n}", v, "float") for n, v in p.resets.items())
         one, run = ["@one(s->data, x, out);"], [f"@step(s, x + t * {I}, y + t * {O});"]
         step = [f"float out[{O}];"]
         if self._ahead:
@@ -281,15 +287,21 @@ class Source:
         )  # fmt: skip
 
 
-def _arrays_of(program: Program, products: list[ProductPart]) -> dict[str, tuple[int, int]]:
+def _about_string(text: str) -> str:
+    """The line as a constant, in pieces that every compiler takes."""
+    pieces = [text[i : i + 80] for i in range(0, len(text), 80)]
+    return "const char @about[] =\n" + "\n".join(f'    "{piece}"' for piece in pieces) + ";\n"
+
+
+def _find_outputs(program: Program, products: list[ProductPart]) -> dict[str, tuple[int, int]]:
     """Where the arrays that products write lie in the numbers of a step, and their sizes."""
-    found, at = dict[str, tuple[int, int]](), 0
+    places, at = dict[str, tuple[int, int]](), 0
     for block in (b for operation in products for b in operation.blocks):
         array = program.arrays[block.out.array]
-        if block.out.array not in found:
-            found[block.out.array] = at, array.lines * array.size
+        if block.out.array not in places:
+            places[block.out.array] = at, array.lines * array.size
             at += array.lines * array.size
-    return found
+    return places
 
 
 def _each_step(lines: list[str], indent: int) -> list[str]:
@@ -307,18 +319,8 @@ _RESTRICT = """
 """
 
 
-def _joined(program: Program, blocks: Sequence[Block]) -> list[list[Block]]:
-    """Blocks whose sums, and what these start from, lie side by side in their arrays."""
-    runs: list[list[Block]] = []
-    for block in blocks:
-        if runs and _follows(program, runs[-1][-1], block):
-            runs[-1].append(block)
-        else:
-            runs.append([block])
-    return runs
-
-
 def _follows(program: Program, one: Block, other: Block) -> bool:
+    """Whether the sums of a block, and what they start from, lie right after another's."""
     pairs = ((one.out, other.out), (one.start, other.start))
     for a, b in pairs:
         if a is None or b is None:
@@ -327,16 +329,3 @@ def _follows(program: Program, one: Block, other: Block) -> bool:
         if not whole or a.array != b.array or b.line != a.line + 1:
             return False
     return True
-
-
-def _table(name: str, values: np.ndarray[Any, Any], kind: str) -> str:
-    """A constant array."""
-    flat = values.reshape(-1)
-    words: Iterable[str] = map(str, flat.tolist())
-    if kind == "float":
-        words = map(number, flat.tolist())
-    rows, width, words = [], 8 if kind == "float" else 16, list(words)
-    for i in range(0, len(words), width):
-        rows.append("    " + ", ".join(words[i : i + width]))
-    body = ",\n".join(rows)
-    return f"static const {kind} {name}[{flat.size}] = {{\n{body}\n}};\n"

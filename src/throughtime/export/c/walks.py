@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from throughtime.compiler.graph import BOOLEAN, Graph
-from throughtime.export.c.maths import number
+from throughtime.export.folder import number
 from throughtime.export.program import Place, Stage, Walk
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ _CALLS: Final = frozenset(
 
 
 class Expressions:
-    """What nodes of a graph are in C.
+    """Nodes of a graph in C.
 
     Args:
         graph: whose nodes are meant.
-        units: the number behind each width.
+        units: the number of units for each width.
 
     Attributes:
         functions: names of the functions that were called.
@@ -147,37 +147,37 @@ class Loops:
     def __init__(self, source: Source, stage: Stage) -> None:
         self.source, self.stage = source, stage
         self.expressions = Expressions(stage.graph, dict(stage.units))
-        self.held: set[int] = set()  # single numbers that are there
-        self.there: dict[int, Place] = {}
+        self.numbers: set[int] = set()  # nodes of one number that have a variable
+        self.stored: dict[int, Place] = {}  # nodes that an earlier walk stored
 
     def lines(self, walk: Walk) -> list[str]:
         """The lines of one walk."""
-        graph, found = self.stage.graph, list[str]()
+        graph, lines = self.stage.graph, list[str]()
         for i in walk.numbers:
-            if i not in self.held:
-                found += self._statements((i,), set(self.held), "0", f"n{i}")
-                self.held.add(i)
+            if i not in self.numbers:
+                lines += self._write_number(i)
+                self.numbers.add(i)
         for r in walk.reductions:
             least = 0.0 if graph.nodes[r].op == "row_sum" else -math.inf
-            nothing = self.expressions.literal(least)
-            found.append(f"float strand{r}[{STRANDS}];")
-            found.append(f"for (size_t j = 0; j < {STRANDS}; j++) {{ strand{r}[j] = {nothing}; }}")
+            start = self.expressions.literal(least)
+            lines.append(f"float strand{r}[{STRANDS}];")
+            lines.append(f"for (size_t j = 0; j < {STRANDS}; j++) {{ strand{r}[j] = {start}; }}")
         ends = [i for i, _ in (*walk.lines, *walk.stores)]
         ends += [graph.nodes[r].inputs[0] for r in walk.reductions]
         if ends:
-            body = self._statements(tuple(dict.fromkeys(ends)), set(self.held), "k", None)
+            body = self._write_statements(ends, "k")
             for i, place in (*walk.lines, *walk.stores):
                 body.append(f"{self.source.element(place, 'k')} = {self._name(i)};")
-            body += [self._grown(r) for r in walk.reductions]
-            found.append(f"for (size_t k = 0; k < {walk.size}; k++) {{")
-            found += [f"    {line}" for line in body]
-            found.append("}")
+            body += [self._accumulate(r) for r in walk.reductions]
+            lines.append(f"for (size_t k = 0; k < {walk.size}; k++) {{")
+            lines += [f"    {line}" for line in body]
+            lines.append("}")
         for r in walk.reductions:
-            found += self._folded(r)
-            self.held.add(r)
-        self.there |= dict(walk.lines)
+            lines += self._join_strands(r)
+            self.numbers.add(r)
+        self.stored |= dict(walk.lines)
         self.source.functions |= self.expressions.functions
-        return found
+        return lines
 
     def _name(self, i: int) -> str:
         """The variable of a node; of a number, the number."""
@@ -185,54 +185,56 @@ class Loops:
         if node.op in ("number", "full"):
             text = self.expressions.literal(float(node.constants[0]))  # type: ignore[arg-type]
             return f"({text})" if text.startswith("-") else text
-        return f"n{i}" if i in self.held else f"t{i}"
+        return f"n{i}" if i in self.numbers else f"t{i}"
 
-    def _statements(
-        self, ends: tuple[int, ...], there: set[int], index: str, name: str | None
-    ) -> list[str]:
+    def _write_number(self, i: int) -> list[str]:
+        """The variable of a node of one number, computed inside braces where it takes others."""
+        *before, last = self._write_statements([i], "0")
+        last = last.replace(f" t{i} = ", f" n{i} = ", 1)
+        if not before:
+            return [last]
+        kind = self._kind(i)
+        last = last.removeprefix(f"const {kind} ")
+        return [f"{kind} n{i};", "{", *(f"    {one}" for one in before), f"    {last}", "}"]
+
+    def _write_statements(self, ends: list[int], index: str) -> list[str]:
         """What the nodes are computed with, under the lines of the cell that they come from."""
-        found, line = list[str](), ""
-        for i in self._needed(ends, there):
+        lines, equation = list[str](), ""
+        for i in self._list_needed(ends):
             node = self.stage.graph.nodes[i]
             if node.op in ("number", "full"):
                 continue
-            said = "" if node.line is None or i in self.stage.loads else comment(node.line.text)
-            if said and said != line:
-                found.append(f"/* {said} */")
-                line = said
-            kind = "int" if self.expressions.is_truth(i) else "float"
-            to = name if name and i == ends[0] else f"t{i}"
-            found.append(f"const {kind} {to} = {self._value(i, index)};")
-        if name is None:
-            return found
-        *before, last = found
-        if not before:
-            return [last]
-        kind = "int" if self.expressions.is_truth(ends[0]) else "float"
-        last = last.replace(f"const {kind} ", "", 1)
-        return [f"{kind} {name};", "{", *(f"    {one}" for one in before), f"    {last}", "}"]
+            text = "" if node.line is None or i in self.stage.loads else comment(node.line.text)
+            if text and text != equation:
+                lines.append(f"/* {text} */")
+                equation = text
+            lines.append(f"const {self._kind(i)} t{i} = {self._value(i, index)};")
+        return lines
+
+    def _kind(self, i: int) -> str:
+        return "int" if self.expressions.is_truth(i) else "float"
 
     def _value(self, i: int, index: str) -> str:
-        load = self.there.get(i, self.stage.loads.get(i))
+        load = self.stored.get(i, self.stage.loads.get(i))
         if isinstance(load, Place):
             return self.source.element(load, index)
         if load is not None:
             return number(load)
         return self.expressions.of(i, self._name)
 
-    def _needed(self, ends: tuple[int, ...], there: set[int]) -> list[int]:
+    def _list_needed(self, ends: list[int]) -> list[int]:
         """The nodes to compute, in order."""
-        seen, pending = set[int](), [i for i in ends if i not in there]
+        seen, pending = set[int](), [i for i in ends if i not in self.numbers]
         while pending:
             i = pending.pop()
             if i in seen:
                 continue
             seen.add(i)
-            if i not in self.stage.loads and i not in self.there:
-                pending += [k for k in self.stage.graph.nodes[i].inputs if k not in there]
+            if i not in self.stage.loads and i not in self.stored:
+                pending += [k for k in self.stage.graph.nodes[i].inputs if k not in self.numbers]
         return sorted(seen)
 
-    def _grown(self, r: int) -> str:
+    def _accumulate(self, r: int) -> str:
         """One more unit in its strand of a reduction."""
         node = self.stage.graph.nodes[r]
         value, strand = self._name(node.inputs[0]), f"strand{r}[k % {STRANDS}]"
@@ -240,7 +242,7 @@ class Loops:
             return f"{strand} += {value};"
         return f"{strand} = {strand} > {value} ? {strand} : {value};"
 
-    def _folded(self, r: int) -> list[str]:
+    def _join_strands(self, r: int) -> list[str]:
         """All strands as one number."""
         node = self.stage.graph.nodes[r]
         one, other = f"strand{r}[j]", f"strand{r}[j + half]"
@@ -255,7 +257,7 @@ class Loops:
 
 
 def comment(text: str) -> str:
-    """Words that end no comment."""
+    """A text that ends no comment of C."""
     return (
         text.replace("*/", "* /")
         .replace("/*", "/ *")

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from torch import nn
 
-from throughtime.errors import BackendError
-from throughtime.export import texts
-from throughtime.export.c import facts, weight_bytes
-from throughtime.export.llvm.targets import Target, code_writer, fitted, target_named
-from throughtime.export.objects import ELF, code_size, for_any_caller, undefined
-from throughtime.export.prepare import Exported, Prepared, check_block, prepare, write_files
-from throughtime.export.wasm import loader, page, self_test
-from throughtime.export.wasm.link import imported_functions, linked
-
-_MAY_NEED: Final = frozenset({"memcpy", "memset"})
+from throughtime.errors import BackendError, OptionError
+from throughtime.export.folder import Exported, describe, header, self_test, write_folder
+from throughtime.export.llvm.browser import write_browser_files
+from throughtime.export.llvm.object_files import allow_any_caller, code_size, undefined
+from throughtime.export.prepare import check_block, prepare
 
 
 def to_object(
@@ -40,71 +36,97 @@ def to_object(
         BackendError: the target cannot compute the model without functions of others.
         OSError: the folder cannot be written.
     """
-    found = target_named(target)
+    if target not in TARGETS:
+        raise OptionError(f"target must be one of {', '.join(TARGETS)}, got {target!r}")
     check_block(block)
-    return write_object(prepare(model, name, weights), Path(out), weights, found, block)
+    from throughtime.export.llvm.module import Module  # and LLVM, which takes its time
 
-
-def write_object(
-    prepared: Prepared, folder: Path, weights: str, target: Target, block: int = 1
-) -> Exported:
-    """Write a prepared program as an object."""
-    from throughtime.export.llvm.module import Module
-
-    program, x, y = prepared
+    program, x, y = prepare(model, name, weights)
     lines = (a.size for a in program.arrays.values() if a.kind in ("state", "work"))
-    target = fitted(target, max(lines, default=1))
-    said = texts.about(program, weights)
-    module = Module(program, target, weights, said, block)
-    image = compiled(module.module, target)
-    name, sizes = program.name, texts.sizes(program)
-    files: dict[str, str | bytes] = {
-        f"{name}.h": texts.header(program, module.state, said),
-        f"{name}.o": image,
-        f"{name}_test.c": texts.self_test(program, x, y, texts.TOLERANCE),
-    }
-    stored, code = weight_bytes(program, weights), code_size(image)
-    done = Exported(folder, (), code, stored, 4 * module.state, 4 * module.work)
+    processor = _narrow_vectors(TARGETS[target], max(lines, default=1))
+    about = describe(program, weights)
+    module = Module(program, processor, weights, about, block)
+    image = _compile(module.module, processor)
     _check_needs(image, target)
-    if target.name == "wasm32":
-        files |= browser_files(prepared, image, module)
-    what = {n: _WHAT[n.removeprefix(name)] for n in files}
-    files["README.md"] = texts.readme(program, said, facts(done, sizes), what)
-    write_files(folder, files)
-    return done._replace(files=tuple(files))
-
-
-_WHAT: Final = {
-    ".h": "what to include", ".o": "the program", "_test.c": "its own test: prints PASS",
-    ".wasm": "the program by itself, for browsers and node", ".mjs": "its loader",
-    "_test.mjs": "its test: node prints PASS", ".html": "a page to try it, in one file",
-}  # fmt: skip
-
-
-def browser_files(prepared: Prepared, image: bytes, module: Any) -> dict[str, str | bytes]:
-    """What a browser needs of an object of WebAssembly, by name of file."""
-    program, x, y = prepared
-    name = program.name
-    numbers: dict[str, int | str] = {
-        "state": module.state, "inputs": len(program.inputs), "outputs": program.outputs,
-        "about": f"{name}_about",
+    contents: dict[str, str | bytes] = {
+        ".h": header(program, module.state, about), ".o": image,
+        "_test.c": self_test(program, x, y),
     }  # fmt: skip
-    functions = [f"{name}_{word}" for word in ("reset", "step", "run")]
-    whole = linked(image, functions, numbers, 4 * module.work)
-    return {
-        f"{name}.wasm": whole,
-        f"{name}.mjs": loader(name),
-        f"{name}_test.mjs": self_test(program, x, y, texts.TOLERANCE),
-        f"{name}.html": page(program, whole),
-    }
+    if target == "wasm32":
+        contents |= write_browser_files(program, x, y, image, (module.state, module.work))
+    return write_folder(
+        program, Path(out), weights, contents,
+        code=code_size(image), state=module.state, work=module.work,
+    )  # fmt: skip
 
 
-def compiled(module: Any, target: Target) -> bytes:
+@dataclass(frozen=True)
+class Target:
+    """A processor, its vectors, and what it has not.
+
+    Attributes:
+        name: what --target calls it.
+        triple, cpu, features, abi: LLVM's words for it.
+        lanes: float32 numbers of a vector.
+        vectors: sums that registers hold at once, besides what goes into them.
+        fused: whether it has fused multiply-adds.
+        pointer: bits of an address.
+        reloc: how code reaches its constants.
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    features: str
+    lanes: int
+    vectors: int
+    fused: bool = True
+    pointer: int = 64
+    reloc: str = "pic"
+    abi: str = ""
+
+
+TARGETS: Final = {
+    target.name: target
+    for target in (
+        Target("x86-64-v3", "x86_64-unknown-linux-gnu", "x86-64-v3", "", 8, 8),
+        Target("x86-64-v4", "x86_64-unknown-linux-gnu", "x86-64-v4", "", 16, 16),
+        Target("aarch64", "aarch64-unknown-linux-gnu", "generic", "+neon", 4, 16),
+        Target("cortex-m4f", "thumbv7em-none-eabihf", "cortex-m4", "+vfp4d16sp", 1, 8,
+               pointer=32, reloc="static"),
+        Target("cortex-m55", "thumbv8.1m.main-none-eabihf", "cortex-m55", "", 4, 4,
+               pointer=32, reloc="static"),
+        Target("riscv64", "riscv64-unknown-linux-gnu", "generic-rv64", "+m,+a,+f,+d,+c", 1, 8,
+               abi="lp64d"),
+        Target("wasm32", "wasm32-unknown-unknown", "generic",
+               "+simd128,+bulk-memory,+nontrapping-fptoint,+sign-ext,+mutable-globals", 4, 8,
+               fused=False, pointer=32, reloc="static"),
+    )
+}  # fmt: skip
+"""By name."""
+
+
+_NARROWEST: Final = 4
+
+
+def _narrow_vectors(target: Target, widest: int) -> Target:
+    """The target with vectors that the longest line of a model fills at least by half."""
+    while target.lanes > _NARROWEST and 2 * widest <= target.lanes:
+        target = replace(target, lanes=target.lanes // 2)
+    return target
+
+
+def _compile(module: Any, target: Target) -> bytes:
     """The object file of a module."""
     import llvmlite.binding as llvm
 
-    writer = code_writer(target)
-    parsed = llvm.parse_assembly(_text(module, target))
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    writer = llvm.Target.from_triple(target.triple).create_target_machine(
+        cpu=target.cpu, features=target.features, opt=3, reloc=target.reloc,
+        codemodel="default", abiname=target.abi,
+    )  # fmt: skip
+    parsed = llvm.parse_assembly(_write_text(module, target))
     parsed.triple = target.triple
     parsed.data_layout = str(writer.target_data)
     parsed.verify()
@@ -113,19 +135,19 @@ def compiled(module: Any, target: Target) -> bytes:
     builder = llvm.create_pass_builder(writer, tuning)
     builder.getModulePassManager().run(parsed, builder)
     image: bytes = writer.emit_object(parsed)
-    return for_any_caller(image) if target.triple.startswith("thumb") else image
+    return allow_any_caller(image) if target.triple.startswith("thumb") else image
 
 
-def _text(module: Any, target: Target) -> str:
+def _write_text(module: Any, target: Target) -> str:
     """The module, with whole vector registers in every function."""
     bits = 32 * target.lanes
-    text = str(module) if target.fused else _by_doubles(str(module), target.lanes)
+    text = str(module) if target.fused else _replace_fma(str(module), target.lanes)
     marked = re.sub(r"(?m)^(define .*?)\s*$", r"\1 #0", text)
     width = f'"prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}" '
     return f"{marked}\nattributes #0 = {{ nounwind {width if target.name[:3] == 'x86' else ''}}}\n"
 
 
-def _by_doubles(text: str, lanes: int) -> str:
+def _replace_fma(text: str, lanes: int) -> str:
     """A module without fused multiply-adds of float32: x y + z in doubles, then rounded.
 
     The product of two float32 is exact there, so that only the sum is rounded twice.
@@ -140,12 +162,14 @@ def _by_doubles(text: str, lanes: int) -> str:
     return "\n".join([*lines, *body]).replace(name, "@fused")
 
 
-def _check_needs(image: bytes, target: Target) -> None:
+_MAY_NEED: Final = frozenset({"memcpy", "memset"})
+
+
+def _check_needs(image: bytes, target: str) -> None:
     """Nothing is left to others but copying and filling memory."""
-    elf = image[:4] == ELF
-    foreign = sorted((undefined(image) if elf else imported_functions(image)) - _MAY_NEED)
+    foreign = sorted(undefined(image) - _MAY_NEED)
     if foreign:
         raise BackendError(
-            f"{target.name} cannot compute this model by itself, it would call {foreign[0]}; "
+            f"{target} cannot compute this model by itself, it would call {foreign[0]}; "
             f"write it as C, whose compiler brings such functions"
         )

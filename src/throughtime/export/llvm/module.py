@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from llvmlite import ir
@@ -17,8 +17,10 @@ from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.values import I64, Num, at_most, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit
 from throughtime.export.llvm.sums import Constants, Strides, Sums, padded
-from throughtime.export.llvm.targets import Target
 from throughtime.export.program import Lookup, Place, ProductPart, Program, Stage, Walk, leading
+
+if TYPE_CHECKING:
+    from throughtime.export.llvm import Target
 
 _BYTES: Final = 4
 
@@ -29,8 +31,8 @@ class Module:
     Args:
         program: what it does.
         target: for which processor.
-        weights: how matrices are kept.
-        about: the line that it tells of itself.
+        weights: how matrices are stored.
+        about: the line that describes it.
         block: for how many steps at once `run` multiplies the input by the first matrices.
 
     Attributes:
@@ -51,7 +53,7 @@ class Module:
         self._ahead, self._own = self._place("ahead"), self._place("work")
         self.work = self._own + self._ahead * block
         self._vector_inputs = any(
-            isinstance(o, Stage) and any(_is_line(p) for p in o.loads.values())
+            isinstance(o, Stage) and any(_is_input_line(p) for p in o.loads.values())
             for part in program.parts for o in part.operations
         )  # fmt: skip
         self._tables = {n: self.constants.lines(v) for n, v in program.constants.items()}
@@ -81,12 +83,12 @@ class Module:
         return e
 
     def _write_one(self) -> Emit:
-        """`one(state, x, y)`: a step; behind these where its first products are, if they are."""
+        """`one(state, x, y)`: a step; with blocks it takes the first products as `ahead` too."""
         e = self._begin("one", ("state", "x", "y", *["ahead"] * bool(self._leading)), self._own)
         if self._vector_inputs:
-            own = self._bases["work"] + self._places["x"][1] * _BYTES
-            self._copy(e.given["x"], own, len(self.program.inputs))
-            self._bases["x"] = own
+            padded_x = self._bases["work"] + self._places["x"][1] * _BYTES
+            self._copy(e.given["x"], padded_x, len(self.program.inputs))
+            self._bases["x"] = padded_x
         for part in self.program.parts:
             for operation in part.operations:
                 if any(operation is one for one in self._leading):
@@ -139,12 +141,12 @@ class Module:
         self._sums.write(weights, scales, columns, source, starts, outs, steps)
 
     def _lookup(self, operation: Lookup) -> None:
-        """The line of a table that a number says, held inside the table."""
+        """The line of a table that a number names, clamped to those it has."""
         e, lines = self._e, len(operation.table)
         table, scales = self.constants.plain(operation.table)
         one = e.real(self._address(operation.row))
-        held = at_most(where(one > 0, one, 0), lines - 1)
-        row = Num(e.b, e.b.zext(e.b.fptosi(held.value, ir.IntType(32)), I64))
+        clamped = at_most(where(one > 0, one, 0), lines - 1)
+        row = Num(e.b, e.b.zext(e.b.fptosi(clamped.value, ir.IntType(32)), I64))
         width = padded(operation.table.shape[1], self.target.lanes)
         base = e.place(table) + row * (width * self.constants.bytes)
         out = self._address(operation.out)
@@ -171,9 +173,8 @@ class Module:
         steps = run.args[3] if self.target.pointer == 64 else b.zext(run.args[3], I64)
         b.call(self._write_run().function, [*(b.ptrtoint(v, I64) for v in run.args[:3]), steps])
         b.ret_void()
-        said = np.frombuffer(about.encode() + b"\0", np.uint8)
-        text = self.constants.table(said, f"{name}_about")
-        text.linkage = ""
+        text = np.frombuffer(about.encode() + b"\0", np.uint8)
+        self.constants.table(text, f"{name}_about").linkage = ""
 
     def _function(self, word: str, pointers: int, more: list[Any]) -> Any:
         kind = ir.FunctionType(VOID, [POINTER] * pointers + more)
@@ -216,7 +217,7 @@ class Module:
         return e
 
     def _write_run(self) -> Emit:
-        """`steps(state, x, y, count)`: one step behind the other, or one block."""
+        """`steps(state, x, y, count)`: one step after the other, or block by block."""
         e = self._begin("steps", ("state", "x", "y", "count"), self._ahead * self.block)
         g, ahead = e.given, self._bases["work"]
         with e.loop(g["count"], step=self.block if self._leading else 1) as t:
@@ -239,7 +240,7 @@ class Module:
         return {name: e.given[name] + t * (size * _BYTES) for name, size in sizes.items()}
 
 
-def _is_line(place: Place | float) -> bool:
+def _is_input_line(place: Place | float) -> bool:
     """Whether a place is a line of the input that is read in vectors."""
     return isinstance(place, Place) and place.array == "x" and place.size > 1
 
@@ -262,17 +263,17 @@ class Walks:
     def __init__(self, e: Emit, stage: Stage, address: Callable[[Place], Num]) -> None:
         self.e, self.stage, self.address = e, stage, address
         self.units = {name: e.number(size) for name, size in stage.units.items()}
-        self.held: dict[int, Any] = {}
-        self.there: dict[int, Place] = {}
+        self.numbers: dict[int, Any] = {}  # nodes of one number that were computed
+        self.stored: dict[int, Place] = {}  # nodes that an earlier walk stored
 
     def write(self, walk: Walk) -> None:
         """One walk, the single numbers before it first."""
         e = self.e
         single = Pointwise(e, self.stage.graph, self.units, self._loads(e.number(0)))
-        found = {i: single.value(i) for i in walk.numbers if i not in self.held}
-        self.held |= found
+        self.numbers |= {i: single.value(i) for i in walk.numbers if i not in self.numbers}
         blocks = -(-walk.size // e.kind.lanes)
-        strands = [v for r in walk.reductions for v in self._starts(r)]
+        each = STRANDS // e.kind.lanes
+        strands = [self._start(r) for r in walk.reductions for _ in range(each)]
         if not walk.lines and not walk.stores and not walk.reductions:
             return
         if blocks <= _UNROLLED:
@@ -282,35 +283,35 @@ class Walks:
             with e.loop(e.number(blocks), *strands) as loop:
                 loop.next = self._block(walk, loop.index, loop.values)
             strands = loop.values
-        each = STRANDS // e.kind.lanes
         for n, r in enumerate(walk.reductions):
             join = _JOIN[self.stage.graph.nodes[r].op]
-            self.held[r] = folded(join, strands[n * each : (n + 1) * each])
-        self.there |= dict(walk.lines)
+
+            self.numbers[r] = folded(join, strands[n * each : (n + 1) * each])
+        self.stored |= dict(walk.lines)
 
     def _block(self, walk: Walk, block: Num, strands: list[Any]) -> list[Any]:
-        """A vector of units; gives the strands behind it."""
+        """A vector of units; returns the strands after it."""
         e, nodes = self.e, self.stage.graph.nodes
         column = block * e.kind.size
         values = Pointwise(e, self.stage.graph, self.units, self._loads(column))
         results = [(values.value(i), place) for i, place in (*walk.lines, *walk.stores)]
-        each, found = STRANDS // e.kind.lanes, list[Any]()
+        each, after = STRANDS // e.kind.lanes, list[Any]()
         for n, r in enumerate(walk.reductions):
             first, *others = strands[n * each : (n + 1) * each]
             left = e.number(walk.size) - block * e.kind.lanes
             value = values.value(nodes[r].inputs[0])
             if walk.size % e.kind.lanes:
-                value = where(lanes_below(e, left), value, self._nothing(r))
-            found += [*others, operations.apply(_JOIN[nodes[r].op], [first, value])]
+                value = where(lanes_below(e, left), value, self._start(r))
+            after += [*others, operations.apply(_JOIN[nodes[r].op], [first, value])]
         for value, place in results:
             e.store(value, self.address(place) + column)
-        return found
+        return after
 
     def _loads(self, column: Num) -> dict[int, Callable[[], Any]]:
-        """What loads each node that is there."""
-        places: dict[int, Place | float] = {**self.stage.loads, **self.there}
-        found = {i: self._load(place, column) for i, place in places.items()}
-        return found | {i: self._constant(v) for i, v in self.held.items()}
+        """What loads each node that was computed before."""
+        places: dict[int, Place | float] = {**self.stage.loads, **self.stored}
+        loads = {i: self._load(place, column) for i, place in places.items()}
+        return loads | {i: _constant(v) for i, v in self.numbers.items()}
 
     def _load(self, place: Place | float, column: Num) -> Callable[[], Any]:
         e = self.e
@@ -321,12 +322,11 @@ class Walks:
             return lambda: e.spread(e.real(self.address(place)))
         return lambda: e.load(self.address(place) + column)
 
-    def _constant(self, value: Any) -> Callable[[], Any]:
-        return lambda: value
-
-    def _nothing(self, r: int) -> Any:
+    def _start(self, r: int) -> Any:
+        """What a reduction starts from."""
         least = 0.0 if self.stage.graph.nodes[r].op == "row_sum" else -math.inf
         return self.e.constant(least)
 
-    def _starts(self, r: int) -> list[Any]:
-        return [self._nothing(r)] * (STRANDS // self.e.kind.lanes)
+
+def _constant(value: Any) -> Callable[[], Any]:
+    return lambda: value

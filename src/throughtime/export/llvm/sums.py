@@ -28,7 +28,7 @@ class Constants:
     Args:
         module: where they go.
         lanes: of a vector.
-        weights: how matrices are kept.
+        weights: how matrices are stored.
     """
 
     def __init__(self, module: ir.Module, lanes: int, weights: str) -> None:
@@ -39,19 +39,17 @@ class Constants:
         """A constant of these numbers, of their own kind; it begins at a cache line."""
         kind = ir.ArrayType(ir.IntType(8), values.nbytes)
         data = bytearray(np.ascontiguousarray(values).tobytes())
-        found = ir.GlobalVariable(self.module, kind, name or f"table_{self._count}")
+        table = ir.GlobalVariable(self.module, kind, name or f"table_{self._count}")
         self._count += 1
-        found.initializer = ir.Constant(kind, data)
-        found.global_constant = True
-        found.linkage = "internal"
-        found.align = _LINE
-        return found
+        table.initializer = ir.Constant(kind, data)
+        table.global_constant = True
+        table.linkage = "internal"
+        table.align = _LINE
+        return table
 
     def lines(self, values: Values) -> Any:
-        """(lines, size) as float32, zeros behind each line."""
-        wide = np.zeros((len(values), padded(values.shape[1], self.lanes)), np.float32)
-        wide[:, : values.shape[1]] = values
-        return self.table(wide)
+        """(lines, size) as float32, zeros after each line."""
+        return self.table(self._pad_rows(np.asarray(values, np.float32).T).T)
 
     def packed(self, matrices: list[Values]) -> tuple[Any, Any]:
         """Matrices of as many columns, column by column, their lines side by side in vectors.
@@ -62,10 +60,10 @@ class Constants:
         """
         if self.weights == "int8":
             narrow = [narrowed(m) for m in matrices]
-            whole = np.concatenate([self._rows(n.whole) for n in narrow]).T
-            codes = np.concatenate([self._rows(n.code[:, None]) for n in narrow])
+            whole = np.concatenate([self._pad_rows(n.whole) for n in narrow]).T
+            codes = np.concatenate([self._pad_rows(n.code[:, None]) for n in narrow])
             return self.table(whole), self.table(codes)
-        rows = np.concatenate([self._rows(m) for m in matrices]).T
+        rows = np.concatenate([self._pad_rows(m) for m in matrices]).T
         return self.table(halves(rows) if self.weights == "bfloat16" else rows), None
 
     def plain(self, table: Values) -> tuple[Any, Any]:
@@ -75,15 +73,12 @@ class Constants:
         if self.weights == "int8":
             narrow = narrowed(table)
             values, scale = narrow.whole, self.table(narrow.code)
-        wide = np.zeros((len(table), padded(table.shape[1], self.lanes)), values.dtype)
-        wide[:, : table.shape[1]] = values
+        wide = self._pad_rows(values.T).T
         return self.table(halves(wide) if self.weights == "bfloat16" else wide), scale
 
-    def _rows(self, matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def _pad_rows(self, matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The lines, and lines of zeros that fill the last vector."""
-        found = np.zeros((padded(len(matrix), self.lanes), matrix.shape[1]), matrix.dtype)
-        found[: len(matrix)] = matrix
-        return found
+        return np.pad(matrix, ((0, -len(matrix) % self.lanes), (0, 0)))
 
     @property
     def bytes(self) -> int:
@@ -100,7 +95,8 @@ _STEPS = 4
 
 
 class Strides(NamedTuple):
-    """Steps one behind the other, and how far apart they lie.
+    """Steps one after the other, and how far apart they lie.
+
 
     Attributes:
         many: how many.

@@ -61,7 +61,7 @@ class OnnxGraph:
     def add(
         self, op: str, *inputs: str, outputs: int = 1, word: str = "t", **attributes: Any
     ) -> Any:
-        """A node; gives the name of its output, or the names of several."""
+        """A node; returns the name of its output, or the names of several."""
         names = [self.name(word) for _ in range(outputs)]
         node = onnx_package().helper.make_node(
             op, list(inputs), names, name=self.name(f"{op}_node"), **attributes
@@ -76,30 +76,30 @@ class Operations:
     Args:
         out: where they go.
         graph: whose nodes are meant.
-        units: the number behind each width.
-        given: names of the values that are there, by node.
-        products: for each matrix it, turned, and what is added to its product.
+        units: the number of units for each width.
+        names: of the values that are written already, by node.
+        products: for each matrix it, transposed, and what is added to its product.
     """
 
     def __init__(
-        self, out: OnnxGraph, graph: Graph, units: Mapping[str, int], given: dict[int, str],
+        self, out: OnnxGraph, graph: Graph, units: Mapping[str, int], names: dict[int, str],
         products: Mapping[str, tuple[Values, Values | None]] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.out, self.graph, self.units = out, graph, units
         self.products = products
-        self.names = dict(given)
+        self.names = dict(names)
 
     def value(self, index: int) -> str:
-        """The name of a node's value, written now unless it is there."""
+        """The name of a node's value, which is written at the first call."""
         if index not in self.names:
-            self.names[index] = self._written(index)
+            self.names[index] = self._write(index)
         return self.names[index]
 
     def number(self, value: float) -> str:
         """A constant of one number."""
         return self.out.constant(np.float32(value))
 
-    def _written(self, index: int) -> str:
+    def _write(self, index: int) -> str:
         node = self.graph.nodes[index]
         if node.op in ("number", "full"):
             return self.number(float(node.constants[0]))  # type: ignore[arg-type]
@@ -119,11 +119,9 @@ class Operations:
             return str(self.out.add(_PLAIN[node.op], *values))
         return _RULES[node.op](self, *values, *node.constants)
 
-    def _product(self, v: str, turned: Values, bias: Values | None) -> str:
-        product = str(self.out.add("MatMul", v, self.out.constant(turned)))
-        return (
-            product if bias is None else str(self.out.add("Add", product, self.out.constant(bias)))
-        )
+    def _product(self, v: str, matrix: Values, bias: Values | None) -> str:
+        product = str(self.out.add("MatMul", v, self.out.constant(matrix)))
+        return product if bias is None else self.op("Add", product, self.out.constant(bias))
 
     def _float(self, name: str, truth: bool) -> str:
         return str(self.out.add("Cast", name, to=1)) if truth else name

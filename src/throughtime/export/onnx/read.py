@@ -19,7 +19,7 @@ from torch import nn
 from throughtime.cells import Cell
 from throughtime.errors import DataError
 from throughtime.export.onnx.graph import onnx_package
-from throughtime.export.onnx.operators import Operator, Reversed, Side, cell_of, put
+from throughtime.export.operators import Operator, Reversed, Side, cell_of, put
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
@@ -40,7 +40,7 @@ class _Node(NamedTuple):
         place: where it stands, for errors.
         op: its name.
         attributes: by name.
-        weights: W, R, B and P by name, those that are there.
+        weights: W, R, B and P by name, as far as the node has them.
     """
 
     place: str
@@ -57,22 +57,22 @@ def from_onnx(file: str | os.PathLike[str]) -> dict[str, nn.Module]:
 
     Raises:
         DataError: the file is no ONNX, holds no recurrent operator, or one that no cell of ours is;
-            its weights are missing, of a wrong shape or kept outside of the file.
+            its weights are missing, of a wrong shape or stored outside of the file.
         MissingExtra: onnx is not installed.
     """
     path = Path(file)
-    found: dict[str, nn.Module] = {}
-    for node, constants in _recurrent(_loaded(path).graph, {}):
+    layers: dict[str, nn.Module] = {}
+    for node, constants in find_recurrent(load_onnx(path).graph, {}):
         word = node.name or next(filter(None, node.output), node.op_type)
-        name = next(n for k in count(1) if (n := f"{word}_{k}" if k > 1 else word) not in found)
+        name = next(n for k in count(1) if (n := f"{word}_{k}" if k > 1 else word) not in layers)
         place = f"{path}, node {name!r},"
-        found[name] = _layer(_node(place, node, constants, path.stat().st_size))
-    if not found:
+        layers[name] = _make_layer(read_node(place, node, constants, path.stat().st_size))
+    if not layers:
         raise DataError(f"{path} must hold an RNN, GRU or LSTM of ONNX, and it has none")
-    return found
+    return layers
 
 
-def _recurrent(
+def find_recurrent(
     graph: Any, outer: Mapping[str, Any], depth: int = 0
 ) -> Iterator[tuple[Any, Mapping[str, Any]]]:
     """The recurrent operators of a graph and of those in it, each with the constants it sees."""
@@ -81,16 +81,18 @@ def _recurrent(
         values = [a.t for a in node.attribute if a.name == "value" and a.HasField("t")]
         if node.op_type == "Constant" and values and node.output:
             constants[node.output[0]] = values[0]
-        elif is_made(node, constants):
-            constants[node.output[0]] = Made(node, {i: constants[i] for i in node.input if i})
+        elif node.op_type == "Expand" and node.input[0] in constants:
+            constants[node.output[0]] = constants[node.input[0]]  # the same numbers for each row
+        elif _is_constant(node, constants):
+            constants[node.output[0]] = _Computed(node, {i: constants[i] for i in node.input if i})
         if node.op_type in _USUAL and node.domain in ("", "ai.onnx"):
             yield node, constants
         inside = [a.g for a in node.attribute if a.HasField("g")]
         for part in inside if depth < _DEEPEST else ():
-            yield from _recurrent(part, constants, depth + 1)
+            yield from find_recurrent(part, constants, depth + 1)
 
 
-def _loaded(path: Path) -> Any:
+def load_onnx(path: Path) -> Any:
     onnx = onnx_package()
     model = onnx.ModelProto()
     try:
@@ -102,23 +104,32 @@ def _loaded(path: Path) -> Any:
     return model
 
 
-def _node(place: str, node: Any, constants: Mapping[str, Any], size: int) -> _Node:
-    helper = onnx_package().helper
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+def read_node(place: str, node: Any, constants: Mapping[str, Any], size: int) -> _Node:
+    """A recurrent node with its weights; `size` is the bytes of the file."""
     names = dict(zip(_INPUTS, node.input, strict=False))
-    read = Initialisers(place, constants, size)
+    read = _Initialisers(place, constants, size)
     weights = {key: read.floats(key, names[key]) for key in ("W", "R", "B", "P") if names.get(key)}
-    return _Node(place, node.op_type, attributes, weights)
+    for key in ("initial_h", "initial_c"):
+        if names.get(key) in constants and read.floats(key, names[key]).any():
+            raise DataError(
+                f"{place} starts from a constant {key} that is not zero, which no layer here has; "
+                f"make it an input of the file, and give it with each call"
+            )
+    return _Node(place, node.op_type, _attributes_of(node), weights)
 
 
-def _layer(node: _Node) -> nn.Module:
+def _attributes_of(node: Any) -> dict[str, Any]:
+    helper = onnx_package().helper
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
+
+
+def _make_layer(node: _Node) -> nn.Module:
     """The layer of a node."""
-    D, found = _directions(node), _cell(node)
+    D, (cell, op) = _count_directions(node), _find_cell(node)
     W, R = node.weights.get("W"), node.weights.get("R")
     if W is None or R is None or W.ndim != 3 or R.ndim != 3:
         raise DataError(f"{node.place} must have W and R of three dimensions")
     H = int(node.attributes.get("hidden_size", R.shape[-1]))
-    cell, op = found
     G, I = len(op.gates), W.shape[-1]
     wanted = {"W": (D, G * H, I), "R": (D, G * H, H), "B": (D, 2 * G * H), "P": (D, 3 * H)}
     for key, v in node.weights.items():
@@ -136,21 +147,21 @@ def _direction(node: _Node) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _directions(node: _Node) -> int:
+def _count_directions(node: _Node) -> int:
     direction = _direction(node)
     if direction not in ("forward", "reverse", "bidirectional"):
         raise DataError(f"{node.place} has direction {direction!r}, which there is not")
     return 2 if direction == "bidirectional" else 1
 
 
-def _cell(node: _Node) -> tuple[Cell, Operator]:
+def _find_cell(node: _Node) -> tuple[Cell, Operator]:
     """The cell that computes the same, and how its gates are ordered."""
-    given = [a.decode(errors="replace") for a in node.attributes.get("activations", [])]
+    names = [a.decode(errors="replace") for a in node.attributes.get("activations", [])]
     each = len(_USUAL[node.op])
-    sets = {tuple(given[i : i + each]) for i in range(0, len(given), each)} or {_USUAL[node.op]}
+    sets = {tuple(names[i : i + each]) for i in range(0, len(names), each)} or {_USUAL[node.op]}
     simple = node.op == "RNN" and len(sets) == 1 and next(iter(sets))[0] in _SIMPLE
     if sets != {_USUAL[node.op]} and not simple:
-        raise DataError(f"{node.place} has activations {given}, which no cell of ours has")
+        raise DataError(f"{node.place}  has activations {names}, which no cell of ours has")
     coupled, peepholes = bool(node.attributes.get("input_forget")), "P" in node.weights
     if node.attributes.get("clip") or (coupled and peepholes):
         name = "input_forget" if coupled and peepholes else "clip"
@@ -174,53 +185,53 @@ _LONGEST_CHAIN: Final = 32
 _Array = np.ndarray[Any, Any]
 
 
-class Made(NamedTuple):
-    """A constant that a node makes of others, which were there before it."""
+class _Computed(NamedTuple):
+    """A constant that a node cuts and joins of earlier ones."""
 
     node: Any
     constants: Mapping[str, Any]
 
 
-def is_made(node: Any, constants: Mapping[str, Any]) -> bool:
+def _is_constant(node: Any, constants: Mapping[str, Any]) -> bool:
     """Whether a node only cuts and joins constants."""
-    there = bool(node.input) and all(i in constants for i in node.input if i)
-    return node.op_type in _RULES and len(node.output) == 1 and there
+    known = bool(node.input) and all(i in constants for i in node.input if i)
+    return node.op_type in _RULES and len(node.output) == 1 and known
 
 
-class Initialisers:
+class _Initialisers:
     """Reads constants.
 
     Args:
         place: of the node that reads them, for errors.
-        known: by name, tensors or what is made of them.
+        known: by name, tensors or what is computed of them.
         size: bytes of the file.
     """
 
     def __init__(self, place: str, known: Mapping[str, Any], size: int) -> None:
         self.place, self.known, self.size = place, known, size
-        self._made: dict[int, _Array] = {}  # each once, however often others are made of it
+        self._values: dict[int, _Array] = {}  # each once, however often others need it
 
     def floats(self, key: str, name: str) -> _Array:
         """The float32 numbers of a constant; `key` is what it is to the node."""
         if name not in self.known:
             raise DataError(
                 f"{self.place} must have its {key} as a constant of the file, got {name!r}, which "
-                f"is computed or given"
+                f"is computed, or an input"
             )
-        found = self._value(key, self.known[name], 0)
-        if found.dtype != np.float32:
-            raise DataError(f"{self.place} must have float32 weights, got {found.dtype} for {key}")
-        return np.ascontiguousarray(found)
+        values = self._value(key, self.known[name], 0)
+        if values.dtype != np.float32:
+            raise DataError(f"{self.place} must have float32 weights, got {values.dtype} for {key}")
+        return np.ascontiguousarray(values)
 
     def _value(self, key: str, source: Any, depth: int) -> _Array:
-        if id(source) not in self._made:
-            made = isinstance(source, Made)
-            self._made[id(source)] = (
-                self._joined(key, source, depth) if made else self._tensor(key, source)
+        if id(source) not in self._values:
+            computed = isinstance(source, _Computed)
+            self._values[id(source)] = (
+                self._compute(key, source, depth) if computed else self._read_tensor(key, source)
             )
-        return self._made[id(source)]
+        return self._values[id(source)]
 
-    def _joined(self, key: str, source: Made, depth: int) -> _Array:
+    def _compute(self, key: str, source: _Computed, depth: int) -> _Array:
         if depth > _LONGEST_CHAIN:
             raise DataError(
                 f"{self.place} has a {key} that is made in more than {_LONGEST_CHAIN} steps"
@@ -229,9 +240,8 @@ class Initialisers:
         values = [self._value(key, known[i], depth + 1) if i else None for i in node.input]
         count = sum(v.size for v in values if v is not None)
         self._check_size(key, (count,))
-        attributes = {a.name: onnx_package().helper.get_attribute_value(a) for a in node.attribute}
         try:
-            return _RULES[node.op_type](attributes, *values)
+            return _RULES[node.op_type](_attributes_of(node), *values)
         except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
             raise DataError(f"{self.place} has a {key} that cannot be made ({error})") from error
 
@@ -239,7 +249,7 @@ class Initialisers:
         if any(n < 0 for n in dims) or math.prod(dims) * 4 > 4 * self.size:
             raise DataError(f"{self.place} says {key} is {list(dims)}, more than the file holds")
 
-    def _tensor(self, key: str, tensor: Any) -> _Array:
+    def _read_tensor(self, key: str, tensor: Any) -> _Array:
         onnx = onnx_package()
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise DataError(
@@ -248,15 +258,14 @@ class Initialisers:
             )
         self._check_size(key, tuple(tensor.dims))
         try:
-            found: _Array = np.array(onnx.numpy_helper.to_array(tensor))
+            values: _Array = np.array(onnx.numpy_helper.to_array(tensor))
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{self.place} has a {key} that cannot be read ({error})") from error
-        return found
+        return values
 
 
 def _axes(attributes: Mapping[str, Any], axes: _Array | None) -> tuple[int, ...]:
-    given = attributes["axes"] if axes is None else axes.tolist()
-    return tuple(int(a) for a in given)
+    return tuple(map(int, attributes["axes"] if axes is None else axes.tolist()))
 
 
 def _slice(

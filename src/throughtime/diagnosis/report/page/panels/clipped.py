@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from throughtime.diagnosis.report.page import Panel, Table, number_rows, show
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.page.panel import (
-    NOTHING,
-    Panel,
-    Table,
-    list_absent,
-    number_rows,
-    show,
-)
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.clipping import Clipping
     from throughtime.diagnosis.report import Report
 
 
-ASKED = Panel(
+QUANTITIES = ("clipping",)
+QUESTION = Panel(
     number=7,
     title="What does clipping do?",
     lead="The size of the whole gradient of fresh batches at fixed weights, and the threshold.",
@@ -34,35 +29,29 @@ ASKED = Panel(
 
 def panel(report: Report) -> Panel:
     """Gradient norms by batch, and what the threshold makes of them."""
-    c, why = report.clipping, list_absent(report, "clipping")
+    c = report.clipping
     if c is None:
-        return replace(ASKED, says=why or NOTHING)
+        return QUESTION
     return replace(
-        ASKED, says=(*_sentences(c), *why), charts=(_chart(c),), tables=(_summary(c), _norms(c))
+        QUESTION, says=tuple(_answer(c)), charts=(_chart(c),), tables=(_summary(c), _norms(c))
     )
 
 
-def _sentences(c: Clipping) -> list[str]:
-    sentences = [f"Median size {show(c.median_norm)} over {len(c.norms)} batches; "
-            f"noise scale {show(c.noise_scale_batches)} batches."]  # fmt: skip
+def _answer(c: Clipping) -> Iterator[str]:
+    yield (
+        f"Median size {show(c.median_norm)} over {len(c.norms)} batches; "
+        f"noise scale {show(c.noise_scale_batches)} batches."
+    )
     if c.threshold is None:
-        sentences.append("No threshold was given, so nothing is clipped.")
+        yield "No threshold was given, so nothing is clipped."
     else:
-        sentences.append(
+        yield (
             f"Clipped by {c.kind} at {show(c.threshold)}: {c.clip_rate:.0%} of the batches, "
             f"shrunk to {c.mean_shrink:.0%} on average; the mean gradient keeps a cosine of "
             f"{show(c.mean_cosine)} and is off by {c.mean_bias:.0%} of its size."
         )
-    if c.is_noise:
-        sentences.append(
-            f"Two halves of the batches agree by a cosine of {show(c.split_half_cosine)} only: "
-            f"the raw gradient is noise; mend the Jacobian first."
-        )
-    else:
-        sentences.append(
-            f"Two halves of the batches agree by a cosine of {show(c.split_half_cosine)}."
-        )
-    return sentences
+    noise = " only: the raw gradient is noise; mend the Jacobian first." if c.is_noise else "."
+    yield f"Two halves of the batches agree by a cosine of {show(c.split_half_cosine)}{noise}"
 
 
 def _chart(c: Clipping) -> Chart:

@@ -6,22 +6,16 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from throughtime.diagnosis.report.page import Panel, Table, number_rows, show
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.page.panel import (
-    NOTHING,
-    Panel,
-    Table,
-    list_absent,
-    number_rows,
-    show,
-)
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.connectivity import Connectivity
     from throughtime.diagnosis.report import Report
 
 
-ASKED = Panel(
+QUANTITIES = ("connectivity",)
+QUESTION = Panel(
     number=2,
     title="Who talks to whom?",
     lead="How much the output at one step changes with the input at another. Gates that write "
@@ -35,14 +29,10 @@ ASKED = Panel(
 
 def panel(report: Report) -> Panel:
     """The connectivity of each recurrent module as a map of colours."""
-    why = list_absent(report, "connectivity")
-    if report.lengths and report.connectivity:
-        why = (*why, f"Rows of several lengths all end at step {report.steps - 1}.")
-    if not report.connectivity:
-        return replace(ASKED, says=why or NOTHING)
+    ends = f"Rows of several lengths all end at step {report.steps - 1}."
     return replace(
-        ASKED,
-        says=(*map(_sentence, report.connectivity), *why),
+        QUESTION,
+        says=(*map(_sentence, report.connectivity), *[ends] * bool(report.lengths)),
         charts=tuple(map(_map, report.connectivity)),
         tables=tuple(map(_norms, report.connectivity)),
     )

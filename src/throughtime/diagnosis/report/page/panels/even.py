@@ -6,44 +6,41 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from throughtime.diagnosis.report import Report, make_label
+from throughtime.diagnosis.observe import key_of
+from throughtime.diagnosis.report import Report
+from throughtime.diagnosis.report.page import Panel, Table, show
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.page.panel import (
-    NOTHING,
-    Panel,
-    Table,
-    list_absent,
-    show,
-)
+from throughtime.diagnosis.report.text import make_label
 
 if TYPE_CHECKING:
-    from throughtime.diagnosis.quantities.evenness import Evenness
+    from throughtime.diagnosis.quantities.evenness import Evenness, Share
 
 
-ASKED = Panel(
+QUANTITIES = ("evenness",)
+QUESTION = Panel(
     number=8,
     title="Is it learning evenly?",
-    lead="Above, the gradient or update of each matrix beside its weights, by gate; updates of "
+    lead="Above, the gradient or update of each matrix over its weights, by gate; updates of "
     "about 1/1000 are usual. Below, the gradient that reaches each layer at three steps.",
     units=(
-        ("‖g‖ / ‖θ‖", "length of a block's gradient beside that of its weights; gradients are as "
+        ("‖g‖ / ‖θ‖", "length of a block's gradient over that of its weights; gradients are as "
          "large as the loss is, so compare blocks with each other."),
-        ("‖Δθ‖ / ‖θ‖", "length of the change since `before` beside that of the weights."),
+        ("‖Δθ‖ / ‖θ‖", "length of the change since `before` over that of the weights."),
         ("‖dL/ds‖", "length of the gradient of the loss by the states at a step, of all rows."),
     ),
 )  # fmt: skip
-GUIDE, ZEROS = 1e-3, "biases that a start sets to 0 begin so and do learn"
+GUIDE, ZEROS = 1e-3, "biases that start at 0 do learn"
 
 
 def panel(report: Report) -> Panel:
     """Ratios by matrix and gate, gradients by depth."""
-    e, why = report.evenness, list_absent(report, "evenness")
+    e = report.evenness
     if e is None:
-        return replace(ASKED, says=why or NOTHING)
+        return QUESTION
     return replace(
-        ASKED,
-        units=tuple(u for u in ASKED.units if u[0] == _symbol(e) or "dL" in u[0]),
-        says=(*_sentences(e), *why),
+        QUESTION,
+        units=tuple(u for u in QUESTION.units if u[0] == _symbol(e) or "dL" in u[0]),
+        says=tuple(_answer(e)),
         charts=(_ratios(e), _depth(e)),
         tables=(_shares(e), _norms(e), *([_neighbours(e)] if e.neighbours else [])),
     )
@@ -53,37 +50,42 @@ def _symbol(e: Evenness) -> str:
     return "‖Δθ‖ / ‖θ‖" if e.kind == "update" else "‖g‖ / ‖θ‖"
 
 
-def _sentences(e: Evenness) -> list[str]:
-    known = sorted((s.ratio, f"{s.parameter} {s.gate}".strip()) for s in e.shares if s.ratio)
-    sentences = [
-        f"From {show(known[0][0])} ({known[0][1]}) to {show(known[-1][0])} ({known[-1][1]}), "
-        f"as {_symbol(e)}."
-    ] if known else ["Every ratio is zero or has no weights to stand beside."]  # fmt: skip
-    sentences += _left_out(e)
+def _answer(e: Evenness) -> Iterator[str]:
+    known = sorted((s.ratio, _name(s)) for s in e.shares if s.ratio)
+    if known:
+        (least, where), (most, place) = known[0], known[-1]
+        yield f"From {show(least)} ({where}) to {show(most)} ({place}), as {_symbol(e)}."
+    else:
+        yield "Every ratio is zero, or of weights that are zero."
+    yield from _explain_gaps(e)
     for n in e.neighbours:
         if n.cosine is not None:
-            below, above = (make_label(n.name, n.layer + i, n.direction) for i in (0, 1))
-            sentences.append(f"Gradients of {below} and {above}: cosine {show(n.cosine)}.")
-    return sentences
+            below, above = (make_label((n.name, n.layer + i, n.direction)) for i in (0, 1))
+            yield f"Gradients of {below} and {above}: cosine {show(n.cosine)}."
 
 
-def _left_out(e: Evenness) -> Iterator[str]:
-    """Which rows no point stands in, and why."""
+def _name(share: Share) -> str:
+    return f"{share.parameter} {share.gate}".strip()
+
+
+def _explain_gaps(e: Evenness) -> Iterator[str]:
+    """Which rows have no point, and why."""
     for what, shares in (
-        (f"Not drawn, for a ratio has no meaning beside weights that are all 0 ({ZEROS})",
+        (f"Not drawn, since weights that are all 0 give no ratio ({ZEROS})",
          [s for s in e.shares if s.ratio is None]),
-        ("Not drawn, for nothing moves them", [s for s in e.shares if s.ratio == 0]),
+
+        ("Not drawn, since nothing moves them", [s for s in e.shares if s.ratio == 0]),
     ):  # fmt: skip
         if shares:
-            names = dict.fromkeys(f"{s.parameter} {s.gate}".strip() for s in shares)
-            yield f"{what}: {', '.join(names)}."
+            yield f"{what}: {', '.join(dict.fromkeys(map(_name, shares)))}."
 
 
 def _ratios(e: Evenness) -> Chart:
     drawn = dict.fromkeys(s.parameter for s in e.shares if s.ratio)
     rows = {name: i for i, name in enumerate(drawn)}
     chart = Chart(
-        "gradient or update beside the weights", f"{_symbol(e)}, log scale", "",
+
+        "gradient or update over the weights", f"{_symbol(e)}, log scale", "",
         height=130 + 20 * len(rows), log_x=True,
     )  # fmt: skip
     gates = dict.fromkeys(s.gate for s in e.shares if s.gate)
@@ -107,19 +109,20 @@ def _depth(e: Evenness) -> Chart:
         norms = [(d.norms[d.steps.index(t)], row) for row, d in enumerate(e.depth) if t in d.steps]
         positive = [(norm, row) for norm, row in norms if norm > 0]
         chart.points(f"step {t}", [v for v, _ in positive], [row for _, row in positive], number)
-    chart.rows([make_label(d.name, d.layer, d.direction) for d in e.depth])
+    chart.rows([make_label(key_of(d)) for d in e.depth])
     return chart
 
 
 def _shares(e: Evenness) -> Table:
     rows = tuple((s.parameter, s.gate, s.ratio) for s in e.shares)
-    return Table("Beside the weights; none: the weights are 0", ("parameter", "gate", _symbol(e)),
+
+    return Table("Over the weights; none: the weights are 0", ("parameter", "gate", _symbol(e)),
                  rows)  # fmt: skip
 
 
 def _norms(e: Evenness) -> Table:
     rows = tuple(
-        (make_label(d.name, d.layer, d.direction), t, norm)
+        (make_label(key_of(d)), t, norm)
         for d in e.depth
         for t, norm in zip(d.steps, d.norms, strict=True)
     )
@@ -127,5 +130,5 @@ def _norms(e: Evenness) -> Table:
 
 
 def _neighbours(e: Evenness) -> Table:
-    rows = tuple((make_label(n.name, n.layer, n.direction), n.cosine) for n in e.neighbours)
+    rows = tuple((make_label(key_of(n)), n.cosine) for n in e.neighbours)
     return Table("Cosine with the layer above", ("layer", "cosine"), rows)

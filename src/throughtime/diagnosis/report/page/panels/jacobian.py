@@ -6,23 +6,16 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from throughtime.diagnosis.report.page import Panel, PanelPart, Table, list_parts, number_rows, show
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.page.panel import (
-    Panel,
-    PanelPart,
-    Table,
-    list_absent,
-    list_parts,
-    number_rows,
-    show,
-)
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.jacobians import Jacobians
     from throughtime.diagnosis.report import Report
 
 
-ASKED = Panel(
+QUANTITIES = ("jacobians", "modules")
+QUESTION = Panel(
     number=3,
     title="Why? The Jacobians of one step",
     lead="Above, the Lyapunov exponents: how fast each direction of the state grows or fades. "
@@ -31,7 +24,7 @@ ASKED = Panel(
         ("nats a step", "an exponent of -0.1 loses 10 % a step, 0 keeps all, 0.7 doubles."),
         ("J", "the change of all states after a step by those before it; a singular value of 1 "
          "keeps a direction's length."),
-        ("condition number", "the longest beside the shortest direction after those steps; from "
+        ("condition number", "the longest over the shortest direction after those steps; from "
          "1e15 on a lower bound, for numbers end there."),
     ),
 )  # fmt: skip
@@ -43,12 +36,11 @@ def panel(report: Report) -> Panel:
     results = [
         (known[m.name, j.layer, j.direction], j) for m in report.modules for j in m.jacobians
     ]
-    why = list_absent(report, "jacobians", "modules")
     if not results:
-        return replace(ASKED, says=why or ("Not measured: it needs more than 10 steps.",))
+        return replace(QUESTION, says=("Not measured: it needs more than 10 steps.",))
     return replace(
-        ASKED,
-        says=(*(_sentence(part, j) for part, j in results), *why),
+        QUESTION,
+        says=tuple(_sentence(part, j) for part, j in results),
         charts=(_spectrum(results), _stretch(results)),
         tables=(_summary(results), _matrices(results), _exponents(results)),
     )

@@ -5,24 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from throughtime.diagnosis.observe import key_of
+from throughtime.diagnosis.report.page import Panel, PanelPart, Table, list_parts, number_rows, show
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.page.panel import (
-    NOTHING,
-    Panel,
-    PanelPart,
-    Table,
-    list_absent,
-    list_parts,
-    number_rows,
-    show,
-)
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.capacity import MemoryCapacity
     from throughtime.diagnosis.report import Report
 
 
-ASKED = Panel(
+QUANTITIES = ("capacities",)
+QUESTION = Panel(
     number=5,
     title="What does it remember?",
     lead="Noise fed in and read back from the state k steps later by a linear read-out: r² on "
@@ -38,13 +31,12 @@ HALF = 0.5
 def panel(report: Report) -> Panel:
     """r^2 by lag of each layer and direction."""
     known = list_parts(report)
-    results = [(known[c.name, c.layer, c.direction], c) for c in report.capacities]
-    why = list_absent(report, "capacities")
+    results = [(known[key_of(c)], c) for c in report.capacities]
     if not results:
-        return replace(ASKED, says=why or NOTHING)
+        return QUESTION
     return replace(
-        ASKED,
-        says=(*(_sentence(part, c, report.lag) for part, c in results), *why),
+        QUESTION,
+        says=tuple(_sentence(part, c, report.lag) for part, c in results),
         charts=(_chart(results, report.lag),),
         tables=(_summary(results), _by_lag(results)),
     )
@@ -65,9 +57,10 @@ def _chart(results: list[tuple[PanelPart, MemoryCapacity]], lag: int) -> Chart:
     chart = Chart("share of past input that the state holds, by lag", "lag k, steps", "r²(k)")
     for part, c in results:
         chart.line(part.label, range(len(c.r2_by_lag)), c.r2_by_lag, part.number)
-    held = [k for _, c in results for k, r2 in enumerate(c.r2_by_lag) if r2]
-    # Beyond the last that is held, or the lag, all are zeros.
-    end = min(1 + max([lag, *held]), max(len(c.r2_by_lag) for _, c in results) - 1)
+
+    remembered = [k for _, c in results for k, r2 in enumerate(c.r2_by_lag) if r2]
+    # Beyond the last that is remembered, or the lag, all are zeros.
+    end = min(1 + max([lag, *remembered]), max(len(c.r2_by_lag) for _, c in results) - 1)
     chart.axes(x={"range": [0, end]}, y={"range": [-0.03, 1.05]})
     chart.mark_y(HALF, "0.5")
     chart.mark_x(lag, f"task lag {lag}")

@@ -7,16 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from throughtime.diagnosis.report import Report, make_label
+from throughtime.diagnosis.observe import key_of
+from throughtime.diagnosis.report import Report
+from throughtime.diagnosis.report.page import Panel, Table, list_absent, list_parts, number_rows
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.page.panel import (
-    NOTHING,
-    Panel,
-    Table,
-    list_absent,
-    list_parts,
-    number_rows,
-)
+from throughtime.diagnosis.report.text import make_label
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.lag_gradient import LagGradient
@@ -26,14 +21,15 @@ FLOOR = math.log10(2.0**-126)
 """log10 of the smallest normal number of float32."""
 
 
-ASKED = Panel(
+QUANTITIES = ("lag_gradients",)
+QUESTION = Panel(
     number=1,
     title="How far back does it learn?",
     lead="The gradient k steps before the last one, against that of the last step; only the loss "
     "of the last step counts. Diamonds: the horizons K(1/e) and K(1/1000). Grey ground: the "
     "spread over batches. Grey line: torch's own start, same sizes.",
     units=(
-        ("ρ(k)", "size of the gradient k steps back beside that of the last step; log₁₀ ρ is 0 "
+        ("ρ(k)", "size of the gradient k steps back over that of the last step; log₁₀ ρ is 0 "
          "where it arrives whole and -3 where a thousandth does."),
         ("nats a step", "slope of ln ρ: -0.1 means 10 % less with each step back, -0.7 half."),
     ),
@@ -42,20 +38,19 @@ ASKED = Panel(
 
 def panel(report: Report) -> Panel:
     """log10 rho(k) of each layer and direction, with its horizons."""
-    why = list_absent(report, "lag_gradients")
     if not report.lag_gradients:
-        return replace(ASKED, says=why or NOTHING)
-    sentences = (*map(_sentence, report.lag_gradients), *_blind(report), *_of_rows(report))
+        return QUESTION
     tables = [*_tables("", report.lag_gradients)]
     if report.torch_default:
         tables += _tables(" of torch's own start", report.torch_default)
     if report.bands:
         tables.append(_spread(report))
     return replace(
-        ASKED,
+        QUESTION,
         says=(
-            *sentences,
-            *why,
+            *map(_sentence, report.lag_gradients),
+            *_name_unseen(report),
+            *_count_rows(report),
             *list_absent(report, "bands", what="Spread"),
             *list_absent(report, "torch_default", what="torch's own start"),
         ),
@@ -65,7 +60,7 @@ def panel(report: Report) -> Panel:
 
 
 def _sentence(g: LagGradient) -> str:
-    where, last = make_label(g.name, g.layer, g.direction), len(g.log10_rho_by_lag) - 1
+    where, last = make_label(key_of(g)), len(g.log10_rho_by_lag) - 1
     if g.horizon_1e3_steps is None:
         words = f"{where}: above 1/1000 in all {last} lags"
     else:
@@ -74,23 +69,23 @@ def _sentence(g: LagGradient) -> str:
     return f"{words}, {g.slope_nats_per_step:+.3f} nats a step{zeros}."
 
 
-def _blind(report: Report) -> Iterator[str]:
+def _name_unseen(report: Report) -> Iterator[str]:
     """What has no curve, since the loss does not see it."""
     for u in report.unseen:
         reading = f"reads it after {u.read_steps} of its {u.steps} steps at the latest"
         yield (
-            f"{make_label(u.name, u.layer, u.direction)}: no curve, for the loss "
+            f"{make_label(key_of(u))}: no curve, for the loss "
             f"{reading if u.read_steps else 'depends on nothing of it'}."
         )
 
 
-def _of_rows(report: Report) -> Iterator[str]:
+def _count_rows(report: Report) -> Iterator[str]:
     """How many rows count, where not all do at every lag."""
     for g in report.lag_gradients:
         rows = g.rows_by_lag
         if rows and (rows[0] < report.rows or rows[-1] < rows[0]):
             yield (
-                f"{make_label(g.name, g.layer, g.direction)}: each row counts its lags from its "
+                f"{make_label(key_of(g))}: each row counts its lags from its "
                 f"own end, {rows[0]} of {report.rows} rows at lag 0 and {rows[-1]} at lag "
                 f"{len(rows) - 1}."
             )
@@ -106,7 +101,7 @@ def _chart(report: Report) -> Chart:
         chart.line("torch's start", range(len(rho)), rho, None, shown=i == 0)
     known = list_parts(report)
     for g in report.lag_gradients:
-        part, rho = known[g.name, g.layer, g.direction], g.log10_rho_by_lag
+        part, rho = known[key_of(g)], g.log10_rho_by_lag
         chart.line(part.label, range(len(rho)), rho, part.number)
         horizons = (g.horizon_e_steps, g.horizon_1e3_steps)
         at = [k for k in horizons if k is not None and math.isfinite(rho[k])]
@@ -133,7 +128,7 @@ def _range(report: Report) -> list[float]:
 def _tables(whose: str, gradients: Sequence[LagGradient]) -> tuple[Table, Table]:
     """Horizons and slopes; then the curves."""
     head = ("layer", "K(1/e), steps", "K(1e-3), steps", "slope, nats a step", "zeros, share", "Ω")
-    names = [make_label(g.name, g.layer, g.direction) for g in gradients]
+    names = [make_label(key_of(g)) for g in gradients]
     rows = (
         (name, g.horizon_e_steps, g.horizon_1e3_steps, g.slope_nats_per_step, g.zero_share, g.omega)
         for name, g in zip(names, gradients, strict=True)
@@ -147,7 +142,7 @@ def _tables(whose: str, gradients: Sequence[LagGradient]) -> tuple[Table, Table]
 
 def _spread(report: Report) -> Table:
     ends = [
-        (f"{make_label(b.name, b.layer, b.direction)} {word}", values)
+        (f"{make_label(key_of(b))} {word}", values)
         for b in report.bands
         for word, values in (
             ("least", b.lowest_log10_rho_by_lag), ("greatest", b.highest_log10_rho_by_lag)

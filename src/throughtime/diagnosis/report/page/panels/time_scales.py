@@ -8,24 +8,16 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
+from throughtime.diagnosis.report.page import Panel, PanelPart, Table, list_parts, number_rows, show
 from throughtime.diagnosis.report.page.chart import Chart, powers
-from throughtime.diagnosis.report.page.panel import (
-    NOTHING,
-    Panel,
-    PanelPart,
-    Table,
-    list_absent,
-    list_parts,
-    number_rows,
-    show,
-)
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.gates import GateTimes
     from throughtime.diagnosis.report import Report
 
 
-ASKED = Panel(
+QUANTITIES = ("gates", "modules")
+QUESTION = Panel(
     number=4,
     title="How long do the units keep what they hold?",
     lead="Above, units by time scale τ, after which 1/e of what they hold is left; those right of "
@@ -38,19 +30,18 @@ ASKED = Panel(
     ),
 )  # fmt: skip
 BINS_A_DECADE, SHORTEST = 10, 0.1
-"""What is shorter stands in the first bin, steps."""
+"""Bins of the histogram; time scales shorter than this many steps are in the first."""
 
 
 def panel(report: Report) -> Panel:
     """Histogram of the time scales, saturation of the gates, dead units."""
     known = list_parts(report)
     results = [(known[m.name, g.layer, g.direction], g) for m in report.modules for g in m.gates]
-    why = list_absent(report, "gates", "modules")
     if not results:
-        return replace(ASKED, says=why or NOTHING)
+        return QUESTION
     return replace(
-        ASKED,
-        says=(*(_sentence(part, g, report.lag) for part, g in results), *why),
+        QUESTION,
+        says=tuple(_sentence(part, g, report.lag) for part, g in results),
         charts=(_histogram(results, report.lag), _ends(results)),
         tables=(_summary(results, report.lag), _saturation(results), _units(results)),
     )
@@ -115,8 +106,7 @@ def _ends(results: list[tuple[PanelPart, GateTimes]]) -> Chart:
         height=120 + 18 * len(gates),
     )  # fmt: skip
     rows = range(len(gates))
-    chart.bars("low end", [s.share_low for _, s in gates], rows, 0,
-               sideways=True)  # fmt: skip
+    chart.bars("low end", [s.share_low for _, s in gates], rows, 0, sideways=True)
     chart.bars("high end", [s.share_high for _, s in gates], rows, 1, sideways=True)
     chart.rows([name for name, _ in gates])
     most = max([s.share_low + s.share_high for _, s in gates], default=0)

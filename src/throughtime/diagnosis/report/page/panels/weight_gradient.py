@@ -5,29 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from throughtime.diagnosis.report.page import Panel, Table, number_rows, show
 from throughtime.diagnosis.report.page.chart import Chart
-from throughtime.diagnosis.report.page.panel import (
-    NOTHING,
-    Panel,
-    Table,
-    list_absent,
-    number_rows,
-    show,
-)
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.weight_lags import WeightLags
     from throughtime.diagnosis.report import Report
 
 
-ASKED = Panel(
+QUANTITIES = ("weight_lags",)
+QUESTION = Panel(
     number=6,
     title="Where does the weight gradient come from?",
     lead="Line: the cosine of what back-propagation truncated at K steps gives with the whole "
-    "gradient. Dots: its size beside the whole. Diamond: from here on the cosine is 0.99.",
+    "gradient. Dots: its size over the whole one's. Diamond: from here on the cosine is 0.99.",
     units=(
         ("cosine", "1: the truncated gradient points as the whole does; 0: across; -1: away."),
-        ("size", "length of the truncated gradient beside the whole, which is 1."),
+        ("size", "length of the truncated gradient over that of the whole one."),
     ),
 )
 RIGHT = 0.99
@@ -35,13 +29,12 @@ RIGHT = 0.99
 
 def panel(report: Report) -> Panel:
     """The direction error of truncated back-propagation, each module and direction."""
-    weight_lags, why = report.weight_lags, list_absent(report, "weight_lags")
+    weight_lags = report.weight_lags
     if not weight_lags:
-        return replace(ASKED, says=why or NOTHING)
-    sentences = [_sentence(w, report.truncation) for w in weight_lags]
+        return QUESTION
     return replace(
-        ASKED,
-        says=(*sentences, *why),
+        QUESTION,
+        says=tuple(_sentence(w, report.truncation) for w in weight_lags),
         charts=(_chart(report),),
         tables=(_summary(weight_lags), _by_lag(weight_lags)),
     )

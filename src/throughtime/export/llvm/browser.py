@@ -1,4 +1,4 @@
-"""Programs in browsers: a WebAssembly module that needs no linker, its loader and a page."""
+"""Programs in browsers: a module of WebAssembly, its loader, its test and a page to try it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import base64
 import json
 from typing import Final
 
-import numpy as np
-
+from throughtime.export.folder import error_limit
+from throughtime.export.llvm.object_files import link
 from throughtime.export.program import Program, Values
 
 LOADER: Final = """// The loader of @: `make = await load(bytes)`, then `net = make(64)`.
@@ -154,20 +154,45 @@ def loader(name: str) -> str:
     return LOADER.replace("@", name)
 
 
-def self_test(program: Program, x: Values, y: Values, tolerance: float) -> str:
-    """NAME_test.mjs: recorded inputs and outputs in node; prints PASS or FAIL."""
-    limit = f"{tolerance * max(float(np.abs(y).max(initial=0.0)), 1e-30):.9e}"
-    text = _TEST.replace("INPUTS", _numbers(x)).replace("OUTPUTS", _numbers(y))
-    return text.replace("LIMIT", limit).replace("@", program.name)
+def write_browser_files(
+    program: Program, x: Values, y: Values, image: bytes, sizes: tuple[int, int]
+) -> dict[str, str | bytes]:
+    """What a browser needs of a program, by the end of each file's name.
+
+    Args:
+        x, y: recorded inputs and outputs.
+        image: the object.
+        sizes: numbers of a state, and of what a step works with.
+    """
+    name, (state, work) = program.name, sizes
+    numbers: dict[str, int | str] = {
+        "state": state, "inputs": len(program.inputs), "outputs": program.outputs,
+        "about": f"{name}_about",
+    }  # fmt: skip
+    functions = [f"{name}_{word}" for word in ("reset", "step", "run")]
+    module = link(image, functions, numbers, 4 * work)
+    return {
+        ".wasm": module,
+        ".mjs": loader(name),
+        "_test.mjs": _write_test(program, x, y),
+        ".html": _write_page(program, module),
+    }
 
 
-def _numbers(values: Values) -> str:
+def _write_test(program: Program, x: Values, y: Values) -> str:
+    """Recorded inputs and outputs in node; prints PASS or FAIL."""
+    text = _TEST.replace("INPUTS", _list_numbers(x)).replace("OUTPUTS", _list_numbers(y))
+    return text.replace("LIMIT", error_limit(y)).replace("@", program.name)
+
+
+def _list_numbers(values: Values) -> str:
     return "[" + ",".join(f"{v:.9g}" for v in values.reshape(-1).tolist()) + "]"
 
 
-def page(program: Program, image: bytes) -> str:
-    """NAME.html: the net in a browser, in one file that needs no server."""
-    script = loader(program.name).replace("export async function", "async function")
-    text = _PAGE.replace("NAMES", json.dumps(list(program.inputs)).replace("</", "<\\/"))
-    text = text.replace("LOADER", script).replace("@", program.name)
-    return text.replace("WASM", base64.b64encode(image).decode())
+def _write_page(program: Program, module: bytes) -> str:
+    """The net in a browser, in one file that needs no server."""
+    script = LOADER.replace("export async function", "async function")
+    names = json.dumps(list(program.inputs)).replace("</", "<\\/")
+    text = _PAGE.replace("LOADER", script).replace("NAMES", names)
+    text = text.replace("WASM", base64.b64encode(module).decode())
+    return text.replace("@", program.name)

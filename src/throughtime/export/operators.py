@@ -1,11 +1,20 @@
-"""The three recurrent operators of ONNX, which cell each is, and how one reads backward."""
+"""Cells by the names that other formats share: ONNX's three recurrent operators.
+
+Writers ask which operator a call is, readers which cell an operator is; a reader puts weights into
+a layer of ours here, and writes the layers that it read into a folder.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
+from keyword import iskeyword
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -61,11 +70,11 @@ def operator_of(call: Call) -> Operator | None:
     return None
 
 
-def operator_weights(call: Call, found: Operator) -> list[Tensor | None]:
+def operator_weights(call: Call, operator: Operator) -> list[Tensor | None]:
     """W, R, B and the peepholes, (directions, ...), in the operator's order."""
     H, parts = call.hidden_size, list[list[Tensor]]()
     for weights in call.weights:
-        orders = [_order(call.cell, found, s) for s in ("input_gates", "recurrent_gates")]
+        orders = [_order_gates(call.cell, operator, s) for s in ("input_gates", "recurrent_gates")]
 
         def gates(v: Tensor, order: list[int]) -> Tensor:
             none = torch.zeros_like(v[:H])
@@ -76,15 +85,15 @@ def operator_weights(call: Call, found: Operator) -> list[Tensor | None]:
             gates(weights[n], o) if n in weights else W.new_zeros(len(o) * H)
             for n, o in zip(("bias_ih", "bias_hh"), orders, strict=True)
         ]
-        peepholes = [torch.cat([weights[n] for n in found.peepholes])] if found.peepholes else []
-        parts.append([W, R, torch.cat(biases), *peepholes])
+        vectors = [weights[n] for n in operator.peepholes]
+        parts.append([W, R, torch.cat(biases), *([torch.cat(vectors)] if vectors else [])])
     stacked: list[Tensor | None] = [torch.stack(group) for group in zip(*parts, strict=True)]
-    return stacked if found.peepholes else [*stacked, None]
+    return stacked if operator.peepholes else [*stacked, None]
 
 
-def _order(cell: Cell, found: Operator, side: str) -> list[int]:
+def _order_gates(cell: Cell, operator: Operator, side: str) -> list[int]:
     gates = getattr(cell.layout, side)
-    return [gates.index(g) if g in gates else -1 for g in found.gates]
+    return [gates.index(g) if g in gates else -1 for g in operator.gates]
 
 
 def cell_of(
@@ -96,7 +105,7 @@ def cell_of(
     Args:
         op: its name.
         activation: of an RNN: Tanh, Relu or Sigmoid.
-        after: of a GRU: whether its reset gate comes behind the product.
+        after: of a GRU: whether its reset gate comes after the product.
         peepholes: of an LSTM.
         coupled: of an LSTM, whether f = 1 - i.
     """
@@ -107,9 +116,9 @@ def cell_of(
     else:
         cell = cells.LSTMPeephole() if peepholes else cells.LSTM()
         cell = cells.LSTMCoupled() if coupled else cell
-    found = operator_of(Recurrent(cell, 1, 1)._example(0, 1, 1, False, False, False))
-    assert found is not None
-    return cell, found
+    operator = operator_of(Recurrent(cell, 1, 1)._example(0, 1, 1, False, False, False))
+    assert operator is not None
+    return cell, operator
 
 
 class Side(NamedTuple):
@@ -132,7 +141,7 @@ class Side(NamedTuple):
 @torch.no_grad()
 def put(layer: Any, d: int, side: Side) -> None:
     """One direction's weights into the first layer of `layer`, the gates in our order."""
-    layout, own, H = layer.cell.layout, layer.weights(0, d), side.R.shape[1]
+    layout, weights, H = layer.cell.layout, layer.weights(0, d), side.R.shape[1]
     parts = (
         ("ih", layout.input_gates, side.W, side.biases[0]),
         ("hh", layout.recurrent_gates, side.R, side.biases[1]),
@@ -140,13 +149,13 @@ def put(layer: Any, d: int, side: Side) -> None:
     for name, gates, matrix, bias in parts:
         for k, gate in enumerate(gates):
             here = slice(k * H, (k + 1) * H)
-            there = slice(side.order.index(gate) * H, (side.order.index(gate) + 1) * H)
-            own[f"weight_{name}"][here] = torch.from_numpy(matrix[there].copy())
-            if f"bias_{name}" in own:
-                value = 0.0 if bias is None else torch.from_numpy(bias[there].copy())
-                own[f"bias_{name}"][here] = value
+            theirs = slice(side.order.index(gate) * H, (side.order.index(gate) + 1) * H)
+            weights[f"weight_{name}"][here] = torch.from_numpy(matrix[theirs].copy())
+            if f"bias_{name}" in weights:
+                value = 0.0 if bias is None else torch.from_numpy(bias[theirs].copy())
+                weights[f"bias_{name}"][here] = value
     for name, v in side.peepholes.items():
-        own[name].copy_(torch.from_numpy(v.copy()))
+        weights[name].copy_(torch.from_numpy(v.copy()))
 
 
 class Reversed(nn.Module):
@@ -164,13 +173,87 @@ class Reversed(nn.Module):
         """(outputs, state) of x (T, B, I), or (B, T, I) where the layer is batch_first."""
         time = 1 if self.layer.batch_first else 0
         T, B = x.shape[time], x.shape[1 - time]
-        ends = torch.full((B,), T) if lengths is None else torch.as_tensor(lengths).long()
-        steps = torch.arange(T).unsqueeze(1)
+        steps = torch.arange(T, device=x.device).unsqueeze(1)
+        ends = torch.as_tensor([T] * B if lengths is None else lengths, device=x.device).long()
         order = torch.where(steps < ends, ends - 1 - steps, steps)  # its own inverse
 
-        def turned(v: Tensor) -> Tensor:
-            places = (order.T if time else order).unsqueeze(-1).expand_as(v)
-            return v.gather(time, places.to(v.device))
+        def turn(v: Tensor) -> Tensor:
+            return v.gather(time, (order.T if time else order).unsqueeze(-1).expand_as(v))
 
-        y, last = self.layer(turned(x), state, lengths=lengths)
-        return turned(y), last
+        y, last = self.layer(turn(x), state, lengths=lengths)
+        return turn(y), last
+
+
+_FILE: Final = '''"""Layers that were read from {source}; each is a name of this file."""
+
+from pathlib import Path
+
+import numpy
+import torch
+
+from throughtime import Recurrent, cells
+
+_WEIGHTS = numpy.load(Path(__file__).with_name("weights.npz"), allow_pickle=False)
+
+
+def _filled(name, layer):
+    weights = {{k: torch.from_numpy(_WEIGHTS[f"{{name}}.{{k}}"]) for k in layer.state_dict()}}
+    layer.load_state_dict(weights)
+    return layer.eval()
+
+
+{lines}
+'''
+
+
+def write_layers(
+    layers: Mapping[str, nn.Module], out: str | os.PathLike[str], source: str
+) -> dict[str, str]:
+    """Write layers into a folder: `layers.py`, which builds them, and their `weights.npz`.
+
+    Args:
+        layers: by name, as `from_onnx` gives them.
+        out: the folder, which is made if need be.
+        source: where they are from, as `layers.py` says.
+
+    Returns:
+        For each layer its name in `layers.py`.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    names: dict[str, str] = {}
+    lines, weights = list[str](), dict[str, Any]()
+    for word, layer in layers.items():
+        name = names[word] = _make_name(word, names)
+        inner: Any = layer.layer if isinstance(layer, Reversed) else layer
+        built = f"_filled({name!r}, Recurrent(cells.{inner.cell!r}, {_write_options(inner)}))"
+        if isinstance(layer, Reversed):
+            built += "  # the file reads it backward"
+        lines.append(f"{name} = {built}")
+        weights |= {f"{name}.{key}": v.numpy() for key, v in inner.state_dict().items()}
+    np.savez(folder / "weights.npz", **weights)
+    source = re.sub(r'[\\"\n]', "_", source)
+    text = _FILE.format(source=source, lines="\n".join(lines))
+    (folder / "layers.py").write_text(text, encoding="utf-8")
+    return names
+
+
+def _make_name(word: str, names: Mapping[str, str]) -> str:
+    """A layer's name in `layers.py`, where nothing else has it."""
+    name = re.sub(r"[^A-Za-z0-9]+", "_", word).strip("_").lower()
+    if not name[:1].isalpha() or iskeyword(name) or name in ("numpy", "torch", "cells"):
+        name = f"layer_{name}".rstrip("_")
+    while name in names.values():
+        name += "_"
+    return name
+
+
+def _write_options(layer: Any) -> str:
+    words = [str(layer.input_size), str(layer.hidden_sizes[0])]
+    words += [f"num_layers={len(layer.widths)}"] * (len(layer.widths) > 1)
+    words += ["bias=False"] * (not any(n.startswith("bias_") for n in layer.state_dict()))
+    if layer.directions == 2:
+        merge = layer.options.merge
+        words += ["bidirectional=True", *([f"merge={merge!r}"] if merge != "concat" else [])]
+    words += ["batch_first=True"] * layer.batch_first
+    return ", ".join(words)
