@@ -36,9 +36,9 @@ def test_no_run_needs_no_worker() -> None:
 def test_workers_end_when_their_study_is_killed() -> None:
     code = (
         "from tests.study.small import recipe\n"
-        "from throughtime.train.study.workers import over_processes\n"
+        "from throughtime.train.study.workers import run_on_processes\n"
         "import multiprocessing\n"
-        "runs = over_processes([recipe(steps=1), recipe(length=500, steps=10**6)], 1, 1)\n"
+        "runs = run_on_processes([recipe(steps=1), recipe(length=500, steps=10**6)], 1, 1)\n"
         "next(runs)\n"
         "print(multiprocessing.active_children()[0].pid, flush=True)\n"
         "next(runs)\n"

@@ -47,8 +47,9 @@ def launch(words: Sequence[str], processes: int, nodes: int, wait: int) -> int |
         RunError: a process failed; says why.
     """
     for name, count in (("processes", processes), ("nodes", nodes), ("wait", wait)):
-        if not 1 <= count <= _MOST * (60 if name == "wait" else 1):
-            raise OptionError(f"{name} must be a whole number of at least 1, got {count}")
+        most = _MOST * (60 if name == "wait" else 1)
+        if not 1 <= count <= most:
+            raise OptionError(f"{name} must be a whole number of 1 to {most}, got {count}")
     if launcher := launched():
         if processes > 1 and launcher == "srun":
             raise OptionError(
@@ -86,7 +87,9 @@ def _first_of_node(processes: int, nodes: int) -> tuple[int, ProcessPlace]:
     try:
         here = node()
     except ValueError as error:
-        raise OptionError(f"NODE_RANK and MASTER_PORT must be whole numbers ({error})") from error
+        raise OptionError(
+            f"NODE_RANK must be a whole number, and MASTER_PORT one of 1 to 65535 ({error})"
+        ) from error
     if here is None or not 0 <= here[0] < nodes:
         raise OptionError(
             f"each of {nodes} nodes must have NODE_RANK, 0 to {nodes - 1}, MASTER_ADDR, the "

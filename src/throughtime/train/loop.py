@@ -26,6 +26,8 @@ from throughtime.train.step import learning_rate, step_seed
 from throughtime.train.storage import check_checkpoint, read_checkpoint, write_weights
 from throughtime.train.world import World
 
+_CURE = f"; {CURE}; the last checkpoint is kept"
+
 
 def train(learner: Learner, watchers: Sequence[Watcher]) -> None:
     """Trains to the last step, or to the first validation at which a watcher has had enough."""
@@ -77,7 +79,7 @@ def follow(world: World) -> None:
     recipe = world.from_first(_refuse)
     task = find(recipe.task)(recipe)
     with _compute_with(recipe.threads):
-        learner = Learner(task, begin_model(task), world=world)
+        learner = Learner(task, begin_model(task), _CURE, world)
         stopping = Patience(task.monitor, recipe.patience)
         begun = world.from_first(_refuse)
         restore_state(begun, learner, stopping)
@@ -97,7 +99,7 @@ def _fit(run: Run, task: Task, watchers: Sequence[Watcher], world: World) -> nn.
     if state is not None:
         check_checkpoint(run, state, model)
     with closing(Journal(run.metrics, state and state["journal"])) as journal:
-        learner = Learner(task, model, f"; {CURE}; the last checkpoint is kept", world)
+        learner = Learner(task, model, _CURE, world)
         keeper = Keeper(run, journal, Patience(task.monitor, run.recipe.patience))
         if state is not None:
             keeper.restore(learner, state)

@@ -11,6 +11,8 @@ import hashlib
 import logging
 import os
 import secrets
+import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -245,13 +247,14 @@ def meet(place: ProcessPlace, wait: int, here: bool | None = None) -> Any:
         RunError: its port is taken here, or nobody answers there.
     """
     master = place.rank == 0 and not place.hosted if here is None else here
-    at = f"{place.host}:{place.port}"
+    at, end = f"{place.host}:{place.port}", time.monotonic() + wait
     try:
-        return distributed.TCPStore(
-            place.host, place.port, is_master=master, wait_for_workers=False,
-            timeout=timedelta(seconds=wait),
-        )  # fmt: skip
-    except RuntimeError as error:  # of torch.distributed: DistNetworkError, DistStoreError
+        if master:
+            socket.getaddrinfo(place.host, place.port)
+        else:
+            _await_answer(place, end)
+        return _open_store(place, master, max(1, end - time.monotonic()))
+    except (OSError, RuntimeError) as error:
         if master:
             raise RunError(
                 f"the processes meet at {at}, and that cannot be had here (in use, or not of this "
@@ -261,6 +264,44 @@ def meet(place: ProcessPlace, wait: int, here: bool | None = None) -> Any:
             f"process 0 must answer at {at}, and it did not within {wait} s; see that it runs and "
             "can be reached, or wait longer with --wait"
         ) from error
+
+
+def _await_answer(place: ProcessPlace, end: float) -> None:
+    """Waits until somebody answers where the processes meet; torch would print pages meanwhile."""
+    while True:
+        left = max(1, end - time.monotonic())
+        try:
+            socket.create_connection((place.host, place.port), timeout=left).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.05)
+
+
+def _open_store(place: ProcessPlace, master: bool, wait: float) -> Any:
+    """Torch's; in a thread, since torch waits without an end for words of what is no store."""
+    opened: list[Any] = []
+
+    def open_it() -> None:
+        try:
+            opened.append(
+                distributed.TCPStore(
+                    place.host, place.port, is_master=master, wait_for_workers=False,
+                    timeout=timedelta(seconds=wait),
+                )
+            )  # fmt: skip
+        except RuntimeError as error:  # of torch.distributed: DistNetworkError, DistStoreError
+            opened.append(error)
+
+    thread = threading.Thread(target=open_it, daemon=True)
+    thread.start()
+    thread.join(wait)
+    if not opened:
+        raise TimeoutError
+    if isinstance(opened[0], RuntimeError):
+        raise opened[0]
+    return opened[0]
 
 
 def _check_in(place: ProcessPlace, store: Any, wait: int) -> None:

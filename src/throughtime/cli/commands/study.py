@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,8 +143,8 @@ class Where:
     address: str | None
 
     def check(self, dry_run: bool, search: str | None) -> None:
-        """Raises OptionError where options do not go together."""
-        from throughtime.errors import OptionError
+        """Raises OptionError where options do not go together, MissingExtra where they need it."""
+        from throughtime.errors import OptionError, missing_extra
 
         if self.jobs < 0:
             raise OptionError(f"jobs must be a whole number of at least 0, got {self.jobs}")
@@ -155,6 +156,9 @@ class Where:
             )
         if search and self.on == "slurm":
             raise OptionError("a search goes by what came before; do it with --on local or ray")
+        for package, needed in (("ray", self.on == "ray"), ("optuna", search is not None)):
+            if needed and find_spec(package) is None:
+                raise missing_extra(package, "cluster")  # before there is a folder
 
     def begin(self, recipes: Iterable[Recipe]) -> Generator[Outcome | Lost, None, None]:
         """The runs, as they end."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Generator, Iterable
 from functools import lru_cache
 from itertools import islice
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _TRIES = 3  # of a run whose worker dies
 _HELD = 4  # blocks of a file for each that is answered
+_SOON = 10.0  # seconds, for a Ray that is there to answer
 _PLACE, _GIVEN, _WRONG = "__place__", "given", "__wrong__"  # columns that go along
 
 
@@ -174,13 +176,22 @@ def _start(cores: int, address: str | None) -> Any:
         ray.init(num_cpus=cores, include_dashboard=False, **quiet)
         return ray
     try:
+        _await_answer(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise RunError(
             f"a Ray must answer at {address}, and none does; begin one with `ray start --head`, or "
             "leave out --address"
         ) from error
     return ray
+
+
+def _await_answer(address: str) -> None:
+    """Raises OSError where nobody listens; Ray itself would look for a quarter of an hour."""
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # looks, where no Ray listens
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SOON).close()
 
 
 def _read_outcome(ray: Any, ended: Any, recipe: Recipe) -> Outcome | Lost:
