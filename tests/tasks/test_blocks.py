@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 
 from tests.main_job.small import small_dictionary
 from throughtime.cli import main
@@ -18,11 +19,12 @@ from throughtime.tasks.classify import Classify
 from throughtime.tasks.classify.find import make_waves
 from throughtime.tasks.tables import pieces, read
 from throughtime.tasks.tables.read import read_blocks
+from throughtime.tasks.tag import Tag
 from throughtime.tasks.translate import Translate
 from throughtime.tasks.translate.find import read_pair_blocks, read_pairs
 from throughtime.tasks.translate.units import TranslateRecipe
 from throughtime.train import run
-from throughtime.train.result import trained
+from throughtime.train.result import load_trained
 from throughtime.train.study import on_ray
 
 SMALL = ["--hidden", "4", "--steps", "4", "--validate-every", "4", "--batch-size", "16"]
@@ -163,9 +165,9 @@ def test_blocks_that_were_answered_are_let_go(waves: str, monkeypatch: pytest.Mo
     ray = pytest.importorskip("ray", reason="ray is not installed: memory is NOT tested")
     monkeypatch.setattr(Classify, "together", 32)
     monkeypatch.setattr(on_ray, "_HELD", 1)
-    task, _ = trained(run.read(Path(waves)))
+    task, _ = load_trained(run.read(Path(waves)))
     assert isinstance(task, Classify)
-    answers = on_ray.answer_over_ray(Path(waves), task.blocks("waves.csv"), 1)
+    answers = on_ray.answer_on_ray(Path(waves), task.blocks("waves.csv"), 1)
     gc.disable()
     try:
         held = [sum(isinstance(o, ray.ObjectRef) for o in gc.get_objects()) for _ in answers]
@@ -200,8 +202,18 @@ def test_lines_and_texts_over_ray_are_those_of_this_process(
     if task == "translate":
         write(pl.DataFrame({"english": lines, "target": lines}), "t.csv")
         assert main(["predict", "run", "t.csv", "--on", "ray", "--out", "ray.csv"]) == 0
-        made, model = trained(run.read(Path("run")))
+        made, model = load_trained(run.read(Path("run")))
         assert isinstance(made, Translate)
         here = [made.predict(model, block)[0] for block in made.blocks("t.csv")]
         assert [len(one) for one in here] == [30, 30, 30, 10]
         assert pl.read_csv("ray.csv").equals(pl.concat(here))
+
+
+def test_answers_to_an_empty_file_are_an_empty_table(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    items, model = [str(tmp_path / "empty.txt")], torch.nn.Identity()
+    for ending in ("csv", "parquet", "jsonl"):
+        out = tmp_path / f"answers.{ending}"
+        assert predict._answer_lines(Tag(Tag.options(task="tag")), model, items, out)
+        assert out.exists()
+    assert (tmp_path / "answers.csv").read_text() == "given,answer\n"

@@ -1,7 +1,7 @@
 """Runs, and blocks of a file for a model, as Ray tasks: on a Ray made here or one that is there.
 
-A worker that dies is begun again by Ray; what a run came to goes back to the study, which keeps it,
-so that no folder need be shared.
+Ray begins a worker that dies again. Outcomes go back to the study, which keeps them, so that no
+folder need be shared.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from throughtime.tasks import Task
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask
-from throughtime.train.result import trained
+from throughtime.train.result import load_trained
 from throughtime.train.run import read
-from throughtime.train.study.learn import Outcome, learn
+from throughtime.train.study.runs import Outcome, learn
 from throughtime.train.study.workers import Learn, Lost
 
 if TYPE_CHECKING:
@@ -38,11 +38,11 @@ _SOON = 10.0  # seconds, for a Ray that is there to answer
 _PLACE, _GIVEN, _WRONG = "__place__", "given", "__wrong__"  # columns that go along
 
 
-def over_ray(
+def run_on_ray(
     recipes: Iterable[Recipe], jobs: int, threads: int, address: str | None = None,
     call: Learn = learn,
 ) -> Generator[Outcome | Lost, None, None]:  # fmt: skip
-    """What each run came to, in the order in which they end.
+    """The outcome of each run, in the order in which they end.
 
     Args:
         recipes: the runs; each is asked for when it may begin.
@@ -55,7 +55,7 @@ def over_ray(
         MissingExtra: Ray is not installed.
         RunError: no Ray answers at the address.
     """
-    ray = _started(jobs * threads, address)
+    ray = _start(jobs * threads, address)
     try:
         task = ray.remote(num_cpus=threads, max_retries=_TRIES)(_run)
         waiting, begun = iter(recipes), dict[Any, Recipe]()
@@ -65,34 +65,36 @@ def over_ray(
             if not begun:
                 return
             (ended, *_), _ = ray.wait(list(begun), num_returns=1)
-            yield _come_to(ray, ended, begun.pop(ended))
+            yield _read_outcome(ray, ended, begun.pop(ended))
     finally:
         ray.shutdown()
 
 
-def answer_over_ray(
+def answer_on_ray(
     folder: Path, blocks: Iterable[DataTable | list[str]], jobs: int, address: str | None = None
 ) -> Generator[pl.DataFrame, None, None]:
-    """What a run's model says to each block, in their order; a few blocks are held at a time.
+    """The answers of a run's model to each block, in order; a few blocks are held at a time.
 
     Args:
         folder: of the run, which all machines of a Ray must see.
         blocks: of a table whole series each; of a text the items that a user asks.
         jobs: blocks answered at the same time, one core each.
-        address: as in `over_ray`.
+        address: as in `run_on_ray`.
 
     Raises:
-        MissingExtra, RunError: as `over_ray`, or a worker is lost.
+        MissingExtra, RunError: as `run_on_ray`, or a worker is lost.
         DataError: a block cannot be taken.
     """
-    ray = _started(jobs, address)
+    ray = _start(jobs, address)
     try:
-        data, waiting = _data_of(), iter(blocks)
+        data, waiting = _import_ray_data(), iter(blocks)
         while few := list(islice(waiting, _HELD * jobs)):
             yield from _answer_few(ray, data, str(folder.resolve()), few)
             gc.collect()  # what ran hangs in rings, and its blocks with it
     except ray.exceptions.RayError as error:
-        raise RunError(f"every block must be answered, and one was not: {_said(error)}") from error
+        raise RunError(
+            f"every block must be answered, and one was not: {_first_line(error)}"
+        ) from error
     finally:
         ray.shutdown()
 
@@ -108,10 +110,10 @@ def _answer_few(
         _answer, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs=asked
     )
     for part in said.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield _answered(part)
+        yield _check_answer(part)
 
 
-def _data_of() -> Any:
+def _import_ray_data() -> Any:
     """Ray Data, quiet, which keeps the order."""
     try:
         import ray.data
@@ -136,7 +138,7 @@ def _as_arrow(block: DataTable | list[str]) -> Any:
     return block.frame.with_columns(pl.Series(_PLACE, rows, pl.Int64)).to_arrow()
 
 
-def _answered(part: Any) -> pl.DataFrame:
+def _check_answer(part: Any) -> pl.DataFrame:
     import polars as pl
 
     frame = pl.DataFrame(pl.from_arrow(part))
@@ -146,16 +148,16 @@ def _answered(part: Any) -> pl.DataFrame:
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: str) -> tuple[Task, nn.Module]:
+def _open(folder: str) -> tuple[Task, nn.Module]:
     torch.set_num_threads(1)
-    return trained(read(Path(folder)))
+    return load_trained(read(Path(folder)))
 
 
 def _answer(part: Any, folder: str, name: str, unit: str) -> Any:
     """One block in a worker of Ray's."""
     import polars as pl
 
-    task, model = _opened(folder)
+    task, model = _open(folder)
     frame = pl.DataFrame(pl.from_arrow(part))
     if not name:
         answers = task.answer(model, frame[_GIVEN].to_list())
@@ -170,8 +172,8 @@ def _answer(part: Any, folder: str, name: str, unit: str) -> Any:
     return said.to_arrow()
 
 
-def _started(cores: int, address: str | None) -> Any:
-    """Ray, begun or found."""
+def _start(cores: int, address: str | None) -> Any:
+    """Ray, begun here or reached at an address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send them to its makers
     try:
         import ray
@@ -183,7 +185,7 @@ def _started(cores: int, address: str | None) -> Any:
             ray.init(num_cpus=cores, include_dashboard=False, **quiet)
         except Exception as error:  # Ray's own are of no other kind
             raise RunError(
-                f"a Ray must begin on this machine, and it does not ({_said(error)}); see "
+                f"a Ray must begin on this machine, and it does not ({_first_line(error)}); see "
                 "that it has processors and memory to spare, or name one with --address"
             ) from error
         return ray
@@ -206,15 +208,15 @@ def _await_answer(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SOON).close()
 
 
-def _come_to(ray: Any, ended: Any, recipe: Recipe) -> Outcome | Lost:
+def _read_outcome(ray: Any, ended: Any, recipe: Recipe) -> Outcome | Lost:
     try:
-        found: Outcome | Lost = ray.get(ended)
+        outcome: Outcome | Lost = ray.get(ended)
     except ray.exceptions.RayError as error:
-        return Lost(recipe, _said(error))
-    return found
+        return Lost(recipe, _first_line(error))
+    return outcome
 
 
-def _said(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".")
 
 
