@@ -28,6 +28,7 @@ from throughtime.backends.cpu.products import (
     PackLayout,
     early_tiles,
     has_room,
+    is_in_place,
     layout_of,
     owner_of,
     packed,
@@ -142,10 +143,14 @@ def template_for(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, Pa
     panels = panel_vectors(blocks, shape.panel, len(plan.last), shape.widest)
     shape.code.tiles.need(flat | panels | early_tiles(shape))
     arena, layout = Arena(), layout_of(key, shape)
-    common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)
+    in_place = not waits and is_in_place(plan, shape.rows.T, shape.rows.B)
+    if in_place:
+        shape.code.tiles.need_lines()
+    common = common_words(shape, cell_forward=shape.code.cell, in_place=int(in_place))
+    common |= _scratch(shape, arena)
     if waits:
         common |= {"twin": layout.bytes, "trusted": CallAddress("trusted")}
-    places = [arena.reserve_all(_sizes(shape, waits)) for _ in range(shape.D)]
+    places = [arena.reserve_all(_sizes(shape, waits or in_place)) for _ in range(shape.D)]
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
     template.set_common("places", template.list_of(_panel_places(shape)))

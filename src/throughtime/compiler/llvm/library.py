@@ -18,6 +18,7 @@ from throughtime.compiler.llvm.sizes import (
     WIDEST_ALONE,
     Kind,
     column_widest,
+    line_rows,
     most_rows,
 )
 from throughtime.compiler.plan import Plan
@@ -40,6 +41,8 @@ class Tiles:
         self.rows = array("q", [0] * (PLACES * (WIDEST_ALONE + 1)))
         self.columns = array("q", [0] * (PLACES * (WIDEST + 1)))
         self.column_widest = column_widest(registers)
+        self.line_height = line_rows(registers)
+        self.lines = array("q", [0] * (self.line_height + 1))
         self._there: set[tuple[str, int]] = set()
 
     def need(self, rows: Iterable[int], columns: Iterable[int] = ()) -> None:
@@ -49,6 +52,19 @@ class Tiles:
             if (name, v) not in self._there:  # two threads at once write the same addresses
                 self._fill(name, v)
                 self._there.add((name, v))
+
+    def need_lines(self) -> None:
+        """Fill in the tiles of weights as they lie."""
+        if not self.lines[1]:
+
+            def module() -> Any:
+                from throughtime.compiler.llvm import modules
+
+                return modules.lines_module(self.kind, self.target.registers)
+
+            code = _loaded("line_tile", self.kind, self.target, module)
+            for r in range(self.line_height, 0, -1):  # the first says that all are there
+                self.lines[r] = code.address(f"line_tile_{r}")
 
     def _fill(self, name: str, v: int) -> None:
         kind, registers = self.kind, self.target.registers

@@ -18,7 +18,7 @@ from throughtime.compiler.llvm.loops import backward, forward, rows, team
 from throughtime.compiler.llvm.products import product as products
 from throughtime.compiler.llvm.products import tile
 from throughtime.compiler.llvm.products.packing import write_packing
-from throughtime.compiler.llvm.sizes import COLUMN_ROWS, Kind, most_rows
+from throughtime.compiler.llvm.sizes import COLUMN_ROWS, Kind, line_rows, most_rows
 from throughtime.compiler.plan import Plan
 from throughtime.compiler.runtime.machine import Machine
 
@@ -34,7 +34,8 @@ def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
         both = product, products.write_column_product(module, kind)
         backward.write_backward(module, kind, copies, both, pack, barrier, machine)
     else:
-        forward.write_forward(module, kind, copies, product, pack, barrier, machine)
+        both = product, products.write_line_product(module, kind)
+        forward.write_forward(module, kind, copies, both, pack, barrier, machine)
     return module
 
 
@@ -43,6 +44,14 @@ def tiles_module(kind: Kind, registers: int, vectors: int) -> ir.Module:
     module = ir.Module("tiles")
     for height in range(1, most_rows(registers, vectors) + 1):
         tile.write_tile(module, kind, height, vectors)
+    return module
+
+
+def lines_module(kind: Kind, registers: int) -> ir.Module:
+    """The register tiles of weights as they lie."""
+    module = ir.Module("lines")
+    for height in range(1, line_rows(registers) + 1):
+        tile.write_line_tile(module, kind, height)
     return module
 
 
