@@ -53,18 +53,20 @@ class Tiles:
                 self._fill(name, v)
                 self._there.add((name, v))
 
-    def need_lines(self) -> None:
-        """Fill in the tiles of weights as they lie."""
-        if not self.lines[1]:
-
-            def module() -> Any:
-                from throughtime.compiler.llvm import modules
-
-                return modules.lines_module(self.kind, self.target.registers)
-
-            code = _loaded("line_tile", self.kind, self.target, module)
-            for r in range(self.line_height, 0, -1):  # the first says that all are there
+    def need_lines(self, heights: Iterable[int]) -> None:
+        """Fill in the tiles of weights as they lie, of so many rows."""
+        for r in heights:
+            if not self.lines[r]:
+                code = _loaded(f"line_tile {r}", self.kind, self.target, self._line_module(r))
                 self.lines[r] = code.address(f"line_tile_{r}")
+
+    def _line_module(self, height: int) -> Callable[[], Any]:
+        def module() -> Any:
+            from throughtime.compiler.llvm import modules
+
+            return modules.line_module(self.kind, height)
+
+        return module
 
     def _fill(self, name: str, v: int) -> None:
         kind, registers = self.kind, self.target.registers

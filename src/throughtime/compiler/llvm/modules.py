@@ -18,7 +18,7 @@ from throughtime.compiler.llvm.loops import backward, forward, rows, team
 from throughtime.compiler.llvm.products import product as products
 from throughtime.compiler.llvm.products import tile
 from throughtime.compiler.llvm.products.packing import write_packing
-from throughtime.compiler.llvm.sizes import COLUMN_ROWS, Kind, line_rows, most_rows
+from throughtime.compiler.llvm.sizes import COLUMN_ROWS, Kind, most_rows
 from throughtime.compiler.plan import Plan
 from throughtime.compiler.runtime.machine import Machine
 
@@ -47,11 +47,10 @@ def tiles_module(kind: Kind, registers: int, vectors: int) -> ir.Module:
     return module
 
 
-def lines_module(kind: Kind, registers: int) -> ir.Module:
-    """The register tiles of weights as they lie."""
-    module = ir.Module("lines")
-    for height in range(1, line_rows(registers) + 1):
-        tile.write_line_tile(module, kind, height)
+def line_module(kind: Kind, height: int) -> ir.Module:
+    """The register tile of so many rows for weights as they lie."""
+    module = ir.Module("line")
+    tile.write_line_tile(module, kind, height)
     return module
 
 
