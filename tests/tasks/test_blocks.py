@@ -24,7 +24,7 @@ from throughtime.tasks.translate import Translate
 from throughtime.tasks.translate.find import read_pair_blocks, read_pairs
 from throughtime.tasks.translate.units import TranslateRecipe
 from throughtime.train import run
-from throughtime.train.result import load_trained
+from throughtime.train.result import TrainedRun, load_trained
 from throughtime.train.study import on_ray
 
 SMALL = ["--hidden", "4", "--steps", "4", "--validate-every", "4", "--batch-size", "16"]
@@ -217,3 +217,11 @@ def test_answers_to_an_empty_file_are_an_empty_table(tmp_path: Path) -> None:
         assert predict._answer_lines(Tag(Tag.options(task="tag")), model, items, out)
         assert out.exists()
     assert (tmp_path / "answers.csv").read_text() == "given,answer\n"
+
+
+@pytest.mark.parametrize("name", ["missing.csv", "a/missing.PARQUET", "missing.conllu"])
+def test_the_name_of_a_table_that_is_missing_is_no_sentence(name: str) -> None:
+    task = Tag(Tag.options(task="tag"))
+    assert not predict._are_lines([name]) and not TrainedRun._are_items(task, name)
+    for text in (f"read {name}", "a sentence.", "missing"):
+        assert predict._are_lines([text]) and TrainedRun._are_items(task, text)

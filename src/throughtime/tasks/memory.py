@@ -26,7 +26,6 @@ from throughtime.tasks.task import (
     Example,
     Score,
     Task,
-    mean_nats,
 )
 
 _BATCHES, _HELD_OUT, _EXAMPLES = 100, 512, 4
@@ -128,10 +127,6 @@ class MemoryTask(Task):
     @property
     def row_axes(self) -> tuple[int, ...]:
         return 1, 1 if self.every_step else 0
-
-    def distance(self, answers: Tensor, truth: Tensor) -> Tensor:
-        """What training makes small: cross entropy in nats, unless a task says otherwise."""
-        return mean_nats(answers, truth)
 
     def measure(self, answers: Tensor, truth: Tensor) -> dict[str, float]:
         """The metrics: the share of wrong answers, unless a task says otherwise."""

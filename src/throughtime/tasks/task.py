@@ -18,6 +18,7 @@ from throughtime.tasks.picture import Picture
 from throughtime.tasks.recipe import Recipe, did_you_mean, short
 
 Batch = tuple[Tensor, ...]
+IGNORED = -100  # a target that the loss leaves out
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,13 @@ class Task(ABC):
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The number to make small, as a scalar (nats)."""
+
+    def distance(self, answers: Tensor, truth: Tensor) -> Tensor:
+        """Mean cross entropy, in nats, of logits (..., C) where classes (...) are not IGNORED."""
+        return cross_entropy(
+            answers.flatten(0, -2), truth.flatten(), ignore_index=IGNORED,
+            label_smoothing=self.recipe.smoothing,
+        )  # fmt: skip
 
     @property
     def row_axes(self) -> tuple[int, ...]:
@@ -234,16 +242,6 @@ class Task(ABC):
             OptionError: the task does not say how.
         """
         raise OptionError(f"{self.name} does not say how its model can be diagnosed")
-
-
-IGNORED = -100  # a target that the loss leaves out
-
-
-def mean_nats(logits: Tensor, truth: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean cross entropy over all classes (...) that are not IGNORED, of logits (..., C)."""
-    return cross_entropy(
-        logits.flatten(0, -2), truth.flatten(), ignore_index=IGNORED, label_smoothing=smoothing
-    )
 
 
 def usual_length(lengths: Sequence[int], count: int) -> list[int]:

@@ -21,6 +21,7 @@ from throughtime.tasks.recipe import Recipe, short
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.frames import give_back, is_frame, make_table, write_file
 from throughtime.tasks.tables.task import TableTask
+from throughtime.tasks.tables.text import names_table
 from throughtime.tasks.task import Score
 from throughtime.train.begin import RUNS, begin, check_memory, go_on
 from throughtime.train.run import Run, read, read_json, read_whole
@@ -201,7 +202,7 @@ class TrainedRun:
     @staticmethod
     def _are_items(task: TableTask[Any, Any], data: Any) -> bool:
         """Whether data are lines of text: a list, or a text that is no file."""
-        alone = isinstance(data, str) and not os.path.exists(data)
+        alone = isinstance(data, str) and not (os.path.exists(data) or names_table(data))
         return task.lines and (alone or isinstance(data, list | tuple))
 
 

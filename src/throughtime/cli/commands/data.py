@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 _SHARE = 0.15  # of the steps, for the test, and as much for the validation
 _FEW, _EMPTY = 8, "empty"
 
-_COLUMNS = (".conllu", ".conll", ".iob", ".bio")  # files that hold tokens and nothing else
-
 
 def register(commands: Commands) -> None:
     """Adds the command."""
@@ -59,9 +57,9 @@ def data(
     file: str, time: str, series: str, target: str, label: str, token: str, source: str
 ) -> None:
     """Show what would be read: columns, types, steps, gaps, series, splits. Trains nothing."""
-    from throughtime.tasks.tables.read import is_plain, read
+    from throughtime.tasks.tables.read import TOKEN_FILES, is_plain, read
 
-    if token or file.casefold().endswith(_COLUMNS):
+    if token or file.casefold().endswith(TOKEN_FILES):
         _print_read("tag", {"data": file, "token": token, "label": label, "series": series})
         return
     if source:

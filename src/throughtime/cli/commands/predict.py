@@ -83,7 +83,11 @@ def predict(run: Path, items: list[str], out: Path | None, on: str, address: str
 
 def _are_lines(items: list[str]) -> bool:
     """Whether items are lines of text or files of such, and no tables."""
-    return any(not os.path.isfile(item) or item.endswith(".txt") for item in items)
+    from throughtime.tasks.tables.text import names_table
+
+    tables = (os.path.isfile(item) or names_table(item) for item in items)
+    return any(not table or item.endswith(".txt")
+               for item, table in zip(items, tables, strict=True))  # fmt: skip
 
 
 def _check_out(out: Path | None, items: list[str]) -> None:

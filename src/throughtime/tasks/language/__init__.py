@@ -35,7 +35,6 @@ from throughtime.tasks.task import (
     Example,
     Score,
     generator_of,
-    mean_nats,
 )
 
 RULE = (
@@ -104,7 +103,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         """Cross entropy of each unit, in nats."""
         assert isinstance(model, NextUnit)
         x, following, anew = batch
-        return mean_nats(model.go_on(x, bool(anew)), following)
+        return self.distance(model.go_on(x, bool(anew)), following)
 
     def score(self, model: nn.Module, split: str) -> Score:
         text = self._part(split)
@@ -191,7 +190,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
     def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         drawn = self.epoch(0)
         few = [drawn[n] for n in range(min(batches, len(drawn)))]
-        return DiagnosisInput(model, [(x[:, :rows], y[:, :rows]) for x, y, _ in few], mean_nats)
+        return DiagnosisInput(model, [(x[:, :rows], y[:, :rows]) for x, y, _ in few], self.distance)
 
     def step_bytes(self) -> int:
         recipe = self.recipe

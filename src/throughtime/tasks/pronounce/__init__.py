@@ -24,7 +24,7 @@ from throughtime.tasks.pronounce.words import (
     take_side,
 )
 from throughtime.tasks.recipe import CellRecipe, Recipe
-from throughtime.tasks.task import IGNORED, Batch, DiagnosisInput, Example, Score, Task, mean_nats
+from throughtime.tasks.task import IGNORED, Batch, DiagnosisInput, Example, Score, Task
 from throughtime.tasks.translate.model import (
     TeacherForced,
     Translator,
@@ -74,7 +74,7 @@ class Pronounce(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy a sound; a batch that is not full weighs by the words it has."""
         letters, sounds = batch
-        loss = self._distance(model(letters, shift(sounds)), sounds)
+        loss = self.distance(model(letters, shift(sounds)), sounds)
         return loss * (sounds.shape[1] / self.recipe.batch_size)
 
     @property
@@ -86,9 +86,6 @@ class Pronounce(Task):
         sounds = batch[1]
         return int((sounds != IGNORED).sum()) / max(1, sounds.shape[1])
 
-    def _distance(self, logits: Tensor, sounds: Tensor) -> Tensor:
-        return mean_nats(logits, sounds, self.recipe.smoothing)
-
     def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         """Words of twelve letters and ten sounds, which need no padding."""
         assert isinstance(model, Translator)
@@ -98,7 +95,7 @@ class Pronounce(Task):
             if len(letters) == _LETTERS and len(rows_chosen) and len(pairs) < batches:
                 spoken = sounds[:_SPOKEN, rows_chosen]
                 pairs.append((torch.cat([letters[:, rows_chosen], shift(spoken)]), spoken))
-        return DiagnosisInput(TeacherForced(model, _LETTERS), pairs, self._distance)
+        return DiagnosisInput(TeacherForced(model, _LETTERS), pairs, self.distance)
 
     def score(self, model: nn.Module, split: str) -> Score:
         listed = _read_side(split)

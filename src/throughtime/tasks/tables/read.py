@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED = 50  # lines by which delimiter and header are detected
 TEXTS, LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
+TOKEN_FILES = (".conllu", ".conll", ".iob", ".bio")  # of files that hold tokens and nothing else
 _ARCHIVE = ".ts"
 _PIECE = 1 << 17  # rows of a Parquet file
 _ENDINGS = (*TEXTS, ".parquet", *LINES, _ARCHIVE)

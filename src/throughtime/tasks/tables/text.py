@@ -19,6 +19,7 @@ from throughtime.tasks.tables.pieces import open_text
 from throughtime.tasks.tables.read import (
     LINES,
     TEXTS,
+    TOKEN_FILES,
     check_names,
     explain_polars,
     find_ending,
@@ -49,6 +50,12 @@ class TextRecipe(FileRecipe):
 def split_words(text: str) -> list[str]:
     """A text in words; marks are words of their own."""
     return _PARTS.findall(text)
+
+
+def names_table(text: str) -> bool:
+    """Whether what a user typed is the name of a file, there or not, and no text to be read."""
+    endings = (*TEXTS, *LINES, *TOKEN_FILES, ".parquet")
+    return text.casefold().endswith(endings) and not any(map(str.isspace, text))
 
 
 def hash_data(data: str) -> str:

@@ -32,7 +32,6 @@ from throughtime.tasks.task import (
     DiagnosisInput,
     Example,
     Score,
-    mean_nats,
     usual_length,
 )
 
@@ -97,7 +96,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy a token."""
         tokens, truth = batch
-        return self._distance(model(tokens), truth)
+        return self.distance(model(tokens), truth)
 
     @property
     def row_axes(self) -> tuple[int, ...]:
@@ -106,9 +105,6 @@ class Tag(TableTask[TagRecipe, TagFacts]):
     def weight(self, batch: Batch) -> float:
         """Its tokens."""
         return int((batch[1] != IGNORED).sum())
-
-    def _distance(self, logits: Tensor, truth: Tensor) -> Tensor:
-        return mean_nats(logits, truth, self.recipe.smoothing)
 
     def score(self, model: nn.Module, split: str) -> Score:
         how = f"by {self.facts.group}" if self.facts.group else "by hash of the sentence"
@@ -279,7 +275,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         usual = usual_length([len(train.tokens[n]) for n in longer], batches * rows)
         chosen = [longer[n] for n in usual]
         parts = [chosen[k : k + rows] for k in range(0, len(chosen), rows)]
-        return DiagnosisInput(model, [train.batch(part) for part in parts], self._distance)
+        return DiagnosisInput(model, [train.batch(part) for part in parts], self.distance)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from throughtime.errors import DataError
 from throughtime.tasks.recipe import option
 from throughtime.tasks.tables import DataTable, take
 from throughtime.tasks.tables.pieces import open_text
-from throughtime.tasks.tables.read import LINES, TEXTS, find_ending
+from throughtime.tasks.tables.read import LINES, TEXTS, TOKEN_FILES, find_ending
 from throughtime.tasks.tables.task import Vocabulary
 from throughtime.tasks.tables.text import TextRecipe, find_role, make_table, read_texts
 
@@ -70,7 +70,6 @@ TOKENS = ("token", "tokens", "word", "words", "form", "text")
 LABELS = ("label", "labels", "tag", "tags", "upos", "pos", "pos_tags", "ner", "ner_tags")
 SENTENCES = ("sentence", "sentence_id", "sent_id", "sentence #", "sentence_number", "sent")
 _UNIVERSAL = "id form lemma upos xpos feats head deprel deps misc".split()
-_COLUMNS = (".conllu", ".conll", ".iob", ".bio")
 _ENDS = (".", "!", "?")
 _SNIFFED = 500  # lines by which columns are detected
 
@@ -97,9 +96,9 @@ def read_tokens(path: str, recipe: TextRecipe) -> DataTable:
         DataError: it is empty, ragged, of another encoding or form; names the line.
         OSError: it cannot be read.
     """
-    if path.casefold().endswith(_COLUMNS):
+    if path.casefold().endswith(TOKEN_FILES):
         return _read_columns(path, universal=path.casefold().endswith(".conllu"))
-    ending = find_ending(path, (*_COLUMNS, *TEXTS, ".parquet", *LINES))
+    ending = find_ending(path, (*TOKEN_FILES, *TEXTS, ".parquet", *LINES))
     if ending in TEXTS and _looks_like_columns(path):
         return _read_columns(path, universal=False)
     return read_texts(path, recipe, (*TOKENS, *LABELS, *SENTENCES))

@@ -25,7 +25,6 @@ from throughtime.tasks.task import (
     DiagnosisInput,
     Example,
     Score,
-    mean_nats,
     usual_length,
 )
 from throughtime.tasks.translate.find import (
@@ -170,10 +169,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy a unit of the target, its end included."""
         source, lengths, target = batch
-        return self._distance(model(source, shift(target), lengths), target)
-
-    def _distance(self, logits: Tensor, target: Tensor) -> Tensor:
-        return mean_nats(logits, target, self.recipe.smoothing)
+        return self.distance(model(source, shift(target), lengths), target)
 
     def score(self, model: nn.Module, split: str) -> Score:
         """On the test by the beam; on the validation greedily on some pairs, and nats on all."""
@@ -316,7 +312,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         for k in range(0, len(chosen), rows):
             source, _, target = train.batch(chosen[k : k + rows])
             parts.append((torch.cat([source, shift(target)]), target))
-        return DiagnosisInput(TeacherForced(model, steps), parts, self._distance)
+        return DiagnosisInput(TeacherForced(model, steps), parts, self.distance)
 
 
 def _lengths(texts: Sequence[Tensor]) -> Tensor:
