@@ -19,6 +19,7 @@ TABLES = [
 ]
 FUNCTIONS = [
     arguments.TILE,
+    arguments.LINE_TILE,
     arguments.COLUMN_TILE,
     arguments.CELL_FORWARD,
     arguments.PHASE_FORWARD,

@@ -183,9 +183,16 @@ def test_steps_have_the_bits_of_the_whole(name: str, dtype: torch.dtype) -> None
 def test_a_large_step_is_torchs_kernel_and_says_so() -> None:
     theirs = torch.nn.LSTMCell(128, 128)
     ours = throughtime.from_torch(theirs)
-    assert ours.explain() == (
-        "torch\n  not cpu: one step of 65,536 weights or more is sooner done than packed"
+    said = (
+        "torch\n  not cpu: one step of 65,536 weights or more, of more than 8 rows or with a "
+        "gradient, is sooner done than packed"
     )
+    assert ours.explain() == said
+    with torch.no_grad():
+        assert ours.explain(9) == said
+        assert ours.explain(8) == "cpu"
+        x = torch.randn(9, 128)
+        assert all(torch.equal(a, b) for a, b in zip(ours(x), theirs(x), strict=True))
     x = torch.randn(4, 128)
     assert all(torch.equal(a, b) for a, b in zip(ours(x), theirs(x), strict=True))
 

@@ -47,7 +47,9 @@ def test_bits_are_those_of_one_thread(kind: Any, dtype: torch.dtype) -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(_results(ours, x))
+            with torch.no_grad():
+                step = ours(x[:1, :3])[0]
+            found.append([*_results(ours, x), step])
     finally:
         torch.set_num_threads(number)
     for some in found[1:]:
@@ -65,3 +67,36 @@ def test_a_row_has_its_bits_alone_and_cut_in_time(kind: Any, dtype: torch.dtype)
         whole = one(x)[0]
         first, state = one(x[:2])
         assert torch.equal(torch.cat([first, one(x[2:], state)[0]]), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_single_steps_have_the_bits_of_the_whole(kind: Any, dtype: torch.dtype, rows: int) -> None:
+    """Their weights are read as they lie, those of longer calls in packs."""
+    _, both = _layers(kind, dtype)
+    one = throughtime.from_torch(kind(I, H, num_layers=2, dtype=dtype))
+    cell = getattr(throughtime, f"{kind.__name__}Cell")(I, H, dtype=dtype)
+    cell.load_state_dict({n[:-3]: v for n, v in one.state_dict().items() if n.endswith("_l0")})
+    first = throughtime.from_torch(kind(I, H, dtype=dtype))
+    first.load_state_dict({n: v for n, v in one.state_dict().items() if n.endswith("_l0")})
+    x = torch.randn(T, rows, I, dtype=dtype)
+    with torch.no_grad():
+        assert "torch" not in one.explain(1, rows) and cell.explain(rows) == "cpu"
+        assert torch.equal(_steps(one, x), one(x)[0])
+        assert torch.equal(_steps(lambda v, s: _of_cell(cell, v, s), x), first(x)[0])
+        assert torch.equal(both(x[:1])[0][0, :, :H], both(x)[0][0, :, :H])
+
+
+def _steps(layer: Any, x: Tensor) -> Tensor:
+    """Outputs of a call for each step."""
+    outputs, state = [], None
+    for step in x.split(1):
+        y, state = layer(step, state)
+        outputs.append(y)
+    return torch.cat(outputs)
+
+
+def _of_cell(cell: Any, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    new = cell(x[0], state)
+    return (new[0] if isinstance(new, tuple) else new)[None], new

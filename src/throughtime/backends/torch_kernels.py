@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result, unpack
+from throughtime.backends.cpu.products import MOST_IN_PLACE, is_in_place
 from throughtime.backends.transforms import is_traced
+from throughtime.compiler.plan import make_plan
 from throughtime.torch_private import UNKNOWN, dual_level, transform_depth, transforms
 
 name = "torch"
@@ -32,15 +34,21 @@ STEPS: dict[str, Any] = {
 LARGE_STEP = 1 << 16
 """Weights of a layer's direction from which "auto" leaves one single step to torch's kernel.
 
-It reads them as they lie; compiled code would pack them first, which the second step pays.
+It reads them as they lie. So does compiled code for a few rows without a gradient; else it would
+pack them first, which the second step pays.
 """
 
-ONE_LARGE_STEP = f"one step of {LARGE_STEP:,} weights or more is sooner done than packed"
+ONE_LARGE_STEP = (
+    f"one step of {LARGE_STEP:,} weights or more, of more than {MOST_IN_PLACE} rows or with a "
+    f"gradient, is sooner done than packed"
+)
 
 
-def is_large_step(layer: Any, steps: int) -> bool:
+def is_large_step(layer: Any, steps: int, rows: int) -> bool:
     """Whether "auto" leaves a call of a layer of torch's to torch's kernel."""
-    return steps == 1 and layer.numbers >= LARGE_STEP
+    if steps != 1 or layer.numbers < LARGE_STEP:
+        return False
+    return torch.is_grad_enabled() or not is_in_place(make_plan(layer.cell), steps, rows)
 
 
 def refuses(call: Call) -> str | None:

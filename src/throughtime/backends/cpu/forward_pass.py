@@ -28,6 +28,7 @@ from throughtime.backends.cpu.products import (
     PackLayout,
     early_tiles,
     has_room,
+    is_in_place,
     layout_of,
     owner_of,
     packed,
@@ -137,15 +138,15 @@ def template_for(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, Pa
     """
     plan = make_plan(key.cell, key.masks)
     shape = shape_of(key, forward_code(plan, key.bytes, target(), keep))
-    blocks = shape.H_row // shape.code.kind.size
-    flat = part_sizes(len(plan.with_a) * blocks, WIDEST)
-    panels = panel_vectors(blocks, shape.panel, len(plan.last), shape.widest)
-    shape.code.tiles.need(flat | panels | early_tiles(shape))
+    rows = shape.rows
+    in_place = not (waits or rows.ragged) and is_in_place(plan, rows.T, rows.B)
+    _need_tiles(shape, in_place)
     arena, layout = Arena(), layout_of(key, shape)
-    common = common_words(shape, cell_forward=shape.code.cell) | _scratch(shape, arena)
+    common = common_words(shape, cell_forward=shape.code.cell, in_place=int(in_place))
+    common |= _scratch(shape, arena)
     if waits:
         common |= {"twin": layout.bytes, "trusted": CallAddress("trusted")}
-    places = [arena.reserve_all(_sizes(shape, waits)) for _ in range(shape.D)]
+    places = [arena.reserve_all(_sizes(shape, waits or in_place)) for _ in range(shape.D)]
     template = Template(arena, common, shape.D)
     shared_lists(template, shape)
     template.set_common("places", template.list_of(_panel_places(shape)))
@@ -159,6 +160,18 @@ def template_for(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, Pa
         words["matrix_last"] = template.list_of([shape.widths.matrices[k] for k in plan.last])
         template.set_direction(d, words | {"final": template.list_of(finals)})
     return template, shape, layout
+
+
+def _need_tiles(shape: Shape, in_place: bool) -> None:
+    tiles, plan, blocks = shape.code.tiles, shape.plan, shape.H_row // shape.code.kind.size
+    if in_place:
+        chunks = shape.team.chunks
+        sizes = {shape.rows.B // chunks, shape.rows.even_chunk(chunks)}
+        tiles.need_lines({r for rows in sizes for r in part_sizes(rows, tiles.line_height)})
+        return
+    flat = part_sizes(len(plan.with_a) * blocks, WIDEST)
+    panels = panel_vectors(blocks, shape.panel, len(plan.last), shape.widest)
+    tiles.need(flat | panels | early_tiles(shape))
 
 
 def _sizes(shape: Shape, waits: bool) -> dict[str, int]:

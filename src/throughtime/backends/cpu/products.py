@@ -28,10 +28,11 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.block import Arena, Template
 from throughtime.backends.cpu.memory import fresh
+from throughtime.backends.cpu.operands import plan_of
 from throughtime.backends.cpu.shape import Key, Shape
 from throughtime.compiler.llvm.arguments import RUN
 from throughtime.compiler.llvm.sizes import WIDEST, part_sizes
-from throughtime.compiler.plan import Phase
+from throughtime.compiler.plan import Phase, Plan
 
 
 def set_runs(template: Template, words: list[int]) -> None:
@@ -138,6 +139,9 @@ def _matrix(shape: Shape, line: int) -> list[int]:
 PACKED: Final = ("W_pack", "U_pack", "U_early")
 """What weights are packed to, of one direction."""
 
+MOST_IN_PLACE: Final = 8
+"""Rows of a single step up to which weights are sooner multiplied where they lie than packed."""
+
 MOST_ROWS: Final = 512
 """Rows over all steps up to which packing is more than a hundredth of a call."""
 
@@ -192,11 +196,21 @@ class _Pack:
 _waiting: dict[int, _Pack] = {}  # by the parameter's id
 
 
+def is_in_place(plan: Plan, T: int, B: int) -> bool:
+    """Whether a call of T steps and B rows multiplies by weights as they lie, unpacked.
+
+    Its tiles turn squares of them in registers, every step and every tile of rows anew.
+    """
+    return T == 1 and B <= MOST_IN_PLACE and bool(plan.fused) and len(plan.phases) == 1
+
+
 def owner_of(call: Call, rows: int) -> Tensor | None:
     """The parameter whose pack a call of so many rows over all steps uses; None: it packs alone."""
     weights = call.weights[0].values()
     first = next(iter(weights), None)
     if rows > MOST_ROWS or not isinstance(first, torch.nn.Parameter):
+        return None
+    if is_in_place(plan_of(call), len(call.x), rows):
         return None
     return first if sum(v.numel() for v in weights) >= LEAST_NUMBERS else None
 

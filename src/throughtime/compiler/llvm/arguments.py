@@ -23,6 +23,9 @@ COMMON_WORDS: Final = {
     "heights": "for so many vectors, rows of the highest tile",
     "columns": "table of the tiles of sums over rows",
     "column_widest": "vectors of the widest of these",
+    "in_place": "whether weights are multiplied where they lie, unpacked",
+    "line_tiles": "table of the tiles of such weights by rows",
+    "line_height": "rows of the highest of these",
     "cell_forward": "the cell's function that ends a step",
     # sizes
     "D": "directions",
@@ -177,7 +180,9 @@ FUNCTION_WORDS: Final = {
     "A_part": "from one part of a row to the next", "A_step": "from k to k",
     "B": "what they are multiplied by: parts x K x V vectors, or rows", "B_step": "from k to k",
     "parts": "of each row",
+    "lines": "of B, how many there are",
     "C": "the product", "C_row": "from row to row",
+    "ahead": "what is asked for at the first k", "ahead_step": "from there to the next k's",
     "chains_row": "from row to row of chains",
     "pre_row": "from row to row of sums",
     "old": "the old output",
@@ -203,6 +208,9 @@ TILE: Final = (
 )  # fmt: skip
 """Of a tile, C = start + A B; at every k it asks for what lies `ahead`, so many bytes further each
 time."""
+
+LINE_TILE: Final = ("start", "start_row", "A", "A_row", "B", "lines", "zeros", "K", "C", "C_row")
+"""Of a tile whose B lies as the user's: a line of K numbers for each lane, some of them there."""
 
 COLUMN_TILE: Final = ("start", "start_row", "A", "A_step", "B", "B_step", "K", "C", "C_row")
 """Of a tile whose A lies the other way: A[k, r] with r from number to number."""

@@ -18,6 +18,7 @@ from throughtime.compiler.llvm.sizes import (
     WIDEST_ALONE,
     Kind,
     column_widest,
+    line_rows,
     most_rows,
 )
 from throughtime.compiler.plan import Plan
@@ -40,6 +41,8 @@ class Tiles:
         self.rows = array("q", [0] * (PLACES * (WIDEST_ALONE + 1)))
         self.columns = array("q", [0] * (PLACES * (WIDEST + 1)))
         self.column_widest = column_widest(registers)
+        self.line_height = line_rows(registers)
+        self.lines = array("q", [0] * (self.line_height + 1))
         self._there: set[tuple[str, int]] = set()
 
     def need(self, rows: Iterable[int], columns: Iterable[int] = ()) -> None:
@@ -49,6 +52,21 @@ class Tiles:
             if (name, v) not in self._there:  # two threads at once write the same addresses
                 self._fill(name, v)
                 self._there.add((name, v))
+
+    def need_lines(self, heights: Iterable[int]) -> None:
+        """Fill in the tiles of weights as they lie, of so many rows."""
+        for r in heights:
+            if not self.lines[r]:
+                code = _loaded(f"line_tile {r}", self.kind, self.target, self._line_module(r))
+                self.lines[r] = code.address(f"line_tile_{r}")
+
+    def _line_module(self, height: int) -> Callable[[], Any]:
+        def module() -> Any:
+            from throughtime.compiler.llvm import modules
+
+            return modules.line_module(self.kind, height)
+
+        return module
 
     def _fill(self, name: str, v: int) -> None:
         kind, registers = self.kind, self.target.registers

@@ -9,8 +9,6 @@ from throughtime.compiler.llvm.cell.functions import (
     write_cell_forward,
     write_phase_backward,
     write_phase_forward,
-)
-from throughtime.compiler.llvm.cell.row_functions import (
     write_row_backward,
     write_row_forward,
     write_row_from_vector,
@@ -36,7 +34,8 @@ def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
         both = product, products.write_column_product(module, kind)
         backward.write_backward(module, kind, copies, both, pack, barrier, machine)
     else:
-        forward.write_forward(module, kind, copies, product, pack, barrier, machine)
+        both = product, products.write_line_product(module, kind)
+        forward.write_forward(module, kind, copies, both, pack, barrier, machine)
     return module
 
 
@@ -45,6 +44,13 @@ def tiles_module(kind: Kind, registers: int, vectors: int) -> ir.Module:
     module = ir.Module("tiles")
     for height in range(1, most_rows(registers, vectors) + 1):
         tile.write_tile(module, kind, height, vectors)
+    return module
+
+
+def line_module(kind: Kind, height: int) -> ir.Module:
+    """The register tile of so many rows for weights as they lie."""
+    module = ir.Module("line")
+    tile.write_line_tile(module, kind, height)
     return module
 
 

@@ -57,6 +57,11 @@ COLUMN_ROWS: Final = (8, 4, 2, 1)
 _ROWS: Final = {32: {4: 6, 3: 8, 2: 12, 1: 12}, 16: {4: 3, 3: 4, 2: 6, 1: 8}}
 
 
+def line_rows(registers: int) -> int:
+    """The rows of the highest tile of lines: a square of vectors needs half of the registers."""
+    return registers // 4
+
+
 def most_rows(registers: int, vectors: int) -> int:
     """The rows of the highest tile of so many vectors, on a machine of so many registers."""
     return _ROWS[registers].get(vectors, 1)

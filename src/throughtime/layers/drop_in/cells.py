@@ -115,10 +115,10 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
     def explain(self, batch: int = 1) -> str:
         """Which backend a step would take, and why not those before it."""
         like = self.weight_ih
-        if self._takes_kernel(like):
+        x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
+        if self._takes_kernel(x):
             reason = cpu.refuses_cell(self.cell, like) or ONE_LARGE_STEP
             return str(Choice("torch", {"cpu": reason} if self.backend == "auto" else {}))
-        x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
         return backends.explain(self._call(x, None), self.backend)
 
     def _call(self, x: Tensor, state: tuple[Tensor, ...] | None) -> Call:
@@ -153,7 +153,7 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         """Whether torch's own kernel takes the call; with "auto", where nothing is compiled."""
         if not carries_stack(self.backend):
             return False
-        if self.backend != "auto" or is_traced() or is_large_step(self, 1):
+        if self.backend != "auto" or is_traced() or is_large_step(self, 1, x.shape[0]):
             return True
         return cpu.refuses_cell(self.cell, x) is not None
 

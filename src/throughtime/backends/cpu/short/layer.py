@@ -16,7 +16,7 @@ from throughtime.backends.cpu.forward_pass import kept_shapes, template_for
 from throughtime.backends.cpu.look import FLOATS, parameters_of, take_lines, take_plain, take_whole
 from throughtime.backends.cpu.memory import LEAST_BYTES
 from throughtime.backends.cpu.operands import plan_of
-from throughtime.backends.cpu.products import LEAST_NUMBERS, MOST_ROWS
+from throughtime.backends.cpu.products import LEAST_NUMBERS, MOST_ROWS, is_in_place
 from throughtime.backends.cpu.schedule import (
     Team,
     flops_of,
@@ -196,9 +196,10 @@ def find_way(
         place, count: of this layer, and how many share their tensors of states.
     """
     B, D, shared = layout.B, layer.D, is_shared(layer.work(layout, x))
-    if shared and not keep and layer.weights >= LEAST_NUMBERS and layout.lines <= MOST_ROWS:
-        return None
     call = layer.call(layout, x)
+    many = layer.weights >= LEAST_NUMBERS and layout.lines <= MOST_ROWS
+    if shared and many and not (keep or is_in_place(plan_of(call), layout.T, B)):
+        return None
     team = forward_team(plan_of(call), call, layout.lines, B)
     template, shape, _ = template_for(layer.key(layout, x, team), keep, False)
     planes, names = layer.planes(B), [p.word for p in layer.parameters]

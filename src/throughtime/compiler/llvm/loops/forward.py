@@ -31,6 +31,7 @@ from throughtime.compiler.llvm.loops.team import (
     thread_and_team,
 )
 from throughtime.compiler.llvm.loops.trace import give_traces
+from throughtime.compiler.llvm.products.packing import matrix_of
 from throughtime.compiler.llvm.products.product import (
     NEAR_BYTES,
     NextPanel,
@@ -121,12 +122,12 @@ that of the chunk's first member, which member this is and of how many, and wher
 
 
 def write_forward(
-    module: ir.Module, kind: Kind, copies: dict[str, Emit], product: Emit, pack: Emit,
-    barrier: Emit, machine: Machine,
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit],
+    pack: Emit, barrier: Emit, machine: Machine,
 ) -> Emit:  # fmt: skip
     """`forward(block)`: the region that every thread of the team runs."""
-    step = _write_step(module, kind, copies, product)
-    chunk = _write_chunk(module, kind, copies, product, step, barrier)
+    step = _write_step(module, kind, copies, products)
+    chunk = _write_chunk(module, kind, copies, products, step, barrier)
     e = Emit(module, "forward", kind, ("block",))
     c, block = common(e), e.given["block"]
     with denormals_flushed(e, machine):
@@ -150,8 +151,8 @@ def write_forward(
 
 
 def _write_chunk(
-    module: ir.Module, kind: Kind, copies: dict[str, Emit], product: Emit, step: Emit,
-    barrier: Emit,
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit],
+    step: Emit, barrier: Emit,
 ) -> Emit:  # fmt: skip
     """`chunk(...)`: some rows of one direction through all steps."""
     e, reset = Emit(module, "chunk", kind, CHUNK, True), write_reset(module, kind, copies)
@@ -162,7 +163,7 @@ def _write_chunk(
         take_start(e, c, f, copies, reset)
     with e.loop(c["T"], e.number(0), step=(steps := c["block_steps"])) as first:
         last, blocks = (first.index + steps).least(c["T"]), first.index // steps + 1
-        _begin_block(e, c, f, copies, product, first.index, last)
+        _begin_block(e, c, f, copies, products, first.index, last)
         _meet(e, barrier, first.index + blocks + first.values[0])
         with e.loop(last, e.number(0), first.values[0], start=first.index) as i:
             t, (m, more) = time_of(e, c, f, i.index), i.values
@@ -190,31 +191,55 @@ def _meet(e: Emit, barrier: Emit, count: Num) -> None:
 
 
 def _begin_block(
-    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], product: Emit, first: Num, last: Num
-) -> None:
-    """x of a block of steps, and this member's share of where its sums stand before h."""
+    e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], products: tuple[Emit, Emit], first: Num,
+    last: Num,
+) -> None:  # fmt: skip
+    """x of a block of steps, and this member's share of where its sums stand before h: some of the
+    rows, or of weights that are not packed some of the vectors, for all of them."""
     g, size = e.given, e.kind.size
     pre, pre_row = g["shared"] + c["pre"], c["sums"] * c["H_row"]
     count = gather_x(e, c, f, copies, first, last)
     begin, end = my_share(e, count, g["member"], g["members"])
-    x, to, rows = g["scratch"] + begin * c["I_row"], pre + begin * pre_row, end - begin
-    e.call(
-        product, block=g["block"], start=f["bias"], start_row=0, A=x, A_row=c["I_row"], A_part=0,
-        B=f["W_pack"], parts=1, K=c["I"], C=to, C_row=pre_row, rows=rows,
-        vectors=c["with_a"] * (c["H_row"] // size), turned=0,
-    )  # fmt: skip
+    to, rows = pre + begin * pre_row, end - begin
+    vectors = c["with_a"] * (c["H_row"] // size)
+    with e.split(c["in_place"].compare("==", 0)) as (packed, lies):
+        with packed:
+            e.call(
+                products[0], block=g["block"], start=f["bias"], start_row=0,
+                A=g["scratch"] + begin * c["I_row"], A_row=c["I_row"], A_part=0, B=f["W_pack"],
+                parts=1, K=c["I"], C=to, C_row=pre_row, rows=rows, vectors=vectors, turned=0,
+            )  # fmt: skip
+        with lies:
+            _begin_in_place(e, c, f, products[1], count, vectors)
     alone = c["with_a"] * c["H_row"]
     e.call(copies["copy"], to=to + alone, to_row=pre_row, source=f["bias"] + alone, source_row=0,
            rows=rows, count=(pre_row - alone) // e.kind.bytes)  # fmt: skip
 
 
-def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product: Emit) -> Emit:
+def _begin_in_place(e: Emit, c: Frame, f: Frame, lines: Emit, rows: Num, vectors: Num) -> None:
+    """In `_begin_block`: this member's vectors of the sums, by weights that lie as the user's."""
+    g, size = e.given, e.kind.size
+    blocks, pre = c["H_row"] // size, g["shared"] + c["pre"]
+    begin, end = my_share(e, vectors, g["member"], g["members"])
+    with e.loop(end, start=begin) as v:
+        gate = e.word(f["gate_a"] + v.index // blocks * 8)
+        unit, at = v.index % blocks * e.kind.lanes, v.index * size
+        e.call(
+            lines, block=g["block"], start=f["bias"] + at, start_row=0, A=g["scratch"],
+            A_row=c["I_row"], K=c["I"], C=pre + at, C_row=c["sums"] * c["H_row"], rows=rows,
+            **lines_of(e, c, f["W"], gate, unit, c["I"]),
+        )  # fmt: skip
+
+
+def _write_step(
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit]
+) -> Emit:
     """`step(...)`: this member's panels of one step, for `R` rows of a chunk."""
     names = (*CHUNK[:-1], "R", "t", "pre", "old", "new")
     e = Emit(module, "step", kind, names, internal=True)
     c, g = common(e), e.given
     f = direction(e, g["d"])
-    blocks, operand = c["H_row"] // kind.size, early_phases(e, c, f, product)
+    blocks, operand = c["H_row"] // kind.size, early_phases(e, c, f, products[0])
     with e.when(g["members"] > 1):
         fetch_shared(e, c)
     mine = g["member"], g["members"]
@@ -222,8 +247,9 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product:
         V = some * c["last_u"]
         groups = ((V + c["widest"] - 1) // c["widest"]).most(1)
         height = e.word(c["heights"] + (V + groups - 1) // groups * 8)
+        height = where(c["in_place"].compare("==", 0), height, c["line_height"])
         with parts_of(e, g["R"], height) as (row, R):
-            _panel(e, c, f, operand, (first, some), (row, R))
+            _panel(e, c, f, products[1], operand, (first, some), (row, R))
     with e.when(g["member"].compare("==", 0)):  # rows that have ended, or not begun
         ended = g["R"] * c["H_row"]
         e.call(
@@ -235,30 +261,67 @@ def _write_step(module: ir.Module, kind: Kind, copies: dict[str, Emit], product:
     return e
 
 
-def _panel(
-    e: Emit, c: Frame, f: Frame, operand: Num, units: tuple[Num, Num], rows: tuple[Num, Num]
+def _multiply_packed(
+    e: Emit, c: Frame, f: Frame, units: tuple[Num, Num], rows: tuple[Num, Num],
+    words: dict[str, Num],
+) -> None:  # fmt: skip
+    """In `_panel`: the tiles of a panel, each of which fetches its part of the next one."""
+    g, size, (first, some), (row, R), G = e.given, e.kind.size, units, rows, c["last_u"]
+    panel, far = some * G * c["H"] * size, c["H_row"] * G * c["H"] > NEAR_BYTES
+    chains = words.pop("C")
+    with parts_of(e, some * G, c["widest"], turned=g["t"] % 2) as (group, V):
+        tile = f["U_pack"] + (first * G + group) * (c["H"] * size)
+        following = NextPanel.after(tile, V * c["H"] * size, panel, far, g["t"] % 2)
+        e.call_at(
+            e.word(c["tiles"] + (V * PLACES + R) * 8), TILE, places=c["places"] + group * 8,
+            A_part=0, B=tile, parts=1, C=chains + group * size,
+            **share_of(following, (row, R, g["R"]), V * size), **words,
+        )  # fmt: skip
+
+
+def _multiply_in_place(
+    e: Emit, c: Frame, f: Frame, lines: Emit, units: tuple[Num, Num], words: dict[str, Num]
 ) -> None:
+    """In `_panel`: its vectors, one by one, by weights that lie as the user's."""
+    (first, some), G, start, chains = units, c["last_u"], words.pop("start"), words.pop("C")
+    with e.loop(some * G) as v:
+        unit, k = (first + v.index // G) * e.kind.lanes, v.index % G * 8
+        matrix = matrix_of(e, f["matrices"], e.word(f["matrix_last"] + k))
+        weights = lines_of(e, c, matrix, e.word(f["gate_last"] + k), unit, c["H"])
+        place = e.word(c["places"] + v.index * 8)
+        e.call(lines, block=e.given["block"], start=start + place, C=chains + v.index * e.kind.size,
+               **weights, **words)  # fmt: skip
+
+
+def lines_of(e: Emit, c: Frame, matrix: Num, gate: Num, unit: Num, K: Num) -> dict[str, Num]:
+    """The lines of a matrix that are a gate's units from one on, and how many there are."""
+    line = gate.most(0) * c["H"] + unit
+    return {"B": matrix + line * K * e.kind.bytes, "lines": c["H"] - unit}
+
+
+def _panel(
+    e: Emit, c: Frame, f: Frame, lines: Emit, operand: Num, units: tuple[Num, Num],
+    rows: tuple[Num, Num],
+) -> None:  # fmt: skip
     """U v of some rows and unit blocks into the scratch, then the cell's own code on it.
 
     Every other step begins with the tile that the step before has ended with: it is still near.
     Where all of U is not, each tile fetches its part of the panel that comes next.
     """
     g, size, (first, some), (row, R) = e.given, e.kind.size, units, rows
-    pre_row, G = c["sums"] * c["H_row"], c["last_u"]
-    column, b = first * size, g["low"] + row
+    pre_row, column, b = c["sums"] * c["H_row"], first * size, g["low"] + row
     pre = g["pre"] + row * pre_row + column
-    chains, chains_row = g["scratch"] + c["chains"], some * G * size
+    chains, chains_row = g["scratch"] + c["chains"], some * c["last_u"] * size
     old = g["old"] + row * c["H_row"]
-    panel, far = some * G * c["H"] * size, c["H_row"] * G * c["H"] > NEAR_BYTES
-    with parts_of(e, some * G, c["widest"], turned=g["t"] % 2) as (group, V):
-        tile = f["U_pack"] + (first * G + group) * (c["H"] * size)
-        following = NextPanel.after(tile, V * c["H"] * size, panel, far, g["t"] % 2)
-        e.call_at(
-            e.word(c["tiles"] + (V * PLACES + R) * 8), TILE, start=pre, start_row=pre_row,
-            places=c["places"] + group * 8, A=operand + row * c["H_row"], A_row=c["H_row"],
-            A_part=0, B=tile, parts=1, K=c["H"], C=chains + group * size, C_row=chains_row,
-            **share_of(following, (row, R, g["R"]), V * size),
-        )  # fmt: skip
+    words = {
+        "start": pre, "start_row": pre_row, "A": operand + row * c["H_row"], "A_row": c["H_row"],
+        "K": c["H"], "C": chains, "C_row": chains_row,
+    }  # fmt: skip
+    with e.split(c["in_place"].compare("==", 0)) as (packed, lies):
+        with packed:
+            _multiply_packed(e, c, f, units, rows, dict(words))
+        with lies:
+            _multiply_in_place(e, c, f, lines, units, words | {"rows": R})
     n = e.word(c["offset"] + g["t"] * 8) + b
     e.call_at(
         c["cell_forward"], CELL_FORWARD, rows=R, unit_blocks=some, chains=chains,

@@ -16,6 +16,7 @@ from llvmlite import ir
 from throughtime.compiler.llvm.loops.phases import blocks_of, run_at
 from throughtime.compiler.llvm.loops.rows import load_part, store_part
 from throughtime.compiler.llvm.products.product import parts_of
+from throughtime.compiler.llvm.products.tile import transposed
 from throughtime.compiler.llvm.sizes import WIDEST, Kind
 from throughtime.compiler.llvm.values import Bits, Num, Truth, Vector, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
@@ -82,7 +83,7 @@ def _write_squares(module: ir.Module, kind: Kind) -> Emit:
     lines = [where(g["lines"] > i, g["source"] + line * i, zeros) for i in range(kind.lanes)]
     whole = g["K"] // kind.lanes * kind.lanes
     with e.loop(whole, step=kind.lanes) as k:
-        square = _transposed([e.load(line + k.index * kind.bytes) for line in lines])
+        square = transposed([e.load(line + k.index * kind.bytes) for line in lines])
         for i, vector in enumerate(square):
             e.store(vector, g["to"] + g["to_step"] * (k.index + i))
     with e.loop(g["K"], start=whole) as k:
@@ -92,21 +93,6 @@ def _write_squares(module: ir.Module, kind: Kind) -> Emit:
             e.store(e.real(source + line * lane.index), to + lane.index * kind.bytes)
     e.done()
     return e
-
-
-def _transposed(square: list[Vector]) -> list[Vector]:
-    """A square of vectors, lines for columns: blocks of 1, 2, 4, ... numbers change places."""
-    lanes, size = len(square), 1
-    while size < lanes:
-        kept = [lane if not lane & size else lanes + lane - size for lane in range(lanes)]
-        moved = [lane + size if not lane & size else lanes + lane for lane in range(lanes)]
-        new = list(square)
-        for i in range(lanes):
-            if not i & size:
-                a, b = square[i], square[i + size]
-                new[i], new[i + size] = (a.shuffled(places, b) for places in (kept, moved))
-        square, size = new, 2 * size
-    return square
 
 
 def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: bool) -> Emit:
@@ -120,7 +106,8 @@ def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: 
         if back:
             _pack_transposed(e, c, f, matrices)
         else:
-            _pack_panels(e, c, f, matrices, (e.given["thread"], e.given["team"]))
+            with e.when(c["in_place"].compare("==", 0)):
+                _pack_panels(e, c, f, matrices, (e.given["thread"], e.given["team"]))
         with e.when(e.given["thread"].compare("==", 0)):
             _pack_bias(e, c, f)
             with e.loop(c["unit_parameters"]) as v:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.arguments import COLUMN_TILE, TILE
+from throughtime.compiler.llvm.arguments import COLUMN_TILE, LINE_TILE, TILE
 from throughtime.compiler.llvm.loops.team import my_share
 from throughtime.compiler.llvm.sizes import COLUMN_ROWS, PLACES, WIDEST, Kind
 from throughtime.compiler.llvm.values import Num, Truth, where
@@ -90,6 +90,24 @@ def write_product(module: ir.Module, kind: Kind) -> Emit:
                 **e.passed_on("start_row", "A_row", "A_part", "parts", "K", "C_row"),
                 **share_of(following, (row, R, g["rows"]), V * kind.size),
             )  # fmt: skip
+    e.done()
+    return e
+
+
+def write_line_product(module: ir.Module, kind: Kind) -> Emit:
+    """C = start + A B, B some lines of a matrix as it lies, for one vector: `line_product(...)`.
+
+    for tiles of rows: line tile
+    """
+    names = ("block", "start", "start_row", "A", "A_row", "B", "lines", "K", "C", "C_row", "rows")
+    e = Emit(module, "line_product", kind, names, internal=True)
+    c, g = common(e), e.given
+    with parts_of(e, g["rows"], c["line_height"]) as (row, R):
+        e.call_at(
+            e.word(c["line_tiles"] + R * 8), LINE_TILE, start=g["start"] + g["start_row"] * row,
+            A=g["A"] + g["A_row"] * row, C=g["C"] + g["C_row"] * row, zeros=c["zeros"],
+            **e.passed_on("start_row", "A_row", "B", "lines", "K", "C_row"),
+        )  # fmt: skip
     e.done()
     return e
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.arguments import COLUMN_TILE, TILE
+from throughtime.compiler.llvm.arguments import COLUMN_TILE, LINE_TILE, TILE
+from throughtime.compiler.llvm.loops.rows import load_part
 from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.values import Vector, fma
+from throughtime.compiler.llvm.values import Num, Vector, fma, where
 from throughtime.compiler.llvm.writer import SECOND, Emit
 
 
@@ -73,6 +74,61 @@ def _step(e: Emit, values: list[Any], rows: int, vectors: int) -> list[Any]:
     for r, v, x, w in pairs:
         chains[r * vectors + v] = fma(x, w, chains[r * vectors + v])
     return [*chains, a + e.kind.bytes, b + vectors * e.kind.size]
+
+
+def transposed(square: list[Vector]) -> list[Vector]:
+    """A square of vectors, lines for columns: blocks of 1, 2, 4, ... numbers change places."""
+    lanes, size = len(square), 1
+    while size < lanes:
+        kept = [lane if not lane & size else lanes + lane - size for lane in range(lanes)]
+        moved = [lane + size if not lane & size else lanes + lane for lane in range(lanes)]
+        new = list(square)
+        for i in range(lanes):
+            if not i & size:
+                a, b = square[i], square[i + size]
+                new[i], new[i + size] = (a.shuffled(places, b) for places in (kept, moved))
+        square, size = new, 2 * size
+    return square
+
+
+def write_line_tile(module: ir.Module, kind: Kind, rows: int) -> str:
+    """Write the tile of R rows and one vector whose B is lines of a matrix; gives its name.
+
+    A square of them is turned in registers, for as many k as a vector has lanes. Lanes without a
+    line multiply zeros.
+    """
+    e = Emit(module, f"line_tile_{rows}", kind, LINE_TILE)
+    g, line = e.given, e.given["K"] * kind.bytes
+    lines = [where(g["lines"] > i, g["B"] + line * i, g["zeros"]) for i in range(kind.lanes)]
+    start = [e.load(g["start"] + g["start_row"] * r) for r in range(rows)]
+    whole = g["K"] // kind.lanes * kind.lanes
+    with e.loop(whole, *start, step=kind.lanes) as k:
+        at = k.index * kind.bytes
+        square = transposed([e.load(address + at) for address in lines])
+        k.next = _grown(e, k.values, square, at)
+    left = g["K"] - whole
+    with e.loop(left.least(1), *k.values) as tail:
+        at = whole * kind.bytes
+        square = transposed([load_part(e, address + at, left) for address in lines])
+        tail.next = _grown(e, tail.values, square, at, left)
+    for r, chain in enumerate(tail.values):
+        e.store(chain, g["C"] + g["C_row"] * r)
+    e.done()
+    return str(e.function.name)
+
+
+def _grown(
+    e: Emit, chains: list[Any], square: list[Vector], at: Num, left: Num | None = None
+) -> list[Any]:
+    """Chains after the k of a square, or after those of them that are left."""
+    chains = list(chains)
+    for i, weights in enumerate(square):
+        for r, chain in enumerate(chains):
+            last = e.number(i) if left is None else (left - 1).least(i)
+            x = e.real(e.given["A"] + e.given["A_row"] * r + at + last * e.kind.bytes)
+            grown = fma(e.spread(x), weights, chain)
+            chains[r] = grown if left is None else where(left > i, grown, chain)
+    return chains
 
 
 def write_column_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
