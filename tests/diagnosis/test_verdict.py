@@ -17,7 +17,7 @@ from throughtime import GRU, LSTM, RNN, initialise
 from throughtime.diagnosis.cure import CuredCopy
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient
 from throughtime.diagnosis.report import Report
-from throughtime.diagnosis.verdict.rules import exploding
+from throughtime.diagnosis.verdict import exploding
 
 T, LAG, H = 50, 20, 32
 SEEDS = [pytest.param(s, marks=pytest.mark.soak if s > 2 else ()) for s in range(20)]

@@ -22,7 +22,7 @@ class CoRNN(Cell):
     scheme, with tanh and explicit damping (that of z_{t-1}), as the authors' code has it; the
     implicit damping of z_t is left out. The numbers are one for all units and chosen for each
     task: the defaults are those of the authors' code for sequential MNIST. Each product with a
-    state has a bias beside that of W, which the paper does not have.
+    state has a bias besides that of W, which the paper does not have.
     """
 
     gates = ("y", "z")

@@ -18,7 +18,7 @@ class LEM(Cell):
 
     Source: Rusch, Mishra, Erichson and Mahoney, Long Expressive Memory for Sequence Modeling
     (2022), its discrete scheme, with tanh. The slow state z is stepped first, and y, the output,
-    reads the new z. Each product with a state has a bias beside that of W, which the paper does
+    reads the new z. Each product with a state has a bias besides that of W, which the paper does
     not have.
     """
 

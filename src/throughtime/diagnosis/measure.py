@@ -30,7 +30,7 @@ from throughtime.diagnosis.quantities.lag_gradient import (
 )
 from throughtime.diagnosis.quantities.weight_lags import WeightLags, weight_lags
 from throughtime.diagnosis.report import QUANTITIES, Band, Missing, ModuleReport, Report
-from throughtime.diagnosis.verdict import find_cautions, find_troubles, make_fault_trouble
+from throughtime.diagnosis.verdict import find_troubles, make_fault_trouble, remembers_little
 from throughtime.errors import NotFiniteError, OptionError, ShapeError, ThroughtimeError
 from throughtime.layers.initialise import initialise
 from throughtime.layers.recurrent import SequenceLayer
@@ -104,7 +104,7 @@ def _measure(
     )
     report = _with_panels(report, examined, run, cured, clip, before)
     report = replace(report, troubles=find_troubles(report, cured))
-    return replace(report, cautions=find_cautions(report))
+    return replace(report, cautions=tuple(remembers_little(report)))
 
 
 def _list_lengths(run: ModelRun) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from throughtime.diagnosis.observe.watch import Watch, WatchedCall, choose_rows
 from throughtime.diagnosis.quantities.reach import Pulse, measure_pulses
-from throughtime.diagnosis.verdict.rules import LARGEST_RHO, MOVING, RATE, SATURATED, often
+from throughtime.diagnosis.verdict import LARGEST_RHO, MOVING, RATE, SATURATED, often
 from throughtime.errors import OptionError, ShapeError
 from throughtime.torch_private import differences, norms
 

@@ -13,7 +13,7 @@ from throughtime.export.folder import number
 from throughtime.export.program import Place, Stage, Walk
 
 if TYPE_CHECKING:
-    from throughtime.export.c.source import Source
+    from throughtime.export.c import Source
 
 STRANDS = 16
 """Chains of a sum over units, as the compiler's vectors have them."""

@@ -1,9 +1,12 @@
-"""The rules of the verdict: on reach back in time, on training, on single units."""
+"""The verdict: which trouble the numbers of a report show, and what a change would do, measured.
+
+One rule a trouble: on reach back in time, on training, on single units.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -12,9 +15,9 @@ from throughtime.diagnosis.observe import Key, key_of, locate
 from throughtime.diagnosis.quantities.clipping import Clipping
 from throughtime.diagnosis.quantities.evenness import Evenness
 from throughtime.diagnosis.quantities.gates import GateTimes
-from throughtime.diagnosis.quantities.jacobians import Jacobians
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient, Unseen
 from throughtime.diagnosis.report import Report, Trouble
+from throughtime.errors import NotFiniteError
 
 LARGEST_RHO, LARGEST_EXPONENT, DOUBLED, HELD = 10.0, 0.05, 2.0, 0.05
 """Limits above which gradients explode: rho, or the exponent where rho has doubled; r^2 at the lag
@@ -58,12 +61,10 @@ def exploding(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     """rho above 10 at any lag, or above 2 with a Lyapunov exponent above 0.05."""
     spelled_out: set[str] = set()
     for g in report.lag_gradients:
-        jacobians = _find_jacobians(report, g)
         if not _explodes(report, g):
             continue
-        exponent = (
-            "" if jacobians is None else f", Lyapunov exponent {_find_exponent(jacobians):+.3f}"
-        )
+        largest = _find_exponent(report, g)
+        exponent = "" if largest is None else f", Lyapunov exponent {largest:+.3f}"
         sentence = (
             f"Exploding in {locate(*key_of(g))}: going back the gradient grows "
             f"up to 10^{g.largest_log10_rho:.1f} times{exponent}."
@@ -76,7 +77,7 @@ def vanishing(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     spelled_out: set[str] = set()
     for g in report.lag_gradients:
         need = min(report.lag, g.last_lag)
-        if not _vanishes(g, need) or _explodes(report, g):
+        if g.horizon_1e3_steps is None or g.horizon_1e3_steps >= need or _explodes(report, g):
             continue
         whole = ", the whole sequence" if need == g.last_lag else ""
         sentence = (
@@ -94,10 +95,7 @@ def written_too_weakly(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     """
     shares = {(m.name, t.layer, t.direction): t.share_above(report.lag)
               for m in report.modules for t in m.gates if t.kind == "gate"}  # fmt: skip
-    sound, blind = (
-        _find_leaky_r2(report.lag),
-        {key_of(u) for u in report.unseen},
-    )
+    sound, blind = _find_leaky_r2(report.lag), {key_of(u) for u in report.unseen}
     for c in report.capacities:
         key = key_of(c)
         if key in blind:
@@ -156,13 +154,11 @@ def _find_leaky_r2(lag: int) -> float:
     return (1 - math.exp(-2 / lag)) * math.exp(-2)
 
 
-def _find_jacobians(report: Report, g: LagGradient) -> Jacobians | None:
-    jacobians = (j for m in report.modules if m.name == g.name for j in m.jacobians)
-    return next((j for j in jacobians if (j.layer, j.direction) == (g.layer, g.direction)), None)
-
-
-def _find_exponent(jacobians: Jacobians) -> float:
-    return jacobians.lyapunov_nats_per_step[0]
+def _find_exponent(report: Report, g: LagGradient) -> float | None:
+    """The largest Lyapunov exponent of a layer and direction; None where none was measured."""
+    exponents = {(m.name, j.layer, j.direction): j.lyapunov_nats_per_step[0]
+                 for m in report.modules for j in m.jacobians}  # fmt: skip
+    return exponents.get(key_of(g))
 
 
 def _explodes(report: Report, g: LagGradient) -> bool:
@@ -171,9 +167,8 @@ def _explodes(report: Report, g: LagGradient) -> bool:
     Below a bidirectional layer gradients also arrive at every step directly; there the exponent
     must agree.
     """
-    jacobians, size = _find_jacobians(report, g), g.largest_log10_rho
-    grows = jacobians is not None and _find_exponent(jacobians) > LARGEST_EXPONENT
-    if size > math.log10(DOUBLED) and grows:
+    exponent, size = _find_exponent(report, g), g.largest_log10_rho
+    if size > math.log10(DOUBLED) and exponent is not None and exponent > LARGEST_EXPONENT:
         return True
     return size > math.log10(LARGEST_RHO) and not _below_both_ways(report, g)
 
@@ -183,10 +178,6 @@ def _below_both_ways(report: Report, g: LagGradient) -> bool:
     if module is None or g.layer + 1 == len(module.hidden_sizes):
         return False
     return any(times.direction for times in module.gates)
-
-
-def _vanishes(g: LagGradient, lag: int) -> bool:
-    return g.horizon_1e3_steps is not None and g.horizon_1e3_steps < lag
 
 
 def _make_trouble(
@@ -299,9 +290,9 @@ def frozen_gates(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
         yield Trouble(
             "frozen gates",
             key[0],
-            f"Frozen gates in {locate(*key)}: {share:.0%} or more of the values "
-            f"of {', '.join(frozen)} stand at an end, and the {what} is at most {moved:.1g} of "
-            f"their weights.",
+            f"Frozen gates in {locate(*key)}: {share:.0%} or more of the values of "
+            f"{', '.join(frozen)} stand at an end, and the {what} is at most {moved:.1g} of their "
+            f"weights.",
             _advise_gates(cured, key, "+".join(frozen)),
         )
 
@@ -334,8 +325,7 @@ def _advise_inputs(cured: CuredCopy, key: Key, units: int) -> str:
     inputs = cured.inputs.get(key[0])
     if inputs is None:
         return "Look at the scale and sign of the module's inputs."
-    size = f"mean {inputs.mean:.2g} and deviation {inputs.deviation:.2g}"
-    words = f"The module's inputs have {size}"
+    words = f"The module's inputs have mean {inputs.mean:.2g} and deviation {inputs.deviation:.2g}"
     if inputs.deviation == 0:
         return f"{words}: look at what comes before it."
     after = inputs.dead_units[key]
@@ -350,11 +340,8 @@ def find_motion(evenness: Evenness, key: Key, gates: str) -> float | None:
     the layer; updates are not.
     """
     names = gates.split("+")
-    ratios = [
-        s.ratio
-        for s in evenness.shares
-        if key_of(s) == key and s.gate in names and s.ratio is not None
-    ]
+    blocks = (s for s in evenness.shares if key_of(s) == key and s.gate in names)
+    ratios = [s.ratio for s in blocks if s.ratio is not None]
     if not ratios:
         return None
     if evenness.kind == "update":
@@ -374,3 +361,38 @@ def _advise_gates(cured: CuredCopy, key: Key, gates: str) -> str:
     if after is None:
         return f"{advice}."
     return f"{advice}: on a copy started so, the gradient is up to {after:.1g} of their weights."
+
+
+RULES: tuple[Callable[[Report, CuredCopy], Iterator[Trouble]], ...] = (
+    not_seen, exploding, vanishing, written_too_weakly, frozen_gates, dead_units, truncation,
+    clipping,
+)  # fmt: skip
+"""In the order of the verdict; what is not finite comes before them, and then alone."""
+
+_CAUSES = {
+    "parameter": "Load the last good weights, and lower the learning rate or clip the gradient.",
+    "input": "Look at the data and at what comes before the layer.",
+    "state": "The weights make the states grow without end.",
+    "output": "Look at what comes after the recurrent layers.",
+    "loss": "Look at the loss: a logarithm or a division of zero, or a target that is no number.",
+    "gradient": "The backward pass leaves what numbers can hold, or the loss has no slope there.",
+}
+
+
+def find_troubles(report: Report, cured: CuredCopy) -> tuple[Trouble, ...]:
+    """The troubles of a report, in the order of the rules."""
+    return tuple(trouble for rule in RULES for trouble in rule(report, cured))
+
+
+def make_fault_trouble(error: NotFiniteError, cured: CuredCopy) -> Trouble:
+    """The trouble that ends every measurement; the cured copy is measured where it may help."""
+    text = str(error)
+    name = "" if error.tensor == "parameter" else error.name
+    advice = _CAUSES[error.tensor]
+    if error.tensor in ("parameter", "state", "gradient") and cured.gradients:
+        worst = min(cured.gradients.values(), key=lambda g: g.at(cured.lag))
+        advice += (
+            f" {cured.words}: a copy started so is finite, with a gradient {cured.lag} steps back "
+            f"of 10^{worst.at(cured.lag):.1f} of the last step's or more."
+        )
+    return Trouble("not finite", name, f"{text[0].upper()}{text[1:]}.", advice)
