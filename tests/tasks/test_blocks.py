@@ -173,7 +173,7 @@ def test_blocks_that_were_answered_are_let_go(waves: str, monkeypatch: pytest.Mo
         held = [sum(isinstance(o, ray.ObjectRef) for o in gc.get_objects()) for _ in answers]
     finally:
         gc.enable()
-    assert len(held) > 4 and max(held) <= held[1] < 2 * len(held)
+    assert len(held) > 7 and max(held) < len(held), "fewer than one a block"
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own
