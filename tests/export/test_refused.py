@@ -119,8 +119,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "a dimension from the front": (
         lambda: nn.Sequential(LSTM(1, 2), nn.Softmax(1)),
-        "it mixes steps or rows of a batch, or changes their shape; dimensions must be counted "
-        "from the end, as in dim=-1",
+        "Softmax(dim=1) cannot be exported: it mixes steps or rows of a batch, or changes their "
+        "shape; dimensions must be counted from the end, as in dim=-1",
+    ),
+    "a dimension that is none": (
+        lambda: nn.Sequential(LSTM(1, 2), nn.Softmax(5)),
+        "Softmax(dim=5) cannot be exported: it cannot be followed (Dimension out of range (expected "
+        "to be in range of [-2, 1], but got 5))",
     ),
     "a norm of two dimensions": (
         lambda: nn.Sequential(LSTM(1, 2), nn.LayerNorm((3, 2))),

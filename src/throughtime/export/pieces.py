@@ -23,7 +23,7 @@ from throughtime.export.program import Place, Program, Walk, Writer
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate, Readout
 
-_NOT_FOLLOWED = (TypeError, ValueError, AttributeError, RuntimeError)
+_NOT_FOLLOWED = (TypeError, ValueError, AttributeError, RuntimeError, IndexError)
 
 
 def trace_function(
