@@ -124,8 +124,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "a dimension that is none": (
         lambda: nn.Sequential(LSTM(1, 2), nn.Softmax(5)),
-        "Softmax(dim=5) cannot be exported: it cannot be followed (Dimension out of range (expected "
-        "to be in range of [-2, 1], but got 5))",
+        "Softmax(dim=5) cannot be exported: it cannot be followed (Dimension out of range "
+        "(expected to be in range of [-2, 1], but got 5))",
     ),
     "a norm of two dimensions": (
         lambda: nn.Sequential(LSTM(1, 2), nn.LayerNorm((3, 2))),
