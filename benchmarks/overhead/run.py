@@ -26,12 +26,11 @@ from torch import Tensor, nn
 import throughtime
 from throughtime.tasks import find
 from throughtime.train.begin import resolve
-from throughtime.train.journal import Journal
-from throughtime.train.keeper import Keeper, Patience
+from throughtime.train.keeper import Journal, Keeper, Patience
 from throughtime.train.learner import Learner
 from throughtime.train.loop import begin_model
 from throughtime.train.run import create
-from throughtime.train.step import clip, optimizer
+from throughtime.train.step import clip, make_optimizer
 
 I, H, CALLS = 8, 16, 50
 BARS = {  # T 4, B 1: what the calls must reach, inference and training
@@ -104,7 +103,7 @@ def loop_works(folder: Path) -> Iterator[tuple[Work, Work]]:
     batch = task.epoch(0)[0]
     task.epoch = lambda number: [batch]  # type: ignore[method-assign]
     model = begin_model(task)
-    rule, parameters = optimizer(recipe, model.parameters()), list(model.parameters())
+    rule, parameters = make_optimizer(recipe, model.parameters()), list(model.parameters())
 
     def bare() -> None:
         loss = task.loss(model, batch)

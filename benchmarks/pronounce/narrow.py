@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from throughtime.export.weights import KINDS, matrix_bytes, round_weights
-from throughtime.train.result import trained
+from throughtime.train.result import load_trained
 from throughtime.train.run import read
 
 HERE = Path(__file__).resolve().parent
@@ -35,7 +35,7 @@ def main() -> None:
 
 def scored(run: Path, kind: str) -> dict[str, Any]:
     """WER and PER on the test split, and bytes of the weights."""
-    task, model = trained(read(run))
+    task, model = load_trained(read(run))
     round_weights(model, kind)
     metrics = task.score(model, "test").metrics
     sizes = [

@@ -33,7 +33,7 @@ from throughtime.train.loop import begin_model
 kind = find("forecast")
 task = kind(resolve(kind, {"data": sys.argv[1], "target": "load", "steps": 1, "threads": 2}))
 read = time.perf_counter()
-shown = task.read()
+shown = task.describe_data()
 made = time.perf_counter()
 Learner(task, begin_model(task)).step()
 seconds = {"facts": read - begin, "windows": made - read, "all": time.perf_counter() - begin}

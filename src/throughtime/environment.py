@@ -48,13 +48,15 @@ def of_torchrun() -> ProcessPlace:
     """`RANK`, `WORLD_SIZE`, `LOCAL_WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT`.
 
     Raises:
-        ValueError: one of them is no number.
+        ValueError: one of them is no number, or none that it can be.
     """
     values = os.environ
-    size = int(values["WORLD_SIZE"])
+    rank, size = int(values["RANK"]), int(values["WORLD_SIZE"])
+    local = int(values.get("LOCAL_WORLD_SIZE", size))
+    if not (0 <= rank < size and 1 <= local <= size):
+        raise ValueError(f"RANK is {rank}, WORLD_SIZE {size}, LOCAL_WORLD_SIZE {local}")
     return ProcessPlace(
-        int(values["RANK"]), size, int(values.get("LOCAL_WORLD_SIZE", size)),
-        values["MASTER_ADDR"], int(values["MASTER_PORT"]),
+        rank, size, local, values["MASTER_ADDR"], _port(values["MASTER_PORT"]),
         values.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )  # fmt: skip
 
@@ -63,14 +65,20 @@ def node() -> tuple[int, str, int] | None:
     """`NODE_RANK`, `MASTER_ADDR` and `MASTER_PORT`: of one node of several; None: not all there.
 
     Raises:
-        ValueError: a number is none.
+        ValueError: a number is none, or no port.
     """
     try:
         named = (os.environ[n] for n in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"))
         rank, host, port = named
     except KeyError:
         return None
-    return int(rank), host, int(port)
+    return int(rank), host, _port(port)
+
+
+def _port(text: str) -> int:
+    if not 1 <= (port := int(text)) <= 65535:
+        raise ValueError(f"MASTER_PORT is {port}")
+    return port
 
 
 def for_process(place: ProcessPlace, local_rank: int) -> dict[str, str]:

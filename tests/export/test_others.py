@@ -181,7 +181,7 @@ def test_layers_and_cells_by_torchs_names(tmp_path: Path) -> None:
 def test_the_command_reads_layers_that_export_takes(
     suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from throughtime.tasks.user_file import executed
+    from throughtime.tasks.layers import execute
 
     layer = Recurrent(cells.GRU(), 3, 4, batch_first=True)
     file = tmp_path / f"net{suffix}"
@@ -193,17 +193,17 @@ def test_the_command_reads_layers_that_export_takes(
         to_keras(layer, file)
     assert main(["import", str(file), "--out", str(tmp_path / "in")]) == 0
     place, _, name = capsys.readouterr().out.split("\t")[0].rpartition(":")
-    again = getattr(executed(Path(place)), name)
+    again = getattr(execute(Path(place)), name)
     x = torch.randn(2, 5, 3)
     close(in_rows(again, x), in_rows(layer, x))
     assert main(["export", f"{place}:{name}", "--to", "c", "--out", str(tmp_path / "out")]) == 0
 
 
 def test_options_of_a_layer_come_through_the_command(tmp_path: Path) -> None:
-    from throughtime.tasks.user_file import executed
+    from throughtime.tasks.layers import execute
 
     assert main(["import", str(FILES / "model.keras"), "--out", str(tmp_path)]) == 0
-    layers = executed(tmp_path / "layers.py")
+    layers = execute(tmp_path / "layers.py")
     for name, layer in from_keras(FILES / "model.keras").items():
         again = getattr(layers, name)
         assert repr(again) == repr(layer)
@@ -237,8 +237,9 @@ def test_words_that_are_lists(config: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_every_layer_gets_a_name_that_python_takes(tmp_path: Path) -> None:
-    from throughtime.export.operators import Reversed, write_layers
     from throughtime.tasks.user_file import executed
+
+    from throughtime.export.operators import Reversed, write_layers
 
     words = ["cells", "class", "torch", "Torch", "\u00e91", "", "7", "a/b", "a b"]
     layers: dict[str, nn.Module] = {word: Recurrent(cells.LSTM(), 2, 3) for word in words}

@@ -55,9 +55,8 @@ for module in pkgutil.walk_packages(throughtime.__path__, "throughtime."):
         importlib.import_module(module.name)
     except throughtime.errors.MissingExtra:
         pass
-from throughtime.cli.commands.study import _cores
 from throughtime.compiler.runtime import cache, threads
-assert _cores() >= 1 and threads.available() >= 1
+assert threads.usable() >= 1 and threads.available() >= 1
 print(cache.show())
 """
 
@@ -78,3 +77,22 @@ def test_every_module_is_imported(system: str) -> None:
     code = ELSEWHERE.format(system=system, lacks=LACKS[system])
     said = fresh(code + ALL_MODULES)
     assert ("nothing is compiled on this system" in said) == (system == "Windows")
+
+
+TRAINING = """
+import os, pathlib, tempfile, throughtime
+whole = os.open
+def open_files_alone(path, *how, **more):
+    if os.path.isdir(path):
+        raise PermissionError(13, "Permission denied", path)
+    return whole(path, *how, **more)
+os.open = open_files_alone
+del os.sysconf
+small = {"steps": 2, "validate_every": 2, "warmup": 0, "hidden": 4, "length": 5, "batch_size": 4}
+run = throughtime.train("latch", out=pathlib.Path(tempfile.mkdtemp()) / "run", **small)
+print(*run.scores)
+"""
+
+
+def test_training_opens_no_folders_and_knows_no_size_of_memory_as_on_windows() -> None:
+    assert fresh(TRAINING) == "error\n"

@@ -22,25 +22,25 @@ TINY: dict[str, Any] = {
     "threads": 1,
 }
 
-CACHES = (words.dictionary, pronounce._side)
+CACHES = (words.read_dictionary, pronounce._read_side)
 
 
 @contextmanager
 def small_dictionary() -> Iterator[None]:
     """Inside, the task reads every fortieth line of the dictionary."""
-    if words.parse is _parse_few:
+    if words.parse_dictionary is _parse_few:
         yield
         return
-    words.parse = _parse_few
+    words.parse_dictionary = _parse_few
     _forget()
     try:
         yield
     finally:
-        words.parse = _PARSE
+        words.parse_dictionary = _PARSE
         _forget()
 
 
-_PARSE = words.parse
+_PARSE = words.parse_dictionary
 
 
 def _parse_few(lines: Iterable[str]) -> words.Entries:

@@ -14,16 +14,16 @@ from throughtime.tasks.pronounce.words import (
     IGNORED,
     Entries,
     Epoch,
-    dictionary,
-    groups,
-    split,
+    group_by_length,
+    read_dictionary,
+    take_side,
 )
 
 pytestmark = pytest.mark.usefixtures("dictionary_in_small")
 
 
 def training() -> Entries:
-    return split(dictionary(), "train")
+    return take_side(read_dictionary(), "train")
 
 
 def spelled(epoch: Epoch) -> list[tuple[str, tuple[str, ...]]]:
@@ -38,12 +38,12 @@ def spelled(epoch: Epoch) -> list[tuple[str, tuple[str, ...]]]:
 def test_a_pass_has_every_pronunciation_once() -> None:
     entries = training()
     expected = Counter((word, one) for word, listed in entries.items() for one in listed)
-    assert Counter(spelled(Epoch(groups(entries, ALPHABET), 7, 0, 3))) == expected
+    assert Counter(spelled(Epoch(group_by_length(entries, ALPHABET), 7, 0, 3))) == expected
 
 
 def test_order_is_a_function_of_seed_and_number_alone() -> None:
     entries = training()
-    made = groups(entries, ALPHABET)
+    made = group_by_length(entries, ALPHABET)
 
     def order(seed: int, number: int) -> list[tuple[str, tuple[str, ...]]]:
         torch.manual_seed(torch.seed())  # whatever happened before
@@ -54,13 +54,13 @@ def test_order_is_a_function_of_seed_and_number_alone() -> None:
 
 
 def test_every_pass_has_the_same_number_of_batches() -> None:
-    made = groups(training(), ALPHABET)
+    made = group_by_length(training(), ALPHABET)
     assert len({len(Epoch(made, 7, seed, number)) for seed in range(3) for number in range(3)}) == 1
 
 
 def test_a_batch_needs_no_padding_but_behind_its_sounds() -> None:
     entries = training()
-    for letters, sounds in Epoch(groups(entries, ALPHABET), 7, 0, 0):
+    for letters, sounds in Epoch(group_by_length(entries, ALPHABET), 7, 0, 0):
         assert letters.shape[1] == sounds.shape[1] <= 7
         ends = (sounds == END).int()
         assert bool((ends.sum(0) == 1).all())

@@ -10,7 +10,8 @@ import torch
 
 import throughtime
 from tests.main_job.test_cli import refused
-from throughtime.cli import main, shown
+from throughtime.cli import main
+from throughtime.cli.commands import train
 from throughtime.diagnosis.report import Report
 from throughtime.errors import MissingExtra, OptionError
 from throughtime.tasks import find
@@ -60,12 +61,12 @@ def test_training_ends_with_the_report_of_its_own_weights(
 def test_the_report_of_a_run_is_that_of_its_model_and_training_data(
     latched: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from throughtime.train.result import trained
+    from throughtime.train.result import load_trained
 
     out = str(tmp_path / "new")
     assert main(["diagnose", str(latched.folder), "--lag", "7", "--out", out]) == 0
     said = capsys.readouterr().out
-    task, model = trained(latched)
+    task, model = load_trained(latched)
     batches = [tuple(v[:, :16] if v.dim() > 1 else v[:16] for v in task.epoch(0)[n])
                for n in range(8)]  # fmt: skip
     expected = throughtime.diagnose(model, batches, torch.nn.functional.cross_entropy, lag=7)
@@ -301,7 +302,7 @@ def test_what_the_main_job_is_diagnosed_on_is_its_own_loss() -> None:
         task = find("pronounce")(Recipe(hidden=4, batch_size=64))
         torch.manual_seed(0)
         model = task.model().eval()
-        posed = task.posed(model, 2, 3)
+        posed = task.prepare_diagnosis(model, 2, 3)
         (both, sounds), *_ = posed.batches
         letters, given = both.split([12, 11])
         assert (given[0] == START).all() and torch.equal(given[1:], sounds[:-1])
@@ -323,7 +324,7 @@ def test_a_report_that_cannot_be_made_never_fails_a_training(
         raise error
 
     folder = Path(shutil.copytree(latched.folder, tmp_path / "copy"))
-    monkeypatch.setattr(shown, "of_run", refuse)
+    monkeypatch.setattr(train, "report_run", refuse)
     assert main(["train", "latch", "--resume", "--out", str(folder)]) == 0
     said = capsys.readouterr().out
     assert f"There is no memory report of this run: {error}\n" in said
@@ -335,7 +336,7 @@ def test_a_task_that_does_not_say_how_is_told_in_one_sentence(tmp_path: Path) ->
 
     task = find("latch")(create(tmp_path / "run", Recipe(task="latch")).recipe)
     with pytest.raises(OptionError, match="latch does not say how its model can be diagnosed"):
-        Task.posed(task, torch.nn.LSTM(1, 2), 1, 1)
+        Task.prepare_diagnosis(task, torch.nn.LSTM(1, 2), 1, 1)
 
 
 @pytest.mark.parametrize("name", ["adding", "copy", "order", "parity", "latch"])
@@ -343,7 +344,7 @@ def test_every_memory_task_poses_itself(name: str) -> None:
     task = find(name)(Recipe(task=name, length=12, hidden=4, batch_size=6, directions=1))
     torch.manual_seed(0)
     model = task.model().eval()
-    posed = task.posed(model, 2, 4)
+    posed = task.prepare_diagnosis(model, 2, 4)
     (x, y), _ = posed.batches
     assert x.shape[1] == 4 and len(posed.batches) == 2
     inputs, truth = task.epoch(0)[0]

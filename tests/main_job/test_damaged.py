@@ -22,7 +22,7 @@ from tests.main_job.small import TINY, small_dictionary
 from throughtime.cli import main
 from throughtime.errors import RunError
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.result import score_and_keep, trained
+from throughtime.train.result import load_trained, score_and_keep
 from throughtime.train.run import Run, seal, unseal
 from throughtime.train.storage import _digest, read_checkpoint
 
@@ -211,7 +211,7 @@ def test_other_weights_with_a_right_checksum_are_one_sentence(
 def test_a_header_of_another_making_is_one_sentence(header: bytes, copied_run: Run) -> None:
     copied_run.weights.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(RunError, match="weights.safetensors must "):
-        trained(copied_run)
+        load_trained(copied_run)
 
 
 def test_weights_that_are_a_folder_are_one_sentence(copied_run: Run) -> None:
@@ -220,12 +220,12 @@ def test_weights_that_are_a_folder_are_one_sentence(copied_run: Run) -> None:
     with pytest.raises(
         RunError, match=r"must be readable, and it is not \(Is a directory\); restor"
     ):
-        trained(copied_run)
+        load_trained(copied_run)
 
 
 @pytest.mark.parametrize("content", ["", "{}\n", "[1]\n", "x\n", "[" * 99_999])
 def test_metrics_that_lost_their_last_row_are_one_sentence(content: str, copied_run: Run) -> None:
-    task, model = trained(copied_run)
+    task, model = load_trained(copied_run)
     copied_run.metrics.write_text(content)
     with pytest.raises(RunError, match="metrics.jsonl must end with the last row that training"):
         score_and_keep(copied_run, task, model)

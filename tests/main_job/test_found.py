@@ -11,7 +11,7 @@ import torch
 from throughtime import tasks
 from throughtime.cli import commands, main
 from throughtime.tasks.task import Task
-from throughtime.train.result import trained
+from throughtime.train.result import load_trained
 from throughtime.train.run import read
 
 COMMAND = '''
@@ -101,7 +101,7 @@ def test_a_new_task_is_one_new_file(
     assert capsys.readouterr().out == "4\t8.0\n-5\t-10.0\n"
     assert main(["predict", str(folder), ""]) == 2
     assert "what doubling is asked must not be empty" in capsys.readouterr().err
-    task, model = trained(read(folder))
+    task, model = load_trained(read(folder))
     assert task.score(model, "test").examples[0].right
     assert isinstance(task, Task)
     assert torch.is_grad_enabled()

@@ -11,7 +11,8 @@ import torch
 from tests.main_job.small import TINY
 from throughtime.tasks import find
 from throughtime.tasks.recipe import Recipe
-from throughtime.tasks.translate.model import END, IGNORED, START, Translator, greedy
+from throughtime.tasks.task import IGNORED
+from throughtime.tasks.translate.model import END, START, Translator, decode_greedily
 
 LETTERS, SYMBOLS = 5, 7
 OPTIONS = [
@@ -68,7 +69,7 @@ def test_units_that_attention_looks_at_tell_by_the_equations() -> None:
     assert lexical is not None
     alone = model(letters, given)
     memory, state = model.encode(letters)
-    w = model.weights(model.decoder(model.target(given), state)[0], memory)
+    w = model.weigh(model.decoder(model.target(given), state)[0], memory)
     u = torch.tanh(torch.einsum("bst,tbx->sbx", w, model.source(letters)))
     inner = torch.tanh(u @ lexical.inner.weight.T + lexical.inner.bias)
     torch.testing.assert_close(told, alone + (u + inner) @ lexical.readout.weight.T)
@@ -120,7 +121,7 @@ def test_attention_is_the_formula() -> None:
 def test_greedy_takes_the_likeliest_next_sound() -> None:
     model = made(layers=2)
     letters, _ = asked(rows=4)
-    said = greedy(model, letters)
+    said = decode_greedily(model, letters)
     given = torch.cat([torch.full_like(said[:1], START), said[:-1]])
     assert torch.equal(model(letters, given).argmax(-1), said)
 
@@ -130,9 +131,9 @@ def test_greedy_ends_with_the_last_word_and_gives_up_on_a_model_that_never_ends(
     letters, _ = asked(steps=3, rows=4)
     with torch.no_grad():
         model.readout.bias[END] = -1e9
-        assert len(greedy(model, letters)) == 2 * 3 + 8
+        assert len(decode_greedily(model, letters)) == 2 * 3 + 8
         model.readout.bias[END] = 1e9
-    assert torch.equal(greedy(model, letters), torch.full((1, 4), END))
+    assert torch.equal(decode_greedily(model, letters), torch.full((1, 4), END))
 
 
 def test_the_loss_is_the_mean_over_sounds_and_their_end() -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from tests.house.source import ROOT
 from throughtime.cli import main
-from throughtime.tasks.pronounce import rates
-from throughtime.tasks.pronounce.words import dictionary, split
-from throughtime.train.result import trained
+from throughtime.tasks.pronounce import error_rates
+from throughtime.tasks.pronounce.words import read_dictionary, take_side
+from throughtime.train.result import load_trained
 from throughtime.train.run import Run
 
 ASK = """
@@ -28,20 +28,20 @@ print(code, "pytorch_lightning" in sys.modules)
 def test_what_is_predicted_is_what_was_evaluated(
     trained_run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    listed = split(dictionary(), "test")
+    listed = take_side(read_dictionary(), "test")
     assert main(["predict", str(trained_run.folder), *listed]) == 0
     lines = capsys.readouterr().out.splitlines()
     answers = {word: tuple(said.split()) for word, said in (line.split("\t") for line in lines)}
     assert list(answers) == list(listed)
-    task, model = trained(trained_run)
-    assert rates(answers, listed) == task.score(model, "test").metrics
+    task, model = load_trained(trained_run)
+    assert error_rates(answers, listed) == task.score(model, "test").metrics
     assert main(["evaluate", str(trained_run.folder)]) == 0
-    assert f"{100 * rates(answers, listed)['per_stress']:.2f} %" in capsys.readouterr().out
+    assert f"{100 * error_rates(answers, listed)['per_stress']:.2f} %" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("dictionary_in_small")
 def test_a_word_has_one_answer_whatever_stands_beside_it(trained_run: Run) -> None:
-    task, model = trained(trained_run)
+    task, model = load_trained(trained_run)
     words = ["time", "recurrent", "a", "Time", "time"]
     together = task.answer(model, words)
     assert together == [task.answer(model, [word])[0] for word in words]
@@ -61,7 +61,7 @@ def test_files_and_standard_input_are_read_and_what_has_no_answer_is_named(
     assert main(["predict", str(trained_run.folder), "time", "", "words.txt", "-", "a"]) == 2
     shown = capsys.readouterr()
     words = ["time", "time", "work", "hello", "a"]
-    task, model = trained(trained_run)
+    task, model = load_trained(trained_run)
     answers = task.answer(model, words)
     assert shown.out == "".join(f"{w}\t{a}\n" for w, a in zip(words, answers, strict=True))
     assert [line.partition(" must")[0] for line in shown.err.splitlines()] == [
@@ -81,18 +81,18 @@ def test_files_and_standard_input_are_read_and_what_has_no_answer_is_named(
 def test_many_lines_are_answered_in_their_order(
     trained_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [word for word in dictionary() if len(word) < 5][:400]
+    words = [word for word in read_dictionary() if len(word) < 5][:400]
     file = tmp_path / "many.txt"
     file.write_text("\n".join(words * 3))
     assert main(["predict", str(trained_run.folder), str(file)]) == 0
-    task, model = trained(trained_run)
+    task, model = load_trained(trained_run)
     expected = [f"{w}\t{a}" for w, a in zip(words, task.answer(model, words), strict=True)]
     assert capsys.readouterr().out.splitlines() == expected * 3
 
 
 @pytest.mark.usefixtures("dictionary_in_small")
 def test_chance_is_the_most_frequent_pronunciation(trained_run: Run) -> None:
-    task, _ = trained(trained_run)
+    task, _ = load_trained(trained_run)
     chance = task.chance("test")
     assert 0.9 < chance["wer"] <= chance["wer_stress"] <= 1
     assert 0.5 < chance["per"] <= chance["per_stress"]

@@ -18,8 +18,8 @@ from tests.house.source import ROOT
 from throughtime.errors import OptionError, RunError
 from throughtime.tasks import available, find
 from throughtime.tasks.pronounce import Pronounce
-from throughtime.tasks.recipe import CellRecipe, Recipe, from_text, recipe_from
-from throughtime.train.begin import begin, check_memory, go_on, parameters, resolve
+from throughtime.tasks.recipe import CellRecipe, Recipe, parse_option, recipe_from
+from throughtime.train.begin import begin, check_memory, count_parameters, go_on, resolve
 from throughtime.train.run import create, read
 
 
@@ -64,9 +64,9 @@ def test_a_name_that_is_no_field_is_refused_with_the_closest() -> None:
 @pytest.mark.parametrize("field", fields(Recipe), ids=lambda f: f.name)
 def test_text_is_read_as_the_field_it_is_for(field) -> None:
     value = getattr(Recipe(), field.name)
-    assert from_text(field, str(value)) == value
-    assert type(from_text(field, str(value))) is type(value)
-    assert from_text(field, "no number") == "no number"
+    assert parse_option(field, str(value)) == value
+    assert type(parse_option(field, str(value))) is type(value)
+    assert parse_option(field, "no number") == "no number"
 
 
 def test_what_is_given_goes_before_the_preset_and_the_preset_before_defaults() -> None:
@@ -212,14 +212,14 @@ def test_the_parameters_of_a_model_are_known_before_it_is_made(
     kind = find(name)
     for hidden in (2, 4, 10, 34):
         task = kind(resolve(kind, {"cell": cell, "layers": layers, "hidden": hidden}))
-        assert parameters(task) == sum(p.numel() for p in task.model().parameters())
+        assert count_parameters(task) == sum(p.numel() for p in task.model().parameters())
 
 
 def test_a_machine_that_can_hold_a_model_may_be_too_small_to_train_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task = Pronounce(resolve(Pronounce, {}))
-    bytes = 4 * parameters(task)
+    bytes = 4 * count_parameters(task)
     for there, training, fits in (
         (4 * bytes, True, True), (4 * bytes - 1, True, False),
         (bytes, False, True), (bytes - 1, False, False),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from throughtime.tasks.pronounce import edits, rates
+from throughtime.tasks.pronounce import edit_distance, error_rates
 
 SOUNDS = ("AH0", "AH1", "EY1", "T", "K")
 one_pronunciation = st.lists(st.sampled_from(SOUNDS), min_size=1, max_size=6).map(tuple)
@@ -46,8 +46,8 @@ def bare(sounds: tuple[str, ...]) -> tuple[str, ...]:
 
 @given(one_pronunciation, one_pronunciation)
 def test_edits_are_the_fewest(one: tuple[str, ...], other: tuple[str, ...]) -> None:
-    assert edits(one, other) == edits_twin(one, other) == edits(other, one)
-    assert edits(one, ()) == len(one)
+    assert edit_distance(one, other) == edits_twin(one, other) == edit_distance(other, one)
+    assert edit_distance(one, ()) == len(one)
 
 
 @given(
@@ -60,7 +60,7 @@ def test_edits_are_the_fewest(one: tuple[str, ...], other: tuple[str, ...]) -> N
 def test_rates_are_those_of_the_twin(pairs: list[tuple[tuple[str, ...], list]]) -> None:
     answers = {f"w{i}": answer for i, (answer, _) in enumerate(pairs)}
     listed = {f"w{i}": tuple(dict.fromkeys(truths)) for i, (_, truths) in enumerate(pairs)}
-    found = rates(answers, listed)
+    found = error_rates(answers, listed)
     assert (found["wer_stress"], found["per_stress"]) == rates_twin(answers, listed)
     plain = {word: bare(answer) for word, answer in answers.items()}
     bare_listed = {word: tuple(map(bare, truths)) for word, truths in listed.items()}
@@ -70,7 +70,7 @@ def test_rates_are_those_of_the_twin(pairs: list[tuple[tuple[str, ...], list]]) 
 def test_any_listed_pronunciation_is_right_and_stress_counts_only_with_stress() -> None:
     listed = {"read": (("R", "EH1", "D"), ("R", "IY1", "D")), "a": (("AH0",), ("EY1",))}
     answers = {"read": ("R", "IY1", "D"), "a": ("AH1",)}
-    assert rates(answers, listed) == {
+    assert error_rates(answers, listed) == {
         "wer": 0.0,
         "per": 0.0,
         "wer_stress": 0.5,
@@ -80,10 +80,10 @@ def test_any_listed_pronunciation_is_right_and_stress_counts_only_with_stress() 
 
 def test_the_error_rate_is_against_the_closest_pronunciation() -> None:
     listed = {"w": (("A", "B", "C", "D"), ("A", "B"))}
-    assert rates({"w": ("A", "B", "B")}, listed)["per"] == 1 / 2
+    assert error_rates({"w": ("A", "B", "B")}, listed)["per"] == 1 / 2
 
 
 def test_edits_keep_the_triangle() -> None:
     words = [tuple(w) for n in range(3) for w in product("AB", repeat=n)]
     for a, b, c in product(words, repeat=3):
-        assert edits(a, c) <= edits(a, b) + edits(b, c)
+        assert edit_distance(a, c) <= edit_distance(a, b) + edit_distance(b, c)

@@ -16,9 +16,9 @@ from tests.main_job.small import TINY
 from throughtime.errors import RunError
 from throughtime.tasks import find
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.journal import Journal
-from throughtime.train.result import trained
-from throughtime.train.run import Run, create, locked
+from throughtime.train.keeper import Journal
+from throughtime.train.result import load_trained
+from throughtime.train.run import Run, create, lock
 from throughtime.train.step import StepBatches, clip, learning_rate, step_seed
 
 
@@ -119,11 +119,11 @@ def test_a_journal_that_lost_rows_is_told(tmp_path: Path) -> None:
 
 def test_a_run_has_one_trainer_at_a_time(tmp_path: Path) -> None:
     run = create(tmp_path / "run", Recipe())
-    with locked(run.folder):
+    with lock(run.folder):
         with pytest.raises(RunError, match="one process at a time trains in a folder"):
-            with locked(run.folder):
+            with lock(run.folder):
                 pass
-    with locked(run.folder):
+    with lock(run.folder):
         pass
 
 
@@ -144,7 +144,7 @@ def test_a_run_folder_holds_what_it_promises(trained_run: Run) -> None:
 
 @pytest.mark.usefixtures("dictionary_in_small")
 def test_the_weights_are_those_of_the_best_validation(trained_run: Run) -> None:
-    task, model = trained(trained_run)
+    task, model = load_trained(trained_run)
     best = min(row["per"] for row in rows(trained_run) if "split" in row)
     assert task.score(model, "validation").metrics["per"] == best
 

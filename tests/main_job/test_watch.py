@@ -15,7 +15,7 @@ from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
 from throughtime.diagnosis.training import LoopFlow
 from throughtime.tasks import find
 from throughtime.train.begin import resolve
-from throughtime.train.journal import Journal
+from throughtime.train.keeper import Journal
 from throughtime.train.learner import Learner, Watcher
 from throughtime.train.loop import begin_model, fit
 from throughtime.train.run import Run, create

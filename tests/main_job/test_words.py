@@ -14,11 +14,11 @@ from throughtime.errors import DataError, OptionError
 from throughtime.tasks.pronounce.words import (
     ALPHABET,
     SIDES,
-    dictionary,
-    parse,
-    side,
-    split,
-    without_stress,
+    choose_side,
+    parse_dictionary,
+    read_dictionary,
+    strip_stress,
+    take_side,
 )
 
 DATA = files("throughtime.tasks.pronounce") / "data"
@@ -33,7 +33,7 @@ def test_alternates_comments_and_repeats_are_read() -> None:
         "# nothing but a remark",
         "'em AH0 M",
     ]
-    assert parse(lines) == {
+    assert parse_dictionary(lines) == {
         "tomato": (("T", "AH0", "M", "EY1", "T", "OW2"), ("T", "AH0", "M", "AA1", "T", "OW2")),
         "'em": (("AH0", "M"),),
     }
@@ -41,7 +41,7 @@ def test_alternates_comments_and_repeats_are_read() -> None:
 
 def test_a_word_without_sounds_is_refused_by_its_line() -> None:
     with pytest.raises(DataError, match=r"line 2 must be a word and its sounds, got 'b # B'"):
-        parse(["a AH0", "b # B"])
+        parse_dictionary(["a AH0", "b # B"])
 
 
 def test_the_embedded_file_is_the_published_one() -> None:
@@ -52,7 +52,7 @@ def test_the_embedded_file_is_the_published_one() -> None:
 
 
 def test_the_alphabet_is_what_occurs_in_it() -> None:
-    entries = dictionary()
+    entries = read_dictionary()
     assert set(ALPHABET.letters) == {letter for word in entries for letter in word}
     sounds = {sound for listed in entries.values() for one in listed for sound in one}
     assert set(ALPHABET.sounds) == sounds
@@ -67,7 +67,7 @@ def test_its_licence_stands_beside_it() -> None:
 
 
 def test_it_has_the_size_the_documents_state() -> None:
-    entries = dictionary()
+    entries = read_dictionary()
     pronunciations = [one for listed in entries.values() for one in listed]
     letters = sum(letter.isalpha() for word in entries for letter in word)
     sounds = sum(len(listed[0]) for listed in entries.values())
@@ -78,8 +78,8 @@ def test_it_has_the_size_the_documents_state() -> None:
 
 
 def test_the_sides_share_no_word_and_leave_none_out() -> None:
-    entries = dictionary()
-    sides = [split(entries, name) for name in SIDES]
+    entries = read_dictionary()
+    sides = [take_side(entries, name) for name in SIDES]
     assert sum(map(len, sides)) == len(entries)
     assert {word: listed for one in sides for word, listed in one.items()} == entries
     shares = [len(one) / len(entries) for one in sides]
@@ -91,21 +91,21 @@ KNOWN = {"recurrent": "train", "through": "test", "time": "train", "butte": "tes
 
 
 def test_the_split_never_moves() -> None:
-    assert {word: side(word) for word in KNOWN} == KNOWN
+    assert {word: choose_side(word) for word in KNOWN} == KNOWN
 
 
 @given(st.text(alphabet="abc'-.", min_size=1), st.integers(min_value=2, max_value=9))
 def test_alternates_are_on_the_side_of_their_word(word: str, number: int) -> None:
-    entries = parse([f"{word} AH0", f"{word}({number}) EY1"])
-    held = [name for name in SIDES if split(entries, name)]
-    assert held == [side(word)]
-    assert split(entries, held[0]) == {word: (("AH0",), ("EY1",))}
+    entries = parse_dictionary([f"{word} AH0", f"{word}({number}) EY1"])
+    held = [name for name in SIDES if take_side(entries, name)]
+    assert held == [choose_side(word)]
+    assert take_side(entries, held[0]) == {word: (("AH0",), ("EY1",))}
 
 
 def test_an_unknown_side_is_refused_with_the_closest() -> None:
     with pytest.raises(OptionError, match="split must be one of .*, got 'tset'; did you mean test"):
-        split({}, "tset")
+        take_side({}, "tset")
 
 
 def test_stress_marks_come_off_vowels_only() -> None:
-    assert without_stress(("AH0", "M", "EY1", "OW2", "ZH")) == ("AH", "M", "EY", "OW", "ZH")
+    assert strip_stress(("AH0", "M", "EY1", "OW2", "ZH")) == ("AH", "M", "EY", "OW", "ZH")

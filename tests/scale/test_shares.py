@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from throughtime.environment import ProcessPlace
 from throughtime.errors import OptionError
 from throughtime.tasks import available, find
 from throughtime.tasks.task import Task
+from throughtime.train import exchange
 from throughtime.train.begin import resolve
 from throughtime.train.exchange import add_halves, share_out
+from throughtime.train.launch import launch
 from throughtime.train.learner import Learner
 from throughtime.train.loop import begin_model
 from throughtime.train.step import cut, step_seed
@@ -136,6 +139,13 @@ def test_a_sum_by_halves_has_the_bits_of_one_process(parts: int, size: int) -> N
         assert torch.equal(whole, (numbers[0] + numbers[1]) + (numbers[2] + numbers[3]))
 
 
+def test_memory_of_a_process_that_is_gone_is_not_there() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with ours, pytest.raises(OSError, match="the first process is gone"):
+        exchange._share(1, [ours], 8)
+
+
 class Several(World):
     """A process of several that meets no other."""
 
@@ -171,7 +181,8 @@ def test_a_task_whose_rows_hang_together_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 def environment(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
-    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "MASTER_ADDR", "MASTER_PORT"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "MASTER_ADDR",
+                 "MASTER_PORT", "NODE_RANK"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
@@ -191,6 +202,17 @@ def test_the_place_is_what_torchrun_says(monkeypatch: pytest.MonkeyPatch) -> Non
     environment(monkeypatch, RANK="x", WORLD_SIZE=5, LOCAL_WORLD_SIZE=2, **where)
     with pytest.raises(OptionError, match="the environment of torchrun must say how many"):
         find_place()
+    for wrong, name in ((5, "RANK"), (-1, "RANK"), (0, "LOCAL_WORLD_SIZE"), (70000, "MASTER_PORT")):
+        environment(monkeypatch, **{"RANK": 1, "WORLD_SIZE": 4, **where, name: wrong})
+        with pytest.raises(OptionError, match=f"and it does not .*{name}.* {wrong}"):
+            find_place()
+
+
+@pytest.mark.parametrize("port", [0, 70000, "80x"])
+def test_a_node_has_a_port_that_can_be(port: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment(monkeypatch, NODE_RANK=0, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    with pytest.raises(OptionError, match=f"MASTER_PORT one of 1 to 65535 .*{port}"):
+        launch(["train"], 1, 2, 3)
 
 
 def test_the_place_is_what_srun_says(monkeypatch: pytest.MonkeyPatch) -> None:

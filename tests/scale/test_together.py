@@ -182,6 +182,13 @@ def test_all_end_at_the_same_validation_and_none_begins_on_other_data(tmp_path: 
     assert 4 <= len(losses(tmp_path / "run")) < 20
 
 
+def test_a_loss_that_grows_without_end_says_what_to_do_whoever_tells(tmp_path: Path) -> None:
+    job = (tmp_path / "run", 2, None)
+    said = train(job, lr=1e30)
+    assert said[0][:2] == [2, 2] and said[0][2].startswith("the loss must stay finite, and it is ")
+    assert "; train again with a lower --lr or with --clip norm; the last checkp" in said[0][2]
+
+
 def free_port() -> int:
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
@@ -300,23 +307,36 @@ def test_a_node_that_never_comes_is_named(tmp_path: Path) -> None:
     code, said = end(begin(*words, environment=where))
     assert code == 2
     assert f"process 0 must answer at 127.0.0.1:{where['MASTER_PORT']}, and it did" in refusal(said)
+    assert said.count("\n") == 1, "torch says nothing beside"
 
 
 def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
+    """Also for the other nodes, whom what has it never answers."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
-        words = (*SMALL, "--out", tmp_path / "run", "--nodes", 2)
-        code, said = end(begin(*words, environment=where))
-    assert code == 2 and f"the processes meet at 127.0.0.1:{port}, and that" in refusal(said)
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        words = (*SMALL, "--out", tmp_path / "run", "--nodes", 2, "--wait", 3)
+        both = [begin(*words, environment={**where, "NODE_RANK": str(n)}) for n in range(2)]
+        (first, at_first), (second, at_second) = map(end, both)
+    assert (first, second) == (2, 2) and at_second.count("\n") == 1
+    assert f"the processes meet at 127.0.0.1:{port}, and that" in refusal(at_first)
+    assert f"process 0 must answer at 127.0.0.1:{port}, and it did not" in refusal(at_second)
+
+
+def test_a_host_that_nobody_knows_is_one_sentence(tmp_path: Path) -> None:
+    where = {"MASTER_ADDR": "no.such.host.invalid", "MASTER_PORT": "29500", "NODE_RANK": "0"}
+    code, said = end(begin(*SMALL, "--out", tmp_path / "run", "--nodes", 2, environment=where))
+    assert code == 2 and said.count("\n") == 1
+    assert "the processes meet at no.such.host.invalid:29500, and that cannot" in refusal(said)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--processes 0", "processes must be a whole number of at least 1, got 0"),
+        ("--processes 0", "processes must be a whole number of 1 to 1024, got 0"),
+        ("--processes 5000", "processes must be a whole number of 1 to 1024, got 5000"),
         ("--processes 2 --batch-size 1", "parts, must be at most as many as a batch has rows, 1"),
         ("--nodes 2", "each of 2 nodes must have NODE_RANK, 0 to 1, MASTER_ADDR, the address of n"),
     ],

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import types
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,10 @@ from tests.study.small import learn_or_die, recipe
 from tests.study.test_study import refused
 from throughtime.cli import main
 from throughtime.errors import MissingExtra, RunError
-from throughtime.train.study.learn import Outcome, learn
-from throughtime.train.study.on_ray import over_ray
-from throughtime.train.study.on_slurm import array_script
-from throughtime.train.study.workers import Lost, over_processes
+from throughtime.train.study.on_ray import run_on_ray
+from throughtime.train.study.on_slurm import write_script
+from throughtime.train.study.runs import Outcome, learn
+from throughtime.train.study.workers import Lost, run_on_processes
 
 TINY = "--task latch --length 6 --steps 20 --validate-every 10 --hidden 8 --lr 0.01".split()
 GRID = [*TINY, *"--cells rnn --init torch orthogonal --seeds 1".split()]
@@ -64,7 +68,7 @@ def test_tasks_of_an_array_do_the_runs_and_the_same_command_reports(
 
 
 def test_an_array_names_the_missing_runs_in_spans() -> None:
-    script = array_script(["study"], [7, 0, 1, 2, 9, 10], 3, 2, Path("/x"))
+    script = write_script(["study"], [7, 0, 1, 2, 9, 10], 3, 2, Path("/x"))
     assert "--array=0-2,7,9-10%3\n" in script and "--output=/x/slurm-%a.log\n" in script
 
 
@@ -96,12 +100,13 @@ def test_a_package_that_is_missing_names_its_extra(
     assert main(["study", *GRID, *words.split(), "--out", str(tmp_path / "study")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"{package}, which the extra cluster brings, is needed here and is not inst" in said
+    assert not (tmp_path / "study").exists(), "other options may be given the next time"
 
 
 def test_without_ray_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra):
-        list(over_ray([recipe()], 1, 1))
+        list(run_on_ray([recipe()], 1, 1))
 
 
 def search(folder: Path, trials: int, kind: str = "tpe") -> list[dict[str, Any]]:
@@ -180,19 +185,37 @@ def test_a_grids_folder_is_no_searchs(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "a search goes on with the cells and starts it began with, gru from torch, rnn" in said
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "127.0.0.1:99999"])
+def test_a_ray_that_is_not_there_is_not_waited_for(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would try for a quarter of an hour."""
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace())
+    with pytest.raises(RunError, match=f"a Ray must answer at {address}, and none does"):
+        list(run_on_ray([recipe()], 2, 1, address))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_what_is_no_ray_is_not_waited_for_long() -> None:
+    pytest.importorskip("ray", reason="the extra cluster is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(RunError, match=f"a Ray must answer at {address}, and none does"):
+            list(run_on_ray([recipe()], 2, 1, address))
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_ray_does_the_runs_as_processes_do() -> None:
     pytest.importorskip("ray", reason="the extra cluster is not installed")
     wanted = [recipe(cell="rnn", steps=2, seed=seed) for seed in range(4)]
-    found = list(over_ray(wanted, 2, 1, call=learn_or_die))
+    found = list(run_on_ray(wanted, 2, 1, call=learn_or_die))
     lost = {one.recipe.seed: one.reason for one in found if isinstance(one, Lost)}
     assert set(lost) == {1, 2} and lost[2] == "RuntimeError: not enough memory"
-    here = [one for one in over_processes(wanted[::3], 1, 1) if isinstance(one, Outcome)]
+    here = [one for one in run_on_processes(wanted[::3], 1, 1) if isinstance(one, Outcome)]
     there = [one for one in found if isinstance(one, Outcome)]
     assert figures(there) == figures(here) and len(there) == 2
-    with pytest.raises(RunError, match="a Ray must answer at 127.0.0.1:1, and none does"):
-        list(over_ray(wanted, 2, 1, "127.0.0.1:1"))
 
 
 @pytest.mark.soak
@@ -222,10 +245,15 @@ def test_sixty_trials_on_ray_survive_a_killed_driver_and_a_killed_worker(tmp_pat
 def ray_worker(driver: int) -> int:
     """A process of Ray's, below a driver, that does runs."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            text = path.read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if text.startswith("ray::_run"):
-            return int(path.parent.name)
+        with suppress(OSError):
+            process = int(path.parent.name)
+            if path.read_bytes().startswith(b"ray::_run") and driver in parents(process):
+                return process
     raise AssertionError("no worker of Ray's was found")
+
+
+def parents(process: int) -> Iterator[int]:
+    """The process that began this one, and that one's, and so on."""
+    while process:
+        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        yield process

@@ -14,9 +14,12 @@ import pytest
 
 from tests.study.small import outcome, recipe
 from throughtime.cli import Commands, main
-from throughtime.cli.commands.study import register
+from throughtime.cli.commands.study import Where, register
+from throughtime.compiler.runtime import threads
 from throughtime.errors import RunError
+from throughtime.train.study import workers
 from throughtime.train.study.folder import Folder
+from throughtime.train.study.workers import Lost
 
 TINY = "--task latch --length 6 --steps 100 --validate-every 25 --hidden 16 --lr 0.01".split()
 
@@ -222,11 +225,11 @@ def test_what_a_run_came_to_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_two_studies_do_not_share_a_folder(tmp_path: Path, capsys) -> None:
-    from throughtime.train.run import locked
+    from throughtime.train.run import lock
 
     words = ["--task", "latch", "--out", tmp_path / "study"]
     Folder(tmp_path / "study", recipe(hidden=32, length=100))
-    with locked(tmp_path / "study"):
+    with lock(tmp_path / "study"):
         assert "one process at a time trains in a folder" in refused(capsys, *words)
 
 
@@ -241,3 +244,25 @@ def test_a_list_may_follow_its_option() -> None:
     assert {name: value for name, value in values.items() if value is not None} == {
         **expected, "jobs": 0, "on": "local", "dry_run": False, "trials": 50, "words": ("study",),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "reason", ["[enforce fail at alloc_cpu.cpp:1] no memory", "[/tmp/x] :key:"]
+)
+def test_a_reason_with_brackets_is_shown_as_it_is(
+    reason: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = Lost(recipe(), reason)
+    monkeypatch.setattr(Where, "begin", lambda where, recipes: (one for one in [lost]))
+    folder = Folder(tmp_path / "study", recipe())
+    assert Where("local", 1, None).run(folder, [recipe()], 1, 0) == [lost]
+    assert reason in capsys.readouterr().err
+
+
+def test_a_study_has_as_many_jobs_as_its_container_has_cores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "_quota", lambda: 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    monkeypatch.setattr(workers, "run_on_processes", lambda recipes, *how: how)
+    assert Where("local", 0, None).begin([]) == (1, 1)

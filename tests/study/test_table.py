@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from tests.study.small import outcome
-from throughtime.train.study.folder import HEADINGS, failures, page, reach, rows
+from throughtime.train.study.folder import (
+    HEADINGS,
+    list_failures,
+    longest_solved,
+    make_page,
+    make_rows,
+)
 
 
 def solved(seed: int, step: int, seconds: float, length: int = 10):
@@ -25,7 +31,7 @@ FOUND = [
 
 
 def test_a_row_has_the_medians_of_what_was_solved() -> None:
-    table = rows(FOUND)
+    table = make_rows(FOUND)
     assert [(r.length, r.cell, r.start) for r in table] == [
         (10, "gru", "torch"),
         (10, "lstm", "chrono"),
@@ -40,17 +46,19 @@ def test_a_row_has_the_medians_of_what_was_solved() -> None:
 
 
 def test_the_reach_is_the_longest_length_that_most_seeds_solved() -> None:
-    headings, lines = reach(rows(FOUND))
+    headings, lines = longest_solved(make_rows(FOUND))
     assert headings == ["cell", "torch", "chrono"]
     assert lines == [["gru", "-", ""], ["lstm", "-", "10"]], "of two seeds one is not most"
 
 
 def test_the_page_has_both_tables_and_every_remark() -> None:
-    table = rows(FOUND)
-    assert failures(table) == ["lstm from chrono over 20, seed 1: the loss became nan at step 7"]
-    lines = page("Study of latch", table, ["left out: nothing"]).splitlines()
+    table = make_rows(FOUND)
+    assert list_failures(table) == [
+        "lstm from chrono over 20, seed 1: the loss became nan at step 7"
+    ]
+    lines = make_page("Study of latch", table, ["left out: nothing"]).splitlines()
     assert lines[0] == "# Study of latch"
     assert "| lstm | - | 10 |" in lines and "| cell | torch | chrono |" in lines
     assert f"| {' | '.join(HEADINGS)} |" in lines
     assert "| lstm | chrono | 10 | 3 of 4 | 150 | 2.5 | 0.015 | 7 | 1.50 |" in lines
-    assert lines[-2:] == [f"- {failures(table)[0]}", "- left out: nothing"]
+    assert lines[-2:] == [f"- {list_failures(table)[0]}", "- left out: nothing"]

@@ -11,13 +11,13 @@ import time
 
 from tests.house.source import ROOT
 from tests.study.small import learn_or_die, recipe
-from throughtime.train.study.learn import Outcome, learn
-from throughtime.train.study.workers import Lost, over_processes
+from throughtime.train.study.runs import Outcome, learn
+from throughtime.train.study.workers import Lost, run_on_processes
 
 
 def test_one_that_dies_and_one_that_fails_cost_no_other_run() -> None:
     wanted = [recipe(cell="rnn", steps=2, seed=seed) for seed in range(5)]
-    found = list(over_processes(wanted, 2, 1, learn_or_die))
+    found = list(run_on_processes(wanted, 2, 1, learn_or_die))
     lost = {one.recipe.seed: one.reason for one in found if isinstance(one, Lost)}
     assert lost == {
         1: "its process ended with exit code -9",
@@ -30,15 +30,15 @@ def test_one_that_dies_and_one_that_fails_cost_no_other_run() -> None:
 
 
 def test_no_run_needs_no_worker() -> None:
-    assert list(over_processes([], 2, 1)) == []
+    assert list(run_on_processes([], 2, 1)) == []
 
 
 def test_workers_end_when_their_study_is_killed() -> None:
     code = (
         "from tests.study.small import recipe\n"
-        "from throughtime.train.study.workers import over_processes\n"
+        "from throughtime.train.study.workers import run_on_processes\n"
         "import multiprocessing\n"
-        "runs = over_processes([recipe(steps=1), recipe(length=500, steps=10**6)], 1, 1)\n"
+        "runs = run_on_processes([recipe(steps=1), recipe(length=500, steps=10**6)], 1, 1)\n"
         "next(runs)\n"
         "print(multiprocessing.active_children()[0].pid, flush=True)\n"
         "next(runs)\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from throughtime.cells import available as every_cell
 from throughtime.cli import main
 from throughtime.errors import OptionError
 from throughtime.tasks import find
-from throughtime.tasks.classify.items import encode_items, items_in
-from throughtime.tasks.layers import make_layers, run_layers
+from throughtime.tasks.classify.items import encode_items, list_sequences
+from throughtime.tasks.layers import execute, make_layers, run_layers
 from throughtime.tasks.tables.read import read
 from throughtime.train.begin import resolve
 
@@ -161,7 +162,7 @@ def test_sequences_with_gaps_are_read_with_the_time_since() -> None:
     given = SMALL | {"data": "data.csv", "label": "kind", "series": "s", "time": "t"}
     task = kind(resolve(kind, given))
     assert task.facts.step > 0 and task.facts.width == 2 * 2 + 2
-    items = encode_items(items_in(read("data.csv"), task.facts, labelled=True), task.facts)
+    items = encode_items(list_sequences(read("data.csv"), task.facts, labelled=True), task.facts)
     frame = sequences().filter(s="s0")
     rows = np.concatenate([[1.0], np.diff(frame["t"].to_numpy()) / task.facts.step])
     assert np.allclose(np.expm1(items.steps[0][:, 5].numpy() + np.log(2)), rows, atol=1e-4)
@@ -236,3 +237,11 @@ def test_half_of_the_rows_are_enough_to_learn_from() -> None:
     half = frame.sample(fraction=0.5, seed=1).sort("t")
     run = throughtime.train("forecast", half, target="y", horizon=2, cell="grud", **SMALL)
     assert len(run.predict(half)) == 2
+
+
+def test_a_file_that_is_executed_again_has_its_folder_in_the_path_once(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("x = 1\n")
+    for _ in range(3):
+        execute(tmp_path / "mine.py")
+    assert sys.path.count(str(tmp_path)) == 1
+    sys.path.remove(str(tmp_path))

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 
 from tests.main_job.small import small_dictionary
 from throughtime.cli import main
@@ -16,11 +17,12 @@ from throughtime.errors import DataError
 from throughtime.tasks.classify.find import make_waves
 from throughtime.tasks.tables import pieces, read
 from throughtime.tasks.tables.read import read_blocks
+from throughtime.tasks.tag import Tag
 from throughtime.tasks.translate import Translate
 from throughtime.tasks.translate.find import read_pair_blocks, read_pairs
 from throughtime.tasks.translate.units import TranslateRecipe
 from throughtime.train import run
-from throughtime.train.result import trained
+from throughtime.train.result import load_trained
 
 SMALL = ["--hidden", "4", "--steps", "4", "--validate-every", "4", "--batch-size", "16"]
 
@@ -181,8 +183,18 @@ def test_lines_and_texts_over_ray_are_those_of_this_process(
     if task == "translate":
         write(pl.DataFrame({"english": lines, "target": lines}), "t.csv")
         assert main(["predict", "run", "t.csv", "--on", "ray", "--out", "ray.csv"]) == 0
-        made, model = trained(run.read(Path("run")))
+        made, model = load_trained(run.read(Path("run")))
         assert isinstance(made, Translate)
         here = [made.predict(model, block)[0] for block in made.blocks("t.csv")]
         assert [len(one) for one in here] == [30, 30, 30, 10]
         assert pl.read_csv("ray.csv").equals(pl.concat(here))
+
+
+def test_answers_to_an_empty_file_are_an_empty_table(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    items, model = [str(tmp_path / "empty.txt")], torch.nn.Identity()
+    for ending in ("csv", "parquet", "jsonl"):
+        out = tmp_path / f"answers.{ending}"
+        assert predict._answer_lines(Tag(Tag.options(task="tag")), model, items, out)
+        assert out.exists()
+    assert (tmp_path / "answers.csv").read_text() == "given,answer\n"

@@ -14,7 +14,7 @@ from throughtime.cli import main
 from throughtime.errors import DataError
 from throughtime.tasks.classify import Classify, measure
 from throughtime.tasks.classify.find import find_labels, make_waves
-from throughtime.tasks.classify.items import ClassifyRecipe, encode_items, items_in
+from throughtime.tasks.classify.items import ClassifyRecipe, encode_items, list_sequences
 from throughtime.tasks.tables.read import read
 from throughtime.train.begin import resolve
 
@@ -65,7 +65,7 @@ def test_a_missing_value_is_the_last_one_seen_and_its_mask_says_so() -> None:
     frame = frame.with_columns(s=pl.col("s") + (pl.int_range(pl.len()) // 3).cast(str))
     frame.with_columns(x=pl.col("x") + 1.1 * pl.int_range(pl.len())).write_csv("data.csv")
     facts = made(data="data.csv", label="k", series="s").facts
-    items = encode_items(items_in(read("data.csv"), facts, labelled=True), facts)
+    items = encode_items(list_sequences(read("data.csv"), facts, labelled=True), facts)
     first = items.steps[0]
     assert first[:, 1].tolist() == [1, 0] and first[1, 0] == first[0, 0] != 0
     assert first[:, 2:].tolist() == [[0, 0], [0, 0]]  # one step each since a value and a row
@@ -78,7 +78,7 @@ def test_padding_changes_no_answer() -> None:
     frame.write_csv("data.csv")
     task = made(data="data.csv", label="shape", series="wave")
     model = task.model().eval()
-    items = encode_items(items_in(read("data.csv"), task.facts, labelled=True), task.facts)
+    items = encode_items(list_sequences(read("data.csv"), task.facts, labelled=True), task.facts)
     rows = torch.arange(9)
     together = model(*items.batch(rows)[:2])
     alone = torch.cat([model(*items.batch(row)[:2]) for row in rows.split(1)])
@@ -116,6 +116,20 @@ def test_a_wrong_file_is_one_sentence(
     with pytest.raises(DataError) as caught:
         made(**given)
     assert said in str(caught.value)
+
+
+def test_a_class_of_equal_sequences_cannot_be_trained_on() -> None:
+    generator = np.random.default_rng(0)
+    rows = [("odd", f"o{n}", step / 10) for n in range(5) for step in range(4)]
+    rows += [(name, f"{name}{n}", float(generator.standard_normal()))
+             for name in "ab" for n in range(20) for _ in range(4)]  # fmt: skip
+    pl.DataFrame(rows, schema=["shape", "wave", "a"], orient="row").write_csv("data.csv")
+    with pytest.raises(DataError) as caught:
+        made(data="data.csv", label="shape", series="wave")
+    assert str(caught.value) == (
+        "a class must have sequences to train on, and the 5 of odd of column shape of data.csv are "
+        "held out, since equal ones and those of a group stay together; add others, or take it out"
+    )
 
 
 def test_from_a_file_to_predictions(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,12 +13,12 @@ import pytest
 
 import throughtime
 from throughtime.cli import main
+from throughtime.cli.commands.data import describe_columns, describe_rows
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks import find
 from throughtime.tasks.classify.find import make_waves
 from throughtime.tasks.forecast.find import make_builtin
-from throughtime.tasks.tables.describe import describe_columns, describe_rows
-from throughtime.tasks.tables.frames import table_of
+from throughtime.tasks.tables.frames import make_table
 from throughtime.train.begin import resolve
 
 SMALL: dict[str, Any] = {
@@ -44,13 +44,13 @@ def test_columns_and_rows_are_those_by_hand() -> None:
         },
         strict=False,
     )
-    assert describe_columns(table_of(frame)) == [
+    assert describe_columns(make_table(frame)) == [
         ("when", "time", "0", "2024-03-01 to 2024-03-01 19:00:00"),
         ("shop", "text", "0", "2 different: a, b"),
         ("sold", "numbers", "1", "0 to 33"),
         ("empty", "empty", "36", ""),
     ]
-    assert describe_rows(table_of(frame)) == [
+    assert describe_rows(make_table(frame)) == [
         ("file", "the frame: a frame of polars, 36 rows"),
         ("time", "when, step 1 h"),
         ("series", "2, by shop: 18 to 18 rows each"),
@@ -63,7 +63,7 @@ def test_columns_and_rows_are_those_by_hand() -> None:
 
 
 def test_borders_are_those_that_the_forecast_cuts_at() -> None:
-    table = table_of(make_builtin().frame)
+    table = make_table(make_builtin().frame)
     kind = find("forecast")
     table.frame.write_csv("b.csv")
     facts = dict(kind(resolve(kind, {"data": "b.csv", "target": "load"})).facts.read)
@@ -112,7 +112,7 @@ def test_classes_on_a_file_are_measured_on_new_sequences() -> None:
     doubled = pl.concat(
         [frame, frame.with_columns(wave=pl.lit("x") + pl.col("wave"), a=-pl.col("a"))]
     )
-    score, _ = run.task.measure_on(run.model, table_of(doubled))
+    score, _ = run.task.measure_on(run.model, make_table(doubled))
     assert score.items == 36 + 240 and "; 204 that the training saw are left out" in score.split
     with pytest.raises(DataError, match="and row 3 of the frame has 'sinus'; did you mean sine"):
         run.evaluate(frame.with_columns(shape=pl.lit("sinus")).tail(5).with_columns(
@@ -137,6 +137,6 @@ def _quick(task: Any) -> dict[str, Any]:
 def test_unsorted_uneven_rows_are_described() -> None:
     times = np.array([0.0, 1.0, 2.51, 7.13, 7.2, 9.9371])
     frame = pl.DataFrame({"t": times[::-1], "y": times})
-    rows = dict(describe_rows(table_of(frame)))
+    rows = dict(describe_rows(make_table(frame)))
     assert rows["time"] == "t, step 1.51, uneven: each row is a step"
     assert rows["gaps"] == "the longest is 4.62"

@@ -11,7 +11,7 @@ from throughtime.errors import DataError, OptionError
 from throughtime.tasks.classify.items import Labels
 from throughtime.tasks.forecast.windows import Facts
 from throughtime.tasks.language.text import TextFacts
-from throughtime.tasks.recipe import check_unchanged, facts_in
+from throughtime.tasks.recipe import check_unchanged, parse_facts
 from throughtime.tasks.tag.sentences import TagFacts
 from throughtime.tasks.translate.units import TranslateFacts
 
@@ -25,7 +25,7 @@ def whole(kind: Any) -> dict[str, Any]:
 
 @EVERY_KIND
 def test_what_was_written_is_read(kind: Any) -> None:
-    assert facts_in(kind, whole(kind)) == kind(**whole(kind))
+    assert parse_facts(kind, whole(kind)) == kind(**whole(kind))
 
 
 @EVERY_KIND
@@ -34,9 +34,9 @@ def test_each_that_is_missing_too_much_or_of_another_kind_is_named(kind: Any) ->
         without = {n: v for n, v in whole(kind).items() if n != name}
         for values in (without, whole(kind) | {name: None}):
             with pytest.raises(OptionError, match=f"finds in a file, and {name} is not"):
-                facts_in(kind, values)
+                parse_facts(kind, values)
     with pytest.raises(OptionError, match="and more is not"):
-        facts_in(kind, whole(kind) | {"more": 1})
+        parse_facts(kind, whole(kind) | {"more": 1})
 
 
 def test_a_file_that_changed_is_refused() -> None:

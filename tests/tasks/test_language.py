@@ -17,7 +17,7 @@ from throughtime.cli import main
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks.language import Language, measure
 from throughtime.tasks.language.model import NextUnit
-from throughtime.tasks.language.text import Grams, cut, text_of
+from throughtime.tasks.language.text import Grams, read_text, split_units
 from throughtime.train.begin import resolve
 
 SMALL: dict[str, Any] = {
@@ -131,7 +131,9 @@ def test_the_vocabulary_is_of_the_training_part_and_new_units_cost_their_spellin
     Path("sea.txt").write_text(text() + "ωψ " * 80)
     task = Language(resolve(Language, {"data": "sea.txt", **SMALL}))
     assert "ω" in task._part("test") and "ω" not in task.facts.units
-    assert "".join(task._part(one) for one in ("train", "validation", "test")) == text_of("sea.txt")
+    assert "".join(task._part(one) for one in ("train", "validation", "test")) == read_text(
+        "sea.txt"
+    )
     tokens = task.vocabulary.encode("aω")
     assert tokens.numbers.tolist()[1] == 0
     assert tokens.spelled.tolist() == [0, task.facts.letters[""]]
@@ -141,8 +143,8 @@ def test_the_vocabulary_is_of_the_training_part_and_new_units_cost_their_spellin
 def test_pieces_are_the_text_whatever_it_holds() -> None:
     odd = "It's 3.5  m\t—“ja”,\n\n_x_ ωψ\r\n  end "
     for units in ("characters", "words"):
-        assert "".join(cut(odd, units)) == odd
-    assert cut("a boat, then", "words") == ["a", " boat", ",", " then"]
+        assert "".join(split_units(odd, units)) == odd
+    assert split_units("a boat, then", "words") == ["a", " boat", ",", " then"]
 
 
 def test_words_have_numbers_where_they_stand_twice() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from tests.main_job.small import small_dictionary
 from throughtime.cli import main
-from throughtime.cli.page import save_plot
+from throughtime.cli.shown import save_plot, show_table
 from throughtime.errors import MissingExtra
 from throughtime.tasks.picture import Curve, Plot, draw_confusion, draw_knowledge
 from throughtime.tasks.recipe import FileRecipe
@@ -79,7 +79,7 @@ def test_classes_and_a_run_that_cannot_be_diagnosed_have_one_too(
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("no such <model>")
 
-    monkeypatch.setattr("throughtime.cli.shown.of_run", refuse)
+    monkeypatch.setattr("throughtime.cli.commands.train.report_run", refuse)
     assert main(["train", "classify", "--out", "run", "--plots", "svg", *SMALL]) == 0
     drawn = sorted(path.name for path in Path("run/plots").iterdir())
     assert drawn[0] == "01-loss-of-training-by-step.svg" and "03-confusion-matrix.svg" in drawn
@@ -140,9 +140,9 @@ def test_attention_is_the_softmax_of_the_scores() -> None:
     memory, state = model.encode(source[:, None])
     out = model.decoder(model.target(torch.tensor([[START], [3], [4]])), state)[0][:, 0]
     keys = outputs[0][:, 0] @ model.key.weight.T
-    assert torch.allclose(model.looks(source, target), (out @ keys.T).softmax(-1), atol=1e-6)
+    assert torch.allclose(model.align(source, target), (out @ keys.T).softmax(-1), atol=1e-6)
     read = (out @ keys.T).softmax(-1) @ outputs[0][:, 0]
-    assert torch.allclose(model.seen(out[:, None], memory)[:, 0], read, atol=1e-6)
+    assert torch.allclose(model.attend(out[:, None], memory)[:, 0], read, atol=1e-6)
 
 
 def test_what_is_known_is_said_and_drawn() -> None:
@@ -177,3 +177,8 @@ def test_the_matrix_counts_what_was_said_of_each_class() -> None:
     assert picture.says == ("2 of a are taken for b.", "1 of b are taken for a.")
     shares = dict(picture.plots[0].rows)
     assert shares["a"] == pytest.approx([1 / 3, 2 / 3]) and shares["b"] == [0.5, 0.5]
+
+
+def test_cells_of_a_table_are_shown_as_they_are(capsys) -> None:
+    show_table([("[red]", ":key:"), ("[/x]", "a")], "[b]", ":cat:")
+    assert capsys.readouterr().out.split() == ["[b]", ":cat:", "[red]", ":key:", "[/x]", "a"]

@@ -13,7 +13,7 @@ from tests.tasks.test_memory import made
 from throughtime.cli import main
 from throughtime.errors import OptionError
 from throughtime.tasks import available, digits, mnist1d
-from throughtime.tasks.published import PublishedTask
+from throughtime.tasks.memory import PublishedTask
 
 NAMES = [name for name, kind in available().items() if issubclass(kind, PublishedTask)]
 SIZES = {"digits": (64, 1283, 257, 257), "mnist1d": (40, 3500, 500, 1000)}
@@ -52,16 +52,16 @@ def test_mnist1d_is_the_published_set_up() -> None:
 
 
 def test_making_mnist1d_leaves_everybodys_chance_alone() -> None:
-    mnist1d._all.cache_clear()
+    mnist1d._load.cache_clear()
     random.seed(3)
     np.random.seed(3)
     expected = random.random(), np.random.random()
     random.seed(3)
     np.random.seed(3)
-    first = mnist1d._all()
+    first = mnist1d._load()
     assert (random.random(), np.random.random()) == expected
-    mnist1d._all.cache_clear()
-    assert all(map(torch.equal, first, mnist1d._all())), "and is not moved by it"
+    mnist1d._load.cache_clear()
+    assert all(map(torch.equal, first, mnist1d._load())), "and is not moved by it"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -152,7 +152,7 @@ def test_without_its_package_the_extra_is_named(
     name: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    for read in (digits._all, mnist1d._all):
+    for read in (digits._load, mnist1d._load):
         read.cache_clear()
     assert main(["train", name, "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]

@@ -18,7 +18,7 @@ import pytest
 import throughtime
 from throughtime.errors import DataError, OptionError, RunError
 from throughtime.tasks.classify.find import make_waves
-from throughtime.tasks.tables.frames import table_of
+from throughtime.tasks.tables.frames import make_table, write_file
 
 SMALL: dict[str, Any] = {
     "hidden": 4, "steps": 6, "validate_every": 3, "warmup": 1, "threads": 1, "batch_size": 16,
@@ -128,7 +128,7 @@ def test_a_frame_of_pandas_is_taken_column_by_column() -> None:
         },
         index=stamps,
     )
-    table = table_of(frame)
+    table = make_table(frame)
     assert table.frame.columns == ["time", "whole", "text", "digits", "kind", "zone", "7"]
     assert table.frame["whole"].to_list() == [1, None, 3]
     assert table.frame["text"].to_list() == ["a", None, "c"]
@@ -137,4 +137,22 @@ def test_a_frame_of_pandas_is_taken_column_by_column() -> None:
     assert str(table.frame["zone"][0]) == "2023-12-31 23:00:00"
     assert table.place(1) == "row 2 of the frame"
     with pytest.raises(DataError, match="must have columns of numbers, texts or dates"):
-        table_of(pd.DataFrame({"odd": [object(), object()]}))
+        make_table(pd.DataFrame({"odd": [object(), object()]}))
+
+
+def test_a_frame_that_was_half_written_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path.write_bytes
+
+    def write_half(path: Path, content: bytes) -> int:
+        whole(path, content[: len(content) // 2])
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", write_half)
+        with pytest.raises(OSError, match="No space left"):
+            write_file(loads(), tmp_path)
+    assert not list(tmp_path.glob("frame-*"))
+    path, is_new = write_file(loads(), tmp_path)
+    assert is_new and pl.read_parquet(path).equals(loads())

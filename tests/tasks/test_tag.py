@@ -17,7 +17,7 @@ import throughtime
 from tests.house.source import ROOT
 from throughtime.cli import main
 from throughtime.errors import DataError
-from throughtime.tasks.tables.sides import join_keys, make_sides
+from throughtime.tasks.tables.task import join_keys, split_by_key
 from throughtime.tasks.tag import Tag
 from throughtime.tasks.tag.find import make_tagged
 from throughtime.tasks.tag.model import IGNORED, Counts, encode, measure
@@ -81,19 +81,19 @@ def test_every_form_gives_the_same_sentences_and_sides(form: str) -> None:
     for side, found in task._sentences.items():
         pairs = zip(found.tokens, found.labels, strict=True)
         told[side] = [[*zip(*one, strict=True)] for one in pairs]
-    sides = make_sides(["\0".join(t for t, _ in one) for one in SENTENCES])
+    sides = split_by_key(["\0".join(t for t, _ in one) for one in SENTENCES])
     assert told == {side: [SENTENCES[n] for n in numbers] for side, numbers in sides.items()}
     assert [len(sides[s]) for s in ("train", "validation", "test")] == [24, 3, 3]
 
 
 def test_equal_sentences_stand_on_one_side_and_nothing_hangs_on_the_order() -> None:
     keys = [f"k{n % 40}" for n in range(100)]
-    sides = make_sides(keys)
+    sides = split_by_key(keys)
     on = {side: {keys[n] for n in numbers} for side, numbers in sides.items()}
     assert not on["train"] & on["test"] and not on["train"] & on["validation"]
-    turned = make_sides(keys[::-1])
+    turned = split_by_key(keys[::-1])
     assert {s: {keys[99 - n] for n in numbers} for s, numbers in turned.items()} == on
-    assert make_sides(["big", *"abcdefgh"], [90, *[1] * 8])["train"].count(0) == 1
+    assert split_by_key(["big", *"abcdefgh"], [90, *[1] * 8])["train"].count(0) == 1
 
 
 def test_what_hangs_together_has_one_key() -> None:
@@ -130,7 +130,7 @@ def test_groups_stay_whole_and_training_leaves_out_what_is_held_out() -> None:
     groups = {side: {*one.groups} for side, one in task._sentences.items()}
     assert not groups["train"] & groups["test"] and not groups["train"] & groups["validation"]
     assert ["same", "words"] not in task._sentences["train"].tokens
-    assert any(name == "left out" for name, _ in task.read())
+    assert any(name == "left out" for name, _ in task.describe_data())
 
 
 def test_padding_and_the_batch_around_change_no_answer() -> None:

@@ -12,7 +12,7 @@ from throughtime.cli import main
 from throughtime.errors import DataError
 from throughtime.tasks.forecast.find import find_facts
 from throughtime.tasks.forecast.windows import ForecastRecipe
-from throughtime.tasks.tables.clock import find_time, read_times, with_time
+from throughtime.tasks.tables.clock import find_time, merge_time, read_times
 from throughtime.tasks.tables.read import read
 
 
@@ -58,7 +58,7 @@ def test_it_is_found_and_joined(
     Path("a.csv").write_text(text)
     table = read("a.csv")
     assert find_time(table, "", ["y"]) == time
-    joined = with_time(table, time)
+    joined = merge_time(table, time)
     assert not {*time.split(",")} & {*joined.frame.columns}
     full = [datetime(*(*end, 1)[:3], *end[3:]) for end in (first, last)]  # type: ignore[arg-type]
     assert [joined.frame[time][0], joined.frame[time][-1]] == full
@@ -100,7 +100,7 @@ def test_other_columns_are_no_part_of_it(text: str, time: str) -> None:
 def test_what_is_wrong_is_said_with_its_row(text: str, time: str, said: str) -> None:
     Path("a.csv").write_text(text)
     with pytest.raises(DataError) as caught:
-        with_time(read("a.csv"), time)
+        merge_time(read("a.csv"), time)
     assert said in str(caught.value)
 
 

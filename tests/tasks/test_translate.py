@@ -19,12 +19,13 @@ from tests.house.source import ROOT
 from throughtime.cli import main
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks import find
-from throughtime.tasks.knowledge import _labels
+from throughtime.tasks.picture import _label_neighbours
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tag.find import make_tagged
+from throughtime.tasks.task import IGNORED
 from throughtime.tasks.translate import Translate
 from throughtime.tasks.translate.find import make_pairs
-from throughtime.tasks.translate.model import END, IGNORED, START, Translator, beam, greedy
+from throughtime.tasks.translate.model import END, START, Translator, decode_greedily, search_beam
 from throughtime.tasks.translate.units import Cutter, Lexicon, find_merges, join, measure
 from throughtime.train.begin import begin, go_on, resolve
 from throughtime.train.loop import fit
@@ -166,8 +167,8 @@ def shares_of(model: Translator, source: torch.Tensor, target: list[int]) -> flo
 def test_one_beginning_is_greedy_and_many_find_the_likeliest() -> None:
     for seed in range(5):
         model, source, lengths = small(seed)
-        alone, one = greedy(model, source, lengths), beam(model, source, lengths, 1)
-        many = beam(model, source, lengths, 27)
+        alone, one = decode_greedily(model, source, lengths), search_beam(model, source, lengths, 1)
+        many = search_beam(model, source, lengths, 27)
         for n, length in enumerate(lengths.tolist()):
             ended = [*alone[:, n].tolist(), END]
             ended = ended[: ended.index(END) + 1]
@@ -204,8 +205,8 @@ def test_the_lexicon_finds_each_word() -> None:
 def test_labels_of_the_units_around() -> None:
     source = torch.tensor([[2, 4], [3, 2], [2, 0]])
     label = {2: 0, 3: 1}
-    assert _labels(source, label, 1, 0).tolist() == [[-1, -1], [0, -1], [1, -1]]
-    assert _labels(source, label, -1, 0).tolist() == [[1, 0], [0, -1], [-1, -1]]
+    assert _label_neighbours(source, label, 1, 0).tolist() == [[-1, -1], [0, -1], [1, -1]]
+    assert _label_neighbours(source, label, -1, 0).tolist() == [[1, 0], [0, -1], [-1, -1]]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +250,7 @@ def test_longer_pairs_are_left_out_and_counted() -> None:
     task = made(data="data.csv", longest=30)
     left = sum(len(a) > 30 or len(b) > 30 for a, b in frame.rows())
     assert 0 < left < 200
-    assert ("left out", f"{left} with more than 30 characters") in task.read()
+    assert ("left out", f"{left} with more than 30 characters") in task.describe_data()
     with pytest.raises(OptionError, match="beam must be a whole number of at least 1 and below 65"):
         made(beam=0)
 

@@ -1,7 +1,7 @@
 """The command line: parses, shows, maps errors to exit codes.
 
-Every file beside this one that has a `register(commands)` is a command; a new one is found by
-itself. It is Python's argparse, so that what needs no training works with the core alone.
+Every file of `commands/` that has a `register(commands)` is a command; a new one needs no other
+edit. It is Python's argparse, so that what needs no training works with the core alone.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Commands:
     """The program's commands, as their files register them.
 
     Attributes:
-        words: of the command line, behind the command's name; help may depend on them.
+        words: of the command line after the command's name; help may depend on them.
     """
 
     def __init__(self, words: Sequence[str]) -> None:

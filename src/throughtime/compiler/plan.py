@@ -19,7 +19,7 @@ from throughtime.compiler.passes.masks import NO_MASKS, Masks, with_masks
 from throughtime.compiler.passes.reductions import expanded
 from throughtime.compiler.passes.unshare import Apart, apart, step_graph, why_not
 from throughtime.compiler.saving import needed_values, saved_values
-from throughtime.compiler.step_arguments import state_shapes
+from throughtime.compiler.trace import state_shapes
 from throughtime.compiler.widths import Widths, widths_of
 from throughtime.errors import BackendError
 

@@ -1,7 +1,7 @@
 """What may go straight to a backend that reads addresses: plain memory, and nothing that looks on.
 
-All else goes through the dispatcher, or to torch's own operations (watched.py). Plain tensors pay a
-few hundred nanoseconds for it.
+All else goes through the dispatcher, or to torch's own operations (dispatch.py). Plain tensors
+pay a few hundred nanoseconds for it.
 """
 
 from __future__ import annotations

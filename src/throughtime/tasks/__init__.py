@@ -1,6 +1,6 @@
 """The tasks: one a file or folder, each with data, model, loss, metric and chance level.
 
-A new one is found by itself.
+A new one needs no other edit.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from throughtime.tasks.task import Task as Task
 @cache
 def available() -> dict[str, type[Task]]:
     """Every task of this package by its name, in alphabetical order."""
-    found: dict[str, type[Task]] = {}
+    tasks: dict[str, type[Task]] = {}
     for entry in pkgutil.iter_modules(__path__):
         for task in _tasks_in(importlib.import_module(f"{__name__}.{entry.name}")):
-            found[task.name] = task
-    return dict(sorted(found.items()))
+            tasks[task.name] = task
+    return dict(sorted(tasks.items()))
 
 
 def find(name: str) -> type[Task]:

@@ -21,12 +21,12 @@ class Adding(MemoryTask):
 
     name = "adding"
     monitor = "mse"
-    shares = False
+    in_percent = False
     inputs, outputs = 2, 1
     rule = f"mse: mean squared error of the sum; solved: below {_SOLVED}"
 
     def draw(self, count: int, generator: torch.Generator) -> Batch:
-        """Values U(0, 1) beside two marks (T, B, 2), one mark in each half; the sum (B,)."""
+        """Values U(0, 1) and two marks (T, B, 2), one in each half; the marked ones' sum (B,)."""
         length, rows = self.recipe.length, torch.arange(count)
         values = torch.rand(length, count, generator=generator)
         marks = torch.zeros_like(values)

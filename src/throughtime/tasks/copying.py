@@ -24,7 +24,7 @@ class Copy(MemoryTask):
 
     name = "copy"
     monitor = "nats"
-    shares = False
+    in_percent = False
     inputs, outputs, every_step = _SYMBOLS + 2, _SYMBOLS + 1, True
     rule = "nats: cross entropy a step, blanks among them; solved: half of chance"
 
@@ -52,5 +52,5 @@ class Copy(MemoryTask):
         return self.chance("test")["nats"] / 2
 
     def chance(self, split: str) -> dict[str, float]:
-        """Of blanks until the signal and any of the eight symbols behind it: 10 ln 8 / (T + 20)."""
+        """Of blanks up to the signal and any of the eight symbols after it: 10 ln 8 / (T + 20)."""
         return {"nats": _WORD * math.log(_SYMBOLS) / (self.recipe.length + 2 * _WORD)}

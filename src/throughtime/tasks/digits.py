@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import missing_extra
-from throughtime.tasks.published import PublishedTask
+from throughtime.tasks.memory import PublishedTask
 from throughtime.tasks.task import Batch
 
 _EVERY = 7  # image n is in the test split when n % 7 is 0, in the validation split when it is 1
@@ -27,14 +27,14 @@ class Digits(PublishedTask):
 
     def split(self, name: str) -> Batch:
         """Pixels between 0 and 1."""
-        inputs, truth = _all()
+        inputs, truth = _load()
         place = torch.arange(len(truth), device="cpu") % _EVERY
-        own = {"test": place == 0, "validation": place == 1, "train": place > 1}[name]
-        return inputs[:, own], truth[own]
+        chosen = {"test": place == 0, "validation": place == 1, "train": place > 1}[name]
+        return inputs[:, chosen], truth[chosen]
 
 
 @cache
-def _all() -> tuple[Tensor, Tensor]:
+def _load() -> tuple[Tensor, Tensor]:
     """Every image, (64, 1797, 1), and its digit, (1797,)."""
     try:
         from sklearn.datasets import load_digits

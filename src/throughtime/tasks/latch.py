@@ -1,4 +1,4 @@
-"""Latch: one bit, shown at the first step, told at the last; noise between.
+"""Latch: one bit, shown at the first step, asked for at the last; noise between.
 
 Source: the idea of Bengio, Simard and Frasconi, Learning Long-Term Dependencies with Gradient
 Descent is Difficult (1994).

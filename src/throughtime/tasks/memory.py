@@ -1,25 +1,33 @@
-"""What the memory tasks share: sequences drawn afresh, one recurrent layer, a linear read-out.
+"""What the memory tasks share: sequences, drawn afresh or published, one recurrent layer, a linear
+read-out.
 
 Every batch and every held-out sequence is drawn from (seed, split, number) alone. The held-out
-splits are the same for every seed of training. Tasks on published data are in `published`.
+splits are the same for every seed of training.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from throughtime import Recurrent, initialise
 from throughtime.errors import DataError
-from throughtime.tasks.layers import start_of
-from throughtime.tasks.recipe import Recipe, cell_called
-from throughtime.tasks.task import Batch, Example, Posed, Score, Task
+from throughtime.tasks.layers import build_cell, start_options
+from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.task import (
+    Batch,
+    BuiltWhenIndexed,
+    DiagnosisInput,
+    Example,
+    Score,
+    Task,
+    mean_nats,
+)
 
 _BATCHES, _HELD_OUT, _EXAMPLES = 100, 512, 4
 _SPLITS = {"train": 0, "validation": 1, "test": 2}
@@ -39,10 +47,10 @@ class Rememberer(nn.Module):
         super().__init__()
         self.every_step = every_step
         self.recurrent = Recurrent(
-            cell_called(recipe.cell), inputs, recipe.hidden, num_layers=recipe.layers
+            build_cell(recipe.cell), inputs, recipe.hidden, num_layers=recipe.layers
         )
         self.readout = nn.Linear(recipe.hidden, outputs)
-        initialise(self, **start_of(recipe))
+        initialise(self, **start_options(recipe))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Answers to sequences (T, B, inputs)."""
@@ -56,7 +64,7 @@ class Rememberer(nn.Module):
 
 
 class MemoryTask(Task):
-    """A task whose answer hangs on what was read long ago; a subclass draws its sequences."""
+    """A task whose answer depends on what was read long ago; a subclass draws its sequences."""
 
     inputs: ClassVar[int]
     outputs: ClassVar[int]
@@ -80,7 +88,7 @@ class MemoryTask(Task):
 
     @property
     def steps(self) -> int:
-        """What a model must remember over; `chrono` is told it, `timescales` three times it."""
+        """Steps over which a model must remember; `chrono` takes them, `timescales` three times."""
         return self.recipe.length
 
     def line(self) -> float:
@@ -93,7 +101,7 @@ class MemoryTask(Task):
 
     @abstractmethod
     def hide(self, inputs: Tensor) -> Tensor:
-        """A copy of the sequences without what tells the answer: the leak test's input."""
+        """A copy of the sequences without what determines the answer: the leak test's input."""
 
     def model(self) -> nn.Module:
         recipe = replace(self.recipe, length=self.steps)
@@ -123,7 +131,7 @@ class MemoryTask(Task):
 
     def distance(self, answers: Tensor, truth: Tensor) -> Tensor:
         """What training makes small: cross entropy in nats, unless a task says otherwise."""
-        return cross_entropy(answers.flatten(0, -2), truth.flatten())
+        return mean_nats(answers, truth)
 
     def measure(self, answers: Tensor, truth: Tensor) -> dict[str, float]:
         """The metrics: the share of wrong answers, unless a task says otherwise."""
@@ -133,11 +141,11 @@ class MemoryTask(Task):
         """Which sequences are answered right, (B,)."""
         return answers.argmax(-1) == truth
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         drawn = (self.epoch(0)[n] for n in range(batches))
         along = 1 if self.every_step else 0
         few = [(x[:, :rows], y.narrow(along, 0, min(rows, y.shape[along]))) for x, y in drawn]
-        return Posed(model, few, self.distance)
+        return DiagnosisInput(model, few, self.distance)
 
     def held_out(self, split: str) -> Batch:
         """The sequences that `validation` or `test` is scored on, the same for every seed."""
@@ -153,7 +161,7 @@ class MemoryTask(Task):
             answers = model(inputs)
         right = self.right(answers, truth).tolist()
         examples = tuple(
-            Example(f"sequence {n}", _said(one), _said(two), bool(right[n]))
+            Example(f"sequence {n}", _write_answer(one), _write_answer(two), bool(right[n]))
             for n, (one, two) in enumerate(self._few(answers, truth))
         )
         where = f"{split}: {len(right)} sequences of {self.steps} steps kept out of training"
@@ -164,10 +172,10 @@ class MemoryTask(Task):
         inputs, truth = self.held_out("test")
         with torch.no_grad():
             answers = self._few(model(inputs), truth, inputs.shape[1])
-        return [_said(answers[_number(item, len(answers))][0]) for item in items]
+        return [_write_answer(answers[_parse_number(item, len(answers))][0]) for item in items]
 
     def check_item(self, item: str) -> None:
-        _number(item, self.held_out_rows("test"))
+        _parse_number(item, self.held_out_rows("test"))
 
     def _few(
         self, answers: Tensor, truth: Tensor, count: int = _EXAMPLES
@@ -179,29 +187,87 @@ class MemoryTask(Task):
         return list(pairs)[:count]
 
 
-class _Epoch(Sequence[Batch]):
+@dataclass(frozen=True)
+class _Epoch(BuiltWhenIndexed):
     """A pass: batches that are drawn when they are indexed."""
 
-    def __init__(self, task: MemoryTask, number: int) -> None:
-        self._task, self._number = task, number
+    task: MemoryTask
+    number: int
 
     def __len__(self) -> int:
         return _BATCHES
 
-    def __getitem__(self, place: Any) -> Any:
+    def build(self, place: int) -> Batch:
         if not 0 <= place < _BATCHES:
             raise IndexError(place)
-        number = self._number * _BATCHES + place
-        return self._task.batch("train", number, self._task.recipe.batch_size)
+        number = self.number * _BATCHES + place
+        return self.task.batch("train", number, self.task.recipe.batch_size)
 
 
-def _number(item: str, count: int) -> int:
+def _parse_number(item: str, count: int) -> int:
     if item.isdecimal() and len(item) < 10 and int(item) < count:
         return int(item)
     raise DataError(f"a held-out sequence is a whole number below {count}, got {item!r}; say, 0")
 
 
-def _said(answer: Tensor) -> str:
+def _write_answer(answer: Tensor) -> str:
     if answer.is_floating_point():
         return f"{answer.item():.3f}"
     return " ".join(str(one) for one in answer.flatten().tolist())
+
+
+_SOLVED_PUBLISHED = 0.1
+
+
+class PublishedTask(MemoryTask):
+    """A task on sequences that others collected, in ten classes; a subclass reads its splits.
+
+    They are fixed; a training batch is drawn with replacement by (seed, number) alone.
+    """
+
+    ignores = (*MemoryTask.ignores, "length")
+    monitor = "error"
+    inputs, outputs = 1, 10
+    rule = f"error: share of wrong digits of ten; solved: at most {_SOLVED_PUBLISHED}"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        name: {**MemoryTask.presets[name], "hidden": 64, "lr": 5e-3, "steps": steps}
+        for name, steps in (("quick", 2000), ("full", 10000))
+    }
+
+    @abstractmethod
+    def split(self, name: str) -> Batch:
+        """Sequences (T, N, 1) and classes (N,) of `train`, `validation` or `test`."""
+
+    @property
+    def steps(self) -> int:
+        return len(self.split("train")[0])
+
+    def line(self) -> float:
+        return _SOLVED_PUBLISHED
+
+    def draw(self, count: int, generator: torch.Generator) -> Batch:
+        inputs, truth = self.split("train")
+        drawn = torch.randint(len(truth), (count,), generator=generator, device="cpu")
+        return inputs[:, drawn], truth[drawn]
+
+    def batch(self, split: str, number: int, count: int) -> Batch:
+        """As drawn in training; of the other splits the first `count`."""
+        if split == "train":
+            return super().batch(split, number, count)
+        inputs, truth = self.split(split)
+        return inputs[:, :count], truth[:count]
+
+    def held_out(self, split: str) -> Batch:
+        return self.split(split)
+
+    def held_out_rows(self, split: str) -> int:
+        return len(self.split(split)[1])
+
+    def hide(self, inputs: Tensor) -> Tensor:
+        """All but the last step: what is left to a model without memory."""
+        return torch.cat([torch.zeros_like(inputs[:-1]), inputs[-1:]])
+
+    def chance(self, split: str) -> dict[str, float]:
+        """Of the digit that training has most often, always."""
+        often = self.split("train")[1].bincount().argmax()
+        return {"error": float((self.split(split)[1] != often).double().mean())}

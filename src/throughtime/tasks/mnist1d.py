@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from throughtime.errors import missing_extra
-from throughtime.tasks.published import PublishedTask
+from throughtime.tasks.memory import PublishedTask
 from throughtime.tasks.task import Batch
 
 _TRAIN, _NOT_TEST = 3500, 4000
@@ -33,7 +33,7 @@ class MNIST1D(PublishedTask):
 
     def split(self, name: str) -> Batch:
         """Values of mean 0 and variance 1 over all sequences and steps."""
-        inputs, truth = _all()
+        inputs, truth = _load()
         first, last = {
             "train": (0, _TRAIN), "validation": (_TRAIN, _NOT_TEST), "test": (_NOT_TEST, None),
         }[name]  # fmt: skip
@@ -41,13 +41,13 @@ class MNIST1D(PublishedTask):
 
 
 @cache
-def _all() -> tuple[Tensor, Tensor]:
+def _load() -> tuple[Tensor, Tensor]:
     """Every sequence, (40, 5000, 1), the published test split last, and its class, (5000,)."""
     try:
         from mnist1d.data import get_dataset_args, make_dataset
     except ModuleNotFoundError as error:
         raise missing_extra("mnist1d", "data") from error
-    with _own_chance():
+    with _keep_random_state():
         made = make_dataset(get_dataset_args())
     values = np.concatenate([made["x"], made["x_test"]])
     truth = np.concatenate([made["y"], made["y_test"]])
@@ -56,7 +56,7 @@ def _all() -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _own_chance() -> Iterator[None]:
+def _keep_random_state() -> Iterator[None]:
     """Puts back the state of chance that Python and NumPy share, which the package seeds."""
     python, numpy = random.getstate(), np.random.get_state()
     try:

@@ -13,7 +13,7 @@ from throughtime.tasks.memory import MemoryTask
 from throughtime.tasks.task import Batch
 
 _SIGNS, _DISTRACTORS = 2, 4
-_PLACES = ((0.1, 0.2), (0.5, 0.6))  # shares of the length, both ends among them
+_PLACES = ((0.1, 0.2), (0.5, 0.6))  # shares of the length, both ends included
 
 
 class Order(MemoryTask):

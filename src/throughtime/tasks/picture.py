@@ -1,16 +1,24 @@
-"""What a task shows of a run on its page, as plain numbers: it draws nothing itself."""
+"""What a task shows of a trained model on a run's page, as plain numbers: it draws nothing itself.
+
+That includes what each layer knows, read by linear maps.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from throughtime import probe
+from throughtime.errors import OptionError, ShapeError
 
 _MOST = 20  # classes of a matrix
-_WORST = 3  # mistakes that are said
+_WORST = 3  # mistakes that are named
 
 Numbers = Sequence[float]
 
@@ -24,7 +32,7 @@ class Curve:
         x, y: as many of each.
         kind: a line, points, or the ground between y and `high`.
         high: of the ground, its upper edge.
-        beside: what the run's own is compared with; drawn in grey.
+        beside: whether the run's own is compared with it; drawn in grey.
     """
 
     name: str
@@ -40,7 +48,7 @@ class Plot:
     """Curves on two axes, or a map of colours.
 
     Attributes:
-        says: what it shows, for those who do not see it.
+        says: what it shows, in words, for those who cannot see it.
         x, y: the axes with their units.
         curves: what is drawn; for a map nothing.
         rows: of a map, the name of each row and its numbers.
@@ -80,20 +88,20 @@ class Picture:
 
 
 def draw_confusion(
-    said: Tensor, truth: Tensor, classes: Sequence[str], kind: str = "classes"
+    predicted: Tensor, truth: Tensor, classes: Sequence[str], kind: str = "classes"
 ) -> Picture:
     """How often each class was taken for each; of many classes the most frequent ones.
 
     Args:
-        said, truth: (N,) numbers of classes.
+        predicted, truth: (N,) numbers of classes.
         classes: their names.
         kind: what they are, in the plural.
     """
     counts = torch.zeros(len(classes), len(classes), dtype=torch.long)
-    counts.index_put_((truth, said), torch.tensor(1), accumulate=True)
-    kept = counts.sum(1).sort(descending=True, stable=True).indices[:_MOST].sort().values
-    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1))[kept][:, kept].tolist()
-    names = tuple(classes[n] for n in kept.tolist())
+    counts.index_put_((truth, predicted), torch.tensor(1), accumulate=True)
+    shown = counts.sum(1).sort(descending=True, stable=True).indices[:_MOST].sort().values
+    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1))[shown][:, shown].tolist()
+    names = tuple(classes[n] for n in shown.tolist())
     pairs = [(a, b) for a in range(len(classes)) for b in range(len(classes)) if a != b]
     worst = sorted(((int(counts[a, b]), a, b) for a, b in pairs if counts[a, b]), reverse=True)
     says = [f"{n} of {classes[a]} are taken for {classes[b]}." for n, a, b in worst[:_WORST]]
@@ -108,7 +116,7 @@ def draw_confusion(
         says=tuple(says),
         plots=(plot,),
         head=("right", *(f"said {name}" for name in names)),
-        table=tuple(zip(names, *counts[kept][:, kept].T.tolist(), strict=True)),
+        table=tuple(zip(names, *counts[shown][:, shown].T.tolist(), strict=True)),
     )
 
 
@@ -134,6 +142,67 @@ def draw_attention(
     )
 
 
+_LABELS, _TEXTS, _BATCHES = 12, 60, 6  # most frequent units as labels; sequences; batches
+
+
+def ask_layers(
+    name: str, model: nn.Module, inputs: Sequence[Tensor], truth: Sequence[Tensor],
+    kinds: Sequence[Tensor] | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """A row for the input and each layer; one that says why where there are too few sequences.
+
+    Args:
+        name: of what is asked for.
+        model: of one input.
+        inputs: batches.
+        truth: labels (T, B) of each, -1 where there is none.
+        kinds: what stands at each place, (T, B); shuffled labels are drawn by it.
+    """
+    try:
+        readouts = probe(model, inputs, truth, types=kinds)
+    except (OptionError, ShapeError) as error:
+        return [{"of": name, "not measured": str(error)}]
+    return [
+        {
+            "of": name, "place": "input" if readout.layer is None else f"layer {readout.layer}",
+            "accuracy": readout.accuracy, "shuffled_labels": readout.control_accuracy,
+            "most_frequent": readout.majority_share, "held_out": readout.held_out_count,
+        }
+        for readout in readouts
+    ]  # fmt: skip
+
+
+def ask_for_neighbours(
+    model: nn.Module, sources: Sequence[Tensor], padding: int
+) -> list[dict[str, Any]]:
+    """A row for the input and each layer, of the unit before and of the one after.
+
+    The labels are the most frequent units. Where there are too few sources, a row says why
+    nothing was measured.
+    """
+    few = list(sources[:_TEXTS])
+    parts = [few[k::_BATCHES] for k in range(min(_BATCHES, len(few)))]
+    counted = Counter(int(unit) for one in few for unit in one)
+    label = {unit: n for n, (unit, _) in enumerate(counted.most_common(_LABELS))}
+    inputs = [pad_sequence(part, padding_value=padding) for part in parts]
+    rows: list[dict[str, Any]] = []
+    for name, by in (("unit before", 1), ("unit behind", -1)):
+        marks = [_label_neighbours(x, label, by, padding) for x in inputs]
+        rows += ask_layers(name, model, inputs, marks)
+    return rows
+
+
+def _label_neighbours(source: Tensor, label: dict[int, int], by: int, padding: int) -> Tensor:
+    """Of each place of sources (T, B), the label of the unit `by` steps before; -1 for none."""
+    moved = source.roll(by, 0)
+    moved[0 if by > 0 else -1] = padding
+    marks = torch.full_like(source, -1)
+    for unit, n in label.items():
+        marks[moved == unit] = n
+    marks[source == padding] = -1
+    return marks
+
+
 def draw_knowledge(rows: Sequence[dict[str, Any]]) -> Picture:
     """What a linear map reads of each layer, from the rows of `ask_layers`."""
     asked = dict.fromkeys(row["of"] for row in rows)
@@ -145,14 +214,14 @@ def draw_knowledge(rows: Sequence[dict[str, Any]]) -> Picture:
         lead="A linear map of what each layer gives is fitted on half of the sequences and asked "
         "for the other half. A layer knows what it tells better than the map tells labels that "
         "were shuffled, which can only be memorised.",
-        says=tuple(map(_known, groups.values())),
-        plots=tuple(map(_by_layer, measured.values())),
+        says=tuple(map(_describe_best, groups.values())),
+        plots=tuple(map(_plot_layers, measured.values())),
         head=head,
         table=tuple(tuple(row.values()) for few in measured.values() for row in few),
     )
 
 
-def _known(rows: Sequence[dict[str, Any]]) -> str:
+def _describe_best(rows: Sequence[dict[str, Any]]) -> str:
     name = rows[0]["of"]
     if "accuracy" not in rows[0]:
         return f"Of the {name} nothing was measured: {rows[0]['not measured']}."
@@ -164,7 +233,7 @@ def _known(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _by_layer(rows: Sequence[dict[str, Any]]) -> Plot:
+def _plot_layers(rows: Sequence[dict[str, Any]]) -> Plot:
     x = range(len(rows))
     curves = (
         Curve("as it is", x, [row["accuracy"] for row in rows]),

@@ -44,14 +44,8 @@ def did_you_mean(value: str, allowed: Sequence[str]) -> str:
     return f"; did you mean {names[close[0]]}?" if close else ""
 
 
-KINDS: dict[str, type[Cell]] = {"rnn": cells.Elman, "gru": cells.GRU, "lstm": cells.LSTM}
-"""By their names in a recipe."""
-
-
-def cell_called(name: str) -> Cell:
-    """The cell of a recipe's name, as it comes."""
-    return KINDS[name]()
-
+SHORT_NAMES: dict[str, type[Cell]] = {"rnn": cells.Elman, "gru": cells.GRU, "lstm": cells.LSTM}
+"""Cells by the names that recipes have for them."""
 
 NO_COUNT = 2**31  # no option that counts something gets here
 
@@ -70,7 +64,7 @@ def option(
     return field(default=default, metadata={"help": help, **rule})
 
 
-def settled() -> Any:
+def found_by_task() -> Any:
     """A field of plain values by name that no one gives: a task finds them when a run begins."""
     return field(default_factory=dict, metadata={"help": "Found by the task", "choices": ()})
 
@@ -135,7 +129,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            _check(f.name, getattr(self, f.name), f.type, f.metadata)
+            _check_field(f.name, getattr(self, f.name), f.type, f.metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +141,12 @@ class CellRecipe(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecipe(CellRecipe):
-    """A recipe of a task on a file of the user's, with what was found there."""
+    """A recipe of a task on a file of the user's, with the facts that the task found in it."""
 
-    facts: dict[str, Any] = settled()
+    facts: dict[str, Any] = found_by_task()
 
 
-def _check(name: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> None:
+def _check_field(name: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> None:
     """One field against its kind and its rule; raises OptionError."""
     if rule["choices"]:
         one_of(name, value, rule["choices"])
@@ -169,10 +163,10 @@ def _check(name: str, value: Any, kind: Any, rule: Mapping[str, Any]) -> None:
         inside = rule["at_least"] <= value < rule["below"] and rule["above"] < value
         right = inside and math.isfinite(value)
     if not right:
-        raise OptionError(f"{name} must be {said(rule, kind)}, got {short(value)}")
+        raise OptionError(f"{name} must be {describe_rule(rule, kind)}, got {short(value)}")
 
 
-def said(rule: Mapping[str, Any], kind: Any) -> str:
+def describe_rule(rule: Mapping[str, Any], kind: Any) -> str:
     """A rule in words: `a whole number of at least 1 and below 3`."""
     number = {"int": "a whole number", "float": "a finite number"}.get(str(kind), "a text")
     bounds = [
@@ -183,7 +177,7 @@ def said(rule: Mapping[str, Any], kind: Any) -> str:
     return " ".join([number, " and ".join(bounds)]).strip()
 
 
-def from_text(option: Field[Any], text: str) -> Any:
+def parse_option(option: Field[Any], text: str) -> Any:
     """A field's value as somebody typed it; text that is no number stays text, for the checks."""
     kind = {"int": int, "float": float}.get(str(option.type), str)
     if text.casefold() in option.metadata["choices"]:
@@ -194,7 +188,7 @@ def from_text(option: Field[Any], text: str) -> Any:
         return text
 
 
-def options_of(kind: type[Recipe]) -> dict[str, Field[Any]]:
+def list_options(kind: type[Recipe]) -> dict[str, Field[Any]]:
     """The fields of a kind of recipe that people give, by name."""
     return {f.name: f for f in fields(kind) if "at_least" in f.metadata}
 
@@ -212,7 +206,7 @@ def recipe_from(values: Mapping[str, Any], kind: type[Recipe] = Recipe) -> Recip
     return kind(**values)
 
 
-def facts_in(kind: type[Found], values: Mapping[str, Any]) -> Found:
+def parse_facts(kind: type[Found], values: Mapping[str, Any]) -> Found:
     """What a run's file said, a dataclass, from the recipe of the run.
 
     Raises:

@@ -1,26 +1,28 @@
-"""What a task is, data, model, loss, metric and chance level behind one contract; its passes."""
+"""What a task is: data, model, loss, metric and chance level in one contract; its passes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from throughtime.errors import DataError, OptionError
+from throughtime.tasks.layers import build_cell, find_python_file
 from throughtime.tasks.picture import Picture
 from throughtime.tasks.recipe import Recipe, did_you_mean, short
-from throughtime.tasks.user_file import named_cell, user_file
 
 Batch = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One held-out item as people read it: what was asked, what came, what would be right."""
+    """One held-out item as people read it: the question, the answer, the right answer."""
 
     given: str
     answer: str
@@ -44,7 +46,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Posed:
+class DiagnosisInput:
     """A task and a model of it as `throughtime.diagnose` takes them.
 
     Attributes:
@@ -69,9 +71,9 @@ class Task(ABC):
 
     options: ClassVar[type[Recipe]] = Recipe  # the fields of its recipes
     ignores: ClassVar[tuple[str, ...]] = ()  # fields of the recipe that mean nothing here
-    shares: ClassVar[bool] = True  # its metrics are between 0 and 1; people read them in percent
-    more_is_better: ClassVar[bool] = False  # of the first metric, by which baselines are judged
-    asks: ClassVar[str] = ""  # what users ask its model, say WORD; empty: it answers no one
+    in_percent: ClassVar[bool] = True  # its metrics, between 0 and 1, are shown in percent
+    higher_is_better: ClassVar[bool] = False  # of the first metric, by which baselines are judged
+    item_name: ClassVar[str] = ""  # of what its model is asked, say WORD; empty: of nothing
 
     def __init__(self, recipe: Recipe) -> None:
         usual = [{f.name: f.default for f in fields(recipe)}, *self.presets.values()]
@@ -79,8 +81,8 @@ class Task(ABC):
             value = getattr(recipe, name)
             if value not in [values[name] for values in usual if name in values]:
                 self.refuse_unread({name: value})
-        if user_file(recipe.cell) is None:
-            named_cell(recipe.cell)
+        if find_python_file(recipe.cell) is None:
+            build_cell(recipe.cell)
         self.recipe = recipe
 
     @classmethod
@@ -105,8 +107,8 @@ class Task(ABC):
         """
         return recipe
 
-    def read(self) -> list[tuple[str, str]]:
-        """What was read of the user's data, for people: name and words; nothing of our own."""
+    def describe_data(self) -> list[tuple[str, str]]:
+        """What was read of the user's data, as name and words; empty for built-in data."""
         return []
 
     @abstractmethod
@@ -150,11 +152,11 @@ class Task(ABC):
         return {"chance": self.chance(split)}
 
     def findings(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
-        """Tables on a trained model beside its figures, by name, as rows; for results.json."""
+        """Tables on a trained model, besides its figures, by name, as rows; for results.json."""
         return {}
 
     def evaluate(self, model: nn.Module, file: str) -> tuple[Score, dict[str, dict[str, float]]]:
-        """The metrics of `model`, and of the baselines, on what stands in a file with its truth.
+        """The metrics of `model`, and of the baselines, on the items of a file that has the truth.
 
         Raises:
             OptionError: the task's items come from no file.
@@ -167,7 +169,7 @@ class Task(ABC):
 
     @abstractmethod
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
-        """What `model` says to each item a user typed.
+        """The model's answer to each item a user typed.
 
         Raises:
             DataError: an item cannot be taken; says which and why.
@@ -191,7 +193,7 @@ class Task(ABC):
         raise OptionError(f"a run that writes is one of language, got one of {self.name}")
 
     def check_item(self, item: str) -> None:
-        """Sees that a model can be asked this; `answer` takes all items that pass.
+        """Checks an item that a user typed; `answer` takes all that pass.
 
         Raises:
             DataError: it cannot; says why.
@@ -204,23 +206,23 @@ class Task(ABC):
                 "say with iconv -f latin1 -t utf-8"
             )
 
-    def unseen_in(self, items: Sequence[str]) -> list[str]:
+    def describe_unseen(self, items: Sequence[str]) -> list[str]:
         """What training had not of items that a user typed, in words; often nothing."""
         return []
 
-    def shown(self, value: float) -> str:
+    def format_metric(self, value: float) -> str:
         """A metric as people read it."""
-        return f"{100 * value:.2f} %" if self.shares else f"{value:.4g}"
+        return f"{100 * value:.2f} %" if self.in_percent else f"{value:.4g}"
 
     def step_bytes(self) -> int:
         """What a step's data and outputs take in memory at the least; 0 where it is not known."""
         return 0
 
     def pictures(self, model: nn.Module) -> list[Picture]:
-        """What the page of a run shows of the test part beside its figures."""
+        """What the page of a run shows of the test part besides its figures."""
         return []
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         """The task and a model of it as a diagnosis takes them.
 
         Args:
@@ -234,6 +236,28 @@ class Task(ABC):
         raise OptionError(f"{self.name} does not say how its model can be diagnosed")
 
 
+IGNORED = -100  # a target that the loss leaves out
+
+
+def mean_nats(logits: Tensor, truth: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross entropy over all classes (...) that are not IGNORED, of logits (..., C)."""
+    return cross_entropy(
+        logits.flatten(0, -2), truth.flatten(), ignore_index=IGNORED, label_smoothing=smoothing
+    )
+
+
+def usual_length(lengths: Sequence[int], count: int) -> list[int]:
+    """The numbers of the first `count` items of the most frequent length.
+
+    Raises:
+        OptionError: there is no item.
+    """
+    if not lengths:
+        raise OptionError("a diagnosis needs sequences of two steps or more, and training has none")
+    ((length, _),) = Counter(lengths).most_common(1)
+    return [n for n, one in enumerate(lengths) if one == length][:count]
+
+
 # 2^32 over the golden ratio: seeds lie far apart, and the passes of one follow each other.
 _ODD = 2_654_435_769
 _WINDOW = 8  # batches within which items are sorted by length: less padding
@@ -243,6 +267,15 @@ def generator_of(seed: int, number: int) -> torch.Generator:
     """What draws the order of a run's pass."""
     # torch's generator on the CPU looks at the low 32 bits of a seed only.
     return torch.Generator().manual_seed((seed * _ODD + number) % 2**32)
+
+
+def deal_batches(lengths: Tensor, batch_size: int, draw: torch.Generator) -> list[Tensor]:
+    """The numbers of items (N,) in batches: shuffled, and sorted by length within windows."""
+    batches: list[Tensor] = []
+    order = torch.randperm(len(lengths), generator=draw, device="cpu")
+    for window in order.split(batch_size * _WINDOW):
+        batches += window[torch.argsort(lengths[window], stable=True)].split(batch_size)
+    return batches
 
 
 class BuiltWhenIndexed(Sequence[Batch]):
@@ -277,10 +310,7 @@ class Batches(BuiltWhenIndexed):
         number: int,
     ) -> None:  # fmt: skip
         draw = generator_of(seed, number)
-        plan: list[list[int]] = []
-        for window in torch.randperm(len(lengths), generator=draw).split(batch_size * _WINDOW):
-            order = window[torch.argsort(lengths[window], stable=True)]
-            plan += [part.tolist() for part in order.split(batch_size)]
+        plan = [part.tolist() for part in deal_batches(lengths, batch_size, draw)]
         self._plan = [plan[n] for n in torch.randperm(len(plan), generator=draw).tolist()]
         self._build = build
 

@@ -1,8 +1,8 @@
 """Trains a task on your data: `run = throughtime.train("forecast", data=FILE, target="temp")`.
 
 The package is called like a function, and its parts are imported like those of any other: `loop`
-trains a `learner` while others watch, of which `keeper` writes rows and checkpoints and `shown`
-shows; `run` and `storage` read and write run folders. All need the extra `train`.
+trains a `learner` while others watch, of which `keeper` writes rows and checkpoints; `run` and
+`storage` read and write run folders. All need the extra `train`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class _Called(ModuleType):
-    """A package that is called: what trains is imported then, for it stands on `throughtime`.
+    """A package that is called: what trains is imported then, for it imports `throughtime`.
 
-    Its parts are found without an import of their own.
+    Its parts are attributes without an import of their own.
     """
 
     def __getattr__(self, name: str) -> ModuleType:
@@ -37,8 +37,8 @@ class _Called(ModuleType):
 
         Args:
             task: its name, as in `throughtime train NAME`.
-            data: a file, or a frame of polars or pandas, which is kept as a Parquet file beside the
-                run folder; None: the task's own.
+            data: a file, or a frame of polars or pandas, which is kept as a Parquet file next to
+                the run folder; None: the task's own.
             out: the run folder; None: the next free runs/TASK-NUMBER.
             resume: go on with the run in `out`, or with the newest of the task.
             options: of the task, as on the command line; lists of columns may be lists.

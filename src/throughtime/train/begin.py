@@ -1,4 +1,4 @@
-"""How a run begins, and how one that was stopped is found again."""
+"""How a run begins, and how one that was stopped goes on."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 from throughtime.errors import OptionError, RunError, ThroughtimeError
 from throughtime.tasks import Task
 from throughtime.tasks.recipe import Recipe, one_of, recipe_from
-from throughtime.train.run import Run, create, keep_recipe, locked, read
-from throughtime.train.storage import MAY_GROW, ended, read_checkpoint
+from throughtime.train.run import Run, create, lock, read, replace_recipe
+from throughtime.train.storage import MAY_GROW, has_ended, read_checkpoint
 
 RUNS = Path("runs")
 
@@ -53,7 +53,7 @@ def begin(
 ) -> Iterator[Run]:
     """A new run in `folder`, or in the next free one under runs/; none of what the task refuses.
 
-    What fails inside before anything was learned leaves no folder behind.
+    What fails inside before anything was learned leaves no folder.
 
     Raises:
         OptionError: a value is outside its rule, or the model is too large for this machine.
@@ -65,7 +65,7 @@ def begin(
     made = [path for path in (top, *top.parents) if not path.exists()]
     try:
         run = _create(folder, recipe)
-        with _removed_in_vain(run, folder is None):
+        with _remove_if_unused(run, folder is None):
             yield run
     except _FAILURES:
         for path in made:
@@ -87,14 +87,14 @@ def _create(folder: Path | None, recipe: Recipe) -> Run:
 
 
 @contextmanager
-def _removed_in_vain(run: Run, with_folder: bool) -> Iterator[None]:
+def _remove_if_unused(run: Run, with_folder: bool) -> Iterator[None]:
     """Deletes what was made of a new run when it fails before there is anything to go on from."""
     try:
         yield
     except _FAILURES as error:
         rows = run.metrics.exists() and run.metrics.stat().st_size
-        told = isinstance(error, KeyboardInterrupt) and run.log.exists()  # how to go on
-        if not rows and not told and not run.checkpoint.exists():
+        resumable = isinstance(error, KeyboardInterrupt) and run.log.exists()  # how to go on
+        if not rows and not resumable and not run.checkpoint.exists():
             for file in (run.folder / "config.json", run.folder / "lock", run.log, run.metrics):
                 file.unlink(missing_ok=True)
             with suppress(OSError):
@@ -111,19 +111,22 @@ def check_memory(task: Task, training: bool = True) -> None:
     Raises:
         OptionError: it takes more memory than there is.
     """
-    needed = 4 * parameters(task) * (4 if training else 1) + (task.step_bytes() if training else 0)
-    there = _memory_bytes()
-    if needed > there:
+    needed = 4 * count_parameters(task) * (4 if training else 1) + (
+        task.step_bytes() if training else 0
+    )
+    available = _memory_bytes()
+    if needed > available:
         names = [n for n in ("hidden", "batch_size", "length") if n not in task.ignores]
         raise OptionError(
             f"a {'training' if training else 'model'} must fit into this machine's "
-            f"{there / 2**30:,.1f} GiB of memory, and it needs at least {needed / 2**30:,.1f} with "
+            f"{available / 2**30:,.1f} GiB of memory, and it needs at least "
+            f"{needed / 2**30:,.1f} with "
             f"{', '.join(f'{n} {getattr(task.recipe, n)}' for n in names)}; make them smaller"
         )
 
 
-def parameters(task: Task) -> int:
-    """How many numbers its model has, found without making it.
+def count_parameters(task: Task) -> int:
+    """How many numbers its model has, without making it.
 
     They are counted in three small models of its kind, for they grow with the square of `hidden`:
     at 2, 4, 6 units a, b, c, and at 2 + 2 n units a + n (b - a) + n (n - 1) / 2 (c - 2 b + a).
@@ -131,20 +134,22 @@ def parameters(task: Task) -> int:
     with torch.random.fork_rng(devices=[]):
         kinds = [type(task)(replace(task.recipe, hidden=units)) for units in (2, 4, 6)]
         try:
-            a, b, c = (_counted(kind) for kind in kinds)
+            a, b, c = (_count_parameters(kind) for kind in kinds)
         except ThroughtimeError:  # a cell that has no such sizes, of four heads say
-            return _counted(task)
+            return _count_parameters(task)
     n = (task.recipe.hidden - 1) // 2
     return a + n * (b - a) + n * (n - 1) // 2 * (c - 2 * b + a)
 
 
-def _counted(task: Task) -> int:
+def _count_parameters(task: Task) -> int:
     return sum(p.numel() for p in task.model().parameters())
 
 
 def _memory_bytes() -> int:
     """What there is for this process: of the machine, or of the container it runs in."""
-    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    sizes = [2**63]
+    if hasattr(os, "sysconf"):  # which Windows has not
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     for limit in _LIMITS:
         with suppress(OSError, ValueError):  # no such limit here, or `max`
             sizes.append(int(limit.read_text()))
@@ -181,14 +186,14 @@ def go_on(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Ru
                 f"a resumed run may get a larger {option}, not a smaller one, and it is {old} in "
                 f"{run.folder}, got {value}; leave it out, or begin a new run without --resume"
             )
-    return _grown(run, recipe) if changed else run
+    return _extend(run, recipe) if changed else run
 
 
-def _grown(run: Run, recipe: Recipe) -> Run:
+def _extend(run: Run, recipe: Recipe) -> Run:
     """The run with more steps, patience or parts, when more of it follows."""
-    with locked(run.folder):
+    with lock(run.folder):
         state = read_checkpoint(run)
-        if state is not None and state["finished"] is True and ended(recipe, state):
+        if state is not None and state["finished"] is True and has_ended(recipe, state):
             if recipe == replace(run.recipe, parts=recipe.parts):
                 return run
             raise OptionError(
@@ -196,20 +201,20 @@ def _grown(run: Run, recipe: Recipe) -> Run:
                 f"{run.recipe.patience} validations in a row brought no progress, and more steps "
                 "change nothing about that; give it a larger --patience too"
             )
-        return keep_recipe(run, recipe)
+        return replace_recipe(run, recipe)
 
 
-def _numbered(task: str) -> dict[int, Path]:
-    found = {path.name.removeprefix(f"{task}-"): path for path in RUNS.glob(f"{task}-*")}
-    return {int(number): path for number, path in found.items() if number.isdecimal()}
+def _list_runs(task: str) -> dict[int, Path]:
+    folders = {path.name.removeprefix(f"{task}-"): path for path in RUNS.glob(f"{task}-*")}
+    return {int(number): path for number, path in folders.items() if number.isdecimal()}
 
 
 def _next_free(task: str) -> Path:
-    return RUNS / f"{task}-{max(_numbered(task), default=0) + 1}"
+    return RUNS / f"{task}-{max(_list_runs(task), default=0) + 1}"
 
 
 def _newest(task: str) -> Path:
-    runs = _numbered(task)
+    runs = _list_runs(task)
     if not runs:
         raise RunError(
             f"--resume goes on with a run, and {RUNS}/ has none of {task}; "

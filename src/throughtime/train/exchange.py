@@ -222,7 +222,10 @@ def _share(rank: int, others: Sequence[socket.socket], size: int) -> mmap.mmap:
         for other in others:
             socket.send_fds(other, [b"."], [handle])
     else:
-        (handle,) = socket.recv_fds(others[0], 1, 1)[1]
+        handles = socket.recv_fds(others[0], 1, 1)[1]
+        if not handles:
+            raise OSError("the first process is gone")
+        handle = handles[0]
     try:
         return mmap.mmap(handle, size)
     finally:

@@ -20,7 +20,7 @@ from typing import Any
 
 from throughtime.environment import ProcessPlace, for_process, launched, node, of_torchrun
 from throughtime.errors import OptionError, RunError
-from throughtime.train.world import FAILURE, LAST_WORDS, SUPERVISED, meet, said
+from throughtime.train.world import FAILURE, LAST_WORDS, SUPERVISED, meet, read_word
 
 _CODE = (
     f"import sys; from {__name__} import serve; from throughtime import cli; "
@@ -36,7 +36,7 @@ def launch(words: Sequence[str], processes: int, nodes: int, wait: int) -> int |
     Args:
         words: of the command line.
         processes: on this machine.
-        nodes: machines; each runs this command, told apart by NODE_RANK.
+        nodes: machines; each runs this command with its NODE_RANK.
         wait: seconds, for all to come.
 
     Returns:
@@ -47,8 +47,9 @@ def launch(words: Sequence[str], processes: int, nodes: int, wait: int) -> int |
         RunError: a process failed; says why.
     """
     for name, count in (("processes", processes), ("nodes", nodes), ("wait", wait)):
-        if not 1 <= count <= _MOST * (60 if name == "wait" else 1):
-            raise OptionError(f"{name} must be a whole number of at least 1, got {count}")
+        most = _MOST * (60 if name == "wait" else 1)
+        if not 1 <= count <= most:
+            raise OptionError(f"{name} must be a whole number of 1 to {most}, got {count}")
     if launcher := launched():
         if processes > 1 and launcher == "srun":
             raise OptionError(
@@ -59,12 +60,12 @@ def launch(words: Sequence[str], processes: int, nodes: int, wait: int) -> int |
     if processes == nodes == 1:
         return None
     number, place = _first_of_node(processes, nodes)
-    with _begun(words, number, place, wait) as (children, store):
-        return _attend(children, store, number * processes)
+    with _start(words, number, place, wait) as (children, store):
+        return _watch(children, store, number * processes)
 
 
 def serve(command: Callable[[], int]) -> int:
-    """The life of a process that was launched: the command, until its launcher is gone."""
+    """The life of a process that was launched: the command, until its launcher ends."""
     threading.Thread(target=_end_with_launcher, daemon=True).start()
     if of_torchrun().rank:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first says how to go on
@@ -86,7 +87,9 @@ def _first_of_node(processes: int, nodes: int) -> tuple[int, ProcessPlace]:
     try:
         here = node()
     except ValueError as error:
-        raise OptionError(f"NODE_RANK and MASTER_PORT must be whole numbers ({error})") from error
+        raise OptionError(
+            f"NODE_RANK must be a whole number, and MASTER_PORT one of 1 to 65535 ({error})"
+        ) from error
     if here is None or not 0 <= here[0] < nodes:
         raise OptionError(
             f"each of {nodes} nodes must have NODE_RANK, 0 to {nodes - 1}, MASTER_ADDR, the "
@@ -97,7 +100,7 @@ def _first_of_node(processes: int, nodes: int) -> tuple[int, ProcessPlace]:
 
 
 @contextmanager
-def _begun(
+def _start(
     words: Sequence[str], number: int, place: ProcessPlace, wait: int
 ) -> Iterator[tuple[list[subprocess.Popen[bytes]], Any]]:
     """The processes of this node and the store where all meet; none outlives this."""
@@ -124,7 +127,7 @@ def _begun(
             child.communicate()
 
 
-def _attend(children: Sequence[subprocess.Popen[bytes]], store: Any, first: int) -> int:
+def _watch(children: Sequence[subprocess.Popen[bytes]], store: Any, first: int) -> int:
     """Waits until all have ended, or one that must not have; raises RunError in its words."""
     while True:
         try:
@@ -139,13 +142,16 @@ def _attend(children: Sequence[subprocess.Popen[bytes]], store: Any, first: int)
     died = next(n for n, code in enumerate(codes) if code)
     code = codes[died] or 0
     if code < 0:
-        _say(store, f"process {first + died} was ended by {signal.Signals(-code).name}")
-    word = said(store, FAILURE, LAST_WORDS) or f"process {first + died} ended with exit code {code}"
+        _leave_word(store, f"process {first + died} was ended by {signal.Signals(-code).name}")
+    word = (
+        read_word(store, FAILURE, LAST_WORDS)
+        or f"process {first + died} ended with exit code {code}"
+    )
     _wait(children, LAST_WORDS)
     raise RunError(word + _how_to_go_on(store) if code < 0 else word)
 
 
-def _say(store: Any, text: str) -> None:
+def _leave_word(store: Any, text: str) -> None:
     with contextlib.suppress(RuntimeError):
         store.compare_set(FAILURE, "", text)
 

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task
 from throughtime.tasks.task import Batch
-from throughtime.train.journal import Journal
-from throughtime.train.step import StepBatches, clip, cut, learning_rate, optimizer, step_seed
+from throughtime.train.step import StepBatches, clip, cut, learning_rate, make_optimizer, step_seed
 from throughtime.train.world import World
+
+if TYPE_CHECKING:
+    from throughtime.train.keeper import Journal
 
 _COMPARED = 4  # batches that all processes must see alike
 
@@ -32,7 +34,7 @@ class Learner:
             alone if left out.
 
     Attributes:
-        done: steps behind us.
+        done: steps taken.
         parts: in which every batch is computed.
         loss, norm, clipped: of the last step: the loss in nats, the norm of its gradient before
             clipping, and whether that clipped.
@@ -42,7 +44,7 @@ class Learner:
         self, task: Task, model: nn.Module, cure: str = "", world: World | None = None
     ) -> None:
         self.task, self.model = task, model.train()
-        self.optimizer = optimizer(task.recipe, model.parameters())
+        self.optimizer = make_optimizer(task.recipe, model.parameters())
         self.done = 0
         self.loss, self.norm, self.clipped = math.nan, math.nan, False
         self.world = world or World()

@@ -1,26 +1,32 @@
-"""The one training loop, and a run trained with it from its beginning or its last checkpoint."""
+"""The one training loop, and a run trained with it from its beginning or its last checkpoint.
+
+People see it as it trains: a progress bar, and lines on the terminal that log.txt has too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from throughtime.errors import RunError
 from throughtime.tasks import Task, find
 from throughtime.tasks.recipe import Recipe
 from throughtime.train.begin import check_memory
-from throughtime.train.journal import Journal
-from throughtime.train.keeper import CURE, Keeper, Patience, go_on_from, learned_so_far
+from throughtime.train.keeper import CURE, Journal, Keeper, Patience, collect_state, restore_state
 from throughtime.train.learner import Learner, Watcher
-from throughtime.train.run import Run, locked
-from throughtime.train.shown import Shown, open_log
+from throughtime.train.run import Run, lock
 from throughtime.train.step import learning_rate, step_seed
 from throughtime.train.storage import check_checkpoint, read_checkpoint, write_weights
 from throughtime.train.world import World
+
+_CURE = f"; {CURE}; the last checkpoint is kept"
 
 
 def train(learner: Learner, watchers: Sequence[Watcher]) -> None:
@@ -63,26 +69,26 @@ def fit(run: Run, watchers: Sequence[Watcher] = (), world: World | None = None) 
     """
     task = find(run.recipe.task)(run.recipe)
     check_memory(task)
-    with _told_of_the_disk(run), locked(run.folder), _threads(run.recipe.threads):
+    with _explain_disk(run), lock(run.folder), _compute_with(run.recipe.threads):
         model = _fit(run, task, watchers, world or World())
     return model.eval()
 
 
 def follow(world: World) -> None:
     """What a process does that is not the first: it learns along, and keeps nothing."""
-    recipe = world.from_first(_nothing)
+    recipe = world.from_first(_refuse)
     task = find(recipe.task)(recipe)
-    with _threads(recipe.threads):
-        learner = Learner(task, begin_model(task), world=world)
+    with _compute_with(recipe.threads):
+        learner = Learner(task, begin_model(task), _CURE, world)
         stopping = Patience(task.monitor, recipe.patience)
-        begun = world.from_first(_nothing)
-        go_on_from(begun, learner, stopping)
+        begun = world.from_first(_refuse)
+        restore_state(begun, learner, stopping)
         if not begun["finished"]:
             learner.check_world()
             train(learner, [stopping])
 
 
-def _nothing() -> Any:
+def _refuse() -> Any:
     raise AssertionError("the first process alone is asked")
 
 
@@ -93,11 +99,11 @@ def _fit(run: Run, task: Task, watchers: Sequence[Watcher], world: World) -> nn.
     if state is not None:
         check_checkpoint(run, state, model)
     with closing(Journal(run.metrics, state and state["journal"])) as journal:
-        learner = Learner(task, model, f"; {CURE}; the last checkpoint is kept", world)
+        learner = Learner(task, model, _CURE, world)
         keeper = Keeper(run, journal, Patience(task.monitor, run.recipe.patience))
         if state is not None:
             keeper.restore(learner, state)
-        begun = learned_so_far(learner, keeper.stopping) | {"finished": keeper.finished}
+        begun = collect_state(learner, keeper.stopping) | {"finished": keeper.finished}
         world.from_first(lambda: begun)
         if not keeper.finished:
             learner.check_world()
@@ -109,7 +115,7 @@ def _fit(run: Run, task: Task, watchers: Sequence[Watcher], world: World) -> nn.
 
 
 def _go_on(run: Run, learner: Learner, keeper: Keeper, watchers: Sequence[Watcher]) -> None:
-    """Trains what is left of a run, and tells of it."""
+    """Trains what is left of a run, and logs it."""
     with open_log(run) as log:
         begun = "resumed" if learner.done else "started"
         log.info("%s at step %d of %d in %s", begun, learner.done, run.recipe.steps, run.folder)
@@ -118,7 +124,7 @@ def _go_on(run: Run, learner: Learner, keeper: Keeper, watchers: Sequence[Watche
             if size > learner.parts:
                 log.info(_IDLE, size - learner.parts, size, learner.parts, size)
         if keeper.more_steps is not None:
-            log.info("%s", _rate_from_here(keeper.more_steps, run.recipe, learner.done))
+            log.info("%s", _describe_rate(keeper.more_steps, run.recipe, learner.done))
         for one in watchers:
             one.begin(keeper.journal, log)
         try:
@@ -138,7 +144,7 @@ _IDLE = (
 )
 
 
-def _rate_from_here(before: Recipe, recipe: Recipe, step: int) -> str:
+def _describe_rate(before: Recipe, recipe: Recipe, step: int) -> str:
     """What more steps than the run began with do to its learning rate."""
     old, new = learning_rate(before, max(0, step - 1)), learning_rate(recipe, step)
     text = f"it goes on to step {recipe.steps}, where it was to end at {before.steps}; "
@@ -152,7 +158,7 @@ def _rate_from_here(before: Recipe, recipe: Recipe, step: int) -> str:
 
 
 @contextmanager
-def _told_of_the_disk(run: Run) -> Iterator[None]:
+def _explain_disk(run: Run) -> Iterator[None]:
     """What the disk refuses is one sentence; what was written before stays."""
     try:
         yield
@@ -165,7 +171,7 @@ def _told_of_the_disk(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(wanted: int) -> Iterator[None]:
+def _compute_with(wanted: int) -> Iterator[None]:
     """Computes with this many threads: their number is part of what the bits depend on."""
     before = torch.get_num_threads()
     torch.set_num_threads(wanted or before)
@@ -173,3 +179,74 @@ def _threads(wanted: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class Shown(Watcher):
+    """A progress bar over the whole run, and a line for every validation.
+
+    Args:
+        run: which.
+        log: where the lines go.
+        journal: knows the seconds.
+        done: steps taken.
+    """
+
+    def __init__(self, run: Run, log: logging.Logger, journal: Journal, done: int) -> None:
+        self.run, self.lines, self.journal = run, log, journal
+        console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        steps, nan = run.recipe.steps, float("nan")
+        self.row = self.bar.add_task("training", total=steps, completed=done, loss=nan)
+
+    def after_step(self, learner: Learner) -> None:
+        if not self.bar.disable:
+            self.bar.update(self.row, completed=learner.done, loss=learner.loss)
+
+    def after_validation(self, learner: Learner, metrics: Mapping[str, float]) -> None:
+        figures = " ".join(f"{name} {learner.task.format_metric(v)}" for name, v in metrics.items())
+        self.lines.info(
+            "step %d/%d  loss %.3f  validation: %s  %.0f s",
+            learner.done,
+            self.run.recipe.steps,
+            learner.loss,
+            figures,
+            self.journal.clock.seconds()["wall_seconds"],
+        )
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose errors are raised; logging would print a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # what arose while writing
+
+
+@contextmanager
+def open_log(run: Run) -> Iterator[logging.Logger]:
+    """A logger to log.txt and to the terminal's error channel."""
+    log = logging.getLogger(f"throughtime.run.{run.folder.name}")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    _close(log)
+    file = _LogFile(run.log, encoding="utf-8", errors="backslashreplace")
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(file)
+    log.addHandler(logging.StreamHandler())
+    try:
+        yield log
+    finally:
+        _close(log)
+
+
+def _close(log: logging.Logger) -> None:
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()

@@ -1,4 +1,4 @@
-"""What a run reached: scored, kept beside its weights, and given to Python as a `TrainedRun`."""
+"""What a run reached: scored, kept next to its weights, and given to Python as a `TrainedRun`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task, find
 from throughtime.tasks.recipe import Recipe, short
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.frames import file_of, give_back, is_frame, table_of
+from throughtime.tasks.tables.frames import give_back, is_frame, make_table, write_file
 from throughtime.tasks.tables.task import TableTask
 from throughtime.tasks.task import Score
 from throughtime.train.begin import RUNS, begin, check_memory, go_on
@@ -29,7 +29,7 @@ from throughtime.train.storage import load_weights
 Place = str | PathLike[str]
 
 
-def trained(run: Run) -> tuple[Task, nn.Module]:
+def load_trained(run: Run) -> tuple[Task, nn.Module]:
     """The task of a finished run and its model in eval mode.
 
     Raises:
@@ -150,7 +150,7 @@ class TrainedRun:
     def generate(
         self, prompt: str = "", length: int = 500, temperature: float = 1.0, seed: int = 0
     ) -> str:
-        """Text that a model of language writes behind a prompt.
+        """Text that a model of language writes after a prompt.
 
         Args:
             prompt: what it goes on from; "" for the beginning of a line.
@@ -163,11 +163,11 @@ class TrainedRun:
         """
         if prompt:
             self.task.check_item(prompt)
-        self._warn(self.task.unseen_in([prompt]))
+        self._warn(self.task.describe_unseen([prompt]))
         return "".join(self.task.write(self.model, prompt, length, temperature, seed))
 
     def predict(self, data: Any) -> Any:
-        """What the model says to new data; what it did not know is warned of.
+        """The model's answers to new data; what it did not know is warned of.
 
         Args:
             data: a file or a frame, for a run on a table; else a list of items, or one, which
@@ -186,7 +186,7 @@ class TrainedRun:
         items = [data] if isinstance(data, str) else list(data)
         for item in items:
             self.task.check_item(item)
-        self._warn(self.task.unseen_in(items))
+        self._warn(self.task.describe_unseen(items))
         return self.task.answer(self.model, items)
 
     @staticmethod
@@ -196,7 +196,7 @@ class TrainedRun:
 
     @staticmethod
     def _table(task: TableTask[Any, Any], data: Any) -> DataTable:
-        return table_of(data, task.table, as_text=task.lines)
+        return make_table(data, task.table, as_text=task.lines)
 
     @staticmethod
     def _are_items(task: TableTask[Any, Any], data: Any) -> bool:
@@ -208,7 +208,7 @@ class TrainedRun:
 def open_run(folder: Place) -> TrainedRun:
     """The run in a folder."""
     run = read(Path(folder))
-    return TrainedRun(run, *trained(run))
+    return TrainedRun(run, *load_trained(run))
 
 
 def train_task(
@@ -216,25 +216,25 @@ def train_task(
 ) -> TrainedRun:
     """As `throughtime.train`."""
     kind, folder = find(task), None if out is None else Path(out)
-    given = {name: _joined(value) for name, value in options.items()}
+    given = {name: _join_columns(value) for name, value in options.items()}
     if data is None:
-        return _trained_to_its_end(kind, folder, resume, given)
+        return _train_to_its_end(kind, folder, resume, given)
     if not is_frame(data):
         if not isinstance(data, str | PathLike):
             raise OptionError(
                 f"data must be a file or a frame of polars or pandas, got {short(data)}"
             )
-        return _trained_to_its_end(kind, folder, resume, given | {"data": str(data)})
-    file, is_new = file_of(data, (folder or RUNS / "x").resolve().parent)
+        return _train_to_its_end(kind, folder, resume, given | {"data": str(data)})
+    file, is_new = write_file(data, (folder or RUNS / "x").resolve().parent)
     try:
-        return _trained_to_its_end(kind, folder, resume, given | {"data": str(file)})
+        return _train_to_its_end(kind, folder, resume, given | {"data": str(file)})
     except (ValueError, TypeError):
         if is_new:
             file.unlink(missing_ok=True)
         raise
 
 
-def _trained_to_its_end(
+def _train_to_its_end(
     kind: type[Task], folder: Path | None, resume: bool, given: Mapping[str, Any]
 ) -> TrainedRun:
     from throughtime.train.loop import fit
@@ -250,6 +250,6 @@ def _trained_to_its_end(
         return end(run)
 
 
-def _joined(value: Any) -> Any:
+def _join_columns(value: Any) -> Any:
     """A list of columns as the command line has it."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else value

@@ -38,22 +38,22 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes a file so that a reader, or a kill at any moment, finds the old one or the new one.
 
     Raises:
-        OSError: the disk is full, say; names `path`, and nothing is left beside it.
+        OSError: the disk is full, say; names `path`, and no draft is left.
     """
     draft = write_draft(path, content)
-    with _undone(draft, path):
+    with _delete_on_failure(draft, path):
         os.replace(draft, path)
     sync_folder(path.parent)
 
 
 def write_draft(path: Path, content: bytes) -> Path:
-    """Writes beside `path` and waits until the disk has it; the caller renames.
+    """Writes a draft next to `path` and waits until the disk has it; the caller renames.
 
     Raises:
         OSError: as `write_whole`.
     """
     draft = path.with_name(path.name + ".draft")
-    with _undone(draft, path), draft.open("wb") as file:
+    with _delete_on_failure(draft, path), draft.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -61,7 +61,7 @@ def write_draft(path: Path, content: bytes) -> Path:
 
 
 @contextlib.contextmanager
-def _undone(draft: Path, path: Path) -> Iterator[None]:
+def _delete_on_failure(draft: Path, path: Path) -> Iterator[None]:
     """Deletes a draft that could not become `path`."""
     try:
         yield
@@ -84,7 +84,7 @@ def read_whole(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file says.
+    """The content of a JSON file.
 
     Raises:
         OSError: it cannot be read.
@@ -98,15 +98,16 @@ def read_json(path: Path) -> Any:
 
 def sync_folder(folder: Path) -> None:
     """Waits until the disk knows the names in a folder."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with contextlib.suppress(PermissionError):  # Windows opens no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def seal(content: bytes) -> bytes:
-    """The content behind a line with its SHA-256."""
+    """The content after a line with its SHA-256."""
     return _SEAL + hashlib.sha256(content).hexdigest().encode() + b"\n" + content
 
 
@@ -123,12 +124,6 @@ def unseal(sealed: bytes, path: Path, cure: str) -> bytes:
             f"was changed ({len(sealed)} bytes); {cure}"
         )
     return content
-
-
-def remove(path: Path) -> None:
-    """Removes a file that may not be there."""
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
 
 
 @dataclass(frozen=True)
@@ -171,7 +166,7 @@ class Run:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Keeps the figures of a finished run."""
-        write_whole(self.results, _json(results))
+        write_whole(self.results, _encode_json(results))
 
 
 def create(folder: Path, recipe: Recipe) -> Run:
@@ -180,22 +175,22 @@ def create(folder: Path, recipe: Recipe) -> Run:
     Raises:
         RunError: something is there already, or the folder cannot be written.
     """
-    there = folder.exists() or folder.is_symlink()
-    if there and not (folder.is_dir() and not any(folder.iterdir())):
+    exists = folder.exists() or folder.is_symlink()
+    if exists and not (folder.is_dir() and not any(folder.iterdir())):
         raise RunError(
             f"a new run needs a folder that is not there yet or empty, and {folder} is neither; "
             "go on with what is there with --resume, or name another folder with --out"
         )
-    draft = folder if there else folder.with_name(f".{folder.name[:40]}.draft-{os.getpid()}")
+    draft = folder if exists else folder.with_name(f".{folder.name[:40]}.draft-{os.getpid()}")
     try:
-        if not there:
+        if not exists:
             folder.parent.mkdir(parents=True, exist_ok=True)
             draft.mkdir()
-        write_whole(draft / "config.json", _json(asdict(recipe)))
-        if not there:
+        write_whole(draft / "config.json", _encode_json(asdict(recipe)))
+        if not exists:
             draft.rename(folder)
     except OSError as error:
-        if not there:
+        if not exists:
             shutil.rmtree(draft, ignore_errors=True)
         raise RunError(
             f"the run folder {folder} must be writable, and it is not ({error.strerror}); "
@@ -204,9 +199,9 @@ def create(folder: Path, recipe: Recipe) -> Run:
     return Run(folder, recipe)
 
 
-def keep_recipe(run: Run, recipe: Recipe) -> Run:
+def replace_recipe(run: Run, recipe: Recipe) -> Run:
     """The same run with another recipe, in its config.json too."""
-    write_whole(run.folder / "config.json", _json(asdict(recipe)))
+    write_whole(run.folder / "config.json", _encode_json(asdict(recipe)))
     return Run(run.folder, recipe)
 
 
@@ -221,7 +216,7 @@ def read(folder: Path) -> Run:
         values = read_json(path)
         if not isinstance(values, dict):
             raise ValueError(f"it holds no object but {short(values)}")
-        kind = _options_of(values)
+        kind = _find_options(values)
         recipe = recipe_from(values, kind)
         missing = [f.name for f in fields(kind) if f.name not in values]
         if missing:
@@ -240,13 +235,13 @@ def read(folder: Path) -> Run:
     return Run(folder, recipe)
 
 
-def _options_of(values: Mapping[str, Any]) -> type[Recipe]:
+def _find_options(values: Mapping[str, Any]) -> type[Recipe]:
     """The kind of recipe that values are of: the task's, where they name one."""
     task = values.get("task")
     return available()[task].options if task in tuple(available()) else Recipe
 
 
-def _json(values: Mapping[str, Any]) -> bytes:
+def _encode_json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=2) + "\n").encode()
 
 
@@ -266,7 +261,7 @@ def _lock(handle: int) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Holds a run folder for one process; a killed process lets go by itself.
 
     Raises:

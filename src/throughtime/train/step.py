@@ -45,19 +45,19 @@ def clip(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> tuple[float, boo
     norm = torch.nn.utils.get_total_norm(gradients)
     if recipe.clip == "none":
         return float(norm), False
-    clipped = _largest(gradients) > recipe.clip_threshold
+    clipped = _find_largest(gradients) > recipe.clip_threshold
     clip_grad_value_(held, recipe.clip_threshold)
     return float(norm), clipped
 
 
-def _largest(gradients: Iterable[Tensor]) -> float:
+def _find_largest(gradients: Iterable[Tensor]) -> float:
     return max(float(g.abs().max()) for g in gradients)
 
 
 _BETAS = (0.9, 0.98)
 
 
-def optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
+def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """The optimizer of a recipe, in its first state."""
     return AdamW(
         parameters, lr=recipe.lr, betas=_BETAS, weight_decay=recipe.weight_decay, fused=True

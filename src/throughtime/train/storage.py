@@ -30,7 +30,7 @@ from throughtime.train.run import (
     write_draft,
     write_whole,
 )
-from throughtime.train.step import optimizer
+from throughtime.train.step import make_optimizer
 
 _CURE = "restore the file, or write it again with --resume while the checkpoint is there"
 
@@ -55,8 +55,8 @@ def load_weights(run: Run, model: nn.Module) -> None:
             f"end it with: {run.resume}"
         )
     weights = _read(run)
-    fit_into(model, weights, str(run.weights), "restore config.json and the weights together")
-    all_finite(weights, str(run.weights), _CURE)
+    load_into(model, weights, str(run.weights), "restore config.json and the weights together")
+    check_finite(weights, str(run.weights), _CURE)
 
 
 def _read(run: Run) -> dict[str, Tensor]:
@@ -70,7 +70,7 @@ def _read(run: Run) -> dict[str, Tensor]:
             f"{run.weights} must be readable, and it is not ({error.strerror}); {_CURE}"
         ) from error
     try:
-        weights, written = load(content), _written(content)
+        weights, written = load(content), _read_checksum(content)
     # A header of another's making may be anything, and safetensors reads it as it is.
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(
@@ -85,13 +85,13 @@ def _read(run: Run) -> dict[str, Tensor]:
     return weights
 
 
-def _written(content: bytes) -> object:
-    """The checksum that a safetensors file carries; `load` has found its header whole."""
+def _read_checksum(content: bytes) -> object:
+    """The checksum that a safetensors file carries; `load` has checked its header."""
     length = int.from_bytes(content[:8], "little")
     return json.loads(content[8 : 8 + length]).get("__metadata__", {}).get("sha256")
 
 
-def all_finite(weights: Mapping[str, Tensor], where: str, cure: str) -> None:
+def check_finite(weights: Mapping[str, Tensor], where: str, cure: str) -> None:
     """Raises RunError when a weight is NaN or infinite."""
     for name, value in weights.items():
         if value.is_floating_point() and not value.isfinite().all():
@@ -101,7 +101,7 @@ def all_finite(weights: Mapping[str, Tensor], where: str, cure: str) -> None:
             )
 
 
-def fit_into(model: nn.Module, weights: Mapping[str, Tensor], where: str, cure: str) -> None:
+def load_into(model: nn.Module, weights: Mapping[str, Tensor], where: str, cure: str) -> None:
     """Loads weights into a model; raises RunError when names, shapes or dtypes are another's."""
     expected = model.state_dict()
     for name in [*expected, *sorted(set(weights) - set(expected))]:
@@ -164,15 +164,15 @@ def read_checkpoint(run: Run) -> State | None:
     Raises:
         RunError: it is damaged, or of another recipe than config.json.
     """
-    path = _newest(run)
+    path = _find_newest(run)
     if path is None:
         return None
     cure = _cure(run, path)
-    state = _load(unseal(_bytes(path, cure), path, cure), path, cure)
-    recipe, own = state["recipe"], asdict(run.recipe)
-    if not isinstance(recipe, dict) or set(recipe) != set(own):
+    state = _load(unseal(_read_bytes(path, cure), path, cure), path, cure)
+    recipe, expected = state["recipe"], asdict(run.recipe)
+    if not isinstance(recipe, dict) or set(recipe) != set(expected):
         raise RunError(f"{path} must be of this version of throughtime, and it is not; {cure}")
-    for name, value in own.items():
+    for name, value in expected.items():
         written = recipe[name]
         grown = name in MAY_GROW and type(written) is int and 0 < written < value
         if not grown and (type(written) is not type(value) or written != value):
@@ -194,22 +194,22 @@ def check_checkpoint(run: Run, state: State, model: nn.Module) -> None:
     Raises:
         RunError: a part has another form than this run writes, or a weight is not finite.
     """
-    path = _newest(run) or run.checkpoint
-    odd = _odd(state, _of_form(run.recipe, state, model), "")
+    path = _find_newest(run) or run.checkpoint
+    odd = _find_mismatch(state, _expected_form(run.recipe, state, model), "")
     if odd:
         raise RunError(
             f"{path} must hold what this run and this version write, and {odd}; {_cure(run, path)}"
         )
 
 
-def ended(recipe: Recipe, state: State) -> bool:
+def has_ended(recipe: Recipe, state: State) -> bool:
     """Whether a run of this recipe is over at a checkpoint: no step is left, or no patience."""
     return bool(state["step"] >= recipe.steps or state["stopping"]["waited"] >= recipe.patience)
 
 
-def _newest(run: Run) -> Path | None:
-    there = (path for path in (run.checkpoint, run.previous) if os.path.lexists(path))
-    return next(there, None)
+def _find_newest(run: Run) -> Path | None:
+    existing = (path for path in (run.checkpoint, run.previous) if os.path.lexists(path))
+    return next(existing, None)
 
 
 def _cure(run: Run, path: Path) -> str:
@@ -218,7 +218,7 @@ def _cure(run: Run, path: Path) -> str:
     return "delete it to begin the run again, which gives the same weights"
 
 
-def _bytes(path: Path, cure: str) -> bytes:
+def _read_bytes(path: Path, cure: str) -> bytes:
     try:
         return read_whole(path)
     except OSError as error:
@@ -240,10 +240,10 @@ def _load(content: bytes, path: Path, cure: str) -> State:
     return state
 
 
-def _of_form(recipe: Recipe, state: State, model: nn.Module) -> State:
+def _expected_form(recipe: Recipe, state: State, model: nn.Module) -> State:
     """What each part of a checkpoint must be like.
 
-    A tensor stands for those of its shape and dtype, a function for what it is true of, all else
+    A tensor stands for those of its shape and dtype, a function for what it accepts, all else
     for itself. An optimizer's parts are those of a fresh one that took a step; the learning rate
     in it is set anew at every step.
     """
@@ -270,20 +270,22 @@ def _after_a_step(recipe: Recipe, model: nn.Module) -> State:
     copies = [nn.Parameter(p.detach().clone()) for p in model.parameters()]
     for copy in copies:
         copy.grad = torch.zeros_like(copy)
-    fresh = optimizer(recipe, copies)
+    fresh = make_optimizer(recipe, copies)
     fresh.step()
     return fresh.state_dict()
 
 
-def _odd(value: Any, form: Any, name: str) -> str:
-    """The first part that is not as its form says, in words; nothing when all are."""
+def _find_mismatch(value: Any, form: Any, name: str) -> str:
+    """The first part that is not of its form, in words; nothing when all are."""
     if callable(form) and not isinstance(form, Tensor):
-        return "" if form(value) else f"{name} is {_words(value)}"
+        return "" if form(value) else f"{name} is {_describe(value)}"
     if isinstance(form, Tensor):
-        fits = isinstance(value, Tensor) and _is_plain(value) and _words(value) == _words(form)
+        fits = (
+            isinstance(value, Tensor) and _is_plain(value) and _describe(value) == _describe(form)
+        )
         if fits and not value.isfinite().all():
             return f"{name} has values that are NaN or infinite"
-        return "" if fits else f"{name} is {_words(value)} in place of {_words(form)}"
+        return "" if fits else f"{name} is {_describe(value)} in place of {_describe(form)}"
     if isinstance(form, dict):
         if not isinstance(value, dict) or set(value) != set(form):
             return f"{name} has other parts"
@@ -294,11 +296,11 @@ def _odd(value: Any, form: Any, name: str) -> str:
         pairs = [(*pair, f"{name}.{n}") for n, pair in enumerate(zip(value, form, strict=True))]
     else:
         fits = type(value) is type(form) and value == form
-        return "" if fits else f"{name} is {_words(value)} in place of {form!r}"
-    return next((odd for pair in pairs if (odd := _odd(*pair))), "")
+        return "" if fits else f"{name} is {_describe(value)} in place of {form!r}"
+    return next((odd for pair in pairs if (odd := _find_mismatch(*pair))), "")
 
 
-def _words(value: Any) -> str:
+def _describe(value: Any) -> str:
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
     plain = isinstance(value, int | float | str | None)

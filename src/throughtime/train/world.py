@@ -1,7 +1,7 @@
 """The processes that train one run together: where they meet, what they share, what ends them all.
 
-Each has every weight and computes its parts of every batch; what they come to is added up in one
-order, so that any number of processes gives the same bits. Lightning Fabric joins them, found by
+Each has every weight and computes its parts of every batch; the results are added up in one order,
+so that any number of processes gives the same bits. Lightning Fabric joins them, configured by
 the environment of torchrun, of srun, or of our own `launch`. One process alone needs none of it.
 """
 
@@ -11,6 +11,8 @@ import hashlib
 import logging
 import os
 import secrets
+import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from throughtime.compiler.runtime.threads import usable
 from throughtime.environment import ProcessPlace, launched, of_torchrun
 from throughtime.errors import EndedElsewhere, OptionError, RunError, ThroughtimeError
 from throughtime.tasks.task import Batch
@@ -28,7 +31,7 @@ from throughtime.train.exchange import Exchange, Messages, add_halves, distribut
 
 WAIT = 120  # seconds, for the others to come
 _SILENCE = timedelta(minutes=30)  # the first may score as long as this
-LAST_WORDS = 5.0  # seconds, for one that failed to have said why
+LAST_WORDS = 5.0  # seconds, for one that failed to say why
 FAILURE, SUPERVISED, _TOLD = "failure", "supervised", "told"
 
 T = TypeVar("T")
@@ -65,15 +68,15 @@ class World:
         return -(-count // self.size) * self.size
 
     def add_up(self, parts: int, make: Callable[[int], Tensor], empty: Tensor) -> Tensor:
-        """The sum of what all parts of a batch come to, each made by one process.
+        """The sum over all parts of a batch, each computed by one process.
 
         Args:
             parts: how many.
-            make: what one comes to, in this process, by its number.
+            make: computes one in this process, by its number.
             empty: of the form of all of them, a row of `room` numbers.
 
         Returns:
-            The sum by halves, whose bits hang on the parts and not on the processes.
+            The sum by halves, whose bits depend on the parts and not on the processes.
         """
 
         def alone(few: range) -> Tensor | None:
@@ -113,29 +116,29 @@ class World:
         others = [str(rank) for rank, one in enumerate(each.tolist()) if one != each[0]]
         if others:
             raise RunError(
-                f"all processes must see the same {what}, and {_named(others)} not see what "
+                f"all processes must see the same {what}, and {_name_ranks(others)} not see what "
                 f"process 0 does; {cure}"
             )
 
     def leave_word(self, name: str, text: str) -> None:
-        """Says something to the process that launched these, if one did."""
+        """Leaves a word for the process that launched these, if one did."""
         if self._store is not None:
             self._store.set(name, text)
 
     @contextmanager
     def _told_when_lost(self) -> Iterator[None]:
-        """What torch says when another process is gone becomes the reason that one gave."""
+        """Torch's error when another process has ended becomes the reason that one gave."""
         try:
             yield
         except RuntimeError as error:
-            word = said(self._store, FAILURE, LAST_WORDS) or (
+            word = read_word(self._store, FAILURE, LAST_WORDS) or (
                 "every process must stay until the last step, and one ended without a word "
                 "(killed, or out of memory); the last checkpoint is kept: go on with --resume"
             )
             raise RunError(word) from error
 
     def end(self, error: BaseException | None) -> None:
-        """Leaves, and says why to the others, of whom one tells people.
+        """Leaves, with a reason for the others, one of which reports it.
 
         Raises:
             EndedElsewhere: that is not this process.
@@ -155,14 +158,14 @@ class World:
                 self._store.set(_TOLD, "")
                 return
             if self.rank:
-                said(self._store, _TOLD, LAST_WORDS)
+                read_word(self._store, _TOLD, LAST_WORDS)
         raise EndedElsewhere from error
 
 
-def said(store: Any, name: str, seconds: float) -> str:
-    """What a process says under a name within some seconds; or nothing."""
+def read_word(store: Any, name: str, seconds: float) -> str:
+    """What a process has stored under a name within some seconds; or nothing."""
     end = time.monotonic() + seconds
-    with suppress(RuntimeError):  # the store is gone too
+    with suppress(RuntimeError):  # the store has ended too
         while time.monotonic() < end:
             if store.check([name]):
                 return str(store.get(name).decode())
@@ -172,7 +175,7 @@ def said(store: Any, name: str, seconds: float) -> str:
 
 @contextmanager
 def join(wait: int = WAIT) -> Iterator[World]:
-    """The processes that a launcher began, this one among them; alone where there is no launcher.
+    """The processes that a launcher began, this one included; alone where there is no launcher.
 
     Threads become the cores of this machine over its processes: torchrun leaves one.
 
@@ -186,7 +189,7 @@ def join(wait: int = WAIT) -> Iterator[World]:
     if place is None:
         yield World()
         return
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.local))
+    torch.set_num_threads(max(1, usable() // place.local))
     store = meet(place, wait)
     _check_in(place, store, wait)
     world = World(_launch(place, store), store, place.local == place.size)
@@ -206,7 +209,7 @@ def find_place() -> ProcessPlace | None:
     """
     launcher = launched()
     try:
-        place = {"torchrun": of_torchrun, "srun": _of_srun}[launcher]() if launcher else None
+        place = {"torchrun": of_torchrun, "srun": _read_srun}[launcher]() if launcher else None
     except (ValueError, RuntimeError) as error:
         raise OptionError(
             f"the environment of {launcher} must say how many processes there are and which this "
@@ -220,7 +223,7 @@ def find_place() -> ProcessPlace | None:
     return place if place and place.size > 1 else None
 
 
-def _of_srun() -> ProcessPlace:
+def _read_srun() -> ProcessPlace:
     """As Fabric reads srun's environment."""
     from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
@@ -244,13 +247,14 @@ def meet(place: ProcessPlace, wait: int, here: bool | None = None) -> Any:
         RunError: its port is taken here, or nobody answers there.
     """
     master = place.rank == 0 and not place.hosted if here is None else here
-    at = f"{place.host}:{place.port}"
+    at, end = f"{place.host}:{place.port}", time.monotonic() + wait
     try:
-        return distributed.TCPStore(
-            place.host, place.port, is_master=master, wait_for_workers=False,
-            timeout=timedelta(seconds=wait),
-        )  # fmt: skip
-    except RuntimeError as error:  # of torch.distributed: DistNetworkError, DistStoreError
+        if master:
+            socket.getaddrinfo(place.host, place.port)
+        else:
+            _await_answer(place, end)
+        return _open_store(place, master, max(1, end - time.monotonic()))
+    except (OSError, RuntimeError) as error:
         if master:
             raise RunError(
                 f"the processes meet at {at}, and that cannot be had here (in use, or not of this "
@@ -262,35 +266,73 @@ def meet(place: ProcessPlace, wait: int, here: bool | None = None) -> Any:
         ) from error
 
 
+def _await_answer(place: ProcessPlace, end: float) -> None:
+    """Waits until somebody answers where the processes meet; torch would print pages meanwhile."""
+    while True:
+        left = max(1, end - time.monotonic())
+        try:
+            socket.create_connection((place.host, place.port), timeout=left).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.05)
+
+
+def _open_store(place: ProcessPlace, master: bool, wait: float) -> Any:
+    """Torch's; in a thread, since torch waits without an end for words of what is no store."""
+    opened: list[Any] = []
+
+    def open_it() -> None:
+        try:
+            opened.append(
+                distributed.TCPStore(
+                    place.host, place.port, is_master=master, wait_for_workers=False,
+                    timeout=timedelta(seconds=wait),
+                )
+            )  # fmt: skip
+        except RuntimeError as error:  # of torch.distributed: DistNetworkError, DistStoreError
+            opened.append(error)
+
+    thread = threading.Thread(target=open_it, daemon=True)
+    thread.start()
+    thread.join(wait)
+    if not opened:
+        raise TimeoutError
+    if isinstance(opened[0], RuntimeError):
+        raise opened[0]
+    return opened[0]
+
+
 def _check_in(place: ProcessPlace, store: Any, wait: int) -> None:
     """Waits until all are there; raises RunError that names who did not come."""
     store.set(f"here/{place.rank}", "")
     names = [f"here/{rank}" for rank in range(place.size)]
     end = time.monotonic() + wait
-    with _unreachable_store():
+    with _end_without_store():
         while not store.check(names):
             if store.check([FAILURE]):
-                raise _told_by_one(place, store, store.get(FAILURE).decode())
+                raise _choose_error(place, store, store.get(FAILURE).decode())
             if time.monotonic() > end:
                 missing = [str(r) for r, name in enumerate(names) if not store.check([name])]
                 word = (
-                    f"all {place.size} processes must come within {wait} s, and {_named(missing)} "
-                    "not; begin them, or wait longer with --wait"
+                    f"all {place.size} processes must come within {wait} s, and "
+                    f"{_name_ranks(missing)} not; begin them, or wait longer with --wait"
                 )
                 store.compare_set(FAILURE, "", word)
-                raise _told_by_one(place, store, word)
+                raise _choose_error(place, store, word)
             time.sleep(0.05)
 
 
-def _told_by_one(place: ProcessPlace, store: Any, word: str) -> ThroughtimeError:
-    """The error of one process, for its launcher or else the first tells it."""
+def _choose_error(place: ProcessPlace, store: Any, word: str) -> ThroughtimeError:
+    """The error of one process: the launcher, or else the first process, reports it."""
     if place.rank or store.check([SUPERVISED]):
         return EndedElsewhere()
     return RunError(word)
 
 
 @contextmanager
-def _unreachable_store() -> Iterator[None]:
+def _end_without_store() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -321,7 +363,7 @@ def _launch(place: ProcessPlace, store: Any) -> Any:
     return fabric
 
 
-def _named(ranks: Sequence[str]) -> str:
+def _name_ranks(ranks: Sequence[str]) -> str:
     if len(ranks) == 1:
         return f"process {ranks[0]} does"
     return f"processes {', '.join(ranks[:-1])} and {ranks[-1]} do"
@@ -332,10 +374,10 @@ def _digest(batches: Sequence[Batch]) -> int:
     digest = hashlib.sha256()
     for tensor in (tensor for batch in batches for tensor in batch):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(_bytes(tensor))
+        digest.update(_tensor_bytes(tensor))
     return int.from_bytes(digest.digest()[:8], "big") >> 1
 
 
-def _bytes(tensor: Tensor) -> bytes:
+def _tensor_bytes(tensor: Tensor) -> bytes:
     content: bytes = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
     return content

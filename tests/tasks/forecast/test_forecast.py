@@ -16,7 +16,7 @@ from throughtime.errors import DataError
 from throughtime.tasks.forecast import Forecast
 from throughtime.tasks.forecast.ahead import measure
 from throughtime.tasks.forecast.find import find_facts
-from throughtime.tasks.forecast.model import before, pinball
+from throughtime.tasks.forecast.model import pinball, season_before
 from throughtime.tasks.forecast.series import Series, find_season
 from throughtime.tasks.forecast.windows import ForecastRecipe
 from throughtime.train.begin import resolve
@@ -117,9 +117,9 @@ def make_ramp(count: int) -> Series:
 
 def test_the_value_a_season_before_is_known_at_every_step_ahead() -> None:
     past = torch.arange(10.0)[:, None, None]
-    assert before(past, 5, 3).flatten().tolist() == [7, 8, 9, 7, 8]
-    assert before(past, 3, 1).flatten().tolist() == [9, 9, 9]
-    assert before(past, 12, 11).flatten().tolist() == [9, *range(10), 9]
+    assert season_before(past, 5, 3).flatten().tolist() == [7, 8, 9, 7, 8]
+    assert season_before(past, 3, 1).flatten().tolist() == [9, 9, 9]
+    assert season_before(past, 12, 11).flatten().tolist() == [9, *range(10), 9]
 
 
 def test_the_pinball_loss_is_its_definition() -> None:

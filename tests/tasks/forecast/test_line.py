@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from throughtime.tasks.forecast import Forecast, forecast
-from throughtime.tasks.forecast.ahead import follow_band, series_like
-from throughtime.tasks.forecast.model import Forecaster, _ahead, fit_ground, fit_line
-from throughtime.tasks.forecast.series import _usual_with_gaps, usual_of
-from throughtime.tasks.forecast.windows import Windows, between
+from throughtime.tasks.forecast.ahead import adapt_band, series_like
+from throughtime.tasks.forecast.model import Forecaster, _extend_line, fit_line, fit_linear_part
+from throughtime.tasks.forecast.series import _usual_across_gaps, usual_values
+from throughtime.tasks.forecast.windows import Windows, interpolate_seen
 from throughtime.tasks.tables.read import read
 from throughtime.train.begin import resolve
 
@@ -40,8 +40,8 @@ def test_what_is_missing_lies_on_a_line_and_nothing_behind_is_read() -> None:
     values = torch.tensor([0.0, 1, 1, 1, 4, 4, 4])[:, None, None]
     seen = torch.tensor([0.0, 1, 0, 0, 1, 0, 0])[:, None, None]
     # before the first one the mean stands, which nothing was seen of: from there to the first
-    assert between(values, seen)[1:].flatten().tolist() == [1, 2, 3, 4, 4, 4]
-    assert torch.equal(between(values, torch.ones_like(values)), values)
+    assert interpolate_seen(values, seen)[1:].flatten().tolist() == [1, 2, 3, 4, 4, 4]
+    assert torch.equal(interpolate_seen(values, torch.ones_like(values)), values)
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.3])
@@ -56,7 +56,7 @@ def test_a_fresh_net_forecasts_by_the_line_of_least_squares(missing: float) -> N
         for weight in layer.parameters():
             torch.nn.init.zeros_(weight)
     origins = windows.few("test")
-    by_hand = _ahead(windows.past(origins).double(), line)
+    by_hand = _extend_line(windows.past(origins).double(), line)
     answers = model.eval().quantiles(windows.cut(origins)[0])[..., 1].double()
     assert torch.allclose(answers, by_hand.detach(), atol=1e-4)
 
@@ -68,7 +68,7 @@ def test_the_line_leaves_out_what_is_missing_of_the_truth() -> None:
     x, y = windows.past(origins).double(), windows.cut(origins)[1].double()
     seen = torch.isfinite(y[0, :, 0])
     used = fit_line(windows)
-    ahead = _ahead(x, used)[0, :, 0]
+    ahead = _extend_line(x, used)[0, :, 0]
     residual = (y[0, :, 0] - ahead)[seen]
     assert residual.square().mean() < (y[0, :, 0] - x[-1, :, 0])[seen].square().mean()
 
@@ -100,8 +100,8 @@ def recursion(values: np.ndarray, season: int, follow: float) -> np.ndarray:
 def test_what_is_usual_is_its_recursion(follow: float, count: int) -> None:
     values = np.random.default_rng(1).standard_normal((count, 2))
     expected = recursion(values, 7, follow)
-    assert np.allclose(usual_of(values, 7, follow), expected)
-    assert np.allclose(_usual_with_gaps(values, 7, follow), expected)
+    assert np.allclose(usual_values(values, 7, follow), expected)
+    assert np.allclose(_usual_across_gaps(values, 7, follow), expected)
 
 
 def test_what_is_usual_with_gaps_is_that_by_hand() -> None:
@@ -109,7 +109,7 @@ def test_what_is_usual_with_gaps_is_that_by_hand() -> None:
     values = np.array([1, nan, 3, 2, nan, 6, nan, nan, nan, 4, nan, nan])[:, None]
     # first season 1 2 3; then apart by 1 2 3, half of it followed; then nothing was seen
     usual = [1, 2, 3, 1, 2, 3, 1.5, 3, 4.5, 1.5, 3, 4.5]
-    assert usual_of(values, 3, 0.5)[:, 0].tolist() == usual
+    assert usual_values(values, 3, 0.5)[:, 0].tolist() == usual
 
 
 def test_what_is_usual_and_the_line_read_nothing_behind_the_history() -> None:
@@ -137,9 +137,9 @@ def test_where_the_season_tells_more_the_line_stands_on_it() -> None:
     )
     windows, model = task._windows, task.model().eval()
     assert isinstance(model, Forecaster) and windows.facts.season == 40
-    weights, seasonal = fit_ground(windows)
+    weights, seasonal = fit_linear_part(windows)
     assert seasonal
-    model.take_line(weights, seasonal)
+    model.set_line(weights, seasonal)
     origins = windows.origins["test"][:3]
     answers = model(windows.cut(origins)[0])[..., 1].detach()
     scaled = (values - windows.means[0, 0].item()) / windows.deviations[0, 0].item()
@@ -161,7 +161,7 @@ def test_the_band_follows_by_its_equation_and_reads_nothing_ahead() -> None:
     truth[1, 4] = torch.nan
     answers = torch.tensor([-0.5, 0.0, 0.4]).expand(horizon, count, 1, 3)
     origins, series = torch.arange(10, 10 + 2 * count, 2), torch.zeros(count, dtype=torch.long)
-    found = follow_band(answers, truth, origins, series)
+    found = adapt_band(answers, truth, origins, series)
     wider = torch.zeros(horizon, count)
     for ahead in range(horizon):
         for place in range(1, count):
@@ -178,7 +178,7 @@ def test_the_band_follows_by_its_equation_and_reads_nothing_ahead() -> None:
     assert torch.allclose(found[..., 0, 2], 0.4 + wider, atol=1e-6)
     changed = truth.clone()
     changed[:, 20:] = 9.0
-    again = follow_band(answers, changed, origins, series)
+    again = adapt_band(answers, changed, origins, series)
     assert torch.equal(found[:, :21], again[:, :21]) and not torch.equal(found, again)
 
 
@@ -186,6 +186,6 @@ def test_a_fifth_lies_outside_in_the_long_run_whatever_is_forecast() -> None:
     generator = torch.Generator().manual_seed(0)
     truth = 7 * torch.randn(2, 3000, 1, generator=generator) + 3
     answers = torch.tensor([-1.0, 0.0, 1.0]).expand(2, 3000, 1, 3)
-    found = follow_band(answers, truth, torch.arange(3000), torch.zeros(3000, dtype=torch.long))
+    found = adapt_band(answers, truth, torch.arange(3000), torch.zeros(3000, dtype=torch.long))
     inside = (found[..., 0] <= truth) & (truth <= found[..., 2])
     assert float(inside[:, 1500:].double().mean()) == pytest.approx(0.8, abs=0.01)

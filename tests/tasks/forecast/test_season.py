@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from throughtime.tasks.forecast.find import find_facts
-from throughtime.tasks.forecast.series import Series, calendar_lags, find_season
+from throughtime.tasks.forecast.series import Series, find_calendar_lags, find_season
 from throughtime.tasks.forecast.windows import ForecastRecipe
 from throughtime.tasks.tables.clock import MONTHS, NUMBER
 
@@ -114,7 +114,7 @@ def test_missing_values_and_other_series_do_not_hide_it() -> None:
     ],
 )
 def test_lags_of_the_calendar(form: str, step: float, even: bool, lags: list[int]) -> None:
-    assert calendar_lags(form, step, even) == lags
+    assert find_calendar_lags(form, step, even) == lags
 
 
 def test_a_file_of_months_has_a_year(tmp_path: Path) -> None:

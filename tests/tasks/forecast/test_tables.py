@@ -11,8 +11,8 @@ import pytest
 from throughtime.errors import DataError
 from throughtime.tasks.forecast.series import find_rows, find_series
 from throughtime.tasks.tables import pieces
-from throughtime.tasks.tables.clock import find_step, find_time, read_times, written
-from throughtime.tasks.tables.read import digest, read
+from throughtime.tasks.tables.clock import find_step, find_time, format_time, read_times
+from throughtime.tasks.tables.read import hash_files, read
 
 
 @pytest.fixture(autouse=True)
@@ -95,10 +95,10 @@ def test_dates_are_read_by_the_form_that_steps_evenly(
     assert find_time(table, "", ["y"]) == "when"
     times = read_times(table, "when")
     assert find_step(np.diff(times.values)) == (step, True)
-    assert written(float(times.values[0]), times.form) == first
+    assert format_time(float(times.values[0]), times.form) == first
     last = times.values[-1] + step
     if first == "2024-01-31":
-        assert written(float(last), times.form) == "2024-04-30"
+        assert format_time(float(last), times.form) == "2024-04-30"
 
 
 def test_a_date_that_is_none_is_told_with_its_row() -> None:
@@ -172,7 +172,7 @@ def test_several_files_are_one_table_and_rows_are_told_by_their_file() -> None:
     assert [table.place(row) for row in (1, 2)] == ["line 3 of a1.csv", "line 2 of a2.csv"]
     assert table.form.startswith("2 files, text")
     assert read("a?.csv, b.csv").frame["y"].to_list() == [2, 3, 4, 5, 0.5]
-    assert digest("a1.csv,b.csv") != digest("a2.csv,b.csv") != digest("a2.csv")
+    assert hash_files("a1.csv,b.csv") != hash_files("a2.csv,b.csv") != hash_files("a2.csv")
 
 
 @pytest.mark.parametrize(

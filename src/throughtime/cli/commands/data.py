@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import shlex
-from collections.abc import Sequence
+from collections import Counter
 from typing import TYPE_CHECKING
+
+import numpy as np
+
+from throughtime.cli.shown import show_table
+from throughtime.tasks.tables.clock import (
+    describe_step,
+    find_time,
+    format_time,
+    merge_time,
+    read_times,
+    time_columns,
+)
 
 if TYPE_CHECKING:
     from throughtime.cli import Commands
+    from throughtime.tasks.forecast.series import TimedRows
     from throughtime.tasks.tables import DataTable
+
+_SHARE = 0.15  # of the steps, for the test, and as much for the validation
+_FEW, _EMPTY = 8, "empty"
 
 _COLUMNS = (".conllu", ".conll", ".iob", ".bio")  # files that hold tokens and nothing else
 
@@ -42,7 +59,6 @@ def data(
     file: str, time: str, series: str, target: str, label: str, token: str, source: str
 ) -> None:
     """Show what would be read: columns, types, steps, gaps, series, splits. Trains nothing."""
-    from throughtime.tasks.tables.describe import describe_columns, describe_rows
     from throughtime.tasks.tables.read import is_plain, read
 
     if token or file.casefold().endswith(_COLUMNS):
@@ -57,17 +73,19 @@ def data(
         print(f"\ntry: throughtime train language --data {shlex.quote(file)}")
         return
     table = read(file)
-    _print(describe_columns(table, time), "column", "type", "missing", "values")
-    # A file of classes need have no even time; what is wrong there is told by its own task.
+    print()
+    show_table(describe_columns(table, time), "column", "type", "missing", "values")
+    # A file of classes need have no even time; the task itself reports what is wrong there.
     if not label or time or target:
-        _print(describe_rows(table, time, series))
+        print()
+        show_table(describe_rows(table, time, series))
     given = {"data": file, "time": time, "series": series}
     if target:
         _print_read("forecast", given | {"target": target})
     if label:
         _print_read("classify", given | {"label": label})
     if not target and not label:
-        print(f"\n{_advice(table, file, time, series)}")
+        print(f"\n{_suggest(table, file, time, series)}")
 
 
 def _print_read(task: str, given: dict[str, str]) -> None:
@@ -77,29 +95,17 @@ def _print_read(task: str, given: dict[str, str]) -> None:
     kind = find(task)
     print(f"\n{task}:")
     made = kind(resolve(kind, {name: value for name, value in given.items() if value}))
-    _print(made.read())
+    print()
+    show_table(made.describe_data())
 
 
-def _print(rows: Sequence[tuple[str, ...]], *heads: str) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(*heads, show_header=bool(heads), box=None, pad_edge=False)
-    for row in rows:
-        shown.add_row(*row)
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print()
-    console.print(shown)
-
-
-def _advice(table: DataTable, file: str, time: str, series: str) -> str:
+def _suggest(table: DataTable, file: str, time: str, series: str) -> str:
     """A command that trains on the file, by what its columns look like."""
     from throughtime.tasks.forecast.series import find_series
-    from throughtime.tasks.tables.clock import find_time, time_columns, with_time
 
     time = find_time(table, time, [series] if series else [])
     parts = time_columns(table, time)
-    series = series or find_series(with_time(table, time), time, [])
+    series = series or find_series(merge_time(table, time), time, [])
     others = [name for name in table.frame.columns if name not in (*parts, series)]
     numbers = [name for name in others if table.is_number(name)]
     few = [name for name in others if _is_class(table, name) and {*numbers} - {name}]
@@ -116,8 +122,108 @@ def _advice(table: DataTable, file: str, time: str, series: str) -> str:
 
 
 def _is_class(table: DataTable, name: str) -> bool:
-    """Whether a column has few values that stand often, as classes do."""
+    """Whether a column has few values that repeat, as classes do."""
     values = table.frame[name].drop_nulls()
     if values.dtype.is_float() or values.dtype.is_temporal():
         return False
     return 2 <= values.n_unique() <= min(30, len(values) // 5)
+
+
+def describe_columns(table: DataTable, time: str = "") -> list[tuple[str, str, str, str]]:
+    """Name, type, how many values are missing, and what the others are, of every column.
+
+    Raises:
+        DataError: the column of time that an option names is not there, or a time is missing.
+    """
+    time = find_time(table, time, [])
+    rows = []
+    parts = time_columns(table, time)
+    for name in table.frame.columns:
+        kind, values = _describe_column(table, name)
+        if name == time and kind != _EMPTY:
+            times = read_times(table, time)
+            ends = (
+                format_time(float(end), times.form)
+                for end in (min(times.values), max(times.values))
+            )
+            kind, values = "time", " to ".join(map(str, ends))
+        elif name in parts:
+            kind = f"part of the time, {kind}"
+        rows.append((name, kind, str(table.frame[name].null_count()), values))
+    return rows
+
+
+def describe_rows(table: DataTable, time: str = "", series: str = "") -> list[tuple[str, str]]:
+    """Time, step, series, gaps, and where a forecast would cut.
+
+    Args:
+        time, series: columns, as options name them; "": they are detected.
+
+    Raises:
+        DataError: a column is not there, or a time is missing, no date, or occurs twice.
+    """
+    from throughtime.tasks.forecast.series import find_rows, find_rows_step, find_series
+
+    table.check_columns("series", [series] if series else [])
+    time = find_time(table, time, [series] if series else [])
+    table = merge_time(table, time)
+    series = series or find_series(table, time, [])
+    rows = find_rows(table, time, series)
+    step, even = find_rows_step(rows)
+    counts = [len(places) for places in rows.places.values()]
+    said = f"{time or 'the order of rows'}, step {describe_step(step, rows.times.form)}"
+    many = f"{min(counts)} to {max(counts)} rows each"
+    return [
+        ("file", f"{table.name}: {table.form}, {len(table.frame)} rows"),
+        ("time", said + ("" if even else ", uneven: each row is a step")),
+        ("series", f"{len(counts)}, by {series}: {many}" if series else "1"),
+        ("gaps", _describe_gaps(rows, step, even)),
+        ("split by time", _describe_cuts(rows, step, even)),
+    ]
+
+
+def _describe_gaps(rows: TimedRows, step: float, even: bool) -> str:
+    if not even:
+        longest = float(rows.differences().max()) if len(rows.differences()) else step
+        return f"the longest is {describe_step(longest, rows.times.form)}"
+    lacking = [
+        int(round((rows.times.values[p[-1]] - rows.times.values[p[0]]) / step)) + 1 - len(p)
+        for p in rows.places.values()
+    ]
+    series = sum(1 for one in lacking if one)
+    return f"{sum(lacking)} steps without a row" + (f", in {series} series" if series else "")
+
+
+def _describe_cuts(rows: TimedRows, step: float, even: bool) -> str:
+    """The borders that the shares give; a horizon longer than a share moves them."""
+    values = np.sort(rows.times.values)
+    if even:
+        held = math.ceil(_SHARE * (round((values[-1] - values[0]) / step) + 1))
+        ends = [values[-1] + step * (1 - many * held) for many in (2, 1)]
+    else:
+        held = math.ceil(_SHARE * len(values))
+        ends = [values[max(0, len(values) - many * held)] for many in (2, 1)]
+    first, second = (str(format_time(float(end), rows.times.form)) for end in ends)
+    return f"training to {first}, validation to {second}, then test"
+
+
+def _describe_column(table: DataTable, name: str) -> tuple[str, str]:
+    """The type of a column, and its values."""
+    column = table.frame[name].drop_nulls()
+    if not len(column):
+        return _EMPTY, ""
+    if table.is_number(name) or column.dtype.is_temporal():
+        kinds = {True: "numbers", False: "whole numbers"}
+        kind = "time" if column.dtype.is_temporal() else kinds[column.dtype.is_float()]
+        return kind, f"{_shorten(column.min())} to {_shorten(column.max())}"
+    counted = Counter(map(str, column.to_list()))
+    often = sorted(counted, key=lambda one: (-counted[one], one))[:_FEW]
+    more = ", ..." if len(counted) > _FEW else ""
+    return "text", f"{len(counted)} different: {', '.join(map(_shorten, often))}{more}"
+
+
+def _shorten(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:21]}..."

@@ -50,56 +50,55 @@ def diagnose(
     model: str, lag: int | None, clip: float | None, truncation: int | None, out: Path | None
 ) -> None:
     """Measure how far back a model learns and remembers, and what would change it."""
-    from throughtime.cli.shown import keep
+    from throughtime.cli.shown import keep_report
 
-    found = _FILE.fullmatch(model)
+    form = _FILE.fullmatch(model)
     how = {"lag": lag, "clip": clip, "truncation": truncation}
     how = {name: value for name, value in how.items() if value is not None}
-    if found is None:
+    if form is None:
         _diagnose_run(Path(model), how, out)
     else:
-        file = Path(found["file"]).absolute()  # what it executes may go to another folder
-        report = _of_file(file, found["name"] or "model", how)
+        file = Path(form["file"]).absolute()  # what it executes may go to another folder
+        report = _diagnose_file(file, form["name"] or "model", how)
         print(f"{report}\n")
-        keep(report, out or file.parent)
+        keep_report(report, out or file.parent)
 
 
 def _diagnose_run(folder: Path, how: dict[str, Any], out: Path | None) -> None:
     """The report of a run; in its own folder, where its figures are, as a part of its page."""
-    from throughtime.cli.page import keep_page
-    from throughtime.cli.shown import keep, of_run
-    from throughtime.train.result import trained
+    from throughtime.cli.shown import keep_page, keep_report, report_run
+    from throughtime.train.result import load_trained
     from throughtime.train.run import read
 
     run = read(folder)
-    task, model = trained(run)
-    report = of_run(task, model, **how)
+    task, model = load_trained(run)
+    report = report_run(task, model, **how)
     print(f"{report}\n")
     if out is None and run.results.exists():
         keep_page(run, task, model, report)
     else:
-        keep(report, out or folder)
+        keep_report(report, out or folder)
 
 
-def _of_file(file: Path, name: str, how: dict[str, Any]) -> Report:
+def _diagnose_file(file: Path, name: str, how: dict[str, Any]) -> Report:
     """The report of what a file defines; options of the command line go before the file's."""
     from throughtime import diagnose
     from throughtime.errors import OptionError
-    from throughtime.tasks.user_file import executed, told_by_line
+    from throughtime.tasks.layers import execute, report_line
 
-    defined = vars(executed(file))
-    model = _defined(file, defined, name)
-    batches = _several(_defined(file, defined, "batches"))
+    defined = vars(execute(file))
+    model = _find_defined(file, defined, name)
+    batches = _as_list(_find_defined(file, defined, "batches"))
     loss = defined.get("loss")
     if loss is not None and not callable(loss):
         raise OptionError(f"`loss` in {file} must be a function of output and target, got {loss!r}")
-    own = {n: defined[n] for n in ("lag", "clip", "truncation", "before") if n in defined}
-    with _told_by_part(file, name), told_by_line(file):
-        return diagnose(model, batches, loss, **(own | how))
+    options = {n: defined[n] for n in ("lag", "clip", "truncation", "before") if n in defined}
+    with _name_part(file, name), report_line(file):
+        return diagnose(model, batches, loss, **(options | how))
 
 
 @contextmanager
-def _told_by_part(file: Path, model: str) -> Iterator[None]:
+def _name_part(file: Path, model: str) -> Iterator[None]:
     """An error below the model, its loss or its batches ends as one sentence that names them.
 
     Raises:
@@ -131,7 +130,7 @@ def _told_by_part(file: Path, model: str) -> Iterator[None]:
         raise OptionError(f"{part} in {file} {fits}: {words}") from error
 
 
-def _defined(file: Path, defined: dict[str, Any], name: str) -> Any:
+def _find_defined(file: Path, defined: dict[str, Any], name: str) -> Any:
     """What a file calls so.
 
     Raises:
@@ -143,8 +142,8 @@ def _defined(file: Path, defined: dict[str, Any], name: str) -> Any:
     from throughtime.tasks.recipe import did_you_mean
 
     if name not in defined:
-        own = [n for n in defined if not n.startswith("_")]
-        raise OptionError(f"{file} must define `{name}`, got none{did_you_mean(name, own)}")
+        names = [n for n in defined if not n.startswith("_")]
+        raise OptionError(f"{file} must define `{name}`, got none{did_you_mean(name, names)}")
     value = defined[name]
     if name != "batches" and not isinstance(value, nn.Module):
         raise OptionError(
@@ -153,7 +152,7 @@ def _defined(file: Path, defined: dict[str, Any], name: str) -> Any:
     return value
 
 
-def _several(batches: Any) -> Any:
+def _as_list(batches: Any) -> Any:
     """A tuple of (input, target) tuples is meant as several; `diagnose` takes one for a batch."""
     pairs = isinstance(batches, tuple) and all(isinstance(b, tuple | list) for b in batches)
     return list(batches) if pairs else batches

@@ -29,11 +29,11 @@ def register(commands: Commands) -> None:
 def evaluate(run: Path, file: str | None, split: str) -> None:
     """Score a trained model, beside the baselines, on items it never trained on."""
     from throughtime.tasks.recipe import one_of
-    from throughtime.train.result import trained
+    from throughtime.train.result import load_trained
     from throughtime.train.run import read
 
     one_of("split", split, ("validation", "test"))
-    task, model = trained(read(run))
+    task, model = load_trained(read(run))
     if file is not None:
         score, baselines = task.evaluate(model, file)
         show_score(task, score, "file", baselines)

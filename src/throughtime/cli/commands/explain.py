@@ -33,12 +33,12 @@ def register(commands: Commands) -> None:
 
 def explain(cell: str, llvm: bool, assembly: bool, backward: bool, dtype: str) -> None:
     """Tell who computes a cell and why not the others, its plan, the machine, and its code."""
+    from throughtime.tasks.layers import build_cell, find_python_file, report_line
     from throughtime.tasks.recipe import one_of
-    from throughtime.tasks.user_file import named_cell, told_by_line, user_file
 
     one_of("dtype", dtype, tuple(DTYPES))
-    with told_by_line(user_file(cell)):
-        built = named_cell(cell)
+    with report_line(find_python_file(cell)):
+        built = build_cell(cell)
         if llvm or assembly:
             show_code(built, DTYPES[dtype], backward, llvm, assembly)
         else:
@@ -55,19 +55,19 @@ def show_choice(cell: Cell, dtype: str) -> None:
     from throughtime.compiler.plan import make_plan, why_unplanned
     from throughtime.compiler.runtime import machine
 
-    with warnings.catch_warnings():  # what keeps a cell uncompiled is told below
+    with warnings.catch_warnings():  # why a cell is not compiled is printed below
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
         layer = Recurrent(cell, 8, find_fitting_size(cell, 8), dtype=getattr(torch, dtype))
-    told = layer.explain()
-    print(f"{cell!r}: {told.removeprefix('layer 0: ')}")
+    choice = layer.explain()
+    print(f"{cell!r}: {choice.removeprefix('layer 0: ')}")
     H, target = find_fitting_size(cell, 8), machine.host()
     if why_unplanned(cell, H) is None:
         print(f"\n{make_plan(cell, NO_MASKS, H)}")
     if target is not None:
-        print(f"\n{machine_told(target, dtype)}")
+        print(f"\n{describe_machine(target, dtype)}")
 
 
-def machine_told(target: Machine, dtype: str) -> str:
+def describe_machine(target: Machine, dtype: str) -> str:
     """The machine compiled for, its lanes, and the tiles that fill its registers."""
     from throughtime.compiler.llvm.sizes import WIDEST, most_rows
 

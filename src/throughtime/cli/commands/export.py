@@ -67,15 +67,15 @@ def export(
     """Write a trained model as code that takes one time step a call, with its own test."""
     from throughtime.errors import OptionError
     from throughtime.export import to_c, to_object, to_onnx
+    from throughtime.tasks.layers import report_line
     from throughtime.tasks.recipe import one_of
-    from throughtime.tasks.user_file import told_by_line
 
     one_of("to", to, FORMS)
     if (target is not None) != (to == "object"):
         raise OptionError("--target is asked of --to object, and of nothing else; see --help")
     file, _, member = what.rpartition(":")
-    with told_by_line(Path(file) if file.endswith(".py") else None):
-        model = _model(what, file, member)
+    with report_line(Path(file) if file.endswith(".py") else None):
+        model = _load_model(what, file, member)
         if block != 1 and to == "onnx":
             raise OptionError("--block is for --to c and --to object; ONNX has whole sequences")
         if to == "onnx":
@@ -105,29 +105,29 @@ def show_measured(done: Any) -> None:
     """Prints what the export's own test says here."""
     from throughtime.export import measure
 
-    found = measure(done)
+    figures = measure(done)
     print(
-        f"{'passed' if found.passed else 'FAILED'}: largest error {found.error:.3g}, "
-        f"allowed {found.allowed:.3g}\n"
-        f"code {found.code_bytes} bytes, weights {done.weight_bytes}, a state {done.state_bytes}, "
-        f"stack {done.work_bytes}\n"
-        f"{found.step_nanoseconds:.1f} ns a step, built by {found.compiler}"
+        f"{'passed' if figures.passed else 'FAILED'}: largest error {figures.error:.3g}, "
+        f"allowed {figures.allowed:.3g}\n"
+        f"code {figures.code_bytes} bytes, weights {done.weight_bytes}, "
+        f"a state {done.state_bytes}, stack {done.work_bytes}\n"
+        f"{figures.step_nanoseconds:.1f} ns a step, built by {figures.compiler}"
     )
 
 
-def _model(what: str, file: str, member: str) -> nn.Module:
+def _load_model(what: str, file: str, member: str) -> nn.Module:
     """The model of a run, or the one that a file defines."""
     from torch import nn
 
     from throughtime.errors import OptionError
-    from throughtime.tasks.user_file import executed
+    from throughtime.tasks.layers import execute
 
     if not file.endswith(".py"):
-        from throughtime.train.result import trained
+        from throughtime.train.result import load_trained
         from throughtime.train.run import read
 
-        return trained(read(Path(what)))[1]
-    value: Any = getattr(executed(Path(file)), member, None)
+        return load_trained(read(Path(what)))[1]
+    value: Any = getattr(execute(Path(file)), member, None)
     if callable(value) and not isinstance(value, nn.Module):
         value = value()
     if not isinstance(value, nn.Module):

@@ -34,13 +34,13 @@ def register(commands: Commands) -> None:
 
 def generate(run: Path, prompt: str, length: int, temperature: float, seed: int) -> None:
     """Write text. The prompt is printed first; the same seed writes the same text."""
-    from throughtime.train.result import trained
+    from throughtime.train.result import load_trained
     from throughtime.train.run import read
 
-    task, model = trained(read(run))
+    task, model = load_trained(read(run))
     if prompt:
         task.check_item(prompt)
-    for note in task.unseen_in([prompt]):
+    for note in task.describe_unseen([prompt]):
         print(f"note: {note}", file=sys.stderr)
     pieces = task.write(model, prompt, length, temperature, seed)
     sys.stdout.write(prompt)

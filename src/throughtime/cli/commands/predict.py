@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, nullcontext
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +62,10 @@ def predict(run: Path, items: list[str], out: Path | None, on: str, address: str
     """Ask a trained model. Prints each item, a tab, and the answer; what has none is named."""
     from throughtime.errors import OptionError
     from throughtime.tasks.tables.task import TableTask
-    from throughtime.train.result import trained
+    from throughtime.train.result import load_trained
     from throughtime.train.run import read
 
-    task, model = trained(read(run))
+    task, model = load_trained(read(run))
     if out is not None and not isinstance(task, TableTask):
         raise OptionError(f"--out is for runs on a table, and {run} is one of {task.name}")
     _check_out(out, items)
@@ -99,17 +99,16 @@ def _check_out(out: Path | None, items: list[str]) -> None:
 
 
 def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | None) -> bool:
-    """Prints each item beside its answer, or writes both; returns whether all had one."""
+    """Prints each item with its answer, or writes both; returns whether all had one."""
     import polars as pl
 
     waits = "-" in items and sys.stdin is not None and sys.stdin.isatty()
-    every, frames = True, list[pl.DataFrame]()
-    for askable, whole in _askable(task, items, 1 if waits else _AT_ONCE):
+    schema = {"given": pl.String, "answer": pl.String}
+    every, frames = True, [pl.DataFrame(schema=schema)]
+    for askable, whole in _check_items(task, items, 1 if waits else _AT_ONCE):
         every &= whole
-        frame = pl.DataFrame(
-            {"given": askable, "answer": task.answer(model, askable)},
-            schema={"given": pl.String, "answer": pl.String},
-        )
+        answers = task.answer(model, askable)
+        frame = pl.DataFrame({"given": askable, "answer": answers}, schema=schema)
         if out is None:
             _print_lines(frame, waits)
         else:
@@ -120,16 +119,16 @@ def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | No
     return every
 
 
-def _askable(task: Task, items: list[str], at_once: int) -> Iterator[tuple[list[str], bool]]:
+def _check_items(task: Task, items: list[str], at_once: int) -> Iterator[tuple[list[str], bool]]:
     """Some items at a time: those that can be asked, and whether these are all."""
-    asked = _asked(items)
+    asked = _read_items(items)
     while part := list(islice(asked, at_once)):
-        few = [text for text, where in part if _can_be_asked(task, text, where)]
+        few = [text for text, where in part if _check_item(task, text, where)]
         yield few, len(few) == len(part)
 
 
 def _note_unseen(task: Task, items: list[str]) -> None:
-    for note in task.unseen_in(items):
+    for note in task.describe_unseen(items):
         print(f"note: {note}", file=sys.stderr)
 
 
@@ -141,7 +140,7 @@ def _print_lines(frame: pl.DataFrame, flush: bool = False) -> None:
 def _answer_tables(
     task: TableTask[Any, Any], model: nn.Module, files: list[str], out: Path | None
 ) -> None:
-    """Prints the answers to files, or writes them; notes on what was not known go beside."""
+    """Prints the answers to files, or writes them; notes on what was not known go to stderr."""
     import polars as pl
 
     frames = []
@@ -161,9 +160,10 @@ def _answer_blocks(
     run: Path, task: Task, files: list[str], out: Path | None, address: str | None
 ) -> bool:
     """As `_answer_tables` and `_answer_lines`, of one large file, block by block on a Ray."""
+    from throughtime.compiler.runtime.threads import usable
     from throughtime.errors import OptionError
     from throughtime.tasks.tables.task import TableTask
-    from throughtime.train.study.on_ray import answer_over_ray
+    from throughtime.train.study.on_ray import answer_on_ray
 
     if len(files) != 1:
         raise OptionError(f"--on ray takes one file, got {len(files)}; give one at a time")
@@ -179,7 +179,7 @@ def _answer_blocks(
             f"--on ray takes lines of a .txt, or tables whose series are answered by themselves, "
             f"as of classify and translate, and {run} is one of {task.name}; leave it out"
         )
-    answers = answer_over_ray(run, blocks, len(os.sched_getaffinity(0)), address)
+    answers = answer_on_ray(run, blocks, usable(), address)
     with closing(answers):
         _write_blocks(answers, out, lines)
     return all(whole)
@@ -187,7 +187,7 @@ def _answer_blocks(
 
 def _line_blocks(task: Task, files: list[str], whole: list[bool]) -> Iterator[list[str]]:
     """What can be asked of the lines of a file; `whole` tells of each block whether that is all."""
-    for few, every in _askable(task, files, _AT_ONCE):
+    for few, every in _check_items(task, files, _AT_ONCE):
         whole.append(every)
         _note_unseen(task, few)
         if few:
@@ -211,15 +211,13 @@ def _write_blocks(answers: Iterator[pl.DataFrame], out: Path | None, lines: bool
 
 def _write_parquet(frames: Iterable[pl.DataFrame], out: Path) -> None:
     """Frames one below the other, a group of rows each."""
-    import pyarrow.parquet
+    from pyarrow.parquet import ParquetWriter
 
-    writer = None
-    for frame in frames:
-        part = frame.to_arrow()
-        writer = writer or pyarrow.parquet.ParquetWriter(out, part.schema)
-        writer.write_table(part)
-    if writer is not None:
-        writer.close()
+    parts = (frame.to_arrow() for frame in frames)
+    if (first := next(parts, None)) is not None:
+        with ParquetWriter(out, first.schema) as writer:
+            for part in chain([first], parts):
+                writer.write_table(part)
 
 
 def _write(frame: pl.DataFrame, out: Path) -> None:
@@ -232,7 +230,7 @@ def _write(frame: pl.DataFrame, out: Path) -> None:
         frame.write_ndjson(out)
 
 
-def _can_be_asked(task: Task, text: str, where: str) -> bool:
+def _check_item(task: Task, text: str, where: str) -> bool:
     """Whether the task takes an item; else says why not."""
     try:
         task.check_item(text)
@@ -242,18 +240,18 @@ def _can_be_asked(task: Task, text: str, where: str) -> bool:
     return True
 
 
-def _asked(items: Iterable[str]) -> Iterator[Item]:
+def _read_items(items: Iterable[str]) -> Iterator[Item]:
     for item in items:
         if item == "-":
-            yield from _lines(sys.stdin.buffer if sys.stdin else (), "standard input")
+            yield from _read_lines(sys.stdin.buffer if sys.stdin else (), "standard input")
         elif "/" in item or item.endswith(".txt") or (Path(item).suffix and os.path.exists(item)):
             with open(item, "rb") as file:
-                yield from _lines(file, item)
+                yield from _read_lines(file, item)
         else:
             yield item, ""
 
 
-def _lines(file: Iterable[bytes], name: str) -> Iterator[Item]:
+def _read_lines(file: Iterable[bytes], name: str) -> Iterator[Item]:
     """The lines that are not empty; bytes that are no text stay to be named."""
     for number, line in enumerate(file, start=1):
         text = line.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip()

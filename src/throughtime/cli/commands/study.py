@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from throughtime.cli.options import add_recipe_flags, given_values, whole_number
-from throughtime.tasks.recipe import Recipe, from_text
+from throughtime.cli.options import add_recipe_flags, parse_flags, whole_number
+from throughtime.cli.shown import open_console, show_table
+from throughtime.compiler.runtime.threads import usable
+from throughtime.tasks.recipe import Recipe, parse_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,8 +21,7 @@ if TYPE_CHECKING:
 
     from throughtime.cli import Commands, Parser
     from throughtime.train.study.folder import Folder, StudyRow
-    from throughtime.train.study.grid import Grid
-    from throughtime.train.study.learn import Outcome
+    from throughtime.train.study.runs import Grid, Outcome
     from throughtime.train.study.workers import Lost
 
 
@@ -97,25 +98,25 @@ def study(
 
     from throughtime.tasks import find
     from throughtime.train.begin import RUNS, resolve
-    from throughtime.train.run import locked
+    from throughtime.train.run import lock
     from throughtime.train.study.folder import Folder
-    from throughtime.train.study.grid import plan
+    from throughtime.train.study.runs import plan
 
     where = Where(on, jobs, address)
     where.check(dry_run, search)
-    shared = resolve(find(task), given_values(flags))
+    shared = resolve(find(task), parse_flags(flags))
     recipes, skipped = plan(shared, _grid(cells, init, length, 1 if search else seeds))
     folder = Folder(out or RUNS / f"{'search' if search else 'study'}-{task}", shared)
     if run is not None:
         _do_one(folder, recipes, run)
         return
-    with locked(folder.path):
+    with lock(folder.path):
         if search:
             _search(folder, shared, recipes, search, trials, where)
         elif on == "slurm":
             _hand_in(folder, recipes, words, where.jobs, dry_run)
         else:
-            missing, total = _missing(folder, recipes), len(recipes)
+            missing, total = _find_missing(folder, recipes), len(recipes)
             lost = where.run(folder, missing, total, total - len(missing))
             _report(folder, shared, skipped, lost)
 
@@ -124,17 +125,13 @@ def _grid(
     cells: list[str] | None, init: list[str] | None, length: list[str] | None, seeds: int
 ) -> Grid:
     """The values of each axis, as they were typed."""
-    from throughtime.train.study.grid import Grid
+    from throughtime.train.study.runs import Grid
 
     axes = {"cell": cells or _CELLS, "start": init or _STARTS, "length": length or ["100"]}
-    named = {axis: [from_text(_FIELDS[axis], one) for one in texts] for axis, texts in axes.items()}
+    named = {
+        axis: [parse_option(_FIELDS[axis], one) for one in texts] for axis, texts in axes.items()
+    }
     return Grid(named["cell"], named["start"], named["length"], seeds)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # on macOS and Windows
 
 
 @dataclass(frozen=True)
@@ -146,8 +143,8 @@ class Where:
     address: str | None
 
     def check(self, dry_run: bool, search: str | None) -> None:
-        """Raises OptionError where options do not go together."""
-        from throughtime.errors import OptionError
+        """Raises OptionError where options do not go together, MissingExtra where they need it."""
+        from throughtime.errors import OptionError, missing_extra
 
         if self.jobs < 0:
             raise OptionError(f"jobs must be a whole number of at least 0, got {self.jobs}")
@@ -159,33 +156,34 @@ class Where:
             )
         if search and self.on == "slurm":
             raise OptionError("a search goes by what came before; do it with --on local or ray")
+        for package, needed in (("ray", self.on == "ray"), ("optuna", search is not None)):
+            if needed and find_spec(package) is None:
+                raise missing_extra(package, "cluster")  # before there is a folder
 
     def begin(self, recipes: Iterable[Recipe]) -> Generator[Outcome | Lost, None, None]:
         """The runs, as they end."""
-        jobs = self.jobs or _cores()
-        threads = max(1, _cores() // jobs)
+        jobs = self.jobs or usable()
+        threads = max(1, usable() // jobs)
         if self.on == "ray":
-            from throughtime.train.study.on_ray import over_ray
+            from throughtime.train.study.on_ray import run_on_ray
 
-            return over_ray(recipes, jobs, threads, self.address)
-        from throughtime.train.study.workers import over_processes
+            return run_on_ray(recipes, jobs, threads, self.address)
+        from throughtime.train.study.workers import run_on_processes
 
-        return over_processes(recipes, jobs, threads)
+        return run_on_processes(recipes, jobs, threads)
 
     def run(
         self, folder: Folder, recipes: Iterable[Recipe], total: int, done: int,
         tell: Callable[[Outcome], None] = lambda one: None,
     ) -> list[Lost]:  # fmt: skip
         """Has runs done, keeps and shows each; returns those without an outcome."""
-        from rich.console import Console
-
         from throughtime.train.study.workers import Lost
 
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = open_console(stderr=True)
         console.print(f"{total} runs, {done} of them done before")
         lost: list[Lost] = []
-        with closing(self.begin(recipes)) as ended, _bar(console) as bar:
-            row = bar.add_task("runs", total=total, completed=done, best=_best(folder))
+        with closing(self.begin(recipes)) as ended, _make_bar(console) as bar:
+            row = bar.add_task("runs", total=total, completed=done, best=_describe_best(folder))
             try:
                 for one in ended:
                     if isinstance(one, Lost):
@@ -193,15 +191,17 @@ class Where:
                     else:
                         folder.keep(one)
                         tell(one)
-                    console.print(_lost(one) if isinstance(one, Lost) else _told(one))
-                    bar.update(row, advance=1, best=_best(folder))
+                    console.print(
+                        _describe_lost(one) if isinstance(one, Lost) else _describe_outcome(one)
+                    )
+                    bar.update(row, advance=1, best=_describe_best(folder))
             except KeyboardInterrupt:
                 console.print("stopped; what ended is kept, and the same command goes on")
                 raise
         return lost
 
 
-def _bar(console: Console) -> Progress:
+def _make_bar(console: Console) -> Progress:
     """How many runs have ended, the time left, and the best so far."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Left
@@ -211,7 +211,7 @@ def _bar(console: Console) -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
-def _best(folder: Folder) -> str:
+def _describe_best(folder: Folder) -> str:
     """The run with the lowest figure, in words."""
     ended = [one for one in folder.outcomes() if one.metric is not None]
     if not ended:
@@ -220,12 +220,12 @@ def _best(folder: Folder) -> str:
     return f"best {one.metric:.3g}, {one.cell} from {one.start} over {one.length}"
 
 
-def _missing(folder: Folder, recipes: list[Recipe]) -> list[Recipe]:
+def _find_missing(folder: Folder, recipes: list[Recipe]) -> list[Recipe]:
     """The runs that have no file yet."""
-    from throughtime.train.study.grid import key
+    from throughtime.train.study.runs import run_key
 
     done = {(one.cell, one.start, one.length, one.seed) for one in folder.outcomes()}
-    return [one for one in recipes if key(one) not in done]
+    return [one for one in recipes if run_key(one) not in done]
 
 
 def _do_one(folder: Folder, recipes: list[Recipe], number: int) -> None:
@@ -233,35 +233,35 @@ def _do_one(folder: Folder, recipes: list[Recipe], number: int) -> None:
     import torch
 
     from throughtime.errors import OptionError
-    from throughtime.train.study.learn import learn
+    from throughtime.train.study.runs import learn
 
     if not 0 <= number < len(recipes):
         raise OptionError(f"the grid has runs 0 to {len(recipes) - 1}, got {number}")
-    if _missing(folder, [recipes[number]]):
+    if _find_missing(folder, [recipes[number]]):
         torch.set_num_threads(1)
         one = learn(recipes[number])
         folder.keep(one)
-        print(_told(one))
+        print(_describe_outcome(one))
 
 
 def _hand_in(
     folder: Folder, recipes: list[Recipe], words: tuple[str, ...], jobs: int, dry_run: bool
 ) -> None:
     """Hands the missing runs to SLURM, or prints the script."""
-    from throughtime.train.study.on_slurm import array_script, submit
+    from throughtime.train.study.on_slurm import submit, write_script
 
-    missing = _missing(folder, recipes)
+    missing = _find_missing(folder, recipes)
     if not missing:
         print("every run is done; the same command without --on slurm reports")
         return
     numbers = [n for n, one in enumerate(recipes) if one in missing]
-    again = [w for n, w in enumerate(words) if w != "--dry-run" and not _of_on(words, n)]
+    again = [w for n, w in enumerate(words) if w != "--dry-run" and not _belongs_to_on(words, n)]
     again += [] if "--out" in " ".join(words) else ["--out", str(folder.path)]
-    script = array_script(again, numbers, jobs or len(numbers), 1, folder.path)
+    script = write_script(again, numbers, jobs or len(numbers), 1, folder.path)
     print(script if dry_run else submit(script))
 
 
-def _of_on(words: tuple[str, ...], place: int) -> bool:
+def _belongs_to_on(words: tuple[str, ...], place: int) -> bool:
     """Whether a word belongs to `--on slurm`."""
     return words[place].partition("=")[0] == "--on" or (place > 0 and words[place - 1] == "--on")
 
@@ -280,32 +280,28 @@ def _search(
     lost = where.run(folder, search.recipes(), *search.count(), search.tell)
     best = search.best()
     outcomes = [asdict(one) for one in folder.outcomes()]
-    values = {"search": kind, "best": best, "outcomes": outcomes, "lost": [*map(_lost, lost)]}
+    values = {
+        "search": kind,
+        "best": best,
+        "outcomes": outcomes,
+        "lost": [*map(_describe_lost, lost)],
+    }
     folder.report(values, "")
-    _show_best(best)
+    trials_drawn = [(str(one["trial"]), f"{one['figure']:.4g}", one["model"], f"{one['lr']:.3g}",
+             str(one["hidden"])) for one in best]  # fmt: skip
+    show_table(trials_drawn, "trial", "validation", "cell and start", "lr", "hidden")
     print(f"report: {folder.path / 'study.json'}")
 
 
-def _show_best(best: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table("trial", "validation", "cell and start", "lr", "hidden", box=None, pad_edge=False)
-    for one in best:
-        shown.add_row(str(one["trial"]), f"{one['figure']:.4g}", one["model"], f"{one['lr']:.3g}",
-                      str(one["hidden"]))  # fmt: skip
-    Console(highlight=False, soft_wrap=True).print(shown)
-
-
-def _told(one: Outcome) -> str:
-    said = one.failed or f"{'solved' if one.solved else 'not solved'}, {one.metric:.3g}"
+def _describe_outcome(one: Outcome) -> str:
+    result = one.failed or f"{'solved' if one.solved else 'not solved'}, {one.metric:.3g}"
     return (
-        f"{one.cell} from {one.start} over {one.length}, seed {one.seed}: {said}, "
+        f"{one.cell} from {one.start} over {one.length}, seed {one.seed}: {result}, "
         f"{one.steps} steps, {one.seconds:.1f} s"
     )
 
 
-def _lost(one: Lost) -> str:
+def _describe_lost(one: Lost) -> str:
     recipe = one.recipe
     return (
         f"{recipe.cell} from {recipe.start} over {recipe.length}, seed {recipe.seed} has no "
@@ -314,38 +310,42 @@ def _lost(one: Lost) -> str:
 
 
 def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]) -> None:
-    """Writes and prints what all runs of the folder came to."""
+    """Writes and prints the outcomes of all runs of the folder."""
     import torch
 
     from throughtime import __version__
-    from throughtime.train.study.folder import page, rows
-    from throughtime.train.study.grid import memory_task
+    from throughtime.train.study.folder import make_page, make_rows
+    from throughtime.train.study.runs import make_memory_task
 
     outcomes = folder.outcomes()
-    table, rule = rows(outcomes), memory_task(shared).rule
+    table, rule = make_rows(outcomes), make_memory_task(shared).rule
     left_out = [f"left out: {one}" for one in skipped]
-    machine = f"throughtime {__version__}, torch {torch.__version__}, {_cores()} cores"
+    machine = f"throughtime {__version__}, torch {torch.__version__}, {usable()} cores"
     options = [f"{n} {getattr(shared, n)}" for n in _FIELDS if n not in _NO_FLAG]
-    remarks = [*map(_lost, lost), *left_out, rule, f"every run: {', '.join(options)}", machine]
-    said = {"rule": rule, "machine": machine, "skipped": skipped, "lost": [*map(_lost, lost)]}
+    remarks = [
+        *map(_describe_lost, lost),
+        *left_out,
+        rule,
+        f"every run: {', '.join(options)}",
+        machine,
+    ]
+    texts = {
+        "rule": rule,
+        "machine": machine,
+        "skipped": skipped,
+        "lost": [*map(_describe_lost, lost)],
+    }
     runs = {"table": [asdict(row) for row in table], "outcomes": [asdict(o) for o in outcomes]}
-    folder.report(said | runs, page(f"Study of {shared.task}", table, remarks))
+    folder.report(texts | runs, make_page(f"Study of {shared.task}", table, remarks))
     _show(table, remarks)
     print(f"report: {folder.path / 'study.md'}, and with every run study.json")
 
 
 def _show(table: list[StudyRow], remarks: list[str]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from throughtime.train.study.folder import HEADINGS, list_failures, longest_solved
 
-    from throughtime.train.study.folder import HEADINGS, failures, reach
-
-    console = Console(highlight=False, soft_wrap=True)
-    console.print("\nthe longest length, in steps, that most seeds solved")
-    for headings, lines in (reach(table), (HEADINGS, [row.cells() for row in table])):
-        shown = Table(*headings, box=None, pad_edge=False)
-        for line in lines:
-            shown.add_row(*line)
-        console.print(shown, "")
-    for remark in [*failures(table), *remarks]:
-        console.print(remark)
+    print("\nthe longest length, in steps, that most seeds solved")
+    for headings, lines in (longest_solved(table), (HEADINGS, [row.cells() for row in table])):
+        show_table(lines, *headings)
+        print()
+    print("\n".join([*list_failures(table), *remarks]))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughtime.cli.options import add_recipe_flags, given_values, whole_number
-from throughtime.cli.shown import show_after_training, show_findings, show_read, show_score
+from throughtime.cli.options import add_recipe_flags, parse_flags, whole_number
+from throughtime.cli.shown import keep_page, keep_plots, report_run, show_score, show_table
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from throughtime.cli import Commands
     from throughtime.tasks import Task
     from throughtime.train.run import Run
@@ -70,7 +72,7 @@ def train(
 
     if watch is not None and watch < 1:
         raise OptionError(f"--watch must be a positive number of steps, got {watch}")
-    kind, given = find(task), given_values(flags)
+    kind, given = find(task), parse_flags(flags)
     code = launch(words, processes, nodes, wait)
     if code is None:
         _train(kind, out, resume, given, wait, plots, watch)
@@ -101,7 +103,7 @@ def show_training(run: Run, world: World, plots: str = "", watch: int | None = N
 
     Args:
         run, world: which, and by whom.
-        plots: as `show_after_training` takes them.
+        plots: as `_show_report` takes them.
         watch: steps between measurements of how gradient flows; None: never.
     """
     from throughtime.diagnosis.training import LoopFlow
@@ -110,17 +112,56 @@ def show_training(run: Run, world: World, plots: str = "", watch: int | None = N
     from throughtime.train.result import score_and_keep
 
     task = find(run.recipe.task)(run.recipe)
-    show_read(task)
+    show_table(task.describe_data())
     world.leave_word("resume", "\0".join(shlex.split(run.resume)[1:]))
     model = fit(run, [LoopFlow(watch)] if watch else (), world)
     score, figures = score_and_keep(run, task, model)
     show_score(task, score, "test", task.baselines("test"))
-    show_findings(figures["findings"])
+    _show_findings(figures["findings"])
     print(
         f"{figures['parameters']} parameters, {figures['steps']} steps, "
         f"{figures['wall_seconds']:.0f} s ({figures['cpu_seconds']:.0f} s of processor)\n"
         f"run folder: {run.folder}"
     )
-    if task.asks:
-        print(f"try it: throughtime predict {shlex.quote(str(run.folder))} {task.asks}...")
-    show_after_training(run, task, model, plots)
+    if task.item_name:
+        print(f"try it: throughtime predict {shlex.quote(str(run.folder))} {task.item_name}...")
+    _show_report(run, task, model, plots)
+
+
+def _show_findings(findings: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Prints what a task found of its trained model, in tables."""
+    for name, rows in findings.items():
+        print(f"\n{name.replace('_', ' ')}")
+        cells = ([f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
+                 for row in rows)  # fmt: skip
+        show_table(cells, *(rows[0] if rows else ()))
+
+
+def _show_report(run: Run, task: Task, model: nn.Module, plots: str = "") -> None:
+    """Prints a run's verdict and keeps its report; the training stands, whatever comes of it.
+
+    Args:
+        run, task, model: a run that has ended.
+        plots: the kind of files that its charts are saved as too, "png" or "svg"; "": none.
+    """
+    from throughtime.diagnosis.report.text import list_verdict
+    from throughtime.errors import MissingExtra
+
+    report, reason = None, ""
+    try:
+        report = report_run(task, model)
+        print("\nHow far back it learned:")
+        for line in list_verdict(report):
+            print(line)
+    except (ValueError, TypeError, RuntimeError, MissingExtra) as error:
+        reason = str(error)
+        print(f"\nThere is no memory report of this run: {reason}")
+    try:
+        keep_page(run, task, model, report, reason)
+    except (ValueError, OSError, MissingExtra) as error:
+        print(f"\nThere is no page of this run: {error}")
+    try:
+        if plots:
+            keep_plots(run, task, model, plots)
+    except (ValueError, OSError, MissingExtra) as error:
+        print(f"\nThere are no plots of this run: {error}")

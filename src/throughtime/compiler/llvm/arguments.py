@@ -178,6 +178,7 @@ FUNCTION_WORDS: Final = {
     "B": "what they are multiplied by: parts x K x V vectors, or rows", "B_step": "from k to k",
     "parts": "of each row",
     "C": "the product", "C_row": "from row to row",
+    "ahead": "what is asked for at the first k", "ahead_step": "from there to the next k's",
     "chains_row": "from row to row of chains",
     "pre_row": "from row to row of sums",
     "old": "the old output",

@@ -9,8 +9,6 @@ from throughtime.compiler.llvm.cell.functions import (
     write_cell_forward,
     write_phase_backward,
     write_phase_forward,
-)
-from throughtime.compiler.llvm.cell.row_functions import (
     write_row_backward,
     write_row_forward,
     write_row_from_vector,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,24 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from throughtime.errors import DataError
-from throughtime.tasks.classify.find import find_labels, source, tested
+from throughtime.tasks.classify.find import find_labels, read_source, read_test
 from throughtime.tasks.classify.items import (
     ClassifyRecipe,
     Items,
     Labels,
     check_classes,
-    content,
+    content_key,
     encode_items,
-    items_in,
+    list_sequences,
 )
-from throughtime.tasks.classify.model import Classifier, Unpadded, make_answers, varied
+from throughtime.tasks.classify.model import Classifier, Unpadded, augment, make_baselines
 from throughtime.tasks.picture import Picture, draw_confusion
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.clock import with_time
-from throughtime.tasks.tables.task import TableTask, check_like_training
-from throughtime.tasks.task import Batch, Example, Posed, Score, generator_of
+from throughtime.tasks.tables.clock import merge_time
+from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
+from throughtime.tasks.task import Batch, DiagnosisInput, Example, Score, generator_of, usual_length
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,12 +63,12 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
         Raises:
             DataError: the file is another one than when the run began.
         """
-        table, digest = source(self.options_given)
+        table, digest = read_source(self.recipe)
         check_unchanged(table.name, digest, self.facts.digest)
-        found = items_in(with_time(table, self.facts.time), self.facts, labelled=True)
-        other = tested(self.options_given, self.facts)
-        every = encode_items(found.with_others(other) if other else found, self.facts)
-        return {split: every.of(numbers) for split, numbers in self.facts.splits.items()}
+        sequences = list_sequences(merge_time(table, self.facts.time), self.facts, labelled=True)
+        other = read_test(self.recipe, self.facts)
+        items = encode_items(sequences.with_others(other) if other else sequences, self.facts)
+        return {split: items.of(numbers) for split, numbers in self.facts.splits.items()}
 
     @property
     def series(self) -> str:
@@ -89,10 +87,10 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy; each class weighs as much as any other. In training inputs are varied."""
         inputs, lengths, truth = batch
-        recipe, weights = self.options_given, torch.tensor(self.facts.weights)
+        recipe, weights = self.recipe, torch.tensor(self.facts.weights)
         if model.training:
             count = len(self.facts.inputs)
-            inputs, lengths = varied(inputs, lengths, count, recipe.noise, recipe.crop)
+            inputs, lengths = augment(inputs, lengths, count, recipe.noise, recipe.crop)
         logits = model(inputs, lengths)
         return cross_entropy(logits, truth, weight=weights, label_smoothing=recipe.smoothing)
 
@@ -133,18 +131,13 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
     ) -> tuple[Score, dict[str, dict[str, float]]]:
         """On the sequences of a table that no training saw."""
         facts = self.facts
-        table = with_time(table, facts.time)
+        table = merge_time(table, facts.time)
         check_like_training(table, [*facts.columns, facts.time, facts.series, facts.label])
         check_classes(table, facts)
-        every = encode_items(items_in(table, facts, labelled=True), facts)
+        every = encode_items(list_sequences(table, facts, labelled=True), facts)
         trained_on = [*self._items["train"].steps, *self._items["validation"].steps]
-        old = {content(one) for one in trained_on}
-        new = [n for n, one in enumerate(every.steps) if content(one) not in old]
-        if not new:
-            raise DataError(
-                f"{table.name} must have sequences that the training did not see, and it has none; "
-                "give others"
-            )
+        contents = [*map(content_key, every.steps)]
+        new = find_unseen(table, "sequences", contents, map(content_key, trained_on))
         items, left = every.of(new), len(every.steps) - len(new)
         where = f"{table.name}: {len(new)} sequences"
         where += f"; {left} that the training saw are left out" if left else ""
@@ -152,16 +145,16 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
 
     @cached_property
     def _simple(self) -> dict[str, Any]:
-        return dict(make_answers(self._items["train"], len(self.facts.classes)))
+        return dict(make_baselines(self._items["train"], len(self.facts.classes)))
 
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
         """The class of each sequence, and how probable each class is."""
         import polars as pl
 
         facts = self.facts
-        table = with_time(table, facts.time)
+        table = merge_time(table, facts.time)
         check_like_training(table, [*facts.columns, facts.time, facts.series])
-        items = encode_items(items_in(table, facts, labelled=False), facts)
+        items = encode_items(list_sequences(table, facts, labelled=False), facts)
         shares = answers(model, items).softmax(-1).double()
         columns: dict[str, Any] = {facts.series or "row": items.names}
         columns[facts.label] = [facts.classes[n] for n in shares.argmax(-1).tolist()]
@@ -174,13 +167,12 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
         items = self._items["test"]
         return [draw_confusion(answers(model, items).argmax(-1), items.truth, self.facts.classes)]
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
-        """Training sequences of the length that stands most often, which need no padding."""
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
+        """Training sequences of the most frequent length, which need no padding."""
         train = self._items["train"]
-        (length, _), *_ = Counter(len(one) for one in train.steps).most_common()
-        chosen = [n for n, one in enumerate(train.steps) if len(one) == length][: batches * rows]
+        chosen = usual_length([*map(len, train.steps)], batches * rows)
         few = [train.batch(part) for part in torch.tensor(chosen).split(rows)]
-        return Posed(Unpadded(model), [(x, truth) for x, _, truth in few], cross_entropy)
+        return DiagnosisInput(Unpadded(model), [(x, truth) for x, _, truth in few], cross_entropy)
 
 
 @torch.no_grad()

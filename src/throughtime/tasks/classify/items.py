@@ -1,8 +1,9 @@
-"""The sequences of a table, also as tensors; the options and facts they are made by."""
+"""The sequences of a table, also as tensors; the options and facts they are made by; a table made
+here, so that the task runs with no file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, did_you_mean, option, short
-from throughtime.tasks.tables import DataTable, Numbers, filled, gaps_of
+from throughtime.tasks.tables import DataTable, Numbers, fill_forward, log_gaps
 from throughtime.tasks.tables.clock import find_step, read_times
 from throughtime.tasks.tables.task import BUILTIN
 
@@ -38,10 +39,10 @@ class ClassifyRecipe(FileRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """What the file says, all of it plain, for config.json.
+    """The facts in the file, as plain values for config.json.
 
     Attributes:
-        digest: SHA-256 of the file, and of the test's own behind it.
+        digest: SHA-256 of the file, followed by that of the test's own file.
         read: what people are shown before training, name and words.
         label, time, series: columns; without one of series, each row is a sequence.
         inputs: the columns of a step; of a row that is a sequence, one, "value".
@@ -85,14 +86,12 @@ class Sequences:
     times: list[Numbers]
 
     def with_others(self, others: Sequences) -> Sequences:
-        """These, and others behind them."""
-        return Sequences(
-            self.names + others.names, self.values + others.values, self.labels + others.labels,
-            self.times + others.times,
-        )  # fmt: skip
+        """These, followed by others."""
+        parts = ((getattr(self, f.name), getattr(others, f.name)) for f in fields(self))
+        return Sequences(*(one + other for one, other in parts))
 
 
-def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
+def list_sequences(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
     """The sequences of a table, in the order in which they begin.
 
     Raises:
@@ -102,7 +101,7 @@ def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
     labels = table.texts(facts.label) if labelled else [""] * len(whole)
     if not facts.series:
         names = [str(table.first + row) for row in range(len(whole))]
-        values = [_ended(row)[:, None] for row in whole]
+        values = [_cut_end(row)[:, None] for row in whole]
         return Sequences(
             names, values, labels, [np.arange(len(one), dtype=np.float64) for one in values]
         )
@@ -110,7 +109,7 @@ def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
     for row, name in enumerate(table.texts(facts.series)):
         places.setdefault(name, []).append(row)
     times = read_times(table, facts.time).values if facts.time else None
-    found = Sequences([], [], [], [])
+    sequences = Sequences([], [], [], [])
     for name, rows in places.items():
         odd = next((row for row in rows if labels[row] != labels[rows[0]]), None)
         if odd is not None:
@@ -120,16 +119,16 @@ def items_in(table: DataTable, facts: Labels, labelled: bool) -> Sequences:
                 f"{table.first + odd}; mend it, or name another --series"
             )
         order = sorted(rows, key=lambda row: row if times is None else float(times[row]))
-        found.names.append(name)
-        found.values.append(whole[order])
-        found.labels.append(labels[rows[0]])
-        found.times.append(
+        sequences.names.append(name)
+        sequences.values.append(whole[order])
+        sequences.labels.append(labels[rows[0]])
+        sequences.times.append(
             np.arange(len(rows), dtype=np.float64) if times is None else times[order]
         )
-    return found
+    return sequences
 
 
-def content(steps: Tensor) -> tuple[int, bytes]:
+def content_key(steps: Tensor) -> tuple[int, bytes]:
     """What equal sequences have in common."""
     return len(steps), steps.numpy().tobytes()
 
@@ -145,7 +144,7 @@ def check_classes(table: DataTable, facts: Labels) -> None:
             )
 
 
-def _ended(row: Numbers) -> Numbers:
+def _cut_end(row: Numbers) -> Numbers:
     """A row as a sequence: up to its last value that is there."""
     seen = np.flatnonzero(np.isfinite(row))
     return row[: int(seen[-1]) + 1 if len(seen) else 1]
@@ -179,21 +178,21 @@ class Items:
         return torch.nn.utils.rnn.pad_sequence(chosen), lengths, self.truth[rows]
 
 
-def encode_items(found: Sequences, facts: Labels) -> Items:
+def encode_items(sequences: Sequences, facts: Labels) -> Items:
     """Scaled by the training part."""
     means, deviations = np.array(facts.means), np.array(facts.deviations)
     steps = []
-    for one, times in zip(found.values, found.times, strict=True):
+    for one, times in zip(sequences.values, sequences.times, strict=True):
         scaled = (one - means) / deviations
         seen = np.isfinite(scaled)
-        parts = [filled(scaled), seen]
+        parts = [fill_forward(scaled), seen]
         if facts.step > 0:
             every = np.ones(len(one), bool)
-            parts += [gaps_of(times, rows, facts.step) for rows in (seen.any(1), every)]
+            parts += [log_gaps(times, rows, facts.step) for rows in (seen.any(1), every)]
         steps.append(torch.from_numpy(np.concatenate(parts, 1).astype(np.float32)))
     number = {name: place for place, name in enumerate(facts.classes)}
     return Items(
-        found.names, steps, torch.tensor([number.get(label, -1) for label in found.labels])
+        sequences.names, steps, torch.tensor([number.get(label, -1) for label in sequences.labels])
     )
 
 
@@ -204,3 +203,28 @@ def find_gaps(values: list[Numbers], times: list[Numbers]) -> float:
     step, even = find_step(differences[differences > 0])
     even = even and bool(np.allclose(differences, step, rtol=1e-3))
     return step if missing or not even else 0.0
+
+
+_SHAPES, _WAVES = ("chirp", "saw", "sine"), 240
+
+
+def make_waves() -> DataTable:
+    """Three shapes in two channels, 20 to 40 steps with noise, whose means say nothing."""
+    import polars as pl
+
+    generator = np.random.default_rng(11)
+    parts = []
+    for number in range(_WAVES):
+        shape = _SHAPES[number % len(_SHAPES)]
+        steps = int(generator.integers(20, 41))
+        phase = np.arange(steps) / 8 + generator.random()
+        turn = phase * (1 + phase / 6) if shape == "chirp" else phase
+        wave = 2 * (turn % 1) - 1 if shape == "saw" else np.sin(2 * np.pi * turn)
+        noise = 0.3 * generator.standard_normal((2, steps))
+        parts.append(
+            pl.DataFrame({
+                "wave": [f"w{number:03}"] * steps, "shape": [shape] * steps,
+                "a": np.round(wave + noise[0], 4), "b": np.round(-wave / 2 + noise[1], 4),
+            })
+        )  # fmt: skip
+    return DataTable(pl.concat(parts), "builtin", "made here")

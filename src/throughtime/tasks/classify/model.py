@@ -55,7 +55,7 @@ class Classifier(nn.Module):
                 gap = torch.expm1(x[..., 2 * self.inputs, None] + math.log(2))
             out, state = run_layers(self.recurrent, x, gap, seen, lengths=lengths)
         inside = torch.arange(len(out))[:, None, None] < lengths[:, None]
-        mean = out.sum(0) / lengths[:, None]  # outputs behind a row's end are zero
+        mean = out.sum(0) / lengths[:, None]  # outputs after a row's end are zero
         most = out.masked_fill(~inside, -math.inf).amax(0)
         last = torch.cat([*state[-1][0]], -1)
         logits: Tensor = self.readout(self.dropout(torch.cat([mean, most, last], -1)))
@@ -89,7 +89,7 @@ class Unpadded(nn.Module):
         return logits
 
 
-def varied(
+def augment(
     x: Tensor, lengths: Tensor, inputs: int, noise: float, crop: float
 ) -> tuple[Tensor, Tensor]:
     """A batch as training has it: with noise, and of each sequence a part.
@@ -117,18 +117,18 @@ def varied(
 _RIDGE = 1e-3
 
 
-def make_answers(train: Items, classes: int) -> dict[str, Callable[[Items], Tensor]]:
+def make_baselines(train: Items, classes: int) -> dict[str, Callable[[Items], Tensor]]:
     """Name -> from sequences to logits (N, classes)."""
     shares = (one_hot(train.truth, classes).double().mean(0) + 1e-9).log()
     return {
         "majority": lambda items: shares.expand(len(items.names), classes),
-        "linear on means": _linear(train, classes),
+        "linear on means": _fit_linear(train, classes),
     }
 
 
-def _linear(train: Items, classes: int) -> Callable[[Items], Tensor]:
+def _fit_linear(train: Items, classes: int) -> Callable[[Items], Tensor]:
     """Logistic regression on the mean of each input, fitted to its optimum by L-BFGS."""
-    x = _means(train)
+    x = _mean_inputs(train)
     weights = torch.zeros(x.shape[1], classes, dtype=torch.float64, requires_grad=True)
     search = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
 
@@ -141,9 +141,9 @@ def _linear(train: Items, classes: int) -> Callable[[Items], Tensor]:
     with torch.enable_grad():
         search.step(closure)
     fitted = weights.detach()
-    return lambda items: _means(items) @ fitted
+    return lambda items: _mean_inputs(items) @ fitted
 
 
-def _means(items: Items) -> Tensor:
+def _mean_inputs(items: Items) -> Tensor:
     means = torch.stack([one.double().mean(0) for one in items.steps])
     return torch.cat([torch.ones(len(means), 1, dtype=torch.float64), means], 1)

@@ -1,4 +1,4 @@
-"""Forecast: the next steps of the users' own series, with what is sure of them, and its page."""
+"""Forecast: the next steps of the users' own series, with their uncertainty, and its page."""
 
 from __future__ import annotations
 
@@ -12,21 +12,27 @@ from torch import Tensor, nn
 from throughtime.errors import DataError
 from throughtime.tasks.forecast.ahead import (
     RULE,
-    followed,
+    describe_new_series,
     forecast,
+    forecast_adaptive,
     measure,
-    new_series,
     predict,
     series_like,
 )
-from throughtime.tasks.forecast.find import border, find_facts, series_of
-from throughtime.tasks.forecast.model import MEDIAN, Forecaster, fit_ground, make_baselines, pinball
+from throughtime.tasks.forecast.find import find_facts, format_border, read_series
+from throughtime.tasks.forecast.model import (
+    MEDIAN,
+    Forecaster,
+    fit_linear_part,
+    make_baselines,
+    pinball,
+)
 from throughtime.tasks.forecast.windows import Facts, ForecastRecipe, Pass, Windows
 from throughtime.tasks.picture import Curve, Picture, Plot
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.clock import written
+from throughtime.tasks.tables.clock import format_time
 from throughtime.tasks.tables.task import TableTask
-from throughtime.tasks.task import Batch, Example, Posed, Score
+from throughtime.tasks.task import Batch, DiagnosisInput, Example, Score
 
 if TYPE_CHECKING:
     import polars as pl
@@ -53,8 +59,8 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
     def find_facts(cls, recipe: ForecastRecipe) -> Facts:
         return find_facts(recipe)
 
-    def read(self) -> list[tuple[str, str]]:
-        rows = super().read()
+    def describe_data(self) -> list[tuple[str, str]]:
+        rows = super().describe_data()
         counts = ", ".join(f"{name} {len(at)}" for name, at in self._windows.origins.items())
         dropped = self._windows.dropped
         return [*rows, ("windows", f"{counts}; {dropped} that cross a border are left out")]
@@ -66,8 +72,8 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         Raises:
             DataError: it is another one, or a split has no window.
         """
-        recipe, facts = self.options_given, self.facts
-        series = series_of(recipe, facts)
+        recipe, facts = self.recipe, self.facts
+        series = read_series(recipe, facts)
         windows = Windows(series, facts, recipe.horizon)
         for split, origins in windows.origins.items():
             if not len(origins):
@@ -90,7 +96,7 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         assert isinstance(model, Forecaster)
         inputs, truth = batch
         if model.training and not model.get_buffer("fitted"):
-            model.take_line(*fit_ground(self._windows))
+            model.set_line(*fit_linear_part(self._windows))
         return pinball(model(inputs), truth)
 
     @property
@@ -104,15 +110,17 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
     def score(self, model: nn.Module, split: str) -> Score:
         assert isinstance(model, Forecaster)
         windows, origins = self._windows, self._windows.few(split)
-        if split == "validation":  # the weights that are kept have the band of their validation
+        if split == "validation":  # the best weights are saved with the band of their validation
             model.get_buffer("wider").zero_()
-            model.hold(forecast(model, windows, origins), windows.cut(origins)[1])
-        answers = (forecast if split == "validation" else followed)(model, windows, origins)
+            model.calibrate_band(forecast(model, windows, origins), windows.cut(origins)[1])
+        answers = (forecast if split == "validation" else forecast_adaptive)(
+            model, windows, origins
+        )
         metrics = measure(windows, origins, answers)
         begins = dict(zip(("validation", "test"), self.facts.ends, strict=True))[split]
         where = (
-            f"{split}: {len(origins)} windows of {self.options_given.horizon} steps from "
-            f"{border(self.facts, begins)} on"
+            f"{split}: {len(origins)} windows of {self.recipe.horizon} steps from "
+            f"{format_border(self.facts, begins)} on"
         )
         return Score(where, RULE, len(origins), metrics, self._examples(windows, origins, answers))
 
@@ -132,13 +140,13 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         return dict(make_baselines(self._windows))
 
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
-        return predict(model, table, self.facts, self.options_given.horizon)
+        return predict(model, table, self.facts, self.recipe.horizon)
 
     def measure_on(
         self, model: nn.Module, table: DataTable
     ) -> tuple[Score, dict[str, dict[str, float]]]:
-        """On the windows of a table that no training saw; what `mase` divides by is as there."""
-        facts, horizon = self.facts, self.options_given.horizon
+        """On the windows of a table that no training saw; `mase` divides by what it did there."""
+        facts, horizon = self.facts, self.recipe.horizon
         windows = Windows(series_like(table, facts), facts, horizon)
         origins, left = windows.unseen()
         if not len(origins):
@@ -151,12 +159,12 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
                   zip(self._windows.series, self._windows.naive, strict=True)}  # fmt: skip
         usual = self._windows.naive.mean(0)
         windows.naive = torch.stack([before.get(one.name, usual) for one in windows.series])
-        answers = followed(model, windows, origins)
+        answers = forecast_adaptive(model, windows, origins)
         metrics = measure(windows, origins, answers)
         where = f"{table.name}: {len(origins)} windows of {horizon} steps"
         where += f"; {left} before the end of the validation part are left out" if left else ""
         examples = self._examples(windows, origins, answers)
-        notes = tuple(new_series(windows.series, facts))
+        notes = tuple(describe_new_series(windows.series, facts))
         score = Score(where, RULE, len(origins), metrics, examples, notes)
         return score, self._simple_on(windows, origins)
 
@@ -164,15 +172,15 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         windows, origins = self._windows, self._windows.few("test")
         past = windows.past(origins)
         beside = {name: answer(past) for name, answer in self._baselines.items()}
-        return make_pictures(windows, origins, followed(model, windows, origins), beside)
+        return make_pictures(windows, origins, forecast_adaptive(model, windows, origins), beside)
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         drawn = self.epoch(0)
         few = [drawn[n] for n in range(min(batches, len(drawn)))]
-        return Posed(model, [(x[:, :rows], y[:, :rows]) for x, y in few], pinball)
+        return DiagnosisInput(model, [(x[:, :rows], y[:, :rows]) for x, y in few], pinball)
 
     def step_bytes(self) -> int:
-        steps = self.facts.length + self.options_given.horizon
+        steps = self.facts.length + self.recipe.horizon
         return 4 * self.recipe.batch_size * steps * self.recipe.hidden * self.recipe.layers
 
     def _examples(self, windows: Windows, origins: Tensor, answers: Tensor) -> tuple[Example, ...]:
@@ -187,7 +195,7 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         mean, deviation = windows.means[number, 0], windows.deviations[number, 0]
         low, middle, high = (answer[-1, 0].double() * deviation + mean).tolist()
         truth = float(one.values[last, 0])
-        given = f"{one.name} {written(float(one.times[last]), self.facts.form)}".strip()
+        given = f"{one.name} {format_time(float(one.times[last]), self.facts.form)}".strip()
         said = f"{middle:.4g} ({low:.4g} to {high:.4g})"
         return Example(given, said, f"{truth:.4g}", low <= truth <= high)
 
@@ -206,22 +214,25 @@ def make_pictures(
         answers: (horizon, B, D, 3) quantiles, scaled.
         beside: the same of each baseline.
     """
-    return [_drawn(windows, origins, answers), *_by_step(windows, origins, answers, beside)]
+    return [
+        _draw_forecasts(windows, origins, answers),
+        *_draw_by_step(windows, origins, answers, beside),
+    ]
 
 
-def _drawn(windows: Windows, origins: Tensor, answers: Tensor) -> Picture:
-    """The last window of each of some series: what was, what was forecast, what came."""
+def _draw_forecasts(windows: Windows, origins: Tensor, answers: Tensor) -> Picture:
+    """The last window of each of some series: the history, the forecast, the truth."""
     numbers = windows.series_of(origins)
     chosen = [int((numbers == n).nonzero()[-1]) for n in numbers.unique()[:_SERIES]]
     return Picture(
         title="What does it forecast?",
         lead="The last window of the test part of each series: what came before, the median with "
         "the band from the quantile 0.1 to 0.9, and what came; 8 of 10 points belong in the band.",
-        plots=tuple(_plot(windows, int(origins[n]), answers[:, n]) for n in chosen),
+        plots=tuple(_plot_forecast(windows, int(origins[n]), answers[:, n]) for n in chosen),
     )
 
 
-def _plot(windows: Windows, origin: int, answer: Tensor) -> Plot:
+def _plot_forecast(windows: Windows, origin: int, answer: Tensor) -> Plot:
     number = int(windows.series_of(torch.tensor([origin])))
     one, horizon = windows.series[number], windows.horizon
     place = origin - int(windows.firsts[number])
@@ -229,7 +240,7 @@ def _plot(windows: Windows, origin: int, answer: Tensor) -> Plot:
     mean, deviation = windows.means[number, 0], windows.deviations[number, 0]
     low, middle, high = (answer[:, 0].double() * deviation + mean).T.tolist()
     ahead = list(range(1, horizon + 1))
-    begin = str(written(float(one.times[place]), windows.facts.form))
+    begin = str(format_time(float(one.times[place]), windows.facts.form))
     target = windows.facts.targets[0]
     return Plot(
         f"forecast of {target} against what came", f"steps from {begin} on", target,
@@ -243,7 +254,7 @@ def _plot(windows: Windows, origin: int, answer: Tensor) -> Plot:
     )  # fmt: skip
 
 
-def _by_step(
+def _draw_by_step(
     windows: Windows, origins: Tensor, answers: Tensor, beside: Mapping[str, Tensor]
 ) -> list[Picture]:
     truth = windows.cut(origins)[1].double()
@@ -253,10 +264,10 @@ def _by_step(
     errors = {n: (d * deviations).flatten(1).nanmean(1).tolist() for n, d in distances.items()}
     inside = ((answers[..., 0] <= truth) & (truth <= answers[..., -1])).double()
     held = torch.where(torch.isfinite(truth), inside, torch.nan).flatten(1).nanmean(1).tolist()
-    return [_of_errors(errors), _of_coverage(held)]
+    return [_draw_errors(errors), _draw_coverage(held)]
 
 
-def _of_errors(errors: Mapping[str, list[float]]) -> Picture:
+def _draw_errors(errors: Mapping[str, list[float]]) -> Picture:
     net = errors["net"]
     ahead = list(range(1, len(net) + 1))
     curves = tuple(Curve(name, ahead, values) for name, values in errors.items())
@@ -270,7 +281,7 @@ def _of_errors(errors: Mapping[str, list[float]]) -> Picture:
     )
 
 
-def _of_coverage(held: list[float]) -> Picture:
+def _draw_coverage(held: list[float]) -> Picture:
     ahead = list(range(1, len(held) + 1))
     curve = Curve("coverage", ahead, held)
     return Picture(

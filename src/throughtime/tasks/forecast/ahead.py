@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import DataError
-from throughtime.tasks.forecast.find import columns_of
+from throughtime.tasks.forecast.find import list_columns
 from throughtime.tasks.forecast.model import MEDIAN, QUANTILES, Forecaster, pinball
 from throughtime.tasks.forecast.series import (
     Series,
@@ -17,9 +17,9 @@ from throughtime.tasks.forecast.series import (
     find_rows,
     make_series,
 )
-from throughtime.tasks.forecast.windows import Facts, Windows, scale_of
+from throughtime.tasks.forecast.windows import Facts, Windows, find_scale
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.clock import MONTHS, NATIVE, NUMBER, with_time, written
+from throughtime.tasks.tables.clock import MONTHS, NATIVE, NUMBER, format_time, merge_time
 from throughtime.tasks.tables.task import check_like_training
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def predict(
 ) -> tuple[pl.DataFrame, list[str]]:
     """The quantiles of every target for `horizon` steps after the last one seen, series by series.
 
-    TimedRows behind it, with known columns and no target, say what is known ahead.
+    Rows after it that have known columns and no target say what is known ahead.
 
     Returns:
         The column of series, where there is one, of time (or `step`, counted from 1), and of each
@@ -49,19 +49,19 @@ def predict(
     """
     import polars as pl
 
-    cut = [_extended(one, table, facts, horizon) for one in series_like(table, facts)]
+    cut = [_extend(one, table, facts, horizon) for one in series_like(table, facts)]
     series = [one for one, _, _ in cut]
     windows = Windows(series, facts, horizon)
     last = torch.tensor([count for _, count, _ in cut]) + torch.from_numpy(windows.firsts[:-1])
-    origins = torch.cat([_checked(windows), last]).sort().values
-    answers = followed(model, windows, origins).double()
+    origins = torch.cat([_choose_checked(windows), last]).sort().values
+    answers = forecast_adaptive(model, windows, origins).double()
     at = torch.searchsorted(origins, last)
-    parts = [_rows(one, count, answers[:, place], facts)
+    parts = [_make_rows(one, count, answers[:, place], facts)
              for (one, count, _), place in zip(cut, at.tolist(), strict=True)]  # fmt: skip
-    return pl.concat(parts), _notes(series, [lacking for _, _, lacking in cut], facts)
+    return pl.concat(parts), _make_notes(series, [lacking for _, _, lacking in cut], facts)
 
 
-def _checked(windows: Windows) -> Tensor:
+def _choose_checked(windows: Windows) -> Tensor:
     """The last windows of each series that the training did not see, a few of them."""
     origins, _ = windows.unseen()
     numbers = windows.series_of(origins)
@@ -77,10 +77,10 @@ def forecast(model: nn.Module, windows: Windows, origins: Tensor) -> Tensor:
     return torch.cat(parts, 1)
 
 
-def followed(model: nn.Module, windows: Windows, origins: Tensor) -> Tensor:
+def forecast_adaptive(model: nn.Module, windows: Windows, origins: Tensor) -> Tensor:
     """The same, each with the band that the truth before it asks for."""
     answers, truth = forecast(model, windows, origins), windows.cut(origins)[1]
-    return follow_band(answers, truth, origins, windows.series_of(origins))
+    return adapt_band(answers, truth, origins, windows.series_of(origins))
 
 
 def measure(windows: Windows, origins: Tensor, answers: Tensor) -> dict[str, float]:
@@ -105,19 +105,19 @@ def series_like(table: DataTable, facts: Facts) -> list[Series]:
     Raises:
         DataError: a column is missing, or a time is of another form or between two steps.
     """
-    table = with_time(table, facts.time)
-    check_like_training(table, [*columns_of(facts), facts.time, facts.series])
+    table = merge_time(table, facts.time)
+    check_like_training(table, [*list_columns(facts), facts.time, facts.series])
     rows = find_rows(table, facts.time, facts.series)
-    if _kind(rows.times.form) != _kind(facts.form):
+    if _kind_of_form(rows.times.form) != _kind_of_form(facts.form):
         raise DataError(
             f"column {facts.time} of {table.name} must hold times as in the training, "
             f"{facts.form}, and it holds {rows.times.form}"
         )
     _check_steps(table, facts, rows)
-    return make_series(table, rows, columns_of(facts), facts.step, facts.even)
+    return make_series(table, rows, list_columns(facts), facts.step, facts.even)
 
 
-def _kind(form: str) -> str:
+def _kind_of_form(form: str) -> str:
     """What the values of times in this form count."""
     named = {NUMBER: NUMBER, "": ""}
     return MONTHS if form.startswith(MONTHS) else named.get(form, NATIVE)
@@ -137,7 +137,7 @@ def _check_steps(table: DataTable, facts: Facts, rows: TimedRows) -> None:
             )
 
 
-def _extended(one: Series, table: DataTable, facts: Facts, horizon: int) -> tuple[Series, int, int]:
+def _extend(one: Series, table: DataTable, facts: Facts, horizon: int) -> tuple[Series, int, int]:
     """The series to `horizon` steps after its last target, where they begin, how many it lacks."""
     seen = np.flatnonzero(np.isfinite(one.values[:, : len(facts.targets)]).any(1))
     count = int(seen[-1]) + 1 if len(seen) else 0
@@ -154,11 +154,11 @@ def _extended(one: Series, table: DataTable, facts: Facts, horizon: int) -> tupl
     return Series(one.name, np.concatenate([times, more]), values, one.seen), count, lacking
 
 
-def _rows(one: Series, count: int, answers: Tensor, facts: Facts) -> pl.DataFrame:
+def _make_rows(one: Series, count: int, answers: Tensor, facts: Facts) -> pl.DataFrame:
     """One series' forecasts, from quantiles (horizon, D, 3)."""
     import polars as pl
 
-    means, deviations = scale_of(one, facts)
+    means, deviations = find_scale(one, facts)
     numbers = answers.numpy() * deviations[:, None] + means[:, None]
     horizon = len(numbers)
     columns: dict[str, list[object]] = {}
@@ -166,7 +166,7 @@ def _rows(one: Series, count: int, answers: Tensor, facts: Facts) -> pl.DataFram
         columns[facts.series] = [one.name] * horizon
     times = one.times[count : count + horizon]
     columns[facts.time or "step"] = (
-        [written(float(time), facts.form) for time in times]
+        [format_time(float(time), facts.form) for time in times]
         if facts.time
         else list(range(1, horizon + 1))
     )
@@ -177,15 +177,15 @@ def _rows(one: Series, count: int, answers: Tensor, facts: Facts) -> pl.DataFram
     return pl.DataFrame(columns)
 
 
-def new_series(series: list[Series], facts: Facts) -> list[str]:
+def describe_new_series(series: list[Series], facts: Facts) -> list[str]:
     """What people should know of series that the training had not; nothing where it had all."""
     new = [one.name for one in series if one.name not in facts.scales]
     names = ", ".join(new[:5]) + (", ..." if len(new) > 5 else "")
     return [f"training had no series {names}; scaled as all of the training are"] if new else []
 
 
-def _notes(series: list[Series], lacking: list[int], facts: Facts) -> list[str]:
-    notes = new_series(series, facts)
+def _make_notes(series: list[Series], lacking: list[int], facts: Facts) -> list[str]:
+    notes = describe_new_series(series, facts)
     if facts.known and max(lacking) > 0:
         notes.append(
             f"up to {max(lacking)} steps ahead have no row with {', '.join(facts.known)}; "
@@ -198,8 +198,8 @@ _RATE = 0.05  # of half the width, at most
 _OUTSIDE = 1 - (QUANTILES[-1] - QUANTILES[0])
 
 
-def follow_band(answers: Tensor, truth: Tensor, origins: Tensor, series: Tensor) -> Tensor:
-    """Quantiles with the band that what came before each forecast asks for.
+def adapt_band(answers: Tensor, truth: Tensor, origins: Tensor, series: Tensor) -> Tensor:
+    """Quantiles with a band that is adapted to the errors of earlier forecasts.
 
     Where too much lies outside, the band widens, else it narrows:
 
@@ -221,19 +221,19 @@ def follow_band(answers: Tensor, truth: Tensor, origins: Tensor, series: Tensor)
     tracked quantile: Angelopoulos, Candes and Tibshirani, Conformal PID Control for Time Series
     Prediction (2023).
     """
-    followed = answers.clone()
+    adapted = answers.clone()
     for number in series.unique():
-        own = (series == number).nonzero()[:, 0]
-        wider = _widened(answers[:, own], truth[:, own], origins[own])
-        followed[:, own, :, 0] -= wider
-        followed[:, own, :, -1] += wider
+        numbers = (series == number).nonzero()[:, 0]
+        width = _widen(answers[:, numbers], truth[:, numbers], origins[numbers])
+        adapted[:, numbers, :, 0] -= width
+        adapted[:, numbers, :, -1] += width
     middle = answers[..., MEDIAN]
-    followed[..., 0] = torch.minimum(followed[..., 0], middle)
-    followed[..., -1] = torch.maximum(followed[..., -1], middle)
-    return followed
+    adapted[..., 0] = torch.minimum(adapted[..., 0], middle)
+    adapted[..., -1] = torch.maximum(adapted[..., -1], middle)
+    return adapted
 
 
-def _widened(answers: Tensor, truth: Tensor, origins: Tensor) -> Tensor:
+def _widen(answers: Tensor, truth: Tensor, origins: Tensor) -> Tensor:
     """q of every forecast of one series, (horizon, B, D)."""
     lower, upper = answers[..., 0], answers[..., -1]
     outside = torch.maximum(lower - truth, truth - upper)

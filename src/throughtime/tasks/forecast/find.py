@@ -1,4 +1,4 @@
-"""What a table says about a forecast: roles of columns, step, season, scales; and what is wrong.
+"""The facts in a table for a forecast: roles of columns, step, season, scales; and what is wrong.
 
 A table made here too, so that the task runs with no file.
 """
@@ -15,69 +15,69 @@ from throughtime.tasks.forecast.leaks import check_leaks
 from throughtime.tasks.forecast.series import (
     Series,
     TimedRows,
-    calendar_lags,
+    find_calendar_lags,
     find_follow,
     find_periods,
     find_rows,
+    find_rows_step,
     find_season,
     find_series,
     make_series,
-    step_of,
 )
 from throughtime.tasks.forecast.windows import Facts, ForecastRecipe
 from throughtime.tasks.recipe import check_unchanged
-from throughtime.tasks.tables import DataTable, Numbers, check_apart, names_in
+from throughtime.tasks.tables import DataTable, Numbers, check_roles, split_names
 from throughtime.tasks.tables.clock import (
+    describe_step,
     find_time,
-    said_step,
+    format_time,
+    merge_time,
     time_columns,
-    with_time,
-    written,
 )
-from throughtime.tasks.tables.read import digest, read
+from throughtime.tasks.tables.read import hash_files, read
 
 _BUILTIN = "builtin"
-_LONGEST = 750  # steps of a season that is looked for, and of a history that is found
+_LONGEST = 750  # steps of a season that is looked for, and of a history without --length
 
 
-def table_of(recipe: ForecastRecipe) -> tuple[DataTable, str]:
+def read_source(recipe: ForecastRecipe) -> tuple[DataTable, str]:
     """The table of a recipe and the digest of its file."""
     if recipe.data == _BUILTIN:
         return make_builtin(), _BUILTIN
-    return read(recipe.data), digest(recipe.data)
+    return read(recipe.data), hash_files(recipe.data)
 
 
 def find_facts(recipe: ForecastRecipe) -> Facts:
-    """All that the file of a recipe says.
+    """The facts in the file of a recipe.
 
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
     """
-    table, seal = table_of(recipe)
-    targets, known, time = _roles(recipe, table)
-    table = with_time(table, time)
-    facts, rows = _columns(recipe, table, seal, targets, known, time)
-    series = make_series(table, rows, columns_of(facts), facts.step, facts.even)
-    _made[:] = [(_key(facts), series)]
+    table, seal = read_source(recipe)
+    targets, known, time = _find_roles(recipe, table)
+    table = merge_time(table, time)
+    facts, rows = _find_inputs(recipe, table, seal, targets, known, time)
+    series = make_series(table, rows, list_columns(facts), facts.step, facts.even)
+    _made[:] = [(_series_key(facts), series)]
     _check_targets(table, facts, series)
-    ends = _ends(recipe, table, facts, series)
+    ends = _find_ends(recipe, table, facts, series)
     facts = replace(facts, ends=ends)
-    calendar = calendar_lags(facts.form, facts.step, facts.even)
+    calendar = find_calendar_lags(facts.form, facts.step, facts.even)
     season = find_season(series, ends, _LONGEST, calendar)
     follow = find_follow(series, ends, season, len(facts.targets))
     facts = replace(facts, season=season, follow=follow)
-    facts = replace(facts, length=_length(recipe, facts, series))
-    facts = _scaled(facts, table, series)
-    facts = replace(facts, masked=_masked(facts, series))
+    facts = replace(facts, length=_find_length(recipe, facts, series))
+    facts = _find_scales(facts, table, series)
+    facts = replace(facts, masked=_find_masked(facts, series))
     check_leaks(facts, table, series, recipe.horizon)
-    return replace(facts, read=_shown(recipe, table, facts, series))
+    return replace(facts, read=_describe(recipe, table, facts, series))
 
 
-_made: list[tuple[Facts, list[Series]]] = []  # of the facts that were found last
+_made: list[tuple[Facts, list[Series]]] = []  # the last series, wanted again at once
 
 
-def _key(facts: Facts) -> Facts:
-    """What the series of a file hang on."""
+def _series_key(facts: Facts) -> Facts:
+    """What the series of a file depend on."""
     return Facts(
         digest=facts.digest, read=[], time=facts.time, series=facts.series, form="",
         step=facts.step, even=facts.even, targets=facts.targets, inputs=facts.inputs,
@@ -85,36 +85,36 @@ def _key(facts: Facts) -> Facts:
     )  # fmt: skip
 
 
-def series_of(recipe: ForecastRecipe, facts: Facts) -> list[Series]:
-    """The series of the file of a recipe; where its facts have just been found, the same ones.
+def read_series(recipe: ForecastRecipe, facts: Facts) -> list[Series]:
+    """The series of the file of a recipe; read once where its facts were just found.
 
     Raises:
         DataError: the file is another one than when the run began.
     """
-    seal = _BUILTIN if recipe.data == _BUILTIN else digest(recipe.data)
+    seal = _BUILTIN if recipe.data == _BUILTIN else hash_files(recipe.data)
     check_unchanged(recipe.data, seal, facts.digest)
     while _made:
         key, series = _made.pop()
-        if key == _key(facts):
+        if key == _series_key(facts):
             return series
-    table = with_time(table_of(recipe)[0], facts.time)
+    table = merge_time(read_source(recipe)[0], facts.time)
     rows = find_rows(table, facts.time, facts.series)
-    return make_series(table, rows, columns_of(facts), facts.step, facts.even)
+    return make_series(table, rows, list_columns(facts), facts.step, facts.even)
 
 
-def border(facts: Facts, end: float) -> str | float:
+def format_border(facts: Facts, end: float) -> str | float:
     """The first step of a part; where steps are even, `ends` are half a step before it."""
-    return written(end + (facts.step / 2 if facts.even else 0), facts.form)
+    return format_time(end + (facts.step / 2 if facts.even else 0), facts.form)
 
 
-def columns_of(facts: Facts) -> list[str]:
+def list_columns(facts: Facts) -> list[str]:
     """Every column that is read as numbers, in the order of a series' values."""
     return [*facts.targets, *facts.inputs, *facts.known]
 
 
-def _roles(recipe: ForecastRecipe, table: DataTable) -> tuple[list[str], list[str], str]:
-    """The targets, what is known ahead, and the time, as options name them or as found."""
-    targets, known = names_in(recipe.target), names_in(recipe.known)
+def _find_roles(recipe: ForecastRecipe, table: DataTable) -> tuple[list[str], list[str], str]:
+    """The columns of targets, what is known ahead, and time: named by options or detected."""
+    targets, known = split_names(recipe.target), split_names(recipe.known)
     if recipe.data == _BUILTIN:
         targets, known = targets or ["load"], known or ["holiday"]
     if not targets:
@@ -127,20 +127,20 @@ def _roles(recipe: ForecastRecipe, table: DataTable) -> tuple[list[str], list[st
     time = find_time(table, recipe.time, [*targets, *known, recipe.series])
     if recipe.series:
         table.check_columns("series", [recipe.series])
-    check_apart([
+    check_roles([
         ("target", targets), ("known", known), ("time", time_columns(table, time)),
         ("series", [recipe.series] if recipe.series else []),
     ])  # fmt: skip
     return targets, known, time
 
 
-def _columns(
+def _find_inputs(
     recipe: ForecastRecipe, table: DataTable, seal: str, targets: list[str], known: list[str],
     time: str,
 ) -> tuple[Facts, TimedRows]:  # fmt: skip
     series = recipe.series or find_series(table, time, [*targets, *known])
     rows = find_rows(table, time, series)
-    step, even = step_of(rows)
+    step, even = find_rows_step(rows)
     used = {*targets, *known, time, series}
     inputs = [c for c in table.frame.columns if c not in used and _varies(table, c)]
     spans = [float(np.ptp(rows.times.values[places])) for places in rows.places.values()]
@@ -172,7 +172,7 @@ def _check_targets(table: DataTable, facts: Facts, series: list[Series]) -> None
             )
 
 
-def _ends(
+def _find_ends(
     recipe: ForecastRecipe, table: DataTable, facts: Facts, series: list[Series]
 ) -> list[float]:
     """Where validation and test begin, at the same time in all series.
@@ -192,21 +192,21 @@ def _ends(
     last = max(float(one.times[-1]) for one in series)
     if facts.even:
         count = round((last - first) / facts.step) + 1
-        held = _held_out(recipe, count, recipe.horizon)
+        held = _count_held_out(recipe, count, recipe.horizon)
         return [last + facts.step * (0.5 - many) for many in held]
     every = np.sort(np.concatenate([one.times for one in series]))
-    held = _held_out(recipe, len(every), recipe.horizon * len(series))
+    held = _count_held_out(recipe, len(every), recipe.horizon * len(series))
     return [float(every[-many]) for many in held]
 
 
-def _held_out(recipe: ForecastRecipe, count: int, least: int) -> list[int]:
+def _count_held_out(recipe: ForecastRecipe, count: int, least: int) -> list[int]:
     """Steps from where validation begins and from where the test begins, to the end."""
     test = max(least, math.ceil(recipe.held_out * count))
     share = recipe.validation or recipe.held_out
     return [test + max(least, math.ceil(share * count)), test]
 
 
-def _length(recipe: ForecastRecipe, facts: Facts, series: list[Series]) -> int:
+def _find_length(recipe: ForecastRecipe, facts: Facts, series: list[Series]) -> int:
     """Steps of history: as given, or two horizons and a season, as far as training has them."""
     train = max(int((one.times < facts.ends[0]).sum()) for one in series)
     room = train - recipe.horizon
@@ -215,35 +215,35 @@ def _length(recipe: ForecastRecipe, facts: Facts, series: list[Series]) -> int:
             f"length must leave room for a horizon in the training part of {train} steps, so be "
             f"at most {max(room, 0)}, got {recipe.length}; make it smaller"
         )
-    found = max(2 * recipe.horizon, facts.season, 8)
-    return recipe.length or max(1, min(found, _LONGEST, max(room // 2, min(room, facts.season))))
+    usual = max(2 * recipe.horizon, facts.season, 8)
+    return recipe.length or max(1, min(usual, _LONGEST, max(room // 2, min(room, facts.season))))
 
 
-def _scaled(facts: Facts, table: DataTable, series: list[Series]) -> Facts:
+def _find_scales(facts: Facts, table: DataTable, series: list[Series]) -> Facts:
     """The facts with mean and deviation of every column in the training part."""
     parts = {one.name: one.values[one.times < facts.ends[0]] for one in series}
-    whole = _scale(np.concatenate(list(parts.values())))
+    whole = _measure_scale(np.concatenate(list(parts.values())))
     for place, target in enumerate(facts.targets):
         if whole[1][place] == 0 or math.isnan(whole[0][place]):
             raise DataError(
                 f"column {target} of {table.name} must vary in the training part, the rows before "
-                f"{border(facts, facts.ends[0])}, and it does not; give more rows, or a "
+                f"{format_border(facts, facts.ends[0])}, and it does not; give more rows, or a "
                 "smaller --held-out"
             )
-    whole = _usable(whole, whole)
-    scales = {name: _usable(_scale(part), whole) for name, part in parts.items()}
+    whole = _usable_scale(whole, whole)
+    scales = {name: _usable_scale(_measure_scale(part), whole) for name, part in parts.items()}
     return replace(facts, scales=scales, whole=whole)
 
 
-def _masked(facts: Facts, series: list[Series]) -> list[str]:
+def _find_masked(facts: Facts, series: list[Series]) -> list[str]:
     """The inputs that miss values in the training part."""
     first = len(facts.targets)
     parts = [one.values[one.times < facts.ends[0], first:] for one in series]
-    there = np.all([np.isfinite(part).all(0) for part in parts], 0)
-    return [name for name, whole in zip(facts.inputs, there, strict=False) if not whole]
+    complete = np.all([np.isfinite(part).all(0) for part in parts], 0)
+    return [name for name, whole in zip(facts.inputs, complete, strict=False) if not whole]
 
 
-def _scale(values: Numbers) -> list[list[float]]:
+def _measure_scale(values: Numbers) -> list[list[float]]:
     counts = np.isfinite(values).sum(0)
     filled = np.nan_to_num(values)
     means = np.where(counts, filled.sum(0) / np.maximum(counts, 1), np.nan)
@@ -251,7 +251,7 @@ def _scale(values: Numbers) -> list[list[float]]:
     return [means.tolist(), np.sqrt(squares / np.maximum(counts, 1)).tolist()]
 
 
-def _usable(scale: list[list[float]], whole: list[list[float]]) -> list[list[float]]:
+def _usable_scale(scale: list[list[float]], whole: list[list[float]]) -> list[list[float]]:
     """The scale, of all series where one has no values, with 1 in place of no deviation."""
     pairs = [
         (m, d) if math.isfinite(m) else (w, e)
@@ -263,26 +263,27 @@ def _usable(scale: list[list[float]], whole: list[list[float]]) -> list[list[flo
     ]
 
 
-def _shown(
+def _describe(
     recipe: ForecastRecipe, table: DataTable, facts: Facts, series: list[Series]
 ) -> list[list[str]]:
     """What was read, for people."""
     steps = sum(len(one) for one in series)
     seen = sum(one.seen for one in series)
-    missing = {c: table.frame[c].null_count() for c in columns_of(facts)}
+    missing = {c: table.frame[c].null_count() for c in list_columns(facts)}
     empty = ", ".join(f"{count} of {name}" for name, count in missing.items() if count)
-    used = [*columns_of(facts), facts.time, facts.series]
+    used = [*list_columns(facts), facts.time, facts.series]
     left = [c for c in table.frame.columns if c not in used]
     even = "" if facts.even else ", uneven: each row is a step"
-    cuts = [str(border(facts, end)) for end in facts.ends]
+    cuts = [str(format_border(facts, end)) for end in facts.ends]
     return [
         ["file", f"{recipe.data}: {table.form}, {len(table.frame)} rows"],
-        ["time", f"{facts.time or 'the order of rows'}, step {said_step(facts.step, facts.form)}"
-                 f"{even}" + (f", written as {facts.form}" if "%" in facts.form else "")],
+        ["time", f"{facts.time or 'the order of rows'}, step "
+                 f"{describe_step(facts.step, facts.form)}{even}"
+                 + (f", written as {facts.form}" if "%" in facts.form else "")],
         ["series", f"{len(series)}, by {facts.series}" if facts.series else "1"],
         ["target", ", ".join(facts.targets)],
         ["inputs", ", ".join(facts.inputs) or "none beside the target"],
-        ["known ahead", ", ".join([*facts.known, *_cycles(facts)]) or "nothing"],
+        ["known ahead", ", ".join([*facts.known, *_name_cycles(facts)]) or "nothing"],
         ["left out", ", ".join(left) or "nothing"],
         ["missing", f"{steps - seen} steps without a row; values: {empty or 'none'}"],
         ["season", f"{facts.season} steps" if facts.season > 1 else "none found"],
@@ -291,7 +292,7 @@ def _shown(
     ]  # fmt: skip
 
 
-def _cycles(facts: Facts) -> list[str]:
+def _name_cycles(facts: Facts) -> list[str]:
     names = {86400.0: "hour of the day", 604800.0: "day of the week"}
     return [names.get(period, "day of the year") for period in facts.periods]
 

@@ -1,13 +1,13 @@
-"""Columns that tell a target before its time, and tests that training has seen: refused.
+"""Columns that reveal a target before its time, and tests that training has seen: refused.
 
-What a column tells is measured in the training part, where the target is forecast by least squares
-from its own lags without and with the column:
+What a column reveals is measured in the training part: the target is forecast by least squares from
+its own lags without and with the column:
 
     r_0 = mean (y_{t+k} - a . (1, y_t, ..., y_{t-L}))^2
-    r_1 = the same with c_t, c_{t-1}, c_{t-2} beside the lags
+    r_1 = the same with c_t, c_{t-1}, c_{t-2} added to the lags
 
 A column is a leak where r_1 is next to nothing of r_0, or where it is a copy of y_{t+k}, with a
-little noise even, that the lags are not. A target that its own lags tell has no secret to leak.
+little noise even, that the lags are not. A target that its own lags predict cannot leak.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MANY, _ODD = 100_000, np.uint64(0x9E3779B97F4A7C15)
 
 
 def check_leaks(facts: Facts, table: DataTable, series: list[Series], horizon: int) -> None:
-    """Refuses a column that tells a target before its time, and a test that was trained on.
+    """Refuses a column that reveals a target before its time, and a test that was trained on.
 
     Raises:
         DataError: names the column and the steps between.
@@ -39,10 +39,10 @@ def check_leaks(facts: Facts, table: DataTable, series: list[Series], horizon: i
     for number, column in enumerate([*facts.inputs, *facts.known], start=count):
         for place, target in enumerate(facts.targets):
             pairs = [_Pair(part[-_STEPS:, number], part[-_STEPS:, place]) for part in inside]
-            told = _told(pairs, horizon, column in facts.known)
-            if told:
+            leak = _describe_leak(pairs, horizon, column in facts.known)
+            if leak:
                 raise DataError(
-                    f"column {column} of {table.name} must not tell {target}, and it {told}; "
+                    f"column {column} of {table.name} must not tell {target}, and it {leak}; "
                     "take that column out of the file"
                 )
     for place, target in enumerate(facts.targets):
@@ -57,10 +57,10 @@ class _Pair:
     target: Numbers
 
 
-def _told(pairs: list[_Pair], horizon: int, is_known: bool) -> str:
-    """How a column tells a target, in words; "" where it does not, in one series at least.
+def _describe_leak(pairs: list[_Pair], horizon: int, is_known: bool) -> str:
+    """How a column reveals a target, in words; "" where it does not, in one series at least.
 
-    An input is known of the past: it may tell no later target. A known column is read for the
+    An input is known of the past: it may reveal no later target. A known column is read for the
     future: it may copy no target less than a horizon away.
     """
     for lead in sorted(range(1 - horizon if is_known else 0, horizon + 1), key=abs):
@@ -70,7 +70,7 @@ def _told(pairs: list[_Pair], horizon: int, is_known: bool) -> str:
             return f"copies it {when}"
     leads = []
     for one in pairs:
-        leads.append(_lead_told(one, horizon))
+        leads.append(_find_leaked_lead(one, horizon))
         if not leads[-1]:
             break
     else:
@@ -81,31 +81,31 @@ def _told(pairs: list[_Pair], horizon: int, is_known: bool) -> str:
 def _is_copy(pair: _Pair, lead: int) -> bool:
     """Whether the column is, but for scale, sign and rank, the target `lead` steps on.
 
-    Where the target of now is the same, as in a line that rises, it says nothing.
+    Where the target of now is the same, as in a line that rises, likeness proves nothing.
     """
-    x, y, now = _shifted(pair, lead)
+    x, y, now = _shift(pair, lead)
     if len(y) < 8 or not _vary(x, y):
         return False
-    likeness = max(_likeness(x, y), _likeness(_ranks(x), _ranks(y)))
+    likeness = max(_correlate(x, y), _correlate(_rank(x), _rank(y)))
     if likeness < _COPY:
         return False
-    return lead == 0 and _likeness(now[1:], now[:-1]) < _COPY or max(
-        _likeness(now, y), _likeness(_ranks(now), _ranks(y))
+    return lead == 0 and _correlate(now[1:], now[:-1]) < _COPY or max(
+        _correlate(now, y), _correlate(_rank(now), _rank(y))
     ) < _COPY  # fmt: skip
 
 
-def _shifted(pair: _Pair, lead: int) -> tuple[Numbers, Numbers, Numbers]:
+def _shift(pair: _Pair, lead: int) -> tuple[Numbers, Numbers, Numbers]:
     """c_t, y_{t + lead}, and y_t, where all three are there."""
-    there, count = max(lead, 0), len(pair.target) - abs(lead)
-    x = pair.column[there - lead :][: max(count, 0)]
-    now = pair.target[there - lead :][: max(count, 0)]
-    y = pair.target[there:][: max(count, 0)]
+    start, count = max(lead, 0), len(pair.target) - abs(lead)
+    x = pair.column[start - lead :][: max(count, 0)]
+    now = pair.target[start - lead :][: max(count, 0)]
+    y = pair.target[start:][: max(count, 0)]
     seen = np.isfinite(x) & np.isfinite(y) & np.isfinite(now)
     return x[seen], y[seen], now[seen]
 
 
-def _lead_told(pair: _Pair, horizon: int) -> int:
-    """The fewest steps on that the column and the lags tell the target, and the lags do not; or 0.
+def _find_leaked_lead(pair: _Pair, horizon: int) -> int:
+    """The fewest steps ahead that column and lags predict, and the lags do not; or 0.
 
     All leads at once: what the lags leave of y_{t+1}, ... is held against what they leave of the
     column. Where too many values are missing, the first leads alone.
@@ -115,18 +115,18 @@ def _lead_told(pair: _Pair, horizon: int) -> int:
         at = np.arange(max(lags, 3) - 1, steps - most)
         if lags < 1 or len(at) < 4 * (lags + 4):
             continue
-        own = pair.target[at[:, None] - np.arange(lags)]
+        lagged = pair.target[at[:, None] - np.arange(lags)]
         column = pair.column[at[:, None] - np.arange(3)]
         later = pair.target[at[:, None] + np.arange(1, most + 1)]
-        seen = np.isfinite(np.concatenate([own, column, later], 1)).all(1)
+        seen = np.isfinite(np.concatenate([lagged, column, later], 1)).all(1)
         if seen.sum() >= max(4 * (lags + 4), len(at) // 2):
-            return _first_told(own[seen], column[seen], later[seen])
+            return _first_leaked(lagged[seen], column[seen], later[seen])
     return 0
 
 
-def _first_told(own: Numbers, column: Numbers, later: Numbers) -> int:
-    """The place, from 1, of the first of `later` that is told; or 0."""
-    basis = np.linalg.qr(np.concatenate([np.ones((len(own), 1)), own], 1))[0]
+def _first_leaked(lagged: Numbers, column: Numbers, later: Numbers) -> int:
+    """The place, from 1, of the first of `later` that the column predicts; or 0."""
+    basis = np.linalg.qr(np.concatenate([np.ones((len(lagged), 1)), lagged], 1))[0]
     rest, left = (values - basis @ (basis.T @ values) for values in (column, later))
     without = np.square(left).mean(0)
     scale = np.sqrt(np.square(rest).sum(0))
@@ -134,17 +134,19 @@ def _first_told(own: Numbers, column: Numbers, later: Numbers) -> int:
     if not new.shape[1]:
         return 0
     more = np.linalg.qr(new)[0]
-    beside = np.square(left - more @ (more.T @ left)).mean(0)
-    alike = np.array([_likeness(column[:, 0], y) for y in later.T])
+    with_column = np.square(left - more @ (more.T @ left)).mean(0)
+    alike = np.array([_correlate(column[:, 0], y) for y in later.T])
     secret = without > 1e-6 * later.var(0)
-    told = (beside < _NOTHING * without) | ((alike > _LIKE) & (beside < _PART * without))
-    return int(np.argmax(told & secret)) + 1 if (told & secret).any() else 0
+    leaked = (with_column < _NOTHING * without) | (
+        (alike > _LIKE) & (with_column < _PART * without)
+    )
+    return int(np.argmax(leaked & secret)) + 1 if (leaked & secret).any() else 0
 
 
 def _is_total(pair: _Pair) -> bool:
     """Whether the column stays, run by run, at the sum, mean, most, least or last of the target.
 
-    As a day's total would that stands beside each of its hours.
+    As a day's total would, repeated for each of its hours.
     """
     seen = np.isfinite(pair.column) & np.isfinite(pair.target)
     column, target = pair.column[seen], pair.target[seen]
@@ -154,27 +156,29 @@ def _is_total(pair: _Pair) -> bool:
     if len(runs) < _RUNS or np.median([len(run) for run in runs]) < _RUN or not _vary(values):
         return False
     for whole in (np.sum, np.mean, np.max, np.min, lambda run: run[-1]):
-        found = np.array([float(whole(run)) for run in runs])
-        if _vary(found) and _likeness(found, values) > _COPY:
+        totals = np.array([float(whole(run)) for run in runs])
+        if _vary(totals) and _correlate(totals, values) > _COPY:
             first = np.array([float(run[0]) for run in runs])
-            return not _vary(first) or _likeness(first, values) < _COPY
+            return not _vary(first) or _correlate(first, values) < _COPY
     return False
 
 
 def _check_repeated(
     facts: Facts, table: DataTable, series: list[Series], place: int, target: str
 ) -> None:
-    """Refuses a test part whose values stand, step after step, in the training part too.
+    """Refuses a test part whose values repeat, step after step, those of the training part.
 
     A target that repeats itself within the training part, a pure cycle say, is none.
     """
     parts = [(one.values[:, place], one.times) for one in series]
-    own = [_windows(values[times < facts.ends[0]]) for values, times in parts]
-    tested = np.concatenate([_windows(values[times >= facts.ends[1]]) for values, times in parts])
-    again = int(np.isin(tested, np.concatenate(own)).sum())
+    trained = [_hash_windows(values[times < facts.ends[0]]) for values, times in parts]
+    tested = np.concatenate(
+        [_hash_windows(values[times >= facts.ends[1]]) for values, times in parts]
+    )
+    again = int(np.isin(tested, np.concatenate(trained)).sum())
     if len(tested) < _WINDOW or again < _SHARE * len(tested):
         return
-    halves = [(train[: len(train) // 2], train[len(train) // 2 + _WINDOW :]) for train in own]
+    halves = [(train[: len(train) // 2], train[len(train) // 2 + _WINDOW :]) for train in trained]
     within = sum(int(np.isin(second, first).sum()) for first, second in halves)
     if within < 0.1 * sum(len(second) for _, second in halves):
         raise DataError(
@@ -184,35 +188,35 @@ def _check_repeated(
         )
 
 
-def _windows(values: Numbers) -> NDArray[np.uint64]:
-    """A number for each run of eight values that are there, at least half of them different."""
+def _hash_windows(values: Numbers) -> NDArray[np.uint64]:
+    """A hash of each run of eight values without a gap, at least half of them different."""
     count = len(values) - _WINDOW + 1
-    parts = [_numbered(values[at : at + _MANY + _WINDOW - 1]) for at in range(0, count, _MANY)]
+    parts = [_hash_runs(values[at : at + _MANY + _WINDOW - 1]) for at in range(0, count, _MANY)]
     return np.concatenate(parts) if parts else np.zeros(0, np.uint64)
 
 
-def _numbered(values: Numbers) -> NDArray[np.uint64]:
+def _hash_runs(values: Numbers) -> NDArray[np.uint64]:
     runs = np.lib.stride_tricks.sliding_window_view(values + 0.0, _WINDOW)  # -0.0 is 0.0
     runs = runs[np.isfinite(runs).all(1)]
     different = 1 + (np.diff(np.sort(runs, 1), axis=1) != 0).sum(1)
     kept = np.ascontiguousarray(runs[different > _WINDOW // 2]).view(np.uint64)
-    found = np.zeros(len(kept), np.uint64)
+    hashes = np.zeros(len(kept), np.uint64)
     for column in kept.T:  # a hash of 64 bits, mixed after each value
-        found = (found ^ column) * _ODD
-        found ^= found >> np.uint64(29)
-    return found
+        hashes = (hashes ^ column) * _ODD
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
 
 
 def _vary(*parts: Numbers) -> bool:
     return all(len(part) > 1 and float(np.ptp(part)) > 0 for part in parts)
 
 
-def _likeness(x: Numbers, y: Numbers) -> float:
+def _correlate(x: Numbers, y: Numbers) -> float:
     """The correlation's size; 0 where one does not vary."""
     return abs(float(np.corrcoef(x, y)[0, 1])) if _vary(x, y) else 0.0
 
 
-def _ranks(values: Numbers) -> Numbers:
+def _rank(values: Numbers) -> Numbers:
     """The place of each value among all; equal ones share theirs."""
     _, number = np.unique(values, return_inverse=True)
     places: NDArray[np.float64] = number.astype(np.float64)

@@ -2,7 +2,7 @@
 
     s = h_T                                           the last state, after dropout
     b_k = x_T + A_k (1, x_T, x_{T-l+1} - x_T, ..., x_{T-1} - x_T)                          or
-    b_k = u_{T+k} + A_k (1, x_{T-l+1} - u_{T-l+1}, ..., x_T - u_T)       where a season was found
+    b_k = u_{T+k} + A_k (1, x_{T-l+1} - u_{T-l+1}, ..., x_T - u_T)       where there is a season
     y_k = b_k + W_k s + V tanh(P s + E_k + F f_k)
 
 x are the targets of the history, u what is usual at that step of the season, u_{t+m} = u_t +
@@ -12,7 +12,7 @@ best; W and V give a value for every quantile, and learn what the line leaves. A
 the band is widened, or narrowed, so that it holds 80 % of the validation part, step by step ahead.
 
 Source: Lai, Chang, Yang and Liu, Modeling Long- and Short-Term Temporal Patterns with Deep Neural
-Networks (2018) for the linear part beside the recurrent one; Wen, Torkkola, Narayanaswamy and
+Networks (2018) for a linear part added to the recurrent one; Wen, Torkkola, Narayanaswamy and
 Madeka, A Multi-Horizon Quantile Recurrent Forecaster (2017) for quantiles of all horizons at once;
 Winters, Forecasting Sales by Exponentially Weighted Moving Averages (1960) for what is usual;
 Romano, Patterson and Candes, Conformalized Quantile Regression (2019) for the band.
@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from throughtime.tasks.forecast.windows import Facts, Windows, between, channels_of
+from throughtime.tasks.forecast.windows import Facts, Windows, interpolate_seen, make_channels, thin
 from throughtime.tasks.layers import make_layers, run_layers
 from throughtime.tasks.recipe import Recipe
 
@@ -47,11 +47,11 @@ class Forecaster(nn.Module):
         super().__init__()
         self.length, self.horizon = facts.length, recipe.horizon
         self.season, self.follow = facts.season, facts.follow
-        self.channels = channels_of(facts)
+        self.channels = make_channels(facts)
         targets, hidden = self.channels.targets, recipe.hidden
         self.recurrent = make_layers(recipe, self.channels.width, reads=True)
         self.dropout = nn.Dropout(recipe.dropout)
-        lags = lags_read(self.length, targets)
+        lags = count_lags(self.length, targets)
         self.register_buffer("line", torch.zeros(1 + lags * targets, self.horizon * targets))
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("seasonal", torch.tensor(False))
@@ -74,31 +74,31 @@ class Forecaster(nn.Module):
         seen = past[..., self.channels.targets : 2 * self.channels.targets].amax(-1, keepdim=True)
         gap = torch.expm1(past[..., self.channels.gap, None] + math.log(2))
         state: Tensor = self.dropout(run_layers(self.recurrent, past, gap, seen)[0][-1])
-        base = self.ground(past)
+        base = self.linear_part(past)
         direct = self.direct(state).unflatten(-1, (self.horizon, -1)).movedim(1, 0)
         mixed = self.state(state) + self.place.weight[:, None]
         if self.ahead is not None:
             mixed = mixed + self.ahead(known)
-        spread = (direct + self.readout(torch.tanh(mixed))).unflatten(-1, (-1, len(QUANTILES)))
-        quantiles: Tensor = base[..., None] + spread
+        offsets = (direct + self.readout(torch.tanh(mixed))).unflatten(-1, (-1, len(QUANTILES)))
+        quantiles: Tensor = base[..., None] + offsets
         return quantiles
 
-    def ground(self, past: Tensor) -> Tensor:
-        """What the line says, (horizon, B, targets), of histories (length, B, width)."""
-        count, first, line = self.channels.targets, self.channels.apart, self.get_buffer("line")
+    def linear_part(self, past: Tensor) -> Tensor:
+        """The line's forecast (horizon, B, targets) of histories (length, B, width)."""
+        count, first, line = self.channels.targets, self.channels.anomaly, self.get_buffer("line")
         seen = past[..., count : 2 * count]
         if self.get_buffer("seasonal"):
-            apart, usual = past[..., first : first + 2 * count].split(count, -1)
-            apart = between(apart, seen)
-            features = season_features(apart, (len(line) - 1) // count)
-            base = ahead_of(apart, usual, self.horizon, self.season, self.follow)
+            anomaly, usual = past[..., first : first + 2 * count].split(count, -1)
+            anomaly = interpolate_seen(anomaly, seen)
+            features = season_features(anomaly, (len(line) - 1) // count)
+            base = usual_ahead(anomaly, usual, self.horizon, self.season, self.follow)
         else:
-            targets = between(past[..., :count], seen)
+            targets = interpolate_seen(past[..., :count], seen)
             features, base = lag_features(targets, (len(line) - 1) // count), targets[-1]
-        told: Tensor = (features @ line).unflatten(-1, (self.horizon, -1)).movedim(1, 0) + base
-        return told
+        forecast: Tensor = (features @ line).unflatten(-1, (self.horizon, -1)).movedim(1, 0) + base
+        return forecast
 
-    def take_line(self, weights: Tensor, seasonal: bool) -> None:
+    def set_line(self, weights: Tensor, seasonal: bool) -> None:
         """Reads the history by this line from now on, of what is usual or of the last value."""
         self.get_buffer("line").copy_(weights)
         self.get_buffer("seasonal").fill_(seasonal)
@@ -111,7 +111,7 @@ class Forecaster(nn.Module):
         ordered: Tensor = self(x).sort(-1).values
         return (ordered + around).sort(-1).values
 
-    def hold(self, answers: Tensor, truth: Tensor) -> None:
+    def calibrate_band(self, answers: Tensor, truth: Tensor) -> None:
         """Makes the band so wide that it holds 80 % of the truth, at every step ahead.
 
         Args:
@@ -124,7 +124,7 @@ class Forecaster(nn.Module):
         self.get_buffer("wider").copy_(wider)
 
 
-def lags_read(length: int, targets: int) -> int:
+def count_lags(length: int, targets: int) -> int:
     """Steps of the history that the line reads."""
     return min(length, max(1, _LAGS // targets))
 
@@ -136,18 +136,18 @@ def lag_features(targets: Tensor, used: int) -> Tensor:
     return torch.cat([ones, targets[-1], lags], 1)
 
 
-def season_features(apart: Tensor, used: int) -> Tensor:
+def season_features(anomaly: Tensor, used: int) -> Tensor:
     """(B, 1 + used D): a one, and the last lags of the distances from what is usual."""
-    ones = torch.ones(apart.shape[1], 1, dtype=apart.dtype)
-    return torch.cat([ones, apart[-used:].movedim(0, 1).flatten(1)], 1)
+    ones = torch.ones(anomaly.shape[1], 1, dtype=anomaly.dtype)
+    return torch.cat([ones, anomaly[-used:].movedim(0, 1).flatten(1)], 1)
 
 
-def ahead_of(apart: Tensor, usual: Tensor, horizon: int, season: int, follow: float) -> Tensor:
+def usual_ahead(anomaly: Tensor, usual: Tensor, horizon: int, season: int, follow: float) -> Tensor:
     """What is usual at the steps ahead, (horizon, B, D), of histories (T, B, D)."""
-    return before(usual + follow * apart, horizon, season)
+    return season_before(usual + follow * anomaly, horizon, season)
 
 
-def before(targets: Tensor, horizon: int, season: int) -> Tensor:
+def season_before(targets: Tensor, horizon: int, season: int) -> Tensor:
     """The values a season before each step ahead, (horizon, B, D), of histories (T, B, D).
 
     Step k = 0, 1, ... ahead has the value at T + k - season * ceil((k + 1) / season); where the
@@ -159,7 +159,7 @@ def before(targets: Tensor, horizon: int, season: int) -> Tensor:
 
 
 def pinball(answers: Tensor, truth: Tensor) -> Tensor:
-    """Mean over what is there of max(q e, (q - 1) e), e = truth - answer; 0 when nothing is.
+    """Mean of max(q e, (q - 1) e) where truth is known, e = truth - answer; 0 where none is.
 
     Args:
         answers: (..., 3), one for each quantile q.
@@ -173,10 +173,10 @@ def pinball(answers: Tensor, truth: Tensor) -> Tensor:
 
 
 Point = Callable[[Tensor], Tensor]  # targets (T, B, D) -> forecasts (horizon, B, D)
-Given = tuple[Tensor, Tensor]  # features (B, F) and what is to be told by them, (B, horizon D)
+Problem = tuple[Tensor, Tensor]  # features (B, F) and what they are to predict, (B, horizon D)
 _MOST = 4000  # windows of the training part that are fitted
 _RIDGES = (1e-3, 1e-1, 1e1, 1e3)
-_HORIZONS = (1, 2)  # how far back a line reads, beside all
+_HORIZONS = (1, 2)  # how far back a line may read, in horizons, if not all
 _CHOOSING = 6  # steps ahead that choose a ridge where the truth misses values
 
 
@@ -187,27 +187,27 @@ def make_baselines(windows: Windows) -> dict[str, Callable[[Tensor], Tensor]]:
     its own errors on the training windows around it, for every step ahead.
     """
     horizon, season = windows.horizon, windows.facts.season
-    train = _fitted(windows)
-    points: dict[str, Point] = {"persistence": lambda past: before(past, horizon, 1)}
+    train = _train_origins(windows)
+    points: dict[str, Point] = {"persistence": lambda past: season_before(past, horizon, 1)}
     if season > 1:
-        points["seasonal naive"] = lambda past: before(past, horizon, season)
+        points["seasonal naive"] = lambda past: season_before(past, horizon, season)
     line = fit_line(windows)
-    points["linear on lags"] = lambda past: _ahead(past, line)
-    past, truth = _targets(windows, train)
-    return {name: _with_quantiles(point, past, truth) for name, point in points.items()}
+    points["linear on lags"] = lambda past: _extend_line(past, line)
+    past, truth = _read_targets(windows, train)
+    return {name: _add_quantiles(point, past, truth) for name, point in points.items()}
 
 
-def _targets(windows: Windows, origins: Tensor) -> tuple[Tensor, Tensor]:
+def _read_targets(windows: Windows, origins: Tensor) -> tuple[Tensor, Tensor]:
     return windows.past(origins).double(), windows.cut(origins)[1].double()
 
 
-def _with_quantiles(point: Point, past: Tensor, truth: Tensor) -> Callable[[Tensor], Tensor]:
+def _add_quantiles(point: Point, past: Tensor, truth: Tensor) -> Callable[[Tensor], Tensor]:
     """A point forecast with the quantiles of its errors on these windows; the middle stays it."""
     errors = truth - point(past)  # (horizon, B, D)
     levels = torch.tensor(QUANTILES, dtype=errors.dtype)
-    spread = torch.nanquantile(errors, levels, dim=1)  # (3, horizon, D)
-    spread[len(QUANTILES) // 2] = 0
-    around = spread.nan_to_num().movedim(0, -1)[:, None]
+    around = torch.nanquantile(errors, levels, dim=1)  # (3, horizon, D)
+    around[len(QUANTILES) // 2] = 0
+    around = around.nan_to_num().movedim(0, -1)[:, None]
     return lambda targets: point(targets.double())[..., None] + around
 
 
@@ -220,53 +220,51 @@ def fit_line(windows: Windows) -> Tensor:
     Returns:
         Weights (1 + lags D, horizon D) of `lag_features`.
     """
-    train, other = _fitted(windows), windows.few("validation")
-    one, two = (_by_last(windows, origins) for origins in (train, other))
-    return _best(one, two, [one[0].shape[1]])[1]
+    train, other = _train_origins(windows), windows.few("validation")
+    one, two = (_lag_problem(windows, origins) for origins in (train, other))
+    return _select_ridge(one, two, [one[0].shape[1]])[1]
 
 
-def fit_ground(windows: Windows) -> tuple[Tensor, bool]:
-    """The line that a net stands on: `fit_line`, or the same of what is apart from a season.
+def fit_linear_part(windows: Windows) -> tuple[Tensor, bool]:
+    """The line that a net adds to: `fit_line`, or the same of the distances from a season.
 
     Returns:
         Weights of `lag_features` or `season_features`, whichever forecasts the validation windows
         better, and whether it is the latter.
     """
-    train, other = _fitted(windows), windows.few("validation")
-    one, two = (_by_last(windows, origins) for origins in (train, other))
-    error, plain = _best(one, two, [one[0].shape[1]])
+    train, other = _train_origins(windows), windows.few("validation")
+    one, two = (_lag_problem(windows, origins) for origins in (train, other))
+    error, plain = _select_ridge(one, two, [one[0].shape[1]])
     if not windows.channels.seasonal:
         return plain, False
-    one, two = (_by_season(windows, origins) for origins in (_few(windows.learned), other))
+    one, two = (
+        _season_problem(windows, origins) for origins in (thin(windows.learned, _MOST), other)
+    )
     count, most = windows.channels.targets, one[0].shape[1]
     reads = {min(most, 1 + count * many * windows.horizon) for many in _HORIZONS}
-    other_error, seasonal = _best(one, two, sorted(reads | {most}))
+    other_error, seasonal = _select_ridge(one, two, sorted(reads | {most}))
     return (seasonal, True) if other_error < error else (plain, False)
 
 
-def _fitted(windows: Windows) -> Tensor:
-    return _few(windows.origins["train"])
+def _train_origins(windows: Windows) -> Tensor:
+    return thin(windows.origins["train"], _MOST)
 
 
-def _few(origins: Tensor) -> Tensor:
-    return origins[:: max(1, -(-len(origins) // _MOST))]
-
-
-def _by_last(windows: Windows, origins: Tensor) -> Given:
-    past, truth = _targets(windows, origins)
-    features = lag_features(past, lags_read(len(past), past.shape[-1]))
+def _lag_problem(windows: Windows, origins: Tensor) -> Problem:
+    past, truth = _read_targets(windows, origins)
+    features = lag_features(past, count_lags(len(past), past.shape[-1]))
     return features, (truth - past[-1]).movedim(0, 1).flatten(1)
 
 
-def _by_season(windows: Windows, origins: Tensor) -> Given:
-    apart, usual = (part.double() for part in windows.seasons(origins))
+def _season_problem(windows: Windows, origins: Tensor) -> Problem:
+    anomaly, usual = (part.double() for part in windows.seasons(origins))
     facts, truth = windows.facts, windows.cut(origins)[1].double()
-    base = ahead_of(apart, usual, windows.horizon, facts.season, facts.follow)
-    features = season_features(apart, lags_read(len(apart), apart.shape[-1]))
+    base = usual_ahead(anomaly, usual, windows.horizon, facts.season, facts.follow)
+    features = season_features(anomaly, count_lags(len(anomaly), anomaly.shape[-1]))
     return features, (truth - base).movedim(0, 1).flatten(1)
 
 
-def _best(one: Given, two: Given, reads: Sequence[int]) -> tuple[float, Tensor]:
+def _select_ridge(one: Problem, two: Problem, reads: Sequence[int]) -> tuple[float, Tensor]:
     """The error on other windows, and the weights, by the ridge and the lags that it is least by.
 
     Where the truth misses values, these are chosen by a few of the steps ahead.
@@ -278,30 +276,30 @@ def _best(one: Given, two: Given, reads: Sequence[int]) -> tuple[float, Tensor]:
     """
     (x, y), (other, later) = one, two
     some = max(1, y.shape[1] // _CHOOSING) if not torch.isfinite(y).all() else 1
-    found = []
+    errors = []
     for read in reads:
         for ridge in _RIDGES:
-            told = other @ _solved(x, y[:, ::some], ridge, read)
-            found.append((float((later[:, ::some] - told).abs().nanmean()), ridge, read))
-    error, ridge, read = min(found)
-    return error, _solved(x, y, ridge, read)
+            predicted = other @ _solve_ridge(x, y[:, ::some], ridge, read)
+            errors.append((float((later[:, ::some] - predicted).abs().nanmean()), ridge, read))
+    error, ridge, read = min(errors)
+    return error, _solve_ridge(x, y, ridge, read)
 
 
-def _solved(x: Tensor, y: Tensor, ridge: float, read: int) -> Tensor:
+def _solve_ridge(x: Tensor, y: Tensor, ridge: float, read: int) -> Tensor:
     """Least squares; the weights of features that are not read are 0."""
     used = torch.cat([torch.zeros(1, dtype=torch.long), torch.arange(x.shape[1])[1 - read :]])
-    found = torch.zeros(x.shape[1], y.shape[1], dtype=x.dtype)
+    weights = torch.zeros(x.shape[1], y.shape[1], dtype=x.dtype)
     x, seen, one = x[:, used], torch.isfinite(y), torch.eye(read, dtype=x.dtype)
     every = torch.arange(y.shape[1])
     for columns in [every] if seen.all() else every.split(1):
-        there = seen[:, columns[0]]
-        square = x[there].T @ x[there] + ridge * one
-        beside = x[there].T @ y[there][:, columns]
-        found[used[:, None], columns] = torch.linalg.solve(square, beside)
-    return found
+        rows = seen[:, columns[0]]
+        square = x[rows].T @ x[rows] + ridge * one
+        products = x[rows].T @ y[rows][:, columns]
+        weights[used[:, None], columns] = torch.linalg.solve(square, products)
+    return weights
 
 
-def _ahead(targets: Tensor, weights: Tensor) -> Tensor:
+def _extend_line(targets: Tensor, weights: Tensor) -> Tensor:
     """Forecasts (horizon, B, D) of histories (T, B, D) by a line."""
     count = targets.shape[-1]
     ahead = lag_features(targets, (len(weights) - 1) // count) @ weights

@@ -30,10 +30,10 @@ class Series:
     """One series; missing values are NaN.
 
     Attributes:
-        name: its value in the column of series, "" where there is one alone.
+        name: its value in the column of series, "" where there is only one.
         times: (n,) of its steps.
         values: (n, targets + inputs + known).
-        seen: how many of its steps stand in the table.
+        seen: how many of its steps the table has.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Series:
 
 @dataclass(frozen=True)
 class TimedRows:
-    """Where the rows of each series stand, in the order of their time."""
+    """The rows of each series, in the order of their time."""
 
     places: dict[str, NDArray[np.int64]]
     times: Times
@@ -67,7 +67,7 @@ def find_rows(table: DataTable, time: str, series: str) -> TimedRows:
     count = len(table.frame)
     times = read_times(table, time) if time else Times(np.arange(count, dtype=np.float64), "")
     names, numbers = table.groups(series) if series else ([""], np.zeros(count, np.int64))
-    order = _in_order(numbers, times.values) if time else np.argsort(numbers, kind="stable")
+    order = _order_rows(numbers, times.values) if time else np.argsort(numbers, kind="stable")
     borders = np.searchsorted(numbers[order], np.arange(1, len(names)))
     places = dict(zip(names, np.split(order, borders), strict=True))
     if not time:  # every series counts its own steps
@@ -91,7 +91,7 @@ def find_rows(table: DataTable, time: str, series: str) -> TimedRows:
     return TimedRows(places, times)
 
 
-def _in_order(numbers: NDArray[np.int64], times: Numbers) -> NDArray[np.int64]:
+def _order_rows(numbers: NDArray[np.int64], times: Numbers) -> NDArray[np.int64]:
     """The rows by series and time; most files have them so."""
     after = np.diff(numbers)
     if bool(((after > 0) | ((after == 0) & (np.diff(times) >= 0))).all()):
@@ -100,10 +100,10 @@ def _in_order(numbers: NDArray[np.int64], times: Numbers) -> NDArray[np.int64]:
 
 
 def find_series(table: DataTable, time: str, taken: list[str]) -> str:
-    """The column that tells series apart: with it no time stands twice; "" where none does.
+    """The column that tells series apart: with it no time occurs twice; "" where none does.
 
-    A column of numbers is one only where times stand about as often as it has values: a
-    measurement beside a time that stands twice by mistake is none.
+    A column of numbers is one only where times repeat about as often as it has values: a
+    measurement beside a time that occurs twice by mistake is none.
     """
     frame = table.frame
     if not time or not frame[time].is_duplicated().any():
@@ -115,12 +115,12 @@ def find_series(table: DataTable, time: str, taken: list[str]) -> str:
             enough = frame[column].null_count() == 0 and groups <= len(frame) // 2
             often = len(frame) / frame[time].n_unique()
             enough = enough and (not table.is_number(column) or often >= max(1.5, groups / 4))
-            if enough and _tells_apart(frame, [time, column]):
+            if enough and _is_unique(frame, [time, column]):
                 return column
     return ""
 
 
-def _tells_apart(frame: pl.DataFrame, columns: list[str]) -> bool:
+def _is_unique(frame: pl.DataFrame, columns: list[str]) -> bool:
     """Whether no two rows have the same there; of many rows a hash is enough."""
     few = frame.select(columns)
     if few.head(_STEPS).is_duplicated().any():
@@ -128,7 +128,7 @@ def _tells_apart(frame: pl.DataFrame, columns: list[str]) -> bool:
     return len(few) <= _STEPS or few.hash_rows().n_unique() == len(few)
 
 
-def step_of(rows: TimedRows) -> tuple[float, bool]:
+def find_rows_step(rows: TimedRows) -> tuple[float, bool]:
     """The step of all series, and whether their times are whole multiples of it."""
     return find_step(rows.differences())
 
@@ -157,7 +157,7 @@ def find_periods(form: str, step: float, spans: list[float]) -> list[float]:
     return [cycle for cycle in _CYCLES if 2 * step < cycle and 2 * cycle <= max(spans)]
 
 
-def calendar_lags(form: str, step: float, even: bool) -> list[int]:
+def find_calendar_lags(form: str, step: float, even: bool) -> list[int]:
     """Steps after which the calendar begins again: a day, a week, a year."""
     if not even or form in (NUMBER, ""):
         return []
@@ -173,7 +173,7 @@ def find_season(
     """The season of the first target in the training part, in steps, or 1.
 
     For each m, the means by step of season of what an average over m steps leaves, each season of
-    one size, and the share u of its variance that they do not tell, as if without bias. A season
+    one size, and the share u of its variance that they leave, as if without bias. A season
     is where u is below 0.75, and below 1 by 4 deviations that u has by chance; for a lag of the
     calendar 0.85 and 2.5; 2 is one of the calendar or none, since noise less its average
     alternates. It is the first whose u is near the least; one of the calendar, unless another, not
@@ -182,28 +182,28 @@ def find_season(
     Args:
         series, ends: what is learned from, and where the training part ends.
         longest: steps; three of a season must be there.
-        calendar: as `calendar_lags` gives them.
+        calendar: as `find_calendar_lags` gives them.
     """
     parts = _complete_parts(series, ends)
     longest = min(longest, max(map(len, parts), default=0) // 3)
     untold = {}
     for lag in range(2 if 2 in calendar else 3, longest + 1):
         most, deviations = (0.85, 2.5) if lag in calendar else (0.75, 4.0)
-        share, chance = _untold(parts, lag, most)
+        share, chance = _unexplained_share(parts, lag, most)
         if share < most and share < 1 - deviations * chance:
             untold[lag] = share
     usual = {lag: untold[lag] for lag in calendar if lag in untold}
     if not untold:
         return 1
-    least, first = _first_low(untold)
+    least, first = _find_lowest(untold)
     if not usual:
         return first
-    known, lag = _first_low(usual)
+    known, lag = _find_lowest(usual)
     close = abs(first - lag) <= lag // 8
     return lag if close or least > _CLEAR[first % lag == 0] * known else first
 
 
-def _first_low(untold: dict[int, float]) -> tuple[float, int]:
+def _find_lowest(untold: dict[int, float]) -> tuple[float, int]:
     """The least share, and the first lag whose share is near it."""
     least = min(untold.values())
     return least, next(lag for lag in sorted(untold) if untold[lag] <= 1.1 * least + 0.01)
@@ -215,22 +215,22 @@ def _complete_parts(series: list[Series], ends: list[float]) -> list[Numbers]:
     for one in series[:_SERIES]:
         part = one.values[one.times < ends[0], 0][-_STEPS:]
         if np.isfinite(part).any() and sum(map(len, parts)) < _MOST_STEPS:
-            parts.append(on_lines(part))
+            parts.append(interpolate(part))
     return parts
 
 
-def _untold(parts: list[Numbers], lag: int, most: float) -> tuple[float, float]:
-    """Share of the variance that means by step of season do not tell, and its deviation by chance.
+def _unexplained_share(parts: list[Numbers], lag: int, most: float) -> tuple[float, float]:
+    """Share of the variance that means by step of season leave, and its deviation by chance.
 
-    The chance is told where the share is below `most`. Of the parts that have three seasons; a
-    deviation counts what is left of correlation between the steps of a season.
+    Both are of the parts that have three seasons. The deviation, computed where the share is below
+    `most`, allows for the correlation that is left between the steps of a season.
     """
     left = freedom = count = 0.0
     rests = []
     for part in parts:
         if len(part) < 3 * lag:
             continue
-        whole = _without_average(part, lag)
+        whole = _remove_average(part, lag)
         rest = whole - whole.mean(0)
         variance = float(whole.var())
         left += whole.size * (float((rest**2).mean()) / variance if variance else 1.0)
@@ -242,11 +242,11 @@ def _untold(parts: list[Numbers], lag: int, most: float) -> tuple[float, float]:
     share = left / (count - freedom)
     if share >= most:
         return share, 1.0
-    steps = max(map(_together, rests, [lag] * len(rests)))
+    steps = max(map(_count_correlated, rests, [lag] * len(rests)))
     return share, float(np.sqrt(2 * freedom * steps / ((count - freedom) * count)))
 
 
-def _without_average(part: Numbers, lag: int) -> Numbers:
+def _remove_average(part: Numbers, lag: int) -> Numbers:
     """Whole seasons (n, lag), the last ones, of a part less its average over a season around."""
     sums = np.concatenate([[0.0], np.cumsum(part - part.mean())])
     average = (sums[lag:] - sums[:-lag]) / lag
@@ -259,7 +259,7 @@ def _without_average(part: Numbers, lag: int) -> Numbers:
     return np.asarray(seasons / np.where(sizes > 1e-9 * part.std(), sizes, np.inf))
 
 
-def _together(rest: Numbers, lag: int) -> float:
+def _count_correlated(rest: Numbers, lag: int) -> float:
     """How many steps count as one: 1 + 2 times the sum of squared correlations."""
     power = np.abs(np.fft.rfft(rest - rest.mean(), 2 * len(rest))) ** 2
     products = np.fft.irfft(power)[: max(lag // 2, _NEAR) + 1]
@@ -278,12 +278,12 @@ def find_follow(series: list[Series], ends: list[float], season: int, targets: i
         if len(values) > season and np.isfinite(values).any(0).all():
             scale = np.nanstd(values, 0)
             for follow in _FOLLOWS:
-                errors = np.abs(values - usual_of(values, season, follow))[season:]
+                errors = np.abs(values - usual_values(values, season, follow))[season:]
                 missed[follow] += float(np.nansum(errors / np.where(scale > 0, scale, 1)))
     return min(_FOLLOWS, key=missed.__getitem__)
 
 
-def usual_of(values: Numbers, season: int, follow: float) -> Numbers:
+def usual_values(values: Numbers, season: int, follow: float) -> Numbers:
     """What is usual at each step, of what was seen at the same step of the seasons before.
 
     u_{t+m} = u_t + follow (v_t - u_t), u_t = v_t in the first season. Where v_t is missing, v - u
@@ -293,7 +293,7 @@ def usual_of(values: Numbers, season: int, follow: float) -> Numbers:
         values: (n, D) v, NaN where it is missing; m: the season.
     """
     if not np.isfinite(values).all():
-        return _usual_with_gaps(values, season, follow)
+        return _usual_across_gaps(values, season, follow)
     count = len(values)
     seasons = -(-count // season)
     whole = np.zeros((seasons * season, values.shape[1]))
@@ -308,27 +308,27 @@ def usual_of(values: Numbers, season: int, follow: float) -> Numbers:
     return np.concatenate([first, mixed[:-1]]).reshape(len(whole), -1)[:count]
 
 
-def _usual_with_gaps(values: Numbers, season: int, follow: float) -> Numbers:
+def _usual_across_gaps(values: Numbers, season: int, follow: float) -> Numbers:
     usual = np.zeros((len(values) + 2 * season, values.shape[1]))
-    usual[:season] = np.stack([on_lines(column) for column in _padded(values, season).T], 1)
+    usual[:season] = np.stack([interpolate(column) for column in _pad_season(values, season).T], 1)
     usual[season : 2 * season] = usual[:season]
     for begin in range(season, len(values), season):
         now = usual[begin : begin + season]
-        apart = _padded(values[begin:], season) - now
-        lines = np.stack([on_lines(column) for column in apart.T], 1)
+        apart = _pad_season(values[begin:], season) - now
+        lines = np.stack([interpolate(column) for column in apart.T], 1)
         usual[begin + season : begin + 2 * season] = now + follow * lines
     return usual[: len(values)]
 
 
-def _padded(values: Numbers, season: int) -> Numbers:
-    """The first season, with NaN behind the end."""
+def _pad_season(values: Numbers, season: int) -> Numbers:
+    """The first season, with NaN after the end."""
     rest = np.full((max(0, season - len(values)), values.shape[1]), np.nan)
     return np.concatenate([values[:season], rest])
 
 
-def on_lines(values: Numbers) -> Numbers:
+def interpolate(values: Numbers) -> Numbers:
     """Numbers (n,) with those that are missing on the line between their neighbours; or all 0."""
-    there = np.flatnonzero(np.isfinite(values))
-    if not len(there):
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
         return np.zeros(len(values))
-    return np.interp(np.arange(len(values)), there, values[there])
+    return np.interp(np.arange(len(values)), known, values[known])

@@ -13,12 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from throughtime.tasks.forecast.series import Series, usual_of
+from throughtime.tasks.forecast.series import Series, usual_values
 from throughtime.tasks.recipe import FileRecipe, option
-from throughtime.tasks.tables import Numbers, filled, gaps_of
+from throughtime.tasks.tables import Numbers, fill_forward, log_gaps
 from throughtime.tasks.task import Batch, BuiltWhenIndexed, generator_of
-
-Scale = tuple[list[float], list[float]]  # mean and deviation of each column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,7 @@ class ForecastRecipe(FileRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the file says, as far as later steps go by it; all of it plain, for config.json.
+    """The facts in the file that later steps need, as plain values for config.json.
 
     Attributes:
         digest: SHA-256 of the file.
@@ -55,8 +53,8 @@ class Facts:
         even: whether every time is a whole number of steps after the first.
         targets, inputs, known: columns; inputs are known of the past alone.
         periods: seconds of the cycles that the calendar has and the data may follow.
-        season: steps after which the training part resembles itself best; 1: none was found.
-        follow: how far what is usual at a step of the season goes to what was seen there last.
+        season: steps after which the training part resembles itself best; 1: there is none.
+        follow: how far what is usual at a step of the season moves to the last value there.
         length: steps of history.
         ends: the times at which the validation and the test part begin.
         masked: the inputs that miss values in the training part.
@@ -109,20 +107,20 @@ class Channels:
     @property
     def width(self) -> int:
         """Of a step."""
-        return self.apart + 2 * self.targets * self.seasonal + self.known
+        return self.anomaly + 2 * self.targets * self.seasonal + self.known
 
     @property
-    def apart(self) -> int:
-        """Where the targets' distances from what is usual stand, and then what is usual."""
+    def anomaly(self) -> int:
+        """The place of the targets' distances from what is usual, which follows them."""
         return self.gap + 1 + self.uneven + self.inputs + self.masked
 
     @property
     def gap(self) -> int:
-        """Where the steps since a target was seen stand."""
+        """The place of the steps since a target was seen."""
         return 2 * self.targets
 
 
-def channels_of(facts: Facts) -> Channels:
+def make_channels(facts: Facts) -> Channels:
     """The channels for a file's columns."""
     known = len(facts.known) + 2 * len(facts.periods)
     masked, uneven = len(facts.masked), int(not facts.even)
@@ -141,25 +139,25 @@ class Windows:
 
     def __init__(self, series: list[Series], facts: Facts, horizon: int) -> None:
         self.series, self.facts, self.horizon = series, facts, horizon
-        self.channels, self.length = channels_of(facts), facts.length
+        self.channels, self.length = make_channels(facts), facts.length
         self.firsts = np.cumsum([0, *(len(one) for one in series)])
         count = int(self.firsts[-1])
         self.steps = torch.empty(count, self.channels.width)
         self.truth = torch.empty(count, self.channels.targets)
         for one, begin, end in zip(series, self.firsts[:-1], self.firsts[1:], strict=True):
             self.steps[begin:end], self.truth[begin:end] = encode(one, facts)
-        scales = [scale_of(one, facts) for one in series]
+        scales = [find_scale(one, facts) for one in series]
         self.means, self.deviations = (torch.tensor(np.stack(s)) for s in zip(*scales, strict=True))
 
     @cached_property
     def origins(self) -> dict[str, Tensor]:
         """Split -> the first future step of each of its windows, among all steps."""
         parts = [self._sides(number) for number in range(len(self.series))]
-        found = {}
+        origins = {}
         for side, split in enumerate(SPLITS):
             every = np.concatenate([at[sides == side] for at, sides in parts])
-            found[split] = torch.from_numpy(every)
-        return found
+            origins[split] = torch.from_numpy(every)
+        return origins
 
     @property
     def dropped(self) -> int:
@@ -179,7 +177,7 @@ class Windows:
             chosen = at[sides == len(SPLITS) - 1] if old else at
             kept.append(chosen)
             left += len(at) - len(chosen)
-        return _few(torch.from_numpy(np.concatenate(kept))), left
+        return thin(torch.from_numpy(np.concatenate(kept)), _MOST), left
 
     def _sides(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The windows of a series and which side each belongs to: 0, 1, 2; -1 for none."""
@@ -196,7 +194,7 @@ class Windows:
     def learned(self) -> Tensor:
         """The training windows that are trained on.
 
-        Where a season is followed, those whose history lies behind the first season, in which
+        Where a season is followed, those whose history lies after the first season, in which
         nothing is apart from what is usual; all, if those are few.
         """
         train = self.origins["train"]
@@ -206,7 +204,7 @@ class Windows:
 
     def few(self, split: str) -> Tensor:
         """The windows that a split is scored on, at even distances when they are many."""
-        return _few(self.origins[split])
+        return thin(self.origins[split], _MOST)
 
     def cut(self, origins: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs (length + horizon, B, width) and truth (horizon, B, targets), NaN if missing.
@@ -222,15 +220,15 @@ class Windows:
         """Targets of the histories (length, B, D), what is missing between two on a line."""
         count = self.channels.targets
         inputs = self.steps[:, : 2 * count][self._history(origins)]
-        return between(inputs[..., :count], inputs[..., count:])
+        return interpolate_seen(inputs[..., :count], inputs[..., count:])
 
     def seasons(self, origins: Tensor) -> tuple[Tensor, Tensor]:
         """How far the targets of histories are from what is usual, and what is; (length, B, D)."""
-        count, first = self.channels.targets, self.channels.apart
-        there = self._history(origins)
-        seen = self.steps[:, count : 2 * count][there]
-        apart, usual = self.steps[:, first : first + 2 * count][there].split(count, -1)
-        return between(apart, seen), usual
+        count, first = self.channels.targets, self.channels.anomaly
+        history = self._history(origins)
+        seen = self.steps[:, count : 2 * count][history]
+        anomaly, usual = self.steps[:, first : first + 2 * count][history].split(count, -1)
+        return interpolate_seen(anomaly, seen), usual
 
     def _history(self, origins: Tensor) -> Tensor:
         return torch.arange(-self.length, 0)[:, None] + origins
@@ -246,13 +244,13 @@ class Windows:
 
         What `mase` divides by.
         """
-        lag, found = self.facts.season, []
+        lag, means = self.facts.season, []
         for number, one in enumerate(self.series):
             inside = self.truth[self.firsts[number] : self.firsts[number + 1]].double()
             inside = inside[torch.from_numpy(one.times < self.facts.ends[0])]
             errors = (inside[lag:] - inside[:-lag]).abs() * self.deviations[number]
-            found.append(errors.nanmean(0))
-        stacked = torch.stack(found)
+            means.append(errors.nanmean(0))
+        stacked = torch.stack(means)
         return torch.where(stacked > 0, stacked, self.deviations)
 
 
@@ -276,10 +274,10 @@ class Pass(BuiltWhenIndexed):
         return self._windows.cut(self._parts[place])
 
 
-def between(values: Tensor, seen: Tensor) -> Tensor:
+def interpolate_seen(values: Tensor, seen: Tensor) -> Tensor:
     """Histories (T, B, D) with what was not seen on the line from the last value to the next.
 
-    Where none follows it stays the last one, so that nothing behind the history is read.
+    Where none follows it stays the last one, so that nothing after the history is read.
 
     Args:
         values: the last seen one where one is missing.
@@ -296,12 +294,12 @@ def between(values: Tensor, seen: Tensor) -> Tensor:
     return torch.where(follows, values + share * (after - values), values)
 
 
-def _few(origins: Tensor) -> Tensor:
-    """At most 2000, at even distances."""
-    return origins[:: max(1, -(-len(origins) // _MOST))].contiguous()
+def thin(origins: Tensor, most: int) -> Tensor:
+    """At most so many of them, at even distances."""
+    return origins[:: max(1, -(-len(origins) // most))].contiguous()
 
 
-def scale_of(series: Series, facts: Facts) -> tuple[Numbers, Numbers]:
+def find_scale(series: Series, facts: Facts) -> tuple[Numbers, Numbers]:
     """Mean and deviation of the targets of a series; of all series for an unknown one."""
     means, deviations = facts.scales.get(series.name, facts.whole)
     count = len(facts.targets)
@@ -310,7 +308,7 @@ def scale_of(series: Series, facts: Facts) -> tuple[Numbers, Numbers]:
 
 def encode(series: Series, facts: Facts) -> tuple[Tensor, Tensor]:
     """The steps of a series as a net reads them, (n, width), and its scaled targets, (n, D)."""
-    channels = channels_of(facts)
+    channels = make_channels(facts)
     means, deviations = facts.scales.get(series.name, facts.whole)
     scaled = (series.values - np.array(means)) / np.array(deviations)
     targets, rest = scaled[:, : channels.targets], scaled[:, channels.targets :]
@@ -318,14 +316,14 @@ def encode(series: Series, facts: Facts) -> tuple[Tensor, Tensor]:
     seen = np.isfinite(targets)
     angles = [2 * np.pi * series.times / period for period in facts.periods]
     cycles = [turn(angle)[:, None] for angle in angles for turn in (np.sin, np.cos)]
-    gaps = [gaps_of(series.times, seen.any(1), facts.step)]
+    gaps = [log_gaps(series.times, seen.any(1), facts.step)]
     if channels.uneven:
-        gaps.append(gaps_of(series.times, np.ones(len(series), bool), facts.step))
+        gaps.append(log_gaps(series.times, np.ones(len(series), bool), facts.step))
     masks = np.isfinite(inputs[:, [facts.inputs.index(name) for name in facts.masked]])
-    parts = [filled(targets), seen, *gaps, filled(inputs), masks]
+    parts = [fill_forward(targets), seen, *gaps, fill_forward(inputs), masks]
     if channels.seasonal:
-        usual = usual_of(targets, facts.season, facts.follow)
-        parts += [filled(targets - usual), usual]
+        usual = usual_values(targets, facts.season, facts.follow)
+        parts += [fill_forward(targets - usual), usual]
     parts += [np.nan_to_num(known), *cycles]
     steps = np.concatenate([part.astype(np.float32) for part in parts], 1)
     return torch.from_numpy(steps), torch.from_numpy(targets.astype(np.float32))

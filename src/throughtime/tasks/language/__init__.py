@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks.language.model import NextUnit
@@ -22,14 +21,22 @@ from throughtime.tasks.language.text import (
     TextFacts,
     TextUnits,
     Tokens,
-    cut,
-    digest_of,
     find_text,
-    text_of,
+    hash_text,
+    read_text,
+    split_units,
 )
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables.task import FileTask
-from throughtime.tasks.task import Batch, BuiltWhenIndexed, Example, Posed, Score, generator_of
+from throughtime.tasks.task import (
+    Batch,
+    BuiltWhenIndexed,
+    DiagnosisInput,
+    Example,
+    Score,
+    generator_of,
+    mean_nats,
+)
 
 RULE = (
     "bits_per_character: what a unit costs by the net, and of one without a number its spelling "
@@ -45,7 +52,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
     name = "language"
     options, facts_kind = LanguageRecipe, TextFacts
     monitor = "bits_per_character"
-    asks = "LINE"
+    item_name = "LINE"
     ignores = ("directions", "merge", "smoothing")
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"directions": 1, "hidden": 192, "batch_size": 32, "lr": 4e-3, "steps": 1200,
@@ -61,7 +68,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
     @cached_property
     def vocabulary(self) -> TextUnits:
         """The units of the training part."""
-        return TextUnits(self.facts, self.options_given.units)
+        return TextUnits(self.facts, self.recipe.units)
 
     @cached_property
     def _text(self) -> str:
@@ -70,8 +77,8 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         Raises:
             DataError: it is another one.
         """
-        text = text_of(self.options_given.data)
-        check_unchanged(self.options_given.data, digest_of(text), self.facts.digest)
+        text = read_text(self.recipe.data)
+        check_unchanged(self.recipe.data, hash_text(text), self.facts.digest)
         return text
 
     def _part(self, split: str) -> str:
@@ -97,7 +104,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         """Cross entropy of each unit, in nats."""
         assert isinstance(model, NextUnit)
         x, following, anew = batch
-        return _nats(model.go_on(x, bool(anew)), following)
+        return mean_nats(model.go_on(x, bool(anew)), following)
 
     def score(self, model: nn.Module, split: str) -> Score:
         text = self._part(split)
@@ -118,10 +125,10 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         # Row r tells units 1 + r size, ..., and reads `before` more ahead of them where there are.
         first = torch.arange(rows)[:, None] * size + torch.arange(-before, size + 1)
         inside = first.clamp(0, count)
-        told = model.bits(tokens.numbers[inside].T, before)[before:].T.flatten()[:count]
+        bits = model.bits(tokens.numbers[inside].T, before)[before:].T.flatten()[:count]
         alone = model.bits(tokens.numbers[: size + 1, None], before)[:, 0]
-        told[: len(alone)] = alone  # the first row begins with the text
-        return told.numpy()
+        bits[: len(alone)] = alone  # the first row begins with the text
+        return bits.numpy()
 
     def chance(self, split: str) -> dict[str, float]:
         """Of the units' frequencies alone."""
@@ -145,23 +152,23 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
 
     def evaluate(self, model: nn.Module, file: str) -> tuple[Score, dict[str, dict[str, float]]]:
         """On all of another text."""
-        text = text_of(file)
-        if len(cut(text, self.options_given.units)) < 2:
-            raise DataError(f"{file} must hold two {self.options_given.units} or more")
-        if digest_of(text) == self.facts.digest:
+        text = read_text(file)
+        if len(split_units(text, self.recipe.units)) < 2:
+            raise DataError(f"{file} must hold two {self.recipe.units} or more")
+        if hash_text(text) == self.facts.digest:
             text = self._part("test")
             return self._score(model, text, f"{file}: its test part"), self._counted(text)
         where = f"{file}: {len(text)} characters"
-        score = replace(self._score(model, text, where), notes=tuple(self.unseen_in([text])))
+        score = replace(self._score(model, text, where), notes=tuple(self.describe_unseen([text])))
         return score, self._counted(text)
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """Bits a character of each line, read by itself."""
         return [f"{self._of_line(model, item):.3f} bits a character" for item in items]
 
-    def unseen_in(self, items: Sequence[str]) -> list[str]:
-        kind = self.options_given.units
-        units = {unit.strip() or unit for text in items for unit in cut(text, kind)
+    def describe_unseen(self, items: Sequence[str]) -> list[str]:
+        kind = self.recipe.units
+        units = {unit.strip() or unit for text in items for unit in split_units(text, kind)
                  if unit not in self.vocabulary.numbers}  # fmt: skip
         new = sorted(units)[:_UNSEEN]
         return [f"training had no {kind} {' '.join(new)}"] if new else []
@@ -181,10 +188,10 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         written = model.write(numbers, length, temperature, seed)
         return (self.vocabulary.names[number] for number in written)
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         drawn = self.epoch(0)
         few = [drawn[n] for n in range(min(batches, len(drawn)))]
-        return Posed(model, [(x[:, :rows], y[:, :rows]) for x, y, _ in few], _nats)
+        return DiagnosisInput(model, [(x[:, :rows], y[:, :rows]) for x, y, _ in few], mean_nats)
 
     def step_bytes(self) -> int:
         recipe = self.recipe
@@ -192,16 +199,18 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         return 4 * self.facts.rows * recipe.length * width
 
     def _examples(self, model: nn.Module, text: str) -> tuple[Example, ...]:
-        """Lines at even distances, how many bits they take, beside the 5-gram's."""
+        """Lines at even distances, with the bits that the net and the 5-gram give them."""
         lines = [line for line in text.splitlines() if line.strip()]
-        found = []
+        examples = []
         for line in lines[:: max(1, len(lines) // _EXAMPLES)][:_EXAMPLES]:
             tokens = self.vocabulary.encode(f"\n{line}\n")
             counted = measure(self._grams.bits(tokens.numbers.numpy(), LONGEST)[1:], tokens)
-            net, bar = self._of_line(model, line), counted["bits_per_character"]
-            said = f"{net:.3f} bits a character"
-            found.append(Example(line[:_SHOWN], said, f"5-gram {bar:.3f}", net < bar))
-        return tuple(found)
+            net, counted_bits = self._of_line(model, line), counted["bits_per_character"]
+            answer = f"{net:.3f} bits a character"
+            examples.append(
+                Example(line[:_SHOWN], answer, f"5-gram {counted_bits:.3f}", net < counted_bits)
+            )
+        return tuple(examples)
 
 
 def _check_writing(length: int, temperature: float, seed: int) -> None:
@@ -212,10 +221,6 @@ def _check_writing(length: int, temperature: float, seed: int) -> None:
         raise OptionError(f"temperature must be a finite number of at least 0, got {temperature}")
     if seed < 0:
         raise OptionError(f"seed must be a whole number of at least 0, got {seed}")
-
-
-def _nats(logits: Tensor, following: Tensor) -> Tensor:
-    return cross_entropy(logits.flatten(0, 1), following.flatten())
 
 
 def measure(bits: np.ndarray[Any, np.dtype[np.float64]], tokens: Tokens) -> dict[str, float]:

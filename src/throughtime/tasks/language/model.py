@@ -2,7 +2,7 @@
 
     e_t = E x_t,   y_t, s_t = layers(e_t, s_{t-1}),   logits_t = W y_t + b
 
-The state goes on from window to window; it stands in a buffer, so that a checkpoint has it.
+The state goes on from window to window; it is in a buffer, so that a checkpoint has it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class NextUnit(nn.Module):
         return [self.embedding, self.recurrent, self.readout]
 
     def go_on(self, x: Tensor, anew: bool) -> Tensor:
-        """Logits of the next window of training; its last state is kept for the one after.
+        """Logits of the next window of training; its last state is carried to the next one.
 
         Args:
             x: (T, rows).
@@ -77,12 +77,12 @@ class NextUnit(nn.Module):
     @torch.no_grad()
     def bits(self, x: Tensor, window: int) -> Tensor:
         """Bits (T - 1, B) of each unit but the first, from the first state on, window by window."""
-        found = []
+        nats = []
         for part in self.recurrent.windows(x[:-1], window, encode=self.embedding):
             shares = self.readout(part.outputs).log_softmax(-1)
             following = x[part.steps.start + 1 : part.steps.stop + 1]
-            found.append(-shares.gather(-1, following[..., None])[..., 0])
-        return torch.cat(found).double() / torch.log(torch.tensor(2.0, dtype=torch.float64))
+            nats.append(-shares.gather(-1, following[..., None])[..., 0])
+        return torch.cat(nats).double() / torch.log(torch.tensor(2.0, dtype=torch.float64))
 
     def write(self, prompt: Tensor, length: int, temperature: float, seed: int) -> Iterator[int]:
         """Units drawn one after another, each read before the next, by a stream.

@@ -1,5 +1,5 @@
-"""The text of a language run: read, cut into units, split by its order, its vocabulary found, and
-its units counted in sequences."""
+"""The text of a language run: read, cut into units, split by its order; its vocabulary, and
+the counts of sequences of units."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables.pieces import open_text
-from throughtime.tasks.tables.task import BUILTIN
+from throughtime.tasks.tables.task import BUILTIN, most_frequent
 
 _MOST = 20_000  # words of a vocabulary
 _UNITS = re.compile(r" ?\w+| ?[^\w\s]+|\s", re.UNICODE)  # words and marks with the space before
@@ -45,13 +45,13 @@ class LanguageRecipe(FileRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class TextFacts:
-    """What the text says, all of it plain, for config.json.
+    """The facts in the text, as plain values for config.json.
 
     Attributes:
         digest: SHA-256 of the text.
         read: what people are shown before training, name and words.
-        units: of the training part, the most frequent first, words that stand there twice; unit 0
-            stands for all others.
+        units: of the training part, the most frequent first, words that occur there twice; unit 0
+            is all others.
         letters: bits of each character in the training part, "" for one that it had not: what it
             costs to spell a unit that is none of `units`.
         ends: the characters at which validation and test begin.
@@ -66,7 +66,7 @@ class TextFacts:
     rows: int
 
 
-def text_of(data: str) -> str:
+def read_text(data: str) -> str:
     """The text of a file; of the package, where none is named.
 
     Raises:
@@ -83,14 +83,14 @@ def text_of(data: str) -> str:
 
 
 def find_text(recipe: LanguageRecipe) -> TextFacts:
-    """All that the text of a recipe says.
+    """The facts in the text of a recipe.
 
     Raises:
-        DataError: it is too short, or says the same on both sides of a border.
+        DataError: it is too short, or repeats itself across a border.
     """
-    text = text_of(recipe.data)
+    text = read_text(recipe.data)
     held = math.ceil(recipe.held_out * len(text))
-    ends = [_line_end(text, len(text) - many * held) for many in (2, 1)]
+    ends = [_find_line_end(text, len(text) - many * held) for many in (2, 1)]
     parts = {"training": text[: ends[0]], "validation": text[ends[0] : ends[1]],
              "test": text[ends[1] :]}  # fmt: skip
     for name, part in parts.items():
@@ -100,13 +100,13 @@ def find_text(recipe: LanguageRecipe) -> TextFacts:
                 f"{len(part)} of {len(text)}; give a longer text"
             )
     _check_repeated(recipe.data, parts)
-    counted = Counter(cut(parts["training"], recipe.units))
-    least = 2 if recipe.units == "words" else 1  # what stands once teaches what a new word costs
-    units = sorted((u for u in counted if counted[u] >= least), key=lambda u: (-counted[u], u))
-    units = units[:_MOST]
+    counted = Counter(split_units(parts["training"], recipe.units))
+    # Of words, those that occur once teach what it costs to spell a new one.
+    least = 2 if recipe.units == "words" else 1
+    units = most_frequent(counted, _MOST, least)
     tokens = sum(counted.values())
     rows = max(1, min(recipe.batch_size, tokens // (4 * recipe.length)))
-    unseen = sum(unit not in counted for unit in cut(parts["test"], recipe.units))
+    unseen = sum(unit not in counted for unit in split_units(parts["test"], recipe.units))
     read = [
         ["text", f"{recipe.data}: {len(text)} characters, {text.count(chr(10))} lines"],
         ["units", f"{recipe.units}: {len(units)} different of {len(counted)} in the training part"],
@@ -115,19 +115,19 @@ def find_text(recipe: LanguageRecipe) -> TextFacts:
                            + " characters"],
         ["windows", f"{recipe.length} steps, {rows} side by side, states carried on"],
     ]  # fmt: skip
-    return TextFacts(digest=digest_of(text), read=read, units=units, ends=ends, rows=rows,
-                     letters=_spelling(parts["training"]))  # fmt: skip
+    return TextFacts(digest=hash_text(text), read=read, units=units, ends=ends, rows=rows,
+                     letters=_count_letters(parts["training"]))  # fmt: skip
 
 
-def digest_of(text: str) -> str:
+def hash_text(text: str) -> str:
     """SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _line_end(text: str, place: int) -> int:
+def _find_line_end(text: str, place: int) -> int:
     """The end of the line at a place, where one ends nearby."""
-    found = text.find("\n", place, place + 1000)
-    return found + 1 if found >= 0 else place
+    end = text.find("\n", place, place + 1000)
+    return end + 1 if end >= 0 else place
 
 
 def _check_repeated(name: str, parts: dict[str, str]) -> None:
@@ -143,12 +143,12 @@ def _check_repeated(name: str, parts: dict[str, str]) -> None:
         )
 
 
-def cut(text: str, units: str) -> list[str]:
+def split_units(text: str, units: str) -> list[str]:
     """The text in pieces, which together are the text."""
     return list(text) if units == "characters" else _UNITS.findall(text)
 
 
-def _spelling(text: str) -> dict[str, float]:
+def _count_letters(text: str) -> dict[str, float]:
     """Bits of each character by itself; "" is one that was never seen, by its code point."""
     counted = Counter(text)
     total = len(text) + len(counted) + 1
@@ -157,7 +157,7 @@ def _spelling(text: str) -> dict[str, float]:
 
 
 class TextUnits:
-    """Numbers for units, and what a unit costs beside its number.
+    """Numbers for units, and the bits of spelling a unit that has none.
 
     Args:
         facts: of the training part.
@@ -174,7 +174,7 @@ class TextUnits:
 
     def encode(self, text: str) -> Tokens:
         """The text as numbers."""
-        pieces = cut(text, self.kind)
+        pieces = split_units(text, self.kind)
         numbers = torch.tensor([self.numbers.get(piece, UNKNOWN) for piece in pieces])
         spelled = [self._spelled(piece) if piece not in self.numbers else 0.0 for piece in pieces]
         return Tokens(numbers.long(), np.array(spelled), np.array([len(one) for one in pieces]))
@@ -192,7 +192,7 @@ class Tokens:
 
     Attributes:
         numbers: (N,) of its units.
-        spelled: (N,) bits that each costs beside its number: 0 for those that have one.
+        spelled: (N,) bits of spelling each: 0 for units that have a number.
         characters: (N,) of each.
     """
 
@@ -208,12 +208,12 @@ LONGEST = 5
 
 @dataclass(frozen=True)
 class _Level:
-    """The sequences of k units that stand in the training text.
+    """The sequences of k units that occur in the training text.
 
     Attributes:
         keys: sorted; number of the first k - 1 units' sequence times V, plus the last unit.
-        text: how often each stands in the text.
-        company: before how many different units each stands.
+        text: how often each occurs in the text.
+        company: before how many different units each occurs.
     """
 
     keys: Whole
@@ -268,21 +268,21 @@ class Grams:
         for k in range(longest):
             shares = self._mixed(k, "text" if k == longest - 1 else "company", contexts, numbers,
                                  shares)  # fmt: skip
-            found = self._place(k, contexts, numbers)
+            places = self._place(k, contexts, numbers)
             contexts = np.full(len(numbers), -1, np.int64)
-            contexts[1:] = found[:-1]
+            contexts[1:] = places[:-1]
         return np.asarray(-np.log2(shares))
 
     def _mixed(self, k: int, counted: str, contexts: Whole, numbers: Whole, below: Real) -> Real:
-        """The share of each unit behind its context, where that stands in the training text."""
+        """The probability of each unit after its context, where training had that context."""
         counts = getattr(self.levels[k], counted)
         totals, taken, discounts = self._sums[k][counted]
         place = self._place(k, contexts, numbers)
         count = np.where(place >= 0, counts[place], 0.0)
-        cut = np.where(count > 0, discounts[np.minimum(count, 3).astype(int)], 0.0)
+        discount = np.where(count > 0, discounts[np.minimum(count, 3).astype(int)], 0.0)
         inside = np.maximum(contexts, 0)
         total = totals[inside]
-        mixed = (count - np.minimum(cut, count) + taken[inside] * below) / np.maximum(total, 1)
+        mixed = (count - np.minimum(discount, count) + taken[inside] * below) / np.maximum(total, 1)
         return np.asarray(np.where((contexts >= 0) & (total > 0), mixed, below))
 
     def _place(self, k: int, contexts: Whole, numbers: Whole) -> Whole:
@@ -292,25 +292,25 @@ class Grams:
         return np.where((keys[at] == wanted) & (contexts >= 0), at, -1)
 
     def _summed(self, k: int, counted: str) -> tuple[Real, Real, Real]:
-        """Of each context, over the units behind it: counts, what is cut off; and d of 0 to 3."""
+        """Of each context, over the units after it: counts, discounts; and d of 0 to 3."""
         level = self.levels[k]
         counts: Real = getattr(level, counted)
-        discounts = _discounts(counts)
+        discounts = _estimate_discounts(counts)
         if not len(counts):
             return np.zeros(1), np.zeros(1), discounts
         contexts = level.keys // self.size
         size = len(self.levels[k - 1].keys) if k else 1
-        cut = np.minimum(discounts[np.minimum(counts, 3).astype(int)], counts)
+        discount = np.minimum(discounts[np.minimum(counts, 3).astype(int)], counts)
         totals, taken = (np.bincount(contexts, n, minlength=size).astype(np.float64)
-                         for n in (counts, cut))  # fmt: skip
+                         for n in (counts, discount))  # fmt: skip
         return totals, taken, discounts
 
 
-def _discounts(counts: Real) -> Real:
-    """d of a count of 0, 1, 2, and 3 or more; 1/2 where the counts of counts tell none."""
+def _estimate_discounts(counts: Real) -> Real:
+    """d of a count of 0, 1, 2, and 3 or more; 1/2 where the counts of counts give none."""
     often = [float((counts == n).sum()) for n in (1, 2, 3, 4)]
     if min(often) == 0:
         return np.array([0.0, 0.5, 0.5, 0.5])
     y = often[0] / (often[0] + 2 * often[1])
-    found = [n - (n + 1) * y * often[n] / often[n - 1] for n in (1, 2, 3)]
-    return np.array([0.0, *(min(max(d, 0.05), float(n)) for n, d in enumerate(found, start=1))])
+    discounts = [n - (n + 1) * y * often[n] / often[n - 1] for n in (1, 2, 3)]
+    return np.array([0.0, *(min(max(d, 0.05), float(n)) for n, d in enumerate(discounts, start=1))])

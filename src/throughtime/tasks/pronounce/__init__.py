@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from throughtime.tasks.layers import with_cell_found
+from throughtime.tasks.layers import resolve_cell
 from throughtime.tasks.picture import Picture, draw_attention
 from throughtime.tasks.pronounce.words import (
     ALPHABET,
@@ -19,20 +18,19 @@ from throughtime.tasks.pronounce.words import (
     Epoch,
     Group,
     Pronunciation,
-    dictionary,
-    groups,
-    split,
-    without_stress,
+    group_by_length,
+    read_dictionary,
+    strip_stress,
+    take_side,
 )
 from throughtime.tasks.recipe import CellRecipe, Recipe
-from throughtime.tasks.task import Batch, Example, Posed, Score, Task
+from throughtime.tasks.task import IGNORED, Batch, DiagnosisInput, Example, Score, Task, mean_nats
 from throughtime.tasks.translate.model import (
-    IGNORED,
-    Reader,
+    TeacherForced,
     Translator,
-    greedy,
+    decode_greedily,
+    decode_with_attention,
     shift,
-    write_looking,
 )
 
 _EXAMPLES, _DRAWN = 8, 3
@@ -45,7 +43,7 @@ class Pronounce(Task):
     name = "pronounce"
     options = CellRecipe
     ignores = ("length",)
-    asks = "WORD"
+    item_name = "WORD"
     monitor = "per"  # it moves before the first whole word is right
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"hidden": 128, "steps": 2000, "lr": 4e-3, "dropout": 0.1},
@@ -61,11 +59,11 @@ class Pronounce(Task):
 
     @classmethod
     def settle(cls, recipe: Recipe) -> Recipe:
-        return with_cell_found(recipe)
+        return resolve_cell(recipe)
 
     @cached_property
     def _groups(self) -> list[Group]:
-        return groups(split(dictionary(), "train"), ALPHABET)
+        return group_by_length(take_side(read_dictionary(), "train"), ALPHABET)
 
     def model(self) -> nn.Module:
         return Translator(self.recipe, len(ALPHABET.letters), len(ALPHABET.sounds) + 2)
@@ -89,44 +87,41 @@ class Pronounce(Task):
         return int((sounds != IGNORED).sum()) / max(1, sounds.shape[1])
 
     def _distance(self, logits: Tensor, sounds: Tensor) -> Tensor:
-        return cross_entropy(
-            logits.flatten(0, 1),
-            sounds.flatten(),
-            ignore_index=IGNORED,
-            label_smoothing=self.recipe.smoothing,
-        )
+        return mean_nats(logits, sounds, self.recipe.smoothing)
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         """Words of twelve letters and ten sounds, which need no padding."""
         assert isinstance(model, Translator)
-        found: list[tuple[Tensor, Tensor]] = []
+        pairs: list[tuple[Tensor, Tensor]] = []
         for letters, sounds in self.epoch(0):
-            kept = ((sounds != IGNORED).sum(0) == _SPOKEN).nonzero().flatten()[:rows]
-            if len(letters) == _LETTERS and len(kept) and len(found) < batches:
-                spoken = sounds[:_SPOKEN, kept]
-                found.append((torch.cat([letters[:, kept], shift(spoken)]), spoken))
-        return Posed(Reader(model, _LETTERS), found, self._distance)
+            rows_chosen = ((sounds != IGNORED).sum(0) == _SPOKEN).nonzero().flatten()[:rows]
+            if len(letters) == _LETTERS and len(rows_chosen) and len(pairs) < batches:
+                spoken = sounds[:_SPOKEN, rows_chosen]
+                pairs.append((torch.cat([letters[:, rows_chosen], shift(spoken)]), spoken))
+        return DiagnosisInput(TeacherForced(model, _LETTERS), pairs, self._distance)
 
     def score(self, model: nn.Module, split: str) -> Score:
-        listed = _side(split)
+        listed = _read_side(split)
         answers = self._answers(model, list(listed))
         rule = f"{RULE}; wer, per: without stress marks; wer_stress, per_stress: with them"
         where = f"{split}: {len(listed)} words kept out of training, split by hash of the word"
-        return Score(where, rule, len(listed), rates(answers, listed), _examples(answers))
+        return Score(
+            where, rule, len(listed), error_rates(answers, listed), _make_examples(answers)
+        )
 
     def chance(self, split: str) -> dict[str, float]:
         """Of the answer that is right most often, given to every word unseen."""
-        counted = Counter(one for listed in _side("train").values() for one in set(listed))
+        counted = Counter(one for listed in _read_side("train").values() for one in set(listed))
         always = max(counted, key=lambda one: (counted[one], one))
-        return rates(dict.fromkeys(_side(split), always), _side(split))
+        return error_rates(dict.fromkeys(_read_side(split), always), _read_side(split))
 
     def pictures(self, model: nn.Module) -> list[Picture]:
         """Where it looks as it says some words of the test part."""
         assert isinstance(model, Translator)
         looks = []
-        for word in _spread(_side("test"))[:_DRAWN]:
-            said, weights = write_looking(model, torch.tensor(ALPHABET.read(word)))
-            sounds = [*ALPHABET.write(said), "end"][: len(said)]
+        for word in _pick_words(_read_side("test"))[:_DRAWN]:
+            numbers, weights = decode_with_attention(model, torch.tensor(ALPHABET.read(word)))
+            sounds = [*ALPHABET.write(numbers), "end"][: len(numbers)]
             looks.append((word, sounds, weights))
         return [draw_attention(looks, "letters read", "sounds said")]
 
@@ -144,24 +139,24 @@ class Pronounce(Task):
 
 
 @cache
-def _side(name: str) -> dict[str, tuple[Pronunciation, ...]]:
-    return split(dictionary(), name)
+def _read_side(name: str) -> dict[str, tuple[Pronunciation, ...]]:
+    return take_side(read_dictionary(), name)
 
 
-def _examples(answers: Mapping[str, Pronunciation]) -> tuple[Example, ...]:
+def _make_examples(answers: Mapping[str, Pronunciation]) -> tuple[Example, ...]:
     """Words at even distances through the split, so that they are the same in every run."""
-    return tuple(_example(word, answers[word]) for word in _spread(answers))
+    return tuple(_make_example(word, answers[word]) for word in _pick_words(answers))
 
 
-def _spread(words: Iterable[str]) -> list[str]:
+def _pick_words(words: Iterable[str]) -> list[str]:
     """Some words at even distances."""
     every = sorted(words)
     return every[:: max(1, len(every) // _EXAMPLES)][:_EXAMPLES]
 
 
-def _example(word: str, answer: Pronunciation) -> Example:
-    listed = dictionary()[word]
-    right = without_stress(answer) in [without_stress(one) for one in listed]
+def _make_example(word: str, answer: Pronunciation) -> Example:
+    listed = read_dictionary()[word]
+    right = strip_stress(answer) in [strip_stress(one) for one in listed]
     return Example(word, " ".join(answer), " or ".join(map(" ".join, listed)), right)
 
 
@@ -171,14 +166,14 @@ RULE = (
 )
 
 
-def rates(answers: Mapping[str, Pronunciation], listed: Entries) -> dict[str, float]:
+def error_rates(answers: Mapping[str, Pronunciation], listed: Entries) -> dict[str, float]:
     """WER and PER of answers, with stress marks and without, as shares.
 
     wer = words whose answer is not listed / words
     per = sum of edits(answer, closest) / sum of len(closest), the closest listed pronunciation
     """
-    plain = {word: without_stress(answer) for word, answer in answers.items()}
-    bare = {word: tuple(map(without_stress, listed[word])) for word in answers}
+    plain = {word: strip_stress(answer) for word, answer in answers.items()}
+    bare = {word: tuple(map(strip_stress, listed[word])) for word in answers}
     return {
         "wer": wer(plain, bare),
         "per": per(plain, bare),
@@ -194,17 +189,17 @@ def wer(answers: Mapping[str, Pronunciation], listed: Entries) -> float:
 
 def per(answers: Mapping[str, Pronunciation], listed: Entries) -> float:
     """Edits to the closest listed pronunciation, over the sounds of those; shorter ones first."""
-    pairs = [_closest(answer, listed[word]) for word, answer in answers.items()]
+    pairs = [_find_closest(answer, listed[word]) for word, answer in answers.items()]
     return sum(edits for edits, _ in pairs) / sum(sounds for _, sounds in pairs)
 
 
-def _closest(answer: Pronunciation, listed: Sequence[Pronunciation]) -> tuple[int, int]:
+def _find_closest(answer: Pronunciation, listed: Sequence[Pronunciation]) -> tuple[int, int]:
     if answer in listed:
         return 0, len(answer)
-    return min((edits(answer, truth), len(truth)) for truth in listed)
+    return min((edit_distance(answer, truth), len(truth)) for truth in listed)
 
 
-def edits(one: Sequence[str], other: Sequence[str]) -> int:
+def edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
     """Fewest insertions, deletions and replacements that make one sequence the other.
 
     e[i, j] = min(e[i-1, j] + 1, e[i, j-1] + 1, e[i-1, j-1] + (one[i] != other[j]))
@@ -234,6 +229,8 @@ def pronounce(model: Translator, words: Iterable[str]) -> dict[str, Pronunciatio
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
             letters = torch.tensor([numbers for _, numbers in part], device="cpu").T.contiguous()
-            for (word, _), numbers in zip(part, greedy(model, letters).T.tolist(), strict=True):
+            for (word, _), numbers in zip(
+                part, decode_greedily(model, letters).T.tolist(), strict=True
+            ):
                 answers[word] = ALPHABET.write(numbers)
     return answers

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 Numbers = NDArray[np.float64]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class DataTable:
         frame: its columns; a column of text that holds numbers alone is one of numbers.
         name: what errors call it.
         form: how it was read, in words.
-        first: the number people give its first row: 2 behind a header.
+        first: the number people give its first row: 2 after a header.
         unit: what they count, "line" or "row".
         lines: the numbers of all rows, where they do not follow each other.
         roles: option -> column, where the form of the file says so.
@@ -44,7 +45,7 @@ class DataTable:
     parts: tuple[tuple[int, str, int, list[int] | None], ...] = ()
 
     def place(self, row: int) -> str:
-        """Where row 0, 1, ... stands: `line 7 of sales.csv`."""
+        """The place of row 0, 1, ...: `line 7 of sales.csv`."""
         name, first, lines = self.name, self.first, self.lines
         for part in self.parts:
             if row < part[0]:
@@ -181,7 +182,14 @@ def _first_text(column: pl.Series) -> int | None:
     return int(odd[0]) if len(odd) else None
 
 
-def filled(values: Numbers) -> Numbers:
+def take(items: T, numbers: Iterable[int]) -> T:
+    """Some items of a dataclass that has a list of all of them in each field."""
+    chosen = list(numbers)
+    lists = {f.name: getattr(items, f.name) for f in fields(cast(Any, items))}
+    return type(items)(**{name: [one[n] for n in chosen] for name, one in lists.items()})
+
+
+def fill_forward(values: Numbers) -> Numbers:
     """(n, width) with the last value before in place of a missing one; 0, the mean, before all."""
     rows = np.where(np.isfinite(values), np.arange(len(values))[:, None], -1)
     last = np.maximum.accumulate(rows, 0) if len(values) else rows
@@ -189,7 +197,7 @@ def filled(values: Numbers) -> Numbers:
     return np.where(last >= 0, taken, 0.0)
 
 
-def gaps_of(times: Numbers, seen: NDArray[np.bool_], step: float) -> Numbers:
+def log_gaps(times: Numbers, seen: NDArray[np.bool_], step: float) -> Numbers:
     """log(1 + g) - log 2, (n, 1), g the steps since something was seen before; 0 at the first."""
     last = np.maximum.accumulate(np.where(seen, times, -np.inf))
     before = np.concatenate([[-np.inf], last[:-1]])
@@ -197,12 +205,12 @@ def gaps_of(times: Numbers, seen: NDArray[np.bool_], step: float) -> Numbers:
     return np.asarray((np.log1p(steps) - np.log(2))[:, None])
 
 
-def names_in(text: str) -> list[str]:
+def split_names(text: str) -> list[str]:
     """The columns that an option names, `a,b` say."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def check_apart(roles: Sequence[tuple[str, list[str]]]) -> None:
+def check_roles(roles: Sequence[tuple[str, list[str]]]) -> None:
     """Raises DataError where two options name one column."""
     seen: dict[str, str] = {}
     for option, columns in roles:

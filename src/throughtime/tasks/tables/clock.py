@@ -1,7 +1,7 @@
-"""The column of time: found, read as numbers, its step, and written again.
+"""The column of time: detected, read as numbers, its step, and written again.
 
 A time may stand in several columns, a date and an hour, or a year and a quarter: they are named
-together, `year,quarter`, and `with_time` puts one column in their place.
+together, `year,quarter`, and `merge_time` puts one column in their place.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
-from throughtime.tasks.tables import DataTable, Numbers, names_in
+from throughtime.tasks.tables import DataTable, Numbers, split_names
 
 if TYPE_CHECKING:
     import polars as pl
@@ -56,7 +56,7 @@ class Times:
         values: seconds since 1970; or months since the year 0, where each is the same day of a
             month; or the numbers of a column of numbers.
         form: how they are written: NUMBER, NATIVE (a type of the file's own), a format, or MONTHS
-            with the day behind it.
+            followed by the day.
     """
 
     values: Numbers
@@ -73,11 +73,11 @@ def find_time(table: DataTable, given: str, taken: list[str]) -> str:
         table.check_columns("time", time_columns(table, given))
         return given
     columns = [c for c in table.frame.columns if c not in taken]
-    dates = [c for c in columns if _is_dates(table, c)]
+    dates = [c for c in columns if _holds_dates(table, c)]
     if dates:
         date = min(dates, key=lambda c: c.casefold() not in _NAMES)
-        return ",".join([date, *_clock_beside(table, date, columns)])
-    parts = _year_and_parts(table, columns)
+        return ",".join([date, *_find_clock(table, date, columns)])
+    parts = _find_year_parts(table, columns)
     if parts:
         return ",".join(parts)
     numbers = [c for c in columns if c.casefold() in _NAMES and table.is_number(c)]
@@ -88,10 +88,10 @@ def time_columns(table: DataTable, time: str) -> list[str]:
     """The columns that a time stands in: one, none, or several by comma."""
     if time in table.frame.columns:
         return [time]
-    return names_in(time)
+    return split_names(time)
 
 
-def with_time(table: DataTable, time: str) -> DataTable:
+def merge_time(table: DataTable, time: str) -> DataTable:
     """The table with one column of dates, called `time`, in place of the several that it names.
 
     Raises:
@@ -106,7 +106,7 @@ def with_time(table: DataTable, time: str) -> DataTable:
             f"{table.name} must have the column {lacking[0]} of the time {time}, and it has "
             f"{', '.join(table.frame.columns[:20])}{did_you_mean(lacking[0], table.frame.columns)}"
         )
-    times = _joined(table, columns)
+    times = _merge_columns(table, columns)
     wrong = times.is_null().arg_true()
     if len(wrong):
         row = int(wrong[0])
@@ -120,29 +120,29 @@ def with_time(table: DataTable, time: str) -> DataTable:
     return replace(table, frame=frame.drop(columns))
 
 
-def _clock_beside(table: DataTable, date: str, columns: list[str]) -> list[str]:
-    """The column of the time of day beside one of dates that stand more than once, or none."""
+def _find_clock(table: DataTable, date: str, columns: list[str]) -> list[str]:
+    """The column of the time of day for one of dates that repeat, or none."""
     beside = [c for c in columns if c != date and c.casefold() in _CLOCKS]
     if not beside or not table.frame[date].is_duplicated().any():
         return []
-    dates = _dates(table, date)[0]
+    dates = _parse_dates(table, date)[0]
     if not bool((dates.dt.truncate("1d") == dates).all()):
         return []
-    return [c for c in beside if not _seconds(table, c).has_nulls()][:1]
+    return [c for c in beside if not _parse_seconds(table, c).has_nulls()][:1]
 
 
-def _year_and_parts(table: DataTable, columns: list[str]) -> list[str]:
+def _find_year_parts(table: DataTable, columns: list[str]) -> list[str]:
     """The columns of a year and its parts, as fine as they are there without a gap."""
     by_part = {_PARTS[c.casefold()]: c for c in reversed(columns) if c.casefold() in _PARTS}
-    found = []
+    chains = []
     for chain in _CHAINS:
         lacking = [part not in by_part for part in chain]
-        found.append(chain[: lacking.index(True)] if any(lacking) else chain)
-    names = [by_part[part] for part in max(found, key=len)]
-    return names if len(names) > 1 and not _joined(table, names).has_nulls() else []
+        chains.append(chain[: lacking.index(True)] if any(lacking) else chain)
+    names = [by_part[part] for part in max(chains, key=len)]
+    return names if len(names) > 1 and not _merge_columns(table, names).has_nulls() else []
 
 
-def _joined(table: DataTable, columns: list[str]) -> pl.Series:
+def _merge_columns(table: DataTable, columns: list[str]) -> pl.Series:
     """The times that some columns make together; null where they make none.
 
     Raises:
@@ -150,9 +150,9 @@ def _joined(table: DataTable, columns: list[str]) -> pl.Series:
     """
     import polars as pl
 
-    dates = [column for column in columns if _is_dates(table, column)]
+    dates = [column for column in columns if _holds_dates(table, column)]
     if dates:
-        times, rest = _dates(table, dates[0])[0], [c for c in columns if c != dates[0]]
+        times, rest = _parse_dates(table, dates[0])[0], [c for c in columns if c != dates[0]]
     else:
         parts = {_PARTS.get(column.casefold(), ""): column for column in columns}
         if "year" not in parts:
@@ -160,15 +160,15 @@ def _joined(table: DataTable, columns: list[str]) -> pl.Series:
                 f"--time of several columns must name a date and a time of day, or year with its "
                 f"quarter, month, week, day, hour, minute, second, got {', '.join(columns)}"
             )
-        times = _from_year({part: _whole(table, c) for part, c in parts.items() if part})
+        times = _day_of_parts({part: _parse_numbers(table, c) for part, c in parts.items() if part})
         rest = [c for c in columns if _PARTS.get(c.casefold()) not in _CHAINS[0][:3]]
         rest = [c for c in rest if _PARTS.get(c.casefold()) not in ("quarter", "week")]
     for column in rest:
-        times = times + (_seconds(table, column) * 1_000_000).cast(pl.Duration("us"))
+        times = times + (_parse_seconds(table, column) * 1_000_000).cast(pl.Duration("us"))
     return times.cast(pl.Datetime("us"))
 
 
-def _from_year(parts: dict[str, pl.Series]) -> pl.Series:
+def _day_of_parts(parts: dict[str, pl.Series]) -> pl.Series:
     """The day that a year and its quarter, week, or month and day begin with."""
     import polars as pl
 
@@ -182,7 +182,7 @@ def _from_year(parts: dict[str, pl.Series]) -> pl.Series:
     return pl.select(text.str.to_date(form, strict=False)).to_series().cast(pl.Datetime("us"))
 
 
-def _whole(table: DataTable, column: str) -> pl.Series:
+def _parse_numbers(table: DataTable, column: str) -> pl.Series:
     """The numbers in a column: 3, 3.0, Q3, M03 and the names of months; null where none is."""
     import polars as pl
 
@@ -196,14 +196,14 @@ def _whole(table: DataTable, column: str) -> pl.Series:
     return pl.select(pl.coalesce(numbers, by_name)).to_series()
 
 
-def _seconds(table: DataTable, column: str) -> pl.Series:
+def _parse_seconds(table: DataTable, column: str) -> pl.Series:
     """Seconds of the day in a column, 13:30, 1:30 PM or an hour; null where it says none."""
     import polars as pl
 
     values, span = table.frame[column], _SPANS.get(_PARTS.get(column.casefold(), ""))
     if values.dtype == pl.Time:
         return values.cast(pl.Int64) // 1_000_000_000
-    whole = _whole(table, column)
+    whole = _parse_numbers(table, column)
     if span is not None and not whole.has_nulls():
         inside = pl.when(whole.is_between(0, span[1])).then(whole * span[0])
         return pl.select(inside).to_series()
@@ -215,17 +215,17 @@ def _seconds(table: DataTable, column: str) -> pl.Series:
     return best.cast(pl.Int64) // 1_000_000_000
 
 
-def _is_dates(table: DataTable, column: str) -> bool:
+def _holds_dates(table: DataTable, column: str) -> bool:
     values = table.frame[column]
-    if values.dtype.is_temporal() or _is_day_numbers(table, column):
+    if values.dtype.is_temporal() or _holds_day_numbers(table, column):
         return True
     if str(values.dtype) not in ("String", "Categorical") or values.null_count() == len(values):
         return False
-    parsed, _ = _parsed(values.drop_nulls().head(100))
+    parsed, _ = _parse_best(values.drop_nulls().head(100))
     return parsed.null_count() == 0
 
 
-def _is_day_numbers(table: DataTable, column: str) -> bool:
+def _holds_day_numbers(table: DataTable, column: str) -> bool:
     """Whether a column that is called a time holds days as numbers, 20240131."""
     values = table.frame[column]
     if column.casefold() not in _NAMES or not values.dtype.is_integer() or values.null_count():
@@ -233,7 +233,7 @@ def _is_day_numbers(table: DataTable, column: str) -> bool:
     low, high = _DAY_NUMBERS
     if not len(values) or not bool(values.is_between(low, high).all()):
         return False
-    return _by_form(values.cast(str), "%Y%m%d").null_count() == 0
+    return _parse_form(values.cast(str), "%Y%m%d").null_count() == 0
 
 
 def read_times(table: DataTable, column: str) -> Times:
@@ -249,9 +249,9 @@ def read_times(table: DataTable, column: str) -> Times:
             f"column {column} must have a time in every row, and {table.place(int(missing[0]))} "
             "has none; fill it in, or take the row out"
         )
-    if table.is_number(column) and not _is_day_numbers(table, column):
+    if table.is_number(column) and not _holds_day_numbers(table, column):
         return Times(table.numbers(column), NUMBER)
-    dates, form = _dates(table, column)
+    dates, form = _parse_dates(table, column)
     wrong = dates.is_null().arg_true()
     if len(wrong):
         row = int(wrong[0])
@@ -260,19 +260,21 @@ def read_times(table: DataTable, column: str) -> Times:
             f"{short(values[row])}, which is none"
             + (f" of {form}" if len(wrong) < len(values) else "; name another with --time")
         )
-    return _months(dates) or Times(dates.dt.epoch("us").to_numpy().astype(np.float64) / 1e6, form)
+    return _count_months(dates) or Times(
+        dates.dt.epoch("us").to_numpy().astype(np.float64) / 1e6, form
+    )
 
 
-def _dates(table: DataTable, column: str) -> tuple[pl.Series, str]:
+def _parse_dates(table: DataTable, column: str) -> tuple[pl.Series, str]:
     """The dates in a column, null where there is none, and their form."""
     import polars as pl
 
     values = table.frame[column]
-    parsed, form = (values, NATIVE) if values.dtype.is_temporal() else _parsed(values)
+    parsed, form = (values, NATIVE) if values.dtype.is_temporal() else _parse_best(values)
     return parsed.cast(pl.Datetime("us")), form
 
 
-def _months(dates: pl.Series) -> Times | None:
+def _count_months(dates: pl.Series) -> Times | None:
     """The dates as months, where all are the same day of one, or its last."""
     days, last = dates.dt.day(), dates.dt.month_end().dt.day()
     same = days.n_unique() == 1 or bool((days == last).all())
@@ -284,18 +286,18 @@ def _months(dates: pl.Series) -> Times | None:
     return Times(months.astype(np.float64), f"{MONTHS}{max(days.to_list())}")
 
 
-def _parsed(values: pl.Series) -> tuple[pl.Series, str]:
+def _parse_best(values: pl.Series) -> tuple[pl.Series, str]:
     """The dates by the form that reads most of them, of several the one with fewest steps."""
     text = values.str.strip_chars() if str(values.dtype) == "String" else values.cast(str)
     few = text.head(1000)
-    forms = [(form, _by_form(few, form)) for form in FORMS]
+    forms = [(form, _parse_form(few, form)) for form in FORMS]
     _, form = min(
-        ((dates.null_count(), _different_steps(dates)), form) for form, dates in forms
+        ((dates.null_count(), _count_steps(dates)), form) for form, dates in forms
     )  # fmt: skip
-    return _by_form(text, form), form
+    return _parse_form(text, form), form
 
 
-def _by_form(text: pl.Series, form: str) -> pl.Series:
+def _parse_form(text: pl.Series, form: str) -> pl.Series:
     import polars as pl
 
     if form.endswith("z"):
@@ -313,11 +315,11 @@ def _by_form(text: pl.Series, form: str) -> pl.Series:
     return pl.select(pl.when(usual).then(dates)).to_series()
 
 
-def _different_steps(dates: pl.Series) -> int:
+def _count_steps(dates: pl.Series) -> int:
     return int(dates.drop_nulls().unique().sort().diff().n_unique())
 
 
-def written(value: float, form: str) -> str | float:
+def format_time(value: float, form: str) -> str | float:
     """A time as people read it: a date in the ISO form, a number as it is."""
     if form in (NUMBER, ""):
         return int(value) if value == int(value) else value
@@ -330,7 +332,7 @@ def written(value: float, form: str) -> str | float:
     return date.date().isoformat() if whole else date.isoformat(sep=" ")
 
 
-def said_step(step: float, form: str) -> str:
+def describe_step(step: float, form: str) -> str:
     """A step in words."""
     if form in (NUMBER, ""):
         return f"{step:g}"
@@ -343,7 +345,7 @@ def said_step(step: float, form: str) -> str:
 
 
 def find_step(differences: Numbers) -> tuple[float, bool]:
-    """The step that stands most often, and whether all are whole multiples of it.
+    """The step that occurs most often, and whether all are whole multiples of it.
 
     Where they are not, the middle one.
 

@@ -1,4 +1,4 @@
-"""Frames of polars and pandas in the place of files: taken, kept, and given back in their kind."""
+"""Frames of polars and pandas in the place of files: read, saved, and answered in their kind."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _NAME = "the frame"
 
 def is_frame(data: object) -> bool:
     """Whether it is a frame of polars or pandas; neither is imported for it."""
-    return type(data).__name__ in ("DataFrame", "LazyFrame") and _package(data) in (
+    return type(data).__name__ in ("DataFrame", "LazyFrame") and _package_of(data) in (
         "polars", "pandas",
     )  # fmt: skip
 
 
-def table_of(
+def make_table(
     data: Any, from_file: Callable[[str], DataTable] = read, as_text: bool = False
 ) -> DataTable:
     """The table in a file or a frame.
@@ -45,11 +45,11 @@ def table_of(
         return from_file(str(data))
     if not is_frame(data):
         raise OptionError(f"data must be a file or a frame of polars or pandas, got {short(data)}")
-    frame = _polars(data) if as_text else as_numbers(_polars(data))
-    return DataTable(frame, _NAME, f"a frame of {_package(data)}")
+    frame = _as_polars(data) if as_text else as_numbers(_as_polars(data))
+    return DataTable(frame, _NAME, f"a frame of {_package_of(data)}")
 
 
-def file_of(data: Any, folder: Path) -> tuple[Path, bool]:
+def write_file(data: Any, folder: Path) -> tuple[Path, bool]:
     """A frame kept as a Parquet file in a folder, called by its content; and whether it is new.
 
     Raises:
@@ -57,31 +57,36 @@ def file_of(data: Any, folder: Path) -> tuple[Path, bool]:
         OSError: the folder cannot be written.
     """
     content = BytesIO()
-    _polars(data).write_parquet(content)
+    _as_polars(data).write_parquet(content)
     digest = hashlib.sha256(content.getvalue()).hexdigest()
     path = folder / f"frame-{digest[:16]}.parquet"
     if path.exists():
         return path, False
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.getvalue())
+    draft = path.with_suffix(".draft")  # a file of its name is whole, whatever ends this
+    try:
+        draft.write_bytes(content.getvalue())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
     return path, True
 
 
 def give_back(frame: pl.DataFrame, like: Any) -> Any:
     """The frame, as one of pandas where that kind was given."""
-    if not is_frame(like) or _package(like) != "pandas":
+    if not is_frame(like) or _package_of(like) != "pandas":
         return frame
     return type(like)(frame.to_dict(as_series=False))
 
 
-def _package(data: object) -> str:
+def _package_of(data: object) -> str:
     return type(data).__module__.partition(".")[0]
 
 
-def _polars(data: Any) -> pl.DataFrame:
+def _as_polars(data: Any) -> pl.DataFrame:
     import polars as pl
 
-    if _package(data) == "polars":
+    if _package_of(data) == "polars":
         frame = data.collect() if isinstance(data, pl.LazyFrame) else data
     else:
         frame = _from_pandas(data)
@@ -91,7 +96,7 @@ def _polars(data: Any) -> pl.DataFrame:
 
 
 def _from_pandas(data: Any) -> pl.DataFrame:
-    """Column by column, so that nothing but numpy stands between; an index with a name, or of
+    """Column by column, so that nothing but numpy is needed; an index with a name, or of
     dates, is a column too."""
     import polars as pl
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 _PIECE = 1 << 24  # bytes
-_OFTEN = 8  # times that a text must stand to be kept as a number
+_OFTEN = 8  # repetitions from which texts are kept as numbers
 _MARK, _END, _RETURN = b"\xef\xbb\xbf", b"\n", b"\r"
 EMPTY, WHOLE, POINT, COMMA, TEXT = "empty", "whole", "point", "comma", "text"
 
@@ -43,21 +43,25 @@ def read_pieces(path: str, delimiter: str, names: list[str], skipped: int) -> pl
 
     parts: dict[str, list[pl.Series]] = {name: [] for name in names}
     kinds: dict[str, set[str]] = {name: set() for name in names}
-    for frame in text_pieces(path, delimiter, names, skipped, names):
+    for frame in read_text_pieces(path, delimiter, names, skipped, names):
         for column in frame.get_columns():
-            kind, values = kinds_of(column)
+            kind, values = find_kind(column)
             kinds[column.name].add(kind)
-            parts[column.name].append(_short(values) if kind == TEXT else values)
-    mixed = [name for name in names if _kind(kinds[name]) == TEXT and kinds[name] - {TEXT, EMPTY}]
+            parts[column.name].append(_shorten(values) if kind == TEXT else values)
+    mixed = [
+        name for name in names if _merge_kinds(kinds[name]) == TEXT and kinds[name] - {TEXT, EMPTY}
+    ]
     for name in mixed:
         parts[name] = []
-    for frame in text_pieces(path, delimiter, names, skipped, mixed) if mixed else ():
+    for frame in read_text_pieces(path, delimiter, names, skipped, mixed) if mixed else ():
         for column in frame.get_columns():
-            parts[column.name].append(_stripped(column))
-    return pl.DataFrame([_joined(name, parts.pop(name), _kind(kinds[name])) for name in names])
+            parts[column.name].append(_strip(column))
+    return pl.DataFrame(
+        [_join_parts(name, parts.pop(name), _merge_kinds(kinds[name])) for name in names]
+    )
 
 
-def typed_pieces(frames: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
+def type_pieces(frames: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
     """Pieces of a table one by one, a column of text as numbers where all pieces have them.
 
     Args:
@@ -69,19 +73,19 @@ def typed_pieces(frames: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.Da
     for frame in frames():
         for column in frame.get_columns():
             if column.dtype == pl.String:
-                kinds.setdefault(column.name, set()).add(kinds_of(column)[0])
+                kinds.setdefault(column.name, set()).add(find_kind(column)[0])
     for frame in frames():
         yield frame.with_columns(
             column.fill_nan(None) if column.dtype.is_float() else column
             if column.dtype != pl.String
-            else _joined(column.name, [_as_kind(column, kind)], kind)
+            else _join_parts(column.name, [_as_kind(column, kind)], kind)
             for column in frame.get_columns()
-            for kind in [_kind(kinds.get(column.name, set()))]
+            for kind in [_merge_kinds(kinds.get(column.name, set()))]
         )  # fmt: skip
 
 
 def _as_kind(column: pl.Series, kind: str) -> pl.Series:
-    return kinds_of(column)[1] if kind in (WHOLE, POINT) else _stripped(column)
+    return find_kind(column)[1] if kind in (WHOLE, POINT) else _strip(column)
 
 
 def cut_blocks(
@@ -103,7 +107,7 @@ def cut_blocks(
     first, seen = 0, set[str]()
     for piece in pieces:
         rest = piece if rest is None else pl.concat([rest, piece])
-        begins = _begins(rest, series, seen)
+        begins = _find_begins(rest, series, seen)
         count = (len(begins) - 1) // together * together
         if count > 0:
             end = int(begins[count])
@@ -115,7 +119,7 @@ def cut_blocks(
         yield first, rest
 
 
-def _begins(frame: pl.DataFrame, series: str, seen: set[str]) -> NDArray[np.int64]:
+def _find_begins(frame: pl.DataFrame, series: str, seen: set[str]) -> NDArray[np.int64]:
     """The rows at which series begin."""
     import polars as pl
 
@@ -123,8 +127,8 @@ def _begins(frame: pl.DataFrame, series: str, seen: set[str]) -> NDArray[np.int6
         return np.arange(len(frame))
     names = frame[series].cast(pl.String).fill_null("")
     begins = np.flatnonzero((names != names.shift(1)).fill_null(True).to_numpy())
-    found = names.gather(begins)
-    twice = found.filter(found.is_duplicated() | found.is_in(list(seen)))
+    firsts = names.gather(begins)
+    twice = firsts.filter(firsts.is_duplicated() | firsts.is_in(list(seen)))
     if len(twice):
         raise DataError(
             f"rows of a series must follow each other to be read in blocks, and those of {series} "
@@ -133,24 +137,24 @@ def _begins(frame: pl.DataFrame, series: str, seen: set[str]) -> NDArray[np.int6
     return begins
 
 
-def _kind(kinds: set[str]) -> str:
+def _merge_kinds(kinds: set[str]) -> str:
     """Of a column, from those of its pieces."""
-    found = kinds - {EMPTY}
-    if found <= {WHOLE}:
-        return WHOLE if found else EMPTY
-    if found <= {WHOLE, POINT} or found <= {WHOLE, COMMA}:
+    filled = kinds - {EMPTY}
+    if filled <= {WHOLE}:
+        return WHOLE if filled else EMPTY
+    if filled <= {WHOLE, POINT} or filled <= {WHOLE, COMMA}:
         return POINT
     return TEXT
 
 
-def _short(text: pl.Series) -> pl.Series:
-    """Text that says the same again and again, as the numbers of what it says."""
+def _shorten(text: pl.Series) -> pl.Series:
+    """Text that repeats itself, as numbers of its values."""
     import polars as pl
 
     return text.cast(pl.Categorical) if _OFTEN * text.n_unique() <= len(text) else text
 
 
-def _joined(name: str, parts: list[pl.Series], kind: str) -> pl.Series:
+def _join_parts(name: str, parts: list[pl.Series], kind: str) -> pl.Series:
     import polars as pl
 
     often = len(parts) > 1 and 2 * sum(one.dtype == pl.Categorical for one in parts) > len(parts)
@@ -159,7 +163,7 @@ def _joined(name: str, parts: list[pl.Series], kind: str) -> pl.Series:
     return pl.concat(made, rechunk=True).alias(name) if made else pl.Series(name, [], pl.String)
 
 
-def kinds_of(column: pl.Series) -> tuple[str, pl.Series]:
+def find_kind(column: pl.Series) -> tuple[str, pl.Series]:
     """What a column of text holds, and it as that; what is missing is null."""
     import polars as pl
 
@@ -169,13 +173,13 @@ def kinds_of(column: pl.Series) -> tuple[str, pl.Series]:
             kind == WHOLE or not numbers.is_nan().any()
         ):
             return kind, numbers
-    stripped = _stripped(column)
+    stripped = _strip(column)
     missing = stripped.null_count()
     if missing == len(stripped):
         return EMPTY, stripped
     points = stripped.str.replace(",", ".", literal=True)
     if bool(stripped.str.contains(".", literal=True).any()):
-        points = stripped  # a comma beside points is no decimal one
+        points = stripped  # where there are points, a comma is no decimal one
     for kind, text, dtype in (
         (WHOLE, stripped, pl.Int64), (POINT, stripped, pl.Float64), (COMMA, points, pl.Float64)
     ):  # fmt: skip
@@ -185,8 +189,8 @@ def kinds_of(column: pl.Series) -> tuple[str, pl.Series]:
     return TEXT, stripped
 
 
-def _stripped(column: pl.Series) -> pl.Series:
-    """Without spaces around, and null where a word says that nothing is there."""
+def _strip(column: pl.Series) -> pl.Series:
+    """Without spaces around, and null where a word means a missing value."""
     import polars as pl
 
     stripped = column.str.strip_chars()
@@ -194,14 +198,14 @@ def _stripped(column: pl.Series) -> pl.Series:
     return pl.select(pl.when(missing).then(None).otherwise(stripped)).to_series().alias(column.name)
 
 
-def text_pieces(
+def read_text_pieces(
     path: str, delimiter: str, names: list[str], skipped: int, wanted: list[str]
 ) -> Iterator[pl.DataFrame]:
     """The rows as text, piece by piece; an empty line is none, where there are several columns."""
     import polars as pl
 
     line = 1
-    for piece in _pieces(path):
+    for piece in _read_pieces(path):
         rows = piece
         while line <= skipped and rows:
             _, _, rows = rows.partition(_END)
@@ -218,7 +222,7 @@ def text_pieces(
         yield frame.select(wanted)
 
 
-def _pieces(path: str) -> Iterator[bytes]:
+def _read_pieces(path: str) -> Iterator[bytes]:
     """The content in whole lines."""
     rest = b""
     with open(path, "rb") as file:
@@ -233,7 +237,7 @@ def _pieces(path: str) -> Iterator[bytes]:
 
 
 def _check_lines(piece: bytes, path: str, delimiter: str, width: int, line: int) -> int:
-    """The number of the line behind a piece, all of whose lines have as many cells."""
+    """The number of the line after a piece, all of whose lines have as many cells."""
     if not piece:
         return line
     if b'"' in piece or piece.count(_RETURN) != piece.count(_RETURN + _END):
@@ -251,12 +255,12 @@ def _check_lines(piece: bytes, path: str, delimiter: str, width: int, line: int)
     if odd.any():
         bare = ends - begins - (signs[np.maximum(ends - 1, 0)] == _RETURN[0])
         for place in np.flatnonzero(odd & (bare > 0)):
-            raise ragged(path, width, line + int(place), int(cells[place]))
+            raise ragged_error(path, width, line + int(place), int(cells[place]))
     return line + len(ends)
 
 
-def ragged(path: str, width: int, line: int, cells: int) -> DataError:
-    """What is said of a line that is longer or shorter than the first."""
+def ragged_error(path: str, width: int, line: int, cells: int) -> DataError:
+    """The error of a line that is longer or shorter than the first."""
     return DataError(
         f"every line of {path} must have {width} cells, as its first has, and "
         f"line {line} has {cells}"
@@ -274,18 +278,18 @@ def open_text(path: str) -> Iterator[TextIO]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             yield file
     except UnicodeDecodeError as error:
-        raise not_decoded(path) from error
+        raise encoding_error(path) from error
 
 
-def not_decoded(path: str) -> DataError:
-    """What is said of a file that is not UTF-8."""
+def encoding_error(path: str) -> DataError:
+    """The error of a file that is not UTF-8."""
     return DataError(
-        f"{path} must be UTF-8, and line {_undecodable_line(path)} is not; convert it, say with "
+        f"{path} must be UTF-8, and line {_find_bad_line(path)} is not; convert it, say with "
         f"iconv -f latin1 -t utf-8"
     )
 
 
-def _undecodable_line(path: str) -> int:
+def _find_bad_line(path: str) -> int:
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
@@ -22,24 +22,24 @@ from throughtime.tasks.tables.pieces import (
     MISSING,
     Quoted,
     cut_blocks,
-    kinds_of,
-    not_decoded,
+    encoding_error,
+    find_kind,
     open_text,
-    ragged,
+    ragged_error,
     read_pieces,
-    text_pieces,
-    typed_pieces,
+    read_text_pieces,
+    type_pieces,
 )
 
 if TYPE_CHECKING:
     import polars as pl
 
 _DELIMITERS = (",", ";", "\t", "|")
-_SNIFFED = 50  # lines that delimiter and header are told by
-_TEXT, _LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
+_SNIFFED = 50  # lines by which delimiter and header are detected
+TEXTS, LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _ARCHIVE = ".ts"
 _PIECE = 1 << 17  # rows of a Parquet file
-_ENDINGS = (*_TEXT, ".parquet", *_LINES, _ARCHIVE)
+_ENDINGS = (*TEXTS, ".parquet", *LINES, _ARCHIVE)
 
 
 def read(path: str) -> DataTable:
@@ -53,10 +53,10 @@ def read(path: str) -> DataTable:
             columns; names the line.
         OSError: it cannot be read.
     """
-    return join_tables(path, [_read_one(file) for file in files_of(path)])
+    return join_tables(path, [_read_one(file) for file in list_files(path)])
 
 
-def files_of(path: str) -> list[str]:
+def list_files(path: str) -> list[str]:
     """The files that an option names: one, those that match `*`, or several with commas between.
 
     Raises:
@@ -66,28 +66,39 @@ def files_of(path: str) -> list[str]:
         return [path]
     parts = [part.strip() for part in path.split(",") if part.strip()]
     if len(parts) > 1:
-        return [file for part in parts for file in files_of(part)]
-    found = sorted(glob.glob(path, recursive=True))
-    if glob.has_magic(path) and not found:
+        return [file for part in parts for file in list_files(part)]
+    matches = sorted(glob.glob(path, recursive=True))
+    if glob.has_magic(path) and not matches:
         raise DataError(f"files that match {path} must be there, and none is")
-    return found or [path]
+    return matches or [path]
 
 
-def _read_one(path: str) -> DataTable:
+def find_ending(path: str, endings: Sequence[str]) -> str:
+    """The ending of a file's name in small letters.
+
+    Raises:
+        DataError: it is none of these, or the file is empty.
+        OSError: it cannot be read.
+    """
     ending = Path(path).suffix.casefold()
-    if ending not in _ENDINGS:
+    if ending not in endings:
         raise DataError(
-            f"a file of data must end in {', '.join(_ENDINGS)}, got {short(path)}"
-            f"{did_you_mean(ending, _ENDINGS)}"
+            f"a file of data must end in {', '.join(endings)}, got {short(path)}"
+            f"{did_you_mean(ending, endings)}"
         )
     with open(path, "rb") as file:
         if not file.read(1):
             raise DataError(f"{path} must hold rows, and it is empty (0 bytes)")
+    return ending
+
+
+def _read_one(path: str) -> DataTable:
+    ending = find_ending(path, _ENDINGS)
     if ending == _ARCHIVE:
         with open_text(path) as file:
             table = read_archive(path, file)
     else:
-        kind = _read_text if ending in _TEXT else _read_lines if ending in _LINES else _read_parquet
+        kind = _read_text if ending in TEXTS else _read_lines if ending in LINES else _read_parquet
         table = kind(path)
     if not len(table.frame):
         raise DataError(f"{path} must hold rows, and it has none")
@@ -102,19 +113,19 @@ def read_blocks(path: str, series: str, together: int) -> Iterator[DataTable]:
         series, together: as in `cut_blocks`.
 
     Raises:
-        DataError: as `read`, or its cells have quotes, or the rows of a series stand apart.
+        DataError: as `read`, or its cells have quotes, or rows of a series are apart.
         OSError: it cannot be read.
     """
     ending = Path(path).suffix.casefold()
-    if ending not in (*_TEXT, ".parquet"):
+    if ending not in (*TEXTS, ".parquet"):
         raise DataError(f"a file read in blocks must be CSV or Parquet, got {short(path)}")
     if ending == ".parquet":
         pieces, form, first, unit = _parquet_pieces(path), "Parquet", 1, "row"
     else:
-        delimiter = "\t" if ending == ".tsv" else _delimiter(path)
-        head = _head(path, delimiter)
-        pieces = typed_pieces(
-            lambda: text_pieces(path, delimiter, head.names, head.lines, head.names)
+        delimiter = "\t" if ending == ".tsv" else _find_delimiter(path)
+        head = _read_head(path, delimiter)
+        pieces = type_pieces(
+            lambda: read_text_pieces(path, delimiter, head.names, head.lines, head.names)
         )
         form, first, unit = "text", 1 + head.lines, "line"
     try:
@@ -126,33 +137,35 @@ def read_blocks(path: str, series: str, together: int) -> Iterator[DataTable]:
             "it as Parquet, or leave out --on"
         ) from error
     except UnicodeDecodeError as error:
-        raise not_decoded(path) from error
+        raise encoding_error(path) from error
 
 
 def _parquet_pieces(path: str) -> Iterator[pl.DataFrame]:
     import polars as pl
 
-    with told_by_polars(path, "a Parquet file"):
+    with explain_polars(path, "a Parquet file"):
         whole = pl.scan_parquet(path)
         count = int(whole.select(pl.len()).collect().item())
-    yield from typed_pieces(
+    yield from type_pieces(
         lambda: (whole.slice(row, _PIECE).collect() for row in range(0, count, _PIECE))
     )
 
 
-def digest(path: str) -> str:
+def hash_files(path: str) -> str:
     """SHA-256 of a file's content; of several, of theirs."""
-    found = []
-    for one in files_of(path):
+    digests = []
+    for one in list_files(path):
         with open(one, "rb") as file:
-            found.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
+    )
 
 
 def _read_parquet(path: str) -> DataTable:
     import polars as pl
 
-    with told_by_polars(path, "a Parquet file"):
+    with explain_polars(path, "a Parquet file"):
         return DataTable(as_numbers(pl.read_parquet(path)), path, "Parquet")
 
 
@@ -161,25 +174,29 @@ def _read_lines(path: str) -> DataTable:
 
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
-            if line.strip() and not _is_object(line):
-                raise DataError(
-                    f"every line of {path} must be a JSON object, and line {number} is "
-                    f"{short(line.strip())}"
-                )
-    with told_by_polars(path, "a file of JSON lines"):
+            if line.strip():
+                read_object(line, path, number)
+    with explain_polars(path, "a file of JSON lines"):
         frame = pl.read_ndjson(path, infer_schema_length=None)
     return DataTable(as_numbers(frame), path, "JSON lines", 1, "line")
 
 
-def _is_object(line: str) -> bool:
+def read_object(line: str, path: str, number: int) -> dict[str, Any]:
+    """The JSON object in a line; raises DataError where it is none."""
     try:
-        return isinstance(json.loads(line), dict)
+        value = json.loads(line)
     except (ValueError, RecursionError):
-        return False
+        value = None
+    if not isinstance(value, dict):
+        raise DataError(
+            f"every line of {path} must be a JSON object, and line {number} is "
+            f"{short(line.strip())}"
+        )
+    return value
 
 
 @contextmanager
-def told_by_polars(path: str, form: str) -> Iterator[None]:
+def explain_polars(path: str, form: str) -> Iterator[None]:
     from polars.exceptions import PolarsError
 
     try:
@@ -190,14 +207,14 @@ def told_by_polars(path: str, form: str) -> Iterator[None]:
 
 
 def _read_text(path: str) -> DataTable:
-    delimiter = "\t" if path.casefold().endswith(".tsv") else _delimiter(path)
-    head = _head(path, delimiter)
+    delimiter = "\t" if path.casefold().endswith(".tsv") else _find_delimiter(path)
+    head = _read_head(path, delimiter)
     try:
         frame = read_pieces(path, delimiter, head.names, head.lines)
     except Quoted:
         frame = as_numbers(_read_quoted(path, delimiter, head))
     except UnicodeDecodeError as error:
-        raise not_decoded(path) from error
+        raise encoding_error(path) from error
     if not len(frame):
         raise DataError(f"{path} must hold rows, and it has none behind its column names")
     word = "tab" if delimiter == "\t" else f"'{delimiter}'"
@@ -211,7 +228,7 @@ def _read_quoted(path: str, delimiter: str, head: Head) -> pl.DataFrame:
 
     names = head.names
     _check_rows(path, delimiter, head)
-    with told_by_polars(path, "a table of text"):
+    with explain_polars(path, "a table of text"):
         frame = pl.read_csv(
             path, separator=delimiter, has_header=False, skip_lines=head.lines,
             infer_schema=False, new_columns=names,
@@ -220,36 +237,36 @@ def _read_quoted(path: str, delimiter: str, head: Head) -> pl.DataFrame:
     return frame if len(names) == 1 else frame.filter(~pl.all_horizontal(pl.all().is_null()))
 
 
-def _delimiter(path: str) -> str:
+def _find_delimiter(path: str) -> str:
     """The delimiter that cuts most of the first lines into equally many cells."""
-    fits = {delimiter: fit for delimiter, fit in _fits(path).items() if fit[1] > 1}
+    fits = {delimiter: fit for delimiter, fit in _measure_fits(path).items() if fit[1] > 1}
     return max(fits, key=fits.__getitem__) if fits else ","
 
 
 def is_plain(path: str) -> bool:
     """Whether a text is no table: no delimiter cuts all of its first lines into as many cells."""
-    return not any(share == 1 and width > 1 for share, width in _fits(path).values())
+    return not any(share == 1 and width > 1 for share, width in _measure_fits(path).values())
 
 
-def _fits(path: str) -> dict[str, tuple[float, int]]:
+def _measure_fits(path: str) -> dict[str, tuple[float, int]]:
     """By delimiter: the share of the first lines with as many cells as the first, and how many."""
     lines = _first_lines(path)
-    lines = [line for line in lines[_remarks(lines) :] if line.strip()]
-    found = {}
+    lines = [line for line in lines[_count_remarks(lines) :] if line.strip()]
+    fits = {}
     for delimiter in _DELIMITERS:
         widths = [len(row) for row in csv.reader(lines, delimiter=delimiter)] or [1]
-        found[delimiter] = widths.count(widths[0]) / len(widths), widths[0]
-    return found
+        fits[delimiter] = widths.count(widths[0]) / len(widths), widths[0]
+    return fits
 
 
 @dataclass(frozen=True)
 class Head:
-    """What stands above the rows of a text.
+    """What precedes the rows of a text.
 
     Attributes:
         names: of the columns.
         lines: how many lines of the file it takes.
-        said: in words.
+        said: the same in words.
     """
 
     names: list[str]
@@ -257,18 +274,18 @@ class Head:
     said: str
 
 
-def _head(path: str, delimiter: str) -> Head:
+def _read_head(path: str, delimiter: str) -> Head:
     """Remarks, and the names of the columns or a line that is neither names nor a row.
 
     Raises:
-        DataError: a name stands twice.
+        DataError: a name occurs twice.
     """
     lines = _first_lines(path)
-    remarks = _remarks(lines)
+    remarks = _count_remarks(lines)
     rows = list(csv.reader(lines[remarks:], delimiter=delimiter)) or [[]]
     first, said = rows[0], f"{remarks} lines of remarks, " if remarks else ""
-    if remarks and (names := _named_by_remark(lines[remarks - 1], rows, delimiter)):
-        return Head(_distinct(names, path), remarks, f"{said}the last with the names of columns")
+    if remarks and (names := _names_in_remark(lines[remarks - 1], rows, delimiter)):
+        return Head(check_names(names, path), remarks, f"{said}the last with the names of columns")
     if not any(cell.strip() for cell in first):
         raise DataError(
             f"line {remarks + 1} of {path} must hold column names or values, and it is empty"
@@ -281,7 +298,7 @@ def _head(path: str, delimiter: str) -> Head:
     if kind == "neither":
         said += f"line {remarks + 1} is left out, which is neither names nor a row, "
     said += f"{'with' if kind == 'names' else 'without'} a header"
-    return Head(_distinct(names, path), remarks + (kind != "row"), said)
+    return Head(check_names(names, path), remarks + (kind != "row"), said)
 
 
 def _first_lines(path: str) -> list[str]:
@@ -289,7 +306,7 @@ def _first_lines(path: str) -> list[str]:
         return [line for line, _ in zip(file, range(_SNIFFED), strict=False)]
 
 
-def _remarks(lines: Sequence[str]) -> int:
+def _count_remarks(lines: Sequence[str]) -> int:
     """How many lines before the first row begin with # or are empty; none if all do."""
     marked = 0
     for number, line in enumerate(lines, start=1):
@@ -300,7 +317,7 @@ def _remarks(lines: Sequence[str]) -> int:
     return 0
 
 
-def _named_by_remark(line: str, rows: Sequence[Sequence[str]], delimiter: str) -> list[str]:
+def _names_in_remark(line: str, rows: Sequence[Sequence[str]], delimiter: str) -> list[str]:
     """The names in a remark above rows of numbers that has as many cells as they."""
     cells = next(csv.reader([line.lstrip().lstrip("#")], delimiter=delimiter), [])
     names = [cell.strip() for cell in cells]
@@ -311,7 +328,7 @@ def _named_by_remark(line: str, rows: Sequence[Sequence[str]], delimiter: str) -
 def _kind_of_line(first: Sequence[str], below: Sequence[Sequence[str]]) -> str:
     """Whether a line above others is "names", a "row", or "neither".
 
-    Names are text, or numbers that count, 0, 1, 2 or years, beside text above numbers. A line with
+    Names are text, or numbers that count, 0, 1, 2 or years, next to text above numbers. A line with
     other numbers and text above numbers is neither.
     """
     values = [cell for cell in first if _is_value(cell)]
@@ -332,8 +349,8 @@ def _kind_of_line(first: Sequence[str], below: Sequence[Sequence[str]]) -> str:
     return "neither" if len(above) > 1 else "row"
 
 
-def _distinct(names: list[str], path: str) -> list[str]:
-    """The names; raises DataError where one stands twice."""
+def check_names(names: list[str], path: str) -> list[str]:
+    """The names of columns; raises DataError where one occurs twice."""
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise DataError(f"every column of {path} must have its own name, got {twice[0]!r} twice")
@@ -347,7 +364,7 @@ def _check_rows(path: str, delimiter: str, head: Head) -> None:
         rows = csv.reader(islice(file, head.lines, None), delimiter=delimiter)
         for row in rows:
             if row and len(row) != width:
-                raise ragged(path, width, head.lines + rows.line_num, len(row))
+                raise ragged_error(path, width, head.lines + rows.line_num, len(row))
 
 
 def _is_number(cell: str) -> bool:
@@ -369,12 +386,12 @@ def _is_missing(cell: str) -> bool:
 
 def as_numbers(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with numbers where a column of text holds nothing else."""
-    return frame.with_columns([_one_as_numbers(column) for column in frame.get_columns()])
+    return frame.with_columns([_column_as_numbers(column) for column in frame.get_columns()])
 
 
-def _one_as_numbers(column: pl.Series) -> pl.Series:
+def _column_as_numbers(column: pl.Series) -> pl.Series:
     import polars as pl
 
     if column.dtype != pl.String:
         return column.fill_nan(None) if column.dtype.is_float() else column
-    return kinds_of(column)[1]
+    return find_kind(column)[1]

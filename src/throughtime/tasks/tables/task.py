@@ -1,19 +1,22 @@
-"""What the tasks on the users' own files share: facts from a file, answers to a file."""
+"""What the tasks on the users' own files share: facts, answers, the split, and vocabularies."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from torch import nn
 
 from throughtime.errors import DataError
-from throughtime.tasks.layers import with_cell_found
-from throughtime.tasks.recipe import FileRecipe, Recipe, did_you_mean, facts_in
+from throughtime.tasks.layers import resolve_cell
+from throughtime.tasks.recipe import FileRecipe, Recipe, did_you_mean, parse_facts
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.read import read, read_blocks
 from throughtime.tasks.task import Score, Task
@@ -29,24 +32,20 @@ Found = TypeVar("Found")
 
 
 class FileTask(Task, Generic[Given, Found]):
-    """A task on a file; what it finds there when a run begins stands in the recipe, as `facts`.
+    """A task on a file; what it finds there when a run begins is in the recipe, as `facts`."""
 
-    Attributes:
-        options_given: its recipe.
-    """
-
-    shares = False
+    in_percent = False
     facts_kind: ClassVar[type[Any]]  # a dataclass with a field `read`, for people
+    recipe: Given
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         assert isinstance(recipe, self.options)
-        self.options_given = cast(Given, recipe)
 
     @classmethod
     @abstractmethod
     def find_facts(cls, recipe: Given) -> Found:
-        """All that the file of a recipe says.
+        """The facts in the file of a recipe.
 
         Raises:
             DataError: the file cannot be learned from.
@@ -54,23 +53,23 @@ class FileTask(Task, Generic[Given, Found]):
 
     @classmethod
     def settle(cls, recipe: Recipe) -> Recipe:
-        given = cast(Given, with_cell_found(recipe))
+        given = cast(Given, resolve_cell(recipe))
         facts = asdict(cast(Any, cls.find_facts(given)))
         return replace(given, facts=json.loads(json.dumps(facts)))  # as config.json has them
 
     @cached_property
     def facts(self) -> Found:
-        """What the file says."""
-        return cast(Found, facts_in(self.facts_kind, self.options_given.facts))
+        """The facts in the file."""
+        return cast(Found, parse_facts(self.facts_kind, self.recipe.facts))
 
-    def read(self) -> list[tuple[str, str]]:
+    def describe_data(self) -> list[tuple[str, str]]:
         return [(name, words) for name, words in cast(Any, self.facts).read]
 
 
 class TableTask(FileTask[Given, Found]):
     """A task whose data are a table; a subclass finds what it holds and answers to another."""
 
-    asks = "FILE"
+    item_name = "FILE"
     lines: ClassVar[bool] = False  # it answers to lines of text too
     together: ClassVar[int] = 0  # series side by side, each answered by itself; 0: not so
 
@@ -97,7 +96,7 @@ class TableTask(FileTask[Given, Found]):
 
     @abstractmethod
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
-        """What `model` says to a table, as a table, and what people should know of it.
+        """The model's answers to a table, as a table, and notes on them.
 
         Raises:
             DataError: the table cannot be taken; names the column or the row.
@@ -126,6 +125,24 @@ class TableTask(FileTask[Given, Found]):
         return next(iter(self.baselines(split).values()))
 
 
+def find_unseen(
+    table: DataTable, kind: str, keys: Sequence[Hashable], trained_on: Iterable[Hashable]
+) -> list[int]:
+    """The numbers of the items of a table that training did not see, by their keys.
+
+    Raises:
+        DataError: it saw all of them.
+    """
+    old = set(trained_on)
+    unseen = [number for number, key in enumerate(keys) if key not in old]
+    if not unseen:
+        raise DataError(
+            f"{table.name} must have {kind} that the training did not see, and it has none; "
+            "give others"
+        )
+    return unseen
+
+
 def check_like_training(table: DataTable, columns: Sequence[str]) -> None:
     """Raises DataError where a table has not a column that training had."""
     for column in columns:
@@ -135,3 +152,100 @@ def check_like_training(table: DataTable, columns: Sequence[str]) -> None:
                 f"{table.name} must have the column {column}, as the file of the training had, "
                 f"and it has {', '.join(table.frame.columns[:20])}{hint}"
             )
+
+
+SIDES = ("train", "validation", "test")
+_HELD_OUT = 0.1  # of the items, for each of the two sides
+
+
+def split_by_key(keys: Sequence[str], weights: Sequence[int] | None = None) -> dict[str, list[int]]:
+    """The numbers of the items of each side.
+
+    A key whose items weigh more than a side may have is trained on.
+
+    Args:
+        keys: of the items; what has one key stays together.
+        weights: of the items, 1 where left out.
+    """
+    by_key: dict[str, list[int]] = defaultdict(list)
+    for number, key in enumerate(keys):
+        by_key[key].append(number)
+    weights = weights or [1] * len(keys)
+    share = max(1, math.floor(_HELD_OUT * sum(weights)))
+    filled = {"test": 0, "validation": 0}
+    sides: dict[str, list[int]] = {side: [] for side in SIDES}
+    for numbers in sorted(by_key.items(), key=lambda item: hash_text(item[0])):
+        weight = sum(weights[n] for n in numbers[1])
+        side = next((s for s, full in filled.items() if full < share), "train")
+        if side != "train" and weight > max(share, 1):
+            side = "train"
+        if side != "train":
+            filled[side] += weight
+        sides[side] += numbers[1]
+    return {side: sorted(numbers) for side, numbers in sides.items()}
+
+
+def hash_text(text: str) -> str:
+    """A text's hash."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def join_keys(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """A key for each pair, the same for pairs that share their first or their second part.
+
+    It is the smallest text among those that are connected, so that no order matters.
+    """
+    parent: dict[tuple[int, str], tuple[int, str]] = {}
+
+    def root(node: tuple[int, str]) -> tuple[int, str]:
+        parent.setdefault(node, node)
+        while parent[node] != node:
+            parent[node] = parent[parent[node]]
+            node = parent[node]
+        return node
+
+    listed = list(pairs)
+    for first, second in listed:
+        a, b = sorted((root((0, first)), root((1, second))))
+        parent[b] = a
+    return [root((0, first))[1] for first, _ in listed]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Units by number, after those that every vocabulary has: 0 .. `first` - 1.
+
+    Attributes:
+        units: as training has them, the most frequent first.
+        first: the number of the first one.
+        unknown: the number of all others.
+    """
+
+    units: list[str]
+    first: int
+    unknown: int
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {unit: number for number, unit in enumerate(self.units, start=self.first)}
+
+    def __len__(self) -> int:
+        return self.first + len(self.units)
+
+    def __contains__(self, unit: str) -> bool:
+        return unit in self._numbers
+
+    def number(self, unit: str) -> int:
+        """Of a unit, or of the unknown."""
+        return self._numbers.get(unit, self.unknown)
+
+    def unit(self, number: int) -> str:
+        """The unit of a number; `?` for what is none."""
+        return self.units[number - self.first] if number >= self.first else "?"
+
+
+def most_frequent(units: Iterable[str], at_most: int, at_least: int = 1) -> list[str]:
+    """The units that occur at least so often, the most frequent first, equals by their text."""
+    counted = Counter(units)
+    kept = [unit for unit, count in counted.items() if count >= at_least]
+    return sorted(kept, key=lambda unit: (-counted[unit], unit))[:at_most]

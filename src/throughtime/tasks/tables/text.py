@@ -1,30 +1,35 @@
-"""Tables whose cells are text, taken as they stand: a token may be `?`, `NA` or a quotation mark.
+"""Tables whose cells are text, taken as they are: a token may be `?`, `NA` or a quotation mark.
 
-Rows keep the numbers of their lines, so that what is wrong is named by the line it stands in.
+Rows keep the numbers of their lines, so that errors name the line.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from throughtime.errors import DataError
-from throughtime.tasks.recipe import FileRecipe, did_you_mean, option, short
+from throughtime.tasks.recipe import FileRecipe, option, short
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.pieces import open_text
-from throughtime.tasks.tables.read import digest, told_by_polars
+from throughtime.tasks.tables.read import (
+    LINES,
+    TEXTS,
+    check_names,
+    explain_polars,
+    find_ending,
+    hash_files,
+    read_object,
+)  # fmt: skip
 from throughtime.tasks.tables.task import BUILTIN
 
-TABLES, LINES = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson")
 _WORDS = {"\t": "tab", " ": "space"}
 _PARTS = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
-_SNIFFED = 200  # lines that the form of a file is told by
+_SNIFFED = 200  # lines by which the form of a file is detected
 T = TypeVar("T")
 _BY_NAME = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
 
@@ -41,14 +46,14 @@ class TextRecipe(FileRecipe):
     )  # fmt: skip
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """A text in words; marks are words of their own."""
     return _PARTS.findall(text)
 
 
-def digest_of(data: str) -> str:
+def hash_data(data: str) -> str:
     """Of the file of a recipe."""
-    return BUILTIN if data == BUILTIN else digest(data)
+    return BUILTIN if data == BUILTIN else hash_files(data)
 
 
 def read_texts(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable:
@@ -56,7 +61,7 @@ def read_texts(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable
 
     Args:
         path: the file.
-        recipe: what it says of the delimiter and the header goes before what is found.
+        recipe: its delimiter and header, where given, go before those that are detected.
         names: that columns may have; a first line with one of them is a header.
 
     Raises:
@@ -69,21 +74,12 @@ def read_texts(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable
 def read_text_blocks(
     path: str, recipe: TextRecipe, names: Sequence[str], count: int | None
 ) -> Iterator[DataTable]:
-    """As `read_texts`, so many rows at a time, none of which hangs on another; None: all of them.
+    """As `read_texts`, so many rows at a time, none of which depends on another; None: all of them.
 
     Raises:
         DataError, OSError: as `read_texts`.
     """
-    ending = Path(path).suffix.casefold()
-    endings = (*TABLES, ".parquet", *LINES)
-    if ending not in endings:
-        raise DataError(
-            f"a file of data must end in {', '.join(endings)}, got {short(path)}"
-            f"{did_you_mean(ending, endings)}"
-        )
-    with open(path, "rb") as file:
-        if not file.read(1):
-            raise DataError(f"{path} must hold rows, and it is empty (0 bytes)")
+    ending = find_ending(path, (*TEXTS, ".parquet", *LINES))
     if ending == ".parquet":
         tables = _parquet_blocks(path, count)
     elif ending in LINES:
@@ -114,7 +110,7 @@ def make_table(
 def _parquet_blocks(path: str, count: int | None) -> Iterator[DataTable]:
     import polars as pl
 
-    with told_by_polars(path, "a Parquet file"):
+    with explain_polars(path, "a Parquet file"):
         whole = pl.scan_parquet(path)
         rows = int(whole.select(pl.len()).collect().item())
         for first in range(0, rows, count or max(1, rows)):
@@ -135,7 +131,7 @@ def _objects(path: str, kinds: dict[str, tuple[bool, int]]) -> Iterator[tuple[in
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            row = _flat(_object(line, path, number))
+            row = _flatten(read_object(line, path, number))
             for name, value in row.items():
                 listed = isinstance(value, list)
                 if value is None or kinds.setdefault(name, (listed, number))[0] == listed:
@@ -164,20 +160,7 @@ def _in_blocks(items: Iterator[T], count: int | None) -> Iterator[list[T]]:
         yield part
 
 
-def _object(line: str, path: str, number: int) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise DataError(
-            f"every line of {path} must be a JSON object, and line {number} is "
-            f"{short(line.strip())}"
-        )
-    return value
-
-
-def _flat(value: dict[str, Any]) -> dict[str, Any]:
+def _flatten(value: dict[str, Any]) -> dict[str, Any]:
     """Its cells as text; of an object within it, a cell each."""
     flat: dict[str, Any] = {}
     for name, one in value.items():
@@ -195,7 +178,7 @@ def _row_blocks(
     path: str, recipe: TextRecipe, names: Sequence[str], count: int | None
 ) -> Iterator[DataTable]:
     """Rows of cells, all as long as the first."""
-    delimiter = _BY_NAME.get(recipe.delimiter, recipe.delimiter) or _delimiter(path)
+    delimiter = _BY_NAME.get(recipe.delimiter, recipe.delimiter) or _find_delimiter(path)
     if len(delimiter) != 1:
         raise DataError(f"--delimiter must be one sign, or tab, got {short(delimiter)}")
     rows = _full_rows(path, delimiter)
@@ -206,7 +189,7 @@ def _row_blocks(
     header = recipe.header == "yes" or (recipe.header == "found" and _has_header(cells, names))
     if header and len(begin) == 1:
         raise DataError(f"{path} must hold rows, and it has none behind its column names")
-    columns = _names(cells[0] if header else [""] * len(cells[0]), path)
+    columns = _name_columns(cells[0] if header else [""] * len(cells[0]), path)
     word = _WORDS.get(delimiter, f"'{delimiter}'")
     form = f"text, delimiter {word}, {'with' if header else 'without'} a header"
     for part in _in_blocks(chain(begin[header:], rows), count):
@@ -253,7 +236,7 @@ def _is_quoted(path: str, delimiter: str) -> bool:
         return not any(line.count('"') % 2 for line in file)
 
 
-def _delimiter(path: str) -> str:
+def _find_delimiter(path: str) -> str:
     """The delimiter that cuts most of the first lines into equally many cells."""
     with open_text(path) as file:
         lines = [line for line in islice(file, _SNIFFED) if line.strip()]
@@ -275,12 +258,8 @@ def _has_header(rows: list[list[str]], names: Sequence[str]) -> bool:
     return bare and longer > len(rest) / 2
 
 
-def _names(first: list[str], path: str) -> list[str]:
-    names = [cell or f"column_{n}" for n, cell in enumerate(first, start=1)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise DataError(f"every column of {path} must have its own name, got {twice[0]!r} twice")
-    return names
+def _name_columns(first: list[str], path: str) -> list[str]:
+    return check_names([cell or f"column_{n}" for n, cell in enumerate(first, start=1)], path)
 
 
 def find_role(

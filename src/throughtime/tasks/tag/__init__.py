@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -10,33 +9,39 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
-from throughtime.errors import DataError
-from throughtime.tasks.knowledge import ask_layers
-from throughtime.tasks.picture import Picture, draw_confusion
+from throughtime.tasks.picture import Picture, ask_layers, draw_confusion
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.task import TableTask, check_like_training
-from throughtime.tasks.tables.text import digest_of, words_of
-from throughtime.tasks.tag.find import check_labels, find_tags, sides_of, source
-from throughtime.tasks.tag.model import IGNORED, RULE, Counts, Numbered, Tagger, encode, measure
+from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
+from throughtime.tasks.tables.text import hash_data, split_words
+from throughtime.tasks.tag.find import check_labels, find_tags, read_source, split_sentences
+from throughtime.tasks.tag.model import RULE, Counts, Numbered, Tagger, encode, measure
 from throughtime.tasks.tag.sentences import (
     Sentences,
     TagFacts,
     TagRecipe,
+    list_sentences,
     read_tokens,
-    sentences_in,
 )
-from throughtime.tasks.task import Batch, Batches, Example, Posed, Score
+from throughtime.tasks.task import (
+    IGNORED,
+    Batch,
+    Batches,
+    DiagnosisInput,
+    Example,
+    Score,
+    mean_nats,
+    usual_length,
+)
 
 if TYPE_CHECKING:
     import polars as pl
 
 _EXAMPLES, _LONGEST = 6, 12  # sentences that are shown, and their tokens
 _AT_ONCE = 64
-_PROBED, _BATCHES = 2500, 12  # tokens that the layers are asked for, and batches of them
+_PROBED, _BATCHES = 2500, 12  # tokens that are probed, and batches of them
 
 
 class Tag(TableTask[TagRecipe, TagFacts]):
@@ -45,9 +50,9 @@ class Tag(TableTask[TagRecipe, TagFacts]):
     name = "tag"
     options, facts_kind = TagRecipe, TagFacts
     monitor = "nats"
-    more_is_better = True
+    higher_is_better = True
     lines = True
-    asks = "'SENTENCE'"
+    item_name = "'SENTENCE'"
     ignores = ("length",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"hidden": 64, "batch_size": 32, "lr": 4e-3, "steps": 600, "warmup": 50,
@@ -61,7 +66,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         return find_tags(recipe)
 
     def table(self, path: str) -> DataTable:
-        return read_tokens(path, self.options_given)
+        return read_tokens(path, self.recipe)
 
     @cached_property
     def _sentences(self) -> dict[str, Sentences]:
@@ -70,13 +75,11 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         Raises:
             DataError: the file is another one than when the run began.
         """
-        check_unchanged(
-            self.options_given.data, digest_of(self.options_given.data), self.facts.digest
-        )
-        table = source(self.options_given)
-        found = sentences_in(table, self.facts, labelled=True)
-        sides, _ = sides_of(found, table, self.facts)
-        return {side: found.of(numbers) for side, numbers in sides.items()}
+        check_unchanged(self.recipe.data, hash_data(self.recipe.data), self.facts.digest)
+        table = read_source(self.recipe)
+        sentences = list_sentences(table, self.facts, labelled=True)
+        sides, _ = split_sentences(sentences, table, self.facts)
+        return {side: sentences.of(numbers) for side, numbers in sides.items()}
 
     @cached_property
     def _items(self) -> dict[str, Numbered]:
@@ -105,10 +108,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         return int((batch[1] != IGNORED).sum())
 
     def _distance(self, logits: Tensor, truth: Tensor) -> Tensor:
-        return cross_entropy(
-            logits.flatten(0, -2), truth.flatten(), ignore_index=IGNORED,
-            label_smoothing=self.recipe.smoothing,
-        )  # fmt: skip
+        return mean_nats(logits, truth, self.recipe.smoothing)
 
     def score(self, model: nn.Module, split: str) -> Score:
         how = f"by {self.facts.group}" if self.facts.group else "by hash of the sentence"
@@ -116,36 +116,40 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         return self._score(model, self._sentences[split], self._items[split], split, where)
 
     def _score(
-        self, model: nn.Module, found: Sentences, items: Numbered, name: str, where: str
+        self, model: nn.Module, sentences: Sentences, items: Numbered, name: str, where: str
     ) -> Score:
         logits = answers(model, items)
-        figures = measure(torch.cat(logits), torch.cat(items.truth), self._unseen(found))
-        short = [n for n, one in enumerate(found.tokens) if len(one) <= _LONGEST]
+        figures = measure(torch.cat(logits), torch.cat(items.truth), self._unseen(sentences))
+        short = [n for n, one in enumerate(sentences.tokens) if len(one) <= _LONGEST]
         chosen = (short or [0])[:: max(1, len(short) // _EXAMPLES)][:_EXAMPLES]
         examples = []
         for n in chosen:
-            said = [self.facts.labels[int(k)] for k in logits[n].argmax(-1)]
-            truth, given = found.labels[n], " ".join(found.tokens[n])
-            examples.append(Example(given, " ".join(said), " ".join(truth), said == truth))
-        count = f"{len(found.tokens)} sentences, {sum(map(len, found.tokens))} tokens"
-        return Score(f"{name}: {count}, {where}", RULE, len(found.tokens), figures, (*examples,))
+            predicted = [self.facts.labels[int(k)] for k in logits[n].argmax(-1)]
+            truth, tokens = sentences.labels[n], " ".join(sentences.tokens[n])
+            examples.append(
+                Example(tokens, " ".join(predicted), " ".join(truth), predicted == truth)
+            )
+        count = f"{len(sentences.tokens)} sentences, {sum(map(len, sentences.tokens))} tokens"
+        return Score(
+            f"{name}: {count}, {where}", RULE, len(sentences.tokens), figures, (*examples,)
+        )
 
-    def _unseen(self, found: Sentences) -> Tensor:
+    def _unseen(self, sentences: Sentences) -> Tensor:
         seen = self.facts.word_numbers
-        tokens = [token for one in found.tokens for token in one]
+        tokens = [token for one in sentences.tokens for token in one]
         return torch.tensor([token.casefold() not in seen for token in tokens])
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Each word's most frequent label, and by suffix for the words that training had not."""
         return self._simple_on(self._sentences[split], self._items[split])
 
-    def _simple_on(self, found: Sentences, items: Numbered) -> dict[str, dict[str, float]]:
+    def _simple_on(self, sentences: Sentences, items: Numbered) -> dict[str, dict[str, float]]:
         guesses = {
             "most frequent tag": self._counts.frequent,
             "and by suffix": self._counts.by_suffix,
         }
-        truth, unseen = torch.cat(items.truth), self._unseen(found)
-        tokens = [token for one in found.tokens for token in one]
+        truth, unseen = torch.cat(items.truth), self._unseen(sentences)
+        tokens = [token for one in sentences.tokens for token in one]
         figures = {}
         for name, guess in guesses.items():
             shares = {token: guess(token) for token in {*tokens}}
@@ -158,22 +162,17 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         """On the sentences of a table that no training saw."""
         facts = replace(self.facts, group="")
         check_like_training(table, [facts.token, facts.series, facts.label])
-        found = sentences_in(table, facts, labelled=True)
-        check_labels(found, range(len(found.names)), {*facts.labels}, table, facts)
+        sentences = list_sentences(table, facts, labelled=True)
+        check_labels(sentences, range(len(sentences.names)), {*facts.labels}, table, facts)
         trained_on = (self._sentences["train"], self._sentences["validation"])
-        old = {tuple(tokens) for side in trained_on for tokens in side.tokens}
-        new = [n for n, tokens in enumerate(found.tokens) if tuple(tokens) not in old]
-        if not new:
-            raise DataError(
-                f"{table.name} must have sentences that the training did not see, and it has "
-                "none; give others"
-            )
-        left, found = len(found.names) - len(new), found.of(new)
-        items = encode(found.tokens, found.labels, facts)
+        old = (tuple(tokens) for side in trained_on for tokens in side.tokens)
+        new = find_unseen(table, "sentences", [*map(tuple, sentences.tokens)], old)
+        left, sentences = len(sentences.names) - len(new), sentences.of(new)
+        items = encode(sentences.tokens, sentences.labels, facts)
         where = f"{left} that the training saw are left out" if left else "none that training saw"
-        score = self._score(model, found, items, table.name, where)
-        score = replace(score, notes=tuple(self._new_in(found.tokens)))
-        return score, self._simple_on(found, items)
+        score = self._score(model, sentences, items, table.name, where)
+        score = replace(score, notes=tuple(self._new_in(sentences.tokens)))
+        return score, self._simple_on(sentences, items)
 
     @cached_property
     def _counts(self) -> Counts:
@@ -186,7 +185,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         Of its label, and of its word's class: the label that the word has most often in training.
         Shuffled labels are drawn by word, so that a read-out that memorises words is seen.
         """
-        items, found = self._items["test"], self._sentences["test"]
+        items, sentences = self._items["test"], self._sentences["test"]
         ends = torch.tensor([len(one) for one in items.tokens]).cumsum(0)
         count = max(2, int((ends <= _PROBED).sum()))
         few = range(min(count, len(ends)))
@@ -194,7 +193,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         seen, guess = self.facts.word_numbers, self._counts.frequent
         classes = [
             torch.tensor([int(guess(t).argmax()) if t.casefold() in seen else -1 for t in one])
-            for one in found.tokens[:count]
+            for one in sentences.tokens[:count]
         ]
         inputs = [items.batch(part)[0] for part in parts]
         words = [pad_sequence([items.tokens[n] for n in part]) for part in parts]
@@ -207,35 +206,37 @@ class Tag(TableTask[TagRecipe, TagFacts]):
     def pictures(self, model: nn.Module) -> list[Picture]:
         """The confusion matrix of the test part."""
         items = self._items["test"]
-        said = torch.cat(answers(model, items)).argmax(-1)
-        return [draw_confusion(said, torch.cat(items.truth), self.facts.labels, "labels")]
+        predicted = torch.cat(answers(model, items)).argmax(-1)
+        return [draw_confusion(predicted, torch.cat(items.truth), self.facts.labels, "labels")]
 
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
         """The label of each token, and how probable it is."""
         import polars as pl
 
         check_like_training(table, [self.facts.token, self.facts.series])
-        found = sentences_in(table, replace(self.facts, group=""), labelled=False)
-        said = self._said(model, found.tokens)
+        sentences = list_sentences(table, replace(self.facts, group=""), labelled=False)
+        predicted = self._said(model, sentences.tokens)
         rows = [
             (name, token, label, share)
-            for name, tokens, marks in zip(found.names, found.tokens, said, strict=True)
+            for name, tokens, marks in zip(
+                sentences.names, sentences.tokens, predicted, strict=True
+            )
             for token, (label, share) in zip(tokens, marks, strict=True)
         ]
         names = [self.facts.series or "sentence", self.facts.token, self.facts.label, "probability"]
-        return pl.DataFrame(rows, schema=names, orient="row"), self._new_in(found.tokens)
+        return pl.DataFrame(rows, schema=names, orient="row"), self._new_in(sentences.tokens)
 
     def _said(
         self, model: nn.Module, sentences: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float]]]:
         """Label and probability of each token."""
         items = encode(sentences, [[""] * len(one) for one in sentences], self.facts)
-        said = []
+        predicted = []
         for logits in answers(model, items):
             best = logits.double().softmax(-1).max(-1)
             labels = [self.facts.labels[n] for n in best.indices.tolist()]
-            said.append([*zip(labels, best.values.tolist(), strict=True)])
-        return said
+            predicted.append([*zip(labels, best.values.tolist(), strict=True)])
+        return predicted
 
     def _new_in(self, sentences: Sequence[Sequence[str]]) -> list[str]:
         """What training had not of some sentences, in words."""
@@ -248,46 +249,47 @@ class Tag(TableTask[TagRecipe, TagFacts]):
             notes += [f"training had no character {' '.join(new[:20])}"]
         return notes
 
-    def unseen_in(self, items: Sequence[str]) -> list[str]:
+    def describe_unseen(self, items: Sequence[str]) -> list[str]:
         return self._new_in([self._tokens(item) for item in items])
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """`the/DET house/NOUN` for each sentence typed."""
         sentences = [self._tokens(item) for item in items]
-        said = self._said(model, sentences)
+        predicted = self._said(model, sentences)
         return [
             " ".join(f"{token}/{label}" for token, (label, _) in zip(one, marks, strict=True))
-            for one, marks in zip(sentences, said, strict=True)
+            for one, marks in zip(sentences, predicted, strict=True)
         ]
 
     def _tokens(self, text: str) -> list[str]:
-        """What stands between spaces; cut at marks that training has as tokens of their own."""
+        """The parts between spaces, cut at marks that training has as tokens of their own."""
         tokens: list[str] = []
         for piece in text.split():
-            parts = words_of(piece)
+            parts = split_words(piece)
             marks = [part for part in parts if not part[0].isalnum()]
             cut = marks and all(mark in self.facts.word_numbers for mark in marks)
             known = piece.casefold() in self.facts.word_numbers
             tokens += parts if cut and not known else [piece]
         return tokens
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
-        """Training sentences of the length that stands most often, which need no padding."""
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
+        """Training sentences of the most frequent length, which need no padding."""
         train = self._items["train"]
-        (length, _), *_ = Counter(len(one) for one in train.tokens if len(one) > 1).most_common()
-        chosen = [n for n, one in enumerate(train.tokens) if len(one) == length][: batches * rows]
+        longer = [n for n, one in enumerate(train.tokens) if len(one) > 1]
+        usual = usual_length([len(train.tokens[n]) for n in longer], batches * rows)
+        chosen = [longer[n] for n in usual]
         parts = [chosen[k : k + rows] for k in range(0, len(chosen), rows)]
-        return Posed(model, [train.batch(part) for part in parts], self._distance)
+        return DiagnosisInput(model, [train.batch(part) for part in parts], self._distance)
 
 
 @torch.no_grad()
 def answers(model: nn.Module, items: Numbered) -> list[Tensor]:
     """Logits (T, labels) of each sentence, in their order."""
     order = sorted(range(len(items.tokens)), key=lambda n: len(items.tokens[n]))
-    found: dict[int, Tensor] = {}
+    by_number: dict[int, Tensor] = {}
     for k in range(0, len(order), _AT_ONCE):
         part = order[k : k + _AT_ONCE]
         logits = model(items.batch(part)[0])
         for column, n in enumerate(part):
-            found[n] = logits[: len(items.tokens[n]), column]
-    return [found[n] for n in range(len(order))]
+            by_number[n] = logits[: len(items.tokens[n]), column]
+    return [by_number[n] for n in range(len(order))]

@@ -1,4 +1,4 @@
-"""What a file says about tags: sentences, sides, and what training knows of words and labels.
+"""The facts in a file for tags: sentences, sides, and what training knows of words and labels.
 
 A file made here too, so that the task runs with none.
 """
@@ -12,16 +12,15 @@ from dataclasses import replace
 
 from throughtime.errors import DataError
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.sides import make_sides, most_frequent
-from throughtime.tasks.tables.task import BUILTIN
-from throughtime.tasks.tables.text import digest_of
+from throughtime.tasks.tables.task import BUILTIN, most_frequent, split_by_key
+from throughtime.tasks.tables.text import hash_data
 from throughtime.tasks.tag.sentences import (
     Sentences,
     TagFacts,
     TagRecipe,
     find_columns,
+    list_sentences,
     read_tokens,
-    sentences_in,
 )
 
 _WORDS, _CHARACTERS = 20_000, 500
@@ -31,88 +30,90 @@ _SHOWN = 20  # labels
 Sides = dict[str, list[int]]
 
 
-def source(recipe: TagRecipe) -> DataTable:
+def read_source(recipe: TagRecipe) -> DataTable:
     """The table of a recipe."""
     return make_tagged() if recipe.data == BUILTIN else read_tokens(recipe.data, recipe)
 
 
 def find_tags(recipe: TagRecipe) -> TagFacts:
-    """All that the file of a recipe says.
+    """The facts in the file of a recipe.
 
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
     """
-    table = source(recipe)
+    table = read_source(recipe)
     token, label, series, group = find_columns(table, recipe)
     facts = TagFacts(
-        digest=digest_of(recipe.data), token=token, label=label, series=series, group=group
+        digest=hash_data(recipe.data), token=token, label=label, series=series, group=group
     )
-    found = sentences_in(table, facts, labelled=True)
-    counted = Counter(mark for marks in found.labels for mark in marks)
+    sentences = list_sentences(table, facts, labelled=True)
+    counted = Counter(mark for marks in sentences.labels for mark in marks)
     if len(counted) < 2:
         raise DataError(
             f"column {label} of {table.name} must hold two labels or more, and it holds "
-            f"{short_of(next(iter(counted)))} alone, from {table.place(0)} on"
+            f"{shorten(next(iter(counted)))} alone, from {table.place(0)} on"
         )
-    different = len({" ".join(tokens) for tokens in found.tokens})
+    different = len({" ".join(tokens) for tokens in sentences.tokens})
     if different < _FEWEST:
         raise DataError(
             f"{table.name} must hold at least {_FEWEST} different sentences, some for each part, "
             f"and it holds {different}, told apart by {series or 'the signs . ! ?'}; name the "
             "column that tells them apart with --series, or add some"
         )
-    sides, note = sides_of(found, table, facts)
-    tokens = [token for n in sides["train"] for token in found.tokens[n]]
+    sides, note = split_sentences(sentences, table, facts)
+    tokens = [token for n in sides["train"] for token in sentences.tokens[n]]
     return replace(
         facts,
         words=most_frequent((token.casefold() for token in tokens), _WORDS),
         characters=most_frequent((sign for token in tokens for sign in token), _CHARACTERS),
         labels=sorted(counted),
-        read=_shown(facts, table, found, sides, note),
+        read=_describe(facts, table, sentences, sides, note),
     )
 
 
-def short_of(text: str) -> str:
+def shorten(text: str) -> str:
     """A label as a sentence shows it."""
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def sides_of(found: Sentences, table: DataTable, facts: TagFacts) -> tuple[Sides, str]:
+def split_sentences(sentences: Sentences, table: DataTable, facts: TagFacts) -> tuple[Sides, str]:
     """The sentences of each side, and what was moved or left out, in words.
 
-    Without groups, equal sentences stand on one side, and those with a label that training would
+    Without groups, equal sentences are on one side, and those with a label that training would
     lack are trained on. With groups, training leaves out the sentences that are held out too.
 
     Raises:
         DataError: a side is empty, or training lacks a label.
     """
-    said = ["\0".join(tokens) for tokens in found.tokens]
+    texts = ["\0".join(tokens) for tokens in sentences.tokens]
     if not facts.group:
-        sides = make_sides(said)
-        known = _labels(found, sides["train"])
-        rare = {n for s in ("validation", "test") for n in sides[s] if {*found.labels[n]} - known}
-        moved = {said[n] for n in rare}
-        every, trained_on = range(len(said)), {*sides["train"]}
+        sides = split_by_key(texts)
+        known = _list_labels(sentences, sides["train"])
+        rare = {
+            n for s in ("validation", "test") for n in sides[s] if {*sentences.labels[n]} - known
+        }
+        moved = {texts[n] for n in rare}
+        every, trained_on = range(len(texts)), {*sides["train"]}
         sides = {
-            "train": [n for n in every if said[n] in moved or n in trained_on],
-            **{s: [n for n in sides[s] if said[n] not in moved] for s in ("validation", "test")},
+            "train": [n for n in every if texts[n] in moved or n in trained_on],
+            **{s: [n for n in sides[s] if texts[n] not in moved] for s in ("validation", "test")},
         }
         note = f"{len(rare)} sentences moved to training, which lacked a label" if rare else ""
     else:
-        sides = make_sides(found.groups, [len(tokens) for tokens in found.tokens])
-        held_out = {said[n] for s in ("validation", "test") for n in sides[s]}
-        twice = {n for n in sides["train"] if said[n] in held_out}
+        sides = split_by_key(sentences.groups, [len(tokens) for tokens in sentences.tokens])
+        held_out = {texts[n] for s in ("validation", "test") for n in sides[s]}
+        twice = {n for n in sides["train"] if texts[n] in held_out}
         sides["train"] = [n for n in sides["train"] if n not in twice]
         note = f"{len(twice)} sentences that are held out left out of training" if twice else ""
-    _check_sides(sides, found, table, facts)
+    _check_sides(sides, sentences, table, facts)
     return sides, note
 
 
-def _labels(found: Sentences, numbers: list[int]) -> set[str]:
-    return {mark for n in numbers for mark in found.labels[n]}
+def _list_labels(sentences: Sentences, numbers: list[int]) -> set[str]:
+    return {mark for n in numbers for mark in sentences.labels[n]}
 
 
-def _check_sides(sides: Sides, found: Sentences, table: DataTable, facts: TagFacts) -> None:
+def _check_sides(sides: Sides, sentences: Sentences, table: DataTable, facts: TagFacts) -> None:
     for side, numbers in sides.items():
         if not numbers:
             raise DataError(
@@ -121,31 +122,33 @@ def _check_sides(sides: Sides, found: Sentences, table: DataTable, facts: TagFac
                 "another --group"
             )
     held_out = [*sides["validation"], *sides["test"]]
-    check_labels(found, held_out, _labels(found, sides["train"]), table, facts)
+    check_labels(sentences, held_out, _list_labels(sentences, sides["train"]), table, facts)
 
 
 def check_labels(
-    found: Sentences, numbers: Iterable[int], known: set[str], table: DataTable, facts: TagFacts
+    sentences: Sentences, numbers: Iterable[int], known: set[str], table: DataTable, facts: TagFacts
 ) -> None:
     """Raises DataError where a sentence has a label that training had not; names its row."""
     for n in numbers:
-        for mark, row in zip(found.labels[n], found.rows[n], strict=True):
+        for mark, row in zip(sentences.labels[n], sentences.rows[n], strict=True):
             if mark not in known:
                 raise DataError(
-                    f"a label must stand in the training part, and {short_of(mark)} of column "
+                    f"a label must stand in the training part, and {shorten(mark)} of column "
                     f"{facts.label} in {table.place(row)} does not; add some, or name another "
                     "--group"
                 )
 
 
-def _shown(
-    facts: TagFacts, table: DataTable, found: Sentences, sides: Sides, note: str
+def _describe(
+    facts: TagFacts, table: DataTable, sentences: Sentences, sides: Sides, note: str
 ) -> list[list[str]]:
     """What was read, for people."""
-    count = Counter(mark for marks in found.labels for mark in marks)
-    labels = [f"{short_of(name)} {n}" for name, n in count.most_common(_SHOWN)]
-    lengths = [len(tokens) for tokens in found.tokens]
-    listed = "in lists" if table.unit == "line" and found.rows[0][0] == found.rows[0][-1] else ""
+    count = Counter(mark for marks in sentences.labels for mark in marks)
+    labels = [f"{shorten(name)} {n}" for name, n in count.most_common(_SHOWN)]
+    lengths = [len(tokens) for tokens in sentences.tokens]
+    listed = (
+        "in lists" if table.unit == "line" and sentences.rows[0][0] == sentences.rows[0][-1] else ""
+    )
     apart = facts.series or listed or "a new one behind . ! ?"
     by = f"split by {facts.group}" if facts.group else "split by hash"
     parts = ", ".join(f"{side} {len(numbers)}" for side, numbers in sides.items())
@@ -175,45 +178,45 @@ Tagged = list[tuple[str, str]]
 def make_tagged() -> DataTable:
     """Sentences of 4 to some 20 tokens with their parts of speech.
 
-    Whether `walk` is a noun or a verb hangs on the words around it, and the ends of rare words say
-    what they are.
+    Whether `walk` is a noun or a verb depends on the words around it; the suffixes of rare words
+    give their part of speech.
     """
     import polars as pl
 
     draw = random.Random(7)
     rows = []
     for number in range(_SENTENCES):
-        sentence = [*_clause(draw), (".", "PUNCT")]
+        sentence = [*_make_clause(draw), (".", "PUNCT")]
         if draw.random() < 0.3:
-            sentence = [*_clause(draw), ("that", "SCONJ"), *sentence]
+            sentence = [*_make_clause(draw), ("that", "SCONJ"), *sentence]
         rows += [(f"s{number:04}", token, tag) for token, tag in sentence]
     frame = pl.DataFrame(rows, schema=["sentence", "token", "upos"], orient="row")
     return DataTable(frame, "builtin", "made here")
 
 
-def _clause(draw: random.Random) -> Tagged:
+def _make_clause(draw: random.Random) -> Tagged:
     subject: Tagged = [(draw.choice(["they", "we", "you"]), "PRON")]
     if draw.random() < 0.5:
-        subject = [*_noun_phrase(draw)]
+        subject = [*_make_noun_phrase(draw)]
     verb = (draw.choice([*_VERBS, *_BOTH]), "VERB")
     helped: Tagged = [("to", "PART"), (draw.choice(_BOTH), "VERB")]
-    clause = [*subject, verb, *(helped if draw.random() < 0.2 else _noun_phrase(draw))]
+    clause = [*subject, verb, *(helped if draw.random() < 0.2 else _make_noun_phrase(draw))]
     if draw.random() < 0.4:
-        clause += [(draw.choice(_PREPOSITIONS), "ADP"), *_noun_phrase(draw)]
+        clause += [(draw.choice(_PREPOSITIONS), "ADP"), *_make_noun_phrase(draw)]
     if draw.random() < 0.3:
-        clause += [(_made(draw, "ADV"), "ADV")]
+        clause += [(_make_word(draw, "ADV"), "ADV")]
     return clause
 
 
-def _noun_phrase(draw: random.Random) -> Tagged:
+def _make_noun_phrase(draw: random.Random) -> Tagged:
     phrase: Tagged = [(draw.choice(["the", "that", "a", "her"]), "DET")]
     if draw.random() < 0.5:
         made = draw.random() < 0.3
-        phrase += [(_made(draw, "ADJ") if made else draw.choice(_ADJECTIVES), "ADJ")]
+        phrase += [(_make_word(draw, "ADJ") if made else draw.choice(_ADJECTIVES), "ADJ")]
     made = draw.random() < 0.3
-    return [*phrase, (_made(draw, "NOUN") if made else draw.choice([*_NOUNS, *_BOTH]), "NOUN")]
+    return [*phrase, (_make_word(draw, "NOUN") if made else draw.choice([*_NOUNS, *_BOTH]), "NOUN")]
 
 
-def _made(draw: random.Random, kind: str) -> str:
+def _make_word(draw: random.Random, kind: str) -> str:
     """A word that nobody knows, with the ending of its kind."""
     return draw.choice(_ROOTS) + draw.choice(["", draw.choice(_ROOTS)]) + draw.choice(_MADE[kind])

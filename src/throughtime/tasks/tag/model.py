@@ -26,8 +26,8 @@ from torch.nn.utils.rnn import pad_sequence
 from throughtime.tasks.layers import make_layers
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tag.sentences import PADDING, UNKNOWN, TagFacts
+from throughtime.tasks.task import IGNORED
 
-IGNORED = -100  # a target the loss does not look at
 _BEGIN, _END = 8, 16  # characters of a longer word that are read
 _ALONE = 0.1  # share of words read by their characters alone, in training
 
@@ -47,7 +47,7 @@ class Numbered:
     truth: list[Tensor]
 
     def batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Tokens (T, B, 1 + C), zero behind a sentence's end, and labels (T, B), IGNORED there."""
+        """Tokens (T, B, 1 + C), zero after a sentence's end, and labels (T, B), IGNORED there."""
         places = pad_sequence([self.tokens[n] for n in rows])
         truth = pad_sequence([self.truth[n] for n in rows], padding_value=IGNORED)
         return self.kinds[places], truth
@@ -59,7 +59,7 @@ def encode(tokens: Sequence[Sequence[str]], labels: Sequence[Sequence[str]], fac
     places: dict[str, int] = {}
     for token in (token for one in tokens for token in one):
         places.setdefault(token, len(places) + 1)
-    rows = [_row(token, facts) for token in places]
+    rows = [_encode_token(token, facts) for token in places]
     width = max(map(len, rows), default=2)
     padded = [[PADDING] * width, *(row + [PADDING] * (width - len(row)) for row in rows)]
     number = {label: n for n, label in enumerate(facts.labels)}
@@ -70,7 +70,7 @@ def encode(tokens: Sequence[Sequence[str]], labels: Sequence[Sequence[str]], fac
     )
 
 
-def _row(token: str, facts: TagFacts) -> list[int]:
+def _encode_token(token: str, facts: TagFacts) -> list[int]:
     signs = token if len(token) <= _BEGIN + _END else token[:_BEGIN] + token[-_END:]
     word = facts.word_numbers.number(token.casefold())
     return [word, *(facts.character_numbers.number(sign) for sign in signs)]
@@ -100,7 +100,7 @@ class Tagger(nn.Module):
         self.readout = nn.Linear(self.layers.output_size, len(facts.labels))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits; those behind a sentence's end mean nothing."""
+        """Logits; those after a sentence's end mean nothing."""
         words, spelled = tokens[..., 0], tokens[..., 1:]
         lengths = (words != PADDING).sum(0)
         known = words > UNKNOWN
@@ -119,8 +119,8 @@ class Tagger(nn.Module):
         x = self.dropout(self.characters(kinds[:, :longest].T))
         _, state = self.speller(x, lengths=lengths)
         last = torch.cat([*state[0][0]], -1)
-        said: Tensor = last[places].unflatten(0, signs.shape[:2])
-        return said
+        encoded: Tensor = last[places].unflatten(0, signs.shape[:2])
+        return encoded
 
 
 _LONGEST, _PRIOR = 5, 0.1  # letters of a suffix; weight of the labels' own shares
@@ -131,7 +131,7 @@ RULE = (
 
 
 class Counts:
-    """How often each label stands at each word and suffix of the training part.
+    """How often each word and suffix of the training part has each label.
 
     Args:
         tokens, truth: of the training sentences, truth as the labels' numbers.
@@ -175,17 +175,17 @@ class Counts:
 
 def measure(logits: Tensor, truth: Tensor, unseen: Tensor) -> dict[str, float]:
     """The metrics of logits (N, labels); `unseen`: (N,) whether training lacked the word."""
-    said = logits.argmax(-1)
-    right = (said == truth).double()
-    figures = {"accuracy": float(right.mean()), "macro_f1": macro_f1(said, truth)}
+    predicted = logits.argmax(-1)
+    right = (predicted == truth).double()
+    figures = {"accuracy": float(right.mean()), "macro_f1": compute_macro_f1(predicted, truth)}
     if bool(unseen.any()):
         figures["unseen_accuracy"] = float(right[unseen].mean())
     return figures | {"nats": float(cross_entropy(logits.double(), truth))}
 
 
-def macro_f1(said: Tensor, truth: Tensor) -> float:
-    """Mean over the labels that are said or true of 2 hits / (said + true)."""
-    labels = torch.cat([said, truth]).unique().tolist()
-    both = [int(((said == n) & (truth == n)).sum()) for n in labels]
-    either = [int((said == n).sum() + (truth == n).sum()) for n in labels]
+def compute_macro_f1(predicted: Tensor, truth: Tensor) -> float:
+    """Mean of 2 hits / (answered + true) over the labels that are answered or true."""
+    labels = torch.cat([predicted, truth]).unique().tolist()
+    both = [int(((predicted == n) & (truth == n)).sum()) for n in labels]
+    either = [int((predicted == n).sum() + (truth == n).sum()) for n in labels]
     return math.fsum(2 * b / e for b, e in zip(both, either, strict=True)) / len(labels)

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import option
-from throughtime.tasks.tables import DataTable
+from throughtime.tasks.tables import DataTable, take
 from throughtime.tasks.tables.pieces import open_text
-from throughtime.tasks.tables.sides import Vocabulary
-from throughtime.tasks.tables.text import TABLES, TextRecipe, find_role, make_table, read_texts
+from throughtime.tasks.tables.read import LINES, TEXTS, find_ending
+from throughtime.tasks.tables.task import Vocabulary
+from throughtime.tasks.tables.text import TextRecipe, find_role, make_table, read_texts
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2  # of words and characters
 
@@ -37,7 +37,7 @@ class TagRecipe(TextRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class TagFacts:
-    """What the file says, all of it plain, for config.json.
+    """The facts in the file, as plain values for config.json.
 
     Attributes:
         digest: SHA-256 of the file.
@@ -72,12 +72,12 @@ SENTENCES = ("sentence", "sentence_id", "sent_id", "sentence #", "sentence_numbe
 _UNIVERSAL = "id form lemma upos xpos feats head deprel deps misc".split()
 _COLUMNS = (".conllu", ".conll", ".iob", ".bio")
 _ENDS = (".", "!", "?")
-_SNIFFED = 500  # lines that columns are told by
+_SNIFFED = 500  # lines by which columns are detected
 
 
 @dataclass(frozen=True)
 class Sentences:
-    """As they stand in a file; `rows` are the numbers of the table's rows of each token."""
+    """As in a file; `rows` are the numbers of the table's rows of each token."""
 
     names: list[str] = field(default_factory=list)
     tokens: list[list[str]] = field(default_factory=list)
@@ -87,12 +87,7 @@ class Sentences:
 
     def of(self, numbers: Iterable[int]) -> Sentences:
         """Some of them."""
-        chosen = list(numbers)
-        return Sentences(
-            [self.names[n] for n in chosen], [self.tokens[n] for n in chosen],
-            [self.labels[n] for n in chosen], [self.groups[n] for n in chosen],
-            [self.rows[n] for n in chosen],
-        )  # fmt: skip
+        return take(self, numbers)
 
 
 def read_tokens(path: str, recipe: TextRecipe) -> DataTable:
@@ -102,14 +97,11 @@ def read_tokens(path: str, recipe: TextRecipe) -> DataTable:
         DataError: it is empty, ragged, of another encoding or form; names the line.
         OSError: it cannot be read.
     """
-    ending = Path(path).suffix.casefold()
-    if ending in _COLUMNS or (ending in TABLES and _looks_like_columns(path)):
-        return _read_columns(path, ending == ".conllu")
-    if ending not in (*TABLES, ".parquet", ".jsonl", ".ndjson"):
-        raise DataError(
-            f"a file of data must end in {', '.join((*_COLUMNS, *TABLES))}, .parquet, .jsonl, "
-            f".ndjson, got {path!r}"
-        )
+    if path.casefold().endswith(_COLUMNS):
+        return _read_columns(path, universal=path.casefold().endswith(".conllu"))
+    ending = find_ending(path, (*_COLUMNS, *TEXTS, ".parquet", *LINES))
+    if ending in TEXTS and _looks_like_columns(path):
+        return _read_columns(path, universal=False)
     return read_texts(path, recipe, (*TOKENS, *LABELS, *SENTENCES))
 
 
@@ -130,7 +122,7 @@ def _read_columns(path: str, universal: bool) -> DataTable:
     rows: list[list[str]] = []
     lines: list[int] = []
     sign = "\t" if universal else None
-    for number, place, line in _token_lines(path, universal):
+    for number, place, line in _read_lines(path, universal):
         if not rows and "\t" in line:
             sign = "\t"
         cells = line.split(sign)
@@ -152,7 +144,7 @@ def _read_columns(path: str, universal: bool) -> DataTable:
     return make_table(["sentence", "document", *names], rows, path, form, lines)
 
 
-def _token_lines(path: str, universal: bool) -> Iterator[tuple[int, tuple[str, str], str]]:
+def _read_lines(path: str, universal: bool) -> Iterator[tuple[int, tuple[str, str], str]]:
     """Number, (sentence, document) and text of every line that is no comment."""
     sentence, document, begun = 1, "", False
     name = ""
@@ -173,35 +165,35 @@ def _token_lines(path: str, universal: bool) -> Iterator[tuple[int, tuple[str, s
                 yield number, (name or str(sentence), document), text
 
 
-def sentences_in(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
+def list_sentences(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
     """The sentences of a table, in the order in which they begin.
 
     Raises:
         DataError: a cell is empty; names its row.
     """
     if str(table.frame[facts.token].dtype).startswith(("List", "Array")):
-        return _of_lists(table, facts, labelled)
+        return _list_from_lists(table, facts, labelled)
     tokens = table.texts(facts.token)
     labels = table.texts(facts.label) if labelled else [""] * len(tokens)
     groups = table.texts(facts.group) if facts.group else [""] * len(tokens)
-    found = Sentences()
+    sentences = Sentences()
     places: dict[str, int] = {}
-    for row, name in enumerate(_names(table, facts, tokens)):
+    for row, name in enumerate(_name_sentences(table, facts, tokens)):
         if name not in places:
-            places[name] = len(found.names)
-            found.names.append(name)
-            found.groups.append(groups[row])
-            for part in (found.tokens, found.labels, found.rows):
+            places[name] = len(sentences.names)
+            sentences.names.append(name)
+            sentences.groups.append(groups[row])
+            for part in (sentences.tokens, sentences.labels, sentences.rows):
                 part.append([])
         n = places[name]
-        found.tokens[n].append(tokens[row])
-        found.labels[n].append(labels[row])
-        found.rows[n].append(row)
-    return found
+        sentences.tokens[n].append(tokens[row])
+        sentences.labels[n].append(labels[row])
+        sentences.rows[n].append(row)
+    return sentences
 
 
-def _names(table: DataTable, facts: TagFacts, tokens: list[str]) -> list[str]:
-    """The sentence of each row: of its column, where it may stand at the first token alone."""
+def _name_sentences(table: DataTable, facts: TagFacts, tokens: list[str]) -> list[str]:
+    """The sentence of each row: of its column, which may be filled at the first token alone."""
     if facts.series:
         return (
             table.frame[facts.series]
@@ -217,9 +209,9 @@ def _names(table: DataTable, facts: TagFacts, tokens: list[str]) -> list[str]:
     return names
 
 
-def _of_lists(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
+def _list_from_lists(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
     """A row a sentence, its tokens and its labels lists of one length."""
-    found = Sentences()
+    sentences = Sentences()
     listed = table.frame[facts.token].to_list()
     marks = table.frame[facts.label].to_list() if labelled else [None] * len(listed)
     groups = table.texts(facts.group) if facts.group else [""] * len(listed)
@@ -232,19 +224,19 @@ def _of_lists(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
             )
         if None in tokens or None in labels:
             raise DataError(f"{table.place(row)} must have no null among its tokens and labels")
-        found.names.append(str(row + 1))
-        found.tokens.append([str(one) for one in tokens])
-        found.labels.append([str(one) for one in labels])
-        found.groups.append(groups[row])
-        found.rows.append([row] * len(tokens))
-    return found
+        sentences.names.append(str(row + 1))
+        sentences.tokens.append([str(one) for one in tokens])
+        sentences.labels.append([str(one) for one in labels])
+        sentences.groups.append(groups[row])
+        sentences.rows.append([row] * len(tokens))
+    return sentences
 
 
 def find_columns(table: DataTable, recipe: TagRecipe) -> tuple[str, str, str, str]:
     """The columns of tokens, labels, sentences and groups; "" for what there is not.
 
     Raises:
-        DataError: one is not there, or cannot be told.
+        DataError: one is not there, or cannot be detected.
     """
     columns = [name for name in table.frame.columns if name not in ("sentence", "document")]
     of_ours = table.frame.columns[:2] == ["sentence", "document"]

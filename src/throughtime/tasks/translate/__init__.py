@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,34 +13,41 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.errors import DataError
-from throughtime.tasks.knowledge import ask_for_neighbours
-from throughtime.tasks.picture import Picture, draw_attention
+from throughtime.tasks.picture import Picture, ask_for_neighbours, draw_attention
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.task import TableTask, check_like_training
-from throughtime.tasks.tables.text import digest_of
-from throughtime.tasks.task import Batch, Batches, Example, Posed, Score
+from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
+from throughtime.tasks.tables.text import hash_data
+from throughtime.tasks.task import (
+    IGNORED,
+    Batch,
+    Batches,
+    DiagnosisInput,
+    Example,
+    Score,
+    mean_nats,
+    usual_length,
+)
 from throughtime.tasks.translate.find import (
     Pairs,
     find_translations,
-    pairs_in,
+    list_pairs,
+    list_texts,
     read_pair_blocks,
     read_pairs,
-    sides_of,
-    source_table,
-    texts_in,
+    read_source,
+    split_pairs,
 )  # fmt: skip
 from throughtime.tasks.translate.model import (
     END,
-    IGNORED,
     PADDING,
     Encoder,
-    Reader,
+    TeacherForced,
     Translator,
-    beam,
-    greedy,
+    decode_greedily,
+    decode_with_attention,
+    search_beam,
     shift,
-    write_looking,
 )
 from throughtime.tasks.translate.units import (
     RULE,
@@ -49,9 +55,9 @@ from throughtime.tasks.translate.units import (
     Lexicon,
     TranslateFacts,
     TranslateRecipe,
-    check_figures,
+    check_scorers,
+    join_until_end,
     measure,
-    until_end,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -68,13 +74,13 @@ _VALIDATED = 200  # pairs that a validation translates; its nats are of all
 
 @dataclass(frozen=True)
 class Encoded:
-    """Pairs as numbers: sources, and targets with END behind them."""
+    """Pairs as numbers: sources, and targets that END closes."""
 
     sources: list[Tensor]
     targets: list[Tensor]
 
     def batch(self, rows: Sequence[int]) -> Batch:
-        """Sources (T, B), their lengths (B,), targets (S, B), IGNORED behind their END."""
+        """Sources (T, B), their lengths (B,), targets (S, B), IGNORED after their END."""
         chosen = [self.sources[n] for n in rows]
         targets = pad_sequence([self.targets[n] for n in rows], padding_value=IGNORED)
         return pad_sequence(chosen, padding_value=PADDING), _lengths(chosen), targets
@@ -86,10 +92,10 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     name = "translate"
     options, facts_kind = TranslateRecipe, TranslateFacts
     monitor = "nats"
-    more_is_better = True
+    higher_is_better = True
     lines = True
     together = 8 * _AT_ONCE
-    asks = "'TEXT'"
+    item_name = "'TEXT'"
     ignores = ("length",)
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "quick": {"hidden": 96, "batch_size": 32, "lr": 4e-3, "steps": 1200, "warmup": 100,
@@ -100,14 +106,14 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
     @classmethod
     def find_facts(cls, recipe: TranslateRecipe) -> TranslateFacts:
-        check_figures()
+        check_scorers()
         return find_translations(recipe)
 
     def table(self, path: str) -> DataTable:
-        return read_pairs(path, self.options_given)
+        return read_pairs(path, self.recipe)
 
     def blocks(self, path: str) -> Iterator[DataTable]:
-        return read_pair_blocks(path, self.options_given, self.together)
+        return read_pair_blocks(path, self.recipe, self.together)
 
     @cached_property
     def _pairs(self) -> dict[str, Pairs]:
@@ -116,11 +122,11 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         Raises:
             DataError: the file is another one than when the run began.
         """
-        recipe = self.options_given
-        check_unchanged(recipe.data, digest_of(recipe.data), self.facts.digest)
-        table = source_table(recipe)
-        found, _ = pairs_in(table, self.facts, recipe)
-        return {side: found.of(numbers) for side, numbers in sides_of(found, table).items()}
+        recipe = self.recipe
+        check_unchanged(recipe.data, hash_data(recipe.data), self.facts.digest)
+        table = read_source(recipe)
+        pairs, _ = list_pairs(table, self.facts, recipe)
+        return {side: pairs.of(numbers) for side, numbers in split_pairs(pairs, table).items()}
 
     @cached_property
     def _encoded(self) -> dict[str, Encoded]:
@@ -141,7 +147,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
     @cached_property
     def _cutters(self) -> tuple[Cutter, Cutter]:
-        return self.facts.cutters(self.options_given.units)
+        return self.facts.cutters(self.recipe.units)
 
     def model(self) -> nn.Module:
         sources, targets = len(self.facts.sources), len(self.facts.targets)
@@ -162,36 +168,33 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         return float((batch[2] != IGNORED).sum())
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross entropy a unit of the target, its end among them."""
+        """Cross entropy a unit of the target, its end included."""
         source, lengths, target = batch
         return self._distance(model(source, shift(target), lengths), target)
 
     def _distance(self, logits: Tensor, target: Tensor) -> Tensor:
-        return cross_entropy(
-            logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED,
-            label_smoothing=self.recipe.smoothing,
-        )  # fmt: skip
+        return mean_nats(logits, target, self.recipe.smoothing)
 
     def score(self, model: nn.Module, split: str) -> Score:
         """On the test by the beam; on the validation greedily on some pairs, and nats on all."""
         pairs = self._pairs[split]
         where = f"{split}: {len(pairs.sources)} pairs kept out of training, split by hash"
         if split == "test":
-            return self._score(model, pairs, self.options_given.beam, where)
+            return self._score(model, pairs, self.recipe.beam, where)
         few = pairs.of(range(min(_VALIDATED, len(pairs.sources))))
         score = self._score(model, few, 1, where)
         nats = self._nats(model, self._encoded[split])
         return replace(score, metrics=score.metrics | {"nats": nats})
 
     def _score(self, model: nn.Module, pairs: Pairs, width: int, where: str) -> Score:
-        said = self._said(model, pairs.sources, width)
-        count = len(said)
+        answers = self._said(model, pairs.sources, width)
+        count = len(answers)
         examples = [
-            Example(pairs.sources[n], said[n], pairs.targets[n], said[n] == pairs.targets[n])
+            Example(pairs.sources[n], answers[n], pairs.targets[n], answers[n] == pairs.targets[n])
             for n in range(0, count, max(1, count // _EXAMPLES))
         ]
         where = f"{where}; {'greedy' if width == 1 else f'the best of {width} beginnings'}"
-        figures = measure(said, pairs.targets)
+        figures = measure(answers, pairs.targets)
         return Score(where, RULE, count, figures, tuple(examples[:_EXAMPLES]))
 
     @torch.no_grad()
@@ -210,15 +213,15 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         """Translations of texts that have a unit each."""
         assert isinstance(model, Translator)
         numbers = self._numbers(sources)
-        found: dict[int, str] = {}
+        texts: dict[int, str] = {}
         for rows in _in_parts(numbers, _AT_ONCE // width):
             chosen = [numbers[n] for n in rows]
             source, lengths = pad_sequence(chosen, padding_value=PADDING), _lengths(chosen)
-            units = (greedy(model, source, lengths) if width == 1
-                     else beam(model, source, lengths, width))  # fmt: skip
+            units = (decode_greedily(model, source, lengths) if width == 1
+                     else search_beam(model, source, lengths, width))  # fmt: skip
             for n, one in zip(rows, units.T.tolist(), strict=True):
-                found[n] = until_end(one, self.facts.targets, self.options_given.units)
-        return [found[n] for n in range(len(sources))]
+                texts[n] = join_until_end(one, self.facts.targets, self.recipe.units)
+        return [texts[n] for n in range(len(sources))]
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """The source as it is, and each word's likeliest one."""
@@ -237,28 +240,28 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         return Lexicon(train.sources, train.targets)
 
     def findings(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
-        """What the encoder's layers know, and the figures of greedy decoding beside the beam's."""
+        """What the encoder's layers know, and the figures of greedy decoding next to the beam's."""
         assert isinstance(model, Translator)
-        found = {
+        tables = {
             "probe": ask_for_neighbours(Encoder(model), self._encoded["test"].sources, PADDING)
         }
-        if self.options_given.beam == 1:
-            return found
+        if self.recipe.beam == 1:
+            return tables
         pairs = self._pairs["test"]
-        said = self._said(model, pairs.sources, width=1)
-        return {"greedy": [dict(measure(said, pairs.targets))], **found}
+        answers = self._said(model, pairs.sources, width=1)
+        return {"greedy": [dict(measure(answers, pairs.targets))], **tables}
 
     def pictures(self, model: nn.Module) -> list[Picture]:
         """Where it looks as it writes for some short sources of the test part."""
         assert isinstance(model, Translator)
-        units, targets = self.options_given.units, self.facts.targets
+        units, targets = self.recipe.units, self.facts.targets
         sources = sorted(self._pairs["test"].sources, key=lambda text: len(self._cut(text)))
         fit = [text for text in sources if len(self._cut(text)) <= _LOOKED_AT[units]]
         chosen = fit[:: -max(1, len(fit) // _DRAWN)][:_DRAWN]
         looks = []
         for text, source in zip(chosen, self._numbers(chosen), strict=True):
-            said, weights = write_looking(model, source)
-            names = ["end" if n == END else targets.unit(n) for n in said]
+            units_written, weights = decode_with_attention(model, source)
+            names = ["end" if n == END else targets.unit(n) for n in units_written]
             looks.append((self._cut(text), names, weights))
         return [draw_attention(looks, f"{units} read", f"{units} written")]
 
@@ -267,20 +270,15 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     ) -> tuple[Score, dict[str, dict[str, float]]]:
         """On the pairs of a table whose sources no training saw."""
         check_like_training(table, [self.facts.source, self.facts.target])
-        found, long = pairs_in(table, self.facts, self.options_given)
+        every, long = list_pairs(table, self.facts, self.recipe)
         trained_on = (self._pairs["train"], self._pairs["validation"])
-        old = {text for side in trained_on for text in side.sources}
-        new = [n for n, text in enumerate(found.sources) if text not in old]
-        if not new:
-            raise DataError(
-                f"{table.name} must have sources that the training did not see, and it has none; "
-                "give others"
-            )
-        pairs, left = found.of(new), len(found.sources) - len(new)
+        old = (text for side in trained_on for text in side.sources)
+        new = find_unseen(table, "sources", every.sources, old)
+        pairs, left = every.of(new), len(every.sources) - len(new)
         where = f"{table.name}: {len(new)} pairs; {left} that the training saw and {long} long"
         where += " ones are left out"
-        score = self._score(model, pairs, self.options_given.beam, where)
-        notes = tuple(self.unseen_in(pairs.sources))
+        score = self._score(model, pairs, self.recipe.beam, where)
+        notes = tuple(self.describe_unseen(pairs.sources))
         return replace(score, notes=notes), self._simple_on(pairs)
 
     def predict(self, model: nn.Module, table: DataTable) -> tuple[pl.DataFrame, list[str]]:
@@ -288,38 +286,37 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         import polars as pl
 
         check_like_training(table, [self.facts.source])
-        sources = texts_in(table, self.facts.source, self._cut)
-        said = self._said(model, sources, self.options_given.beam)
-        frame = pl.DataFrame({self.facts.source: sources, self.facts.target: said})
-        return frame, self.unseen_in(sources)
+        sources = list_texts(table, self.facts.source, self._cut)
+        answers = self._said(model, sources, self.recipe.beam)
+        frame = pl.DataFrame({self.facts.source: sources, self.facts.target: answers})
+        return frame, self.describe_unseen(sources)
 
-    def unseen_in(self, items: Sequence[str]) -> list[str]:
+    def describe_unseen(self, items: Sequence[str]) -> list[str]:
         units = {unit for text in items for unit in self._cut(text)}
         new = sorted(unit for unit in units if unit not in self.facts.sources)
-        kind = self.options_given.units
+        kind = self.recipe.units
         return [f"training had no {kind} {' '.join(new[:20])}"] if new else []
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
-        return self._said(model, items, self.options_given.beam) if items else []
+        return self._said(model, items, self.recipe.beam) if items else []
 
     def check_item(self, item: str) -> None:
         super().check_item(item)
         if not self._cut(item):
             raise DataError(f"a text must have at least one unit, got {item!r}; leave it out")
 
-    def posed(self, model: nn.Module, batches: int, rows: int) -> Posed:
-        """Training pairs whose sources have the length that stands most often."""
+    def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
+        """Training pairs whose sources have the most frequent length."""
         assert isinstance(model, Translator)
         train = self._encoded["train"]
-        (steps, _), *_ = Counter(map(len, train.sources)).most_common()
-        chosen = [n for n, one in enumerate(train.sources) if len(one) == steps][: batches * rows]
-        (units, _), *_ = Counter(len(train.targets[n]) for n in chosen).most_common()
-        chosen = [n for n in chosen if len(train.targets[n]) == units]
-        found = []
+        alike = usual_length([*map(len, train.sources)], batches * rows)
+        usual = usual_length([len(train.targets[n]) for n in alike], batches * rows)
+        chosen, steps = [alike[n] for n in usual], len(train.sources[alike[0]])
+        parts = []
         for k in range(0, len(chosen), rows):
             source, _, target = train.batch(chosen[k : k + rows])
-            found.append((torch.cat([source, shift(target)]), target))
-        return Posed(Reader(model, steps), found, self._distance)
+            parts.append((torch.cat([source, shift(target)]), target))
+        return DiagnosisInput(TeacherForced(model, steps), parts, self._distance)
 
 
 def _lengths(texts: Sequence[Tensor]) -> Tensor:

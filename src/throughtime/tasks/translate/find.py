@@ -1,4 +1,4 @@
-"""What a file says about translations: pairs, sides, and the units that training knows.
+"""The facts in a file for translations: pairs, sides, and the units that training knows.
 
 A file made here too, so that the task runs with none.
 """
@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from throughtime.errors import DataError
-from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.sides import SIDES, join_keys, make_sides, most_frequent
-from throughtime.tasks.tables.task import BUILTIN
-from throughtime.tasks.tables.text import digest_of, find_role, read_text_blocks, read_texts
+from throughtime.tasks.tables import DataTable, take
+from throughtime.tasks.tables.task import BUILTIN, SIDES, join_keys, most_frequent, split_by_key
+from throughtime.tasks.tables.text import find_role, hash_data, read_text_blocks, read_texts
 from throughtime.tasks.translate.units import Cutter, TranslateFacts, TranslateRecipe, find_merges
 
 SOURCES = ("source", "src", "input", "from", "question", "text")
@@ -24,7 +23,7 @@ _FEWEST = 10  # different pairs
 
 @dataclass(frozen=True)
 class Pairs:
-    """As they stand in a file; `rows` are the numbers of the table's rows."""
+    """As in a file; `rows` are the numbers of the table's rows."""
 
     sources: list[str] = field(default_factory=list)
     targets: list[str] = field(default_factory=list)
@@ -32,11 +31,7 @@ class Pairs:
 
     def of(self, numbers: Iterable[int]) -> Pairs:
         """Some of them."""
-        chosen = list(numbers)
-        return Pairs(
-            [self.sources[n] for n in chosen], [self.targets[n] for n in chosen],
-            [self.rows[n] for n in chosen],
-        )  # fmt: skip
+        return take(self, numbers)
 
 
 def read_pairs(path: str, recipe: TranslateRecipe) -> DataTable:
@@ -49,40 +44,40 @@ def read_pair_blocks(path: str, recipe: TranslateRecipe, rows: int) -> Iterator[
     return read_text_blocks(path, recipe, (*SOURCES, *TARGETS), rows)
 
 
-def source_table(recipe: TranslateRecipe) -> DataTable:
+def read_source(recipe: TranslateRecipe) -> DataTable:
     """The table of a recipe."""
     return make_pairs() if recipe.data == BUILTIN else read_pairs(recipe.data, recipe)
 
 
 def find_translations(recipe: TranslateRecipe) -> TranslateFacts:
-    """All that the file of a recipe says.
+    """The facts in the file of a recipe.
 
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
     """
-    table = source_table(recipe)
+    table = read_source(recipe)
     source, target = find_pair(table, recipe)
-    facts = TranslateFacts(digest=digest_of(recipe.data), source=source, target=target)
-    found, left = pairs_in(table, facts, recipe)
-    different = len({*zip(found.sources, found.targets, strict=True)})
+    facts = TranslateFacts(digest=hash_data(recipe.data), source=source, target=target)
+    pairs, left = list_pairs(table, facts, recipe)
+    different = len({*zip(pairs.sources, pairs.targets, strict=True)})
     if different < _FEWEST:
         raise DataError(
             f"{table.name} must hold at least {_FEWEST} different pairs, some for each part, and "
             f"it holds {different} of at most {recipe.longest} units; add some, or give a larger "
             "--longest"
         )
-    if len({*found.targets}) == 1:
+    if len({*pairs.targets}) == 1:
         raise DataError(
             f"column {target} of {table.name} must hold two texts or more, and it holds the same "
-            f"in every row, from {table.place(found.rows[0])} on"
+            f"in every row, from {table.place(pairs.rows[0])} on"
         )
-    sides = sides_of(found, table)
-    train = found.of(sides["train"])
-    facts = _with_units(facts, recipe, train)
-    return replace(facts, read=_shown(recipe, facts, table, found, left, sides))
+    sides = split_pairs(pairs, table)
+    train = pairs.of(sides["train"])
+    facts = _find_units(facts, recipe, train)
+    return replace(facts, read=_describe(recipe, facts, table, pairs, left, sides))
 
 
-def _with_units(facts: TranslateFacts, recipe: TranslateRecipe, train: Pairs) -> TranslateFacts:
+def _find_units(facts: TranslateFacts, recipe: TranslateRecipe, train: Pairs) -> TranslateFacts:
     """With the units of the training part."""
     if recipe.units == "pieces":
         both = [find_merges(texts) for texts in (train.sources, train.targets)]
@@ -99,7 +94,7 @@ def find_pair(table: DataTable, recipe: TranslateRecipe) -> tuple[str, str]:
     """The columns of sources and targets: named, by their usual names, or the only two.
 
     Raises:
-        DataError: one is not there, or cannot be told.
+        DataError: one is not there, or cannot be detected.
     """
     source = find_role(table, "source", recipe.source, SOURCES, [recipe.target])
     target = find_role(table, "target", recipe.target, TARGETS, [source])
@@ -120,14 +115,16 @@ def find_pair(table: DataTable, recipe: TranslateRecipe) -> tuple[str, str]:
     return source, target
 
 
-def pairs_in(table: DataTable, facts: TranslateFacts, recipe: TranslateRecipe) -> tuple[Pairs, int]:
+def list_pairs(
+    table: DataTable, facts: TranslateFacts, recipe: TranslateRecipe
+) -> tuple[Pairs, int]:
     """The pairs of a table that are not longer than `longest`, and how many are.
 
     Raises:
         DataError: a cell is empty; names its row.
     """
-    cut = _counted_in(recipe)
-    sources, targets = (texts_in(table, name, cut) for name in (facts.source, facts.target))
+    cut = _length_cutter(recipe)
+    sources, targets = (list_texts(table, name, cut) for name in (facts.source, facts.target))
     both = zip(sources, targets, strict=True)
     kept = [
         row for row, pair in enumerate(both)
@@ -137,7 +134,7 @@ def pairs_in(table: DataTable, facts: TranslateFacts, recipe: TranslateRecipe) -
     return every.of(kept), len(sources) - len(kept)
 
 
-def texts_in(table: DataTable, column: str, cut: Callable[[str], list[str]]) -> list[str]:
+def list_texts(table: DataTable, column: str, cut: Callable[[str], list[str]]) -> list[str]:
     """The texts of a column, which have a unit each.
 
     Raises:
@@ -153,20 +150,20 @@ def texts_in(table: DataTable, column: str, cut: Callable[[str], list[str]]) -> 
     return texts
 
 
-def _counted_in(recipe: TranslateRecipe) -> Cutter:
-    """What lengths are counted by: pieces are not known before they are found."""
+def _length_cutter(recipe: TranslateRecipe) -> Cutter:
+    """What lengths are counted by: pieces are not known before they are learned."""
     return Cutter("words" if recipe.units == "pieces" else recipe.units)
 
 
-def sides_of(found: Pairs, table: DataTable) -> dict[str, list[int]]:
-    """The pairs of each side; pairs that share a source or a target, case aside, stand together.
+def split_pairs(pairs: Pairs, table: DataTable) -> dict[str, list[int]]:
+    """The pairs of each side; pairs that share a source or a target, case aside, are on one side.
 
     Raises:
-        DataError: a side is empty, since too many hang together.
+        DataError: a side is empty, since too many are connected.
     """
     plain = [[" ".join(text.casefold().split()) for text in texts]
-             for texts in (found.sources, found.targets)]  # fmt: skip
-    sides = make_sides(join_keys(zip(*plain, strict=True)))
+             for texts in (pairs.sources, pairs.targets)]  # fmt: skip
+    sides = split_by_key(join_keys(zip(*plain, strict=True)))
     for side in SIDES:
         if not sides[side]:
             raise DataError(
@@ -177,24 +174,24 @@ def sides_of(found: Pairs, table: DataTable) -> dict[str, list[int]]:
     return sides
 
 
-def _shown(
-    recipe: TranslateRecipe, facts: TranslateFacts, table: DataTable, found: Pairs, left: int,
+def _describe(
+    recipe: TranslateRecipe, facts: TranslateFacts, table: DataTable, pairs: Pairs, left: int,
     sides: dict[str, list[int]],
 ) -> list[list[str]]:  # fmt: skip
     """What was read, for people."""
-    cut = _counted_in(recipe)
-    lengths = [[len(cut(text)) for text in texts] for texts in (found.sources, found.targets)]
+    cut = _length_cutter(recipe)
+    lengths = [[len(cut(text)) for text in texts] for texts in (pairs.sources, pairs.targets)]
     units = facts.source_units, facts.target_units
-    twice = len(found.sources) - len({*zip(found.sources, found.targets, strict=True)})
+    twice = len(pairs.sources) - len({*zip(pairs.sources, pairs.targets, strict=True)})
     parts = ", ".join(f"{side} {len(numbers)}" for side, numbers in sides.items())
-    said = [f"{facts.source}: {min(lengths[0])} to {max(lengths[0])}, {len(units[0])} different"]
-    said += [f"{facts.target}: {min(lengths[1])} to {max(lengths[1])}, {len(units[1])} different"]
+    lines = [f"{facts.source}: {min(lengths[0])} to {max(lengths[0])}, {len(units[0])} different"]
+    lines += [f"{facts.target}: {min(lengths[1])} to {max(lengths[1])}, {len(units[1])} different"]
     return [
         ["file", f"{table.name}: {table.form}, {len(table.frame)} rows"],
-        ["pairs", f"from {facts.source} into {facts.target}: {len(found.sources)}, {twice} of them "
+        ["pairs", f"from {facts.source} into {facts.target}: {len(pairs.sources)}, {twice} of them "
                   "said before"],
         ["left out", f"{left} with more than {recipe.longest} {cut.kind}"],
-        [recipe.units, "; ".join(said)],
+        [recipe.units, "; ".join(lines)],
         ["split by hash", parts],
     ]  # fmt: skip
 
@@ -234,25 +231,25 @@ def make_pairs() -> DataTable:
     import polars as pl
 
     draw = random.Random(5)
-    rows = [_sentence(draw) for _ in range(_PAIRS)]
+    rows = [_make_sentence(draw) for _ in range(_PAIRS)]
     frame = pl.DataFrame(rows, schema=["english", "spanish"], orient="row")
     return DataTable(frame, "builtin", "made here")
 
 
-def _sentence(draw: random.Random) -> tuple[str, str]:
-    one, uno, several = _phrase(draw)
-    other, otro, _ = _phrase(draw)
+def _make_sentence(draw: random.Random) -> tuple[str, str]:
+    one, uno, several = _make_phrase(draw)
+    other, otro, _ = _make_phrase(draw)
     verb, ve, ven = draw.choice(_VERBS)
-    verb = verb.replace("_", " ") if several else _third_person(verb)
+    verb = verb.replace("_", " ") if several else _make_third_person(verb)
     return f"{one} {verb} {other}.", f"{uno} {ven if several else ve} {otro}."
 
 
-def _third_person(verb: str) -> str:
+def _make_third_person(verb: str) -> str:
     first, _, rest = verb.partition("_")
     return {"have": "has"}.get(first, f"{first}s") + (f" {rest}" if rest else "")
 
 
-def _phrase(draw: random.Random) -> tuple[str, str, bool]:
+def _make_phrase(draw: random.Random) -> tuple[str, str, bool]:
     """A noun with its article and perhaps an adjective, in both languages; whether it is plural."""
     noun, sustantivo, gender = draw.choice(_NOUNS)
     kind = draw.choice(["the", "a", "number"])
@@ -261,7 +258,7 @@ def _phrase(draw: random.Random) -> tuple[str, str, bool]:
         article, artículo = draw.choice(_NUMBERS)
     else:
         article, artículo = kind, _ARTICLES[kind][2 * several + (gender == "f")]
-    words, palabras = [article], [artículo, _plural(sustantivo) if several else sustantivo]
+    words, palabras = [article], [artículo, _make_plural(sustantivo) if several else sustantivo]
     if draw.random() < 0.6:
         adjective, adjetivo = draw.choice(_ADJECTIVES)
         words.append(adjective)
@@ -271,8 +268,8 @@ def _phrase(draw: random.Random) -> tuple[str, str, bool]:
     return " ".join([*words, f"{noun}s" if several else noun]), " ".join(palabras), several
 
 
-def _plural(noun: str) -> str:
-    """Spanish: -s behind a vowel, else -es, and the accent of the last syllable falls."""
+def _make_plural(noun: str) -> str:
+    """Spanish: -s after a vowel, else -es, and the accent of the last syllable falls."""
     if noun[-1] in "aeiou":
         return f"{noun}s"
     return {"jardín": "jardines"}.get(noun, f"{noun}es")

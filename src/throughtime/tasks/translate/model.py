@@ -1,6 +1,6 @@
-"""The model, a recurrent encoder, a recurrent decoder, attention; and what it says of a source.
+"""The model, a recurrent encoder, a recurrent decoder, attention; and decoding.
 
-Attention stands behind the decoder's recurrent layer and feeds nothing back into it, so a training
+Attention follows the decoder's recurrent layer and feeds nothing back into it, so a training
 step is two calls of a recurrent layer and no loop over time.
 
     k_s = W_k e_s                          e: the encoder's outputs
@@ -8,7 +8,7 @@ step is two calls of a recurrent layer and no loop over time.
     v_t = tanh(W_v [o_t, sum_s w_ts e_s])
     logits_t = W_o v_t
 
-Translations are told by the source units too that attention looks at, x: the embedded source:
+Translations also depend on the source units that attention looks at, x: the embedded source:
 
     u_t = tanh(sum_s w_ts x_s)
     logits_t += W_l (u_t + tanh(W_u u_t))
@@ -31,7 +31,6 @@ from throughtime.tasks.recipe import Recipe
 PADDING = 0  # of sources
 END = 0  # closes a target
 START = 1  # what the decoder is given first
-IGNORED = -100  # a target the loss does not look at
 
 State = tuple[tuple[Tensor, ...], ...]
 Memory = tuple[Tensor, ...]
@@ -47,7 +46,7 @@ class Translator(nn.Module):
             wide as one direction of the encoder, the embeddings half as wide.
         sources: how many units a source may have.
         targets: how many units a target may have, with the start and end.
-        lexical: whether the source units that attention looks at tell too.
+        lexical: whether the source units that attention looks at add to the logits.
     """
 
     def __init__(self, recipe: Recipe, sources: int, targets: int, lexical: bool = False) -> None:
@@ -59,21 +58,21 @@ class Translator(nn.Module):
         self.target = nn.Embedding(targets, narrow)
         self.encoder = make_layers(recipe, narrow)
         self.decoder = make_layers(replace(recipe, hidden=width, directions=1), narrow)
-        read, said = self.encoder.output_size, self.decoder.output_size
+        read, decoded = self.encoder.output_size, self.decoder.output_size
         first = self.encoder.cell.widths(recipe.hidden), self.decoder.cell.widths(width)
         self.bridges = nn.ModuleList(  # each state: all directions to all layers of the decoder
             nn.Linear(recipe.directions * one, recipe.layers * other)
             for one, other in zip(*first, strict=True)
         )
-        self.key = nn.Linear(read, said, bias=False)
-        self.mix = nn.Linear(said + read, width)
+        self.key = nn.Linear(read, decoded, bias=False)
+        self.mix = nn.Linear(decoded + read, width)
         self.readout = nn.Linear(width, targets)
         self.lexical = Lexical(narrow, targets) if lexical else None
 
-    def forward(self, source: Tensor, given: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, source: Tensor, previous: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Logits (S, B, targets) of every next unit, from sources (T, B) and targets (S, B)."""
         memory, state = self.encode(source, lengths)
-        logits: Tensor = self.decode(given, memory, state)[0]
+        logits: Tensor = self.decode(previous, memory, state)[0]
         return logits
 
     def encode(self, source: Tensor, lengths: Tensor | None = None) -> tuple[Memory, State]:
@@ -86,20 +85,20 @@ class Translator(nn.Module):
             memory += (torch.arange(len(source))[:, None] >= lengths,)
         return memory, self._first_state(last)
 
-    def decode(self, given: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
-        """Logits (S, B, targets) behind the given units (S, B), and the decoder's last state."""
-        out, state = self.decoder(self.dropout(self.target(given)), state)
-        seen = self.seen(out, memory)
+    def decode(self, previous: Tensor, memory: Memory, state: State) -> tuple[Tensor, State]:
+        """Logits (S, B, targets) after the units (S, B), and the decoder's last state."""
+        out, state = self.decoder(self.dropout(self.target(previous)), state)
+        seen = self.attend(out, memory)
         read, units = seen.tensor_split([self.encoder.output_size], -1)
         mixed = torch.tanh(self.mix(torch.cat([self.dropout(out), read], -1)))
         logits: Tensor = self.readout(self.dropout(mixed))
         return logits if self.lexical is None else logits + self.lexical(units), state
 
-    def seen(self, out: Tensor, memory: Memory) -> Tensor:
+    def attend(self, out: Tensor, memory: Memory) -> Tensor:
         """What attention reads for each of the decoder's outputs (S, B, H)."""
-        return torch.einsum("bst,tbe->sbe", self.weights(out, memory), memory[0])
+        return torch.einsum("bst,tbe->sbe", self.weigh(out, memory), memory[0])
 
-    def weights(self, out: Tensor, memory: Memory) -> Tensor:
+    def weigh(self, out: Tensor, memory: Memory) -> Tensor:
         """How much each of the decoder's outputs looks at each source unit, (B, S, T)."""
         _, keys, *behind = memory
         scores = torch.einsum("sbh,tbh->bst", out, keys)
@@ -108,11 +107,11 @@ class Translator(nn.Module):
         return scores.softmax(-1)
 
     @torch.no_grad()
-    def looks(self, source: Tensor, target: Tensor) -> Tensor:
+    def align(self, source: Tensor, target: Tensor) -> Tensor:
         """The weights (S, T) with which each unit of one target (S,) was written."""
         memory, state = self.encode(source[:, None])
         out, _ = self.decoder(self.target(shift(target[:, None])), state)
-        return self.weights(out, memory)[0]
+        return self.weigh(out, memory)[0]
 
     def _first_state(self, last: State) -> State:
         """The decoder's state from the states (D, B, H) of the encoder's last layer.
@@ -143,8 +142,8 @@ class Lexical(nn.Module):
 
     def forward(self, units: Tensor) -> Tensor:
         """Logits (S, B, targets)."""
-        said = torch.tanh(units)
-        logits: Tensor = self.readout(said + torch.tanh(self.inner(said)))
+        squashed = torch.tanh(units)
+        logits: Tensor = self.readout(squashed + torch.tanh(self.inner(squashed)))
         return logits
 
 
@@ -166,7 +165,7 @@ class Encoder(nn.Module):
         return read
 
 
-class Reader(nn.Module):
+class TeacherForced(nn.Module):
     """A translator of one input: sources (T, B) above the targets (S, B) that it is given.
 
     Args:
@@ -192,69 +191,71 @@ def shift(target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def greedy(model: Translator, source: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """The likeliest units (S, B) behind sources (T, B); what follows a row's END means nothing.
+def decode_greedily(model: Translator, source: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """The likeliest units (S, B) of sources (T, B); what follows a row's END means nothing.
 
     Stops when every row has its END, or after 2 T + 8 units, more than any word has sounds.
     """
     training = model.training
     model.eval()
     memory, state = model.encode(source, lengths)
-    given = torch.full((1, source.shape[1]), START, device=source.device)
+    previous = torch.full((1, source.shape[1]), START, device=source.device)
     done = torch.zeros(source.shape[1], dtype=torch.bool, device=source.device)
-    said = []
+    written = []
     for _ in range(2 * len(source) + 8):
-        logits, state = model.decode(given, memory, state)
-        given = logits.argmax(-1)
-        said.append(given)
-        done |= given[0] == END
+        logits, state = model.decode(previous, memory, state)
+        previous = logits.argmax(-1)
+        written.append(previous)
+        done |= previous[0] == END
         if done.all():
             break
     model.train(training)
-    return torch.cat(said)
+    return torch.cat(written)
 
 
-def write_looking(model: Translator, source: Tensor) -> tuple[list[int], Tensor]:
+def decode_with_attention(model: Translator, source: Tensor) -> tuple[list[int], Tensor]:
     """What is written greedily for one source (T,), END with it, and the attention (S, T)."""
-    units = greedy(model, source[:, None])[:, 0]
+    units = decode_greedily(model, source[:, None])[:, 0]
     ends = (units == END).nonzero()
     units = units[: int(ends[0]) + 1] if len(ends) else units
-    return units.tolist(), model.looks(source, units)
+    return units.tolist(), model.align(source, units)
 
 
 @torch.no_grad()
-def beam(model: Translator, source: Tensor, lengths: Tensor, width: int) -> Tensor:
-    """As `greedy`, with the `width` likeliest beginnings of each row followed at once.
+def search_beam(model: Translator, source: Tensor, lengths: Tensor, width: int) -> Tensor:
+    """As `decode_greedily`, with the `width` likeliest beginnings of each row followed at once.
 
-    Of those that are left in the end, the one with the largest mean log share of its units is said.
+    Of those left in the end, the one with the largest mean log probability of a unit wins.
     The model is in eval mode.
     """
     rows = torch.arange(source.shape[1]).repeat_interleave(width)
     memory, state = model.encode(source, lengths)
     memory = tuple(one[:, rows] for one in memory)
-    state = _of_rows(state, rows)
+    state = _take_rows(state, rows)
     first = torch.arange(len(rows)).view(-1, width)[:, :1]  # number of each source's first row
     total = torch.full((source.shape[1], width), -torch.inf)
     total[:, 0] = 0
-    given = torch.full((1, len(rows)), START)
+    previous = torch.full((1, len(rows)), START)
     done = torch.zeros_like(total, dtype=torch.bool)
-    said = torch.zeros(*total.shape, 0, dtype=torch.int64)
+    written = torch.zeros(*total.shape, 0, dtype=torch.int64)
     for _ in range(2 * len(source) + 8):
-        logits, state = model.decode(given, memory, state)
+        logits, state = model.decode(previous, memory, state)
         shares = logits[0].log_softmax(-1).view(*total.shape, -1)
-        total, best = _likeliest(total, shares, done)
+        total, best = _find_likeliest(total, shares, done)
         parent, unit = best // shares.shape[-1], best % shares.shape[-1]
-        said = torch.cat([said.gather(1, parent[..., None].expand_as(said)), unit[..., None]], -1)
+        written = torch.cat(
+            [written.gather(1, parent[..., None].expand_as(written)), unit[..., None]], -1
+        )
         done = done.gather(1, parent) | (unit == END)
         if done.all():
             break
-        state, given = _of_rows(state, (first + parent).flatten()), unit.view(1, -1)
-    units = (said != END).sum(-1) + 1
+        state, previous = _take_rows(state, (first + parent).flatten()), unit.view(1, -1)
+    units = (written != END).sum(-1) + 1
     chosen = (total / units).argmax(1)
-    return said[torch.arange(len(said)), chosen].T
+    return written[torch.arange(len(written)), chosen].T
 
 
-def _likeliest(total: Tensor, shares: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
+def _find_likeliest(total: Tensor, shares: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
     """The best ways to go on from each row's beginnings (B, K), as log shares and as numbers
     parent * V + unit; an ended one goes on with END alone, for nothing."""
     nothing = torch.full_like(shares, -torch.inf)
@@ -264,6 +265,6 @@ def _likeliest(total: Tensor, shares: Tensor, done: Tensor) -> tuple[Tensor, Ten
     return best.values, best.indices
 
 
-def _of_rows(state: State, rows: Tensor) -> State:
+def _take_rows(state: State, rows: Tensor) -> State:
     """A state (D, B, W) of these rows."""
     return tuple(tuple(one[:, rows] for one in layer) for layer in state)

@@ -1,7 +1,7 @@
 """Units of texts: characters, words and marks, or pieces of words; facts, baselines, figures.
 
-Pieces are found by byte pair encoding on the training part: its words begin as characters, and the
-two neighbours that stand most often become one, again and again.
+Pieces are learned by byte pair encoding on the training part: its words begin as characters, and
+again and again the most frequent pair of neighbours becomes one piece.
 
 Source: Sennrich, Haddow and Birch, Neural Machine Translation of Rare Words with Subword Units
 (2016).
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from throughtime.errors import missing_extra
 from throughtime.tasks.recipe import option
-from throughtime.tasks.tables.sides import Vocabulary
-from throughtime.tasks.tables.text import TextRecipe, words_of
+from throughtime.tasks.tables.task import Vocabulary
+from throughtime.tasks.tables.text import TextRecipe, split_words
 from throughtime.tasks.translate.model import END, PADDING
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ Pair = tuple[str, str]
 KINDS = ("characters", "words", "pieces")
 _BEFORE, _BEHIND = re.compile(r"\s+([.,;:!?)\]»”’%])"), re.compile(r"([¿¡(\[«“])\s+")
 _JOINER = "\uffed"  # before a piece that does not begin a word
-_MERGES, _TWICE = 3000, 2  # of a language, and how often a pair must stand
+_MERGES, _TWICE = 3000, 2  # of a language; how often a pair must occur
 
 
 def join(units: Iterable[str], kind: str) -> str:
-    """The text of units; words have spaces between, but marks stand at the words they belong to."""
+    """The text of units; spaces between words, and none before or after marks as they require."""
     if kind == "characters":
         return "".join(units)
     text = " ".join(units).replace(f" {_JOINER}", "").removeprefix(_JOINER)
@@ -54,7 +54,7 @@ class Cutter:
 
     Attributes:
         kind: of units.
-        merges: of pieces, in the order in which they were found, each `left right`.
+        merges: of pieces, in the order in which they were learned, each `left right`.
     """
 
     kind: Kind
@@ -63,7 +63,7 @@ class Cutter:
     def __call__(self, text: str) -> list[str]:
         if self.kind == "characters":
             return list(text)
-        words = words_of(text)
+        words = split_words(text)
         return words if self.kind == "words" else [p for word in words for p in self._of(word)]
 
     @cached_property
@@ -78,19 +78,19 @@ class Cutter:
     def _of(self, word: str) -> list[str]:
         """The pieces of a word."""
         if word not in self._known:
-            pieces, never = _letters(word), len(self._ranks)
+            pieces, never = _split_letters(word), len(self._ranks)
             while len(pieces) > 1:
                 best = min(pairwise(pieces), key=lambda pair: self._ranks.get(pair, never))
                 if best not in self._ranks:
                     break
-                pieces = _merged(pieces, best)
+                pieces = _merge(pieces, best)
             self._known[word] = pieces
         return self._known[word]
 
 
 def find_merges(texts: Iterable[str], at_most: int = _MERGES) -> list[str]:
-    """The merges of some texts, `left right`, the first found first; equals by their text."""
-    pairs = _Pairs(Counter(word for text in texts for word in words_of(text)))
+    """The merges of some texts, `left right`, the first learned first; equals by their text."""
+    pairs = _Pairs(Counter(word for text in texts for word in split_words(text)))
     merges: list[str] = []
     while len(merges) < at_most and (best := pairs.most_frequent()) is not None:
         merges.append(" ".join(best))
@@ -99,10 +99,10 @@ def find_merges(texts: Iterable[str], at_most: int = _MERGES) -> list[str]:
 
 
 class _Pairs:
-    """How often neighbours stand in some words, kept while they are merged."""
+    """How often neighbours occur in some words, kept up to date as they are merged."""
 
     def __init__(self, counted: Counter[str]) -> None:
-        self._words, self._counts = [_letters(word) for word in counted], [*counted.values()]
+        self._words, self._counts = [_split_letters(word) for word in counted], [*counted.values()]
         self._pairs: Counter[Pair] = Counter()
         self._places: dict[Pair, set[int]] = defaultdict(set)
         for n in range(len(self._words)):
@@ -112,14 +112,14 @@ class _Pairs:
 
     def _count(self, n: int, sign: int) -> list[Pair]:
         """Adds the pairs of a word, or takes them away; returns them."""
-        found = [*pairwise(self._words[n])]
-        for pair in found:
+        neighbours = [*pairwise(self._words[n])]
+        for pair in neighbours:
             self._pairs[pair] += sign * self._counts[n]
             self._places[pair].add(n)
-        return found
+        return neighbours
 
     def most_frequent(self) -> Pair | None:
-        """The pair that stands most often, if it does so twice."""
+        """The pair that occurs most often, if it does so twice."""
         while self._waiting:
             count, pair = heapq.heappop(self._waiting)
             if -count == self._pairs[pair]:  # else it has changed since
@@ -131,18 +131,18 @@ class _Pairs:
         changed: set[Pair] = set()
         for n in self._places.pop(pair):
             changed |= {*self._count(n, -1)}
-            self._words[n] = _merged(self._words[n], pair)
+            self._words[n] = _merge(self._words[n], pair)
             changed |= {*self._count(n, 1)}
         for one in changed - {pair}:
             if self._pairs[one] > 0:
                 heapq.heappush(self._waiting, (-self._pairs[one], one))
 
 
-def _letters(word: str) -> list[str]:
+def _split_letters(word: str) -> list[str]:
     return [sign if n == 0 else _JOINER + sign for n, sign in enumerate(word)]
 
 
-def _merged(pieces: Sequence[str], pair: Pair) -> list[str]:
+def _merge(pieces: Sequence[str], pair: Pair) -> list[str]:
     """Pieces with each place of a pair made one."""
     whole, left = [], 0
     while left < len(pieces):
@@ -152,7 +152,7 @@ def _merged(pieces: Sequence[str], pair: Pair) -> list[str]:
     return whole
 
 
-UNKNOWN = PADDING + 1  # of sources; targets have END and START there, and UNKNOWN behind them
+UNKNOWN = PADDING + 1  # of sources; targets have END and START there, and UNKNOWN after them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ class TranslateRecipe(TextRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class TranslateFacts:
-    """What the file says, all of it plain, for config.json.
+    """The facts in the file, as plain values for config.json.
 
     Attributes:
         digest: SHA-256 of the file.
@@ -210,8 +210,8 @@ class TranslateFacts:
         return Vocabulary(self.target_units, first=3, unknown=2)
 
 
-def until_end(numbers: Iterable[int], targets: Vocabulary, kind: str) -> str:
-    """The text behind numbers, up to the first END; what is no unit is `?`."""
+def join_until_end(numbers: Iterable[int], targets: Vocabulary, kind: str) -> str:
+    """The text of numbers, up to the first END; what is no unit is `?`."""
     units = []
     for number in numbers:
         if number == END:
@@ -221,24 +221,24 @@ def until_end(numbers: Iterable[int], targets: Vocabulary, kind: str) -> str:
 
 
 _ROUNDS = 5
-_PLACES = 10_000_000  # of a source word beside a target word; what is beyond is not counted
+_PLACES = 10_000_000  # pairs of a source and a target word; what is beyond is not counted
 RULE = (
     "chrf: F-score of runs of characters, bleu: of runs of words up to four, both of sacrebleu, of "
     "100; exact: share of targets that are right to the last sign"
 )
 
 
-def measure(said: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
+def measure(answers: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
     """The metrics of some translations.
 
     Raises:
         MissingExtra: sacrebleu is not installed.
     """
     bleu, chrf = _scorers()
-    right = sum(one == other for one, other in zip(said, truth, strict=True))
+    right = sum(one == other for one, other in zip(answers, truth, strict=True))
     return {
-        "chrf": float(chrf.corpus_score(said, [truth]).score),
-        "bleu": float(bleu.corpus_score(said, [truth]).score),
+        "chrf": float(chrf.corpus_score(answers, [truth]).score),
+        "bleu": float(bleu.corpus_score(answers, [truth]).score),
         "exact": right / len(truth),
     }
 
@@ -252,7 +252,7 @@ def _scorers() -> tuple[Metric, Metric]:
     return BLEU(), CHRF()
 
 
-def check_figures() -> None:
+def check_scorers() -> None:
     """Raises MissingExtra where a translation could not be measured."""
     _scorers()
 
@@ -276,8 +276,8 @@ class Lexicon:
         places: list[Numbers] = []  # (source word, target word, place in all targets) by its rows
         count = total = 0
         for source, target in zip(sources, targets, strict=True):
-            left = [0, *(_number(names[0], word) for word in words_of(source))]
-            right = [_number(names[1], word) for word in words_of(target)]
+            left = [0, *(_number(names[0], word) for word in split_words(source))]
+            right = [_number(names[1], word) for word in split_words(target)]
             where = np.arange(count, count + len(right))
             sides = (np.tile(left, len(right)), np.repeat(right, len(left)))
             places.append(np.stack([*sides, np.repeat(where, len(left))]).astype(np.int64))
@@ -287,23 +287,23 @@ class Lexicon:
         left_words, right_words, where = np.concatenate(places, 1)
         targets_count = max(1, len(names[1]))
         pairs, cell = np.unique(left_words * targets_count + right_words, return_inverse=True)
-        shares = _fitted(pairs // targets_count, cell, where)
+        shares = _fit(pairs // targets_count, cell, where)
         words = list(names[1])
         best: dict[int, int] = {}
-        for n in np.argsort(shares, kind="stable"):  # the likeliest is the last to be said
+        for n in np.argsort(shares, kind="stable"):  # the likeliest comes last and stays
             best[int(pairs[n]) // targets_count] = int(pairs[n]) % targets_count
         self._said = {word: words[best[n]] for word, n in names[0].items() if n and n in best}
 
     def __call__(self, text: str) -> str:
         """A translation."""
-        return join([self._said.get(word, word) for word in words_of(text)], "words")
+        return join([self._said.get(word, word) for word in split_words(text)], "words")
 
 
 def _number(names: dict[str, int], word: str) -> int:
     return names.setdefault(word, len(names))
 
 
-def _fitted(source: Numbers, cell: Numbers, where: Numbers) -> Shares:
+def _fit(source: Numbers, cell: Numbers, where: Numbers) -> Shares:
     """The shares t of each different pair of words, after some rounds of expectation.
 
     Args:
@@ -312,8 +312,8 @@ def _fitted(source: Numbers, cell: Numbers, where: Numbers) -> Shares:
     """
     shares: Shares = np.ones(len(source))
     for _ in range(_ROUNDS):
-        there = shares[cell]
-        expected = there / np.bincount(where, there)[where]
+        values = shares[cell]
+        expected = values / np.bincount(where, values)[where]
         counts = np.bincount(cell, expected, minlength=len(source))
         shares = counts / np.bincount(source, counts)[source]
     return shares

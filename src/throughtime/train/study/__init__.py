@@ -1,5 +1,5 @@
 """A study: one memory task learned by many cells from many starts, over worker processes.
 
-`grid` says which runs there are, `learn` is one of them, `workers` has them
-done at the same time, `folder` keeps what they came to and says what that means.
+`runs` says which there are and trains one, `workers`, `on_ray` and `on_slurm` train several at a
+time, `folder` keeps and sums up their outcomes, `search` draws them in place of a grid.
 """

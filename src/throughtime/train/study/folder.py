@@ -17,8 +17,7 @@ from typing import Any
 from throughtime.errors import RunError
 from throughtime.tasks.recipe import Recipe, short
 from throughtime.train.run import read_json, write_whole
-from throughtime.train.study.grid import AXES
-from throughtime.train.study.learn import Outcome
+from throughtime.train.study.runs import AXES, Outcome
 
 _FREE = (*AXES, "threads", "parts")
 _BEGUN = {"study.json.draft"}  # what is left when it is killed in its first moment
@@ -75,22 +74,22 @@ class Folder:
         Raises:
             RunError: a file is damaged.
         """
-        return [_read(file) for file in sorted((self.path / "runs").glob("*.json"))]
+        return [_read_outcome(file) for file in sorted((self.path / "runs").glob("*.json"))]
 
     def keep(self, outcome: Outcome) -> None:
         """Writes one finished run."""
         name = f"{outcome.cell}-{outcome.start}-{outcome.length}-{outcome.seed}.json"
         (self.path / "runs").mkdir(exist_ok=True)
-        write_whole(self.path / "runs" / name, _json(asdict(outcome)))
+        write_whole(self.path / "runs" / name, _encode_json(asdict(outcome)))
 
     def report(self, values: Mapping[str, Any], page: str) -> None:
         """Writes study.json, and study.md when there is one."""
         if page:
             write_whole(self.path / "study.md", page.encode())
-        write_whole(self.path / "study.json", _json({"shared": self.shared, **values}))
+        write_whole(self.path / "study.json", _encode_json({"shared": self.shared, **values}))
 
 
-def _read(file: Path) -> Outcome:
+def _read_outcome(file: Path) -> Outcome:
     try:
         values = read_json(file)
         kinds = {f.name: str(f.type) for f in fields(Outcome)}
@@ -126,7 +125,7 @@ def _is_pair(value: Any) -> bool:
     return right and _fits(value[0], "int") and _fits(value[1], "float")
 
 
-def _json(values: Mapping[str, Any]) -> bytes:
+def _encode_json(values: Mapping[str, Any]) -> bytes:
     return (json.dumps(values, indent=1) + "\n").encode()
 
 
@@ -166,20 +165,20 @@ class StudyRow:
         """As text, under HEADINGS."""
         return (
             self.cell, self.start, str(self.length), f"{self.solved} of {self.seeds}",
-            _said(self.steps, ".0f"), _said(self.seconds, ".1f"), _said(self.metric, ".3g"),
+            _format(self.steps, ".0f"), _format(self.seconds, ".1f"), _format(self.metric, ".3g"),
             str(self.parameters), f"{self.step_milliseconds:.2f}",
         )  # fmt: skip
 
 
-def rows(outcomes: Iterable[Outcome]) -> list[StudyRow]:
+def make_rows(outcomes: Iterable[Outcome]) -> list[StudyRow]:
     """One row each, by length, cell and start."""
     groups: dict[tuple[int, str, str], list[Outcome]] = {}
     for one in outcomes:
         groups.setdefault((one.length, one.cell, one.start), []).append(one)
-    return [_row(group) for _, group in sorted(groups.items())]
+    return [_make_row(group) for _, group in sorted(groups.items())]
 
 
-def _row(group: list[Outcome]) -> StudyRow:
+def _make_row(group: list[Outcome]) -> StudyRow:
     group = sorted(group, key=lambda one: one.seed)
     first, solved = group[0], [one for one in group if one.solved]
     return StudyRow(
@@ -193,7 +192,7 @@ def _row(group: list[Outcome]) -> StudyRow:
     )  # fmt: skip
 
 
-def reach(table: Sequence[StudyRow]) -> tuple[list[str], list[list[str]]]:
+def longest_solved(table: Sequence[StudyRow]) -> tuple[list[str], list[list[str]]]:
     """The longest length that most seeds solved, a line a cell and a column a start.
 
     `-` where there is none, nothing where nothing was run.
@@ -201,8 +200,10 @@ def reach(table: Sequence[StudyRow]) -> tuple[list[str], list[list[str]]]:
     starts = list(dict.fromkeys(row.start for row in table))
     lines = []
     for cell in dict.fromkeys(row.cell for row in table):
-        own = {start: [r for r in table if (r.cell, r.start) == (cell, start)] for start in starts}
-        lines.append([cell, *(_longest(part) for part in own.values())])
+        parts = {
+            start: [r for r in table if (r.cell, r.start) == (cell, start)] for start in starts
+        }
+        lines.append([cell, *(_longest(part) for part in parts.values())])
     return ["cell", *starts], lines
 
 
@@ -211,21 +212,21 @@ def _longest(table: Sequence[StudyRow]) -> str:
     return str(max(solved)) if solved else "-" * bool(table)
 
 
-def failures(table: Sequence[StudyRow]) -> list[str]:
+def list_failures(table: Sequence[StudyRow]) -> list[str]:
     """A line for each run that ended before its time."""
     return [f"{r.cell} from {r.start} over {r.length}, {why}" for r in table for why in r.failed]
 
 
-def page(title: str, table: Sequence[StudyRow], remarks: Sequence[str]) -> str:
+def make_page(title: str, table: Sequence[StudyRow], remarks: Sequence[str]) -> str:
     """The report in Markdown."""
     parts = [
         f"# {title}",
         "The longest length, in steps, that most seeds solved:",
-        _markdown(*reach(table)),
+        _markdown(*longest_solved(table)),
         "Every cell, start and length; steps and seconds until it is solved are medians over the "
         "seeds that solve it, the metric is the median on the test split:",
         _markdown(HEADINGS, [row.cells() for row in table]),
-        "\n".join(f"- {line}" for line in [*failures(table), *remarks]),
+        "\n".join(f"- {line}" for line in [*list_failures(table), *remarks]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -240,5 +241,5 @@ def _median(values: Iterable[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
-def _said(value: float | None, form: str) -> str:
+def _format(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)

@@ -1,13 +1,14 @@
 """Runs, and blocks of a file for a model, as Ray tasks: on a Ray made here or one that is there.
 
-A worker that dies is begun again by Ray; what a run came to goes back to the study, which keeps it,
-so that no folder need be shared.
+Ray begins a worker that dies again. Outcomes go back to the study, which keeps them, so that no
+folder need be shared.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Generator, Iterable
 from functools import lru_cache
 from itertools import islice
@@ -22,9 +23,9 @@ from throughtime.tasks import Task
 from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask
-from throughtime.train.result import trained
+from throughtime.train.result import load_trained
 from throughtime.train.run import read
-from throughtime.train.study.learn import Outcome, learn
+from throughtime.train.study.runs import Outcome, learn
 from throughtime.train.study.workers import Learn, Lost
 
 if TYPE_CHECKING:
@@ -32,14 +33,15 @@ if TYPE_CHECKING:
 
 _TRIES = 3  # of a run whose worker dies
 _HELD = 4  # blocks of a file for each that is answered
+_SOON = 10.0  # seconds, for a Ray that is there to answer
 _PLACE, _GIVEN, _WRONG = "__place__", "given", "__wrong__"  # columns that go along
 
 
-def over_ray(
+def run_on_ray(
     recipes: Iterable[Recipe], jobs: int, threads: int, address: str | None = None,
     call: Learn = learn,
 ) -> Generator[Outcome | Lost, None, None]:  # fmt: skip
-    """What each run came to, in the order in which they end.
+    """The outcome of each run, in the order in which they end.
 
     Args:
         recipes: the runs; each is asked for when it may begin.
@@ -52,7 +54,7 @@ def over_ray(
         MissingExtra: Ray is not installed.
         RunError: no Ray answers at the address.
     """
-    ray = _started(jobs * threads, address)
+    ray = _start(jobs * threads, address)
     try:
         task = ray.remote(num_cpus=threads, max_retries=_TRIES)(_run)
         waiting, begun = iter(recipes), dict[Any, Recipe]()
@@ -62,29 +64,29 @@ def over_ray(
             if not begun:
                 return
             (ended, *_), _ = ray.wait(list(begun), num_returns=1)
-            yield _come_to(ray, ended, begun.pop(ended))
+            yield _read_outcome(ray, ended, begun.pop(ended))
     finally:
         ray.shutdown()
 
 
-def answer_over_ray(
+def answer_on_ray(
     folder: Path, blocks: Iterable[DataTable | list[str]], jobs: int, address: str | None = None
 ) -> Generator[pl.DataFrame, None, None]:
-    """What a run's model says to each block, in their order; a few blocks are held at a time.
+    """The answers of a run's model to each block, in order; a few blocks are held at a time.
 
     Args:
         folder: of the run, which all machines of a Ray must see.
         blocks: of a table whole series each; of a text the items that a user asks.
         jobs: blocks answered at the same time, one core each.
-        address: as in `over_ray`.
+        address: as in `run_on_ray`.
 
     Raises:
-        MissingExtra, RunError: as `over_ray`, or a worker is lost.
+        MissingExtra, RunError: as `run_on_ray`, or a worker is lost.
         DataError: a block cannot be taken.
     """
-    ray = _started(jobs, address)
+    ray = _start(jobs, address)
     try:
-        data = _data_of()
+        data = _import_ray_data()
         waiting = iter(blocks)
         while few := list(islice(waiting, _HELD * jobs)):
             parts = [ray.put(_as_arrow(block)) for block in few]
@@ -95,7 +97,7 @@ def answer_over_ray(
                 _answer, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs=asked
             )
             for part in said.iter_batches(batch_size=None, batch_format="pyarrow"):
-                yield _answered(part)
+                yield _check_answer(part)
     except ray.exceptions.RayError as error:
         word = str(error).strip().partition("\n")[0]
         raise RunError(f"every block must be answered, and one was not: {word}") from error
@@ -103,7 +105,7 @@ def answer_over_ray(
         ray.shutdown()
 
 
-def _data_of() -> Any:
+def _import_ray_data() -> Any:
     """Ray Data, quiet, which keeps the order."""
     try:
         import ray.data
@@ -128,7 +130,7 @@ def _as_arrow(block: DataTable | list[str]) -> Any:
     return block.frame.with_columns(pl.Series(_PLACE, rows, pl.Int64)).to_arrow()
 
 
-def _answered(part: Any) -> pl.DataFrame:
+def _check_answer(part: Any) -> pl.DataFrame:
     import polars as pl
 
     frame = pl.DataFrame(pl.from_arrow(part))
@@ -138,16 +140,16 @@ def _answered(part: Any) -> pl.DataFrame:
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: str) -> tuple[Task, nn.Module]:
+def _open(folder: str) -> tuple[Task, nn.Module]:
     torch.set_num_threads(1)
-    return trained(read(Path(folder)))
+    return load_trained(read(Path(folder)))
 
 
 def _answer(part: Any, folder: str, name: str, unit: str) -> Any:
     """One block in a worker of Ray's."""
     import polars as pl
 
-    task, model = _opened(folder)
+    task, model = _open(folder)
     frame = pl.DataFrame(pl.from_arrow(part))
     if not name:
         answers = task.answer(model, frame[_GIVEN].to_list())
@@ -162,8 +164,8 @@ def _answer(part: Any, folder: str, name: str, unit: str) -> Any:
     return said.to_arrow()
 
 
-def _started(cores: int, address: str | None) -> Any:
-    """Ray, begun or found."""
+def _start(cores: int, address: str | None) -> Any:
+    """Ray, begun here or reached at an address."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send them to its makers
     try:
         import ray
@@ -174,8 +176,9 @@ def _started(cores: int, address: str | None) -> Any:
         ray.init(num_cpus=cores, include_dashboard=False, **quiet)
         return ray
     try:
+        _await_answer(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, OverflowError, RuntimeError, ValueError) as error:
         raise RunError(
             f"a Ray must answer at {address}, and none does; begin one with `ray start --head`, or "
             "leave out --address"
@@ -183,12 +186,20 @@ def _started(cores: int, address: str | None) -> Any:
     return ray
 
 
-def _come_to(ray: Any, ended: Any, recipe: Recipe) -> Outcome | Lost:
+def _await_answer(address: str) -> None:
+    """Raises OSError where nobody listens; Ray itself would look for a quarter of an hour."""
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # looks, where no Ray listens
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SOON).close()
+
+
+def _read_outcome(ray: Any, ended: Any, recipe: Recipe) -> Outcome | Lost:
     try:
-        found: Outcome | Lost = ray.get(ended)
+        outcome: Outcome | Lost = ray.get(ended)
     except ray.exceptions.RayError as error:
         return Lost(recipe, str(error).strip().partition("\n")[0])
-    return found
+    return outcome
 
 
 def _run(recipe: Recipe, threads: int, call: Learn) -> Outcome | Lost:

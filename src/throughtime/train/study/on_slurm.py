@@ -17,7 +17,7 @@ from throughtime.errors import OptionError, RunError
 _LARGEST = 1000  # number of a task that every SLURM takes
 
 
-def array_script(
+def write_script(
     words: Sequence[str], runs: Sequence[int], jobs: int, threads: int, folder: Path
 ) -> str:
     """The script that `sbatch` takes.
@@ -42,7 +42,7 @@ def array_script(
         [
             "#!/bin/bash",
             "#SBATCH --job-name=throughtime-study",
-            f"#SBATCH --array={_spans(runs)}%{jobs}",
+            f"#SBATCH --array={_format_spans(runs)}%{jobs}",
             "#SBATCH --ntasks=1",
             f"#SBATCH --cpus-per-task={threads}",
             f"#SBATCH --output={shlex.quote(str(folder.resolve() / 'slurm-%a.log'))}",
@@ -56,7 +56,7 @@ def array_script(
 _PROGRAM = "import sys; from throughtime import cli; sys.exit(cli.main())"
 
 
-def _spans(numbers: Sequence[int]) -> str:
+def _format_spans(numbers: Sequence[int]) -> str:
     """Numbers as an array has them: `0-3,7`."""
     parts: list[list[int]] = []
     for number in sorted(numbers):
@@ -68,7 +68,7 @@ def _spans(numbers: Sequence[int]) -> str:
 
 
 def submit(script: str) -> str:
-    """Hands the script to SLURM; what it says, with the number of the job.
+    """Hands the script to SLURM; its answer has the number of the job.
 
     Raises:
         RunError: there is no SLURM here, or it refuses.

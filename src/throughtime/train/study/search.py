@@ -1,8 +1,7 @@
-"""A study that searches: each trial is drawn by what those before it came to, or at random.
+"""A study that searches: each trial is drawn by the outcomes of those before it, or at random.
 
-Optuna draws, and writes what it knows into a journal in the study's folder; what a trial came to is
-a file beside the others, told by its seed, which is its number. A trial that was begun and has no
-file is begun again.
+Optuna draws, and keeps a journal in the study's folder. The outcome of a trial is a file like
+those of a grid, with the trial's number as its seed. A trial that has no file is begun again.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any
 from throughtime.errors import OptionError, RunError, missing_extra
 from throughtime.tasks.recipe import Recipe, one_of
 from throughtime.train.study.folder import Folder
-from throughtime.train.study.learn import Outcome
+from throughtime.train.study.runs import Outcome
 
 JOURNAL = "search.journal"
 KINDS = ("random", "tpe")
@@ -28,7 +27,7 @@ class Search:
     """The trials of a study's folder.
 
     Args:
-        kind: `random`, or `tpe`: where trials before came far.
+        kind: `random`, or `tpe`: where earlier trials did well.
         folder: of the study.
         shared: the recipe of all trials but for cell, start, lr and hidden.
         pairs: (cell, start) that go together.
@@ -103,7 +102,7 @@ class Search:
                        hidden=params["hidden"])  # fmt: skip
 
     def tell(self, one: Outcome) -> None:
-        """Says what a trial came to: its best validation; nothing where it failed."""
+        """Reports a trial to Optuna: its best validation; nothing where it failed."""
         lowest = min((value for _, value in one.validations), default=math.nan)
         states = self._optuna.trial.TrialState
         failed = one.failed is not None or not math.isfinite(lowest)

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection, wait
 import torch
 
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.study.learn import Outcome, learn
+from throughtime.train.study.runs import Outcome, learn
 
 Learn = Callable[[Recipe], Outcome]
 
@@ -32,10 +32,10 @@ class Lost:
     reason: str
 
 
-def over_processes(
+def run_on_processes(
     recipes: Iterable[Recipe], jobs: int, threads: int, call: Learn = learn
 ) -> Generator[Outcome | Lost, None, None]:
-    """What each run came to, in the order in which they end.
+    """The outcome of each run, in the order in which they end.
 
     Args:
         recipes: the runs; each is asked for when there is a worker for it.
@@ -83,15 +83,15 @@ class _Worker:
             self.connection.send(recipe)
 
     def end(self) -> Outcome | Lost:
-        """What came of the run; waits for it."""
+        """The outcome of the run; waits for it."""
         recipe, self.recipe = self.recipe, None
         assert recipe is not None
         try:
-            found: Outcome | Lost = self.connection.recv()
+            outcome: Outcome | Lost = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self.process.join()
             return Lost(recipe, f"its process ended with exit code {self.process.exitcode}")
-        return found
+        return outcome
 
 
 def _serve(connection: Connection, threads: int, call: Learn) -> None:

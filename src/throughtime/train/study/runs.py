@@ -1,31 +1,124 @@
-"""One run of a study: trained until it solves its task, or to its last step.
+"""The runs of a study: every cell from every start over every length, once a seed.
 
-The loop is that of `throughtime train`; only it ends earlier, at a validation of half the line from
-which a task counts as solved, and keeps nothing but what it came to.
+A run trains by the loop of `throughtime train` to its last step, or until a validation at half the
+figure at which its task counts as solved; it keeps nothing but its outcome.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
 
 import torch
 
-from throughtime.errors import RunError
+from throughtime.errors import OptionError, RunError
+from throughtime.tasks import available, find
 from throughtime.tasks.memory import MemoryTask
-from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.recipe import Recipe, short
+from throughtime.train.begin import check_memory
 from throughtime.train.learner import Best, Learner, Watcher
 from throughtime.train.loop import begin_model, train
-from throughtime.train.study.grid import memory_task
+
+_MOST_SEEDS = 1000
+
+AXES = ("cell", "start", "length", "seed")
+"""Fields of the recipe that differ within a study."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values of each axis; a value that occurs twice counts once."""
+
+    cells: Sequence[str]
+    starts: Sequence[str]
+    lengths: Sequence[int]
+    seeds: int
+
+    def recipes(self, shared: Recipe) -> list[Recipe]:
+        """All of them, seed by seed, so that what is done first covers the whole grid."""
+        seeds = range(self.seeds)
+        sides: list[Sequence[Any]] = [
+            seeds,
+            *map(_drop_repeats, (self.lengths, self.cells, self.starts)),
+        ]
+        return [
+            replace(shared, seed=seed, length=length, cell=cell, start=start)
+            for seed, length, cell, start in product(*sides)
+        ]
+
+
+def _drop_repeats(values: Sequence[Any]) -> Sequence[Any]:
+    return list(dict.fromkeys(values))
+
+
+def plan(shared: Recipe, grid: Grid) -> tuple[list[Recipe], list[str]]:
+    """The runs that make sense, and a sentence for each cell and start that do not go together.
+
+    Raises:
+        OptionError: a value is outside its rule, or nothing is left to run.
+    """
+    if not 1 <= grid.seeds <= _MOST_SEEDS:
+        raise OptionError(
+            f"seeds must be a whole number of at least 1 and at most {_MOST_SEEDS}, got "
+            f"{short(grid.seeds)}"
+        )
+    wanted = grid.recipes(shared)
+    reasons = {run_key(one)[:3]: _why_skipped(one) for one in wanted if one.seed == 0}
+    skipped = {f"{cell} from {start}: {why}" for (cell, start, _), why in reasons.items() if why}
+    runs = [one for one in wanted if not reasons[run_key(one)[:3]]]
+    if not runs:
+        raise OptionError(f"a study needs a cell and a start that go together; {min(skipped)}")
+    return runs, sorted(skipped)
+
+
+def run_key(recipe: Recipe) -> tuple[str, str, int, int]:
+    """Cell, start, length and seed: what identifies a run in its study.
+
+    The length is the task's own where the recipe's means nothing to it.
+    """
+    return recipe.cell, recipe.start, make_memory_task(recipe).steps, recipe.seed
+
+
+def _why_skipped(recipe: Recipe) -> str:
+    """Why a cell has no such start, or nothing.
+
+    Raises:
+        OptionError: the model is too large for this machine.
+    """
+    small = make_memory_task(replace(recipe, hidden=2))
+    try:
+        small.model()
+    except OptionError as error:
+        return str(error)
+    check_memory(make_memory_task(recipe))
+    return ""
+
+
+def make_memory_task(recipe: Recipe) -> MemoryTask:
+    """The task of a recipe.
+
+    Raises:
+        OptionError: it is no memory task.
+    """
+    kind = find(recipe.task)
+    if not issubclass(kind, MemoryTask):
+        fit = [name for name, one in available().items() if issubclass(one, MemoryTask)]
+        raise OptionError(
+            f"a study is of a memory task, {', '.join(fit)}, and {recipe.task} is none"
+        )
+    return kind(recipe)
+
 
 _ENOUGH = 0.5  # times the line: a validation this low ends a run
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes:
         cell, start, length, seed: which run; the length in steps.
@@ -60,7 +153,7 @@ class Outcome:
 
 def learn(recipe: Recipe) -> Outcome:
     """Trains one recipe of a memory task; a loss that is not finite is a reason, no error."""
-    task = memory_task(recipe)
+    task = make_memory_task(recipe)
     model = begin_model(task)
     outcome = Outcome(
         cell=recipe.cell, start=recipe.start, length=task.steps, seed=recipe.seed,
