@@ -130,7 +130,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a norm of two dimensions": (
         lambda: nn.Sequential(LSTM(1, 2), nn.LayerNorm((3, 2))),
         "1 must normalise the units of a step alone, got LayerNorm((3, 2), eps=1e-05, "
-        "elementwise_affine=True, bias=True); give it their number",
+        "elementwise_affine=True, bias=True)",
     ),
     "two orders": (
         lambda: nn.Sequential(LSTM(1, 2, batch_first=True), LSTM(2, 2)),

@@ -135,9 +135,7 @@ def list_pieces(model: nn.Module, path: str = "") -> list[Piece]:
             f"follow; use the layer it is built on"
         )
     if isinstance(model, nn.LayerNorm | nn.RMSNorm) and len(model.normalized_shape) != 1:
-        raise OptionError(
-            f"{place} must normalise the units of a step alone, got {model!r}; give it their number"
-        )
+        raise OptionError(f"{place} must normalise the units of a step alone, got {model!r}")
     if type(model) in (*_WRITERS, Reversed) or isinstance(model, Passage) or _is_activation(model):
         return [Piece(place, model)]
     raise OptionError(
