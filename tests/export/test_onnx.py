@@ -83,7 +83,8 @@ def test_two_runtimes_agree(cell: Cell, tmp_path: Path) -> None:
 
 
 def through(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    from throughtime.export.pieces import copy_model, list_pieces
+    from throughtime.export.pieces import list_pieces
+    from throughtime.export.prepare import copy_model
 
     pieces = list_pieces(copy_model(model))
     with torch.no_grad():
@@ -281,6 +282,29 @@ def test_models_that_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="a merge of your own has no form in ONNX"):
         to_onnx(nn.Sequential(own, Gate(2), Readout(2, 1)), file)
     assert not file.exists()
+
+
+def test_lines_that_an_embedding_shortens_are_short_in_the_file(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Embedding(6, 3, max_norm=0.5), nn.Linear(3, 2))
+    before = model[0].weight.detach().clone()
+    run = session(to_onnx(model, tmp_path / "net.onnx"))
+    assert torch.equal(model[0].weight, before)
+    x = torch.arange(6).view(6, 1)
+    y = torch.from_numpy(run.run(None, {"x": x.numpy()})[0])
+    torch.testing.assert_close(y, model(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        (nn.Softmax(1), "it mixes steps or rows of a batch, or changes their shape; dimensions"),
+        (nn.LayerNorm((2, 4)), r"1 must normalise the units of a step alone, got LayerNorm\(\(2"),
+        (LSTM(4, 4, batch_first=True), "all layers of a model to export must have the same batch_"),
+    ],
+)
+def test_parts_that_mix_steps_are_refused(part: nn.Module, text: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=text):
+        to_onnx(nn.Sequential(LSTM(3, 4), part), tmp_path / "net.onnx")
 
 
 def test_a_start_that_is_not_zero_is_refused(tmp_path: Path) -> None:

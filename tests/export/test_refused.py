@@ -117,6 +117,26 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: nn.Sequential(nn.Linear(1, 2), Recurrent(cells.GRUD(), 2, 3)),
         "1 reads direct inputs, so it must be the model's first layer",
     ),
+    "a dimension from the front": (
+        lambda: nn.Sequential(LSTM(1, 2), nn.Softmax(1)),
+        "Softmax(dim=1) cannot be exported: it mixes steps or rows of a batch, or changes their "
+        "shape; dimensions must be counted from the end, as in dim=-1",
+    ),
+    "a dimension that is none": (
+        lambda: nn.Sequential(LSTM(1, 2), nn.Softmax(5)),
+        "Softmax(dim=5) cannot be exported: it cannot be followed (Dimension out of range "
+        "(expected to be in range of [-2, 1], but got 5))",
+    ),
+    "a norm of two dimensions": (
+        lambda: nn.Sequential(LSTM(1, 2), nn.LayerNorm((3, 2))),
+        "1 must normalise the units of a step alone, got LayerNorm((3, 2), eps=1e-05, "
+        "elementwise_affine=True, bias=True)",
+    ),
+    "two orders": (
+        lambda: nn.Sequential(LSTM(1, 2, batch_first=True), LSTM(2, 2)),
+        "all layers of a model to export must have the same batch_first, got some with True and "
+        "some with False",
+    ),
     "no module": (lambda: 3, "model must be a torch.nn.Module, got int"),
 }  # fmt: skip
 

@@ -19,7 +19,8 @@ from throughtime.export.operators import (
     operator_weights,
     put,
 )
-from throughtime.export.pieces import copy_model, list_pieces
+from throughtime.export.pieces import list_pieces
+from throughtime.export.prepare import copy_model
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage
 from throughtime.layers.recurrent import Recurrent

@@ -16,16 +16,14 @@ from throughtime.compiler.graph import Builder, Graph, Line
 from throughtime.compiler.passes.reductions import REDUCTIONS, expanded
 from throughtime.compiler.symbols import Symbol, lift
 from throughtime.compiler.widths import HIDDEN
-from throughtime.errors import NotFiniteError, OptionError, ThroughtimeError
+from throughtime.errors import OptionError, ThroughtimeError
 from throughtime.export.layer import describe_call, input_labels, write_layer
 from throughtime.export.operators import Reversed
 from throughtime.export.program import Place, Program, Walk, Writer
-from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate, Readout
-from throughtime.layers.stream.model import copy_frozen
 
-_NOT_FOLLOWED = (TypeError, ValueError, AttributeError, RuntimeError)
+_NOT_FOLLOWED = (TypeError, ValueError, AttributeError, RuntimeError, IndexError)
 
 
 def trace_function(
@@ -111,33 +109,6 @@ class Piece(NamedTuple):
     module: nn.Module | Callable[..., Any]
 
 
-def copy_model(model: nn.Module) -> nn.Module:
-    """A frozen copy with layers of ours in the place of torch.nn's, its weights checked.
-
-    Raises:
-        OptionError: a weight is not float32, or not finite.
-    """
-    if not isinstance(model, nn.Module):
-        raise OptionError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    for name, v in (*model.named_parameters(), *model.named_buffers()):
-        if v.is_meta:
-            raise OptionError(
-                f"a model to export must have its numbers, and {name} is on the device meta; load "
-                f"its weights first"
-            )
-    copy = copy_frozen(from_torch(model)).cpu()
-    for name, v in (*copy.named_parameters(), *copy.named_buffers()):
-        if v.is_floating_point() and v.dtype != torch.float32:
-            raise OptionError(
-                f"exported programs compute in float32, got {v.dtype} in {name}; "
-                f"convert the model with model.float()"
-            )
-        if not bool(torch.isfinite(v).all()):
-            raise NotFiniteError(f"{name} must be finite numbers, got NaN or infinity", "parameter",
-                                 name)  # fmt: skip
-    return copy
-
-
 def list_pieces(model: nn.Module, path: str = "") -> list[Piece]:
     """The pieces in order, sequences, readouts and plain stacks opened.
 
@@ -163,6 +134,8 @@ def list_pieces(model: nn.Module, path: str = "") -> list[Piece]:
             f"{place} is a {type(model).__name__} with code of its own, which an export does not "
             f"follow; use the layer it is built on"
         )
+    if isinstance(model, nn.LayerNorm | nn.RMSNorm) and len(model.normalized_shape) != 1:
+        raise OptionError(f"{place} must normalise the units of a step alone, got {model!r}")
     if type(model) in (*_WRITERS, Reversed) or isinstance(model, Passage) or _is_activation(model):
         return [Piece(place, model)]
     raise OptionError(
@@ -187,13 +160,41 @@ def _is_activation(model: nn.Module) -> bool:
     return is_torchs and not any(True for _ in model.parameters())
 
 
+def check_stack(pieces: list[Piece]) -> None:
+    """Raises OptionError: there is no piece, or layers disagree on which dimension is time."""
+    if not pieces:
+        raise OptionError("a model to export must have at least one part, got an empty one")
+    modules: list[Any] = [p.module for p in pieces]
+    layers = [m.layer if isinstance(m, Reversed) else m for m in modules]
+    if len({layer.batch_first for layer in layers if isinstance(layer, Passage)}) > 1:
+        raise OptionError(
+            "all layers of a model to export must have the same batch_first, got some with True "
+            "and some with False"
+        )
+
+
+@torch.no_grad()
+def check_each_step(function: Callable[..., Any], width: int) -> None:
+    """Raises OptionError: a function computes something else of a row alone than in a sequence."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, width, generator=draw, dtype=torch.float32, device="cpu")
+    try:
+        whole, alone = function(x), torch.stack([function(v) for v in x.flatten(0, 1).split(1)])
+    except _NOT_FOLLOWED:
+        return  # following it says why
+    if whole.shape != x.shape or not torch.allclose(whole.flatten(0, 1), alone[:, 0], atol=1e-5):
+        raise OptionError(
+            "it mixes steps or rows of a batch, or changes their shape; dimensions must be counted "
+            "from the end, as in dim=-1"
+        )
+
+
 def write_program(pieces: list[Piece], name: str) -> Program:
     """The program of a plain stack."""
     for piece in pieces:
         if isinstance(piece.module, Reversed):
             raise OptionError(f"{piece.path} reads backward, which no step at a time can")
-    if not pieces:
-        raise OptionError("a model to export must have at least one part, got an empty one")
+    check_stack(pieces)
     writer = Writer(*_list_inputs(pieces[0]))
     for number, piece in enumerate(pieces):
         module = piece.module
@@ -207,11 +208,12 @@ def write_program(pieces: list[Piece], name: str) -> Program:
         else:
             _check_width(piece, writer.at.size)
             write = _WRITERS.get(type(module), _write_function)
-            writer.end(f"{piece.path}: {_describe(module)}", write(writer, module))
+            writer.end(f"{piece.path}: {describe_part(module)}", write(writer, module))
     return writer.finish(name)
 
 
-def _describe(module: Any) -> str:
+def describe_part(module: Any) -> str:
+    """A part as errors and titles name it."""
     return (
         repr(module) if isinstance(module, nn.Module) else getattr(module, "__name__", "function")
     )
@@ -251,7 +253,7 @@ def _takes(module: Any) -> int | None:
         return module.in_features
     if isinstance(module, Passage):
         return module.input_size
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and len(module.normalized_shape) == 1:
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return module.normalized_shape[0]
     return None
 
@@ -349,9 +351,10 @@ def norm_function(part: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
 def _write_function(writer: Writer, part: Any) -> Place:
     function = part.forward if isinstance(part, nn.Module) else part
     try:
+        check_each_step(function, writer.at.size)
         return write_pointwise(writer, function, {"x": writer.at}, {}, "y")
     except OptionError as error:
-        raise OptionError(f"{_describe(part)} cannot be exported: {error}") from error
+        raise OptionError(f"{describe_part(part)} cannot be exported: {error}") from error
 
 
 _WRITERS: dict[Any, Callable[[Writer, Any], Place]] = {

@@ -8,11 +8,13 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from throughtime.errors import OptionError
-from throughtime.export.pieces import Piece, copy_model, list_pieces, write_program
+from throughtime.errors import NotFiniteError, OptionError
+from throughtime.export.pieces import Piece, list_pieces, write_program
 from throughtime.export.program import Program, Values
 from throughtime.export.weights import check_kind, round_weights
+from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.layer import Passage
+from throughtime.layers.stream.model import copy_frozen
 from throughtime.torch_private import on_processor
 
 STEPS = 1000
@@ -79,6 +81,42 @@ def prepare(model: nn.Module, name: str, weights: str) -> Prepared:
         pieces = list_pieces(copy)
         program = write_program(pieces, name)
         return Prepared(program, *record(pieces, len(program.inputs), program.outputs))
+
+
+@torch.no_grad()
+def copy_model(model: nn.Module) -> nn.Module:
+    """A frozen copy with layers of ours in the place of torch.nn's, its weights checked.
+
+    Raises:
+        OptionError: a weight is not float32, or not finite.
+    """
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, v in (*model.named_parameters(), *model.named_buffers()):
+        if v.is_meta:
+            raise OptionError(
+                f"a model to export must have its numbers, and {name} is on the device meta; load "
+                f"its weights first"
+            )
+
+    copy = copy_frozen(from_torch(model)).cpu()
+    for module in copy.modules():
+        if (
+            type(module) is nn.Embedding
+            and module.max_norm is not None
+            and not module.weight.is_meta
+        ):
+            module(torch.arange(module.num_embeddings, device="cpu"))  # shortens every line
+    for name, v in (*copy.named_parameters(), *copy.named_buffers()):
+        if v.is_floating_point() and v.dtype != torch.float32:
+            raise OptionError(
+                f"exported programs compute in float32, got {v.dtype} in {name}; "
+                f"convert the model with model.float()"
+            )
+        if not bool(torch.isfinite(v).all()):
+            raise NotFiniteError(f"{name} must be finite numbers, got NaN or infinity", "parameter",
+                                 name)  # fmt: skip
+    return copy
 
 
 @torch.no_grad()

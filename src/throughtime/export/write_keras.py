@@ -25,7 +25,8 @@ from throughtime.export.keras import (
     to_snake_case,
 )
 from throughtime.export.operators import Operator, operator_of, operator_weights
-from throughtime.export.pieces import Piece, copy_model, input_width, list_pieces
+from throughtime.export.pieces import Piece, check_stack, input_width, list_pieces
+from throughtime.export.prepare import copy_model
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage
 from throughtime.version import __version__
@@ -64,8 +65,7 @@ def to_keras(model: nn.Module, file: str | os.PathLike[str]) -> Path:
     path, pieces = Path(file), list_pieces(copy_model(model))
     if path.suffix not in (".keras", ".h5"):
         raise OptionError(f"file must end in .keras or .h5, got {path.name!r}")
-    if not pieces:
-        raise OptionError("a model to export must have at least one part, got an empty one")
+    check_stack(pieces)
     layers = [layer for piece in pieces for layer in _make_layers(piece)]
     names, count = list[str](), Counter[str]()
     for layer in layers:
@@ -94,7 +94,7 @@ def _make_layers(piece: Piece) -> list[Layer]:
     if isinstance(module, nn.Embedding):
         sizes = {"input_dim": module.num_embeddings, "output_dim": module.embedding_dim}
         return [Layer("Embedding", sizes, {"embeddings": module.weight.numpy()})]
-    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) == 1:
+    if isinstance(module, nn.LayerNorm):
         config: dict[str, Any] = {"epsilon": module.eps, "scale": module.weight is not None,
                   "center": module.bias is not None}  # fmt: skip
         vectors = {"gamma": module.weight, "beta": module.bias}

@@ -17,12 +17,15 @@ from throughtime.export.onnx.layers import LayerInputs, write_layer
 from throughtime.export.operators import Reversed
 from throughtime.export.pieces import (
     Piece,
-    copy_model,
+    check_each_step,
+    check_stack,
+    describe_part,
     input_width,
     list_pieces,
     norm_function,
     trace_function,
 )
+from throughtime.export.prepare import copy_model
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate
 from throughtime.version import __version__
@@ -59,8 +62,7 @@ def to_onnx(
     if isinstance(opset, bool) or not isinstance(opset, int) or opset < _LEAST_OPSET:
         raise OptionError(f"opset must be a whole number of at least {_LEAST_OPSET}, got {opset!r}")
     pieces = list_pieces(copy_model(model))
-    if not pieces:
-        raise OptionError("a model to export must have at least one part, got an empty one")
+    check_stack(pieces)
     graph = _Model(pieces, lengths, states, operators).write()
     whole = onnx.helper.make_model(
         graph, producer_name="throughtime", producer_version=__version__, ir_version=10,
@@ -195,7 +197,12 @@ class _Model:
                 z, inner = self._write_part(z, inner, piece.module)
             return str(self.out.add("Mul", at, self.out.add("Sigmoid", z))), width
         function, vectors = _function_of(part)
-        graph = trace_function(function, ("x",), tuple(vectors))
+        try:
+            if not vectors:
+                check_each_step(function, width)
+            graph = trace_function(function, ("x",), tuple(vectors))
+        except OptionError as error:
+            raise OptionError(f"{describe_part(part)} cannot be exported: {error}") from error
         names = {
             i: at if node.op == "a" else self.out.constant(vectors[str(node.constants[0])])
             for i, node in enumerate(graph.nodes)
