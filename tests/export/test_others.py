@@ -237,9 +237,8 @@ def test_words_that_are_lists(config: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_every_layer_gets_a_name_that_python_takes(tmp_path: Path) -> None:
-    from throughtime.tasks.user_file import executed
-
     from throughtime.export.operators import Reversed, write_layers
+    from throughtime.tasks.layers import execute
 
     words = ["cells", "class", "torch", "Torch", "\u00e91", "", "7", "a/b", "a b"]
     layers: dict[str, nn.Module] = {word: Recurrent(cells.LSTM(), 2, 3) for word in words}
@@ -249,7 +248,7 @@ def test_every_layer_gets_a_name_that_python_takes(tmp_path: Path) -> None:
         "layer_cells", "layer_class", "layer_torch", "layer_torch_", "layer_1", "layer", "layer_7",
         "a_b", "a_b_", "back",
     ]  # fmt: skip
-    read = executed(tmp_path / "layers.py")
+    read = execute(tmp_path / "layers.py")
     for word, name in names.items():
         weights = getattr(read, name).state_dict()
         for key, v in layers[word].state_dict().items():
