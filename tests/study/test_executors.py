@@ -231,7 +231,8 @@ def test_ray_does_the_runs_as_processes_do() -> None:
 @pytest.mark.timeout(1800)
 def test_sixty_trials_on_ray_survive_a_killed_driver_and_a_killed_worker(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the extra cluster is not installed")
-    words = [*TINY, *"--cells rnn --init torch orthogonal --seeds 30".split()]
+    slow = "--lr 1e-9 --steps 2000 --validate-every 1000"  # none is solved before its end
+    words = [*TINY, *f"--cells rnn --init torch orthogonal --seeds 30 {slow}".split()]
     code = "import sys; from throughtime.cli import main; sys.exit(main(sys.argv[1:]))"
     ray = ["study", *words, "--jobs", "2", "--on", "ray", "--out", str(tmp_path / "ray")]
     for victim in ("worker", "driver", ""):
