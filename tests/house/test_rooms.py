@@ -101,8 +101,9 @@ def _imported(module: Module, names: set[str]) -> Iterator[str]:
         if isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
-                yield from (name for name in (whole, node.module)[: 1 + (whole not in names)]
-                            if name in names and name != module.name)  # fmt: skip
+                reached = whole if whole in names else node.module
+                if reached in names and (reached == whole or reached != module.name):
+                    yield reached
 
 
 def _at_run_time(node: ast.AST) -> Iterator[ast.AST]:
@@ -207,6 +208,7 @@ RING = {"a.py": "from throughtime.b import x", "b.py": "def f(): from throughtim
         ({"a.py": "class C: pass", "b.py": "class C: pass"}, named_twice, {"C": ["a.py", "b.py"]}),
         ({"a.py": "", "b.py": '"""Why."""'}, unexplained, ["a.py"]),
         (RING, circles, [{"throughtime.a", "throughtime.b"}]),
+        ({"a.py": "from throughtime import a"}, circles, [{"throughtime.a"}]),
     ],
 )  # fmt: skip
 def test_what_breaks_a_rule_is_seen(tmp_path: Path, files: Any, law: Any, expected: Any) -> None:

@@ -180,7 +180,7 @@ def template_for(key: Key, asked: Asked) -> tuple[Template, Shape]:
     padded = _padded_matrices(shape) if asked.weights and not asked.adds else {}
     places = [arena.reserve_all(sizes | padded) for _ in range(shape.D)]
     rows = block * shape.rows.B
-    side = rows * max(COLUMN_ROWS[0] * key.bytes, shape.code.kind.size)
+    side = rows * max(COLUMN_ROWS[0] * key.bytes, shape.code.kind.size)  # a tile's, side by side
     plane = rows * shape.H_row
     common = common_words(
         shape, block_steps=block, operand_block_plane=plane, scratch_size=side,

@@ -58,7 +58,7 @@ class Back(NamedTuple):
 
     def new_rooms(self, x: Tensor) -> list[Any]:
         """Memory for what is written, of the kind of x."""
-        rooms = [x.new_empty(*shape) for shape in self.rooms]
+        rooms = [x.new_empty(*shape) for shape in self.rooms]  # a tuple is read more slowly
         if self.large:
             rooms[0] = lend(x, self.rooms[0])
         return rooms

@@ -13,8 +13,6 @@ from llvmlite import ir
 from throughtime.compiler import sweeps
 from throughtime.compiler.graph import NUMBER
 from throughtime.compiler.llvm.arguments import CELL_BACKWARD, CELL_FORWARD, PHASE_FORWARD
-from throughtime.compiler.llvm.cell import functions
-from throughtime.compiler.llvm.cell import operands as places
 from throughtime.compiler.llvm.cell.operands import (
     Loads,
     backward_loads,
@@ -197,12 +195,12 @@ def write_row_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> 
     with e.loop(g["rows"]) as row:
 
         def at(column: Num) -> Places:
-            return places.places_forward(e, plan, row.index, column)
+            return places_forward(e, plan, row.index, column)
 
         def finish(values: Pointwise, column: Num, left: Num, width: str) -> None:
-            functions.store_step(e, plan, at(column), values, keep, width)
+            store_step(e, plan, at(column), values, keep, width)
 
-        one = _row(e, plan, lambda column: places.forward_loads(e, plan, at(column)), lines)
+        one = _row(e, plan, lambda column: forward_loads(e, plan, at(column)), lines)
         write_sweeps(one, sweeps.sweeps_forward(plan, keep), finish)
         saved = at(e.number(0))["saved"] + g["H_row"] * len(plan.saved_lines)
         for k, node in enumerate(plan.saved_numbers if keep else ()):
@@ -219,14 +217,14 @@ def write_row_to_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) ->
     with e.loop(g["rows"]) as row:
 
         def at(column: Num) -> Places:
-            return functions.places_to_vector(e, plan, row.index, column)
+            return places_to_vector(e, plan, row.index, column)
 
         def finish(values: Pointwise, column: Num, left: Num, width: str) -> None:
             vector = plan.own[slot].vector
             if plan.widths.of[vector] == width:
                 e.store(values.value(vector), at(column)["to"])
 
-        one = _row(e, plan, lambda column: places.forward_loads(e, plan, at(column)), lines)
+        one = _row(e, plan, lambda column: forward_loads(e, plan, at(column)), lines)
         write_sweeps(one, sweeps.sweeps_to_vector(plan, slot), finish)
     e.done()
     return e
@@ -236,7 +234,7 @@ def write_row_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
     """`cell_backward(...)`: for rows: for walks: for widths: for unit blocks."""
 
     def finish(e: Emit, places: Places, values: Pointwise, left: Num, width: str) -> None:
-        functions.store_gradients(e, plan, places, values, left, width)
+        store_gradients(e, plan, places, values, left, width)
 
     e = Emit(module, "cell_backward", kind, CELL_BACKWARD)
     return _backward(e, plan, len(plan.own), sweeps.sweeps_backward(plan), finish)
@@ -246,7 +244,7 @@ def write_row_from_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) 
     """`phase_backward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
 
     def finish(e: Emit, places: Places, values: Pointwise, left: Num, width: str) -> None:
-        functions.store_vector_gradients(e, plan, slot, places, values, left, width)
+        store_vector_gradients(e, plan, slot, places, values, left, width)
 
     e = Emit(module, f"phase_backward_{slot}", kind, CELL_BACKWARD)
     done = len(plan.own) - 1 - slot
@@ -261,13 +259,13 @@ def _backward(
     with e.loop(g["rows"]) as row:
 
         def at(column: Num) -> Places:
-            return places.places_back(e, plan, row.index, column)
+            return places_back(e, plan, row.index, column)
 
         def end(values: Pointwise, column: Num, left: Num, width: str) -> None:
             finish(e, at(column), values, left, width)
 
         def loads(column: Num) -> Loads:
-            return places.backward_loads(e, plan, at(column), done)
+            return backward_loads(e, plan, at(column), done)
 
         first, plane = g["d_operands"] + g["operand_plane"] * len(plan.own), g["operand_plane"]
         one = _row(e, plan, loads, (first, plane))

@@ -195,7 +195,7 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
     return e
 
 
-ARGUMENTS = ("block", "d", "low", "R", "n", "m")
+SEEN = ("block", "d", "low", "R", "n", "m")
 
 
 def write_seen(module: ir.Module, kind: Kind) -> Emit:
@@ -203,7 +203,7 @@ def write_seen(module: ir.Module, kind: Kind) -> Emit:
 
     for rows: for states: norm; where too large: for states: scale
     """
-    e = Emit(module, "seen", kind, ARGUMENTS, internal=True)
+    e = Emit(module, "seen", kind, SEEN, internal=True)
     c, g = common(e), e.given
     f = direction(e, g["d"])
     with e.loop(g["R"]) as row:
