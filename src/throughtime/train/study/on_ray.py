@@ -90,7 +90,7 @@ def answer_on_ray(
         data, waiting = _import_ray_data(), iter(blocks)
         while few := list(islice(waiting, _HELD * jobs)):
             yield from _answer_few(ray, data, str(folder.resolve()), few)
-            gc.collect()  # what ran hangs in rings, and its blocks with it
+            gc.collect()  # reference cycles hold what ran, and its blocks
     except ray.exceptions.RayError as error:
         raise RunError(
             f"every block must be answered, and one was not: {_first_line(error)}"
