@@ -227,8 +227,8 @@ class Derivative:
         return places
 
 
-_SMALL: Final = 1 << 15
-"""Numbers up to which one call of torch's is faster than two, which share their work."""
+_SMALL: Final = 1 << 18
+"""Numbers up to which one thread copies them in less time than a second one may take to wake."""
 
 
 def _cut(room: Tensor, count: int) -> Tensor:
