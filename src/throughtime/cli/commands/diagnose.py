@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughtime.cli.options import number, whole_number
+from throughtime.cli import number, whole_number
 
 if TYPE_CHECKING:
     from throughtime.cli import Commands

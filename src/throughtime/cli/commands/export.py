@@ -1,11 +1,14 @@
-"""`throughtime export WHAT --to FORM`: a trained model as native code, with its own test."""
+"""`throughtime export WHAT --to FORM`: a trained model as native code, with its own test.
+
+And `throughtime import FILE`: the recurrent layers of another's file as ours.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from throughtime.cli.options import whole_number
+from throughtime.cli import whole_number
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,10 +16,15 @@ if TYPE_CHECKING:
     from throughtime.cli import Commands, Parser
 
 FORMS = ("c", "object", "onnx")
+READERS: Final = {
+    ".onnx": "from_onnx", ".keras": "from_keras", ".h5": "from_keras", ".hdf5": "from_keras",
+    ".msgpack": "from_flax", ".safetensors": "from_safetensors",
+}  # fmt: skip
+"""By how a file's name ends: the function of throughtime.export that reads it."""
 
 
 def register(commands: Commands) -> None:
-    """Adds the command."""
+    """Adds the commands."""
     parser = commands.add("export", export)
     parser.add_argument(
         "what", metavar="RUN|FILE.py:NAME",
@@ -35,6 +43,12 @@ def register(commands: Commands) -> None:
         "--name", default="net", metavar="NAME", help="What all names begin with. Default: net."
     )
     _add_ways(parser)
+    parser = commands.add("import", import_layers)
+    parser.add_argument(
+        "file", type=Path, metavar="FILE",
+        help="Of ONNX, Keras (.keras, .h5), safetensors, or Flax (.msgpack).",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The folder.")
 
 
 def _add_ways(parser: Parser) -> None:
@@ -136,3 +150,21 @@ def _load_model(what: str, file: str, member: str) -> nn.Module:
             f"got {type(value).__name__}"
         )
     return value
+
+
+def import_layers(file: Path, out: Path) -> None:
+    """Read the recurrent layers of a file: DIR/layers.py builds them, weights in DIR/weights.npz.
+
+    Prints each layer as FILE.py:NAME, what `throughtime export` takes, and what it is.
+    """
+    from throughtime import export
+    from throughtime.errors import OptionError
+    from throughtime.export.operators import write_layers
+
+    reader = READERS.get(file.suffix.lower())
+    if reader is None:
+        raise OptionError(f"file must end in one of {', '.join(READERS)}, got {file.name!r}")
+    layers = getattr(export, reader)(file)
+    names = write_layers(layers, out, file.name)
+    for word, name in names.items():
+        print(f"{out / 'layers.py'}:{name}\t{layers[word]!r}")

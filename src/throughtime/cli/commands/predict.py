@@ -1,6 +1,7 @@
-"""`throughtime predict RUN ITEM...`: what a trained model says, to words, files and a pipe.
+"""`throughtime predict`, `evaluate` and `generate RUN`: what a trained model says.
 
-A run on a table of the user's own is asked whole files, and answers with tables.
+It is asked words, files and a pipe; a run on a table of the user's own is asked whole files, and
+answers with tables. Its figures are those on held-out items, or on a file's.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from throughtime.cli import number, whole_number
+from throughtime.cli.shown import show_score
 from throughtime.errors import DataError
 
 if TYPE_CHECKING:
     import polars as pl
     from torch import nn
 
-    from throughtime.cli import Commands
+    from throughtime.cli import Commands, Parser
     from throughtime.tasks import Task
     from throughtime.tasks.tables import DataTable
     from throughtime.tasks.tables.task import TableTask
@@ -32,9 +35,18 @@ Item = tuple[str, str]
 
 
 def register(commands: Commands) -> None:
-    """Adds the command."""
-    parser = commands.add("predict", predict)
-    parser.add_argument("run", type=Path, metavar="RUN", help="The folder of a finished run.")
+    """Adds the commands."""
+    for name, call, add in (
+        ("predict", predict, _add_items), ("evaluate", evaluate, _add_split),
+        ("generate", generate, _add_prompt),
+    ):  # fmt: skip
+        parser = commands.add(name, call)
+        parser.add_argument("run", type=Path, metavar="RUN", help="The folder of a finished run.")
+        add(parser)
+
+
+def _add_items(parser: Parser) -> None:
+    """What is asked, and where answers go."""
     parser.add_argument(
         "items", nargs="+", metavar="ITEM",
         help="What the model is asked, say a word; or a file of such, one a line, by a name that "
@@ -55,6 +67,36 @@ def register(commands: Commands) -> None:
         "--address",
         metavar="HOST:PORT",
         help="A Ray that is there, which must see the run's folder. Default: one made here.",
+    )
+
+
+def _add_split(parser: Parser) -> None:
+    """What is scored."""
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE",
+        help="Another file with the columns of the training. What the training saw is left out.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--split", metavar="NAME", default="test",
+        help="Without FILE: validation or test. Default: test.",
+    )  # fmt: skip
+
+
+def _add_prompt(parser: Parser) -> None:
+    """What is written, and how."""
+    parser.add_argument(
+        "--prompt", metavar="TEXT", default="", help="What it goes on from. Default: a new line."
+    )
+    parser.add_argument(
+        "--length", type=whole_number, metavar="INT", default=500,
+        help="How many characters or words it writes. Default: 500.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--temperature", type=number, metavar="FLOAT", default=1.0,
+        help="Below 1 it writes what is likelier; 0: always the likeliest. Default: 1.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=whole_number, metavar="INT", default=0, help="Of what is drawn. Default: 0."
     )
 
 
@@ -79,6 +121,42 @@ def predict(run: Path, items: list[str], out: Path | None, on: str, address: str
         _answer_tables(task, model, items, out)
     elif not _answer_lines(task, model, items, out):
         sys.exit(2)
+
+
+def evaluate(run: Path, file: str | None, split: str) -> None:
+    """Score a trained model, beside the baselines, on items it never trained on."""
+    from throughtime.tasks.recipe import one_of
+    from throughtime.train.result import load_trained
+    from throughtime.train.run import read
+
+    one_of("split", split, ("validation", "test"))
+    task, model = load_trained(read(run))
+    if file is not None:
+        score, baselines = task.evaluate(model, file)
+        show_score(task, score, "file", baselines)
+        for note in score.notes:
+            print(f"note: {file}: {note}", file=sys.stderr)
+    else:
+        show_score(task, task.score(model, split), split, task.baselines(split))
+
+
+def generate(run: Path, prompt: str, length: int, temperature: float, seed: int) -> None:
+    """Write text. The prompt is printed first; the same seed writes the same text."""
+    from throughtime.train.result import load_trained
+    from throughtime.train.run import read
+
+    task, model = load_trained(read(run))
+    if prompt:
+        task.check_item(prompt)
+    for note in task.describe_unseen([prompt]):
+        print(f"note: {note}", file=sys.stderr)
+    pieces = task.write(model, prompt, length, temperature, seed)
+    sys.stdout.write(prompt)
+    for piece in pieces:
+        sys.stdout.write(piece)
+        if sys.stdout.isatty():
+            sys.stdout.flush()
+    sys.stdout.write("\n")
 
 
 def _are_lines(items: list[str]) -> bool:
@@ -257,7 +335,7 @@ def _read_items(items: Iterable[str]) -> Iterator[Item]:
 
 def _read_lines(file: Iterable[bytes], name: str) -> Iterator[Item]:
     """The lines that are not empty; bytes that are no text stay to be named."""
-    for number, line in enumerate(file, start=1):
+    for n, line in enumerate(file, start=1):
         text = line.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip()
         if text:
-            yield text, f"{name}, line {number}: "
+            yield text, f"{name}, line {n}: "

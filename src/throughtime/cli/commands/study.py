@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from throughtime.cli.options import add_recipe_flags, parse_flags, whole_number
+from throughtime.cli import add_recipe_flags, parse_flags, whole_number
 from throughtime.cli.shown import open_console, show_table
 from throughtime.compiler.runtime.threads import usable
 from throughtime.tasks.recipe import Recipe, parse_option

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughtime.cli.options import add_recipe_flags, parse_flags, whole_number
+from throughtime.cli import add_recipe_flags, parse_flags, whole_number
 from throughtime.cli.shown import keep_page, keep_plots, report_run, show_score, show_table
 
 if TYPE_CHECKING:
