@@ -25,9 +25,8 @@ import torch.distributed
 
 from throughtime.environment import ProcessPlace, for_process
 from throughtime.tasks import find
-from throughtime.train.begin import resolve
-from throughtime.train.learner import Learner
-from throughtime.train.loop import begin_model
+from throughtime.train.learner import Learner, begin_model
+from throughtime.train.run import resolve
 from throughtime.train.world import World, join
 
 BAR = 1.7  # times the words a second

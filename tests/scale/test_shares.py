@@ -16,12 +16,10 @@ from throughtime.errors import OptionError
 from throughtime.tasks import available, find
 from throughtime.tasks.task import Task
 from throughtime.train import exchange
-from throughtime.train.begin import resolve
 from throughtime.train.exchange import add_halves, share_out
 from throughtime.train.launch import launch
-from throughtime.train.learner import Learner
-from throughtime.train.loop import begin_model
-from throughtime.train.step import cut, step_seed
+from throughtime.train.learner import Learner, begin_model, cut, step_seed
+from throughtime.train.run import resolve
 from throughtime.train.world import World, find_place
 
 ALONE = ("language",)  # one batch goes on where the one before ended

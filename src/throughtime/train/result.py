@@ -23,9 +23,8 @@ from throughtime.tasks.tables.frames import give_back, is_frame, make_table, wri
 from throughtime.tasks.tables.task import TableTask
 from throughtime.tasks.tables.text import names_table
 from throughtime.tasks.task import Score
-from throughtime.train.begin import RUNS, begin, check_memory, go_on
-from throughtime.train.run import Run, read, read_json, read_whole
-from throughtime.train.storage import load_weights
+from throughtime.train.run import RUNS, Run, begin, check_memory, go_on, read
+from throughtime.train.storage import load_weights, read_json, read_whole
 
 Place = str | PathLike[str]
 

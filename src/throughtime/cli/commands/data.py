@@ -88,7 +88,7 @@ def data(
 
 def _print_read(task: str, given: dict[str, str]) -> None:
     from throughtime.tasks import find
-    from throughtime.train.begin import resolve
+    from throughtime.train.run import resolve
 
     kind = find(task)
     print(f"\n{task}:")

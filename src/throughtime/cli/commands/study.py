@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from throughtime.cli import Commands, Parser
+    from throughtime.train.study import Grid, Outcome
+    from throughtime.train.study.executors import Lost
     from throughtime.train.study.folder import Folder, StudyRow
-    from throughtime.train.study.runs import Grid, Outcome
-    from throughtime.train.study.workers import Lost
 
 
 # Fields that are axes of the grid, or that mean nothing to a memory task or to a study.
@@ -97,10 +97,9 @@ def study(
     import rich  # noqa: F401  # before there is a folder
 
     from throughtime.tasks import find
-    from throughtime.train.begin import RUNS, resolve
-    from throughtime.train.run import lock
+    from throughtime.train.run import RUNS, lock, resolve
+    from throughtime.train.study import plan
     from throughtime.train.study.folder import Folder
-    from throughtime.train.study.runs import plan
 
     where = Where(on, jobs, address)
     where.check(dry_run, search)
@@ -125,7 +124,7 @@ def _grid(
     cells: list[str] | None, init: list[str] | None, length: list[str] | None, seeds: int
 ) -> Grid:
     """The values of each axis, as they were typed."""
-    from throughtime.train.study.runs import Grid
+    from throughtime.train.study import Grid
 
     axes = {"cell": cells or _CELLS, "start": init or _STARTS, "length": length or ["100"]}
     named = {
@@ -168,7 +167,7 @@ class Where:
             from throughtime.train.study.on_ray import run_on_ray
 
             return run_on_ray(recipes, jobs, threads, self.address)
-        from throughtime.train.study.workers import run_on_processes
+        from throughtime.train.study.executors import run_on_processes
 
         return run_on_processes(recipes, jobs, threads)
 
@@ -177,7 +176,7 @@ class Where:
         tell: Callable[[Outcome], None] = lambda one: None,
     ) -> list[Lost]:  # fmt: skip
         """Has runs done, keeps and shows each; returns those without an outcome."""
-        from throughtime.train.study.workers import Lost
+        from throughtime.train.study.executors import Lost
 
         console = open_console(stderr=True)
         console.print(f"{total} runs, {done} of them done before")
@@ -222,7 +221,7 @@ def _describe_best(folder: Folder) -> str:
 
 def _find_missing(folder: Folder, recipes: list[Recipe]) -> list[Recipe]:
     """The runs that have no file yet."""
-    from throughtime.train.study.runs import run_key
+    from throughtime.train.study import run_key
 
     done = {(one.cell, one.start, one.length, one.seed) for one in folder.outcomes()}
     return [one for one in recipes if run_key(one) not in done]
@@ -233,7 +232,7 @@ def _do_one(folder: Folder, recipes: list[Recipe], number: int) -> None:
     import torch
 
     from throughtime.errors import OptionError
-    from throughtime.train.study.runs import learn
+    from throughtime.train.study import learn
 
     if not 0 <= number < len(recipes):
         raise OptionError(f"the grid has runs 0 to {len(recipes) - 1}, got {number}")
@@ -248,7 +247,7 @@ def _hand_in(
     folder: Folder, recipes: list[Recipe], words: tuple[str, ...], jobs: int, dry_run: bool
 ) -> None:
     """Hands the missing runs to SLURM, or prints the script."""
-    from throughtime.train.study.on_slurm import submit, write_script
+    from throughtime.train.study.executors import submit, write_script
 
     missing = _find_missing(folder, recipes)
     if not missing:
@@ -314,8 +313,8 @@ def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]
     import torch
 
     from throughtime import __version__
+    from throughtime.train.study import make_memory_task
     from throughtime.train.study.folder import make_page, make_rows
-    from throughtime.train.study.runs import make_memory_task
 
     outcomes = folder.outcomes()
     table, rule = make_rows(outcomes), make_memory_task(shared).rule

@@ -83,7 +83,7 @@ def _train(
     plots: str, watch: int | None,
 ) -> None:  # fmt: skip
     """Trains in this process, and in those that a launcher began with it."""
-    from throughtime.train.begin import begin, go_on
+    from throughtime.train.run import begin, go_on
     from throughtime.train.world import join
 
     with join(wait) as world:
