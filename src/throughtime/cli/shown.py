@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from throughtime.diagnosis.report import Report
+    from throughtime.diagnosis.report.chart import Chart
     from throughtime.diagnosis.report.page import Panel, Table
-    from throughtime.diagnosis.report.page.chart import Chart
     from throughtime.tasks import Task
     from throughtime.tasks.task import Score
     from throughtime.train.run import Run
@@ -212,7 +212,7 @@ def _draw_map(figure: Any, axes: Any, plot: Plot) -> None:
 
 
 def _draw_curves(figure: Any, axes: Any, plot: Plot) -> None:
-    from throughtime.diagnosis.report.page.chart import SERIES, light
+    from throughtime.diagnosis.report.chart import SERIES, light
 
     axes.grid(color=light("grid"))
     axes.set_axisbelow(True)
@@ -349,7 +349,7 @@ def _make_panel(letter: str, picture: Picture) -> Panel:
 
 
 def _make_chart(plot: Plot) -> Chart:
-    from throughtime.diagnosis.report.page.chart import Chart
+    from throughtime.diagnosis.report.chart import Chart
 
     chart = Chart(plot.says, plot.x, plot.y, of=plot.of)
     if plot.rows:

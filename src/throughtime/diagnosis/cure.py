@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from throughtime.diagnosis.observe import Key, key_of
+from throughtime.diagnosis.observe import Key
 from throughtime.diagnosis.observe.batches import check_plain, copy_error
 from throughtime.diagnosis.observe.examined import ExaminedModel, Loss
 from throughtime.diagnosis.quantities.capacity import memory_capacity
@@ -322,7 +322,7 @@ class CuredCopy:
 
     def _gradients(self, examined: ExaminedModel) -> dict[Key, LagGradient]:
         gradients = lag_gradients(examined.run(self.batches[0], self.loss, last_only=True))
-        return {key_of(g): g for g in gradients}
+        return {g.key: g for g in gradients}
 
     def _dead_units(self, examined: ExaminedModel) -> dict[Key, int]:
         run = examined.run(self.batches[0], self.loss)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.diagnosis.cure import CuredCopy, find_start
-from throughtime.diagnosis.observe import key_of, locate, one_thread
+from throughtime.diagnosis.observe import locate, one_thread
 from throughtime.diagnosis.observe.batches import list_batches
 from throughtime.diagnosis.observe.examined import ExaminedModel, Loss, ModelRun
 from throughtime.diagnosis.quantities.capacity import MemoryCapacity, memory_capacity
@@ -306,7 +306,7 @@ def _measure_bands(
     by_batch = [tuple(first)]
     for batch in batches[1:BATCHES]:
         by_batch.append(lag_gradients(examined.run(batch, loss, last_only=True)))
-    keys = [[key_of(g) for g in of_batch] for of_batch in by_batch]
+    keys = [[g.key for g in of_batch] for of_batch in by_batch]
     if any(k != keys[0] for k in keys):
         raise OptionError("the loss sees other layers on one batch than on another")
     return tuple(_make_band(same) for same in zip(*by_batch, strict=True))

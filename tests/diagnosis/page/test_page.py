@@ -22,8 +22,8 @@ from tests.diagnosis.page.sample import NAME, PLACES, bare, sample
 from tests.house.source import ROOT, imports, modules
 from throughtime.diagnosis.quantities.lag_gradient import Unseen
 from throughtime.diagnosis.report import Report, Trouble
+from throughtime.diagnosis.report.chart import library, powers
 from throughtime.diagnosis.report.page import page, show
-from throughtime.diagnosis.report.page.chart import library, powers
 from throughtime.errors import MissingExtra, OptionError
 
 REPORT = sample()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result
+from throughtime.diagnosis.observe import LayerDirection, WatchedRows
 from throughtime.diagnosis.observe.calls import State
 from throughtime.diagnosis.observe.every_state import (
     MarkedWalk,
@@ -22,7 +23,6 @@ from throughtime.diagnosis.observe.every_state import (
     walk,
     weigh_outputs,
 )
-from throughtime.diagnosis.observe.watch import WatchedRows
 from throughtime.diagnosis.quantities.gates import measure_share_at_ends, record_activities
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
@@ -134,16 +134,13 @@ def _mark(call: Call, result: Result, number: int, d: int) -> MarkedWalk:
 
 
 @dataclass(frozen=True)
-class Pulse:
+class Pulse(LayerDirection):
     """One layer and direction in one training step.
 
     rho(k) is that of `LagGradient`: on the CPU at every lag, elsewhere at lags that triple and
     between them on the line through ln rho.
 
     Attributes:
-        name: the module's name in the model.
-        layer: number of the layer in it.
-        direction: 0 forward, 1 backward.
         steps: T.
         log10_rho: lag -> log10 rho(lag), at the lags measured; empty where the loss does not see
             the layer's last step.
@@ -151,9 +148,6 @@ class Pulse:
             ends; of several functions the largest, None where there are none.
     """
 
-    name: str
-    layer: int
-    direction: int
     steps: int
     log10_rho: dict[int, float]
     saturated: float | None

@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from throughtime.diagnosis.observe import LayerDirection
 from throughtime.diagnosis.quantities.capacity import MemoryCapacity
 from throughtime.diagnosis.quantities.clipping import Clipping
 from throughtime.diagnosis.quantities.connectivity import Connectivity
@@ -49,22 +50,16 @@ class ModuleReport:
 
 
 @dataclass(frozen=True)
-class Band:
+class Band(LayerDirection):
     """The lag gradient's spread over batches, of one layer and direction.
 
     Attributes:
-        name: the module's name in the model.
-        layer: number of the layer in it.
-        direction: 0 forward, 1 backward.
         batches: how many were measured, including the report's.
         lowest_log10_rho_by_lag: the least of log10 rho(k), from k = 0 to the last lag that all
             of them have.
         highest_log10_rho_by_lag: the greatest.
     """
 
-    name: str
-    layer: int
-    direction: int
     batches: int
     lowest_log10_rho_by_lag: tuple[float, ...]
     highest_log10_rho_by_lag: tuple[float, ...]

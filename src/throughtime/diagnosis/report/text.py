@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from throughtime.diagnosis.observe import Key, key_of
+from throughtime.diagnosis.observe import Key
 from throughtime.diagnosis.quantities.capacity import MemoryCapacity
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient, Unseen
 
@@ -50,11 +50,11 @@ def _write_layers(report: Report) -> Iterator[str]:
                  for m in report.modules for j in m.jacobians}  # fmt: skip
     shares = {(m.name, g.layer, g.direction): f"{g.share_above(report.lag):.0%}"
               for m in report.modules for g in m.gates}  # fmt: skip
-    starts = {key_of(g): _write_rho(g, report.lag) for g in report.torch_default}
-    memories = {key_of(c): c for c in report.capacities}
+    starts = {g.key: _write_rho(g, report.lag) for g in report.torch_default}
+    memories = {c.key: c for c in report.capacities}
     rows: tuple[LagGradient | Unseen, ...] = (*report.lag_gradients, *report.unseen)
     for g in rows:
-        at = key_of(g)
+        at = g.key
         c = memories.get(at)
         memory = ("-", "-") if c is None else (str(c.memory_steps), f"{c.capacity:.1f}")
         yield _write_line([
@@ -174,7 +174,7 @@ def compare_reports(one: Report, other: Report) -> str:
 
 
 def _by_place(values: Iterable[Placed]) -> Iterator[tuple[tuple[str, int, int], Placed]]:
-    return ((key_of(v), v) for v in values)
+    return ((v.key, v) for v in values)
 
 
 def _r2(report: Report, lag: int) -> dict[tuple[str, int, int], str]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from throughtime.diagnosis.observe.watch import Watch, WatchedCall, choose_rows
+from throughtime.diagnosis.observe import Watch, WatchedCall, choose_rows
 from throughtime.diagnosis.quantities.reach import Pulse, measure_pulses
 from throughtime.diagnosis.verdict import LARGEST_RHO, MOVING, RATE, SATURATED, often
 from throughtime.errors import OptionError, ShapeError

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.backends.call import packed_mask, unpack
+from throughtime.diagnosis.observe import WatchedCall, choose_rows
 from throughtime.diagnosis.observe.every_state import find_first_step, walk, weigh_outputs
-from throughtime.diagnosis.observe.watch import WatchedCall, choose_rows
 from throughtime.diagnosis.training import StepFlow, common_norm
 from throughtime.errors import NotFiniteError, OptionError, missing_extra
 from throughtime.torch_private import norms

@@ -1,7 +1,8 @@
 """The report as one HTML file that needs nothing else; drawn by plotly, of the extra `train`.
 
-A panel is a question, sentences that answer it, charts, and every number in tables. Every file in
-`panels` is one; a new file needs no other change.
+A panel is a question, sentences that answer it, charts, and every number in tables. Every other
+file of this folder is one, with QUANTITIES and `panel(report) -> Panel`; a new one needs no other
+change.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from throughtime.diagnosis.observe import Key, key_of
-from throughtime.diagnosis.report.page import chart, panels
-from throughtime.diagnosis.report.page.chart import Chart, library
+from throughtime.diagnosis.observe import Key
+from throughtime.diagnosis.report import chart
+from throughtime.diagnosis.report.chart import Chart, library
 from throughtime.diagnosis.report.text import describe, make_label, name_model, write_steps
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ def _keys(report: Report) -> Iterator[Key]:
     for m in report.modules:
         yield from ((m.name, g.layer, g.direction) for g in m.gates)
         yield from ((m.name, j.layer, j.direction) for j in m.jacobians)
-    yield from (key_of(g) for g in report.lag_gradients)
-    yield from (key_of(c) for c in report.capacities)
+    yield from (g.key for g in report.lag_gradients)
+    yield from (c.key for c in report.capacities)
 
 
 def list_absent(report: Report, *quantities: str, what: str = "") -> tuple[str, ...]:
@@ -198,7 +199,7 @@ def run_page(
 
 def _draw_panels(report: Report) -> str:
     """Every panel of the folder, in the order of their numbers."""
-    names = [f"{panels.__name__}.{entry.name}" for entry in pkgutil.iter_modules(panels.__path__)]
+    names = [f"{__name__}.{entry.name}" for entry in pkgutil.iter_modules(__path__)]
     drawn = [_draw(importlib.import_module(name), report) for name in names]
     return _write_panels(sorted(drawn, key=lambda panel: int(panel.number)))
 

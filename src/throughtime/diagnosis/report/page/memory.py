@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from throughtime.diagnosis.observe import key_of
+from throughtime.diagnosis.report.chart import Chart
 from throughtime.diagnosis.report.page import Panel, PanelPart, Table, list_parts, number_rows, show
-from throughtime.diagnosis.report.page.chart import Chart
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.capacity import MemoryCapacity
@@ -31,7 +30,7 @@ HALF = 0.5
 def panel(report: Report) -> Panel:
     """r^2 by lag of each layer and direction."""
     known = list_parts(report)
-    results = [(known[key_of(c)], c) for c in report.capacities]
+    results = [(known[c.key], c) for c in report.capacities]
     if not results:
         return QUESTION
     return replace(
