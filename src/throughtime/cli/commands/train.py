@@ -83,8 +83,8 @@ def _train(
     plots: str, watch: int | None,
 ) -> None:  # fmt: skip
     """Trains in this process, and in those that a launcher began with it."""
+    from throughtime.train.launch import join
     from throughtime.train.run import begin, go_on
-    from throughtime.train.world import join
 
     with join(wait) as world:
         if world.rank:
