@@ -18,11 +18,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import throughtime
 from throughtime.cli import commands as folder
 from throughtime.errors import EndedElsewhere, ThroughtimeError, missing_extra
+from throughtime.tasks import Task, available
 from throughtime.tasks.recipe import (
     NO_COUNT,
     Recipe,
@@ -31,9 +32,6 @@ from throughtime.tasks.recipe import (
     list_options,
     parse_option,
 )
-
-if TYPE_CHECKING:
-    from throughtime.tasks import Task
 
 # Packages of the extra `train`, by the name they are imported under.
 _EXTRA = ("lightning_fabric", "safetensors", "rich", "plotly", "polars")
@@ -222,8 +220,6 @@ def add_recipe_flags(
 
 def parse_flags(flags: Mapping[str, str | None]) -> dict[str, Any]:
     """What was given of the flags, as the recipe takes it; what was not is the preset's."""
-    from throughtime.tasks import available
-
     known = _list_fields(available().values())
     return {n: parse_option(known[n], text) for n, text in flags.items() if text is not None}
 

@@ -9,12 +9,23 @@ import inspect
 import warnings
 from typing import TYPE_CHECKING
 
+import torch
+
+from throughtime import Recurrent, check
+from throughtime.cell.layout import find_fitting_size
+from throughtime.cells import Cell, available
 from throughtime.cli import whole_number
+from throughtime.compiler.llvm.sizes import WIDEST, Kind, most_rows
+from throughtime.compiler.passes.masks import NO_MASKS
+from throughtime.compiler.plan import make_plan, why_unplanned
+from throughtime.compiler.runtime import cache as objects
+from throughtime.compiler.runtime import machine
+from throughtime.errors import BackendError, DataError
+from throughtime.tasks.layers import build_cell, find_python_file, report_line
+from throughtime.tasks.recipe import one_of
 
 if TYPE_CHECKING:
-    from throughtime.cells import Cell
     from throughtime.cli import Commands
-    from throughtime.compiler.runtime.machine import Machine
 
 DTYPES = {"float32": 4, "float64": 8}
 
@@ -22,12 +33,12 @@ DTYPES = {"float32": 4, "float64": 8}
 def register(commands: Commands) -> None:
     """Adds the commands."""
     commands.add("cells", list_cells)
-    check, explained = commands.add("check", check_cell), commands.add("explain", explain)
-    for parser in (check, explained):
+    checked, explained = commands.add("check", check_cell), commands.add("explain", explain)
+    for parser in (checked, explained):
         parser.add_argument(
             "cell", metavar="CELL", help="A name of `throughtime cells`, or FILE.py:CLASS."
         )
-    check.add_argument(
+    checked.add_argument(
         "--seed", type=whole_number, metavar="INT", default=0,
         help="Where the random sizes, weights and inputs come from. Default: 0.",
     )  # fmt: skip
@@ -47,26 +58,18 @@ def register(commands: Commands) -> None:
 
 def list_cells() -> None:
     """List the cells, each with the first line of its description."""
-    from throughtime.cells import available
-
     for name, kind in available().items():
         print(f"{name:<20} {(inspect.getdoc(kind) or '').partition(chr(10))[0]}")
 
 
 def check_cell(cell: str, seed: int) -> None:
     """Hold a cell against every law that cells must obey, by gradcheck and on every backend."""
-    from throughtime import check
-    from throughtime.tasks.layers import build_cell, find_python_file, report_line
-
     with report_line(find_python_file(cell)):
         print(check(build_cell(cell), seed=seed))
 
 
 def explain(cell: str, llvm: bool, assembly: bool, backward: bool, dtype: str) -> None:
     """Tell who computes a cell and why not the others, its plan, the machine, and its code."""
-    from throughtime.tasks.layers import build_cell, find_python_file, report_line
-    from throughtime.tasks.recipe import one_of
-
     one_of("dtype", dtype, tuple(DTYPES))
     with report_line(find_python_file(cell)):
         built = build_cell(cell)
@@ -78,14 +81,6 @@ def explain(cell: str, llvm: bool, assembly: bool, backward: bool, dtype: str) -
 
 def show_choice(cell: Cell, dtype: str) -> None:
     """Prints the backend for a plain call, the plan, and the machine with its tiles."""
-    import torch
-
-    from throughtime import Recurrent
-    from throughtime.cell.layout import find_fitting_size
-    from throughtime.compiler.passes.masks import NO_MASKS
-    from throughtime.compiler.plan import make_plan, why_unplanned
-    from throughtime.compiler.runtime import machine
-
     with warnings.catch_warnings():  # why a cell is not compiled is printed below
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
         layer = Recurrent(cell, 8, find_fitting_size(cell, 8), dtype=getattr(torch, dtype))
@@ -98,10 +93,8 @@ def show_choice(cell: Cell, dtype: str) -> None:
         print(f"\n{describe_machine(target, dtype)}")
 
 
-def describe_machine(target: Machine, dtype: str) -> str:
+def describe_machine(target: machine.Machine, dtype: str) -> str:
     """The machine compiled for, its lanes, and the tiles that fill its registers."""
-    from throughtime.compiler.llvm.sizes import WIDEST, most_rows
-
     heights = (f"{most_rows(target.registers, v)} x {v}" for v in range(1, WIDEST + 1))
     return (
         f"machine: {target.name}, {target.registers} registers of {target.bits} bits\n"
@@ -112,18 +105,11 @@ def describe_machine(target: Machine, dtype: str) -> str:
 
 def show_code(cell: Cell, bytes: int, backward: bool, llvm: bool, assembly: bool) -> None:
     """Prints the cell's own function; loops and tiles are the same for every cell."""
-    from throughtime.cell.layout import find_fitting_size
-    from throughtime.compiler.passes.masks import NO_MASKS
-    from throughtime.compiler.plan import make_plan, why_unplanned
-    from throughtime.compiler.runtime import machine
-    from throughtime.errors import BackendError
-
     H, target = find_fitting_size(cell, 8), machine.host()
     reason = why_unplanned(cell, H)
     if reason is not None or target is None:
         raise BackendError(f"there is no code to show: {reason or machine.reason()}")
     from throughtime.compiler.llvm import modules
-    from throughtime.compiler.llvm.sizes import Kind
     from throughtime.compiler.runtime import jit
 
     write = modules.backward_module if backward else modules.forward_module
@@ -137,9 +123,6 @@ def show_code(cell: Cell, bytes: int, backward: bool, llvm: bool, assembly: bool
 
 def show_cache(clear: bool) -> None:
     """Show where compiled code is kept and how much there is, or delete it."""
-    from throughtime.compiler.runtime import cache as objects
-    from throughtime.errors import DataError
-
     cleared = objects.clear() if clear else objects.Cleared(0, ())
     contents = objects.show()
     if contents.folder is not None:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from throughtime.cli.shown import show_table
+from throughtime.tasks import find
+from throughtime.tasks.forecast.series import TimedRows, find_rows, find_rows_step, find_series
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.clock import (
     describe_step,
     find_time,
@@ -18,11 +21,10 @@ from throughtime.tasks.tables.clock import (
     read_times,
     time_columns,
 )
+from throughtime.tasks.tables.read import TOKEN_FILES, is_plain, read
 
 if TYPE_CHECKING:
     from throughtime.cli import Commands
-    from throughtime.tasks.forecast.series import TimedRows
-    from throughtime.tasks.tables import DataTable
 
 _SHARE = 0.15  # of the steps, for the test, and as much for the validation
 _FEW, _EMPTY = 8, "empty"
@@ -57,8 +59,6 @@ def data(
     file: str, time: str, series: str, target: str, label: str, token: str, source: str
 ) -> None:
     """Show what would be read: columns, types, steps, gaps, series, splits. Trains nothing."""
-    from throughtime.tasks.tables.read import TOKEN_FILES, is_plain, read
-
     if token or file.casefold().endswith(TOKEN_FILES):
         _print_read("tag", {"data": file, "token": token, "label": label, "series": series})
         return
@@ -87,7 +87,6 @@ def data(
 
 
 def _print_read(task: str, given: dict[str, str]) -> None:
-    from throughtime.tasks import find
     from throughtime.train.run import resolve
 
     kind = find(task)
@@ -99,8 +98,6 @@ def _print_read(task: str, given: dict[str, str]) -> None:
 
 def _suggest(table: DataTable, file: str, time: str, series: str) -> str:
     """A command that trains on the file, by what its columns look like."""
-    from throughtime.tasks.forecast.series import find_series
-
     time = find_time(table, time, [series] if series else [])
     parts = time_columns(table, time)
     series = series or find_series(merge_time(table, time), time, [])
@@ -160,8 +157,6 @@ def describe_rows(table: DataTable, time: str = "", series: str = "") -> list[tu
     Raises:
         DataError: a column is not there, or a time is missing, no date, or occurs twice.
     """
-    from throughtime.tasks.forecast.series import find_rows, find_rows_step, find_series
-
     table.check_columns("series", [series] if series else [])
     time = find_time(table, time, [series] if series else [])
     table = merge_time(table, time)

@@ -8,11 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from torch import nn
+
+import throughtime
 from throughtime.cli import whole_number
+from throughtime.errors import OptionError
+from throughtime.export import measure, to_c, to_object, to_onnx
+from throughtime.export.operators import write_layers
+from throughtime.tasks.layers import execute, report_line
+from throughtime.tasks.recipe import one_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from throughtime.cli import Commands, Parser
 
 FORMS = ("c", "object", "onnx")
@@ -69,21 +75,16 @@ def _add_ways(parser: Parser) -> None:
         "--no-libm", dest="libm", action="store_false", help="C that calls nothing of libm."
     )
     parser.add_argument(
-        "--measure", action="store_true",
+        "--measure", dest="measured", action="store_true",
         help="Build the test with the compiler found, run it, and tell error, bytes and time.",
     )  # fmt: skip
 
 
 def export(
     what: str, to: str, target: str | None, out: Path, name: str, weights: str, block: int,
-    opset: int, libm: bool, measure: bool,
+    opset: int, libm: bool, measured: bool,
 ) -> None:  # fmt: skip
     """Write a trained model as code that takes one time step a call, with its own test."""
-    from throughtime.errors import OptionError
-    from throughtime.export import to_c, to_object, to_onnx
-    from throughtime.tasks.layers import report_line
-    from throughtime.tasks.recipe import one_of
-
     one_of("to", to, FORMS)
     if (target is not None) != (to == "object"):
         raise OptionError("--target is asked of --to object, and of nothing else; see --help")
@@ -93,7 +94,7 @@ def export(
         if block != 1 and to == "onnx":
             raise OptionError("--block is for --to c and --to object; ONNX has whole sequences")
         if to == "onnx":
-            _check_onnx(weights, measure)
+            _check_onnx(weights, measured)
             out.mkdir(parents=True, exist_ok=True)
             print(to_onnx(model, out / f"{name}.onnx", opset=opset))
             return
@@ -102,23 +103,19 @@ def export(
         else:
             done = to_object(model, out, target=target, name=name, weights=weights, block=block)
     print("\n".join(str(done.folder / one) for one in done.files))
-    if measure:
+    if measured:
         show_measured(done)
 
 
-def _check_onnx(weights: str, measure: bool) -> None:
+def _check_onnx(weights: str, measured: bool) -> None:
     """A file of ONNX has float32 weights, and no test of its own."""
-    from throughtime.errors import OptionError
-
-    if weights != "float32" or measure:
-        option = "--measure" if measure else "--weights"
+    if weights != "float32" or measured:
+        option = "--measure" if measured else "--weights"
         raise OptionError(f"{option} is for --to c and --to object; a file of ONNX has none")
 
 
 def show_measured(done: Any) -> None:
     """Prints what the export's own test says here."""
-    from throughtime.export import measure
-
     figures = measure(done)
     print(
         f"{'passed' if figures.passed else 'FAILED'}: largest error {figures.error:.3g}, "
@@ -131,16 +128,8 @@ def show_measured(done: Any) -> None:
 
 def _load_model(what: str, file: str, member: str) -> nn.Module:
     """The model of a run, or the one that a file defines."""
-    from torch import nn
-
-    from throughtime.errors import OptionError
-    from throughtime.tasks.layers import execute
-
     if not file.endswith(".py"):
-        from throughtime.train.result import load_trained
-        from throughtime.train.run import read
-
-        return load_trained(read(Path(what)))[1]
+        return throughtime.load(what).model
     value: Any = getattr(execute(Path(file)), member, None)
     if callable(value) and not isinstance(value, nn.Module):
         value = value()
@@ -157,14 +146,10 @@ def import_layers(file: Path, out: Path) -> None:
 
     Prints each layer as FILE.py:NAME, what `throughtime export` takes, and what it is.
     """
-    from throughtime import export
-    from throughtime.errors import OptionError
-    from throughtime.export.operators import write_layers
-
     reader = READERS.get(file.suffix.lower())
     if reader is None:
         raise OptionError(f"file must end in one of {', '.join(READERS)}, got {file.name!r}")
-    layers = getattr(export, reader)(file)
+    layers = getattr(throughtime.export, reader)(file)
     names = write_layers(layers, out, file.name)
     for word, name in names.items():
         print(f"{out / 'layers.py'}:{name}\t{layers[word]!r}")

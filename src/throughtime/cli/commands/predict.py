@@ -14,18 +14,23 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+import throughtime
 from throughtime.cli import number, whole_number
 from throughtime.cli.shown import show_score
-from throughtime.errors import DataError
+from throughtime.compiler.runtime.threads import usable
+from throughtime.errors import DataError, OptionError
+from throughtime.tasks import Task
+from throughtime.tasks.recipe import one_of
+from throughtime.tasks.tables import DataTable
+from throughtime.tasks.tables.task import TableTask
+from throughtime.tasks.tables.text import names_table
 
 if TYPE_CHECKING:
     import polars as pl
-    from torch import nn
 
     from throughtime.cli import Commands, Parser
-    from throughtime.tasks import Task
-    from throughtime.tasks.tables import DataTable
-    from throughtime.tasks.tables.task import TableTask
 
 _ENDINGS = (".csv", ".parquet", ".jsonl")
 _AT_ONCE = 1000  # items of a file or a pipe that are answered together
@@ -102,12 +107,7 @@ def _add_prompt(parser: Parser) -> None:
 
 def predict(run: Path, items: list[str], out: Path | None, on: str, address: str | None) -> None:
     """Ask a trained model. Prints each item, a tab, and the answer; what has none is named."""
-    from throughtime.errors import OptionError
-    from throughtime.tasks.tables.task import TableTask
-    from throughtime.train.result import load_trained
-    from throughtime.train.run import read
-
-    task, model = load_trained(read(run))
+    task, model = _open(run)
     if out is not None and not isinstance(task, TableTask):
         raise OptionError(f"--out is for runs on a table, and {run} is one of {task.name}")
     _check_out(out, items)
@@ -125,12 +125,8 @@ def predict(run: Path, items: list[str], out: Path | None, on: str, address: str
 
 def evaluate(run: Path, file: str | None, split: str) -> None:
     """Score a trained model, beside the baselines, on items it never trained on."""
-    from throughtime.tasks.recipe import one_of
-    from throughtime.train.result import load_trained
-    from throughtime.train.run import read
-
     one_of("split", split, ("validation", "test"))
-    task, model = load_trained(read(run))
+    task, model = _open(run)
     if file is not None:
         score, baselines = task.evaluate(model, file)
         show_score(task, score, "file", baselines)
@@ -142,10 +138,7 @@ def evaluate(run: Path, file: str | None, split: str) -> None:
 
 def generate(run: Path, prompt: str, length: int, temperature: float, seed: int) -> None:
     """Write text. The prompt is printed first; the same seed writes the same text."""
-    from throughtime.train.result import load_trained
-    from throughtime.train.run import read
-
-    task, model = load_trained(read(run))
+    task, model = _open(run)
     if prompt:
         task.check_item(prompt)
     for note in task.describe_unseen([prompt]):
@@ -159,10 +152,13 @@ def generate(run: Path, prompt: str, length: int, temperature: float, seed: int)
     sys.stdout.write("\n")
 
 
+def _open(run: Path) -> tuple[Task, nn.Module]:
+    trained = throughtime.load(run)
+    return trained.task, trained.model
+
+
 def _are_lines(items: list[str]) -> bool:
     """Whether items are lines of text or files of such, and no tables."""
-    from throughtime.tasks.tables.text import names_table
-
     tables = (os.path.isfile(item) or names_table(item) for item in items)
     return any(not table or item.endswith(".txt")
                for item, table in zip(items, tables, strict=True))  # fmt: skip
@@ -170,9 +166,6 @@ def _are_lines(items: list[str]) -> bool:
 
 def _check_out(out: Path | None, items: list[str]) -> None:
     """Raises OptionError where answers cannot go there."""
-    from throughtime.errors import OptionError
-    from throughtime.tasks.recipe import one_of
-
     if out is None:
         return
     one_of("the ending of --out", out.suffix, _ENDINGS)
@@ -242,9 +235,6 @@ def _answer_blocks(
     run: Path, task: Task, files: list[str], out: Path | None, address: str | None
 ) -> bool:
     """As `_answer_tables` and `_answer_lines`, of one large file, block by block on a Ray."""
-    from throughtime.compiler.runtime.threads import usable
-    from throughtime.errors import OptionError
-    from throughtime.tasks.tables.task import TableTask
     from throughtime.train.study.on_ray import answer_on_ray
 
     if len(files) != 1:

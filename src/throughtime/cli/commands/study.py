@@ -10,9 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from throughtime import __version__
 from throughtime.cli import add_recipe_flags, parse_flags, whole_number
 from throughtime.cli.shown import open_console, show_table
 from throughtime.compiler.runtime.threads import usable
+from throughtime.errors import OptionError, missing_extra
+from throughtime.tasks import available, find
+from throughtime.tasks.memory import MemoryTask
 from throughtime.tasks.recipe import Recipe, parse_option
 
 if TYPE_CHECKING:
@@ -36,9 +42,6 @@ _CELLS, _STARTS = (_FIELDS[name].metadata["choices"] for name in ("cell", "start
 
 def register(commands: Commands) -> None:
     """Adds the command."""
-    from throughtime.tasks import available
-    from throughtime.tasks.memory import MemoryTask
-
     kinds = {name: kind for name, kind in available().items() if issubclass(kind, MemoryTask)}
     parser = commands.add("study", study)
     parser.usage = "throughtime study --task TASK [options]"
@@ -96,7 +99,6 @@ def study(
     """Compare cells and starts on one memory task. The same command again goes on where it was."""
     import rich  # noqa: F401  # before there is a folder
 
-    from throughtime.tasks import find
     from throughtime.train.run import RUNS, lock, resolve
     from throughtime.train.study import plan
     from throughtime.train.study.folder import Folder
@@ -143,8 +145,6 @@ class Where:
 
     def check(self, dry_run: bool, search: str | None) -> None:
         """Raises OptionError where options do not go together, MissingExtra where they need it."""
-        from throughtime.errors import OptionError, missing_extra
-
         if self.jobs < 0:
             raise OptionError(f"jobs must be a whole number of at least 0, got {self.jobs}")
         if self.address is not None and self.on != "ray":
@@ -229,9 +229,6 @@ def _find_missing(folder: Folder, recipes: list[Recipe]) -> list[Recipe]:
 
 def _do_one(folder: Folder, recipes: list[Recipe], number: int) -> None:
     """One run of the grid, as a task of an array does it."""
-    import torch
-
-    from throughtime.errors import OptionError
     from throughtime.train.study import learn
 
     if not 0 <= number < len(recipes):
@@ -269,7 +266,6 @@ def _search(
     folder: Folder, shared: Recipe, recipes: list[Recipe], kind: str, trials: int, where: Where
 ) -> None:
     """Does the trials of a search, and reports."""
-    from throughtime.errors import OptionError
     from throughtime.train.study.search import Search
 
     if len({one.length for one in recipes}) > 1:
@@ -310,9 +306,6 @@ def _describe_lost(one: Lost) -> str:
 
 def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]) -> None:
     """Writes and prints the outcomes of all runs of the folder."""
-    import torch
-
-    from throughtime import __version__
     from throughtime.train.study import make_memory_task
     from throughtime.train.study.folder import make_page, make_rows
 

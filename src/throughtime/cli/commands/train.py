@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from throughtime.cli import add_recipe_flags, parse_flags, whole_number
 from throughtime.cli.shown import keep_page, keep_plots, report_run, show_score, show_table
+from throughtime.diagnosis.report.text import list_verdict
+from throughtime.diagnosis.training import LoopFlow
+from throughtime.errors import MissingExtra, OptionError
+from throughtime.tasks import Task, available, find
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from throughtime.cli import Commands
-    from throughtime.tasks import Task
     from throughtime.train.run import Run
     from throughtime.train.world import World
 
@@ -33,8 +36,6 @@ _WATCH = (
 
 def register(commands: Commands) -> None:
     """Adds the command."""
-    from throughtime.tasks import available
-
     parser = commands.add("train", train)
     parser.usage = "throughtime train TASK [options]"
     parser.add_argument("task", metavar="TASK", help="What is learned, one of those below.")
@@ -66,8 +67,6 @@ def train(
     wait: int, plots: str, watch: int | None, **flags: str | None,
 ) -> None:  # fmt: skip
     """Train a task. A run that was killed resumes to the same weights, bit for bit."""
-    from throughtime.errors import OptionError
-    from throughtime.tasks import find
     from throughtime.train.launch import launch
 
     if watch is not None and watch < 1:
@@ -99,15 +98,10 @@ def _train(
 
 
 def show_training(run: Run, world: World, plots: str = "", watch: int | None = None) -> None:
-    """Trains a run and shows what it reached.
+    """Trains a run, shows what it reached, and keeps its report as `_show_report`.
 
-    Args:
-        run, world: which, and by whom.
-        plots: as `_show_report` takes them.
-        watch: steps between measurements of how gradient flows; None: never.
+    Every `watch` steps, where it is given, how gradient flows is measured.
     """
-    from throughtime.diagnosis.training import LoopFlow
-    from throughtime.tasks import find
     from throughtime.train.loop import fit
     from throughtime.train.result import score_and_keep
 
@@ -140,13 +134,8 @@ def _show_findings(findings: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
 def _show_report(run: Run, task: Task, model: nn.Module, plots: str = "") -> None:
     """Prints a run's verdict and keeps its report; the training stands, whatever comes of it.
 
-    Args:
-        run, task, model: a run that has ended.
-        plots: the kind of files that its charts are saved as too, "png" or "svg"; "": none.
+    Its charts are saved as files too where `plots` is "png" or "svg".
     """
-    from throughtime.diagnosis.report.text import list_verdict
-    from throughtime.errors import MissingExtra
-
     report, reason = None, ""
     try:
         report = report_run(task, model)
