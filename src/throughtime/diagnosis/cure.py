@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -29,6 +29,9 @@ from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch
 from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.initialise import Startable, initialise
+
+if TYPE_CHECKING:
+    from throughtime.diagnosis.report import Report
 
 _STARTS: WeakKeyDictionary[nn.Module, tuple[str, bytes]] = WeakKeyDictionary()
 """Words and weights of each start; kept here, so that nothing is added to a user's module."""
@@ -55,13 +58,6 @@ def _fingerprint(layer: nn.Module) -> bytes:
     for p in layer.parameters():
         digest.update(p.detach().double().cpu().contiguous().numpy().tobytes())
     return digest.digest()
-
-
-class HasLag(Protocol):
-    """The part of a report that a cure reads: how many steps back the task needs."""
-
-    @property
-    def lag(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ class Cure:
 
 
 def cure(
-    model: nn.Module, report: HasLag | None = None, lag: int | None = None,
+    model: nn.Module, report: Report | None = None, lag: int | None = None,
     keep_weights: bool = False,
 ) -> Cure:  # fmt: skip
     """Start a copy of a model anew, so that gradients reach `lag` steps back.

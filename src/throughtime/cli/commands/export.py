@@ -13,8 +13,6 @@ from torch import nn
 import throughtime
 from throughtime.cli import whole_number
 from throughtime.errors import OptionError
-from throughtime.export import measure, to_c, to_object, to_onnx
-from throughtime.export.operators import write_layers
 from throughtime.tasks.layers import execute, report_line
 from throughtime.tasks.recipe import one_of
 
@@ -75,14 +73,14 @@ def _add_ways(parser: Parser) -> None:
         "--no-libm", dest="libm", action="store_false", help="C that calls nothing of libm."
     )
     parser.add_argument(
-        "--measure", dest="measured", action="store_true",
+        "--measure", action="store_true",
         help="Build the test with the compiler found, run it, and tell error, bytes and time.",
     )  # fmt: skip
 
 
 def export(
     what: str, to: str, target: str | None, out: Path, name: str, weights: str, block: int,
-    opset: int, libm: bool, measured: bool,
+    opset: int, libm: bool, measure: bool,
 ) -> None:  # fmt: skip
     """Write a trained model as code that takes one time step a call, with its own test."""
     one_of("to", to, FORMS)
@@ -94,29 +92,33 @@ def export(
         if block != 1 and to == "onnx":
             raise OptionError("--block is for --to c and --to object; ONNX has whole sequences")
         if to == "onnx":
-            _check_onnx(weights, measured)
+            _check_onnx(weights, measure)
             out.mkdir(parents=True, exist_ok=True)
-            print(to_onnx(model, out / f"{name}.onnx", opset=opset))
+            print(throughtime.export.to_onnx(model, out / f"{name}.onnx", opset=opset))
             return
         if target is None:
-            done = to_c(model, out, name=name, weights=weights, libm=libm, block=block)
+            done = throughtime.export.to_c(
+                model, out, name=name, weights=weights, libm=libm, block=block
+            )
         else:
-            done = to_object(model, out, target=target, name=name, weights=weights, block=block)
+            done = throughtime.export.to_object(
+                model, out, target=target, name=name, weights=weights, block=block
+            )
     print("\n".join(str(done.folder / one) for one in done.files))
-    if measured:
+    if measure:
         show_measured(done)
 
 
-def _check_onnx(weights: str, measured: bool) -> None:
+def _check_onnx(weights: str, measure: bool) -> None:
     """A file of ONNX has float32 weights, and no test of its own."""
-    if weights != "float32" or measured:
-        option = "--measure" if measured else "--weights"
+    if weights != "float32" or measure:
+        option = "--measure" if measure else "--weights"
         raise OptionError(f"{option} is for --to c and --to object; a file of ONNX has none")
 
 
 def show_measured(done: Any) -> None:
     """Prints what the export's own test says here."""
-    figures = measure(done)
+    figures = throughtime.export.measure(done)
     print(
         f"{'passed' if figures.passed else 'FAILED'}: largest error {figures.error:.3g}, "
         f"allowed {figures.allowed:.3g}\n"
@@ -146,6 +148,8 @@ def import_layers(file: Path, out: Path) -> None:
 
     Prints each layer as FILE.py:NAME, what `throughtime export` takes, and what it is.
     """
+    from throughtime.export.operators import write_layers
+
     reader = READERS.get(file.suffix.lower())
     if reader is None:
         raise OptionError(f"file must end in one of {', '.join(READERS)}, got {file.name!r}")

@@ -12,7 +12,6 @@ from torch import nn
 from throughtime.cli import add_recipe_flags, parse_flags, whole_number
 from throughtime.cli.shown import keep_page, keep_plots, report_run, show_score, show_table
 from throughtime.diagnosis.report.text import list_verdict
-from throughtime.diagnosis.training import LoopFlow
 from throughtime.errors import MissingExtra, OptionError
 from throughtime.tasks import Task, available, find
 
@@ -102,6 +101,7 @@ def show_training(run: Run, world: World, plots: str = "", watch: int | None = N
 
     Every `watch` steps, where it is given, how gradient flows is measured.
     """
+    from throughtime.diagnosis.training import LoopFlow
     from throughtime.train.loop import fit
     from throughtime.train.result import score_and_keep
 

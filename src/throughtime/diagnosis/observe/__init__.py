@@ -172,6 +172,20 @@ class WatchedCall:
     d_outputs: Tensor | None = None
     d_final: dict[int, Tensor] = field(default_factory=dict)
 
+    @property
+    def words(self) -> str:
+        """The module in a sentence."""
+        return self.name or "the model"
+
+    def time_major(self, value: Any) -> Tensor:
+        """(T, B, width) of its x, its outputs or a gradient by them, in the user's layout."""
+        v: Tensor = value.data if isinstance(value, PackedSequence) else value
+        if isinstance(self.x, PackedSequence):
+            return unpack(v, packed_mask(self.x.batch_sizes.to(v.device)))
+        if v.dim() < 3:
+            return v.unsqueeze(1)
+        return v.transpose(0, 1) if self.layer.batch_first else v
+
 
 class Watch:
     """Hooks on every recurrent module of a model that record the calls of one training step.
@@ -288,16 +302,14 @@ def choose_rows(call: WatchedCall, rows: int | None = ROWS) -> WatchedRows:
             f"gradients by lag are measured without resets and dilation, which layer "
             f"{call.name or 'of the model'} has"
         )
-    d_y, d_final = call.d_outputs, _read_final_gradient(call)
+    d_final = _read_final_gradient(call)
+    d_y = None if call.d_outputs is None else call.time_major(call.d_outputs)
     if batch.batch_sizes is not None:
         alive = packed_mask(batch.batch_sizes.to(batch.x.device))
-        d_y = None if d_y is None else unpack(d_y, alive)
         batch = batch._replace(x=unpack(batch.x, alive), lengths=alive.sum(0), batch_sizes=None)
-    elif d_y is not None:
-        d_y = _make_time_major(d_y, call.layer.batch_first)
-        if border.back is not None:  # rows that begin late were moved to step 0
-            flat = d_y.flatten(0, 1)
-            d_y = torch.zeros_like(flat).index_copy(0, border.back, flat).view_as(d_y)
+    elif d_y is not None and border.back is not None:  # rows that begin late were moved to step 0
+        flat = d_y.flatten(0, 1)
+        d_y = torch.zeros_like(flat).index_copy(0, border.back, flat).view_as(d_y)
     chosen = _find_longest(batch)[:rows]
     T = batch.x.shape[0] if batch.lengths is None else int(batch.lengths[chosen].max())
     inputs = batch.inputs and {n: v[:T, chosen] for n, v in batch.inputs.items()}
@@ -341,12 +353,6 @@ def _read_final_gradient(call: WatchedCall) -> States | None:
         call.d_final.get(i, torch.zeros_like(v)) for i, v in enumerate(list_tensors(call.final))
     )
     return _make_batch(call, restructure(call.final, gradients))[0].state
-
-
-def _make_time_major(d: Tensor, batch_first: bool) -> Tensor:
-    if d.dim() == 2:
-        return d.unsqueeze(1)
-    return d.transpose(0, 1) if batch_first else d
 
 
 def _find_longest(batch: Batch) -> Tensor:

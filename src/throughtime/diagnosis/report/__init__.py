@@ -142,17 +142,17 @@ class Report:
     lag: int
     loss: float | None
     truncation: int | None
-    lag_gradients: tuple[LagGradient, ...]
-    bands: tuple[Band, ...]
-    torch_default: tuple[LagGradient, ...]
-    connectivity: tuple[Connectivity, ...]
-    modules: tuple[ModuleReport, ...]
-    capacities: tuple[MemoryCapacity, ...]
-    weight_lags: tuple[WeightLags, ...]
-    clipping: Clipping | None
-    evenness: Evenness | None
-    troubles: tuple[Trouble, ...]
-    missing: tuple[Missing, ...]
+    lag_gradients: tuple[LagGradient, ...] = ()
+    bands: tuple[Band, ...] = ()
+    torch_default: tuple[LagGradient, ...] = ()
+    connectivity: tuple[Connectivity, ...] = ()
+    modules: tuple[ModuleReport, ...] = ()
+    capacities: tuple[MemoryCapacity, ...] = ()
+    weight_lags: tuple[WeightLags, ...] = ()
+    clipping: Clipping | None = None
+    evenness: Evenness | None = None
+    troubles: tuple[Trouble, ...] = ()
+    missing: tuple[Missing, ...] = ()
     cautions: tuple[Trouble, ...] = ()
     lengths: tuple[int, ...] = ()
     unseen: tuple[Unseen, ...] = ()

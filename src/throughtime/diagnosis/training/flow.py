@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.backends.call import packed_mask, unpack
 from throughtime.diagnosis.observe import WatchedCall, choose_rows
 from throughtime.diagnosis.observe.every_state import find_first_step, walk, weigh_outputs
 from throughtime.diagnosis.training import StepFlow, common_norm
@@ -47,14 +46,14 @@ def check_forward(model: nn.Module, calls: Sequence[WatchedCall]) -> NotFiniteEr
     for call in calls:
         if not _read_data(call.x).numel():
             text = (
-                f"the loss is NaN or infinity, and layer {_name_call(call)} is given no steps or "
+                f"the loss is NaN or infinity, and layer {call.words} is given no steps or "
                 f"rows, x of {tuple(_read_data(call.x).shape)}; leave empty batches out"
             )
             return NotFiniteError(text, "loss", call.name)
         for what, value in (("input", call.x), ("output", call.outputs)):
-            t = find_first_step(_mask_rows(call, _make_time_major(call, value)))
+            t = find_first_step(_mask_rows(call, call.time_major(value)))
             if t is not None:
-                return _make_error(call, f"the {what} of layer {_name_call(call)}", what, t)
+                return _make_error(call, f"the {what} of layer {call.words}", what, t)
     return NotFiniteError(
         "the loss is NaN or infinity, and the outputs of all recurrent layers are finite", "loss"
     )
@@ -68,9 +67,9 @@ def check_backward(model: nn.Module, calls: Sequence[WatchedCall]) -> NotFiniteE
     for call in reversed(calls):
         sent = call.d_outputs
         if sent is not None and not all_finite([sent]):
-            incoming = _make_time_major(call, sent)
+            incoming = call.time_major(sent)
             t = len(incoming) - 1 - (find_first_step(incoming.flip(0)) or 0)
-            what = f"the gradient sent back to the outputs of layer {_name_call(call)}"
+            what = f"the gradient sent back to the outputs of layer {call.words}"
             return _make_error(call, what, "gradient", t, back=True)
     for call in reversed(calls):
         if error := _check_through_time(call):
@@ -93,7 +92,7 @@ def _check_through_time(call: WatchedCall) -> NotFiniteError | None:
         first = find_first_step(d.flip(0))
         if first is not None:
             t = first if one.direction else T - 1 - first
-            where = f"the gradient by the state of layer {one.layer} of {_name_call(call)}"
+            where = f"the gradient by the state of layer {one.layer} of {call.words}"
             return _make_error(call, where, "gradient", t, back=True)
     return None
 
@@ -119,22 +118,6 @@ def _mask_rows(call: WatchedCall, v: Tensor) -> Tensor:
             ends = torch.as_tensor(ends, device=v.device)
             v = torch.where(inside(steps, ends).unsqueeze(-1), v, 0)
     return v
-
-
-def _name_call(call: WatchedCall) -> str:
-    return call.name or "the model"
-
-
-def _make_time_major(call: WatchedCall, value: Any) -> Tensor:
-    """(T, B, width) of a call's input or output in the user's layout."""
-    x = call.x
-    if isinstance(x, PackedSequence):
-        data = value.data if isinstance(value, PackedSequence) else value
-        return unpack(data, packed_mask(x.batch_sizes.to(data.device)))
-    v: Tensor = value
-    if v.dim() < 3:
-        return v.unsqueeze(1)
-    return v.transpose(0, 1) if call.layer.batch_first else v
 
 
 def clips_gradients(trainer: Any, module: nn.Module) -> bool:
