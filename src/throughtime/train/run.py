@@ -29,6 +29,16 @@ from throughtime.tasks.recipe import Recipe, one_of, recipe_from, short
 from throughtime.train.storage import MAY_GROW, has_ended, read_checkpoint, read_json, write_json
 
 
+class RunFile:
+    """The path of one of a run's files."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run, _: object) -> Path:
+        return run.folder / self.name
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder that exists, with the recipe in it."""
@@ -36,29 +46,9 @@ class Run:
     folder: Path
     recipe: Recipe
 
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log.txt"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
-
-    @property
-    def previous(self) -> Path:
-        return self.folder / "checkpoint-previous.pt"
-
-    @property
-    def weights(self) -> Path:
-        return self.folder / "weights.safetensors"
-
-    @property
-    def results(self) -> Path:
-        return self.folder / "results.json"
+    metrics, log, results = RunFile("metrics.jsonl"), RunFile("log.txt"), RunFile("results.json")
+    checkpoint, previous = RunFile("checkpoint.pt"), RunFile("checkpoint-previous.pt")
+    weights = RunFile("weights.safetensors")
 
     @property
     def resume(self) -> str:
@@ -198,14 +188,8 @@ _LIMITS = tuple(
 def resolve(kind: type[Task], given: Mapping[str, Any], processes: int = 1) -> Recipe:
     """The recipe of what was given, then of the preset, then of the defaults.
 
-    Args:
-        kind: the task.
-        given: fields of its recipe.
-        processes: that begin the run.
-
     Raises:
-        OptionError: a value is outside its rule.
-        DataError: the task cannot learn from the data.
+        OptionError, DataError: a value is outside its rule, or the task cannot learn from the data.
     """
     kind.refuse_unread(given)
     preset = one_of("preset", str(given.get("preset", "quick")), tuple(kind.presets))

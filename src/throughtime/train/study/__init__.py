@@ -41,19 +41,12 @@ class Grid:
 
     def recipes(self, shared: Recipe) -> list[Recipe]:
         """All of them, seed by seed, so that what is done first covers the whole grid."""
-        seeds = range(self.seeds)
-        sides: list[Sequence[Any]] = [
-            seeds,
-            *map(_drop_repeats, (self.lengths, self.cells, self.starts)),
-        ]
+        axes: list[Sequence[Any]] = [range(self.seeds)]
+        axes += (list(dict.fromkeys(v)) for v in (self.lengths, self.cells, self.starts))
         return [
             replace(shared, seed=seed, length=length, cell=cell, start=start)
-            for seed, length, cell, start in product(*sides)
+            for seed, length, cell, start in product(*axes)
         ]
-
-
-def _drop_repeats(values: Sequence[Any]) -> Sequence[Any]:
-    return list(dict.fromkeys(values))
 
 
 def plan(shared: Recipe, grid: Grid) -> tuple[list[Recipe], list[str]]:

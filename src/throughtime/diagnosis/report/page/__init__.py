@@ -19,8 +19,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from throughtime.diagnosis.observe import Key
-from throughtime.diagnosis.report import chart
-from throughtime.diagnosis.report.chart import Chart, library
+from throughtime.diagnosis.report.chart import Chart, library, swaps, variables
 from throughtime.diagnosis.report.text import describe, make_label, name_model, write_steps
 
 if TYPE_CHECKING:
@@ -159,11 +158,7 @@ CAVEAT = (
 
 
 def page(report: Report) -> str:
-    """A report as HTML that loads nothing; it reads well on a phone, in light and in dark.
-
-    Raises:
-        MissingExtra: plotly is not installed.
-    """
+    """A report as HTML that loads nothing; it reads well on a phone, in light and in dark."""
     title = f"How far back {escape(name_model(report))} learns"
     body = _write_verdict(report) + _draw_panels(report)
     return _write_document(title, f"<header><h1>{title}</h1>{_write_header(report)}</header>", body)
@@ -173,18 +168,9 @@ def run_page(
     title: str, facts: dict[str, str], figures: Table, run_panels: list[Panel],
     report: Report | None, reason: str = "",
 ) -> str:  # fmt: skip
-    """A run's figures and pictures, and its report under them, in the same look.
+    """A run's facts, figures and pictures, and its report under them, in the same look.
 
-    Args:
-        title: of the page.
-        facts: name and words, above all.
-        figures: against the baselines.
-        run_panels: panels of the run.
-        report: of its memory; None where there is none.
-        reason: why there is none.
-
-    Raises:
-        MissingExtra: plotly is not installed.
+    Where there is no report of its memory, `reason` says why.
     """
     head = f"<header><h1>{escape(title)}</h1>{_write_facts(facts)}</header>"
     body = f'<section id="figures" class="panel"><h2>Figures</h2>{figures.html()}</section>'
@@ -225,12 +211,12 @@ def _write_document(title: str, head: str, body: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{chart.variables()}{style}</style></head><body>"
+        f"<title>{title}</title><style>{variables()}{style}</style></head><body>"
         f'{head}<main><p id="fault" role="alert" hidden></p>'
         "<noscript><p>The charts need scripts; the tables hold the same numbers.</p></noscript>"
         f"{body}</main>"
         f"<script>{library()}</script>"
-        f'<script type="application/json" id="swaps">{json.dumps(chart.swaps())}</script>'
+        f'<script type="application/json" id="swaps">{json.dumps(swaps())}</script>'
         f"<script>{script}</script></body></html>\n"
     )
 
@@ -269,11 +255,8 @@ def _write_verdict(report: Report) -> str:
 def _write_caveat(report: Report) -> str:
     """The limits of a report without trouble, with the memory at the lag."""
     r2 = [c.r2_by_lag[report.lag] for c in report.capacities if report.lag < len(c.r2_by_lag)]
-    return (
-        f"{CAVEAT} There r² is {show(max(r2))} at the lag, where 1 is every input."
-        if r2
-        else CAVEAT
-    )
+    at = f" There r² is {show(max(r2))} at the lag, where 1 is every input." if r2 else ""
+    return f"{CAVEAT}{at}"
 
 
 def _write_trouble(trouble: Trouble) -> str:
