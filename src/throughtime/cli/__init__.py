@@ -59,6 +59,13 @@ class Parser(argparse.ArgumentParser):
         self.options += [name for name in names if name.startswith("-")]
         return super().add_argument(*names, **how)
 
+    def add_number(
+        self, name: str, default: float | None, text: str, metavar: str = "INT", whole: bool = True
+    ) -> None:
+        """An option that is a number, whole or not."""
+        kind = whole_number if whole else number
+        self.add_argument(name, type=kind, metavar=metavar, default=default, help=text)
+
     def parse(self, words: Sequence[str]) -> dict[str, Any]:
         """The values of all arguments, by name.
 

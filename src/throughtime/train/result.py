@@ -48,24 +48,12 @@ def score_and_keep(run: Run, task: Task, model: nn.Module) -> tuple[Score, dict[
     """Scores a model on the test split; keeps figures and findings in results.json."""
     score = task.score(model, "test")
     row, findings = _last_row(run), task.findings(model)
-    figures = {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": row["step"],
-        "wall_seconds": row["wall_seconds"],
-        "cpu_seconds": row["cpu_seconds"],
-    }
-    run.write_results(
-        {
-            "task": task.name,
-            "metrics": score.metrics,
-            "baselines": task.baselines("test"),
-            "split": score.split,
-            "seconds": figures["wall_seconds"],
-        }
-        | figures
-        | findings
-        | {"test": asdict(score), "chance": task.chance("test")}
-    )
+    parameters = sum(p.numel() for p in model.parameters())
+    figures = {"parameters": parameters, "steps": row.pop("step"), **row}
+    head = {"task": task.name, "metrics": score.metrics, "baselines": task.baselines("test"),
+            "split": score.split, "seconds": row["wall_seconds"]}  # fmt: skip
+    last = {"test": asdict(score), "chance": task.chance("test")}
+    run.write_results(head | figures | findings | last)
     return score, figures | {"findings": findings}
 
 

@@ -14,7 +14,6 @@ import torch
 from throughtime import Recurrent, check
 from throughtime.cell.layout import find_fitting_size
 from throughtime.cells import Cell, available
-from throughtime.cli import whole_number
 from throughtime.compiler.llvm.sizes import WIDEST, Kind, most_rows
 from throughtime.compiler.passes.masks import NO_MASKS
 from throughtime.compiler.plan import make_plan, why_unplanned
@@ -38,10 +37,9 @@ def register(commands: Commands) -> None:
         parser.add_argument(
             "cell", metavar="CELL", help="A name of `throughtime cells`, or FILE.py:CLASS."
         )
-    checked.add_argument(
-        "--seed", type=whole_number, metavar="INT", default=0,
-        help="Where the random sizes, weights and inputs come from. Default: 0.",
-    )  # fmt: skip
+    checked.add_number(
+        "--seed", 0, "Where the random sizes, weights and inputs come from. Default: 0."
+    )
     for option, text in (
         ("--llvm", "The LLVM text of its own function."),
         ("--assembly", "The assembly of its own function."),

@@ -28,31 +28,23 @@ if TYPE_CHECKING:
 
 _SHARE = 0.15  # of the steps, for the test, and as much for the validation
 _FEW, _EMPTY = 8, "empty"
+_COLUMNS = {
+    "time": "Column of time. Default: found.",
+    "series": "Column that tells series apart. Default: found.",
+    "target": "Also what a forecast of these would read.",
+    "label": "Also what classes by this would be made from.",
+    "token": "Only what tags of these tokens would be made from, by --label or a column found.",
+    "source": "Only what translations of this would be made from, into --target or the other one.",
+}  # the flags that name columns, with their help
 
 
 def register(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add("data", data)
     parser.add_argument("file", metavar="FILE", help="As `throughtime train` takes it in --data.")
-    parser.add_argument("--time", metavar="COL", default="", help="Column of time. Default: found.")
-    parser.add_argument(
-        "--series", metavar="COL", default="",
-        help="Column that tells series apart. Default: found.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--target", metavar="COL,..", default="", help="Also what a forecast of these would read."
-    )
-    parser.add_argument(
-        "--label", metavar="COL", default="", help="Also what classes by this would be made from."
-    )
-    parser.add_argument(
-        "--token", metavar="COL", default="",
-        help="Only what tags of these tokens would be made from, by --label or a column found.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--source", metavar="COL", default="",
-        help="Only what translations of this would be made from, into --target or the other one.",
-    )  # fmt: skip
+    for flag, text in _COLUMNS.items():
+        metavar = "COL,.." if flag == "target" else "COL"
+        parser.add_argument(f"--{flag}", metavar=metavar, default="", help=text)
 
 
 def data(

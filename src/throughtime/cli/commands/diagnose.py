@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import throughtime
-from throughtime.cli import number, whole_number
 from throughtime.cli.shown import keep_page, keep_report, report_run
 from throughtime.diagnosis.observe import batches as stages
 from throughtime.diagnosis.report import Report
@@ -33,18 +32,17 @@ def register(commands: Commands) -> None:
         "and which defines a model of that name, `batches`, and where they are wanted `loss`, "
         "`lag`, `clip`, `truncation` and `before`, as throughtime.diagnose takes them.",
     )  # fmt: skip
-    parser.add_argument(
-        "--lag", type=whole_number, metavar="INT",
-        help="Steps back that the task needs. Default: the sequence.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--clip", type=number, metavar="FLOAT",
-        help="The norm at which training clips the gradient. Default: the run's.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--truncation", type=whole_number, metavar="INT",
-        help="Steps over which training back-propagates. Default: all.",
-    )  # fmt: skip
+    parser.add_number("--lag", None, "Steps back that the task needs. Default: the sequence.")
+    parser.add_number(
+        "--clip",
+        None,
+        "The norm at which training clips the gradient. Default: the run's.",
+        "FLOAT",
+        whole=False,
+    )
+    parser.add_number(
+        "--truncation", None, "Steps over which training back-propagates. Default: all."
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER",
         help="Folder of report.json and report.html. Default: beside the model.",

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from torch import nn
 
 import throughtime
-from throughtime.cli import whole_number
 from throughtime.errors import OptionError
 from throughtime.tasks.layers import execute, report_line
 from throughtime.tasks.recipe import one_of
@@ -61,14 +60,9 @@ def _add_ways(parser: Parser) -> None:
         "--weights", default="float32", metavar="KIND",
         help="float32, bfloat16 or int8; sums are float32 always. Default: float32.",
     )  # fmt: skip
-    parser.add_argument(
-        "--block", type=whole_number, default=1, metavar="N",
-        help="Of C and objects: NAME_run multiplies the inputs of N steps at once. Default: 1.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--opset", type=whole_number, default=22, metavar="N",
-        help="Of ONNX's operators. Default: 22.",
-    )  # fmt: skip
+    text = "Of C and objects: NAME_run multiplies the inputs of N steps at once. Default: 1."
+    parser.add_number("--block", 1, text, "N")
+    parser.add_number("--opset", 22, "Of ONNX's operators. Default: 22.", "N")
     parser.add_argument(
         "--no-libm", dest="libm", action="store_false", help="C that calls nothing of libm."
     )

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 import throughtime
-from throughtime.cli import number, whole_number
 from throughtime.cli.shown import show_score
 from throughtime.compiler.runtime.threads import usable
 from throughtime.errors import DataError, OptionError
@@ -92,17 +91,15 @@ def _add_prompt(parser: Parser) -> None:
     parser.add_argument(
         "--prompt", metavar="TEXT", default="", help="What it goes on from. Default: a new line."
     )
-    parser.add_argument(
-        "--length", type=whole_number, metavar="INT", default=500,
-        help="How many characters or words it writes. Default: 500.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--temperature", type=number, metavar="FLOAT", default=1.0,
-        help="Below 1 it writes what is likelier; 0: always the likeliest. Default: 1.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--seed", type=whole_number, metavar="INT", default=0, help="Of what is drawn. Default: 0."
+    parser.add_number("--length", 500, "How many characters or words it writes. Default: 500.")
+    parser.add_number(
+        "--temperature",
+        1.0,
+        "Below 1 it writes what is likelier; 0: always the likeliest. Default: 1.",
+        "FLOAT",
+        whole=False,
     )
+    parser.add_number("--seed", 0, "Of what is drawn. Default: 0.")
 
 
 def predict(run: Path, items: list[str], out: Path | None, on: str, address: str | None) -> None:

@@ -53,14 +53,8 @@ def register(commands: Commands) -> None:
         "--length", nargs="+", action="extend", metavar="INT",
         help="Steps of the sequences. Default: 100.",
     )  # fmt: skip
-    parser.add_argument(
-        "--seeds", type=whole_number, metavar="INT", default=5,
-        help="How many: 0, 1, ... Default: 5.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--jobs", type=whole_number, metavar="INT", default=0,
-        help="Runs at the same time. Default: as many as there are cores.",
-    )  # fmt: skip
+    parser.add_number("--seeds", 5, "How many: 0, 1, ... Default: 5.")
+    parser.add_number("--jobs", 0, "Runs at the same time. Default: as many as there are cores.")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER",
         help="The study's folder. Default: runs/study-TASK, or runs/search-TASK.",
@@ -84,10 +78,7 @@ def _add_scale_flags(parser: Parser) -> None:
         "--search", metavar="random|tpe",
         help="Draw cell, start, lr and hidden in place of a grid; needs Optuna.",
     )  # fmt: skip
-    parser.add_argument(
-        "--trials", type=whole_number, metavar="INT", default=50,
-        help="Of a search. Default: 50.",
-    )  # fmt: skip
+    parser.add_number("--trials", 50, "Of a search. Default: 50.")
     parser.add_argument("--run", type=whole_number, help=argparse.SUPPRESS)  # one of the grid
 
 
@@ -187,12 +178,11 @@ class Where:
                 for one in ended:
                     if isinstance(one, Lost):
                         lost.append(one)
+                        console.print(_describe_lost(one))
                     else:
                         folder.keep(one)
                         tell(one)
-                    console.print(
-                        _describe_lost(one) if isinstance(one, Lost) else _describe_outcome(one)
-                    )
+                        console.print(_describe_outcome(one))
                     bar.update(row, advance=1, best=_describe_best(folder))
             except KeyboardInterrupt:
                 console.print("stopped; what ended is kept, and the same command goes on")
@@ -275,13 +265,8 @@ def _search(
     lost = where.run(folder, search.recipes(), *search.count(), search.tell)
     best = search.best()
     outcomes = [asdict(one) for one in folder.outcomes()]
-    values = {
-        "search": kind,
-        "best": best,
-        "outcomes": outcomes,
-        "lost": [*map(_describe_lost, lost)],
-    }
-    folder.report(values, "")
+    words = [*map(_describe_lost, lost)]
+    folder.report({"search": kind, "best": best, "outcomes": outcomes, "lost": words}, "")
     trials_drawn = [(str(one["trial"]), f"{one['figure']:.4g}", one["model"], f"{one['lr']:.3g}",
              str(one["hidden"])) for one in best]  # fmt: skip
     show_table(trials_drawn, "trial", "validation", "cell and start", "lr", "hidden")
@@ -314,19 +299,9 @@ def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]
     left_out = [f"left out: {one}" for one in skipped]
     machine = f"throughtime {__version__}, torch {torch.__version__}, {usable()} cores"
     options = [f"{n} {getattr(shared, n)}" for n in _FIELDS if n not in _NO_FLAG]
-    remarks = [
-        *map(_describe_lost, lost),
-        *left_out,
-        rule,
-        f"every run: {', '.join(options)}",
-        machine,
-    ]
-    texts = {
-        "rule": rule,
-        "machine": machine,
-        "skipped": skipped,
-        "lost": [*map(_describe_lost, lost)],
-    }
+    words = [*map(_describe_lost, lost)]
+    remarks = [*words, *left_out, rule, f"every run: {', '.join(options)}", machine]
+    texts = {"rule": rule, "machine": machine, "skipped": skipped, "lost": words}
     runs = {"table": [asdict(row) for row in table], "outcomes": [asdict(o) for o in outcomes]}
     folder.report(texts | runs, make_page(f"Study of {shared.task}", table, remarks))
     _show(table, remarks)

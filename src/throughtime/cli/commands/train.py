@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from throughtime.cli import add_recipe_flags, parse_flags, whole_number
+from throughtime.cli import add_recipe_flags, parse_flags
 from throughtime.cli.shown import keep_page, keep_plots, report_run, show_score, show_table
 from throughtime.diagnosis.report.text import list_verdict
 from throughtime.errors import MissingExtra, OptionError
@@ -52,11 +52,8 @@ def register(commands: Commands) -> None:
         help="Also keep the charts of the run's page as files of this kind; needs the extra plots.",
     )  # fmt: skip
     for name, default, text in NUMBERS:
-        parser.add_argument(
-            f"--{name}", type=whole_number, metavar="INT", default=default,
-            help=f"{text} Default: {default}.",
-        )  # fmt: skip
-    parser.add_argument("--watch", type=whole_number, metavar="N", help=_WATCH)
+        parser.add_number(f"--{name}", default, f"{text} Default: {default}.")
+    parser.add_number("--watch", None, _WATCH, "N")
     add_recipe_flags(parser, commands, available())
     parser.set_defaults(words=("train", *commands.words))
 

@@ -128,16 +128,6 @@ def clips_gradients(trainer: Any, module: nn.Module) -> bool:
     return bool(trainer.gradient_clip_val) or overridden
 
 
-def scales_loss(trainer: Any) -> bool:
-    """Whether the loss is scaled before it goes back, so that half precision holds gradients."""
-    return getattr(trainer.precision_plugin, "scaler", None) is not None
-
-
-def unscales_itself(optimizer: Any) -> bool:
-    """Whether an optimizer takes gradients of a scaled loss as they are, as fused ones do."""
-    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
-
-
 def anywhere(trainer: Any, true: bool) -> bool:
     """Whether something is true in any of the trainer's processes, all of which must call this."""
     if trainer.world_size == 1:
@@ -146,17 +136,10 @@ def anywhere(trainer: Any, true: bool) -> bool:
     return result
 
 
-def elsewhere() -> NotFiniteError:
-    """The error for the loss of another process, so that no process waits for a stopped one."""
-    return NotFiniteError("the loss of another process is NaN or infinity", "loss")
-
-
 def last_good(trainer: Any, bad_weights: bool) -> str:
     """Which checkpoint is the last good one, as the end of a sentence; empty without one.
 
-    Args:
-        trainer: Lightning's.
-        bad_weights: whether the present weights must not be saved.
+    With `bad_weights` the present ones must not be saved.
     """
     from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -212,9 +195,7 @@ class GradientFlow(pl.Callback):
     """
 
     def __init__(self, every: int = 100, lag: int | None = None) -> None:
-        for name, value in (("every", every), ("lag", lag)):
-            if name == "lag" and value is None:
-                continue
+        for name, value in (("every", every), ("lag", 1 if lag is None else lag)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"{name} must be a positive number of steps, got {value!r}")
         self.every = every
@@ -240,14 +221,16 @@ class GradientFlow(pl.Callback):
             )
         bad = not math.isfinite(loss.sum().item())
         if anywhere(trainer, bad):
-            error = check_forward(pl_module, self._calls) if bad else elsewhere()
-            self._stop(trainer, error)
+            # The others stop too, so that no process waits for one that has stopped.
+            other = NotFiniteError("the loss of another process is NaN or infinity", "loss")
+            self._stop(trainer, check_forward(pl_module, self._calls) if bad else other)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
     ) -> None:
-        scaled = scales_loss(trainer)
-        if scaled and unscales_itself(optimizer):
+        # A loss is scaled so that half precision holds gradients; fused optimizers unscale them.
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
             self._warn("scaled", SCALED)
             return
         norm = self._gradient_norm()

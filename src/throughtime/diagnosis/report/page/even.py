@@ -72,7 +72,6 @@ def _explain_gaps(e: Evenness) -> Iterator[str]:
     for what, shares in (
         (f"Not drawn, since weights that are all 0 give no ratio ({ZEROS})",
          [s for s in e.shares if s.ratio is None]),
-
         ("Not drawn, since nothing moves them", [s for s in e.shares if s.ratio == 0]),
     ):  # fmt: skip
         if shares:
@@ -83,7 +82,6 @@ def _ratios(e: Evenness) -> Chart:
     drawn = dict.fromkeys(s.parameter for s in e.shares if s.ratio)
     rows = {name: i for i, name in enumerate(drawn)}
     chart = Chart(
-
         "gradient or update over the weights", f"{_symbol(e)}, log scale", "",
         height=130 + 20 * len(rows), log_x=True,
     )  # fmt: skip
@@ -114,7 +112,6 @@ def _depth(e: Evenness) -> Chart:
 
 def _shares(e: Evenness) -> Table:
     rows = tuple((s.parameter, s.gate, s.ratio) for s in e.shares)
-
     return Table("Over the weights; none: the weights are 0", ("parameter", "gate", _symbol(e)),
                  rows)  # fmt: skip
 

@@ -56,7 +56,6 @@ def _chart(results: list[tuple[PanelPart, MemoryCapacity]], lag: int) -> Chart:
     chart = Chart("share of past input that the state holds, by lag", "lag k, steps", "r²(k)")
     for part, c in results:
         chart.line(part.label, range(len(c.r2_by_lag)), c.r2_by_lag, part.number)
-
     remembered = [k for _, c in results for k, r2 in enumerate(c.r2_by_lag) if r2]
     # Beyond the last that is remembered, or the lag, all are zeros.
     end = min(1 + max([lag, *remembered]), max(len(c.r2_by_lag) for _, c in results) - 1)
