@@ -91,11 +91,7 @@ def report_run(
     task: Task, model: nn.Module, *, lag: int | None = None, clip: float | None = None,
     truncation: int | None = None,
 ) -> Report:  # fmt: skip
-    """The report of a run's model on some of its training data; it clips as the run did.
-
-    Raises:
-        OptionError, ShapeError, TypeError: what cannot be looked at.
-    """
+    """The report of a run's model on some of its training data; it clips as the run did."""
     recipe, case = task.recipe, task.prepare_diagnosis(model, BATCHES, ROWS)
     if clip is None and recipe.clip == "norm":
         clip = recipe.clip_threshold

@@ -160,18 +160,15 @@ def _watch(children: Sequence[subprocess.Popen[bytes]], store: Any, first: int) 
     died = next(n for n, code in enumerate(codes) if code)
     code = codes[died] or 0
     if code < 0:
-        _leave_word(store, f"process {first + died} was ended by {signal.Signals(-code).name}")
+        with contextlib.suppress(RuntimeError):
+            text = f"process {first + died} was ended by {signal.Signals(-code).name}"
+            store.compare_set(FAILURE, "", text)
     word = (
         read_word(store, FAILURE, LAST_WORDS)
         or f"process {first + died} ended with exit code {code}"
     )
     _wait(children, LAST_WORDS)
     raise RunError(word + _how_to_go_on(store) if code < 0 else word)
-
-
-def _leave_word(store: Any, text: str) -> None:
-    with contextlib.suppress(RuntimeError):
-        store.compare_set(FAILURE, "", text)
 
 
 def _how_to_go_on(store: Any) -> str:
@@ -227,11 +224,7 @@ def join(wait: int = WAIT) -> Iterator[World]:
 
 
 def find_place() -> ProcessPlace | None:
-    """Which process this is of several, or None.
-
-    Raises:
-        OptionError: the launcher's environment cannot be.
-    """
+    """Which process this is of several, or None; OptionError where the environment cannot be."""
     launcher = launched()
     try:
         place = {"torchrun": of_torchrun, "srun": _read_srun}[launcher]() if launcher else None
@@ -261,15 +254,10 @@ def _read_srun() -> ProcessPlace:
 
 
 def meet(place: ProcessPlace, wait: int, here: bool | None = None) -> Any:
-    """The store of all processes.
-
-    Args:
-        place: of this one.
-        wait: seconds, for who hosts it to answer.
-        here: whether this process hosts it; None: as its place says.
+    """The store of all processes, hosted `here`, or as the place says.
 
     Raises:
-        RunError: its port is taken here, or nobody answers there.
+        RunError: its port is taken here, or nobody answers there within `wait` seconds.
     """
     master = place.rank == 0 and not place.hosted if here is None else here
     at, end = f"{place.host}:{place.port}", time.monotonic() + wait

@@ -259,13 +259,10 @@ def check_memory(task: Task, training: bool = True) -> None:
     """Refuses a model that this machine cannot hold: sizes are a slip of the finger away.
 
     Training holds each parameter four times, with its gradient and the optimizer's two.
-
-    Raises:
-        OptionError: it takes more memory than there is.
     """
-    needed = 4 * count_parameters(task) * (4 if training else 1) + (
-        task.step_bytes() if training else 0
-    )
+    needed = 4 * count_parameters(task)
+    if training:
+        needed = 4 * needed + task.step_bytes()
     available = _memory_bytes()
     if needed > available:
         names = [n for n in ("hidden", "batch_size", "length") if n not in task.ignores]

@@ -52,9 +52,7 @@ def add_halves(parts: range, made: Callable[[range], Tensor | None]) -> Tensor:
 def share_out(parts: range, size: int) -> list[tuple[int, range]]:
     """The largest of those sums that one process makes alone, with its number, in their order.
 
-    Args:
-        parts: of a batch; each process has as many as another, or one more or less.
-        size: how many processes.
+    Each of `size` processes has as many parts of a batch as another, or one more or less.
     """
 
     def cover(few: range) -> list[tuple[int, range]]:
@@ -313,11 +311,7 @@ class World:
         return self._exchange
 
     def agree(self, what: str, batches: Sequence[Batch], cure: str) -> None:
-        """Compares what each process sees.
-
-        Raises:
-            RunError: one sees another thing than the first; in all of them.
-        """
+        """Raises RunError in all processes where one sees another thing than the first."""
         if self.size == 1:
             return
         each = torch.zeros(self.size, dtype=torch.int64)

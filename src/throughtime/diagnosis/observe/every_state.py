@@ -157,11 +157,7 @@ def carry_recorded(
 
 
 def _check_input(name: str, call: ModuleCall) -> NotFiniteError | None:
-    """The first input of a call that is not finite.
-
-    Raises:
-        ShapeError: no steps or rows.
-    """
+    """The first input of a call that is not finite; a ShapeError without steps or rows."""
     batch, alive = call.batch, call.alive
     if not batch.x.numel() or not bool(alive.any()):
         raise ShapeError(f"a diagnosis needs steps and rows, got x of {tuple(batch.x.shape)}")

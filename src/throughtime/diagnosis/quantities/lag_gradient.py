@@ -114,9 +114,7 @@ def lag_gradients(run: ModelRun) -> tuple[LagGradient, ...]:
 def find_unseen(whole: ModelRun, gradients: Sequence[LagGradient]) -> tuple[Unseen, ...]:
     """The layers and directions that the lag gradients leave out, since the loss does not see them.
 
-    Args:
-        whole: of `ExaminedModel.run`, with the whole loss.
-        gradients: of the loss of the last step.
+    The run is of the whole loss, the gradients of the last step's.
     """
     known = {g.key for g in gradients}
     backward = {p.name for p in whole.paths if p.direction}

@@ -35,12 +35,8 @@ def norms_by_lag(layer: SequenceLayer, rows: WatchedRows) -> list[tuple[MarkedWa
     """Every layer and direction: its states at a few marks, and (T, B) the norms by lag, 0 first.
 
     The norms are those of the gradient by all states of a step side by side, of the loss that
-    sends these gradients back to the last step; None where it does not see the layer.
-
-    Args:
-        layer: without dilation.
-        rows: time-major, of one length of at least 2 steps, without resets; on the CPU this is
-            fast, elsewhere a loop over time.
+    sends these gradients back to the last step; None where it does not see the layer. The layer
+    has no dilation, and the rows are of one length; elsewhere than on the CPU it loops over time.
     """
     with torch.enable_grad():
         calls, results = _carry(layer, rows.batch)
@@ -181,13 +177,7 @@ class Pulse(LayerDirection):
 def measure_pulses(
     name: str, layer: SequenceLayer, rows: WatchedRows, lag: int | None
 ) -> tuple[Pulse, ...]:
-    """Measure every layer and direction of a module on a few rows.
-
-    Args:
-        name: the module's.
-        layer: without dilation.
-        rows: of a training step.
-        lag: one more lag to measure at; the longest, T - 1, always is one.
+    """Measure every layer and direction of a module without dilation, on rows of a training step.
 
     Raises:
         ShapeError: sequences of one step.

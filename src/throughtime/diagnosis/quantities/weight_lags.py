@@ -68,9 +68,7 @@ def weight_lags(
     """Split the gradient of a layer's weights by lag, exactly; one result a direction.
 
     A loss of one step costs a few times one back-propagation; a loss of all T steps up to T / 2
-    times as much, so give it few rows then.
-
-    Weights that are frozen are left out.
+    times as much, so give it few rows then. Weights that are frozen are left out.
 
     Args:
         module: a layer or cell inside the model that the loss runs.
@@ -230,19 +228,12 @@ def find_incoming_gradients(
 ) -> list[IncomingGradient]:
     """Compute a loss in eval mode and the gradients that arrive at one layer or cell.
 
-    Args:
-        module: inside the model that the loss runs.
-        loss: runs the model and returns a scalar; the module must run in it exactly once, or
-            piece by piece with its state handed on.
-        rows: how many rows of the module's batch, the longest; left out, all.
-
-    Returns:
-        One for each length of row, the longest first.
+    One result for each length of row, the longest first.
 
     Raises:
-        OptionError: the module does not run exactly once, its state is changed or its outputs
-            are fed back between its calls, the loss is not finite or does not depend on it, or
-            none of its weights trains.
+        OptionError: the module runs neither once nor piece by piece with its state handed on, its
+            state is changed or its outputs are fed back between its calls, the loss is not finite
+            or does not depend on it, or none of its weights trains.
     """
     layer, calls = as_layer(module), Calls(direct=True)
 

@@ -134,12 +134,7 @@ class StepFlow:
         self._before = {n: p.detach().clone() for n, p in find_trained(self._model).items()}
 
     def values(self, step: int, clipped: tuple[int, int]) -> dict[str, float]:
-        """What was measured, once the weights have moved; rules that fire are reported.
-
-        Args:
-            step: the number of the step, for the sentences.
-            clipped: of how many steps something was clipped, and how many there were.
-        """
+        """What was measured, once the weights have moved; rules that fire are reported."""
         assert self._before is not None
         moved = measure_updates(self._before, find_trained(self._model))
         matrices = [v for n, v in moved.items() if self._before[n].dim() > 1]

@@ -78,11 +78,7 @@ def run_key(recipe: Recipe) -> tuple[str, str, int, int]:
 
 
 def _why_skipped(recipe: Recipe) -> str:
-    """Why a cell has no such start, or nothing.
-
-    Raises:
-        OptionError: the model is too large for this machine.
-    """
+    """Why a cell has no such start, or nothing; OptionError for a model that is too large."""
     small = make_memory_task(replace(recipe, hidden=2))
     try:
         small.model()
@@ -93,11 +89,7 @@ def _why_skipped(recipe: Recipe) -> str:
 
 
 def make_memory_task(recipe: Recipe) -> MemoryTask:
-    """The task of a recipe.
-
-    Raises:
-        OptionError: it is no memory task.
-    """
+    """The task of a recipe; OptionError where it is no memory task."""
     kind = find(recipe.task)
     if not issubclass(kind, MemoryTask):
         fit = [name for name, one in available().items() if issubclass(one, MemoryTask)]

@@ -129,17 +129,13 @@ _LARGEST = 1000  # number of a task that every SLURM takes
 def write_script(
     words: Sequence[str], runs: Sequence[int], jobs: int, threads: int, folder: Path
 ) -> str:
-    """The script that `sbatch` takes.
+    """The script that `sbatch` takes; OptionError where the grid has more runs than an array.
 
     Args:
         words: of the study's command line, without where it runs.
         runs: the numbers of the grid's runs that have no file yet.
-        jobs: how many tasks at the same time.
-        threads: cores a task.
+        jobs: how many tasks at the same time, of so many threads.
         folder: of the study, which all machines share.
-
-    Raises:
-        OptionError: the grid has more runs than an array may have.
     """
     if max(runs) > _LARGEST:
         raise OptionError(
@@ -147,19 +143,15 @@ def write_script(
             f"{max(runs) + 1} runs; give fewer --cells, --init, --length or --seeds at a time"
         )
     command = shlex.join([sys.executable, "-c", _PROGRAM, *words])
-    return "\n".join(
-        [
-            "#!/bin/bash",
-            "#SBATCH --job-name=throughtime-study",
-            f"#SBATCH --array={_format_spans(runs)}%{jobs}",
-            "#SBATCH --ntasks=1",
-            f"#SBATCH --cpus-per-task={threads}",
-            f"#SBATCH --output={shlex.quote(str(folder.resolve() / 'slurm-%a.log'))}",
-            f"cd {shlex.quote(str(Path.cwd()))}",
-            f"exec {command} --run $SLURM_ARRAY_TASK_ID",
-            "",
-        ]
-    )
+    return f"""#!/bin/bash
+#SBATCH --job-name=throughtime-study
+#SBATCH --array={_format_spans(runs)}%{jobs}
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task={threads}
+#SBATCH --output={shlex.quote(str(folder.resolve() / "slurm-%a.log"))}
+cd {shlex.quote(str(Path.cwd()))}
+exec {command} --run $SLURM_ARRAY_TASK_ID
+"""
 
 
 _PROGRAM = "import sys; from throughtime import cli; sys.exit(cli.main())"
