@@ -219,9 +219,11 @@ def add_recipe_flags(
                 metavar="|".join(field.metadata["choices"]) or str(field.type).upper(),
                 help=_write_help(field.name, named or [*kinds.values()]),
             )
-    lines = [f"  {name:<10} {_first_line(kind)}" for name, kind in kinds.items()]
+    abouts = {name: (kind.__doc__ or "").partition("\n")[0] for name, kind in kinds.items()}
+    lines = [f"  {name:<10} {about}" for name, about in abouts.items()]
     if not named:
-        lines.append(f"\nDefaults of one of them: {parser.prog} {_show_example(parser)} --help")
+        example = "--task latch" if "--task" in parser.options else "latch"
+        lines.append(f"\nDefaults of one of them: {parser.prog} {example} --help")
     parser.epilog = "\n".join(["tasks:", *lines])
 
 
@@ -232,11 +234,9 @@ def parse_flags(flags: Mapping[str, str | None]) -> dict[str, Any]:
 
 
 def _list_fields(kinds: Iterable[type[Task]], first: bool = False) -> dict[str, Field[Any]]:
-    """The options of some tasks by name: those that all share first.
+    """The options of some tasks by name, those that all share first.
 
-    Args:
-        kinds: the tasks.
-        first: whether an option is as the first of them has it.
+    With `first` an option is as the first of them has it.
     """
     every, kinds = list_options(Recipe), list(kinds)
     for kind in kinds:
@@ -277,11 +277,3 @@ def _write_help(name: str, kinds: Sequence[type[Task]]) -> str:
         default = str(*quick) or "none"
         default += f", with --preset full {full.pop()}" if full and full != quick else ""
     return f"{field.metadata['help']}{rule}. Default: {default}.".replace("%", "%%")
-
-
-def _first_line(kind: type[Task]) -> str:
-    return (kind.__doc__ or "").partition("\n")[0]
-
-
-def _show_example(parser: Parser) -> str:
-    return "--task latch" if "--task" in parser.options else "latch"

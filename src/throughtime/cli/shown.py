@@ -217,12 +217,12 @@ def draw_learning(run: Run, task: Task) -> Picture:
     loss = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     chosen = [(row["step"], row[task.monitor]) for row in rows if "split" in row]
     best = min(chosen, key=lambda row: row[1], default=(0, float("nan")))
-    said = f"The best validation was at step {best[0]}: {task.monitor} {best[1]:.4g}."
+    sentence = f"The best validation was at step {best[0]}: {task.monitor} {best[1]:.4g}."
     return Picture(
         title="How did it learn?",
         lead="The loss of the training steps, each point the mean since the one before; and the "
         "figure of the validation part that the weights are chosen by, less is better.",
-        says=(said,) if chosen else (),
+        says=(sentence,) if chosen else (),
         plots=(
             Plot("loss of training by step", "step", "loss", (_make_curve("loss", loss),)),
             Plot("validation by step", "step", task.monitor, (_make_curve(task.monitor, chosen),)),
@@ -287,8 +287,8 @@ def _draw_tables(results: dict[str, Any]) -> list[Picture]:
 
 
 def _describe_row(row: dict[str, Any]) -> str:
-    said = (f"{n} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in row.items())
-    return f"{', '.join(said)}."
+    cells = (f"{n} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in row.items())
+    return f"{', '.join(cells)}."
 
 
 def _list_facts(run: Run, results: dict[str, Any]) -> dict[str, str]:

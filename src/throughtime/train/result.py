@@ -204,18 +204,18 @@ def train_task(
 ) -> TrainedRun:
     """As `throughtime.train`."""
     kind, folder = find(task), None if out is None else Path(out)
-    given = {name: _join_columns(value) for name, value in options.items()}
+    values = {name: _join_columns(value) for name, value in options.items()}
     if data is None:
-        return _train_to_its_end(kind, folder, resume, given)
+        return _train_to_its_end(kind, folder, resume, values)
     if not is_frame(data):
         if not isinstance(data, str | PathLike):
             raise OptionError(
                 f"data must be a file or a frame of polars or pandas, got {short(data)}"
             )
-        return _train_to_its_end(kind, folder, resume, given | {"data": str(data)})
+        return _train_to_its_end(kind, folder, resume, values | {"data": str(data)})
     file, is_new = write_file(data, (folder or RUNS / "x").resolve().parent)
     try:
-        return _train_to_its_end(kind, folder, resume, given | {"data": str(file)})
+        return _train_to_its_end(kind, folder, resume, values | {"data": str(file)})
     except (ValueError, TypeError):
         if is_new:
             file.unlink(missing_ok=True)
@@ -223,7 +223,7 @@ def train_task(
 
 
 def _train_to_its_end(
-    kind: type[Task], folder: Path | None, resume: bool, given: Mapping[str, Any]
+    kind: type[Task], folder: Path | None, resume: bool, options: Mapping[str, Any]
 ) -> TrainedRun:
     from throughtime.train.loop import fit
 
@@ -233,8 +233,8 @@ def _train_to_its_end(
         return TrainedRun(run, task, model)
 
     if resume:
-        return end(go_on(kind, folder, given))
-    with begin(kind, folder, given) as run:
+        return end(go_on(kind, folder, options))
+    with begin(kind, folder, options) as run:
         return end(run)
 
 

@@ -185,15 +185,15 @@ _LIMITS = tuple(
 )
 
 
-def resolve(kind: type[Task], given: Mapping[str, Any], processes: int = 1) -> Recipe:
-    """The recipe of what was given, then of the preset, then of the defaults.
+def resolve(kind: type[Task], options: Mapping[str, Any], processes: int = 1) -> Recipe:
+    """The recipe of some options, then of the preset, then of the defaults.
 
     Raises:
         OptionError, DataError: a value is outside its rule, or the task cannot learn from the data.
     """
-    kind.refuse_unread(given)
-    preset = one_of("preset", str(given.get("preset", "quick")), tuple(kind.presets))
-    values = {"task": kind.name, **kind.presets[preset], **given}
+    kind.refuse_unread(options)
+    preset = one_of("preset", str(options.get("preset", "quick")), tuple(kind.presets))
+    values = {"task": kind.name, **kind.presets[preset], **options}
     recipe = kind.settle(recipe_from(values, kind.options))
     threads, parts = recipe.threads or torch.get_num_threads(), recipe.parts or processes
     return replace(recipe, threads=threads, parts=parts)
@@ -201,7 +201,7 @@ def resolve(kind: type[Task], given: Mapping[str, Any], processes: int = 1) -> R
 
 @contextmanager
 def begin(
-    kind: type[Task], folder: Path | None, given: Mapping[str, Any], processes: int = 1
+    kind: type[Task], folder: Path | None, options: Mapping[str, Any], processes: int = 1
 ) -> Iterator[Run]:
     """A new run in `folder`, or in the next free one under runs/; none of what the task refuses.
 
@@ -211,7 +211,7 @@ def begin(
         OptionError: a value is outside its rule, or the model is too large for this machine.
         RunError: the folder cannot be made.
     """
-    recipe = resolve(kind, given, processes)
+    recipe = resolve(kind, options, processes)
     check_memory(kind(recipe))
     top = folder or RUNS
     made = [path for path in (top, *top.parents) if not path.exists()]
@@ -305,7 +305,7 @@ def _memory_bytes() -> int:
     return min(sizes)
 
 
-def go_on(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Run:
+def go_on(kind: type[Task], folder: Path | None, options: Mapping[str, Any]) -> Run:
     """The run in `folder`, or the newest of the task, with the recipe it began with.
 
     More steps, patience or parts than it began with are taken, and kept in its config.json.
@@ -320,8 +320,8 @@ def go_on(kind: type[Task], folder: Path | None, given: Mapping[str, Any]) -> Ru
             f"{run.folder} must be a run of {kind.name}, and it is one of {run.recipe.task}; "
             f"resume it with: {run.resume}"
         )
-    kind.refuse_unread(given)
-    changed = {n: v for n, v in given.items() if getattr(run.recipe, n) != v}
+    kind.refuse_unread(options)
+    changed = {n: v for n, v in options.items() if getattr(run.recipe, n) != v}
     recipe = replace(run.recipe, **changed)
     for name, value in changed.items():
         old, option = getattr(run.recipe, name), f"--{name.replace('_', '-')}"

@@ -103,11 +103,7 @@ def seal(content: bytes) -> bytes:
 
 
 def unseal(sealed: bytes, path: Path, cure: str) -> bytes:
-    """The content of a sealed file.
-
-    Raises:
-        RunError: the file was cut short or changed.
-    """
+    """The content of a sealed file; RunError where it was cut short or changed."""
     head, content = sealed[:_LENGTHS], sealed[_LENGTHS:]
     if not head.startswith(_SEAL) or seal(content)[:_LENGTHS] != head:
         raise RunError(

@@ -87,13 +87,13 @@ class Exchange(ABC):
 
     def add_up(self, make: Callable[[range], Tensor | None]) -> list[Tensor]:
         """The sums that this process makes alone; `make` is as in `add_halves`."""
-        own = [few for rank, few in self.sums if rank == self.rank]
-        return [add_halves(few, make) for few in reversed(own)][::-1]
+        sums = [few for rank, few in self.sums if rank == self.rank]
+        return [add_halves(few, make) for few in reversed(sums)][::-1]
 
     def add(self, slices: Tensor) -> Tensor:
         """The slice of the whole sum, from that of each sum."""
-        found = dict(zip((few for _, few in self.sums), slices, strict=True))
-        return add_halves(self._parts, found.get)
+        by_parts = dict(zip((few for _, few in self.sums), slices, strict=True))
+        return add_halves(self._parts, by_parts.get)
 
     @abstractmethod
     def whole(self, made: Sequence[Tensor]) -> Tensor:

@@ -69,21 +69,21 @@ def data(
     if not label or time or target:
         print()
         show_table(describe_rows(table, time, series))
-    given = {"data": file, "time": time, "series": series}
+    options = {"data": file, "time": time, "series": series}
     if target:
-        _print_read("forecast", given | {"target": target})
+        _print_read("forecast", options | {"target": target})
     if label:
-        _print_read("classify", given | {"label": label})
+        _print_read("classify", options | {"label": label})
     if not target and not label:
         print(f"\n{_suggest(table, file, time, series)}")
 
 
-def _print_read(task: str, given: dict[str, str]) -> None:
+def _print_read(task: str, options: dict[str, str]) -> None:
     from throughtime.train.run import resolve
 
     kind = find(task)
     print(f"\n{task}:")
-    made = kind(resolve(kind, {name: value for name, value in given.items() if value}))
+    made = kind(resolve(kind, {name: value for name, value in options.items() if value}))
     print()
     show_table(made.describe_data())
 
@@ -117,11 +117,7 @@ def _is_class(table: DataTable, name: str) -> bool:
 
 
 def describe_columns(table: DataTable, time: str = "") -> list[tuple[str, str, str, str]]:
-    """Name, type, how many values are missing, and what the others are, of every column.
-
-    Raises:
-        DataError: the column of time that an option names is not there, or a time is missing.
-    """
+    """Name, type, how many values are missing, and what the others are, of every column."""
     time = find_time(table, time, [])
     rows = []
     parts = time_columns(table, time)
@@ -141,14 +137,7 @@ def describe_columns(table: DataTable, time: str = "") -> list[tuple[str, str, s
 
 
 def describe_rows(table: DataTable, time: str = "", series: str = "") -> list[tuple[str, str]]:
-    """Time, step, series, gaps, and where a forecast would cut.
-
-    Args:
-        time, series: columns, as options name them; "": they are detected.
-
-    Raises:
-        DataError: a column is not there, or a time is missing, no date, or occurs twice.
-    """
+    """Time, step, series, gaps, and where a forecast would cut; columns not named are detected."""
     table.check_columns("series", [series] if series else [])
     time = find_time(table, time, [series] if series else [])
     table = merge_time(table, time)
@@ -156,11 +145,11 @@ def describe_rows(table: DataTable, time: str = "", series: str = "") -> list[tu
     rows = find_rows(table, time, series)
     step, even = find_rows_step(rows)
     counts = [len(places) for places in rows.places.values()]
-    said = f"{time or 'the order of rows'}, step {describe_step(step, rows.times.form)}"
+    times = f"{time or 'the order of rows'}, step {describe_step(step, rows.times.form)}"
     many = f"{min(counts)} to {max(counts)} rows each"
     return [
         ("file", f"{table.name}: {table.form}, {len(table.frame)} rows"),
-        ("time", said + ("" if even else ", uneven: each row is a step")),
+        ("time", times + ("" if even else ", uneven: each row is a step")),
         ("series", f"{len(counts)}, by {series}: {many}" if series else "1"),
         ("gaps", _describe_gaps(rows, step, even)),
         ("split by time", _describe_cuts(rows, step, even)),

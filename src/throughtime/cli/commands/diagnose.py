@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 import throughtime
 from throughtime.cli.shown import keep_page, keep_report, report_run
 from throughtime.diagnosis.observe import batches as stages
@@ -97,8 +99,7 @@ def _diagnose_file(file: Path, name: str, how: dict[str, Any]) -> Report:
 def _name_part(file: Path, model: str) -> Iterator[None]:
     """An error below the model, its loss or its batches ends as one sentence that names them.
 
-    Raises:
-        OptionError: in place of the error; with the line, where it is in another file of theirs.
+    It has the line too, where that is in another file of theirs.
     """
     try:
         yield
@@ -124,13 +125,7 @@ def _name_part(file: Path, model: str) -> Iterator[None]:
 
 
 def _find_defined(file: Path, defined: dict[str, Any], name: str) -> Any:
-    """What a file calls so.
-
-    Raises:
-        OptionError: it defines no such name, or a model that is none.
-    """
-    from torch import nn
-
+    """What a file calls so; OptionError where it defines no such name, or a model that is none."""
     if name not in defined:
         names = [n for n in defined if not n.startswith("_")]
         raise OptionError(f"{file} must define `{name}`, got none{did_you_mean(name, names)}")

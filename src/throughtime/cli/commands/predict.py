@@ -193,8 +193,8 @@ def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | No
 
 def _check_items(task: Task, items: list[str], at_once: int) -> Iterator[tuple[list[str], bool]]:
     """Some items at a time: those that can be asked, and whether these are all."""
-    asked = _read_items(items)
-    while part := list(islice(asked, at_once)):
+    lines = _read_items(items)
+    while part := list(islice(lines, at_once)):
         few = [text for text, where in part if _check_item(task, text, where)]
         yield few, len(few) == len(part)
 

@@ -67,14 +67,14 @@ def train(
 
     if watch is not None and watch < 1:
         raise OptionError(f"--watch must be a positive number of steps, got {watch}")
-    kind, given = find(task), parse_flags(flags)
+    kind, options = find(task), parse_flags(flags)
     code = launch(words, processes, nodes, wait)
     if code is None:
-        _train(kind, out, resume, given, wait, plots, watch)
+        _train(kind, out, resume, options, wait, plots, watch)
 
 
 def _train(
-    kind: type[Task], out: Path | None, resume: bool, given: Mapping[str, Any], wait: int,
+    kind: type[Task], out: Path | None, resume: bool, options: Mapping[str, Any], wait: int,
     plots: str, watch: int | None,
 ) -> None:  # fmt: skip
     """Trains in this process, and in those that a launcher began with it."""
@@ -87,9 +87,9 @@ def _train(
 
             follow(world)
         elif resume:
-            show_training(go_on(kind, out, given), world, plots, watch)
+            show_training(go_on(kind, out, options), world, plots, watch)
         else:
-            with begin(kind, out, given, world.size) as run:
+            with begin(kind, out, options, world.size) as run:
                 show_training(run, world, plots, watch)
 
 

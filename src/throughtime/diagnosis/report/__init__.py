@@ -178,10 +178,7 @@ class Report:
         return report
 
     def save(self, file: str | PathLike[str]) -> None:
-        """Write one self-contained HTML page, or the JSON, by the name's ending.
-
-        Args:
-            file: ends in .html or .json; missing folders are made.
+        """Write one self-contained HTML page, or the JSON, by the name's ending; makes folders.
 
         Raises:
             OptionError: another ending.

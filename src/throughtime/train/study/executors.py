@@ -80,10 +80,10 @@ class _Worker:
 
     def __init__(self, threads: int, call: Learn) -> None:
         fresh = multiprocessing.get_context("spawn")
-        self.connection, theirs = fresh.Pipe()
-        self.process = fresh.Process(target=_serve, args=(theirs, threads, call), daemon=True)
+        self.connection, other = fresh.Pipe()
+        self.process = fresh.Process(target=_serve, args=(other, threads, call), daemon=True)
         self.process.start()
-        theirs.close()
+        other.close()
         self.recipe: Recipe | None = None
 
     def begin(self, recipe: Recipe) -> None:
@@ -169,11 +169,7 @@ def _format_spans(numbers: Sequence[int]) -> str:
 
 
 def submit(script: str) -> str:
-    """Hands the script to SLURM; its answer has the number of the job.
-
-    Raises:
-        RunError: there is no SLURM here, or it refuses.
-    """
+    """Hands the script to SLURM, where it is and takes it; its answer has the number of the job."""
     if shutil.which("sbatch") is None:
         raise RunError(
             "SLURM's sbatch must be there to take a study, and this machine has none; print the "

@@ -68,11 +68,7 @@ class Folder:
             ) from error
 
     def outcomes(self) -> list[Outcome]:
-        """Every finished run, whatever the grid that asked for it.
-
-        Raises:
-            RunError: a file is damaged.
-        """
+        """Every finished run, whatever the grid that asked for it; RunError for a damaged file."""
         return [_read_outcome(file) for file in sorted((self.path / "runs").glob("*.json"))]
 
     def keep(self, outcome: Outcome) -> None:
