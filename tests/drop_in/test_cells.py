@@ -198,6 +198,19 @@ def test_a_large_step_is_torchs_kernel_and_says_so() -> None:
     assert throughtime.LSTMCell(128, 128).explain(9) == "cpu"  # 32,896 a gate
 
 
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"])
+@pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
+def test_a_state_of_another_dtype_is_named(kind: str, backend: str) -> None:
+    module = getattr(throughtime, kind)(3, 5, backend=backend)
+    single = kind.endswith("Cell")
+    x, h = torch.randn(2, 3) if single else torch.randn(4, 2, 3), torch.zeros(2, 5)
+    h = (h if single else h[None]).double()
+    name = r"hx\[0\]" if kind.startswith("LSTM") else "hx"
+    rule = rf"^{name} must be torch.float32 as the weights, got torch.float64; convert it with \.to"
+    with pytest.raises(RuntimeError, match=rule):
+        module(x, (h, h) if kind.startswith("LSTM") else h)
+
+
 def test_gates_by_name() -> None:
     _, ours = pair("LSTM")
     ours.gate("f").bias = 1.0
