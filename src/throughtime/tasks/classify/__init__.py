@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from throughtime.tasks.classify.find import find_labels, read_source, read_test
+from throughtime.tasks.classify.find import find_labels, hash_source, read_source, read_test
 from throughtime.tasks.classify.items import (
     ClassifyRecipe,
     Items,
@@ -63,8 +63,8 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
         Raises:
             DataError: the file is another one than when the run began.
         """
-        table, digest = read_source(self.recipe)
-        check_unchanged(table.name, digest, self.facts.digest)
+        table = read_source(self.recipe)
+        check_unchanged(table.name, hash_source(self.recipe), self.facts.digest)
         sequences = list_sequences(merge_time(table, self.facts.time), self.facts, labelled=True)
         other = read_test(self.recipe, self.facts)
         items = encode_items(sequences.with_others(other) if other else sequences, self.facts)

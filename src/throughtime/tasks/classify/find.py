@@ -27,19 +27,20 @@ from throughtime.tasks.layers import build_cell
 from throughtime.tasks.tables import DataTable, Numbers, check_roles
 from throughtime.tasks.tables.clock import find_time, merge_time, time_columns
 from throughtime.tasks.tables.read import hash_files, read
-from throughtime.tasks.tables.task import BUILTIN, check_like_training
+from throughtime.tasks.tables.task import BUILTIN, check_like_training, hash_data
 
 _TEST, _VALIDATION = 0.15, 0.15
 _LONG, _FRAME = 150, 24  # steps of a sequence that is read in frames, and of a frame
 
 
-def read_source(recipe: ClassifyRecipe) -> tuple[DataTable, str]:
-    """The table of a recipe and the digest of its file, and of that of the test."""
-    if recipe.data == BUILTIN:
-        return make_waves(), BUILTIN
-    return read(recipe.data), hash_files(recipe.data) + (
-        hash_files(recipe.test) if recipe.test else ""
-    )
+def read_source(recipe: ClassifyRecipe) -> DataTable:
+    """The table of a recipe."""
+    return make_waves() if recipe.data == BUILTIN else read(recipe.data)
+
+
+def hash_source(recipe: ClassifyRecipe) -> str:
+    """The digest of its file, followed by that of the test's."""
+    return hash_data(recipe.data) + (hash_files(recipe.test) if recipe.test else "")
 
 
 def read_test(recipe: ClassifyRecipe, facts: Labels) -> Sequences | None:
@@ -62,8 +63,8 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
     """
-    table, checksum = read_source(recipe)
-    facts = _find_roles(recipe, table, checksum)
+    table = read_source(recipe)
+    facts = _find_roles(recipe, table)
     table = merge_time(table, facts.time)
     sequences = list_sequences(table, facts, labelled=True)
     check_leaks(facts, table, sequences, recipe.group)
@@ -92,17 +93,13 @@ def _find_frames(recipe: ClassifyRecipe, values: list[Numbers]) -> int:
     return recipe.frames or usual
 
 
-def _find_roles(recipe: ClassifyRecipe, table: DataTable, checksum: str) -> Labels:
+def _find_roles(recipe: ClassifyRecipe, table: DataTable) -> Labels:
     """The roles of the columns, and the classes."""
     label = recipe.label or table.roles.get("label", "")
     series = recipe.series or table.roles.get("series", "")
     if recipe.data == BUILTIN:
         label, series = label or "shape", series or "wave"
-    if not label:
-        raise DataError(
-            f"classes need --label, a column of {table.name}, which has "
-            f"{', '.join(table.frame.columns[:20])}"
-        )
+    table.check_role("classes need", "label", label)
     roles = (("label", label), ("series", series), ("group", recipe.group))
     for name, column in roles:
         table.check_columns(name, [column] if column else [])
@@ -114,7 +111,7 @@ def _find_roles(recipe: ClassifyRecipe, table: DataTable, checksum: str) -> Labe
     if not columns:
         raise DataError(f"{table.name} must have a column of numbers beside {label}; it has none")
     facts = Labels(
-        digest=checksum, read=[], label=label, time=time, series=series, columns=columns,
+        digest=hash_source(recipe), read=[], label=label, time=time, series=series, columns=columns,
         classes=sorted(set(table.texts(label))), inputs=columns if series else ["value"],
     )  # fmt: skip
     if len(facts.classes) < 2:

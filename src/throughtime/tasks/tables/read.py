@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
 from throughtime.tasks.tables import DataTable, join_tables
-from throughtime.tasks.tables.archive import read_archive
 from throughtime.tasks.tables.pieces import (
+    LABEL,
     MISSING,
+    SERIES,
     Quoted,
+    as_numbers,
     cut_blocks,
     encoding_error,
-    find_kind,
     open_text,
     ragged_error,
+    read_archive,
     read_pieces,
     read_text_pieces,
     type_pieces,
@@ -96,8 +98,9 @@ def find_ending(path: str, endings: Sequence[str]) -> str:
 def _read_one(path: str) -> DataTable:
     ending = find_ending(path, _ENDINGS)
     if ending == _ARCHIVE:
-        with open_text(path) as file:
-            table = read_archive(path, file)
+        frame, lines = read_archive(path)
+        table = DataTable(frame, path, "a .ts of the UEA archive", unit="line", lines=lines,
+                          roles={"label": LABEL, "series": SERIES})  # fmt: skip
     else:
         kind = _read_text if ending in TEXTS else _read_lines if ending in LINES else _read_parquet
         table = kind(path)
@@ -383,16 +386,3 @@ def _is_value(cell: str) -> bool:
 
 def _is_missing(cell: str) -> bool:
     return cell.strip().casefold() in MISSING
-
-
-def as_numbers(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with numbers where a column of text holds nothing else."""
-    return frame.with_columns([_column_as_numbers(column) for column in frame.get_columns()])
-
-
-def _column_as_numbers(column: pl.Series) -> pl.Series:
-    import polars as pl
-
-    if column.dtype != pl.String:
-        return column.fill_nan(None) if column.dtype.is_float() else column
-    return find_kind(column)[1]

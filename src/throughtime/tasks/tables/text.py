@@ -23,7 +23,6 @@ from throughtime.tasks.tables.read import (
     check_names,
     explain_polars,
     find_ending,
-    hash_files,
     read_object,
 )  # fmt: skip
 from throughtime.tasks.tables.task import BUILTIN
@@ -56,11 +55,6 @@ def names_table(text: str) -> bool:
     """Whether what a user typed is the name of a file, there or not, and no text to be read."""
     endings = (*TEXTS, *LINES, *TOKEN_FILES, ".parquet")
     return text.casefold().endswith(endings) and not any(map(str.isspace, text))
-
-
-def hash_data(data: str) -> str:
-    """Of the file of a recipe."""
-    return BUILTIN if data == BUILTIN else hash_files(data)
 
 
 def read_texts(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable:

@@ -14,8 +14,8 @@ from torch.nn.utils.rnn import pad_sequence
 from throughtime.tasks.picture import Picture, ask_layers, draw_confusion
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
-from throughtime.tasks.tables.text import hash_data, split_words
+from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen, hash_data
+from throughtime.tasks.tables.text import split_words
 from throughtime.tasks.tag.find import check_labels, find_tags, read_source, split_sentences
 from throughtime.tasks.tag.model import RULE, Counts, Numbered, Tagger, encode, measure
 from throughtime.tasks.tag.sentences import (

@@ -12,8 +12,7 @@ from dataclasses import replace
 
 from throughtime.errors import DataError
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.task import BUILTIN, most_frequent, split_by_key
-from throughtime.tasks.tables.text import hash_data
+from throughtime.tasks.tables.task import BUILTIN, hash_data, most_frequent, split_by_key
 from throughtime.tasks.tag.sentences import (
     Sentences,
     TagFacts,

@@ -249,10 +249,6 @@ def find_columns(table: DataTable, recipe: TagRecipe) -> tuple[str, str, str, st
         token = token or next(name for name in rest if name != label)
         label = label or next(name for name in reversed(rest) if name != token)
     for role, column in (("token", token), ("label", label)):
-        if not column:
-            raise DataError(
-                f"tags need --{role}, a column of {table.name}, which has "
-                f"{', '.join(table.frame.columns[:20])}"
-            )
+        table.check_role("tags need", role, column)
     group = find_role(table, "group", recipe.group, ())
     return token, label, series, group

@@ -16,8 +16,7 @@ from throughtime.errors import DataError
 from throughtime.tasks.picture import Picture, ask_for_neighbours, draw_attention
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
-from throughtime.tasks.tables.text import hash_data
+from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen, hash_data
 from throughtime.tasks.task import (
     IGNORED,
     Batch,

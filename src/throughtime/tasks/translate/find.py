@@ -11,8 +11,15 @@ from dataclasses import dataclass, field, replace
 
 from throughtime.errors import DataError
 from throughtime.tasks.tables import DataTable, take
-from throughtime.tasks.tables.task import BUILTIN, SIDES, join_keys, most_frequent, split_by_key
-from throughtime.tasks.tables.text import find_role, hash_data, read_text_blocks, read_texts
+from throughtime.tasks.tables.task import (
+    BUILTIN,
+    SIDES,
+    hash_data,
+    join_keys,
+    most_frequent,
+    split_by_key,
+)
+from throughtime.tasks.tables.text import find_role, read_text_blocks, read_texts
 from throughtime.tasks.translate.units import Cutter, TranslateFacts, TranslateRecipe, find_merges
 
 SOURCES = ("source", "src", "input", "from", "question", "text")
@@ -103,11 +110,7 @@ def find_pair(table: DataTable, recipe: TranslateRecipe) -> tuple[str, str]:
         source = source or next(name for name in columns if name != target)
         target = target or next((name for name in columns if name != source), "")
     for option, column in (("source", source), ("target", target)):
-        if not column:
-            raise DataError(
-                f"translations need --{option}, a column of {table.name}, which has "
-                f"{', '.join(columns[:20])}"
-            )
+        table.check_role("translations need", option, column)
     if source == target:
         raise DataError(
             f"--source and --target must be two columns of {table.name}, got {source} for both"
