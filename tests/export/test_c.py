@@ -316,7 +316,7 @@ def test_a_task_says_of_its_model_that_it_is_a_plain_stack(tmp_path: Path) -> No
 
 
 def test_a_model_that_writes_text_leaves_as_it_steps(tmp_path: Path) -> None:
-    from throughtime.tasks.language.model import NextUnit
+    from throughtime.tasks.language import NextUnit
     from throughtime.tasks.language.text import LanguageRecipe
 
     torch.manual_seed(3)

@@ -203,8 +203,6 @@ class _Epoch(BuiltWhenIndexed):
         return _BATCHES
 
     def build(self, place: int) -> Batch:
-        if not 0 <= place < _BATCHES:
-            raise IndexError(place)
         number = self.number * _BATCHES + place
         return self.task.batch("train", number, self.task.recipe.batch_size)
 

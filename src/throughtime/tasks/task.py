@@ -281,39 +281,43 @@ class BuiltWhenIndexed(Sequence[Batch]):
 
     @abstractmethod
     def build(self, place: int) -> Batch:
-        """One of them, by its number; an IndexError ends a loop over all."""
+        """One of them, by its number."""
 
     @overload
     def __getitem__(self, index: int) -> Batch: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[Batch]: ...
     def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
-        if isinstance(index, slice):
-            return [self.build(place) for place in range(*index.indices(len(self)))]
-        return self.build(index)
+        places = range(len(self))[index]  # an IndexError ends a loop over all
+        return self.build(places) if isinstance(places, int) else [*map(self.build, places)]
 
 
 class Batches(BuiltWhenIndexed):
     """The batches of one pass over items of many lengths, near ones together.
 
     Args:
-        build: from the numbers of items to a batch of them.
-        lengths: (N,) by which items are put together.
-        batch_size: items of a batch.
-        seed, number: of the run and of the pass.
+        build: from the number of a group and those of its items to a batch of them.
+        groups: of each the lengths (N,) by which its items are put together.
+        recipe: its seed and batch size.
+        number: of the pass.
     """
 
     def __init__(
-        self, build: Callable[[list[int]], Batch], lengths: Tensor, batch_size: int, seed: int,
+        self, build: Callable[[int, Tensor], Batch], groups: Sequence[Tensor], recipe: Recipe,
         number: int,
     ) -> None:  # fmt: skip
-        draw = generator_of(seed, number)
-        plan = [part.tolist() for part in deal_batches(lengths, batch_size, draw)]
-        self._plan = [plan[n] for n in torch.randperm(len(plan), generator=draw).tolist()]
+        draw = generator_of(recipe.seed, number)
+        plan = [
+            (group, rows)
+            for group, lengths in enumerate(groups)
+            for rows in deal_batches(lengths, recipe.batch_size, draw)
+        ]
+        order = torch.randperm(len(plan), generator=draw, device="cpu").tolist()
+        self._plan = [plan[place] for place in order]
         self._build = build
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def build(self, place: int) -> Batch:
-        return self._build(self._plan[place])
+        return self._build(*self._plan[place])

@@ -89,9 +89,9 @@ class Tag(TableTask[TagRecipe, TagFacts]):
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """Every training sentence once, in an order that only (seed, number) decides."""
-        items, recipe = self._items["train"], self.recipe
+        items = self._items["train"]
         lengths = torch.tensor([len(one) for one in items.tokens])
-        return Batches(items.batch, lengths, recipe.batch_size, recipe.seed, number)
+        return Batches(lambda _, rows: items.batch(rows.tolist()), [lengths], self.recipe, number)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy a token."""

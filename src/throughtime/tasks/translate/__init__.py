@@ -153,9 +153,9 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """Every training pair once, in an order that only (seed, number) decides."""
-        pairs, recipe = self._encoded["train"], self.recipe
+        pairs = self._encoded["train"]
         lengths = _lengths(pairs.targets)
-        return Batches(pairs.batch, lengths, recipe.batch_size, recipe.seed, number)
+        return Batches(lambda _, rows: pairs.batch(rows.tolist()), [lengths], self.recipe, number)
 
     @property
     def row_axes(self) -> tuple[int, ...]:
