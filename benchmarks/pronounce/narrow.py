@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from throughtime.export.weights import KINDS, matrix_bytes, round_weights
+from throughtime.export.program import KINDS, matrix_bytes, round_weights
 from throughtime.train.result import load_trained
 from throughtime.train.run import read
 

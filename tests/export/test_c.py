@@ -18,7 +18,7 @@ from throughtime import GRU, LSTM, Cell, Gate, Readout, Recurrent, cells, from_t
 from throughtime.errors import OptionError
 from throughtime.export import to_c
 from throughtime.export.llvm.object_files import undefined
-from throughtime.export.prepare import prepare
+from throughtime.export.pieces import prepare
 
 HERE = Path(__file__).parent
 

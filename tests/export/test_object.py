@@ -53,7 +53,7 @@ def test_every_cell_of_many_widths_has_the_bits_of_the_model(cell: Cell, tmp_pat
 
 def test_bits_of_a_stream(tmp_path: Path) -> None:
     """As `Stream` gives them, also of bfloat16, beside the model's own."""
-    from throughtime.export.prepare import prepare
+    from throughtime.export.pieces import prepare
 
     model = nn.Sequential(LSTM(2, 24, 2), Readout(24, 5))
     for weights, kind in (("float32", None), ("bfloat16", torch.bfloat16)):

@@ -102,7 +102,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "empty": (nn.Sequential, "a model to export must have at least one part, got an empty one"),
     "no width": (
         lambda: nn.Sequential(nn.Tanh(), LSTM(1, 2)),
-        "0 comes first and says not how many numbers it takes; let a layer or a linear part come "
+        "0 comes first and does not say how many numbers it takes; let a layer or a linear part "
         "first",
     ),
     "no rule": (

@@ -18,9 +18,9 @@ from tests.export.test_c import MODELS
 from throughtime import LSTM, Cell, Readout
 from throughtime.errors import BackendError
 from throughtime.export import to_object
-from throughtime.export.llvm.browser import loader
+from throughtime.export.llvm import loader
 from throughtime.export.llvm.object_files import undefined
-from throughtime.export.prepare import prepare
+from throughtime.export.pieces import prepare
 
 
 def node(folder: Path) -> str:

@@ -14,7 +14,7 @@ from throughtime import LSTM
 from throughtime.errors import OptionError
 from throughtime.export import to_c, to_object
 from throughtime.export.llvm.object_files import sections
-from throughtime.export.weights import SCALE_SHIFT, SCALE_START, narrowed
+from throughtime.export.program import SCALE_SHIFT, SCALE_START, narrowed
 
 
 def matrix(lines: int, columns: int, seed: int = 0) -> Any:

@@ -14,8 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from throughtime.errors import BackendError
-from throughtime.export.program import ProductPart, Program, Values
-from throughtime.export.weights import matrix_bytes
+from throughtime.export.program import ProductPart, Program, Values, matrix_bytes
 from throughtime.version import __version__
 
 _TOLERANCE: Final = 2e-6

@@ -20,9 +20,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from torch import nn
 
-from throughtime.errors import DataError, missing_extra
+from throughtime.errors import DataError
 from throughtime.export import hdf5
-from throughtime.export.operators import Side, cell_of, put
+from throughtime.export.operators import Side, cell_of, import_package, put
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
@@ -121,7 +121,7 @@ class Arrays:
     """
 
     def __init__(self, place: str, source: Path | bytes) -> None:
-        hdf5_package()
+        import_package("h5py")
         self.place, content = place, source if isinstance(source, bytes) else None
         command = [sys.executable, "-P", hdf5.__file__, "-" if content is not None else str(source)]
         paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -150,19 +150,6 @@ class Arrays:
         """Texts that stand at a group under a name, in one piece or in numbered ones."""
         keys = (f"{path}@{name}", *(f"{path}@{name}{k}" for k in range(64)))
         return [word for key in keys for word in self._texts.get(key, [])]
-
-
-def hdf5_package() -> Any:
-    """The package h5py.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise missing_extra("h5py", "export") from error
-    return h5py
 
 
 def _unpack(path: Path) -> tuple[Config, bytes]:

@@ -6,6 +6,7 @@ a layer of ours here, and writes the layers that it read into a folder.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Mapping
@@ -21,8 +22,21 @@ from torch import Tensor, nn
 from throughtime import cells
 from throughtime.backends.call import Call
 from throughtime.cells import Cell
+from throughtime.errors import missing_extra
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
+
+
+def import_package(name: str) -> Any:
+    """A package of the extra `export`.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise missing_extra(name, "export") from error
 
 
 class Operator(NamedTuple):

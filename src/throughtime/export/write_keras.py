@@ -16,17 +16,9 @@ from torch.nn import functional
 
 from throughtime.cell.contract import ACTIVATIONS
 from throughtime.errors import OptionError
-from throughtime.export.keras import (
-    MERGES,
-    ORDERS,
-    PARTS,
-    SIMPLE,
-    hdf5_package,
-    to_snake_case,
-)
-from throughtime.export.operators import Operator, operator_of, operator_weights
-from throughtime.export.pieces import Piece, check_stack, input_width, list_pieces
-from throughtime.export.prepare import copy_model
+from throughtime.export.keras import MERGES, ORDERS, PARTS, SIMPLE, to_snake_case
+from throughtime.export.operators import Operator, import_package, operator_of, operator_weights
+from throughtime.export.pieces import Piece, check_stack, copy_model, input_width, list_pieces
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage
 from throughtime.version import __version__
@@ -205,7 +197,7 @@ def _write_archive(
 ) -> None:
     """A .keras file."""
     buffer = io.BytesIO()
-    with hdf5_package().File(buffer, "w") as arrays:
+    with import_package("h5py").File(buffer, "w") as arrays:
         for layer, name in zip(layers, names, strict=True):
             groups = {"": list(layer.weights.values())}
             words = ("forward_layer/", "backward_layer/") if len(layer.sides) == 2 else ("",)
@@ -223,7 +215,7 @@ def _write_archive(
 
 def _write_hdf5(path: Path, config: dict[str, Any], layers: list[Layer], names: list[str]) -> None:
     """A .h5 file, as of Keras 2."""
-    with hdf5_package().File(path, "w") as arrays:
+    with import_package("h5py").File(path, "w") as arrays:
         arrays.attrs["keras_version"] = "2.15.0"
         arrays.attrs["backend"] = "tensorflow"
         arrays.attrs["model_config"] = json.dumps(config)

@@ -21,7 +21,7 @@ from throughtime.export.folder import (
     work_size,
     write_folder,
 )
-from throughtime.export.prepare import check_block, prepare
+from throughtime.export.pieces import check_block, prepare
 from throughtime.export.program import (
     Block,
     Lookup,
@@ -31,9 +31,10 @@ from throughtime.export.program import (
     Stage,
     Values,
     group_runs,
+    halves,
     leading,
+    narrowed,
 )
-from throughtime.export.weights import halves, narrowed
 
 _AT_ONCE = 4
 """Columns of a matrix that one pass over the sums takes."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from throughtime.compiler.llvm.maths import coefficients as table
 from throughtime.export.folder import number
-from throughtime.export.weights import SCALE_SHIFT, SCALE_START
+from throughtime.export.program import SCALE_SHIFT, SCALE_START
 
 
 def _polynomial(x: str, coefficients: Sequence[float]) -> str:

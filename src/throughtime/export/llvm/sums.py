@@ -11,8 +11,7 @@ from llvmlite import ir
 
 from throughtime.compiler.llvm.values import Bits, Num, Vector, fma
 from throughtime.compiler.llvm.writer import Emit
-from throughtime.export.program import Values
-from throughtime.export.weights import SCALE_SHIFT, SCALE_START, halves, narrowed
+from throughtime.export.program import SCALE_SHIFT, SCALE_START, Values, halves, narrowed
 
 _LINE = 64
 

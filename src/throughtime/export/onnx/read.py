@@ -18,8 +18,7 @@ from torch import nn
 
 from throughtime.cells import Cell
 from throughtime.errors import DataError
-from throughtime.export.onnx.graph import onnx_package
-from throughtime.export.operators import Operator, Reversed, Side, cell_of, put
+from throughtime.export.operators import Operator, Reversed, Side, cell_of, import_package, put
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
@@ -93,7 +92,7 @@ def find_recurrent(
 
 
 def load_onnx(path: Path) -> Any:
-    onnx = onnx_package()
+    onnx = import_package("onnx")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
@@ -119,7 +118,7 @@ def read_node(place: str, node: Any, constants: Mapping[str, Any], size: int) ->
 
 
 def _attributes_of(node: Any) -> dict[str, Any]:
-    helper = onnx_package().helper
+    helper = import_package("onnx").helper
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
@@ -250,7 +249,7 @@ class _Initialisers:
             raise DataError(f"{self.place} says {key} is {list(dims)}, more than the file holds")
 
     def _read_tensor(self, key: str, tensor: Any) -> _Array:
-        onnx = onnx_package()
+        onnx = import_package("onnx")
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise DataError(
                 f"{self.place} keeps {key} in another file, which is not opened; write the model "

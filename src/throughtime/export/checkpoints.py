@@ -1,26 +1,31 @@
-"""from_flax, to_flax: the recurrent cells in a tree of Flax's parameters."""
+"""Weights without a description of their model: trees of Flax, and dicts of torch as safetensors.
+
+Names and shapes say which recurrent layers they are.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from throughtime.errors import DataError, OptionError, missing_extra
 from throughtime.export.operators import (
     Operator,
     Side,
     cell_of,
+    import_package,
     operator_of,
     operator_weights,
     put,
 )
-from throughtime.export.pieces import list_pieces
-from throughtime.export.prepare import copy_model
+from throughtime.export.pieces import copy_model, list_pieces
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage
 from throughtime.layers.recurrent import Recurrent
@@ -234,21 +239,13 @@ def _make_tree(call: Any, operator: Operator, d: int) -> dict[str, Any]:
     return tree
 
 
-def _msgpack() -> Any:
-    try:
-        import msgpack
-    except ModuleNotFoundError as error:
-        raise missing_extra("msgpack", "export") from error
-    return msgpack
-
-
 def _read_file(path: Path) -> Tree:
     """The tree of a file of `flax.serialization.to_bytes`.
 
     Raises:
         DataError: it is none, or says to hold more than it does.
     """
-    msgpack, content = _msgpack(), path.read_bytes()
+    msgpack, content = import_package("msgpack"), path.read_bytes()
 
     def array(code: int, data: bytes) -> Any:
         if code not in (_ARRAY, _NUMBER):
@@ -270,10 +267,71 @@ def _read_file(path: Path) -> Tree:
 
 def _write_file(path: Path, tree: dict[str, Any]) -> None:
     """Write a tree of dicts and arrays as Flax does."""
-    msgpack = _msgpack()
+    msgpack = import_package("msgpack")
 
     def array(v: Any) -> Any:
         parts = v.shape, v.dtype.name, v.tobytes()
         return msgpack.ExtType(_ARRAY, msgpack.packb(parts, use_bin_type=True))
 
     path.write_bytes(msgpack.packb(tree, default=array, use_bin_type=True, strict_types=True))
+
+
+_OPERATORS: Final = {4: "LSTM", 3: "GRU", 1: "RNN"}
+"""By how many gates there are in torch's matrices."""
+
+_LAYER: Final = re.compile(r"^(?:(.*)\.)?weight_hh(?:_l0)?$")
+
+
+def from_safetensors(file: str | os.PathLike[str]) -> dict[str, nn.Module]:
+    """Every layer and cell by torch.nn's names (`weight_ih_l0`, `weight_ih`), by its path.
+
+    How many gates its matrices have says what it is: LSTM, GRU, or RNN with tanh.
+
+    Raises:
+        DataError: the file is no safetensors, or holds no such layer, or one that is not whole.
+        MissingExtra: safetensors is not installed.
+    """
+    path = Path(file)
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ModuleNotFoundError as error:
+        raise missing_extra("safetensors", "train") from error
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise DataError(f"{path} must be a file of safetensors, and it is not ({error})") from error
+    prefixes = [m[1] or "" for m in map(_LAYER.match, tensors) if m]
+    if not prefixes:
+        raise DataError(
+            f"{path} must hold a layer or cell by torch.nn's names (weight_hh_l0, weight_hh), and "
+            f"it has none"
+        )
+    return {p or "layer": _make_layer(f"{path}, layer {p!r},", p, tensors) for p in prefixes}
+
+
+def _make_layer(place: str, prefix: str, tensors: Mapping[str, Tensor]) -> nn.Module:
+    head = f"{prefix}." if prefix else ""
+    names = {n: n[len(head) :] for n in tensors if n.startswith(head)}
+    weights = {short if "_l" in short else f"{short}_l0": tensors[n] for n, short in names.items()
+           if re.fullmatch(r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?", short)}  # fmt: skip
+    W, R = weights.get("weight_ih_l0"), weights["weight_hh_l0"]
+    gates = R.shape[0] // R.shape[-1] if R.dim() == 2 and R.shape[-1] else 0
+    if W is None or W.dim() != 2 or gates not in _OPERATORS or gates * R.shape[1] != R.shape[0]:
+        raise DataError(
+            f"{place} must have matrices of 4, 3 or 1 gates, got {list(R.shape)} as weight_hh_l0"
+        )
+
+    numbers = {int(n) for name in weights for n in re.findall(r"_l(\d+)", name)}
+    if numbers != set(range(len(numbers))):
+        raise DataError(f"{place} must have all layers from 0 on, got {sorted(numbers)}")
+    layer = Recurrent(
+        cell_of(_OPERATORS[gates])[0], W.shape[1], R.shape[1], num_layers=len(numbers),
+        bias="bias_ih_l0" in weights, bidirectional="weight_ih_l0_reverse" in weights,
+    )  # fmt: skip
+    try:
+        layer.load_state_dict({n: v.to(torch.float32) for n, v in weights.items()})
+    except RuntimeError as error:
+        words = " ".join(str(error).split())
+        raise DataError(f"{place} must be whole, and it is not ({words})") from error
+    return layer
