@@ -18,9 +18,9 @@ from tests.house.source import ROOT
 from throughtime.cli import main
 from throughtime.errors import DataError
 from throughtime.tasks.tables.task import join_keys, split_by_key
-from throughtime.tasks.tag import Tag
-from throughtime.tasks.tag.find import make_tagged
-from throughtime.tasks.tag.model import IGNORED, Counts, encode, measure
+from throughtime.tasks.tag import Tag, encode
+from throughtime.tasks.tag.find import Counts, make_tagged, measure
+from throughtime.tasks.task import IGNORED
 from throughtime.train.begin import resolve
 
 
