@@ -17,7 +17,7 @@ from tests.export.built import EVERY, STRICT, TABLE, need, random_layer, run, te
 from throughtime import GRU, LSTM, Cell, Gate, Readout, Recurrent, cells, from_torch
 from throughtime.errors import OptionError
 from throughtime.export import to_c
-from throughtime.export.llvm.object_files import undefined
+from throughtime.export.llvm.object_files import list_undefined
 from throughtime.export.pieces import prepare
 
 HERE = Path(__file__).parent
@@ -179,7 +179,9 @@ def test_it_needs_nothing_but_memory_functions_and_the_libm_it_names(tmp_path: P
     ):  # fmt: skip
         to_c(random_layer(cell, 9), tmp_path, libm=libm)
         run([need("gcc", "gcc"), "-O1", "-fmath-errno", "-c", "net.c", "-o", "only.obj"], tmp_path)
-        needs[name] = undefined((tmp_path / "only.obj").read_bytes()) - {"_GLOBAL_OFFSET_TABLE_"}
+        needs[name] = list_undefined((tmp_path / "only.obj").read_bytes()) - {
+            "_GLOBAL_OFFSET_TABLE_"
+        }
     assert needs["lstm"] <= {"memcpy", "memset"}
     assert needs["norm"] <= {"memcpy", "memset", "sqrtf"} and "sqrtf" in needs["norm"]
     assert needs["free"] <= {"memcpy", "memset"}

@@ -19,11 +19,11 @@ from throughtime.errors import DataError, OptionError, missing_extra
 from throughtime.export.operators import (
     Operator,
     Side,
-    cell_of,
+    fill_side,
+    find_operator,
     import_package,
-    operator_of,
-    operator_weights,
-    put,
+    make_cell,
+    order_weights,
 )
 from throughtime.export.pieces import copy_model, list_pieces
 from throughtime.export.program import Values
@@ -78,9 +78,9 @@ def from_flax(
         I, H = side.W.shape[1], side.R.shape[1]
         if any(p.W.shape != side.W.shape or p.R.shape != side.R.shape for p in parts):
             raise DataError(f"{place} has {name!r} and its partner of different shapes")
-        layer = Recurrent(cell_of(op)[0], I, H, bidirectional=len(parts) == 2, batch_first=True)
+        layer = Recurrent(make_cell(op)[0], I, H, bidirectional=len(parts) == 2, batch_first=True)
         for d, part in enumerate(parts):
-            put(layer, d, part)
+            fill_side(layer, d, part)
         layers[name] = layer
     return layers
 
@@ -195,7 +195,7 @@ def to_flax(layer: nn.Module, file: str | os.PathLike[str] | None = None) -> dic
     cells: dict[str, Any] = {}
     for i in range(len(recurrent.widths)):
         call = recurrent._example(i, 1, 1, False, False, False)
-        operator = operator_of(call)
+        operator = find_operator(call)
         plain = operator is not None and dict(operator.attributes) in _PLAIN
         if (
             not operator
@@ -223,7 +223,7 @@ _PLAIN: Final[tuple[dict[str, Any], ...]] = (
 
 def _make_tree(call: Any, operator: Operator, d: int) -> dict[str, Any]:
     """A cell's parameters; biases that Flax lacks go into those it has."""
-    weights = operator_weights(call, operator)[:3]
+    weights = order_weights(call, operator)[:3]
     W, R, B = (v[d].detach().numpy() for v in weights if v is not None)
     H, tree = call.hidden_size, dict[str, Any]()
     b, u = np.split(B, 2)
@@ -326,7 +326,7 @@ def _make_layer(place: str, prefix: str, tensors: Mapping[str, Tensor]) -> nn.Mo
     if numbers != set(range(len(numbers))):
         raise DataError(f"{place} must have all layers from 0 on, got {sorted(numbers)}")
     layer = Recurrent(
-        cell_of(_OPERATORS[gates])[0], W.shape[1], R.shape[1], num_layers=len(numbers),
+        make_cell(_OPERATORS[gates])[0], W.shape[1], R.shape[1], num_layers=len(numbers),
         bias="bias_ih_l0" in weights, bidirectional="weight_ih_l0_reverse" in weights,
     )  # fmt: skip
     try:

@@ -41,8 +41,7 @@ def _inputs(program: Program) -> str:
     return f"{program.inputs[0]} ... {program.inputs[-1]}"
 
 
-def header(program: Program, state: int, about: str) -> str:
-    """NAME.h."""
+def write_header(program: Program, state: int, about: str) -> str:
     text = _HEADER.replace("ABOUT", about.replace("*/", "* /")).replace("<STATE>", str(state))
     text = text.replace("<INPUTS>", str(len(program.inputs)))
     return text.replace("<OUTPUTS>", str(program.outputs)).replace("@", f"{program.name}_")
@@ -85,30 +84,32 @@ extern const char @about[];
 """
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A float32 literal of C."""
     text = f"{value:.9g}"
     return f"{text if any(c in text for c in '.en') else text + '.0'}f"
 
 
-def table(name: str, values: np.ndarray[Any, Any], kind: str) -> str:
-    """A constant array of C."""
+def format_table(name: str, values: np.ndarray[Any, Any], kind: str) -> str:
     flat = values.reshape(-1).tolist()
-    words, width = [*map(number if kind == "float" else str, flat)], 8 if kind == "float" else 16
+    words, width = (
+        [*map(format_number if kind == "float" else str, flat)],
+        8 if kind == "float" else 16,
+    )
     lines = ("    " + ", ".join(words[i : i + width]) for i in range(0, len(words), width))
     body = ",\n".join(lines)
     return f"static const {kind} {name}[{len(flat)}] = {{\n{body}\n}};\n"
 
 
-def self_test(program: Program, x: Values, y: Values) -> str:
+def write_self_test(program: Program, x: Values, y: Values) -> str:
     """NAME_test.c: recorded inputs and outputs; prints PASS or FAIL, and with a number the time."""
-    tables = f"{table('inputs', x, 'float')}\n{table('outputs', y, 'float')}"
+    tables = f"{format_table('inputs', x, 'float')}\n{format_table('outputs', y, 'float')}"
     text = _TEST.replace("TABLES", tables).replace("STEPS", str(len(x)))
-    text = text.replace("LIMIT", error_limit(y)).replace("@", f"{program.name}_")
+    text = text.replace("LIMIT", format_limit(y)).replace("@", f"{program.name}_")
     return text.replace("%NAME%", program.name)
 
 
-def error_limit(y: Values) -> str:
+def format_limit(y: Values) -> str:
     """The largest error of a test that passes, as a number of C and JavaScript."""
     return f"{_TOLERANCE * max(float(np.abs(y).max(initial=0.0)), 1e-30):.9e}"
 
@@ -232,7 +233,7 @@ def _weight_bytes(program: Program, weights: str) -> int:
     return matrices + 4 * sum(v.size for v in others)
 
 
-def work_size(program: Program) -> int:
+def count_work(program: Program) -> int:
     """Numbers that a step works with."""
     return sum(a.lines * a.size for a in program.arrays.values() if a.kind == "work")
 
@@ -360,13 +361,13 @@ def _read_number(word: str, result: str) -> float:
 
 def _measure_code(compiler: str, exported: Exported, work: Path) -> int:
     """Bytes of machine code that the compiler makes of NAME.c."""
-    from throughtime.export.llvm.object_files import code_size
+    from throughtime.export.llvm.object_files import measure_code
 
     source = next(f for f in exported.files if f.endswith(".c") and not f.endswith("_test.c"))
     image = work / "measured.o"
     path = str(exported.folder.resolve() / source)
     _run([compiler, *_FLAGS, "-c", path, "-o", str(image)])
-    return code_size(image.read_bytes())
+    return measure_code(image.read_bytes())
 
 
 def _run(command: Sequence[str], may_fail: bool = False) -> str:

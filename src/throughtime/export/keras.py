@@ -22,7 +22,7 @@ from torch import nn
 
 from throughtime.errors import DataError
 from throughtime.export import hdf5
-from throughtime.export.operators import Side, cell_of, import_package, put
+from throughtime.export.operators import Side, fill_side, import_package, make_cell
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
@@ -292,7 +292,6 @@ def _find_recurrent(entry: Config, read: Reader) -> Iterator[_KerasLayer]:
 
 
 def _make_layer(place: str, part: _KerasLayer) -> nn.Module:
-    """A layer of the file as ours."""
     place = f"{place}, layer {part.name!r},"
     merge: Any = "concat"
     if part.two_way:
@@ -308,14 +307,14 @@ def _make_layer(place: str, part: _KerasLayer) -> nn.Module:
     after = bool(part.config.get("reset_after", False))
     weights = [_read_side(place, part, side, after) for side in sides]
     op = "RNN" if part.kind == "SimpleRNN" else part.kind
-    cell, _ = cell_of(op, _find_activation(place, part), after)
+    cell, _ = make_cell(op, _find_activation(place, part), after)
     H, I = weights[0].R.shape[1], weights[0].W.shape[1]
     layer = Recurrent(
         cell, I, H, bidirectional=part.two_way, merge=merge, batch_first=True,
         bias=weights[0].biases[0] is not None,
     )  # fmt: skip
     for d, side in enumerate(weights):
-        put(layer, d, side)
+        fill_side(layer, d, side)
     return layer
 
 

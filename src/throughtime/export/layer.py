@@ -75,7 +75,6 @@ class _Layer:
         self.loads = self._list_loads()
 
     def write(self) -> Place:
-        """All operations."""
         plan = self.plan
         self._multiply(self.writer.at, tuple(range(len(plan.with_a))), "ih")
         for phase in plan.phases:

@@ -62,7 +62,7 @@ _LSTM: Final = ("i", "o", "f", "g")
 _GRU: Final = ("z", "r", "n")
 
 
-def operator_of(call: Call) -> Operator | None:
+def find_operator(call: Call) -> Operator | None:
     """The operator that computes a call, or None."""
     if call.zoneout is not None or call.recurrent_mask is not None:
         return None
@@ -84,7 +84,7 @@ def operator_of(call: Call) -> Operator | None:
     return None
 
 
-def operator_weights(call: Call, operator: Operator) -> list[Tensor | None]:
+def order_weights(call: Call, operator: Operator) -> list[Tensor | None]:
     """W, R, B and the peepholes, (directions, ...), in the operator's order."""
     H, parts = call.hidden_size, list[list[Tensor]]()
     for weights in call.weights:
@@ -110,7 +110,7 @@ def _order_gates(cell: Cell, operator: Operator, side: str) -> list[int]:
     return [gates.index(g) if g in gates else -1 for g in operator.gates]
 
 
-def cell_of(
+def make_cell(
     op: str, activation: str = "Tanh", after: bool = True, peepholes: bool = False,
     coupled: bool = False,
 ) -> tuple[Cell, Operator]:  # fmt: skip
@@ -130,7 +130,7 @@ def cell_of(
     else:
         cell = cells.LSTMPeephole() if peepholes else cells.LSTM()
         cell = cells.LSTMCoupled() if coupled else cell
-    operator = operator_of(Recurrent(cell, 1, 1)._example(0, 1, 1, False, False, False))
+    operator = find_operator(Recurrent(cell, 1, 1)._example(0, 1, 1, False, False, False))
     assert operator is not None
     return cell, operator
 
@@ -153,7 +153,7 @@ class Side(NamedTuple):
 
 
 @torch.no_grad()
-def put(layer: Any, d: int, side: Side) -> None:
+def fill_side(layer: Any, d: int, side: Side) -> None:
     """One direction's weights into the first layer of `layer`, the gates in our order."""
     layout, weights, H = layer.cell.layout, layer.weights(0, d), side.R.shape[1]
     parts = (

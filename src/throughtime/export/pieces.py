@@ -20,7 +20,7 @@ from throughtime.export.layer import (
     write_pointwise,
 )
 from throughtime.export.operators import Reversed
-from throughtime.export.program import Place, Program, Values, Writer, check_kind, round_weights
+from throughtime.export.program import Place, Program, Values, Writer, check_weights, round_weights
 from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate, Readout
@@ -100,7 +100,6 @@ def check_stack(pieces: list[Piece]) -> None:
 
 
 def write_program(pieces: list[Piece], name: str) -> Program:
-    """The program of a plain stack."""
     for piece in pieces:
         if isinstance(piece.module, Reversed):
             raise OptionError(f"{piece.path} reads backward, which no step at a time can")
@@ -311,7 +310,7 @@ def prepare(model: nn.Module, name: str, weights: str) -> Prepared:
         OptionError: the name, the kind of weights or the model cannot be exported; says why.
     """
     check_name(name)
-    check_kind(weights)
+    check_weights(weights)
     with on_processor():
         copy = copy_model(model)
         round_weights(copy, weights)

@@ -192,7 +192,7 @@ def _list_matrices(operation: Operation) -> list[Values]:
     return [operation.table] if isinstance(operation, Lookup) else []
 
 
-def leading(program: Program) -> list[ProductPart]:
+def list_leading(program: Program) -> list[ProductPart]:
     """The products at the begin of a step that read the input and nothing else."""
     products = list[ProductPart]()
     for operation in program.parts[0].operations:
@@ -258,7 +258,6 @@ class Writer:
         return name
 
     def add(self, operation: Operation) -> None:
-        """One operation more of this part."""
         self._operations.append(operation)
 
     def product(
@@ -272,14 +271,12 @@ class Writer:
         self.add(ProductPart(source, (block,)))
 
     def lookup(self, table: Values, row: Place, out: Place) -> None:
-        """out = the line of a table."""
         self.add(Lookup(np.ascontiguousarray(table, np.float32), row, out))
 
     def stage(
         self, graph: Graph, loads: dict[int, Place | float], units: dict[str, int],
         walks: list[Walk],
     ) -> None:  # fmt: skip
-        """Walks over units."""
         self.add(Stage(graph, loads, units, tuple(walks)))
 
     def end(self, title: str, at: Place) -> None:
@@ -289,14 +286,13 @@ class Writer:
         self.at = at
 
     def finish(self, name: str) -> Program:
-        """The program."""
         return Program(
             name, self.inputs, self.at.size, self.arrays, self.constants, self.resets,
             tuple(self.parts), self.at,
         )  # fmt: skip
 
 
-KINDS: Final = ("float32", "bfloat16", "int8")
+WEIGHT_KINDS: Final = ("float32", "bfloat16", "int8")
 
 _MOST: Final = 127
 """The largest whole number that a weight of int8 is."""
@@ -321,13 +317,13 @@ class Narrow(NamedTuple):
     code: np.ndarray[Any, Any]
 
 
-def check_kind(weights: str) -> None:
+def check_weights(weights: str) -> None:
     """Raises OptionError: there is no such kind of weights."""
-    if weights not in KINDS:
-        raise OptionError(f"weights must be one of {', '.join(KINDS)}, got {weights!r}")
+    if weights not in WEIGHT_KINDS:
+        raise OptionError(f"weights must be one of {', '.join(WEIGHT_KINDS)}, got {weights!r}")
 
 
-def narrowed(matrix: Values) -> Narrow:
+def narrow_int8(matrix: Values) -> Narrow:
     """A matrix as int8: each line by itself, with the least scale that holds its largest number.
 
     That number is rounded away from zero, all others to the nearest, so that a matrix that was
@@ -342,7 +338,7 @@ def narrowed(matrix: Values) -> Narrow:
     return Narrow(whole.astype(np.int8), code.astype(np.uint8))
 
 
-def halves(matrix: Values) -> np.ndarray[Any, Any]:
+def take_halves(matrix: Values) -> np.ndarray[Any, Any]:
     """The upper halves of numbers that are bfloat16 already, as uint16."""
     bits = np.ascontiguousarray(matrix, np.float32).view(np.uint32)
     return (bits >> 16).astype(np.uint16)
@@ -371,7 +367,7 @@ def _rounded(v: torch.Tensor, name: str) -> torch.Tensor:
             f"weights of int8 must lie between -{_LARGEST:g} and {_LARGEST:g}, got one of size "
             f"{largest:g} in {name}; use bfloat16"
         )
-    whole, code = narrowed(v.numpy())
+    whole, code = narrow_int8(v.numpy())
     return torch.from_numpy(whole.astype(np.float32) * _SCALES[code][:, None])
 
 

@@ -43,7 +43,6 @@ def execute(file: Path) -> ModuleType:
 
 
 def _compile(file: Path, name: str) -> CodeType:
-    """The code of a file."""
     try:
         code = SourceFileLoader(name, str(file)).get_code(name)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:

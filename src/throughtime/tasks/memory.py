@@ -157,7 +157,6 @@ class MemoryTask(Task):
         return self.batch(split, 0, _HELD_OUT)
 
     def held_out_rows(self, split: str) -> int:
-        """How many those are."""
         return _HELD_OUT
 
     def score(self, model: nn.Module, split: str) -> Score:
@@ -247,7 +246,6 @@ class Adding(MemoryTask):
         return torch.stack([values * (1 - marks), marks], -1)
 
     def distance(self, answers: Tensor, truth: Tensor) -> Tensor:
-        """Mean squared error."""
         return mse_loss(answers[..., 0], truth)
 
     def measure(self, answers: Tensor, truth: Tensor) -> dict[str, float]:

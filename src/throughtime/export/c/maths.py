@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from throughtime.compiler.llvm.maths import coefficients as table
-from throughtime.export.folder import number
+from throughtime.export.folder import format_number
 from throughtime.export.program import SCALE_SHIFT, SCALE_START
 
 
 def _polynomial(x: str, coefficients: Sequence[float]) -> str:
     """c_0 + c_1 x + c_2 x^2 + ..., from the highest power down."""
-    *rest, text = [number(c) for c in coefficients]
+    *rest, text = [format_number(c) for c in coefficients]
     for c in reversed(rest):
         text = f"({text} * {x} + {c})" if not c.startswith("-") else f"({text} * {x} - {c[1:]})"
     return text
@@ -310,7 +310,7 @@ LIBM: Final = {"sqrt": "sqrtf", "sin": "sinf", "cos": "cosf", "pow": "powf"}
 """What libm is called for, and by which name."""
 
 
-def functions(needed: Iterable[str], prefix: str, libm: bool) -> str:
+def write_functions(needed: Iterable[str], prefix: str, libm: bool) -> str:
     """The text of these functions and of all that they call, each once."""
     wanted = set(needed)
     if not libm and "cos" in wanted:

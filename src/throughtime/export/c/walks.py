@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from throughtime.compiler.graph import BOOLEAN, Graph
-from throughtime.export.folder import number
+from throughtime.export.folder import format_number
 from throughtime.export.program import Place, Stage, Walk
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Expressions:
             return self.literal(float(node.constants[0]))  # type: ignore[arg-type]
         if node.op == "width":
             width = str(node.constants[0])
-            return number(float(self.units.get(width) or int(width)))
+            return format_number(float(self.units.get(width) or int(width)))
         truths = node.op in BOOLEAN and all(self.is_truth(i) for i in node.inputs)
         read = [
             f"(float){name(i)}" if self.is_truth(i) and not truths else name(i) for i in node.inputs
@@ -79,7 +79,7 @@ class Expressions:
         with np.errstate(over="ignore"):
             single = np.float32(value)
         if math.isfinite(single):
-            return number(float(single))
+            return format_number(float(single))
         self.functions.add("bits")
         return f"@number(0x{int(single.view(np.uint32)):08x}u)"
 
@@ -142,8 +142,6 @@ _WRITTEN: Final[dict[str, Callable[..., str]]] = {
 
 
 class Loops:
-    """The loops of one stage."""
-
     def __init__(self, source: Source, stage: Stage) -> None:
         self.source, self.stage = source, stage
         self.expressions = Expressions(stage.graph, dict(stage.units))
@@ -151,7 +149,6 @@ class Loops:
         self.stored: dict[int, Place] = {}  # nodes that an earlier walk stored
 
     def lines(self, walk: Walk) -> list[str]:
-        """The lines of one walk."""
         graph, lines = self.stage.graph, list[str]()
         for i in walk.numbers:
             if i not in self.numbers:
@@ -204,7 +201,9 @@ class Loops:
             node = self.stage.graph.nodes[i]
             if node.op in ("number", "full"):
                 continue
-            text = "" if node.line is None or i in self.stage.loads else comment(node.line.text)
+            text = (
+                "" if node.line is None or i in self.stage.loads else quote_comment(node.line.text)
+            )
             if text and text != equation:
                 lines.append(f"/* {text} */")
                 equation = text
@@ -219,7 +218,7 @@ class Loops:
         if isinstance(load, Place):
             return self.source.element(load, index)
         if load is not None:
-            return number(load)
+            return format_number(load)
         return self.expressions.of(i, self._name)
 
     def _list_needed(self, ends: list[int]) -> list[int]:
@@ -243,7 +242,6 @@ class Loops:
         return f"{strand} = {strand} > {value} ? {strand} : {value};"
 
     def _join_strands(self, r: int) -> list[str]:
-        """All strands as one number."""
         node = self.stage.graph.nodes[r]
         one, other = f"strand{r}[j]", f"strand{r}[j + half]"
         join = f"{one} += {other};"
@@ -256,7 +254,7 @@ class Loops:
         ]  # fmt: skip
 
 
-def comment(text: str) -> str:
+def quote_comment(text: str) -> str:
     """A text that ends no comment of C."""
     return (
         text.replace("*/", "* /")

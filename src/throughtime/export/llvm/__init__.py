@@ -16,12 +16,17 @@ from throughtime.errors import BackendError, OptionError
 from throughtime.export.folder import (
     Exported,
     describe,
-    error_limit,
-    header,
-    self_test,
+    format_limit,
     write_folder,
+    write_header,
+    write_self_test,
 )
-from throughtime.export.llvm.object_files import allow_any_caller, code_size, link, undefined
+from throughtime.export.llvm.object_files import (
+    allow_any_caller,
+    link,
+    list_undefined,
+    measure_code,
+)
 from throughtime.export.pieces import check_block, prepare
 from throughtime.export.program import Program, Values
 
@@ -58,14 +63,14 @@ def to_object(
     image = _compile(module.module, processor)
     _check_needs(image, target)
     contents: dict[str, str | bytes] = {
-        ".h": header(program, module.state, about), ".o": image,
-        "_test.c": self_test(program, x, y),
+        ".h": write_header(program, module.state, about), ".o": image,
+        "_test.c": write_self_test(program, x, y),
     }  # fmt: skip
     if target == "wasm32":
         contents |= write_browser_files(program, x, y, image, (module.state, module.work))
     return write_folder(
         program, Path(out), weights, contents,
-        code=code_size(image), state=module.state, work=module.work,
+        code=measure_code(image), state=module.state, work=module.work,
     )  # fmt: skip
 
 
@@ -126,7 +131,6 @@ def _narrow_vectors(target: Target, widest: int) -> Target:
 
 
 def _compile(module: Any, target: Target) -> bytes:
-    """The object file of a module."""
     import llvmlite.binding as llvm
 
     llvm.initialize_all_targets()
@@ -176,7 +180,7 @@ _MAY_NEED: Final = frozenset({"memcpy", "memset"})
 
 def _check_needs(image: bytes, target: str) -> None:
     """Nothing is left to others but copying and filling memory."""
-    foreign = sorted(undefined(image) - _MAY_NEED)
+    foreign = sorted(list_undefined(image) - _MAY_NEED)
     if foreign:
         raise BackendError(
             f"{target} cannot compute this model by itself, it would call {foreign[0]}; "
@@ -323,8 +327,7 @@ tick();
 """
 
 
-def loader(name: str) -> str:
-    """NAME.mjs."""
+def write_loader(name: str) -> str:
     return LOADER.replace("@", name)
 
 
@@ -347,7 +350,7 @@ def write_browser_files(
     module = link(image, functions, numbers, 4 * work)
     return {
         ".wasm": module,
-        ".mjs": loader(name),
+        ".mjs": write_loader(name),
         "_test.mjs": _write_test(program, x, y),
         ".html": _write_page(program, module),
     }
@@ -356,7 +359,7 @@ def write_browser_files(
 def _write_test(program: Program, x: Values, y: Values) -> str:
     """Recorded inputs and outputs in node; prints PASS or FAIL."""
     text = _TEST.replace("INPUTS", _list_numbers(x)).replace("OUTPUTS", _list_numbers(y))
-    return text.replace("LIMIT", error_limit(y)).replace("@", program.name)
+    return text.replace("LIMIT", format_limit(y)).replace("@", program.name)
 
 
 def _list_numbers(values: Values) -> str:

@@ -29,9 +29,9 @@ from throughtime.export.onnx.layers import (
 from throughtime.export.operators import (
     Operator,
     Reversed,
+    find_operator,
     import_package,
-    operator_of,
-    operator_weights,
+    order_weights,
 )
 from throughtime.export.pieces import (
     Piece,
@@ -106,7 +106,6 @@ class _Model:
         self._count = 0
 
     def write(self) -> Any:
-        """The graph."""
         at, width = self._write_input()
         for piece in self.pieces:
             module = piece.module
@@ -154,7 +153,6 @@ class _Model:
                 self.inputs[name] = self.out.add("Transpose", word, perm=[1, 0, 2])
 
     def _write_recurrent(self, at: str, module: Any) -> tuple[str, int]:
-        """All layers of a recurrent layer."""
         layer: Any = _layer_of(module)
         if set(layer.dilations) != {1}:
             raise OptionError("a dilated layer has no form in ONNX here; use dilation=1")
@@ -270,7 +268,7 @@ def decompose(
                 f"torch.onnx.export has no form for a recurrent layer with {what}; call the layer "
                 f"with a padded batch and lengths"
             )
-    operator = None if call.record else operator_of(call)
+    operator = None if call.record else find_operator(call)
     if operator is not None:
         return _run_operator(call, operator)
     parts = [_run_scan(call, d) for d in range(call.directions)]
@@ -282,7 +280,7 @@ def decompose(
 
 def _run_operator(call: Call, operator: Operator) -> list[Tensor]:
     """The operator of ONNX, which gives y as (T, D, B, H)."""
-    W, R, B, P = operator_weights(call, operator)
+    W, R, B, P = order_weights(call, operator)
     states = [v.contiguous() for v in call.start()]
     lengths = None if call.lengths is None else call.lengths.to(torch.int32)
     inputs = [call.x, W, R, B, lengths, *states, *([] if P is None else [P])]

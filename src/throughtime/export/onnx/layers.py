@@ -17,7 +17,7 @@ from throughtime.compiler.graph import BOOLEAN, Graph
 from throughtime.compiler.plan import make_plan, why_unplanned
 from throughtime.errors import OptionError
 from throughtime.export.layer import read_mask
-from throughtime.export.operators import Operator, import_package, operator_of, operator_weights
+from throughtime.export.operators import Operator, find_operator, import_package, order_weights
 from throughtime.export.program import Values
 
 
@@ -61,7 +61,6 @@ class OnnxGraph:
         return self.add_several(op, *inputs, outputs=1, **attributes)[0]
 
     def multiply(self, v: str, matrix: Values, bias: Values | None) -> str:
-        """v matrix + bias."""
         product = self.add("MatMul", v, self.constant(matrix))
         return product if bias is None else self.add("Add", product, self.constant(bias))
 
@@ -212,7 +211,7 @@ class LayerInputs(NamedTuple):
 def write_layer(out: OnnxGraph, call: Call, inputs: LayerInputs) -> tuple[str, list[str]]:
     """One layer's nodes; returns (T, B, D, width) and of each state (D, B, width)."""
     states = inputs.states or _write_starts(out, call, inputs.rows)
-    operator = operator_of(call) if inputs.operators else None
+    operator = find_operator(call) if inputs.operators else None
     if operator is not None:
         return _write_operator(out, call, operator, inputs, states)
     return _write_scans(out, call, inputs, states)
@@ -231,7 +230,7 @@ def _write_starts(out: OnnxGraph, call: Call, rows: str) -> list[str]:
 def _write_operator(
     out: OnnxGraph, call: Call, operator: Operator, inputs: LayerInputs, states: list[str]
 ) -> tuple[str, list[str]]:
-    weights = (v.detach().numpy() for v in operator_weights(call, operator) if v is not None)
+    weights = (v.detach().numpy() for v in order_weights(call, operator) if v is not None)
     W, R, B, *peepholes = map(out.constant, weights)
     names = [inputs.x, W, R, B, inputs.lengths or "", *states, *peepholes]
     attributes = list_attributes(call, operator, "reverse" if inputs.backward else "forward")
@@ -356,7 +355,6 @@ class _Scan:
         return self.body.add("Less", name, self.out.add("Unsqueeze", lengths, axis))
 
     def _write_step(self, a: dict[str, str]) -> list[str]:
-        """The new states of one step."""
         graph, names = self.plan.graph, dict[int, str]()
         for i, node in enumerate(graph.nodes[: graph.forward]):
             word = str(node.constants[0]) if node.constants else ""

@@ -18,7 +18,14 @@ from torch import nn
 
 from throughtime.cells import Cell
 from throughtime.errors import DataError
-from throughtime.export.operators import Operator, Reversed, Side, cell_of, import_package, put
+from throughtime.export.operators import (
+    Operator,
+    Reversed,
+    Side,
+    fill_side,
+    import_package,
+    make_cell,
+)
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
@@ -123,7 +130,6 @@ def _attributes_of(node: Any) -> dict[str, Any]:
 
 
 def _make_layer(node: _Node) -> nn.Module:
-    """The layer of a node."""
     D, (cell, op) = _count_directions(node), _find_cell(node)
     W, R = node.weights.get("W"), node.weights.get("R")
     if W is None or R is None or W.ndim != 3 or R.ndim != 3:
@@ -167,7 +173,7 @@ def _find_cell(node: _Node) -> tuple[Cell, Operator]:
         raise DataError(f"{node.place} has {name}={node.attributes[name]}, which no cell has")
     activation = next(iter(sets))[0]
     after = bool(node.attributes.get("linear_before_reset", 0))
-    return cell_of(node.op, activation, after, peepholes, coupled)
+    return make_cell(node.op, activation, after, peepholes, coupled)
 
 
 def _fill(layer: Any, node: _Node, op: Operator, H: int) -> None:
@@ -177,7 +183,7 @@ def _fill(layer: Any, node: _Node, op: Operator, H: int) -> None:
     for d in range(len(W["W"])):
         peepholes = {n: W["P"][d, k * H : (k + 1) * H] for k, n in enumerate(op.peepholes)}
         biases = B[d, :half], B[d, half:]
-        put(layer, d, Side(op.gates, W["W"][d], W["R"][d], biases, peepholes))
+        fill_side(layer, d, Side(op.gates, W["W"][d], W["R"][d], biases, peepholes))
 
 
 _LONGEST_CHAIN: Final = 32

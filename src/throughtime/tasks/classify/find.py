@@ -34,7 +34,6 @@ _LONG, _FRAME = 150, 24  # steps of a sequence that is read in frames, and of a 
 
 
 def read_source(recipe: ClassifyRecipe) -> DataTable:
-    """The table of a recipe."""
     return make_waves() if recipe.data == BUILTIN else read(recipe.data)
 
 
@@ -183,7 +182,6 @@ def _describe(
     facts: Labels, table: DataTable, values: list[Numbers], labels: list[str],
     splits: dict[str, list[int]],
 ) -> list[list[str]]:  # fmt: skip
-    """What was read, for people."""
     lengths, count = [len(one) for one in values], Counter(labels)
     return [
         ["file", f"{table.name}: {table.form}, {len(table.frame)} rows"],

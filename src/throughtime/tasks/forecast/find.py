@@ -41,7 +41,6 @@ _LONGEST = 750  # steps of a season that is looked for, and of a history without
 
 
 def read_source(recipe: ForecastRecipe) -> DataTable:
-    """The table of a recipe."""
     return make_builtin() if recipe.data == BUILTIN else read(recipe.data)
 
 
@@ -258,7 +257,6 @@ def _usable_scale(scale: list[list[float]], whole: list[list[float]]) -> list[li
 def _describe(
     recipe: ForecastRecipe, table: DataTable, facts: Facts, series: list[Series]
 ) -> list[list[str]]:
-    """What was read, for people."""
     steps = sum(len(one) for one in series)
     seen = sum(one.seen for one in series)
     missing = {c: table.frame[c].null_count() for c in list_columns(facts)}

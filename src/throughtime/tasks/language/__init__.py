@@ -163,7 +163,6 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
 
     @cached_property
     def vocabulary(self) -> TextUnits:
-        """The units of the training part."""
         return TextUnits(self.facts, self.recipe.units)
 
     @cached_property

@@ -63,7 +63,6 @@ class FileTask(Task, Generic[SomeRecipe, SomeFacts]):
 
     @cached_property
     def facts(self) -> SomeFacts:
-        """The facts in the file."""
         return cast(SomeFacts, parse_facts(self.facts_kind, self.recipe.facts))
 
     def describe_data(self) -> list[tuple[str, str]]:
@@ -184,7 +183,6 @@ def split_by_key(keys: Sequence[str], weights: Sequence[int] | None = None) -> d
 
 
 def hash_text(text: str) -> str:
-    """A text's hash."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -209,7 +209,6 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         return Batches(lambda _, rows: items.batch(rows.tolist()), [lengths], self.recipe, number)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross entropy a token."""
         tokens, truth = batch
         return self.distance(model(tokens), truth)
 

@@ -35,7 +35,6 @@ Sides = dict[str, list[int]]
 
 
 def read_source(recipe: TagRecipe) -> DataTable:
-    """The table of a recipe."""
     return make_tagged() if recipe.data == BUILTIN else read_tokens(recipe.data, recipe)
 
 
@@ -146,7 +145,6 @@ def check_labels(
 def _describe(
     facts: TagFacts, table: DataTable, sentences: Sentences, sides: Sides, note: str
 ) -> list[list[str]]:
-    """What was read, for people."""
     count = Counter(mark for marks in sentences.labels for mark in marks)
     labels = [f"{shorten(name)} {n}" for name, n in count.most_common(_SHOWN)]
     lengths = [len(tokens) for tokens in sentences.tokens]

@@ -52,7 +52,6 @@ def read_pair_blocks(path: str, recipe: TranslateRecipe, rows: int) -> Iterator[
 
 
 def read_source(recipe: TranslateRecipe) -> DataTable:
-    """The table of a recipe."""
     return make_pairs() if recipe.data == BUILTIN else read_pairs(recipe.data, recipe)
 
 
@@ -181,7 +180,6 @@ def _describe(
     recipe: TranslateRecipe, facts: TranslateFacts, table: DataTable, pairs: Pairs, left: int,
     sides: dict[str, list[int]],
 ) -> list[list[str]]:  # fmt: skip
-    """What was read, for people."""
     cut = _length_cutter(recipe)
     lengths = [[len(cut(text)) for text in texts] for texts in (pairs.sources, pairs.targets)]
     units = facts.source_units, facts.target_units

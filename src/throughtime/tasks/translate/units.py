@@ -76,7 +76,6 @@ class Cutter:
         return {}
 
     def _of(self, word: str) -> list[str]:
-        """The pieces of a word."""
         if word not in self._known:
             pieces, never = _split_letters(word), len(self._ranks)
             while len(pieces) > 1:
