@@ -18,9 +18,16 @@ from torch.nn.functional import mse_loss, one_hot
 
 from throughtime import Recurrent, initialise
 from throughtime.errors import DataError
-from throughtime.tasks.layers import build_cell, start_options
-from throughtime.tasks.recipe import Recipe
-from throughtime.tasks.task import Batch, BuiltWhenIndexed, DiagnosisInput, Example, Score, Task
+from throughtime.tasks.recipe import Recipe, build_cell
+from throughtime.tasks.task import (
+    Batch,
+    BuiltWhenIndexed,
+    DiagnosisInput,
+    Example,
+    Score,
+    Task,
+    start_options,
+)
 
 _SOLVED = 0.02
 _BATCHES, _HELD_OUT, _EXAMPLES = 100, 512, 4

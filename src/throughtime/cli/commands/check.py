@@ -25,7 +25,7 @@ def register(commands: Commands) -> None:
 def check_cell(cell: str, seed: int) -> None:
     """Hold a cell against every law that cells must obey, by gradcheck and on every backend."""
     from throughtime import check
-    from throughtime.tasks.layers import build_cell, find_python_file, report_line
+    from throughtime.tasks.recipe import build_cell, find_python_file, report_line
 
     with report_line(find_python_file(cell)):
         print(check(build_cell(cell), seed=seed))

@@ -84,7 +84,7 @@ def _diagnose_file(file: Path, name: str, how: dict[str, Any]) -> Report:
     """The report of what a file defines; options of the command line go before the file's."""
     from throughtime import diagnose
     from throughtime.errors import OptionError
-    from throughtime.tasks.layers import execute, report_line
+    from throughtime.tasks.recipe import execute, report_line
 
     defined = vars(execute(file))
     model = _find_defined(file, defined, name)

@@ -33,8 +33,7 @@ def register(commands: Commands) -> None:
 
 def explain(cell: str, llvm: bool, assembly: bool, backward: bool, dtype: str) -> None:
     """Tell who computes a cell and why not the others, its plan, the machine, and its code."""
-    from throughtime.tasks.layers import build_cell, find_python_file, report_line
-    from throughtime.tasks.recipe import one_of
+    from throughtime.tasks.recipe import build_cell, find_python_file, one_of, report_line
 
     one_of("dtype", dtype, tuple(DTYPES))
     with report_line(find_python_file(cell)):

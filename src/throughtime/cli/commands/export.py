@@ -67,8 +67,7 @@ def export(
     """Write a trained model as code that takes one time step a call, with its own test."""
     from throughtime.errors import OptionError
     from throughtime.export import to_c, to_object, to_onnx
-    from throughtime.tasks.layers import report_line
-    from throughtime.tasks.recipe import one_of
+    from throughtime.tasks.recipe import one_of, report_line
 
     one_of("to", to, FORMS)
     if (target is not None) != (to == "object"):
@@ -120,7 +119,7 @@ def _load_model(what: str, file: str, member: str) -> nn.Module:
     from torch import nn
 
     from throughtime.errors import OptionError
-    from throughtime.tasks.layers import execute
+    from throughtime.tasks.recipe import execute
 
     if not file.endswith(".py"):
         from throughtime.train.result import load_trained

@@ -21,13 +21,21 @@ from throughtime.tasks.classify.items import (
     encode_items,
     list_sequences,
 )
-from throughtime.tasks.layers import make_layers, run_layers
 from throughtime.tasks.picture import Picture, draw_confusion
 from throughtime.tasks.recipe import Recipe, check_unchanged
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.clock import merge_time
 from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
-from throughtime.tasks.task import Batch, DiagnosisInput, Example, Score, generator_of, usual_length
+from throughtime.tasks.task import (
+    Batch,
+    DiagnosisInput,
+    Example,
+    Score,
+    find_usual_length,
+    make_generator,
+    make_layers,
+    run_layers,
+)
 
 
 class Classifier(nn.Module):
@@ -216,7 +224,7 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """Every training sequence once, in an order that only (seed, number) decides."""
-        generator = generator_of(self.recipe.seed, number)
+        generator = make_generator(self.recipe.seed, number)
         train = self._items["train"]
         order = torch.randperm(len(train.names), generator=generator)
         return [train.batch(part) for part in order.split(self.recipe.batch_size)]
@@ -307,7 +315,7 @@ class Classify(TableTask[ClassifyRecipe, Labels]):
     def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         """Training sequences of the most frequent length, which need no padding."""
         train = self._items["train"]
-        chosen = usual_length([*map(len, train.steps)], batches * rows)
+        chosen = find_usual_length([*map(len, train.steps)], batches * rows)
         few = [train.batch(part) for part in torch.tensor(chosen).split(rows)]
         return DiagnosisInput(Unpadded(model), [(x, truth) for x, _, truth in few], cross_entropy)
 

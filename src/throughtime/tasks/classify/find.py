@@ -23,7 +23,7 @@ from throughtime.tasks.classify.items import (
     list_sequences,
     make_waves,
 )
-from throughtime.tasks.layers import build_cell
+from throughtime.tasks.recipe import build_cell
 from throughtime.tasks.tables import DataTable, Numbers, check_roles
 from throughtime.tasks.tables.clock import find_time, merge_time, time_columns
 from throughtime.tasks.tables.read import hash_files, read

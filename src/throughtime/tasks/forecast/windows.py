@@ -17,7 +17,7 @@ from throughtime.tasks.forecast.series import Series, usual_values
 from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables import Numbers, fill_forward, log_gaps
 from throughtime.tasks.tables.task import SIDES
-from throughtime.tasks.task import Batch, BuiltWhenIndexed, generator_of
+from throughtime.tasks.task import Batch, BuiltWhenIndexed, make_generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +262,7 @@ class Pass(BuiltWhenIndexed):
     """
 
     def __init__(self, windows: Windows, batch_size: int, seed: int, number: int) -> None:
-        generator = generator_of(seed, number)
+        generator = make_generator(seed, number)
         train = windows.learned
         self._windows = windows
         self._parts = train[torch.randperm(len(train), generator=generator)].split(batch_size)

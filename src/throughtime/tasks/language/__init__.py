@@ -27,7 +27,6 @@ from throughtime.tasks.language.text import (
     read_text,
     split_units,
 )
-from throughtime.tasks.layers import make_layers
 from throughtime.tasks.recipe import Recipe, check_unchanged
 from throughtime.tasks.tables.task import FileTask
 from throughtime.tasks.task import (
@@ -36,7 +35,8 @@ from throughtime.tasks.task import (
     DiagnosisInput,
     Example,
     Score,
-    generator_of,
+    make_generator,
+    make_layers,
 )
 
 State = tuple[tuple[Tensor, ...], ...]
@@ -191,7 +191,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """The training part in `rows` pieces side by side, from a first unit that is drawn."""
-        generator = generator_of(self.recipe.seed, number)
+        generator = make_generator(self.recipe.seed, number)
         begin = int(torch.randint(self.recipe.length, (), generator=generator))
         return _Pass(self._train.numbers, self.facts.rows, self.recipe.length, begin)
 

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import DataError
-from throughtime.tasks.layers import resolve_cell
 from throughtime.tasks.picture import Picture, draw_attention
-from throughtime.tasks.recipe import CellRecipe, Recipe, one_of
+from throughtime.tasks.recipe import CellRecipe, Recipe, one_of, resolve_cell
 from throughtime.tasks.tables.task import SIDES
 from throughtime.tasks.task import IGNORED, Batch, Batches, DiagnosisInput, Example, Score, Task
 from throughtime.tasks.translate.model import (

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 from torch import nn
 
 from throughtime.errors import DataError
-from throughtime.tasks.layers import resolve_cell
-from throughtime.tasks.recipe import FileRecipe, Recipe, parse_facts
+from throughtime.tasks.recipe import FileRecipe, Recipe, parse_facts, resolve_cell
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.read import hash_files, read, read_blocks
 from throughtime.tasks.task import Score, Task

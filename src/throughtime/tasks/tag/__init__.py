@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from throughtime.tasks.layers import make_layers
 from throughtime.tasks.picture import Picture, ask_layers, draw_confusion
 from throughtime.tasks.recipe import Recipe, check_unchanged
 from throughtime.tasks.tables import DataTable
@@ -42,7 +41,8 @@ from throughtime.tasks.task import (
     DiagnosisInput,
     Example,
     Score,
-    usual_length,
+    find_usual_length,
+    make_layers,
 )
 
 if TYPE_CHECKING:
@@ -379,7 +379,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         """Training sentences of the most frequent length, which need no padding."""
         train = self._items["train"]
         longer = [n for n, one in enumerate(train.tokens) if len(one) > 1]
-        usual = usual_length([len(train.tokens[n]) for n in longer], batches * rows)
+        usual = find_usual_length([len(train.tokens[n]) for n in longer], batches * rows)
         chosen = [longer[n] for n in usual]
         parts = [chosen[k : k + rows] for k in range(0, len(chosen), rows)]
         return DiagnosisInput(model, [train.batch(part) for part in parts], self.distance)

@@ -24,7 +24,7 @@ from throughtime.tasks.task import (
     DiagnosisInput,
     Example,
     Score,
-    usual_length,
+    find_usual_length,
 )
 from throughtime.tasks.translate.find import (
     Pairs,
@@ -304,8 +304,8 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         """Training pairs whose sources have the most frequent length."""
         assert isinstance(model, Translator)
         train = self._encoded["train"]
-        alike = usual_length([*map(len, train.sources)], batches * rows)
-        usual = usual_length([len(train.targets[n]) for n in alike], batches * rows)
+        alike = find_usual_length([*map(len, train.sources)], batches * rows)
+        usual = find_usual_length([len(train.targets[n]) for n in alike], batches * rows)
         chosen, steps = [alike[n] for n in usual], len(train.sources[alike[0]])
         parts = []
         for k in range(0, len(chosen), rows):
