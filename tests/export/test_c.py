@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 import time
 from pathlib import Path
@@ -329,3 +330,25 @@ def test_a_model_that_writes_text_leaves_as_it_steps(tmp_path: Path) -> None:
     units = torch.from_numpy(x[:30, 0]).long()
     logits = model(units.unsqueeze(1))[:, 0].detach()
     torch.testing.assert_close(torch.from_numpy(y[:30]), logits, rtol=1e-5, atol=1e-6)
+
+
+def vanishing(x: torch.Tensor) -> torch.Tensor:
+    return x / math.inf
+
+
+def test_a_number_without_end_brings_the_function_that_writes_it(tmp_path: Path) -> None:
+    to_c(Readout(2, 3, activation=vanishing), tmp_path)
+    assert "net_number(0x7f800000u)" in (tmp_path / "net.c").read_text()
+    assert test_of(tmp_path, need("gcc", "gcc"), *STRICT).startswith("PASS error 0.000e+00")
+
+
+def cubic_root(x: torch.Tensor) -> torch.Tensor:
+    return (1 + x.abs()) ** (1 / 3)
+
+
+def test_powers_without_libm_are_refused(tmp_path: Path) -> None:
+    model = Readout(2, 3, activation=cubic_root)
+    with pytest.raises(OptionError, match="libm must be True for this model, got False"):
+        to_c(model, tmp_path, libm=False)
+    to_c(model, tmp_path)
+    assert test_of(tmp_path, need("gcc", "gcc"), *STRICT).startswith("PASS")

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from tests.export.built import need, run
-from throughtime.export.c.maths import write_functions
+from throughtime.export.c.walks import write_functions
 
 EXACT: dict[str, Any] = {
     "exp": torch.exp, "expm1": torch.expm1, "sigmoid": torch.sigmoid, "tanh": torch.tanh,

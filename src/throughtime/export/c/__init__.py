@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from throughtime.export.c.maths import LIBM, write_functions
-from throughtime.export.c.walks import AT, Loops, quote_comment
+from throughtime.export.c.walks import AT, LIBM, Loops, quote_comment, write_functions
 from throughtime.export.folder import (
     Exported,
     count_work,

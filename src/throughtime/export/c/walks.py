@@ -1,16 +1,29 @@
-"""Walks over units as loops of C: one statement a node, one float or truth a unit."""
+"""Walks over units as loops of C: one statement a node, one float or truth a unit.
+
+The functions that they call are polynomials of the compiler's vector maths, for any processor. No
+step takes a fused multiply-add for granted: ln 2 is taken off in two parts, the first so short that
+its products with whole numbers are exact. Every function is the same path for every number, so that
+a compiler may put loops over units into vectors. They stand in `data/maths.c`, and what is computed
+otherwise without libm in `data/without_libm.c`; @ is the program's prefix, and POLY(EXP, r) the
+polynomial in r with the compiler's coefficients EXP.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from throughtime.compiler.graph import BOOLEAN, Graph
+from throughtime.compiler.llvm.maths import coefficients
+from throughtime.errors import OptionError
 from throughtime.export.folder import format_number
-from throughtime.export.program import Place, Stage, Walk
+from throughtime.export.program import SCALE_SHIFT, SCALE_START, Place, Stage, Walk
 
 if TYPE_CHECKING:
     from throughtime.export.c import Source
@@ -80,7 +93,7 @@ class Expressions:
             single = np.float32(value)
         if math.isfinite(single):
             return format_number(float(single))
-        self.functions.add("bits")
+        self.functions.add("number")
         return f"@number(0x{int(single.view(np.uint32)):08x}u)"
 
     def _call(self, name: str, *arguments: str) -> str:
@@ -263,3 +276,52 @@ def quote_comment(text: str) -> str:
         .replace("\\", "/")
         .replace("@", AT)
     )
+
+
+LIBM: Final = {"sqrt": "sqrtf", "sin": "sinf", "cos": "cosf", "pow": "powf"}
+"""What libm is called for, and by which name."""
+
+
+def write_functions(needed: Iterable[str], prefix: str, libm: bool) -> str:
+    """The text of these functions and of all that they call, each once.
+
+    Raises:
+        OptionError: there is none without libm.
+    """
+    source, wanted = read_functions(libm), set(needed)
+    if wanted - source.keys():
+        raise OptionError(
+            "powers of any exponent are libm's, so libm must be True for this model, got False"
+        )
+    while more := {d for n in wanted for d in re.findall(r"@(\w+)\(", source[n])} - wanted:
+        wanted |= more
+    text = "".join(f"\n{source[n]}\n" for n in source if n in wanted)
+    return text.replace("@", f"{prefix}_")
+
+
+@cache
+def read_functions(libm: bool) -> dict[str, str]:
+    """Name -> text, in an order in which each stands after those that it calls."""
+    functions = _read_file("maths.c")
+    if libm:
+        return functions
+    free = _read_file("without_libm.c")  # there is no power of any exponent among them
+    return {n: t for n, t in functions.items() if n not in LIBM} | free
+
+
+def _read_file(name: str) -> dict[str, str]:
+    text = (files(__package__) / "data" / name).read_text("utf-8")
+    text = re.sub(r"POLY\((\w+), (\w)\)", lambda m: _write_polynomial(m[1], m[2]), text)
+    text = text.replace("SCALE_SHIFT", str(SCALE_SHIFT)).replace(
+        "SCALE_START", f"{SCALE_START:#010x}"
+    )
+    parts = [part.strip("\n") for part in text.split("\n\n")]
+    return {re.findall(r"static inline \w+ @(\w+)", part)[0]: part for part in parts}
+
+
+def _write_polynomial(name: str, x: str) -> str:
+    """c_0 + c_1 x + c_2 x^2 + ..., from the highest power down."""
+    *rest, text = [format_number(c) for c in getattr(coefficients, name)[32]]
+    for c in reversed(rest):
+        text = f"({text} * {x} + {c})" if not c.startswith("-") else f"({text} * {x} - {c[1:]})"
+    return text
