@@ -176,13 +176,15 @@ def _read_parquet(path: str) -> DataTable:
 def _read_lines(path: str) -> DataTable:
     import polars as pl
 
+    lines = []
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 read_object(line, path, number)
+                lines.append(number)
     with explain_polars(path, "a file of JSON lines"):
         frame = pl.read_ndjson(path, infer_schema_length=None)
-    return DataTable(as_numbers(frame), path, "JSON lines", 1, "line")
+    return DataTable(as_numbers(frame), path, "JSON lines", unit="line", lines=lines)
 
 
 def read_object(line: str, path: str, number: int) -> dict[str, Any]:
