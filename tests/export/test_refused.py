@@ -103,7 +103,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no width": (
         lambda: nn.Sequential(nn.Tanh(), LSTM(1, 2)),
         "0 comes first and does not say how many numbers it takes; let a layer or a linear part "
-        "first",
+        "come first",
     ),
     "no rule": (
         lambda: nn.Sequential(LSTM(1, 2), Readout(2, 2, activation=sorted_units)),

@@ -21,7 +21,7 @@ from throughtime.tasks.tables.task import join_keys, split_by_key
 from throughtime.tasks.tag import Tag, encode
 from throughtime.tasks.tag.find import Counts, make_tagged, measure
 from throughtime.tasks.task import IGNORED
-from throughtime.train.begin import resolve
+from throughtime.train.run import resolve
 
 
 @pytest.fixture(autouse=True)
