@@ -195,7 +195,7 @@ def test_a_wrong_file_is_one_sentence(text: str, options: dict[str, str], said: 
         ("d.csv", "token,label\na,X\n,Y\n", "column token must have a value in every row, and lin"),
         ("d.csv", "token,label\na,X\nb\n", "every line of d.csv must have 2 cells, as line 1 has,"),
         ("d.csv", "one,two,three\na,X,b\n", "tags need --token, a column of d.csv, which has"),
-        ("d.csv", "token,label\n", "d.csv must hold rows, and it has none behind its column name"),
+        ("d.csv", "token,label\n", "d.csv must hold rows, and it has none after its column name"),
         ("d.xlsx", "token,label\n", "a file of data must end in .conllu, .conll, .iob, .bio, .csv"),
         ("d.jsonl", '{"token": ["a"], "label": ["X", "Y"]}\n', "lists of one length, at least 1"),
         (

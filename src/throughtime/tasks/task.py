@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, overload
 
@@ -141,8 +141,7 @@ class Task(ABC):
 
     @property
     def row_axes(self) -> tuple[int, ...]:
-        """Along which axis each tensor of a batch has its rows; empty: it cannot be computed in
-        parts, since rows or batches depend on each other."""
+        """The axis of rows in each tensor of a batch; empty: rows, or batches, depend on others."""
         return ()
 
     def weight(self, batch: Batch) -> float:
@@ -220,7 +219,6 @@ class Task(ABC):
         return []
 
     def format_metric(self, value: float) -> str:
-        """A metric as people read it."""
         return f"{100 * value:.2f} %" if self.in_percent else f"{value:.4g}"
 
     def step_bytes(self) -> int:
@@ -346,6 +344,12 @@ def deal_batches(lengths: Tensor, batch_size: int, draw: torch.Generator) -> lis
     for window in order.split(batch_size * _WINDOW):
         batches += window[torch.argsort(lengths[window], stable=True)].split(batch_size)
     return batches
+
+
+def group_by_length(items: Sequence[Sized], count: int) -> list[list[int]]:
+    """The numbers of all items, `count` of near lengths together."""
+    order = sorted(range(len(items)), key=lambda n: len(items[n]))
+    return [order[k : k + count] for k in range(0, len(order), count)]
 
 
 class BuiltWhenIndexed(Sequence[Batch]):

@@ -348,9 +348,8 @@ def _from_pandas(data: Any) -> pl.DataFrame:
             columns[str(name)] = column.to_numpy()
         else:
             gone = column.isna().to_list()
-            columns[str(name)] = [
-                None if missing else one for one, missing in zip(column, gone, strict=True)
-            ]
+            pairs = zip(column, gone, strict=True)
+            columns[str(name)] = [None if missing else one for one, missing in pairs]
     made = [pl.Series(n, v, strict=False, nan_to_null=True) for n, v in columns.items()]
     odd = [one.name for one in made if one.dtype == pl.Object]
     if odd:

@@ -249,9 +249,8 @@ def read_times(table: DataTable, column: str) -> Times:
             f"{short(values[row])}, which is none"
             + (f" of {form}" if len(wrong) < len(values) else "; name another with --time")
         )
-    return _count_months(dates) or Times(
-        dates.dt.epoch("us").to_numpy().astype(np.float64) / 1e6, form
-    )
+    seconds = dates.dt.epoch("us").to_numpy().astype(np.float64) / 1e6
+    return _count_months(dates) or Times(seconds, form)
 
 
 def _parse_dates(table: DataTable, column: str) -> tuple[pl.Series, str]:
@@ -280,9 +279,7 @@ def _parse_best(values: pl.Series) -> tuple[pl.Series, str]:
     text = values.str.strip_chars() if str(values.dtype) == "String" else values.cast(str)
     few = text.head(1000)
     forms = [(form, _parse_form(few, form)) for form in FORMS]
-    _, form = min(
-        ((dates.null_count(), _count_steps(dates)), form) for form, dates in forms
-    )  # fmt: skip
+    *_, form = min((dates.null_count(), _count_steps(dates), form) for form, dates in forms)
     return _parse_form(text, form), form
 
 

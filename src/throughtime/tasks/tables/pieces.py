@@ -49,17 +49,14 @@ def read_pieces(path: str, delimiter: str, names: list[str], skipped: int) -> pl
             kind, values = find_kind(column)
             kinds[column.name].add(kind)
             parts[column.name].append(_shorten(values) if kind == TEXT else values)
-    mixed = [
-        name for name in names if _merge_kinds(kinds[name]) == TEXT and kinds[name] - {TEXT, EMPTY}
-    ]
+    merged = {name: _merge_kinds(kinds[name]) for name in names}
+    mixed = [name for name in names if merged[name] == TEXT and kinds[name] - {TEXT, EMPTY}]
     for name in mixed:
         parts[name] = []
     for frame in read_text_pieces(path, delimiter, names, skipped, mixed) if mixed else ():
         for column in frame.get_columns():
             parts[column.name].append(_strip(column))
-    return pl.DataFrame(
-        [_join_parts(name, parts.pop(name), _merge_kinds(kinds[name])) for name in names]
-    )
+    return pl.DataFrame([_join_parts(name, parts.pop(name), merged[name]) for name in names])
 
 
 def type_pieces(frames: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
@@ -169,9 +166,8 @@ def find_kind(column: pl.Series) -> tuple[str, pl.Series]:
 
     for kind, dtype in ((WHOLE, pl.Int64), (POINT, pl.Float64)):  # most columns are plain
         numbers = column.cast(dtype, strict=False)
-        if numbers.null_count() == column.null_count() < len(column) and (
-            kind == WHOLE or not numbers.is_nan().any()
-        ):
+        whole = numbers.null_count() == column.null_count() < len(column)
+        if whole and (kind == WHOLE or not numbers.is_nan().any()):
             return kind, numbers
     stripped = _strip(column)
     missing = stripped.null_count()
@@ -191,11 +187,9 @@ def find_kind(column: pl.Series) -> tuple[str, pl.Series]:
 
 def as_numbers(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with numbers where a column of text holds nothing else."""
+    columns = frame.get_columns()
     return frame.with_columns(
-        [
-            find_kind(column)[1] if str(column.dtype) == "String" else _without_nan(column)
-            for column in frame.get_columns()
-        ]
+        [find_kind(c)[1] if str(c.dtype) == "String" else _without_nan(c) for c in columns]
     )
 
 

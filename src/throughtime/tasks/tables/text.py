@@ -189,7 +189,7 @@ def _row_blocks(
     cells = [row for _, row in begin]
     header = recipe.header == "yes" or (recipe.header == "found" and _has_header(cells, names))
     if header and len(begin) == 1:
-        raise DataError(f"{path} must hold rows, and it has none behind its column names")
+        raise DataError(f"{path} must hold rows, and it has none after its column names")
     columns = _name_columns(cells[0] if header else [""] * len(cells[0]), path)
     word = _WORDS.get(delimiter, f"'{delimiter}'")
     form = f"text, delimiter {word}, {'with' if header else 'without'} a header"

@@ -42,6 +42,7 @@ from throughtime.tasks.task import (
     Example,
     Score,
     find_usual_length,
+    group_by_length,
     make_layers,
 )
 
@@ -388,11 +389,9 @@ class Tag(TableTask[TagRecipe, TagFacts]):
 @torch.no_grad()
 def answers(model: nn.Module, items: Numbered) -> list[Tensor]:
     """Logits (T, labels) of each sentence, in their order."""
-    order = sorted(range(len(items.tokens)), key=lambda n: len(items.tokens[n]))
     by_number: dict[int, Tensor] = {}
-    for k in range(0, len(order), _AT_ONCE):
-        part = order[k : k + _AT_ONCE]
+    for part in group_by_length(items.tokens, _AT_ONCE):
         logits = model(items.batch(part)[0])
         for column, n in enumerate(part):
             by_number[n] = logits[: len(items.tokens[n]), column]
-    return [by_number[n] for n in range(len(order))]
+    return [by_number[n] for n in range(len(by_number))]

@@ -25,6 +25,7 @@ from throughtime.tasks.task import (
     Example,
     Score,
     find_usual_length,
+    group_by_length,
 )
 from throughtime.tasks.translate.find import (
     Pairs,
@@ -35,7 +36,7 @@ from throughtime.tasks.translate.find import (
     read_pairs,
     read_source,
     split_pairs,
-)  # fmt: skip
+)
 from throughtime.tasks.translate.model import (
     END,
     PADDING,
@@ -53,20 +54,18 @@ from throughtime.tasks.translate.units import (
     Lexicon,
     TranslateFacts,
     TranslateRecipe,
-    check_scorers,
     join_until_end,
+    load_scorers,
     measure,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     import polars as pl
 
 _EXAMPLES = 6
 _AT_ONCE = 256  # rows that are decoded side by side
-_DRAWN, _LOOKED_AT = (
-    3,
-    {"characters": 40, "words": 16, "pieces": 20},
-)  # sources drawn, their longest
+_DRAWN = 3  # sources
+_LOOKED_AT = {"characters": 40, "words": 16, "pieces": 20}  # the longest of them
 _VALIDATED = 200  # pairs that a validation translates; its nats are of all
 
 
@@ -104,7 +103,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
     @classmethod
     def find_facts(cls, recipe: TranslateRecipe) -> TranslateFacts:
-        check_scorers()
+        load_scorers()  # refuses before a run what its end would
         return find_translations(recipe)
 
     def table(self, path: str) -> DataTable:
@@ -182,7 +181,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         return replace(score, metrics=score.metrics | {"nats": nats})
 
     def _score(self, model: nn.Module, pairs: Pairs, width: int, where: str) -> Score:
-        answers = self._said(model, pairs.sources, width)
+        answers = self._translate(model, pairs.sources, width)
         count = len(answers)
         examples = [
             Example(pairs.sources[n], answers[n], pairs.targets[n], answers[n] == pairs.targets[n])
@@ -196,7 +195,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     def _nats(self, model: nn.Module, encoded: Encoded) -> float:
         """Cross entropy a unit, each given the true ones before it."""
         total = units = 0.0
-        for rows in _in_parts(encoded.targets):
+        for rows in group_by_length(encoded.targets, _AT_ONCE):
             source, lengths, target = encoded.batch(rows)
             logits = model(source, shift(target), lengths).flatten(0, 1).double()
             total += float(cross_entropy(logits, target.flatten(), ignore_index=IGNORED,
@@ -204,12 +203,12 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
             units += float((target != IGNORED).sum())
         return total / units
 
-    def _said(self, model: nn.Module, sources: Sequence[str], width: int) -> list[str]:
+    def _translate(self, model: nn.Module, sources: Sequence[str], width: int) -> list[str]:
         """Translations of texts that have a unit each."""
         assert isinstance(model, Translator)
         numbers = self._numbers(sources)
         texts: dict[int, str] = {}
-        for rows in _in_parts(numbers, _AT_ONCE // width):
+        for rows in group_by_length(numbers, _AT_ONCE // width):
             chosen = [numbers[n] for n in rows]
             source, lengths = pad_sequence(chosen, padding_value=PADDING), _lengths(chosen)
             units = (decode_greedily(model, source, lengths) if width == 1
@@ -243,7 +242,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         if self.recipe.beam == 1:
             return tables
         pairs = self._pairs["test"]
-        answers = self._said(model, pairs.sources, width=1)
+        answers = self._translate(model, pairs.sources, width=1)
         return {"greedy": [dict(measure(answers, pairs.targets))], **tables}
 
     def pictures(self, model: nn.Module) -> list[Picture]:
@@ -282,7 +281,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
         check_like_training(table, [self.facts.source])
         sources = list_texts(table, self.facts.source, self._cut)
-        answers = self._said(model, sources, self.recipe.beam)
+        answers = self._translate(model, sources, self.recipe.beam)
         frame = pl.DataFrame({self.facts.source: sources, self.facts.target: answers})
         return frame, self.describe_unseen(sources)
 
@@ -293,7 +292,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         return [f"training had no {kind} {' '.join(new[:20])}"] if new else []
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
-        return self._said(model, items, self.recipe.beam) if items else []
+        return self._translate(model, items, self.recipe.beam) if items else []
 
     def check_item(self, item: str) -> None:
         super().check_item(item)
@@ -316,9 +315,3 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
 def _lengths(texts: Sequence[Tensor]) -> Tensor:
     return torch.tensor([len(one) for one in texts])
-
-
-def _in_parts(texts: Sequence[Tensor], at_once: int = _AT_ONCE) -> list[list[int]]:
-    """The numbers of all texts, those of near lengths together."""
-    order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
-    return [order[k : k + at_once] for k in range(0, len(order), at_once)]

@@ -42,12 +42,10 @@ class Pairs:
 
 
 def read_pairs(path: str, recipe: TranslateRecipe) -> DataTable:
-    """The table in a file; raises DataError."""
     return read_texts(path, recipe, (*SOURCES, *TARGETS))
 
 
 def read_pair_blocks(path: str, recipe: TranslateRecipe, rows: int) -> Iterator[DataTable]:
-    """As `read_pairs`, so many rows at a time."""
     return read_text_blocks(path, recipe, (*SOURCES, *TARGETS), rows)
 
 
