@@ -154,12 +154,9 @@ def _read_by_gate(tree: Tree, op: str) -> _Parts | None:
         kernels = [k for k, _ in each if k is not None and k.ndim == 2]
         if len(kernels) != len(each) or len({k.shape for k in kernels}) != 1:
             return None
-        zeros = np.zeros(kernels[0].shape[1], np.float32)
+        zeros, some = np.zeros(kernels[0].shape[1], np.float32), any(b is not None for _, b in each)
         biases = np.concatenate([zeros if b is None else b for _, b in each])
-        parts += [
-            np.concatenate(kernels, 1),
-            biases if any(b is not None for _, b in each) else None,
-        ]
+        parts += [np.concatenate(kernels, 1), biases if some else None]
     W, b, R, u = parts
     assert W is not None and R is not None
     return W, R, b, u
@@ -197,13 +194,8 @@ def to_flax(layer: nn.Module, file: str | os.PathLike[str] | None = None) -> dic
         call = recurrent._example(i, 1, 1, False, False, False)
         operator = find_operator(call)
         plain = operator is not None and dict(operator.attributes) in _PLAIN
-        if (
-            not operator
-            or not plain
-            or operator.peepholes
-            or call.initial is not None
-            or (set(recurrent.dilations) != {1})
-        ):
+        special = call.initial is not None or set(recurrent.dilations) != {1}
+        if operator is None or not plain or operator.peepholes or special:
             raise OptionError(f"{call.cell!r} is no cell that Flax has")
         for d in range(call.directions):
             cells[f"{_CLASSES[operator.op]}_{len(cells)}"] = _make_tree(call, operator, d)
@@ -214,10 +206,8 @@ def to_flax(layer: nn.Module, file: str | os.PathLike[str] | None = None) -> dic
 
 
 _PLAIN: Final[tuple[dict[str, Any], ...]] = (
-    {},
-    {"linear_before_reset": 1},
-    {"activations": "Tanh"},
-)
+    {}, {"linear_before_reset": 1}, {"activations": "Tanh"},
+)  # fmt: skip
 """Attributes of the operators that Flax has."""
 
 

@@ -159,10 +159,9 @@ class _Layer:
                 lines_here = tuple((i, p) for i, p in lines if of[i] == width)
                 results = () if sweep.reductions else stores
                 stores_here = tuple((i, place) for i, place, w in results if w == width)
-                if numbers or reductions or lines_here or stores_here:
-                    walks.append(
-                        Walk(self.units[width], numbers, lines_here, reductions, stores_here)
-                    )
+                parts = numbers, lines_here, reductions, stores_here
+                if any(parts):
+                    walks.append(Walk(self.units[width], *parts))
                     numbers = ()
         self.writer.stage(self.plan.graph, self.loads, self.units, walks)
 
@@ -187,9 +186,8 @@ class _Layer:
         assert whole.start is not None
         for b, matrix in enumerate(whole.matrix):
             first = source._replace(size=columns, offset=source.offset + b * columns)
-            start, out = (
-                place._replace(size=lines, offset=b * lines) for place in (whole.start, whole.out)
-            )
+            part = {"size": lines, "offset": b * lines}
+            start, out = whole.start._replace(**part), whole.out._replace(**part)
             block = Block(np.ascontiguousarray(matrix), start, out, f"{whole.name}[{b}]")
             self.writer.add(ProductPart(first, (block,)))
 

@@ -23,6 +23,7 @@ from throughtime import cells
 from throughtime.backends.call import Call
 from throughtime.cells import Cell
 from throughtime.errors import missing_extra
+from throughtime.export.folder import read_template
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
@@ -198,28 +199,6 @@ class Reversed(nn.Module):
         return turn(y), last
 
 
-_FILE: Final = '''"""Layers that were read from {source}; each is a name of this file."""
-
-from pathlib import Path
-
-import numpy
-import torch
-
-from throughtime import Recurrent, cells
-
-_WEIGHTS = numpy.load(Path(__file__).with_name("weights.npz"), allow_pickle=False)
-
-
-def _filled(name, layer):
-    weights = {{k: torch.from_numpy(_WEIGHTS[f"{{name}}.{{k}}"]) for k in layer.state_dict()}}
-    layer.load_state_dict(weights)
-    return layer.eval()
-
-
-{lines}
-'''
-
-
 def write_layers(
     layers: Mapping[str, nn.Module], out: str | os.PathLike[str], source: str
 ) -> dict[str, str]:
@@ -247,7 +226,9 @@ def write_layers(
         weights |= {f"{name}.{key}": v.numpy() for key, v in inner.state_dict().items()}
     np.savez(folder / "weights.npz", **weights)
     source = re.sub(r'[\\"\n]', "_", source)
-    text = _FILE.format(source=source, lines="\n".join(lines))
+    text = (
+        read_template("layers.txt").replace("LINES", "\n".join(lines)).replace("SOURCE", source, 1)
+    )
     (folder / "layers.py").write_text(text, encoding="utf-8")
     return names
 

@@ -76,9 +76,8 @@ class Expressions:
             width = str(node.constants[0])
             return format_number(float(self.units.get(width) or int(width)))
         truths = node.op in BOOLEAN and all(self.is_truth(i) for i in node.inputs)
-        read = [
-            f"(float){name(i)}" if self.is_truth(i) and not truths else name(i) for i in node.inputs
-        ]
+        casts = ["(float)" * (self.is_truth(i) and not truths) for i in node.inputs]
+        read = [cast + name(i) for cast, i in zip(casts, node.inputs, strict=True)]
         if node.op == "where":
             return self._call("pick", name(node.inputs[0]), *read[1:])
         if node.op in _SIGNS:
@@ -269,13 +268,9 @@ class Loops:
 
 def quote_comment(text: str) -> str:
     """A text that ends no comment of C."""
-    return (
-        text.replace("*/", "* /")
-        .replace("/*", "/ *")
-        .replace("\n", " ")
-        .replace("\\", "/")
-        .replace("@", AT)
-    )
+    for sign, other in (("*/", "* /"), ("/*", "/ *"), ("\n", " "), ("\\", "/"), ("@", AT)):
+        text = text.replace(sign, other)
+    return text
 
 
 LIBM: Final = {"sqrt": "sqrtf", "sin": "sinf", "cos": "cosf", "pow": "powf"}

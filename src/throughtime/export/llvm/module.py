@@ -122,9 +122,8 @@ class Module:
             table = e.place(self._tables[place.array])
             return table + (place.line * self._line(place.array) * _BYTES + first)
         kind, offset = self._places[place.array]
-        return self._bases[kind] + (
-            (offset + place.line * self._line(place.array)) * _BYTES + first
-        )
+        line = offset + place.line * self._line(place.array)
+        return self._bases[kind] + (line * _BYTES + first)
 
     def _copy(self, source: Num, to: Num, count: int) -> None:
         """So many numbers, whole vectors first."""
@@ -293,7 +292,6 @@ class Walks:
             strands = loop.values
         for n, r in enumerate(walk.reductions):
             join = _JOIN[self.stage.graph.nodes[r].op]
-
             self.numbers[r] = folded(join, strands[n * each : (n + 1) * each])
         self.stored |= dict(walk.lines)
 

@@ -85,17 +85,12 @@ class Constants:
         return {"float32": 4, "bfloat16": 2, "int8": 1}[self.weights]
 
 
-_AT_ONCE = 4
-"""Columns of one turn of a loop where a tile has few vectors."""
-
-
-_STEPS = 4
-"""Steps of a block that a tile of weights is multiplied by at once."""
+_AT_ONCE = 4  # columns of one turn of a loop where a tile has few vectors
+_STEPS = 4  # steps of a block that a tile of weights is multiplied by at once
 
 
 class Strides(NamedTuple):
     """Steps one after the other, and how far apart they lie.
-
 
     Attributes:
         many: how many.
@@ -204,9 +199,7 @@ class Sums:
         return self.e.constant(0) if place is None else self.e.load(place)
 
     def _sum(self, x: Vector, w: Vector, total: Vector) -> Vector:
-        if self.fused:
-            return fma(x, w, total)
-        return total + x * w
+        return fma(x, w, total) if self.fused else total + x * w
 
     def weight(self, at: Num) -> Vector:
         """A vector of weights as float32."""

@@ -99,8 +99,7 @@ def find_recurrent(
 
 
 def load_onnx(path: Path) -> Any:
-    onnx = import_package("onnx")
-    model = onnx.ModelProto()
+    model = import_package("onnx").ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
     except Exception as error:  # protobuf's own, whose place differs from version to version
@@ -166,7 +165,7 @@ def _find_cell(node: _Node) -> tuple[Cell, Operator]:
     sets = {tuple(names[i : i + each]) for i in range(0, len(names), each)} or {_USUAL[node.op]}
     simple = node.op == "RNN" and len(sets) == 1 and next(iter(sets))[0] in _SIMPLE
     if sets != {_USUAL[node.op]} and not simple:
-        raise DataError(f"{node.place}  has activations {names}, which no cell of ours has")
+        raise DataError(f"{node.place} has activations {names}, which no cell of ours has")
     coupled, peepholes = bool(node.attributes.get("input_forget")), "P" in node.weights
     if node.attributes.get("clip") or (coupled and peepholes):
         name = "input_forget" if coupled and peepholes else "clip"
@@ -230,10 +229,9 @@ class _Initialisers:
 
     def _value(self, key: str, source: Any, depth: int) -> _Array:
         if id(source) not in self._values:
-            computed = isinstance(source, _Computed)
-            self._values[id(source)] = (
-                self._compute(key, source, depth) if computed else self._read_tensor(key, source)
-            )
+            values = (self._compute(key, source, depth) if isinstance(source, _Computed)
+                      else self._read_tensor(key, source))  # fmt: skip
+            self._values[id(source)] = values
         return self._values[id(source)]
 
     def _compute(self, key: str, source: _Computed, depth: int) -> _Array:
@@ -283,9 +281,8 @@ def _slice(
         axes = attributes.get("axes", range(len(starts)))
     cut = [slice(None)] * x.ndim
     for k, axis in enumerate(axes):
-        cut[int(axis)] = slice(
-            int(starts[k]), int(ends[k]), None if steps is None else int(steps[k])
-        )
+        step = None if steps is None else int(steps[k])
+        cut[int(axis)] = slice(int(starts[k]), int(ends[k]), step)
     return x[tuple(cut)]
 
 
