@@ -71,9 +71,9 @@ def test_a_row_has_its_bits_alone_and_cut_in_time(kind: Any, dtype: torch.dtype)
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("rows", [1, 3, 8])
+@pytest.mark.parametrize("rows", [1, 3, 8, 9, 29, 65])
 def test_single_steps_have_the_bits_of_the_whole(kind: Any, dtype: torch.dtype, rows: int) -> None:
-    """Their weights are read as they lie, those of longer calls in packs."""
+    """Those of up to 64 rows read weights as they lie, others in packs."""
     _, both = _layers(kind, dtype)
     one = throughtime.from_torch(kind(I, H, num_layers=2, dtype=dtype))
     cell = getattr(throughtime, f"{kind.__name__}Cell")(I, H, dtype=dtype)

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result, unpack
-from throughtime.backends.cpu.products import MOST_IN_PLACE, is_in_place
 from throughtime.backends.transforms import is_traced
-from throughtime.compiler.plan import make_plan
 from throughtime.torch_private import UNKNOWN, dual_level, transform_depth, transforms
 
 name = "torch"
@@ -32,23 +30,24 @@ STEPS: dict[str, Any] = {
 
 
 LARGE_STEP = 45_000
-"""Weights of a gate from which "auto" leaves one single step to torch's kernel.
+"""Weights of a gate from which "auto" leaves one single step to torch's kernel in training.
 
-It reads them as they lie. So does compiled code for a few rows without a gradient; else it would
-pack them first, which the second step pays.
+It reads them as they lie. So does the forward pass of compiled code, but its backward pass packs
+them first, which the second step pays.
 """
 
 ONE_LARGE_STEP = (
-    f"one step of {LARGE_STEP:,} weights a gate or more, of more than {MOST_IN_PLACE} rows or with "
-    f"a gradient, is sooner done than packed"
+    f"one step of {LARGE_STEP:,} weights a gate or more, while gradients are recorded, is sooner "
+    f"done than packed"
 )
 
 
-def is_large_step(layer: Any, steps: int, rows: int) -> bool:
+def is_large_step(layer: Any, steps: int) -> bool:
     """Whether "auto" leaves a call of a layer of torch's to torch's kernel."""
-    if steps != 1 or layer.numbers < LARGE_STEP * len(layer.cell.layout.recurrent_gates):
+    if steps != 1 or not torch.is_grad_enabled():
         return False
-    return torch.is_grad_enabled() or not is_in_place(make_plan(layer.cell), steps, rows)
+    gates = len(layer.cell.layout.recurrent_gates)
+    return bool(layer.numbers >= LARGE_STEP * gates)
 
 
 def refuses(call: Call) -> str | None:

@@ -164,7 +164,7 @@ class ShortWay:
         names, weights, parts = plain
         tensors = x, *weights, *state
         keep = records and any(v.requires_grad for v in tensors)
-        by_torch = layer.backend == "auto" and is_large_step(layer, layout.T, layout.B)
+        by_torch = layer.backend == "auto" and is_large_step(layer, layout.T)
         ways = None if by_torch else _ways(layers, layout, x, keep, bool(state), self.own_states)
         if ways is None:
             self._add(key, None)

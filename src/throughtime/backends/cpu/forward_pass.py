@@ -143,7 +143,7 @@ def template_for(key: Key, keep: bool, waits: bool) -> tuple[Template, Shape, Pa
     _need_tiles(shape, in_place)
     arena, layout = Arena(), layout_of(key, shape)
     common = common_words(shape, cell_forward=shape.code.cell, in_place=int(in_place))
-    common |= _scratch(shape, arena)
+    common |= _scratch(shape, arena, in_place)
     if waits:
         common |= {"twin": layout.bytes, "trusted": CallAddress("trusted")}
     places = [arena.reserve_all(_sizes(shape, waits or in_place)) for _ in range(shape.D)]
@@ -167,7 +167,8 @@ def _need_tiles(shape: Shape, in_place: bool) -> None:
     if in_place:
         chunks = shape.team.chunks
         sizes = {shape.rows.B // chunks, shape.rows.even_chunk(chunks)}
-        tiles.need_lines({r for rows in sizes for r in part_sizes(rows, tiles.line_height)})
+        tiles.need_lines({rows for rows in sizes if rows <= tiles.line_height})
+        tiles.need({1} if max(sizes) > tiles.line_height else ())
         return
     flat = part_sizes(len(plan.with_a) * blocks, WIDEST)
     panels = panel_vectors(blocks, shape.panel, len(plan.last), shape.widest)
@@ -185,7 +186,7 @@ def _sizes(shape: Shape, waits: bool) -> dict[str, int]:
     }
 
 
-def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
+def _scratch(shape: Shape, arena: Arena, in_place: bool) -> dict[str, Any]:
     """What each thread works in: x of a block of steps, its sums, and a tile's chains."""
     rows, team = shape.rows, shape.team
     chunk, even = rows.widest_chunk(team.chunks), rows.even_chunk(team.chunks)
@@ -197,9 +198,12 @@ def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
     vectors = max(1, shape.panel * len(shape.plan.last))
     lines = lines_forward(shape.plan) * shape.H_row  # after the rows of either
     operand_rows = own.reserve(chunk * shape.H_row + lines if shape.plan.own else 0)
-    chains = own.reserve(min(HIGHEST, chunk) * vectors * shape.code.kind.size + lines)
+    high = chunk if in_place else min(HIGHEST, chunk)
+    chains = own.reserve(high * vectors * shape.code.kind.size + lines)
+    turned = own.reserve(max(shape.I, shape.H) * shape.code.kind.size if in_place else 0)
     return {
         "block_steps": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,
+        "turned": int(turned),
         "operand_rows": int(operand_rows), "scratch": arena.reserve(team.threads * own.bytes),
     }  # fmt: skip
 

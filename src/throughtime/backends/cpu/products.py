@@ -139,7 +139,7 @@ def _matrix(shape: Shape, line: int) -> list[int]:
 PACKED: Final = ("W_pack", "U_pack", "U_early")
 """What weights are packed to, of one direction."""
 
-MOST_IN_PLACE: Final = 8
+MOST_IN_PLACE: Final = 64
 """Rows of a single step up to which weights are sooner multiplied where they lie than packed."""
 
 MOST_ROWS: Final = 512
@@ -199,7 +199,7 @@ _waiting: dict[int, _Pack] = {}  # by the parameter's id
 def is_in_place(plan: Plan, T: int, B: int) -> bool:
     """Whether a call of T steps and B rows multiplies by weights as they lie, unpacked.
 
-    Its tiles turn squares of them in registers, every step and every tile of rows anew.
+    Squares of them are turned in registers, or for more rows than a tile has in the nearest cache.
     """
     return T == 1 and B <= MOST_IN_PLACE and bool(plan.fused) and len(plan.phases) == 1
 

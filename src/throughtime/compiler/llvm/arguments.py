@@ -26,6 +26,7 @@ COMMON_WORDS: Final = {
     "in_place": "whether weights are multiplied where they lie, unpacked",
     "line_tiles": "table of the tiles of such weights by rows",
     "line_height": "rows of the highest of these",
+    "turned": "where in the scratch the lines of a vector lie turned, for more rows than that",
     "cell_forward": "the cell's function that ends a step",
     # sizes
     "D": "directions",

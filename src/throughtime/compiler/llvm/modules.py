@@ -17,7 +17,12 @@ from throughtime.compiler.llvm.cell.functions import (
 from throughtime.compiler.llvm.loops import backward, forward, rows, team
 from throughtime.compiler.llvm.products import product as products
 from throughtime.compiler.llvm.products import tile
-from throughtime.compiler.llvm.products.packing import write_packing
+from throughtime.compiler.llvm.products.packing import (
+    write_columns,
+    write_lines,
+    write_packing,
+    write_squares,
+)
 from throughtime.compiler.llvm.sizes import COLUMN_ROWS, Kind, most_rows
 from throughtime.compiler.plan import Plan
 from throughtime.compiler.runtime.machine import Machine
@@ -29,12 +34,14 @@ def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
     copies = rows.write_copies(module, kind)
     product = products.write_product(module, kind)
     barrier = team.write_barrier(module, kind, machine)
-    pack = write_packing(module, kind, copies, back)
     if back:
         both = product, products.write_column_product(module, kind)
+        pack = write_packing(module, kind, copies, write_columns(module, kind), back)
         backward.write_backward(module, kind, copies, both, pack, barrier, machine)
     else:
-        both = product, products.write_line_product(module, kind)
+        squares = write_squares(module, kind)
+        both = product, products.write_line_product(module, kind, squares)
+        pack = write_packing(module, kind, copies, write_lines(module, kind, squares), back)
         forward.write_forward(module, kind, copies, both, pack, barrier, machine)
     return module
 

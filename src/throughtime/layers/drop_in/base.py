@@ -273,8 +273,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
             return False
         if self.backend == "auto" and cpu.refuses_cell(self.cell, x) is None:
             # Tracing writes one operator of torch's for all layers.
-            rows = x.shape[0 if self.batch_first else 1]
-            return is_traced() or (x.dim() == 3 and is_large_step(self, steps, rows))
+            return is_traced() or (x.dim() == 3 and is_large_step(self, steps))
         return not (x.is_cuda and self.proj_size > self.hidden_size)
 
     @property
@@ -292,7 +291,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
             kinds: lengths, reset or trace, True where the call has them.
         """
         like = next(iter(self._parameters.values()), None)
-        if is_large_step(self, steps, batch) and not any(kinds.values()) and like is not None:
+        if is_large_step(self, steps) and not any(kinds.values()) and like is not None:
             lead = (batch, steps) if self.batch_first else (steps, batch)
             if self.backend == "auto" and self._takes_stack(like.new_zeros(*lead, self.input_size)):
                 choice = Choice("torch", {"cpu": ONE_LARGE_STEP})

@@ -153,7 +153,7 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
         """Whether torch's own kernel takes the call; with "auto", where nothing is compiled."""
         if not carries_stack(self.backend):
             return False
-        if self.backend != "auto" or is_traced() or is_large_step(self, 1, x.shape[0]):
+        if self.backend != "auto" or is_traced() or is_large_step(self, 1):
             return True
         return cpu.refuses_cell(self.cell, x) is not None
 

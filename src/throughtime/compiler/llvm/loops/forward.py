@@ -225,9 +225,9 @@ def _begin_in_place(e: Emit, c: Frame, f: Frame, lines: Emit, rows: Num, vectors
         gate = e.word(f["gate_a"] + v.index // blocks * 8)
         unit, at = v.index % blocks * e.kind.lanes, v.index * size
         e.call(
-            lines, block=g["block"], start=f["bias"] + at, start_row=0, A=g["scratch"],
-            A_row=c["I_row"], K=c["I"], C=pre + at, C_row=c["sums"] * c["H_row"], rows=rows,
-            **lines_of(e, c, f["W"], gate, unit, c["I"]),
+            lines, start=f["bias"] + at, start_row=0, A=g["scratch"], A_row=c["I_row"],
+            K=c["I"], C=pre + at, C_row=c["sums"] * c["H_row"], rows=rows,
+            **e.passed_on("block", "scratch"), **lines_of(e, c, f["W"], gate, unit, c["I"]),
         )  # fmt: skip
 
 
@@ -247,7 +247,7 @@ def _write_step(
         V = some * c["last_u"]
         groups = ((V + c["widest"] - 1) // c["widest"]).most(1)
         height = e.word(c["heights"] + (V + groups - 1) // groups * 8)
-        height = where(c["in_place"].compare("==", 0), height, c["line_height"])
+        height = where(c["in_place"].compare("==", 0), height, g["R"].most(1))
         with parts_of(e, g["R"], height) as (row, R):
             _panel(e, c, f, products[1], operand, (first, some), (row, R))
     with e.when(g["member"].compare("==", 0)):  # rows that have ended, or not begun
@@ -289,8 +289,8 @@ def _multiply_in_place(
         matrix = matrix_of(e, f["matrices"], e.word(f["matrix_last"] + k))
         weights = lines_of(e, c, matrix, e.word(f["gate_last"] + k), unit, c["H"])
         place = e.word(c["places"] + v.index * 8)
-        e.call(lines, block=e.given["block"], start=start + place, C=chains + v.index * e.kind.size,
-               **weights, **words)  # fmt: skip
+        e.call(lines, start=start + place, C=chains + v.index * e.kind.size, **weights, **words,
+               **e.passed_on("block", "scratch"))  # fmt: skip
 
 
 def lines_of(e: Emit, c: Frame, matrix: Num, gate: Num, unit: Num, K: Num) -> dict[str, Num]:

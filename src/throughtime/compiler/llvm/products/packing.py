@@ -25,12 +25,11 @@ _AT_ONCE = 4
 """Vectors that are compared in one turn of a loop."""
 
 
-def write_lines(module: ir.Module, kind: Kind) -> Emit:
+def write_lines(module: ir.Module, kind: Kind, squares: Emit) -> Emit:
     """`pack_lines`: one vector of a panel from the matrix's lines, one line a lane.
 
     Lines lie one after the other, and so does the copy of them; `copy` = 0: none is kept.
     """
-    squares = _write_squares(module, kind)
     names = ("block", "to", "to_step", "copy", "source", "lines", "K")
     e = Emit(module, "pack_lines", kind, names, internal=True)
     g, kept = e.given, e.given["copy"].compare("!=", 0)
@@ -72,7 +71,7 @@ def _differ(e: Emit, first: Num, second: Num, count: Num) -> Truth:
     return total.nonzero().any()
 
 
-def _write_squares(module: ir.Module, kind: Kind) -> Emit:
+def write_squares(module: ir.Module, kind: Kind) -> Emit:
     """`pack_squares`: the vector itself.
 
     for squares of lanes x lanes numbers: transpose
@@ -95,10 +94,11 @@ def _write_squares(module: ir.Module, kind: Kind) -> Emit:
     return e
 
 
-def write_packing(module: ir.Module, kind: Kind, copies: dict[str, Emit], back: bool) -> Emit:
+def write_packing(
+    module: ir.Module, kind: Kind, copies: dict[str, Emit], matrices: Emit, back: bool
+) -> Emit:
     """`pack(block, thread, team)`: this thread's share of what forward or backward multiplies,
-    unless the arena has it from a region before."""
-    matrices = _write_columns(module, kind) if back else write_lines(module, kind)
+    unless the arena has it from a region before; `matrices` packs lines or, back, columns."""
     e = Emit(module, "pack", kind, ("block", "thread", "team"), internal=True)
     c = common(e)
     with e.when(c["packed"].compare("==", 0)), e.loop(c["D"]) as d:
@@ -159,7 +159,7 @@ def matrix_of(e: Emit, matrices: Num, number: Num) -> Num:
     return e.word(matrices + number * 8)
 
 
-def _write_columns(module: ir.Module, kind: Kind) -> Emit:
+def write_columns(module: ir.Module, kind: Kind) -> Emit:
     """`pack_columns`: a matrix for the product with its transpose, `gates` blocks of lines.
 
     for panels of columns: for gates: for vectors: for units

@@ -94,20 +94,33 @@ def write_product(module: ir.Module, kind: Kind) -> Emit:
     return e
 
 
-def write_line_product(module: ir.Module, kind: Kind) -> Emit:
+def write_line_product(module: ir.Module, kind: Kind, squares: Emit) -> Emit:
     """C = start + A B, B some lines of a matrix as it lies, for one vector: `line_product(...)`.
 
-    for tiles of rows: line tile
+    A few rows are one tile that turns squares of lines itself; for many the lines are turned once,
+    into the nearest cache, and then multiplied in tiles of rows.
     """
-    names = ("block", "start", "start_row", "A", "A_row", "B", "lines", "K", "C", "C_row", "rows")
+    names = ("block", "scratch", "start", "start_row", "A", "A_row", "B", "lines", "K", "C",
+             "C_row", "rows")  # fmt: skip
     e = Emit(module, "line_product", kind, names, internal=True)
     c, g = common(e), e.given
-    with parts_of(e, g["rows"], c["line_height"]) as (row, R):
-        e.call_at(
-            e.word(c["line_tiles"] + R * 8), LINE_TILE, start=g["start"] + g["start_row"] * row,
-            A=g["A"] + g["A_row"] * row, C=g["C"] + g["C_row"] * row, zeros=c["zeros"],
-            **e.passed_on("start_row", "A_row", "B", "lines", "K", "C_row"),
-        )  # fmt: skip
+    with e.split(g["rows"] <= c["line_height"]) as (few, many):
+        with few, e.when(g["rows"] > 0):
+            e.call_at(
+                e.word(c["line_tiles"] + g["rows"] * 8), LINE_TILE, zeros=c["zeros"],
+                **e.passed_on("start", "start_row", "A", "A_row", "B", "lines", "K", "C", "C_row"),
+            )  # fmt: skip
+        with many:
+            turned = g["scratch"] + c["turned"]
+            e.call(squares, to=turned, to_step=kind.size, source=g["B"],
+                   **e.passed_on("block", "lines", "K"))  # fmt: skip
+            with parts_of(e, g["rows"], e.word(c["heights"] + 8)) as (row, R):
+                e.call_at(
+                    e.word(c["tiles"] + (R + PLACES) * 8), TILE, places=c["flat"],
+                    start=g["start"] + g["start_row"] * row, A=g["A"] + g["A_row"] * row,
+                    B=turned, C=g["C"] + g["C_row"] * row, A_part=0, parts=1, ahead=turned,
+                    ahead_step=0, **e.passed_on("start_row", "A_row", "K", "C_row"),
+                )  # fmt: skip
     e.done()
     return e
 
