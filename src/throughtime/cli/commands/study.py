@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from throughtime import __version__
-from throughtime.cli import add_recipe_flags, parse_flags, whole_number
+from throughtime.cli import add_recipe_flags, parse_flags, read_whole_number
 from throughtime.cli.shown import open_console, show_table
 from throughtime.compiler.runtime.threads import usable
 from throughtime.errors import OptionError, missing_extra
@@ -79,7 +79,7 @@ def _add_scale_flags(parser: Parser) -> None:
         help="Draw cell, start, lr and hidden in place of a grid; needs Optuna.",
     )  # fmt: skip
     parser.add_number("--trials", 50, "Of a search. Default: 50.")
-    parser.add_argument("--run", type=whole_number, help=argparse.SUPPRESS)  # one of the grid
+    parser.add_argument("--run", type=read_whole_number, help=argparse.SUPPRESS)  # one of the grid
 
 
 def study(
@@ -211,10 +211,10 @@ def _describe_best(folder: Folder) -> str:
 
 def _find_missing(folder: Folder, recipes: list[Recipe]) -> list[Recipe]:
     """The runs that have no file yet."""
-    from throughtime.train.study import run_key
+    from throughtime.train.study import make_run_key
 
     done = {(one.cell, one.start, one.length, one.seed) for one in folder.outcomes()}
-    return [one for one in recipes if run_key(one) not in done]
+    return [one for one in recipes if make_run_key(one) not in done]
 
 
 def _do_one(folder: Folder, recipes: list[Recipe], number: int) -> None:
@@ -309,10 +309,10 @@ def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]
 
 
 def _show(table: list[StudyRow], remarks: list[str]) -> None:
-    from throughtime.train.study.folder import HEADINGS, list_failures, longest_solved
+    from throughtime.train.study.folder import HEADINGS, find_longest_solved, list_failures
 
     print("\nthe longest length, in steps, that most seeds solved")
-    for headings, lines in (longest_solved(table), (HEADINGS, [row.cells() for row in table])):
+    for headings, lines in (find_longest_solved(table), (HEADINGS, [row.cells() for row in table])):
         show_table(lines, *headings)
         print()
     print("\n".join([*list_failures(table), *remarks]))

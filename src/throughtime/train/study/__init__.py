@@ -61,15 +61,15 @@ def plan(shared: Recipe, grid: Grid) -> tuple[list[Recipe], list[str]]:
             f"{short(grid.seeds)}"
         )
     wanted = grid.recipes(shared)
-    reasons = {run_key(one)[:3]: _why_skipped(one) for one in wanted if one.seed == 0}
+    reasons = {make_run_key(one)[:3]: _why_skipped(one) for one in wanted if one.seed == 0}
     skipped = {f"{cell} from {start}: {why}" for (cell, start, _), why in reasons.items() if why}
-    runs = [one for one in wanted if not reasons[run_key(one)[:3]]]
+    runs = [one for one in wanted if not reasons[make_run_key(one)[:3]]]
     if not runs:
         raise OptionError(f"a study needs a cell and a start that go together; {min(skipped)}")
     return runs, sorted(skipped)
 
 
-def run_key(recipe: Recipe) -> tuple[str, str, int, int]:
+def make_run_key(recipe: Recipe) -> tuple[str, str, int, int]:
     """Cell, start, length and seed: what identifies a run in its study.
 
     The length is the task's own where the recipe's means nothing to it.
