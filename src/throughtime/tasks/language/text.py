@@ -8,9 +8,8 @@ import lzma
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 import torch
@@ -196,8 +195,8 @@ class Tokens:
     """
 
     numbers: Tensor
-    spelled: np.ndarray[Any, np.dtype[np.float64]]
-    characters: np.ndarray[Any, np.dtype[np.int64]]
+    spelled: Real
+    characters: Whole
 
 
 Whole = NDArray[np.int64]
@@ -251,9 +250,7 @@ class Grams:
             if places:  # each sequence of k units is one more company of its last k - 1
                 suffix = places[-1][1:][first]
                 company = np.bincount(suffix, minlength=len(self.levels[-1].keys))
-                self.levels[-1] = _Level(
-                    self.levels[-1].keys, self.levels[-1].text, company.astype(np.float64)
-                )
+                self.levels[-1] = replace(self.levels[-1], company=company.astype(np.float64))
             self.levels.append(_Level(unique, counts.astype(np.float64), np.zeros(0)))
             places.append(number)
             context = np.full(len(numbers), -1, np.int64)

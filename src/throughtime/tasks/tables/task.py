@@ -170,14 +170,12 @@ def split_by_key(keys: Sequence[str], weights: Sequence[int] | None = None) -> d
     share = max(1, math.floor(_HELD_OUT * sum(weights)))
     filled = {"test": 0, "validation": 0}
     sides: dict[str, list[int]] = {side: [] for side in SIDES}
-    for numbers in sorted(by_key.items(), key=lambda item: hash_text(item[0])):
-        weight = sum(weights[n] for n in numbers[1])
-        side = next((s for s, full in filled.items() if full < share), "train")
-        if side != "train" and weight > max(share, 1):
-            side = "train"
+    for key in sorted(by_key, key=hash_text):
+        weight = sum(weights[n] for n in by_key[key])
+        side = next((s for s, full in filled.items() if full < share >= weight), "train")
         if side != "train":
             filled[side] += weight
-        sides[side] += numbers[1]
+        sides[side] += by_key[key]
     return {side: sorted(numbers) for side, numbers in sides.items()}
 
 

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -210,12 +210,7 @@ class TranslateFacts:
 
 def join_until_end(numbers: Iterable[int], targets: Vocabulary, kind: str) -> str:
     """The text of numbers, up to the first END; what is no unit is `?`."""
-    units = []
-    for number in numbers:
-        if number == END:
-            break
-        units.append(targets.unit(number))
-    return join(units, kind)
+    return join(map(targets.unit, takewhile(lambda number: number != END, numbers)), kind)
 
 
 _ROUNDS = 5
