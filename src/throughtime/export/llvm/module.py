@@ -58,8 +58,8 @@ class Module:
         self.constants = Constants(self.module, target.lanes, weights)
         self._places: dict[str, tuple[str, int]] = {}
         self.state = max(1, self._place("state"))
-        self._ahead, self._own = self._place("ahead"), self._place("work")
-        self.work = self._own + self._ahead * block
+        self._ahead, self._scratch = self._place("ahead"), self._place("work")
+        self.work = self._scratch + self._ahead * block
         self._vector_inputs = any(
             isinstance(o, Stage) and any(_is_input_line(p) for p in o.loads.values())
             for part in program.parts for o in part.operations
@@ -92,7 +92,7 @@ class Module:
 
     def _write_one(self) -> Emit:
         """`one(state, x, y)`: a step; with blocks it takes the first products as `ahead` too."""
-        e = self._begin("one", ("state", "x", "y", *["ahead"] * bool(self._leading)), self._own)
+        e = self._begin("one", ("state", "x", "y", *["ahead"] * bool(self._leading)), self._scratch)
         if self._vector_inputs:
             padded_x = self._bases["work"] + self._places["x"][1] * _BYTES
             self._copy(e.given["x"], padded_x, len(self.program.inputs))

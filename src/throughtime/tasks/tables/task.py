@@ -240,5 +240,5 @@ class Vocabulary:
 def most_frequent(units: Iterable[str], at_most: int, at_least: int = 1) -> list[str]:
     """The units that occur at least so often, the most frequent first, equals by their text."""
     counted = Counter(units)
-    kept = [unit for unit, count in counted.items() if count >= at_least]
-    return sorted(kept, key=lambda unit: (-counted[unit], unit))[:at_most]
+    frequent = [unit for unit, count in counted.items() if count >= at_least]
+    return sorted(frequent, key=lambda unit: (-counted[unit], unit))[:at_most]

@@ -126,12 +126,12 @@ def list_pairs(
     cut = _length_cutter(recipe)
     sources, targets = (list_texts(table, name, cut) for name in (facts.source, facts.target))
     both = zip(sources, targets, strict=True)
-    kept = [
+    short = [
         row for row, pair in enumerate(both)
         if all(len(cut(text)) <= recipe.longest for text in pair)
     ]  # fmt: skip
     every = Pairs(sources, targets, [*range(len(sources))])
-    return every.of(kept), len(sources) - len(kept)
+    return every.of(short), len(sources) - len(short)
 
 
 def list_texts(table: DataTable, column: str, cut: Callable[[str], list[str]]) -> list[str]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["characters", "words", "pieces"]
 Pair = tuple[str, str]
-_BEFORE, _BEHIND = re.compile(r"\s+([.,;:!?)\]»”’%])"), re.compile(r"([¿¡(\[«“])\s+")
+_BEFORE, _AFTER = re.compile(r"\s+([.,;:!?)\]»”’%])"), re.compile(r"([¿¡(\[«“])\s+")
 _JOINER = "\uffed"  # before a piece that does not begin a word
 _MERGES, _TWICE = 3000, 2  # of a language; how often a pair must occur
 
@@ -43,7 +43,7 @@ def join(units: Iterable[str], kind: str) -> str:
     if kind == "characters":
         return "".join(units)
     text = " ".join(units).replace(f" {_JOINER}", "").removeprefix(_JOINER)
-    return _BEHIND.sub(r"\1", _BEFORE.sub(r"\1", text))
+    return _AFTER.sub(r"\1", _BEFORE.sub(r"\1", text))
 
 
 @dataclass(frozen=True)
