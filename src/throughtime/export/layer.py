@@ -216,7 +216,7 @@ def read_mask(call: Call, name: str) -> float:
     return float(call.zoneout[call.cell.state_names.index(name)].reshape(-1)[0])
 
 
-def input_labels(call: Call) -> list[str]:
+def list_input_labels(call: Call) -> list[str]:
     """What each direct input's numbers are called."""
     labels = []
     for name in call.cell.layout.inputs:
@@ -322,7 +322,7 @@ def check_each_step(function: Callable[..., Any], width: int) -> None:
         )
 
 
-def norm_function(part: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+def make_norm_function(part: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Layer norm or RMS norm over the units, as a function of x and of the vectors by name."""
     parameters = (("gain", part.weight), ("shift", getattr(part, "bias", None)))
     vectors = {n: v.numpy() for n, v in parameters if v is not None}

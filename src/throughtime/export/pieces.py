@@ -14,8 +14,8 @@ from throughtime.errors import NotFiniteError, OptionError
 from throughtime.export.layer import (
     check_each_step,
     describe_call,
-    input_labels,
-    norm_function,
+    list_input_labels,
+    make_norm_function,
     write_layer,
     write_pointwise,
 )
@@ -134,13 +134,13 @@ def _list_inputs(first: Piece) -> tuple[tuple[str, ...], int]:
         return (f"whole number from 0 to {module.num_embeddings - 1}",), 1
     if isinstance(module, Passage):
         width = module.input_size
-        call = _calls(module, first.path)[0]
-        return (*(f"x[{k}]" for k in range(width)), *input_labels(call)), width
-    width = input_width(first)
+        call = _list_calls(module, first.path)[0]
+        return (*(f"x[{k}]" for k in range(width)), *list_input_labels(call)), width
+    width = find_input_width(first)
     return tuple(f"x[{k}]" for k in range(width)), width
 
 
-def input_width(first: Piece) -> int:
+def find_input_width(first: Piece) -> int:
     """How many numbers the first piece takes.
 
     Raises:
@@ -172,7 +172,7 @@ def _check_width(piece: Piece, width: int) -> None:
         )
 
 
-def _calls(layer: Passage, path: str) -> list[Any]:
+def _list_calls(layer: Passage, path: str) -> list[Any]:
     """A call of one step for each layer."""
     if layer.directions == 2:
         raise OptionError(
@@ -195,7 +195,7 @@ def _kind(layer: Passage) -> type:
 
 
 def _write_recurrent(writer: Writer, layer: Passage, path: str, number: int) -> None:
-    calls = _calls(layer, path)
+    calls = _list_calls(layer, path)
     _check_width(Piece(path, layer), writer.at.size)
     for k, call in enumerate(calls):
         if (number or k) and call.cell.layout.inputs:
@@ -234,7 +234,7 @@ def _write_embedding(writer: Writer, part: Any) -> Place:
 
 
 def _write_norm(writer: Writer, part: Any) -> Place:
-    function, vectors = norm_function(part)
+    function, vectors = make_norm_function(part)
     return write_pointwise(writer, function, {"x": writer.at}, vectors, "normed")
 
 

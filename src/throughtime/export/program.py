@@ -4,7 +4,7 @@
     operation   a product with matrices, a walk over units, a look-up, a copy
 
 Every array and every matrix has the sizes of this one model; nothing is decided at run time.
-A `Writer` collects them.
+A `Writer` collects them; matrices are stored as float32, bfloat16 or int8.
 """
 
 from __future__ import annotations
