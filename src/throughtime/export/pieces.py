@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -82,8 +83,7 @@ def _is_run(hook: Any) -> bool:
 
 def _is_activation(model: nn.Module) -> bool:
     """One of torch's functions of each unit, which has no weights."""
-    is_torchs = type(model).__module__ == "torch.nn.modules.activation"
-    return is_torchs and not any(True for _ in model.parameters())
+    return type(model).__module__ == "torch.nn.modules.activation" and not [*model.parameters()]
 
 
 def check_stack(pieces: list[Piece]) -> None:
@@ -265,7 +265,6 @@ class Prepared(NamedTuple):
     """A program and its record.
 
     Attributes:
-        program: what a step does.
         x, y: inputs (T, inputs) and the answers (T, outputs) of the model, its weights rounded.
     """
 
@@ -316,7 +315,11 @@ def prepare(model: nn.Module, name: str, weights: str) -> Prepared:
         round_weights(copy, weights)
         pieces = list_pieces(copy)
         program = write_program(pieces, name)
-        return Prepared(program, *record(pieces, len(program.inputs), program.outputs))
+        x, y = record(pieces, len(program.inputs), program.outputs)
+        if not np.isfinite(y).all():
+            raise NotFiniteError("answers to normal numbers must be finite, so that an export can "
+                                 "be tested on them, got NaN or infinity", "output")  # fmt: skip
+        return Prepared(program, x, y)
 
 
 @torch.no_grad()

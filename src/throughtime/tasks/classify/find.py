@@ -107,7 +107,7 @@ def _find_roles(recipe: ClassifyRecipe, table: DataTable) -> Labels:
     if not columns:
         raise DataError(f"{table.name} must have a column of numbers beside {label}; it has none")
     facts = Labels(
-        digest=hash_source(recipe), read=[], label=label, time=time, series=series, columns=columns,
+        digest=hash_source(recipe), label=label, time=time, series=series, columns=columns,
         classes=sorted(set(table.texts(label))), inputs=columns if series else ["value"],
     )  # fmt: skip
     if len(facts.classes) < 2:

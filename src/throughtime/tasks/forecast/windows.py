@@ -16,7 +16,7 @@ from torch import Tensor
 from throughtime.tasks.forecast.series import Series, usual_values
 from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables import Numbers, fill_forward, log_gaps
-from throughtime.tasks.tables.task import SIDES
+from throughtime.tasks.tables.task import SIDES, FileFacts
 from throughtime.tasks.task import Batch, BuiltWhenIndexed, make_generator
 
 
@@ -42,12 +42,10 @@ class ForecastRecipe(FileRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """The facts in the file that later steps need, as plain values for config.json.
+class Facts(FileFacts):
+    """The facts in the file that later steps need.
 
     Attributes:
-        digest: SHA-256 of the file.
-        read: what people are shown before training, name and words.
         time, series: columns, "" where there is none.
         form: how times are written.
         step: the time of a step, in seconds or in the numbers of the column.
@@ -63,8 +61,6 @@ class Facts:
         whole: the scale of all series together, for those that training had not.
     """
 
-    digest: str
-    read: list[list[str]]
     time: str
     series: str
     form: str

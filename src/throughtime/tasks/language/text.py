@@ -19,7 +19,7 @@ from torch import Tensor
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables.pieces import open_text
-from throughtime.tasks.tables.task import BUILTIN, most_frequent
+from throughtime.tasks.tables.task import BUILTIN, FileFacts, most_frequent
 
 _MOST = 20_000  # words of a vocabulary
 _UNITS = re.compile(r" ?\w+| ?[^\w\s]+|\s", re.UNICODE)  # words and marks with the space before
@@ -43,12 +43,10 @@ class LanguageRecipe(FileRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextFacts:
-    """The facts in the text, as plain values for config.json.
+class TextFacts(FileFacts):
+    """The facts in the text.
 
     Attributes:
-        digest: SHA-256 of the text.
-        read: what people are shown before training, name and words.
         units: of the training part, the most frequent first, words that occur there twice; unit 0
             is all others.
         letters: bits of each character in the training part, "" for one that it had not: what it
@@ -57,8 +55,6 @@ class TextFacts:
         rows: sequences that are read side by side.
     """
 
-    digest: str
-    read: list[list[str]]
     units: list[str]
     letters: dict[str, float]
     ends: list[int]

@@ -8,7 +8,7 @@ import math
 from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
@@ -25,8 +25,22 @@ if TYPE_CHECKING:
 
 BUILTIN = "builtin"
 
+
+@dataclass(frozen=True, kw_only=True)
+class FileFacts:
+    """What a task finds in a file when a run begins, as plain values for config.json.
+
+    Attributes:
+        digest: SHA-256 of the file, or of all that is read.
+        read: what people are shown before training, name and words.
+    """
+
+    digest: str
+    read: list[list[str]] = field(default_factory=list)
+
+
 SomeRecipe = TypeVar("SomeRecipe", bound=FileRecipe)
-SomeFacts = TypeVar("SomeFacts")
+SomeFacts = TypeVar("SomeFacts", bound=FileFacts)
 
 
 def hash_data(data: str) -> str:
@@ -38,7 +52,7 @@ class FileTask(Task, Generic[SomeRecipe, SomeFacts]):
     """A task on a file; what it finds there when a run begins is in the recipe, as `facts`."""
 
     in_percent = False
-    facts_kind: ClassVar[type[Any]]  # a dataclass with a field `read`, for people
+    facts_kind: ClassVar[type[Any]]
     recipe: SomeRecipe
 
     def __init__(self, recipe: Recipe) -> None:
@@ -57,7 +71,7 @@ class FileTask(Task, Generic[SomeRecipe, SomeFacts]):
     @classmethod
     def settle(cls, recipe: Recipe) -> Recipe:
         settled = cast(SomeRecipe, resolve_cell(recipe))
-        facts = asdict(cast(Any, cls.find_facts(settled)))
+        facts = asdict(cls.find_facts(settled))
         return replace(settled, facts=json.loads(json.dumps(facts)))  # as config.json has them
 
     @cached_property
@@ -65,7 +79,7 @@ class FileTask(Task, Generic[SomeRecipe, SomeFacts]):
         return cast(SomeFacts, parse_facts(self.facts_kind, self.recipe.facts))
 
     def describe_data(self) -> list[tuple[str, str]]:
-        return [(name, words) for name, words in cast(Any, self.facts).read]
+        return [(name, words) for name, words in self.facts.read]
 
 
 class TableTask(FileTask[SomeRecipe, SomeFacts]):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from throughtime.errors import missing_extra
 from throughtime.tasks.recipe import option
-from throughtime.tasks.tables.task import Vocabulary
+from throughtime.tasks.tables.task import FileFacts, Vocabulary
 from throughtime.tasks.tables.text import TextRecipe, split_words
 from throughtime.tasks.translate.model import END, PADDING
 
@@ -175,19 +175,15 @@ class TranslateRecipe(TextRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TranslateFacts:
-    """The facts in the file, as plain values for config.json.
+class TranslateFacts(FileFacts):
+    """The facts in the file.
 
     Attributes:
-        digest: SHA-256 of the file.
-        read: what people are shown before training, name and words.
         source, target: columns.
         source_units, target_units: of the training part, the most frequent first.
         source_merges, target_merges: of pieces.
     """
 
-    digest: str
-    read: list[list[str]] = field(default_factory=list)
     source: str
     target: str
     source_units: list[str] = field(default_factory=list)
