@@ -135,12 +135,7 @@ Operation = ProductPart | Stage | Lookup
 
 
 class Part(NamedTuple):
-    """The operations of one piece of the model.
-
-    Attributes:
-        title: the piece in words.
-        operations: in order.
-    """
+    """The operations of one piece of the model, in order; its title is the piece in words."""
 
     title: str
     operations: tuple[Operation, ...]

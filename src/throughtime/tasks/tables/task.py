@@ -169,13 +169,9 @@ _HELD_OUT = 0.1  # of the items, for each of the two sides
 
 
 def split_by_key(keys: Sequence[str], weights: Sequence[int] | None = None) -> dict[str, list[int]]:
-    """The numbers of the items of each side.
+    """The numbers of the items of each side; those of one key stay together.
 
-    A key whose items weigh more than a side may have is trained on.
-
-    Args:
-        keys: of the items; what has one key stays together.
-        weights: of the items, 1 where left out.
+    A key whose items weigh more than a side may have is trained on; without weights each is 1.
     """
     by_key: dict[str, list[int]] = defaultdict(list)
     for number, key in enumerate(keys):
@@ -191,6 +187,16 @@ def split_by_key(keys: Sequence[str], weights: Sequence[int] | None = None) -> d
             filled[side] += weight
         sides[side] += by_key[key]
     return {side: sorted(numbers) for side, numbers in sides.items()}
+
+
+def check_sides(sides: dict[str, list[int]], what: str, table: DataTable, reason: str) -> None:
+    """Raises DataError where a side has no item."""
+    for side in SIDES:
+        if not sides[side]:
+            raise DataError(
+                f"each of training, validation and test must have {what} of {table.name}, and "
+                f"{side} has none, {reason}"
+            )
 
 
 def hash_text(text: str) -> str:

@@ -13,7 +13,7 @@ from throughtime.errors import DataError
 from throughtime.tasks.tables import DataTable, take
 from throughtime.tasks.tables.task import (
     BUILTIN,
-    SIDES,
+    check_sides,
     hash_data,
     join_keys,
     most_frequent,
@@ -164,13 +164,8 @@ def split_pairs(pairs: Pairs, table: DataTable) -> dict[str, list[int]]:
     plain = [[" ".join(text.casefold().split()) for text in texts]
              for texts in (pairs.sources, pairs.targets)]  # fmt: skip
     sides = split_by_key(join_keys(zip(*plain, strict=True)))
-    for side in SIDES:
-        if not sides[side]:
-            raise DataError(
-                f"each of training, validation and test must have pairs of {table.name}, and "
-                f"{side} has none, since pairs that share a source or a target stand together; "
-                "add others"
-            )
+    reason = "since pairs that share a source or a target stand together; add others"
+    check_sides(sides, "pairs", table, reason)
     return sides
 
 
