@@ -195,7 +195,7 @@ def test_vmap_inside_compile_is_right_without_a_gradient() -> None:
 
 def test_a_tangent_into_the_raw_op_is_refused() -> None:
     from tests.scan.calls import make_call
-    from throughtime.scan.flatten import flatten
+    from throughtime.scan.operator import flatten
 
     call = make_call(grad=False)
     form, tensors = flatten(call)

@@ -12,10 +12,8 @@ from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result, is_rounded, sequence_count
 from throughtime.backends.transforms import is_traced
 from throughtime.errors import BackendError, TransformError
-from throughtime.scan.autograd import Direct, Scan
-from throughtime.scan.flatten import flatten
-from throughtime.scan.flops import tell_counters
-from throughtime.scan.operator import scan_forward, scan_traced
+from throughtime.scan.autograd import Direct, Scan, tell_counters
+from throughtime.scan.operator import flatten, scan_forward, scan_traced
 from throughtime.scan.plain import has_plain_memory, is_watched, numbers
 from throughtime.torch_private import (
     DISPATCHED,

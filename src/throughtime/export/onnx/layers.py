@@ -24,7 +24,7 @@ from throughtime.errors import OptionError, TransformError
 from throughtime.export.onnx.graph import OnnxGraph, Operations, onnx_package
 from throughtime.export.operators import Operator, operator_of, operator_weights
 from throughtime.export.program import Values
-from throughtime.scan.flatten import unflatten
+from throughtime.scan.operator import unflatten
 
 
 class LayerInputs(NamedTuple):
