@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from throughtime.backends import BACKENDS
 from throughtime.cell.layout import find_fitting_size
 from throughtime.cells import Cell
-from throughtime.compiler.passes.unshare import why_not
+from throughtime.compiler.passes import why_not
 from throughtime.compiler.trace import trace
 from throughtime.errors import BackendError, LawError, OptionError
 from throughtime.layers.recurrent import Recurrent

@@ -15,8 +15,8 @@ from llvmlite import ir
 from tests.aarch64.guest import Guest
 from tests.compiler.test_maths import FUNCTIONS, PLAIN, Constants, named, samples, sweep
 from tests.compiler.vectors import LANES, MACHINES, machine, module, run
+from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.loops.team import denormals_flushed
-from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.runtime.machine import Machine, target_machine, text
 

@@ -7,9 +7,60 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final
 
-from throughtime.compiler.activations import ACTIVATIONS
 from throughtime.compiler.graph import Shape
 from throughtime.compiler.symbols import NoRule, Symbol, builder_of, left_out, lift, number, write
+
+Operation = Callable[..., Symbol]
+
+
+def _unary(op: str) -> Operation:
+    return lambda input, inplace=False: write(op, input)
+
+
+def _hardtanh(input: Any, min_val: float = -1, max_val: float = 1, inplace: bool = False) -> Symbol:
+    return write("hardtanh", input, constants=(float(min_val), float(max_val)))
+
+
+def _relu6(input: Any, inplace: bool = False) -> Symbol:
+    return write("hardtanh", input, constants=(0.0, 6.0))
+
+
+def _softplus(input: Any, beta: float = 1, threshold: float = 20) -> Symbol:
+    return write("softplus", input, constants=(float(beta), float(threshold)))
+
+
+def _elu(input: Any, alpha: float = 1, inplace: bool = False) -> Symbol:
+    return write("elu", input, constants=(float(alpha), 1.0, 1.0))
+
+
+def _selu(input: Any, inplace: bool = False) -> Symbol:
+    constants = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0)
+    return write("elu", input, constants=constants)
+
+
+def _celu(input: Any, alpha: float = 1, inplace: bool = False) -> Symbol:
+    return write("elu", input, constants=(float(alpha), 1.0, 1.0 / alpha))
+
+
+def _leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Symbol:
+    return write("leaky_relu", input, constants=(float(negative_slope),))
+
+
+def _gelu(input: Any, approximate: str = "none") -> Symbol:
+    left_out(None if approximate == "none" else approximate)
+    return write("gelu", input)
+
+
+def _softsign(input: Any) -> Symbol:
+    return write("div", input, write("add", write("abs", input), 1))
+
+
+def _tanhshrink(input: Any) -> Symbol:
+    return write("sub", input, write("tanh", input))
+
+
+def _mish(input: Any, inplace: bool = False) -> Symbol:
+    return write("mul", input, write("tanh", _softplus(input)))
 
 
 def _one_a_row(input: Any, dim: Any) -> Shape:
@@ -21,7 +72,7 @@ def _one_a_row(input: Any, dim: Any) -> Shape:
     return (*shape[:-1], "1")
 
 
-def _reduction(op: str) -> Callable[..., Symbol]:
+def _reduction(op: str) -> Operation:
     """A sum or mean over the units of each row."""
 
     def rule(input: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Symbol:
@@ -33,7 +84,7 @@ def _reduction(op: str) -> Callable[..., Symbol]:
     return rule
 
 
-def _greatest(sign: int) -> Callable[..., Symbol]:
+def _greatest(sign: int) -> Operation:
     def rule(input: Any, dim: Any = None, keepdim: bool = False) -> Symbol:
         if not keepdim:
             raise NoRule
@@ -111,7 +162,7 @@ def _epsilon(like: Symbol) -> Symbol:
     return Symbol(like.builder, like.builder.node("epsilon", (), (), ()))
 
 
-ROWS: Final[dict[str, Callable[..., Symbol]]] = {
+ROWS: Final[dict[str, Operation]] = {
     "sum": _reduction("row_sum"),
     "mean": _reduction("row_mean"),
     "amax": _greatest(1),
@@ -125,13 +176,7 @@ ROWS: Final[dict[str, Callable[..., Symbol]]] = {
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
 }
-
-
-Operation = Callable[..., Symbol]
-
-
-def _unary(op: str) -> Operation:
-    return lambda input, inplace=False: write(op, input)
+"""Functions over the units of a row."""
 
 
 def _binary(op: str) -> Operation:
@@ -234,67 +279,46 @@ def _like(value: float | None) -> Operation:
     return rule
 
 
-_COMPARISONS: Final = {
-    "greater": "gt",
-    "greater_equal": "ge",
-    "less": "lt",
-    "less_equal": "le",
-    "not_equal": "ne",
-}
 _UNARY: Final = (
-    "neg reciprocal exp log log1p expm1 sqrt rsqrt square abs sin cos atan erf sign detach"
+    "neg reciprocal exp log log1p expm1 sqrt rsqrt square abs sin cos atan erf sign detach "
+    "sigmoid tanh relu silu logsigmoid"
 ).split()
+_ALIASES: Final = {
+    "gt": "greater", "ge": "greater_equal", "lt": "less", "le": "less_equal", "ne": "not_equal",
+    "neg": "negative", "abs": "absolute", "atan": "arctan", "sign": "sgn", "erf": "special_erf",
+    "sigmoid": "special_expit", "logsigmoid": "log_sigmoid", "sub": "subtract", "mul": "multiply",
+    "div": "divide true_divide truediv", "clamp": "clip", "and": "bitwise_and logical_and",
+    "or": "bitwise_or logical_or", "invert": "bitwise_not logical_not",
+    "positive": "clone contiguous",
+}  # fmt: skip
+"""Other names of operations, as torch has them."""
 
-OPERATIONS: Final[dict[str, Operation]] = {
+_TABLE: Final[dict[str, Operation]] = {
     **ROWS,
-    **ACTIVATIONS,
+    **{
+        rule.__name__.removeprefix("_"): rule
+        for rule in (
+            _gelu, _hardtanh, _relu6, _softplus, _elu, _selu, _celu, _leaky_relu, _mish, _softsign,
+            _tanhshrink, _add, _sub, _rsub, _div, _pow, _clamp, _lerp, _addcmul, _addcdiv, _where,
+        )
+    },
     **{name: _unary(name) for name in _UNARY},
     **{name: _compare(name) for name in ("gt", "ge", "lt", "le", "eq", "ne")},
-    **{alias: _compare(name) for alias, name in _COMPARISONS.items()},
-    "add": _add,
-    "radd": _swapped("add"),
-    "sub": _sub,
-    "subtract": _sub,
-    "rsub": _rsub,
-    "mul": _binary("mul"),
-    "multiply": _binary("mul"),
-    "rmul": _swapped("mul"),
-    "div": _div,
-    "divide": _div,
-    "true_divide": _binary("div"),
-    "truediv": _binary("div"),
-    "rdiv": _swapped("div"),
-    "pow": _pow,
-    "negative": _unary("neg"),
-    "absolute": _unary("abs"),
-    "arctan": _unary("atan"),
-    "sgn": _unary("sign"),
-    "special_erf": _unary("erf"),
-    "maximum": _binary("maximum"),
-    "minimum": _binary("minimum"),
+    **{name: _binary(name) for name in ("mul", "maximum", "minimum")},
+    **{f"r{name}": _swapped(name) for name in ("add", "mul", "div")},
+    **{name: _logical(name) for name in ("and", "or")},
+    "invert": _logical("not"),
     "max": _of_two("maximum"),
     "min": _of_two("minimum"),
-    "clamp": _clamp,
-    "clip": _clamp,
     "clamp_min": lambda input, min: _clamp(input, min),
     "clamp_max": lambda input, max: _clamp(input, None, max),
-    "lerp": _lerp,
-    "addcmul": _addcmul,
-    "addcdiv": _addcdiv,
-    "where": _where,
-    "and": _logical("and"),
-    "bitwise_and": _logical("and"),
-    "logical_and": _logical("and"),
-    "or": _logical("or"),
-    "bitwise_or": _logical("or"),
-    "logical_or": _logical("or"),
-    "invert": _logical("not"),
-    "bitwise_not": _logical("not"),
-    "logical_not": _logical("not"),
     "positive": _same,
-    "clone": _same,
-    "contiguous": _same,
     "zeros_like": _like(0.0),
     "ones_like": _like(1.0),
     "full_like": _like(None),
+}  # fmt: skip
+
+OPERATIONS: Final[dict[str, Operation]] = _TABLE | {
+    alias: _TABLE[name] for name, aliases in _ALIASES.items() for alias in aliases.split()
 }
+"""Every function of torch that has a rule, by its name."""

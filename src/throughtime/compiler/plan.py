@@ -15,12 +15,20 @@ import numpy as np
 from throughtime.cell.contract import Cell
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import NUMBER, Graph
-from throughtime.compiler.passes.masks import NO_MASKS, Masks, with_masks
-from throughtime.compiler.passes.reductions import expanded
-from throughtime.compiler.passes.unshare import Apart, apart, step_graph, why_not
-from throughtime.compiler.saving import needed_values, saved_values
+from throughtime.compiler.passes import (
+    NO_MASKS,
+    Apart,
+    Masks,
+    Widths,
+    apart,
+    expanded,
+    step_graph,
+    why_not,
+    widths_of,
+    with_masks,
+)
+from throughtime.compiler.sweeps import needed_values, saved_values
 from throughtime.compiler.trace import state_shapes
-from throughtime.compiler.widths import Widths, widths_of
 from throughtime.errors import BackendError
 
 

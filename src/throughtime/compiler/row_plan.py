@@ -9,11 +9,10 @@ from typing import Any, Final
 
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import Builder, Graph
-from throughtime.compiler.passes.reductions import expanded
+from throughtime.compiler.passes import HIDDEN, expanded, widths_of
 from throughtime.compiler.plan import Plan, sums_of
 from throughtime.compiler.symbols import Symbol
 from throughtime.compiler.trace import on_symbols
-from throughtime.compiler.widths import HIDDEN, widths_of
 from throughtime.errors import CellError
 
 Function = Callable[[Symbol, Mapping[str, Symbol]], Any]

@@ -12,8 +12,8 @@ from throughtime.backends.cpu.schedule import matrix_names, widths_for
 from throughtime.backends.cpu.shape import gate_numbers
 from throughtime.backends.cpu.unshare import call_apart
 from throughtime.compiler import sweeps
-from throughtime.compiler.llvm.sizes import MOST_LANES
-from throughtime.compiler.passes.masks import DROPOUT
+from throughtime.compiler.llvm.abi import MOST_LANES
+from throughtime.compiler.passes import DROPOUT
 from throughtime.compiler.plan import Phase, Plan, make_plan, why_unplanned
 from throughtime.compiler.sweeps import Sweep
 from throughtime.errors import OptionError

@@ -13,9 +13,8 @@ from torch.nn import functional
 from throughtime.cell.contract import activation_function
 from throughtime.compiler import sweeps
 from throughtime.compiler.graph import Builder, Graph, Line
-from throughtime.compiler.passes.reductions import REDUCTIONS, expanded
+from throughtime.compiler.passes import HIDDEN, REDUCTIONS, expanded
 from throughtime.compiler.symbols import Symbol, lift
-from throughtime.compiler.widths import HIDDEN
 from throughtime.errors import OptionError, ThroughtimeError
 from throughtime.export.layer import describe_call, input_labels, write_layer
 from throughtime.export.operators import Reversed

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 
 from throughtime.cells import Cell
-from throughtime.compiler.passes.unshare import why_not
+from throughtime.compiler.passes import why_not
 from throughtime.compiler.runtime import machine
 
 

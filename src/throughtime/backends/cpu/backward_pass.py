@@ -43,8 +43,8 @@ from throughtime.backends.cpu.schedule import (
     team_for,
 )
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
+from throughtime.compiler.llvm.abi import COLUMN_ROWS, WIDEST, part_sizes
 from throughtime.compiler.llvm.library import backward_code
-from throughtime.compiler.llvm.sizes import COLUMN_ROWS, WIDEST, part_sizes
 from throughtime.compiler.plan import Plan, make_plan
 from throughtime.compiler.sweeps import lines_backward
 

@@ -45,8 +45,8 @@ from throughtime.backends.cpu.schedule import (
     widths_for,
 )
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
+from throughtime.compiler.llvm.abi import WIDEST, panel_vectors, part_sizes
 from throughtime.compiler.llvm.library import forward_code
-from throughtime.compiler.llvm.sizes import WIDEST, panel_vectors, part_sizes
 from throughtime.compiler.plan import Plan, make_plan
 from throughtime.compiler.sweeps import lines_forward
 

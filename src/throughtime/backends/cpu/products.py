@@ -30,8 +30,7 @@ from throughtime.backends.cpu.block import Arena, Template
 from throughtime.backends.cpu.memory import fresh
 from throughtime.backends.cpu.operands import plan_of
 from throughtime.backends.cpu.shape import Key, Shape
-from throughtime.compiler.llvm.arguments import RUN
-from throughtime.compiler.llvm.sizes import WIDEST, part_sizes
+from throughtime.compiler.llvm.abi import RUN, WIDEST, part_sizes
 from throughtime.compiler.plan import Phase, Plan
 
 

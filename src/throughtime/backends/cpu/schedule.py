@@ -13,8 +13,8 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.memory import fresh
 from throughtime.cells import Cell
-from throughtime.compiler.llvm.sizes import MOST_LANES
-from throughtime.compiler.passes.masks import NO_MASKS, Masks
+from throughtime.compiler.llvm.abi import MOST_LANES
+from throughtime.compiler.passes import NO_MASKS, Masks
 from throughtime.compiler.plan import Plan, make_plan
 from throughtime.compiler.runtime import machine, threads
 

@@ -51,7 +51,7 @@ def show_choice(cell: Cell, dtype: str) -> None:
 
     from throughtime import Recurrent
     from throughtime.cell.layout import find_fitting_size
-    from throughtime.compiler.passes.masks import NO_MASKS
+    from throughtime.compiler.passes import NO_MASKS
     from throughtime.compiler.plan import make_plan, why_unplanned
     from throughtime.compiler.runtime import machine
 
@@ -69,7 +69,7 @@ def show_choice(cell: Cell, dtype: str) -> None:
 
 def describe_machine(target: Machine, dtype: str) -> str:
     """The machine compiled for, its lanes, and the tiles that fill its registers."""
-    from throughtime.compiler.llvm.sizes import WIDEST, most_rows
+    from throughtime.compiler.llvm.abi import WIDEST, most_rows
 
     heights = (f"{most_rows(target.registers, v)} x {v}" for v in range(1, WIDEST + 1))
     return (
@@ -82,7 +82,7 @@ def describe_machine(target: Machine, dtype: str) -> str:
 def show_code(cell: Cell, bytes: int, backward: bool, llvm: bool, assembly: bool) -> None:
     """Prints the cell's own function; loops and tiles are the same for every cell."""
     from throughtime.cell.layout import find_fitting_size
-    from throughtime.compiler.passes.masks import NO_MASKS
+    from throughtime.compiler.passes import NO_MASKS
     from throughtime.compiler.plan import make_plan, why_unplanned
     from throughtime.compiler.runtime import machine
     from throughtime.errors import BackendError
@@ -92,7 +92,7 @@ def show_code(cell: Cell, bytes: int, backward: bool, llvm: bool, assembly: bool
     if reason is not None or target is None:
         raise BackendError(f"there is no code to show: {reason or machine.reason()}")
     from throughtime.compiler.llvm import modules
-    from throughtime.compiler.llvm.sizes import Kind
+    from throughtime.compiler.llvm.abi import Kind
     from throughtime.compiler.runtime import jit
 
     write = modules.backward_module if backward else modules.forward_module

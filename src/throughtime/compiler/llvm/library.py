@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from throughtime.compiler.llvm.sizes import (
+from throughtime.compiler.llvm.abi import (
     COLUMN_ROWS,
     PLACES,
     WIDEST,
@@ -163,9 +163,9 @@ def stream_region(kind: Kind, target: Machine) -> int:
     """Address of what works off the program of a stream."""
 
     def module() -> Any:
-        from throughtime.compiler.llvm import stream
+        from throughtime.compiler.llvm import modules
 
-        return stream.stream_module(kind, target)
+        return modules.stream_module(kind, target)
 
     return _loaded("stream", kind, target, module).address("stream")
 
@@ -174,9 +174,9 @@ def stream_tile(kind: Kind, target: Machine, rows: int, vectors: int, narrow: bo
     """Address of a tile for so many rows of a stream; narrow: its weights are bfloat16."""
 
     def module() -> Any:
-        from throughtime.compiler.llvm import stream
+        from throughtime.compiler.llvm import modules
 
-        return stream.tile_module(kind, rows, vectors, narrow)
+        return modules.tile_module(kind, rows, vectors, narrow)
 
     name = f"{'narrow_' * narrow}tile"
     code = _loaded(f"stream {name} {rows} {vectors}", kind, target, module)

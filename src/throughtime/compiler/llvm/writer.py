@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.arguments import COMMON, DIRECTION
-from throughtime.compiler.llvm.sizes import Kind
+from throughtime.compiler.llvm.abi import COMMON, DIRECTION, Kind
 from throughtime.compiler.llvm.values import I64, Bits, Num, Real, Truth, Value, Vector
 
 POINTER = ir.PointerType()

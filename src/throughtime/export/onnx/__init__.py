@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from torch import nn
 
-from throughtime.compiler.widths import HIDDEN
+from throughtime.compiler.passes import HIDDEN
 from throughtime.errors import OptionError
 from throughtime.export.onnx.graph import OnnxGraph, Operations, onnx_package
 from throughtime.export.onnx.layers import LayerInputs, write_layer

@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from throughtime.compiler.graph import NUMBER, Node
-from throughtime.compiler.llvm.cell.operands import Load, Loads, loader
-from throughtime.compiler.llvm.cell.pointwise import Pointwise
+from throughtime.compiler.llvm.cell.pointwise import Load, Loads, Pointwise, loader
 from throughtime.compiler.llvm.loops.phases import blocks_of, units_of
 from throughtime.compiler.llvm.loops.rows import lanes_below, load_part, store_part
 from throughtime.compiler.llvm.maths import operations

@@ -22,26 +22,27 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
+from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.loops.phases import phases_back
-from throughtime.compiler.llvm.loops.resets import write_reset, write_reset_back
-from throughtime.compiler.llvm.loops.rows import lanes_below
-from throughtime.compiler.llvm.loops.steps import (
+from throughtime.compiler.llvm.loops.rows import (
     alive,
     first_row,
     for_chunks,
+    lanes_below,
     state_width,
     take_states,
     time_of,
+    write_reset,
+    write_reset_back,
+    write_take_traces,
 )
 from throughtime.compiler.llvm.loops.team import denormals_flushed, thread_and_team
-from throughtime.compiler.llvm.loops.trace import write_take_traces
 from throughtime.compiler.llvm.loops.weight_gradients import (
     begin_sums,
     give_sums,
     line_size,
     write_weights,
 )
-from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.values import Num, Real, Vector, sqrt, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 from throughtime.compiler.runtime.machine import Machine

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.arguments import CELL_FORWARD, TILE
+from throughtime.compiler.llvm.abi import CELL_FORWARD, PLACES, TILE, Kind
 from throughtime.compiler.llvm.loops.phases import early_phases
-from throughtime.compiler.llvm.loops.resets import reset_share, write_reset
-from throughtime.compiler.llvm.loops.steps import (
+from throughtime.compiler.llvm.loops.rows import (
     alive,
     for_chunks,
     gather_x,
+    give_traces,
+    reset_share,
     state_width,
     take_states,
     time_of,
+    write_reset,
 )
 from throughtime.compiler.llvm.loops.team import (
     MEETING_SIZE,
@@ -30,7 +32,6 @@ from throughtime.compiler.llvm.loops.team import (
     my_share,
     thread_and_team,
 )
-from throughtime.compiler.llvm.loops.trace import give_traces
 from throughtime.compiler.llvm.products.packing import matrix_of
 from throughtime.compiler.llvm.products.product import (
     NEAR_BYTES,
@@ -39,7 +40,6 @@ from throughtime.compiler.llvm.products.product import (
     parts_of,
     share_of,
 )
-from throughtime.compiler.llvm.sizes import PLACES, Kind
 from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 from throughtime.compiler.runtime.machine import Machine

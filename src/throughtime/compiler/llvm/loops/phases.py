@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from throughtime.compiler.llvm.arguments import CELL_BACKWARD, PHASE_FORWARD, RUN
+from throughtime.compiler.llvm.abi import CELL_BACKWARD, PHASE_FORWARD, RUN
 from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit, Frame
 from throughtime.compiler.plan import Plan

@@ -8,7 +8,7 @@ from typing import Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.sizes import Kind
+from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.values import I64, Num
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, common
 from throughtime.compiler.runtime.machine import Machine

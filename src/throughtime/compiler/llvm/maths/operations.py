@@ -12,9 +12,22 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from throughtime.compiler.llvm.maths import exponential, logarithm, trigonometric
-from throughtime.compiler.llvm.maths import exponential as normal
-from throughtime.compiler.llvm.maths import logarithm as power
+from throughtime.compiler.llvm.maths.exponential import (
+    elu,
+    erf,
+    exp,
+    expm1,
+    gelu,
+    log,
+    log1p,
+    logsigmoid,
+    power,
+    sigmoid,
+    silu,
+    softplus,
+    tanh,
+)
+from throughtime.compiler.llvm.maths.trigonometric import atan, cos, sin
 from throughtime.compiler.llvm.values import Mask, Vector, at_least, at_most, sqrt, where
 
 Number = Vector | Mask
@@ -64,23 +77,15 @@ _NUMBERS: Final[dict[str, Callable[..., Vector]]] = {
     "clamp": _clamp,
     "maximum": _maximum,
     "minimum": _minimum,
-    "exp": exponential.exp,
-    "expm1": exponential.expm1,
-    "sigmoid": exponential.sigmoid,
-    "tanh": exponential.tanh,
-    "silu": exponential.silu,
-    "softplus": exponential.softplus,
-    "logsigmoid": exponential.logsigmoid,
-    "elu": exponential.elu,
-    "log": logarithm.log,
-    "log1p": logarithm.log1p,
-    "pow": power.power,
-    "erf": normal.erf,
-    "gelu": normal.gelu,
-    "sin": trigonometric.sin,
-    "cos": trigonometric.cos,
-    "atan": trigonometric.atan,
-}
+    "pow": power,
+    **{
+        function.__name__: function
+        for function in (
+            exp, expm1, log, log1p, sigmoid, tanh, silu, softplus, logsigmoid, elu, erf, gelu,
+            sin, cos, atan,
+        )
+    },
+}  # fmt: skip
 """Operations on numbers alone, and their constants."""
 
 _COMPARISONS: Final = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "eq": "==", "ne": "!="}

@@ -12,9 +12,16 @@ from typing import Final, NamedTuple
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.arguments import COLUMN_TILE, LINE_TILE, TILE
+from throughtime.compiler.llvm.abi import (
+    COLUMN_ROWS,
+    COLUMN_TILE,
+    LINE_TILE,
+    PLACES,
+    TILE,
+    WIDEST,
+    Kind,
+)
 from throughtime.compiler.llvm.loops.team import my_share
-from throughtime.compiler.llvm.sizes import COLUMN_ROWS, PLACES, WIDEST, Kind
 from throughtime.compiler.llvm.values import Num, Truth, where
 from throughtime.compiler.llvm.writer import NEAREST, SECOND, Emit, Frame, common
 

@@ -16,9 +16,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.arguments import COLUMN_TILE, LINE_TILE, TILE
+from throughtime.compiler.llvm.abi import COLUMN_TILE, LINE_TILE, TILE, Kind
 from throughtime.compiler.llvm.loops.rows import load_part
-from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.values import Num, Vector, fma, where
 from throughtime.compiler.llvm.writer import SECOND, Emit
 
