@@ -14,7 +14,7 @@ from throughtime.export.program import Program, Values
 from throughtime.export.weights import check_kind, round_weights
 from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.layer import Passage
-from throughtime.layers.stream.model import copy_frozen
+from throughtime.layers.stream.frozen import copy_frozen
 from throughtime.torch_private import on_processor
 
 STEPS = 1000

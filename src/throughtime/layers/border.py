@@ -179,6 +179,4 @@ def _norms_time_major(layer: Passage, v: Any, batch: Batch, border: Border) -> T
         raise OptionError(
             f"gradient_norms must be {batch.x.dtype} on {batch.x.device} as x, without gradient"
         )
-    if not border.batched:
-        return v.unsqueeze(1)
-    return v.transpose(0, 1) if border.batch_first else v
+    return _time_major(v, border)

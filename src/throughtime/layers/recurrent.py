@@ -16,8 +16,8 @@ from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States, fold
 from throughtime.layers.border import Border, enter, enter_norms
 from throughtime.layers.checks import check_dtype, check_flags, check_size
-from throughtime.layers.graphs import check_nothing_more, write_node
 from throughtime.layers.layer import Passage
+from throughtime.layers.module import check_nothing_more, write_node
 from throughtime.layers.options import Merge, Options
 from throughtime.layers.stream.stream import Stream
 from throughtime.layers.windows import Window, windows

@@ -25,7 +25,7 @@ from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
 from throughtime.layers.checks import check_packed, count_first_rows
 from throughtime.layers.drop_in.checks import check_dimensions, check_input, check_state
-from throughtime.layers.graphs import check_nothing_more, write_node
+from throughtime.layers.module import check_nothing_more, write_node
 from throughtime.layers.options import Options
 from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan.prepared import BACKENDS, ShortWay

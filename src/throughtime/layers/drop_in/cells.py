@@ -24,9 +24,7 @@ from throughtime.cells.elman import Elman
 from throughtime.cells.gru import GRU
 from throughtime.cells.lstm import LSTM
 from throughtime.layers.drop_in.checks import check_cell_dimensions, check_cell_sizes
-from throughtime.layers.gates import GateRows
-from throughtime.layers.graphs import write_node
-from throughtime.layers.layer import CellModule
+from throughtime.layers.module import CellModule, GateRows, write_node
 from throughtime.scan import scan
 from throughtime.scan.prepared import BACKENDS, ShortStep
 

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from throughtime.errors import OptionError
 from throughtime.layers.layer import Passage
-from throughtime.layers.stream.frozen import Frozen
-from throughtime.layers.stream.layers import LayerByLayer
-from throughtime.layers.stream.parts import list_tensors
-from throughtime.layers.stream.step import Step
-from throughtime.layers.stream.trial import RAISED, ROWS, STEPS, is_close, make_inputs
+from throughtime.layers.stream.border import list_tensors
+from throughtime.layers.stream.frozen import ROWS, STEPS, Frozen, is_close, make_inputs
+from throughtime.layers.stream.layers import LayerByLayer, Step
+from throughtime.layers.stream.parts import RAISED
 
 _CURE: Final = (
     "a stream needs parts that compute each step alone, or carry their state as throughtime's "
