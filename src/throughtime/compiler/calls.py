@@ -86,12 +86,11 @@ def _headed(
 def shape(symbol: Symbol) -> tuple[Any, ...]:
     """The shape, each size a number that is known when the step runs; with H, all but B now."""
     builder = symbol.builder
-    if builder.H is not None:
-        rows = Symbol(builder, builder.node("width", (), ("B",), ()))
-        sizes = symbol.symbolic_shape
-        return tuple(rows if w == "B" else builder.number_of(w) for w in sizes)
     return tuple(
-        Symbol(builder, builder.node("width", (), (w,), ())) for w in symbol.symbolic_shape
+        Symbol(builder, builder.node("width", (), (w,), ()))
+        if builder.H is None or w == "B"
+        else builder.number_of(w)
+        for w in symbol.symbolic_shape
     )
 
 

@@ -17,33 +17,8 @@ def _unary(op: str) -> Operation:
     return lambda input, inplace=False: write(op, input)
 
 
-def _hardtanh(input: Any, min_val: float = -1, max_val: float = 1, inplace: bool = False) -> Symbol:
-    return write("hardtanh", input, constants=(float(min_val), float(max_val)))
-
-
-def _relu6(input: Any, inplace: bool = False) -> Symbol:
-    return write("hardtanh", input, constants=(0.0, 6.0))
-
-
-def _softplus(input: Any, beta: float = 1, threshold: float = 20) -> Symbol:
-    return write("softplus", input, constants=(float(beta), float(threshold)))
-
-
-def _elu(input: Any, alpha: float = 1, inplace: bool = False) -> Symbol:
-    return write("elu", input, constants=(float(alpha), 1.0, 1.0))
-
-
-def _selu(input: Any, inplace: bool = False) -> Symbol:
-    constants = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0)
-    return write("elu", input, constants=constants)
-
-
-def _celu(input: Any, alpha: float = 1, inplace: bool = False) -> Symbol:
-    return write("elu", input, constants=(float(alpha), 1.0, 1.0 / alpha))
-
-
-def _leaky_relu(input: Any, negative_slope: float = 0.01, inplace: bool = False) -> Symbol:
-    return write("leaky_relu", input, constants=(float(negative_slope),))
+def _fixed(op: str, input: Any, *constants: float) -> Symbol:
+    return write(op, input, constants=tuple(map(float, constants)))
 
 
 def _gelu(input: Any, approximate: str = "none") -> Symbol:
@@ -51,16 +26,27 @@ def _gelu(input: Any, approximate: str = "none") -> Symbol:
     return write("gelu", input)
 
 
-def _softsign(input: Any) -> Symbol:
-    return write("div", input, write("add", write("abs", input), 1))
+_SELU: Final = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0
 
-
-def _tanhshrink(input: Any) -> Symbol:
-    return write("sub", input, write("tanh", input))
-
-
-def _mish(input: Any, inplace: bool = False) -> Symbol:
-    return write("mul", input, write("tanh", _softplus(input)))
+_ACTIVATIONS: Final[dict[str, Operation]] = {
+    "gelu": _gelu,
+    "hardtanh": lambda input, min_val=-1, max_val=1, inplace=False: _fixed(
+        "hardtanh", input, min_val, max_val
+    ),
+    "relu6": lambda input, inplace=False: _fixed("hardtanh", input, 0, 6),
+    "softplus": lambda input, beta=1, threshold=20: _fixed("softplus", input, beta, threshold),
+    "elu": lambda input, alpha=1, inplace=False: _fixed("elu", input, alpha, 1, 1),
+    "selu": lambda input, inplace=False: _fixed("elu", input, *_SELU),
+    "celu": lambda input, alpha=1, inplace=False: _fixed("elu", input, alpha, 1, 1 / alpha),
+    "leaky_relu": lambda input, negative_slope=0.01, inplace=False: _fixed(
+        "leaky_relu", input, negative_slope
+    ),
+    "mish": lambda input, inplace=False: write(
+        "mul", input, write("tanh", _fixed("softplus", input, 1, 20))
+    ),
+    "softsign": lambda input: write("div", input, write("add", write("abs", input), 1)),
+    "tanhshrink": lambda input: write("sub", input, write("tanh", input)),
+}
 
 
 def _one_a_row(input: Any, dim: Any) -> Shape:
@@ -198,16 +184,12 @@ def _of_two(op: str) -> Operation:
     return rule
 
 
+def _scaled(value: Any, alpha: float) -> Any:
+    return value if alpha == 1 else write("mul", value, alpha)
+
+
 def _add(input: Any, other: Any, *, alpha: float = 1) -> Symbol:
-    return write("add", input, other if alpha == 1 else write("mul", other, alpha))
-
-
-def _sub(input: Any, other: Any, *, alpha: float = 1) -> Symbol:
-    return write("sub", input, other if alpha == 1 else write("mul", other, alpha))
-
-
-def _rsub(input: Any, other: Any, *, alpha: float = 1) -> Symbol:
-    return write("sub", other, input if alpha == 1 else write("mul", input, alpha))
+    return write("add", input, _scaled(other, alpha))
 
 
 def _div(input: Any, other: Any, rounding_mode: str | None = None) -> Symbol:
@@ -253,18 +235,6 @@ def _clamp(input: Any, min: Any = None, max: Any = None) -> Symbol:
     return write("clamp", input, constants=(low, high))
 
 
-def _lerp(input: Any, end: Any, weight: Any) -> Symbol:
-    return write("add", input, write("mul", weight, write("sub", end, input)))
-
-
-def _addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Symbol:
-    return _add(input, write("mul", tensor1, tensor2), alpha=value)
-
-
-def _addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Symbol:
-    return _add(input, write("div", tensor1, tensor2), alpha=value)
-
-
 def _same(input: Any, memory_format: Any = None) -> Symbol:
     left_out(memory_format)
     return lift(builder_of(input), input)
@@ -295,19 +265,27 @@ _ALIASES: Final = {
 
 _TABLE: Final[dict[str, Operation]] = {
     **ROWS,
-    **{
-        rule.__name__.removeprefix("_"): rule
-        for rule in (
-            _gelu, _hardtanh, _relu6, _softplus, _elu, _selu, _celu, _leaky_relu, _mish, _softsign,
-            _tanhshrink, _add, _sub, _rsub, _div, _pow, _clamp, _lerp, _addcmul, _addcdiv, _where,
-        )
-    },
+    **_ACTIVATIONS,
     **{name: _unary(name) for name in _UNARY},
     **{name: _compare(name) for name in ("gt", "ge", "lt", "le", "eq", "ne")},
     **{name: _binary(name) for name in ("mul", "maximum", "minimum")},
     **{f"r{name}": _swapped(name) for name in ("add", "mul", "div")},
     **{name: _logical(name) for name in ("and", "or")},
     "invert": _logical("not"),
+    "add": _add,
+    "sub": lambda input, other, *, alpha=1: write("sub", input, _scaled(other, alpha)),
+    "rsub": lambda input, other, *, alpha=1: write("sub", other, _scaled(input, alpha)),
+    "div": _div,
+    "pow": _pow,
+    "lerp": lambda input, end, weight: _add(input, write("mul", weight, write("sub", end, input))),
+    "addcmul": lambda input, tensor1, tensor2, *, value=1: _add(
+        input, write("mul", tensor1, tensor2), alpha=value
+    ),
+    "addcdiv": lambda input, tensor1, tensor2, *, value=1: _add(
+        input, write("div", tensor1, tensor2), alpha=value
+    ),
+    "where": _where,
+    "clamp": _clamp,
     "max": _of_two("maximum"),
     "min": _of_two("minimum"),
     "clamp_min": lambda input, min: _clamp(input, min),

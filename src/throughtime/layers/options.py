@@ -131,9 +131,8 @@ class Options:
     @property
     def has_zoneout(self) -> bool:
         """Whether any state has zoneout."""
-        return (
-            any(self.zoneout.values()) if isinstance(self.zoneout, Mapping) else bool(self.zoneout)
-        )
+        shares = self.zoneout.values() if isinstance(self.zoneout, Mapping) else [self.zoneout]
+        return any(shares)
 
 
 def _check_share(name: str, share: float) -> None:

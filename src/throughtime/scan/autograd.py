@@ -179,9 +179,11 @@ class ScanBackward(torch.autograd.Function):
         asked = ctx.needs_input_grad[5:]
         wants = (*asked[:count], *asked[count + ctx.kept :])
         with torch.enable_grad():
-            leaves = [_leaf(v, want or need) for v, want, need in zip(
-                ctx.saved_tensors, wants, (*ctx.needs, *[False] * (len(wants) - count)), strict=True
-            )]  # fmt: skip
+            needs = *ctx.needs, *[False] * (len(wants) - count)
+            leaves = [
+                None if v is None else v.detach().requires_grad_(want or need)
+                for v, want, need in zip(ctx.saved_tensors, wants, needs, strict=True)
+            ]
             inputs, d_results = leaves[:count], leaves[count:]
             call = unflatten(find_cell(ctx.cell), ctx.form, inputs)
             wanted = [v if need else None for v, need in zip(inputs, ctx.needs, strict=True)]
@@ -190,10 +192,6 @@ class ScanBackward(torch.autograd.Function):
             seconds = iter(gradients(first, leaves, d_gradients))
         second = [next(seconds) if want else None for want in wants]
         return (*[None] * 5, *second[:count], *[None] * ctx.kept, *second[count:])
-
-
-def _leaf(v: Tensor | None, wanted: bool) -> Tensor | None:
-    return None if v is None else v.detach().requires_grad_(wanted)
 
 
 Values = Sequence[Tensor | None]

@@ -136,7 +136,9 @@ def guarded(op: Any, name: str) -> Callable[..., list[Tensor]]:
                 f"its derivative would be silently zero; apply the transform outside torch.compile"
             )
         tensors = [v for arg in args if isinstance(arg, list) for v in arg if torch.is_tensor(v)]
-        if dual_level() >= 0 and any(_tangent(v) for v in tensors):
+        if dual_level() >= 0 and any(
+            torch.autograd.forward_ad.unpack_dual(v).tangent is not None for v in tensors
+        ):
             raise TransformError(
                 f"throughtime::{name} has no forward-mode derivative; call the layer itself"
             )
@@ -164,10 +166,6 @@ class _Refusal(torch.autograd.Function):
             f"throughtime::{ctx.name} has no derivative of its own, so neither an exported program "
             f"nor a transform inside torch.compile can be trained; train the layer itself"
         )
-
-
-def _tangent(v: Tensor) -> bool:
-    return torch.autograd.forward_ad.unpack_dual(v).tangent is not None
 
 
 Tensors = list[Tensor | None]

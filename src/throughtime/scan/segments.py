@@ -7,7 +7,7 @@ are added to those of the segments before in the same chains as a whole sequence
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,8 +129,8 @@ class Segmented(torch.autograd.Function):
         ctx.save_for_backward(*tensors, *(v for _, borders in runs for v in borders))
         ctx.set_materialize_grads(False)
         results = [result for result, _ in runs]
-        sequences = [_beside(s, 2) for s in zip(*(r.sequences for r in results), strict=True)]
-        return (*sequences, *(_beside(s, 0) for s in zip(*(r.final for r in results), strict=True)))
+        sequences = _join((r.sequences for r in results), 2)
+        return (*sequences, *_join((r.final for r in results), 0))
 
     @staticmethod
     def backward(ctx: Any, *d_given: Tensor | None) -> Any:
@@ -138,7 +138,10 @@ class Segmented(torch.autograd.Function):
         saved = ctx.saved_tensors  # read once: a checkpoint around the layer allows no more
         tensors, borders = saved[: len(needs)], saved[len(needs) :]
         call = unflatten(ctx.cell, ctx.form, tensors)._replace(norms=ctx.norms)
-        _check_borders(borders, -(-len(call.x) // ctx.every) - 1)
+        count = -(-len(call.x) // ctx.every) - 1
+        wrong = [len(v) for v in borders if len(v) != count]
+        if count and wrong:
+            raise ShapeError(f"{count} borders of segments were kept, got {wrong[0]}")
         backend = OPAQUE[ctx.backend]
         d_results, plain = plain_gradients(d_given)
         if torch.is_grad_enabled() or not plain or is_watched():
@@ -231,13 +234,6 @@ class Direction:
         return self.backend.segments(one if turn is None else turn.call(one)), turn
 
 
-def _check_borders(borders: Sequence[Tensor], count: int) -> None:
-    """What was kept is a state for each segment but the first."""
-    for v in borders if count else ():
-        if len(v) != count:
-            raise ShapeError(f"{count} borders of segments were kept, got {len(v)}")
-
-
 def _back(turn: Turn | None, values: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Sequences in the other order of time, where there is one."""
     return [v if v is None or turn is None else turn.back(v) for v in values]
@@ -246,23 +242,25 @@ def _back(turn: Turn | None, values: Sequence[Tensor | None]) -> list[Tensor | N
 def _all(each: Sequence[Gradients]) -> Gradients:
     """Of all directions."""
     xs = [g.x for g in each if g.x is not None]
+    inputs = {n: [g.inputs[n] for g in each] for n in each[0].inputs}
     initial = [g.initial for g in each if g.initial is not None]
     return Gradients(
-        xs[0] if len(xs) == 1 else xs[0] + xs[1] if xs else None,
+        _add(xs) if xs else None,
         tuple(w for g in each for w in g.weights),
-        {n: _total([g.inputs[n] for g in each]) for n in each[0].inputs},
-        tuple(_beside(s, 0) for s in zip(*(g.start for g in each), strict=True)),
-        tuple(_beside(s, 0) for s in zip(*initial, strict=True)) if initial else None,
+        {n: _add(v) for n, v in inputs.items()},
+        _join((g.start for g in each), 0),
+        _join(initial, 0) if initial else None,
     )
 
 
-def _total(parts: Sequence[Tensor]) -> Tensor:
+def _add(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-def _beside(parts: Sequence[Tensor], dim: int) -> Tensor:
-    """The directions in one tensor."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+def _join(groups: Iterable[Sequence[Tensor]], dim: int) -> tuple[Tensor, ...]:
+    """Of one tensor after the other the directions as one."""
+    parts = zip(*groups, strict=True)
+    return tuple(p[0] if len(p) == 1 else torch.cat(p, dim) for p in parts)
 
 
 def _of_direction(
@@ -328,10 +326,7 @@ def _open(call: Call, backend: str, every: int) -> Result:
         if turn is not None:
             result = result._replace(sequences=tuple(turn.back(v) for v in result.sequences))
         parts.append(result)
-    return Result(
-        tuple(torch.cat(s, 2) for s in zip(*(p.sequences for p in parts), strict=True)),
-        tuple(torch.cat(s) for s in zip(*(p.final for p in parts), strict=True)),
-    )
+    return Result(_join((p.sequences for p in parts), 2), _join((p.final for p in parts), 0))
 
 
 def _run(call: Call, backend: str, every: int) -> Result:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from throughtime.compiler.graph import Untraceable
-from throughtime.compiler.heads.parts import Parts, is_parts, opened, parts
+from throughtime.compiler.heads.parts import Parts, has_units, opened, parts
 from throughtime.compiler.symbols import Symbol
 
 Rule = Callable[..., Any]
@@ -49,16 +49,15 @@ def _is_rows(size: Any) -> bool:
     return node.op == "width" and node.constants == ("B",)
 
 
-def _view(value: Parts, *sizes: Any) -> Any:
-    try:
-        units = value.units.reshape(_sizes(value, sizes))
-    except ValueError as error:
-        raise Untraceable(str(error)) from None
-    return parts(value.builder, units, value.rows)
-
-
 def _changed(value: Parts, units: np.ndarray) -> Any:
     return parts(value.builder, units, value.rows)
+
+
+def _view(value: Parts, *sizes: Any) -> Any:
+    try:
+        return _changed(value, value.units.reshape(_sizes(value, sizes)))
+    except ValueError as error:
+        raise Untraceable(str(error)) from None
 
 
 def _unflatten(value: Parts, dim: int, sizes: Sequence[int]) -> Any:
@@ -72,10 +71,7 @@ def _flatten(value: Parts, start_dim: int = 0, end_dim: int = -1) -> Any:
 
 
 def _unsqueeze(value: Parts, dim: int) -> Any:
-    place = (dim + value.ndim + 1 if dim < 0 else dim) - value.rows
-    if place < 0:
-        raise Untraceable("an operation over the rows")
-    return _changed(value, np.expand_dims(value.units, place))
+    return _changed(value, _opened_at(value, dim).units)
 
 
 def _squeeze(value: Parts, dim: Any) -> Any:
@@ -207,9 +203,6 @@ def view(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The rule's value; NotImplemented where the name has none."""
     if name in OF_MANY:
         return OF_MANY[name](*args, **kwargs)
-    if name not in VIEWS or not args:
+    if name not in VIEWS or not args or not has_units(args[0]):
         return NotImplemented
-    value = args[0]
-    if not is_parts(value) and not (type(value) is Symbol and value.symbolic_shape):
-        return NotImplemented
-    return VIEWS[name](opened(value), *args[1:], **kwargs)
+    return VIEWS[name](opened(args[0]), *args[1:], **kwargs)

@@ -116,8 +116,7 @@ def _write_add(module: ir.Module, kind: Kind) -> Emit:
     with e.loop(g["rows"]) as row, e.loop(g["blocks"]) as block:
         x, z, to = (g[n] + g[f"{n}_row"] * row.index + block.index * kind.size for n in "xzy")
         e.store(e.load(x) + e.load(z), to)
-    e.done()
-    return e
+    return e.done()
 
 
 def tile_module(kind: Kind, rows: int, vectors: int, narrow: bool) -> ir.Module:

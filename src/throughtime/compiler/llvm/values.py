@@ -87,10 +87,10 @@ class Value:
 class Truth(Value):
     """Whether something holds."""
 
-    def __and__(self, other: Truth) -> Truth:
+    def __and__(self, other: Self) -> Self:
         return self.like(self.b.and_(self.value, other.value))
 
-    def __or__(self, other: Truth) -> Truth:
+    def __or__(self, other: Self) -> Self:
         return self.like(self.b.or_(self.value, other.value))
 
 
@@ -138,20 +138,14 @@ class Num(Value):
         return where(self > other, self, other)
 
 
-class Mask(Value):
+class Mask(Truth):
     """Truths, one a lane."""
 
-    def __and__(self, other: Mask) -> Mask:
-        return Mask(self.b, self.b.and_(self.value, other.value))
-
-    def __or__(self, other: Mask) -> Mask:
-        return Mask(self.b, self.b.or_(self.value, other.value))
-
     def __xor__(self, other: Mask) -> Mask:
-        return Mask(self.b, self.b.xor(self.value, other.value))
+        return self.like(self.b.xor(self.value, other.value))
 
     def __invert__(self) -> Mask:
-        return Mask(self.b, self.b.xor(self.value, splat(self.kind, "true")))
+        return self.like(self.b.xor(self.value, splat(self.kind, "true")))
 
     def any(self) -> Truth:
         """Whether one of them holds."""
@@ -289,7 +283,7 @@ class Vector(Real):
     def __le__(self, other: Vector | float) -> Mask:
         return self.compare("<=", other)
 
-    def __gt__(self, other: Vector | float) -> Mask:  # type: ignore[override]
+    def __gt__(self, other: Vector | float) -> Mask:
         return self.compare(">", other)
 
     def __ge__(self, other: Vector | float) -> Mask:
@@ -351,14 +345,14 @@ Some = TypeVar("Some", Num, Vector, Real)
 
 
 @overload
-def where(held: Truth | Mask, x: Some, y: Some | float) -> Some: ...
+def where(held: Truth, x: Some, y: Some | float) -> Some: ...
 
 
 @overload
-def where(held: Truth | Mask, x: float, y: Some) -> Some: ...
+def where(held: Truth, x: float, y: Some) -> Some: ...
 
 
-def where(held: Truth | Mask, x: Any, y: Any) -> Any:
+def where(held: Truth, x: Any, y: Any) -> Any:
     """x where it holds, else y; one of them is a value, the other may be a number."""
     like = x if isinstance(x, Value) else y
     return like.like(held.b.select(held.value, like.of(x), like.of(y)))

@@ -216,10 +216,10 @@ class Emit:
         """A function that this module does not hold, by its address."""
         return _Function(self.pointer(address), ir.FunctionType(result, arguments))
 
-    def done(self) -> ir.Function:
+    def done(self) -> Emit:
         """The function, finished."""
         self.b.ret_void()
-        return self.function
+        return self
 
 
 def _in_order(names: Sequence[str], arguments: Mapping[str, Num | int]) -> list[Any]:
@@ -248,3 +248,15 @@ def direction(e: Emit, d: Num) -> Frame:
     """The part of one direction."""
     address = e.given["block"] + (d * len(DIRECTION) + len(COMMON)) * 8
     return Frame(e, address, DIRECTION)
+
+
+def begin(
+    module: ir.Module, name: str, kind: Kind, arguments: Sequence[str]
+) -> tuple[Emit, Frame, Frame, dict[str, Num]]:
+    """A function that regions call, to be written: of `block`, `d` and these arguments.
+
+    Returns:
+        The function, the common numbers, those of the direction d, and the arguments.
+    """
+    e = Emit(module, name, kind, ("block", "d", *arguments), internal=True)
+    return e, common(e), direction(e, e.given["d"]), e.given

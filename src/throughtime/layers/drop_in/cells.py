@@ -173,6 +173,12 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
             return kernel(x, state, *weights)  # type: ignore[no-any-return]
         return (kernel(x, state[0], *weights),)
 
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        """h_t from x_t, (B, I) or (I,), and h_{t-1}, (B, H) or (H,); left out, zero."""
+        if isinstance(input, Proxy):
+            return write_node(self, input, hx)
+        return self._step(input, None if hx is None else (hx,))[0]
+
     def extra_repr(self) -> str:
         """As torch.nn writes it."""
         words = [str(self.input_size), str(self.hidden_size)]
@@ -220,12 +226,6 @@ class RNNCell(DropInCell):
         if self.nonlinearity not in _ELMAN:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         return _ELMAN[self.nonlinearity]
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """h_t from x_t, (B, I) or (I,), and h_{t-1}, (B, H) or (H,); left out, zero."""
-        if isinstance(input, Proxy):
-            return write_node(self, input, hx)
-        return self._step(input, None if hx is None else (hx,))[0]
 
     def extra_repr(self) -> str:
         """As torch.nn writes it."""
@@ -297,9 +297,3 @@ class GRUCell(DropInCell):
         dtype: Any = None, *, backend: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__(3, input_size, hidden_size, bias, device, dtype, backend)
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """h_t from x_t, (B, I) or (I,), and h_{t-1}, (B, H) or (H,); left out, zero."""
-        if isinstance(input, Proxy):
-            return write_node(self, input, hx)
-        return self._step(input, None if hx is None else (hx,))[0]

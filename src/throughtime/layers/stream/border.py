@@ -165,11 +165,10 @@ def check_states(layers: list[Passage], state: Any, rows: int) -> list[States]:
         raise ShapeError(
             f"state must hold one entry for each of {len(layers)} recurrent layers, got {got}"
         )
-    return [_check_state(layer, value, rows) for layer, value in zip(layers, state, strict=True)]
-
-
-def _check_state(layer: Passage, state: Any, rows: int) -> States:
-    states = check_state(layer, state, rows, True)
-    if states is None:
-        raise ShapeError("the state of a layer of this stream must be its tensors, got None")
-    return tuple(tuple(v.detach().clone() for v in s) for s in states)
+    copies = []
+    for layer, value in zip(layers, state, strict=True):
+        states = check_state(layer, value, rows, True)
+        if states is None:
+            raise ShapeError("the state of a layer of this stream must be its tensors, got None")
+        copies.append(tuple(tuple(v.detach().clone() for v in s) for s in states))
+    return copies

@@ -32,13 +32,6 @@ from throughtime.layers.stream.border import (
 from throughtime.layers.stream.frozen import Frozen
 
 
-def _is_compiled(layer: Any, batch: int) -> bool:
-    """Whether compiled code takes the layer's steps, as it takes its whole sequences."""
-    layers = range(len(layer.widths))
-    calls = (layer._example(i, 1, batch, False, False, False) for i in layers)
-    return all(choose(call).name == "cpu" for call in calls)
-
-
 @dataclass
 class Now:
     """The step being taken.
@@ -77,8 +70,10 @@ class Step(nn.Module):
     def __init__(self, layer: Any, batch: int, stack: Stack | None) -> None:
         super().__init__()
         self.layer = layer
-        self.compiled = layer.backend == "auto" and _is_compiled(layer, batch)
         self.chooses = layer.backend == "auto"
+        counts = range(len(layer.widths)) if self.chooses else ()
+        calls = (layer._example(i, 1, batch, False, False, False) for i in counts)
+        self.compiled = self.chooses and all(choose(call).name == "cpu" for call in calls)
         self.names = {n for layer in layer._names for short in layer for n in short.values()}
         self.batch = batch
         self.now = Now()
@@ -294,10 +289,10 @@ class LayerByLayer:
         if not isinstance(y, tuple) or hasattr(y, "_fields"):
             return y
         places = {v.data_ptr() for step in self.steps for v in step.now.states}
-        outputs = tuple(v for v in y if not _is_state(v, places))
+
+        def is_state(value: Any) -> bool:
+            tensors = list(list_tensors(value))
+            return bool(tensors) and all(v.data_ptr() in places for v in tensors)
+
+        outputs = tuple(v for v in y if not is_state(v))
         return (outputs or y)[0] if len(outputs) < 2 else outputs
-
-
-def _is_state(value: Any, places: set[int]) -> bool:
-    tensors = list(list_tensors(value))
-    return bool(tensors) and all(v.data_ptr() in places for v in tensors)

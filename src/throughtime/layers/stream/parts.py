@@ -121,7 +121,8 @@ def find_parts(model: nn.Module) -> tuple[Parts | str, bool]:
     try:
         _add(chain, model)
         chain.end()
-        if not isinstance(model, Passage) and any(_reads_inputs(p.part) for p in chain.parts):
+        direct = any(isinstance(p.part, Call) and p.part.inputs for p in chain.parts)
+        if direct and not isinstance(model, Passage):
             raise NoParts(f"a layer in a {type(model).__name__} reads direct inputs")
         if chain.layers != [m for m in model.modules() if isinstance(m, Passage)]:
             raise NoParts("the model calls its layers in another order, or not once each")
@@ -142,10 +143,6 @@ def _find_first_width(model: nn.Module) -> int | None:
     return None
 
 
-def _reads_inputs(part: Part) -> bool:
-    return isinstance(part, Call) and bool(part.inputs)
-
-
 def _add(chain: PartChain, model: nn.Module) -> None:
     """Add the parts of a model to the chain."""
     if isinstance(model, Passage):
@@ -156,27 +153,22 @@ def _add(chain: PartChain, model: nn.Module) -> None:
         raise NoParts(f"a {kind.__name__} of the model has hooks")
     if "parametrizations" in model._modules:
         raise NoParts(f"a {kind.__name__} of the model computes its weights anew at each call")
-    if isinstance(model, nn.Sequential) and kind is nn.Sequential:
+    if type(model) is nn.Sequential:
         for child in model:
             _add(chain, child)
     elif isinstance(model, Readout):
         _add_readout(chain, model)
     elif kind in (nn.Dropout, nn.AlphaDropout, nn.Identity):
         pass  # in eval mode they give what they take, state too
-    elif isinstance(model, nn.Linear) and kind is nn.Linear:
+    elif type(model) is nn.Linear:
         chain.add(PartProduct(model.weight, model.bias))
-    elif isinstance(model, nn.Embedding) and _is_table(model) and not chain.last:
+    elif type(model) is nn.Embedding and model.max_norm is None and not chain.last:
         chain.add(LookupTable(model.weight))
     elif model._modules and not kind.__module__.startswith(("torch.", "throughtime.")):
         chain.traced = True
         _follow(chain, model)
     else:
         _add_function(chain, model, kind.__name__)
-
-
-def _is_table(model: nn.Embedding) -> bool:
-    """Whether it only looks rows up."""
-    return type(model) is nn.Embedding and model.max_norm is None
 
 
 def _add_readout(chain: PartChain, model: Readout) -> None:

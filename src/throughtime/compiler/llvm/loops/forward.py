@@ -19,6 +19,7 @@ from throughtime.compiler.llvm.loops.rows import (
     alive,
     for_chunks,
     gather_x,
+    give_states,
     give_traces,
     reset_share,
     state_width,
@@ -41,7 +42,7 @@ from throughtime.compiler.llvm.products.product import (
     share_of,
 )
 from throughtime.compiler.llvm.values import Num, where
-from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
+from throughtime.compiler.llvm.writer import Emit, Frame, begin, common
 from throughtime.compiler.runtime.machine import Machine
 
 
@@ -103,21 +104,16 @@ def _give_share(
 
 def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
     """The last states of a chunk's rows."""
-    g = e.given
-    low, rows = g["low"], g["high"] - g["low"]
+    low = e.given["low"]
     last, _ = h_places(c, f, low, c["T"])
     with e.loop(c["states"]) as s:
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
-        source, width = where(s.index.compare("==", 0), last, own), state_width(e, c, s.index)
-        e.call(
-            copies["give"], to=e.word(f["final"] + s.index * 8), to_row=width * e.kind.bytes,
-            source=source, source_row=c["H_row"], rows=rows, count=width,
-            order=c["order"] + low * 8,
-        )  # fmt: skip
+        source = where(s.index.compare("==", 0), last, own)
+        give_states(e, c, copies, source, s.index, e.word(f["final"] + s.index * 8))
 
 
-CHUNK = ("block", "d", "low", "high", "scratch", "shared", "member", "members", "counter")
-"""Arguments of the functions that carry a chunk: its direction and rows, this thread's scratch and
+CHUNK = ("low", "high", "scratch", "shared", "member", "members")
+"""Arguments of the functions that carry a chunk: its rows, this thread's scratch and
 that of the chunk's first member, which member this is and of how many, and where they meet."""
 
 
@@ -146,8 +142,7 @@ def write_forward(
 
         for_chunks(e, c, task, team // members, run)
         e.call(barrier, block=block, counter=c["counter"], goal=team * 2)
-    e.done()
-    return e
+    return e.done()
 
 
 def _write_chunk(
@@ -155,9 +150,9 @@ def _write_chunk(
     step: Emit, barrier: Emit,
 ) -> Emit:  # fmt: skip
     """`chunk(...)`: some rows of one direction through all steps."""
-    e, reset = Emit(module, "chunk", kind, CHUNK, True), write_reset(module, kind, copies)
-    c, g = common(e), e.given
-    f, low, high, pre = direction(e, g["d"]), g["low"], g["high"], g["shared"] + c["pre"]
+    reset = write_reset(module, kind, copies)
+    e, c, f, g = begin(module, "chunk", kind, (*CHUNK, "counter"))
+    low, high, pre = g["low"], g["high"], g["shared"] + c["pre"]
 
     with e.when(g["member"].compare("==", 0)):
         take_start(e, c, f, copies, reset)
@@ -169,7 +164,7 @@ def _write_chunk(
             t, (m, more) = time_of(e, c, f, i.index), i.values
             R, met = alive(e, c, t, low, high), i.index + 1 + blocks + more
             (old, new), sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
-            e.call(step, **e.passed_on(*CHUNK[:-1]), R=R, t=t, pre=sums, old=old, new=new)
+            e.call(step, **e.passed_on("block", "d", *CHUNK), R=R, t=t, pre=sums, old=old, new=new)
             _meet(e, barrier, met)
             traced = give_output(e, c, f, copies, R, t, new)
             again = reset_share(e, c, f, reset, R, i.index + 1, new).most(traced)
@@ -179,8 +174,7 @@ def _write_chunk(
         first.next = [i.values[1]]
     with e.when(g["member"].compare("==", 0)):
         give_final(e, c, f, copies)
-    e.done()
-    return e
+    return e.done()
 
 
 def _meet(e: Emit, barrier: Emit, count: Num) -> None:
@@ -235,10 +229,7 @@ def _write_step(
     module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit]
 ) -> Emit:
     """`step(...)`: this member's panels of one step, for `R` rows of a chunk."""
-    names = (*CHUNK[:-1], "R", "t", "pre", "old", "new")
-    e = Emit(module, "step", kind, names, internal=True)
-    c, g = common(e), e.given
-    f = direction(e, g["d"])
+    e, c, f, g = begin(module, "step", kind, (*CHUNK, "R", "t", "pre", "old", "new"))
     blocks, operand = c["H_row"] // kind.size, early_phases(e, c, f, products[0])
     with e.when(g["members"] > 1):
         fetch_shared(e, c)
@@ -257,8 +248,7 @@ def _write_step(
             source_row=c["H_row"], rows=g["high"] - g["low"] - g["R"],
             count=c["H_row"] // kind.bytes,
         )  # fmt: skip
-    e.done()
-    return e
+    return e.done()
 
 
 def _multiply_packed(

@@ -21,7 +21,7 @@ from llvmlite import ir
 from throughtime.compiler.llvm.abi import RESETS, TRACE, Kind
 from throughtime.compiler.llvm.loops.team import my_share
 from throughtime.compiler.llvm.values import I64, Mask, Num, Vector, where
-from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, common, direction
+from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, begin
 
 
 def lanes_below(e: Emit, count: Num) -> Mask:
@@ -131,6 +131,17 @@ def take_states(
            count=width, order=order)  # fmt: skip
 
 
+def give_states(
+    e: Emit, c: Frame, copies: dict[str, Emit], source: Num, s: Num, tensor: Num
+) -> None:
+    """Padded rows low..high of the s-th state, to where a tensor (B, width) begins."""
+    low, high, width = e.given["low"], e.given["high"], state_width(e, c, s)
+    e.call(
+        copies["give"], to=tensor, to_row=width * e.kind.bytes, source=source,
+        source_row=c["H_row"], rows=high - low, count=width, order=c["order"] + low * 8,
+    )  # fmt: skip
+
+
 def gather_x(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, last: Num) -> Num:
     """x of the steps first..last, one row after the other; gives how many rows."""
     g = e.given
@@ -151,10 +162,7 @@ def write_reset(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
 
     `h` is where the output of row 0 lies; with `states` = 1 the other states stay as they are.
     """
-    names = ("block", "d", "i", "low", "high", "h", "states")
-    e = Emit(module, "reset", kind, names, internal=True)
-    c, g = common(e), e.given
-    f = direction(e, g["d"])
+    e, c, f, g = begin(module, "reset", kind, ("i", "low", "high", "h", "states"))
     with _rows(e, f, g["i"]) as (given, row), e.loop(g["states"]) as s:
         state = f["state"] + s.index * c["state_plane"]
         to = where(s.index.compare("==", 0), g["h"], state) + row * c["H_row"]
@@ -163,15 +171,12 @@ def write_reset(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
         width = state_width(e, c, s.index)
         e.call(copies["take"], to=to, to_row=c["H_row"], source=source, source_row=0, rows=1,
                count=width, order=c["zeros"])  # fmt: skip
-    e.done()
-    return e
+    return e.done()
 
 
 def write_reset_back(module: ir.Module, kind: Kind) -> Emit:
     """`reset_back(...)`: gradients by states that the i-th step had from a reset go to there."""
-    e = Emit(module, "reset_back", kind, ("block", "d", "i", "low", "high"), internal=True)
-    c, g = common(e), e.given
-    f = direction(e, g["d"])
+    e, c, f, g = begin(module, "reset_back", kind, ("i", "low", "high"))
     blocks = c["H_row"] // kind.size
     with _rows(e, f, g["i"]) as (given, row), e.loop(c["states"]) as s, e.loop(blocks) as block:
         place = s.index * c["state_plane"] + row * c["H_row"] + block.index * kind.size
@@ -180,8 +185,7 @@ def write_reset_back(module: ir.Module, kind: Kind) -> Emit:
             total = given["d_initial"] + place
             e.store(e.load(total) + e.load(own), total)
         e.store(e.constant(0), own)
-    e.done()
-    return e
+    return e.done()
 
 
 @contextmanager
@@ -247,9 +251,7 @@ def give_traces(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t:
 
 def write_take_traces(module: ir.Module, kind: Kind) -> Emit:
     """`take_traces(...)`: gradients by the states of R rows at step t, and by their traces."""
-    e = Emit(module, "take_traces", kind, ("block", "d", "low", "R", "t"), internal=True)
-    c, g = common(e), e.given
-    f = direction(e, g["d"])
+    e, c, f, g = begin(module, "take_traces", kind, ("low", "R", "t"))
     with _states(e, c, f, g["t"]) as (s, place, row), e.when(place.compare("!=", 0)):
         own, units = f["d_state"] + s * c["state_plane"], state_width(e, c, s)
         with e.loop(g["R"]) as k, e.loop(units, step=kind.lanes) as unit:
@@ -258,5 +260,4 @@ def write_take_traces(module: ir.Module, kind: Kind) -> Emit:
             to = own + b * c["H_row"] + at
             gradient = load_part(e, source + at, units - unit.index)
             e.store(e.load(to) + gradient, to)
-    e.done()
-    return e
+    return e.done()

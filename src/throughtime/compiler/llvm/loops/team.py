@@ -107,5 +107,4 @@ def write_barrier(module: ir.Module, kind: Kind) -> Emit:
     spins.add_incoming(following, b.block)
     b.branch(look)
     b.position_at_end(out)
-    e.done()
-    return e
+    return e.done()

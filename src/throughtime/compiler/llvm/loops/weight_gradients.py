@@ -48,8 +48,7 @@ def write_weights(
             to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
             source, row = _walked(f, source, line_size(c, kind), count)
             e.call(sums, to=to, source=source, row=row, rows=count, vectors=high - low)
-    e.done()
-    return e
+    return e.done()
 
 
 class Gradient(NamedTuple):
@@ -170,8 +169,7 @@ def _write_sums(module: ir.Module, kind: Kind) -> Emit:
             value = e.load(g["source"] + column + g["row"] * n.index)
             n.next = [n.values[0] + value]
         e.store(n.values[0], g["to"] + column)
-    e.done()
-    return e
+    return e.done()
 
 
 def begin_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
