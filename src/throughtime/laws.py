@@ -355,7 +355,6 @@ def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
     _check_options(options)
     trace(cell)  # refuses what is no cell
     reason = why_not(cell, find_fitting_size(cell, 4))
-    unsupported = () if reason is None else (reason,)
     laws, broken = [], []
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
@@ -369,6 +368,6 @@ def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
                 laws.append(name)
     if broken:
         raise LawError(f"{cell!r} breaks {len(broken)} of {len(LAWS)} laws:\n" + "\n".join(broken))
-    uncompiled = tuple(f"{what}: {line}" for what, line in unsupported)
+    uncompiled = () if reason is None else (f"{reason.operation}: {reason.line}",)
     skipped = ("packed, since a PackedSequence takes no direct inputs",)
     return Checked(cell, tuple(laws), uncompiled, skipped if cell.layout.inputs else ())

@@ -169,14 +169,6 @@ def _row_scale(x: Symbol, eps: float) -> Symbol:
     return _mean(_centred(x).write("square")).write("add", eps).write("rsqrt")
 
 
-def _row_norm(x: Symbol) -> Symbol:
-    return _reduced("row_sum", x.write("square")).write("sqrt")
-
-
-def _normalise(x: Symbol, eps: float) -> Symbol:
-    return _centred(x).write("mul", _row_scale(x, eps))
-
-
 def _softmax(x: Symbol) -> Symbol:
     e = x.write("sub", _reduced("row_max", x)).write("exp")
     return e.write("div", _reduced("row_sum", e))
@@ -186,9 +178,9 @@ _RULES: Final[dict[str, Callable[..., Symbol]]] = {
     "row_sum": lambda x: _reduced("row_sum", x),
     "row_mean": _mean,
     "row_max": lambda x, ties: _reduced("row_max", x),
-    "row_norm": _row_norm,
+    "row_norm": lambda x: _reduced("row_sum", x.write("square")).write("sqrt"),
     "row_scale": _row_scale,
-    "normalise": _normalise,
+    "normalise": lambda x, eps: _centred(x).write("mul", _row_scale(x, eps)),
     "softmax": _softmax,
 }
 
@@ -298,11 +290,9 @@ class Apart(Cell):
         return self.layout
 
     def width(self, width: int | str, hidden_size: int) -> int:
-        """The cell's own."""
         return self.cell.width(width, hidden_size)
 
     def step(self, a: Any, U: Any, s: Any, p: Any) -> tuple[Any, ...]:
-        """The cell's own, where what was added stands for the same matrices."""
         return self.cell.step(a, U, s, p)
 
 
@@ -334,7 +324,7 @@ def why_not(cell: Cell, H: int | None) -> Unsupported | None:
 def step_graph(cell: Cell) -> Graph:
     """The graph of a cell's step, each of its products with a matrix of its own."""
     cell, size = (cell.cell, cell.size) if isinstance(cell, Apart) else (cell, None)
-    graph, names = _graph(cell, size), _copies(cell, size)
+    graph, names = trace_at(cell, size), _copies(cell, size)
     nodes = list(graph.nodes)
     for index, (copy, _) in names.items():
         nodes[index] = replace(nodes[index], constants=(copy,))
@@ -344,16 +334,12 @@ def step_graph(cell: Cell) -> Graph:
     return replace(graph, nodes=tuple(nodes), products=tuple(products)) if names else graph
 
 
-def _graph(cell: Cell, size: int | None) -> Graph:
-    return trace(cell) if size is None else trace_at(cell, size)
-
-
 def _copies(cell: Cell, size: int | None) -> Mapping[int, tuple[str, str]]:
     """Node of a product -> its matrix's new name and the old one, but for each one's first use."""
     taken = {*cell.gates, *cell.products, *(v.removeprefix("weight_") for v in cell.vectors)}
     used: set[str] = set()
     copies = {}
-    for index, node in enumerate(_graph(cell, size).nodes):
+    for index, node in enumerate(trace_at(cell, size).nodes):
         if node.op == "U":
             name = str(node.constants[0])
             if name in used:

@@ -24,7 +24,6 @@ from throughtime.compiler.graph import (
     Product,
     Shape,
     Unsupported,
-    Untraceable,
 )
 from throughtime.compiler.symbols import Matrix, Named, Symbol, lift
 from throughtime.errors import CellError
@@ -128,24 +127,21 @@ def trace(cell: Cell) -> Graph:
     """
     if not isinstance(cell, Cell):
         raise _no_cell(cell)
-    graphs = _TRACED.setdefault(cell, {})
-    if None not in graphs:
-        graphs[None] = _traced(cell)
-    return graphs[None]
+    return trace_at(cell, None)
 
 
 _RUNS = 20
 """Of a step, before it is said to draw at random."""
 
 
-def trace_at(cell: Cell, H: int) -> Graph:
-    """The graph of a step at one hidden size, where tensors may have heads.
+def trace_at(cell: Cell, H: int | None) -> Graph:
+    """The graph of a step at one hidden size, where tensors may have heads; None: at any.
 
-    What has no rule even there is `unsupported`, and then there are no nodes.
+    What has no rule even at one size is `unsupported`, and then there are no nodes.
     """
     graphs = _TRACED.setdefault(cell, {})
     if H not in graphs:
-        graphs[H] = _traced(cell, H)
+        graphs[H] = _trace(cell, H)
     return graphs[H]
 
 
@@ -158,7 +154,7 @@ def _no_cell(value: Any) -> CellError:
     return CellError(f"cell must be an instance of a Cell, got {value!r}{cure}")
 
 
-def _traced(cell: Cell, H: int | None = None) -> Graph:
+def _trace(cell: Cell, H: int | None) -> Graph:
     _check_arguments(cell)
     with on_symbols():
         graph = _run(cell, H)
@@ -220,14 +216,8 @@ def _run(cell: Cell, H: int | None) -> Graph:
     """The graph of one run of `step`."""
     builder = Builder(end=_run.__code__, H=H)
     try:
-        new = cell.step(*inputs_of(cell, builder))
+        outputs = _new_state(cell, builder, cell.step(*inputs_of(cell, builder)))
     except (CellError, *_NOT_FOLLOWED) as error:
-        if isinstance(error, CellError) and H is None:
-            raise
-        return _not_followed(cell, builder, error)
-    try:
-        outputs = _new_state(cell, builder, new)
-    except (CellError, Untraceable) as error:
         if isinstance(error, CellError) and H is None:
             raise
         return _not_followed(cell, builder, error)

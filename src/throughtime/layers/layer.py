@@ -148,12 +148,8 @@ class Weights(CellModule):
         """Short name -> tensor, read at every call, since a user may replace a parameter."""
         names, plain = self._names[layer][d], self.plain_parameters()
         # A parameter that is replaced or parametrised is no longer among the plain ones.
-        return {short: _read(self, plain, name) for short, name in names.items()}
-
-
-def _read(layer: nn.Module, plain: Mapping[str, Any], name: str) -> Tensor:
-    value: Tensor | None = plain.get(name)
-    return getattr(layer, name) if value is None else value
+        weights = {short: plain.get(name) for short, name in names.items()}
+        return {s: getattr(self, names[s]) if v is None else v for s, v in weights.items()}
 
 
 def _spread_over_layers(values: tuple[int, ...], layers: int) -> tuple[int, ...]:

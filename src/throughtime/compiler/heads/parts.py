@@ -11,10 +11,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
-from torch import Tensor
 
 from throughtime.compiler.graph import BOOLEAN, Builder, Untraceable
-from throughtime.compiler.symbols import Headed, Symbol, answers, share_operators, value_asked
+from throughtime.compiler.symbols import (
+    Headed,
+    Symbol,
+    answers,
+    find_method,
+    share_operators,
+    value_asked,
+)
 
 MOST: Final = 64
 """Values that one operation may be written for: each is a loop in code."""
@@ -55,11 +61,9 @@ class Parts(Headed):
         return answers.call(function, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or not hasattr(Tensor, name):
-            raise AttributeError(f"a tensor has no attribute {name!r}")
-        attribute = getattr(Tensor, name)
-        if callable(attribute):
-            return lambda *args, **kwargs: answers.call(attribute, (self, *args), kwargs)
+        method = find_method(self, name)
+        if method is not None:
+            return method
         if name in ("mT", "T"):
             return parts(self.builder, self.units.swapaxes(-1, -2), self.rows)
         raise Untraceable(f"a tensor's {name} is not known while a step is written")

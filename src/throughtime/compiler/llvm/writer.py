@@ -176,10 +176,6 @@ class Emit:
             phi.add_incoming(value, block)
         return like.like(phi)
 
-    def before_loops(self) -> Any:
-        """The body goes to the function's beginning."""
-        return self.b.goto_entry_block()
-
     @contextmanager
     def when(self, held: Truth) -> Iterator[None]:
         """Run the body where something holds."""

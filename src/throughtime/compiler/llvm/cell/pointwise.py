@@ -101,7 +101,7 @@ def _number_loader(e: Emit, plan: Plan, k: int) -> Load:
     """What has a number in all lanes before any loop; it lies after the units of every width."""
 
     def load() -> Vector:
-        with e.before_loops():
+        with e.b.goto_entry_block():
             return e.spread(e.real(e.given["widths"] + 8 * (len(plan.widths.names) + k)))
 
     return load
