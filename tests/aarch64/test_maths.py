@@ -79,7 +79,7 @@ def flushed_product(machine: Machine, bytes: int) -> Any:
     program, kind = ir.Module("flushed"), Kind(bytes, machine.lanes(8 * bytes))
     e = Emit(program, "f", kind, ("x", "y", "z"))
     with denormals_flushed(e, machine):
-        e.store(e.load(e.given["x"]) * e.load(e.given["y"]), e.given["z"])
+        e.store(e.load(e.args["x"]) * e.load(e.args["y"]), e.args["z"])
     e.done()
     return llvm.parse_assembly(text(program, machine))
 

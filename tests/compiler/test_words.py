@@ -48,6 +48,6 @@ def test_a_call_names_each_argument(given: dict[str, int]) -> None:
     e = Emit(module, "caller", kind, ("block",))
     with pytest.raises(AssertionError, match=r"takes \['x', 'y'\], is given"):
         e.call(function, **given)
-    e.call(function, y=2, x=e.given["block"])
+    e.call(function, y=2, x=e.args["block"])
     (call,) = (one for one in e.b.block.instructions if one.opname == "call")
-    assert [str(v) for v in call.args] == [str(e.given["block"].value), "i64 2"]
+    assert [str(v) for v in call.args] == [str(e.args["block"].value), "i64 2"]

@@ -38,13 +38,14 @@ class Phase:
 
     Attributes:
         vector: its node.
-        own: whether the vector is kept in rows of its own; the old output lies in its state.
+        computed: whether the step computes the vector, so that it has rows of its own; the old
+            output lies in its state.
         places: numbers of its sums among those of the plan.
         transposed: nodes of the derivative, each U.g.T times the gradient by one of its products.
     """
 
     vector: int
-    own: bool
+    computed: bool
     places: tuple[int, ...]
     transposed: tuple[int, ...]
 
@@ -171,10 +172,10 @@ def phase_lines(
     for number, phase in enumerate(phases or (None,), 1):
         factors = ["x"] * (number == 1)
         if phase is not None:
-            factors.append(f"t{phase.vector}" if phase.own else "the old state")
+            factors.append(f"t{phase.vector}" if phase.computed else "the old state")
         yield f"phase {number}: products with {' and '.join(factors)}, then the pointwise part"
         for k in [*(with_x if number == 1 else ()), *(phase.places if phase else ())]:
-            s, v = sums[k], f"t{phase.vector}" if phase and phase.own else "h"
+            s, v = sums[k], f"t{phase.vector}" if phase and phase.computed else "h"
             own = "" if s.u in products else " + b"
             parts = [f"W.{s.a} x + b"] * bool(s.a) + [f"U.{s.u} {v}{own}"] * bool(s.u)
             yield f"  t{s.node} = {' + '.join(parts)}"
@@ -284,9 +285,9 @@ class Plan:
         return len(self.saved_lines) + -(-len(self.saved_numbers) // units)
 
     @cached_property
-    def own(self) -> tuple[Phase, ...]:
+    def computed(self) -> tuple[Phase, ...]:
         """Phases that multiply something else than the old output."""
-        return tuple(p for p in self.phases if p.own)
+        return tuple(p for p in self.phases if p.computed)
 
     def states_of(self, width: str) -> tuple[int, ...]:
         """Numbers of the states that are so wide."""
@@ -354,7 +355,7 @@ def _planned(cell: Cell, masks: Masks) -> Plan:
     old = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "s"}
     states = tuple(old.get(name) for name in cell.state_names)
     new_states = tuple(i for _, i in step.outputs)
-    needed = needed_values(graph) | {p.vector for p in phases if p.own}
+    needed = needed_values(graph) | {p.vector for p in phases if p.computed}
     direct = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "a"}
     inputs = tuple(direct[name] for name in cell.layout.inputs if name in direct)
     given = tuple(i for i, n in enumerate(step.nodes) if n.op == "mask")

@@ -169,12 +169,12 @@ def sweeps_forward(plan: Plan, keep: bool) -> tuple[Sweep, ...]:
 
 def sweeps_to_vector(plan: Plan, slot: int) -> tuple[Sweep, ...]:
     """Of the vector that a phase multiplies."""
-    return sweeps_of(plan.graph, _given_forward(plan), (plan.own[slot].vector,))
+    return sweeps_of(plan.graph, _given_forward(plan), (plan.computed[slot].vector,))
 
 
 def sweeps_backward(plan: Plan) -> tuple[Sweep, ...]:
     """Of the gradients that a step gives when all later phases have theirs."""
-    there = {k for phase in plan.own for k in phase.places}
+    there = {k for phase in plan.computed for k in phase.places}
     sums = (s.gradient for k, s in enumerate(plan.sums) if k not in there)
     others = (i for name, i in plan.graph.outputs if not name.startswith("d_a."))
     inputs = (plan.gradients.get(f"d_a.{name}") for name in plan.input_names)
@@ -183,20 +183,20 @@ def sweeps_backward(plan: Plan) -> tuple[Sweep, ...]:
 
 def sweeps_from_vector(plan: Plan, slot: int) -> tuple[Sweep, ...]:
     """Of the gradients by the sums of a phase, and the vector that it multiplied."""
-    phase = plan.own[slot]
+    phase = plan.computed[slot]
     ends = (*(plan.sums[k].gradient for k in phase.places), phase.vector)
     return sweeps_of(plan.graph, _given_backward(plan, slot + 1), ends)
 
 
 def lines_forward(plan: Plan) -> int:
     """How many lines of a row its walks leave for later ones, at most."""
-    phases = [sweeps_to_vector(plan, slot) for slot in range(len(plan.own))]
+    phases = [sweeps_to_vector(plan, slot) for slot in range(len(plan.computed))]
     return _most_lines([sweeps_forward(plan, True), *phases]) if plan.rowwise else 0
 
 
 def lines_backward(plan: Plan) -> int:
     """Likewise of the derivative."""
-    phases = [sweeps_from_vector(plan, slot) for slot in range(len(plan.own))]
+    phases = [sweeps_from_vector(plan, slot) for slot in range(len(plan.computed))]
     return _most_lines([sweeps_backward(plan), *phases]) if plan.rowwise else 0
 
 
@@ -211,7 +211,7 @@ def _given_forward(plan: Plan) -> set[int]:
 
 def _given_backward(plan: Plan, first: int) -> set[int]:
     """What lies in memory when the phases from the `first` of their own on have their gradients."""
-    nodes = set(plan.saved) | {i for phase in plan.own[first:] for i in phase.transposed[:1]}
+    nodes = set(plan.saved) | {i for phase in plan.computed[first:] for i in phase.transposed[:1]}
     if plan.reads_output:
         nodes.add(plan.new_states[0])
     return nodes

@@ -137,11 +137,11 @@ class _Layer:
 
     def _write_vector(self, phase: Phase) -> Place:
         """What a phase multiplies, computed where it is not the old output."""
-        if not phase.own:
+        if not phase.computed:
             return self.states[0]
         node, width = phase.vector, self.plan.widths.of[phase.vector]
         out = self.writer.work("v", self.units[width])
-        slot = self.plan.own.index(phase)
+        slot = self.plan.computed.index(phase)
         self._write_stage(sweeps.sweeps_to_vector(self.plan, slot), ((node, out, width),))
         return out
 

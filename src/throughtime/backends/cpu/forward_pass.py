@@ -196,7 +196,7 @@ def _scratch(shape: Shape, arena: Arena) -> dict[str, Any]:
     pre = own.reserve(chunk * block * pre_row)
     vectors = max(1, shape.panel * len(shape.plan.last))
     lines = lines_forward(shape.plan) * shape.H_row  # after the rows of either
-    operand_rows = own.reserve(chunk * shape.H_row + lines if shape.plan.own else 0)
+    operand_rows = own.reserve(chunk * shape.H_row + lines if shape.plan.computed else 0)
     chains = own.reserve(min(HIGHEST, chunk) * vectors * shape.code.kind.size + lines)
     return {
         "block_steps": block, "pre": int(pre), "chains": int(chains), "scratch_size": own.bytes,

@@ -24,11 +24,11 @@ def axis(value: Parts, dim: Any) -> int:
     return place
 
 
-def _sizes(value: Parts, asked: Sequence[Any]) -> tuple[int, ...]:
-    """The sizes asked for, without that of the rows."""
-    if len(asked) == 1 and isinstance(asked[0], tuple | list):
-        asked = asked[0]
-    sizes = list(asked)
+def _sizes(value: Parts, wanted: Sequence[Any]) -> tuple[int, ...]:
+    """The sizes wanted for, without that of the rows."""
+    if len(wanted) == 1 and isinstance(wanted[0], tuple | list):
+        wanted = wanted[0]
+    sizes = list(wanted)
     if value.rows:
         first = sizes.pop(0) if sizes else None
         joined = type(first) is int and first == -1 and -1 not in sizes
@@ -91,10 +91,10 @@ def _permute(value: Parts, *dims: Any) -> Any:
 
 
 def _expand(value: Parts, *sizes: Any) -> Any:
-    asked = list(sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes)
-    if value.rows and not _is_rows(asked[0]) and type(asked[0]) is not int:
+    wanted = list(sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes)
+    if value.rows and not _is_rows(wanted[0]) and type(wanted[0]) is not int:
         raise Untraceable("an operation over the rows")
-    shape = asked[1:] if value.rows else asked
+    shape = wanted[1:] if value.rows else wanted
     own = (1,) * (len(shape) - value.units.ndim) + value.units.shape
     shape = [m if n == -1 else n for n, m in zip(shape, own, strict=True)]
     return _changed(value, np.broadcast_to(value.units, shape))
@@ -136,8 +136,8 @@ def _roll(value: Parts, shifts: Any, dims: Any) -> Any:
 
 
 def _flip(value: Parts, *dims: Any) -> Any:
-    asked = dims[0] if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims
-    return _changed(value, np.flip(value.units, tuple(axis(value, d) for d in asked)))
+    wanted = dims[0] if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims
+    return _changed(value, np.flip(value.units, tuple(axis(value, d) for d in wanted)))
 
 
 def _getitem(value: Parts, index: Any) -> Any:

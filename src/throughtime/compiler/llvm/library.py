@@ -140,7 +140,7 @@ def _made(plan: Plan, bytes: int, target: Machine, name: str, keep: bool) -> Cod
         kind,
         _load(f"loops {name}", kind, target, write_loops).address(name),
         cell.address(f"cell_{name}"),
-        tuple(cell.address(f"phase_{name}_{slot}") for slot in range(len(plan.own))),
+        tuple(cell.address(f"phase_{name}_{slot}") for slot in range(len(plan.computed))),
         tiles_of(kind, target),
     )
 

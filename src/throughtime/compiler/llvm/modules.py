@@ -70,7 +70,7 @@ def forward_module(kind: Kind, plan: Plan, keep: bool = True) -> ir.Module:
     """`cell_forward`, and what comes before later phases; with `keep` it saves for backward."""
     module = ir.Module("cell_forward")
     write_cell_forward(module, kind, plan, keep)
-    for slot in range(len(plan.own)):
+    for slot in range(len(plan.computed)):
         write_phase_forward(module, kind, plan, slot)
     return module
 
@@ -78,7 +78,7 @@ def forward_module(kind: Kind, plan: Plan, keep: bool = True) -> ir.Module:
 def backward_module(kind: Kind, plan: Plan) -> ir.Module:
     """`cell_backward`, and what comes before it for later phases."""
     module = ir.Module("cell_backward")
-    for slot in (None, *range(len(plan.own))):
+    for slot in (None, *range(len(plan.computed))):
         write_backward(module, kind, plan, slot)
     return module
 
@@ -94,7 +94,7 @@ def stream_module(kind: Kind, machine: Machine) -> ir.Module:
     module = ir.Module("stream")
     add = _write_add(module, kind)
     e = Emit(module, "stream", kind, ("program",))
-    program = e.given["program"]
+    program = e.args["program"]
     times, count = e.word(program), e.word(program, 1)
     with team.denormals_flushed(e, machine), e.loop(times), e.loop(count) as i:
         at = program + 8 * HEAD + i.index * (8 * OPERATION)
@@ -112,7 +112,7 @@ def stream_module(kind: Kind, machine: Machine) -> ir.Module:
 def _write_add(module: ir.Module, kind: Kind) -> Emit:
     """`add(...)`: y = x + z, for rows: for vectors."""
     e = Emit(module, "add", kind, ADD, internal=True)
-    g = e.given
+    g = e.args
     with e.loop(g["rows"]) as row, e.loop(g["blocks"]) as block:
         x, z, to = (g[n] + g[f"{n}_row"] * row.index + block.index * kind.size for n in "xzy")
         e.store(e.load(x) + e.load(z), to)

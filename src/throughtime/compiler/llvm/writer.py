@@ -44,7 +44,7 @@ class Emit:
         module: where it goes.
         name: its name there.
         kind: the numbers it computes with.
-        arguments: names of its arguments, whole numbers all; `self.given` holds them by name.
+        arguments: names of its arguments, whole numbers all; `self.args` holds them by name.
         internal: whether only functions of the module call it.
     """
 
@@ -57,7 +57,7 @@ class Emit:
         self.function = ir.Function(module, ir.FunctionType(VOID, [I64] * len(arguments)), name)
         self.function.linkage = "internal" if internal else ""
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
-        self.given = {
+        self.args = {
             word: Num(self.b, value)
             for word, value in zip(arguments, self.function.args, strict=True)
         }
@@ -197,7 +197,7 @@ class Emit:
 
     def call(self, function: Emit, **arguments: Num | int) -> None:
         """Call a function of this module; each of its arguments by name, no other."""
-        self.b.call(function.function, _in_order(tuple(function.given), arguments))
+        self.b.call(function.function, _in_order(tuple(function.args), arguments))
 
     def call_at(self, address: Num, names: Sequence[str], **arguments: Num | int) -> None:
         """Call a function that takes whole numbers of these names, by its address."""
@@ -206,7 +206,7 @@ class Emit:
 
     def passed_on(self, *names: str) -> dict[str, Num]:
         """Arguments of this function, for one that it calls."""
-        return {name: self.given[name] for name in names}
+        return {name: self.args[name] for name in names}
 
     def foreign(self, address: Num, result: Any, arguments: Sequence[Any]) -> Any:
         """A function that this module does not hold, by its address."""
@@ -237,12 +237,12 @@ class Frame:
 
 def common(e: Emit) -> Frame:
     """The common part, in a function whose first argument is `block`."""
-    return Frame(e, e.given["block"], COMMON)
+    return Frame(e, e.args["block"], COMMON)
 
 
 def direction(e: Emit, d: Num) -> Frame:
     """The part of one direction."""
-    address = e.given["block"] + (d * len(DIRECTION) + len(COMMON)) * 8
+    address = e.args["block"] + (d * len(DIRECTION) + len(COMMON)) * 8
     return Frame(e, address, DIRECTION)
 
 
@@ -255,4 +255,4 @@ def begin(
         The function, the common numbers, those of the direction d, and the arguments.
     """
     e = Emit(module, name, kind, ("block", "d", *arguments), internal=True)
-    return e, common(e), direction(e, e.given["d"]), e.given
+    return e, common(e), direction(e, e.args["d"]), e.args

@@ -43,7 +43,7 @@ def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) ->
 
 def _write_units_forward(e: Emit, plan: Plan, keep: bool) -> None:
     """A step: for widths: for unit blocks: for rows."""
-    g, size, units = e.given, e.kind.size, units_of(e, plan)
+    g, size, units = e.args, e.kind.size, units_of(e, plan)
     for width, _, blocks in sections(e, plan, g["unit_blocks"]):
         with e.loop(blocks) as block, e.loop(g["rows"]) as row:
             places = places_forward(e, plan, row.index, block.index * size)
@@ -55,7 +55,7 @@ def _write_units_forward(e: Emit, plan: Plan, keep: bool) -> None:
 
 def _write_row_forward(e: Emit, plan: Plan, keep: bool) -> None:
     """A step that computes over units: for rows: for walks: for widths: for unit blocks."""
-    g = e.given
+    g = e.args
     with e.loop(g["rows"]) as row:
 
         def find(column: Num) -> Places:
@@ -80,9 +80,9 @@ def store_step(
     lines = plan.saved_lines if keep else ()
     saved = {k: values.value(i) for k, i in enumerate(lines) if plan.widths.of[i] == width}
     for k, value in saved.items():
-        e.store(value, places["saved"] + e.given["H_row"] * k)
+        e.store(value, places["saved"] + e.args["H_row"] * k)
     for k, value in new.items():
-        place = places["state"] + e.given["state_plane"] * k if k else places["new"]
+        place = places["state"] + e.args["state_plane"] * k if k else places["new"]
         e.store(value, place)
 
 
@@ -96,8 +96,8 @@ def store_gradients(
         left: units of the width from this vector on.
         width: its name.
     """
-    g, lanes = e.given, lanes_below(e, left)
-    there = {k for phase in plan.own for k in phase.places}
+    g, lanes = e.args, lanes_below(e, left)
+    there = {k for phase in plan.computed for k in phase.places}
     sums = {k: s.gradient for k, s in enumerate(plan.sums)
             if k not in there and plan.widths.of[s.node] == width}  # fmt: skip
     states = {k: plan.gradients.get(f"d_s.{plan.state_names[k]}") for k in plan.states_of(width)}
@@ -129,7 +129,7 @@ def write_phase_forward(module: ir.Module, kind: Kind, plan: Plan, slot: int) ->
     for rows: for unit blocks; or for walks: for widths: for unit blocks
     """
     e = Emit(module, f"phase_forward_{slot}", kind, PHASE_FORWARD)
-    g, vector, units = e.given, plan.own[slot].vector, units_of(e, plan)
+    g, vector, units = e.args, plan.computed[slot].vector, units_of(e, plan)
     lines, its_width = (g["to"] + g["H_row"] * g["rows"], g["H_row"]), plan.widths.of[vector]
     with e.loop(g["rows"]) as row:
 
@@ -156,7 +156,7 @@ def write_phase_forward(module: ir.Module, kind: Kind, plan: Plan, slot: int) ->
 
 def places_to_vector(e: Emit, plan: Plan, row: Num, column: Num) -> Places:
     """Where a vector of units of one row lies, in everything that a phase is given."""
-    g, line = e.given, e.given["H_row"] * row + column
+    g, line = e.args, e.args["H_row"] * row + column
     places = {name: g[name] + line for name in ("old", "state", "to")}
     places["pre"] = g["pre"] + g["pre_row"] * row + column
     places["unit_values"] = g["unit_values"] + column
@@ -165,7 +165,7 @@ def places_to_vector(e: Emit, plan: Plan, row: Num, column: Num) -> Places:
 
 def _wanted(plan: Plan, slot: int, width: str) -> dict[int, int | None]:
     """The gradients by a phase's sums of some width; at -1 the vector itself."""
-    phase, of = plan.own[slot], plan.widths.of
+    phase, of = plan.computed[slot], plan.widths.of
     gradients = {k: plan.sums[k].gradient for k in phase.places if of[plan.sums[k].node] == width}
     return gradients | ({-1: phase.vector} if of[phase.vector] == width else {})
 
@@ -175,7 +175,7 @@ def store_vector_gradients(
     width: str,
 ) -> None:  # fmt: skip
     """Write gradients by a phase's sums, and the vector it multiplied; zeros after the last."""
-    g, lanes = e.given, lanes_below(e, left)
+    g, lanes = e.args, lanes_below(e, left)
     for k, node in _wanted(plan, slot, width).items():
         own = places["operand_block"] + g["operand_block_plane"] * slot
         to = own if k < 0 else places["d_sums"] + g["H_row"] * k
@@ -190,8 +190,8 @@ def write_backward(module: ir.Module, kind: Kind, plan: Plan, slot: int | None =
     """
     name = "cell_backward" if slot is None else f"phase_backward_{slot}"
     e = Emit(module, name, kind, CELL_BACKWARD)
-    done = len(plan.own) if slot is None else len(plan.own) - 1 - slot
-    with e.loop(e.given["rows"]) as row:
+    done = len(plan.computed) if slot is None else len(plan.computed) - 1 - slot
+    with e.loop(e.args["rows"]) as row:
 
         def find(column: Num) -> Places:
             return places_back(e, plan, row.index, column)
@@ -218,7 +218,7 @@ def _pass_back(
 ) -> None:
     """In `write_backward`: one pass over the units of a row."""
     units, size = units_of(e, plan), e.kind.size
-    for width, count, blocks in sections(e, plan, e.given["H_row"] // size):
+    for width, count, blocks in sections(e, plan, e.args["H_row"] // size):
         if slot is None or _wanted(plan, slot, width):
             with e.loop(blocks) as block:
                 column, left = block.index * size, count - block.index * e.kind.lanes
@@ -230,9 +230,9 @@ def _walk_back(
     e: Emit, plan: Plan, slot: int | None, saved: Num, load: Callable[[Num], Loads], finish: Finish
 ) -> None:
     """In `write_backward`: several walks over the units of a row, whose saved lines are given."""
-    plane = e.given["operand_plane"]
-    one = Row(e, plan, load, (e.given["d_operands"] + plane * len(plan.own), plane), {})
-    numbers = saved + e.given["H_row"] * len(plan.saved_lines)
+    plane = e.args["operand_plane"]
+    one = Row(e, plan, load, (e.args["d_operands"] + plane * len(plan.computed), plane), {})
+    numbers = saved + e.args["H_row"] * len(plan.saved_lines)
     for k, node in enumerate(plan.saved_numbers):
         one.held[node] = e.spread(e.real(numbers + k * e.kind.bytes))
     back = sweeps.sweeps_backward(plan) if slot is None else sweeps.sweeps_from_vector(plan, slot)

@@ -21,7 +21,7 @@ Loads = dict[int, Load]
 
 def places_forward(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]:
     """Where a vector of units of one row lies, in everything that a step is given."""
-    g = e.given
+    g = e.args
     names = {"pre": "pre", "state": "state", "saved": "saved", "old": "state", "new": "state"}
     places = {name: g[name] + g[f"{by}_row"] * row + column for name, by in names.items()}
     places["unit_values"] = g["unit_values"] + column
@@ -30,7 +30,7 @@ def places_forward(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]
 
 def places_back(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]:
     """Where a vector of units of one row lies, in everything that a derivative is given."""
-    g = e.given
+    g = e.args
     names = ("y", "old", "d_y", "d_state", "direct", "d_operands", "operand_block")
     places = {name: g[name] + g["H_row"] * row + column for name in names}
     for name in ("saved", "d_sums"):
@@ -42,12 +42,12 @@ def places_back(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]:
 
 def input_place(e: Emit, plan: Plan, name: str, row: Num, column: Num) -> Num:
     """Where the first line that a row is given, or its gradient, has a vector of units."""
-    return e.given[name] + e.given["H_row"] * len(plan.lines) * row + column
+    return e.args[name] + e.args["H_row"] * len(plan.lines) * row + column
 
 
 def forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
     """Where the values lie that a step reads."""
-    g = e.given
+    g = e.args
     loads: Loads = {}
     for k, s in enumerate(plan.sums):
         if k in plan.last and "chains" in places:
@@ -64,7 +64,7 @@ def forward_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
 
 def backward_loads(e: Emit, plan: Plan, places: dict[str, Num], done: int) -> Loads:
     """Where the values lie that the derivative reads when the last `done` phases have theirs."""
-    g = e.given
+    g = e.args
     loads = _given_loads(e, plan, places)
     for k, kept in enumerate(plan.saved_lines):
         loads[kept] = loader(e, places["saved"] + g["H_row"] * k)
@@ -76,20 +76,20 @@ def backward_loads(e: Emit, plan: Plan, places: dict[str, Num], done: int) -> Lo
         if node.op == "d":
             k = plan.state_names.index(str(node.constants[0]))
             loads[i] = _gradient_loader(e, places, k)
-    for slot in range(len(plan.own) - done, len(plan.own)):
-        for back in plan.own[slot].transposed[:1]:  # one stands for all, whose sum it is
+    for slot in range(len(plan.computed) - done, len(plan.computed)):
+        for back in plan.computed[slot].transposed[:1]:  # one stands for all, whose sum it is
             loads[back] = loader(e, places["d_operands"] + g["operand_plane"] * slot)
     return loads
 
 
 def _given_loads(e: Emit, plan: Plan, places: dict[str, Num]) -> Loads:
     """Per-unit vectors, direct inputs, masks, and the numbers that code is given."""
-    lines = {i: places["inputs"] + e.given["H_row"] * k for k, i in enumerate(plan.lines)}
+    lines = {i: places["inputs"] + e.args["H_row"] * k for k, i in enumerate(plan.lines)}
     number = {name: k for k, name in enumerate(plan.vectors)}
     return (
         {i: loader(e, line) for i, line in lines.items()}
         | {
-            i: loader(e, places["unit_values"] + e.given["H_row"] * number[str(node.constants[0])])
+            i: loader(e, places["unit_values"] + e.args["H_row"] * number[str(node.constants[0])])
             for i, node in enumerate(plan.graph.nodes)
             if node.op == "p"
         }
@@ -102,7 +102,7 @@ def _number_loader(e: Emit, plan: Plan, k: int) -> Load:
 
     def load() -> Vector:
         with e.b.goto_entry_block():
-            return e.spread(e.real(e.given["widths"] + 8 * (len(plan.widths.names) + k)))
+            return e.spread(e.real(e.args["widths"] + 8 * (len(plan.widths.names) + k)))
 
     return load
 
@@ -111,7 +111,7 @@ def _gradient_loader(e: Emit, places: dict[str, Num], k: int) -> Load:
     """The gradient by a new state: what later steps say, for h also what the output says."""
 
     def load() -> Vector:
-        value = e.load(places["d_state"] + e.given["state_plane"] * k)
+        value = e.load(places["d_state"] + e.args["state_plane"] * k)
         return value if k else value + e.load(places["d_y"])
 
     return load
@@ -139,11 +139,11 @@ class Pointwise:
         e: the function being written.
         graph: whose nodes are meant.
         units: what the step reads as its widths, by name.
-        given: nodes that lie in memory, and how to load them.
+        loads: nodes that lie in memory, and how to load them.
     """
 
-    def __init__(self, e: Emit, graph: Graph, units: dict[str, Num], given: Loads) -> None:
-        self.e, self.graph, self.units, self.given = e, graph, units, given
+    def __init__(self, e: Emit, graph: Graph, units: dict[str, Num], loads: Loads) -> None:
+        self.e, self.graph, self.units, self.loads = e, graph, units, loads
         self._values: dict[int, Any] = {}
         self._uses = [0] * len(graph.nodes)
         for node in graph.nodes:
@@ -163,7 +163,7 @@ class Pointwise:
         nodes, pending, reached = self.graph.nodes, [index], set[int]()
         while pending:
             i = pending.pop()
-            if i not in reached and i not in self._values and i not in self.given:
+            if i not in reached and i not in self._values and i not in self.loads:
                 reached.add(i)
                 pending.extend(nodes[i].inputs)
         depth: dict[int, int] = {}
@@ -176,7 +176,7 @@ class Pointwise:
     def _value(self, index: int) -> Any:
         """None is a gradient that is nothing: what products with U^T give is added later."""
         if index not in self._values:
-            load = self.given.get(index)
+            load = self.loads.get(index)
             self._values[index] = load() if load else self._computed(index)
         return self._values[index]
 
@@ -230,7 +230,7 @@ class Pointwise:
     def _is_product(self, index: int) -> bool:
         """Whether a product is read once, and may be contracted with an addition."""
         single = self.graph.nodes[index].op == "mul" and self._uses[index] == 1
-        return single and index not in self.given
+        return single and index not in self.loads
 
     def _is_single_product(self, index: int) -> bool:
         node = self.graph.nodes[index]

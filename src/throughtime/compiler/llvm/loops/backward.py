@@ -58,7 +58,7 @@ def write_backward(
     gather, back = _write_gather(module, kind, copies), _write_back(module, kind, products[0])
     weights = write_weights(module, kind, copies, *products)
     e = Emit(module, "backward", kind, ("block",))
-    c, block = common(e), e.given["block"]
+    c, block = common(e), e.args["block"]
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
         e.call(pack, block=block, thread=thread, team=team)
@@ -84,7 +84,7 @@ def _caller(e: Emit, function: Emit, **steps: Num) -> Callable[[Num, Num, Num], 
     """Calls a function for a chunk and these steps."""
 
     def run(d: Num, low: Num, high: Num) -> None:
-        e.call(function, block=e.given["block"], d=d, low=low, high=high, **steps)
+        e.call(function, block=e.args["block"], d=d, low=low, high=high, **steps)
 
     return run
 
@@ -147,7 +147,7 @@ def _gather_old(
     place: tuple[Num, Num, Num, Num],
 ) -> None:  # fmt: skip
     """The old outputs of R rows at the i-th step, which is step t, from row m of the block on."""
-    low, high, (i, t, m, R) = e.given["low"], e.given["high"], place
+    low, high, (i, t, m, R) = e.args["low"], e.args["high"], place
     order = c["order"] + low * 8
     # Rows that had a step before this one go on from its output, the others start here.
     inside = where(i > 0, where(f["reverse"].compare("!=", 0), t + 1, t - 1), 0)
@@ -217,7 +217,7 @@ def see(e: Emit, c: Frame, f: Frame, seen: Emit, rows: tuple[Num, Num, Num]) -> 
 
 def _places(e: Emit, c: Frame, f: Frame, row: Num, s: Num) -> tuple[Num, Num]:
     """Where a row's gradient by a state lies: what later steps say, and the output; else zeros."""
-    g, line = e.given, c["H_row"]
+    g, line = e.args, c["H_row"]
     later = f["d_state"] + s * c["state_plane"] + (g["low"] + row) * line
     return later, where(s.compare("==", 0), f["d_y_block"] + (g["m"] + row) * line, c["zeros"])
 

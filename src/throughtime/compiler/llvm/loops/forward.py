@@ -48,7 +48,7 @@ from throughtime.compiler.runtime.machine import Machine
 
 def take_start(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], reset: Emit) -> None:
     """The first states of a chunk's rows, a reset before the first step among them."""
-    low, high = e.given["low"], e.given["high"]
+    low, high = e.args["low"], e.args["high"]
     with e.loop(c["states"]) as s:
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
         start, width = e.word(f["start"] + s.index * 8), state_width(e, c, s.index)
@@ -85,7 +85,7 @@ def _give_share(
 
     Resets change whole rows of it next, so with them a member gives the rows that it will reset.
     """
-    g, lanes = e.given, e.kind.lanes
+    g, lanes = e.args, e.kind.lanes
     whole = (R >= g["members"]) | f["resets"].compare("!=", 0)
 
     (low, high), (first, last) = (
@@ -104,7 +104,7 @@ def _give_share(
 
 def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
     """The last states of a chunk's rows."""
-    low = e.given["low"]
+    low = e.args["low"]
     last, _ = h_places(c, f, low, c["T"])
     with e.loop(c["states"]) as s:
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
@@ -125,7 +125,7 @@ def write_forward(
     step = _write_step(module, kind, copies, products)
     chunk = _write_chunk(module, kind, copies, products, step, barrier)
     e = Emit(module, "forward", kind, ("block",))
-    c, block = common(e), e.given["block"]
+    c, block = common(e), e.args["block"]
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
         e.call(pack, block=block, thread=thread, team=team)
@@ -179,7 +179,7 @@ def _write_chunk(
 
 def _meet(e: Emit, barrier: Emit, count: Num) -> None:
     """The count-th meeting of the members of a chunk."""
-    g = e.given
+    g = e.args
     with e.when(g["members"] > 1):
         e.call(barrier, **e.passed_on("block", "counter"), goal=count * g["members"])
 
@@ -190,7 +190,7 @@ def _begin_block(
 ) -> None:  # fmt: skip
     """x of a block of steps, and this member's share of where its sums stand before h: some of the
     rows, or of weights that are not packed some of the vectors, for all of them."""
-    g, size = e.given, e.kind.size
+    g, size = e.args, e.kind.size
     pre, pre_row = g["shared"] + c["pre"], c["sums"] * c["H_row"]
     count = gather_x(e, c, f, copies, first, last)
     begin, end = my_share(e, count, g["member"], g["members"])
@@ -212,7 +212,7 @@ def _begin_block(
 
 def _begin_in_place(e: Emit, c: Frame, f: Frame, lines: Emit, rows: Num, vectors: Num) -> None:
     """In `_begin_block`: this member's vectors of the sums, by weights that lie as the user's."""
-    g, size = e.given, e.kind.size
+    g, size = e.args, e.kind.size
     blocks, pre = c["H_row"] // size, g["shared"] + c["pre"]
     begin, end = my_share(e, vectors, g["member"], g["members"])
     with e.loop(end, start=begin) as v:
@@ -256,7 +256,7 @@ def _multiply_packed(
     words: dict[str, Num],
 ) -> None:  # fmt: skip
     """In `_panel`: the tiles of a panel, each of which fetches its part of the next one."""
-    g, size, (first, some), (row, R), G = e.given, e.kind.size, units, rows, c["last_u"]
+    g, size, (first, some), (row, R), G = e.args, e.kind.size, units, rows, c["last_u"]
     panel, far = some * G * c["H"] * size, c["H_row"] * G * c["H"] > NEAR_BYTES
     chains = words.pop("C")
     with parts_of(e, some * G, c["widest"], turned=g["t"] % 2) as (group, V):
@@ -279,7 +279,7 @@ def _multiply_in_place(
         matrix = matrix_of(e, f["matrices"], e.word(f["matrix_last"] + k))
         weights = lines_of(e, c, matrix, e.word(f["gate_last"] + k), unit, c["H"])
         place = e.word(c["places"] + v.index * 8)
-        e.call(lines, block=e.given["block"], start=start + place, C=chains + v.index * e.kind.size,
+        e.call(lines, block=e.args["block"], start=start + place, C=chains + v.index * e.kind.size,
                **weights, **words)  # fmt: skip
 
 
@@ -298,7 +298,7 @@ def _panel(
     Every other step begins with the tile that the step before has ended with: it is still near.
     Where all of U is not, each tile fetches its part of the panel that comes next.
     """
-    g, size, (first, some), (row, R) = e.given, e.kind.size, units, rows
+    g, size, (first, some), (row, R) = e.args, e.kind.size, units, rows
     pre_row, column, b = c["sums"] * c["H_row"], first * size, g["low"] + row
     pre = g["pre"] + row * pre_row + column
     chains, chains_row = g["scratch"] + c["chains"], some * c["last_u"] * size

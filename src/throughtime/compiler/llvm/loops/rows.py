@@ -69,7 +69,7 @@ def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:
     for name in ("take", "give", "copy", "cut"):
         ordered = ("order",) if name in ("take", "give") else ()
         e = Emit(module, name, kind, (*names, *ordered), internal=True)
-        g = e.given
+        g = e.args
         with e.loop(g["rows"]) as row:
             line = e.word(g["order"] + row.index * 8) if ordered else row.index
             to = g["to"] + g["to_row"] * (line if name == "give" else row.index)
@@ -135,7 +135,7 @@ def give_states(
     e: Emit, c: Frame, copies: dict[str, Emit], source: Num, s: Num, tensor: Num
 ) -> None:
     """Padded rows low..high of the s-th state, to where a tensor (B, width) begins."""
-    low, high, width = e.given["low"], e.given["high"], state_width(e, c, s)
+    low, high, width = e.args["low"], e.args["high"], state_width(e, c, s)
     e.call(
         copies["give"], to=tensor, to_row=width * e.kind.bytes, source=source,
         source_row=c["H_row"], rows=high - low, count=width, order=c["order"] + low * 8,
@@ -144,7 +144,7 @@ def give_states(
 
 def gather_x(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, last: Num) -> Num:
     """x of the steps first..last, one row after the other; gives how many rows."""
-    g = e.given
+    g = e.args
     with e.loop(last, e.number(0), start=first) as i:
         t, m = time_of(e, c, f, i.index), i.values[0]
         R = alive(e, c, t, g["low"], g["high"])
@@ -163,10 +163,10 @@ def write_reset(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
     `h` is where the output of row 0 lies; with `states` = 1 the other states stay as they are.
     """
     e, c, f, g = begin(module, "reset", kind, ("i", "low", "high", "h", "states"))
-    with _rows(e, f, g["i"]) as (given, row), e.loop(g["states"]) as s:
+    with _rows(e, f, g["i"]) as (resets, row), e.loop(g["states"]) as s:
         state = f["state"] + s.index * c["state_plane"]
         to = where(s.index.compare("==", 0), g["h"], state) + row * c["H_row"]
-        initial = e.word(given["initial"] + s.index * 8)
+        initial = e.word(resets["initial"] + s.index * 8)
         source = where(initial.compare("!=", 0), initial, c["zeros"])
         width = state_width(e, c, s.index)
         e.call(copies["take"], to=to, to_row=c["H_row"], source=source, source_row=0, rows=1,
@@ -178,11 +178,11 @@ def write_reset_back(module: ir.Module, kind: Kind) -> Emit:
     """`reset_back(...)`: gradients by states that the i-th step had from a reset go to there."""
     e, c, f, g = begin(module, "reset_back", kind, ("i", "low", "high"))
     blocks = c["H_row"] // kind.size
-    with _rows(e, f, g["i"]) as (given, row), e.loop(c["states"]) as s, e.loop(blocks) as block:
+    with _rows(e, f, g["i"]) as (resets, row), e.loop(c["states"]) as s, e.loop(blocks) as block:
         place = s.index * c["state_plane"] + row * c["H_row"] + block.index * kind.size
         own = f["d_state"] + place
-        with e.when(given["d_initial"].compare("!=", 0)):
-            total = given["d_initial"] + place
+        with e.when(resets["d_initial"].compare("!=", 0)):
+            total = resets["d_initial"] + place
             e.store(e.load(total) + e.load(own), total)
         e.store(e.constant(0), own)
     return e.done()
@@ -191,14 +191,14 @@ def write_reset_back(module: ir.Module, kind: Kind) -> Emit:
 @contextmanager
 def _rows(e: Emit, f: Frame, i: Num) -> Iterator[tuple[Frame, Num]]:
     """The body for each row of low..high that starts anew before the i-th step."""
-    low, high = e.given["low"], e.given["high"]
+    low, high = e.args["low"], e.args["high"]
     with e.when(f["resets"].compare("!=", 0)):
-        given = Frame(e, f["resets"], RESETS)
-        first = given["first"] + i * 8
+        resets = Frame(e, f["resets"], RESETS)
+        first = resets["first"] + i * 8
         with e.loop(e.word(first, 1), start=e.word(first)) as k:
-            row = e.word(given["reset_rows"] + k.index * 8)
+            row = e.word(resets["reset_rows"] + k.index * 8)
             with e.when((row >= low) & (row < high)):
-                yield given, row
+                yield resets, row
 
 
 def reset_share(e: Emit, c: Frame, f: Frame, reset: Emit, R: Num, i: Num, h: Num) -> Num:
@@ -207,7 +207,7 @@ def reset_share(e: Emit, c: Frame, f: Frame, reset: Emit, R: Num, i: Num, h: Num
     They are among the R rows that the step before has given. Gives 1 where there are any,
     so that the members must meet, else 0.
     """
-    g, count = e.given, _count(e, f, i)
+    g, count = e.args, _count(e, f, i)
     begin, end = my_share(e, R, g["member"], g["members"])
     with e.when(count > 0):
         low = g["low"]
@@ -239,7 +239,7 @@ def _states(e: Emit, c: Frame, f: Frame, t: Num) -> Iterator[tuple[Num, Num, Num
 
 def give_traces(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num) -> None:
     """This member's share of the rows of a step; the others must not go on before it is done."""
-    g = e.given
+    g = e.args
     begin, end = my_share(e, R, g["member"], g["members"])
     first = g["low"] + begin
     with _states(e, c, f, t) as (s, place, row):

@@ -84,7 +84,7 @@ def write_barrier(module: ir.Module, kind: Kind) -> Emit:
     """
     e = Emit(module, "barrier", kind, ("block", "counter", "goal"), internal=True)
     c, b = common(e), e.b
-    counter = e.pointer(e.given["counter"])
+    counter = e.pointer(e.args["counter"])
     b.atomic_rmw("add", counter, I64(1), "acq_rel")
     look, rest, out = (e.function.append_basic_block(n) for n in ("look", "rest", "out"))
     before = b.block
@@ -93,7 +93,7 @@ def write_barrier(module: ir.Module, kind: Kind) -> Emit:
     spins = b.phi(I64)
     spins.add_incoming(I64(0), before)
     seen = b.load_atomic(counter, "acquire", 8, typ=I64)
-    b.cbranch(b.icmp_signed(">=", seen, e.given["goal"].value), out, rest)
+    b.cbranch(b.icmp_signed(">=", seen, e.args["goal"].value), out, rest)
     b.position_at_end(rest)
     following = b.add(spins, I64(1))
     with b.if_then(b.icmp_signed(">", following, I64(SPINS))):
