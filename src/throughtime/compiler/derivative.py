@@ -170,11 +170,7 @@ def derivative(graph: Graph) -> Graph:
     Raises:
         CellError: if the graph has an operation without a rule.
     """
-    if graph.unsupported:
-        operation, line = graph.unsupported[0]
-        raise CellError(
-            f"{graph.name} has no derivative here: no rule for {operation}\n  at {line}"
-        )
+    _check_rules(graph)
     builder = Builder(graph.nodes, H=graph.H)
     gradients: dict[int, Symbol] = {}
     for state, index in graph.outputs:
@@ -202,6 +198,14 @@ def derivative(graph: Graph) -> Graph:
     order = {f"d_{n.op}.{n.constants[0]}": i for i, n in nodes if n.op in READ}
     outputs.sort(key=lambda output: order[output[0]])
     return builder.finish(graph.name, outputs, products[::-1], len(graph.nodes))
+
+
+def _check_rules(graph: Graph) -> None:
+    if graph.unsupported:
+        operation, line = graph.unsupported[0]
+        raise CellError(
+            f"{graph.name} has no derivative here: no rule for {operation}\n  at {line}"
+        )
 
 
 def _hand_on(builder: Builder, graph: Graph, gradients: dict[int, Symbol], index: int) -> None:

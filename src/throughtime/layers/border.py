@@ -71,12 +71,7 @@ def enter(
 ) -> tuple[Batch, Border]:  # fmt: skip
     """The batch in the layers' layout, and the way back; `checked` skips the checks of x."""
     if isinstance(x, PackedSequence):
-        if lengths is not None or starts is not None or inputs:
-            raise OptionError(
-                "a PackedSequence holds its own lengths and no direct inputs, so lengths, starts "
-                "and inputs go with a padded x only; unpack it with "
-                "torch.nn.utils.rnn.pad_packed_sequence"
-            )
+        _check_packed_alone(lengths, starts, inputs)
         return _enter_packed(layer, x, state, reset, inputs)
     if not checked:
         check_x(layer, x)
@@ -127,6 +122,14 @@ def _time_major(v: Tensor, border: Border) -> Tensor:
     if not border.batched:
         return v.unsqueeze(1)
     return v.transpose(0, 1) if border.batch_first else v
+
+
+def _check_packed_alone(lengths: Any, starts: Any, inputs: Any) -> None:
+    if lengths is not None or starts is not None or inputs:
+        raise OptionError(
+            "a PackedSequence holds its own lengths and no direct inputs, so lengths, starts and "
+            "inputs go with a padded x only; unpack it with torch.nn.utils.rnn.pad_packed_sequence"
+        )
 
 
 def _enter_packed(
