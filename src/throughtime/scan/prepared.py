@@ -158,8 +158,7 @@ class ShortWay:
         if layout is None or layers is None or any_autocast():
             return None
         plain, shapes = _weights_of(layer, layers), self._state_shapes(layers, layout)
-        whole = take_lines(x, layers[0].dtype) and _are_whole(state, shapes, x.dtype)
-        if plain is None or not whole:
+        if plain is None or not _are_whole(layers[0], shapes, x, state):
             return None
         names, weights, parts = plain
         tensors = x, *weights, *state
@@ -325,11 +324,14 @@ def _weights_of(
     return tuple(names), weights, parts
 
 
-def _are_whole(state: Sequence[Any], shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> bool:
-    """Whether all states, or none, are there and may be read as they are."""
+def _are_whole(
+    layer: ShortLayer, shapes: Sequence[tuple[int, ...]], x: Tensor, state: Sequence[Any]
+) -> bool:
+    """Whether x and the states, all or none, may be read as they are."""
+    if not take_lines(x, layer.dtype) or len(state) not in (0, len(shapes)):
+        return False
     pairs = zip(state, shapes, strict=False)
-    whole = all(isinstance(v, Tensor) and take_whole(v, s, dtype) for v, s in pairs)
-    return whole and len(state) in (0, len(shapes))
+    return all(isinstance(v, Tensor) and take_whole(v, s, x.dtype) for v, s in pairs)
 
 
 def _ways(
