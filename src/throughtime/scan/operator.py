@@ -337,13 +337,18 @@ def _vmap(op: Any) -> Callable[..., Any]:
             if isinstance(value, list):
                 dims = dim if isinstance(dim, list | tuple) else [dim] * len(value)
                 return [entry(v, d, i) for v, d in zip(value, dims, strict=True)]
-            return value if dim is None else value.select(dim, i)
+            if dim is None:
+                return value
+            row = value.movedim(dim, 0)
+            return row[i] if count else value.new_zeros(row.shape[1:])
 
-        results = [
+        count = info.batch_size
+        results = [  # of no entry the results have the shapes of any
             op(*(entry(v, d, i) for v, d in zip(args, in_dims, strict=True)))
-            for i in range(info.batch_size)
+            for i in range(max(count, 1))
         ]
-        return [torch.stack(v) for v in zip(*results, strict=True)], [0] * len(results[0])
+        stacked = [torch.stack(v)[:count] for v in zip(*results, strict=True)]
+        return stacked, [0] * len(stacked)
 
     return rule
 
