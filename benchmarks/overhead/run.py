@@ -25,12 +25,9 @@ from torch import Tensor, nn
 
 import throughtime
 from throughtime.tasks import find
-from throughtime.train.begin import resolve
-from throughtime.train.keeper import Journal, Keeper, Patience
-from throughtime.train.learner import Learner
-from throughtime.train.loop import begin_model
-from throughtime.train.run import create
-from throughtime.train.step import clip, make_optimizer
+from throughtime.train.learner import Learner, begin_model, clip, make_optimizer
+from throughtime.train.loop import Journal, Keeper, Patience
+from throughtime.train.run import create, resolve
 
 I, H, CALLS = 8, 16, 50
 BARS = {  # T 4, B 1: what the calls must reach, inference and training

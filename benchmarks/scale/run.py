@@ -25,10 +25,10 @@ import torch.distributed
 
 from throughtime.environment import ProcessPlace, for_process
 from throughtime.tasks import find
-from throughtime.train.begin import resolve
-from throughtime.train.learner import Learner
-from throughtime.train.loop import begin_model
-from throughtime.train.world import World, join
+from throughtime.train.launch import join
+from throughtime.train.learner import Learner, begin_model
+from throughtime.train.run import resolve
+from throughtime.train.world import World
 
 BAR = 1.7  # times the words a second
 

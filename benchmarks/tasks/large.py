@@ -27,9 +27,9 @@ STEP = """
 import json, resource, sys, time
 begin = time.perf_counter()
 from throughtime.tasks import find
-from throughtime.train.begin import resolve
+from throughtime.train.run import resolve
 from throughtime.train.learner import Learner
-from throughtime.train.loop import begin_model
+from throughtime.train.learner import begin_model
 kind = find("forecast")
 task = kind(resolve(kind, {"data": sys.argv[1], "target": "load", "steps": 1, "threads": 2}))
 read = time.perf_counter()

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from tests.tolerance import TOLERANCE
 from throughtime import GRU, LSTM, RNN, Recurrent, cells
+from throughtime.diagnosis.observe import WatchedRows
 from throughtime.diagnosis.observe.every_state import walk, weigh_outputs
-from throughtime.diagnosis.observe.watch import WatchedRows
 from throughtime.diagnosis.quantities.reach import norms_by_lag
 from throughtime.layers.batch import Batch
 

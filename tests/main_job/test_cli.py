@@ -388,7 +388,7 @@ def test_memory_that_is_not_there_is_one_sentence(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(cells, "available", fail)
+    monkeypatch.setattr("throughtime.cli.commands.cells.available", fail)
     size = "2 GiB at once" if isinstance(error, RuntimeError) else "more"
     assert refused(capsys, "cells") == (
         f"error: this machine has not enough memory for {size}; make sizes smaller, say "

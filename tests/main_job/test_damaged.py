@@ -23,8 +23,8 @@ from throughtime.cli import main
 from throughtime.errors import RunError
 from throughtime.tasks.recipe import Recipe
 from throughtime.train.result import load_trained, score_and_keep
-from throughtime.train.run import Run, seal, unseal
-from throughtime.train.storage import _digest, read_checkpoint
+from throughtime.train.run import Run
+from throughtime.train.storage import _digest, read_checkpoint, seal, unseal
 
 pytestmark = pytest.mark.usefixtures("dictionary_in_small")
 

@@ -13,9 +13,8 @@ from tests.main_job.test_resume import outcome, same
 from throughtime.cli import main
 from throughtime.errors import OptionError
 from throughtime.tasks import find
-from throughtime.train.begin import go_on
-from throughtime.train.run import Run, create, read
-from throughtime.train.step import learning_rate
+from throughtime.train.learner import learning_rate
+from throughtime.train.run import Run, create, go_on, read
 
 pytestmark = pytest.mark.usefixtures("dictionary_in_small")
 

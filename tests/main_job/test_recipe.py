@@ -19,8 +19,15 @@ from throughtime.errors import OptionError, RunError
 from throughtime.tasks import available, find
 from throughtime.tasks.pronounce import Pronounce
 from throughtime.tasks.recipe import CellRecipe, Recipe, parse_option, recipe_from
-from throughtime.train.begin import begin, check_memory, count_parameters, go_on, resolve
-from throughtime.train.run import create, read
+from throughtime.train.run import (
+    begin,
+    check_memory,
+    count_parameters,
+    create,
+    go_on,
+    read,
+    resolve,
+)
 
 
 def test_every_field_says_what_it_is() -> None:
@@ -162,7 +169,7 @@ def test_processes_that_begin_at_once_get_a_folder_each(tmp_path: Path) -> None:
     code = """
 import os, sys
 from throughtime.tasks import find
-from throughtime.train.begin import begin
+from throughtime.train.run import begin
 os.chdir(sys.argv[1])
 begun, go = os.pipe()
 children = []
@@ -224,7 +231,7 @@ def test_a_machine_that_can_hold_a_model_may_be_too_small_to_train_it(
         (4 * bytes, True, True), (4 * bytes - 1, True, False),
         (bytes, False, True), (bytes - 1, False, False),
     ):  # fmt: skip
-        monkeypatch.setattr("throughtime.train.begin._memory_bytes", lambda there=there: there)
+        monkeypatch.setattr("throughtime.train.run._memory_bytes", lambda there=there: there)
         if fits:
             check_memory(task, training)
         else:

@@ -16,10 +16,10 @@ from tests.main_job.small import TINY
 from throughtime.errors import RunError
 from throughtime.tasks import find
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.keeper import Journal
+from throughtime.train.learner import StepBatches, clip, learning_rate, step_seed
+from throughtime.train.loop import Journal
 from throughtime.train.result import load_trained
 from throughtime.train.run import Run, create, lock
-from throughtime.train.step import StepBatches, clip, learning_rate, step_seed
 
 
 def rows(run: Run) -> list[dict[str, Any]]:

@@ -14,11 +14,9 @@ from throughtime.diagnosis.observe.examined import ExaminedModel
 from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
 from throughtime.diagnosis.training import LoopFlow
 from throughtime.tasks import find
-from throughtime.train.begin import resolve
-from throughtime.train.keeper import Journal
-from throughtime.train.learner import Learner, Watcher
-from throughtime.train.loop import begin_model, fit
-from throughtime.train.run import Run, create
+from throughtime.train.learner import Learner, Watcher, begin_model
+from throughtime.train.loop import Journal, fit
+from throughtime.train.run import Run, create, resolve
 
 SMALL = {
     "length": 12, "hidden": 6, "batch_size": 8, "steps": 9, "validate_every": 4, "warmup": 2,

@@ -34,11 +34,11 @@ from throughtime.errors import EndedElsewhere
 from throughtime.tasks import find
 from throughtime.tasks.adding import Adding
 from throughtime.tasks.recipe import recipe_from
-from throughtime.train.exchange import Messages, SharedMemory
-from throughtime.train.learner import Learner
-from throughtime.train.loop import begin_model, fit, follow
+from throughtime.train.launch import join
+from throughtime.train.learner import Learner, begin_model
+from throughtime.train.loop import fit, follow
 from throughtime.train.run import create, read
-from throughtime.train.world import FAILURE, World, join
+from throughtime.train.world import FAILURE, Messages, SharedMemory, World
 
 
 def main() -> None:

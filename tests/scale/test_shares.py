@@ -15,14 +15,11 @@ from throughtime.environment import ProcessPlace
 from throughtime.errors import OptionError
 from throughtime.tasks import available, find
 from throughtime.tasks.task import Task
-from throughtime.train import exchange
-from throughtime.train.begin import resolve
-from throughtime.train.exchange import add_halves, share_out
-from throughtime.train.launch import launch
-from throughtime.train.learner import Learner
-from throughtime.train.loop import begin_model
-from throughtime.train.step import cut, step_seed
-from throughtime.train.world import World, find_place
+from throughtime.train import world
+from throughtime.train.launch import find_place, launch
+from throughtime.train.learner import Learner, begin_model, cut, step_seed
+from throughtime.train.run import resolve
+from throughtime.train.world import World, add_halves, share_out
 
 ALONE = ("language",)  # one batch goes on where the one before ended
 
@@ -143,7 +140,7 @@ def test_memory_of_a_process_that_is_gone_is_not_there() -> None:
     ours, theirs = socket.socketpair()
     theirs.close()
     with ours, pytest.raises(OSError, match="the first process is gone"):
-        exchange._share(1, [ours], 8)
+        world._share(1, [ours], 8)
 
 
 class Several(World):

@@ -21,7 +21,7 @@ from tests.house.source import ROOT
 from tests.main_job.small import small_dictionary
 from tests.scale.commands import SMALL, begin, by_torchrun, end, losses, refusal
 from throughtime.tasks import available, find
-from throughtime.train.begin import resolve
+from throughtime.train.run import resolve
 
 TWO = ("--processes", 2)
 ADDING = {

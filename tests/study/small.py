@@ -8,7 +8,7 @@ from typing import Any
 
 from throughtime.tasks import find
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.study.runs import Outcome, learn
+from throughtime.train.study import Outcome, learn
 
 
 def recipe(task: str = "latch", **values: Any) -> Recipe:

@@ -21,10 +21,9 @@ from tests.study.small import learn_or_die, recipe
 from tests.study.test_study import refused
 from throughtime.cli import main
 from throughtime.errors import MissingExtra, RunError
+from throughtime.train.study import Outcome, learn
+from throughtime.train.study.executors import Lost, run_on_processes, write_script
 from throughtime.train.study.on_ray import run_on_ray
-from throughtime.train.study.on_slurm import write_script
-from throughtime.train.study.runs import Outcome, learn
-from throughtime.train.study.workers import Lost, run_on_processes
 
 TINY = "--task latch --length 6 --steps 20 --validate-every 10 --hidden 8 --lr 0.01".split()
 GRID = [*TINY, *"--cells rnn --init torch orthogonal --seeds 1".split()]

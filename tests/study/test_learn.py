@@ -7,7 +7,7 @@ import torch
 
 from tests.study.small import recipe
 from throughtime.errors import OptionError
-from throughtime.train.study.runs import Grid, learn, plan, run_key
+from throughtime.train.study import Grid, learn, plan, run_key
 
 
 def test_it_ends_when_a_validation_is_well_below_the_line() -> None:

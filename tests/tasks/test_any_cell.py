@@ -24,7 +24,7 @@ from throughtime.tasks import find
 from throughtime.tasks.classify.items import encode_items, list_sequences
 from throughtime.tasks.layers import execute, make_layers, run_layers
 from throughtime.tasks.tables.read import read
-from throughtime.train.begin import resolve
+from throughtime.train.run import resolve
 
 SMALL: dict[str, Any] = {
     "hidden": 4, "steps": 4, "validate_every": 2, "warmup": 1, "threads": 1, "batch_size": 8,

@@ -16,7 +16,7 @@ from throughtime.tasks.classify import Classify, measure
 from throughtime.tasks.classify.find import find_labels, make_waves
 from throughtime.tasks.classify.items import ClassifyRecipe, encode_items, list_sequences
 from throughtime.tasks.tables.read import read
-from throughtime.train.begin import resolve
+from throughtime.train.run import resolve
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from throughtime.tasks import find
 from throughtime.tasks.classify.find import make_waves
 from throughtime.tasks.forecast.find import make_builtin
 from throughtime.tasks.tables.frames import make_table
-from throughtime.train.begin import resolve
+from throughtime.train.run import resolve
 
 SMALL: dict[str, Any] = {
     "hidden": 4, "steps": 6, "validate_every": 3, "warmup": 1, "threads": 1, "batch_size": 16,

@@ -18,7 +18,7 @@ from throughtime.errors import DataError, OptionError
 from throughtime.tasks.language import Language, measure
 from throughtime.tasks.language.model import NextUnit
 from throughtime.tasks.language.text import Grams, read_text, split_units
-from throughtime.train.begin import resolve
+from throughtime.train.run import resolve
 
 SMALL: dict[str, Any] = {
     "hidden": 6, "steps": 6, "validate_every": 3, "warmup": 1, "threads": 1, "batch_size": 4,

@@ -17,7 +17,7 @@ from throughtime.tasks.classify.find import make_waves
 from throughtime.tasks.forecast import Forecast
 from throughtime.tasks.forecast.find import make_builtin
 from throughtime.tasks.language import Language
-from throughtime.train.begin import resolve
+from throughtime.train.run import resolve
 
 Frame = pl.DataFrame
 

@@ -21,7 +21,7 @@ from throughtime.tasks.tables.task import join_keys, split_by_key
 from throughtime.tasks.tag import Tag
 from throughtime.tasks.tag.find import make_tagged
 from throughtime.tasks.tag.model import IGNORED, Counts, encode, measure
-from throughtime.train.begin import resolve
+from throughtime.train.run import resolve
 
 
 @pytest.fixture(autouse=True)

@@ -27,8 +27,8 @@ from throughtime.tasks.translate import Translate
 from throughtime.tasks.translate.find import make_pairs
 from throughtime.tasks.translate.model import END, START, Translator, decode_greedily, search_beam
 from throughtime.tasks.translate.units import Cutter, Lexicon, find_merges, join, measure
-from throughtime.train.begin import begin, go_on, resolve
 from throughtime.train.loop import fit
+from throughtime.train.run import begin, go_on, resolve
 
 
 @pytest.fixture(autouse=True)

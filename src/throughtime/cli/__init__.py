@@ -1,7 +1,8 @@
 """The command line: parses, shows, maps errors to exit codes.
 
-Every file of `commands/` that has a `register(commands)` is a command; a new one needs no other
-edit. It is Python's argparse, so that what needs no training works with the core alone.
+Every file of `commands/` adds its commands in `register(commands)`; a new one needs no other
+edit. It is Python's argparse, so that what needs no training works with the core alone. A run's
+options are flags whose names, help and rules come from the recipe's own fields.
 """
 
 from __future__ import annotations
@@ -15,13 +16,22 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field
 from typing import Any, NoReturn
 
 import throughtime
 from throughtime.cli import commands as folder
 from throughtime.errors import EndedElsewhere, ThroughtimeError, missing_extra
-from throughtime.tasks.recipe import did_you_mean
+from throughtime.tasks import Task, available
+from throughtime.tasks.recipe import (
+    NO_COUNT,
+    Recipe,
+    describe_rule,
+    did_you_mean,
+    list_options,
+    parse_option,
+)
 
 # Packages of the extra `train`, by the name they are imported under.
 _EXTRA = ("lightning_fabric", "safetensors", "rich", "plotly", "polars")
@@ -48,6 +58,13 @@ class Parser(argparse.ArgumentParser):
         """One argument or option, as argparse takes it."""
         self.options += [name for name in names if name.startswith("-")]
         return super().add_argument(*names, **how)
+
+    def add_number(
+        self, name: str, default: float | None, text: str, metavar: str = "INT", whole: bool = True
+    ) -> None:
+        """An option that is a number, whole or not."""
+        kind = whole_number if whole else number
+        self.add_argument(name, type=kind, metavar=metavar, default=default, help=text)
 
     def parse(self, words: Sequence[str]) -> dict[str, Any]:
         """The values of all arguments, by name.
@@ -182,3 +199,81 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
     return run(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def add_recipe_flags(
+    parser: Parser, commands: Commands, kinds: Mapping[str, type[Task]], without: Sequence[str] = ()
+) -> None:
+    """One flag for each field that a task's recipe has, but `task` and those of `without`.
+
+    The help has the defaults of the task that the command line names, and leaves out what that
+    task does not read; without one it has what all tasks share, and lists them. All are read as
+    text, so that one place, the recipe, tells what is wrong with a value.
+    """
+    values = [word.rpartition("=")[2] for word in commands.words]
+    named = [kinds[value] for value in values if value in kinds][:1]
+    for field in _list_fields([*named, *kinds.values()], bool(named)).values():
+        if field.name not in ("task", *without):
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                metavar="|".join(field.metadata["choices"]) or str(field.type).upper(),
+                help=_write_help(field.name, named or [*kinds.values()]),
+            )
+    abouts = {name: (kind.__doc__ or "").partition("\n")[0] for name, kind in kinds.items()}
+    lines = [f"  {name:<10} {about}" for name, about in abouts.items()]
+    if not named:
+        example = "--task latch" if "--task" in parser.options else "latch"
+        lines.append(f"\nDefaults of one of them: {parser.prog} {example} --help")
+    parser.epilog = "\n".join(["tasks:", *lines])
+
+
+def parse_flags(flags: Mapping[str, str | None]) -> dict[str, Any]:
+    """What was given of the flags, as the recipe takes it; what was not is the preset's."""
+    known = _list_fields(available().values())
+    return {n: parse_option(known[n], text) for n, text in flags.items() if text is not None}
+
+
+def _list_fields(kinds: Iterable[type[Task]], first: bool = False) -> dict[str, Field[Any]]:
+    """The options of some tasks by name, those that all share first.
+
+    With `first` an option is as the first of them has it.
+    """
+    every, kinds = list_options(Recipe), list(kinds)
+    for kind in kinds:
+        every |= {n: f for n, f in list_options(kind.options).items() if n not in every}
+    return every | (list_options(kinds[0].options) if first else {})
+
+
+def whole_number(text: str) -> int:
+    """The number that somebody typed; argparse says what is wrong with another text."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = NO_COUNT
+    if abs(value) >= NO_COUNT:
+        raise argparse.ArgumentTypeError(f"must be a whole number below {NO_COUNT}, got {text!r}")
+    return value
+
+
+def number(text: str) -> float:
+    """The number that somebody typed; argparse says what is wrong with another text."""
+    try:
+        return float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from error
+
+
+def _write_help(name: str, kinds: Sequence[type[Task]]) -> str:
+    """The help line of a field with its default in some tasks, all of them or the one asked for."""
+    field = list_options(kinds[0].options if len(kinds) == 1 else Recipe).get(name)
+    if field is None or all(name in kind.ignores for kind in kinds):
+        return argparse.SUPPRESS
+    rule = "" if field.metadata["choices"] else f" ({describe_rule(field.metadata, field.type)})"
+    quick, full = ({k.presets[p].get(name, list_options(k.options)[name].default) for k in kinds
+                    if p in k.presets} for p in ("quick", "full"))  # fmt: skip
+    if len(quick) > 1 or len(full) > 1:
+        default = "the task's"
+    else:
+        default = str(*quick) or "none"
+        default += f", with --preset full {full.pop()}" if full and full != quick else ""
+    return f"{field.metadata['help']}{rule}. Default: {default}.".replace("%", "%%")

@@ -12,18 +12,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
+import throughtime
+from throughtime.diagnosis.report import Report
 from throughtime.errors import missing_extra
+from throughtime.tasks import Task
 from throughtime.tasks.picture import Curve, Picture, Plot, draw_knowledge
+from throughtime.tasks.task import Score
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from torch import nn
 
-    from throughtime.diagnosis.report import Report
+    from throughtime.diagnosis.report.chart import Chart
     from throughtime.diagnosis.report.page import Panel, Table
-    from throughtime.diagnosis.report.page.chart import Chart
-    from throughtime.tasks import Task
-    from throughtime.tasks.task import Score
     from throughtime.train.run import Run
 
 
@@ -89,25 +91,19 @@ def report_run(
     task: Task, model: nn.Module, *, lag: int | None = None, clip: float | None = None,
     truncation: int | None = None,
 ) -> Report:  # fmt: skip
-    """The report of a run's model on some of its training data; it clips as the run did.
-
-    Raises:
-        OptionError, ShapeError, TypeError: what cannot be looked at.
-    """
-    from throughtime import diagnose
-
+    """The report of a run's model on some of its training data; it clips as the run did."""
     recipe, case = task.recipe, task.prepare_diagnosis(model, BATCHES, ROWS)
     if clip is None and recipe.clip == "norm":
         clip = recipe.clip_threshold
-    return diagnose(case.model, case.batches, case.loss, lag, clip=clip, truncation=truncation)
+    return throughtime.diagnose(
+        case.model, case.batches, case.loss, lag, clip=clip, truncation=truncation
+    )
 
 
 def keep_report(report: Report, folder: Path) -> None:
     """Writes report.json and report.html and says where.
 
-    Raises:
-        MissingExtra: plotly is not installed; report.json is written before.
-        OSError: the folder cannot be written.
+    Raises MissingExtra where plotly is not installed; report.json is written before.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("report.json", "report.html"):
@@ -122,16 +118,9 @@ _INCHES, _DOTS, _LONGEST = (7.0, 3.5), 144, 60  # of a plot in a file; letters o
 def keep_page(
     run: Run, task: Task, model: nn.Module, report: Report | None, reason: str = ""
 ) -> None:
-    """Writes report.json, where there is a report, and report.html into a run's folder.
+    """Writes report.json, and report.html with the figures of a run that has ended.
 
-    Args:
-        run, task, model: a run that has ended, its figures in results.json.
-        report: of its memory.
-        reason: why there is none.
-
-    Raises:
-        MissingExtra: plotly is not installed; report.json is written before.
-        OSError: the folder cannot be written.
+    Where there is no report of its memory, `reason` says why. Raises as `keep_report`.
     """
     if report is not None:
         report.save(run.folder / "report.json")
@@ -161,13 +150,7 @@ def list_pictures(run: Run, task: Task, model: nn.Module, results: dict[str, Any
 def keep_plots(run: Run, task: Task, model: nn.Module, ending: str) -> None:
     """Writes every chart of the page, those of the memory aside, as plots/NUMBER-NAME.png or .svg.
 
-    Args:
-        run, task, model: a run that has ended, its figures in results.json.
-        ending: "png" or "svg".
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-        OSError: the folder cannot be written.
+    Raises MissingExtra where matplotlib is not installed.
     """
     results = json.loads(run.results.read_text("utf-8"))
     plots = [one for picture in list_pictures(run, task, model, results) for one in picture.plots]
@@ -180,12 +163,7 @@ def keep_plots(run: Run, task: Task, model: nn.Module, ending: str) -> None:
 
 
 def save_plot(plot: Plot, file: Path) -> None:
-    """Draws a plot into a file, by the ending of its name.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-        OSError: the file cannot be written.
-    """
+    """Draws a plot into a file, by the ending of its name; MissingExtra without matplotlib."""
     try:
         from matplotlib import rc_context
         from matplotlib.figure import Figure
@@ -212,7 +190,7 @@ def _draw_map(figure: Any, axes: Any, plot: Plot) -> None:
 
 
 def _draw_curves(figure: Any, axes: Any, plot: Plot) -> None:
-    from throughtime.diagnosis.report.page.chart import SERIES, light
+    from throughtime.diagnosis.report.chart import SERIES, light
 
     axes.grid(color=light("grid"))
     axes.set_axisbelow(True)
@@ -239,12 +217,12 @@ def draw_learning(run: Run, task: Task) -> Picture:
     loss = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     chosen = [(row["step"], row[task.monitor]) for row in rows if "split" in row]
     best = min(chosen, key=lambda row: row[1], default=(0, float("nan")))
-    said = f"The best validation was at step {best[0]}: {task.monitor} {best[1]:.4g}."
+    sentence = f"The best validation was at step {best[0]}: {task.monitor} {best[1]:.4g}."
     return Picture(
         title="How did it learn?",
         lead="The loss of the training steps, each point the mean since the one before; and the "
         "figure of the validation part that the weights are chosen by, less is better.",
-        says=(said,) if chosen else (),
+        says=(sentence,) if chosen else (),
         plots=(
             Plot("loss of training by step", "step", "loss", (_make_curve("loss", loss),)),
             Plot("validation by step", "step", task.monitor, (_make_curve(task.monitor, chosen),)),
@@ -309,8 +287,8 @@ def _draw_tables(results: dict[str, Any]) -> list[Picture]:
 
 
 def _describe_row(row: dict[str, Any]) -> str:
-    said = (f"{n} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in row.items())
-    return f"{', '.join(said)}."
+    cells = (f"{n} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in row.items())
+    return f"{', '.join(cells)}."
 
 
 def _list_facts(run: Run, results: dict[str, Any]) -> dict[str, str]:
@@ -349,7 +327,7 @@ def _make_panel(letter: str, picture: Picture) -> Panel:
 
 
 def _make_chart(plot: Plot) -> Chart:
-    from throughtime.diagnosis.report.page.chart import Chart
+    from throughtime.diagnosis.report.chart import Chart
 
     chart = Chart(plot.says, plot.x, plot.y, of=plot.of)
     if plot.rows:

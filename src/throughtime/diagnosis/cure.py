@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from throughtime.diagnosis.observe import Key, key_of
+from throughtime.diagnosis.observe import Key
 from throughtime.diagnosis.observe.batches import check_plain, copy_error
-from throughtime.diagnosis.observe.examined import ExaminedModel, Loss
+from throughtime.diagnosis.observe.examined import ExaminedModel, Loss, ModelRun
 from throughtime.diagnosis.quantities.capacity import memory_capacity
 from throughtime.diagnosis.quantities.clipping import Clipping, measure_clipping
 from throughtime.diagnosis.quantities.evenness import Evenness, evenness
@@ -29,6 +29,9 @@ from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch
 from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.initialise import Startable, initialise
+
+if TYPE_CHECKING:
+    from throughtime.diagnosis.report import Report
 
 _STARTS: WeakKeyDictionary[nn.Module, tuple[str, bytes]] = WeakKeyDictionary()
 """Words and weights of each start; kept here, so that nothing is added to a user's module."""
@@ -55,13 +58,6 @@ def _fingerprint(layer: nn.Module) -> bytes:
     for p in layer.parameters():
         digest.update(p.detach().double().cpu().contiguous().numpy().tobytes())
     return digest.digest()
-
-
-class HasLag(Protocol):
-    """The part of a report that a cure reads: how many steps back the task needs."""
-
-    @property
-    def lag(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ class Cure:
 
 
 def cure(
-    model: nn.Module, report: HasLag | None = None, lag: int | None = None,
+    model: nn.Module, report: Report | None = None, lag: int | None = None,
     keep_weights: bool = False,
 ) -> Cure:  # fmt: skip
     """Start a copy of a model anew, so that gradients reach `lag` steps back.
@@ -282,66 +278,61 @@ class CuredCopy:
         """What the cure does, as the beginning of an advice."""
         return self._cured[1]
 
+    def _measure(self, measure: Callable[[ExaminedModel], Value]) -> Value | None:
+        """None where the copy could not be made, or cannot be measured."""
+        if (examined := self._cured[0]) is None:
+            return None
+        try:
+            return measure(examined)
+        except (ValueError, TypeError):
+            return None
+
+    def _run(self, examined: ExaminedModel, last_only: bool = False) -> ModelRun:
+        return examined.run(self.batches[0], self.loss, last_only=last_only)
+
     @cached_property
     def gradients(self) -> dict[Key, LagGradient]:
         """Lag gradients of the copy; empty where they could not be measured."""
-        return self._measured({}, self._gradients)
+        gradients = self._measure(lambda e: lag_gradients(self._run(e, last_only=True)))
+        return {g.key: g for g in gradients or ()}
 
     @cached_property
     def dead_units(self) -> dict[Key, int]:
         """How many units of the copy are dead."""
-        return self._measured({}, self._dead_units)
+        return self._measure(lambda e: {
+            key: count for name, batch in self._run(e).batches.items()
+            for key, count in _count_dead(name, e, batch).items()
+        }) or {}  # fmt: skip
 
     @cached_property
     def inputs(self) -> dict[str, InputStatistics]:
         """The inputs of each module of the copy."""
-        return self._measured({}, self._inputs)
+        return self._measure(lambda e: {
+            name: _describe_inputs(name, e, batch) for name, batch in self._run(e).batches.items()
+        }) or {}  # fmt: skip
 
     @cached_property
     def r2(self) -> dict[Key, float]:
         """r^2(lag) of the copy."""
-        return self._measured({}, self._r2)
+        return self._measure(lambda e: {
+            (name, c.layer, c.direction): c.r2_by_lag[self.lag] for name, layer in e.layers.items()
+            for c in memory_capacity(layer, lags=max(self.lag, 2 * max(map(sum, layer.widths))))
+        }) or {}  # fmt: skip
 
     @cached_property
     def evenness(self) -> Evenness | None:
         """Of the copy, by its gradients."""
-        return self._measured(None, lambda s: evenness(s, s.run(self.batches[0], self.loss)))
+        return self._measure(lambda e: evenness(e, self._run(e)))
 
     def clipping(self, threshold: float) -> Clipping:
         """Of the model itself, at another threshold."""
         return measure_clipping(ExaminedModel(self.model), self.batches, self.loss, threshold)
 
-    def _measured(self, otherwise: Value, measure: Callable[[ExaminedModel], Value]) -> Value:
-        examined = self._cured[0]
-        if examined is None:
-            return otherwise
-        try:
-            return measure(examined)
-        except (ValueError, TypeError):  # the copy cannot be measured
-            return otherwise
 
-    def _gradients(self, examined: ExaminedModel) -> dict[Key, LagGradient]:
-        gradients = lag_gradients(examined.run(self.batches[0], self.loss, last_only=True))
-        return {key_of(g): g for g in gradients}
-
-    def _dead_units(self, examined: ExaminedModel) -> dict[Key, int]:
-        run = examined.run(self.batches[0], self.loss)
-        return {key: count for name, batch in run.batches.items()
-                for key, count in _count_dead(name, examined, batch).items()}  # fmt: skip
-
-    def _inputs(self, examined: ExaminedModel) -> dict[str, InputStatistics]:
-        statistics = {}
-        for name, batch in examined.run(self.batches[0], self.loss).batches.items():
-            dead = _count_dead(name, examined, batch._replace(x=_standardise(batch.x)))
-            deviation = float(_find_deviation(batch.x, (0, 1, 2)))
-            statistics[name] = InputStatistics(float(batch.x.double().mean()), deviation, dead)
-        return statistics
-
-    def _r2(self, examined: ExaminedModel) -> dict[Key, float]:
-        return {(name, c.layer, c.direction): c.r2_by_lag[self.lag]
-                for name, layer in examined.layers.items()
-                for c in memory_capacity(layer, lags=max(self.lag, 2 * max(map(sum, layer.widths))))
-                }  # fmt: skip
+def _describe_inputs(name: str, examined: ExaminedModel, batch: Batch) -> InputStatistics:
+    dead = _count_dead(name, examined, batch._replace(x=_standardise(batch.x)))
+    deviation = float(_find_deviation(batch.x, (0, 1, 2)))
+    return InputStatistics(float(batch.x.double().mean()), deviation, dead)
 
 
 def _count_dead(name: str, examined: ExaminedModel, batch: Batch) -> dict[Key, int]:

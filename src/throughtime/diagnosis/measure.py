@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.diagnosis.cure import CuredCopy, find_start
-from throughtime.diagnosis.observe import key_of, locate, one_thread
+from throughtime.diagnosis.observe import locate, one_thread
 from throughtime.diagnosis.observe.batches import list_batches
 from throughtime.diagnosis.observe.examined import ExaminedModel, Loss, ModelRun
 from throughtime.diagnosis.quantities.capacity import MemoryCapacity, memory_capacity
@@ -219,17 +219,6 @@ def _make_empty(
         lag=lag,
         loss=None,
         truncation=truncation,
-        lag_gradients=(),
-        bands=(),
-        torch_default=(),
-        connectivity=(),
-        modules=(),
-        capacities=(),
-        weight_lags=(),
-        clipping=None,
-        evenness=None,
-        troubles=(),
-        missing=(),
         parameters=sum(p.numel() for p in model.parameters()),
         version=__version__,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -290,23 +279,13 @@ class Gaps:
 def _measure_bands(
     examined: ExaminedModel, batches: Sequence[Any], loss: Loss | None, first: Sequence[LagGradient]
 ) -> tuple[Band, ...]:
-    """The spread of the lag gradients over the first batches.
-
-    Args:
-        examined: the model.
-        batches: of which the first is the report's.
-        loss: as `diagnose` takes it.
-        first: the lag gradients of the first.
-
-    Raises:
-        OptionError: a single batch, or batches of which the loss sees different layers.
-    """
+    """The spread of the lag gradients over the first batches; `first`: those of the first."""
     if len(batches) < 2:
         raise OptionError("a spread needs at least 2 batches, got 1")
     by_batch = [tuple(first)]
     for batch in batches[1:BATCHES]:
         by_batch.append(lag_gradients(examined.run(batch, loss, last_only=True)))
-    keys = [[key_of(g) for g in of_batch] for of_batch in by_batch]
+    keys = [[g.key for g in of_batch] for of_batch in by_batch]
     if any(k != keys[0] for k in keys):
         raise OptionError("the loss sees other layers on one batch than on another")
     return tuple(_make_band(same) for same in zip(*by_batch, strict=True))
@@ -328,13 +307,7 @@ def _make_band(same: Sequence[LagGradient]) -> Band:
 def _measure_torch_default(
     model: nn.Module, batch: Any, loss: Loss | None
 ) -> tuple[LagGradient, ...]:
-    """The lag gradients of a copy whose recurrent layers have torch's own start.
-
-    The rest of the copy is as in the model; torch's generator stays as it is.
-
-    Raises:
-        OptionError: weights that are parametrised, or what `lag_gradients` refuses.
-    """
+    """The lag gradients of a copy whose recurrent layers have torch's own start."""
     examined = ExaminedModel(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -344,12 +317,7 @@ def _measure_torch_default(
 
 
 def _measure_capacities(examined: ExaminedModel, name: str, lag: int) -> tuple[MemoryCapacity, ...]:
-    """Measure what each layer of a module remembers, up to the lag and twice its width.
-
-    Raises:
-        OptionError: a state so wide or a lag so long that it takes minutes; or what
-            `memory_capacity` refuses.
-    """
+    """Measure what each layer of a module remembers, up to the lag and twice its width."""
     layer = examined.layers[name]
     widest = max(sum(w) for w in layer.widths)
     lags = max(lag, 2 * widest)
@@ -365,10 +333,6 @@ def _measure_capacities(examined: ExaminedModel, name: str, lag: int) -> tuple[M
 def _measure_weight_lags(
     examined: ExaminedModel, name: str, batch: Any, loss: Loss | None
 ) -> tuple[WeightLags, ...]:
-    """Measure where a module's weight gradient comes from, on two rows of a batch.
-
-    Raises:
-        OptionError: what `weight_lags` refuses.
-    """
+    """Measure where a module's weight gradient comes from, on two rows of a batch."""
     lags = weight_lags(examined.modules[name], lambda: examined.value(batch, loss), ROWS)
     return tuple(replace(w, name=name) for w in lags)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from throughtime.diagnosis.cure import CuredCopy
-from throughtime.diagnosis.observe import Key, key_of, locate
+from throughtime.diagnosis.observe import Key, locate
 from throughtime.diagnosis.quantities.clipping import Clipping
 from throughtime.diagnosis.quantities.evenness import Evenness
 from throughtime.diagnosis.quantities.gates import GateTimes
@@ -29,7 +29,7 @@ def not_seen(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     for u in report.unseen:
         if not u.is_trouble(report.lag):
             continue
-        place = locate(*key_of(u))
+        place = locate(*u.key)
         sentence = f"The loss cannot see {place}: its gradient by every state of it is zero."
         if u.read_steps:
             inputs = "one input only" if u.read_steps == 1 else f"{u.read_steps} inputs"
@@ -66,7 +66,7 @@ def exploding(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
         largest = _find_exponent(report, g)
         exponent = "" if largest is None else f", Lyapunov exponent {largest:+.3f}"
         sentence = (
-            f"Exploding in {locate(*key_of(g))}: going back the gradient grows "
+            f"Exploding in {locate(*g.key)}: going back the gradient grows "
             f"up to 10^{g.largest_log10_rho:.1f} times{exponent}."
         )
         yield _make_trouble("exploding", g, sentence, cured, spelled_out)
@@ -81,7 +81,7 @@ def vanishing(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
             continue
         whole = ", the whole sequence" if need == g.last_lag else ""
         sentence = (
-            f"Vanishing in {locate(*key_of(g))}: the gradient falls below 1/1000 "
+            f"Vanishing in {locate(*g.key)}: the gradient falls below 1/1000 "
             f"after {g.horizon_1e3_steps} steps, and the task needs {need}{whole}."
         )
         yield _make_trouble("vanishing", g, sentence, cured, spelled_out)
@@ -95,9 +95,9 @@ def written_too_weakly(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     """
     shares = {(m.name, t.layer, t.direction): t.share_above(report.lag)
               for m in report.modules for t in m.gates if t.kind == "gate"}  # fmt: skip
-    sound, blind = _find_leaky_r2(report.lag), {key_of(u) for u in report.unseen}
+    sound, blind = _find_leaky_r2(report.lag), {u.key for u in report.unseen}
     for c in report.capacities:
-        key = key_of(c)
+        key = c.key
         if key in blind:
             continue
         weak = c.r2_by_lag[report.lag] == 0 and sound > c.noise_line
@@ -109,7 +109,7 @@ def written_too_weakly(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
         yield Trouble(
             "written too weakly",
             c.name,
-            f"Written too weakly in {locate(*key_of(c))}: {shares[key]:.0%} of "
+            f"Written too weakly in {locate(*c.key)}: {shares[key]:.0%} of "
             f"the time scales are above {report.lag} steps, but of the input {report.lag} steps "
             f"ago nothing can be read (r^2 below {c.noise_line:.2g}, where a single leaky unit "
             f"would have {sound:.2g}).",
@@ -123,10 +123,8 @@ def remembers_little(report: Report) -> Iterator[Trouble]:
     One event that stands out can still be carried so far, every input cannot. Silent where
     another trouble has to be mended first.
     """
-    blind = {key_of(u) for u in report.unseen}
-    r2_by_place = {
-        key_of(c): c.r2_by_lag[report.lag] for c in report.capacities if key_of(c) not in blind
-    }
+    blind = {u.key for u in report.unseen}
+    r2_by_place = {c.key: c.r2_by_lag[report.lag] for c in report.capacities if c.key not in blind}
     first = {"not finite", "not seen", "exploding", "vanishing", "written too weakly"}
     if (
         not r2_by_place
@@ -158,7 +156,7 @@ def _find_exponent(report: Report, g: LagGradient) -> float | None:
     """The largest Lyapunov exponent of a layer and direction; None where none was measured."""
     exponents = {(m.name, j.layer, j.direction): j.lyapunov_nats_per_step[0]
                  for m in report.modules for j in m.jacobians}  # fmt: skip
-    return exponents.get(key_of(g))
+    return exponents.get(g.key)
 
 
 def _explodes(report: Report, g: LagGradient) -> bool:
@@ -185,7 +183,7 @@ def _make_trouble(
 ) -> Trouble:
     """The trouble, with the effect of a new start; `spelled_out`: starts already described."""
     lag, before = min(cured.lag, g.last_lag), g.at(cured.lag)
-    new = cured.gradients.get(key_of(g))
+    new = cured.gradients.get(g.key)
     if new is None or new.last_lag < lag:
         return Trouble(kind, g.name, sentence, f"{cured.words}.", before)
     after, K = new.at(lag), new.horizon_1e3_steps
@@ -275,7 +273,7 @@ def frozen_gates(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     """Gates with half of their values at an end and weights that hardly move."""
     if report.evenness is None:
         return
-    what, blind = report.evenness.kind, {key_of(u) for u in report.unseen}
+    what, blind = report.evenness.kind, {u.key for u in report.unseen}
     for key, times in _list_gates(report):
         if key in blind:  # it does not move since the loss does not see it
             continue
@@ -340,13 +338,14 @@ def find_motion(evenness: Evenness, key: Key, gates: str) -> float | None:
     the layer; updates are not.
     """
     names = gates.split("+")
-    blocks = (s for s in evenness.shares if key_of(s) == key and s.gate in names)
+    blocks = (s for s in evenness.shares
+              if (s.name, s.layer, s.direction) == key and s.gate in names)  # fmt: skip
     ratios = [s.ratio for s in blocks if s.ratio is not None]
     if not ratios:
         return None
     if evenness.kind == "update":
         return max(ratios)
-    reaching = [n for d in evenness.depth if key_of(d) == key for n in d.norms]
+    reaching = [n for d in evenness.depth if d.key == key for n in d.norms]
     size = max(reaching, default=0.0)
     return max(ratios) / size if size else None
 

@@ -1,8 +1,8 @@
 """Trains a task on your data: `run = throughtime.train("forecast", data=FILE, target="temp")`.
 
-The package is called like a function, and its parts are imported like those of any other: `loop`
-trains a `learner` while others watch, of which `keeper` writes rows and checkpoints; `run` and
-`storage` read and write run folders. All need the extra `train`.
+The package is called like a function, and its parts are imported like those of any other: `learner`
+has the one training loop, with which `loop` trains a run, writes its rows and checkpoints; `run`
+and `storage` read and write run folders. All need the extra `train`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Called(ModuleType):
 
 
 def load(folder: str | PathLike[str]) -> TrainedRun:
-    """The run in a folder, its training ended; nothing that trains is imported.
+    """The run in a folder, its training ended.
 
     Raises:
         RunError: it is no run, or one without weights.

@@ -1,27 +1,45 @@
-"""One command in several processes: begun together, ended together, with one sentence if one fails.
+"""How processes begin, meet and end: one command in several, with one sentence if one fails.
 
 As torchrun does it, whose variables these processes find; but a run begins with no word on ports,
-and of several nodes each begins its own with the same command.
+and of several nodes each begins its own with the same command. Lightning Fabric joins them,
+configured by the environment of torchrun, of srun, or of our own `launch`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
-from throughtime.environment import ProcessPlace, for_process, launched, node, of_torchrun
-from throughtime.errors import OptionError, RunError
-from throughtime.train.world import FAILURE, LAST_WORDS, SUPERVISED, meet, read_word
+import torch
 
+from throughtime.compiler.runtime.threads import usable
+from throughtime.environment import ProcessPlace, for_process, launched, node, of_torchrun
+from throughtime.errors import EndedElsewhere, OptionError, RunError, ThroughtimeError
+from throughtime.train.world import (
+    FAILURE,
+    LAST_WORDS,
+    SILENCE,
+    SUPERVISED,
+    World,
+    distributed,
+    name_ranks,
+    read_word,
+)
+
+WAIT = 120  # seconds, for the others to come
 _CODE = (
     f"import sys; from {__name__} import serve; from throughtime import cli; "
     "sys.exit(serve(cli.main))"
@@ -142,18 +160,15 @@ def _watch(children: Sequence[subprocess.Popen[bytes]], store: Any, first: int) 
     died = next(n for n, code in enumerate(codes) if code)
     code = codes[died] or 0
     if code < 0:
-        _leave_word(store, f"process {first + died} was ended by {signal.Signals(-code).name}")
+        with contextlib.suppress(RuntimeError):
+            text = f"process {first + died} was ended by {signal.Signals(-code).name}"
+            store.compare_set(FAILURE, "", text)
     word = (
         read_word(store, FAILURE, LAST_WORDS)
         or f"process {first + died} ended with exit code {code}"
     )
     _wait(children, LAST_WORDS)
     raise RunError(word + _how_to_go_on(store) if code < 0 else word)
-
-
-def _leave_word(store: Any, text: str) -> None:
-    with contextlib.suppress(RuntimeError):
-        store.compare_set(FAILURE, "", text)
 
 
 def _how_to_go_on(store: Any) -> str:
@@ -178,3 +193,184 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and any(child.poll() is None for child in children):
         time.sleep(_LOOK)
+
+
+@contextmanager
+def join(wait: int = WAIT) -> Iterator[World]:
+    """The processes that a launcher began, this one included; alone where there is no launcher.
+
+    Threads become the cores of this machine over its processes: torchrun leaves one.
+
+    Args:
+        wait: seconds, for all to come.
+
+    Raises:
+        RunError: they cannot meet, or not all of them come.
+    """
+    place = find_place()
+    if place is None:
+        yield World()
+        return
+    torch.set_num_threads(max(1, usable() // place.local))
+    store = meet(place, wait)
+    _check_in(place, store, wait)
+    world = World(_launch(place, store), store, place.local == place.size)
+    try:
+        yield world
+    except BaseException as error:
+        world.end(error)
+        raise
+    world.end(None)
+
+
+def find_place() -> ProcessPlace | None:
+    """Which process this is of several, or None; OptionError where the environment cannot be."""
+    launcher = launched()
+    try:
+        place = {"torchrun": of_torchrun, "srun": _read_srun}[launcher]() if launcher else None
+    except (ValueError, RuntimeError) as error:
+        raise OptionError(
+            f"the environment of {launcher} must say how many processes there are and which this "
+            f"is, and it does not ({error}); see docs/scale.md"
+        ) from error
+    if place and place.size % place.local:
+        raise OptionError(
+            f"every machine must have as many processes as this one, {place.local}, and all have "
+            f"{place.size}; begin as many on each"
+        )
+    return place if place and place.size > 1 else None
+
+
+def _read_srun() -> ProcessPlace:
+    """As Fabric reads srun's environment."""
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+    here = SLURMEnvironment()
+    local = int(os.environ["SLURM_NTASKS_PER_NODE"])
+    return ProcessPlace(
+        here.global_rank(), here.world_size(), local, here.main_address, here.main_port,
+        hosted=False,
+    )  # fmt: skip
+
+
+def meet(place: ProcessPlace, wait: int, here: bool | None = None) -> Any:
+    """The store of all processes, hosted `here`, or as the place says.
+
+    Raises:
+        RunError: its port is taken here, or nobody answers there within `wait` seconds.
+    """
+    master = place.rank == 0 and not place.hosted if here is None else here
+    at, end = f"{place.host}:{place.port}", time.monotonic() + wait
+    try:
+        if master:
+            socket.getaddrinfo(place.host, place.port)
+        else:
+            _await_answer(place, end)
+        return _open_store(place, master, max(1, end - time.monotonic()))
+    except (OSError, RuntimeError) as error:
+        if master:
+            raise RunError(
+                f"the processes meet at {at}, and that cannot be had here (in use, or not of this "
+                "machine); name another with MASTER_ADDR and MASTER_PORT"
+            ) from error
+        raise RunError(
+            f"process 0 must answer at {at}, and it did not within {wait} s; see that it runs and "
+            "can be reached, or wait longer with --wait"
+        ) from error
+
+
+def _await_answer(place: ProcessPlace, end: float) -> None:
+    """Waits until somebody answers where the processes meet; torch would print pages meanwhile."""
+    while True:
+        left = max(1, end - time.monotonic())
+        try:
+            socket.create_connection((place.host, place.port), timeout=left).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+        time.sleep(0.05)
+
+
+def _open_store(place: ProcessPlace, master: bool, wait: float) -> Any:
+    """Torch's; in a thread, since torch waits without an end for words of what is no store."""
+    opened: list[Any] = []
+
+    def open_it() -> None:
+        try:
+            opened.append(
+                distributed.TCPStore(
+                    place.host, place.port, is_master=master, wait_for_workers=False,
+                    timeout=timedelta(seconds=wait),
+                )
+            )  # fmt: skip
+        except RuntimeError as error:  # of torch.distributed: DistNetworkError, DistStoreError
+            opened.append(error)
+
+    thread = threading.Thread(target=open_it, daemon=True)
+    thread.start()
+    thread.join(wait)
+    if not opened:
+        raise TimeoutError
+    if isinstance(opened[0], RuntimeError):
+        raise opened[0]
+    return opened[0]
+
+
+def _check_in(place: ProcessPlace, store: Any, wait: int) -> None:
+    """Waits until all are there; raises RunError that names who did not come."""
+    store.set(f"here/{place.rank}", "")
+    names = [f"here/{rank}" for rank in range(place.size)]
+    end = time.monotonic() + wait
+    with _end_without_store():
+        while not store.check(names):
+            if store.check([FAILURE]):
+                raise _choose_error(place, store, store.get(FAILURE).decode())
+            if time.monotonic() > end:
+                missing = [str(r) for r, name in enumerate(names) if not store.check([name])]
+                word = (
+                    f"all {place.size} processes must come within {wait} s, and "
+                    f"{name_ranks(missing)} not; begin them, or wait longer with --wait"
+                )
+                store.compare_set(FAILURE, "", word)
+                raise _choose_error(place, store, word)
+            time.sleep(0.05)
+
+
+def _choose_error(place: ProcessPlace, store: Any, word: str) -> ThroughtimeError:
+    """The error of one process: the launcher, or else the first process, reports it."""
+    if place.rank or store.check([SUPERVISED]):
+        return EndedElsewhere()
+    return RunError(word)
+
+
+@contextmanager
+def _end_without_store() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, ThroughtimeError):
+            raise
+        raise EndedElsewhere from error
+
+
+def _launch(place: ProcessPlace, store: Any) -> Any:
+    """Fabric over the processes that met."""
+    distributed.init_process_group(
+        "gloo", store=distributed.PrefixStore("gloo", store), rank=place.rank,
+        world_size=place.size, timeout=SILENCE,
+    )  # fmt: skip
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"):  # its own at its import
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+        from lightning_fabric.strategies.ddp import DDPStrategy
+
+        kind = SLURMEnvironment if launched() == "srun" else TorchElasticEnvironment
+        fabric = Fabric(
+            accelerator="cpu", devices=place.local, num_nodes=place.size // place.local,
+            strategy=DDPStrategy(process_group_backend="gloo"), plugins=[kind()],
+        )  # fmt: skip
+        fabric.launch()
+    return fabric

@@ -1,24 +1,127 @@
-"""What learns: a model of a task, one step at a time, and what looks on."""
+"""The one training loop: a model of a task learns, one step at a time, while others watch.
+
+What is random or chosen in a step, its batch, seed and learning rate, follows from its number.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import AdamW, Optimizer
 
 from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task
+from throughtime.tasks.recipe import Recipe
 from throughtime.tasks.task import Batch
-from throughtime.train.step import StepBatches, clip, cut, learning_rate, make_optimizer, step_seed
 from throughtime.train.world import World
 
 if TYPE_CHECKING:
-    from throughtime.train.keeper import Journal
+    from throughtime.train.loop import Journal
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """The learning rate of step 0, 1, ...: a linear warm-up, then the decay of the recipe.
+
+    warm-up    lr (step + 1) / warmup
+    cosine     lr (1 + cos(pi q)) / 2      q = (step - warmup) / (steps - warmup)
+    linear     lr (1 - q)
+    constant   lr
+    """
+    if step < recipe.warmup:
+        return recipe.lr * (step + 1) / recipe.warmup
+    q = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    decay = {"cosine": (1 + math.cos(math.pi * q)) / 2, "linear": 1 - q, "constant": 1.0}
+    return recipe.lr * decay[recipe.schedule]
+
+
+def clip(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> tuple[float, bool]:
+    """Clips gradients in place: by their common norm, by value, or not.
+
+    Returns:
+        The norm of all gradients before clipping, and whether anything was clipped.
+    """
+    held = [p for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in held if p.grad is not None]
+    if recipe.clip == "norm":
+        norm = clip_grad_norm_(held, recipe.clip_threshold)
+        return float(norm), bool(norm > recipe.clip_threshold)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if recipe.clip == "none":
+        return float(norm), False
+    clipped = _find_largest(gradients) > recipe.clip_threshold
+    clip_grad_value_(held, recipe.clip_threshold)
+    return float(norm), clipped
+
+
+def _find_largest(gradients: Iterable[Tensor]) -> float:
+    return max(float(g.abs().max()) for g in gradients)
+
+
+_BETAS = (0.9, 0.98)
+
+
+def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """The optimizer of a recipe, in its first state."""
+    return AdamW(
+        parameters, lr=recipe.lr, betas=_BETAS, weight_decay=recipe.weight_decay, fused=True
+    )
+
+
+def step_seed(seed: int, step: int, part: int = 0) -> int:
+    """The seed of all that is random in one part of one step; -1: of the initial weights."""
+    place = f"{seed} {step} {part}" if part else f"{seed} {step}"
+    digest = hashlib.sha256(place.encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def cut(task: Task, batch: Batch, part: int, parts: int) -> tuple[Batch, float]:
+    """One of the parts in which a batch is computed: every parts-th row, from that of its number.
+
+    Rows of like lengths lie side by side where a task sorts them, so all parts are about as long.
+
+    Returns:
+        The rows, none where the batch has too few, and what their loss counts for in the batch's.
+    """
+    if parts == 1:
+        return batch, 1.0
+    pairs = zip(batch, task.row_axes, strict=True)
+    rows = tuple(x.movedim(n, 0)[part::parts].movedim(0, n).contiguous() for x, n in pairs)
+    whole = task.weight(batch)
+    return rows, task.weight(rows) / whole if whole else 0.0
+
+
+class StepBatches:
+    """The batch of every step.
+
+    Which one a step gets is decided by (seed, epoch, step) and by nothing that happened before,
+    so a run that was killed goes on with the batch it would have had.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._epoch = -1
+        self._batches: Sequence[Batch] = ()
+
+    def batch(self, step: int) -> Batch:
+        """The batch of step 0, 1, ...; every pass over the data has the same number of steps."""
+        if self._epoch < 0:
+            self._turn_to(0)
+        epoch, place = divmod(step, len(self._batches))
+        if epoch != self._epoch:
+            self._turn_to(epoch)
+        return self._batches[place]
+
+    def _turn_to(self, epoch: int) -> None:
+        self._epoch, self._batches = epoch, self._task.epoch(epoch)
+
 
 _COMPARED = 4  # batches that all processes must see alike
 
@@ -183,3 +286,44 @@ class Best:
         if value < self.value:
             self.value, self.step = value, learner.done
             self.weights = {name: w.clone() for name, w in learner.model.state_dict().items()}
+
+
+class Patience(Watcher):
+    """Has had enough after `patience` validations in a row without progress, or one not finite."""
+
+    def __init__(self, monitor: str, patience: int) -> None:
+        self.monitor, self.patience = monitor, patience
+        self.lowest, self.waited = math.inf, 0
+
+    def after_validation(self, learner: Learner, metrics: Mapping[str, float]) -> None:
+        value = metrics[self.monitor]
+        if not math.isfinite(value):
+            self.enough = True
+        elif value < self.lowest:
+            self.lowest, self.waited = value, 0
+        else:
+            self.waited += 1
+            self.enough = self.waited >= self.patience
+
+
+def train(learner: Learner, watchers: Sequence[Watcher]) -> None:
+    """Trains to the last step, or to the first validation at which a watcher has had enough."""
+    recipe = learner.task.recipe
+    while learner.done < recipe.steps:
+        for one in watchers:
+            one.before_step(learner)
+        learner.step()
+        for one in watchers:
+            one.after_step(learner)
+        if learner.done % recipe.validate_every == 0 or learner.done == recipe.steps:
+            metrics = learner.score("validation")
+            for one in watchers:
+                one.after_validation(learner, metrics)
+            if any(one.enough for one in watchers):
+                break
+
+
+def begin_model(task: Task) -> nn.Module:
+    """The model of a task with the initial weights of its recipe."""
+    torch.manual_seed(step_seed(task.recipe.seed, -1))
+    return task.model()

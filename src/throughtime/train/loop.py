@@ -1,55 +1,212 @@
-"""The one training loop, and a run trained with it from its beginning or its last checkpoint.
+"""A run trained from its beginning, or from its last checkpoint: kept, and seen as it trains.
 
-People see it as it trains: a progress bar, and lines on the terminal that log.txt has too.
+Rows of metrics.jsonl, none twice after a resume; checkpoints, the best weights, and patience. For
+people a progress bar, and lines on the terminal that log.txt has too.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 
 from throughtime.errors import RunError
 from throughtime.tasks import Task, find
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.begin import check_memory
-from throughtime.train.keeper import CURE, Journal, Keeper, Patience, collect_state, restore_state
-from throughtime.train.learner import Learner, Watcher
-from throughtime.train.run import Run, lock
-from throughtime.train.step import learning_rate, step_seed
-from throughtime.train.storage import check_checkpoint, read_checkpoint, write_weights
+from throughtime.train.learner import (
+    Best,
+    Learner,
+    Patience,
+    Watcher,
+    begin_model,
+    learning_rate,
+    train,
+)
+from throughtime.train.run import Run, check_memory, lock
+from throughtime.train.storage import (
+    State,
+    check_checkpoint,
+    check_finite,
+    has_ended,
+    read_checkpoint,
+    write_checkpoint,
+    write_weights,
+)
 from throughtime.train.world import World
 
+
+@dataclass
+class SinceLastRow:
+    """What was seen since the last row."""
+
+    steps: int = 0
+    clipped: int = 0
+    loss: float = 0.0
+    norm: float = 0.0
+
+    def add(self, loss: float, norm: float, clipped: bool) -> None:
+        self.steps += 1
+        self.clipped += clipped
+        self.loss += loss
+        self.norm += norm
+
+    def means(self) -> dict[str, float]:
+        """Loss in nats, gradient norm before clipping, share of steps that were clipped."""
+        loss, norm = self.loss / self.steps, self.norm / self.steps
+        return {"loss": loss, "gradient_norm": norm, "clipped_share": self.clipped / self.steps}
+
+
+@dataclass
+class Clock:
+    """Seconds of wall and of processor that went into a run, over all its processes."""
+
+    wall_before: float = 0.0
+    cpu_before: float = 0.0
+    _wall: float = field(default_factory=time.perf_counter)
+    _cpu: float = field(default_factory=time.process_time)
+
+    def seconds(self) -> dict[str, float]:
+        wall = self.wall_before + time.perf_counter() - self._wall
+        cpu = self.cpu_before + time.process_time() - self._cpu
+        return {"wall_seconds": round(wall, 3), "cpu_seconds": round(cpu, 3)}
+
+
+class Journal:
+    """The open metrics.jsonl of a run; its state goes into the checkpoint."""
+
+    def __init__(self, path: Path, state: dict[str, Any] | None = None) -> None:
+        state = state or {"bytes": 0, "window": {}, "wall": 0.0, "cpu": 0.0}
+        self.window = SinceLastRow(**state["window"])
+        self.clock = Clock(state["wall"], state["cpu"])
+        self._file = path.open("ab")
+        if self._file.tell() < state["bytes"]:
+            self._file.close()
+            raise RunError(
+                f"{path} must have at least the {state['bytes']} bytes that were there when the "
+                "checkpoint was written, and it has fewer; restore it, or train again elsewhere"
+            )
+        self._file.truncate(state["bytes"])
+
+    def row(self, **values: Any) -> None:
+        """Appends one row, with the seconds that went into the run so far."""
+        self._file.write((json.dumps(values | self.clock.seconds()) + "\n").encode())
+        self._file.flush()
+
+    def steps_row(self, step: int, lr: float) -> None:
+        """Appends the means since the last such row."""
+        self.row(step=step, lr=lr, **self.window.means())
+        self.window = SinceLastRow()
+
+    def state(self) -> dict[str, Any]:
+        """Where the file ends now, what waits for the next row, and the seconds."""
+        os.fsync(self._file.fileno())
+        clock = self.clock.seconds()
+        return {
+            "bytes": self._file.tell(),
+            "window": asdict(self.window),
+            "wall": clock["wall_seconds"],
+            "cpu": clock["cpu_seconds"],
+        }
+
+    def close(self) -> None:
+        self._file.close()
+
+
+CURE = "train again with a lower --lr or with --clip norm"
 _CURE = f"; {CURE}; the last checkpoint is kept"
 
 
-def train(learner: Learner, watchers: Sequence[Watcher]) -> None:
-    """Trains to the last step, or to the first validation at which a watcher has had enough."""
-    recipe = learner.task.recipe
-    while learner.done < recipe.steps:
-        for one in watchers:
-            one.before_step(learner)
-        learner.step()
-        for one in watchers:
-            one.after_step(learner)
-        if learner.done % recipe.validate_every == 0 or learner.done == recipe.steps:
-            metrics = learner.score("validation")
-            for one in watchers:
-                one.after_validation(learner, metrics)
-            if any(one.enough for one in watchers):
-                break
+def collect_state(learner: Learner, stopping: Patience) -> State:
+    """The state of a learner: what a checkpoint has of it, and what all processes begin with."""
+    return {
+        "step": learner.done,
+        "model": learner.model.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "stopping": {"waited": stopping.waited, "lowest": stopping.lowest},
+    }
 
 
-def begin_model(task: Task) -> nn.Module:
-    """The model of a task with the initial weights of its recipe."""
-    torch.manual_seed(step_seed(task.recipe.seed, -1))
-    return task.model()
+def restore_state(state: State, learner: Learner, stopping: Patience) -> None:
+    """Gives a learner the state of another one."""
+    learner.model.load_state_dict(state["model"])
+    learner.optimizer.load_state_dict(state["optimizer"])
+    learner.done = state["step"]
+    stopping.waited, stopping.lowest = state["stopping"]["waited"], state["stopping"]["lowest"]
+
+
+class Keeper(Watcher):
+    """Writes rows, and checkpoints every so many steps and after (never before) a validation.
+
+    A checkpoint written where a validation is due, but before it, would skip it on resume. What
+    may end the run, `stopping`, looks at a validation before the keeper does.
+    """
+
+    def __init__(self, run: Run, journal: Journal, stopping: Patience) -> None:
+        self.run, self.journal, self.stopping = run, journal, stopping
+        self.best, self.finished = Best(), False
+        self.more_steps: Recipe | None = None  # the recipe that a run with more steps had before
+
+    def after_step(self, learner: Learner) -> None:
+        recipe, done = self.run.recipe, learner.done
+        self.journal.window.add(learner.loss, learner.norm, learner.clipped)
+        last = done == recipe.steps
+        if done % recipe.log_every == 0 or last:
+            self.journal.steps_row(done, learning_rate(recipe, done - 1))
+        validation_follows = done % recipe.validate_every == 0 or last
+        if done % recipe.checkpoint_every == 0 and not validation_follows:
+            self._write(learner)
+
+    def after_validation(self, learner: Learner, metrics: Mapping[str, float]) -> None:
+        self.journal.row(step=learner.done, split="validation", **metrics)
+        self.best.see(metrics[self.stopping.monitor], learner)
+        self.finished = self.stopping.enough or learner.done >= self.run.recipe.steps
+        self._write(learner)
+
+    def _write(self, learner: Learner) -> None:
+        """Writes what is finite alone, so that the checkpoint before stays where it is not."""
+        where = f"the model after step {learner.done}"
+        check_finite(learner.model.state_dict(), where, f"{CURE}; the last checkpoint is kept")
+        rest = {
+            "best": vars(self.best), "journal": self.journal.state(), "finished": self.finished
+        }  # fmt: skip
+        write_checkpoint(self.run, collect_state(learner, self.stopping) | rest)
+
+    def restore(self, learner: Learner, state: State) -> None:
+        """Puts everything back as it was when `state`, which was checked, was written.
+
+        Where the run has more steps or patience since, what ended it may end it no longer.
+        """
+        recipe, written = self.run.recipe, replace(self.run.recipe, **state["recipe"])
+        restore_state(state, learner, self.stopping)
+        self.best, self.finished = Best(**state["best"]), state["finished"]
+        if written.steps < recipe.steps:
+            self.more_steps = written
+        if has_ended(written, state) and not has_ended(recipe, state):
+            self.finished = False
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """The weights of the best validation.
+
+        Raises:
+            RunError: every figure of every validation was NaN or infinite.
+        """
+        if not self.best.weights:
+            raise RunError(
+                f"the {self.stopping.monitor} of a validation must be finite once, and it never "
+                f"was in {self.run.folder}; {CURE}"
+            )
+        return self.best.weights
 
 
 def fit(run: Run, watchers: Sequence[Watcher] = (), world: World | None = None) -> nn.Module:
@@ -182,27 +339,16 @@ def _compute_with(wanted: int) -> Iterator[None]:
 
 
 class Shown(Watcher):
-    """A progress bar over the whole run, and a line for every validation.
-
-    Args:
-        run: which.
-        log: where the lines go.
-        journal: knows the seconds.
-        done: steps taken.
-    """
+    """A progress bar over the whole run, and a line for every validation."""
 
     def __init__(self, run: Run, log: logging.Logger, journal: Journal, done: int) -> None:
         self.run, self.lines, self.journal = run, log, journal
         console = Console(stderr=True)
         self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TimeRemainingColumn(), TextColumn("loss {task.fields[loss]:.3f}"),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
         steps, nan = run.recipe.steps, float("nan")
         self.row = self.bar.add_task("training", total=steps, completed=done, loss=nan)
 
@@ -212,14 +358,9 @@ class Shown(Watcher):
 
     def after_validation(self, learner: Learner, metrics: Mapping[str, float]) -> None:
         figures = " ".join(f"{name} {learner.task.format_metric(v)}" for name, v in metrics.items())
-        self.lines.info(
-            "step %d/%d  loss %.3f  validation: %s  %.0f s",
-            learner.done,
-            self.run.recipe.steps,
-            learner.loss,
-            figures,
-            self.journal.clock.seconds()["wall_seconds"],
-        )
+        seconds, steps = self.journal.clock.seconds()["wall_seconds"], self.run.recipe.steps
+        text = "step %d/%d  loss %.3f  validation: %s  %.0f s"
+        self.lines.info(text, learner.done, steps, learner.loss, figures, seconds)
 
 
 class _LogFile(logging.FileHandler):

@@ -23,9 +23,8 @@ from throughtime.tasks.tables.frames import give_back, is_frame, make_table, wri
 from throughtime.tasks.tables.task import TableTask
 from throughtime.tasks.tables.text import names_table
 from throughtime.tasks.task import Score
-from throughtime.train.begin import RUNS, begin, check_memory, go_on
-from throughtime.train.run import Run, read, read_json, read_whole
-from throughtime.train.storage import load_weights
+from throughtime.train.run import RUNS, Run, begin, check_memory, go_on, read
+from throughtime.train.storage import load_weights, read_json, read_whole
 
 Place = str | PathLike[str]
 
@@ -49,24 +48,12 @@ def score_and_keep(run: Run, task: Task, model: nn.Module) -> tuple[Score, dict[
     """Scores a model on the test split; keeps figures and findings in results.json."""
     score = task.score(model, "test")
     row, findings = _last_row(run), task.findings(model)
-    figures = {
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "steps": row["step"],
-        "wall_seconds": row["wall_seconds"],
-        "cpu_seconds": row["cpu_seconds"],
-    }
-    run.write_results(
-        {
-            "task": task.name,
-            "metrics": score.metrics,
-            "baselines": task.baselines("test"),
-            "split": score.split,
-            "seconds": figures["wall_seconds"],
-        }
-        | figures
-        | findings
-        | {"test": asdict(score), "chance": task.chance("test")}
-    )
+    parameters = sum(p.numel() for p in model.parameters())
+    figures = {"parameters": parameters, "steps": row.pop("step"), **row}
+    head = {"task": task.name, "metrics": score.metrics, "baselines": task.baselines("test"),
+            "split": score.split, "seconds": row["wall_seconds"]}  # fmt: skip
+    last = {"test": asdict(score), "chance": task.chance("test")}
+    run.write_results(head | figures | findings | last)
     return score, figures | {"findings": findings}
 
 
@@ -217,18 +204,18 @@ def train_task(
 ) -> TrainedRun:
     """As `throughtime.train`."""
     kind, folder = find(task), None if out is None else Path(out)
-    given = {name: _join_columns(value) for name, value in options.items()}
+    values = {name: _join_columns(value) for name, value in options.items()}
     if data is None:
-        return _train_to_its_end(kind, folder, resume, given)
+        return _train_to_its_end(kind, folder, resume, values)
     if not is_frame(data):
         if not isinstance(data, str | PathLike):
             raise OptionError(
                 f"data must be a file or a frame of polars or pandas, got {short(data)}"
             )
-        return _train_to_its_end(kind, folder, resume, given | {"data": str(data)})
+        return _train_to_its_end(kind, folder, resume, values | {"data": str(data)})
     file, is_new = write_file(data, (folder or RUNS / "x").resolve().parent)
     try:
-        return _train_to_its_end(kind, folder, resume, given | {"data": str(file)})
+        return _train_to_its_end(kind, folder, resume, values | {"data": str(file)})
     except (ValueError, TypeError):
         if is_new:
             file.unlink(missing_ok=True)
@@ -236,7 +223,7 @@ def train_task(
 
 
 def _train_to_its_end(
-    kind: type[Task], folder: Path | None, resume: bool, given: Mapping[str, Any]
+    kind: type[Task], folder: Path | None, resume: bool, options: Mapping[str, Any]
 ) -> TrainedRun:
     from throughtime.train.loop import fit
 
@@ -246,8 +233,8 @@ def _train_to_its_end(
         return TrainedRun(run, task, model)
 
     if resume:
-        return end(go_on(kind, folder, given))
-    with begin(kind, folder, given) as run:
+        return end(go_on(kind, folder, options))
+    with begin(kind, folder, options) as run:
         return end(run)
 
 

@@ -1,4 +1,4 @@
-"""A run folder: its files, whole or not there at all, and reading it back.
+"""A run folder: how a run begins in it, is read back, and goes on when it was stopped.
 
 config.json          the recipe
 metrics.jsonl        a row every few steps and every validation
@@ -11,119 +11,32 @@ report.json          how far back the model learned, and report.html the same as
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import hashlib
-import json
 import os
 import shlex
 import shutil
-import stat
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from throughtime.errors import RunError
-from throughtime.tasks import available, find
-from throughtime.tasks.recipe import Recipe, recipe_from, short
+import torch
 
-_SEAL = b"throughtime sealed 1 "
-_LENGTHS = len(_SEAL) + 64 + 1
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, or a kill at any moment, finds the old one or the new one.
-
-    Raises:
-        OSError: the disk is full, say; names `path`, and no draft is left.
-    """
-    draft = write_draft(path, content)
-    with _delete_on_failure(draft, path):
-        os.replace(draft, path)
-    sync_folder(path.parent)
+from throughtime.errors import OptionError, RunError, ThroughtimeError
+from throughtime.tasks import Task, available, find
+from throughtime.tasks.recipe import Recipe, one_of, recipe_from, short
+from throughtime.train.storage import MAY_GROW, has_ended, read_checkpoint, read_json, write_json
 
 
-def write_draft(path: Path, content: bytes) -> Path:
-    """Writes a draft next to `path` and waits until the disk has it; the caller renames.
+class RunFile:
+    """The path of one of a run's files."""
 
-    Raises:
-        OSError: as `write_whole`.
-    """
-    draft = path.with_name(path.name + ".draft")
-    with _delete_on_failure(draft, path), draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return draft
+    def __init__(self, name: str) -> None:
+        self.name = name
 
-
-@contextlib.contextmanager
-def _delete_on_failure(draft: Path, path: Path) -> Iterator[None]:
-    """Deletes a draft that could not become `path`."""
-    try:
-        yield
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
-def read_whole(path: Path) -> bytes:
-    """The content of a file; of a pipe, which would be waited for, there is none.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    kind = os.stat(path).st_mode
-    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
-    return path.read_bytes()
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON text.
-    """
-    try:
-        return json.loads(read_whole(path))
-    except (ValueError, RecursionError) as error:
-        raise ValueError("it is no JSON text") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until the disk knows the names in a folder."""
-    with contextlib.suppress(PermissionError):  # Windows opens no folders
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def seal(content: bytes) -> bytes:
-    """The content after a line with its SHA-256."""
-    return _SEAL + hashlib.sha256(content).hexdigest().encode() + b"\n" + content
-
-
-def unseal(sealed: bytes, path: Path, cure: str) -> bytes:
-    """The content of a sealed file.
-
-    Raises:
-        RunError: the file was cut short or changed.
-    """
-    head, content = sealed[:_LENGTHS], sealed[_LENGTHS:]
-    if not head.startswith(_SEAL) or seal(content)[:_LENGTHS] != head:
-        raise RunError(
-            f"{path} must have the content its checksum was made from, and it is truncated or "
-            f"was changed ({len(sealed)} bytes); {cure}"
-        )
-    return content
+    def __get__(self, run: Run, _: object) -> Path:
+        return run.folder / self.name
 
 
 @dataclass(frozen=True)
@@ -133,29 +46,9 @@ class Run:
     folder: Path
     recipe: Recipe
 
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log.txt"
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
-
-    @property
-    def previous(self) -> Path:
-        return self.folder / "checkpoint-previous.pt"
-
-    @property
-    def weights(self) -> Path:
-        return self.folder / "weights.safetensors"
-
-    @property
-    def results(self) -> Path:
-        return self.folder / "results.json"
+    metrics, log, results = RunFile("metrics.jsonl"), RunFile("log.txt"), RunFile("results.json")
+    checkpoint, previous = RunFile("checkpoint.pt"), RunFile("checkpoint-previous.pt")
+    weights = RunFile("weights.safetensors")
 
     @property
     def resume(self) -> str:
@@ -166,7 +59,7 @@ class Run:
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Keeps the figures of a finished run."""
-        write_whole(self.results, _encode_json(results))
+        write_json(self.results, results)
 
 
 def create(folder: Path, recipe: Recipe) -> Run:
@@ -186,7 +79,7 @@ def create(folder: Path, recipe: Recipe) -> Run:
         if not exists:
             folder.parent.mkdir(parents=True, exist_ok=True)
             draft.mkdir()
-        write_whole(draft / "config.json", _encode_json(asdict(recipe)))
+        write_json(draft / "config.json", asdict(recipe))
         if not exists:
             draft.rename(folder)
     except OSError as error:
@@ -201,7 +94,7 @@ def create(folder: Path, recipe: Recipe) -> Run:
 
 def replace_recipe(run: Run, recipe: Recipe) -> Run:
     """The same run with another recipe, in its config.json too."""
-    write_whole(run.folder / "config.json", _encode_json(asdict(recipe)))
+    write_json(run.folder / "config.json", asdict(recipe))
     return Run(run.folder, recipe)
 
 
@@ -239,10 +132,6 @@ def _find_options(values: Mapping[str, Any]) -> type[Recipe]:
     """The kind of recipe that values are of: the task's, where they name one."""
     task = values.get("task")
     return available()[task].options if task in tuple(available()) else Recipe
-
-
-def _encode_json(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2) + "\n").encode()
 
 
 def _lock(handle: int) -> None:
@@ -284,3 +173,200 @@ def lock(folder: Path) -> Iterator[None]:
         ) from error
     finally:
         os.close(handle)
+
+
+RUNS = Path("runs")
+
+_FAILURES = (
+    ValueError, TypeError, RuntimeError, ImportError, OSError, MemoryError, KeyboardInterrupt,
+)  # fmt: skip
+_LIMITS = tuple(
+    Path("/sys/fs/cgroup", name) for name in ("memory.max", "memory/memory.limit_in_bytes")
+)
+
+
+def resolve(kind: type[Task], options: Mapping[str, Any], processes: int = 1) -> Recipe:
+    """The recipe of some options, then of the preset, then of the defaults.
+
+    Raises:
+        OptionError, DataError: a value is outside its rule, or the task cannot learn from the data.
+    """
+    kind.refuse_unread(options)
+    preset = one_of("preset", str(options.get("preset", "quick")), tuple(kind.presets))
+    values = {"task": kind.name, **kind.presets[preset], **options}
+    recipe = kind.settle(recipe_from(values, kind.options))
+    threads, parts = recipe.threads or torch.get_num_threads(), recipe.parts or processes
+    return replace(recipe, threads=threads, parts=parts)
+
+
+@contextmanager
+def begin(
+    kind: type[Task], folder: Path | None, options: Mapping[str, Any], processes: int = 1
+) -> Iterator[Run]:
+    """A new run in `folder`, or in the next free one under runs/; none of what the task refuses.
+
+    What fails inside before anything was learned leaves no folder.
+
+    Raises:
+        OptionError: a value is outside its rule, or the model is too large for this machine.
+        RunError: the folder cannot be made.
+    """
+    recipe = resolve(kind, options, processes)
+    check_memory(kind(recipe))
+    top = folder or RUNS
+    made = [path for path in (top, *top.parents) if not path.exists()]
+    try:
+        run = _create(folder, recipe)
+        with _remove_if_unused(run, folder is None):
+            yield run
+    except _FAILURES:
+        for path in made:
+            with suppress(OSError):  # it was not made, or there is something in it
+                path.rmdir()
+        raise
+
+
+def _create(folder: Path | None, recipe: Recipe) -> Run:
+    """The run in a folder, or in the next free one, whatever other processes take meanwhile."""
+    while folder is None:
+        place = _next_free(recipe.task)
+        try:
+            return create(place, recipe)
+        except RunError:
+            if not place.exists():
+                raise
+    return create(folder, recipe)
+
+
+@contextmanager
+def _remove_if_unused(run: Run, with_folder: bool) -> Iterator[None]:
+    """Deletes what was made of a new run when it fails before there is anything to go on from."""
+    try:
+        yield
+    except _FAILURES as error:
+        rows = run.metrics.exists() and run.metrics.stat().st_size
+        resumable = isinstance(error, KeyboardInterrupt) and run.log.exists()  # how to go on
+        if not rows and not resumable and not run.checkpoint.exists():
+            for file in (run.folder / "config.json", run.folder / "lock", run.log, run.metrics):
+                file.unlink(missing_ok=True)
+            with suppress(OSError):
+                if with_folder:
+                    run.folder.rmdir()
+        raise
+
+
+def check_memory(task: Task, training: bool = True) -> None:
+    """Refuses a model that this machine cannot hold: sizes are a slip of the finger away.
+
+    Training holds each parameter four times, with its gradient and the optimizer's two.
+    """
+    needed = 4 * count_parameters(task)
+    if training:
+        needed = 4 * needed + task.step_bytes()
+    available = _memory_bytes()
+    if needed > available:
+        names = [n for n in ("hidden", "batch_size", "length") if n not in task.ignores]
+        raise OptionError(
+            f"a {'training' if training else 'model'} must fit into this machine's "
+            f"{available / 2**30:,.1f} GiB of memory, and it needs at least "
+            f"{needed / 2**30:,.1f} with "
+            f"{', '.join(f'{n} {getattr(task.recipe, n)}' for n in names)}; make them smaller"
+        )
+
+
+def count_parameters(task: Task) -> int:
+    """How many numbers its model has, without making it.
+
+    They are counted in three small models of its kind, for they grow with the square of `hidden`:
+    at 2, 4, 6 units a, b, c, and at 2 + 2 n units a + n (b - a) + n (n - 1) / 2 (c - 2 b + a).
+    """
+    with torch.random.fork_rng(devices=[]):
+        kinds = [type(task)(replace(task.recipe, hidden=units)) for units in (2, 4, 6)]
+        try:
+            a, b, c = (_count_parameters(kind) for kind in kinds)
+        except ThroughtimeError:  # a cell that has no such sizes, of four heads say
+            return _count_parameters(task)
+    n = (task.recipe.hidden - 1) // 2
+    return a + n * (b - a) + n * (n - 1) // 2 * (c - 2 * b + a)
+
+
+def _count_parameters(task: Task) -> int:
+    return sum(p.numel() for p in task.model().parameters())
+
+
+def _memory_bytes() -> int:
+    """What there is for this process: of the machine, or of the container it runs in."""
+    sizes = [2**63]
+    if hasattr(os, "sysconf"):  # which Windows has not
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for limit in _LIMITS:
+        with suppress(OSError, ValueError):  # no such limit here, or `max`
+            sizes.append(int(limit.read_text()))
+    return min(sizes)
+
+
+def go_on(kind: type[Task], folder: Path | None, options: Mapping[str, Any]) -> Run:
+    """The run in `folder`, or the newest of the task, with the recipe it began with.
+
+    More steps, patience or parts than it began with are taken, and kept in its config.json.
+
+    Raises:
+        RunError: there is none.
+        OptionError: an option was given that differs from the run's.
+    """
+    run = read(folder or _newest(kind.name))
+    if run.recipe.task != kind.name:
+        raise RunError(
+            f"{run.folder} must be a run of {kind.name}, and it is one of {run.recipe.task}; "
+            f"resume it with: {run.resume}"
+        )
+    kind.refuse_unread(options)
+    changed = {n: v for n, v in options.items() if getattr(run.recipe, n) != v}
+    recipe = replace(run.recipe, **changed)
+    for name, value in changed.items():
+        old, option = getattr(run.recipe, name), f"--{name.replace('_', '-')}"
+        if name not in MAY_GROW:
+            raise OptionError(
+                f"a resumed run keeps its options, and {option} is {old!r} in {run.folder}, got "
+                f"{value!r}; leave it out, or begin a new run without --resume"
+            )
+        if value < old:
+            raise OptionError(
+                f"a resumed run may get a larger {option}, not a smaller one, and it is {old} in "
+                f"{run.folder}, got {value}; leave it out, or begin a new run without --resume"
+            )
+    return _extend(run, recipe) if changed else run
+
+
+def _extend(run: Run, recipe: Recipe) -> Run:
+    """The run with more steps, patience or parts, when more of it follows."""
+    with lock(run.folder):
+        state = read_checkpoint(run)
+        if state is not None and state["finished"] is True and has_ended(recipe, state):
+            if recipe == replace(run.recipe, parts=recipe.parts):
+                return run
+            raise OptionError(
+                f"{run.folder} stopped at step {state['step']} of {run.recipe.steps}, since "
+                f"{run.recipe.patience} validations in a row brought no progress, and more steps "
+                "change nothing about that; give it a larger --patience too"
+            )
+        return replace_recipe(run, recipe)
+
+
+def _list_runs(task: str) -> dict[int, Path]:
+    folders = {path.name.removeprefix(f"{task}-"): path for path in RUNS.glob(f"{task}-*")}
+    return {int(number): path for number, path in folders.items() if number.isdecimal()}
+
+
+def _next_free(task: str) -> Path:
+    return RUNS / f"{task}-{max(_list_runs(task), default=0) + 1}"
+
+
+def _newest(task: str) -> Path:
+    runs = _list_runs(task)
+    if not runs:
+        raise RunError(
+            f"--resume goes on with a run, and {RUNS}/ has none of {task}; "
+            "name its folder with --out, or begin one without --resume"
+        )
+    return runs[max(runs)]

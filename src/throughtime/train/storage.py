@@ -1,36 +1,117 @@
-"""Weights and checkpoints: sealed, checked for damage, read without running code."""
+"""The files of a run, whole or not there: sealed, checked for damage, read without running code."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import io
 import json
 import math
 import os
 import pickle
+import stat
 import struct
 import tarfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from throughtime.errors import RunError
 from throughtime.tasks.recipe import Recipe, short
-from throughtime.train.run import (
-    Run,
-    read_whole,
-    seal,
-    sync_folder,
-    unseal,
-    write_draft,
-    write_whole,
-)
-from throughtime.train.step import make_optimizer
+from throughtime.train.learner import make_optimizer
+
+if TYPE_CHECKING:
+    from throughtime.train.run import Run
+
+_SEAL = b"throughtime sealed 1 "
+_LENGTHS = len(_SEAL) + 64 + 1
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a kill at any moment, finds the old one or the new one.
+
+    Raises:
+        OSError: the disk is full, say; names `path`, and no draft is left.
+    """
+    draft = write_draft(path, content)
+    with _delete_on_failure(draft, path):
+        os.replace(draft, path)
+    sync_folder(path.parent)
+
+
+def write_draft(path: Path, content: bytes) -> Path:
+    """Writes a draft next to `path` and waits until the disk has it; the caller renames."""
+    draft = path.with_name(path.name + ".draft")
+    with _delete_on_failure(draft, path), draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return draft
+
+
+@contextlib.contextmanager
+def _delete_on_failure(draft: Path, path: Path) -> Iterator[None]:
+    """Deletes a draft that could not become `path`."""
+    try:
+        yield
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def read_whole(path: Path) -> bytes:
+    """The content of a file; of a pipe, which would be waited for, there is none: OSError."""
+    kind = os.stat(path).st_mode
+    if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return path.read_bytes()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ValueError where it is no JSON text."""
+    try:
+        return json.loads(read_whole(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError("it is no JSON text") from error
+
+
+def write_json(path: Path, values: Mapping[str, Any], indent: int = 2) -> None:
+    """Writes a JSON file, as `write_whole`."""
+    write_whole(path, (json.dumps(values, indent=indent) + "\n").encode())
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until the disk knows the names in a folder."""
+    with contextlib.suppress(PermissionError):  # Windows opens no folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def seal(content: bytes) -> bytes:
+    """The content after a line with its SHA-256."""
+    return _SEAL + hashlib.sha256(content).hexdigest().encode() + b"\n" + content
+
+
+def unseal(sealed: bytes, path: Path, cure: str) -> bytes:
+    """The content of a sealed file; RunError where it was cut short or changed."""
+    head, content = sealed[:_LENGTHS], sealed[_LENGTHS:]
+    if not head.startswith(_SEAL) or seal(content)[:_LENGTHS] != head:
+        raise RunError(
+            f"{path} must have the content its checksum was made from, and it is truncated or "
+            f"was changed ({len(sealed)} bytes); {cure}"
+        )
+    return content
+
 
 _CURE = "restore the file, or write it again with --resume while the checkpoint is there"
 
@@ -63,12 +144,7 @@ def _read(run: Run) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    try:
-        content = read_whole(run.weights)
-    except OSError as error:
-        raise RunError(
-            f"{run.weights} must be readable, and it is not ({error.strerror}); {_CURE}"
-        ) from error
+    content = _read_bytes(run.weights, _CURE)
     try:
         weights, written = load(content), _read_checksum(content)
     # A header of another's making may be anything, and safetensors reads it as it is.
@@ -184,15 +260,10 @@ def read_checkpoint(run: Run) -> State | None:
 
 
 def check_checkpoint(run: Run, state: State, model: nn.Module) -> None:
-    """Looks at every part of a checkpoint.
-
-    Args:
-        run: whose it is.
-        state: what was read.
-        model: a fresh one of the run.
+    """Refuses a checkpoint of which a part has another form than this run writes.
 
     Raises:
-        RunError: a part has another form than this run writes, or a weight is not finite.
+        RunError: names that part, or the weight that is not finite.
     """
     path = _find_newest(run) or run.checkpoint
     odd = _find_mismatch(state, _expected_form(run.recipe, state, model), "")
@@ -280,9 +351,7 @@ def _find_mismatch(value: Any, form: Any, name: str) -> str:
     if callable(form) and not isinstance(form, Tensor):
         return "" if form(value) else f"{name} is {_describe(value)}"
     if isinstance(form, Tensor):
-        fits = (
-            isinstance(value, Tensor) and _is_plain(value) and _describe(value) == _describe(form)
-        )
+        fits = _is_plain(value) and _describe(value) == _describe(form)
         if fits and not value.isfinite().all():
             return f"{name} has values that are NaN or infinite"
         return "" if fits else f"{name} is {_describe(value)} in place of {_describe(form)}"
@@ -307,9 +376,10 @@ def _describe(value: Any) -> str:
     return short(value) if plain else f"of type {type(value).__name__}"
 
 
-def _is_plain(value: Tensor) -> bool:
-    """A tensor of numbers in this machine's memory."""
-    return value.layout is torch.strided and value.device.type == "cpu"
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor of numbers in this machine's memory."""
+    plain = isinstance(value, Tensor) and value.layout is torch.strided
+    return plain and value.device.type == "cpu"
 
 
 def _is_count(value: Any) -> bool:

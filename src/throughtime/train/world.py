@@ -1,36 +1,245 @@
-"""The processes that train one run together: where they meet, what they share, what ends them all.
+"""The processes that train one run together: what they share, and the sums they make of it.
 
-Each has every weight and computes its parts of every batch; the results are added up in one order,
-so that any number of processes gives the same bits. Lightning Fabric joins them, configured by
-the environment of torchrun, of srun, or of our own `launch`. One process alone needs none of it.
+Each has every weight and computes its parts of every batch. The results are added up by halves, so
+that the bits of a sum hang on the parts alone, and any number of processes gives the same. What the
+others made a process sees in memory that those of one machine share, or is sent over the network;
+either way it adds up one slice of the sum for all. One process alone needs none of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
+import mmap
 import os
 import secrets
 import socket
-import threading
 import time
-import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from throughtime.compiler.runtime.threads import usable
-from throughtime.environment import ProcessPlace, launched, of_torchrun
-from throughtime.errors import EndedElsewhere, OptionError, RunError, ThroughtimeError
+from throughtime.errors import EndedElsewhere, RunError, ThroughtimeError
 from throughtime.tasks.task import Batch
-from throughtime.train.exchange import Exchange, Messages, add_halves, distributed, open_exchange
 
-WAIT = 120  # seconds, for the others to come
-_SILENCE = timedelta(minutes=30)  # the first may score as long as this
+distributed: Any = torch.distributed  # it exports little to type checkers
+
+_SOON = 10.0  # seconds, for processes that are there already
+
+
+def add_halves(parts: range, made: Callable[[range], Tensor | None]) -> Tensor:
+    """The sum of all parts by halves, (0 + 1) + (2 + 3).
+
+    These sums are the same whoever made some of them before, and so are their bits.
+
+    Args:
+        parts: their numbers.
+        made: the sum of some that follow each other, where it is there or can be made; always
+            that of one alone. The first part is asked for last.
+    """
+    whole = made(parts)
+    if whole is not None:
+        return whole
+    left, right = _halves(parts)
+    right_sum = add_halves(right, made)
+    return add_halves(left, made) + right_sum
+
+
+def share_out(parts: range, size: int) -> list[tuple[int, range]]:
+    """The largest of those sums that one process makes alone, with its number, in their order.
+
+    Each of `size` processes has as many parts of a batch as another, or one more or less.
+    """
+
+    def cover(few: range) -> list[tuple[int, range]]:
+        first, last = (one * size // len(parts) for one in (few[0], few[-1]))
+        if first == last:
+            return [(first, few)]
+        left, right = _halves(few)
+        return cover(left) + cover(right)
+
+    return cover(parts)
+
+
+def _halves(parts: range) -> tuple[range, range]:
+    middle = len(parts) // 2
+    return parts[:middle], parts[middle:]
+
+
+class Exchange(ABC):
+    """What makes the sums of each process the whole sum, in all of them.
+
+    Args:
+        parts: of the sum.
+        rank, size: number of this process, and how many there are.
+        empty: of the form of a sum, a row of as many numbers for each process.
+    """
+
+    def __init__(self, parts: int, rank: int, size: int, empty: Tensor) -> None:
+        self.rank, self.size, self.empty = rank, size, empty
+        self.sums = share_out(range(parts), size)
+        self.form = parts, empty.shape, empty.dtype
+        self._parts = range(parts)
+
+    def add_up(self, make: Callable[[range], Tensor | None]) -> list[Tensor]:
+        """The sums that this process makes alone; `make` is as in `add_halves`."""
+        sums = [few for rank, few in self.sums if rank == self.rank]
+        return [add_halves(few, make) for few in reversed(sums)][::-1]
+
+    def add(self, slices: Tensor) -> Tensor:
+        """The slice of the whole sum, from that of each sum."""
+        by_parts = dict(zip((few for _, few in self.sums), slices, strict=True))
+        return add_halves(self._parts, by_parts.get)
+
+    @abstractmethod
+    def whole(self, made: Sequence[Tensor]) -> Tensor:
+        """The whole sum, from what this process has made and the others have.
+
+        It may be written to, until the next.
+
+        Raises:
+            RuntimeError: another process is gone.
+        """
+
+    def close(self) -> None:  # noqa: B027  # most have nothing to close
+        """Leaves the others, who see it."""
+
+
+class Messages(Exchange):
+    """Sums that are sent: each process gets a slice of all of them, and sends the sum of those."""
+
+    def whole(self, made: Sequence[Tensor]) -> Tensor:
+        size, width = self.size, len(self.empty) // self.size
+        rows = [one.view(size, 1, width) for one in made] or [self.empty.new_empty(size, 0, width)]
+        sent = torch.cat(rows, 1) if len(rows) > 1 else rows[0]  # one is not copied
+        counts = [sum(rank == other for other, _ in self.sums) for rank in range(size)]
+        slices = self.empty.new_empty(len(self.sums), width)
+        distributed.all_to_all_single(
+            slices, sent.flatten(0, 1), output_split_sizes=counts,
+            input_split_sizes=[len(made)] * size,
+        )  # fmt: skip
+        whole: Tensor = self.empty.new_empty(size, width)
+        distributed.all_gather([*whole], self.add(slices))
+        return whole.flatten()
+
+
+class SharedMemory(Exchange):
+    """Sums in memory that all processes see: a row each, and one for the whole.
+
+    Processes meet when all rows are there, and when all slices are; so nothing is written that
+    another one still reads.
+
+    Args:
+        form: of an `Exchange`.
+        memory: the rows.
+        others: a connection to each other process.
+    """
+
+    def __init__(self, *form: Any, memory: Tensor, others: Sequence[socket.socket]) -> None:
+        super().__init__(*form)
+        self._others, self._whole, self._copy = others, memory[-1], memory[-1].clone()
+        numbered = zip(memory[:-1], self.sums, strict=True)
+        self._rows = [row for row, (rank, _) in numbered if rank == self.rank]
+        self._slices = memory[:-1].tensor_split(self.size, 1)[self.rank]
+        self._slice = self._whole.tensor_split(self.size)[self.rank]
+
+    def whole(self, made: Sequence[Tensor]) -> Tensor:
+        for row, one in zip(self._rows, made, strict=True):
+            row.copy_(one)
+        self._meet()
+        self._slice.copy_(self.add(self._slices))
+        self._meet()
+        return self._copy.copy_(self._whole)
+
+    def _meet(self) -> None:
+        """Waits for the others; a word from each is quicker than what gloo has."""
+        try:
+            for other in self._others:
+                other.send(b".")
+            here = [other.recv(1) for other in self._others]
+        except OSError as error:
+            raise RuntimeError("a process is gone") from error
+        if not all(here):
+            raise RuntimeError("a process is gone")
+
+    def close(self) -> None:
+        for other in self._others:
+            other.close()
+
+
+def open_exchange(
+    parts: int, rank: int, size: int, empty: Tensor, name: str, silence: float
+) -> Exchange:
+    """Over shared memory, or messages where the system has none; all processes call it together.
+
+    Args:
+        parts, rank, size, empty: as of an `Exchange`.
+        name: that no other exchange of this machine has.
+        silence: seconds to wait for another process.
+    """
+    shape = len(share_out(range(parts), size)) + 1, len(empty)
+    with ExitStack() as opened:
+        others, memory = list[socket.socket](), None
+        with suppress(OSError, AttributeError):  # other systems have no such names
+            others = _connect(rank, size, name, opened)
+            memory = _share(rank, others, shape[0] * empty.nbytes)
+        seen = torch.tensor(memory is not None, dtype=torch.int)
+        distributed.all_reduce(seen)
+        if memory is None or seen < size:
+            return Messages(parts, rank, size, empty)
+        opened.pop_all()
+    for other in others:
+        other.settimeout(silence)
+    rows = torch.frombuffer(memory, dtype=empty.dtype).view(shape)
+    return SharedMemory(parts, rank, size, empty, memory=rows, others=others)
+
+
+def _connect(rank: int, size: int, name: str, opened: ExitStack) -> list[socket.socket]:
+    """A connection to each other process of this machine, in their order."""
+    server = socket.socket(socket.AF_UNIX)
+    with server:
+        server.settimeout(_SOON)
+        try:
+            server.bind(f"\0{name}-{rank}")
+            server.listen(size)
+        finally:  # the others wait here, whatever happened
+            distributed.barrier()
+        places: dict[int, socket.socket] = {}
+        for other in range(rank):
+            places[other] = opened.enter_context(socket.socket(socket.AF_UNIX))
+            places[other].settimeout(_SOON)
+            places[other].connect(f"\0{name}-{other}")
+            places[other].send(rank.to_bytes(4, "big"))
+        for _ in range(rank + 1, size):
+            one = opened.enter_context(server.accept()[0])
+            one.settimeout(_SOON)
+            places[int.from_bytes(one.recv(4), "big")] = one
+    return [places[other] for other in sorted(places)]
+
+
+def _share(rank: int, others: Sequence[socket.socket], size: int) -> mmap.mmap:
+    """Memory of so many bytes, without a name, which the first process makes."""
+    if rank == 0:
+        handle = os.memfd_create("throughtime")
+        os.ftruncate(handle, size)
+        for other in others:
+            socket.send_fds(other, [b"."], [handle])
+    else:
+        handles = socket.recv_fds(others[0], 1, 1)[1]
+        if not handles:
+            raise OSError("the first process is gone")
+        handle = handles[0]
+    try:
+        return mmap.mmap(handle, size)
+    finally:
+        os.close(handle)
+
+
+SILENCE = timedelta(minutes=30)  # the first process may score as long as this
 LAST_WORDS = 5.0  # seconds, for one that failed to say why
 FAILURE, SUPERVISED, _TOLD = "failure", "supervised", "told"
 
@@ -98,15 +307,11 @@ class World:
                 return self._exchange
             name = self.from_first(lambda: f"throughtime-{secrets.token_hex(8)}")
             with self._told_when_lost():
-                self._exchange = open_exchange(*form, name, _SILENCE.total_seconds())
+                self._exchange = open_exchange(*form, name, SILENCE.total_seconds())
         return self._exchange
 
     def agree(self, what: str, batches: Sequence[Batch], cure: str) -> None:
-        """Compares what each process sees.
-
-        Raises:
-            RunError: one sees another thing than the first; in all of them.
-        """
+        """Raises RunError in all processes where one sees another thing than the first."""
         if self.size == 1:
             return
         each = torch.zeros(self.size, dtype=torch.int64)
@@ -116,7 +321,7 @@ class World:
         others = [str(rank) for rank, one in enumerate(each.tolist()) if one != each[0]]
         if others:
             raise RunError(
-                f"all processes must see the same {what}, and {_name_ranks(others)} not see what "
+                f"all processes must see the same {what}, and {name_ranks(others)} not see what "
                 f"process 0 does; {cure}"
             )
 
@@ -173,197 +378,7 @@ def read_word(store: Any, name: str, seconds: float) -> str:
     return ""
 
 
-@contextmanager
-def join(wait: int = WAIT) -> Iterator[World]:
-    """The processes that a launcher began, this one included; alone where there is no launcher.
-
-    Threads become the cores of this machine over its processes: torchrun leaves one.
-
-    Args:
-        wait: seconds, for all to come.
-
-    Raises:
-        RunError: they cannot meet, or not all of them come.
-    """
-    place = find_place()
-    if place is None:
-        yield World()
-        return
-    torch.set_num_threads(max(1, usable() // place.local))
-    store = meet(place, wait)
-    _check_in(place, store, wait)
-    world = World(_launch(place, store), store, place.local == place.size)
-    try:
-        yield world
-    except BaseException as error:
-        world.end(error)
-        raise
-    world.end(None)
-
-
-def find_place() -> ProcessPlace | None:
-    """Which process this is of several, or None.
-
-    Raises:
-        OptionError: the launcher's environment cannot be.
-    """
-    launcher = launched()
-    try:
-        place = {"torchrun": of_torchrun, "srun": _read_srun}[launcher]() if launcher else None
-    except (ValueError, RuntimeError) as error:
-        raise OptionError(
-            f"the environment of {launcher} must say how many processes there are and which this "
-            f"is, and it does not ({error}); see docs/scale.md"
-        ) from error
-    if place and place.size % place.local:
-        raise OptionError(
-            f"every machine must have as many processes as this one, {place.local}, and all have "
-            f"{place.size}; begin as many on each"
-        )
-    return place if place and place.size > 1 else None
-
-
-def _read_srun() -> ProcessPlace:
-    """As Fabric reads srun's environment."""
-    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-
-    here = SLURMEnvironment()
-    local = int(os.environ["SLURM_NTASKS_PER_NODE"])
-    return ProcessPlace(
-        here.global_rank(), here.world_size(), local, here.main_address, here.main_port,
-        hosted=False,
-    )  # fmt: skip
-
-
-def meet(place: ProcessPlace, wait: int, here: bool | None = None) -> Any:
-    """The store of all processes.
-
-    Args:
-        place: of this one.
-        wait: seconds, for who hosts it to answer.
-        here: whether this process hosts it; None: as its place says.
-
-    Raises:
-        RunError: its port is taken here, or nobody answers there.
-    """
-    master = place.rank == 0 and not place.hosted if here is None else here
-    at, end = f"{place.host}:{place.port}", time.monotonic() + wait
-    try:
-        if master:
-            socket.getaddrinfo(place.host, place.port)
-        else:
-            _await_answer(place, end)
-        return _open_store(place, master, max(1, end - time.monotonic()))
-    except (OSError, RuntimeError) as error:
-        if master:
-            raise RunError(
-                f"the processes meet at {at}, and that cannot be had here (in use, or not of this "
-                "machine); name another with MASTER_ADDR and MASTER_PORT"
-            ) from error
-        raise RunError(
-            f"process 0 must answer at {at}, and it did not within {wait} s; see that it runs and "
-            "can be reached, or wait longer with --wait"
-        ) from error
-
-
-def _await_answer(place: ProcessPlace, end: float) -> None:
-    """Waits until somebody answers where the processes meet; torch would print pages meanwhile."""
-    while True:
-        left = max(1, end - time.monotonic())
-        try:
-            socket.create_connection((place.host, place.port), timeout=left).close()
-            return
-        except OSError:
-            if time.monotonic() > end:
-                raise
-        time.sleep(0.05)
-
-
-def _open_store(place: ProcessPlace, master: bool, wait: float) -> Any:
-    """Torch's; in a thread, since torch waits without an end for words of what is no store."""
-    opened: list[Any] = []
-
-    def open_it() -> None:
-        try:
-            opened.append(
-                distributed.TCPStore(
-                    place.host, place.port, is_master=master, wait_for_workers=False,
-                    timeout=timedelta(seconds=wait),
-                )
-            )  # fmt: skip
-        except RuntimeError as error:  # of torch.distributed: DistNetworkError, DistStoreError
-            opened.append(error)
-
-    thread = threading.Thread(target=open_it, daemon=True)
-    thread.start()
-    thread.join(wait)
-    if not opened:
-        raise TimeoutError
-    if isinstance(opened[0], RuntimeError):
-        raise opened[0]
-    return opened[0]
-
-
-def _check_in(place: ProcessPlace, store: Any, wait: int) -> None:
-    """Waits until all are there; raises RunError that names who did not come."""
-    store.set(f"here/{place.rank}", "")
-    names = [f"here/{rank}" for rank in range(place.size)]
-    end = time.monotonic() + wait
-    with _end_without_store():
-        while not store.check(names):
-            if store.check([FAILURE]):
-                raise _choose_error(place, store, store.get(FAILURE).decode())
-            if time.monotonic() > end:
-                missing = [str(r) for r, name in enumerate(names) if not store.check([name])]
-                word = (
-                    f"all {place.size} processes must come within {wait} s, and "
-                    f"{_name_ranks(missing)} not; begin them, or wait longer with --wait"
-                )
-                store.compare_set(FAILURE, "", word)
-                raise _choose_error(place, store, word)
-            time.sleep(0.05)
-
-
-def _choose_error(place: ProcessPlace, store: Any, word: str) -> ThroughtimeError:
-    """The error of one process: the launcher, or else the first process, reports it."""
-    if place.rank or store.check([SUPERVISED]):
-        return EndedElsewhere()
-    return RunError(word)
-
-
-@contextmanager
-def _end_without_store() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, ThroughtimeError):
-            raise
-        raise EndedElsewhere from error
-
-
-def _launch(place: ProcessPlace, store: Any) -> Any:
-    """Fabric over the processes that met."""
-    distributed.init_process_group(
-        "gloo", store=distributed.PrefixStore("gloo", store), rank=place.rank,
-        world_size=place.size, timeout=_SILENCE,
-    )  # fmt: skip
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    with warnings.catch_warnings(action="ignore"):  # its own at its import
-        from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
-        from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-        from lightning_fabric.strategies.ddp import DDPStrategy
-
-        kind = SLURMEnvironment if launched() == "srun" else TorchElasticEnvironment
-        fabric = Fabric(
-            accelerator="cpu", devices=place.local, num_nodes=place.size // place.local,
-            strategy=DDPStrategy(process_group_backend="gloo"), plugins=[kind()],
-        )  # fmt: skip
-        fabric.launch()
-    return fabric
-
-
-def _name_ranks(ranks: Sequence[str]) -> str:
+def name_ranks(ranks: Sequence[str]) -> str:
     if len(ranks) == 1:
         return f"process {ranks[0]} does"
     return f"processes {', '.join(ranks[:-1])} and {ranks[-1]} do"
@@ -374,10 +389,5 @@ def _digest(batches: Sequence[Batch]) -> int:
     digest = hashlib.sha256()
     for tensor in (tensor for batch in batches for tensor in batch):
         digest.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(_tensor_bytes(tensor))
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return int.from_bytes(digest.digest()[:8], "big") >> 1
-
-
-def _tensor_bytes(tensor: Tensor) -> bytes:
-    content: bytes = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    return content

@@ -71,7 +71,7 @@ class Draw:
 
     def capacity(self, name: str, layer: int, direction: int) -> MemoryCapacity:
         r2 = (*sorted(self.shares(2 * self.units), reverse=True), 0.0)
-        return MemoryCapacity(layer, direction, self.units, r2, 7.5, 6, 0.0032, 2500, name)
+        return MemoryCapacity(name, layer, direction, self.units, r2, 7.5, 6, 0.0032, 2500)
 
     def weight_lags(self, name: str, direction: int) -> WeightLags:
         cosine = (*sorted(self.shares(self.T - 2)), 0.995, 1.0)

@@ -16,8 +16,8 @@ import pytest
 
 from tests.diagnosis.page.reading import Page
 from tests.diagnosis.page.sample import NAME, sample
+from throughtime.diagnosis.report.chart import PAGE, SERIES
 from throughtime.diagnosis.report.page import page
-from throughtime.diagnosis.report.page.chart import PAGE, SERIES
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = pytest.mark.skipif(

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from throughtime.diagnosis.report.page.chart import PAGE, SERIES, swaps
+from throughtime.diagnosis.report.chart import PAGE, SERIES, swaps
 
 # Machado, Oliveira and Fernandes, A Physiologically-based Model for Simulation of Color Vision
 # Deficiency (2009), severity 1, on linear light.

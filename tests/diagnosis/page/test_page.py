@@ -22,8 +22,8 @@ from tests.diagnosis.page.sample import NAME, PLACES, bare, sample
 from tests.house.source import ROOT, imports, modules
 from throughtime.diagnosis.quantities.lag_gradient import Unseen
 from throughtime.diagnosis.report import Report, Trouble
+from throughtime.diagnosis.report.chart import library, powers
 from throughtime.diagnosis.report.page import page, show
-from throughtime.diagnosis.report.page.chart import library, powers
 from throughtime.errors import MissingExtra, OptionError
 
 REPORT = sample()
@@ -383,7 +383,9 @@ def test_without_plotly_the_error_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith("throughtime.diagnosis.report.page"):
+        if name.startswith(
+            ("throughtime.diagnosis.report.page", "throughtime.diagnosis.report.chart")
+        ):
             monkeypatch.delitem(sys.modules, name)
         elif name.partition(".")[0] == "plotly":
             monkeypatch.setitem(sys.modules, name, None)
@@ -403,4 +405,4 @@ def test_the_pictures_of_the_docs_are_there_and_small(name: str) -> None:
 
 def test_one_file_knows_plotly() -> None:
     users = {m.path for m in modules() for _, name in imports(m) if name.startswith("plotly")}
-    assert users == {"diagnosis/report/page/chart.py"}
+    assert users == {"diagnosis/report/chart.py"}

@@ -19,7 +19,7 @@ from throughtime.tasks.forecast.find import find_facts
 from throughtime.tasks.forecast.model import pinball, season_before
 from throughtime.tasks.forecast.series import Series, find_season
 from throughtime.tasks.forecast.windows import ForecastRecipe
-from throughtime.train.begin import resolve
+from throughtime.train.run import resolve
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from throughtime.tasks.forecast.model import Forecaster, _extend_line, fit_line,
 from throughtime.tasks.forecast.series import _usual_across_gaps, usual_values
 from throughtime.tasks.forecast.windows import Windows, interpolate_seen
 from throughtime.tasks.tables.read import read
-from throughtime.train.begin import resolve
+from throughtime.train.run import resolve
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from throughtime.cli.shown import show_table
+from throughtime.tasks import find
+from throughtime.tasks.forecast.series import TimedRows, find_rows, find_rows_step, find_series
+from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.clock import (
     describe_step,
     find_time,
@@ -18,47 +21,36 @@ from throughtime.tasks.tables.clock import (
     read_times,
     time_columns,
 )
+from throughtime.tasks.tables.read import TOKEN_FILES, is_plain, read
 
 if TYPE_CHECKING:
     from throughtime.cli import Commands
-    from throughtime.tasks.forecast.series import TimedRows
-    from throughtime.tasks.tables import DataTable
 
 _SHARE = 0.15  # of the steps, for the test, and as much for the validation
 _FEW, _EMPTY = 8, "empty"
+_COLUMNS = {
+    "time": "Column of time. Default: found.",
+    "series": "Column that tells series apart. Default: found.",
+    "target": "Also what a forecast of these would read.",
+    "label": "Also what classes by this would be made from.",
+    "token": "Only what tags of these tokens would be made from, by --label or a column found.",
+    "source": "Only what translations of this would be made from, into --target or the other one.",
+}  # the flags that name columns, with their help
 
 
 def register(commands: Commands) -> None:
     """Adds the command."""
     parser = commands.add("data", data)
     parser.add_argument("file", metavar="FILE", help="As `throughtime train` takes it in --data.")
-    parser.add_argument("--time", metavar="COL", default="", help="Column of time. Default: found.")
-    parser.add_argument(
-        "--series", metavar="COL", default="",
-        help="Column that tells series apart. Default: found.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--target", metavar="COL,..", default="", help="Also what a forecast of these would read."
-    )
-    parser.add_argument(
-        "--label", metavar="COL", default="", help="Also what classes by this would be made from."
-    )
-    parser.add_argument(
-        "--token", metavar="COL", default="",
-        help="Only what tags of these tokens would be made from, by --label or a column found.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--source", metavar="COL", default="",
-        help="Only what translations of this would be made from, into --target or the other one.",
-    )  # fmt: skip
+    for flag, text in _COLUMNS.items():
+        metavar = "COL,.." if flag == "target" else "COL"
+        parser.add_argument(f"--{flag}", metavar=metavar, default="", help=text)
 
 
 def data(
     file: str, time: str, series: str, target: str, label: str, token: str, source: str
 ) -> None:
     """Show what would be read: columns, types, steps, gaps, series, splits. Trains nothing."""
-    from throughtime.tasks.tables.read import TOKEN_FILES, is_plain, read
-
     if token or file.casefold().endswith(TOKEN_FILES):
         _print_read("tag", {"data": file, "token": token, "label": label, "series": series})
         return
@@ -77,30 +69,27 @@ def data(
     if not label or time or target:
         print()
         show_table(describe_rows(table, time, series))
-    given = {"data": file, "time": time, "series": series}
+    options = {"data": file, "time": time, "series": series}
     if target:
-        _print_read("forecast", given | {"target": target})
+        _print_read("forecast", options | {"target": target})
     if label:
-        _print_read("classify", given | {"label": label})
+        _print_read("classify", options | {"label": label})
     if not target and not label:
         print(f"\n{_suggest(table, file, time, series)}")
 
 
-def _print_read(task: str, given: dict[str, str]) -> None:
-    from throughtime.tasks import find
-    from throughtime.train.begin import resolve
+def _print_read(task: str, options: dict[str, str]) -> None:
+    from throughtime.train.run import resolve
 
     kind = find(task)
     print(f"\n{task}:")
-    made = kind(resolve(kind, {name: value for name, value in given.items() if value}))
+    made = kind(resolve(kind, {name: value for name, value in options.items() if value}))
     print()
     show_table(made.describe_data())
 
 
 def _suggest(table: DataTable, file: str, time: str, series: str) -> str:
     """A command that trains on the file, by what its columns look like."""
-    from throughtime.tasks.forecast.series import find_series
-
     time = find_time(table, time, [series] if series else [])
     parts = time_columns(table, time)
     series = series or find_series(merge_time(table, time), time, [])
@@ -128,11 +117,7 @@ def _is_class(table: DataTable, name: str) -> bool:
 
 
 def describe_columns(table: DataTable, time: str = "") -> list[tuple[str, str, str, str]]:
-    """Name, type, how many values are missing, and what the others are, of every column.
-
-    Raises:
-        DataError: the column of time that an option names is not there, or a time is missing.
-    """
+    """Name, type, how many values are missing, and what the others are, of every column."""
     time = find_time(table, time, [])
     rows = []
     parts = time_columns(table, time)
@@ -152,16 +137,7 @@ def describe_columns(table: DataTable, time: str = "") -> list[tuple[str, str, s
 
 
 def describe_rows(table: DataTable, time: str = "", series: str = "") -> list[tuple[str, str]]:
-    """Time, step, series, gaps, and where a forecast would cut.
-
-    Args:
-        time, series: columns, as options name them; "": they are detected.
-
-    Raises:
-        DataError: a column is not there, or a time is missing, no date, or occurs twice.
-    """
-    from throughtime.tasks.forecast.series import find_rows, find_rows_step, find_series
-
+    """Time, step, series, gaps, and where a forecast would cut; columns not named are detected."""
     table.check_columns("series", [series] if series else [])
     time = find_time(table, time, [series] if series else [])
     table = merge_time(table, time)
@@ -169,11 +145,11 @@ def describe_rows(table: DataTable, time: str = "", series: str = "") -> list[tu
     rows = find_rows(table, time, series)
     step, even = find_rows_step(rows)
     counts = [len(places) for places in rows.places.values()]
-    said = f"{time or 'the order of rows'}, step {describe_step(step, rows.times.form)}"
+    times = f"{time or 'the order of rows'}, step {describe_step(step, rows.times.form)}"
     many = f"{min(counts)} to {max(counts)} rows each"
     return [
         ("file", f"{table.name}: {table.form}, {len(table.frame)} rows"),
-        ("time", said + ("" if even else ", uneven: each row is a step")),
+        ("time", times + ("" if even else ", uneven: each row is a step")),
         ("series", f"{len(counts)}, by {series}: {many}" if series else "1"),
         ("gaps", _describe_gaps(rows, step, even)),
         ("split by time", _describe_cuts(rows, step, even)),

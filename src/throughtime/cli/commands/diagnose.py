@@ -9,12 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughtime.cli.options import number, whole_number
+from torch import nn
+
+import throughtime
+from throughtime.cli.shown import keep_page, keep_report, report_run
+from throughtime.diagnosis.observe import batches as stages
+from throughtime.diagnosis.report import Report
+from throughtime.errors import OptionError, ThroughtimeError
+from throughtime.tasks.layers import execute, report_line
+from throughtime.tasks.recipe import did_you_mean
 
 if TYPE_CHECKING:
     from throughtime.cli import Commands
-    from throughtime.diagnosis.report import Report
-
 
 _FILE = re.compile(r"(?P<file>.+\.py)(?::(?P<name>\w+))?")
 
@@ -28,18 +34,17 @@ def register(commands: Commands) -> None:
         "and which defines a model of that name, `batches`, and where they are wanted `loss`, "
         "`lag`, `clip`, `truncation` and `before`, as throughtime.diagnose takes them.",
     )  # fmt: skip
-    parser.add_argument(
-        "--lag", type=whole_number, metavar="INT",
-        help="Steps back that the task needs. Default: the sequence.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--clip", type=number, metavar="FLOAT",
-        help="The norm at which training clips the gradient. Default: the run's.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--truncation", type=whole_number, metavar="INT",
-        help="Steps over which training back-propagates. Default: all.",
-    )  # fmt: skip
+    parser.add_number("--lag", None, "Steps back that the task needs. Default: the sequence.")
+    parser.add_number(
+        "--clip",
+        None,
+        "The norm at which training clips the gradient. Default: the run's.",
+        "FLOAT",
+        whole=False,
+    )
+    parser.add_number(
+        "--truncation", None, "Steps over which training back-propagates. Default: all."
+    )
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER",
         help="Folder of report.json and report.html. Default: beside the model.",
@@ -50,8 +55,6 @@ def diagnose(
     model: str, lag: int | None, clip: float | None, truncation: int | None, out: Path | None
 ) -> None:
     """Measure how far back a model learns and remembers, and what would change it."""
-    from throughtime.cli.shown import keep_report
-
     form = _FILE.fullmatch(model)
     how = {"lag": lag, "clip": clip, "truncation": truncation}
     how = {name: value for name, value in how.items() if value is not None}
@@ -66,7 +69,6 @@ def diagnose(
 
 def _diagnose_run(folder: Path, how: dict[str, Any], out: Path | None) -> None:
     """The report of a run; in its own folder, where its figures are, as a part of its page."""
-    from throughtime.cli.shown import keep_page, keep_report, report_run
     from throughtime.train.result import load_trained
     from throughtime.train.run import read
 
@@ -82,10 +84,6 @@ def _diagnose_run(folder: Path, how: dict[str, Any], out: Path | None) -> None:
 
 def _diagnose_file(file: Path, name: str, how: dict[str, Any]) -> Report:
     """The report of what a file defines; options of the command line go before the file's."""
-    from throughtime import diagnose
-    from throughtime.errors import OptionError
-    from throughtime.tasks.layers import execute, report_line
-
     defined = vars(execute(file))
     model = _find_defined(file, defined, name)
     batches = _as_list(_find_defined(file, defined, "batches"))
@@ -94,19 +92,15 @@ def _diagnose_file(file: Path, name: str, how: dict[str, Any]) -> Report:
         raise OptionError(f"`loss` in {file} must be a function of output and target, got {loss!r}")
     options = {n: defined[n] for n in ("lag", "clip", "truncation", "before") if n in defined}
     with _name_part(file, name), report_line(file):
-        return diagnose(model, batches, loss, **(options | how))
+        return throughtime.diagnose(model, batches, loss, **(options | how))
 
 
 @contextmanager
 def _name_part(file: Path, model: str) -> Iterator[None]:
     """An error below the model, its loss or its batches ends as one sentence that names them.
 
-    Raises:
-        OptionError: in place of the error; with the line, where it is in another file of theirs.
+    It has the line too, where that is in another file of theirs.
     """
-    from throughtime.diagnosis.observe import batches
-    from throughtime.errors import OptionError, ThroughtimeError
-
     try:
         yield
     except ThroughtimeError:
@@ -118,10 +112,10 @@ def _name_part(file: Path, model: str) -> Iterator[None]:
         if neighbours:
             last = neighbours[-1]
             raise OptionError(f"{last.filename}, line {last.lineno}, raises {words}") from error
-        running = {f.name for f in frames if f.filename == batches.__file__}
+        running = {f.name for f in frames if f.filename == stages.__file__}
         parts = {
-            batches.call_model: f"`{model}`", batches.compute_loss: "`loss`",
-            batches.list_batches: "`batches`",
+            stages.call_model: f"`{model}`", stages.compute_loss: "`loss`",
+            stages.list_batches: "`batches`",
         }  # fmt: skip
         part = next((part for step, part in parts.items() if step.__name__ in running), None)
         if part is None:
@@ -131,16 +125,7 @@ def _name_part(file: Path, model: str) -> Iterator[None]:
 
 
 def _find_defined(file: Path, defined: dict[str, Any], name: str) -> Any:
-    """What a file calls so.
-
-    Raises:
-        OptionError: it defines no such name, or a model that is none.
-    """
-    from torch import nn
-
-    from throughtime.errors import OptionError
-    from throughtime.tasks.recipe import did_you_mean
-
+    """What a file calls so; OptionError where it defines no such name, or a model that is none."""
     if name not in defined:
         names = [n for n in defined if not n.startswith("_")]
         raise OptionError(f"{file} must define `{name}`, got none{did_you_mean(name, names)}")

@@ -1,22 +1,33 @@
-"""`throughtime export WHAT --to FORM`: a trained model as native code, with its own test."""
+"""`throughtime export WHAT --to FORM`: a trained model as native code, with its own test.
+
+And `throughtime import FILE`: the recurrent layers of another's file as ours.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from throughtime.cli.options import whole_number
+from torch import nn
+
+import throughtime
+from throughtime.errors import OptionError
+from throughtime.tasks.layers import execute, report_line
+from throughtime.tasks.recipe import one_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from throughtime.cli import Commands, Parser
 
 FORMS = ("c", "object", "onnx")
+READERS: Final = {
+    ".onnx": "from_onnx", ".keras": "from_keras", ".h5": "from_keras", ".hdf5": "from_keras",
+    ".msgpack": "from_flax", ".safetensors": "from_safetensors",
+}  # fmt: skip
+"""By how a file's name ends: the function of throughtime.export that reads it."""
 
 
 def register(commands: Commands) -> None:
-    """Adds the command."""
+    """Adds the commands."""
     parser = commands.add("export", export)
     parser.add_argument(
         "what", metavar="RUN|FILE.py:NAME",
@@ -35,6 +46,12 @@ def register(commands: Commands) -> None:
         "--name", default="net", metavar="NAME", help="What all names begin with. Default: net."
     )
     _add_ways(parser)
+    parser = commands.add("import", import_layers)
+    parser.add_argument(
+        "file", type=Path, metavar="FILE",
+        help="Of ONNX, Keras (.keras, .h5), safetensors, or Flax (.msgpack).",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="The folder.")
 
 
 def _add_ways(parser: Parser) -> None:
@@ -43,14 +60,9 @@ def _add_ways(parser: Parser) -> None:
         "--weights", default="float32", metavar="KIND",
         help="float32, bfloat16 or int8; sums are float32 always. Default: float32.",
     )  # fmt: skip
-    parser.add_argument(
-        "--block", type=whole_number, default=1, metavar="N",
-        help="Of C and objects: NAME_run multiplies the inputs of N steps at once. Default: 1.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--opset", type=whole_number, default=22, metavar="N",
-        help="Of ONNX's operators. Default: 22.",
-    )  # fmt: skip
+    text = "Of C and objects: NAME_run multiplies the inputs of N steps at once. Default: 1."
+    parser.add_number("--block", 1, text, "N")
+    parser.add_number("--opset", 22, "Of ONNX's operators. Default: 22.", "N")
     parser.add_argument(
         "--no-libm", dest="libm", action="store_false", help="C that calls nothing of libm."
     )
@@ -65,11 +77,6 @@ def export(
     opset: int, libm: bool, measure: bool,
 ) -> None:  # fmt: skip
     """Write a trained model as code that takes one time step a call, with its own test."""
-    from throughtime.errors import OptionError
-    from throughtime.export import to_c, to_object, to_onnx
-    from throughtime.tasks.layers import report_line
-    from throughtime.tasks.recipe import one_of
-
     one_of("to", to, FORMS)
     if (target is not None) != (to == "object"):
         raise OptionError("--target is asked of --to object, and of nothing else; see --help")
@@ -81,12 +88,16 @@ def export(
         if to == "onnx":
             _check_onnx(weights, measure)
             out.mkdir(parents=True, exist_ok=True)
-            print(to_onnx(model, out / f"{name}.onnx", opset=opset))
+            print(throughtime.export.to_onnx(model, out / f"{name}.onnx", opset=opset))
             return
         if target is None:
-            done = to_c(model, out, name=name, weights=weights, libm=libm, block=block)
+            done = throughtime.export.to_c(
+                model, out, name=name, weights=weights, libm=libm, block=block
+            )
         else:
-            done = to_object(model, out, target=target, name=name, weights=weights, block=block)
+            done = throughtime.export.to_object(
+                model, out, target=target, name=name, weights=weights, block=block
+            )
     print("\n".join(str(done.folder / one) for one in done.files))
     if measure:
         show_measured(done)
@@ -94,8 +105,6 @@ def export(
 
 def _check_onnx(weights: str, measure: bool) -> None:
     """A file of ONNX has float32 weights, and no test of its own."""
-    from throughtime.errors import OptionError
-
     if weights != "float32" or measure:
         option = "--measure" if measure else "--weights"
         raise OptionError(f"{option} is for --to c and --to object; a file of ONNX has none")
@@ -103,9 +112,7 @@ def _check_onnx(weights: str, measure: bool) -> None:
 
 def show_measured(done: Any) -> None:
     """Prints what the export's own test says here."""
-    from throughtime.export import measure
-
-    figures = measure(done)
+    figures = throughtime.export.measure(done)
     print(
         f"{'passed' if figures.passed else 'FAILED'}: largest error {figures.error:.3g}, "
         f"allowed {figures.allowed:.3g}\n"
@@ -117,16 +124,8 @@ def show_measured(done: Any) -> None:
 
 def _load_model(what: str, file: str, member: str) -> nn.Module:
     """The model of a run, or the one that a file defines."""
-    from torch import nn
-
-    from throughtime.errors import OptionError
-    from throughtime.tasks.layers import execute
-
     if not file.endswith(".py"):
-        from throughtime.train.result import load_trained
-        from throughtime.train.run import read
-
-        return load_trained(read(Path(what)))[1]
+        return throughtime.load(what).model
     value: Any = getattr(execute(Path(file)), member, None)
     if callable(value) and not isinstance(value, nn.Module):
         value = value()
@@ -136,3 +135,19 @@ def _load_model(what: str, file: str, member: str) -> nn.Module:
             f"got {type(value).__name__}"
         )
     return value
+
+
+def import_layers(file: Path, out: Path) -> None:
+    """Read the recurrent layers of a file: DIR/layers.py builds them, weights in DIR/weights.npz.
+
+    Prints each layer as FILE.py:NAME, what `throughtime export` takes, and what it is.
+    """
+    from throughtime.export.operators import write_layers
+
+    reader = READERS.get(file.suffix.lower())
+    if reader is None:
+        raise OptionError(f"file must end in one of {', '.join(READERS)}, got {file.name!r}")
+    layers = getattr(throughtime.export, reader)(file)
+    names = write_layers(layers, out, file.name)
+    for word, name in names.items():
+        print(f"{out / 'layers.py'}:{name}\t{layers[word]!r}")

@@ -1,6 +1,7 @@
-"""`throughtime predict RUN ITEM...`: what a trained model says, to words, files and a pipe.
+"""`throughtime predict`, `evaluate` and `generate RUN`: what a trained model says.
 
-A run on a table of the user's own is asked whole files, and answers with tables.
+It is asked words, files and a pipe; a run on a table of the user's own is asked whole files, and
+answers with tables. Its figures are those on held-out items, or on a file's.
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughtime.errors import DataError
+from torch import nn
+
+import throughtime
+from throughtime.cli.shown import show_score
+from throughtime.compiler.runtime.threads import usable
+from throughtime.errors import DataError, OptionError
+from throughtime.tasks import Task
+from throughtime.tasks.recipe import one_of
+from throughtime.tasks.tables import DataTable
+from throughtime.tasks.tables.task import TableTask
+from throughtime.tasks.tables.text import names_table
 
 if TYPE_CHECKING:
     import polars as pl
-    from torch import nn
 
-    from throughtime.cli import Commands
-    from throughtime.tasks import Task
-    from throughtime.tasks.tables import DataTable
-    from throughtime.tasks.tables.task import TableTask
+    from throughtime.cli import Commands, Parser
 
 _ENDINGS = (".csv", ".parquet", ".jsonl")
 _AT_ONCE = 1000  # items of a file or a pipe that are answered together
@@ -32,9 +39,18 @@ Item = tuple[str, str]
 
 
 def register(commands: Commands) -> None:
-    """Adds the command."""
-    parser = commands.add("predict", predict)
-    parser.add_argument("run", type=Path, metavar="RUN", help="The folder of a finished run.")
+    """Adds the commands."""
+    for name, call, add in (
+        ("predict", predict, _add_items), ("evaluate", evaluate, _add_split),
+        ("generate", generate, _add_prompt),
+    ):  # fmt: skip
+        parser = commands.add(name, call)
+        parser.add_argument("run", type=Path, metavar="RUN", help="The folder of a finished run.")
+        add(parser)
+
+
+def _add_items(parser: Parser) -> None:
+    """What is asked, and where answers go."""
     parser.add_argument(
         "items", nargs="+", metavar="ITEM",
         help="What the model is asked, say a word; or a file of such, one a line, by a name that "
@@ -58,14 +74,37 @@ def register(commands: Commands) -> None:
     )
 
 
+def _add_split(parser: Parser) -> None:
+    """What is scored."""
+    parser.add_argument(
+        "file", nargs="?", metavar="FILE",
+        help="Another file with the columns of the training. What the training saw is left out.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--split", metavar="NAME", default="test",
+        help="Without FILE: validation or test. Default: test.",
+    )  # fmt: skip
+
+
+def _add_prompt(parser: Parser) -> None:
+    """What is written, and how."""
+    parser.add_argument(
+        "--prompt", metavar="TEXT", default="", help="What it goes on from. Default: a new line."
+    )
+    parser.add_number("--length", 500, "How many characters or words it writes. Default: 500.")
+    parser.add_number(
+        "--temperature",
+        1.0,
+        "Below 1 it writes what is likelier; 0: always the likeliest. Default: 1.",
+        "FLOAT",
+        whole=False,
+    )
+    parser.add_number("--seed", 0, "Of what is drawn. Default: 0.")
+
+
 def predict(run: Path, items: list[str], out: Path | None, on: str, address: str | None) -> None:
     """Ask a trained model. Prints each item, a tab, and the answer; what has none is named."""
-    from throughtime.errors import OptionError
-    from throughtime.tasks.tables.task import TableTask
-    from throughtime.train.result import load_trained
-    from throughtime.train.run import read
-
-    task, model = load_trained(read(run))
+    task, model = _open(run)
     if out is not None and not isinstance(task, TableTask):
         raise OptionError(f"--out is for runs on a table, and {run} is one of {task.name}")
     _check_out(out, items)
@@ -81,10 +120,42 @@ def predict(run: Path, items: list[str], out: Path | None, on: str, address: str
         sys.exit(2)
 
 
+def evaluate(run: Path, file: str | None, split: str) -> None:
+    """Score a trained model, beside the baselines, on items it never trained on."""
+    one_of("split", split, ("validation", "test"))
+    task, model = _open(run)
+    if file is not None:
+        score, baselines = task.evaluate(model, file)
+        show_score(task, score, "file", baselines)
+        for note in score.notes:
+            print(f"note: {file}: {note}", file=sys.stderr)
+    else:
+        show_score(task, task.score(model, split), split, task.baselines(split))
+
+
+def generate(run: Path, prompt: str, length: int, temperature: float, seed: int) -> None:
+    """Write text. The prompt is printed first; the same seed writes the same text."""
+    task, model = _open(run)
+    if prompt:
+        task.check_item(prompt)
+    for note in task.describe_unseen([prompt]):
+        print(f"note: {note}", file=sys.stderr)
+    pieces = task.write(model, prompt, length, temperature, seed)
+    sys.stdout.write(prompt)
+    for piece in pieces:
+        sys.stdout.write(piece)
+        if sys.stdout.isatty():
+            sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def _open(run: Path) -> tuple[Task, nn.Module]:
+    trained = throughtime.load(run)
+    return trained.task, trained.model
+
+
 def _are_lines(items: list[str]) -> bool:
     """Whether items are lines of text or files of such, and no tables."""
-    from throughtime.tasks.tables.text import names_table
-
     tables = (os.path.isfile(item) or names_table(item) for item in items)
     return any(not table or item.endswith(".txt")
                for item, table in zip(items, tables, strict=True))  # fmt: skip
@@ -92,9 +163,6 @@ def _are_lines(items: list[str]) -> bool:
 
 def _check_out(out: Path | None, items: list[str]) -> None:
     """Raises OptionError where answers cannot go there."""
-    from throughtime.errors import OptionError
-    from throughtime.tasks.recipe import one_of
-
     if out is None:
         return
     one_of("the ending of --out", out.suffix, _ENDINGS)
@@ -125,8 +193,8 @@ def _answer_lines(task: Task, model: nn.Module, items: list[str], out: Path | No
 
 def _check_items(task: Task, items: list[str], at_once: int) -> Iterator[tuple[list[str], bool]]:
     """Some items at a time: those that can be asked, and whether these are all."""
-    asked = _read_items(items)
-    while part := list(islice(asked, at_once)):
+    lines = _read_items(items)
+    while part := list(islice(lines, at_once)):
         few = [text for text, where in part if _check_item(task, text, where)]
         yield few, len(few) == len(part)
 
@@ -164,9 +232,6 @@ def _answer_blocks(
     run: Path, task: Task, files: list[str], out: Path | None, address: str | None
 ) -> bool:
     """As `_answer_tables` and `_answer_lines`, of one large file, block by block on a Ray."""
-    from throughtime.compiler.runtime.threads import usable
-    from throughtime.errors import OptionError
-    from throughtime.tasks.tables.task import TableTask
     from throughtime.train.study.on_ray import answer_on_ray
 
     if len(files) != 1:
@@ -257,7 +322,7 @@ def _read_items(items: Iterable[str]) -> Iterator[Item]:
 
 def _read_lines(file: Iterable[bytes], name: str) -> Iterator[Item]:
     """The lines that are not empty; bytes that are no text stay to be named."""
-    for number, line in enumerate(file, start=1):
+    for n, line in enumerate(file, start=1):
         text = line.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip()
         if text:
-            yield text, f"{name}, line {number}: "
+            yield text, f"{name}, line {n}: "

@@ -10,9 +10,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from throughtime.cli.options import add_recipe_flags, parse_flags, whole_number
+import torch
+
+from throughtime import __version__
+from throughtime.cli import add_recipe_flags, parse_flags, whole_number
 from throughtime.cli.shown import open_console, show_table
 from throughtime.compiler.runtime.threads import usable
+from throughtime.errors import OptionError, missing_extra
+from throughtime.tasks import available, find
+from throughtime.tasks.memory import MemoryTask
 from throughtime.tasks.recipe import Recipe, parse_option
 
 if TYPE_CHECKING:
@@ -20,9 +26,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from throughtime.cli import Commands, Parser
+    from throughtime.train.study import Grid, Outcome
+    from throughtime.train.study.executors import Lost
     from throughtime.train.study.folder import Folder, StudyRow
-    from throughtime.train.study.runs import Grid, Outcome
-    from throughtime.train.study.workers import Lost
 
 
 # Fields that are axes of the grid, or that mean nothing to a memory task or to a study.
@@ -36,9 +42,6 @@ _CELLS, _STARTS = (_FIELDS[name].metadata["choices"] for name in ("cell", "start
 
 def register(commands: Commands) -> None:
     """Adds the command."""
-    from throughtime.tasks import available
-    from throughtime.tasks.memory import MemoryTask
-
     kinds = {name: kind for name, kind in available().items() if issubclass(kind, MemoryTask)}
     parser = commands.add("study", study)
     parser.usage = "throughtime study --task TASK [options]"
@@ -50,14 +53,8 @@ def register(commands: Commands) -> None:
         "--length", nargs="+", action="extend", metavar="INT",
         help="Steps of the sequences. Default: 100.",
     )  # fmt: skip
-    parser.add_argument(
-        "--seeds", type=whole_number, metavar="INT", default=5,
-        help="How many: 0, 1, ... Default: 5.",
-    )  # fmt: skip
-    parser.add_argument(
-        "--jobs", type=whole_number, metavar="INT", default=0,
-        help="Runs at the same time. Default: as many as there are cores.",
-    )  # fmt: skip
+    parser.add_number("--seeds", 5, "How many: 0, 1, ... Default: 5.")
+    parser.add_number("--jobs", 0, "Runs at the same time. Default: as many as there are cores.")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER",
         help="The study's folder. Default: runs/study-TASK, or runs/search-TASK.",
@@ -81,10 +78,7 @@ def _add_scale_flags(parser: Parser) -> None:
         "--search", metavar="random|tpe",
         help="Draw cell, start, lr and hidden in place of a grid; needs Optuna.",
     )  # fmt: skip
-    parser.add_argument(
-        "--trials", type=whole_number, metavar="INT", default=50,
-        help="Of a search. Default: 50.",
-    )  # fmt: skip
+    parser.add_number("--trials", 50, "Of a search. Default: 50.")
     parser.add_argument("--run", type=whole_number, help=argparse.SUPPRESS)  # one of the grid
 
 
@@ -96,11 +90,9 @@ def study(
     """Compare cells and starts on one memory task. The same command again goes on where it was."""
     import rich  # noqa: F401  # before there is a folder
 
-    from throughtime.tasks import find
-    from throughtime.train.begin import RUNS, resolve
-    from throughtime.train.run import lock
+    from throughtime.train.run import RUNS, lock, resolve
+    from throughtime.train.study import plan
     from throughtime.train.study.folder import Folder
-    from throughtime.train.study.runs import plan
 
     where = Where(on, jobs, address)
     where.check(dry_run, search)
@@ -125,7 +117,7 @@ def _grid(
     cells: list[str] | None, init: list[str] | None, length: list[str] | None, seeds: int
 ) -> Grid:
     """The values of each axis, as they were typed."""
-    from throughtime.train.study.runs import Grid
+    from throughtime.train.study import Grid
 
     axes = {"cell": cells or _CELLS, "start": init or _STARTS, "length": length or ["100"]}
     named = {
@@ -144,8 +136,6 @@ class Where:
 
     def check(self, dry_run: bool, search: str | None) -> None:
         """Raises OptionError where options do not go together, MissingExtra where they need it."""
-        from throughtime.errors import OptionError, missing_extra
-
         if self.jobs < 0:
             raise OptionError(f"jobs must be a whole number of at least 0, got {self.jobs}")
         if self.address is not None and self.on != "ray":
@@ -168,7 +158,7 @@ class Where:
             from throughtime.train.study.on_ray import run_on_ray
 
             return run_on_ray(recipes, jobs, threads, self.address)
-        from throughtime.train.study.workers import run_on_processes
+        from throughtime.train.study.executors import run_on_processes
 
         return run_on_processes(recipes, jobs, threads)
 
@@ -177,7 +167,7 @@ class Where:
         tell: Callable[[Outcome], None] = lambda one: None,
     ) -> list[Lost]:  # fmt: skip
         """Has runs done, keeps and shows each; returns those without an outcome."""
-        from throughtime.train.study.workers import Lost
+        from throughtime.train.study.executors import Lost
 
         console = open_console(stderr=True)
         console.print(f"{total} runs, {done} of them done before")
@@ -188,12 +178,11 @@ class Where:
                 for one in ended:
                     if isinstance(one, Lost):
                         lost.append(one)
+                        console.print(_describe_lost(one))
                     else:
                         folder.keep(one)
                         tell(one)
-                    console.print(
-                        _describe_lost(one) if isinstance(one, Lost) else _describe_outcome(one)
-                    )
+                        console.print(_describe_outcome(one))
                     bar.update(row, advance=1, best=_describe_best(folder))
             except KeyboardInterrupt:
                 console.print("stopped; what ended is kept, and the same command goes on")
@@ -222,7 +211,7 @@ def _describe_best(folder: Folder) -> str:
 
 def _find_missing(folder: Folder, recipes: list[Recipe]) -> list[Recipe]:
     """The runs that have no file yet."""
-    from throughtime.train.study.runs import run_key
+    from throughtime.train.study import run_key
 
     done = {(one.cell, one.start, one.length, one.seed) for one in folder.outcomes()}
     return [one for one in recipes if run_key(one) not in done]
@@ -230,10 +219,7 @@ def _find_missing(folder: Folder, recipes: list[Recipe]) -> list[Recipe]:
 
 def _do_one(folder: Folder, recipes: list[Recipe], number: int) -> None:
     """One run of the grid, as a task of an array does it."""
-    import torch
-
-    from throughtime.errors import OptionError
-    from throughtime.train.study.runs import learn
+    from throughtime.train.study import learn
 
     if not 0 <= number < len(recipes):
         raise OptionError(f"the grid has runs 0 to {len(recipes) - 1}, got {number}")
@@ -248,7 +234,7 @@ def _hand_in(
     folder: Folder, recipes: list[Recipe], words: tuple[str, ...], jobs: int, dry_run: bool
 ) -> None:
     """Hands the missing runs to SLURM, or prints the script."""
-    from throughtime.train.study.on_slurm import submit, write_script
+    from throughtime.train.study.executors import submit, write_script
 
     missing = _find_missing(folder, recipes)
     if not missing:
@@ -270,7 +256,6 @@ def _search(
     folder: Folder, shared: Recipe, recipes: list[Recipe], kind: str, trials: int, where: Where
 ) -> None:
     """Does the trials of a search, and reports."""
-    from throughtime.errors import OptionError
     from throughtime.train.study.search import Search
 
     if len({one.length for one in recipes}) > 1:
@@ -280,13 +265,8 @@ def _search(
     lost = where.run(folder, search.recipes(), *search.count(), search.tell)
     best = search.best()
     outcomes = [asdict(one) for one in folder.outcomes()]
-    values = {
-        "search": kind,
-        "best": best,
-        "outcomes": outcomes,
-        "lost": [*map(_describe_lost, lost)],
-    }
-    folder.report(values, "")
+    words = [*map(_describe_lost, lost)]
+    folder.report({"search": kind, "best": best, "outcomes": outcomes, "lost": words}, "")
     trials_drawn = [(str(one["trial"]), f"{one['figure']:.4g}", one["model"], f"{one['lr']:.3g}",
              str(one["hidden"])) for one in best]  # fmt: skip
     show_table(trials_drawn, "trial", "validation", "cell and start", "lr", "hidden")
@@ -311,30 +291,17 @@ def _describe_lost(one: Lost) -> str:
 
 def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]) -> None:
     """Writes and prints the outcomes of all runs of the folder."""
-    import torch
-
-    from throughtime import __version__
+    from throughtime.train.study import make_memory_task
     from throughtime.train.study.folder import make_page, make_rows
-    from throughtime.train.study.runs import make_memory_task
 
     outcomes = folder.outcomes()
     table, rule = make_rows(outcomes), make_memory_task(shared).rule
     left_out = [f"left out: {one}" for one in skipped]
     machine = f"throughtime {__version__}, torch {torch.__version__}, {usable()} cores"
     options = [f"{n} {getattr(shared, n)}" for n in _FIELDS if n not in _NO_FLAG]
-    remarks = [
-        *map(_describe_lost, lost),
-        *left_out,
-        rule,
-        f"every run: {', '.join(options)}",
-        machine,
-    ]
-    texts = {
-        "rule": rule,
-        "machine": machine,
-        "skipped": skipped,
-        "lost": [*map(_describe_lost, lost)],
-    }
+    words = [*map(_describe_lost, lost)]
+    remarks = [*words, *left_out, rule, f"every run: {', '.join(options)}", machine]
+    texts = {"rule": rule, "machine": machine, "skipped": skipped, "lost": words}
     runs = {"table": [asdict(row) for row in table], "outcomes": [asdict(o) for o in outcomes]}
     folder.report(texts | runs, make_page(f"Study of {shared.task}", table, remarks))
     _show(table, remarks)

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from throughtime.cli.options import add_recipe_flags, parse_flags, whole_number
+from torch import nn
+
+from throughtime.cli import add_recipe_flags, parse_flags
 from throughtime.cli.shown import keep_page, keep_plots, report_run, show_score, show_table
+from throughtime.diagnosis.report.text import list_verdict
+from throughtime.errors import MissingExtra, OptionError
+from throughtime.tasks import Task, available, find
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from throughtime.cli import Commands
-    from throughtime.tasks import Task
     from throughtime.train.run import Run
     from throughtime.train.world import World
 
@@ -33,8 +35,6 @@ _WATCH = (
 
 def register(commands: Commands) -> None:
     """Adds the command."""
-    from throughtime.tasks import available
-
     parser = commands.add("train", train)
     parser.usage = "throughtime train TASK [options]"
     parser.add_argument("task", metavar="TASK", help="What is learned, one of those below.")
@@ -52,11 +52,8 @@ def register(commands: Commands) -> None:
         help="Also keep the charts of the run's page as files of this kind; needs the extra plots.",
     )  # fmt: skip
     for name, default, text in NUMBERS:
-        parser.add_argument(
-            f"--{name}", type=whole_number, metavar="INT", default=default,
-            help=f"{text} Default: {default}.",
-        )  # fmt: skip
-    parser.add_argument("--watch", type=whole_number, metavar="N", help=_WATCH)
+        parser.add_number(f"--{name}", default, f"{text} Default: {default}.")
+    parser.add_number("--watch", None, _WATCH, "N")
     add_recipe_flags(parser, commands, available())
     parser.set_defaults(words=("train", *commands.words))
 
@@ -66,25 +63,23 @@ def train(
     wait: int, plots: str, watch: int | None, **flags: str | None,
 ) -> None:  # fmt: skip
     """Train a task. A run that was killed resumes to the same weights, bit for bit."""
-    from throughtime.errors import OptionError
-    from throughtime.tasks import find
     from throughtime.train.launch import launch
 
     if watch is not None and watch < 1:
         raise OptionError(f"--watch must be a positive number of steps, got {watch}")
-    kind, given = find(task), parse_flags(flags)
+    kind, options = find(task), parse_flags(flags)
     code = launch(words, processes, nodes, wait)
     if code is None:
-        _train(kind, out, resume, given, wait, plots, watch)
+        _train(kind, out, resume, options, wait, plots, watch)
 
 
 def _train(
-    kind: type[Task], out: Path | None, resume: bool, given: Mapping[str, Any], wait: int,
+    kind: type[Task], out: Path | None, resume: bool, options: Mapping[str, Any], wait: int,
     plots: str, watch: int | None,
 ) -> None:  # fmt: skip
     """Trains in this process, and in those that a launcher began with it."""
-    from throughtime.train.begin import begin, go_on
-    from throughtime.train.world import join
+    from throughtime.train.launch import join
+    from throughtime.train.run import begin, go_on
 
     with join(wait) as world:
         if world.rank:
@@ -92,22 +87,18 @@ def _train(
 
             follow(world)
         elif resume:
-            show_training(go_on(kind, out, given), world, plots, watch)
+            show_training(go_on(kind, out, options), world, plots, watch)
         else:
-            with begin(kind, out, given, world.size) as run:
+            with begin(kind, out, options, world.size) as run:
                 show_training(run, world, plots, watch)
 
 
 def show_training(run: Run, world: World, plots: str = "", watch: int | None = None) -> None:
-    """Trains a run and shows what it reached.
+    """Trains a run, shows what it reached, and keeps its report as `_show_report`.
 
-    Args:
-        run, world: which, and by whom.
-        plots: as `_show_report` takes them.
-        watch: steps between measurements of how gradient flows; None: never.
+    Every `watch` steps, where it is given, how gradient flows is measured.
     """
     from throughtime.diagnosis.training import LoopFlow
-    from throughtime.tasks import find
     from throughtime.train.loop import fit
     from throughtime.train.result import score_and_keep
 
@@ -140,13 +131,8 @@ def _show_findings(findings: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
 def _show_report(run: Run, task: Task, model: nn.Module, plots: str = "") -> None:
     """Prints a run's verdict and keeps its report; the training stands, whatever comes of it.
 
-    Args:
-        run, task, model: a run that has ended.
-        plots: the kind of files that its charts are saved as too, "png" or "svg"; "": none.
+    Its charts are saved as files too where `plots` is "png" or "svg".
     """
-    from throughtime.diagnosis.report.text import list_verdict
-    from throughtime.errors import MissingExtra
-
     report, reason = None, ""
     try:
         report = report_run(task, model)

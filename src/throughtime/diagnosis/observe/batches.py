@@ -27,17 +27,13 @@ _RULE = (
 def list_batches(batches: Any) -> list[Any]:
     """One batch or the first of several, as a list of them.
 
-    Args:
-        batches: a tensor, a dict, a tuple (input, target), or any other iterable of these.
-
-    Raises:
-        ShapeError: there is none.
-        OptionError: it is none of these.
+    A batch is a tensor, a dict or a tuple (input, target); any other iterable is several.
     """
     if isinstance(batches, Tensor | tuple | Mapping):
         several = [batches]
     elif isinstance(batches, Iterable):
-        several = [_make_tuple(b) for b in islice(batches, MOST)]
+        # Torch's loaders make lists of a data set's tuples.
+        several = [tuple(b) if isinstance(b, list) else b for b in islice(batches, MOST)]
     else:
         raise OptionError(
             f"batches must be a tensor, a tuple (input, target), a dict or an iterable of these, "
@@ -48,11 +44,6 @@ def list_batches(batches: Any) -> list[Any]:
     for batch in several:
         _check(batch)
     return several
-
-
-def _make_tuple(batch: Any) -> Any:
-    """A list as a tuple, since torch's loaders make lists of a data set's tuples."""
-    return tuple(batch) if isinstance(batch, list) else batch
 
 
 def _check(batch: Any) -> None:
@@ -110,9 +101,6 @@ def split(model: nn.Module, batch: Any, loss: Callable[..., Any] | None) -> Inpu
 
     A dict's values are keyword arguments; those that the model does not take go to the loss. A
     model whose only argument is none of the keys gets the dict itself.
-
-    Raises:
-        OptionError: the model takes other arguments.
     """
     x, target = _split_target(batch)
     if not isinstance(x, Mapping):
@@ -134,7 +122,6 @@ def split(model: nn.Module, batch: Any, loss: Callable[..., Any] | None) -> Inpu
 def _split_dict(
     model: nn.Module, x: dict[str, Any], target: tuple[Any, ...], loss: Callable[..., Any] | None
 ) -> Inputs:
-
     signature = _find_signature(model.forward)
     parameters = [*signature.parameters.values()] if signature else []
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -147,11 +134,7 @@ def _split_dict(
 
 
 def call_model(model: nn.Module, inputs: Inputs) -> Any:
-    """The model's output.
-
-    Raises:
-        OptionError: its input is a dict whose keys are none of its arguments, and it fails.
-    """
+    """The model's output; an OptionError where it fails on a dict of which it takes no key."""
     try:
         return model(*inputs.args, **inputs.kwargs)
     except (TypeError, AttributeError) as error:
@@ -165,11 +148,7 @@ def call_model(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def compute_loss(loss: Callable[..., Tensor], output: Any, inputs: Inputs) -> Tensor:
-    """The loss of an output: the first of a tuple, or all that a dict or object holds.
-
-    Raises:
-        OptionError: it takes another number of arguments.
-    """
+    """The loss of an output: the first of a tuple, or all that a dict or object holds."""
     function, target, keywords = _find_function(loss), inputs.target, inputs.named
     y = find_first_tensor(output) if isinstance(output, Tensor | tuple | list) else output
     attempts: tuple[tuple[tuple[Any, ...], dict[str, Any]], ...] = (((y, *target), {}),)
@@ -187,11 +166,7 @@ def compute_loss(loss: Callable[..., Tensor], output: Any, inputs: Inputs) -> Te
 
 
 def find_own_loss(output: Any) -> Tensor | None:
-    """The loss among a model's outputs: a single number, or the one called loss; else None.
-
-    Raises:
-        OptionError: several numbers, none of them called loss.
-    """
+    """The loss among a model's outputs: a single number, or the one called loss; else None."""
     if isinstance(output, Tensor):
         return output if output.dim() == 0 else None
     numbers = {n: v for n, v in _list_members(output) if isinstance(v, Tensor) and v.dim() == 0}
@@ -207,11 +182,7 @@ def find_own_loss(output: Any) -> Tensor | None:
 
 
 def find_first_tensor(output: Any) -> Any:
-    """A model's output, or the first tensor or PackedSequence in it.
-
-    Raises:
-        OptionError: there is none.
-    """
+    """A model's output, or the first tensor or PackedSequence in it; an error without one."""
     if isinstance(output, Tensor | PackedSequence):
         return output
     for _, value in _list_members(output):
@@ -254,12 +225,7 @@ def _takes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 
 
 def check_plain(model: nn.Module) -> None:
-    """Refuse a wrapper around a model.
-
-    Raises:
-        TypeError: no module.
-        OptionError: a compiled or wrapped one.
-    """
+    """Refuse what is no module, and a compiled or wrapped one."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {model!r}")
     for name, module in model.named_modules():
@@ -280,11 +246,7 @@ def copy_error(error: BaseException) -> OptionError:
 
 
 def check_layers(layers: dict[str, SequenceLayer]) -> None:
-    """Refuse recurrent layers whose gradients through time cannot be measured.
-
-    Raises:
-        OptionError: there is none, all are frozen, one is in half precision or dilated.
-    """
+    """Refuse recurrent layers whose gradients through time cannot be measured, or none."""
     if not layers:
         raise OptionError(
             "the model has no recurrent layer of torch.nn or throughtime to look at, and no cell; "
@@ -306,11 +268,7 @@ def check_layers(layers: dict[str, SequenceLayer]) -> None:
 
 
 def check_weights(model: nn.Module) -> None:
-    """Refuse weights that are no numbers.
-
-    Raises:
-        NotFiniteError: the first such parameter.
-    """
+    """Refuse weights that are no numbers; the NotFiniteError names the first."""
     for name, p in model.named_parameters():
         if not bool(p.isfinite().all()):
             text = f"parameter {name} has NaN or infinity in it before any step"
@@ -318,16 +276,7 @@ def check_weights(model: nn.Module) -> None:
 
 
 def check_loss(value: Any, output: Any) -> None:
-    """Refuse a loss without a gradient.
-
-    Args:
-        value: the loss.
-        output: of the model.
-
-    Raises:
-        NotFiniteError: the output or the loss is NaN or infinite.
-        OptionError: it is no single number, or depends on nothing that trains.
-    """
+    """Refuse a loss that is not finite, no single number, or depends on nothing that trains."""
     if not isinstance(value, Tensor) or value.numel() != 1:
         raise OptionError(f"the loss must be a tensor with one number, got {value!r}")
     if not bool(value.isfinite()):

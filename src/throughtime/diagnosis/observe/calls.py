@@ -88,12 +88,7 @@ class Calls:
         self.joining = False
 
     def begin(self, name: str, layer: SequenceLayer, batch: Batch) -> ModuleCall:
-        """Register a call with its batch.
-
-        Raises:
-            OptionError: its state or input depends on the module's outputs in a way that leaves
-                its steps without one order; resets.
-        """
+        """Register a call with its batch, of which the steps must have one order, and no resets."""
         words = f"layer {name or 'of the model'}"
         if batch.reset is not None:
             raise OptionError(
@@ -106,9 +101,7 @@ class Calls:
         earlier.append(call)
         return call
 
-    def end(
-        self, call: ModuleCall, y: Tensor, final: States
-    ) -> tuple[Tensor, States]:  # fmt: skip
+    def end(self, call: ModuleCall, y: Tensor, final: States) -> tuple[Tensor, States]:
         """Register a call's results; returns them with the call on their graph."""
         call.computed = (y, *(v for s in final for v in s))
         call.returned = _Gate.apply(self, call, *call.computed)  # type: ignore[no-untyped-call]

@@ -15,10 +15,9 @@ from torch.nn.functional import pad
 
 from throughtime.backends import reference
 from throughtime.backends.call import Call, Result
-from throughtime.diagnosis.observe import locate
+from throughtime.diagnosis.observe import LayerDirection, WatchedRows, locate
 from throughtime.diagnosis.observe.calls import Calls, ModuleCall, State, gradients_by
 from throughtime.diagnosis.observe.steps import Steps, move_to_end
-from throughtime.diagnosis.observe.watch import WatchedRows
 from throughtime.errors import NotFiniteError, ShapeError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.recurrent import SequenceLayer
@@ -41,19 +40,13 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Path:
+class Path(LayerDirection):
     """All sequences of one layer and direction; its states are nodes of the graph of the loss.
 
     Attributes:
-        name: the module's name in the model; empty when it is the model.
-        layer: number of the layer in the module.
-        direction: 0 forward, 1 backward.
         chains: whose rows are those of the path, one chain after the other.
     """
 
-    name: str
-    layer: int
-    direction: int
     chains: tuple[Chain, ...]
 
     @property
@@ -164,11 +157,7 @@ def carry_recorded(
 
 
 def _check_input(name: str, call: ModuleCall) -> NotFiniteError | None:
-    """The first input of a call that is not finite.
-
-    Raises:
-        ShapeError: no steps or rows.
-    """
+    """The first input of a call that is not finite; a ShapeError without steps or rows."""
     batch, alive = call.batch, call.alive
     if not batch.x.numel() or not bool(alive.any()):
         raise ShapeError(f"a diagnosis needs steps and rows, got x of {tuple(batch.x.shape)}")

@@ -65,11 +65,8 @@ class ExaminedModel:
         others: names of unknown modules that look like recurrent ones.
         sizes: T and B of the first module's batch in the last run, finite or not.
 
-    Args:
-        model: a recurrent layer or cell of torch.nn or of this package, or a module with some.
-
     Raises:
-        TypeError: it is no module.
+        TypeError: the model is no module.
         OptionError: it is compiled or wrapped, cannot be copied, has no recurrent layer, or one
             that cannot be looked at: frozen, in half precision, or dilated.
     """
@@ -164,11 +161,7 @@ class ExaminedModel:
 
 
 class _Ends:
-    """Where each row of the model's output ends, by the lengths of its last recurrent module.
-
-    Args:
-        modules: the recurrent ones, by name.
-    """
+    """Where each row of the model's output ends, by the lengths of its last recurrent module."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.both_ways = any(getattr(m, "directions", 1) == 2 for m in modules.values())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from throughtime.diagnosis.observe import LayerDirection
 from throughtime.diagnosis.observe.steps import eval_mode
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
@@ -18,30 +19,26 @@ RIDGE = 1e-6
 
 
 @dataclass(frozen=True)
-class MemoryCapacity:
+class MemoryCapacity(LayerDirection):
     """What a linear read-out of a layer's state knows of the input k steps ago.
 
+    Of the backward direction k steps ahead. Its name is empty outside of a report.
+
     Attributes:
-        layer: its number.
-        direction: 0 forward, 1 backward (where k steps ago is k steps ahead).
         state_width: N, numbers in the state; the capacity is at most N.
         r2_by_lag: r^2(k) from k = 0 on, on held-out steps; 0 below the noise line.
         capacity: the sum of r^2(k) over the lags measured.
         memory_steps: the largest k with r^2(k) > 0.5; -1 when there is none.
         noise_line: 8 / n; r^2 below it is set to 0.
         held_out_steps: n.
-        name: the module's name in the model, in a report.
     """
 
-    layer: int
-    direction: int
     state_width: int
     r2_by_lag: tuple[float, ...]
     capacity: float
     memory_steps: int
     noise_line: float
     held_out_steps: int
-    name: str = ""
 
     @property
     def lags_suffice(self) -> bool:
@@ -143,6 +140,7 @@ def read_back(
     line = 8 / len(truth)
     r2 = [v if v >= line else 0.0 for v in _squared_correlation(guess, truth).tolist()]
     return MemoryCapacity(
+        name="",
         layer=layer,
         direction=direction,
         state_width=states.shape[-1],

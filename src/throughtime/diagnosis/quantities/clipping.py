@@ -193,13 +193,6 @@ def _cosine(a: Tensor, b: Tensor) -> float:
 def measure_clipping(
     examined: ExaminedModel, batches: Sequence[Any], loss: Loss | None, clip: float | None
 ) -> Clipping:
-    """Measure what clipping does to the gradients of these batches.
-
-    Raises:
-        OptionError: what `clipping` refuses, such as a single batch.
-    """
-
-    def losses() -> Iterator[torch.Tensor]:
-        return (examined.value(batch, loss) for batch in batches)
-
-    return clipping(gradients(examined.model, losses()), clip)
+    """Measure what clipping does to the gradients of these batches."""
+    losses = (examined.value(batch, loss) for batch in batches)
+    return clipping(gradients(examined.model, losses), clip)

@@ -55,7 +55,6 @@ def connectivity(
 
     Source: Madsen, Visualizing Memorization in RNNs (Distill, 2019).
     """
-
     check_size("shown", shown)
     check_size("rows", rows)
     T = batch.x.shape[0]
@@ -79,7 +78,6 @@ def connectivity(
 def _run(layer: Passage, batch: Batch) -> tuple[Tensor, Tensor]:
     """The input as a leaf, and (T, B) the outputs along one drawn direction of length 1."""
     x = batch.x.detach().requires_grad_()
-
     with eval_mode(layer):
         y = layer.carry(batch._replace(x=x))[0]
         draw = torch.Generator().manual_seed(0)

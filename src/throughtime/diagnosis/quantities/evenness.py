@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from throughtime.diagnosis.observe import key_of
+from throughtime.diagnosis.observe import LayerDirection
 from throughtime.diagnosis.observe.every_state import Path
 from throughtime.diagnosis.observe.examined import ExaminedModel, ModelRun
 from throughtime.errors import OptionError, ShapeError
@@ -36,41 +36,29 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Depth:
+class Depth(LayerDirection):
     """The gradient that reaches one layer and direction at fixed steps.
 
     Attributes:
-        name: the module's name in the model.
-        layer: number of the layer in it.
-        direction: 0 forward, 1 backward.
         steps: t, counted from 0 in the order of time: the first, middle and last of the longest
             row.
         norms: ||d_t|| of all rows at their first, middle and last step, d_t = dL/ds_t of the
             whole loss.
     """
 
-    name: str
-    layer: int
-    direction: int
     steps: tuple[int, ...]
     norms: tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Neighbours:
-    """One layer and the next above it in a module, of one direction.
+class Neighbours(LayerDirection):
+    """One layer, the lower, and the next above it in a module, of one direction.
 
     Attributes:
-        name: the module's name in the model.
-        layer: number of the lower one.
-        direction: 0 forward, 1 backward.
         cosine: of the gradients d_t of both, over all steps and rows; None where their states
             differ in width or a gradient is zero. Near 0 unless residual paths join them.
     """
 
-    name: str
-    layer: int
-    direction: int
     cosine: float | None
 
 
@@ -121,7 +109,7 @@ def evenness(
     for name, v in moved.items():
         if not bool(v.isfinite().all()):
             raise OptionError(f"the gradient or update of parameter {name} is not finite")
-    d = {key_of(p): p.gradients(run.loss) for p in run.paths}
+    d = {p.key: p.gradients(run.loss) for p in run.paths}
     return Evenness(
         kind="gradient" if before is None else "update",
         shares=tuple(_measure_shares(examined, old, moved)),

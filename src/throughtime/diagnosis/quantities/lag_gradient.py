@@ -9,23 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from throughtime.diagnosis.observe import key_of, locate
+from throughtime.diagnosis.observe import LayerDirection, locate
 from throughtime.diagnosis.observe.every_state import Path
 from throughtime.diagnosis.observe.examined import ModelRun
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
 
 
 @dataclass(frozen=True)
-class LagGradient:
+class LagGradient(LayerDirection):
     """rho(k) = exp(mean over rows of ln(||dL/ds_{T-k}|| / ||dL/ds_T||)) of one direction.
 
     L is the loss at the last step only, s all states of the cell side by side; T is each row's
-    last step.
+    last step, of the backward direction its first, so that k counts forward.
 
     Attributes:
-        name: the module's name in the model.
-        layer: number of the layer in it.
-        direction: 0 forward; 1 backward, where T is the first step and k counts forward.
         log10_rho_by_lag: log10 rho(k), k = 0 to T - 1; -inf where any row's gradient is zero.
         horizon_e_steps: the first k with rho(k) < 1/e; None where there is none in the sequence.
         horizon_1e3_steps: likewise for 1e-3.
@@ -37,9 +34,6 @@ class LagGradient:
             at least, whose last step the loss sees.
     """
 
-    name: str
-    layer: int
-    direction: int
     log10_rho_by_lag: tuple[float, ...]
     horizon_e_steps: int | None
     horizon_1e3_steps: int | None
@@ -64,21 +58,15 @@ class LagGradient:
 
 
 @dataclass(frozen=True)
-class Unseen:
+class Unseen(LayerDirection):
     """A layer and direction whose last step the loss does not see.
 
     Attributes:
-        name: the module's name in the model.
-        layer: number of the layer in it.
-        direction: 0 forward; 1 backward, whose last step is the first of the sequence.
         both_ways: whether the module has two directions.
         read_steps: after how many of its steps the loss reads it last; 0 where never.
         steps: T, of the longest row.
     """
 
-    name: str
-    layer: int
-    direction: int
     both_ways: bool
     read_steps: int
     steps: int
@@ -126,11 +114,9 @@ def lag_gradients(run: ModelRun) -> tuple[LagGradient, ...]:
 def find_unseen(whole: ModelRun, gradients: Sequence[LagGradient]) -> tuple[Unseen, ...]:
     """The layers and directions that the lag gradients leave out, since the loss does not see them.
 
-    Args:
-        whole: of `ExaminedModel.run`, with the whole loss.
-        gradients: of the loss of the last step.
+    The run is of the whole loss, the gradients of the last step's.
     """
-    known = {key_of(g) for g in gradients}
+    known = {g.key for g in gradients}
     backward = {p.name for p in whole.paths if p.direction}
     blind = []
     for p in whole.paths:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends.call import Call, Result
+from throughtime.diagnosis.observe import LayerDirection, WatchedRows
 from throughtime.diagnosis.observe.calls import State
 from throughtime.diagnosis.observe.every_state import (
     MarkedWalk,
@@ -22,7 +23,6 @@ from throughtime.diagnosis.observe.every_state import (
     walk,
     weigh_outputs,
 )
-from throughtime.diagnosis.observe.watch import WatchedRows
 from throughtime.diagnosis.quantities.gates import measure_share_at_ends, record_activities
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers.batch import Batch
@@ -35,12 +35,8 @@ def norms_by_lag(layer: SequenceLayer, rows: WatchedRows) -> list[tuple[MarkedWa
     """Every layer and direction: its states at a few marks, and (T, B) the norms by lag, 0 first.
 
     The norms are those of the gradient by all states of a step side by side, of the loss that
-    sends these gradients back to the last step; None where it does not see the layer.
-
-    Args:
-        layer: without dilation.
-        rows: time-major, of one length of at least 2 steps, without resets; on the CPU this is
-            fast, elsewhere a loop over time.
+    sends these gradients back to the last step; None where it does not see the layer. The layer
+    has no dilation, and the rows are of one length; elsewhere than on the CPU it loops over time.
     """
     with torch.enable_grad():
         calls, results = _carry(layer, rows.batch)
@@ -134,16 +130,13 @@ def _mark(call: Call, result: Result, number: int, d: int) -> MarkedWalk:
 
 
 @dataclass(frozen=True)
-class Pulse:
+class Pulse(LayerDirection):
     """One layer and direction in one training step.
 
     rho(k) is that of `LagGradient`: on the CPU at every lag, elsewhere at lags that triple and
     between them on the line through ln rho.
 
     Attributes:
-        name: the module's name in the model.
-        layer: number of the layer in it.
-        direction: 0 forward, 1 backward.
         steps: T.
         log10_rho: lag -> log10 rho(lag), at the lags measured; empty where the loss does not see
             the layer's last step.
@@ -151,9 +144,6 @@ class Pulse:
             ends; of several functions the largest, None where there are none.
     """
 
-    name: str
-    layer: int
-    direction: int
     steps: int
     log10_rho: dict[int, float]
     saturated: float | None
@@ -187,13 +177,7 @@ class Pulse:
 def measure_pulses(
     name: str, layer: SequenceLayer, rows: WatchedRows, lag: int | None
 ) -> tuple[Pulse, ...]:
-    """Measure every layer and direction of a module on a few rows.
-
-    Args:
-        name: the module's.
-        layer: without dilation.
-        rows: of a training step.
-        lag: one more lag to measure at; the longest, T - 1, always is one.
+    """Measure every layer and direction of a module without dilation, on rows of a training step.
 
     Raises:
         ShapeError: sequences of one step.

@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from throughtime.diagnosis.observe import LayerDirection
 from throughtime.diagnosis.quantities.capacity import MemoryCapacity
 from throughtime.diagnosis.quantities.clipping import Clipping
 from throughtime.diagnosis.quantities.connectivity import Connectivity
@@ -49,22 +50,16 @@ class ModuleReport:
 
 
 @dataclass(frozen=True)
-class Band:
+class Band(LayerDirection):
     """The lag gradient's spread over batches, of one layer and direction.
 
     Attributes:
-        name: the module's name in the model.
-        layer: number of the layer in it.
-        direction: 0 forward, 1 backward.
         batches: how many were measured, including the report's.
         lowest_log10_rho_by_lag: the least of log10 rho(k), from k = 0 to the last lag that all
             of them have.
         highest_log10_rho_by_lag: the greatest.
     """
 
-    name: str
-    layer: int
-    direction: int
     batches: int
     lowest_log10_rho_by_lag: tuple[float, ...]
     highest_log10_rho_by_lag: tuple[float, ...]
@@ -147,17 +142,17 @@ class Report:
     lag: int
     loss: float | None
     truncation: int | None
-    lag_gradients: tuple[LagGradient, ...]
-    bands: tuple[Band, ...]
-    torch_default: tuple[LagGradient, ...]
-    connectivity: tuple[Connectivity, ...]
-    modules: tuple[ModuleReport, ...]
-    capacities: tuple[MemoryCapacity, ...]
-    weight_lags: tuple[WeightLags, ...]
-    clipping: Clipping | None
-    evenness: Evenness | None
-    troubles: tuple[Trouble, ...]
-    missing: tuple[Missing, ...]
+    lag_gradients: tuple[LagGradient, ...] = ()
+    bands: tuple[Band, ...] = ()
+    torch_default: tuple[LagGradient, ...] = ()
+    connectivity: tuple[Connectivity, ...] = ()
+    modules: tuple[ModuleReport, ...] = ()
+    capacities: tuple[MemoryCapacity, ...] = ()
+    weight_lags: tuple[WeightLags, ...] = ()
+    clipping: Clipping | None = None
+    evenness: Evenness | None = None
+    troubles: tuple[Trouble, ...] = ()
+    missing: tuple[Missing, ...] = ()
     cautions: tuple[Trouble, ...] = ()
     lengths: tuple[int, ...] = ()
     unseen: tuple[Unseen, ...] = ()
@@ -183,10 +178,7 @@ class Report:
         return report
 
     def save(self, file: str | PathLike[str]) -> None:
-        """Write one self-contained HTML page, or the JSON, by the name's ending.
-
-        Args:
-            file: ends in .html or .json; missing folders are made.
+        """Write one self-contained HTML page, or the JSON, by the name's ending; makes folders.
 
         Raises:
             OptionError: another ending.

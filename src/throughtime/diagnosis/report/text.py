@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from throughtime.diagnosis.observe import Key, key_of
-from throughtime.diagnosis.quantities.capacity import MemoryCapacity
+from throughtime.diagnosis.observe import Key
 from throughtime.diagnosis.quantities.lag_gradient import LagGradient, Unseen
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.report import Missing, ModuleReport, Report
-
-Placed = TypeVar("Placed", LagGradient, "MemoryCapacity")
-"""A quantity of one layer and direction of a module."""
 
 
 def write_table(report: Report) -> str:
@@ -50,11 +46,11 @@ def _write_layers(report: Report) -> Iterator[str]:
                  for m in report.modules for j in m.jacobians}  # fmt: skip
     shares = {(m.name, g.layer, g.direction): f"{g.share_above(report.lag):.0%}"
               for m in report.modules for g in m.gates}  # fmt: skip
-    starts = {key_of(g): _write_rho(g, report.lag) for g in report.torch_default}
-    memories = {key_of(c): c for c in report.capacities}
+    starts = {g.key: _write_rho(g, report.lag) for g in report.torch_default}
+    memories = {c.key: c for c in report.capacities}
     rows: tuple[LagGradient | Unseen, ...] = (*report.lag_gradients, *report.unseen)
     for g in rows:
-        at = key_of(g)
+        at = g.key
         c = memories.get(at)
         memory = ("-", "-") if c is None else (str(c.memory_steps), f"{c.capacity:.1f}")
         yield _write_line([
@@ -66,11 +62,8 @@ def _write_layers(report: Report) -> Iterator[str]:
 def _write_reach(g: LagGradient | Unseen, lag: int) -> tuple[str, str, str]:
     if not isinstance(g, LagGradient):
         return "not", "seen", "-"
-    return (
-        _write_horizon(g.horizon_e_steps),
-        _write_horizon(g.horizon_1e3_steps),
-        _write_rho(g, lag),
-    )
+    near, far = _write_horizon(g.horizon_e_steps), _write_horizon(g.horizon_1e3_steps)
+    return near, far, _write_rho(g, lag)
 
 
 def _write_line(cells: list[str]) -> str:
@@ -159,7 +152,7 @@ def compare_reports(one: Report, other: Report) -> str:
         f"{' -> '.join(map(name_model, both))}; trouble: {' -> '.join(troubles)}",
         f"{'layer':<24}{'K(1e-3), steps':>18}{f'log10 rho({lag})':>20}{f'r^2({lag})':>18}",
     ]
-    old, new = (dict(_by_place(r.lag_gradients)) for r in both)
+    old, new = ({g.key: g for g in r.lag_gradients} for r in both)
     memories = [_r2(r, lag) for r in both]
     for at, g in old.items():
         if at not in new:
@@ -173,13 +166,9 @@ def compare_reports(one: Report, other: Report) -> str:
     return "\n".join(lines)
 
 
-def _by_place(values: Iterable[Placed]) -> Iterator[tuple[tuple[str, int, int], Placed]]:
-    return ((key_of(v), v) for v in values)
-
-
-def _r2(report: Report, lag: int) -> dict[tuple[str, int, int], str]:
+def _r2(report: Report, lag: int) -> dict[Key, str]:
     """r^2 of each layer at a lag."""
-    return {at: f"{c.r2_by_lag[lag]:.2g}" for at, c in _by_place(report.capacities)
+    return {c.key: f"{c.r2_by_lag[lag]:.2g}" for c in report.capacities
             if lag < len(c.r2_by_lag)}  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from throughtime.diagnosis.observe.watch import Watch, WatchedCall, choose_rows
+from throughtime.diagnosis.observe import Watch, WatchedCall, choose_rows
 from throughtime.diagnosis.quantities.reach import Pulse, measure_pulses
 from throughtime.diagnosis.verdict import LARGEST_RHO, MOVING, RATE, SATURATED, often
 from throughtime.errors import OptionError, ShapeError
@@ -134,12 +134,7 @@ class StepFlow:
         self._before = {n: p.detach().clone() for n, p in find_trained(self._model).items()}
 
     def values(self, step: int, clipped: tuple[int, int]) -> dict[str, float]:
-        """What was measured, once the weights have moved; rules that fire are reported.
-
-        Args:
-            step: the number of the step, for the sentences.
-            clipped: of how many steps something was clipped, and how many there were.
-        """
+        """What was measured, once the weights have moved; rules that fire are reported."""
         assert self._before is not None
         moved = measure_updates(self._before, find_trained(self._model))
         matrices = [v for n, v in moved.items() if self._before[n].dim() > 1]

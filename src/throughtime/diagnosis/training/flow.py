@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.backends.call import packed_mask, unpack
+from throughtime.diagnosis.observe import WatchedCall, choose_rows
 from throughtime.diagnosis.observe.every_state import find_first_step, walk, weigh_outputs
-from throughtime.diagnosis.observe.watch import WatchedCall, choose_rows
 from throughtime.diagnosis.training import StepFlow, common_norm
 from throughtime.errors import NotFiniteError, OptionError, missing_extra
 from throughtime.torch_private import norms
@@ -47,14 +46,14 @@ def check_forward(model: nn.Module, calls: Sequence[WatchedCall]) -> NotFiniteEr
     for call in calls:
         if not _read_data(call.x).numel():
             text = (
-                f"the loss is NaN or infinity, and layer {_name_call(call)} is given no steps or "
+                f"the loss is NaN or infinity, and layer {call.words} is given no steps or "
                 f"rows, x of {tuple(_read_data(call.x).shape)}; leave empty batches out"
             )
             return NotFiniteError(text, "loss", call.name)
         for what, value in (("input", call.x), ("output", call.outputs)):
-            t = find_first_step(_mask_rows(call, _make_time_major(call, value)))
+            t = find_first_step(_mask_rows(call, call.time_major(value)))
             if t is not None:
-                return _make_error(call, f"the {what} of layer {_name_call(call)}", what, t)
+                return _make_error(call, f"the {what} of layer {call.words}", what, t)
     return NotFiniteError(
         "the loss is NaN or infinity, and the outputs of all recurrent layers are finite", "loss"
     )
@@ -68,9 +67,9 @@ def check_backward(model: nn.Module, calls: Sequence[WatchedCall]) -> NotFiniteE
     for call in reversed(calls):
         sent = call.d_outputs
         if sent is not None and not all_finite([sent]):
-            incoming = _make_time_major(call, sent)
+            incoming = call.time_major(sent)
             t = len(incoming) - 1 - (find_first_step(incoming.flip(0)) or 0)
-            what = f"the gradient sent back to the outputs of layer {_name_call(call)}"
+            what = f"the gradient sent back to the outputs of layer {call.words}"
             return _make_error(call, what, "gradient", t, back=True)
     for call in reversed(calls):
         if error := _check_through_time(call):
@@ -93,7 +92,7 @@ def _check_through_time(call: WatchedCall) -> NotFiniteError | None:
         first = find_first_step(d.flip(0))
         if first is not None:
             t = first if one.direction else T - 1 - first
-            where = f"the gradient by the state of layer {one.layer} of {_name_call(call)}"
+            where = f"the gradient by the state of layer {one.layer} of {call.words}"
             return _make_error(call, where, "gradient", t, back=True)
     return None
 
@@ -121,38 +120,12 @@ def _mask_rows(call: WatchedCall, v: Tensor) -> Tensor:
     return v
 
 
-def _name_call(call: WatchedCall) -> str:
-    return call.name or "the model"
-
-
-def _make_time_major(call: WatchedCall, value: Any) -> Tensor:
-    """(T, B, width) of a call's input or output in the user's layout."""
-    x = call.x
-    if isinstance(x, PackedSequence):
-        data = value.data if isinstance(value, PackedSequence) else value
-        return unpack(data, packed_mask(x.batch_sizes.to(data.device)))
-    v: Tensor = value
-    if v.dim() < 3:
-        return v.unsqueeze(1)
-    return v.transpose(0, 1) if call.layer.batch_first else v
-
-
 def clips_gradients(trainer: Any, module: nn.Module) -> bool:
     """Whether the trainer clips gradients, or its module does in its own hook."""
     from pytorch_lightning.utilities.model_helpers import is_overridden
 
     overridden: bool = is_overridden("configure_gradient_clipping", module)
     return bool(trainer.gradient_clip_val) or overridden
-
-
-def scales_loss(trainer: Any) -> bool:
-    """Whether the loss is scaled before it goes back, so that half precision holds gradients."""
-    return getattr(trainer.precision_plugin, "scaler", None) is not None
-
-
-def unscales_itself(optimizer: Any) -> bool:
-    """Whether an optimizer takes gradients of a scaled loss as they are, as fused ones do."""
-    return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
 def anywhere(trainer: Any, true: bool) -> bool:
@@ -163,17 +136,10 @@ def anywhere(trainer: Any, true: bool) -> bool:
     return result
 
 
-def elsewhere() -> NotFiniteError:
-    """The error for the loss of another process, so that no process waits for a stopped one."""
-    return NotFiniteError("the loss of another process is NaN or infinity", "loss")
-
-
 def last_good(trainer: Any, bad_weights: bool) -> str:
     """Which checkpoint is the last good one, as the end of a sentence; empty without one.
 
-    Args:
-        trainer: Lightning's.
-        bad_weights: whether the present weights must not be saved.
+    With `bad_weights` the present ones must not be saved.
     """
     from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -229,9 +195,7 @@ class GradientFlow(pl.Callback):
     """
 
     def __init__(self, every: int = 100, lag: int | None = None) -> None:
-        for name, value in (("every", every), ("lag", lag)):
-            if name == "lag" and value is None:
-                continue
+        for name, value in (("every", every), ("lag", 1 if lag is None else lag)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"{name} must be a positive number of steps, got {value!r}")
         self.every = every
@@ -257,14 +221,16 @@ class GradientFlow(pl.Callback):
             )
         bad = not math.isfinite(loss.sum().item())
         if anywhere(trainer, bad):
-            error = check_forward(pl_module, self._calls) if bad else elsewhere()
-            self._stop(trainer, error)
+            # The others stop too, so that no process waits for one that has stopped.
+            other = NotFiniteError("the loss of another process is NaN or infinity", "loss")
+            self._stop(trainer, check_forward(pl_module, self._calls) if bad else other)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
     ) -> None:
-        scaled = scales_loss(trainer)
-        if scaled and unscales_itself(optimizer):
+        # A loss is scaled so that half precision holds gradients; fused optimizers unscale them.
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
             self._warn("scaled", SCALED)
             return
         norm = self._gradient_norm()

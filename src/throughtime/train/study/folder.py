@@ -7,7 +7,6 @@ runs/        one file a finished run, whole or not there, by which a study goes 
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -16,8 +15,8 @@ from typing import Any
 
 from throughtime.errors import RunError
 from throughtime.tasks.recipe import Recipe, short
-from throughtime.train.run import read_json, write_whole
-from throughtime.train.study.runs import AXES, Outcome
+from throughtime.train.storage import read_json, write_json, write_whole
+from throughtime.train.study import AXES, Outcome
 
 _FREE = (*AXES, "threads", "parts")
 _BEGUN = {"study.json.draft"}  # what is left when it is killed in its first moment
@@ -69,24 +68,20 @@ class Folder:
             ) from error
 
     def outcomes(self) -> list[Outcome]:
-        """Every finished run, whatever the grid that asked for it.
-
-        Raises:
-            RunError: a file is damaged.
-        """
+        """Every finished run, whatever the grid that asked for it; RunError for a damaged file."""
         return [_read_outcome(file) for file in sorted((self.path / "runs").glob("*.json"))]
 
     def keep(self, outcome: Outcome) -> None:
         """Writes one finished run."""
         name = f"{outcome.cell}-{outcome.start}-{outcome.length}-{outcome.seed}.json"
         (self.path / "runs").mkdir(exist_ok=True)
-        write_whole(self.path / "runs" / name, _encode_json(asdict(outcome)))
+        write_json(self.path / "runs" / name, asdict(outcome), 1)
 
     def report(self, values: Mapping[str, Any], page: str) -> None:
         """Writes study.json, and study.md when there is one."""
         if page:
             write_whole(self.path / "study.md", page.encode())
-        write_whole(self.path / "study.json", _encode_json({"shared": self.shared, **values}))
+        write_json(self.path / "study.json", {"shared": self.shared, **values}, 1)
 
 
 def _read_outcome(file: Path) -> Outcome:
@@ -123,10 +118,6 @@ def _is_pair(value: Any) -> bool:
     """A step and the figure of its validation."""
     right = type(value) is list and len(value) == 2
     return right and _fits(value[0], "int") and _fits(value[1], "float")
-
-
-def _encode_json(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, indent=1) + "\n").encode()
 
 
 HEADINGS = (

@@ -26,8 +26,8 @@ from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask
 from throughtime.train.result import load_trained
 from throughtime.train.run import read
-from throughtime.train.study.runs import Outcome, learn
-from throughtime.train.study.workers import Learn, Lost
+from throughtime.train.study import Outcome, learn
+from throughtime.train.study.executors import Learn, Lost
 
 if TYPE_CHECKING:
     import polars as pl
@@ -103,13 +103,13 @@ def _answer_few(
     ray: Any, data: Any, folder: str, few: list[DataTable | list[str]]
 ) -> Iterator[pl.DataFrame]:
     """The answers to some blocks, side by side."""
-    asked = {"folder": folder, "name": "", "unit": ""}
+    words = {"folder": folder, "name": "", "unit": ""}
     if isinstance(few[0], DataTable):
-        asked |= {"name": few[0].name, "unit": few[0].unit}
-    said = data.from_arrow_refs([ray.put(_as_arrow(block)) for block in few]).map_batches(
-        _answer, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs=asked
+        words |= {"name": few[0].name, "unit": few[0].unit}
+    answers = data.from_arrow_refs([ray.put(_as_arrow(block)) for block in few]).map_batches(
+        _answer, batch_size=None, batch_format="pyarrow", num_cpus=1, fn_kwargs=words
     )
-    for part in said.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for part in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield _check_answer(part)
 
 
@@ -166,10 +166,10 @@ def _answer(part: Any, folder: str, name: str, unit: str) -> Any:
     places = frame[_PLACE].to_list()
     table = DataTable(frame.drop(_PLACE), name, "a block", unit=unit, lines=places)
     try:
-        said, _ = task.predict(model, table)
+        frame, _ = task.predict(model, table)
     except DataError as error:
         return pl.DataFrame({_WRONG: [str(error)]}).to_arrow()
-    return said.to_arrow()
+    return frame.to_arrow()
 
 
 def _start(cores: int, address: str | None) -> Any:

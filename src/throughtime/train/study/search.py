@@ -15,8 +15,8 @@ from typing import Any
 
 from throughtime.errors import OptionError, RunError, missing_extra
 from throughtime.tasks.recipe import Recipe, one_of
+from throughtime.train.study import Outcome
 from throughtime.train.study.folder import Folder
-from throughtime.train.study.runs import Outcome
 
 JOURNAL = "search.journal"
 KINDS = ("random", "tpe")

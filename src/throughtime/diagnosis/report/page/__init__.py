@@ -1,7 +1,8 @@
 """The report as one HTML file that needs nothing else; drawn by plotly, of the extra `train`.
 
-A panel is a question, sentences that answer it, charts, and every number in tables. Every file in
-`panels` is one; a new file needs no other change.
+A panel is a question, sentences that answer it, charts, and every number in tables. Every other
+file of this folder is one, with QUANTITIES and `panel(report) -> Panel`; a new one needs no other
+change.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from throughtime.diagnosis.observe import Key, key_of
-from throughtime.diagnosis.report.page import chart, panels
-from throughtime.diagnosis.report.page.chart import Chart, library
+from throughtime.diagnosis.observe import Key
+from throughtime.diagnosis.report.chart import Chart, library, swaps, variables
 from throughtime.diagnosis.report.text import describe, make_label, name_model, write_steps
 
 if TYPE_CHECKING:
@@ -114,8 +114,8 @@ def _keys(report: Report) -> Iterator[Key]:
     for m in report.modules:
         yield from ((m.name, g.layer, g.direction) for g in m.gates)
         yield from ((m.name, j.layer, j.direction) for j in m.jacobians)
-    yield from (key_of(g) for g in report.lag_gradients)
-    yield from (key_of(c) for c in report.capacities)
+    yield from (g.key for g in report.lag_gradients)
+    yield from (c.key for c in report.capacities)
 
 
 def list_absent(report: Report, *quantities: str, what: str = "") -> tuple[str, ...]:
@@ -158,11 +158,7 @@ CAVEAT = (
 
 
 def page(report: Report) -> str:
-    """A report as HTML that loads nothing; it reads well on a phone, in light and in dark.
-
-    Raises:
-        MissingExtra: plotly is not installed.
-    """
+    """A report as HTML that loads nothing; it reads well on a phone, in light and in dark."""
     title = f"How far back {escape(name_model(report))} learns"
     body = _write_verdict(report) + _draw_panels(report)
     return _write_document(title, f"<header><h1>{title}</h1>{_write_header(report)}</header>", body)
@@ -172,18 +168,9 @@ def run_page(
     title: str, facts: dict[str, str], figures: Table, run_panels: list[Panel],
     report: Report | None, reason: str = "",
 ) -> str:  # fmt: skip
-    """A run's figures and pictures, and its report under them, in the same look.
+    """A run's facts, figures and pictures, and its report under them, in the same look.
 
-    Args:
-        title: of the page.
-        facts: name and words, above all.
-        figures: against the baselines.
-        run_panels: panels of the run.
-        report: of its memory; None where there is none.
-        reason: why there is none.
-
-    Raises:
-        MissingExtra: plotly is not installed.
+    Where there is no report of its memory, `reason` says why.
     """
     head = f"<header><h1>{escape(title)}</h1>{_write_facts(facts)}</header>"
     body = f'<section id="figures" class="panel"><h2>Figures</h2>{figures.html()}</section>'
@@ -198,7 +185,7 @@ def run_page(
 
 def _draw_panels(report: Report) -> str:
     """Every panel of the folder, in the order of their numbers."""
-    names = [f"{panels.__name__}.{entry.name}" for entry in pkgutil.iter_modules(panels.__path__)]
+    names = [f"{__name__}.{entry.name}" for entry in pkgutil.iter_modules(__path__)]
     drawn = [_draw(importlib.import_module(name), report) for name in names]
     return _write_panels(sorted(drawn, key=lambda panel: int(panel.number)))
 
@@ -224,12 +211,12 @@ def _write_document(title: str, head: str, body: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{chart.variables()}{style}</style></head><body>"
+        f"<title>{title}</title><style>{variables()}{style}</style></head><body>"
         f'{head}<main><p id="fault" role="alert" hidden></p>'
         "<noscript><p>The charts need scripts; the tables hold the same numbers.</p></noscript>"
         f"{body}</main>"
         f"<script>{library()}</script>"
-        f'<script type="application/json" id="swaps">{json.dumps(chart.swaps())}</script>'
+        f'<script type="application/json" id="swaps">{json.dumps(swaps())}</script>'
         f"<script>{script}</script></body></html>\n"
     )
 
@@ -268,11 +255,8 @@ def _write_verdict(report: Report) -> str:
 def _write_caveat(report: Report) -> str:
     """The limits of a report without trouble, with the memory at the lag."""
     r2 = [c.r2_by_lag[report.lag] for c in report.capacities if report.lag < len(c.r2_by_lag)]
-    return (
-        f"{CAVEAT} There r² is {show(max(r2))} at the lag, where 1 is every input."
-        if r2
-        else CAVEAT
-    )
+    at = f" There r² is {show(max(r2))} at the lag, where 1 is every input." if r2 else ""
+    return f"{CAVEAT}{at}"
 
 
 def _write_trouble(trouble: Trouble) -> str:

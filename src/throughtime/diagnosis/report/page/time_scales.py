@@ -8,8 +8,8 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
+from throughtime.diagnosis.report.chart import Chart, powers
 from throughtime.diagnosis.report.page import Panel, PanelPart, Table, list_parts, number_rows, show
-from throughtime.diagnosis.report.page.chart import Chart, powers
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.gates import GateTimes

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from throughtime.diagnosis.observe import key_of
 from throughtime.diagnosis.report import Report
+from throughtime.diagnosis.report.chart import Chart
 from throughtime.diagnosis.report.page import Panel, Table, show
-from throughtime.diagnosis.report.page.chart import Chart
 from throughtime.diagnosis.report.text import make_label
 
 if TYPE_CHECKING:
@@ -73,7 +72,6 @@ def _explain_gaps(e: Evenness) -> Iterator[str]:
     for what, shares in (
         (f"Not drawn, since weights that are all 0 give no ratio ({ZEROS})",
          [s for s in e.shares if s.ratio is None]),
-
         ("Not drawn, since nothing moves them", [s for s in e.shares if s.ratio == 0]),
     ):  # fmt: skip
         if shares:
@@ -84,7 +82,6 @@ def _ratios(e: Evenness) -> Chart:
     drawn = dict.fromkeys(s.parameter for s in e.shares if s.ratio)
     rows = {name: i for i, name in enumerate(drawn)}
     chart = Chart(
-
         "gradient or update over the weights", f"{_symbol(e)}, log scale", "",
         height=130 + 20 * len(rows), log_x=True,
     )  # fmt: skip
@@ -109,20 +106,19 @@ def _depth(e: Evenness) -> Chart:
         norms = [(d.norms[d.steps.index(t)], row) for row, d in enumerate(e.depth) if t in d.steps]
         positive = [(norm, row) for norm, row in norms if norm > 0]
         chart.points(f"step {t}", [v for v, _ in positive], [row for _, row in positive], number)
-    chart.rows([make_label(key_of(d)) for d in e.depth])
+    chart.rows([make_label(d.key) for d in e.depth])
     return chart
 
 
 def _shares(e: Evenness) -> Table:
     rows = tuple((s.parameter, s.gate, s.ratio) for s in e.shares)
-
     return Table("Over the weights; none: the weights are 0", ("parameter", "gate", _symbol(e)),
                  rows)  # fmt: skip
 
 
 def _norms(e: Evenness) -> Table:
     rows = tuple(
-        (make_label(key_of(d)), t, norm)
+        (make_label(d.key), t, norm)
         for d in e.depth
         for t, norm in zip(d.steps, d.norms, strict=True)
     )
@@ -130,5 +126,5 @@ def _norms(e: Evenness) -> Table:
 
 
 def _neighbours(e: Evenness) -> Table:
-    rows = tuple((make_label(key_of(n)), n.cosine) for n in e.neighbours)
+    rows = tuple((make_label(n.key), n.cosine) for n in e.neighbours)
     return Table("Cosine with the layer above", ("layer", "cosine"), rows)

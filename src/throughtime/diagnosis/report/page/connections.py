@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from throughtime.diagnosis.report.chart import Chart
 from throughtime.diagnosis.report.page import Panel, Table, number_rows, show
-from throughtime.diagnosis.report.page.chart import Chart
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.connectivity import Connectivity

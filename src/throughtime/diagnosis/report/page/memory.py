@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from throughtime.diagnosis.observe import key_of
+from throughtime.diagnosis.report.chart import Chart
 from throughtime.diagnosis.report.page import Panel, PanelPart, Table, list_parts, number_rows, show
-from throughtime.diagnosis.report.page.chart import Chart
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.capacity import MemoryCapacity
@@ -31,7 +30,7 @@ HALF = 0.5
 def panel(report: Report) -> Panel:
     """r^2 by lag of each layer and direction."""
     known = list_parts(report)
-    results = [(known[key_of(c)], c) for c in report.capacities]
+    results = [(known[c.key], c) for c in report.capacities]
     if not results:
         return QUESTION
     return replace(
@@ -57,7 +56,6 @@ def _chart(results: list[tuple[PanelPart, MemoryCapacity]], lag: int) -> Chart:
     chart = Chart("share of past input that the state holds, by lag", "lag k, steps", "r²(k)")
     for part, c in results:
         chart.line(part.label, range(len(c.r2_by_lag)), c.r2_by_lag, part.number)
-
     remembered = [k for _, c in results for k, r2 in enumerate(c.r2_by_lag) if r2]
     # Beyond the last that is remembered, or the lag, all are zeros.
     end = min(1 + max([lag, *remembered]), max(len(c.r2_by_lag) for _, c in results) - 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from throughtime.diagnosis.report.chart import Chart
 from throughtime.diagnosis.report.page import Panel, Table, number_rows, show
-from throughtime.diagnosis.report.page.chart import Chart
 
 if TYPE_CHECKING:
     from throughtime.diagnosis.quantities.weight_lags import WeightLags

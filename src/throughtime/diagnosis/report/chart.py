@@ -263,15 +263,9 @@ FEW, MOST = 3, 7
 
 
 def powers(low: float, high: float, *, logs: bool = False) -> dict[str, list[Any]]:
-    """Each power of ten around two numbers; its multiples too where there are few.
+    """Each power of ten around two numbers above 0; its multiples too where there are few.
 
-    Args:
-        low: the least number of the axis, above 0.
-        high: the greatest.
-        logs: the axis is of the numbers' logarithms.
-
-    Returns:
-        `tickvals` and `ticktext` of plotly's axes.
+    They are `tickvals` and `ticktext` of plotly's axes, with `logs` of the numbers' logarithms.
     """
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     step = max(1, -(-(last - first) // MOST))

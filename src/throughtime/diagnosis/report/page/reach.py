@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from throughtime.diagnosis.observe import key_of
 from throughtime.diagnosis.report import Report
+from throughtime.diagnosis.report.chart import Chart
 from throughtime.diagnosis.report.page import Panel, Table, list_absent, list_parts, number_rows
-from throughtime.diagnosis.report.page.chart import Chart
 from throughtime.diagnosis.report.text import make_label
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def panel(report: Report) -> Panel:
 
 
 def _sentence(g: LagGradient) -> str:
-    where, last = make_label(key_of(g)), len(g.log10_rho_by_lag) - 1
+    where, last = make_label(g.key), len(g.log10_rho_by_lag) - 1
     if g.horizon_1e3_steps is None:
         words = f"{where}: above 1/1000 in all {last} lags"
     else:
@@ -74,7 +73,7 @@ def _name_unseen(report: Report) -> Iterator[str]:
     for u in report.unseen:
         reading = f"reads it after {u.read_steps} of its {u.steps} steps at the latest"
         yield (
-            f"{make_label(key_of(u))}: no curve, for the loss "
+            f"{make_label(u.key)}: no curve, for the loss "
             f"{reading if u.read_steps else 'depends on nothing of it'}."
         )
 
@@ -85,7 +84,7 @@ def _count_rows(report: Report) -> Iterator[str]:
         rows = g.rows_by_lag
         if rows and (rows[0] < report.rows or rows[-1] < rows[0]):
             yield (
-                f"{make_label(key_of(g))}: each row counts its lags from its "
+                f"{make_label(g.key)}: each row counts its lags from its "
                 f"own end, {rows[0]} of {report.rows} rows at lag 0 and {rows[-1]} at lag "
                 f"{len(rows) - 1}."
             )
@@ -101,7 +100,7 @@ def _chart(report: Report) -> Chart:
         chart.line("torch's start", range(len(rho)), rho, None, shown=i == 0)
     known = list_parts(report)
     for g in report.lag_gradients:
-        part, rho = known[key_of(g)], g.log10_rho_by_lag
+        part, rho = known[g.key], g.log10_rho_by_lag
         chart.line(part.label, range(len(rho)), rho, part.number)
         horizons = (g.horizon_e_steps, g.horizon_1e3_steps)
         at = [k for k in horizons if k is not None and math.isfinite(rho[k])]
@@ -128,7 +127,7 @@ def _range(report: Report) -> list[float]:
 def _tables(whose: str, gradients: Sequence[LagGradient]) -> tuple[Table, Table]:
     """Horizons and slopes; then the curves."""
     head = ("layer", "K(1/e), steps", "K(1e-3), steps", "slope, nats a step", "zeros, share", "Ω")
-    names = [make_label(key_of(g)) for g in gradients]
+    names = [make_label(g.key) for g in gradients]
     rows = (
         (name, g.horizon_e_steps, g.horizon_1e3_steps, g.slope_nats_per_step, g.zero_share, g.omega)
         for name, g in zip(names, gradients, strict=True)
@@ -142,7 +141,7 @@ def _tables(whose: str, gradients: Sequence[LagGradient]) -> tuple[Table, Table]
 
 def _spread(report: Report) -> Table:
     ends = [
-        (f"{make_label(key_of(b))} {word}", values)
+        (f"{make_label(b.key)} {word}", values)
         for b in report.bands
         for word, values in (
             ("least", b.lowest_log10_rho_by_lag), ("greatest", b.highest_log10_rho_by_lag)

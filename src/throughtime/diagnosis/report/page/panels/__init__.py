@@ -1,1 +1,0 @@
-"""The panels of the page: one question a file, with QUANTITIES and `panel(report) -> Panel`."""
