@@ -41,11 +41,9 @@ class Trial:
     inputs: dict[str, Tensor]
 
     def run(self, layer: Recurrent, state: Any = None, **options: Any) -> Any:
-        """The layer's call."""
         return layer(self.x, state, inputs=self.inputs or None, **options)
 
     def __getitem__(self, part: Any) -> Trial:
-        """Some of the steps and rows."""
         return self.map(lambda v: v[part])
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Trial:

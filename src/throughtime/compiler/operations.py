@@ -124,13 +124,9 @@ def _affine(value: Symbol, weight: Any, bias: Any) -> Symbol:
 
 
 def _layer_norm(
-    input: Any,
-    normalized_shape: Any,
-    weight: Any = None,
-    bias: Any = None,
-    eps: float = 1e-5,
+    input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5,
     cudnn_enable: bool = True,
-) -> Symbol:
+) -> Symbol:  # fmt: skip
     _check_units(input, normalized_shape)
     return _affine(write("normalise", input, constants=(float(eps),)), weight, bias)
 

@@ -90,7 +90,6 @@ def with_masks(step: Graph, gates: tuple[str, ...], masks: Masks) -> Graph:
 
 
 def _zoned(builder: Builder, state: str, index: int) -> int:
-    """m s_{t-1} + (1 - m) s~_t."""
     new = Symbol(builder, index)
     old = Symbol(builder, builder.node("s", (), (state,), new.symbolic_shape))
     m = _mask(builder, state, new.symbolic_shape)
@@ -285,7 +284,6 @@ class Apart(Cell):
         )
 
     def layout_at(self, hidden_size: int) -> Layout:
-        """The same, since a cell touches the same names at every size."""
         self.cell.layout_at(hidden_size)
         return self.layout
 

@@ -13,20 +13,10 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from throughtime.cell.contract import Cell
+from throughtime.compiler import passes
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import NUMBER, Graph
-from throughtime.compiler.passes import (
-    NO_MASKS,
-    Apart,
-    Masks,
-    Widths,
-    apart,
-    expanded,
-    step_graph,
-    why_not,
-    widths_of,
-    with_masks,
-)
+from throughtime.compiler.passes import NO_MASKS, Masks, Widths
 from throughtime.compiler.sweeps import needed_values, saved_values
 from throughtime.compiler.trace import state_shapes
 from throughtime.errors import BackendError
@@ -332,13 +322,13 @@ def make_plan(cell: Cell, masks: Masks = NO_MASKS, H: int | None = None) -> Plan
     reason = why_unplanned(cell, H)
     if reason is not None:
         raise BackendError(reason)
-    return _planned(apart(cell, H), masks)
+    return _planned(passes.apart(cell, H), masks)
 
 
 @lru_cache(maxsize=256)
 def why_unplanned(cell: Cell, H: int | None = None) -> str | None:
     """What the step computes that has no rule, in the words of `explain`, or None."""
-    refusal = None if isinstance(cell, Apart) else why_not(cell, H)
+    refusal = None if isinstance(cell, passes.Apart) else passes.why_not(cell, H)
     if refusal is None:
         return None
     name = type(cell).__name__
@@ -346,8 +336,8 @@ def why_unplanned(cell: Cell, H: int | None = None) -> str | None:
 
 
 def _planned(cell: Cell, masks: Masks) -> Plan:
-    masked = with_masks(step_graph(cell), cell.layout.recurrent_gates, masks)
-    step, graph = expanded(masked, derivative(masked))
+    masked = passes.with_masks(passes.step_graph(cell), cell.layout.recurrent_gates, masks)
+    step, graph = passes.expanded(masked, derivative(masked))
     output = cell.state_names[0]
     blocks = frozenset(n for n in cell.layout.products if cell.blocks_of(n) > 1)
     sums = sums_of(step, graph, output, cell.layout.inputs, blocks)
@@ -365,6 +355,6 @@ def _planned(cell: Cell, masks: Masks) -> Plan:
     return Plan(
         step.name, graph, sums, states, new_states, saved, new_states[0] in read,
         states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
-        widths_of(graph, tuple(shape[-1] for shape in state_shapes(cell, step.H).values())),
+        passes.widths_of(graph, tuple(shape[-1] for shape in state_shapes(cell, step.H).values())),
         cell.layout.products, given, bool(blocks),
     )  # fmt: skip

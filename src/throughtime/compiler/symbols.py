@@ -138,11 +138,7 @@ class Symbol:
     # What torch calls when a symbol is among the arguments of a function.
     @classmethod
     def __torch_function__(
-        cls,
-        function: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return answers.call(function, args, kwargs or {})
 

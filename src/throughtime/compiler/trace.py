@@ -30,39 +30,32 @@ from throughtime.errors import CellError
 from throughtime.torch_private import on_processor, without_modes
 
 
-class Symbols(Named):
-    """`a`, `s` or `p`: each declared name a symbol, written when it is read."""
+class Declared(Named):
+    """`a`, `U`, `s` or `p`: each declared name a symbol, or a matrix, made when it is read."""
 
     def __init__(self, builder: Builder, what: str, shapes: Mapping[str, Shape]) -> None:
         self._builder, self._what, self._shapes = builder, what, shapes
 
-    def __getattr__(self, name: str) -> Symbol:
-        _check_declared(self._builder, self._what, name, self._shapes)
+    def __getattr__(self, name: str) -> Symbol | Matrix:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name not in self._shapes:
+            known = ", ".join(self._shapes) or "none"
+            raise self._builder.refuse(
+                f"step reads {self._what}.{name}, which the cell does not declare: {known}"
+            )
         shape = self._shapes[name]
+        if self._what == "U":
+            return Matrix(self._builder, name, *shape)
         return Symbol(self._builder, self._builder.node(self._what, (), (name,), shape))
 
     def __str__(self) -> str:
         return self._what
 
     def _cure(self) -> str:
-        return f"it holds names, read as {_said(self._what, self._shapes)}"
-
-
-class Matrices(Named):
-    """`U`: each declared matrix by its name."""
-
-    def __init__(self, builder: Builder, widths: Mapping[str, tuple[str, str]]) -> None:
-        self._builder, self._widths = builder, widths
-
-    def __getattr__(self, name: str) -> Matrix:
-        _check_declared(self._builder, "U", name, self._widths)
-        return Matrix(self._builder, name, *self._widths[name])
-
-    def __str__(self) -> str:
-        return "U"
-
-    def _cure(self) -> str:
-        return f"it holds matrices, used as {_said('U', self._widths, ' @ v')}"
+        kind, use = ("matrices, used as", " @ v") if self._what == "U" else ("names, read as", "")
+        uses = ", ".join(f"{self._what}.{name}{use}" for name in self._shapes) or "none"
+        return f"it holds {kind} {uses}"
 
 
 def inputs_of(cell: Cell, builder: Builder) -> tuple[Any, ...]:
@@ -76,15 +69,14 @@ def inputs_of(cell: Cell, builder: Builder) -> tuple[Any, ...]:
         for n, (to, source) in cell.products.items()
     }
     return (
-        Symbols(builder, "a", gates | direct),
-        Matrices(builder, recurrent | products),
-        Symbols(builder, "s", state),
-        Symbols(builder, "p", {n: ("hidden_size",) for n in cell.vectors}),
+        Declared(builder, "a", gates | direct),
+        Declared(builder, "U", recurrent | products),
+        Declared(builder, "s", state),
+        Declared(builder, "p", {n: ("hidden_size",) for n in cell.vectors}),
     )
 
 
 def state_shapes(cell: Cell, H: int | None = None) -> dict[str, Shape]:
-    """The shape of each of the state's vectors."""
     return {n: ("B", symbolic_width(cell, n, H)) for n in cell.state_names}
 
 
@@ -98,18 +90,6 @@ def symbolic_width(cell: Cell, width: Width, H: int | None = None) -> str:
         spec = cell.state[width] if isinstance(cell.state, Mapping) else "hidden_size"
         return symbolic_width(cell, spec)
     return str(width)
-
-
-def _said(what: str, names: Mapping[str, Any], use: str = "") -> str:
-    return ", ".join(f"{what}.{name}{use}" for name in names) or "none"
-
-
-def _check_declared(builder: Builder, what: str, name: str, known: Mapping[str, Any]) -> None:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    if name not in known:
-        words = ", ".join(known) or "none"
-        raise builder.refuse(f"step reads {what}.{name}, which the cell does not declare: {words}")
 
 
 _TRACED: Final[WeakKeyDictionary[Cell, dict[int | None, Graph]]] = WeakKeyDictionary()
@@ -200,7 +180,6 @@ def _chance() -> tuple[Any, ...]:
 
 
 def _check_arguments(cell: Cell) -> None:
-    """`step` takes self, a, U, s and p."""
     signature = inspect.signature(type(cell).step)
     try:
         inspect.signature(cell.step).bind("a", "U", "s", "p")
@@ -213,7 +192,6 @@ def _check_arguments(cell: Cell) -> None:
 
 
 def _run(cell: Cell, H: int | None) -> Graph:
-    """The graph of one run of `step`."""
     builder = Builder(end=_run.__code__, H=H)
     try:
         outputs = _new_state(cell, builder, cell.step(*inputs_of(cell, builder)))

@@ -18,13 +18,11 @@ from throughtime.torch_private import transform_depth
 
 
 def check_size(name: str, size: object) -> None:
-    """A positive integer."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise OptionError(f"{name} must be a positive integer, got {size!r}")
 
 
 def check_flags(**flags: object) -> None:
-    """True or False."""
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise OptionError(f"{name} must be True or False, got {flag!r}")

@@ -276,7 +276,6 @@ _USUAL = {"bias": True, "batch_first": False, "return_state": True, "backend": "
 
 
 def _check_sizes(hidden_size: int | Sequence[int], num_layers: int | None) -> tuple[int, ...]:
-    """H of each layer."""
     if isinstance(hidden_size, Sequence) and not isinstance(hidden_size, str):
         sizes = tuple(hidden_size)
         if num_layers is not None and num_layers != len(sizes):

@@ -52,16 +52,12 @@ class Form(NamedTuple):
 
 def flatten(call: Call) -> tuple[Form, list[Tensor | None]]:
     """The call's form and its tensors, in one fixed order; but for `norms`, which is no input."""
+    bias = "bias_ih" in call.weights[0] or "bias_hh" in call.weights[0]
     form = Form(
-        call.hidden_size,
-        len(call.weights),
-        int("bias_ih" in call.weights[0] or "bias_hh" in call.weights[0]),
-        int(call.state is not None),
-        int(call.initial is not None),
-        int(call.zoneout is not None),
-        int(call.record),
+        call.hidden_size, len(call.weights), int(bias), int(call.state is not None),
+        int(call.initial is not None), int(call.zoneout is not None), int(call.record),
         sequence_count(call) + len(call.cell.state_names),
-    )
+    )  # fmt: skip
     single = [call.x, call.lengths, call.reset, call.batch_sizes, call.recurrent_mask, call.clip]
     weights = [v for weights in call.weights for v in weights.values()]
     inputs = [(call.inputs or {})[n] for n in call.cell.layout.inputs]

@@ -7,7 +7,7 @@ are added to those of the segments before in the same chains as a whole sequence
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,28 +73,6 @@ class Turn:
             return v.flip(0)
         rows = torch.arange(self._order.shape[1], device=v.device)
         return v[self._order.clamp(min=0), rows]
-
-
-class Joined:
-    """Tensors (steps, ...) of segments, put into those of all steps as they come.
-
-    Args:
-        steps: T.
-
-    Attributes:
-        whole: of all steps, each (T, ...).
-    """
-
-    def __init__(self, steps: int) -> None:
-        self._steps = steps
-        self.whole: list[Tensor] = []
-
-    def put(self, first: int, parts: Collection[Tensor]) -> None:
-        """The parts of the segment that begins at step `first`."""
-        if not self.whole:
-            self.whole = [v.new_empty((self._steps, *v.shape[1:])) for v in parts]
-        for whole, v in zip(self.whole, parts, strict=True):
-            whole[first : first + len(v)] = v
 
 
 def segments(call: Call, every: int) -> Iterator[tuple[int, Call]]:
@@ -203,7 +181,7 @@ class Direction:
         parts, turn = self._parts()
         call = parts.call
         *d_y, d_state = *_back(turn, d_results[: -len(borders)]), list(d_results[-len(borders) :])
-        joined, x = Joined(len(call.x)), call.x.new_empty(call.x.shape) if wants_x else None
+        x, inputs = call.x.new_empty(call.x.shape) if wants_x else None, dict[str, Tensor]()
         for i, (first, segment) in reversed(list(enumerate(segments(call, self.every)))):
             state = tuple(v[i - 1 : i] for v in borders) if i else call.start()
             if i == 0:  # what this one gives is wanted at once
@@ -214,13 +192,17 @@ class Direction:
                 segment._replace(state=state), [*d_part, *d_state], wants_x, wants_weights,
                 None if x is None else x[steps],
             )  # fmt: skip
-            joined.put(first, grads.inputs.values())
+            for name, v in grads.inputs.items():
+                if name not in inputs:
+                    inputs[name] = v.new_empty((len(call.x), *v.shape[1:]))
+                inputs[name][steps] = v
             d_state = list(grads.start)
         if turn is not None and call.norms is not None:
             self.whole.norms[:, :, self.d :].copy_(turn.back(call.norms))  # type: ignore[index]
         (d_x,) = _back(turn, [x])
-        others = [v if turn is None else turn.back(v) for v in joined.whole]
-        return grads._replace(x=d_x, inputs=dict(zip(grads.inputs, others, strict=True)))
+        if turn is not None:
+            inputs = {name: turn.back(v) for name, v in inputs.items()}
+        return grads._replace(x=d_x, inputs=inputs)
 
     def _room(self, call: Call) -> list[Tensor]:
         """For the sequences of all steps."""

@@ -99,7 +99,6 @@ share_operators(Parts)
 
 
 def is_parts(value: Any) -> bool:
-    """Whether a value is a `Parts`."""
     return type(value) is Parts
 
 

@@ -67,7 +67,6 @@ class Value:
 
     @property
     def kind(self) -> Any:
-        """Its type in LLVM."""
         return self.value.type
 
     @property
@@ -76,7 +75,6 @@ class Value:
         return int(self.kind.count)
 
     def like(self, value: Any) -> Self:
-        """A value of this kind."""
         return type(self)(self.b, value)
 
     def of(self, other: Any) -> Any:
@@ -130,11 +128,9 @@ class Num(Value):
         return self.compare(">=", other)
 
     def least(self, other: Num | int) -> Num:
-        """The smaller of two."""
         return where(self < other, self, other)
 
     def most(self, other: Num | int) -> Num:
-        """The greater of two."""
         return where(self > other, self, other)
 
 
@@ -332,7 +328,6 @@ def fma(x: Vector, y: Vector | float, z: Vector | float) -> Vector:
 
 
 def sqrt(x: Numbers) -> Numbers:
-    """The square root, rounded once."""
     return intrinsic("llvm.sqrt", x)
 
 

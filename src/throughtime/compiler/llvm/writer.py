@@ -83,7 +83,6 @@ class Emit:
         return Num(self.b, self.b.load(self.pointer(address + 8 * index), typ=I64))
 
     def real(self, address: Num) -> Real:
-        """One number in memory."""
         return Real(self.b, self._loaded(address, self.kind.real))
 
     def load(self, address: Num) -> Vector:
@@ -99,7 +98,6 @@ class Emit:
         return self.b.load(self.pointer(address), typ=kind, align=self.kind.bytes)
 
     def store(self, value: Real, address: Num) -> None:
-        """Write a number or a vector."""
         self.b.store(value.value, self.pointer(address), align=self.kind.bytes)
 
     def constant(self, number: float) -> Vector:
@@ -178,7 +176,6 @@ class Emit:
 
     @contextmanager
     def when(self, held: Truth) -> Iterator[None]:
-        """Run the body where something holds."""
         with self.b.if_then(held.value):
             yield
 

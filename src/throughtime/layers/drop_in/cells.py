@@ -222,7 +222,6 @@ class RNNCell(DropInCell):
 
     @property
     def cell(self) -> Cell:
-        """The equations."""
         if self.nonlinearity not in _ELMAN:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         return _ELMAN[self.nonlinearity]

@@ -128,7 +128,6 @@ def mask_rows(rows: Any, batch: int) -> Tensor:
 
 
 def check_row(row: Any, batch: int) -> int:
-    """The number of one row."""
     if isinstance(row, bool) or not isinstance(row, int | np.integer):
         raise TypeError(f"row must be the number of a row, got {row!r}")
     if not 0 <= row < batch:
@@ -144,7 +143,6 @@ def select_rows(state: States, rows: Any) -> States:
 
 
 def replace_rows(state: States, rows: Any, new: States) -> States:
-    """The state with some rows replaced."""
     if rows is None:
         return new
     states = tuple(tuple(v.clone() for v in s) for s in state)

@@ -239,7 +239,6 @@ class _Outline(pickle.Pickler):
         self.tensors: list[Tensor] = []
 
     def persistent_id(self, value: Any) -> Any:
-        """A tensor's number."""
         if not isinstance(value, Tensor):
             return None
         self.tensors.append(value)

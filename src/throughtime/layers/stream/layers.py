@@ -85,7 +85,6 @@ class Step(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """The device of its state."""
         return self._state[0][0].device
 
     @property
@@ -218,7 +217,6 @@ class LayerByLayer:
 
     @property
     def states(self) -> list[States]:
-        """The state of each layer."""
         return [step.state for step in self.steps]
 
     @states.setter

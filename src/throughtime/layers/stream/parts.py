@@ -77,7 +77,6 @@ class PartChain:
         return width
 
     def width_of(self, place: int) -> int | None:
-        """How many numbers a row has at a place."""
         return self._widths[place]
 
     def add(self, part: Part, *sources: int) -> None:

@@ -113,7 +113,6 @@ def first_row(e: Emit, c: Frame, f: Frame, j: Num, last: Num) -> Num:
 
 
 def state_width(e: Emit, c: Frame, s: Num) -> Num:
-    """How many units a state has."""
     return e.word(c["state_widths"] + s * 8)
 
 

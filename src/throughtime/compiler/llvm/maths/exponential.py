@@ -236,7 +236,6 @@ def at_the_ends(y: Vector, x: Vector) -> Vector:
 
 
 def log(x: Vector) -> Vector:
-    """The natural logarithm."""
     lifted, lift = lifted_to_normal(x)
     field, k = exponent(lifted)
     y = _log(k - lift, without_exponent(lifted, field) - 1)

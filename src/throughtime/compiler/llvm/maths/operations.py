@@ -17,22 +17,8 @@ from typing import Any, Final
 
 from llvmlite import ir
 
+from throughtime.compiler.llvm.maths import exponential
 from throughtime.compiler.llvm.maths.coefficients import ATAN, COS, SIN
-from throughtime.compiler.llvm.maths.exponential import (
-    elu,
-    erf,
-    exp,
-    expm1,
-    gelu,
-    log,
-    log1p,
-    logsigmoid,
-    power,
-    sigmoid,
-    silu,
-    softplus,
-    tanh,
-)
 from throughtime.compiler.llvm.values import (
     I64,
     Bits,
@@ -227,11 +213,13 @@ _NUMBERS: Final[dict[str, Callable[..., Vector]]] = {
     "clamp": _clamp,
     "maximum": _maximum,
     "minimum": _minimum,
-    "pow": power,
+    "pow": exponential.power,
     **{
         function.__name__: function
         for function in (
-            exp, expm1, log, log1p, sigmoid, tanh, silu, softplus, logsigmoid, elu, erf, gelu,
+            exponential.exp, exponential.expm1, exponential.log, exponential.log1p,
+            exponential.sigmoid, exponential.tanh, exponential.silu, exponential.softplus,
+            exponential.logsigmoid, exponential.elu, exponential.erf, exponential.gelu,
             sin, cos, atan,
         )
     },
