@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from throughtime.backends import BACKENDS
 from throughtime.cell.layout import find_fitting_size
 from throughtime.cells import Cell
-from throughtime.compiler.passes import why_not
+from throughtime.compiler.passes import find_unsupported
 from throughtime.compiler.trace import trace
 from throughtime.errors import BackendError, LawError, OptionError
 from throughtime.layers.recurrent import Recurrent
@@ -352,7 +352,7 @@ def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
     """
     _check_options(options)
     trace(cell)  # refuses what is no cell
-    reason = why_not(cell, find_fitting_size(cell, 4))
+    reason = find_unsupported(cell, find_fitting_size(cell, 4))
     laws, broken = [], []
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")

@@ -63,7 +63,7 @@ DROPOUT: Final = "recurrent dropout"
 """The name of that mask; those of zoneout have the names of their states."""
 
 
-def with_masks(step: Graph, gates: tuple[str, ...], masks: Masks) -> Graph:
+def add_masks(step: Graph, gates: tuple[str, ...], masks: Masks) -> Graph:
     """The graph of a step with masks, whose nodes `mask` are what it is given besides the rest.
 
     Args:
@@ -109,7 +109,7 @@ REDUCTIONS: Final = frozenset({"row_sum", "row_max"})
 """Operations over the units of a row that code has."""
 
 
-def expanded(step: Graph, graph: Graph) -> tuple[Graph, Graph]:
+def expand(step: Graph, graph: Graph) -> tuple[Graph, Graph]:
     """A step and its derivative in reductions and pointwise operations; as they are without need.
 
     Sums over units in a derivative alone are gradients by one number a row, summed later.
@@ -212,9 +212,9 @@ class Widths:
         return len(self.names) == 1
 
 
-def widths_of(graph: Graph, states: tuple[str, ...]) -> Widths:
+def find_widths(graph: Graph, states: tuple[str, ...]) -> Widths:
     """The widths of a derivative's nodes, and of states that no step reads."""
-    of = node_widths(graph)
+    of = find_node_widths(graph)
     asked = (str(n.constants[0]) for n in graph.nodes if n.op == "width")
     names = dict.fromkeys([HIDDEN, *states, *of, *(w for w in asked if not w.isdigit())])
     return Widths(tuple(names), of, states, is_rowwise(graph))
@@ -230,7 +230,7 @@ def _spreads(graph: Graph) -> bool:
     """Whether a node of a derivative joins one number and units of another width."""
     if not any(node.shape == NUMBER for node in graph.nodes[: graph.forward]):
         return False
-    of = node_widths(graph)
+    of = find_node_widths(graph)
     for index, node in enumerate(graph.nodes):
         wanted = HIDDEN if node.op == "row_sum" else of[index]
         for i in () if node.op in ("U", "transposed", *LINES) else node.inputs:
@@ -240,7 +240,7 @@ def _spreads(graph: Graph) -> bool:
     return any(name.startswith("d_a.") and of[i] == "1" for name, i in graph.outputs)
 
 
-def node_widths(graph: Graph) -> tuple[str, ...]:
+def find_node_widths(graph: Graph) -> tuple[str, ...]:
     """For each node, the width it is computed at: constants, where hidden_size is, go with it."""
     widths: list[str] = []
     for node in graph.nodes:
@@ -311,7 +311,7 @@ def size_of(cell: Cell, H: int | None) -> int | None:
     return None if trace_at(cell, H).unsupported else H
 
 
-def why_not(cell: Cell, H: int | None) -> Unsupported | None:
+def find_unsupported(cell: Cell, H: int | None) -> Unsupported | None:
     """The first operation of a step without a rule, at this size; None where there is none."""
     unsupported = trace(cell).unsupported
     if not unsupported or size_of(cell, H) is not None:
@@ -319,7 +319,7 @@ def why_not(cell: Cell, H: int | None) -> Unsupported | None:
     return (trace_at(cell, H).unsupported if H and H > 1 else unsupported)[0]
 
 
-def step_graph(cell: Cell) -> Graph:
+def trace_unshared(cell: Cell) -> Graph:
     """The graph of a cell's step, each of its products with a matrix of its own."""
     cell, size = (cell.cell, cell.size) if isinstance(cell, Apart) else (cell, None)
     graph, names = trace_at(cell, size), _copies(cell, size)

@@ -17,7 +17,7 @@ from throughtime.compiler import passes
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import NUMBER, Graph
 from throughtime.compiler.passes import NO_MASKS, Masks, Widths
-from throughtime.compiler.sweeps import needed_values, saved_values
+from throughtime.compiler.sweeps import choose_saved_values, find_needed_values
 from throughtime.compiler.trace import state_shapes
 from throughtime.errors import BackendError
 
@@ -40,7 +40,7 @@ class Phase:
     transposed: tuple[int, ...]
 
 
-def multiplied(step: Graph, output: str) -> dict[int, list[str]]:
+def group_products(step: Graph, output: str) -> dict[int, list[str]]:
     """The vectors that a step multiplies, in the order of its phases, each with its matrices.
 
     What more products lead to comes later; the old output comes before all else.
@@ -61,7 +61,7 @@ def is_old(step: Graph, index: int, output: str) -> bool:
     return node.op == "s" and node.constants[0] == output
 
 
-def phases_of(
+def find_phases(
     step: Graph, graph: Graph, output: str, matrices: list[str | None]
 ) -> tuple[Phase, ...]:
     """The phases of a step.
@@ -83,7 +83,7 @@ def phases_of(
             tuple(k for k, name in enumerate(matrices) if name in names),
             tuple(sorted(i for name in names for i in back.get(name, []))),
         )
-        for vector, names in multiplied(step, output).items()
+        for vector, names in group_products(step, output).items()
     )
 
 
@@ -104,7 +104,7 @@ class Sum:
     u: str | None
 
 
-def sums_of(
+def find_sums(
     step: Graph, graph: Graph, output: str, inputs: tuple[str, ...], blocks: frozenset[str]
 ) -> tuple[Sum, ...]:
     """The sums of a step, those of each phase side by side as far as their kinds allow.
@@ -121,7 +121,7 @@ def sums_of(
     read = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "a"}
     a = {g: i for g, i in read.items() if g not in inputs}
     node_of = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "U"}
-    phase = {g: k for k, gates in enumerate(multiplied(step, output).values()) for g in gates}
+    phase = {g: k for k, gates in enumerate(group_products(step, output).values()) for g in gates}
     u = {g: node_of[g] for g in phase}
     both: list[Sum] = []
     alone = {g: i for g, i in u.items() if g not in blocks}
@@ -328,7 +328,7 @@ def make_plan(cell: Cell, masks: Masks = NO_MASKS, H: int | None = None) -> Plan
 @lru_cache(maxsize=256)
 def why_unplanned(cell: Cell, H: int | None = None) -> str | None:
     """What the step computes that has no rule, in the words of `explain`, or None."""
-    refusal = None if isinstance(cell, passes.Apart) else passes.why_not(cell, H)
+    refusal = None if isinstance(cell, passes.Apart) else passes.find_unsupported(cell, H)
     if refusal is None:
         return None
     name = type(cell).__name__
@@ -336,25 +336,25 @@ def why_unplanned(cell: Cell, H: int | None = None) -> str | None:
 
 
 def _planned(cell: Cell, masks: Masks) -> Plan:
-    masked = passes.with_masks(passes.step_graph(cell), cell.layout.recurrent_gates, masks)
-    step, graph = passes.expanded(masked, derivative(masked))
+    masked = passes.add_masks(passes.trace_unshared(cell), cell.layout.recurrent_gates, masks)
+    step, graph = passes.expand(masked, derivative(masked))
     output = cell.state_names[0]
     blocks = frozenset(n for n in cell.layout.products if cell.blocks_of(n) > 1)
-    sums = sums_of(step, graph, output, cell.layout.inputs, blocks)
-    phases = phases_of(step, graph, output, [s.u for s in sums])
+    sums = find_sums(step, graph, output, cell.layout.inputs, blocks)
+    phases = find_phases(step, graph, output, [s.u for s in sums])
     old = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "s"}
     states = tuple(old.get(name) for name in cell.state_names)
     new_states = tuple(i for _, i in step.outputs)
-    needed = needed_values(graph) | {p.vector for p in phases if p.computed}
+    needed = find_needed_values(graph) | {p.vector for p in phases if p.computed}
     direct = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "a"}
     inputs = tuple(direct[name] for name in cell.layout.inputs if name in direct)
     given = tuple(i for i, n in enumerate(step.nodes) if n.op == "mask")
     known = {i for i in (states[0], new_states[0], *inputs, *given) if i is not None}
-    saved, read = saved_values(graph, needed, {s.node for s in sums}, known)
+    saved, read = choose_saved_values(graph, needed, {s.node for s in sums}, known)
     saved = tuple(sorted(saved, key=lambda i: (graph.nodes[i].shape == NUMBER, i)))
     return Plan(
         step.name, graph, sums, states, new_states, saved, new_states[0] in read,
         states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
-        passes.widths_of(graph, tuple(shape[-1] for shape in state_shapes(cell, step.H).values())),
+        passes.find_widths(graph, tuple(v[-1] for v in state_shapes(cell, step.H).values())),
         cell.layout.products, given, bool(blocks),
     )  # fmt: skip

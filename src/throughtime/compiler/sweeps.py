@@ -33,7 +33,7 @@ FREE: Final = frozenset({"p", "number", "width", "full", "epsilon"})
 """Values that are there without being kept: per-unit vectors and constants."""
 
 
-def needed_values(graph: Graph) -> frozenset[int]:
+def find_needed_values(graph: Graph) -> frozenset[int]:
     """The nodes of the forward step that the pointwise part of the derivative reads."""
     needed: set[int] = set()
     seen: set[int] = set()
@@ -52,7 +52,7 @@ def needed_values(graph: Graph) -> frozenset[int]:
     return frozenset(needed)
 
 
-def saved_values(
+def choose_saved_values(
     graph: Graph, needed: frozenset[int], sums: set[int], known: set[int]
 ) -> tuple[tuple[int, ...], set[int]]:
     """The nodes to keep, and those of `known` that are read.
@@ -164,12 +164,12 @@ class Sweep:
 def sweeps_forward(plan: Plan, keep: bool) -> tuple[Sweep, ...]:
     """Of a whole step; with `keep` it also gives what is saved."""
     ends = (*plan.new_states, *(plan.saved if keep else ()))
-    return sweeps_of(plan.graph, _given_forward(plan), ends)
+    return find_sweeps(plan.graph, _given_forward(plan), ends)
 
 
 def sweeps_to_vector(plan: Plan, slot: int) -> tuple[Sweep, ...]:
     """Of the vector that a phase multiplies."""
-    return sweeps_of(plan.graph, _given_forward(plan), (plan.computed[slot].vector,))
+    return find_sweeps(plan.graph, _given_forward(plan), (plan.computed[slot].vector,))
 
 
 def sweeps_backward(plan: Plan) -> tuple[Sweep, ...]:
@@ -178,14 +178,14 @@ def sweeps_backward(plan: Plan) -> tuple[Sweep, ...]:
     sums = (s.gradient for k, s in enumerate(plan.sums) if k not in there)
     others = (i for name, i in plan.graph.outputs if not name.startswith("d_a."))
     inputs = (plan.gradients.get(f"d_a.{name}") for name in plan.input_names)
-    return sweeps_of(plan.graph, _given_backward(plan, 0), (*sums, *others, *inputs))
+    return find_sweeps(plan.graph, _given_backward(plan, 0), (*sums, *others, *inputs))
 
 
 def sweeps_from_vector(plan: Plan, slot: int) -> tuple[Sweep, ...]:
     """Of the gradients by the sums of a phase, and the vector that it multiplied."""
     phase = plan.computed[slot]
     ends = (*(plan.sums[k].gradient for k in phase.places), phase.vector)
-    return sweeps_of(plan.graph, _given_backward(plan, slot + 1), ends)
+    return find_sweeps(plan.graph, _given_backward(plan, slot + 1), ends)
 
 
 def lines_forward(plan: Plan) -> int:
@@ -217,7 +217,7 @@ def _given_backward(plan: Plan, first: int) -> set[int]:
     return nodes
 
 
-def sweeps_of(graph: Graph, given: set[int], ends: Iterable[int | None]) -> tuple[Sweep, ...]:
+def find_sweeps(graph: Graph, given: set[int], ends: Iterable[int | None]) -> tuple[Sweep, ...]:
     """To the nodes `ends`, from the nodes `given`, which are there."""
     wanted = tuple(dict.fromkeys(i for i in ends if i is not None))
     walk = _Walk(graph, given)

@@ -58,7 +58,7 @@ class Declared(Named):
         return f"it holds {kind} {uses}"
 
 
-def inputs_of(cell: Cell, builder: Builder) -> tuple[Any, ...]:
+def make_inputs(cell: Cell, builder: Builder) -> tuple[Any, ...]:
     """The arguments a, U, s, p of `step`, as symbols."""
     state = state_shapes(cell, builder.H)
     gates = {g: ("B", "hidden_size") for g in cell.gates}
@@ -194,7 +194,7 @@ def _check_arguments(cell: Cell) -> None:
 def _run(cell: Cell, H: int | None) -> Graph:
     builder = Builder(end=_run.__code__, H=H)
     try:
-        outputs = _new_state(cell, builder, cell.step(*inputs_of(cell, builder)))
+        outputs = _new_state(cell, builder, cell.step(*make_inputs(cell, builder)))
     except (CellError, *_NOT_FOLLOWED) as error:
         if isinstance(error, CellError) and H is None:
             raise

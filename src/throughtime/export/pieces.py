@@ -13,7 +13,7 @@ from torch.nn import functional
 from throughtime.cell.contract import activation_function
 from throughtime.compiler import sweeps
 from throughtime.compiler.graph import Builder, Graph, Line
-from throughtime.compiler.passes import HIDDEN, REDUCTIONS, expanded
+from throughtime.compiler.passes import HIDDEN, REDUCTIONS, expand
 from throughtime.compiler.symbols import Symbol, lift
 from throughtime.errors import OptionError, ThroughtimeError
 from throughtime.export.layer import describe_call, input_labels, write_layer
@@ -52,7 +52,7 @@ def trace_function(
         raise OptionError(f"{graph.unsupported[0].operation} has no rule")
     if result.symbolic_shape != ("B", HIDDEN) or result.is_boolean:
         raise OptionError("it changes the shape of what it takes")
-    whole = expanded(graph, graph)[1]
+    whole = expand(graph, graph)[1]
     nodes = tuple(replace(n, line=None) if _is_here(n.line) else n for n in whole.nodes)
     return replace(whole, nodes=nodes, forward=len(nodes))
 
@@ -89,7 +89,7 @@ def _list_walks(
     if not any(node.op in REDUCTIONS for node in graph.nodes):
         return [Walk(size, (), (), (), stores)]
     walks = []
-    for sweep in sweeps.sweeps_of(graph, set(), tuple(i for i, _ in stores)):
+    for sweep in sweeps.find_sweeps(graph, set(), tuple(i for i, _ in stores)):
         lines = tuple((i, writer.work("line", size)) for i in sweep.lines)
         last = () if sweep.reductions else stores
         walks.append(Walk(size, sweep.numbers, lines, sweep.reductions, last))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from throughtime.cells import Cell
-from throughtime.compiler.passes import why_not
+from throughtime.compiler.passes import find_unsupported
 from throughtime.compiler.runtime import machine
 from throughtime.errors import OptionError, ShapeError, TransformError
 
@@ -234,7 +234,7 @@ def warn_uncompiled(cell: Cell, sizes: tuple[int, ...], device: Any) -> None:
         sizes: of the layer.
         device: where the layer is built; only the CPU compiles.
     """
-    unsupported = [reason for reason in (why_not(cell, H) for H in sizes) if reason is not None]
+    unsupported = [v for H in sizes if (v := find_unsupported(cell, H)) is not None]
     on_cpu = torch.device(device or torch.get_default_device()).type == "cpu"
     if not unsupported or not on_cpu or machine.host() is None:
         return

@@ -102,7 +102,7 @@ class Direct(torch.autograd.Function):
         result, kept = OPAQUE[backend].forward(call, True)
         ctx.cell, ctx.backend, ctx.form, ctx.kept = call.cell, backend, form, len(kept) + 1
         ctx.norms = call.norms
-        ctx.save_for_backward(*tensors, kept_output(result.sequences[0]), *kept)
+        ctx.save_for_backward(*tensors, keep_output(result.sequences[0]), *kept)
         ctx.set_materialize_grads(False)
         return (*result.sequences, *result.final)
 
@@ -226,7 +226,7 @@ def for_each(function: Callable[[Values], Sequence[Tensor]], values: Values) -> 
     return [put_together(v, 0, level) for v in stacked]
 
 
-def kept_output(y: Tensor) -> Tensor:
+def keep_output(y: Tensor) -> Tensor:
     """What is kept of the output: itself; a copy where hooks take it, which hide its version, and
     where `recall` could not pass over it."""
     if SAVED_ONE_BY_ONE and not has_saving_hooks():

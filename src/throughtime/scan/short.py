@@ -13,7 +13,7 @@ from throughtime.backends import OPAQUE
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.short import Derivative, Way
-from throughtime.scan.autograd import compute_again, derivative, kept_output, recall
+from throughtime.scan.autograd import compute_again, derivative, keep_output, recall
 from throughtime.scan.dispatch import scan
 from throughtime.scan.operator import Form, flatten_gradients, unflatten
 from throughtime.scan.plain import is_watched, plain_gradients
@@ -111,7 +111,7 @@ class Short(torch.autograd.Function):
         final = [new(*shape) for shape in way.finals]
         way.region.run((x, y, *tensors, *final, saved))
         ctx.call = call
-        ctx.save_for_backward(x, *tensors, kept_output(y), saved)
+        ctx.save_for_backward(x, *tensors, keep_output(y), saved)
         ctx.set_materialize_grads(False)
         return (y, *final)
 
@@ -303,7 +303,7 @@ class ShortStack(torch.autograd.Function):
         finals, kept = call.forward(given)
         y = kept[-2]
         ctx.call = call
-        ctx.save_for_backward(*given, *kept[:-2], kept_output(y), kept[-1])
+        ctx.save_for_backward(*given, *kept[:-2], keep_output(y), kept[-1])
         ctx.set_materialize_grads(False)
         return (y, *finals)
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from throughtime.backends.cpu.stream.part import RowFunction
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import Builder, Graph
-from throughtime.compiler.passes import HIDDEN, expanded, widths_of
-from throughtime.compiler.plan import Plan, sums_of
+from throughtime.compiler.passes import HIDDEN, expand, find_widths
+from throughtime.compiler.plan import Plan, find_sums
 from throughtime.compiler.symbols import Symbol
 from throughtime.compiler.trace import on_symbols
 from throughtime.errors import CellError
@@ -148,9 +148,9 @@ def _rename(graph: Graph, width: int) -> Graph:
 
 @lru_cache(maxsize=256)
 def _plan_graph(graph: Graph, vectors: tuple[str, ...]) -> Plan:
-    step, both = expanded(graph, derivative(graph))
+    step, both = expand(graph, derivative(graph))
     return Plan(
-        step.name, both, sums_of(step, both, _RESULT, (), frozenset()), (None,),
+        step.name, both, find_sums(step, both, _RESULT, (), frozenset()), (None,),
         (step.outputs[0][1],), (), False, False, (_RESULT,), vectors, (), (),
-        widths_of(both, (HIDDEN,)), (),
+        find_widths(both, (HIDDEN,)), (),
     )  # fmt: skip
