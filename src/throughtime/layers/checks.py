@@ -22,6 +22,13 @@ def check_size(name: str, size: object) -> None:
         raise OptionError(f"{name} must be a positive integer, got {size!r}")
 
 
+def check_counts(**counts: object) -> None:
+    """Whole numbers, none below 0."""
+    for name, count in counts.items():
+        if type(count) is not int or count < 0:
+            raise OptionError(f"{name} must be an integer from 0 on, got {count!r}")
+
+
 def check_flags(**flags: object) -> None:
     for name, flag in flags.items():
         if not isinstance(flag, bool):

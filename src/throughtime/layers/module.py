@@ -113,8 +113,8 @@ class GateRows:
         if name not in owner.cell.gates:
             raise OptionError(f"gate must be one of {', '.join(owner.cell.gates)}, got {name!r}")
         layers = len(owner.hidden_sizes)
-        if not 0 <= layer < layers:
-            raise OptionError(f"layer must be from 0 to {layers - 1}, got {layer}")
+        if type(layer) is not int or not 0 <= layer < layers:
+            raise OptionError(f"layer must be from 0 to {layers - 1}, got {layer!r}")
         if reverse and owner.directions == 1:
             raise OptionError("reverse is for layers of two directions, this one has one")
         self.name = name

@@ -23,6 +23,7 @@ from throughtime.cells import Cell
 from throughtime.cells.elman import Elman
 from throughtime.cells.gru import GRU
 from throughtime.cells.lstm import LSTM
+from throughtime.layers.checks import check_counts
 from throughtime.layers.drop_in.checks import check_cell_dimensions, check_cell_sizes
 from throughtime.layers.module import CellModule, GateRows, write_node
 from throughtime.scan import scan
@@ -112,6 +113,7 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
 
     def explain(self, batch: int = 1) -> str:
         """Which backend a step would take, and why not those before it."""
+        check_counts(batch=batch)
         like = self.weight_ih
         x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
         if self._takes_kernel(x):
