@@ -35,19 +35,9 @@ _HELD: Final = frozenset(repr(v) for v in (0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 2.0,
 """Numbers that equations are made of, which code holds: those of a cell are hardly among them."""
 
 _INFIX: Final = {
-    "add": "+",
-    "sub": "-",
-    "mul": "*",
-    "div": "/",
-    "gt": ">",
-    "ge": ">=",
-    "lt": "<",
-    "le": "<=",
-    "eq": "==",
-    "ne": "!=",
-    "and": "&",
-    "or": "|",
-}
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "ge": ">=", "lt": "<", "le": "<=",
+    "eq": "==", "ne": "!=", "and": "&", "or": "|",
+}  # fmt: skip
 
 
 class Line(NamedTuple):

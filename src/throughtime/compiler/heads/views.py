@@ -171,28 +171,19 @@ def _opened_at(value: Parts, dim: int) -> Parts:
 
 
 VIEWS: Final[dict[str, Rule]] = {
-    "view": _view,
+    **{
+        rule.__name__.removeprefix("_"): rule
+        for rule in (
+            _view, _unflatten, _flatten, _unsqueeze, _squeeze, _transpose, _permute, _expand,
+            _chunk, _split, _narrow, _select, _unbind, _roll, _flip, _getitem,
+        )
+    },
     "reshape": _view,
-    "unflatten": _unflatten,
-    "flatten": _flatten,
-    "unsqueeze": _unsqueeze,
-    "squeeze": _squeeze,
-    "transpose": _transpose,
     "swapaxes": _transpose,
-    "permute": _permute,
-    "expand": _expand,
     "expand_as": lambda value, other: _expand(value, *other.shape),
-    "chunk": _chunk,
-    "split": _split,
-    "narrow": _narrow,
-    "select": _select,
-    "unbind": _unbind,
-    "roll": _roll,
-    "flip": _flip,
-    "getitem": _getitem,
     "contiguous": lambda value: _changed(value, value.units),
     "clone": lambda value: _changed(value, value.units),
-}
+}  # fmt: skip
 """Of one tensor."""
 
 OF_MANY: Final[dict[str, Rule]] = {"cat": _cat, "concat": _cat, "stack": _stack}

@@ -22,13 +22,9 @@ from throughtime.layers.unroll import StepNetwork
 from throughtime.torch_private import parametrize_anew
 
 _OURS: dict[type[nn.Module], Any] = {
-    nn.RNN: layers.RNN,
-    nn.LSTM: layers.LSTM,
-    nn.GRU: layers.GRU,
-    nn.RNNCell: cells.RNNCell,
-    nn.LSTMCell: cells.LSTMCell,
-    nn.GRUCell: cells.GRUCell,
-}
+    nn.RNN: layers.RNN, nn.LSTM: layers.LSTM, nn.GRU: layers.GRU, nn.RNNCell: cells.RNNCell,
+    nn.LSTMCell: cells.LSTMCell, nn.GRUCell: cells.GRUCell,
+}  # fmt: skip
 _ARGUMENTS = (
     "input_size", "hidden_size", "num_layers", "nonlinearity", "bias", "batch_first", "dropout",
     "bidirectional",
