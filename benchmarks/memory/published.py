@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import from_torch
-from throughtime.tasks.mnist1d import MNIST1D
+from throughtime.tasks.published import MNIST1D
 from throughtime.tasks.recipe import Recipe
 
 STEPS, B, LR, HIDDEN = 6000, 100, 1e-2, 6

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from throughtime.export.weights import KINDS, matrix_bytes, round_weights
+from throughtime.export.program import WEIGHT_KINDS, matrix_bytes, round_weights
 from throughtime.train.result import load_trained
 from throughtime.train.run import read
 
@@ -28,7 +28,7 @@ def main() -> None:
     asked.add_argument("run", type=Path, help="the folder of a finished run")
     run = asked.parse_args().run
     recipe = json.loads((run / "config.json").read_text())
-    found = {"recipe": recipe, "kinds": {kind: scored(run, kind) for kind in KINDS}}
+    found = {"recipe": recipe, "kinds": {kind: scored(run, kind) for kind in WEIGHT_KINDS}}
     (HERE / "narrow.json").write_text(json.dumps(found, indent=2) + "\n")
     print(json.dumps(found["kinds"], indent=2))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import re
 import time
 from pathlib import Path
@@ -17,8 +18,8 @@ from tests.export.built import EVERY, STRICT, TABLE, need, random_layer, run, te
 from throughtime import GRU, LSTM, Cell, Gate, Readout, Recurrent, cells, from_torch
 from throughtime.errors import OptionError
 from throughtime.export import to_c
-from throughtime.export.llvm.object_files import undefined
-from throughtime.export.prepare import prepare
+from throughtime.export.llvm.object_files import list_undefined
+from throughtime.export.pieces import prepare
 
 HERE = Path(__file__).parent
 
@@ -179,7 +180,9 @@ def test_it_needs_nothing_but_memory_functions_and_the_libm_it_names(tmp_path: P
     ):  # fmt: skip
         to_c(random_layer(cell, 9), tmp_path, libm=libm)
         run([need("gcc", "gcc"), "-O1", "-fmath-errno", "-c", "net.c", "-o", "only.obj"], tmp_path)
-        needs[name] = undefined((tmp_path / "only.obj").read_bytes()) - {"_GLOBAL_OFFSET_TABLE_"}
+        needs[name] = list_undefined((tmp_path / "only.obj").read_bytes()) - {
+            "_GLOBAL_OFFSET_TABLE_"
+        }
     assert needs["lstm"] <= {"memcpy", "memset"}
     assert needs["norm"] <= {"memcpy", "memset", "sqrtf"} and "sqrtf" in needs["norm"]
     assert needs["free"] <= {"memcpy", "memset"}
@@ -316,7 +319,7 @@ def test_a_task_says_of_its_model_that_it_is_a_plain_stack(tmp_path: Path) -> No
 
 
 def test_a_model_that_writes_text_leaves_as_it_steps(tmp_path: Path) -> None:
-    from throughtime.tasks.language.model import NextUnit
+    from throughtime.tasks.language import NextUnit
     from throughtime.tasks.language.text import LanguageRecipe
 
     torch.manual_seed(3)
@@ -327,3 +330,25 @@ def test_a_model_that_writes_text_leaves_as_it_steps(tmp_path: Path) -> None:
     units = torch.from_numpy(x[:30, 0]).long()
     logits = model(units.unsqueeze(1))[:, 0].detach()
     torch.testing.assert_close(torch.from_numpy(y[:30]), logits, rtol=1e-5, atol=1e-6)
+
+
+def vanishing(x: torch.Tensor) -> torch.Tensor:
+    return x / math.inf
+
+
+def test_a_number_without_end_brings_the_function_that_writes_it(tmp_path: Path) -> None:
+    to_c(Readout(2, 3, activation=vanishing), tmp_path)
+    assert "net_number(0x7f800000u)" in (tmp_path / "net.c").read_text()
+    assert test_of(tmp_path, need("gcc", "gcc"), *STRICT).startswith("PASS error 0.000e+00")
+
+
+def cubic_root(x: torch.Tensor) -> torch.Tensor:
+    return (1 + x.abs()) ** (1 / 3)
+
+
+def test_powers_without_libm_are_refused(tmp_path: Path) -> None:
+    model = Readout(2, 3, activation=cubic_root)
+    with pytest.raises(OptionError, match="libm must be True for this model, got False"):
+        to_c(model, tmp_path, libm=False)
+    to_c(model, tmp_path)
+    assert test_of(tmp_path, need("gcc", "gcc"), *STRICT).startswith("PASS")

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from tests.export.built import need, run
-from throughtime.export.c.maths import functions
+from throughtime.export.c.walks import write_functions
 
 EXACT: dict[str, Any] = {
     "exp": torch.exp, "expm1": torch.expm1, "sigmoid": torch.sigmoid, "tanh": torch.tanh,
@@ -27,7 +27,7 @@ UNITS = {"gelu": 8}
 @pytest.fixture(scope="module", params=["-O1", "-O3 -march=native"])
 def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("maths")
-    text = ["#include <stdint.h>", "#include <string.h>", functions(EXACT, "m", False)]
+    text = ["#include <stdint.h>", "#include <string.h>", write_functions(EXACT, "m", False)]
     text += [
         f"void all_{n}(float *y, const float *x, int n) {{ for (int i = 0; i < n; i++) y[i] = "
         f"m_{n}(x[i]); }}" for n in EXACT

@@ -19,7 +19,7 @@ from throughtime.compiler.runtime import machine
 from throughtime.errors import BackendError, OptionError
 from throughtime.export import to_object
 from throughtime.export.llvm import TARGETS
-from throughtime.export.llvm.object_files import undefined
+from throughtime.export.llvm.object_files import list_undefined
 
 HERE = Path(__file__).parent
 HOST = {"avx512": ["x86-64-v4", "x86-64-v3"], "avx2": ["x86-64-v3"], "neon": ["aarch64"]}
@@ -53,7 +53,7 @@ def test_every_cell_of_many_widths_has_the_bits_of_the_model(cell: Cell, tmp_pat
 
 def test_bits_of_a_stream(tmp_path: Path) -> None:
     """As `Stream` gives them, also of bfloat16, beside the model's own."""
-    from throughtime.export.prepare import prepare
+    from throughtime.export.pieces import prepare
 
     model = nn.Sequential(LSTM(2, 24, 2), Readout(24, 5))
     for weights, kind in (("float32", None), ("bfloat16", torch.bfloat16)):
@@ -86,7 +86,7 @@ def test_blocks_of_steps_have_the_bits_of_steps(name: str, weights: str, tmp_pat
         folder = tmp_path / f"{block}"
         done = to_object(model, folder, target=here()[0], weights=weights, block=block)
         said.append((done.work_bytes, test_of(folder, need("gcc", "gcc"), "-O1")))
-        assert undefined((folder / "net.o").read_bytes()) <= {"memcpy", "memset"}
+        assert list_undefined((folder / "net.o").read_bytes()) <= {"memcpy", "memset"}
         run(["gcc", "-shared", "net.o", "-o", "net.so"], folder)
         check_blocks(ctypes.CDLL(str(folder / "net.so")), folder)
     (plain, one), (blocked, other) = said
@@ -161,7 +161,7 @@ def test_every_cell_on_every_processor(target: str, cell: Cell, tmp_path: Path) 
 def test_objects_leave_nothing_to_others(target: str, tmp_path: Path) -> None:
     model = nn.Sequential(nn.Embedding(9, 40), LSTM(40, 40), nn.LayerNorm(40), Readout(40, 3))
     done = to_object(model, tmp_path, target=target)
-    assert undefined((tmp_path / "net.o").read_bytes()) <= {"memcpy", "memset"}
+    assert list_undefined((tmp_path / "net.o").read_bytes()) <= {"memcpy", "memset"}
     assert done.code_bytes > 500 and set(done.files) == {
         "net.h", "net.o", "net_test.c", "README.md"
     }  # fmt: skip

@@ -83,8 +83,7 @@ def test_two_runtimes_agree(cell: Cell, tmp_path: Path) -> None:
 
 
 def through(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    from throughtime.export.pieces import list_pieces
-    from throughtime.export.prepare import copy_model
+    from throughtime.export.pieces import copy_model, list_pieces
 
     pieces = list_pieces(copy_model(model))
     with torch.no_grad():

@@ -181,7 +181,7 @@ def test_layers_and_cells_by_torchs_names(tmp_path: Path) -> None:
 def test_the_command_reads_layers_that_export_takes(
     suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from throughtime.tasks.layers import execute
+    from throughtime.tasks.recipe import execute
 
     layer = Recurrent(cells.GRU(), 3, 4, batch_first=True)
     file = tmp_path / f"net{suffix}"
@@ -200,7 +200,7 @@ def test_the_command_reads_layers_that_export_takes(
 
 
 def test_options_of_a_layer_come_through_the_command(tmp_path: Path) -> None:
-    from throughtime.tasks.layers import execute
+    from throughtime.tasks.recipe import execute
 
     assert main(["import", str(FILES / "model.keras"), "--out", str(tmp_path)]) == 0
     layers = execute(tmp_path / "layers.py")
@@ -238,7 +238,7 @@ def test_words_that_are_lists(config: dict[str, Any], tmp_path: Path) -> None:
 
 def test_every_layer_gets_a_name_that_python_takes(tmp_path: Path) -> None:
     from throughtime.export.operators import Reversed, write_layers
-    from throughtime.tasks.layers import execute
+    from throughtime.tasks.recipe import execute
 
     words = ["cells", "class", "torch", "Torch", "\u00e91", "", "7", "a/b", "a b"]
     layers: dict[str, nn.Module] = {word: Recurrent(cells.LSTM(), 2, 3) for word in words}

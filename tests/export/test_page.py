@@ -12,7 +12,7 @@ from tests.export.built import STRICT, need, run
 from tests.house.source import ROOT
 from throughtime import LSTM, Readout
 from throughtime.export import to_c, to_object
-from throughtime.export.prepare import prepare
+from throughtime.export.pieces import prepare
 
 PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 

@@ -102,8 +102,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "empty": (nn.Sequential, "a model to export must have at least one part, got an empty one"),
     "no width": (
         lambda: nn.Sequential(nn.Tanh(), LSTM(1, 2)),
-        "0 comes first and says not how many numbers it takes; let a layer or a linear part come "
-        "first",
+        "0 comes first and does not say how many numbers it takes; let a layer or a linear part "
+        "come first",
     ),
     "no rule": (
         lambda: nn.Sequential(LSTM(1, 2), Readout(2, 2, activation=sorted_units)),

@@ -157,7 +157,7 @@ def test_resets_have_no_form(tmp_path: Path) -> None:
 
 
 def test_packed_rows_have_no_form() -> None:
-    from throughtime.export.onnx.layers import decompose
+    from throughtime.export.onnx import decompose
     from throughtime.scan.operator import flatten
 
     call = LSTM(3, 7)._example(0, 2, 2, False, False, False)

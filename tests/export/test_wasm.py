@@ -18,9 +18,9 @@ from tests.export.test_c import MODELS
 from throughtime import LSTM, Cell, Readout
 from throughtime.errors import BackendError
 from throughtime.export import to_object
-from throughtime.export.llvm.browser import loader
-from throughtime.export.llvm.object_files import undefined
-from throughtime.export.prepare import prepare
+from throughtime.export.llvm import write_loader
+from throughtime.export.llvm.object_files import list_undefined
+from throughtime.export.pieces import prepare
 
 
 def node(folder: Path) -> str:
@@ -71,11 +71,11 @@ def test_in_wasmtime(cell: Cell, tmp_path: Path) -> None:
 
 def test_a_module_asks_nothing_of_its_host(tmp_path: Path) -> None:
     to_object(nn.Sequential(LSTM(2, 40, 2), Readout(40, 1)), tmp_path, target="wasm32")
-    assert undefined((tmp_path / "net.o").read_bytes()) == set()
+    assert list_undefined((tmp_path / "net.o").read_bytes()) == set()
 
 
 def test_the_loader_is_small() -> None:
-    assert len(loader("net").encode()) <= 2000
+    assert len(write_loader("net").encode()) <= 2000
 
 
 def test_the_page_holds_the_module_and_needs_no_server(tmp_path: Path) -> None:

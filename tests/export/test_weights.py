@@ -13,8 +13,8 @@ from torch import nn
 from throughtime import LSTM
 from throughtime.errors import OptionError
 from throughtime.export import to_c, to_object
-from throughtime.export.llvm.object_files import sections
-from throughtime.export.weights import SCALE_SHIFT, SCALE_START, narrowed
+from throughtime.export.llvm.object_files import list_sections
+from throughtime.export.program import SCALE_SHIFT, SCALE_START, narrow_int8
 
 
 def matrix(lines: int, columns: int, seed: int = 0) -> Any:
@@ -34,7 +34,7 @@ def test_each_number_is_the_nearest_and_a_lines_largest_the_next_away_from_zero(
     columns: int,
 ) -> None:
     v = matrix(400, columns)
-    whole, code = narrowed(v)
+    whole, code = narrow_int8(v)
     scale = scales(code)[:, None].astype(np.float64)
     error = whole * scale - v
     largest = np.abs(v) == np.abs(v).max(1, keepdims=True)
@@ -48,10 +48,10 @@ def test_each_number_is_the_nearest_and_a_lines_largest_the_next_away_from_zero(
 
 def test_a_rounded_matrix_is_found_again_also_in_parts() -> None:
     v = matrix(999, 5)
-    whole, code = narrowed(v)
-    again = narrowed(whole * scales(code)[:, None])
+    whole, code = narrow_int8(v)
+    again = narrow_int8(whole * scales(code)[:, None])
     assert np.array_equal(again.whole, whole) and np.array_equal(again.code, code)
-    part = narrowed(v[17:40])
+    part = narrow_int8(v[17:40])
     assert np.array_equal(part.whole, whole[17:40]) and np.array_equal(part.code, code[17:40])
 
 
@@ -59,7 +59,7 @@ def test_scales_reach_from_tiny_to_large(tmp_path: Path) -> None:
     assert scales(np.arange(256, dtype=np.uint8))[[0, 8, 9, 255]].tolist() == [
         2.0**-24, 2.0**-23, 1.125 * 2.0**-23, 240.0,
     ]  # fmt: skip
-    whole, code = narrowed(np.array([[127 * 240.0], [1e-9]], np.float32))
+    whole, code = narrow_int8(np.array([[127 * 240.0], [1e-9]], np.float32))
     assert whole.tolist() == [[127], [1]] and code.tolist() == [255, 0]
     layer = nn.Linear(1, 2)
     with torch.no_grad():
@@ -85,7 +85,7 @@ def test_int8_takes_its_share_of_float32(
     held: dict[str, int] = {}
     for weights in ("float32", "int8"):
         done = to_object(model, tmp_path, target="x86-64-v3", weights=weights)
-        parts = sections((tmp_path / "net.o").read_bytes())
+        parts = list_sections((tmp_path / "net.o").read_bytes())
         held[weights] = sum(len(p.data) for p in parts if p.flags & 2 and not p.flags & 4)
         others = held[weights] - done.weight_bytes  # of functions of units, and the line about it
         assert done.weight_bytes == (wide if weights == "float32" else narrow) and others < 512

@@ -20,9 +20,8 @@ MAY_NAME: dict[str, str] = {
     "layers/drop_in/*.py": "the drop-ins: they bear the names of torch.nn's layers",
     "export/operators.py": "ONNX's three operators bear these names",
     "export/onnx/*.py": "and so do its graphs",
-    "export/flax.py": "so do layers of Flax",
+    "export/checkpoints.py": "so do layers of Flax, and of torch in files of weights",
     "export/keras.py": "and of Keras",
-    "export/safetensors.py": "and of torch, in files of weights",
     "export/write_keras.py": "which are written too",
     "tasks/recipe.py": "spells out what --cell takes and which cell each word means",
 }

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from throughtime.tasks import pronounce
-from throughtime.tasks.pronounce import words
 
 TINY: dict[str, Any] = {
     "hidden": 6,
@@ -22,28 +21,28 @@ TINY: dict[str, Any] = {
     "threads": 1,
 }
 
-CACHES = (words.read_dictionary, pronounce._read_side)
+CACHES = (pronounce.read_dictionary, pronounce._read_side)
 
 
 @contextmanager
 def small_dictionary() -> Iterator[None]:
     """Inside, the task reads every fortieth line of the dictionary."""
-    if words.parse_dictionary is _parse_few:
+    if pronounce.parse_dictionary is _parse_few:
         yield
         return
-    words.parse_dictionary = _parse_few
+    pronounce.parse_dictionary = _parse_few
     _forget()
     try:
         yield
     finally:
-        words.parse_dictionary = _PARSE
+        pronounce.parse_dictionary = _PARSE
         _forget()
 
 
-_PARSE = words.parse_dictionary
+_PARSE = pronounce.parse_dictionary
 
 
-def _parse_few(lines: Iterable[str]) -> words.Entries:
+def _parse_few(lines: Iterable[str]) -> pronounce.Entries:
     return _PARSE(list(lines)[::40])
 
 

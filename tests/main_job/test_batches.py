@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import torch
 
 from throughtime.errors import DataError
-from throughtime.tasks.pronounce.words import (
+from throughtime.tasks.pronounce import (
     ALPHABET,
     END,
     IGNORED,
     Entries,
-    Epoch,
     group_by_length,
+    list_batches,
     read_dictionary,
     take_side,
 )
+from throughtime.tasks.recipe import CellRecipe
+from throughtime.tasks.task import Batch
 
 pytestmark = pytest.mark.usefixtures("dictionary_in_small")
 
@@ -26,7 +29,7 @@ def training() -> Entries:
     return take_side(read_dictionary(), "train")
 
 
-def spelled(epoch: Epoch) -> list[tuple[str, tuple[str, ...]]]:
+def spelled(epoch: Sequence[Batch]) -> list[tuple[str, tuple[str, ...]]]:
     """Every row of every batch as a word and its sounds, in order."""
     rows = []
     for letters, sounds in epoch:
@@ -38,7 +41,16 @@ def spelled(epoch: Epoch) -> list[tuple[str, tuple[str, ...]]]:
 def test_a_pass_has_every_pronunciation_once() -> None:
     entries = training()
     expected = Counter((word, one) for word, listed in entries.items() for one in listed)
-    assert Counter(spelled(Epoch(group_by_length(entries, ALPHABET), 7, 0, 3))) == expected
+    assert (
+        Counter(
+            spelled(
+                list_batches(
+                    group_by_length(entries, ALPHABET), CellRecipe(batch_size=7, seed=0), 3
+                )
+            )
+        )
+        == expected
+    )
 
 
 def test_order_is_a_function_of_seed_and_number_alone() -> None:
@@ -47,7 +59,7 @@ def test_order_is_a_function_of_seed_and_number_alone() -> None:
 
     def order(seed: int, number: int) -> list[tuple[str, tuple[str, ...]]]:
         torch.manual_seed(torch.seed())  # whatever happened before
-        return spelled(Epoch(made, 7, seed, number))
+        return spelled(list_batches(made, CellRecipe(batch_size=7, seed=seed), number))
 
     assert order(1, 2) == order(1, 2)
     assert len({tuple(order(seed, number)) for seed in range(2) for number in range(2)}) == 4
@@ -55,12 +67,23 @@ def test_order_is_a_function_of_seed_and_number_alone() -> None:
 
 def test_every_pass_has_the_same_number_of_batches() -> None:
     made = group_by_length(training(), ALPHABET)
-    assert len({len(Epoch(made, 7, seed, number)) for seed in range(3) for number in range(3)}) == 1
+    assert (
+        len(
+            {
+                len(list_batches(made, CellRecipe(batch_size=7, seed=seed), number))
+                for seed in range(3)
+                for number in range(3)
+            }
+        )
+        == 1
+    )
 
 
 def test_a_batch_needs_no_padding_but_behind_its_sounds() -> None:
     entries = training()
-    for letters, sounds in Epoch(group_by_length(entries, ALPHABET), 7, 0, 0):
+    for letters, sounds in list_batches(
+        group_by_length(entries, ALPHABET), CellRecipe(batch_size=7, seed=0), 0
+    ):
         assert letters.shape[1] == sounds.shape[1] <= 7
         ends = (sounds == END).int()
         assert bool((ends.sum(0) == 1).all())

@@ -15,7 +15,7 @@ from throughtime.cli.commands import train
 from throughtime.diagnosis.report import Report
 from throughtime.errors import MissingExtra, OptionError
 from throughtime.tasks import find
-from throughtime.tasks.pronounce.words import START
+from throughtime.tasks.pronounce import START
 from throughtime.tasks.recipe import Recipe
 from throughtime.train.run import Run, create, read
 

@@ -12,8 +12,7 @@ import pytest
 
 from tests.house.source import ROOT
 from throughtime.cli import main
-from throughtime.tasks.pronounce import error_rates
-from throughtime.tasks.pronounce.words import read_dictionary, take_side
+from throughtime.tasks.pronounce import error_rates, read_dictionary, take_side
 from throughtime.train.result import load_trained
 from throughtime.train.run import Run
 

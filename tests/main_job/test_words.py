@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from throughtime.errors import DataError, OptionError
-from throughtime.tasks.pronounce.words import (
+from throughtime.tasks.pronounce import (
     ALPHABET,
     SIDES,
     choose_side,

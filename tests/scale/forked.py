@@ -32,7 +32,7 @@ from tests.main_job.small import small_dictionary
 from throughtime.environment import ProcessPlace, for_process
 from throughtime.errors import EndedElsewhere
 from throughtime.tasks import find
-from throughtime.tasks.adding import Adding
+from throughtime.tasks.memory import Adding
 from throughtime.tasks.recipe import recipe_from
 from throughtime.train.launch import join
 from throughtime.train.learner import Learner, begin_model

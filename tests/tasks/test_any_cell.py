@@ -22,8 +22,9 @@ from throughtime.cli import main
 from throughtime.errors import OptionError
 from throughtime.tasks import find
 from throughtime.tasks.classify.items import encode_items, list_sequences
-from throughtime.tasks.layers import execute, make_layers, run_layers
+from throughtime.tasks.recipe import execute
 from throughtime.tasks.tables.read import read
+from throughtime.tasks.task import make_layers, run_layers
 from throughtime.train.run import resolve
 
 SMALL: dict[str, Any] = {

@@ -42,7 +42,7 @@ BAD: dict[str, tuple[str, str | bytes, list[str]]] = {
     "a missing column": (
         FORECAST, "day,yy\n2024-01-01,1\n", ["bad.csv", "got 'y'", "did you mean yy?"]),
     "an empty file": (FORECAST, "", ["bad.csv must hold rows", "empty (0 bytes)"]),
-    "a header alone": (FORECAST, "day,y\n", ["bad.csv", "none behind its column names"]),
+    "a header alone": (FORECAST, "day,y\n", ["bad.csv", "none after its column names"]),
     "one row": (FORECAST, "day,y\n2024-01-01,1\n", ["column y of bad.csv", "1 in every row"]),
     "two rows": (FORECAST, "day,y\n2024-01-01,1\n2024-01-02,2\n", ["bad.csv", "in 2 rows"]),
     "all missing": (FORECAST, "day,y\n" + "2024-01-01,\n" * 3, ["bad.csv"]),

@@ -118,6 +118,22 @@ def test_a_wrong_file_is_one_sentence(
     assert said in str(caught.value)
 
 
+def test_a_label_that_changes_is_named_by_its_own_file() -> None:
+    for name, shape in (("one", "saw"), ("two", "sine")):
+        pl.DataFrame({"wave": ["w"] * 3, "shape": [shape] * 3, "a": [1, 2, 3]}).write_csv(
+            f"{name}.csv"
+        )
+    with pytest.raises(DataError, match="saw in line 2 of one.csv and sine in line 2 of two.csv;"):
+        made(data="one.csv,two.csv", label="shape", series="wave")
+
+
+def test_rows_of_json_are_numbered_by_their_lines() -> None:
+    Path("data.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n')
+    assert [read("data.jsonl").place(row) for row in (0, 1)] == [
+        "line 1 of data.jsonl", "line 3 of data.jsonl",
+    ]  # fmt: skip
+
+
 def test_a_class_of_equal_sequences_cannot_be_trained_on() -> None:
     generator = np.random.default_rng(0)
     rows = [("odd", f"o{n}", step / 10) for n in range(5) for step in range(4)]

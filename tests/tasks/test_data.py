@@ -18,7 +18,7 @@ from throughtime.errors import DataError, OptionError
 from throughtime.tasks import find
 from throughtime.tasks.classify.find import make_waves
 from throughtime.tasks.forecast.find import make_builtin
-from throughtime.tasks.tables.frames import make_table
+from throughtime.tasks.tables import make_table
 from throughtime.train.run import resolve
 
 SMALL: dict[str, Any] = {

@@ -15,8 +15,7 @@ import torch
 import throughtime
 from throughtime.cli import main
 from throughtime.errors import DataError, OptionError
-from throughtime.tasks.language import Language, measure
-from throughtime.tasks.language.model import NextUnit
+from throughtime.tasks.language import Language, NextUnit, measure
 from throughtime.tasks.language.text import Grams, read_text, split_units
 from throughtime.train.run import resolve
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from throughtime.cli import main
 from throughtime.errors import DataError, OptionError
 from throughtime.tasks import available, find
-from throughtime.tasks.memory import MemoryTask, PublishedTask
+from throughtime.tasks.memory import MemoryTask
+from throughtime.tasks.published import PublishedTask
 from throughtime.tasks.recipe import Recipe
 
 NAMES = [

@@ -12,10 +12,9 @@ import torch
 from tests.tasks.test_memory import made
 from throughtime.cli import main
 from throughtime.errors import OptionError
-from throughtime.tasks import available, digits, mnist1d
-from throughtime.tasks.memory import PublishedTask
+from throughtime.tasks import available, published
 
-NAMES = [name for name, kind in available().items() if issubclass(kind, PublishedTask)]
+NAMES = [name for name, kind in available().items() if issubclass(kind, published.PublishedTask)]
 SIZES = {"digits": (64, 1283, 257, 257), "mnist1d": (40, 3500, 500, 1000)}
 SPLITS = ("train", "validation", "test")
 
@@ -52,16 +51,16 @@ def test_mnist1d_is_the_published_set_up() -> None:
 
 
 def test_making_mnist1d_leaves_everybodys_chance_alone() -> None:
-    mnist1d._load.cache_clear()
+    published.make_mnist1d.cache_clear()
     random.seed(3)
     np.random.seed(3)
     expected = random.random(), np.random.random()
     random.seed(3)
     np.random.seed(3)
-    first = mnist1d._load()
+    first = published.make_mnist1d()
     assert (random.random(), np.random.random()) == expected
-    mnist1d._load.cache_clear()
-    assert all(map(torch.equal, first, mnist1d._load())), "and is not moved by it"
+    published.make_mnist1d.cache_clear()
+    assert all(map(torch.equal, first, published.make_mnist1d())), "and is not moved by it"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -152,7 +151,7 @@ def test_without_its_package_the_extra_is_named(
     name: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch, capsys, tmp_path
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    for read in (digits._load, mnist1d._load):
+    for read in (published.read_digits, published.make_mnist1d):
         read.cache_clear()
     assert main(["train", name, "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]

@@ -18,7 +18,7 @@ import pytest
 import throughtime
 from throughtime.errors import DataError, OptionError, RunError
 from throughtime.tasks.classify.find import make_waves
-from throughtime.tasks.tables.frames import make_table, write_file
+from throughtime.tasks.tables import make_table, write_file
 
 SMALL: dict[str, Any] = {
     "hidden": 4, "steps": 6, "validate_every": 3, "warmup": 1, "threads": 1, "batch_size": 16,

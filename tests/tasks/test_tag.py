@@ -18,9 +18,9 @@ from tests.house.source import ROOT
 from throughtime.cli import main
 from throughtime.errors import DataError
 from throughtime.tasks.tables.task import join_keys, split_by_key
-from throughtime.tasks.tag import Tag
-from throughtime.tasks.tag.find import make_tagged
-from throughtime.tasks.tag.model import IGNORED, Counts, encode, measure
+from throughtime.tasks.tag import Tag, encode
+from throughtime.tasks.tag.find import Counts, make_tagged, measure
+from throughtime.tasks.task import IGNORED
 from throughtime.train.run import resolve
 
 
@@ -195,7 +195,7 @@ def test_a_wrong_file_is_one_sentence(text: str, options: dict[str, str], said: 
         ("d.csv", "token,label\na,X\n,Y\n", "column token must have a value in every row, and lin"),
         ("d.csv", "token,label\na,X\nb\n", "every line of d.csv must have 2 cells, as line 1 has,"),
         ("d.csv", "one,two,three\na,X,b\n", "tags need --token, a column of d.csv, which has"),
-        ("d.csv", "token,label\n", "d.csv must hold rows, and it has none behind its column name"),
+        ("d.csv", "token,label\n", "d.csv must hold rows, and it has none after its column name"),
         ("d.xlsx", "token,label\n", "a file of data must end in .conllu, .conll, .iob, .bio, .csv"),
         ("d.jsonl", '{"token": ["a"], "label": ["X", "Y"]}\n', "lists of one length, at least 1"),
         (

@@ -221,7 +221,7 @@ def test_labels_of_the_units_around() -> None:
         ("".join(f"{n},b\n" for n in range(20)), {}, "and it holds the same in every row, from li"),
         ("", {}, "data.csv must hold rows, and it is empty (0 bytes)"),
         ("\n \n", {}, "data.csv must hold rows, and all of its lines are empty"),
-        ("source,target\n", {}, "data.csv must hold rows, and it has none behind its column names"),
+        ("source,target\n", {}, "data.csv must hold rows, and it has none after its column names"),
         ("\xe9,b\n", {}, "data.csv must be UTF-8, and line 1 is not; convert it"),
         ("x,x\na,b\n", {"header": "yes"}, "must have its own name, got 'x' twice"),
         ("a,b\n", {"delimiter": "ab"}, "--delimiter must be one sign, or tab, got 'ab'"),

@@ -14,8 +14,9 @@ from throughtime.torch_private import made_of
 
 if TYPE_CHECKING:
     from throughtime.export.c import to_c as to_c
-    from throughtime.export.flax import from_flax as from_flax
-    from throughtime.export.flax import to_flax as to_flax
+    from throughtime.export.checkpoints import from_flax as from_flax
+    from throughtime.export.checkpoints import from_safetensors as from_safetensors
+    from throughtime.export.checkpoints import to_flax as to_flax
     from throughtime.export.folder import Exported as Exported
     from throughtime.export.folder import Measured as Measured
     from throughtime.export.folder import measure as measure
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from throughtime.export.llvm import to_object as to_object
     from throughtime.export.onnx import to_onnx as to_onnx
     from throughtime.export.onnx.read import from_onnx as from_onnx
-    from throughtime.export.safetensors import from_safetensors as from_safetensors
     from throughtime.export.write_keras import to_keras as to_keras
 
 _PLACES: Final = {
@@ -33,9 +33,9 @@ _PLACES: Final = {
     "from_onnx": "throughtime.export.onnx.read",
     "from_keras": "throughtime.export.keras",
     "to_keras": "throughtime.export.write_keras",
-    "from_flax": "throughtime.export.flax",
-    "to_flax": "throughtime.export.flax",
-    "from_safetensors": "throughtime.export.safetensors",
+    "from_flax": "throughtime.export.checkpoints",
+    "to_flax": "throughtime.export.checkpoints",
+    "from_safetensors": "throughtime.export.checkpoints",
     "measure": "throughtime.export.folder",
     "Measured": "throughtime.export.folder",
     "Exported": "throughtime.export.folder",
@@ -71,4 +71,4 @@ def __dir__() -> list[str]:
 def _in_parts(*args: Any) -> Any:
     if not writes_graph():  # tensors of unknown sizes ask here too, in torch.compile
         return fake_forward(*args)
-    return importlib.import_module("throughtime.export.onnx.layers").decompose(*args)
+    return importlib.import_module("throughtime.export.onnx").decompose(*args)

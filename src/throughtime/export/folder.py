@@ -8,18 +8,23 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from throughtime.errors import BackendError
-from throughtime.export.program import ProductPart, Program, Values
-from throughtime.export.weights import matrix_bytes
+from throughtime.export.program import ProductPart, Program, Values, matrix_bytes
 from throughtime.version import __version__
 
 _TOLERANCE: Final = 2e-6
 """Largest error of the test, as a share of the largest output."""
+
+
+def read_template(name: str) -> str:
+    """A file of `data`, whose words in capitals and signs @ are to be replaced."""
+    return (files("throughtime.export") / "data" / name).read_text("utf-8")
 
 
 def describe(program: Program, weights: str) -> str:
@@ -42,134 +47,44 @@ def _inputs(program: Program) -> str:
     return f"{program.inputs[0]} ... {program.inputs[-1]}"
 
 
-def header(program: Program, state: int, about: str) -> str:
-    """NAME.h."""
-    text = _HEADER.replace("ABOUT", about.replace("*/", "* /")).replace("<STATE>", str(state))
+def write_header(program: Program, state: int, about: str) -> str:
+    text = (
+        read_template("header.h")
+        .replace("ABOUT", about.replace("*/", "* /"))
+        .replace("<STATE>", str(state))
+    )
     text = text.replace("<INPUTS>", str(len(program.inputs)))
     return text.replace("<OUTPUTS>", str(program.outputs)).replace("@", f"{program.name}_")
 
 
-_HEADER: Final = """/* ABOUT */
-#ifndef @H
-#define @H
-
-#include <stddef.h>
-
-#ifdef __cplusplus
-extern "C" {
-#endif
-
-#define @INPUTS <INPUTS>
-#define @OUTPUTS <OUTPUTS>
-#define @STATE <STATE>
-
-/* What is carried from step to step, in the caller's memory; as many of them as you like. */
-typedef struct { float data[@STATE]; } @state;
-
-/* Puts a state to where sequences start; once before the first step. */
-void @reset(@state *s);
-
-/* One time step: x has @INPUTS numbers, y gets @OUTPUTS; they may be the same memory. */
-void @step(@state *s, const float *x, float *y);
-
-/* A block of steps, one behind the other in x and in y, in memory of their own. */
-void @run(@state *s, const float *x, float *y, size_t steps);
-
-/* Parts, sizes, version, hash of the weights, units of the inputs. */
-extern const char @about[];
-
-#ifdef __cplusplus
-}
-#endif
-
-#endif
-"""
-
-
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A float32 literal of C."""
     text = f"{value:.9g}"
     return f"{text if any(c in text for c in '.en') else text + '.0'}f"
 
 
-def table(name: str, values: np.ndarray[Any, Any], kind: str) -> str:
-    """A constant array of C."""
+def format_table(name: str, values: np.ndarray[Any, Any], kind: str) -> str:
     flat = values.reshape(-1).tolist()
-    words, width = [*map(number if kind == "float" else str, flat)], 8 if kind == "float" else 16
+    words, width = (
+        [*map(format_number if kind == "float" else str, flat)],
+        8 if kind == "float" else 16,
+    )
     lines = ("    " + ", ".join(words[i : i + width]) for i in range(0, len(words), width))
     body = ",\n".join(lines)
     return f"static const {kind} {name}[{len(flat)}] = {{\n{body}\n}};\n"
 
 
-def self_test(program: Program, x: Values, y: Values) -> str:
+def write_self_test(program: Program, x: Values, y: Values) -> str:
     """NAME_test.c: recorded inputs and outputs; prints PASS or FAIL, and with a number the time."""
-    tables = f"{table('inputs', x, 'float')}\n{table('outputs', y, 'float')}"
-    text = _TEST.replace("TABLES", tables).replace("STEPS", str(len(x)))
-    text = text.replace("LIMIT", error_limit(y)).replace("@", f"{program.name}_")
+    tables = f"{format_table('inputs', x, 'float')}\n{format_table('outputs', y, 'float')}"
+    text = read_template("test.c").replace("TABLES", tables).replace("STEPS", str(len(x)))
+    text = text.replace("LIMIT", format_limit(y)).replace("@", f"{program.name}_")
     return text.replace("%NAME%", program.name)
 
 
-def error_limit(y: Values) -> str:
+def format_limit(y: Values) -> str:
     """The largest error of a test that passes, as a number of C and JavaScript."""
     return f"{_TOLERANCE * max(float(np.abs(y).max(initial=0.0)), 1e-30):.9e}"
-
-
-_TEST: Final = """/* %NAME% on its own recorded inputs: step by step, in blocks, and two at once. */
-#include "%NAME%.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
-TABLES
-static @state one, two;
-static float found[STEPS * @OUTPUTS], again[STEPS * @OUTPUTS];
-
-static double error_of(const float *y)
-{
-    double most = 0.0;
-    for (size_t i = 0; i < STEPS * @OUTPUTS; i++) {
-        const double d = (double)y[i] - (double)outputs[i];
-        const double a = d < 0.0 ? -d : d;
-        if (!(a <= most)) { most = a; }
-    }
-    return most;
-}
-
-static void time_steps(long steps)
-{
-    float y[@OUTPUTS];
-    const clock_t begun = clock();
-    for (long t = 0; t < steps; t++) {
-        @step(&one, inputs + (size_t)(t % STEPS) * @INPUTS, y);
-    }
-    const double seconds = (double)(clock() - begun) / (double)CLOCKS_PER_SEC;
-    printf("nanoseconds %.1f\\n", 1e9 * seconds / (double)steps);
-}
-
-int main(int argc, char **argv)
-{
-    @reset(&one);
-    @reset(&two);
-    for (size_t t = 0; t < STEPS; t++) {
-        @step(&one, inputs + t * @INPUTS, found + t * @OUTPUTS);
-        if (t % 7 == 0) { /* the other one goes on in blocks meanwhile */
-            const size_t steps = STEPS - t < 7 ? STEPS - t : 7;
-            @run(&two, inputs + t * @INPUTS, again + t * @OUTPUTS, steps);
-        }
-    }
-    const double error = error_of(found);
-    const int same = memcmp(found, again, sizeof found) == 0;
-    const int right = same && error <= LIMIT;
-    @reset(&one);
-    @reset(&two);
-    printf("%s error %.3e allowed %.3e steps %d%s\\n", right ? "PASS" : "FAIL", error, LIMIT,
-           STEPS, same ? "" : " blocks differ from steps");
-    if (argc > 1) { time_steps(atol(argv[1])); }
-    return right ? 0 : 1;
-}
-"""
 
 
 class Exported(NamedTuple):
@@ -233,7 +148,7 @@ def _weight_bytes(program: Program, weights: str) -> int:
     return matrices + 4 * sum(v.size for v in others)
 
 
-def work_size(program: Program) -> int:
+def count_work(program: Program) -> int:
     """Numbers that a step works with."""
     return sum(a.lines * a.size for a in program.arrays.values() if a.kind == "work")
 
@@ -259,41 +174,11 @@ def _write_readme(program: Program, about: str, export: Exported, files: dict[st
         "<FACTS>": [f"| {what} | {value} |" for what, value in sizes.items()],
         "<INPUTS>": [f"{k}. {what}" for k, what in enumerate(program.inputs)],
     }
-    text = _README
+    text = read_template("README.md")
     for place, lines in rows.items():
         text = text.replace(place, "\n".join(lines))
     return text.replace("<ABOUT>", about).replace("@", program.name)
 
-
-_README: Final = """# @
-
-<ABOUT>
-
-| file | |
-|---|---|
-<FILES>
-
-| size | |
-|---|---|
-<FACTS>
-
-Inputs, in order from 0:
-
-<INPUTS>
-
-```c
-#include "@.h"
-
-static @_state state;                      /* one for each stream of data */
-float x[@_INPUTS], y[@_OUTPUTS];
-@_reset(&state);                           /* before the first step */
-@_step(&state, x, y);                      /* at every step */
-```
-
-No allocation, no locks, no system calls, no global state: it may run in an interrupt or an audio
-callback, as many instances side by side as there are states. Check it where it will run:
-build `@_test.c` with it; it prints PASS.
-"""
 
 _COMPILERS: Final = ("cc", "gcc", "clang")
 _FLAGS: Final = ("-O3", "-march=native")
@@ -361,13 +246,13 @@ def _read_number(word: str, result: str) -> float:
 
 def _measure_code(compiler: str, exported: Exported, work: Path) -> int:
     """Bytes of machine code that the compiler makes of NAME.c."""
-    from throughtime.export.llvm.object_files import code_size
+    from throughtime.export.llvm.object_files import measure_code
 
     source = next(f for f in exported.files if f.endswith(".c") and not f.endswith("_test.c"))
     image = work / "measured.o"
     path = str(exported.folder.resolve() / source)
     _run([compiler, *_FLAGS, "-c", path, "-o", str(image)])
-    return code_size(image.read_bytes())
+    return measure_code(image.read_bytes())
 
 
 def _run(command: Sequence[str], may_fail: bool = False) -> str:

@@ -20,9 +20,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from torch import nn
 
-from throughtime.errors import DataError, missing_extra
+from throughtime.errors import DataError
 from throughtime.export import hdf5
-from throughtime.export.operators import Side, cell_of, put
+from throughtime.export.operators import Side, fill_side, import_package, make_cell
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
@@ -121,7 +121,7 @@ class Arrays:
     """
 
     def __init__(self, place: str, source: Path | bytes) -> None:
-        hdf5_package()
+        import_package("h5py")
         self.place, content = place, source if isinstance(source, bytes) else None
         command = [sys.executable, "-P", hdf5.__file__, "-" if content is not None else str(source)]
         paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -150,19 +150,6 @@ class Arrays:
         """Texts that stand at a group under a name, in one piece or in numbered ones."""
         keys = (f"{path}@{name}", *(f"{path}@{name}{k}" for k in range(64)))
         return [word for key in keys for word in self._texts.get(key, [])]
-
-
-def hdf5_package() -> Any:
-    """The package h5py.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise missing_extra("h5py", "export") from error
-    return h5py
 
 
 def _unpack(path: Path) -> tuple[Config, bytes]:
@@ -305,7 +292,6 @@ def _find_recurrent(entry: Config, read: Reader) -> Iterator[_KerasLayer]:
 
 
 def _make_layer(place: str, part: _KerasLayer) -> nn.Module:
-    """A layer of the file as ours."""
     place = f"{place}, layer {part.name!r},"
     merge: Any = "concat"
     if part.two_way:
@@ -321,14 +307,14 @@ def _make_layer(place: str, part: _KerasLayer) -> nn.Module:
     after = bool(part.config.get("reset_after", False))
     weights = [_read_side(place, part, side, after) for side in sides]
     op = "RNN" if part.kind == "SimpleRNN" else part.kind
-    cell, _ = cell_of(op, _find_activation(place, part), after)
+    cell, _ = make_cell(op, _find_activation(place, part), after)
     H, I = weights[0].R.shape[1], weights[0].W.shape[1]
     layer = Recurrent(
         cell, I, H, bidirectional=part.two_way, merge=merge, batch_first=True,
         bias=weights[0].biases[0] is not None,
     )  # fmt: skip
     for d, side in enumerate(weights):
-        put(layer, d, side)
+        fill_side(layer, d, side)
     return layer
 
 

@@ -1,10 +1,20 @@
-"""A recurrent layer as operations: sums of products, phase by phase, then the cell's equations."""
+"""Layers and functions as operations of a program.
+
+A recurrent layer is sums of products, phase by phase, then the cell's equations; a function of
+vectors is a walk over its units.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.operands import masks_of
@@ -12,20 +22,14 @@ from throughtime.backends.cpu.schedule import matrix_names, widths_for
 from throughtime.backends.cpu.shape import gate_numbers
 from throughtime.backends.cpu.unshare import call_apart
 from throughtime.compiler import sweeps
+from throughtime.compiler.graph import Builder, Graph, Line
 from throughtime.compiler.llvm.abi import MOST_LANES
-from throughtime.compiler.passes import DROPOUT
+from throughtime.compiler.passes import DROPOUT, HIDDEN, REDUCTIONS, expand
 from throughtime.compiler.plan import Phase, Plan, make_plan, why_unplanned
 from throughtime.compiler.sweeps import Sweep
-from throughtime.errors import OptionError
-from throughtime.export.program import (
-    Block,
-    Place,
-    ProductPart,
-    Values,
-    Walk,
-    Writer,
-    group_runs,
-)
+from throughtime.compiler.symbols import Symbol, lift
+from throughtime.errors import OptionError, ThroughtimeError
+from throughtime.export.program import Block, Place, ProductPart, Values, Walk, Writer, group_runs
 
 
 def write_layer(writer: Writer, call: Call, title: str) -> Place:
@@ -69,7 +73,6 @@ class _Layer:
         self.loads = self._list_loads()
 
     def write(self) -> Place:
-        """All operations."""
         plan = self.plan
         self._multiply(self.writer.at, tuple(range(len(plan.with_a))), "ih")
         for phase in plan.phases:
@@ -123,17 +126,11 @@ class _Layer:
                     loads[i] = Place("x", width, 0, offset)
             offset += width
         for i, name in zip(plan.masks, plan.mask_names, strict=True):
-            loads[i] = self._read_mask(name)
+            loads[i] = read_mask(self.call, name)
         for i, node in enumerate(nodes[: plan.graph.forward]):
             if node.op == "p":
                 loads[i] = vectors[str(node.constants[0])]
         return loads
-
-    def _read_mask(self, name: str) -> float:
-        """In eval mode a mask is one number for all units."""
-        assert name != DROPOUT and self.call.zoneout is not None
-        mask = self.call.zoneout[self.call.cell.state_names.index(name)]
-        return float(mask.reshape(-1)[0])
 
     def _write_vector(self, phase: Phase) -> Place:
         """What a phase multiplies, computed where it is not the old output."""
@@ -160,10 +157,9 @@ class _Layer:
                 lines_here = tuple((i, p) for i, p in lines if of[i] == width)
                 results = () if sweep.reductions else stores
                 stores_here = tuple((i, place) for i, place, w in results if w == width)
-                if numbers or reductions or lines_here or stores_here:
-                    walks.append(
-                        Walk(self.units[width], numbers, lines_here, reductions, stores_here)
-                    )
+                parts = numbers, lines_here, reductions, stores_here
+                if any(parts):
+                    walks.append(Walk(self.units[width], *parts))
                     numbers = ()
         self.writer.stage(self.plan.graph, self.loads, self.units, walks)
 
@@ -188,9 +184,8 @@ class _Layer:
         assert whole.start is not None
         for b, matrix in enumerate(whole.matrix):
             first = source._replace(size=columns, offset=source.offset + b * columns)
-            start, out = (
-                place._replace(size=lines, offset=b * lines) for place in (whole.start, whole.out)
-            )
+            part = {"size": lines, "offset": b * lines}
+            start, out = whole.start._replace(**part), whole.out._replace(**part)
             block = Block(np.ascontiguousarray(matrix), start, out, f"{whole.name}[{b}]")
             self.writer.add(ProductPart(first, (block,)))
 
@@ -213,6 +208,12 @@ class _Layer:
         return biases
 
 
+def read_mask(call: Call, name: str) -> float:
+    """The share of a state that is kept: in eval mode a mask is one number for all units."""
+    assert name != DROPOUT and call.zoneout is not None
+    return float(call.zoneout[call.cell.state_names.index(name)].reshape(-1)[0])
+
+
 def input_labels(call: Call) -> list[str]:
     """What each direct input's numbers are called."""
     labels = []
@@ -226,3 +227,109 @@ def describe_call(call: Call) -> str:
     """A layer in words."""
     words = re.sub(r"\s+", " ", repr(call.cell))
     return f"{words}, {call.x.shape[-1]} -> {call.hidden_size}"
+
+
+NOT_FOLLOWED = (TypeError, ValueError, AttributeError, RuntimeError, IndexError)
+"""What tracing a function raises that cannot be followed."""
+
+
+def trace_function(
+    function: Callable[..., Any], names: tuple[str, ...], vectors: tuple[str, ...]
+) -> Graph:
+    """The graph of a function of vectors of one width.
+
+    Args:
+        function: of the values, then the vectors.
+        names: of the values, nodes `a`.
+        vectors: of constants of one number a unit, nodes `p`.
+
+    Raises:
+        OptionError: an operation has no rule.
+    """
+    builder = Builder(end=trace_function.__code__)
+    values = [Symbol(builder, builder.node("a", (), (n,), ("B", HIDDEN))) for n in names]
+    values += [Symbol(builder, builder.node("p", (), (n,), (HIDDEN,))) for n in vectors]
+    try:
+        result = lift(builder, function(*values))
+    except ThroughtimeError:
+        raise
+    except NOT_FOLLOWED as error:
+        raise OptionError(f"it cannot be followed ({error})") from error
+    graph = builder.finish("", [("y", result.index)], [])
+    if graph.unsupported:
+        raise OptionError(f"{graph.unsupported[0].operation} has no rule")
+    if result.symbolic_shape != ("B", HIDDEN) or result.is_boolean:
+        raise OptionError("it changes the shape of what it takes")
+    whole = expand(graph, graph)[1]
+    nodes = tuple(replace(n, line=None) if _is_here(n.line) else n for n in whole.nodes)
+    return replace(whole, nodes=nodes, forward=len(nodes))
+
+
+def _is_here(line: Line | None) -> bool:
+    """Whether a line is of `trace_function` itself, as that of a function of torch is."""
+    numbers = (number for _, _, number in trace_function.__code__.co_lines())
+    return line is not None and line.file == __file__ and line.number in numbers
+
+
+def write_pointwise(
+    writer: Writer, function: Callable[..., Any], values: dict[str, Place],
+    vectors: dict[str, Any], name: str,
+) -> Place:  # fmt: skip
+    """Write y = function(values, vectors) as an operation; returns where y lies."""
+    graph = trace_function(function, tuple(values), tuple(vectors))
+    size = next(iter(values.values())).size
+    places = {n: Place(writer.constant(n, v), size) for n, v in vectors.items()}
+    loads: dict[int, Place | float] = {
+        i: (values if node.op == "a" else places)[str(node.constants[0])]
+        for i, node in enumerate(graph.nodes)
+        if node.op in ("a", "p")
+    }
+    out = writer.work(name, size)
+    ends = ((graph.outputs[0][1], out),)
+    writer.stage(graph, loads, {HIDDEN: size}, _list_walks(writer, graph, size, ends))
+    return out
+
+
+def _list_walks(
+    writer: Writer, graph: Graph, size: int, stores: tuple[tuple[int, Place], ...]
+) -> list[Walk]:
+    """The walks over units of one width that lead to what is stored."""
+    if not any(node.op in REDUCTIONS for node in graph.nodes):
+        return [Walk(size, (), (), (), stores)]
+    walks = []
+    for sweep in sweeps.find_sweeps(graph, set(), tuple(i for i, _ in stores)):
+        lines = tuple((i, writer.work("line", size)) for i in sweep.lines)
+        last = () if sweep.reductions else stores
+        walks.append(Walk(size, sweep.numbers, lines, sweep.reductions, last))
+    return walks
+
+
+@torch.no_grad()
+def check_each_step(function: Callable[..., Any], width: int) -> None:
+    """Raises OptionError: a function computes something else of a row alone than in a sequence."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, width, generator=draw, dtype=torch.float32, device="cpu")
+    try:
+        whole, alone = function(x), torch.stack([function(v) for v in x.flatten(0, 1).split(1)])
+    except NOT_FOLLOWED:
+        return  # following it says why
+    if whole.shape != x.shape or not torch.allclose(whole.flatten(0, 1), alone[:, 0], atol=1e-5):
+        raise OptionError(
+            "it mixes steps or rows of a batch, or changes their shape; dimensions must be counted "
+            "from the end, as in dim=-1"
+        )
+
+
+def norm_function(part: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Layer norm or RMS norm over the units, as a function of x and of the vectors by name."""
+    parameters = (("gain", part.weight), ("shift", getattr(part, "bias", None)))
+    vectors = {n: v.numpy() for n, v in parameters if v is not None}
+    eps = part.eps if part.eps is not None else torch.finfo(torch.float32).eps
+
+    def layer_norm(x: Any, gain: Any = None, shift: Any = None) -> Any:
+        return functional.layer_norm(x, x.shape[-1:], gain, shift, eps)
+
+    def rms_norm(x: Any, gain: Any = None) -> Any:
+        return functional.rms_norm(x, x.shape[-1:], gain, eps)
+
+    return layer_norm if isinstance(part, nn.LayerNorm) else rms_norm, vectors

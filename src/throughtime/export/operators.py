@@ -6,6 +6,7 @@ a layer of ours here, and writes the layers that it read into a folder.
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Mapping
@@ -21,8 +22,22 @@ from torch import Tensor, nn
 from throughtime import cells
 from throughtime.backends.call import Call
 from throughtime.cells import Cell
+from throughtime.errors import missing_extra
+from throughtime.export.folder import read_template
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
+
+
+def import_package(name: str) -> Any:
+    """A package of the extra `export`.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise missing_extra(name, "export") from error
 
 
 class Operator(NamedTuple):
@@ -48,7 +63,7 @@ _LSTM: Final = ("i", "o", "f", "g")
 _GRU: Final = ("z", "r", "n")
 
 
-def operator_of(call: Call) -> Operator | None:
+def find_operator(call: Call) -> Operator | None:
     """The operator that computes a call, or None."""
     if call.zoneout is not None or call.recurrent_mask is not None:
         return None
@@ -70,7 +85,7 @@ def operator_of(call: Call) -> Operator | None:
     return None
 
 
-def operator_weights(call: Call, operator: Operator) -> list[Tensor | None]:
+def order_weights(call: Call, operator: Operator) -> list[Tensor | None]:
     """W, R, B and the peepholes, (directions, ...), in the operator's order."""
     H, parts = call.hidden_size, list[list[Tensor]]()
     for weights in call.weights:
@@ -96,7 +111,7 @@ def _order_gates(cell: Cell, operator: Operator, side: str) -> list[int]:
     return [gates.index(g) if g in gates else -1 for g in operator.gates]
 
 
-def cell_of(
+def make_cell(
     op: str, activation: str = "Tanh", after: bool = True, peepholes: bool = False,
     coupled: bool = False,
 ) -> tuple[Cell, Operator]:  # fmt: skip
@@ -116,7 +131,7 @@ def cell_of(
     else:
         cell = cells.LSTMPeephole() if peepholes else cells.LSTM()
         cell = cells.LSTMCoupled() if coupled else cell
-    operator = operator_of(Recurrent(cell, 1, 1)._example(0, 1, 1, False, False, False))
+    operator = find_operator(Recurrent(cell, 1, 1)._example(0, 1, 1, False, False, False))
     assert operator is not None
     return cell, operator
 
@@ -139,7 +154,7 @@ class Side(NamedTuple):
 
 
 @torch.no_grad()
-def put(layer: Any, d: int, side: Side) -> None:
+def fill_side(layer: Any, d: int, side: Side) -> None:
     """One direction's weights into the first layer of `layer`, the gates in our order."""
     layout, weights, H = layer.cell.layout, layer.weights(0, d), side.R.shape[1]
     parts = (
@@ -184,28 +199,6 @@ class Reversed(nn.Module):
         return turn(y), last
 
 
-_FILE: Final = '''"""Layers that were read from {source}; each is a name of this file."""
-
-from pathlib import Path
-
-import numpy
-import torch
-
-from throughtime import Recurrent, cells
-
-_WEIGHTS = numpy.load(Path(__file__).with_name("weights.npz"), allow_pickle=False)
-
-
-def _filled(name, layer):
-    weights = {{k: torch.from_numpy(_WEIGHTS[f"{{name}}.{{k}}"]) for k in layer.state_dict()}}
-    layer.load_state_dict(weights)
-    return layer.eval()
-
-
-{lines}
-'''
-
-
 def write_layers(
     layers: Mapping[str, nn.Module], out: str | os.PathLike[str], source: str
 ) -> dict[str, str]:
@@ -233,7 +226,9 @@ def write_layers(
         weights |= {f"{name}.{key}": v.numpy() for key, v in inner.state_dict().items()}
     np.savez(folder / "weights.npz", **weights)
     source = re.sub(r'[\\"\n]', "_", source)
-    text = _FILE.format(source=source, lines="\n".join(lines))
+    text = (
+        read_template("layers.txt").replace("LINES", "\n".join(lines)).replace("SOURCE", source, 1)
+    )
     (folder / "layers.py").write_text(text, encoding="utf-8")
     return names
 

@@ -1,108 +1,35 @@
-"""From a model to its program: the pieces of a plain stack in order, or why it is none."""
+"""From a model to its program: the pieces of a plain stack, or why it is none, and its answers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
 from throughtime.cell.contract import activation_function
-from throughtime.compiler import sweeps
-from throughtime.compiler.graph import Builder, Graph, Line
-from throughtime.compiler.passes import HIDDEN, REDUCTIONS, expand
-from throughtime.compiler.symbols import Symbol, lift
-from throughtime.errors import OptionError, ThroughtimeError
-from throughtime.export.layer import describe_call, input_labels, write_layer
+from throughtime.errors import NotFiniteError, OptionError
+from throughtime.export.layer import (
+    check_each_step,
+    describe_call,
+    input_labels,
+    norm_function,
+    write_layer,
+    write_pointwise,
+)
 from throughtime.export.operators import Reversed
-from throughtime.export.program import Place, Program, Walk, Writer
+from throughtime.export.program import Place, Program, Values, Writer, check_weights, round_weights
+from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate, Readout
-
-_NOT_FOLLOWED = (TypeError, ValueError, AttributeError, RuntimeError, IndexError)
-
-
-def trace_function(
-    function: Callable[..., Any], names: tuple[str, ...], vectors: tuple[str, ...]
-) -> Graph:
-    """The graph of a function of vectors of one width.
-
-    Args:
-        function: of the values, then the vectors.
-        names: of the values, nodes `a`.
-        vectors: of constants of one number a unit, nodes `p`.
-
-    Raises:
-        OptionError: an operation has no rule.
-    """
-    builder = Builder(end=trace_function.__code__)
-    values = [Symbol(builder, builder.node("a", (), (n,), ("B", HIDDEN))) for n in names]
-    values += [Symbol(builder, builder.node("p", (), (n,), (HIDDEN,))) for n in vectors]
-    try:
-        result = lift(builder, function(*values))
-    except ThroughtimeError:
-        raise
-    except _NOT_FOLLOWED as error:
-        raise OptionError(f"it cannot be followed ({error})") from error
-    graph = builder.finish("", [("y", result.index)], [])
-    if graph.unsupported:
-        raise OptionError(f"{graph.unsupported[0].operation} has no rule")
-    if result.symbolic_shape != ("B", HIDDEN) or result.is_boolean:
-        raise OptionError("it changes the shape of what it takes")
-    whole = expand(graph, graph)[1]
-    nodes = tuple(replace(n, line=None) if _is_here(n.line) else n for n in whole.nodes)
-    return replace(whole, nodes=nodes, forward=len(nodes))
-
-
-def _is_here(line: Line | None) -> bool:
-    """Whether a line is of `trace_function` itself, as that of a function of torch is."""
-    numbers = (number for _, _, number in trace_function.__code__.co_lines())
-    return line is not None and line.file == __file__ and line.number in numbers
-
-
-def write_pointwise(
-    writer: Writer, function: Callable[..., Any], values: dict[str, Place],
-    vectors: dict[str, Any], name: str,
-) -> Place:  # fmt: skip
-    """Write y = function(values, vectors) as an operation; returns where y lies."""
-    graph = trace_function(function, tuple(values), tuple(vectors))
-    size = next(iter(values.values())).size
-    places = {n: Place(writer.constant(n, v), size) for n, v in vectors.items()}
-    loads: dict[int, Place | float] = {
-        i: (values if node.op == "a" else places)[str(node.constants[0])]
-        for i, node in enumerate(graph.nodes)
-        if node.op in ("a", "p")
-    }
-    out = writer.work(name, size)
-    ends = ((graph.outputs[0][1], out),)
-    writer.stage(graph, loads, {HIDDEN: size}, _list_walks(writer, graph, size, ends))
-    return out
-
-
-def _list_walks(
-    writer: Writer, graph: Graph, size: int, stores: tuple[tuple[int, Place], ...]
-) -> list[Walk]:
-    """The walks over units of one width that lead to what is stored."""
-    if not any(node.op in REDUCTIONS for node in graph.nodes):
-        return [Walk(size, (), (), (), stores)]
-    walks = []
-    for sweep in sweeps.find_sweeps(graph, set(), tuple(i for i, _ in stores)):
-        lines = tuple((i, writer.work("line", size)) for i in sweep.lines)
-        last = () if sweep.reductions else stores
-        walks.append(Walk(size, sweep.numbers, lines, sweep.reductions, last))
-    return walks
+from throughtime.layers.stream.frozen import copy_frozen
+from throughtime.torch_private import on_processor
 
 
 class Piece(NamedTuple):
-    """A part of a plain stack.
-
-    Attributes:
-        path: where it stands in the model.
-        module: a module, or a function of torch.
-    """
+    """A part of a plain stack: its path in the model, and the module or function of torch."""
 
     path: str
     module: nn.Module | Callable[..., Any]
@@ -172,24 +99,7 @@ def check_stack(pieces: list[Piece]) -> None:
         )
 
 
-@torch.no_grad()
-def check_each_step(function: Callable[..., Any], width: int) -> None:
-    """Raises OptionError: a function computes something else of a row alone than in a sequence."""
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(2, 3, width, generator=draw, dtype=torch.float32, device="cpu")
-    try:
-        whole, alone = function(x), torch.stack([function(v) for v in x.flatten(0, 1).split(1)])
-    except _NOT_FOLLOWED:
-        return  # following it says why
-    if whole.shape != x.shape or not torch.allclose(whole.flatten(0, 1), alone[:, 0], atol=1e-5):
-        raise OptionError(
-            "it mixes steps or rows of a batch, or changes their shape; dimensions must be counted "
-            "from the end, as in dim=-1"
-        )
-
-
 def write_program(pieces: list[Piece], name: str) -> Program:
-    """The program of a plain stack."""
     for piece in pieces:
         if isinstance(piece.module, Reversed):
             raise OptionError(f"{piece.path} reads backward, which no step at a time can")
@@ -213,9 +123,8 @@ def write_program(pieces: list[Piece], name: str) -> Program:
 
 def describe_part(module: Any) -> str:
     """A part as errors and titles name it."""
-    return (
-        repr(module) if isinstance(module, nn.Module) else getattr(module, "__name__", "function")
-    )
+    name = getattr(module, "__name__", "function")
+    return repr(module) if isinstance(module, nn.Module) else str(name)
 
 
 def _list_inputs(first: Piece) -> tuple[tuple[str, ...], int]:
@@ -237,28 +146,26 @@ def input_width(first: Piece) -> int:
     Raises:
         OptionError: it takes any number.
     """
-    takes = _takes(first.module)
+    takes = _find_width(first.module)
     if takes is None:
         raise OptionError(
-            f"{first.path} comes first and says not how many numbers it takes; let a layer or a "
-            f"linear part come first"
+            f"{first.path} comes first and does not say how many numbers it takes; let a layer or "
+            f"a linear part come first"
         )
     return takes
 
 
-def _takes(module: Any) -> int | None:
+def _find_width(module: Any) -> int | None:
     """How many numbers a piece takes; None for one that takes any."""
     if isinstance(module, nn.Linear):
         return module.in_features
     if isinstance(module, Passage):
         return module.input_size
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        return module.normalized_shape[0]
-    return None
+    return module.normalized_shape[0] if isinstance(module, nn.LayerNorm | nn.RMSNorm) else None
 
 
 def _check_width(piece: Piece, width: int) -> None:
-    takes = _takes(piece.module)
+    takes = _find_width(piece.module)
     if takes is not None and takes != width:
         raise OptionError(
             f"{piece.path} takes {takes} numbers, and the part before it gives {width}"
@@ -283,7 +190,6 @@ def _calls(layer: Passage, path: str) -> list[Any]:
 
 def _kind(layer: Passage) -> type:
     """The layer's class; not the one that torch's parametrisation puts in its place."""
-
     classes = type(layer).__mro__
     return classes[1] if "parametrizations" in layer._modules else classes[0]
 
@@ -332,21 +238,6 @@ def _write_norm(writer: Writer, part: Any) -> Place:
     return write_pointwise(writer, function, {"x": writer.at}, vectors, "normed")
 
 
-def norm_function(part: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Layer norm or RMS norm over the units, as a function of x and of the vectors by name."""
-    parameters = (("gain", part.weight), ("shift", getattr(part, "bias", None)))
-    vectors = {n: v.numpy() for n, v in parameters if v is not None}
-    eps = part.eps if part.eps is not None else torch.finfo(torch.float32).eps
-
-    def layer_norm(x: Any, gain: Any = None, shift: Any = None) -> Any:
-        return functional.layer_norm(x, x.shape[-1:], gain, shift, eps)
-
-    def rms_norm(x: Any, gain: Any = None) -> Any:
-        return functional.rms_norm(x, x.shape[-1:], gain, eps)
-
-    return layer_norm if isinstance(part, nn.LayerNorm) else rms_norm, vectors
-
-
 def _write_function(writer: Writer, part: Any) -> Place:
     function = part.forward if isinstance(part, nn.Module) else part
     try:
@@ -363,3 +254,143 @@ _WRITERS: dict[Any, Callable[[Writer, Any], Place]] = {
     nn.RMSNorm: _write_norm,
     Gate: _write_gate,
 }
+
+
+_STEPS = 1000
+_MOST = 200_000  # numbers of a record, so that its source stays small: wide models have fewer steps
+_LONGEST = 4096  # steps of a block, whose products lie on the stack
+
+
+class Prepared(NamedTuple):
+    """A program and its record.
+
+    Attributes:
+        program: what a step does.
+        x, y: inputs (T, inputs) and the answers (T, outputs) of the model, its weights rounded.
+    """
+
+    program: Program
+    x: Values
+    y: Values
+
+
+_WORDS: Final = frozenset(
+    """
+    alignas alignof and and_eq asm auto bitand bitor bool break case catch char class compl concept
+    const constexpr const_cast continue decltype default delete do double dynamic_cast else enum
+    explicit export extern false float for friend goto if inline int long mutable namespace new
+    noexcept not not_eq nullptr operator or or_eq private protected public register restrict
+    reinterpret_cast requires return short signed sizeof static static_assert static_cast struct
+    switch template this thread_local throw true try typedef typeid typename typeof union unsigned
+    using virtual void volatile wchar_t while xor xor_eq main
+    """.split()
+)
+
+
+def check_name(name: str) -> None:
+    """Raises OptionError: the name is no identifier of C and C++."""
+    right = isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,39}", name)
+    if not right or name in _WORDS or "__" in name:
+        raise OptionError(
+            f"name must be an identifier of C and C++ (letters, digits and _, a letter first, at "
+            f"most 40, no word of the languages), got {name!r}; say, net"
+        )
+
+
+def check_block(block: object) -> None:
+    """Raises OptionError: so many steps are no block."""
+    if isinstance(block, bool) or not isinstance(block, int) or not 1 <= block <= _LONGEST:
+        raise OptionError(f"block must be a whole number from 1 to {_LONGEST}, got {block!r}")
+
+
+def prepare(model: nn.Module, name: str, weights: str) -> Prepared:
+    """The program and the record of a model.
+
+    Raises:
+        OptionError: the name, the kind of weights or the model cannot be exported; says why.
+    """
+    check_name(name)
+    check_weights(weights)
+    with on_processor():
+        copy = copy_model(model)
+        round_weights(copy, weights)
+        pieces = list_pieces(copy)
+        program = write_program(pieces, name)
+        return Prepared(program, *record(pieces, len(program.inputs), program.outputs))
+
+
+@torch.no_grad()
+def copy_model(model: nn.Module) -> nn.Module:
+    """A frozen copy with layers of ours in the place of torch.nn's, its weights checked.
+
+    Raises:
+        OptionError: a weight is not float32, or not finite.
+    """
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    for name, v in (*model.named_parameters(), *model.named_buffers()):
+        if v.is_meta:
+            raise OptionError(
+                f"a model to export must have its numbers, and {name} is on the device meta; load "
+                f"its weights first"
+            )
+    copy = copy_frozen(from_torch(model)).cpu()
+    for module in copy.modules():
+        if type(module) is nn.Embedding and module.max_norm is not None:
+            module(torch.arange(module.num_embeddings, device="cpu"))  # shortens every line
+    for name, v in (*copy.named_parameters(), *copy.named_buffers()):
+        if v.is_floating_point() and v.dtype != torch.float32:
+            raise OptionError(
+                f"exported programs compute in float32, got {v.dtype} in {name}; "
+                f"convert the model with model.float()"
+            )
+        if not bool(torch.isfinite(v).all()):
+            raise NotFiniteError(f"{name} must be finite numbers, got NaN or infinity", "parameter",
+                                 name)  # fmt: skip
+    return copy
+
+
+@torch.no_grad()
+def record(pieces: list[Piece], inputs: int, outputs: int) -> tuple[Values, Values]:
+    """Inputs (T, inputs) and the outputs (T, outputs) of the pieces, run one after the other.
+
+    Inputs are normal numbers; direct inputs lie between 0 and 1, and whole numbers in the range
+    of an embedding.
+    """
+    steps = max(20, min(_STEPS, _MOST // (inputs + outputs)))
+    draw = torch.Generator().manual_seed(0)
+    first: Any = pieces[0].module
+    direct: dict[str, Tensor] = {}
+    if isinstance(first, nn.Embedding):
+        x = v = torch.randint(first.num_embeddings, (steps, 1), generator=draw)
+        return x.float().numpy(), run_pieces(pieces, v, direct).numpy()
+    x = torch.randn(steps, inputs, generator=draw, dtype=torch.float32)
+    v = x.unsqueeze(1)
+    if isinstance(first, Passage) and first.cell.layout.inputs:
+        v, offset = v[:, :, : first.input_size], first.input_size
+        rest = torch.rand(steps, inputs - offset, generator=draw, dtype=torch.float32)
+        x[:, offset:] = rest
+        for name in first.cell.layout.inputs:
+            width = first.cell.width(first.cell.inputs[name], first.hidden_sizes[0])
+            direct[name] = x[:, None, offset : offset + width]
+            offset += width
+    return x.numpy(), run_pieces(pieces, v, direct).numpy()
+
+
+def run_pieces(pieces: list[Piece], v: Tensor, direct: dict[str, Tensor]) -> Tensor:
+    """(T, 1, width) through all pieces, the first one with its direct inputs: (T, width)."""
+    for piece in pieces:
+        module: Any = piece.module
+        if isinstance(module, Passage):
+            v, direct = _run_layer(module, v, direct), {}
+        else:
+            v = module(v)
+    return v.squeeze(1)
+
+
+def _run_layer(layer: Any, v: Tensor, direct: dict[str, Tensor]) -> Tensor:
+    if layer.batch_first:
+        v, direct = v.transpose(0, 1), {n: w.transpose(0, 1) for n, w in direct.items()}
+    result = layer(v, inputs=direct) if direct else layer(v)
+    y: Tensor = result[0] if isinstance(result, tuple) else result
+    return y.transpose(0, 1) if layer.batch_first else y

@@ -12,11 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import torch
+from torch import nn
 
 from throughtime.compiler.graph import Graph
+from throughtime.errors import OptionError
 
 Values = np.ndarray[Any, Any]
 
@@ -189,7 +192,7 @@ def _list_matrices(operation: Operation) -> list[Values]:
     return [operation.table] if isinstance(operation, Lookup) else []
 
 
-def leading(program: Program) -> list[ProductPart]:
+def list_leading(program: Program) -> list[ProductPart]:
     """The products at the begin of a step that read the input and nothing else."""
     products = list[ProductPart]()
     for operation in program.parts[0].operations:
@@ -255,7 +258,6 @@ class Writer:
         return name
 
     def add(self, operation: Operation) -> None:
-        """One operation more of this part."""
         self._operations.append(operation)
 
     def product(
@@ -269,14 +271,12 @@ class Writer:
         self.add(ProductPart(source, (block,)))
 
     def lookup(self, table: Values, row: Place, out: Place) -> None:
-        """out = the line of a table."""
         self.add(Lookup(np.ascontiguousarray(table, np.float32), row, out))
 
     def stage(
         self, graph: Graph, loads: dict[int, Place | float], units: dict[str, int],
         walks: list[Walk],
     ) -> None:  # fmt: skip
-        """Walks over units."""
         self.add(Stage(graph, loads, units, tuple(walks)))
 
     def end(self, title: str, at: Place) -> None:
@@ -286,8 +286,92 @@ class Writer:
         self.at = at
 
     def finish(self, name: str) -> Program:
-        """The program."""
         return Program(
             name, self.inputs, self.at.size, self.arrays, self.constants, self.resets,
             tuple(self.parts), self.at,
         )  # fmt: skip
+
+
+WEIGHT_KINDS: Final = ("float32", "bfloat16", "int8")
+
+_MOST: Final = 127
+"""The largest whole number that a weight of int8 is."""
+
+SCALE_SHIFT: Final = 20
+SCALE_START: Final = 0x33800000
+"""A scale is one byte: bits 20 to 27 of a float32, above 2**-24, eight steps to each doubling."""
+
+_SCALES: Final = ((np.arange(256, dtype=np.uint32) << SCALE_SHIFT) + SCALE_START).view(np.float32)
+_LARGEST: Final = float(_MOST * _SCALES[-1])
+
+
+class Narrow(NamedTuple):
+    """A matrix of int8: the lines' scales times whole numbers.
+
+    Attributes:
+        whole: (lines, columns), int8.
+        code: (lines,), uint8; a scale is the float32 of bits SCALE_START + code 2**SCALE_SHIFT.
+    """
+
+    whole: np.ndarray[Any, Any]
+    code: np.ndarray[Any, Any]
+
+
+def check_weights(weights: str) -> None:
+    """Raises OptionError: there is no such kind of weights."""
+    if weights not in WEIGHT_KINDS:
+        raise OptionError(f"weights must be one of {', '.join(WEIGHT_KINDS)}, got {weights!r}")
+
+
+def narrow_int8(matrix: Values) -> Narrow:
+    """A matrix as int8: each line by itself, with the least scale that holds its largest number.
+
+    That number is rounded away from zero, all others to the nearest, so that a matrix that was
+    rounded so before stays the same.
+    """
+    sizes = np.abs(matrix).astype(np.float64)
+    largest = sizes.max(1, initial=0.0)
+    code = np.searchsorted(_MOST * _SCALES.astype(np.float64), largest)
+    ratio = matrix / _SCALES[code].astype(np.float64)[:, None]
+    away = np.copysign(np.ceil(np.abs(ratio)), ratio)
+    whole = np.where(sizes == largest[:, None], away, np.rint(ratio))
+    return Narrow(whole.astype(np.int8), code.astype(np.uint8))
+
+
+def take_halves(matrix: Values) -> np.ndarray[Any, Any]:
+    """The upper halves of numbers that are bfloat16 already, as uint16."""
+    bits = np.ascontiguousarray(matrix, np.float32).view(np.uint32)
+    return (bits >> 16).astype(np.uint16)
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module, weights: str) -> None:
+    """Round the matrices of a resting model in place to what an export with such weights holds.
+
+    A program's matrices are blocks of lines of these, and every line is rounded by itself.
+
+    Raises:
+        OptionError: a number is too large for int8.
+    """
+    if weights == "float32":
+        return
+    for name, v in model.named_parameters():
+        if v.dim() == 2:
+            v.copy_(v.to(torch.bfloat16) if weights == "bfloat16" else _rounded(v, name))
+
+
+def _rounded(v: torch.Tensor, name: str) -> torch.Tensor:
+    largest = float(v.abs().max()) if v.numel() else 0.0
+    if largest > _LARGEST:
+        raise OptionError(
+            f"weights of int8 must lie between -{_LARGEST:g} and {_LARGEST:g}, got one of size "
+            f"{largest:g} in {name}; use bfloat16"
+        )
+    whole, code = narrow_int8(v.numpy())
+    return torch.from_numpy(whole.astype(np.float32) * _SCALES[code][:, None])
+
+
+def matrix_bytes(lines: int, columns: int, weights: str) -> int:
+    """Bytes of a matrix; of int8 with one more a line, its scale."""
+    each = {"float32": 4, "bfloat16": 2, "int8": 1}[weights]
+    return lines * (columns * each + (weights == "int8"))

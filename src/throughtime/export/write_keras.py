@@ -16,17 +16,9 @@ from torch.nn import functional
 
 from throughtime.cell.contract import ACTIVATIONS
 from throughtime.errors import OptionError
-from throughtime.export.keras import (
-    MERGES,
-    ORDERS,
-    PARTS,
-    SIMPLE,
-    hdf5_package,
-    to_snake_case,
-)
-from throughtime.export.operators import Operator, operator_of, operator_weights
-from throughtime.export.pieces import Piece, check_stack, input_width, list_pieces
-from throughtime.export.prepare import copy_model
+from throughtime.export.keras import MERGES, ORDERS, PARTS, SIMPLE, to_snake_case
+from throughtime.export.operators import Operator, find_operator, import_package, order_weights
+from throughtime.export.pieces import Piece, check_stack, copy_model, input_width, list_pieces
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage
 from throughtime.version import __version__
@@ -104,7 +96,6 @@ def _make_layers(piece: Piece) -> list[Layer]:
 
 
 def _name_activation(piece: Piece) -> str:
-    """Keras's name of an activation."""
     module: Any = piece.module
     for kind, name in _ACTIVATIONS.items():
         if type(module) is kind and _is_plain(module) or module is _FUNCTIONS.get(name):
@@ -134,7 +125,7 @@ def _make_recurrent(path: str, layer: Any) -> list[Layer]:
     written = []
     for i in range(len(layer.widths)):
         call = layer._example(i, 1, 1, False, False, False)
-        operator = operator_of(call)
+        operator = find_operator(call)
         other = operator is None or operator.peepholes or "input_forget" in operator.attributes
         if operator is None or other or call.initial is not None:
             raise OptionError(f"{path} is a {call.cell!r} for which Keras has no layer")
@@ -161,7 +152,7 @@ def _make_recurrent(path: str, layer: Any) -> list[Layer]:
 
 def _list_weights(call: Any, operator: Operator, d: int, kind: str, bias: bool) -> list[Values]:
     """kernel, recurrent kernel and bias of a direction."""
-    W, R, B, _ = (v if v is None else v[d] for v in operator_weights(call, operator))
+    W, R, B, _ = (v if v is None else v[d] for v in order_weights(call, operator))
     H = call.hidden_size
 
     def order_gates(v: Tensor) -> Values:
@@ -179,7 +170,6 @@ def _list_weights(call: Any, operator: Operator, d: int, kind: str, bias: bool) 
 
 
 def _describe(first: Piece, layers: list[Layer], names: list[str]) -> dict[str, Any]:
-    """The model as Keras describes it."""
     width = [] if isinstance(first.module, nn.Embedding) else [input_width(first)]
     entries = [_entry("InputLayer", {"batch_shape": [None, None, *width], "name": "input"})]
     for layer, name in zip(layers, names, strict=True):
@@ -203,9 +193,8 @@ def _entry(kind: str, config: dict[str, Any]) -> dict[str, Any]:
 def _write_archive(
     path: Path, config: dict[str, Any], layers: list[Layer], names: list[str]
 ) -> None:
-    """A .keras file."""
     buffer = io.BytesIO()
-    with hdf5_package().File(buffer, "w") as arrays:
+    with import_package("h5py").File(buffer, "w") as arrays:
         for layer, name in zip(layers, names, strict=True):
             groups = {"": list(layer.weights.values())}
             words = ("forward_layer/", "backward_layer/") if len(layer.sides) == 2 else ("",)
@@ -223,7 +212,7 @@ def _write_archive(
 
 def _write_hdf5(path: Path, config: dict[str, Any], layers: list[Layer], names: list[str]) -> None:
     """A .h5 file, as of Keras 2."""
-    with hdf5_package().File(path, "w") as arrays:
+    with import_package("h5py").File(path, "w") as arrays:
         arrays.attrs["keras_version"] = "2.15.0"
         arrays.attrs["backend"] = "tensorflow"
         arrays.attrs["model_config"] = json.dumps(config)

@@ -1,28 +1,36 @@
-"""The recipe: everything a run of any task is made from, in one frozen dataclass."""
+"""The recipe: everything a run of any task is made from, in one frozen dataclass; and its cell.
+
+The cell is one of the package, or one that a Python file of the user's defines.
+"""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import Field, dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar, cast
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from throughtime import cells
 from throughtime.cells import Cell
-from throughtime.errors import DataError, OptionError
+from throughtime.errors import CellError, DataError, OptionError, ThroughtimeError
 
 _LONG = 60
 
-Found = TypeVar("Found")
+SomeFacts = TypeVar("SomeFacts")
 
 
 def one_of(what: str, value: str, allowed: Sequence[str]) -> str:
-    """`value`, when it is one of `allowed`.
-
-    Raises:
-        OptionError: it is not; names the rule, the value and the closest allowed name.
-    """
+    """`value`; raises OptionError where it is none of `allowed`, with the closest of them."""
     if value in allowed:
         return value
     hint = did_you_mean(value, allowed) if isinstance(value, str) else ""
@@ -51,14 +59,9 @@ NO_COUNT = 2**31  # no option that counts something gets here
 
 
 def option(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[str, ...] = (),
-    at_least: float = -math.inf,
-    below: float = math.inf,
-    above: float = -math.inf,
-) -> Any:
+    default: Any, help: str, *, choices: tuple[str, ...] = (), at_least: float = -math.inf,
+    below: float = math.inf, above: float = -math.inf,
+) -> Any:  # fmt: skip
     """A field with its help line and its rule: the command line and the checks read both here."""
     rule = {"choices": choices, "at_least": at_least, "below": below, "above": above}
     return field(default=default, metadata={"help": help, **rule})
@@ -67,6 +70,12 @@ def option(
 def found_by_task() -> Any:
     """A field of plain values by name that no one gives: a task finds them when a run begins."""
     return field(default_factory=dict, metadata={"help": "Found by the task", "choices": ()})
+
+
+Merge = Literal["concat", "sum"]
+Start = Literal["torch", "orthogonal", "identity", "forget", "chrono", "timescales"]
+Schedule = Literal["cosine", "linear", "constant"]
+Clip = Literal["none", "norm", "value"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,37 +89,27 @@ class Recipe:
     preset: str = option("quick", "Where the other values come from", choices=("quick", "full"))
     cell: str = option("lstm", "Recurrent cell", choices=("rnn", "gru", "lstm"))
     directions: int = option(2, "1: read forward; 2: both ways", at_least=1, below=3)
-    merge: Literal["concat", "sum"] = option(
-        "concat", "How two directions become one output", choices=("concat", "sum")
-    )
+    merge: Merge = option("concat", "How two directions become one output", choices=get_args(Merge))
     layers: int = option(1, "Recurrent layers on top of each other", at_least=1, below=3)
     hidden: int = option(128, "Hidden units a direction", at_least=1)
     dropout: float = option(0.1, "Share of activations dropped", at_least=0, below=1)
     length: int = option(100, "Steps of a sequence, in the memory tasks", at_least=4)
-    start: Literal["torch", "orthogonal", "identity", "forget", "chrono", "timescales"] = option(
-        "torch",
-        "Initial values of the recurrent layers",
-        choices=("torch", "orthogonal", "identity", "forget", "chrono", "timescales"),
+    start: Start = option(
+        "torch", "Initial values of the recurrent layers", choices=get_args(Start)
     )
     horizon: int = option(
-        0,
-        "Longest time scale of a start, in steps; 0: the length, or 100, for chrono, three times "
-        "it for timescales",
-        at_least=0,
-    )
+        0, "Longest time scale of a start, in steps; 0: the length, or 100, for chrono, three "
+        "times it for timescales", at_least=0,
+    )  # fmt: skip
     seed: int = option(0, "Fixes initial weights, batch order, dropout", at_least=0, below=2**31)
     steps: int = option(2500, "Training steps", at_least=1)
     batch_size: int = option(256, "Examples a step", at_least=1)
     lr: float = option(4e-3, "Peak learning rate (Adam)", above=0)
-    schedule: Literal["cosine", "linear", "constant"] = option(
-        "cosine", "Decay after the warm-up", choices=("cosine", "linear", "constant")
-    )
+    schedule: Schedule = option("cosine", "Decay after the warm-up", choices=get_args(Schedule))
     warmup: int = option(100, "Steps of linear warm-up", at_least=0)
     weight_decay: float = option(0.0, "AdamW's weight decay", at_least=0)
     smoothing: float = option(0.0, "Label smoothing", at_least=0, below=1)
-    clip: Literal["none", "norm", "value"] = option(
-        "norm", "Gradient clipping", choices=("none", "norm", "value")
-    )
+    clip: Clip = option("norm", "Gradient clipping", choices=get_args(Clip))
     clip_threshold: float = option(1.0, "Largest gradient norm or value", above=0)
     validate_every: int = option(500, "Steps between validations", at_least=1)
     patience: int = option(10, "Validations without progress before stopping", at_least=1)
@@ -120,12 +119,10 @@ class Recipe:
         0, "Threads torch computes with; 0: as many as it finds", at_least=0, below=1025
     )
     parts: int = option(
-        0,
-        "Parts that each batch is computed in, whoever computes which: they decide the bits, not "
-        "the number of processes; 0: one for each process that begins the run",
-        at_least=0,
+        0, "Parts that each batch is computed in, whoever computes which: they decide the bits, "
+        "not the number of processes; 0: one for each process that begins the run", at_least=0,
         below=1025,
-    )
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -206,7 +203,7 @@ def recipe_from(values: Mapping[str, Any], kind: type[Recipe] = Recipe) -> Recip
     return kind(**values)
 
 
-def parse_facts(kind: type[Found], values: Mapping[str, Any]) -> Found:
+def parse_facts(kind: type[SomeFacts], values: Mapping[str, Any]) -> SomeFacts:
     """What a run's file said, a dataclass, from the recipe of the run.
 
     Raises:
@@ -235,3 +232,165 @@ def check_unchanged(file: str, digest: str, wanted: str) -> None:
             f"{file} must be as it was when the run began, and it was changed; restore it, or "
             "begin a new run"
         )
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+def resolve_cell(recipe: AnyRecipe) -> AnyRecipe:
+    """The recipe, its cell looked at; a file of the user's by its whole path.
+
+    Raises:
+        OptionError: there is no such cell, or it cannot be built.
+        OSError: its file cannot be read.
+    """
+    build_cell(recipe.cell)
+    file = find_python_file(recipe.cell)
+    if file is None:
+        return recipe
+    return replace(recipe, cell=f"{file.resolve()}{recipe.cell.removeprefix(str(file))}")
+
+
+def execute(file: Path) -> ModuleType:
+    """The module of a file; what it defines has this module's name as `__module__`.
+
+    Raises:
+        OSError: the file cannot be read.
+        OptionError: it raises; names the line.
+    """
+    name, path = f"throughtime_user_{file.stem}", file.resolve()
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # what the file defines may look itself up there
+    if str(path.parent) not in sys.path:  # as for a program: it may import its neighbours
+        sys.path.insert(0, str(path.parent))
+    with report_line(file):
+        exec(_compile(path, name), vars(module))
+    return module
+
+
+def _compile(file: Path, name: str) -> CodeType:
+    try:
+        code = SourceFileLoader(name, str(file)).get_code(name)
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        if isinstance(error, SyntaxError) and error.lineno:
+            raise
+        raise OptionError(f"{file} must be Python, and it is not ({error})") from error
+    assert code is not None
+    return code
+
+
+@contextmanager
+def report_line(file: Path | None) -> Iterator[None]:
+    """An error that arose in a file of the user's, or below it, ends as one sentence with the line.
+
+    Without a file, an error stays as it is.
+
+    Raises:
+        OptionError: in place of the error.
+    """
+    path = file and file.resolve()  # before the user's code may go to another folder
+    try:
+        yield
+    except ThroughtimeError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's code may raise anything
+        line = path and _find_line(path, error)
+        if line is None:
+            raise
+        words = " ".join(str(error).split())
+        raise OptionError(
+            f"{file}, line {line}, raises {type(error).__name__}{': ' * bool(words)}{words}"
+        ) from error
+
+
+def _find_line(path: Path, error: BaseException) -> int | None:
+    """The last line of the file that an error passed through; None for one from elsewhere."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if f.filename == str(path)]
+    return lines[-1] if lines else None
+
+
+_FORM = re.compile(
+    r"(?:(?P<file>.+\.py)(?::|$))?(?P<name>[^(:]*)(?:\((?P<arguments>.*)\))?", re.DOTALL
+)
+
+
+def find_python_file(text: str) -> Path | None:
+    """The Python file in a user's name of a cell, or None."""
+    form = _FORM.fullmatch(text)
+    return Path(form["file"]) if form and form["file"] else None
+
+
+def build_cell(text: str) -> Cell:
+    """The cell a user names, built.
+
+    Raises:
+        OptionError: there is no such cell, or its arguments are missing or wrong.
+        OSError: the file cannot be read.
+    """
+    form, file = _FORM.fullmatch(text), find_python_file(text)
+    if form is None or not (form["name"] or (file and form["arguments"] is None)):
+        raise OptionError(f"cell must be a name or FILE.py:NAME, got {text!r}")
+    kind = _find_builtin(form["name"]) if file is None else _find_defined(file, form["name"])
+    values = _parse_arguments(form["arguments"], text)
+    try:
+        with report_line(file):
+            return kind(*values)
+    except CellError:
+        raise
+    except (ValueError, TypeError) as error:
+        if isinstance(error, OptionError):
+            raise
+        raise _wrong_arguments(text, str(error)) from error
+
+
+def _parse_arguments(arguments: str | None, text: str) -> tuple[Any, ...]:
+    """The values in the brackets after a name."""
+    try:
+        values: tuple[Any, ...] = ast.literal_eval(f"({arguments},)" if arguments else "()")
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise _wrong_arguments(text, "they must be written out") from error
+    return values
+
+
+def _wrong_arguments(text: str, reason: str) -> OptionError:
+    return OptionError(
+        "cell must be a name with the values it is built of, as in 'Skip(2)' or "
+        f"\"Elman('relu')\", got {text!r} ({reason})"
+    )
+
+
+def _find_builtin(name: str) -> type[Cell]:
+    """A cell of this package, by the name of its class or by its short one in a recipe."""
+    kinds = cells.available()
+    return SHORT_NAMES.get(name.casefold()) or kinds[_match_name(name, kinds)]
+
+
+def _find_defined(file: Path, name: str) -> type[Cell]:
+    """A cell that a Python file of the user's defines; the only one where none is named."""
+    module = execute(file)
+    members = {
+        n: v for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__
+    }
+    kinds = {n: v for n, v in members.items() if isinstance(v, type) and issubclass(v, Cell)}
+    if not kinds:
+        raise OptionError(f"{file} must define a cell, a class below throughtime.Cell")
+    if not name and len(kinds) > 1:
+        raise OptionError(
+            f"{file} defines several cells, {', '.join(kinds)}; name one: {file}:{[*kinds][0]}"
+        )
+    return kinds[_match_name(name, kinds) if name else [*kinds][0]]
+
+
+def _match_name(name: str, kinds: Mapping[str, type[Cell]]) -> str:
+    """The name as it is spelled, whatever its case and underscores."""
+    alike = [kind for kind in kinds if _fold_name(kind) == _fold_name(name)]
+    return alike[0] if len(alike) == 1 else one_of("cell", name, tuple(kinds))
+
+
+def _fold_name(name: str) -> str:
+    return name.casefold().replace("_", "").replace("-", "")

@@ -1,10 +1,10 @@
-"""What a task is: data, model, loss, metric and chance level in one contract; its passes."""
+"""What a task is: data, model, loss, metric and chance level in one contract; layers, passes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, overload
 
@@ -12,10 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from throughtime import Recurrent, initialise
 from throughtime.errors import DataError, OptionError
-from throughtime.tasks.layers import build_cell, find_python_file
 from throughtime.tasks.picture import Picture
-from throughtime.tasks.recipe import Recipe, did_you_mean, short
+from throughtime.tasks.recipe import (
+    Recipe,
+    build_cell,
+    did_you_mean,
+    find_python_file,
+    report_line,
+    short,
+)
 
 Batch = tuple[Tensor, ...]
 IGNORED = -100  # a target that the loss leaves out
@@ -65,9 +72,7 @@ class Task(ABC):
     """A task made for one recipe; `Task(recipe)` reads no data until it is asked for some."""
 
     name: ClassVar[str]
-    monitor: ClassVar[
-        str
-    ]  # the metric that early stopping and the best weights go by; less is better
+    monitor: ClassVar[str]  # what early stopping and the best weights go by; less is better
     presets: ClassVar[Mapping[str, Mapping[str, Any]]]  # preset -> fields of the recipe
 
     options: ClassVar[type[Recipe]] = Recipe  # the fields of its recipes
@@ -136,15 +141,11 @@ class Task(ABC):
 
     @property
     def row_axes(self) -> tuple[int, ...]:
-        """Along which axis each tensor of a batch has its rows; empty: it cannot be computed in
-        parts, since rows or batches depend on each other."""
+        """The axis of rows in each tensor of a batch; empty: rows, or batches, depend on others."""
         return ()
 
     def weight(self, batch: Batch) -> float:
-        """What its loss weighs: loss times weight, summed over parts of a batch, is the whole's.
-
-        The number of rows, unless a task says otherwise.
-        """
+        """What its loss weighs: loss times weight, summed over parts of a batch, is the whole's."""
         return batch[0].shape[self.row_axes[0]]
 
     @abstractmethod
@@ -186,10 +187,9 @@ class Task(ABC):
     def write(
         self, model: nn.Module, prompt: str, length: int, temperature: float, seed: int
     ) -> Iterator[str]:
-        """What `model` writes after a prompt, piece by piece.
+        """What `model`, in eval mode, writes after a prompt, piece by piece.
 
         Args:
-            model: of this task, in eval mode.
             prompt: it goes on from; "" for the beginning of a line.
             length: pieces: characters or words.
             temperature: that the logits are divided by; 0: always the likeliest.
@@ -219,7 +219,6 @@ class Task(ABC):
         return []
 
     def format_metric(self, value: float) -> str:
-        """A metric as people read it."""
         return f"{100 * value:.2f} %" if self.in_percent else f"{value:.4g}"
 
     def step_bytes(self) -> int:
@@ -231,10 +230,9 @@ class Task(ABC):
         return []
 
     def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
-        """The task and a model of it as a diagnosis takes them.
+        """The task and a model of it, in eval mode, as a diagnosis takes them.
 
         Args:
-            model: of this task, in eval mode.
             batches: at most so many.
             rows: at most so many sequences in each, all of one length.
 
@@ -244,12 +242,84 @@ class Task(ABC):
         raise OptionError(f"{self.name} does not say how its model can be diagnosed")
 
 
-def usual_length(lengths: Sequence[int], count: int) -> list[int]:
-    """The numbers of the first `count` items of the most frequent length.
+_READ = {"gap": 1, "mask": 1}  # direct inputs that a task has, and their width
+_SHORTEST = 3  # steps of a time scale that a start can be given
+
+
+def start_options(recipe: Recipe) -> dict[str, Any]:
+    """The start a recipe names, as `throughtime.initialise` takes it.
 
     Raises:
-        OptionError: there is no item.
+        OptionError: its horizon is too short.
     """
+    horizon, length = recipe.horizon, recipe.length
+    if 0 < horizon < _SHORTEST:
+        raise OptionError(
+            f"horizon must be 0 or a whole number of at least {_SHORTEST}, got {horizon}"
+        )
+    starts: dict[str, dict[str, Any]] = {
+        "torch": {"recurrence": "torch"},
+        "orthogonal": {"recurrence": "orthogonal"},
+        "identity": {"recurrence": "identity"},
+        "forget": {"forget_bias": 1.0},
+        "chrono": {"chrono": horizon or length},
+        "timescales": {"recurrence": "orthogonal", "timescales": (2, horizon or 3 * length)},
+    }
+    return starts[recipe.start]
+
+
+def make_layers(recipe: Recipe, width: int, reads: bool = False) -> Recurrent:
+    """The recurrent layers of a recipe.
+
+    Args:
+        recipe: cell, layers, directions, merge, hidden, dropout and start.
+        width: of the input.
+        reads: whether each step has the time since something was seen, and whether it was.
+
+    Raises:
+        OptionError: the cell reads what the task has not, or reads it backward, or it has no such
+            start.
+    """
+    with report_line(find_python_file(recipe.cell)):
+        cell = build_cell(recipe.cell)
+        for name, wide in cell.inputs.items():
+            if not reads or _READ.get(name) != wide:
+                has = "gap and mask, one number each" if reads else "no direct inputs"
+                raise OptionError(
+                    f"cell {recipe.cell} must read what {recipe.task} has, {has}, and it reads "
+                    f"{name}; choose another cell"
+                )
+        if cell.inputs and recipe.directions == 2:
+            raise OptionError(
+                f"cell {recipe.cell} reads the time since something was seen, which has one "
+                "direction, got directions 2; give --directions 1"
+            )
+        layers = Recurrent(
+            cell, width, recipe.hidden, num_layers=recipe.layers,
+            bidirectional=recipe.directions == 2, merge=recipe.merge,
+            dropout=recipe.dropout if recipe.layers > 1 else 0.0,
+        )  # fmt: skip
+        if recipe.start != "torch":
+            initialise(layers, **start_options(recipe))
+        return layers
+
+
+def run_layers(layers: Recurrent, x: Tensor, gap: Tensor, mask: Tensor, **options: Any) -> Any:
+    """Outputs and states.
+
+    Args:
+        layers: of `make_layers`.
+        x: (T, B, width).
+        gap: (T, B, 1) steps since something was seen before; mask: (T, B, 1), 1 where it is seen.
+        options: as the layers take them.
+    """
+    direct = {"gap": gap, "mask": mask}
+    read = {name: direct[name] for name in layers.cell.inputs}
+    return layers(x, inputs=read, **options) if read else layers(x, **options)
+
+
+def find_usual_length(lengths: Sequence[int], count: int) -> list[int]:
+    """The numbers of the first `count` items of the most frequent length; OptionError for none."""
     if not lengths:
         raise OptionError("a diagnosis needs sequences of two steps or more, and training has none")
     ((length, _),) = Counter(lengths).most_common(1)
@@ -261,7 +331,7 @@ _ODD = 2_654_435_769
 _WINDOW = 8  # batches within which items are sorted by length: less padding
 
 
-def generator_of(seed: int, number: int) -> torch.Generator:
+def make_generator(seed: int, number: int) -> torch.Generator:
     """What draws the order of a run's pass."""
     # torch's generator on the CPU looks at the low 32 bits of a seed only.
     return torch.Generator().manual_seed((seed * _ODD + number) % 2**32)
@@ -276,44 +346,54 @@ def deal_batches(lengths: Tensor, batch_size: int, draw: torch.Generator) -> lis
     return batches
 
 
+def group_by_length(items: Sequence[Sized], count: int) -> list[list[int]]:
+    """The numbers of all items, `count` of near lengths together."""
+    order = sorted(range(len(items)), key=lambda n: len(items[n]))
+    return [order[k : k + count] for k in range(0, len(order), count)]
+
+
 class BuiltWhenIndexed(Sequence[Batch]):
     """Batches of which each is built when it is indexed."""
 
     @abstractmethod
     def build(self, place: int) -> Batch:
-        """One of them, by its number; an IndexError ends a loop over all."""
+        """One of them, by its number."""
 
     @overload
     def __getitem__(self, index: int) -> Batch: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[Batch]: ...
     def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
-        if isinstance(index, slice):
-            return [self.build(place) for place in range(*index.indices(len(self)))]
-        return self.build(index)
+        places = range(len(self))[index]  # an IndexError ends a loop over all
+        return self.build(places) if isinstance(places, int) else [*map(self.build, places)]
 
 
 class Batches(BuiltWhenIndexed):
     """The batches of one pass over items of many lengths, near ones together.
 
     Args:
-        build: from the numbers of items to a batch of them.
-        lengths: (N,) by which items are put together.
-        batch_size: items of a batch.
-        seed, number: of the run and of the pass.
+        build: from the number of a group and those of its items to a batch of them.
+        groups: of each the lengths (N,) by which its items are put together.
+        recipe: its seed and batch size.
+        number: of the pass.
     """
 
     def __init__(
-        self, build: Callable[[list[int]], Batch], lengths: Tensor, batch_size: int, seed: int,
+        self, build: Callable[[int, Tensor], Batch], groups: Sequence[Tensor], recipe: Recipe,
         number: int,
     ) -> None:  # fmt: skip
-        draw = generator_of(seed, number)
-        plan = [part.tolist() for part in deal_batches(lengths, batch_size, draw)]
-        self._plan = [plan[n] for n in torch.randperm(len(plan), generator=draw).tolist()]
+        draw = make_generator(recipe.seed, number)
+        plan = [
+            (group, rows)
+            for group, lengths in enumerate(groups)
+            for rows in deal_batches(lengths, recipe.batch_size, draw)
+        ]
+        order = torch.randperm(len(plan), generator=draw, device="cpu").tolist()
+        self._plan = [plan[place] for place in order]
         self._build = build
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def build(self, place: int) -> Batch:
-        return self._build(self._plan[place])
+        return self._build(*self._plan[place])

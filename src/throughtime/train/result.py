@@ -18,8 +18,7 @@ from torch import nn
 from throughtime.errors import OptionError, RunError
 from throughtime.tasks import Task, find
 from throughtime.tasks.recipe import Recipe, short
-from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.frames import give_back, is_frame, make_table, write_file
+from throughtime.tasks.tables import DataTable, give_back, is_frame, make_table, write_file
 from throughtime.tasks.tables.task import TableTask
 from throughtime.tasks.tables.text import names_table
 from throughtime.tasks.task import Score

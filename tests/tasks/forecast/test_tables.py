@@ -52,7 +52,7 @@ def test_parquet_and_a_file_without_a_header() -> None:
     ("name", "content", "said"),
     [
         ("a.csv", b"", "a.csv must hold rows, and it is empty"),
-        ("a.csv", b"t,y\n", "a.csv must hold rows, and it has none behind its column names"),
+        ("a.csv", b"t,y\n", "a.csv must hold rows, and it has none after its column names"),
         ("a.csv", b"t,y\n1,2\n1,2,3\n", "must have 2 cells, as its first has, and line 3 has 3"),
         ("a.csv", b"t,y\n1,2\n1,\xe9\n", "a.csv must be UTF-8, and line 3 is not; convert it"),
         ("a.csv", b"t,t\n1,2\n", "every column of a.csv must have its own name, got 't' twice"),

@@ -20,8 +20,7 @@ from throughtime.compiler.plan import make_plan, why_unplanned
 from throughtime.compiler.runtime import cache as objects
 from throughtime.compiler.runtime import machine
 from throughtime.errors import BackendError, DataError
-from throughtime.tasks.layers import build_cell, find_python_file, report_line
-from throughtime.tasks.recipe import one_of
+from throughtime.tasks.recipe import build_cell, find_python_file, one_of, report_line
 
 if TYPE_CHECKING:
     from throughtime.cli import Commands

@@ -16,8 +16,7 @@ from throughtime.cli.shown import keep_page, keep_report, report_run
 from throughtime.diagnosis.observe import batches as stages
 from throughtime.diagnosis.report import Report
 from throughtime.errors import OptionError, ThroughtimeError
-from throughtime.tasks.layers import execute, report_line
-from throughtime.tasks.recipe import did_you_mean
+from throughtime.tasks.recipe import did_you_mean, execute, report_line
 
 if TYPE_CHECKING:
     from throughtime.cli import Commands

@@ -12,8 +12,7 @@ from torch import nn
 
 import throughtime
 from throughtime.errors import OptionError
-from throughtime.tasks.layers import execute, report_line
-from throughtime.tasks.recipe import one_of
+from throughtime.tasks.recipe import execute, one_of, report_line
 
 if TYPE_CHECKING:
     from throughtime.cli import Commands, Parser

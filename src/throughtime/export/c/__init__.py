@@ -10,18 +10,17 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from throughtime.export.c.maths import LIBM, functions
-from throughtime.export.c.walks import AT, Loops, comment
+from throughtime.export.c.walks import AT, LIBM, Loops, quote_comment, write_functions
 from throughtime.export.folder import (
     Exported,
+    count_work,
     describe,
-    header,
-    self_test,
-    table,
-    work_size,
+    format_table,
     write_folder,
+    write_header,
+    write_self_test,
 )
-from throughtime.export.prepare import check_block, prepare
+from throughtime.export.pieces import check_block, prepare
 from throughtime.export.program import (
     Block,
     Lookup,
@@ -31,9 +30,10 @@ from throughtime.export.program import (
     Stage,
     Values,
     group_runs,
-    leading,
+    list_leading,
+    narrow_int8,
+    take_halves,
 )
-from throughtime.export.weights import halves, narrowed
 
 _AT_ONCE = 4
 """Columns of a matrix that one pass over the sums takes."""
@@ -66,11 +66,11 @@ def to_c(
     program, x, y = prepare(model, name, weights)
     source, about = Source(program, weights, libm, block), describe(program, weights)
     contents: dict[str, str | bytes] = {
-        ".h": header(program, source.state, about),
+        ".h": write_header(program, source.state, about),
         ".c": source.text(about),
-        "_test.c": self_test(program, x, y),
+        "_test.c": write_self_test(program, x, y),
     }
-    work = work_size(program) + source.ahead * (block - 1)
+    work = count_work(program) + source.ahead * (block - 1)
     return write_folder(
         program, Path(out), weights, contents, code=0, state=source.state, work=work
     )
@@ -91,7 +91,7 @@ class Source:
 
     def __init__(self, program: Program, weights: str, libm: bool, block: int = 1) -> None:
         self.program, self.weights, self.libm, self.block = program, weights, libm, block
-        self._ahead = leading(program) if block > 1 else []
+        self._ahead = list_leading(program) if block > 1 else []
         self._outs = _find_outputs(program, self._ahead)
         self.functions: set[str] = set()
         self.tables: list[str] = []
@@ -115,9 +115,9 @@ class Source:
     def text(self, about: str) -> str:
         """The whole file; `about` describes it in its first comment and to those who call it."""
         for name in self.program.constants:
-            self.tables.append(table(f"@{name}", self.program.constants[name], "float"))
+            self.tables.append(format_table(f"@{name}", self.program.constants[name], "float"))
         ahead, body = self._products_ahead(), "".join(self._body())
-        maths = functions(self.functions, self.program.name, self.libm)
+        maths = write_functions(self.functions, self.program.name, self.libm)
         calls = self.libm and any(f"{LIBM[n]}(" in maths for n in LIBM)
         head = about.replace("*/", "* /")
         source = "\n".join(
@@ -129,7 +129,6 @@ class Source:
         return source.replace("@", f"{self.program.name}_").replace(AT, "@")
 
     def _step(self, body: str) -> str:
-        """The function of one step."""
         p, more = self.program, ", float *@RESTRICT ahead" * bool(self._ahead)
         lines = ["/* one time step: x and the state s give y, and s as it is behind it */",
                  "static void @one(float *@RESTRICT s, const float *@RESTRICT x, "
@@ -147,7 +146,7 @@ class Source:
 
     def _body(self) -> Iterator[str]:
         for part in self.program.parts:
-            yield f"\n    /* {comment(part.title)} */\n"
+            yield f"\n    /* {quote_comment(part.title)} */\n"
             for operation in part.operations:
                 if any(operation is one for one in self._ahead):
                     continue
@@ -165,7 +164,6 @@ class Source:
         return name, place.line * array.size + place.offset
 
     def _at(self, place: Place) -> str:
-        """The address of a place."""
         name, first = self._begin(place)
         return name if first == 0 else f"{name} + {first}"
 
@@ -290,13 +288,15 @@ class Source:
         name = f"W{self._matrices}"
         self._matrices += 1
         if self.weights == "float32":
-            self.tables.append(table(f"@{name}", values, "float"))
+            self.tables.append(format_table(f"@{name}", values, "float"))
         elif self.weights == "bfloat16":
-            self.tables.append(table(f"@{name}", halves(values), "uint16_t"))
+            self.tables.append(format_table(f"@{name}", take_halves(values), "uint16_t"))
         else:
-            whole, code = narrowed(values if lines is None else lines)
-            self.tables.append(table(f"@{name}", whole if lines is None else whole.T, "int8_t"))
-            self.tables.append(table(f"@{name}_scale", code, "uint8_t"))
+            whole, code = narrow_int8(values if lines is None else lines)
+            self.tables.append(
+                format_table(f"@{name}", whole if lines is None else whole.T, "int8_t")
+            )
+            self.tables.append(format_table(f"@{name}_scale", code, "uint8_t"))
         return name
 
     def _stage(self, stage: Stage) -> Iterator[str]:
@@ -307,13 +307,12 @@ class Source:
         yield "    }\n"
 
     def _public(self) -> str:
-        """The functions of the header."""
         p, I, O = self.program, len(self.program.inputs), self.program.outputs
         first = "\n".join(
             f"    memcpy(s->data + {self._offsets[n]}, @first_{n}, sizeof @first_{n});"
             for n in p.resets
         )
-        tables = "\n".join(table(f"@first_{n}", v, "float") for n, v in p.resets.items())
+        tables = "\n".join(format_table(f"@first_{n}", v, "float") for n, v in p.resets.items())
         one, run = ["@one(s->data, x, out);"], [f"@step(s, x + t * {I}, y + t * {O});"]
         step = [f"float out[{O}];"]
         if self._ahead:
@@ -354,7 +353,6 @@ def _find_outputs(program: Program, products: list[ProductPart]) -> dict[str, tu
 
 
 def _each_step(lines: list[str], indent: int) -> list[str]:
-    """Lines for every step of a block."""
     whole = ["for (size_t t = 0; t < steps; t++) {", *(f"    {line}" for line in lines), "}"]
     return [f"{' ' * indent}{line}" for line in whole]
 

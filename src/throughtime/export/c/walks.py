@@ -1,16 +1,29 @@
-"""Walks over units as loops of C: one statement a node, one float or truth a unit."""
+"""Walks over units as loops of C: one statement a node, one float or truth a unit.
+
+The functions that they call are polynomials of the compiler's vector maths, for any processor. No
+step takes a fused multiply-add for granted: ln 2 is taken off in two parts, the first so short that
+its products with whole numbers are exact. Every function is the same path for every number, so that
+a compiler may put loops over units into vectors. They stand in `data/maths.c`, and what is computed
+otherwise without libm in `data/without_libm.c`; @ is the program's prefix, and POLY(EXP, r) the
+polynomial in r with the compiler's coefficients EXP.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from throughtime.compiler.graph import BOOLEAN, Graph
-from throughtime.export.folder import number
-from throughtime.export.program import Place, Stage, Walk
+from throughtime.compiler.llvm.maths import coefficients
+from throughtime.errors import OptionError
+from throughtime.export.folder import format_number
+from throughtime.export.program import SCALE_SHIFT, SCALE_START, Place, Stage, Walk
 
 if TYPE_CHECKING:
     from throughtime.export.c import Source
@@ -61,11 +74,10 @@ class Expressions:
             return self.literal(float(node.constants[0]))  # type: ignore[arg-type]
         if node.op == "width":
             width = str(node.constants[0])
-            return number(float(self.units.get(width) or int(width)))
+            return format_number(float(self.units.get(width) or int(width)))
         truths = node.op in BOOLEAN and all(self.is_truth(i) for i in node.inputs)
-        read = [
-            f"(float){name(i)}" if self.is_truth(i) and not truths else name(i) for i in node.inputs
-        ]
+        casts = ["(float)" * (self.is_truth(i) and not truths) for i in node.inputs]
+        read = [cast + name(i) for cast, i in zip(casts, node.inputs, strict=True)]
         if node.op == "where":
             return self._call("pick", name(node.inputs[0]), *read[1:])
         if node.op in _SIGNS:
@@ -79,8 +91,8 @@ class Expressions:
         with np.errstate(over="ignore"):
             single = np.float32(value)
         if math.isfinite(single):
-            return number(float(single))
-        self.functions.add("bits")
+            return format_number(float(single))
+        self.functions.add("number")
         return f"@number(0x{int(single.view(np.uint32)):08x}u)"
 
     def _call(self, name: str, *arguments: str) -> str:
@@ -142,8 +154,6 @@ _WRITTEN: Final[dict[str, Callable[..., str]]] = {
 
 
 class Loops:
-    """The loops of one stage."""
-
     def __init__(self, source: Source, stage: Stage) -> None:
         self.source, self.stage = source, stage
         self.expressions = Expressions(stage.graph, dict(stage.units))
@@ -151,7 +161,6 @@ class Loops:
         self.stored: dict[int, Place] = {}  # nodes that an earlier walk stored
 
     def lines(self, walk: Walk) -> list[str]:
-        """The lines of one walk."""
         graph, lines = self.stage.graph, list[str]()
         for i in walk.numbers:
             if i not in self.numbers:
@@ -204,7 +213,9 @@ class Loops:
             node = self.stage.graph.nodes[i]
             if node.op in ("number", "full"):
                 continue
-            text = "" if node.line is None or i in self.stage.loads else comment(node.line.text)
+            text = (
+                "" if node.line is None or i in self.stage.loads else quote_comment(node.line.text)
+            )
             if text and text != equation:
                 lines.append(f"/* {text} */")
                 equation = text
@@ -219,7 +230,7 @@ class Loops:
         if isinstance(load, Place):
             return self.source.element(load, index)
         if load is not None:
-            return number(load)
+            return format_number(load)
         return self.expressions.of(i, self._name)
 
     def _list_needed(self, ends: list[int]) -> list[int]:
@@ -243,7 +254,6 @@ class Loops:
         return f"{strand} = {strand} > {value} ? {strand} : {value};"
 
     def _join_strands(self, r: int) -> list[str]:
-        """All strands as one number."""
         node = self.stage.graph.nodes[r]
         one, other = f"strand{r}[j]", f"strand{r}[j + half]"
         join = f"{one} += {other};"
@@ -256,12 +266,57 @@ class Loops:
         ]  # fmt: skip
 
 
-def comment(text: str) -> str:
+def quote_comment(text: str) -> str:
     """A text that ends no comment of C."""
-    return (
-        text.replace("*/", "* /")
-        .replace("/*", "/ *")
-        .replace("\n", " ")
-        .replace("\\", "/")
-        .replace("@", AT)
+    for sign, other in (("*/", "* /"), ("/*", "/ *"), ("\n", " "), ("\\", "/"), ("@", AT)):
+        text = text.replace(sign, other)
+    return text
+
+
+LIBM: Final = {"sqrt": "sqrtf", "sin": "sinf", "cos": "cosf", "pow": "powf"}
+"""What libm is called for, and by which name."""
+
+
+def write_functions(needed: Iterable[str], prefix: str, libm: bool) -> str:
+    """The text of these functions and of all that they call, each once.
+
+    Raises:
+        OptionError: there is none without libm.
+    """
+    source, wanted = read_functions(libm), set(needed)
+    if wanted - source.keys():
+        raise OptionError(
+            "powers of any exponent are libm's, so libm must be True for this model, got False"
+        )
+    while more := {d for n in wanted for d in re.findall(r"@(\w+)\(", source[n])} - wanted:
+        wanted |= more
+    text = "".join(f"\n{source[n]}\n" for n in source if n in wanted)
+    return text.replace("@", f"{prefix}_")
+
+
+@cache
+def read_functions(libm: bool) -> dict[str, str]:
+    """Name -> text, in an order in which each stands after those that it calls."""
+    functions = _read_file("maths.c")
+    if libm:
+        return functions
+    free = _read_file("without_libm.c")  # there is no power of any exponent among them
+    return {n: t for n, t in functions.items() if n not in LIBM} | free
+
+
+def _read_file(name: str) -> dict[str, str]:
+    text = (files(__package__) / "data" / name).read_text("utf-8")
+    text = re.sub(r"POLY\((\w+), (\w)\)", lambda m: _write_polynomial(m[1], m[2]), text)
+    text = text.replace("SCALE_SHIFT", str(SCALE_SHIFT)).replace(
+        "SCALE_START", f"{SCALE_START:#010x}"
     )
+    parts = [part.strip("\n") for part in text.split("\n\n")]
+    return {re.findall(r"static inline \w+ @(\w+)", part)[0]: part for part in parts}
+
+
+def _write_polynomial(name: str, x: str) -> str:
+    """c_0 + c_1 x + c_2 x^2 + ..., from the highest power down."""
+    *rest, text = [format_number(c) for c in getattr(coefficients, name)[32]]
+    for c in reversed(rest):
+        text = f"({text} * {x} + {c})" if not c.startswith("-") else f"({text} * {x} - {c[1:]})"
+    return text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 from dataclasses import dataclass, replace
@@ -11,10 +13,23 @@ from typing import Any, Final
 from torch import nn
 
 from throughtime.errors import BackendError, OptionError
-from throughtime.export.folder import Exported, describe, header, self_test, write_folder
-from throughtime.export.llvm.browser import write_browser_files
-from throughtime.export.llvm.object_files import allow_any_caller, code_size, undefined
-from throughtime.export.prepare import check_block, prepare
+from throughtime.export.folder import (
+    Exported,
+    describe,
+    format_limit,
+    read_template,
+    write_folder,
+    write_header,
+    write_self_test,
+)
+from throughtime.export.llvm.object_files import (
+    allow_any_caller,
+    link,
+    list_undefined,
+    measure_code,
+)
+from throughtime.export.pieces import check_block, prepare
+from throughtime.export.program import Program, Values
 
 
 def to_object(
@@ -49,14 +64,14 @@ def to_object(
     image = _compile(module.module, processor)
     _check_needs(image, target)
     contents: dict[str, str | bytes] = {
-        ".h": header(program, module.state, about), ".o": image,
-        "_test.c": self_test(program, x, y),
+        ".h": write_header(program, module.state, about), ".o": image,
+        "_test.c": write_self_test(program, x, y),
     }  # fmt: skip
     if target == "wasm32":
         contents |= write_browser_files(program, x, y, image, (module.state, module.work))
     return write_folder(
         program, Path(out), weights, contents,
-        code=code_size(image), state=module.state, work=module.work,
+        code=measure_code(image), state=module.state, work=module.work,
     )  # fmt: skip
 
 
@@ -117,7 +132,6 @@ def _narrow_vectors(target: Target, widest: int) -> Target:
 
 
 def _compile(module: Any, target: Target) -> bytes:
-    """The object file of a module."""
     import llvmlite.binding as llvm
 
     llvm.initialize_all_targets()
@@ -167,9 +181,61 @@ _MAY_NEED: Final = frozenset({"memcpy", "memset"})
 
 def _check_needs(image: bytes, target: str) -> None:
     """Nothing is left to others but copying and filling memory."""
-    foreign = sorted(undefined(image) - _MAY_NEED)
+    foreign = sorted(list_undefined(image) - _MAY_NEED)
     if foreign:
         raise BackendError(
             f"{target} cannot compute this model by itself, it would call {foreign[0]}; "
             f"write it as C, whose compiler brings such functions"
         )
+
+
+def write_loader(name: str) -> str:
+    return read_template("loader.mjs").replace("@", name)
+
+
+def write_browser_files(
+    program: Program, x: Values, y: Values, image: bytes, sizes: tuple[int, int]
+) -> dict[str, str | bytes]:
+    """What a browser needs of a program, by the end of each file's name.
+
+    Args:
+        x, y: recorded inputs and outputs.
+        image: the object.
+        sizes: numbers of a state, and of what a step works with.
+    """
+    name, (state, work) = program.name, sizes
+    numbers: dict[str, int | str] = {
+        "state": state, "inputs": len(program.inputs), "outputs": program.outputs,
+        "about": f"{name}_about",
+    }  # fmt: skip
+    functions = [f"{name}_{word}" for word in ("reset", "step", "run")]
+    module = link(image, functions, numbers, 4 * work)
+    return {
+        ".wasm": module,
+        ".mjs": write_loader(name),
+        "_test.mjs": _write_test(program, x, y),
+        ".html": _write_page(program, module),
+    }
+
+
+def _write_test(program: Program, x: Values, y: Values) -> str:
+    """Recorded inputs and outputs in node; prints PASS or FAIL."""
+    text = (
+        read_template("test.mjs")
+        .replace("INPUTS", _list_numbers(x))
+        .replace("OUTPUTS", _list_numbers(y))
+    )
+    return text.replace("LIMIT", format_limit(y)).replace("@", program.name)
+
+
+def _list_numbers(values: Values) -> str:
+    return "[" + ",".join(f"{v:.9g}" for v in values.reshape(-1).tolist()) + "]"
+
+
+def _write_page(program: Program, module: bytes) -> str:
+    """The net in a browser, in one file that needs no server."""
+    script = read_template("loader.mjs").replace("export async function", "async function")
+    names = json.dumps(list(program.inputs)).replace("</", "<\\/")
+    text = read_template("page.html").replace("LOADER", script).replace("NAMES", names)
+    text = text.replace("WASM", base64.b64encode(module).decode())
+    return text.replace("@", program.name)

@@ -16,8 +16,16 @@ from throughtime.compiler.llvm.loops.rows import lanes_below
 from throughtime.compiler.llvm.maths import operations
 from throughtime.compiler.llvm.values import I64, Num, at_most, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit
-from throughtime.export.llvm.sums import Constants, Strides, Sums, padded
-from throughtime.export.program import Lookup, Place, ProductPart, Program, Stage, Walk, leading
+from throughtime.export.llvm.sums import Constants, Strides, Sums, pad_count
+from throughtime.export.program import (
+    Lookup,
+    Place,
+    ProductPart,
+    Program,
+    Stage,
+    Walk,
+    list_leading,
+)
 
 if TYPE_CHECKING:
     from throughtime.export.llvm import Target
@@ -44,7 +52,7 @@ class Module:
         self, program: Program, target: Target, weights: str, about: str, block: int = 1
     ) -> None:
         self.program, self.target, self.block = program, target, block
-        self._leading = leading(program) if block > 1 else []
+        self._leading = list_leading(program) if block > 1 else []
         self.kind = Kind(_BYTES, target.lanes)
         self.module = ir.Module(program.name)
         self.constants = Constants(self.module, target.lanes, weights)
@@ -61,7 +69,7 @@ class Module:
         self._write_public(about)
 
     def _line(self, name: str) -> int:
-        return padded(self.program.arrays[name].size, self.target.lanes)
+        return pad_count(self.program.arrays[name].size, self.target.lanes)
 
     def _place(self, kind: str) -> int:
         """Where each array of a kind begins, and how many numbers they have together."""
@@ -114,9 +122,8 @@ class Module:
             table = e.place(self._tables[place.array])
             return table + (place.line * self._line(place.array) * _BYTES + first)
         kind, offset = self._places[place.array]
-        return self._bases[kind] + (
-            (offset + place.line * self._line(place.array)) * _BYTES + first
-        )
+        line = offset + place.line * self._line(place.array)
+        return self._bases[kind] + (line * _BYTES + first)
 
     def _copy(self, source: Num, to: Num, count: int) -> None:
         """So many numbers, whole vectors first."""
@@ -132,7 +139,7 @@ class Module:
         weights, scales = self.constants.packed([b.matrix for b in operation.blocks])
         starts, outs = list[Num | None](), list[Num]()
         for block in operation.blocks:
-            for v in range(padded(len(block.matrix), lanes) // lanes):
+            for v in range(pad_count(len(block.matrix), lanes) // lanes):
                 start = None if block.start is None else self._address(block.start) + v * size
                 starts.append(start)
                 outs.append(self._address(block.out) + v * size)
@@ -147,7 +154,7 @@ class Module:
         one = e.real(self._address(operation.row))
         clamped = at_most(where(one > 0, one, 0), lines - 1)
         row = Num(e.b, e.b.zext(e.b.fptosi(clamped.value, ir.IntType(32)), I64))
-        width = padded(operation.table.shape[1], self.target.lanes)
+        width = pad_count(operation.table.shape[1], self.target.lanes)
         base = e.place(table) + row * (width * self.constants.bytes)
         out = self._address(operation.out)
         with e.loop(e.number(width), step=self.target.lanes) as k:
@@ -285,7 +292,6 @@ class Walks:
             strands = loop.values
         for n, r in enumerate(walk.reductions):
             join = _JOIN[self.stage.graph.nodes[r].op]
-
             self.numbers[r] = folded(join, strands[n * each : (n + 1) * each])
         self.stored |= dict(walk.lines)
 

@@ -21,7 +21,7 @@ class Section(NamedTuple):
     link: int
 
 
-def sections(image: bytes) -> list[Section]:
+def list_sections(image: bytes) -> list[Section]:
     """The sections of an ELF object of little-endian numbers, 32 or 64 bits wide."""
     return [
         Section(kind, flags, b"" if kind == _WITHOUT_DATA else image[at : at + size], link)
@@ -39,19 +39,19 @@ def _section_headers(image: bytes) -> list[tuple[int, tuple[int, ...]]]:
     return [(at, struct.unpack_from(form, image, at)) for at in places]
 
 
-def code_size(image: bytes) -> int:
+def measure_code(image: bytes) -> int:
     """Bytes of machine code in an object."""
     if image[:4] != _ELF:
         return len(_read(image).sections[_CODE])
-    return sum(len(s.data) for s in sections(image) if s.flags & _EXECUTABLE)
+    return sum(len(s.data) for s in list_sections(image) if s.flags & _EXECUTABLE)
 
 
-def undefined(image: bytes) -> set[str]:
+def list_undefined(image: bytes) -> set[str]:
     """The functions and constants that an object leaves to others."""
     if image[:4] != _ELF:
         return _imported_functions(image)
     form = "<IBBHQQ" if image[4] == 2 else "<IIIBBH"
-    every_section, names = sections(image), set[str]()
+    every_section, names = list_sections(image), set[str]()
     for table in every_section:
         if table.kind != _SYMBOLS:
             continue
@@ -124,7 +124,6 @@ class _Bytes:
                 return value, bits
 
     def take(self, count: int) -> bytes:
-        """So many bytes."""
         taken = self.data[self.at : self.at + count]
         self.at += count
         return taken
@@ -135,7 +134,6 @@ class _Bytes:
 
     @property
     def left(self) -> bool:
-        """Whether there is more."""
         return self.at < len(self.data)
 
 

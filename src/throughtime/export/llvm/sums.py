@@ -11,13 +11,12 @@ from llvmlite import ir
 
 from throughtime.compiler.llvm.values import Bits, Num, Vector, fma
 from throughtime.compiler.llvm.writer import Emit
-from throughtime.export.program import Values
-from throughtime.export.weights import SCALE_SHIFT, SCALE_START, halves, narrowed
+from throughtime.export.program import SCALE_SHIFT, SCALE_START, Values, narrow_int8, take_halves
 
 _LINE = 64
 
 
-def padded(count: int, lanes: int) -> int:
+def pad_count(count: int, lanes: int) -> int:
     """So many numbers in whole vectors."""
     return -(-count // lanes) * lanes
 
@@ -59,22 +58,22 @@ class Constants:
             or None.
         """
         if self.weights == "int8":
-            narrow = [narrowed(m) for m in matrices]
+            narrow = [narrow_int8(m) for m in matrices]
             whole = np.concatenate([self._pad_rows(n.whole) for n in narrow]).T
             codes = np.concatenate([self._pad_rows(n.code[:, None]) for n in narrow])
             return self.table(whole), self.table(codes)
         rows = np.concatenate([self._pad_rows(m) for m in matrices]).T
-        return self.table(halves(rows) if self.weights == "bfloat16" else rows), None
+        return self.table(take_halves(rows) if self.weights == "bfloat16" else rows), None
 
     def plain(self, table: Values) -> tuple[Any, Any]:
         """A table of lines that are looked up: each padded to whole vectors."""
         scale = None
         values: np.ndarray[Any, Any] = table
         if self.weights == "int8":
-            narrow = narrowed(table)
+            narrow = narrow_int8(table)
             values, scale = narrow.whole, self.table(narrow.code)
         wide = self._pad_rows(values.T).T
-        return self.table(halves(wide) if self.weights == "bfloat16" else wide), scale
+        return self.table(take_halves(wide) if self.weights == "bfloat16" else wide), scale
 
     def _pad_rows(self, matrix: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The lines, and lines of zeros that fill the last vector."""
@@ -86,17 +85,12 @@ class Constants:
         return {"float32": 4, "bfloat16": 2, "int8": 1}[self.weights]
 
 
-_AT_ONCE = 4
-"""Columns of one turn of a loop where a tile has few vectors."""
-
-
-_STEPS = 4
-"""Steps of a block that a tile of weights is multiplied by at once."""
+_AT_ONCE = 4  # columns of one turn of a loop where a tile has few vectors
+_STEPS = 4  # steps of a block that a tile of weights is multiplied by at once
 
 
 class Strides(NamedTuple):
     """Steps one after the other, and how far apart they lie.
-
 
     Attributes:
         many: how many.
@@ -205,10 +199,7 @@ class Sums:
         return self.e.constant(0) if place is None else self.e.load(place)
 
     def _sum(self, x: Vector, w: Vector, total: Vector) -> Vector:
-        """x w + total."""
-        if self.fused:
-            return fma(x, w, total)
-        return total + x * w
+        return fma(x, w, total) if self.fused else total + x * w
 
     def weight(self, at: Num) -> Vector:
         """A vector of weights as float32."""

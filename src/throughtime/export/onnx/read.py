@@ -18,8 +18,14 @@ from torch import nn
 
 from throughtime.cells import Cell
 from throughtime.errors import DataError
-from throughtime.export.onnx.graph import onnx_package
-from throughtime.export.operators import Operator, Reversed, Side, cell_of, put
+from throughtime.export.operators import (
+    Operator,
+    Reversed,
+    Side,
+    fill_side,
+    import_package,
+    make_cell,
+)
 from throughtime.export.program import Values
 from throughtime.layers.recurrent import Recurrent
 
@@ -93,8 +99,7 @@ def find_recurrent(
 
 
 def load_onnx(path: Path) -> Any:
-    onnx = onnx_package()
-    model = onnx.ModelProto()
+    model = import_package("onnx").ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
     except Exception as error:  # protobuf's own, whose place differs from version to version
@@ -119,12 +124,11 @@ def read_node(place: str, node: Any, constants: Mapping[str, Any], size: int) ->
 
 
 def _attributes_of(node: Any) -> dict[str, Any]:
-    helper = onnx_package().helper
+    helper = import_package("onnx").helper
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def _make_layer(node: _Node) -> nn.Module:
-    """The layer of a node."""
     D, (cell, op) = _count_directions(node), _find_cell(node)
     W, R = node.weights.get("W"), node.weights.get("R")
     if W is None or R is None or W.ndim != 3 or R.ndim != 3:
@@ -161,14 +165,14 @@ def _find_cell(node: _Node) -> tuple[Cell, Operator]:
     sets = {tuple(names[i : i + each]) for i in range(0, len(names), each)} or {_USUAL[node.op]}
     simple = node.op == "RNN" and len(sets) == 1 and next(iter(sets))[0] in _SIMPLE
     if sets != {_USUAL[node.op]} and not simple:
-        raise DataError(f"{node.place}  has activations {names}, which no cell of ours has")
+        raise DataError(f"{node.place} has activations {names}, which no cell of ours has")
     coupled, peepholes = bool(node.attributes.get("input_forget")), "P" in node.weights
     if node.attributes.get("clip") or (coupled and peepholes):
         name = "input_forget" if coupled and peepholes else "clip"
         raise DataError(f"{node.place} has {name}={node.attributes[name]}, which no cell has")
     activation = next(iter(sets))[0]
     after = bool(node.attributes.get("linear_before_reset", 0))
-    return cell_of(node.op, activation, after, peepholes, coupled)
+    return make_cell(node.op, activation, after, peepholes, coupled)
 
 
 def _fill(layer: Any, node: _Node, op: Operator, H: int) -> None:
@@ -178,7 +182,7 @@ def _fill(layer: Any, node: _Node, op: Operator, H: int) -> None:
     for d in range(len(W["W"])):
         peepholes = {n: W["P"][d, k * H : (k + 1) * H] for k, n in enumerate(op.peepholes)}
         biases = B[d, :half], B[d, half:]
-        put(layer, d, Side(op.gates, W["W"][d], W["R"][d], biases, peepholes))
+        fill_side(layer, d, Side(op.gates, W["W"][d], W["R"][d], biases, peepholes))
 
 
 _LONGEST_CHAIN: Final = 32
@@ -225,10 +229,9 @@ class _Initialisers:
 
     def _value(self, key: str, source: Any, depth: int) -> _Array:
         if id(source) not in self._values:
-            computed = isinstance(source, _Computed)
-            self._values[id(source)] = (
-                self._compute(key, source, depth) if computed else self._read_tensor(key, source)
-            )
+            values = (self._compute(key, source, depth) if isinstance(source, _Computed)
+                      else self._read_tensor(key, source))  # fmt: skip
+            self._values[id(source)] = values
         return self._values[id(source)]
 
     def _compute(self, key: str, source: _Computed, depth: int) -> _Array:
@@ -250,7 +253,7 @@ class _Initialisers:
             raise DataError(f"{self.place} says {key} is {list(dims)}, more than the file holds")
 
     def _read_tensor(self, key: str, tensor: Any) -> _Array:
-        onnx = onnx_package()
+        onnx = import_package("onnx")
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             raise DataError(
                 f"{self.place} keeps {key} in another file, which is not opened; write the model "
@@ -278,9 +281,8 @@ def _slice(
         axes = attributes.get("axes", range(len(starts)))
     cut = [slice(None)] * x.ndim
     for k, axis in enumerate(axes):
-        cut[int(axis)] = slice(
-            int(starts[k]), int(ends[k]), None if steps is None else int(steps[k])
-        )
+        step = None if steps is None else int(steps[k])
+        cut[int(axis)] = slice(int(starts[k]), int(ends[k]), step)
     return x[tuple(cut)]
 
 

@@ -23,23 +23,23 @@ from throughtime.tasks.classify.items import (
     list_sequences,
     make_waves,
 )
-from throughtime.tasks.layers import build_cell
+from throughtime.tasks.recipe import build_cell
 from throughtime.tasks.tables import DataTable, Numbers, check_roles
 from throughtime.tasks.tables.clock import find_time, merge_time, time_columns
 from throughtime.tasks.tables.read import hash_files, read
-from throughtime.tasks.tables.task import BUILTIN, check_like_training
+from throughtime.tasks.tables.task import BUILTIN, SIDES, check_like_training, hash_data, hash_text
 
 _TEST, _VALIDATION = 0.15, 0.15
 _LONG, _FRAME = 150, 24  # steps of a sequence that is read in frames, and of a frame
 
 
-def read_source(recipe: ClassifyRecipe) -> tuple[DataTable, str]:
-    """The table of a recipe and the digest of its file, and of that of the test."""
-    if recipe.data == BUILTIN:
-        return make_waves(), BUILTIN
-    return read(recipe.data), hash_files(recipe.data) + (
-        hash_files(recipe.test) if recipe.test else ""
-    )
+def read_source(recipe: ClassifyRecipe) -> DataTable:
+    return make_waves() if recipe.data == BUILTIN else read(recipe.data)
+
+
+def hash_source(recipe: ClassifyRecipe) -> str:
+    """The digest of its file, followed by that of the test's."""
+    return hash_data(recipe.data) + (hash_files(recipe.test) if recipe.test else "")
 
 
 def read_test(recipe: ClassifyRecipe, facts: Labels) -> Sequences | None:
@@ -62,27 +62,24 @@ def find_labels(recipe: ClassifyRecipe) -> Labels:
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
     """
-    table, checksum = read_source(recipe)
-    facts = _find_roles(recipe, table, checksum)
+    table = read_source(recipe)
+    facts = _find_roles(recipe, table)
     table = merge_time(table, facts.time)
     sequences = list_sequences(table, facts, labelled=True)
     check_leaks(facts, table, sequences, recipe.group)
     other = read_test(recipe, facts)
     test = 0.0 if other else _TEST
     groups = _list_groups(facts, table, recipe.group)
-    values, labels = sequences.values, sequences.labels
-    splits = _split_groups(groups, test) if groups else _split_sequences(values, labels, test)
+    splits = _split_groups(groups, test) if groups else _split_sequences(sequences, test)
     if other:
         splits["test"] = list(range(len(sequences.names), len(sequences.names) + len(other.names)))
         sequences = sequences.with_others(other)
+    values, train = sequences.values, splits["train"]
     if not groups:
-        check_copies(
-            table.name, sequences.values, sequences.labels, splits["train"], splits["test"]
-        )
-    train = splits["train"]
-    step = find_gaps([sequences.values[n] for n in train], [sequences.times[n] for n in train])
-    facts = replace(facts, step=step, frames=_find_frames(recipe, sequences.values))
-    return _complete(facts, table, sequences.values, sequences.labels, splits)
+        check_copies(table.name, values, sequences.labels, train, splits["test"])
+    step = find_gaps([values[n] for n in train], [sequences.times[n] for n in train])
+    facts = replace(facts, step=step, frames=_find_frames(recipe, values))
+    return _complete(facts, table, sequences, splits)
 
 
 def _find_frames(recipe: ClassifyRecipe, values: list[Numbers]) -> int:
@@ -92,17 +89,13 @@ def _find_frames(recipe: ClassifyRecipe, values: list[Numbers]) -> int:
     return recipe.frames or usual
 
 
-def _find_roles(recipe: ClassifyRecipe, table: DataTable, checksum: str) -> Labels:
+def _find_roles(recipe: ClassifyRecipe, table: DataTable) -> Labels:
     """The roles of the columns, and the classes."""
     label = recipe.label or table.roles.get("label", "")
     series = recipe.series or table.roles.get("series", "")
     if recipe.data == BUILTIN:
         label, series = label or "shape", series or "wave"
-    if not label:
-        raise DataError(
-            f"classes need --label, a column of {table.name}, which has "
-            f"{', '.join(table.frame.columns[:20])}"
-        )
+    table.check_role("classes need", "label", label)
     roles = (("label", label), ("series", series), ("group", recipe.group))
     for name, column in roles:
         table.check_columns(name, [column] if column else [])
@@ -114,7 +107,7 @@ def _find_roles(recipe: ClassifyRecipe, table: DataTable, checksum: str) -> Labe
     if not columns:
         raise DataError(f"{table.name} must have a column of numbers beside {label}; it has none")
     facts = Labels(
-        digest=checksum, read=[], label=label, time=time, series=series, columns=columns,
+        digest=hash_source(recipe), read=[], label=label, time=time, series=series, columns=columns,
         classes=sorted(set(table.texts(label))), inputs=columns if series else ["value"],
     )  # fmt: skip
     if len(facts.classes) < 2:
@@ -140,11 +133,11 @@ def _list_groups(facts: Labels, table: DataTable, group: str) -> list[str]:
 
 def _split_groups(groups: list[str], test: float) -> dict[str, list[int]]:
     """Whole groups in the order of their hashes: test, validation, rest."""
-    names = sorted(set(groups), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    names = sorted(set(groups), key=hash_text)
     places: dict[str, list[int]] = defaultdict(list)
     for number, name in enumerate(groups):
         places[name].append(number)
-    sides: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    sides: dict[str, list[int]] = {side: [] for side in SIDES}
     wanted = {"test": test * len(groups), "validation": _VALIDATION * len(groups)}
     for name in names:
         side = next((s for s, many in wanted.items() if len(sides[s]) < many), "train")
@@ -153,9 +146,9 @@ def _split_groups(groups: list[str], test: float) -> dict[str, list[int]]:
 
 
 def _complete(
-    facts: Labels, table: DataTable, values: list[Numbers], labels: list[str],
-    splits: dict[str, list[int]],
-) -> Labels:  # fmt: skip
+    facts: Labels, table: DataTable, sequences: Sequences, splits: dict[str, list[int]]
+) -> Labels:
+    values, labels = sequences.values, sequences.labels
     count, total = Counter(labels[n] for n in splits["train"]), Counter(labels)
     for name in facts.classes:
         if total[name] < 3:
@@ -177,17 +170,16 @@ def _complete(
     weights = [len(splits["train"]) / (len(facts.classes) * count[name]) for name in facts.classes]
     deviations = np.where(spread > 0, spread, 1.0).tolist()
     return replace(
-        facts, read=_describe(facts, table, values, labels, splits), splits=splits, weights=weights,
+        facts, read=_describe(facts, table, sequences, splits), splits=splits, weights=weights,
         means=means.tolist(), deviations=deviations,
     )  # fmt: skip
 
 
 def _describe(
-    facts: Labels, table: DataTable, values: list[Numbers], labels: list[str],
-    splits: dict[str, list[int]],
-) -> list[list[str]]:  # fmt: skip
-    """What was read, for people."""
-    lengths, count = [len(one) for one in values], Counter(labels)
+    facts: Labels, table: DataTable, sequences: Sequences, splits: dict[str, list[int]]
+) -> list[list[str]]:
+    values, count = sequences.values, Counter(sequences.labels)
+    lengths = [len(one) for one in values]
     return [
         ["file", f"{table.name}: {table.form}, {len(table.frame)} rows"],
         ["sequences", f"{len(values)}, {f'by {facts.series}' if facts.series else 'a row each'}"],
@@ -203,22 +195,18 @@ def _describe(
     ]  # fmt: skip
 
 
-def _split_sequences(
-    values: list[Numbers], labels: list[str], share: float
-) -> dict[str, list[int]]:
+def _split_sequences(sequences: Sequences, share: float) -> dict[str, list[int]]:
     """In each class the sequences in the order of their content's hash: test, validation, rest.
 
-    Args:
-        values, labels: of the sequences.
-        share: of each class that is the test; 0 where it has a file of its own.
-
-    Equal sequences have one hash and stay on one side.
+    Equal sequences have one hash and stay on one side. `share` of each class is the test; 0 where
+    it has a file of its own.
     """
     by_class: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for number, (one, label) in enumerate(zip(values, labels, strict=True)):
+    pairs = zip(sequences.values, sequences.labels, strict=True)
+    for number, (one, label) in enumerate(pairs):
         seal = hashlib.sha256(np.ascontiguousarray(one).tobytes()).hexdigest()
         by_class[label].append((seal, number))
-    sides: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    sides: dict[str, list[int]] = {side: [] for side in SIDES}
     for rows in by_class.values():
         rows.sort()
         test = max(1, math.floor(share * len(rows))) if share else 0
@@ -262,9 +250,9 @@ def check_leaks(facts: Labels, table: DataTable, sequences: Sequences, group: st
             )
     roles = {facts.label, facts.time, facts.series, group}
     for column in table.frame.columns:
-        values = (
-            _texts_by_sequence(facts, table, column) if column not in roles and not group else []
-        )
+        if group or column in roles:
+            continue
+        values = _texts_by_sequence(facts, table, column)
         if values and _is_group(values, sequences.labels):
             raise DataError(
                 f"an item must stand on one side of the split, and column {column} of {table.name} "
@@ -292,10 +280,8 @@ def check_copies(name: str, values: list[Numbers], labels: list[str], train: lis
         if len(others) >= 4:
             neighbours = np.stack(others)
             spread = neighbours.std(0)
-            steps = (neighbours - np.nan_to_num(values[one]).ravel()) / np.where(
-                spread > 0, spread, 1
-            )
-            distances = np.sort(np.linalg.norm(steps, axis=1))
+            steps = neighbours - np.nan_to_num(values[one]).ravel()
+            distances = np.sort(np.linalg.norm(steps / np.where(spread > 0, spread, 1), axis=1))
             near += bool(distances[0] < _NEAR * distances[3])
             tried += 1
     if tried >= 3 and near > _MANY * tried:
@@ -357,12 +343,8 @@ def _describe_constants(facts: Labels, values: Numbers, labels: Any) -> str:
     pure = all(len(kinds) == 1 for kinds in classes.values())
     if pure and len(different) <= 2 * len(facts.classes):
         return f"has {len(different)} values, each of one class"
-    whole = bool((values == np.round(values)).all())
-    if (
-        whole
-        and len(different) == len(values)
-        and np.ptp(values) < 2 * len(facts.classes) * len(values)
-    ):
+    whole = bool((values == np.round(values)).all()) and len(different) == len(values)
+    if whole and np.ptp(values) < 2 * len(facts.classes) * len(values):
         ordered = labels[np.argsort(values)]
         if int((ordered[1:] != ordered[:-1]).sum()) < len(facts.classes):
             return "numbers the sequences class by class"

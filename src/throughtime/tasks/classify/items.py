@@ -102,9 +102,7 @@ def list_sequences(table: DataTable, facts: Labels, labelled: bool) -> Sequences
     if not facts.series:
         names = [str(table.first + row) for row in range(len(whole))]
         values = [_cut_end(row)[:, None] for row in whole]
-        return Sequences(
-            names, values, labels, [np.arange(len(one), dtype=np.float64) for one in values]
-        )
+        return Sequences(names, values, labels, [np.arange(float(len(one))) for one in values])
     places: dict[str, list[int]] = {}
     for row, name in enumerate(table.texts(facts.series)):
         places.setdefault(name, []).append(row)
@@ -115,16 +113,14 @@ def list_sequences(table: DataTable, facts: Labels, labelled: bool) -> Sequences
         if odd is not None:
             raise DataError(
                 f"column {facts.label} must be the same within series {name}, and it is "
-                f"{labels[rows[0]]} in {table.place(rows[0])} and {labels[odd]} in {table.unit} "
-                f"{table.first + odd}; mend it, or name another --series"
+                f"{labels[rows[0]]} in {table.place(rows[0])} and {labels[odd]} in "
+                f"{table.place(odd)}; mend it, or name another --series"
             )
         order = sorted(rows, key=lambda row: row if times is None else float(times[row]))
         sequences.names.append(name)
         sequences.values.append(whole[order])
         sequences.labels.append(labels[rows[0]])
-        sequences.times.append(
-            np.arange(len(rows), dtype=np.float64) if times is None else times[order]
-        )
+        sequences.times.append(np.arange(float(len(rows))) if times is None else times[order])
     return sequences
 
 
@@ -191,9 +187,8 @@ def encode_items(sequences: Sequences, facts: Labels) -> Items:
             parts += [log_gaps(times, rows, facts.step) for rows in (seen.any(1), every)]
         steps.append(torch.from_numpy(np.concatenate(parts, 1).astype(np.float32)))
     number = {name: place for place, name in enumerate(facts.classes)}
-    return Items(
-        sequences.names, steps, torch.tensor([number.get(label, -1) for label in sequences.labels])
-    )
+    truth = torch.tensor([number.get(label, -1) for label in sequences.labels])
+    return Items(sequences.names, steps, truth)
 
 
 def find_gaps(values: list[Numbers], times: list[Numbers]) -> float:

@@ -13,6 +13,7 @@ from throughtime.errors import DataError
 from throughtime.tasks.forecast.ahead import (
     RULE,
     describe_new_series,
+    find_inside,
     forecast,
     forecast_adaptive,
     measure,
@@ -113,15 +114,12 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         if split == "validation":  # the best weights are saved with the band of their validation
             model.get_buffer("wider").zero_()
             model.calibrate_band(forecast(model, windows, origins), windows.cut(origins)[1])
-        answers = (forecast if split == "validation" else forecast_adaptive)(
-            model, windows, origins
-        )
+        ask = forecast if split == "validation" else forecast_adaptive
+        answers = ask(model, windows, origins)
         metrics = measure(windows, origins, answers)
         begins = dict(zip(("validation", "test"), self.facts.ends, strict=True))[split]
-        where = (
-            f"{split}: {len(origins)} windows of {self.recipe.horizon} steps from "
-            f"{format_border(self.facts, begins)} on"
-        )
+        where = f"{split}: {len(origins)} windows of {self.recipe.horizon} steps from "
+        where += f"{format_border(self.facts, begins)} on"
         return Score(where, RULE, len(origins), metrics, self._examples(windows, origins, answers))
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
@@ -171,8 +169,12 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
     def pictures(self, model: nn.Module) -> list[Picture]:
         windows, origins = self._windows, self._windows.few("test")
         past = windows.past(origins)
-        beside = {name: answer(past) for name, answer in self._baselines.items()}
-        return make_pictures(windows, origins, forecast_adaptive(model, windows, origins), beside)
+        baselines = {name: answer(past) for name, answer in self._baselines.items()}
+        answers = forecast_adaptive(model, windows, origins)
+        return [
+            _draw_forecasts(windows, origins, answers),
+            *_draw_by_step(windows, origins, {"net": answers, **baselines}),
+        ]
 
     def prepare_diagnosis(self, model: nn.Module, batches: int, rows: int) -> DiagnosisInput:
         drawn = self.epoch(0)
@@ -195,29 +197,12 @@ class Forecast(TableTask[ForecastRecipe, Facts]):
         mean, deviation = windows.means[number, 0], windows.deviations[number, 0]
         low, middle, high = (answer[-1, 0].double() * deviation + mean).tolist()
         truth = float(one.values[last, 0])
-        given = f"{one.name} {format_time(float(one.times[last]), self.facts.form)}".strip()
-        said = f"{middle:.4g} ({low:.4g} to {high:.4g})"
-        return Example(given, said, f"{truth:.4g}", low <= truth <= high)
+        when = f"{one.name} {format_time(float(one.times[last]), self.facts.form)}".strip()
+        words = f"{middle:.4g} ({low:.4g} to {high:.4g})"
+        return Example(when, words, f"{truth:.4g}", low <= truth <= high)
 
 
 _SERIES, _BEFORE = 3, 2  # series that are drawn, and horizons of history before a forecast
-
-
-def make_pictures(
-    windows: Windows, origins: Tensor, answers: Tensor, beside: Mapping[str, Tensor]
-) -> list[Picture]:
-    """The pictures of some windows.
-
-    Args:
-        windows: of all series.
-        origins: (B,) the first future steps of the windows that are shown.
-        answers: (horizon, B, D, 3) quantiles, scaled.
-        beside: the same of each baseline.
-    """
-    return [
-        _draw_forecasts(windows, origins, answers),
-        *_draw_by_step(windows, origins, answers, beside),
-    ]
 
 
 def _draw_forecasts(windows: Windows, origins: Tensor, answers: Tensor) -> Picture:
@@ -255,15 +240,14 @@ def _plot_forecast(windows: Windows, origin: int, answer: Tensor) -> Plot:
 
 
 def _draw_by_step(
-    windows: Windows, origins: Tensor, answers: Tensor, beside: Mapping[str, Tensor]
+    windows: Windows, origins: Tensor, answers: Mapping[str, Tensor]
 ) -> list[Picture]:
+    """The errors and the coverage of the net's quantiles, and the baselines' errors."""
     truth = windows.cut(origins)[1].double()
     deviations = windows.deviations[windows.series_of(origins)]
-    every = {"net": answers, **beside}
-    distances = {name: (truth - one[..., MEDIAN].double()).abs() for name, one in every.items()}
+    distances = {name: (truth - one[..., MEDIAN].double()).abs() for name, one in answers.items()}
     errors = {n: (d * deviations).flatten(1).nanmean(1).tolist() for n, d in distances.items()}
-    inside = ((answers[..., 0] <= truth) & (truth <= answers[..., -1])).double()
-    held = torch.where(torch.isfinite(truth), inside, torch.nan).flatten(1).nanmean(1).tolist()
+    held = find_inside(answers["net"], truth).flatten(1).nanmean(1).tolist()
     return [_draw_errors(errors), _draw_coverage(held)]
 
 

@@ -11,12 +11,7 @@ from torch import Tensor, nn
 from throughtime.errors import DataError
 from throughtime.tasks.forecast.find import list_columns
 from throughtime.tasks.forecast.model import MEDIAN, QUANTILES, Forecaster, pinball
-from throughtime.tasks.forecast.series import (
-    Series,
-    TimedRows,
-    find_rows,
-    make_series,
-)
+from throughtime.tasks.forecast.series import Series, TimedRows, find_rows, make_series
 from throughtime.tasks.forecast.windows import Facts, Windows, find_scale
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.clock import MONTHS, NATIVE, NUMBER, format_time, merge_time
@@ -88,15 +83,19 @@ def measure(windows: Windows, origins: Tensor, answers: Tensor) -> dict[str, flo
     truth, answers = windows.cut(origins)[1].double(), answers.double()
     number = windows.series_of(origins)
     errors = (truth - answers[..., MEDIAN]) * windows.deviations[number]
-    inside = ((answers[..., 0] <= truth) & (truth <= answers[..., -1])).double()
-    inside = torch.where(torch.isfinite(truth), inside, torch.nan)
     return {
         "mae": float(errors.abs().nanmean()),
         "rmse": float(errors.square().nanmean().sqrt()),
         "mase": float((errors.abs() / windows.naive[number]).nanmean()),
         "pinball": float(pinball(answers, truth)),
-        "coverage_80": float(inside.nanmean()),
+        "coverage_80": float(find_inside(answers, truth).nanmean()),
     }
+
+
+def find_inside(answers: Tensor, truth: Tensor) -> Tensor:
+    """1 where the truth is in the band of quantiles, 0 where not, NaN where it is missing."""
+    inside = ((answers[..., 0] <= truth) & (truth <= answers[..., -1])).double()
+    return torch.where(torch.isfinite(truth), inside, torch.nan)
 
 
 def series_like(table: DataTable, facts: Facts) -> list[Series]:

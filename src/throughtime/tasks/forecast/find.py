@@ -34,17 +34,14 @@ from throughtime.tasks.tables.clock import (
     merge_time,
     time_columns,
 )
-from throughtime.tasks.tables.read import hash_files, read
+from throughtime.tasks.tables.read import read
+from throughtime.tasks.tables.task import BUILTIN, hash_data
 
-_BUILTIN = "builtin"
 _LONGEST = 750  # steps of a season that is looked for, and of a history without --length
 
 
-def read_source(recipe: ForecastRecipe) -> tuple[DataTable, str]:
-    """The table of a recipe and the digest of its file."""
-    if recipe.data == _BUILTIN:
-        return make_builtin(), _BUILTIN
-    return read(recipe.data), hash_files(recipe.data)
+def read_source(recipe: ForecastRecipe) -> DataTable:
+    return make_builtin() if recipe.data == BUILTIN else read(recipe.data)
 
 
 def find_facts(recipe: ForecastRecipe) -> Facts:
@@ -53,10 +50,10 @@ def find_facts(recipe: ForecastRecipe) -> Facts:
     Raises:
         DataError: the file cannot be learned from; names file, row and column.
     """
-    table, seal = read_source(recipe)
+    table = read_source(recipe)
     targets, known, time = _find_roles(recipe, table)
     table = merge_time(table, time)
-    facts, rows = _find_inputs(recipe, table, seal, targets, known, time)
+    facts, rows = _find_inputs(recipe, table, targets, known, time)
     series = make_series(table, rows, list_columns(facts), facts.step, facts.even)
     _made[:] = [(_series_key(facts), series)]
     _check_targets(table, facts, series)
@@ -91,13 +88,12 @@ def read_series(recipe: ForecastRecipe, facts: Facts) -> list[Series]:
     Raises:
         DataError: the file is another one than when the run began.
     """
-    seal = _BUILTIN if recipe.data == _BUILTIN else hash_files(recipe.data)
-    check_unchanged(recipe.data, seal, facts.digest)
+    check_unchanged(recipe.data, hash_data(recipe.data), facts.digest)
     while _made:
         key, series = _made.pop()
         if key == _series_key(facts):
             return series
-    table = merge_time(read_source(recipe)[0], facts.time)
+    table = merge_time(read_source(recipe), facts.time)
     rows = find_rows(table, facts.time, facts.series)
     return make_series(table, rows, list_columns(facts), facts.step, facts.even)
 
@@ -115,13 +111,9 @@ def list_columns(facts: Facts) -> list[str]:
 def _find_roles(recipe: ForecastRecipe, table: DataTable) -> tuple[list[str], list[str], str]:
     """The columns of targets, what is known ahead, and time: named by options or detected."""
     targets, known = split_names(recipe.target), split_names(recipe.known)
-    if recipe.data == _BUILTIN:
+    if recipe.data == BUILTIN:
         targets, known = targets or ["load"], known or ["holiday"]
-    if not targets:
-        raise DataError(
-            f"a forecast needs --target, a column of {table.name}, which has "
-            f"{', '.join(table.frame.columns[:20])}"
-        )
+    table.check_role("a forecast needs", "target", ",".join(targets))
     table.check_columns("target", targets)
     table.check_columns("known", known)
     time = find_time(table, recipe.time, [*targets, *known, recipe.series])
@@ -135,9 +127,8 @@ def _find_roles(recipe: ForecastRecipe, table: DataTable) -> tuple[list[str], li
 
 
 def _find_inputs(
-    recipe: ForecastRecipe, table: DataTable, seal: str, targets: list[str], known: list[str],
-    time: str,
-) -> tuple[Facts, TimedRows]:  # fmt: skip
+    recipe: ForecastRecipe, table: DataTable, targets: list[str], known: list[str], time: str
+) -> tuple[Facts, TimedRows]:
     series = recipe.series or find_series(table, time, [*targets, *known])
     rows = find_rows(table, time, series)
     step, even = find_rows_step(rows)
@@ -145,8 +136,8 @@ def _find_inputs(
     inputs = [c for c in table.frame.columns if c not in used and _varies(table, c)]
     spans = [float(np.ptp(rows.times.values[places])) for places in rows.places.values()]
     return Facts(
-        digest=seal, read=[], time=time, series=series, form=rows.times.form, step=step, even=even,
-        targets=targets, inputs=inputs, known=known,
+        digest=hash_data(recipe.data), read=[], time=time, series=series, form=rows.times.form,
+        step=step, even=even, targets=targets, inputs=inputs, known=known,
         periods=find_periods(rows.times.form, step, spans),
     ), rows  # fmt: skip
 
@@ -266,7 +257,6 @@ def _usable_scale(scale: list[list[float]], whole: list[list[float]]) -> list[li
 def _describe(
     recipe: ForecastRecipe, table: DataTable, facts: Facts, series: list[Series]
 ) -> list[list[str]]:
-    """What was read, for people."""
     steps = sum(len(one) for one in series)
     seen = sum(one.seen for one in series)
     missing = {c: table.frame[c].null_count() for c in list_columns(facts)}

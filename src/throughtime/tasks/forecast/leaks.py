@@ -68,13 +68,9 @@ def _describe_leak(pairs: list[_Pair], horizon: int, is_known: bool) -> str:
             side = "before" if lead > 0 else "after"
             when = f"{abs(lead)} steps {side} its time" if lead else "at its own step"
             return f"copies it {when}"
-    leads = []
-    for one in pairs:
-        leads.append(_find_leaked_lead(one, horizon))
-        if not leads[-1]:
-            break
-    else:
-        return f"tells it {leads[0]} steps before its time, with what was before"
+    lead = _find_leaked_lead(pairs[0], horizon)
+    if lead and all(_find_leaked_lead(one, horizon) for one in pairs[1:]):
+        return f"tells it {lead} steps before its time, with what was before"
     return "is made of what is seen later in its run" if all(map(_is_total, pairs)) else ""
 
 
@@ -137,10 +133,9 @@ def _first_leaked(lagged: Numbers, column: Numbers, later: Numbers) -> int:
     with_column = np.square(left - more @ (more.T @ left)).mean(0)
     alike = np.array([_correlate(column[:, 0], y) for y in later.T])
     secret = without > 1e-6 * later.var(0)
-    leaked = (with_column < _NOTHING * without) | (
-        (alike > _LIKE) & (with_column < _PART * without)
-    )
-    return int(np.argmax(leaked & secret)) + 1 if (leaked & secret).any() else 0
+    leaked = (alike > _LIKE) & (with_column < _PART * without)
+    leaked = secret & (leaked | (with_column < _NOTHING * without))
+    return int(np.argmax(leaked)) + 1 if leaked.any() else 0
 
 
 def _is_total(pair: _Pair) -> bool:
@@ -172,9 +167,8 @@ def _check_repeated(
     """
     parts = [(one.values[:, place], one.times) for one in series]
     trained = [_hash_windows(values[times < facts.ends[0]]) for values, times in parts]
-    tested = np.concatenate(
-        [_hash_windows(values[times >= facts.ends[1]]) for values, times in parts]
-    )
+    tests = [_hash_windows(values[times >= facts.ends[1]]) for values, times in parts]
+    tested = np.concatenate(tests)
     again = int(np.isin(tested, np.concatenate(trained)).sum())
     if len(tested) < _WINDOW or again < _SHARE * len(tested):
         return

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.tasks.forecast.windows import Facts, Windows, interpolate_seen, make_channels, thin
-from throughtime.tasks.layers import make_layers, run_layers
 from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.task import make_layers, run_layers
 
 QUANTILES = (0.1, 0.5, 0.9)
 MEDIAN = 1

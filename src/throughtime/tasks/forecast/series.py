@@ -84,8 +84,8 @@ def find_rows(table: DataTable, time: str, series: str) -> TimedRows:
                 + (
                     ""
                     if series
-                    else ", or name the column of series with --series, or all columns of "
-                    "the time with --time, year,month say"
+                    else ", or name the column of series with --series, or all columns "
+                    "of the time with --time, year,month say"
                 )
             )
     return TimedRows(places, times)

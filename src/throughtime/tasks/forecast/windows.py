@@ -16,7 +16,8 @@ from torch import Tensor
 from throughtime.tasks.forecast.series import Series, usual_values
 from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables import Numbers, fill_forward, log_gaps
-from throughtime.tasks.task import Batch, BuiltWhenIndexed, generator_of
+from throughtime.tasks.tables.task import SIDES
+from throughtime.tasks.task import Batch, BuiltWhenIndexed, make_generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,6 @@ class Facts:
     whole: list[list[float]] = field(default_factory=list)
 
 
-SPLITS = ("train", "validation", "test")
 _MOST = 2000  # windows that validation and test are scored on
 
 
@@ -154,7 +154,7 @@ class Windows:
         """Split -> the first future step of each of its windows, among all steps."""
         parts = [self._sides(number) for number in range(len(self.series))]
         origins = {}
-        for side, split in enumerate(SPLITS):
+        for side, split in enumerate(SIDES):
             every = np.concatenate([at[sides == side] for at, sides in parts])
             origins[split] = torch.from_numpy(every)
         return origins
@@ -174,7 +174,7 @@ class Windows:
         for number, one in enumerate(self.series):
             at, sides = self._sides(number)
             old = bool(self.facts.time) and one.name in self.facts.scales
-            chosen = at[sides == len(SPLITS) - 1] if old else at
+            chosen = at[sides == len(SIDES) - 1] if old else at
             kept.append(chosen)
             left += len(at) - len(chosen)
         return thin(torch.from_numpy(np.concatenate(kept)), _MOST), left
@@ -262,7 +262,7 @@ class Pass(BuiltWhenIndexed):
     """
 
     def __init__(self, windows: Windows, batch_size: int, seed: int, number: int) -> None:
-        generator = generator_of(seed, number)
+        generator = make_generator(seed, number)
         train = windows.learned
         self._windows = windows
         self._parts = train[torch.randperm(len(train), generator=generator)].split(batch_size)

@@ -120,7 +120,6 @@ def find_text(recipe: LanguageRecipe) -> TextFacts:
 
 
 def hash_text(text: str) -> str:
-    """SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

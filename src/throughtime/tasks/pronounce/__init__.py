@@ -1,37 +1,196 @@
-"""Spelling to pronunciation: letters in, the sounds of the CMU Pronouncing Dictionary out."""
+"""Spelling to pronunciation: letters in, the sounds of the CMU Pronouncing Dictionary out.
+
+The file in `data/` is the dictionary as its authors publish it (a word, then the sounds it is
+made of, in ARPAbet with stress marks 0, 1, 2 on vowels), compressed. A further pronunciation of
+`word` is listed as `word(2)`; what follows `#` is a comment.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import lzma
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib.resources import files
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from throughtime.tasks.layers import resolve_cell
+from throughtime.errors import DataError
 from throughtime.tasks.picture import Picture, draw_attention
-from throughtime.tasks.pronounce.words import (
-    ALPHABET,
-    Entries,
-    Epoch,
-    Group,
-    Pronunciation,
-    group_by_length,
-    read_dictionary,
-    strip_stress,
-    take_side,
-)
-from throughtime.tasks.recipe import CellRecipe, Recipe
-from throughtime.tasks.task import IGNORED, Batch, DiagnosisInput, Example, Score, Task
+from throughtime.tasks.recipe import CellRecipe, Recipe, one_of, resolve_cell
+from throughtime.tasks.tables.task import SIDES
+from throughtime.tasks.task import IGNORED, Batch, Batches, DiagnosisInput, Example, Score, Task
 from throughtime.tasks.translate.model import (
+    END,
+    START,
     TeacherForced,
     Translator,
     decode_greedily,
     decode_with_attention,
     shift,
 )
+
+LONGEST = 100  # letters of a word that is answered; the dictionary's longest has 28
+
+# ARPAbet: consonants as they are, every vowel with each of its stress marks.
+_CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split()
+_VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
+_STRESSED = [vowel + mark for vowel in _VOWELS for mark in "012"]
+
+
+@dataclass(frozen=True)
+class Alphabet:
+    """The letters and sounds of the dictionary; a number each, sounds after END and START."""
+
+    letters: tuple[str, ...]
+    sounds: tuple[str, ...]
+
+    @cached_property
+    def _letters(self) -> dict[str, int]:
+        return {letter: number for number, letter in enumerate(self.letters)}
+
+    @cached_property
+    def _sounds(self) -> dict[str, int]:
+        return {sound: number for number, sound in enumerate(self.sounds, start=START + 1)}
+
+    def read(self, word: str) -> list[int]:
+        """The letters of a word as numbers.
+
+        Raises:
+            DataError: the word is empty, too long or has a letter the model never saw.
+        """
+        if not word:
+            raise DataError("a word must have at least one letter, got ''; leave it out")
+        if len(word) > LONGEST:
+            raise DataError(
+                f"a word must have at most {LONGEST} letters, and {word[:20]!r}... has {len(word)}"
+            )
+        unknown = [letter for letter in word.lower() if letter not in self._letters]
+        if unknown:
+            raise DataError(
+                f"a word must be spelled with the letters {''.join(self.letters)}, "
+                f"got {unknown[0]!r} in {word!r}; spell it without that letter"
+            )
+        return [self._letters[letter] for letter in word.lower()]
+
+    def write(self, numbers: Iterable[int]) -> Pronunciation:
+        """The sounds of numbers, up to the first END; START, which is no sound, is `?`."""
+        sounds = []
+        for number in numbers:
+            if number == END:
+                break
+            sounds.append("?" if number == START else self.sounds[number - START - 1])
+        return tuple(sounds)
+
+    def encode(self, sounds: Pronunciation) -> list[int]:
+        """The sounds as numbers, followed by END."""
+        return [*map(self._sounds.__getitem__, sounds), END]
+
+
+ALPHABET = Alphabet(
+    letters=tuple("'-.abcdefghijklmnopqrstuvwxyz"),
+    sounds=tuple(sorted([*_CONSONANTS, *_STRESSED])),
+)
+
+
+Pronunciation = tuple[str, ...]
+Entries = dict[str, tuple[Pronunciation, ...]]
+
+# Of 100 words by their hash: which side takes which.
+_TEST, _VALIDATION = range(10), range(10, 12)
+
+
+@cache
+def read_dictionary() -> Entries:
+    """Every word of the embedded dictionary with its pronunciations, in the file's order."""
+    packed = (files(__package__) / "data" / "cmudict.dict.xz").read_bytes()
+    return parse_dictionary(lzma.decompress(packed).decode("utf-8").splitlines())
+
+
+def parse_dictionary(lines: Iterable[str]) -> Entries:
+    """Words with their pronunciations, first listed first, each once.
+
+    Raises:
+        DataError: a line has a word and no sounds.
+    """
+    entries: dict[str, dict[Pronunciation, None]] = {}
+    for number, line in enumerate(lines, start=1):
+        entry, *sounds = line.partition("#")[0].split() or [""]
+        if not entry:
+            continue
+        if not sounds:
+            raise DataError(f"line {number} must be a word and its sounds, got {line!r}")
+        entries.setdefault(_strip_number(entry), {})[tuple(sounds)] = None
+    return {word: tuple(listed) for word, listed in entries.items()}
+
+
+def _strip_number(entry: str) -> str:
+    """`word` for `word` and for `word(2)`."""
+    return entry.partition("(")[0] if entry.endswith(")") else entry
+
+
+def choose_side(word: str) -> str:
+    """The side of the split a word belongs to: a function of its letters and of nothing else."""
+    digest = hashlib.sha256(word.encode("utf-8")).digest()
+    place = int.from_bytes(digest[:8], "big") % 100
+    return "test" if place in _TEST else "validation" if place in _VALIDATION else "train"
+
+
+def take_side(entries: Entries, wanted: str) -> Entries:
+    """The words of one side, all pronunciations of a word with it."""
+    one_of("split", wanted, SIDES)
+    return {word: listed for word, listed in entries.items() if choose_side(word) == wanted}
+
+
+def strip_stress(sounds: Pronunciation) -> Pronunciation:
+    """The sounds with the stress marks of their vowels taken off: `AH0` becomes `AH`."""
+    return tuple(sound.rstrip("012") for sound in sounds)
+
+
+@dataclass(frozen=True)
+class Group:
+    """All pronunciations of the words with one number of letters."""
+
+    letters: Tensor  # (N, T)
+    sounds: Tensor  # (N, S), END after the last sound, IGNORED after that
+    lengths: Tensor  # (N,) sounds with their END
+
+
+def group_by_length(entries: Entries, symbols: Alphabet) -> list[Group]:
+    """Every pronunciation of every word, grouped by the word's number of letters."""
+    by_length: dict[int, list[tuple[list[int], list[int]]]] = defaultdict(list)
+    for word, listed in entries.items():
+        letters = symbols.read(word)
+        by_length[len(word)] += [(letters, symbols.encode(sounds)) for sounds in listed]
+    return [_make_group(by_length[length]) for length in sorted(by_length)]
+
+
+def _make_group(rows: list[tuple[list[int], list[int]]]) -> Group:
+    lengths = torch.tensor([len(sounds) for _, sounds in rows], device="cpu")
+    longest = int(lengths.max())
+    sounds = [numbers + [IGNORED] * (longest - len(numbers)) for _, numbers in rows]
+    letters = torch.tensor([letters for letters, _ in rows], device="cpu")
+    return Group(letters, torch.tensor(sounds, device="cpu"), lengths)
+
+
+def list_batches(groups: Sequence[Group], recipe: Recipe, number: int) -> Batches:
+    """The batches of one pass, (letters (T, B), sounds (S, B)).
+
+    Words of one length need no padding, so the encoder runs without lengths; sounds are padded at
+    the end, where a forward recurrence cannot see it and the loss does not look.
+    """
+
+    def build(place: int, rows: Tensor) -> Batch:
+        group = groups[place]
+        longest = int(group.lengths[rows].max())
+        return group.letters[rows].T.contiguous(), group.sounds[rows, :longest].T.contiguous()
+
+    return Batches(build, [group.lengths for group in groups], recipe, number)
+
 
 _EXAMPLES, _DRAWN = 8, 3
 _LETTERS, _SPOKEN = 12, 11  # of the words that a diagnosis looks at; the end counts as a sound
@@ -47,15 +206,9 @@ class Pronounce(Task):
     monitor = "per"  # it moves before the first whole word is right
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "quick": {"hidden": 128, "steps": 2000, "lr": 4e-3, "dropout": 0.1},
-        "full": {
-            "layers": 2,
-            "hidden": 128,
-            "steps": 7000,
-            "lr": 4e-3,
-            "dropout": 0.2,
-            "validate_every": 1000,
-        },
-    }
+        "full": {"layers": 2, "hidden": 128, "steps": 7000, "lr": 4e-3, "dropout": 0.2,
+                 "validate_every": 1000},
+    }  # fmt: skip
 
     @classmethod
     def settle(cls, recipe: Recipe) -> Recipe:
@@ -69,7 +222,7 @@ class Pronounce(Task):
         return Translator(self.recipe, len(ALPHABET.letters), len(ALPHABET.sounds) + 2)
 
     def epoch(self, number: int) -> Sequence[Batch]:
-        return Epoch(self._groups, self.recipe.batch_size, self.recipe.seed, number)
+        return list_batches(self._groups, self.recipe, number)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross entropy a sound; a batch that is not full weighs by the words it has."""
@@ -99,12 +252,11 @@ class Pronounce(Task):
 
     def score(self, model: nn.Module, split: str) -> Score:
         listed = _read_side(split)
-        answers = self._answers(model, list(listed))
+        answers = pronounce(model, list(listed))
         rule = f"{RULE}; wer, per: without stress marks; wer_stress, per_stress: with them"
         where = f"{split}: {len(listed)} words kept out of training, split by hash of the word"
-        return Score(
-            where, rule, len(listed), error_rates(answers, listed), _make_examples(answers)
-        )
+        examples = tuple(_make_example(word, answers[word]) for word in _pick_words(answers))
+        return Score(where, rule, len(listed), error_rates(answers, listed), examples)
 
     def chance(self, split: str) -> dict[str, float]:
         """Of the answer that is right most often, given to every word unseen."""
@@ -124,15 +276,11 @@ class Pronounce(Task):
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         words = [item.lower() for item in items]
-        answers = self._answers(model, words)
+        answers = pronounce(model, words)
         return [" ".join(answers[word]) for word in words]
 
     def check_item(self, item: str) -> None:
         ALPHABET.read(item)
-
-    def _answers(self, model: nn.Module, words: Sequence[str]) -> dict[str, Pronunciation]:
-        assert isinstance(model, Translator)
-        return pronounce(model, words)
 
 
 @cache
@@ -140,13 +288,8 @@ def _read_side(name: str) -> dict[str, tuple[Pronunciation, ...]]:
     return take_side(read_dictionary(), name)
 
 
-def _make_examples(answers: Mapping[str, Pronunciation]) -> tuple[Example, ...]:
-    """Words at even distances through the split, so that they are the same in every run."""
-    return tuple(_make_example(word, answers[word]) for word in _pick_words(answers))
-
-
 def _pick_words(words: Iterable[str]) -> list[str]:
-    """Some words at even distances."""
+    """Words at even distances through the split, so that they are the same in every run."""
     every = sorted(words)
     return every[:: max(1, len(every) // _EXAMPLES)][:_EXAMPLES]
 
@@ -212,12 +355,13 @@ def edit_distance(one: Sequence[str], other: Sequence[str]) -> int:
 _ROWS = 1024  # words decoded side by side
 
 
-def pronounce(model: Translator, words: Iterable[str]) -> dict[str, Pronunciation]:
+def pronounce(model: nn.Module, words: Iterable[str]) -> dict[str, Pronunciation]:
     """The model's pronunciation of every word; each word once, in the order given.
 
     Raises:
         DataError: a word is empty or has a letter the model never saw.
     """
+    assert isinstance(model, Translator)
     by_length: dict[int, list[tuple[str, list[int]]]] = defaultdict(list)
     answers: dict[str, Pronunciation] = dict.fromkeys(words, ())
     for word in answers:
@@ -226,8 +370,7 @@ def pronounce(model: Translator, words: Iterable[str]) -> dict[str, Pronunciatio
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
             letters = torch.tensor([numbers for _, numbers in part], device="cpu").T.contiguous()
-            for (word, _), numbers in zip(
-                part, decode_greedily(model, letters).T.tolist(), strict=True
-            ):
+            decoded = decode_greedily(model, letters).T.tolist()
+            for (word, _), numbers in zip(part, decoded, strict=True):
                 answers[word] = ALPHABET.write(numbers)
     return answers

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from io import BytesIO
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from throughtime.errors import DataError
+from throughtime.errors import DataError, OptionError
 from throughtime.tasks.recipe import did_you_mean, short
+from throughtime.tasks.tables.pieces import as_numbers
 
 if TYPE_CHECKING:
     import polars as pl
@@ -54,6 +59,11 @@ class DataTable:
             row -= part[0]
         return f"{self.unit} {first + row if lines is None else lines[row]} of {name}"
 
+    @property
+    def shown_columns(self) -> str:
+        """Its columns as errors name them, the first twenty."""
+        return ", ".join(self.frame.columns[:20])
+
     def check_columns(self, option: str, columns: list[str]) -> None:
         """Raises DataError where a column that an option names is not there."""
         for column in columns:
@@ -61,8 +71,25 @@ class DataTable:
                 hint = did_you_mean(column, self.frame.columns)
                 raise DataError(
                     f"--{option} must name a column of {self.name}, which has "
-                    f"{', '.join(self.frame.columns[:20])}, got {short(column)}{hint}"
+                    f"{self.shown_columns}, got {short(column)}{hint}"
                 )
+
+    def require(self, columns: Iterable[str], reason: str) -> None:
+        """Raises DataError where one of these columns, "" aside, is not there; says why it must."""
+        for column in columns:
+            if column and column not in self.frame.columns:
+                hint = did_you_mean(column, self.frame.columns)
+                raise DataError(
+                    f"{self.name} must have the column {column}{reason}, and it has "
+                    f"{self.shown_columns}{hint}"
+                )
+
+    def check_role(self, who: str, option: str, column: str) -> None:
+        """Raises DataError where no column is known for the role that an option names."""
+        if not column:
+            raise DataError(
+                f"{who} --{option}, a column of {self.name}, which has {self.shown_columns}"
+            )
 
     def is_number(self, column: str) -> bool:
         """Whether a column holds numbers alone, or truth values."""
@@ -103,7 +130,7 @@ class DataTable:
         """
         import polars as pl
 
-        values = self._there(column)
+        values = self.take_filled(column)
         if values.dtype != pl.Categorical:
             values = values.cast(pl.String).cast(pl.Categorical)
         firsts = values.to_physical().to_numpy()
@@ -121,14 +148,19 @@ class DataTable:
         """
         import polars as pl
 
-        return self._there(column).cast(pl.String).to_list()
+        return self.take_filled(column).cast(pl.String).to_list()
 
-    def _there(self, column: str) -> pl.Series:
+    def take_filled(self, column: str, what: str = "value") -> pl.Series:
+        """A column that has a value in every row.
+
+        Raises:
+            DataError: one is missing; names its row.
+        """
         values = self.frame[column]
         missing = values.is_null().arg_true()
         if len(missing):
             raise DataError(
-                f"column {column} must have a value in every row, and "
+                f"column {column} must have a {what} in every row, and "
                 f"{self.place(int(missing[0]))} has none; fill it in, or take the row out"
             )
         return values
@@ -162,7 +194,7 @@ def _check_alike(first: DataTable, one: DataTable) -> None:
         odd = f"no column {lacking[0]}" if lacking else f"a column {more[0]} beside them"
         raise DataError(
             f"{one.name} must have the columns of {first.name}, "
-            f"{', '.join(first.frame.columns[:20])}, and its {one.unit} 1 has {odd}"
+            f"{first.shown_columns}, and its {one.unit} 1 has {odd}"
         )
     for name in first.frame.columns:
         for numbers, text in ((first, one), (one, first)):
@@ -221,3 +253,113 @@ def check_roles(roles: Sequence[tuple[str, list[str]]]) -> None:
                     f"and --{option}; take it out of one"
                 )
             seen[column] = option
+
+
+def is_frame(data: object) -> bool:
+    """Whether it is a frame of polars or pandas; neither is imported for it."""
+    return type(data).__name__ in ("DataFrame", "LazyFrame") and _package_of(data) in (
+        "polars", "pandas",
+    )  # fmt: skip
+
+
+def make_table(
+    data: Any, read: Callable[[str], DataTable] | None = None, as_text: bool = False
+) -> DataTable:
+    """The table in a file or a frame.
+
+    Args:
+        data: the file or the frame.
+        read: how a file is read; None takes frames alone.
+        as_text: whether a frame's text stays text where it looks like numbers.
+
+    Raises:
+        DataError: it has no rows, or a column cannot be taken.
+        OptionError: it is neither.
+    """
+    if read is not None and isinstance(data, str | PathLike):
+        return read(str(data))
+    if not is_frame(data):
+        raise OptionError(f"data must be a file or a frame of polars or pandas, got {short(data)}")
+    frame = _as_polars(data) if as_text else as_numbers(_as_polars(data))
+    return DataTable(frame, "the frame", f"a frame of {_package_of(data)}")
+
+
+def write_file(data: Any, folder: Path) -> tuple[Path, bool]:
+    """A frame kept as a Parquet file in a folder, called by its content; and whether it is new.
+
+    Raises:
+        DataError: it has no rows, or a column cannot be taken.
+        OSError: the folder cannot be written.
+    """
+    content = BytesIO()
+    _as_polars(data).write_parquet(content)
+    digest = hashlib.sha256(content.getvalue()).hexdigest()
+    path = folder / f"frame-{digest[:16]}.parquet"
+    if path.exists():
+        return path, False
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")  # a file of its name is whole, whatever ends this
+    try:
+        draft.write_bytes(content.getvalue())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path, True
+
+
+def give_back(frame: pl.DataFrame, like: Any) -> Any:
+    """The frame, as one of pandas where that kind was given."""
+    if not is_frame(like) or _package_of(like) != "pandas":
+        return frame
+    return type(like)(frame.to_dict(as_series=False))
+
+
+def _package_of(data: object) -> str:
+    return type(data).__module__.partition(".")[0]
+
+
+def _as_polars(data: Any) -> pl.DataFrame:
+    import polars as pl
+
+    if _package_of(data) == "polars":
+        frame = data.collect() if isinstance(data, pl.LazyFrame) else data
+    else:
+        frame = _from_pandas(data)
+    if not len(frame) or not frame.width:
+        raise DataError(f"a frame must hold rows and columns, got {len(frame)} x {frame.width}")
+    return frame
+
+
+def _from_pandas(data: Any) -> pl.DataFrame:
+    """Column by column, so that nothing but numpy is needed; an index with a name, or of
+    dates, is a column too."""
+    import polars as pl
+
+    index = data.index
+    if index.name is not None or index.dtype.kind == "M":
+        data = data.reset_index(names=str(index.name or "time"))
+    columns: dict[str, Any] = {}
+    for name in data.columns:
+        column = data[name]
+        kind = getattr(column.dtype, "kind", "O")
+        if getattr(column.dtype, "tz", None) is not None:
+            column, kind = column.dt.tz_convert("UTC").dt.tz_localize(None), "M"
+        if kind in "biufmM" and hasattr(column.dtype, "itemsize") and not _is_nullable(column):
+            columns[str(name)] = column.to_numpy()
+        else:
+            gone = column.isna().to_list()
+            pairs = zip(column, gone, strict=True)
+            columns[str(name)] = [None if missing else one for one, missing in pairs]
+    made = [pl.Series(n, v, strict=False, nan_to_null=True) for n, v in columns.items()]
+    odd = [one.name for one in made if one.dtype == pl.Object]
+    if odd:
+        raise DataError(
+            "a frame of pandas must have columns of numbers, texts or dates, and column "
+            f"{odd[0]} is none of them; convert it"
+        )
+    return pl.DataFrame(made)
+
+
+def _is_nullable(column: Any) -> bool:
+    """A type of pandas' own, Int64 say, whose missing values numpy has not."""
+    return type(column.dtype).__module__.partition(".")[0] == "pandas"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from throughtime.errors import DataError
-from throughtime.tasks.recipe import did_you_mean, short
+from throughtime.tasks.recipe import short
 from throughtime.tasks.tables import DataTable, Numbers, split_names
 
 if TYPE_CHECKING:
@@ -63,15 +63,15 @@ class Times:
     form: str
 
 
-def find_time(table: DataTable, given: str, taken: list[str]) -> str:
-    """The column of time, or several by comma: as given, or the first that reads like one.
+def find_time(table: DataTable, option: str, taken: list[str]) -> str:
+    """The column of time, or several by comma: the option's, or the first that reads like one.
 
     Returns:
         Its name; "" for the order of rows.
     """
-    if given:
-        table.check_columns("time", time_columns(table, given))
-        return given
+    if option:
+        table.check_columns("time", time_columns(table, option))
+        return option
     columns = [c for c in table.frame.columns if c not in taken]
     dates = [c for c in columns if _holds_dates(table, c)]
     if dates:
@@ -100,12 +100,7 @@ def merge_time(table: DataTable, time: str) -> DataTable:
     columns = time_columns(table, time)
     if len(columns) < 2:
         return table
-    lacking = [column for column in columns if column not in table.frame.columns]
-    if lacking:
-        raise DataError(
-            f"{table.name} must have the column {lacking[0]} of the time {time}, and it has "
-            f"{', '.join(table.frame.columns[:20])}{did_you_mean(lacking[0], table.frame.columns)}"
-        )
+    table.require(columns, f" of the time {time}")
     times = _merge_columns(table, columns)
     wrong = times.is_null().arg_true()
     if len(wrong):
@@ -122,13 +117,13 @@ def merge_time(table: DataTable, time: str) -> DataTable:
 
 def _find_clock(table: DataTable, date: str, columns: list[str]) -> list[str]:
     """The column of the time of day for one of dates that repeat, or none."""
-    beside = [c for c in columns if c != date and c.casefold() in _CLOCKS]
-    if not beside or not table.frame[date].is_duplicated().any():
+    clocks = [c for c in columns if c != date and c.casefold() in _CLOCKS]
+    if not clocks or not table.frame[date].is_duplicated().any():
         return []
     dates = _parse_dates(table, date)[0]
     if not bool((dates.dt.truncate("1d") == dates).all()):
         return []
-    return [c for c in beside if not _parse_seconds(table, c).has_nulls()][:1]
+    return [c for c in clocks if not _parse_seconds(table, c).has_nulls()][:1]
 
 
 def _find_year_parts(table: DataTable, columns: list[str]) -> list[str]:
@@ -242,13 +237,7 @@ def read_times(table: DataTable, column: str) -> Times:
     Raises:
         DataError: one is missing or reads as no date; names its row.
     """
-    values = table.frame[column]
-    missing = values.is_null().arg_true()
-    if len(missing):
-        raise DataError(
-            f"column {column} must have a time in every row, and {table.place(int(missing[0]))} "
-            "has none; fill it in, or take the row out"
-        )
+    values = table.take_filled(column, "time")
     if table.is_number(column) and not _holds_day_numbers(table, column):
         return Times(table.numbers(column), NUMBER)
     dates, form = _parse_dates(table, column)
@@ -260,9 +249,8 @@ def read_times(table: DataTable, column: str) -> Times:
             f"{short(values[row])}, which is none"
             + (f" of {form}" if len(wrong) < len(values) else "; name another with --time")
         )
-    return _count_months(dates) or Times(
-        dates.dt.epoch("us").to_numpy().astype(np.float64) / 1e6, form
-    )
+    seconds = dates.dt.epoch("us").to_numpy().astype(np.float64) / 1e6
+    return _count_months(dates) or Times(seconds, form)
 
 
 def _parse_dates(table: DataTable, column: str) -> tuple[pl.Series, str]:
@@ -291,9 +279,7 @@ def _parse_best(values: pl.Series) -> tuple[pl.Series, str]:
     text = values.str.strip_chars() if str(values.dtype) == "String" else values.cast(str)
     few = text.head(1000)
     forms = [(form, _parse_form(few, form)) for form in FORMS]
-    _, form = min(
-        ((dates.null_count(), _count_steps(dates)), form) for form, dates in forms
-    )  # fmt: skip
+    *_, form = min((dates.null_count(), _count_steps(dates), form) for form, dates in forms)
     return _parse_form(text, form), form
 
 

@@ -1,4 +1,4 @@
-"""Texts of many rows, read in pieces: what is held is a piece and the numbers before it."""
+"""Texts as tables: many rows in pieces, of which one is held at a time, and the UEA archive's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.errors import DataError
+from throughtime.tasks.recipe import short
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,17 +49,14 @@ def read_pieces(path: str, delimiter: str, names: list[str], skipped: int) -> pl
             kind, values = find_kind(column)
             kinds[column.name].add(kind)
             parts[column.name].append(_shorten(values) if kind == TEXT else values)
-    mixed = [
-        name for name in names if _merge_kinds(kinds[name]) == TEXT and kinds[name] - {TEXT, EMPTY}
-    ]
+    merged = {name: _merge_kinds(kinds[name]) for name in names}
+    mixed = [name for name in names if merged[name] == TEXT and kinds[name] - {TEXT, EMPTY}]
     for name in mixed:
         parts[name] = []
     for frame in read_text_pieces(path, delimiter, names, skipped, mixed) if mixed else ():
         for column in frame.get_columns():
             parts[column.name].append(_strip(column))
-    return pl.DataFrame(
-        [_join_parts(name, parts.pop(name), _merge_kinds(kinds[name])) for name in names]
-    )
+    return pl.DataFrame([_join_parts(name, parts.pop(name), merged[name]) for name in names])
 
 
 def type_pieces(frames: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
@@ -76,8 +74,7 @@ def type_pieces(frames: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.Dat
                 kinds.setdefault(column.name, set()).add(find_kind(column)[0])
     for frame in frames():
         yield frame.with_columns(
-            column.fill_nan(None) if column.dtype.is_float() else column
-            if column.dtype != pl.String
+            _without_nan(column) if column.dtype != pl.String
             else _join_parts(column.name, [_as_kind(column, kind)], kind)
             for column in frame.get_columns()
             for kind in [_merge_kinds(kinds.get(column.name, set()))]
@@ -169,9 +166,8 @@ def find_kind(column: pl.Series) -> tuple[str, pl.Series]:
 
     for kind, dtype in ((WHOLE, pl.Int64), (POINT, pl.Float64)):  # most columns are plain
         numbers = column.cast(dtype, strict=False)
-        if numbers.null_count() == column.null_count() < len(column) and (
-            kind == WHOLE or not numbers.is_nan().any()
-        ):
+        whole = numbers.null_count() == column.null_count() < len(column)
+        if whole and (kind == WHOLE or not numbers.is_nan().any()):
             return kind, numbers
     stripped = _strip(column)
     missing = stripped.null_count()
@@ -187,6 +183,18 @@ def find_kind(column: pl.Series) -> tuple[str, pl.Series]:
         if numbers.null_count() == missing:
             return kind, numbers
     return TEXT, stripped
+
+
+def as_numbers(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with numbers where a column of text holds nothing else."""
+    columns = frame.get_columns()
+    return frame.with_columns(
+        [find_kind(c)[1] if str(c.dtype) == "String" else _without_nan(c) for c in columns]
+    )
+
+
+def _without_nan(column: pl.Series) -> pl.Series:
+    return column.fill_nan(None) if column.dtype.is_float() else column
 
 
 def _strip(column: pl.Series) -> pl.Series:
@@ -297,3 +305,86 @@ def _find_bad_line(path: str) -> int:
             except UnicodeDecodeError:
                 return number
     return 1
+
+
+LABEL, SERIES = "class", "series"
+_ABSENT = ("?", "nan", "")
+
+
+def read_archive(path: str) -> tuple[pl.DataFrame, list[int]]:
+    """A file `.ts` of the UEA and UCR archive: sequences of several dimensions, and their classes.
+
+        @classLabel true one two
+        @data
+        1.0,2.0,?:5.0,6.0,7.0:one            dimension : dimension : class
+
+    Returns:
+        Each step of each sequence as a row: its sequence, its class, and `x1`, `x2`, ...; and the
+        line of the file that it stands in.
+
+    Raises:
+        DataError: there are no classes or no sequences, or one is of another form; names the line.
+    """
+    import polars as pl
+
+    parts: list[pl.DataFrame] = []
+    lines: list[int] = []
+    width, began = 0, False
+    with open_text(path) as file:
+        for number, line in enumerate(file, start=1):
+            text = line.strip()
+            if not text or text.startswith("#"):
+                continue
+            if not began:
+                began = _is_data(text, path, number)
+                continue
+            *dimensions, label = text.split(":")
+            width = width or len(dimensions)
+            if not dimensions or len(dimensions) != width:
+                raise DataError(
+                    f"every sequence of {path} must have {max(width, 1)} dimensions and a class, "
+                    f"apart by ':', and line {number} has {len(dimensions)}"
+                )
+            parts.append(_read_sequence(dimensions, label.strip(), path, number, len(parts)))
+            lines += [number] * len(parts[-1])
+    if not parts:
+        raise DataError(f"{path} must hold sequences after a line @data, and it has none")
+    return pl.concat(parts), lines
+
+
+def _is_data(text: str, path: str, number: int) -> bool:
+    """Whether a line of the head is the last; the head must promise classes and no time stamps."""
+    words = text.casefold().split()
+    if not words[0].startswith("@"):
+        raise DataError(
+            f"line {number} of {path} must begin with @, as a head does, got {short(text)}"
+        )
+    promised = {"@classlabel": "true", "@timestamps": "false"}
+    if words[0] in promised and words[1:2] != [promised[words[0]]]:
+        raise DataError(
+            f"{path} must have {words[0]} {promised[words[0]]}, and line {number} is {short(text)}"
+        )
+    return words[0] == "@data"
+
+
+def _read_sequence(
+    dimensions: list[str], label: str, path: str, line: int, number: int
+) -> pl.DataFrame:
+    import polars as pl
+
+    columns: dict[str, list[float | None]] = {}
+    for place, dimension in enumerate(dimensions, start=1):
+        cells = [cell.strip() for cell in dimension.split(",")]
+        try:
+            values = [None if c.casefold() in _ABSENT else float(c) for c in cells]
+        except ValueError as error:
+            raise DataError(
+                f"dimension {place} in line {line} of {path} must hold numbers, and it does not "
+                f"({error})"
+            ) from error
+        columns[f"x{place}"] = values
+    steps = max(map(len, columns.values()))
+    padded = {n: v + [None] * (steps - len(v)) for n, v in columns.items()}
+    names = {SERIES: [str(number + 1)] * steps, LABEL: [label] * steps}
+    schema = {n: pl.Float64 for n in padded} | {n: pl.String for n in names}
+    return pl.DataFrame(names | padded, schema={n: schema[n] for n in (*names, *padded)})

@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import did_you_mean, short
 from throughtime.tasks.tables import DataTable, join_tables
-from throughtime.tasks.tables.archive import read_archive
 from throughtime.tasks.tables.pieces import (
+    LABEL,
     MISSING,
+    SERIES,
     Quoted,
+    as_numbers,
     cut_blocks,
     encoding_error,
-    find_kind,
     open_text,
     ragged_error,
+    read_archive,
     read_pieces,
     read_text_pieces,
     type_pieces,
@@ -96,8 +98,9 @@ def find_ending(path: str, endings: Sequence[str]) -> str:
 def _read_one(path: str) -> DataTable:
     ending = find_ending(path, _ENDINGS)
     if ending == _ARCHIVE:
-        with open_text(path) as file:
-            table = read_archive(path, file)
+        frame, lines = read_archive(path)
+        table = DataTable(frame, path, "a .ts of the UEA archive", unit="line", lines=lines,
+                          roles={"label": LABEL, "series": SERIES})  # fmt: skip
     else:
         kind = _read_text if ending in TEXTS else _read_lines if ending in LINES else _read_parquet
         table = kind(path)
@@ -125,9 +128,8 @@ def read_blocks(path: str, series: str, together: int) -> Iterator[DataTable]:
     else:
         delimiter = "\t" if ending == ".tsv" else _find_delimiter(path)
         head = _read_head(path, delimiter)
-        pieces = type_pieces(
-            lambda: read_text_pieces(path, delimiter, head.names, head.lines, head.names)
-        )
+        names, lines = head.names, head.lines
+        pieces = type_pieces(lambda: read_text_pieces(path, delimiter, names, lines, names))
         form, first, unit = "text", 1 + head.lines, "line"
     try:
         for row, frame in cut_blocks(pieces, series, together):
@@ -158,9 +160,8 @@ def hash_files(path: str) -> str:
     for one in list_files(path):
         with open(one, "rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return (
-        digests[0] if len(digests) == 1 else hashlib.sha256(" ".join(digests).encode()).hexdigest()
-    )
+    one, *more = digests
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest() if more else one
 
 
 def _read_parquet(path: str) -> DataTable:
@@ -173,13 +174,15 @@ def _read_parquet(path: str) -> DataTable:
 def _read_lines(path: str) -> DataTable:
     import polars as pl
 
+    lines = []
     with open_text(path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 read_object(line, path, number)
+                lines.append(number)
     with explain_polars(path, "a file of JSON lines"):
         frame = pl.read_ndjson(path, infer_schema_length=None)
-    return DataTable(as_numbers(frame), path, "JSON lines", 1, "line")
+    return DataTable(as_numbers(frame), path, "JSON lines", unit="line", lines=lines)
 
 
 def read_object(line: str, path: str, number: int) -> dict[str, Any]:
@@ -217,9 +220,9 @@ def _read_text(path: str) -> DataTable:
     except UnicodeDecodeError as error:
         raise encoding_error(path) from error
     if not len(frame):
-        raise DataError(f"{path} must hold rows, and it has none behind its column names")
+        raise DataError(f"{path} must hold rows, and it has none after its column names")
     word = "tab" if delimiter == "\t" else f"'{delimiter}'"
-    form = f"text, delimiter {word}, {head.said}"
+    form = f"text, delimiter {word}, {head.words}"
     return DataTable(frame, path, form, 1 + head.lines, "line")
 
 
@@ -267,12 +270,12 @@ class Head:
     Attributes:
         names: of the columns.
         lines: how many lines of the file it takes.
-        said: the same in words.
+        words: the same in words.
     """
 
     names: list[str]
     lines: int
-    said: str
+    words: str
 
 
 def _read_head(path: str, delimiter: str) -> Head:
@@ -284,9 +287,9 @@ def _read_head(path: str, delimiter: str) -> Head:
     lines = _first_lines(path)
     remarks = _count_remarks(lines)
     rows = list(csv.reader(lines[remarks:], delimiter=delimiter)) or [[]]
-    first, said = rows[0], f"{remarks} lines of remarks, " if remarks else ""
+    first, words = rows[0], f"{remarks} lines of remarks, " if remarks else ""
     if remarks and (names := _names_in_remark(lines[remarks - 1], rows, delimiter)):
-        return Head(check_names(names, path), remarks, f"{said}the last with the names of columns")
+        return Head(check_names(names, path), remarks, f"{words}the last with the names of columns")
     if not any(cell.strip() for cell in first):
         raise DataError(
             f"line {remarks + 1} of {path} must hold column names or values, and it is empty"
@@ -297,9 +300,9 @@ def _read_head(path: str, delimiter: str) -> Head:
         for n, cell in enumerate(first, start=1)
     ]
     if kind == "neither":
-        said += f"line {remarks + 1} is left out, which is neither names nor a row, "
-    said += f"{'with' if kind == 'names' else 'without'} a header"
-    return Head(check_names(names, path), remarks + (kind != "row"), said)
+        words += f"line {remarks + 1} is left out, which is neither names nor a row, "
+    words += f"{'with' if kind == 'names' else 'without'} a header"
+    return Head(check_names(names, path), remarks + (kind != "row"), words)
 
 
 def _first_lines(path: str) -> list[str]:
@@ -383,16 +386,3 @@ def _is_value(cell: str) -> bool:
 
 def _is_missing(cell: str) -> bool:
     return cell.strip().casefold() in MISSING
-
-
-def as_numbers(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with numbers where a column of text holds nothing else."""
-    return frame.with_columns([_column_as_numbers(column) for column in frame.get_columns()])
-
-
-def _column_as_numbers(column: pl.Series) -> pl.Series:
-    import polars as pl
-
-    if column.dtype != pl.String:
-        return column.fill_nan(None) if column.dtype.is_float() else column
-    return find_kind(column)[1]

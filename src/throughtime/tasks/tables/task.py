@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 from torch import nn
 
 from throughtime.errors import DataError
-from throughtime.tasks.layers import resolve_cell
-from throughtime.tasks.recipe import FileRecipe, Recipe, did_you_mean, parse_facts
+from throughtime.tasks.recipe import FileRecipe, Recipe, parse_facts, resolve_cell
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.read import read, read_blocks
+from throughtime.tasks.tables.read import hash_files, read, read_blocks
 from throughtime.tasks.task import Score, Task
 
 if TYPE_CHECKING:
@@ -26,17 +25,21 @@ if TYPE_CHECKING:
 
 BUILTIN = "builtin"
 
+SomeRecipe = TypeVar("SomeRecipe", bound=FileRecipe)
+SomeFacts = TypeVar("SomeFacts")
 
-Given = TypeVar("Given", bound=FileRecipe)
-Found = TypeVar("Found")
+
+def hash_data(data: str) -> str:
+    """Of the file of a recipe."""
+    return BUILTIN if data == BUILTIN else hash_files(data)
 
 
-class FileTask(Task, Generic[Given, Found]):
+class FileTask(Task, Generic[SomeRecipe, SomeFacts]):
     """A task on a file; what it finds there when a run begins is in the recipe, as `facts`."""
 
     in_percent = False
     facts_kind: ClassVar[type[Any]]  # a dataclass with a field `read`, for people
-    recipe: Given
+    recipe: SomeRecipe
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
@@ -44,7 +47,7 @@ class FileTask(Task, Generic[Given, Found]):
 
     @classmethod
     @abstractmethod
-    def find_facts(cls, recipe: Given) -> Found:
+    def find_facts(cls, recipe: SomeRecipe) -> SomeFacts:
         """The facts in the file of a recipe.
 
         Raises:
@@ -53,20 +56,19 @@ class FileTask(Task, Generic[Given, Found]):
 
     @classmethod
     def settle(cls, recipe: Recipe) -> Recipe:
-        given = cast(Given, resolve_cell(recipe))
-        facts = asdict(cast(Any, cls.find_facts(given)))
-        return replace(given, facts=json.loads(json.dumps(facts)))  # as config.json has them
+        settled = cast(SomeRecipe, resolve_cell(recipe))
+        facts = asdict(cast(Any, cls.find_facts(settled)))
+        return replace(settled, facts=json.loads(json.dumps(facts)))  # as config.json has them
 
     @cached_property
-    def facts(self) -> Found:
-        """The facts in the file."""
-        return cast(Found, parse_facts(self.facts_kind, self.recipe.facts))
+    def facts(self) -> SomeFacts:
+        return cast(SomeFacts, parse_facts(self.facts_kind, self.recipe.facts))
 
     def describe_data(self) -> list[tuple[str, str]]:
         return [(name, words) for name, words in cast(Any, self.facts).read]
 
 
-class TableTask(FileTask[Given, Found]):
+class TableTask(FileTask[SomeRecipe, SomeFacts]):
     """A task whose data are a table; a subclass finds what it holds and answers to another."""
 
     item_name = "FILE"
@@ -143,15 +145,9 @@ def find_unseen(
     return unseen
 
 
-def check_like_training(table: DataTable, columns: Sequence[str]) -> None:
+def check_like_training(table: DataTable, columns: Iterable[str]) -> None:
     """Raises DataError where a table has not a column that training had."""
-    for column in columns:
-        if column and column not in table.frame.columns:
-            hint = did_you_mean(column, table.frame.columns)
-            raise DataError(
-                f"{table.name} must have the column {column}, as the file of the training had, "
-                f"and it has {', '.join(table.frame.columns[:20])}{hint}"
-            )
+    table.require(columns, ", as the file of the training had")
 
 
 SIDES = ("train", "validation", "test")
@@ -186,7 +182,6 @@ def split_by_key(keys: Sequence[str], weights: Sequence[int] | None = None) -> d
 
 
 def hash_text(text: str) -> str:
-    """A text's hash."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -23,7 +23,6 @@ from throughtime.tasks.tables.read import (
     check_names,
     explain_polars,
     find_ending,
-    hash_files,
     read_object,
 )  # fmt: skip
 from throughtime.tasks.tables.task import BUILTIN
@@ -56,11 +55,6 @@ def names_table(text: str) -> bool:
     """Whether what a user typed is the name of a file, there or not, and no text to be read."""
     endings = (*TEXTS, *LINES, *TOKEN_FILES, ".parquet")
     return text.casefold().endswith(endings) and not any(map(str.isspace, text))
-
-
-def hash_data(data: str) -> str:
-    """Of the file of a recipe."""
-    return BUILTIN if data == BUILTIN else hash_files(data)
 
 
 def read_texts(path: str, recipe: TextRecipe, names: Sequence[str]) -> DataTable:
@@ -195,7 +189,7 @@ def _row_blocks(
     cells = [row for _, row in begin]
     header = recipe.header == "yes" or (recipe.header == "found" and _has_header(cells, names))
     if header and len(begin) == 1:
-        raise DataError(f"{path} must hold rows, and it has none behind its column names")
+        raise DataError(f"{path} must hold rows, and it has none after its column names")
     columns = _name_columns(cells[0] if header else [""] * len(cells[0]), path)
     word = _WORDS.get(delimiter, f"'{delimiter}'")
     form = f"text, delimiter {word}, {'with' if header else 'without'} a header"

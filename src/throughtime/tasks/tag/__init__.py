@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,13 +12,22 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.tasks.picture import Picture, ask_layers, draw_confusion
-from throughtime.tasks.recipe import check_unchanged
+from throughtime.tasks.recipe import Recipe, check_unchanged
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
-from throughtime.tasks.tables.text import hash_data, split_words
-from throughtime.tasks.tag.find import check_labels, find_tags, read_source, split_sentences
-from throughtime.tasks.tag.model import RULE, Counts, Numbered, Tagger, encode, measure
+from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen, hash_data
+from throughtime.tasks.tables.text import split_words
+from throughtime.tasks.tag.find import (
+    RULE,
+    Counts,
+    check_labels,
+    find_tags,
+    measure,
+    read_source,
+    split_sentences,
+)
 from throughtime.tasks.tag.sentences import (
+    PADDING,
+    UNKNOWN,
     Sentences,
     TagFacts,
     TagRecipe,
@@ -32,11 +41,118 @@ from throughtime.tasks.task import (
     DiagnosisInput,
     Example,
     Score,
-    usual_length,
+    find_usual_length,
+    group_by_length,
+    make_layers,
 )
 
 if TYPE_CHECKING:
     import polars as pl
+
+_BEGIN, _END = 8, 16  # characters of a longer word that are read
+_ALONE = 0.1  # share of words read by their characters alone, in training
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """Sentences as numbers.
+
+    Attributes:
+        kinds: (K, 1 + C) each different token: its word's number, its characters'; row 0 is none.
+        tokens: of each sentence, rows of `kinds`.
+        truth: of each sentence, its labels.
+    """
+
+    kinds: Tensor
+    tokens: list[Tensor]
+    truth: list[Tensor]
+
+    def batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Tokens (T, B, 1 + C), zero after a sentence's end, and labels (T, B), IGNORED there."""
+        places = pad_sequence([self.tokens[n] for n in rows])
+        truth = pad_sequence([self.truth[n] for n in rows], padding_value=IGNORED)
+        return self.kinds[places], truth
+
+
+def encode(tokens: Sequence[Sequence[str]], labels: Sequence[Sequence[str]], facts: TagFacts
+           ) -> Numbered:  # fmt: skip
+    """Sentences as numbers; labels that training had not, and "", are IGNORED."""
+    places: dict[str, int] = {}
+    for token in (token for one in tokens for token in one):
+        places.setdefault(token, len(places) + 1)
+    rows = [_encode_token(token, facts) for token in places]
+    width = max(map(len, rows), default=2)
+    padded = [[PADDING] * width, *(row + [PADDING] * (width - len(row)) for row in rows)]
+    number = {label: n for n, label in enumerate(facts.labels)}
+    return Numbered(
+        torch.tensor(padded),
+        [torch.tensor([places[token] for token in one]) for one in tokens],
+        [torch.tensor([number.get(label, IGNORED) for label in one]) for one in labels],
+    )
+
+
+def _encode_token(token: str, facts: TagFacts) -> list[int]:
+    signs = token if len(token) <= _BEGIN + _END else token[:_BEGIN] + token[-_END:]
+    word = facts.word_numbers.number(token.casefold())
+    return [word, *(facts.character_numbers.number(sign) for sign in signs)]
+
+
+class Tagger(nn.Module):
+    """Tokens (T, B, 1 + C) to logits (T, B, labels).
+
+        c_i = [f_n, b_1]                      a word's characters, read both ways; last states
+        x_i = [E w_i, c_i]                    E is zero for words that training had not
+        y = layers of the cell over x         both ways
+        logits_i = W y_i + b
+
+    In training a word in ten is read by its characters alone, so that unknown ones are no surprise.
+
+    Source: Lample, Ballesteros, Subramanian, Kawakami and Dyer, Neural Architectures for Named
+    Entity Recognition (2016), without its conditional random field.
+
+    Args:
+        recipe: cell, directions, merge, layers, hidden, dropout and start; words and what
+            their characters say are as wide as a direction.
+        facts: words, characters and labels.
+    """
+
+    def __init__(self, recipe: Recipe, facts: TagFacts) -> None:
+        super().__init__()
+        width = max(1, recipe.hidden // 2)
+        self.dropout = nn.Dropout(recipe.dropout)
+        self.words = nn.Embedding(len(facts.word_numbers), recipe.hidden)
+        # So small that a rare word begins as an unknown one.
+        nn.init.normal_(self.words.weight, std=recipe.hidden**-0.5)
+        self.characters = nn.Embedding(len(facts.character_numbers), width)
+        narrow = replace(recipe, hidden=width, layers=1, directions=2, merge="concat")
+        self.speller = make_layers(narrow, width)
+        spelled = 2 * self.speller.cell.widths(width)[0]
+        self.layers = make_layers(recipe, recipe.hidden + spelled)
+        self.readout = nn.Linear(self.layers.output_size, len(facts.labels))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits; those after a sentence's end mean nothing."""
+        words, spelled = tokens[..., 0], tokens[..., 1:]
+        lengths = (words != PADDING).sum(0)
+        known = words > UNKNOWN
+        if self.training:
+            known = known & (torch.rand(words.shape) >= _ALONE)
+        x = torch.cat([self.words(words) * known[..., None], self._spelled(spelled)], -1)
+        out, _ = self.layers(self.dropout(x), lengths=lengths)
+        logits: Tensor = self.readout(self.dropout(out))
+        return logits
+
+    def _spelled(self, signs: Tensor) -> Tensor:
+        """What the characters (T, B, C) of each token say, (T, B, 2 W); each kind is read once."""
+        kinds, places = signs.flatten(0, 1).unique(dim=0, return_inverse=True)
+        lengths = (kinds != PADDING).sum(1)
+        longest = max(1, int(lengths.max()))
+        x = self.dropout(self.characters(kinds[:, :longest].T))
+        _, state = self.speller(x, lengths=lengths)
+        last = torch.cat([*state[0][0]], -1)
+        encoded: Tensor = last[places].unflatten(0, signs.shape[:2])
+        return encoded
+
 
 _EXAMPLES, _LONGEST = 6, 12  # sentences that are shown, and their tokens
 _AT_ONCE = 64
@@ -89,12 +205,11 @@ class Tag(TableTask[TagRecipe, TagFacts]):
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """Every training sentence once, in an order that only (seed, number) decides."""
-        items, recipe = self._items["train"], self.recipe
+        items = self._items["train"]
         lengths = torch.tensor([len(one) for one in items.tokens])
-        return Batches(items.batch, lengths, recipe.batch_size, recipe.seed, number)
+        return Batches(lambda _, rows: items.batch(rows.tolist()), [lengths], self.recipe, number)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross entropy a token."""
         tokens, truth = batch
         return self.distance(model(tokens), truth)
 
@@ -121,31 +236,25 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         examples = []
         for n in chosen:
             predicted = [self.facts.labels[int(k)] for k in logits[n].argmax(-1)]
-            truth, tokens = sentences.labels[n], " ".join(sentences.tokens[n])
-            examples.append(
-                Example(tokens, " ".join(predicted), " ".join(truth), predicted == truth)
-            )
-        count = f"{len(sentences.tokens)} sentences, {sum(map(len, sentences.tokens))} tokens"
-        return Score(
-            f"{name}: {count}, {where}", RULE, len(sentences.tokens), figures, (*examples,)
-        )
+            tokens, truth = sentences.tokens[n], sentences.labels[n]
+            given, answer, right = map(" ".join, (tokens, predicted, truth))
+            examples.append(Example(given, answer, right, predicted == truth))
+        count = len(sentences.tokens)
+        where = f"{name}: {count} sentences, {len(sentences.words)} tokens, {where}"
+        return Score(where, RULE, count, figures, (*examples,))
 
     def _unseen(self, sentences: Sentences) -> Tensor:
         seen = self.facts.word_numbers
-        tokens = [token for one in sentences.tokens for token in one]
-        return torch.tensor([token.casefold() not in seen for token in tokens])
+        return torch.tensor([token.casefold() not in seen for token in sentences.words])
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:
         """Each word's most frequent label, and by suffix for the words that training had not."""
         return self._simple_on(self._sentences[split], self._items[split])
 
     def _simple_on(self, sentences: Sentences, items: Numbered) -> dict[str, dict[str, float]]:
-        guesses = {
-            "most frequent tag": self._counts.frequent,
-            "and by suffix": self._counts.by_suffix,
-        }
-        truth, unseen = torch.cat(items.truth), self._unseen(sentences)
-        tokens = [token for one in sentences.tokens for token in one]
+        counts = self._counts
+        guesses = {"most frequent tag": counts.frequent, "and by suffix": counts.by_suffix}
+        truth, unseen, tokens = torch.cat(items.truth), self._unseen(sentences), sentences.words
         figures = {}
         for name, guess in guesses.items():
             shares = {token: guess(token) for token in {*tokens}}
@@ -167,7 +276,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         items = encode(sentences.tokens, sentences.labels, facts)
         where = f"{left} that the training saw are left out" if left else "none that training saw"
         score = self._score(model, sentences, items, table.name, where)
-        score = replace(score, notes=tuple(self._new_in(sentences.tokens)))
+        score = replace(score, notes=tuple(self._describe_new(sentences.tokens)))
         return score, self._simple_on(sentences, items)
 
     @cached_property
@@ -211,18 +320,17 @@ class Tag(TableTask[TagRecipe, TagFacts]):
 
         check_like_training(table, [self.facts.token, self.facts.series])
         sentences = list_sentences(table, replace(self.facts, group=""), labelled=False)
-        predicted = self._said(model, sentences.tokens)
+        predicted = self._label(model, sentences.tokens)
+        parts = zip(sentences.names, sentences.tokens, predicted, strict=True)
         rows = [
-            (name, token, label, share)
-            for name, tokens, marks in zip(
-                sentences.names, sentences.tokens, predicted, strict=True
-            )
-            for token, (label, share) in zip(tokens, marks, strict=True)
+            (name, token, *mark)
+            for name, tokens, marks in parts
+            for token, mark in zip(tokens, marks, strict=True)
         ]
         names = [self.facts.series or "sentence", self.facts.token, self.facts.label, "probability"]
-        return pl.DataFrame(rows, schema=names, orient="row"), self._new_in(sentences.tokens)
+        return pl.DataFrame(rows, schema=names, orient="row"), self._describe_new(sentences.tokens)
 
-    def _said(
+    def _label(
         self, model: nn.Module, sentences: Sequence[Sequence[str]]
     ) -> list[list[tuple[str, float]]]:
         """Label and probability of each token."""
@@ -234,7 +342,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
             predicted.append([*zip(labels, best.values.tolist(), strict=True)])
         return predicted
 
-    def _new_in(self, sentences: Sequence[Sequence[str]]) -> list[str]:
+    def _describe_new(self, sentences: Sequence[Sequence[str]]) -> list[str]:
         """What training had not of some sentences, in words."""
         signs = {sign for one in sentences for token in one for sign in token}
         new = sorted(sign for sign in signs if sign not in self.facts.character_numbers)
@@ -246,12 +354,12 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         return notes
 
     def describe_unseen(self, items: Sequence[str]) -> list[str]:
-        return self._new_in([self._tokens(item) for item in items])
+        return self._describe_new([self._tokens(item) for item in items])
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
         """`the/DET house/NOUN` for each sentence typed."""
         sentences = [self._tokens(item) for item in items]
-        predicted = self._said(model, sentences)
+        predicted = self._label(model, sentences)
         return [
             " ".join(f"{token}/{label}" for token, (label, _) in zip(one, marks, strict=True))
             for one, marks in zip(sentences, predicted, strict=True)
@@ -272,7 +380,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         """Training sentences of the most frequent length, which need no padding."""
         train = self._items["train"]
         longer = [n for n, one in enumerate(train.tokens) if len(one) > 1]
-        usual = usual_length([len(train.tokens[n]) for n in longer], batches * rows)
+        usual = find_usual_length([len(train.tokens[n]) for n in longer], batches * rows)
         chosen = [longer[n] for n in usual]
         parts = [chosen[k : k + rows] for k in range(0, len(chosen), rows)]
         return DiagnosisInput(model, [train.batch(part) for part in parts], self.distance)
@@ -281,11 +389,9 @@ class Tag(TableTask[TagRecipe, TagFacts]):
 @torch.no_grad()
 def answers(model: nn.Module, items: Numbered) -> list[Tensor]:
     """Logits (T, labels) of each sentence, in their order."""
-    order = sorted(range(len(items.tokens)), key=lambda n: len(items.tokens[n]))
     by_number: dict[int, Tensor] = {}
-    for k in range(0, len(order), _AT_ONCE):
-        part = order[k : k + _AT_ONCE]
+    for part in group_by_length(items.tokens, _AT_ONCE):
         logits = model(items.batch(part)[0])
         for column, n in enumerate(part):
             by_number[n] = logits[: len(items.tokens[n]), column]
-    return [by_number[n] for n in range(len(order))]
+    return [by_number[n] for n in range(len(by_number))]

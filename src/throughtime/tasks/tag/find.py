@@ -5,15 +5,19 @@ A file made here too, so that the task runs with none.
 
 from __future__ import annotations
 
+import math
 import random
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from throughtime.errors import DataError
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.task import BUILTIN, most_frequent, split_by_key
-from throughtime.tasks.tables.text import hash_data
+from throughtime.tasks.tables.task import BUILTIN, hash_data, most_frequent, split_by_key
 from throughtime.tasks.tag.sentences import (
     Sentences,
     TagFacts,
@@ -31,7 +35,6 @@ Sides = dict[str, list[int]]
 
 
 def read_source(recipe: TagRecipe) -> DataTable:
-    """The table of a recipe."""
     return make_tagged() if recipe.data == BUILTIN else read_tokens(recipe.data, recipe)
 
 
@@ -61,7 +64,7 @@ def find_tags(recipe: TagRecipe) -> TagFacts:
             "column that tells them apart with --series, or add some"
         )
     sides, note = split_sentences(sentences, table, facts)
-    tokens = [token for n in sides["train"] for token in sentences.tokens[n]]
+    tokens = sentences.of(sides["train"]).words
     return replace(
         facts,
         words=most_frequent((token.casefold() for token in tokens), _WORDS),
@@ -142,14 +145,11 @@ def check_labels(
 def _describe(
     facts: TagFacts, table: DataTable, sentences: Sentences, sides: Sides, note: str
 ) -> list[list[str]]:
-    """What was read, for people."""
     count = Counter(mark for marks in sentences.labels for mark in marks)
     labels = [f"{shorten(name)} {n}" for name, n in count.most_common(_SHOWN)]
     lengths = [len(tokens) for tokens in sentences.tokens]
-    listed = (
-        "in lists" if table.unit == "line" and sentences.rows[0][0] == sentences.rows[0][-1] else ""
-    )
-    apart = facts.series or listed or "a new one behind . ! ?"
+    in_lists = table.unit == "line" and sentences.rows[0][0] == sentences.rows[0][-1]
+    apart = facts.series or ("in lists" if in_lists else "a new one after . ! ?")
     by = f"split by {facts.group}" if facts.group else "split by hash"
     parts = ", ".join(f"{side} {len(numbers)}" for side, numbers in sides.items())
     more = f" and {len(count) - _SHOWN} more" if len(count) > _SHOWN else ""
@@ -161,6 +161,74 @@ def _describe(
         [by, parts],
     ]
     return [*rows, ["left out" if "left" in note else "moved", note]] if note else rows
+
+
+_SUFFIX, _PRIOR = 5, 0.1  # letters of a suffix; weight of the labels' own shares
+RULE = (
+    "accuracy: share of right labels; macro_f1: mean F1 of the labels; unseen_accuracy: of the "
+    "words that training had not; nats: cross entropy"
+)
+
+
+class Counts:
+    """How often each word and suffix of the training part has each label.
+
+    Args:
+        tokens, truth: of the training sentences, truth as the labels' numbers.
+        labels: how many there are.
+    """
+
+    def __init__(
+        self, tokens: Sequence[Sequence[str]], truth: Sequence[Sequence[int]], labels: int
+    ) -> None:
+        self.labels = labels
+        self._words: dict[str, Counter[int]] = defaultdict(Counter)
+        self._suffixes: dict[str, Counter[int]] = defaultdict(Counter)
+        every: Counter[int] = Counter()
+        for sentence, marks in zip(tokens, truth, strict=True):
+            for token, mark in zip(sentence, marks, strict=True):
+                every[mark] += 1
+                for form in {token, token.casefold()}:
+                    self._words[form][mark] += 1
+                for n in range(1, _SUFFIX + 1):
+                    self._suffixes[token.casefold()[-n:]][mark] += 1
+        total = sum(every.values())
+        self._prior = torch.tensor([(every[n] + 1) / (total + labels) for n in range(labels)])
+
+    def frequent(self, token: str) -> Tensor:
+        """Log shares of the labels of a word; of all words where it is unseen."""
+        seen = self._words.get(token) or self._words.get(token.casefold())
+        return self._shares(seen) if seen else self._prior.log()
+
+    def by_suffix(self, token: str) -> Tensor:
+        """The same; of its longest suffix that was seen where it is unseen."""
+        if token in self._words or token.casefold() in self._words:
+            return self.frequent(token)
+        ends = (token.casefold()[-n:] for n in range(_SUFFIX, 0, -1))
+        seen = next((self._suffixes[end] for end in ends if end in self._suffixes), None)
+        return self._shares(seen) if seen else self._prior.log()
+
+    def _shares(self, counted: Counter[int]) -> Tensor:
+        counts = torch.tensor([float(counted[n]) for n in range(self.labels)])
+        return ((counts + _PRIOR * self._prior) / (counts.sum() + _PRIOR)).log()
+
+
+def measure(logits: Tensor, truth: Tensor, unseen: Tensor) -> dict[str, float]:
+    """The metrics of logits (N, labels); `unseen`: (N,) whether training lacked the word."""
+    predicted = logits.argmax(-1)
+    right = (predicted == truth).double()
+    figures = {"accuracy": float(right.mean()), "macro_f1": compute_macro_f1(predicted, truth)}
+    if bool(unseen.any()):
+        figures["unseen_accuracy"] = float(right[unseen].mean())
+    return figures | {"nats": float(cross_entropy(logits.double(), truth))}
+
+
+def compute_macro_f1(predicted: Tensor, truth: Tensor) -> float:
+    """Mean of 2 hits / (answered + true) over the labels that are answered or true."""
+    labels = torch.cat([predicted, truth]).unique().tolist()
+    both = [int(((predicted == n) & (truth == n)).sum()) for n in labels]
+    either = [int((predicted == n).sum() + (truth == n).sum()) for n in labels]
+    return math.fsum(2 * b / e for b, e in zip(both, either, strict=True)) / len(labels)
 
 
 _SENTENCES = 1500

@@ -29,7 +29,7 @@ class TagRecipe(TextRecipe):
     token: str = option("", "Column of tokens; empty: found")
     label: str = option("", "Column of labels; empty: found")
     series: str = option(
-        "", "Column that tells sentences apart; empty: found, or a new one behind . ! ?"
+        "", "Column that tells sentences apart; empty: found, or a new one after . ! ?"
     )
     group: str = option("", "Column whose values stay on one side, say a book; empty: sentences")
     layers: int = option(2, "Recurrent layers on top of each other", at_least=1, below=3)
@@ -87,6 +87,11 @@ class Sentences:
     def of(self, numbers: Iterable[int]) -> Sentences:
         """Some of them."""
         return take(self, numbers)
+
+    @property
+    def words(self) -> list[str]:
+        """The tokens of all, one after the other."""
+        return [token for one in self.tokens for token in one]
 
 
 def read_tokens(path: str, recipe: TextRecipe) -> DataTable:
@@ -194,18 +199,13 @@ def list_sentences(table: DataTable, facts: TagFacts, labelled: bool) -> Sentenc
 def _name_sentences(table: DataTable, facts: TagFacts, tokens: list[str]) -> list[str]:
     """The sentence of each row: of its column, which may be filled at the first token alone."""
     if facts.series:
-        return (
-            table.frame[facts.series]
-            .cast(str)
-            .fill_null(strategy="forward")
-            .fill_null("1")
-            .to_list()
-        )
-    names, number = [], 1
+        names = table.frame[facts.series].cast(str).fill_null(strategy="forward")
+        return names.fill_null("1").to_list()
+    numbers, number = [], 1
     for token in tokens:
-        names.append(str(number))
+        numbers.append(str(number))
         number += token in _ENDS
-    return names
+    return numbers
 
 
 def _list_from_lists(table: DataTable, facts: TagFacts, labelled: bool) -> Sentences:
@@ -249,10 +249,6 @@ def find_columns(table: DataTable, recipe: TagRecipe) -> tuple[str, str, str, st
         token = token or next(name for name in rest if name != label)
         label = label or next(name for name in reversed(rest) if name != token)
     for role, column in (("token", token), ("label", label)):
-        if not column:
-            raise DataError(
-                f"tags need --{role}, a column of {table.name}, which has "
-                f"{', '.join(table.frame.columns[:20])}"
-            )
+        table.check_role("tags need", role, column)
     group = find_role(table, "group", recipe.group, ())
     return token, label, series, group

@@ -16,8 +16,7 @@ from throughtime.errors import DataError
 from throughtime.tasks.picture import Picture, ask_for_neighbours, draw_attention
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen
-from throughtime.tasks.tables.text import hash_data
+from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen, hash_data
 from throughtime.tasks.task import (
     IGNORED,
     Batch,
@@ -25,7 +24,8 @@ from throughtime.tasks.task import (
     DiagnosisInput,
     Example,
     Score,
-    usual_length,
+    find_usual_length,
+    group_by_length,
 )
 from throughtime.tasks.translate.find import (
     Pairs,
@@ -36,7 +36,7 @@ from throughtime.tasks.translate.find import (
     read_pairs,
     read_source,
     split_pairs,
-)  # fmt: skip
+)
 from throughtime.tasks.translate.model import (
     END,
     PADDING,
@@ -54,20 +54,18 @@ from throughtime.tasks.translate.units import (
     Lexicon,
     TranslateFacts,
     TranslateRecipe,
-    check_scorers,
     join_until_end,
+    load_scorers,
     measure,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     import polars as pl
 
 _EXAMPLES = 6
 _AT_ONCE = 256  # rows that are decoded side by side
-_DRAWN, _LOOKED_AT = (
-    3,
-    {"characters": 40, "words": 16, "pieces": 20},
-)  # sources drawn, their longest
+_DRAWN = 3  # sources
+_LOOKED_AT = {"characters": 40, "words": 16, "pieces": 20}  # the longest of them
 _VALIDATED = 200  # pairs that a validation translates; its nats are of all
 
 
@@ -105,7 +103,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
     @classmethod
     def find_facts(cls, recipe: TranslateRecipe) -> TranslateFacts:
-        check_scorers()
+        load_scorers()  # refuses before a run what its end would
         return find_translations(recipe)
 
     def table(self, path: str) -> DataTable:
@@ -154,9 +152,9 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """Every training pair once, in an order that only (seed, number) decides."""
-        pairs, recipe = self._encoded["train"], self.recipe
+        pairs = self._encoded["train"]
         lengths = _lengths(pairs.targets)
-        return Batches(pairs.batch, lengths, recipe.batch_size, recipe.seed, number)
+        return Batches(lambda _, rows: pairs.batch(rows.tolist()), [lengths], self.recipe, number)
 
     @property
     def row_axes(self) -> tuple[int, ...]:
@@ -183,7 +181,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         return replace(score, metrics=score.metrics | {"nats": nats})
 
     def _score(self, model: nn.Module, pairs: Pairs, width: int, where: str) -> Score:
-        answers = self._said(model, pairs.sources, width)
+        answers = self._translate(model, pairs.sources, width)
         count = len(answers)
         examples = [
             Example(pairs.sources[n], answers[n], pairs.targets[n], answers[n] == pairs.targets[n])
@@ -197,7 +195,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     def _nats(self, model: nn.Module, encoded: Encoded) -> float:
         """Cross entropy a unit, each given the true ones before it."""
         total = units = 0.0
-        for rows in _in_parts(encoded.targets):
+        for rows in group_by_length(encoded.targets, _AT_ONCE):
             source, lengths, target = encoded.batch(rows)
             logits = model(source, shift(target), lengths).flatten(0, 1).double()
             total += float(cross_entropy(logits, target.flatten(), ignore_index=IGNORED,
@@ -205,12 +203,12 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
             units += float((target != IGNORED).sum())
         return total / units
 
-    def _said(self, model: nn.Module, sources: Sequence[str], width: int) -> list[str]:
+    def _translate(self, model: nn.Module, sources: Sequence[str], width: int) -> list[str]:
         """Translations of texts that have a unit each."""
         assert isinstance(model, Translator)
         numbers = self._numbers(sources)
         texts: dict[int, str] = {}
-        for rows in _in_parts(numbers, _AT_ONCE // width):
+        for rows in group_by_length(numbers, _AT_ONCE // width):
             chosen = [numbers[n] for n in rows]
             source, lengths = pad_sequence(chosen, padding_value=PADDING), _lengths(chosen)
             units = (decode_greedily(model, source, lengths) if width == 1
@@ -244,7 +242,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         if self.recipe.beam == 1:
             return tables
         pairs = self._pairs["test"]
-        answers = self._said(model, pairs.sources, width=1)
+        answers = self._translate(model, pairs.sources, width=1)
         return {"greedy": [dict(measure(answers, pairs.targets))], **tables}
 
     def pictures(self, model: nn.Module) -> list[Picture]:
@@ -283,7 +281,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
         check_like_training(table, [self.facts.source])
         sources = list_texts(table, self.facts.source, self._cut)
-        answers = self._said(model, sources, self.recipe.beam)
+        answers = self._translate(model, sources, self.recipe.beam)
         frame = pl.DataFrame({self.facts.source: sources, self.facts.target: answers})
         return frame, self.describe_unseen(sources)
 
@@ -294,7 +292,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         return [f"training had no {kind} {' '.join(new[:20])}"] if new else []
 
     def answer(self, model: nn.Module, items: Sequence[str]) -> list[str]:
-        return self._said(model, items, self.recipe.beam) if items else []
+        return self._translate(model, items, self.recipe.beam) if items else []
 
     def check_item(self, item: str) -> None:
         super().check_item(item)
@@ -305,8 +303,8 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
         """Training pairs whose sources have the most frequent length."""
         assert isinstance(model, Translator)
         train = self._encoded["train"]
-        alike = usual_length([*map(len, train.sources)], batches * rows)
-        usual = usual_length([len(train.targets[n]) for n in alike], batches * rows)
+        alike = find_usual_length([*map(len, train.sources)], batches * rows)
+        usual = find_usual_length([len(train.targets[n]) for n in alike], batches * rows)
         chosen, steps = [alike[n] for n in usual], len(train.sources[alike[0]])
         parts = []
         for k in range(0, len(chosen), rows):
@@ -317,9 +315,3 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
 
 def _lengths(texts: Sequence[Tensor]) -> Tensor:
     return torch.tensor([len(one) for one in texts])
-
-
-def _in_parts(texts: Sequence[Tensor], at_once: int = _AT_ONCE) -> list[list[int]]:
-    """The numbers of all texts, those of near lengths together."""
-    order = sorted(range(len(texts)), key=lambda n: len(texts[n]))
-    return [order[k : k + at_once] for k in range(0, len(order), at_once)]

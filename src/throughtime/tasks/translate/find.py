@@ -11,8 +11,15 @@ from dataclasses import dataclass, field, replace
 
 from throughtime.errors import DataError
 from throughtime.tasks.tables import DataTable, take
-from throughtime.tasks.tables.task import BUILTIN, SIDES, join_keys, most_frequent, split_by_key
-from throughtime.tasks.tables.text import find_role, hash_data, read_text_blocks, read_texts
+from throughtime.tasks.tables.task import (
+    BUILTIN,
+    SIDES,
+    hash_data,
+    join_keys,
+    most_frequent,
+    split_by_key,
+)
+from throughtime.tasks.tables.text import find_role, read_text_blocks, read_texts
 from throughtime.tasks.translate.units import Cutter, TranslateFacts, TranslateRecipe, find_merges
 
 SOURCES = ("source", "src", "input", "from", "question", "text")
@@ -35,17 +42,14 @@ class Pairs:
 
 
 def read_pairs(path: str, recipe: TranslateRecipe) -> DataTable:
-    """The table in a file; raises DataError."""
     return read_texts(path, recipe, (*SOURCES, *TARGETS))
 
 
 def read_pair_blocks(path: str, recipe: TranslateRecipe, rows: int) -> Iterator[DataTable]:
-    """As `read_pairs`, so many rows at a time."""
     return read_text_blocks(path, recipe, (*SOURCES, *TARGETS), rows)
 
 
 def read_source(recipe: TranslateRecipe) -> DataTable:
-    """The table of a recipe."""
     return make_pairs() if recipe.data == BUILTIN else read_pairs(recipe.data, recipe)
 
 
@@ -103,11 +107,7 @@ def find_pair(table: DataTable, recipe: TranslateRecipe) -> tuple[str, str]:
         source = source or next(name for name in columns if name != target)
         target = target or next((name for name in columns if name != source), "")
     for option, column in (("source", source), ("target", target)):
-        if not column:
-            raise DataError(
-                f"translations need --{option}, a column of {table.name}, which has "
-                f"{', '.join(columns[:20])}"
-            )
+        table.check_role("translations need", option, column)
     if source == target:
         raise DataError(
             f"--source and --target must be two columns of {table.name}, got {source} for both"
@@ -178,7 +178,6 @@ def _describe(
     recipe: TranslateRecipe, facts: TranslateFacts, table: DataTable, pairs: Pairs, left: int,
     sides: dict[str, list[int]],
 ) -> list[list[str]]:  # fmt: skip
-    """What was read, for people."""
     cut = _length_cutter(recipe)
     lengths = [[len(cut(text)) for text in texts] for texts in (pairs.sources, pairs.targets)]
     units = facts.source_units, facts.target_units

@@ -25,8 +25,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from throughtime.tasks.layers import make_layers
 from throughtime.tasks.recipe import Recipe
+from throughtime.tasks.task import make_layers
 
 PADDING = 0  # of sources
 END = 0  # closes a target

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 Kind = Literal["characters", "words", "pieces"]
 Pair = tuple[str, str]
-
-KINDS = ("characters", "words", "pieces")
 _BEFORE, _BEHIND = re.compile(r"\s+([.,;:!?)\]»”’%])"), re.compile(r"([¿¡(\[«“])\s+")
 _JOINER = "\uffed"  # before a piece that does not begin a word
 _MERGES, _TWICE = 3000, 2  # of a language; how often a pair must occur
@@ -64,7 +62,7 @@ class Cutter:
         if self.kind == "characters":
             return list(text)
         words = split_words(text)
-        return words if self.kind == "words" else [p for word in words for p in self._of(word)]
+        return words if self.kind == "words" else [p for word in words for p in self._split(word)]
 
     @cached_property
     def _ranks(self) -> dict[Pair, int]:
@@ -72,20 +70,19 @@ class Cutter:
         return {(left, right): n for n, (left, _, right) in enumerate(pairs)}
 
     @cached_property
-    def _known(self) -> dict[str, list[str]]:
+    def _pieces(self) -> dict[str, list[str]]:
         return {}
 
-    def _of(self, word: str) -> list[str]:
-        """The pieces of a word."""
-        if word not in self._known:
+    def _split(self, word: str) -> list[str]:
+        if word not in self._pieces:
             pieces, never = _split_letters(word), len(self._ranks)
             while len(pieces) > 1:
                 best = min(pairwise(pieces), key=lambda pair: self._ranks.get(pair, never))
                 if best not in self._ranks:
                     break
                 pieces = _merge(pieces, best)
-            self._known[word] = pieces
-        return self._known[word]
+            self._pieces[word] = pieces
+        return self._pieces[word]
 
 
 def find_merges(texts: Iterable[str], at_most: int = _MERGES) -> list[str]:
@@ -163,13 +160,14 @@ class TranslateRecipe(TextRecipe):
     source: str = option("", "Column to translate from; empty: found")
     target: str = option("", "Column to translate into; empty: found")
     units: Kind = option(
-        "characters", "What is read and written one by one; pieces: of words", choices=KINDS
+        "characters",
+        "What is read and written one by one; pieces: of words",
+        choices=get_args(Kind),
     )
     longest: int = option(
-        200,
-        "Units of a source or a target, words for pieces; longer pairs are left out and counted",
-        at_least=1,
-    )
+        200, "Units of a source or a target, words for pieces; longer pairs are left out and "
+        "counted", at_least=1,
+    )  # fmt: skip
     beam: int = option(
         4, "Beginnings followed at once when a trained net translates; 1: greedy",
         at_least=1, below=65,
@@ -229,12 +227,8 @@ RULE = (
 
 
 def measure(answers: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
-    """The metrics of some translations.
-
-    Raises:
-        MissingExtra: sacrebleu is not installed.
-    """
-    bleu, chrf = _scorers()
+    """The metrics of some translations, by sacrebleu, of the extra `data`."""
+    bleu, chrf = load_scorers()
     right = sum(one == other for one, other in zip(answers, truth, strict=True))
     return {
         "chrf": float(chrf.corpus_score(answers, [truth]).score),
@@ -243,18 +237,14 @@ def measure(answers: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
     }
 
 
-def _scorers() -> tuple[Metric, Metric]:
+def load_scorers() -> tuple[Metric, Metric]:
+    """BLEU and chrF of sacrebleu; raises MissingExtra where it is not installed."""
     try:
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
     except ImportError as error:
         raise missing_extra("sacrebleu", "data") from error
     return BLEU(), CHRF()
-
-
-def check_scorers() -> None:
-    """Raises MissingExtra where a translation could not be measured."""
-    _scorers()
 
 
 Numbers = NDArray[np.int64]
@@ -292,11 +282,11 @@ class Lexicon:
         best: dict[int, int] = {}
         for n in np.argsort(shares, kind="stable"):  # the likeliest comes last and stays
             best[int(pairs[n]) // targets_count] = int(pairs[n]) % targets_count
-        self._said = {word: words[best[n]] for word, n in names[0].items() if n and n in best}
+        self._likeliest = {word: words[best[n]] for word, n in names[0].items() if n and n in best}
 
     def __call__(self, text: str) -> str:
         """A translation."""
-        return join([self._said.get(word, word) for word in split_words(text)], "words")
+        return join([self._likeliest.get(word, word) for word in split_words(text)], "words")
 
 
 def _number(names: dict[str, int], word: str) -> int:

@@ -1,26 +1,31 @@
-"""from_flax, to_flax: the recurrent cells in a tree of Flax's parameters."""
+"""Weights without a description of their model: trees of Flax, and dicts of torch as safetensors.
+
+Names and shapes say which recurrent layers they are.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from throughtime.errors import DataError, OptionError, missing_extra
 from throughtime.export.operators import (
     Operator,
     Side,
-    cell_of,
-    operator_of,
-    operator_weights,
-    put,
+    fill_side,
+    find_operator,
+    import_package,
+    make_cell,
+    order_weights,
 )
-from throughtime.export.pieces import list_pieces
-from throughtime.export.prepare import copy_model
+from throughtime.export.pieces import copy_model, list_pieces
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage
 from throughtime.layers.recurrent import Recurrent
@@ -73,9 +78,9 @@ def from_flax(
         I, H = side.W.shape[1], side.R.shape[1]
         if any(p.W.shape != side.W.shape or p.R.shape != side.R.shape for p in parts):
             raise DataError(f"{place} has {name!r} and its partner of different shapes")
-        layer = Recurrent(cell_of(op)[0], I, H, bidirectional=len(parts) == 2, batch_first=True)
+        layer = Recurrent(make_cell(op)[0], I, H, bidirectional=len(parts) == 2, batch_first=True)
         for d, part in enumerate(parts):
-            put(layer, d, part)
+            fill_side(layer, d, part)
         layers[name] = layer
     return layers
 
@@ -149,12 +154,9 @@ def _read_by_gate(tree: Tree, op: str) -> _Parts | None:
         kernels = [k for k, _ in each if k is not None and k.ndim == 2]
         if len(kernels) != len(each) or len({k.shape for k in kernels}) != 1:
             return None
-        zeros = np.zeros(kernels[0].shape[1], np.float32)
+        zeros, some = np.zeros(kernels[0].shape[1], np.float32), any(b is not None for _, b in each)
         biases = np.concatenate([zeros if b is None else b for _, b in each])
-        parts += [
-            np.concatenate(kernels, 1),
-            biases if any(b is not None for _, b in each) else None,
-        ]
+        parts += [np.concatenate(kernels, 1), biases if some else None]
     W, b, R, u = parts
     assert W is not None and R is not None
     return W, R, b, u
@@ -190,15 +192,10 @@ def to_flax(layer: nn.Module, file: str | os.PathLike[str] | None = None) -> dic
     cells: dict[str, Any] = {}
     for i in range(len(recurrent.widths)):
         call = recurrent._example(i, 1, 1, False, False, False)
-        operator = operator_of(call)
+        operator = find_operator(call)
         plain = operator is not None and dict(operator.attributes) in _PLAIN
-        if (
-            not operator
-            or not plain
-            or operator.peepholes
-            or call.initial is not None
-            or (set(recurrent.dilations) != {1})
-        ):
+        special = call.initial is not None or set(recurrent.dilations) != {1}
+        if operator is None or not plain or operator.peepholes or special:
             raise OptionError(f"{call.cell!r} is no cell that Flax has")
         for d in range(call.directions):
             cells[f"{_CLASSES[operator.op]}_{len(cells)}"] = _make_tree(call, operator, d)
@@ -209,16 +206,14 @@ def to_flax(layer: nn.Module, file: str | os.PathLike[str] | None = None) -> dic
 
 
 _PLAIN: Final[tuple[dict[str, Any], ...]] = (
-    {},
-    {"linear_before_reset": 1},
-    {"activations": "Tanh"},
-)
+    {}, {"linear_before_reset": 1}, {"activations": "Tanh"},
+)  # fmt: skip
 """Attributes of the operators that Flax has."""
 
 
 def _make_tree(call: Any, operator: Operator, d: int) -> dict[str, Any]:
     """A cell's parameters; biases that Flax lacks go into those it has."""
-    weights = operator_weights(call, operator)[:3]
+    weights = order_weights(call, operator)[:3]
     W, R, B = (v[d].detach().numpy() for v in weights if v is not None)
     H, tree = call.hidden_size, dict[str, Any]()
     b, u = np.split(B, 2)
@@ -234,21 +229,13 @@ def _make_tree(call: Any, operator: Operator, d: int) -> dict[str, Any]:
     return tree
 
 
-def _msgpack() -> Any:
-    try:
-        import msgpack
-    except ModuleNotFoundError as error:
-        raise missing_extra("msgpack", "export") from error
-    return msgpack
-
-
 def _read_file(path: Path) -> Tree:
     """The tree of a file of `flax.serialization.to_bytes`.
 
     Raises:
         DataError: it is none, or says to hold more than it does.
     """
-    msgpack, content = _msgpack(), path.read_bytes()
+    msgpack, content = import_package("msgpack"), path.read_bytes()
 
     def array(code: int, data: bytes) -> Any:
         if code not in (_ARRAY, _NUMBER):
@@ -270,10 +257,71 @@ def _read_file(path: Path) -> Tree:
 
 def _write_file(path: Path, tree: dict[str, Any]) -> None:
     """Write a tree of dicts and arrays as Flax does."""
-    msgpack = _msgpack()
+    msgpack = import_package("msgpack")
 
     def array(v: Any) -> Any:
         parts = v.shape, v.dtype.name, v.tobytes()
         return msgpack.ExtType(_ARRAY, msgpack.packb(parts, use_bin_type=True))
 
     path.write_bytes(msgpack.packb(tree, default=array, use_bin_type=True, strict_types=True))
+
+
+_OPERATORS: Final = {4: "LSTM", 3: "GRU", 1: "RNN"}
+"""By how many gates there are in torch's matrices."""
+
+_LAYER: Final = re.compile(r"^(?:(.*)\.)?weight_hh(?:_l0)?$")
+
+
+def from_safetensors(file: str | os.PathLike[str]) -> dict[str, nn.Module]:
+    """Every layer and cell by torch.nn's names (`weight_ih_l0`, `weight_ih`), by its path.
+
+    How many gates its matrices have says what it is: LSTM, GRU, or RNN with tanh.
+
+    Raises:
+        DataError: the file is no safetensors, or holds no such layer, or one that is not whole.
+        MissingExtra: safetensors is not installed.
+    """
+    path = Path(file)
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ModuleNotFoundError as error:
+        raise missing_extra("safetensors", "train") from error
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise DataError(f"{path} must be a file of safetensors, and it is not ({error})") from error
+    prefixes = [m[1] or "" for m in map(_LAYER.match, tensors) if m]
+    if not prefixes:
+        raise DataError(
+            f"{path} must hold a layer or cell by torch.nn's names (weight_hh_l0, weight_hh), and "
+            f"it has none"
+        )
+    return {p or "layer": _make_layer(f"{path}, layer {p!r},", p, tensors) for p in prefixes}
+
+
+def _make_layer(place: str, prefix: str, tensors: Mapping[str, Tensor]) -> nn.Module:
+    head = f"{prefix}." if prefix else ""
+    names = {n: n[len(head) :] for n in tensors if n.startswith(head)}
+    weights = {short if "_l" in short else f"{short}_l0": tensors[n] for n, short in names.items()
+           if re.fullmatch(r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?", short)}  # fmt: skip
+    W, R = weights.get("weight_ih_l0"), weights["weight_hh_l0"]
+    gates = R.shape[0] // R.shape[-1] if R.dim() == 2 and R.shape[-1] else 0
+    if W is None or W.dim() != 2 or gates not in _OPERATORS or gates * R.shape[1] != R.shape[0]:
+        raise DataError(
+            f"{place} must have matrices of 4, 3 or 1 gates, got {list(R.shape)} as weight_hh_l0"
+        )
+
+    numbers = {int(n) for name in weights for n in re.findall(r"_l(\d+)", name)}
+    if numbers != set(range(len(numbers))):
+        raise DataError(f"{place} must have all layers from 0 on, got {sorted(numbers)}")
+    layer = Recurrent(
+        make_cell(_OPERATORS[gates])[0], W.shape[1], R.shape[1], num_layers=len(numbers),
+        bias="bias_ih_l0" in weights, bidirectional="weight_ih_l0_reverse" in weights,
+    )  # fmt: skip
+    try:
+        layer.load_state_dict({n: v.to(torch.float32) for n, v in weights.items()})
+    except RuntimeError as error:
+        words = " ".join(str(error).split())
+        raise DataError(f"{place} must be whole, and it is not ({words})") from error
+    return layer

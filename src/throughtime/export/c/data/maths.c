@@ -1,79 +1,42 @@
-"""The functions of units in C: polynomials of the compiler's vector maths, for any processor.
-
-No step takes a fused multiply-add for granted: ln 2 is taken off in two parts, the first so short
-that its products with whole numbers are exact. Every function is the same path for every number, so
-that a compiler may put loops over units into vectors.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
-from typing import Final
-
-from throughtime.compiler.llvm.maths import coefficients as table
-from throughtime.export.folder import number
-from throughtime.export.weights import SCALE_SHIFT, SCALE_START
-
-
-def _polynomial(x: str, coefficients: Sequence[float]) -> str:
-    """c_0 + c_1 x + c_2 x^2 + ..., from the highest power down."""
-    *rest, text = [number(c) for c in coefficients]
-    for c in reversed(rest):
-        text = f"({text} * {x} + {c})" if not c.startswith("-") else f"({text} * {x} - {c[1:]})"
-    return text
-
-
-_LN2: Final = ("0.693359375f", "-2.12194440e-4f")
-
-FUNCTIONS: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "bits": ((), """
 /* the bits of a number */
 static inline uint32_t @bits(float x) {
     uint32_t u;
     memcpy(&u, &x, sizeof u);
     return u;
 }
-"""),
-    "number": ((), """
+
 /* the number of bits */
 static inline float @number(uint32_t u) {
     float x;
     memcpy(&x, &u, sizeof x);
     return x;
 }
-"""),
-    "pick": (("bits", "number"), """
+
 /* x where c is 1, y where it is 0; not written as a branch, so that loops become vectors */
 static inline float @pick(int c, float x, float y) {
     const uint32_t mask = 0u - (uint32_t)c;
     return @number((@bits(x) & mask) | (@bits(y) & ~mask));
 }
-"""),
-    "copysign": (("bits", "number"), """
+
 static inline float @copysign(float x, float sign) {
     return @number((@bits(x) & 0x7fffffffu) | (@bits(sign) & 0x80000000u));
 }
-"""),
-    "abs": (("bits", "number"), """
+
 static inline float @abs(float x) { return @number(@bits(x) & 0x7fffffffu); }
-"""),
-    "whole": (("bits",), """
+
 /* the nearest whole number, for |x| below 2^21: the lowest bits of a sum with 1.5 * 2^23 */
 static inline int32_t @whole(float x) { return (int32_t)(@bits(x + 12582912.0f) - 0x4b400000u); }
-"""),
-    "power": (("number",), """
+
 /* 2^n for n from -126 to 127 */
 static inline float @power(int32_t n) { return @number((uint32_t)(n + 127) << 23); }
-"""),
-    "grown": ((), f"""
+
 /* exp(r) - 1 for r = x - n ln 2 */
-static inline float @grown(float x, int32_t n, float less) {{
+static inline float @grown(float x, int32_t n, float less) {
     const float whole = (float)n;
-    const float r = ((x - whole * {_LN2[0]}) - whole * {_LN2[1]}) - less;
-    return r + r * r * {_polynomial("r", table.EXP[32])};
-}}
-"""),
-    "exp": (("grown", "whole", "power", "pick"), """
+    const float r = ((x - whole * 0.693359375f) - whole * -2.12194440e-4f) - less;
+    return r + r * r * POLY(EXP, r);
+}
+
 static inline float @exp(float x) {
     float y = @pick(x < -103.0f, -103.0f, x);
     y = @pick(y > 89.0f, 89.0f, y);
@@ -81,8 +44,7 @@ static inline float @exp(float x) {
     const int32_t half = n / 2;
     return (@grown(y, n, 0.0f) + 1.0f) * @power(half) * @power(n - half);
 }
-"""),
-    "fall": (("grown", "whole", "power", "pick"), """
+
 /* exp(-a - less) for a >= 0 */
 static inline float @fall(float a, float less) {
     const float y = -@pick(a > 87.3365402f, 87.3365402f, a);
@@ -90,8 +52,7 @@ static inline float @fall(float a, float less) {
     const float s = @power(n);
     return s + s * @grown(y, n, less);
 }
-"""),
-    "fall_4096": (("grown", "whole", "power", "pick"), """
+
 /* 4096 times that, where a may go on longer */
 static inline float @fall_4096(float a, float less) {
     const float y = -@pick(a > 95.5f, 95.5f, a);
@@ -99,8 +60,7 @@ static inline float @fall_4096(float a, float less) {
     const float s = @power(n + 12);
     return s + s * @grown(y, n, less);
 }
-"""),
-    "expm1": (("grown", "whole", "power", "pick"), """
+
 static inline float @expm1(float x) {
     float y = @pick(x < -18.1f, -18.1f, x);
     y = @pick(y > 88.8f, 88.8f, y);
@@ -109,15 +69,13 @@ static inline float @expm1(float x) {
     const float z = (s - 0.5f) + s * @grown(y, n, 0.0f);
     return z + z;
 }
-"""),
-    "sigmoid": (("fall", "abs", "pick"), """
+
 /* 1 / (1 + exp(-x)) */
 static inline float @sigmoid(float x) {
     const float e = @fall(@abs(x), 0.0f);
     return @pick(x < 0.0f, e, 1.0f) / (1.0f + e);
 }
-"""),
-    "below_one": (("grown", "whole", "power", "pick"), """
+
 /* 1 - exp(-a) for a >= 0, right near 0 */
 static inline float @below_one(float a) {
     const float y = -@pick(a > 18.0f, 18.0f, a);
@@ -125,64 +83,56 @@ static inline float @below_one(float a) {
     const float s = @power(n);
     return (1.0f - s) - s * @grown(y, n, 0.0f);
 }
-"""),
-    "tanh": (("below_one", "copysign", "abs"), """
+
 static inline float @tanh(float x) {
     const float a = @abs(x);
     const float m = @below_one(a + a);
     return @copysign(m / (2.0f - m), x);
 }
-"""),
-    "silu": (("fall_4096", "abs", "pick"), """
+
 /* x / (1 + exp(-x)) */
 static inline float @silu(float x) {
     const float e = @fall_4096(@abs(x), 0.0f);
     const float below = x * e * 0.000244140625f;
     return @pick(x < 0.0f, below, x) / (1.0f + e * 0.000244140625f);
 }
-"""),
-    "log1p_small": ((), f"""
+
 /* log(1 + e) for e from 0 to 1 */
-static inline float @log1p_small(float e) {{
+static inline float @log1p_small(float e) {
     const float s = (e + e) / (2.0f + e);
     const float z = s * s;
-    return s + s * z * {_polynomial("z", table.LOG1P[32])};
-}}
-"""),
-    "softplus": (("log1p_small", "fall", "abs", "pick"), """
+    return s + s * z * POLY(LOG1P, z);
+}
+
 static inline float @softplus(float x, float beta, float threshold) {
     const float z = x * beta;
     const float y = @log1p_small(@fall(@abs(z), 0.0f)) / beta + @pick(x < 0.0f, 0.0f, x);
     return @pick(z > threshold, x, y);
 }
-"""),
-    "logsigmoid": (("log1p_small", "fall", "abs", "pick"), """
+
 static inline float @logsigmoid(float x) {
     return @pick(x > 0.0f, 0.0f, x) - @log1p_small(@fall(@abs(x), 0.0f));
 }
-"""),
-    "elu": (("expm1", "pick"), """
+
 static inline float @elu(float x, float below, float above, float inner) {
     return @pick(x <= 0.0f, @expm1(x * inner) * below, x * above);
 }
-"""),
-    "log_of": (("bits", "number", "pick"), f"""
+
 /* k ln 2 + log(1 + f) */
-static inline float @log_of(float k, float f) {{
+static inline float @log_of(float k, float f) {
     const float s = f / (2.0f + f);
     const float z = s * s;
     const float half = f * 0.5f * f;
-    const float low = k * {_LN2[1]} + s * (half + z * {_polynomial("z", table.LOG[32])});
-    return k * {_LN2[0]} + (f - (half - low));
-}}
+    const float low = k * -2.12194440e-4f + s * (half + z * POLY(LOG, z));
+    return k * 0.693359375f + (f - (half - low));
+}
 
-static inline float @log_ends(float y, float x) {{
+static inline float @log_ends(float y, float x) {
     const float zero = @pick(x == 0.0f, @number(0xff800000u), y);
     const float below = @pick(x < 0.0f, @number(0x7fc00000u), zero);
     return @pick(x < @number(0x7f800000u), below, x);
-}}
-"""),
-    "log": (("log_of",), """
+}
+
 static inline float @log(float x) {
     const int tiny = x < 1.17549435e-38f;
     const uint32_t u = @bits(@pick(tiny, x * 33554432.0f, x));
@@ -191,8 +141,7 @@ static inline float @log(float x) {
     const float k = (float)(int32_t)field - @pick(tiny, 152.0f, 127.0f);
     return @log_ends(@log_of(k, f), x);
 }
-"""),
-    "log1p": (("log_of", "copysign"), """
+
 static inline float @log1p(float x) {
     const float u = 1.0f + x;
     const uint32_t field = (@bits(u) + (0x3f800000u - 0x3f3504f3u)) >> 23;
@@ -202,28 +151,25 @@ static inline float @log1p(float x) {
     const float y = @copysign(@log_ends(@log_of(k, f), u), x);
     return @pick((x < 1.0e-8f) & (x > -1.0e-8f), x, y);
 }
-"""),
-    "atan": (("copysign", "abs", "pick"), f"""
-static inline float @atan(float x) {{
+
+static inline float @atan(float x) {
     const float a = @abs(x);
     const int above = a > 1.0f;
     const float t = @pick(above, -1.0f, a) / @pick(above, a, 1.0f);
     const float z = t * t;
-    const float y = t + t * z * {_polynomial("z", table.ATAN[32])};
+    const float y = t + t * z * POLY(ATAN, z);
     const float turned = 1.57079637f + (y - 4.37113883e-8f);
     return @copysign(@pick(above, turned, y), x);
-}}
-"""),
-    "erf": (("below_one", "copysign", "abs", "pick"), f"""
-static inline float @erf(float x) {{
+}
+
+static inline float @erf(float x) {
     const float b = @abs(x);
     const float a = @pick(b > 4.0f, 4.0f, b);
-    return @copysign(@below_one(a * {_polynomial("a", table.ERF[32])}), x);
-}}
-"""),
-    "gelu": (("fall_4096", "bits", "number", "abs", "pick"), f"""
+    return @copysign(@below_one(a * POLY(ERF, a)), x);
+}
+
 /* x times the share of the normal distribution below x */
-static inline float @gelu(float x) {{
+static inline float @gelu(float x) {
     const float b = @abs(x);
     const float a = @pick(b > 13.5f, 13.5f, b);
     const float square = a * a;
@@ -233,90 +179,29 @@ static inline float @gelu(float x) {{
     const float e = @fall_4096(square * 0.5f, less * 0.5f);
     const float d = a + 4.0f;
     const float t = (a - 2.0f) / d;
-    const float p = e * {_polynomial("t", table.NORMAL[32])} / d;
+    const float p = e * POLY(NORMAL, t) / d;
     return x * @pick(x < 0.0f, p * 0.000244140625f, 1.0f - p * 0.000244140625f);
-}}
-"""),
-    "sqrt": ((), """
+}
+
 static inline float @sqrt(float x) { return sqrtf(x); }
-"""),
-    "sin": ((), """
+
 static inline float @sin(float x) { return sinf(x); }
-"""),
-    "cos": ((), """
+
 static inline float @cos(float x) { return cosf(x); }
-"""),
-    "pow": ((), """
+
 static inline float @pow(float x, float e) { return powf(x, e); }
-"""),
-    "wide": (("number",), """
+
 /* a weight of bfloat16 */
 static inline float @wide(uint16_t half) { return @number((uint32_t)half << 16); }
-"""),
-    "scale": (("number",), f"""
+
 /* what a line of int8 is multiplied by: eight steps to each doubling, from 2 to the -24 on */
-static inline float @scale(uint8_t code) {{
-    return @number(((uint32_t)code << {SCALE_SHIFT}) + 0x{SCALE_START:08x}u);
-}}
-"""),
-    "line": ((), """
+static inline float @scale(uint8_t code) {
+    return @number(((uint32_t)code << SCALE_SHIFT) + SCALE_STARTu);
+}
+
 /* the whole number in x, held between 0 and last */
 static inline size_t @line(float x, size_t last) {
     const float most = (float)last;
     const float y = x > 0.0f ? x : 0.0f;
     return (size_t)(y < most ? y : most);
 }
-"""),
-}  # fmt: skip
-"""Name -> names it calls, and its text; @ is the program's prefix."""
-
-_QUARTER: Final = """
-/* x in quarter turns, |x| up to a million: sin and cos of the rest, in their places */
-static inline float @wave(float x, int32_t on) {
-    const double a = x < 0.0f ? -(double)x : (double)x;
-    const int32_t n = (int32_t)(a * 0.63661977236758134 + 0.5);
-    const double r = (a - n * 1.57079632673412561417e+00) - n * 6.07710050650619224932e-11;
-    const double z = r * r;
-    const double s = r + r * z * 
-        (-0.166666641831398 + z * (0.008332714438438416 - z * 0.0001958328066393733));
-    const double c = 1.0 - 0.5 * z + z * z * 
-        (0.0416666641831398 + z * (-0.00138882698956877 + z * 2.454345485602971e-05));
-    const int32_t turn = n + on;
-    const double y = (turn & 1) ? c : s;
-    return (float)((turn & 2) ? -y : y);
-}
-"""
-_FREE: Final[dict[str, tuple[tuple[str, ...], str]]] = {
-    "sqrt": (("bits", "number"), """
-/* 1 / sqrt(x) from its exponent, made better three times, then sqrt(x) */
-static inline float @sqrt(float x) {
-    double y = (double)@number(0x5f375a86u - (@bits(x) >> 1));
-    for (int i = 0; i < 4; i++) { y = y * (1.5 - 0.5 * (double)x * y * y); }
-    const float root = (float)((double)x * y);
-    const float below = x < 1.17549435e-38f ? (x < 0.0f ? @number(0x7fc00000u) : 0.0f) : root;
-    return x < @number(0x7f800000u) ? below : x;
-}
-"""),
-    "sin": ((), _QUARTER + """
-static inline float @sin(float x) { return x < 0.0f ? -@wave(x, 0) : @wave(x, 0); }
-"""),
-    "cos": ((), """
-static inline float @cos(float x) { return @wave(x, 1); }
-"""),
-}  # fmt: skip
-"""The same without libm; there is no power of any exponent among them."""
-
-LIBM: Final = {"sqrt": "sqrtf", "sin": "sinf", "cos": "cosf", "pow": "powf"}
-"""What libm is called for, and by which name."""
-
-
-def functions(needed: Iterable[str], prefix: str, libm: bool) -> str:
-    """The text of these functions and of all that they call, each once."""
-    wanted = set(needed)
-    if not libm and "cos" in wanted:
-        wanted.add("sin")  # both are one wave
-    order = list(FUNCTIONS)
-    source = FUNCTIONS if libm else {**FUNCTIONS, **_FREE}
-    while more := {d for n in wanted for d in source[n][0]} - wanted:
-        wanted |= more
-    return "".join(source[n][1] for n in order if n in wanted).replace("@", f"{prefix}_")
