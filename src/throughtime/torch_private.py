@@ -245,11 +245,10 @@ def guard(tensors: Sequence[Tensor]) -> Guard:
     Alike are the class, what the dispatcher sees of each (its device, negative and batched ones,
     and with them modes and transforms of torch), the dtype, the shape, the strides and whether a
     gradient is wanted. Not looked at: how large the storage is, and modes of Python functions.
+    Torch's takes no tensor twice, neither here nor when it is asked.
     """
     kind = _HAS["_C._dynamo.guards.TensorGuards"]
-    if kind is None or len({id(v) for v in tensors}) < len(
-        tensors
-    ):  # torch's takes no tensor twice
+    if kind is None:
         return _guard_in_python(tensors)
     made = kind(*tensors, dynamic_dims_sizes=None, dynamic_dims_strides=None)
     return made.check  # type: ignore[no-any-return]

@@ -259,6 +259,17 @@ def test_one_tensor_may_be_two_states() -> None:
     with only_short():
         assert torch.equal(layer(x, (h, h))[0], wanted)
         assert torch.equal(layer(x, (h, h.clone()))[0], wanted)
+        assert torch.equal(layer(x, (h, h))[0], wanted)
+
+
+def test_one_tensor_that_was_two_states_is_looked_at_again() -> None:
+    layer, x = throughtime.LSTM(3, 5), torch.randn(4, 2, 3)
+    h = torch.randn(1, 2, 5, requires_grad=True)
+    with long_way():
+        (wanted,) = torch.autograd.grad(layer(x, (h, h))[0].sum(), h)
+    for c in (h, h, h.clone(), h):
+        (found,) = torch.autograd.grad(layer(x, (h, c))[0].sum(), h)
+        assert torch.equal(found, wanted)
 
 
 def test_twenty_thousand_calls_leave_nothing() -> None:

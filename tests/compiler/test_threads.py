@@ -77,28 +77,44 @@ def test_there_are_no_more_threads_than_cores_that_may_be_used(
     threads._quota.cache_clear()
 
 
+def pause_of(gain: threads.Gain, now: float) -> float:
+    """Milliseconds of calls that go alone, in calls of one each."""
+    spent = 0
+    while gain.is_lost(now):
+        gain.pay(0.001)
+        spent += 1
+    return spent
+
+
 def test_teams_that_lose_are_not_asked_for_a_while() -> None:
     gain = threads.Gain()
     first, most = threads.KEPT
     gain.add(first / 2, 0.0)
     gain.add(-first, 1.0)  # one call that waited
-    assert gain.alone_until == 0
+    assert pause_of(gain, 1.0) == 0
     pauses = []
     for now in range(10, 20):
-        while gain.alone_until < now:
-            gain.add(-first, now)
-        pauses.append(gain.alone_until - now)
-        gain.alone_until = 0
-    assert pauses[0] == pytest.approx(10 * first) and pauses == sorted(pauses)
-    assert pauses[-1] == threads.PAUSES[1]
+        gain.add(-first, now)  # one is enough after a pause
+        pauses.append(pause_of(gain, now))
+        gain.add(first / 10, now)  # a team that gains once does not end it
+        gain.add(-first / 10, now)
+    assert pauses[0] == pytest.approx(1e4 * first, abs=1) and pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(1e3 * threads.PAUSES[1], abs=1)
     for _ in range(100):
         gain.add(1.0, 30.0)
     lost = 0.0
-    while not gain.alone_until:  # what was gained in a hundred seconds is kept up to a bound
+    while not gain.is_lost(40.0):  # what was gained in a hundred seconds is kept up to a bound
         gain.add(-0.001, 40.0)
         lost += 0.001
     assert lost == pytest.approx(most, abs=0.002)
-    assert gain.alone_until - 40 == pytest.approx(threads.PAUSES[0])
+    assert pause_of(gain, 40.0) == pytest.approx(1e3 * threads.PAUSES[0], abs=1)
+
+
+def test_a_pause_of_rare_calls_ends_by_the_clock() -> None:
+    gain = threads.Gain()
+    gain.add(-2 * threads.KEPT[0], 10.0)
+    longest = threads.LONGEST * 20 * threads.KEPT[0]
+    assert gain.is_lost(10 + 0.99 * longest) and not gain.is_lost(10 + 1.01 * longest)
 
 
 def test_while_teams_lose_a_call_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,20 +181,34 @@ def test_steps_have_the_bits_of_the_whole(name: str, dtype: torch.dtype) -> None
 
 
 def test_a_large_step_is_torchs_kernel_and_says_so() -> None:
-    theirs = torch.nn.LSTMCell(128, 128)
+    theirs = torch.nn.LSTMCell(160, 160)
     ours = throughtime.from_torch(theirs)
     said = (
-        "torch\n  not cpu: one step of 65,536 weights or more, of more than 8 rows or with a "
-        "gradient, is sooner done than packed"
+        "torch\n  not cpu: one step of 45,000 weights a gate or more, of more than 8 rows or with "
+        "a gradient, is sooner done than packed"
     )
     assert ours.explain() == said
     with torch.no_grad():
         assert ours.explain(9) == said
         assert ours.explain(8) == "cpu"
-        x = torch.randn(9, 128)
+        x = torch.randn(9, 160)
         assert all(torch.equal(a, b) for a, b in zip(ours(x), theirs(x), strict=True))
-    x = torch.randn(4, 128)
+    x = torch.randn(4, 160)
     assert all(torch.equal(a, b) for a, b in zip(ours(x), theirs(x), strict=True))
+    assert throughtime.LSTMCell(128, 128).explain(9) == "cpu"  # 32,896 a gate
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"])
+@pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
+def test_a_state_of_another_dtype_is_named(kind: str, backend: str) -> None:
+    module = getattr(throughtime, kind)(3, 5, backend=backend)
+    single = kind.endswith("Cell")
+    x, h = torch.randn(2, 3) if single else torch.randn(4, 2, 3), torch.zeros(2, 5)
+    h = (h if single else h[None]).double()
+    name = r"hx\[0\]" if kind.startswith("LSTM") else "hx"
+    rule = rf"^{name} must be torch.float32 as the weights, got torch.float64; convert it with \.to"
+    with pytest.raises(RuntimeError, match=rule):
+        module(x, (h, h) if kind.startswith("LSTM") else h)
 
 
 def test_gates_by_name() -> None:

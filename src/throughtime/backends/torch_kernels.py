@@ -31,22 +31,22 @@ STEPS: dict[str, Any] = {
 }
 
 
-LARGE_STEP = 1 << 16
-"""Weights of a layer's direction from which "auto" leaves one single step to torch's kernel.
+LARGE_STEP = 45_000
+"""Weights of a gate from which "auto" leaves one single step to torch's kernel.
 
 It reads them as they lie. So does compiled code for a few rows without a gradient; else it would
 pack them first, which the second step pays.
 """
 
 ONE_LARGE_STEP = (
-    f"one step of {LARGE_STEP:,} weights or more, of more than {MOST_IN_PLACE} rows or with a "
-    f"gradient, is sooner done than packed"
+    f"one step of {LARGE_STEP:,} weights a gate or more, of more than {MOST_IN_PLACE} rows or with "
+    f"a gradient, is sooner done than packed"
 )
 
 
 def is_large_step(layer: Any, steps: int, rows: int) -> bool:
     """Whether "auto" leaves a call of a layer of torch's to torch's kernel."""
-    if steps != 1 or layer.numbers < LARGE_STEP:
+    if steps != 1 or layer.numbers < LARGE_STEP * len(layer.cell.layout.recurrent_gates):
         return False
     return torch.is_grad_enabled() or not is_in_place(make_plan(layer.cell), steps, rows)
 

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.backends.cpu.look import (
     all_within,
     find_extent,
+    guard_all,
     take_lines,
     take_plain,
     take_whole,
@@ -25,7 +26,7 @@ from throughtime.backends.torch_kernels import is_large_step
 from throughtime.compiler.runtime.threads import available
 from throughtime.scan.plain import is_watched
 from throughtime.scan.short import Recorded, RecordedStack, record_of
-from throughtime.torch_private import Guard, any_autocast, dual_level, guard
+from throughtime.torch_private import Guard, any_autocast, dual_level
 
 BACKENDS = ("auto", "cpu")
 """Whose layers have a short way."""
@@ -172,7 +173,7 @@ class ShortWay:
         own = tuple(zip(parts, self._states(layers, len(names), state), strict=True))
         recorded = record_of(ways, own, finals) if keep else None
         call = ShortCall(
-            guard(tensors), find_extent(x), x.itemsize, [find_extent(v) for v in state], kind,
+            guard_all(tensors), find_extent(x), x.itemsize, [find_extent(v) for v in state], kind,
             names, own, tuple(ways), recorded, finals, layout.turned, max(w.shared for w in ways),
         )  # fmt: skip
         self._add(key, call)

@@ -20,7 +20,7 @@ from throughtime.backends.cpu.schedule import matrix_names
 from throughtime.cell.layout import parameter_shapes
 from throughtime.cells import Cell
 from throughtime.errors import ShapeError
-from throughtime.torch_private import is_zero_tensor
+from throughtime.torch_private import Guard, guard, is_zero_tensor
 
 FLOATS = (torch.float32, torch.float64)
 PLAIN = (Tensor, Leaf)
@@ -262,3 +262,21 @@ def find_extent(v: Tensor) -> int:
     if v.is_contiguous():
         return v.numel()
     return 1 + sum((size - 1) * step for size, step in zip(v.shape, v.stride(), strict=True))
+
+
+def guard_all(tensors: Sequence[Tensor]) -> Guard:
+    """`guard`, for tensors of which one may stand in several places, as for h and c at the start;
+    then one must again."""
+    firsts: dict[int, int] = {}
+    places = [firsts.setdefault(id(v), i) for i, v in enumerate(tensors)]
+    check = guard([tensors[i] for i in firsts.values()])
+    if len(firsts) == len(tensors):
+        return check
+
+    def check_all(*others: Tensor) -> bool:
+        same = len(others) == len(places) and all(
+            others[i] is v for i, v in zip(places, others, strict=True)
+        )
+        return same and check(*(others[i] for i in firsts.values()))
+
+    return check_all

@@ -32,7 +32,7 @@ def loops_module(kind: Kind, machine: Machine, back: bool) -> ir.Module:
     module = ir.Module("loops")
     copies = rows.write_copies(module, kind)
     product = products.write_product(module, kind)
-    barrier = team.write_barrier(module, kind)
+    barrier = team.write_barrier(module, kind, machine)
     pack = write_packing(module, kind, copies, back)
     if back:
         both = product, products.write_column_product(module, kind)

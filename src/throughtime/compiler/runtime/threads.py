@@ -160,9 +160,11 @@ class Shared:
 
     def __call__(self, argument: int) -> None:
         begun = _now()
-        if self._asks or begun < _gain.alone_until:
+        if self._asks or _gain.is_lost(begun):
             self._alone(argument)
-            self._best_alone, self._asks = min(self._best_alone, _now() - begun), False
+            took = _now() - begun
+            self._best_alone, self._asks = min(self._best_alone, took), False
+            _gain.pay(took)
             return
         self._team(self._function, argument, self._threads, 0)
         ended = _now()
@@ -179,23 +181,32 @@ class Gain:
     """What teams have gained over the calling thread alone, and the pause when that is lost.
 
     Gain is kept up to a bound, so that some calls that were kept waiting do no harm, and many do.
-    A pause is twice as long as the one before while teams go on to lose.
-
-    Attributes:
-        alone_until: seconds of `time.perf_counter`; calls before go alone.
+    A pause ends when the calls that went alone have taken its time together: a program that calls
+    now and then would otherwise try a team each time. One losing call is enough for the next pause,
+    which is twice as long until teams have gained again what they may lose at first.
     """
 
     def __init__(self) -> None:
-        self.alone_until, self._kept, self._pause = 0.0, KEPT[0], PAUSES[0]
+        self._kept, self._pause = KEPT[0], PAUSES[0]
+        self._left, self._until = 0.0, 0.0
+
+    def is_lost(self, now: float) -> bool:
+        """Whether a call goes alone now."""
+        return self._left > 0 and now < self._until
+
+    def pay(self, seconds: float) -> None:
+        """A call went alone and took so long."""
+        self._left -= seconds
 
     def add(self, seconds: float, now: float) -> None:
         """A team's call has gained so much, or lost it."""
         self._kept = min(KEPT[1], self._kept + seconds)
-        if seconds >= 0:
-            self._pause = max(PAUSES[0], self._pause / 2)
+        if self._kept >= KEPT[0]:
+            self._pause = PAUSES[0]
         elif self._kept < 0:
-            self.alone_until = now + max(self._pause, 10 * -seconds)
-            self._kept, self._pause = KEPT[0], min(PAUSES[1], 2 * self._pause)
+            self._left = max(self._pause, 10 * -seconds)
+            self._until = now + LONGEST * self._left
+            self._kept, self._pause = 0.0, min(PAUSES[1], 2 * self._pause)
 
 
 KEPT: Final = 0.01, 0.05
@@ -203,7 +214,10 @@ KEPT: Final = 0.01, 0.05
 the system's, four milliseconds each, and one such call among ten is better than ten alone."""
 
 PAUSES: Final = 0.02, 1.0
-"""Seconds for which calls go alone, at first and at most."""
+"""Seconds of calls that go alone, at first and at most."""
+
+LONGEST: Final = 10
+"""Times its seconds that a pause lasts on the clock at most."""
 
 _EVER: Final = float("inf")
 _now = time.perf_counter

@@ -263,7 +263,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
             rows = x.shape[0 if self.batch_first else 1]
             check_input(self, x, dtype, 3)
         if state is not None:
-            check_state(self, state, rows)
+            check_state(self, state, rows, dtype)
         return x, state, rows
 
     def _takes_stack(self, x: Tensor) -> bool:

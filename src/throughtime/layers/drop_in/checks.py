@@ -1,4 +1,5 @@
-"""torch.nn's own checks, word for word, for programs that read its errors."""
+"""torch.nn's own checks, word for word, for programs that read its errors; and dtypes of states,
+which torch.nn does not check."""
 
 from __future__ import annotations
 
@@ -142,8 +143,8 @@ def check_input(layer: DropIn, x: Tensor, dtype: torch.dtype, dimensions: int) -
         nn.RNNBase.check_input(layer, x, x if dimensions == 2 else None)
 
 
-def check_state(layer: DropIn, state: tuple[Tensor, ...], rows: int) -> None:
-    """Each state is (layers x directions, rows, width)."""
+def check_state(layer: DropIn, state: tuple[Tensor, ...], rows: int, dtype: torch.dtype) -> None:
+    """Each state is (layers x directions, rows, width), in the dtype of the weights."""
     if len(state) != len(layer.widths[0]):
         raise RuntimeError("lstm expects two hidden states")
     for i, (v, width) in enumerate(zip(state, layer.widths[0], strict=True)):
@@ -156,6 +157,14 @@ def check_state(layer: DropIn, state: tuple[Tensor, ...], rows: int) -> None:
                 f"Expected {name} size {expected}, got {list(v.size())}"
                 f"{advise_transpose(v, expected)}"
             )
+        _check_dtype("hx" if len(state) == 1 else f"hx[{i}]", v, dtype)
+
+
+def _check_dtype(name: str, v: Tensor, dtype: torch.dtype) -> None:
+    """torch.nn leaves this to its kernels, some of which speak of others' types."""
+    if v.dtype != dtype and not any_autocast():
+        raise RuntimeError(f"{name} must be {dtype} as the weights, got {v.dtype}; convert it with "
+                           f".to({dtype})")  # fmt: skip
 
 
 def check_cell_dimensions(cell: DropInCell, x: Tensor, hx: Any) -> None:
@@ -173,6 +182,10 @@ def check_cell_dimensions(cell: DropInCell, x: Tensor, hx: Any) -> None:
         if not isinstance(x, Tensor):
             raise tensor_error("input", x, "tensor") from None
         raise _state_error(cell, hx) from None
+    dtype = cell.weight_ih.dtype
+    _check_dtype("input", x, dtype)
+    for i, v in enumerate(() if hx is None else hx):
+        _check_dtype(f"hx[{i}]" if cell.kind == "LSTMCell" else "hx", v, dtype)
 
 
 def check_cell_sizes(cell: DropInCell, x: Tensor, state: tuple[Tensor, ...]) -> None:

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from throughtime.backends.cpu.backward_pass import Asked, template_for
 from throughtime.backends.cpu.gradients import shapes_for
-from throughtime.backends.cpu.look import all_within, find_extent, take_lines, take_whole
+from throughtime.backends.cpu.look import all_within, find_extent, guard_all, take_lines, take_whole
 from throughtime.backends.cpu.memory import LEAST_BYTES, lend
 from throughtime.backends.cpu.schedule import is_shared, team_for
 from throughtime.backends.cpu.short.layer import Way
 from throughtime.backends.cpu.short.region import Place, ShortRegion
 from throughtime.compiler.runtime.threads import available
-from throughtime.torch_private import Guard, guard
+from throughtime.torch_private import Guard
 
 MOST_KINDS: Final = 4
 """Backward passes of a shape that are prepared: of other gradients wanted, or given otherwise."""
@@ -170,7 +170,7 @@ class Derivative:
         cuts = (self._width, self._large) if wants.x else (0, False)
         shared = team.threads * is_shared(work)
         self._backs[key] = Back(
-            guard(tensors), count, extents, region, tuple(rooms), *cuts, order, shared
+            guard_all(tensors), count, extents, region, tuple(rooms), *cuts, order, shared
         )
         return self._backs[key]
 
@@ -227,8 +227,8 @@ class Derivative:
         return places
 
 
-_SMALL: Final = 1 << 15
-"""Numbers up to which one call of torch's is faster than two, which share their work."""
+_SMALL: Final = 1 << 18
+"""Numbers up to which one thread copies them in less time than a second one may take to wake."""
 
 
 def _cut(room: Tensor, count: int) -> Tensor:

@@ -17,10 +17,15 @@ MEETING_SIZE: Final = 64
 """Bytes from one barrier's counter to the next: a line of the cache each."""
 
 SPINS: Final = 20_000
-"""Looks at the counter before the processor is offered to others: some ten microseconds."""
+"""Looks at the counter one right after the other: some ten microseconds."""
+
+PAUSES: Final = 40_000
+"""Then looks with a short rest before each, which leaves a shared core to its other thread: one to
+two milliseconds. A thread that has to wait for its processor often has it by then, and a pair of
+threads that yield or sleep earlier can end on one processor, by turns, while the other is idle."""
 
 OFFERS: Final = 100
-"""Offers before it is left: as long as a thread takes to wake on a processor of its own."""
+"""Then offers of the processor to others, before it is left for a moment."""
 
 
 _FLUSH_X86: Final = 0x8040
@@ -74,7 +79,7 @@ def denormals_flushed(e: Emit, machine: Machine) -> Iterator[None]:
         b.call(put, [before])
 
 
-def write_barrier(module: ir.Module, kind: Kind) -> Emit:
+def write_barrier(module: ir.Module, kind: Kind, machine: Machine) -> Emit:
     """`barrier(block, counter, goal)`: arrive, then wait until `goal` arrivals were counted.
 
     It spins a bounded while, since a barrier is short, and then yields, since a thread that is
@@ -83,7 +88,7 @@ def write_barrier(module: ir.Module, kind: Kind) -> Emit:
     gives it the processor at once, and this thread wakes on an idle one.
     """
     e = Emit(module, "barrier", kind, ("block", "counter", "goal"), internal=True)
-    c, b = common(e), e.b
+    b = e.b
     counter = e.pointer(e.args["counter"])
     b.atomic_rmw("add", counter, I64(1), "acq_rel")
     look, rest, out = (e.function.append_basic_block(n) for n in ("look", "rest", "out"))
@@ -97,14 +102,26 @@ def write_barrier(module: ir.Module, kind: Kind) -> Emit:
     b.position_at_end(rest)
     following = b.add(spins, I64(1))
     with b.if_then(b.icmp_signed(">", following, I64(SPINS))):
-        whole = ir.IntType(32)
-        tired = b.icmp_signed(">", following, I64(SPINS + OFFERS))
-        with b.if_else(tired) as (sleep, offer):
-            with sleep:
-                b.call(e.foreign(c["sleep"], whole, [whole]), [whole(1)])
-            with offer:
-                b.call(e.foreign(c["yield"], whole, []), [])
+        _rest(e, following, machine)
     spins.add_incoming(following, b.block)
     b.branch(look)
     b.position_at_end(out)
     return e.done()
+
+
+def _rest(e: Emit, looks: ir.Value, machine: Machine) -> None:
+    """Wait for a moment after so many looks, in the way that suits how long it has taken."""
+    c, b, whole = common(e), e.b, ir.IntType(32)
+    with b.if_else(b.icmp_signed(">", looks, I64(SPINS + PAUSES))) as (later, soon):
+        with soon:
+            if machine.triple.startswith("x86"):
+                b.call(e.plain("llvm.x86.sse2.pause", VOID, []), [])
+            else:
+                b.call(e.plain("llvm.aarch64.hint", VOID, [whole]), [whole(1)])  # yield
+        with later:
+            tired = b.icmp_signed(">", looks, I64(SPINS + PAUSES + OFFERS))
+            with b.if_else(tired) as (sleep, offer):
+                with sleep:
+                    b.call(e.foreign(c["sleep"], whole, [whole]), [whole(1)])
+                with offer:
+                    b.call(e.foreign(c["yield"], whole, []), [])
