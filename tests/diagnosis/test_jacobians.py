@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from throughtime import GRU, RNN, Recurrent, cells
 from throughtime.diagnosis.observe.steps import list_steps
-from throughtime.diagnosis.quantities.jacobians import jacobians, step_jacobians
+from throughtime.diagnosis.quantities.jacobians import compute_step_jacobians, jacobians
 from throughtime.errors import ShapeError
 from throughtime.layers.batch import Batch
 
@@ -54,7 +54,7 @@ def test_each_jacobian_is_that_of_torch_autograd(cell: cells.Cell) -> None:
     layer = Recurrent(cell, 2, 3, dtype=torch.float64, backend="reference")
     x = _x(3, 2, 2)
     (steps,) = list_steps(layer, Batch(x))
-    found = list(step_jacobians(steps, 3))
+    found = list(compute_step_jacobians(steps, 3))
     state = layer(x[:2])[1][0]
     before = torch.cat([v[0, 1] for v in state])
 

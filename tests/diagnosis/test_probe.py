@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime import LSTM, Recurrent, cells, probe
-from throughtime.diagnosis.quantities.probe import softmax_regression
+from throughtime.diagnosis.quantities.probe import fit_softmax_regression
 from throughtime.errors import NotFiniteError, OptionError, ShapeError
 
 T, B = 30, 24
@@ -138,7 +138,7 @@ def test_the_regression_is_that_of_plain_descent() -> None:
         p = p / p.sum(1, keepdim=True)
         p[torch.arange(40), labels] -= 1
         w = w - 0.5 * (ones.T @ p / 40 + 1e-3 * keep * w)
-    found = softmax_regression(f, labels, 3)
+    found = fit_softmax_regression(f, labels, 3)
     assert torch.allclose(found[:-1], w[:-1], atol=1e-3)
     said = (f @ found[:-1] + found[-1]).softmax(1)
     assert torch.allclose(said, (ones @ w).softmax(1), atol=1e-3)

@@ -17,7 +17,7 @@ from throughtime.diagnosis.observe.steps import Steps, list_steps
 from throughtime.diagnosis.quantities.connectivity import connectivity
 from throughtime.diagnosis.quantities.evenness import evenness
 from throughtime.diagnosis.quantities.gates import gate_times
-from throughtime.diagnosis.quantities.jacobians import jacobians, step_jacobians
+from throughtime.diagnosis.quantities.jacobians import compute_step_jacobians, jacobians
 from throughtime.diagnosis.quantities.lag_gradient import lag_gradients
 from throughtime.diagnosis.quantities.weight_lags import weight_lags
 from throughtime.diagnosis.report import Report
@@ -164,7 +164,7 @@ def test_depth_is_each_rows_first_middle_and_last_step(how: str) -> None:
 def _by_qr(steps: Steps, n: int) -> tuple[Tensor, Tensor]:
     """Of one row of n steps: the exponents in the order of QR, and the product of the last 12."""
     q, logs, product = torch.eye(H, dtype=torch.float64), [], torch.eye(H, dtype=torch.float64)
-    for number, (J,) in enumerate(step_jacobians(steps, n)):
+    for number, (J,) in enumerate(compute_step_jacobians(steps, n)):
         q, r = torch.linalg.qr(J @ q)
         logs.append(r.diagonal().abs().log())
         product = J @ product if number >= n - 12 else product

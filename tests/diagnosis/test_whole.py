@@ -12,7 +12,7 @@ from tests.tolerance import TOLERANCE
 from throughtime import GRU, LSTM, RNN, Recurrent, cells
 from throughtime.diagnosis.observe import WatchedRows
 from throughtime.diagnosis.observe.every_state import walk, weigh_outputs
-from throughtime.diagnosis.quantities.reach import norms_by_lag
+from throughtime.diagnosis.quantities.reach import measure_norms_by_lag
 from throughtime.layers.batch import Batch
 
 T, B, I, H = 13, 3, 4, 5
@@ -55,7 +55,7 @@ def test_the_norms_are_those_of_the_gradients_at_every_mark(kind: str, final: bo
     y, finals, walks = walk(layer, rows.batch, range(T), last_only=True)
     sent = weigh_outputs(y, finals, rows)
     assert sent is not None
-    found = norms_by_lag(layer, rows)
+    found = measure_norms_by_lag(layer, rows)
     assert [(w.layer, w.direction) for w, _ in found] == [(w.layer, w.direction) for w in walks]
     for walked, (marked, norms) in zip(walks, found, strict=True):
         expected = walked.gradients(sent).norm(dim=-1).flip(0)
@@ -68,7 +68,7 @@ def test_the_norms_are_those_of_the_gradients_at_every_mark(kind: str, final: bo
 
 def test_a_loss_that_reads_nothing_has_no_norms_and_layers_stay_as_they_were() -> None:
     layer = RNN(I, H).train()
-    found = norms_by_lag(layer, WatchedRows(Batch(torch.randn(T, B, I)), None, None))
+    found = measure_norms_by_lag(layer, WatchedRows(Batch(torch.randn(T, B, I)), None, None))
     assert [n for _, n in found] == [None]
     assert layer.training and all(p.grad is None for p in layer.parameters())
 
@@ -78,8 +78,8 @@ def test_a_loop_of_torchs_operations_has_the_same_norms(monkeypatch: pytest.Monk
     torch.manual_seed(0)
     layer = LSTM(I, H)
     rows = rows_for(layer, True)
-    ((_, compiled),) = norms_by_lag(layer, rows)
+    ((_, compiled),) = measure_norms_by_lag(layer, rows)
     monkeypatch.setattr("throughtime.backends.cpu.refuses", lambda _: "not here")
     monkeypatch.setattr("throughtime.backends.torch_kernels.refuses", lambda _: "not here")
-    ((_, looped),) = norms_by_lag(layer, rows)
+    ((_, looped),) = measure_norms_by_lag(layer, rows)
     torch.testing.assert_close(compiled, looped, rtol=1e-4, atol=1e-8)

@@ -16,7 +16,7 @@ from tests.main_job.small import TINY
 from throughtime.errors import RunError
 from throughtime.tasks import find
 from throughtime.tasks.recipe import Recipe
-from throughtime.train.learner import StepBatches, clip, learning_rate, step_seed
+from throughtime.train.learner import StepBatches, clip, learning_rate, make_step_seed
 from throughtime.train.loop import Journal
 from throughtime.train.result import load_trained
 from throughtime.train.run import Run, create, lock
@@ -68,7 +68,7 @@ def test_clipping_is_what_its_name_says(kind: str, scale: float) -> None:
 
 
 def test_seeds_differ_in_the_bits_torch_looks_at() -> None:
-    seeds = {step_seed(seed, step) % 2**32 for seed in range(30) for step in range(-1, 100)}
+    seeds = {make_step_seed(seed, step) % 2**32 for seed in range(30) for step in range(-1, 100)}
     assert len(seeds) == 30 * 101
 
 

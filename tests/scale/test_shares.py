@@ -17,7 +17,7 @@ from throughtime.tasks import available, find
 from throughtime.tasks.task import Task
 from throughtime.train import world
 from throughtime.train.launch import find_place, launch
-from throughtime.train.learner import Learner, begin_model, cut, step_seed
+from throughtime.train.learner import Learner, begin_model, cut, make_step_seed
 from throughtime.train.run import resolve
 from throughtime.train.world import World, add_halves, share_out
 
@@ -108,8 +108,8 @@ def test_one_process_has_the_batch_itself_and_the_seeds_it_always_had() -> None:
     task = made("latch")
     batch = task.epoch(0)[0]
     assert cut(task, batch, 0, 1) == (batch, 1.0)
-    assert step_seed(3, 4) == step_seed(3, 4, 0)
-    assert len({step_seed(3, 4, rank) % 2**32 for rank in range(50)}) == 50
+    assert make_step_seed(3, 4) == make_step_seed(3, 4, 0)
+    assert len({make_step_seed(3, 4, rank) % 2**32 for rank in range(50)}) == 50
 
 
 @pytest.mark.parametrize("size", range(1, 10))

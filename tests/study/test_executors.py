@@ -21,8 +21,7 @@ from tests.study.small import learn_or_die, recipe
 from tests.study.test_study import refused
 from throughtime.cli import main
 from throughtime.errors import MissingExtra, RunError
-from throughtime.train.study import Outcome, learn
-from throughtime.train.study.executors import Lost, run_on_processes, write_script
+from throughtime.train.study import Lost, Outcome, learn, run_on_processes, write_script
 from throughtime.train.study.on_ray import run_on_ray
 
 TINY = "--task latch --length 6 --steps 20 --validate-every 10 --hidden 8 --lr 0.01".split()

@@ -7,7 +7,7 @@ import torch
 
 from tests.study.small import recipe
 from throughtime.errors import OptionError
-from throughtime.train.study import Grid, learn, plan, run_key
+from throughtime.train.study import Grid, learn, make_run_key, plan
 
 
 def test_it_ends_when_a_validation_is_well_below_the_line() -> None:
@@ -47,7 +47,7 @@ def test_the_length_of_published_data_is_its_own() -> None:
 def test_the_grid_has_every_combination_once_and_seed_by_seed() -> None:
     grid = Grid(["lstm", "gru", "lstm"], ["torch", "forget"], [6, 9], 2)
     recipes, skipped = plan(recipe(), grid)
-    keys = [run_key(one) for one in recipes]
+    keys = [make_run_key(one) for one in recipes]
     assert skipped == [] and len(keys) == len(set(keys)) == 2 * 2 * 2 * 2
     assert {one[0] for one in keys} == {"lstm", "gru"}
     assert [one[3] for one in keys] == [0] * 8 + [1] * 8

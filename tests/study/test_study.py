@@ -17,8 +17,8 @@ from throughtime.cli import Commands, main
 from throughtime.cli.commands.study import Where, register
 from throughtime.compiler.runtime import threads
 from throughtime.errors import RunError
-from throughtime.train.study import executors
-from throughtime.train.study.executors import Lost
+from throughtime.train import study as train_study
+from throughtime.train.study import Lost
 from throughtime.train.study.folder import Folder
 
 TINY = "--task latch --length 6 --steps 100 --validate-every 25 --hidden 16 --lr 0.01".split()
@@ -264,5 +264,5 @@ def test_a_study_has_as_many_jobs_as_its_container_has_cores(
 ) -> None:
     monkeypatch.setattr(threads, "_quota", lambda: 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
-    monkeypatch.setattr(executors, "run_on_processes", lambda recipes, *how: how)
+    monkeypatch.setattr(train_study, "run_on_processes", lambda recipes, *how: how)
     assert Where("local", 0, None).begin([]) == (1, 1)

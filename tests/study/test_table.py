@@ -5,8 +5,8 @@ from __future__ import annotations
 from tests.study.small import outcome
 from throughtime.train.study.folder import (
     HEADINGS,
+    find_longest_solved,
     list_failures,
-    longest_solved,
     make_page,
     make_rows,
 )
@@ -46,7 +46,7 @@ def test_a_row_has_the_medians_of_what_was_solved() -> None:
 
 
 def test_the_reach_is_the_longest_length_that_most_seeds_solved() -> None:
-    headings, lines = longest_solved(make_rows(FOUND))
+    headings, lines = find_longest_solved(make_rows(FOUND))
     assert headings == ["cell", "torch", "chrono"]
     assert lines == [["gru", "-", ""], ["lstm", "-", "10"]], "of two seeds one is not most"
 

@@ -11,8 +11,7 @@ import time
 
 from tests.house.source import ROOT
 from tests.study.small import learn_or_die, recipe
-from throughtime.train.study import Outcome, learn
-from throughtime.train.study.executors import Lost, run_on_processes
+from throughtime.train.study import Lost, Outcome, learn, run_on_processes
 
 
 def test_one_that_dies_and_one_that_fails_cost_no_other_run() -> None:
@@ -36,7 +35,7 @@ def test_no_run_needs_no_worker() -> None:
 def test_workers_end_when_their_study_is_killed() -> None:
     code = (
         "from tests.study.small import recipe\n"
-        "from throughtime.train.study.executors import run_on_processes\n"
+        "from throughtime.train.study import run_on_processes\n"
         "import multiprocessing\n"
         "runs = run_on_processes([recipe(steps=1), recipe(length=500, steps=10**6)], 1, 1)\n"
         "next(runs)\n"

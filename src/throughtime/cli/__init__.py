@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
         self, name: str, default: float | None, text: str, metavar: str = "INT", whole: bool = True
     ) -> None:
         """An option that is a number, whole or not."""
-        kind = whole_number if whole else number
+        kind = read_whole_number if whole else read_number
         self.add_argument(name, type=kind, metavar=metavar, default=default, help=text)
 
     def parse(self, words: Sequence[str]) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def _list_fields(kinds: Iterable[type[Task]], first: bool = False) -> dict[str, 
     return every | (list_options(kinds[0].options) if first else {})
 
 
-def whole_number(text: str) -> int:
+def read_whole_number(text: str) -> int:
     """The number that somebody typed; argparse says what is wrong with another text."""
     try:
         value = int(text)
@@ -255,7 +255,7 @@ def whole_number(text: str) -> int:
     return value
 
 
-def number(text: str) -> float:
+def read_number(text: str) -> float:
     """The number that somebody typed; argparse says what is wrong with another text."""
     try:
         return float(text)

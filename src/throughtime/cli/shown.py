@@ -124,13 +124,13 @@ def keep_page(
     """
     if report is not None:
         report.save(run.folder / "report.json")
-    from throughtime.diagnosis.report.page import run_page
+    from throughtime.diagnosis.report.page import write_run_page
 
     results = json.loads(run.results.read_text("utf-8"))
     pictures = list_pictures(run, task, model, results)
     panels = [_make_panel("ABCDEFGHIJ"[n], one) for n, one in enumerate(pictures)]
     title = f"{task.name}: {run.folder.resolve().name}"
-    text = run_page(
+    text = write_run_page(
         title, _list_facts(run, results), _make_figures(task, results), panels, report, reason
     )
     (run.folder / "report.html").write_text(text, "utf-8")

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.diagnosis.observe import Key
-from throughtime.diagnosis.observe.batches import check_plain, copy_error
+from throughtime.diagnosis.observe.batches import check_plain, make_copy_error
 from throughtime.diagnosis.observe.examined import ExaminedModel, Loss, ModelRun
 from throughtime.diagnosis.quantities.capacity import memory_capacity
 from throughtime.diagnosis.quantities.clipping import Clipping, measure_clipping
@@ -149,7 +149,7 @@ def _copy(model: nn.Module) -> tuple[nn.Module, dict[str, Startable]]:
     try:
         new = copy.deepcopy(model)
     except RuntimeError as error:
-        raise copy_error(error) from error
+        raise make_copy_error(error) from error
     layers = dict(_find_recurrent(new))
     if not layers:
         raise OptionError("the model has no recurrent layer of throughtime or torch.nn to cure")

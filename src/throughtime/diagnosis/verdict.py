@@ -230,7 +230,7 @@ def clipping(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     c = report.clipping
     if c is None or c.threshold is None or c.clip_rate is None or c.mean_bias is None:
         return
-    if not often(c.clip_rate, len(c.norms)) and c.mean_bias <= BIAS:
+    if not is_often(c.clip_rate, len(c.norms)) and c.mean_bias <= BIAS:
         return
     low = c.threshold < min(c.norms) / 10
     yield Trouble(
@@ -243,7 +243,7 @@ def clipping(report: Report, cured: CuredCopy) -> Iterator[Trouble]:
     )
 
 
-def often(rate: float, batches: int) -> bool:
+def is_often(rate: float, batches: int) -> bool:
     """Whether so high a rate is no chance where one batch in five is clipped."""
     clipped = round(rate * batches)
     chances = (math.comb(batches, k) * RATE**k * (1 - RATE) ** (batches - k)

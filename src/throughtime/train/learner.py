@@ -75,7 +75,7 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> Optimi
     )
 
 
-def step_seed(seed: int, step: int, part: int = 0) -> int:
+def make_step_seed(seed: int, step: int, part: int = 0) -> int:
     """The seed of all that is random in one part of one step; -1: of the initial weights."""
     place = f"{seed} {step} {part}" if part else f"{seed} {step}"
     digest = hashlib.sha256(place.encode()).digest()
@@ -179,7 +179,7 @@ class Learner:
         """What one part of a batch has in its loss, and in the gradients, which are made."""
         batch, share = cut(self.task, whole, part, self.parts)
         # torch.manual_seed, which asks every kind of device, takes 300 us.
-        torch.default_generator.manual_seed(step_seed(self.task.recipe.seed, self.done, part))
+        torch.default_generator.manual_seed(make_step_seed(self.task.recipe.seed, self.done, part))
         self.optimizer.zero_grad()
         if not share:
             return 0.0
@@ -325,5 +325,5 @@ def train(learner: Learner, watchers: Sequence[Watcher]) -> None:
 
 def begin_model(task: Task) -> nn.Module:
     """The model of a task with the initial weights of its recipe."""
-    torch.manual_seed(step_seed(task.recipe.seed, -1))
+    torch.manual_seed(make_step_seed(task.recipe.seed, -1))
     return task.model()

@@ -17,7 +17,7 @@ import pytest
 from tests.diagnosis.page.reading import Page
 from tests.diagnosis.page.sample import NAME, sample
 from throughtime.diagnosis.report.chart import PAGE, SERIES
-from throughtime.diagnosis.report.page import page
+from throughtime.diagnosis.report.page import write_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 pytestmark = pytest.mark.skipif(
@@ -80,7 +80,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
     @cache
     def look(width: int, ground: int, more: str = "") -> dict[str, Any]:
         folder = tmp_path_factory.mktemp("page")
-        (folder / "page.html").write_text(page(REPORT) + more + PROBE, "utf-8")
+        (folder / "page.html").write_text(write_page(REPORT) + more + PROBE, "utf-8")
         (folder / "frame.html").write_text(FRAME.format(width=width), "utf-8")
         text = dumped(folder, "frame.html", ground)
         match = re.search(r'<pre id="found">(.+?)</pre>', text, re.S)
@@ -141,7 +141,7 @@ def test_a_script_error_is_told_on_the_page(seen: Any) -> None:
 
 
 def test_tables_and_names_reach_the_reader(tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text(page(REPORT), "utf-8")
+    (tmp_path / "page.html").write_text(write_page(REPORT), "utf-8")
     read = Page(dumped(tmp_path, "page.html", LIGHT))
     assert not any(NAME in script for script in read.scripts)
     column = read.panels[5].column("r²(k)", f"{NAME}.0 backward")

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from throughtime.diagnosis.report.chart import PAGE, SERIES, swaps
+from throughtime.diagnosis.report.chart import PAGE, SERIES, list_swaps
 
 # Machado, Oliveira and Fernandes, A Physiologically-based Model for Simulation of Color Vision
 # Deficiency (2009), severity 1, on linear light.
@@ -56,4 +56,4 @@ def test_no_two_series_look_alike(eyes: str, ground: int) -> None:
 
 
 def test_every_colour_has_one_on_dark_ground() -> None:
-    assert len(swaps()) == len(PAGE) + len(SERIES)
+    assert len(list_swaps()) == len(PAGE) + len(SERIES)

@@ -22,8 +22,8 @@ from tests.diagnosis.page.sample import NAME, PLACES, bare, sample
 from tests.house.source import ROOT, imports, modules
 from throughtime.diagnosis.quantities.lag_gradient import Unseen
 from throughtime.diagnosis.report import Report, Trouble
-from throughtime.diagnosis.report.chart import library, powers
-from throughtime.diagnosis.report.page import page, show
+from throughtime.diagnosis.report.chart import list_powers, read_library
+from throughtime.diagnosis.report.page import show, write_page
 from throughtime.errors import MissingExtra, OptionError
 
 REPORT = sample()
@@ -34,7 +34,7 @@ IN_WORDS = {"layer", "direction", "log10_rho_before", "log10_rho_after", "rows_b
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return page(REPORT)
+    return write_page(REPORT)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_words_of_an_upright_mark_stand_above_the_chart(read: Page) -> None:
 def test_an_axis_of_powers_has_few_ticks_and_enough(
     low: float, high: float, words: list[str]
 ) -> None:
-    ticks, logs = powers(low, high), powers(low, high, logs=True)
+    ticks, logs = list_powers(low, high), list_powers(low, high, logs=True)
     assert ticks["ticktext"][: len(words)] == words
     assert 3 <= sum(low <= v <= high for v in ticks["tickvals"]) <= 9
     assert logs["tickvals"] == pytest.approx([math.log10(v) for v in ticks["tickvals"]])
@@ -172,7 +172,7 @@ def test_the_head_tells_sizes_and_the_start_of_a_cured_copy(read: Page) -> None:
         (6,),
         made.started[0].words.removeprefix("LSTM: "),
     )
-    found = Page(page(report)).text
+    found = Page(write_page(report)).text
     assert "How far back cured LSTM learns" in found
     assert "1 layer of 6 units; started by throughtime.cure with time scales of 2 to" in found
     assert report.modules[0].start in str(report).splitlines()[1]
@@ -182,7 +182,7 @@ def test_the_head_tells_when_by_what_and_of_how_many_parameters() -> None:
     model = nn.GRU(3, 30)
     report = throughtime.diagnose(model, torch.randn(20, 4, 3))
     assert report.parameters == sum(p.numel() for p in model.parameters()) == 3150
-    found = Page(page(report)).text
+    found = Page(write_page(report)).text
     assert "Parameters3,150" in found
     assert f"throughtime{throughtime.__version__}" in found
     made = re.search(r"Measured(\d{4}-\d\d-\d\d \d\d:\d\d) UTC", found)
@@ -209,7 +209,7 @@ LONG = "encoder.backbone.layers.0.recurrent_block.rnn"
 def test_names_are_whole_in_legends_and_labels() -> None:
     """However long; in a label they are broken into lines."""
     told = Report.from_json(REPORT.to_json().replace(json.dumps(NAME)[1:-1], LONG))
-    text = page(told)
+    text = write_page(told)
     read = Page(text)
     names = {}
     for number, part in enumerate(text.split('<section class="panel"')):
@@ -222,7 +222,7 @@ def test_names_are_whole_in_legends_and_labels() -> None:
         f"{LONG}.0", f"{LONG}.0 backward",
     ]  # fmt: skip
     assert all(len(line) <= 22 for label in labels for line in label.split("<br>"))
-    assert LONG in read.panels[2].text and "…" not in text.replace(library(), "")
+    assert LONG in read.panels[2].text and "…" not in text.replace(read_library(), "")
 
 
 def test_axes_end_where_the_data_ends(read: Page) -> None:
@@ -258,7 +258,7 @@ def test_a_chart_of_nothing_is_a_sentence() -> None:
         connectivity=(replace(REPORT.connectivity[0], norms=((0.0,) * 30,) * 2),),
         evenness=replace(e, depth=zeros, shares=tuple(replace(s, ratio=0.0) for s in e.shares)),
     )
-    read = Page(page(report))
+    read = Page(write_page(report))
     said = {
         2: "Nothing to draw of inputs that outputs of model depend on.",
         3: "Nothing to draw of Lyapunov exponents, largest first.",
@@ -289,10 +289,10 @@ def test_a_caution_stands_in_the_verdict() -> None:
         (replace(REPORT, cautions=(caution,)), "alarm", "Little is remembered."),
         (healthy, "calm", "No trouble found."),
     ):
-        text = page(report)
+        text = write_page(report)
         assert f'<section id="verdict" class="{kind}">' in text and words in Page(text).text
     at_lag = max(c.r2_by_lag[20] for c in healthy.capacities)
-    assert f"There r² is {show(at_lag)} at the lag" in Page(page(healthy)).text
+    assert f"There r² is {show(at_lag)} at the lag" in Page(write_page(healthy)).text
 
 
 def test_ragged_rows_and_what_is_not_seen_are_told() -> None:
@@ -301,7 +301,7 @@ def test_ragged_rows_and_what_is_not_seen_are_told() -> None:
     report = replace(
         REPORT, lengths=(30, 12, 30, 9, 3, 3, 3, 3), lag_gradients=(g,), unseen=(blind,)
     )
-    read = Page(page(report))
+    read = Page(write_page(report))
     assert "Steps T3 to 30" in read.text
     assert "7 of 8 rows at lag 0 and 2 at lag 29." in read.panels[1].text
     assert "no curve, for the loss reads it after 1 of its 30 steps" in read.panels[1].text
@@ -333,17 +333,17 @@ def test_charts_carry_their_marks(read: Page) -> None:
 
 def test_it_loads_nothing_and_has_the_library_once(text: str, read: Page) -> None:
     assert read.loads == []
-    assert "default-src 'none'" in text and "url(" not in text.replace(library(), "")
-    assert text.count(library()) == 1 and len(read.scripts) == 2
+    assert "default-src 'none'" in text and "url(" not in text.replace(read_library(), "")
+    assert text.count(read_library()) == 1 and len(read.scripts) == 2
 
 
 def test_a_report_of_two_wide_layers_is_small() -> None:
-    large = page(sample(steps=200, units=256))
-    assert len(large.encode()) - len(library().encode()) <= 3e6
+    large = write_page(sample(steps=200, units=256))
+    assert len(large.encode()) - len(read_library().encode()) <= 3e6
 
 
 def test_names_are_escaped_and_stay_readable(text: str, read: Page) -> None:
-    ours = text.replace(library(), "")
+    ours = text.replace(read_library(), "")
     assert "alert('" not in ours and ours.count("<script>") == len(read.scripts)
     assert f"{NAME}.0" in read.panels[1].tables["log₁₀ ρ(k)"][0]
     assert f"Exploding in {NAME}: 102.5." in read.text
@@ -351,7 +351,7 @@ def test_names_are_escaped_and_stay_readable(text: str, read: Page) -> None:
 
 
 def test_a_missing_quantity_is_a_sentence_and_no_empty_chart() -> None:
-    read = Page(page(bare()))
+    read = Page(write_page(bare()))
     assert sorted(read.panels) == list(range(1, 9))
     for number, panel in read.panels.items():
         assert panel.charts == [] and panel.tables == {}

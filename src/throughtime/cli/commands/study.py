@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from throughtime import __version__
-from throughtime.cli import add_recipe_flags, parse_flags, whole_number
+from throughtime import __version__, train
+from throughtime.cli import add_recipe_flags, parse_flags, read_whole_number
 from throughtime.cli.shown import open_console, show_table
 from throughtime.compiler.runtime.threads import usable
 from throughtime.errors import OptionError, missing_extra
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from throughtime.cli import Commands, Parser
-    from throughtime.train.study import Grid, Outcome
-    from throughtime.train.study.executors import Lost
+    from throughtime.train.study import Grid, Lost, Outcome
     from throughtime.train.study.folder import Folder, StudyRow
 
 
@@ -79,7 +78,7 @@ def _add_scale_flags(parser: Parser) -> None:
         help="Draw cell, start, lr and hidden in place of a grid; needs Optuna.",
     )  # fmt: skip
     parser.add_number("--trials", 50, "Of a search. Default: 50.")
-    parser.add_argument("--run", type=whole_number, help=argparse.SUPPRESS)  # one of the grid
+    parser.add_argument("--run", type=read_whole_number, help=argparse.SUPPRESS)  # one of the grid
 
 
 def study(
@@ -91,13 +90,12 @@ def study(
     import rich  # noqa: F401  # before there is a folder
 
     from throughtime.train.run import RUNS, lock, resolve
-    from throughtime.train.study import plan
     from throughtime.train.study.folder import Folder
 
     where = Where(on, jobs, address)
     where.check(dry_run, search)
     shared = resolve(find(task), parse_flags(flags))
-    recipes, skipped = plan(shared, _grid(cells, init, length, 1 if search else seeds))
+    recipes, skipped = train.study.plan(shared, _grid(cells, init, length, 1 if search else seeds))
     folder = Folder(out or RUNS / f"{'search' if search else 'study'}-{task}", shared)
     if run is not None:
         _do_one(folder, recipes, run)
@@ -117,13 +115,11 @@ def _grid(
     cells: list[str] | None, init: list[str] | None, length: list[str] | None, seeds: int
 ) -> Grid:
     """The values of each axis, as they were typed."""
-    from throughtime.train.study import Grid
-
     axes = {"cell": cells or _CELLS, "start": init or _STARTS, "length": length or ["100"]}
     named = {
         axis: [parse_option(_FIELDS[axis], one) for one in texts] for axis, texts in axes.items()
     }
-    return Grid(named["cell"], named["start"], named["length"], seeds)
+    return train.study.Grid(named["cell"], named["start"], named["length"], seeds)
 
 
 @dataclass(frozen=True)
@@ -158,17 +154,13 @@ class Where:
             from throughtime.train.study.on_ray import run_on_ray
 
             return run_on_ray(recipes, jobs, threads, self.address)
-        from throughtime.train.study.executors import run_on_processes
-
-        return run_on_processes(recipes, jobs, threads)
+        return train.study.run_on_processes(recipes, jobs, threads)
 
     def run(
         self, folder: Folder, recipes: Iterable[Recipe], total: int, done: int,
         tell: Callable[[Outcome], None] = lambda one: None,
     ) -> list[Lost]:  # fmt: skip
         """Has runs done, keeps and shows each; returns those without an outcome."""
-        from throughtime.train.study.executors import Lost
-
         console = open_console(stderr=True)
         console.print(f"{total} runs, {done} of them done before")
         lost: list[Lost] = []
@@ -176,7 +168,7 @@ class Where:
             row = bar.add_task("runs", total=total, completed=done, best=_describe_best(folder))
             try:
                 for one in ended:
-                    if isinstance(one, Lost):
+                    if isinstance(one, train.study.Lost):
                         lost.append(one)
                         console.print(_describe_lost(one))
                     else:
@@ -211,21 +203,17 @@ def _describe_best(folder: Folder) -> str:
 
 def _find_missing(folder: Folder, recipes: list[Recipe]) -> list[Recipe]:
     """The runs that have no file yet."""
-    from throughtime.train.study import run_key
-
     done = {(one.cell, one.start, one.length, one.seed) for one in folder.outcomes()}
-    return [one for one in recipes if run_key(one) not in done]
+    return [one for one in recipes if train.study.make_run_key(one) not in done]
 
 
 def _do_one(folder: Folder, recipes: list[Recipe], number: int) -> None:
     """One run of the grid, as a task of an array does it."""
-    from throughtime.train.study import learn
-
     if not 0 <= number < len(recipes):
         raise OptionError(f"the grid has runs 0 to {len(recipes) - 1}, got {number}")
     if _find_missing(folder, [recipes[number]]):
         torch.set_num_threads(1)
-        one = learn(recipes[number])
+        one = train.study.learn(recipes[number])
         folder.keep(one)
         print(_describe_outcome(one))
 
@@ -234,8 +222,6 @@ def _hand_in(
     folder: Folder, recipes: list[Recipe], words: tuple[str, ...], jobs: int, dry_run: bool
 ) -> None:
     """Hands the missing runs to SLURM, or prints the script."""
-    from throughtime.train.study.executors import submit, write_script
-
     missing = _find_missing(folder, recipes)
     if not missing:
         print("every run is done; the same command without --on slurm reports")
@@ -243,8 +229,8 @@ def _hand_in(
     numbers = [n for n, one in enumerate(recipes) if one in missing]
     again = [w for n, w in enumerate(words) if w != "--dry-run" and not _belongs_to_on(words, n)]
     again += [] if "--out" in " ".join(words) else ["--out", str(folder.path)]
-    script = write_script(again, numbers, jobs or len(numbers), 1, folder.path)
-    print(script if dry_run else submit(script))
+    script = train.study.write_script(again, numbers, jobs or len(numbers), 1, folder.path)
+    print(script if dry_run else train.study.submit(script))
 
 
 def _belongs_to_on(words: tuple[str, ...], place: int) -> bool:
@@ -291,11 +277,10 @@ def _describe_lost(one: Lost) -> str:
 
 def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]) -> None:
     """Writes and prints the outcomes of all runs of the folder."""
-    from throughtime.train.study import make_memory_task
     from throughtime.train.study.folder import make_page, make_rows
 
     outcomes = folder.outcomes()
-    table, rule = make_rows(outcomes), make_memory_task(shared).rule
+    table, rule = make_rows(outcomes), train.study.make_memory_task(shared).rule
     left_out = [f"left out: {one}" for one in skipped]
     machine = f"throughtime {__version__}, torch {torch.__version__}, {usable()} cores"
     options = [f"{n} {getattr(shared, n)}" for n in _FIELDS if n not in _NO_FLAG]
@@ -309,10 +294,10 @@ def _report(folder: Folder, shared: Recipe, skipped: list[str], lost: list[Lost]
 
 
 def _show(table: list[StudyRow], remarks: list[str]) -> None:
-    from throughtime.train.study.folder import HEADINGS, list_failures, longest_solved
+    from throughtime.train.study.folder import HEADINGS, find_longest_solved, list_failures
 
     print("\nthe longest length, in steps, that most seeds solved")
-    for headings, lines in (longest_solved(table), (HEADINGS, [row.cells() for row in table])):
+    for headings, lines in (find_longest_solved(table), (HEADINGS, [row.cells() for row in table])):
         show_table(lines, *headings)
         print()
     print("\n".join([*list_failures(table), *remarks]))

@@ -237,7 +237,7 @@ def check_plain(model: nn.Module) -> None:
             raise OptionError(f"{words} is compiled by torch.compile; give what it was made from")
 
 
-def copy_error(error: BaseException) -> OptionError:
+def make_copy_error(error: BaseException) -> OptionError:
     """The error for a model that torch cannot copy, with the usual reason."""
     return OptionError(
         f"torch cannot copy this model ({str(error).split('.')[0]}); where it keeps a tensor of an "

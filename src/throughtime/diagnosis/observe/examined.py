@@ -20,9 +20,9 @@ from throughtime.diagnosis.observe.batches import (
     check_plain,
     check_weights,
     compute_loss,
-    copy_error,
     find_first_tensor,
     find_own_loss,
+    make_copy_error,
     split,
 )
 from throughtime.diagnosis.observe.calls import Calls
@@ -233,6 +233,6 @@ def _copy(model: nn.Module) -> nn.Module:
     except OptionError as error:
         if error.__cause__ is None:
             raise
-        raise copy_error(error.__cause__) from error
+        raise make_copy_error(error.__cause__) from error
     compat.become_torchs(copied)
     return copied

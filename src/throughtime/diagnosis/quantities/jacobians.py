@@ -103,7 +103,7 @@ def _run(steps: Steps, T: int, window: int) -> tuple[Tensor, Tensor, Tensor]:
     logs: list[Tensor] = []
     singular: list[Tensor] = []
     q = product = None
-    for number, J in enumerate(step_jacobians(steps, T)):
+    for number, J in enumerate(compute_step_jacobians(steps, T)):
         q, r = torch.linalg.qr(J @ (_start(J) if q is None else q))
         if number >= DROPPED:
             logs.append(r.diagonal(dim1=-2, dim2=-1).abs().log())
@@ -145,7 +145,7 @@ def _summarise(
     )
 
 
-def step_jacobians(steps: Steps, T: int) -> Iterator[Tensor]:
+def compute_step_jacobians(steps: Steps, T: int) -> Iterator[Tensor]:
     """(B, N, N) of each step, in the direction's order: row i is the gradient of s_t[i]."""
     B, widths = len(steps.x) // T, [v.shape[-1] for v in steps.before]
     N = sum(widths)

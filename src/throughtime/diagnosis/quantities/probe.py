@@ -247,12 +247,12 @@ def _measure_accuracy(f: Tensor, labels: Tensor, fitted: Tensor, classes: int) -
     """The accuracy of a softmax regression on held-out rows."""
     mean, deviation = f[fitted].mean(0), f[fitted].std(0, correction=0)
     f = (f - mean) / torch.where(deviation > 0, deviation, 1)
-    weights = softmax_regression(f[fitted], labels[fitted], classes)
+    weights = fit_softmax_regression(f[fitted], labels[fitted], classes)
     predicted = (f[~fitted] @ weights[:-1] + weights[-1]).argmax(1)
     return float((predicted == labels[~fitted]).double().mean())
 
 
-def softmax_regression(f: Tensor, labels: Tensor, classes: int) -> Tensor:
+def fit_softmax_regression(f: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Weights (S + 1, classes), the bias last: least cross entropy + decay / 2 ||weights||^2.
 
     Args:

@@ -31,7 +31,9 @@ from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan import scan
 
 
-def norms_by_lag(layer: SequenceLayer, rows: WatchedRows) -> list[tuple[MarkedWalk, Tensor | None]]:
+def measure_norms_by_lag(
+    layer: SequenceLayer, rows: WatchedRows
+) -> list[tuple[MarkedWalk, Tensor | None]]:
     """Every layer and direction: its states at a few marks, and (T, B) the norms by lag, 0 first.
 
     The norms are those of the gradient by all states of a step side by side, of the loss that
@@ -207,7 +209,7 @@ def _measure_reach(
 ) -> Iterator[tuple[MarkedWalk, dict[int, float]]]:
     """log10 rho by lag, for the loss that sends these gradients back to the last step."""
     if rows.batch.x.device.type == "cpu":
-        for marked, norms in norms_by_lag(layer, rows):
+        for marked, norms in measure_norms_by_lag(layer, rows):
             yield marked, {} if norms is None else _log10_rho(range(len(norms)), norms)
         return
     y, finals, walks = walk(layer, rows.batch, lags, last_only=True)

@@ -192,9 +192,9 @@ class Report:
         path.write_text(text, encoding="utf-8")
 
     def _page(self) -> str:
-        from throughtime.diagnosis.report.page import page
+        from throughtime.diagnosis.report.page import write_page
 
-        return page(self)
+        return write_page(self)
 
     def compare(self, other: Report) -> str:
         """This report's horizon and gradients against another's, as a table."""

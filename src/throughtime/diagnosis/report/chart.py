@@ -22,7 +22,7 @@ WIDTH, LINE, LONGEST, TOP = 2, 17, 22, 24
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 
-def library() -> str:
+def read_library() -> str:
     """plotly.js, as one script."""
     script: str = get_plotlyjs()
     return script
@@ -207,7 +207,7 @@ class Chart:
         drawn += marks if drawn else []
         if self.log_x:
             drawn = [v for v in drawn if v > 0] or [1.0]
-            self.axes(x={"tickmode": "array", **powers(min(drawn), max(drawn))})
+            self.axes(x={"tickmode": "array", **list_powers(min(drawn), max(drawn))})
         if self.figure.layout.xaxis.range is not None or not drawn or "bar" in kinds:
             return
         low, high = (math.log10(v) if self.log_x else v for v in (min(drawn), max(drawn)))
@@ -262,7 +262,7 @@ FEW, MOST = 3, 7
 """Ticks that an axis has at least, and powers of ten that it has at most."""
 
 
-def powers(low: float, high: float, *, logs: bool = False) -> dict[str, list[Any]]:
+def list_powers(low: float, high: float, *, logs: bool = False) -> dict[str, list[Any]]:
     """Each power of ten around two numbers above 0; its multiples too where there are few.
 
     They are `tickvals` and `ticktext` of plotly's axes, with `logs` of the numbers' logarithms.
@@ -320,7 +320,7 @@ def light(name: str) -> str:
     return PAGE[name][0]
 
 
-def variables() -> str:
+def write_variables() -> str:
     """The colours as CSS variables, for either ground."""
     by_ground = [";".join(f"--{n}:{pair[i]}" for n, pair in PAGE.items()) for i in (0, 1)]
     return (
@@ -329,6 +329,6 @@ def variables() -> str:
     )
 
 
-def swaps() -> dict[str, str]:
+def list_swaps() -> dict[str, str]:
     """The colour on light ground -> the one on dark ground, for the charts."""
     return dict((*PAGE.values(), *SERIES))

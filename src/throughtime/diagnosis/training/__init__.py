@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from throughtime.diagnosis.observe import Watch, WatchedCall, choose_rows
 from throughtime.diagnosis.quantities.reach import Pulse, measure_pulses
-from throughtime.diagnosis.verdict import LARGEST_RHO, MOVING, RATE, SATURATED, often
+from throughtime.diagnosis.verdict import LARGEST_RHO, MOVING, RATE, SATURATED, is_often
 from throughtime.errors import OptionError, ShapeError
 from throughtime.torch_private import differences, norms
 
@@ -24,7 +24,7 @@ def find_trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {n: p for n, p in module.named_parameters() if p.requires_grad}
 
 
-def common_norm(values: list[Any]) -> float:
+def measure_norm(values: list[Any]) -> float:
     """The norm of all numbers of some tensors; infinite where a square overflows."""
     if not values:
         return 0.0
@@ -85,7 +85,7 @@ def find_fired(
             )
             yield f"frozen {place}", sentence
     count, steps = clipped
-    if steps and often(count / steps, steps):
+    if steps and is_often(count / steps, steps):
         share = count / steps
         sentence = f"Clipping: {share:.0%} of the steps were clipped, where {RATE:.0%} may be; "
         yield "clipping", sentence + "raise the threshold."

@@ -16,12 +16,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.diagnosis.observe import WatchedCall, choose_rows
 from throughtime.diagnosis.observe.every_state import find_first_step, walk, weigh_outputs
-from throughtime.diagnosis.training import StepFlow, common_norm
+from throughtime.diagnosis.training import StepFlow, measure_norm
 from throughtime.errors import NotFiniteError, OptionError, missing_extra
 from throughtime.torch_private import norms
 
 
-def all_finite(values: Iterable[Tensor | None]) -> bool:
+def are_finite(values: Iterable[Tensor | None]) -> bool:
     """Whether no tensor has NaN or infinity in it; one pass over them, no copy."""
     checked = [v for v in values if v is not None and v.is_floating_point() and v.numel()]
     if not checked:
@@ -34,7 +34,7 @@ def all_finite(values: Iterable[Tensor | None]) -> bool:
 def check_weights(model: nn.Module) -> NotFiniteError | None:
     """The first weight that is not finite."""
     for name, p in model.named_parameters():
-        if not all_finite([p.detach()]):
+        if not are_finite([p.detach()]):
             return NotFiniteError(f"the weight {name} has NaN or infinity", "parameter", name)
     return None
 
@@ -61,12 +61,12 @@ def check_forward(model: nn.Module, calls: Sequence[WatchedCall]) -> NotFiniteEr
 
 def check_backward(model: nn.Module, calls: Sequence[WatchedCall]) -> NotFiniteError | None:
     """The first gradient that is not finite, going back, with its step; None if all are finite."""
-    odd = [n for n, p in model.named_parameters() if not all_finite([p.grad])]
+    odd = [n for n, p in model.named_parameters() if not are_finite([p.grad])]
     if not odd:
         return None
     for call in reversed(calls):
         sent = call.d_outputs
-        if sent is not None and not all_finite([sent]):
+        if sent is not None and not are_finite([sent]):
             incoming = call.time_major(sent)
             t = len(incoming) - 1 - (find_first_step(incoming.flip(0)) or 0)
             what = f"the gradient sent back to the outputs of layer {call.words}"
@@ -128,7 +128,7 @@ def clips_gradients(trainer: Any, module: nn.Module) -> bool:
     return bool(trainer.gradient_clip_val) or overridden
 
 
-def anywhere(trainer: Any, true: bool) -> bool:
+def is_anywhere(trainer: Any, true: bool) -> bool:
     """Whether something is true in any of the trainer's processes, all of which must call this."""
     if trainer.world_size == 1:
         return true
@@ -136,7 +136,7 @@ def anywhere(trainer: Any, true: bool) -> bool:
     return result
 
 
-def last_good(trainer: Any, bad_weights: bool) -> str:
+def name_last_good(trainer: Any, bad_weights: bool) -> str:
     """Which checkpoint is the last good one, as the end of a sentence; empty without one.
 
     With `bad_weights` the present ones must not be saved.
@@ -220,7 +220,7 @@ class GradientFlow(pl.Callback):
                 "the loss depends on nothing that trains; unfreeze a parameter, or do not detach it"
             )
         bad = not math.isfinite(loss.sum().item())
-        if anywhere(trainer, bad):
+        if is_anywhere(trainer, bad):
             # The others stop too, so that no process waits for one that has stopped.
             other = NotFiniteError("the loss of another process is NaN or infinity", "loss")
             self._stop(trainer, check_forward(pl_module, self._calls) if bad else other)
@@ -250,7 +250,7 @@ class GradientFlow(pl.Callback):
         if self._norm is None:  # a batch that only adds to the gradient, or one left out
             self._forget()
             return
-        if not math.isfinite(common_norm(self._weights)):
+        if not math.isfinite(measure_norm(self._weights)):
             self._stop(trainer, check_weights(pl_module), bad_weights=True)
         clips = clips_gradients(trainer, pl_module)
         self._seen += 1
@@ -274,7 +274,7 @@ class GradientFlow(pl.Callback):
 
     def _gradient_norm(self) -> float:
         """Infinite where a gradient is not finite, and where squares overflow."""
-        return common_norm([p.grad for p in self._weights if p.grad is not None])
+        return measure_norm([p.grad for p in self._weights if p.grad is not None])
 
     def _has_gradient(self) -> bool:
         has_gradient = any(p.grad is not None for p in self._weights)
@@ -312,6 +312,6 @@ class GradientFlow(pl.Callback):
         """End training with an error that names step and tensor; None continues."""
         if error is None:
             return
-        checkpoint = last_good(trainer, bad_weights)
+        checkpoint = name_last_good(trainer, bad_weights)
         text = f"at training step {self._done} {error}{checkpoint}"
         raise NotFiniteError(text, error.tensor, error.name, error.step)

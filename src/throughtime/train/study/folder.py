@@ -183,7 +183,7 @@ def _make_row(group: list[Outcome]) -> StudyRow:
     )  # fmt: skip
 
 
-def longest_solved(table: Sequence[StudyRow]) -> tuple[list[str], list[list[str]]]:
+def find_longest_solved(table: Sequence[StudyRow]) -> tuple[list[str], list[list[str]]]:
     """The longest length that most seeds solved, a line a cell and a column a start.
 
     `-` where there is none, nothing where nothing was run.
@@ -213,7 +213,7 @@ def make_page(title: str, table: Sequence[StudyRow], remarks: Sequence[str]) -> 
     parts = [
         f"# {title}",
         "The longest length, in steps, that most seeds solved:",
-        _markdown(*longest_solved(table)),
+        _markdown(*find_longest_solved(table)),
         "Every cell, start and length; steps and seconds until it is solved are medians over the "
         "seeds that solve it, the metric is the median on the test split:",
         _markdown(HEADINGS, [row.cells() for row in table]),

@@ -26,8 +26,7 @@ from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask
 from throughtime.train.result import load_trained
 from throughtime.train.run import read
-from throughtime.train.study import Outcome, learn
-from throughtime.train.study.executors import Learn, Lost
+from throughtime.train.study import Learn, Lost, Outcome, learn
 
 if TYPE_CHECKING:
     import polars as pl

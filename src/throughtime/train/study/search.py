@@ -48,7 +48,7 @@ class Search:
             raise OptionError(
                 f"trials must be a whole number of at least 1 and at most 10000, got {trials}"
             )
-        self._optuna = _optuna()
+        self._optuna = _import_optuna()
         self._folder, self._shared, self._trials = folder, shared, trials
         self._choices = sorted(" from ".join(pair) for pair in pairs)
         self._study = self._open(kind, folder.path / JOURNAL)
@@ -123,7 +123,7 @@ class Search:
         return [{"trial": t.number, "figure": t.value, **t.params} for t in ended[:count]]
 
 
-def _optuna() -> Any:
+def _import_optuna() -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):
             import optuna

@@ -19,7 +19,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from throughtime.diagnosis.observe import Key
-from throughtime.diagnosis.report.chart import Chart, library, swaps, variables
+from throughtime.diagnosis.report.chart import Chart, list_swaps, read_library, write_variables
 from throughtime.diagnosis.report.text import describe, make_label, name_model, write_steps
 
 if TYPE_CHECKING:
@@ -157,14 +157,14 @@ CAVEAT = (
 )
 
 
-def page(report: Report) -> str:
+def write_page(report: Report) -> str:
     """A report as HTML that loads nothing; it reads well on a phone, in light and in dark."""
     title = f"How far back {escape(name_model(report))} learns"
     body = _write_verdict(report) + _draw_panels(report)
     return _write_document(title, f"<header><h1>{title}</h1>{_write_header(report)}</header>", body)
 
 
-def run_page(
+def write_run_page(
     title: str, facts: dict[str, str], figures: Table, run_panels: list[Panel],
     report: Report | None, reason: str = "",
 ) -> str:  # fmt: skip
@@ -211,12 +211,12 @@ def _write_document(title: str, head: str, body: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{variables()}{style}</style></head><body>"
+        f"<title>{title}</title><style>{write_variables()}{style}</style></head><body>"
         f'{head}<main><p id="fault" role="alert" hidden></p>'
         "<noscript><p>The charts need scripts; the tables hold the same numbers.</p></noscript>"
         f"{body}</main>"
-        f"<script>{library()}</script>"
-        f'<script type="application/json" id="swaps">{json.dumps(swaps())}</script>'
+        f"<script>{read_library()}</script>"
+        f'<script type="application/json" id="swaps">{json.dumps(list_swaps())}</script>'
         f"<script>{script}</script></body></html>\n"
     )
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from throughtime.diagnosis.report.chart import Chart, powers
+from throughtime.diagnosis.report.chart import Chart, list_powers
 from throughtime.diagnosis.report.page import Panel, PanelPart, Table, list_parts, number_rows, show
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _histogram(results: list[tuple[PanelPart, GateTimes]], lag: int) -> Chart:
                    [bins[b] for b in sorted(bins)], part.number, width=0.9 / BINS_A_DECADE,
                    words=[_span(b, lag, b == beyond) for b in sorted(bins)])  # fmt: skip
     chart.mark_x(math.log10(lag), f"task lag {lag}")
-    ticks = powers(10 ** _place(first, lag), 10 ** _place(last, lag), logs=True)
+    ticks = list_powers(10 ** _place(first, lag), 10 ** _place(last, lag), logs=True)
     if endless:
         ticks["tickvals"].append(_place(beyond + 0.5, lag))
         ticks["ticktext"].append("∞")
