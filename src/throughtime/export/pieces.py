@@ -25,7 +25,7 @@ from throughtime.export.program import Place, Program, Values, Writer, check_wei
 from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate, Readout
-from throughtime.layers.stream.model import copy_frozen
+from throughtime.layers.stream.frozen import copy_frozen
 from throughtime.torch_private import on_processor
 
 

@@ -16,7 +16,7 @@ from throughtime.backends.call import Call, step_count
 from throughtime.backends.reference import matrices, vectors
 from throughtime.cell.contract import Names
 from throughtime.cell.registry import find_cell
-from throughtime.compiler.widths import HIDDEN
+from throughtime.compiler.passes import HIDDEN
 from throughtime.errors import OptionError, TransformError
 from throughtime.export.layer import check_each_step, make_norm_function, trace_function
 from throughtime.export.onnx.layers import (
@@ -43,7 +43,7 @@ from throughtime.export.pieces import (
 )
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate
-from throughtime.scan.flatten import unflatten
+from throughtime.scan.operator import unflatten
 from throughtime.version import __version__
 
 _LEAST_OPSET: Final = 18
