@@ -22,7 +22,7 @@ import torch
 import throughtime
 from throughtime.backends.cpu.memory import take
 from throughtime.backends.cpu.stream.stream import CompiledStream
-from throughtime.compiler.llvm.arguments import COMMON
+from throughtime.compiler.llvm.abi import COMMON
 
 SIZES, CALLS, TURNS = (16, 64, 128, 256), 2000, 7
 KINDS = (throughtime.GRU, throughtime.LSTM)

@@ -38,17 +38,7 @@ class GRUCell(cells.GRUCell, nn.GRUCell):
 
 def become_torchs(model: nn.Module) -> None:
     """Every plain drop-in inside a model becomes one of these, in place and with its weights."""
+    torchs = {kind.__bases__[0]: kind for kind in (RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell)}
     for module in model.modules():
-        for plain, ours in _PAIRS:
-            if type(module) is plain:
-                module.__class__ = ours
-
-
-_PAIRS: tuple[tuple[type[nn.Module], type[nn.Module]], ...] = (
-    (layers.RNN, RNN),
-    (layers.LSTM, LSTM),
-    (layers.GRU, GRU),
-    (cells.RNNCell, RNNCell),
-    (cells.LSTMCell, LSTMCell),
-    (cells.GRUCell, GRUCell),
-)
+        if type(module) in torchs:
+            module.__class__ = torchs[type(module)]

@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from throughtime.backends import BACKENDS
 from throughtime.cell.layout import find_fitting_size
 from throughtime.cells import Cell
-from throughtime.compiler.passes.unshare import why_not
+from throughtime.compiler.passes import find_unsupported
 from throughtime.compiler.trace import trace
 from throughtime.errors import BackendError, LawError, OptionError
 from throughtime.layers.recurrent import Recurrent
@@ -41,11 +41,9 @@ class Trial:
     inputs: dict[str, Tensor]
 
     def run(self, layer: Recurrent, state: Any = None, **options: Any) -> Any:
-        """The layer's call."""
         return layer(self.x, state, inputs=self.inputs or None, **options)
 
     def __getitem__(self, part: Any) -> Trial:
-        """Some of the steps and rows."""
         return self.map(lambda v: v[part])
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Trial:
@@ -354,8 +352,7 @@ def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
     """
     _check_options(options)
     trace(cell)  # refuses what is no cell
-    reason = why_not(cell, find_fitting_size(cell, 4))
-    unsupported = () if reason is None else (reason,)
+    reason = find_unsupported(cell, find_fitting_size(cell, 4))
     laws, broken = [], []
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", f"{type(cell).__name__} runs on the reference")
@@ -369,6 +366,6 @@ def check(cell: Cell, *, seed: int = 0, **options: Any) -> Checked:
                 laws.append(name)
     if broken:
         raise LawError(f"{cell!r} breaks {len(broken)} of {len(LAWS)} laws:\n" + "\n".join(broken))
-    uncompiled = tuple(f"{what}: {line}" for what, line in unsupported)
+    uncompiled = () if reason is None else (f"{reason.operation}: {reason.line}",)
     skipped = ("packed, since a PackedSequence takes no direct inputs",)
     return Checked(cell, tuple(laws), uncompiled, skipped if cell.layout.inputs else ())

@@ -15,37 +15,37 @@ TRIED = ("2.9", "2.13", "2.14", "2.15")
 """The minors of torch that tests were run with; docs/support.md says which tests."""
 
 
-def check_python(found: tuple[int, ...]) -> None:
+def check_python(version: tuple[int, ...]) -> None:
     """Raises VersionError for a Python that is too old."""
-    if found[:2] < OLDEST_PYTHON:
-        oldest, got = _dotted(OLDEST_PYTHON), _dotted(found[:3])
+    if version[:2] < OLDEST_PYTHON:
+        oldest, got = _dotted(OLDEST_PYTHON), _dotted(version[:3])
         raise VersionError(
             f"throughtime needs Python {oldest} or newer, got {got}; make an environment with a "
             f"newer one: python{oldest} -m venv .venv"
         )
 
 
-def check_torch(found: str) -> None:
+def check_torch(version: str) -> None:
     """Raises VersionError for a torch that is too old."""
-    if _minor(found) < OLDEST_TORCH:
+    if _minor(version) < OLDEST_TORCH:
         raise VersionError(
-            f"throughtime needs torch {_dotted(OLDEST_TORCH)} or newer, got {found}; "
+            f"throughtime needs torch {_dotted(OLDEST_TORCH)} or newer, got {version}; "
             f"upgrade it: pip install --upgrade torch"
         )
 
 
-def warn_of_untried(found: str, lost: tuple[str, ...]) -> None:
+def warn_of_untried(version: str, lost: tuple[str, ...]) -> None:
     """One warning of a torch that was never tried, or that lacks what this package uses of it."""
     if lost:
         names = ", ".join(f"torch.{name}" for name in lost)
         warnings.warn(
-            f"torch {found} lacks {names}, which throughtime uses, so some calls are slower and "
+            f"torch {version} lacks {names}, which throughtime uses, so some calls are slower and "
             f"some refused; throughtime was tried with torch {', '.join(TRIED)}",
             stacklevel=3,
         )
-    elif _dotted(_minor(found)) not in TRIED:
+    elif _dotted(_minor(version)) not in TRIED:
         warnings.warn(
-            f"throughtime was tried with torch {', '.join(TRIED)}, not with {found}; "
+            f"throughtime was tried with torch {', '.join(TRIED)}, not with {version}; "
             f"throughtime.check(cell) holds a cell to its laws here",
             stacklevel=3,
         )

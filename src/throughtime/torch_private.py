@@ -66,19 +66,19 @@ INSTEAD: Final = {
 
 def _look_up(name: str) -> Any:
     """What torch has under a dotted name; None where it has nothing there."""
-    found: Any = torch
+    value: Any = torch
     for part in name.split("."):
-        within, found = found, getattr(found, part, None)
-        if found is None and isinstance(within, ModuleType):
+        within, value = value, getattr(value, part, None)
+        if value is None and isinstance(within, ModuleType):
             try:
-                found = import_module(f"{within.__name__}.{part}")
+                value = import_module(f"{within.__name__}.{part}")
             except ImportError:
                 return None
-    return found
+    return value
 
 
 _HAS: Final = {name: _look_up(name) for name in INSTEAD}
-LOST: Final = tuple(name for name, found in _HAS.items() if found is None)
+LOST: Final = tuple(name for name, value in _HAS.items() if value is None)
 """The names that this torch does not have."""
 
 
@@ -263,10 +263,10 @@ def _guard_in_python(tensors: Sequence[Tensor]) -> Guard:
 
     wanted = [look(v) for v in tensors]
 
-    def check(*found: Any) -> bool:
+    def check(*values: Any) -> bool:
         if mode_count() or transform_depth() or any_autocast():
             return False
-        return [look(v) for v in found] == wanted
+        return [look(v) for v in values] == wanted
 
     return check
 

@@ -15,8 +15,8 @@ from llvmlite import ir
 from tests.aarch64.guest import Guest
 from tests.compiler.test_maths import FUNCTIONS, PLAIN, Constants, named, samples, sweep
 from tests.compiler.vectors import LANES, MACHINES, machine, module, run
+from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.loops.team import denormals_flushed
-from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.runtime.machine import Machine, target_machine, text
 
@@ -79,7 +79,7 @@ def flushed_product(machine: Machine, bytes: int) -> Any:
     program, kind = ir.Module("flushed"), Kind(bytes, machine.lanes(8 * bytes))
     e = Emit(program, "f", kind, ("x", "y", "z"))
     with denormals_flushed(e, machine):
-        e.store(e.load(e.given["x"]) * e.load(e.given["y"]), e.given["z"])
+        e.store(e.load(e.args["x"]) * e.load(e.args["y"]), e.args["z"])
     e.done()
     return llvm.parse_assembly(text(program, machine))
 

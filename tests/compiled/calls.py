@@ -23,7 +23,7 @@ from throughtime.backends.call import Call, Result
 from throughtime.cell.layout import find_fitting_size, parameter_shapes
 from throughtime.compiler.plan import make_plan, why_unplanned
 from throughtime.scan import scan
-from throughtime.scan.flatten import flatten, unflatten
+from throughtime.scan.operator import flatten, unflatten
 
 CELLS: Final[list[Cell]] = [
     *(c for c in ALL if cpu.refuses_cell(c, torch.empty(0)) is None),

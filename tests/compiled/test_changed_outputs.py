@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import throughtime
 from throughtime import Recurrent, cells
 from throughtime.layers.recurrent import Recurrent as Layer
-from throughtime.scan import outputs
+from throughtime.scan import autograd
 
 CHANGES: dict[str, Callable[[Tensor], Any]] = {
     "mul_": lambda y: y.mul_(0.5),
@@ -41,7 +41,7 @@ def gradients(layer: nn.Module, change: Callable[[Tensor], Any], x: Tensor) -> l
 def test_so_where_torch_does_not_give_what_is_saved_one_by_one(
     kind: str, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outputs, "SAVED_ONE_BY_ONE", False)  # as with torch 2.9
+    monkeypatch.setattr(autograd, "SAVED_ONE_BY_ONE", False)  # as with torch 2.9
     test_a_change_of_the_output_trains_as_with_torch(kind, {}, change)
 
 

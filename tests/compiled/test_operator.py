@@ -9,7 +9,7 @@ from tests.compiled.calls import FORMS, Sizes, assert_same, gradients, leaves, r
 from tests.compiled.own import Apart, ThreeStates
 from throughtime import Cell, cells
 from throughtime.scan.dispatch import operator
-from throughtime.scan.flatten import flatten
+from throughtime.scan.operator import flatten
 
 UTILITIES = ("test_schema", "test_autograd_registration", "test_faketensor")
 every_form = pytest.mark.parametrize("form", FORMS)

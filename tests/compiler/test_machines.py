@@ -10,7 +10,7 @@ import pytest
 
 from throughtime import cells
 from throughtime.compiler.llvm import modules
-from throughtime.compiler.llvm.sizes import WIDEST, Kind, column_widest
+from throughtime.compiler.llvm.abi import WIDEST, Kind, column_widest
 from throughtime.compiler.plan import make_plan
 from throughtime.compiler.runtime import jit
 from throughtime.compiler.runtime.machine import MACHINES, Machine, text

@@ -19,7 +19,7 @@ from tests.compiler.interpret import OPS as TORCH
 from tests.compiler.vectors import BOOLEAN, MACHINES, assembly, machine, module, run
 from tests.house.source import PACKAGE, ROOT
 from throughtime.compiler.derivative import FLAT, RULES
-from throughtime.compiler.llvm.maths import trigonometric
+from throughtime.compiler.llvm.maths import operations
 from throughtime.compiler.llvm.maths.operations import OPS
 
 Constants = tuple[Any, ...]
@@ -361,9 +361,9 @@ def test_angles_next_to_multiples_of_a_quarter_turn(op: str, dtype: str) -> None
 
 def test_pi_is_known_to_the_last_digit_that_counts() -> None:
     with mp.workprec(1400):
-        assert int(mp.floor(mp.ldexp(2 / mp.pi, 1216))) == trigonometric.TWO_OVER_PI
+        assert int(mp.floor(mp.ldexp(2 / mp.pi, 1216))) == operations.TWO_OVER_PI
         rest = mp.pi / 2
-        for part in trigonometric.PARTS:
+        for part in operations.PARTS:
             assert part == float(rest)
             rest -= part
 

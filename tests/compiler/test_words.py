@@ -5,25 +5,25 @@ from __future__ import annotations
 import pytest
 from llvmlite import ir
 
-from throughtime.compiler.llvm import arguments
-from throughtime.compiler.llvm.sizes import Kind
+from throughtime.compiler.llvm import abi
+from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.writer import Emit
 
 TABLES = [
-    arguments.COMMON_WORDS,
-    arguments.DIRECTION_WORDS,
-    arguments.RUN_WORDS,
-    arguments.TRACE_WORDS,
-    arguments.RESETS_WORDS,
-    arguments.FUNCTION_WORDS,
+    abi.COMMON_WORDS,
+    abi.DIRECTION_WORDS,
+    abi.RUN_WORDS,
+    abi.TRACE_WORDS,
+    abi.RESETS_WORDS,
+    abi.FUNCTION_WORDS,
 ]
 FUNCTIONS = [
-    arguments.TILE,
-    arguments.LINE_TILE,
-    arguments.COLUMN_TILE,
-    arguments.CELL_FORWARD,
-    arguments.PHASE_FORWARD,
-    arguments.CELL_BACKWARD,
+    abi.TILE,
+    abi.LINE_TILE,
+    abi.COLUMN_TILE,
+    abi.CELL_FORWARD,
+    abi.PHASE_FORWARD,
+    abi.CELL_BACKWARD,
 ]
 
 
@@ -36,7 +36,7 @@ def test_a_word_is_explained_once() -> None:
 def test_every_word_of_a_function_is_explained() -> None:
     used = {word for function in FUNCTIONS for word in function}
     assert used <= {word for table in TABLES for word in table}
-    assert arguments.FUNCTION_WORDS.keys() <= used
+    assert abi.FUNCTION_WORDS.keys() <= used
 
 
 @pytest.mark.parametrize("given", [{"x": 1}, {"x": 1, "y": 2, "z": 3}, {"x": 1, "z": 2}])
@@ -48,6 +48,6 @@ def test_a_call_names_each_argument(given: dict[str, int]) -> None:
     e = Emit(module, "caller", kind, ("block",))
     with pytest.raises(AssertionError, match=r"takes \['x', 'y'\], is given"):
         e.call(function, **given)
-    e.call(function, y=2, x=e.given["block"])
+    e.call(function, y=2, x=e.args["block"])
     (call,) = (one for one in e.b.block.instructions if one.opname == "call")
-    assert [str(v) for v in call.args] == [str(e.given["block"].value), "i64 2"]
+    assert [str(v) for v in call.args] == [str(e.args["block"].value), "i64 2"]

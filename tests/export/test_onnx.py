@@ -16,7 +16,7 @@ from tests.export.test_c import MODELS
 from throughtime import LSTM, Cell, Gate, Readout, Recurrent, cells
 from throughtime.errors import DataError, OptionError
 from throughtime.export import from_onnx, to_onnx
-from throughtime.layers.stream.model import copy_frozen
+from throughtime.layers.stream.frozen import copy_frozen
 
 onnx = pytest.importorskip("onnx", reason="no onnx here; pip install 'throughtime[export]'")
 

@@ -20,7 +20,7 @@ from throughtime import GRU, LSTM, Gate, Readout, Recurrent, cells, from_torch
 from throughtime.cli import main
 from throughtime.errors import DataError, OptionError
 from throughtime.export import from_flax, from_keras, from_safetensors, to_flax, to_keras
-from throughtime.layers.stream.model import copy_frozen
+from throughtime.layers.stream.frozen import copy_frozen
 
 h5py = pytest.importorskip("h5py", reason="no h5py here; pip install 'throughtime[export]'")
 msgpack = pytest.importorskip("msgpack", reason="no msgpack; pip install 'throughtime[export]'")

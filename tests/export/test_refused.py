@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,13 @@ def test_the_command_writes_measures_and_refuses(
     (tmp_path / "taken").write_text("a file")
     assert main(["export", f"{file}:model", "--to", "c", "--out", str(tmp_path / "taken")]) == 2
     assert f"{tmp_path / 'taken'} cannot be used" in capsys.readouterr().err
+
+
+def endless(x: torch.Tensor) -> torch.Tensor:
+    return x * math.inf
+
+
+def test_answers_without_end_cannot_be_tested_and_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFiniteError, match="answers to normal numbers must be finite, so that"):
+        to_c(Readout(2, 2, activation=endless), tmp_path)
+    assert not [*tmp_path.iterdir()]

@@ -158,7 +158,7 @@ def test_resets_have_no_form(tmp_path: Path) -> None:
 
 def test_packed_rows_have_no_form() -> None:
     from throughtime.export.onnx import decompose
-    from throughtime.scan.flatten import flatten
+    from throughtime.scan.operator import flatten
 
     call = LSTM(3, 7)._example(0, 2, 2, False, False, False)
     call = call._replace(x=call.x.flatten(0, 1), batch_sizes=torch.tensor([2, 2]))

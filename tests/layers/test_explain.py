@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from throughtime import LSTM, Cell, Recurrent, cells
-from throughtime.errors import BackendError
+from throughtime import LSTM, Cell, LSTMCell, Recurrent, cells
+from throughtime.errors import BackendError, OptionError
 
 
 class Sorting(Cell):
@@ -68,6 +68,17 @@ def test_why_a_cell_is_not_compiled(cell: Cell, reason: str) -> None:
     layer = Recurrent(cell, 3, 4, backend="cpu")
     with pytest.raises(BackendError, match=f"backend 'cpu' cannot run .*{re.escape(reason)}"):
         layer(torch.randn(5, 2, 3))
+
+
+@pytest.mark.parametrize("wrong", [-1, 1.5, True, "2"])
+@pytest.mark.parametrize("layer", [LSTM(3, 4), Recurrent(cells.LSTM(), 3, 4)], ids=repr)
+def test_sizes_that_cannot_be(layer: Any, wrong: Any) -> None:
+    with pytest.raises(OptionError, match=f"^steps must be an integer from 0 on, got {wrong!r}$"):
+        layer.explain(steps=wrong)
+    with pytest.raises(OptionError, match=f"^batch must be an integer from 0 on, got {wrong!r}$"):
+        layer.explain(batch=wrong)
+    with pytest.raises(OptionError, match=f"^batch must be an integer from 0 on, got {wrong!r}$"):
+        LSTMCell(3, 4).explain(wrong)
 
 
 def test_why_a_dtype_is_not_compiled() -> None:

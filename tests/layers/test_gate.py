@@ -92,6 +92,7 @@ def test_a_gate_has_a_gradient() -> None:
         ({"name": "c"}, "^gate must be one of i, f, g, o, got 'c'$"),
         ({"name": "f", "layer": 2}, "^layer must be from 0 to 1, got 2$"),
         ({"name": "f", "layer": -1}, "^layer must be from 0 to 1, got -1$"),
+        ({"name": "f", "layer": "a"}, "^layer must be from 0 to 1, got 'a'$"),
         ({"name": "f", "reverse": True}, "^reverse is for layers of two directions, this one"),
     ],
 )

@@ -208,6 +208,8 @@ def test_norms_that_cannot_be() -> None:
     layer, x = layer_of(cells.LSTM(), backend="cpu"), torch.randn(T, B, I, **DOUBLE)
     with pytest.raises(ShapeError, match="must hold 1 tensors, one a layer, got 2"):
         layer(x, gradient_norms=room(layer) * 2)
+    with pytest.raises(ShapeError, match="must hold 1 tensors, one a layer, got Tensor"):
+        layer(x, gradient_norms=room(layer)[0])
     with pytest.raises(ShapeError, match=r"must each be \(9, 4, 1, 2\), .* got \(4, 9, 1, 2\)"):
         layer(x, gradient_norms=room(layer, B, T))
     with pytest.raises(OptionError, match=r"must be torch.float64 on cpu as x, without gradient"):

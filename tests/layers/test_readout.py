@@ -123,6 +123,7 @@ def test_a_wrong_width_is_told() -> None:
         ),
         (lambda: Readout(network=nn.Linear(2, 2), dtype=torch.float64), "those of the network; mo"),
         (lambda: Readout(network=torch.tanh), "^network must be a torch.nn.Module, got builtin"),
+        (lambda: Readout(2, 2, activation=["tanh"]), "or a function, got .'tanh'.$"),
         (lambda: Gate(True), "^size must be a positive integer, got True$"),
         (
             lambda: Gate(2, dtype="float32"),

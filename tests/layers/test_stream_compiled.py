@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from tests.compiled.calls import CELLS
 from throughtime import GRU, LSTM, Cell, Readout, Recurrent, Stream, cells
 from throughtime.cell.layout import find_fitting_size
-from throughtime.compiler.llvm import arguments
-from throughtime.compiler.llvm.sizes import OPERATION
 from throughtime.errors import OptionError, ShapeError
 
 ONE_CALL = "compiled: a step of the whole model is one call"
@@ -216,7 +214,3 @@ def _hooked() -> nn.Module:
 def test_what_goes_layer_by_layer_says_why(model: nn.Module, reason: str) -> None:
     said = Stream(model).explain()
     assert said.startswith("layer by layer, since ") and reason in said
-
-
-def test_an_operation_has_room_for_all_arguments() -> None:
-    assert max(len(arguments.CELL_FORWARD), len(arguments.TILE)) + 2 <= OPERATION

@@ -310,6 +310,11 @@ def test_bad_k(k: Any) -> None:
         build(cells.GRU(), 3, 4).windows(random(5, 2, 3), k)
 
 
+def test_bad_encode() -> None:
+    with pytest.raises(TypeError, match="^encode must be a function of steps or None, got 3$"):
+        build(cells.GRU(), 3, 4).windows(random(5, 2, 3), 2, encode=3)
+
+
 def test_what_cannot_be_cut() -> None:
     x, text = random(5, 2, 3), "^windows cut a sequence in time, .* bidirectional=False and dilat"
     with pytest.raises(OptionError, match=text):

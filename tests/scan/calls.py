@@ -10,7 +10,7 @@ from torch import Tensor
 from throughtime import Cell, cells
 from throughtime.backends.call import Call
 from throughtime.cell.layout import parameter_shapes
-from throughtime.scan.flatten import flatten
+from throughtime.scan.operator import flatten
 
 FORMS: dict[str, dict[str, bool]] = {
     "plain": {},

@@ -16,7 +16,7 @@ from throughtime.errors import BackendError, CellError, OptionError
 from throughtime.scan import scan
 from throughtime.scan.autograd import Scan
 from throughtime.scan.dispatch import operator
-from throughtime.scan.flatten import flatten, unflatten
+from throughtime.scan.operator import flatten, unflatten
 
 CASES = [(cells.LSTM(), form) for form in FORMS] + [
     (cells.LSTMPeephole(), "ragged"), (cells.LSTMProjected(2), "masked"), (cells.GRU(), "state"),

@@ -182,6 +182,14 @@ def test_torch_func_inside_compile_is_refused(transform: Any) -> None:
         compiled(_x())
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_vmap_over_no_entries_gives_none(backend: str) -> None:
+    layer = _layer(cells.GRU(), backend=backend)
+    none = torch.empty(5, 0, 2, 3, dtype=torch.float64)
+    assert vmap(lambda x: layer(x)[0], in_dims=1)(none).shape == (0, 5, 2, 4)
+    assert vmap(grad(lambda x: layer(x)[0].sum()), in_dims=1)(none).shape == (0, 5, 2, 3)
+
+
 def test_vmap_inside_compile_is_right_without_a_gradient() -> None:
     layer = _layer(cells.GRU(), return_state=False).requires_grad_(False)
     x = _x(4, 3)
@@ -195,7 +203,7 @@ def test_vmap_inside_compile_is_right_without_a_gradient() -> None:
 
 def test_a_tangent_into_the_raw_op_is_refused() -> None:
     from tests.scan.calls import make_call
-    from throughtime.scan.flatten import flatten
+    from throughtime.scan.operator import flatten
 
     call = make_call(grad=False)
     form, tensors = flatten(call)

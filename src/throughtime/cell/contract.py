@@ -191,7 +191,7 @@ def activation_function(activation: str | Callable[[Tensor], Tensor]) -> Callabl
     """The pointwise function that `activation` names, or the function itself."""
     if callable(activation):
         return activation
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise CellError(
             f"activation must be one of {', '.join(ACTIVATIONS)} or a function, got {activation!r}"
         )

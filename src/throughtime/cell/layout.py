@@ -208,7 +208,6 @@ def _numbers(*shape: int) -> Tensor:
 
 
 def _check_blocks(cell: Cell, H: int) -> None:
-    """Blocks divide the widths of their matrix."""
     for name in cell.blocks:
         shape, blocks = tuple(cell.width(w, H) for w in cell.products[name]), cell.blocks_of(name)
         if any(width % blocks for width in shape):

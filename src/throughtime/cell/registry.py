@@ -88,6 +88,7 @@ def _is_importable(definition: tuple[Any, ...]) -> bool:
 
 _PLAIN: Final = (int, float, complex, str, bytes, bool, type(None))
 _OURS: Final = "throughtime."
+_LIBRARIES: Final = ("torch", "numpy", "throughtime", "math")
 _DEEP: Final = 4
 """How many levels deep nested calls and objects are searched."""
 
@@ -96,21 +97,20 @@ def read_outside(cell: Cell) -> tuple[tuple[str, Any], ...]:
     """Names that the step of a user's cell reads, each with its present value."""
     if type(cell).__module__.startswith(_OURS):
         return ()
-    values = dict(_of_function(type(cell).step, cell, _DEEP))
+    step = inspect.unwrap(type(cell).step)
+    values = dict(_of_function(step, cell, _DEEP))
+    attributes = _names(step.__code__) if isinstance(step, types.FunctionType) else ()
     for name, value in vars(cell).items():
         if not isinstance(value, _PLAIN):  # plain ones are among the arguments
-            values |= dict(_of_value(f"self.{name}", value, cell, _attributes(cell), _DEEP))
+            values |= dict(_of_value(f"self.{name}", value, cell, attributes, _DEEP))
     return tuple(values.items())
-
-
-def _attributes(cell: Cell) -> tuple[str, ...]:
-    step = inspect.unwrap(type(cell).step)
-    return _names(step.__code__) if isinstance(step, types.FunctionType) else ()
 
 
 def _of_function(function: Any, cell: Cell, deep: int) -> Iterator[tuple[str, Any]]:
     function = inspect.unwrap(function)
-    if not isinstance(function, types.FunctionType) or _is_library(function.__module__):
+    if not isinstance(function, types.FunctionType):
+        return
+    if (function.__module__ or "").partition(".")[0] in _LIBRARIES:
         return
     code = function.__code__
     yield f"{function.__qualname__}", code
@@ -171,7 +171,3 @@ def _of_value(
         for word in names:
             if word in vars(value):
                 yield from _of_value(f"{name}.{word}", vars(value)[word], cell, names, deep - 1)
-
-
-def _is_library(module: str | None) -> bool:
-    return (module or "").partition(".")[0] in ("torch", "numpy", "throughtime", "math")

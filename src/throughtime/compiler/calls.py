@@ -86,12 +86,11 @@ def _headed(
 def shape(symbol: Symbol) -> tuple[Any, ...]:
     """The shape, each size a number that is known when the step runs; with H, all but B now."""
     builder = symbol.builder
-    if builder.H is not None:
-        rows = Symbol(builder, builder.node("width", (), ("B",), ()))
-        sizes = symbol.symbolic_shape
-        return tuple(rows if w == "B" else builder.number_of(w) for w in sizes)
     return tuple(
-        Symbol(builder, builder.node("width", (), (w,), ())) for w in symbol.symbolic_shape
+        Symbol(builder, builder.node("width", (), (w,), ()))
+        if builder.H is None or w == "B"
+        else builder.number_of(w)
+        for w in symbol.symbolic_shape
     )
 
 
@@ -102,20 +101,13 @@ def _size(symbol: Any, dim: int | None = None) -> Any:
 
 def attribute(symbol: Symbol, name: str) -> Any:
     """What torch says of an attribute of a tensor, as of an example: a graph cannot know it."""
-
-    def read(tensor: Tensor) -> Any:
-        return getattr(tensor, name)
-
-    return opaque(symbol.builder, f"Tensor.{name}", read, (symbol,), {})
+    return opaque(symbol.builder, f"Tensor.{name}", lambda v: getattr(v, name), (symbol,), {})
 
 
 def opaque(
-    builder: Builder,
-    operation: str,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
+    builder: Builder, operation: str, function: Callable[..., Any], args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> Any:
+) -> Any:  # fmt: skip
     """Opaque nodes for the tensors that `function` gives, their shapes found on examples."""
     inputs = tuple(s.index for s in _symbols((args, kwargs)))
     with torch.no_grad(), torch.random.fork_rng(devices=[]):

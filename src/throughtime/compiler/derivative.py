@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-from throughtime.compiler.graph import READ, Builder, Graph, Node, Product, Shape
+from throughtime.compiler.graph import BOOLEAN, READ, Builder, Graph, Node, Product, Shape
 from throughtime.compiler.symbols import Symbol
 from throughtime.errors import CellError
 
@@ -42,10 +42,6 @@ def _sum(x: Symbol) -> Symbol:
 def _spread(d: Symbol, x: Symbol) -> Symbol:
     """One number a row, for every unit of x."""
     return d.reshaped("spread", x.symbolic_shape)
-
-
-def _units(x: Any) -> Any:
-    return x.shape[-1]
 
 
 def _row_scale(x: Symbol, eps: float) -> Symbol:
@@ -144,7 +140,7 @@ RULES: Final[dict[str, Rule]] = {
     "minimum": _minimum,
     "where": lambda d, y, c, x, w: (None, where(c, d, 0), where(c, 0, d)),
     "row_sum": lambda d, y, x: (_spread(d, x),),
-    "row_mean": lambda d, y, x: (_spread(d / _units(x), x),),
+    "row_mean": lambda d, y, x: (_spread(d / x.shape[-1], x),),
     "softmax": lambda d, y, x: (y * (d - _sum(d * y)),),
     "normalise": _normalise,
     "row_max": _row_max,
@@ -153,8 +149,7 @@ RULES: Final[dict[str, Rule]] = {
     "cumsum": lambda d, y, x: (d.write("cumsum_back"),),
 }
 
-_FLAT: Final = "gt ge lt le eq ne and or not sign detach full number width epsilon"
-FLAT: Final = frozenset(_FLAT.split())
+FLAT: Final = BOOLEAN | {"sign", "detach", "full", "number", "width", "epsilon"}
 """Operations through which no gradient passes."""
 
 
@@ -199,7 +194,8 @@ def derivative(graph: Graph) -> Graph:
             parts.setdefault(node.inputs[0], []).append((*node.constants, d))  # type: ignore[arg-type]
             continue
         _hand_on(builder, graph, gradients, index)
-    order = _order(graph)
+    nodes = enumerate(graph.nodes)
+    order = {f"d_{n.op}.{n.constants[0]}": i for i, n in nodes if n.op in READ}
     outputs.sort(key=lambda output: order[output[0]])
     return builder.finish(graph.name, outputs, products[::-1], len(graph.nodes))
 
@@ -210,11 +206,6 @@ def _check_rules(graph: Graph) -> None:
         raise CellError(
             f"{graph.name} has no derivative here: no rule for {operation}\n  at {line}"
         )
-
-
-def _order(graph: Graph) -> dict[str, int]:
-    """The place of each gradient among those of what the step reads."""
-    return {f"d_{n.op}.{n.constants[0]}": i for i, n in enumerate(graph.nodes) if n.op in READ}
 
 
 def _hand_on(builder: Builder, graph: Graph, gradients: dict[int, Symbol], index: int) -> None:

@@ -35,19 +35,9 @@ _HELD: Final = frozenset(repr(v) for v in (0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 2.0,
 """Numbers that equations are made of, which code holds: those of a cell are hardly among them."""
 
 _INFIX: Final = {
-    "add": "+",
-    "sub": "-",
-    "mul": "*",
-    "div": "/",
-    "gt": ">",
-    "ge": ">=",
-    "lt": "<",
-    "le": "<=",
-    "eq": "==",
-    "ne": "!=",
-    "and": "&",
-    "or": "|",
-}
+    "add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "ge": ">=", "lt": "<", "le": "<=",
+    "eq": "==", "ne": "!=", "and": "&", "or": "|",
+}  # fmt: skip
 
 
 class Line(NamedTuple):
@@ -272,8 +262,8 @@ class Builder:
         """The index of a pointwise node, its inputs broadcast."""
         shape = broadcast(*(self.nodes[i].shape for i in inputs))
         if shape is None:
-            self._refuse_widths(op, inputs)
-        assert shape is not None
+            words = " and ".join(self.describe(i) for i in inputs)
+            raise self.refuse_shape(f"{op} needs values of one width, got {words}")
         return self.node(op, inputs, constants, shape)
 
     def opaque(self, operation: str, inputs: tuple[int, ...], shape: Shape) -> int:
@@ -334,10 +324,6 @@ class Builder:
         node = self.nodes[index]
         name = f"{node.op}.{node.constants[0]}" if node.op in READ else "a value"
         return f"{name} of shape ({', '.join(node.shape)})"
-
-    def _refuse_widths(self, op: str, inputs: tuple[int, ...]) -> None:
-        words = " and ".join(self.describe(i) for i in inputs)
-        raise self.refuse_shape(f"{op} needs values of one width, got {words}")
 
     def finish(
         self, name: str, outputs: list[tuple[str, int]], products: list[Product], forward: int = 0

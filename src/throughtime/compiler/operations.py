@@ -7,9 +7,46 @@ import struct
 from collections.abc import Callable
 from typing import Any, Final
 
-from throughtime.compiler.activations import ACTIVATIONS
 from throughtime.compiler.graph import Shape
 from throughtime.compiler.symbols import NoRule, Symbol, builder_of, left_out, lift, number, write
+
+Operation = Callable[..., Symbol]
+
+
+def _unary(op: str) -> Operation:
+    return lambda input, inplace=False: write(op, input)
+
+
+def _fixed(op: str, input: Any, *constants: float) -> Symbol:
+    return write(op, input, constants=tuple(map(float, constants)))
+
+
+def _gelu(input: Any, approximate: str = "none") -> Symbol:
+    left_out(None if approximate == "none" else approximate)
+    return write("gelu", input)
+
+
+_SELU: Final = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.0
+
+_ACTIVATIONS: Final[dict[str, Operation]] = {
+    "gelu": _gelu,
+    "hardtanh": lambda input, min_val=-1, max_val=1, inplace=False: _fixed(
+        "hardtanh", input, min_val, max_val
+    ),
+    "relu6": lambda input, inplace=False: _fixed("hardtanh", input, 0, 6),
+    "softplus": lambda input, beta=1, threshold=20: _fixed("softplus", input, beta, threshold),
+    "elu": lambda input, alpha=1, inplace=False: _fixed("elu", input, alpha, 1, 1),
+    "selu": lambda input, inplace=False: _fixed("elu", input, *_SELU),
+    "celu": lambda input, alpha=1, inplace=False: _fixed("elu", input, alpha, 1, 1 / alpha),
+    "leaky_relu": lambda input, negative_slope=0.01, inplace=False: _fixed(
+        "leaky_relu", input, negative_slope
+    ),
+    "mish": lambda input, inplace=False: write(
+        "mul", input, write("tanh", _fixed("softplus", input, 1, 20))
+    ),
+    "softsign": lambda input: write("div", input, write("add", write("abs", input), 1)),
+    "tanhshrink": lambda input: write("sub", input, write("tanh", input)),
+}
 
 
 def _one_a_row(input: Any, dim: Any) -> Shape:
@@ -21,7 +58,7 @@ def _one_a_row(input: Any, dim: Any) -> Shape:
     return (*shape[:-1], "1")
 
 
-def _reduction(op: str) -> Callable[..., Symbol]:
+def _reduction(op: str) -> Operation:
     """A sum or mean over the units of each row."""
 
     def rule(input: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Symbol:
@@ -33,7 +70,7 @@ def _reduction(op: str) -> Callable[..., Symbol]:
     return rule
 
 
-def _greatest(sign: int) -> Callable[..., Symbol]:
+def _greatest(sign: int) -> Operation:
     def rule(input: Any, dim: Any = None, keepdim: bool = False) -> Symbol:
         if not keepdim:
             raise NoRule
@@ -87,13 +124,9 @@ def _affine(value: Symbol, weight: Any, bias: Any) -> Symbol:
 
 
 def _layer_norm(
-    input: Any,
-    normalized_shape: Any,
-    weight: Any = None,
-    bias: Any = None,
-    eps: float = 1e-5,
+    input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5,
     cudnn_enable: bool = True,
-) -> Symbol:
+) -> Symbol:  # fmt: skip
     _check_units(input, normalized_shape)
     return _affine(write("normalise", input, constants=(float(eps),)), weight, bias)
 
@@ -111,7 +144,7 @@ def _epsilon(like: Symbol) -> Symbol:
     return Symbol(like.builder, like.builder.node("epsilon", (), (), ()))
 
 
-ROWS: Final[dict[str, Callable[..., Symbol]]] = {
+ROWS: Final[dict[str, Operation]] = {
     "sum": _reduction("row_sum"),
     "mean": _reduction("row_mean"),
     "amax": _greatest(1),
@@ -125,13 +158,7 @@ ROWS: Final[dict[str, Callable[..., Symbol]]] = {
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
 }
-
-
-Operation = Callable[..., Symbol]
-
-
-def _unary(op: str) -> Operation:
-    return lambda input, inplace=False: write(op, input)
+"""Functions over the units of a row."""
 
 
 def _binary(op: str) -> Operation:
@@ -153,16 +180,12 @@ def _of_two(op: str) -> Operation:
     return rule
 
 
+def _scaled(value: Any, alpha: float) -> Any:
+    return value if alpha == 1 else write("mul", value, alpha)
+
+
 def _add(input: Any, other: Any, *, alpha: float = 1) -> Symbol:
-    return write("add", input, other if alpha == 1 else write("mul", other, alpha))
-
-
-def _sub(input: Any, other: Any, *, alpha: float = 1) -> Symbol:
-    return write("sub", input, other if alpha == 1 else write("mul", other, alpha))
-
-
-def _rsub(input: Any, other: Any, *, alpha: float = 1) -> Symbol:
-    return write("sub", other, input if alpha == 1 else write("mul", input, alpha))
+    return write("add", input, _scaled(other, alpha))
 
 
 def _div(input: Any, other: Any, rounding_mode: str | None = None) -> Symbol:
@@ -208,18 +231,6 @@ def _clamp(input: Any, min: Any = None, max: Any = None) -> Symbol:
     return write("clamp", input, constants=(low, high))
 
 
-def _lerp(input: Any, end: Any, weight: Any) -> Symbol:
-    return write("add", input, write("mul", weight, write("sub", end, input)))
-
-
-def _addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Symbol:
-    return _add(input, write("mul", tensor1, tensor2), alpha=value)
-
-
-def _addcdiv(input: Any, tensor1: Any, tensor2: Any, *, value: float = 1) -> Symbol:
-    return _add(input, write("div", tensor1, tensor2), alpha=value)
-
-
 def _same(input: Any, memory_format: Any = None) -> Symbol:
     left_out(memory_format)
     return lift(builder_of(input), input)
@@ -234,67 +245,54 @@ def _like(value: float | None) -> Operation:
     return rule
 
 
-_COMPARISONS: Final = {
-    "greater": "gt",
-    "greater_equal": "ge",
-    "less": "lt",
-    "less_equal": "le",
-    "not_equal": "ne",
-}
 _UNARY: Final = (
-    "neg reciprocal exp log log1p expm1 sqrt rsqrt square abs sin cos atan erf sign detach"
+    "neg reciprocal exp log log1p expm1 sqrt rsqrt square abs sin cos atan erf sign detach "
+    "sigmoid tanh relu silu logsigmoid"
 ).split()
+_ALIASES: Final = {
+    "gt": "greater", "ge": "greater_equal", "lt": "less", "le": "less_equal", "ne": "not_equal",
+    "neg": "negative", "abs": "absolute", "atan": "arctan", "sign": "sgn", "erf": "special_erf",
+    "sigmoid": "special_expit", "logsigmoid": "log_sigmoid", "sub": "subtract", "mul": "multiply",
+    "div": "divide true_divide truediv", "clamp": "clip", "and": "bitwise_and logical_and",
+    "or": "bitwise_or logical_or", "invert": "bitwise_not logical_not",
+    "positive": "clone contiguous",
+}  # fmt: skip
+"""Other names of operations, as torch has them."""
 
-OPERATIONS: Final[dict[str, Operation]] = {
+_TABLE: Final[dict[str, Operation]] = {
     **ROWS,
-    **ACTIVATIONS,
+    **_ACTIVATIONS,
     **{name: _unary(name) for name in _UNARY},
     **{name: _compare(name) for name in ("gt", "ge", "lt", "le", "eq", "ne")},
-    **{alias: _compare(name) for alias, name in _COMPARISONS.items()},
+    **{name: _binary(name) for name in ("mul", "maximum", "minimum")},
+    **{f"r{name}": _swapped(name) for name in ("add", "mul", "div")},
+    **{name: _logical(name) for name in ("and", "or")},
+    "invert": _logical("not"),
     "add": _add,
-    "radd": _swapped("add"),
-    "sub": _sub,
-    "subtract": _sub,
-    "rsub": _rsub,
-    "mul": _binary("mul"),
-    "multiply": _binary("mul"),
-    "rmul": _swapped("mul"),
+    "sub": lambda input, other, *, alpha=1: write("sub", input, _scaled(other, alpha)),
+    "rsub": lambda input, other, *, alpha=1: write("sub", other, _scaled(input, alpha)),
     "div": _div,
-    "divide": _div,
-    "true_divide": _binary("div"),
-    "truediv": _binary("div"),
-    "rdiv": _swapped("div"),
     "pow": _pow,
-    "negative": _unary("neg"),
-    "absolute": _unary("abs"),
-    "arctan": _unary("atan"),
-    "sgn": _unary("sign"),
-    "special_erf": _unary("erf"),
-    "maximum": _binary("maximum"),
-    "minimum": _binary("minimum"),
+    "lerp": lambda input, end, weight: _add(input, write("mul", weight, write("sub", end, input))),
+    "addcmul": lambda input, tensor1, tensor2, *, value=1: _add(
+        input, write("mul", tensor1, tensor2), alpha=value
+    ),
+    "addcdiv": lambda input, tensor1, tensor2, *, value=1: _add(
+        input, write("div", tensor1, tensor2), alpha=value
+    ),
+    "where": _where,
+    "clamp": _clamp,
     "max": _of_two("maximum"),
     "min": _of_two("minimum"),
-    "clamp": _clamp,
-    "clip": _clamp,
     "clamp_min": lambda input, min: _clamp(input, min),
     "clamp_max": lambda input, max: _clamp(input, None, max),
-    "lerp": _lerp,
-    "addcmul": _addcmul,
-    "addcdiv": _addcdiv,
-    "where": _where,
-    "and": _logical("and"),
-    "bitwise_and": _logical("and"),
-    "logical_and": _logical("and"),
-    "or": _logical("or"),
-    "bitwise_or": _logical("or"),
-    "logical_or": _logical("or"),
-    "invert": _logical("not"),
-    "bitwise_not": _logical("not"),
-    "logical_not": _logical("not"),
     "positive": _same,
-    "clone": _same,
-    "contiguous": _same,
     "zeros_like": _like(0.0),
     "ones_like": _like(1.0),
     "full_like": _like(None),
+}  # fmt: skip
+
+OPERATIONS: Final[dict[str, Operation]] = _TABLE | {
+    alias: _TABLE[name] for name, aliases in _ALIASES.items() for alias in aliases.split()
 }
+"""Every function of torch that has a rule, by its name."""

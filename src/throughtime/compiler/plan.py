@@ -13,14 +13,12 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from throughtime.cell.contract import Cell
+from throughtime.compiler import passes
 from throughtime.compiler.derivative import derivative
 from throughtime.compiler.graph import NUMBER, Graph
-from throughtime.compiler.passes.masks import NO_MASKS, Masks, with_masks
-from throughtime.compiler.passes.reductions import expanded
-from throughtime.compiler.passes.unshare import Apart, apart, step_graph, why_not
-from throughtime.compiler.saving import needed_values, saved_values
+from throughtime.compiler.passes import NO_MASKS, Masks, Widths
+from throughtime.compiler.sweeps import choose_saved_values, find_needed_values
 from throughtime.compiler.trace import state_shapes
-from throughtime.compiler.widths import Widths, widths_of
 from throughtime.errors import BackendError
 
 
@@ -30,18 +28,19 @@ class Phase:
 
     Attributes:
         vector: its node.
-        own: whether the vector is kept in rows of its own; the old output lies in its state.
+        computed: whether the step computes the vector, so that it has rows of its own; the old
+            output lies in its state.
         places: numbers of its sums among those of the plan.
         transposed: nodes of the derivative, each U.g.T times the gradient by one of its products.
     """
 
     vector: int
-    own: bool
+    computed: bool
     places: tuple[int, ...]
     transposed: tuple[int, ...]
 
 
-def multiplied(step: Graph, output: str) -> dict[int, list[str]]:
+def group_products(step: Graph, output: str) -> dict[int, list[str]]:
     """The vectors that a step multiplies, in the order of its phases, each with its matrices.
 
     What more products lead to comes later; the old output comes before all else.
@@ -62,7 +61,7 @@ def is_old(step: Graph, index: int, output: str) -> bool:
     return node.op == "s" and node.constants[0] == output
 
 
-def phases_of(
+def find_phases(
     step: Graph, graph: Graph, output: str, matrices: list[str | None]
 ) -> tuple[Phase, ...]:
     """The phases of a step.
@@ -84,7 +83,7 @@ def phases_of(
             tuple(k for k, name in enumerate(matrices) if name in names),
             tuple(sorted(i for name in names for i in back.get(name, []))),
         )
-        for vector, names in multiplied(step, output).items()
+        for vector, names in group_products(step, output).items()
     )
 
 
@@ -105,7 +104,7 @@ class Sum:
     u: str | None
 
 
-def sums_of(
+def find_sums(
     step: Graph, graph: Graph, output: str, inputs: tuple[str, ...], blocks: frozenset[str]
 ) -> tuple[Sum, ...]:
     """The sums of a step, those of each phase side by side as far as their kinds allow.
@@ -122,7 +121,7 @@ def sums_of(
     read = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "a"}
     a = {g: i for g, i in read.items() if g not in inputs}
     node_of = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "U"}
-    phase = {g: k for k, gates in enumerate(multiplied(step, output).values()) for g in gates}
+    phase = {g: k for k, gates in enumerate(group_products(step, output).values()) for g in gates}
     u = {g: node_of[g] for g in phase}
     both: list[Sum] = []
     alone = {g: i for g, i in u.items() if g not in blocks}
@@ -163,10 +162,10 @@ def phase_lines(
     for number, phase in enumerate(phases or (None,), 1):
         factors = ["x"] * (number == 1)
         if phase is not None:
-            factors.append(f"t{phase.vector}" if phase.own else "the old state")
+            factors.append(f"t{phase.vector}" if phase.computed else "the old state")
         yield f"phase {number}: products with {' and '.join(factors)}, then the pointwise part"
         for k in [*(with_x if number == 1 else ()), *(phase.places if phase else ())]:
-            s, v = sums[k], f"t{phase.vector}" if phase and phase.own else "h"
+            s, v = sums[k], f"t{phase.vector}" if phase and phase.computed else "h"
             own = "" if s.u in products else " + b"
             parts = [f"W.{s.a} x + b"] * bool(s.a) + [f"U.{s.u} {v}{own}"] * bool(s.u)
             yield f"  t{s.node} = {' + '.join(parts)}"
@@ -276,9 +275,9 @@ class Plan:
         return len(self.saved_lines) + -(-len(self.saved_numbers) // units)
 
     @cached_property
-    def own(self) -> tuple[Phase, ...]:
+    def computed(self) -> tuple[Phase, ...]:
         """Phases that multiply something else than the old output."""
-        return tuple(p for p in self.phases if p.own)
+        return tuple(p for p in self.phases if p.computed)
 
     def states_of(self, width: str) -> tuple[int, ...]:
         """Numbers of the states that are so wide."""
@@ -323,13 +322,13 @@ def make_plan(cell: Cell, masks: Masks = NO_MASKS, H: int | None = None) -> Plan
     reason = why_unplanned(cell, H)
     if reason is not None:
         raise BackendError(reason)
-    return _planned(apart(cell, H), masks)
+    return _planned(passes.apart(cell, H), masks)
 
 
 @lru_cache(maxsize=256)
 def why_unplanned(cell: Cell, H: int | None = None) -> str | None:
     """What the step computes that has no rule, in the words of `explain`, or None."""
-    refusal = None if isinstance(cell, Apart) else why_not(cell, H)
+    refusal = None if isinstance(cell, passes.Apart) else passes.find_unsupported(cell, H)
     if refusal is None:
         return None
     name = type(cell).__name__
@@ -337,25 +336,25 @@ def why_unplanned(cell: Cell, H: int | None = None) -> str | None:
 
 
 def _planned(cell: Cell, masks: Masks) -> Plan:
-    masked = with_masks(step_graph(cell), cell.layout.recurrent_gates, masks)
-    step, graph = expanded(masked, derivative(masked))
+    masked = passes.add_masks(passes.trace_unshared(cell), cell.layout.recurrent_gates, masks)
+    step, graph = passes.expand(masked, derivative(masked))
     output = cell.state_names[0]
     blocks = frozenset(n for n in cell.layout.products if cell.blocks_of(n) > 1)
-    sums = sums_of(step, graph, output, cell.layout.inputs, blocks)
-    phases = phases_of(step, graph, output, [s.u for s in sums])
+    sums = find_sums(step, graph, output, cell.layout.inputs, blocks)
+    phases = find_phases(step, graph, output, [s.u for s in sums])
     old = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "s"}
     states = tuple(old.get(name) for name in cell.state_names)
     new_states = tuple(i for _, i in step.outputs)
-    needed = needed_values(graph) | {p.vector for p in phases if p.own}
+    needed = find_needed_values(graph) | {p.vector for p in phases if p.computed}
     direct = {str(n.constants[0]): i for i, n in enumerate(step.nodes) if n.op == "a"}
     inputs = tuple(direct[name] for name in cell.layout.inputs if name in direct)
     given = tuple(i for i, n in enumerate(step.nodes) if n.op == "mask")
     known = {i for i in (states[0], new_states[0], *inputs, *given) if i is not None}
-    saved, read = saved_values(graph, needed, {s.node for s in sums}, known)
+    saved, read = choose_saved_values(graph, needed, {s.node for s in sums}, known)
     saved = tuple(sorted(saved, key=lambda i: (graph.nodes[i].shape == NUMBER, i)))
     return Plan(
         step.name, graph, sums, states, new_states, saved, new_states[0] in read,
         states[0] in read, cell.state_names, cell.layout.vectors, phases, inputs,
-        widths_of(graph, tuple(shape[-1] for shape in state_shapes(cell, step.H).values())),
+        passes.find_widths(graph, tuple(v[-1] for v in state_shapes(cell, step.H).values())),
         cell.layout.products, given, bool(blocks),
     )  # fmt: skip

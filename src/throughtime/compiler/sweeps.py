@@ -1,7 +1,13 @@
-"""Walks over the units of a row: each sums what the next one needs, the last one writes results.
+"""When values are computed: kept from forward for backward, and in which walk over a row's units.
+
+Forward keeps what costs most to compute again. A value is kept where it came from an expensive
+function (an exponential, a division) and does not follow from what is kept anyway; sums and
+products are computed again. Fewest values win, since each is H numbers a row and step, written once
+and read once.
 
 A sum over units must be there before anything can read it, as a product's must; but it costs one
-more walk over a row that lies in the nearest cache.
+more walk over a row that lies in the nearest cache. Each walk sums what the next one needs, the
+last one writes results.
 """
 
 from __future__ import annotations
@@ -9,12 +15,127 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from throughtime.compiler.graph import BOOLEAN, LINES, NUMBER, Graph
-from throughtime.compiler.passes.reductions import REDUCTIONS
-from throughtime.compiler.plan import Plan
-from throughtime.compiler.saving import EXPENSIVE
+from throughtime.compiler.passes import REDUCTIONS, is_rowwise
+
+if TYPE_CHECKING:
+    from throughtime.compiler.plan import Plan
+
+EXPENSIVE: Final = frozenset(
+    "sigmoid tanh exp expm1 log log1p sin cos atan erf elu softplus logsigmoid silu gelu "
+    "pow sqrt rsqrt reciprocal div cumsum".split()
+)
+"""Operations that cost about as much as writing and reading a vector, or more."""
+
+FREE: Final = frozenset({"p", "number", "width", "full", "epsilon"})
+"""Values that are there without being kept: per-unit vectors and constants."""
+
+
+def find_needed_values(graph: Graph) -> frozenset[int]:
+    """The nodes of the forward step that the pointwise part of the derivative reads."""
+    needed: set[int] = set()
+    seen: set[int] = set()
+    ends = [i for _, i in graph.outputs] + [p.result for p in graph.products]
+    while ends:
+        index = ends.pop()
+        if index in seen:
+            continue
+        seen.add(index)
+        if index < graph.forward:
+            needed.add(index)
+        elif graph.nodes[index].op != "transposed":
+            ends.extend(graph.nodes[index].inputs)
+        else:
+            continue
+    return frozenset(needed)
+
+
+def choose_saved_values(
+    graph: Graph, needed: frozenset[int], sums: set[int], known: set[int]
+) -> tuple[tuple[int, ...], set[int]]:
+    """The nodes to keep, and those of `known` that are read.
+
+    Args:
+        graph: of the derivative.
+        needed: nodes that must be there in the backward pass.
+        sums: nodes that are sums of products, which backward does not compute again.
+        known: nodes that are there anyway, as the output is.
+    """
+    choice = _Choice(graph, needed, sums, known)
+    kept = choice.kept(set())
+    forced: set[int] = set()
+    for index in range(graph.forward):  # keep one value instead of the two it is computed from
+        if graph.nodes[index].op in BOOLEAN:  # only numbers are kept
+            continue
+        trial = choice.kept(forced | {index})
+        if choice.cost(trial) < choice.cost(kept):
+            forced, kept = forced | {index}, trial
+    for index in sorted(kept, reverse=True):  # compute again what the rest can give
+        rest = kept - {index}
+        if graph.nodes[index].op in EXPENSIVE and choice.gives(rest, index):
+            kept = rest
+    return tuple(sorted(kept)), choice.read(kept)
+
+
+class _Choice:
+    """Which values follow from which kept ones."""
+
+    def __init__(
+        self, graph: Graph, needed: frozenset[int], sums: set[int], known: set[int]
+    ) -> None:
+        self.graph, self.needed, self.sums, self.known = graph, needed, sums, known
+        self._whole_rows = is_rowwise(graph)
+
+    def kept(self, forced: set[int]) -> set[int]:
+        """What is kept when expensive values and `forced` ones are never computed again."""
+        values: set[int] = set()
+        pending, seen = list(self.needed), set[int]()
+        while pending:
+            index = pending.pop()
+            node = self.graph.nodes[index]
+            if index in seen or node.op in FREE or index in self.known:
+                continue
+            seen.add(index)
+            if index in forced or self._is_source(index) or node.op in EXPENSIVE:
+                values.add(index)
+            else:
+                pending.extend(node.inputs)
+        return values
+
+    def gives(self, kept: set[int], index: int) -> bool:
+        """Whether everything needed, including this node, follows from what is kept."""
+        follows: list[bool] = []
+        for i in range(max((*self.needed, index)) + 1):  # from the first on, however deep the step
+            node = self.graph.nodes[i]
+            there = i in kept or i in self.known or node.op in FREE
+            again = not self._is_source(i) and all(follows[k] for k in node.inputs)
+            follows.append(there or again)
+        return all(follows[i] for i in (*self.needed, index))
+
+    def read(self, kept: set[int]) -> set[int]:
+        """The known nodes that are read when these are kept."""
+        values: set[int] = set()
+        pending = [i for i in self.needed if i not in kept]
+        while pending:
+            index = pending.pop()
+            if index in self.known:
+                values.add(index)
+            elif index not in kept and not self._is_source(index):
+                pending.extend(i for i in self.graph.nodes[index].inputs)
+        return values
+
+    def cost(self, kept: set[int]) -> tuple[int, int]:
+        """Lines of units that are kept, and single numbers of a row where such are kept apart."""
+        numbers = sum(self.graph.nodes[i].shape == NUMBER for i in kept) * self._whole_rows
+        return len(kept) - numbers, numbers
+
+    def _is_source(self, index: int) -> bool:
+        """Whether a value is never computed again: it came from a product, or from a whole row."""
+        op = self.graph.nodes[index].op
+        return index in self.sums or op in ("a", "s", "U") or op in REDUCTIONS
+
 
 _WHOLE: Final = REDUCTIONS | LINES
 """Operations that need all units of a row."""
@@ -43,49 +164,44 @@ class Sweep:
 def sweeps_forward(plan: Plan, keep: bool) -> tuple[Sweep, ...]:
     """Of a whole step; with `keep` it also gives what is saved."""
     ends = (*plan.new_states, *(plan.saved if keep else ()))
-    return _sweeps(plan.graph, _given_forward(plan), ends)
+    return find_sweeps(plan.graph, _given_forward(plan), ends)
 
 
 def sweeps_to_vector(plan: Plan, slot: int) -> tuple[Sweep, ...]:
     """Of the vector that a phase multiplies."""
-    return _sweeps(plan.graph, _given_forward(plan), (plan.own[slot].vector,))
+    return find_sweeps(plan.graph, _given_forward(plan), (plan.computed[slot].vector,))
 
 
 def sweeps_backward(plan: Plan) -> tuple[Sweep, ...]:
     """Of the gradients that a step gives when all later phases have theirs."""
-    there = {k for phase in plan.own for k in phase.places}
+    there = {k for phase in plan.computed for k in phase.places}
     sums = (s.gradient for k, s in enumerate(plan.sums) if k not in there)
     others = (i for name, i in plan.graph.outputs if not name.startswith("d_a."))
     inputs = (plan.gradients.get(f"d_a.{name}") for name in plan.input_names)
-    return _sweeps(plan.graph, _given_backward(plan, 0), (*sums, *others, *inputs))
+    return find_sweeps(plan.graph, _given_backward(plan, 0), (*sums, *others, *inputs))
 
 
 def sweeps_from_vector(plan: Plan, slot: int) -> tuple[Sweep, ...]:
     """Of the gradients by the sums of a phase, and the vector that it multiplied."""
-    phase = plan.own[slot]
+    phase = plan.computed[slot]
     ends = (*(plan.sums[k].gradient for k in phase.places), phase.vector)
-    return _sweeps(plan.graph, _given_backward(plan, slot + 1), ends)
+    return find_sweeps(plan.graph, _given_backward(plan, slot + 1), ends)
 
 
 def lines_forward(plan: Plan) -> int:
     """How many lines of a row its walks leave for later ones, at most."""
-    phases = [sweeps_to_vector(plan, slot) for slot in range(len(plan.own))]
+    phases = [sweeps_to_vector(plan, slot) for slot in range(len(plan.computed))]
     return _most_lines([sweeps_forward(plan, True), *phases]) if plan.rowwise else 0
 
 
 def lines_backward(plan: Plan) -> int:
     """Likewise of the derivative."""
-    phases = [sweeps_from_vector(plan, slot) for slot in range(len(plan.own))]
+    phases = [sweeps_from_vector(plan, slot) for slot in range(len(plan.computed))]
     return _most_lines([sweeps_backward(plan), *phases]) if plan.rowwise else 0
 
 
 def _most_lines(forms: Iterable[tuple[Sweep, ...]]) -> int:
     return max(sum(len(s.lines) + len(s.made) for s in sweeps) for sweeps in forms)
-
-
-def sweeps_of(graph: Graph, given: set[int], ends: Iterable[int]) -> tuple[Sweep, ...]:
-    """Of any graph without products: to the nodes `ends`, from nodes that are there."""
-    return _sweeps(graph, given, ends)
 
 
 def _given_forward(plan: Plan) -> set[int]:
@@ -95,13 +211,14 @@ def _given_forward(plan: Plan) -> set[int]:
 
 def _given_backward(plan: Plan, first: int) -> set[int]:
     """What lies in memory when the phases from the `first` of their own on have their gradients."""
-    nodes = set(plan.saved) | {i for phase in plan.own[first:] for i in phase.transposed[:1]}
+    nodes = set(plan.saved) | {i for phase in plan.computed[first:] for i in phase.transposed[:1]}
     if plan.reads_output:
         nodes.add(plan.new_states[0])
     return nodes
 
 
-def _sweeps(graph: Graph, given: set[int], ends: Iterable[int | None]) -> tuple[Sweep, ...]:
+def find_sweeps(graph: Graph, given: set[int], ends: Iterable[int | None]) -> tuple[Sweep, ...]:
+    """To the nodes `ends`, from the nodes `given`, which are there."""
     wanted = tuple(dict.fromkeys(i for i in ends if i is not None))
     walk = _Walk(graph, given)
     levels = walk.levels(wanted)

@@ -138,25 +138,16 @@ class Symbol:
     # What torch calls when a symbol is among the arguments of a function.
     @classmethod
     def __torch_function__(
-        cls,
-        function: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        cls, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         return answers.call(function, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or not hasattr(Tensor, name):
-            raise AttributeError(f"a tensor has no attribute {name!r}")
         if name == "shape":
             return answers.shape(self)
         if name == "ndim":
             return len(self.symbolic_shape)
-        attribute = getattr(Tensor, name)
-        if callable(attribute):
-            return lambda *args, **kwargs: answers.call(attribute, (self, *args), kwargs)
-        return answers.attribute(self, name)
+        return find_method(self, name) or answers.attribute(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in Symbol.__slots__:
@@ -167,6 +158,16 @@ class Symbol:
         return f"<{self.builder.describe(self.index)}>"
 
     __hash__ = object.__hash__
+
+
+def find_method(value: Any, name: str) -> Callable[..., Any] | None:
+    """A method of torch's tensors, of what stands for one; None for another attribute of theirs."""
+    if name.startswith("__") or not hasattr(Tensor, name):
+        raise AttributeError(f"a tensor has no attribute {name!r}")
+    attribute = getattr(Tensor, name)
+    if not callable(attribute):
+        return None
+    return lambda *args, **kwargs: answers.call(attribute, (value, *args), kwargs)
 
 
 class Headed(ABC):

@@ -24,49 +24,41 @@ from throughtime.compiler.graph import (
     Product,
     Shape,
     Unsupported,
-    Untraceable,
 )
 from throughtime.compiler.symbols import Matrix, Named, Symbol, lift
 from throughtime.errors import CellError
 from throughtime.torch_private import on_processor, without_modes
 
 
-class Symbols(Named):
-    """`a`, `s` or `p`: each declared name a symbol, written when it is read."""
+class Declared(Named):
+    """`a`, `U`, `s` or `p`: each declared name a symbol, or a matrix, made when it is read."""
 
     def __init__(self, builder: Builder, what: str, shapes: Mapping[str, Shape]) -> None:
         self._builder, self._what, self._shapes = builder, what, shapes
 
-    def __getattr__(self, name: str) -> Symbol:
-        _check_declared(self._builder, self._what, name, self._shapes)
+    def __getattr__(self, name: str) -> Symbol | Matrix:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name not in self._shapes:
+            known = ", ".join(self._shapes) or "none"
+            raise self._builder.refuse(
+                f"step reads {self._what}.{name}, which the cell does not declare: {known}"
+            )
         shape = self._shapes[name]
+        if self._what == "U":
+            return Matrix(self._builder, name, *shape)
         return Symbol(self._builder, self._builder.node(self._what, (), (name,), shape))
 
     def __str__(self) -> str:
         return self._what
 
     def _cure(self) -> str:
-        return f"it holds names, read as {_said(self._what, self._shapes)}"
+        kind, use = ("matrices, used as", " @ v") if self._what == "U" else ("names, read as", "")
+        uses = ", ".join(f"{self._what}.{name}{use}" for name in self._shapes) or "none"
+        return f"it holds {kind} {uses}"
 
 
-class Matrices(Named):
-    """`U`: each declared matrix by its name."""
-
-    def __init__(self, builder: Builder, widths: Mapping[str, tuple[str, str]]) -> None:
-        self._builder, self._widths = builder, widths
-
-    def __getattr__(self, name: str) -> Matrix:
-        _check_declared(self._builder, "U", name, self._widths)
-        return Matrix(self._builder, name, *self._widths[name])
-
-    def __str__(self) -> str:
-        return "U"
-
-    def _cure(self) -> str:
-        return f"it holds matrices, used as {_said('U', self._widths, ' @ v')}"
-
-
-def inputs_of(cell: Cell, builder: Builder) -> tuple[Any, ...]:
+def make_inputs(cell: Cell, builder: Builder) -> tuple[Any, ...]:
     """The arguments a, U, s, p of `step`, as symbols."""
     state = state_shapes(cell, builder.H)
     gates = {g: ("B", "hidden_size") for g in cell.gates}
@@ -77,15 +69,14 @@ def inputs_of(cell: Cell, builder: Builder) -> tuple[Any, ...]:
         for n, (to, source) in cell.products.items()
     }
     return (
-        Symbols(builder, "a", gates | direct),
-        Matrices(builder, recurrent | products),
-        Symbols(builder, "s", state),
-        Symbols(builder, "p", {n: ("hidden_size",) for n in cell.vectors}),
+        Declared(builder, "a", gates | direct),
+        Declared(builder, "U", recurrent | products),
+        Declared(builder, "s", state),
+        Declared(builder, "p", {n: ("hidden_size",) for n in cell.vectors}),
     )
 
 
 def state_shapes(cell: Cell, H: int | None = None) -> dict[str, Shape]:
-    """The shape of each of the state's vectors."""
     return {n: ("B", symbolic_width(cell, n, H)) for n in cell.state_names}
 
 
@@ -99,18 +90,6 @@ def symbolic_width(cell: Cell, width: Width, H: int | None = None) -> str:
         spec = cell.state[width] if isinstance(cell.state, Mapping) else "hidden_size"
         return symbolic_width(cell, spec)
     return str(width)
-
-
-def _said(what: str, names: Mapping[str, Any], use: str = "") -> str:
-    return ", ".join(f"{what}.{name}{use}" for name in names) or "none"
-
-
-def _check_declared(builder: Builder, what: str, name: str, known: Mapping[str, Any]) -> None:
-    if name.startswith("__"):
-        raise AttributeError(name)
-    if name not in known:
-        words = ", ".join(known) or "none"
-        raise builder.refuse(f"step reads {what}.{name}, which the cell does not declare: {words}")
 
 
 _TRACED: Final[WeakKeyDictionary[Cell, dict[int | None, Graph]]] = WeakKeyDictionary()
@@ -128,24 +107,21 @@ def trace(cell: Cell) -> Graph:
     """
     if not isinstance(cell, Cell):
         raise _no_cell(cell)
-    graphs = _TRACED.setdefault(cell, {})
-    if None not in graphs:
-        graphs[None] = _traced(cell)
-    return graphs[None]
+    return trace_at(cell, None)
 
 
 _RUNS = 20
 """Of a step, before it is said to draw at random."""
 
 
-def trace_at(cell: Cell, H: int) -> Graph:
-    """The graph of a step at one hidden size, where tensors may have heads.
+def trace_at(cell: Cell, H: int | None) -> Graph:
+    """The graph of a step at one hidden size, where tensors may have heads; None: at any.
 
-    What has no rule even there is `unsupported`, and then there are no nodes.
+    What has no rule even at one size is `unsupported`, and then there are no nodes.
     """
     graphs = _TRACED.setdefault(cell, {})
     if H not in graphs:
-        graphs[H] = _traced(cell, H)
+        graphs[H] = _trace(cell, H)
     return graphs[H]
 
 
@@ -158,7 +134,7 @@ def _no_cell(value: Any) -> CellError:
     return CellError(f"cell must be an instance of a Cell, got {value!r}{cure}")
 
 
-def _traced(cell: Cell, H: int | None = None) -> Graph:
+def _trace(cell: Cell, H: int | None) -> Graph:
     _check_arguments(cell)
     with on_symbols():
         graph = _run(cell, H)
@@ -204,7 +180,6 @@ def _chance() -> tuple[Any, ...]:
 
 
 def _check_arguments(cell: Cell) -> None:
-    """`step` takes self, a, U, s and p."""
     signature = inspect.signature(type(cell).step)
     try:
         inspect.signature(cell.step).bind("a", "U", "s", "p")
@@ -217,17 +192,10 @@ def _check_arguments(cell: Cell) -> None:
 
 
 def _run(cell: Cell, H: int | None) -> Graph:
-    """The graph of one run of `step`."""
     builder = Builder(end=_run.__code__, H=H)
     try:
-        new = cell.step(*inputs_of(cell, builder))
+        outputs = _new_state(cell, builder, cell.step(*make_inputs(cell, builder)))
     except (CellError, *_NOT_FOLLOWED) as error:
-        if isinstance(error, CellError) and H is None:
-            raise
-        return _not_followed(cell, builder, error)
-    try:
-        outputs = _new_state(cell, builder, new)
-    except (CellError, Untraceable) as error:
         if isinstance(error, CellError) and H is None:
             raise
         return _not_followed(cell, builder, error)

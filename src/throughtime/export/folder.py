@@ -34,14 +34,14 @@ def describe(program: Program, weights: str) -> str:
         digest.update(np.ascontiguousarray(values, np.float32).tobytes())
     parts = "; ".join(part.title for part in program.parts)
     text = (
-        f"{program.name}: {parts}; {len(program.inputs)} inputs ({_inputs(program)}), "
+        f"{program.name}: {parts}; {len(program.inputs)} inputs ({_name_inputs(program)}), "
         f"{program.outputs} outputs; weights {weights}, sha256 {digest.hexdigest()[:16]}; "
         f"throughtime {__version__}"
     )
     return re.sub(r'[^ -~]|["\\?@]', "'", text)
 
 
-def _inputs(program: Program) -> str:
+def _name_inputs(program: Program) -> str:
     if len(program.inputs) <= 4:
         return ", ".join(program.inputs)
     return f"{program.inputs[0]} ... {program.inputs[-1]}"
@@ -129,7 +129,8 @@ def write_folder(
     """
     files = {f"{program.name}{end}": content for end, content in contents.items()}
     names = (*files, "README.md")
-    export = Exported(folder, names, code, _weight_bytes(program, weights), 4 * state, 4 * work)
+    stored = _count_weight_bytes(program, weights)
+    export = Exported(folder, names, code, stored, 4 * state, 4 * work)
     what = {program.name + end: _WHAT[end] for end in contents}
     files["README.md"] = _write_readme(program, describe(program, weights), export, what)
     folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +142,7 @@ def write_folder(
     return export
 
 
-def _weight_bytes(program: Program, weights: str) -> int:
+def _count_weight_bytes(program: Program, weights: str) -> int:
     """Bytes of all constants: matrices as they are stored, biases and vectors as float32."""
     matrices = sum(matrix_bytes(m.shape[0], m.shape[1], weights) for m in program.matrices)
     others = (*program.constants.values(), *program.resets.values())

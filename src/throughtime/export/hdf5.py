@@ -32,12 +32,7 @@ _TEXTS: Final = ("model_config", "layer_names", "weight_names")
 
 
 class _Reader:
-    """What is in a file, inside of bounds.
-
-    Args:
-        package: h5py.
-        size: bytes of the file.
-    """
+    """What is in a file of `size` bytes, inside of bounds; `package` is h5py."""
 
     def __init__(self, package: Any, size: int) -> None:
         self.package, self.size, self.count = package, size, 0

@@ -23,13 +23,11 @@ from throughtime.backends.cpu.shape import gate_numbers
 from throughtime.backends.cpu.unshare import call_apart
 from throughtime.compiler import sweeps
 from throughtime.compiler.graph import Builder, Graph, Line
-from throughtime.compiler.llvm.sizes import MOST_LANES
-from throughtime.compiler.passes.masks import DROPOUT
-from throughtime.compiler.passes.reductions import REDUCTIONS, expanded
+from throughtime.compiler.llvm.abi import MOST_LANES
+from throughtime.compiler.passes import DROPOUT, HIDDEN, REDUCTIONS, expand
 from throughtime.compiler.plan import Phase, Plan, make_plan, why_unplanned
 from throughtime.compiler.sweeps import Sweep
 from throughtime.compiler.symbols import Symbol, lift
-from throughtime.compiler.widths import HIDDEN
 from throughtime.errors import OptionError, ThroughtimeError
 from throughtime.export.program import Block, Place, ProductPart, Values, Walk, Writer, group_runs
 
@@ -136,11 +134,11 @@ class _Layer:
 
     def _write_vector(self, phase: Phase) -> Place:
         """What a phase multiplies, computed where it is not the old output."""
-        if not phase.own:
+        if not phase.computed:
             return self.states[0]
         node, width = phase.vector, self.plan.widths.of[phase.vector]
         out = self.writer.work("v", self.units[width])
-        slot = self.plan.own.index(phase)
+        slot = self.plan.computed.index(phase)
         self._write_stage(sweeps.sweeps_to_vector(self.plan, slot), ((node, out, width),))
         return out
 
@@ -216,7 +214,7 @@ def read_mask(call: Call, name: str) -> float:
     return float(call.zoneout[call.cell.state_names.index(name)].reshape(-1)[0])
 
 
-def input_labels(call: Call) -> list[str]:
+def list_input_labels(call: Call) -> list[str]:
     """What each direct input's numbers are called."""
     labels = []
     for name in call.cell.layout.inputs:
@@ -262,7 +260,7 @@ def trace_function(
         raise OptionError(f"{graph.unsupported[0].operation} has no rule")
     if result.symbolic_shape != ("B", HIDDEN) or result.is_boolean:
         raise OptionError("it changes the shape of what it takes")
-    whole = expanded(graph, graph)[1]
+    whole = expand(graph, graph)[1]
     nodes = tuple(replace(n, line=None) if _is_here(n.line) else n for n in whole.nodes)
     return replace(whole, nodes=nodes, forward=len(nodes))
 
@@ -299,7 +297,7 @@ def _list_walks(
     if not any(node.op in REDUCTIONS for node in graph.nodes):
         return [Walk(size, (), (), (), stores)]
     walks = []
-    for sweep in sweeps.sweeps_of(graph, set(), tuple(i for i, _ in stores)):
+    for sweep in sweeps.find_sweeps(graph, set(), tuple(i for i, _ in stores)):
         lines = tuple((i, writer.work("line", size)) for i in sweep.lines)
         last = () if sweep.reductions else stores
         walks.append(Walk(size, sweep.numbers, lines, sweep.reductions, last))
@@ -322,7 +320,7 @@ def check_each_step(function: Callable[..., Any], width: int) -> None:
         )
 
 
-def norm_function(part: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+def make_norm_function(part: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Layer norm or RMS norm over the units, as a function of x and of the vectors by name."""
     parameters = (("gain", part.weight), ("shift", getattr(part, "bias", None)))
     vectors = {n: v.numpy() for n, v in parameters if v is not None}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,8 +15,8 @@ from throughtime.errors import NotFiniteError, OptionError
 from throughtime.export.layer import (
     check_each_step,
     describe_call,
-    input_labels,
-    norm_function,
+    list_input_labels,
+    make_norm_function,
     write_layer,
     write_pointwise,
 )
@@ -24,7 +25,7 @@ from throughtime.export.program import Place, Program, Values, Writer, check_wei
 from throughtime.layers.drop_in.convert import from_torch
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate, Readout
-from throughtime.layers.stream.model import copy_frozen
+from throughtime.layers.stream.frozen import copy_frozen
 from throughtime.torch_private import on_processor
 
 
@@ -82,8 +83,7 @@ def _is_run(hook: Any) -> bool:
 
 def _is_activation(model: nn.Module) -> bool:
     """One of torch's functions of each unit, which has no weights."""
-    is_torchs = type(model).__module__ == "torch.nn.modules.activation"
-    return is_torchs and not any(True for _ in model.parameters())
+    return type(model).__module__ == "torch.nn.modules.activation" and not [*model.parameters()]
 
 
 def check_stack(pieces: list[Piece]) -> None:
@@ -134,13 +134,13 @@ def _list_inputs(first: Piece) -> tuple[tuple[str, ...], int]:
         return (f"whole number from 0 to {module.num_embeddings - 1}",), 1
     if isinstance(module, Passage):
         width = module.input_size
-        call = _calls(module, first.path)[0]
-        return (*(f"x[{k}]" for k in range(width)), *input_labels(call)), width
-    width = input_width(first)
+        call = _list_calls(module, first.path)[0]
+        return (*(f"x[{k}]" for k in range(width)), *list_input_labels(call)), width
+    width = find_input_width(first)
     return tuple(f"x[{k}]" for k in range(width)), width
 
 
-def input_width(first: Piece) -> int:
+def find_input_width(first: Piece) -> int:
     """How many numbers the first piece takes.
 
     Raises:
@@ -172,7 +172,7 @@ def _check_width(piece: Piece, width: int) -> None:
         )
 
 
-def _calls(layer: Passage, path: str) -> list[Any]:
+def _list_calls(layer: Passage, path: str) -> list[Any]:
     """A call of one step for each layer."""
     if layer.directions == 2:
         raise OptionError(
@@ -195,7 +195,7 @@ def _kind(layer: Passage) -> type:
 
 
 def _write_recurrent(writer: Writer, layer: Passage, path: str, number: int) -> None:
-    calls = _calls(layer, path)
+    calls = _list_calls(layer, path)
     _check_width(Piece(path, layer), writer.at.size)
     for k, call in enumerate(calls):
         if (number or k) and call.cell.layout.inputs:
@@ -234,7 +234,7 @@ def _write_embedding(writer: Writer, part: Any) -> Place:
 
 
 def _write_norm(writer: Writer, part: Any) -> Place:
-    function, vectors = norm_function(part)
+    function, vectors = make_norm_function(part)
     return write_pointwise(writer, function, {"x": writer.at}, vectors, "normed")
 
 
@@ -265,7 +265,6 @@ class Prepared(NamedTuple):
     """A program and its record.
 
     Attributes:
-        program: what a step does.
         x, y: inputs (T, inputs) and the answers (T, outputs) of the model, its weights rounded.
     """
 
@@ -316,7 +315,11 @@ def prepare(model: nn.Module, name: str, weights: str) -> Prepared:
         round_weights(copy, weights)
         pieces = list_pieces(copy)
         program = write_program(pieces, name)
-        return Prepared(program, *record(pieces, len(program.inputs), program.outputs))
+        x, y = record(pieces, len(program.inputs), program.outputs)
+        if not np.isfinite(y).all():
+            raise NotFiniteError("answers to normal numbers must be finite, so that an export can "
+                                 "be tested on them, got NaN or infinity", "output")  # fmt: skip
+        return Prepared(program, x, y)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@
     operation   a product with matrices, a walk over units, a look-up, a copy
 
 Every array and every matrix has the sizes of this one model; nothing is decided at run time.
-A `Writer` collects them.
+A `Writer` collects them; matrices are stored as float32, bfloat16 or int8.
 """
 
 from __future__ import annotations
@@ -135,12 +135,7 @@ Operation = ProductPart | Stage | Lookup
 
 
 class Part(NamedTuple):
-    """The operations of one piece of the model.
-
-    Attributes:
-        title: the piece in words.
-        operations: in order.
-    """
+    """The operations of one piece of the model, in order; its title is the piece in words."""
 
     title: str
     operations: tuple[Operation, ...]

@@ -18,7 +18,7 @@ from throughtime.cell.contract import ACTIVATIONS
 from throughtime.errors import OptionError
 from throughtime.export.keras import MERGES, ORDERS, PARTS, SIMPLE, to_snake_case
 from throughtime.export.operators import Operator, find_operator, import_package, order_weights
-from throughtime.export.pieces import Piece, check_stack, copy_model, input_width, list_pieces
+from throughtime.export.pieces import Piece, check_stack, copy_model, find_input_width, list_pieces
 from throughtime.export.program import Values
 from throughtime.layers.layer import Passage
 from throughtime.version import __version__
@@ -170,7 +170,7 @@ def _list_weights(call: Any, operator: Operator, d: int, kind: str, bias: bool) 
 
 
 def _describe(first: Piece, layers: list[Layer], names: list[str]) -> dict[str, Any]:
-    width = [] if isinstance(first.module, nn.Embedding) else [input_width(first)]
+    width = [] if isinstance(first.module, nn.Embedding) else [find_input_width(first)]
     entries = [_entry("InputLayer", {"batch_shape": [None, None, *width], "name": "input"})]
     for layer, name in zip(layers, names, strict=True):
         config = {**layer.config, "name": name}

@@ -163,8 +163,9 @@ def enter_norms(
             "on the right instead of giving starts"
         )
     count = len(layer.hidden_sizes)
-    if len(norms) != count:
-        raise ShapeError(f"gradient_norms must hold {count} tensors, one a layer, got {len(norms)}")
+    if not isinstance(norms, Sequence) or len(norms) != count:
+        got = len(norms) if isinstance(norms, Sequence) else type(norms).__name__
+        raise ShapeError(f"gradient_norms must hold {count} tensors, one a layer, got {got}")
     return tuple(_norms_time_major(layer, v, batch, border) for v in norms)
 
 
@@ -179,6 +180,4 @@ def _norms_time_major(layer: Passage, v: Any, batch: Batch, border: Border) -> T
         raise OptionError(
             f"gradient_norms must be {batch.x.dtype} on {batch.x.device} as x, without gradient"
         )
-    if not border.batched:
-        return v.unsqueeze(1)
-    return v.transpose(0, 1) if border.batch_first else v
+    return _time_major(v, border)

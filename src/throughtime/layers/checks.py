@@ -18,13 +18,18 @@ from throughtime.torch_private import transform_depth
 
 
 def check_size(name: str, size: object) -> None:
-    """A positive integer."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise OptionError(f"{name} must be a positive integer, got {size!r}")
 
 
+def check_counts(**counts: object) -> None:
+    """Whole numbers, none below 0."""
+    for name, count in counts.items():
+        if type(count) is not int or count < 0:
+            raise OptionError(f"{name} must be an integer from 0 on, got {count!r}")
+
+
 def check_flags(**flags: object) -> None:
-    """True or False."""
     for name, flag in flags.items():
         if not isinstance(flag, bool):
             raise OptionError(f"{name} must be True or False, got {flag!r}")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from throughtime.errors import OptionError
 from throughtime.layers.drop_in.cells import DropInCell
-from throughtime.layers.gates import GateRows, check_writable
 from throughtime.layers.layer import Passage
+from throughtime.layers.module import GateRows, check_writable
 
 Recurrence = Literal["torch", "orthogonal", "identity"]
 Startable = Passage | DropInCell

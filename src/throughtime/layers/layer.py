@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +17,7 @@ from throughtime.cells import Cell
 from throughtime.compiler.trace import trace
 from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States, end_in_last_sequences, fold, unfold
-from throughtime.layers.gates import GateRows
-from throughtime.layers.graphs import script_error
+from throughtime.layers.module import CellModule, GateRows, warn_uncompiled
 from throughtime.layers.options import (
     Options,
     draw_recurrent_mask,
@@ -29,78 +26,7 @@ from throughtime.layers.options import (
     find_merged_width,
     merge_directions,
 )
-from throughtime.layers.uncompiled import count_frames_to_user, warn_uncompiled
 from throughtime.scan import scan, scan_in_segments
-
-
-class CellModule(nn.Module):
-    """A module with the weights of a cell, with what torch's tools expect of it."""
-
-    _quantised_otherwise = "a Stream of it takes weights=torch.bfloat16"
-    _observer: Callable[..., Any] | None = None
-
-    def __prepare_scriptable__(self) -> NoReturn:
-        raise script_error(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._prepare()
-
-    def _prepare(self) -> None:
-        """Do now what cannot be done in a first call inside a compiler or a transform of torch."""
-        cell: Any = self.cell
-        cell.prepare()
-
-    @contextmanager
-    def observe(self, carry: Callable[..., Any]) -> Iterator[None]:
-        """Inside, every call of the module runs `carry` in place of the module's own method.
-
-        Args:
-            carry: for a layer, from a batch to outputs and results, as `Passage.carry`; for a
-                cell, from an input and a state or None to the new state.
-        """
-        vars(self)["_observer"] = carry
-        try:
-            yield
-        finally:
-            vars(self).pop("_observer", None)
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether no option acts around the cell, except dropout between layers."""
-        return True
-
-    def plain_parameters(self) -> Mapping[str, Tensor | None]:
-        """The parameters that can be read without `getattr`.
-
-        There are none in a user's class with its own `__getattr__`, as in Pyro, whose modules
-        register a weight when it is read.
-        """
-        return self._parameters if type(self).__getattr__ is nn.Module.__getattr__ else {}
-
-    @property
-    def qconfig(self) -> Any:
-        """How torch.ao.quantization would treat the module; it skips all classes but torch's."""
-        try:
-            return vars(self)["qconfig"]
-        except KeyError as error:
-            raise AttributeError("qconfig") from error
-
-    @qconfig.setter
-    def qconfig(self, value: Any) -> None:
-        excluded = vars(self).get("qconfig", self) is None
-        vars(self)["qconfig"] = value
-        level, by_torch = count_frames_to_user()
-        if by_torch and not excluded:
-            warnings.warn(
-                f"torch's quantisation knows torch.nn's own classes only, so it leaves this "
-                f"throughtime {type(self).__name__} as it is; {self._quantised_otherwise}",
-                stacklevel=level,
-            )
-
-    @qconfig.deleter
-    def qconfig(self) -> None:
-        del vars(self)["qconfig"]
 
 
 class Weights(CellModule):
@@ -222,12 +148,8 @@ class Weights(CellModule):
         """Short name -> tensor, read at every call, since a user may replace a parameter."""
         names, plain = self._names[layer][d], self.plain_parameters()
         # A parameter that is replaced or parametrised is no longer among the plain ones.
-        return {short: _read(self, plain, name) for short, name in names.items()}
-
-
-def _read(layer: nn.Module, plain: Mapping[str, Any], name: str) -> Tensor:
-    value: Tensor | None = plain.get(name)
-    return getattr(layer, name) if value is None else value
+        weights = {short: plain.get(name) for short, name in names.items()}
+        return {s: getattr(self, names[s]) if v is None else v for s, v in weights.items()}
 
 
 def _spread_over_layers(values: tuple[int, ...], layers: int) -> tuple[int, ...]:

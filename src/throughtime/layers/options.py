@@ -125,15 +125,12 @@ class Options:
             raise OptionError(f"clip_gradient must be a number above 0 or None, got {c!r}")
 
     def zoneout_of(self, state: str) -> float:
-        """The share for one of the cell's states."""
         return self.zoneout.get(state, 0.0) if isinstance(self.zoneout, Mapping) else self.zoneout
 
     @property
     def has_zoneout(self) -> bool:
-        """Whether any state has zoneout."""
-        return (
-            any(self.zoneout.values()) if isinstance(self.zoneout, Mapping) else bool(self.zoneout)
-        )
+        shares = self.zoneout.values() if isinstance(self.zoneout, Mapping) else [self.zoneout]
+        return any(shares)
 
 
 def _check_share(name: str, share: float) -> None:

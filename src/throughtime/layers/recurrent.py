@@ -15,9 +15,9 @@ from throughtime.cells import Cell
 from throughtime.errors import OptionError
 from throughtime.layers.batch import Batch, States, fold
 from throughtime.layers.border import Border, enter, enter_norms
-from throughtime.layers.checks import check_dtype, check_flags, check_size
-from throughtime.layers.graphs import check_nothing_more, write_node
+from throughtime.layers.checks import check_counts, check_dtype, check_flags, check_size
 from throughtime.layers.layer import Passage
+from throughtime.layers.module import check_nothing_more, write_node
 from throughtime.layers.options import Merge, Options
 from throughtime.layers.stream.stream import Stream
 from throughtime.layers.windows import Window, windows
@@ -106,6 +106,7 @@ class SequenceLayer(Passage):
             reset: whether it has resets.
             trace: whether it is `trace`.
         """
+        check_counts(steps=steps, batch=batch)
         kinds = {"lengths": lengths, "reset": reset, "trace": trace}
         with torch.random.fork_rng(devices=[]):  # the options draw masks
             calls = [self._example(i, steps, batch, **kinds) for i in range(len(self.widths))]
@@ -276,7 +277,6 @@ _USUAL = {"bias": True, "batch_first": False, "return_state": True, "backend": "
 
 
 def _check_sizes(hidden_size: int | Sequence[int], num_layers: int | None) -> tuple[int, ...]:
-    """H of each layer."""
     if isinstance(hidden_size, Sequence) and not isinstance(hidden_size, str):
         sizes = tuple(hidden_size)
         if num_layers is not None and num_layers != len(sizes):

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 from throughtime.cell.contract import Names
 from throughtime.cell.layout import WeightMatrix
 from throughtime.errors import OptionError, ShapeError
+from throughtime.layers.checks import check_size
 from throughtime.layers.layer import Passage
 from throughtime.layers.options import Options
 
@@ -124,8 +125,7 @@ def unroll(layer: Any, steps: int) -> Unrolled:
     """
     if not isinstance(layer, Passage):
         raise OptionError(f"unroll takes a layer of throughtime, got {type(layer).__name__}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise OptionError(f"steps must be a positive integer, got {steps!r}")
+    check_size("steps", steps)
     if layer.directions == 2:
         raise OptionError("unroll shows one direction; build the layer with bidirectional=False")
     plain = Options(residual=layer.options.residual, merge=layer.options.merge)

@@ -71,6 +71,8 @@ def windows(
             "windows cut a sequence in time, which a bidirectional or dilated layer does not "
             "survive; use bidirectional=False and dilation=1"
         )
+    if encode is not None and not callable(encode):
+        raise TypeError(f"encode must be a function of steps or None, got {encode!r}")
     if encode is None:
         cut: _Entered | _Encoded = _Entered(
             layer, x, state, lengths=lengths, reset=reset, **options

@@ -3,13 +3,21 @@
 Batched gradients (`is_grads_batched`, Jacobians) torch still makes by its older vmap. It has no
 rules for operators in Python, and forgets the graph of an autograd function, so the entries are
 taken apart here, above both. Its levels are counted by the thread.
+
+Outputs that backward needs are the user's own, who may write over them. torch.nn's layers keep
+copies. Here backward reads the outputs themselves, and only where their version says that they are
+no longer what the layer gave, computes them once more.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,18 +25,29 @@ from throughtime.backends import OPAQUE
 from throughtime.backends.call import Call
 from throughtime.cell.registry import find_cell
 from throughtime.errors import TransformError
-from throughtime.scan.flatten import Form, flatten_gradients, unflatten
-from throughtime.scan.flops import tell_counters
-from throughtime.scan.operator import gradients, results, scan_backward, scan_forward
-from throughtime.scan.outputs import kept_output, recall
+from throughtime.scan.operator import (
+    Form,
+    flatten_gradients,
+    gradients,
+    results,
+    scan_backward,
+    scan_forward,
+    unflatten,
+)
 from throughtime.scan.plain import is_plain, is_watched, numbers, plain_gradients
 from throughtime.torch_private import (
+    SAVED_ONE_BY_ONE,
+    counts_flops,
     enter_old_level,
     has_old_vmap,
+    has_saving_hooks,
     is_old_batched,
     leave_old_level,
+    mode_count,
+    modes,
     put_together,
     refuse_batched,
+    saved_but_one,
     take_apart,
     transform_depth,
 )
@@ -83,7 +102,7 @@ class Direct(torch.autograd.Function):
         result, kept = OPAQUE[backend].forward(call, True)
         ctx.cell, ctx.backend, ctx.form, ctx.kept = call.cell, backend, form, len(kept) + 1
         ctx.norms = call.norms
-        ctx.save_for_backward(*tensors, kept_output(result.sequences[0]), *kept)
+        ctx.save_for_backward(*tensors, keep_output(result.sequences[0]), *kept)
         ctx.set_materialize_grads(False)
         return (*result.sequences, *result.final)
 
@@ -95,10 +114,10 @@ class Direct(torch.autograd.Function):
         if torch.is_grad_enabled() or not plain or is_watched():
             check_no_norms(ctx.norms)
             given = (ctx.cell.key, ctx.backend, ctx.form, needs, ctx.kept)
-            some = iter(derivative(given, (*recall(ctx, len(needs)), *d_results)))
+            some = iter(derivative(given, (*_recall_call(ctx, len(needs)), *d_results)))
             return (None, None, None, *(next(some) if need else None for need in needs))
         count = len(needs)
-        saved = recall(ctx, count)
+        saved = _recall_call(ctx, count)
         call = unflatten(ctx.cell, ctx.form, saved[:count])
         if ctx.norms is not None:
             call = call._replace(norms=ctx.norms)
@@ -160,9 +179,11 @@ class ScanBackward(torch.autograd.Function):
         asked = ctx.needs_input_grad[5:]
         wants = (*asked[:count], *asked[count + ctx.kept :])
         with torch.enable_grad():
-            leaves = [_leaf(v, want or need) for v, want, need in zip(
-                ctx.saved_tensors, wants, (*ctx.needs, *[False] * (len(wants) - count)), strict=True
-            )]  # fmt: skip
+            needs = *ctx.needs, *[False] * (len(wants) - count)
+            leaves = [
+                None if v is None else v.detach().requires_grad_(want or need)
+                for v, want, need in zip(ctx.saved_tensors, wants, needs, strict=True)
+            ]
             inputs, d_results = leaves[:count], leaves[count:]
             call = unflatten(find_cell(ctx.cell), ctx.form, inputs)
             wanted = [v if need else None for v, need in zip(inputs, ctx.needs, strict=True)]
@@ -171,10 +192,6 @@ class ScanBackward(torch.autograd.Function):
             seconds = iter(gradients(first, leaves, d_gradients))
         second = [next(seconds) if want else None for want in wants]
         return (*[None] * 5, *second[:count], *[None] * ctx.kept, *second[count:])
-
-
-def _leaf(v: Tensor | None, wanted: bool) -> Tensor | None:
-    return None if v is None else v.detach().requires_grad_(wanted)
 
 
 Values = Sequence[Tensor | None]
@@ -207,3 +224,92 @@ def for_each(function: Callable[[Values], Sequence[Tensor]], values: Values) -> 
     finally:
         enter_old_level()
     return [put_together(v, 0, level) for v in stacked]
+
+
+def keep_output(y: Tensor) -> Tensor:
+    """What is kept of the output: itself; a copy where hooks take it, which hide its version, and
+    where `recall` could not pass over it."""
+    if SAVED_ONE_BY_ONE and not has_saving_hooks():
+        return y
+    kept = y.new_empty(y.shape)
+    np.copyto(kept.numpy(), y.numpy())  # torch's copy takes threads, which a forked child has not
+    return kept
+
+
+def recall(ctx: Any, place: int, again: Callable[[Sequence[Any]], Tensor]) -> Sequence[Any]:
+    """What was saved, with the output at this place computed `again` from the rest, if need be.
+
+    Raises:
+        RuntimeError: torch's own, if a tensor of the call has been changed.
+    """
+    try:
+        return ctx.saved_tensors  # type: ignore[no-any-return]
+    except RuntimeError as error:
+        if "modified by an inplace operation" not in str(error):
+            raise
+    others = saved_but_one(ctx, place)
+    return (*others[:place], again(others), *others[place:])
+
+
+def _recall_call(ctx: Any, count: int) -> Sequence[Any]:
+    """What `Direct` saved: `count` tensors of the call, the output, and what the backend kept."""
+
+    def again(others: Sequence[Any]) -> Tensor:
+        return compute_again(unflatten(ctx.cell, ctx.form, others[:count]), ctx.backend)
+
+    return recall(ctx, count, again)
+
+
+def compute_again(call: Call, backend: str) -> Tensor:
+    """The outputs of a call."""
+    with torch.no_grad():
+        return OPAQUE[backend].forward(call._replace(record=False), False)[0].sequences[0]
+
+
+def _count_products(cell: str, form: Sequence[int], shapes: Any) -> tuple[int, int]:
+    """Flops of one pass of all rows through the matrices by x, and through those by the state."""
+    call = unflatten(find_cell(cell), form, shapes)
+    flops = {True: 0, False: 0}
+    for name, shape in (pair for weights in call.weights for pair in weights.items()):
+        if len(shape) == 2:
+            flops[name == "weight_ih"] += 2 * math.prod(call.x[:-1]) * math.prod(shape)
+    return flops[True], flops[False]
+
+
+def _count_forward(
+    cell: str, backend: str, form: Sequence[int], keep: bool, tensors: list[Any], **_: Any
+) -> int:
+    return sum(_count_products(cell, form, tensors))
+
+
+def _count_backward(
+    cell: str, backend: str, form: Sequence[int], needs: Sequence[bool], tensors: list[Any],
+    kept: list[Any], d_results: list[Any], **_: Any,
+) -> int:  # fmt: skip
+    """By x where it is asked for, by the state always, and by the weights where any is."""
+    by_x, by_state = _count_products(cell, form, tensors)
+    by_weights = by_x + by_state if any(needs[1:]) else 0
+    return by_x * needs[0] + by_state + by_weights
+
+
+def tell_counters() -> None:
+    """Give each FlopCounterMode that looks on the flops of the raw ops, counted as torch.nn's are.
+
+    Its module is not imported here.
+    """
+    module = sys.modules.get("torch.utils.flop_counter")
+    if module is None or not mode_count():
+        return
+    formulas = _registered(module)
+    for mode in modes():
+        if counts_flops(mode, module):
+            mode.counter.flop_registry.update(formulas)
+
+
+@functools.cache
+def _registered(module: Any) -> dict[Any, Any]:
+    """The formulas as torch holds them, by operator."""
+    ops = (scan_forward, _count_forward), (scan_backward, _count_backward)
+    for op, formula in ops:
+        module.register_flop_formula(op.overloadpacket)(formula)
+    return {op.overloadpacket: module.flop_registry[op.overloadpacket] for op, _ in ops}

@@ -12,10 +12,8 @@ from throughtime.backends import OPAQUE, OPEN, choose
 from throughtime.backends.call import Call, Result, is_rounded, sequence_count
 from throughtime.backends.transforms import is_traced
 from throughtime.errors import BackendError, TransformError
-from throughtime.scan.autograd import Direct, Scan
-from throughtime.scan.flatten import flatten
-from throughtime.scan.flops import tell_counters
-from throughtime.scan.operator import scan_forward, scan_traced
+from throughtime.scan.autograd import Direct, Scan, tell_counters
+from throughtime.scan.operator import flatten, scan_forward, scan_traced
 from throughtime.scan.plain import has_plain_memory, is_watched, numbers
 from throughtime.torch_private import (
     DISPATCHED,
@@ -65,15 +63,16 @@ def _scan_watched(call: Call, backend: str) -> Result:
     if transform_depth():
         name = choose(call, backend).name
         return OPEN[name].run(call) if name in OPEN else operator(call, name)
-    call = resolved(call)
+    call = mapped(call, numbers)  # as they are: no sign that waits, no zeros that lie nowhere
     kind = stranger(call)
     if kind is not None:
         return OPEN[choose_open(call, backend, kind)].run(call)
     name = choose(call, backend).name
     if name in OPEN:
         return OPEN[name].run(call)
-    if is_watched() or is_dispatched(call):
-        return operator(call, name)
+    tensors = (v for v in flatten(call)[1] if v is not None)
+    if is_watched() or any(isinstance(v, DISPATCHED) or is_functional(v) for v in tensors):
+        return operator(call, name)  # which only the dispatcher can read
     return _scan_plain(call, backend)
 
 
@@ -144,11 +143,6 @@ def _apart(tensors: list[Tensor | None]) -> list[Tensor | None]:
     return different
 
 
-def resolved(call: Call) -> Call:
-    """The call with its numbers as they are: no sign that waits, no zeros that lie nowhere."""
-    return mapped(call, numbers)
-
-
 def mapped(call: Call, change: Callable[[Tensor], Tensor]) -> Call:
     """The call with another tensor for each."""
 
@@ -187,13 +181,6 @@ def _overrides(kind: type[Tensor]) -> bool:
     return (
         way is not nn.Parameter.__torch_function__  # which has none of its own
         and getattr(way, "__func__", way) is not usual.__func__
-    )
-
-
-def is_dispatched(call: Call) -> bool:
-    """Whether a tensor of the call is one that only the dispatcher can read."""
-    return any(
-        isinstance(v, DISPATCHED) or is_functional(v) for v in flatten(call)[1] if v is not None
     )
 
 

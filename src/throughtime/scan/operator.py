@@ -1,5 +1,7 @@
 """The raw operators: they compute, and refuse what they cannot be right about.
 
+An operator of torch takes tensors and numbers alone: `flatten` makes them of a call.
+
 Made with `Library.define`: `custom_op` loads the whole compile stack at its first call (1.1 s) and
 costs three times as much a call. `register_autograd` would break every transform of torch.func
 and give zeros for a jvp, so the derivative lives in autograd.py and the Autograd key holds a guard.
@@ -9,17 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE, OPEN, choose
-from throughtime.backends.call import Call, Result
+from throughtime.backends.call import Call, Gradients, Result, sequence_count
 from throughtime.cell.registry import find_cell
 from throughtime.cells import Cell
 from throughtime.errors import ShapeError, TransformError
-from throughtime.scan.flatten import flatten_gradients, unflatten
 from throughtime.scan.plain import are_plain
 from throughtime.torch_private import (
     AUTOCAST,
@@ -30,6 +32,77 @@ from throughtime.torch_private import (
     without_autocast,
     without_tangents,
 )
+
+
+class Form(NamedTuple):
+    """Everything about a call that is no tensor and no name: how its tensor list is read.
+
+    The last number says how many tensors the call gives: its sequences and final states.
+    """
+
+    hidden_size: int
+    directions: int
+    bias: int
+    state: int
+    initial: int
+    zoneout: int
+    record: int
+    results: int
+
+
+def flatten(call: Call) -> tuple[Form, list[Tensor | None]]:
+    """The call's form and its tensors, in one fixed order; but for `norms`, which is no input."""
+    bias = "bias_ih" in call.weights[0] or "bias_hh" in call.weights[0]
+    form = Form(
+        call.hidden_size, len(call.weights), int(bias), int(call.state is not None),
+        int(call.initial is not None), int(call.zoneout is not None), int(call.record),
+        sequence_count(call) + len(call.cell.state_names),
+    )  # fmt: skip
+    single = [call.x, call.lengths, call.reset, call.batch_sizes, call.recurrent_mask, call.clip]
+    weights = [v for weights in call.weights for v in weights.values()]
+    inputs = [(call.inputs or {})[n] for n in call.cell.layout.inputs]
+    groups = (weights, inputs, call.state or (), call.initial or (), call.zoneout or ())
+    return form, [*single, *(v for group in groups for v in group)]
+
+
+def unflatten(cell: Cell, form: Sequence[int], tensors: Sequence[Tensor | None]) -> Call:
+    """The call that `flatten` took apart."""
+    f = Form(*form)
+    rest: Iterator[Tensor] = iter(tensors[6:])  # type: ignore[arg-type]
+    names = cell.layout.names(bool(f.bias))
+    weights = tuple([dict(zip(names, rest, strict=False)) for _ in range(f.directions)])
+    direct, count = cell.layout.inputs, len(cell.state_names)
+    inputs = {name: next(rest) for name in direct}
+    state, initial, zoneout = (
+        tuple(islice(rest, count)) if given else None for given in (f.state, f.initial, f.zoneout)
+    )
+    x, lengths, reset, batch_sizes, mask, clip = tensors[:6]
+    assert x is not None
+    return Call(
+        cell, f.hidden_size, x, weights, state, initial, lengths, reset, batch_sizes,
+        inputs, mask, zoneout, bool(f.record), clip,
+    )  # fmt: skip
+
+
+def flatten_gradients(call: Call, grads: Gradients) -> list[Tensor | None]:
+    """Gradients in the order of the call's tensors; None where there is none to be had."""
+    weights = [g.get(n) for w, g in zip(call.weights, grads.weights, strict=True) for n in w]
+    inputs = [grads.inputs.get(n) for n in call.cell.layout.inputs]
+    state = list(grads.start) if call.state is not None else []
+    initial: list[Tensor | None] = []
+    if call.initial is not None:
+        initial = _by_initial(call, grads)
+    zoneout = [None] * len(call.zoneout or ())
+    return [grads.x, *[None] * 5, *weights, *inputs, *state, *initial, *zoneout]
+
+
+def _by_initial(call: Call, grads: Gradients) -> list[Tensor | None]:
+    """By `initial`: from the start, unless a state is given, and from resets."""
+    resets = grads.initial or (None,) * len(grads.start)
+    if call.state is not None:
+        return list(resets)
+    starts = (v.sum(1) for v in grads.start)
+    return [v if r is None else v + r for v, r in zip(starts, resets, strict=True)]
 
 
 def unrounded(op: Any) -> dict[str, Callable[..., Any]]:
@@ -59,7 +132,9 @@ def guarded(op: Any, name: str) -> Callable[..., list[Tensor]]:
                 f"its derivative would be silently zero; apply the transform outside torch.compile"
             )
         tensors = [v for arg in args if isinstance(arg, list) for v in arg if torch.is_tensor(v)]
-        if dual_level() >= 0 and any(_tangent(v) for v in tensors):
+        if dual_level() >= 0 and any(
+            torch.autograd.forward_ad.unpack_dual(v).tangent is not None for v in tensors
+        ):
             raise TransformError(
                 f"throughtime::{name} has no forward-mode derivative; call the layer itself"
             )
@@ -87,10 +162,6 @@ class _Refusal(torch.autograd.Function):
             f"throughtime::{ctx.name} has no derivative of its own, so neither an exported program "
             f"nor a transform inside torch.compile can be trained; train the layer itself"
         )
-
-
-def _tangent(v: Tensor) -> bool:
-    return torch.autograd.forward_ad.unpack_dual(v).tangent is not None
 
 
 Tensors = list[Tensor | None]
@@ -262,13 +333,18 @@ def _vmap(op: Any) -> Callable[..., Any]:
             if isinstance(value, list):
                 dims = dim if isinstance(dim, list | tuple) else [dim] * len(value)
                 return [entry(v, d, i) for v, d in zip(value, dims, strict=True)]
-            return value if dim is None else value.select(dim, i)
+            if dim is None:
+                return value
+            row = value.movedim(dim, 0)
+            return row[i] if count else value.new_zeros(row.shape[1:])
 
-        results = [
+        count = info.batch_size
+        results = [  # of no entry the results have the shapes of any
             op(*(entry(v, d, i) for v, d in zip(args, in_dims, strict=True)))
-            for i in range(info.batch_size)
+            for i in range(max(count, 1))
         ]
-        return [torch.stack(v) for v in zip(*results, strict=True)], [0] * len(results[0])
+        stacked = [torch.stack(v)[:count] for v in zip(*results, strict=True)]
+        return stacked, [0] * len(stacked)
 
     return rule
 

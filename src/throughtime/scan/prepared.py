@@ -158,8 +158,8 @@ class ShortWay:
         layers = None if layout is None or kind[-1] else self._layers_of(layer, x.dtype)
         if layout is None or layers is None or any_autocast():
             return None
-        plain = _weights_of(layer, layers)
-        if plain is None or not self._are_whole(layers, layout, x, state):
+        plain, shapes = _weights_of(layer, layers), self._state_shapes(layers, layout)
+        if plain is None or not _are_whole(layers[0], shapes, x, state):
             return None
         names, weights, parts = plain
         tensors = x, *weights, *state
@@ -169,7 +169,7 @@ class ShortWay:
         if ways is None:
             self._add(key, None)
             return None
-        finals = self._finals(layers, layout)
+        finals = () if self.own_states else tuple(shapes[layout.single :])
         own = tuple(zip(parts, self._states(layers, len(names), state), strict=True))
         recorded = record_of(ways, own, finals) if keep else None
         call = ShortCall(
@@ -179,14 +179,13 @@ class ShortWay:
         self._add(key, call)
         return call
 
-    def _finals(
+    def _state_shapes(
         self, layers: Sequence[ShortLayer], layout: BatchForm
-    ) -> tuple[tuple[int, ...], ...]:
-        """The shapes of final states of all layers, if layers share them."""
+    ) -> list[tuple[int, ...]]:
+        """The shape of each tensor of states."""
         if self.own_states:
-            return ()
-        shapes = [layout.state(len(layers) * layers[0].D, w) for w in layers[0].widths]
-        return tuple(shapes[layout.single :])
+            return [layout.state(one.D, w) for one in layers for w in one.widths]
+        return [layout.state(len(layers) * layers[0].D, w) for w in layers[0].widths]
 
     def _states(
         self, layers: Sequence[ShortLayer], first: int, state: Sequence[Tensor]
@@ -196,20 +195,6 @@ class ShortWay:
             return [slice(first, None)] * len(layers)
         each = len(layers[0].widths)
         return [slice(i, i + each) for i in range(first, first + len(state), each)]
-
-    def _are_whole(
-        self, layers: Sequence[ShortLayer], layout: BatchForm, x: Tensor, state: Sequence[Any]
-    ) -> bool:
-        """Whether x and the states may be read as they are."""
-        if self.own_states:
-            shapes = [layout.state(one.D, w) for one in layers for w in one.widths]
-        else:
-            count = len(layers) * layers[0].D
-            shapes = [layout.state(count, w) for w in layers[0].widths]
-        if not take_lines(x, layers[0].dtype) or len(state) not in (0, len(shapes)):
-            return False
-        pairs = zip(state, shapes, strict=False)
-        return all(isinstance(v, Tensor) and take_whole(v, s, x.dtype) for v, s in pairs)
 
     def _comes_again(self, key: tuple[object, ...]) -> bool:
         """Whether lengths were there before: most batches have new ones, which pay for nothing."""
@@ -338,6 +323,16 @@ def _weights_of(
         names += own
         weights += some
     return tuple(names), weights, parts
+
+
+def _are_whole(
+    layer: ShortLayer, shapes: Sequence[tuple[int, ...]], x: Tensor, state: Sequence[Any]
+) -> bool:
+    """Whether x and the states, all or none, may be read as they are."""
+    if not take_lines(x, layer.dtype) or len(state) not in (0, len(shapes)):
+        return False
+    pairs = zip(state, shapes, strict=False)
+    return all(isinstance(v, Tensor) and take_whole(v, s, x.dtype) for v, s in pairs)
 
 
 def _ways(

@@ -7,7 +7,7 @@ are added to those of the segments before in the same chains as a whole sequence
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,32 +20,59 @@ from throughtime.backends.call import Call, Gradients, Result, packed_mask
 from throughtime.errors import BackendError, ShapeError
 from throughtime.scan.autograd import check_no_norms, derivative
 from throughtime.scan.dispatch import begin_norms, is_recorded, scan
-from throughtime.scan.flatten import Form, flatten, flatten_gradients, unflatten
+from throughtime.scan.operator import Form, flatten, flatten_gradients, unflatten
 from throughtime.scan.plain import has_plain_memory, is_watched, plain_gradients
-from throughtime.scan.reversed_time import Turn
 from throughtime.torch_private import dual_level
 
 
-class Joined:
-    """Tensors (steps, ...) of segments, put into those of all steps as they come.
+class Turn:
+    """The order in which the backward direction reads the steps of each row.
+
+    Turning twice is doing nothing except for steps after a row's end, which are zeros afterwards.
 
     Args:
-        steps: T.
-
-    Attributes:
-        whole: of all steps, each (T, ...).
+        call: with steps (T, B).
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, call: Call) -> None:
+        T, B = call.x.shape[:2]
+        self._whole = call.lengths is None
+        steps = torch.arange(T, device=call.x.device).unsqueeze(1)
+        ends = torch.full((B,), T, device=call.x.device) if call.lengths is None else call.lengths
+        self._order = ends.to(call.x.device) - 1 - steps  # below 0 after the end
         self._steps = steps
-        self.whole: list[Tensor] = []
 
-    def put(self, first: int, parts: Collection[Tensor]) -> None:
-        """The parts of the segment that begins at step `first`."""
-        if not self.whole:
-            self.whole = [v.new_empty((self._steps, *v.shape[1:])) for v in parts]
-        for whole, v in zip(self.whole, parts, strict=True):
-            whole[first : first + len(v)] = v
+    def call(self, call: Call) -> Call:
+        """The call of this one backward direction as a forward one."""
+        return call._replace(
+            x=self._read(call.x), reset=self._reset(call.reset),
+            norms=None if call.norms is None else torch.zeros_like(call.norms),
+            inputs={n: self._read(v) for n, v in (call.inputs or {}).items()},
+            zoneout=None if call.zoneout is None else tuple(
+                self._read(v[0]).unsqueeze(0) for v in call.zoneout
+            ),
+        )  # fmt: skip
+
+    def back(self, v: Tensor) -> Tensor:
+        """(T, B, ...) of one order in the other, zero after a row's end."""
+        if self._whole:
+            return self._read(v)
+        alive = (self._order >= 0).view(*self._order.shape, *[1] * (v.dim() - 2))
+        return torch.where(alive, self._read(v), 0)
+
+    def _reset(self, reset: Tensor | None) -> Tensor | None:
+        """Between t and t - 1 it is one before the step that reads t - 1."""
+        if reset is None:
+            return None
+        T, order = len(self._order), self._order
+        return reset.gather(0, (order + 1).clamp(0, T - 1)) & (self._steps > 0) & (order >= 0)
+
+    def _read(self, v: Tensor) -> Tensor:
+        """(T, B, ...) with each row's steps in this order."""
+        if self._whole:
+            return v.flip(0)
+        rows = torch.arange(self._order.shape[1], device=v.device)
+        return v[self._order.clamp(min=0), rows]
 
 
 def segments(call: Call, every: int) -> Iterator[tuple[int, Call]]:
@@ -80,8 +107,8 @@ class Segmented(torch.autograd.Function):
         ctx.save_for_backward(*tensors, *(v for _, borders in runs for v in borders))
         ctx.set_materialize_grads(False)
         results = [result for result, _ in runs]
-        sequences = [_beside(s, 2) for s in zip(*(r.sequences for r in results), strict=True)]
-        return (*sequences, *(_beside(s, 0) for s in zip(*(r.final for r in results), strict=True)))
+        sequences = _join((r.sequences for r in results), 2)
+        return (*sequences, *_join((r.final for r in results), 0))
 
     @staticmethod
     def backward(ctx: Any, *d_given: Tensor | None) -> Any:
@@ -89,7 +116,10 @@ class Segmented(torch.autograd.Function):
         saved = ctx.saved_tensors  # read once: a checkpoint around the layer allows no more
         tensors, borders = saved[: len(needs)], saved[len(needs) :]
         call = unflatten(ctx.cell, ctx.form, tensors)._replace(norms=ctx.norms)
-        _check_borders(borders, -(-len(call.x) // ctx.every) - 1)
+        count = -(-len(call.x) // ctx.every) - 1
+        wrong = [len(v) for v in borders if len(v) != count]
+        if count and wrong:
+            raise ShapeError(f"{count} borders of segments were kept, got {wrong[0]}")
         backend = OPAQUE[ctx.backend]
         d_results, plain = plain_gradients(d_given)
         if torch.is_grad_enabled() or not plain or is_watched():
@@ -151,7 +181,7 @@ class Direction:
         parts, turn = self._parts()
         call = parts.call
         *d_y, d_state = *_back(turn, d_results[: -len(borders)]), list(d_results[-len(borders) :])
-        joined, x = Joined(len(call.x)), call.x.new_empty(call.x.shape) if wants_x else None
+        x, inputs = call.x.new_empty(call.x.shape) if wants_x else None, dict[str, Tensor]()
         for i, (first, segment) in reversed(list(enumerate(segments(call, self.every)))):
             state = tuple(v[i - 1 : i] for v in borders) if i else call.start()
             if i == 0:  # what this one gives is wanted at once
@@ -162,13 +192,17 @@ class Direction:
                 segment._replace(state=state), [*d_part, *d_state], wants_x, wants_weights,
                 None if x is None else x[steps],
             )  # fmt: skip
-            joined.put(first, grads.inputs.values())
+            for name, v in grads.inputs.items():
+                if name not in inputs:
+                    inputs[name] = v.new_empty((len(call.x), *v.shape[1:]))
+                inputs[name][steps] = v
             d_state = list(grads.start)
         if turn is not None and call.norms is not None:
             self.whole.norms[:, :, self.d :].copy_(turn.back(call.norms))  # type: ignore[index]
         (d_x,) = _back(turn, [x])
-        others = [v if turn is None else turn.back(v) for v in joined.whole]
-        return grads._replace(x=d_x, inputs=dict(zip(grads.inputs, others, strict=True)))
+        if turn is not None:
+            inputs = {name: turn.back(v) for name, v in inputs.items()}
+        return grads._replace(x=d_x, inputs=inputs)
 
     def _room(self, call: Call) -> list[Tensor]:
         """For the sequences of all steps."""
@@ -182,13 +216,6 @@ class Direction:
         return self.backend.segments(one if turn is None else turn.call(one)), turn
 
 
-def _check_borders(borders: Sequence[Tensor], count: int) -> None:
-    """What was kept is a state for each segment but the first."""
-    for v in borders if count else ():
-        if len(v) != count:
-            raise ShapeError(f"{count} borders of segments were kept, got {len(v)}")
-
-
 def _back(turn: Turn | None, values: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Sequences in the other order of time, where there is one."""
     return [v if v is None or turn is None else turn.back(v) for v in values]
@@ -197,23 +224,25 @@ def _back(turn: Turn | None, values: Sequence[Tensor | None]) -> list[Tensor | N
 def _all(each: Sequence[Gradients]) -> Gradients:
     """Of all directions."""
     xs = [g.x for g in each if g.x is not None]
+    inputs = {n: [g.inputs[n] for g in each] for n in each[0].inputs}
     initial = [g.initial for g in each if g.initial is not None]
     return Gradients(
-        xs[0] if len(xs) == 1 else xs[0] + xs[1] if xs else None,
+        _add(xs) if xs else None,
         tuple(w for g in each for w in g.weights),
-        {n: _total([g.inputs[n] for g in each]) for n in each[0].inputs},
-        tuple(_beside(s, 0) for s in zip(*(g.start for g in each), strict=True)),
-        tuple(_beside(s, 0) for s in zip(*initial, strict=True)) if initial else None,
+        {n: _add(v) for n, v in inputs.items()},
+        _join((g.start for g in each), 0),
+        _join(initial, 0) if initial else None,
     )
 
 
-def _total(parts: Sequence[Tensor]) -> Tensor:
+def _add(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
-def _beside(parts: Sequence[Tensor], dim: int) -> Tensor:
-    """The directions in one tensor."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+def _join(groups: Iterable[Sequence[Tensor]], dim: int) -> tuple[Tensor, ...]:
+    """Of one tensor after the other the directions as one."""
+    parts = zip(*groups, strict=True)
+    return tuple(p[0] if len(p) == 1 else torch.cat(p, dim) for p in parts)
 
 
 def _of_direction(
@@ -279,10 +308,7 @@ def _open(call: Call, backend: str, every: int) -> Result:
         if turn is not None:
             result = result._replace(sequences=tuple(turn.back(v) for v in result.sequences))
         parts.append(result)
-    return Result(
-        tuple(torch.cat(s, 2) for s in zip(*(p.sequences for p in parts), strict=True)),
-        tuple(torch.cat(s) for s in zip(*(p.final for p in parts), strict=True)),
-    )
+    return Result(_join((p.sequences for p in parts), 2), _join((p.final for p in parts), 0))
 
 
 def _run(call: Call, backend: str, every: int) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,10 @@ from throughtime.backends import OPAQUE
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.short import Derivative, Way
-from throughtime.scan.autograd import derivative
+from throughtime.scan.autograd import compute_again, derivative, keep_output, recall
 from throughtime.scan.dispatch import scan
-from throughtime.scan.flatten import Form, flatten_gradients, unflatten
-from throughtime.scan.outputs import compute_again, kept_output
+from throughtime.scan.operator import Form, flatten_gradients, unflatten
 from throughtime.scan.plain import is_watched, plain_gradients
-from throughtime.torch_private import saved_but_one
 
 _records = torch.is_grad_enabled  # bound once: it is asked at every call
 _OTHERS = 5
@@ -113,14 +111,14 @@ class Short(torch.autograd.Function):
         final = [new(*shape) for shape in way.finals]
         way.region.run((x, y, *tensors, *final, saved))
         ctx.call = call
-        ctx.save_for_backward(x, *tensors, kept_output(y), saved)
+        ctx.save_for_backward(x, *tensors, keep_output(y), saved)
         ctx.set_materialize_grads(False)
         return (y, *final)
 
     @staticmethod
     def backward(ctx: Any, *d_results: Tensor | None) -> Any:
         needs = ctx.needs_input_grad[1:]
-        saved = _recall(ctx, len(needs), lambda tensors: ctx.call.output(tensors[: len(needs)]))
+        saved = recall(ctx, len(needs), lambda tensors: ctx.call.output(tensors[: len(needs)]))
         return (None, *ctx.call.back(saved, d_results, needs))
 
 
@@ -131,18 +129,6 @@ _record: Any = super(torch.autograd.Function, Short).apply
 def _room(way: Way, x: Tensor) -> Tensor:
     """For what a forward pass keeps."""
     return x.new_empty(*way.saved) if way.small else lend(x, way.saved)
-
-
-def _recall(ctx: Any, place: int, again: Callable[[Sequence[Any]], Tensor]) -> Sequence[Any]:
-    """What was saved, the output at this place computed again from the others where it was written
-    over."""
-    try:
-        return ctx.saved_tensors  # type: ignore[no-any-return]
-    except RuntimeError as error:
-        if "modified by an inplace operation" not in str(error):
-            raise
-    others = saved_but_one(ctx, place)
-    return (*others[:place], again(others), *others[place:])
 
 
 def _long(
@@ -317,7 +303,7 @@ class ShortStack(torch.autograd.Function):
         finals, kept = call.forward(given)
         y = kept[-2]
         ctx.call = call
-        ctx.save_for_backward(*given, *kept[:-2], kept_output(y), kept[-1])
+        ctx.save_for_backward(*given, *kept[:-2], keep_output(y), kept[-1])
         ctx.set_materialize_grads(False)
         return (y, *finals)
 
@@ -330,7 +316,7 @@ class ShortStack(torch.autograd.Function):
         def output(others: Sequence[Any]) -> Tensor:
             return call.layers[last].output(call.reads(last, others[:count], others[count:]))
 
-        saved = _recall(ctx, count + 2 * last, output)
+        saved = recall(ctx, count + 2 * last, output)
         given, kept = saved[:count], saved[count:]
         if _records():
             return (None, *call.back_again(given, d_results, needs))

@@ -1,4 +1,4 @@
-"""The tasks: one a file or folder, each with data, model, loss, metric and chance level.
+"""The tasks: one, or a family, a file or folder; each has data, model, loss, metric, chance level.
 
 A new one needs no other edit.
 """

@@ -81,19 +81,10 @@ class MemoryTask(Task):
     ignores: ClassVar[tuple[str, ...]] = ("directions", "merge", "dropout", "smoothing")
     rule: ClassVar[str]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        name: {
-            "directions": 1,
-            "hidden": 32,
-            "batch_size": 32,
-            "lr": 2e-3,
-            "schedule": "constant",
-            "warmup": 0,
-            "steps": steps,
-            "validate_every": 100,
-            "dropout": 0.0,
-        }
+        name: {"directions": 1, "hidden": 32, "batch_size": 32, "lr": 2e-3, "schedule": "constant",
+               "warmup": 0, "steps": steps, "validate_every": 100, "dropout": 0.0}
         for name, steps in (("quick", 1000), ("full", 10000))
-    }
+    }  # fmt: skip
 
     @property
     def steps(self) -> int:

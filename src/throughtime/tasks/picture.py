@@ -145,7 +145,7 @@ def draw_attention(
 _LABELS, _TEXTS, _BATCHES = 12, 60, 6  # most frequent units as labels; sequences; batches
 
 
-def ask_layers(
+def probe_layers(
     name: str, model: nn.Module, inputs: Sequence[Tensor], truth: Sequence[Tensor],
     kinds: Sequence[Tensor] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
@@ -172,7 +172,7 @@ def ask_layers(
     ]  # fmt: skip
 
 
-def ask_for_neighbours(
+def probe_neighbours(
     model: nn.Module, sources: Sequence[Tensor], padding: int
 ) -> list[dict[str, Any]]:
     """A row for the input and each layer, of the unit before and of the one after.
@@ -188,7 +188,7 @@ def ask_for_neighbours(
     rows: list[dict[str, Any]] = []
     for name, by in (("unit before", 1), ("unit behind", -1)):
         marks = [_label_neighbours(x, label, by, padding) for x in inputs]
-        rows += ask_layers(name, model, inputs, marks)
+        rows += probe_layers(name, model, inputs, marks)
     return rows
 
 
@@ -204,9 +204,9 @@ def _label_neighbours(source: Tensor, label: dict[int, int], by: int, padding: i
 
 
 def draw_knowledge(rows: Sequence[dict[str, Any]]) -> Picture:
-    """What a linear map reads of each layer, from the rows of `ask_layers`."""
-    asked = dict.fromkeys(row["of"] for row in rows)
-    groups = {name: [row for row in rows if row["of"] == name] for name in asked}
+    """What a linear map reads of each layer, from the rows of `probe_layers`."""
+    kinds = dict.fromkeys(row["of"] for row in rows)
+    groups = {name: [row for row in rows if row["of"] == name] for name in kinds}
     measured = {name: few for name, few in groups.items() if "accuracy" in few[0]}
     head = tuple(next(iter(measured.values()))[0]) if measured else ()
     return Picture(

@@ -39,6 +39,23 @@ def test_every_form_gives_the_same_table(name: str, text: str) -> None:
     assert table.frame["t"].to_list() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_empty_lines_are_no_rows_and_the_others_keep_their_numbers(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["t,y", "", "1,2.5", "", "", "2,3.5", ",", "3,x", "", "4,1", ""]
+    for size in (pieces._PIECE, 9):  # in one piece, and in many, some of which begin empty
+        monkeypatch.setattr(pieces, "_PIECE", size)
+        Path("a.csv").write_text(end.join(lines), newline="")
+        table = read("a.csv")
+        assert table.frame["t"].to_list() == [1, 2, 3, 4]
+        assert [table.place(row).split()[1] for row in range(4)] == ["3", "6", "8", "10"]
+        with pytest.raises(DataError, match="line 8 of a.csv has 'x'"):
+            table.numbers("y")
+    Path("b.csv").write_text("t,y\n1,2\n2,3\n\n")
+    assert read("b.csv").lines is None, "nothing after the last row counts"
+
+
 def test_parquet_and_a_file_without_a_header() -> None:
     pl.DataFrame({"t": [1, 2], "y": [0.5, float("nan")]}).write_parquet("a.parquet")
     assert read("a.parquet").frame["y"].to_list() == [0.5, None]

@@ -16,7 +16,7 @@ from throughtime.backends.cpu.operands import masks_of, plan_of
 from throughtime.backends.cpu.unshare import call_apart, cell_apart, gradients_together
 from throughtime.backends.transforms import no_rule
 from throughtime.cells import Cell
-from throughtime.compiler.passes.masks import NO_MASKS
+from throughtime.compiler.passes import NO_MASKS
 from throughtime.compiler.plan import why_unplanned
 from throughtime.compiler.runtime import machine
 

@@ -43,8 +43,8 @@ from throughtime.backends.cpu.schedule import (
     team_for,
 )
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
+from throughtime.compiler.llvm.abi import COLUMN_ROWS, WIDEST, part_sizes
 from throughtime.compiler.llvm.library import backward_code
-from throughtime.compiler.llvm.sizes import COLUMN_ROWS, WIDEST, part_sizes
 from throughtime.compiler.plan import Plan, make_plan
 from throughtime.compiler.sweeps import lines_backward
 
@@ -263,8 +263,8 @@ def _blocks(shape: Shape, wants_x: bool) -> tuple[int, dict[str, int]]:
         "direct": rows.B * H_row,
         "x_block": count * I_row,
         "old_block": count * H_row,
-        "operand_block": len(plan.own) * count * H_row,
-        "d_operand_rows": (len(plan.own) + lines_backward(plan)) * rows.B * H_row,
+        "operand_block": len(plan.computed) * count * H_row,
+        "d_operand_rows": (len(plan.computed) + lines_backward(plan)) * rows.B * H_row,
         "y_block": count * H_row if plan.reads_output else 0,
         "d_y_block": count * H_row,
         "d_sums": count * line,

@@ -17,7 +17,7 @@ from throughtime.backends.cpu.memory import Slab, give_back, take
 from throughtime.backends.cpu.operands import Resets
 from throughtime.backends.cpu.schedule import Team, part_address, zeros
 from throughtime.backends.cpu.shape import Shape
-from throughtime.compiler.llvm.arguments import COMMON, DIRECTION
+from throughtime.compiler.llvm.abi import COMMON, DIRECTION
 from throughtime.compiler.runtime import threads
 
 KEPT_BYTES: Final = 128 * 1024

@@ -12,7 +12,7 @@ from typing import Any, Final
 from throughtime.backends.cpu.block import Ready, Template
 from throughtime.backends.cpu.memory import Slab, give_back, take
 from throughtime.backends.cpu.schedule import Team
-from throughtime.compiler.llvm.arguments import COMMON
+from throughtime.compiler.llvm.abi import COMMON
 
 _Finish = Callable[[], object] | None
 

@@ -45,8 +45,8 @@ from throughtime.backends.cpu.schedule import (
     widths_for,
 )
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
+from throughtime.compiler.llvm.abi import WIDEST, panel_vectors, part_sizes
 from throughtime.compiler.llvm.library import forward_code
-from throughtime.compiler.llvm.sizes import WIDEST, panel_vectors, part_sizes
 from throughtime.compiler.plan import Plan, make_plan
 from throughtime.compiler.sweeps import lines_forward
 
@@ -197,7 +197,7 @@ def _scratch(shape: Shape, arena: Arena, in_place: bool) -> dict[str, Any]:
     pre = own.reserve(chunk * block * pre_row)
     vectors = max(1, shape.panel * len(shape.plan.last))
     lines = lines_forward(shape.plan) * shape.H_row  # after the rows of either
-    operand_rows = own.reserve(chunk * shape.H_row + lines if shape.plan.own else 0)
+    operand_rows = own.reserve(chunk * shape.H_row + lines if shape.plan.computed else 0)
     high = chunk if in_place else min(HIGHEST, chunk)
     chains = own.reserve(high * vectors * shape.code.kind.size + lines)
     turned = own.reserve(max(shape.I, shape.H) * shape.code.kind.size if in_place else 0)

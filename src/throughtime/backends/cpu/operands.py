@@ -13,8 +13,8 @@ from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import Rows
 from throughtime.backends.cpu.look import readable, seen
 from throughtime.backends.cpu.schedule import part_address, strides_of, whole_vectors, widths_for
-from throughtime.compiler.llvm.arguments import RESETS, TRACE
-from throughtime.compiler.passes.masks import DROPOUT, NO_MASKS, Masks
+from throughtime.compiler.llvm.abi import RESETS, TRACE
+from throughtime.compiler.passes import DROPOUT, NO_MASKS, Masks
 from throughtime.compiler.plan import Plan, make_plan
 
 

@@ -30,8 +30,7 @@ from throughtime.backends.cpu.block import Arena, Template
 from throughtime.backends.cpu.memory import fresh
 from throughtime.backends.cpu.operands import plan_of
 from throughtime.backends.cpu.shape import Key, Shape
-from throughtime.compiler.llvm.arguments import RUN
-from throughtime.compiler.llvm.sizes import WIDEST, part_sizes
+from throughtime.compiler.llvm.abi import RUN, WIDEST, part_sizes
 from throughtime.compiler.plan import Phase, Plan
 
 
@@ -108,12 +107,12 @@ def runs_backward(shape: Shape) -> list[int]:
     which is there, if need be without sums."""
     words: list[int] = []
     packed = 0
-    for phase in reversed(shape.plan.own):
+    for phase in reversed(shape.plan.computed):
         for run in runs_of(shape, phase):
             words += _run(shape, phase, run, packed)
             packed += _packed_backward(shape, *run)
     first = shape.plan.phases[:1]
-    there = bool(first) and not first[0].own
+    there = bool(first) and not first[0].computed
     for number, run in enumerate(runs_of(shape, first[0]) if there else [(0, 0)]):
         cell = 0 if number else shape.code.cell
         matrix = _matrix(shape, run[0]) if there else [0, 0, shape.widths.out, 1]
@@ -124,9 +123,17 @@ def runs_backward(shape: Shape) -> list[int]:
 
 def _run(shape: Shape, phase: Phase, run: tuple[int, int], packed: int) -> list[int]:
     begins = run[0] == phase.places[0]
-    slot = shape.plan.own.index(phase) if phase.own else 0
-    function = shape.code.phases[slot] if phase.own and begins else 0
-    return [*run, packed, function, int(phase.own), int(begins), slot, *_matrix(shape, run[0])]
+    slot = shape.plan.computed.index(phase) if phase.computed else 0
+    function = shape.code.phases[slot] if phase.computed and begins else 0
+    return [
+        *run,
+        packed,
+        function,
+        int(phase.computed),
+        int(begins),
+        slot,
+        *_matrix(shape, run[0]),
+    ]
 
 
 def _matrix(shape: Shape, line: int) -> list[int]:

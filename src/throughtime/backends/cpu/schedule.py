@@ -13,8 +13,8 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.memory import fresh
 from throughtime.cells import Cell
-from throughtime.compiler.llvm.sizes import MOST_LANES
-from throughtime.compiler.passes.masks import NO_MASKS, Masks
+from throughtime.compiler.llvm.abi import MOST_LANES
+from throughtime.compiler.passes import NO_MASKS, Masks
 from throughtime.compiler.plan import Plan, make_plan
 from throughtime.compiler.runtime import machine, threads
 
@@ -182,7 +182,7 @@ def steps_in_block(T: int, rows: int, bytes: int, least_rows: int) -> int:
 def forward_team(plan: Plan, call: Call, rows: int, in_batch: int) -> Team:
     """The team of a forward pass of so many rows over all steps, so many of them in the batch."""
     step_bytes = len(plan.with_u) * call.hidden_size**2 * call.x.element_size()
-    if plan.own or not plan.fused:  # members of a chunk meet once a step, and no oftener
+    if plan.computed or not plan.fused:  # members of a chunk meet once a step, and no oftener
         step_bytes = -1
     return team_for(flops_of(plan, call, rows), call.directions, in_batch, step_bytes)
 

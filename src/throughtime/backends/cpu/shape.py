@@ -20,9 +20,9 @@ from throughtime.backends.cpu.schedule import (
     widths_for,
 )
 from throughtime.cells import Cell
+from throughtime.compiler.llvm.abi import WIDEST, WIDEST_ALONE
 from throughtime.compiler.llvm.library import Code
-from throughtime.compiler.llvm.sizes import WIDEST, WIDEST_ALONE
-from throughtime.compiler.passes.masks import Masks
+from throughtime.compiler.passes import Masks
 from throughtime.compiler.plan import Plan, make_plan
 
 PANEL_VECTORS = 128

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from throughtime.backends.call import Call, Gradients
 from throughtime.backends.cpu.look import see_layer
-from throughtime.compiler.passes.unshare import Apart, apart
+from throughtime.compiler.passes import Apart, apart
 
 _OF_GATES = ("weight_hh", "bias_hh")
 

@@ -14,8 +14,8 @@ import torch
 from throughtime import Recurrent, check
 from throughtime.cell.layout import find_fitting_size
 from throughtime.cells import Cell, available
-from throughtime.compiler.llvm.sizes import WIDEST, Kind, most_rows
-from throughtime.compiler.passes.masks import NO_MASKS
+from throughtime.compiler.llvm.abi import WIDEST, Kind, most_rows
+from throughtime.compiler.passes import NO_MASKS
 from throughtime.compiler.plan import make_plan, why_unplanned
 from throughtime.compiler.runtime import cache as objects
 from throughtime.compiler.runtime import machine

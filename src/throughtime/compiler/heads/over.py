@@ -13,6 +13,7 @@ from throughtime.compiler.graph import Builder, Untraceable
 from throughtime.compiler.heads.parts import (
     Parts,
     along_rows,
+    has_units,
     is_parts,
     opened,
     parts,
@@ -61,14 +62,10 @@ def _amax(value: Parts, dim: Any, keepdim: bool = False) -> Any:
         return reduced(value, axes, keepdim, _row("row_max", "even"), _no_join)
     if len(axes) != 1:
         raise Untraceable("the greatest number over several dimensions")
-    largest = _amax_of(_unbound(value, axes[0]))
+    heads = np.moveaxis(value.units, axes[0], 0)
+    largest = _amax_of([Parts(value.builder, v, value.rows) for v in heads])
     kept = np.expand_dims(opened(largest).units, axes[0])
     return parts(value.builder, kept, value.rows) if keepdim else largest
-
-
-def _unbound(value: Parts, k: int) -> list[Parts]:
-    units = np.moveaxis(value.units, k, 0)
-    return [Parts(value.builder, v, value.rows) for v in units]
 
 
 def _amax_of(values: Sequence[Any]) -> Any:
@@ -80,10 +77,6 @@ def _amax_of(values: Sequence[Any]) -> Any:
     count = sum(equal[1:], equal[0])
     shares = [(v - v.detach()) * e / count for v, e in zip(values, equal, strict=True)]
     return sum(shares, greatest)
-
-
-def _amin(value: Parts, dim: Any, keepdim: bool = False) -> Any:
-    return -_amax(_negative(value), dim, keepdim)
 
 
 def _norm(value: Parts, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Any:
@@ -200,18 +193,14 @@ def _spread(word: str, value: Parts, order: list[str], sizes: dict[str, int]) ->
 
 
 def _greatest(sign: int) -> Callable[..., Any]:
-    def rule(value: Parts, dim: Any, keepdim: bool = False) -> Greatest:
+    def rule(value: Any, dim: Any, keepdim: bool = False) -> Greatest:
         if type(dim) is not int or axis(value, dim) != value.units.ndim - 1:
             raise Untraceable("the greatest number over other dimensions than the last")
-        one = value if sign > 0 else _negative(value)
+        one = value if sign > 0 else opened(-value)
         largest = reduced(one, (value.units.ndim - 1,), keepdim, _row("row_max", "first"), _no_join)
         return Greatest(largest if sign > 0 else -largest)
 
     return rule
-
-
-def _negative(value: Any) -> Parts:
-    return opened(-value)
 
 
 def _no_join(x: Any, y: Any) -> Any:
@@ -222,7 +211,7 @@ OVER: Final[dict[str, Callable[..., Any]]] = {
     "sum": _sum,
     "mean": _mean,
     "amax": _amax,
-    "amin": _amin,
+    "amin": lambda value, dim, keepdim=False: -_amax(opened(-value), dim, keepdim),
     "max": _greatest(1),
     "min": _greatest(-1),
     "norm": _norm,
@@ -250,7 +239,7 @@ def over(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if name in PRODUCTS:
         return PRODUCTS[name](*args, **kwargs)
     value: Any = args[0] if args else None
-    if name not in OVER or not (is_parts(value) or type(value) is Symbol and value.symbolic_shape):
+    if name not in OVER or not has_units(value):
         return NotImplemented
     two = (*args[1:2], *kwargs.values())
     if name in _OF_LINES and not is_parts(value):

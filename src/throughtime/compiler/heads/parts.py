@@ -11,10 +11,16 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
-from torch import Tensor
 
-from throughtime.compiler.graph import Builder, Untraceable
-from throughtime.compiler.symbols import Headed, Symbol, answers, share_operators, value_asked
+from throughtime.compiler.graph import BOOLEAN, Builder, Untraceable
+from throughtime.compiler.symbols import (
+    Headed,
+    Symbol,
+    answers,
+    find_method,
+    share_operators,
+    value_asked,
+)
 
 MOST: Final = 64
 """Values that one operation may be written for: each is a loop in code."""
@@ -55,11 +61,9 @@ class Parts(Headed):
         return answers.call(function, args, kwargs or {})
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or not hasattr(Tensor, name):
-            raise AttributeError(f"a tensor has no attribute {name!r}")
-        attribute = getattr(Tensor, name)
-        if callable(attribute):
-            return lambda *args, **kwargs: answers.call(attribute, (self, *args), kwargs)
+        method = find_method(self, name)
+        if method is not None:
+            return method
         if name in ("mT", "T"):
             return parts(self.builder, self.units.swapaxes(-1, -2), self.rows)
         raise Untraceable(f"a tensor's {name} is not known while a step is written")
@@ -85,9 +89,8 @@ class Parts(Headed):
         raise value_asked(self.builder, "iterating over it")
 
     def __repr__(self) -> str:
-        return (
-            f"<a tensor of shape ({', '.join(['B'] * self.rows + [*map(str, self.units.shape)])})>"
-        )
+        shape = ["B"] * self.rows + [*map(str, self.units.shape)]
+        return f"<a tensor of shape ({', '.join(shape)})>"
 
     __hash__ = object.__hash__
 
@@ -96,8 +99,12 @@ share_operators(Parts)
 
 
 def is_parts(value: Any) -> bool:
-    """Whether a value is a `Parts`."""
     return type(value) is Parts
+
+
+def has_units(value: Any) -> bool:
+    """Whether a value is that, or one of a row: both can be `opened`."""
+    return is_parts(value) or (type(value) is Symbol and bool(value.symbolic_shape))
 
 
 def opened(value: Symbol | Parts) -> Parts:
@@ -127,16 +134,7 @@ def _is_whole(builder: Builder, units: np.ndarray) -> bool:
     first = int(units[0])
     node = builder.nodes[first // _UNITS]
     width = builder.number_of(node.shape[-1])
-    return first % _UNITS == 0 and width == len(units) and _is_run(units)
-
-
-def _is_run(units: np.ndarray) -> bool:
-    return bool((np.diff(units) == 1).all())
-
-
-def is_simple(builder: Builder, units: np.ndarray) -> bool:
-    """Whether the units are one value's, or all the same one."""
-    return _is_constant(units) or _is_whole(builder, units)
+    return first % _UNITS == 0 and width == len(units) and bool((np.diff(units) == 1).all())
 
 
 def runs(units: np.ndarray) -> list[np.ndarray]:
@@ -169,13 +167,10 @@ def _run(builder: Builder, units: np.ndarray) -> Symbol:
     index, start = divmod(first, _UNITS)
     if _is_whole(builder, units):
         return Symbol(builder, index)
-    if builder.nodes[index].op in _TRUTHS:
+    if builder.nodes[index].op in BOOLEAN:
         raise Untraceable("a part of truth values")
     shape = ("B", builder.width_name(count))
     return Symbol(builder, builder.node("slice", (index,), (start, start + count), shape))
-
-
-_TRUTHS: Final = frozenset({"gt", "ge", "lt", "le", "eq", "ne", "and", "or", "not"})
 
 
 def broadcast_parts(values: list[Parts]) -> tuple[list[np.ndarray], bool]:
@@ -198,7 +193,7 @@ def pointwise(builder: Builder, write: Callable[..., Any], values: list[Any]) ->
         write: the operation on values of a row.
         values: symbols, parts, and what is neither.
     """
-    places = [i for i, v in enumerate(values) if is_parts(v) or _has_units(v)]
+    places = [i for i, v in enumerate(values) if has_units(v)]
     arrays, rows = broadcast_parts([opened(values[i]) for i in places])
     shape = arrays[0].shape
     if 0 in shape:
@@ -217,10 +212,6 @@ def pointwise(builder: Builder, write: Callable[..., Any], values: list[Any]) ->
     return parts(builder, np.stack(results).reshape(shape), rows)
 
 
-def _has_units(value: Any) -> bool:
-    return type(value) is Symbol and bool(value.symbolic_shape)
-
-
 def _units_of(builder: Builder, value: Any, count: int) -> np.ndarray:
     """The units of a result, of which one number a row stands for all."""
     if type(value) is not Symbol or not value.symbolic_shape:
@@ -234,7 +225,7 @@ def _leading(builder: Builder, arrays: list[np.ndarray], shape: tuple[int, ...])
     for lead in range(len(shape)):
         count = int(np.prod(shape[:lead], dtype=int))
         rows = [row for v in arrays for row in v.reshape(count, -1)]
-        if count <= MOST and all(is_simple(builder, row) for row in rows):
+        if count <= MOST and all(_is_constant(v) or _is_whole(builder, v) for v in rows):
             return lead
     return max(0, len(shape) - 1)
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from throughtime.compiler.graph import Untraceable
-from throughtime.compiler.heads.parts import Parts, is_parts, opened, parts
+from throughtime.compiler.heads.parts import Parts, has_units, opened, parts
 from throughtime.compiler.symbols import Symbol
 
 Rule = Callable[..., Any]
@@ -24,11 +24,11 @@ def axis(value: Parts, dim: Any) -> int:
     return place
 
 
-def _sizes(value: Parts, asked: Sequence[Any]) -> tuple[int, ...]:
-    """The sizes asked for, without that of the rows."""
-    if len(asked) == 1 and isinstance(asked[0], tuple | list):
-        asked = asked[0]
-    sizes = list(asked)
+def _sizes(value: Parts, wanted: Sequence[Any]) -> tuple[int, ...]:
+    """The sizes wanted for, without that of the rows."""
+    if len(wanted) == 1 and isinstance(wanted[0], tuple | list):
+        wanted = wanted[0]
+    sizes = list(wanted)
     if value.rows:
         first = sizes.pop(0) if sizes else None
         joined = type(first) is int and first == -1 and -1 not in sizes
@@ -49,16 +49,15 @@ def _is_rows(size: Any) -> bool:
     return node.op == "width" and node.constants == ("B",)
 
 
-def _view(value: Parts, *sizes: Any) -> Any:
-    try:
-        units = value.units.reshape(_sizes(value, sizes))
-    except ValueError as error:
-        raise Untraceable(str(error)) from None
-    return parts(value.builder, units, value.rows)
-
-
 def _changed(value: Parts, units: np.ndarray) -> Any:
     return parts(value.builder, units, value.rows)
+
+
+def _view(value: Parts, *sizes: Any) -> Any:
+    try:
+        return _changed(value, value.units.reshape(_sizes(value, sizes)))
+    except ValueError as error:
+        raise Untraceable(str(error)) from None
 
 
 def _unflatten(value: Parts, dim: int, sizes: Sequence[int]) -> Any:
@@ -72,10 +71,7 @@ def _flatten(value: Parts, start_dim: int = 0, end_dim: int = -1) -> Any:
 
 
 def _unsqueeze(value: Parts, dim: int) -> Any:
-    place = (dim + value.ndim + 1 if dim < 0 else dim) - value.rows
-    if place < 0:
-        raise Untraceable("an operation over the rows")
-    return _changed(value, np.expand_dims(value.units, place))
+    return _changed(value, _opened_at(value, dim).units)
 
 
 def _squeeze(value: Parts, dim: Any) -> Any:
@@ -95,10 +91,10 @@ def _permute(value: Parts, *dims: Any) -> Any:
 
 
 def _expand(value: Parts, *sizes: Any) -> Any:
-    asked = list(sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes)
-    if value.rows and not _is_rows(asked[0]) and type(asked[0]) is not int:
+    wanted = list(sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes)
+    if value.rows and not _is_rows(wanted[0]) and type(wanted[0]) is not int:
         raise Untraceable("an operation over the rows")
-    shape = asked[1:] if value.rows else asked
+    shape = wanted[1:] if value.rows else wanted
     own = (1,) * (len(shape) - value.units.ndim) + value.units.shape
     shape = [m if n == -1 else n for n, m in zip(shape, own, strict=True)]
     return _changed(value, np.broadcast_to(value.units, shape))
@@ -140,8 +136,8 @@ def _roll(value: Parts, shifts: Any, dims: Any) -> Any:
 
 
 def _flip(value: Parts, *dims: Any) -> Any:
-    asked = dims[0] if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims
-    return _changed(value, np.flip(value.units, tuple(axis(value, d) for d in asked)))
+    wanted = dims[0] if len(dims) == 1 and isinstance(dims[0], tuple | list) else dims
+    return _changed(value, np.flip(value.units, tuple(axis(value, d) for d in wanted)))
 
 
 def _getitem(value: Parts, index: Any) -> Any:
@@ -175,28 +171,19 @@ def _opened_at(value: Parts, dim: int) -> Parts:
 
 
 VIEWS: Final[dict[str, Rule]] = {
-    "view": _view,
+    **{
+        rule.__name__.removeprefix("_"): rule
+        for rule in (
+            _view, _unflatten, _flatten, _unsqueeze, _squeeze, _transpose, _permute, _expand,
+            _chunk, _split, _narrow, _select, _unbind, _roll, _flip, _getitem,
+        )
+    },
     "reshape": _view,
-    "unflatten": _unflatten,
-    "flatten": _flatten,
-    "unsqueeze": _unsqueeze,
-    "squeeze": _squeeze,
-    "transpose": _transpose,
     "swapaxes": _transpose,
-    "permute": _permute,
-    "expand": _expand,
     "expand_as": lambda value, other: _expand(value, *other.shape),
-    "chunk": _chunk,
-    "split": _split,
-    "narrow": _narrow,
-    "select": _select,
-    "unbind": _unbind,
-    "roll": _roll,
-    "flip": _flip,
-    "getitem": _getitem,
     "contiguous": lambda value: _changed(value, value.units),
     "clone": lambda value: _changed(value, value.units),
-}
+}  # fmt: skip
 """Of one tensor."""
 
 OF_MANY: Final[dict[str, Rule]] = {"cat": _cat, "concat": _cat, "stack": _stack}
@@ -207,9 +194,6 @@ def view(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The rule's value; NotImplemented where the name has none."""
     if name in OF_MANY:
         return OF_MANY[name](*args, **kwargs)
-    if name not in VIEWS or not args:
+    if name not in VIEWS or not args or not has_units(args[0]):
         return NotImplemented
-    value = args[0]
-    if not is_parts(value) and not (type(value) is Symbol and value.symbolic_shape):
-        return NotImplemented
-    return VIEWS[name](opened(value), *args[1:], **kwargs)
+    return VIEWS[name](opened(args[0]), *args[1:], **kwargs)

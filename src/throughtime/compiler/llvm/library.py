@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from throughtime.compiler.llvm.sizes import (
+from throughtime.compiler.llvm.abi import (
     COLUMN_ROWS,
     PLACES,
     WIDEST,
@@ -57,28 +57,22 @@ class Tiles:
         """Fill in the tiles of weights as they lie, of so many rows."""
         for r in heights:
             if not self.lines[r]:
-                code = _loaded(f"line_tile {r}", self.kind, self.target, self._line_module(r))
-                self.lines[r] = code.address(f"line_tile_{r}")
+                self.lines[r] = self._line_tile(r)
 
-    def _line_module(self, height: int) -> Callable[[], Any]:
-        def module() -> Any:
-            from throughtime.compiler.llvm import modules
-
-            return modules.line_module(self.kind, height)
-
-        return module
+    def _line_tile(self, height: int) -> int:
+        kind, name = self.kind, f"line_tile {height}"
+        code = _load(name, kind, self.target, lambda modules: modules.line_module(kind, height))
+        return code.address(f"line_tile_{height}")
 
     def _fill(self, name: str, v: int) -> None:
-        kind, registers = self.kind, self.target.registers
+        kind, target = self.kind, self.target
 
-        def module() -> Any:
-            from throughtime.compiler.llvm import modules
-
+        def write(modules: Any) -> Any:
             if name == "column":
                 return modules.columns_module(kind, v)
-            return modules.tiles_module(kind, registers, v)
+            return modules.tiles_module(kind, target.registers, v)
 
-        code = _loaded(f"{name} {v}", kind, self.target, module)
+        code = _load(f"{name} {v}", kind, target, write)
         heights = COLUMN_ROWS if name == "column" else range(1, self.heights[v] + 1)
         table = self.columns if name == "column" else self.rows
         for r in heights:
@@ -133,51 +127,46 @@ def _code(plan: Plan, bytes: int, target: Machine, name: str, keep: bool) -> Cod
 def _made(plan: Plan, bytes: int, target: Machine, name: str, keep: bool) -> Code:
     kind = Kind(bytes, target.lanes(8 * bytes))
 
-    def own() -> Any:
-        from throughtime.compiler.llvm import modules
-
+    def write_cell(modules: Any) -> Any:
         if name == "backward":
             return modules.backward_module(kind, plan)
         return modules.forward_module(kind, plan, keep)
 
-    def loops() -> Any:
-        from throughtime.compiler.llvm import modules
-
+    def write_loops(modules: Any) -> Any:
         return modules.loops_module(kind, target, name == "backward")
 
-    cell = _loaded(f"{name} {keep} {plan.key}", kind, target, own)
+    cell = _load(f"{name} {keep} {plan.key}", kind, target, write_cell)
     return Code(
         kind,
-        _loaded(f"loops {name}", kind, target, loops).address(name),
+        _load(f"loops {name}", kind, target, write_loops).address(name),
         cell.address(f"cell_{name}"),
-        tuple(cell.address(f"phase_{name}_{slot}") for slot in range(len(plan.own))),
+        tuple(cell.address(f"phase_{name}_{slot}") for slot in range(len(plan.computed))),
         tiles_of(kind, target),
     )
 
 
-def _loaded(name: str, kind: Kind, target: Machine, module: Callable[[], Any]) -> Loaded:
-    return load(f"{name} {kind}", lambda: machine.text(module(), target), target)
+def _load(name: str, kind: Kind, target: Machine, write: Callable[[Any], Any]) -> Loaded:
+    """Code by its name; `write` makes it of the module that writes code."""
+
+    def text() -> str:
+        from throughtime.compiler.llvm import modules  # only where the cache has none
+
+        return machine.text(write(modules), target)
+
+    return load(f"{name} {kind}", text, target)
 
 
 def stream_region(kind: Kind, target: Machine) -> int:
     """Address of what works off the program of a stream."""
-
-    def module() -> Any:
-        from throughtime.compiler.llvm import stream
-
-        return stream.stream_module(kind, target)
-
-    return _loaded("stream", kind, target, module).address("stream")
+    code = _load("stream", kind, target, lambda modules: modules.stream_module(kind, target))
+    return code.address("stream")
 
 
 def stream_tile(kind: Kind, target: Machine, rows: int, vectors: int, narrow: bool) -> int:
     """Address of a tile for so many rows of a stream; narrow: its weights are bfloat16."""
-
-    def module() -> Any:
-        from throughtime.compiler.llvm import stream
-
-        return stream.tile_module(kind, rows, vectors, narrow)
-
     name = f"{'narrow_' * narrow}tile"
-    code = _loaded(f"stream {name} {rows} {vectors}", kind, target, module)
+    code = _load(
+        f"stream {name} {rows} {vectors}", kind, target,
+        lambda modules: modules.tile_module(kind, rows, vectors, narrow),
+    )  # fmt: skip
     return code.address(f"{name}_{vectors}_{rows}")

@@ -1,18 +1,22 @@
-"""Modules of machine code: the loops and tiles that all cells share, and each cell's own part."""
+"""Modules of machine code: loops and tiles that all cells share, each cell's own part, streams."""
 
 from __future__ import annotations
 
 from llvmlite import ir
 
+from throughtime.compiler.llvm.abi import (
+    ADD,
+    COLUMN_ROWS,
+    HEAD,
+    OPERATION,
+    OPERATIONS,
+    Kind,
+    most_rows,
+)
 from throughtime.compiler.llvm.cell.functions import (
-    write_cell_backward,
+    write_backward,
     write_cell_forward,
-    write_phase_backward,
     write_phase_forward,
-    write_row_backward,
-    write_row_forward,
-    write_row_from_vector,
-    write_row_to_vector,
 )
 from throughtime.compiler.llvm.loops import backward, forward, rows, team
 from throughtime.compiler.llvm.products import product as products
@@ -23,7 +27,7 @@ from throughtime.compiler.llvm.products.packing import (
     write_packing,
     write_squares,
 )
-from throughtime.compiler.llvm.sizes import COLUMN_ROWS, Kind, most_rows
+from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.plan import Plan
 from throughtime.compiler.runtime.machine import Machine
 
@@ -72,16 +76,58 @@ def columns_module(kind: Kind, vectors: int) -> ir.Module:
 def forward_module(kind: Kind, plan: Plan, keep: bool = True) -> ir.Module:
     """`cell_forward`, and what comes before later phases; with `keep` it saves for backward."""
     module = ir.Module("cell_forward")
-    (write_row_forward if plan.rowwise else write_cell_forward)(module, kind, plan, keep)
-    for slot in range(len(plan.own)):
-        (write_row_to_vector if plan.rowwise else write_phase_forward)(module, kind, plan, slot)
+    write_cell_forward(module, kind, plan, keep)
+    for slot in range(len(plan.computed)):
+        write_phase_forward(module, kind, plan, slot)
     return module
 
 
 def backward_module(kind: Kind, plan: Plan) -> ir.Module:
     """`cell_backward`, and what comes before it for later phases."""
     module = ir.Module("cell_backward")
-    (write_row_backward if plan.rowwise else write_cell_backward)(module, kind, plan)
-    for slot in range(len(plan.own)):
-        (write_row_from_vector if plan.rowwise else write_phase_backward)(module, kind, plan, slot)
+    for slot in (None, *range(len(plan.computed))):
+        write_backward(module, kind, plan, slot)
+    return module
+
+
+def stream_module(kind: Kind, machine: Machine) -> ir.Module:
+    """`stream(program)`: one step of a stack, a list of calls of tiles and cells, worked off.
+
+        program = times, count, then count operations: kind, function, its arguments
+
+    What is called with what was worked out when the stream was made; nothing is decided here, so
+    that one piece of code carries every stack.
+    """
+    module = ir.Module("stream")
+    add = _write_add(module, kind)
+    e = Emit(module, "stream", kind, ("program",))
+    program = e.args["program"]
+    times, count = e.word(program), e.word(program, 1)
+    with team.denormals_flushed(e, machine), e.loop(times), e.loop(count) as i:
+        at = program + 8 * HEAD + i.index * (8 * OPERATION)
+        for operation, names in enumerate(OPERATIONS):
+            with e.when(e.word(at).compare("==", operation)):
+                arguments = {name: e.word(at, k) for k, name in enumerate(names, 2)}
+                if names is ADD:
+                    e.call(add, **arguments)
+                else:
+                    e.call_at(e.word(at, 1), names, **arguments)
+    e.done()
+    return module
+
+
+def _write_add(module: ir.Module, kind: Kind) -> Emit:
+    """`add(...)`: y = x + z, for rows: for vectors."""
+    e = Emit(module, "add", kind, ADD, internal=True)
+    g = e.args
+    with e.loop(g["rows"]) as row, e.loop(g["blocks"]) as block:
+        x, z, to = (g[n] + g[f"{n}_row"] * row.index + block.index * kind.size for n in "xzy")
+        e.store(e.load(x) + e.load(z), to)
+    return e.done()
+
+
+def tile_module(kind: Kind, rows: int, vectors: int, narrow: bool) -> ir.Module:
+    """The tile of a stream's rows: of one row it has more vectors than any tile of many rows."""
+    module = ir.Module("stream tile")
+    (tile.write_narrow_tile if narrow else tile.write_tile)(module, kind, rows, vectors)
     return module

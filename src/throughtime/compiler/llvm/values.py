@@ -67,7 +67,6 @@ class Value:
 
     @property
     def kind(self) -> Any:
-        """Its type in LLVM."""
         return self.value.type
 
     @property
@@ -76,7 +75,6 @@ class Value:
         return int(self.kind.count)
 
     def like(self, value: Any) -> Self:
-        """A value of this kind."""
         return type(self)(self.b, value)
 
     def of(self, other: Any) -> Any:
@@ -87,10 +85,10 @@ class Value:
 class Truth(Value):
     """Whether something holds."""
 
-    def __and__(self, other: Truth) -> Truth:
+    def __and__(self, other: Self) -> Self:
         return self.like(self.b.and_(self.value, other.value))
 
-    def __or__(self, other: Truth) -> Truth:
+    def __or__(self, other: Self) -> Self:
         return self.like(self.b.or_(self.value, other.value))
 
 
@@ -130,28 +128,20 @@ class Num(Value):
         return self.compare(">=", other)
 
     def least(self, other: Num | int) -> Num:
-        """The smaller of two."""
         return where(self < other, self, other)
 
     def most(self, other: Num | int) -> Num:
-        """The greater of two."""
         return where(self > other, self, other)
 
 
-class Mask(Value):
+class Mask(Truth):
     """Truths, one a lane."""
 
-    def __and__(self, other: Mask) -> Mask:
-        return Mask(self.b, self.b.and_(self.value, other.value))
-
-    def __or__(self, other: Mask) -> Mask:
-        return Mask(self.b, self.b.or_(self.value, other.value))
-
     def __xor__(self, other: Mask) -> Mask:
-        return Mask(self.b, self.b.xor(self.value, other.value))
+        return self.like(self.b.xor(self.value, other.value))
 
     def __invert__(self) -> Mask:
-        return Mask(self.b, self.b.xor(self.value, splat(self.kind, "true")))
+        return self.like(self.b.xor(self.value, splat(self.kind, "true")))
 
     def any(self) -> Truth:
         """Whether one of them holds."""
@@ -289,7 +279,7 @@ class Vector(Real):
     def __le__(self, other: Vector | float) -> Mask:
         return self.compare("<=", other)
 
-    def __gt__(self, other: Vector | float) -> Mask:  # type: ignore[override]
+    def __gt__(self, other: Vector | float) -> Mask:
         return self.compare(">", other)
 
     def __ge__(self, other: Vector | float) -> Mask:
@@ -338,7 +328,6 @@ def fma(x: Vector, y: Vector | float, z: Vector | float) -> Vector:
 
 
 def sqrt(x: Numbers) -> Numbers:
-    """The square root, rounded once."""
     return intrinsic("llvm.sqrt", x)
 
 
@@ -351,14 +340,14 @@ Some = TypeVar("Some", Num, Vector, Real)
 
 
 @overload
-def where(held: Truth | Mask, x: Some, y: Some | float) -> Some: ...
+def where(held: Truth, x: Some, y: Some | float) -> Some: ...
 
 
 @overload
-def where(held: Truth | Mask, x: float, y: Some) -> Some: ...
+def where(held: Truth, x: float, y: Some) -> Some: ...
 
 
-def where(held: Truth | Mask, x: Any, y: Any) -> Any:
+def where(held: Truth, x: Any, y: Any) -> Any:
     """x where it holds, else y; one of them is a value, the other may be a number."""
     like = x if isinstance(x, Value) else y
     return like.like(held.b.select(held.value, like.of(x), like.of(y)))

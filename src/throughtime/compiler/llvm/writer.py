@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.arguments import COMMON, DIRECTION
-from throughtime.compiler.llvm.sizes import Kind
+from throughtime.compiler.llvm.abi import COMMON, DIRECTION, Kind
 from throughtime.compiler.llvm.values import I64, Bits, Num, Real, Truth, Value, Vector
 
 POINTER = ir.PointerType()
@@ -45,7 +44,7 @@ class Emit:
         module: where it goes.
         name: its name there.
         kind: the numbers it computes with.
-        arguments: names of its arguments, whole numbers all; `self.given` holds them by name.
+        arguments: names of its arguments, whole numbers all; `self.args` holds them by name.
         internal: whether only functions of the module call it.
     """
 
@@ -58,7 +57,7 @@ class Emit:
         self.function = ir.Function(module, ir.FunctionType(VOID, [I64] * len(arguments)), name)
         self.function.linkage = "internal" if internal else ""
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
-        self.given = {
+        self.args = {
             word: Num(self.b, value)
             for word, value in zip(arguments, self.function.args, strict=True)
         }
@@ -84,7 +83,6 @@ class Emit:
         return Num(self.b, self.b.load(self.pointer(address + 8 * index), typ=I64))
 
     def real(self, address: Num) -> Real:
-        """One number in memory."""
         return Real(self.b, self._loaded(address, self.kind.real))
 
     def load(self, address: Num) -> Vector:
@@ -100,7 +98,6 @@ class Emit:
         return self.b.load(self.pointer(address), typ=kind, align=self.kind.bytes)
 
     def store(self, value: Real, address: Num) -> None:
-        """Write a number or a vector."""
         self.b.store(value.value, self.pointer(address), align=self.kind.bytes)
 
     def constant(self, number: float) -> Vector:
@@ -177,13 +174,8 @@ class Emit:
             phi.add_incoming(value, block)
         return like.like(phi)
 
-    def before_loops(self) -> Any:
-        """The body goes to the function's beginning."""
-        return self.b.goto_entry_block()
-
     @contextmanager
     def when(self, held: Truth) -> Iterator[None]:
-        """Run the body where something holds."""
         with self.b.if_then(held.value):
             yield
 
@@ -202,7 +194,7 @@ class Emit:
 
     def call(self, function: Emit, **arguments: Num | int) -> None:
         """Call a function of this module; each of its arguments by name, no other."""
-        self.b.call(function.function, _in_order(tuple(function.given), arguments))
+        self.b.call(function.function, _in_order(tuple(function.args), arguments))
 
     def call_at(self, address: Num, names: Sequence[str], **arguments: Num | int) -> None:
         """Call a function that takes whole numbers of these names, by its address."""
@@ -211,16 +203,16 @@ class Emit:
 
     def passed_on(self, *names: str) -> dict[str, Num]:
         """Arguments of this function, for one that it calls."""
-        return {name: self.given[name] for name in names}
+        return {name: self.args[name] for name in names}
 
     def foreign(self, address: Num, result: Any, arguments: Sequence[Any]) -> Any:
         """A function that this module does not hold, by its address."""
         return _Function(self.pointer(address), ir.FunctionType(result, arguments))
 
-    def done(self) -> ir.Function:
+    def done(self) -> Emit:
         """The function, finished."""
         self.b.ret_void()
-        return self.function
+        return self
 
 
 def _in_order(names: Sequence[str], arguments: Mapping[str, Num | int]) -> list[Any]:
@@ -242,10 +234,22 @@ class Frame:
 
 def common(e: Emit) -> Frame:
     """The common part, in a function whose first argument is `block`."""
-    return Frame(e, e.given["block"], COMMON)
+    return Frame(e, e.args["block"], COMMON)
 
 
 def direction(e: Emit, d: Num) -> Frame:
     """The part of one direction."""
-    address = e.given["block"] + (d * len(DIRECTION) + len(COMMON)) * 8
+    address = e.args["block"] + (d * len(DIRECTION) + len(COMMON)) * 8
     return Frame(e, address, DIRECTION)
+
+
+def begin(
+    module: ir.Module, name: str, kind: Kind, arguments: Sequence[str]
+) -> tuple[Emit, Frame, Frame, dict[str, Num]]:
+    """A function that regions call, to be written: of `block`, `d` and these arguments.
+
+    Returns:
+        The function, the common numbers, those of the direction d, and the arguments.
+    """
+    e = Emit(module, name, kind, ("block", "d", *arguments), internal=True)
+    return e, common(e), direction(e, e.args["d"]), e.args

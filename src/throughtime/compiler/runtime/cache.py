@@ -96,7 +96,6 @@ def write(key: str, payload: bytes) -> None:
 
 
 def show() -> Contents:
-    """What the cache holds now."""
     place, refused, sizes = None, None, []
     try:
         place = _place()

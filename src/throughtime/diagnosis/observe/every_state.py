@@ -22,7 +22,7 @@ from throughtime.errors import NotFiniteError, ShapeError
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan import scan
-from throughtime.scan.reversed_time import Turn
+from throughtime.scan.segments import Turn
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from llvmlite import ir
 
+from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.cell.pointwise import Pointwise
 from throughtime.compiler.llvm.cell.sweeps import STRANDS, folded
 from throughtime.compiler.llvm.loops.rows import lanes_below
 from throughtime.compiler.llvm.maths import operations
-from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.values import I64, Num, at_most, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit
 from throughtime.export.llvm.sums import Constants, Strides, Sums, pad_count
@@ -58,8 +58,8 @@ class Module:
         self.constants = Constants(self.module, target.lanes, weights)
         self._places: dict[str, tuple[str, int]] = {}
         self.state = max(1, self._place("state"))
-        self._ahead, self._own = self._place("ahead"), self._place("work")
-        self.work = self._own + self._ahead * block
+        self._ahead, self._scratch = self._place("ahead"), self._place("work")
+        self.work = self._scratch + self._ahead * block
         self._vector_inputs = any(
             isinstance(o, Stage) and any(_is_input_line(p) for p in o.loads.values())
             for part in program.parts for o in part.operations
@@ -86,16 +86,16 @@ class Module:
         e = Emit(self.module, name, self.kind, arguments, internal=True)
         place = e.b.alloca(ir.ArrayType(self.kind.real, max(1, memory)))
         place.align = max(4, self.kind.size)
-        self._e, self._bases = e, {**e.given, "work": e.place(place)}
+        self._e, self._bases = e, {**e.args, "work": e.place(place)}
         self._sums = Sums(e, self.constants, self.target.fused, self.target.vectors)
         return e
 
     def _write_one(self) -> Emit:
         """`one(state, x, y)`: a step; with blocks it takes the first products as `ahead` too."""
-        e = self._begin("one", ("state", "x", "y", *["ahead"] * bool(self._leading)), self._own)
+        e = self._begin("one", ("state", "x", "y", *["ahead"] * bool(self._leading)), self._scratch)
         if self._vector_inputs:
             padded_x = self._bases["work"] + self._places["x"][1] * _BYTES
-            self._copy(e.given["x"], padded_x, len(self.program.inputs))
+            self._copy(e.args["x"], padded_x, len(self.program.inputs))
             self._bases["x"] = padded_x
         for part in self.program.parts:
             for operation in part.operations:
@@ -109,7 +109,7 @@ class Module:
                         walks.write(walk)
                 else:
                     self._lookup(operation)
-        self._copy(self._address(self.program.result), e.given["y"], self.program.outputs)
+        self._copy(self._address(self.program.result), e.args["y"], self.program.outputs)
         e.done()
         return e
 
@@ -192,13 +192,13 @@ class Module:
         e = Emit(self.module, "clear", self.kind, ("state",), internal=True)
         for i in range(0, self.state, self.target.lanes):
             if self.state >= self.target.lanes:
-                e.store(e.constant(0), e.given["state"] + i * _BYTES)
+                e.store(e.constant(0), e.args["state"] + i * _BYTES)
             else:
-                e.store(e.scalar(0), e.given["state"])
+                e.store(e.scalar(0), e.args["state"])
         for name, values in self.program.resets.items():
             first = self._places[name][1]
             for i, value in enumerate(values.reshape(-1).tolist()):
-                e.store(e.scalar(value), e.given["state"] + (first + i) * _BYTES)
+                e.store(e.scalar(value), e.args["state"] + (first + i) * _BYTES)
         e.done()
         return e
 
@@ -207,7 +207,7 @@ class Module:
         e = self._begin("products", ("x", "ahead", "count"))
         inputs = len(self.program.inputs) * _BYTES
         for operation in self._leading:
-            self._product(operation, Strides(e.given["count"], inputs, self._ahead * _BYTES))
+            self._product(operation, Strides(e.args["count"], inputs, self._ahead * _BYTES))
         e.done()
         return e
 
@@ -218,15 +218,15 @@ class Module:
         self._products = self._write_ahead()
         e = self._begin("whole", ("state", "x", "y"), self._ahead)
         ahead = self._bases["work"]
-        e.call(self._products, x=e.given["x"], ahead=ahead, count=1)
-        e.call(self._one, **e.given, ahead=ahead)
+        e.call(self._products, x=e.args["x"], ahead=ahead, count=1)
+        e.call(self._one, **e.args, ahead=ahead)
         e.done()
         return e
 
     def _write_run(self) -> Emit:
         """`steps(state, x, y, count)`: one step after the other, or block by block."""
         e = self._begin("steps", ("state", "x", "y", "count"), self._ahead * self.block)
-        g, ahead = e.given, self._bases["work"]
+        g, ahead = e.args, self._bases["work"]
         with e.loop(g["count"], step=self.block if self._leading else 1) as t:
             if not self._leading:
                 e.call(self._one, state=g["state"], **self._moved(e, t.index))
@@ -244,7 +244,7 @@ class Module:
     def _moved(self, e: Emit, t: Num) -> dict[str, Num]:
         """Where x and y of step t lie."""
         sizes = {"x": len(self.program.inputs), "y": self.program.outputs}
-        return {name: e.given[name] + t * (size * _BYTES) for name, size in sizes.items()}
+        return {name: e.args[name] + t * (size * _BYTES) for name, size in sizes.items()}
 
 
 def _is_input_line(place: Place | float) -> bool:

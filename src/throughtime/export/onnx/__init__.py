@@ -16,9 +16,9 @@ from throughtime.backends.call import Call, step_count
 from throughtime.backends.reference import matrices, vectors
 from throughtime.cell.contract import Names
 from throughtime.cell.registry import find_cell
-from throughtime.compiler.widths import HIDDEN
+from throughtime.compiler.passes import HIDDEN
 from throughtime.errors import OptionError, TransformError
-from throughtime.export.layer import check_each_step, norm_function, trace_function
+from throughtime.export.layer import check_each_step, make_norm_function, trace_function
 from throughtime.export.onnx.layers import (
     LayerInputs,
     OnnxGraph,
@@ -38,12 +38,12 @@ from throughtime.export.pieces import (
     check_stack,
     copy_model,
     describe_part,
-    input_width,
+    find_input_width,
     list_pieces,
 )
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate
-from throughtime.scan.flatten import unflatten
+from throughtime.scan.operator import unflatten
 from throughtime.version import __version__
 
 _LEAST_OPSET: Final = 18
@@ -133,7 +133,7 @@ class _Model:
             self.ins.append(self.value("x", 7, order))
             perm = [1, 0]
         else:
-            width = input_width(Piece(self.pieces[0].path, first))
+            width = find_input_width(Piece(self.pieces[0].path, first))
             self.ins.append(self.value("x", 1, [*order, width]))
         if isinstance(first, Passage):
             self._write_direct_inputs(first, order)
@@ -233,7 +233,7 @@ def _layer_of(module: Any) -> Any:
 def _function_of(part: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     """A part as a function of x and of vectors."""
     if isinstance(part, nn.LayerNorm | nn.RMSNorm):
-        return norm_function(part)
+        return make_norm_function(part)
     return part.forward if isinstance(part, nn.Module) else part, {}
 
 

@@ -22,11 +22,7 @@ from throughtime.export.program import Values
 
 
 class OnnxGraph:
-    """Nodes and constants of one graph.
-
-    Args:
-        outer: the graph around it, whose names it may read and must not use again.
-    """
+    """Nodes and constants of one graph; it may read the names of the graph around it, `outer`."""
 
     def __init__(self, outer: OnnxGraph | None = None) -> None:
         self.nodes: list[Any] = []

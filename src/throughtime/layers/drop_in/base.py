@@ -23,9 +23,9 @@ from throughtime.backends.transforms import is_traced
 from throughtime.cells import Cell
 from throughtime.layers.batch import Batch, States
 from throughtime.layers.border import Border, enter
-from throughtime.layers.checks import check_packed, count_first_rows
+from throughtime.layers.checks import check_counts, check_packed, count_first_rows
 from throughtime.layers.drop_in.checks import check_dimensions, check_input, check_state
-from throughtime.layers.graphs import check_nothing_more, write_node
+from throughtime.layers.module import check_nothing_more, write_node
 from throughtime.layers.options import Options
 from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan.prepared import BACKENDS, ShortWay
@@ -290,6 +290,7 @@ class DropIn(TorchAttributes, PastRNNBase, nn.RNNBase):  # type: ignore[misc, ov
             batch: B.
             kinds: lengths, reset or trace, True where the call has them.
         """
+        check_counts(steps=steps, batch=batch)
         like = next(iter(self._parameters.values()), None)
         if is_large_step(self, steps) and not any(kinds.values()) and like is not None:
             lead = (batch, steps) if self.batch_first else (steps, batch)

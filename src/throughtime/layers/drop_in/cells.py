@@ -23,10 +23,9 @@ from throughtime.cells import Cell
 from throughtime.cells.elman import Elman
 from throughtime.cells.gru import GRU
 from throughtime.cells.lstm import LSTM
+from throughtime.layers.checks import check_counts
 from throughtime.layers.drop_in.checks import check_cell_dimensions, check_cell_sizes
-from throughtime.layers.gates import GateRows
-from throughtime.layers.graphs import write_node
-from throughtime.layers.layer import CellModule
+from throughtime.layers.module import CellModule, GateRows, write_node
 from throughtime.scan import scan
 from throughtime.scan.prepared import BACKENDS, ShortStep
 
@@ -114,6 +113,7 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
 
     def explain(self, batch: int = 1) -> str:
         """Which backend a step would take, and why not those before it."""
+        check_counts(batch=batch)
         like = self.weight_ih
         x = torch.zeros(batch, self.input_size, dtype=like.dtype, device=like.device)
         if self._takes_kernel(x):
@@ -175,6 +175,12 @@ class DropInCell(CellModule, PastRNNCellBase, nn.RNNCellBase):
             return kernel(x, state, *weights)  # type: ignore[no-any-return]
         return (kernel(x, state[0], *weights),)
 
+    def forward(self, input: Tensor, hx: Any = None) -> Any:
+        """h_t from x_t, (B, I) or (I,), and h_{t-1}, (B, H) or (H,); left out, zero."""
+        if isinstance(input, Proxy):
+            return write_node(self, input, hx)
+        return self._step(input, None if hx is None else (hx,))[0]
+
     def extra_repr(self) -> str:
         """As torch.nn writes it."""
         words = [str(self.input_size), str(self.hidden_size)]
@@ -218,16 +224,9 @@ class RNNCell(DropInCell):
 
     @property
     def cell(self) -> Cell:
-        """The equations."""
         if self.nonlinearity not in _ELMAN:
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         return _ELMAN[self.nonlinearity]
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """h_t from x_t, (B, I) or (I,), and h_{t-1}, (B, H) or (H,); left out, zero."""
-        if isinstance(input, Proxy):
-            return write_node(self, input, hx)
-        return self._step(input, None if hx is None else (hx,))[0]
 
     def extra_repr(self) -> str:
         """As torch.nn writes it."""
@@ -299,9 +298,3 @@ class GRUCell(DropInCell):
         dtype: Any = None, *, backend: str = "auto",
     ) -> None:  # fmt: skip
         super().__init__(3, input_size, hidden_size, bias, device, dtype, backend)
-
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """h_t from x_t, (B, I) or (I,), and h_{t-1}, (B, H) or (H,); left out, zero."""
-        if isinstance(input, Proxy):
-            return write_node(self, input, hx)
-        return self._step(input, None if hx is None else (hx,))[0]

@@ -22,17 +22,14 @@ from throughtime.layers.unroll import StepNetwork
 from throughtime.torch_private import parametrize_anew
 
 _OURS: dict[type[nn.Module], Any] = {
-    nn.RNN: layers.RNN,
-    nn.LSTM: layers.LSTM,
-    nn.GRU: layers.GRU,
-    nn.RNNCell: cells.RNNCell,
-    nn.LSTMCell: cells.LSTMCell,
-    nn.GRUCell: cells.GRUCell,
-}
+    nn.RNN: layers.RNN, nn.LSTM: layers.LSTM, nn.GRU: layers.GRU, nn.RNNCell: cells.RNNCell,
+    nn.LSTMCell: cells.LSTMCell, nn.GRUCell: cells.GRUCell,
+}  # fmt: skip
 _ARGUMENTS = (
     "input_size", "hidden_size", "num_layers", "nonlinearity", "bias", "batch_first", "dropout",
     "bidirectional",
 )  # fmt: skip
+_find_class: Any = parametrize.type_before_parametrizations
 # torch's operations for a recurrent layer or one step of it, as graphs name them.
 _OPERATIONS = frozenset(
     f"{kind}{step}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for step in ("", "_cell")
@@ -106,11 +103,6 @@ def to_torch(model: nn.Module, *, in_place: bool = False) -> nn.Module:
             torch_kind = next(kinds[k] for k in type(module).__mro__ if k in kinds)
             new[module] = _convert(name or "the model", module, torch_kind)
     return _replace(model, new)
-
-
-def _find_class(module: nn.Module) -> Any:
-    """A module's class before parametrisation."""
-    return parametrize.type_before_parametrizations(module)
 
 
 def _check_module(model: object) -> None:

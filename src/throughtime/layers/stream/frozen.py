@@ -1,11 +1,12 @@
-"""A frozen copy of a model and its packed weights, shared by all streams of the model."""
+"""A frozen copy of a model that can go step by step, tried on random steps, for all its streams."""
 
 from __future__ import annotations
 
+import copy
 import io
 import pickle
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Any, Final
 
@@ -14,11 +15,110 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.backends.cpu.stream.stack import Stack
+from throughtime.backends.cpu.stream.stream import CompiledStream
+from throughtime.errors import OptionError
+from throughtime.layers.batch import States
+from throughtime.layers.drop_in.cells import DropInCell
 from throughtime.layers.layer import Passage
-from throughtime.layers.stream.chain import Parts
-from throughtime.layers.stream.model import check_streamable, copy_frozen, round_matrices
-from throughtime.layers.stream.parts import find_parts
-from throughtime.layers.stream.trial import agrees
+from throughtime.layers.stream.border import list_tensors
+from throughtime.layers.stream.parts import RAISED, Parts, find_parts
+
+
+def check_streamable(model: nn.Module) -> None:
+    """Every recurrent layer can go step by step, and no other part of the model has a state."""
+    _check_carried(model)
+    layers = [m for m in model.modules() if isinstance(m, Passage)]
+    if not layers:
+        raise OptionError("a stream needs a model with a recurrent layer of throughtime in it")
+    for layer in layers:
+        if layer.directions == 2:
+            raise OptionError(
+                "a bidirectional layer needs the whole sequence, so it has no stream; "
+                "build it with bidirectional=False"
+            )
+        if set(layer.dilations) != {1}:
+            raise OptionError(
+                "a dilated layer keeps no old states, so it has no stream; use dilation=1"
+            )
+    children = [m for parent in model.modules() for m in parent._modules.values()]
+    if any(children.count(layer) > 1 for layer in layers):
+        raise OptionError(
+            "a layer is in the model twice, and a stream cannot tell its two states apart; "
+            "use a copy.deepcopy of it, or a second layer"
+        )
+    if len({layer.batch_first for layer in layers}) > 1:
+        raise OptionError("the layers of a stream must agree on batch_first")
+
+
+def _check_carried(model: nn.Module) -> None:
+    """No part of the model has a state that the stream does not carry."""
+    for name, part in model.named_modules():
+        kind, place = type(part), name or "the model"
+        if isinstance(part, nn.RNNCellBase | DropInCell):
+            raise OptionError(
+                f"{place} is a {kind.__name__}, one step whose state a stream does not carry; "
+                f"use a layer in its place: throughtime.RNN, LSTM or GRU"
+            )
+        if isinstance(part, nn.RNNBase) and not isinstance(part, Passage):
+            raise OptionError(
+                f"{place} is a torch.nn {kind.__name__}, which would start from zero at every "
+                f"step; convert it, as in Stream(throughtime.from_torch(model))"
+            )
+
+
+@torch.no_grad()
+def copy_frozen(model: nn.Module, copies: dict[int, Any] | None = None) -> nn.Module:
+    """A copy in eval mode, without gradient, its weights as the next call would find them.
+
+    Args:
+        model: the model.
+        copies: filled with id of an object of the model -> its copy.
+    """
+    copies = {} if copies is None else copies
+    # torch refuses to copy results of a computation, such as weight_norm's last weight.
+    results = [v for m in model.modules() for v in vars(m).values()
+               if isinstance(v, Tensor) and not v.is_leaf]  # fmt: skip
+    copies.update({id(v): v.detach().clone() for v in results})
+    try:
+        copied = copy.deepcopy(model, copies)
+    except RuntimeError as error:
+        raise OptionError(
+            f"a stream runs a copy of the model, and torch cannot copy this one ({error}); let the "
+            f"model hold no tensors that were computed from its weights"
+        ) from error
+    copied.eval().requires_grad_(False)
+    for layer in copied.modules():
+        if isinstance(layer, Passage):  # a stream does not run the layer's hooks, so run them now
+            for hook in layer._forward_pre_hooks.values():
+                if type(hook).__module__.startswith("torch.nn.utils"):
+                    hook(layer, ())
+    return copied
+
+
+@torch.no_grad()
+def round_matrices(model: nn.Module, dtype: torch.dtype | None) -> None:
+    """Round the matrices of a frozen model's layers and linear parts to bfloat16, unless None.
+
+    Raises:
+        OptionError: another dtype, or weights that are not float32 or are computed from others.
+    """
+    if dtype is None:
+        return
+    if dtype != torch.bfloat16:
+        raise OptionError(f"weights must be torch.bfloat16 or None, got {dtype!r}")
+    for name, part in model.named_modules():
+        if not isinstance(part, Passage | nn.Linear):
+            continue
+        if part._forward_pre_hooks or "parametrizations" in part._modules:
+            raise OptionError(
+                f"weights={dtype} rounds weights once, and {name or 'the model'} computes its own "
+                f"anew at each call; remove its parametrizations or hooks first"
+            )
+        for kind, v in part.named_parameters(recurse=False):
+            if v.dtype != torch.float32:
+                raise OptionError(f"weights={dtype} needs a float32 model, got {v.dtype} in {kind}")
+            if v.dim() == 2:
+                v.copy_(v.to(dtype))
 
 
 class Frozen:
@@ -139,7 +239,6 @@ class _Outline(pickle.Pickler):
         self.tensors: list[Tensor] = []
 
     def persistent_id(self, value: Any) -> Any:
-        """A tensor's number."""
         if not isinstance(value, Tensor):
             return None
         self.tensors.append(value)
@@ -159,3 +258,86 @@ def _outline(model: nn.Module) -> tuple[bytes | None, list[Tensor]]:
         for v in writer.tensors
     )
     return (file.getvalue() if plain else None), writer.tensors
+
+
+STEPS: Final = (33, 5)
+"""Numbers of steps to try; the second where a model takes no more."""
+
+ROWS: Final = 3
+"""The most rows to try."""
+
+
+def make_inputs(
+    model: nn.Module, batch_first: bool, rows: int, steps: int, like: Tensor | None = None
+) -> Iterator[Tensor]:
+    """Sequences that the model may take."""
+    if like is not None:
+        time = int(batch_first)
+        shape = list(like.shape)
+        shape[time] = steps
+        if like.is_floating_point():
+            yield torch.randn(shape, dtype=like.dtype, device=like.device)
+        else:
+            yield torch.randint(int(like.max()) + 1, shape, dtype=like.dtype, device=like.device)
+        return
+    shape = [rows, steps] if batch_first else [steps, rows]
+    seen = set()
+    for module in model.modules():
+        weight = next(module.parameters(recurse=False), None)
+        width = _width(module)
+        if weight is None or width is None or (type(module) is nn.Embedding, width) in seen:
+            continue
+        seen.add((type(module) is nn.Embedding, width))
+        if type(module) is nn.Embedding:
+            yield torch.randint(width, shape, device=weight.device)
+        elif weight.is_floating_point():
+            yield torch.randn(*shape, width, dtype=weight.dtype, device=weight.device)
+
+
+def _width(module: nn.Module) -> int | None:
+    """A part's input width, if it has an attribute for it."""
+    if isinstance(module, Passage):
+        return module.input_size
+    names = ("num_embeddings", "in_features", "in_channels", "num_features", "embed_dim")
+    width = next((getattr(module, n) for n in names if hasattr(module, n)), None)
+    if width is None and isinstance(shape := getattr(module, "normalized_shape", None), tuple):
+        width = shape[-1]
+    return width if isinstance(width, int) else None
+
+
+@torch.no_grad()
+def agrees(model: nn.Module, layers: list[Passage], stack: Stack) -> bool:
+    """Whether a stack's random steps equal the model's whole sequence; False if it takes none."""
+    batch_first = bool(layers[0].batch_first)
+    with torch.random.fork_rng(devices=[]):
+        for x in make_inputs(model, batch_first, ROWS, STEPS[-1]):
+            try:
+                y = model(x.clone())
+            except RAISED:
+                continue
+            first: list[States] = [layer.initial_state(ROWS) for layer in layers]
+            stream = CompiledStream(stack, ROWS)
+            stream.write([s for state in first for s in state])
+            steps = [stream.step(v.squeeze(int(batch_first)), None, {}) for v in
+                     x.split(1, int(batch_first))]  # fmt: skip
+            whole = next(list_tensors(y), None)
+            return (
+                whole is not None
+                and all(v is not None for v in steps)
+                and is_close(whole, torch.stack(steps, int(batch_first)))
+            )
+    return False
+
+
+def is_close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if not a.is_floating_point():
+        return a.numel() == 0 or float((a != b).float().mean()) < 0.1
+    tolerance = 1e-3 if a.dtype in (torch.float32, torch.float64) else 0.05
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * _size(a), equal_nan=True)
+
+
+def _size(v: Tensor) -> float:
+    finite = v[v.isfinite()].abs()
+    return float(finite.max()) if finite.numel() else 1.0

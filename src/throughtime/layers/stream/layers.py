@@ -4,26 +4,183 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from throughtime.backends import choose
 from throughtime.backends.cpu.stream.memory import Array
+from throughtime.backends.cpu.stream.stack import Stack
+from throughtime.backends.cpu.stream.stream import CompiledStream
 from throughtime.errors import OptionError
 from throughtime.layers.batch import States
+from throughtime.layers.border import Border
 from throughtime.layers.layer import Passage
-from throughtime.layers.stream.frozen import Frozen
-from throughtime.layers.stream.parts import (
+from throughtime.layers.stream.border import (
     find_array_dtypes,
     is_flat,
     list_tensors,
     make_sequence,
     map_tensors,
+    replace_rows,
+    select_rows,
     write_out,
 )
-from throughtime.layers.stream.step import Step
+from throughtime.layers.stream.frozen import Frozen
+
+
+@dataclass
+class Now:
+    """The step being taken.
+
+    Attributes:
+        rows: numbers of the rows that step; None for all.
+        calls: how often the model has called the layer in this step.
+        arrays: dtypes of the inputs that are NumPy arrays, for errors with NumPy's cure.
+        states: those that the layer has returned in this step.
+    """
+
+    rows: Array | None = None
+    calls: int = 0
+    arrays: frozenset[torch.dtype] = frozenset()
+    states: list[Tensor] = field(default_factory=list)
+
+
+class Step(nn.Module):
+    """A layer that carries its own state from call to call.
+
+    Args:
+        layer: the layer.
+        batch: B.
+        stack: the layer as one call of compiled code, or None.
+
+    Attributes:
+        layer: the layer; a model finds the layer's attributes here too.
+        chooses: whether the layer's backend is "auto"; then compiled code runs where it takes the
+            layer, else the reference: both give the bits of the whole sequence.
+        compiled: whether compiled code takes the layer.
+        names: of the layer's weights, which a model may set at each call.
+        batch: B.
+        now: the step being taken.
+    """
+
+    def __init__(self, layer: Any, batch: int, stack: Stack | None) -> None:
+        super().__init__()
+        self.layer = layer
+        self.chooses = layer.backend == "auto"
+        counts = range(len(layer.widths)) if self.chooses else ()
+        calls = (layer._example(i, 1, batch, False, False, False) for i in counts)
+        self.compiled = self.chooses and all(choose(call).name == "cpu" for call in calls)
+        self.names = {n for layer in layer._names for short in layer for n in short.values()}
+        self.batch = batch
+        self.now = Now()
+        self._state: States = layer.initial_state(batch)
+        self._call = None if stack is None else CompiledStream(stack, batch)
+        self._border = Border(layer.batch_first)
+        if self._call is not None:
+            self._call.write(self._state)
+
+    @property
+    def device(self) -> torch.device:
+        return self._state[0][0].device
+
+    @property
+    def state(self) -> States:
+        """The state that the next step starts from."""
+        return self._state if self._call is None else tuple(self._call.read())
+
+    @state.setter
+    def state(self, state: States) -> None:
+        self._state = state
+        if self._call is not None:
+            self._call.write(state)
+
+    def save(self) -> Any:
+        """The state of the rows that step, for `restore`."""
+        if self._call is None:
+            return self._state
+        return self._call.save(slice(None) if self.now.rows is None else self.now.rows)
+
+    def restore(self, state: Any) -> None:
+        """Set the state to one from `save`."""
+        if self._call is None:
+            self._state = state
+        else:
+            self._call.restore(state, slice(None) if self.now.rows is None else self.now.rows)
+
+    def forward(self, x: Tensor, state: Any = None, **options: Any) -> Any:
+        """One step, a sequence of one, from the state carried."""
+        if state is not None or options.pop("hx", None) is not None:
+            raise OptionError(
+                "a stream carries the state of its layers, so a model must not give them one; "
+                "set the stream's state instead"
+            )
+        self.now.calls += 1
+        if self._call is not None and not options and type(x) is Tensor and x.dim() == 3:
+            result = self._call_compiled(x, self._call)
+            if result is not None:
+                return result
+        self._check_array("x", x)
+        inputs = options.get("inputs")
+        for name, v in inputs.items() if isinstance(inputs, Mapping) else ():
+            self._check_array(f"input {name}", v)
+        if self.chooses:
+            rounded = torch.is_autocast_enabled("cpu")
+            self.layer.backend = "cpu" if self.compiled and not rounded else "reference"
+        batch, border = self.layer.enter(x, None, **options)
+        whole = self.state
+        y, results = self.layer.carry_call(batch._replace(state=select_rows(whole, self.now.rows)))
+        new = tuple(r.final for r in results)
+        self.state = replace_rows(whole, self.now.rows, new)
+        return self._leave(y, new, border)
+
+    def _call_compiled(self, x: Tensor, call: CompiledStream) -> Any:
+        """One call of compiled code, or None where it does not take x."""
+        time = int(self.layer.batch_first)
+        if x.shape[time] != 1:
+            return None
+        y = call.step(x.select(time, 0), None, {}, self.now.rows)
+        if y is None:
+            return None
+        if getattr(self.layer, "return_state", True):
+            states = tuple(call.read(slice(None) if self.now.rows is None else self.now.rows))
+        else:
+            states = ()
+        return self._leave(y.unsqueeze(0), states, self._border)
+
+    def _leave(self, y: Tensor, states: States, border: Border) -> Any:
+        if not getattr(self.layer, "return_state", True):
+            return border.output(y)
+        result = self.layer.leave(y, states, border)
+        self.now.states = list(list_tensors(result[1]))
+        return result
+
+    def _check_array(self, name: str, v: Any) -> None:
+        """Raise for an array of another precision, with the cure for arrays."""
+        wanted, device = self._state[0][0].dtype, self._state[0][0].device.type
+        if isinstance(v, Tensor) and v.dtype in self.now.arrays and v.dtype != wanted:
+            if not torch.is_autocast_enabled(device):
+                kind = str(wanted).removeprefix("torch.")
+                cure = f"convert it with .astype(numpy.{kind})"
+                if not hasattr(np, kind):
+                    cure = f"give a tensor, since NumPy has no {kind}"
+                raise TypeError(f"{name} must be {wanted} as the weights, got {v.dtype}; {cure}")
+
+    def __getattr__(self, name: str) -> Any:
+        modules = self.__dict__.get("_modules", {})
+        if name in modules or "layer" not in modules:
+            return super().__getattr__(name)
+        return getattr(modules["layer"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.__dict__.get("names", ()):
+            self._state, self._call = self.state, None  # packed weights are the old ones
+            setattr(self.layer, name, value)
+        else:
+            super().__setattr__(name, value)
 
 
 class LayerByLayer:
@@ -60,7 +217,6 @@ class LayerByLayer:
 
     @property
     def states(self) -> list[States]:
-        """The state of each layer."""
         return [step.state for step in self.steps]
 
     @states.setter
@@ -131,10 +287,10 @@ class LayerByLayer:
         if not isinstance(y, tuple) or hasattr(y, "_fields"):
             return y
         places = {v.data_ptr() for step in self.steps for v in step.now.states}
-        outputs = tuple(v for v in y if not _is_state(v, places))
+
+        def is_state(value: Any) -> bool:
+            tensors = list(list_tensors(value))
+            return bool(tensors) and all(v.data_ptr() in places for v in tensors)
+
+        outputs = tuple(v for v in y if not is_state(v))
         return (outputs or y)[0] if len(outputs) < 2 else outputs
-
-
-def _is_state(value: Any, places: set[int]) -> bool:
-    tensors = list(list_tensors(value))
-    return bool(tensors) and all(v.data_ptr() in places for v in tensors)

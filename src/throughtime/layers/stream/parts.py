@@ -1,102 +1,113 @@
-"""The parts of a model in order, for a compiled stream, or why it cannot be one."""
+"""The parts of a model in order, for a compiled stream, or why it cannot be one.
+
+A user's `forward` is traced, where it only passes rows from part to part.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from throughtime.backends import cpu
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.stream.memory import Array
-from throughtime.backends.cpu.stream.part import LookupTable, Part, PartProduct, PartSum
+from throughtime.backends.cpu.stream.part import (
+    LookupTable,
+    Part,
+    PartProduct,
+    PartSum,
+    Placed,
+    RowFunction,
+    like,
+    output_width,
+)
 from throughtime.cell.contract import activation_function
-from throughtime.errors import ShapeError
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Readout
-from throughtime.layers.stream.chain import NoParts, PartChain, Parts, add_function
-from throughtime.layers.stream.forward import follow
+from throughtime.layers.stream.functions import make_row_function
+
+Parts = list[Placed]
+
+RAISED: Final = (
+    TypeError, ValueError, RuntimeError, LookupError, AttributeError, AssertionError,
+    ArithmeticError,
+)  # fmt: skip
+"""What a model may raise on an input of the wrong form."""
+
+_SUMS: Final = frozenset({"add", "iadd", "add_"})
 
 
-def make_sequence(name: str, x: Any, batch: int, device: torch.device, time: int) -> Tensor:
-    """A tensor or array (B, I), or of one row (I,), as a sequence of one step; or tokens (B,)."""
-    if not isinstance(x, Tensor | np.ndarray):
-        raise TypeError(f"{name} must be a tensor or a NumPy array, got {type(x).__name__}")
-    v = x if isinstance(x, Tensor) else torch.from_numpy(x.copy()).to(device)
-    if are_tokens(v, batch):
-        v = v if isinstance(x, Tensor) else v.long()  # embeddings take few of NumPy's dtypes
-        return v.reshape(batch).unsqueeze(time)
-    v = v.unsqueeze(0) if v.dim() == 1 and batch == 1 else v
-    if v.dim() != 2 or v.shape[0] != batch:
-        raise ShapeError(
-            f"one step of this stream is ({batch}, I), one row for each of its batch, "
-            f"got {tuple(x.shape)} for {name}"
-        )
-    return v.unsqueeze(time)
+class NoParts(Exception):
+    """The model is no plain stack of parts that compiled streams take; the text is the reason."""
 
 
-def are_tokens(x: Tensor | Array, batch: int) -> bool:
-    """Whether x holds one whole number for each row, which a model looks up."""
-    if isinstance(x, Tensor):
-        whole = not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
-    else:
-        whole = x.dtype.kind in "iu"
-    return whole and (x.shape == (batch,) or (batch == 1 and x.ndim == 0))
+class PartChain:
+    """Parts that follow each other, while they are collected.
 
+    Args:
+        width: of the first part's input.
 
-def is_flat(x: Any, batch: int) -> bool:
-    """Whether x is one row alone, without the dimension of rows."""
-    if batch != 1 or not isinstance(x, Tensor | np.ndarray):
-        return False
-    return x.ndim == 0 or (x.ndim == 1 and not are_tokens(x, 1))
+    Attributes:
+        parts: so far.
+        last: the place that the next part reads: 0 is the input, k + 1 the output of part k.
+        with_state: whether that is (outputs, state), which few parts take.
+        layers: the layers among the parts, in order.
+        traced: whether a user's `forward` was traced.
+    """
 
+    def __init__(self, width: int | None) -> None:
+        self.parts: Parts = []
+        self.last = 0
+        self.with_state = False
+        self.layers: list[nn.Module] = []
+        self.traced = False
+        self._widths = [width]
+        self._kinds: dict[Any, None] = {}
 
-def list_tensors(value: Any) -> Iterator[Tensor]:
-    """All tensors in tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple | list):
-        for v in value:
-            yield from list_tensors(v)
-    elif isinstance(value, Mapping):
-        for v in value.values():
-            yield from list_tensors(v)
+    @property
+    def width(self) -> int:
+        """How many numbers a row has at the last place."""
+        width = self._widths[self.last]
+        if width is None:
+            raise NoParts("the model does not begin with a layer, a linear part or an embedding")
+        return width
 
+    def width_of(self, place: int) -> int | None:
+        return self._widths[place]
 
-def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
-    """The same tuples, lists and mappings with each tensor changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(v, change) for v in value))
-    if isinstance(value, tuple | list):
-        return type(value)(map_tensors(v, change) for v in value)
-    if isinstance(value, Mapping):
-        changed = {k: map_tensors(v, change) for k, v in value.items()}
-        return changed if type(value) is dict else type(value)(changed)  # type: ignore[call-arg]
-    return value
+    def add(self, part: Part, *sources: int) -> None:
+        """Add a part that reads the last place, or these."""
+        if self.with_state:
+            raise NoParts("a layer that gives its state stands before a part that takes none")
+        below = self._widths[self.last] if self.parts else None
+        tensor = like(part)
+        takes = self._widths[self.last]
+        if tensor is not None:
+            takes = tensor.shape[-1]
+            if not isinstance(part, LookupTable) and below not in (None, takes):
+                raise NoParts(f"a part takes {takes} numbers and the one before it gives {below}")
+            self._hold(tensor)
+        for v in part.vectors.values() if isinstance(part, RowFunction) else ():
+            self._hold(v)
+        assert takes is not None
+        self.parts.append(Placed(part, sources or (self.last,)))
+        self._widths.append(output_width(part, takes))
+        self.last = len(self.parts)
 
+    def _hold(self, tensor: Tensor) -> None:
+        """Note the dtype and device of a tensor; `end` requires one of each."""
+        self._kinds[tensor.dtype, tensor.device] = None
 
-def find_array_dtypes(x: Any, inputs: Any) -> frozenset[torch.dtype]:
-    """The dtypes of the inputs that are NumPy arrays."""
-    values = [x, *(inputs.values() if isinstance(inputs, Mapping) else ())]
-    kinds = {v.dtype for v in values if isinstance(v, np.ndarray)}
-    return frozenset(torch.from_numpy(np.empty(0, kind)).dtype for kind in kinds)
-
-
-def write_out(out: Any, y: Any) -> Any:
-    """`out` with the result in it; it must be of the result's kind, shape and dtype."""
-    if type(out) is not type(y) or out.shape != y.shape or out.dtype != y.dtype:
-        got = f"{tuple(out.shape)} {out.dtype}" if hasattr(out, "dtype") else ""
-        raise ShapeError(
-            f"out must be a {type(y).__name__} {tuple(y.shape)} {y.dtype} as the result is, "
-            f"got a {type(out).__name__} {got}".rstrip()
-        )
-    out[...] = y
-    return out
+    def end(self) -> None:
+        """Check the complete chain."""
+        if self.last != len(self.parts):
+            raise NoParts("the model returns something else than its last part does")
+        if len(self._kinds) > 1:
+            raise NoParts("the parts of the model have different dtypes or devices")
 
 
 def find_parts(model: nn.Module) -> tuple[Parts | str, bool]:
@@ -107,9 +118,10 @@ def find_parts(model: nn.Module) -> tuple[Parts | str, bool]:
     """
     chain = PartChain(_find_first_width(model))
     try:
-        add(chain, model)
+        _add(chain, model)
         chain.end()
-        if not isinstance(model, Passage) and any(_reads_inputs(p.part) for p in chain.parts):
+        direct = any(isinstance(p.part, Call) and p.part.inputs for p in chain.parts)
+        if direct and not isinstance(model, Passage):
             raise NoParts(f"a layer in a {type(model).__name__} reads direct inputs")
         if chain.layers != [m for m in model.modules() if isinstance(m, Passage)]:
             raise NoParts("the model calls its layers in another order, or not once each")
@@ -130,11 +142,7 @@ def _find_first_width(model: nn.Module) -> int | None:
     return None
 
 
-def _reads_inputs(part: Part) -> bool:
-    return isinstance(part, Call) and bool(part.inputs)
-
-
-def add(chain: PartChain, model: nn.Module) -> None:
+def _add(chain: PartChain, model: nn.Module) -> None:
     """Add the parts of a model to the chain."""
     if isinstance(model, Passage):
         _add_layers(chain, model)
@@ -144,39 +152,30 @@ def add(chain: PartChain, model: nn.Module) -> None:
         raise NoParts(f"a {kind.__name__} of the model has hooks")
     if "parametrizations" in model._modules:
         raise NoParts(f"a {kind.__name__} of the model computes its weights anew at each call")
-    if isinstance(model, nn.Sequential) and kind is nn.Sequential:
+    if type(model) is nn.Sequential:
         for child in model:
-            add(chain, child)
+            _add(chain, child)
     elif isinstance(model, Readout):
         _add_readout(chain, model)
-    elif kind in (
-        nn.Dropout,
-        nn.AlphaDropout,
-        nn.Identity,
-    ):  # which in eval mode give what they take, state too
-        pass
-    elif isinstance(model, nn.Linear) and kind is nn.Linear:
+    elif kind in (nn.Dropout, nn.AlphaDropout, nn.Identity):
+        pass  # in eval mode they give what they take, state too
+    elif type(model) is nn.Linear:
         chain.add(PartProduct(model.weight, model.bias))
-    elif isinstance(model, nn.Embedding) and _is_table(model) and not chain.last:
+    elif type(model) is nn.Embedding and model.max_norm is None and not chain.last:
         chain.add(LookupTable(model.weight))
     elif model._modules and not kind.__module__.startswith(("torch.", "throughtime.")):
         chain.traced = True
-        follow(chain, model, add)
+        _follow(chain, model)
     else:
-        add_function(chain, model, kind.__name__)
-
-
-def _is_table(model: nn.Embedding) -> bool:
-    """Whether it only looks rows up."""
-    return type(model) is nn.Embedding and model.max_norm is None
+        _add_function(chain, model, kind.__name__)
 
 
 def _add_readout(chain: PartChain, model: Readout) -> None:
     """Add its network, which takes outputs alone, and its activation; a state passes by."""
     state, chain.with_state = chain.with_state, False
-    add(chain, model.network)
+    _add(chain, model.network)
     if model.activation is not activation_function("identity"):
-        add_function(chain, model.activation, "readout's activation")
+        _add_function(chain, model.activation, "readout's activation")
     chain.with_state = state
 
 
@@ -205,3 +204,142 @@ def _list_calls(layer: Any) -> list[Call]:
         if reason is not None:
             raise NoParts(reason)
     return calls
+
+
+def _add_function(chain: PartChain, function: Callable[[Any], Any], name: str) -> None:
+    """Add a function of each row alone, if the compiler knows its operations."""
+    message = f"the model holds a {name}, which its own code computes"
+    if chain.with_state or (isinstance(function, nn.Module) and function._modules):
+        raise NoParts(message)
+    part = make_row_function(function, name, chain.width)
+    if isinstance(part, str):
+        raise NoParts(f"{message}: {part}")
+    chain.add(part)
+
+
+class _Value(NamedTuple):
+    """The value of a node of the graph.
+
+    Attributes:
+        place: in the chain; None for a layer's state.
+        with_state: whether it is a layer's (outputs, state).
+    """
+
+    place: int | None
+    with_state: bool = False
+
+
+class _Tracer(fx.Tracer):
+    """Traces into modules that hold others, except torch's and this package's."""
+
+    def is_leaf_module(self, m: nn.Module, name: str) -> bool:
+        """Whether a module is a part by itself."""
+        library = type(m).__module__.startswith(("torch.", "throughtime."))
+        return library or isinstance(m, Passage | Readout) or not m._modules
+
+
+def _follow(chain: PartChain, model: nn.Module) -> None:
+    """Add what the model's forward computes.
+
+    Args:
+        chain: parts so far; its last place is the forward's input.
+        model: whose forward is traced; the parts are then compared with it on random steps.
+
+    Raises:
+        NoParts: it does more than pass rows from part to part.
+    """
+    name = type(model).__name__
+    twin = copy.deepcopy(model, {id(v): v for v in model.parameters()})  # it may keep proxies
+    try:
+        graph = _Tracer().trace(twin)
+    except RAISED as error:
+        raise NoParts(
+            f"the model holds a {name}, whose forward cannot be followed ({error})"
+        ) from error
+    values: dict[fx.Node, _Value] = {}
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            if not values:
+                values[node] = _Value(chain.last, chain.with_state)
+            elif not node.args and node.users:
+                raise NoParts(f"the model holds a {name}, whose forward takes more than x")
+        elif node.op == "output":
+            _end(chain, values, node.args[0], name)
+        else:
+            values[node] = _add_node(chain, model, values, node)
+
+
+def _add_node(
+    chain: PartChain, model: nn.Module, values: dict[fx.Node, _Value], node: fx.Node
+) -> _Value:
+    """Add what a node computes; returns its value."""
+    read = [values[n] for n in node.all_input_nodes if n in values]
+    if not read or len(read) < len(node.all_input_nodes):
+        raise NoParts(f"the model's forward holds {node.name}, which its own code computes")
+    first = read[0]
+    if node.op == "call_function" and node.target is operator.getitem:
+        return _take_item(first, node)
+    if first.place is None:
+        raise NoParts(f"the model's forward computes {node.name} from a layer's state")
+    chain.last, chain.with_state = first.place, first.with_state
+    if node.op == "call_module" and len(node.args) == 1 and not node.kwargs:
+        _add(chain, model.get_submodule(str(node.target)))
+    elif len(read) == 2 and _name_node(node) in _SUMS and not node.kwargs:
+        _add_sum(chain, read)
+    elif len(read) == 1 and not _is_idle(node):
+        _add_function(chain, _make_function(node), _name_node(node))
+    elif len(read) > 1:
+        raise NoParts(f"the model's forward joins values in {node.name}, by its own code")
+    return _Value(chain.last, chain.with_state)
+
+
+def _take_item(value: _Value, node: fx.Node) -> _Value:
+    """Outputs or state of a layer's pair."""
+    if value.with_state and node.args[1] == 0:
+        return _Value(value.place)
+    if value.place is None or (value.with_state and node.args[1] == 1):
+        return _Value(None)
+    raise NoParts(f"the model's forward indexes a part's output, in {node.name}")
+
+
+def _add_sum(chain: PartChain, read: list[_Value]) -> None:
+    places = [v.place for v in read if v.place is not None and not v.with_state]
+    if len(places) < 2 or chain.width_of(places[0]) != chain.width_of(places[1]):
+        raise NoParts("the model's forward adds what is not two rows of one width")
+    chain.add(PartSum(), *places)
+
+
+def _end(chain: PartChain, values: dict[fx.Node, _Value], result: Any, name: str) -> None:
+    """End the chain at what the forward returns, without the layers' states."""
+    results = list(result) if isinstance(result, tuple | list) else [result]
+    rest = [values[n] if isinstance(n, fx.Node) and n in values else None for n in results]
+    first = rest[0] if rest else None
+    states = all(v is not None and v.place is None for v in rest[1:])
+    if first is None or first.place is None or not states or isinstance(result, list):
+        raise NoParts(f"the model holds a {name}, which returns more than one tensor")
+    chain.last, chain.with_state = first.place, first.with_state
+
+
+def _name_node(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _is_idle(node: fx.Node) -> bool:
+    """Whether it is a dropout outside training."""
+    arguments = dict(zip(("input", "p", "training"), node.args, strict=False)) | node.kwargs
+    return node.target is functional.dropout and arguments.get("training", True) is False
+
+
+def _make_function(node: fx.Node) -> Any:
+    """The node as a function of one row."""
+
+    def run(x: Any) -> Any:
+        args = fx.node.map_arg(node.args, lambda _: x)
+        kwargs = fx.node.map_arg(node.kwargs, lambda _: x)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        if node.op == "call_function" and callable(node.target):
+            return node.target(*args, **kwargs)
+        raise TypeError(f"{node.op} is no function of a row")
+
+    return run

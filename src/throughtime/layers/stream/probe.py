@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from throughtime.errors import OptionError
 from throughtime.layers.layer import Passage
-from throughtime.layers.stream.frozen import Frozen
-from throughtime.layers.stream.layers import LayerByLayer
-from throughtime.layers.stream.parts import list_tensors
-from throughtime.layers.stream.step import Step
-from throughtime.layers.stream.trial import RAISED, ROWS, STEPS, is_close, make_inputs
+from throughtime.layers.stream.border import list_tensors
+from throughtime.layers.stream.frozen import ROWS, STEPS, Frozen, is_close, make_inputs
+from throughtime.layers.stream.layers import LayerByLayer, Step
+from throughtime.layers.stream.parts import RAISED
 
 _CURE: Final = (
     "a stream needs parts that compute each step alone, or carry their state as throughtime's "
@@ -102,7 +101,8 @@ def _compare(frozen: Frozen, x: Tensor, whole: _Record, y: Any, last: bool) -> l
     with the fewest, the `last`, the difference is accepted.
     """
     outputs, inputs, results = _run_steps(frozen, x, whole)
-    wanted = _drop_states(y, outputs[0])
+    tensors = list(list_tensors(y))  # states come last
+    wanted = tensors[: len(outputs[0])] if isinstance(y, tuple) else tensors
     timed = [_is_joined(v, [o[i] for o in outputs]) for i, v in enumerate(wanted)]
     same = len(wanted) == len(outputs[0]) and all(
         joined or is_close(v, outputs[-1][i])
@@ -133,19 +133,14 @@ def _run_steps(
         except RAISED as error:
             if isinstance(error, OptionError):
                 raise
+            reached = next((n for n in whole.results if n not in single.results), "")
             raise OptionError(
-                f"{_describe_next(whole, single)} takes whole sequences and no single step "
+                f"{_describe(whole, reached)} takes whole sequences and no single step "
                 f"({error}); {_CURE}"
             ) from error
         inputs.append(dict(single.inputs))
         results.append(dict(single.results))
     return outputs, inputs, results
-
-
-def _drop_states(y: Any, like: list[Tensor]) -> list[Tensor]:
-    """The tensors of a whole call, as many as a step returns: states come last."""
-    tensors = list(list_tensors(y))
-    return tensors[: len(like)] if isinstance(y, tuple) else tensors
 
 
 def _find_culprit(
@@ -169,11 +164,6 @@ def _describe(whole: _Record, name: str) -> str:
     if not name:
         return f"the forward of {type(whole.model).__name__}"
     return f"{name}, a {type(whole.model.get_submodule(name)).__name__},"
-
-
-def _describe_next(whole: _Record, single: _Record) -> str:
-    """The first part that a step has not reached."""
-    return _describe(whole, next((n for n in whole.results if n not in single.results), ""))
 
 
 def _is_joined(whole: Tensor, steps: list[Tensor]) -> bool:

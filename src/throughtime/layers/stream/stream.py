@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.backends.cpu.stream.stream import CompiledStream
-from throughtime.errors import OptionError
 from throughtime.layers.batch import States
-from throughtime.layers.stream.frozen import Frozen, freeze
-from throughtime.layers.stream.layers import LayerByLayer
-from throughtime.layers.stream.parts import make_sequence
-from throughtime.layers.stream.probe import StepForm, probe
-from throughtime.layers.stream.rows import (
+from throughtime.layers.checks import check_size
+from throughtime.layers.stream.border import (
     check_row,
     check_states,
+    make_sequence,
     mask_rows,
     number_rows,
     replace_rows,
 )
+from throughtime.layers.stream.frozen import Frozen, freeze
+from throughtime.layers.stream.layers import LayerByLayer
+from throughtime.layers.stream.probe import StepForm, probe
 
 
 class Stream:
@@ -53,7 +53,8 @@ class Stream:
     def __init__(
         self, model: nn.Module, batch: int = 1, weights: torch.dtype | None = None
     ) -> None:
-        self.batch, self.weights = _check_batch(batch), weights
+        check_size("batch", batch)
+        self.batch, self.weights = batch, weights
         self._make_lock()
         self._source = model
         self._form: StepForm | None = None
@@ -108,11 +109,13 @@ class Stream:
         with self._lock:
             frozen = freeze(self._source, self.weights)
             likes = [layer.initial_state(1)[0][0] for layer in frozen.layers]
+            old = self._states()
             moved = [
                 tuple(tuple(v.to(like) for v in s) for s in state)
-                for state, like in zip(self._states(), likes, strict=False)
+                for state, like in zip(old, likes, strict=False)
             ]
-            states = check_states(frozen.layers, _fill_up(moved, self._states()), self.batch)
+            # The states of layers that are gone are checked too, and raise.
+            states = check_states(frozen.layers, [*moved, *old[len(moved) :]], self.batch)
             self._open(frozen, self.batch, states)
             self._tried = self._try()
 
@@ -175,7 +178,7 @@ class Stream:
             The stream itself.
         """
         with self._lock:
-            _check_batch(batch)
+            check_size("batch", batch)
             return self._regroup(list(range(min(batch, self.batch))), batch)
 
     def keep(self, rows: Sequence[int] | Tensor) -> Stream:
@@ -186,7 +189,8 @@ class Stream:
         """
         with self._lock:
             numbers = number_rows(rows, self.batch).tolist()
-            return self._regroup(numbers, _check_batch(len(numbers)))
+            check_size("batch", len(numbers))
+            return self._regroup(numbers, len(numbers))
 
     def _regroup(self, rows: list[int], batch: int) -> Stream:
         """Continue with these rows, and new ones after them, `batch` in all."""
@@ -303,14 +307,3 @@ class Stream:
     def __repr__(self) -> str:
         weights = "" if self.weights is None else f", weights={self.weights}"
         return f"Stream({self._source!r}, batch={self.batch}{weights})"
-
-
-def _check_batch(batch: Any) -> int:
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise OptionError(f"batch must be a positive integer, got {batch!r}")
-    return batch
-
-
-def _fill_up(states: list[States], old: list[States]) -> list[States]:
-    """The states, and the old ones of layers that are gone, so that their check raises."""
-    return [*states, *old[len(states) :]]

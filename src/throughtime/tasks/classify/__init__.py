@@ -126,12 +126,12 @@ def augment(
         crop: the largest share that is cut off.
     """
     if crop:
-        kept = (lengths * (1 - crop * torch.rand(len(lengths)))).ceil().long().clamp(min=1)
-        first = (torch.rand(len(lengths)) * (lengths - kept + 1)).long()
-        places = first + torch.arange(int(kept.max()))[:, None]
+        shorter = (lengths * (1 - crop * torch.rand(len(lengths)))).ceil().long().clamp(min=1)
+        first = (torch.rand(len(lengths)) * (lengths - shorter + 1)).long()
+        places = first + torch.arange(int(shorter.max()))[:, None]
         x = x.gather(0, places.clamp(max=len(x) - 1)[..., None].expand(-1, -1, x.shape[-1]))
-        x = x.masked_fill((torch.arange(len(x))[:, None] >= kept)[..., None], 0.0)
-        lengths = kept
+        x = x.masked_fill((torch.arange(len(x))[:, None] >= shorter)[..., None], 0.0)
+        lengths = shorter
     if noise:
         drawn = noise * torch.randn(*x.shape[:2], inputs)
         x = torch.cat([x[..., :inputs] + drawn, x[..., inputs:]], -1)

@@ -107,7 +107,7 @@ def _find_roles(recipe: ClassifyRecipe, table: DataTable) -> Labels:
     if not columns:
         raise DataError(f"{table.name} must have a column of numbers beside {label}; it has none")
     facts = Labels(
-        digest=hash_source(recipe), read=[], label=label, time=time, series=series, columns=columns,
+        digest=hash_source(recipe), label=label, time=time, series=series, columns=columns,
         classes=sorted(set(table.texts(label))), inputs=columns if series else ["value"],
     )  # fmt: skip
     if len(facts.classes) < 2:
@@ -204,19 +204,19 @@ def _split_sequences(sequences: Sequences, share: float) -> dict[str, list[int]]
     by_class: dict[str, list[tuple[str, int]]] = defaultdict(list)
     pairs = zip(sequences.values, sequences.labels, strict=True)
     for number, (one, label) in enumerate(pairs):
-        seal = hashlib.sha256(np.ascontiguousarray(one).tobytes()).hexdigest()
-        by_class[label].append((seal, number))
+        digest = hashlib.sha256(np.ascontiguousarray(one).tobytes()).hexdigest()
+        by_class[label].append((digest, number))
     sides: dict[str, list[int]] = {side: [] for side in SIDES}
     for rows in by_class.values():
         rows.sort()
         test = max(1, math.floor(share * len(rows))) if share else 0
         validation = test + max(1, math.floor(_VALIDATION * len(rows)))
         side, before = "validation", ""
-        for place, (seal, number) in enumerate(rows):
-            if seal != before:
+        for place, (digest, number) in enumerate(rows):
+            if digest != before:
                 side = "test" if place < test else "validation" if place < validation else "train"
             sides[side].append(number)
-            before = seal
+            before = digest
     return {name: sorted(part) for name, part in sides.items()}
 
 

@@ -13,7 +13,7 @@ from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, did_you_mean, option, short
 from throughtime.tasks.tables import DataTable, Numbers, fill_forward, log_gaps
 from throughtime.tasks.tables.clock import find_step, read_times
-from throughtime.tasks.tables.task import BUILTIN
+from throughtime.tasks.tables.task import BUILTIN, FileFacts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,10 @@ class ClassifyRecipe(FileRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labels:
-    """The facts in the file, as plain values for config.json.
+class Labels(FileFacts):
+    """The facts in the file, and in that of the test.
 
     Attributes:
-        digest: SHA-256 of the file, followed by that of the test's own file.
-        read: what people are shown before training, name and words.
         label, time, series: columns; without one of series, each row is a sequence.
         inputs: the columns of a step; of a row that is a sequence, one, "value".
         columns: that are read as numbers.
@@ -55,8 +53,6 @@ class Labels:
         frames: steps that are read together.
     """
 
-    digest: str
-    read: list[list[str]]
     label: str
     time: str
     series: str

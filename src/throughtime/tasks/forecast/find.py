@@ -76,7 +76,7 @@ _made: list[tuple[Facts, list[Series]]] = []  # the last series, wanted again at
 def _series_key(facts: Facts) -> Facts:
     """What the series of a file depend on."""
     return Facts(
-        digest=facts.digest, read=[], time=facts.time, series=facts.series, form="",
+        digest=facts.digest, time=facts.time, series=facts.series, form="",
         step=facts.step, even=facts.even, targets=facts.targets, inputs=facts.inputs,
         known=facts.known, periods=[],
     )  # fmt: skip
@@ -136,7 +136,7 @@ def _find_inputs(
     inputs = [c for c in table.frame.columns if c not in used and _varies(table, c)]
     spans = [float(np.ptp(rows.times.values[places])) for places in rows.places.values()]
     return Facts(
-        digest=hash_data(recipe.data), read=[], time=time, series=series, form=rows.times.form,
+        digest=hash_data(recipe.data), time=time, series=series, form=rows.times.form,
         step=step, even=even, targets=targets, inputs=inputs, known=known,
         periods=find_periods(rows.times.form, step, spans),
     ), rows  # fmt: skip

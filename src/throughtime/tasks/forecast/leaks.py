@@ -193,9 +193,9 @@ def _hash_runs(values: Numbers) -> NDArray[np.uint64]:
     runs = np.lib.stride_tricks.sliding_window_view(values + 0.0, _WINDOW)  # -0.0 is 0.0
     runs = runs[np.isfinite(runs).all(1)]
     different = 1 + (np.diff(np.sort(runs, 1), axis=1) != 0).sum(1)
-    kept = np.ascontiguousarray(runs[different > _WINDOW // 2]).view(np.uint64)
-    hashes = np.zeros(len(kept), np.uint64)
-    for column in kept.T:  # a hash of 64 bits, mixed after each value
+    varied = np.ascontiguousarray(runs[different > _WINDOW // 2]).view(np.uint64)
+    hashes = np.zeros(len(varied), np.uint64)
+    for column in varied.T:  # a hash of 64 bits, mixed after each value
         hashes = (hashes ^ column) * _ODD
         hashes ^= hashes >> np.uint64(29)
     return hashes

@@ -186,16 +186,16 @@ def find_season(
     """
     parts = _complete_parts(series, ends)
     longest = min(longest, max(map(len, parts), default=0) // 3)
-    untold = {}
+    unexplained = {}
     for lag in range(2 if 2 in calendar else 3, longest + 1):
         most, deviations = (0.85, 2.5) if lag in calendar else (0.75, 4.0)
         share, chance = _unexplained_share(parts, lag, most)
         if share < most and share < 1 - deviations * chance:
-            untold[lag] = share
-    usual = {lag: untold[lag] for lag in calendar if lag in untold}
-    if not untold:
+            unexplained[lag] = share
+    usual = {lag: unexplained[lag] for lag in calendar if lag in unexplained}
+    if not unexplained:
         return 1
-    least, first = _find_lowest(untold)
+    least, first = _find_lowest(unexplained)
     if not usual:
         return first
     known, lag = _find_lowest(usual)
@@ -203,10 +203,10 @@ def find_season(
     return lag if close or least > _CLEAR[first % lag == 0] * known else first
 
 
-def _find_lowest(untold: dict[int, float]) -> tuple[float, int]:
+def _find_lowest(unexplained: dict[int, float]) -> tuple[float, int]:
     """The least share, and the first lag whose share is near it."""
-    least = min(untold.values())
-    return least, next(lag for lag in sorted(untold) if untold[lag] <= 1.1 * least + 0.01)
+    least = min(unexplained.values())
+    return least, next(lag for lag in sorted(unexplained) if unexplained[lag] <= 1.1 * least + 0.01)
 
 
 def _complete_parts(series: list[Series], ends: list[float]) -> list[Numbers]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from throughtime.tasks.forecast.series import Series, usual_values
 from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables import Numbers, fill_forward, log_gaps
-from throughtime.tasks.tables.task import SIDES
+from throughtime.tasks.tables.task import SIDES, FileFacts
 from throughtime.tasks.task import Batch, BuiltWhenIndexed, make_generator
 
 
@@ -42,12 +42,10 @@ class ForecastRecipe(FileRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """The facts in the file that later steps need, as plain values for config.json.
+class Facts(FileFacts):
+    """The facts in the file that later steps need.
 
     Attributes:
-        digest: SHA-256 of the file.
-        read: what people are shown before training, name and words.
         time, series: columns, "" where there is none.
         form: how times are written.
         step: the time of a step, in seconds or in the numbers of the column.
@@ -63,8 +61,6 @@ class Facts:
         whole: the scale of all series together, for those that training had not.
     """
 
-    digest: str
-    read: list[list[str]]
     time: str
     series: str
     form: str
@@ -170,14 +166,14 @@ class Windows:
         Of a series of the training they are those after its last border; of other series, and
         where rows alone count the time, all.
         """
-        kept, left = [], 0
+        unseen, left = [], 0
         for number, one in enumerate(self.series):
             at, sides = self._sides(number)
             old = bool(self.facts.time) and one.name in self.facts.scales
             chosen = at[sides == len(SIDES) - 1] if old else at
-            kept.append(chosen)
+            unseen.append(chosen)
             left += len(at) - len(chosen)
-        return thin(torch.from_numpy(np.concatenate(kept)), _MOST), left
+        return thin(torch.from_numpy(np.concatenate(unseen)), _MOST), left
 
     def _sides(self, number: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The windows of a series and which side each belongs to: 0, 1, 2; -1 for none."""
@@ -287,10 +283,10 @@ def interpolate_seen(values: Tensor, seen: Tensor) -> Tensor:
         return values
     steps = torch.arange(len(values))[:, None, None].expand_as(values)
     last = torch.where(seen > 0, steps, -1).cummax(0).values.clamp(min=0)
-    behind = torch.where(seen > 0, steps, len(values)).flip(0).cummin(0).values.flip(0)
-    follows = behind < len(values)
-    after = values.gather(0, behind.clamp(max=len(values) - 1))
-    share = (steps - last) / (behind - last).clamp(min=1)
+    following = torch.where(seen > 0, steps, len(values)).flip(0).cummin(0).values.flip(0)
+    follows = following < len(values)
+    after = values.gather(0, following.clamp(max=len(values) - 1))
+    share = (steps - last) / (following - last).clamp(min=1)
     return torch.where(follows, values + share * (after - values), values)
 
 

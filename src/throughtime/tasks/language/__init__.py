@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ from throughtime.tasks.language.text import (
     UNKNOWN,
     Grams,
     LanguageRecipe,
+    Real,
     TextFacts,
     TextUnits,
     Tokens,
@@ -211,7 +211,7 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
         metrics = measure(self._bits(model, tokens), tokens)
         return Score(where, RULE, len(tokens.numbers), metrics, self._examples(model, text))
 
-    def _bits(self, model: nn.Module, tokens: Tokens) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def _bits(self, model: nn.Module, tokens: Tokens) -> Real:
         """Bits of each unit but the first; in rows side by side, each with units before it."""
         assert isinstance(model, NextUnit)
         count, before = len(tokens.numbers) - 1, self.recipe.length
@@ -302,9 +302,8 @@ class Language(FileTask[LanguageRecipe, TextFacts]):
             counted = measure(self._grams.bits(tokens.numbers.numpy(), LONGEST)[1:], tokens)
             net, counted_bits = self._of_line(model, line), counted["bits_per_character"]
             answer = f"{net:.3f} bits a character"
-            examples.append(
-                Example(line[:_SHOWN], answer, f"5-gram {counted_bits:.3f}", net < counted_bits)
-            )
+            truth = f"5-gram {counted_bits:.3f}"
+            examples.append(Example(line[:_SHOWN], answer, truth, net < counted_bits))
         return tuple(examples)
 
 
@@ -318,7 +317,7 @@ def _check_writing(length: int, temperature: float, seed: int) -> None:
         raise OptionError(f"seed must be a whole number of at least 0, got {seed}")
 
 
-def measure(bits: np.ndarray[Any, np.dtype[np.float64]], tokens: Tokens) -> dict[str, float]:
+def measure(bits: Real, tokens: Tokens) -> dict[str, float]:
     """The metrics of bits (N - 1,), of each unit but the first."""
     whole = bits + tokens.spelled[1:]
     return {

@@ -8,9 +8,8 @@ import lzma
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from throughtime.errors import DataError
 from throughtime.tasks.recipe import FileRecipe, option
 from throughtime.tasks.tables.pieces import open_text
-from throughtime.tasks.tables.task import BUILTIN, most_frequent
+from throughtime.tasks.tables.task import BUILTIN, FileFacts, most_frequent
 
 _MOST = 20_000  # words of a vocabulary
 _UNITS = re.compile(r" ?\w+| ?[^\w\s]+|\s", re.UNICODE)  # words and marks with the space before
@@ -44,12 +43,10 @@ class LanguageRecipe(FileRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextFacts:
-    """The facts in the text, as plain values for config.json.
+class TextFacts(FileFacts):
+    """The facts in the text.
 
     Attributes:
-        digest: SHA-256 of the text.
-        read: what people are shown before training, name and words.
         units: of the training part, the most frequent first, words that occur there twice; unit 0
             is all others.
         letters: bits of each character in the training part, "" for one that it had not: what it
@@ -58,8 +55,6 @@ class TextFacts:
         rows: sequences that are read side by side.
     """
 
-    digest: str
-    read: list[list[str]]
     units: list[str]
     letters: dict[str, float]
     ends: list[int]
@@ -196,8 +191,8 @@ class Tokens:
     """
 
     numbers: Tensor
-    spelled: np.ndarray[Any, np.dtype[np.float64]]
-    characters: np.ndarray[Any, np.dtype[np.int64]]
+    spelled: Real
+    characters: Whole
 
 
 Whole = NDArray[np.int64]
@@ -251,9 +246,7 @@ class Grams:
             if places:  # each sequence of k units is one more company of its last k - 1
                 suffix = places[-1][1:][first]
                 company = np.bincount(suffix, minlength=len(self.levels[-1].keys))
-                self.levels[-1] = _Level(
-                    self.levels[-1].keys, self.levels[-1].text, company.astype(np.float64)
-                )
+                self.levels[-1] = replace(self.levels[-1], company=company.astype(np.float64))
             self.levels.append(_Level(unique, counts.astype(np.float64), np.zeros(0)))
             places.append(number)
             context = np.full(len(numbers), -1, np.int64)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
+from itertools import takewhile
 from typing import Any, ClassVar
 
 import torch
@@ -79,12 +80,8 @@ class Alphabet:
 
     def write(self, numbers: Iterable[int]) -> Pronunciation:
         """The sounds of numbers, up to the first END; START, which is no sound, is `?`."""
-        sounds = []
-        for number in numbers:
-            if number == END:
-                break
-            sounds.append("?" if number == START else self.sounds[number - START - 1])
-        return tuple(sounds)
+        written = takewhile(lambda number: number != END, numbers)
+        return tuple("?" if n == START else self.sounds[n - START - 1] for n in written)
 
     def encode(self, sounds: Pronunciation) -> list[int]:
         """The sounds as numbers, followed by END."""
@@ -124,13 +121,9 @@ def parse_dictionary(lines: Iterable[str]) -> Entries:
             continue
         if not sounds:
             raise DataError(f"line {number} must be a word and its sounds, got {line!r}")
-        entries.setdefault(_strip_number(entry), {})[tuple(sounds)] = None
+        word = entry.partition("(")[0] if entry.endswith(")") else entry  # word(2) is word
+        entries.setdefault(word, {})[tuple(sounds)] = None
     return {word: tuple(listed) for word, listed in entries.items()}
-
-
-def _strip_number(entry: str) -> str:
-    """`word` for `word` and for `word(2)`."""
-    return entry.partition("(")[0] if entry.endswith(")") else entry
 
 
 def choose_side(word: str) -> str:
@@ -284,7 +277,7 @@ class Pronounce(Task):
 
 
 @cache
-def _read_side(name: str) -> dict[str, tuple[Pronunciation, ...]]:
+def _read_side(name: str) -> Entries:
     return take_side(read_dictionary(), name)
 
 

@@ -26,14 +26,17 @@ class Quoted(Exception):
     """A text has quotes, so that a line may be no row."""
 
 
-def read_pieces(path: str, delimiter: str, names: list[str], skipped: int) -> pl.DataFrame:
+def read_pieces(
+    path: str, delimiter: str, names: list[str], skipped: int
+) -> tuple[pl.DataFrame, list[int]]:
     """The table in a text without quotes, with numbers where a column holds nothing else.
 
     Args:
-        path: of the file.
-        delimiter: between its cells.
         names: of its columns.
         skipped: lines before the first row.
+
+    Returns:
+        The table, and the numbers of the empty lines among its rows.
 
     Raises:
         Quoted: there are quotes.
@@ -44,7 +47,8 @@ def read_pieces(path: str, delimiter: str, names: list[str], skipped: int) -> pl
 
     parts: dict[str, list[pl.Series]] = {name: [] for name in names}
     kinds: dict[str, set[str]] = {name: set() for name in names}
-    for frame in read_text_pieces(path, delimiter, names, skipped, names):
+    empty: list[int] = []
+    for frame in read_text_pieces(path, delimiter, names, skipped, names, empty):
         for column in frame.get_columns():
             kind, values = find_kind(column)
             kinds[column.name].add(kind)
@@ -56,14 +60,14 @@ def read_pieces(path: str, delimiter: str, names: list[str], skipped: int) -> pl
     for frame in read_text_pieces(path, delimiter, names, skipped, mixed) if mixed else ():
         for column in frame.get_columns():
             parts[column.name].append(_strip(column))
-    return pl.DataFrame([_join_parts(name, parts.pop(name), merged[name]) for name in names])
+    joined = [_join_parts(name, parts.pop(name), merged[name]) for name in names]
+    return pl.DataFrame(joined), empty
 
 
 def type_pieces(frames: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.DataFrame]:
     """Pieces of a table one by one, a column of text as numbers where all pieces have them.
 
-    Args:
-        frames: begins with the first piece whenever it is called, which is twice.
+    `frames` begins with the first piece whenever it is called, which is twice.
     """
     import polars as pl
 
@@ -72,17 +76,17 @@ def type_pieces(frames: Callable[[], Iterator[pl.DataFrame]]) -> Iterator[pl.Dat
         for column in frame.get_columns():
             if column.dtype == pl.String:
                 kinds.setdefault(column.name, set()).add(find_kind(column)[0])
+    merged = {name: _merge_kinds(every) for name, every in kinds.items()}
     for frame in frames():
-        yield frame.with_columns(
-            _without_nan(column) if column.dtype != pl.String
-            else _join_parts(column.name, [_as_kind(column, kind)], kind)
-            for column in frame.get_columns()
-            for kind in [_merge_kinds(kinds.get(column.name, set()))]
-        )  # fmt: skip
+        yield frame.with_columns(_take_kind(c, merged.get(c.name)) for c in frame.get_columns())
 
 
-def _as_kind(column: pl.Series, kind: str) -> pl.Series:
-    return find_kind(column)[1] if kind in (WHOLE, POINT) else _strip(column)
+def _take_kind(column: pl.Series, kind: str | None) -> pl.Series:
+    """A piece of a column of text as its kind; None is no text."""
+    if kind is None:
+        return _without_nan(column)
+    values = find_kind(column)[1] if kind in (WHOLE, POINT) else _strip(column)
+    return _join_parts(column.name, [values], kind)
 
 
 def cut_blocks(
@@ -139,9 +143,7 @@ def _merge_kinds(kinds: set[str]) -> str:
     filled = kinds - {EMPTY}
     if filled <= {WHOLE}:
         return WHOLE if filled else EMPTY
-    if filled <= {WHOLE, POINT} or filled <= {WHOLE, COMMA}:
-        return POINT
-    return TEXT
+    return POINT if filled <= {WHOLE, POINT} or filled <= {WHOLE, COMMA} else TEXT
 
 
 def _shorten(text: pl.Series) -> pl.Series:
@@ -207,26 +209,37 @@ def _strip(column: pl.Series) -> pl.Series:
 
 
 def read_text_pieces(
-    path: str, delimiter: str, names: list[str], skipped: int, wanted: list[str]
-) -> Iterator[pl.DataFrame]:
-    """The rows as text, piece by piece; an empty line is none, where there are several columns."""
+    path: str, delimiter: str, names: list[str], skipped: int, wanted: list[str],
+    empty: list[int] | None = None,
+) -> Iterator[pl.DataFrame]:  # fmt: skip
+    """The rows as text, piece by piece; an empty line is none, where there are several columns.
+
+    The numbers of empty lines are added to `empty`.
+    """
     import polars as pl
 
-    line = 1
-    for piece in _read_pieces(path):
-        rows = piece
-        while line <= skipped and rows:
+    first, several, empty = 1, len(names) > 1, [] if empty is None else empty
+    for rows in _read_pieces(path):
+        while first <= skipped and rows:
             _, _, rows = rows.partition(_END)
-            line += 1
-        line = _check_lines(rows, path, delimiter, len(names), line)
+            first += 1
+        line, first = first, _check_lines(rows, path, delimiter, len(names), first)
         if not rows.strip():
+            empty += range(line, first)
             continue
+        if several:  # polars would take an empty first line for a table of one column
+            bare = rows.lstrip(_RETURN + _END)
+            begin = line + rows.count(_END, 0, len(rows) - len(bare))
+            empty += range(line, begin)
+            rows, line = bare, begin
         frame = pl.read_csv(
             rows, separator=delimiter, has_header=False, infer_schema=False, new_columns=names,
             quote_char=None,
         )  # fmt: skip
-        if len(names) > 1:
-            frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+        if several:
+            nulls = frame.select(pl.all_horizontal(pl.all().is_null())).to_series()
+            empty += (nulls.arg_true() + line).to_list()
+            frame = frame.filter(~nulls)
         yield frame.select(wanted)
 
 
@@ -277,11 +290,7 @@ def ragged_error(path: str, width: int, line: int, cells: int) -> DataError:
 
 @contextmanager
 def open_text(path: str) -> Iterator[TextIO]:
-    """A file of text, opened.
-
-    Raises:
-        DataError: it is not UTF-8; names the line.
-    """
+    """A file of text, opened; raises DataError where it is not UTF-8, with the line."""
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             yield file
@@ -319,8 +328,7 @@ def read_archive(path: str) -> tuple[pl.DataFrame, list[int]]:
         1.0,2.0,?:5.0,6.0,7.0:one            dimension : dimension : class
 
     Returns:
-        Each step of each sequence as a row: its sequence, its class, and `x1`, `x2`, ...; and the
-        line of the file that it stands in.
+        Each step of each sequence as a row: its sequence, class, `x1`, `x2`, ...; and its line.
 
     Raises:
         DataError: there are no classes or no sequences, or one is of another form; names the line.

@@ -214,8 +214,9 @@ def _read_text(path: str) -> DataTable:
     delimiter = "\t" if path.casefold().endswith(".tsv") else _find_delimiter(path)
     head = _read_head(path, delimiter)
     try:
-        frame = read_pieces(path, delimiter, head.names, head.lines)
+        frame, empty = read_pieces(path, delimiter, head.names, head.lines)
     except Quoted:
+        empty = []
         frame = as_numbers(_read_quoted(path, delimiter, head))
     except UnicodeDecodeError as error:
         raise encoding_error(path) from error
@@ -223,7 +224,12 @@ def _read_text(path: str) -> DataTable:
         raise DataError(f"{path} must hold rows, and it has none after its column names")
     word = "tab" if delimiter == "\t" else f"'{delimiter}'"
     form = f"text, delimiter {word}, {head.words}"
-    return DataTable(frame, path, form, 1 + head.lines, "line")
+    first = 1 + head.lines
+    lines = None
+    if empty and empty[0] < first + len(frame):  # rows after it do not follow those before
+        every = sorted({*range(first, first + len(frame) + len(empty))} - {*empty})
+        lines = every[: len(frame)]
+    return DataTable(frame, path, form, first, "line", lines)
 
 
 def _read_quoted(path: str, delimiter: str, head: Head) -> pl.DataFrame:

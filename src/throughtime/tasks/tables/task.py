@@ -8,7 +8,7 @@ import math
 from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
@@ -25,8 +25,22 @@ if TYPE_CHECKING:
 
 BUILTIN = "builtin"
 
+
+@dataclass(frozen=True, kw_only=True)
+class FileFacts:
+    """What a task finds in a file when a run begins, as plain values for config.json.
+
+    Attributes:
+        digest: SHA-256 of the file, or of all that is read.
+        read: what people are shown before training, name and words.
+    """
+
+    digest: str
+    read: list[list[str]] = field(default_factory=list)
+
+
 SomeRecipe = TypeVar("SomeRecipe", bound=FileRecipe)
-SomeFacts = TypeVar("SomeFacts")
+SomeFacts = TypeVar("SomeFacts", bound=FileFacts)
 
 
 def hash_data(data: str) -> str:
@@ -38,7 +52,7 @@ class FileTask(Task, Generic[SomeRecipe, SomeFacts]):
     """A task on a file; what it finds there when a run begins is in the recipe, as `facts`."""
 
     in_percent = False
-    facts_kind: ClassVar[type[Any]]  # a dataclass with a field `read`, for people
+    facts_kind: ClassVar[type[Any]]
     recipe: SomeRecipe
 
     def __init__(self, recipe: Recipe) -> None:
@@ -57,7 +71,7 @@ class FileTask(Task, Generic[SomeRecipe, SomeFacts]):
     @classmethod
     def settle(cls, recipe: Recipe) -> Recipe:
         settled = cast(SomeRecipe, resolve_cell(recipe))
-        facts = asdict(cast(Any, cls.find_facts(settled)))
+        facts = asdict(cls.find_facts(settled))
         return replace(settled, facts=json.loads(json.dumps(facts)))  # as config.json has them
 
     @cached_property
@@ -65,7 +79,7 @@ class FileTask(Task, Generic[SomeRecipe, SomeFacts]):
         return cast(SomeFacts, parse_facts(self.facts_kind, self.recipe.facts))
 
     def describe_data(self) -> list[tuple[str, str]]:
-        return [(name, words) for name, words in cast(Any, self.facts).read]
+        return [(name, words) for name, words in self.facts.read]
 
 
 class TableTask(FileTask[SomeRecipe, SomeFacts]):
@@ -155,13 +169,9 @@ _HELD_OUT = 0.1  # of the items, for each of the two sides
 
 
 def split_by_key(keys: Sequence[str], weights: Sequence[int] | None = None) -> dict[str, list[int]]:
-    """The numbers of the items of each side.
+    """The numbers of the items of each side; those of one key stay together.
 
-    A key whose items weigh more than a side may have is trained on.
-
-    Args:
-        keys: of the items; what has one key stays together.
-        weights: of the items, 1 where left out.
+    A key whose items weigh more than a side may have is trained on; without weights each is 1.
     """
     by_key: dict[str, list[int]] = defaultdict(list)
     for number, key in enumerate(keys):
@@ -170,15 +180,23 @@ def split_by_key(keys: Sequence[str], weights: Sequence[int] | None = None) -> d
     share = max(1, math.floor(_HELD_OUT * sum(weights)))
     filled = {"test": 0, "validation": 0}
     sides: dict[str, list[int]] = {side: [] for side in SIDES}
-    for numbers in sorted(by_key.items(), key=lambda item: hash_text(item[0])):
-        weight = sum(weights[n] for n in numbers[1])
-        side = next((s for s, full in filled.items() if full < share), "train")
-        if side != "train" and weight > max(share, 1):
-            side = "train"
+    for key in sorted(by_key, key=hash_text):
+        weight = sum(weights[n] for n in by_key[key])
+        side = next((s for s, full in filled.items() if full < share >= weight), "train")
         if side != "train":
             filled[side] += weight
-        sides[side] += numbers[1]
+        sides[side] += by_key[key]
     return {side: sorted(numbers) for side, numbers in sides.items()}
+
+
+def check_sides(sides: dict[str, list[int]], what: str, table: DataTable, reason: str) -> None:
+    """Raises DataError where a side has no item."""
+    for side in SIDES:
+        if not sides[side]:
+            raise DataError(
+                f"each of training, validation and test must have {what} of {table.name}, and "
+                f"{side} has none, {reason}"
+            )
 
 
 def hash_text(text: str) -> str:
@@ -242,5 +260,5 @@ class Vocabulary:
 def most_frequent(units: Iterable[str], at_most: int, at_least: int = 1) -> list[str]:
     """The units that occur at least so often, the most frequent first, equals by their text."""
     counted = Counter(units)
-    kept = [unit for unit, count in counted.items() if count >= at_least]
-    return sorted(kept, key=lambda unit: (-counted[unit], unit))[:at_most]
+    frequent = [unit for unit, count in counted.items() if count >= at_least]
+    return sorted(frequent, key=lambda unit: (-counted[unit], unit))[:at_most]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from throughtime.tasks.picture import Picture, ask_layers, draw_confusion
+from throughtime.tasks.picture import Picture, draw_confusion, probe_layers
 from throughtime.tasks.recipe import Recipe, check_unchanged
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen, hash_data
@@ -237,8 +237,8 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         for n in chosen:
             predicted = [self.facts.labels[int(k)] for k in logits[n].argmax(-1)]
             tokens, truth = sentences.tokens[n], sentences.labels[n]
-            given, answer, right = map(" ".join, (tokens, predicted, truth))
-            examples.append(Example(given, answer, right, predicted == truth))
+            question, answer, right = map(" ".join, (tokens, predicted, truth))
+            examples.append(Example(question, answer, right, predicted == truth))
         count = len(sentences.tokens)
         where = f"{name}: {count} sentences, {len(sentences.words)} tokens, {where}"
         return Score(where, RULE, count, figures, (*examples,))
@@ -305,7 +305,7 @@ class Tag(TableTask[TagRecipe, TagFacts]):
         rows = []
         for name, marks in (("label", items.truth), ("word's class", classes)):
             truth = [pad_sequence([marks[n] for n in p], padding_value=-1) for p in parts]
-            rows += ask_layers(name, model, inputs, truth, words)
+            rows += probe_layers(name, model, inputs, truth, words)
         return {"probe": rows}
 
     def pictures(self, model: nn.Module) -> list[Picture]:

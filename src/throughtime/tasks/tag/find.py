@@ -17,7 +17,13 @@ from torch.nn.functional import cross_entropy
 
 from throughtime.errors import DataError
 from throughtime.tasks.tables import DataTable
-from throughtime.tasks.tables.task import BUILTIN, hash_data, most_frequent, split_by_key
+from throughtime.tasks.tables.task import (
+    BUILTIN,
+    check_sides,
+    hash_data,
+    most_frequent,
+    split_by_key,
+)
 from throughtime.tasks.tag.sentences import (
     Sentences,
     TagFacts,
@@ -117,13 +123,8 @@ def _list_labels(sentences: Sentences, numbers: list[int]) -> set[str]:
 
 
 def _check_sides(sides: Sides, sentences: Sentences, table: DataTable, facts: TagFacts) -> None:
-    for side, numbers in sides.items():
-        if not numbers:
-            raise DataError(
-                f"each of training, validation and test must have sentences of {table.name}, and "
-                f"{side} has none, split by {facts.group or 'sentence'}; add sentences, or name "
-                "another --group"
-            )
+    by = f"split by {facts.group or 'sentence'}; add sentences, or name another --group"
+    check_sides(sides, "sentences", table, by)
     held_out = [*sides["validation"], *sides["test"]]
     check_labels(sentences, held_out, _list_labels(sentences, sides["train"]), table, facts)
 

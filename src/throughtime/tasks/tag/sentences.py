@@ -15,7 +15,7 @@ from throughtime.tasks.recipe import option
 from throughtime.tasks.tables import DataTable, take
 from throughtime.tasks.tables.pieces import open_text
 from throughtime.tasks.tables.read import LINES, TEXTS, TOKEN_FILES, find_ending
-from throughtime.tasks.tables.task import Vocabulary
+from throughtime.tasks.tables.task import FileFacts, Vocabulary
 from throughtime.tasks.tables.text import TextRecipe, find_role, make_table, read_texts
 
 PADDING, UNKNOWN, FIRST = 0, 1, 2  # of words and characters
@@ -36,19 +36,15 @@ class TagRecipe(TextRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TagFacts:
-    """The facts in the file, as plain values for config.json.
+class TagFacts(FileFacts):
+    """The facts in the file.
 
     Attributes:
-        digest: SHA-256 of the file.
-        read: what people are shown before training, name and words.
         token, label, series, group: columns, "" where there is none.
         words: of the training part without case, and characters, the most frequent first.
         labels: sorted.
     """
 
-    digest: str
-    read: list[list[str]] = field(default_factory=list)
     token: str
     label: str
     series: str

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from throughtime.errors import DataError
-from throughtime.tasks.picture import Picture, ask_for_neighbours, draw_attention
+from throughtime.tasks.picture import Picture, draw_attention, probe_neighbours
 from throughtime.tasks.recipe import check_unchanged
 from throughtime.tasks.tables import DataTable
 from throughtime.tasks.tables.task import TableTask, check_like_training, find_unseen, hash_data
@@ -236,9 +236,7 @@ class Translate(TableTask[TranslateRecipe, TranslateFacts]):
     def findings(self, model: nn.Module) -> dict[str, list[dict[str, Any]]]:
         """What the encoder's layers know, and the figures of greedy decoding next to the beam's."""
         assert isinstance(model, Translator)
-        tables = {
-            "probe": ask_for_neighbours(Encoder(model), self._encoded["test"].sources, PADDING)
-        }
+        tables = {"probe": probe_neighbours(Encoder(model), self._encoded["test"].sources, PADDING)}
         if self.recipe.beam == 1:
             return tables
         pairs = self._pairs["test"]

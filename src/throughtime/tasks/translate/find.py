@@ -13,7 +13,7 @@ from throughtime.errors import DataError
 from throughtime.tasks.tables import DataTable, take
 from throughtime.tasks.tables.task import (
     BUILTIN,
-    SIDES,
+    check_sides,
     hash_data,
     join_keys,
     most_frequent,
@@ -126,12 +126,12 @@ def list_pairs(
     cut = _length_cutter(recipe)
     sources, targets = (list_texts(table, name, cut) for name in (facts.source, facts.target))
     both = zip(sources, targets, strict=True)
-    kept = [
+    short = [
         row for row, pair in enumerate(both)
         if all(len(cut(text)) <= recipe.longest for text in pair)
     ]  # fmt: skip
     every = Pairs(sources, targets, [*range(len(sources))])
-    return every.of(kept), len(sources) - len(kept)
+    return every.of(short), len(sources) - len(short)
 
 
 def list_texts(table: DataTable, column: str, cut: Callable[[str], list[str]]) -> list[str]:
@@ -164,13 +164,8 @@ def split_pairs(pairs: Pairs, table: DataTable) -> dict[str, list[int]]:
     plain = [[" ".join(text.casefold().split()) for text in texts]
              for texts in (pairs.sources, pairs.targets)]  # fmt: skip
     sides = split_by_key(join_keys(zip(*plain, strict=True)))
-    for side in SIDES:
-        if not sides[side]:
-            raise DataError(
-                f"each of training, validation and test must have pairs of {table.name}, and "
-                f"{side} has none, since pairs that share a source or a target stand together; "
-                "add others"
-            )
+    reason = "since pairs that share a source or a target stand together; add others"
+    check_sides(sides, "pairs", table, reason)
     return sides
 
 

@@ -34,8 +34,8 @@ START = 1  # what the decoder is given first
 
 State = tuple[tuple[Tensor, ...], ...]
 Memory = tuple[Tensor, ...]
-"""What attention reads: outputs (T, B, E), units' vectors behind them where they tell, their keys
-(T, B, H), and where rows have lengths, what is behind their ends (T, B)."""
+"""What attention reads: outputs (T, B, E), units' vectors after them where they tell, their keys
+(T, B, H), and where rows have lengths, what is after their ends (T, B)."""
 
 
 class Translator(nn.Module):
@@ -100,10 +100,10 @@ class Translator(nn.Module):
 
     def weigh(self, out: Tensor, memory: Memory) -> Tensor:
         """How much each of the decoder's outputs looks at each source unit, (B, S, T)."""
-        _, keys, *behind = memory
+        _, keys, *ended = memory
         scores = torch.einsum("sbh,tbh->bst", out, keys)
-        if behind:
-            scores = scores.masked_fill(behind[0].T[:, None], -torch.inf)
+        if ended:
+            scores = scores.masked_fill(ended[0].T[:, None], -torch.inf)
         return scores.softmax(-1)
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from throughtime.errors import missing_extra
 from throughtime.tasks.recipe import option
-from throughtime.tasks.tables.task import Vocabulary
+from throughtime.tasks.tables.task import FileFacts, Vocabulary
 from throughtime.tasks.tables.text import TextRecipe, split_words
 from throughtime.tasks.translate.model import END, PADDING
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["characters", "words", "pieces"]
 Pair = tuple[str, str]
-_BEFORE, _BEHIND = re.compile(r"\s+([.,;:!?)\]»”’%])"), re.compile(r"([¿¡(\[«“])\s+")
+_BEFORE, _AFTER = re.compile(r"\s+([.,;:!?)\]»”’%])"), re.compile(r"([¿¡(\[«“])\s+")
 _JOINER = "\uffed"  # before a piece that does not begin a word
 _MERGES, _TWICE = 3000, 2  # of a language; how often a pair must occur
 
@@ -43,7 +43,7 @@ def join(units: Iterable[str], kind: str) -> str:
     if kind == "characters":
         return "".join(units)
     text = " ".join(units).replace(f" {_JOINER}", "").removeprefix(_JOINER)
-    return _BEHIND.sub(r"\1", _BEFORE.sub(r"\1", text))
+    return _AFTER.sub(r"\1", _BEFORE.sub(r"\1", text))
 
 
 @dataclass(frozen=True)
@@ -175,19 +175,15 @@ class TranslateRecipe(TextRecipe):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TranslateFacts:
-    """The facts in the file, as plain values for config.json.
+class TranslateFacts(FileFacts):
+    """The facts in the file.
 
     Attributes:
-        digest: SHA-256 of the file.
-        read: what people are shown before training, name and words.
         source, target: columns.
         source_units, target_units: of the training part, the most frequent first.
         source_merges, target_merges: of pieces.
     """
 
-    digest: str
-    read: list[list[str]] = field(default_factory=list)
     source: str
     target: str
     source_units: list[str] = field(default_factory=list)
@@ -210,12 +206,7 @@ class TranslateFacts:
 
 def join_until_end(numbers: Iterable[int], targets: Vocabulary, kind: str) -> str:
     """The text of numbers, up to the first END; what is no unit is `?`."""
-    units = []
-    for number in numbers:
-        if number == END:
-            break
-        units.append(targets.unit(number))
-    return join(units, kind)
+    return join(map(targets.unit, takewhile(lambda number: number != END, numbers)), kind)
 
 
 _ROUNDS = 5

@@ -27,8 +27,7 @@ from throughtime.backends.cpu.schedule import (
 from throughtime.backends.cpu.shape import Key, Shape
 from throughtime.backends.cpu.short.region import ShortRegion
 from throughtime.cells import Cell
-from throughtime.compiler.passes.masks import NO_MASKS
-from throughtime.compiler.passes.unshare import apart
+from throughtime.compiler.passes import NO_MASKS, apart
 from throughtime.compiler.plan import make_plan, why_unplanned
 from throughtime.compiler.runtime import machine
 from throughtime.errors import ShapeError

@@ -149,12 +149,12 @@ class StreamLayer:
         given: tuple[int, int, int],
     ) -> AlignedRows:
         """What a phase multiplies, computed where it is not the old output."""
-        if not phase.own:
+        if not phase.computed:
             return self.output
         program, plan, out = self._program, self._plan, self.output
         to = program.rows(program.B + lines_forward(plan), self._line)
         program.phase(
-            code.phases[plan.own.index(phase)], program.B, pre.address, pre.row, out.address,
+            code.phases[plan.computed.index(phase)], program.B, pre.address, pre.row, out.address,
             out.address, out.row, program.B * out.row, to.address, own.address, *given,
         )  # fmt: skip
         return to

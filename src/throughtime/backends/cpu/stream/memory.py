@@ -10,18 +10,19 @@ import numpy as np
 
 from throughtime.backends.cpu.memory import LINE
 from throughtime.backends.cpu.schedule import whole_vectors
-from throughtime.compiler.llvm.library import stream_tile
-from throughtime.compiler.llvm.sizes import (
+from throughtime.compiler.llvm.abi import (
     ADD,
-    CELL,
+    CELL_FORWARD,
     HEAD,
     OPERATION,
-    PHASE,
+    OPERATIONS,
+    PHASE_FORWARD,
     TILE,
     Kind,
     highest,
     widest,
 )
+from throughtime.compiler.llvm.library import stream_tile
 from throughtime.compiler.runtime.machine import Machine
 
 Array = np.ndarray[Any, Any]
@@ -123,19 +124,19 @@ class CallList:
         self._held.append(flat)
         return AlignedRows(flat.reshape(rows, numbers), flat.ctypes.data, numbers * self.kind.bytes)
 
-    def add(self, kind: int, function: int, *arguments: int) -> None:
-        """One call."""
+    def add(self, names: tuple[str, ...], function: int, *arguments: int) -> None:
+        """One call of a function that takes arguments of these names."""
         rest = OPERATION - 2 - len(arguments)
-        self._words.extend([kind, function, *arguments, *([0] * rest)])
+        self._words.extend([OPERATIONS.index(names), function, *arguments, *([0] * rest)])
         self._words[1] += 1
 
     def cell(self, function: int, *arguments: int) -> None:
         """A call of a cell's own function."""
-        self.add(CELL, function, *arguments)
+        self.add(CELL_FORWARD, function, *arguments)
 
     def phase(self, function: int, *arguments: int) -> None:
         """A call of what a cell computes before a later phase."""
-        self.add(PHASE, function, *arguments)
+        self.add(PHASE_FORWARD, function, *arguments)
 
     def sum(self, x: AlignedRows, z: AlignedRows, width: int) -> AlignedRows:
         """x + z."""

@@ -25,8 +25,8 @@ from throughtime.backends.cpu.stream.part import (
     output_width,
 )
 from throughtime.backends.cpu.unshare import call_apart
+from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.library import stream_region
-from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.runtime import threads
 
 MOST_ROWS: Final = 64

@@ -12,79 +12,82 @@ from llvmlite import ir
 
 from throughtime.compiler import sweeps
 from throughtime.compiler.graph import NUMBER
-from throughtime.compiler.llvm.arguments import CELL_BACKWARD, CELL_FORWARD, PHASE_FORWARD
-from throughtime.compiler.llvm.cell.operands import (
+from throughtime.compiler.llvm.abi import CELL_BACKWARD, CELL_FORWARD, PHASE_FORWARD, Kind
+from throughtime.compiler.llvm.cell.pointwise import (
     Loads,
+    Pointwise,
     backward_loads,
     forward_loads,
     input_place,
     places_back,
     places_forward,
 )
-from throughtime.compiler.llvm.cell.pointwise import Pointwise
-from throughtime.compiler.llvm.cell.sweeps import Row, write_sweeps
+from throughtime.compiler.llvm.cell.sweeps import Finish, Row, write_sweeps
 from throughtime.compiler.llvm.loops.phases import blocks_of, sections, units_of
 from throughtime.compiler.llvm.loops.rows import lanes_below
-from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.values import Num, Vector, where
+from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit
+from throughtime.compiler.passes import HIDDEN
 from throughtime.compiler.plan import Plan
-from throughtime.compiler.widths import HIDDEN
+
+Places = dict[str, Num]
+"""Where a vector of units of one row lies, by what it is of."""
 
 
-def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> Emit:
-    """`cell_forward(...)`: new states, and with `keep` what is saved, from sums and old states.
-
-    for widths: for unit blocks: for rows
-    """
+def write_cell_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> None:
+    """`cell_forward(...)`: new states, and with `keep` what is saved, from sums and old states."""
     e = Emit(module, "cell_forward", kind, CELL_FORWARD)
-    g, units = e.given, units_of(e, plan)
+    (_write_row_forward if plan.rowwise else _write_units_forward)(e, plan, keep)
+    e.done()
+
+
+def _write_units_forward(e: Emit, plan: Plan, keep: bool) -> None:
+    """A step: for widths: for unit blocks: for rows."""
+    g, size, units = e.args, e.kind.size, units_of(e, plan)
     for width, _, blocks in sections(e, plan, g["unit_blocks"]):
         with e.loop(blocks) as block, e.loop(g["rows"]) as row:
-            places = places_forward(e, plan, row.index, block.index * kind.size)
-            vector = block.index * (len(plan.last) * kind.size)
+            places = places_forward(e, plan, row.index, block.index * size)
+            vector = block.index * (len(plan.last) * size)
             places["chains"] = g["chains"] + g["chains_row"] * row.index + vector
             values = Pointwise(e, plan.graph, units, forward_loads(e, plan, places))
             store_step(e, plan, places, values, keep, width)
-    e.done()
-    return e
+
+
+def _write_row_forward(e: Emit, plan: Plan, keep: bool) -> None:
+    """A step that computes over units: for rows: for walks: for widths: for unit blocks."""
+    g = e.args
+    with e.loop(g["rows"]) as row:
+
+        def find(column: Num) -> Places:
+            return places_forward(e, plan, row.index, column)
+
+        def finish(values: Pointwise, column: Num, left: Num, width: str) -> None:
+            store_step(e, plan, find(column), values, keep, width)
+
+        lines = g["chains"], g["H_row"]
+        one = Row(e, plan, lambda column: forward_loads(e, plan, find(column)), lines, {})
+        write_sweeps(one, sweeps.sweeps_forward(plan, keep), finish)
+        saved = find(e.number(0))["saved"] + g["H_row"] * len(plan.saved_lines)
+        for k, node in enumerate(plan.saved_numbers if keep else ()):
+            e.store(one.held[node].first(), saved + k * e.kind.bytes)
 
 
 def store_step(
-    e: Emit, plan: Plan, places: dict[str, Num], values: Pointwise, keep: bool, width: str = HIDDEN
+    e: Emit, plan: Plan, places: Places, values: Pointwise, keep: bool, width: str
 ) -> None:
     """Write the new states of a width, and with `keep` the lines of it that are saved."""
     new = {k: values.value(plan.new_states[k]) for k in plan.states_of(width)}
     lines = plan.saved_lines if keep else ()
     saved = {k: values.value(i) for k, i in enumerate(lines) if plan.widths.of[i] == width}
     for k, value in saved.items():
-        e.store(value, places["saved"] + e.given["H_row"] * k)
+        e.store(value, places["saved"] + e.args["H_row"] * k)
     for k, value in new.items():
-        place = places["state"] + e.given["state_plane"] * k if k else places["new"]
+        place = places["state"] + e.args["state_plane"] * k if k else places["new"]
         e.store(value, place)
 
 
-def write_cell_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
-    """`cell_backward(...)`: gradients by sums, old states and vectors, from those by new states.
-
-    for rows: for widths: for unit blocks
-    """
-    e = Emit(module, "cell_backward", kind, CELL_BACKWARD)
-    g, units = e.given, units_of(e, plan)
-    with e.loop(g["rows"]) as row:
-        for width, count, blocks in sections(e, plan, g["H_row"] // kind.size):
-            with e.loop(blocks) as block:
-                column, left = block.index * kind.size, count - block.index * kind.lanes
-                places = places_back(e, plan, row.index, column)
-                loads = backward_loads(e, plan, places, len(plan.own))
-                values = Pointwise(e, plan.graph, units, loads)
-                store_gradients(e, plan, places, values, left, width)
-    e.done()
-    return e
-
-
 def store_gradients(
-    e: Emit, plan: Plan, places: dict[str, Num], values: Pointwise, left: Num, width: str = HIDDEN
+    e: Emit, plan: Plan, places: Places, values: Pointwise, left: Num, width: str
 ) -> None:
     """All gradients of a width are computed before the first is written: they share their places.
 
@@ -93,8 +96,8 @@ def store_gradients(
         left: units of the width from this vector on.
         width: its name.
     """
-    g, lanes = e.given, lanes_below(e, left)
-    there = {k for phase in plan.own for k in phase.places}
+    g, lanes = e.args, lanes_below(e, left)
+    there = {k for phase in plan.computed for k in phase.places}
     sums = {k: s.gradient for k, s in enumerate(plan.sums)
             if k not in there and plan.widths.of[s.node] == width}  # fmt: skip
     states = {k: plan.gradients.get(f"d_s.{plan.state_names[k]}") for k in plan.states_of(width)}
@@ -120,163 +123,117 @@ def store_gradients(
         e.store(value, places["d_inputs"] + g["H_row"] * k)
 
 
-def write_phase_forward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
+def write_phase_forward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> None:
     """`phase_forward_<slot>(...)`: the vector of a phase, from what the phases before it gave.
 
-    for rows: for unit blocks
+    for rows: for unit blocks; or for walks: for widths: for unit blocks
     """
     e = Emit(module, f"phase_forward_{slot}", kind, PHASE_FORWARD)
-    g, vector, units = e.given, plan.own[slot].vector, units_of(e, plan)
-    blocks = blocks_of(e, units[plan.widths.of[vector]])
-    with e.loop(g["rows"]) as row, e.loop(blocks) as block:
-        column = block.index * kind.size
-        places = places_to_vector(e, plan, row.index, column)
-        values = Pointwise(e, plan.graph, units, forward_loads(e, plan, places))
-        e.store(values.value(vector), places["to"])
+    g, vector, units = e.args, plan.computed[slot].vector, units_of(e, plan)
+    lines, its_width = (g["to"] + g["H_row"] * g["rows"], g["H_row"]), plan.widths.of[vector]
+    with e.loop(g["rows"]) as row:
+
+        def find(column: Num) -> Places:
+            return places_to_vector(e, plan, row.index, column)
+
+        def load(column: Num) -> Loads:
+            return forward_loads(e, plan, find(column))
+
+        def finish(values: Pointwise, column: Num, left: Num, width: str) -> None:
+            if width == its_width:
+                e.store(values.value(vector), find(column)["to"])
+
+        if plan.rowwise:
+            one = Row(e, plan, load, lines, {})
+            write_sweeps(one, sweeps.sweeps_to_vector(plan, slot), finish)
+        else:
+            with e.loop(blocks_of(e, units[its_width])) as block:
+                column = block.index * kind.size
+                values = Pointwise(e, plan.graph, units, load(column))
+                finish(values, column, units[its_width], its_width)
     e.done()
-    return e
 
 
-def places_to_vector(e: Emit, plan: Plan, row: Num, column: Num) -> dict[str, Num]:
+def places_to_vector(e: Emit, plan: Plan, row: Num, column: Num) -> Places:
     """Where a vector of units of one row lies, in everything that a phase is given."""
-    g, line = e.given, e.given["H_row"] * row + column
+    g, line = e.args, e.args["H_row"] * row + column
     places = {name: g[name] + line for name in ("old", "state", "to")}
     places["pre"] = g["pre"] + g["pre_row"] * row + column
     places["unit_values"] = g["unit_values"] + column
     return places | {"inputs": input_place(e, plan, "inputs", row, column)}
 
 
-def write_phase_backward(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
-    """`phase_backward_<slot>(...)`: gradients by a phase's sums, and the vector it multiplied.
-
-    for rows: for widths: for unit blocks
-    """
-    e = Emit(module, f"phase_backward_{slot}", kind, CELL_BACKWARD)
-    g, units = e.given, units_of(e, plan)
-    with e.loop(g["rows"]) as row:
-        for width, count, blocks in sections(e, plan, g["H_row"] // kind.size):
-            with e.loop(blocks if _wanted(plan, slot, width) else e.number(0)) as block:
-                column, left = block.index * kind.size, count - block.index * kind.lanes
-                places = places_back(e, plan, row.index, column)
-                loads = backward_loads(e, plan, places, len(plan.own) - 1 - slot)
-                values = Pointwise(e, plan.graph, units, loads)
-                store_vector_gradients(e, plan, slot, places, values, left, width)
-    e.done()
-    return e
-
-
 def _wanted(plan: Plan, slot: int, width: str) -> dict[int, int | None]:
     """The gradients by a phase's sums of some width; at -1 the vector itself."""
-    phase, of = plan.own[slot], plan.widths.of
+    phase, of = plan.computed[slot], plan.widths.of
     gradients = {k: plan.sums[k].gradient for k in phase.places if of[plan.sums[k].node] == width}
     return gradients | ({-1: phase.vector} if of[phase.vector] == width else {})
 
 
 def store_vector_gradients(
-    e: Emit, plan: Plan, slot: int, places: dict[str, Num], values: Pointwise, left: Num,
-    width: str = HIDDEN,
+    e: Emit, plan: Plan, slot: int, places: Places, values: Pointwise, left: Num,
+    width: str,
 ) -> None:  # fmt: skip
     """Write gradients by a phase's sums, and the vector it multiplied; zeros after the last."""
-    g, lanes = e.given, lanes_below(e, left)
+    g, lanes = e.args, lanes_below(e, left)
     for k, node in _wanted(plan, slot, width).items():
         own = places["operand_block"] + g["operand_block_plane"] * slot
         to = own if k < 0 else places["d_sums"] + g["H_row"] * k
         e.store(where(lanes, values.value(node), e.constant(0)), to)
 
 
-Places = dict[str, Num]
+def write_backward(module: ir.Module, kind: Kind, plan: Plan, slot: int | None = None) -> None:
+    """`cell_backward(...)`: gradients by sums, old states and vectors, from those by new states;
+    or `phase_backward_<slot>(...)`: those by a phase's sums, and the vector that it multiplied.
 
+    for rows: for widths: for unit blocks; or for walks: for widths: for unit blocks
+    """
+    name = "cell_backward" if slot is None else f"phase_backward_{slot}"
+    e = Emit(module, name, kind, CELL_BACKWARD)
+    done = len(plan.computed) if slot is None else len(plan.computed) - 1 - slot
+    with e.loop(e.args["rows"]) as row:
 
-def write_row_forward(module: ir.Module, kind: Kind, plan: Plan, keep: bool) -> Emit:
-    """`cell_forward(...)`: for rows: for walks: for widths: for unit blocks."""
-    e = Emit(module, "cell_forward", kind, CELL_FORWARD)
-    g = e.given
-    lines = g["chains"], g["H_row"]
-    with e.loop(g["rows"]) as row:
-
-        def at(column: Num) -> Places:
-            return places_forward(e, plan, row.index, column)
-
-        def finish(values: Pointwise, column: Num, left: Num, width: str) -> None:
-            store_step(e, plan, at(column), values, keep, width)
-
-        one = _row(e, plan, lambda column: forward_loads(e, plan, at(column)), lines)
-        write_sweeps(one, sweeps.sweeps_forward(plan, keep), finish)
-        saved = at(e.number(0))["saved"] + g["H_row"] * len(plan.saved_lines)
-        for k, node in enumerate(plan.saved_numbers if keep else ()):
-            e.store(one.held[node].first(), saved + k * kind.bytes)
-    e.done()
-    return e
-
-
-def write_row_to_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
-    """`phase_forward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
-    e = Emit(module, f"phase_forward_{slot}", kind, PHASE_FORWARD)
-    g = e.given
-    lines = g["to"] + g["H_row"] * g["rows"], g["H_row"]
-    with e.loop(g["rows"]) as row:
-
-        def at(column: Num) -> Places:
-            return places_to_vector(e, plan, row.index, column)
-
-        def finish(values: Pointwise, column: Num, left: Num, width: str) -> None:
-            vector = plan.own[slot].vector
-            if plan.widths.of[vector] == width:
-                e.store(values.value(vector), at(column)["to"])
-
-        one = _row(e, plan, lambda column: forward_loads(e, plan, at(column)), lines)
-        write_sweeps(one, sweeps.sweeps_to_vector(plan, slot), finish)
-    e.done()
-    return e
-
-
-def write_row_backward(module: ir.Module, kind: Kind, plan: Plan) -> Emit:
-    """`cell_backward(...)`: for rows: for walks: for widths: for unit blocks."""
-
-    def finish(e: Emit, places: Places, values: Pointwise, left: Num, width: str) -> None:
-        store_gradients(e, plan, places, values, left, width)
-
-    e = Emit(module, "cell_backward", kind, CELL_BACKWARD)
-    return _backward(e, plan, len(plan.own), sweeps.sweeps_backward(plan), finish)
-
-
-def write_row_from_vector(module: ir.Module, kind: Kind, plan: Plan, slot: int) -> Emit:
-    """`phase_backward_<slot>(...)`: for rows: for walks: for widths: for unit blocks."""
-
-    def finish(e: Emit, places: Places, values: Pointwise, left: Num, width: str) -> None:
-        store_vector_gradients(e, plan, slot, places, values, left, width)
-
-    e = Emit(module, f"phase_backward_{slot}", kind, CELL_BACKWARD)
-    done = len(plan.own) - 1 - slot
-    return _backward(e, plan, done, sweeps.sweeps_from_vector(plan, slot), finish)
-
-
-def _backward(
-    e: Emit, plan: Plan, done: int, walks: tuple[sweeps.Sweep, ...],
-    finish: Callable[[Emit, Places, Pointwise, Num, str], None],
-) -> Emit:  # fmt: skip
-    g = e.given
-    with e.loop(g["rows"]) as row:
-
-        def at(column: Num) -> Places:
+        def find(column: Num) -> Places:
             return places_back(e, plan, row.index, column)
 
-        def end(values: Pointwise, column: Num, left: Num, width: str) -> None:
-            finish(e, at(column), values, left, width)
+        def load(column: Num) -> Loads:
+            return backward_loads(e, plan, find(column), done)
 
-        def loads(column: Num) -> Loads:
-            return backward_loads(e, plan, at(column), done)
+        def finish(values: Pointwise, column: Num, left: Num, width: str) -> None:
+            if slot is None:
+                store_gradients(e, plan, find(column), values, left, width)
+            else:
+                store_vector_gradients(e, plan, slot, find(column), values, left, width)
 
-        first, plane = g["d_operands"] + g["operand_plane"] * len(plan.own), g["operand_plane"]
-        one = _row(e, plan, loads, (first, plane))
-        saved = at(e.number(0))["saved"] + g["H_row"] * len(plan.saved_lines)
-        for k, node in enumerate(plan.saved_numbers):
-            one.held[node] = e.spread(e.real(saved + k * e.kind.bytes))
-        write_sweeps(one, walks, end)
+        if plan.rowwise:
+            saved = find(e.number(0))["saved"]
+            _walk_back(e, plan, slot, saved, load, finish)
+        else:
+            _pass_back(e, plan, slot, load, finish)
     e.done()
-    return e
 
 
-def _row(e: Emit, plan: Plan, loads: Callable[[Num], Loads], lines: tuple[Num, Num]) -> Row:
-    held: dict[int, Vector] = {}
-    return Row(e, plan, loads, lines, held)
+def _pass_back(
+    e: Emit, plan: Plan, slot: int | None, load: Callable[[Num], Loads], finish: Finish
+) -> None:
+    """In `write_backward`: one pass over the units of a row."""
+    units, size = units_of(e, plan), e.kind.size
+    for width, count, blocks in sections(e, plan, e.args["H_row"] // size):
+        if slot is None or _wanted(plan, slot, width):
+            with e.loop(blocks) as block:
+                column, left = block.index * size, count - block.index * e.kind.lanes
+                values = Pointwise(e, plan.graph, units, load(column))
+                finish(values, column, left, width)
+
+
+def _walk_back(
+    e: Emit, plan: Plan, slot: int | None, saved: Num, load: Callable[[Num], Loads], finish: Finish
+) -> None:
+    """In `write_backward`: several walks over the units of a row, whose saved lines are given."""
+    plane = e.args["operand_plane"]
+    one = Row(e, plan, load, (e.args["d_operands"] + plane * len(plan.computed), plane), {})
+    numbers = saved + e.args["H_row"] * len(plan.saved_lines)
+    for k, node in enumerate(plan.saved_numbers):
+        one.held[node] = e.spread(e.real(numbers + k * e.kind.bytes))
+    back = sweeps.sweeps_backward(plan) if slot is None else sweeps.sweeps_from_vector(plan, slot)
+    write_sweeps(one, back, finish)

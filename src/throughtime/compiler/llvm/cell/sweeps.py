@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from throughtime.compiler.graph import NUMBER, Node
-from throughtime.compiler.llvm.cell.operands import Load, Loads, loader
-from throughtime.compiler.llvm.cell.pointwise import Pointwise
+from throughtime.compiler.llvm.cell.pointwise import Load, Loads, Pointwise, loader
 from throughtime.compiler.llvm.loops.phases import blocks_of, units_of
 from throughtime.compiler.llvm.loops.rows import lanes_below, load_part, store_part
 from throughtime.compiler.llvm.maths import operations
@@ -93,7 +92,8 @@ def _write_walk(
     e, plan, (place, there) = row.e, row.plan, lines
     units, of = units_of(e, plan), plan.widths.of
     reductions = [r for r in sweep.reductions if of[plan.graph.nodes[r].inputs[0]] == width]
-    starts = [v for r in reductions for v in _starts(e, plan.graph.nodes[r].op)]
+    before = [e.constant(_NOTHING[plan.graph.nodes[r].op]) for r in reductions]
+    starts = [v for v in before for _ in range(STRANDS // e.kind.lanes)]
     with e.loop(blocks_of(e, units[width]), *starts) as block:
         column = block.index * e.kind.size
         left = units[width] - block.index * e.kind.lanes
@@ -121,11 +121,6 @@ def _held(row: Row) -> Loads:
 
 def _constant(value: Vector) -> Load:
     return lambda: value
-
-
-def _starts(e: Emit, op: str) -> list[Vector]:
-    """The strands of a reduction before its first unit."""
-    return [e.constant(_NOTHING[op])] * (STRANDS // e.kind.lanes)
 
 
 def _parted(e: Emit, values: list[Vector]) -> list[list[Vector]]:

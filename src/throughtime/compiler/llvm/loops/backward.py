@@ -22,28 +22,30 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
+from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.loops.phases import phases_back
-from throughtime.compiler.llvm.loops.resets import write_reset, write_reset_back
-from throughtime.compiler.llvm.loops.rows import lanes_below
-from throughtime.compiler.llvm.loops.steps import (
+from throughtime.compiler.llvm.loops.rows import (
     alive,
     first_row,
     for_chunks,
+    give_states,
+    lanes_below,
     state_width,
     take_states,
     time_of,
+    write_reset,
+    write_reset_back,
+    write_take_traces,
 )
 from throughtime.compiler.llvm.loops.team import denormals_flushed, thread_and_team
-from throughtime.compiler.llvm.loops.trace import write_take_traces
 from throughtime.compiler.llvm.loops.weight_gradients import (
     begin_sums,
     give_sums,
     line_size,
     write_weights,
 )
-from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.values import Num, Real, Vector, sqrt, where
-from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
+from throughtime.compiler.llvm.writer import Emit, Frame, begin, common, direction
 from throughtime.compiler.runtime.machine import Machine
 
 
@@ -56,7 +58,7 @@ def write_backward(
     gather, back = _write_gather(module, kind, copies), _write_back(module, kind, products[0])
     weights = write_weights(module, kind, copies, *products)
     e = Emit(module, "backward", kind, ("block",))
-    c, block = common(e), e.given["block"]
+    c, block = common(e), e.args["block"]
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
         e.call(pack, block=block, thread=thread, team=team)
@@ -75,15 +77,14 @@ def write_backward(
         for_chunks(e, c, thread, team, _caller(e, finish))
         with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
             give_sums(e, c, direction(e, d.index), copies)
-    e.done()
-    return e
+    return e.done()
 
 
 def _caller(e: Emit, function: Emit, **steps: Num) -> Callable[[Num, Num, Num], None]:
     """Calls a function for a chunk and these steps."""
 
     def run(d: Num, low: Num, high: Num) -> None:
-        e.call(function, block=e.given["block"], d=d, low=low, high=high, **steps)
+        e.call(function, block=e.args["block"], d=d, low=low, high=high, **steps)
 
     return run
 
@@ -96,43 +97,31 @@ def _time(e: Emit, c: Frame, f: Frame, j: Num) -> tuple[Num, Num]:
 
 def _write_start(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
     """`start_back(...)`: gradients by the final states are where a chunk begins."""
-    e = Emit(module, "start_back", kind, ("block", "d", "low", "high"), internal=True)
-    c, g = common(e), e.given
-    f = direction(e, g["d"])
+    e, c, f, g = begin(module, "start_back", kind, ("low", "high"))
     with e.loop(c["states"]) as s:
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
         final, width = e.word(f["d_final"] + s.index * 8), state_width(e, c, s.index)
         take_states(e, c, copies, (own, width), final, g["low"], g["high"] - g["low"])
-    e.done()
-    return e
+    return e.done()
 
 
 def _write_finish(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
     """`finish_back(...)`: what is left at the start of the sequence is the gradient there."""
-    e = Emit(module, "finish_back", kind, ("block", "d", "low", "high"), internal=True)
-    c, g = common(e), e.given
-    f = direction(e, g["d"])
+    e, c, f, g = begin(module, "finish_back", kind, ("low", "high"))
     with e.loop(c["states"]) as s:
-        width = state_width(e, c, s.index)
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
-        e.call(
-            copies["give"], to=e.word(f["d_start"] + s.index * 8), to_row=width * kind.bytes,
-            source=own, source_row=c["H_row"], rows=g["high"] - g["low"], count=width,
-            order=c["order"] + g["low"] * 8,
-        )  # fmt: skip
-    e.done()
-    return e
+        give_states(e, c, copies, own, s.index, e.word(f["d_start"] + s.index * 8))
+    return e.done()
 
 
-STEPS = ("block", "d", "low", "high", "first", "last")
+STEPS = ("low", "high", "first", "last")
 
 
 def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
     """`gather_back(...)`: what a chunk's rows read in a block of steps, padded: x, h, y, d_y."""
     reset = write_reset(module, kind, copies)
-    e = Emit(module, "gather_back", kind, STEPS, internal=True)
-    c, g = common(e), e.given
-    f, low, high = direction(e, g["d"]), g["low"], g["high"]
+    e, c, f, g = begin(module, "gather_back", kind, STEPS)
+    low, high = g["low"], g["high"]
     before, order = first_row(e, c, f, g["first"], g["last"]), c["order"] + low * 8
     with e.loop(g["last"], start=g["first"]) as j:
         i, t = _time(e, c, f, j.index)
@@ -150,8 +139,7 @@ def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
             take("y", "y_block", "H_row", "out", f["y_first"])
         take("d_y", "d_y_block", "H_row", "out", f["d_y_first"])
         _gather_old(e, c, f, copies, reset, (i, t, m, R))
-    e.done()
-    return e
+    return e.done()
 
 
 def _gather_old(
@@ -159,7 +147,7 @@ def _gather_old(
     place: tuple[Num, Num, Num, Num],
 ) -> None:  # fmt: skip
     """The old outputs of R rows at the i-th step, which is step t, from row m of the block on."""
-    low, high, (i, t, m, R) = e.given["low"], e.given["high"], place
+    low, high, (i, t, m, R) = e.args["low"], e.args["high"], place
     order = c["order"] + low * 8
     # Rows that had a step before this one go on from its output, the others start here.
     inside = where(i > 0, where(f["reverse"].compare("!=", 0), t + 1, t - 1), 0)
@@ -178,9 +166,8 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
     """`back(...)`: the steps of a block, from the last to the first, for a chunk."""
     reset_back, seen = write_reset_back(module, kind), write_seen(module, kind)
     take_traces = write_take_traces(module, kind)
-    e = Emit(module, "back", kind, STEPS, internal=True)
-    c, g = common(e), e.given
-    f, low = direction(e, g["d"]), g["low"]
+    e, c, f, g = begin(module, "back", kind, STEPS)
+    low = g["low"]
     before = first_row(e, c, f, g["first"], g["last"])
     d_row = line_size(c, kind)
     with e.loop(g["last"], start=g["first"]) as j:
@@ -191,11 +178,7 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
         see(e, c, f, seen, (R, n, n - before))
         phases_back(e, c, f, product, (R, n, n - before, d_row), t)
         e.call(reset_back, **e.passed_on("block", "d", "low", "high"), i=i)
-    e.done()
-    return e
-
-
-SEEN = ("block", "d", "low", "R", "n", "m")
+    return e.done()
 
 
 def write_seen(module: ir.Module, kind: Kind) -> Emit:
@@ -203,9 +186,7 @@ def write_seen(module: ir.Module, kind: Kind) -> Emit:
 
     for rows: for states: norm; where too large: for states: scale
     """
-    e = Emit(module, "seen", kind, SEEN, internal=True)
-    c, g = common(e), e.given
-    f = direction(e, g["d"])
+    e, c, f, g = begin(module, "seen", kind, ("low", "R", "n", "m"))
     with e.loop(g["R"]) as row:
         with e.loop(c["states"], e.scalar(0).widened()) as s:
             units = e.word(c["state_widths"] + s.index * 8)
@@ -217,8 +198,7 @@ def write_seen(module: ir.Module, kind: Kind) -> Emit:
             s.next = [s.values[0] + square]
         with e.when(c["clip"].compare("!=", 0)):
             _clip(e, c, f, row.index, sqrt(s.values[0]))
-    e.done()
-    return e
+    return e.done()
 
 
 def see(e: Emit, c: Frame, f: Frame, seen: Emit, rows: tuple[Num, Num, Num]) -> None:
@@ -237,7 +217,7 @@ def see(e: Emit, c: Frame, f: Frame, seen: Emit, rows: tuple[Num, Num, Num]) -> 
 
 def _places(e: Emit, c: Frame, f: Frame, row: Num, s: Num) -> tuple[Num, Num]:
     """Where a row's gradient by a state lies: what later steps say, and the output; else zeros."""
-    g, line = e.given, c["H_row"]
+    g, line = e.args, c["H_row"]
     later = f["d_state"] + s * c["state_plane"] + (g["low"] + row) * line
     return later, where(s.compare("==", 0), f["d_y_block"] + (g["m"] + row) * line, c["zeros"])
 

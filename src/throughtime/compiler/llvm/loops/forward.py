@@ -13,16 +13,19 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.arguments import CELL_FORWARD, TILE
+from throughtime.compiler.llvm.abi import CELL_FORWARD, PLACES, TILE, Kind
 from throughtime.compiler.llvm.loops.phases import early_phases
-from throughtime.compiler.llvm.loops.resets import reset_share, write_reset
-from throughtime.compiler.llvm.loops.steps import (
+from throughtime.compiler.llvm.loops.rows import (
     alive,
     for_chunks,
     gather_x,
+    give_states,
+    give_traces,
+    reset_share,
     state_width,
     take_states,
     time_of,
+    write_reset,
 )
 from throughtime.compiler.llvm.loops.team import (
     MEETING_SIZE,
@@ -30,7 +33,6 @@ from throughtime.compiler.llvm.loops.team import (
     my_share,
     thread_and_team,
 )
-from throughtime.compiler.llvm.loops.trace import give_traces
 from throughtime.compiler.llvm.products.packing import matrix_of
 from throughtime.compiler.llvm.products.product import (
     NEAR_BYTES,
@@ -39,15 +41,14 @@ from throughtime.compiler.llvm.products.product import (
     parts_of,
     share_of,
 )
-from throughtime.compiler.llvm.sizes import PLACES, Kind
 from throughtime.compiler.llvm.values import Num, where
-from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
+from throughtime.compiler.llvm.writer import Emit, Frame, begin, common
 from throughtime.compiler.runtime.machine import Machine
 
 
 def take_start(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], reset: Emit) -> None:
     """The first states of a chunk's rows, a reset before the first step among them."""
-    low, high = e.given["low"], e.given["high"]
+    low, high = e.args["low"], e.args["high"]
     with e.loop(c["states"]) as s:
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
         start, width = e.word(f["start"] + s.index * 8), state_width(e, c, s.index)
@@ -84,7 +85,7 @@ def _give_share(
 
     Resets change whole rows of it next, so with them a member gives the rows that it will reset.
     """
-    g, lanes = e.given, e.kind.lanes
+    g, lanes = e.args, e.kind.lanes
     whole = (R >= g["members"]) | f["resets"].compare("!=", 0)
 
     (low, high), (first, last) = (
@@ -103,21 +104,16 @@ def _give_share(
 
 def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
     """The last states of a chunk's rows."""
-    g = e.given
-    low, rows = g["low"], g["high"] - g["low"]
+    low = e.args["low"]
     last, _ = h_places(c, f, low, c["T"])
     with e.loop(c["states"]) as s:
         own = f["state"] + s.index * c["state_plane"] + low * c["H_row"]
-        source, width = where(s.index.compare("==", 0), last, own), state_width(e, c, s.index)
-        e.call(
-            copies["give"], to=e.word(f["final"] + s.index * 8), to_row=width * e.kind.bytes,
-            source=source, source_row=c["H_row"], rows=rows, count=width,
-            order=c["order"] + low * 8,
-        )  # fmt: skip
+        source = where(s.index.compare("==", 0), last, own)
+        give_states(e, c, copies, source, s.index, e.word(f["final"] + s.index * 8))
 
 
-CHUNK = ("block", "d", "low", "high", "scratch", "shared", "member", "members", "counter")
-"""Arguments of the functions that carry a chunk: its direction and rows, this thread's scratch and
+CHUNK = ("low", "high", "scratch", "shared", "member", "members")
+"""Arguments of the functions that carry a chunk: its rows, this thread's scratch and
 that of the chunk's first member, which member this is and of how many, and where they meet."""
 
 
@@ -129,7 +125,7 @@ def write_forward(
     step = _write_step(module, kind, copies, products)
     chunk = _write_chunk(module, kind, copies, products, step, barrier)
     e = Emit(module, "forward", kind, ("block",))
-    c, block = common(e), e.given["block"]
+    c, block = common(e), e.args["block"]
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
         e.call(pack, block=block, thread=thread, team=team)
@@ -146,8 +142,7 @@ def write_forward(
 
         for_chunks(e, c, task, team // members, run)
         e.call(barrier, block=block, counter=c["counter"], goal=team * 2)
-    e.done()
-    return e
+    return e.done()
 
 
 def _write_chunk(
@@ -155,9 +150,9 @@ def _write_chunk(
     step: Emit, barrier: Emit,
 ) -> Emit:  # fmt: skip
     """`chunk(...)`: some rows of one direction through all steps."""
-    e, reset = Emit(module, "chunk", kind, CHUNK, True), write_reset(module, kind, copies)
-    c, g = common(e), e.given
-    f, low, high, pre = direction(e, g["d"]), g["low"], g["high"], g["shared"] + c["pre"]
+    reset = write_reset(module, kind, copies)
+    e, c, f, g = begin(module, "chunk", kind, (*CHUNK, "counter"))
+    low, high, pre = g["low"], g["high"], g["shared"] + c["pre"]
 
     with e.when(g["member"].compare("==", 0)):
         take_start(e, c, f, copies, reset)
@@ -169,7 +164,7 @@ def _write_chunk(
             t, (m, more) = time_of(e, c, f, i.index), i.values
             R, met = alive(e, c, t, low, high), i.index + 1 + blocks + more
             (old, new), sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
-            e.call(step, **e.passed_on(*CHUNK[:-1]), R=R, t=t, pre=sums, old=old, new=new)
+            e.call(step, **e.passed_on("block", "d", *CHUNK), R=R, t=t, pre=sums, old=old, new=new)
             _meet(e, barrier, met)
             traced = give_output(e, c, f, copies, R, t, new)
             again = reset_share(e, c, f, reset, R, i.index + 1, new).most(traced)
@@ -179,13 +174,12 @@ def _write_chunk(
         first.next = [i.values[1]]
     with e.when(g["member"].compare("==", 0)):
         give_final(e, c, f, copies)
-    e.done()
-    return e
+    return e.done()
 
 
 def _meet(e: Emit, barrier: Emit, count: Num) -> None:
     """The count-th meeting of the members of a chunk."""
-    g = e.given
+    g = e.args
     with e.when(g["members"] > 1):
         e.call(barrier, **e.passed_on("block", "counter"), goal=count * g["members"])
 
@@ -196,7 +190,7 @@ def _begin_block(
 ) -> None:  # fmt: skip
     """x of a block of steps, and this member's share of where its sums stand before h: some of the
     rows, or of weights that are not packed some of the vectors, for all of them."""
-    g, size = e.given, e.kind.size
+    g, size = e.args, e.kind.size
     pre, pre_row = g["shared"] + c["pre"], c["sums"] * c["H_row"]
     count = gather_x(e, c, f, copies, first, last)
     begin, end = my_share(e, count, g["member"], g["members"])
@@ -218,7 +212,7 @@ def _begin_block(
 
 def _begin_in_place(e: Emit, c: Frame, f: Frame, lines: Emit, rows: Num, vectors: Num) -> None:
     """In `_begin_block`: this member's vectors of the sums, by weights that lie as the user's."""
-    g, size = e.given, e.kind.size
+    g, size = e.args, e.kind.size
     blocks, pre = c["H_row"] // size, g["shared"] + c["pre"]
     begin, end = my_share(e, vectors, g["member"], g["members"])
     with e.loop(end, start=begin) as v:
@@ -235,10 +229,7 @@ def _write_step(
     module: ir.Module, kind: Kind, copies: dict[str, Emit], products: tuple[Emit, Emit]
 ) -> Emit:
     """`step(...)`: this member's panels of one step, for `R` rows of a chunk."""
-    names = (*CHUNK[:-1], "R", "t", "pre", "old", "new")
-    e = Emit(module, "step", kind, names, internal=True)
-    c, g = common(e), e.given
-    f = direction(e, g["d"])
+    e, c, f, g = begin(module, "step", kind, (*CHUNK, "R", "t", "pre", "old", "new"))
     blocks, operand = c["H_row"] // kind.size, early_phases(e, c, f, products[0])
     with e.when(g["members"] > 1):
         fetch_shared(e, c)
@@ -257,8 +248,7 @@ def _write_step(
             source_row=c["H_row"], rows=g["high"] - g["low"] - g["R"],
             count=c["H_row"] // kind.bytes,
         )  # fmt: skip
-    e.done()
-    return e
+    return e.done()
 
 
 def _multiply_packed(
@@ -266,7 +256,7 @@ def _multiply_packed(
     words: dict[str, Num],
 ) -> None:  # fmt: skip
     """In `_panel`: the tiles of a panel, each of which fetches its part of the next one."""
-    g, size, (first, some), (row, R), G = e.given, e.kind.size, units, rows, c["last_u"]
+    g, size, (first, some), (row, R), G = e.args, e.kind.size, units, rows, c["last_u"]
     panel, far = some * G * c["H"] * size, c["H_row"] * G * c["H"] > NEAR_BYTES
     chains = words.pop("C")
     with parts_of(e, some * G, c["widest"], turned=g["t"] % 2) as (group, V):
@@ -308,7 +298,7 @@ def _panel(
     Every other step begins with the tile that the step before has ended with: it is still near.
     Where all of U is not, each tile fetches its part of the panel that comes next.
     """
-    g, size, (first, some), (row, R) = e.given, e.kind.size, units, rows
+    g, size, (first, some), (row, R) = e.args, e.kind.size, units, rows
     pre_row, column, b = c["sums"] * c["H_row"], first * size, g["low"] + row
     pre = g["pre"] + row * pre_row + column
     chains, chains_row = g["scratch"] + c["chains"], some * c["last_u"] * size

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from throughtime.compiler.llvm.arguments import CELL_BACKWARD, PHASE_FORWARD, RUN
+from throughtime.compiler.llvm.abi import CELL_BACKWARD, PHASE_FORWARD, RUN
 from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit, Frame
 from throughtime.compiler.plan import Plan
@@ -22,7 +22,7 @@ def blocks_of(e: Emit, units: Num) -> Num:
 def units_of(e: Emit, plan: Plan) -> dict[str, Num]:
     """How many units each width has; arguments of the function are H and a list, `widths`."""
     names = plan.widths.names
-    g = e.given
+    g = e.args
     return {names[0]: g["H"]} | {w: e.word(g["widths"], i) for i, w in enumerate(names[1:], 1)}
 
 
@@ -45,7 +45,7 @@ def run_at(e: Emit, c: Frame, i: Num) -> Frame:
 
 def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
     """In `step`: all phases but the last one's product; gives the rows that this multiplies."""
-    g, pre_row = e.given, c["sums"] * c["H_row"]
+    g, pre_row = e.args, c["sums"] * c["H_row"]
     with e.loop(c["early"]) as i:
         run = run_at(e, c, i.index)
         operand = _operand(e, c, f, run)
@@ -70,7 +70,7 @@ def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
 
 def _operand(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
     """The rows that a run multiplies, computed where they are not there yet."""
-    g = e.given
+    g = e.args
     operand = g["scratch"] + c["operand_rows"]
     n = e.word(c["offset"] + g["t"] * 8) + g["low"]
     with e.when(run["phase"].compare("!=", 0)):
@@ -104,7 +104,7 @@ def phases_back(
 
 def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, rows: tuple[Num, Num, Num, Num]) -> None:
     """Gradients by the sums of a phase, and by what its equations read besides them."""
-    (R, n, m, d_row), low, line = rows, e.given["low"], c["H_row"]
+    (R, n, m, d_row), low, line = rows, e.args["low"], c["H_row"]
     e.call_at(
         run["phase"], CELL_BACKWARD, rows=R, saved=f["saved"] + n * c["saved_row"],
         saved_row=c["saved_row"], y=f["y_block"] + m * line, old=f["old_block"] + m * line,
@@ -123,7 +123,7 @@ def _product_back(
     t: Num,
 ) -> None:  # fmt: skip
     """Gradients by what a run's sums multiply."""
-    (R, _, m, d_row), low, line = rows, e.given["low"], c["H_row"]
+    (R, _, m, d_row), low, line = rows, e.args["low"], c["H_row"]
     operand = f["d_operand_rows"] + low * line + run["slot"] * c["operand_plane"]
     computed, begins = (run[name].compare("!=", 0) for name in ("has_operand", "begins"))
     to = where(computed, operand, f["d_state"] + low * line)
@@ -135,7 +135,7 @@ def _product_back(
     with e.loop(run["blocks"]) as b:
         lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
         e.call(
-            product, block=e.given["block"], start=start + columns, start_row=start_row,
+            product, block=e.args["block"], start=start + columns, start_row=start_row,
             A=source + lines, A_row=d_row, A_part=line, B=packed + b.index * size,
             parts=run["count"], K=run["width"], C=to + columns, C_row=line, rows=R,
             vectors=blocks_of(e, run["K"]), turned=t % 2,

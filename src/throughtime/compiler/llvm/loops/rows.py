@@ -1,12 +1,27 @@
-"""Rows of numbers: copied between users' tensors and buffers padded to whole vectors."""
+"""Rows of numbers at the steps of a chunk: copied, reset, and recorded as traces.
+
+Rows are copied between users' tensors and buffers padded to whole vectors. Before a step some rows'
+states go back to where a reset says, and gradients flow to there. Sequences of the states besides
+the output are written forward, and their gradients taken in backward:
+
+    forward, after a step:       trace_s[t] = s_t
+    backward, before it:         d_s += d_trace_s[t]
+
+A step without resets costs a look at how many there are; a call without any resets or traces, a
+look at one word for each.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from llvmlite import ir
 
-from throughtime.compiler.llvm.sizes import Kind
-from throughtime.compiler.llvm.values import I64, Mask, Num, Vector
-from throughtime.compiler.llvm.writer import POINTER, VOID, Emit
+from throughtime.compiler.llvm.abi import RESETS, TRACE, Kind
+from throughtime.compiler.llvm.loops.team import my_share
+from throughtime.compiler.llvm.values import I64, Mask, Num, Vector, where
+from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, begin
 
 
 def lanes_below(e: Emit, count: Num) -> Mask:
@@ -54,7 +69,7 @@ def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:
     for name in ("take", "give", "copy", "cut"):
         ordered = ("order",) if name in ("take", "give") else ()
         e = Emit(module, name, kind, (*names, *ordered), internal=True)
-        g = e.given
+        g = e.args
         with e.loop(g["rows"]) as row:
             line = e.word(g["order"] + row.index * 8) if ordered else row.index
             to = g["to"] + g["to_row"] * (line if name == "give" else row.index)
@@ -70,3 +85,178 @@ def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:
         e.done()
         functions[name] = e
     return functions
+
+
+def for_chunks(
+    e: Emit, c: Frame, thread: Num, team: Num, run: Callable[[Num, Num, Num], None]
+) -> None:
+    """Write `run(d, low, high)` for each of this thread's chunks."""
+    with e.loop(c["D"] * c["chunks"], start=thread, step=team) as task:
+        d, part = task.index // c["chunks"], task.index % c["chunks"]
+        run(d, e.word(c["bounds"] + part * 8), e.word(c["bounds"] + part * 8, 1))
+
+
+def time_of(e: Emit, c: Frame, f: Frame, i: Num) -> Num:
+    """The step of the sequence that comes i-th in this direction."""
+    return where(f["reverse"].compare("!=", 0), c["T"] - 1 - i, i)
+
+
+def alive(e: Emit, c: Frame, t: Num, low: Num, high: Num) -> Num:
+    """How many of the rows low..high a step has."""
+    return (e.word(c["alive"] + t * 8).least(high) - low).most(0)
+
+
+def first_row(e: Emit, c: Frame, f: Frame, j: Num, last: Num) -> Num:
+    """Rows before those of the steps j..last, counted from the sequence's end in this direction."""
+    t = where(f["reverse"].compare("!=", 0), j, c["T"] - last)
+    return e.word(c["offset"] + t * 8)
+
+
+def state_width(e: Emit, c: Frame, s: Num) -> Num:
+    return e.word(c["state_widths"] + s * 8)
+
+
+def take_states(
+    e: Emit, c: Frame, copies: dict[str, Emit], to: tuple[Num, Num], tensor: Num, low: Num,
+    rows: Num,
+) -> None:  # fmt: skip
+    """Rows from `low` of a tensor (B, width), or zeros where there is none, into padded rows."""
+    place, width = to
+    there = tensor.compare("!=", 0)
+    source = where(there, tensor, c["zeros"])
+    line = where(there, width * e.kind.bytes, e.number(0))
+    order = c["order"] + low * 8
+    e.call(copies["take"], to=place, to_row=c["H_row"], source=source, source_row=line, rows=rows,
+           count=width, order=order)  # fmt: skip
+
+
+def give_states(
+    e: Emit, c: Frame, copies: dict[str, Emit], source: Num, s: Num, tensor: Num
+) -> None:
+    """Padded rows low..high of the s-th state, to where a tensor (B, width) begins."""
+    low, high, width = e.args["low"], e.args["high"], state_width(e, c, s)
+    e.call(
+        copies["give"], to=tensor, to_row=width * e.kind.bytes, source=source,
+        source_row=c["H_row"], rows=high - low, count=width, order=c["order"] + low * 8,
+    )  # fmt: skip
+
+
+def gather_x(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, last: Num) -> Num:
+    """x of the steps first..last, one row after the other; gives how many rows."""
+    g = e.args
+    with e.loop(last, e.number(0), start=first) as i:
+        t, m = time_of(e, c, f, i.index), i.values[0]
+        R = alive(e, c, t, g["low"], g["high"])
+        source = c["x"] + e.word(c["x_steps"] + t * 8)
+        e.call(copies["take"], to=g["scratch"] + m * c["I_row"], to_row=c["I_row"], source=source,
+               source_row=c["x_row"], rows=R, count=c["I"],
+               order=c["order"] + g["low"] * 8)  # fmt: skip
+        i.next = [m + R]
+    count: Num = i.values[0]
+    return count
+
+
+def write_reset(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
+    """`reset(...)`: what starts anew before the i-th step, of the rows low..high.
+
+    `h` is where the output of row 0 lies; with `states` = 1 the other states stay as they are.
+    """
+    e, c, f, g = begin(module, "reset", kind, ("i", "low", "high", "h", "states"))
+    with _rows(e, f, g["i"]) as (resets, row), e.loop(g["states"]) as s:
+        state = f["state"] + s.index * c["state_plane"]
+        to = where(s.index.compare("==", 0), g["h"], state) + row * c["H_row"]
+        initial = e.word(resets["initial"] + s.index * 8)
+        source = where(initial.compare("!=", 0), initial, c["zeros"])
+        width = state_width(e, c, s.index)
+        e.call(copies["take"], to=to, to_row=c["H_row"], source=source, source_row=0, rows=1,
+               count=width, order=c["zeros"])  # fmt: skip
+    return e.done()
+
+
+def write_reset_back(module: ir.Module, kind: Kind) -> Emit:
+    """`reset_back(...)`: gradients by states that the i-th step had from a reset go to there."""
+    e, c, f, g = begin(module, "reset_back", kind, ("i", "low", "high"))
+    blocks = c["H_row"] // kind.size
+    with _rows(e, f, g["i"]) as (resets, row), e.loop(c["states"]) as s, e.loop(blocks) as block:
+        place = s.index * c["state_plane"] + row * c["H_row"] + block.index * kind.size
+        own = f["d_state"] + place
+        with e.when(resets["d_initial"].compare("!=", 0)):
+            total = resets["d_initial"] + place
+            e.store(e.load(total) + e.load(own), total)
+        e.store(e.constant(0), own)
+    return e.done()
+
+
+@contextmanager
+def _rows(e: Emit, f: Frame, i: Num) -> Iterator[tuple[Frame, Num]]:
+    """The body for each row of low..high that starts anew before the i-th step."""
+    low, high = e.args["low"], e.args["high"]
+    with e.when(f["resets"].compare("!=", 0)):
+        resets = Frame(e, f["resets"], RESETS)
+        first = resets["first"] + i * 8
+        with e.loop(e.word(first, 1), start=e.word(first)) as k:
+            row = e.word(resets["reset_rows"] + k.index * 8)
+            with e.when((row >= low) & (row < high)):
+                yield resets, row
+
+
+def reset_share(e: Emit, c: Frame, f: Frame, reset: Emit, R: Num, i: Num, h: Num) -> Num:
+    """In `chunk`: this member's share of the rows that start anew before the i-th step.
+
+    They are among the R rows that the step before has given. Gives 1 where there are any,
+    so that the members must meet, else 0.
+    """
+    g, count = e.args, _count(e, f, i)
+    begin, end = my_share(e, R, g["member"], g["members"])
+    with e.when(count > 0):
+        low = g["low"]
+        e.call(reset, **e.passed_on("block", "d"), i=i, low=low + begin, high=low + end,
+               h=h - low * c["H_row"], states=c["states"])  # fmt: skip
+    return where(count > 0, 1, e.number(0))
+
+
+def _count(e: Emit, f: Frame, i: Num) -> Num:
+    """How many rows start anew before the i-th step."""
+
+    def counted() -> Num:
+        first = Frame(e, f["resets"], RESETS)["first"] + i * 8
+        return e.word(first, 1) - e.word(first)
+
+    return e.choose(f["resets"].compare("!=", 0), counted, lambda: e.number(0))
+
+
+@contextmanager
+def _states(e: Emit, c: Frame, f: Frame, t: Num) -> Iterator[tuple[Num, Num, Num]]:
+    """The body for each state besides the output: its number, where step t lies in its tensor (0:
+    there is none), and bytes from row to row."""
+    with e.when(f["traces"].compare("!=", 0)), e.loop(c["states"], start=1) as s:
+        one = Frame(e, f["traces"] + (s.index - 1) * (8 * len(TRACE)), TRACE)
+        before = e.word(c["offset"] + t * 8)
+        place = one["tensor"] + t * one["step"] + before * one["before"]
+        yield s.index, where(one["tensor"].compare("==", 0), 0, place), one["row"]
+
+
+def give_traces(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num) -> None:
+    """This member's share of the rows of a step; the others must not go on before it is done."""
+    g = e.args
+    begin, end = my_share(e, R, g["member"], g["members"])
+    first = g["low"] + begin
+    with _states(e, c, f, t) as (s, place, row):
+        source = f["state"] + s * c["state_plane"] + first * c["H_row"]
+        e.call(copies["give"], to=place, to_row=row, source=source, source_row=c["H_row"],
+               rows=end - begin, count=state_width(e, c, s),
+               order=c["order"] + first * 8)  # fmt: skip
+
+
+def write_take_traces(module: ir.Module, kind: Kind) -> Emit:
+    """`take_traces(...)`: gradients by the states of R rows at step t, and by their traces."""
+    e, c, f, g = begin(module, "take_traces", kind, ("low", "R", "t"))
+    with _states(e, c, f, g["t"]) as (s, place, row), e.when(place.compare("!=", 0)):
+        own, units = f["d_state"] + s * c["state_plane"], state_width(e, c, s)
+        with e.loop(g["R"]) as k, e.loop(units, step=kind.lanes) as unit:
+            at, b = unit.index * kind.bytes, g["low"] + k.index
+            source = place + e.word(c["order"] + b * 8) * row
+            to = own + b * c["H_row"] + at
+            gradient = load_part(e, source + at, units - unit.index)
+            e.store(e.load(to) + gradient, to)
+    return e.done()

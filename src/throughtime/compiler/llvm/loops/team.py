@@ -8,7 +8,7 @@ from typing import Final
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.sizes import Kind
+from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.values import I64, Num
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, common
 from throughtime.compiler.runtime.machine import Machine
@@ -89,7 +89,7 @@ def write_barrier(module: ir.Module, kind: Kind, machine: Machine) -> Emit:
     """
     e = Emit(module, "barrier", kind, ("block", "counter", "goal"), internal=True)
     b = e.b
-    counter = e.pointer(e.given["counter"])
+    counter = e.pointer(e.args["counter"])
     b.atomic_rmw("add", counter, I64(1), "acq_rel")
     look, rest, out = (e.function.append_basic_block(n) for n in ("look", "rest", "out"))
     before = b.block
@@ -98,7 +98,7 @@ def write_barrier(module: ir.Module, kind: Kind, machine: Machine) -> Emit:
     spins = b.phi(I64)
     spins.add_incoming(I64(0), before)
     seen = b.load_atomic(counter, "acquire", 8, typ=I64)
-    b.cbranch(b.icmp_signed(">=", seen, e.given["goal"].value), out, rest)
+    b.cbranch(b.icmp_signed(">=", seen, e.args["goal"].value), out, rest)
     b.position_at_end(rest)
     following = b.add(spins, I64(1))
     with b.if_then(b.icmp_signed(">", following, I64(SPINS))):
@@ -106,8 +106,7 @@ def write_barrier(module: ir.Module, kind: Kind, machine: Machine) -> Emit:
     spins.add_incoming(following, b.block)
     b.branch(look)
     b.position_at_end(out)
-    e.done()
-    return e
+    return e.done()
 
 
 def _rest(e: Emit, looks: ir.Value, machine: Machine) -> None:

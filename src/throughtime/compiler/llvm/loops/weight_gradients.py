@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
+from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.loops.phases import blocks_of, run_at
-from throughtime.compiler.llvm.loops.steps import first_row
+from throughtime.compiler.llvm.loops.rows import first_row
 from throughtime.compiler.llvm.loops.team import my_share
 from throughtime.compiler.llvm.products.packing import matrix_of
-from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
@@ -29,7 +29,7 @@ def write_weights(
     sums, functions = _write_sums(module, kind), (column_product, copies["cut"])
     names = ("block", "thread", "team", "first", "last")
     e = Emit(module, "weights_back", kind, names, internal=True)
-    c, g = common(e), e.given
+    c, g = common(e), e.args
     with e.loop(c["D"]) as d:
         f = direction(e, d.index)
         before = first_row(e, c, f, g["first"], g["last"])
@@ -48,8 +48,7 @@ def write_weights(
             to, source = (f[name] + low * kind.size for name in ("d_bias", "d_sums"))
             source, row = _walked(f, source, line_size(c, kind), count)
             e.call(sums, to=to, source=source, row=row, rows=count, vectors=high - low)
-    e.done()
-    return e
+    return e.done()
 
 
 class Gradient(NamedTuple):
@@ -83,7 +82,7 @@ def _walked(f: Frame, rows: Num, size: Num, count: Num) -> tuple[Num, Num]:
 
 def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) -> None:
     """dx = W^T d_sums, this thread's share of a block's rows."""
-    g, line = e.given, line_size(c, e.kind)
+    g, line = e.args, line_size(c, e.kind)
     low, high = my_share(e, count, g["thread"], g["team"])
     e.call(
         product, block=g["block"], start=c["zeros"], start_row=0, A=f["d_sums"] + low * line,
@@ -124,7 +123,7 @@ def _weights(
         matrix: the gradient.
         run: of one sum whose matrix has blocks, each of which is a part by itself.
     """
-    g, (gates, first, number), (column_product, cut) = e.given, sums, functions
+    g, (gates, first, number), (column_product, cut) = e.args, sums, functions
     to, width, row = matrix.to, matrix.width, matrix.row
     number = number if run is None else run["blocks"]
     low, high = my_share(e, number * width, g["thread"], g["team"])
@@ -154,7 +153,7 @@ def _weights(
 
 def _cut(e: Emit, c: Frame, cut: Emit, matrix: Gradient, before: Num, rows: Num) -> None:
     """In the last block: lines of a gradient, after some others, to where they are wanted."""
-    with e.when((e.given["last"] >= c["T"]) & matrix.cut.compare("!=", 0)):
+    with e.when((e.args["last"] >= c["T"]) & matrix.cut.compare("!=", 0)):
         source, line = matrix.to + before * matrix.row, matrix.K * e.kind.bytes
         e.call(cut, to=matrix.cut + before * line, to_row=line, source=source,
                source_row=matrix.row, rows=rows, count=matrix.K)  # fmt: skip
@@ -163,15 +162,14 @@ def _cut(e: Emit, c: Frame, cut: Emit, matrix: Gradient, before: Num, rows: Num)
 def _write_sums(module: ir.Module, kind: Kind) -> Emit:
     """`column_sums(to, source, row, rows, vectors)`: adds every column's sum over the rows."""
     e = Emit(module, "column_sums", kind, ("to", "source", "row", "rows", "vectors"), internal=True)
-    g = e.given
+    g = e.args
     with e.loop(g["vectors"]) as v:
         column = v.index * kind.size
         with e.loop(g["rows"], e.load(g["to"] + column)) as n:
             value = e.load(g["source"] + column + g["row"] * n.index)
             n.next = [n.values[0] + value]
         e.store(n.values[0], g["to"] + column)
-    e.done()
-    return e
+    return e.done()
 
 
 def begin_sums(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:

@@ -9,7 +9,6 @@ from typing import Final
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """The numbers of a text."""
     return tuple(map(float, text.split()))
 
 

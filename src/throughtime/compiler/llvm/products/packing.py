@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from llvmlite import ir
 
+from throughtime.compiler.llvm.abi import WIDEST, Kind
 from throughtime.compiler.llvm.loops.phases import blocks_of, run_at
 from throughtime.compiler.llvm.loops.rows import load_part, store_part
 from throughtime.compiler.llvm.products.product import parts_of
 from throughtime.compiler.llvm.products.tile import transposed
-from throughtime.compiler.llvm.sizes import WIDEST, Kind
 from throughtime.compiler.llvm.values import Bits, Num, Truth, Vector, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
@@ -32,7 +32,7 @@ def write_lines(module: ir.Module, kind: Kind, squares: Emit) -> Emit:
     """
     names = ("block", "to", "to_step", "copy", "source", "lines", "K")
     e = Emit(module, "pack_lines", kind, names, internal=True)
-    g, kept = e.given, e.given["copy"].compare("!=", 0)
+    g, kept = e.args, e.args["copy"].compare("!=", 0)
     count = g["lines"].least(kind.lanes).most(0) * g["K"]
     asked = kept & common(e)["trusted"].compare("!=", 0)
     stale = e.choose(
@@ -78,7 +78,7 @@ def write_squares(module: ir.Module, kind: Kind) -> Emit:
     """
     names = ("block", "to", "to_step", "source", "lines", "K")
     e = Emit(module, "pack_squares", kind, names, internal=True)
-    g, zeros, line = e.given, common(e)["zeros"], e.given["K"] * kind.bytes
+    g, zeros, line = e.args, common(e)["zeros"], e.args["K"] * kind.bytes
     lines = [where(g["lines"] > i, g["source"] + line * i, zeros) for i in range(kind.lanes)]
     whole = g["K"] // kind.lanes * kind.lanes
     with e.loop(whole, step=kind.lanes) as k:
@@ -107,8 +107,8 @@ def write_packing(
             _pack_transposed(e, c, f, matrices)
         else:
             with e.when(c["in_place"].compare("==", 0)):
-                _pack_panels(e, c, f, matrices, (e.given["thread"], e.given["team"]))
-        with e.when(e.given["thread"].compare("==", 0)):
+                _pack_panels(e, c, f, matrices, (e.args["thread"], e.args["team"]))
+        with e.when(e.args["thread"].compare("==", 0)):
             _pack_bias(e, c, f)
             with e.loop(c["unit_parameters"]) as v:
                 to = f["unit_values"] + v.index * c["H_row"]
@@ -166,7 +166,7 @@ def write_columns(module: ir.Module, kind: Kind) -> Emit:
     """
     names = ("block", "to", "source", "gate", "gates", "lines", "columns", "thread", "team")
     e = Emit(module, "pack_columns", kind, names, internal=True)
-    g = e.given
+    g = e.args
     vectors, line, H = blocks_of(e, g["columns"]), g["columns"] * kind.bytes, g["lines"]
     with parts_of(e, vectors, e.number(WIDEST), (g["thread"], g["team"])) as (first, V):
         panel = g["to"] + first * (g["gates"] * H * kind.size)
@@ -226,7 +226,7 @@ def _pack_vector(
     panel, v, V = place
     twin = common(e)["twin"]
     copy = where(twin.compare("!=", 0), panel + v * (K * e.kind.size) + twin, 0)
-    e.call(lines, block=e.given["block"], to=panel + v * e.kind.size, to_step=V * e.kind.size,
+    e.call(lines, block=e.args["block"], to=panel + v * e.kind.size, to_step=V * e.kind.size,
            copy=copy, source=source, lines=left, K=K)  # fmt: skip
 
 

@@ -12,9 +12,16 @@ from typing import Final, NamedTuple
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.arguments import COLUMN_TILE, LINE_TILE, TILE
+from throughtime.compiler.llvm.abi import (
+    COLUMN_ROWS,
+    COLUMN_TILE,
+    LINE_TILE,
+    PLACES,
+    TILE,
+    WIDEST,
+    Kind,
+)
 from throughtime.compiler.llvm.loops.team import my_share
-from throughtime.compiler.llvm.sizes import COLUMN_ROWS, PLACES, WIDEST, Kind
 from throughtime.compiler.llvm.values import Num, Truth, where
 from throughtime.compiler.llvm.writer import NEAREST, SECOND, Emit, Frame, common
 
@@ -33,7 +40,7 @@ def fetch_shared(e: Emit, c: Frame) -> None:
 
     Asked for one by one, as products come to them, each would be waited for.
     """
-    g = e.given
+    g = e.args
     begin, end = my_share(e, c["H_row"] // LINE, g["member"], g["members"])
     with e.loop(g["R"]) as row:
         _fetch(e, g["old"] + row.index * c["H_row"], c["H_row"], NEAREST)
@@ -76,7 +83,7 @@ def write_product(module: ir.Module, kind: Kind) -> Emit:
     names = ("block", "start", "start_row", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
              "rows", "vectors", "turned")  # fmt: skip
     e = Emit(module, "product", kind, names, internal=True)
-    c, g = common(e), e.given
+    c, g = common(e), e.args
     vector = g["parts"] * g["K"] * kind.size
     far = vector * g["vectors"] > NEAR_BYTES
     with parts_of(e, g["vectors"], e.number(WIDEST), turned=g["turned"]) as (first, V):
@@ -103,7 +110,7 @@ def write_line_product(module: ir.Module, kind: Kind, squares: Emit) -> Emit:
     names = ("block", "scratch", "start", "start_row", "A", "A_row", "B", "lines", "K", "C",
              "C_row", "rows")  # fmt: skip
     e = Emit(module, "line_product", kind, names, internal=True)
-    c, g = common(e), e.given
+    c, g = common(e), e.args
     with e.split(g["rows"] <= c["line_height"]) as (few, many):
         with few, e.when(g["rows"] > 0):
             e.call_at(
@@ -166,7 +173,7 @@ def write_column_product(module: ir.Module, kind: Kind) -> Emit:
     names = ("block", "thread", "start", "start_row", "A", "A_step", "B", "B_step", "K", "C",
              "C_row", "rows", "vectors")  # fmt: skip
     e = Emit(module, "column_product", kind, names, internal=True)
-    c, g = common(e), e.given
+    c, g = common(e), e.args
     done, far = e.number(0), g["rows"] * g["C_row"] > NEAR_BYTES
     for R in COLUMN_ROWS:
         left = g["rows"] - done
@@ -195,7 +202,7 @@ def _side_by_side(e: Emit, c: Frame, rows: int, A: Num) -> tuple[Num, Num]:
 
     Rows of A lie pages apart. Where many panels of columns read them they come side by side first.
     """
-    g, kind = e.given, e.kind
+    g, kind = e.args, e.kind
     vectors = -(-rows // kind.lanes)
     step = vectors * kind.size
     scratch = c["scratch"] + g["thread"] * c["scratch_size"]

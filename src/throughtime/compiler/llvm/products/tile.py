@@ -16,9 +16,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.arguments import COLUMN_TILE, LINE_TILE, TILE
+from throughtime.compiler.llvm.abi import COLUMN_TILE, LINE_TILE, TILE, Kind
 from throughtime.compiler.llvm.loops.rows import load_part
-from throughtime.compiler.llvm.sizes import Kind
 from throughtime.compiler.llvm.values import Num, Vector, fma, where
 from throughtime.compiler.llvm.writer import SECOND, Emit
 
@@ -26,7 +25,7 @@ from throughtime.compiler.llvm.writer import SECOND, Emit
 def write_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
     """Write the tile of R rows and V vectors; gives its name."""
     e = Emit(module, f"tile_{vectors}_{rows}", kind, TILE)
-    g = e.given
+    g = e.args
     places = [e.word(g["places"], v) for v in range(vectors)]
     start = [
         e.load(g["start"] + g["start_row"] * r + places[v])
@@ -56,7 +55,7 @@ def _step(e: Emit, values: list[Any], rows: int, vectors: int) -> list[Any]:
     *chains, a, b = values
 
     def spread(r: int) -> Vector:
-        return e.spread(e.real(a + e.given["A_row"] * r))
+        return e.spread(e.real(a + e.args["A_row"] * r))
 
     def weight(v: int) -> Vector:
         return e.load(b + v * e.kind.size)
@@ -98,7 +97,7 @@ def write_line_tile(module: ir.Module, kind: Kind, rows: int) -> str:
     line multiply zeros.
     """
     e = Emit(module, f"line_tile_{rows}", kind, LINE_TILE)
-    g, line = e.given, e.given["K"] * kind.bytes
+    g, line = e.args, e.args["K"] * kind.bytes
     lines = [where(g["lines"] > i, g["B"] + line * i, g["zeros"]) for i in range(kind.lanes)]
     start = [e.load(g["start"] + g["start_row"] * r) for r in range(rows)]
     whole = g["K"] // kind.lanes * kind.lanes
@@ -125,7 +124,7 @@ def _grown(
     for i, weights in enumerate(square):
         for r, chain in enumerate(chains):
             last = e.number(i) if left is None else (left - 1).least(i)
-            x = e.real(e.given["A"] + e.given["A_row"] * r + at + last * e.kind.bytes)
+            x = e.real(e.args["A"] + e.args["A_row"] * r + at + last * e.kind.bytes)
             grown = fma(e.spread(x), weights, chain)
             chains[r] = grown if left is None else where(left > i, grown, chain)
     return chains
@@ -134,7 +133,7 @@ def _grown(
 def write_column_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
     """Write the tile of R rows and V vectors whose A lies with r from number to number."""
     e = Emit(module, f"column_{vectors}_{rows}", kind, COLUMN_TILE)
-    g = e.given
+    g = e.args
     start = [
         e.load(g["start"] + g["start_row"] * r + v * kind.size)
         for r in range(rows)
@@ -161,7 +160,7 @@ UPPER_HALF = 0xFFFF0000
 def write_narrow_tile(module: ir.Module, kind: Kind, rows: int, vectors: int) -> str:
     """Write the tile of R rows and V vectors; gives its name. It takes one part of each row."""
     e = Emit(module, f"narrow_tile_{vectors}_{rows}", kind, TILE)
-    g = e.given
+    g = e.args
     places = [e.word(g["places"], v) for v in range(vectors)]
     chains = [
         e.load(g["start"] + g["start_row"] * r + places[v])
@@ -186,7 +185,7 @@ def _narrow_step(e: Emit, values: list[Any], rows: int, vectors: int, halves: in
     """One or two k: numbers of each row of A, spread, times the weights in the halves of B."""
     *chains, a, b = values
     spread = [
-        [e.spread(e.real(a + e.given["A_row"] * r + half * e.kind.bytes)) for r in range(rows)]
+        [e.spread(e.real(a + e.args["A_row"] * r + half * e.kind.bytes)) for r in range(rows)]
         for half in range(halves)
     ]
     for v in range(vectors):

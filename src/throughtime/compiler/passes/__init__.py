@@ -1,1 +1,0 @@
-"""Graphs made into graphs that are simpler to turn into code."""
