@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -171,12 +171,24 @@ def by_x(call: Call, rows: Rows, lines: Tensor | None) -> Tensor | None:
         return None
     width = call.x.shape[-1]
     total = lines[0] if len(lines) == 1 else lines[0] + lines[1]
-    if total.shape[-1] != width:
-        total = total[:, :width]
     if call.lengths is None:
-        return as_given(call, rows, total.contiguous())
+        return as_given(call, rows, cut_lines(total, width))
+    total = total[:, :width]
     total[rows.N] = 0
     return total.index_select(0, torch.from_numpy(rows.places)).view(call.x.shape)
+
+
+_ALONE: Final = 1 << 18
+"""Numbers up to which one thread copies them in less time than a second one may take to wake."""
+
+
+def cut_lines(lines: Tensor, count: int) -> Tensor:
+    """So many numbers of each line, side by side."""
+    if lines.shape[-1] == count:
+        return lines.contiguous()
+    if lines.numel() <= _ALONE:
+        return torch.narrow_copy(lines, -1, 0, count)
+    return lines[..., :count].contiguous()
 
 
 def as_given(call: Call, rows: Rows, total: Tensor) -> Tensor:
@@ -203,8 +215,7 @@ def by_weights(call: Call, room: Room, d: int) -> dict[str, Tensor]:
     for name, lines in zip(room.matrices, (room.W[d], *room.U[d]), strict=True):
         if name in call.weights[d]:
             shape = call.weights[d][name].shape  # of a matrix with blocks they are apart
-            whole = lines.shape[1] == shape[-1]
-            grads[name] = (lines if whole else lines[:, : shape[-1]].contiguous()).view(shape)
+            grads[name] = cut_lines(lines, shape[-1]).view(shape)
     return grads
 
 

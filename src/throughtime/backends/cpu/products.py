@@ -122,18 +122,10 @@ def runs_backward(shape: Shape) -> list[int]:
 
 
 def _run(shape: Shape, phase: Phase, run: tuple[int, int], packed: int) -> list[int]:
-    begins = run[0] == phase.places[0]
-    slot = shape.plan.computed.index(phase) if phase.computed else 0
-    function = shape.code.phases[slot] if phase.computed and begins else 0
-    return [
-        *run,
-        packed,
-        function,
-        int(phase.computed),
-        int(begins),
-        slot,
-        *_matrix(shape, run[0]),
-    ]
+    begins, computed = run[0] == phase.places[0], phase.computed
+    slot = shape.plan.computed.index(phase) if computed else 0
+    function = shape.code.phases[slot] if computed and begins else 0
+    return [*run, packed, function, int(computed), int(begins), slot, *_matrix(shape, run[0])]
 
 
 def _matrix(shape: Shape, line: int) -> list[int]:

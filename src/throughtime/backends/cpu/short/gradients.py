@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-import torch
 from torch import Tensor
 
 from throughtime.backends.cpu.backward_pass import Asked, template_for
-from throughtime.backends.cpu.gradients import shapes_for
+from throughtime.backends.cpu.gradients import cut_lines, shapes_for
 from throughtime.backends.cpu.look import all_within, find_extent, guard_all, take_lines, take_whole
 from throughtime.backends.cpu.memory import LEAST_BYTES, lend
 from throughtime.backends.cpu.schedule import is_shared, team_for
@@ -116,7 +115,7 @@ class Derivative:
         rooms = back.new_rooms(saved[0])
         back.region.run(tensors + rooms)
         if back.width:
-            rooms[0] = _cut(rooms[0], back.width)
+            rooms[0] = cut_lines(rooms[0], back.width)
         rooms.append(None)
         grads = [rooms[i] for i in back.order]
         if not self._as_given and grads[0] is not None:
@@ -225,17 +224,6 @@ class Derivative:
                 places += [(word, at, d * plane) for d, word in enumerate(some)]
                 at += 1
         return places
-
-
-_SMALL: Final = 1 << 18
-"""Numbers up to which one thread copies them in less time than a second one may take to wake."""
-
-
-def _cut(room: Tensor, count: int) -> Tensor:
-    """So many numbers of each line, side by side."""
-    if room.numel() <= _SMALL:
-        return torch.narrow_copy(room, -1, 0, count)
-    return room[..., :count].contiguous()
 
 
 def _gradient(word: str) -> str:
