@@ -28,6 +28,7 @@ from throughtime.backends.cpu import backward_pass
 from throughtime.backends.cpu import schedule as cutting
 from throughtime.backends.cpu.block import Template
 from throughtime.backends.cpu.schedule import Team
+from throughtime.compiler.plan import make_plan
 
 pytestmark = pytest.mark.usefixtures("whole_teams")
 
@@ -68,6 +69,23 @@ def test_these_teams_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [1, 1, 2, 2, 4, 4]
 
 
+@pytest.mark.parametrize(
+    ("H", "B", "forward", "backward"),
+    [
+        (512, 1, (1, 4), (1, 4)), (512, 16, (1, 4), (1, 4)), (512, 40, (2, 2), (2, 2)),
+        (100, 1, (1, 4), (1, 4)), (100, 7, (1, 4), (3, 1)), (100, 16, (3, 1), (4, 1)),
+    ],
+)  # fmt: skip
+def test_few_rows_share_what_a_step_reads(
+    H: int, B: int, forward: tuple[int, int], backward: tuple[int, int]
+) -> None:
+    call = _call(cells.LSTM(), torch.float32, Sizes(3, B, 5, H))
+    torch.set_num_threads(4)
+    of = make_plan(call.cell), call, 3 * B, B
+    teams = cutting.forward_team(*of), cutting.backward_team(*of)
+    assert [(team.chunks, team.members) for team in teams] == [forward, backward]
+
+
 @every_dtype
 @every_cell
 def test_a_row_has_its_bits_in_any_batch(cell: Cell, dtype: torch.dtype) -> None:
@@ -89,6 +107,8 @@ def test_outputs_and_gradients_have_their_bits_with_any_threads(
     cell: Cell, dtype: torch.dtype, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cutting, "SHARED_BYTES", 0 if shared else 1 << 60)
+    monkeypatch.setattr(cutting, "FAR_BYTES", 0)  # 13 and 17 rows are two chunks, each of two
+    monkeypatch.setattr(cutting, "FAR_ROWS", 6)
     cases = {
         Sizes(5, 7, 5, 17, 2): "state", Sizes(9, 3, 1, 64): "plain",
         Sizes(3, 1, 33, 100, 2): "initial", Sizes(4, 13, 5, 37): "lengths",

@@ -35,12 +35,11 @@ from throughtime.backends.cpu.look import see_input, seen, seen_lines
 from throughtime.backends.cpu.operands import Traces, by_initial, plan_of
 from throughtime.backends.cpu.products import packed_backward, runs_backward, set_runs
 from throughtime.backends.cpu.schedule import (
-    flops_of,
+    backward_team,
     part_address,
     steps_in_block,
     strides_of,
     target,
-    team_for,
 )
 from throughtime.backends.cpu.shape import Key, Shape, key_of, shape_of
 from throughtime.compiler.llvm.abi import COLUMN_ROWS, WIDEST, part_sizes
@@ -117,7 +116,7 @@ def _carry(
     y = seen_lines("y", y, (*call.x.shape[:-1], D, widths[0]), dtype)
     (d_y, *d_traces), finals = _gradients(y, len(widths), d_results)
     packed = call.batch_sizes is not None
-    team = team_for(2 * flops_of(plan, call, rows.N), call.directions, rows.B)
+    team = backward_team(plan, call, rows.N, rows.B)
     strides = (0, 0) if d_y is None else strides_of(d_y, packed)
     first = 0 if d_y is None else d_y.stride(-2) * d_y.element_size()
     asked = Asked(strides, first, room.x is not None, bool(room.W), room.chains is not None)

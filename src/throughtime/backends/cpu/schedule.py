@@ -107,10 +107,15 @@ hundreds, when the system wakes a thread on the very core that waits for it.
 """
 
 SHARED_BYTES = 64 * 1024
-"""Bytes of U from which reading them takes longer than several meetings of threads."""
+"""Bytes of U from which reading them takes longer than a few meetings of threads."""
 
-CHUNK_ROWS = 5
-"""Rows from which a chunk of its own keeps a thread's tiles busy; below, threads share a chunk."""
+CHUNK_ROWS, CHUNK_ROWS_BACK = 5, 2
+"""Rows from which a chunk of its own keeps a thread's tiles busy, forward and backward; below,
+threads share a chunk. Backward they meet twice as often."""
+
+FAR_BYTES, FAR_ROWS = 1024 * 1024, 16
+"""Bytes of U that leave a second-level cache at every step, and the rows that pay for reading all
+of it: threads that share a chunk of fewer rows read a part of U each."""
 
 CACHED_BYTES = 384 * 1024
 """What a thread's block of steps may take: about a third of a second-level cache."""
@@ -152,19 +157,23 @@ def is_shared(flops: float) -> bool:
     return flops > PARALLEL_US * FLOPS_PER_US
 
 
-def team_for(flops: float, directions: int, rows: int, step_bytes: int = -1) -> Team:
+def team_for(
+    flops: float, directions: int, rows: int, step_bytes: int = -1, chunk_rows: int = CHUNK_ROWS
+) -> Team:
     """The team for so much work.
 
     Args:
         flops: of the whole call.
         directions: carried side by side.
         rows: of the batch.
-        step_bytes: of the matrices that one step reads, where members may share a chunk, else
-            negative; sharing costs one meeting a step, and pays where reading takes longer.
+        step_bytes: of the matrices that are read between two meetings of members; -1: none share a
+            chunk. It pays where reading takes longer than meeting.
+        chunk_rows: from how many rows on none do, while a second-level cache holds these bytes.
     """
     free = threads.available() if is_shared(flops) else 1
     shared = step_bytes >= SHARED_BYTES
-    chunks = max(1, min(free // directions, rows // CHUNK_ROWS if shared else rows))
+    least = FAR_ROWS if step_bytes > FAR_BYTES else chunk_rows
+    chunks = max(1, min(free // directions, rows // least if shared else rows))
     members = free // (chunks * directions) if shared else 1
     alone_us = flops / FLOPS_PER_US
     release = threads.worth_releasing(alone_us / free)
@@ -185,6 +194,15 @@ def forward_team(plan: Plan, call: Call, rows: int, in_batch: int) -> Team:
     if plan.computed or not plan.fused:  # members of a chunk meet once a step, and no oftener
         step_bytes = -1
     return team_for(flops_of(plan, call, rows), call.directions, in_batch, step_bytes)
+
+
+def backward_team(plan: Plan, call: Call, rows: int, in_batch: int) -> Team:
+    """The team of a backward pass, whose members meet twice in each phase of a step."""
+    widths, flops = widths_for(call.cell, call.hidden_size), 2 * flops_of(plan, call, rows)
+    step_bytes = widths.recurrent * call.x.element_size() // (1 + len(plan.computed))
+    if any(blocks > 1 for blocks in widths.blocks):  # each is written over the next one's start
+        step_bytes = -1
+    return team_for(flops, call.directions, in_batch, step_bytes, CHUNK_ROWS_BACK)
 
 
 def flops_of(plan: Plan, call: Call, rows: int) -> float:

@@ -12,7 +12,8 @@ from throughtime.backends.cpu.backward_pass import Asked, template_for
 from throughtime.backends.cpu.gradients import cut_lines, shapes_for
 from throughtime.backends.cpu.look import all_within, find_extent, guard_all, take_lines, take_whole
 from throughtime.backends.cpu.memory import LEAST_BYTES, lend
-from throughtime.backends.cpu.schedule import is_shared, team_for
+from throughtime.backends.cpu.operands import plan_of
+from throughtime.backends.cpu.schedule import backward_team, is_shared
 from throughtime.backends.cpu.short.layer import Way
 from throughtime.backends.cpu.short.region import Place, ShortRegion
 from throughtime.compiler.runtime.threads import available
@@ -151,7 +152,8 @@ class Derivative:
         count = 1 + len(layer.parameters)
         wants = Wants(needs[0], any(needs[1:count]), any(needs[count:]))
         work = 2 * layer.work(layout, tensors[0])
-        team = team_for(work, layer.D, layout.B)
+        call = layer.call(layout, tensors[0])
+        team = backward_team(plan_of(call), call, layout.lines, layout.B)
         d_y = None if d_results[0] is None else tensors[len(needs) + 2]
         strides = (0, 0) if d_y is None else layout.strides(d_y)
         first = 0 if d_y is None else layer.widths[0] * layer.bytes

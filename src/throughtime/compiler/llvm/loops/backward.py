@@ -1,7 +1,8 @@
 """The backward pass: blocks of steps from the last to the first, two phases a block.
 
     pack; for blocks of steps:
-        my chunks, step by step: the cell's derivative, then dh = direct + U^T d_sums
+        my chunks, step by step: the cell's derivative, of my rows; its members meet;
+            dh = direct + U^T d_sums, my units of all rows; they meet
         all wait; my share of  dW += d_sums^T x,  dU += d_sums^T h,  db,  dx = W^T d_sums; all wait
 
 The gradients of the sums live in one block that stays in cache; what was saved is never written.
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import Kind
-from throughtime.compiler.llvm.loops.phases import phases_back
+from throughtime.compiler.llvm.loops.phases import Step, phases_back, rows_at
 from throughtime.compiler.llvm.loops.rows import (
     alive,
     first_row,
@@ -37,7 +38,12 @@ from throughtime.compiler.llvm.loops.rows import (
     write_reset_back,
     write_take_traces,
 )
-from throughtime.compiler.llvm.loops.team import denormals_flushed, thread_and_team
+from throughtime.compiler.llvm.loops.team import (
+    Share,
+    denormals_flushed,
+    my_share,
+    thread_and_team,
+)
 from throughtime.compiler.llvm.loops.weight_gradients import (
     begin_sums,
     give_sums,
@@ -55,14 +61,16 @@ def write_backward(
 ) -> Emit:  # fmt: skip
     """`backward(block)`: the region that every thread of the team runs."""
     start, finish = _write_start(module, kind, copies), _write_finish(module, kind, copies)
-    gather, back = _write_gather(module, kind, copies), _write_back(module, kind, products[0])
+    gather = _write_gather(module, kind, copies)
+    back = _write_back(module, kind, (products[0], barrier))
     weights = write_weights(module, kind, copies, *products)
     e = Emit(module, "backward", kind, ("block",))
     c, block = common(e), e.args["block"]
     with denormals_flushed(e, machine):
         thread, team = thread_and_team(e)
+        share = Share.of(c, thread, team)
         e.call(pack, block=block, thread=thread, team=team)
-        for_chunks(e, c, thread, team, _caller(e, start))
+        for_chunks(e, c, share, _caller(e, start, share))
         with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
             begin_sums(e, c, direction(e, d.index), copies)
         e.call(barrier, block=block, counter=c["counter"], goal=team)
@@ -70,21 +78,26 @@ def write_backward(
         with e.loop(c["T"], step=steps) as j:
             last, met = (j.index + steps).least(c["T"]), j.index // steps * 2 + 1
             for function in (gather, back):
-                for_chunks(e, c, thread, team, _caller(e, function, first=j.index, last=last))
+                for_chunks(e, c, share, _caller(e, function, share, first=j.index, last=last))
             e.call(barrier, block=block, counter=c["counter"], goal=(met + 1) * team)
             e.call(weights, block=block, thread=thread, team=team, first=j.index, last=last)
             e.call(barrier, block=block, counter=c["counter"], goal=(met + 2) * team)
-        for_chunks(e, c, thread, team, _caller(e, finish))
+        for_chunks(e, c, share, _caller(e, finish, share))
         with e.when(thread.compare("==", 0)), e.loop(c["D"]) as d:
             give_sums(e, c, direction(e, d.index), copies)
     return e.done()
 
 
-def _caller(e: Emit, function: Emit, **steps: Num) -> Callable[[Num, Num, Num], None]:
-    """Calls a function for a chunk and these steps."""
+def _caller(e: Emit, function: Emit, share: Share, **steps: Num) -> Callable[..., None]:
+    """Calls a function for this member's rows of a chunk and these steps."""
 
     def run(d: Num, low: Num, high: Num) -> None:
-        e.call(function, block=e.args["block"], d=d, low=low, high=high, **steps)
+        begin, end = my_share(e, high - low, share.member, share.members)
+        words = {"chunk_low": low, "chunk_high": high, "member": share.member,
+                 "members": share.members, "counter": share.counter}  # fmt: skip
+        words = {name: v for name, v in words.items() if name in function.args}
+        e.call(function, block=e.args["block"], d=d, low=low + begin, high=low + end, **steps,
+               **words)  # fmt: skip
 
     return run
 
@@ -115,6 +128,7 @@ def _write_finish(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
 
 
 STEPS = ("low", "high", "first", "last")
+CHUNK = ("chunk_low", "chunk_high", "member", "members", "counter")
 
 
 def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
@@ -162,21 +176,20 @@ def _gather_old(
            states=1)  # fmt: skip
 
 
-def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
-    """`back(...)`: the steps of a block, from the last to the first, for a chunk."""
+def _write_back(module: ir.Module, kind: Kind, functions: tuple[Emit, Emit]) -> Emit:
+    """`back(...)`: the steps of a block, from the last to the first, for a member's rows."""
     reset_back, seen = write_reset_back(module, kind), write_seen(module, kind)
     take_traces = write_take_traces(module, kind)
-    e, c, f, g = begin(module, "back", kind, STEPS)
+    e, c, f, g = begin(module, "back", kind, (*STEPS, *CHUNK))
     low = g["low"]
     before = first_row(e, c, f, g["first"], g["last"])
     d_row = line_size(c, kind)
     with e.loop(g["last"], start=g["first"]) as j:
         i, t = _time(e, c, f, j.index)
-        R = alive(e, c, t, low, g["high"])
-        n = e.word(c["offset"] + t * 8) + low
+        R, n = rows_at(e, c, t, low, g["high"])
         e.call(take_traces, **e.passed_on("block", "d", "low"), R=R, t=t)
         see(e, c, f, seen, (R, n, n - before))
-        phases_back(e, c, f, product, (R, n, n - before, d_row), t)
+        phases_back(e, c, f, functions, Step(j.index, t, before, d_row))
         e.call(reset_back, **e.passed_on("block", "d", "low", "high"), i=i)
     return e.done()
 

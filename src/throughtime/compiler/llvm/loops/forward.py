@@ -28,8 +28,9 @@ from throughtime.compiler.llvm.loops.rows import (
     write_reset,
 )
 from throughtime.compiler.llvm.loops.team import (
-    MEETING_SIZE,
+    Share,
     denormals_flushed,
+    meet,
     my_share,
     thread_and_team,
 )
@@ -130,17 +131,15 @@ def write_forward(
         thread, team = thread_and_team(e)
         e.call(pack, block=block, thread=thread, team=team)
         e.call(barrier, block=block, counter=c["counter"], goal=team)
-        members = (team // (c["D"] * c["chunks"])).least(c["most_members"]).most(1)
-        task, member = thread // members, thread % members
+        share = Share.of(c, thread, team)
         scratch = c["scratch"] + thread * c["scratch_size"]
-        shared = c["scratch"] + (thread - member) * c["scratch_size"]
+        shared = c["scratch"] + (thread - share.member) * c["scratch_size"]
 
         def run(d: Num, low: Num, high: Num) -> None:
-            counter = c["counter"] + (task + 1) * MEETING_SIZE
             e.call(chunk, block=block, d=d, low=low, high=high, scratch=scratch, shared=shared,
-                   member=member, members=members, counter=counter)  # fmt: skip
+                   member=share.member, members=share.members, counter=share.counter)  # fmt: skip
 
-        for_chunks(e, c, task, team // members, run)
+        for_chunks(e, c, share, run)
         e.call(barrier, block=block, counter=c["counter"], goal=team * 2)
     return e.done()
 
@@ -159,29 +158,22 @@ def _write_chunk(
     with e.loop(c["T"], e.number(0), step=(steps := c["block_steps"])) as first:
         last, blocks = (first.index + steps).least(c["T"]), first.index // steps + 1
         _begin_block(e, c, f, copies, products, first.index, last)
-        _meet(e, barrier, first.index + blocks + first.values[0])
+        meet(e, barrier, first.index + blocks + first.values[0])
         with e.loop(last, e.number(0), first.values[0], start=first.index) as i:
             t, (m, more) = time_of(e, c, f, i.index), i.values
             R, met = alive(e, c, t, low, high), i.index + 1 + blocks + more
             (old, new), sums = h_places(c, f, low, i.index), pre + m * (c["sums"] * c["H_row"])
             e.call(step, **e.passed_on("block", "d", *CHUNK), R=R, t=t, pre=sums, old=old, new=new)
-            _meet(e, barrier, met)
+            meet(e, barrier, met)
             traced = give_output(e, c, f, copies, R, t, new)
             again = reset_share(e, c, f, reset, R, i.index + 1, new).most(traced)
             with e.when(again.compare("!=", 0)):
-                _meet(e, barrier, met + 1)
+                meet(e, barrier, met + 1)
             i.next = [m + R, more + again]
         first.next = [i.values[1]]
     with e.when(g["member"].compare("==", 0)):
         give_final(e, c, f, copies)
     return e.done()
-
-
-def _meet(e: Emit, barrier: Emit, count: Num) -> None:
-    """The count-th meeting of the members of a chunk."""
-    g = e.args
-    with e.when(g["members"] > 1):
-        e.call(barrier, **e.passed_on("block", "counter"), goal=count * g["members"])
 
 
 def _begin_block(
@@ -202,6 +194,7 @@ def _begin_block(
                 products[0], block=g["block"], start=f["bias"], start_row=0,
                 A=g["scratch"] + begin * c["I_row"], A_row=c["I_row"], A_part=0, B=f["W_pack"],
                 parts=1, K=c["I"], C=to, C_row=pre_row, rows=rows, vectors=vectors, turned=0,
+                member=0, members=1,
             )  # fmt: skip
         with lies:
             _begin_in_place(e, c, f, products[1], count, vectors)
@@ -258,10 +251,11 @@ def _multiply_packed(
     """In `_panel`: the tiles of a panel, each of which fetches its part of the next one."""
     g, size, (first, some), (row, R), G = e.args, e.kind.size, units, rows, c["last_u"]
     panel, far = some * G * c["H"] * size, c["H_row"] * G * c["H"] > NEAR_BYTES
+    mine = panel * g["members"]  # from one of this member's panels to the next
     chains = words.pop("C")
     with parts_of(e, some * G, c["widest"], turned=g["t"] % 2) as (group, V):
         tile = f["U_pack"] + (first * G + group) * (c["H"] * size)
-        following = NextPanel.after(tile, V * c["H"] * size, panel, far, g["t"] % 2)
+        following = NextPanel.after(tile, V * c["H"] * size, mine, far, g["t"] % 2)
         e.call_at(
             e.word(c["tiles"] + (V * PLACES + R) * 8), TILE, places=c["places"] + group * 8,
             A_part=0, B=tile, parts=1, C=chains + group * size,

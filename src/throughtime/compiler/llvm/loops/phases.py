@@ -7,8 +7,11 @@ last grow where they begin, after x; the last phase is the step's own panels.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from throughtime.compiler.llvm.abi import CELL_BACKWARD, PHASE_FORWARD, RUN
+from throughtime.compiler.llvm.loops.rows import alive
+from throughtime.compiler.llvm.loops.team import meet
 from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit, Frame
 from throughtime.compiler.plan import Plan
@@ -64,6 +67,7 @@ def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
                 product, block=g["block"], start=start + to, start_row=start_row, A=operand + of,
                 A_row=c["H_row"], A_part=0, B=packed + b.index * size, parts=1, K=run["K"],
                 C=sums + to, C_row=pre_row, rows=g["R"], vectors=vectors, turned=g["t"] % 2,
+                member=0, members=1,
             )  # fmt: skip
     return _operand(e, c, f, run_at(e, c, c["early"]))
 
@@ -83,28 +87,52 @@ def _operand(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
     return where(run["has_operand"].compare("!=", 0), operand, g["old"])
 
 
-def phases_back(
-    e: Emit, c: Frame, f: Frame, product: Emit, rows: tuple[Num, Num, Num, Num], t: Num
-) -> None:
+class Step(NamedTuple):
+    """A step of a chunk, backward.
+
+    Attributes:
+        j, t: its number from the end, and its time.
+        before: rows over all steps before those of its block.
+        d_row: bytes from row to row of the gradients by sums.
+    """
+
+    j: Num
+    t: Num
+    before: Num
+    d_row: Num
+
+
+def phases_back(e: Emit, c: Frame, f: Frame, functions: tuple[Emit, Emit], step: Step) -> None:
     """In `back`: the phases of a step, the last first, each the cell's derivative and its product.
+
+    A member takes its own rows of the derivative, and of the product some units of all rows.
 
     Args:
         e, c, f: the function, and its numbers.
-        product: C = start + A B.
-        rows: how many, the first one's number, over all steps and in the block; bytes of a row of
-            the gradients by sums.
-        t: the step.
+        functions: C = start + A B, and what members meet at.
+        step: which.
     """
-    with e.loop(c["early"] + 1) as i:
-        run = run_at(e, c, i.index)
+    product, barrier = functions
+    phases = c["early"] + 1
+    with e.loop(phases) as i:
+        run, met = run_at(e, c, i.index), (step.j * phases + i.index) * 2
         with e.when(run["phase"].compare("!=", 0)):
-            _derivative(e, c, f, run, rows)
-        _product_back(e, c, f, product, run, rows, t)
+            _derivative(e, c, f, run, step)
+        meet(e, barrier, met + 1)
+        _product_back(e, c, f, product, run, step)
+        meet(e, barrier, met + 2)
 
 
-def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, rows: tuple[Num, Num, Num, Num]) -> None:
+def rows_at(e: Emit, c: Frame, t: Num, low: Num, high: Num) -> tuple[Num, Num]:
+    """How many of the rows low..high a step has, and the first one's number over all steps."""
+    return alive(e, c, t, low, high), e.word(c["offset"] + t * 8) + low
+
+
+def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, step: Step) -> None:
     """Gradients by the sums of a phase, and by what its equations read besides them."""
-    (R, n, m, d_row), low, line = rows, e.args["low"], c["H_row"]
+    low, line, d_row = e.args["low"], c["H_row"], step.d_row
+    R, n = rows_at(e, c, step.t, low, e.args["high"])
+    m = n - step.before
     e.call_at(
         run["phase"], CELL_BACKWARD, rows=R, saved=f["saved"] + n * c["saved_row"],
         saved_row=c["saved_row"], y=f["y_block"] + m * line, old=f["old_block"] + m * line,
@@ -118,12 +146,11 @@ def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, rows: tuple[Num, Num, N
     )  # fmt: skip
 
 
-def _product_back(
-    e: Emit, c: Frame, f: Frame, product: Emit, run: Frame, rows: tuple[Num, Num, Num, Num],
-    t: Num,
-) -> None:  # fmt: skip
+def _product_back(e: Emit, c: Frame, f: Frame, product: Emit, run: Frame, step: Step) -> None:
     """Gradients by what a run's sums multiply."""
-    (R, _, m, d_row), low, line = rows, e.args["low"], c["H_row"]
+    g, low, line, d_row = e.args, e.args["chunk_low"], c["H_row"], step.d_row
+    R, n = rows_at(e, c, step.t, low, g["chunk_high"])
+    m = n - step.before
     operand = f["d_operand_rows"] + low * line + run["slot"] * c["operand_plane"]
     computed, begins = (run[name].compare("!=", 0) for name in ("has_operand", "begins"))
     to = where(computed, operand, f["d_state"] + low * line)
@@ -135,8 +162,9 @@ def _product_back(
     with e.loop(run["blocks"]) as b:
         lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
         e.call(
-            product, block=e.args["block"], start=start + columns, start_row=start_row,
+            product, start=start + columns, start_row=start_row,
             A=source + lines, A_row=d_row, A_part=line, B=packed + b.index * size,
             parts=run["count"], K=run["width"], C=to + columns, C_row=line, rows=R,
-            vectors=blocks_of(e, run["K"]), turned=t % 2,
+            vectors=blocks_of(e, run["K"]), turned=step.t % 2,
+            **e.passed_on("block", "member", "members"),
         )  # fmt: skip

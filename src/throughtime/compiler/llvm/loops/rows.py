@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import RESETS, TRACE, Kind
-from throughtime.compiler.llvm.loops.team import my_share
+from throughtime.compiler.llvm.loops.team import Share, my_share
 from throughtime.compiler.llvm.values import I64, Mask, Num, Vector, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, begin
 
@@ -87,11 +87,9 @@ def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:
     return functions
 
 
-def for_chunks(
-    e: Emit, c: Frame, thread: Num, team: Num, run: Callable[[Num, Num, Num], None]
-) -> None:
+def for_chunks(e: Emit, c: Frame, share: Share, run: Callable[[Num, Num, Num], None]) -> None:
     """Write `run(d, low, high)` for each of this thread's chunks."""
-    with e.loop(c["D"] * c["chunks"], start=thread, step=team) as task:
+    with e.loop(c["D"] * c["chunks"], start=share.task, step=share.tasks) as task:
         d, part = task.index // c["chunks"], task.index % c["chunks"]
         run(d, e.word(c["bounds"] + part * 8), e.word(c["bounds"] + part * 8, 1))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.values import I64, Num
-from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, common
+from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, common
 from throughtime.compiler.runtime.machine import Machine
 
 MEETING_SIZE: Final = 64
@@ -36,6 +36,37 @@ _FLUSH_ARM: Final = 1 << 24
 def my_share(e: Emit, count: Num, thread: Num, team: Num) -> tuple[Num, Num]:
     """The part of `count` things that is this thread's: from, to."""
     return thread * count // team, (thread + 1) * count // team
+
+
+def meet(e: Emit, barrier: Emit, count: Num) -> None:
+    """The count-th meeting of the members that share a chunk of rows."""
+    g = e.args
+    with e.when(g["members"] > 1):
+        e.call(barrier, **e.passed_on("block", "counter"), goal=count * g["members"])
+
+
+class Share(NamedTuple):
+    """What a thread does of a region's chunks of rows.
+
+    Attributes:
+        task, tasks: the number of its first chunk, and how many are carried side by side.
+        member, members: which of the threads that share a chunk it is, and how many they are.
+        counter: of their meetings.
+    """
+
+    task: Num
+    tasks: Num
+    member: Num
+    members: Num
+    counter: Num
+
+    @classmethod
+    def of(cls, c: Frame, thread: Num, team: Num) -> Share:
+        """Of this thread of a team: where there are fewer chunks than threads, some share one."""
+        members = (team // (c["D"] * c["chunks"])).least(c["most_members"]).most(1)
+        task = thread // members
+        counter = c["counter"] + (task + 1) * MEETING_SIZE
+        return cls(task, team // members, thread % members, members, counter)
 
 
 def thread_and_team(e: Emit) -> tuple[Num, Num]:

@@ -88,7 +88,7 @@ def _input(e: Emit, c: Frame, f: Frame, product: Emit, before: Num, count: Num) 
         product, block=g["block"], start=c["zeros"], start_row=0, A=f["d_sums"] + low * line,
         A_row=line, A_part=c["H_row"], B=f["W_back"], parts=c["with_a"], K=c["H"],
         C=f["d_x"] + (before + low) * c["I_row"], C_row=c["I_row"], rows=high - low,
-        vectors=c["I_row"] // e.kind.size, turned=0,
+        vectors=c["I_row"] // e.kind.size, turned=0, member=0, members=1,
     )  # fmt: skip
 
 

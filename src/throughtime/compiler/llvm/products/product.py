@@ -78,17 +78,19 @@ def parts_of(
 def write_product(module: ir.Module, kind: Kind) -> Emit:
     """C = start + A B, B packed in panels: `product(block, ...)` as in a tile, and rows, vectors.
 
-    for panels of columns: for tiles of rows: tile
+    for a member's panels of columns: for tiles of rows: tile
     """
     names = ("block", "start", "start_row", "A", "A_row", "A_part", "B", "parts", "K", "C", "C_row",
-             "rows", "vectors", "turned")  # fmt: skip
+             "rows", "vectors", "turned", "member", "members")  # fmt: skip
     e = Emit(module, "product", kind, names, internal=True)
     c, g = common(e), e.args
     vector = g["parts"] * g["K"] * kind.size
     far = vector * g["vectors"] > NEAR_BYTES
-    with parts_of(e, g["vectors"], e.number(WIDEST), turned=g["turned"]) as (first, V):
+    mine = g["member"], g["members"]
+    with parts_of(e, g["vectors"], e.number(WIDEST), mine, g["turned"]) as (first, V):
         panel, column = g["B"] + first * vector, first * kind.size
-        following = NextPanel.after(panel, V * vector, V * vector, far, g["turned"])
+        step = V * vector * g["members"]
+        following = NextPanel.after(panel, V * vector, step, far, g["turned"])
         with parts_of(e, g["rows"], e.word(c["heights"] + V * 8)) as (row, R):
             e.call_at(
                 e.word(c["tiles"] + (V * PLACES + R) * 8), TILE,
