@@ -187,10 +187,16 @@ def _read_lines(path: str) -> DataTable:
 
 def read_object(line: str, path: str, number: int) -> dict[str, Any]:
     """The JSON object in a line; raises DataError where it is none."""
+    odd: list[str] = []
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=odd.append)
     except (ValueError, RecursionError):
         value = None
+    if odd:
+        raise DataError(
+            f"every line of {path} must be JSON, which has no {odd[0]}, and line {number} has one; "
+            "write null, which is a missing value"
+        )
     if not isinstance(value, dict):
         raise DataError(
             f"every line of {path} must be a JSON object, and line {number} is "
