@@ -27,8 +27,8 @@ from throughtime.export.operators import (
 )
 from throughtime.export.pieces import copy_model, list_pieces
 from throughtime.export.program import Values
+from throughtime.layers import Recurrent
 from throughtime.layers.layer import Passage
-from throughtime.layers.recurrent import Recurrent
 
 _KINDS: Final = {"LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n"), "RNN": ("",)}
 """By the operator of ONNX that they are: our gates by Flax's letters, in its fused order."""

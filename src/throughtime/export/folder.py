@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from throughtime.environment import __version__
 from throughtime.errors import BackendError
 from throughtime.export.program import ProductPart, Program, Values, matrix_bytes
-from throughtime.version import __version__
 
 _TOLERANCE: Final = 2e-6
 """Largest error of the test, as a share of the largest output."""

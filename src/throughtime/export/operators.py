@@ -25,7 +25,7 @@ from throughtime.cells import Cell
 from throughtime.errors import missing_extra
 from throughtime.export.folder import read_template
 from throughtime.export.program import Values
-from throughtime.layers.recurrent import Recurrent
+from throughtime.layers import Recurrent
 
 
 def import_package(name: str) -> Any:

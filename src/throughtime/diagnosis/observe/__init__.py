@@ -22,12 +22,11 @@ from throughtime.backends.call import Result, packed_mask, unpack
 from throughtime.diagnosis.observe.calls import State
 from throughtime.diagnosis.observe.steps import restructure
 from throughtime.errors import OptionError, ShapeError
-from throughtime.layers.batch import Batch, States
-from throughtime.layers.border import Border
+from throughtime.layers import Recurrent, SequenceLayer
+from throughtime.layers.batch import Batch, Border, States, list_tensors
 from throughtime.layers.drop_in.cells import DropInCell
 from throughtime.layers.drop_in.checks import check_cell_dimensions, check_cell_sizes
 from throughtime.layers.drop_in.convert import from_torch
-from throughtime.layers.recurrent import Recurrent, SequenceLayer
 
 Key = tuple[str, int, int]
 """Name of a module, number of a layer in it, and direction: 0 forward, 1 backward."""
@@ -137,13 +136,6 @@ def read_arguments(
     x = args[0] if args else kwargs.get("x", kwargs.get("input"))
     state = args[1] if len(args) > 1 else kwargs.get("state", kwargs.get("hx"))
     return x, state, options
-
-
-def list_tensors(value: Any) -> list[Tensor]:
-    """All tensors in a tuple of tuples, in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    return [] if value is None else [v for part in value for v in list_tensors(part)]
 
 
 @dataclass

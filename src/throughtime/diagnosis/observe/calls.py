@@ -22,8 +22,8 @@ from throughtime.diagnosis.observe.steps import (
     restructure,
 )
 from throughtime.errors import NotFiniteError, OptionError
+from throughtime.layers import SequenceLayer
 from throughtime.layers.batch import Batch, States
-from throughtime.layers.recurrent import SequenceLayer
 
 State = tuple[Tensor, ...]
 

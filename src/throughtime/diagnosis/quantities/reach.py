@@ -25,9 +25,9 @@ from throughtime.diagnosis.observe.every_state import (
 )
 from throughtime.diagnosis.quantities.gates import measure_share_at_ends, record_activities
 from throughtime.errors import OptionError, ShapeError
+from throughtime.layers import SequenceLayer
 from throughtime.layers.batch import Batch
 from throughtime.layers.options import merge_directions
-from throughtime.layers.recurrent import SequenceLayer
 from throughtime.scan import scan
 
 

@@ -17,6 +17,7 @@ from throughtime.backends.reference import matrices, vectors
 from throughtime.cell.contract import Names
 from throughtime.cell.registry import find_cell
 from throughtime.compiler.passes import HIDDEN
+from throughtime.environment import __version__
 from throughtime.errors import OptionError, TransformError
 from throughtime.export.layer import check_each_step, make_norm_function, trace_function
 from throughtime.export.onnx.layers import (
@@ -44,7 +45,6 @@ from throughtime.export.pieces import (
 from throughtime.layers.layer import Passage
 from throughtime.layers.readout import Gate
 from throughtime.scan.operator import unflatten
-from throughtime.version import __version__
 
 _LEAST_OPSET: Final = 18
 
