@@ -11,7 +11,7 @@ from torch import nn
 
 from throughtime.cli import add_recipe_flags, parse_flags
 from throughtime.cli.shown import keep_page, keep_plots, report_run, show_score, show_table
-from throughtime.diagnosis.report.text import list_verdict
+from throughtime.diagnosis.report import list_verdict
 from throughtime.errors import MissingExtra, OptionError
 from throughtime.tasks import Task, available, find
 
