@@ -124,7 +124,7 @@ def _make_recurrent(path: str, layer: Any) -> list[Layer]:
     merges = {ours: theirs for theirs, ours in MERGES.items()}
     written = []
     for i in range(len(layer.widths)):
-        call = layer._example(i, 1, 1, False, False, False)
+        call = layer._example(i)
         operator = find_operator(call)
         other = operator is None or operator.peepholes or "input_forget" in operator.attributes
         if operator is None or other or call.initial is not None:

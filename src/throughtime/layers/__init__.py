@@ -113,8 +113,11 @@ class SequenceLayer(Passage):
             f"layer {i}: {backends.explain(c, self.backend)}" for i, c in enumerate(calls)
         )
 
-    def _example(self, layer: int, T: int, B: int, lengths: bool, reset: bool, trace: bool) -> Call:
-        """A layer's call for a batch of this form."""
+    def _example(
+        self, layer: int, T: int = 1, B: int = 1, *, lengths: bool = False, reset: bool = False,
+        trace: bool = False,
+    ) -> Call:  # fmt: skip
+        """A layer's call for a batch of this form, at first one step of one row."""
         x = self._zeros(layer, T, B)
         widths = {
             n: self.cell.width(w, self.hidden_sizes[layer]) for n, w in self.cell.inputs.items()

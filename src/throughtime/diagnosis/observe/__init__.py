@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from throughtime.backends.call import Result, packed_mask, unpack
 from throughtime.diagnosis.observe.calls import State
-from throughtime.diagnosis.observe.steps import restructure
+from throughtime.diagnosis.observe.steps import pad_packed, restructure
 from throughtime.errors import OptionError, ShapeError
 from throughtime.layers import Recurrent, SequenceLayer
 from throughtime.layers.batch import Batch, Border, States, list_tensors
@@ -296,10 +296,8 @@ def choose_rows(call: WatchedCall, rows: int | None = ROWS) -> WatchedRows:
         )
     d_final = _read_final_gradient(call)
     d_y = None if call.d_outputs is None else call.time_major(call.d_outputs)
-    if batch.batch_sizes is not None:
-        alive = packed_mask(batch.batch_sizes.to(batch.x.device))
-        batch = batch._replace(x=unpack(batch.x, alive), lengths=alive.sum(0), batch_sizes=None)
-    elif d_y is not None and border.back is not None:  # rows that begin late were moved to step 0
+    batch = pad_packed(batch)
+    if d_y is not None and border.back is not None:  # rows that begin late were moved to step 0
         flat = d_y.flatten(0, 1)
         d_y = torch.zeros_like(flat).index_copy(0, border.back, flat).view_as(d_y)
     chosen = _find_longest(batch)[:rows]

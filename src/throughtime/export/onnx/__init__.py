@@ -157,7 +157,7 @@ class _Model:
         if set(layer.dilations) != {1}:
             raise OptionError("a dilated layer has no form in ONNX here; use dilation=1")
         for i in range(len(layer.widths)):
-            call = layer._example(i, 1, 1, False, False, False)
+            call = layer._example(i)
             states = self._write_states(call)
             backward = layer is not module
             inputs = LayerInputs(

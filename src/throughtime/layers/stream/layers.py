@@ -61,7 +61,7 @@ class Step(nn.Module):
         self.layer = layer
         self.chooses = layer.backend == "auto"
         counts = range(len(layer.widths)) if self.chooses else ()
-        calls = (layer._example(i, 1, batch, False, False, False) for i in counts)
+        calls = (layer._example(i, 1, batch) for i in counts)
         self.compiled = self.chooses and all(choose(call).name == "cpu" for call in calls)
         self.names = {n for layer in layer._names for short in layer for n in short.values()}
         self.batch = batch

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from throughtime.errors import OptionError, RunError, missing_extra
+from throughtime.errors import OptionError, RunError, import_extra
 from throughtime.tasks.recipe import Recipe, one_of
 from throughtime.train.study import Outcome
 from throughtime.train.study.folder import Folder
@@ -116,18 +116,15 @@ class Search:
         ended = sum(t.state.is_finished() for t in self._study.get_trials(deepcopy=False))
         return max(self._trials, ended), ended
 
-    def best(self, count: int = 10) -> list[dict[str, Any]]:
-        """The best trials: number, figure, and what was drawn."""
+    def best(self) -> list[dict[str, Any]]:
+        """The ten best trials: number, figure, and what was drawn."""
         ended = [t for t in self._study.get_trials(deepcopy=False) if t.value is not None]
         ended.sort(key=lambda trial: (trial.value, trial.number))
-        return [{"trial": t.number, "figure": t.value, **t.params} for t in ended[:count]]
+        return [{"trial": t.number, "figure": t.value, **t.params} for t in ended[:10]]
 
 
 def _import_optuna() -> Any:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            import optuna
-    except ModuleNotFoundError as error:
-        raise missing_extra("optuna", "cluster") from error
+    with warnings.catch_warnings(action="ignore"):
+        optuna = import_extra("optuna", "cluster")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
