@@ -166,7 +166,7 @@ def write_page(report: Report) -> str:
 
 def write_run_page(
     title: str, facts: dict[str, str], figures: Table, run_panels: list[Panel],
-    report: Report | None, reason: str = "",
+    report: Report | None, reason: str,
 ) -> str:  # fmt: skip
     """A run's facts, figures and pictures, and its report under them, in the same look.
 
