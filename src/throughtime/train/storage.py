@@ -184,8 +184,8 @@ def load_into(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> No
         if _form(expected, name) != _form(weights, name):
             raise RunError(
                 f"{where} must hold the weights of the model in config.json, and {name} does not "
-                f"fit ({_form(weights, name)} for {_form(expected, name)}); restore config.json and "
-                "the weights together"
+                f"fit ({_form(weights, name)} for {_form(expected, name)}); restore config.json "
+                "and the weights together"
             )
     model.load_state_dict(dict(weights))
 
