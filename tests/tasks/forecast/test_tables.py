@@ -88,8 +88,7 @@ def test_parquet_and_a_file_without_a_header() -> None:
         (
             "a.jsonl",
             b'{"y":1}\n{"y":NaN}\n',
-            "every line of a.jsonl must be JSON, which has no "
-            "NaN, and line 2 has one; write null, which is a missing value",
+            "every line of a.jsonl must be a JSON object, and line 2 has NaN, which JSON has not",
         ),
     ],
 )

@@ -197,16 +197,11 @@ def read_object(line: str, path: str, number: int) -> dict[str, Any]:
         value = json.loads(line, parse_constant=odd.append)
     except (ValueError, RecursionError):
         value = None
-    if odd:
-        raise DataError(
-            f"every line of {path} must be JSON, which has no {odd[0]}, and line {number} has one; "
-            "write null, which is a missing value"
+    if odd or not isinstance(value, dict):
+        what = (
+            f"has {odd[0]}, which JSON has not; write null" if odd else f"is {short(line.strip())}"
         )
-    if not isinstance(value, dict):
-        raise DataError(
-            f"every line of {path} must be a JSON object, and line {number} is "
-            f"{short(line.strip())}"
-        )
+        raise DataError(f"every line of {path} must be a JSON object, and line {number} {what}")
     return value
 
 
