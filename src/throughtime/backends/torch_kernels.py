@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.backends.call import Call, Result, unpack
-from throughtime.backends.transforms import is_traced
+from throughtime.backends.call import Call, Result, is_traced, unpack
 from throughtime.torch_private import UNKNOWN, dual_level, transform_depth, transforms
 
 name = "torch"

@@ -17,10 +17,9 @@ from torch import nn
 from torch.nn import functional
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.operands import masks_of
-from throughtime.backends.cpu.schedule import matrix_names, widths_for
+from throughtime.backends.cpu.operands import call_apart
+from throughtime.backends.cpu.schedule import masks_of, matrix_names, widths_for
 from throughtime.backends.cpu.shape import gate_numbers
-from throughtime.backends.cpu.unshare import call_apart
 from throughtime.compiler import sweeps
 from throughtime.compiler.graph import Builder, Graph, Line
 from throughtime.compiler.llvm.abi import MOST_LANES

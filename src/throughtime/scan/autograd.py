@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE
-from throughtime.backends.call import Call
+from throughtime.backends.call import Call, is_plain, is_watched, numbers, plain_gradients
 from throughtime.cell.registry import find_cell
 from throughtime.errors import TransformError
 from throughtime.scan.operator import (
@@ -34,7 +34,6 @@ from throughtime.scan.operator import (
     scan_forward,
     unflatten,
 )
-from throughtime.scan.plain import is_plain, is_watched, numbers, plain_gradients
 from throughtime.torch_private import (
     SAVED_ONE_BY_ONE,
     counts_flops,

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE, OPEN, choose
-from throughtime.backends.call import Call, Gradients, Result, sequence_count
+from throughtime.backends.call import Call, Gradients, Result, are_plain, sequence_count
 from throughtime.cell.registry import find_cell
 from throughtime.cells import Cell
 from throughtime.errors import ShapeError, TransformError
-from throughtime.scan.plain import are_plain
 from throughtime.torch_private import (
     AUTOCAST,
     above_autograd,

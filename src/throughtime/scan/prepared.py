@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from throughtime.backends.call import is_watched
 from throughtime.backends.cpu.look import (
     all_within,
     find_extent,
@@ -24,7 +25,6 @@ from throughtime.backends.cpu.look import (
 from throughtime.backends.cpu.short import BatchForm, ShortLayer, Way, find_way, prepare
 from throughtime.backends.torch_kernels import is_large_step
 from throughtime.compiler.runtime.threads import available
-from throughtime.scan.plain import is_watched
 from throughtime.scan.short import Recorded, RecordedStack, record_of
 from throughtime.torch_private import Guard, any_autocast, dual_level
 

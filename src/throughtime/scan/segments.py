@@ -16,12 +16,19 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from throughtime.backends import OPAQUE, Opaque, Segments, choose
-from throughtime.backends.call import Call, Gradients, Result, packed_mask
+from throughtime.backends.call import (
+    Call,
+    Gradients,
+    Result,
+    has_plain_memory,
+    is_watched,
+    packed_mask,
+    plain_gradients,
+)
 from throughtime.errors import BackendError, ShapeError
 from throughtime.scan.autograd import check_no_norms, derivative
 from throughtime.scan.dispatch import begin_norms, is_recorded, scan
 from throughtime.scan.operator import Form, flatten, flatten_gradients, unflatten
-from throughtime.scan.plain import has_plain_memory, is_watched, plain_gradients
 from throughtime.torch_private import dual_level
 
 

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE
-from throughtime.backends.call import Call
+from throughtime.backends.call import Call, is_watched, plain_gradients
 from throughtime.backends.cpu.memory import lend
 from throughtime.backends.cpu.short import Derivative, Way
 from throughtime.scan.autograd import compute_again, derivative, keep_output, recall
 from throughtime.scan.dispatch import scan
 from throughtime.scan.operator import Form, flatten_gradients, unflatten
-from throughtime.scan.plain import is_watched, plain_gradients
 
 _records = torch.is_grad_enabled  # bound once: it is asked at every call
 _OTHERS = 5

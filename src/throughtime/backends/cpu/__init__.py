@@ -8,13 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from throughtime.backends.call import Call, Gradients, Result
+from throughtime.backends.call import Call, Gradients, Result, no_rule
 from throughtime.backends.cpu import backward_pass, forward_pass, gradients
-from throughtime.backends.cpu.deferred import Queue
+from throughtime.backends.cpu.block import Queue
 from throughtime.backends.cpu.look import see_input, see_layer
-from throughtime.backends.cpu.operands import masks_of, plan_of
-from throughtime.backends.cpu.unshare import call_apart, cell_apart, gradients_together
-from throughtime.backends.transforms import no_rule
+from throughtime.backends.cpu.operands import call_apart, cell_apart, gradients_together
+from throughtime.backends.cpu.schedule import masks_of, plan_of
 from throughtime.cells import Cell
 from throughtime.compiler.passes import NO_MASKS
 from throughtime.compiler.plan import why_unplanned

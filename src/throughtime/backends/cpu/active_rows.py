@@ -154,3 +154,7 @@ def _ragged_rows(lengths: bytes, T: int, B: int) -> Rows:
 def _rows(alive: np.ndarray, order: np.ndarray) -> Rows:
     offset = np.cumsum(alive) - alive
     return Rows(len(alive), len(order), int(alive.sum()), True, alive, offset, order)
+
+
+ROW_WORDS = ("alive", "offset", "order")
+"""In the order of `Rows.addresses`."""

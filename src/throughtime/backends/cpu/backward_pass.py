@@ -13,15 +13,15 @@ from throughtime.backends.cpu.active_rows import Rows, rows_of
 from throughtime.backends.cpu.block import (
     Arena,
     CallAddress,
-    GivenWords,
+    Queue,
     Template,
     Word,
+    carry,
     common_words,
     direction_words,
     set_steps,
     shared_lists,
 )
-from throughtime.backends.cpu.deferred import Queue, carry
 from throughtime.backends.cpu.gradients import (
     GradientSums,
     Room,
@@ -32,11 +32,12 @@ from throughtime.backends.cpu.gradients import (
     room_for,
 )
 from throughtime.backends.cpu.look import see_input, seen, seen_lines
-from throughtime.backends.cpu.operands import Traces, by_initial, plan_of
+from throughtime.backends.cpu.operands import GivenWords, Traces, by_initial
 from throughtime.backends.cpu.products import packed_backward, runs_backward, set_runs
 from throughtime.backends.cpu.schedule import (
     flops_of,
     part_address,
+    plan_of,
     steps_in_block,
     strides_of,
     target,

@@ -13,16 +13,16 @@ from throughtime.backends.cpu.active_rows import Rows, rows_of
 from throughtime.backends.cpu.block import (
     Arena,
     CallAddress,
-    GivenWords,
+    Queue,
     Template,
+    carry,
     common_words,
     direction_words,
     shared_lists,
 )
-from throughtime.backends.cpu.deferred import Queue, carry
 from throughtime.backends.cpu.look import see_input
 from throughtime.backends.cpu.memory import lend
-from throughtime.backends.cpu.operands import Traces, plan_of
+from throughtime.backends.cpu.operands import GivenWords, Traces
 from throughtime.backends.cpu.products import (
     PACKED,
     PackLayout,
@@ -39,6 +39,7 @@ from throughtime.backends.cpu.products import (
 from throughtime.backends.cpu.schedule import (
     forward_team,
     part_address,
+    plan_of,
     steps_in_block,
     target,
     whole_vectors,

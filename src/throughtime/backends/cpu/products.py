@@ -28,7 +28,7 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.block import Arena, Template
 from throughtime.backends.cpu.memory import fresh
-from throughtime.backends.cpu.operands import plan_of
+from throughtime.backends.cpu.schedule import plan_of
 from throughtime.backends.cpu.shape import Key, Shape
 from throughtime.compiler.llvm.abi import RUN, WIDEST, part_sizes
 from throughtime.compiler.plan import Phase, Plan

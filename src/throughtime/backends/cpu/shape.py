@@ -11,10 +11,10 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import Extent, Rows
 from throughtime.backends.cpu.look import Parameters, parameters_of
-from throughtime.backends.cpu.operands import masks_of
 from throughtime.backends.cpu.schedule import (
     Team,
     UnitCounts,
+    masks_of,
     strides_of,
     whole_vectors,
     widths_for,

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from throughtime.backends.call import Call
-from throughtime.backends.cpu.operands import masks_of
-from throughtime.backends.cpu.unshare import call_apart
+from throughtime.backends.cpu.operands import call_apart
+from throughtime.backends.cpu.schedule import masks_of
 from throughtime.compiler.graph import BOOLEAN, Graph
 from throughtime.compiler.plan import make_plan, why_unplanned
 from throughtime.errors import OptionError

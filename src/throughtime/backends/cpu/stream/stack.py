@@ -11,20 +11,22 @@ from torch import Tensor
 
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.look import see_layer, see_product, seen
+from throughtime.backends.cpu.operands import call_apart
 from throughtime.backends.cpu.schedule import FLOPS_PER_US, target
-from throughtime.backends.cpu.stream.layer import StreamLayer, function_of_rows, linear
-from throughtime.backends.cpu.stream.memory import AlignedRows, Array, CallList, Packs
-from throughtime.backends.cpu.stream.part import (
+from throughtime.backends.cpu.stream.layer import (
     LookupTable,
     Part,
     PartProduct,
     PartSum,
     Placed,
     RowFunction,
+    StreamLayer,
+    function_of_rows,
     like,
+    linear,
     output_width,
 )
-from throughtime.backends.cpu.unshare import call_apart
+from throughtime.backends.cpu.stream.memory import AlignedRows, Array, CallList, Packs
 from throughtime.compiler.llvm.abi import Kind
 from throughtime.compiler.llvm.library import stream_region
 from throughtime.compiler.runtime import threads

@@ -23,8 +23,7 @@ from throughtime.compiler.llvm.cell.pointwise import (
     places_forward,
 )
 from throughtime.compiler.llvm.cell.sweeps import Finish, Row, write_sweeps
-from throughtime.compiler.llvm.loops.phases import blocks_of, sections, units_of
-from throughtime.compiler.llvm.loops.rows import lanes_below
+from throughtime.compiler.llvm.loops.rows import blocks_of, lanes_below, sections, units_of
 from throughtime.compiler.llvm.values import Num, where
 from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.passes import HIDDEN

@@ -15,8 +15,13 @@ from typing import Any, Final, NamedTuple
 
 from throughtime.compiler.graph import NUMBER, Node
 from throughtime.compiler.llvm.cell.pointwise import Load, Loads, Pointwise, loader
-from throughtime.compiler.llvm.loops.phases import blocks_of, units_of
-from throughtime.compiler.llvm.loops.rows import lanes_below, load_part, store_part
+from throughtime.compiler.llvm.loops.rows import (
+    blocks_of,
+    lanes_below,
+    load_part,
+    store_part,
+    units_of,
+)
 from throughtime.compiler.llvm.maths import operations
 from throughtime.compiler.llvm.values import Num, Vector, where
 from throughtime.compiler.llvm.writer import Emit

@@ -22,14 +22,15 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.abi import Kind
-from throughtime.compiler.llvm.loops.phases import phases_back
+from throughtime.compiler.llvm.abi import CELL_BACKWARD, Kind
 from throughtime.compiler.llvm.loops.rows import (
     alive,
+    blocks_of,
     first_row,
     for_chunks,
     give_states,
     lanes_below,
+    run_at,
     state_width,
     take_states,
     time_of,
@@ -179,6 +180,65 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
         phases_back(e, c, f, product, (R, n, n - before, d_row), t)
         e.call(reset_back, **e.passed_on("block", "d", "low", "high"), i=i)
     return e.done()
+
+
+def phases_back(
+    e: Emit, c: Frame, f: Frame, product: Emit, rows: tuple[Num, Num, Num, Num], t: Num
+) -> None:
+    """In `back`: the phases of a step, the last first, each the cell's derivative and its product.
+
+    Args:
+        e, c, f: the function, and its numbers.
+        product: C = start + A B.
+        rows: how many, the first one's number, over all steps and in the block; bytes of a row of
+            the gradients by sums.
+        t: the step.
+    """
+    with e.loop(c["early"] + 1) as i:
+        run = run_at(e, c, i.index)
+        with e.when(run["phase"].compare("!=", 0)):
+            _derivative(e, c, f, run, rows)
+        _product_back(e, c, f, product, run, rows, t)
+
+
+def _derivative(e: Emit, c: Frame, f: Frame, run: Frame, rows: tuple[Num, Num, Num, Num]) -> None:
+    """Gradients by the sums of a phase, and by what its equations read besides them."""
+    (R, n, m, d_row), low, line = rows, e.args["low"], c["H_row"]
+    e.call_at(
+        run["phase"], CELL_BACKWARD, rows=R, saved=f["saved"] + n * c["saved_row"],
+        saved_row=c["saved_row"], y=f["y_block"] + m * line, old=f["old_block"] + m * line,
+        d_y=f["d_y_block"] + m * line, d_state=f["d_state"] + low * line,
+        state_plane=c["state_plane"], direct=f["direct"] + low * line,
+        d_sums=f["d_sums"] + m * d_row, d_sums_row=d_row, unit_values=f["unit_values"],
+        H_row=line, H=c["H"], d_operands=f["d_operand_rows"] + low * line,
+        operand_plane=c["operand_plane"], operand_block=f["operand_block"] + m * line,
+        operand_block_plane=c["operand_block_plane"], inputs=f["inputs"] + n * c["inputs_row"],
+        d_inputs=f["d_inputs"] + n * c["inputs_row"], widths=c["unit_widths"],
+    )  # fmt: skip
+
+
+def _product_back(
+    e: Emit, c: Frame, f: Frame, product: Emit, run: Frame, rows: tuple[Num, Num, Num, Num],
+    t: Num,
+) -> None:  # fmt: skip
+    """Gradients by what a run's sums multiply."""
+    (R, _, m, d_row), low, line = rows, e.args["low"], c["H_row"]
+    operand = f["d_operand_rows"] + low * line + run["slot"] * c["operand_plane"]
+    computed, begins = (run[name].compare("!=", 0) for name in ("has_operand", "begins"))
+    to = where(computed, operand, f["d_state"] + low * line)
+    fresh = where(computed, c["zeros"], f["direct"] + low * line)
+    start = where(begins, fresh, to)
+    start_row = where(begins & computed, 0, line)
+    source, packed = f["d_sums"] + m * d_row + run["line"] * line, f["U_back"] + run["packed_first"]
+    size = run["count"] * run["width"] * blocks_of(e, run["K"]) * e.kind.size
+    with e.loop(run["blocks"]) as b:
+        lines, columns = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
+        e.call(
+            product, block=e.args["block"], start=start + columns, start_row=start_row,
+            A=source + lines, A_row=d_row, A_part=line, B=packed + b.index * size,
+            parts=run["count"], K=run["width"], C=to + columns, C_row=line, rows=R,
+            vectors=blocks_of(e, run["K"]), turned=t % 2,
+        )  # fmt: skip
 
 
 def write_seen(module: ir.Module, kind: Kind) -> Emit:

@@ -7,21 +7,31 @@ pack; for my chunks: for blocks of steps:
 Chunks of rows are carried side by side and never wait for each other. Where there are fewer chunks
 than threads, several members share one: each has some panels of every step, and they meet once a
 step. h lies in two places by turns, so that nobody writes what another still reads.
+
+A vector that a phase multiplies and the step computed is written whole before its product begins.
+The sums of all phases but the last grow where they begin, after x; the last phase is the panels.
 """
 
 from __future__ import annotations
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.abi import CELL_FORWARD, PLACES, TILE, Kind
-from throughtime.compiler.llvm.loops.phases import early_phases
+from throughtime.compiler.llvm.abi import (
+    CELL_FORWARD,
+    PHASE_FORWARD,
+    PLACES,
+    TILE,
+    Kind,
+)
 from throughtime.compiler.llvm.loops.rows import (
     alive,
+    blocks_of,
     for_chunks,
     gather_x,
     give_states,
     give_traces,
     reset_share,
+    run_at,
     state_width,
     take_states,
     time_of,
@@ -115,6 +125,46 @@ def give_final(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit]) -> None:
 CHUNK = ("low", "high", "scratch", "shared", "member", "members")
 """Arguments of the functions that carry a chunk: its rows, this thread's scratch and
 that of the chunk's first member, which member this is and of how many, and where they meet."""
+
+
+def early_phases(e: Emit, c: Frame, f: Frame, product: Emit) -> Num:
+    """In `step`: all phases but the last one's product; gives the rows that this multiplies."""
+    g, pre_row = e.args, c["sums"] * c["H_row"]
+    with e.loop(c["early"]) as i:
+        run = run_at(e, c, i.index)
+        operand = _operand(e, c, f, run)
+        sums = g["pre"] + run["line"] * c["H_row"]
+        vectors = run["count"] * blocks_of(e, run["width"])
+        packed, size = f["U_early"] + run["packed_first"], vectors * (run["K"] * e.kind.size)
+        # Blocks are written in whole vectors over the next one's first units, so none may start
+        # from its own place.
+        alone = run["blocks"] > 1
+        bias = f["bias"] + run["line"] * c["H_row"]
+        start = where(alone, bias, sums)
+        start_row = where(alone, 0, pre_row)
+        with e.loop(run["blocks"]) as b:
+            to, of = (b.index * (run[name] * e.kind.bytes) for name in ("width", "K"))
+            e.call(
+                product, block=g["block"], start=start + to, start_row=start_row, A=operand + of,
+                A_row=c["H_row"], A_part=0, B=packed + b.index * size, parts=1, K=run["K"],
+                C=sums + to, C_row=pre_row, rows=g["R"], vectors=vectors, turned=g["t"] % 2,
+            )  # fmt: skip
+    return _operand(e, c, f, run_at(e, c, c["early"]))
+
+
+def _operand(e: Emit, c: Frame, f: Frame, run: Frame) -> Num:
+    """The rows that a run multiplies, computed where they are not there yet."""
+    g = e.args
+    operand = g["scratch"] + c["operand_rows"]
+    n = e.word(c["offset"] + g["t"] * 8) + g["low"]
+    with e.when(run["phase"].compare("!=", 0)):
+        e.call_at(
+            run["phase"], PHASE_FORWARD, rows=g["R"], pre=g["pre"], pre_row=c["sums"] * c["H_row"],
+            old=g["old"], state=f["state"] + g["low"] * c["H_row"], H_row=c["H_row"],
+            state_plane=c["state_plane"], to=operand, unit_values=f["unit_values"], H=c["H"],
+            inputs=f["inputs"] + n * c["inputs_row"], widths=c["unit_widths"],
+        )  # fmt: skip
+    return where(run["has_operand"].compare("!=", 0), operand, g["old"])
 
 
 def write_forward(

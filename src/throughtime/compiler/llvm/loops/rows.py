@@ -1,4 +1,4 @@
-"""Rows of numbers at the steps of a chunk: copied, reset, and recorded as traces.
+"""Rows of numbers at the steps of a chunk: their units, copied, reset, and recorded as traces.
 
 Rows are copied between users' tensors and buffers padded to whole vectors. Before a step some rows'
 states go back to where a reset says, and gradients flow to there. Sequences of the states besides
@@ -18,10 +18,11 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
-from throughtime.compiler.llvm.abi import RESETS, TRACE, Kind
+from throughtime.compiler.llvm.abi import RESETS, RUN, TRACE, Kind
 from throughtime.compiler.llvm.loops.team import my_share
 from throughtime.compiler.llvm.values import I64, Mask, Num, Vector, where
 from throughtime.compiler.llvm.writer import POINTER, VOID, Emit, Frame, begin
+from throughtime.compiler.plan import Plan
 
 
 def lanes_below(e: Emit, count: Num) -> Mask:
@@ -54,6 +55,35 @@ def store_part(e: Emit, value: Vector, address: Num, left: Num) -> None:
             mask = lanes_below(e, left).value
             function = e.masked("store", VOID, [value.kind, POINTER, mask.type])
             e.b.call(function, [value.value, e.pointer(address), mask])
+
+
+def blocks_of(e: Emit, units: Num) -> Num:
+    """How many vectors so many units fill."""
+    return (units + e.kind.lanes - 1) // e.kind.lanes
+
+
+def units_of(e: Emit, plan: Plan) -> dict[str, Num]:
+    """How many units each width has; arguments of the function are H and a list, `widths`."""
+    names = plan.widths.names
+    g = e.args
+    return {names[0]: g["H"]} | {w: e.word(g["widths"], i) for i, w in enumerate(names[1:], 1)}
+
+
+def sections(e: Emit, plan: Plan, blocks: Num) -> Iterator[tuple[str, Num, Num]]:
+    """For each width its name, how many units it has, and of how many blocks.
+
+    Args:
+        e: the function.
+        plan: of the cell.
+        blocks: of a step whose widths are all the same, which may be a part of them.
+    """
+    for name, units in units_of(e, plan).items():
+        yield name, units, blocks if plan.widths.even else blocks_of(e, units)
+
+
+def run_at(e: Emit, c: Frame, i: Num) -> Frame:
+    """The i-th run, in the order in which they are computed."""
+    return Frame(e, c["runs"] + i * (8 * len(RUN)), RUN)
 
 
 def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:

@@ -14,8 +14,7 @@ from typing import NamedTuple
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import Kind
-from throughtime.compiler.llvm.loops.phases import blocks_of, run_at
-from throughtime.compiler.llvm.loops.rows import first_row
+from throughtime.compiler.llvm.loops.rows import blocks_of, first_row, run_at
 from throughtime.compiler.llvm.loops.team import my_share
 from throughtime.compiler.llvm.products.packing import matrix_of
 from throughtime.compiler.llvm.values import Num, where

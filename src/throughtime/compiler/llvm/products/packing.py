@@ -14,8 +14,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import WIDEST, Kind
-from throughtime.compiler.llvm.loops.phases import blocks_of, run_at
-from throughtime.compiler.llvm.loops.rows import load_part, store_part
+from throughtime.compiler.llvm.loops.rows import blocks_of, load_part, run_at, store_part
 from throughtime.compiler.llvm.products.product import parts_of
 from throughtime.compiler.llvm.products.tile import transposed
 from throughtime.compiler.llvm.values import Bits, Num, Truth, Vector, where
