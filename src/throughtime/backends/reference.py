@@ -40,7 +40,8 @@ def run(call: Call) -> Result:
         alive = _alive(call)
         # After a row's end nothing is looked at, resets included.
         reset = None if call.reset is None else call.reset & alive.squeeze(-1)
-        x, inputs = torch.where(alive, call.x, 0), _masked_inputs(call, alive)
+        x = torch.where(alive, call.x, 0)
+        inputs = {n: torch.where(alive, v, 0) for n, v in (call.inputs or {}).items()}
         call = call._replace(x=x, inputs=inputs, reset=reset)
     parts = [_run_direction(call, d) for d in range(call.directions)]
     return Result(
@@ -161,10 +162,6 @@ def _alive(call: Call) -> Tensor:
     assert call.lengths is not None
     steps = torch.arange(call.x.shape[0], device=call.x.device)
     return (steps.unsqueeze(1) < call.lengths.to(call.x.device)).unsqueeze(-1)
-
-
-def _masked_inputs(call: Call, alive: Tensor) -> dict[str, Tensor]:
-    return {n: torch.where(alive, v, 0) for n, v in (call.inputs or {}).items()}
 
 
 def matrices(call: Call, d: int) -> Names:

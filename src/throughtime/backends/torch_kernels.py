@@ -102,7 +102,7 @@ def run(call: Call) -> Result:
     start, flat = _arguments(call)
     # A trace is made and checked with and without gradients, and must be the same.
     trains = torch.is_grad_enabled() or is_traced()
-    options = (_has_bias(call), 1, 0.0, trains, call.directions == 2)
+    options = ("bias_ih" in call.weights[0], 1, 0.0, trains, call.directions == 2)
     kernel = KERNELS[str(call.cell.torch_equivalent)]
     if call.batch_sizes is None:
         output, *final = kernel(call.x, start, flat, *options, False)
@@ -129,10 +129,6 @@ def _arguments(call: Call) -> tuple[Any, list[Tensor]]:
     state = tuple(v.contiguous() for v in call.start())
     flat = [v for weights in call.weights for v in weights.values()]
     return (state if len(state) > 1 else state[0]), flat
-
-
-def _has_bias(call: Call) -> bool:
-    return "bias_ih" in call.weights[0]
 
 
 def _run_ragged(call: Call) -> Result:

@@ -235,7 +235,7 @@ def _backward(
 
 def _check_shapes(call: Call, d_results: Tensors) -> None:
     """Gradients of results have their shapes, which autograd sees to where it is asked."""
-    for shape, d in zip(_result_shapes(call.cell, call), d_results, strict=True):
+    for shape, d in zip(_result_shapes(call), d_results, strict=True):
         if d is not None and d.shape != shape:
             raise ShapeError(f"a gradient of a result must be {shape}, got {tuple(d.shape)}")
 
@@ -296,8 +296,8 @@ def gradients(
     )  # fmt: skip
 
 
-def _result_shapes(cell: Cell, call: Call) -> list[tuple[int, ...]]:
-    widths = cell.widths(call.hidden_size)
+def _result_shapes(call: Call) -> list[tuple[int, ...]]:
+    widths = call.cell.widths(call.hidden_size)
     D, rows = call.directions, call.rows
     recorded = [(*call.x.shape[:-1], D, w) for w in widths[: call.sequences]]
     return [*recorded, *((D, rows, w) for w in widths)]
@@ -308,7 +308,7 @@ def fake_forward(
 ) -> list[Tensor]:
     """Tensors of the shapes that the forward operator gives."""
     call = unflatten(find_cell(cell), form, tensors)
-    shapes = _result_shapes(call.cell, call)
+    shapes = _result_shapes(call)
     if keep:
         with _alone(call):
             name = choose(call, backend).name

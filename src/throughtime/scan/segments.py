@@ -26,7 +26,7 @@ from throughtime.backends.call import (
     plain_gradients,
 )
 from throughtime.errors import BackendError, ShapeError
-from throughtime.scan.autograd import check_no_norms, derivative
+from throughtime.scan.autograd import check_no_norms, derivative, placed
 from throughtime.scan.dispatch import begin_norms, is_recorded, scan
 from throughtime.scan.operator import Form, flatten, flatten_gradients, unflatten
 from throughtime.torch_private import dual_level
@@ -135,8 +135,8 @@ class Segmented(torch.autograd.Function):
             with torch.no_grad():
                 result, kept = backend.forward(call, True)
             given = (ctx.cell.key, ctx.backend, ctx.form, needs, 1 + len(kept))
-            some = iter(derivative(given, (*tensors, result.sequences[0], *kept, *d_results)))
-            return (*[None] * 4, *(next(some) if need else None for need in needs))
+            some = derivative(given, (*tensors, result.sequences[0], *kept, *d_results))
+            return (*[None] * 4, *placed(some, needs))
         states = len(call.cell.state_names)
         each = []
         for d in range(call.directions):

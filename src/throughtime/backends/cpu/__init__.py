@@ -41,9 +41,7 @@ def refuses_cell(cell: Cell, x: Tensor, hidden_size: int | None = None) -> str |
     return why_unplanned(cell, hidden_size)
 
 
-@functools.cache
-def _no_machine() -> str | None:
-    return machine.reason() if machine.host() is None else None
+_no_machine = functools.cache(machine.reason)  # asked at every call
 
 
 def _kind(call: Call) -> str | None:
@@ -77,7 +75,8 @@ def forward(call: Call, keep: bool) -> tuple[Result, list[Tensor]]:
 
 def kept_shapes(call: Call) -> list[tuple[int, ...]]:
     """The shapes of what `forward` keeps, in the numbers of x."""
-    return forward_pass.kept_shapes(cell_apart(call))
+    call = cell_apart(call)
+    return [forward_pass.kept_shape(call, plan_of(call))]
 
 
 def backward(
@@ -100,7 +99,7 @@ def backward(
 
 
 class SegmentRuns:
-    """Segments of a call, which see one copy of it, add up their gradients and wait for each other.
+    """Segments of time, which see one copy of a call, add up gradients and wait for each other.
 
     They wait but where a call has direct inputs or masks, of which a copy would wait too.
     """
@@ -135,7 +134,10 @@ class SegmentRuns:
         if not self._room or len(self._room[0]) < len(segment.x):
             alone = segment._replace(record=False)
             width = segment.cell.widths(segment.hidden_size)[0]
-            shapes = [(*segment.x.shape[:2], 1, width), *forward_pass.kept_shapes(alone)]
+            shapes = [
+                (*segment.x.shape[:2], 1, width),
+                forward_pass.kept_shape(alone, plan_of(alone)),
+            ]
             self._room = [segment.x.new_empty(shape) for shape in shapes]
         y, saved = self._room
         return y[: len(segment.x)], saved
@@ -147,6 +149,4 @@ class SegmentRuns:
         self._queue = None
 
 
-def segments(call: Call) -> SegmentRuns:
-    """A call of one direction in segments of time."""
-    return SegmentRuns(call)
+segments = SegmentRuns

@@ -137,11 +137,6 @@ class Template:
         """One word of the common part."""
         self._set(COMMON.index(name), word)
 
-    def set_array(self, name: str, array: np.ndarray) -> None:
-        """A word that points to an array, which the template keeps alive."""
-        self.hold(array)
-        self.set_common(name, array.ctypes.data)
-
     def hold(self, read: Any) -> None:
         """Keep alive what words point to, as long as the template is."""
         self._held.append(read)
@@ -286,7 +281,8 @@ def set_steps(template: Template, name: str, shape: Shape, strides: tuple[int, i
         template.set_common(f"{name}_steps", CallAddress(f"{name}_steps"))
     else:
         steps = np.arange(shape.rows.T, dtype=np.int64) * strides[0]
-        template.set_array(f"{name}_steps", steps)
+        template.hold(steps)
+        template.set_common(f"{name}_steps", steps.ctypes.data)
     template.set_common(f"{name}_row", strides[1])
 
 

@@ -88,13 +88,8 @@ def run(
     return result, [] if saved is None else [saved]
 
 
-def kept_shapes(call: Call) -> list[tuple[int, ...]]:
-    """The shapes of what `run` keeps."""
-    return [kept_shape(call, plan_of(call))]
-
-
 def kept_shape(call: Call, plan: Plan) -> tuple[int, ...]:
-    """Of the saved values: directions, rows over all steps (padded ones too), values, units."""
+    """Of what `run` keeps: directions, rows over all steps (padded ones too), values, units."""
     lanes = target().lanes(8 * call.x.element_size())
     units = whole_vectors(widths_for(call.cell, call.hidden_size).line, lanes)
     rows = call.x.shape[0] if call.batch_sizes is not None else call.x.shape[0] * call.x.shape[1]

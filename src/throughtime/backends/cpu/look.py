@@ -97,17 +97,16 @@ def take_weights(call: Call, parameters: Parameters) -> tuple[Call, dict[str, in
     return call, addresses
 
 
-def take_plain(
+def are_plain(
     weights: Sequence[Tensor | None], wanted: Sequence[torch.Size], dtype: torch.dtype
-) -> list[int] | None:
-    """Addresses of parameters in their order; None if one of them is not as it should be.
+) -> bool:
+    """Whether the region may read all of these parameters.
 
     Args:
         weights: of all directions.
         wanted: shape of each.
         dtype: of their numbers.
     """
-    addresses = []
     for shape, v in zip(wanted, weights, strict=True):
         if (
             type(v) is not Leaf
@@ -118,9 +117,8 @@ def take_plain(
             or v.is_neg()
             or is_short(v)
         ):
-            return None
-        addresses.append(v.data_ptr())
-    return addresses
+            return False
+    return True
 
 
 def take_lines(v: Tensor, dtype: torch.dtype) -> int:

@@ -106,21 +106,10 @@ def key_of(call: Call, rows: Rows, team: Team, y: Tensor) -> Key:
 def shape_of(key: Key, code: Code) -> Shape:
     """The key's call, with its plan and the code that carries it."""
     plan = make_plan(key.cell, key.masks)
-    gates = gate_numbers(plan, key.cell)
-    widths = widths_for(key.cell, key.sizes[1], key.masks)
-    return Shape(
-        plan,
-        code,
-        key.rows,
-        key.team,
-        *key.sizes,
-        key.x,
-        key.y,
-        key.packed,
-        gates,
-        widths,
-        parameters_of(key.cell, key.sizes[2], key.sizes[1]),
-    )
+    gates, (_, H, I) = gate_numbers(plan, key.cell), key.sizes
+    widths, parameters = widths_for(key.cell, H, key.masks), parameters_of(key.cell, I, H)
+    batch = key.rows, key.team, *key.sizes, key.x, key.y, key.packed
+    return Shape(plan, code, *batch, gates, widths, parameters)
 
 
 @dataclass(frozen=True)

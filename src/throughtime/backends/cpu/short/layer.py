@@ -13,13 +13,13 @@ from torch import Tensor
 from throughtime.backends.call import Call
 from throughtime.backends.cpu.active_rows import rows_of
 from throughtime.backends.cpu.block import Ready, Template
-from throughtime.backends.cpu.forward_pass import kept_shapes, template_for
+from throughtime.backends.cpu.forward_pass import kept_shape, template_for
 from throughtime.backends.cpu.look import (
     FLOATS,
+    are_plain,
     check_whole,
     parameters_of,
     take_lines,
-    take_plain,
     take_whole,
 )
 from throughtime.backends.cpu.memory import LEAST_BYTES, fresh, give_back, take
@@ -281,7 +281,7 @@ class Way(NamedTuple):
         layer, layout = self.layer, self.layout
         if x.shape != (*(layout.lead[::-1] if layout.turned else layout.lead), layer.I):
             return False
-        if take_plain(weights, layer.wanted, layer.dtype) is None or not take_lines(x, layer.dtype):
+        if not (are_plain(weights, layer.wanted, layer.dtype) and take_lines(x, layer.dtype)):
             return False
         shapes = [layout.state(layer.D, w) for w in layer.widths]
         pairs = zip(state, shapes if state else (), strict=True)
@@ -318,7 +318,7 @@ def find_way(
                 continue
             places += [(f"{word}{s} {d}", first, (place * D + d) * plane) for d in range(D)]
             first += 1
-    saved = kept_shapes(call)[0] if keep else ()
+    saved = kept_shape(call, plan_of(call)) if keep else ()
     if keep:
         plane = saved[1] * saved[2] * saved[3] * layer.bytes
         places += [(f"saved {d}", first, d * plane) for d in range(D)]

@@ -15,6 +15,7 @@ from throughtime.backends.cpu.operands import input_lines, input_units
 from throughtime.backends.cpu.schedule import masks_of, matrix_names, plan_of, target, widths_for
 from throughtime.backends.cpu.shape import gate_numbers
 from throughtime.backends.cpu.stream.memory import AlignedRows, Array, CallList, PackedMatrix
+from throughtime.compiler.llvm.abi import CELL_FORWARD, PHASE_FORWARD
 from throughtime.compiler.llvm.library import Code, forward_code
 from throughtime.compiler.plan import Phase, Plan
 from throughtime.compiler.sweeps import lines_forward
@@ -96,7 +97,7 @@ def direct_inputs(
     inputs = given.get("inputs")
     if len(given) != 1 or not isinstance(inputs, Mapping) or inputs.keys() != widths.keys():
         return None
-    if transformed():
+    if transform_depth():
         return None
     taken = {}
     for name, v in inputs.items():
@@ -113,11 +114,6 @@ def direct_inputs(
 def is_plain(v: Tensor, dtype: torch.dtype) -> bool:
     """Whether a tensor has memory of numbers of this dtype on the CPU."""
     return v.dtype == dtype and v.is_cpu and v.layout == torch.strided
-
-
-def transformed() -> bool:
-    """Whether a function of torch.func runs."""
-    return transform_depth() > 0
 
 
 def _plain(v: Any, dtype: torch.dtype) -> Tensor | None:
@@ -191,10 +187,10 @@ class StreamLayer:
         chains = program.rows(lines_forward(plan), self._line)._replace(row=0)
         for phase in plan.fused:
             chains = self._panels(phase, self._vector(phase, pre, own, code, given), pre)
-        program.cell(
-            code.cell, program.B, self._line // program.kind.lanes, chains.address, chains.row,
-            pre.address, pre.row, out.address, out.address, out.row, program.B * out.row,
-            out.address, 0, 0, own.address, own.row, *given,
+        program.add(
+            CELL_FORWARD, code.cell, program.B, self._line // program.kind.lanes, chains.address,
+            chains.row, pre.address, pre.row, out.address, out.address, out.row,
+            program.B * out.row, out.address, 0, 0, own.address, own.row, *given,
         )  # fmt: skip
 
     def _vector(
@@ -210,9 +206,9 @@ class StreamLayer:
             return self.output
         program, plan, out = self._program, self._plan, self.output
         to = program.rows(program.B + lines_forward(plan), self._line)
-        program.phase(
-            code.phases[plan.computed.index(phase)], program.B, pre.address, pre.row, out.address,
-            out.address, out.row, program.B * out.row, to.address, own.address, *given,
+        program.add(
+            PHASE_FORWARD, code.phases[plan.computed.index(phase)], program.B, pre.address, pre.row,
+            out.address, out.address, out.row, program.B * out.row, to.address, own.address, *given,
         )  # fmt: skip
         return to
 
@@ -315,9 +311,9 @@ def function_of_rows(program: CallList, part: RowFunction, x: AlignedRows) -> Al
     for row, name in zip(own.array, plan.vectors, strict=True):
         row[: part.width] = part.vectors[name].detach().numpy()
     kept, out = program.rows(lines_forward(plan), line), program.rows(program.B, line)
-    program.cell(
-        code.cell, program.B, line // program.kind.lanes, kept.address, 0, x.address, x.row,
-        out.address, out.address, out.row, 0, out.address, 0, 0, own.address, own.row, part.width,
-        0, program.numbers([part.width, *plan.numbers(program.kind.bytes)]),
+    program.add(
+        CELL_FORWARD, code.cell, program.B, line // program.kind.lanes, kept.address, 0, x.address,
+        x.row, out.address, out.address, out.row, 0, out.address, 0, 0, own.address, own.row,
+        part.width, 0, program.numbers([part.width, *plan.numbers(program.kind.bytes)]),
     )  # fmt: skip
     return out

@@ -169,7 +169,10 @@ def lookup(table: Array, numbers: Array) -> Array:
     """
     if numbers.size:
         values = numbers.reshape(-1).tolist() if numbers.size <= MOST_ROWS else numbers
-        low, high = (min(values), max(values)) if values is not numbers else _bounds(numbers)
+        if values is numbers:
+            low, high = int(numbers.min()), int(numbers.max())
+        else:
+            low, high = min(values), max(values)
         if low < 0 or high >= len(table):
             wrong = low if low < 0 else high
             raise IndexError(
@@ -178,7 +181,3 @@ def lookup(table: Array, numbers: Array) -> Array:
             )
     rows: Array = table[numbers]
     return rows
-
-
-def _bounds(numbers: Array) -> tuple[int, int]:
-    return int(numbers.min()), int(numbers.max())

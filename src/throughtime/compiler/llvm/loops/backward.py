@@ -93,7 +93,7 @@ def _caller(e: Emit, function: Emit, **steps: Num) -> Callable[[Num, Num, Num], 
 def _time(e: Emit, c: Frame, f: Frame, j: Num) -> tuple[Num, Num]:
     """The j-th step from the end: its place i in this direction, and its time t."""
     i = c["T"] - 1 - j
-    return i, time_of(e, c, f, i)
+    return i, time_of(c, f, i)
 
 
 def _write_start(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
@@ -101,7 +101,7 @@ def _write_start(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit
     e, c, f, g = begin(module, "start_back", kind, ("low", "high"))
     with e.loop(c["states"]) as s:
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
-        final, width = e.word(f["d_final"] + s.index * 8), state_width(e, c, s.index)
+        final, width = e.word(f["d_final"], s.index), state_width(e, c, s.index)
         take_states(e, c, copies, (own, width), final, g["low"], g["high"] - g["low"])
     return e.done()
 
@@ -111,7 +111,7 @@ def _write_finish(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
     e, c, f, g = begin(module, "finish_back", kind, ("low", "high"))
     with e.loop(c["states"]) as s:
         own = f["d_state"] + s.index * c["state_plane"] + g["low"] * c["H_row"]
-        give_states(e, c, copies, own, s.index, e.word(f["d_start"] + s.index * 8))
+        give_states(e, c, copies, own, s.index, e.word(f["d_start"], s.index))
     return e.done()
 
 
@@ -127,10 +127,10 @@ def _write_gather(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emi
     with e.loop(g["last"], start=g["first"]) as j:
         i, t = _time(e, c, f, j.index)
         R = alive(e, c, t, low, high)
-        m = e.word(c["offset"] + t * 8) - before + low
+        m = e.word(c["offset"], t) - before + low
 
         def take(name: str, block: str, row: str, count: str, first: Num | int) -> None:
-            source = c[name] + first + e.word(c[f"{name}_steps"] + t * 8)
+            source = c[name] + first + e.word(c[f"{name}_steps"], t)
             e.call(copies["take"], to=f[block] + m * c[row], to_row=c[row], source=source,
                    source_row=c[f"{name}_row"], rows=R, count=c[count], order=order)  # fmt: skip
 
@@ -154,7 +154,7 @@ def _gather_old(
     inside = where(i > 0, where(f["reverse"].compare("!=", 0), t + 1, t - 1), 0)
     going = where(i > 0, alive(e, c, inside, low, high).least(R), 0)
     old = f["old_block"] + m * c["H_row"]
-    y = c["y"] + f["y_first"] + e.word(c["y_steps"] + inside * 8)
+    y = c["y"] + f["y_first"] + e.word(c["y_steps"], inside)
     e.call(copies["take"], to=old, to_row=c["H_row"], source=y, source_row=c["y_row"], rows=going,
            count=c["out"], order=order)  # fmt: skip
     start = old + going * c["H_row"], c["out"]
@@ -174,7 +174,7 @@ def _write_back(module: ir.Module, kind: Kind, product: Emit) -> Emit:
     with e.loop(g["last"], start=g["first"]) as j:
         i, t = _time(e, c, f, j.index)
         R = alive(e, c, t, low, g["high"])
-        n = e.word(c["offset"] + t * 8) + low
+        n = e.word(c["offset"], t) + low
         e.call(take_traces, **e.passed_on("block", "d", "low"), R=R, t=t)
         see(e, c, f, seen, (R, n, n - before))
         phases_back(e, c, f, product, (R, n, n - before, d_row), t)
@@ -249,7 +249,7 @@ def write_seen(module: ir.Module, kind: Kind) -> Emit:
     e, c, f, g = begin(module, "seen", kind, ("low", "R", "n", "m"))
     with e.loop(g["R"]) as row:
         with e.loop(c["states"], e.scalar(0).widened()) as s:
-            units = e.word(c["state_widths"] + s.index * 8)
+            units = e.word(c["state_widths"], s.index)
             square = _square(e, c, units, *_places(e, c, f, row.index, s.index))
             with e.when(f["norms"].compare("!=", 0)):
                 place = (g["n"] + row.index) * c["states"] + s.index

@@ -101,7 +101,7 @@ def write_copies(module: ir.Module, kind: Kind) -> dict[str, Emit]:
         e = Emit(module, name, kind, (*names, *ordered), internal=True)
         g = e.args
         with e.loop(g["rows"]) as row:
-            line = e.word(g["order"] + row.index * 8) if ordered else row.index
+            line = e.word(g["order"], row.index) if ordered else row.index
             to = g["to"] + g["to_row"] * (line if name == "give" else row.index)
             source = g["source"] + g["source_row"] * (line if name == "take" else row.index)
             with e.loop(g["count"], step=kind.lanes) as k:
@@ -123,27 +123,27 @@ def for_chunks(
     """Write `run(d, low, high)` for each of this thread's chunks."""
     with e.loop(c["D"] * c["chunks"], start=thread, step=team) as task:
         d, part = task.index // c["chunks"], task.index % c["chunks"]
-        run(d, e.word(c["bounds"] + part * 8), e.word(c["bounds"] + part * 8, 1))
+        run(d, e.word(c["bounds"], part), e.word(c["bounds"] + part * 8, 1))
 
 
-def time_of(e: Emit, c: Frame, f: Frame, i: Num) -> Num:
+def time_of(c: Frame, f: Frame, i: Num) -> Num:
     """The step of the sequence that comes i-th in this direction."""
     return where(f["reverse"].compare("!=", 0), c["T"] - 1 - i, i)
 
 
 def alive(e: Emit, c: Frame, t: Num, low: Num, high: Num) -> Num:
     """How many of the rows low..high a step has."""
-    return (e.word(c["alive"] + t * 8).least(high) - low).most(0)
+    return (e.word(c["alive"], t).least(high) - low).most(0)
 
 
 def first_row(e: Emit, c: Frame, f: Frame, j: Num, last: Num) -> Num:
     """Rows before those of the steps j..last, counted from the sequence's end in this direction."""
     t = where(f["reverse"].compare("!=", 0), j, c["T"] - last)
-    return e.word(c["offset"] + t * 8)
+    return e.word(c["offset"], t)
 
 
 def state_width(e: Emit, c: Frame, s: Num) -> Num:
-    return e.word(c["state_widths"] + s * 8)
+    return e.word(c["state_widths"], s)
 
 
 def take_states(
@@ -175,9 +175,9 @@ def gather_x(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], first: Num, l
     """x of the steps first..last, one row after the other; gives how many rows."""
     g = e.args
     with e.loop(last, e.number(0), start=first) as i:
-        t, m = time_of(e, c, f, i.index), i.values[0]
+        t, m = time_of(c, f, i.index), i.values[0]
         R = alive(e, c, t, g["low"], g["high"])
-        source = c["x"] + e.word(c["x_steps"] + t * 8)
+        source = c["x"] + e.word(c["x_steps"], t)
         e.call(copies["take"], to=g["scratch"] + m * c["I_row"], to_row=c["I_row"], source=source,
                source_row=c["x_row"], rows=R, count=c["I"],
                order=c["order"] + g["low"] * 8)  # fmt: skip
@@ -195,7 +195,7 @@ def write_reset(module: ir.Module, kind: Kind, copies: dict[str, Emit]) -> Emit:
     with _rows(e, f, g["i"]) as (resets, row), e.loop(g["states"]) as s:
         state = f["state"] + s.index * c["state_plane"]
         to = where(s.index.compare("==", 0), g["h"], state) + row * c["H_row"]
-        initial = e.word(resets["initial"] + s.index * 8)
+        initial = e.word(resets["initial"], s.index)
         source = where(initial.compare("!=", 0), initial, c["zeros"])
         width = state_width(e, c, s.index)
         e.call(copies["take"], to=to, to_row=c["H_row"], source=source, source_row=0, rows=1,
@@ -225,7 +225,7 @@ def _rows(e: Emit, f: Frame, i: Num) -> Iterator[tuple[Frame, Num]]:
         resets = Frame(e, f["resets"], RESETS)
         first = resets["first"] + i * 8
         with e.loop(e.word(first, 1), start=e.word(first)) as k:
-            row = e.word(resets["reset_rows"] + k.index * 8)
+            row = e.word(resets["reset_rows"], k.index)
             with e.when((row >= low) & (row < high)):
                 yield resets, row
 
@@ -237,7 +237,7 @@ def reset_share(e: Emit, c: Frame, f: Frame, reset: Emit, R: Num, i: Num, h: Num
     so that the members must meet, else 0.
     """
     g, count = e.args, _count(e, f, i)
-    begin, end = my_share(e, R, g["member"], g["members"])
+    begin, end = my_share(R, g["member"], g["members"])
     with e.when(count > 0):
         low = g["low"]
         e.call(reset, **e.passed_on("block", "d"), i=i, low=low + begin, high=low + end,
@@ -261,7 +261,7 @@ def _states(e: Emit, c: Frame, f: Frame, t: Num) -> Iterator[tuple[Num, Num, Num
     there is none), and bytes from row to row."""
     with e.when(f["traces"].compare("!=", 0)), e.loop(c["states"], start=1) as s:
         one = Frame(e, f["traces"] + (s.index - 1) * (8 * len(TRACE)), TRACE)
-        before = e.word(c["offset"] + t * 8)
+        before = e.word(c["offset"], t)
         place = one["tensor"] + t * one["step"] + before * one["before"]
         yield s.index, where(one["tensor"].compare("==", 0), 0, place), one["row"]
 
@@ -269,7 +269,7 @@ def _states(e: Emit, c: Frame, f: Frame, t: Num) -> Iterator[tuple[Num, Num, Num
 def give_traces(e: Emit, c: Frame, f: Frame, copies: dict[str, Emit], R: Num, t: Num) -> None:
     """This member's share of the rows of a step; the others must not go on before it is done."""
     g = e.args
-    begin, end = my_share(e, R, g["member"], g["members"])
+    begin, end = my_share(R, g["member"], g["members"])
     first = g["low"] + begin
     with _states(e, c, f, t) as (s, place, row):
         source = f["state"] + s * c["state_plane"] + first * c["H_row"]
@@ -285,7 +285,7 @@ def write_take_traces(module: ir.Module, kind: Kind) -> Emit:
         own, units = f["d_state"] + s * c["state_plane"], state_width(e, c, s)
         with e.loop(g["R"]) as k, e.loop(units, step=kind.lanes) as unit:
             at, b = unit.index * kind.bytes, g["low"] + k.index
-            source = place + e.word(c["order"] + b * 8) * row
+            source = place + e.word(c["order"], b) * row
             to = own + b * c["H_row"] + at
             gradient = load_part(e, source + at, units - unit.index)
             e.store(e.load(to) + gradient, to)
