@@ -43,7 +43,7 @@ from throughtime.compiler.llvm.loops.team import (
     my_share,
     thread_and_team,
 )
-from throughtime.compiler.llvm.products.product import (
+from throughtime.compiler.llvm.product import (
     NEAR_BYTES,
     NextPanel,
     fetch_shared,

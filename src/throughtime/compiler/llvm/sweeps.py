@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from throughtime.compiler.graph import NUMBER, Node
-from throughtime.compiler.llvm.cell.pointwise import Load, Loads, Pointwise, loader
 from throughtime.compiler.llvm.loops.rows import (
     blocks_of,
     lanes_below,
@@ -23,6 +22,7 @@ from throughtime.compiler.llvm.loops.rows import (
     units_of,
 )
 from throughtime.compiler.llvm.maths import operations
+from throughtime.compiler.llvm.pointwise import Load, Loads, Pointwise, loader
 from throughtime.compiler.llvm.values import Num, Vector, where
 from throughtime.compiler.llvm.writer import Emit
 from throughtime.compiler.plan import Plan

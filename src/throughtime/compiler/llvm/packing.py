@@ -15,8 +15,8 @@ from llvmlite import ir
 
 from throughtime.compiler.llvm.abi import WIDEST, Kind
 from throughtime.compiler.llvm.loops.rows import blocks_of, load_part, run_at, store_part
-from throughtime.compiler.llvm.products.product import parts_of
-from throughtime.compiler.llvm.products.tile import transposed
+from throughtime.compiler.llvm.product import parts_of
+from throughtime.compiler.llvm.tile import transposed
 from throughtime.compiler.llvm.values import Bits, Num, Truth, Vector, where
 from throughtime.compiler.llvm.writer import Emit, Frame, common, direction
 
