@@ -82,19 +82,9 @@ class Call(NamedTuple):
         return len(self.weights)
 
     @property
-    def steps(self) -> int:
-        """T."""
-        return step_count(self)
-
-    @property
     def rows(self) -> int:
         """B."""
         return row_count(self)
-
-    @property
-    def sequences(self) -> int:
-        """How many states' sequences the result has, the output's first."""
-        return sequence_count(self)
 
     def start(self) -> tuple[Tensor, ...]:
         """The state at the start of the call, for each state (D, B, width)."""
@@ -122,11 +112,6 @@ class Call(NamedTuple):
             norms=None if self.norms is None else self.norms[..., d : d + 1, :],
             recurrent_mask=None if mask is None else mask[d : d + 1], zoneout=part(self.zoneout),
         )  # fmt: skip
-
-    @property
-    def rounded(self) -> bool:
-        """Whether autocast rounds products of x."""
-        return is_rounded(self.x)
 
     def in_weights_dtype(self) -> Call:
         """The same call with all that is no weight in the dtype of the weights."""
@@ -170,7 +155,7 @@ def row_count(call: Call) -> int:
 
 
 def sequence_count(call: Call) -> int:
-    """How many states' sequences the result has."""
+    """How many states' sequences the result has, the output's first."""
     return len(call.cell.state_names) if call.record else 1
 
 

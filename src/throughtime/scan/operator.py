@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from throughtime.backends import OPAQUE, OPEN, choose
-from throughtime.backends.call import Call, Gradients, Result, are_plain, sequence_count
+from throughtime.backends.call import Call, Gradients, Result, are_plain, is_rounded, sequence_count
 from throughtime.cell.registry import find_cell
 from throughtime.cells import Cell
 from throughtime.errors import ShapeError, TransformError
@@ -267,7 +267,9 @@ def _alone(call: Call) -> Iterator[None]:
 
     The compiler asks a fake at one time and runs the op at another; both must choose the same.
     """
-    rounded = torch.autocast(call.x.device.type, enabled=False) if call.rounded else nullcontext()
+    rounded = (
+        torch.autocast(call.x.device.type, enabled=False) if is_rounded(call.x) else nullcontext()
+    )
     with without_tangents(), rounded:
         yield
 
@@ -299,7 +301,7 @@ def gradients(
 def _result_shapes(call: Call) -> list[tuple[int, ...]]:
     widths = call.cell.widths(call.hidden_size)
     D, rows = call.directions, call.rows
-    recorded = [(*call.x.shape[:-1], D, w) for w in widths[: call.sequences]]
+    recorded = [(*call.x.shape[:-1], D, w) for w in widths[: sequence_count(call)]]
     return [*recorded, *((D, rows, w) for w in widths)]
 
 

@@ -24,6 +24,7 @@ from throughtime.backends.call import (
     is_watched,
     packed_mask,
     plain_gradients,
+    sequence_count,
 )
 from throughtime.errors import BackendError, ShapeError
 from throughtime.scan.autograd import check_no_norms, derivative, placed
@@ -214,7 +215,7 @@ class Direction:
     def _room(self, call: Call) -> list[Tensor]:
         """For the sequences of all steps."""
         widths, B = call.cell.widths(call.hidden_size), call.x.shape[1]
-        return [call.x.new_empty((len(call.x), B, 1, w)) for w in widths[: call.sequences]]
+        return [call.x.new_empty((len(call.x), B, 1, w)) for w in widths[: sequence_count(call)]]
 
     def _parts(self) -> tuple[Segments, Turn | None]:
         """This direction as a forward one, in segments, and how it was turned."""
@@ -301,7 +302,7 @@ def scan_in_segments(call: Call, backend: str, every: int) -> Result:
         return scan(call, name)
     begin_norms(call)
     values = Segmented.apply(call, name, every, form, *tensors)  # type: ignore[no-untyped-call]
-    count = call.sequences
+    count = sequence_count(call)
     return Result(tuple(values[:count]), tuple(values[count:]))
 
 
@@ -320,7 +321,7 @@ def _open(call: Call, backend: str, every: int) -> Result:
 
 def _run(call: Call, backend: str, every: int) -> Result:
     """One forward direction, segment after segment."""
-    pieces, state, count = [], call.state, call.sequences
+    pieces, state, count = [], call.state, sequence_count(call)
     for _, segment in segments(call, every):
 
         def run(state: tuple[Tensor, ...] | None, segment: Call = segment) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from throughtime.backends.call import Call, Result
+from throughtime.backends.call import Call, Result, sequence_count
 from throughtime.backends.cpu.active_rows import Rows, rows_of
 from throughtime.backends.cpu.block import (
     Arena,
@@ -72,7 +72,7 @@ def run(
     plan, rows = plan_of(call), rows_of(call)
     x, D = call.x, call.directions
     widths = call.cell.widths(call.hidden_size)
-    traced = widths[: call.sequences]
+    traced = widths[: sequence_count(call)]
     sequences = tuple(to) or tuple(x.new_empty((*x.shape[:-1], D, w)) for w in traced)
     if call.lengths is not None:
         for v in sequences:
